@@ -1,0 +1,35 @@
+# Everything is installed from PyPI into .venv; PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-system lint bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/biomass demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+test-system: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "system or not system"
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+
+bench: $(VENV)/.installed-test
+	for each in benchmarks/bench_*.py; do $(BIN)/python $$each || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# torch, torchvision and timm in one pip run: torchvision pins torch exactly. Editable: a checkout is where people edit.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@

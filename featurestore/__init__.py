@@ -1,0 +1,21 @@
+"""Images to tokens on disk, and back."""
+
+from importlib import import_module
+
+_PUBLIC = {
+    "FeatureStore": "featurestore.store",
+    "StoreSpec": "featurestore.spec",
+    "StoreWriter": "featurestore.writer",
+    "open_writer": "featurestore.writer",
+    "build_store": "featurestore.build",
+    "verify": "featurestore.verify",
+    "BiomassError": "featurestore.errors",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first asked for: torch and h5py stay out until they are needed."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

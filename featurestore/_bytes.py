@@ -1,0 +1,177 @@
+"""The only durable writes: checksums, whole-buffer pwrite, sync, files that appear whole, the builder's lock.
+
+Nothing else in the project syncs, renames or locks, so the order of a crash-safe commit can be read, and tested, here.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.errors import InputError, LockedError, StoreDamaged
+
+PAGE = 4096
+
+
+def round_up(n: int, unit: int = PAGE) -> int:
+    return -(-n // unit) * unit
+
+
+def crc32c(*buffers: "np.ndarray | bytes", start: int = 0) -> int:
+    """CRC-32C (Castagnoli, RFC 3720) of the buffers one after another, nothing copied; arrays must be C-contiguous."""
+    import google_crc32c  # zarr brings it; predict, which never checks a store, runs without
+
+    for buffer in buffers:  # the extension takes arrays and bytes, not memoryviews
+        start = google_crc32c.extend(start, np.frombuffer(buffer, np.uint8))
+    return start
+
+
+def pwrite(fd: int, buffers: list["np.ndarray | bytes"], offset: int) -> None:
+    """Write all bytes of the buffers at the offset; the kernel may take fewer at a time."""
+    views = [memoryview(buffer).cast("B") for buffer in buffers]
+    while views:
+        written = os.pwritev(fd, views, offset)
+        offset += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if views and written:
+            views[0] = views[0][written:]
+
+
+def pread_into(fd: int, buffer: np.ndarray, offset: int) -> None:
+    """Fill a C-contiguous array from the file; a file that ends early is StoreDamaged, never zeros."""
+    view = memoryview(buffer).cast("B")
+    while len(view):
+        n = os.preadv(fd, [view], offset)
+        if n == 0:
+            raise StoreDamaged(f"file ends at byte {offset}, {len(view)} more were expected; it was cut after opening")
+        view, offset = view[n:], offset + n
+
+
+def datasync(fd: int) -> None:
+    """Make what was written to a file of fixed size durable."""
+    os.fdatasync(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in the folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(path: Path) -> None:
+    """Make a new file, or a new folder with all it holds, durable, before it gets its name."""
+    inner = sorted(path.rglob("*")) if path.is_dir() else []
+    for each in [*inner, path]:
+        fd = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder if it is there."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def appears_whole(path: Path) -> Iterator[Path]:
+    """Hand out `NAME.partial`; when the block ends well it is synced and gets its name, else it is removed.
+
+    Also for folders, as long as the final name is free. Litter of a killed process is removed on the next try.
+    """
+    partial = path.with_name(path.name + ".partial")
+    remove(partial)
+    try:
+        yield partial
+        publish(partial, path)
+    except BaseException:
+        remove(partial)
+        raise
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Give a finished file or folder its name, durably."""
+    sync_tree(partial)
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file that appears whole or not at all."""
+    with appears_whole(path) as partial:
+        partial.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def check_free(folder: Path, n_bytes: int) -> None:
+    """InputError if the folder's file system cannot hold so many more bytes (stores are sparse: they fail late)."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise InputError(f"{folder}: {n_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
+                         "make room, choose fewer views, or another place with --out")
+
+
+def check_writable(folder: Path) -> None:
+    """InputError if nothing can be created in the folder; made if missing."""
+    probe = folder / f".biomass-probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as err:
+        raise InputError(f"{folder}: cannot write there ({err.strerror}); choose another place with --out") from err
+
+
+_held: set[int] = set()  # descriptors of locks this process holds
+
+
+def _drop_locks_in_child() -> None:
+    """A forked child shares the lock's open file; kept, it would hold the lock after the builder is gone."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_drop_locks_in_child)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it; LockedError names the holder.
+
+    The kernel releases it with the process, so a stale file never blocks (and is left: unlinking it would race).
+    It is not a lock on the store itself: libhdf5 locks what it opens, and ours there would keep every h5py reader out.
+    """
+    lock = path.with_name(path.name + ".lock")
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    _held.add(fd)
+    try:
+        _flock(fd, lock)
+        os.ftruncate(fd, 0)
+        pwrite(fd, [json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}).encode()], 0)
+        yield
+    finally:
+        if fd in _held:
+            _held.remove(fd)
+            os.close(fd)
+
+
+def _flock(fd: int, lock: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise InputError(f"{lock}: this file system has no locks ({err.strerror}); build on a local disk") from err
+        holder = os.pread(fd, 1000, 0).decode(errors="replace") or "another process"
+        raise LockedError(f"{lock.with_suffix('')}: locked by {holder}; wait for it or stop it") from err

@@ -1,0 +1,177 @@
+"""The Zarr v3 format: a folder whose every array is sharded without compression, so that each row is bytes at a known offset.
+
+zarr-python writes the metadata; the shard files are laid out here, index included, before a single row exists. Metadata is
+read back as the JSON it is: opening must be quick, and anything but the one layout we write is refused from it.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from featurestore._bytes import PAGE, appears_whole, crc32c, pwrite, round_up
+from featurestore.errors import InputError, StoreDamaged
+from featurestore.layout import Extent, Layout, check_format
+from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
+
+SHARD_BYTES = 256 << 20  # whole images up to this much in one file of patches
+CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
+ABSENT = np.uint64(2**64 - 1)
+
+
+def create(path: Path, spec: StoreSpec, n: int) -> None:
+    """Lay out an empty store for n images; every shard file is sparse and has its index already."""
+    import zarr
+
+    with appears_whole(path) as partial:
+        root = zarr.create_group(partial, zarr_format=3, attributes={
+            "format": FORMAT, "format_version": FORMAT_VERSION, "spec": spec.to_json()})
+        root.create_group("catalog")
+        for array in spec.arrays(n):
+            chunk, shard = _grid(array)
+            _add_array(root, array, chunk, shard)
+            _add_files(_extent(partial, array, chunk, shard), chunk, shard)
+
+
+def open_layout(path: Path) -> Layout:
+    """Read the folder's metadata; the codecs, grids and shard indices must be exactly those that `create` writes."""
+    attributes = _metadata(path, "group").get("attributes", {})
+    check_format(path, attributes.get("format"), attributes.get("format_version"))
+    spec = StoreSpec.from_json(str(attributes.get("spec")), str(path))
+    n = _metadata(path / "seal", "array")["shape"][0]
+    extents, sizes = {}, {}
+    for array in spec.arrays(n):
+        chunk, shard = _check_array(path, array)
+        extent = extents[array.name] = _extent(path, array, chunk, shard)
+        for file, file_path in enumerate(extent.paths):
+            sizes[file_path] = _index_offset(extent, chunk, file) + len(_index(extent, chunk, shard, file))
+    layout = Layout(path, spec, extents, sizes)
+    layout.check_sizes()
+    for array in layout.extents.values():
+        _check_indices(array, *_grid_of(path, array.array))
+    return layout
+
+
+def _grid(array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Inner chunk and shard shape: rows of patches one by one in files of whole images, all else in one file."""
+    if array.row_axes == 2:
+        image_bytes = array.shape[1] * _stride(array)
+        per_file = max(1, min(array.shape[0], SHARD_BYTES // image_bytes))
+        return (1, 1, *array.row_shape), (per_file, *array.shape[1:])
+    per_chunk = max(1, min(array.shape[0], CHUNK_BYTES // array.row_bytes))
+    return (per_chunk, *array.row_shape), (round_up(array.shape[0], per_chunk), *array.row_shape)
+
+
+def _stride(array: Array) -> int:
+    return round_up(array.row_bytes + 4) if array.row_axes == 2 else array.row_bytes
+
+
+def _extent(path: Path, array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> Extent:
+    per_file = math.prod(shard[: array.row_axes])
+    folder, rest = path / array.name / "c", "/".join("0" for _ in array.shape[1:])
+    paths = tuple(folder / str(i) / rest for i in range(-(-array.n_rows // per_file)))
+    return Extent(array, paths, per_file, 0, _stride(array), row_crc=array.row_axes == 2)
+
+
+def _add_array(root, array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
+    from zarr.codecs import BytesCodec, Crc32cCodec
+
+    root.create_array(array.name, shape=array.shape, dtype=array.dtype, chunks=chunk, shards=shard, fill_value=0,
+                      filters=None, serializer=BytesCodec(endian="little"), dimension_names=array.dims,
+                      compressors=[Crc32cCodec()] if array.row_axes == 2 else None)
+
+
+def _add_files(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
+    for file, path in enumerate(extent.paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            pwrite(fd, [_index(extent, chunk, shard, file)], _index_offset(extent, chunk, file))
+        finally:
+            os.close(fd)
+
+
+def _rows_per_chunk(extent: Extent, chunk: tuple[int, ...]) -> int:
+    return math.prod(chunk[: extent.array.row_axes])
+
+
+def _chunks_in(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
+    return -(-extent.rows_in(file) // _rows_per_chunk(extent, chunk))
+
+
+def _index_offset(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
+    return _chunks_in(extent, chunk, file) * _rows_per_chunk(extent, chunk) * extent.stride
+
+
+def _index(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...], file: int) -> bytes:
+    """The shard's index: (offset, length) of each inner chunk, absent beyond the array, then its CRC-32C."""
+    per_chunk = _rows_per_chunk(extent, chunk)
+    entries = np.full((extent.rows_per_file // per_chunk, 2), ABSENT, "<u8")
+    present = _chunks_in(extent, chunk, file)
+    entries[:present, 0] = np.arange(present, dtype="<u8") * np.uint64(per_chunk * extent.stride)
+    entries[:present, 1] = per_chunk * extent.array.row_bytes + (4 if extent.row_crc else 0)
+    return entries.tobytes() + crc32c(entries).to_bytes(4, "little")
+
+
+def _check_indices(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
+    for file, path in enumerate(extent.paths):
+        expected = _index(extent, chunk, shard, file)
+        with open(path, "rb") as handle:
+            handle.seek(_index_offset(extent, chunk, file))
+            if handle.read() != expected:
+                raise StoreDamaged(f"{path}: its shard index is not the one of this layout; restore it or build again")
+
+
+def _metadata(path: Path, node_type: str) -> dict:
+    """The zarr.json of a node; only a Zarr v3 node of the type is accepted."""
+    file = path / "zarr.json"
+    try:
+        if file.stat().st_size > 1 << 24:
+            raise StoreDamaged(f"{file}: {file.stat().st_size} bytes is no metadata of ours")
+        node = json.loads(file.read_bytes())
+        if node["zarr_format"] != 3 or node["node_type"] != node_type:
+            raise ValueError(f"not a Zarr v3 {node_type}")
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: not a Zarr v3 {node_type}: it has no zarr.json") from err
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as err:
+        raise StoreDamaged(f"{file}: unreadable metadata: {err}") from err
+    return node
+
+
+def _grid_of(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    node = _metadata(path / array.name, "array")
+    try:
+        shard = tuple(map(int, node["chunk_grid"]["configuration"]["chunk_shape"]))
+        chunk = tuple(map(int, node["codecs"][0]["configuration"]["chunk_shape"]))
+        if min(chunk + shard) < 1 or shard[0] % chunk[0]:
+            raise ValueError(f"inner chunk {chunk} does not divide shard {shard}")
+    except (KeyError, IndexError, TypeError, ValueError) as err:
+        raise StoreDamaged(f"{path / array.name}/zarr.json: not a sharded array of this format ({err})") from err
+    return chunk, shard
+
+
+def _check_array(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Inner chunk and shard shape of an array whose metadata is what `create` writes; StoreDamaged if it is not."""
+    node = _metadata(path / array.name, "array")
+    chunk, shard = _grid_of(path, array)
+    if (path / array.name).is_symlink() or chunk[1:] != _grid(array)[0][1:] or shard[1:] != _grid(array)[1][1:]:
+        raise StoreDamaged(f"{path / array.name}: chunk {chunk} in shard {shard} is not this format's grid")
+    expected = {
+        "shape": list(array.shape), "data_type": np.dtype(array.dtype).name, "codecs": [_sharding(array, chunk)],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+    }
+    for key, value in expected.items():
+        if node.get(key) != value:
+            raise StoreDamaged(f"{path / array.name}/zarr.json: {key} is {node.get(key)}, expected {value}")
+    return chunk, shard
+
+
+def _sharding(array: Array, chunk: tuple[int, ...]) -> dict:
+    to_bytes = {"name": "bytes"} if array.dtype == "|u1" else {"name": "bytes", "configuration": {"endian": "little"}}
+    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    inner = [to_bytes, {"name": "crc32c"}] if array.row_axes == 2 else [to_bytes]
+    return {"name": "sharding_indexed", "configuration": {
+        "chunk_shape": list(chunk), "codecs": inner, "index_codecs": index, "index_location": "end"}}

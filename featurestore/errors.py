@@ -1,0 +1,48 @@
+"""The one family of errors a user can cause or must act on; anything else is a bug and stays a traceback.
+
+    BiomassError                 exit code
+      UsageError                 2     the command or call cannot mean anything
+      InputError                 3     photographs, CSVs, configs, weights: what was handed in is wrong
+      StoreDamaged               4     a store's bytes are not what they were
+      MismatchError              5     two things that must agree (backbone, fingerprint, dtype) do not
+      PartialResult              6     finished, but not for everything asked
+      LockedError                75    another process is writing here (EX_TEMPFAIL: try again)
+
+A message says where, what was found, what was expected and what to do.
+"""
+
+
+class BiomassError(Exception):
+    """Anything the user can put right; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class UsageError(BiomassError):
+    exit_code = 2
+
+
+class InputError(BiomassError):
+    exit_code = 3
+
+
+class StoreDamaged(BiomassError):
+    exit_code = 4
+
+
+class MismatchError(BiomassError):
+    exit_code = 5
+
+
+class PartialResult(BiomassError):
+    exit_code = 6
+
+
+class LockedError(BiomassError):
+    exit_code = 75
+
+
+def list_some(items: list[str], most: int = 20) -> str:
+    """The items one a line, indented, the tail counted: long lists stay readable and complete enough to act on."""
+    lines = [f"\n  {item}" for item in items[:most]]
+    return "".join(lines) + (f"\n  ... and {len(items) - most} more" if len(items) > most else "")

@@ -1,0 +1,41 @@
+"""Which format a path is in: the one place that chooses between them."""
+
+import os
+from pathlib import Path
+from types import ModuleType
+
+from featurestore import _hdf5, _zarr
+from featurestore.errors import InputError
+from featurestore.layout import Layout
+from featurestore.spec import StoreSpec
+
+
+def open_layout(path: Path) -> Layout:
+    """Layout of the store at path, whichever format it is; metadata is read once, no file stays open.
+
+    InputError if there is nothing or something else; StoreDamaged if it is a store that cannot be whole.
+    """
+    path = Path(os.path.abspath(path))
+    layout = _format_of(path).open_layout(path)
+    layout.check_sizes()
+    return layout
+
+
+def create_store(path: Path, spec: StoreSpec, n: int) -> None:
+    """Lay out an empty store with room for n images; the suffix says the format. Sparse: it takes no room yet."""
+    check_suffix(path)
+    (_zarr if path.suffix == ".zarr" else _hdf5).create(path, spec, n)
+
+
+def check_suffix(path: Path) -> None:
+    """InputError unless the name says which format is meant."""
+    if path.suffix not in {".h5", ".hdf5", ".zarr"}:
+        raise InputError(f"{path}: a store's name ends in .h5 (one HDF5 file) or .zarr (a Zarr v3 folder)")
+
+
+def _format_of(path: Path) -> ModuleType:
+    if path.is_dir():
+        return _zarr
+    if path.is_file():
+        return _hdf5
+    raise InputError(f"{path}: no such store; `biomass store build --data DIR --out {path}` makes one")

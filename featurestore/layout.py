@@ -1,0 +1,77 @@
+"""Where the bytes of a store are: the answer both formats give, and all that reading, writing and verifying ask of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore._bytes import crc32c
+from featurestore.errors import InputError, StoreDamaged
+from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
+
+
+@dataclass(frozen=True)
+class Extent:
+    """One array on disk: row r is `array.row_bytes` bytes of file r // rows_per_file, in C order, little-endian."""
+
+    array: Array
+    paths: tuple[Path, ...]
+    rows_per_file: int
+    offset: int
+    stride: int
+    """Bytes from one row to the next in a file."""
+    row_crc: bool = False
+    """Whether four bytes of CRC-32C follow each row (the inner codec of a Zarr shard)."""
+
+    def locate(self, row: int) -> tuple[Path, int, int]:
+        """File, offset and length in bytes of one row."""
+        file, within = divmod(row, self.rows_per_file)
+        return self.paths[file], self.offset + within * self.stride, self.array.row_bytes
+
+    def rows_in(self, file: int) -> int:
+        return min(self.rows_per_file, self.array.n_rows - file * self.rows_per_file)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An opened store's spec, where each of its arrays lies, and how long each of its files must be."""
+
+    path: Path
+    spec: StoreSpec
+    extents: dict[str, Extent]
+    sizes: dict[Path, int]
+
+    @property
+    def n(self) -> int:
+        """Images there is room for."""
+        return self.extents["seal"].array.n_rows
+
+    def row_parts(self, image: int, view: int) -> list[tuple[Path, int, int]]:
+        """File, offset and length of the parts of a row that its CRC-32C covers, in that order."""
+        n_views, parts = len(self.spec.tokens.views), []
+        for name in ("cls", "patches", "pooled", "stats"):
+            if name == "patches" and self.spec.has_patches:
+                parts.append(self.extents[name].locate(image * n_views + view))
+            elif name != "patches":
+                path, offset, n_bytes = self.extents[name].locate(image)
+                parts.append((path, offset + view * (n_bytes // n_views), n_bytes // n_views))
+        return parts
+
+    def check_sizes(self) -> None:
+        """StoreDamaged if a file is missing or cut: mapping it would end in SIGBUS, or read as zeros."""
+        for path, size in self.sizes.items():
+            found = path.stat().st_size if path.is_file() else -1
+            if found != size:
+                found_text = "missing" if found < 0 else f"{found} bytes long"
+                raise StoreDamaged(f"{path}: {found_text}, {size} bytes expected; restore it or build the store again")
+
+
+def check_format(path: Path, name: object, version: object) -> None:
+    """InputError for something that is not a store, or is of a version this program does not know."""
+    if name != FORMAT:
+        raise InputError(f"{path}: not a {FORMAT}: its root attribute 'format' is {name!r}")
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use a newer biomass")
+
+
+def seal_of(fingerprint: str, image: int, catalog_row: bytes, thumb: bytes, crc_row: bytes) -> int:
+    """The commit mark of one image (docs/format.md, Seals); never 0, which means absent."""
+    return crc32c(fingerprint.encode(), image.to_bytes(8, "little"), catalog_row, thumb, crc_row) or 1

@@ -1,0 +1,186 @@
+"""What a store is: the record of everything that changes a token, its fingerprint, and the arrays that follow from it.
+
+The text of `docs/format.md` is normative; this module is its vocabulary. How the arrays lie on disk is left to the formats.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from featurestore.errors import StoreDamaged
+
+FORMAT = "biomass-feature-store"
+FORMAT_VERSION = 1
+DECODE_RULES = 1  # raised when featurestore.images would give other pixels for the same file
+POOLED = ("mean", "std", "max", "min", "gem3")
+STATS = tuple(f"{kind}_{field}" for kind in ("cls", "patch")
+              for field in ("count", "non_finite", "min", "max", "mean", "m2", "norm"))
+OWN_COLUMNS = ("image_id", "path", "sha256", "width", "height", "status")
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Record(BaseModel):
+    """A frozen part of the spec; unknown keys are refused: a newer store must not be half understood."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ViewSpec(Record):
+    """One named transform: flips, then at most one colour change whose amounts are drawn from [-amount, amount]."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    hflip: bool = False
+    vflip: bool = False
+    transpose: bool = False
+    colour: Literal["brightness", "contrast", "hsv", "gamma"] | None = None
+    amounts: tuple[float, ...] = ()
+
+
+class TokenSpec(Record):
+    """Everything that changes a token, and nothing else; the fingerprint is taken over this record."""
+
+    model: str
+    model_args: dict[str, Any] = {}
+    weights_sha256: str
+    layers: tuple[int, ...]
+    decode_rules: int = DECODE_RULES
+    crop: Literal["squash", "halves", "whole"]
+    tile_height: Count
+    tile_width: Count
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    patch_size: Count
+    n_tiles: Count
+    width: Count
+    views: Annotated[tuple[ViewSpec, ...], Field(min_length=1)]
+    seed: int
+    dtype: Literal["float16"] = "float16"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches on one tile."""
+        return self.tile_height // self.patch_size, self.tile_width // self.patch_size
+
+    @property
+    def n_patches(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        return tuple(view.name for view in self.views)
+
+
+class Column(Record):
+    """One column of the catalog: a float64 number, or UTF-8 text in `width` bytes, padded with zeros."""
+
+    name: Annotated[str, Field(min_length=1)]
+    kind: Literal["number", "text"]
+    width: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def node(self) -> str:
+        """Path of the array; every byte outside [A-Za-z0-9_-] of the name becomes ~ and two hex digits."""
+        plain = (chr(b) if chr(b).isalnum() and b < 128 or b in b"_-" else f"~{b:02x}" for b in self.name.encode())
+        return "catalog/" + "".join(plain)
+
+
+class StoreSpec(Record):
+    """The JSON of the root attribute `spec`."""
+
+    tokens: TokenSpec
+    has_patches: bool = True
+    thumb: tuple[Count, Count] | None = None
+    columns: tuple[Column, ...]
+    made_by: dict[str, str] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256, in hex, of the canonical JSON of `tokens`."""
+        return hashlib.sha256(canonical_json(self.tokens.model_dump(mode="json")).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return canonical_json({**self.model_dump(mode="json"), "fingerprint": self.fingerprint})
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "StoreSpec":
+        """StoreDamaged if the text is not a spec of this version or its fingerprint is not its own."""
+        try:
+            fields = json.loads(text)
+            fingerprint = fields.pop("fingerprint")
+            spec = cls.model_validate(fields)
+        except (ValueError, KeyError, AttributeError, RecursionError) as err:
+            raise StoreDamaged(f"{where}: its spec cannot be read: {_first_line(err)}") from err
+        if spec.fingerprint != fingerprint:
+            raise StoreDamaged(f"{where}: its spec says fingerprint {fingerprint}, its content gives {spec.fingerprint}")
+        return spec
+
+    def arrays(self, n: int) -> list["Array"]:
+        """All arrays of a store with room for n images, in the order of the format text."""
+        t = self.tokens
+        shape = (n, len(t.views), t.n_tiles)
+        dims = ("image", "view", "tile")
+        arrays = [Array("cls", (*shape, t.width), "<f2", (*dims, "channel"))]
+        if self.has_patches:
+            arrays.append(Array("patches", (*shape, t.n_patches, t.width), "<f2", (*dims, "patch", "channel")))
+        arrays += [Array("pooled", (*shape, len(POOLED), t.width), "<f4", (*dims, "pooling", "channel")),
+                   Array("stats", (*shape[:2], len(STATS)), "<f8", ("image", "view", "stat"))]
+        if self.thumb:
+            arrays.append(Array("thumbs", (n, *self.thumb, 3), "|u1", ("image", "thumb_row", "thumb_column", "colour")))
+        arrays += [Array("crc32c", shape[:2], "<u4", ("image", "view")), Array("seal", (n,), "<u4", ("image",))]
+        return arrays + [_column_array(column, n) for column in self.columns]
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of the format: its name, shape, little-endian dtype and dimension names."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[str, ...]
+
+    @property
+    def row_axes(self) -> int:
+        """Leading axes that count rows: (image, view) for tokens, (image,) for all else."""
+        return 2 if self.name == "patches" else 1
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return self.shape[self.row_axes:]
+
+    @property
+    def n_rows(self) -> int:
+        return math.prod(self.shape[: self.row_axes])
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def n_bytes(self) -> int:
+        return self.n_rows * self.row_bytes
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, UTF-8 as it is."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _column_array(column: Column, n: int) -> Array:
+    if column.kind == "number":
+        return Array(column.node, (n,), "<f8", ("image",))
+    return Array(column.node, (n, column.width), "|u1", ("image", f"{column.node.split('/')[1]}_byte"))
+
+
+def _first_line(err: Exception) -> str:
+    if isinstance(err, ValidationError):
+        first = err.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(err).splitlines()[0] if str(err) else type(err).__name__

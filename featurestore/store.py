@@ -1,0 +1,406 @@
+"""FeatureStore: open a store of either format, map it, hand out rows without copying. Reading only.
+
+A row is returned only when its image is sealed and the seal matches; what was never committed is never seen.
+"""
+
+import mmap
+import os
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from featurestore._bytes import crc32c, pread_into
+from featurestore.errors import InputError, MismatchError, StoreDamaged
+from featurestore.formats import open_layout
+from featurestore.layout import Extent, Layout, seal_of
+from featurestore.spec import STATS, StoreSpec
+
+UNKNOWN, SEALED, TOUCHED = 0, 1, 2  # what this process has checked of an image
+
+
+class FeatureStore:
+    """A store open for reading; cheap to open, safe to fork, pickled as its path and fingerprint.
+
+    check : "seal" trusts sealed bytes (rot is found by `verify`); "first-touch" also compares each row's CRC-32C once.
+    """
+
+    def __init__(self, layout: Layout, check: Literal["seal", "first-touch"] = "seal") -> None:
+        self.layout, self.check = layout, check
+        self.path, self.spec = layout.path, layout.spec
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._fds: dict[Path, int] = {}
+        self._state_N = np.zeros(layout.n, np.uint8)
+        self.patches = RowArray(self, "patches") if self.spec.has_patches else None
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, check: Literal["seal", "first-touch"] = "seal") -> "FeatureStore":
+        """Open the store at path, HDF5 file or Zarr folder.
+
+        InputError if it is something else; StoreDamaged if a file is missing, cut or not as its spec says.
+        """
+        return cls(open_layout(Path(path)), check)
+
+    def __enter__(self) -> "FeatureStore":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close file descriptors. Maps live as long as any view of them does."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+        self._maps.clear()
+
+    def __reduce__(self) -> tuple:
+        return _reopen, (str(self.path), self.check, self.spec.fingerprint)
+
+    # -- what is in it
+
+    @cached_property
+    def n_images(self) -> int:
+        """Images in the catalog, sealed or not; reserved rows are not counted."""
+        return int(np.count_nonzero(self.array("catalog/image_id")[:, 0]))
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        return self.spec.tokens.view_names
+
+    @property
+    def n_sealed(self) -> int:
+        return int(np.count_nonzero(self.array("seal")[: self.n_images]))
+
+    @cached_property
+    def catalog(self) -> pd.DataFrame:
+        """One row an image, in store order: image_id, path, sha256, width, height, status, and the CSV's columns."""
+        cells = {c.name: self.array(c.node)[: self.n_images] for c in self.spec.columns}
+        texts = {c.name for c in self.spec.columns if c.kind == "text"}
+        return pd.DataFrame({name: _decode(a) if name in texts else np.array(a) for name, a in cells.items()})
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {image_id: i for i, image_id in enumerate(self.catalog["image_id"])}
+
+    def refresh(self) -> None:
+        """Forget what was read of the catalog: a builder has added images or committed some."""
+        for name in ("n_images", "catalog", "_position"):
+            self.__dict__.pop(name, None)
+
+    def index(self, image: int | str) -> int:
+        """Position of an image given by id or position; InputError with close names, or IndexError, if it is not there."""
+        if isinstance(image, str):
+            if image not in self._position:
+                raise InputError(f"{self.path}: no image {image!r}; {_suggest(image, list(self._position))}")
+            return self._position[image]
+        return _bounded(image, self.n_images, "image")
+
+    def view_index(self, view: int | str) -> int:
+        """Position of a view given by name or position."""
+        if isinstance(view, str):
+            if view not in self.view_names:
+                raise InputError(f"{self.path}: no view {view!r}; it has {', '.join(self.view_names)}")
+            return self.view_names.index(view)
+        return _bounded(view, len(self.view_names), "view")
+
+    # -- seals
+
+    def is_sealed(self, image: int) -> bool:
+        """Whether the image is committed: its seal is there and matches its catalog row, thumbnail and crc row."""
+        if self._state_N[image] == UNKNOWN and self.array("seal")[image]:
+            if self._expected_seal(image) == self.array("seal")[image]:
+                self._state_N[image] = SEALED
+        return self._state_N[image] != UNKNOWN
+
+    def require(self, image: int) -> None:
+        """Raise unless the image is sealed and, with check="first-touch", its bytes are what was committed."""
+        if self._state_N[image] == TOUCHED or (self._state_N[image] == SEALED and self.check == "seal"):
+            return
+        if not self.is_sealed(image):
+            raise self._absent(image)
+        if self.check == "first-touch":
+            for view in range(len(self.view_names)):
+                if self.row_crc(image, view) != self.array("crc32c")[image, view]:
+                    raise StoreDamaged(f"{self.where(image, view)}: its bytes changed since they were committed; "
+                                       f"`biomass store verify {self.path}` lists all such rows")
+            self._state_N[image] = TOUCHED
+
+    def _expected_seal(self, image: int) -> int:
+        thumb = self.array("thumbs")[image].tobytes() if self.spec.thumb else b""
+        crc_row = self.array("crc32c")[image].tobytes()
+        return seal_of(self.spec.fingerprint, image, self.catalog_row(image), thumb, crc_row)
+
+    def _absent(self, image: int) -> Exception:
+        image_id = self.catalog["image_id"][image]
+        if self.array("seal")[image]:
+            return StoreDamaged(f"{self.path}: the seal of image {image} ({image_id}) does not match its catalog row, "
+                                "thumbnail and checksums; build again")
+        return InputError(f"{self.path}: image {image} ({image_id}) is not built yet ({self.n_sealed} of "
+                          f"{self.n_images} are); run `biomass store build` to its end")
+
+    def catalog_row(self, image: int) -> bytes:
+        """The bytes of an image's catalog cells, column after column; part of its seal."""
+        return b"".join(self.array(column.node)[image].tobytes() for column in self.spec.columns)
+
+    def row_crc(self, image: int, view: int) -> int:
+        """CRC-32C of a row's bytes as they are now."""
+        names = ["cls", "patches", "pooled", "stats"] if self.spec.has_patches else ["cls", "pooled", "stats"]
+        return crc32c(*(np.ascontiguousarray(self._row(name, image, view)) for name in names))
+
+    def where(self, image: int, view: int) -> str:
+        """A row's name, file and offset, for messages."""
+        name = "patches" if self.spec.has_patches else "cls"
+        row = image * len(self.view_names) + view if name == "patches" else image
+        path, offset, _ = self.layout.extents[name].locate(row)
+        return (f"{path} at byte {offset}: image {image} ({self.catalog['image_id'][image]}), "
+                f"view {self.view_names[view]!r}")
+
+    # -- arrays and rows
+
+    @property
+    def raw(self) -> SimpleNamespace:
+        """The arrays as they lie on disk, mapped, sealed or not: `store.raw.cls`, `.pooled`, `.stats`, `.seal` ..."""
+        return SimpleNamespace(**{name: self.array(name) for name in self.layout.extents
+                                  if name != "patches" and "/" not in name})
+
+    @property
+    def cls(self) -> np.ndarray:
+        """(N, V, T, D) float16, mapped, read-only; InputError unless every image is sealed."""
+        return self._whole("cls")
+
+    @property
+    def pooled(self) -> np.ndarray:
+        """(N, V, T, 5, D) float32: mean, std, max, min and signed GeM(3) over patches; every image sealed."""
+        return self._whole("pooled")
+
+    @property
+    def thumbs(self) -> np.ndarray | None:
+        """(N, h, w, 3) uint8, the photographs made small; None in a store without."""
+        return self._whole("thumbs") if self.spec.thumb else None
+
+    def _whole(self, name: str) -> np.ndarray:
+        for image in range(self.n_images):
+            self.require(image)
+        return self.array(name)[: self.n_images]
+
+    def array(self, name: str) -> np.ndarray:
+        """A single-file array, mapped read-only, as it lies on disk."""
+        return self._mapped(self.layout.extents[name], 0).reshape(self.layout.extents[name].array.shape)
+
+    def _row(self, name: str, image: int, view: int) -> np.ndarray:
+        if name == "patches":
+            return self._patch_row(image, view)
+        return self.array(name)[image, view]
+
+    def _patch_row(self, image: int, view: int) -> np.ndarray:
+        extent = self.layout.extents["patches"]
+        file, within = divmod(image * len(self.view_names) + view, extent.rows_per_file)
+        return self._mapped(extent, file)[within]
+
+    def _mapped(self, extent: Extent, file: int) -> np.ndarray:
+        """(rows in the file, *row shape), a strided view of the file's map."""
+        shape = (extent.rows_in(file), *extent.array.row_shape)
+        dtype = np.dtype(extent.array.dtype)
+        inner = np.cumprod([dtype.itemsize, *extent.array.row_shape[:0:-1]])[::-1] if extent.array.row_shape else []
+        strides = (extent.stride, *(int(s) for s in inner))
+        return np.ndarray(shape, dtype, self._map(extent.paths[file]), extent.offset, strides)
+
+    def _map(self, path: Path) -> mmap.mmap:
+        if path not in self._maps:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # shared and read-only: the kernel's overcommit refuses a private writable map of a large store
+                self._maps[path] = mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ)
+            finally:
+                os.close(fd)
+        return self._maps[path]
+
+    def take(self, rows_B2: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Gather patch tokens of (image, view) pairs into one buffer, reading ahead.
+
+        Parameters
+        ----------
+        rows_B2 : (B, 2) integers, image and view positions.
+        out : (B, T, P, D) float16, C-contiguous, filled and returned; made if not given.
+        """
+        rows = [(self.index(int(i)), self.view_index(int(v))) for i, v in np.asarray(rows_B2).reshape(-1, 2)]
+        extent = self._patches_extent()
+        shape = (len(rows), *extent.array.row_shape)
+        out = np.empty(shape, extent.array.dtype) if out is None else out
+        if out.shape != shape or out.dtype != extent.array.dtype or not out.flags.c_contiguous:
+            raise InputError(f"take: out is {out.dtype} {out.shape}, needs C-contiguous {extent.array.dtype} {shape}")
+        places = [self._place(extent, image, view) for image, view in rows]
+        for fd, offset in places:
+            os.posix_fadvise(fd, offset, extent.array.row_bytes, os.POSIX_FADV_WILLNEED)
+        for row, (fd, offset) in zip(out, places, strict=True):
+            pread_into(fd, row, offset)  # not from the map: copying there pays a page fault every 64 KiB
+        return out
+
+    def _patches_extent(self) -> Extent:
+        if not self.spec.has_patches:
+            raise InputError(f"{self.path}: a pooled store, it holds no patch tokens; build it without --tokens pooled")
+        return self.layout.extents["patches"]
+
+    def _place(self, extent: Extent, image: int, view: int) -> tuple[int, int]:
+        self.require(image)
+        path, offset, _ = extent.locate(image * len(self.view_names) + view)
+        if path not in self._fds:
+            self._fds[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._fds[path], offset
+
+    # -- people
+
+    def __getitem__(self, image: int | str) -> "ImageTokens":
+        return ImageTokens(self, self.index(image))
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    def __repr__(self) -> str:
+        t = self.spec.tokens
+        size = sum(extent.array.n_bytes for extent in self.layout.extents.values())
+        return (f"FeatureStore {self.path}\n"
+                f"  {self.n_images} images x {len(t.views)} views, {self.n_sealed} sealed / {self.n_images} total, "
+                f"room for {self.layout.n}\n"
+                f"  tokens   {t.n_tiles} tile(s) x (1 + {t.grid[0]} x {t.grid[1]}) x {t.width} {t.dtype}, "
+                f"{size / 1e9:.3g} GB\n"
+                f"  backbone {t.model}, layers {list(t.layers)}, {t.crop} {t.tile_height} x {t.tile_width}\n"
+                f"  views    {', '.join(t.view_names)}")
+
+    def stats(self) -> pd.DataFrame:
+        """Per view and token kind: count, mean, std, min, max, mean norm, non-finite values, of all sealed images.
+
+        Merged from the stored rows' moments (Chan et al. 1979, parallel variance), so no token is read.
+        """
+        sealed = np.flatnonzero(self.array("seal")[: self.n_images])
+        rows = self.array("stats")[sealed]
+        kinds = ("cls", "patch") if self.spec.has_patches else ("cls",)
+        return pd.DataFrame([{"view": name, "tokens": kind, **_merge(rows[:, v], kind)}
+                             for v, name in enumerate(self.view_names) for kind in kinds])
+
+    def verify(self) -> Any:
+        """Read every byte once and report every bad row; see featurestore.verify."""
+        from featurestore.verify import verify
+
+        return verify(self)
+
+
+class RowArray:
+    """`store.patches`: (N, V, T, P, D) float16, indexed by image and view; one row is a view of the file.
+
+    Further indices go on within the row. A slice over rows is a view where all lie in one file, else a copy.
+    """
+
+    def __init__(self, store: FeatureStore, name: str) -> None:
+        self._store, self._extent = store, store.layout.extents[name]
+        self.dtype = np.dtype(self._extent.array.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self._store.n_images, *self._extent.array.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        key = key if isinstance(key, tuple) else (key,)
+        image, view = (*key, slice(None))[:2]
+        if isinstance(image, int | np.integer) and isinstance(view, int | np.integer):
+            image, view = _bounded(image, self.shape[0], "image"), _bounded(view, self.shape[1], "view")
+            self._store.require(image)
+            row = self._store._patch_row(image, view)
+            return row[key[2:]] if len(key) > 2 else row
+        return self._rows(image, view, key[2:])
+
+    def _rows(self, image: Any, view: Any, rest: tuple) -> np.ndarray:
+        if not all(isinstance(k, int | np.integer | slice) for k in (image, view)):
+            raise IndexError("patches take integers or slices for image and view; gather other rows with store.take(rows)")
+        images, views = np.arange(self.shape[0])[image], np.arange(self.shape[1])[view]
+        wanted = [np.stack([self[int(i), int(v)] for v in np.atleast_1d(views)]) for i in np.atleast_1d(images)]
+        rows = np.stack(wanted) if wanted else np.empty((0, np.size(views), *self.shape[2:]), self.dtype)
+        rows = rows if np.ndim(images) else rows[0]
+        rows = rows if np.ndim(views) else np.take(rows, 0, axis=int(np.ndim(images)))
+        return rows[(slice(None),) * (np.ndim(images) + np.ndim(views)) + rest]
+
+
+class ImageTokens:
+    """One photograph of a store: its labels and the tokens of its views, by view name or position."""
+
+    def __init__(self, store: FeatureStore, image: int) -> None:
+        self._store, self._image = store, image
+
+    @property
+    def labels(self) -> pd.Series:
+        return self._store.catalog.iloc[self._image]
+
+    def patches(self, view: int | str = 0) -> np.ndarray:
+        """(T, P, D) float16, zero copy, read-only."""
+        self._store._patches_extent()
+        return self._store.patches[self._image, self._store.view_index(view)]
+
+    def grid(self, view: int | str = 0) -> np.ndarray:
+        """(T, h, w, D) float16: the patches where they lie on each tile, zero copy."""
+        patches_TPD = self.patches(view)
+        return patches_TPD.reshape(len(patches_TPD), *self._store.spec.tokens.grid, -1)
+
+    def cls(self, view: int | str = 0) -> np.ndarray:
+        """(T, D) float16."""
+        return self._small("cls", view)
+
+    def pooled(self, view: int | str = 0) -> np.ndarray:
+        """(T, 5, D) float32."""
+        return self._small("pooled", view)
+
+    @property
+    def thumb(self) -> np.ndarray:
+        """(h, w, 3) uint8."""
+        self._store.require(self._image)
+        return self._store.array("thumbs")[self._image]
+
+    def _small(self, name: str, view: int | str) -> np.ndarray:
+        self._store.require(self._image)
+        return self._store.array(name)[self._image, self._store.view_index(view)]
+
+    def __repr__(self) -> str:
+        return f"{self.labels['image_id']}: views {', '.join(self._store.view_names)}\n{self.labels.to_string()}"
+
+
+def _reopen(path: str, check: str, fingerprint: str) -> FeatureStore:
+    store = FeatureStore.open(path, check)
+    if store.spec.fingerprint != fingerprint:
+        raise MismatchError(f"{path}: fingerprint {store.spec.fingerprint}, the handle was made for {fingerprint}; "
+                            "the store was replaced, open it again")
+    return store
+
+
+def _bounded(index: Any, n: int, what: str) -> int:
+    index = int(index)
+    if not -n <= index < n:
+        raise IndexError(f"{what} {index} is out of bounds, there are {n}")
+    return index % n
+
+
+def _suggest(name: str, names: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, names, 3, 0.5)
+    return f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(names[:3])}, ..."
+
+
+def _decode(cells_NW: np.ndarray) -> list[str]:
+    width = cells_NW.shape[1]
+    return [cell.decode() for cell in np.ascontiguousarray(cells_NW).view(f"S{width}")[:, 0].tolist()]
+
+
+def _merge(rows_NS: np.ndarray, kind: str) -> dict[str, float]:
+    fields = {name.removeprefix(f"{kind}_"): rows_NS[:, s] for s, name in enumerate(STATS) if name.startswith(f"{kind}_")}
+    count = fields["count"].sum()
+    if not count:
+        return dict.fromkeys(("count", "mean", "std", "min", "max", "norm", "non_finite"), np.nan)
+    mean = (fields["count"] * fields["mean"]).sum() / count
+    m2 = (fields["m2"] + fields["count"] * (fields["mean"] - mean) ** 2).sum()
+    return {"count": count, "mean": mean, "std": np.sqrt(m2 / count), "min": fields["min"].min(),
+            "max": fields["max"].max(), "norm": fields["norm"].mean(), "non_finite": fields["non_finite"].sum()}

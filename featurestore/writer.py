@@ -1,0 +1,242 @@
+"""Writing a store: put an image's rows, commit images in groups, resume where a killed builder stopped.
+
+Order of a commit: the rows' bytes, catalog cells, thumbnail and crc rows -> fdatasync -> seals -> fdatasync. A seal is never
+durable before what it seals, so a reader that believes seals reads only whole images.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featurestore import _bytes
+from featurestore.errors import InputError, MismatchError, list_some
+from featurestore.formats import create_store
+from featurestore.layout import Layout, seal_of
+from featurestore.spec import OWN_COLUMNS, Column, StoreSpec
+from featurestore.store import FeatureStore
+
+COMMIT_SECONDS = 2.0  # a group is one image or this long: a sync costs milliseconds, a lost group is computed again
+STATUS_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """All rows of one image, C-contiguous, and the facts found while reading the photograph.
+
+    cls_VTD, patches_VTPD (None in a pooled store) float16; pooled_VT5D float32; stats_VS float64;
+    thumb_HW3 uint8 or None.
+    """
+
+    cls_VTD: np.ndarray
+    patches_VTPD: np.ndarray | None
+    pooled_VT5D: np.ndarray
+    stats_VS: np.ndarray
+    thumb_HW3: np.ndarray | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Catalog cells: sha256, width, height, status."""
+
+
+class StoreWriter:
+    """The one writer of a store; made by `open_writer`, which holds the lock."""
+
+    def __init__(self, layout: Layout, store: FeatureStore) -> None:
+        self._layout, self._store = layout, store
+        self._fds: dict[Path, int] = {}
+        self._seals: dict[int, int] = {}
+        self._last_commit = time.monotonic()
+
+    def pending(self) -> list[int]:
+        """Images of the catalog that are not sealed, in order."""
+        return [i for i in range(self._store.n_images) if not self._store.is_sealed(i)]
+
+    def put(self, image: int, rows: ImageRows) -> None:
+        """Write one image's bytes; it is not there for readers until the commit that follows."""
+        arrays = {"cls": rows.cls_VTD, "pooled": rows.pooled_VT5D, "stats": rows.stats_VS}
+        if self._layout.spec.thumb:
+            arrays["thumbs"] = rows.thumb_HW3
+        arrays["crc32c"] = crc_V = row_crcs(rows)
+        for name, value in arrays.items():
+            self._write(name, image, value)
+        self._write_patches(image, rows.patches_VTPD)
+        self._write_cells(image, rows.facts)
+        thumb = rows.thumb_HW3.tobytes() if self._layout.spec.thumb else b""
+        self._seals[image] = seal_of(self._layout.spec.fingerprint, image, self._store.catalog_row(image), thumb,
+                                     crc_V.tobytes())
+
+    def commit_if_due(self) -> None:
+        if time.monotonic() - self._last_commit >= COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make all put images durable, then visible. An error of a sync is final: what it lost cannot be known."""
+        seals, self._seals = self._seals, {}  # forgotten first: a failed sync must not be tried again and believed
+        if seals:
+            self._sync()
+            for image, seal in sorted(seals.items()):
+                self._write("seal", image, np.array([seal], "<u4"))
+            _bytes.datasync(self._fd(self._layout.extents["seal"].paths[0]))
+        self._close_files()  # a Zarr store of many shards must not run out of descriptors
+        self._last_commit = time.monotonic()
+
+    def add_images(self, frame: pd.DataFrame) -> None:
+        """Give images that the catalog lacks the next free rows; InputError if they do not fit."""
+        first, last = self._store.n_images, self._store.n_images + len(frame)
+        if last > self._layout.n:
+            raise InputError(f"{self._layout.path}: {len(frame)} new images, room for {self._layout.n - first}; "
+                             "build another store, with --reserve if it shall grow")
+        columns = [column for column in self._layout.spec.columns if column.name in frame]
+        cells = {column: encode_column(column, frame[column.name]) for column in columns}  # all fit, or none is written
+        for column in sorted(columns, key=lambda c: c.name == "image_id"):  # last: a row with an id is a whole row
+            if column.name == "image_id":
+                self._sync()
+            path, offset, _ = self._layout.extents[column.node].locate(first)
+            _bytes.pwrite(self._fd(path), [cells[column]], offset)
+        self._sync()
+        self._close_files()
+
+    def _write(self, name: str, image: int, value: np.ndarray) -> None:
+        extent = self._layout.extents[name]
+        value = np.ascontiguousarray(value, extent.array.dtype)
+        if value.size != np.prod(extent.array.row_shape, dtype=int):
+            raise ValueError(f"{name}: shape {value.shape} given, a row is {extent.array.row_shape}")
+        path, offset, _ = extent.locate(image)
+        _bytes.pwrite(self._fd(path), [value], offset)
+
+    def _write_patches(self, image: int, patches_VTPD: np.ndarray | None) -> None:
+        if not self._layout.spec.has_patches:
+            return
+        extent = self._layout.extents["patches"]
+        for view, row in enumerate(patches_VTPD):
+            path, offset, _ = extent.locate(image * len(patches_VTPD) + view)
+            tail = [_bytes.crc32c(row).to_bytes(4, "little")] if extent.row_crc else []
+            _bytes.pwrite(self._fd(path), [row, *tail], offset)
+
+    def _write_cells(self, image: int, facts: dict[str, Any]) -> None:
+        for column in self._layout.spec.columns:
+            if column.name in facts:
+                path, offset, _ = self._layout.extents[column.node].locate(image)
+                _bytes.pwrite(self._fd(path), [encode_column(column, [facts[column.name]])], offset)
+
+    def _fd(self, path: Path) -> int:
+        if path not in self._fds:
+            self._fds[path] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return self._fds[path]
+
+    def _sync(self) -> None:
+        for fd in self._fds.values():
+            _bytes.datasync(fd)
+
+    def _close_files(self) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+
+@contextmanager
+def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int = 0) -> Iterator[StoreWriter]:
+    """Hold the lock on a store, made if missing, its catalog holding at least the frame's images.
+
+    MismatchError if the store at path has another fingerprint; LockedError if another builder is at work.
+    On leaving, also by an error, what was put is committed.
+    """
+    with _bytes.locked(path):
+        if not path.exists():
+            create_with_catalog(path, spec, frame, reserve)
+        with FeatureStore.open(path) as store:
+            check_same(store, spec)
+            check_labels(store, frame)
+            writer = StoreWriter(store.layout, store)
+            with _plain_os_errors(path):
+                new = frame[~frame["image_id"].isin(store.catalog["image_id"])]
+                if len(new):
+                    writer.add_images(new)
+                    store.refresh()
+                try:
+                    yield writer
+                finally:
+                    writer.commit()
+
+
+@contextmanager
+def _plain_os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise InputError(f"{path}: writing failed: {err.strerror}; what is sealed is safe, the same command goes on "
+                         "from there once there is room and the disk is well") from err
+
+
+def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int) -> None:
+    """An empty store whose catalog is filled; it appears under its name when that is so, never before."""
+    hidden = path.with_name(f"{path.stem}.new{path.suffix}")
+    _bytes.remove(hidden)  # of a builder killed at this very point; the lock is ours
+    create_store(hidden, spec, len(frame) + reserve)
+    with FeatureStore.open(hidden) as store:
+        StoreWriter(store.layout, store).add_images(frame)
+    _bytes.publish(hidden, path)
+
+
+def check_same(store: FeatureStore, spec: StoreSpec) -> None:
+    """MismatchError naming each part of the spec that differs from the store's."""
+    ours, theirs = spec.tokens.model_dump(mode="json"), store.spec.tokens.model_dump(mode="json")
+    differing = [f"{key}: store {theirs[key]!r}, asked {ours[key]!r}" for key in ours if ours[key] != theirs[key]]
+    if spec.has_patches != store.spec.has_patches:
+        differing.append(f"patches: store {store.spec.has_patches}, asked {spec.has_patches}")
+    if differing:
+        raise MismatchError(f"{store.path}: holds other tokens; choose another --out or remove it\n  "
+                            + "\n  ".join(differing))
+
+
+def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
+    """MismatchError naming the images whose cells in the CSV are not the store's: nothing sealed is rewritten."""
+    known = store.catalog.set_index("image_id")
+    ours = frame.set_index("image_id")
+    ours = ours.loc[ours.index.isin(known.index)]
+    for name in ours.columns.intersection(known.columns):
+        theirs = known.loc[ours.index, name]
+        differs = (ours[name] != theirs) & ~(ours[name].isna() & theirs.isna())
+        if differs.any():
+            raise MismatchError(f"{store.path}: {name!r} in the CSV differs from the store's for "
+                                f"{list_some(list(ours.index[differs]), 5)}\nbuild another store, labels are part of it")
+
+
+def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ...]:
+    """Columns of a catalog for this frame: our own, then the CSV's; texts as wide as the longest, times slack."""
+    fixed = {"sha256": 64, "status": STATUS_WIDTH}
+    columns = []
+    for name in [*OWN_COLUMNS, *(c for c in frame.columns if c not in OWN_COLUMNS)]:
+        if name in ("width", "height") or (name in frame and pd.api.types.is_numeric_dtype(frame[name])):
+            columns.append(Column(name=name, kind="number"))
+        else:
+            longest = max((len(str(text).encode()) for text in frame[name]), default=0) if name in frame else 0
+            width = fixed.get(name) or _bytes.round_up(max(1, int(longest * slack)), 8)
+            columns.append(Column(name=name, kind="text", width=width))
+    return tuple(columns)
+
+
+def encode_column(column: Column, values: Any) -> np.ndarray:
+    """Cells as the catalog holds them; InputError for a text that does not fit the column's fixed width."""
+    if column.kind == "number":
+        return np.asarray(values, "<f8")
+    encoded = [str(value).encode() for value in values]
+    if too_long := [text for text in encoded if len(text) > column.width]:
+        raise InputError(f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's column "
+                         f"has {column.width}; build another store")
+    return np.array(encoded, f"S{column.width}").view(np.uint8).reshape(len(encoded), column.width)
+
+
+def row_crcs(rows: ImageRows) -> np.ndarray:
+    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats."""
+    parts = [rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS]
+    return np.array([_bytes.crc32c(*row) for row in zip(*(p for p in parts if p is not None), strict=True)], "<u4")
+
+
+def image_bytes(spec: StoreSpec) -> int:
+    """Bytes on disk of one image."""
+    return sum(array.n_bytes for array in spec.arrays(1))

@@ -1,0 +1,59 @@
+"""Small stores of made-up tokens, whose axes all differ in length."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.writer import ImageRows, catalog_columns, open_writer
+
+VIEWS = (ViewSpec(name="plain"), ViewSpec(name="hflip", hflip=True), ViewSpec(name="vflip", vflip=True))
+
+
+def tiny_frame(n: int = 5) -> pd.DataFrame:
+    return pd.DataFrame({
+        "image_id": [f"ID{i:03d}" for i in range(n)], "path": [f"train/ä {i}.jpg" for i in range(n)],
+        "State": ["Tas", "Vic", "NSW", "WA", ""][:n] + ["Tas"] * (n - 5), "Dry_Total_g": np.arange(n) * 1.5 + 1})
+
+
+def tiny_spec(frame: pd.DataFrame, **changes) -> StoreSpec:
+    """3 views x 2 tiles x (2 x 3 patches) x 7 channels."""
+    tokens = {"model": "made_up", "weights_sha256": "0" * 64, "layers": (-1,), "crop": "halves", "tile_height": 32,
+              "tile_width": 48, "interpolation": "bicubic", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2),
+              "patch_size": 16, "n_tiles": 2, "width": 7, "views": VIEWS, "seed": 0} | changes
+    return StoreSpec(tokens=TokenSpec(**tokens), thumb=(4, 8), columns=catalog_columns(frame))
+
+
+def tiny_rows(spec: StoreSpec, image: int) -> ImageRows:
+    """Tokens that depend on the image alone."""
+    rng = np.random.default_rng(image)
+    t = spec.tokens
+    shape = (len(t.views), t.n_tiles)
+    return ImageRows(
+        cls_VTD=rng.normal(size=(*shape, t.width)).astype(np.float16),
+        patches_VTPD=rng.normal(size=(*shape, t.n_patches, t.width)).astype(np.float16),
+        pooled_VT5D=rng.normal(size=(*shape, len(POOLED), t.width)).astype(np.float32),
+        stats_VS=rng.normal(size=(shape[0], len(STATS))),
+        thumb_HW3=rng.integers(0, 255, (*spec.thumb, 3)).astype(np.uint8),
+        facts={"sha256": f"{image:064x}", "width": 2000, "height": 1000, "status": "ok"})
+
+
+def write_tiny(path: Path, n: int = 5, seal: int | None = None, reserve: int = 0) -> StoreSpec:
+    """A store of n images, of which the first `seal` (all by default) are put and committed."""
+    frame = tiny_frame(n)
+    spec = tiny_spec(frame)
+    with open_writer(path, spec, frame, reserve) as writer:
+        for image in writer.pending()[: n if seal is None else seal]:
+            writer.put(image, tiny_rows(spec, image))
+            writer.commit()
+    return spec
+
+
+@pytest.fixture(params=["h5", "zarr"])
+def store_path(request, tmp_path, monkeypatch) -> Path:
+    """Where a store of either format goes; Zarr shards hold two tiny images, inner chunks of small arrays a few."""
+    monkeypatch.setattr("featurestore._zarr.SHARD_BYTES", 25_000)
+    monkeypatch.setattr("featurestore._zarr.CHUNK_BYTES", 200)
+    return tmp_path / f"features.{request.param}"

@@ -1,0 +1,143 @@
+"""Commits, resume, locks: nothing sealed is lost, whatever kills the builder."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
+from featurestore import FeatureStore, _bytes, open_writer
+from featurestore.errors import InputError, LockedError, MismatchError
+
+CHILD = Path(__file__).parent / "writer_child.py"
+
+
+def digest(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return hashlib.sha256(b"".join(str(f.relative_to(path)).encode() + f.read_bytes() for f in files)).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def run_child():
+    """A function (store, k) that builds in a child killed before its k-th durable call, and tells what the child said."""
+    environment = {**os.environ, "PYTHONPATH": f"{CHILD.parent}:{CHILD.parent.parent}"}
+    with subprocess.Popen([sys.executable, CHILD], env=environment, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        def run(path: Path, kill_at: int) -> dict:
+            print(path, kill_at, file=server.stdin, flush=True)
+            return json.loads(server.stdout.readline())
+
+        yield run
+        server.stdin.close()
+
+
+def check_kill(run_child, path: Path, k: int, clean: Path) -> None:
+    """A builder killed before its k-th call loses nothing it acknowledged, and the next one ends at the same bytes."""
+    died = run_child(path, k)
+    assert died["status"] == -9
+    if path.exists():
+        store = FeatureStore.open(path)
+        spec = tiny_spec(tiny_frame())
+        for i in died["acknowledged"]:
+            assert np.array_equal(store.patches[i, 2], tiny_rows(spec, i).patches_VTPD[2]), (k, i)
+        assert store.verify(), k
+    else:
+        assert not died["acknowledged"]
+    assert run_child(path, 0)["status"] == 0
+    assert digest(path) == digest(clean), k
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, path.name + ".lock"]
+
+
+@pytest.fixture
+def memory_path():
+    """A folder in memory where there is one: the kills test order, not the disk, and each build syncs some fifty times."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def check_kills(run_child, folder: Path, suffix: str, step: int) -> None:
+    clean = folder / f"clean.{suffix}"
+    n_calls = run_child(clean, 0)["calls"]
+    assert n_calls > 80
+    for k in range(1, n_calls + 1, step):
+        (folder / f"killed{k}").mkdir()
+        check_kill(run_child, folder / f"killed{k}" / clean.name, k, clean)
+
+
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_killed_at_a_durable_call_it_resumes_to_the_same_bytes(memory_path, run_child, suffix):
+    check_kills(run_child, memory_path, suffix, step=7)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_killed_at_every_durable_call_it_resumes_to_the_same_bytes(memory_path, run_child, suffix):
+    check_kills(run_child, memory_path, suffix, step=1)
+
+
+def test_a_failed_sync_is_never_believed(store_path, monkeypatch):
+    frame = tiny_frame()
+    spec = tiny_spec(frame)
+    calls = []
+
+    def failing(fd):
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(InputError, match="Input/output error"), open_writer(store_path, spec, frame) as writer:
+        monkeypatch.setattr(_bytes, "datasync", failing)
+        writer.put(0, tiny_rows(spec, 0))
+    assert FeatureStore.open(store_path).n_sealed == 0
+
+
+def test_two_builders_at_once_one_is_refused(store_path):
+    frame = tiny_frame()
+    with open_writer(store_path, tiny_spec(frame), frame):
+        with pytest.raises(LockedError, match=f'"pid": {os.getpid()}'):
+            write_tiny(store_path)
+        FeatureStore.open(store_path)  # readers are welcome
+    write_tiny(store_path)
+
+
+def test_other_tokens_are_refused_with_both_values(store_path):
+    write_tiny(store_path)
+    frame = tiny_frame()
+    with pytest.raises(MismatchError, match=r"seed: store 0, asked 1"), \
+            open_writer(store_path, tiny_spec(frame, seed=1), frame):
+        pass
+
+
+def test_changed_labels_are_refused_by_image(store_path):
+    write_tiny(store_path)
+    frame = tiny_frame().assign(Dry_Total_g=[1, 2.5, 99, 5.5, 7])
+    with pytest.raises(MismatchError, match="Dry_Total_g.*\n  ID002"), open_writer(store_path, tiny_spec(frame), frame):
+        pass
+
+
+def test_reserved_rows_take_new_images(store_path):
+    write_tiny(store_path, n=4, reserve=2)
+    frame = tiny_frame(6)
+    spec = tiny_spec(frame)
+    with open_writer(store_path, spec, frame) as writer:
+        assert writer.pending() == [4, 5]
+        writer.put(4, tiny_rows(spec, 4))
+    store = FeatureStore.open(store_path)
+    assert (store.n_images, store.n_sealed) == (6, 5)
+    assert np.array_equal(store.patches[4, 0], tiny_rows(spec, 4).patches_VTPD[0])
+    with pytest.raises(InputError, match="room for 0"), open_writer(store_path, tiny_spec(tiny_frame(7)), tiny_frame(7)):
+        pass
+
+
+def test_a_text_too_long_for_its_column_is_refused(store_path):
+    write_tiny(store_path, n=4, reserve=2)
+    frame = tiny_frame(5).assign(path=["train/ä 0.jpg", "train/ä 1.jpg", "train/ä 2.jpg", "train/ä 3.jpg", "x" * 100])
+    with pytest.raises(InputError, match="path: 'xxx"), open_writer(store_path, tiny_spec(frame), frame):
+        pass
+    assert FeatureStore.open(store_path).n_images == 4
