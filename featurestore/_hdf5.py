@@ -18,14 +18,13 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
     """Lay out an empty store for n images; 65.8 GB take milliseconds, since nothing is written."""
     import h5py
 
-    with appears_whole(path) as partial:
-        with _new_file(partial) as file:
-            _add_attribute(file, "format", FORMAT)
-            file.attrs["format_version"] = np.int64(FORMAT_VERSION)
-            _add_attribute(file, "spec", spec.to_json())
-            h5py.h5g.create(file.id, b"catalog", gcpl=_untimed(h5py.h5p.GROUP_CREATE))
-            for array in spec.arrays(n):
-                _add_dataset(file, array)
+    with appears_whole(path) as partial, _new_file(partial) as file:
+        _add_attribute(file, "format", FORMAT)
+        file.attrs["format_version"] = np.int64(FORMAT_VERSION)
+        _add_attribute(file, "spec", spec.to_json())
+        h5py.h5g.create(file.id, b"catalog", gcpl=_untimed(h5py.h5p.GROUP_CREATE))
+        for array in spec.arrays(n):
+            _add_dataset(file, array)
 
 
 def open_layout(path: Path) -> Layout:

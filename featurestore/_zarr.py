@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore._bytes import PAGE, appears_whole, crc32c, pwrite, round_up
+from featurestore._bytes import appears_whole, crc32c, pwrite, round_up
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.layout import Extent, Layout, check_format
 from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec

@@ -3,6 +3,7 @@
 A row is returned only when its image is sealed and the seal matches; what was never committed is never seen.
 """
 
+import json
 import mmap
 import os
 from functools import cached_property
@@ -17,7 +18,7 @@ from featurestore._bytes import crc32c, pread_into
 from featurestore.errors import InputError, MismatchError, StoreDamaged
 from featurestore.formats import open_layout
 from featurestore.layout import Extent, Layout, seal_of
-from featurestore.spec import STATS, StoreSpec
+from featurestore.spec import STATS
 
 UNKNOWN, SEALED, TOUCHED = 0, 1, 2  # what this process has checked of an image
 
@@ -269,6 +270,11 @@ class FeatureStore:
                 f"{size / 1e9:.3g} GB\n"
                 f"  backbone {t.model}, layers {list(t.layers)}, {t.crop} {t.tile_height} x {t.tile_width}\n"
                 f"  views    {', '.join(t.view_names)}")
+
+    def to_json(self) -> str:
+        """Spec, fingerprint and counts, for machines."""
+        counts = {"path": str(self.path), "n_images": self.n_images, "n_sealed": self.n_sealed, "n_room": self.layout.n}
+        return json.dumps(counts | json.loads(self.spec.to_json()), indent=1, ensure_ascii=False)
 
     def stats(self) -> pd.DataFrame:
         """Per view and token kind: count, mean, std, min, max, mean norm, non-finite values, of all sealed images.

@@ -52,6 +52,15 @@ class StoreWriter:
         self._seals: dict[int, int] = {}
         self._last_commit = time.monotonic()
 
+    @property
+    def spec(self) -> StoreSpec:
+        return self._layout.spec
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of all images of the catalog, in store order."""
+        return self._store.catalog["image_id"].tolist()
+
     def pending(self) -> list[int]:
         """Images of the catalog that are not sealed, in order."""
         return [i for i in range(self._store.n_images) if not self._store.is_sealed(i)]
@@ -198,7 +207,9 @@ def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
     known = store.catalog.set_index("image_id")
     ours = frame.set_index("image_id")
     ours = ours.loc[ours.index.isin(known.index)]
-    for name in ours.columns.intersection(known.columns):
+    if missing := [name for name in ours.columns if name not in known.columns]:
+        raise MismatchError(f"{store.path}: the CSV has columns the store lacks: {', '.join(missing)}; build another store")
+    for name in ours.columns:
         theirs = known.loc[ours.index, name]
         differs = (ours[name] != theirs) & ~(ours[name].isna() & theirs.isna())
         if differs.any():
@@ -223,7 +234,7 @@ def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ..
 def encode_column(column: Column, values: Any) -> np.ndarray:
     """Cells as the catalog holds them; InputError for a text that does not fit the column's fixed width."""
     if column.kind == "number":
-        return np.asarray(values, "<f8")
+        return np.ascontiguousarray(values, "<f8")  # a DataFrame hands out strided columns
     encoded = [str(value).encode() for value in values]
     if too_long := [text for text in encoded if len(text) > column.width]:
         raise InputError(f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's column "

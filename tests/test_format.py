@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tensorstore as ts
 import zarr
-
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 
 FORMAT_TEXT = (Path(__file__).parent.parent / "docs/format.md").read_text()

@@ -4,8 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
-
 from conftest import tiny_rows, write_tiny
+
 from featurestore import FeatureStore
 from featurestore.errors import InputError, StoreDamaged
 

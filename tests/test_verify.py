@@ -1,10 +1,10 @@
 """Every flipped bit is found, named, and nothing else is."""
 
 import pytest
-
 from conftest import write_tiny
-from featurestore import FeatureStore
 from test_store import flip_bit
+
+from featurestore import FeatureStore
 
 
 @pytest.mark.parametrize("name", ["cls", "patches", "pooled", "stats", "thumbs", "crc32c", "seal", "catalog/State"])

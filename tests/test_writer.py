@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
+
 from featurestore import FeatureStore, _bytes, open_writer
 from featurestore.errors import InputError, LockedError, MismatchError
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from conftest import tiny_frame, tiny_rows, tiny_spec
+
 from featurestore import _zarr, open_writer
 
 _zarr.SHARD_BYTES, _zarr.CHUNK_BYTES = 25_000, 200  # several shards and chunks, as the tests' fixture has

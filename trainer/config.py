@@ -19,6 +19,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from featurestore.errors import InputError, list_some
+from featurestore.yaml import read_yaml
 
 
 def _number(value: Any) -> Any:
@@ -248,7 +249,7 @@ class PointConfig(Section):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a resolved config. Raises InputError, also if it holds a grid."""
-        first, axes = _split_axes(_read_yaml(path), path)
+        first, axes = _split_axes(read_yaml(path), path)
         if axes:
             raise InputError(f"{path}: {', '.join(axes)}: a list where one value belongs; "
                              "this is a sweep's config, a run has one value for each key")
@@ -280,7 +281,7 @@ class SweepConfig:
 
         Raises InputError, naming file and dotted key, for whatever cannot be read, is unknown, or has a wrong value.
         """
-        raw = _read_yaml(path)
+        raw = read_yaml(path)
         for key, value in (overrides or {}).items():
             _check_override(key, path)
             _put(raw, key, value)
@@ -332,49 +333,6 @@ def _spoken(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}".replace(".", "_")
     return yaml.safe_dump(value).split("\n")[0]  # null, true, density: as in the file
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without tags, aliases, dates, or keys that are given twice."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or event.tag is not None:
-            raise yaml.MarkedYAMLError(problem="tags and aliases are not plain values", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if key.tag != self.DEFAULT_SCALAR_TAG:
-                raise yaml.MarkedYAMLError(problem="a key must be a word, or in quotes", problem_mark=key.start_mark)
-            if key.value in lines:
-                problem = f"key {key.value!r} is there twice, in lines {lines[key.value]} and {line}"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            lines[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_bytes(), Loader=_PlainLoader)
-    except OSError as err:
-        raise InputError(f"{path}: cannot be read ({err.strerror})") from err
-    except yaml.MarkedYAMLError as err:
-        mark = err.problem_mark
-        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise InputError(f"{path}: not a plain YAML config: {err.problem}{where}") from err
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as err:  # bytes, `0x_`, many `:1`, many `[`
-        raise InputError(f"{path}: not a plain YAML config: {err}") from err
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: found {reprlib.repr(raw)}, expected sections: {', '.join(PointConfig.model_fields)}")
-    return raw
 
 
 def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, list]]:

@@ -1,0 +1,130 @@
+"""Commands: parse, call one function, print. Heavy imports wait inside the commands, so that --help stays instant."""
+
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+ANY = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="biomass")
+def main() -> None:
+    """Frozen ViT tokens in a mapped store, every head of a sweep in one pass, prediction end to end."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A BiomassError becomes one line and its exit code, here and nowhere else; a signal 128 + its number."""
+    from featurestore.errors import BiomassError
+
+    with _signals(), warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+        try:
+            yield
+        except BiomassError as err:
+            click.echo(f"error: {err}", err=True)
+            sys.exit(err.exit_code)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """The first SIGINT or SIGTERM unwinds, so that what is begun is finished or dropped; a second one kills."""
+    def stop(number: int, _frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        click.echo("stopping; the same command goes on from here", err=True)
+        sys.exit(128 + number)
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@main.group()
+def store() -> None:
+    """Make a feature store and look at it."""
+
+
+@store.command("build")
+@click.option("--config", type=FILE, help="YAML with any of these options, named alike (image_size: 960).")
+@click.option("--data", type=FOLDER, help="Folder with train.csv and its photographs.")
+@click.option("--out", type=ANY, help="The store: NAME.h5 or NAME.zarr.")
+@click.option("--backbone", help="timm name of a vision transformer.  [vit_huge_plus_patch16_dinov3]")
+@click.option("--image-size", type=int, help="Side of a tile in pixels.  [960]")
+@click.option("--crop", type=click.Choice(["squash", "halves", "whole"]), help="How a photograph becomes tiles.  [halves]")
+@click.option("--views", help="How many of the 20 views, or their names with commas.  [20]")
+@click.option("--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]")
+@click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
+@click.option("--device", help="auto, cpu, cuda, cuda:N.  [auto]")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="What the backbone computes in.  [fp32]")
+@click.option("--seed", type=int, help="Keys the views' draws and random weights.  [0]")
+@click.option("--reserve", type=int, help="Rows kept free for images to come.  [0]")
+@click.option("--save-weights/--no-save-weights", default=None, help="Keep the weights beside the store.  [save]")
+def store_build(config: Path | None, layers: str | None, **options: Any) -> None:
+    """Photographs to tokens on disk, e.g. `biomass store build --data data --out features.h5`. Goes on where it stopped."""
+    with plain_errors():
+        from featurestore.build import BuildConfig, build_store
+        from featurestore.yaml import read_yaml
+
+        given = {key: value for key, value in options.items() if value is not None}
+        if layers is not None:
+            given["layers"] = layers.split(",")
+        click.echo(build_store(BuildConfig.check(**{**(read_yaml(config) if config else {}), **given})))
+
+
+@store.command("info")
+@click.argument("path", type=ANY)
+@click.option("--json", "as_json", is_flag=True, help="The spec and counts for machines.")
+def store_info(path: Path, as_json: bool) -> None:
+    """What a store is: images, views, grid, bytes, backbone."""
+    with plain_errors():
+        from featurestore.store import FeatureStore
+
+        opened = FeatureStore.open(path)
+        click.echo(opened.to_json() if as_json else repr(opened))
+
+
+@store.command("stats")
+@click.argument("path", type=ANY)
+@click.option("--json", "as_json", is_flag=True, help="As a JSON list of rows.")
+def store_stats(path: Path, as_json: bool) -> None:
+    """Per view and token kind: mean, std, min, max, norm, non-finite values. No token is read."""
+    with plain_errors():
+        from featurestore.store import FeatureStore
+
+        table = FeatureStore.open(path).stats()
+        click.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
+
+
+@store.command("verify")
+@click.argument("path", type=ANY)
+def store_verify(path: Path) -> None:
+    """Read every byte once; list every bad row. Exit code 4 if there is one."""
+    with plain_errors():
+        from tqdm import tqdm
+
+        from featurestore.errors import StoreDamaged, list_some
+        from featurestore.store import FeatureStore
+        from featurestore.verify import verify
+
+        report = verify(FeatureStore.open(path), lambda images: tqdm(images, unit="image", desc="verify"))
+        if not report:
+            raise StoreDamaged(f"{path}: {len(report.faults)} faults:{list_some(report.faults, 10_000)}")
+        click.echo(f"{path}: {report.n_sealed} of {report.n_images} images sealed, {report.n_bytes / 1e9:.3g} GB read, "
+                   "all as committed")
+
+
+if __name__ == "__main__":
+    main()

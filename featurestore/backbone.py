@@ -1,0 +1,240 @@
+"""A frozen timm vision transformer: photograph tiles in, class and patch tokens out, with the model's own preprocessing."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featurestore.errors import InputError, MismatchError
+from featurestore.images import Crop, plan_crop
+from featurestore.spec import TokenSpec, ViewSpec
+from featurestore.views import make_view, normalise, view_amounts
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded model on its device, and what makes its tokens these tokens."""
+
+    model: nn.Module
+    spec: TokenSpec
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def crop(self) -> Crop:
+        return Crop(self.spec.crop, self.spec.tile_height, self.spec.tile_width, self.spec.interpolation)
+
+    def tokens(self, tiles_THW3: Tensor, image_id: str, view: ViewSpec) -> tuple[Tensor, Tensor]:
+        """Tokens of one view of one photograph: its T tiles are one batch, whatever else is asked for.
+
+        Parameters
+        ----------
+        tiles_THW3 : (T, H, W, 3) uint8, as `crop` gives them.
+
+        Returns
+        -------
+        cls_TD, patches_TPD : (T, D) and (T, P, D) float16 on the device; D holds all layers one after another.
+
+        Raises InputError, naming image, view and layer, where a token is not finite or does not fit float16.
+        """
+        x = tiles_THW3.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        x = make_view(x, view, view_amounts(view, self.spec.seed, image_id))
+        x = normalise(x, self.spec.mean, self.spec.std).to(self.dtype)
+        cls, patches = self._forward(x)
+        for layer, c, p in zip(self.spec.layers, cls, patches, strict=True):
+            if not (torch.isfinite(c).all() and torch.isfinite(p.sum(dtype=torch.float32))):
+                raise InputError(f"image {image_id!r}, view {view.name!r}, layer {layer}: tokens are not finite or beyond "
+                                 "float16's 65504; try --precision fp32, or check the photograph and the weights")
+        return torch.cat(cls, -1), torch.cat(patches, -1)
+
+    @torch.inference_mode()
+    def _forward(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        out = self.model.forward_intermediates(x_T3HW, indices=list(self.spec.layers), norm=True, output_fmt="NLC",
+                                               return_prefix_tokens=True, intermediates_only=True)
+        return [prefix[:, 0].half() for _, prefix in out], [patches.half() for patches, _ in out]
+
+
+def load_backbone(
+    model_name: str, weights: str | None, *, crop: str, image_size: int, views: Sequence[ViewSpec], aspect: float = 2.0,
+    layers: Sequence[int] = (-1,), seed: int = 0, device: str = "cpu", precision: str = "fp32",
+) -> Backbone:
+    """A backbone for new tokens, with mean, std and interpolation from the model's own data config.
+
+    weights : None for timm's own download, "random" (seeded, with a warning), or a .safetensors file of the model.
+    aspect : width / height of the photographs, for crop "whole".
+
+    Raises InputError for an unknown model, one that is no vision transformer with a class token, or unusable weights.
+    """
+    from timm.data import resolve_model_data_config
+
+    height, width = _tile_size(model_name, crop, image_size, aspect)
+    model = _create(model_name, weights, (height, width), seed)
+    data = resolve_model_data_config(model)
+    spec = TokenSpec(
+        model=model_name, weights_sha256=weights_hash(model), layers=_checked_layers(model, layers), crop=crop,
+        tile_height=height, tile_width=width, interpolation=data["interpolation"], mean=data["mean"], std=data["std"],
+        patch_size=_patch_size(model), n_tiles=2 if crop == "halves" else 1, width=model.num_features * len(layers),
+        views=tuple(views), seed=seed)
+    return _on_device(model, spec, device, precision)
+
+
+def restore_backbone(spec: TokenSpec, weights: str | None, device: str, precision: str) -> Backbone:
+    """The backbone that made tokens of this spec, for the same tokens again; MismatchError if the weights are others."""
+    model = _create(spec.model, weights, (spec.tile_height, spec.tile_width), spec.seed)
+    found = weights_hash(model)
+    if found != spec.weights_sha256:
+        raise MismatchError(f"{spec.model}: weights from {weights or 'timm'} have hash {found}, the tokens were made with "
+                            f"{spec.weights_sha256}; give the right file with --backbone-weights")
+    return _on_device(model, spec, device, precision)
+
+
+def _on_device(model: nn.Module, spec: TokenSpec, device: str, precision: str) -> Backbone:
+    dtype, place = PRECISIONS[precision], choose_device(device)
+    for parameter in model.parameters():  # not the buffers: rotary positions lose too much in half precision
+        parameter.data = parameter.data.to(dtype)
+    return Backbone(model.to(place).eval().requires_grad_(False), spec, place, dtype)
+
+
+def choose_device(device: str) -> torch.device:
+    """The device asked for; "auto" is CUDA where there is one. InputError rather than a silent other one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as err:
+        raise InputError(f"device {device!r}: not a torch device; use auto, cpu, cuda or cuda:N") from err
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device!r}: {torch.cuda.device_count()} CUDA devices here; use auto or cpu")
+    return chosen
+
+
+def weights_hash(model: nn.Module) -> str:
+    """sha256 over the state's tensors in order of name: name, dtype, shape, bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def saved_weights_path(folder: Path, weights_sha256: str) -> Path:
+    """Where the weights of this hash are kept beside a store."""
+    return folder / f"backbone-{weights_sha256[:16]}.safetensors"
+
+
+def save_weights(backbone: Backbone, folder: Path) -> Path:
+    """Keep the weights beside the store, under a name that is their hash; nothing is written if they are there."""
+    from safetensors.torch import save_file
+
+    from featurestore._bytes import appears_whole
+
+    path = saved_weights_path(folder, backbone.spec.weights_sha256)
+    if not path.exists():
+        with appears_whole(path) as partial:
+            save_file({name: t.contiguous() for name, t in backbone.model.state_dict().items()}, partial)
+    return path
+
+
+def _tile_size(model_name: str, crop: str, image_size: int, aspect: float) -> tuple[int, int]:
+    """Height and width of a tile; asks a weightless model for its patch size."""
+    with torch.device("meta"):
+        probe = _new_model(model_name, {})
+    planned = plan_crop(crop, image_size, _patch_size(probe), "bicubic", aspect)
+    return planned.height, planned.width
+
+
+def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: int) -> nn.Module:
+    """The model with its weights, on the CPU in float32."""
+    if weights == RANDOM:
+        warnings.warn(f"{model_name}: random weights (seed {seed}); the tokens know nothing about images", stacklevel=3)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _new_model(model_name, {"img_size": size})
+    if weights is None:
+        return _downloaded(model_name, size)
+    return _from_file(model_name, Path(weights), size)
+
+
+def _downloaded(model_name: str, size: tuple[int, int]) -> nn.Module:
+    try:
+        return _new_model(model_name, {"img_size": size, "pretrained": True})
+    except (OSError, RuntimeError, ValueError) as err:  # hub, URL and file errors all are one of these
+        raise InputError(f"{model_name}: its weights cannot be downloaded ({_short(err)}); on an offline machine give "
+                         "--weights FILE.safetensors (or --weights random to try things out)") from err
+
+
+def _from_file(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
+    """Weights from a safetensors file, ours as they are, others by timm's own conversion; nothing is unpickled."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights; give a .safetensors file, or --weights random")
+    try:
+        state = load_file(path)
+        model = _new_model(model_name, {"img_size": size})
+        ours = model.state_dict()
+        if state.keys() == ours.keys() and all(state[k].shape == ours[k].shape for k in ours):
+            model.load_state_dict(state)
+            return model
+        return _new_model(model_name, {"img_size": size, "pretrained": True,
+                                       "pretrained_cfg_overlay": {"state_dict": state, "source": ""}})
+    except (SafetensorError, RuntimeError, KeyError) as err:
+        raise InputError(f"{path}: not safetensors weights of {model_name}: {_short(err)}") from err
+
+
+def _new_model(model_name: str, arguments: dict[str, Any]) -> nn.Module:
+    import timm
+
+    try:
+        model = timm.create_model(model_name, num_classes=0, **arguments)
+    except (RuntimeError, TypeError) as err:
+        if timm.is_model(model_name) and "img_size" not in str(err):
+            raise
+        raise InputError(f"{model_name}: {_unknown(model_name)}") from err
+    if not hasattr(model, "forward_intermediates") or getattr(model, "cls_token", None) is None:
+        raise InputError(f"{model_name}: not a vision transformer with a class token; "
+                         "try vit_huge_plus_patch16_dinov3 or vit_small_patch14_dinov2")
+    return model
+
+
+def _unknown(model_name: str) -> str:
+    import difflib
+
+    import timm
+
+    if timm.is_model(model_name):
+        return "takes no image size, so it is not a vision transformer; try vit_small_patch16_dinov3"
+    close = difflib.get_close_matches(model_name, timm.list_models(), 3, 0.4)
+    return f"timm has no such model; did you mean {', '.join(close)}?"
+
+
+def _patch_size(model: nn.Module) -> int:
+    height, width = model.patch_embed.patch_size
+    if height != width:
+        raise InputError(f"patches of {height} x {width} pixels; a model with square patches is needed")
+    return height
+
+
+def _checked_layers(model: nn.Module, layers: Sequence[int]) -> tuple[int, ...]:
+    """Layers as given, if they exist, rise and are not named twice (timm returns them in the model's order)."""
+    n = len(model.blocks)
+    positions = [layer % n if -n <= layer < n else None for layer in layers]
+    if not positions or None in positions or positions != sorted(set(positions)):
+        raise InputError(f"layers {list(layers)}: the model has {n}; give rising numbers from 0 to {n - 1}, or from the "
+                         "end, -1 the last")
+    return tuple(layers)
+
+
+def _short(err: Exception) -> str:
+    text = str(err).strip().splitlines()
+    return text[0][:300] if text else type(err).__name__

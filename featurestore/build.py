@@ -1,0 +1,239 @@
+"""The one building loop: photographs + views + backbone -> store.
+
+Three things go on at once: threads decode the next photographs, the backbone works on this one, a thread writes the last one.
+At most two photographs' tokens are held.
+"""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tqdm import tqdm
+
+from featurestore import _bytes
+from featurestore.backbone import RANDOM, Backbone, load_backbone, save_weights
+from featurestore.catalog import find_photographs, read_catalog
+from featurestore.errors import InputError, list_some
+from featurestore.formats import check_suffix
+from featurestore.images import Crop, inspect_photograph, read_photograph, thumbnail
+from featurestore.moments import pool, row_stats
+from featurestore.spec import POOLED, STATS, StoreSpec
+from featurestore.views import choose_views
+from featurestore.writer import ImageRows, StoreWriter, catalog_columns, image_bytes, open_writer
+
+AHEAD = 4  # photographs decoded ahead: a slow file must not stop the backbone
+THUMB_SIDE = 192
+
+
+class BuildConfig(BaseModel):
+    """Everything `store build` can be told; the keys of its `--config` are these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path
+    """Folder with train.csv and the photographs it names."""
+    out: Path
+    """The store: NAME.h5 or NAME.zarr."""
+    backbone: str = "vit_huge_plus_patch16_dinov3"
+    """timm name of a vision transformer with a class token."""
+    image_size: Annotated[int, Field(ge=1)] = 960
+    """Pixels, the side of a tile (crop whole: its short side)."""
+    crop: Literal["squash", "halves", "whole"] = "halves"
+    """squash: the whole picture to one square; halves: left and right square of a 2:1 picture; whole: keep the aspect."""
+    views: str = "20"
+    """How many of the views, or their names with commas."""
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
+    """Blocks whose normed tokens are kept, one after another along the width."""
+    weights: str | None = None
+    """FILE.safetensors, `random`, or nothing for timm's download."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What the backbone computes in; tokens are stored as float16."""
+    seed: int = 0
+    """Keys the views' draws and random weights."""
+    reserve: Annotated[int, Field(ge=0)] = 0
+    """Rows kept free for images to come."""
+    save_weights: bool = True
+    """Keep the weights beside the store, where predict finds them."""
+
+    @classmethod
+    def check(cls, **values: object) -> "BuildConfig":
+        """The config, or InputError naming the key that is wrong."""
+        try:
+            return cls(**values)
+        except ValidationError as err:
+            first = err.errors()[0]
+            known = f"; known: {', '.join(cls.model_fields)}" if first["type"] == "extra_forbidden" else ""
+            raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}{known}") from err
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did."""
+
+    path: Path
+    n_images: int
+    n_built: int
+    seconds: float
+    n_bytes: int
+
+    def __str__(self) -> str:
+        rate = f", {self.n_built / self.seconds:.2f} images/s" if self.n_built else ""
+        return (f"{self.path}: {self.n_images} images sealed, {self.n_built} of them now in {self.seconds:.1f} s{rate}, "
+                f"{self.n_bytes / 1e9:.3g} GB")
+
+
+def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
+    """Turn the photographs of a data folder into a store; goes on where an earlier build stopped.
+
+    All that can be found wrong without the backbone is found first: CSV, missing or damaged photographs, aspects, the place
+    to write to. InputError, MismatchError (the store there holds other tokens) or LockedError (another builder).
+    """
+    start = time.monotonic()
+    check_suffix(config.out)
+    _bytes.check_writable(config.out.parent)
+    frame = read_catalog(config.data / "train.csv")
+    paths = find_photographs(frame, config.data)
+    width, height = _check_photographs(paths, config.crop)
+    backbone = _load(config, width / height)
+    spec = _store_spec(config, backbone, frame, width, height)
+    if config.save_weights and config.weights != RANDOM:  # random ones are made again from the seed
+        save_weights(backbone, config.out.parent)
+    with open_writer(config.out, spec, frame, config.reserve) as writer:
+        _warn_of_other_precision(writer.spec, spec)
+        images = _to_build(writer, frame, paths)
+        _bytes.check_free(config.out.parent, len(images) * image_bytes(writer.spec))
+        n = len(writer.image_ids)
+        _build(backbone, writer, images, tqdm(total=n, initial=n - len(images), unit="image", desc="store build",
+                                              disable=not progress, file=sys.stderr))
+    return BuildReport(config.out, n, len(images), time.monotonic() - start, image_bytes(spec) * n)
+
+
+def _build(backbone: Backbone, writer: StoreWriter, images: dict[int, tuple[str, Path]], bar: tqdm) -> None:
+    """Decode ahead, compute, write behind; leaving, also by an error, waits for what is being written."""
+    buffers = [_new_rows(writer.spec) for _ in range(min(2, len(images)))]
+    written: Future | None = None
+    with bar, ThreadPoolExecutor(1) as writing:
+        for done, (image, image_id, photograph) in enumerate(_decoded(images, backbone.crop, writer.spec.thumb)):
+            rows = _compute(backbone, image_id, photograph, buffers[done % 2])
+            if written:
+                written.result()  # raises what went wrong; and only now is the other buffer free
+            written = writing.submit(_write, writer, image, rows)
+            bar.update()
+        if written:
+            written.result()
+
+
+def _write(writer: StoreWriter, image: int, rows: ImageRows) -> None:
+    writer.put(image, rows)
+    writer.commit_if_due()
+
+
+def _decoded(images: dict[int, tuple[str, Path]], crop: Crop, thumb: tuple[int, int] | None) -> Iterator[tuple]:
+    """(image, image_id, _Decoded) in order, a few of them decoded ahead in threads."""
+    with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool_:
+        todo = iter(images.items())
+        ahead = [(i, image_id, pool_.submit(_decode, path, crop, thumb)) for i, (image_id, path) in islice(todo, AHEAD)]
+        try:
+            while ahead:
+                image, image_id, future = ahead.pop(0)
+                for i, (next_id, path) in islice(todo, 1):
+                    ahead.append((i, next_id, pool_.submit(_decode, path, crop, thumb)))
+                yield image, image_id, future.result()
+        finally:
+            pool_.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    tiles_THW3: torch.Tensor
+    thumb_HW3: np.ndarray | None
+    facts: dict
+
+
+def _decode(path: Path, crop: Crop, thumb: tuple[int, int] | None) -> _Decoded:
+    photograph = read_photograph(path)
+    facts = {"sha256": photograph.sha256, "width": photograph.width, "height": photograph.height, "status": "ok"}
+    small = thumbnail(photograph.pixels_HW3, *thumb) if thumb else None
+    return _Decoded(torch.from_numpy(crop(photograph.pixels_HW3)), small, facts)
+
+
+def _new_rows(spec: StoreSpec) -> ImageRows:
+    """Buffers for one image's rows, used again for every second image."""
+    t = spec.tokens
+    shape = (len(t.views), t.n_tiles)
+    return ImageRows(np.empty((*shape, t.width), np.float16), np.empty((*shape, t.n_patches, t.width), np.float16),
+                     np.empty((*shape, len(POOLED), t.width), np.float32), np.empty((shape[0], len(STATS))))
+
+
+def _compute(backbone: Backbone, image_id: str, decoded: _Decoded, rows: ImageRows) -> ImageRows:
+    """Fill the buffers with one photograph's tokens, view by view."""
+    for v, view in enumerate(backbone.spec.views):
+        cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, image_id, view)
+        pooled_T5D = pool(patches_TPD)
+        for buffer, tensor in ((rows.cls_VTD, cls_TD), (rows.patches_VTPD, patches_TPD), (rows.pooled_VT5D, pooled_T5D),
+                               (rows.stats_VS, row_stats(cls_TD, patches_TPD, pooled_T5D))):
+            torch.from_numpy(buffer[v]).copy_(tensor)  # the one copy: from the device to the buffer that is written
+    return ImageRows(rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS, decoded.thumb_HW3, decoded.facts)
+
+
+def _check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:
+    """Width and height of the first photograph; InputError listing every one that cannot be used."""
+    sizes, wrong = [], []
+    for path in paths:
+        try:
+            size = inspect_photograph(path)
+            width, height = (sizes[0] if sizes else size) if crop == "whole" else (1, 1)
+            Crop(crop, height, width, "bicubic").check(*size)
+            sizes.append(size)
+        except InputError as err:
+            wrong.append(str(err) if str(path) in str(err) else f"{path}: {err}")
+    if wrong:
+        raise InputError(f"{len(wrong)} of {len(paths)} photographs cannot be used:{list_some(wrong)}")
+    return sizes[0]
+
+
+def _load(config: BuildConfig, aspect: float) -> Backbone:
+    return load_backbone(
+        config.backbone, config.weights, crop=config.crop, image_size=config.image_size, aspect=aspect,
+        views=choose_views(config.views), layers=config.layers, seed=config.seed, device=config.device,
+        precision=config.precision)
+
+
+def _store_spec(config: BuildConfig, backbone: Backbone, frame: pd.DataFrame, width: int, height: int) -> StoreSpec:
+    scale = THUMB_SIDE / max(width, height)
+    thumb = (max(1, round(height * scale)), max(1, round(width * scale)))
+    made_by = {name: version(name) for name in ("torch", "timm", "numpy", "pillow")} | {
+        "device": backbone.device.type, "precision": config.precision,
+        "weights": RANDOM if config.weights == RANDOM else "file" if config.weights else "timm"}
+    slack = 2.0 if config.reserve else 1.0  # ids and paths to come may be longer
+    return StoreSpec(tokens=backbone.spec, thumb=thumb, columns=catalog_columns(frame, slack), made_by=made_by)
+
+
+def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
+    for key in ("precision", "device", "torch", "timm"):
+        if store.made_by.get(key) != asked.made_by.get(key):
+            warnings.warn(f"{key}: the store was begun with {store.made_by.get(key)}, this build has "
+                          f"{asked.made_by.get(key)}; tokens agree only within rounding", stacklevel=3)
+
+
+def _to_build(writer: StoreWriter, frame: pd.DataFrame, paths: list[Path]) -> dict[int, tuple[str, Path]]:
+    """Id and photograph of each unsealed image; InputError if the CSV no longer names it."""
+    path_of = dict(zip(frame["image_id"], paths, strict=True))
+    pending = {image: writer.image_ids[image] for image in writer.pending()}
+    if gone := [image_id for image_id in pending.values() if image_id not in path_of]:
+        raise InputError(f"images begun in the store are no longer in the CSV:{list_some(gone)}")
+    return {image: (image_id, path_of[image_id]) for image, image_id in pending.items()}

@@ -1,0 +1,218 @@
+"""`biomass store ...` on real photographs: the drawn pasture and those scikit-learn ships."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from test_writer import digest
+
+from cli import main
+from featurestore import FeatureStore
+from featurestore.backbone import restore_backbone
+from featurestore.demo import draw_pasture
+from featurestore.images import read_photograph
+
+TINY = ["--backbone", "vit_tiny_patch16_dinov3_qkvb", "--image-size", "64", "--weights", "random", "--device", "cpu"]
+
+
+def biomass(*arguments: object, code: int = 0):
+    """Run a command in this process; its result, once the exit code is the one expected."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def pasture(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pasture")
+    draw_pasture(folder, seed=1, n_train=6, n_test=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(pasture, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("store") / "features.h5"
+    biomass("store", "build", "--data", pasture, "--out", out, "--views", "plain,hsv", *TINY)
+    return out
+
+
+def test_build_says_what_it_did_and_warns_of_random_weights(pasture, tmp_path):
+    result = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY)
+    assert "6 images sealed, 6 of them now" in result.stdout
+    assert "warning: vit_tiny_patch16_dinov3_qkvb: random weights (seed 0)" in result.stderr
+    again = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY)
+    assert "6 images sealed, 0 of them now" in again.stdout
+
+
+def test_stored_tokens_are_the_backbones(pasture, built):
+    store = FeatureStore.open(built)
+    backbone = restore_backbone(store.spec.tokens, "random", "cpu", "fp32")
+    image = 4
+    photograph = read_photograph(pasture / store.catalog["path"][image])
+    tiles = torch.from_numpy(backbone.crop(photograph.pixels_HW3))
+    cls_TD, patches_TPD = backbone.tokens(tiles, store.catalog["image_id"][image], backbone.spec.views[1])
+    assert np.array_equal(store.patches[image, 1], patches_TPD.numpy())
+    assert np.array_equal(store.cls[image, 1], cls_TD.numpy())
+    assert patches_TPD.shape == (2, 16, 192)
+    assert store.catalog["sha256"][image] == photograph.sha256
+
+
+def test_catalog_holds_labels_and_metadata(pasture, built):
+    catalog = FeatureStore.open(built).catalog
+    long = pd.read_csv(pasture / "train.csv")
+    row = catalog.iloc[2]
+    truth = long[long["image_path"] == row["path"]].set_index("target_name")["target"]
+    assert all(row[name] == truth[name] for name in truth.index)
+    assert row["status"] == "ok" and row["State"] in {"Tas", "Vic", "NSW", "WA"}
+
+
+def test_info_stats_and_verify_print(built):
+    assert "6 images x 2 views, 6 sealed / 6 total" in biomass("store", "info", built).stdout
+    assert json.loads(biomass("store", "info", built, "--json").stdout)["tokens"]["views"][1]["name"] == "hsv"
+    assert [r["tokens"] for r in json.loads(biomass("store", "stats", built, "--json").stdout)] == ["cls", "patch"] * 2
+    assert "all as committed" in biomass("store", "verify", built).stdout
+
+
+def test_verify_exits_with_4_and_names_the_row(built, tmp_path):
+    copy = shutil.copy(built, tmp_path / "features.h5")
+    with open(copy, "r+b") as file:
+        offset = FeatureStore.open(built).layout.extents["patches"].locate(5)[1]
+        file.seek(offset)
+        file.write(b"\xff")
+    result = biomass("store", "verify", copy, code=4)
+    assert "hsv" in result.stderr and "CRC-32C differs" in result.stderr
+
+
+@pytest.mark.parametrize("crop, tiles, grid", [("squash", 1, (4, 4)), ("whole", 1, (4, 6))])
+def test_photographs_of_another_aspect(tmp_path, crop, tiles, grid):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, pixels in zip(("china.jpg", "flower.png"), load_sample_images().images, strict=True):
+        Image.fromarray(pixels).save(data / name)
+    (data / "train.csv").write_text("image_path,Dry_Total_g\nchina.jpg,3.5\nflower.png,\n")
+    biomass("store", "build", "--data", data, "--out", tmp_path / "f.h5", "--crop", crop, "--views", 1, *TINY)
+    store = FeatureStore.open(tmp_path / "f.h5")
+    assert store["china"].grid().shape == (tiles, *grid, 192)
+    assert store.catalog["Dry_Total_g"].isna().tolist() == [False, True]
+    assert store["flower"].thumb.shape == (128, 192, 3)
+
+
+def test_several_layers_lie_side_by_side(pasture, tmp_path):
+    for layers in ("-1", "3,-1"):
+        biomass("store", "build", "--data", pasture, "--out", tmp_path / f"f{layers}.h5", "--views", 1, "--layers", layers, *TINY)
+    one, two = (FeatureStore.open(tmp_path / f"f{layers}.h5") for layers in ("-1", "3,-1"))
+    assert two.cls.shape[-1] == 384
+    assert np.array_equal(two.patches[1, 0][..., 192:], one.patches[1, 0])
+
+
+def test_options_can_come_from_a_file_and_the_command_line_wins(pasture, tmp_path):
+    config = tmp_path / "build.yaml"
+    config.write_text(f"data: {pasture}\nout: {tmp_path}/f.h5\nbackbone: vit_tiny_patch16_dinov3_qkvb\nimage_size: 96\n"
+                      "weights: random\nviews: hflip\n")
+    biomass("store", "build", "--config", config, "--image-size", 64)
+    tokens = FeatureStore.open(tmp_path / "f.h5").spec.tokens
+    assert (tokens.tile_height, tokens.view_names) == (64, ("hflip",))
+    config.write_text("image_sise: 64\n")
+    assert "image_sise" in biomass("store", "build", "--config", config, "--data", pasture, "--out", tmp_path / "g.h5", code=3).stderr
+
+
+BAD_CALLS = {
+    "image size the patch does not divide": (["--image-size", 65], "65 is not a multiple of the patch size 16; use 64 or 80"),
+    "not a vision transformer": (["--backbone", "resnet18"], "not a vision transformer"),
+    "unknown model": (["--backbone", "vit_tyni"], "no such model; did you mean"),
+    "unknown suffix": (["--out", "features.npz"], "ends in .h5"),
+    "unknown view": (["--views", "upside_down"], "'upside_down' unknown"),
+    "unknown layer": (["--layers", "40"], "the model has 12"),
+    "no such weights": (["--weights", "nothing.safetensors"], "no such weights"),
+    "no such device": (["--device", "cuda:7"], "CUDA devices here"),
+}
+
+
+@pytest.mark.parametrize("change, message", BAD_CALLS.values(), ids=BAD_CALLS.keys())
+def test_what_cannot_work_stops_before_anything_is_written(pasture, tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    result = biomass("store", "build", "--data", pasture, "--out", "f.h5", "--views", 1, *TINY, *change, code=3)
+    assert message in result.stderr
+    assert result.stderr.count("error:") == 1
+    assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == []
+
+
+def test_every_bad_photograph_is_listed(pasture, tmp_path):
+    data = shutil.copytree(pasture, tmp_path / "data")
+    first, second, third, *_ = sorted((data / "train").iterdir())
+    first.write_bytes(first.read_bytes()[:2000])
+    second.write_text("<html>404</html>")
+    Image.new("RGB", (300, 300)).save(third)
+    stderr = biomass("store", "build", "--data", data, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
+    assert "3 of 6 photographs cannot be used" in stderr
+    for path in (first, second, third):
+        assert path.name in stderr
+    first.unlink()
+    second.unlink()
+    stderr = biomass("store", "build", "--data", data, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
+    assert first.name in stderr and second.name in stderr
+
+
+def test_without_weights_and_network_the_error_says_what_to_do(pasture, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    arguments = ["--backbone", "vit_tiny_patch16_dinov3_qkvb", "--image-size", 64, "--device", "cpu"]
+    result = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *arguments, code=3)
+    assert "--weights FILE.safetensors" in result.stderr
+
+
+def test_weights_from_a_file_are_kept_beside_the_store_and_checked(pasture, tmp_path, built):
+    from featurestore.backbone import save_weights
+
+    backbone = restore_backbone(FeatureStore.open(built).spec.tokens, "random", "cpu", "fp32")
+    weights = save_weights(backbone, tmp_path)
+    out = tmp_path / "store" / "f.h5"
+    arguments = ["--backbone", "vit_tiny_patch16_dinov3_qkvb", "--image-size", 64, "--device", "cpu", "--views", "plain,hsv"]
+    biomass("store", "build", "--data", pasture, "--out", out, *arguments, "--weights", weights)
+    assert (out.parent / weights.name).exists()
+    assert FeatureStore.open(out).spec.fingerprint == FeatureStore.open(built).spec.fingerprint
+    assert np.array_equal(FeatureStore.open(out).cls, FeatureStore.open(built).cls)
+    (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04pickle")
+    result = biomass("store", "build", "--data", pasture, "--out", out, *arguments, "--weights", tmp_path / "bad.safetensors", code=3)
+    assert "not safetensors weights" in result.stderr
+
+
+def test_non_finite_tokens_are_refused_by_name(pasture, tmp_path, monkeypatch):
+    from featurestore.backbone import Backbone
+
+    forward = Backbone._forward
+    monkeypatch.setattr(Backbone, "_forward", lambda self, x: tuple([t * float("inf") for t in part] for part in forward(self, x)))
+    result = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY, code=3)
+    assert "view 'plain', layer -1: tokens are not finite" in result.stderr
+    assert FeatureStore.open(tmp_path / "f.h5").n_sealed == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_stopped_build_says_so_and_goes_on_to_the_same_bytes(pasture, built, tmp_path, number):
+    out = tmp_path / "features.h5"
+    command = [sys.executable, "-m", "cli", "store", "build", "--data", pasture, "--out", out, "--views", "plain,hsv", *TINY]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while not out.exists():
+        time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(number)
+    assert process.wait(10) == 128 + number
+    assert "goes on from here" in process.stderr.read()
+    process.stderr.close()
+    biomass("store", "build", "--data", pasture, "--out", out, "--views", "plain,hsv", *TINY)
+    assert digest(out) == digest(built)
