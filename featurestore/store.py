@@ -129,6 +129,11 @@ class FeatureStore:
                                        f"`biomass store verify {self.path}` lists all such rows")
             self._state_N[image] = TOUCHED
 
+    def require_all(self) -> None:
+        """Raise unless every image of the catalog is sealed."""
+        for image in range(self.n_images):
+            self.require(image)
+
     def _expected_seal(self, image: int) -> int:
         thumb = self.array("thumbs")[image].tobytes() if self.spec.thumb else b""
         crc_row = self.array("crc32c")[image].tobytes()
@@ -183,8 +188,7 @@ class FeatureStore:
         return self._whole("thumbs") if self.spec.thumb else None
 
     def _whole(self, name: str) -> np.ndarray:
-        for image in range(self.n_images):
-            self.require(image)
+        self.require_all()
         return self.array(name)[: self.n_images]
 
     def array(self, name: str) -> np.ndarray:

@@ -186,6 +186,9 @@ class InferenceConfig(Section):
     tta_indices: Annotated[list[CountFromZero], Field(min_length=1)] = [0, 1, 2, 3]
     """Views averaged when `best` and `last` are scored; 0 to 3 are the plain flips."""
 
+    constraints: Literal["order", "clip"] = "order"
+    """How averaged masses are made to hold Total >= GDM >= Green >= 0: isotonic projection, or clipping upwards."""
+
 
 class CvConfig(Section):
     n_folds: Annotated[int, Field(ge=2)] = 5

@@ -1,0 +1,58 @@
+"""A small store with labels that its tokens explain, and configs over it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from conftest import VIEWS, tiny_spec
+from featurestore.writer import ImageRows, open_writer
+from trainer.config import SweepConfig
+
+YAML = """
+experiment: {{name: tiny, seed: 5}}
+dataset: {{store: {store}}}
+head: {{kind: {kind}, gate_hidden: 5, shared_hidden: 6, dropout: {dropout}, normalize: {normalize}}}
+trainer: {{num_epochs: {epochs}, batch_size: 8, gradient_accumulation_steps: {accumulate}}}
+optimization: {{lr: {lr}, weight_decay: [0.01], ema_decay: 0.9}}
+augmentation: {{mixup: {{alpha: {alpha}, disable_ratio: 0.3}}}}
+inference: {{tta_indices: [0, 2]}}
+cv: {{n_folds: {n_folds}, repeats: {repeats}}}
+"""
+
+
+def write_store(path: Path, n: int = 30) -> Path:
+    """n images in 10 sites; masses follow the patches' first channels."""
+    rng = np.random.default_rng(0)
+    site = np.arange(n) % 10
+    level = rng.gamma(2, 1, (n, 3)) * np.where(rng.random((n, 3)) < 0.2, 0, 1)
+    green, dead, clover = (level * [12, 6, 4]).T
+    frame = pd.DataFrame({
+        "image_id": [f"ID{i}" for i in range(n)], "path": [f"{i}.jpg" for i in range(n)],
+        "State": np.array(["Tas", "Vic", "NSW"])[site % 3], "Sampling_Date": [f"2015/9/{s + 1}" for s in site],
+        "Height_Ave_cm": np.where(site == 4, np.nan, 3 + green), "Dry_Green_g": green, "Dry_Dead_g": dead,
+        "Dry_Clover_g": clover, "GDM_g": green + clover, "Dry_Total_g": green + clover + dead})
+    spec = tiny_spec(frame)
+    with open_writer(path, spec, frame) as writer:
+        for i in writer.pending():
+            writer.put(i, _rows(spec, rng, level[i], i))
+    return path
+
+
+def _rows(spec, rng, level: np.ndarray, i: int) -> ImageRows:
+    t = spec.tokens
+    patches = rng.normal(size=(len(VIEWS), t.n_tiles, t.n_patches, t.width)) + np.pad(level, (0, t.width - 3))
+    patches = patches.astype(np.float16)
+    x = patches.astype(np.float32)
+    pooled = np.stack([x.mean(2), x.std(2), x.max(2), x.min(2), np.cbrt((x**3).mean(2))], 2)
+    cls = (x.mean(2) + 0.1 * rng.normal(size=x.mean(2).shape)).astype(np.float16)
+    facts = {"sha256": f"{i:064x}", "width": 8, "height": 4, "status": "ok"}
+    return ImageRows(cls, patches, pooled, np.zeros((len(VIEWS), 14)), np.zeros((*spec.thumb, 3), np.uint8), facts)
+
+
+def config(tmp_path: Path, store: Path, **changes) -> SweepConfig:
+    values = {"store": store, "kind": "[cls_gating, density]", "lr": "[3e-2, 1e-2]", "dropout": 0.2, "normalize": "true",
+              "epochs": 4, "accumulate": 1, "alpha": 1.0, "n_folds": 3, "repeats": 1} | changes
+    path = tmp_path / "sweep.yaml"
+    path.write_text(YAML.format(**values))
+    return SweepConfig.load(path)

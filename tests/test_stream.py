@@ -1,0 +1,71 @@
+"""Who sees what: equal steps for all folds, no held-out image, nothing depends on other heads."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.stream import Stream, make_splits_of, mixup_share, validation_batches
+
+
+def folds_table(n: int, n_folds: int, n_repeats: int, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame({f"r{r:02d}": rng.permutation(np.arange(n) % n_folds) for r in range(n_repeats)})
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(6, 40), n_folds=st.integers(2, 5), n_repeats=st.integers(1, 3), batch=st.integers(1, 50),
+       seed=st.integers(0, 99))
+def test_no_held_out_image_is_in_a_batch_own_or_partner(n, n_folds, n_repeats, batch, seed):
+    splits = make_splits_of(folds_table(n, n_folds, n_repeats, seed))
+    stream = Stream(n, 4, splits, n_folds, batch, seed)
+    for step in range(stream.n_steps):
+        b = stream.batch(2, step)
+        for q, split in enumerate(splits):
+            seen = {*b.rows_U2[b.own_QB[q], 0], *b.rows_U2[b.partner_rows_QB[q], 0]}
+            assert seen <= set(split.train_N) and not seen & set(split.val_N)
+
+
+def test_a_stream_depends_on_its_own_fold_alone():
+    folds = folds_table(30, 5, 2)
+    together = Stream(30, 4, make_splits_of(folds), 5, 8, seed=3).batch(1, 2)
+    alone = Stream(30, 4, make_splits_of(folds, fold=3), 5, 8, seed=3).batch(1, 2)
+    q = 8  # repeat 1, fold 3
+    assert np.array_equal(together.rows_U2[together.own_QB[q]], alone.rows_U2[alone.own_QB[1]])
+    assert np.array_equal(together.partner_QB[q], alone.partner_QB[1])
+    assert np.array_equal(together.uniform_QB[q], alone.uniform_QB[1])
+
+
+def test_an_epoch_shows_every_training_image_about_once_and_folds_share_rows():
+    splits = make_splits_of(folds_table(100, 5, 1))
+    stream = Stream(100, 20, splits, 5, 8, seed=0)
+    batches = [stream.batch(0, step) for step in range(stream.n_steps)]
+    assert stream.n_steps == 10
+    for q, split in enumerate(splits):
+        seen = np.concatenate([b.images_QB[q] for b in batches])
+        assert sorted(seen) == sorted(split.train_N)
+    reads = sum(len(b.rows_U2) for b in batches)
+    assert reads < 1.6 * 100  # five folds of 80 samples would be 400 rows read alone
+    assert len({tuple(row) for b in batches for row in b.rows_U2}) == 100
+
+
+def test_epochs_differ_in_order_and_views():
+    stream = Stream(20, 4, make_splits_of(folds_table(20, 2, 1)), 2, 5, seed=0)
+    first, second = (stream.batch(e, 0) for e in (0, 1))
+    assert not np.array_equal(first.images_QB, second.images_QB)
+    assert np.array_equal(first.rows_U2, stream.batch(0, 0).rows_U2)
+
+
+def test_validation_shows_every_held_out_image_once_to_its_splits():
+    splits = make_splits_of(folds_table(23, 4, 2))
+    seen = {(q, i) for b in validation_batches(splits, 23, 6) for q, own in enumerate(b.own_QB)
+            for i in b.rows_U2[own[own >= 0], 0]}
+    assert seen == {(q, i) for q, split in enumerate(splits) for i in split.val_N}
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+def test_shares_follow_their_beta_distribution(alpha):
+    share = mixup_share(np.linspace(0.0005, 0.9995, 1000), alpha)
+    assert abs(share.mean() - 0.5) < 1e-3
+    assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 2e-3

@@ -1,0 +1,251 @@
+"""A head in a sweep is the head trained alone; nothing held out reaches it; what a sweep leaves."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from featurestore.errors import InputError, MismatchError
+from sweeps import config, write_store
+from test_build import biomass
+from trainer.data import TrainingData
+from trainer.evaluate import predict_held_out
+from trainer.pooling import TokenReader
+from trainer.stream import Stream
+from trainer.sweep import new_trainers, prepare_sweep, run_sweep, train_epoch
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("labelled") / "features.h5")
+
+
+@pytest.fixture(scope="module")
+def finished(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    return run_sweep(config(folder, store, epochs=30, repeats=2), folder / "runs", "cpu", progress=False)
+
+
+def trained(sweep, points):
+    """Trainers after all epochs, in float64."""
+    trainers = new_trainers(sweep, points)
+    reader = TokenReader(sweep.data.store, np.arange(sweep.data.n_images), sweep.data.device, sweep.data.dtype)
+    for epoch in range(sweep.base.trainer.num_epochs):
+        train_epoch(sweep, trainers, reader, epoch)
+    return trainers
+
+
+@pytest.mark.parametrize("kind", ["cls_gating", "density"])
+@pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
+@pytest.mark.parametrize("alpha", ["[0.4, 1.0]"], ids=["mixup"])
+def test_a_head_in_a_sweep_equals_the_same_head_alone(tmp_path, store, kind, normalize, alpha):
+    """float64, more than 20 steps, mixup, dropout, averages and accumulation on: 1e-9 of each tensor's norm."""
+    changes = {"kind": f"[{kind}]", "normalize": normalize, "epochs": 12, "accumulate": 2, "repeats": 2, "alpha": alpha}
+    whole = prepare_sweep(config(tmp_path, store, **changes), "cpu", torch.float64)
+    together, = trained(whole, range(4))
+    q, g = 4, 2
+    one = [whole.splits[q]]
+    alone, = trained(replace(whole, splits=one, stream=Stream(30, 3, one, n_folds=3, batch_size=8, seed=5)), [g])
+    assert alone.optimizer.n_done >= 12
+    for source in (lambda t: t.bank.tensors, lambda t: t.optimizer.average):
+        for name, tensor in source(alone).items():
+            ours, theirs = source(together)[name][q, g].detach(), tensor[0, 0].detach()
+            assert (ours - theirs).norm() <= 1e-9 * theirs.norm(), name
+
+
+def test_passes_do_not_change_a_head(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store), "cpu", torch.float64)
+    together = {p: t for t in trained(sweep, range(4)) for p in t.points}
+    for part in ([0, 2], [1], [3]):
+        for t in trained(sweep, part):
+            for p in t.points:
+                for name, tensor in t.averaged.tensors.items():
+                    theirs = together[p].averaged.tensors[name][:, together[p].points.index(p)]
+                    assert torch.allclose(tensor[:, t.points.index(p)], theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
+def test_held_out_images_reach_no_head(tmp_path, normalize):
+    """Changing every token and label of a fold's held-out images changes no weight of that fold's heads."""
+    sweep = prepare_sweep(config(tmp_path, write_store(tmp_path / "f.h5"), normalize=normalize), "cpu", torch.float64)
+    before = trained(sweep, range(4))
+    split = sweep.splits[1]
+    spoil(sweep, split.val_N)
+    other = prepare_sweep(config(tmp_path, tmp_path / "f.h5", normalize=normalize), "cpu", torch.float64)
+    other.data.labels.masses_N5[split.val_N] += 100
+    other.data.labels.height_N[split.val_N] += 100
+    after = trained(other, range(4))
+    for a, b in zip(before, after, strict=True):
+        for name, tensor in a.averaged.tensors.items():
+            assert torch.equal(tensor[1], b.averaged.tensors[name][1]), name
+            assert not torch.equal(tensor[0], b.averaged.tensors[name][0]), name
+
+
+def spoil(sweep, images) -> None:
+    """Add to every token and pooled vector of these images, in the file itself."""
+    store = sweep.data.store
+    with open(store.path, "r+b") as file:
+        for name in ("cls", "patches", "pooled"):
+            extent = store.layout.extents[name]
+            for i in images:
+                for row in range(i * 3, i * 3 + 3) if name == "patches" else [i]:
+                    path, offset, n_bytes = extent.locate(row)
+                    file.seek(offset)
+                    values = np.frombuffer(file.read(n_bytes), extent.array.dtype) + 1
+                    file.seek(offset)
+                    file.write(values.astype(extent.array.dtype).tobytes())
+
+
+def plain_gating_head(state: dict[str, torch.Tensor]) -> nn.ModuleDict:
+    """The module that docs/sweep.md describes, made from nothing of ours."""
+    hidden, width = state["gate_mlp.0.weight"].shape
+    patches, shared = len(state["gate_mlp.2.bias"]), len(state["shared_mlp.0.bias"])
+    head = nn.ModuleDict({
+        "gate_mlp": nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, patches)),
+        "shared_mlp": nn.Sequential(nn.Linear(2 * width, shared), nn.LayerNorm(shared), nn.GELU(), nn.Dropout()),
+        "main_head": nn.Linear(shared, 3), "state_head": nn.Linear(shared, len(state["state_head.bias"])),
+        "height_head": nn.Linear(shared, 1), "aux_head": nn.Linear(shared, 2)}).eval()
+    head.load_state_dict(state)
+    return head
+
+
+def plain_masses(state: dict[str, torch.Tensor], cls_TD: torch.Tensor, patches_TPD: torch.Tensor) -> torch.Tensor:
+    """Total, GDM, Green, Dead, Clover of one photograph by plain torch modules."""
+    if "density.weight" in state:
+        return nn.functional.softplus(nn.functional.linear(patches_TPD, state["density.weight"], state["density.bias"])).sum((0, 1))
+    head = plain_gating_head(state)
+    w_TP = head["gate_mlp"](cls_TD).softmax(-1)
+    z_TD = torch.einsum("tp,tpd->td", w_TP, patches_TPD)
+    features = head["shared_mlp"](torch.cat([cls_TD, z_TD], -1))
+    return nn.functional.softplus(torch.cat([head["main_head"](features), head["aux_head"](features)], -1)).sum(0)
+
+
+@pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
+def test_a_saved_head_is_a_plain_torch_module_with_equal_output(tmp_path, store, normalize):
+    sweep = prepare_sweep(config(tmp_path, store, normalize=normalize), "cpu")
+    for trainer in trained(sweep, range(4)):
+        reader = TokenReader(sweep.data.store, np.arange(30), sweep.data.device, torch.float32)
+        raw_GRN5 = predict_held_out([trainer.averaged], sweep.data, reader, sweep.splits, 8)[0]
+        for q, split in enumerate(sweep.splits):
+            i = split.val_N[2]
+            row = sweep.data.store[int(i)]
+            state = trainer.averaged.head_state(q, 1)
+            with torch.no_grad():
+                masses = plain_masses(state, torch.tensor(row.cls(0)).float(), torch.tensor(row.patches(0)).float())
+            np.testing.assert_allclose(raw_GRN5[1, 0, i], masses.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_heads_learn_what_the_tokens_hold(finished):
+    summary = finished.summary.set_index("name")
+    assert summary["score_last"].iloc[0] > summary.loc["mean", "score_last"] + 0.1
+    assert finished.summary["sd_last"].iloc[0] >= 0
+
+
+def test_a_sweep_leaves_what_the_readme_lists(finished):
+    files = {str(p.relative_to(finished.path)) for p in finished.path.rglob("*") if p.is_file() and p.suffix != ".lock"}
+    run = "001_tiny__kind-cls_gating__lr-0_03__weight_decay-0_01"
+    assert {"folds.csv", "summary.csv", "summary.json", "leaderboard.png"} <= files
+    assert {f"{run}/{name}" for name in ("config.yaml", "spec.json", "metrics.jsonl", "oof.csv", "training_curves.png",
+                                         "weights/best_r00_fold0.safetensors", "weights/last_r01_fold2.safetensors")} <= files
+    assert len([f for f in files if f.startswith(run + "/weights")]) == 2 * 2 * 3
+    assert len((finished.path / run / "metrics.jsonl").read_text().splitlines()) == 30
+
+
+def test_the_oof_table_gives_the_score_of_the_summary(finished):
+    from trainer.metrics import TARGETS, weighted_r2
+
+    best = json.loads((finished.path / "summary.json").read_text())["best"]
+    oof = pd.read_csv(finished.path / best / "oof.csv").query("weights == 'last'")
+    assert sorted(oof.query("repeat == 1")["image_id"]) == sorted(f"ID{i}" for i in range(30))
+    by_repeat = [weighted_r2(part[[f"true_{t}" for t in TARGETS]].to_numpy(), part[list(TARGETS)].to_numpy())
+                 for _, part in oof.groupby("repeat")]
+    assert np.mean(by_repeat) == pytest.approx(finished.summary["score_last"][0], abs=1e-9)
+    assert np.allclose(oof["GDM_g"], oof["Dry_Green_g"] + oof["Dry_Clover_g"], atol=1e-6)
+    assert oof[list(TARGETS)].to_numpy().min() >= 0
+
+
+def test_one_seed_one_result(tmp_path, store, finished):
+    again = run_sweep(config(tmp_path, store, epochs=30, repeats=2), tmp_path / "runs", "cpu", progress=False)
+    for name in ("folds.csv", "summary.csv", "summary.json"):
+        assert (again.path / name).read_bytes() == (finished.path / name).read_bytes()
+
+
+def test_the_largest_passes_that_fit_are_made(tmp_path, store, monkeypatch):
+    sweep = prepare_sweep(config(tmp_path, store), "cpu")
+    assert sweep.plan().passes == [[0, 1, 2, 3]]
+    monkeypatch.setattr("trainer.plan.free_memory", lambda device: 150_000)
+    passes = sweep.plan().passes
+    assert len(passes) > 1 and sorted(sum(passes, [])) == [0, 1, 2, 3]
+
+
+def test_a_step_reads_each_row_once_for_all_heads(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store), "cpu")
+    reader = TokenReader(sweep.data.store, np.arange(30), sweep.data.device, torch.float32)
+    train_epoch(sweep, new_trainers(sweep, range(4)), reader, 0)
+    rows = sum(len(sweep.stream.batch(0, s).rows_U2) for s in range(sweep.stream.n_steps))
+    assert reader.n_bytes_read == rows * 2 * 6 * 7 * 2
+
+
+def test_mapped_rows_are_not_copied_on_their_way_to_torch(store):
+    data = TrainingData.open(store, config(store.parent, store).base, torch.float32, torch.device("cpu"))
+    reader = TokenReader(data.store, np.arange(30), data.device, torch.float16)
+    assert reader.row(3, 1).data_ptr() == data.store.patches[3, 1].ctypes.data
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("backbone.hidden_dim", 8, "hidden_dim is 7, the config says 8"),
+    ("backbone.model_name", "vit_other", "model_name is 'made_up', the config says 'vit_other'"),
+    ("dataset.num_aug_patterns", 20, "num_aug_patterns is 3, the config says 20")])
+def test_a_store_of_something_else_is_refused_with_both_values(tmp_path, store, key, value, message):
+    from trainer.config import SweepConfig
+
+    config(tmp_path, store)
+    with pytest.raises(MismatchError, match=message):
+        prepare_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {key: value}), "cpu")
+
+
+def test_labels_that_are_no_masses_are_refused_by_id(tmp_path):
+    from trainer.loss import labels_of
+
+    catalog = pd.DataFrame({"image_id": ["A", "B"], "Dry_Total_g": [1, -2.0], "GDM_g": [1, 1.0], "Dry_Green_g": [1, 1.0],
+                            "Dry_Dead_g": [0, 0.0], "Dry_Clover_g": [0, 0.0]})
+    with pytest.raises(InputError, match="1 images lack.*\n  B"):
+        labels_of(catalog, [], torch.float32, torch.device("cpu"))
+    with pytest.raises(InputError, match="no column GDM_g"):
+        labels_of(catalog.drop(columns="GDM_g"), [], torch.float32, torch.device("cpu"))
+
+
+def test_one_fold_alone_gives_the_heads_of_the_whole(tmp_path, store):
+    from trainer.config import SweepConfig
+
+    whole = trained(prepare_sweep(config(tmp_path, store), "cpu", torch.float64), [0])[0]
+    one = SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": 2})
+    part = trained(prepare_sweep(one, "cpu", torch.float64), [0])[0]
+    for name, tensor in part.averaged.tensors.items():
+        assert torch.allclose(tensor[0, 0], whole.averaged.tensors[name][2, 0], rtol=1e-9, atol=1e-12)
+
+
+def test_train_command_prints_a_leaderboard_and_a_plan(tmp_path, store):
+    config(tmp_path, store, epochs=2)
+    arguments = ["train", "--config", tmp_path / "sweep.yaml", "--store", store, "--out", tmp_path / "runs", "--device", "cpu"]
+    plan = biomass(*arguments, "--plan").stdout
+    assert "heads    12 = 3 splits x 4 points" in plan and not (tmp_path / "runs").exists()
+    result = biomass(*arguments, "--fold", 1)
+    assert "kind-density" in result.stdout and "ridge" in result.stdout
+    assert len(list((tmp_path / "runs").glob("*/*/weights/last_fold1.safetensors"))) == 4
+
+
+@pytest.mark.parametrize("change, code, message", [
+    ("head: {kind: cls_gatling}", 3, "cls_gatling"), ("trainer: {num_epoch: 3}", 3, "did you mean trainer.num_epochs"),
+    ("trainer: {batch_size: [8, 16]}", 3, "cannot be a grid axis"), ("optimization: {lr: []}", 3, "no values")])
+def test_bad_configs_stop_with_one_line(tmp_path, store, change, code, message):
+    path = tmp_path / "bad.yaml"
+    base = {"experiment": "{name: x, seed: 0}", "head": "{kind: density}", "optimization": "{lr: 1e-3, weight_decay: 0}"}
+    key, value = change.split(": ", 1)
+    path.write_text("".join(f"{k}: {v}\n" for k, v in (base | {key: value}).items()))
+    assert message in biomass("train", "--config", path, "--store", store, "--out", tmp_path / "r", code=code).stderr
+    assert not (tmp_path / "r").exists()

@@ -1,0 +1,91 @@
+"""Predictions of heads for images they never saw, and their scores: raw masses in, the contest's score out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from trainer.data import TrainingData
+from trainer.heads import Bank
+from trainer.loss import MASSES
+from trainer.metrics import CONSTRAINTS, TARGETS, target_r2, weighted_r2
+from trainer.pooling import TokenReader
+from trainer.stream import Split, validation_batches
+
+
+@torch.inference_mode()
+def predict_held_out(banks: Sequence[Bank], data: TrainingData, reader: TokenReader, splits: Sequence[Split],
+                     batch_size: int, view: int = 0) -> list[np.ndarray]:
+    """Each bank's raw masses for every image by the heads that hold it out, in one pass over the rows of a view.
+
+    Returns (G, R, N, 5) float64 for each bank, MASSES order, grams; NaN where no split holds the image out.
+    """
+    n_repeats = max(split.repeat for split in splits) + 1
+    raw = [np.full((bank.n_points, n_repeats, data.n_images, len(MASSES)), np.nan) for bank in banks]
+    for batch in validation_batches(list(splits), data.n_images, batch_size, view):
+        inputs = data.inputs(batch, reader.step(batch.rows_U2))
+        for bank, raw_GRN5 in zip(banks, raw, strict=True):
+            masses = bank(inputs).masses_QGB5.double().cpu().numpy()
+            for q, split in enumerate(splits):
+                held_out = batch.own_QB[q] >= 0
+                raw_GRN5[:, split.repeat, batch.images_QB[q][held_out]] = masses[q][:, held_out]
+    return raw
+
+
+def constrained(raw_N5: np.ndarray, constraints: str) -> np.ndarray:
+    """(..., N, 5) raw masses in MASSES order -> masses in TARGETS order whose sums hold; NaN rows stay NaN."""
+    total, gdm, green = np.moveaxis(raw_N5[..., :3], -1, 0)
+    return CONSTRAINTS[constraints](total, gdm, green)
+
+
+def in_targets_order(masses_N5: np.ndarray) -> np.ndarray:
+    """(..., 5) from MASSES to TARGETS order."""
+    return masses_N5[..., [MASSES.index(name) for name in TARGETS]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One point's scores by held-out predictions; every score is the contest's, pooled over all images unless said."""
+
+    per_repeat_R: np.ndarray
+    per_fold: dict[str, float]
+    per_target: dict[str, float]
+    per_state: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.per_repeat_R))
+
+    @property
+    def sd(self) -> float:
+        """Over repeats; NaN for a single one."""
+        return float(np.std(self.per_repeat_R, ddof=1)) if len(self.per_repeat_R) > 1 else float("nan")
+
+
+def score(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split], state_N: Sequence[str]) -> Scores:
+    """Scores of (R, N, 5) predictions in TARGETS order; images nobody held out are left out, so are folds without spread."""
+    held_out_N = ~np.isnan(prediction_RN5).any((0, 2))
+    state = np.asarray(state_N)[held_out_N]
+    truth, prediction = truth_N5[held_out_N], prediction_RN5[:, held_out_N]
+    per_fold = {f"r{s.repeat:02d}_fold{s.fold}": float(weighted_r2(truth_N5[s.val_N], prediction_RN5[s.repeat, s.val_N]))
+                for s in splits}
+    per_target = dict(zip(TARGETS, target_r2(truth, prediction).mean(0).tolist(), strict=True))
+    per_state = {str(name): float(np.mean([weighted_r2(truth[state == name], p[state == name]) for p in prediction]))
+                 for name in sorted(set(state))}
+    return Scores(np.array([weighted_r2(truth, p) for p in prediction]), per_fold, per_target, per_state)
+
+
+def oof_table(which: str, data: TrainingData, folds: pd.DataFrame, truth_N5: np.ndarray,
+              prediction_RN5: np.ndarray) -> pd.DataFrame:
+    """Out-of-fold predictions of one point: a row per repeat and image, grams, the truth beside them."""
+    parts = []
+    for repeat, prediction_N5 in enumerate(prediction_RN5):
+        held_out = ~np.isnan(prediction_N5).any(1)
+        part = pd.DataFrame({"weights": which, "repeat": repeat, "image_id": data.catalog["image_id"],
+                             "site": folds["site"], "fold": folds[f"r{repeat:02d}"]})
+        part = pd.concat([part, pd.DataFrame(prediction_N5, columns=list(TARGETS)),
+                          pd.DataFrame(truth_N5, columns=[f"true_{name}" for name in TARGETS])], axis=1)
+        parts.append(part[held_out])
+    return pd.concat(parts)

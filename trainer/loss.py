@@ -1,0 +1,105 @@
+"""The multi-task loss, per head: smooth L1 on masses and Height, cross-entropy on State; no reduction over heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from featurestore.errors import InputError, list_some
+from trainer.config import PointConfig
+from trainer.heads import Outputs
+
+MASSES = ("Dry_Total_g", "GDM_g", "Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g")
+"""Outputs of every head, in this order: the three of the main loss, then the two of the auxiliary one."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of all images; mixed, they are the labels of mixed images (masses in grams, State as one-hot)."""
+
+    masses_N5: Tensor
+    state_NC: Tensor
+    """One-hot; all zero where the State is not known."""
+    height_N: Tensor
+    """cm; NaN where it is not known."""
+
+    def take(self, images: Tensor) -> "Labels":
+        return Labels(self.masses_N5[images], self.state_NC[images], self.height_N[images])
+
+    def mix(self, partner: "Labels", share: Tensor) -> "Labels":
+        """share * these + (1 - share) * the partner's; a partner without any share cannot spoil a Height."""
+        def blend(own: Tensor, other: Tensor) -> Tensor:
+            s = share.reshape(*share.shape, *(1,) * (own.dim() - share.dim()))
+            return torch.where(s == 1, own, s * own + (1 - s) * other)
+
+        return Labels(blend(self.masses_N5, partner.masses_N5), blend(self.state_NC, partner.state_NC),
+                      blend(self.height_N, partner.height_N))
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Each point's settings, (G,) or (G, 3)."""
+
+    beta: Tensor
+    main: Tensor
+    state: Tensor
+    height: Tensor
+    aux: Tensor
+
+    @classmethod
+    def of(cls, points: Sequence[PointConfig], dtype: torch.dtype, device: torch.device) -> "LossWeights":
+        def stack(field: str) -> Tensor:
+            return torch.tensor([getattr(point.loss, field) for point in points], dtype=dtype, device=device)
+
+        return cls(stack("beta"), stack("main_weights"), stack("state_weight"), stack("height_weight"), stack("aux_weight"))
+
+
+def labels_of(catalog: pd.DataFrame, states: Sequence[str], dtype: torch.dtype, device: torch.device) -> Labels:
+    """Labels from a store's catalog. InputError names the images whose masses are missing or no masses."""
+    if missing := [name for name in MASSES if name not in catalog]:
+        raise InputError(f"the store's catalog has no column {', '.join(missing)}; its train.csv needs them to train on")
+    masses = catalog[list(MASSES)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if len(bad := catalog["image_id"][~(np.isfinite(masses) & (masses >= 0)).all(1)]):
+        raise InputError(f"{len(bad)} images lack a mass that is a number from 0:{list_some(list(bad))}")
+    height = catalog.get("Height_Ave_cm", pd.Series(np.nan, catalog.index)).to_numpy(float)
+    state = catalog.get("State", pd.Series("", catalog.index)).to_numpy()[:, None] == np.array(states)[None]
+    return Labels(*(torch.tensor(np.array(x), dtype=dtype, device=device) for x in (masses, state, height)))
+
+
+def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tensor:
+    """(Q, G) loss of each head, the mean over its samples; labels are (Q, G, B, ...) or broadcast to that."""
+    beta_G = weights.beta
+    errors = smooth_l1(out.masses_QGB5, labels.masses_N5, beta_G[:, None, None]).mean(2)
+    loss = (errors[..., :3] * weights.main).sum(-1) + errors[..., 3:].mean(-1) * weights.aux
+    if out.state_QGBC is not None:
+        cross_entropy = -(labels.state_NC * out.state_QGBC.log_softmax(-1)).sum(-1)
+        loss = loss + cross_entropy.mean(-1) * weights.state
+        known = ~labels.height_N.isnan()
+        height = smooth_l1(out.height_QGB, torch.nan_to_num(labels.height_N), beta_G[:, None])
+        loss = loss + (height * known).mean(-1) * weights.height
+    return loss
+
+
+def smooth_l1(prediction: Tensor, truth: Tensor, beta: Tensor) -> Tensor:
+    """Elementwise: quadratic below beta, linear above. Girshick 2015, arXiv:1504.08083."""
+    error = (prediction - truth).abs()
+    return torch.where(error < beta, error.square() / (2 * beta), error - beta / 2)
+
+
+def initial_biases(labels: Labels, train_N: np.ndarray, n_tiles: int, n_patches: int) -> dict[str, np.ndarray]:
+    """Output biases at which every head starts from its training fold's means (mass shared by tiles, or by patches too)."""
+    masses = labels.masses_N5[train_N].double().mean(0).cpu().numpy()
+    height = labels.height_N[train_N].double().cpu().numpy()
+    known = height[~np.isnan(height)]
+    return {"main_head.bias": inverse_softplus(masses[:3] / n_tiles), "aux_head.bias": inverse_softplus(masses[3:] / n_tiles),
+            "height_head.bias": inverse_softplus(known.mean(keepdims=True) if len(known) else np.ones(1)),
+            "density.bias": inverse_softplus(masses / n_tiles / n_patches)}
+
+
+def inverse_softplus(y: np.ndarray) -> np.ndarray:
+    """x with log(1 + exp(x)) = y, for y from 1e-6 up."""
+    y = np.maximum(y, 1e-6)
+    return y + np.log(-np.expm1(-y))

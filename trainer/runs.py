@@ -1,0 +1,140 @@
+"""The folders a sweep leaves: one for the sweep, in it one for each point; every file appears whole."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from featurestore._bytes import appears_whole, write_whole
+from featurestore.errors import InputError
+from featurestore.spec import StoreSpec
+from trainer.config import PointConfig, dump_yaml, safe_name
+
+WEIGHTS = ("best", "last")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One point's folder."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: PointConfig, spec: StoreSpec, states: list[str]) -> "RunFolder":
+        (path / "weights").mkdir(parents=True)
+        write_whole(path / "config.yaml", dump_yaml(config))
+        write_whole(path / "spec.json", dump_json({"store": json.loads(spec.to_json()), "states": states}))
+        return cls(path)
+
+    @property
+    def config(self) -> PointConfig:
+        return PointConfig.load(self.path / "config.yaml")
+
+    @property
+    def spec(self) -> StoreSpec:
+        return StoreSpec.from_json(json.dumps(self._spec_json()["store"]), str(self.path / "spec.json"))
+
+    @property
+    def states(self) -> list[str]:
+        return self._spec_json()["states"]
+
+    def _spec_json(self) -> dict:
+        return json.loads(read_text(self.path / "spec.json"))
+
+    def log(self, record: Mapping) -> None:
+        """Add a line to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(_plain(record)) + "\n")
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        write_whole(self.path / name, table.to_csv(index=False))
+
+    def save_head(self, which: str, repeat: int, fold: int, n_repeats: int, state: dict[str, Tensor]) -> None:
+        with appears_whole(self.path / "weights" / head_file(which, repeat, fold, n_repeats)) as partial:
+            save_file(state, partial)
+
+    def heads(self, which: str, folds: list[int] | None = None) -> dict[str, dict[str, Tensor]]:
+        """File name and tensors of all saved heads, or those of some folds. InputError if there are none."""
+        files = {f: fold for f in sorted((self.path / "weights").glob(f"{which}_*.safetensors"))
+                 if (fold := int(f.stem.rsplit("fold", 1)[1])) in (folds if folds is not None else [fold])}
+        if not files:
+            raise InputError(f"{self.path}: no {which} weights{f' of folds {folds}' if folds else ''}; the run is "
+                             "unfinished, or choose other --folds or --weights")
+        return {f.name: load_file(f) for f in files}
+
+
+class SweepFolder:
+    """The folder of a whole sweep, `STAMP_NAME`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, out: Path, name: str) -> "SweepFolder":
+        """A new folder, whose name no other process takes."""
+        stamp = time.strftime("%Y%m%d_%H%M%S")
+        for attempt in range(100):
+            path = out / f"{stamp}{f'-{attempt}' if attempt else ''}_{safe_name(name)}"
+            try:
+                path.mkdir(parents=True)
+                return cls(path)
+            except FileExistsError:
+                if not out.is_dir():
+                    raise InputError(f"{out}: exists and is no folder; choose another --out") from None
+        raise InputError(f"{out}: cannot find a free name for the sweep's folder")
+
+    def run(self, name: str) -> RunFolder:
+        return RunFolder(self.path / name)
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        write_whole(self.path / name, table.to_csv(index=False))
+
+    def write_json(self, name: str, value: Mapping) -> None:
+        write_whole(self.path / name, dump_json(value))
+
+
+def head_file(which: str, repeat: int, fold: int, n_repeats: int) -> str:
+    """best_fold0.safetensors; with repeats best_r00_fold0.safetensors."""
+    return f"{which}_{f'r{repeat:02d}_' if n_repeats > 1 else ''}fold{fold}.safetensors"
+
+
+def newest_sweep(out: Path) -> Path:
+    """The sweep under `out` that was finished last. InputError if there is none."""
+    finished = sorted(out.glob("*/summary.json"), key=lambda f: f.stat().st_mtime)
+    if not finished:
+        raise InputError(f"{out}: no finished sweep; `biomass train --config ... --store ...` makes one, or give --sweep")
+    return finished[-1].parent
+
+
+def best_run(sweep: Path) -> Path:
+    """The run at the top of a sweep's leaderboard."""
+    summary = json.loads(read_text(sweep / "summary.json"))
+    return sweep / summary["best"]
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as err:
+        raise InputError(f"{path}: cannot be read ({err.strerror}); is this the folder of a finished sweep or run?") from err
+
+
+def dump_json(value: Mapping) -> str:
+    return json.dumps(_plain(value), indent=1, ensure_ascii=False) + "\n"
+
+
+def _plain(value):
+    """NumPy numbers as Python's, what is not finite as null: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

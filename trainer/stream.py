@@ -1,0 +1,133 @@
+"""Which rows, in which order, with which partner and draws: integers and uniforms only, no I/O, no heads.
+
+A fold's stream depends on (seed, repeat, fold, folds.csv, views, batch size, epochs) and on no head, so all points of a fold
+are compared on the same rows, partners and draws; and any batch can be replayed from its address alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import betaincinv
+
+PERMUTATION, BATCH, DROPOUT = range(3)  # what a generator draws; keeps equal addresses apart
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold of one repeat: positions (in folds.csv) of the images it trains on and of those it holds out."""
+
+    repeat: int
+    fold: int
+    train_N: np.ndarray
+    val_N: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of every split. Rows are distinct (image, view) pairs; the rest are positions, Q splits x B samples."""
+
+    rows_U2: np.ndarray
+    own_QB: np.ndarray
+    """Row of each sample; -1 where a split has fewer samples (in validation only)."""
+    partner_QB: np.ndarray
+    """Sample of the same batch that it is mixed with."""
+    uniform_QB: np.ndarray
+    """One draw a sample in [0, 1), from which each point takes its share."""
+
+    @property
+    def partner_rows_QB(self) -> np.ndarray:
+        return np.take_along_axis(self.own_QB, self.partner_QB, 1)
+
+    @property
+    def images_QB(self) -> np.ndarray:
+        """Image of each sample; of a missing one any, its results are not looked at."""
+        return self.rows_U2[self.own_QB, 0]
+
+
+def make_splits_of(folds: pd.DataFrame, fold: int | None = None) -> list[Split]:
+    """The splits of a folds table (columns r00, r01, ...), of all folds or of one."""
+    splits = []
+    for repeat, column in enumerate(sorted(c for c in folds.columns if c[0] == "r" and c[1:].isdigit())):
+        fold_N = folds[column].to_numpy()
+        for f in range(fold_N.max() + 1):
+            if fold in (None, f):
+                splits.append(Split(repeat, f, np.flatnonzero(fold_N != f), np.flatnonzero(fold_N == f)))
+    return splits
+
+
+class Stream:
+    """Training batches of all splits at once.
+
+    Parameters
+    ----------
+    n_images, n_views : images of folds.csv and views of each.
+    splits : what each fold may see.
+    n_folds : of the cross-validation; with n_images and batch_size it sets the steps of an epoch, equal for all splits.
+    """
+
+    def __init__(self, n_images: int, n_views: int, splits: list[Split], n_folds: int, batch_size: int, seed: int) -> None:
+        self.n_images, self.n_views, self.splits = n_images, n_views, splits
+        self.batch_size, self.seed = batch_size, seed
+        self.n_steps = max(1, int(n_images * (1 - 1 / n_folds)) // batch_size)
+        self._epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """The batch at an address."""
+        kept, view_N = self._order(epoch)
+        images_QB = np.stack([self._samples(order, step) for order in kept])
+        rows = images_QB * self.n_views + view_N[images_QB]
+        distinct, own = np.unique(rows, return_inverse=True)
+        draws = [self._draws(epoch, step, split) for split in self.splits]
+        return Batch(np.stack(np.divmod(distinct, self.n_views), 1), own.reshape(rows.shape),
+                     np.stack([partner for partner, _ in draws]), np.stack([uniform for _, uniform in draws]))
+
+    def rng(self, kind: int, *address: int) -> np.random.Generator:
+        """Draws from an address; nothing else that is trained changes them."""
+        return np.random.default_rng([self.seed, kind, *address])
+
+    def _order(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Each split's training images in this epoch's order, and the view of each image."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = self.rng(PERMUTATION, epoch)
+            order = rng.permutation(self.n_images)
+            view_N = rng.integers(self.n_views, size=self.n_images)
+            self._epoch = (epoch, [order[np.isin(order, split.train_N)] for split in self.splits], view_N)
+        return self._epoch[1:]
+
+    def _samples(self, order: np.ndarray, step: int) -> np.ndarray:
+        """B images from where this step is in the epoch; folds of any size are through after the same steps."""
+        start = step * len(order) // self.n_steps
+        return order[(start + np.arange(self.batch_size)) % len(order)]
+
+    def _draws(self, epoch: int, step: int, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        rng = self.rng(BATCH, epoch, step, split.repeat, split.fold)
+        return rng.permutation(self.batch_size), rng.random(self.batch_size)
+
+    def dropout(self, epoch: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
+        """(Q, *shape) float32 uniforms for one layer, compared with each point's rate."""
+        return np.stack([self.rng(DROPOUT, epoch, step, split.repeat, split.fold).random(shape, np.float32)
+                         for split in self.splits])
+
+
+def validation_batches(splits: list[Split], n_images: int, batch_size: int, view: int = 0) -> list[Batch]:
+    """Batches that show every held-out image once, in order, to the splits that hold it out; each row is read once.
+
+    A split has few of a batch's images: its samples are padded with -1.
+    """
+    batches = []
+    for start in range(0, n_images, batch_size):
+        mine = [split.val_N[(split.val_N >= start) & (split.val_N < start + batch_size)] for split in splits]
+        images = np.unique(np.concatenate(mine))
+        if len(images):
+            own_QB = np.full((len(splits), max(map(len, mine))), -1)
+            for q, held_out in enumerate(mine):
+                own_QB[q, :len(held_out)] = np.searchsorted(images, held_out)
+            rows = np.stack([images, np.full(len(images), view)], 1)
+            batches.append(Batch(rows, own_QB, np.zeros_like(own_QB), np.zeros(own_QB.shape)))
+    return batches
+
+
+def mixup_share(uniform: np.ndarray, alpha: float) -> np.ndarray:
+    """Share of a sample's own row: the draw's quantile of Beta(alpha, alpha). Zhang et al. 2018, arXiv:1710.09412."""
+    return uniform if alpha == 1 else betaincinv(alpha, alpha, uniform)
