@@ -148,5 +148,40 @@ def train(config: Path, store: Path | None, fold: str | None, out: Path, device:
         click.echo(f"{result.table()}\n{result.path}")
 
 
+@main.command()
+@click.option("--data", required=True, type=FOLDER, help="Folder with test.csv and its photographs.")
+@click.option("--out", default="submission.csv", show_default=True, type=ANY, help="Where the submission goes.")
+@click.option("--run", type=FOLDER, help="A run's folder.")
+@click.option("--sweep", type=FOLDER, help="A sweep's folder: its best run.  [the newest under runs/]")
+@click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
+@click.option("--weights", type=click.Choice(["best", "last"]), default="last", show_default=True, help="Which epoch's heads.")
+@click.option("--tta", type=int, default=4, show_default=True, help="Views to average: 1, 2, 4 or 8.")
+@click.option("--backbone-weights", help="FILE.safetensors, or random.  [those the store was built with]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone.  [the store's]")
+def predict(folds: str | None, **options: Any) -> None:
+    """Photographs to grams, end to end, e.g. `biomass predict --tta 4 --data data`. Writes predictions.csv beside --out."""
+    with plain_errors():
+        from featurestore.errors import UsageError
+        from predictor.command import predict_to_file
+
+        if folds is not None and not all(word.strip().isdigit() for word in folds.split(",")):
+            raise UsageError(f"--folds {folds!r}: give numbers with commas, e.g. 0,2")
+        chosen = [int(word) for word in folds.split(",")] if folds is not None else None
+        predict_to_file(say=lambda text: click.echo(text, err=True), folds=chosen, **options)
+        click.echo(options["out"])
+
+
+@main.command()
+@click.option("--out", default="demo", show_default=True, type=ANY, help="Where everything goes; must not exist.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Another seed, another pasture.")
+def demo(out: Path, seed: int) -> None:
+    """Draw a pasture, build a store, train a sweep, predict unseen sites, score them against the known truth."""
+    with plain_errors():
+        from predictor.demo import run_demo
+
+        run_demo(out, seed, say=click.echo)
+
+
 if __name__ == "__main__":
     main()

@@ -4,15 +4,12 @@ Three things go on at once: threads decode the next photographs, the backbone wo
 At most two photographs' tokens are held.
 """
 
-import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,15 +22,14 @@ from tqdm import tqdm
 from featurestore import _bytes
 from featurestore.backbone import RANDOM, Backbone, load_backbone, save_weights
 from featurestore.catalog import find_photographs, read_catalog
+from featurestore.decode import Decoded, check_photographs, decode_ahead
 from featurestore.errors import InputError, list_some
 from featurestore.formats import check_suffix
-from featurestore.images import Crop, inspect_photograph, read_photograph, thumbnail
 from featurestore.moments import pool, row_stats
 from featurestore.spec import POOLED, STATS, StoreSpec
 from featurestore.views import choose_views
 from featurestore.writer import ImageRows, StoreWriter, catalog_columns, image_bytes, open_writer
 
-AHEAD = 4  # photographs decoded ahead: a slow file must not stop the backbone
 THUMB_SIDE = 192
 
 
@@ -107,7 +103,7 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     _bytes.check_writable(config.out.parent)
     frame = read_catalog(config.data / "train.csv")
     paths = find_photographs(frame, config.data)
-    width, height = _check_photographs(paths, config.crop)
+    width, height = check_photographs(paths, config.crop)
     backbone = _load(config, width / height)
     spec = _store_spec(config, backbone, frame, width, height)
     if config.save_weights and config.weights != RANDOM:  # random ones are made again from the seed
@@ -122,13 +118,13 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     return BuildReport(config.out, n, len(images), time.monotonic() - start, image_bytes(spec) * n)
 
 
-def _build(backbone: Backbone, writer: StoreWriter, images: dict[int, tuple[str, Path]], bar: tqdm) -> None:
+def _build(backbone: Backbone, writer: StoreWriter, images: dict[int, Path], bar: tqdm) -> None:
     """Decode ahead, compute, write behind; leaving, also by an error, waits for what is being written."""
     buffers = [_new_rows(writer.spec) for _ in range(min(2, len(images)))]
     written: Future | None = None
     with bar, ThreadPoolExecutor(1) as writing:
-        for done, (image, image_id, photograph) in enumerate(_decoded(images, backbone.crop, writer.spec.thumb)):
-            rows = _compute(backbone, image_id, photograph, buffers[done % 2])
+        for done, (image, photograph) in enumerate(decode_ahead(images, backbone.crop, writer.spec.thumb)):
+            rows = _compute(backbone, writer.image_ids[image], photograph, buffers[done % 2])
             if written:
                 written.result()  # raises what went wrong; and only now is the other buffer free
             written = writing.submit(_write, writer, image, rows)
@@ -142,35 +138,6 @@ def _write(writer: StoreWriter, image: int, rows: ImageRows) -> None:
     writer.commit_if_due()
 
 
-def _decoded(images: dict[int, tuple[str, Path]], crop: Crop, thumb: tuple[int, int] | None) -> Iterator[tuple]:
-    """(image, image_id, _Decoded) in order, a few of them decoded ahead in threads."""
-    with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool_:
-        todo = iter(images.items())
-        ahead = [(i, image_id, pool_.submit(_decode, path, crop, thumb)) for i, (image_id, path) in islice(todo, AHEAD)]
-        try:
-            while ahead:
-                image, image_id, future = ahead.pop(0)
-                for i, (next_id, path) in islice(todo, 1):
-                    ahead.append((i, next_id, pool_.submit(_decode, path, crop, thumb)))
-                yield image, image_id, future.result()
-        finally:
-            pool_.shutdown(cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    tiles_THW3: torch.Tensor
-    thumb_HW3: np.ndarray | None
-    facts: dict
-
-
-def _decode(path: Path, crop: Crop, thumb: tuple[int, int] | None) -> _Decoded:
-    photograph = read_photograph(path)
-    facts = {"sha256": photograph.sha256, "width": photograph.width, "height": photograph.height, "status": "ok"}
-    small = thumbnail(photograph.pixels_HW3, *thumb) if thumb else None
-    return _Decoded(torch.from_numpy(crop(photograph.pixels_HW3)), small, facts)
-
-
 def _new_rows(spec: StoreSpec) -> ImageRows:
     """Buffers for one image's rows, used again for every second image."""
     t = spec.tokens
@@ -179,7 +146,7 @@ def _new_rows(spec: StoreSpec) -> ImageRows:
                      np.empty((*shape, len(POOLED), t.width), np.float32), np.empty((shape[0], len(STATS))))
 
 
-def _compute(backbone: Backbone, image_id: str, decoded: _Decoded, rows: ImageRows) -> ImageRows:
+def _compute(backbone: Backbone, image_id: str, decoded: Decoded, rows: ImageRows) -> ImageRows:
     """Fill the buffers with one photograph's tokens, view by view."""
     for v, view in enumerate(backbone.spec.views):
         cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, image_id, view)
@@ -188,22 +155,6 @@ def _compute(backbone: Backbone, image_id: str, decoded: _Decoded, rows: ImageRo
                                (rows.stats_VS, row_stats(cls_TD, patches_TPD, pooled_T5D))):
             torch.from_numpy(buffer[v]).copy_(tensor)  # the one copy: from the device to the buffer that is written
     return ImageRows(rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS, decoded.thumb_HW3, decoded.facts)
-
-
-def _check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:
-    """Width and height of the first photograph; InputError listing every one that cannot be used."""
-    sizes, wrong = [], []
-    for path in paths:
-        try:
-            size = inspect_photograph(path)
-            width, height = (sizes[0] if sizes else size) if crop == "whole" else (1, 1)
-            Crop(crop, height, width, "bicubic").check(*size)
-            sizes.append(size)
-        except InputError as err:
-            wrong.append(str(err) if str(path) in str(err) else f"{path}: {err}")
-    if wrong:
-        raise InputError(f"{len(wrong)} of {len(paths)} photographs cannot be used:{list_some(wrong)}")
-    return sizes[0]
 
 
 def _load(config: BuildConfig, aspect: float) -> Backbone:
@@ -230,10 +181,10 @@ def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
                           f"{asked.made_by.get(key)}; tokens agree only within rounding", stacklevel=3)
 
 
-def _to_build(writer: StoreWriter, frame: pd.DataFrame, paths: list[Path]) -> dict[int, tuple[str, Path]]:
-    """Id and photograph of each unsealed image; InputError if the CSV no longer names it."""
+def _to_build(writer: StoreWriter, frame: pd.DataFrame, paths: list[Path]) -> dict[int, Path]:
+    """Photograph of each unsealed image; InputError if the CSV no longer names it."""
     path_of = dict(zip(frame["image_id"], paths, strict=True))
     pending = {image: writer.image_ids[image] for image in writer.pending()}
     if gone := [image_id for image_id in pending.values() if image_id not in path_of]:
         raise InputError(f"images begun in the store are no longer in the CSV:{list_some(gone)}")
-    return {image: (image_id, path_of[image_id]) for image, image_id in pending.items()}
+    return {image: path_of[image_id] for image, image_id in pending.items()}

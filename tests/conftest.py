@@ -60,3 +60,23 @@ def store_path(request, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("featurestore._zarr.SHARD_BYTES", 25_000)
     monkeypatch.setattr("featurestore._zarr.CHUNK_BYTES", 200)
     return tmp_path / f"features.{request.param}"
+
+
+@pytest.fixture(scope="session")
+def pasture(tmp_path_factory) -> Path:
+    """Eight drawn photographs in the contest's layout, six of them labelled."""
+    from featurestore.demo import draw_pasture
+
+    folder = tmp_path_factory.mktemp("pasture")
+    draw_pasture(folder, seed=1, n_train=6, n_test=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(pasture, tmp_path_factory) -> Path:
+    """The store of that pasture: two views, halves of 64 pixels, random weights."""
+    from commands import TINY, biomass
+
+    out = tmp_path_factory.mktemp("store") / "features.h5"
+    biomass("store", "build", "--data", pasture, "--out", out, "--views", "plain,hsv", *TINY)
+    return out

@@ -13,42 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from commands import TINY, biomass
 from test_writer import digest
 
-from cli import main
 from featurestore import FeatureStore
 from featurestore.backbone import restore_backbone
-from featurestore.demo import draw_pasture
 from featurestore.images import read_photograph
-
-TINY = ["--backbone", "vit_tiny_patch16_dinov3_qkvb", "--image-size", "64", "--weights", "random", "--device", "cpu"]
-
-
-def biomass(*arguments: object, code: int = 0):
-    """Run a command in this process; its result, once the exit code is the one expected."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-@pytest.fixture(scope="module")
-def pasture(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pasture")
-    draw_pasture(folder, seed=1, n_train=6, n_test=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def built(pasture, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("store") / "features.h5"
-    biomass("store", "build", "--data", pasture, "--out", out, "--views", "plain,hsv", *TINY)
-    return out
-
 
 def test_build_says_what_it_did_and_warns_of_random_weights(pasture, tmp_path):
     result = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY)
@@ -201,18 +173,25 @@ def test_non_finite_tokens_are_refused_by_name(pasture, tmp_path, monkeypatch):
     assert FeatureStore.open(tmp_path / "f.h5").n_sealed == 0
 
 
+@pytest.fixture(scope="module")
+def built_slowly(pasture, tmp_path_factory) -> Path:
+    """All twenty views: seconds in which a build can be stopped."""
+    out = tmp_path_factory.mktemp("slow") / "features.h5"
+    biomass("store", "build", "--data", pasture, "--out", out, *TINY)
+    return out
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_stopped_build_says_so_and_goes_on_to_the_same_bytes(pasture, built, tmp_path, number):
+def test_a_stopped_build_says_so_and_goes_on_to_the_same_bytes(pasture, built_slowly, tmp_path, number):
     out = tmp_path / "features.h5"
-    command = [sys.executable, "-m", "cli", "store", "build", "--data", pasture, "--out", out, "--views", "plain,hsv", *TINY]
+    command = [sys.executable, "-m", "cli", "store", "build", "--data", pasture, "--out", out, *TINY]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    while not out.exists():
-        time.sleep(0.01)
-        assert process.poll() is None, process.stderr.read()
-    process.send_signal(number)
-    assert process.wait(10) == 128 + number
-    assert "goes on from here" in process.stderr.read()
-    process.stderr.close()
-    biomass("store", "build", "--data", pasture, "--out", out, "--views", "plain,hsv", *TINY)
-    assert digest(out) == digest(built)
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not out.exists():
+            time.sleep(0.01)
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+        assert "goes on from here" in process.stderr.read()
+    biomass("store", "build", "--data", pasture, "--out", out, *TINY)
+    assert digest(out) == digest(built_slowly)

@@ -50,7 +50,8 @@ def test_test_tables_name_the_same_rows_and_no_metadata(pasture):
     test, blank, truth = (pd.read_csv(pasture / f"{name}.csv") for name in ("test", "sample_submission", "test_truth"))
     assert [list(table) for table in (test, blank, truth)] == [
         ["sample_id", "image_path", "target_name"], ["sample_id", "target"], ["sample_id", "target"]]
-    assert len(test) == 10 and test["sample_id"].equals(blank["sample_id"]) and test["sample_id"].equals(truth["sample_id"])
+    assert len(test) == 10
+    assert all(test["sample_id"].equals(table["sample_id"]) for table in (blank, truth))
     assert (blank["target"] == 0).all() and truth["target"].sum() > 0
 
 

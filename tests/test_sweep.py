@@ -11,7 +11,7 @@ from torch import nn
 
 from featurestore.errors import InputError, MismatchError
 from sweeps import config, write_store
-from test_build import biomass
+from commands import biomass
 from trainer.data import TrainingData
 from trainer.evaluate import predict_held_out
 from trainer.pooling import TokenReader

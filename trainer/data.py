@@ -16,7 +16,7 @@ from trainer.heads import Inputs
 from trainer.loss import Labels, labels_of
 from trainer.stream import Batch, Split
 
-EPSILON = 1e-6  # of a channel's std: a constant channel stays constant
+LEAST_STD = 1e-2  # of a channel's size: half precision holds ten bits of a value, what varies less is mostly rounding
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class TrainingData:
             first_ND, second_ND = mean.mean((1, 2)), (mean**2 + std**2).mean((1, 2))
             mean_QD = np.stack([first_ND[s.train_N].mean(0) for s in splits])
             square_QD = np.stack([second_ND[s.train_N].mean(0) for s in splits])
-            std_QD = np.sqrt(np.maximum(square_QD - mean_QD**2, 0)) + EPSILON
-            moments[f"{prefix}mean"], moments[f"{prefix}std"] = self._tensor(mean_QD), self._tensor(std_QD)
+            variance_QD = np.maximum(square_QD - mean_QD**2, LEAST_STD**2 * square_QD + 1e-12)
+            moments[f"{prefix}mean"], moments[f"{prefix}std"] = self._tensor(mean_QD), self._tensor(np.sqrt(variance_QD))
         return moments
 
     def _tensor(self, array: np.ndarray) -> Tensor:

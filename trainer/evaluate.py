@@ -9,8 +9,7 @@ import torch
 
 from trainer.data import TrainingData
 from trainer.heads import Bank
-from trainer.loss import MASSES
-from trainer.metrics import CONSTRAINTS, TARGETS, target_r2, weighted_r2
+from trainer.metrics import MASSES, TARGETS, target_r2, weighted_r2
 from trainer.pooling import TokenReader
 from trainer.stream import Split, validation_batches
 
@@ -32,17 +31,6 @@ def predict_held_out(banks: Sequence[Bank], data: TrainingData, reader: TokenRea
                 held_out = batch.own_QB[q] >= 0
                 raw_GRN5[:, split.repeat, batch.images_QB[q][held_out]] = masses[q][:, held_out]
     return raw
-
-
-def constrained(raw_N5: np.ndarray, constraints: str) -> np.ndarray:
-    """(..., N, 5) raw masses in MASSES order -> masses in TARGETS order whose sums hold; NaN rows stay NaN."""
-    total, gdm, green = np.moveaxis(raw_N5[..., :3], -1, 0)
-    return CONSTRAINTS[constraints](total, gdm, green)
-
-
-def in_targets_order(masses_N5: np.ndarray) -> np.ndarray:
-    """(..., 5) from MASSES to TARGETS order."""
-    return masses_N5[..., [MASSES.index(name) for name in TARGETS]]
 
 
 @dataclass(frozen=True)

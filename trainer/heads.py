@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featurestore.spec import TokenSpec
+from trainer.config import HeadConfig
 from trainer.pooling import attend, project
 
 N_MAIN, N_AUX = 3, 2  # Total, GDM, Green; Dead, Clover
@@ -28,6 +30,14 @@ class HeadShape:
     gate_hidden: int = 0
     shared_hidden: int = 0
     n_states: int = 1
+
+    @classmethod
+    def of(cls, head: HeadConfig, tokens: TokenSpec, states: Sequence[str]) -> "HeadShape":
+        """The shape of a config's heads over a store's tokens."""
+        if head.kind == "density":
+            return cls(head.kind, tokens.width, tokens.n_patches)
+        return cls(head.kind, tokens.width, tokens.n_patches, head.gate_hidden or tokens.width // 4, head.shared_hidden,
+                   max(1, len(states)))
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor of a saved head, as nn.Linear and nn.LayerNorm have them."""

@@ -11,10 +11,7 @@ from torch import Tensor
 from featurestore.errors import InputError, list_some
 from trainer.config import PointConfig
 from trainer.heads import Outputs
-
-MASSES = ("Dry_Total_g", "GDM_g", "Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g")
-"""Outputs of every head, in this order: the three of the main loss, then the two of the auxiliary one."""
-
+from trainer.metrics import MASSES
 
 @dataclass(frozen=True)
 class Labels:

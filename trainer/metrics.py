@@ -11,6 +11,9 @@ TARGETS = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
 WEIGHTS = (0.1, 0.1, 0.1, 0.2, 0.5)
 """Weights of the targets in the contest's score, in that order (CSIRO Image2Biomass, evaluation page)."""
 
+MASSES = ("Dry_Total_g", "GDM_g", "Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g")
+"""Outputs of every head, in this order: the three of the main loss, then the two of the auxiliary one."""
+
 
 def weighted_r2(truth_NK: np.ndarray, prediction_NK: np.ndarray) -> float | np.ndarray:
     """The contest's score: 1 - sum w (y - p)^2 / sum w (y - ybar)^2 over all pairs, ybar one global weighted mean.
@@ -117,3 +120,14 @@ def _float64(*arrays: np.ndarray) -> list[np.ndarray]:
 def _balanced(total_N: np.ndarray, gdm_N: np.ndarray, green_N: np.ndarray) -> np.ndarray:
     """(..., N, 5) in TARGETS order from three masses in order."""
     return np.stack([green_N, total_N - gdm_N, gdm_N - green_N, gdm_N, total_N], axis=-1)
+
+
+def constrained(raw_N5: np.ndarray, constraints: str) -> np.ndarray:
+    """(..., N, 5) raw masses in MASSES order -> masses in TARGETS order whose sums hold; NaN rows stay NaN."""
+    total, gdm, green = np.moveaxis(raw_N5[..., :3], -1, 0)
+    return CONSTRAINTS[constraints](total, gdm, green)
+
+
+def in_targets_order(masses_N5: np.ndarray) -> np.ndarray:
+    """(..., 5) from MASSES to TARGETS order."""
+    return masses_N5[..., [MASSES.index(name) for name in TARGETS]]

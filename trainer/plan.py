@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from trainer.config import PointConfig, SweepConfig
+from trainer.config import SweepConfig
 from trainer.data import TrainingData
 from trainer.heads import HeadShape
 from trainer.stream import Split, Stream
@@ -42,8 +42,9 @@ def plan_sweep(config: SweepConfig, data: TrainingData, splits: Sequence[Split],
     """The plan of a sweep over a store; points share a pass as long as their memory fits half of what is free."""
     base = config.base
     samples = len(splits) * base.trainer.batch_size
-    needs = [_point_bytes(shape_of(point, data), len(splits), samples * data.store.spec.tokens.n_tiles)
-             for point in config.points]
+    tokens = data.store.spec.tokens
+    shapes = [HeadShape.of(point.head, tokens, data.states) for point in config.points]
+    needs = [_point_bytes(shape, len(splits), samples * tokens.n_tiles) for shape in shapes]
     passes = _deal(needs, free_memory(data.device) // 2)
     row_bytes = data.store.layout.extents["patches"].array.row_bytes
     reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
@@ -51,15 +52,6 @@ def plan_sweep(config: SweepConfig, data: TrainingData, splits: Sequence[Split],
     epochs = base.trainer.num_epochs
     return Plan(passes, len(splits), stream.n_steps, epochs, len(passes) * epochs * (reads + held_out) * row_bytes,
                 reads / data.n_images, max(sum(needs[p] for p in part) for part in passes))
-
-
-def shape_of(point: PointConfig, data: TrainingData) -> HeadShape:
-    """The shape of a point's heads over a store's tokens."""
-    t = data.store.spec.tokens
-    if point.head.kind == "density":
-        return HeadShape("density", t.width, t.n_patches)
-    return HeadShape("cls_gating", t.width, t.n_patches, point.head.gate_hidden or t.width // 4, point.head.shared_hidden,
-                     max(1, len(data.states)))
 
 
 def free_memory(device: torch.device) -> int:

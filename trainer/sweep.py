@@ -17,12 +17,12 @@ from featurestore.errors import InputError
 from trainer.baselines import baselines, pooled_features
 from trainer.config import PointConfig, SweepConfig
 from trainer.data import TrainingData
-from trainer.evaluate import Scores, constrained, in_targets_order, oof_table, predict_held_out, score
+from trainer.evaluate import Scores, oof_table, predict_held_out, score
 from trainer.heads import Bank, HeadShape, Inputs, new_bank
 from trainer.loss import LossWeights, initial_biases, multi_task_loss
-from trainer.metrics import weighted_r2
+from trainer.metrics import constrained, in_targets_order, weighted_r2
 from trainer.optimizer import BankOptimizer
-from trainer.plan import Plan, plan_sweep, shape_of
+from trainer.plan import Plan, plan_sweep
 from trainer.pooling import TokenReader, compute_dtype
 from trainer.report import draw_curves, draw_leaderboard
 from trainer.runs import WEIGHTS, RunFolder, SweepFolder
@@ -184,7 +184,8 @@ def new_trainers(sweep: Sweep, points: Sequence[int]) -> list[BankTrainer]:
     groups: dict[tuple[HeadShape, bool], list[int]] = {}
     for p in points:
         point = sweep.config.points[p]
-        groups.setdefault((shape_of(point, sweep.data), point.head.normalize), []).append(p)
+        shape = HeadShape.of(point.head, sweep.data.store.spec.tokens, sweep.data.states)
+        groups.setdefault((shape, point.head.normalize), []).append(p)
     return [_new_trainer(sweep, shape, normalize, members) for (shape, normalize), members in groups.items()]
 
 

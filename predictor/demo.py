@@ -1,0 +1,90 @@
+"""`biomass demo`: the whole path on a drawn pasture, with the plain functions a user would call."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from featurestore.backbone import RANDOM
+from featurestore.build import BuildConfig, build_store
+from featurestore.decode import decode_ahead
+from featurestore.demo import draw_pasture
+from featurestore.errors import InputError
+from featurestore.moments import pool
+from featurestore.store import FeatureStore
+from predictor.predictor import Predictor, test_photographs
+from predictor.submission import write_predictions
+from trainer.baselines import new_ridge, pooled_features
+from trainer.config import SweepConfig
+from trainer.metrics import TARGETS, weighted_r2
+from trainer.runs import best_run
+from trainer.sweep import run_sweep
+
+BACKBONE, IMAGE_SIZE, VIEWS = "vit_tiny_patch16_dinov3_qkvb", 192, "4"
+CONFIG = """\
+# Do both kinds of heads find the masses drawn into the demo's pasture?
+experiment: {name: demo, seed: 42}
+head: {kind: [cls_gating, density], gate_hidden: 64, shared_hidden: 64, normalize: true}
+trainer: {num_epochs: 40, batch_size: 16}
+optimization: {lr: [1e-2, 3e-3, 1e-3], weight_decay: 1e-2, ema_decay: 0.95}
+"""
+
+
+def run_demo(out: Path, seed: int, say: Callable[[str], object], n_train: int = 120, n_test: int = 36) -> dict[str, float]:
+    """Draw, build, train, predict and score; returns the scores on sites never seen in training. `say` gets each line."""
+    if out.exists():
+        raise InputError(f"{out}: exists; remove it or choose another --out")
+    start = time.monotonic()
+    data, store_path = out / "data", out / "features.h5"
+    say(f"1. drawing {n_train} + {n_test} photographs of pasture")
+    draw_pasture(data, seed, n_train, n_test)
+    say(f"2. store: {BACKBONE} with random weights, halves of {IMAGE_SIZE} pixels, {VIEWS} views")
+    say(str(build_store(BuildConfig(data=data, out=store_path, backbone=BACKBONE, image_size=IMAGE_SIZE, crop="halves",
+                                    views=VIEWS, weights=RANDOM, device="cpu", seed=seed))))
+    say("3. sweep: every head of both kinds in one pass")
+    (out / "demo.yaml").write_text(CONFIG)
+    result = run_sweep(SweepConfig.load(out / "demo.yaml", {"dataset.store": store_path}), out / "runs", "cpu")
+    say(result.table())
+    say("4. predicting photographs of sites never seen in training, TTA 4")
+    predictor = Predictor.load(best_run(result.path), device="cpu")
+    photographs = test_photographs(data)
+    predictions = predictor.predict(photographs, tta=4)
+    write_predictions(data / "test.csv", predictions, out / "submission.csv")
+    scores = _scores(data, FeatureStore.open(store_path), predictor, photographs, predictions)
+    say(_report(out, result.path, scores, time.monotonic() - start))
+    return scores
+
+
+def _scores(data: Path, store: FeatureStore, predictor: Predictor, photographs: dict[str, Path],
+            predictions: pd.DataFrame) -> dict[str, float]:
+    """The contest's score on the test photographs: of the heads, of ridge and of the training mean."""
+    truth = _truth(data).loc[predictions["image_id"], list(TARGETS)].to_numpy()
+    train_N5 = store.catalog[list(TARGETS)].to_numpy()
+    ridge = new_ridge().fit(pooled_features(store.pooled[:, 0]), train_N5)
+    by_ridge = np.maximum(ridge.predict(pooled_features(_pooled(predictor, photographs))), 0)
+    return {"best run": weighted_r2(truth, predictions[list(TARGETS)].to_numpy()), "ridge": weighted_r2(truth, by_ridge),
+            "mean predictor": weighted_r2(truth, np.broadcast_to(train_N5.mean(0), truth.shape))}
+
+
+def _truth(data: Path) -> pd.DataFrame:
+    """Wide masses of the test photographs, as drawn."""
+    long = pd.read_csv(data / "test_truth.csv")
+    long[["image_id", "name"]] = long["sample_id"].str.split("__", expand=True)
+    return long.pivot(index="image_id", columns="name", values="target")
+
+
+def _pooled(predictor: Predictor, photographs: dict[str, Path]) -> np.ndarray:
+    """(N, T, 5, D) pooled patches of each photograph's plain view."""
+    backbone = predictor.backbone
+    return np.stack([pool(backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0])[1]).numpy()
+                     for image_id, decoded in decode_ahead(photographs, backbone.crop)])
+
+
+def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) -> str:
+    lines = [f"score on unseen sites (weighted R2): {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}",
+             f"data         {out / 'data'}", f"store        {out / 'features.h5'}", f"sweep        {sweep}",
+             f"leaderboard  {sweep / 'leaderboard.png'}", f"best run     {best_run(sweep)}",
+             f"submission   {out / 'submission.csv'}, {out / 'predictions.csv'}", f"{seconds:.0f} s in all"]
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""Predictor: images -> tokens -> heads -> grams. The tokens are made by the same functions that made the store's."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from featurestore.backbone import RANDOM, Backbone, restore_backbone, saved_weights_path
+from featurestore.catalog import find_photographs, read_catalog
+from featurestore.decode import Decoded, check_photographs, decode_ahead
+from featurestore.errors import InputError
+from featurestore.spec import ViewSpec
+from featurestore.views import tta_views
+from trainer.heads import Bank, HeadShape, Inputs, load_bank
+from trainer.metrics import TARGETS, constrained
+from trainer.pooling import compute_dtype
+from trainer.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A backbone, and all chosen heads of a run as one bank over its tokens."""
+
+    backbone: Backbone
+    bank: Bank
+    constraints: str
+    use_amp: bool
+
+    @classmethod
+    def load(cls, run: Path, folds: Sequence[int] | None = None, weights: str = "last",
+             backbone_weights: str | None = None, device: str = "auto", precision: str | None = None) -> "Predictor":
+        """The predictor of a run's folder.
+
+        folds : which folds' heads (all repeats of them); None is all.
+        backbone_weights : file of the backbone; None takes those kept beside the store, else what made the store.
+        precision : of the backbone; None is the store's.
+
+        Raises InputError or MismatchError if the folder lacks something or the weights are not those of the store.
+        """
+        folder = RunFolder(Path(run))
+        config, spec, states = folder.config, folder.spec, folder.states
+        heads = list(folder.heads(weights, list(folds) if folds else None).values())
+        shape = HeadShape.of(config.head, spec.tokens, states)
+        source = backbone_weights or _kept_weights(config.dataset.store, spec.tokens.weights_sha256, spec.made_by)
+        backbone = restore_backbone(spec.tokens, source, device, precision or spec.made_by.get("precision", "fp32"))
+        return cls(backbone, load_bank(shape, heads, backbone.device), config.inference.constraints, config.trainer.use_amp)
+
+    @torch.inference_mode()
+    def raw_masses(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> np.ndarray:
+        """(heads, views, 5) raw masses of one photograph, grams, order of trainer.metrics.MASSES."""
+        tokens = [self.backbone.tokens(photograph.tiles_THW3, image_id, view) for view in views]
+        dtype = compute_dtype(self.backbone.device, self.use_amp, torch.float32)
+        rows: list[Tensor] = [patches.to(dtype) for _, patches in tokens]
+        cls_QBTD = torch.stack([cls for cls, _ in tokens]).float()[None]
+        return self.bank(Inputs(rows, np.arange(len(views))[None], cls_QBTD)).masses_QGB5[0].double().cpu().numpy()
+
+    def predict(self, paths: dict[str, Path], tta: int = 4, progress: bool = True) -> pd.DataFrame:
+        """Masses of photographs by id.
+
+        Returns one row an image: image_id, the five targets in grams (averaged over heads and views, then constrained),
+        and for each `TARGET_sd`, the spread of single heads and views, which are constrained on their own.
+        """
+        views = tta_views(tta)
+        tokens = self.backbone.spec
+        if any(view.transpose for view in views) and tokens.tile_height != tokens.tile_width:
+            raise InputError(f"tta {tta}: transposed views need square tiles, these are {tokens.tile_height} x "
+                             f"{tokens.tile_width}; choose 1, 2 or 4")
+        if paths:
+            check_photographs(list(paths.values()), self.backbone.spec.crop)
+        bar = tqdm(decode_ahead(paths, self.backbone.crop), total=len(paths), desc="predict", unit="image",
+                   disable=not progress, file=sys.stderr)
+        masses = [self.raw_masses(photograph, image_id, views) for image_id, photograph in bar]
+        return self._table(list(paths), np.array(masses).reshape(len(paths), -1, 5))
+
+    def _table(self, image_ids: list[str], raw_NM5: np.ndarray) -> pd.DataFrame:
+        """Wide table from each image's M = heads x views raw masses."""
+        mean_N5 = constrained(raw_NM5.mean(1), self.constraints) if image_ids else np.empty((0, 5))
+        sd_N5 = constrained(raw_NM5, self.constraints).std(1) if image_ids else np.empty((0, 5))
+        columns = {name: mean_N5[:, k] for k, name in enumerate(TARGETS)}
+        spread = {f"{name}_sd": sd_N5[:, k] for k, name in enumerate(TARGETS)}
+        return pd.DataFrame({"image_id": image_ids, **columns, **spread})
+
+
+def predict(run: Path, data: Path, tta: int = 4, progress: bool = True, **options) -> pd.DataFrame:
+    """Masses of the photographs of `data`/test.csv by the heads of a run; options are those of `Predictor.load`.
+
+    Returns the wide table of `Predictor.predict`. Missing or damaged photographs are all listed before work starts.
+    """
+    paths = test_photographs(Path(data))
+    return Predictor.load(Path(run), **options).predict(paths, tta, progress)
+
+
+def test_photographs(data: Path) -> dict[str, Path]:
+    """Photograph of each image of test.csv; InputError listing all that are missing."""
+    frame = read_catalog(data / "test.csv")
+    return dict(zip(frame["image_id"], find_photographs(frame, data), strict=True))
+
+
+def _kept_weights(store: Path | None, weights_sha256: str, made_by: dict[str, str]) -> str | None:
+    """Where the backbone's weights come from when nobody says."""
+    if made_by.get("weights") == RANDOM:
+        return RANDOM
+    kept = saved_weights_path(store.parent, weights_sha256) if store else None
+    return str(kept) if kept and kept.exists() else None

@@ -1,0 +1,54 @@
+"""The layout shows the architecture: imports only go down, every command has help and stands in the README."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from cli import main
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {"featurestore": 0, "trainer": 1, "predictor": 2, "cli": 3}
+SOURCES = [ROOT / "cli.py", *(f for name in list(FLOORS)[:3] for f in sorted((ROOT / name).glob("*.py")))]
+
+
+def imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_only_go_down(path):
+    floor = FLOORS[path.relative_to(ROOT).parts[0].removesuffix(".py")]
+    for name in imported(path):
+        assert FLOORS.get(name.split(".")[0], 0) <= floor, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_unpickles(path):
+    assert not {"pickle", "joblib", "dill", "shelve"} & {name.split(".")[0] for name in imported(path)}
+    assert "torch.load(" not in path.read_text()
+
+
+def commands(group: click.Group, prefix: str = "biomass"):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+@pytest.mark.parametrize("name, command", list(commands(main)), ids=lambda x: x if isinstance(x, str) else "")
+def test_every_command_has_help_and_is_in_the_readme(name, command):
+    assert command.help and all(p.help for p in command.params if isinstance(p, click.Option))
+    assert name in (ROOT / "README.md").read_text()
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, cli; cli.main(['store', 'build', '--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not {"torch", "numpy", "pandas", "h5py", "zarr"} & set(done.stdout.split())

@@ -1,0 +1,180 @@
+"""Photographs to grams: the same tokens as the store's, test.csv's rows, a file that is whole or not there."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from commands import biomass
+from featurestore import FeatureStore
+from featurestore.decode import decode
+from featurestore.errors import InputError
+from predictor.predictor import Predictor, predict
+from predictor.submission import submission
+from test_sweep import plain_masses
+from trainer.metrics import TARGETS, constrained
+from trainer.runs import RunFolder, best_run
+
+CONFIG = """
+experiment: {{name: small, seed: 3}}
+dataset: {{store: {store}}}
+head: {{kind: [cls_gating, density], gate_hidden: 6, shared_hidden: 8, normalize: true}}
+trainer: {{num_epochs: 3, batch_size: 4}}
+optimization: {{lr: 1e-2, weight_decay: 0.01}}
+inference: {{tta_indices: [0]}}
+cv: {{n_folds: 2, groups: date}}
+"""
+
+
+@pytest.fixture(scope="module")
+def sweep(built, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("predict")
+    (folder / "small.yaml").write_text(CONFIG.format(store=built))
+    biomass("train", "--config", folder / "small.yaml", "--out", folder / "runs", "--device", "cpu")
+    return next((folder / "runs").iterdir())
+
+
+def predictors(sweep):
+    return [Predictor.load(run, device="cpu") for run in sorted(sweep.glob("00*"))]
+
+
+def test_predict_writes_test_csvs_rows_and_a_wide_table(sweep, pasture, tmp_path):
+    out = tmp_path / "submission.csv"
+    result = biomass("predict", "--tta", 4, "--data", pasture, "--sweep", sweep, "--out", out, "--device", "cpu")
+    assert str(out) in result.stdout and best_run(sweep).name in result.stderr
+    rows = pd.read_csv(out)
+    assert rows["sample_id"].tolist() == pd.read_csv(pasture / "test.csv")["sample_id"].tolist()
+    wide = pd.read_csv(tmp_path / "predictions.csv")
+    assert list(wide) == ["image_id", *TARGETS, *(f"{t}_sd" for t in TARGETS)]
+    np.testing.assert_allclose(wide["Dry_Total_g"], wide["GDM_g"] + wide["Dry_Dead_g"], atol=2e-6)
+    assert rows["target"].min() >= 0 and (wide[[f"{t}_sd" for t in TARGETS]].to_numpy() >= 0).all()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_tokens_of_predict_equal_the_stores_row(sweep, pasture, built):
+    """Bit for bit, on one device, precision and versions."""
+    store = FeatureStore.open(built)
+    backbone = predictors(sweep)[0].backbone
+    decoded = decode(pasture / store.catalog["path"][3], backbone.crop)
+    for v, view in enumerate(store.spec.tokens.views):
+        cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, store.catalog["image_id"][3], view)
+        assert np.array_equal(cls_TD.numpy(), store.cls[3, v])
+        assert np.array_equal(patches_TPD.numpy(), store.patches[3, v])
+
+
+def test_heads_predict_what_plain_torch_modules_do(sweep, pasture, built):
+    store = FeatureStore.open(built)
+    decoded = decode(pasture / store.catalog["path"][3], predictors(sweep)[0].backbone.crop)
+    for run in sorted(sweep.glob("00*")):
+        raw_HV5 = Predictor.load(run, device="cpu").raw_masses(decoded, store.catalog["image_id"][3], store.spec.tokens.views)
+        for h, state in enumerate(RunFolder(run).heads("last").values()):
+            for v in range(2):
+                with torch.no_grad():
+                    masses = plain_masses(state, torch.tensor(store.cls[3, v]).float(), torch.tensor(store.patches[3, v]).float())
+                np.testing.assert_allclose(raw_HV5[h, v], masses.numpy(), rtol=1e-4)
+
+
+def test_held_out_predictions_come_back_through_predict(sweep, pasture, built):
+    """A training photograph, by the heads that held it out, gives its row of oof.csv: validation and prediction are one."""
+    store = FeatureStore.open(built)
+    for run in sorted(sweep.glob("00*")):
+        row = pd.read_csv(run / "oof.csv").query("weights == 'last'").iloc[4]
+        predictor = Predictor.load(run, folds=[int(row["fold"])], device="cpu")
+        path = pasture / store["" + row["image_id"]].labels["path"]
+        wide = predictor.predict({row["image_id"]: path}, tta=1, progress=False)
+        np.testing.assert_allclose(wide[list(TARGETS)].iloc[0].to_numpy(float), row[list(TARGETS)].to_numpy(float), rtol=1e-4)
+
+
+def test_tta_is_the_mean_of_its_single_views(sweep, pasture):
+    from featurestore.views import tta_views
+    from predictor.predictor import test_photographs as photographs_of
+
+    predictor = predictors(sweep)[1]
+    (image_id, path), *_ = photographs_of(pasture).items()
+    decoded = decode(path, predictor.backbone.crop)
+    together = predictor.raw_masses(decoded, image_id, tta_views(8))
+    singles = np.concatenate([predictor.raw_masses(decoded, image_id, [view]) for view in tta_views(8)], 1)
+    np.testing.assert_allclose(together, singles, rtol=1e-5)
+    total = constrained(together.reshape(-1, 5).mean(0)[None], "order")[0]
+    wide = predictor.predict({image_id: path}, tta=8, progress=False)
+    np.testing.assert_allclose(wide[list(TARGETS)].iloc[0].to_numpy(float), total, rtol=1e-6)
+
+
+def test_from_python(sweep, pasture):
+    table = predict(best_run(sweep), pasture, tta=2, progress=False, device="cpu")
+    assert len(table) == 2
+
+
+def test_fewer_folds_are_fewer_heads(sweep, pasture):
+    run = best_run(sweep)
+    assert Predictor.load(run, folds=[1], device="cpu").bank.n_points == 1
+    with pytest.raises(InputError, match=r"no last weights of folds \[7\]"):
+        Predictor.load(run, folds=[7], device="cpu")
+
+
+def test_predict_runs_where_most_packages_are_absent(sweep, pasture, tmp_path):
+    """h5py, zarr, click, scikit-learn, scipy, matplotlib and google-crc32c cannot be imported here."""
+    code = ("import sys, runpy\n"
+            "for name in ('h5py', 'zarr', 'click', 'sklearn', 'scipy', 'matplotlib', 'google_crc32c', 'tensorstore'):\n"
+            "    sys.modules[name] = None\n"
+            "runpy.run_module('predictor', run_name='__main__', alter_sys=True)\n")
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", code, "--data", pasture, "--run", best_run(sweep), "--tta", "1", "--device", "cpu",
+               "--out", tmp_path / "submission.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "submission.csv")) == 10
+    done = subprocess.run([*command[:3], "--data", tmp_path], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(root)})
+    assert done.returncode == 3 and "no finished sweep" in done.stderr
+
+
+@pytest.mark.parametrize("arguments, code, message", [
+    (["--tta", 3], 3, "choose 1 (plain), 2"), (["--folds", "a"], 2, "numbers with commas"),
+    (["--folds", 9], 3, "no last weights"), (["--backbone-weights", "none.safetensors"], 3, "no such weights")])
+def test_what_cannot_work_leaves_no_file(sweep, pasture, tmp_path, arguments, code, message):
+    out = tmp_path / "submission.csv"
+    result = biomass("predict", "--data", pasture, "--sweep", sweep, "--out", out, "--device", "cpu", *arguments, code=code)
+    assert message in result.stderr
+    assert not out.exists()
+
+
+def test_missing_and_damaged_photographs_are_all_listed(sweep, pasture, tmp_path):
+    data = shutil.copytree(pasture, tmp_path / "data")
+    first, second = sorted((data / "test").iterdir())
+    first.write_bytes(first.read_bytes()[:1000])
+    second.write_bytes(b"")
+    out = tmp_path / "s.csv"
+    stderr = biomass("predict", "--data", data, "--sweep", sweep, "--out", out, "--device", "cpu", code=3).stderr
+    assert first.name in stderr and second.name in stderr
+    first.unlink()
+    second.unlink()
+    stderr = biomass("predict", "--data", data, "--sweep", sweep, "--out", out, "--device", "cpu", code=3).stderr
+    assert first.name in stderr and second.name in stderr and not out.exists()
+
+
+def test_other_backbone_weights_are_refused(sweep, pasture, tmp_path):
+    from featurestore.backbone import load_backbone, save_weights
+    from featurestore.views import VIEWS
+
+    other = load_backbone("vit_tiny_patch16_dinov3_qkvb", "random", crop="halves", image_size=64, views=VIEWS[:1], seed=9)
+    weights = save_weights(other, tmp_path)
+    stderr = biomass("predict", "--data", pasture, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu",
+                     "--backbone-weights", weights, code=5).stderr
+    assert other.spec.weights_sha256 in stderr and "tokens were made with" in stderr
+
+
+def test_a_submission_follows_test_csv_whatever_its_order(tmp_path):
+    csv = tmp_path / "test.csv"
+    csv.write_text("sample_id,image_path,target_name\nB__GDM_g,test/B.jpg,GDM_g\nA__Dry_Total_g,test/A.jpg,Dry_Total_g\n")
+    wide = pd.DataFrame({"image_id": ["A", "B"], **{t: [i + 1.0, i + 10.0] for i, t in enumerate(TARGETS)}})
+    assert submission(csv, wide)["target"].tolist() == [13.0, 5.0]
+    with pytest.raises(InputError, match="no masses:\n  B__GDM_g"):
+        submission(csv, wide.assign(GDM_g=[1, np.nan]))
+    csv.write_text("sample_id,image_path,target_name\nB__Weeds_g,test/B.jpg,Weeds_g\n")
+    with pytest.raises(InputError, match="unknown targets Weeds_g"):
+        submission(csv, wide)
