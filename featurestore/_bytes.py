@@ -6,6 +6,8 @@ Nothing else in the project syncs, renames or locks, so the order of a crash-saf
 import errno
 import fcntl
 import json
+import math
+import mmap
 import os
 import shutil
 import socket
@@ -32,6 +34,12 @@ def crc32c(*buffers: "np.ndarray | bytes", start: int = 0) -> int:
     for buffer in buffers:  # the extension takes arrays and bytes, not memoryviews
         start = google_crc32c.extend(start, np.frombuffer(buffer, np.uint8))
     return start
+
+
+def page_aligned(shape: tuple[int, ...], dtype: "np.dtype | str") -> np.ndarray:
+    """An uninitialised array that begins on a page."""
+    n = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
+    return np.frombuffer(mmap.mmap(-1, n), dtype, math.prod(shape)).reshape(shape)
 
 
 def pwrite(fd: int, buffers: list["np.ndarray | bytes"], offset: int) -> None:

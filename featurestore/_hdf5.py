@@ -32,8 +32,7 @@ def open_layout(path: Path) -> Layout:
     import h5py
 
     try:
-        # no lock: the metadata never changes, and a reader must not depend on what the file system can lock
-        with h5py.File(path, "r", locking=False) as file:
+        with _open_unlocked(path) as file:
             check_format(path, _attribute(file, "format"), _attribute(file, "format_version"))
             spec = StoreSpec.from_json(str(_attribute(file, "spec")), str(path))
             n = _dataset(file, "seal").shape[0]
@@ -42,6 +41,21 @@ def open_layout(path: Path) -> Layout:
         raise InputError(f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}") from err
     end = max(extent.offset + extent.array.n_bytes for extent in extents.values())
     return Layout(path, spec, extents, {path: max(path.stat().st_size, end)})
+
+
+def _open_unlocked(path: Path):
+    """Open to read without a lock: metadata never changes, and not every file system can lock.
+
+    Unless this process has the file open in h5py already: libhdf5 then insists on the same choice.
+    """
+    import h5py
+
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as err:
+        if "locking" not in str(err):
+            raise
+        return h5py.File(path, "r")
 
 
 def _new_file(path: Path):

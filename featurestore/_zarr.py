@@ -7,6 +7,7 @@ read back as the JSON it is: opening must be quick, and anything but the one lay
 import json
 import math
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +109,15 @@ def _index_offset(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
 def _index(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...], file: int) -> bytes:
     """The shard's index: (offset, length) of each inner chunk, absent beyond the array, then its CRC-32C."""
     per_chunk = _rows_per_chunk(extent, chunk)
-    entries = np.full((extent.rows_per_file // per_chunk, 2), ABSENT, "<u8")
-    present = _chunks_in(extent, chunk, file)
-    entries[:present, 0] = np.arange(present, dtype="<u8") * np.uint64(per_chunk * extent.stride)
-    entries[:present, 1] = per_chunk * extent.array.row_bytes + (4 if extent.row_crc else 0)
+    n_bytes = per_chunk * extent.array.row_bytes + (4 if extent.row_crc else 0)
+    return _index_of(extent.rows_per_file // per_chunk, _chunks_in(extent, chunk, file), per_chunk * extent.stride, n_bytes)
+
+
+@lru_cache(8)  # all full shards of an array have one index: offsets count from the shard's own beginning
+def _index_of(n_chunks: int, n_present: int, stride: int, n_bytes: int) -> bytes:
+    entries = np.full((n_chunks, 2), ABSENT, "<u8")
+    entries[:n_present, 0] = np.arange(n_present, dtype="<u8") * np.uint64(stride)
+    entries[:n_present, 1] = n_bytes
     return entries.tobytes() + crc32c(entries).to_bytes(4, "little")
 
 

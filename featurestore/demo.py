@@ -86,14 +86,13 @@ class Layer:
 def draw_pasture(out: Path, seed: int = 0, n_train: int = 120, n_test: int = 36, workers: int | None = None) -> None:
     """Draw photographs and tables under `out`, the tables last; one seed, one set of bytes, whatever `workers` is.
 
-    156 photographs take 9 to 15 s on two cores; two threads beat one by a third, and two processes are no faster.
-
     train.csv, test.csv, sample_submission.csv, train/*.jpg and test/*.jpg are laid out as the contest's;
     test_truth.csv (sample_id, target) is ours: the true masses of the test photographs, to score a demonstration with.
     """
     photos = plan_pasture(seed, n_train, n_test)
     for split in ("train", "test"):
         (out / split).mkdir(parents=True, exist_ok=True)
+    # on two cores processes took 6.4 to 10.4 s and threads 9.4 to 10.4, but only threads need no __main__ guard
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         wide = pd.DataFrame(pool.map(partial(_draw_photo, out, seed), photos))
     _write_tables(out, wide)
@@ -132,6 +131,7 @@ def _plan_site(seed: int, state: str, day: int) -> Site:
         clover_share=SPECIES[species][0] * rng.uniform(0.5, 1.5),
         soil_rgb=_mix((94, 70, 54), (120, 94, 72), dry),
         green_rgb=_mix((112, 146, 60), (84, 134, 57), lush),
+        # brightness of 0.9-1.1 and such cost a ridge on random tokens 0.1 of R2 against none (4 seeds, folds by site)
         brightness=rng.uniform(0.95, 1.05),
         contrast=rng.uniform(0.96, 1.04),
         warmth=rng.uniform(-0.03, 0.03),

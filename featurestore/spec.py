@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -72,7 +73,7 @@ class TokenSpec(Record):
     def n_patches(self) -> int:
         return math.prod(self.grid)
 
-    @property
+    @cached_property
     def view_names(self) -> tuple[str, ...]:
         return tuple(view.name for view in self.views)
 
@@ -84,7 +85,7 @@ class Column(Record):
     kind: Literal["number", "text"]
     width: Annotated[int, Field(ge=0)] = 0
 
-    @property
+    @cached_property
     def node(self) -> str:
         """Path of the array; every byte outside [A-Za-z0-9_-] of the name becomes ~ and two hex digits."""
         plain = (chr(b) if chr(b).isalnum() and b < 128 or b in b"_-" else f"~{b:02x}" for b in self.name.encode())
@@ -100,7 +101,7 @@ class StoreSpec(Record):
     columns: tuple[Column, ...]
     made_by: dict[str, str] = {}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256, in hex, of the canonical JSON of `tokens`."""
         return hashlib.sha256(canonical_json(self.tokens.model_dump(mode="json")).encode()).hexdigest()

@@ -6,6 +6,7 @@ A row is returned only when its image is sealed and the seal matches; what was n
 import json
 import mmap
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from featurestore._bytes import crc32c, pread_into
+from featurestore._bytes import crc32c, page_aligned, pread_into
 from featurestore.errors import InputError, MismatchError, StoreDamaged
 from featurestore.formats import open_layout
 from featurestore.layout import Extent, Layout, seal_of
 from featurestore.spec import STATS
 
+TAKE_THREADS = min(4, os.cpu_count() or 1)
 UNKNOWN, SEALED, TOUCHED = 0, 1, 2  # what this process has checked of an image
 
 
@@ -33,9 +35,9 @@ class FeatureStore:
         self.layout, self.check = layout, check
         self.path, self.spec = layout.path, layout.spec
         self._maps: dict[Path, mmap.mmap] = {}
+        self._arrays: dict[tuple[str, int], np.ndarray] = {}  # made once: a row is asked for more often than built
         self._fds: dict[Path, int] = {}
         self._state_N = np.zeros(layout.n, np.uint8)
-        self.patches = RowArray(self, "patches") if self.spec.has_patches else None
 
     @classmethod
     def open(cls, path: str | os.PathLike, check: Literal["seal", "first-touch"] = "seal") -> "FeatureStore":
@@ -55,6 +57,7 @@ class FeatureStore:
         """Close file descriptors. Maps live as long as any view of them does."""
         while self._fds:
             os.close(self._fds.popitem()[1])
+        self._arrays.clear()
         self._maps.clear()
 
     def __reduce__(self) -> tuple:
@@ -67,7 +70,7 @@ class FeatureStore:
         """Images in the catalog, sealed or not; reserved rows are not counted."""
         return int(np.count_nonzero(self.array("catalog/image_id")[:, 0]))
 
-    @property
+    @cached_property
     def view_names(self) -> tuple[str, ...]:
         return self.spec.tokens.view_names
 
@@ -173,6 +176,12 @@ class FeatureStore:
                                   if name != "patches" and "/" not in name})
 
     @property
+    def patches(self) -> "RowArray":
+        """(N, V, T, P, D) float16 by image and view, see RowArray. InputError in a pooled store."""
+        self._patches_extent()
+        return RowArray(self)
+
+    @property
     def cls(self) -> np.ndarray:
         """(N, V, T, D) float16, mapped, read-only; InputError unless every image is sealed."""
         return self._whole("cls")
@@ -193,7 +202,7 @@ class FeatureStore:
 
     def array(self, name: str) -> np.ndarray:
         """A single-file array, mapped read-only, as it lies on disk."""
-        return self._mapped(self.layout.extents[name], 0).reshape(self.layout.extents[name].array.shape)
+        return self._mapped(name, 0)
 
     def _row(self, name: str, image: int, view: int) -> np.ndarray:
         if name == "patches":
@@ -203,10 +212,15 @@ class FeatureStore:
     def _patch_row(self, image: int, view: int) -> np.ndarray:
         extent = self.layout.extents["patches"]
         file, within = divmod(image * len(self.view_names) + view, extent.rows_per_file)
-        return self._mapped(extent, file)[within]
+        return self._mapped("patches", file)[within]
 
-    def _mapped(self, extent: Extent, file: int) -> np.ndarray:
+    def _mapped(self, name: str, file: int) -> np.ndarray:
         """(rows in the file, *row shape), a strided view of the file's map."""
+        if (name, file) not in self._arrays:
+            self._arrays[name, file] = self._new_array(self.layout.extents[name], file)
+        return self._arrays[name, file]
+
+    def _new_array(self, extent: Extent, file: int) -> np.ndarray:
         shape = (extent.rows_in(file), *extent.array.row_shape)
         dtype = np.dtype(extent.array.dtype)
         inner = np.cumprod([dtype.itemsize, *extent.array.row_shape[:0:-1]])[::-1] if extent.array.row_shape else []
@@ -224,24 +238,23 @@ class FeatureStore:
         return self._maps[path]
 
     def take(self, rows_B2: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """Gather patch tokens of (image, view) pairs into one buffer, reading ahead.
+        """Gather patch tokens of (image, view) pairs into one buffer, several rows being read at once.
 
         Parameters
         ----------
         rows_B2 : (B, 2) integers, image and view positions.
-        out : (B, T, P, D) float16, C-contiguous, filled and returned; made if not given.
+        out : (B, T, P, D) float16, C-contiguous, filled and returned; made page-aligned if not given. (numpy's own large
+            buffers begin 16 bytes into a page, where some CPUs' kernel copies are four times slower: measured on Zen 3.)
         """
         rows = [(self.index(int(i)), self.view_index(int(v))) for i, v in np.asarray(rows_B2).reshape(-1, 2)]
         extent = self._patches_extent()
         shape = (len(rows), *extent.array.row_shape)
-        out = np.empty(shape, extent.array.dtype) if out is None else out
+        out = page_aligned(shape, extent.array.dtype) if out is None else out
         if out.shape != shape or out.dtype != extent.array.dtype or not out.flags.c_contiguous:
             raise InputError(f"take: out is {out.dtype} {out.shape}, needs C-contiguous {extent.array.dtype} {shape}")
         places = [self._place(extent, image, view) for image, view in rows]
-        for fd, offset in places:
-            os.posix_fadvise(fd, offset, extent.array.row_bytes, os.POSIX_FADV_WILLNEED)
-        for row, (fd, offset) in zip(out, places, strict=True):
-            pread_into(fd, row, offset)  # not from the map: copying there pays a page fault every 64 KiB
+        with ThreadPoolExecutor(TAKE_THREADS) as pool:  # pread frees the GIL, and a cold disk wants several requests
+            list(pool.map(lambda row, place: pread_into(place[0], row, place[1]), out, places))
         return out
 
     def _patches_extent(self) -> Extent:
@@ -304,13 +317,13 @@ class RowArray:
     Further indices go on within the row. A slice over rows is a view where all lie in one file, else a copy.
     """
 
-    def __init__(self, store: FeatureStore, name: str) -> None:
-        self._store, self._extent = store, store.layout.extents[name]
-        self.dtype = np.dtype(self._extent.array.dtype)
+    def __init__(self, store: FeatureStore) -> None:
+        self._store, self._array = store, store.layout.extents["patches"].array
+        self.dtype = np.dtype(self._array.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self._store.n_images, *self._extent.array.shape[1:])
+        return (self._store.n_images, *self._array.shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -348,7 +361,6 @@ class ImageTokens:
 
     def patches(self, view: int | str = 0) -> np.ndarray:
         """(T, P, D) float16, zero copy, read-only."""
-        self._store._patches_extent()
         return self._store.patches[self._image, self._store.view_index(view)]
 
     def grid(self, view: int | str = 0) -> np.ndarray:

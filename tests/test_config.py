@@ -201,8 +201,8 @@ def test_every_missing_key_is_listed(load):
         ("[" * 1000, "not a plain YAML config"),
         ("a: \0", "not a plain YAML config"),
         (b"a: \xff\xfe", "not a plain YAML config"),
-        ("", "found None, expected sections: experiment,"),
-        ("- 1", "found [1], expected sections: experiment,"),
+        ("", "found None, expected keys and values"),
+        ("- 1", "found [1], expected keys and values"),
     ],
 )
 def test_anything_but_plain_yaml_is_refused(load, text, says):

@@ -76,6 +76,25 @@ def test_slices_over_rows_are_what_numpy_gives(store_path):
         patches[[0, 1], 0]
 
 
+def test_a_store_open_in_h5py_opens_here_too(tmp_path):
+    import h5py
+
+    write_tiny(tmp_path / "features.h5")
+    with h5py.File(tmp_path / "features.h5", "r"):
+        assert FeatureStore.open(tmp_path / "features.h5").n_sealed == 5
+
+
+def test_a_dropped_store_lets_go_of_its_maps(store_path):
+    import weakref
+
+    write_tiny(store_path)
+    store = FeatureStore.open(store_path)
+    row = store.patches[1, 1]
+    gone = weakref.ref(store)
+    del store
+    assert gone() is None and row.shape == (2, 6, 7)
+
+
 def test_unknown_names_are_answered_with_close_ones(store_path):
     write_tiny(store_path)
     store = FeatureStore.open(store_path)
