@@ -127,24 +127,32 @@ def store_verify(path: Path) -> None:
 
 
 @main.command()
-@click.option("--config", required=True, type=FILE, help="The sweep's YAML; a list for a scalar is a grid axis.")
+@click.option("--config", type=FILE, help="The sweep's YAML; a list for a scalar is a grid axis.")
+@click.option("--resume", type=FOLDER, help="Instead: go on with this stopped sweep (trainer.checkpoint_every).")
 @click.option("--store", type=ANY, help="The feature store.  [dataset.store of the config]")
 @click.option("--fold", help="Train this fold only, or all.  [cv.fold of the config]")
 @click.option("--out", default="runs", show_default=True, type=ANY, help="Where sweep folders go.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
 @click.option("--plan", is_flag=True, help="Print heads, passes, bytes read and memory, and stop.")
-def train(config: Path, store: Path | None, fold: str | None, out: Path, device: str, plan: bool) -> None:
+def train(config: Path | None, resume: Path | None, store: Path | None, fold: str | None, out: Path, device: str,
+          plan: bool) -> None:
     """Train all heads of a sweep in one pass, e.g. `biomass train --config configs/demo.yaml --store features.h5`."""
     with plain_errors():
+        from featurestore.errors import UsageError
         from trainer.config import SweepConfig
-        from trainer.sweep import prepare_sweep, run_sweep
+        from trainer.sweep import prepare_sweep, resume_sweep, run_sweep
 
-        overrides = {"dataset.store": store, "cv.fold": int(fold) if fold and fold.isdigit() else fold}
-        sweep = SweepConfig.load(config, {key: value for key, value in overrides.items() if value is not None})
-        if plan:
-            click.echo(prepare_sweep(sweep, device).plan())
-            return
-        result = run_sweep(sweep, out, device)
+        if (config is None) == (resume is None):
+            raise UsageError("give --config FILE to begin a sweep, or --resume SWEEP to go on with one")
+        if resume:
+            result = resume_sweep(resume)
+        else:
+            overrides = {"dataset.store": store, "cv.fold": int(fold) if fold and fold.isdigit() else fold}
+            sweep = SweepConfig.load(config, {key: value for key, value in overrides.items() if value is not None})
+            if plan:
+                click.echo(prepare_sweep(sweep, device).plan())
+                return
+            result = run_sweep(sweep, out, device)
         click.echo(f"{result.table()}\n{result.path}")
 
 

@@ -29,7 +29,6 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
 
 def open_layout(path: Path) -> Layout:
     """Read the metadata with libhdf5, once; foreign links, filters or external bytes are refused before any read."""
-    import h5py
 
     try:
         with _open_unlocked(path) as file:

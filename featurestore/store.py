@@ -114,9 +114,9 @@ class FeatureStore:
 
     def is_sealed(self, image: int) -> bool:
         """Whether the image is committed: its seal is there and matches its catalog row, thumbnail and crc row."""
-        if self._state_N[image] == UNKNOWN and self.array("seal")[image]:
-            if self._expected_seal(image) == self.array("seal")[image]:
-                self._state_N[image] = SEALED
+        seal = self.array("seal")[image]
+        if self._state_N[image] == UNKNOWN and seal and seal == self._expected_seal(image):
+            self._state_N[image] = SEALED
         return self._state_N[image] != UNKNOWN
 
     def require(self, image: int) -> None:

@@ -15,7 +15,7 @@ from featurestore.backbone import RANDOM, Backbone, restore_backbone, saved_weig
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, check_photographs, decode_ahead
 from featurestore.errors import InputError
-from featurestore.spec import ViewSpec
+from featurestore.spec import StoreSpec, ViewSpec
 from featurestore.views import tta_views
 from trainer.heads import Bank, HeadShape, Inputs, load_bank
 from trainer.metrics import TARGETS, constrained
@@ -47,7 +47,7 @@ class Predictor:
         config, spec, states = folder.config, folder.spec, folder.states
         heads = list(folder.heads(weights, list(folds) if folds else None).values())
         shape = HeadShape.of(config.head, spec.tokens, states)
-        source = backbone_weights or _kept_weights(config.dataset.store, spec.tokens.weights_sha256, spec.made_by)
+        source = backbone_weights or _kept_weights(folder.store_folder, spec)
         backbone = restore_backbone(spec.tokens, source, device, precision or spec.made_by.get("precision", "fp32"))
         return cls(backbone, load_bank(shape, heads, backbone.device), config.inference.constraints, config.trainer.use_amp)
 
@@ -102,9 +102,9 @@ def test_photographs(data: Path) -> dict[str, Path]:
     return dict(zip(frame["image_id"], find_photographs(frame, data), strict=True))
 
 
-def _kept_weights(store: Path | None, weights_sha256: str, made_by: dict[str, str]) -> str | None:
+def _kept_weights(store_folder: Path, spec: StoreSpec) -> str | None:
     """Where the backbone's weights come from when nobody says."""
-    if made_by.get("weights") == RANDOM:
+    if spec.made_by.get("weights") == RANDOM:
         return RANDOM
-    kept = saved_weights_path(store.parent, weights_sha256) if store else None
-    return str(kept) if kept and kept.exists() else None
+    kept = saved_weights_path(store_folder, spec.tokens.weights_sha256)
+    return str(kept) if kept.exists() else None

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 from conftest import VIEWS, tiny_spec
+
 from featurestore.writer import ImageRows, open_writer
 from trainer.config import SweepConfig
 

@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import TINY, biomass
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from commands import TINY, biomass
 from test_writer import digest
 
 from featurestore import FeatureStore
 from featurestore.backbone import restore_backbone
 from featurestore.images import read_photograph
+
 
 def test_build_says_what_it_did_and_warns_of_random_weights(pasture, tmp_path):
     result = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY)
@@ -99,7 +100,8 @@ def test_options_can_come_from_a_file_and_the_command_line_wins(pasture, tmp_pat
     tokens = FeatureStore.open(tmp_path / "f.h5").spec.tokens
     assert (tokens.tile_height, tokens.view_names) == (64, ("hflip",))
     config.write_text("image_sise: 64\n")
-    assert "image_sise" in biomass("store", "build", "--config", config, "--data", pasture, "--out", tmp_path / "g.h5", code=3).stderr
+    arguments = ["--config", config, "--data", pasture, "--out", tmp_path / "g.h5"]
+    assert "image_sise" in biomass("store", "build", *arguments, code=3).stderr
 
 
 BAD_CALLS = {
@@ -158,8 +160,9 @@ def test_weights_from_a_file_are_kept_beside_the_store_and_checked(pasture, tmp_
     assert (out.parent / weights.name).exists()
     assert FeatureStore.open(out).spec.fingerprint == FeatureStore.open(built).spec.fingerprint
     assert np.array_equal(FeatureStore.open(out).cls, FeatureStore.open(built).cls)
-    (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04pickle")
-    result = biomass("store", "build", "--data", pasture, "--out", out, *arguments, "--weights", tmp_path / "bad.safetensors", code=3)
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"\x80\x04pickle")
+    result = biomass("store", "build", "--data", pasture, "--out", out, *arguments, "--weights", bad, code=3)
     assert "not safetensors weights" in result.stderr
 
 
@@ -167,7 +170,11 @@ def test_non_finite_tokens_are_refused_by_name(pasture, tmp_path, monkeypatch):
     from featurestore.backbone import Backbone
 
     forward = Backbone._forward
-    monkeypatch.setattr(Backbone, "_forward", lambda self, x: tuple([t * float("inf") for t in part] for part in forward(self, x)))
+
+    def infinite(self, x):
+        return tuple([tokens * float("inf") for tokens in part] for part in forward(self, x))
+
+    monkeypatch.setattr(Backbone, "_forward", infinite)
     result = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY, code=3)
     assert "view 'plain', layer -1: tokens are not finite" in result.stderr
     assert FeatureStore.open(tmp_path / "f.h5").n_sealed == 0

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
 from commands import biomass
+from test_sweep import plain_masses
+
 from featurestore import FeatureStore
 from featurestore.decode import decode
 from featurestore.errors import InputError
 from predictor.predictor import Predictor, predict
 from predictor.submission import submission
-from test_sweep import plain_masses
 from trainer.metrics import TARGETS, constrained
 from trainer.runs import RunFolder, best_run
 
@@ -126,10 +126,11 @@ def test_predict_runs_where_most_packages_are_absent(sweep, pasture, tmp_path):
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", code, "--data", pasture, "--run", best_run(sweep), "--tta", "1", "--device", "cpu",
                "--out", tmp_path / "submission.csv"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
+    bare = {"capture_output": True, "text": True, "cwd": tmp_path, "env": {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}}
+    done = subprocess.run(command, **bare)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(tmp_path / "submission.csv")) == 10
-    done = subprocess.run([*command[:3], "--data", tmp_path], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(root)})
+    done = subprocess.run([*command[:3], "--data", tmp_path], **bare)
     assert done.returncode == 3 and "no finished sweep" in done.stderr
 
 

@@ -1,17 +1,22 @@
 """A head in a sweep is the head trained alone; nothing held out reaches it; what a sweep leaves."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import biomass
+from sweeps import config, write_store
 from torch import nn
 
 from featurestore.errors import InputError, MismatchError
-from sweeps import config, write_store
-from commands import biomass
+from trainer.config import SweepConfig
 from trainer.data import TrainingData
 from trainer.evaluate import predict_held_out
 from trainer.pooling import TokenReader
@@ -116,7 +121,8 @@ def plain_gating_head(state: dict[str, torch.Tensor]) -> nn.ModuleDict:
 def plain_masses(state: dict[str, torch.Tensor], cls_TD: torch.Tensor, patches_TPD: torch.Tensor) -> torch.Tensor:
     """Total, GDM, Green, Dead, Clover of one photograph by plain torch modules."""
     if "density.weight" in state:
-        return nn.functional.softplus(nn.functional.linear(patches_TPD, state["density.weight"], state["density.bias"])).sum((0, 1))
+        y_TPK = nn.functional.linear(patches_TPD, state["density.weight"], state["density.bias"])
+        return nn.functional.softplus(y_TPK).sum((0, 1))
     head = plain_gating_head(state)
     w_TP = head["gate_mlp"](cls_TD).softmax(-1)
     z_TD = torch.einsum("tp,tpd->td", w_TP, patches_TPD)
@@ -201,8 +207,6 @@ def test_mapped_rows_are_not_copied_on_their_way_to_torch(store):
     ("backbone.model_name", "vit_other", "model_name is 'made_up', the config says 'vit_other'"),
     ("dataset.num_aug_patterns", 20, "num_aug_patterns is 3, the config says 20")])
 def test_a_store_of_something_else_is_refused_with_both_values(tmp_path, store, key, value, message):
-    from trainer.config import SweepConfig
-
     config(tmp_path, store)
     with pytest.raises(MismatchError, match=message):
         prepare_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {key: value}), "cpu")
@@ -220,8 +224,6 @@ def test_labels_that_are_no_masses_are_refused_by_id(tmp_path):
 
 
 def test_one_fold_alone_gives_the_heads_of_the_whole(tmp_path, store):
-    from trainer.config import SweepConfig
-
     whole = trained(prepare_sweep(config(tmp_path, store), "cpu", torch.float64), [0])[0]
     one = SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": 2})
     part = trained(prepare_sweep(one, "cpu", torch.float64), [0])[0]
@@ -249,3 +251,33 @@ def test_bad_configs_stop_with_one_line(tmp_path, store, change, code, message):
     path.write_text("".join(f"{k}: {v}\n" for k, v in (base | {key: value}).items()))
     assert message in biomass("train", "--config", path, "--store", store, "--out", tmp_path / "r", code=code).stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path, store):
+    """SIGKILL right after an epoch that no checkpoint holds; the resumed sweep equals the uninterrupted one, file by file."""
+    config(tmp_path, store, epochs=7)
+    text = (tmp_path / "sweep.yaml").read_text().replace("num_epochs: 7", "num_epochs: 7, checkpoint_every: 3")
+    (tmp_path / "sweep.yaml").write_text(text)
+    code = ("import os, signal, sys\nfrom pathlib import Path\n"
+            "import trainer.sweep as s\nfrom trainer.config import SweepConfig\n"
+            "train = s.train_epoch\n"
+            "def killed(sweep, trainers, reader, epoch):\n"
+            "    train(sweep, trainers, reader, epoch)\n"
+            "    if epoch == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "s.train_epoch = killed\n"
+            "s.run_sweep(SweepConfig.load(Path(sys.argv[1])), Path(sys.argv[2]), 'cpu', progress=False)\n")
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", code, tmp_path / "sweep.yaml", tmp_path / "killed"]
+    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, check=False).returncode == -9
+    folder = next((tmp_path / "killed").iterdir())
+    assert not (folder / "summary.json").exists()
+    assert "ridge" in biomass("train", "--resume", folder).stdout
+    whole = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "whole", "cpu", progress=False).path
+    kept = [p for p in whole.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name == "summary.json"]
+    files = sorted(p.relative_to(whole) for p in kept)
+    assert len(files) == 3 + 4 * (1 + 6)
+    for name in files:
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not list(folder.rglob("checkpoints"))
+    assert [json.loads(line)["epoch"] for line in (folder / "004_tiny__kind-density__lr-0_01__weight_decay-0_01/metrics.jsonl")
+            .read_text().splitlines()] == list(range(7))

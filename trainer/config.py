@@ -292,6 +292,12 @@ class SweepConfig:
         base = _validated(first, path)
         return cls(base, {key: _axis_values(base, key, values, path) for key, values in axes.items()})
 
+    @classmethod
+    def of(cls, base: dict[str, Any], axes: dict[str, list], where: Path) -> Self:
+        """The config that `base` (as plain values) and `axes` came from; `where` is named by errors."""
+        first = _validated(base, where)
+        return cls(first, {key: _axis_values(first, key, values, where) for key, values in axes.items()})
+
     @property
     def n_points(self) -> int:
         """How many points there are, known without making them: a grid may be huge by mistake."""

@@ -153,7 +153,9 @@ def new_bank(shape: HeadShape, splits: Sequence, rates: Sequence[float], seed: i
     for name, size in shape.tensors().items():
         drawn = [biases[i].get(name, _initial(name, size, shape, seed, s.repeat, s.fold)) for i, s in enumerate(splits)]
         stacked = torch.tensor(np.stack([d.T for d in drawn]), dtype=dtype, device=device)[:, None]
-        tensors[name] = stacked.expand(-1, len(rates), *stacked.shape[2:]).clone().requires_grad_()
+        every = stacked.expand(-1, len(rates), *stacked.shape[2:])
+        # contiguous: a fused AdamW walks weight, gradient and moments as plain memory, whatever their strides say
+        tensors[name] = every.clone(memory_format=torch.contiguous_format).requires_grad_()
     return Bank(shape, tensors, torch.tensor(rates, dtype=dtype, device=device), moments)
 
 

@@ -13,6 +13,7 @@ from trainer.config import PointConfig
 from trainer.heads import Outputs
 from trainer.metrics import MASSES
 
+
 @dataclass(frozen=True)
 class Labels:
     """Labels of all images; mixed, they are the labels of mixed images (masses in grams, State as one-hot)."""

@@ -1,8 +1,9 @@
 """The folders a sweep leaves: one for the sweep, in it one for each point; every file appears whole."""
 
+import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from featurestore._bytes import appears_whole, write_whole
+from featurestore._bytes import appears_whole, check_writable, remove, write_whole
 from featurestore.errors import InputError
 from featurestore.spec import StoreSpec
+from featurestore.store import FeatureStore
 from trainer.config import PointConfig, dump_yaml, safe_name
 
 WEIGHTS = ("best", "last")
@@ -26,10 +28,15 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, config: PointConfig, spec: StoreSpec, states: list[str]) -> "RunFolder":
-        (path / "weights").mkdir(parents=True)
+    def create(cls, path: Path, config: PointConfig, store: FeatureStore, states: list[str], n_epochs: int = 0) -> "RunFolder":
+        """A point's folder, new or of a sweep that is resumed after n_epochs: later lines of its log are dropped."""
+        (path / "weights").mkdir(parents=True, exist_ok=True)
         write_whole(path / "config.yaml", dump_yaml(config))
-        write_whole(path / "spec.json", dump_json({"store": json.loads(spec.to_json()), "states": states}))
+        write_whole(path / "spec.json", dump_json({"store": json.loads(store.spec.to_json()), "states": states,
+                                                   "store_folder": str(store.path.parent)}))
+        log = path / "metrics.jsonl"
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        write_whole(log, "".join(lines[:n_epochs]))
         return cls(path)
 
     @property
@@ -44,8 +51,13 @@ class RunFolder:
     def states(self) -> list[str]:
         return self._spec_json()["states"]
 
+    @property
+    def store_folder(self) -> Path:
+        """Where the store lay, and the backbone's weights beside it."""
+        return Path(self._spec_json()["store_folder"])
+
     def _spec_json(self) -> dict:
-        return json.loads(read_text(self.path / "spec.json"))
+        return read_json(self.path / "spec.json")
 
     def log(self, record: Mapping) -> None:
         """Add a line to metrics.jsonl."""
@@ -77,20 +89,29 @@ class SweepFolder:
 
     @classmethod
     def create(cls, out: Path, name: str) -> "SweepFolder":
-        """A new folder, whose name no other process takes."""
+        """A new folder named for the second it was begun in."""
         stamp = time.strftime("%Y%m%d_%H%M%S")
-        for attempt in range(100):
-            path = out / f"{stamp}{f'-{attempt}' if attempt else ''}_{safe_name(name)}"
-            try:
-                path.mkdir(parents=True)
-                return cls(path)
-            except FileExistsError:
-                if not out.is_dir():
-                    raise InputError(f"{out}: exists and is no folder; choose another --out") from None
-        raise InputError(f"{out}: cannot find a free name for the sweep's folder")
+        check_writable(out)
+        taken = {path.name for path in out.iterdir()}
+        names = (f"{stamp}{f'-{i}' if i else ''}_{safe_name(name)}" for i in itertools.count())
+        path = out / next(each for each in names if each not in taken)
+        path.mkdir()
+        return cls(path)
 
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.path / name)
+
+    def checkpoint(self, points: Sequence[int]) -> Path:
+        """File of the pass that trains these points."""
+        (self.path / "checkpoints").mkdir(exist_ok=True)
+        return self.path / "checkpoints" / f"points{min(points)}-{max(points)}.safetensors"
+
+    def remove_checkpoints(self) -> None:
+        """A finished sweep needs none."""
+        remove(self.path / "checkpoints")
+
+    def read_json(self, name: str) -> dict:
+        return read_json(self.path / name)
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         write_whole(self.path / name, table.to_csv(index=False))
@@ -114,15 +135,17 @@ def newest_sweep(out: Path) -> Path:
 
 def best_run(sweep: Path) -> Path:
     """The run at the top of a sweep's leaderboard."""
-    summary = json.loads(read_text(sweep / "summary.json"))
-    return sweep / summary["best"]
+    return sweep / read_json(sweep / "summary.json")["best"]
 
 
-def read_text(path: Path) -> str:
+def read_json(path: Path) -> dict:
+    """InputError if there is no such file, or it is not JSON."""
     try:
-        return path.read_text()
+        return json.loads(path.read_text())
     except OSError as err:
-        raise InputError(f"{path}: cannot be read ({err.strerror}); is this the folder of a finished sweep or run?") from err
+        raise InputError(f"{path}: cannot be read ({err.strerror}); is this the folder of a sweep or run?") from err
+    except (ValueError, RecursionError) as err:
+        raise InputError(f"{path}: not JSON ({err})") from err
 
 
 def dump_json(value: Mapping) -> str:

@@ -15,6 +15,7 @@ from featurestore._bytes import locked
 from featurestore.backbone import choose_device
 from featurestore.errors import InputError
 from trainer.baselines import baselines, pooled_features
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import PointConfig, SweepConfig
 from trainer.data import TrainingData
 from trainer.evaluate import Scores, oof_table, predict_held_out, score
@@ -26,7 +27,7 @@ from trainer.plan import Plan, plan_sweep
 from trainer.pooling import TokenReader, compute_dtype
 from trainer.report import draw_curves, draw_leaderboard
 from trainer.runs import WEIGHTS, RunFolder, SweepFolder
-from trainer.splits import make_splits, save_splits
+from trainer.splits import make_splits, read_splits, save_splits
 from trainer.stream import Batch, Split, Stream, make_splits_of, mixup_share
 
 
@@ -74,9 +75,13 @@ def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype 
     folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata,
                         base.experiment.seed)
     splits = make_splits_of(folds, base.cv.fold)
-    stream = Stream(data.n_images, len(data.store.view_names), splits, base.cv.n_folds, base.trainer.batch_size,
-                    base.experiment.seed)
-    return Sweep(config, data, folds, splits, stream)
+    return Sweep(config, data, folds, splits, new_stream(data, splits, base))
+
+
+def new_stream(data: TrainingData, splits: list[Split], base: PointConfig) -> Stream:
+    """The stream of some splits over a store, by the config's stream keys."""
+    return Stream(data.n_images, len(data.store.view_names), splits, base.cv.n_folds, base.trainer.batch_size,
+                  base.experiment.seed)
 
 
 def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto", progress: bool = True) -> SweepResult:
@@ -86,12 +91,32 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     """
     sweep = prepare_sweep(config, device)
     folder = SweepFolder.create(out, sweep.base.experiment.name)
+    save_splits(sweep.folds, folder.path / "folds.csv")
+    plan = {"base": sweep.base.model_dump(mode="json"), "axes": config.axes, "passes": sweep.plan().passes, "device": device}
+    folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
+    return _run(sweep, folder, plan["passes"], progress)
+
+
+def resume_sweep(path: Path, progress: bool = True) -> SweepResult:
+    """Go on with a sweep that was stopped, from the last checkpoint of each pass; on CPU to the same bits as without the stop.
+
+    InputError if the folder is no sweep's; MismatchError if the store's tokens are no longer those it began with.
+    """
+    folder = SweepFolder(path)
+    plan = folder.read_json("sweep.json")
+    sweep = prepare_sweep(SweepConfig.of(plan["base"], plan["axes"], path / "sweep.json"), plan["device"])
+    begun = read_splits(path / "folds.csv", sweep.data.catalog["image_id"].tolist())
+    splits = make_splits_of(begun, sweep.base.cv.fold)
+    sweep = replace(sweep, folds=begun, splits=splits, stream=new_stream(sweep.data, splits, sweep.base))
+    return _run(sweep, folder, plan["passes"], progress)
+
+
+def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], progress: bool) -> SweepResult:
     with locked(folder.path / "sweep"):
-        save_splits(sweep.folds, folder.path / "folds.csv")
-        results: list[PointResult] = []
-        for points in sweep.plan().passes:
-            results += run_pass(sweep, points, folder, progress)
-        return _finish(sweep, folder, results)
+        results = [result for points in passes for result in run_pass(sweep, points, folder, progress)]
+        done = _finish(sweep, folder, results)
+        folder.remove_checkpoints()
+        return done
 
 
 @dataclass
@@ -168,14 +193,20 @@ def run_pass(sweep: Sweep, points: Sequence[int], folder: SweepFolder, progress:
     dtype = compute_dtype(data.device, base.trainer.use_amp, data.dtype)
     reader = TokenReader(data.store, np.arange(data.n_images), data.device, dtype)
     trainers = new_trainers(sweep, points)
-    runs = {p: RunFolder.create(folder.path / sweep.config.names[p], sweep.config.points[p], data.store.spec, data.states)
+    checkpoint, every = folder.checkpoint(points), base.trainer.checkpoint_every
+    first = load_checkpoint(checkpoint, trainers)
+    runs = {p: RunFolder.create(folder.path / sweep.config.names[p], sweep.config.points[p], data.store, data.states, first)
             for p in points}
-    with tqdm(range(base.trainer.num_epochs), desc="train", unit="epoch", disable=not progress, file=sys.stderr) as bar:
-        for epoch in bar:
+    epochs = base.trainer.num_epochs
+    with tqdm(total=epochs, initial=first, desc="train", unit="epoch", disable=not progress, file=sys.stderr) as bar:
+        for epoch in range(first, epochs):
             start = time.monotonic()
             train_epoch(sweep, trainers, reader, epoch)
             scores = _validate(sweep, trainers, reader, runs, epoch, time.monotonic() - start)
+            if every and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
+                save_checkpoint(checkpoint, trainers, epoch + 1)
             bar.set_postfix(best=f"{np.nanmax(scores):.4f}", refresh=False)
+            bar.update()
     return [result for trainer in trainers for result in _close(sweep, trainer, reader, runs)]
 
 
