@@ -8,11 +8,12 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/biomass demo
 
+# one thread: the models are tiny, and two threads that wait for a busy core cost 20 x
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-system: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "system or not system"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "system or not system"
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ from featurestore.errors import InputError, list_some
 from featurestore.formats import check_suffix
 from featurestore.moments import pool, row_stats
 from featurestore.spec import POOLED, STATS, StoreSpec
+from featurestore.store import FeatureStore
 from featurestore.views import choose_views
 from featurestore.writer import ImageRows, StoreWriter, catalog_columns, image_bytes, open_writer
 
@@ -101,6 +102,8 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     start = time.monotonic()
     check_suffix(config.out)
     _bytes.check_writable(config.out.parent)
+    if config.out.exists():
+        FeatureStore.open(config.out)  # something else of that name is refused before the backbone is loaded
     frame = read_catalog(config.data / "train.csv")
     paths = find_photographs(frame, config.data)
     width, height = check_photographs(paths, config.crop)

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from featurestore.errors import InputError, list_some
+from featurestore.spec import OWN_COLUMNS
 
 TARGETS = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
-"""The contest's targets: in a wide CSV, columns of these names hold grams."""
+"""The contest's targets in grams, the order of every K axis that holds all five: GDM = Green + Clover, Total = GDM + Dead."""
 LONG_COLUMNS = ("sample_id", "image_path", "target_name")
-OWN_NAMES = ("image_id", "path", "sha256", "width", "height", "status")  # a store's catalog adds these itself
 MISSING = ("", "NA", "NaN", "null")
 # 007 stays text, and so does an id of 16 digits or more, which a float64 would round
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,14})(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -149,7 +149,7 @@ def _metadata(table: pd.DataFrame) -> list[str]:
 
 def _check_names(csv_path: Path, names: list[str]) -> None:
     """Names that become columns beside ours."""
-    clashing = sorted({name for name in names if name in OWN_NAMES or names.count(name) > 1})
+    clashing = sorted({name for name in names if name in OWN_COLUMNS or names.count(name) > 1})
     if clashing:
         raise InputError(f"{csv_path}: {', '.join(clashing)}: a catalog has a column of that name already; rename it")
 

@@ -1,16 +1,13 @@
 """Small stores of made-up tokens, whose axes all differ in length."""
 
-import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: two threads that wait for a busy core cost 20 x
+import numpy as np
+import pandas as pd
+import pytest
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import pytest  # noqa: E402
-
-from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec  # noqa: E402
-from featurestore.writer import ImageRows, catalog_columns, open_writer  # noqa: E402
+from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.writer import ImageRows, catalog_columns, open_writer
 
 VIEWS = (ViewSpec(name="plain"), ViewSpec(name="hflip", hflip=True), ViewSpec(name="vflip", vflip=True))
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -139,6 +140,30 @@ def test_every_bad_photograph_is_listed(pasture, tmp_path):
     second.unlink()
     stderr = biomass("store", "build", "--data", data, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
     assert first.name in stderr and second.name in stderr
+
+
+def test_an_out_that_is_something_else_is_left_alone(pasture, tmp_path):
+    (tmp_path / "notes.h5").write_text("mine")
+    (tmp_path / "folder.zarr").mkdir()
+    for name, why in (("notes.h5", "not a readable HDF5 file"), ("folder.zarr", "not a Zarr v3 group")):
+        assert why in biomass("store", "build", "--data", pasture, "--out", tmp_path / name, *TINY, code=3).stderr
+    assert (tmp_path / "notes.h5").read_text() == "mine"
+
+
+def test_a_disk_that_is_too_small_is_refused_before_it_is_full(pasture, tmp_path, monkeypatch):
+    monkeypatch.setattr("featurestore._bytes.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    stderr = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
+    assert "GB are needed" in stderr and FeatureStore.open(tmp_path / "f.h5").n_sealed == 0
+
+
+@pytest.mark.parametrize("csv, message", [
+    ("sample_id,target\nA__GDM_g,3\n", "image_path"),
+    ("sample_id,image_path,target_name,target\nA__GDM_g,a.jpg,GDM_g,heavy\n", "heavy"),
+    ("image_path,Dry_Total_g\ntrain/gone.jpg,3\n", "gone.jpg")], ids=["no column", "no number", "no photograph"])
+def test_a_csv_that_cannot_be_used_stops_with_one_line(tmp_path, csv, message):
+    (tmp_path / "train.csv").write_text(csv)
+    stderr = biomass("store", "build", "--data", tmp_path, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
+    assert message in stderr and not (tmp_path / "f.h5").exists()
 
 
 def test_without_weights_and_network_the_error_says_what_to_do(pasture, tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ from trainer.metrics import (
     WEIGHTS,
     clip_constraint,
     order_constraint,
-    rmse,
     target_r2,
     weighted_r2,
 )
@@ -65,12 +64,7 @@ def test_target_r2_by_hand():
     assert target_r2(TRUTH, prediction) == pytest.approx([0, np.nan, np.nan, 1, -1], nan_ok=True)
 
 
-def test_rmse_by_hand():
-    truth = np.array([[1.0, np.nan], [3, np.nan], [np.nan, np.nan]])
-    assert rmse(truth, np.array([[4.0, 1], [7, 1], [9, 1]])) == pytest.approx([np.sqrt(12.5), np.nan], nan_ok=True)
-
-
-@pytest.mark.parametrize("score", [weighted_r2, target_r2, rmse], ids=lambda score: score.__name__)
+@pytest.mark.parametrize("score", [weighted_r2, target_r2], ids=lambda score: score.__name__)
 def test_a_batch_is_its_members(score):
     rng = np.random.default_rng(0)
     truth, batch = rng.normal(size=(7, 5)), rng.normal(size=(2, 3, 7, 5))

@@ -5,8 +5,7 @@ Arrays in, numbers out, in float64: what is predicted and on which rows is decid
 
 import numpy as np
 
-TARGETS = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
-"""The order of every K axis that holds all five masses: GDM = Green + Clover, Total = GDM + Dead."""
+from featurestore.catalog import TARGETS
 
 WEIGHTS = (0.1, 0.1, 0.1, 0.2, 0.5)
 """Weights of the targets in the contest's score, in that order (CSIRO Image2Biomass, evaluation page)."""
@@ -37,14 +36,6 @@ def weighted_r2(truth_NK: np.ndarray, prediction_NK: np.ndarray) -> float | np.n
 def target_r2(truth_NK: np.ndarray, prediction_NK: np.ndarray) -> np.ndarray:
     """Plain R2 of each target, (..., K); NaN where a target is unknown or constant. Inputs as in `weighted_r2`."""
     return _r2(truth_NK, prediction_NK, np.ones(1), axis=-2)
-
-
-def rmse(truth_NK: np.ndarray, prediction_NK: np.ndarray) -> np.ndarray:
-    """Root mean squared error of each target, (..., K) in grams; NaN where a target is unknown."""
-    truth, prediction, known = _pairs(truth_NK, prediction_NK)
-    squares = np.sum((truth - prediction) ** 2, axis=-2, where=known)
-    with np.errstate(invalid="ignore"):  # 0 / 0 of an unknown target is the NaN we promise
-        return np.sqrt(squares / known.sum(axis=-2))
 
 
 def order_constraint(total_N: np.ndarray, gdm_N: np.ndarray, green_N: np.ndarray) -> np.ndarray:

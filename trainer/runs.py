@@ -98,9 +98,6 @@ class SweepFolder:
         path.mkdir()
         return cls(path)
 
-    def run(self, name: str) -> RunFolder:
-        return RunFolder(self.path / name)
-
     def checkpoint(self, points: Sequence[int]) -> Path:
         """File of the pass that trains these points."""
         (self.path / "checkpoints").mkdir(exist_ok=True)

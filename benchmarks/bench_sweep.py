@@ -1,0 +1,167 @@
+"""What does a sweep's step cost? P3: 30 heads together vs a plain loop, one head at a time; P4: 30 heads vs 1; P5: rows read.
+
+Full size: rows of 3600 x 1280, batch 32, mixup on, page cache warm. The plain loop is what a notebook does: it makes each mixed
+photograph in float32 and trains one torch module on it. A step is forward, backward, AdamW and moving average. All take turns.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from _bench import context, finish, spread, work_folder
+from torch import nn
+from torch.nn import functional as F
+
+from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.store import FeatureStore
+from featurestore.writer import ImageRows, catalog_columns, open_writer
+from trainer.config import SweepConfig
+from trainer.pooling import TokenReader, compute_dtype
+from trainer.stream import Stream, make_splits_of
+from trainer.sweep import Sweep, new_trainers, prepare_sweep, train_epoch
+
+MARKS = {"P3": 100, "P4": 8, "P5": 1.15}
+YAML = """
+experiment: {{name: bench, seed: 0}}
+dataset: {{store: {store}}}
+head: {{kind: cls_gating}}
+trainer: {{num_epochs: 1000, batch_size: 32}}
+optimization: {{lr: {lr}, weight_decay: {decay}}}
+inference: {{tta_indices: [0]}}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=128, help="views of the store: one an image")
+    parser.add_argument("--grid", type=int, default=60, help="patches on a side")
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dir", type=Path, help="where the store goes for the time being")
+    options = parser.parse_args()
+    with work_folder(options.dir) as folder:
+        finish(measure(options, folder))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict:
+    """Seconds of a step of 30 heads, of 1 head, and of the plain loop's one head, round by round."""
+    store = make_store(options, folder / "features.h5")
+    many = prepare_sweep(config(folder, store, "[2e-3, 1e-3, 1e-4]", "[1e-2, 1e-3]"), "cpu")
+    one = prepare_sweep(config(folder, store, "2e-3", "1e-2", fold=0), "cpu")
+    steps = {"30 heads": ready(many), "1 head": ready(one), "plain, 1 head": plain(one)}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(-1, options.rounds):
+        for name, step in steps.items():
+            seconds = step(max(number, 0))
+            if number >= 0:  # the round before warms up caches, buffers and kernels
+                times[name].append(seconds)
+    p3 = spread(30 * p / m for p, m in zip(times["plain, 1 head"], times["30 heads"], strict=True))
+    p4 = spread(m / o for m, o in zip(times["30 heads"], times["1 head"], strict=True))
+    p5 = {"1 repeat": reads_per_row(1), "20 repeats": reads_per_row(20)}
+    for name, values in times.items():
+        print(f"{name:14} {spread(values)['median']:.3f} s a step")
+    print(f"P3 {p3['median']:.1f} x per head   P4 {p4['median']:.2f} x   P5 {p5}   marks {MARKS}")
+    settings = {key: str(value) for key, value in vars(options).items()}
+    return {"P3": p3, "P4": p4, "P5": p5, "marks": MARKS, "step_s": {name: spread(v) for name, v in times.items()},
+            "threads": torch.get_num_threads(), **context(settings, ["torch", "numpy", "h5py"])}
+
+
+def ready(sweep: Sweep):
+    """A function that runs one epoch's steps of a sweep and gives seconds a step."""
+    dtype = compute_dtype(sweep.data.device, True, torch.float32)
+    reader = TokenReader(sweep.data.store, np.arange(sweep.data.n_images), sweep.data.device, dtype)
+    trainers = new_trainers(sweep, range(sweep.config.n_points))
+
+    def step(epoch: int) -> float:
+        start = time.perf_counter()
+        train_epoch(sweep, trainers, reader, epoch)
+        return (time.perf_counter() - start) / sweep.stream.n_steps
+
+    return step
+
+
+class PlainHead(nn.Module):
+    """The gating head as a notebook writes it: mixed tokens in, outputs out."""
+
+    def __init__(self, width: int, n_patches: int, n_states: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(nn.Linear(width, width // 4), nn.GELU(), nn.Linear(width // 4, n_patches))
+        self.shared = nn.Sequential(nn.Linear(2 * width, 512), nn.LayerNorm(512), nn.GELU(), nn.Dropout(0.2))
+        self.out = nn.Linear(512, 6 + n_states)
+
+    def forward(self, cls_BD: torch.Tensor, patches_BPD: torch.Tensor) -> torch.Tensor:
+        weights_BP = self.gate(cls_BD).softmax(-1)
+        return self.out(self.shared(torch.cat([cls_BD, (weights_BP[:, :, None] * patches_BPD).sum(1)], -1)))
+
+
+def plain(sweep: Sweep):
+    """A function that runs one step of one head over materialised mixed images, from the same mapped rows."""
+    t, store = sweep.data.store.spec.tokens, sweep.data.store
+    head = PlainHead(t.width, t.n_patches, len(sweep.data.states))
+    optimizer = torch.optim.AdamW(head.parameters(), 2e-3)
+    average = [p.detach().clone() for p in head.parameters()]
+
+    def step(epoch: int) -> float:
+        start = time.perf_counter()
+        batch = sweep.stream.batch(epoch, 0)
+        images, partners = batch.images_QB[0], batch.images_QB[0][batch.partner_QB[0]]
+        share = torch.tensor(batch.uniform_QB[0], dtype=torch.float32)[:, None, None]
+        own, other = (torch.from_numpy(np.stack([store.patches[int(i), 0][0] for i in which])).float()
+                      for which in (images, partners))
+        mixed = share * own + (1 - share) * other
+        cls_own, cls_other = (torch.from_numpy(store.raw.cls[which, 0, 0]).float() for which in (images, partners))
+        masses = sweep.data.labels.masses_N5
+        wanted = share[:, 0] * masses[images] + (1 - share[:, 0]) * masses[partners]
+        out = head(share[:, 0] * cls_own + (1 - share[:, 0]) * cls_other, mixed)
+        F.smooth_l1_loss(F.softplus(out[:, :5]), wanted).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            torch._foreach_lerp_(average, list(head.parameters()), 0.003)
+        return time.perf_counter() - start
+
+    return step
+
+
+def reads_per_row(n_repeats: int) -> float:
+    """Reads of each image's row in an epoch, five folds, the contest's 357 images in 30 sites, batch 32; counted."""
+    rng = np.random.default_rng(0)
+    folds = pd.DataFrame({f"r{r:02d}": rng.permutation(30)[rng.integers(0, 30, 357)] % 5 for r in range(n_repeats)})
+    stream = Stream(357, 20, make_splits_of(folds), 5, 32, seed=0)
+    counts = [sum(len(stream.batch(e, s).rows_U2) for s in range(stream.n_steps)) / 357 for e in range(5)]
+    return round(float(np.median(counts)), 3)
+
+
+def make_store(options: argparse.Namespace, path: Path) -> FeatureStore:
+    """One view of each image: random tokens, labels of a mass each, ten sites."""
+    n, side = options.images, options.grid * 16
+    rng = np.random.default_rng(0)
+    green, dead, clover = rng.gamma(2, [[12], [6], [4]], (3, n))
+    clover[::3] = 0
+    frame = pd.DataFrame({
+        "image_id": [f"ID{i}" for i in range(n)], "path": [f"{i}.jpg" for i in range(n)], "State": "Tas",
+        "Sampling_Date": [f"2015/9/{i % 10 + 1}" for i in range(n)], "Height_Ave_cm": green, "Dry_Green_g": green,
+        "Dry_Dead_g": dead, "Dry_Clover_g": clover, "GDM_g": green + clover, "Dry_Total_g": green + clover + dead})
+    tokens = TokenSpec(model="random", weights_sha256="0" * 64, layers=(-1,), crop="squash", tile_height=side, tile_width=side,
+                       interpolation="bicubic", mean=(0.5,) * 3, std=(0.2,) * 3, patch_size=16, n_tiles=1, width=options.width,
+                       views=(ViewSpec(name="plain"),), seed=0)
+    spec = StoreSpec(tokens=tokens, columns=catalog_columns(frame))
+    with open_writer(path, spec, frame) as writer:
+        for i in writer.pending():
+            patches = rng.standard_normal((1, 1, tokens.n_patches, tokens.width), np.float32).astype(np.float16)
+            pooled = np.zeros((1, 1, len(POOLED), tokens.width), np.float32)
+            writer.put(i, ImageRows(patches[:, :, 0].copy(), patches, pooled, np.zeros((1, len(STATS)))))
+    return FeatureStore.open(path)
+
+
+def config(folder: Path, store: FeatureStore, lr: str, decay: str, fold: int | None = None) -> SweepConfig:
+    path = folder / "sweep.yaml"
+    path.write_text(YAML.format(store=store.path, lr=lr, decay=decay))
+    return SweepConfig.load(path, {} if fold is None else {"cv.fold": fold})
+
+
+if __name__ == "__main__":
+    main()
