@@ -22,11 +22,14 @@ def main() -> None:
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """A BiomassError becomes one line and its exit code, here and nowhere else; a signal 128 + its number."""
+def plain_errors(after: str = "") -> Iterator[None]:
+    """A BiomassError becomes one line and its exit code, here and nowhere else; a signal 128 + its number.
+
+    after : what a user can do after a signal, said when it comes.
+    """
     from featurestore.errors import BiomassError
 
-    with _signals(), warnings.catch_warnings():
+    with _signals(after), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
         try:
             yield
@@ -36,12 +39,12 @@ def plain_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def _signals(after: str) -> Iterator[None]:
     """The first SIGINT or SIGTERM unwinds, so that what is begun is finished or dropped; a second one kills."""
     def stop(number: int, _frame: object) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
-        click.echo("stopping; the same command goes on from here", err=True)
+        click.echo(f"stopping{after}", err=True)
         sys.exit(128 + number)
 
     before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -74,7 +77,7 @@ def store() -> None:
 @click.option("--save-weights/--no-save-weights", default=None, help="Keep the weights beside the store.  [save]")
 def store_build(config: Path | None, layers: str | None, **options: Any) -> None:
     """Photographs to tokens on disk, e.g. `biomass store build --data data --out features.h5`. Goes on where it stopped."""
-    with plain_errors():
+    with plain_errors("; the same command goes on from here"):
         from featurestore.build import BuildConfig, build_store
         from featurestore.yaml import read_yaml
 
@@ -144,6 +147,8 @@ def train(config: Path | None, resume: Path | None, store: Path | None, fold: st
 
         if (config is None) == (resume is None):
             raise UsageError("give --config FILE to begin a sweep, or --resume SWEEP to go on with one")
+        if resume and (store or fold or plan):
+            raise UsageError("--resume takes store and folds from the sweep; give it alone")
         if resume:
             result = resume_sweep(resume)
         else:

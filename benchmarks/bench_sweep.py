@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
 def ready(sweep: Sweep):
     """A function that runs one epoch's steps of a sweep and gives seconds a step."""
     dtype = compute_dtype(sweep.data.device, True, torch.float32)
-    reader = TokenReader(sweep.data.store, np.arange(sweep.data.n_images), sweep.data.device, dtype)
+    reader = TokenReader(sweep.data.store, sweep.data.device, dtype)
     trainers = new_trainers(sweep, range(sweep.config.n_points))
 
     def step(epoch: int) -> float:

@@ -23,6 +23,8 @@ def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Pa
         sweep_folder = sweep or newest_sweep(Path("runs"))
         run = best_run(sweep_folder)
         say(f"heads of {run}, the best run of {'this' if sweep else 'the newest'} sweep")
+    if out.is_dir() or out.name == "predictions.csv":
+        raise UsageError(f"--out {out}: name a file; predictions.csv is the wide table that goes beside it")
     target_rows(data / "test.csv")  # a CSV no submission can follow is refused before the work
     check_writable(out.absolute().parent)
     write_predictions(data / "test.csv", predict(run, data, tta, folds=folds, **options), out)

@@ -136,7 +136,8 @@ def test_predict_runs_where_most_packages_are_absent(sweep, pasture, tmp_path):
 
 @pytest.mark.parametrize("arguments, code, message", [
     (["--tta", 3], 3, "choose 1 (plain), 2"), (["--folds", "a"], 2, "numbers with commas"),
-    (["--folds", 9], 3, "no last weights"), (["--backbone-weights", "none.safetensors"], 3, "no such weights")])
+    (["--folds", 9], 3, "no last weights"), (["--out", "."], 2, "name a file"),
+    (["--out", "predictions.csv"], 2, "name a file"), (["--backbone-weights", "none.safetensors"], 3, "no such weights")])
 def test_what_cannot_work_leaves_no_file(sweep, pasture, tmp_path, arguments, code, message):
     out = tmp_path / "submission.csv"
     result = biomass("predict", "--data", pasture, "--sweep", sweep, "--out", out, "--device", "cpu", *arguments, code=code)

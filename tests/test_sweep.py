@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,8 @@ from torch import nn
 from featurestore.errors import InputError, MismatchError
 from trainer.config import SweepConfig
 from trainer.data import TrainingData
-from trainer.evaluate import predict_held_out
+from trainer.evaluate import predict_held_out, score
+from trainer.metrics import in_targets_order
 from trainer.pooling import TokenReader
 from trainer.stream import Stream
 from trainer.sweep import new_trainers, prepare_sweep, run_sweep, train_epoch
@@ -38,7 +40,7 @@ def finished(store, tmp_path_factory):
 def trained(sweep, points):
     """Trainers after all epochs, in float64."""
     trainers = new_trainers(sweep, points)
-    reader = TokenReader(sweep.data.store, np.arange(sweep.data.n_images), sweep.data.device, sweep.data.dtype)
+    reader = TokenReader(sweep.data.store, sweep.data.device, sweep.data.dtype)
     for epoch in range(sweep.base.trainer.num_epochs):
         train_epoch(sweep, trainers, reader, epoch)
     return trainers
@@ -134,7 +136,7 @@ def plain_masses(state: dict[str, torch.Tensor], cls_TD: torch.Tensor, patches_T
 def test_a_saved_head_is_a_plain_torch_module_with_equal_output(tmp_path, store, normalize):
     sweep = prepare_sweep(config(tmp_path, store, normalize=normalize), "cpu")
     for trainer in trained(sweep, range(4)):
-        reader = TokenReader(sweep.data.store, np.arange(30), sweep.data.device, torch.float32)
+        reader = TokenReader(sweep.data.store, sweep.data.device, torch.float32)
         raw_GRN5 = predict_held_out([trainer.averaged], sweep.data, reader, sweep.splits, 8)[0]
         for q, split in enumerate(sweep.splits):
             i = split.val_N[2]
@@ -190,7 +192,7 @@ def test_the_largest_passes_that_fit_are_made(tmp_path, store, monkeypatch):
 
 def test_a_step_reads_each_row_once_for_all_heads(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store), "cpu")
-    reader = TokenReader(sweep.data.store, np.arange(30), sweep.data.device, torch.float32)
+    reader = TokenReader(sweep.data.store, sweep.data.device, torch.float32)
     train_epoch(sweep, new_trainers(sweep, range(4)), reader, 0)
     rows = sum(len(sweep.stream.batch(0, s).rows_U2) for s in range(sweep.stream.n_steps))
     assert reader.n_bytes_read == rows * 2 * 6 * 7 * 2
@@ -198,7 +200,7 @@ def test_a_step_reads_each_row_once_for_all_heads(tmp_path, store):
 
 def test_mapped_rows_are_not_copied_on_their_way_to_torch(store):
     data = TrainingData.open(store, config(store.parent, store).base, torch.float32, torch.device("cpu"))
-    reader = TokenReader(data.store, np.arange(30), data.device, torch.float16)
+    reader = TokenReader(data.store, data.device, torch.float16)
     assert reader.row(3, 1).data_ptr() == data.store.patches[3, 1].ctypes.data
 
 
@@ -255,7 +257,7 @@ def test_bad_configs_stop_with_one_line(tmp_path, store, change, code, message):
 
 def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path, store):
     """SIGKILL right after an epoch that no checkpoint holds; the resumed sweep equals the uninterrupted one, file by file."""
-    config(tmp_path, store, epochs=7)
+    config(tmp_path, store, epochs=7, accumulate=4)
     text = (tmp_path / "sweep.yaml").read_text().replace("num_epochs: 7", "num_epochs: 7, checkpoint_every: 3")
     (tmp_path / "sweep.yaml").write_text(text)
     code = ("import os, signal, sys\nfrom pathlib import Path\n"
@@ -281,3 +283,42 @@ def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path, store):
     assert not list(folder.rglob("checkpoints"))
     assert [json.loads(line)["epoch"] for line in (folder / "004_tiny__kind-density__lr-0_01__weight_decay-0_01/metrics.jsonl")
             .read_text().splitlines()] == list(range(7))
+
+
+def test_a_finished_sweep_or_another_store_is_not_resumed(tmp_path, store, finished):
+    assert "finished" in biomass("train", "--resume", finished.path, code=3).stderr
+    assert "give it alone" in biomass("train", "--resume", finished.path, "--plan", code=2).stderr
+    stopped = tmp_path / "stopped"
+    shutil.copytree(finished.path, stopped)
+    (stopped / "summary.json").unlink()
+    plan = json.loads((stopped / "sweep.json").read_text())
+    (stopped / "sweep.json").write_text(json.dumps(plan | {"fingerprint": "f" * 64}))
+    assert "the sweep began with ffff" in biomass("train", "--resume", stopped, code=5).stderr
+
+
+def test_a_head_that_diverged_spoils_its_points_score(store, tmp_path):
+    sweep = prepare_sweep(config(tmp_path, store, repeats=2), "cpu")
+    truth = in_targets_order(sweep.data.truth_N5)
+    prediction = np.stack([truth + 1, truth + 1])
+    state = sweep.data.catalog["State"]
+    assert np.isfinite(score(truth, prediction, sweep.splits, state).mean)
+    one = [s for s in sweep.splits if s.fold == 1]
+    partly = np.full_like(prediction, np.nan)
+    for s in one:
+        partly[s.repeat, s.val_N] = prediction[s.repeat, s.val_N]
+    assert np.isfinite(score(truth, partly, one, state).mean)
+    prediction[0, one[0].val_N] = np.nan
+    assert np.isnan(score(truth, prediction, sweep.splits, state).mean)
+
+
+def test_lost_or_damaged_heads_are_named(tmp_path, finished):
+    from trainer.runs import RunFolder
+
+    run = shutil.copytree(finished.path / "001_tiny__kind-cls_gating__lr-0_03__weight_decay-0_01", tmp_path / "run")
+    assert len(RunFolder(run).heads("last")) == 6
+    (run / "weights/last_r01_fold2.safetensors").write_bytes(b"short")
+    with pytest.raises(InputError, match="last_r01_fold2.safetensors: damaged"):
+        RunFolder(run).heads("last")
+    (run / "weights/last_r01_fold2.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no last weights of folds \[2\]"):
+        RunFolder(run).heads("last")

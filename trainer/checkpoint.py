@@ -36,8 +36,7 @@ def load_checkpoint(path: Path, trainers: Sequence) -> int:
 
 def _state(trainer) -> dict[str, Tensor]:
     """All tensors of a bank under training; of AdamW's, one a head and tensor."""
-    parts = {"weights": trainer.bank.tensors, "average": trainer.optimizer.average, "best": trainer.best,
-             "adamw": _adamw_state(trainer.optimizer)}
+    parts = {**_stacked(trainer), "adamw": _adamw_state(trainer.optimizer)}
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()} | {
         "n_done": torch.tensor(trainer.optimizer.n_done), "best_score": torch.from_numpy(trainer.best_score_QG),
         "best_epoch": torch.from_numpy(trainer.best_epoch_QG)}
@@ -45,7 +44,7 @@ def _state(trainer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _restore(trainer, state: dict[str, Tensor]) -> None:
-    for part, tensors in (("weights", trainer.bank.tensors), ("average", trainer.optimizer.average), ("best", trainer.best)):
+    for part, tensors in _stacked(trainer).items():
         for name, tensor in tensors.items():
             tensor.copy_(state[f"{part}/{name}"])  # in place: the optimiser's slices share this storage
     adamw = trainer.optimizer.adamw
@@ -58,6 +57,13 @@ def _restore(trainer, state: dict[str, Tensor]) -> None:
     trainer.optimizer.n_done = int(state["n_done"])
     trainer.best_score_QG[:] = np.asarray(state["best_score"])
     trainer.best_epoch_QG[:] = np.asarray(state["best_epoch"])
+
+
+def _stacked(trainer) -> dict[str, dict[str, Tensor]]:
+    """A bank's own tensors; gradients too, since an accumulation may be under way between epochs."""
+    tensors = trainer.bank.tensors
+    return {"weights": tensors, "grad": {name: tensor.grad for name, tensor in tensors.items()},
+            "average": trainer.optimizer.average, "best": trainer.best}
 
 
 def _adamw_state(optimizer: BankOptimizer) -> dict[str, Tensor]:

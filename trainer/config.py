@@ -131,7 +131,7 @@ class LossConfig(Section):
 
 class TrainerConfig(Section):
     num_epochs: Count = 200
-    """Epochs: each shows every training image once, in one view."""
+    """Epochs: each walks once through the training images, in a new order and whole batches; a remainder is left out."""
 
     batch_size: Count = 32
     """Images of a step of one fold."""

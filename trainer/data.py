@@ -61,7 +61,7 @@ class TrainingData:
 
         From the stored pooled rows, so no patch token is read.
         """
-        pooled = self.store.pooled.astype(np.float64)
+        pooled = self.store.pooled[..., :2, :].astype(np.float64)  # mean and std
         parts = {"": (pooled[..., 0, :], pooled[..., 1, :]), "cls_": (self.store.cls.astype(np.float64), 0.0)}
         moments = {}
         for prefix, (mean, std) in parts.items():

@@ -53,24 +53,29 @@ class Scores:
 
 
 def score(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split], state_N: Sequence[str]) -> Scores:
-    """Scores of (R, N, 5) predictions in TARGETS order; images nobody held out are left out, so are folds without spread."""
-    held_out_N = ~np.isnan(prediction_RN5).any((0, 2))
-    state = np.asarray(state_N)[held_out_N]
-    truth, prediction = truth_N5[held_out_N], prediction_RN5[:, held_out_N]
+    """Scores of (R, N, 5) predictions in TARGETS order, each repeat over the images its splits hold out.
+
+    A head that diverged predicts NaN and makes the score NaN: a point must not gain by failing.
+    """
+    truth_RN5 = np.full(prediction_RN5.shape, np.nan)
+    for s in splits:
+        truth_RN5[s.repeat, s.val_N] = truth_N5[s.val_N]
+    state = np.asarray(state_N)
+    held_out = sorted(set(state[~np.isnan(truth_RN5).all((0, 2))]))
     per_fold = {f"r{s.repeat:02d}_fold{s.fold}": float(weighted_r2(truth_N5[s.val_N], prediction_RN5[s.repeat, s.val_N]))
                 for s in splits}
-    per_target = dict(zip(TARGETS, target_r2(truth, prediction).mean(0).tolist(), strict=True))
-    per_state = {str(name): float(np.mean([weighted_r2(truth[state == name], p[state == name]) for p in prediction]))
-                 for name in sorted(set(state))}
-    return Scores(np.array([weighted_r2(truth, p) for p in prediction]), per_fold, per_target, per_state)
+    per_target = dict(zip(TARGETS, target_r2(truth_RN5, prediction_RN5).mean(0).tolist(), strict=True))
+    per_state = {str(name): float(np.mean(weighted_r2(truth_RN5[:, state == name], prediction_RN5[:, state == name])))
+                 for name in held_out}
+    return Scores(np.asarray(weighted_r2(truth_RN5, prediction_RN5)), per_fold, per_target, per_state)
 
 
-def oof_table(which: str, data: TrainingData, folds: pd.DataFrame, truth_N5: np.ndarray,
+def oof_table(which: str, data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split], truth_N5: np.ndarray,
               prediction_RN5: np.ndarray) -> pd.DataFrame:
     """Out-of-fold predictions of one point: a row per repeat and image, grams, the truth beside them."""
     parts = []
     for repeat, prediction_N5 in enumerate(prediction_RN5):
-        held_out = ~np.isnan(prediction_N5).any(1)
+        held_out = folds[f"r{repeat:02d}"].isin([s.fold for s in splits if s.repeat == repeat])
         part = pd.DataFrame({"weights": which, "repeat": repeat, "image_id": data.catalog["image_id"],
                              "site": folds["site"], "fold": folds[f"r{repeat:02d}"]})
         part = pd.concat([part, pd.DataFrame(prediction_N5, columns=list(TARGETS)),

@@ -4,6 +4,7 @@ Mass is additive over area, so a head works on each tile and its masses are summ
 A saved head is a plain torch.nn module's state (docs/sweep.md): whatever normalisation it learned under is folded into it.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from featurestore.errors import MismatchError
 from featurestore.spec import TokenSpec
 from trainer.config import HeadConfig
 from trainer.pooling import attend, project
@@ -138,6 +140,10 @@ class Bank:
 
 def load_bank(shape: HeadShape, states: Sequence[Mapping[str, Tensor]], device: torch.device) -> Bank:
     """Saved heads as one bank of one split, to predict with."""
+    for state, (name, size) in itertools.product(states, shape.tensors().items()):
+        if name not in state or state[name].shape != size:
+            found = list(state[name].shape) if name in state else "missing"
+            raise MismatchError(f"saved head: {name} is {found}, its config and tokens make it {list(size)}")
     tensors = {name: torch.stack([s[name].T if s[name].dim() == 2 else s[name] for s in states])[None].to(device)
                for name in shape.tensors()}
     return Bank(shape, tensors, torch.zeros(len(states), device=device))

@@ -62,7 +62,8 @@ def labels_of(catalog: pd.DataFrame, states: Sequence[str], dtype: torch.dtype, 
     masses = catalog[list(MASSES)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if len(bad := catalog["image_id"][~(np.isfinite(masses) & (masses >= 0)).all(1)]):
         raise InputError(f"{len(bad)} images lack a mass that is a number from 0:{list_some(list(bad))}")
-    height = catalog.get("Height_Ave_cm", pd.Series(np.nan, catalog.index)).to_numpy(float)
+    height = pd.to_numeric(catalog.get("Height_Ave_cm", pd.Series(np.nan, catalog.index)), errors="coerce").to_numpy(float)
+    height = np.where(np.isfinite(height), height, np.nan)  # auxiliary: what is no number is not known
     state = catalog.get("State", pd.Series("", catalog.index)).to_numpy()[:, None] == np.array(states)[None]
     return Labels(*(torch.tensor(np.array(x), dtype=dtype, device=device) for x in (masses, state, height)))
 

@@ -33,26 +33,28 @@ def compute_dtype(device: torch.device, use_amp: bool, parameters: torch.dtype) 
 class TokenReader:
     """Stored rows as tensors on a device: mapped on the CPU, copied once and kept on CUDA while they fit."""
 
-    def __init__(self, store: FeatureStore, images_N: np.ndarray, device: torch.device, dtype: torch.dtype) -> None:
-        self.store, self.images_N, self.device, self.dtype = store, images_N, device, dtype
+    def __init__(self, store: FeatureStore, device: torch.device, dtype: torch.dtype) -> None:
+        self.store, self.device, self.dtype = store, device, dtype
         self.n_bytes_read = 0
         self._resident: dict[tuple[int, int], Tensor] = {}
+        # half of what is free; the other half is the heads' (trainer.plan)
+        self._room = 0 if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] // 2 - CACHE_BYTES
 
     def step(self, rows_U2: np.ndarray) -> "StepRows":
         return StepRows(self, rows_U2)
 
     def row(self, image: int, view: int) -> Tensor:
-        """(T, P, D) float16 of one image of folds.csv; on the CPU a view of the file."""
-        key = (image, view)
-        if key not in self._resident:
-            mapped = torch.from_dlpack(self.store.patches[int(self.images_N[image]), int(view)])
-            self.n_bytes_read += mapped.nbytes
-            if self.device.type == "cpu":
-                return mapped
-            if mapped.nbytes * 4 > torch.cuda.mem_get_info(self.device)[0]:  # leave room for the heads' own work
-                return mapped.to(self.device)
-            self._resident[key] = mapped.to(self.device)
-        return self._resident[key]
+        """(T, P, D) float16 of one stored row; on the CPU a view of the file."""
+        key = (int(image), int(view))
+        if key in self._resident:
+            return self._resident[key]
+        mapped = torch.from_dlpack(self.store.patches[key])
+        self.n_bytes_read += mapped.nbytes
+        row = mapped.to(self.device)  # on the CPU this copies nothing
+        if mapped.nbytes <= self._room:
+            self._room -= mapped.nbytes
+            self._resident[key] = row
+        return row
 
 
 class StepRows(Sequence):
@@ -77,13 +79,13 @@ class StepRows(Sequence):
 class Touches:
     """Which samples touch which row: for each row, the flat positions in a (Q, B, slots) array of rows (-1: none)."""
 
-    def __init__(self, row_QBS: np.ndarray) -> None:
+    def __init__(self, row_QBS: np.ndarray, device: torch.device) -> None:
         self.n_slots = row_QBS.shape[-1]
         flat = row_QBS.reshape(-1)
         order = np.argsort(flat, kind="stable")
         order = order[flat[order] >= 0]
         rows, starts = np.unique(flat[order], return_index=True)
-        self.by_row = [(int(row), torch.from_numpy(entries)) for row, entries in
+        self.by_row = [(int(row), torch.from_numpy(entries).to(device)) for row, entries in
                        zip(rows, np.split(order, starts[1:]), strict=True)]
 
 
@@ -161,12 +163,12 @@ def attend(w_QGBTP: Tensor, rows: Sequence[Tensor], row_QBS: np.ndarray) -> Tens
 
     Returns (Q, G, B, S, T, D) in w's dtype: w @ T[row] for each touched row; zeros for none.
     """
-    return _Attend.apply(w_QGBTP, rows, Touches(row_QBS))
+    return _Attend.apply(w_QGBTP, rows, Touches(row_QBS, w_QGBTP.device))
 
 
 def project(w_QGDK: Tensor, rows: Sequence[Tensor], row_QB: np.ndarray) -> Tensor:
     """Linear maps of every patch: (Q, G, D, K) weights -> (Q, G, B, T, P, K), T[row] @ w; zeros where row is -1."""
-    return _Project.apply(w_QGDK, rows, Touches(row_QB[..., None]), row_QB.shape[1])
+    return _Project.apply(w_QGDK, rows, Touches(row_QB[..., None], w_QGDK.device), row_QB.shape[1])
 
 
 def _matmul(a_TMK: Tensor, b_TKN: Tensor, out: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -57,7 +58,7 @@ class RunFolder:
         return Path(self._spec_json()["store_folder"])
 
     def _spec_json(self) -> dict:
-        return read_json(self.path / "spec.json")
+        return read_json(self.path / "spec.json", "store", "states", "store_folder")
 
     def log(self, record: Mapping) -> None:
         """Add a line to metrics.jsonl."""
@@ -73,12 +74,15 @@ class RunFolder:
 
     def heads(self, which: str, folds: list[int] | None = None) -> dict[str, dict[str, Tensor]]:
         """File name and tensors of all saved heads, or those of some folds. InputError if there are none."""
-        files = {f: fold for f in sorted((self.path / "weights").glob(f"{which}_*.safetensors"))
-                 if (fold := int(f.stem.rsplit("fold", 1)[1])) in (folds if folds is not None else [fold])}
-        if not files:
-            raise InputError(f"{self.path}: no {which} weights{f' of folds {folds}' if folds else ''}; the run is "
-                             "unfinished, or choose other --folds or --weights")
-        return {f.name: load_file(f) for f in files}
+        cv = self.config.cv
+        made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
+        wanted = made if folds is None else folds
+        files = [self.path / "weights" / head_file(which, repeat, fold, cv.repeats)
+                 for repeat in range(cv.repeats) for fold in wanted]
+        if missing := sorted({int(f.stem.rsplit("fold", 1)[1]) for f in files if not f.is_file()}):
+            raise InputError(f"{self.path}: no {which} weights of folds {missing}; the run is unfinished or lost files, or "
+                             "choose other --folds or --weights")
+        return {f.name: _load_head(f) for f in files}
 
 
 class SweepFolder:
@@ -98,17 +102,15 @@ class SweepFolder:
         path.mkdir()
         return cls(path)
 
-    def checkpoint(self, points: Sequence[int]) -> Path:
-        """File of the pass that trains these points."""
-        (self.path / "checkpoints").mkdir(exist_ok=True)
+    def checkpoint(self, points: Sequence[int], every: int) -> Path:
+        """File of the pass that trains these points; its folder is made if there will be one."""
+        if every:
+            (self.path / "checkpoints").mkdir(exist_ok=True)
         return self.path / "checkpoints" / f"points{min(points)}-{max(points)}.safetensors"
 
     def remove_checkpoints(self) -> None:
         """A finished sweep needs none."""
         remove(self.path / "checkpoints")
-
-    def read_json(self, name: str) -> dict:
-        return read_json(self.path / name)
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         write_whole(self.path / name, table.to_csv(index=False))
@@ -132,17 +134,27 @@ def newest_sweep(out: Path) -> Path:
 
 def best_run(sweep: Path) -> Path:
     """The run at the top of a sweep's leaderboard."""
-    return sweep / read_json(sweep / "summary.json")["best"]
+    return sweep / read_json(sweep / "summary.json", "best")["best"]
 
 
-def read_json(path: Path) -> dict:
-    """InputError if there is no such file, or it is not JSON."""
+def read_json(path: Path, *keys: str) -> dict:
+    """A JSON object with at least these keys; InputError if there is no such file, or it is something else."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if missing := [key for key in keys if key not in value]:
+            raise ValueError(f"lacks {', '.join(missing)}")
+        return value
     except OSError as err:
         raise InputError(f"{path}: cannot be read ({err.strerror}); is this the folder of a sweep or run?") from err
-    except (ValueError, RecursionError) as err:
-        raise InputError(f"{path}: not JSON ({err})") from err
+    except (ValueError, TypeError, RecursionError) as err:
+        raise InputError(f"{path}: not the JSON of a sweep or run ({err})") from err
+
+
+def _load_head(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as err:
+        raise InputError(f"{path}: damaged weights ({err}); train the run again") from err
 
 
 def dump_json(value: Mapping) -> str:

@@ -48,7 +48,7 @@ class Batch:
 def make_splits_of(folds: pd.DataFrame, fold: int | None = None) -> list[Split]:
     """The splits of a folds table (columns r00, r01, ...), of all folds or of one."""
     splits = []
-    for repeat, column in enumerate(sorted(c for c in folds.columns if c[0] == "r" and c[1:].isdigit())):
+    for repeat, column in enumerate(c for c in folds.columns if c[0] == "r" and c[1:].isdigit()):
         fold_N = folds[column].to_numpy()
         for f in range(fold_N.max() + 1):
             if fold in (None, f):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from featurestore._bytes import locked
 from featurestore.backbone import choose_device
-from featurestore.errors import InputError
+from featurestore.errors import InputError, MismatchError
 from trainer.baselines import baselines, pooled_features
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import PointConfig, SweepConfig
@@ -26,7 +26,7 @@ from trainer.optimizer import BankOptimizer
 from trainer.plan import Plan, plan_sweep
 from trainer.pooling import TokenReader, compute_dtype
 from trainer.report import draw_curves, draw_leaderboard
-from trainer.runs import WEIGHTS, RunFolder, SweepFolder
+from trainer.runs import WEIGHTS, RunFolder, SweepFolder, read_json
 from trainer.splits import make_splits, read_splits, save_splits
 from trainer.stream import Batch, Split, Stream, make_splits_of, mixup_share
 
@@ -92,7 +92,8 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     sweep = prepare_sweep(config, device)
     folder = SweepFolder.create(out, sweep.base.experiment.name)
     save_splits(sweep.folds, folder.path / "folds.csv")
-    plan = {"base": sweep.base.model_dump(mode="json"), "axes": config.axes, "passes": sweep.plan().passes, "device": device}
+    plan = {"base": sweep.base.model_dump(mode="json"), "axes": config.axes, "passes": sweep.plan().passes, "device": device,
+            "fingerprint": sweep.data.store.spec.fingerprint}
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
     return _run(sweep, folder, plan["passes"], progress)
 
@@ -103,8 +104,13 @@ def resume_sweep(path: Path, progress: bool = True) -> SweepResult:
     InputError if the folder is no sweep's; MismatchError if the store's tokens are no longer those it began with.
     """
     folder = SweepFolder(path)
-    plan = folder.read_json("sweep.json")
+    plan = read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
+    if (path / "summary.json").exists():
+        raise InputError(f"{path}: this sweep is finished, there is nothing to resume")
     sweep = prepare_sweep(SweepConfig.of(plan["base"], plan["axes"], path / "sweep.json"), plan["device"])
+    if (found := sweep.data.store.spec.fingerprint) != plan["fingerprint"]:
+        raise MismatchError(f"{sweep.data.store.path}: fingerprint {found}, the sweep began with {plan['fingerprint']}; bring "
+                            "back that store, or begin a new sweep")
     begun = read_splits(path / "folds.csv", sweep.data.catalog["image_id"].tolist())
     splits = make_splits_of(begun, sweep.base.cv.fold)
     sweep = replace(sweep, folds=begun, splits=splits, stream=new_stream(sweep.data, splits, sweep.base))
@@ -191,9 +197,9 @@ def run_pass(sweep: Sweep, points: Sequence[int], folder: SweepFolder, progress:
     """Train the heads of some points together; leaves their run folders finished."""
     base, data = sweep.base, sweep.data
     dtype = compute_dtype(data.device, base.trainer.use_amp, data.dtype)
-    reader = TokenReader(data.store, np.arange(data.n_images), data.device, dtype)
+    reader = TokenReader(data.store, data.device, dtype)
     trainers = new_trainers(sweep, points)
-    checkpoint, every = folder.checkpoint(points), base.trainer.checkpoint_every
+    checkpoint, every = folder.checkpoint(points, base.trainer.checkpoint_every), base.trainer.checkpoint_every
     first = load_checkpoint(checkpoint, trainers)
     runs = {p: RunFolder.create(folder.path / sweep.config.names[p], sweep.config.points[p], data.store, data.states, first)
             for p in points}
@@ -288,8 +294,9 @@ def _close(sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: dict[i
     """Score last and best weights with the TTA views, save heads, tables and curves of every point of a bank."""
     views = sweep.base.inference.tta_indices if sweep.base.cv.tta else [0]
     banks = {"best": trainer.bank.with_tensors(trainer.best), "last": trainer.averaged}
-    raw = {which: np.mean([predict_held_out([bank], sweep.data, reader, sweep.splits, sweep.base.trainer.batch_size, view)[0]
-                           for view in views], 0) for which, bank in banks.items()}
+    by_view = [predict_held_out(list(banks.values()), sweep.data, reader, sweep.splits, sweep.base.trainer.batch_size, view)
+               for view in views]
+    raw = {which: np.mean([masses[i] for masses in by_view], 0) for i, which in enumerate(banks)}
     truth_N5 = in_targets_order(sweep.data.truth_N5)
     results = []
     for g, p in enumerate(trainer.points):
@@ -297,7 +304,7 @@ def _close(sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: dict[i
             for q, split in enumerate(sweep.splits):
                 runs[p].save_head(which, split.repeat, split.fold, sweep.n_repeats, banks[which].head_state(q, g))
         masses = {which: constrained(raw[which][g], trainer.configs[g].inference.constraints) for which in WEIGHTS}
-        runs[p].write_table("oof.csv", pd.concat([oof_table(which, sweep.data, sweep.folds, truth_N5, masses[which])
+        runs[p].write_table("oof.csv", pd.concat([oof_table(which, sweep.data, sweep.folds, sweep.splits, truth_N5, masses[which])
                                                   for which in WEIGHTS]))
         draw_curves(runs[p].path / "metrics.jsonl", runs[p].path / "training_curves.png")
         scores = {which: _scores(sweep, raw[which][g], trainer.configs[g]) for which in WEIGHTS}
