@@ -75,15 +75,13 @@ def store() -> None:
 @click.option("--seed", type=int, help="Keys the views' draws and random weights.  [0]")
 @click.option("--reserve", type=int, help="Rows kept free for images to come.  [0]")
 @click.option("--save-weights/--no-save-weights", default=None, help="Keep the weights beside the store.  [save]")
-def store_build(config: Path | None, layers: str | None, **options: Any) -> None:
+def store_build(config: Path | None, **options: Any) -> None:
     """Photographs to tokens on disk, e.g. `biomass store build --data data --out features.h5`. Goes on where it stopped."""
     with plain_errors("; the same command goes on from here"):
         from featurestore.build import BuildConfig, build_store
         from featurestore.yaml import read_yaml
 
         given = {key: value for key, value in options.items() if value is not None}
-        if layers is not None:
-            given["layers"] = layers.split(",")
         click.echo(build_store(BuildConfig.check(**{**(read_yaml(config) if config else {}), **given})))
 
 

@@ -19,6 +19,7 @@ from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
 
 SHARD_BYTES = 256 << 20  # whole images up to this much in one file of patches
 CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
+MOST_IMAGES = 1 << 24  # and so shards: metadata of somebody else's must not make us allocate without end
 ABSENT = np.uint64(2**64 - 1)
 
 
@@ -41,7 +42,10 @@ def open_layout(path: Path) -> Layout:
     attributes = _metadata(path, "group").get("attributes", {})
     check_format(path, attributes.get("format"), attributes.get("format_version"))
     spec = StoreSpec.from_json(str(attributes.get("spec")), str(path))
-    n = _metadata(path / "seal", "array")["shape"][0]
+    shape = _metadata(path / "seal", "array").get("shape")
+    if not (isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int and 1 <= shape[0] <= MOST_IMAGES):
+        raise StoreDamaged(f"{path / 'seal'}/zarr.json: shape is {shape}, one axis of 1 to {MOST_IMAGES} images expected")
+    n = shape[0]
     extents, sizes = {}, {}
     for array in spec.arrays(n):
         chunk, shard = _check_array(path, array)
@@ -139,6 +143,8 @@ def _metadata(path: Path, node_type: str) -> dict:
         node = json.loads(file.read_bytes())
         if node["zarr_format"] != 3 or node["node_type"] != node_type:
             raise ValueError(f"not a Zarr v3 {node_type}")
+        if not isinstance(node.get("attributes", {}), dict):
+            raise ValueError("its attributes are no mapping")
     except FileNotFoundError as err:
         raise InputError(f"{path}: not a Zarr v3 {node_type}: it has no zarr.json") from err
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as err:
@@ -162,6 +168,8 @@ def _check_array(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, 
     """Inner chunk and shard shape of an array whose metadata is what `create` writes; StoreDamaged if it is not."""
     node = _metadata(path / array.name, "array")
     chunk, shard = _grid_of(path, array)
+    if shard[0] > round_up(array.shape[0], chunk[0]):
+        raise StoreDamaged(f"{path / array.name}/zarr.json: a shard of {shard[0]} images for {array.shape[0]}")
     if (path / array.name).is_symlink() or chunk[1:] != _grid(array)[0][1:] or shard[1:] != _grid(array)[1][1:]:
         raise StoreDamaged(f"{path / array.name}: chunk {chunk} in shard {shard} is not this format's grid")
     expected = {

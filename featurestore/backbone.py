@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featurestore._bytes import appears_whole, locked
 from featurestore.errors import InputError, MismatchError
 from featurestore.images import Crop, plan_crop
-from featurestore.spec import TokenSpec, ViewSpec
+from featurestore.spec import DECODE_RULES, TokenSpec, ViewSpec
 from featurestore.views import make_view, normalise, view_amounts
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,12 +65,13 @@ class Backbone:
 
 def load_backbone(
     model_name: str, weights: str | None, *, crop: str, image_size: int, views: Sequence[ViewSpec], aspect: float = 2.0,
-    layers: Sequence[int] = (-1,), seed: int = 0, device: str = "cpu", precision: str = "fp32",
+    layers: Sequence[int] = (-1,), seed: int = 0, device: str = "cpu", precision: str = "fp32", keep_in: Path | None = None,
 ) -> Backbone:
     """A backbone for new tokens, with mean, std and interpolation from the model's own data config.
 
     weights : None for timm's own download, "random" (seeded, with a warning), or a .safetensors file of the model.
     aspect : width / height of the photographs, for crop "whole".
+    keep_in : folder to save the weights in, as they are hashed, before any rounding to `precision`.
 
     Raises InputError for an unknown model, one that is no vision transformer with a class token, or unusable weights.
     """
@@ -83,11 +85,16 @@ def load_backbone(
         tile_height=height, tile_width=width, interpolation=data["interpolation"], mean=data["mean"], std=data["std"],
         patch_size=_patch_size(model), n_tiles=2 if crop == "halves" else 1, width=model.num_features * len(layers),
         views=tuple(views), seed=seed)
+    if keep_in:
+        save_weights(model.state_dict(), spec.weights_sha256, keep_in)
     return _on_device(model, spec, device, precision)
 
 
 def restore_backbone(spec: TokenSpec, weights: str | None, device: str, precision: str) -> Backbone:
     """The backbone that made tokens of this spec, for the same tokens again; MismatchError if the weights are others."""
+    if spec.decode_rules != DECODE_RULES:
+        raise MismatchError(f"photographs were decoded by rules {spec.decode_rules}, this program has {DECODE_RULES}; "
+                            "use the biomass version that built the store")
     model = _create(spec.model, weights, (spec.tile_height, spec.tile_width), spec.seed)
     found = weights_hash(model)
     if found != spec.weights_sha256:
@@ -111,6 +118,8 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as err:
         raise InputError(f"device {device!r}: not a torch device; use auto, cpu, cuda or cuda:N") from err
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r}: not supported; use auto, cpu, cuda or cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {device!r}: {torch.cuda.device_count()} CUDA devices here; use auto or cpu")
     return chosen
@@ -131,16 +140,22 @@ def saved_weights_path(folder: Path, weights_sha256: str) -> Path:
     return folder / f"backbone-{weights_sha256[:16]}.safetensors"
 
 
-def save_weights(backbone: Backbone, folder: Path) -> Path:
-    """Keep the weights beside the store, under a name that is their hash; nothing is written if they are there."""
+def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) -> Path:
+    """Keep weights beside the store, under a name that is their hash; nothing is written if they are there.
+
+    LockedError if another process is writing them; InputError if they cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from featurestore._bytes import appears_whole
-
-    path = saved_weights_path(folder, backbone.spec.weights_sha256)
-    if not path.exists():
-        with appears_whole(path) as partial:
-            save_file({name: t.contiguous() for name, t in backbone.model.state_dict().items()}, partial)
+    path = saved_weights_path(folder, weights_sha256)
+    if path.exists():
+        return path
+    try:
+        with locked(path), appears_whole(path) as partial:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+    except (OSError, SafetensorError) as err:
+        raise InputError(f"{path}: cannot be written ({_short(err)}); make room, or --no-save-weights") from err
     return path
 
 
@@ -186,10 +201,17 @@ def _from_file(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
         if state.keys() == ours.keys() and all(state[k].shape == ours[k].shape for k in ours):
             model.load_state_dict(state)
             return model
-        return _new_model(model_name, {"img_size": size, "pretrained": True,
-                                       "pretrained_cfg_overlay": {"state_dict": state, "source": ""}})
-    except (SafetensorError, RuntimeError, KeyError) as err:
+        overlay = {"state_dict": _without_classifier(model, state), "source": "", "num_classes": 0}
+        return _new_model(model_name, {"img_size": size, "pretrained": True, "pretrained_cfg_overlay": overlay})
+    except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as err:
         raise InputError(f"{path}: not safetensors weights of {model_name}: {_short(err)}") from err
+
+
+def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state less the classifier we do not have; only then does timm load strictly, and what is missing is an error."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    return {key: tensor for key, tensor in state.items() if not key.startswith(heads)} if heads else state
 
 
 def _new_model(model_name: str, arguments: dict[str, Any]) -> nn.Module:

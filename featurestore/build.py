@@ -16,11 +16,11 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from tqdm import tqdm
 
 from featurestore import _bytes
-from featurestore.backbone import RANDOM, Backbone, load_backbone, save_weights
+from featurestore.backbone import RANDOM, Backbone, load_backbone
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, check_photographs, decode_ahead
 from featurestore.errors import InputError, list_some
@@ -66,6 +66,16 @@ class BuildConfig(BaseModel):
     save_weights: bool = True
     """Keep the weights beside the store, where predict finds them."""
 
+    @field_validator("views", mode="before")
+    @classmethod
+    def _views_may_be_a_number(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _layers_may_be_one_or_text(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else [value] if type(value) is int else value
+
     @classmethod
     def check(cls, **values: object) -> "BuildConfig":
         """The config, or InputError naming the key that is wrong."""
@@ -109,8 +119,8 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     width, height = check_photographs(paths, config.crop)
     backbone = _load(config, width / height)
     spec = _store_spec(config, backbone, frame, width, height)
-    if config.save_weights and config.weights != RANDOM:  # random ones are made again from the seed
-        save_weights(backbone, config.out.parent)
+    if not config.out.exists():
+        _bytes.check_free(config.out.parent, len(frame) * image_bytes(spec))
     with open_writer(config.out, spec, frame, config.reserve) as writer:
         _warn_of_other_precision(writer.spec, spec)
         images = _to_build(writer, frame, paths)
@@ -161,10 +171,11 @@ def _compute(backbone: Backbone, image_id: str, decoded: Decoded, rows: ImageRow
 
 
 def _load(config: BuildConfig, aspect: float) -> Backbone:
+    keep = config.save_weights and config.weights != RANDOM  # random ones are made again from the seed
     return load_backbone(
         config.backbone, config.weights, crop=config.crop, image_size=config.image_size, aspect=aspect,
         views=choose_views(config.views), layers=config.layers, seed=config.seed, device=config.device,
-        precision=config.precision)
+        precision=config.precision, keep_in=config.out.parent if keep else None)
 
 
 def _store_spec(config: BuildConfig, backbone: Backbone, frame: pd.DataFrame, width: int, height: int) -> StoreSpec:

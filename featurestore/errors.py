@@ -5,7 +5,6 @@
       InputError                 3     photographs, CSVs, configs, weights: what was handed in is wrong
       StoreDamaged               4     a store's bytes are not what they were
       MismatchError              5     two things that must agree (backbone, fingerprint, dtype) do not
-      PartialResult              6     finished, but not for everything asked
       LockedError                75    another process is writing here (EX_TEMPFAIL: try again)
 
 A message says where, what was found, what was expected and what to do.
@@ -32,10 +31,6 @@ class StoreDamaged(BiomassError):
 
 class MismatchError(BiomassError):
     exit_code = 5
-
-
-class PartialResult(BiomassError):
-    exit_code = 6
 
 
 class LockedError(BiomassError):

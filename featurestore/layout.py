@@ -1,5 +1,6 @@
 """Where the bytes of a store are: the answer both formats give, and all that reading, writing and verifying ask of them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,10 @@ class Layout:
 
     def check_sizes(self) -> None:
         """StoreDamaged if a file is missing or cut: mapping it would end in SIGBUS, or read as zeros."""
+        root = os.path.realpath(self.path)
         for path, size in self.sizes.items():
+            if not os.path.realpath(path).startswith(root):
+                raise StoreDamaged(f"{path}: a link to outside the store; it is not followed")
             found = path.stat().st_size if path.is_file() else -1
             if found != size:
                 found_text = "missing" if found < 0 else f"{found} bytes long"

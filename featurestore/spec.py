@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from featurestore.errors import StoreDamaged
 
@@ -47,7 +47,6 @@ class TokenSpec(Record):
     """Everything that changes a token, and nothing else; the fingerprint is taken over this record."""
 
     model: str
-    model_args: dict[str, Any] = {}
     weights_sha256: str
     layers: tuple[int, ...]
     decode_rules: int = DECODE_RULES
@@ -84,6 +83,12 @@ class Column(Record):
     name: Annotated[str, Field(min_length=1)]
     kind: Literal["number", "text"]
     width: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _text_has_width(self) -> "Column":
+        if (self.kind == "text") != (self.width > 0):
+            raise ValueError(f"a {self.kind} column of width {self.width}")
+        return self
 
     @cached_property
     def node(self) -> str:

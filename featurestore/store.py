@@ -3,6 +3,7 @@
 A row is returned only when its image is sealed and the seal matches; what was never committed is never seen.
 """
 
+import itertools
 import json
 import mmap
 import os
@@ -68,7 +69,8 @@ class FeatureStore:
     @cached_property
     def n_images(self) -> int:
         """Images in the catalog, sealed or not; reserved rows are not counted."""
-        return int(np.count_nonzero(self.array("catalog/image_id")[:, 0]))
+        used = self.array("catalog/image_id")[:, 0] != 0
+        return len(used) if used.all() else int(np.argmin(used))  # up to the first gap: what follows was never finished
 
     @cached_property
     def view_names(self) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ class FeatureStore:
 
     @property
     def n_sealed(self) -> int:
+        """Images with a seal; whether it matches is checked when an image is read."""
         return int(np.count_nonzero(self.array("seal")[: self.n_images]))
 
     @cached_property
@@ -259,7 +262,7 @@ class FeatureStore:
 
     def _patches_extent(self) -> Extent:
         if not self.spec.has_patches:
-            raise InputError(f"{self.path}: a pooled store, it holds no patch tokens; build it without --tokens pooled")
+            raise InputError(f"{self.path}: a pooled store, it holds no patch tokens; build one with them")
         return self.layout.extents["patches"]
 
     def _place(self, extent: Extent, image: int, view: int) -> tuple[int, int]:
@@ -298,7 +301,7 @@ class FeatureStore:
 
         Merged from the stored rows' moments (Chan et al. 1979, parallel variance), so no token is read.
         """
-        sealed = np.flatnonzero(self.array("seal")[: self.n_images])
+        sealed = [image for image in range(self.n_images) if self.is_sealed(image)]
         rows = self.array("stats")[sealed]
         kinds = ("cls", "patch") if self.spec.has_patches else ("cls",)
         return pd.DataFrame([{"view": name, "tokens": kind, **_merge(rows[:, v], kind)}
@@ -314,7 +317,7 @@ class FeatureStore:
 class RowArray:
     """`store.patches`: (N, V, T, P, D) float16, indexed by image and view; one row is a view of the file.
 
-    Further indices go on within the row. A slice over rows is a view where all lie in one file, else a copy.
+    Further indices go on within the row. Slices over images or views gather a copy.
     """
 
     def __init__(self, store: FeatureStore) -> None:
@@ -342,10 +345,11 @@ class RowArray:
         if not all(isinstance(k, int | np.integer | slice) for k in (image, view)):
             raise IndexError("patches take integers or slices for image and view; gather other rows with store.take(rows)")
         images, views = np.arange(self.shape[0])[image], np.arange(self.shape[1])[view]
-        wanted = [np.stack([self[int(i), int(v)] for v in np.atleast_1d(views)]) for i in np.atleast_1d(images)]
-        rows = np.stack(wanted) if wanted else np.empty((0, np.size(views), *self.shape[2:]), self.dtype)
-        rows = rows if np.ndim(images) else rows[0]
-        rows = rows if np.ndim(views) else np.take(rows, 0, axis=int(np.ndim(images)))
+        rows = np.empty((np.size(images), np.size(views), *self.shape[2:]), self.dtype)
+        for (i, v), row in zip(itertools.product(np.ravel(images), np.ravel(views)), rows.reshape(-1, *self.shape[2:]),
+                               strict=True):
+            row[...] = self[int(i), int(v)]
+        rows = rows.reshape(*np.shape(images), *np.shape(views), *self.shape[2:])
         return rows[(slice(None),) * (np.ndim(images) + np.ndim(views)) + rest]
 
 
@@ -414,7 +418,8 @@ def _suggest(name: str, names: list[str]) -> str:
 
 def _decode(cells_NW: np.ndarray) -> list[str]:
     width = cells_NW.shape[1]
-    return [cell.decode() for cell in np.ascontiguousarray(cells_NW).view(f"S{width}")[:, 0].tolist()]
+    # a rotten byte must not keep the catalog from being read; the image's seal tells of it
+    return [cell.decode(errors="replace") for cell in np.ascontiguousarray(cells_NW).view(f"S{width}")[:, 0].tolist()]
 
 
 def _merge(rows_NS: np.ndarray, kind: str) -> dict[str, float]:

@@ -48,6 +48,9 @@ def verify(store: FeatureStore, progress: Callable[[list[int]], Iterable[int]] |
     images = np.flatnonzero(store.array("seal")[: store.n_images]).tolist()
     for image in progress(images) if progress else images:
         _verify_image(store, image, report)
+    for image in (np.flatnonzero(store.array("seal")[store.n_images:]) + store.n_images).tolist():
+        path, offset, _ = store.layout.extents["seal"].locate(image)
+        report.faults.append(Fault(f"image {image}", None, str(path), offset, "sealed, but its id is gone"))
     return report
 
 

@@ -38,7 +38,7 @@ TRANSPOSES = tuple(_view(flip, None, transpose=True) for flip in FLIPS)
 
 def choose_views(text: str) -> tuple[ViewSpec, ...]:
     """Views from what a user types: a number (the first so many), or names with commas. InputError names them all."""
-    if text.isdigit() and 1 <= int(text) <= len(VIEWS):
+    if text.isdecimal() and 1 <= int(text) <= len(VIEWS):
         return VIEWS[: int(text)]
     known = {view.name: view for view in VIEWS}
     names = [name.strip() for name in text.split(",")]

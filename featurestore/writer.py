@@ -100,13 +100,18 @@ class StoreWriter:
         if last > self._layout.n:
             raise InputError(f"{self._layout.path}: {len(frame)} new images, room for {self._layout.n - first}; "
                              "build another store, with --reserve if it shall grow")
-        columns = [column for column in self._layout.spec.columns if column.name in frame]
-        cells = {column: encode_column(column, frame[column.name]) for column in columns}  # all fit, or none is written
-        for column in sorted(columns, key=lambda c: c.name == "image_id"):  # last: a row with an id is a whole row
-            if column.name == "image_id":
-                self._sync()
-            path, offset, _ = self._layout.extents[column.node].locate(first)
-            _bytes.pwrite(self._fd(path), [cells[column]], offset)
+        cells = _cells(self._layout.spec, frame)  # all fit, or none is written
+        ids = cells["image_id"]
+        ids_by_row, ids[:, 0] = ids[:, 0].copy(), 0
+        for column in self._layout.spec.columns:
+            if column.name in cells:
+                path, offset, _ = self._layout.extents[column.node].locate(first)
+                _bytes.pwrite(self._fd(path), [cells[column.name]], offset)
+        self._sync()
+        # an id's first byte puts its row in use: last and in order, so that a row in use is a whole row
+        for image, byte in enumerate(ids_by_row.tolist(), first):
+            path, offset, _ = self._layout.extents["catalog/image_id"].locate(image)
+            _bytes.pwrite(self._fd(path), [bytes([byte])], offset)
         self._sync()
         self._close_files()
 
@@ -154,22 +159,21 @@ def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int =
     MismatchError if the store at path has another fingerprint; LockedError if another builder is at work.
     On leaving, also by an error, what was put is committed.
     """
-    with _bytes.locked(path):
+    with _bytes.locked(path), _plain_os_errors(path):
         if not path.exists():
             create_with_catalog(path, spec, frame, reserve)
         with FeatureStore.open(path) as store:
             check_same(store, spec)
             check_labels(store, frame)
             writer = StoreWriter(store.layout, store)
-            with _plain_os_errors(path):
-                new = frame[~frame["image_id"].isin(store.catalog["image_id"])]
-                if len(new):
-                    writer.add_images(new)
-                    store.refresh()
-                try:
-                    yield writer
-                finally:
-                    writer.commit()
+            new = frame[~frame["image_id"].isin(store.catalog["image_id"])]
+            if len(new):
+                writer.add_images(new)
+                store.refresh()
+            try:
+                yield writer
+            finally:
+                writer.commit()
 
 
 @contextmanager
@@ -209,6 +213,11 @@ def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
     ours = ours.loc[ours.index.isin(known.index)]
     if missing := [name for name in ours.columns if name not in known.columns]:
         raise MismatchError(f"{store.path}: the CSV has columns the store lacks: {', '.join(missing)}; build another store")
+    kinds = {column.name: column.kind for column in store.spec.columns}
+    for name in frame.columns.drop("image_id"):
+        kind = "number" if pd.api.types.is_numeric_dtype(frame[name]) else "text"
+        if kind != kinds[name] and not frame[name].isna().all():
+            raise MismatchError(f"{store.path}: {name!r} is {kinds[name]} in the store, {kind} in the CSV; build another store")
     for name in ours.columns:
         theirs = known.loc[ours.index, name]
         differs = (ours[name] != theirs) & ~(ours[name].isna() & theirs.isna())
@@ -231,11 +240,17 @@ def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ..
     return tuple(columns)
 
 
+def _cells(spec: StoreSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Encoded cells of each column for new images; a number the frame does not have is NaN, a text stays empty."""
+    return {column.name: encode_column(column, frame[column.name] if column.name in frame else np.full(len(frame), np.nan))
+            for column in spec.columns if column.name in frame or column.kind == "number"}
+
+
 def encode_column(column: Column, values: Any) -> np.ndarray:
     """Cells as the catalog holds them; InputError for a text that does not fit the column's fixed width."""
     if column.kind == "number":
         return np.ascontiguousarray(values, "<f8")  # a DataFrame hands out strided columns
-    encoded = [str(value).encode() for value in values]
+    encoded = [b"" if value != value else str(value).encode() for value in values]  # NaN: an empty column of the CSV
     if too_long := [text for text in encoded if len(text) > column.width]:
         raise InputError(f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's column "
                          f"has {column.width}; build another store")

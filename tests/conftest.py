@@ -35,7 +35,7 @@ def tiny_rows(spec: StoreSpec, image: int) -> ImageRows:
         cls_VTD=rng.normal(size=(*shape, t.width)).astype(np.float16),
         patches_VTPD=rng.normal(size=(*shape, t.n_patches, t.width)).astype(np.float16),
         pooled_VT5D=rng.normal(size=(*shape, len(POOLED), t.width)).astype(np.float32),
-        stats_VS=rng.normal(size=(shape[0], len(STATS))),
+        stats_VS=np.abs(rng.normal(size=(shape[0], len(STATS)))),
         thumb_HW3=rng.integers(0, 255, (*spec.thumb, 3)).astype(np.uint8),
         facts={"sha256": f"{image:064x}", "width": 2000, "height": 1000, "status": "ok"})
 

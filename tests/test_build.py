@@ -100,6 +100,10 @@ def test_options_can_come_from_a_file_and_the_command_line_wins(pasture, tmp_pat
     biomass("store", "build", "--config", config, "--image-size", 64)
     tokens = FeatureStore.open(tmp_path / "f.h5").spec.tokens
     assert (tokens.tile_height, tokens.view_names) == (64, ("hflip",))
+    config.write_text("views: 3\nlayers: -1\n")
+    arguments = ["--config", config, "--data", pasture, "--out", tmp_path / "numbers.h5", *TINY]
+    biomass("store", "build", *arguments)
+    assert len(FeatureStore.open(tmp_path / "numbers.h5").view_names) == 3
     config.write_text("image_sise: 64\n")
     arguments = ["--config", config, "--data", pasture, "--out", tmp_path / "g.h5"]
     assert "image_sise" in biomass("store", "build", *arguments, code=3).stderr
@@ -153,7 +157,7 @@ def test_an_out_that_is_something_else_is_left_alone(pasture, tmp_path):
 def test_a_disk_that_is_too_small_is_refused_before_it_is_full(pasture, tmp_path, monkeypatch):
     monkeypatch.setattr("featurestore._bytes.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
     stderr = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
-    assert "GB are needed" in stderr and FeatureStore.open(tmp_path / "f.h5").n_sealed == 0
+    assert "GB are needed" in stderr and not (tmp_path / "f.h5").exists()
 
 
 @pytest.mark.parametrize("csv, message", [
@@ -178,7 +182,7 @@ def test_weights_from_a_file_are_kept_beside_the_store_and_checked(pasture, tmp_
     from featurestore.backbone import save_weights
 
     backbone = restore_backbone(FeatureStore.open(built).spec.tokens, "random", "cpu", "fp32")
-    weights = save_weights(backbone, tmp_path)
+    weights = save_weights(backbone.model.state_dict(), backbone.spec.weights_sha256, tmp_path)
     out = tmp_path / "store" / "f.h5"
     arguments = ["--backbone", "vit_tiny_patch16_dinov3_qkvb", "--image-size", 64, "--device", "cpu", "--views", "plain,hsv"]
     biomass("store", "build", "--data", pasture, "--out", out, *arguments, "--weights", weights)
@@ -189,6 +193,37 @@ def test_weights_from_a_file_are_kept_beside_the_store_and_checked(pasture, tmp_
     bad.write_bytes(b"\x80\x04pickle")
     result = biomass("store", "build", "--data", pasture, "--out", out, *arguments, "--weights", bad, code=3)
     assert "not safetensors weights" in result.stderr
+
+
+@pytest.mark.parametrize("spoil", ["half the keys", "a prefix on every key", "another model"])
+def test_weights_of_something_else_are_refused_even_where_timm_is_lenient(tmp_path, spoil):
+    """vit_tiny_patch16_224 has a classifier in timm's config, which makes timm load with gaps unless told otherwise."""
+    import timm
+    from safetensors.torch import save_file
+
+    from featurestore.backbone import load_backbone
+    from featurestore.errors import InputError
+    from featurestore.views import VIEWS
+
+    name, settings = "vit_tiny_patch16_224", {"crop": "squash", "image_size": 64, "views": VIEWS[:1]}
+    state = timm.create_model(name, pretrained=False).state_dict()
+    save_file(state, tmp_path / "good.safetensors")
+    assert load_backbone(name, tmp_path / "good.safetensors", **settings).spec.width == 192
+    bad = {"half the keys": {k: v for k, v in state.items() if "blocks.5" not in k},
+           "a prefix on every key": {f"backbone.{k}": v for k, v in state.items()},
+           "another model": timm.create_model("resnet18", pretrained=False).state_dict()}[spoil]
+    save_file(bad, tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match="not safetensors weights of vit_tiny"):
+        load_backbone(name, tmp_path / "bad.safetensors", **settings)
+
+
+def test_weights_are_kept_as_hashed_whatever_the_precision(pasture, built, tmp_path):
+    from featurestore.backbone import load_backbone, saved_weights_path
+    from featurestore.views import VIEWS
+
+    spec = FeatureStore.open(built).spec.tokens
+    load_backbone(spec.model, "random", crop="halves", image_size=64, views=VIEWS[:1], precision="bf16", keep_in=tmp_path)
+    assert restore_backbone(spec, saved_weights_path(tmp_path, spec.weights_sha256), "cpu", "fp32").spec == spec
 
 
 def test_non_finite_tokens_are_refused_by_name(pasture, tmp_path, monkeypatch):

@@ -164,7 +164,7 @@ def test_other_backbone_weights_are_refused(sweep, pasture, tmp_path):
     from featurestore.views import VIEWS
 
     other = load_backbone("vit_tiny_patch16_dinov3_qkvb", "random", crop="halves", image_size=64, views=VIEWS[:1], seed=9)
-    weights = save_weights(other, tmp_path)
+    weights = save_weights(other.model.state_dict(), other.spec.weights_sha256, tmp_path)
     stderr = biomass("predict", "--data", pasture, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu",
                      "--backbone-weights", weights, code=5).stderr
     assert other.spec.weights_sha256 in stderr and "tokens were made with" in stderr

@@ -1,6 +1,7 @@
 """Round trips, zero copy, what is never returned."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -133,6 +134,38 @@ def test_what_is_no_store_is_refused_by_name(tmp_path):
     for name, why in [("notes.h5", "not a readable HDF5"), ("folder", "no zarr.json"), ("absent.h5", "no such store")]:
         with pytest.raises(InputError, match=why):
             FeatureStore.open(tmp_path / name)
+
+
+@pytest.mark.parametrize("shape", ["[]", "[\"x\"]", "[9999999999999]", "7"])
+def test_foreign_metadata_is_refused_before_it_costs_anything(tmp_path, shape):
+    write_tiny(tmp_path / "features.zarr")
+    file = tmp_path / "features.zarr/seal/zarr.json"
+    file.write_text(re.sub(r'"shape": \[[^]]*\]', f'"shape": {shape}', file.read_text(), count=1))
+    with pytest.raises(StoreDamaged, match="shape"):
+        FeatureStore.open(tmp_path / "features.zarr")
+
+
+def test_a_link_out_of_the_store_is_not_followed(tmp_path):
+    write_tiny(tmp_path / "features.zarr")
+    shard = tmp_path / "features.zarr/cls/c/0/0/0/0"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreDamaged, match="link to outside"):
+        FeatureStore.open(tmp_path / "features.zarr")
+
+
+def test_a_seal_that_does_not_match_is_no_seal(store_path):
+    write_tiny(store_path)
+    path, offset, _ = FeatureStore.open(store_path).layout.extents["catalog/path"].locate(2)
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff")
+    store = FeatureStore.open(store_path)
+    assert [store.is_sealed(i) for i in range(5)] == [True, True, False, True, True]
+    with pytest.raises(StoreDamaged, match="does not match"):
+        store.patches[2, 0]
+    assert len(store.verify().faults) == 1
+    assert store.stats()["count"][1] == pytest.approx(sum(tiny_rows(store.spec, i).stats_VS[0, 7] for i in (0, 1, 3, 4)))
 
 
 def test_first_touch_finds_a_flipped_bit(store_path):
