@@ -2,6 +2,8 @@
 
 Full size: rows of 3600 x 1280, batch 32, mixup on, page cache warm. The plain loop is what a notebook does: it makes each mixed
 photograph in float32 and trains one torch module on it. A step is forward, backward, AdamW and moving average. All take turns.
+Memory freed is kept, as run_sweep has it, and the plain loop profits most: with --default-malloc it faults its large buffers in again
+at every step.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.store import FeatureStore
 from featurestore.writer import ImageRows, catalog_columns, open_writer
 from trainer.config import SweepConfig
+from trainer.memory import keep_freed_memory
 from trainer.pooling import TokenReader, compute_dtype
 from trainer.stream import Stream, make_splits_of
 from trainer.sweep import Sweep, new_trainers, prepare_sweep, train_epoch
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128, help="views of the store: one an image")
     parser.add_argument("--grid", type=int, default=60, help="patches on a side")
     parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--default-malloc", action="store_true", help="leave glibc as it is, as a notebook does")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", type=Path, help="where the store goes for the time being")
     options = parser.parse_args()
@@ -48,6 +52,8 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict:
     """Seconds of a step of 30 heads, of 1 head, and of the plain loop's one head, round by round."""
+    if not options.default_malloc:
+        keep_freed_memory()
     store = make_store(options, folder / "features.h5")
     many = prepare_sweep(config(folder, store, "[2e-3, 1e-3, 1e-4]", "[1e-2, 1e-3]"), "cpu")
     one = prepare_sweep(config(folder, store, "2e-3", "1e-2", fold=0), "cpu")

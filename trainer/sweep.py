@@ -21,6 +21,7 @@ from trainer.data import TrainingData
 from trainer.evaluate import Scores, oof_table, predict_held_out, score
 from trainer.heads import Bank, HeadShape, Inputs, new_bank
 from trainer.loss import LossWeights, initial_biases, multi_task_loss
+from trainer.memory import keep_freed_memory
 from trainer.metrics import constrained, in_targets_order, weighted_r2
 from trainer.optimizer import BankOptimizer
 from trainer.plan import Plan, plan_sweep
@@ -118,6 +119,7 @@ def resume_sweep(path: Path, progress: bool = True) -> SweepResult:
 
 
 def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], progress: bool) -> SweepResult:
+    keep_freed_memory()
     with locked(folder.path / "sweep"):
         results = [result for points in passes for result in run_pass(sweep, points, folder, progress)]
         done = _finish(sweep, folder, results)
