@@ -2,8 +2,8 @@
 
 Full size: rows of 3600 x 1280, batch 32, mixup on, page cache warm. The plain loop is what a notebook does: it makes each mixed
 photograph in float32 and trains one torch module on it. A step is forward, backward, AdamW and moving average. All take turns.
-Memory freed is kept, as run_sweep has it, and the plain loop profits most: with --default-malloc it faults its large buffers in again
-at every step.
+Memory freed is kept, as run_sweep has it, and the plain loop profits most: with --default-malloc it faults its large buffers
+in again at every step.
 """
 
 import argparse

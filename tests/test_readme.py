@@ -1,0 +1,29 @@
+"""The README's shell session runs as it is written, with a small store in place of the large one."""
+
+import re
+from pathlib import Path
+
+from featurestore import FeatureStore
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_shell_session_runs(built, monkeypatch, tmp_path):
+    session, = re.findall(r"```python\n(.*?)```", README, re.S)
+    store_part, predict_part = session.split("import predictor")
+    ids = FeatureStore.open(built).catalog["image_id"]
+    store_part = store_part.replace("features.h5", str(built)).replace("ID1011485656", ids[2]).replace('"hflip"', '"hsv"')
+    store_part = store_part.replace("(7, 2)", "(5, 1)")  # six images, two views
+    names: dict = {}
+    exec(store_part, names)
+    assert names["store"].n_sealed == 6
+    assert 'predictor.predict("runs/' in predict_part  # tests/test_predict.py calls it
+
+
+def test_every_config_named_is_there_and_loads():
+    from trainer.config import SweepConfig
+
+    root = Path(__file__).parent.parent
+    named = set(re.findall(r"configs/\w+\.yaml", README))
+    assert named == {f"configs/{p.name}" for p in (root / "configs").glob("*.yaml")}
+    assert all(SweepConfig.load(root / name).points for name in named)
