@@ -49,7 +49,9 @@ def open_layout(path: Path) -> Layout:
     except (OSError, RuntimeError, ValueError, TypeError) as err:  # libhdf5's complaints come as any of these
         raise InputError(f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}") from err
     end = max(extent.offset + extent.array.n_bytes for extent in extents.values())
-    return Layout(path, spec, extents, {path: max(path.stat().st_size, end)})
+    layout = Layout(path, spec, extents, {path: max(path.stat().st_size, end)})
+    layout.check_sizes()
+    return layout
 
 
 def _open_unlocked(path: Path):

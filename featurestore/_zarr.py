@@ -34,7 +34,7 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
         for array in spec.arrays(n):
             chunk, shard = _grid(array)
             _add_array(root, array, chunk, shard)
-            _add_files(_extent(partial, array, chunk, shard), chunk, shard)
+            _add_files(_extent(partial, array, shard), chunk, shard)
 
 
 def open_layout(path: Path) -> Layout:
@@ -46,16 +46,16 @@ def open_layout(path: Path) -> Layout:
     if not (isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int and 1 <= shape[0] <= MOST_IMAGES):
         raise StoreDamaged(f"{path / 'seal'}/zarr.json: shape is {shape}, one axis of 1 to {MOST_IMAGES} images expected")
     n = shape[0]
-    extents, sizes = {}, {}
+    extents, sizes, grids = {}, {}, {}
     for array in spec.arrays(n):
-        chunk, shard = _check_array(path, array)
-        extent = extents[array.name] = _extent(path, array, chunk, shard)
+        chunk, shard = grids[array.name] = _check_array(path, array)
+        extent = extents[array.name] = _extent(path, array, shard)
         for file, file_path in enumerate(extent.paths):
             sizes[file_path] = _index_offset(extent, chunk, file) + len(_index(extent, chunk, shard, file))
     layout = Layout(path, spec, extents, sizes)
     layout.check_sizes()
-    for array in layout.extents.values():
-        _check_indices(array, *_grid_of(path, array.array))
+    for name, extent in extents.items():
+        _check_indices(extent, *grids[name])
     return layout
 
 
@@ -73,7 +73,7 @@ def _stride(array: Array) -> int:
     return round_up(array.row_bytes + 4) if array.row_axes == 2 else array.row_bytes
 
 
-def _extent(path: Path, array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> Extent:
+def _extent(path: Path, array: Array, shard: tuple[int, ...]) -> Extent:
     per_file = math.prod(shard[: array.row_axes])
     folder, rest = path / array.name / "c", "/".join("0" for _ in array.shape[1:])
     paths = tuple(folder / str(i) / rest for i in range(-(-array.n_rows // per_file)))
@@ -152,8 +152,7 @@ def _metadata(path: Path, node_type: str) -> dict:
     return node
 
 
-def _grid_of(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    node = _metadata(path / array.name, "array")
+def _grid_of(node: dict, path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
     try:
         shard = tuple(map(int, node["chunk_grid"]["configuration"]["chunk_shape"]))
         chunk = tuple(map(int, node["codecs"][0]["configuration"]["chunk_shape"]))
@@ -167,7 +166,7 @@ def _grid_of(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]
 def _check_array(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Inner chunk and shard shape of an array whose metadata is what `create` writes; StoreDamaged if it is not."""
     node = _metadata(path / array.name, "array")
-    chunk, shard = _grid_of(path, array)
+    chunk, shard = _grid_of(node, path, array)
     if shard[0] > round_up(array.shape[0], chunk[0]):
         raise StoreDamaged(f"{path / array.name}/zarr.json: a shard of {shard[0]} images for {array.shape[0]}")
     if (path / array.name).is_symlink() or chunk[1:] != _grid(array)[0][1:] or shard[1:] != _grid(array)[1][1:]:

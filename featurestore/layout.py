@@ -56,12 +56,22 @@ class Layout:
                 parts.append((path, offset + view * (n_bytes // n_views), n_bytes // n_views))
         return parts
 
+    def _below(self) -> set[str]:
+        """All files and folders of a store that is a folder; as text, since pathlib takes longer than the kernel."""
+        root, found = str(self.path), set()
+        for file in self.sizes:
+            path = str(file)
+            while len(path) > len(root) and path not in found:
+                found.add(path)
+                path = os.path.dirname(path)
+        return found
+
     def check_sizes(self) -> None:
-        """StoreDamaged if a file is missing or cut: mapping it would end in SIGBUS, or read as zeros."""
-        root = os.path.realpath(self.path)
+        """StoreDamaged if a file is missing, cut or a link: mapping it would end in SIGBUS, read as zeros, or read elsewhere."""
+        for path in self._below():
+            if os.path.islink(path):
+                raise StoreDamaged(f"{path}: a link; a store's own files are not followed elsewhere")
         for path, size in self.sizes.items():
-            if not os.path.realpath(path).startswith(root):
-                raise StoreDamaged(f"{path}: a link to outside the store; it is not followed")
             found = path.stat().st_size if path.is_file() else -1
             if found != size:
                 found_text = "missing" if found < 0 else f"{found} bytes long"

@@ -150,7 +150,7 @@ def test_a_link_out_of_the_store_is_not_followed(tmp_path):
     shard = tmp_path / "features.zarr/cls/c/0/0/0/0"
     shard.rename(tmp_path / "elsewhere")
     shard.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreDamaged, match="link to outside"):
+    with pytest.raises(StoreDamaged, match="a link"):
         FeatureStore.open(tmp_path / "features.zarr")
 
 
