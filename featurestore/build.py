@@ -112,19 +112,17 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     start = time.monotonic()
     check_suffix(config.out)
     _bytes.check_writable(config.out.parent)
-    if config.out.exists():
-        FeatureStore.open(config.out)  # something else of that name is refused before the backbone is loaded
+    # something else of that name is refused before the backbone is loaded
+    n_sealed = FeatureStore.open(config.out).n_sealed if config.out.exists() else 0
     frame = read_catalog(config.data / "train.csv")
     paths = find_photographs(frame, config.data)
     width, height = check_photographs(paths, config.crop)
     backbone = _load(config, width / height)
     spec = _store_spec(config, backbone, frame, width, height)
-    if not config.out.exists():
-        _bytes.check_free(config.out.parent, len(frame) * image_bytes(spec))
+    _bytes.check_free(config.out.parent, max(0, len(frame) - n_sealed) * image_bytes(spec))
     with open_writer(config.out, spec, frame, config.reserve) as writer:
         _warn_of_other_precision(writer.spec, spec)
         images = _to_build(writer, frame, paths)
-        _bytes.check_free(config.out.parent, len(images) * image_bytes(writer.spec))
         n = len(writer.image_ids)
         _build(backbone, writer, images, tqdm(total=n, initial=n - len(images), unit="image", desc="store build",
                                               disable=not progress, file=sys.stderr))
@@ -133,11 +131,11 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
 
 def _build(backbone: Backbone, writer: StoreWriter, images: dict[int, Path], bar: tqdm) -> None:
     """Decode ahead, compute, write behind; leaving, also by an error, waits for what is being written."""
-    buffers = [_new_rows(writer.spec) for _ in range(min(2, len(images)))]
+    image_ids, buffers = writer.image_ids, [_new_rows(writer.spec) for _ in range(min(2, len(images)))]
     written: Future | None = None
     with bar, ThreadPoolExecutor(1) as writing:
         for done, (image, photograph) in enumerate(decode_ahead(images, backbone.crop, writer.spec.thumb)):
-            rows = _compute(backbone, writer.image_ids[image], photograph, buffers[done % 2])
+            rows = _compute(backbone, image_ids[image], photograph, buffers[done % 2])
             if written:
                 written.result()  # raises what went wrong; and only now is the other buffer free
             written = writing.submit(_write, writer, image, rows)
@@ -197,8 +195,8 @@ def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
 
 def _to_build(writer: StoreWriter, frame: pd.DataFrame, paths: list[Path]) -> dict[int, Path]:
     """Photograph of each unsealed image; InputError if the CSV no longer names it."""
-    path_of = dict(zip(frame["image_id"], paths, strict=True))
-    pending = {image: writer.image_ids[image] for image in writer.pending()}
+    path_of, image_ids = dict(zip(frame["image_id"], paths, strict=True)), writer.image_ids
+    pending = {image: image_ids[image] for image in writer.pending()}
     if gone := [image_id for image_id in pending.values() if image_id not in path_of]:
         raise InputError(f"images begun in the store are no longer in the CSV:{list_some(gone)}")
     return {image: path_of[image_id] for image, image_id in pending.items()}

@@ -57,9 +57,7 @@ def score(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Spl
 
     A head that diverged predicts NaN and makes the score NaN: a point must not gain by failing.
     """
-    truth_RN5 = np.full(prediction_RN5.shape, np.nan)
-    for s in splits:
-        truth_RN5[s.repeat, s.val_N] = truth_N5[s.val_N]
+    truth_RN5 = _held_out_truth(truth_N5, prediction_RN5, splits)
     state = np.asarray(state_N)
     held_out = sorted(set(state[~np.isnan(truth_RN5).all((0, 2))]))
     per_fold = {f"r{s.repeat:02d}_fold{s.fold}": float(weighted_r2(truth_N5[s.val_N], prediction_RN5[s.repeat, s.val_N]))
@@ -68,6 +66,19 @@ def score(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Spl
     per_state = {str(name): float(np.mean(weighted_r2(truth_RN5[:, state == name], prediction_RN5[:, state == name])))
                  for name in held_out}
     return Scores(np.asarray(weighted_r2(truth_RN5, prediction_RN5)), per_fold, per_target, per_state)
+
+
+def pooled_score(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]) -> float:
+    """The mean over repeats alone, `Scores.mean`, for every epoch of every point."""
+    return float(np.mean(weighted_r2(_held_out_truth(truth_N5, prediction_RN5, splits), prediction_RN5)))
+
+
+def _held_out_truth(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
+    """(R, N, 5) truth, NaN where a repeat's splits do not hold the image out."""
+    truth_RN5 = np.full(prediction_RN5.shape, np.nan)
+    for s in splits:
+        truth_RN5[s.repeat, s.val_N] = truth_N5[s.val_N]
+    return truth_RN5
 
 
 def oof_table(which: str, data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split], truth_N5: np.ndarray,

@@ -73,7 +73,7 @@ class RunFolder:
             save_file(state, partial)
 
     def heads(self, which: str, folds: list[int] | None = None) -> dict[str, dict[str, Tensor]]:
-        """File name and tensors of all saved heads, or those of some folds. InputError if there are none."""
+        """File name and tensors of all heads, or of those of some folds. InputError if one is missing or damaged."""
         cv = self.config.cv
         made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
         wanted = made if folds is None else folds

@@ -18,7 +18,7 @@ from trainer.baselines import baselines, pooled_features
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import PointConfig, SweepConfig
 from trainer.data import TrainingData
-from trainer.evaluate import Scores, oof_table, predict_held_out, score
+from trainer.evaluate import Scores, oof_table, pooled_score, predict_held_out, score
 from trainer.heads import Bank, HeadShape, Inputs, new_bank
 from trainer.loss import LossWeights, initial_biases, multi_task_loss
 from trainer.memory import keep_freed_memory
@@ -213,7 +213,7 @@ def run_pass(sweep: Sweep, points: Sequence[int], folder: SweepFolder, progress:
             scores = _validate(sweep, trainers, reader, runs, epoch, time.monotonic() - start)
             if every and ((epoch + 1) % every == 0 or epoch + 1 == epochs):
                 save_checkpoint(checkpoint, trainers, epoch + 1)
-            bar.set_postfix(best=f"{np.nanmax(scores):.4f}", refresh=False)
+            bar.set_postfix(best=f"{max((s for s in scores if s == s), default=np.nan):.4f}", refresh=False)
             bar.update()
     return [result for trainer in trainers for result in _close(sweep, trainer, reader, runs)]
 
@@ -273,15 +273,15 @@ def _validate(sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReader
               train_s: float) -> list[float]:
     """Score the averages of all heads on view 0 of what they hold out, keep the best, log a line a point."""
     raw = predict_held_out([t.averaged for t in trainers], sweep.data, reader, sweep.splits, sweep.base.trainer.batch_size)
-    pooled = []
+    pooled, truth_N5 = [], in_targets_order(sweep.data.truth_N5)
     for trainer, raw_GRN5 in zip(trainers, raw, strict=True):
         fold_score_QG = trainer.keep_best(raw_GRN5, sweep, epoch)
         loss_QG = np.mean(trainer.losses_QG, 0)
         trainer.losses_QG.clear()
         for g, p in enumerate(trainer.points):
-            scores = _scores(sweep, raw_GRN5[g], trainer.configs[g])
-            pooled.append(scores.mean)
-            runs[p].log({"epoch": epoch, "loss": loss_QG[:, g].mean(), "score": scores.mean,
+            masses_RN5 = constrained(raw_GRN5[g], trainer.configs[g].inference.constraints)
+            pooled.append(pooled_score(truth_N5, masses_RN5, sweep.splits))
+            runs[p].log({"epoch": epoch, "loss": loss_QG[:, g].mean(), "score": pooled[-1],
                          "fold_loss": loss_QG[:, g].tolist(), "fold_score": fold_score_QG[:, g].tolist(),
                          "lr": trainer.optimizer.lr(g), "train_s": train_s})
     return pooled
