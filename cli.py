@@ -41,15 +41,19 @@ def plain_errors(after: str = "") -> Iterator[None]:
 @contextmanager
 def _signals(after: str) -> Iterator[None]:
     """The first SIGINT or SIGTERM unwinds, so that what is begun is finished or dropped; a second one kills."""
+    from featurestore._interrupts import check_interrupt, interrupt
+
     def stop(number: int, _frame: object) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
         click.echo(f"stopping{after}", err=True)
-        sys.exit(128 + number)
+        interrupt(128 + number)
 
     before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
+    interrupt(None)
     try:
         yield
+        check_interrupt()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

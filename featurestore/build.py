@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tqdm import tqdm
 
 from featurestore import _bytes
+from featurestore._interrupts import check_interrupt
 from featurestore.backbone import RANDOM, Backbone, load_backbone
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, check_photographs, decode_ahead
@@ -140,6 +141,7 @@ def _build(backbone: Backbone, writer: StoreWriter, images: dict[int, Path], bar
                 written.result()  # raises what went wrong; and only now is the other buffer free
             written = writing.submit(_write, writer, image, rows)
             bar.update()
+            check_interrupt()
         if written:
             written.result()
 

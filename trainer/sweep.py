@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from featurestore._bytes import locked
+from featurestore._interrupts import check_interrupt
 from featurestore.backbone import choose_device
 from featurestore.errors import InputError, MismatchError
 from trainer.baselines import baselines, pooled_features
@@ -215,6 +216,7 @@ def run_pass(sweep: Sweep, points: Sequence[int], folder: SweepFolder, progress:
                 save_checkpoint(checkpoint, trainers, epoch + 1)
             bar.set_postfix(best=f"{max((s for s in scores if s == s), default=np.nan):.4f}", refresh=False)
             bar.update()
+            check_interrupt()
     return [result for trainer in trainers for result in _close(sweep, trainer, reader, runs)]
 
 
