@@ -133,31 +133,35 @@ def store_verify(path: Path) -> None:
 
 @main.command()
 @click.option("--config", type=FILE, help="The sweep's YAML; a list for a scalar is a grid axis.")
-@click.option("--resume", type=FOLDER, help="Instead: go on with this stopped sweep (trainer.checkpoint_every).")
+@click.option("--resume", type=FOLDER, help="Instead: go on with this stopped sweep.")
 @click.option("--store", type=ANY, help="The feature store.  [dataset.store of the config]")
-@click.option("--fold", help="Train this fold only, or all.  [cv.fold of the config]")
+@click.option("--fold", help="Train this fold only; all: every fold, then the best point on all images.  [cv.fold]")
+@click.option("--folds", type=FILE, help="A folds.csv, ours or another tool's, in place of new folds.  [cv.folds]")
 @click.option("--out", default="runs", show_default=True, type=ANY, help="Where sweep folders go.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
-@click.option("--plan", is_flag=True, help="Print heads, passes, bytes read and memory, and stop.")
-def train(config: Path | None, resume: Path | None, store: Path | None, fold: str | None, out: Path, device: str,
-          plan: bool) -> None:
+@click.option("--plan", is_flag=True, help="Print heads, passes, bytes read, memory and hours, and stop.")
+@click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
+def train(config: Path | None, resume: Path | None, store: Path | None, fold: str | None, folds: Path | None, out: Path,
+          device: str, plan: bool, yes: bool) -> None:
     """Train all heads of a sweep in one pass, e.g. `biomass train --config configs/demo.yaml --store features.h5`."""
-    with plain_errors():
+    with plain_errors("; biomass train --resume SWEEP goes on from here"):
         from featurestore.errors import UsageError
-        from trainer.config import SweepConfig
-        from trainer.sweep import prepare_sweep, resume_sweep, run_sweep
+        from trainer.grid import SweepConfig
+        from trainer.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep
 
         if (config is None) == (resume is None):
             raise UsageError("give --config FILE to begin a sweep, or --resume SWEEP to go on with one")
-        if resume and (store or fold or plan):
-            raise UsageError("--resume takes store and folds from the sweep; give it alone")
+        if resume and (store or folds or plan or fold not in (None, "all")):
+            raise UsageError("--resume takes store and folds from the sweep; give it alone, or with --fold all")
         if resume:
-            result = resume_sweep(resume)
+            result = resume_sweep(resume, fold)
         else:
-            overrides = {"dataset.store": store, "cv.fold": int(fold) if fold and fold.isdigit() else fold}
+            overrides = {"dataset.store": store, "cv.fold": int(fold) if fold and fold.isdigit() else fold, "cv.folds": folds}
             sweep = SweepConfig.load(config, {key: value for key, value in overrides.items() if value is not None})
+            if sweep.n_combinations > 1000 and not yes:
+                raise UsageError(f"{config}: a grid of {sweep.n_combinations} points; if that is meant, add --yes")
             if plan:
-                click.echo(prepare_sweep(sweep, device).plan())
+                click.echo(describe_plan(prepare_sweep(sweep, device)))
                 return
             result = run_sweep(sweep, out, device)
         click.echo(f"{result.table()}\n{result.path}")

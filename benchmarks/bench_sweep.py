@@ -20,11 +20,10 @@ from torch.nn import functional as F
 from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.store import FeatureStore
 from featurestore.writer import ImageRows, catalog_columns, open_writer
-from trainer.config import SweepConfig
+from trainer.grid import SweepConfig
 from trainer.memory import keep_freed_memory
-from trainer.pooling import TokenReader, compute_dtype
 from trainer.stream import Stream, make_splits_of
-from trainer.sweep import Sweep, new_trainers, prepare_sweep, train_epoch
+from trainer.sweep import Sweep, prepare_sweep, train_epoch
 
 MARKS = {"P3": 100, "P4": 8, "P5": 1.15}
 YAML = """
@@ -77,9 +76,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
 
 def ready(sweep: Sweep):
     """A function that runs one epoch's steps of a sweep and gives seconds a step."""
-    dtype = compute_dtype(sweep.data.device, True, torch.float32)
-    reader = TokenReader(sweep.data.store, sweep.data.device, dtype)
-    trainers = new_trainers(sweep, range(sweep.config.n_points))
+    reader, trainers = sweep.reader(), sweep.trainers(range(len(sweep.config.points)))
 
     def step(epoch: int) -> float:
         start = time.perf_counter()

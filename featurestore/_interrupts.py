@@ -1,20 +1,37 @@
-"""A signal that asked this process to stop, remembered: an exception raised by a handler can get lost.
+"""A signal that asked this process to stop, remembered: an exception raised by a handler can get lost, or come amid a change.
 
 A handler runs wherever the main thread is. Inside a callback of foreign code (h5py opening a file: seen in 2 of 10 tries) its
-SystemExit is dropped and work goes on. So long loops ask again, at points where nothing is half done.
+SystemExit is dropped and work goes on; inside an optimiser's step it would leave half of the weights stepped. So long loops
+ask again at points where nothing is half done, and may say that they alone do.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _code: int | None = None
+_deferred = False
 
 
 def interrupt(code: int | None) -> None:
     """Unwind with this exit code, now or at the next `check_interrupt`; None forgets an earlier one."""
     global _code
     _code = code
-    check_interrupt()
+    if not _deferred:
+        check_interrupt()
 
 
 def check_interrupt() -> None:
     """Raise SystemExit if a signal has asked for it."""
     if _code is not None:
         raise SystemExit(_code)
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[None]:
+    """In this block a signal unwinds at a `check_interrupt` only."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False

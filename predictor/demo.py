@@ -16,10 +16,13 @@ from featurestore.moments import pool
 from featurestore.store import FeatureStore
 from predictor.predictor import Predictor, test_photographs
 from predictor.submission import write_predictions
-from trainer.baselines import new_ridge, pooled_features
-from trainer.config import SweepConfig
+from trainer import kinds
+from trainer.config import HeadConfig
+from trainer.data import pooled_features
+from trainer.grid import SweepConfig
 from trainer.metrics import TARGETS, weighted_r2
 from trainer.runs import best_run
+from trainer.splits import site_of
 from trainer.sweep import run_sweep
 
 BACKBONE, IMAGE_SIZE, VIEWS = "vit_tiny_patch16_dinov3_qkvb", 192, "4"
@@ -62,8 +65,10 @@ def _scores(data: Path, store: FeatureStore, predictor: Predictor, photographs: 
     """The contest's score on the test photographs: of the heads, of ridge and of the training mean."""
     truth = _truth(data).loc[predictions["image_id"], list(TARGETS)].to_numpy()
     train_N5 = store.catalog[list(TARGETS)].to_numpy()
-    ridge = new_ridge().fit(pooled_features(store.pooled[:, 0]), train_N5)
-    by_ridge = np.maximum(ridge.predict(pooled_features(_pooled(predictor, photographs))), 0)
+    ridge, names = kinds.load("ridge"), HeadConfig(kind="ridge").features
+    known_NF = pooled_features(store.cls[:, 0], store.pooled[:, 0], names)
+    fitted = ridge.fit(known_NF, train_N5, site_of(store.catalog).to_numpy(), 0)
+    by_ridge = ridge.predict(fitted, pooled_features(*_pooled(predictor, photographs), names))
     return {"best run": weighted_r2(truth, predictions[list(TARGETS)].to_numpy()), "ridge": weighted_r2(truth, by_ridge),
             "mean predictor": weighted_r2(truth, np.broadcast_to(train_N5.mean(0), truth.shape))}
 
@@ -75,11 +80,12 @@ def _truth(data: Path) -> pd.DataFrame:
     return long.pivot(index="image_id", columns="name", values="target")
 
 
-def _pooled(predictor: Predictor, photographs: dict[str, Path]) -> np.ndarray:
-    """(N, T, 5, D) pooled patches of each photograph's plain view."""
+def _pooled(predictor: Predictor, photographs: dict[str, Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Class tokens (N, T, D) and pooled patches (N, T, 5, D) of each photograph's plain view."""
     backbone = predictor.backbone
-    return np.stack([pool(backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0])[1]).numpy()
-                     for image_id, decoded in decode_ahead(photographs, backbone.crop)])
+    tokens = [backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0])
+              for image_id, decoded in decode_ahead(photographs, backbone.crop)]
+    return np.stack([cls.numpy() for cls, _ in tokens]), np.stack([pool(patches).numpy() for _, patches in tokens])
 
 
 def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 from tqdm import tqdm
+from trainer.postprocess import apply, rules_of
 
 from featurestore.backbone import RANDOM, Backbone, restore_backbone, saved_weights_path
 from featurestore.catalog import find_photographs, read_catalog
@@ -17,20 +16,20 @@ from featurestore.decode import Decoded, check_photographs, decode_ahead
 from featurestore.errors import InputError
 from featurestore.spec import StoreSpec, ViewSpec
 from featurestore.views import tta_views
-from trainer.heads import Bank, HeadShape, Inputs, load_bank
+from predictor.ensemble import BankEnsemble, RegressorEnsemble, new_ensemble
+from trainer.config import PointConfig
 from trainer.metrics import TARGETS, constrained
-from trainer.pooling import compute_dtype
 from trainer.runs import RunFolder
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A backbone, and all chosen heads of a run as one bank over its tokens."""
+    """A backbone, and all chosen heads of a run over its tokens."""
 
     backbone: Backbone
-    bank: Bank
-    constraints: str
-    use_amp: bool
+    ensemble: BankEnsemble | RegressorEnsemble
+    config: PointConfig
+    states: list[str]
 
     @classmethod
     def load(cls, run: Path, folds: Sequence[int] | None = None, weights: str = "last",
@@ -46,19 +45,13 @@ class Predictor:
         folder = RunFolder(Path(run))
         config, spec, states = folder.config, folder.spec, folder.states
         heads = list(folder.heads(weights, list(folds) if folds else None).values())
-        shape = HeadShape.of(config.head, spec.tokens, states)
         source = backbone_weights or _kept_weights(folder.store_folder, spec)
         backbone = restore_backbone(spec.tokens, source, device, precision or spec.made_by.get("precision", "fp32"))
-        return cls(backbone, load_bank(shape, heads, backbone.device), config.inference.constraints, config.trainer.use_amp)
+        return cls(backbone, new_ensemble(config, spec.tokens, states, heads, backbone.device), config, states)
 
-    @torch.inference_mode()
-    def raw_masses(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> np.ndarray:
-        """(heads, views, 5) raw masses of one photograph, grams, order of trainer.metrics.MASSES."""
-        tokens = [self.backbone.tokens(photograph.tiles_THW3, image_id, view) for view in views]
-        dtype = compute_dtype(self.backbone.device, self.use_amp, torch.float32)
-        rows: list[Tensor] = [patches.to(dtype) for _, patches in tokens]
-        cls_QBTD = torch.stack([cls for cls, _ in tokens]).float()[None]
-        return self.bank(Inputs(rows, np.arange(len(views))[None], cls_QBTD)).masses_QGB5[0].double().cpu().numpy()
+    def raw(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of one photograph: raw masses (heads, views, 5), grams, MASSES order, and probabilities of States or None."""
+        return self.ensemble([self.backbone.tokens(photograph.tiles_THW3, image_id, view) for view in views])
 
     def predict(self, paths: dict[str, Path], tta: int = 4, progress: bool = True) -> pd.DataFrame:
         """Masses of photographs by id.
@@ -75,16 +68,25 @@ class Predictor:
             check_photographs(list(paths.values()), self.backbone.spec.crop)
         bar = tqdm(decode_ahead(paths, self.backbone.crop), total=len(paths), desc="predict", unit="image",
                    disable=not progress, file=sys.stderr)
-        masses = [self.raw_masses(photograph, image_id, views) for image_id, photograph in bar]
-        return self._table(list(paths), np.array(masses).reshape(len(paths), -1, 5))
+        raw = [self.raw(photograph, image_id, views) for image_id, photograph in bar]
+        states = [state.reshape(-1, state.shape[-1]) for _, state in raw if state is not None]
+        return self._table(list(paths), np.array([masses for masses, _ in raw]).reshape(len(paths), -1, 5), np.array(states))
 
-    def _table(self, image_ids: list[str], raw_NM5: np.ndarray) -> pd.DataFrame:
-        """Wide table from each image's M = heads x views raw masses."""
-        mean_N5 = constrained(raw_NM5.mean(1), self.constraints) if image_ids else np.empty((0, 5))
-        sd_N5 = constrained(raw_NM5, self.constraints).std(1) if image_ids else np.empty((0, 5))
+    def _table(self, image_ids: list[str], raw_NM5: np.ndarray, state_NMC: np.ndarray) -> pd.DataFrame:
+        """Wide table from each image's M = heads x views raw masses, and probabilities of States where heads tell them."""
+        if not image_ids:
+            raw_NM5 = np.zeros((0, 1, 5))
+        state_NC = state_NMC.mean(1) if state_NMC.size else None
+        mean_N5 = self._masses(raw_NM5.mean(1), state_NC)
+        sd_N5 = self._masses(raw_NM5, state_NMC if state_NMC.size else None).std(1)
         columns = {name: mean_N5[:, k] for k, name in enumerate(TARGETS)}
         spread = {f"{name}_sd": sd_N5[:, k] for k, name in enumerate(TARGETS)}
         return pd.DataFrame({"image_id": image_ids, **columns, **spread})
+
+    def _masses(self, raw_N5: np.ndarray, state_NC: np.ndarray | None) -> np.ndarray:
+        """Grams in TARGETS order: constrained, then the config's rules."""
+        inference = self.config.inference
+        return apply(rules_of(inference.postprocess), constrained(raw_N5, inference.constraints), state_NC, self.states)
 
 
 def predict(run: Path, data: Path, tta: int = 4, progress: bool = True, **options) -> pd.DataFrame:

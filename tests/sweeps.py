@@ -7,16 +7,17 @@ import pandas as pd
 from conftest import VIEWS, tiny_spec
 
 from featurestore.writer import ImageRows, open_writer
-from trainer.config import SweepConfig
+from trainer.grid import SweepConfig
 
 YAML = """
 experiment: {{name: tiny, seed: 5}}
 dataset: {{store: {store}}}
-head: {{kind: {kind}, gate_hidden: 5, shared_hidden: 6, dropout: {dropout}, normalize: {normalize}}}
+head: {{kind: {kind}, seed: {seed}, gate_hidden: 5, shared_hidden: 6, dropout: {dropout}, normalize: {normalize}}}
+loss: {{space: {space}, intervals: {intervals}}}
 trainer: {{num_epochs: {epochs}, batch_size: 8, gradient_accumulation_steps: {accumulate}}}
 optimization: {{lr: {lr}, weight_decay: [0.01], ema_decay: 0.9}}
-augmentation: {{mixup: {{alpha: {alpha}, disable_ratio: 0.3}}}}
-inference: {{tta_indices: [0, 2]}}
+augmentation: {{mixup: {{kind: {mixup}, alpha: {alpha}, disable_ratio: 0.3}}}}
+inference: {{tta_indices: [0, 2], postprocess: {postprocess}}}
 cv: {{n_folds: {n_folds}, repeats: {repeats}}}
 """
 
@@ -52,7 +53,8 @@ def _rows(spec, rng, level: np.ndarray, i: int) -> ImageRows:
 
 def config(tmp_path: Path, store: Path, **changes) -> SweepConfig:
     values = {"store": store, "kind": "[cls_gating, density]", "lr": "[3e-2, 1e-2]", "dropout": 0.2, "normalize": "true",
-              "epochs": 4, "accumulate": 1, "alpha": 1.0, "n_folds": 3, "repeats": 1} | changes
+              "epochs": 4, "accumulate": 1, "alpha": 1.0, "mixup": "patches",
+              "seed": 0, "space": "raw", "intervals": 0, "postprocess": "[]", "n_folds": 3, "repeats": 1} | changes
     path = tmp_path / "sweep.yaml"
     path.write_text(YAML.format(**values))
     return SweepConfig.load(path)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InputError
-from trainer.config import PointConfig, Section, SweepConfig, dump_yaml, safe_name
+from trainer.config import PointConfig, Section, dump_yaml
+from trainer.grid import SweepConfig, load_point, safe_name
 
 MINIMAL = """
 experiment: {name: exp013_dinov3, seed: 7}
@@ -72,12 +73,12 @@ def test_names_speak_of_null_bool_and_lists(load):
 
 def test_names_widen_beyond_999_points(load):
     sweep = load(MINIMAL, {"loss.beta": list(range(1, 51)), "head.shared_hidden": list(range(1, 22))})
-    assert sweep.n_points == 1050 and sweep.names[0].startswith("0001_exp013")
+    assert len(sweep.points) == 1050 and sweep.names[0].startswith("0001_exp013")
 
 
 def test_a_huge_grid_is_counted_without_being_made(load):
     axes = ["loss.beta", "loss.aux_weight", "loss.state_weight", "loss.height_weight", "optimization.lr"]
-    assert load(MINIMAL, {axis: list(range(1, 101)) for axis in axes}).n_points == 10**10
+    assert load(MINIMAL, {axis: list(range(1, 101)) for axis in axes}).n_combinations == 10**10
 
 
 @pytest.mark.parametrize("text", ["../../etc", "a/b\\c:d", "x" * 500, "草 地", "."])
@@ -104,8 +105,21 @@ def test_a_section_of_comments_only_is_all_defaults(load):
     assert load(MINIMAL + "loss:\n  # beta: 2\n").base.loss.beta == 1.0
 
 
-def test_fold_all_is_every_fold(load):
-    assert load(MINIMAL, {"cv.fold": "all"}).base == load().base
+def test_fold_is_a_number_or_all_or_left_out(load):
+    assert [load(MINIMAL, {"cv.fold": fold}).base.cv.fold for fold in (None, 2, "all")] == [None, 2, "all"]
+    with pytest.raises(InputError, match="cv.fold"):
+        load(MINIMAL, {"cv.fold": "most"})
+
+
+def test_what_a_kind_does_not_read_makes_no_other_point(load):
+    axes = {"head.kind": ["cls_gating", "density", "pooled_mlp"], "head.gate_hidden": [4, 8], "loss.intervals": [0, 5],
+            "augmentation.mixup.kind": ["none", "patches"], "augmentation.mixup.alpha": [0.2, 1]}
+    sweep = load(MINIMAL, axes)
+    by_kind = {kind: [name for name, point in zip(sweep.names, sweep.points, strict=True) if point.head.kind == kind]
+               for kind in axes["head.kind"]}
+    assert {kind: len(names) for kind, names in by_kind.items()} == {"cls_gating": 12, "density": 3, "pooled_mlp": 6}
+    assert by_kind["density"][0] == "013_exp013_dinov3__head_kind-density__mixup_kind-none"
+    assert sweep.points[12].head.gate_hidden == 4
 
 
 def test_a_date_is_a_name(load):
@@ -127,7 +141,7 @@ def test_a_date_is_a_name(load):
         ("trainer.use_amp", 1, "trainer.use_amp: found 1, expected a valid boolean"),
         ("experiment.name", 13, "experiment.name: found 13, expected a valid string"),
         ("head.dropout", 1, "head.dropout: found 1, expected less than 1"),
-        ("head.kind", "mlp", "head.kind: found 'mlp', expected 'cls_gating' or 'density'"),
+        ("head.kind", "mlp", "head.kind: found 'mlp', expected one of attention, cls_gating,"),
         ("loss.main_weights", [1, 2], "loss.main_weights: found [1, 2], List should have at least 3 items, not 2"),
         ("loss.main_weights", [1, 2, "x"], "loss.main_weights.2: found 'x', expected a valid number"),
         ("loss.main_weights", [[1, 2, 3], 4], "loss.main_weights: found 4, expected a valid list"),
@@ -161,7 +175,7 @@ def test_what_makes_the_stream_is_no_axis(load, key, values):
 
 @pytest.mark.parametrize("key", ["augmentation.mixup.enabled", "augmentation.mixup.alpha", "optimization.use_ema"])
 def test_mixup_and_ema_are_axes(load, key):
-    assert load(MINIMAL, {key: [True, False] if key.split(".")[-1] != "alpha" else [0.2, 1]}).n_points == 2
+    assert load(MINIMAL, {key: [True, False] if key.split(".")[-1] != "alpha" else [0.2, 1]}).n_combinations == 2
 
 
 @pytest.mark.parametrize(
@@ -172,8 +186,8 @@ def test_mixup_and_ema_are_axes(load, key):
         ("trainer: {lr: 3}", "trainer.lr: unknown key; did you mean optimization.lr?"),
         ("optimisation: {}", "optimisation: unknown key; did you mean optimization?"),
         ("cv: {zzzz: 3}", "cv.zzzz: unknown key; known here: n_folds, repeats,"),
-        ("loss: 3", "loss: found 3, expected a section with keys beta,"),
-        ("loss: [{beta: 1}]", "loss: found [{'beta': 1}], expected a section with keys beta,"),
+        ("loss: 3", "loss: found 3, expected a section with keys space, beta,"),
+        ("loss: [{beta: 1}]", "loss: found [{'beta': 1}], expected a section with keys space, beta,"),
     ],
 )
 def test_unknown_keys_are_refused_with_the_nearest(load, line, says):
@@ -225,13 +239,13 @@ def test_a_dumped_config_loads_again(tmp_path_factory, name, lr, store):
     })
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     path.write_text(dump_yaml(point))
-    assert PointConfig.load(path) == point
+    assert load_point(path) == point
 
 
 def test_a_run_has_no_grid(tmp_path):
     (tmp_path / "config.yaml").write_text(MINIMAL.replace("1.0e-3", "[1, 2]"))
     with pytest.raises(InputError, match=r"optimization.lr: a list where one value belongs"):
-        PointConfig.load(tmp_path / "config.yaml")
+        load_point(tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -246,7 +260,7 @@ def test_the_first_experiment_is_the_defaults_and_its_grid(load):
     given_there = {"experiment.seed": 42, "backbone.model_name": "vit_huge_plus_patch16_dinov3",
                    "backbone.hidden_dim": 1280, "backbone.num_patches": 3600, "dataset.img_size": 960,
                    "dataset.num_aug_patterns": 20, "optimization.lr": 2e-3, "optimization.weight_decay": 1e-2}
-    assert sweep.n_points == 6 and sweep.base == load(MINIMAL, given_there).base
+    assert len(sweep.points) == 6 and sweep.base == load(MINIMAL, given_there).base
 
 
 def test_every_key_explains_itself():

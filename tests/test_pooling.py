@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.pooling import attend, project
+from trainer.pooling import attend, project, times, transposed_times
 
 Q, G, B, T, P, D, K = 2, 3, 4, 2, 6, 7, 5
 RNG = np.random.default_rng(0)
@@ -39,16 +39,25 @@ def test_project_equals_einsum_forward_and_backward():
     assert torch.allclose(got, want, rtol=1e-12)
 
 
+@pytest.mark.parametrize("block", [1, 16 * D * 8, 1 << 20], ids=["smallest blocks", "several blocks", "one block"])
+def test_blocks_of_patches_make_no_difference(monkeypatch, block):
+    monkeypatch.setattr("trainer.pooling.BLOCK_BYTES", block)
+    row = torch.from_numpy(RNG.normal(size=(2, 53, D)))
+    x_TDM, x_TPM = (torch.from_numpy(RNG.normal(size=(2, n, 3))) for n in (D, 53))
+    assert torch.allclose(times(row, x_TDM, half=False), row @ x_TDM, rtol=1e-12)
+    assert torch.allclose(transposed_times(row, x_TPM, half=False), row.transpose(1, 2) @ x_TPM, rtol=1e-12)
+
+
+@pytest.mark.parametrize("half, limit", [(False, 2e-6), (True, 2e-3)], ids=["float32", "float16"])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 3e3], ids=["tiny weights", "plain", "huge weights"])
-def test_half_precision_neither_underflows_nor_overflows(scale):
-    """Rows of 900 patches with an outlier channel, as DINOv3 has; error relative to the largest result."""
+def test_neither_underflow_nor_overflow(scale, half, limit):
+    """Rows of 900 patches with an outlier channel, as DINOv3 has, against float64; error relative to the largest result."""
     rng = np.random.default_rng(1)
     row = torch.from_numpy(rng.normal(size=(1, 900, 32)))
     row[..., 3] += 60
-    w = torch.softmax(torch.from_numpy(rng.normal(size=(1, 2, 3, 1, 900))), -1) * scale
-    exact = attend(w, [row], np.zeros((1, 3, 1), int))
-    half = attend(w.float(), [row.half()], np.zeros((1, 3, 1), int)).double()
-    assert ((half - exact).abs().max() / exact.abs().max()) < 2e-3
-    maps = torch.from_numpy(rng.normal(size=(1, 2, 32, 5))) * scale
-    exact, half = project(maps, [row], np.zeros((1, 1), int)), project(maps.float(), [row.half()], np.zeros((1, 1), int)).double()
-    assert ((half - exact).abs().max() / exact.abs().max()) < 2e-3
+    row = row.half()
+    w_TPM = torch.softmax(torch.from_numpy(rng.normal(size=(1, 900, 6))), 1) * scale
+    maps_TDM = torch.from_numpy(rng.normal(size=(1, 32, 10))) * scale
+    for product, x in ((transposed_times, w_TPM), (times, maps_TDM)):
+        exact, found = product(row, x, half=False), product(row, x.float(), half).double()
+        assert (found - exact).abs().max() / exact.abs().max() < limit

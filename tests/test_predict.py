@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from commands import biomass
-from test_sweep import plain_masses
+from plain_heads import plain_masses
 
 from featurestore import FeatureStore
 from featurestore.decode import decode
@@ -23,7 +23,7 @@ from trainer.runs import RunFolder, best_run
 CONFIG = """
 experiment: {{name: small, seed: 3}}
 dataset: {{store: {store}}}
-head: {{kind: [cls_gating, density], gate_hidden: 6, shared_hidden: 8, normalize: true}}
+head: {{kind: [cls_gating, density, attention, pooled_mlp, ridge, gpr], gate_hidden: 6, shared_hidden: 8, normalize: true}}
 trainer: {{num_epochs: 3, batch_size: 4}}
 optimization: {{lr: 1e-2, weight_decay: 0.01}}
 inference: {{tta_indices: [0]}}
@@ -70,8 +70,8 @@ def test_tokens_of_predict_equal_the_stores_row(sweep, pasture, built):
 def test_heads_predict_what_plain_torch_modules_do(sweep, pasture, built):
     store = FeatureStore.open(built)
     decoded = decode(pasture / store.catalog["path"][3], predictors(sweep)[0].backbone.crop)
-    for run in sorted(sweep.glob("00*")):
-        raw_HV5 = Predictor.load(run, device="cpu").raw_masses(decoded, store.catalog["image_id"][3], store.spec.tokens.views)
+    for run in sorted(sweep.glob("00[1-4]*")):
+        raw_HV5, _ = Predictor.load(run, device="cpu").raw(decoded, store.catalog["image_id"][3], store.spec.tokens.views)
         for h, state in enumerate(RunFolder(run).heads("last").values()):
             for v in range(2):
                 with torch.no_grad():
@@ -97,8 +97,8 @@ def test_tta_is_the_mean_of_its_single_views(sweep, pasture):
     predictor = predictors(sweep)[1]
     (image_id, path), *_ = photographs_of(pasture).items()
     decoded = decode(path, predictor.backbone.crop)
-    together = predictor.raw_masses(decoded, image_id, tta_views(8))
-    singles = np.concatenate([predictor.raw_masses(decoded, image_id, [view]) for view in tta_views(8)], 1)
+    together, _ = predictor.raw(decoded, image_id, tta_views(8))
+    singles = np.concatenate([predictor.raw(decoded, image_id, [view])[0] for view in tta_views(8)], 1)
     np.testing.assert_allclose(together, singles, rtol=1e-5)
     total = constrained(together.reshape(-1, 5).mean(0)[None], "order")[0]
     wide = predictor.predict({image_id: path}, tta=8, progress=False)
@@ -111,9 +111,9 @@ def test_from_python(sweep, pasture):
 
 
 def test_fewer_folds_are_fewer_heads(sweep, pasture):
-    run = best_run(sweep)
-    assert Predictor.load(run, folds=[1], device="cpu").bank.n_points == 1
-    with pytest.raises(InputError, match=r"no last weights of folds \[7\]"):
+    run, *_ = sorted(sweep.glob("001*"))
+    assert Predictor.load(run, folds=[1], device="cpu").ensemble.bank.n_points == 1
+    with pytest.raises(InputError, match="no last weights last_fold7.safetensors"):
         Predictor.load(run, folds=[7], device="cpu")
 
 

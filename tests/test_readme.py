@@ -21,7 +21,7 @@ def test_the_shell_session_runs(built, monkeypatch, tmp_path):
 
 
 def test_every_config_named_is_there_and_loads():
-    from trainer.config import SweepConfig
+    from trainer.grid import SweepConfig
 
     root = Path(__file__).parent.parent
     named = set(re.findall(r"configs/\w+\.yaml", README))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from predictor.demo import CONFIG, run_demo
-from trainer.config import SweepConfig
+from trainer.grid import SweepConfig
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +12,16 @@ import pandas as pd
 import pytest
 import torch
 from commands import biomass
+from plain_heads import plain_masses
 from sweeps import config, write_store
-from torch import nn
 
 from featurestore.errors import InputError, MismatchError
-from trainer.config import SweepConfig
 from trainer.data import TrainingData
 from trainer.evaluate import predict_held_out, score
+from trainer.grid import SweepConfig
 from trainer.metrics import in_targets_order
 from trainer.pooling import TokenReader
-from trainer.stream import Stream
-from trainer.sweep import new_trainers, prepare_sweep, run_sweep, train_epoch
+from trainer.sweep import Sweep, prepare_sweep, run_sweep, train_epoch
 
 
 @pytest.fixture(scope="module")
@@ -39,40 +37,63 @@ def finished(store, tmp_path_factory):
 
 def trained(sweep, points):
     """Trainers after all epochs, in float64."""
-    trainers = new_trainers(sweep, points)
-    reader = TokenReader(sweep.data.store, sweep.data.device, sweep.data.dtype)
+    trainers, reader = sweep.trainers(points), sweep.reader()
     for epoch in range(sweep.base.trainer.num_epochs):
         train_epoch(sweep, trainers, reader, epoch)
     return trainers
 
 
-@pytest.mark.parametrize("kind", ["cls_gating", "density"])
-@pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
-@pytest.mark.parametrize("alpha", ["[0.4, 1.0]"], ids=["mixup"])
-def test_a_head_in_a_sweep_equals_the_same_head_alone(tmp_path, store, kind, normalize, alpha):
-    """float64, more than 20 steps, mixup, dropout, averages and accumulation on: 1e-9 of each tensor's norm."""
-    changes = {"kind": f"[{kind}]", "normalize": normalize, "epochs": 12, "accumulate": 2, "repeats": 2, "alpha": alpha}
-    whole = prepare_sweep(config(tmp_path, store, **changes), "cpu", torch.float64)
-    together, = trained(whole, range(4))
-    q, g = 4, 2
-    one = [whole.splits[q]]
-    alone, = trained(replace(whole, splits=one, stream=Stream(30, 3, one, n_folds=3, batch_size=8, seed=5)), [g])
-    assert alone.optimizer.n_done >= 12
+HEADS = ["cls_gating", "density", "attention", "pooled_mlp"]
+EVERYTHING = {"mixup": "[patches, pooled, same_site, none]", "alpha": "[0.4]", "space": "[raw, sqrt, log1p]",
+              "intervals": "[0, 3]", "seed": "[0, 1]", "lr": "[3e-2]", "epochs": 12, "accumulate": 2, "repeats": 2}
+
+
+def head_of(trainers, p):
+    """The trainer and place that hold a point."""
+    return next((t, t.points.index(p)) for t in trainers if p in t.points)
+
+
+def assert_same_head(ours, theirs, q, g, q2, g2):
     for source in (lambda t: t.bank.tensors, lambda t: t.optimizer.average):
-        for name, tensor in source(alone).items():
-            ours, theirs = source(together)[name][q, g].detach(), tensor[0, 0].detach()
-            assert (ours - theirs).norm() <= 1e-9 * theirs.norm(), name
+        for name, tensor in source(theirs).items():
+            a, b = source(ours)[name][q, g].detach(), tensor[q2, g2].detach()
+            assert (a - b).norm() <= 1e-9 * b.norm(), name
 
 
-def test_passes_do_not_change_a_head(tmp_path, store):
-    sweep = prepare_sweep(config(tmp_path, store), "cpu", torch.float64)
-    together = {p: t for t in trained(sweep, range(4)) for p in t.points}
-    for part in ([0, 2], [1], [3]):
-        for t in trained(sweep, part):
-            for p in t.points:
-                for name, tensor in t.averaged.tensors.items():
-                    theirs = together[p].averaged.tensors[name][:, together[p].points.index(p)]
-                    assert torch.allclose(tensor[:, t.points.index(p)], theirs, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
+def test_a_head_in_a_sweep_equals_the_same_head_alone(tmp_path, store, kind, normalize):
+    """float64, 24 batches, dropout, averages, accumulation, repeats, every mixup, space, seed: 1e-9 of each tensor's norm."""
+    whole = prepare_sweep(config(tmp_path, store, kind=f"[{kind}]", normalize=normalize, **EVERYTHING), "cpu", torch.float64)
+    together, n_points = trained(whole, range(len(whole.config.points))), len(whole.config.points)
+    for p in (1, n_points // 2, n_points - 1):
+        q = 4
+        one = Sweep.of(whole.config, whole.data, whole.folds, [whole.splits[q]])
+        alone, = trained(one, [p])
+        ours, g = head_of(together, p)
+        assert alone.optimizer.n_done == 12 and len(ours.points) > 1
+        assert_same_head(ours, alone, q, g, 0, 0)
+
+
+def test_kinds_together_and_in_passes_give_the_same_heads(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store, kind=f"[{', '.join(HEADS)}]", mixup="[patches, pooled]"), "cpu", torch.float64)
+    points = range(len(sweep.config.points))
+    together = trained(sweep, points)
+    for part in (points[::2], points[1:2], points[3::2]):
+        apart = trained(sweep, part)
+        for p in part:
+            (ours, g), (theirs, g2) = head_of(together, p), head_of(apart, p)
+            for q in range(len(sweep.splits)):
+                assert_same_head(ours, theirs, q, g, q, g2)
+
+
+def test_the_order_of_points_and_folds_changes_no_head(tmp_path, store):
+    forth = prepare_sweep(config(tmp_path, store, lr="[3e-2, 1e-2]"), "cpu", torch.float64)
+    back = prepare_sweep(config(tmp_path, store, lr="[1e-2, 3e-2]"), "cpu", torch.float64)
+    back = Sweep.of(back.config, back.data, back.folds, back.splits[::-1])
+    ours, g = head_of(trained(forth, range(4)), 0)
+    theirs, g2 = head_of(trained(back, range(4)), 1)
+    assert_same_head(ours, theirs, 0, g, 2, g2)
 
 
 @pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
@@ -107,44 +128,20 @@ def spoil(sweep, images) -> None:
                     file.write(values.astype(extent.array.dtype).tobytes())
 
 
-def plain_gating_head(state: dict[str, torch.Tensor]) -> nn.ModuleDict:
-    """The module that docs/sweep.md describes, made from nothing of ours."""
-    hidden, width = state["gate_mlp.0.weight"].shape
-    patches, shared = len(state["gate_mlp.2.bias"]), len(state["shared_mlp.0.bias"])
-    head = nn.ModuleDict({
-        "gate_mlp": nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, patches)),
-        "shared_mlp": nn.Sequential(nn.Linear(2 * width, shared), nn.LayerNorm(shared), nn.GELU(), nn.Dropout()),
-        "main_head": nn.Linear(shared, 3), "state_head": nn.Linear(shared, len(state["state_head.bias"])),
-        "height_head": nn.Linear(shared, 1), "aux_head": nn.Linear(shared, 2)}).eval()
-    head.load_state_dict(state)
-    return head
-
-
-def plain_masses(state: dict[str, torch.Tensor], cls_TD: torch.Tensor, patches_TPD: torch.Tensor) -> torch.Tensor:
-    """Total, GDM, Green, Dead, Clover of one photograph by plain torch modules."""
-    if "density.weight" in state:
-        y_TPK = nn.functional.linear(patches_TPD, state["density.weight"], state["density.bias"])
-        return nn.functional.softplus(y_TPK).sum((0, 1))
-    head = plain_gating_head(state)
-    w_TP = head["gate_mlp"](cls_TD).softmax(-1)
-    z_TD = torch.einsum("tp,tpd->td", w_TP, patches_TPD)
-    features = head["shared_mlp"](torch.cat([cls_TD, z_TD], -1))
-    return nn.functional.softplus(torch.cat([head["main_head"](features), head["aux_head"](features)], -1)).sum(0)
-
-
 @pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
-def test_a_saved_head_is_a_plain_torch_module_with_equal_output(tmp_path, store, normalize):
-    sweep = prepare_sweep(config(tmp_path, store, normalize=normalize), "cpu")
-    for trainer in trained(sweep, range(4)):
-        reader = TokenReader(sweep.data.store, sweep.data.device, torch.float32)
-        raw_GRN5 = predict_held_out([trainer.averaged], sweep.data, reader, sweep.splits, 8)[0]
+@pytest.mark.parametrize("intervals", [0, 3], ids=["", "with intervals"])
+def test_a_saved_head_is_a_plain_torch_module_with_equal_output(tmp_path, store, normalize, intervals):
+    changes = {"kind": f"[{', '.join(HEADS)}]", "lr": "[1e-2]", "normalize": normalize, "intervals": intervals}
+    sweep = prepare_sweep(config(tmp_path, store, **changes), "cpu")
+    for trainer in trained(sweep, range(len(HEADS))):
+        raw_GRN5 = predict_held_out([trainer.averaged], sweep.data, sweep.reader(), sweep.splits, 8)[0].masses_GRN5
         for q, split in enumerate(sweep.splits):
             i = split.val_N[2]
             row = sweep.data.store[int(i)]
-            state = trainer.averaged.head_state(q, 1)
+            state = trainer.averaged.head_state(q, 0)
             with torch.no_grad():
                 masses = plain_masses(state, torch.tensor(row.cls(0)).float(), torch.tensor(row.patches(0)).float())
-            np.testing.assert_allclose(raw_GRN5[1, 0, i], masses.numpy(), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(raw_GRN5[0, 0, i], masses.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_heads_learn_what_the_tokens_hold(finished):
@@ -192,15 +189,15 @@ def test_the_largest_passes_that_fit_are_made(tmp_path, store, monkeypatch):
 
 def test_a_step_reads_each_row_once_for_all_heads(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store), "cpu")
-    reader = TokenReader(sweep.data.store, sweep.data.device, torch.float32)
-    train_epoch(sweep, new_trainers(sweep, range(4)), reader, 0)
+    reader = sweep.reader()
+    train_epoch(sweep, sweep.trainers(range(4)), reader, 0)
     rows = sum(len(sweep.stream.batch(0, s).rows_U2) for s in range(sweep.stream.n_steps))
     assert reader.n_bytes_read == rows * 2 * 6 * 7 * 2
 
 
 def test_mapped_rows_are_not_copied_on_their_way_to_torch(store):
     data = TrainingData.open(store, config(store.parent, store).base, torch.float32, torch.device("cpu"))
-    reader = TokenReader(data.store, data.device, torch.float16)
+    reader = TokenReader(data.store, data.device)
     assert reader.row(3, 1).data_ptr() == data.store.patches[3, 1].ctypes.data
 
 
@@ -261,7 +258,7 @@ def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path, store):
     text = (tmp_path / "sweep.yaml").read_text().replace("num_epochs: 7", "num_epochs: 7, checkpoint_every: 3")
     (tmp_path / "sweep.yaml").write_text(text)
     code = ("import os, signal, sys\nfrom pathlib import Path\n"
-            "import trainer.sweep as s\nfrom trainer.config import SweepConfig\n"
+            "import trainer.sweep as s\nfrom trainer.grid import SweepConfig\n"
             "train = s.train_epoch\n"
             "def killed(sweep, trainers, reader, epoch):\n"
             "    train(sweep, trainers, reader, epoch)\n"
@@ -320,5 +317,5 @@ def test_lost_or_damaged_heads_are_named(tmp_path, finished):
     with pytest.raises(InputError, match="last_r01_fold2.safetensors: damaged"):
         RunFolder(run).heads("last")
     (run / "weights/last_r01_fold2.safetensors").unlink()
-    with pytest.raises(InputError, match=r"no last weights of folds \[2\]"):
+    with pytest.raises(InputError, match="no last weights last_r01_fold2.safetensors"):
         RunFolder(run).heads("last")

@@ -1,35 +1,65 @@
-"""What every trained head has to beat, on the same folds: the training mean, and ridge on pooled patches."""
+"""Regressors on pooled rows over the sweep's own folds: points of a grid, and what every trained head has to beat.
 
-from collections.abc import Sequence
+The kinds themselves are files of trainer/kinds; here is which rows they are fitted on, in which space, and what they predict.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import RobustScaler
+import pandas as pd
 
-from featurestore.spec import POOLED
+from trainer import kinds
+from trainer.config import PointConfig
+from trainer.data import TrainingData
+from trainer.metrics import MASSES, in_targets_order
+from trainer.regressor import Regressor
 from trainer.stream import Split
 
-ALPHAS = np.logspace(0, 5, 11)
+BASELINES = ("mean", "ridge")
+SPACES = {
+    "raw": (lambda y: y, lambda z: z),
+    "log1p": (np.log1p, np.expm1),
+    "sqrt": (np.sqrt, lambda z: np.maximum(z, 0) ** 2),
+}
+"""Grams to what a regressor is fitted on, and back (trainer.loss.SPACES for arrays)."""
 
 
-def pooled_features(pooled_NT5D: np.ndarray) -> np.ndarray:
-    """(N, T, 5, D) pooled rows of one view -> (N, 2 D): mean and std over patches, averaged over tiles."""
-    chosen = [POOLED.index("mean"), POOLED.index("std")]
-    return np.asarray(pooled_NT5D[:, :, chosen], np.float64).mean(1).reshape(len(pooled_NT5D), -1)
+def fit_splits(data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split], config: PointConfig,
+               views: Sequence[int]) -> tuple[list[dict[str, np.ndarray] | None], dict[int, np.ndarray]]:
+    """Fit a point's regressor on the plain view of every split's training images.
+
+    Returns what is to be saved of each split (None for kinds that are for reports only), and by view the raw masses (R, N, 5)
+    of what splits hold out, grams, MASSES order, NaN where none does.
+    """
+    regressor: Regressor = kinds.load(config.head.kind)
+    into, back = SPACES["raw" if regressor.own_space else config.loss.space]
+    x_NF = data.features(config.head.features, 0)
+    y_N5, group_N = into(data.truth_N5), folds["site"].to_numpy()
+    new = {view: data.features(config.head.features, view) for view in views}
+    shape = (max(s.repeat for s in splits) + 1, data.n_images, len(MASSES))
+    states, raw = [], {view: np.full(shape, np.nan) for view in views}
+    for s in splits:
+        known = x_NF[s.train_N], y_N5[s.train_N], group_N[s.train_N], config.head.seed
+        states.append(None if regressor.report_only else regressor.fit(*known))
+        for view, x_new_NF in new.items():
+            held_out = x_new_NF[s.val_N]
+            z = regressor.fit_predict(*known, held_out) if states[-1] is None else regressor.predict(states[-1], held_out)
+            raw[view][s.repeat, s.val_N] = np.maximum(back(z), 0)
+    return states, raw
 
 
-def new_ridge() -> Pipeline:
-    """Ridge on robustly scaled features; its strength by leave-one-out on the training rows alone."""
-    return make_pipeline(RobustScaler(), RidgeCV(ALPHAS))
+def predict_masses(config: PointConfig, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
+    """(N, 5) raw masses of a saved regressor, grams, MASSES order."""
+    regressor: Regressor = kinds.load(config.head.kind)
+    _, back = SPACES["raw" if regressor.own_space else config.loss.space]
+    return np.maximum(back(regressor.predict(state, x_NF)), 0)
 
 
-def baselines(features_NF: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]) -> dict[str, np.ndarray]:
-    """(R, N, 5) held-out predictions of the mean predictor and of ridge, grams from 0."""
-    shape = (max(split.repeat for split in splits) + 1, *truth_N5.shape)
-    mean, ridge = np.full(shape, np.nan), np.full(shape, np.nan)
+def baselines(data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split], config: PointConfig) -> dict[str, np.ndarray]:
+    """(R, N, 5) held-out masses in TARGETS order of the training mean, and of ridge on all pooled rows as it is."""
+    ridge = config.model_copy(update={"head": type(config.head)(kind="ridge")})
+    _, raw = fit_splits(data, folds, splits, ridge, [0])
+    mean, truth_N5 = np.full_like(raw[0], np.nan), data.truth_N5
     for s in splits:
         mean[s.repeat, s.val_N] = truth_N5[s.train_N].mean(0)
-        fitted = new_ridge().fit(features_NF[s.train_N], truth_N5[s.train_N])
-        ridge[s.repeat, s.val_N] = np.maximum(fitted.predict(features_NF[s.val_N]), 0)
-    return {"mean": mean, "ridge": ridge}
+    return {"mean": in_targets_order(mean), "ridge": in_targets_order(raw[0])}

@@ -1,5 +1,6 @@
-"""A pass under way, on disk: everything its next epoch depends on, in one safetensors file that appears whole."""
+"""A pass under way, on disk: everything its next step depends on, in one safetensors file that appears whole; two are kept."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,41 +10,69 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from featurestore._bytes import appears_whole
+from featurestore._bytes import appears_whole, publish
 from featurestore.errors import StoreDamaged
+from trainer.bank_trainer import BankTrainer
 from trainer.optimizer import BankOptimizer
 
 
-def save_checkpoint(path: Path, trainers: Sequence, n_epochs: int) -> None:
-    """Keep the state of all banks after n_epochs; the file before it stays until this one is whole."""
-    state = {f"{b}/{name}": tensor for b, trainer in enumerate(trainers) for name, tensor in _state(trainer).items()}
-    with appears_whole(path) as partial:
-        save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, partial, {"n_epochs": str(n_epochs)})
+class Checkpoint:
+    """The newest state of one pass, and the one before it: a newest that is damaged costs some epochs, not the sweep."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.previous = path, path.with_name(f"previous_{path.name}")
+
+    def save(self, trainers: Sequence[BankTrainer]) -> None:
+        """Keep the state of all banks."""
+        self.path.parent.mkdir(exist_ok=True)
+        state = {f"{b}/{name}": tensor for b, trainer in enumerate(trainers) for name, tensor in _state(trainer).items()}
+        if self.path.exists():
+            publish(self.path, self.previous)
+        with appears_whole(self.path) as partial:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
+
+    def load(self, trainers: Sequence[BankTrainer]) -> None:
+        """Put fresh trainers where the newest whole checkpoint's were; they stay fresh if there is none."""
+        found = [path for path in (self.path, self.previous) if path.exists()]
+        errors = []
+        for path in found:
+            try:
+                _load(path, trainers)
+            except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as err:
+                errors.append(f"{path}: not a checkpoint of this sweep ({err})")
+            else:
+                if errors:
+                    warnings.warn(f"{errors[0]}; going on from {path.name}", stacklevel=2)
+                return
+        if errors:
+            raise StoreDamaged("; ".join(errors) + "; remove it to begin its pass again")
 
 
-def load_checkpoint(path: Path, trainers: Sequence) -> int:
-    """Put fresh trainers where the checkpoint's were; how many epochs were done, 0 if there is no file."""
-    if not path.exists():
-        return 0
-    try:
-        with safe_open(path, "pt") as file:
-            for b, trainer in enumerate(trainers):
-                _restore(trainer, {n.split("/", 1)[1]: file.get_tensor(n) for n in file.keys() if n.startswith(f"{b}/")})  # noqa: SIM118
-            return int(file.metadata()["n_epochs"])
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as err:
-        raise StoreDamaged(f"{path}: not a checkpoint of this sweep ({err}); remove it to begin its pass again") from err
+def _load(path: Path, trainers: Sequence[BankTrainer]) -> None:
+    with safe_open(path, "pt") as file:
+        for b, trainer in enumerate(trainers):
+            state = {name.split("/", 1)[1]: file.get_tensor(name) for name in file.keys() if name.startswith(f"{b}/")}  # noqa: SIM118
+            _restore(trainer, state)
 
 
-def _state(trainer) -> dict[str, Tensor]:
+def _state(trainer: BankTrainer) -> dict[str, Tensor]:
     """All tensors of a bank under training; of AdamW's, one a head and tensor."""
     parts = {**_stacked(trainer), "adamw": _adamw_state(trainer.optimizer)}
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()} | {
-        "n_done": torch.tensor(trainer.optimizer.n_done), "best_score": torch.from_numpy(trainer.best_score_QG),
-        "best_epoch": torch.from_numpy(trainer.best_epoch_QG)}
+        "counts": torch.tensor([trainer.optimizer.n_done, trainer.n_batches])} | {
+        name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in _noted(trainer).items()}
+
+
+def _noted(trainer: BankTrainer) -> dict[str, np.ndarray]:
+    """What a trainer notes of its heads, each an array with leading axes of its own."""
+    shape = trainer.best_score_QG.shape
+    lists = {"losses": trainer.losses_QG, "errors": trainer.errors_QG}
+    return {"best_score": trainer.best_score_QG, "best_epoch": trainer.best_epoch_QG, "failed": trainer.failed_QG} | {
+        name: np.stack(values) if values else np.zeros((0, *shape)) for name, values in lists.items()}
 
 
 @torch.no_grad()
-def _restore(trainer, state: dict[str, Tensor]) -> None:
+def _restore(trainer: BankTrainer, state: dict[str, Tensor]) -> None:
     for part, tensors in _stacked(trainer).items():
         for name, tensor in tensors.items():
             tensor.copy_(state[f"{part}/{name}"])  # in place: the optimiser's slices share this storage
@@ -54,13 +83,15 @@ def _restore(trainer, state: dict[str, Tensor]) -> None:
             _, number, key = name.split("/")
             moments.setdefault(int(number), {})[key] = tensor
     adamw.load_state_dict({"state": moments, "param_groups": adamw.state_dict()["param_groups"]})
-    trainer.optimizer.n_done = int(state["n_done"])
-    trainer.best_score_QG[:] = np.asarray(state["best_score"])
-    trainer.best_epoch_QG[:] = np.asarray(state["best_epoch"])
+    trainer.optimizer.n_done, trainer.n_batches = state["counts"].tolist()
+    for name, array in _noted(trainer).items():
+        if name not in ("losses", "errors"):
+            array[:] = state[name].numpy()
+    trainer.losses_QG[:], trainer.errors_QG[:] = list(state["losses"].numpy()), list(state["errors"].numpy())
 
 
-def _stacked(trainer) -> dict[str, dict[str, Tensor]]:
-    """A bank's own tensors; gradients too, since an accumulation may be under way between epochs."""
+def _stacked(trainer: BankTrainer) -> dict[str, dict[str, Tensor]]:
+    """A bank's own tensors; gradients too, since an accumulation may be under way."""
     tensors = trainer.bank.tensors
     return {"weights": tensors, "grad": {name: tensor.grad for name, tensor in tensors.items()},
             "average": trainer.optimizer.average, "best": trainer.best}

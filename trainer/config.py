@@ -1,25 +1,18 @@
-"""The YAML of a sweep as typed, frozen models; a list for a scalar is a grid axis.
+"""The keys of a sweep's YAML as typed, frozen models, one point at a time; reading files and grids is `grid`'s.
 
 Plain values only: the code that uses them builds the objects. Whether they fit a store is checked where one is opened.
 """
 
-import difflib
-import functools
-import itertools
-import math
-import re
 import reprlib
-import typing
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from featurestore.errors import InputError, list_some
-from featurestore.yaml import read_yaml
+from featurestore.catalog import TARGETS
+from featurestore.spec import POOLED
+from trainer import kinds
 
 
 def _number(value: Any) -> Any:
@@ -39,6 +32,12 @@ def _exactly(*names: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _known_kind(name: str) -> str:
+    if name not in kinds.names():
+        raise ValueError(f"found {name!r}, expected one of {', '.join(kinds.names())}")
+    return name
+
+
 Number = Annotated[float, BeforeValidator(_number)]
 PositiveNumber = Annotated[Number, Field(gt=0)]
 Weight = Annotated[Number, Field(ge=0)]
@@ -46,7 +45,8 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 BelowOne = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 CountFromZero = Annotated[int, Field(ge=0)]
-Fold = Annotated[CountFromZero | None, BeforeValidator(lambda value: None if value == "all" else value)]
+Feature = Literal[("cls", *POOLED)]
+Target = Literal[tuple(TARGETS)]
 
 
 class Section(BaseModel):
@@ -96,25 +96,38 @@ class DatasetConfig(Section):
 
 
 class HeadConfig(Section):
-    kind: Literal["cls_gating", "density"]
-    """`cls_gating`: the CLS token weighs the patches, then an MLP. `density`: grams of each patch, summed."""
+    kind: Annotated[str, AfterValidator(_known_kind)]
+    """A file of trainer/kinds: heads trained together (cls_gating, density, attention, pooled_mlp), or a regressor on pooled
+    rows (ridge, kernel_ridge, svr, pls, gpr, hist_gbdt). A key that a kind does not read makes no other point of it."""
+
+    seed: CountFromZero = 0
+    """Another number, other initial weights and dropout over the same folds and rows: as an axis, the spread by luck."""
 
     gate_hidden: Count | None = None
-    """Hidden width of the gate; null = D // 4. `cls_gating` only."""
+    """Hidden width of the gate; null = D // 4. `cls_gating`."""
 
     shared_hidden: Count = 512
-    """Width of the layer all outputs share. `cls_gating` only."""
+    """Width of the layer all outputs share. `cls_gating`, `attention`, `pooled_mlp`."""
+
+    queries: Count = 2
+    """Ways to weigh the patches that are learned side by side. `attention`."""
+
+    features: Annotated[list[Feature], Field(min_length=1)] = ["cls", *POOLED]
+    """Pooled vectors of a photograph, one after another. `pooled_mlp` and regressors."""
 
     dropout: BelowOne = 0.2
-    """Rate after the shared layer. `cls_gating` only."""
+    """Rate after the shared layer. `cls_gating`, `attention`, `pooled_mlp`."""
 
     normalize: bool = False
-    """Bring each channel to mean 0 and std 1, by the rows of the training fold alone."""
+    """Bring each channel to mean 0 and std 1, by the rows of the training fold alone. Regressors always do."""
 
 
 class LossConfig(Section):
+    space: Literal["raw", "log1p", "sqrt"] = "raw"
+    """What the masses are compared in; heads predict grams in each. `ridge` always averages raw and log1p."""
+
     beta: PositiveNumber = 1.0
-    """Grams below which smooth L1 is quadratic."""
+    """Error, in units of that space, below which smooth L1 is quadratic."""
 
     main_weights: Annotated[list[Weight], Field(min_length=3, max_length=3)] = [1.0, 0.5, 0.3]
     """Weights of Total, GDM and Green."""
@@ -128,6 +141,12 @@ class LossConfig(Section):
     aux_weight: Weight = 0.1
     """Weight of the smooth L1 of Dead and Clover."""
 
+    intervals: Annotated[int, Field(ge=0)] = 0
+    """Classify each mass into this many intervals too, of equal counts in the training fold; 0 = not."""
+
+    interval_weight: Weight = 0.1
+    """Weight of the cross-entropy of the intervals."""
+
 
 class TrainerConfig(Section):
     num_epochs: Count = 200
@@ -140,10 +159,13 @@ class TrainerConfig(Section):
     """Batches whose gradients make one step of the optimiser."""
 
     use_amp: bool = True
-    """Multiply in half precision where the device is faster at it; sums stay in float32."""
+    """Multiply tokens in half precision on CUDA; sums stay in float32."""
 
     checkpoint_every: CountFromZero = 0
-    """Epochs between checkpoints to resume from; 0 = none."""
+    """Epochs between checkpoints to resume from; 0 = only when SIGTERM or SIGINT stops the sweep."""
+
+    tensorboard: bool = False
+    """Write TensorBoard events beside metrics.jsonl; needs the package tensorboard."""
 
 
 class OptimizationConfig(Section):
@@ -170,16 +192,63 @@ class MixupConfig(Section):
     enabled: bool = True
     """Mix each image with a partner of its batch."""
 
+    kind: Literal["none", "patches", "pooled", "same_site"] = "patches"
+    """`patches`: patch by patch, before heads pool them. `pooled`: what a head pooled from each photograph. `same_site`: as
+    `patches`, with partners of the same visit; an image alone in its batch stays unmixed. `none` is the same as not enabled."""
+
     alpha: PositiveNumber = 1.0
     """Beta(alpha, alpha) draws the share of the first image."""
 
     disable_ratio: Share = 0.2
     """Last part of the epochs, which trains on unmixed rows."""
 
+    @property
+    def on(self) -> bool:
+        return self.enabled and self.kind != "none"
+
 
 class AugmentationConfig(Section):
     mixup: MixupConfig = MixupConfig()
     """Zhang et al. 2018, arXiv:1710.09412."""
+
+
+class WaDeadZeroRule(Section):
+    rule: Literal["wa_dead_zero"]
+    """Where the predicted State is WA, Dead is 0: there it was never sorted out."""
+
+
+class ClipRule(Section):
+    rule: Literal["clip"]
+    """Bring a mass into bounds; its parts scale along."""
+
+    target: Target
+    """The mass."""
+
+    low: Weight = 0.0
+    """Least grams."""
+
+    high: PositiveNumber
+    """Most grams."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"found low {self.low:g} above high {self.high:g}; the bounds of a clip rise")
+        return self
+
+
+class FactorRule(Section):
+    rule: Literal["factor"]
+    """Multiply a mass; its parts scale along."""
+
+    target: Target
+    """The mass."""
+
+    factor: PositiveNumber
+    """What it is multiplied by."""
+
+
+Rule = Annotated[WaDeadZeroRule | ClipRule | FactorRule, Field(discriminator="rule")]
 
 
 class InferenceConfig(Section):
@@ -188,6 +257,9 @@ class InferenceConfig(Section):
 
     constraints: Literal["order", "clip"] = "order"
     """How averaged masses are made to hold Total >= GDM >= Green >= 0: isotonic projection, or clipping upwards."""
+
+    postprocess: list[Rule] = []
+    """Rules applied after that, in order; the summary says what each of them gains out of fold."""
 
 
 class CvConfig(Section):
@@ -203,15 +275,18 @@ class CvConfig(Section):
     strata: list[str] = ["Dry_Clover_g", "Dry_Dead_g"]
     """Columns whose > 0 is spread evenly over the folds."""
 
-    fold: Fold = None
-    """Train only this fold of each repeat; null or all = every one."""
+    fold: CountFromZero | Literal["all"] | None = None
+    """Train only this fold of each repeat; null = every one; all = every one, then the chosen point on all images."""
+
+    folds: Annotated[Path, Field(strict=False)] | None = None
+    """A folds table (folds.csv), ours or another tool's, in place of new folds."""
 
     tta: bool = True
     """Score `best` and `last` with the views of `inference.tta_indices` too."""
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
-        if self.fold is not None and self.fold >= self.n_folds:
+        if isinstance(self.fold, int) and self.fold >= self.n_folds:
             raise ValueError(f"fold {self.fold} does not exist: n_folds is {self.n_folds}, the first fold is 0")
         return self
 
@@ -249,217 +324,7 @@ class PointConfig(Section):
     cv: CvConfig = CvConfig()
     """What is held out."""
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a resolved config. Raises InputError, also if it holds a grid."""
-        first, axes = _split_axes(read_yaml(path), path)
-        if axes:
-            raise InputError(f"{path}: {', '.join(axes)}: a list where one value belongs; "
-                             "this is a sweep's config, a run has one value for each key")
-        return _validated(first, path)
-
-
-SHARED = ("experiment", "backbone", "dataset", "trainer", "augmentation.mixup.disable_ratio", "inference", "cv")
-"""Sections and keys that are one for all points: they make the stream, or belong to the pass over it."""
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """All points of a grid: the first one, and the axes along which the others differ."""
-
-    base: PointConfig
-    """The first point; keys that define the stream are equal in all."""
-
-    axes: dict[str, list]
-    """Values of each axis by dotted key, in the order of the file."""
-
-    @classmethod
-    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
-        """Read a sweep's YAML.
-
-        Parameters
-        ----------
-        path : a YAML file of plain values. A list for a scalar, or a list of lists for a list, is a grid axis.
-        overrides : values by dotted key, e.g. {"cv.fold": 0}, that replace or add to those of the file.
-
-        Raises InputError, naming file and dotted key, for whatever cannot be read, is unknown, or has a wrong value.
-        """
-        raw = read_yaml(path)
-        for key, value in (overrides or {}).items():
-            _check_override(key, path)
-            _put(raw, key, value)
-        first, axes = _split_axes(raw, path)
-        base = _validated(first, path)
-        return cls(base, {key: _axis_values(base, key, values, path) for key, values in axes.items()})
-
-    @classmethod
-    def of(cls, base: dict[str, Any], axes: dict[str, list], where: Path) -> Self:
-        """The config that `base` (as plain values) and `axes` came from; `where` is named by errors."""
-        first = _validated(base, where)
-        return cls(first, {key: _axis_values(first, key, values, where) for key, values in axes.items()})
-
-    @property
-    def n_points(self) -> int:
-        """How many points there are, known without making them: a grid may be huge by mistake."""
-        return math.prod(len(values) for values in self.axes.values())
-
-    @functools.cached_property
-    def points(self) -> list[PointConfig]:
-        """Every combination, the last axis fastest."""
-        return [
-            functools.reduce(_replaced, zip(self.axes, values, strict=True), self.base)
-            for values in self._combinations()
-        ]
-
-    @functools.cached_property
-    def names(self) -> list[str]:
-        """A folder name for each point, e.g. `001_exp013_dinov3__lr-0_002__weight_decay-0_01`."""
-        digits = max(3, len(str(self.n_points)))
-        return [self._name(f"{index:0{digits}d}", values) for index, values in enumerate(self._combinations(), 1)]
-
-    def _combinations(self) -> Iterator[tuple]:
-        return itertools.product(*self.axes.values())
-
-    def _name(self, index: str, values: tuple) -> str:
-        words = [key.rsplit(".", 1)[-1] for key in self.axes]
-        settings = [f"{word}-{_spoken(value)}" for word, value in zip(words, values, strict=True)]
-        return safe_name("__".join([f"{index}_{self.base.experiment.name}", *settings]))
-
 
 def dump_yaml(model: PointConfig) -> str:
     """The config as YAML, every default written out; `PointConfig.load` of it gives an equal config."""
     return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
-
-
-def safe_name(text: str) -> str:
-    """The text as one ASCII path component, at most 200 characters: no separators, dots or blanks."""
-    return re.sub(r"[^A-Za-z0-9_+-]+", "_", text)[:200]
-
-
-def _spoken(value: Any) -> str:
-    if isinstance(value, list):
-        return "-".join(_spoken(each) for each in value)
-    if isinstance(value, float):
-        return f"{value:g}".replace(".", "_")
-    return yaml.safe_dump(value).split("\n")[0]  # null, true, density: as in the file
-
-
-def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, list]]:
-    """The first point as nested plain values, and the axes. Refuses unknown keys and axes where none may be."""
-    first: dict[str, Any] = {}
-    axes: dict[str, list] = {}
-    for key, annotation, value in _leaves(raw, PointConfig, "", path):
-        if _is_axis(annotation, value):
-            _check_axis(key, value, path)
-            axes[key], value = value, value[0]
-        _put(first, key, value)
-    return first, axes
-
-
-def _leaves(raw: Any, section: type[Section], prefix: str, path: Path) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, annotation, value) of every value, in the order of the file."""
-    if not isinstance(raw, dict | None):
-        raise InputError(f"{path}: {prefix[:-1]}: found {reprlib.repr(raw)}, expected a section with keys "
-                         f"{', '.join(section.model_fields)}")
-    for name, value in (raw or {}).items():
-        _refuse_unknown(name, section, prefix, path)
-        annotation = section.model_fields[name].annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            yield from _leaves(value, annotation, f"{prefix}{name}.", path)
-        else:
-            yield f"{prefix}{name}", annotation, value
-
-
-def _check_override(key: str, path: Path) -> None:
-    known = list(_keys(PointConfig))
-    if key not in known:
-        raise InputError(f"{path}: {key}: no such key to override; {_nearest(key, known) or f'known: {known}'}")
-
-
-def _refuse_unknown(name: str, section: type[Section], prefix: str, path: Path) -> None:
-    if name not in section.model_fields:
-        here = [f"{prefix}{field}" for field in section.model_fields]
-        elsewhere = [key for key in _keys(PointConfig) if key.rsplit(".", 1)[-1] == name]
-        hint = _nearest(f"{prefix}{name}", here + elsewhere) or f"known here: {', '.join(section.model_fields)}"
-        raise InputError(f"{path}: {prefix}{name}: unknown key; {hint}")
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    """A hint, or nothing if no key is near; the last word counts, since the sections before it are mostly shared."""
-    words = {each.rsplit(".", 1)[-1]: each for each in known}
-    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], words, n=1)
-    return f"did you mean {words[near[0]]}?" if near else ""
-
-
-def _keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _is_axis(annotation: Any, value: Any) -> bool:
-    if not isinstance(value, list):
-        return False
-    return typing.get_origin(annotation) is not list or any(isinstance(each, list) for each in value)
-
-
-def _check_axis(key: str, values: list, path: Path) -> None:
-    if any(key == shared or key.startswith(f"{shared}.") for shared in SHARED):
-        raise InputError(f"{path}: {key}: found {reprlib.repr(values)}, but it cannot be a grid axis: points share "
-                         "rows, partners and draws in one pass; give one value here, and each other its own sweep")
-    if not values:
-        raise InputError(f"{path}: {key}: no values; a grid axis needs at least one")
-
-
-def _axis_values(base: PointConfig, key: str, values: list, path: Path) -> list:
-    """The axis' values in the schema's types, each one valid; none twice, in whatever spelling."""
-    checked: list = []
-    for raw in values:
-        data = base.model_dump()
-        _put(data, key, raw)
-        value = functools.reduce(getattr, key.split("."), _validated(data, path))
-        if value in checked:
-            raise InputError(f"{path}: {key}: {value!r} is there twice; every value of a grid axis is one point")
-        checked.append(value)
-    return checked
-
-
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key, making the sections it needs; what is no section stays as it is, for the schema to refuse."""
-    name, _, rest = key.partition(".")
-    if not rest:
-        tree[name] = value
-        return
-    if tree.get(name) is None:
-        tree[name] = {}
-    if isinstance(tree[name], dict):
-        _put(tree[name], rest, value)
-
-
-def _replaced(section: Any, setting: tuple[str, Any]) -> Any:
-    """The section with one dotted key set to a value already found valid."""
-    key, value = setting
-    name, _, rest = key.partition(".")
-    return section.model_copy(update={name: _replaced(getattr(section, name), (rest, value)) if rest else value})
-
-
-def _validated(data: dict[str, Any], path: Path) -> PointConfig:
-    """The model, or InputError with every wrong key: pydantic's own error ends here."""
-    try:
-        return PointConfig.model_validate(data)
-    except ValidationError as err:
-        wrong = [_explained(error) for error in err.errors(include_url=False)]
-        several = f"{len(wrong)} keys are wrong:" + list_some(wrong)
-        raise InputError(f"{path}: {wrong[0] if len(wrong) == 1 else several}") from err
-
-
-def _explained(error: Mapping[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
-        return f"{key}: missing, and it has no default"
-    if error["type"] == "value_error":  # ours: it says what was found
-        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
-    wanted = error["msg"].replace("Input should be", "expected").replace(" after validation", "")
-    return f"{key}: found {reprlib.repr(error['input'])}, {wanted}"

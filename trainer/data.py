@@ -1,6 +1,6 @@
 """What a sweep takes from a store besides patch tokens: checks, labels, class tokens, channel moments."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import InputError, MismatchError
+from featurestore.spec import POOLED
 from featurestore.store import FeatureStore
 from trainer.config import PointConfig
 from trainer.heads import Inputs
 from trainer.loss import Labels, labels_of
+from trainer.pooling import in_half
 from trainer.stream import Batch, Split
 
 LEAST_STD = 1e-2  # of a channel's size: half precision holds ten bits of a value, what varies less is mostly rounding
@@ -29,6 +31,8 @@ class TrainingData:
     labels: Labels
     dtype: torch.dtype
     device: torch.device
+    half: bool
+    """Multiply tokens in half precision."""
 
     @classmethod
     def open(cls, path: Path, config: PointConfig, dtype: torch.dtype, device: torch.device) -> "TrainingData":
@@ -37,7 +41,8 @@ class TrainingData:
         check_store(store, config)
         catalog = store.catalog
         states = sorted({state for state in catalog.get("State", []) if state})
-        return cls(store, catalog, states, labels_of(catalog, states, dtype, device), dtype, device)
+        return cls(store, catalog, states, labels_of(catalog, states, dtype, device), dtype, device,
+                   in_half(device, config.trainer.use_amp, dtype))
 
     @property
     def n_images(self) -> int:
@@ -52,28 +57,51 @@ class TrainingData:
         rows_UTD = self.store.raw.cls[batch.rows_U2[:, 0], batch.rows_U2[:, 1]]
         return torch.from_numpy(rows_UTD).to(self.device, self.dtype)[torch.from_numpy(batch.own_QB)]
 
-    def inputs(self, batch: Batch, rows: Sequence[Tensor]) -> Inputs:
-        """A batch as a bank sees it, unmixed."""
-        return Inputs(rows, batch.own_QB, self.cls_tokens(batch))
+    def pooled_rows(self, batch: Batch) -> Tensor:
+        """(Q, B, T, 5, D) pooled vectors of each sample's own row."""
+        rows_UT5D = self.store.raw.pooled[batch.rows_U2[:, 0], batch.rows_U2[:, 1]]
+        return torch.from_numpy(rows_UT5D).to(self.device, self.dtype)[torch.from_numpy(batch.own_QB)]
 
-    def moments(self, splits: Sequence[Split]) -> dict[str, Tensor]:
-        """Per split, mean and std (Q, D) of every channel of patches and of class tokens, over its training images alone.
+    def inputs(self, batch: Batch, rows: Sequence[Tensor], pooled: bool) -> Inputs:
+        """A batch as a bank sees it, unmixed; with pooled rows if any bank reads them."""
+        return Inputs(rows, batch.own_QB, self.cls_tokens(batch), self.pooled_rows(batch) if pooled else None, half=self.half)
+
+    def features(self, names: Sequence[str], view: int) -> np.ndarray:
+        """(N, F) float64 of every image, averaged over tiles: what regressors are fitted on, and predict from."""
+        return pooled_features(self.store.cls[:, view], self.store.pooled[:, view], names)
+
+    def moments(self, splits: Sequence[Split], parts: Collection[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Per split, mean and std (Q, D) of every channel of "patch", "cls" or pooled vectors, over its training images alone.
 
         From the stored pooled rows, so no patch token is read.
         """
-        pooled = self.store.pooled[..., :2, :].astype(np.float64)  # mean and std
-        parts = {"": (pooled[..., 0, :], pooled[..., 1, :]), "cls_": (self.store.cls.astype(np.float64), 0.0)}
         moments = {}
-        for prefix, (mean, std) in parts.items():
-            first_ND, second_ND = mean.mean((1, 2)), (mean**2 + std**2).mean((1, 2))
+        for part in parts:
+            first_ND, second_ND = self._means(part)
             mean_QD = np.stack([first_ND[s.train_N].mean(0) for s in splits])
             square_QD = np.stack([second_ND[s.train_N].mean(0) for s in splits])
             variance_QD = np.maximum(square_QD - mean_QD**2, LEAST_STD**2 * square_QD + 1e-12)
-            moments[f"{prefix}mean"], moments[f"{prefix}std"] = self._tensor(mean_QD), self._tensor(np.sqrt(variance_QD))
+            moments[part] = self._tensor(mean_QD), self._tensor(np.sqrt(variance_QD))
         return moments
+
+    def _means(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """(N, D) each image's mean and mean square of a part, over views and tiles (and patches)."""
+        if part == "cls":
+            mean, std = self.store.cls.astype(np.float64), 0.0
+        elif part == "patch":
+            mean, std = (self.store.pooled[..., POOLED.index(name), :].astype(np.float64) for name in ("mean", "std"))
+        else:
+            mean, std = self.store.pooled[..., POOLED.index(part), :].astype(np.float64), 0.0
+        return mean.mean((1, 2)), (mean**2 + std**2).mean((1, 2))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=self.dtype, device=self.device)
+
+
+def pooled_features(cls_NTD: np.ndarray, pooled_NT5D: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """(N, F) the named vectors one after another, float64, averaged over tiles."""
+    vectors = {"cls": cls_NTD} | {name: pooled_NT5D[:, :, i] for i, name in enumerate(POOLED)}
+    return np.concatenate([np.asarray(vectors[name], np.float64).mean(1) for name in names], 1)
 
 
 def check_store(store: FeatureStore, config: PointConfig) -> None:

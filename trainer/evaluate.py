@@ -7,30 +7,60 @@ import numpy as np
 import pandas as pd
 import torch
 
+from featurestore._interrupts import check_interrupt
 from trainer.data import TrainingData
-from trainer.heads import Bank
-from trainer.metrics import MASSES, TARGETS, target_r2, weighted_r2
+from trainer.heads import Bank, Outputs
+from trainer.metrics import MASSES, TARGETS, in_targets_order, target_r2, weighted_r2
 from trainer.pooling import TokenReader
-from trainer.stream import Split, validation_batches
+from trainer.stream import Batch, Split, validation_batches
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What heads predict for images they never saw: raw, NaN where no split of a repeat holds the image out."""
+
+    masses_GRN5: np.ndarray
+    """Grams, MASSES order."""
+    state_GRNC: np.ndarray | None
+    """Probability of each State; None for kinds that know none."""
+
+    @classmethod
+    def blank(cls, bank: Bank, n_repeats: int, n_images: int) -> "HeldOut":
+        def nan(n: int) -> np.ndarray:
+            return np.full((bank.n_points, n_repeats, n_images, n), np.nan)
+
+        return cls(nan(len(MASSES)), nan(bank.shape.n_states) if bank.kind.has_state else None)
+
+    @classmethod
+    def mean(cls, views: Sequence["HeldOut"]) -> "HeldOut":
+        """The average over views."""
+        states = None if views[0].state_GRNC is None else np.mean([v.state_GRNC for v in views], 0)
+        return cls(np.mean([v.masses_GRN5 for v in views], 0), states)
+
+    def put(self, out: Outputs, splits: Sequence[Split], batch: Batch) -> None:
+        """Fill in a batch's outputs."""
+        state = None if out.state_QGBC is None else out.state_QGBC.softmax(-1)
+        for all_GRN, batch_QGB in ((self.masses_GRN5, out.masses_QGB5), (self.state_GRNC, state)):
+            if all_GRN is not None:
+                values = batch_QGB.double().cpu().numpy()
+                for q, split in enumerate(splits):
+                    held_out = batch.own_QB[q] >= 0
+                    all_GRN[:, split.repeat, batch.images_QB[q][held_out]] = values[q][:, held_out]
 
 
 @torch.inference_mode()
 def predict_held_out(banks: Sequence[Bank], data: TrainingData, reader: TokenReader, splits: Sequence[Split],
-                     batch_size: int, view: int = 0) -> list[np.ndarray]:
-    """Each bank's raw masses for every image by the heads that hold it out, in one pass over the rows of a view.
-
-    Returns (G, R, N, 5) float64 for each bank, MASSES order, grams; NaN where no split holds the image out.
-    """
+                     batch_size: int, view: int = 0) -> list[HeldOut]:
+    """Each bank's raw predictions for every image by the heads that hold it out, in one pass over the rows of a view."""
     n_repeats = max(split.repeat for split in splits) + 1
-    raw = [np.full((bank.n_points, n_repeats, data.n_images, len(MASSES)), np.nan) for bank in banks]
+    predictions = [HeldOut.blank(bank, n_repeats, data.n_images) for bank in banks]
+    pooled = any(bank.kind.reads_pooled for bank in banks)
     for batch in validation_batches(list(splits), data.n_images, batch_size, view):
-        inputs = data.inputs(batch, reader.step(batch.rows_U2))
-        for bank, raw_GRN5 in zip(banks, raw, strict=True):
-            masses = bank(inputs).masses_QGB5.double().cpu().numpy()
-            for q, split in enumerate(splits):
-                held_out = batch.own_QB[q] >= 0
-                raw_GRN5[:, split.repeat, batch.images_QB[q][held_out]] = masses[q][:, held_out]
-    return raw
+        check_interrupt()
+        inputs = data.inputs(batch, reader.step(batch.rows_U2), pooled)
+        for bank, prediction in zip(banks, predictions, strict=True):
+            prediction.put(bank(inputs), splits, batch)
+    return predictions
 
 
 @dataclass(frozen=True)
@@ -81,9 +111,10 @@ def _held_out_truth(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Se
     return truth_RN5
 
 
-def oof_table(which: str, data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split], truth_N5: np.ndarray,
-              prediction_RN5: np.ndarray) -> pd.DataFrame:
-    """Out-of-fold predictions of one point: a row per repeat and image, grams, the truth beside them."""
+def oof_table(which: str, data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split], prediction_RN5: np.ndarray,
+              state_RNC: np.ndarray | None) -> pd.DataFrame:
+    """Out-of-fold predictions of one point: a row per repeat and image, grams, the truth beside them; States it tells."""
+    truth_N5 = in_targets_order(data.truth_N5)
     parts = []
     for repeat, prediction_N5 in enumerate(prediction_RN5):
         held_out = folds[f"r{repeat:02d}"].isin([s.fold for s in splits if s.repeat == repeat])
@@ -91,5 +122,7 @@ def oof_table(which: str, data: TrainingData, folds: pd.DataFrame, splits: Seque
                              "site": folds["site"], "fold": folds[f"r{repeat:02d}"]})
         part = pd.concat([part, pd.DataFrame(prediction_N5, columns=list(TARGETS)),
                           pd.DataFrame(truth_N5, columns=[f"true_{name}" for name in TARGETS])], axis=1)
+        if state_RNC is not None and data.states:
+            part["predicted_State"] = np.array(data.states)[np.nan_to_num(state_RNC[repeat]).argmax(1)]
         parts.append(part[held_out])
     return pd.concat(parts)

@@ -1,7 +1,8 @@
 """The banks: H = Q splits x G points heads of one kind and shape, held as stacked tensors; one head is one slice.
 
-Mass is additive over area, so a head works on each tile and its masses are summed; State and Height are averaged.
-A saved head is a plain torch.nn module's state (docs/sweep.md): whatever normalisation it learned under is folded into it.
+What a kind computes is its file in trainer/kinds; here is what all kinds share. Mass is additive over area, so a head works on
+each tile and its masses are summed; State, Height and intervals are averaged. A saved head is a plain torch.nn module's state
+(docs/sweep.md): whatever normalisation it learned under is folded into it.
 """
 
 import itertools
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 
 from featurestore.errors import MismatchError
 from featurestore.spec import TokenSpec
-from trainer.config import HeadConfig
+from trainer import kinds
+from trainer.config import PointConfig
 from trainer.pooling import attend, project
 
 N_MAIN, N_AUX = 3, 2  # Total, GDM, Green; Dead, Clover
@@ -24,34 +26,31 @@ N_MAIN, N_AUX = 3, 2  # Total, GDM, Green; Dead, Clover
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What heads of one bank have in common; widths in channels."""
+    """What heads of one bank have in common; 0 or () where their kind does not ask."""
 
     kind: str
     width: int
     n_patches: int
+    n_states: int = 1
+    n_intervals: int = 0
     gate_hidden: int = 0
     shared_hidden: int = 0
-    n_states: int = 1
+    queries: int = 0
+    features: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, head: HeadConfig, tokens: TokenSpec, states: Sequence[str]) -> "HeadShape":
+    def of(cls, point: PointConfig, tokens: TokenSpec, states: Sequence[str]) -> "HeadShape":
         """The shape of a config's heads over a store's tokens."""
-        if head.kind == "density":
-            return cls(head.kind, tokens.width, tokens.n_patches)
-        return cls(head.kind, tokens.width, tokens.n_patches, head.gate_hidden or tokens.width // 4, head.shared_hidden,
-                   max(1, len(states)))
+        head, kind = point.head, kinds.load(point.head.kind)
+        sizes = {"gate_hidden": head.gate_hidden or tokens.width // 4, "shared_hidden": head.shared_hidden,
+                 "queries": head.queries, "features": tuple(head.features)}
+        asked = {name: size for name, size in sizes.items() if name in kind.settings}
+        n_intervals = point.loss.intervals if kind.has_state else 0
+        return cls(head.kind, tokens.width, tokens.n_patches, max(1, len(states)), n_intervals, **asked)
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor of a saved head, as nn.Linear and nn.LayerNorm have them."""
-        if self.kind == "density":
-            return {"density.weight": (N_MAIN + N_AUX, self.width), "density.bias": (N_MAIN + N_AUX,)}
-        layers = {"gate_mlp.0": (self.gate_hidden, self.width), "gate_mlp.2": (self.n_patches, self.gate_hidden),
-                  "shared_mlp.0": (self.shared_hidden, 2 * self.width), "main_head": (N_MAIN, self.shared_hidden),
-                  "state_head": (self.n_states, self.shared_hidden), "height_head": (1, self.shared_hidden),
-                  "aux_head": (N_AUX, self.shared_hidden)}
-        shapes = {f"{name}.{part}": shape for name, (o, i) in layers.items()
-                  for part, shape in (("weight", (o, i)), ("bias", (o,)))}
-        return shapes | {f"shared_mlp.1.{part}": (self.shared_hidden,) for part in ("weight", "bias")}
+        return kinds.load(self.kind).tensors(self)
 
     @property
     def n_parameters(self) -> int:
@@ -65,51 +64,113 @@ class Inputs:
     rows: Sequence[Tensor]
     own_QB: np.ndarray
     cls_QBTD: Tensor
+    pooled_QBT5D: Tensor | None = None
+    """Pooled rows (spec.POOLED), for kinds that read them."""
     partner_QB: np.ndarray | None = None
     share_QGB: Tensor | None = None
-    dropout_QBTS: Tensor | None = None
-    """Uniforms in [0, 1); None in evaluation."""
+    mix_pooled: bool = False
+    """Mix what heads make of each photograph, not the patches it is made from."""
+    dropout_QGBTS: Tensor | None = None
+    """Uniforms in [0, 1), G or 1 of them; None in evaluation."""
+    half: bool = False
+    """Multiply tokens in half precision."""
 
     @property
     def n_tiles(self) -> int:
         return self.cls_QBTD.shape[2]
 
-    def partners(self, x_QGB: Tensor) -> Tensor:
-        """The partner's values of a (Q, G, B, ...) tensor."""
-        index = torch.from_numpy(self.partner_QB).to(x_QGB.device)
-        return torch.stack([x[:, i] for x, i in zip(x_QGB, index, strict=True)])
+    def early(self, own_QGB: Tensor) -> Tensor:
+        """What a head reads before it has pooled patches: mixed here, unless pooled results are."""
+        return own_QGB if self.mix_pooled else self.mixed(own_QGB)
+
+    def late(self, own_QGB: Tensor) -> Tensor:
+        """What a head has pooled from its own photograph: mixed here, if it was not before."""
+        return self.mixed(own_QGB) if self.mix_pooled else own_QGB
+
+    def mixed(self, own_QGB: Tensor) -> Tensor:
+        """(Q, G or 1, B, ...) values of each sample, mixed with its partner's."""
+        if self.share_QGB is None:
+            return own_QGB
+        index = torch.from_numpy(self.partner_QB).to(own_QGB.device)
+        return self.mix(own_QGB, torch.stack([x[:, i] for x, i in zip(own_QGB, index, strict=True)]))
 
     def mix(self, own_QGB: Tensor, partner_QGB: Tensor) -> Tensor:
         """share * own + (1 - share) * partner."""
         share = self.share_QGB.reshape(*self.share_QGB.shape, *(1,) * (own_QGB.dim() - 3))
         return share * own_QGB + (1 - share) * partner_QGB
 
+    def project(self, weight_QGDK: Tensor) -> Tensor:
+        """(Q, G, B, T, P, K): every patch of each sample's own photograph through its heads' linear map."""
+        return project(weight_QGDK, self.rows, self.own_QB, self.half)
+
+    def attend(self, weight_QGBTP: Tensor) -> Tensor:
+        """(Q, G, B, T, D): patches under each sample's weights, of the mixed photograph unless pooled results are mixed."""
+        if self.share_QGB is None or self.mix_pooled:
+            return attend(weight_QGBTP, self.rows, self.own_QB[..., None], self.half)[:, :, :, 0]
+        partner = np.take_along_axis(self.own_QB, self.partner_QB, 1)
+        y = attend(weight_QGBTP, self.rows, np.stack([self.own_QB, partner], -1), self.half)
+        share = self.share_QGB.repeat_interleave(y.shape[1] // self.share_QGB.shape[1], 1)  # several maps a head
+        return torch.lerp(y[:, :, :, 1], y[:, :, :, 0], share[..., None, None])
+
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of every head and sample, in grams, logits and cm; a kind without State and Height has None there."""
+    """Of every head and sample, in grams, logits and cm; a kind without State has None in all but masses."""
 
     masses_QGB5: Tensor
     """Total, GDM, Green, Dead, Clover; summed over tiles."""
     state_QGBC: Tensor | None = None
     height_QGB: Tensor | None = None
+    interval_QGB5I: Tensor | None = None
+    """Logits of the interval each mass lies in, where the loss asks for intervals."""
+
+
+class HeadKind:
+    """One kind of head: what its file in trainer/kinds defines. All tensors of a bank are (Q, G, *), weights (Q, G, in, out)."""
+
+    trained = True
+    settings: tuple[str, ...] = ()
+    """Keys of the config's `head` section that make a difference to it (`kind` and `seed` always do)."""
+    has_state = True
+    """It predicts State, Height and, if asked, intervals beside the masses."""
+    reads_pooled = False
+    """It reads pooled rows; what needs no patches never causes a read of them."""
+    floats_per_patch = 8
+    """Floats alive for each sample and patch of a step, to plan memory by."""
+
+    def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor, as nn.Linear has them: weights (out, in)."""
+        raise NotImplementedError
+
+    def reads(self, shape: HeadShape) -> dict[str, list[str]]:
+        """What each first layer is fed, in order: "cls", "patch" or names of spec.POOLED; normalisation is folded in there."""
+        raise NotImplementedError
+
+    def forward(self, bank: "Bank", inputs: Inputs) -> Outputs:
+        """Outputs of all heads of a bank."""
+        raise NotImplementedError
 
 
 @dataclass
 class Bank:
     """Q x G heads of one shape. Tensors are (Q, G, *), weights transposed to (Q, G, in, out).
 
-    mean_QD, std_QD and their cls_ twins normalise channels by a split's own training rows; None leaves them as they are.
+    moments : mean and std (Q, D) of "cls", "patch" and pooled channels by a split's own training rows, which normalise what
+    heads read; None leaves it as it is.
     """
 
     shape: HeadShape
     tensors: dict[str, Tensor]
     rate_G: Tensor = field(default_factory=lambda: torch.zeros(1))
     """Dropout rate of each point."""
-    moments: dict[str, Tensor] | None = None
+    moments: dict[str, tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, inputs: Inputs) -> Outputs:
-        return _FORWARD[self.shape.kind](self, inputs)
+        return self.kind.forward(self, inputs)
+
+    @property
+    def kind(self) -> HeadKind:
+        return kinds.load(self.shape.kind)
 
     @property
     def n_splits(self) -> int:
@@ -123,19 +184,35 @@ class Bank:
         """One head as a plain module's state dict, float32, normalisation folded in."""
         state = {name: tensor[q, g].detach().double().cpu() for name, tensor in self.tensors.items()}
         if self.moments:
-            _fold(state, {name: m[q].double().cpu() for name, m in self.moments.items()})
+            of_split = {part: [m[q].double().cpu() for m in moments] for part, moments in self.moments.items()}
+            _fold(state, self.kind.reads(self.shape), of_split)
         return {name: (t.T if t.dim() == 2 else t).float().contiguous() for name, t in state.items()}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "Bank":
         """The same heads' places with other values, e.g. their moving averages."""
         return Bank(self.shape, tensors, self.rate_G, self.moments)
 
-    def linear(self, name: str, x: Tensor) -> Tensor:
-        """(Q, G, M, in) -> (Q, G, M, out) by each head's own layer."""
+    def linear(self, name: str, x_QGBTI: Tensor) -> Tensor:
+        """(Q, G, B, T, in) -> (Q, G, B, T, out) by each head's own layer."""
         weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
-        q, g, m, n_in = x.shape
-        y = torch.baddbmm(bias.reshape(q * g, 1, -1), x.reshape(q * g, m, n_in), weight.reshape(q * g, n_in, -1))
-        return y.view(q, g, m, -1)
+        q, g, b, t, n_in = x_QGBTI.shape
+        y = torch.baddbmm(bias.reshape(q * g, 1, -1), x_QGBTI.reshape(q * g, b * t, n_in), weight.reshape(q * g, n_in, -1))
+        return y.view(q, g, b, t, -1)
+
+    def normal(self, part: str, x_QGBTD: Tensor) -> Tensor:
+        """A part of the tokens (Q, G or 1, B, T, D) brought to mean 0 and std 1, if this bank normalises."""
+        if not self.moments:
+            return x_QGBTD
+        mean, std = (m[:, None, None, None] for m in self.moments[part])
+        return (x_QGBTD - mean) / std
+
+    def own_cls(self, inputs: Inputs) -> Tensor:
+        """(Q, 1, B, T, D) class tokens of each sample's own photograph, normalised."""
+        return self.normal("cls", inputs.cls_QBTD[:, None])
+
+    def each_point(self, x_Q1BTD: Tensor) -> Tensor:
+        """What is the same for all points, once a point."""
+        return x_Q1BTD.expand(-1, self.n_points, -1, -1, -1)
 
 
 def load_bank(shape: HeadShape, states: Sequence[Mapping[str, Tensor]], device: torch.device) -> Bank:
@@ -149,109 +226,82 @@ def load_bank(shape: HeadShape, states: Sequence[Mapping[str, Tensor]], device: 
     return Bank(shape, tensors, torch.zeros(len(states), device=device))
 
 
-def new_bank(shape: HeadShape, splits: Sequence, rates: Sequence[float], seed: int, dtype: torch.dtype,
-             biases: Sequence[Mapping[str, np.ndarray]], moments: dict[str, Tensor] | None, device: torch.device) -> Bank:
-    """Fresh heads: all points of a split start alike, from draws keyed by (seed, repeat, fold, tensor).
+def new_bank(shape: HeadShape, splits: Sequence, points: Sequence[PointConfig], dtype: torch.dtype,
+             biases: Sequence[Mapping[str, np.ndarray]], moments: dict[str, tuple[Tensor, Tensor]] | None,
+             device: torch.device) -> Bank:
+    """Fresh heads: points of a split start alike, from draws keyed by (seed, repeat, fold, tensor) and `head.seed`.
 
     biases : for each split, values of the output biases; from zero they would take hundreds of steps to get there.
     """
-    tensors = {}
+    seed, tensors = points[0].experiment.seed, {}
     for name, size in shape.tensors().items():
-        drawn = [biases[i].get(name, _initial(name, size, shape, seed, s.repeat, s.fold)) for i, s in enumerate(splits)]
-        stacked = torch.tensor(np.stack([d.T for d in drawn]), dtype=dtype, device=device)[:, None]
-        every = stacked.expand(-1, len(rates), *stacked.shape[2:])
         # contiguous: a fused AdamW walks weight, gradient and moments as plain memory, whatever their strides say
-        tensors[name] = every.clone(memory_format=torch.contiguous_format).requires_grad_()
-    return Bank(shape, tensors, torch.tensor(rates, dtype=dtype, device=device), moments)
+        tensors[name] = torch.empty(len(splits), len(points), *size[::-1], dtype=dtype, device=device)
+        for (q, split), own in itertools.product(enumerate(splits), {point.head.seed for point in points}):
+            drawn = biases[q][name] if name in biases[q] else _initial(name, size, shape, (seed, split.repeat, split.fold), own)
+            same = [g for g, point in enumerate(points) if point.head.seed == own]
+            tensors[name][q, same] = torch.tensor(drawn.T, dtype=dtype, device=device)
+        tensors[name].requires_grad_()
+    rates = torch.tensor([point.head.dropout for point in points], dtype=dtype, device=device)
+    return Bank(shape, tensors, rates, moments)
 
 
-def _initial(name: str, size: tuple[int, ...], shape: HeadShape, seed: int, repeat: int, fold: int) -> np.ndarray:
+def _initial(name: str, size: tuple[int, ...], shape: HeadShape, address: tuple[int, ...], own: int) -> np.ndarray:
     """nn.Linear's and nn.LayerNorm's own defaults: uniform within 1 / sqrt(fan in); ones and zeros."""
-    if name.startswith("shared_mlp.1"):
+    weight = shape.tensors()[f"{name.rsplit('.', 1)[0]}.weight"]
+    if len(weight) == 1:
         return np.full(size, float(name.endswith("weight")))
-    fan_in = shape.tensors()[name.replace("bias", "weight")][1]
-    rng = np.random.default_rng([seed, repeat, fold, crc32(name.encode())])
-    return rng.uniform(-1, 1, size) / np.sqrt(fan_in)
+    rng = np.random.default_rng([*address, crc32(name.encode()), *([own] if own else [])])
+    return rng.uniform(-1, 1, size) / np.sqrt(weight[1])
 
 
-def _cls_gating(bank: Bank, inputs: Inputs) -> Outputs:
-    """The class token weighs the patches, an MLP reads both (the experiment this project starts from)."""
-    t = inputs.n_tiles
-    c = _mixed_cls(bank, inputs)
-    q, g, b, _, d = c.shape
-    hidden = F.gelu(bank.linear("gate_mlp.0", c.reshape(q, g, b * t, d)))
-    w_QGBTP = bank.linear("gate_mlp.2", hidden).softmax(-1).view(q, g, b, t, -1)
-    z = _normal(bank, "", _pooled(inputs, w_QGBTP))
-    shared = bank.linear("shared_mlp.0", torch.cat([c, z], -1).reshape(q, g, b * t, 2 * d))
+def trunk_tensors(shape: HeadShape, n_in: int) -> dict[str, tuple[int, ...]]:
+    """Tensors of `trunk`, which reads n_in channels."""
+    layers = {"shared_mlp.0": (shape.shared_hidden, n_in), "main_head": (N_MAIN, shape.shared_hidden),
+              "state_head": (shape.n_states, shape.shared_hidden), "height_head": (1, shape.shared_hidden),
+              "aux_head": (N_AUX, shape.shared_hidden)}
+    if shape.n_intervals:
+        layers["interval_head"] = ((N_MAIN + N_AUX) * shape.n_intervals, shape.shared_hidden)
+    return linear_tensors(layers) | {f"shared_mlp.1.{part}": (shape.shared_hidden,) for part in ("weight", "bias")}
+
+
+def linear_tensors(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
+    """Weight and bias of nn.Linear layers given as (out, in)."""
+    return {f"{name}.{part}": shape for name, (o, i) in layers.items() for part, shape in (("weight", (o, i)), ("bias", (o,)))}
+
+
+def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
+    """What most kinds end in: a shared layer (linear, LayerNorm, GELU, dropout), then a layer for each output."""
+    shared = bank.linear("shared_mlp.0", x_QGBTI)
     features = _dropout(bank, inputs, F.gelu(_layer_norm(bank, "shared_mlp.1", shared)))
-    out = {name: bank.linear(f"{name}_head", features).view(q, g, b, t, -1) for name in ("main", "state", "height", "aux")}
-    masses = F.softplus(torch.cat([out["main"], out["aux"]], -1)).sum(3)
-    return Outputs(masses, out["state"].mean(3), F.softplus(out["height"]).mean(3)[..., 0])
+    masses = F.softplus(torch.cat([bank.linear("main_head", features), bank.linear("aux_head", features)], -1)).sum(3)
+    state = bank.linear("state_head", features).mean(3)
+    height = F.softplus(bank.linear("height_head", features)).mean(3)[..., 0]
+    if not bank.shape.n_intervals:
+        return Outputs(masses, state, height)
+    intervals = bank.linear("interval_head", features).mean(3).unflatten(-1, (N_MAIN + N_AUX, -1))
+    return Outputs(masses, state, height, intervals)
 
 
-def _density(bank: Bank, inputs: Inputs) -> Outputs:
-    """Grams of every patch: softplus of a linear map, summed over the photograph."""
-    weight, bias = bank.tensors["density.weight"], bank.tensors["density.bias"]
-    if bank.moments:  # folded: normalising every patch would be a pass over the tokens
-        weight = weight / bank.moments["std"][:, None, :, None]
-        bias = bias - torch.einsum("qd,qgdk->qgk", bank.moments["mean"], weight)
-    y = project(weight, inputs.rows, inputs.own_QB)
-    if inputs.share_QGB is not None:
-        y = inputs.mix(y, inputs.partners(y))
-    return Outputs(F.softplus(y + bias[:, :, None, None, None]).sum((3, 4)))
+def _layer_norm(bank: Bank, name: str, x_QGBTS: Tensor) -> Tensor:
+    scale, shift = (bank.tensors[f"{name}.{part}"][:, :, None, None] for part in ("weight", "bias"))
+    return F.layer_norm(x_QGBTS, x_QGBTS.shape[-1:]) * scale + shift
 
 
-_FORWARD = {"cls_gating": _cls_gating, "density": _density}
+def _dropout(bank: Bank, inputs: Inputs, x_QGBTS: Tensor) -> Tensor:
+    if inputs.dropout_QGBTS is None:
+        return x_QGBTS
+    rate = bank.rate_G.view(1, -1, 1, 1, 1)
+    return x_QGBTS * (inputs.dropout_QGBTS >= rate) / (1 - rate)
 
 
-def _mixed_cls(bank: Bank, inputs: Inputs) -> Tensor:
-    """(Q, G, B, T, D): the class tokens each point sees."""
-    c = _normal(bank, "cls_", inputs.cls_QBTD[:, None])
-    if inputs.share_QGB is None:
-        return c.expand(-1, bank.n_points, -1, -1, -1)
-    return inputs.mix(c, inputs.partners(c))
+def _fold(state: dict[str, Tensor], reads: Mapping[str, Sequence[str]], moments: Mapping[str, Sequence[Tensor]]) -> None:
+    """Move (x - mean) / std from before the first layers into them; state's weights are (in, out).
 
-
-def _pooled(inputs: Inputs, w_QGBTP: Tensor) -> Tensor:
-    """(Q, G, B, T, D): patches under the weights, of the mixed image."""
-    if inputs.share_QGB is None:
-        return attend(w_QGBTP, inputs.rows, inputs.own_QB[..., None])[:, :, :, 0]
-    partner = np.take_along_axis(inputs.own_QB, inputs.partner_QB, 1)
-    y = attend(w_QGBTP, inputs.rows, np.stack([inputs.own_QB, partner], -1))
-    return inputs.mix(y[:, :, :, 0], y[:, :, :, 1])
-
-
-def _normal(bank: Bank, prefix: str, x_QGBTD: Tensor) -> Tensor:
-    if not bank.moments:
-        return x_QGBTD
-    mean, std = (bank.moments[f"{prefix}{name}"][:, None, None, None] for name in ("mean", "std"))
-    return (x_QGBTD - mean) / std
-
-
-def _layer_norm(bank: Bank, name: str, x_QGMS: Tensor) -> Tensor:
-    scale, shift = (bank.tensors[f"{name}.{part}"][:, :, None] for part in ("weight", "bias"))
-    return F.layer_norm(x_QGMS, x_QGMS.shape[-1:]) * scale + shift
-
-
-def _dropout(bank: Bank, inputs: Inputs, x_QGMS: Tensor) -> Tensor:
-    if inputs.dropout_QBTS is None:
-        return x_QGMS
-    uniform = inputs.dropout_QBTS.flatten(1, 2)[:, None]
-    rate = bank.rate_G.view(1, -1, 1, 1)
-    return x_QGMS * (uniform >= rate) / (1 - rate)
-
-
-def _fold(state: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-    """Move (x - mean) / std from before the first layers into them; state's weights are (in, out)."""
-    mean, std = moments["mean"], moments["std"]
-    first = "density"
-    if "gate_mlp.0.weight" in state:
-        first = "shared_mlp.0"
-        _fold_layer(state, "gate_mlp.0", moments["cls_mean"], moments["cls_std"])
-        mean, std = torch.cat([moments["cls_mean"], mean]), torch.cat([moments["cls_std"], std])
-    _fold_layer(state, first, mean, std)
-
-
-def _fold_layer(state: dict[str, Tensor], name: str, mean: Tensor, std: Tensor) -> None:
-    state[f"{name}.weight"] = state[f"{name}.weight"] / std[:, None]
-    state[f"{name}.bias"] = state[f"{name}.bias"] - mean @ state[f"{name}.weight"]
+    A first layer without a bias feeds a softmax, which does not see the constant.
+    """
+    for layer, parts in reads.items():
+        mean, std = (torch.cat([moments[part][i] for part in parts]) for i in (0, 1))
+        state[f"{layer}.weight"] = state[f"{layer}.weight"] / std[:, None]
+        if f"{layer}.bias" in state:
+            state[f"{layer}.bias"] = state[f"{layer}.bias"] - mean @ state[f"{layer}.weight"]

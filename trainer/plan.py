@@ -1,25 +1,26 @@
 """What a sweep will cost, before it starts: heads, passes, bytes read, memory; and how points are dealt into passes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from trainer.config import SweepConfig
+from trainer import kinds
 from trainer.data import TrainingData
+from trainer.grid import SweepConfig
 from trainer.heads import HeadShape
 from trainer.stream import Split, Stream
 
 COPIES = 7  # of a head's parameters: itself, gradient, two of AdamW's, moving average, best, one on its way
-ACTIVATIONS = {"cls_gating": 8, "density": 24}  # floats alive for each sample and patch of one head's step
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's size. `passes` holds the points of each pass over the rows."""
+    """A sweep's size. `passes` holds the points of each pass over the rows; regressors need none."""
 
     passes: list[list[int]]
+    n_regressors: int
     n_splits: int
     n_steps: int
     n_epochs: int
@@ -30,9 +31,14 @@ class Plan:
     memory_bytes: int
     """Of the largest pass: parameters, gradients, optimiser, averages, activations."""
 
+    def seconds(self, step_s: float, n_images: int, batch_size: int) -> float:
+        """About how long all passes take if a training step takes so long; validation only goes forward: a third of that."""
+        return len(self.passes) * self.n_epochs * step_s * (self.n_steps + n_images / batch_size / 3)
+
     def __str__(self) -> str:
         n_points = sum(map(len, self.passes))
-        return (f"heads    {n_points * self.n_splits} = {self.n_splits} splits x {n_points} points\n"
+        fitted = f", and {self.n_regressors * self.n_splits} regressors" if self.n_regressors else ""
+        return (f"heads    {n_points * self.n_splits} = {self.n_splits} splits x {n_points} points{fitted}\n"
                 f"passes   {len(self.passes)}, {self.n_epochs} epochs of {self.n_steps} steps each\n"
                 f"reads    {self.bytes_read / 1e9:.3g} GB of tokens, {self.reads_per_row:.2f} reads of a row an epoch\n"
                 f"memory   {self.memory_bytes / 1e9:.3g} GB")
@@ -40,18 +46,18 @@ class Plan:
 
 def plan_sweep(config: SweepConfig, data: TrainingData, splits: Sequence[Split], stream: Stream) -> Plan:
     """The plan of a sweep over a store; points share a pass as long as their memory fits half of what is free."""
-    base = config.base
-    samples = len(splits) * base.trainer.batch_size
-    tokens = data.store.spec.tokens
-    shapes = [HeadShape.of(point.head, tokens, data.states) for point in config.points]
-    needs = [_point_bytes(shape, len(splits), samples * tokens.n_tiles) for shape in shapes]
+    base, tokens, splits = config.base, data.store.spec.tokens, list(splits)
+    n_crops = len(splits) * base.trainer.batch_size * tokens.n_tiles
+    trained = [p for p, point in enumerate(config.points) if kinds.load(point.head.kind).trained]
+    needs = {p: _point_bytes(HeadShape.of(config.points[p], tokens, data.states), len(splits), n_crops) for p in trained}
     passes = _deal(needs, free_memory(data.device) // 2)
     row_bytes = data.store.layout.extents["patches"].array.row_bytes
     reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
     held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
     epochs = base.trainer.num_epochs
-    return Plan(passes, len(splits), stream.n_steps, epochs, len(passes) * epochs * (reads + held_out) * row_bytes,
-                reads / data.n_images, max(sum(needs[p] for p in part) for part in passes))
+    return Plan(passes, len(config.points) - len(trained), len(splits), stream.n_steps, epochs,
+                len(passes) * epochs * (reads + held_out) * row_bytes, reads / data.n_images,
+                max((sum(needs[p] for p in part) for part in passes), default=0))
 
 
 def free_memory(device: torch.device) -> int:
@@ -64,13 +70,13 @@ def free_memory(device: torch.device) -> int:
 
 
 def _point_bytes(shape: HeadShape, n_splits: int, n_crops: int) -> int:
-    return 4 * (n_splits * shape.n_parameters * COPIES + n_crops * shape.n_patches * ACTIVATIONS[shape.kind])
+    return 4 * (n_splits * shape.n_parameters * COPIES + n_crops * shape.n_patches * kinds.load(shape.kind).floats_per_patch)
 
 
-def _deal(needs: Sequence[int], budget: int) -> list[list[int]]:
+def _deal(needs: Mapping[int, int], budget: int) -> list[list[int]]:
     """Points in order, a new pass whenever the budget is full; one point alone may exceed it."""
     passes: list[list[int]] = []
-    for point, need in enumerate(needs):
+    for point, need in needs.items():
         if not passes or sum(needs[p] for p in passes[-1]) + need > budget:
             passes.append([])
         passes[-1].append(point)

@@ -1,6 +1,7 @@
 """Pictures of a sweep: training curves of a run, the leaderboard of all points beside the baselines."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,22 +29,27 @@ def draw_curves(metrics: Path, out: Path) -> None:
     _save(figure, out)
 
 
-def draw_leaderboard(summary: pd.DataFrame, out: Path, most: int = 40) -> None:
-    """Points by score, best at the top, mean +- sd over repeats; baselines as vertical lines."""
+def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = (), most: int = 40) -> None:
+    """Points by score, best at the top, mean +- sd over repeats, pale where told apart from it; baselines as lines."""
     points = summary[~summary["name"].isin(BASELINES)].head(most).iloc[::-1]
-    figure, ax = _figure(1, 1, (10, 1.4 + 0.34 * len(points)))
+    figure, ax = _figure(1, 1, (10, 1.6 + 0.34 * len(points) + 0.2 * len(notes)))
     height = np.arange(len(points))
-    ax.barh(height, points["score_last"], xerr=points["sd_last"].fillna(0), color=BLUE, height=0.6, label="last epoch (EMA)")
-    ax.plot(points["score_best"], height, "|", color="black", markersize=11, label="best epoch (optimistic)")
+    apart = points["apart"].to_numpy(bool) | points["failed"].to_numpy(bool)
+    for these, colour, label in ((~apart, BLUE, "level with the best"), (apart, PALE, "below the best (95 %)")):
+        ax.barh(height[these], points["score_last"][these], xerr=points["sd_last"].fillna(0)[these], color=colour, height=0.6,
+                label=f"last epoch (EMA), {label}")
+    ax.plot(points.get("score_best", points["score_last"]), height, "|", color="black", markersize=11,
+            label="best epoch (optimistic)")
     for name, colour in BASELINES.items():
         value = summary.loc[summary["name"] == name, "score_last"].item()
         ax.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.3f}")
     for y, value in zip(height, points["score_last"], strict=True):
-        ax.text(0.004, y, f" {value:.3f}", va="center", color="white", fontsize=9)
+        ax.text(0.004, y, f" {value:.3f}" if np.isfinite(value) else " failed", va="center", fontsize=9,
+                color="white" if np.isfinite(value) else "black")
     ax.set_yticks(height, points["name"].str.replace("__", "  ").tolist(), fontsize=8)
     ax.set(xlabel="out-of-fold score (weighted R2 over all images and targets)", title="leaderboard")
     ax.set_xlim(left=min(0, np.nanmin(points["score_last"].to_numpy(float), initial=0)))
-    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.9 / (1.4 + 0.34 * len(points))), ncols=4)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=5, title="\n".join(notes), title_fontsize=8)
     _save(figure, out)
 
 

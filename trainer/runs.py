@@ -17,9 +17,11 @@ from featurestore._bytes import appears_whole, check_writable, remove, write_who
 from featurestore.errors import InputError
 from featurestore.spec import StoreSpec
 from featurestore.store import FeatureStore
-from trainer.config import PointConfig, dump_yaml, safe_name
+from trainer.config import PointConfig, dump_yaml
+from trainer.grid import load_point, safe_name
 
 WEIGHTS = ("best", "last")
+ALL_FILE = "{which}_all.safetensors"  # of a head trained on every image
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,19 @@ class RunFolder:
 
     path: Path
 
-    @classmethod
-    def create(cls, path: Path, config: PointConfig, store: FeatureStore, states: list[str], n_epochs: int = 0) -> "RunFolder":
-        """A point's folder, new or of a sweep that is resumed after n_epochs: later lines of its log are dropped."""
-        (path / "weights").mkdir(parents=True, exist_ok=True)
-        write_whole(path / "config.yaml", dump_yaml(config))
-        write_whole(path / "spec.json", dump_json({"store": json.loads(store.spec.to_json()), "states": states,
-                                                   "store_folder": str(store.path.parent)}))
-        log = path / "metrics.jsonl"
+    def begin(self, config: PointConfig, store: FeatureStore, states: list[str], n_epochs: int = 0) -> None:
+        """Make the folder, new or of a sweep that is resumed after n_epochs: later lines of its log are dropped."""
+        (self.path / "weights").mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / "config.yaml", dump_yaml(config))
+        write_whole(self.path / "spec.json", dump_json({"store": json.loads(store.spec.to_json()), "states": states,
+                                                        "store_folder": str(store.path.parent)}))
+        log = self.path / "metrics.jsonl"
         lines = log.read_text().splitlines(keepends=True) if log.exists() else []
         write_whole(log, "".join(lines[:n_epochs]))
-        return cls(path)
 
     @property
     def config(self) -> PointConfig:
-        return PointConfig.load(self.path / "config.yaml")
+        return load_point(self.path / "config.yaml")
 
     @property
     def spec(self) -> StoreSpec:
@@ -68,21 +68,44 @@ class RunFolder:
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         write_whole(self.path / name, table.to_csv(index=False))
 
-    def save_head(self, which: str, repeat: int, fold: int, n_repeats: int, state: dict[str, Tensor]) -> None:
-        with appears_whole(self.path / "weights" / head_file(which, repeat, fold, n_repeats)) as partial:
+    def save_head(self, file: str, state: dict[str, Tensor]) -> None:
+        with appears_whole(self.path / "weights" / file) as partial:
             save_file(state, partial)
 
     def heads(self, which: str, folds: list[int] | None = None) -> dict[str, dict[str, Tensor]]:
         """File name and tensors of all heads, or of those of some folds. InputError if one is missing or damaged."""
+        files = [self.path / "weights" / name for name in self._head_files(which, folds)]
+        if missing := [f.name for f in files if not f.is_file()]:
+            raise InputError(f"{self.path}: no {which} weights {', '.join(missing)}; the run is unfinished, a head "
+                             "failed, or files were lost; choose other --folds or --weights")
+        return {f.name: _load_head(f) for f in files}
+
+    def _head_files(self, which: str, folds: list[int] | None) -> list[str]:
         cv = self.config.cv
+        if cv.fold == "all":
+            return [ALL_FILE.format(which=which)]
         made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
         wanted = made if folds is None else folds
-        files = [self.path / "weights" / head_file(which, repeat, fold, cv.repeats)
-                 for repeat in range(cv.repeats) for fold in wanted]
-        if missing := sorted({int(f.stem.rsplit("fold", 1)[1]) for f in files if not f.is_file()}):
-            raise InputError(f"{self.path}: no {which} weights of folds {missing}; the run is unfinished or lost files, or "
-                             "choose other --folds or --weights")
-        return {f.name: _load_head(f) for f in files}
+        return [head_file(which, repeat, fold, cv.repeats) for repeat in range(cv.repeats) for fold in wanted]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Where a sweep's folder is and what it found, best point first."""
+
+    path: Path
+    summary: pd.DataFrame
+    best: str | None
+    """Name of the point at the top; None if every one failed."""
+    notes: list[str]
+    """What a reader of the leaderboard has to know, a sentence each."""
+
+    def table(self) -> str:
+        """The leaderboard as text."""
+        columns = ["name", "score_last", "sd_last", "vs_best", "low", "high", "score_best", "best_epoch"]
+        shown = self.summary[[c for c in columns if self.summary[c].notna().any()]]
+        rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
+        return "\n".join([rows, *self.notes])
 
 
 class SweepFolder:
@@ -102,11 +125,32 @@ class SweepFolder:
         path.mkdir()
         return cls(path)
 
-    def checkpoint(self, points: Sequence[int], every: int) -> Path:
-        """File of the pass that trains these points; its folder is made if there will be one."""
-        if every:
-            (self.path / "checkpoints").mkdir(exist_ok=True)
-        return self.path / "checkpoints" / f"points{min(points)}-{max(points)}.safetensors"
+    def run(self, name: str) -> RunFolder:
+        """The folder of a point."""
+        return RunFolder(self.path / name)
+
+    @property
+    def refit(self) -> RunFolder:
+        """The folder of the chosen point trained on every image."""
+        return RunFolder(self.path / "refit")
+
+    @property
+    def is_refitted(self) -> bool:
+        return (self.refit.path / "weights" / ALL_FILE.format(which="last")).exists()
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / "summary.json").exists()
+
+    def result(self) -> SweepResult:
+        """What a finished sweep found."""
+        summary = read_json(self.path / "summary.json", "best", "notes")
+        return SweepResult(self.path, pd.read_csv(self.path / "summary.csv"), summary["best"], summary["notes"])
+
+    def checkpoint(self, points: Sequence[int] | str) -> Path:
+        """File of the pass that trains these points."""
+        name = points if isinstance(points, str) else f"points{min(points)}-{max(points)}"
+        return self.path / "checkpoints" / f"{name}.safetensors"
 
     def remove_checkpoints(self) -> None:
         """A finished sweep needs none."""
@@ -133,8 +177,11 @@ def newest_sweep(out: Path) -> Path:
 
 
 def best_run(sweep: Path) -> Path:
-    """The run at the top of a sweep's leaderboard."""
-    return sweep / read_json(sweep / "summary.json", "best")["best"]
+    """The run at the top of a sweep's leaderboard. InputError if there is none."""
+    best = read_json(sweep / "summary.json", "best")["best"]
+    if best is None:
+        raise InputError(f"{sweep}: every point failed, there is no best run; lower optimization.lr and train again")
+    return sweep / best
 
 
 def read_json(path: Path, *keys: str) -> dict:

@@ -4,6 +4,7 @@ The table is made once, saved as `folds.csv` and read back by all; what is done 
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,18 +72,49 @@ def save_splits(folds: pd.DataFrame, path: Path) -> None:
     write_whole(path, folds.to_csv(index=False, lineterminator="\n"))
 
 
-def read_splits(path: Path, image_ids: Iterable[str]) -> pd.DataFrame:
+def read_splits(path: Path, image_ids: Iterable[str], frame: pd.DataFrame | None = None) -> pd.DataFrame:
     """The folds table of a CSV, ours or another tool's, in the order of `image_ids`.
 
-    Columns as `make_splits` leaves them. Raises InputError if the file cannot be read, an id is unknown, missing or
-    there twice, a fold is not an integer, folds are not 0, 1, 2, ..., or a group is in two folds of a repeat.
+    Columns as `make_splits` leaves them. With a catalog (`frame`, one row an image) it may be another tool's: image_id, and
+    `fold` or r00, r01, ...; what else it has is not looked at, and a site in two folds is warned of.
+
+    Raises InputError if the file cannot be read, an id is unknown, missing or there twice, a fold is not an integer, folds
+    are not 0, 1, 2, ..., or a group is in two folds of a repeat.
     """
     table = _read_csv(path)
+    if frame is not None and not {"site", "group"} <= set(table.columns):
+        table = _of_another_tool(path, table, frame)
+    _check_columns(path, list(table.columns))
     _check_ids(path, table["image_id"], list(image_ids))
     table = table.set_index("image_id").loc[list(image_ids)].reset_index()
     for repeat in table.columns[len(KEYS):]:
         table[repeat] = _checked_folds(path, table, repeat)
     return table
+
+
+def _of_another_tool(path: Path, table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Its folds in our columns. Groups are the images themselves: what it kept together is its own business."""
+    repeats = [column for column in table.columns if re.fullmatch("fold|r[0-9]{2,}", column)]
+    if "image_id" not in table or not repeats:
+        raise InputError(f"{path}: columns are {', '.join(table.columns)}; expected image_id, and fold or r00, r01, ...")
+    sites = pd.Series(site_of(frame).to_numpy(), frame["image_id"].astype(str))
+    ids = table["image_id"]
+    ours = pd.DataFrame({"image_id": ids, "site": ids.map(sites).fillna(""), "group": ids})
+    for number, column in enumerate(repeats):
+        ours[f"r{number:02d}"] = table[column]
+        n_folds = table[column].groupby(ours["site"]).nunique()
+        if torn := n_folds.index[n_folds > 1].tolist():
+            warnings.warn(f"{path}: {column} has {len(torn)} sites in more than one fold; scores read too high where heads learn "
+                          f"from the visit they are scored on (.08 on the contest's data):{list_some(torn)}", stacklevel=3)
+    return ours
+
+
+def shape_of(folds: pd.DataFrame) -> tuple[int, int]:
+    """Folds of each repeat, and repeats, of a folds table. InputError if repeats have different numbers of folds."""
+    n_folds = {column: int(folds[column].max()) + 1 for column in folds.columns[len(KEYS):]}
+    if len(set(n_folds.values())) > 1:
+        raise InputError(f"folds table: repeats have different numbers of folds ({n_folds}); give them one sweep each")
+    return next(iter(n_folds.values())), len(n_folds)
 
 
 def _group_of(frame: pd.DataFrame, groups: str) -> pd.Series:
@@ -179,11 +211,13 @@ def _read_csv(path: Path) -> pd.DataFrame:
         table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, ValueError) as err:  # pandas' parser errors and bad UTF-8 are ValueErrors
         raise InputError(f"{path}: not a readable folds table ({err}); expected a CSV as `folds.csv`") from err
-    columns = list(table.columns)
+    return table
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
     expected = KEYS + [f"r{repeat:02d}" for repeat in range(max(1, len(columns) - len(KEYS)))]
     if columns != expected:
         raise InputError(f"{path}: columns are {', '.join(columns)}; expected {', '.join(expected)}")
-    return table
 
 
 def _check_ids(path: Path, found: pd.Series, expected: list[str]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import betaincinv
 
 PERMUTATION, BATCH, DROPOUT = range(3)  # what a generator draws; keeps equal addresses apart
 
@@ -34,6 +33,8 @@ class Batch:
     """Sample of the same batch that it is mixed with."""
     uniform_QB: np.ndarray
     """One draw a sample in [0, 1), from which each point takes its share."""
+    site_partner_QB: np.ndarray | None = None
+    """Sample of the same batch and site that it is mixed with instead; itself where there is no other."""
 
     @property
     def partner_rows_QB(self) -> np.ndarray:
@@ -45,15 +46,20 @@ class Batch:
         return self.rows_U2[self.own_QB, 0]
 
 
-def make_splits_of(folds: pd.DataFrame, fold: int | None = None) -> list[Split]:
-    """The splits of a folds table (columns r00, r01, ...), of all folds or of one."""
+def make_splits_of(folds: pd.DataFrame, fold: int | str | None = None) -> list[Split]:
+    """The splits of a folds table (columns r00, r01, ...), of all folds (None, "all") or of one."""
     splits = []
     for repeat, column in enumerate(c for c in folds.columns if c[0] == "r" and c[1:].isdigit()):
         fold_N = folds[column].to_numpy()
         for f in range(fold_N.max() + 1):
-            if fold in (None, f):
+            if fold in (None, "all", f):
                 splits.append(Split(repeat, f, np.flatnonzero(fold_N != f), np.flatnonzero(fold_N == f)))
     return splits
+
+
+def everything(n_images: int, n_folds: int) -> Split:
+    """A split that holds nothing out; its number follows those of the folds."""
+    return Split(0, n_folds, np.arange(n_images), np.arange(0))
 
 
 class Stream:
@@ -64,10 +70,13 @@ class Stream:
     n_images, n_views : images of folds.csv and views of each.
     splits : what each fold may see.
     n_folds : of the cross-validation; with n_images and batch_size it sets the steps of an epoch, equal for all splits.
+    site_N : (N,) any labels, the site of each image; None leaves out partners of the same site.
     """
 
-    def __init__(self, n_images: int, n_views: int, splits: list[Split], n_folds: int, batch_size: int, seed: int) -> None:
+    def __init__(self, n_images: int, n_views: int, splits: list[Split], n_folds: int, batch_size: int, seed: int,
+                 site_N: np.ndarray | None = None) -> None:
         self.n_images, self.n_views, self.splits = n_images, n_views, splits
+        self.site_N = None if site_N is None else np.unique(site_N, return_inverse=True)[1]
         self.batch_size, self.seed = batch_size, seed
         self.n_steps = max(1, int(n_images * (1 - 1 / n_folds)) // batch_size)
         self._epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
@@ -78,9 +87,12 @@ class Stream:
         images_QB = np.stack([self._samples(order, step) for order in kept])
         rows = images_QB * self.n_views + view_N[images_QB]
         distinct, own = np.unique(rows, return_inverse=True)
-        draws = [self._draws(epoch, step, split) for split in self.splits]
-        return Batch(np.stack(np.divmod(distinct, self.n_views), 1), own.reshape(rows.shape),
-                     np.stack([partner for partner, _ in draws]), np.stack([uniform for _, uniform in draws]))
+        partner_QB, uniform_QB, key_QB = (np.stack(draw) for draw in zip(
+            *(self._draws(epoch, step, split) for split in self.splits), strict=True))
+        site_partner_QB = None if self.site_N is None else np.stack(
+            [_shuffled_within(self.site_N[images], keys) for images, keys in zip(images_QB, key_QB, strict=True)])
+        return Batch(np.stack(np.divmod(distinct, self.n_views), 1), own.reshape(rows.shape), partner_QB, uniform_QB,
+                     site_partner_QB)
 
     def rng(self, kind: int, *address: int) -> np.random.Generator:
         """Draws from an address; nothing else that is trained changes them."""
@@ -100,14 +112,23 @@ class Stream:
         start = step * len(order) // self.n_steps
         return order[(start + np.arange(self.batch_size)) % len(order)]
 
-    def _draws(self, epoch: int, step: int, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    def _draws(self, epoch: int, step: int, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Partners, uniforms for the shares, and keys that order partners within a site."""
         rng = self.rng(BATCH, epoch, step, split.repeat, split.fold)
-        return rng.permutation(self.batch_size), rng.random(self.batch_size)
+        return rng.permutation(self.batch_size), rng.random(self.batch_size), rng.random(self.batch_size)
 
-    def dropout(self, epoch: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
-        """(Q, *shape) float32 uniforms for one layer, compared with each point's rate."""
-        return np.stack([self.rng(DROPOUT, epoch, step, split.repeat, split.fold).random(shape, np.float32)
+    def dropout(self, epoch: int, step: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+        """(Q, *shape) float32 uniforms for one layer, compared with each point's rate; other draws for another head's seed."""
+        more = [seed] if seed else []
+        return np.stack([self.rng(DROPOUT, epoch, step, split.repeat, split.fold, *more).random(shape, np.float32)
                          for split in self.splits])
+
+
+def _shuffled_within(site_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
+    """(B,) a permutation by the keys that leaves every sample within its site."""
+    partner_B = np.empty(len(site_B), int)
+    partner_B[np.argsort(site_B, kind="stable")] = np.lexsort([key_B, site_B])
+    return partner_B
 
 
 def validation_batches(splits: list[Split], n_images: int, batch_size: int, view: int = 0) -> list[Batch]:
@@ -130,4 +151,8 @@ def validation_batches(splits: list[Split], n_images: int, batch_size: int, view
 
 def mixup_share(uniform: np.ndarray, alpha: float) -> np.ndarray:
     """Share of a sample's own row: the draw's quantile of Beta(alpha, alpha). Zhang et al. 2018, arXiv:1710.09412."""
-    return uniform if alpha == 1 else betaincinv(alpha, alpha, uniform)
+    if alpha == 1:
+        return uniform
+    from scipy.special import betaincinv  # not at the top: predictors run without scipy
+
+    return betaincinv(alpha, alpha, uniform)

@@ -1,0 +1,31 @@
+"""TensorBoard events beside metrics.jsonl, for those who watch a sweep there; metrics.jsonl is what everything else reads."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from featurestore.errors import InputError
+
+SCALARS = ("loss", "score", "lr", "train_s")
+
+
+class Events:
+    """A writer for each run that asks for one. InputError if the package tensorboard is not installed."""
+
+    def __init__(self, runs: Sequence[Path]) -> None:
+        self._writers = {run: _writer(run) for run in runs}
+
+    def log(self, run: Path, epoch: int, record: Mapping) -> None:
+        """One epoch of a run."""
+        if run in self._writers:
+            for name in SCALARS:
+                self._writers[run].add_scalar(name, record[name], epoch)
+            self._writers[run].flush()
+
+
+def _writer(run: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as err:
+        raise InputError(f"trainer.tensorboard: the package tensorboard is not installed ({err}); pip install tensorboard, or "
+                         "leave it off: metrics.jsonl holds the same") from err
+    return SummaryWriter(run)

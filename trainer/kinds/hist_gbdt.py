@@ -1,0 +1,38 @@
+"""Boosted trees on principal components of the features: for reports only, trees are no plain arrays."""
+
+import numpy as np
+
+from trainer.regressor import Regressor, checked, finite, moments, standardised
+
+N_COMPONENTS = 64  # of 7,680 features: trees look at every one for every split
+ROUNDS = 150
+
+
+class HistGbdt(Regressor):
+    """scikit-learn's HistGradientBoostingRegressor, one for each target, small trees and slow steps."""
+
+    report_only = True
+
+    def fit_predict(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int, x_new_MF: np.ndarray) -> np.ndarray:
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        x_NF, y_NK = checked(x_NF, y_NK, group_N)
+        c_NC, c_new_MC = _reduced(x_NF, finite("features", x_new_MF))
+        trees = HistGradientBoostingRegressor(learning_rate=0.05, max_iter=ROUNDS, max_leaf_nodes=8, min_samples_leaf=10,
+                                              l2_regularization=1.0, early_stopping=False, random_state=seed)
+        return np.stack([trees.fit(c_NC, y_N).predict(c_new_MC) for y_N in y_NK.T], 1)
+
+
+def _reduced(x_NF: np.ndarray, x_new_MF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as unit features, or where these are many as their principal components in the training rows."""
+    center_F, scale_F = moments(x_NF)
+    z_NF, z_new_MF = standardised(x_NF, center_F, scale_F), standardised(x_new_MF, center_F, scale_F)
+    if x_NF.shape[1] <= N_COMPONENTS:
+        return z_NF, z_new_MF
+    value_N, vector_NN = np.linalg.eigh(z_NF @ z_NF.T)  # ascending; N x N, not F x F
+    known_N = value_N >= 1e-9 * value_N[-1]  # the rest is rounding, which trees would split as readily
+    axis_FC = z_NF.T @ vector_NN[:, known_N][:, -N_COMPONENTS:]
+    return z_NF @ axis_FC, z_new_MF @ axis_FC
+
+
+KIND = HistGbdt()

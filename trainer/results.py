@@ -1,0 +1,234 @@
+"""What finished heads leave: weights, out-of-fold tables, scores; and what a sweep found when all its points are in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from featurestore.errors import InputError
+from trainer.bank_trainer import BankTrainer
+from trainer.baselines import baselines, fit_splits
+from trainer.compare import Comparison, compare
+from trainer.config import PointConfig
+from trainer.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
+from trainer.metrics import constrained, in_targets_order
+from trainer.pooling import TokenReader
+from trainer.postprocess import apply, judge, rules_of
+from trainer.report import draw_curves, draw_leaderboard
+from trainer.runs import ALL_FILE, WEIGHTS, RunFolder, SweepFolder, SweepResult, head_file
+from trainer.selection import honest_estimate, squared_errors
+from trainer.stream import Split
+
+if TYPE_CHECKING:
+    from trainer.sweep import Sweep
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one point's heads for what they hold out, averaged over views: raw masses, MASSES order, and States' probabilities."""
+
+    raw_RN5: np.ndarray
+    state_RNC: np.ndarray | None
+
+    def masses(self, config: PointConfig, states: Sequence[str], rules: Sequence | None = None) -> np.ndarray:
+        """(R, N, 5) grams in TARGETS order: constrained, then the rules of the config (or others)."""
+        rules = rules_of(config.inference.postprocess) if rules is None else rules
+        return apply(rules, constrained(self.raw_RN5, config.inference.constraints), self.state_RNC, states)
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What one point reached."""
+
+    index: int
+    name: str
+    config: PointConfig
+    held_out: dict[str, Prediction]
+    """By `last` and, for trained heads, `best` weights."""
+    errors_EQ: np.ndarray
+    """Weighted squared errors on view 0 by epoch and split; one epoch for what has none."""
+    best_epoch_Q: np.ndarray
+    failed_Q: np.ndarray
+    """Batch at which a split's head failed; -1 for those that are well."""
+
+    @property
+    def failed(self) -> bool:
+        return bool((self.failed_Q >= 0).any())
+
+
+def close_bank(sweep: "Sweep", trainer: BankTrainer, reader: TokenReader, runs: Mapping[int, RunFolder]) -> list[PointResult]:
+    """Predict with last and best weights under the TTA views; save heads, tables and curves of every point of a bank."""
+    views = sweep.base.inference.tta_indices if sweep.base.cv.tta else [0]
+    banks = {"best": trainer.bank.with_tensors(trainer.best), "last": trainer.averaged}
+    by_view = [predict_held_out(list(banks.values()), sweep.data, reader, sweep.splits, sweep.base.trainer.batch_size, view)
+               for view in views]
+    held_out = {which: HeldOut.mean([masses[i] for masses in by_view]) for i, which in enumerate(banks)}
+    results = []
+    for which in WEIGHTS:
+        save_heads(sweep, trainer, runs, which)
+    for g, p in enumerate(trainer.points):
+        predictions = {which: Prediction(each.masses_GRN5[g], None if each.state_GRNC is None else each.state_GRNC[g])
+                       for which, each in held_out.items()}
+        errors_EQ = np.array(trainer.errors_QG)[:, :, g]
+        failed_Q = trainer.failed_QG[:, g].copy()
+        failed_Q[(failed_Q < 0) & ~np.isfinite(errors_EQ[-1])] = trainer.n_batches  # its last step spoiled it
+        results.append(PointResult(p, sweep.config.names[p], trainer.configs[g], predictions, errors_EQ,
+                                   trainer.best_epoch_QG[:, g], failed_Q))
+        draw_curves(runs[p].path / "metrics.jsonl", runs[p].path / "training_curves.png")
+        write_oof(sweep, results[-1], runs[p])
+    return results
+
+
+def save_heads(sweep: "Sweep", trainer: BankTrainer, runs: Mapping[int, RunFolder], which: str) -> None:
+    """Save the heads of every point; of a head that failed no last weights, so that nobody predicts with them."""
+    bank = trainer.averaged if which == "last" else trainer.bank.with_tensors(trainer.best)
+    for g, p in enumerate(trainer.points):
+        for q, split in enumerate(sweep.splits):
+            if which == "best" or trainer.failed_QG[q, g] < 0:
+                runs[p].save_head(_head_file(sweep, which, split), bank.head_state(q, g))
+
+
+def close_regressor(sweep: "Sweep", p: int, run: RunFolder) -> PointResult:
+    """Fit a point's regressor in every split, save it, predict what is held out under the TTA views."""
+    config, truth_N5 = sweep.config.points[p], in_targets_order(sweep.data.truth_N5)
+    run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
+    views = sweep.base.inference.tta_indices if sweep.base.cv.tta else [0]
+    fitted, by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, config, sorted({0, *views}))
+    for split, state in zip(sweep.splits, fitted, strict=True):
+        if state is not None:
+            run.save_head(_head_file(sweep, "last", split), _tensors(state))
+    prediction = Prediction(np.mean([by_view[v] for v in views], 0), None)
+    errors_Q = squared_errors(truth_N5, constrained(by_view[0], config.inference.constraints), sweep.splits)
+    blank = np.zeros(len(sweep.splits), int)
+    result = PointResult(p, sweep.config.names[p], config, {"last": prediction}, errors_Q[None], blank, blank - 1)
+    run.log({"epoch": 0, "score": _score(sweep, result, "last").mean})
+    write_oof(sweep, result, run)
+    return result
+
+
+def save_regressor(sweep: "Sweep", p: int, run: RunFolder) -> None:
+    """Fit a point's regressor on every image and save it. InputError for a kind that is for reports only."""
+    run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
+    state, = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])[0]
+    if state is None:
+        raise InputError(f"{sweep.config.points[p].head.kind}: for reports only, it cannot be saved, so not be refitted either")
+    run.save_head(ALL_FILE.format(which="last"), _tensors(state))
+
+
+def write_oof(sweep: "Sweep", result: PointResult, run: RunFolder) -> None:
+    tables = [oof_table(which, sweep.data, sweep.folds, sweep.splits, prediction.masses(result.config, sweep.data.states),
+                        prediction.state_RNC) for which, prediction in sorted(result.held_out.items())]
+    run.write_table("oof.csv", pd.concat(tables))
+
+
+def finish(sweep: "Sweep", folder: SweepFolder, results: list[PointResult]) -> SweepResult:
+    """Rank the points, say what can be told apart, set the baselines beside them, write what a sweep leaves."""
+    scores = {r.index: {which: _score(sweep, r, which) for which in r.held_out} for r in results}
+    results = sorted(results, key=lambda r: (r.failed, -np.nan_to_num(scores[r.index]["last"].mean, nan=-np.inf)))
+    best = results[0] if not results[0].failed else None
+    comparisons = _compare(sweep, results)
+    beaten = baselines(sweep.data, sweep.folds, sweep.splits, sweep.base)
+    beside = {name: _scored(sweep, masses) for name, masses in beaten.items()}
+    rows = [_summary_row(sweep, r, scores[r.index], c) for r, c in zip(results, comparisons, strict=True)]
+    summary = pd.DataFrame(rows + [_baseline_row(name, each) for name, each in beside.items()])
+    honest = _honest(sweep, results)
+    judged = _judged(sweep, best) if best else {}
+    notes = _notes(results, comparisons, honest, judged)
+    folder.write_table("summary.csv", summary)
+    draw_leaderboard(summary, folder.path / "leaderboard.png", notes)
+    folder.write_json("summary.json", {
+        "best": best.name if best else None,
+        "selected_by": "score_last: pooled out-of-fold score of the last epoch's moving averages", "notes": notes,
+        "honest": honest, "postprocess": judged, "n_images": sweep.data.n_images, "n_heads": len(results) * len(sweep.splits),
+        "fingerprint": sweep.data.store.spec.fingerprint,
+        "points": [_as_json(sweep, r, scores[r.index], c) for r, c in zip(results, comparisons, strict=True)],
+        "baselines": {name: _plain(each) for name, each in beside.items()}})
+    return SweepResult(folder.path, summary, best.name if best else None, notes)
+
+
+def _head_file(sweep: "Sweep", which: str, split: Split) -> str:
+    return head_file(which, split.repeat, split.fold, sweep.base.cv.repeats) if sweep.holds_out else ALL_FILE.format(which=which)
+
+
+def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(array) for name, array in state.items()}
+
+
+def _score(sweep: "Sweep", result: PointResult, which: str) -> Scores:
+    return _scored(sweep, result.held_out[which].masses(result.config, sweep.data.states))
+
+
+def _scored(sweep: "Sweep", masses_RN5: np.ndarray) -> Scores:
+    state = sweep.data.catalog.get("State", pd.Series("", sweep.data.catalog.index))
+    return score(in_targets_order(sweep.data.truth_N5), masses_RN5, sweep.splits, state)
+
+
+def _compare(sweep: "Sweep", results: Sequence[PointResult]) -> list[Comparison]:
+    """Every point against the one at the top."""
+    masses_GRN5 = np.stack([r.held_out["last"].masses(r.config, sweep.data.states) for r in results])
+    truth_N5, site_N = in_targets_order(sweep.data.truth_N5), sweep.folds["site"].to_numpy()
+    return compare(truth_N5, masses_GRN5, site_N, 0, sweep.base.experiment.seed)
+
+
+def _honest(sweep: "Sweep", results: Sequence[PointResult]) -> dict[str, Any]:
+    """What the selected point is worth, by choices that never saw the fold they are scored on."""
+    n_epochs = max(len(r.errors_EQ) for r in results)
+    errors_EGQ = np.stack([np.broadcast_to(r.errors_EQ, (n_epochs, len(sweep.splits))) for r in results], 1)
+    estimate = honest_estimate(errors_EGQ, in_targets_order(sweep.data.truth_N5), sweep.splits)
+    return vars(estimate) | {"points": [r.name for r in results]}
+
+
+def _judged(sweep: "Sweep", best: PointResult) -> dict[str, float]:
+    """Score of the best point with all rules, with none, and with each left out."""
+    rules = best.config.inference.postprocess
+    if not rules:
+        return {}
+    prediction, states = best.held_out["last"], sweep.data.states
+    return judge(rules_of(rules), lambda some: _scored(sweep, prediction.masses(best.config, states, some)).mean)
+
+
+def _summary_row(sweep: "Sweep", result: PointResult, scores: Mapping[str, Scores], versus: Comparison) -> dict:
+    last, best = scores["last"], scores.get("best")
+    epochs = {"score_best": best.mean, "sd_best": best.sd, "best_epoch": float(np.mean(result.best_epoch_Q))} if best else {}
+    return {"name": result.name, "score_last": last.mean, "sd_last": last.sd, "vs_best": versus.difference, "low": versus.low,
+            "high": versus.high, "apart": versus.apart, "failed": result.failed, **epochs,
+            **sweep.config.settings(result.index), **_parts(last)}
+
+
+def _baseline_row(name: str, scores: Scores) -> dict:
+    return {"name": name, "score_last": scores.mean, "sd_last": scores.sd, **_parts(scores)}
+
+
+def _parts(scores: Scores) -> dict:
+    return {f"r2_{k}": v for k, v in scores.per_target.items()} | {f"score_{k}": v for k, v in scores.per_state.items()}
+
+
+def _as_json(sweep: "Sweep", result: PointResult, scores: Mapping[str, Scores], versus: Comparison) -> dict:
+    names = [f"r{s.repeat:02d}_fold{s.fold}" for s in sweep.splits]
+    failed = {name: step for name, step in zip(names, result.failed_Q.tolist(), strict=True) if step >= 0}
+    return {"name": result.name, "best_epoch_Q": result.best_epoch_Q.tolist(), "vs_best": vars(versus), "failed_at_batch": failed,
+            **{which: _plain(each) for which, each in scores.items()}}
+
+
+def _plain(scores: Scores) -> dict:
+    return vars(scores) | {"per_repeat_R": scores.per_repeat_R.tolist()}
+
+
+def _notes(results: Sequence[PointResult], comparisons: Sequence[Comparison], honest: Mapping[str, Any],
+           judged: Mapping[str, float]) -> list[str]:
+    """The leaderboard in sentences."""
+    if results[0].failed:
+        return ["every point failed: its loss was no longer finite; lower optimization.lr"]
+    level = [r.name for r, c in zip(results[1:], comparisons[1:], strict=True) if not (c.apart or r.failed)]
+    notes = [f"{len(level)} of {len(results) - 1} other points cannot be told apart from the best (site-level bootstrap, 95 %)"]
+    if np.isfinite(honest["score"]):
+        notes.append(f"selected point: {honest['score']:.4f} where neither its choice nor its epoch saw the reported fold, "
+                     f"{honest['score_epoch']:.4f} with the epoch chosen too (view 0)")
+    if failed := [r.name for r in results if r.failed]:
+        notes.append(f"failed, not ranked: {', '.join(failed)}")
+    if judged:
+        notes.append("post-processing: " + ", ".join(f"{name} {value:.4f}" for name, value in judged.items()))
+    return notes
