@@ -31,9 +31,8 @@ def read(state: dict[str, torch.Tensor], cls_TD: torch.Tensor, patches_TPD: torc
 
 def plain_trunk(state: dict[str, torch.Tensor]) -> nn.ModuleDict:
     shared, n_in = state["shared_mlp.0.weight"].shape
-    outputs = {name: nn.Linear(shared, len(state[f"{name}.bias"])) for name in ("main_head", "state_head", "height_head", "aux_head")}
-    if "interval_head.bias" in state:
-        outputs["interval_head"] = nn.Linear(shared, len(state["interval_head.bias"]))
+    names = {name.split(".")[0] for name in state if "_head." in name}
+    outputs = {name: nn.Linear(shared, len(state[f"{name}.bias"])) for name in names}
     head = nn.ModuleDict({"shared_mlp": nn.Sequential(nn.Linear(n_in, shared), nn.LayerNorm(shared), nn.GELU(), nn.Dropout()),
                           **outputs}).eval()
     head.load_state_dict({name: t for name, t in state.items() if not name.startswith(("gate_mlp", "attention"))})

@@ -12,7 +12,7 @@ from cli import main
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {"featurestore": 0, "trainer": 1, "predictor": 2, "cli": 3}
-SOURCES = [ROOT / "cli.py", *(f for name in list(FLOORS)[:3] for f in sorted((ROOT / name).glob("*.py")))]
+SOURCES = [ROOT / "cli.py", *(f for name in list(FLOORS)[:3] for f in sorted((ROOT / name).rglob("*.py")))]
 
 
 def imported(path: Path) -> set[str]:

@@ -114,7 +114,7 @@ def test_coefficients_are_the_estimators(kind, penalty):
 def test_signal_is_found(name):
     x, y, new, truth = draw()
     error, error_of_mean = ((predict(name, x, y, new) - truth) ** 2).sum(0), ((y.mean(0) - truth) ** 2).sum(0)
-    assert (error < 0.75 * error_of_mean).all()  # trees reach 0.68 with 40 rows, the others 0.1 to 0.5
+    assert (error < 0.75 * error_of_mean).all()  # trees reach 0.72 with 40 rows, the others 0.1 to 0.5
 
 
 @pytest.mark.parametrize("name", EVERY)

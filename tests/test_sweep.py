@@ -1,11 +1,7 @@
 """A head in a sweep is the head trained alone; nothing held out reaches it; what a sweep leaves."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,8 +16,8 @@ from trainer.data import TrainingData
 from trainer.evaluate import predict_held_out, score
 from trainer.grid import SweepConfig
 from trainer.metrics import in_targets_order
-from trainer.pooling import TokenReader
 from trainer.sweep import Sweep, prepare_sweep, run_sweep, train_epoch
+from trainer.tokens import TokenReader
 
 
 @pytest.fixture(scope="module")
@@ -94,38 +90,6 @@ def test_the_order_of_points_and_folds_changes_no_head(tmp_path, store):
     ours, g = head_of(trained(forth, range(4)), 0)
     theirs, g2 = head_of(trained(back, range(4)), 1)
     assert_same_head(ours, theirs, 0, g, 2, g2)
-
-
-@pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
-def test_held_out_images_reach_no_head(tmp_path, normalize):
-    """Changing every token and label of a fold's held-out images changes no weight of that fold's heads."""
-    sweep = prepare_sweep(config(tmp_path, write_store(tmp_path / "f.h5"), normalize=normalize), "cpu", torch.float64)
-    before = trained(sweep, range(4))
-    split = sweep.splits[1]
-    spoil(sweep, split.val_N)
-    other = prepare_sweep(config(tmp_path, tmp_path / "f.h5", normalize=normalize), "cpu", torch.float64)
-    other.data.labels.masses_N5[split.val_N] += 100
-    other.data.labels.height_N[split.val_N] += 100
-    after = trained(other, range(4))
-    for a, b in zip(before, after, strict=True):
-        for name, tensor in a.averaged.tensors.items():
-            assert torch.equal(tensor[1], b.averaged.tensors[name][1]), name
-            assert not torch.equal(tensor[0], b.averaged.tensors[name][0]), name
-
-
-def spoil(sweep, images) -> None:
-    """Add to every token and pooled vector of these images, in the file itself."""
-    store = sweep.data.store
-    with open(store.path, "r+b") as file:
-        for name in ("cls", "patches", "pooled"):
-            extent = store.layout.extents[name]
-            for i in images:
-                for row in range(i * 3, i * 3 + 3) if name == "patches" else [i]:
-                    path, offset, n_bytes = extent.locate(row)
-                    file.seek(offset)
-                    values = np.frombuffer(file.read(n_bytes), extent.array.dtype) + 1
-                    file.seek(offset)
-                    file.write(values.astype(extent.array.dtype).tobytes())
 
 
 @pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
@@ -250,47 +214,6 @@ def test_bad_configs_stop_with_one_line(tmp_path, store, change, code, message):
     path.write_text("".join(f"{k}: {v}\n" for k, v in (base | {key: value}).items()))
     assert message in biomass("train", "--config", path, "--store", store, "--out", tmp_path / "r", code=code).stderr
     assert not (tmp_path / "r").exists()
-
-
-def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path, store):
-    """SIGKILL right after an epoch that no checkpoint holds; the resumed sweep equals the uninterrupted one, file by file."""
-    config(tmp_path, store, epochs=7, accumulate=4)
-    text = (tmp_path / "sweep.yaml").read_text().replace("num_epochs: 7", "num_epochs: 7, checkpoint_every: 3")
-    (tmp_path / "sweep.yaml").write_text(text)
-    code = ("import os, signal, sys\nfrom pathlib import Path\n"
-            "import trainer.sweep as s\nfrom trainer.grid import SweepConfig\n"
-            "train = s.train_epoch\n"
-            "def killed(sweep, trainers, reader, epoch):\n"
-            "    train(sweep, trainers, reader, epoch)\n"
-            "    if epoch == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "s.train_epoch = killed\n"
-            "s.run_sweep(SweepConfig.load(Path(sys.argv[1])), Path(sys.argv[2]), 'cpu', progress=False)\n")
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-c", code, tmp_path / "sweep.yaml", tmp_path / "killed"]
-    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, check=False).returncode == -9
-    folder = next((tmp_path / "killed").iterdir())
-    assert not (folder / "summary.json").exists()
-    assert "ridge" in biomass("train", "--resume", folder).stdout
-    whole = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "whole", "cpu", progress=False).path
-    kept = [p for p in whole.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name == "summary.json"]
-    files = sorted(p.relative_to(whole) for p in kept)
-    assert len(files) == 3 + 4 * (1 + 6)
-    for name in files:
-        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not list(folder.rglob("checkpoints"))
-    assert [json.loads(line)["epoch"] for line in (folder / "004_tiny__kind-density__lr-0_01__weight_decay-0_01/metrics.jsonl")
-            .read_text().splitlines()] == list(range(7))
-
-
-def test_a_finished_sweep_or_another_store_is_not_resumed(tmp_path, store, finished):
-    assert "finished" in biomass("train", "--resume", finished.path, code=3).stderr
-    assert "give it alone" in biomass("train", "--resume", finished.path, "--plan", code=2).stderr
-    stopped = tmp_path / "stopped"
-    shutil.copytree(finished.path, stopped)
-    (stopped / "summary.json").unlink()
-    plan = json.loads((stopped / "sweep.json").read_text())
-    (stopped / "sweep.json").write_text(json.dumps(plan | {"fingerprint": "f" * 64}))
-    assert "the sweep began with ffff" in biomass("train", "--resume", stopped, code=5).stderr
 
 
 def test_a_head_that_diverged_spoils_its_points_score(store, tmp_path):

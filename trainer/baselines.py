@@ -41,10 +41,10 @@ def fit_splits(data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split],
     for s in splits:
         known = x_NF[s.train_N], y_N5[s.train_N], group_N[s.train_N], config.head.seed
         states.append(None if regressor.report_only else regressor.fit(*known))
-        for view, x_new_NF in new.items():
-            held_out = x_new_NF[s.val_N]
-            z = regressor.fit_predict(*known, held_out) if states[-1] is None else regressor.predict(states[-1], held_out)
-            raw[view][s.repeat, s.val_N] = np.maximum(back(z), 0)
+        held_out_MF = np.concatenate([x[s.val_N] for x in new.values()]) if new else x_NF[:0]
+        z_MK = regressor.fit_predict(*known, held_out_MF) if states[-1] is None else regressor.predict(states[-1], held_out_MF)
+        for view, masses in zip(new, np.split(np.maximum(back(z_MK), 0), max(1, len(new))), strict=False):
+            raw[view][s.repeat, s.val_N] = masses
     return states, raw
 
 

@@ -11,8 +11,8 @@ from featurestore._interrupts import check_interrupt
 from trainer.data import TrainingData
 from trainer.heads import Bank, Outputs
 from trainer.metrics import MASSES, TARGETS, in_targets_order, target_r2, weighted_r2
-from trainer.pooling import TokenReader
 from trainer.stream import Batch, Split, validation_batches
+from trainer.tokens import TokenReader
 
 
 @dataclass(frozen=True)

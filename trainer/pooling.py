@@ -11,53 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featurestore.store import FeatureStore
-
 BLOCK_BYTES = 2 << 20  # of a converted block of patches: it stays in the cache, a converted row (18 MB) does not
 L1_TARGET = 5  # half precision: columns are scaled to a sum of magnitudes in [32, 64): far from underflow and overflow
-
-
-class TokenReader:
-    """Stored rows as tensors on a device: mapped on the CPU, copied once and kept on CUDA while they fit."""
-
-    def __init__(self, store: FeatureStore, device: torch.device) -> None:
-        self.store, self.device = store, device
-        self.n_bytes_read = 0
-        self._resident: dict[tuple[int, int], Tensor] = {}
-        # half of what is free; the other half is the heads' (trainer.plan)
-        self._room = 0 if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] // 2
-
-    def step(self, rows_U2: np.ndarray) -> "StepRows":
-        return StepRows(self, rows_U2)
-
-    def row(self, image: int, view: int) -> Tensor:
-        """(T, P, D) float16 of one stored row; on the CPU a view of the file."""
-        key = (int(image), int(view))
-        if key in self._resident:
-            return self._resident[key]
-        mapped = torch.from_dlpack(self.store.patches[key])
-        self.n_bytes_read += mapped.nbytes
-        row = mapped.to(self.device)  # on the CPU this copies nothing
-        if mapped.nbytes <= self._room:
-            self._room -= mapped.nbytes
-            self._resident[key] = row
-        return row
-
-
-class StepRows(Sequence):
-    """The distinct rows of one step, as they are stored."""
-
-    def __init__(self, reader: TokenReader, rows_U2: np.ndarray) -> None:
-        self._reader, self._rows_U2 = reader, rows_U2
-        self._rows: dict[int, Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self._rows_U2)
-
-    def __getitem__(self, u: int) -> Tensor:
-        if u not in self._rows:
-            self._rows[u] = self._reader.row(*self._rows_U2[u])
-        return self._rows[u]
 
 
 class Touches:

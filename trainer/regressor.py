@@ -29,7 +29,7 @@ class Regressor:
     """True: chooses the spaces it is fitted in itself, and is handed grams."""
 
     report_only = False
-    """True: cannot be saved, `fit_predict` is all there is."""
+    """True: cannot be saved, `fit_predict` is all there is and overridden."""
 
     def fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         """What is to be saved: plain arrays, no larger than prediction needs.
@@ -65,6 +65,7 @@ class Regressor:
 class KernelRegressor(Regressor):
     """Saved as sum_m coef_m exp(-gamma |z - support_m|^2) + intercept, z the features scaled to mean 0 and std 1.
 
+    center_F, scale_F (0 where a feature never varied), support_MF float32, coef_MK, gamma_K, intercept_K: M rows of N are needed.
     `solve` says what the sum is, for masses of mean 0 and std 1: penalties and margins then mean the same for every target.
     """
 
@@ -91,7 +92,11 @@ class KernelRegressor(Regressor):
 
 
 class SearchedKernel(KernelRegressor):
-    """Kernel width and penalties by grouped cross-validation, for every target by itself."""
+    """Kernel width and penalties by grouped cross-validation, for every target by itself.
+
+    Inner parts share the scaling of all training rows: one matrix of distances does for the whole search, and a mean of
+    features and masses over 285 rows tells little of those held out.
+    """
 
     gammas: Sequence[float]
     """Kernel widths to try, in units of 1 / n_varying; the smoothest first."""

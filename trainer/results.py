@@ -15,12 +15,12 @@ from trainer.compare import Comparison, compare
 from trainer.config import PointConfig
 from trainer.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
 from trainer.metrics import constrained, in_targets_order
-from trainer.pooling import TokenReader
 from trainer.postprocess import apply, judge, rules_of
 from trainer.report import draw_curves, draw_leaderboard
 from trainer.runs import ALL_FILE, WEIGHTS, RunFolder, SweepFolder, SweepResult, head_file
 from trainer.selection import honest_estimate, squared_errors
 from trainer.stream import Split
+from trainer.tokens import TokenReader
 
 if TYPE_CHECKING:
     from trainer.sweep import Sweep

@@ -26,12 +26,12 @@ from trainer.grid import SweepConfig
 from trainer.memory import keep_freed_memory
 from trainer.metrics import constrained, in_targets_order
 from trainer.plan import Plan, plan_sweep
-from trainer.pooling import TokenReader
 from trainer.postprocess import rules_of
 from trainer.results import close_bank, close_regressor, finish, save_heads, save_regressor
 from trainer.runs import RunFolder, SweepFolder, SweepResult, read_json
 from trainer.splits import make_splits, read_splits, save_splits, shape_of
 from trainer.stream import Split, Stream, everything, make_splits_of
+from trainer.tokens import TokenReader
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainer.regressor import KernelRegressor
 
-LEAST_NOISE = 1e-3  # of a target's variance: less is an exact interpolation, with coefficients that float32 rows cannot bear
+LEAST_NOISE = 1e-3  # of a target's variance: less would be to go through every mass, and solve what is all but singular
 
 
 class Gpr(KernelRegressor):

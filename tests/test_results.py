@@ -1,0 +1,167 @@
+"""What a sweep says when it is done: refits, comparisons, honest estimates, rules, other tools' folds."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from commands import biomass
+from sweeps import config, write_store
+
+from featurestore.errors import InputError
+from trainer.grid import SweepConfig, load_point
+from trainer.metrics import weighted_r2
+from trainer.runs import RunFolder
+from trainer.selection import honest_estimate, squared_errors
+from trainer.sweep import prepare_sweep, run_sweep
+
+RULES = "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, target: Dry_Clover_g, factor: 0.5}]"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("labelled") / "features.h5")
+
+
+@pytest.fixture(scope="module")
+def mixed(store, tmp_path_factory):
+    """Heads of every kind and regressors in one grid, repeats, then the best point on every image."""
+    folder = tmp_path_factory.mktemp("mixed")
+    kinds = "[cls_gating, density, attention, pooled_mlp, ridge, kernel_ridge, svr, pls, gpr, hist_gbdt]"
+    config(folder, store, kind=kinds, lr="[3e-2, 1e-30]", epochs=20, repeats=2)
+    out = biomass("train", "--config", folder / "sweep.yaml", "--out", folder / "runs", "--fold", "all", "--device", "cpu")
+    return next((folder / "runs").iterdir()), out
+
+
+def test_kinds_of_all_sorts_share_a_leaderboard(mixed):
+    path, out = mixed
+    summary = pd.read_csv(path / "summary.csv")
+    assert len(summary) == 4 * 2 + 6 + 2 and summary["score_last"].notna().all()
+    assert {"010_tiny__kind-kernel_ridge", "mean", "ridge"} <= set(summary["name"])
+    assert "told apart from the best" in out.stdout and "neither its choice nor its epoch" in out.stdout
+    assert summary["vs_best"].iloc[0] == 0 and (summary["vs_best"].iloc[1:-2] <= 0).all()
+    assert len(list(path.glob("0*/oof.csv"))) == 14
+
+
+def test_the_refitted_point_learned_from_every_image_and_predicts(mixed, store):
+    path, _ = mixed
+    best = json.loads((path / "summary.json").read_text())["best"]
+    refit, run = RunFolder(path / "refit"), RunFolder(path / best)
+    (name, head), = refit.heads("last").items()
+    assert name == "last_all.safetensors" and refit.config.cv.fold == "all" and run.config.cv.fold is None
+    assert {k: v.shape for k, v in head.items()} == {k: v.shape for k, v in next(iter(run.heads("last").values())).items()}
+    assert "nothing to resume" in biomass("train", "--resume", path, "--fold", "all", code=3).stderr
+
+
+def test_a_refit_of_a_finished_sweep_equals_one_asked_for_at_once(tmp_path, store):
+    config(tmp_path, store, kind="[cls_gating]", lr="[3e-2]")
+    at_once = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": "all"}), tmp_path / "a", "cpu", progress=False).path
+    later = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "b", "cpu", progress=False).path
+    biomass("train", "--resume", later, "--fold", "all")
+    ours, theirs = (RunFolder(path / "refit").heads("last")["last_all.safetensors"] for path in (at_once, later))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_every_run_keeps_a_config_that_loads(mixed):
+    path, _ = mixed
+    assert {load_point(file).head.kind for file in path.glob("*/config.yaml")} >= {"attention", "gpr", "hist_gbdt"}
+    assert not list(path.glob("*hist_gbdt*/weights/*"))
+
+
+def test_scores_of_seeds_differ_by_luck_alone(tmp_path, store):
+    given = config(tmp_path, store, kind="[cls_gating]", lr="[3e-2]", seed="[0, 1, 2]")
+    result = run_sweep(given, tmp_path / "runs", "cpu", False)
+    assert result.summary["score_last"].iloc[:3].nunique() == 3 and sorted(result.summary["head.seed"].iloc[:3]) == [0, 1, 2]
+
+
+def test_the_honest_estimate_is_that_of_the_saved_tables(tmp_path, store):
+    """One point: no choice of points, so by the last epoch it is that point's score on the plain view."""
+    config(tmp_path, store, kind="[density]", lr="[3e-2]")
+    result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.tta": False}), tmp_path / "runs", "cpu", False)
+    honest = json.loads((result.path / "summary.json").read_text())["honest"]
+    assert honest["score"] == pytest.approx(result.summary["score_last"].iloc[0], abs=1e-9)
+
+
+def test_rules_are_judged_and_applied(tmp_path, store):
+    given = config(tmp_path, store, kind="[cls_gating]", lr="[3e-2]", postprocess=RULES)
+    result = run_sweep(given, tmp_path / "runs", "cpu", False)
+    summary = json.loads((result.path / "summary.json").read_text())
+    judged = summary["postprocess"]
+    assert set(judged) == {"all", "none", "without wa_dead_zero", "without clip Dry_Total_g to 0..60",
+                           "without factor Dry_Clover_g x 0.5"}
+    assert judged["all"] == pytest.approx(result.summary["score_last"].iloc[0]) and judged["all"] != judged["none"]
+    oof = pd.read_csv(result.path / result.best / "oof.csv")
+    np.testing.assert_allclose(oof["Dry_Total_g"], oof["GDM_g"] + oof["Dry_Dead_g"], atol=1e-9)
+    assert set(oof["predicted_State"]) <= {"Tas", "Vic", "NSW"}
+
+
+def test_a_rule_no_head_can_follow_is_refused_before_any_step(tmp_path, store):
+    config(tmp_path, store, postprocess="[{rule: wa_dead_zero}]")
+    with pytest.raises(InputError, match="density tells none"):
+        run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "runs", "cpu", False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_clip_upside_down_is_refused(tmp_path, store):
+    with pytest.raises(InputError, match="low 9 above high 3"):
+        config(tmp_path, store, postprocess="[{rule: clip, target: GDM_g, low: 9, high: 3}]")
+
+
+@pytest.mark.filterwarnings("default:.*more than one fold")
+def test_another_tools_folds_are_taken_and_torn_sites_warned_of(tmp_path, store):
+    config(tmp_path, store, kind="[density]", lr="[3e-2]")
+    ids = [f"ID{i}" for i in range(30)]
+    pd.DataFrame({"image_id": ids[::-1], "fold": np.arange(30) % 4, "note": "x"}).to_csv(tmp_path / "theirs.csv", index=False)
+    arguments = ["train", "--config", tmp_path / "sweep.yaml", "--folds", tmp_path / "theirs.csv", "--out", tmp_path / "runs"]
+    out = biomass(*arguments, "--device", "cpu")
+    assert "10 sites in more than one fold" in out.stderr
+    folder, = (tmp_path / "runs").iterdir()
+    kept = pd.read_csv(folder / "folds.csv").set_index("image_id")
+    assert kept.loc["ID29", "r00"] == 0 and kept.loc["ID28", "r00"] == 1
+    assert len(list(folder.glob("*/weights/last_fold3.safetensors"))) == 1
+
+
+def test_our_folds_given_back_are_the_same_sweep(tmp_path, store):
+    config(tmp_path, store, kind="[density]", lr="[3e-2]", repeats=2)
+    made = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "a", "cpu", False)
+    theirs = SweepConfig.load(tmp_path / "sweep.yaml", {"cv.folds": made.path / "folds.csv", "cv.repeats": 1})
+    given = run_sweep(theirs, tmp_path / "b", "cpu", False)
+    assert (made.path / "summary.csv").read_bytes() == (given.path / "summary.csv").read_bytes()
+
+
+def test_states_and_dates_can_be_left_out(tmp_path, store):
+    for groups, n_folds in (("state", 3), ("date", 3)):
+        config(tmp_path, store, kind="[density]", lr="[3e-2]", n_folds=n_folds)
+        result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.groups": groups}), tmp_path / groups, "cpu", False)
+        folds = pd.read_csv(result.path / "folds.csv")
+        assert (folds.groupby("group")["r00"].nunique() == 1).all()
+
+
+def test_a_huge_grid_is_counted_and_asks_for_a_flag(tmp_path, store):
+    numbers = ", ".join(str(i / 1000) for i in range(1, 1102))
+    config(tmp_path, store, kind="[density]", lr=f"[{numbers}]")
+    arguments = ["train", "--config", tmp_path / "sweep.yaml", "--device", "cpu"]
+    assert "a grid of 1101 points; if that is meant, add --yes" in biomass(*arguments, "--plan", code=2).stderr
+
+
+def test_the_plan_counts_regressors_and_hours(tmp_path, store):
+    config(tmp_path, store, kind="[density, ridge]")
+    out = biomass("train", "--config", tmp_path / "sweep.yaml", "--device", "cpu", "--plan").stdout
+    assert "heads    6 = 3 splits x 2 points, and 3 regressors" in out and " h: a step takes " in out
+
+
+def test_tensorboard_is_asked_for_by_name_where_it_is_absent(tmp_path, store, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    config(tmp_path, store)
+    with pytest.raises(InputError, match="pip install tensorboard"):
+        run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"trainer.tensorboard": True}), tmp_path / "runs", "cpu", False)
+
+
+def test_errors_noted_each_epoch_are_those_of_the_scores(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store), "cpu")
+    truth, rng = sweep.data.truth_N5[:, [2, 3, 4, 1, 0]], np.random.default_rng(0)
+    prediction = truth + rng.normal(size=truth.shape)
+    errors = squared_errors(truth, prediction[None], sweep.splits)
+    estimate = honest_estimate(errors[None, None], truth, sweep.splits)
+    assert estimate.score == pytest.approx(weighted_r2(truth, prediction))

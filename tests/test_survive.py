@@ -1,0 +1,178 @@
+"""A sweep that is killed, stopped or spoiled ends where an undisturbed one does, or says what it lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import biomass
+from sweeps import config, write_store
+
+from featurestore.errors import StoreDamaged
+from trainer.checkpoint import Checkpoint
+from trainer.grid import SweepConfig
+from trainer.runs import RunFolder
+from trainer.sweep import prepare_sweep, resume_sweep, run_sweep, train_epoch
+
+ROOT = Path(__file__).parent.parent
+KILLED = """
+import importlib, os, signal, sys
+from pathlib import Path
+import trainer.plan, trainer.sweep
+from trainer.grid import SweepConfig
+module, owner, name, count = sys.argv[3].split(":")
+holder = importlib.import_module(module)
+holder = getattr(holder, owner) if owner else holder
+original, calls = getattr(holder, name), []
+def killed(*arguments, **options):
+    calls.append(1)
+    if len(calls) == int(count):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **options)
+setattr(holder, name, killed)
+trainer.plan.free_memory = lambda device: 100_000  # two passes
+trainer.sweep.run_sweep(SweepConfig.load(Path(sys.argv[1])), Path(sys.argv[2]), "cpu", progress=False)
+"""
+POINTS = {
+    "before the first step": "trainer.sweep::train_step:1",
+    "in a step of the optimiser": "torch.optim:AdamW:step:5",
+    "in the second pass": "trainer.sweep::train_step:18",
+    "writing a checkpoint": "trainer.checkpoint::save_file:2",
+    "between two checkpoints": "trainer.checkpoint::appears_whole:2",
+    "saving heads": "trainer.runs::save_file:6",
+    "fitting regressors": "trainer.sweep::close_regressor:1",
+    "ranking": "trainer.sweep::finish:1",
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("labelled") / "features.h5")
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+    """An undisturbed sweep: two kinds of heads, a regressor, accumulation across epochs, checkpoints."""
+    folder = tmp_path_factory.mktemp("whole")
+    config(folder, store, kind="[cls_gating, density, ridge]", lr="[1e-2]", epochs=7, accumulate=4)
+    text = (folder / "sweep.yaml").read_text().replace("num_epochs: 7", "num_epochs: 7, checkpoint_every: 3")
+    (folder / "sweep.yaml").write_text(text)
+    return run_sweep(SweepConfig.load(folder / "sweep.yaml"), folder / "runs", "cpu", progress=False).path
+
+
+def assert_same_sweep(found: Path, whole: Path):
+    kept = [p for p in whole.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name == "summary.json"]
+    assert len(kept) == 3 + 2 * (1 + 6) + (1 + 3)
+    for file in kept:
+        assert (found / file.relative_to(whole)).read_bytes() == file.read_bytes(), file
+    assert not list(found.rglob("checkpoints")) and not list(found.rglob("*.partial"))
+    for log in whole.rglob("metrics.jsonl"):
+        epochs = [json.loads(line)["epoch"] for line in (found / log.relative_to(whole)).read_text().splitlines()]
+        assert epochs == list(range(len(epochs))) and len(epochs) == len(log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
+def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path, whole, point):
+    command = [sys.executable, "-c", KILLED, whole.parent.parent / "sweep.yaml", tmp_path, point]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    folder, = tmp_path.iterdir()
+    assert not (folder / "summary.json").exists()
+    resume_sweep(folder, progress=False)
+    assert_same_sweep(folder, whole)
+
+
+@pytest.fixture(scope="module")
+def stopped(store, tmp_path_factory):
+    """A sweep that SIGTERM stopped amid its epochs, and how long it took to stop."""
+    folder = tmp_path_factory.mktemp("stopped")
+    config(folder, store, kind="[cls_gating, density, ridge]", lr="[1e-2]", epochs=150)
+    command = ["-m", "cli", "train", "--config", folder / "sweep.yaml", "--out", folder / "runs", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, env=environment)
+    while sum(len(log.read_text().splitlines()) for log in folder.glob("runs/*/*/metrics.jsonl")) < 6:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, message = process.communicate(timeout=10)
+    return next((folder / "runs").iterdir()), process.returncode, message.decode()
+
+
+def test_sigterm_leaves_a_checkpoint_and_143(stopped):
+    folder, code, message = stopped
+    assert code == 143 and "biomass train --resume" in message
+    assert list(folder.glob("checkpoints/*.safetensors")) and not (folder / "summary.json").exists()
+
+
+def test_a_stopped_sweep_goes_on_to_the_same_heads(stopped):
+    folder, *_ = stopped
+    given = SweepConfig.load(folder.parent.parent / "sweep.yaml")
+    uninterrupted = run_sweep(given, folder.parent.parent / "whole", "cpu", False).path
+    assert "ridge" in biomass("train", "--resume", folder).stdout
+    assert_same_sweep(folder, uninterrupted)
+
+
+def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store), "cpu")
+    checkpoint = Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors")
+    trainers = sweep.trainers(range(4))
+    for epoch in range(2):
+        train_epoch(sweep, trainers, sweep.reader(), epoch)
+        checkpoint.save(trainers)
+    checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:1000])
+    fresh = sweep.trainers(range(4))
+    with pytest.warns(UserWarning, match="going on from previous_points0-3.safetensors"):
+        checkpoint.load(fresh)
+    assert [trainer.n_batches for trainer in fresh] == [sweep.stream.n_steps] * len(fresh)
+    checkpoint.previous.write_bytes(b"")
+    with pytest.raises(StoreDamaged, match="not a checkpoint of this sweep"):
+        checkpoint.load(fresh)
+
+
+def test_a_finished_sweep_or_another_store_is_not_resumed(tmp_path, whole):
+    assert "finished" in biomass("train", "--resume", whole, code=3).stderr
+    assert "give it alone" in biomass("train", "--resume", whole, "--plan", code=2).stderr
+    stopped = tmp_path / "stopped"
+    shutil.copytree(whole, stopped)
+    (stopped / "summary.json").unlink()
+    plan = json.loads((stopped / "sweep.json").read_text())
+    (stopped / "sweep.json").write_text(json.dumps(plan | {"fingerprint": "f" * 64}))
+    assert "the sweep began with ffff" in biomass("train", "--resume", stopped, code=5).stderr
+
+
+def test_a_second_trainer_on_a_sweep_is_refused(tmp_path, whole):
+    from featurestore._bytes import locked
+
+    taken = shutil.copytree(whole, tmp_path / "taken")
+    (taken / "summary.json").unlink()
+    with locked(taken / "sweep"):
+        assert "taken" in biomass("train", "--resume", taken, code=75).stderr
+
+
+@pytest.fixture(scope="module")
+def diverged(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diverged")
+    return run_sweep(config(folder, store, kind="[cls_gating]", lr="[1e30, 1e-2]"), folder / "runs", "cpu", progress=False)
+
+
+def test_a_head_that_fails_is_marked_with_its_batch_and_not_ranked(diverged):
+    summary = json.loads((diverged.path / "summary.json").read_text())
+    good, bad = summary["points"]
+    assert summary["best"] == good["name"] and good["failed_at_batch"] == {}
+    assert bad["last"]["per_repeat_R"] == [None] and 0 < bad["failed_at_batch"]["r00_fold0"] < 20
+    assert f"failed, not ranked: {bad['name']}" in diverged.notes
+    assert "lr-1e_30" in bad["name"] or "1e+30" in bad["name"]
+
+
+def test_a_head_that_fails_leaves_the_others_as_they_are(diverged, store, tmp_path):
+    alone = run_sweep(config(tmp_path, store, kind="[cls_gating]", lr="[1e-2]"), tmp_path / "runs", "cpu", progress=False)
+    ours, theirs = (RunFolder(result.path / result.best).heads("last") for result in (diverged, alone))
+    for name in theirs:
+        assert all(np.allclose(ours[name][t], theirs[name][t], rtol=1e-5, atol=1e-7) for t in theirs[name])
+    run, = diverged.path.glob("001*")
+    assert not list(run.glob("weights/last*")) and list(run.glob("weights/best*"))
