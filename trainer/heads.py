@@ -194,9 +194,8 @@ class Bank:
 
     def linear(self, name: str, x_QGBTI: Tensor) -> Tensor:
         """(Q, G, B, T, in) -> (Q, G, B, T, out) by each head's own layer."""
-        weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
         q, g, b, t, n_in = x_QGBTI.shape
-        y = torch.baddbmm(bias.reshape(q * g, 1, -1), x_QGBTI.reshape(q * g, b * t, n_in), weight.reshape(q * g, n_in, -1))
+        y = _Linear.apply(x_QGBTI.reshape(q * g, b * t, n_in), self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
         return y.view(q, g, b, t, -1)
 
     def normal(self, part: str, x_QGBTD: Tensor) -> Tensor:
@@ -213,6 +212,29 @@ class Bank:
     def each_point(self, x_Q1BTD: Tensor) -> Tensor:
         """What is the same for all points, once a point."""
         return x_Q1BTD.expand(-1, self.n_points, -1, -1, -1)
+
+
+class _Linear(torch.autograd.Function):
+    """(H, M, in) by each head's own layer, adding to the weights' gradients where they are.
+
+    autograd would write a gradient as large as all weights, then add it: of full-size heads a third of a step's dense part.
+    """
+
+    @staticmethod
+    def forward(ctx, x_HMI: Tensor, weight_QGIO: Tensor, bias_QGO: Tensor) -> Tensor:
+        ctx.save_for_backward(x_HMI)
+        ctx.weight, ctx.bias = weight_QGIO, bias_QGO  # leaves: kept as they are for their .grad
+        return torch.baddbmm(bias_QGO.flatten(0, 1)[:, None], x_HMI, weight_QGIO.flatten(0, 1))
+
+    @staticmethod
+    def backward(ctx, dy_HMO: Tensor) -> tuple:
+        x_HMI, = ctx.saved_tensors
+        for leaf in (ctx.weight, ctx.bias):
+            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        ctx.weight.grad.flatten(0, 1).baddbmm_(x_HMI.transpose(1, 2), dy_HMO)
+        ctx.bias.grad.flatten(0, 1).add_(dy_HMO.sum(1))
+        dx = torch.bmm(dy_HMO, ctx.weight.detach().flatten(0, 1).transpose(1, 2)) if ctx.needs_input_grad[0] else None
+        return dx, None, None
 
 
 def load_bank(shape: HeadShape, states: Sequence[Mapping[str, Tensor]], device: torch.device) -> Bank:
