@@ -1,12 +1,19 @@
-"""What does a sweep's step cost? P3: 30 heads together vs a plain loop, one head at a time; P4: 30 heads vs 1; P5: rows read.
+"""What does a sweep's step cost? P3: 30 heads together vs plain loops; P4: 30 heads vs 1; P5: rows read; P8: memory.
 
 Full size: rows of 3600 x 1280, batch 32, mixup on, page cache warm. The plain loop is what a notebook does: it makes each mixed
-photograph in float32 and trains one torch module on it. A step is forward, backward, AdamW and moving average. All take turns.
-Memory freed is kept, as run_sweep has it, and the plain loop profits most: with --default-malloc it faults its large buffers
-in again at every step.
+photograph in float32 and trains one torch module on it. The shared loop does so once a fold, for all six heads of the fold in a
+ModuleDict. A step is forward, backward, AdamW and moving average. All take turns. Memory freed is kept, as run_sweep has it,
+and the plain loops profit most: with --default-malloc they fault their large buffers in again at every step.
+
+P8 trains in a process of its own, in a memory cgroup a tenth of the store's size (where one can be made), and watches RssAnon.
 """
 
 import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,10 +29,10 @@ from featurestore.store import FeatureStore
 from featurestore.writer import ImageRows, catalog_columns, open_writer
 from trainer.grid import SweepConfig
 from trainer.memory import keep_freed_memory
-from trainer.stream import Stream, make_splits_of
-from trainer.sweep import Sweep, prepare_sweep, train_epoch
+from trainer.stream import Batch, Stream, make_splits_of
+from trainer.sweep import Sweep, prepare_sweep, train_epoch, train_step
 
-MARKS = {"P3": 100, "P4": 8, "P5": 1.15}
+MARKS = {"P3": 100, "P3 shared": 5, "P4": 8, "P5": 1.15, "P8": 1}
 YAML = """
 experiment: {{name: bench, seed: 0}}
 dataset: {{store: {store}}}
@@ -43,8 +50,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--default-malloc", action="store_true", help="leave glibc as it is, as a notebook does")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--p8-gb", type=float, default=10, help="size of the store for P8; 0 leaves it out")
+    parser.add_argument("--p8-child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dir", type=Path, help="where the store goes for the time being")
     options = parser.parse_args()
+    if options.p8_child:
+        finish(watch_memory(options.p8_child))
+        return
     with work_folder(options.dir) as folder:
         finish(measure(options, folder))
 
@@ -56,7 +68,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     store = make_store(options, folder / "features.h5")
     many = prepare_sweep(config(folder, store, "[2e-3, 1e-3, 1e-4]", "[1e-2, 1e-3]"), "cpu")
     one = prepare_sweep(config(folder, store, "2e-3", "1e-2", fold=0), "cpu")
-    steps = {"30 heads": ready(many), "1 head": ready(one), "plain, 1 head": plain(one)}
+    steps = {"30 heads": ready(many), "1 head": ready(one), "plain, 1 head": plain(one, 1), "shared, 30 heads": plain(many, 6)}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(-1, options.rounds):
         for name, step in steps.items():
@@ -64,13 +76,17 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             if number >= 0:  # the round before warms up caches, buffers and kernels
                 times[name].append(seconds)
     p3 = spread(30 * p / m for p, m in zip(times["plain, 1 head"], times["30 heads"], strict=True))
+    shared = spread(s / m for s, m in zip(times["shared, 30 heads"], times["30 heads"], strict=True))
     p4 = spread(m / o for m, o in zip(times["30 heads"], times["1 head"], strict=True))
     p5 = {"1 repeat": reads_per_row(1), "20 repeats": reads_per_row(20)}
     for name, values in times.items():
-        print(f"{name:14} {spread(values)['median']:.3f} s a step")
-    print(f"P3 {p3['median']:.1f} x per head   P4 {p4['median']:.2f} x   P5 {p5}   marks {MARKS}")
+        print(f"{name:16} {spread(values)['median']:.3f} s a step")
+    p8 = memory_in_a_cgroup(options, folder) if options.p8_gb else None
+    print(f"P3 {p3['median']:.1f} x per head, {shared['median']:.1f} x the shared loop   P4 {p4['median']:.2f} x   P5 {p5}   "
+          f"P8 {p8 and p8['of_allowed']}   marks {MARKS}")
     settings = {key: str(value) for key, value in vars(options).items()}
-    return {"P3": p3, "P4": p4, "P5": p5, "marks": MARKS, "step_s": {name: spread(v) for name, v in times.items()},
+    return {"P3": p3, "P3 shared": shared, "P4": p4, "P5": p5, "P8": p8, "marks": MARKS,
+            "step_s": {name: spread(v) for name, v in times.items()},
             "threads": torch.get_num_threads(), **context(settings, ["torch", "numpy", "h5py"])}
 
 
@@ -100,33 +116,101 @@ class PlainHead(nn.Module):
         return self.out(self.shared(torch.cat([cls_BD, (weights_BP[:, :, None] * patches_BPD).sum(1)], -1)))
 
 
-def plain(sweep: Sweep):
-    """A function that runs one step of one head over materialised mixed images, from the same mapped rows."""
-    t, store = sweep.data.store.spec.tokens, sweep.data.store
-    head = PlainHead(t.width, t.n_patches, len(sweep.data.states))
-    optimizer = torch.optim.AdamW(head.parameters(), 2e-3)
-    average = [p.detach().clone() for p in head.parameters()]
+def plain(sweep: Sweep, n_points: int):
+    """A function that runs one step of every fold's heads, one module after another, over mixed images made once a fold."""
+    t = sweep.data.store.spec.tokens
+    heads = nn.ModuleDict({f"{q}-{g}": PlainHead(t.width, t.n_patches, len(sweep.data.states))
+                           for q in range(len(sweep.splits)) for g in range(n_points)})
+    optimizers = {name: torch.optim.AdamW(head.parameters(), 2e-3) for name, head in heads.items()}
+    averages = {name: [p.detach().clone() for p in head.parameters()] for name, head in heads.items()}
 
     def step(epoch: int) -> float:
         start = time.perf_counter()
         batch = sweep.stream.batch(epoch, 0)
-        images, partners = batch.images_QB[0], batch.images_QB[0][batch.partner_QB[0]]
-        share = torch.tensor(batch.uniform_QB[0], dtype=torch.float32)[:, None, None]
-        own, other = (torch.from_numpy(np.stack([store.patches[int(i), 0][0] for i in which])).float()
-                      for which in (images, partners))
-        mixed = share * own + (1 - share) * other
-        cls_own, cls_other = (torch.from_numpy(store.raw.cls[which, 0, 0]).float() for which in (images, partners))
-        masses = sweep.data.labels.masses_N5
-        wanted = share[:, 0] * masses[images] + (1 - share[:, 0]) * masses[partners]
-        out = head(share[:, 0] * cls_own + (1 - share[:, 0]) * cls_other, mixed)
-        F.smooth_l1_loss(F.softplus(out[:, :5]), wanted).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, list(head.parameters()), 0.003)
+        for q in range(len(sweep.splits)):
+            cls, patches, wanted = mixed_batch(sweep, batch, q)
+            for g in range(n_points):
+                name = f"{q}-{g}"
+                train_one(heads[name], optimizers[name], averages[name], cls, patches, wanted)
         return time.perf_counter() - start
 
     return step
+
+
+def mixed_batch(sweep: Sweep, batch: Batch, q: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Class tokens, patches and masses of one fold's batch, mixed in float32."""
+    store, masses = sweep.data.store, sweep.data.labels.masses_N5
+    images, partners = batch.images_QB[q], batch.images_QB[q][batch.partner_QB[q]]
+    share = torch.tensor(batch.uniform_QB[q], dtype=torch.float32)[:, None, None]
+    own, other = (torch.from_numpy(np.stack([store.patches[int(i), 0][0] for i in which])).float()
+                  for which in (images, partners))
+    cls_own, cls_other = (torch.from_numpy(store.raw.cls[which, 0, 0]).float() for which in (images, partners))
+    share_B1 = share[:, 0]
+    return (share_B1 * cls_own + (1 - share_B1) * cls_other, share * own + (1 - share) * other,
+            share_B1 * masses[images] + (1 - share_B1) * masses[partners])
+
+
+def train_one(head: PlainHead, optimizer: torch.optim.Optimizer, average: list, cls: torch.Tensor, patches: torch.Tensor,
+              wanted: torch.Tensor) -> None:
+    F.smooth_l1_loss(F.softplus(head(cls, patches)[:, :5]), wanted).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with torch.no_grad():
+        torch._foreach_lerp_(average, list(head.parameters()), 0.003)
+
+
+def memory_in_a_cgroup(options: argparse.Namespace, folder: Path) -> dict:
+    """P8: what a child that trains over a large store reports, in a memory cgroup a tenth of its size if it can be made."""
+    row_bytes = options.grid**2 * options.width * 2
+    large = argparse.Namespace(**{**vars(options), "images": int(options.p8_gb * 1e9 / row_bytes)})
+    store = make_store(large, folder / "large.h5")
+    group = Path(f"/sys/fs/cgroup/memory/biomass-bench-{os.getpid()}")
+    command = [sys.executable, __file__, "--p8-child", str(store.path)]
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(int(options.p8_gb * 1e8)))
+        command = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command]
+    except OSError:
+        group = None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    finally:
+        if group:
+            group.rmdir()
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found | {"limit_gb": options.p8_gb / 10 if group else None, "store_gb": options.p8_gb}
+
+
+def watch_memory(store: Path) -> dict:
+    """Train five heads for some steps and give the greatest RssAnon beyond what the imports took, and what is allowed."""
+    keep_freed_memory()
+    sweep = prepare_sweep(config(store.parent, FeatureStore.open(store), "2e-3", "1e-2"), "cpu")
+    before, peak, stop = rss_anon(), [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.01):
+            peak[0] = max(peak[0], rss_anon())
+
+    threading.Thread(target=watch, daemon=True).start()
+    trainers, reader = sweep.trainers([0]), sweep.reader()
+    start = time.perf_counter()
+    for step in range(8):
+        train_step(sweep, trainers, reader, 0, step)
+    seconds = time.perf_counter() - start
+    stop.set()
+    row_bytes = sweep.data.store.layout.extents["patches"].array.row_bytes
+    n_parameters = trainers[0].bank.shape.n_parameters * len(sweep.splits)
+    rows = max(len(sweep.stream.batch(0, step).rows_U2) for step in range(8))
+    allowed = 6 * 4 * n_parameters + 2 * rows * row_bytes  # weights, gradients, two moments, average, best; two batches
+    used = peak[0] - before
+    return {"peak_gb": round(used / 1e9, 3), "allowed_gb": round(allowed / 1e9, 3), "imports_gb": round(before / 1e9, 3),
+            "of_allowed": round(used / allowed, 3), "s_a_step": round(seconds / 8, 2), "rows_a_step": rows}
+
+
+def rss_anon() -> int:
+    """Anonymous memory of this process in bytes."""
+    line, = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
 
 
 def reads_per_row(n_repeats: int) -> float:
@@ -152,9 +236,11 @@ def make_store(options: argparse.Namespace, path: Path) -> FeatureStore:
                        interpolation="bicubic", mean=(0.5,) * 3, std=(0.2,) * 3, patch_size=16, n_tiles=1, width=options.width,
                        views=(ViewSpec(name="plain"),), seed=0)
     spec = StoreSpec(tokens=tokens, columns=catalog_columns(frame))
+    shape = (1, 1, tokens.n_patches, tokens.width)
+    drawn = [rng.standard_normal(shape, np.float32).astype(np.float16) for _ in range(min(n, 128))]
     with open_writer(path, spec, frame) as writer:
         for i in writer.pending():
-            patches = rng.standard_normal((1, 1, tokens.n_patches, tokens.width), np.float32).astype(np.float16)
+            patches = drawn[i % len(drawn)]
             pooled = np.zeros((1, 1, len(POOLED), tokens.width), np.float32)
             writer.put(i, ImageRows(patches[:, :, 0].copy(), patches, pooled, np.zeros((1, len(STATS)))))
     return FeatureStore.open(path)
