@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_demo_walks_the_whole_path_and_repeats_itself(tmp_path, monkeypatch):
     monkeypatch.setattr("predictor.demo.IMAGE_SIZE", 64)
     monkeypatch.setattr("predictor.demo.VIEWS", "1")
-    monkeypatch.setattr("predictor.demo.CONFIG", CONFIG.replace("num_epochs: 40", "num_epochs: 2")
+    monkeypatch.setattr("predictor.demo.CONFIG", CONFIG.replace("num_epochs: 60", "num_epochs: 2")
                         + "inference: {tta_indices: [0]}\ncv: {n_folds: 2}\n")
     lines: list[str] = []
     scores = [run_demo(tmp_path / name, 0, lines.append, n_train=10, n_test=4) for name in ("a", "b")]

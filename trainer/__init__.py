@@ -2,7 +2,8 @@
 
 from importlib import import_module
 
-_PUBLIC = {"SweepConfig": "trainer.grid", "run_sweep": "trainer.sweep", "weighted_r2": "trainer.metrics"}
+_PUBLIC = {"MixupBatches": "trainer.batches", "SweepConfig": "trainer.grid", "run_sweep": "trainer.sweep",
+           "weighted_r2": "trainer.metrics"}
 __all__ = sorted(_PUBLIC)
 
 

@@ -1,5 +1,6 @@
 """Predictions of heads for images they never saw, and their scores: raw masses in, the contest's score out."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,9 +56,12 @@ def predict_held_out(banks: Sequence[Bank], data: TrainingData, reader: TokenRea
     n_repeats = max(split.repeat for split in splits) + 1
     predictions = [HeldOut.blank(bank, n_repeats, data.n_images) for bank in banks]
     pooled = any(bank.kind.reads_pooled for bank in banks)
-    for batch in validation_batches(list(splits), data.n_images, batch_size, view):
+    batches = validation_batches(list(splits), data.n_images, batch_size, view)
+    for batch, following in itertools.zip_longest(batches, batches[1:]):
         check_interrupt()
         inputs = data.inputs(batch, reader.step(batch.rows_U2), pooled)
+        if following:
+            reader.expect(following.rows_U2)
         for bank, prediction in zip(banks, predictions, strict=True):
             prediction.put(bank(inputs), splits, batch)
     return predictions

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,20 +10,18 @@ import torch
 
 from featurestore.errors import InputError
 from trainer.bank_trainer import BankTrainer
-from trainer.baselines import baselines, fit_splits
+from trainer.baselines import fit_splits, mean_predictor
 from trainer.compare import Comparison, compare
-from trainer.config import PointConfig
+from trainer.config import HeadConfig, PointConfig
 from trainer.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
 from trainer.metrics import constrained, in_targets_order
 from trainer.postprocess import apply, judge, rules_of
+from trainer.prepare import Sweep
 from trainer.report import draw_curves, draw_leaderboard
 from trainer.runs import ALL_FILE, WEIGHTS, RunFolder, SweepFolder, SweepResult, head_file
 from trainer.selection import honest_estimate, squared_errors
 from trainer.stream import Split
 from trainer.tokens import TokenReader
-
-if TYPE_CHECKING:
-    from trainer.sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class PointResult:
         return bool((self.failed_Q >= 0).any())
 
 
-def close_bank(sweep: "Sweep", trainer: BankTrainer, reader: TokenReader, runs: Mapping[int, RunFolder]) -> list[PointResult]:
+def close_bank(sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: Mapping[int, RunFolder]) -> list[PointResult]:
     """Predict with last and best weights under the TTA views; save heads, tables and curves of every point of a bank."""
     views = sweep.base.inference.tta_indices if sweep.base.cv.tta else [0]
     banks = {"best": trainer.bank.with_tensors(trainer.best), "last": trainer.averaged}
@@ -82,7 +80,7 @@ def close_bank(sweep: "Sweep", trainer: BankTrainer, reader: TokenReader, runs: 
     return results
 
 
-def save_heads(sweep: "Sweep", trainer: BankTrainer, runs: Mapping[int, RunFolder], which: str) -> None:
+def save_heads(sweep: Sweep, trainer: BankTrainer, runs: Mapping[int, RunFolder], which: str) -> None:
     """Save the heads of every point; of a head that failed no last weights, so that nobody predicts with them."""
     bank = trainer.averaged if which == "last" else trainer.bank.with_tensors(trainer.best)
     for g, p in enumerate(trainer.points):
@@ -91,7 +89,7 @@ def save_heads(sweep: "Sweep", trainer: BankTrainer, runs: Mapping[int, RunFolde
                 runs[p].save_head(_head_file(sweep, which, split), bank.head_state(q, g))
 
 
-def close_regressor(sweep: "Sweep", p: int, run: RunFolder) -> PointResult:
+def close_regressor(sweep: Sweep, p: int, run: RunFolder) -> PointResult:
     """Fit a point's regressor in every split, save it, predict what is held out under the TTA views."""
     config, truth_N5 = sweep.config.points[p], in_targets_order(sweep.data.truth_N5)
     run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
@@ -109,7 +107,7 @@ def close_regressor(sweep: "Sweep", p: int, run: RunFolder) -> PointResult:
     return result
 
 
-def save_regressor(sweep: "Sweep", p: int, run: RunFolder) -> None:
+def save_regressor(sweep: Sweep, p: int, run: RunFolder) -> None:
     """Fit a point's regressor on every image and save it. InputError for a kind that is for reports only."""
     run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
     state, = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])[0]
@@ -118,20 +116,28 @@ def save_regressor(sweep: "Sweep", p: int, run: RunFolder) -> None:
     run.save_head(ALL_FILE.format(which="last"), _tensors(state))
 
 
-def write_oof(sweep: "Sweep", result: PointResult, run: RunFolder) -> None:
+def _baselines(sweep: Sweep) -> dict[str, Scores]:
+    """What every head has to beat, under the same views and constraints: the training mean, and ridge on all pooled rows."""
+    ridge = sweep.base.model_copy(update={"head": HeadConfig(kind="ridge")})
+    views = sweep.base.inference.tta_indices if sweep.base.cv.tta else [0]
+    by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, views)[1]
+    raw = {"mean": mean_predictor(sweep.data, sweep.splits), "ridge": np.mean(list(by_view.values()), 0)}
+    return {name: _scored(sweep, Prediction(each, None).masses(sweep.base, [], [])) for name, each in raw.items()}
+
+
+def write_oof(sweep: Sweep, result: PointResult, run: RunFolder) -> None:
     tables = [oof_table(which, sweep.data, sweep.folds, sweep.splits, prediction.masses(result.config, sweep.data.states),
                         prediction.state_RNC) for which, prediction in sorted(result.held_out.items())]
     run.write_table("oof.csv", pd.concat(tables))
 
 
-def finish(sweep: "Sweep", folder: SweepFolder, results: list[PointResult]) -> SweepResult:
+def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult]) -> SweepResult:
     """Rank the points, say what can be told apart, set the baselines beside them, write what a sweep leaves."""
     scores = {r.index: {which: _score(sweep, r, which) for which in r.held_out} for r in results}
     results = sorted(results, key=lambda r: (r.failed, -np.nan_to_num(scores[r.index]["last"].mean, nan=-np.inf)))
     best = results[0] if not results[0].failed else None
     comparisons = _compare(sweep, results)
-    beaten = baselines(sweep.data, sweep.folds, sweep.splits, sweep.base)
-    beside = {name: _scored(sweep, masses) for name, masses in beaten.items()}
+    beside = _baselines(sweep)
     rows = [_summary_row(sweep, r, scores[r.index], c) for r, c in zip(results, comparisons, strict=True)]
     summary = pd.DataFrame(rows + [_baseline_row(name, each) for name, each in beside.items()])
     honest = _honest(sweep, results)
@@ -149,7 +155,7 @@ def finish(sweep: "Sweep", folder: SweepFolder, results: list[PointResult]) -> S
     return SweepResult(folder.path, summary, best.name if best else None, notes)
 
 
-def _head_file(sweep: "Sweep", which: str, split: Split) -> str:
+def _head_file(sweep: Sweep, which: str, split: Split) -> str:
     return head_file(which, split.repeat, split.fold, sweep.base.cv.repeats) if sweep.holds_out else ALL_FILE.format(which=which)
 
 
@@ -157,23 +163,23 @@ def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(array) for name, array in state.items()}
 
 
-def _score(sweep: "Sweep", result: PointResult, which: str) -> Scores:
+def _score(sweep: Sweep, result: PointResult, which: str) -> Scores:
     return _scored(sweep, result.held_out[which].masses(result.config, sweep.data.states))
 
 
-def _scored(sweep: "Sweep", masses_RN5: np.ndarray) -> Scores:
+def _scored(sweep: Sweep, masses_RN5: np.ndarray) -> Scores:
     state = sweep.data.catalog.get("State", pd.Series("", sweep.data.catalog.index))
     return score(in_targets_order(sweep.data.truth_N5), masses_RN5, sweep.splits, state)
 
 
-def _compare(sweep: "Sweep", results: Sequence[PointResult]) -> list[Comparison]:
+def _compare(sweep: Sweep, results: Sequence[PointResult]) -> list[Comparison]:
     """Every point against the one at the top."""
     masses_GRN5 = np.stack([r.held_out["last"].masses(r.config, sweep.data.states) for r in results])
     truth_N5, site_N = in_targets_order(sweep.data.truth_N5), sweep.folds["site"].to_numpy()
     return compare(truth_N5, masses_GRN5, site_N, 0, sweep.base.experiment.seed)
 
 
-def _honest(sweep: "Sweep", results: Sequence[PointResult]) -> dict[str, Any]:
+def _honest(sweep: Sweep, results: Sequence[PointResult]) -> dict[str, Any]:
     """What the selected point is worth, by choices that never saw the fold they are scored on."""
     n_epochs = max(len(r.errors_EQ) for r in results)
     errors_EGQ = np.stack([np.broadcast_to(r.errors_EQ, (n_epochs, len(sweep.splits))) for r in results], 1)
@@ -181,7 +187,7 @@ def _honest(sweep: "Sweep", results: Sequence[PointResult]) -> dict[str, Any]:
     return vars(estimate) | {"points": [r.name for r in results]}
 
 
-def _judged(sweep: "Sweep", best: PointResult) -> dict[str, float]:
+def _judged(sweep: Sweep, best: PointResult) -> dict[str, float]:
     """Score of the best point with all rules, with none, and with each left out."""
     rules = best.config.inference.postprocess
     if not rules:
@@ -190,7 +196,7 @@ def _judged(sweep: "Sweep", best: PointResult) -> dict[str, float]:
     return judge(rules_of(rules), lambda some: _scored(sweep, prediction.masses(best.config, states, some)).mean)
 
 
-def _summary_row(sweep: "Sweep", result: PointResult, scores: Mapping[str, Scores], versus: Comparison) -> dict:
+def _summary_row(sweep: Sweep, result: PointResult, scores: Mapping[str, Scores], versus: Comparison) -> dict:
     last, best = scores["last"], scores.get("best")
     epochs = {"score_best": best.mean, "sd_best": best.sd, "best_epoch": float(np.mean(result.best_epoch_Q))} if best else {}
     return {"name": result.name, "score_last": last.mean, "sd_last": last.sd, "vs_best": versus.difference, "low": versus.low,
@@ -206,7 +212,7 @@ def _parts(scores: Scores) -> dict:
     return {f"r2_{k}": v for k, v in scores.per_target.items()} | {f"score_{k}": v for k, v in scores.per_state.items()}
 
 
-def _as_json(sweep: "Sweep", result: PointResult, scores: Mapping[str, Scores], versus: Comparison) -> dict:
+def _as_json(sweep: Sweep, result: PointResult, scores: Mapping[str, Scores], versus: Comparison) -> dict:
     names = [f"r{s.repeat:02d}_fold{s.fold}" for s in sweep.splits]
     failed = {name: step for name, step in zip(names, result.failed_Q.tolist(), strict=True) if step >= 0}
     return {"name": result.name, "best_epoch_Q": result.best_epoch_Q.tolist(), "vs_best": vars(versus), "failed_at_batch": failed,

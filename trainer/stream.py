@@ -80,9 +80,16 @@ class Stream:
         self.batch_size, self.seed = batch_size, seed
         self.n_steps = max(1, int(n_images * (1 - 1 / n_folds)) // batch_size)
         self._epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
+        self._made: dict[tuple[int, int], Batch] = {}
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """The batch at an address."""
+        """The batch at an address; the last two asked for are kept, so that a step may look at the next one."""
+        if (epoch, step) not in self._made:
+            latest = list(self._made.items())[-1:]
+            self._made = dict(latest) | {(epoch, step): self._new_batch(epoch, step)}
+        return self._made[epoch, step]
+
+    def _new_batch(self, epoch: int, step: int) -> Batch:
         kept, view_N = self._order(epoch)
         images_QB = np.stack([self._samples(order, step) for order in kept])
         rows = images_QB * self.n_views + view_N[images_QB]

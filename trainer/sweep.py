@@ -3,120 +3,28 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import torch
 from tqdm import tqdm
 
 from featurestore._bytes import locked
 from featurestore._interrupts import check_interrupt, deferred_interrupts
-from featurestore.backbone import choose_device
 from featurestore.errors import InputError, MismatchError
 from trainer import kinds
-from trainer.bank_trainer import BankTrainer, new_trainers
+from trainer.bank_trainer import BankTrainer
 from trainer.checkpoint import Checkpoint
-from trainer.config import PointConfig
-from trainer.data import TrainingData
 from trainer.evaluate import pooled_score, predict_held_out
 from trainer.events import Events
 from trainer.grid import SweepConfig
 from trainer.memory import keep_freed_memory
 from trainer.metrics import constrained, in_targets_order
-from trainer.plan import Plan, plan_sweep
-from trainer.postprocess import rules_of
+from trainer.prepare import Sweep, prepare_sweep
 from trainer.results import close_bank, close_regressor, finish, save_heads, save_regressor
 from trainer.runs import RunFolder, SweepFolder, SweepResult, read_json
-from trainer.splits import make_splits, read_splits, save_splits, shape_of
-from trainer.stream import Split, Stream, everything, make_splits_of
+from trainer.splits import save_splits
+from trainer.stream import everything
 from trainer.tokens import TokenReader
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep ready to run: its points, what they learn from and what each fold may see."""
-
-    config: SweepConfig
-    data: TrainingData
-    folds: pd.DataFrame
-    splits: list[Split]
-    stream: Stream
-
-    @classmethod
-    def of(cls, config: SweepConfig, data: TrainingData, folds: pd.DataFrame, splits: list[Split] | None = None) -> "Sweep":
-        """The sweep over these folds, or some splits of them."""
-        base = config.base
-        splits = make_splits_of(folds, base.cv.fold) if splits is None else splits
-        stream = Stream(data.n_images, len(data.store.view_names), splits, base.cv.n_folds, base.trainer.batch_size,
-                        base.experiment.seed, folds["site"].to_numpy())
-        return cls(config, data, folds, splits, stream)
-
-    @property
-    def base(self) -> PointConfig:
-        return self.config.base
-
-    @property
-    def n_batches(self) -> int:
-        """Of the whole training of a head."""
-        return self.base.trainer.num_epochs * self.stream.n_steps
-
-    @property
-    def holds_out(self) -> bool:
-        """Not so for a refit on every image."""
-        return len(self.splits[0].val_N) > 0
-
-    def run_config(self, p: int) -> PointConfig:
-        """A point's settings as its run folder keeps them: with what its heads were trained on."""
-        point = self.config.points[p]
-        fold = "all" if not self.holds_out else None if point.cv.fold == "all" else point.cv.fold
-        return point.model_copy(update={"cv": point.cv.model_copy(update={"fold": fold})})
-
-    def plan(self) -> Plan:
-        return plan_sweep(self.config, self.data, self.splits, self.stream)
-
-    def trainers(self, points: Sequence[int]) -> list[BankTrainer]:
-        """Fresh banks of these points."""
-        return new_trainers(points, self.config.points, self.data, self.splits, self.n_batches)
-
-    def reader(self) -> TokenReader:
-        """Stored rows on the sweep's device."""
-        return TokenReader(self.data.store, self.data.device)
-
-
-    def step_s(self, passes: Sequence[Sequence[int]]) -> float:
-        """Seconds of a training step of the first pass, timed on this machine after one to warm up."""
-        stream = self.stream
-        trainers, reader, times = self.trainers(passes[0]), self.reader(), []
-        for step in range(3):
-            start = time.monotonic()
-            train_step(self, trainers, reader, 0, step % stream.n_steps)
-            times.append(time.monotonic() - start)
-        return min(times[1:])
-
-
-def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype = torch.float32) -> Sweep:
-    """Open the store, make or read the folds; all that can be refused is refused here, before any step."""
-    base = config.base
-    if base.dataset.store is None:
-        raise InputError("dataset.store: no store; name one in the config or with --store")
-    data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device))
-    _check_rules(config, data.states)
-    if base.cv.folds:
-        folds = read_splits(base.cv.folds, data.catalog["image_id"].tolist(), data.catalog)
-        return Sweep.of(config.with_folds(base.cv.folds, *shape_of(folds)), data, folds)
-    folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata, base.experiment.seed)
-    return Sweep.of(config, data, folds)
-
-
-def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:
-    for point, name in zip(config.points, config.names, strict=True):
-        kind = kinds.load(point.head.kind)
-        needing = [str(rule) for rule in rules_of(point.inference.postprocess) if rule.needs_state]
-        if needing and not (states and kind.trained and kind.has_state):
-            raise InputError(f"{name}: inference.postprocess: {', '.join(needing)} needs the State that heads predict, and "
-                             f"{point.head.kind if states else 'the catalog'} tells none; leave it out")
 
 
 def describe_plan(sweep: Sweep) -> str:
@@ -124,10 +32,20 @@ def describe_plan(sweep: Sweep) -> str:
     plan = sweep.plan()
     if not plan.passes:
         return str(plan)
-    keep_freed_memory()
-    step_s = sweep.step_s(plan.passes)
+    step_s = _step_s(sweep, plan.passes[0])
     hours = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size) / 3600
     return f"{plan}\ntime     about {hours:.2g} h: a step takes {1000 * step_s:.0f} ms here"
+
+
+def _step_s(sweep: Sweep, points: Sequence[int]) -> float:
+    """Seconds of a training step of one pass, timed after one to warm up."""
+    keep_freed_memory()
+    trainers, reader, times = sweep.trainers(points), sweep.reader(), []
+    for step in range(3):
+        start = time.monotonic()
+        train_step(sweep, trainers, reader, 0, step % sweep.stream.n_steps)
+        times.append(time.monotonic() - start)
+    return min(times[1:])
 
 
 def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto", progress: bool = True) -> SweepResult:
@@ -244,6 +162,8 @@ def train_step(sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReade
     batch = stream.batch(epoch, step)
     pooled = any(trainer.bank.kind.reads_pooled for trainer in trainers)
     shared = sweep.data.inputs(batch, reader.step(batch.rows_U2), pooled)
+    if step + 1 < stream.n_steps:
+        reader.expect(stream.batch(epoch, step + 1).rows_U2)
     mixing = epoch < round((1 - sweep.base.augmentation.mixup.disable_ratio) * base.num_epochs)
     last = epoch * stream.n_steps + step + 1 == sweep.n_batches
     for trainer in trainers:

@@ -20,6 +20,7 @@ from featurestore.store import FeatureStore
 GROUP_BYTES = 64 << 20  # rows that are read ahead together: one hand-over to the other thread costs some 30 us
 WINDOW_BYTES = 512 << 20  # rows on their way at once, at most; and no more than a step has
 HELD_BYTES = 1 << 30  # rows of one step that stay on the device until the step is over; further ones are fetched at each use
+MOST_REST = 31  # steps without asking, when all was in memory
 N_BUFFERS = 2  # pinned: one is filled while the other is copied from
 
 Row = tuple[int, int]
@@ -154,7 +155,7 @@ class Ahead:
 class Mapped:
     """Rows where they lie in the file. Before one is touched, the kernel was asked for it and for those that follow.
 
-    Touching a row that is not in the page cache waits for the disk at every few pages, and reads what lies around the row:
+    Touching a row that is not in the page cache waits for the disk again and again, and reads around the row as well:
     twice the bytes, in shuffled order (bench_read_ahead).
     """
 
@@ -162,9 +163,23 @@ class Mapped:
 
     def __init__(self, store: FeatureStore) -> None:
         self._store, self.n_bytes_read = store, 0
-        self._ahead = Ahead(store.will_need, _count(store, GROUP_BYTES), _count(store, WINDOW_BYTES))
-        self.begin, self.expect = self._ahead.begin, self._ahead.expect
+        self._ahead = Ahead(self._ask, _count(store, GROUP_BYTES), _count(store, WINDOW_BYTES))
+        self._n_rest = self._rested = 0
+        self._cold = True
         self.residency = f"mapped: {_gb(_all_bytes(store))} read where they lie in the file"
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Even asking costs a few percent of reading warm rows: the longer none was cold, the more steps go by without."""
+        if self._rested < self._n_rest:
+            self._rested += 1
+            return
+        self._n_rest = 0 if self._cold else min(2 * self._n_rest + 1, MOST_REST)
+        self._rested, self._cold = 0, False
+        self._ahead.begin(rows)
+
+    def expect(self, rows: Sequence[Row]) -> None:
+        if self._n_rest == 0:
+            self._ahead.expect(rows)
 
     def row(self, row: Row) -> Tensor:
         self._ahead.take(row)
@@ -172,13 +187,16 @@ class Mapped:
         self.n_bytes_read += tokens_TPD.nbytes
         return tokens_TPD
 
+    def _ask(self, rows: list[Row]) -> None:
+        self._cold |= self._store.will_need(rows) > 0
+
 
 @dataclass(frozen=True)
 class _Arrived:
     """A group of rows on the device, or on the copying stream's way there."""
 
     tokens: dict[Row, Tensor]
-    copied: Any
+    copied: torch.cuda.Event | None
 
 
 class Ring:
@@ -228,7 +246,7 @@ class _Buffer:
     """Host memory, and the event after which it can be filled again."""
 
     rows_NTPD: Tensor
-    copied: Any = None
+    copied: torch.cuda.Event | None = None
 
 
 class Resident:

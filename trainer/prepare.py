@@ -1,0 +1,94 @@
+"""A sweep ready to run: what a config, a store and its folds come to. What can be refused is refused here, before any step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from featurestore.backbone import choose_device
+from featurestore.errors import InputError
+from trainer import kinds
+from trainer.bank_trainer import BankTrainer, new_trainers
+from trainer.config import PointConfig
+from trainer.data import TrainingData
+from trainer.grid import SweepConfig
+from trainer.plan import Plan, plan_sweep
+from trainer.postprocess import rules_of
+from trainer.splits import make_splits, read_splits, shape_of
+from trainer.stream import Split, Stream, make_splits_of
+from trainer.tokens import TokenReader
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep ready to run: its points, what they learn from and what each fold may see."""
+
+    config: SweepConfig
+    data: TrainingData
+    folds: pd.DataFrame
+    splits: list[Split]
+    stream: Stream
+
+    @classmethod
+    def of(cls, config: SweepConfig, data: TrainingData, folds: pd.DataFrame, splits: list[Split] | None = None) -> "Sweep":
+        """The sweep over these folds, or some splits of them."""
+        base = config.base
+        splits = make_splits_of(folds, base.cv.fold) if splits is None else splits
+        stream = Stream(data.n_images, len(data.store.view_names), splits, base.cv.n_folds, base.trainer.batch_size,
+                        base.experiment.seed, folds["site"].to_numpy())
+        return cls(config, data, folds, splits, stream)
+
+    @property
+    def base(self) -> PointConfig:
+        return self.config.base
+
+    @property
+    def n_batches(self) -> int:
+        """Of the whole training of a head."""
+        return self.base.trainer.num_epochs * self.stream.n_steps
+
+    @property
+    def holds_out(self) -> bool:
+        """Not so for a refit on every image."""
+        return len(self.splits[0].val_N) > 0
+
+    def run_config(self, p: int) -> PointConfig:
+        """A point's settings as its run folder keeps them: with what its heads were trained on."""
+        point = self.config.points[p]
+        fold = "all" if not self.holds_out else None if point.cv.fold == "all" else point.cv.fold
+        return point.model_copy(update={"cv": point.cv.model_copy(update={"fold": fold})})
+
+    def plan(self) -> Plan:
+        return plan_sweep(self.config, self.data, self.splits, self.stream)
+
+    def trainers(self, points: Sequence[int]) -> list[BankTrainer]:
+        """Fresh banks of these points."""
+        return new_trainers(points, self.config.points, self.data, self.splits, self.n_batches)
+
+    def reader(self) -> TokenReader:
+        """Stored rows on the sweep's device."""
+        return TokenReader(self.data.store, self.data.device)
+
+
+def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype = torch.float32) -> Sweep:
+    """Open the store, make or read the folds; all that can be refused is refused here, before any step."""
+    base = config.base
+    if base.dataset.store is None:
+        raise InputError("dataset.store: no store; name one in the config or with --store")
+    data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device))
+    _check_rules(config, data.states)
+    if base.cv.folds:
+        folds = read_splits(base.cv.folds, data.catalog["image_id"].tolist(), data.catalog)
+        return Sweep.of(config.with_folds(base.cv.folds, *shape_of(folds)), data, folds)
+    folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata, base.experiment.seed)
+    return Sweep.of(config, data, folds)
+
+
+def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:
+    for point, name in zip(config.points, config.names, strict=True):
+        kind = kinds.load(point.head.kind)
+        needing = [str(rule) for rule in rules_of(point.inference.postprocess) if rule.needs_state]
+        if needing and not (states and kind.trained and kind.has_state):
+            raise InputError(f"{name}: inference.postprocess: {', '.join(needing)} needs the State that heads predict, and "
+                             f"{point.head.kind if states else 'the catalog'} tells none; leave it out")
