@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.compare import LEAST_SITES, SiteSums, compare, draw_sites, interval_levels
+from trainer.compare import LEAST_SITES, SiteSums, compare, compare_pairs, draw_sites, interval_levels
 from trainer.metrics import weighted_r2
 
 
@@ -159,3 +159,11 @@ def test_levels_go_to_those_of_a_normal():
 
 def test_fields_are_plain_numbers():
     assert {type(value) for value in vars(compare(*two_points(0, (5, 15)), reference=0, seed=0)[1]).values()} == {float, bool}
+
+
+def test_pairs_are_what_each_comparison_says():
+    truth_N5, site_N = pasture(1)
+    points = np.stack([predictions(truth_N5, site_N, seed, 3.0, n_repeats=2) for seed in range(4)])
+    pairs = compare_pairs(truth_N5, points, site_N, seed=7)
+    assert list(pairs) == [(a, b) for a in range(4) for b in range(a + 1, 4)]
+    assert pairs[1, 3] == compare(truth_N5, points, site_N, 1, seed=7)[3]

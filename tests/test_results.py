@@ -39,7 +39,9 @@ def test_kinds_of_all_sorts_share_a_leaderboard(mixed):
     summary = pd.read_csv(path / "summary.csv")
     assert len(summary) == 4 * 2 + 6 + 2 and summary["score_last"].notna().all()
     assert {"010_tiny__kind-kernel_ridge", "mean", "ridge"} <= set(summary["name"])
-    assert "told apart from the best" in out.stdout and "neither its choice nor its epoch" in out.stdout
+    assert "told apart from the best" in out.stdout and "its choice never saw the reported fold" in out.stdout
+    pairs = pd.read_csv(path / "comparisons.csv")
+    assert len(pairs) == 14 * 13 / 2 and (pairs["difference"] <= 0).all()
     assert summary["vs_best"].iloc[0] == 0 and (summary["vs_best"].iloc[1:-2] <= 0).all()
     assert len(list(path.glob("0*/oof.csv"))) == 14
 
@@ -78,9 +80,11 @@ def test_scores_of_seeds_differ_by_luck_alone(tmp_path, store):
 def test_the_honest_estimate_is_that_of_the_saved_tables(tmp_path, store):
     """One point: no choice of points, so by the last epoch it is that point's score on the plain view."""
     config(tmp_path, store, kind="[density]", lr="[3e-2]")
-    result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.tta": False}), tmp_path / "runs", "cpu", False)
+    result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "runs", "cpu", False)
     honest = json.loads((result.path / "summary.json").read_text())["honest"]
-    assert honest["score"] == pytest.approx(result.summary["score_last"].iloc[0], abs=1e-9)
+    assert honest["last"] == pytest.approx(result.summary["score_last"].iloc[0], abs=1e-9)
+    best_plain = json.loads((result.path / result.best / "metrics.jsonl").read_text().splitlines()[-1])["score"]
+    assert honest["plain"] == pytest.approx(best_plain, abs=1e-9)
 
 
 def test_rules_are_judged_and_applied(tmp_path, store):

@@ -68,7 +68,7 @@ def whole(store, tmp_path_factory):
 
 def assert_same_sweep(found: Path, whole: Path):
     kept = [p for p in whole.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name == "summary.json"]
-    assert len(kept) == 3 + 2 * (1 + 6) + (1 + 3)
+    assert len(kept) == 4 + 2 * (1 + 6) + (1 + 3)
     for file in kept:
         assert (found / file.relative_to(whole)).read_bytes() == file.read_bytes(), file
     assert not list(found.rglob("checkpoints")) and not list(found.rglob("*.partial"))

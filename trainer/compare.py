@@ -51,7 +51,18 @@ def compare(truth_N5: np.ndarray, prediction_GRN5: np.ndarray, site_N: np.ndarra
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval); Davison and Hinkley
     1997, Bootstrap Methods and their Application, section 3.8 (whole clusters are drawn, as they are).
     """
+    return _against(SiteSums.of(truth_N5, prediction_GRN5, site_N), reference, seed, n_resamples)
+
+
+def compare_pairs(truth_N5: np.ndarray, prediction_GRN5: np.ndarray, site_N: np.ndarray, seed: int,
+                  n_resamples: int = 2000) -> dict[tuple[int, int], Comparison]:
+    """Every pair (a, b), a < b: what `compare` says of point b with reference a. All of them on the same resamples."""
     sums = SiteSums.of(truth_N5, prediction_GRN5, site_N)
+    return {(a, b): comparison for a in range(len(prediction_GRN5))
+            for b, comparison in enumerate(_against(sums, a, seed, n_resamples)) if b > a}
+
+
+def _against(sums: "SiteSums", reference: int, seed: int, n_resamples: int) -> list[Comparison]:
     n_points, _, n_sites = sums.error_GRS.shape
     as_it_is = np.ones((1, n_sites))
     difference_G = sums.differences(as_it_is, reference)[0]

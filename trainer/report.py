@@ -36,8 +36,9 @@ def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = ()
     height = np.arange(len(points))
     apart = points["apart"].to_numpy(bool) | points["failed"].to_numpy(bool)
     for these, colour, label in ((~apart, BLUE, "level with the best"), (apart, PALE, "below the best (95 %)")):
-        ax.barh(height[these], points["score_last"][these], xerr=points["sd_last"].fillna(0)[these], color=colour, height=0.6,
-                label=f"last epoch (EMA), {label}")
+        if these.any():
+            ax.barh(height[these], points["score_last"][these], xerr=points["sd_last"].fillna(0)[these], color=colour, height=0.6,
+                    label=f"last epoch (EMA), {label}")
     ax.plot(points.get("score_best", points["score_last"]), height, "|", color="black", markersize=11,
             label="best epoch (optimistic)")
     for name, colour in BASELINES.items():

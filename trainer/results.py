@@ -1,7 +1,7 @@
 """What finished heads leave: weights, out-of-fold tables, scores; and what a sweep found when all its points are in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from featurestore.errors import InputError
 from trainer.bank_trainer import BankTrainer
 from trainer.baselines import fit_splits, mean_predictor
-from trainer.compare import Comparison, compare
+from trainer.compare import Comparison, compare, compare_pairs
 from trainer.config import HeadConfig, PointConfig
 from trainer.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
 from trainer.metrics import constrained, in_targets_order
@@ -22,6 +22,8 @@ from trainer.runs import ALL_FILE, WEIGHTS, RunFolder, SweepFolder, SweepResult,
 from trainer.selection import honest_estimate, squared_errors
 from trainer.stream import Split
 from trainer.tokens import TokenReader
+
+MOST_PAIRED = 64  # points whose pairs are compared, from the top: 2016 pairs
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult]) -> Swe
     scores = {r.index: {which: _score(sweep, r, which) for which in r.held_out} for r in results}
     results = sorted(results, key=lambda r: (r.failed, -np.nan_to_num(scores[r.index]["last"].mean, nan=-np.inf)))
     best = results[0] if not results[0].failed else None
-    comparisons = _compare(sweep, results)
+    comparisons, pairs = _compare(sweep, results)
     beside = _baselines(sweep)
     rows = [_summary_row(sweep, r, scores[r.index], c) for r, c in zip(results, comparisons, strict=True)]
     summary = pd.DataFrame(rows + [_baseline_row(name, each) for name, each in beside.items()])
@@ -144,6 +146,7 @@ def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult]) -> Swe
     judged = _judged(sweep, best) if best else {}
     notes = _notes(results, comparisons, honest, judged)
     folder.write_table("summary.csv", summary)
+    folder.write_table("comparisons.csv", pairs)
     draw_leaderboard(summary, folder.path / "leaderboard.png", notes)
     folder.write_json("summary.json", {
         "best": best.name if best else None,
@@ -172,19 +175,32 @@ def _scored(sweep: Sweep, masses_RN5: np.ndarray) -> Scores:
     return score(in_targets_order(sweep.data.truth_N5), masses_RN5, sweep.splits, state)
 
 
-def _compare(sweep: Sweep, results: Sequence[PointResult]) -> list[Comparison]:
-    """Every point against the one at the top."""
+def _compare(sweep: Sweep, results: Sequence[PointResult]) -> tuple[list[Comparison], pd.DataFrame]:
+    """Every point against the one at the top, and a table of all pairs of the first MOST_PAIRED."""
     masses_GRN5 = np.stack([r.held_out["last"].masses(r.config, sweep.data.states) for r in results])
     truth_N5, site_N = in_targets_order(sweep.data.truth_N5), sweep.folds["site"].to_numpy()
-    return compare(truth_N5, masses_GRN5, site_N, 0, sweep.base.experiment.seed)
+    seed = sweep.base.experiment.seed
+    pairs = compare_pairs(truth_N5, masses_GRN5[:MOST_PAIRED], site_N, seed)
+    rows = [{"better": results[a].name, "other": results[b].name, **vars(c)} for (a, b), c in pairs.items()]
+    columns = ["better", "other", *(field.name for field in fields(Comparison))]
+    return compare(truth_N5, masses_GRN5, site_N, 0, seed), pd.DataFrame(rows, columns=columns)
 
 
 def _honest(sweep: Sweep, results: Sequence[PointResult]) -> dict[str, Any]:
-    """What the selected point is worth, by choices that never saw the fold they are scored on."""
+    """What the selected point is worth, by choices that never saw the fold they are scored on.
+
+    `last` is like score_last: points chosen and scored by their last weights under all views. `epoch` chooses among all epochs
+    too, by what was noted while training: the plain view, without rules; `plain` is `last` on that view, to compare with it.
+    """
+    truth_N5 = in_targets_order(sweep.data.truth_N5)
+    last_GQ = np.stack([squared_errors(truth_N5, r.held_out["last"].masses(r.config, sweep.data.states), sweep.splits)
+                        for r in results])
     n_epochs = max(len(r.errors_EQ) for r in results)
-    errors_EGQ = np.stack([np.broadcast_to(r.errors_EQ, (n_epochs, len(sweep.splits))) for r in results], 1)
-    estimate = honest_estimate(errors_EGQ, in_targets_order(sweep.data.truth_N5), sweep.splits)
-    return vars(estimate) | {"points": [r.name for r in results]}
+    noted_EGQ = np.stack([np.broadcast_to(r.errors_EQ, (n_epochs, len(sweep.splits))) for r in results], 1)
+    last, noted = (honest_estimate(errors, truth_N5, sweep.splits) for errors in (last_GQ[None], noted_EGQ))
+    return {"last": last.score, "sd_last": last.sd, "last_per_repeat": last.per_repeat_R, "plain": noted.score, "epoch":
+            noted.score_epoch, "sd_epoch": noted.sd_epoch, "epoch_per_repeat": noted.per_repeat_epoch_R,
+            "points": [r.name for r in results], "chosen_by_last": last.chosen_G, "chosen_with_epoch": noted.chosen_epoch_G}
 
 
 def _judged(sweep: Sweep, best: PointResult) -> dict[str, float]:
@@ -230,9 +246,9 @@ def _notes(results: Sequence[PointResult], comparisons: Sequence[Comparison], ho
         return ["every point failed: its loss was no longer finite; lower optimization.lr"]
     level = [r.name for r, c in zip(results[1:], comparisons[1:], strict=True) if not (c.apart or r.failed)]
     notes = [f"{len(level)} of {len(results) - 1} other points cannot be told apart from the best (site-level bootstrap, 95 %)"]
-    if np.isfinite(honest["score"]):
-        notes.append(f"selected point: {honest['score']:.4f} where neither its choice nor its epoch saw the reported fold, "
-                     f"{honest['score_epoch']:.4f} with the epoch chosen too (view 0)")
+    if np.isfinite(honest["last"]):
+        notes.append(f"selected point: {honest['last']:.4f} where its choice never saw the reported fold; on the plain view "
+                     f"{honest['plain']:.4f}, and {honest['epoch']:.4f} with the epoch chosen so too")
     if failed := [r.name for r in results if r.failed]:
         notes.append(f"failed, not ranked: {', '.join(failed)}")
     if judged:
