@@ -69,7 +69,8 @@ def load_backbone(
 ) -> Backbone:
     """A backbone for new tokens, with mean, std and interpolation from the model's own data config.
 
-    weights : None for timm's own download, "random" (seeded, with a warning), or a .safetensors file of the model.
+    weights : None for timm's own (the demo backbone's are packaged, others are downloaded), "random" (seeded, with a warning),
+        or a .safetensors file of the model.
     aspect : width / height of the photographs, for crop "whole".
     keep_in : folder to save the weights in, as they are hashed, before any rounding to `precision`.
 
@@ -216,6 +217,8 @@ def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str,
 
 def _new_model(model_name: str, arguments: dict[str, Any]) -> nn.Module:
     import timm
+
+    import featurestore.demo_backbone.model  # noqa: F401  once it is imported, timm knows the demo's backbone too
 
     try:
         model = timm.create_model(model_name, num_classes=0, **arguments)

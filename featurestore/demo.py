@@ -23,6 +23,7 @@ QUADRAT_CM = np.array([70.0, 35.0])  # the contest's quadrat is 70 x 30 cm; ours
 FINE = 2  # leaves are drawn this much larger, then averaged down: Pillow draws without anti-aliasing
 PIXELS_PER_CM = WIDTH * FINE / QUADRAT_CM[0]
 MARGIN_CM = 4.0  # leaves are sown beyond the frame too: its edge is as dense as its middle
+JPEG_QUALITY = 90
 G_PER_CM2 = 0.015  # of leaf; a pasture leaf has 0.003-0.006, the rest stands for stems, which are not drawn
 
 # The numbers below are ours, chosen for masses spread like the contest's that even a random backbone can see.
@@ -149,11 +150,9 @@ def _plan_photo(seed: int, number: int, split: str, site: Site) -> Photo:
 def _draw_photo(out: Path, seed: int, photo: Photo) -> dict[str, object]:
     """Draw one photograph into its file; its row of the wide table."""
     rng = np.random.default_rng([seed, 3, int(photo.image_id[2:])])
-    blade_cm = _blade_cm(photo)
-    layers = _sow(rng, photo, blade_cm)
-    picture = expose(rng, paint(lay_soil(rng, photo.site), list(layers.values())), photo.site)
+    layers, picture = draw_photo(rng, photo)
     image_path = f"{photo.split}/{photo.image_id}.jpg"
-    picture.save(out / image_path, quality=90)
+    picture.save(out / image_path, quality=JPEG_QUALITY)
     return {
         "image_id": photo.image_id,
         "image_path": image_path,
@@ -161,9 +160,15 @@ def _draw_photo(out: Path, seed: int, photo: Photo) -> dict[str, object]:
         "State": photo.site.state,
         "Species": photo.site.species,
         "Pre_GSHH_NDVI": _ndvi(rng, layers),
-        "Height_Ave_cm": round(0.7 * blade_cm * rng.lognormal(0, 0.2), 4),
+        "Height_Ave_cm": round(0.7 * _blade_cm(photo) * rng.lognormal(0, 0.2), 4),
         **weigh(layers),
     }
+
+
+def draw_photo(rng: np.random.Generator, photo: Photo) -> tuple[dict[str, Layer], Image.Image]:
+    """The leaves of one photograph, by target, and its picture as the camera sees it."""
+    layers = _sow(rng, photo)
+    return layers, expose(rng, paint(lay_soil(rng, photo.site), list(layers.values())), photo.site)
 
 
 def _blade_cm(photo: Photo) -> float:
@@ -171,9 +176,9 @@ def _blade_cm(photo: Photo) -> float:
     return SPECIES[photo.site.species][1] * ((photo.green_g + 5) / 30) ** 0.45
 
 
-def _sow(rng: np.random.Generator, photo: Photo, blade_cm: float) -> dict[str, Layer]:
+def _sow(rng: np.random.Generator, photo: Photo) -> dict[str, Layer]:
     """The photograph's leaves by target; dead blades are shorter and lie lower."""
-    width_cm = SPECIES[photo.site.species][2]
+    blade_cm, width_cm = _blade_cm(photo), SPECIES[photo.site.species][2]
     clover_cm2, dead_cm2, green_cm2 = (g / G_PER_CM2 for g in (photo.clover_g, photo.dead_g, photo.green_g))
     return {
         "Dry_Clover_g": sow_clover(rng, clover_cm2, (0.2, 0.9)),
@@ -191,12 +196,17 @@ def weigh(layers: dict[str, Layer]) -> dict[str, float]:
 
 
 def area_cm2(layer: Layer) -> float:
-    """Area of the leaves whose middle lies in the frame, by the shoelace formula; hidden parts count."""
+    """Area of the leaves whose middle lies in the frame; hidden parts count."""
     middle_S2 = layer.outline_SE2.mean(1)
     inside_S = ((middle_S2 >= 0) & (middle_S2 < QUADRAT_CM)).all(1)
-    x_SE, y_SE = np.moveaxis(layer.outline_SE2[inside_S], -1, 0)
+    return float(leaf_cm2(layer.outline_SE2[inside_S]).sum())
+
+
+def leaf_cm2(outline_SE2: np.ndarray) -> np.ndarray:
+    """Area (S,) of each leaf, by the shoelace formula."""
+    x_SE, y_SE = np.moveaxis(outline_SE2, -1, 0)
     doubled_S = (x_SE * np.roll(y_SE, -1, 1) - y_SE * np.roll(x_SE, -1, 1)).sum(1)
-    return float(np.abs(doubled_S).sum() / 2)
+    return np.abs(doubled_S) / 2
 
 
 def _ndvi(rng: np.random.Generator, layers: dict[str, Layer]) -> float:
