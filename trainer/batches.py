@@ -4,7 +4,7 @@ Which rows come when is `stream`'s, where they are `tokens`'s; here they are mix
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ class MixupBatches(IterableDataset):
     Raises InputError for images, views, targets or a store that cannot be learned from, UsageError for what means nothing.
 
     Works by itself and in a `DataLoader(batches, batch_size=None)` without workers: they would only copy what is mapped.
+    A full-size batch is a new buffer of 590 MB; `trainer.memory.keep_freed_memory()`, called first, halves what it takes.
     """
 
     def __init__(self, store: FeatureStore, images: Sequence[str | int] | None = None, *, batch_size: int = 32,
@@ -95,6 +96,7 @@ class MixupBatches(IterableDataset):
         if get_worker_info() is not None:
             raise UsageError("MixupBatches reads mapped rows and mixes them in place; use DataLoader(..., num_workers=0)")
         epoch, first, self._first = self._epoch, self._first, 0
+        self._step = first
         batch = self._batch(epoch, first)
         for step in range(first, len(self)):
             rows = self._reader.step(batch.rows_U2)
@@ -115,8 +117,8 @@ class MixupBatches(IterableDataset):
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Begin the next iteration with the batch that would have come next; MismatchError if it would be another one."""
         for name, mine in self._identity().items():
-            if state[name] != mine:
-                raise MismatchError(f"MixupBatches: {name} is {mine}, the state was saved with {state[name]}; make it the same")
+            if state.get(name) != mine:
+                raise MismatchError(f"MixupBatches: {name} is {mine}, the state was saved with {state.get(name)}; make them one")
         self._epoch, self._step = state["epoch"], state["step"]
         self._first = self._step
 
@@ -130,8 +132,8 @@ class MixupBatches(IterableDataset):
     def _batch(self, epoch: int, step: int) -> Batch:
         """The stream's batch, its views by their numbers in the store."""
         batch = self._stream.batch(epoch, step)
-        batch.rows_U2[:, 1] = self.views_V[batch.rows_U2[:, 1]]
-        return batch
+        images_U, views_U = batch.rows_U2.T
+        return replace(batch, rows_U2=np.stack([images_U, self.views_V[views_U]], 1))
 
     def _made(self, batch: Batch, rows_UTPD: Sequence[Tensor]) -> MixupBatch:
         """Tokens and labels of a batch."""
@@ -186,8 +188,8 @@ def _stream_of(n_images: int, n_views: int, images_N: np.ndarray, batch_size: in
 def _check_usage(batch_size: int, alpha: float, dtype: torch.dtype, pin_memory: bool, lazy: bool, device: torch.device) -> None:
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be 1 or more")
-    if not alpha > 0:
-        raise UsageError(f"alpha is {alpha}; it must be more than 0 (mixup=False mixes nothing)")
+    if not 0 < alpha < np.inf:
+        raise UsageError(f"alpha is {alpha}; it must be a number above 0 (mixup=False mixes nothing)")
     if not dtype.is_floating_point:
         raise UsageError(f"dtype is {dtype}; tokens are mixed in a floating-point type, torch.float32 say")
     if pin_memory and (lazy or device.type != "cpu" or not torch.cuda.is_available()):
@@ -214,18 +216,20 @@ def _positions_of(store: FeatureStore, images: Sequence[str | int] | None, batch
 
 def _views_of(store: FeatureStore, views: Sequence[str | int] | None) -> np.ndarray:
     """(V,) numbers of views, in the order given."""
-    numbers = range(len(store.view_names)) if views is None else [_numbered(store, "view", view) for view in views]
-    if isinstance(views, str) or len(numbers) == 0:
+    if views is not None and (isinstance(views, str) or len(views) == 0):
         raise UsageError(f"views: {views!r}; give a list of the store's views, {', '.join(store.view_names)}, or leave it out")
-    return np.array(numbers)
+    given = range(len(store.view_names)) if views is None else views
+    return np.array([_numbered(store, "view", view) for view in given])
 
 
 def _numbered(store: FeatureStore, what: str, given: Any) -> int:
     """The position of an image or view given by name or position; InputError if it is not there."""
+    if not isinstance(given, str | int | np.integer):
+        raise InputError(f"{what} {given!r}: neither a name nor a position")
     try:
         return store.index(given) if what == "image" else store.view_index(given)
-    except (IndexError, TypeError, ValueError) as err:
-        raise InputError(f"{store.path}: {what} {given!r}: {err}; give its name or position") from err
+    except IndexError as err:
+        raise InputError(f"{store.path}: {err}; positions start at 0") from err
 
 
 def _targets_of(store: FeatureStore, images_N: np.ndarray, targets: Sequence[str]) -> np.ndarray:

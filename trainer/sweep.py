@@ -34,7 +34,7 @@ def describe_plan(sweep: Sweep) -> str:
         return str(plan)
     step_s = _step_s(sweep, plan.passes[0])
     hours = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size) / 3600
-    return f"{plan}\ntime     about {hours:.2g} h: a step takes {1000 * step_s:.0f} ms here"
+    return f"{plan}\ntokens   {sweep.reader().residency}\ntime     about {hours:.2g} h: a step takes {1000 * step_s:.0f} ms here"
 
 
 def _step_s(sweep: Sweep, points: Sequence[int]) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 from featurestore._bytes import page_aligned
 from featurestore.store import FeatureStore
 
-GROUP_BYTES = 64 << 20  # rows that are read ahead together: one hand-over to the other thread costs some 30 us
+GROUP_BYTES = 64 << 20  # rows that are read ahead together: a hand-over to the other thread costs 25 us
 WINDOW_BYTES = 512 << 20  # rows on their way at once, at most; and no more than a step has
 HELD_BYTES = 1 << 30  # rows of one step that stay on the device until the step is over; further ones are fetched at each use
 MOST_REST = 31  # steps without asking, when all was in memory
@@ -111,7 +111,7 @@ class Ahead:
 
     def __init__(self, work: Callable[[list[Row]], Any], n_group: int, n_most: int) -> None:
         self._work, self._n_group, self._n_most = work, n_group, n_most
-        self._n_window = n_most
+        self._n_window = n_most  # of the step under way
         self._waiting: dict[Row, None] = {}  # in order
         self._begun: dict[Row, Future] = {}
         self._pool = ThreadPoolExecutor(1, "read-ahead")
@@ -140,9 +140,9 @@ class Ahead:
         return self._pool.submit(self._work, rows).result()
 
     def _start(self) -> None:
-        """Hand over whole groups while they fit the window; single rows would cost as many hand-overs as rows."""
+        """Hand over whole groups while they fit the window, four a window or more; a hand-over for each row would cost more."""
         while self._waiting:
-            n = min(self._n_group, len(self._waiting), self._n_window)
+            n = min(self._n_group, len(self._waiting), -(-self._n_window // 4))
             if len(self._begun) + n > self._n_window:
                 return
             group = list(itertools.islice(self._waiting, n))

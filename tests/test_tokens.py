@@ -1,0 +1,209 @@
+"""The same rows wherever they are: mapped, resident, through a ring; what is read ahead, and how much of it."""
+
+import gc
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_rows, write_tiny
+
+from featurestore import FeatureStore
+from featurestore.errors import InputError, StoreDamaged
+from trainer.tokens import TokenReader
+
+CPU = torch.device("cpu")
+ROW_BYTES = 2 * 6 * 7 * 2
+STEPS = [np.array([(3, 1), (0, 2), (4, 0), (1, 1)]), np.array([(0, 2), (2, 2), (3, 0)]), np.array([(1, 0), (4, 0)])]
+PLACES = pytest.mark.parametrize("room_bytes", [None, 1 << 20, 0], ids=["mapped", "resident", "ring"])
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "features.h5"
+    write_tiny(path)
+    return path
+
+
+@pytest.fixture
+def store(path) -> FeatureStore:
+    return FeatureStore.open(path)
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """Groups of one row, windows of three, two rows held a step: less than a step has."""
+    monkeypatch.setattr("trainer.tokens.GROUP_BYTES", ROW_BYTES)
+    monkeypatch.setattr("trainer.tokens.WINDOW_BYTES", 3 * ROW_BYTES)
+    monkeypatch.setattr("trainer.tokens.Ring.held_bytes", 2 * ROW_BYTES)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[int, int]]:
+    """Rows that the kernel was asked for, in order; all seem cold."""
+    rows = []
+    monkeypatch.setattr(FeatureStore, "will_need", lambda self, group: rows.extend(group) or len(group))
+    return rows
+
+
+def row_of(store: FeatureStore, row) -> torch.Tensor:
+    return torch.from_numpy(tiny_rows(store.spec, int(row[0])).patches_VTPD[row[1]])
+
+
+def read_steps(reader: TokenReader, hints: bool):
+    """All steps' rows in order, each beside its address."""
+    for rows_U2, following_U2 in zip(STEPS, [*STEPS[1:], None], strict=True):
+        tokens = reader.step(rows_U2)
+        if hints and following_U2 is not None:
+            reader.expect(following_U2)
+        yield from zip(tokens, rows_U2, strict=True)
+
+
+@PLACES
+@pytest.mark.parametrize("hints", [True, False], ids=["expected", "unexpected"])
+def test_every_place_gives_the_same_rows_in_the_same_order(store, room_bytes, hints):
+    for tokens, row in read_steps(TokenReader(store, CPU, room_bytes), hints):
+        assert torch.equal(tokens, row_of(store, row))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("room_bytes", [1 << 20, 0], ids=["resident", "ring"])
+def test_rows_on_cuda_are_the_same(store, room_bytes, scarce):
+    for _ in range(3):  # buffers and memory are used again
+        for tokens, row in read_steps(TokenReader(store, torch.device("cuda"), room_bytes), True):
+            assert torch.equal(tokens.cpu(), row_of(store, row))
+
+
+@PLACES
+def test_steps_larger_than_window_and_ring_are_read_in_any_order(store, room_bytes, scarce):
+    tokens = TokenReader(store, CPU, room_bytes).step(STEPS[0])
+    for u in [2, 0, 3, 1, 1, 3, 0, 2]:
+        assert torch.equal(tokens[u], row_of(store, STEPS[0][u]))
+
+
+def test_a_row_that_was_handed_out_stays_as_it_is(store, scarce):
+    handed_out = list(read_steps(TokenReader(store, CPU, 0), True))
+    assert all(torch.equal(tokens, row_of(store, row)) for tokens, row in handed_out)
+
+
+def test_a_ring_keeps_few_rows(store, scarce):
+    """Two held, one latest, three on their way, two in buffers; of twelve that were read."""
+    reader = TokenReader(store, CPU, 0)
+    tokens = reader.step(np.array([(i, v) for i in range(4) for v in range(3)]))
+    for u in range(12):
+        tokens[u].shape  # noqa: B018
+    gc.collect()  # readers of other tests
+    storages = {x.untyped_storage().data_ptr() for x in gc.get_objects()
+                if type(x) is torch.Tensor and x.dtype == torch.float16 and x.shape[-3:] == (2, 6, 7)}
+    assert reader.n_bytes_read == 12 * ROW_BYTES
+    assert len(storages) <= 2 + 1 + 3 + 2
+
+
+def test_a_resident_row_is_read_once(store):
+    reader = TokenReader(store, CPU, 1 << 20)
+    first = [tokens.data_ptr() for tokens, _ in read_steps(reader, True)]
+    again = [tokens.data_ptr() for tokens, _ in read_steps(reader, True)]
+    assert first == again
+    assert reader.n_bytes_read == len({tuple(row) for rows in STEPS for row in rows}) * ROW_BYTES
+
+
+def test_a_mapped_row_is_a_view_of_the_file(store):
+    for tokens, row in read_steps(TokenReader(store, CPU), True):
+        assert tokens.data_ptr() == store.patches[tuple(row)].ctypes.data
+
+
+@pytest.mark.parametrize("room_bytes, says", [
+    (None, "mapped: 2.52e-06 GB read where they lie in the file"), (15 * ROW_BYTES, "resident: 2.52e-06 GB kept on cpu"),
+    (15 * ROW_BYTES - 1, "ring: 2.52e-06 GB through 5.04e-06 GB of buffers to cpu")], ids=["mapped", "resident", "ring"])
+def test_the_place_is_chosen_by_size_and_named(store, room_bytes, says):
+    assert TokenReader(store, CPU, room_bytes).residency == says
+
+
+@pytest.mark.parametrize("room_bytes", [None, 0], ids=["mapped", "ring"])
+def test_a_step_whose_rows_nobody_uses_reads_nothing(store, asked, room_bytes):
+    reader = TokenReader(store, CPU, room_bytes)
+    reader.step(STEPS[0])
+    reader.expect(STEPS[1])
+    assert reader.n_bytes_read == 0 and not asked
+
+
+def test_rows_are_asked_for_before_they_are_touched_and_the_next_steps_follow(store, asked):
+    reader = TokenReader(store, CPU)
+    tokens = reader.step(STEPS[0])
+    reader.expect(STEPS[1])
+    for u, row in enumerate(STEPS[0].tolist()):
+        tokens[u].shape  # noqa: B018
+        assert tuple(row) in asked
+    settle(reader)
+    assert asked == [tuple(row) for step in STEPS[:2] for row in step.tolist() if step is STEPS[0] or row != [0, 2]]
+
+
+def test_no_more_than_a_window_is_asked_for(store, asked, scarce):
+    reader = TokenReader(store, CPU)
+    tokens = reader.step(STEPS[0])
+    reader.expect(STEPS[1])
+    for used in range(1, 5):
+        tokens[used - 1].shape  # noqa: B018
+        settle(reader)
+        assert len(asked) <= used + 3
+
+
+def settle(reader: TokenReader) -> None:
+    """Wait for the reading thread."""
+    reader._place._ahead._pool.submit(int).result()
+
+
+def test_what_is_in_memory_is_asked_for_ever_more_rarely(store, asked, monkeypatch):
+    monkeypatch.setattr(FeatureStore, "will_need", lambda self, group: asked.extend(group) or 0)
+    reader = TokenReader(store, CPU)
+    for _ in range(500):
+        list(reader.step(STEPS[2]))
+    assert 2 * (2 + 500 / 32) <= len(asked) < 2 * 30
+
+
+def test_reading_ahead_stops_with_the_error_it_met(path, tmp_path):
+    shutil.copy(path, tmp_path)
+    store = FeatureStore.open(tmp_path / path.name)
+    store.require_all()
+    reader = TokenReader(store, CPU, 0)
+    os.truncate(store.path, store.layout.extents["patches"].locate(4)[1])
+    with pytest.raises(StoreDamaged, match="cut"):
+        list(reader.step(STEPS[0]))
+
+
+def test_the_kernel_is_asked_for_every_byte_of_cold_rows_alone(store_path, monkeypatch):
+    write_tiny(store_path)
+    store, calls = FeatureStore.open(store_path), []
+    places = [store.layout.extents["patches"].locate(3 * i + v)[:2] for i, v in STEPS[0]]
+    monkeypatch.setattr("featurestore.store.ADVISE_BYTES", 100)
+    monkeypatch.setattr("featurestore.store._is_cached", lambda fd, offset, n: (file_of(fd), offset) == places[1])
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, n, advice: calls.append((file_of(fd), offset, n)))
+    assert store.will_need(STEPS[0]) == 3
+    assert calls == [(file, start + at, n) for file, start in (places[0], *places[2:])
+                     for at, n in ((0, 100), (100, ROW_BYTES - 100))]
+
+
+def file_of(fd: int) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{fd}"))
+
+
+def test_rows_in_memory_are_not_asked_for(store):
+    store.take(STEPS[0])
+    with open(store.path, "rb") as file:
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except OSError:
+            pytest.skip("this file system does not tell what is in memory")
+    assert store.will_need(STEPS[0]) == 0
+
+
+def test_rows_that_are_not_there_are_refused(tmp_path):
+    write_tiny(tmp_path / "f.h5", seal=2)
+    store = FeatureStore.open(tmp_path / "f.h5")
+    with pytest.raises(InputError, match="not built yet"):
+        store.will_need([(3, 0)])
+    with pytest.raises(InputError, match="not built yet"):
+        TokenReader(store, CPU).step(STEPS[0])[0]
