@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(-1, options.rounds):
         for name, step in steps.items():
-            seconds = step(max(number, 0))
+            seconds = step(number + 1)
             if number >= 0:  # the round before warms up caches, buffers and kernels
                 times[name].append(seconds)
     p3 = spread(30 * p / m for p, m in zip(times["plain, 1 head"], times["30 heads"], strict=True))
@@ -96,7 +96,7 @@ def ready(sweep: Sweep):
 
     def step(epoch: int) -> float:
         start = time.perf_counter()
-        train_epoch(sweep, trainers, reader, epoch)
+        train_epoch(sweep, trainers, reader, epoch)  # epochs rise: one that is done would be skipped
         return (time.perf_counter() - start) / sweep.stream.n_steps
 
     return step

@@ -40,10 +40,11 @@ def test_project_equals_einsum_forward_and_backward():
 
 
 @pytest.mark.parametrize("block", [1, 16 * D * 8, 1 << 20], ids=["smallest blocks", "several blocks", "one block"])
-def test_blocks_of_patches_make_no_difference(monkeypatch, block):
+@pytest.mark.parametrize("columns", [3, 20])
+def test_blocks_of_patches_make_no_difference(monkeypatch, block, columns):
     monkeypatch.setattr("trainer.pooling.BLOCK_BYTES", block)
     row = torch.from_numpy(RNG.normal(size=(2, 53, D)))
-    x_TDM, x_TPM = (torch.from_numpy(RNG.normal(size=(2, n, 3))) for n in (D, 53))
+    x_TDM, x_TPM = (torch.from_numpy(RNG.normal(size=(2, n, columns))) for n in (D, 53))
     assert torch.allclose(times(row, x_TDM, half=False), row @ x_TDM, rtol=1e-12)
     assert torch.allclose(transposed_times(row, x_TPM, half=False), row.transpose(1, 2) @ x_TPM, rtol=1e-12)
 
