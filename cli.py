@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import click
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
+GRACE_S = 10
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -40,12 +42,26 @@ def plain_errors(after: str = "") -> Iterator[None]:
 
 @contextmanager
 def _signals(after: str) -> Iterator[None]:
-    """The first SIGINT or SIGTERM unwinds, so that what is begun is finished or dropped; a second one kills."""
-    from featurestore._interrupts import check_interrupt, interrupt
+    """The first SIGINT or SIGTERM unwinds, so that what is begun is finished or dropped; a second one kills.
+
+    Where unwinding waits for a checkpoint, a second one within GRACE_S is taken for the same wish: schedulers repeat theirs.
+    """
+    from featurestore._interrupts import check_interrupt, interrupt, is_deferred
+
+    asked: list[float] = []
 
     def stop(number: int, _frame: object) -> None:
+        if is_deferred() and not asked:
+            asked.append(time.monotonic())
+            click.echo(f"stopping{after}; once more after {GRACE_S} s kills", err=True)
+            interrupt(128 + number)
+            return
+        if is_deferred() and time.monotonic() - asked[0] < GRACE_S:
+            return
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
+        if asked:
+            signal.raise_signal(number)
         click.echo(f"stopping{after}", err=True)
         interrupt(128 + number)
 
@@ -151,10 +167,10 @@ def train(config: Path | None, resume: Path | None, store: Path | None, fold: st
 
         if (config is None) == (resume is None):
             raise UsageError("give --config FILE to begin a sweep, or --resume SWEEP to go on with one")
-        if resume and (store or folds or plan or fold not in (None, "all")):
-            raise UsageError("--resume takes store and folds from the sweep; give it alone, or with --fold all")
+        if resume and (folds or plan or fold not in (None, "all")):
+            raise UsageError("--resume takes its folds from the sweep; give it alone, with --store, or with --fold all")
         if resume:
-            result = resume_sweep(resume, fold)
+            result = resume_sweep(resume, fold, store)
         else:
             overrides = {"dataset.store": store, "cv.fold": int(fold) if fold and fold.isdigit() else fold, "cv.folds": folds}
             sweep = SweepConfig.load(config, {key: value for key, value in overrides.items() if value is not None})
@@ -164,7 +180,8 @@ def train(config: Path | None, resume: Path | None, store: Path | None, fold: st
                 click.echo(describe_plan(prepare_sweep(sweep, device)))
                 return
             result = run_sweep(sweep, out, device)
-        click.echo(f"{result.table()}\n{result.path}")
+        refitted = "\n" + str(result.path / "refit") if (result.path / "refit").exists() else ""
+        click.echo(f"{result.table()}\n{result.path}{refitted}")
 
 
 @main.command()

@@ -20,6 +20,11 @@ def interrupt(code: int | None) -> None:
         check_interrupt()
 
 
+def is_deferred() -> bool:
+    """Whether a signal waits for the next `check_interrupt`."""
+    return _deferred
+
+
 def check_interrupt() -> None:
     """Raise SystemExit if a signal has asked for it."""
     if _code is not None:

@@ -155,6 +155,44 @@ def test_the_plan_counts_regressors_and_hours(tmp_path, store):
     assert "heads    6 = 3 splits x 2 points, and 3 regressors" in out and " h: a step takes " in out
 
 
+@pytest.mark.filterwarnings("ignore:.*more than one fold")
+def test_a_fold_the_table_does_not_have_is_refused(tmp_path, store):
+    table = pd.DataFrame({"image_id": [f"ID{i}" for i in range(30)], "fold": np.arange(30) % 10 % 7})
+    table.to_csv(tmp_path / "f.csv", index=False)
+    config(tmp_path, store, kind="[density]", lr="[3e-2]")
+    for fold, works in ((6, True), (7, False)):
+        sweep = SweepConfig.load(tmp_path / "sweep.yaml", {"cv.folds": tmp_path / "f.csv", "cv.fold": fold})
+        if works:
+            assert len(prepare_sweep(sweep, "cpu").splits) == 1
+        else:
+            with pytest.raises(InputError, match="no fold 7.*its 7 folds"):
+                prepare_sweep(sweep, "cpu")
+
+
+def test_what_is_for_reports_only_is_never_the_best(tmp_path, store):
+    config(tmp_path, store, kind="[hist_gbdt, density]", lr="[1e-30]")
+    result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": "all"}), tmp_path / "runs", "cpu", False)
+    assert "hist_gbdt" in result.summary["name"][0] and "density" in result.best
+    assert (result.path / "refit/weights/last_all.safetensors").exists()
+
+
+def test_spellings_of_the_same_point_are_one(tmp_path, store):
+    twice = config(tmp_path, store, kind="[pooled_mlp, ridge]", lr="[1e-2]", mixup="[patches, pooled]", seed="[0, 1]")
+    assert [point.head.kind for point in twice.points] == ["pooled_mlp", "pooled_mlp", "ridge"]
+
+
+def test_a_moved_store_is_named_at_resume(tmp_path, store):
+    config(tmp_path, store, kind="[density]", lr="[3e-2]")
+    done = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "runs", "cpu", False).path
+    moved = tmp_path / "moved.h5"
+    moved.write_bytes(store.read_bytes())
+    plan = json.loads((done / "sweep.json").read_text())
+    plan["base"]["dataset"]["store"] = str(tmp_path / "gone.h5")
+    (done / "sweep.json").write_text(json.dumps(plan))
+    assert "gone.h5" in biomass("train", "--resume", done, "--fold", "all", code=3).stderr
+    assert str(done / "refit") in biomass("train", "--resume", done, "--fold", "all", "--store", moved).stdout
+
+
 def test_tensorboard_is_asked_for_by_name_where_it_is_absent(tmp_path, store, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     config(tmp_path, store)

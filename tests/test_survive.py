@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import biomass
+from safetensors.torch import load_file
 from sweeps import config, write_store
 
 from featurestore.errors import StoreDamaged
@@ -47,6 +48,7 @@ POINTS = {
     "between two checkpoints": "trainer.checkpoint::appears_whole:2",
     "saving heads": "trainer.runs::save_file:6",
     "fitting regressors": "trainer.sweep::close_regressor:1",
+    "closing the last bank": "trainer.sweep::close_bank:2",
     "ranking": "trainer.sweep::finish:1",
 }
 
@@ -98,12 +100,14 @@ def stopped(store, tmp_path_factory):
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, env=environment)
     while sum(len(log.read_text().splitlines()) for log in folder.glob("runs/*/*/metrics.jsonl")) < 6:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    for _ in range(2):  # as schedulers do
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
     _, message = process.communicate(timeout=10)
     return next((folder / "runs").iterdir()), process.returncode, message.decode()
 
 
-def test_sigterm_leaves_a_checkpoint_and_143(stopped):
+def test_sigterm_sent_twice_leaves_a_checkpoint_and_143(stopped):
     folder, code, message = stopped
     assert code == 143 and "biomass train --resume" in message
     assert list(folder.glob("checkpoints/*.safetensors")) and not (folder / "summary.json").exists()
@@ -169,10 +173,19 @@ def test_a_head_that_fails_is_marked_with_its_batch_and_not_ranked(diverged):
     assert "lr-1e_30" in bad["name"] or "1e+30" in bad["name"]
 
 
+def test_a_refit_where_all_failed_is_refused(diverged, store, tmp_path):
+    config(tmp_path, store, kind="[cls_gating]", lr="[1e30]")
+    arguments = ["train", "--config", tmp_path / "sweep.yaml", "--fold", "all", "--out", tmp_path / "runs", "--device", "cpu"]
+    assert "no point can be refitted" in biomass(*arguments, code=3).stderr
+    assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 1
+
+
 def test_a_head_that_fails_leaves_the_others_as_they_are(diverged, store, tmp_path):
     alone = run_sweep(config(tmp_path, store, kind="[cls_gating]", lr="[1e-2]"), tmp_path / "runs", "cpu", progress=False)
     ours, theirs = (RunFolder(result.path / result.best).heads("last") for result in (diverged, alone))
     for name in theirs:
         assert all(np.allclose(ours[name][t], theirs[name][t], rtol=1e-5, atol=1e-7) for t in theirs[name])
     run, = diverged.path.glob("001*")
-    assert not list(run.glob("weights/last*")) and list(run.glob("weights/best*"))
+    assert not list(run.glob("weights/last*"))
+    for file in run.glob("weights/best*"):
+        assert all(tensor.isfinite().all() for tensor in load_file(file).values())

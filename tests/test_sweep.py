@@ -242,3 +242,16 @@ def test_lost_or_damaged_heads_are_named(tmp_path, finished):
     (run / "weights/last_r01_fold2.safetensors").unlink()
     with pytest.raises(InputError, match="no last weights last_r01_fold2.safetensors"):
         RunFolder(run).heads("last")
+
+
+def test_a_point_without_mixup_does_not_choose_it_for_the_others(tmp_path, store):
+    """Points that are off stand in a bank with those that mix; they must not lend it their idle kind of mixup."""
+    config(tmp_path, store, kind="[cls_gating]", lr="[3e-2]", mixup="[same_site, patches]")
+    text = (tmp_path / "sweep.yaml").read_text().replace("mixup: {kind", "mixup: {enabled: [false, true], kind")
+    (tmp_path / "sweep.yaml").write_text(text)
+    sweep = prepare_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), "cpu", torch.float64)
+    assert len(sweep.config.points) == 3
+    together = trained(sweep, range(3))
+    for p in range(3):
+        (ours, g), (theirs, g2) = head_of(together, p), head_of(trained(sweep, [p]), p)
+        assert_same_head(ours, theirs, 0, g, 0, g2)

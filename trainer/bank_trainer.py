@@ -24,6 +24,7 @@ class BankTrainer:
     bank: Bank
     points: list[int]
     configs: list[PointConfig]
+    mixup_kind: str
     labels: Labels
     optimizer: BankOptimizer
     weights: LossWeights
@@ -46,9 +47,8 @@ class BankTrainer:
                mixing: bool) -> Inputs:
         """A batch as this bank sees it: with its own partners, shares and dropout."""
         share = self._share(batch, data) if mixing else None
-        kind = self.configs[0].augmentation.mixup.kind
-        partner_QB = batch.site_partner_QB if kind == "same_site" else batch.partner_QB
-        return replace(shared, partner_QB=partner_QB, share_QGB=share, mix_pooled=kind == "pooled",
+        partner_QB = batch.site_partner_QB if self.mixup_kind == "same_site" else batch.partner_QB
+        return replace(shared, partner_QB=partner_QB, share_QGB=share, mix_pooled=self.mixup_kind == "pooled",
                        dropout_QGBTS=self._dropout(stream, place, shared.n_tiles, data.device))
 
     def step(self, inputs: Inputs, batch: Batch, every: int, last: bool) -> None:
@@ -112,12 +112,12 @@ def new_trainers(points: Sequence[int], configs: Sequence[PointConfig], data: Tr
         shape = HeadShape.of(configs[p], data.store.spec.tokens, data.states)
         # what is not mixed can stand among what is: its share is 1
         groups.setdefault((shape, configs[p].head.normalize, mixup.kind if mixup.on else "patches"), []).append(p)
-    return [_new_trainer(shape, members, [configs[p] for p in members], data, splits, n_batches)
-            for (shape, *_), members in groups.items()]
+    return [_new_trainer(shape, mixup_kind, members, [configs[p] for p in members], data, splits, n_batches)
+            for (shape, _, mixup_kind), members in groups.items()]
 
 
-def _new_trainer(shape: HeadShape, points: list[int], configs: list[PointConfig], data: TrainingData, splits: Sequence[Split],
-                 n_batches: int) -> BankTrainer:
+def _new_trainer(shape: HeadShape, mixup_kind: str, points: list[int], configs: list[PointConfig], data: TrainingData,
+                 splits: Sequence[Split], n_batches: int) -> BankTrainer:
     t, labels = data.store.spec.tokens, data.labels
     biases = [initial_biases(labels, split.train_N, t.n_tiles, t.n_patches) for split in splits]
     moments = None
@@ -131,5 +131,6 @@ def _new_trainer(shape: HeadShape, points: list[int], configs: list[PointConfig]
     optimizer = BankOptimizer(bank, configs, -(-n_batches // every))
     blank = np.full((len(splits), len(points)), np.nan)
     best = {name: tensor.detach().clone() for name, tensor in bank.tensors.items()}
-    return BankTrainer(bank, points, configs, labels, optimizer, LossWeights.of(configs, data.dtype, data.device), best, blank,
-                       np.zeros(blank.shape, int), np.full(blank.shape, -1))
+    weights = LossWeights.of(configs, data.dtype, data.device)
+    return BankTrainer(bank, points, configs, mixup_kind, labels, optimizer, weights, best, blank, np.zeros(blank.shape, int),
+                       np.full(blank.shape, -1))

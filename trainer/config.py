@@ -286,7 +286,7 @@ class CvConfig(Section):
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
-        if isinstance(self.fold, int) and self.fold >= self.n_folds:
+        if self.folds is None and isinstance(self.fold, int) and self.fold >= self.n_folds:
             raise ValueError(f"fold {self.fold} does not exist: n_folds is {self.n_folds}, the first fold is 0")
         return self
 

@@ -11,8 +11,9 @@ SCALARS = ("loss", "score", "lr", "train_s")
 class Events:
     """A writer for each run that asks for one. InputError if the package tensorboard is not installed."""
 
-    def __init__(self, runs: Sequence[Path]) -> None:
-        self._writers = {run: _writer(run) for run in runs}
+    def __init__(self, runs: Sequence[Path], first: int) -> None:
+        """first : epoch they begin with; later ones of a run that was killed are dropped."""
+        self._writers = {run: writer_class()(run, purge_step=first) for run in runs}
 
     def log(self, run: Path, epoch: int, record: Mapping) -> None:
         """One epoch of a run."""
@@ -22,10 +23,11 @@ class Events:
             self._writers[run].flush()
 
 
-def _writer(run: Path):
+def writer_class() -> type:
+    """SummaryWriter, or InputError if the package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as err:
         raise InputError(f"trainer.tensorboard: the package tensorboard is not installed ({err}); pip install tensorboard, or "
                          "leave it off: metrics.jsonl holds the same") from err
-    return SummaryWriter(run)
+    return SummaryWriter

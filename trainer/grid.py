@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from featurestore.errors import InputError, list_some
 from featurestore.yaml import read_yaml
 from trainer import kinds
-from trainer.config import HeadConfig, LossConfig, MixupConfig, OptimizationConfig, PointConfig, Section
+from trainer.config import AugmentationConfig, HeadConfig, LossConfig, MixupConfig, OptimizationConfig, PointConfig, Section
 
 SHARED = ("experiment", "backbone", "dataset", "trainer", "augmentation.mixup.disable_ratio", "inference", "cv")
 """Sections and keys that are one for all points: they make the stream, or belong to the pass over it."""
@@ -106,7 +106,7 @@ class SweepConfig:
             idle = [key for key in idle_keys(point) if key in settings]
             point = functools.reduce(_replaced, ((key, self.axes[key][0]) for key in idle), point)
             shown = {key: value for key, value in settings.items() if key not in idle}
-            members.setdefault(repr(shown), (point, shown))
+            members.setdefault(_in_effect(point), (point, shown))
         return list(members.values())
 
     def _name(self, index: str, settings: Mapping[str, Any]) -> str:
@@ -119,10 +119,22 @@ class SweepConfig:
         return parts[-1] if sum(other.endswith(f".{parts[-1]}") for other in self.axes) == 1 else "_".join(parts[-2:])
 
 
+def _in_effect(point: PointConfig) -> str:
+    """The same text for points that differ in spelling alone: no mixup has no kind, and pooled vectors are mixed in one way."""
+    mixup, kind = point.augmentation.mixup, kinds.load(point.head.kind)
+    if not mixup.on:
+        mixup = MixupConfig(enabled=False, disable_ratio=mixup.disable_ratio)
+    elif kind.reads_pooled and mixup.kind == "pooled":
+        mixup = mixup.model_copy(update={"kind": "patches"})
+    return point.model_copy(update={"augmentation": AugmentationConfig(mixup=mixup)}).model_dump_json()
+
+
 def idle_keys(point: PointConfig) -> list[str]:
     """Keys that make no difference to a point: those its kind does not read, and settings of what is switched off."""
     kind, mixup = kinds.load(point.head.kind), point.augmentation.mixup
-    idle = [f"head.{name}" for name in HeadConfig.model_fields if name not in ("kind", "seed", *kind.settings)]
+    idle = [f"head.{name}" for name in HeadConfig.model_fields if name not in ("kind", *kind.settings)]
+    if kind.seeded:
+        idle.remove("head.seed")
     if not kind.trained:
         idle += [f"{section}.{name}" for section, model in (("optimization", OptimizationConfig), ("loss", LossConfig))
                  for name in model.model_fields if name != "space"]

@@ -128,9 +128,9 @@ class Outputs:
 class HeadKind:
     """One kind of head: what its file in trainer/kinds defines. All tensors of a bank are (Q, G, *), weights (Q, G, in, out)."""
 
-    trained = True
+    trained, seeded, report_only = True, True, False
     settings: tuple[str, ...] = ()
-    """Keys of the config's `head` section that make a difference to it (`kind` and `seed` always do)."""
+    """Keys of the config's `head` section that make a difference to it, beside `kind` and `seed`."""
     has_state = True
     """It predicts State, Height and, if asked, intervals beside the masses."""
     reads_pooled = False

@@ -80,12 +80,8 @@ class LossWeights:
                    stack("interval_weight"), space)
 
 
-SPACES = {
-    "raw": (lambda y: y, lambda z: z),
-    "log1p": (torch.log1p, torch.expm1),
-    "sqrt": (lambda y: y.clamp_min(1e-6).sqrt(), lambda z: z.clamp_min(0).square()),  # the root's slope at 0 is infinite
-}
-"""Grams to what errors are measured in, and back."""
+SPACES = {"raw": lambda y: y, "log1p": torch.log1p, "sqrt": lambda y: y.clamp_min(1e-6).sqrt()}
+"""Grams to what errors are measured in; the root's slope at 0 is infinite, so it begins above."""
 
 
 def labels_of(catalog: pd.DataFrame, states: Sequence[str], dtype: torch.dtype, device: torch.device) -> Labels:
@@ -124,9 +120,9 @@ def _in_space(masses_QGB5: Tensor, space_G: Tensor) -> Tensor:
     spaces = list(SPACES.values())
     used = space_G.unique().tolist()
     if len(used) == 1:
-        return spaces[used[0]][0](masses_QGB5)
+        return spaces[used[0]](masses_QGB5)
     index = space_G.view(-1, 1, 1)
-    return sum(torch.where(index == i, spaces[i][0](masses_QGB5), 0.0) for i in used)
+    return sum(torch.where(index == i, spaces[i](masses_QGB5), 0.0) for i in used)
 
 
 def smooth_l1(prediction: Tensor, truth: Tensor, beta: Tensor) -> Tensor:

@@ -55,8 +55,10 @@ def plan_sweep(config: SweepConfig, data: TrainingData, splits: Sequence[Split],
     reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
     held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
     epochs = base.trainer.num_epochs
+    reading = sum(any(kinds.load(config.points[p].head.kind).floats_per_patch for p in part) for part in passes)
+    closing = held_out * (len(base.inference.tta_indices) if base.cv.tta else 1)
     return Plan(passes, len(config.points) - len(trained), len(splits), stream.n_steps, epochs,
-                len(passes) * epochs * (reads + held_out) * row_bytes, reads / data.n_images,
+                reading * (epochs * (reads + held_out) + closing) * row_bytes, reads / data.n_images,
                 max((sum(needs[p] for p in part) for part in passes), default=0))
 
 

@@ -12,6 +12,7 @@ from trainer import kinds
 from trainer.bank_trainer import BankTrainer, new_trainers
 from trainer.config import PointConfig
 from trainer.data import TrainingData
+from trainer.events import writer_class
 from trainer.grid import SweepConfig
 from trainer.plan import Plan, plan_sweep
 from trainer.postprocess import rules_of
@@ -42,6 +43,11 @@ class Sweep:
     @property
     def base(self) -> PointConfig:
         return self.config.base
+
+    @property
+    def views(self) -> list[int]:
+        """What finished heads are scored under."""
+        return self.base.inference.tta_indices if self.base.cv.tta else [0]
 
     @property
     def n_batches(self) -> int:
@@ -78,9 +84,14 @@ def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype 
         raise InputError("dataset.store: no store; name one in the config or with --store")
     data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device))
     _check_rules(config, data.states)
+    if base.trainer.tensorboard:
+        writer_class()
     if base.cv.folds:
         folds = read_splits(base.cv.folds, data.catalog["image_id"].tolist(), data.catalog)
-        return Sweep.of(config.with_folds(base.cv.folds, *shape_of(folds)), data, folds)
+        n_folds, repeats = shape_of(folds)
+        if isinstance(base.cv.fold, int) and base.cv.fold >= n_folds:
+            raise InputError(f"{base.cv.folds}: no fold {base.cv.fold} (cv.fold); its {n_folds} folds are numbered from 0")
+        return Sweep.of(config.with_folds(base.cv.folds, n_folds, repeats), data, folds)
     folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata, base.experiment.seed)
     return Sweep.of(config, data, folds)
 

@@ -25,6 +25,11 @@ class Regressor:
     trained = False
     """No steps, so no optimiser, mixup or epochs."""
 
+    seeded = False
+    """It draws, so `head.seed` makes a difference."""
+
+    reads_pooled = True
+
     own_space = False
     """True: chooses the spaces it is fitted in itself, and is handed grams."""
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from featurestore.errors import InputError
+from featurestore._interrupts import check_interrupt
+from trainer import kinds
 from trainer.bank_trainer import BankTrainer
 from trainer.baselines import fit_splits, mean_predictor
 from trainer.compare import Comparison, compare, compare_pairs
@@ -61,11 +62,11 @@ class PointResult:
 
 def close_bank(sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: Mapping[int, RunFolder]) -> list[PointResult]:
     """Predict with last and best weights under the TTA views; save heads, tables and curves of every point of a bank."""
-    views = sweep.base.inference.tta_indices if sweep.base.cv.tta else [0]
     banks = {"best": trainer.bank.with_tensors(trainer.best), "last": trainer.averaged}
     by_view = [predict_held_out(list(banks.values()), sweep.data, reader, sweep.splits, sweep.base.trainer.batch_size, view)
-               for view in views]
+               for view in sweep.views]
     held_out = {which: HeldOut.mean([masses[i] for masses in by_view]) for i, which in enumerate(banks)}
+    trainer.failed_QG[(trainer.failed_QG < 0) & ~np.isfinite(trainer.errors_QG[-1])] = trainer.n_batches  # by its last step
     results = []
     for which in WEIGHTS:
         save_heads(sweep, trainer, runs, which)
@@ -73,34 +74,32 @@ def close_bank(sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: Ma
         predictions = {which: Prediction(each.masses_GRN5[g], None if each.state_GRNC is None else each.state_GRNC[g])
                        for which, each in held_out.items()}
         errors_EQ = np.array(trainer.errors_QG)[:, :, g]
-        failed_Q = trainer.failed_QG[:, g].copy()
-        failed_Q[(failed_Q < 0) & ~np.isfinite(errors_EQ[-1])] = trainer.n_batches  # its last step spoiled it
         results.append(PointResult(p, sweep.config.names[p], trainer.configs[g], predictions, errors_EQ,
-                                   trainer.best_epoch_QG[:, g], failed_Q))
+                                   trainer.best_epoch_QG[:, g], trainer.failed_QG[:, g]))
         draw_curves(runs[p].path / "metrics.jsonl", runs[p].path / "training_curves.png")
         write_oof(sweep, results[-1], runs[p])
     return results
 
 
 def save_heads(sweep: Sweep, trainer: BankTrainer, runs: Mapping[int, RunFolder], which: str) -> None:
-    """Save the heads of every point; of a head that failed no last weights, so that nobody predicts with them."""
+    """Save the heads of every point but those whose weights are not finite: nobody should predict with them."""
     bank = trainer.averaged if which == "last" else trainer.bank.with_tensors(trainer.best)
     for g, p in enumerate(trainer.points):
         for q, split in enumerate(sweep.splits):
-            if which == "best" or trainer.failed_QG[q, g] < 0:
-                runs[p].save_head(_head_file(sweep, which, split), bank.head_state(q, g))
+            state = bank.head_state(q, g)
+            if all(tensor.isfinite().all() for tensor in state.values()):
+                runs[p].save_head(_head_file(sweep, which, split), state)
 
 
 def close_regressor(sweep: Sweep, p: int, run: RunFolder) -> PointResult:
     """Fit a point's regressor in every split, save it, predict what is held out under the TTA views."""
     config, truth_N5 = sweep.config.points[p], in_targets_order(sweep.data.truth_N5)
     run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
-    views = sweep.base.inference.tta_indices if sweep.base.cv.tta else [0]
-    fitted, by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, config, sorted({0, *views}))
+    fitted, by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, config, sorted({0, *sweep.views}))
     for split, state in zip(sweep.splits, fitted, strict=True):
         if state is not None:
             run.save_head(_head_file(sweep, "last", split), _tensors(state))
-    prediction = Prediction(np.mean([by_view[v] for v in views], 0), None)
+    prediction = Prediction(np.mean([by_view[v] for v in sweep.views], 0), None)
     errors_Q = squared_errors(truth_N5, constrained(by_view[0], config.inference.constraints), sweep.splits)
     blank = np.zeros(len(sweep.splits), int)
     result = PointResult(p, sweep.config.names[p], config, {"last": prediction}, errors_Q[None], blank, blank - 1)
@@ -110,19 +109,16 @@ def close_regressor(sweep: Sweep, p: int, run: RunFolder) -> PointResult:
 
 
 def save_regressor(sweep: Sweep, p: int, run: RunFolder) -> None:
-    """Fit a point's regressor on every image and save it. InputError for a kind that is for reports only."""
+    """Fit a point's regressor on every image and save it."""
     run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
     state, = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])[0]
-    if state is None:
-        raise InputError(f"{sweep.config.points[p].head.kind}: for reports only, it cannot be saved, so not be refitted either")
     run.save_head(ALL_FILE.format(which="last"), _tensors(state))
 
 
-def _baselines(sweep: Sweep) -> dict[str, Scores]:
+def baselines(sweep: Sweep) -> dict[str, Scores]:
     """What every head has to beat, under the same views and constraints: the training mean, and ridge on all pooled rows."""
     ridge = sweep.base.model_copy(update={"head": HeadConfig(kind="ridge")})
-    views = sweep.base.inference.tta_indices if sweep.base.cv.tta else [0]
-    by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, views)[1]
+    by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, sweep.views)[1]
     raw = {"mean": mean_predictor(sweep.data, sweep.splits), "ridge": np.mean(list(by_view.values()), 0)}
     return {name: _scored(sweep, Prediction(each, None).masses(sweep.base, [], [])) for name, each in raw.items()}
 
@@ -133,13 +129,16 @@ def write_oof(sweep: Sweep, result: PointResult, run: RunFolder) -> None:
     run.write_table("oof.csv", pd.concat(tables))
 
 
-def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult]) -> SweepResult:
-    """Rank the points, say what can be told apart, set the baselines beside them, write what a sweep leaves."""
+def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult], beside: Mapping[str, Scores]) -> SweepResult:
+    """Rank the points, say what can be told apart, set the baselines beside them, write what a sweep leaves.
+
+    The best point is the first that can be saved: what is for reports only stands at its place, and is not chosen.
+    """
+    check_interrupt()
     scores = {r.index: {which: _score(sweep, r, which) for which in r.held_out} for r in results}
     results = sorted(results, key=lambda r: (r.failed, -np.nan_to_num(scores[r.index]["last"].mean, nan=-np.inf)))
-    best = results[0] if not results[0].failed else None
+    best = next((r for r in results if not (r.failed or kinds.load(r.config.head.kind).report_only)), None)
     comparisons, pairs = _compare(sweep, results)
-    beside = _baselines(sweep)
     rows = [_summary_row(sweep, r, scores[r.index], c) for r, c in zip(results, comparisons, strict=True)]
     summary = pd.DataFrame(rows + [_baseline_row(name, each) for name, each in beside.items()])
     honest = _honest(sweep, results)

@@ -17,6 +17,7 @@ from featurestore._bytes import appears_whole, check_writable, remove, write_who
 from featurestore.errors import InputError
 from featurestore.spec import StoreSpec
 from featurestore.store import FeatureStore
+from trainer import kinds
 from trainer.config import PointConfig, dump_yaml
 from trainer.grid import load_point, safe_name
 
@@ -81,8 +82,14 @@ class RunFolder:
         return {f.name: _load_head(f) for f in files}
 
     def _head_files(self, which: str, folds: list[int] | None) -> list[str]:
-        cv = self.config.cv
+        cv, kind = self.config.cv, kinds.load(self.config.head.kind)
+        if kind.report_only:
+            raise InputError(f"{self.path}: {self.config.head.kind} is for reports only, it is not saved; choose another run")
+        if not kind.trained and which != "last":
+            raise InputError(f"{self.path}: {self.config.head.kind} has no epochs to choose from; it has last weights alone")
         if cv.fold == "all":
+            if folds is not None:
+                raise InputError(f"{self.path}: one head, trained on every image; there are no folds to choose")
             return [ALL_FILE.format(which=which)]
         made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
         wanted = made if folds is None else folds

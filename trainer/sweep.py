@@ -20,7 +20,7 @@ from trainer.grid import SweepConfig
 from trainer.memory import keep_freed_memory
 from trainer.metrics import constrained, in_targets_order
 from trainer.prepare import Sweep, prepare_sweep
-from trainer.results import close_bank, close_regressor, finish, save_heads, save_regressor
+from trainer.results import baselines, close_bank, close_regressor, finish, save_heads, save_regressor
 from trainer.runs import RunFolder, SweepFolder, SweepResult, read_json
 from trainer.splits import save_splits
 from trainer.stream import everything
@@ -56,20 +56,25 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     sweep = prepare_sweep(config, device)
     folder = SweepFolder.create(out, sweep.base.experiment.name)
     save_splits(sweep.folds, folder.path / "folds.csv")
-    plan = {"base": config.base.model_dump(mode="json"), "axes": config.axes, "passes": sweep.plan().passes, "device": device,
+    base = config.base.model_dump(mode="json")
+    base["dataset"]["store"] = str(sweep.data.store.path.absolute())
+    plan = {"base": base, "axes": config.axes, "passes": sweep.plan().passes, "device": device,
             "fingerprint": sweep.data.store.spec.fingerprint}
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
     return _run(sweep, folder, plan["passes"], sweep.base.cv.fold == "all", progress)
 
 
-def resume_sweep(path: Path, fold: str | None = None, progress: bool = True) -> SweepResult:
+def resume_sweep(path: Path, fold: str | None = None, store: Path | None = None, progress: bool = True) -> SweepResult:
     """Go on with a sweep that was stopped, from the last checkpoint of each pass; on CPU to the same bits as without the stop.
 
+    store : where its store is now; None is where it was.
     fold : "all" refits the chosen point on all images afterwards; so it can be asked of a finished sweep too.
     InputError if the folder is no sweep's; MismatchError if the store's tokens are no longer those it began with.
     """
     plan = read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
     # its folds as it wrote them: they hold whatever made them
+    if store:
+        plan["base"]["dataset"]["store"] = str(store)
     given = SweepConfig.of(plan["base"], plan["axes"], path / "sweep.json").with_folds(path / "folds.csv")
     sweep = prepare_sweep(given, plan["device"])
     if (found := sweep.data.store.spec.fingerprint) != plan["fingerprint"]:
@@ -87,7 +92,7 @@ def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], who
     with locked(folder.path / "sweep"), deferred_interrupts():
         reader = sweep.reader()
         result = folder.result() if folder.is_finished else _train(sweep, folder, passes, reader, progress)
-        if whole and result.best:
+        if whole:
             _refit(sweep, folder, result.best, reader, progress)
         folder.remove_checkpoints()
         return result
@@ -95,40 +100,45 @@ def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], who
 
 def _train(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], reader: TokenReader,
            progress: bool) -> SweepResult:
-    """Every pass over the tokens, then what is fitted on pooled rows."""
+    """What is fitted on pooled rows, then every pass over the tokens."""
     runs = {p: folder.run(name) for p, name in enumerate(sweep.config.names)}
-    results = []
-    for points in passes:
-        trainers = _train_pass(sweep, points, runs, Checkpoint(folder.checkpoint(points)), len(passes) > 1, reader, progress)
-        results += [result for trainer in trainers for result in close_bank(sweep, trainer, reader, runs)]
+    results, beside = [], baselines(sweep)  # first: what they refuse should not cost a training
     for p, point in enumerate(sweep.config.points):
         if not kinds.load(point.head.kind).trained:
             check_interrupt()
             results.append(close_regressor(sweep, p, runs[p]))
-    return finish(sweep, folder, results)
+    for points in passes:
+        trainers = _train_pass(sweep, points, runs, Checkpoint(folder.checkpoint(points)), reader, progress)
+        results += [result for trainer in trainers for result in close_bank(sweep, trainer, reader, runs)]
+    return finish(sweep, folder, results, beside)
 
 
-def _refit(sweep: Sweep, folder: SweepFolder, chosen: str, reader: TokenReader, progress: bool) -> None:
+def _refit(sweep: Sweep, folder: SweepFolder, chosen: str | None, reader: TokenReader, progress: bool) -> None:
     """Train the chosen point on every image, as many steps as the heads of each fold took; its estimate is the sweep's."""
+    if chosen is None:
+        raise InputError(f"{folder.path}: no point can be refitted: all failed, or are for reports only")
     p = sweep.config.names.index(chosen)
     whole = Sweep.of(sweep.config, sweep.data, sweep.folds, [everything(sweep.data.n_images, sweep.base.cv.n_folds)])
     runs = {p: folder.refit}
     if kinds.load(sweep.config.points[p].head.kind).trained:
-        trainer, = _train_pass(whole, [p], runs, Checkpoint(folder.checkpoint("refit")), False, reader, progress)
+        trainer, = _train_pass(whole, [p], runs, Checkpoint(folder.checkpoint("refit")), reader, progress)
         save_heads(whole, trainer, runs, "last")
+        if not folder.is_refitted:
+            raise InputError(f"{folder.refit.path}: the refit of {chosen} failed, its weights are no longer finite; the sweep "
+                             "itself is finished. Lower optimization.lr and train again")
     else:
         save_regressor(whole, p, runs[p])
 
 
-def _train_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolder], checkpoint: Checkpoint, keep: bool,
+def _train_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolder], checkpoint: Checkpoint,
                 reader: TokenReader, progress: bool) -> list[BankTrainer]:
-    """Train the heads of some points together to the last epoch; on a signal their state is kept to go on from."""
+    """Train the heads of some points together; their state is kept after the last epoch, and on a signal, to go on from."""
     base, trainers = sweep.base, sweep.trainers(points)
     checkpoint.load(trainers)
     first, epochs, every = len(trainers[0].errors_QG), base.trainer.num_epochs, base.trainer.checkpoint_every
     for p in points:
         runs[p].begin(sweep.run_config(p), sweep.data.store, sweep.data.states, first)
-    events = Events([runs[p].path for p in points] if base.trainer.tensorboard else [])
+    events = Events([runs[p].path for p in points] if base.trainer.tensorboard else [], first)
     try:
         with tqdm(total=epochs, initial=first, desc="train", unit="epoch", disable=not progress, file=sys.stderr) as bar:
             for epoch in range(first, epochs):
@@ -138,7 +148,7 @@ def _train_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolde
                 for p, record in records.items():
                     runs[p].log({"epoch": epoch, **record})
                     events.log(runs[p].path, epoch, record)
-                if (every and (epoch + 1) % every == 0) or (keep and epoch + 1 == epochs):
+                if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
                     checkpoint.save(trainers)
                 bar.set_postfix(_progress(records, sweep.stream.n_steps), refresh=False)
                 bar.update()

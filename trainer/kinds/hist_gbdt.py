@@ -12,6 +12,7 @@ class HistGbdt(Regressor):
     """scikit-learn's HistGradientBoostingRegressor, one for each target, small trees and slow steps."""
 
     report_only = True
+    seeded = True
 
     def fit_predict(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int, x_new_MF: np.ndarray) -> np.ndarray:
         from sklearn.ensemble import HistGradientBoostingRegressor
