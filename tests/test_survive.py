@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from commands import biomass
 from safetensors.torch import load_file
 from sweeps import config, write_store
 
-from featurestore.errors import StoreDamaged
+from featurestore.errors import InputError, StoreDamaged
 from trainer.checkpoint import Checkpoint
 from trainer.grid import SweepConfig
 from trainer.runs import RunFolder
@@ -136,6 +137,25 @@ def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, st
     checkpoint.previous.write_bytes(b"")
     with pytest.raises(StoreDamaged, match="not a checkpoint of this sweep"):
         checkpoint.load(fresh)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store), "cpu")
+    checkpoint, trainers = Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors"), sweep.trainers(range(4))
+    train_epoch(sweep, trainers, sweep.reader(), 0)
+    checkpoint.save(trainers)
+    train_epoch(sweep, trainers, sweep.reader(), 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # writing beyond fails as on a full disk
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            checkpoint.save(trainers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    fresh = sweep.trainers(range(4))
+    checkpoint.load(fresh)
+    assert [trainer.n_batches for trainer in fresh] == [sweep.stream.n_steps] * len(fresh)
+    assert [p.name for p in checkpoint.path.parent.iterdir()] == ["previous_points0-3.safetensors"]
 
 
 def test_a_finished_sweep_or_another_store_is_not_resumed(tmp_path, whole):

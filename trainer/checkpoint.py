@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from featurestore._bytes import appears_whole, publish
-from featurestore.errors import StoreDamaged
+from featurestore.errors import InputError, StoreDamaged
 from trainer.bank_trainer import BankTrainer
 from trainer.optimizer import BankOptimizer
 
@@ -23,13 +23,16 @@ class Checkpoint:
         self.path, self.previous = path, path.with_name(f"previous_{path.name}")
 
     def save(self, trainers: Sequence[BankTrainer]) -> None:
-        """Keep the state of all banks."""
+        """Keep the state of all banks. InputError if it cannot be written; the one before it is then kept."""
         self.path.parent.mkdir(exist_ok=True)
         state = {f"{b}/{name}": tensor for b, trainer in enumerate(trainers) for name, tensor in _state(trainer).items()}
         if self.path.exists():
             publish(self.path, self.previous)
-        with appears_whole(self.path) as partial:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
+        try:
+            with appears_whole(self.path) as partial:
+                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
+        except (OSError, SafetensorError) as err:
+            raise InputError(f"{self.path}: cannot be written ({err}); make room, then --resume the sweep") from err
 
     def load(self, trainers: Sequence[BankTrainer]) -> None:
         """Put fresh trainers where the newest whole checkpoint's were; they stay fresh if there is none."""
