@@ -51,18 +51,16 @@ def _signals(after: str) -> Iterator[None]:
     asked: list[float] = []
 
     def stop(number: int, _frame: object) -> None:
-        if is_deferred() and not asked:
-            asked.append(time.monotonic())
-            click.echo(f"stopping{after}; once more after {GRACE_S} s kills", err=True)
-            interrupt(128 + number)
+        waits = is_deferred()
+        if asked and waits and time.monotonic() - asked[0] < GRACE_S:
             return
-        if is_deferred() and time.monotonic() - asked[0] < GRACE_S:
-            return
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+        if asked or not waits:
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, signal.SIG_DFL)
         if asked:
             signal.raise_signal(number)
-        click.echo(f"stopping{after}", err=True)
+        asked.append(time.monotonic())
+        click.echo(f"stopping{after}" + (f"; once more after {GRACE_S} s kills" if waits else ""), err=True)
         interrupt(128 + number)
 
     before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -160,7 +158,7 @@ def store_verify(path: Path) -> None:
 def train(config: Path | None, resume: Path | None, store: Path | None, fold: str | None, folds: Path | None, out: Path,
           device: str, plan: bool, yes: bool) -> None:
     """Train all heads of a sweep in one pass, e.g. `biomass train --config configs/demo.yaml --store features.h5`."""
-    with plain_errors("; biomass train --resume SWEEP goes on from here"):
+    with plain_errors("" if plan else "; biomass train --resume SWEEP goes on from here"):
         from featurestore.errors import UsageError
         from trainer.grid import SweepConfig
         from trainer.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep

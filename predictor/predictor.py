@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-from trainer.postprocess import apply, rules_of
 
 from featurestore.backbone import RANDOM, Backbone, restore_backbone, saved_weights_path
 from featurestore.catalog import find_photographs, read_catalog
@@ -19,6 +18,7 @@ from featurestore.views import tta_views
 from predictor.ensemble import BankEnsemble, RegressorEnsemble, new_ensemble
 from trainer.config import PointConfig
 from trainer.metrics import TARGETS, constrained
+from trainer.postprocess import apply, rules_of
 from trainer.runs import RunFolder
 
 

@@ -60,6 +60,14 @@ def store_path(request, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def store(tmp_path_factory) -> Path:
+    """A small store with labels that its tokens explain."""
+    from sweeps import write_store
+
+    return write_store(tmp_path_factory.mktemp("labelled") / "features.h5")
+
+
+@pytest.fixture(scope="session")
 def pasture(tmp_path_factory) -> Path:
     """Eight drawn photographs in the contest's layout, six of them labelled."""
     from featurestore.demo import draw_pasture

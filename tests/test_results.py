@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from commands import biomass
-from sweeps import config, write_store
+from sweeps import config
 
 from featurestore.errors import InputError
 from trainer.grid import SweepConfig, load_point
@@ -17,11 +17,6 @@ from trainer.selection import honest_estimate, squared_errors
 from trainer.sweep import prepare_sweep, run_sweep
 
 RULES = "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, target: Dry_Clover_g, factor: 0.5}]"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return write_store(tmp_path_factory.mktemp("labelled") / "features.h5")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def test_no_held_out_image_is_in_a_batch_own_or_partner(n, n_folds, n_repeats, b
     for step in range(stream.n_steps):
         b = stream.batch(2, step)
         for q, split in enumerate(splits):
-            seen = {*b.rows_U2[b.own_QB[q], 0], *b.rows_U2[b.partner_rows_QB[q], 0]}
+            seen = {*b.rows_U2[b.own_QB[q], 0], *b.rows_U2[b.own_QB[q][b.partner_QB[q]], 0]}
             assert seen <= set(split.train_N) and not seen & set(split.val_N)
 
 

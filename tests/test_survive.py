@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from commands import biomass
 from safetensors.torch import load_file
-from sweeps import config, write_store
+from sweeps import config
 
 from featurestore.errors import InputError, StoreDamaged
 from trainer.checkpoint import Checkpoint
@@ -52,11 +52,6 @@ POINTS = {
     "closing the last bank": "trainer.sweep::close_bank:2",
     "ranking": "trainer.sweep::finish:1",
 }
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return write_store(tmp_path_factory.mktemp("labelled") / "features.h5")
 
 
 @pytest.fixture(scope="module")

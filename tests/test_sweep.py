@@ -9,7 +9,7 @@ import pytest
 import torch
 from commands import biomass
 from plain_heads import plain_masses
-from sweeps import config, write_store
+from sweeps import config
 
 from featurestore.errors import InputError, MismatchError
 from trainer.data import TrainingData
@@ -18,11 +18,6 @@ from trainer.grid import SweepConfig
 from trainer.metrics import in_targets_order
 from trainer.sweep import Sweep, prepare_sweep, run_sweep, train_epoch
 from trainer.tokens import TokenReader
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return write_store(tmp_path_factory.mktemp("labelled") / "features.h5")
 
 
 @pytest.fixture(scope="module")

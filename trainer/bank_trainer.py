@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer import kinds
 from trainer.config import PointConfig
 from trainer.data import TrainingData
 from trainer.heads import Bank, HeadShape, Inputs, new_bank
@@ -82,13 +83,16 @@ class BankTrainer:
         draws = {seed: torch.from_numpy(stream.dropout(*place, shape, seed)).to(device) for seed in set(seeds)}
         return torch.stack([draws[seed] for seed in (seeds if len(draws) > 1 else seeds[:1])], 1)
 
-    def keep_best(self, raw_GRN5: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
+    def masses(self, raw_GRN5: np.ndarray) -> np.ndarray:
+        """(G, R, N, 5) raw masses in MASSES order -> TARGETS order, by each point's constraints."""
+        return np.stack([constrained(raw, config.inference.constraints)
+                         for raw, config in zip(raw_GRN5, self.configs, strict=True)])
+
+    def keep_best(self, masses_GRN5: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
         """Copy the averages of every head whose own fold it now predicts best, note errors; returns fold scores (Q, G).
 
-        truth_N5 in TARGETS order. A fold whose score is not defined (one image, no spread) keeps its latest weights.
+        Both in TARGETS order. A fold whose score is not defined (one image, no spread) keeps its latest weights.
         """
-        masses_GRN5 = np.stack([constrained(raw, config.inference.constraints)
-                                for raw, config in zip(raw_GRN5, self.configs, strict=True)])
         score_QG = np.array([[weighted_r2(truth_N5[s.val_N], masses[s.repeat, s.val_N]) for masses in masses_GRN5]
                              for s in splits])
         better = (score_QG > self.best_score_QG) | np.isnan(self.best_score_QG)
@@ -122,8 +126,8 @@ def _new_trainer(shape: HeadShape, mixup_kind: str, points: list[int], configs: 
     biases = [initial_biases(labels, split.train_N, t.n_tiles, t.n_patches) for split in splits]
     moments = None
     if configs[0].head.normalize:
-        bank_reads = Bank(shape, {}).kind.reads(shape)
-        moments = data.moments(splits, {part for parts in bank_reads.values() for part in parts})
+        reads = kinds.load(shape.kind).reads(shape)
+        moments = data.moments(splits, {part for parts in reads.values() for part in parts})
     bank = new_bank(shape, splits, configs, data.dtype, biases, moments, data.device)
     if shape.n_intervals:
         labels = labels.with_intervals([split.train_N for split in splits], shape.n_intervals)

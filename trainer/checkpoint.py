@@ -61,17 +61,21 @@ def _load(path: Path, trainers: Sequence[BankTrainer]) -> None:
 def _state(trainer: BankTrainer) -> dict[str, Tensor]:
     """All tensors of a bank under training; of AdamW's, one a head and tensor."""
     parts = {**_stacked(trainer), "adamw": _adamw_state(trainer.optimizer)}
+    shape = trainer.failed_QG.shape
+    lists = {name: np.array(values).reshape(-1, *shape) for name, values in _lists(trainer).items()}  # which may be empty
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()} | {
         "counts": torch.tensor([trainer.optimizer.n_done, trainer.n_batches])} | {
-        name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in _noted(trainer).items()}
+        name: torch.from_numpy(array) for name, array in (_noted(trainer) | lists).items()}
 
 
 def _noted(trainer: BankTrainer) -> dict[str, np.ndarray]:
-    """What a trainer notes of its heads, each an array with leading axes of its own."""
-    shape = trainer.best_score_QG.shape
-    lists = {"losses": trainer.losses_QG, "errors": trainer.errors_QG}
-    return {"best_score": trainer.best_score_QG, "best_epoch": trainer.best_epoch_QG, "failed": trainer.failed_QG} | {
-        name: np.stack(values) if values else np.zeros((0, *shape)) for name, values in lists.items()}
+    """What a trainer notes of its heads, (Q, G) each."""
+    return {"best_score": trainer.best_score_QG, "best_epoch": trainer.best_epoch_QG, "failed": trainer.failed_QG}
+
+
+def _lists(trainer: BankTrainer) -> dict[str, list[np.ndarray]]:
+    """The same of every batch of the epoch under way, and of every epoch."""
+    return {"losses": trainer.losses_QG, "errors": trainer.errors_QG}
 
 
 @torch.no_grad()
@@ -87,10 +91,8 @@ def _restore(trainer: BankTrainer, state: dict[str, Tensor]) -> None:
             moments.setdefault(int(number), {})[key] = tensor
     adamw.load_state_dict({"state": moments, "param_groups": adamw.state_dict()["param_groups"]})
     trainer.optimizer.n_done, trainer.n_batches = state["counts"].tolist()
-    for name, array in _noted(trainer).items():
-        if name not in ("losses", "errors"):
-            array[:] = state[name].numpy()
-    trainer.losses_QG[:], trainer.errors_QG[:] = list(state["losses"].numpy()), list(state["errors"].numpy())
+    for name, noted in (_noted(trainer) | _lists(trainer)).items():
+        noted[:] = state[name].numpy()
 
 
 def _stacked(trainer: BankTrainer) -> dict[str, dict[str, Tensor]]:

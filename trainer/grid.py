@@ -76,7 +76,7 @@ class SweepConfig:
         """How many points there are at most, known without making them: a grid may be huge by mistake."""
         return math.prod(len(values) for values in self.axes.values())
 
-    @property
+    @functools.cached_property
     def points(self) -> list[PointConfig]:
         """Every combination, the last axis fastest; of those that differ only in what their kind does not read, the first."""
         return [point for point, _ in self._members]

@@ -92,10 +92,7 @@ class Inputs:
         if self.share_QGB is None:
             return own_QGB
         index = torch.from_numpy(self.partner_QB).to(own_QGB.device)
-        return self.mix(own_QGB, torch.stack([x[:, i] for x, i in zip(own_QGB, index, strict=True)]))
-
-    def mix(self, own_QGB: Tensor, partner_QGB: Tensor) -> Tensor:
-        """share * own + (1 - share) * partner."""
+        partner_QGB = torch.stack([x[:, i] for x, i in zip(own_QGB, index, strict=True)])
         share = self.share_QGB.reshape(*self.share_QGB.shape, *(1,) * (own_QGB.dim() - 3))
         return share * own_QGB + (1 - share) * partner_QGB
 
@@ -128,7 +125,7 @@ class Outputs:
 class HeadKind:
     """One kind of head: what its file in trainer/kinds defines. All tensors of a bank are (Q, G, *), weights (Q, G, in, out)."""
 
-    trained, seeded, report_only = True, True, False
+    trained, seeded, report_only = True, True, False  # as a Regressor says of itself
     settings: tuple[str, ...] = ()
     """Keys of the config's `head` section that make a difference to it, beside `kind` and `seed`."""
     has_state = True
@@ -217,7 +214,8 @@ class Bank:
 class _Linear(torch.autograd.Function):
     """(H, M, in) by each head's own layer, adding to the weights' gradients where they are.
 
-    autograd would write a gradient as large as all weights, then add it: of full-size heads a third of a step's dense part.
+    autograd would write a gradient as large as all weights, then add it: with that, a full-size step of 30 heads took 1.6 s of
+    one core, without it 1.3.
     """
 
     @staticmethod

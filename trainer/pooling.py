@@ -54,7 +54,8 @@ class _Attend(torch.autograd.Function):
         for u, entries in ctx.touches.by_row:
             d_TMD = dy[entries].permute(1, 0, 2, 3).reshape(t, len(entries) * g, -1)
             part = times(ctx.rows[u], d_TMD.transpose(1, 2), ctx.half).view(t, p, len(entries), g).permute(2, 0, 3, 1)
-            for sample, each in zip((entries // n_slots).tolist(), part, strict=True):  # index_add_ takes ten times as long
+            # one at a time: index_add_ took 32 ms of a core for a full-size step of 30 heads, this 18
+            for sample, each in zip((entries // n_slots).tolist(), part, strict=True):
                 dw[sample] += each
         return dw.view(q, b, t, g, p).permute(0, 3, 1, 2, 4), None, None, None
 

@@ -1,5 +1,6 @@
 """What finished heads leave: weights, out-of-fold tables, scores; and what a sweep found when all its points are in."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,7 +17,7 @@ from trainer.compare import Comparison, compare, compare_pairs
 from trainer.config import HeadConfig, PointConfig
 from trainer.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
 from trainer.metrics import constrained, in_targets_order
-from trainer.postprocess import apply, judge, rules_of
+from trainer.postprocess import Rule, apply, judge, rules_of
 from trainer.prepare import Sweep
 from trainer.report import draw_curves, draw_leaderboard
 from trainer.runs import ALL_FILE, WEIGHTS, RunFolder, SweepFolder, SweepResult, head_file
@@ -33,11 +34,17 @@ class Prediction:
 
     raw_RN5: np.ndarray
     state_RNC: np.ndarray | None
+    config: PointConfig
+    states: Sequence[str]
 
-    def masses(self, config: PointConfig, states: Sequence[str], rules: Sequence | None = None) -> np.ndarray:
-        """(R, N, 5) grams in TARGETS order: constrained, then the rules of the config (or others)."""
-        rules = rules_of(config.inference.postprocess) if rules is None else rules
-        return apply(rules, constrained(self.raw_RN5, config.inference.constraints), self.state_RNC, states)
+    def by_rules(self, rules: Sequence[Rule]) -> np.ndarray:
+        """(R, N, 5) grams in TARGETS order: constrained, then rules."""
+        return apply(rules, constrained(self.raw_RN5, self.config.inference.constraints), self.state_RNC, self.states)
+
+    @functools.cached_property
+    def masses_RN5(self) -> np.ndarray:
+        """The same by the rules of the config: what is scored, compared and written."""
+        return self.by_rules(rules_of(self.config.inference.postprocess))
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,8 @@ def close_bank(sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: Ma
     for which in WEIGHTS:
         save_heads(sweep, trainer, runs, which)
     for g, p in enumerate(trainer.points):
-        predictions = {which: Prediction(each.masses_GRN5[g], None if each.state_GRNC is None else each.state_GRNC[g])
-                       for which, each in held_out.items()}
+        predictions = {which: Prediction(each.masses_GRN5[g], None if each.state_GRNC is None else each.state_GRNC[g],
+                                         trainer.configs[g], sweep.data.states) for which, each in held_out.items()}
         errors_EQ = np.array(trainer.errors_QG)[:, :, g]
         results.append(PointResult(p, sweep.config.names[p], trainer.configs[g], predictions, errors_EQ,
                                    trainer.best_epoch_QG[:, g], trainer.failed_QG[:, g]))
@@ -99,7 +106,7 @@ def close_regressor(sweep: Sweep, p: int, run: RunFolder) -> PointResult:
     for split, state in zip(sweep.splits, fitted, strict=True):
         if state is not None:
             run.save_head(_head_file(sweep, "last", split), _tensors(state))
-    prediction = Prediction(np.mean([by_view[v] for v in sweep.views], 0), None)
+    prediction = Prediction(np.mean([by_view[v] for v in sweep.views], 0), None, config, [])
     errors_Q = squared_errors(truth_N5, constrained(by_view[0], config.inference.constraints), sweep.splits)
     blank = np.zeros(len(sweep.splits), int)
     result = PointResult(p, sweep.config.names[p], config, {"last": prediction}, errors_Q[None], blank, blank - 1)
@@ -120,11 +127,11 @@ def baselines(sweep: Sweep) -> dict[str, Scores]:
     ridge = sweep.base.model_copy(update={"head": HeadConfig(kind="ridge")})
     by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, sweep.views)[1]
     raw = {"mean": mean_predictor(sweep.data, sweep.splits), "ridge": np.mean(list(by_view.values()), 0)}
-    return {name: _scored(sweep, Prediction(each, None).masses(sweep.base, [], [])) for name, each in raw.items()}
+    return {name: _scored(sweep, Prediction(each, None, sweep.base, []).by_rules([])) for name, each in raw.items()}
 
 
 def write_oof(sweep: Sweep, result: PointResult, run: RunFolder) -> None:
-    tables = [oof_table(which, sweep.data, sweep.folds, sweep.splits, prediction.masses(result.config, sweep.data.states),
+    tables = [oof_table(which, sweep.data, sweep.folds, sweep.splits, prediction.masses_RN5,
                         prediction.state_RNC) for which, prediction in sorted(result.held_out.items())]
     run.write_table("oof.csv", pd.concat(tables))
 
@@ -166,7 +173,7 @@ def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def _score(sweep: Sweep, result: PointResult, which: str) -> Scores:
-    return _scored(sweep, result.held_out[which].masses(result.config, sweep.data.states))
+    return _scored(sweep, result.held_out[which].masses_RN5)
 
 
 def _scored(sweep: Sweep, masses_RN5: np.ndarray) -> Scores:
@@ -176,7 +183,7 @@ def _scored(sweep: Sweep, masses_RN5: np.ndarray) -> Scores:
 
 def _compare(sweep: Sweep, results: Sequence[PointResult]) -> tuple[list[Comparison], pd.DataFrame]:
     """Every point against the one at the top, and a table of all pairs of the first MOST_PAIRED."""
-    masses_GRN5 = np.stack([r.held_out["last"].masses(r.config, sweep.data.states) for r in results])
+    masses_GRN5 = np.stack([r.held_out["last"].masses_RN5 for r in results])
     truth_N5, site_N = in_targets_order(sweep.data.truth_N5), sweep.folds["site"].to_numpy()
     seed = sweep.base.experiment.seed
     pairs = compare_pairs(truth_N5, masses_GRN5[:MOST_PAIRED], site_N, seed)
@@ -192,7 +199,7 @@ def _honest(sweep: Sweep, results: Sequence[PointResult]) -> dict[str, Any]:
     too, by what was noted while training: the plain view, without rules; `plain` is `last` on that view, to compare with it.
     """
     truth_N5 = in_targets_order(sweep.data.truth_N5)
-    last_GQ = np.stack([squared_errors(truth_N5, r.held_out["last"].masses(r.config, sweep.data.states), sweep.splits)
+    last_GQ = np.stack([squared_errors(truth_N5, r.held_out["last"].masses_RN5, sweep.splits)
                         for r in results])
     n_epochs = max(len(r.errors_EQ) for r in results)
     noted_EGQ = np.stack([np.broadcast_to(r.errors_EQ, (n_epochs, len(sweep.splits))) for r in results], 1)
@@ -207,8 +214,7 @@ def _judged(sweep: Sweep, best: PointResult) -> dict[str, float]:
     rules = best.config.inference.postprocess
     if not rules:
         return {}
-    prediction, states = best.held_out["last"], sweep.data.states
-    return judge(rules_of(rules), lambda some: _scored(sweep, prediction.masses(best.config, states, some)).mean)
+    return judge(rules_of(rules), lambda some: _scored(sweep, best.held_out["last"].by_rules(some)).mean)
 
 
 def _summary_row(sweep: Sweep, result: PointResult, scores: Mapping[str, Scores], versus: Comparison) -> dict:

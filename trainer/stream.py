@@ -37,10 +37,6 @@ class Batch:
     """Sample of the same batch and site that it is mixed with instead; itself where there is no other."""
 
     @property
-    def partner_rows_QB(self) -> np.ndarray:
-        return np.take_along_axis(self.own_QB, self.partner_QB, 1)
-
-    @property
     def images_QB(self) -> np.ndarray:
         """Image of each sample; of a missing one any, its results are not looked at."""
         return self.rows_U2[self.own_QB, 0]

@@ -18,7 +18,7 @@ from trainer.evaluate import pooled_score, predict_held_out
 from trainer.events import Events
 from trainer.grid import SweepConfig
 from trainer.memory import keep_freed_memory
-from trainer.metrics import constrained, in_targets_order
+from trainer.metrics import in_targets_order
 from trainer.prepare import Sweep, prepare_sweep
 from trainer.results import baselines, close_bank, close_regressor, finish, save_heads, save_regressor
 from trainer.runs import RunFolder, SweepFolder, SweepResult, read_json
@@ -32,15 +32,16 @@ def describe_plan(sweep: Sweep) -> str:
     plan = sweep.plan()
     if not plan.passes:
         return str(plan)
-    step_s = _step_s(sweep, plan.passes[0])
+    reader = sweep.reader()
+    step_s = _step_s(sweep, plan.passes[0], reader)
     hours = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size) / 3600
-    return f"{plan}\ntokens   {sweep.reader().residency}\ntime     about {hours:.2g} h: a step takes {1000 * step_s:.0f} ms here"
+    return f"{plan}\ntokens   {reader.residency}\ntime     about {hours:.2g} h: a step takes {1000 * step_s:.0f} ms here"
 
 
-def _step_s(sweep: Sweep, points: Sequence[int]) -> float:
+def _step_s(sweep: Sweep, points: Sequence[int], reader: TokenReader) -> float:
     """Seconds of a training step of one pass, timed after one to warm up."""
     keep_freed_memory()
-    trainers, reader, times = sweep.trainers(points), sweep.reader(), []
+    trainers, times = sweep.trainers(points), []
     for step in range(3):
         start = time.monotonic()
         train_step(sweep, trainers, reader, 0, step % sweep.stream.n_steps)
@@ -187,12 +188,12 @@ def _validate(sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReader
     predictions = predict_held_out([t.averaged for t in trainers], sweep.data, reader, sweep.splits, batch_size)
     truth_N5, records = in_targets_order(sweep.data.truth_N5), {}
     for trainer, prediction in zip(trainers, predictions, strict=True):
-        fold_score_QG = trainer.keep_best(prediction.masses_GRN5, truth_N5, sweep.splits)
+        masses_GRN5 = trainer.masses(prediction.masses_GRN5)
+        fold_score_QG = trainer.keep_best(masses_GRN5, truth_N5, sweep.splits)
         loss_QG = np.mean(trainer.losses_QG, 0)
         trainer.losses_QG.clear()
         for g, p in enumerate(trainer.points):
-            masses_RN5 = constrained(prediction.masses_GRN5[g], trainer.configs[g].inference.constraints)
-            records[p] = {"loss": loss_QG[:, g].mean(), "score": pooled_score(truth_N5, masses_RN5, sweep.splits),
+            records[p] = {"loss": loss_QG[:, g].mean(), "score": pooled_score(truth_N5, masses_GRN5[g], sweep.splits),
                           "fold_loss": loss_QG[:, g].tolist(), "fold_score": fold_score_QG[:, g].tolist(),
                           "lr": trainer.optimizer.lr(g), "train_s": train_s}
     return records
