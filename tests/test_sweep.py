@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -250,3 +251,18 @@ def test_a_point_without_mixup_does_not_choose_it_for_the_others(tmp_path, store
     for p in range(3):
         (ours, g), (theirs, g2) = head_of(together, p), head_of(trained(sweep, [p]), p)
         assert_same_head(ours, theirs, 0, g, 0, g2)
+
+
+def test_the_banks_of_a_pass_are_gone_before_the_next_one_begins(tmp_path, store, monkeypatch):
+    """Passes are as large as memory allows: two of them at once would not fit."""
+    alive = []
+
+    def counted(checkpoint, trainers):
+        alive.append([sum(ref() is not None for ref in alive_refs), len(trainers)])
+        alive_refs.extend(weakref.ref(trainer) for trainer in trainers)
+
+    alive_refs: list = []
+    monkeypatch.setattr("trainer.plan.free_memory", lambda device: 100_000)
+    monkeypatch.setattr("trainer.checkpoint.Checkpoint.load", counted)
+    run_sweep(config(tmp_path, store, epochs=1), tmp_path / "runs", "cpu", progress=False)
+    assert len(alive) > 1 and [before for before, _ in alive] == [0] * len(alive)

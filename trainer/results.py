@@ -74,14 +74,13 @@ def close_bank(sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: Ma
                for view in sweep.views]
     held_out = {which: HeldOut.mean([masses[i] for masses in by_view]) for i, which in enumerate(banks)}
     trainer.failed_QG[(trainer.failed_QG < 0) & ~np.isfinite(trainer.errors_QG[-1])] = trainer.n_batches  # by its last step
-    results = []
+    results, errors_EQG = [], np.array(trainer.errors_QG)
     for which in WEIGHTS:
         save_heads(sweep, trainer, runs, which)
     for g, p in enumerate(trainer.points):
         predictions = {which: Prediction(each.masses_GRN5[g], None if each.state_GRNC is None else each.state_GRNC[g],
                                          trainer.configs[g], sweep.data.states) for which, each in held_out.items()}
-        errors_EQ = np.array(trainer.errors_QG)[:, :, g]
-        results.append(PointResult(p, sweep.config.names[p], trainer.configs[g], predictions, errors_EQ,
+        results.append(PointResult(p, sweep.config.names[p], trainer.configs[g], predictions, errors_EQG[:, :, g],
                                    trainer.best_epoch_QG[:, g], trainer.failed_QG[:, g]))
         draw_curves(runs[p].path / "metrics.jsonl", runs[p].path / "training_curves.png")
         write_oof(sweep, results[-1], runs[p])

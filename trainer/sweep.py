@@ -20,7 +20,7 @@ from trainer.grid import SweepConfig
 from trainer.memory import keep_freed_memory
 from trainer.metrics import in_targets_order
 from trainer.prepare import Sweep, prepare_sweep
-from trainer.results import baselines, close_bank, close_regressor, finish, save_heads, save_regressor
+from trainer.results import PointResult, baselines, close_bank, close_regressor, finish, save_heads, save_regressor
 from trainer.runs import RunFolder, SweepFolder, SweepResult, read_json
 from trainer.splits import save_splits
 from trainer.stream import everything
@@ -109,9 +109,15 @@ def _train(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], r
             check_interrupt()
             results.append(close_regressor(sweep, p, runs[p]))
     for points in passes:
-        trainers = _train_pass(sweep, points, runs, Checkpoint(folder.checkpoint(points)), reader, progress)
-        results += [result for trainer in trainers for result in close_bank(sweep, trainer, reader, runs)]
+        results += _run_pass(sweep, points, runs, Checkpoint(folder.checkpoint(points)), reader, progress)
     return finish(sweep, folder, results, beside)
+
+
+def _run_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolder], checkpoint: Checkpoint, reader: TokenReader,
+              progress: bool) -> list[PointResult]:
+    """Train a pass and keep what it reached; its banks are gone before the next one makes its own."""
+    trainers = _train_pass(sweep, points, runs, checkpoint, reader, progress)
+    return [result for trainer in trainers for result in close_bank(sweep, trainer, reader, runs)]
 
 
 def _refit(sweep: Sweep, folder: SweepFolder, chosen: str | None, reader: TokenReader, progress: bool) -> None:
