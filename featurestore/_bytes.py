@@ -36,6 +36,20 @@ def crc32c(*buffers: "np.ndarray | bytes", start: int = 0) -> int:
     return start
 
 
+def crc32c_rows(*parts_NX: np.ndarray) -> np.ndarray:
+    """(N,) uint32: CRC-32C of each row's bytes, the parts' rows one after another; parts are C-contiguous within a row."""
+    from google_crc32c import extend
+
+    crc_N = np.empty(len(parts_NX[0]), np.uint32)
+    bytes_NX = [np.ascontiguousarray(part).reshape(len(crc_N), -1).view(np.uint8) for part in parts_NX]
+    for i, rows in enumerate(zip(*bytes_NX, strict=True)):
+        crc = 0
+        for row in rows:
+            crc = extend(crc, row)
+        crc_N[i] = crc
+    return crc_N
+
+
 def page_aligned(shape: tuple[int, ...], dtype: "np.dtype | str") -> np.ndarray:
     """An uninitialised array that begins on a page."""
     n = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
@@ -95,26 +109,21 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def appears_whole(path: Path) -> Iterator[Path]:
-    """Hand out `NAME.partial`; when the block ends well it is synced and gets its name, else it is removed.
+def appears_whole(path: Path, partial: Path | None = None) -> Iterator[Path]:
+    """Hand out `NAME.partial`, or what is given; when the block ends well it is synced and gets its name, else it is removed.
 
     Also for folders, as long as the final name is free. Litter of a killed process is removed on the next try.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = partial or path.with_name(path.name + ".partial")
     remove(partial)
     try:
         yield partial
-        publish(partial, path)
+        sync_tree(partial)
+        os.replace(partial, path)
+        sync_folder(path.parent)
     except BaseException:
         remove(partial)
         raise
-
-
-def publish(partial: Path, path: Path) -> None:
-    """Give a finished file or folder its name, durably."""
-    sync_tree(partial)
-    os.replace(partial, path)
-    sync_folder(path.parent)
 
 
 def write_whole(path: Path, data: bytes | str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore._bytes import appears_whole, crc32c, pwrite, round_up
+from featurestore._bytes import crc32c, pwrite, round_up
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.layout import Extent, Layout, check_format
 from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
@@ -27,14 +27,13 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
     """Lay out an empty store for n images; every shard file is sparse and has its index already."""
     import zarr
 
-    with appears_whole(path) as partial:
-        root = zarr.create_group(partial, zarr_format=3, attributes={
-            "format": FORMAT, "format_version": FORMAT_VERSION, "spec": spec.to_json()})
-        root.create_group("catalog")
-        for array in spec.arrays(n):
-            chunk, shard = _grid(array)
-            _add_array(root, array, chunk, shard)
-            _add_files(_extent(partial, array, shard), chunk, shard)
+    root = zarr.create_group(path, zarr_format=3, attributes={
+        "format": FORMAT, "format_version": FORMAT_VERSION, "spec": spec.to_json()})
+    root.create_group("catalog")
+    for array in spec.arrays(n):
+        chunk, shard = _grid(array)
+        _add_array(root, array, chunk, shard)
+        _add_files(_extent(path, array, shard), chunk, shard)
 
 
 def open_layout(path: Path) -> Layout:
@@ -57,6 +56,12 @@ def open_layout(path: Path) -> Layout:
     for name, extent in extents.items():
         _check_indices(extent, *grids[name])
     return layout
+
+
+def metadata_crc(layout: Layout) -> int:
+    """CRC-32C of every zarr.json, the root's first, the others in order of their array's name; they never change."""
+    files = [layout.path, layout.path / "catalog", *(layout.path / name for name in sorted(layout.extents))]
+    return crc32c(*((path / "zarr.json").read_bytes() for path in files))
 
 
 def _grid(array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from featurestore import _hdf5, _zarr
+from featurestore._bytes import pwrite
 from featurestore.errors import InputError
 from featurestore.layout import Layout
 from featurestore.spec import StoreSpec
@@ -19,10 +20,23 @@ def open_layout(path: Path) -> Layout:
     return _format_of(path).open_layout(path)
 
 
-def create_store(path: Path, spec: StoreSpec, n: int) -> None:
-    """Lay out an empty store with room for n images; the suffix says the format. Sparse: it takes no room yet."""
+def create_store(path: Path, spec: StoreSpec, n: int) -> Layout:
+    """Lay out an empty store with room for n images; the suffix says the format. Sparse: it takes no room yet.
+
+    Nothing is synced and the name is there at once; `writer.create_with_catalog` hides it until it is whole.
+    """
     check_suffix(path)
     (_zarr if path.suffix == ".zarr" else _hdf5).create(path, spec, n)
+    layout = open_layout(path)
+    file, offset, _ = layout.extents["metadata_crc32c"].locate(0)
+    with open(file, "r+b", buffering=0) as handle:
+        pwrite(handle.fileno(), [metadata_crc(layout).to_bytes(4, "little")], offset)
+    return layout
+
+
+def metadata_crc(layout: Layout) -> int:
+    """CRC-32C of what is neither an array's bytes nor a shard's index, as it is now."""
+    return _format_of(layout.path).metadata_crc(layout)
 
 
 def check_suffix(path: Path) -> None:

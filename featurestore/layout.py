@@ -1,10 +1,9 @@
 """Where the bytes of a store are: the answer both formats give, and all that reading, writing and verifying ask of them."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from featurestore._bytes import crc32c
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
 
@@ -39,6 +38,9 @@ class Layout:
     spec: StoreSpec
     extents: dict[str, Extent]
     sizes: dict[Path, int]
+    """Bytes of each file."""
+    inodes: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Device and inode of each file as its size was checked: the store that was opened, whatever takes its name later."""
 
     @property
     def n(self) -> int:
@@ -72,10 +74,23 @@ class Layout:
             if os.path.islink(path):
                 raise StoreDamaged(f"{path}: a link; a store's own files are not followed elsewhere")
         for path, size in self.sizes.items():
-            found = path.stat().st_size if path.is_file() else -1
-            if found != size:
-                found_text = "missing" if found < 0 else f"{found} bytes long"
+            found = path.stat() if path.is_file() else None
+            if found is None or found.st_size != size:
+                found_text = f"{found.st_size} bytes long" if found else "missing"
                 raise StoreDamaged(f"{path}: {found_text}, {size} bytes expected; restore it or build the store again")
+            self.inodes[path] = found.st_dev, found.st_ino
+
+    def open_file(self, path: Path) -> int:
+        """A descriptor to read one of the store's files; StoreDamaged if it is not the file that was checked, or was cut."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as err:
+            raise StoreDamaged(f"{path}: gone since the store was opened; restore it or build the store again") from err
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) == self.inodes[path] and found.st_size >= self.sizes[path]:
+            return fd
+        os.close(fd)
+        raise StoreDamaged(f"{path}: replaced or cut since the store was opened; open the store again")
 
 
 def check_format(path: Path, name: object, version: object) -> None:
@@ -84,8 +99,3 @@ def check_format(path: Path, name: object, version: object) -> None:
         raise InputError(f"{path}: not a {FORMAT}: its root attribute 'format' is {name!r}")
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use a newer biomass")
-
-
-def seal_of(fingerprint: str, image: int, catalog_row: bytes, thumb: bytes, crc_row: bytes) -> int:
-    """The commit mark of one image (docs/format.md, Seals); never 0, which means absent."""
-    return crc32c(fingerprint.encode(), image.to_bytes(8, "little"), catalog_row, thumb, crc_row) or 1

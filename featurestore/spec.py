@@ -61,7 +61,8 @@ class TokenSpec(Record):
     width: Count
     views: Annotated[tuple[ViewSpec, ...], Field(min_length=1)]
     seed: int
-    dtype: Literal["float16"] = "float16"
+    dtype: Literal["float16", "int8"] = "float16"
+    """How a token was rounded; int8: patch tokens with a scale each, see featurestore.archive, and then to float16 as well."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -102,6 +103,7 @@ class StoreSpec(Record):
 
     tokens: TokenSpec
     has_patches: bool = True
+    pooled_dtype: Literal["float32", "float16"] = "float32"
     thumb: tuple[Count, Count] | None = None
     columns: tuple[Column, ...]
     made_by: dict[str, str] = {}
@@ -135,11 +137,13 @@ class StoreSpec(Record):
         arrays = [Array("cls", (*shape, t.width), "<f2", (*dims, "channel"))]
         if self.has_patches:
             arrays.append(Array("patches", (*shape, t.n_patches, t.width), "<f2", (*dims, "patch", "channel")))
-        arrays += [Array("pooled", (*shape, len(POOLED), t.width), "<f4", (*dims, "pooling", "channel")),
+        pooled_dtype = np.dtype(self.pooled_dtype).newbyteorder("<").str
+        arrays += [Array("pooled", (*shape, len(POOLED), t.width), pooled_dtype, (*dims, "pooling", "channel")),
                    Array("stats", (*shape[:2], len(STATS)), "<f8", ("image", "view", "stat"))]
         if self.thumb:
             arrays.append(Array("thumbs", (n, *self.thumb, 3), "|u1", ("image", "thumb_row", "thumb_column", "colour")))
-        arrays += [Array("crc32c", shape[:2], "<u4", ("image", "view")), Array("seal", (n,), "<u4", ("image",))]
+        arrays += [Array("crc32c", shape[:2], "<u4", ("image", "view")), Array("seal", (n,), "<u4", ("image",)),
+                   Array("metadata_crc32c", (1,), "<u4", ("once",))]
         return arrays + [_column_array(column, n) for column in self.columns]
 
 
@@ -182,7 +186,8 @@ def canonical_json(value: Any) -> str:
 def _column_array(column: Column, n: int) -> Array:
     if column.kind == "number":
         return Array(column.node, (n,), "<f8", ("image",))
-    return Array(column.node, (n, column.width), "|u1", ("image", f"{column.node.split('/')[1]}_byte"))
+    # ~b is followed by no hex digit, so this is the name of no other column
+    return Array(column.node, (n, column.width), "|u1", ("image", f"{column.node.split('/')[1]}~byte"))
 
 
 def _first_line(err: Exception) -> str:

@@ -3,7 +3,6 @@
 A row is returned only when its image is sealed and the seal matches; what was never committed is never seen.
 """
 
-import itertools
 import json
 import mmap
 import os
@@ -16,14 +15,16 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from featurestore._bytes import crc32c, page_aligned, pread_into
+from featurestore._bytes import crc32c, crc32c_rows, page_aligned, pread_into
 from featurestore.errors import InputError, MismatchError, StoreDamaged
 from featurestore.formats import open_layout
-from featurestore.layout import Extent, Layout, seal_of
+from featurestore.layout import Extent, Layout
+from featurestore.rows import ImageTokens, RowArray, bounded
 from featurestore.spec import STATS
 
 TAKE_THREADS = min(4, os.cpu_count() or 1)
 ADVISE_BYTES = 128 << 10  # of more than a device's read-ahead or largest request the kernel silently reads the beginning alone
+SEAL_BLOCK = 4096  # images whose catalog rows are copied at once to check their seals
 UNKNOWN, SEALED, TOUCHED = 0, 1, 2  # what this process has checked of an image
 
 
@@ -104,7 +105,7 @@ class FeatureStore:
             if image not in self._position:
                 raise InputError(f"{self.path}: no image {image!r}; {_suggest(image, list(self._position))}")
             return self._position[image]
-        return _bounded(image, self.n_images, "image")
+        return bounded(image, self.n_images, "image")
 
     def view_index(self, view: int | str) -> int:
         """Position of a view given by name or position."""
@@ -112,16 +113,48 @@ class FeatureStore:
             if view not in self.view_names:
                 raise InputError(f"{self.path}: no view {view!r}; it has {', '.join(self.view_names)}")
             return self.view_names.index(view)
-        return _bounded(view, len(self.view_names), "view")
+        return bounded(view, len(self.view_names), "view")
 
     # -- seals
 
     def is_sealed(self, image: int) -> bool:
         """Whether the image is committed: its seal is there and matches its catalog row, thumbnail and crc row."""
-        seal = self.array("seal")[image]
-        if self._state_N[image] == UNKNOWN and seal and seal == self._expected_seal(image):
-            self._state_N[image] = SEALED
+        if self._state_N[image] == UNKNOWN:
+            self._check_seals(image, image + 1)
         return self._state_N[image] != UNKNOWN
+
+    @property
+    def sealed(self) -> np.ndarray:
+        """Positions of all committed images; each seal is checked once."""
+        unknown = np.flatnonzero(self._state_N[: self.n_images] == UNKNOWN)
+        first, end = (unknown[0], unknown[-1] + 1) if len(unknown) else (0, 0)
+        for start in range(first, end, SEAL_BLOCK):
+            self._check_seals(start, min(start + SEAL_BLOCK, end))
+        return np.flatnonzero(self._state_N[: self.n_images])
+
+    @property
+    def skipped(self) -> list[int]:
+        """Positions of images without tokens that a build was told to go without; their status says why."""
+        open_N = np.setdiff1d(np.arange(self.n_images), self.sealed)
+        status = _decode(self.array("catalog/status")[open_N])
+        return [int(i) for i, text in zip(open_N, status, strict=True) if text not in ("", "ok")]
+
+    def _check_seals(self, start: int, end: int) -> None:
+        """Note which images of a span have a seal that matches."""
+        seal_N = self.array("seal")[start:end]
+        matches = (seal_N != 0) & (seal_N == self.expected_seals(start, end))
+        self._state_N[start:end] = np.maximum(self._state_N[start:end], matches)
+
+    def expected_seals(self, start: int, end: int) -> np.ndarray:
+        """(n,) uint32: what the seals of a span must be (docs/format.md, section 5)."""
+        n = end - start
+        print_NF = np.broadcast_to(np.frombuffer(self.spec.fingerprint.encode(), np.uint8), (n, 64))
+        number_N8 = np.arange(start, end, dtype="<u8").view(np.uint8).reshape(n, 8)
+        cells = [_as_bytes(self.array(column.node)[start:end]) for column in self.spec.columns]
+        thumbs = [self.array("thumbs")[start:end]] if self.spec.thumb else []
+        crc_N = crc32c_rows(np.concatenate([print_NF, number_N8, *cells], 1), *thumbs, self.array("crc32c")[start:end])
+        crc_N[crc_N == 0] = 1
+        return crc_N
 
     def require(self, image: int) -> None:
         """Raise unless the image is sealed and, with check="first-touch", its bytes are what was committed."""
@@ -138,25 +171,21 @@ class FeatureStore:
 
     def require_all(self) -> None:
         """Raise unless every image of the catalog is sealed."""
-        for image in range(self.n_images):
-            self.require(image)
-
-    def _expected_seal(self, image: int) -> int:
-        thumb = self.array("thumbs")[image].tobytes() if self.spec.thumb else b""
-        crc_row = self.array("crc32c")[image].tobytes()
-        return seal_of(self.spec.fingerprint, image, self.catalog_row(image), thumb, crc_row)
+        open_N = np.setdiff1d(np.arange(self.n_images), self.sealed)
+        for image in open_N if self.check == "seal" else range(self.n_images):
+            self.require(int(image))
 
     def _absent(self, image: int) -> Exception:
         image_id = self.catalog["image_id"][image]
+        status = _decode(self.array("catalog/status")[[image]])[0]
+        if status not in ("", "ok"):
+            return InputError(f"{self.path}: image {image} ({image_id}) was skipped, its photograph was {status}; "
+                              "build again once it is there, or read the others (store.sealed lists them)")
         if self.array("seal")[image]:
             return StoreDamaged(f"{self.path}: the seal of image {image} ({image_id}) does not match its catalog row, "
                                 "thumbnail and checksums; build again")
         return InputError(f"{self.path}: image {image} ({image_id}) is not built yet ({self.n_sealed} of "
                           f"{self.n_images} are); run `biomass store build` to its end")
-
-    def catalog_row(self, image: int) -> bytes:
-        """The bytes of an image's catalog cells, column after column; part of its seal."""
-        return b"".join(self.array(column.node)[image].tobytes() for column in self.spec.columns)
 
     def row_crc(self, image: int, view: int) -> int:
         """CRC-32C of a row's bytes as they are now."""
@@ -180,7 +209,7 @@ class FeatureStore:
                                   if name != "patches" and "/" not in name})
 
     @property
-    def patches(self) -> "RowArray":
+    def patches(self) -> RowArray:
         """(N, V, T, P, D) float16 by image and view, see RowArray. InputError in a pooled store."""
         self._patches_extent()
         return RowArray(self)
@@ -233,7 +262,7 @@ class FeatureStore:
 
     def _map(self, path: Path) -> mmap.mmap:
         if path not in self._maps:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self.layout.open_file(path)
             try:
                 # shared and read-only: the kernel's overcommit refuses a private writable map of a large store
                 self._maps[path] = mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ)
@@ -288,14 +317,14 @@ class FeatureStore:
         self.require(image)
         path, offset, _ = extent.locate(image * len(self.view_names) + view)
         if path not in self._fds:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self.layout.open_file(path)
             if self._fds.setdefault(path, fd) != fd:  # a thread that reads ahead was faster
                 os.close(fd)
         return self._fds[path], offset
 
     # -- people
 
-    def __getitem__(self, image: int | str) -> "ImageTokens":
+    def __getitem__(self, image: int | str) -> ImageTokens:
         return ImageTokens(self, self.index(image))
 
     def __len__(self) -> int:
@@ -322,8 +351,7 @@ class FeatureStore:
 
         Merged from the stored rows' moments (Chan et al. 1979, parallel variance), so no token is read.
         """
-        sealed = [image for image in range(self.n_images) if self.is_sealed(image)]
-        rows = self.array("stats")[sealed]
+        rows = self.array("stats")[self.sealed]
         kinds = ("cls", "patch") if self.spec.has_patches else ("cls",)
         return pd.DataFrame([{"view": name, "tokens": kind, **_merge(rows[:, v], kind)}
                              for v, name in enumerate(self.view_names) for kind in kinds])
@@ -333,86 +361,6 @@ class FeatureStore:
         from featurestore.verify import verify
 
         return verify(self)
-
-
-class RowArray:
-    """`store.patches`: (N, V, T, P, D) float16, indexed by image and view; one row is a view of the file.
-
-    Further indices go on within the row. Slices over images or views gather a copy.
-    """
-
-    def __init__(self, store: FeatureStore) -> None:
-        self._store, self._array = store, store.layout.extents["patches"].array
-        self.dtype = np.dtype(self._array.dtype)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self._store.n_images, *self._array.shape[1:])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        key = key if isinstance(key, tuple) else (key,)
-        image, view = (*key, slice(None))[:2]
-        if isinstance(image, int | np.integer) and isinstance(view, int | np.integer):
-            image, view = _bounded(image, self.shape[0], "image"), _bounded(view, self.shape[1], "view")
-            self._store.require(image)
-            row = self._store._patch_row(image, view)
-            return row[key[2:]] if len(key) > 2 else row
-        return self._rows(image, view, key[2:])
-
-    def _rows(self, image: Any, view: Any, rest: tuple) -> np.ndarray:
-        if not all(isinstance(k, int | np.integer | slice) for k in (image, view)):
-            raise IndexError("patches take integers or slices for image and view; gather other rows with store.take(rows)")
-        images, views = np.arange(self.shape[0])[image], np.arange(self.shape[1])[view]
-        rows = np.empty((np.size(images), np.size(views), *self.shape[2:]), self.dtype)
-        for (i, v), row in zip(itertools.product(np.ravel(images), np.ravel(views)), rows.reshape(-1, *self.shape[2:]),
-                               strict=True):
-            row[...] = self[int(i), int(v)]
-        rows = rows.reshape(*np.shape(images), *np.shape(views), *self.shape[2:])
-        return rows[(slice(None),) * (np.ndim(images) + np.ndim(views)) + rest]
-
-
-class ImageTokens:
-    """One photograph of a store: its labels and the tokens of its views, by view name or position."""
-
-    def __init__(self, store: FeatureStore, image: int) -> None:
-        self._store, self._image = store, image
-
-    @property
-    def labels(self) -> pd.Series:
-        return self._store.catalog.iloc[self._image]
-
-    def patches(self, view: int | str = 0) -> np.ndarray:
-        """(T, P, D) float16, zero copy, read-only."""
-        return self._store.patches[self._image, self._store.view_index(view)]
-
-    def grid(self, view: int | str = 0) -> np.ndarray:
-        """(T, h, w, D) float16: the patches where they lie on each tile, zero copy."""
-        patches_TPD = self.patches(view)
-        return patches_TPD.reshape(len(patches_TPD), *self._store.spec.tokens.grid, -1)
-
-    def cls(self, view: int | str = 0) -> np.ndarray:
-        """(T, D) float16."""
-        return self._small("cls", view)
-
-    def pooled(self, view: int | str = 0) -> np.ndarray:
-        """(T, 5, D) float32."""
-        return self._small("pooled", view)
-
-    @property
-    def thumb(self) -> np.ndarray:
-        """(h, w, 3) uint8."""
-        self._store.require(self._image)
-        return self._store.array("thumbs")[self._image]
-
-    def _small(self, name: str, view: int | str) -> np.ndarray:
-        self._store.require(self._image)
-        return self._store.array(name)[self._image, self._store.view_index(view)]
-
-    def __repr__(self) -> str:
-        return f"{self.labels['image_id']}: views {', '.join(self._store.view_names)}\n{self.labels.to_string()}"
 
 
 def _reopen(path: str, check: str, fingerprint: str) -> FeatureStore:
@@ -433,18 +381,16 @@ def _is_cached(fd: int, offset: int, n_bytes: int) -> bool:
         return False
 
 
-def _bounded(index: Any, n: int, what: str) -> int:
-    index = int(index)
-    if not -n <= index < n:
-        raise IndexError(f"{what} {index} is out of bounds, there are {n}")
-    return index % n
-
-
 def _suggest(name: str, names: list[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, names, 3, 0.5)
     return f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(names[:3])}, ..."
+
+
+def _as_bytes(column: np.ndarray) -> np.ndarray:
+    """(n, width) uint8 of catalog cells, numbers as their eight bytes."""
+    return np.ascontiguousarray(column).view(np.uint8).reshape(len(column), -1)
 
 
 def _decode(cells_NW: np.ndarray) -> list[str]:

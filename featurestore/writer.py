@@ -18,7 +18,7 @@ import pandas as pd
 from featurestore import _bytes
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.formats import create_store
-from featurestore.layout import Layout, seal_of
+from featurestore.layout import Layout
 from featurestore.spec import OWN_COLUMNS, Column, StoreSpec
 from featurestore.store import FeatureStore
 
@@ -63,21 +63,19 @@ class StoreWriter:
 
     def pending(self) -> list[int]:
         """Images of the catalog that are not sealed, in order."""
-        return [i for i in range(self._store.n_images) if not self._store.is_sealed(i)]
+        return np.setdiff1d(np.arange(self._store.n_images), self._store.sealed).tolist()
 
     def put(self, image: int, rows: ImageRows) -> None:
         """Write one image's bytes; it is not there for readers until the commit that follows."""
         arrays = {"cls": rows.cls_VTD, "pooled": rows.pooled_VT5D, "stats": rows.stats_VS}
         if self._layout.spec.thumb:
             arrays["thumbs"] = rows.thumb_HW3
-        arrays["crc32c"] = crc_V = row_crcs(rows)
+        arrays["crc32c"] = row_crcs(rows)
         for name, value in arrays.items():
             self._write(name, image, value)
         self._write_patches(image, rows.patches_VTPD)
         self._write_cells(image, rows.facts)
-        thumb = rows.thumb_HW3.tobytes() if self._layout.spec.thumb else b""
-        self._seals[image] = seal_of(self._layout.spec.fingerprint, image, self._store.catalog_row(image), thumb,
-                                     crc_V.tobytes())
+        self._seals[image] = self._store.expected_seals(image, image + 1)[0]
 
     def commit_if_due(self) -> None:
         if time.monotonic() - self._last_commit >= COMMIT_SECONDS:
@@ -188,11 +186,8 @@ def _plain_os_errors(path: Path) -> Iterator[None]:
 def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int) -> None:
     """An empty store whose catalog is filled; it appears under its name when that is so, never before."""
     hidden = path.with_name(f"{path.stem}.new{path.suffix}")
-    _bytes.remove(hidden)  # of a builder killed at this very point; the lock is ours
-    create_store(hidden, spec, len(frame) + reserve)
-    with FeatureStore.open(hidden) as store:
+    with _bytes.appears_whole(path, hidden), FeatureStore(create_store(hidden, spec, len(frame) + reserve)) as store:
         StoreWriter(store.layout, store).add_images(frame)
-    _bytes.publish(hidden, path)
 
 
 def check_same(store: FeatureStore, spec: StoreSpec) -> None:
@@ -260,7 +255,7 @@ def encode_column(column: Column, values: Any) -> np.ndarray:
 def row_crcs(rows: ImageRows) -> np.ndarray:
     """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats."""
     parts = [rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS]
-    return np.array([_bytes.crc32c(*row) for row in zip(*(p for p in parts if p is not None), strict=True)], "<u4")
+    return _bytes.crc32c_rows(*(part for part in parts if part is not None))
 
 
 def image_bytes(spec: StoreSpec) -> int:

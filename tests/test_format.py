@@ -138,3 +138,21 @@ def test_a_store_of_65_gb_is_laid_out_without_writing_it(store_path):
     store = FeatureStore.open(store_path)
     assert store.layout.extents["patches"].array.n_bytes == 65_802_240_000
     assert used < 10e6
+
+
+def test_xarray_names_the_dimensions_and_reads_the_same_bytes(store_path):
+    """HDF5 as netCDF-4 through h5netcdf, Zarr through zarr-python; none of our code reads here."""
+    import xarray as xr
+
+    spec = write_tiny(store_path)
+    options = {"engine": "h5netcdf"} if store_path.suffix == ".h5" else {"engine": "zarr", "consolidated": False}
+    with xr.open_dataset(store_path, mask_and_scale=False, **options) as root, \
+            xr.open_dataset(store_path, group="catalog", mask_and_scale=False, **options) as catalog:
+        assert root["patches"].dims == ("image", "view", "tile", "patch", "channel")
+        assert root["cls"].dims == ("image", "view", "tile", "channel")
+        assert dict(root.sizes) | {"image": 5, "view": 3, "tile": 2, "patch": 6, "channel": 7} == dict(root.sizes)
+        whole = np.stack([tiny_rows(spec, i).patches_VTPD for i in range(5)])
+        assert root["patches"].isel(image=3, view=1).values.tobytes() == whole[3, 1].tobytes()
+        assert root["patches"].values.tobytes() == whole.tobytes()
+        assert catalog["State"].dims == ("image", "State~byte")
+        assert catalog["Dry_Total_g"].values.tolist() == tiny_frame()["Dry_Total_g"].tolist()

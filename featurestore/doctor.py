@@ -1,0 +1,380 @@
+"""What is wrong with this installation, this machine or this folder: one line a check, for a person with a problem.
+
+Of the standard library alone, and packaging where it is there: it must run where numpy, torch or h5py do not load. What may crash
+is tried in a process of its own. Folders are tried with temporary files, stores are only opened.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+PAGE = 4096
+HOLE_BYTES = 16 << 20
+LITTLE_ROOM = 10**9
+LITTLE_MEMORY = 4 * 10**9  # the weights of the default backbone, 840 million in float32, are 3.4 GB
+LOAD_SECONDS = 300  # torch from a cold network disk takes minutes
+CPU_FLAGS = {"AVX-512": "avx512f", "AVX-512 bf16": "avx512_bf16", "AMX bf16": "amx_bf16"}
+KINDS = {"tmpfs": ", in memory: gone after a restart", "ramfs": ", in memory: gone after a restart",
+         "overlay": ", a container's own layer: gone with it"}
+SMALL_FILES = {"vfat", "msdos"}
+TOGETHER = "install both in one run: pip install --upgrade torch torchvision"
+LOAD = """
+import json, warnings, torch, torchvision
+from torchvision.transforms.v2 import functional
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+devices = [torch.cuda.get_device_properties(i) for i in range(n)]
+print(json.dumps({"cuda": torch.version.cuda, "said": [str(each.message) for each in said],
+                  "devices": [f"{each.name}, {each.total_memory / 1e9:.0f} GB" for each in devices]}))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report: ok; warn, it works and should be known; or FAIL, something will break."""
+
+    name: str
+    level: str
+    found: str
+    advice: str = ""
+    """What to do; empty where all is well."""
+
+
+def examine(path: Path) -> list[Check]:
+    """Everything checked: the installation, the machine, the folder at path, and the store there if it is one."""
+    mountinfo, n_cpus = _read("/proc/self/mountinfo"), len(os.sched_getaffinity(0))
+    limit = cgroup_limit(mounts(mountinfo), _read("/proc/self/cgroup"))
+    return [*check_packages(), check_pair(), *check_loading(), check_cpu(_read("/proc/cpuinfo"), n_cpus),
+            check_threads(os.environ.get("OMP_NUM_THREADS"), n_cpus), check_memory(_read("/proc/meminfo"), limit),
+            *check_place(path, mounts(mountinfo))]
+
+
+def table(checks: list[Check]) -> str:
+    """The report for people, aligned."""
+    width = max(len(check.name) for check in checks)
+    return "\n".join(f"{c.level:<4}  {c.name:<{width}}  {c.found}{'; ' if c.advice else ''}{c.advice}" for c in checks)
+
+
+def to_json(checks: list[Check]) -> str:
+    """The report for machines: a list of objects with name, level, found and advice."""
+    return json.dumps([asdict(check) for check in checks], indent=1)
+
+
+# -- the installation
+
+
+def check_packages() -> Iterator[Check]:
+    """Python and every package that our own metadata names, against the versions it allows."""
+    try:
+        from packaging.specifiers import SpecifierSet
+
+        allowed, needed = metadata.metadata("biomass")["Requires-Python"] or "", requirements("biomass")
+    except ModuleNotFoundError as err:  # also of importlib.metadata, for a package that is not installed
+        yield Check("packages", WARN, f"not compared with what is needed: {err.name} is not installed",
+                    "pip install . in the project's folder")
+        return
+    yield check_version("Python", "%d.%d.%d" % sys.version_info[:3], SpecifierSet(allowed), f"use Python {allowed}")
+    for each in needed:
+        yield check_version(each.name, version(each.name), each.specifier, f"pip install '{each.name}{each.specifier}'")
+
+
+def check_version(name: str, found: str | None, allowed: Any, advice: str) -> Check:
+    """allowed : packaging's SpecifierSet; found : None where there is none."""
+    needed = f"{allowed or 'any version'} is needed"
+    if found is None:
+        return Check(name, FAIL, f"not installed, {needed}", advice)
+    if not allowed.contains(found, prereleases=True):
+        return Check(name, FAIL, f"{found}, {needed}", advice)
+    return Check(name, OK, f"{found} ({needed})")
+
+
+def check_pair() -> Check:
+    """Whether torch is the one torchvision's metadata asks for: told without importing a pair that may crash."""
+    try:
+        needed = [each for each in requirements("torchvision") if each.name == "torch"]
+    except ModuleNotFoundError as err:
+        return Check("torch pair", WARN, f"not compared: {err.name} is not installed", TOGETHER)
+    bad = [each for each in needed if not each.specifier.contains(version("torch") or "0", prereleases=True)]
+    pair = f"torchvision {version('torchvision')} needs torch{', '.join(str(each.specifier) for each in bad or needed)}"
+    return Check("torch pair", FAIL if bad else OK, f"{pair}, found {version('torch')}", TOGETHER if bad else "")
+
+
+def requirements(name: str) -> list[Any]:
+    """packaging's Requirements of an installed package, its extras left out; ModuleNotFoundError if there is none."""
+    from packaging.requirements import Requirement
+
+    found = [Requirement(text) for text in metadata.requires(name) or []]
+    return [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
+
+
+def version(name: str) -> str | None:
+    """The installed version; None if there is none, or pip was killed before its metadata was whole."""
+    try:
+        return metadata.version(name)
+    except (metadata.PackageNotFoundError, KeyError):
+        return None
+
+
+def check_loading() -> Iterator[Check]:
+    """Whether torchvision truly loads, and what CUDA shows, told by another process: a bad library may take it down."""
+    try:  # -P: a torch.py in the current folder is not what `biomass` would import
+        done = subprocess.run([sys.executable, "-P", "-c", LOAD], capture_output=True, text=True, timeout=LOAD_SECONDS)
+    except subprocess.TimeoutExpired:
+        yield Check("torch loads", FAIL, f"not within {LOAD_SECONDS} s", "move the environment to a faster disk")
+        return
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        signal = f"signal {-done.returncode}: " if done.returncode < 0 else ""
+        yield Check("torch loads", FAIL, f"torch and torchvision do not: {signal}{said[-1]}", TOGETHER)
+        return
+    yield Check("torch loads", OK, "torch and torchvision do")
+    yield check_cuda(json.loads(done.stdout.splitlines()[-1]), Path("/dev/nvidiactl").exists())
+
+
+def check_cuda(torch: dict[str, Any], has_driver: bool) -> Check:
+    """torch : cuda (the version it is built for, or None), devices, and said, its warnings; has_driver : NVIDIA's."""
+    if torch["devices"]:
+        return Check("CUDA", OK, "; ".join(f"cuda:{i} {name}" for i, name in enumerate(torch["devices"])))
+    if not has_driver:
+        return Check("CUDA", OK, "no device: everything runs on the CPU")
+    why = f"this torch is built for CUDA {torch['cuda']}" if torch["cuda"] else "this torch is built without CUDA"
+    said = "".join(f": {' '.join(text.split())}" for text in torch["said"])
+    return Check("CUDA", WARN, f"there is an NVIDIA driver, torch sees no device; {why}{said}",
+                 "look at nvidia-smi and CUDA_VISIBLE_DEVICES, and install a torch for that driver (pytorch.org)")
+
+
+# -- the machine
+
+
+def check_cpu(cpuinfo: str, n_cpus: int) -> Check:
+    """cpuinfo : text of /proc/cpuinfo; n_cpus : those this process may use."""
+    model = re.search(r"^model name\s*:\s*(.*)", cpuinfo, re.M)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)", cpuinfo, re.M)
+    there = flags[1].split() if flags else []
+    can = ", ".join(f"{name} {'yes' if flag in there else 'no'}" for name, flag in CPU_FLAGS.items())
+    return Check("CPU", OK, f"{n_cpus} of {os.cpu_count()} usable, {model[1] if model else os.uname().machine}; {can}")
+
+
+def check_threads(value: str | None, n_cpus: int) -> Check:
+    """value : OMP_NUM_THREADS, which may be a list for nested loops."""
+    if value is None:
+        return Check("OMP_NUM_THREADS", OK, "not set: as many threads as cores")
+    first = value.split(",")[0].strip()
+    if not (first.isdecimal() and int(first)):
+        return Check("OMP_NUM_THREADS", WARN, f"{value!r} is no number, so it is not heeded", f"export OMP_NUM_THREADS={n_cpus}")
+    if int(first) > n_cpus:
+        return Check("OMP_NUM_THREADS", WARN, f"{first} threads on {n_cpus} CPUs wait for each other",
+                     f"export OMP_NUM_THREADS={n_cpus}")
+    return Check("OMP_NUM_THREADS", OK, first)
+
+
+def check_memory(meminfo: str, limit: int | None) -> Check:
+    """meminfo : text of /proc/meminfo; limit : the cgroup's, in bytes."""
+    kb = {name: int(number) for name, number in re.findall(r"^(\w+):\s*(\d+) kB", meminfo, re.M)}
+    total, free = 1024 * kb["MemTotal"], 1024 * kb.get("MemAvailable", kb["MemFree"])
+    found = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB available, {f'{limit / 1e9:.1f} GB' if limit else 'no'} cgroup limit"
+    if min(free, limit or free) >= LITTLE_MEMORY:
+        return Check("memory", OK, found)
+    return Check("memory", WARN, found, f"below {LITTLE_MEMORY / 1e9:.0f} GB the default backbone does not fit: free some, raise "
+                 "the limit or choose a smaller --backbone; `biomass train --plan` says what a sweep needs")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+    root: str
+    point: str
+    options: str
+    kind: str
+    source: str
+    super_options: str
+
+
+def mounts(mountinfo: str) -> list[Mount]:
+    """What is mounted, in the order of mounting."""
+    found = []
+    for line in mountinfo.splitlines():
+        left, right = (part.split() for part in line.split(" - ", 1))
+        fields = [*left[3:6], *right[:2], right[2] if len(right) > 2 else ""]
+        found.append(Mount(*(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field) for field in fields)))
+    return found
+
+
+def cgroup_limit(mounted: list[Mount], cgroup: str) -> int | None:
+    """Least limit of memory in bytes of this process' cgroup and those above, v1 or v2; None if there is none.
+
+    cgroup : text of /proc/self/cgroup, lines of number:controllers:path, the second empty for v2.
+    """
+    limits = []
+    for line in cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for mount in mounted:
+            if (mount.kind == "cgroup2" and not controllers) or (
+                    mount.kind == "cgroup" and {"memory"} <= {*controllers.split(",")} & {*mount.super_options.split(",")}):
+                limits += _limits(mount, path)
+    return min((limit for limit in limits if limit < 1 << 60), default=None)  # v1 writes "none" as nearly 2 ** 63
+
+
+def _limits(mount: Mount, path: str) -> Iterator[int]:
+    """Limits from the cgroup at path up to the mount's root; in a container, which may not see that path, the root's."""
+    inner = os.path.relpath(path, mount.root)
+    folder = Path(mount.point) if inner.startswith("..") else Path(mount.point, inner)
+    for each in (folder, *folder.parents):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(each / name).strip() if each.is_relative_to(mount.point) else ""
+            if text.isdecimal():
+                yield int(text)
+
+
+def _read(path: str | Path) -> str:
+    """The text of a file of the kernel's; empty where this kernel, or container, does not have it."""
+    try:
+        return Path(path).read_text(errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+# -- the folder and the store
+
+
+def check_place(path: Path, mounted: list[Mount]) -> Iterator[Check]:
+    """The folder at path, or that a store at path lies in, tried with temporary files; and the store, opened."""
+    folder, store = locate(path)
+    if not folder.is_dir():
+        yield Check("folder", FAIL, f"{folder}: no such folder", "make it, or give another")
+        return
+    yield check_file_system(folder, mounted)
+    yield probe("free room", folder)
+    writing = probe("writing", folder)
+    if writing.level == OK:
+        yield from (writing, *(probe(name, folder) for name in ("flock", "mmap", "sparse files", "fdatasync")))
+    else:  # a store can be read where nothing can be written
+        yield Check(writing.name, WARN if store else FAIL, writing.found, writing.advice)
+    if store:
+        yield check_store(store)
+
+
+def locate(path: Path) -> tuple[Path, Path | None]:
+    """The folder to try, and the store at path or around it, if there is one: inside of a store nothing is ever tried."""
+    path = Path(os.path.realpath(path))
+    around = [each for each in (path, *path.parents) if each.suffix == ".zarr" or os.path.isfile(each / "zarr.json")]
+    if around:
+        return around[-1].parent, around[-1]
+    is_store = os.path.isfile(path) or path.suffix in {".h5", ".hdf5"}
+    return (path.parent, path) if is_store else (path, None)
+
+
+def check_file_system(folder: Path, mounted: list[Mount]) -> Check:
+    """Which file system the folder is in: of the mount points above it the longest, mounted last."""
+    above = [mount for mount in mounted if folder.is_relative_to(mount.point)]
+    if not above:
+        return Check("file system", OK, f"{folder}: not known to /proc/self/mountinfo")
+    mount = max(reversed(above), key=lambda each: len(each.point))
+    found = f"{folder}: {mount.kind}, {mount.source} on {mount.point}{KINDS.get(mount.kind, '')}"
+    if mount.kind in SMALL_FILES:
+        return Check("file system", WARN, f"{found}: files end at 4 GB", "build NAME.zarr here, its files are smaller")
+    return Check("file system", OK, found)
+
+
+def check_store(path: Path) -> Check:
+    """One line about the store, or why it does not open."""
+    try:
+        from featurestore.store import FeatureStore
+
+        with FeatureStore.open(path) as store:
+            found = f"{path}: {store.n_sealed} of {store.n_images} images sealed, {len(store.view_names)} views, {store.spec.tokens.model}"
+            whole = store.n_sealed == store.n_images
+    except Exception as err:  # of ours it says what to do; a package that does not load raises anything, and the report must go on
+        return Check("store", FAIL, f"{type(err).__name__}: {err}".splitlines()[0])
+    return Check("store", OK, found) if whole else Check("store", WARN, found, "the same `biomass store build` goes on from there")
+
+
+def probe(name: str, folder: Path) -> Check:
+    """Try one thing in the folder; whatever refuses says so by an OSError."""
+    attempt, level, advice = PROBES[name]
+    try:
+        return Check(name, OK, attempt(folder))
+    except OSError as err:
+        return Check(name, level, str(err.strerror), advice)
+
+
+def _scratch(folder: Path) -> IO[bytes]:
+    """A file in the folder that goes when its block ends, also by an error."""
+    return tempfile.NamedTemporaryFile(prefix=".biomass-doctor-", dir=folder, buffering=0)
+
+
+def _free_room(folder: Path) -> str:
+    room = shutil.disk_usage(folder)
+    if room.total and room.free < LITTLE_ROOM:
+        raise OSError(0, f"{room.free / 1e9:.2f} GB of {room.total / 1e9:.1f} GB")
+    return f"{room.free / 1e9:.1f} GB of {room.total / 1e9:.1f} GB" if room.total else "this file system does not tell"
+
+
+def _writing(folder: Path) -> str:
+    with _scratch(folder) as file:
+        file.write(bytes(PAGE))
+    return "files can be made here"
+
+
+def _flock(folder: Path) -> str:
+    with _scratch(folder) as file, open(file.name, "r+b") as other:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return "a second lock is refused, as it must be"
+    raise OSError(0, "two locks were granted on one file")
+
+
+def _mmap(folder: Path) -> str:
+    with _scratch(folder) as file:
+        file.write(bytes(PAGE))
+        with mmap.mmap(file.fileno(), PAGE, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
+            os.pwrite(file.fileno(), b"biomass", 0)
+            if mapped[:7] != b"biomass":
+                raise OSError(0, "a mapped file does not show what is written to it")
+    return "a shared read-only map shows what is written"
+
+
+def _sparse_files(folder: Path) -> str:
+    with _scratch(folder) as file:
+        os.ftruncate(file.fileno(), HOLE_BYTES)
+        os.pwrite(file.fileno(), b"\1", HOLE_BYTES - 1)
+        taken = 512 * os.fstat(file.fileno()).st_blocks
+    if taken > HOLE_BYTES // 2:
+        raise OSError(0, f"one byte at the end of a hole of {HOLE_BYTES / 1e6:.0f} MB takes {taken / 1e6:.0f} MB")
+    return "holes take no room"
+
+
+def _fdatasync(folder: Path) -> str:
+    with _scratch(folder) as file:
+        file.write(bytes(PAGE))
+        start = time.perf_counter()
+        os.fdatasync(file.fileno())
+    return f"{1e3 * (time.perf_counter() - start):.1f} ms"
+
+
+PROBES: dict[str, tuple[Callable[[Path], str], str, str]] = {
+    "free room": (_free_room, WARN, "make room: `biomass store build` says beforehand how much it needs, a sweep's checkpoints do not"),
+    "writing": (_writing, FAIL, "reading a store works here; building one, and what train and predict leave, need another place"),
+    "flock": (_flock, FAIL, "reading a store works here; building one needs flock, which keeps a second builder out: build on a local "
+                            "disk and move the store"),
+    "mmap": (_mmap, FAIL, "a store can be neither read nor built here, both map its files: move it to a local disk"),
+    "sparse files": (_sparse_files, WARN, "building works here; a new store takes all its room at once, and the time to write it"),
+    "fdatasync": (_fdatasync, FAIL, "reading a store works here; building one stops at its first commit: build on a local disk"),
+}
