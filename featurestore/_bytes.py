@@ -36,14 +36,15 @@ def crc32c(*buffers: "np.ndarray | bytes", start: int = 0) -> int:
     return start
 
 
-def crc32c_rows(*parts_NX: np.ndarray) -> np.ndarray:
+def crc32c_rows(*parts_NX: np.ndarray, start_N: np.ndarray | None = None) -> np.ndarray:
     """(N,) uint32: CRC-32C of each row's bytes, the parts' rows one after another; parts are C-contiguous within a row."""
     from google_crc32c import extend
 
     crc_N = np.empty(len(parts_NX[0]), np.uint32)
-    bytes_NX = [np.ascontiguousarray(part).reshape(len(crc_N), -1).view(np.uint8) for part in parts_NX]
+    bytes_NX = [part.reshape(len(crc_N), -1).view(np.uint8) if part.flags.c_contiguous else
+                [row.reshape(-1).view(np.uint8) for row in part] for part in parts_NX]
     for i, rows in enumerate(zip(*bytes_NX, strict=True)):
-        crc = 0
+        crc = 0 if start_N is None else int(start_N[i])
         for row in rows:
             crc = extend(crc, row)
         crc_N[i] = crc
@@ -103,6 +104,13 @@ def sync_tree(path: Path) -> None:
             os.close(fd)
 
 
+def publish(partial: Path, path: Path) -> None:
+    """Give a file or folder its name, once it and all it holds are durable."""
+    sync_tree(partial)
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file or folder if it is there."""
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
@@ -118,9 +126,7 @@ def appears_whole(path: Path, partial: Path | None = None) -> Iterator[Path]:
     remove(partial)
     try:
         yield partial
-        sync_tree(partial)
-        os.replace(partial, path)
-        sync_folder(path.parent)
+        publish(partial, path)
     except BaseException:
         remove(partial)
         raise

@@ -48,8 +48,9 @@ def open_layout(path: Path) -> Layout:
                 raise StoreDamaged(f"{path}: array 'seal' has shape {seal.shape}, one axis expected")
             n = seal.shape[0]
             extents = {array.name: _extent(path, file, array) for array in spec.arrays(n)}
-    except (OSError, RuntimeError, ValueError, TypeError) as err:  # libhdf5's complaints come as any of these
-        raise InputError(f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}") from err
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:  # libhdf5 complains by any of these
+        raise InputError(f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}; "
+                         "if it was a store, restore it or build it again") from err
     end = max(extent.offset + extent.array.n_bytes for extent in extents.values())
     layout = Layout(path, spec, extents, {path: max(path.stat().st_size, end)})
     layout.check_sizes()

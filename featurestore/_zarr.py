@@ -51,7 +51,8 @@ def open_layout(path: Path) -> Layout:
         extent = extents[array.name] = _extent(path, array, shard)
         for file, file_path in enumerate(extent.paths):
             sizes[file_path] = _index_offset(extent, chunk, file) + len(_index(extent, chunk, shard, file))
-    layout = Layout(path, spec, extents, sizes)
+    ends = {name: _index_offset(extents[name], grids[name][0], 0) for name in extents if name != "patches"}
+    layout = Layout(path, spec, extents, sizes, tuple(_padding(extents[name], end) for name, end in ends.items()))
     layout.check_sizes()
     for name, extent in extents.items():
         _check_indices(extent, *grids[name])
@@ -109,6 +110,10 @@ def _rows_per_chunk(extent: Extent, chunk: tuple[int, ...]) -> int:
 
 def _chunks_in(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
     return -(-extent.rows_in(file) // _rows_per_chunk(extent, chunk))
+
+
+def _padding(extent: Extent, end: int) -> tuple[Path, int, int]:
+    return extent.paths[0], extent.array.n_bytes, end - extent.array.n_bytes
 
 
 def _index_offset(extent: Extent, chunk: tuple[int, ...], file: int) -> int:

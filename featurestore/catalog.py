@@ -57,23 +57,23 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
     return table[["sample_id", "image_id", "target_name"]].reset_index(drop=True)
 
 
-def find_photographs(frame: pd.DataFrame, root: Path) -> list[Path]:
+def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, missing: bool = False) -> list[Path]:
     """The resolved file of each image, in the frame's order; `frame` is what `read_catalog` returned.
 
-    Raises InputError listing every path that is absolute, has `..` or leads out of root through a symlink; and listing
-    every file that is not there.
+    Raises InputError listing every path that is absolute, has `..` or leads out of root through a symlink, unless `outside`
+    allows them; and listing every file that is not there, unless `missing` does.
     """
     home = os.path.realpath(root)
     found = [Path(os.path.realpath(os.path.join(home, path))) for path in frame["path"]]
-    outside = [f"{path} -> {file}" for path, file in zip(frame["path"], found, strict=True)
-               if os.path.isabs(path) or ".." in Path(path).parts or not file.is_relative_to(home)]
-    if outside:
-        raise _error(root, f"{len(outside)} of {len(found)} photographs lie outside; use relative paths below it",
-                     outside, most=len(outside))
-    missing = [path for path, file in zip(frame["path"], found, strict=True) if not os.path.isfile(file)]
-    if missing:
-        raise _error(root, f"{len(missing)} of {len(found)} photographs are missing; is this the folder that the "
-                           "paths start from?", missing, most=len(missing))
+    astray = [f"{path} -> {file}" for path, file in zip(frame["path"], found, strict=True)
+              if os.path.isabs(path) or ".." in Path(path).parts or not file.is_relative_to(home)]
+    if astray and not outside:
+        raise _error(root, f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below it, or allow "
+                           "it with --allow-outside", astray, most=len(astray))
+    gone = [path for path, file in zip(frame["path"], found, strict=True) if not os.path.isfile(file)]
+    if gone and not missing:
+        raise _error(root, f"{len(gone)} of {len(found)} photographs are missing; is this the folder that the paths "
+                           "start from? (--skip-missing builds the others)", gone, most=len(gone))
     return found
 
 

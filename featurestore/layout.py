@@ -39,6 +39,8 @@ class Layout:
     extents: dict[str, Extent]
     sizes: dict[Path, int]
     """Bytes of each file."""
+    padding: tuple[tuple[Path, int, int], ...] = ()
+    """File, offset and length of bytes behind an array's last row that are zero."""
     inodes: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """Device and inode of each file as its size was checked: the store that was opened, whatever takes its name later."""
 

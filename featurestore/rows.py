@@ -1,6 +1,6 @@
 """Rows of a store by index and by name: what `store.patches` and `store["ID..."]` hand out."""
 
-import itertools
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +10,27 @@ if TYPE_CHECKING:
     from featurestore.store import FeatureStore
 
 
-class RowArray:
-    """`store.patches`: (N, V, T, P, D) float16, indexed by image and view; one row is a view of the file.
+@dataclass(frozen=True)
+class ImageRows:
+    """All rows of one image, C-contiguous, and the facts found while reading the photograph.
 
-    Further indices go on within the row. Slices over images or views gather a copy.
+    cls_VTD, patches_VTPD (None in a pooled store) float16; pooled_VT5D float32 or float16; stats_VS float64; thumb_HW3 uint8 or
+    None.
+    """
+
+    cls_VTD: np.ndarray
+    patches_VTPD: np.ndarray | None
+    pooled_VT5D: np.ndarray
+    stats_VS: np.ndarray
+    thumb_HW3: np.ndarray | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Catalog cells: sha256, width, height, status."""
+
+
+class RowArray:
+    """`store.patches`: (N, V, T, P, D) float16, indexed as numpy's arrays are, by integers, slices, None and Ellipsis.
+
+    All of one image, and what is sliced from it, is a view of the file; images of a slice are gathered into a copy.
     """
 
     def __init__(self, store: "FeatureStore") -> None:
@@ -24,29 +41,47 @@ class RowArray:
     def shape(self) -> tuple[int, ...]:
         return (self._store.n_images, *self._array.shape[1:])
 
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        key = key if isinstance(key, tuple) else (key,)
-        image, view = (*key, slice(None))[:2]
-        if isinstance(image, int | np.integer) and isinstance(view, int | np.integer):
-            image, view = bounded(image, self.shape[0], "image"), bounded(view, self.shape[1], "view")
-            self._store.require(image)
-            row = self._store._patch_row(image, view)
-            return row[key[2:]] if len(key) > 2 else row
-        return self._rows(image, view, key[2:])
+        image, *rest = self._expanded(key if isinstance(key, tuple) else (key,))
+        if image is None:
+            return self[tuple(rest)][None]
+        if isinstance(image, int | np.integer):
+            return self._image(bounded(image, len(self), "image"))[tuple(rest)]
+        if not all(isinstance(k, int | np.integer | slice | None) for k in (image, *rest)):
+            raise IndexError("patches of several images take integers and slices; gather other rows with store.take(rows)")
+        images = range(len(self))[image]
+        if not images:
+            return np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+        return np.stack([self._image(i)[tuple(rest)] for i in images])
 
-    def _rows(self, image: Any, view: Any, rest: tuple) -> np.ndarray:
-        if not all(isinstance(k, int | np.integer | slice) for k in (image, view)):
-            raise IndexError("patches take integers or slices for image and view; gather other rows with store.take(rows)")
-        images, views = np.arange(self.shape[0])[image], np.arange(self.shape[1])[view]
-        rows = np.empty((np.size(images), np.size(views), *self.shape[2:]), self.dtype)
-        for (i, v), row in zip(itertools.product(np.ravel(images), np.ravel(views)), rows.reshape(-1, *self.shape[2:]),
-                               strict=True):
-            row[...] = self[int(i), int(v)]
-        rows = rows.reshape(*np.shape(images), *np.shape(views), *self.shape[2:])
-        return rows[(slice(None),) * (np.ndim(images) + np.ndim(views)) + rest]
+    def _expanded(self, key: tuple) -> tuple:
+        """A key whose first entry is the image's: an Ellipsis becomes the slices it stands for."""
+        n = sum(k is not None and k is not Ellipsis for k in key)
+        if n > self.ndim:
+            raise IndexError(f"too many indices for array: array is {self.ndim}-dimensional, but {n} were indexed")
+        if Ellipsis in [k for k in key if k is Ellipsis]:
+            at = next(i for i, k in enumerate(key) if k is Ellipsis)
+            key = (*key[:at], *(slice(None),) * (self.ndim - n), *key[at + 1:])
+        return key or (slice(None),)
+
+    def _image(self, image: int) -> np.ndarray:
+        self._store.require(image)
+        return self._store.image_patches(image)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("patches of all images lie in no one block of memory; take a copy, or one image")
+        return np.asarray(self[:], dtype)
+
+    def __repr__(self) -> str:
+        return f"<patches {self.shape} {self.dtype}: image, view, tile, patch, channel; [i, v] is a view of the file>"
 
 
 class ImageTokens:

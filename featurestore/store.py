@@ -19,8 +19,8 @@ from featurestore._bytes import crc32c, crc32c_rows, page_aligned, pread_into
 from featurestore.errors import InputError, MismatchError, StoreDamaged
 from featurestore.formats import open_layout
 from featurestore.layout import Extent, Layout
-from featurestore.rows import ImageTokens, RowArray, bounded
-from featurestore.spec import STATS
+from featurestore.rows import ImageRows, ImageTokens, RowArray, bounded
+from featurestore.spec import OWN_COLUMNS, STATS
 
 TAKE_THREADS = min(4, os.cpu_count() or 1)
 ADVISE_BYTES = 128 << 10  # of more than a device's read-ahead or largest request the kernel silently reads the beginning alone
@@ -77,6 +77,11 @@ class FeatureStore:
     @cached_property
     def view_names(self) -> tuple[str, ...]:
         return self.spec.tokens.view_names
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all arrays, places without tokens included."""
+        return sum(extent.array.n_bytes for extent in self.layout.extents.values())
 
     @property
     def n_sealed(self) -> int:
@@ -237,15 +242,24 @@ class FeatureStore:
         """A single-file array, mapped read-only, as it lies on disk."""
         return self._mapped(name, 0)
 
+    def rows(self, image: int) -> ImageRows:
+        """All of a sealed image, as it would be put into another store; nothing is copied."""
+        self.require(image)
+        patches = self.image_patches(image) if self.spec.has_patches else None
+        facts = {name: self.catalog[name][image] for name in OWN_COLUMNS[2:]}
+        return ImageRows(self.array("cls")[image], patches, self.array("pooled")[image], self.array("stats")[image],
+                         self.array("thumbs")[image] if self.spec.thumb else None, facts)
+
     def _row(self, name: str, image: int, view: int) -> np.ndarray:
         if name == "patches":
-            return self._patch_row(image, view)
+            return self.image_patches(image)[view]
         return self.array(name)[image, view]
 
-    def _patch_row(self, image: int, view: int) -> np.ndarray:
-        extent = self.layout.extents["patches"]
-        file, within = divmod(image * len(self.view_names) + view, extent.rows_per_file)
-        return self._mapped("patches", file)[within]
+    def image_patches(self, image: int) -> np.ndarray:
+        """(V, T, P, D) float16, mapped: a file holds whole images. Sealed or not: `patches` is what asks."""
+        extent, n_views = self.layout.extents["patches"], len(self.view_names)
+        file, within = divmod(image * n_views, extent.rows_per_file)
+        return self._mapped("patches", file)[within:within + n_views]
 
     def _mapped(self, name: str, file: int) -> np.ndarray:
         """(rows in the file, *row shape), a strided view of the file's map."""
@@ -316,11 +330,15 @@ class FeatureStore:
     def _place(self, extent: Extent, image: int, view: int) -> tuple[int, int]:
         self.require(image)
         path, offset, _ = extent.locate(image * len(self.view_names) + view)
+        return self.file(path), offset
+
+    def file(self, path: Path) -> int:
+        """The descriptor to read one of the store's files by; open until `close`."""
         if path not in self._fds:
             fd = self.layout.open_file(path)
             if self._fds.setdefault(path, fd) != fd:  # a thread that reads ahead was faster
                 os.close(fd)
-        return self._fds[path], offset
+        return self._fds[path]
 
     # -- people
 
@@ -332,12 +350,11 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         t = self.spec.tokens
-        size = sum(extent.array.n_bytes for extent in self.layout.extents.values())
         return (f"FeatureStore {self.path}\n"
                 f"  {self.n_images} images x {len(t.views)} views, {self.n_sealed} sealed / {self.n_images} total, "
                 f"room for {self.layout.n}\n"
                 f"  tokens   {t.n_tiles} tile(s) x (1 + {t.grid[0]} x {t.grid[1]}) x {t.width} {t.dtype}, "
-                f"{size / 1e9:.3g} GB\n"
+                f"{self.size_bytes / 1e9:.3g} GB\n"
                 f"  backbone {t.model}, layers {list(t.layers)}, {t.crop} {t.tile_height} x {t.tile_width}\n"
                 f"  views    {', '.join(t.view_names)}")
 

@@ -1,29 +1,45 @@
-"""Every byte of a store, once: which rows are not what was committed."""
+"""Every byte of a store, once: which rows are not what was committed; and un-sealing those, so that a build makes them again."""
 
-import os
-from collections.abc import Callable, Iterable
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from featurestore._bytes import crc32c, pread_into
+from featurestore._bytes import crc32c, crc32c_rows, locked, pread_into
+from featurestore.catalog import find_photographs
 from featurestore.errors import StoreDamaged
+from featurestore.formats import metadata_crc
+from featurestore.layout import Extent
 from featurestore.store import FeatureStore
+from featurestore.writer import StoreWriter
+
+PIECE = 1 << 20  # bytes read and summed at once: they stay in the cache between the two
+AHEAD = 4  # pieces being read while one is summed
+Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: with a row, or with a whole image when view is None."""
+    """One thing that is wrong: with a row, with an image when view is None, with the store when image is None."""
 
+    image: int | None
     image_id: str
     view: str | None
     path: str
     offset: int
     what: str
+    damage: bool = True
+    """Whether the store is to blame, and un-sealing the image the cure."""
 
     def __str__(self) -> str:
-        return f"{self.image_id} {self.view or '(all views)'}: {self.what} ({self.path} at byte {self.offset})"
+        where = f"{self.image_id} {self.view or '(all views)'}: " if self.image is not None else ""
+        return f"{where}{self.what} ({self.path} at byte {self.offset})"
 
 
 @dataclass
@@ -33,69 +49,229 @@ class VerifyReport:
     n_images: int
     n_sealed: int = 0
     n_bytes: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    """Seconds that the checksum waited for bytes."""
     faults: list[Fault] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return not self.faults
 
+    @property
+    def damaged(self) -> list[int]:
+        """Images that un-sealing would have made again."""
+        return sorted({fault.image for fault in self.faults if fault.damage and fault.image is not None})
 
-def verify(store: FeatureStore, progress: Callable[[list[int]], Iterable[int]] | None = None) -> VerifyReport:
-    """Check every sealed image's seal and every one of its rows; unsealed images are counted as absent, not read.
+    def pace(self) -> str:
+        """How fast it went, and what set the pace."""
+        limit = "the disk" if self.waited_s > self.seconds / 2 else "the checksum"
+        return f"{self.n_bytes / 1e9:.3g} GB in {self.seconds:.2g} s, {self.n_bytes / 1e9 / max(self.seconds, 1e-9):.2g} GB/s, " \
+               f"as fast as {limit} allows"
 
-    Reads with pread into one buffer a row, so rot, a cut file and a bad disk are all reported, never a crash.
+
+def verify(store: FeatureStore, progress: Progress = lambda n_bytes: None, images: Path | None = None) -> VerifyReport:
+    """Check every sealed image: its seal, and each of its rows, value by value; unsealed images are counted as absent.
+
+    Reads with pread, so rot, a cut file and a bad disk are all reported, never a crash.
+
+    progress : told how many more bytes were read.
+    images : folder the catalog's paths start from; photographs that changed since are faults too.
     """
-    report = VerifyReport(store.n_images)
-    images = np.flatnonzero(store.array("seal")[: store.n_images]).tolist()
-    for image in progress(images) if progress else images:
-        _verify_image(store, image, report)
-    for image in (np.flatnonzero(store.array("seal")[store.n_images:]) + store.n_images).tolist():
-        path, offset, _ = store.layout.extents["seal"].locate(image)
-        report.faults.append(Fault(f"image {image}", None, str(path), offset, "sealed, but its id is gone"))
+    store.refresh()
+    sums = _Sums(store, VerifyReport(store.n_images), progress)
+    report, start = sums.report, time.perf_counter()
+    sums.run()
+    report.faults += [*_row_faults(sums), *_seal_faults(store), *_catalog_faults(store), *_metadata_faults(store)]
+    report.seconds = time.perf_counter() - start
+    if images:
+        report.faults += _photograph_faults(store, images)
+    report.faults.sort(key=lambda fault: -1 if fault.image is None else fault.image)
     return report
 
 
-def _verify_image(store: FeatureStore, image: int, report: VerifyReport) -> None:
-    report.n_sealed += 1
-    image_id = store.catalog["image_id"][image]
-    if not store.is_sealed(image):
-        path, offset, _ = store.layout.extents["seal"].locate(image)
-        report.faults.append(Fault(image_id, None, str(path), offset,
-                                   "its seal does not match its catalog row, thumbnail and checksums"))
-    for view, name in enumerate(store.view_names):
-        parts = store.layout.row_parts(image, view)
-        path, offset, _ = parts[1 if store.spec.has_patches else 0]
-        if what := _row_fault(store, image, view):
-            report.faults.append(Fault(image_id, name, str(path), offset, what))
-        report.n_bytes += sum(n_bytes for _, _, n_bytes in parts)
+def repair(path: Path, progress: Progress = lambda n_bytes: None) -> VerifyReport:
+    """Verify, and un-seal what is damaged, under the builder's lock: the next build makes those images again.
+
+    Nothing else is changed. LockedError while a builder is at work.
+    """
+    with locked(path), FeatureStore.open(path) as store:
+        report = verify(store, progress)
+        StoreWriter(store.layout, store).unseal(report.damaged)
+    return report
 
 
-def _row_fault(store: FeatureStore, image: int, view: int) -> str:
-    """What is wrong with a row, or nothing."""
-    try:
-        crc = 0
-        for part in store.layout.row_parts(image, view):
-            crc = crc32c(_read(*part), start=crc)
-        if crc != store.array("crc32c")[image, view]:
-            return "its bytes are not those committed (CRC-32C differs)"
-        return _tail_fault(store, image, view)
-    except (OSError, StoreDamaged) as err:
-        return f"cannot be read: {err}"
+class _Sums:
+    """CRC-32C of every row of the images that have a seal, array by array in the order the format chains them."""
+
+    def __init__(self, store: FeatureStore, report: VerifyReport, progress: Progress) -> None:
+        self.store, self.report, self._progress = store, report, progress
+        self.sealed = np.flatnonzero(store.array("seal")[: store.n_images])
+        self.crc_NV = np.zeros((store.n_images, len(store.view_names)), np.uint32)
+        self.wrong: dict[tuple[int, int], str] = {}
+        """What is wrong with a row, other than its sum."""
+        report.n_sealed = len(self.sealed)
+
+    def run(self) -> None:
+        with ThreadPoolExecutor(1) as reader:
+            for name in ("cls", "patches", "pooled", "stats"):
+                if name == "patches" and self.store.spec.has_patches:
+                    self._sum_patches(reader)
+                elif name != "patches":
+                    self._sum_small(name)
+
+    def _sum_small(self, name: str) -> None:
+        """An array whose rows are small: as many images at once as make a piece."""
+        extent = self.store.layout.extents[name]
+        per_block = max(1, PIECE // extent.array.row_bytes)
+        for start in np.unique(self.sealed // per_block) * per_block:
+            self._sum_block(extent, int(start), min(int(start) + per_block, self.store.n_images))
+
+    def _sum_block(self, extent: Extent, start: int, end: int) -> None:
+        shape = end - start, self.crc_NV.shape[1]
+        values = np.empty((*shape, *extent.array.row_shape[1:]), extent.array.dtype)
+        began = time.perf_counter()
+        try:
+            self._pread(extent.paths[0], values, extent.locate(start)[1])
+        except (OSError, StoreDamaged) as err:
+            self._halve(extent, start, end, err)
+            return
+        self._count(values.nbytes, time.perf_counter() - began)
+        crc_NV = self.crc_NV[start:end]
+        crc_NV[...] = crc32c_rows(values.reshape(crc_NV.size, -1), start_N=crc_NV.ravel()).reshape(shape)
+        if _non_finite(values):
+            odd = [(start + i, v) for i, v in np.ndindex(shape) if _non_finite(values[i, v])]
+            self.wrong.update(dict.fromkeys(odd, f"values of {extent.array.name} are not finite"))
+
+    def _halve(self, extent: Extent, start: int, end: int, err: Exception) -> None:
+        """Find the images of a block that cannot be read."""
+        if end - start == 1:
+            self.wrong.update({(start, view): f"cannot be read: {err}" for view in range(self.crc_NV.shape[1])})
+            return
+        middle = (start + end) // 2
+        self._sum_block(extent, start, middle)
+        self._sum_block(extent, middle, end)
+
+    def _sum_patches(self, reader: ThreadPoolExecutor) -> None:
+        extent, n_views = self.store.layout.extents["patches"], self.crc_NV.shape[1]
+        stride = extent.stride  # what follows a row in Zarr, its own checksum and zeros, is read and checked too
+        sizes = [min(PIECE, stride - at) for at in range(0, stride, PIECE)]
+        rows = [(int(i), v) for i in self.sealed for v in range(n_views)]
+        places = (extent.locate(i * n_views + v)[:2] for i, v in rows)
+        pieces = self._ahead(reader, ((path, offset + n * PIECE, size)
+                                      for path, offset in places for n, size in enumerate(sizes)))
+        for row in rows:
+            self._sum_row(row, extent, islice(pieces, len(sizes)))
+
+    def _sum_row(self, row: tuple[int, int], extent: Extent, pieces: Iterator[np.ndarray | Exception]) -> None:
+        """Sum one row's pieces as they come; what they hold is gone when the next is asked for."""
+        left, crc, own, tail = extent.array.row_bytes, int(self.crc_NV[row]), 0, b""
+        for piece in pieces:
+            if isinstance(piece, Exception):
+                self.wrong[row] = f"cannot be read: {piece}"
+                continue
+            values, left = piece[:left], max(0, left - len(piece))
+            tail += piece[len(values):].tobytes()
+            crc = crc32c(values, start=crc)
+            own = crc32c(values, start=own) if extent.row_crc else 0
+            if _non_finite(values[: len(values) // 2 * 2].view(np.float16)):
+                self.wrong[row] = "values of patches are not finite"
+        self.crc_NV[row] = crc
+        if extent.row_crc and row not in self.wrong and tail != own.to_bytes(4, "little") + bytes(len(tail) - 4):
+            self.wrong[row] = "its chunk checksum, or the zeros that follow it, changed"
+
+    def _ahead(self, reader: ThreadPoolExecutor, places: Iterator[tuple[Path, int, int]]) -> Iterator[np.ndarray | Exception]:
+        """Bytes of each place in turn, or why they cannot be had, a few being read meanwhile; a buffer is used again."""
+        buffers, waiting = deque(np.empty(PIECE, np.uint8) for _ in range(AHEAD)), deque()
+        for path, offset, size in places:
+            waiting.append(reader.submit(self._pread, path, buffers[0][:size], offset))
+            buffers.rotate(-1)
+            if len(waiting) == AHEAD - 1:
+                yield self._wait(waiting.popleft())
+        while waiting:
+            yield self._wait(waiting.popleft())
+
+    def _wait(self, future) -> np.ndarray | Exception:
+        began = time.perf_counter()
+        try:
+            piece = future.result()
+        except (OSError, StoreDamaged) as err:
+            return err
+        self._count(piece.nbytes, time.perf_counter() - began)
+        return piece
+
+    def _pread(self, path: Path, buffer: np.ndarray, offset: int) -> np.ndarray:
+        pread_into(self.store.file(path), buffer, offset)
+        return buffer
+
+    def _count(self, n_bytes: int, waited_s: float) -> None:
+        self.report.n_bytes += n_bytes
+        self.report.waited_s += waited_s
+        self._progress(n_bytes)
 
 
-def _tail_fault(store: FeatureStore, image: int, view: int) -> str:
-    """In Zarr each row of patches is followed by its own CRC-32C, which other clients check."""
-    if not store.spec.has_patches or not store.layout.extents["patches"].row_crc:
-        return ""
-    path, offset, n_bytes = store.layout.row_parts(image, view)[1]
-    row = _read(path, offset, n_bytes + 4)
-    return "" if crc32c(row[:-4]) == int.from_bytes(row[-4:].tobytes(), "little") else "its chunk checksum differs"
+def _non_finite(values: np.ndarray) -> bool:
+    """Whether any value is infinite or no number: such bit patterns are the greatest of either sign, at memory speed."""
+    info = np.finfo(values.dtype)
+    signed, unsigned = np.dtype(f"i{info.bits // 8}"), np.dtype(f"u{info.bits // 8}")
+    infinity = int(np.array(np.inf, values.dtype).view(unsigned))
+    return bool(values.size) and (int(values.view(signed).max()) >= infinity
+                                  or int(values.view(unsigned).max()) >= infinity + (1 << (info.bits - 1)))
 
 
-def _read(path: Path, offset: int, n_bytes: int) -> np.ndarray:
-    buffer = np.empty(n_bytes, np.uint8)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        pread_into(fd, buffer, offset)
-    finally:
-        os.close(fd)
-    return buffer
+def _row_faults(sums: _Sums) -> Iterator[Fault]:
+    store = sums.store
+    differs_NV = sums.crc_NV != store.array("crc32c")[: store.n_images]
+    differs = {(int(sums.sealed[i]), int(view)): "its bytes are not those committed (CRC-32C differs)"
+               for i, view in np.argwhere(differs_NV[sums.sealed])}
+    sealed = set(sums.sealed.tolist())
+    for (image, view), what in sorted((differs | sums.wrong).items()):
+        if image not in sealed:  # read along with its neighbours
+            continue
+        path, offset, _ = store.layout.row_parts(image, view)[1 if store.spec.has_patches else 0]
+        yield Fault(image, store.catalog["image_id"][image], store.view_names[view], str(path), offset, what)
+
+
+def _seal_faults(store: FeatureStore) -> Iterator[Fault]:
+    seal_N, extent = store.array("seal"), store.layout.extents["seal"]
+    for image in np.setdiff1d(np.flatnonzero(seal_N[: store.n_images]), store.sealed).tolist():
+        path, offset, _ = extent.locate(image)
+        yield Fault(image, store.catalog["image_id"][image], None, str(path), offset,
+                    "its seal does not match its catalog row, thumbnail and checksums")
+    for image in (np.flatnonzero(seal_N[store.n_images:]) + store.n_images).tolist():
+        path, offset, _ = extent.locate(image)
+        yield Fault(image, f"image {image}", None, str(path), offset, "sealed, but an id at or before it is gone")
+
+
+def _catalog_faults(store: FeatureStore) -> Iterator[Fault]:
+    """A place in use always has a path: a bit that flipped in a free place's id puts it in use without one."""
+    for image in np.flatnonzero(store.array("catalog/path")[: store.n_images, 0] == 0).tolist():
+        path, offset, _ = store.layout.extents["catalog/image_id"].locate(image)
+        yield Fault(image, store.catalog["image_id"][image], None, str(path), offset, "it has an id, but no path")
+
+
+def _metadata_faults(store: FeatureStore) -> Iterator[Fault]:
+    path, offset, _ = store.layout.extents["metadata_crc32c"].locate(0)
+    if metadata_crc(store.layout) != store.array("metadata_crc32c")[0]:
+        yield Fault(None, "", None, str(path), offset, "the metadata is not what was laid out, by rot or another program; "
+                    "no row suffers: `biomass store convert` makes a new store of them")
+    for file, start, n_bytes in store.layout.padding:
+        buffer = np.empty(n_bytes, np.uint8)
+        pread_into(store.file(file), buffer, start)
+        if buffer.any():
+            yield Fault(None, "", None, str(file), start + int(np.argmax(buffer != 0)), "its padding is not zero")
+
+
+def _photograph_faults(store: FeatureStore, root: Path) -> Iterator[Fault]:
+    """Photographs that are gone, or have other bytes than those the tokens were made of."""
+    catalog = store.catalog.iloc[store.sealed]
+    files = find_photographs(catalog, root, outside=True, missing=True)
+    for image, image_id, file, sha256 in zip(catalog.index, catalog["image_id"], files, catalog["sha256"], strict=True):
+        if not file.is_file():
+            yield Fault(image, image_id, None, str(file), 0, "its photograph is missing", False)
+        elif _sha256(file) != sha256:
+            yield Fault(image, image_id, None, str(file), 0, "its photograph changed since it was encoded", False)
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +18,12 @@ from featurestore import _bytes
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.formats import create_store
 from featurestore.layout import Layout
+from featurestore.rows import ImageRows
 from featurestore.spec import OWN_COLUMNS, Column, StoreSpec
 from featurestore.store import FeatureStore
 
 COMMIT_SECONDS = 2.0  # a group is one image or this long: a sync costs milliseconds, a lost group is computed again
 STATUS_WIDTH = 16
-
-
-@dataclass(frozen=True)
-class ImageRows:
-    """All rows of one image, C-contiguous, and the facts found while reading the photograph.
-
-    cls_VTD, patches_VTPD (None in a pooled store) float16; pooled_VT5D float32; stats_VS float64;
-    thumb_HW3 uint8 or None.
-    """
-
-    cls_VTD: np.ndarray
-    patches_VTPD: np.ndarray | None
-    pooled_VT5D: np.ndarray
-    stats_VS: np.ndarray
-    thumb_HW3: np.ndarray | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Catalog cells: sha256, width, height, status."""
 
 
 class StoreWriter:
@@ -101,10 +84,7 @@ class StoreWriter:
         cells = _cells(self._layout.spec, frame)  # all fit, or none is written
         ids = cells["image_id"]
         ids_by_row, ids[:, 0] = ids[:, 0].copy(), 0
-        for column in self._layout.spec.columns:
-            if column.name in cells:
-                path, offset, _ = self._layout.extents[column.node].locate(first)
-                _bytes.pwrite(self._fd(path), [cells[column.name]], offset)
+        self._write_columns(first, cells)
         self._sync()
         # an id's first byte puts its row in use: last and in order, so that a row in use is a whole row
         for image, byte in enumerate(ids_by_row.tolist(), first):
@@ -112,6 +92,68 @@ class StoreWriter:
             _bytes.pwrite(self._fd(path), [bytes([byte])], offset)
         self._sync()
         self._close_files()
+        self._store.refresh()
+
+    def settle(self, frame: pd.DataFrame) -> None:
+        """Make the catalog of all that is not sealed what the frame says: nothing but a seal vouches for a cell.
+
+        Images that the catalog lacks take the places of unsealed ones that the frame lacks (a rotten id, say), then free
+        ones; what is left of the former at the end of the catalog is free again.
+        """
+        known = self._store.catalog["image_id"]
+        open_N = np.array(self.pending(), int)
+        is_stray = ~known.iloc[open_N].isin(frame["image_id"]).to_numpy()
+        new = frame[~frame["image_id"].isin(known)]
+        strays = open_N[is_stray]
+        by_id = frame.set_index("image_id", drop=False)
+        self._rewrite(open_N[~is_stray], by_id.loc[known.iloc[open_N[~is_stray]]])
+        self._rewrite(strays[: len(new)], new.iloc[: len(strays)])
+        if len(new) > len(strays):
+            self.add_images(new.iloc[len(strays):])
+        self._release(strays[len(new):])
+
+    def _rewrite(self, places: np.ndarray, frame: pd.DataFrame) -> None:
+        """Give unsealed places in use these rows, where they differ."""
+        cells = _cells(self._layout.spec, frame)
+        for k, place in enumerate(places.tolist()):
+            row = {name: column[k:k + 1] for name, column in cells.items() if name in frame}
+            if any((self._store.array(self._column(name).node)[place:place + 1].tobytes() != cell.tobytes())
+                   for name, cell in row.items()):
+                self._write_columns(place, row)
+        self._sync()
+        self._store.refresh()
+
+    def _release(self, places: np.ndarray) -> None:
+        """Free unsealed places at the end of the catalog."""
+        for place in reversed(places.tolist()):
+            if place == self._store.n_images - 1:
+                path, offset, n_bytes = self._layout.extents["catalog/image_id"].locate(place)
+                _bytes.pwrite(self._fd(path), [bytes(n_bytes)], offset)
+                self._sync()
+                self._store.refresh()
+
+    def _column(self, name: str) -> Column:
+        return next(column for column in self._layout.spec.columns if column.name == name)
+
+    def _write_columns(self, first: int, cells: dict[str, np.ndarray]) -> None:
+        """Encoded cells of some places from `first` on."""
+        for name, values in cells.items():
+            path, offset, _ = self._layout.extents[self._column(name).node].locate(first)
+            _bytes.pwrite(self._fd(path), [values], offset)
+
+    def unseal(self, images: list[int]) -> None:
+        """Declare images absent, durably: their bytes are damaged, and a build shall make them again.
+
+        An id whose first byte was lost gets another one, since a catalog ends where an id is empty.
+        """
+        for image in images:
+            self._write("seal", image, np.zeros(1, "<u4"))
+            if not self._store.array("catalog/image_id")[image, 0]:
+                path, offset, _ = self._layout.extents["catalog/image_id"].locate(image)
+                _bytes.pwrite(self._fd(path), [b"?"], offset)
+        self._sync()
+        self._close_files()
+        self._store.refresh()
 
     def _write(self, name: str, image: int, value: np.ndarray) -> None:
         extent = self._layout.extents[name]
@@ -164,10 +206,7 @@ def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int =
             check_same(store, spec)
             check_labels(store, frame)
             writer = StoreWriter(store.layout, store)
-            new = frame[~frame["image_id"].isin(store.catalog["image_id"])]
-            if len(new):
-                writer.add_images(new)
-                store.refresh()
+            writer.settle(frame)
             try:
                 yield writer
             finally:
@@ -202,8 +241,8 @@ def check_same(store: FeatureStore, spec: StoreSpec) -> None:
 
 
 def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
-    """MismatchError naming the images whose cells in the CSV are not the store's: nothing sealed is rewritten."""
-    known = store.catalog.set_index("image_id")
+    """MismatchError naming the sealed images whose cells in the CSV are not the store's: nothing sealed is rewritten."""
+    known = store.catalog.iloc[store.sealed].set_index("image_id")
     ours = frame.set_index("image_id")
     ours = ours.loc[ours.index.isin(known.index)]
     if missing := [name for name in ours.columns if name not in known.columns]:
@@ -236,9 +275,9 @@ def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ..
 
 
 def _cells(spec: StoreSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Encoded cells of each column for new images; a number the frame does not have is NaN, a text stays empty."""
+    """Encoded cells of each column for new images; what the frame does not have is NaN or empty."""
     return {column.name: encode_column(column, frame[column.name] if column.name in frame else np.full(len(frame), np.nan))
-            for column in spec.columns if column.name in frame or column.kind == "number"}
+            for column in spec.columns}
 
 
 def encode_column(column: Column, values: Any) -> np.ndarray:

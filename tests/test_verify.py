@@ -22,7 +22,9 @@ def test_a_whole_store_verifies(store_path):
     write_tiny(store_path, seal=4)
     report = FeatureStore.open(store_path).verify()
     assert report and (report.n_images, report.n_sealed) == (5, 4)
-    assert report.n_bytes == 4 * 3 * (2 * 7 * 2 + 2 * 6 * 7 * 2 + 2 * 5 * 7 * 4 + 14 * 8)
+    patches = 2 * 6 * 7 * 2 if store_path.suffix == ".h5" else 4096
+    assert report.n_bytes == 5 * 3 * (2 * 7 * 2 + 2 * 5 * 7 * 4 + 14 * 8) + 4 * 3 * patches
+    assert "GB/s, as fast as" in report.pace()
 
 
 def test_the_checksum_other_clients_see_is_verified_too(tmp_path):
@@ -30,4 +32,4 @@ def test_the_checksum_other_clients_see_is_verified_too(tmp_path):
     path, offset, n_bytes = FeatureStore.open(tmp_path / "features.zarr").layout.extents["patches"].locate(0)
     flip_bit(path, offset + n_bytes)
     report = FeatureStore.open(tmp_path / "features.zarr").verify()
-    assert [(f.image_id, f.view, f.what) for f in report.faults] == [("ID000", "plain", "its chunk checksum differs")]
+    assert [(f.image_id, f.view, f.what) for f in report.faults] == [("ID000", "plain", "its chunk checksum, or the zeros that follow it, changed")]
