@@ -91,16 +91,27 @@ def store() -> None:
 @click.option("--device", help="auto, cpu, cuda, cuda:N.  [auto]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="What the backbone computes in.  [fp32]")
 @click.option("--seed", type=int, help="Keys the views' draws and random weights.  [0]")
+@click.option("--tokens", type=click.Choice(["all", "pooled"]), help="pooled: no patch tokens, 0.3 % of the size.  [all]")
+@click.option("--pooled-dtype", type=click.Choice(["float32", "float16"]), help="Of the pooled vectors.  [float32]")
+@click.option("--thumbs/--no-thumbs", default=None, help="Keep small pictures of the photographs.  [thumbs]")
 @click.option("--reserve", type=int, help="Rows kept free for images to come.  [0]")
+@click.option("--skip-missing", is_flag=True, default=None, help="Go without photographs that are missing or damaged.")
+@click.option("--allow-outside", is_flag=True, default=None, help="Take photographs from outside the data folder too.")
+@click.option("--check-space/--no-check-space", default=None, help="Refuse to begin what the disk cannot hold.  [check]")
+@click.option("--wait", is_flag=True, default=None, help="Wait for another builder of this store to end.")
+@click.option("--lock/--no-lock", default=None, help="Keep other builders out, where the file system can.  [lock]")
 @click.option("--save-weights/--no-save-weights", default=None, help="Keep the weights beside the store.  [save]")
-def store_build(config: Path | None, **options: Any) -> None:
+@click.option("--plan", is_flag=True, help="Print images, bytes, memory and hours, and stop.")
+def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     """Photographs to tokens on disk, e.g. `biomass store build --data data --out features.h5`. Goes on where it stopped."""
     with plain_errors("; the same command goes on from here"):
         from featurestore.build import BuildConfig, build_store
+        from featurestore.plan import plan_build
         from featurestore.yaml import read_yaml
 
         given = {key: value for key, value in options.items() if value is not None}
-        click.echo(build_store(BuildConfig.check(**{**(read_yaml(config) if config else {}), **given})))
+        settings = BuildConfig.check(**{**(read_yaml(config) if config else {}), **given})
+        click.echo(plan_build(settings) if plan else build_store(settings))
 
 
 @store.command("info")
@@ -129,20 +140,26 @@ def store_stats(path: Path, as_json: bool) -> None:
 
 @store.command("verify")
 @click.argument("path", type=ANY)
-def store_verify(path: Path) -> None:
+@click.option("--images", type=FOLDER, help="The data folder: find photographs that changed since, too.")
+@click.option("--repair", "mend", is_flag=True, help="Un-seal what is damaged: the next build makes it again.")
+def store_verify(path: Path, images: Path | None, mend: bool) -> None:
     """Read every byte once; list every bad row. Exit code 4 if there is one."""
     with plain_errors():
         from tqdm import tqdm
 
-        from featurestore.errors import StoreDamaged, list_some
+        from featurestore.errors import StoreDamaged, UsageError, list_some
         from featurestore.store import FeatureStore
-        from featurestore.verify import verify
+        from featurestore.verify import repair, verify
 
-        report = verify(FeatureStore.open(path), lambda images: tqdm(images, unit="image", desc="verify"))
+        if mend and images:
+            raise UsageError("give --images or --repair: a photograph that changed is no damage of the store")
+        with FeatureStore.open(path) as opened, tqdm(unit="B", unit_scale=True, desc="verify", total=opened.size_bytes) as bar:
+            report = repair(path, bar.update) if mend else verify(opened, bar.update, images)
+        click.echo(f"{path}: {report.n_sealed} of {report.n_images} images sealed; read {report.pace()}")
         if not report:
-            raise StoreDamaged(f"{path}: {len(report.faults)} faults:{list_some(report.faults, 10_000)}")
-        click.echo(f"{path}: {report.n_sealed} of {report.n_images} images sealed, {report.n_bytes / 1e9:.3g} GB read, "
-                   "all as committed")
+            done = f"; un-sealed {len(report.damaged)} images, the next build makes them again" if mend else ""
+            raise StoreDamaged(f"{path}: {len(report.faults)} faults{done}:{list_some(report.faults, 10_000)}")
+        click.echo("all as committed")
 
 
 @main.command()
@@ -158,7 +175,9 @@ def store_verify(path: Path) -> None:
 def train(config: Path | None, resume: Path | None, store: Path | None, fold: str | None, folds: Path | None, out: Path,
           device: str, plan: bool, yes: bool) -> None:
     """Train all heads of a sweep in one pass, e.g. `biomass train --config configs/demo.yaml --store features.h5`."""
-    with plain_errors("" if plan else "; biomass train --resume SWEEP goes on from here"):
+    from trainer._watch import bus_errors_explained
+
+    with plain_errors("" if plan else "; biomass train --resume SWEEP goes on from here"), bus_errors_explained():
         from featurestore.errors import UsageError
         from trainer.grid import SweepConfig
         from trainer.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep
@@ -215,6 +234,36 @@ def demo(out: Path, seed: int) -> None:
         from predictor.demo import run_demo
 
         run_demo(out, seed, say=click.echo)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script with which the TAB key completes `biomass` in a shell. To have it in every new one:
+
+    \b
+    bash  echo 'eval "$(biomass completion bash)"' >> ~/.bashrc
+    zsh   echo 'eval "$(biomass completion zsh)"' >> ~/.zshrc    (below the line with compinit)
+    fish  biomass completion fish > ~/.config/fish/completions/biomass.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    # the variable is the one click asks for when a program named biomass starts
+    click.echo(get_completion_class(shell)(main, {}, "biomass", "_BIOMASS_COMPLETE").source())
+
+
+@main.command()
+@click.argument("path", default=".", type=ANY)
+@click.option("--json", "as_json", is_flag=True, help="As a JSON list of checks.")
+def doctor(path: Path, as_json: bool) -> None:
+    """Check packages, torch, CPU, memory, and the folder or store at PATH. Exit code 3 if something will break."""
+    with plain_errors():
+        from featurestore.doctor import FAIL, examine, table, to_json
+        from featurestore.errors import InputError
+
+        checks = examine(path)
+        click.echo(to_json(checks) if as_json else table(checks))
+        sys.exit(InputError.exit_code if any(check.level == FAIL for check in checks) else 0)
 
 
 if __name__ == "__main__":

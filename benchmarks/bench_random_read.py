@@ -1,8 +1,11 @@
 """How fast is a random row of a full-size store? P1: read in place; P2: gathered into a buffer; P9: open to batch.
 
 Page cache warm (its share is in the result); cold reads need other files a reader, and are another question. To touch
-a row is to sum it as int64: numpy then reads every byte once. Baseline and candidates take turns, in P1 at every single
+a row is to sum its 4-byte words: numpy then reads every byte once. Baseline and candidates take turns, in P1 at every single
 row, in a new order each time, so that a neighbour's load falls on all alike; ratios are taken within a round.
+
+With --peers P1 also reads rows of other stores (_peers.py). How much of a map one page fault brings in depends on the size of
+the pieces its file was written in, each store's own; the faults are in the table. A used map has none.
 """
 
 import argparse
@@ -29,6 +32,7 @@ import tensorstore
 import torch
 import zarr
 from _bench import ROOT, context, finish, spread, work_folder
+from _peers import Peer, installed, write_peers
 
 from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.store import FeatureStore
@@ -37,6 +41,7 @@ from featurestore.writer import ImageRows, catalog_columns, open_writer
 GRID, WIDTH = 60, 1280  # 3600 patches x 1280 channels of a 960-pixel tile, as ViT-H+/16 gives them
 BATCH = 32
 P1_MARK, P2_MARK, P9_MARK_S = 1.1, 0.9, 1.0
+OURS = ("FeatureStore .h5, mapped", "FeatureStore .zarr, mapped")
 MADV_POPULATE_READ = 22  # Linux 5.14; mmap has no name for it in Python 3.11
 N_NPZ = 2  # rows kept as compressed npz: they take a hundred times as long
 Reader = Callable[[int, int], np.ndarray]
@@ -61,20 +66,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="sealed images of the P1 and P2 stores (default 16)")
     parser.add_argument("--views", type=int, default=4, help="views of each, 9.2 MB a view (default 4)")
     parser.add_argument("--repeats", type=int, default=9, help="rounds, five or more (default 9)")
-    parser.add_argument("--dir", type=Path, help="where the files go for a while; 4.5 times the store's size")
+    parser.add_argument("--peers", action="store_true", help="P1 also for other stores, those that are installed")
+    parser.add_argument("--dir", type=Path, help="where the files go for a while; 4.5 times the store's size, 12 with --peers")
     args = parser.parse_args()
     if args.repeats < 5 or args.images * args.views < BATCH:
         parser.error(f"needs --repeats >= 5 and images x views >= {BATCH}")
+    peers = installed() if args.peers else {}
     found = context({k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-                    ["numpy", "h5py", "zarr", "tensorstore", "safetensors", "torch"])
+                    ["numpy", "h5py", "zarr", "tensorstore", "safetensors", "torch", *{peer.package for peer in peers.values()}])
     with work_folder(args.dir) as folder:
-        finish(run(folder, args) | {"context": found | {"load_average_after": os.getloadavg()}})
+        finish(run(folder, args, peers) | {"context": found | {"load_average_after": os.getloadavg()}})
 
 
-def run(folder: Path, args: argparse.Namespace) -> dict:
+def run(folder: Path, args: argparse.Namespace, peers: dict[str, Peer]) -> dict:
     """All three answers, printed as they come."""
     make_files(folder, args.images, args.views)
-    p1, p2 = bench_in_place(folder, args), bench_gather(folder, args)
+    write_peers(folder, peers, np.memmap(folder / "flat.bin", np.float16, "r").reshape(-1, GRID**2, WIDTH))
+    p1, p2 = bench_in_place(folder, args, peers), bench_gather(folder, args)
     for path in files_in(folder):
         path.unlink()  # the disk need not hold both sets
     return {"P1": p1, "P2": p2, "P9": bench_open(folder, args.repeats)}
@@ -138,6 +146,10 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def large_files_in(folder: Path) -> list[Path]:
+    return [path for path in files_in(folder) if path.stat().st_size >= 1 << 20]
+
+
 def cached_share(path: Path, step: int = 1 << 20) -> float:
     """Share of a file that is in the page cache, sampled every MiB by reads that may not wait for the disk."""
     byte, hits, offsets = bytearray(1), 0, range(0, path.stat().st_size, step)
@@ -151,7 +163,7 @@ def cached_share(path: Path, step: int = 1 << 20) -> float:
 # -- P1: every byte of a random row, where it lies
 
 
-def bench_in_place(folder: Path, args: argparse.Namespace) -> dict:
+def bench_in_place(folder: Path, args: argparse.Namespace, peers: dict[str, Peer]) -> dict:
     """Seconds a row from a new map, whose pages must be faulted in, and from one whose pages are there."""
     shape = (args.images, args.views)
     check_no_copy(folder)
@@ -159,18 +171,21 @@ def bench_in_place(folder: Path, args: argparse.Namespace) -> dict:
     rng = random.Random(0)
     for _ in range(args.repeats + 1):
         gc.collect()  # unmap the last round's files here, not in the middle of a timed row
-        readers = open_readers(folder, shape)
+        readers = open_readers(folder, shape) | {
+            name: by_number(peer.open(folder), args.views) for name, peer in peers.items()}
         rounds["new map"].append(read_round(readers, shape, rng))
         in_place = {name: reader for name, reader in readers.items() if "mapped" in name or "memmap" in name}
         rounds["used map"].append(read_round(in_place, shape, rng))
         del readers, in_place
     result = {state: summarise_reads(found[1:]) for state, found in rounds.items()}  # the first is the warm-up
     print_reads(result, args)
-    ratios = {state: {name: case["vs_memmap"]["median"] for name, case in cases.items() if "mapped" in name}
+    ratios = {state: {name: case["vs_memmap"]["median"] for name, case in cases.items() if name in OURS}
               for state, cases in result.items()}
-    return {"cache": "warm", "touch": "sum of the row as int64", "row_bytes": GRID**2 * WIDTH * 2,
-            "cached_share": {name: cached_share(folder / name) for name in ("features.h5", "flat.bin")},
-            "reads": result, "no_copy": True, "mark": P1_MARK,
+    return {"cache": "warm", "touch": "sum of the row's 4-byte words", "row_bytes": GRID**2 * WIDTH * 2,
+            "cached_share": {name: cached_share(folder / name) for name in ("features.h5", "flat.bin")}
+            | {"any large file, at least": min(map(cached_share, large_files_in(folder)))},
+            "reads": result, "no_copy": True, "others": {state: compare_others(cases) for state, cases in result.items()},
+            "mark": P1_MARK,
             "passed": all(ratio <= P1_MARK for cases in ratios.values() for ratio in cases.values())}
 
 
@@ -184,8 +199,8 @@ def open_readers(folder: Path, shape: tuple[int, int]) -> dict[str, Reader]:
     ts = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, open=True, read=True).result()
     return {
         "np.memmap, flat file": lambda i, v: flat[i, v],
-        "FeatureStore .h5, mapped": lambda i, v: ours["h5"][i, v],
-        "FeatureStore .zarr, mapped": lambda i, v: ours["zarr"][i, v],
+        OURS[0]: lambda i, v: ours["h5"][i, v],
+        OURS[1]: lambda i, v: ours["zarr"][i, v],
         "the .h5, MADV_POPULATE_READ first": populating_reader(folder / "features.h5"),
         "h5py on the .h5": lambda i, v: h5[i, v],
         "zarr-python on the .zarr": lambda i, v: zarr_array[i, v],
@@ -194,6 +209,10 @@ def open_readers(folder: Path, shape: tuple[int, int]) -> dict[str, Reader]:
         "safetensors, torch": safetensors_reader(folder, shape[0], "pt"),
         "npz, fp32, compressed": partial(read_npz, folder),
     }
+
+
+def by_number(read: Callable[[int], np.ndarray], n_views: int) -> Reader:
+    return lambda image, view: read(image * n_views + view)
 
 
 def populating_reader(path: Path) -> Reader:
@@ -239,16 +258,26 @@ def read_round(readers: dict[str, Reader], shape: tuple[int, int], rng: random.R
 
 
 def touch(row: np.ndarray) -> int:
-    """Read every byte once."""
-    return int(np.add.reduce(row.reshape(-1).view(np.int64)))
+    """Read every byte once. Sums words of 4 bytes modulo 2^32: where one store's rows begin, int64 is not aligned, and slower."""
+    return int(np.add.reduce(row.reshape(-1).view(np.uint32), dtype=np.uint32))
 
 
 def summarise_reads(rounds: list[dict]) -> dict[str, dict]:
-    """Per reader: milliseconds a row, its ratio to the flat map in the same round, faults a row."""
+    """Per reader: milliseconds a row, its ratio in the same round to the flat map and to ours, faults a row."""
     row_s = {name: np.array([np.mean(found[name]["seconds"]) for found in rounds]) for name in rounds[0]}
     return {name: {"row_ms": spread(1e3 * seconds), "vs_memmap": spread(seconds / row_s["np.memmap, flat file"]),
+                   "vs_h5": spread(seconds / row_s[OURS[0]]), "vs_zarr": spread(seconds / row_s[OURS[1]]),
                    "faults_per_row": round(float(np.mean([found[name]["faults"] for found in rounds])), 1)}
             for name, seconds in row_s.items()}
+
+
+def compare_others(cases: dict[str, dict]) -> dict:
+    """Every other store's times as multiples of the flat map's and of ours, and whether ours beats all of them in every round."""
+    others = {name: {key: case[key] for key in ("vs_memmap", "vs_h5", "vs_zarr")} for name, case in cases.items()
+              if name not in OURS and "memmap" not in name and "MADV" not in name}
+    least = {name: min(case["vs_h5"]["min"], case["vs_zarr"]["min"]) for name, case in others.items()}
+    return {"ratios": others, "faster_than_every_peer": all(ratio > 1 for ratio in least.values()),
+            "sometimes_as_fast": [name for name, ratio in least.items() if ratio <= 1]}
 
 
 def check_no_copy(folder: Path) -> None:

@@ -3,7 +3,7 @@
 Cold: every file of the store leaves the page cache first, and that it left is checked. Then, in turns: (a) the file from end to
 end in large preads; (b) an epoch's steps of 32 rows, one view of each image in shuffled order, each row touched where it is
 mapped, read ahead as training does; (c) the same without reading ahead; (d) as (b), but the rows in the file's order, all of
-them: what shuffling costs. To touch a row is to sum it as int64. A virtual disk's host may cache too: all four share that.
+them: what shuffling costs. To touch a row is to sum its words. A virtual disk's host may cache too: all four share that.
 Warm: an epoch touched, and many epochs only handed out, by one reader that reads ahead and straight from the store; what the
 reader takes longer, over touching, is what it costs at most, since nothing then overlaps it.
 """

@@ -143,7 +143,7 @@ def check_free(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise InputError(f"{folder}: {n_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
-                         "make room, choose fewer views, or another place with --out")
+                         "make room, choose fewer views, another place with --out, or --no-check-space")
 
 
 def check_writable(folder: Path) -> None:
@@ -170,8 +170,8 @@ os.register_at_fork(after_in_child=_drop_locks_in_child)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it; LockedError names the holder.
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it; LockedError names the holder, or wait for it.
 
     The kernel releases it with the process, so a stale file never blocks (and is left: unlinking it would race).
     It is not a lock on the store itself: libhdf5 locks what it opens, and ours there would keep every h5py reader out.
@@ -180,7 +180,7 @@ def locked(path: Path) -> Iterator[None]:
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     _held.add(fd)
     try:
-        _flock(fd, lock)
+        _flock(fd, lock, wait)
         os.ftruncate(fd, 0)
         pwrite(fd, [json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}).encode()], 0)
         yield
@@ -190,11 +190,12 @@ def locked(path: Path) -> Iterator[None]:
             os.close(fd)
 
 
-def _flock(fd: int, lock: Path) -> None:
+def _flock(fd: int, lock: Path, wait: bool) -> None:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as err:
         if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise InputError(f"{lock}: this file system has no locks ({err.strerror}); build on a local disk") from err
+            raise InputError(f"{lock}: this file system has no locks ({err.strerror}); build on a local disk, or with "
+                             "--no-lock if no other builder can come") from err
         holder = os.pread(fd, 1000, 0).decode(errors="replace") or "another process"
-        raise LockedError(f"{lock.with_suffix('')}: locked by {holder}; wait for it or stop it") from err
+        raise LockedError(f"{lock.with_suffix('')}: locked by {holder}; stop it, or wait for it with --wait") from err

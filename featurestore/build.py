@@ -7,6 +7,7 @@ At most two photographs' tokens are held.
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,22 +18,24 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from torch import Tensor
 from tqdm import tqdm
 
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
 from featurestore.backbone import RANDOM, Backbone, load_backbone
 from featurestore.catalog import find_photographs, read_catalog
-from featurestore.decode import Decoded, check_photographs, decode_ahead
+from featurestore.decode import Decoded, Unusable, decode_ahead, inspect_photographs
 from featurestore.errors import InputError, list_some
 from featurestore.formats import check_suffix
 from featurestore.moments import pool, row_stats
-from featurestore.spec import POOLED, STATS, StoreSpec
+from featurestore.spec import POOLED, STATS, StoreSpec, ViewSpec
 from featurestore.store import FeatureStore
 from featurestore.views import choose_views
 from featurestore.writer import ImageRows, StoreWriter, catalog_columns, image_bytes, open_writer
 
 THUMB_SIDE = 192
+Known = Callable[[int], dict[int, tuple]] | None
 
 
 class BuildConfig(BaseModel):
@@ -62,8 +65,24 @@ class BuildConfig(BaseModel):
     """What the backbone computes in; tokens are stored as float16."""
     seed: int = 0
     """Keys the views' draws and random weights."""
+    tokens: Literal["all", "pooled"] = "all"
+    """pooled: class tokens and pooled vectors alone, 0.3 % of the size: enough for regressors and the pooled_mlp head."""
+    pooled_dtype: Literal["float32", "float16"] = "float32"
+    """Of the pooled vectors; float16 halves a pooled store."""
+    thumbs: bool = True
+    """Keep small pictures of the photographs."""
     reserve: Annotated[int, Field(ge=0)] = 0
     """Rows kept free for images to come."""
+    skip_missing: bool = False
+    """Go without photographs that are missing or damaged; their status in the catalog says so."""
+    allow_outside: bool = False
+    """Take photographs from outside the data folder too."""
+    check_space: bool = True
+    """Refuse to begin what the disk cannot hold."""
+    wait: bool = False
+    """Wait for another builder to end rather than stop with exit code 75."""
+    lock: bool = True
+    """Hold the builder's lock; without it, on file systems that have none, nothing keeps a second builder out."""
     save_weights: bool = True
     """Keep the weights beside the store, where predict finds them."""
 
@@ -111,32 +130,80 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     to write to. InputError, MismatchError (the store there holds other tokens) or LockedError (another builder).
     """
     start = time.monotonic()
+    job = prepare_build(config)
+    spec, out = job.spec, config.out
+    if config.check_space:
+        _bytes.check_free(out.parent, job.n_pending * image_bytes(spec))
+    with open_writer(out, spec, job.frame, config.reserve, config.wait, config.lock) as writer:
+        _warn_of_other_precision(writer.spec, spec)
+        images = pending_photographs(writer, job.frame, job.paths)
+        skipped = {image: job.unusable[path] for image, path in images.items() if path in job.unusable}
+        for image, each in skipped.items():
+            writer.skip(image, each.status)
+        todo = {image: path for image, path in images.items() if image not in skipped}
+        on_damage = (lambda image, err: skipped.update({image: _skip(writer, image, err)})) if config.skip_missing else None
+        n = len(writer.image_ids)
+        build_images(job.backbone, writer, todo, on_damage, tqdm(
+            total=n, initial=n - len(todo), unit="image", desc="store build", disable=not progress, file=sys.stderr))
+    return finish_build(out, len(images) - len(skipped), [each.why for each in skipped.values()], start)
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """What a build comes to, found out before anything is written."""
+
+    frame: pd.DataFrame
+    paths: list[Path]
+    unusable: dict[Path, Unusable]
+    backbone: Backbone
+    spec: StoreSpec
+    n_pending: int
+
+
+def prepare_build(config: BuildConfig) -> BuildJob:
+    """All checks that come before the first byte; errors as `build_store`."""
     check_suffix(config.out)
     _bytes.check_writable(config.out.parent)
     # something else of that name is refused before the backbone is loaded
     n_sealed = FeatureStore.open(config.out).n_sealed if config.out.exists() else 0
     frame = read_catalog(config.data / "train.csv")
-    paths = find_photographs(frame, config.data)
-    width, height = check_photographs(paths, config.crop)
-    backbone = _load(config, width / height)
-    spec = _store_spec(config, backbone, frame, width, height)
-    _bytes.check_free(config.out.parent, max(0, len(frame) - n_sealed) * image_bytes(spec))
-    with open_writer(config.out, spec, frame, config.reserve) as writer:
-        _warn_of_other_precision(writer.spec, spec)
-        images = _to_build(writer, frame, paths)
-        n = len(writer.image_ids)
-        _build(backbone, writer, images, tqdm(total=n, initial=n - len(images), unit="image", desc="store build",
-                                              disable=not progress, file=sys.stderr))
-    return BuildReport(config.out, n, len(images), time.monotonic() - start, image_bytes(spec) * n)
+    paths = find_photographs(frame, config.data, config.allow_outside, config.skip_missing)
+    size, unusable = inspect_photographs(paths, config.crop)
+    if size is None or (unusable and not config.skip_missing) or any(each.status == "aspect" for each in unusable.values()):
+        raise InputError(f"{len(unusable)} of {len(paths)} photographs cannot be used:"
+                         f"{list_some([each.why for each in unusable.values()])}")
+    backbone = _load(config, size[0] / size[1])
+    return BuildJob(frame, paths, {paths[i]: each for i, each in unusable.items()}, backbone,
+                    _store_spec(config, backbone, frame, *size), max(0, len(frame) - len(unusable) - n_sealed))
 
 
-def _build(backbone: Backbone, writer: StoreWriter, images: dict[int, Path], bar: tqdm) -> None:
+def _skip(writer: StoreWriter, image: int, err: InputError) -> Unusable:
+    writer.skip(image, "damaged")
+    return Unusable("damaged", str(err))
+
+
+def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> BuildReport:
+    """What a build did, and warnings of what a person should know about the store."""
+    if skipped:
+        warnings.warn(f"{len(skipped)} photographs were skipped; their images have no tokens:{list_some(skipped)}", stacklevel=3)
+    with FeatureStore.open(path) as store:
+        sealed = store.catalog.iloc[store.sealed]
+        same = sealed[sealed["sha256"].duplicated(keep=False)]
+        if len(same):
+            ids = [" = ".join(group) for _, group in same.groupby("sha256", sort=False)["image_id"]]
+            warnings.warn(f"photographs with the same bytes under several ids; folds will keep them together:{list_some(ids)}",
+                          stacklevel=3)
+        return BuildReport(path, len(sealed), n_built, time.monotonic() - start, image_bytes(store.spec) * len(sealed))
+
+
+def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path],
+                 on_damage: Callable[[int, InputError], None] | None, bar: tqdm, known: Known = None) -> None:
     """Decode ahead, compute, write behind; leaving, also by an error, waits for what is being written."""
     image_ids, buffers = writer.image_ids, [_new_rows(writer.spec) for _ in range(min(2, len(images)))]
     written: Future | None = None
     with bar, ThreadPoolExecutor(1) as writing:
-        for done, (image, photograph) in enumerate(decode_ahead(images, backbone.crop, writer.spec.thumb)):
-            rows = _compute(backbone, image_ids[image], photograph, buffers[done % 2])
+        for done, (image, photograph) in enumerate(decode_ahead(images, backbone.crop, writer.spec.thumb, on_damage)):
+            rows = _compute(backbone, image_ids[image], photograph, buffers[done % 2], known(image) if known else {})
             if written:
                 written.result()  # raises what went wrong; and only now is the other buffer free
             written = writing.submit(_write, writer, image, rows)
@@ -155,19 +222,25 @@ def _new_rows(spec: StoreSpec) -> ImageRows:
     """Buffers for one image's rows, used again for every second image."""
     t = spec.tokens
     shape = (len(t.views), t.n_tiles)
-    return ImageRows(np.empty((*shape, t.width), np.float16), np.empty((*shape, t.n_patches, t.width), np.float16),
-                     np.empty((*shape, len(POOLED), t.width), np.float32), np.empty((shape[0], len(STATS))))
+    patches = np.empty((*shape, t.n_patches, t.width), np.float16) if spec.has_patches else None
+    return ImageRows(np.empty((*shape, t.width), np.float16), patches,
+                     np.empty((*shape, len(POOLED), t.width), spec.pooled_dtype), np.empty((shape[0], len(STATS))))
 
 
-def _compute(backbone: Backbone, image_id: str, decoded: Decoded, rows: ImageRows) -> ImageRows:
-    """Fill the buffers with one photograph's tokens, view by view."""
+def _compute(backbone: Backbone, image_id: str, decoded: Decoded, rows: ImageRows, known: dict[int, tuple]) -> ImageRows:
+    """Fill the buffers with one photograph's tokens, view by view; known views are (cls, patches, pooled, stats) rows."""
+    buffers = (rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS)
     for v, view in enumerate(backbone.spec.views):
-        cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, image_id, view)
-        pooled_T5D = pool(patches_TPD)
-        for buffer, tensor in ((rows.cls_VTD, cls_TD), (rows.patches_VTPD, patches_TPD), (rows.pooled_VT5D, pooled_T5D),
-                               (rows.stats_VS, row_stats(cls_TD, patches_TPD, pooled_T5D))):
-            torch.from_numpy(buffer[v]).copy_(tensor)  # the one copy: from the device to the buffer that is written
+        for buffer, values in zip(buffers, known.get(v) or _row(backbone, decoded, image_id, view), strict=True):
+            if buffer is not None:  # the one copy: from the device to the buffer that is written
+                torch.from_numpy(buffer[v]).copy_(torch.as_tensor(values))
     return ImageRows(rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS, decoded.thumb_HW3, decoded.facts)
+
+
+def _row(backbone: Backbone, decoded: Decoded, image_id: str, view: ViewSpec) -> tuple[Tensor, ...]:
+    cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, image_id, view)
+    pooled_T5D = pool(patches_TPD)
+    return cls_TD, patches_TPD, pooled_T5D, row_stats(cls_TD, patches_TPD, pooled_T5D)
 
 
 def _load(config: BuildConfig, aspect: float) -> Backbone:
@@ -185,7 +258,8 @@ def _store_spec(config: BuildConfig, backbone: Backbone, frame: pd.DataFrame, wi
         "device": backbone.device.type, "precision": config.precision,
         "weights": RANDOM if config.weights == RANDOM else "file" if config.weights else "timm"}
     slack = 2.0 if config.reserve else 1.0  # ids and paths to come may be longer
-    return StoreSpec(tokens=backbone.spec, thumb=thumb, columns=catalog_columns(frame, slack), made_by=made_by)
+    return StoreSpec(tokens=backbone.spec, has_patches=config.tokens == "all", pooled_dtype=config.pooled_dtype,
+                     thumb=thumb if config.thumbs else None, columns=catalog_columns(frame, slack), made_by=made_by)
 
 
 def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
@@ -195,7 +269,7 @@ def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
                           f"{asked.made_by.get(key)}; tokens agree only within rounding", stacklevel=3)
 
 
-def _to_build(writer: StoreWriter, frame: pd.DataFrame, paths: list[Path]) -> dict[int, Path]:
+def pending_photographs(writer: StoreWriter, frame: pd.DataFrame, paths: list[Path]) -> dict[int, Path]:
     """Photograph of each unsealed image; InputError if the CSV no longer names it."""
     path_of, image_ids = dict(zip(frame["image_id"], paths, strict=True)), writer.image_ids
     pending = {image: image_ids[image] for image in writer.pending()}

@@ -1,7 +1,7 @@
 """Photographs checked before work starts, and decoded in threads ahead of whoever needs them next."""
 
 import os
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -25,9 +25,12 @@ class Decoded:
     facts: dict
 
 
-def decode_ahead(paths: Mapping[Hashable, Path], crop: Crop, thumb: tuple[int, int] | None = None
-                 ) -> Iterator[tuple[Hashable, Decoded]]:
-    """(key, photograph) in the mapping's order, the next few being decoded meanwhile."""
+def decode_ahead(paths: Mapping[Hashable, Path], crop: Crop, thumb: tuple[int, int] | None = None,
+                 damaged: Callable[[Hashable, InputError], None] | None = None) -> Iterator[tuple[Hashable, Decoded]]:
+    """(key, photograph) in the mapping's order, the next few being decoded meanwhile.
+
+    damaged : told of a photograph that does not decode, which is then left out; None raises what it says.
+    """
     with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool:
         todo = iter(paths.items())
         ahead = [(key, pool.submit(decode, path, crop, thumb)) for key, path in islice(todo, AHEAD)]
@@ -35,7 +38,14 @@ def decode_ahead(paths: Mapping[Hashable, Path], crop: Crop, thumb: tuple[int, i
             while ahead:
                 key, future = ahead.pop(0)
                 ahead += [(k, pool.submit(decode, path, crop, thumb)) for k, path in islice(todo, 1)]
-                yield key, future.result()
+                try:
+                    decoded = future.result()
+                except InputError as err:
+                    if damaged is None:
+                        raise
+                    damaged(key, err)
+                else:
+                    yield key, decoded
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -50,15 +60,34 @@ def decode(path: Path, crop: Crop, thumb: tuple[int, int] | None = None) -> Deco
 
 def check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:
     """Width and height of the first photograph, from headers alone; InputError listing every one that cannot be used."""
-    sizes, wrong = [], []
-    for path in paths:
+    size, unusable = inspect_photographs(paths, crop)
+    if unusable:
+        raise InputError(f"{len(unusable)} of {len(paths)} photographs cannot be used:"
+                         f"{list_some([each.why for each in unusable.values()])}")
+    return size
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why a photograph gives no tokens: status is `missing`, `damaged` or `aspect`."""
+
+    status: str
+    why: str
+
+
+def inspect_photographs(paths: list[Path], crop: str) -> tuple[tuple[int, int] | None, dict[int, Unusable]]:
+    """Width and height of the first photograph that can be used, from headers alone, and by position those that cannot."""
+    first, unusable = None, {}
+    for i, path in enumerate(paths):
         try:
             size = inspect_photograph(path)
-            width, height = (sizes[0] if sizes else size) if crop == "whole" else (1, 1)
-            Crop(crop, height, width, "bicubic").check(*size)
-            sizes.append(size)
         except InputError as err:
-            wrong.append(str(err) if str(path) in str(err) else f"{path}: {err}")
-    if wrong:
-        raise InputError(f"{len(wrong)} of {len(paths)} photographs cannot be used:{list_some(wrong)}")
-    return sizes[0]
+            unusable[i] = Unusable("damaged" if path.is_file() else "missing", str(err))
+            continue
+        try:
+            width, height = (first or size) if crop == "whole" else (1, 1)
+            Crop(crop, height, width, "bicubic").check(*size)
+            first = first or size
+        except InputError as err:
+            unusable[i] = Unusable("aspect", f"{path}: {err}")
+    return first, unusable

@@ -8,6 +8,7 @@ import fcntl
 import json
 import mmap
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
+
+from featurestore.errors import BiomassError
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 PAGE = 4096
@@ -87,7 +90,7 @@ def check_packages() -> Iterator[Check]:
         yield Check("packages", WARN, f"not compared with what is needed: {err.name} is not installed",
                     "pip install . in the project's folder")
         return
-    yield check_version("Python", "%d.%d.%d" % sys.version_info[:3], SpecifierSet(allowed), f"use Python {allowed}")
+    yield check_version("Python", platform.python_version(), SpecifierSet(allowed), f"use Python {allowed}")
     for each in needed:
         yield check_version(each.name, version(each.name), each.specifier, f"pip install '{each.name}{each.specifier}'")
 
@@ -185,7 +188,7 @@ def check_threads(value: str | None, n_cpus: int) -> Check:
 def check_memory(meminfo: str, limit: int | None) -> Check:
     """meminfo : text of /proc/meminfo; limit : the cgroup's, in bytes."""
     kb = {name: int(number) for name, number in re.findall(r"^(\w+):\s*(\d+) kB", meminfo, re.M)}
-    total, free = 1024 * kb["MemTotal"], 1024 * kb.get("MemAvailable", kb["MemFree"])
+    total, free = (1024 * kb.get(name, 0) for name in ("MemTotal", "MemAvailable"))
     found = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB available, {f'{limit / 1e9:.1f} GB' if limit else 'no'} cgroup limit"
     if min(free, limit or free) >= LITTLE_MEMORY:
         return Check("memory", OK, found)
@@ -223,10 +226,13 @@ def cgroup_limit(mounted: list[Mount], cgroup: str) -> int | None:
     limits = []
     for line in cgroup.splitlines():
         _, controllers, path = line.split(":", 2)
-        for mount in mounted:
-            if (mount.kind == "cgroup2" and not controllers) or (
-                    mount.kind == "cgroup" and {"memory"} <= {*controllers.split(",")} & {*mount.super_options.split(",")}):
-                limits += _limits(mount, path)
+        if not controllers:
+            mine = [mount for mount in mounted if mount.kind == "cgroup2"]
+        elif "memory" in controllers.split(","):
+            mine = [mount for mount in mounted if mount.kind == "cgroup" and "memory" in mount.super_options.split(",")]
+        else:
+            continue
+        limits += [limit for mount in mine for limit in _limits(mount, path)]
     return min((limit for limit in limits if limit < 1 << 60), default=None)  # v1 writes "none" as nearly 2 ** 63
 
 
@@ -255,7 +261,7 @@ def _read(path: str | Path) -> str:
 def check_place(path: Path, mounted: list[Mount]) -> Iterator[Check]:
     """The folder at path, or that a store at path lies in, tried with temporary files; and the store, opened."""
     folder, store = locate(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         yield Check("folder", FAIL, f"{folder}: no such folder", "make it, or give another")
         return
     yield check_file_system(folder, mounted)
@@ -297,11 +303,18 @@ def check_store(path: Path) -> Check:
         from featurestore.store import FeatureStore
 
         with FeatureStore.open(path) as store:
-            found = f"{path}: {store.n_sealed} of {store.n_images} images sealed, {len(store.view_names)} views, {store.spec.tokens.model}"
-            whole = store.n_sealed == store.n_images
-    except Exception as err:  # of ours it says what to do; a package that does not load raises anything, and the report must go on
-        return Check("store", FAIL, f"{type(err).__name__}: {err}".splitlines()[0])
-    return Check("store", OK, found) if whole else Check("store", WARN, found, "the same `biomass store build` goes on from there")
+            n_sealed, n_skipped = len(store.sealed), len(store.skipped)
+            n_open = store.n_images - n_sealed - n_skipped
+            found = (f"{path}: {n_sealed} of {store.n_images} images sealed{f', {n_skipped} skipped' if n_skipped else ''}, "
+                     f"{len(store.view_names)} views, {store.spec.tokens.model}")
+    except BiomassError as err:
+        return Check("store", FAIL, " ".join(str(err).split()))  # it says what to do
+    except Exception as err:  # what a package raises that does not load: anything
+        return Check("store", FAIL, f"{path}: {type(err).__name__}: {' '.join(str(err).split())}",
+                     "if a line above FAILs, put that right first; else report this")
+    if n_open:
+        return Check("store", WARN, found, "the `biomass store build` that began it goes on from there")
+    return Check("store", OK, found)
 
 
 def probe(name: str, folder: Path) -> Check:
@@ -320,9 +333,10 @@ def _scratch(folder: Path) -> IO[bytes]:
 
 def _free_room(folder: Path) -> str:
     room = shutil.disk_usage(folder)
+    found = f"{room.free / 1e9:.3g} of {room.total / 1e9:.3g} GB"
     if room.total and room.free < LITTLE_ROOM:
-        raise OSError(0, f"{room.free / 1e9:.2f} GB of {room.total / 1e9:.1f} GB")
-    return f"{room.free / 1e9:.1f} GB of {room.total / 1e9:.1f} GB" if room.total else "this file system does not tell"
+        raise OSError(0, found)
+    return found if room.total else "this file system does not tell"
 
 
 def _writing(folder: Path) -> str:
@@ -366,15 +380,16 @@ def _fdatasync(folder: Path) -> str:
         file.write(bytes(PAGE))
         start = time.perf_counter()
         os.fdatasync(file.fileno())
-    return f"{1e3 * (time.perf_counter() - start):.1f} ms"
+        return f"{1e3 * (time.perf_counter() - start):.1f} ms"
 
 
-PROBES: dict[str, tuple[Callable[[Path], str], str, str]] = {
-    "free room": (_free_room, WARN, "make room: `biomass store build` says beforehand how much it needs, a sweep's checkpoints do not"),
+PROBES: dict[str, tuple[Callable[[Path], str], str, str]] = {  # how to try, how bad it is if refused, and what to do then
+    "free room": (_free_room, WARN, "make room; `biomass store build` says beforehand how much it needs"),
     "writing": (_writing, FAIL, "reading a store works here; building one, and what train and predict leave, need another place"),
-    "flock": (_flock, FAIL, "reading a store works here; building one needs flock, which keeps a second builder out: build on a local "
-                            "disk and move the store"),
+    "flock": (_flock, FAIL, "reading a store works here; building one needs flock, which keeps a second builder out: build on a "
+                            "local disk and move the store"),
     "mmap": (_mmap, FAIL, "a store can be neither read nor built here, both map its files: move it to a local disk"),
-    "sparse files": (_sparse_files, WARN, "building works here; a new store takes all its room at once, and the time to write it"),
+    "sparse files": (_sparse_files, WARN, "reading and building work here; a new store takes all its room, and the time for it, "
+                                          "at once"),
     "fdatasync": (_fdatasync, FAIL, "reading a store works here; building one stops at its first commit: build on a local disk"),
 }

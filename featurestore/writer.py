@@ -7,7 +7,7 @@ durable before what it seals, so a reader that believes seals reads only whole i
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,14 @@ class StoreWriter:
         self._write_patches(image, rows.patches_VTPD)
         self._write_cells(image, rows.facts)
         self._seals[image] = self._store.expected_seals(image, image + 1)[0]
+
+    def skip(self, image: int, status: str) -> None:
+        """Note durably why an unsealed image has no tokens; a later build tries it again."""
+        column = self._column("status")
+        cell = encode_column(column, [status])
+        if self._store.array(column.node)[image].tobytes() != cell.tobytes():
+            self._write_columns(image, {"status": cell})
+            self._sync()
 
     def commit_if_due(self) -> None:
         if time.monotonic() - self._last_commit >= COMMIT_SECONDS:
@@ -193,13 +201,14 @@ class StoreWriter:
 
 
 @contextmanager
-def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int = 0) -> Iterator[StoreWriter]:
+def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int = 0, wait: bool = False,
+                lock: bool = True) -> Iterator[StoreWriter]:
     """Hold the lock on a store, made if missing, its catalog holding at least the frame's images.
 
-    MismatchError if the store at path has another fingerprint; LockedError if another builder is at work.
+    MismatchError if the store at path has another fingerprint; LockedError if another builder is at work (unless told to wait).
     On leaving, also by an error, what was put is committed.
     """
-    with _bytes.locked(path), _plain_os_errors(path):
+    with _bytes.locked(path, wait) if lock else nullcontext(), _plain_os_errors(path):
         if not path.exists():
             create_with_catalog(path, spec, frame, reserve)
         with FeatureStore.open(path) as store:
@@ -233,8 +242,11 @@ def check_same(store: FeatureStore, spec: StoreSpec) -> None:
     """MismatchError naming each part of the spec that differs from the store's."""
     ours, theirs = spec.tokens.model_dump(mode="json"), store.spec.tokens.model_dump(mode="json")
     differing = [f"{key}: store {theirs[key]!r}, asked {ours[key]!r}" for key in ours if ours[key] != theirs[key]]
-    if spec.has_patches != store.spec.has_patches:
-        differing.append(f"patches: store {store.spec.has_patches}, asked {spec.has_patches}")
+    for name in ("has_patches", "pooled_dtype"):
+        if getattr(spec, name) != getattr(store.spec, name):
+            differing.append(f"{name}: store {getattr(store.spec, name)}, asked {getattr(spec, name)}")
+    if bool(spec.thumb) != bool(store.spec.thumb):  # their size is that of the photograph that came first
+        differing.append(f"thumbs: store {bool(store.spec.thumb)}, asked {bool(spec.thumb)}")
     if differing:
         raise MismatchError(f"{store.path}: holds other tokens; choose another --out or remove it\n  "
                             + "\n  ".join(differing))

@@ -1,0 +1,69 @@
+"""What a build would take: images, bytes, memory, and hours by timing one view of one photograph. Nothing is written."""
+
+import resource
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore.build import BuildConfig, BuildJob, prepare_build
+from featurestore.decode import decode
+from featurestore.spec import StoreSpec
+from featurestore.writer import image_bytes
+
+AGAIN_S = 20.0  # a first view that took less is timed once more: it paid for what is done once
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What a build comes to; bytes are of the whole store, of what is to be written, and of memory."""
+
+    path: Path
+    spec: StoreSpec
+    n_images: int
+    n_pending: int
+    n_unusable: int
+    view_s: float
+    store_bytes: int
+    pending_bytes: int
+    free_bytes: int
+    memory_bytes: int
+
+    @property
+    def hours(self) -> float:
+        return self.view_s * self.n_pending * len(self.spec.tokens.views) / 3600
+
+    def __str__(self) -> str:
+        t, made_by = self.spec.tokens, self.spec.made_by
+        left_out = f", {self.n_unusable} to be skipped" if self.n_unusable else ""
+        rooms = "" if self.free_bytes >= self.pending_bytes else "  NOT ENOUGH"
+        return (f"{self.path}: {self.n_images} images, {self.n_pending} to build{left_out}; nothing was written\n"
+                f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x {t.grid[1]}) x {t.width}"
+                f"{'' if self.spec.has_patches else ', pooled only'}\n"
+                f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} GB to write, "
+                f"{self.free_bytes / 1e9:.3g} GB free{rooms}\n"
+                f"  memory  {self.memory_bytes / 1e9:.2g} GB\n"
+                f"  time    {self.hours:.2g} h: {self.view_s:.3g} s a view on {made_by['device']} in {made_by['precision']}")
+
+
+def plan_build(config: BuildConfig) -> BuildPlan:
+    """Check all that `build_store` checks before it writes, then time the backbone. Errors as there."""
+    job = prepare_build(config)
+    view_s = _time_view(job)
+    each, n_images = image_bytes(job.spec), len(job.frame) + config.reserve
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return BuildPlan(config.out, job.spec, len(job.frame), job.n_pending, len(job.unusable), view_s, each * n_images,
+                     each * job.n_pending, shutil.disk_usage(config.out.parent).free, peak + 2 * each)
+
+
+def _time_view(job: BuildJob) -> float:
+    """Seconds that one view of the first usable photograph takes, decoding left out: it goes on meanwhile."""
+    path = next(path for path in job.paths if path not in job.unusable)
+    photograph, view_s = decode(path, job.backbone.crop), 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        job.backbone.tokens(photograph.tiles_THW3, "plan", job.backbone.spec.views[0])
+        view_s = time.perf_counter() - start
+        if view_s > AGAIN_S:
+            break
+    return view_s
