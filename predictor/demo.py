@@ -11,8 +11,8 @@ from featurestore.build import BuildConfig, build_store
 from featurestore.decode import decode_ahead
 from featurestore.demo import draw_pasture
 from featurestore.errors import InputError
-from featurestore.moments import pool
 from featurestore.store import FeatureStore
+from predictor.ensemble import pooled_as_stored
 from predictor.predictor import Predictor, test_photographs
 from predictor.submission import write_predictions
 from trainer import kinds
@@ -69,7 +69,7 @@ def _scores(data: Path, store: FeatureStore, predictor: Predictor, photographs: 
     ridge, names = kinds.load("ridge"), HeadConfig(kind="ridge").features
     known_NF = pooled_features(store.cls[:, 0], store.pooled[:, 0], names)
     fitted = ridge.fit(known_NF, train_N5, site_of(store.catalog).to_numpy(), 0)
-    by_ridge = ridge.predict(fitted, pooled_features(*_pooled(predictor, photographs), names))
+    by_ridge = ridge.predict(fitted, pooled_features(*_pooled(predictor, photographs, store.spec.pooled_dtype), names))
     return {"best run": weighted_r2(truth, predictions[list(TARGETS)].to_numpy()), "ridge": weighted_r2(truth, by_ridge),
             "mean predictor": weighted_r2(truth, np.broadcast_to(train_N5.mean(0), truth.shape))}
 
@@ -81,12 +81,12 @@ def _truth(data: Path) -> pd.DataFrame:
     return long.pivot(index="image_id", columns="name", values="target")
 
 
-def _pooled(predictor: Predictor, photographs: dict[str, Path]) -> tuple[np.ndarray, np.ndarray]:
+def _pooled(predictor: Predictor, photographs: dict[str, Path], dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Class tokens (N, T, D) and pooled patches (N, T, 5, D) of each photograph's plain view."""
     backbone = predictor.backbone
     tokens = [backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0])
               for image_id, decoded in decode_ahead(photographs, backbone.crop)]
-    return np.stack([cls.numpy() for cls, _ in tokens]), np.stack([pool(patches).numpy() for _, patches in tokens])
+    return np.stack([cls.numpy() for cls, _ in tokens]), pooled_as_stored(tokens, dtype).numpy()
 
 
 def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) -> str:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from featurestore.backbone import RANDOM, Backbone, restore_backbone, saved_weights_path
+from featurestore.backbone import Backbone, kept_weights, restore_backbone
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, check_photographs, decode_ahead
 from featurestore.errors import InputError
-from featurestore.spec import StoreSpec, ViewSpec
+from featurestore.spec import ViewSpec
 from featurestore.views import tta_views
 from predictor.ensemble import BankEnsemble, RegressorEnsemble, new_ensemble
 from trainer.config import PointConfig
@@ -45,9 +45,9 @@ class Predictor:
         folder = RunFolder(Path(run))
         config, spec, states = folder.config, folder.spec, folder.states
         heads = list(folder.heads(weights, list(folds) if folds else None).values())
-        source = backbone_weights or _kept_weights(folder.store_folder, spec)
+        source = backbone_weights or kept_weights(spec, folder.store_folder)
         backbone = restore_backbone(spec.tokens, source, device, precision or spec.made_by.get("precision", "fp32"))
-        return cls(backbone, new_ensemble(config, spec.tokens, states, heads, backbone.device), config, states)
+        return cls(backbone, new_ensemble(config, spec, states, heads, backbone.device), config, states)
 
     def raw(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> tuple[np.ndarray, np.ndarray | None]:
         """Of one photograph: raw masses (heads, views, 5), grams, MASSES order, and probabilities of States or None."""
@@ -102,11 +102,3 @@ def test_photographs(data: Path) -> dict[str, Path]:
     """Photograph of each image of test.csv; InputError listing all that are missing."""
     frame = read_catalog(data / "test.csv")
     return dict(zip(frame["image_id"], find_photographs(frame, data), strict=True))
-
-
-def _kept_weights(store_folder: Path, spec: StoreSpec) -> str | None:
-    """Where the backbone's weights come from when nobody says."""
-    if spec.made_by.get("weights") == RANDOM:
-        return RANDOM
-    kept = saved_weights_path(store_folder, spec.tokens.weights_sha256)
-    return str(kept) if kept.exists() else None

@@ -1,11 +1,15 @@
 """A small store with labels that its tokens explain, and configs over it."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 from conftest import VIEWS, tiny_spec
 
+from featurestore import FeatureStore
 from featurestore.writer import ImageRows, open_writer
 from trainer.grid import SweepConfig
 
@@ -22,9 +26,12 @@ cv: {{n_folds: {n_folds}, repeats: {repeats}}}
 """
 
 
-def write_store(path: Path, n: int = 30) -> Path:
-    """n images in 10 sites; masses follow the patches' first channels."""
-    rng = np.random.default_rng(0)
+def write_store(path: Path, n: int = 30, skipped: Mapping[int, str] = MappingProxyType({}), seed: int = 0, **changes) -> Path:
+    """n images in 10 sites; masses follow the patches' first channels.
+
+    skipped : images without tokens, and their status. changes : of the spec, `has_patches` say; tokens are the same.
+    """
+    rng = np.random.default_rng(seed)
     site = np.arange(n) % 10
     level = rng.gamma(2, 1, (n, 3)) * np.where(rng.random((n, 3)) < 0.2, 0, 1)
     green, dead, clover = (level * [12, 6, 4]).T
@@ -33,11 +40,23 @@ def write_store(path: Path, n: int = 30) -> Path:
         "State": np.array(["Tas", "Vic", "NSW"])[site % 3], "Sampling_Date": [f"2015/9/{s + 1}" for s in site],
         "Height_Ave_cm": np.where(site == 4, np.nan, 3 + green), "Dry_Green_g": green, "Dry_Dead_g": dead,
         "Dry_Clover_g": clover, "GDM_g": green + clover, "Dry_Total_g": green + clover + dead})
-    spec = tiny_spec(frame)
+    spec = tiny_spec(frame).model_copy(update=changes)
     with open_writer(path, spec, frame) as writer:
         for i in writer.pending():
-            writer.put(i, _rows(spec, rng, level[i], i))
+            rows = _rows(spec, rng, level[i], i)
+            if i not in skipped:
+                writer.put(i, rows if spec.has_patches else replace(rows, patches_VTPD=None))
+    for image, status in skipped.items():
+        set_status(path, image, status)
     return path
+
+
+def set_status(path: Path, image: int, status: str) -> None:
+    """Write the cell that says why an image has no tokens, as `store build --skip-missing` does."""
+    file, offset, n_bytes = FeatureStore.open(path).layout.extents["catalog/status"].locate(image)
+    with open(file, "r+b") as cells:
+        cells.seek(offset)
+        cells.write(status.encode().ljust(n_bytes, b"\0"))
 
 
 def _rows(spec, rng, level: np.ndarray, i: int) -> ImageRows:

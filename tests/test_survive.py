@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from commands import biomass
 from safetensors.torch import load_file
-from sweeps import config
+from sweeps import config, write_store
 
 from featurestore.errors import InputError, StoreDamaged
 from trainer.checkpoint import Checkpoint
@@ -171,6 +171,106 @@ def test_a_second_trainer_on_a_sweep_is_refused(tmp_path, whole):
     (taken / "summary.json").unlink()
     with locked(taken / "sweep"):
         assert "taken" in biomass("train", "--resume", taken, code=75).stderr
+
+
+# -- a store that is cut or replaced while a sweep reads it
+
+
+def disturbed(folder: Path, store: Path, disturb) -> tuple[int, str]:
+    """Exit status and stderr of `biomass train` over a store that is disturbed once a few epochs are done."""
+    config(folder, store, kind="[cls_gating, density]", lr="[1e-2]", epochs=30)
+    text = (folder / "sweep.yaml").read_text().replace("num_epochs: 30", "num_epochs: 30, checkpoint_every: 2")
+    (folder / "sweep.yaml").write_text(text)
+    command = ["-m", "cli", "train", "--config", folder / "sweep.yaml", "--out", folder / "runs", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while sum(len(log.read_text().splitlines()) for log in folder.glob("runs/*/*/metrics.jsonl")) < 8:
+        time.sleep(0.01)
+    disturb()
+    _, message = process.communicate(timeout=60)
+    return process.returncode, message.decode()
+
+
+def left(sweep: Path) -> dict[Path, bytes]:
+    files = [p for p in sweep.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name == "summary.json"]
+    return {p.relative_to(sweep): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert disturbed(folder, store, lambda: None)[0] == 0
+    return left(next((folder / "runs").iterdir()))
+
+
+@pytest.mark.parametrize("cut", ["features.h5", "features.zarr/patches/c/0/0/0/0/0"])
+def test_a_store_that_is_cut_ends_a_sweep_with_a_sentence(tmp_path, undisturbed, cut):
+    """R03. And once it is back, the sweep ends where it would have."""
+    path, file = write_store(tmp_path / cut.split("/")[0]), tmp_path / cut
+    whole = file.read_bytes()
+    code, message = disturbed(tmp_path, path, lambda: os.truncate(file, 0))
+    folder, = (tmp_path / "runs").iterdir()
+    assert code == -signal.SIGBUS
+    assert message.splitlines()[-1] == (
+        f"error: {path} was cut or replaced while it was read (SIGBUS); bring it back, see that `biomass store verify {path}` "
+        f"finds it whole, then `biomass train --resume {folder}` goes on")
+    assert not {"Traceback", "Fatal", "Thread 0x", "File "} & set(message.split())
+    file.write_bytes(whole)
+    biomass("train", "--resume", folder)
+    assert left(folder) == undisturbed
+
+
+DEATH = """
+import mmap, os, sys
+from trainer._watch import bus_errors_explained, explain_bus_error
+with open(sys.argv[1], "w+b") as file, bus_errors_explained():
+    file.write(bytes(9000))
+    file.flush()
+    mapped = mmap.mmap(file.fileno(), 0)
+    explain_bus_error("the first")
+    explain_bus_error("it was cut \\ 'here' $HOME")
+    {}
+"""
+ENDS = {"cut": ("file.truncate(0); mapped[5000]", {}, -signal.SIGBUS, "\nerror: it was cut \\ 'here' $HOME\n"),
+        "cut, tracebacks asked for": ("file.truncate(0); mapped[5000]", {"PYTHONFAULTHANDLER": "1"}, -signal.SIGBUS,
+                                      "Fatal Python error: Bus error\n\nCurrent thread"),
+        "aborted": ("os.abort()", {}, -signal.SIGABRT, "Fatal Python error: Aborted\n\nCurrent thread"),
+        "well": ("mapped[5000]", {}, 0, "")}
+
+
+@pytest.mark.parametrize("last, environment, code, message", ENDS.values(), ids=ENDS)
+def test_only_a_bus_error_is_explained(tmp_path, last, environment, code, message):
+    done = subprocess.run([sys.executable, "-c", DEATH.format(last), tmp_path / "f"], cwd=ROOT, capture_output=True, check=False,
+                          env={**os.environ, **environment})
+    assert done.returncode == code
+    assert done.stderr.decode() == message if not message.endswith("thread") else done.stderr.decode().startswith(message)
+
+
+@pytest.mark.parametrize("name", ["features.h5", "features.zarr"])
+def test_a_store_that_is_replaced_is_read_to_the_end(tmp_path, undisturbed, name):
+    """R10. Maps and descriptors are those of the store that was opened."""
+    path, other = write_store(tmp_path / name), write_store(tmp_path / f"other_{name}", seed=1)
+
+    def replace() -> None:
+        path.rename(tmp_path / f"old_{name}")
+        other.rename(path)
+        if path.is_dir():
+            shutil.rmtree(tmp_path / f"old_{name}")
+
+    code, message = disturbed(tmp_path, path, replace)
+    assert code == 0, message
+    assert left(next((tmp_path / "runs").iterdir())) == undisturbed
+
+
+@pytest.mark.parametrize("name", ["features.h5", "features.zarr"])
+def test_a_store_replaced_before_its_tokens_are_mapped_is_refused(tmp_path, name):
+    path = write_store(tmp_path / name)
+    sweep = prepare_sweep(config(tmp_path, path), "cpu")
+    trainers = sweep.trainers(range(4))
+    path.rename(tmp_path / f"old_{name}")
+    write_store(path, seed=1)
+    with pytest.raises(StoreDamaged, match="replaced or cut since the store was opened"):
+        train_epoch(sweep, trainers, sweep.reader(), 0)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from featurestore.errors import InputError
 from trainer import kinds
 from trainer.config import PointConfig
 from trainer.data import TrainingData
@@ -28,23 +29,37 @@ def fit_splits(data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split],
     """Fit a point's regressor on the plain view of every split's training images.
 
     Returns what is to be saved of each split (None for kinds that are for reports only), and by view the raw masses (R, N, 5)
-    of what splits hold out, grams, MASSES order, NaN where none does.
+    of what splits hold out, grams, MASSES order, NaN where none does. Features are made a split at a time: those of all images
+    may not fit beside what a fit needs. InputError where one does not fit itself.
     """
     regressor: Regressor = kinds.load(config.head.kind)
     into, back = SPACES["raw" if regressor.own_space else config.loss.space]
-    x_NF = data.features(config.head.features, 0)
     y_N5, group_N = into(data.truth_N5), folds["site"].to_numpy()
-    new = {view: data.features(config.head.features, view) for view in views}
     shape = (max(s.repeat for s in splits) + 1, data.n_images, len(MASSES))
     states, raw = [], {view: np.full(shape, np.nan) for view in views}
     for s in splits:
-        known = x_NF[s.train_N], y_N5[s.train_N], group_N[s.train_N], config.head.seed
-        states.append(None if regressor.report_only else regressor.fit(*known))
-        held_out_MF = np.concatenate([x[s.val_N] for x in new.values()]) if new else x_NF[:0]
-        z_MK = regressor.fit_predict(*known, held_out_MF) if states[-1] is None else regressor.predict(states[-1], held_out_MF)
-        for view, masses in zip(new, np.split(np.maximum(back(z_MK), 0), max(1, len(new))), strict=False):
-            raw[view][s.repeat, s.val_N] = masses
+        try:
+            state, z_VnK = _fit_one(regressor, data, config, s, y_N5[s.train_N], group_N[s.train_N], list(raw))
+        except MemoryError as err:
+            raise InputError(f"{config.head.kind}: {len(s.train_N)} images do not fit in memory ({err}); name fewer "
+                             "head.features, or leave the kind out") from err
+        states.append(state)
+        for view, z_nK in zip(raw, z_VnK, strict=True):
+            raw[view][s.repeat, s.val_N] = np.maximum(back(z_nK), 0)
     return states, raw
+
+
+def _fit_one(regressor: Regressor, data: TrainingData, config: PointConfig, split: Split, y_n5: np.ndarray, group_n: np.ndarray,
+             views: Sequence[int]) -> tuple[dict[str, np.ndarray] | None, list[np.ndarray]]:
+    """What is to be saved of a split, and by view (n, 5) of what it holds out, in the space of the fit."""
+    names, train_n, val_n = config.head.features, split.train_N, split.val_N
+    known = data.features(names, 0, train_n), y_n5, group_n, config.head.seed
+    state = None if regressor.report_only else regressor.fit(*known)
+    if not views:
+        return state, []
+    new_MF = np.concatenate([data.features(names, view, val_n) for view in views])
+    z_MK = regressor.fit_predict(*known, new_MF) if state is None else regressor.predict(state, new_MF)
+    return state, np.split(z_MK, len(views))
 
 
 def predict_masses(config: PointConfig, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from featurestore.backbone import choose_device
 from featurestore.catalog import TARGETS
 from featurestore.errors import InputError, MismatchError, UsageError, list_some
 from featurestore.store import FeatureStore
+from trainer.data import used_images
 from trainer.stream import Batch, Split, Stream, mixup_share
 from trainer.tokens import TokenReader
 
@@ -56,7 +57,8 @@ class MixupBatches(IterableDataset):
     Parameters
     ----------
     store : open feature store; rows are read where it is mapped.
-    images : ids or positions of the images to learn from, a training fold say; partners are among them too. None: all.
+    images : ids or positions of the images to learn from, a training fold say; partners are among them too. None: all but
+        those that the store's build skipped.
     batch_size : B. An epoch is floor(images / batch_size) batches; no image is in two of them.
     alpha : Beta(alpha, alpha) draws the shares. Zhang et al. 2018, arXiv:1710.09412.
     mixup : False leaves rows as they are, converted.
@@ -201,7 +203,7 @@ def _positions_of(store: FeatureStore, images: Sequence[str | int] | None, batch
     """(N,) positions in order; all sealed, none twice, a batch at least."""
     if not store.spec.has_patches:
         raise InputError(f"{store.path}: a pooled store, it holds no patch tokens to mix; build one with them")
-    given = range(store.n_images) if images is None else list(images)
+    given = used_images(store) if images is None else list(images)
     if any(isinstance(image, bool | np.bool_) for image in given):
         raise InputError("images: true and false; give ids or positions, of a mask np.flatnonzero(mask)")
     positions, counts = np.unique([_numbered(store, "image", image) for image in given], return_counts=True)

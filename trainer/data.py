@@ -1,6 +1,7 @@
 """What a sweep takes from a store besides patch tokens: checks, labels, class tokens, channel moments."""
 
-from collections.abc import Collection, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from featurestore.errors import InputError, MismatchError
+from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.spec import POOLED
 from featurestore.store import FeatureStore
 from trainer.config import PointConfig
@@ -18,14 +19,17 @@ from trainer.loss import Labels, labels_of
 from trainer.pooling import in_half
 from trainer.stream import Batch, Split
 
+BLOCK_BYTES = 16 << 20  # converted to float64 at a time: a store may hold a million images, of which a sum is wanted
 LEAST_STD = 1e-2  # of a channel's size: half precision holds ten bits of a value, what varies less is mostly rounding
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A store open for training, and its labels; every image of it is used."""
+    """A store open for training, and its labels. Positions of images are those in `catalog`: of the images that are used."""
 
     store: FeatureStore
+    images_N: np.ndarray
+    """Each one's position in the store."""
     catalog: pd.DataFrame
     states: list[str]
     labels: Labels
@@ -39,9 +43,10 @@ class TrainingData:
         """InputError or MismatchError, before any step, for a store that is unfinished or not what the config expects."""
         store = FeatureStore.open(path)
         check_store(store, config)
-        catalog = store.catalog
+        images_N = used_images(store)
+        catalog = store.catalog.iloc[images_N].reset_index(drop=True)
         states = sorted({state for state in catalog.get("State", []) if state})
-        return cls(store, catalog, states, labels_of(catalog, states, dtype, device), dtype, device,
+        return cls(store, images_N, catalog, states, labels_of(catalog, states, dtype, device), dtype, device,
                    in_half(device, config.trainer.use_amp, dtype))
 
     @property
@@ -52,60 +57,115 @@ class TrainingData:
     def truth_N5(self) -> np.ndarray:
         return self.labels.masses_N5.double().cpu().numpy()
 
+    def stored(self, rows_U2: np.ndarray) -> np.ndarray:
+        """The same rows, their images by position in the store."""
+        return np.stack([self.images_N[rows_U2[:, 0]], rows_U2[:, 1]], 1)
+
     def cls_tokens(self, batch: Batch) -> Tensor:
         """(Q, B, T, D) class tokens of each sample's own row."""
-        rows_UTD = self.store.raw.cls[batch.rows_U2[:, 0], batch.rows_U2[:, 1]]
-        return torch.from_numpy(rows_UTD).to(self.device, self.dtype)[torch.from_numpy(batch.own_QB)]
+        return self._own("cls", batch)
 
     def pooled_rows(self, batch: Batch) -> Tensor:
         """(Q, B, T, 5, D) pooled vectors of each sample's own row."""
-        rows_UT5D = self.store.raw.pooled[batch.rows_U2[:, 0], batch.rows_U2[:, 1]]
-        return torch.from_numpy(rows_UT5D).to(self.device, self.dtype)[torch.from_numpy(batch.own_QB)]
+        return self._own("pooled", batch)
+
+    def _own(self, name: str, batch: Batch) -> Tensor:
+        images_U, views_U = self.stored(batch.rows_U2).T
+        rows_U = torch.from_numpy(self.store.array(name)[images_U, views_U])
+        return rows_U.to(self.device, self.dtype)[torch.from_numpy(batch.own_QB)]
 
     def inputs(self, batch: Batch, rows: Sequence[Tensor], pooled: bool) -> Inputs:
         """A batch as a bank sees it, unmixed; with pooled rows if any bank reads them."""
         return Inputs(rows, batch.own_QB, self.cls_tokens(batch), self.pooled_rows(batch) if pooled else None, half=self.half)
 
-    def features(self, names: Sequence[str], view: int) -> np.ndarray:
-        """(N, F) float64 of every image, averaged over tiles: what regressors are fitted on, and predict from."""
-        return pooled_features(self.store.cls[:, view], self.store.pooled[:, view], names)
+    def features(self, names: Sequence[str], view: int, images_n: np.ndarray) -> np.ndarray:
+        """(n, F) float64 of some images, averaged over tiles: what regressors are fitted on, and predict from."""
+        cls_NTD, pooled_NT5D = (self.store.array(name)[:, view] for name in ("cls", "pooled"))
+        return pooled_features(cls_NTD, pooled_NT5D, names, self.images_N[images_n])
 
     def moments(self, splits: Sequence[Split], parts: Collection[str]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per split, mean and std (Q, D) of every channel of "patch", "cls" or pooled vectors, over its training images alone.
 
         From the stored pooled rows, so no patch token is read.
         """
-        moments = {}
+        moments, n_Q1 = {}, np.array([[len(s.train_N)] for s in splits])
         for part in parts:
-            first_ND, second_ND = self._means(part)
-            mean_QD = np.stack([first_ND[s.train_N].mean(0) for s in splits])
-            square_QD = np.stack([second_ND[s.train_N].mean(0) for s in splits])
+            sums_Q2D = self._sums(part, [s.train_N for s in splits])
+            mean_QD, square_QD = sums_Q2D[:, 0] / n_Q1, sums_Q2D[:, 1] / n_Q1
             variance_QD = np.maximum(square_QD - mean_QD**2, LEAST_STD**2 * square_QD + 1e-12)
             moments[part] = self._tensor(mean_QD), self._tensor(np.sqrt(variance_QD))
         return moments
 
-    def _means(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """(N, D) each image's mean and mean square of a part, over views and tiles (and patches)."""
+    def _sums(self, part: str, trains: Sequence[np.ndarray]) -> np.ndarray:
+        """(Q, 2, D) over each split's training images: the sums of their mean and of their mean square."""
+        sums_Q2D = np.zeros((len(trains), 2, self.store.spec.tokens.width))
+        for block in _blocks(self.n_images, self.store.array("cls")[0].size):
+            means_n2D = self._means(part, self.images_N[block])
+            for q, train_N in enumerate(trains):
+                inside = train_N[(train_N >= block.start) & (train_N < block.stop)] - block.start
+                # the sum so far as the first row: images are added one after another, wherever blocks end
+                sums_Q2D[q] = np.concatenate([sums_Q2D[q][None], means_n2D[inside]]).sum(0)
+        return sums_Q2D
+
+    def _means(self, part: str, stored_n: np.ndarray) -> np.ndarray:
+        """(n, 2, D) each image's mean and mean square of a part, over views and tiles (and patches)."""
         if part == "cls":
-            mean, std = self.store.cls.astype(np.float64), 0.0
+            mean, std = self.store.array("cls")[stored_n].astype(np.float64), 0.0
         elif part == "patch":
-            mean, std = (self.store.pooled[..., POOLED.index(name), :].astype(np.float64) for name in ("mean", "std"))
+            mean, std = (self._vector(name, stored_n) for name in ("mean", "std"))
         else:
-            mean, std = self.store.pooled[..., POOLED.index(part), :].astype(np.float64), 0.0
-        return mean.mean((1, 2)), (mean**2 + std**2).mean((1, 2))
+            mean, std = self._vector(part, stored_n), 0.0
+        return np.stack([mean.mean((1, 2)), (mean**2 + std**2).mean((1, 2))], 1)
+
+    def _vector(self, name: str, stored_n: np.ndarray) -> np.ndarray:
+        """(n, V, T, D) one pooled vector."""
+        return self.store.array("pooled")[..., POOLED.index(name), :][stored_n].astype(np.float64)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=self.dtype, device=self.device)
 
 
-def pooled_features(cls_NTD: np.ndarray, pooled_NT5D: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """(N, F) the named vectors one after another, float64, averaged over tiles."""
+def pooled_features(cls_NTD: np.ndarray, pooled_NT5D: np.ndarray, names: Sequence[str],
+                    images_n: np.ndarray | None = None) -> np.ndarray:
+    """(n, F) float64: the named vectors one after another, averaged over tiles, of some images or all.
+
+    M = len(names), F = M D. What is not named is not read, and beside the result there is one block of a vector.
+    """
     vectors = {"cls": cls_NTD} | {name: pooled_NT5D[:, :, i] for i, name in enumerate(POOLED)}
-    return np.concatenate([np.asarray(vectors[name], np.float64).mean(1) for name in names], 1)
+    images_n = np.arange(len(cls_NTD)) if images_n is None else images_n
+    x_nMD = np.empty((len(images_n), len(names), cls_NTD.shape[-1]))
+    for k, name in enumerate(names):
+        for block in _blocks(len(images_n), cls_NTD[0].size if len(cls_NTD) else 1):
+            x_nMD[block, k] = vectors[name][images_n[block]].astype(np.float64).mean(1)
+    return x_nMD.reshape(len(images_n), -1)
+
+
+def _blocks(n: int, size: int) -> Iterator[slice]:
+    """Spans of n images, each of `size` float64 numbers, that are converted at once."""
+    step = max(1, BLOCK_BYTES // (8 * size))
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def used_images(store: FeatureStore) -> np.ndarray:
+    """Store positions of the images to learn from: all but those its build was told to go without, which a warning names.
+
+    InputError for an image that is not built yet, or where none is left.
+    """
+    skipped = store.skipped
+    images_N = np.setdiff1d(np.arange(store.n_images), skipped)
+    for image in np.setdiff1d(images_N, store.sealed):
+        store.require(int(image))
+    if not len(images_N):
+        raise InputError(f"{store.path}: no image to learn from, {len(skipped)} were skipped; build again with their photographs")
+    if skipped:
+        ids = store.catalog["image_id"][skipped].tolist()
+        warnings.warn(f"{store.path}: {len(skipped)} of {store.n_images} images have no tokens and are left out, their "
+                      f"photographs were missing or damaged when it was built:{list_some(ids, 5)}", stacklevel=2)
+    return images_N
 
 
 def check_store(store: FeatureStore, config: PointConfig) -> None:
-    """MismatchError with both values where the config names something else than the store holds; all images must be sealed."""
+    """MismatchError with both values where the config names something else than the store holds."""
     t = store.spec.tokens
     found = {"backbone.model_name": t.model, "backbone.hidden_dim": t.width, "backbone.num_patches": t.n_patches,
              "dataset.img_size": min(t.tile_height, t.tile_width), "dataset.num_aug_patterns": len(t.views)}
@@ -114,8 +174,5 @@ def check_store(store: FeatureStore, config: PointConfig) -> None:
         wanted = getattr(getattr(config, section), name)
         if wanted not in (None, value):
             raise MismatchError(f"{store.path}: {key} is {value!r}, the config says {wanted!r}; change one of the two")
-    if not store.spec.has_patches:
-        raise MismatchError(f"{store.path}: a pooled store; heads need patch tokens")
     if beyond := [i for i in config.inference.tta_indices if i >= len(t.views)]:
         raise InputError(f"inference.tta_indices: {beyond}, the store's {len(t.views)} views are numbered from 0")
-    store.require_all()

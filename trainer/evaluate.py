@@ -59,9 +59,9 @@ def predict_held_out(banks: Sequence[Bank], data: TrainingData, reader: TokenRea
     batches = validation_batches(list(splits), data.n_images, batch_size, view)
     for batch, following in itertools.zip_longest(batches, batches[1:]):
         check_interrupt()
-        inputs = data.inputs(batch, reader.step(batch.rows_U2), pooled)
+        inputs = data.inputs(batch, reader.step(data.stored(batch.rows_U2)), pooled)
         if following:
-            reader.expect(following.rows_U2)
+            reader.expect(data.stored(following.rows_U2))
         for bank, prediction in zip(banks, predictions, strict=True):
             prediction.put(bank(inputs), splits, batch)
     return predictions

@@ -132,6 +132,8 @@ class HeadKind:
     """It predicts State, Height and, if asked, intervals beside the masses."""
     reads_pooled = False
     """It reads pooled rows; what needs no patches never causes a read of them."""
+    reads_patches = True
+    """False: it needs no patch tokens, and trains from a pooled store too."""
     floats_per_patch = 8
     """Floats alive for each sample and patch of a step, to plan memory by."""
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from trainer import kinds
+from trainer.config import PointConfig
 from trainer.data import TrainingData
 from trainer.grid import SweepConfig
 from trainer.heads import HeadShape
@@ -29,7 +30,7 @@ class Plan:
     reads_per_row: float
     """How often a training epoch reads each image's row; 1 would be every row once."""
     memory_bytes: int
-    """Of the largest pass: parameters, gradients, optimiser, averages, activations."""
+    """Of the largest pass: parameters, gradients, optimiser, averages, activations; or of the largest fit of a regressor."""
 
     def seconds(self, step_s: float, n_images: int, batch_size: int) -> float:
         """About how long all passes take if a training step takes so long; validation only goes forward: a third of that."""
@@ -38,9 +39,11 @@ class Plan:
     def __str__(self) -> str:
         n_points = sum(map(len, self.passes))
         fitted = f", and {self.n_regressors * self.n_splits} regressors" if self.n_regressors else ""
+        tokens = f"{self.bytes_read / 1e9:.3g} GB of tokens" if self.bytes_read else "class tokens and pooled vectors alone"
+        reads = f", {self.reads_per_row:.2f} reads of a row an epoch" if self.passes else ", once a split"
         return (f"heads    {n_points * self.n_splits} = {self.n_splits} splits x {n_points} points{fitted}\n"
                 f"passes   {len(self.passes)}, {self.n_epochs} epochs of {self.n_steps} steps each\n"
-                f"reads    {self.bytes_read / 1e9:.3g} GB of tokens, {self.reads_per_row:.2f} reads of a row an epoch\n"
+                f"reads    {tokens}{reads}\n"
                 f"memory   {self.memory_bytes / 1e9:.3g} GB")
 
 
@@ -51,15 +54,22 @@ def plan_sweep(config: SweepConfig, data: TrainingData, splits: Sequence[Split],
     trained = [p for p, point in enumerate(config.points) if kinds.load(point.head.kind).trained]
     needs = {p: _point_bytes(HeadShape.of(config.points[p], tokens, data.states), len(splits), n_crops) for p in trained}
     passes = _deal(needs, free_memory(data.device) // 2)
-    row_bytes = data.store.layout.extents["patches"].array.row_bytes
+    row_bytes = data.store.layout.extents["patches"].array.row_bytes if data.store.spec.has_patches else 0
     reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
     held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
     epochs = base.trainer.num_epochs
-    reading = sum(any(kinds.load(config.points[p].head.kind).floats_per_patch for p in part) for part in passes)
+    reading = sum(any(kinds.load(config.points[p].head.kind).reads_patches for p in part) for part in passes)
+    fits = [fit_bytes(point, data, splits) for p, point in enumerate(config.points) if p not in needs]
     closing = held_out * (len(base.inference.tta_indices) if base.cv.tta else 1)
     return Plan(passes, len(config.points) - len(trained), len(splits), stream.n_steps, epochs,
                 reading * (epochs * (reads + held_out) + closing) * row_bytes, reads / data.n_images,
-                max((sum(needs[p] for p in part) for part in passes), default=0))
+                max([sum(needs[p] for p in part) for part in passes] + fits))
+
+
+def fit_bytes(point: PointConfig, data: TrainingData, splits: Sequence[Split]) -> int:
+    """About what a regressor's largest fit needs."""
+    n_features = len(point.head.features) * data.store.spec.tokens.width
+    return kinds.load(point.head.kind).fit_bytes(max(len(split.train_N) for split in splits), n_features)
 
 
 def free_memory(device: torch.device) -> int:

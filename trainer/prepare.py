@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 
 from featurestore.backbone import choose_device
-from featurestore.errors import InputError
+from featurestore.errors import InputError, MismatchError
+from featurestore.store import FeatureStore
 from trainer import kinds
 from trainer.bank_trainer import BankTrainer, new_trainers
 from trainer.config import PointConfig
@@ -77,23 +78,38 @@ class Sweep:
         return TokenReader(self.data.store, self.data.device)
 
 
-def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype = torch.float32) -> Sweep:
-    """Open the store, make or read the folds; all that can be refused is refused here, before any step."""
+def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype = torch.float32, begun: bool = False) -> Sweep:
+    """Open the store, make or read the folds; all that can be refused is refused here, before any step.
+
+    begun : the folds are those a sweep began with, so they must be of the very images that are used now. Other folds may
+        hold images that the store's build skipped.
+    """
     base = config.base
     if base.dataset.store is None:
         raise InputError("dataset.store: no store; name one in the config or with --store")
     data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device))
+    _check_kinds(config, data.store)
     _check_rules(config, data.states)
     if base.trainer.tensorboard:
         writer_class()
     if base.cv.folds:
-        folds = read_splits(base.cv.folds, data.catalog["image_id"].tolist(), data.catalog)
+        without = [] if begun else data.store.catalog["image_id"].drop(data.images_N)
+        folds = read_splits(base.cv.folds, data.catalog["image_id"].tolist(), data.catalog, without)
         n_folds, repeats = shape_of(folds)
         if isinstance(base.cv.fold, int) and base.cv.fold >= n_folds:
             raise InputError(f"{base.cv.folds}: no fold {base.cv.fold} (cv.fold); its {n_folds} folds are numbered from 0")
         return Sweep.of(config.with_folds(base.cv.folds, n_folds, repeats), data, folds)
     folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata, base.experiment.seed)
     return Sweep.of(config, data, folds)
+
+
+def _check_kinds(config: SweepConfig, store: FeatureStore) -> None:
+    """A kind that reads patch tokens finds none in a pooled store."""
+    asked = dict.fromkeys(point.head.kind for point in config.points)
+    if not store.spec.has_patches and (reading := [kind for kind in asked if kinds.load(kind).reads_patches]):
+        fit = [kind for kind in kinds.names() if not kinds.load(kind).reads_patches]
+        raise MismatchError(f"{store.path}: a pooled store, it holds no patch tokens for head.kind {', '.join(reading)}; choose "
+                            f"among {', '.join(fit)}, or build a store with them")
 
 
 def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:

@@ -28,13 +28,23 @@ class Regressor:
     seeded = False
     """It draws, so `head.seed` makes a difference."""
 
-    reads_pooled = True
+    reads_pooled, reads_patches = True, False
+
+    copies = 5
+    """Of its training rows' features alive in a fit, themselves among them (3.7 to 5.2 seen), to plan memory by."""
+
+    squares = 0
+    """The same of matrices of training rows x training rows."""
 
     own_space = False
     """True: chooses the spaces it is fitted in itself, and is handed grams."""
 
     report_only = False
     """True: cannot be saved, `fit_predict` is all there is and overridden."""
+
+    def fit_bytes(self, n_rows: int, n_features: int) -> int:
+        """About what a fit needs."""
+        return 8 * n_rows * (self.copies * n_features + self.squares * n_rows)
 
     def fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         """What is to be saved: plain arrays, no larger than prediction needs.
@@ -73,6 +83,8 @@ class KernelRegressor(Regressor):
     center_F, scale_F (0 where a feature never varied), support_MF float32, coef_MK, gamma_K, intercept_K: M rows of N are needed.
     `solve` says what the sum is, for masses of mean 0 and std 1: penalties and margins then mean the same for every target.
     """
+
+    squares = 4
 
     def solve(self, support_NF: np.ndarray, u_NK: np.ndarray, n_varying: int, group_N: np.ndarray) -> tuple[np.ndarray, ...]:
         """gamma_K, coef_NK and intercept_K. n_varying features differ between rows: squared distances are near 2 n_varying."""

@@ -42,8 +42,8 @@ def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = ()
     ax.plot(points.get("score_best", points["score_last"]), height, "|", color="black", markersize=11,
             label="best epoch (optimistic)")
     for name, colour in BASELINES.items():
-        value = summary.loc[summary["name"] == name, "score_last"].item()
-        ax.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.3f}")
+        for value in summary.loc[summary["name"] == name, "score_last"]:  # ridge may have been left out
+            ax.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.3f}")
     for y, value in zip(height, points["score_last"], strict=True):
         ax.text(0.004, y, f" {value:.3f}" if np.isfinite(value) else " failed", va="center", fontsize=9,
                 color="white" if np.isfinite(value) else "black")

@@ -1,6 +1,7 @@
 """What finished heads leave: weights, out-of-fold tables, scores; and what a sweep found when all its points are in."""
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,6 +18,7 @@ from trainer.compare import Comparison, compare, compare_pairs
 from trainer.config import HeadConfig, PointConfig
 from trainer.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
 from trainer.metrics import constrained, in_targets_order
+from trainer.plan import fit_bytes, free_memory
 from trainer.postprocess import Rule, apply, judge, rules_of
 from trainer.prepare import Sweep
 from trainer.report import draw_curves, draw_leaderboard
@@ -122,10 +124,18 @@ def save_regressor(sweep: Sweep, p: int, run: RunFolder) -> None:
 
 
 def baselines(sweep: Sweep) -> dict[str, Scores]:
-    """What every head has to beat, under the same views and constraints: the training mean, and ridge on all pooled rows."""
+    """What every head has to beat, under the same views and constraints: the training mean, and ridge on all pooled rows.
+
+    A sweep that did not ask for ridge must not die of it: where it would not fit in memory it is left out, with a warning.
+    """
     ridge = sweep.base.model_copy(update={"head": HeadConfig(kind="ridge")})
-    by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, sweep.views)[1]
-    raw = {"mean": mean_predictor(sweep.data, sweep.splits), "ridge": np.mean(list(by_view.values()), 0)}
+    raw = {"mean": mean_predictor(sweep.data, sweep.splits)}
+    need, free = fit_bytes(ridge, sweep.data, sweep.splits), free_memory(torch.device("cpu"))
+    if need <= free:
+        raw["ridge"] = np.mean(list(fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, sweep.views)[1].values()), 0)
+    else:
+        warnings.warn(f"ridge on all pooled rows, to compare with, is left out: it would take {need / 1e9:.3g} GB of memory, "
+                      f"{free / 1e9:.3g} GB are free; as a point of the grid it can have fewer head.features", stacklevel=2)
     return {name: _scored(sweep, Prediction(each, None, sweep.base, []).by_rules([])) for name, each in raw.items()}
 
 

@@ -72,16 +72,20 @@ def save_splits(folds: pd.DataFrame, path: Path) -> None:
     write_whole(path, folds.to_csv(index=False, lineterminator="\n"))
 
 
-def read_splits(path: Path, image_ids: Iterable[str], frame: pd.DataFrame | None = None) -> pd.DataFrame:
+def read_splits(path: Path, image_ids: Iterable[str], frame: pd.DataFrame | None = None,
+                without: Iterable[str] = ()) -> pd.DataFrame:
     """The folds table of a CSV, ours or another tool's, in the order of `image_ids`.
 
     Columns as `make_splits` leaves them. With a catalog (`frame`, one row an image) it may be another tool's: image_id, and
-    `fold` or r00, r01, ...; what else it has is not looked at, and a site in two folds is warned of.
+    `fold` or r00, r01, ...; what else it has is not looked at, and a site in two folds is warned of. Rows of the ids in
+    `without` are left out.
 
     Raises InputError if the file cannot be read, an id is unknown, missing or there twice, a fold is not an integer, folds
     are not 0, 1, 2, ..., or a group is in two folds of a repeat.
     """
     table = _read_csv(path)
+    if "image_id" in table:
+        table = table[~table["image_id"].isin(list(without))].reset_index(drop=True)
     if frame is not None and not {"site", "group"} <= set(table.columns):
         table = _of_another_tool(path, table, frame)
     _check_columns(path, list(table.columns))
@@ -226,7 +230,8 @@ def _check_ids(path: Path, found: pd.Series, expected: list[str]) -> None:
     if unknown or missing:
         lists = [f"\n{len(ids)} {what}:{list_some(ids)}"
                  for what, ids in [("only there", unknown), ("missing there", missing)] if ids]
-        raise InputError(f"{path}: made for other images than the store's; make new folds" + "".join(lists))
+        raise InputError(f"{path}: made for other images than the store's; make new folds, or to resume bring back "
+                         "the store as it was" + "".join(lists))
 
 
 def _checked_folds(path: Path, table: pd.DataFrame, repeat: str) -> pd.Series:

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -11,7 +12,9 @@ from tqdm import tqdm
 from featurestore._bytes import locked
 from featurestore._interrupts import check_interrupt, deferred_interrupts
 from featurestore.errors import InputError, MismatchError
+from featurestore.store import FeatureStore
 from trainer import kinds
+from trainer._watch import explain_bus_error
 from trainer.bank_trainer import BankTrainer
 from trainer.checkpoint import Checkpoint
 from trainer.evaluate import pooled_score, predict_held_out
@@ -59,8 +62,9 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     save_splits(sweep.folds, folder.path / "folds.csv")
     base = config.base.model_dump(mode="json")
     base["dataset"]["store"] = str(sweep.data.store.path.absolute())
-    plan = {"base": base, "axes": config.axes, "passes": sweep.plan().passes, "device": device,
-            "fingerprint": sweep.data.store.spec.fingerprint}
+    spec = sweep.data.store.spec
+    plan = {"base": base, "axes": config.axes, "passes": sweep.plan().passes, "device": device, "fingerprint": spec.fingerprint,
+            "pooled_dtype": spec.pooled_dtype}
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
     return _run(sweep, folder, plan["passes"], sweep.base.cv.fold == "all", progress)
 
@@ -70,17 +74,16 @@ def resume_sweep(path: Path, fold: str | None = None, store: Path | None = None,
 
     store : where its store is now; None is where it was.
     fold : "all" refits the chosen point on all images afterwards; so it can be asked of a finished sweep too.
-    InputError if the folder is no sweep's; MismatchError if the store's tokens are no longer those it began with.
+    InputError if the folder is no sweep's, or the images that can be used are others; MismatchError if the store's tokens are
+    no longer those it began with.
     """
     plan = read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
     # its folds as it wrote them: they hold whatever made them
     if store:
         plan["base"]["dataset"]["store"] = str(store)
     given = SweepConfig.of(plan["base"], plan["axes"], path / "sweep.json").with_folds(path / "folds.csv")
-    sweep = prepare_sweep(given, plan["device"])
-    if (found := sweep.data.store.spec.fingerprint) != plan["fingerprint"]:
-        raise MismatchError(f"{sweep.data.store.path}: fingerprint {found}, the sweep began with {plan['fingerprint']}; bring "
-                            "back that store, or begin a new sweep")
+    sweep = prepare_sweep(given, plan["device"], begun=True)
+    _check_same_tokens(sweep.data.store, plan)
     folder, whole = SweepFolder(path), fold == "all" or sweep.base.cv.fold == "all"
     if folder.is_finished and (not whole or folder.is_refitted):
         raise InputError(f"{path}: this sweep is finished, there is nothing to resume; --fold all refits its best point on all "
@@ -88,8 +91,19 @@ def resume_sweep(path: Path, fold: str | None = None, store: Path | None = None,
     return _run(sweep, folder, plan["passes"], whole, progress)
 
 
+def _check_same_tokens(store: FeatureStore, plan: Mapping[str, Any]) -> None:
+    began = {"fingerprint": plan["fingerprint"], "pooled_dtype": plan.get("pooled_dtype", "float32")}
+    for name, value in began.items():
+        if (found := getattr(store.spec, name)) != value:
+            raise MismatchError(f"{store.path}: {name} {found}, the sweep began with {value}; bring back that store, or begin a "
+                                "new sweep")
+
+
 def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], whole: bool, progress: bool) -> SweepResult:
     keep_freed_memory()
+    store = sweep.data.store.path
+    explain_bus_error(f"{store} was cut or replaced while it was read (SIGBUS); bring it back, see that `biomass store verify "
+                      f"{store}` finds it whole, then `biomass train --resume {folder.path}` goes on")
     with locked(folder.path / "sweep"), deferred_interrupts():
         reader = sweep.reader()
         result = folder.result() if folder.is_finished else _train(sweep, folder, passes, reader, progress)
@@ -178,9 +192,9 @@ def train_step(sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReade
     stream, base = sweep.stream, sweep.base.trainer
     batch = stream.batch(epoch, step)
     pooled = any(trainer.bank.kind.reads_pooled for trainer in trainers)
-    shared = sweep.data.inputs(batch, reader.step(batch.rows_U2), pooled)
+    shared = sweep.data.inputs(batch, reader.step(sweep.data.stored(batch.rows_U2)), pooled)
     if step + 1 < stream.n_steps:
-        reader.expect(stream.batch(epoch, step + 1).rows_U2)
+        reader.expect(sweep.data.stored(stream.batch(epoch, step + 1).rows_U2))
     mixing = epoch < round((1 - sweep.base.augmentation.mixup.disable_ratio) * base.num_epochs)
     last = epoch * stream.n_steps + step + 1 == sweep.n_batches
     for trainer in trainers:

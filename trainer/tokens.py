@@ -28,7 +28,7 @@ Row = tuple[int, int]
 
 
 class TokenReader:
-    """Stored rows as tensors on a device. `residency` says in a few words where they are.
+    """Stored rows as tensors on a device. `residency` says in a few words where they are; a pooled store has none.
 
     The CPU reads rows where they are mapped. Another device keeps every row it was given if all of the store fits into
     room_bytes (half of what is free there unless given; the other half is the heads', see trainer.plan); if not, rows come
@@ -285,8 +285,28 @@ class Resident:
         return row[0] * self._n_views + row[1]
 
 
-def _place(store: FeatureStore, device: torch.device, room_bytes: int | None) -> Mapped | Resident | Ring:
+class Nowhere:
+    """The patch tokens of a pooled store: none. Heads that read none ask for none."""
+
+    residency = "none: a pooled store; heads read class tokens and pooled vectors where they lie in the file"
+    held_bytes, n_bytes_read = math.inf, 0
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Nothing to be on its way."""
+
+    expect = begin
+
+    def row(self, row: Row) -> Tensor:
+        return torch.from_dlpack(self._store.patches[row])  # InputError: the store says what it lacks
+
+
+def _place(store: FeatureStore, device: torch.device, room_bytes: int | None) -> Mapped | Resident | Ring | Nowhere:
     """By measured size: all that fits, else some at a time."""
+    if not store.spec.has_patches:
+        return Nowhere(store)
     if room_bytes is None and device.type == "cpu":
         return Mapped(store)
     if room_bytes is None:

@@ -30,9 +30,11 @@ def _reduced(x_NF: np.ndarray, x_new_MF: np.ndarray) -> tuple[np.ndarray, np.nda
     z_NF, z_new_MF = standardised(x_NF, center_F, scale_F), standardised(x_new_MF, center_F, scale_F)
     if x_NF.shape[1] <= N_COMPONENTS:
         return z_NF, z_new_MF
-    value_N, vector_NN = np.linalg.eigh(z_NF @ z_NF.T)  # ascending; N x N, not F x F
-    known_N = value_N >= 1e-9 * value_N[-1]  # the rest is rounding, which trees would split as readily
-    axis_FC = z_NF.T @ vector_NN[:, known_N][:, -N_COMPONENTS:]
+    wide = len(z_NF) <= z_NF.shape[1]
+    value_R, vector_RR = np.linalg.eigh(z_NF @ z_NF.T if wide else z_NF.T @ z_NF)  # ascending; R = min(N, F)
+    known_R = value_R >= 1e-9 * value_R[-1]  # the rest is rounding, which trees would split as readily
+    axis_RC = vector_RR[:, known_R][:, -N_COMPONENTS:]
+    axis_FC = z_NF.T @ axis_RC if wide else axis_RC
     return z_NF @ axis_FC, z_new_MF @ axis_FC
 
 
