@@ -162,6 +162,123 @@ def store_verify(path: Path, images: Path | None, mend: bool) -> None:
         click.echo("all as committed")
 
 
+@store.command("import")
+@click.argument("folder", type=FOLDER)
+@click.option("--out", required=True, type=ANY, help="The store: NAME.h5 or NAME.zarr.")
+@click.option("--csv", type=FILE, help="Labels and paths, one row an image or long.  [train.csv of --data]")
+@click.option("--data", type=FOLDER, help="The photographs' folder: sizes, hashes and thumbnails come from there.")
+@click.option("--backbone", "model", default="vit_huge_plus_patch16_dinov3", show_default=True,
+              help="timm name of the model that made the tokens.")
+@click.option("--weights", type=FILE, help="Its .safetensors, for their hash: predict then accepts that backbone.")
+@click.option("--image-size", type=int, help="Side of a tile in pixels.  [from the number of patches]")
+@click.option("--crop", default="squash", show_default=True, type=click.Choice(["squash", "whole"]), help="How it was cut.")
+@click.option("--views", help="Names of the files' views, in order.  [the plain flips, then imported_04, ...]")
+def store_import(folder: Path, **options: Any) -> None:
+    """A folder of {image_id}.npz (cls_0, patches_0, cls_1, ...) to a store. Goes on where it stopped."""
+    with plain_errors("; the same command goes on from here"):
+        from featurestore.npz import import_npz
+
+        click.echo(import_npz(folder, **options))
+
+
+@store.command("extend")
+@click.argument("source", type=ANY)
+@click.argument("out", type=ANY)
+@click.option("--data", type=FOLDER, help="Folder with train.csv and photographs, of old and new images.  [the old catalog]")
+@click.option("--views", help="Of the new store: how many of the 20, or names with commas.  [the old ones]")
+@click.option("--reserve", default=0, show_default=True, type=int, help="Rows kept free for images to come.")
+@click.option("--weights", help="Of the backbone: FILE.safetensors, or random.  [those the old store was built with]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone.  [the old store's]")
+def store_extend(source: Path, out: Path, **options: Any) -> None:
+    """Copy a store to a new one with more images, views or room; the backbone works on what is new alone."""
+    with plain_errors("; the same command goes on from here"):
+        from featurestore.extend import extend_store
+
+        click.echo(extend_store(source, out, **options))
+
+
+@store.command("convert")
+@click.argument("source", type=ANY)
+@click.argument("out", type=ANY)
+@click.option("--codec", type=click.Choice(["zstd", "int8"]), help="Write an archive: zstd loses nothing, int8 rounds tokens.")
+@click.option("--images", help="Ids to keep, with commas, or a file with one a line.  [all]")
+@click.option("--views", help="How many of the views, or names with commas.  [all]")
+@click.option("--layers", help="Layers to keep, with commas, e.g. -4,-1.  [all]")
+@click.option("--tokens", type=click.Choice(["all", "pooled"]), default="all", help="pooled: leave patch tokens out.  [all]")
+@click.option("--reserve", default=0, show_default=True, type=int, help="Rows kept free for images to come.")
+@click.option("--skip-damaged", is_flag=True, help="Leave rotten images out instead of stopping.")
+def store_convert(source: Path, out: Path, images: str | None, views: str | None, layers: str | None, tokens: str,
+                  **options: Any) -> None:
+    """Copy a store or an archive: HDF5 to Zarr or back, a part of it, or to an archive and back."""
+    with plain_errors("; the same command goes on from here"):
+        from featurestore.transfer import convert, open_source
+
+        opened = open_source(source)
+        chosen = {"images": _words(images), "views": _words(views), "layers": _numbers("--layers", layers)}
+        if views and views.isdecimal():
+            chosen["views"] = opened.spec.tokens.view_names[:int(views)]
+        with _bytes_bar("store convert", opened.spec, len(chosen["images"] or opened.sealed)) as bar:
+            report = convert(source, out, **chosen, patches=tokens == "all", progress=bar.update, **options)
+        click.echo(report)
+
+
+@store.command("merge")
+@click.argument("parts", nargs=-1, required=True, type=ANY)
+@click.option("--out", required=True, type=ANY, help="The new store: NAME.h5 or NAME.zarr.")
+@click.option("--reserve", default=0, show_default=True, type=int, help="Rows kept free for images to come.")
+def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
+    """One store of all sealed images of several that hold the same tokens, e.g. parts built on other machines."""
+    with plain_errors("; the same command goes on from here"):
+        from featurestore.store import FeatureStore
+        from featurestore.transfer import merge
+
+        opened = [FeatureStore.open(path) for path in parts]
+        with _bytes_bar("store merge", opened[0].spec, sum(len(each.sealed) for each in opened)) as bar:
+            click.echo(merge(parts, out, reserve=reserve, progress=bar.update))
+
+
+@store.command("diff")
+@click.argument("a", type=ANY)
+@click.argument("b", type=ANY)
+@click.option("--tokens", is_flag=True, help="Read the tokens of rows that differ, and say by how much.")
+def store_diff(a: Path, b: Path, tokens: bool) -> None:
+    """What differs between two stores: spec, images, labels, rows. Exit code 5 if anything does."""
+    with plain_errors():
+        from featurestore.diff import diff_stores
+        from featurestore.errors import MismatchError
+
+        found = diff_stores(a, b, tokens)
+        click.echo(str(found) if found or found.notes else "no difference")
+        sys.exit(MismatchError.exit_code if found else 0)
+
+
+def _words(text: str | None) -> list[str] | None:
+    """What a user gave with commas, or as a file with one a line; None stays None."""
+    if text is None:
+        return None
+    lines = Path(text).read_text().splitlines() if Path(text).is_file() else text.split(",")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _numbers(name: str, text: str | None) -> list[int] | None:
+    from featurestore.errors import UsageError
+
+    try:
+        return None if text is None else [int(word) for word in text.split(",")]
+    except ValueError as err:
+        raise UsageError(f"{name} {text!r}: give numbers with commas, e.g. -4,-1") from err
+
+
+def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:
+    """Progress in bytes of so many images' rows."""
+    from tqdm import tqdm
+
+    from featurestore.writer import image_bytes
+
+    return tqdm(total=n_images * image_bytes(spec), unit="B", unit_scale=True, desc=title)
+
+
 @main.command()
 @click.option("--config", type=FILE, help="The sweep's YAML; a list for a scalar is a grid axis.")
 @click.option("--resume", type=FOLDER, help="Instead: go on with this stopped sweep.")

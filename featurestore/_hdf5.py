@@ -18,7 +18,7 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
     """Lay out an empty store for n images; 65.8 GB take milliseconds, since nothing is written."""
     try:
         _lay_out(path, spec, n)
-    except RuntimeError as err:  # how libhdf5 says that the disk is full
+    except (OSError, RuntimeError) as err:  # how libhdf5 says that the disk is full, or the file too large
         raise InputError(f"{path}: cannot be created: {str(err).splitlines()[0]}; make room there") from err
 
 

@@ -38,13 +38,10 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
 
 def open_layout(path: Path) -> Layout:
     """Read the folder's metadata; the codecs, grids and shard indices must be exactly those that `create` writes."""
-    attributes = _metadata(path, "group").get("attributes", {})
+    attributes = read_metadata(path, "group").get("attributes", {})
     check_format(path, attributes.get("format"), attributes.get("format_version"))
     spec = StoreSpec.from_json(str(attributes.get("spec")), str(path))
-    shape = _metadata(path / "seal", "array").get("shape")
-    if not (isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int and 1 <= shape[0] <= MOST_IMAGES):
-        raise StoreDamaged(f"{path / 'seal'}/zarr.json: shape is {shape}, one axis of 1 to {MOST_IMAGES} images expected")
-    n = shape[0]
+    n = count_images(path)
     extents, sizes, grids = {}, {}, {}
     for array in spec.arrays(n):
         chunk, shard = grids[array.name] = _check_array(path, array)
@@ -57,6 +54,14 @@ def open_layout(path: Path) -> Layout:
     for name, extent in extents.items():
         _check_indices(extent, *grids[name])
     return layout
+
+
+def count_images(path: Path) -> int:
+    """Images that a store or an archive has room for, from the shape of its seals."""
+    shape = read_metadata(path / "seal", "array").get("shape")
+    if not (isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int and 1 <= shape[0] <= MOST_IMAGES):
+        raise StoreDamaged(f"{path / 'seal'}/zarr.json: shape is {shape}, one axis of 1 to {MOST_IMAGES} images expected")
+    return shape[0]
 
 
 def metadata_crc(layout: Layout) -> int:
@@ -144,7 +149,7 @@ def _check_indices(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...
                 raise StoreDamaged(f"{path}: its shard index is not the one of this layout; restore it or build again")
 
 
-def _metadata(path: Path, node_type: str) -> dict:
+def read_metadata(path: Path, node_type: str) -> dict:
     """The zarr.json of a node; only a Zarr v3 node of the type is accepted."""
     file = path / "zarr.json"
     try:
@@ -175,7 +180,7 @@ def _grid_of(node: dict, path: Path, array: Array) -> tuple[tuple[int, ...], tup
 
 def _check_array(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Inner chunk and shard shape of an array whose metadata is what `create` writes; StoreDamaged if it is not."""
-    node = _metadata(path / array.name, "array")
+    node = read_metadata(path / array.name, "array")
     chunk, shard = _grid_of(node, path, array)
     if shard[0] > round_up(array.shape[0], chunk[0]):
         raise StoreDamaged(f"{path / array.name}/zarr.json: a shard of {shard[0]} images for {array.shape[0]}")

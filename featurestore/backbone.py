@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from featurestore._bytes import appears_whole, locked
 from featurestore.errors import InputError, MismatchError
 from featurestore.images import Crop, plan_crop
-from featurestore.spec import DECODE_RULES, TokenSpec, ViewSpec
+from featurestore.rounding import int8_rounded
+from featurestore.spec import DECODE_RULES, StoreSpec, TokenSpec, ViewSpec
 from featurestore.views import make_view, normalise, view_amounts
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RANDOM = "random"
+UNKNOWN_WEIGHTS = "0" * 64  # the hash of no weights
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Backbone:
 
         Returns
         -------
-        cls_TD, patches_TPD : (T, D) and (T, P, D) float16 on the device; D holds all layers one after another.
+        cls_TD, patches_TPD : (T, D) and (T, P, D) float16 on the device; D holds all layers one after another. Where the
+        spec's dtype is int8, patch tokens are rounded as those of the restored archive were.
 
         Raises InputError, naming image, view and layer, where a token is not finite or does not fit float16.
         """
@@ -54,7 +57,8 @@ class Backbone:
             if not (torch.isfinite(c).all() and torch.isfinite(p.sum(dtype=torch.float32))):
                 raise InputError(f"image {image_id!r}, view {view.name!r}, layer {layer}: tokens are not finite or beyond "
                                  "float16's 65504; try --precision fp32, or check the photograph and the weights")
-        return torch.cat(cls, -1), torch.cat(patches, -1)
+        patches_TPD = torch.cat(patches, -1)
+        return torch.cat(cls, -1), int8_rounded(patches_TPD) if self.spec.dtype == "int8" else patches_TPD
 
     @torch.inference_mode()
     def _forward(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -76,19 +80,33 @@ def load_backbone(
 
     Raises InputError for an unknown model, one that is no vision transformer with a class token, or unusable weights.
     """
-    from timm.data import resolve_model_data_config
-
-    height, width = _tile_size(model_name, crop, image_size, aspect)
-    model = _create(model_name, weights, (height, width), seed)
-    data = resolve_model_data_config(model)
-    spec = TokenSpec(
-        model=model_name, weights_sha256=weights_hash(model), layers=_checked_layers(model, layers), crop=crop,
-        tile_height=height, tile_width=width, interpolation=data["interpolation"], mean=data["mean"], std=data["std"],
-        patch_size=_patch_size(model), n_tiles=2 if crop == "halves" else 1, width=model.num_features * len(layers),
-        views=tuple(views), seed=seed)
+    size = _tile_size(model_name, crop, image_size, aspect)
+    model = _create(model_name, weights, size, seed)
+    spec = _token_spec(model, model_name, weights_hash(model), crop, size, views, layers, seed)
     if keep_in:
         save_weights(model.state_dict(), spec.weights_sha256, keep_in)
     return _on_device(model, spec, device, precision)
+
+
+def spec_without_weights(model_name: str, *, crop: str, image_size: int, views: Sequence[ViewSpec],
+                         aspect: float = 2.0) -> TokenSpec:
+    """The spec of tokens that a model made elsewhere, by weights that nobody knows: their hash is zeros. Nothing is loaded."""
+    size = _tile_size(model_name, crop, image_size, aspect)
+    with torch.device("meta"):
+        model = _new_model(model_name, {"img_size": size})
+    return _token_spec(model, model_name, UNKNOWN_WEIGHTS, crop, size, views, (-1,), 0)
+
+
+def _token_spec(model: nn.Module, model_name: str, weights_sha256: str, crop: str, size: tuple[int, int],
+                views: Sequence[ViewSpec], layers: Sequence[int], seed: int) -> TokenSpec:
+    from timm.data import resolve_model_data_config
+
+    data = resolve_model_data_config(model)
+    return TokenSpec(
+        model=model_name, weights_sha256=weights_sha256, layers=_checked_layers(model, layers), crop=crop,
+        tile_height=size[0], tile_width=size[1], interpolation=data["interpolation"], mean=data["mean"], std=data["std"],
+        patch_size=_patch_size(model), n_tiles=2 if crop == "halves" else 1, width=model.num_features * len(layers),
+        views=tuple(views), seed=seed)
 
 
 def restore_backbone(spec: TokenSpec, weights: str | None, device: str, precision: str) -> Backbone:
@@ -141,6 +159,14 @@ def saved_weights_path(folder: Path, weights_sha256: str) -> Path:
     return folder / f"backbone-{weights_sha256[:16]}.safetensors"
 
 
+def kept_weights(spec: StoreSpec, folder: Path) -> str | None:
+    """Where the weights that made a store come from when nobody says: random, the file kept in its folder, or timm."""
+    if spec.made_by.get("weights") == RANDOM:
+        return RANDOM
+    kept = saved_weights_path(folder, spec.tokens.weights_sha256)
+    return str(kept) if kept.exists() else None
+
+
 def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) -> Path:
     """Keep weights beside the store, under a name that is their hash; nothing is written if they are there.
 
@@ -161,11 +187,15 @@ def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) ->
 
 
 def _tile_size(model_name: str, crop: str, image_size: int, aspect: float) -> tuple[int, int]:
-    """Height and width of a tile; asks a weightless model for its patch size."""
-    with torch.device("meta"):
-        probe = _new_model(model_name, {})
-    planned = plan_crop(crop, image_size, _patch_size(probe), "bicubic", aspect)
+    """Height and width of a tile."""
+    planned = plan_crop(crop, image_size, patch_size_of(model_name), "bicubic", aspect)
     return planned.height, planned.width
+
+
+def patch_size_of(model_name: str) -> int:
+    """Pixels, the side of a model's patch; it is asked without its weights."""
+    with torch.device("meta"):
+        return _patch_size(_new_model(model_name, {}))
 
 
 def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: int) -> nn.Module:

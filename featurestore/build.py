@@ -35,7 +35,8 @@ from featurestore.views import choose_views
 from featurestore.writer import ImageRows, StoreWriter, catalog_columns, image_bytes, open_writer
 
 THUMB_SIDE = 192
-Known = Callable[[int], dict[int, tuple]] | None
+Known = Callable[[int, str], dict[int, tuple]]
+"""From an image and the sha256 of its photograph: rows that need no backbone, by view."""
 
 
 class BuildConfig(BaseModel):
@@ -197,13 +198,14 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
 
 
 def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path],
-                 on_damage: Callable[[int, InputError], None] | None, bar: tqdm, known: Known = None) -> None:
+                 on_damage: Callable[[int, InputError], None] | None, bar: tqdm, known: Known | None = None) -> None:
     """Decode ahead, compute, write behind; leaving, also by an error, waits for what is being written."""
     image_ids, buffers = writer.image_ids, [_new_rows(writer.spec) for _ in range(min(2, len(images)))]
     written: Future | None = None
     with bar, ThreadPoolExecutor(1) as writing:
         for done, (image, photograph) in enumerate(decode_ahead(images, backbone.crop, writer.spec.thumb, on_damage)):
-            rows = _compute(backbone, image_ids[image], photograph, buffers[done % 2], known(image) if known else {})
+            there = known(image, photograph.facts["sha256"]) if known else {}
+            rows = _compute(backbone, image_ids[image], photograph, buffers[done % 2], there)
             if written:
                 written.result()  # raises what went wrong; and only now is the other buffer free
             written = writing.submit(_write, writer, image, rows)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from featurestore.errors import InputError, StoreDamaged
-from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
+from featurestore.spec import ARCHIVE_FORMAT, FORMAT, FORMAT_VERSION, Array, StoreSpec
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,9 @@ class Layout:
 
 def check_format(path: Path, name: object, version: object) -> None:
     """InputError for something that is not a store, or is of a version this program does not know."""
+    if name == ARCHIVE_FORMAT:
+        raise InputError(f"{path}: an archive, a compressed copy that cannot be mapped; `biomass store convert {path} OUT.h5` "
+                         "makes it a store again")
     if name != FORMAT:
         raise InputError(f"{path}: not a {FORMAT}: its root attribute 'format' is {name!r}")
     if version != FORMAT_VERSION:

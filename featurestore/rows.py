@@ -1,5 +1,7 @@
 """Rows of a store by index and by name: what `store.patches` and `store["ID..."]` hand out."""
 
+import math
+import operator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from featurestore.store import FeatureStore
 
 
@@ -45,31 +49,44 @@ class RowArray:
     def ndim(self) -> int:
         return len(self.shape)
 
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        image, *rest = self._expanded(key if isinstance(key, tuple) else (key,))
-        if image is None:
-            return self[tuple(rest)][None]
-        if isinstance(image, int | np.integer):
-            return self._image(bounded(image, len(self), "image"))[tuple(rest)]
-        if not all(isinstance(k, int | np.integer | slice | None) for k in (image, *rest)):
+        before, image, rest = self._parted(key if isinstance(key, tuple) else (key,))
+        if _is_integer(image):
+            # one image, as if it were the only one: what numpy makes of the other indices is then numpy's own
+            return self._image(bounded(image, len(self), "image"))[None][(*before, 0, *rest)]
+        if not isinstance(image, slice) or not all(_is_integer(k) or k is None or isinstance(k, _SLICES) for k in rest):
             raise IndexError("patches of several images take integers and slices; gather other rows with store.take(rows)")
         images = range(len(self))[image]
-        if not images:
-            return np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
-        return np.stack([self._image(i)[tuple(rest)] for i in images])
+        empty_NVTPD = np.empty((0, *self.shape[1:]), self.dtype)
+        rows = np.stack([self._image(i)[rest] for i in images]) if images else empty_NVTPD[(slice(None), *rest)]
+        return rows[(*(k for k in before if k is None), ...)]
 
-    def _expanded(self, key: tuple) -> tuple:
-        """A key whose first entry is the image's: an Ellipsis becomes the slices it stands for."""
-        n = sum(k is not None and k is not Ellipsis for k in key)
+    def _parted(self, key: tuple) -> tuple[tuple, Any, tuple]:
+        """A key as what comes before the image's index, that index, and what comes after."""
+        n = sum(k is not None and k is not Ellipsis and not isinstance(k, bool | np.bool_) for k in key)
         if n > self.ndim:
             raise IndexError(f"too many indices for array: array is {self.ndim}-dimensional, but {n} were indexed")
-        if Ellipsis in [k for k in key if k is Ellipsis]:
-            at = next(i for i, k in enumerate(key) if k is Ellipsis)
-            key = (*key[:at], *(slice(None),) * (self.ndim - n), *key[at + 1:])
-        return key or (slice(None),)
+        if sum(k is Ellipsis for k in key) > 1:
+            raise IndexError("an index can only have a single ellipsis ('...')")
+        at = 0
+        while at < len(key) and (key[at] is None or (key[at] is Ellipsis and n == self.ndim)):
+            at += 1
+        if at == len(key):
+            return key, slice(None), ()
+        if key[at] is Ellipsis:  # it stands for the images' axis, and in the rest for those that follow
+            return key[:at], slice(None), key[at:]
+        return key[:at], key[at], key[at + 1:]
 
     def _image(self, image: int) -> np.ndarray:
         self._store.require(image)
@@ -92,7 +109,7 @@ class ImageTokens:
 
     @property
     def labels(self) -> pd.Series:
-        return self._store.catalog.iloc[self._image]
+        return self._store.catalog_rows(np.s_[self._image:self._image + 1]).iloc[0].rename(self._image)
 
     def patches(self, view: int | str = 0) -> np.ndarray:
         """(T, P, D) float16, zero copy, read-only."""
@@ -111,6 +128,16 @@ class ImageTokens:
         """(T, 5, D) float32."""
         return self._small("pooled", view)
 
+    def pca(self, view: int | str = 0, scale: int = 1) -> np.ndarray:
+        """(H, W, 3) uint8: the patch tokens as colours, see `FeatureStore.pca`."""
+        return self._store.pca(self._image, view, scale)
+
+    def show(self, view: int | str = 0) -> "Image":
+        """A PIL picture: the thumbnail beside the patch tokens as colours. InputError if the store has neither."""
+        from featurestore.explore import show
+
+        return show(self._store, self._image, view)
+
     @property
     def thumb(self) -> np.ndarray:
         """(h, w, 3) uint8."""
@@ -121,12 +148,75 @@ class ImageTokens:
         self._store.require(self._image)
         return self._store.array(name)[self._image, self._store.view_index(view)]
 
+    def __len__(self) -> int:
+        return len(self._store.view_names)
+
+    def __getitem__(self, view: int | str) -> "RowView":
+        return RowView(self, self._store.view_names[self._store.view_index(view)])
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._store.view_names)
+
     def __repr__(self) -> str:
-        return f"{self.labels['image_id']}: views {', '.join(self._store.view_names)}\n{self.labels.to_string()}"
+        labels = self.labels
+        return f"{labels['image_id']}: views {', '.join(self._store.view_names)}\n{labels.to_string()}"
+
+    def _repr_html_(self) -> str:
+        from featurestore.explore import image_html
+
+        return image_html(self._store, self._image)
+
+
+class RowView:
+    """One view of a photograph, `store["ID..."]["hflip"]`: what ImageTokens gives for it, as attributes."""
+
+    def __init__(self, image: ImageTokens, view: str) -> None:
+        self._image, self.view = image, view
+
+    @property
+    def patches(self) -> np.ndarray:
+        """(T, P, D) float16, zero copy, read-only."""
+        return self._image.patches(self.view)
+
+    @property
+    def grid(self) -> np.ndarray:
+        """(T, h, w, D) float16, zero copy, read-only."""
+        return self._image.grid(self.view)
+
+    @property
+    def cls(self) -> np.ndarray:
+        """(T, D) float16."""
+        return self._image.cls(self.view)
+
+    @property
+    def pooled(self) -> np.ndarray:
+        """(T, 5, D) float32."""
+        return self._image.pooled(self.view)
+
+    def show(self) -> "Image":
+        """A PIL picture, see `ImageTokens.show`."""
+        return self._image.show(self.view)
+
+    def __repr__(self) -> str:
+        return f"<{self._image.labels['image_id']}, view {self.view!r}: .patches .grid .cls .pooled .show()>"
+
+
+_SLICES = (slice, type(Ellipsis))
+
+
+def _is_integer(index: Any) -> bool:
+    """Whether numpy would take it as the index of one row: no mask, no array of several."""
+    if isinstance(index, bool | np.bool_) or (isinstance(index, np.ndarray) and (index.ndim or index.dtype == bool)):
+        return False
+    try:
+        operator.index(index)
+    except TypeError:
+        return False
+    return True
 
 
 def bounded(index: Any, n: int, what: str) -> int:
-    index = int(index)
+    index = operator.index(index)
     if not -n <= index < n:
         raise IndexError(f"{what} {index} is out of bounds, there are {n}")
     return index % n

@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from featurestore.errors import StoreDamaged
 
 FORMAT = "biomass-feature-store"
+ARCHIVE_FORMAT = "biomass-feature-archive"  # its smaller copies, see featurestore.archive
 FORMAT_VERSION = 1
 DECODE_RULES = 1  # raised when featurestore.images would give other pixels for the same file
 POOLED = ("mean", "std", "max", "min", "gem3")
@@ -30,6 +31,10 @@ class Record(BaseModel):
     """A frozen part of the spec; unknown keys are refused: a newer store must not be half understood."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def changed(self, **fields: Any) -> Self:
+        """The record with some fields changed, checked anew; pydantic's own copy would keep a cached fingerprint."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | fields)
 
 
 class ViewSpec(Record):
@@ -62,7 +67,7 @@ class TokenSpec(Record):
     views: Annotated[tuple[ViewSpec, ...], Field(min_length=1)]
     seed: int
     dtype: Literal["float16", "int8"] = "float16"
-    """How a token was rounded; int8: patch tokens with a scale each, see featurestore.archive, and then to float16 as well."""
+    """How a token was rounded; int8: patch tokens with a scale each, see featurestore.rounding, and then to float16 as well."""
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ A row is returned only when its image is sealed and the seal matches; what was n
 import json
 import mmap
 import os
+from bisect import bisect
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +21,12 @@ from featurestore.errors import InputError, MismatchError, StoreDamaged
 from featurestore.formats import open_layout
 from featurestore.layout import Extent, Layout
 from featurestore.rows import ImageRows, ImageTokens, RowArray, bounded
-from featurestore.spec import OWN_COLUMNS, STATS
+from featurestore.spec import OWN_COLUMNS, STATS, StoreSpec
 
 TAKE_THREADS = min(4, os.cpu_count() or 1)
 ADVISE_BYTES = 128 << 10  # of more than a device's read-ahead or largest request the kernel silently reads the beginning alone
 SEAL_BLOCK = 4096  # images whose catalog rows are copied at once to check their seals
+MANY_NAMES = 5000  # difflib takes some 10 us a name: of more, only those that begin like the one that is not there are compared
 UNKNOWN, SEALED, TOUCHED = 0, 1, 2  # what this process has checked of an image
 
 
@@ -91,24 +93,31 @@ class FeatureStore:
     @cached_property
     def catalog(self) -> pd.DataFrame:
         """One row an image, in store order: image_id, path, sha256, width, height, status, and the CSV's columns."""
-        cells = {c.name: self.array(c.node)[: self.n_images] for c in self.spec.columns}
-        texts = {c.name for c in self.spec.columns if c.kind == "text"}
-        return pd.DataFrame({name: _decode(a) if name in texts else np.array(a) for name, a in cells.items()})
+        return self.catalog_rows(np.s_[: self.n_images])
+
+    def catalog_rows(self, images: slice | np.ndarray) -> pd.DataFrame:
+        """The catalog of some images alone, by position: of a million images all of it takes seconds."""
+        return catalog_frame(self.spec, [self.array(column.node)[images] for column in self.spec.columns])
+
+    @cached_property
+    def image_ids(self) -> list[str]:
+        """Ids of all images of the catalog, in store order."""
+        return _decode(self.array("catalog/image_id")[: self.n_images])
 
     @cached_property
     def _position(self) -> dict[str, int]:
-        return {image_id: i for i, image_id in enumerate(self.catalog["image_id"])}
+        return dict(zip(self.image_ids, range(self.n_images), strict=True))
 
     def refresh(self) -> None:
         """Forget what was read of the catalog: a builder has added images or committed some."""
-        for name in ("n_images", "catalog", "_position"):
+        for name in ("n_images", "catalog", "image_ids", "_position"):
             self.__dict__.pop(name, None)
 
     def index(self, image: int | str) -> int:
         """Position of an image given by id or position; InputError with close names, or IndexError, if it is not there."""
         if isinstance(image, str):
             if image not in self._position:
-                raise InputError(f"{self.path}: no image {image!r}; {_suggest(image, list(self._position))}")
+                raise InputError(f"{self.path}: no image {image!r}; {_suggest(image, self.image_ids)}")
             return self._position[image]
         return bounded(image, self.n_images, "image")
 
@@ -131,7 +140,7 @@ class FeatureStore:
     @property
     def sealed(self) -> np.ndarray:
         """Positions of all committed images; each seal is checked once."""
-        unknown = np.flatnonzero(self._state_N[: self.n_images] == UNKNOWN)
+        unknown = np.flatnonzero((self._state_N[: self.n_images] == UNKNOWN) & (self.array("seal")[: self.n_images] != 0))
         first, end = (unknown[0], unknown[-1] + 1) if len(unknown) else (0, 0)
         for start in range(first, end, SEAL_BLOCK):
             self._check_seals(start, min(start + SEAL_BLOCK, end))
@@ -152,14 +161,9 @@ class FeatureStore:
 
     def expected_seals(self, start: int, end: int) -> np.ndarray:
         """(n,) uint32: what the seals of a span must be (docs/format.md, section 5)."""
-        n = end - start
-        print_NF = np.broadcast_to(np.frombuffer(self.spec.fingerprint.encode(), np.uint8), (n, 64))
-        number_N8 = np.arange(start, end, dtype="<u8").view(np.uint8).reshape(n, 8)
-        cells = [_as_bytes(self.array(column.node)[start:end]) for column in self.spec.columns]
-        thumbs = [self.array("thumbs")[start:end]] if self.spec.thumb else []
-        crc_N = crc32c_rows(np.concatenate([print_NF, number_N8, *cells], 1), *thumbs, self.array("crc32c")[start:end])
-        crc_N[crc_N == 0] = 1
-        return crc_N
+        cells = [self.array(column.node)[start:end] for column in self.spec.columns]
+        thumbs = self.array("thumbs")[start:end] if self.spec.thumb else None
+        return seals(self.spec, start, cells, thumbs, self.array("crc32c")[start:end])
 
     def require(self, image: int) -> None:
         """Raise unless the image is sealed and, with check="first-touch", its bytes are what was committed."""
@@ -181,8 +185,7 @@ class FeatureStore:
             self.require(int(image))
 
     def _absent(self, image: int) -> Exception:
-        image_id = self.catalog["image_id"][image]
-        status = _decode(self.array("catalog/status")[[image]])[0]
+        image_id, status = (_decode(self.array(f"catalog/{name}")[[image]])[0] for name in ("image_id", "status"))
         if status not in ("", "ok"):
             return InputError(f"{self.path}: image {image} ({image_id}) was skipped, its photograph was {status}; "
                               "build again once it is there, or read the others (store.sealed lists them)")
@@ -195,14 +198,14 @@ class FeatureStore:
     def row_crc(self, image: int, view: int) -> int:
         """CRC-32C of a row's bytes as they are now."""
         names = ["cls", "patches", "pooled", "stats"] if self.spec.has_patches else ["cls", "pooled", "stats"]
-        return crc32c(*(np.ascontiguousarray(self._row(name, image, view)) for name in names))
+        return crc32c(*(np.ascontiguousarray(self.row(name, image, view)) for name in names))
 
     def where(self, image: int, view: int) -> str:
         """A row's name, file and offset, for messages."""
         name = "patches" if self.spec.has_patches else "cls"
         row = image * len(self.view_names) + view if name == "patches" else image
         path, offset, _ = self.layout.extents[name].locate(row)
-        return (f"{path} at byte {offset}: image {image} ({self.catalog['image_id'][image]}), "
+        return (f"{path} at byte {offset}: image {image} ({_decode(self.array('catalog/image_id')[[image]])[0]}), "
                 f"view {self.view_names[view]!r}")
 
     # -- arrays and rows
@@ -250,7 +253,7 @@ class FeatureStore:
         return ImageRows(self.array("cls")[image], patches, self.array("pooled")[image], self.array("stats")[image],
                          self.array("thumbs")[image] if self.spec.thumb else None, facts)
 
-    def _row(self, name: str, image: int, view: int) -> np.ndarray:
+    def row(self, name: str, image: int, view: int) -> np.ndarray:
         if name == "patches":
             return self.image_patches(image)[view]
         return self.array(name)[image, view]
@@ -348,15 +351,40 @@ class FeatureStore:
     def __len__(self) -> int:
         return self.n_images
 
+    def __contains__(self, image_id: object) -> bool:
+        """Whether the catalog has an image of this id, sealed or not."""
+        return image_id in self._position
+
     def __repr__(self) -> str:
-        t = self.spec.tokens
-        return (f"FeatureStore {self.path}\n"
-                f"  {self.n_images} images x {len(t.views)} views, {self.n_sealed} sealed / {self.n_images} total, "
-                f"room for {self.layout.n}\n"
-                f"  tokens   {t.n_tiles} tile(s) x (1 + {t.grid[0]} x {t.grid[1]}) x {t.width} {t.dtype}, "
-                f"{self.size_bytes / 1e9:.3g} GB\n"
-                f"  backbone {t.model}, layers {list(t.layers)}, {t.crop} {t.tile_height} x {t.tile_width}\n"
-                f"  views    {', '.join(t.view_names)}")
+        from featurestore.explore import store_text
+
+        return store_text(self)
+
+    def _repr_html_(self) -> str:
+        from featurestore.explore import store_html
+
+        return store_html(self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.image_ids
+
+    def nearest(self, image: int | str, k: int = 5, view: int | str = 0) -> pd.DataFrame:
+        """The k sealed images most like this one by their class tokens; see featurestore.explore."""
+        from featurestore.explore import nearest
+
+        return nearest(self, image, k, view)
+
+    def pca(self, image: int | str, view: int | str = 0, scale: int = 1) -> np.ndarray:
+        """(H, W, 3) uint8: the photograph's patch tokens as colours, a patch a pixel; see featurestore.explore."""
+        from featurestore.explore import pca
+
+        return pca(self, image, view, scale)
+
+    def to_xarray(self) -> Any:
+        """The sealed images as an xarray.Dataset whose arrays are read when they are asked for; see featurestore.explore."""
+        from featurestore.explore import to_xarray
+
+        return to_xarray(self)
 
     def to_json(self) -> str:
         """Spec, fingerprint and counts, for machines."""
@@ -368,9 +396,8 @@ class FeatureStore:
 
         Merged from the stored rows' moments (Chan et al. 1979, parallel variance), so no token is read.
         """
-        rows = self.array("stats")[self.sealed]
-        kinds = ("cls", "patch") if self.spec.has_patches else ("cls",)
-        return pd.DataFrame([{"view": name, "tokens": kind, **_merge(rows[:, v], kind)}
+        kinds, sealed = ("cls", "patch") if self.spec.has_patches else ("cls",), self.sealed
+        return pd.DataFrame([{"view": name, "tokens": kind, **_merge(self.array("stats")[sealed, v], kind)}
                              for v, name in enumerate(self.view_names) for kind in kinds])
 
     def verify(self) -> Any:
@@ -378,6 +405,23 @@ class FeatureStore:
         from featurestore.verify import verify
 
         return verify(self)
+
+
+def seals(spec: StoreSpec, start: int, cells: list[np.ndarray], thumbs_NHW3: np.ndarray | None, crc_NV: np.ndarray) -> np.ndarray:
+    """(n,) uint32: the seals of n images from position `start` on; cells are their catalog columns, in order, as stored."""
+    n = len(crc_NV)
+    print_NF = np.broadcast_to(np.frombuffer(spec.fingerprint.encode(), np.uint8), (n, 64))
+    number_N8 = np.arange(start, start + n, dtype="<u8").view(np.uint8).reshape(n, 8)
+    thumbs = [] if thumbs_NHW3 is None else [thumbs_NHW3]
+    crc_N = crc32c_rows(np.concatenate([print_NF, number_N8, *map(_as_bytes, cells)], 1), *thumbs, crc_NV)
+    crc_N[crc_N == 0] = 1
+    return crc_N
+
+
+def catalog_frame(spec: StoreSpec, cells: list[np.ndarray]) -> pd.DataFrame:
+    """One row an image, from the catalog's columns as stored."""
+    return pd.DataFrame({column.name: _decode(values) if column.kind == "text" else np.array(values)
+                         for column, values in zip(spec.columns, cells, strict=True)})
 
 
 def _reopen(path: str, check: str, fingerprint: str) -> FeatureStore:
@@ -401,6 +445,10 @@ def _is_cached(fd: int, offset: int, n_bytes: int) -> bool:
 def _suggest(name: str, names: list[str]) -> str:
     import difflib
 
+    if len(names) > MANY_NAMES:
+        ordered = sorted(names)
+        at = bisect(ordered, name)
+        names = ordered[max(0, at - MANY_NAMES // 2):at + MANY_NAMES // 2]
     close = difflib.get_close_matches(name, names, 3, 0.5)
     return f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(names[:3])}, ..."
 

@@ -1,0 +1,63 @@
+"""Rounding tokens to eight bits: what an int8 archive keeps, and what predict does to its own tokens for heads trained on one.
+
+One pair of functions, in single operations that IEEE 754 defines, so that every device rounds a token to the same bits.
+"""
+
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+LEVELS = 127
+ERROR_FIELDS = {"max", "rms", "max_relative", "rms_relative"}
+
+
+def quantise(tokens_XD: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., D) float16 -> q (..., D) int8 and scale (...) float32: scale = max|token| / 127, q = round(token / scale).
+
+    Halves are rounded to even. A token of zeros has scale 0 and q 0. Of an integer multiple of the scale nothing is lost:
+    quantising what `dequantise` returned gives the same token again.
+    """
+    x = tokens_XD.float()
+    greatest = x.abs().amax(-1, keepdim=True)
+    scale = greatest / torch.full_like(greatest, LEVELS)  # by a Python number, CUDA would multiply with a rounded 1/127
+    q = (x / torch.where(scale > 0, scale, 1)).round_().to(torch.int8)
+    return q, scale.squeeze(-1)
+
+
+def dequantise(q_XD: Tensor, scale_X: Tensor) -> Tensor:
+    """(..., D) float16: the product q * scale in float32, rounded once."""
+    return (q_XD.float() * scale_X.unsqueeze(-1)).half()
+
+
+def int8_rounded(tokens_XD: Tensor) -> Tensor:
+    """(..., D) float16 -> float16: the tokens as an int8 archive gives them back."""
+    return dequantise(*quantise(tokens_XD))
+
+
+class ErrorTally:
+    """What rounding cost, gathered over many tokens."""
+
+    def __init__(self) -> None:
+        self._max = self._square = self._max_relative = self._square_relative = 0.0
+        self._n_values = self._n_tokens = 0
+        self._lock = Lock()
+
+    def add(self, tokens_XD: Tensor, rounded_XD: Tensor) -> None:
+        """Tokens before and after, from any thread."""
+        tokens = tokens_XD.float()
+        off = rounded_XD.float() - tokens
+        square_X, norm_X = off.square().sum(-1).double(), tokens.square().sum(-1).double()
+        relative_X = square_X / torch.where(norm_X > 0, norm_X, 1)  # a token of zeros loses nothing
+        with self._lock:
+            self._max = max(self._max, float(off.abs().max()))
+            self._max_relative = max(self._max_relative, float(relative_X.max()) ** 0.5)
+            self._square += float(square_X.sum())
+            self._square_relative += float(relative_X.sum())
+            self._n_values += off.numel()
+            self._n_tokens += relative_X.numel()
+
+    def error(self) -> dict[str, float]:
+        """ERROR_FIELDS: greatest and root mean square of single values; then of the norm of a token's change to its own norm."""
+        return {"max": self._max, "rms": (self._square / max(1, self._n_values)) ** 0.5,
+                "max_relative": self._max_relative, "rms_relative": (self._square_relative / max(1, self._n_tokens)) ** 0.5}

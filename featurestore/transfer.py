@@ -1,0 +1,246 @@
+"""New stores from the rows of others, without a backbone: one converted, or several merged.
+
+Every row is checked against its CRC-32C as it leaves its source, so a new store never blesses what had rotted in the old one.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from featurestore._bytes import check_free, check_writable
+from featurestore._interrupts import check_interrupt
+from featurestore.archive import Archive, ArchiveReport, is_archive, write_archive
+from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError, list_some
+from featurestore.formats import check_suffix
+from featurestore.moments import row_stats
+from featurestore.rows import ImageRows
+from featurestore.spec import OWN_COLUMNS, Column, StoreSpec
+from featurestore.store import FeatureStore
+from featurestore.writer import StoreWriter, check_same, image_bytes, open_writer, row_crcs
+
+Source = FeatureStore | Archive
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What was copied into a store."""
+
+    path: Path
+    n_images: int
+    n_copied: int
+    seconds: float
+    n_bytes: int
+
+    def __str__(self) -> str:
+        rate = f", {self.n_bytes / 1e9 / self.seconds:.2g} GB/s" if self.n_copied else ""
+        return f"{self.path}: {self.n_images} images, {self.n_copied} of them copied now in {self.seconds:.1f} s{rate}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of an image goes over: positions of views and of layers, and whether patch tokens do."""
+
+    views: Sequence[int]
+    layers: Sequence[int]
+    patches: bool
+
+    @classmethod
+    def of(cls, spec: StoreSpec, views: Sequence[str | int] | None, layers: Sequence[int] | None, patches: bool) -> "Selection":
+        """Views by name or position, layers by the numbers they have in the spec; None takes all. InputError for unknown ones."""
+        t = spec.tokens
+        wanted = [t.view_names[v] if type(v) is int and v < len(t.views) else v for v in views or t.view_names]
+        if unknown := [str(v) for v in wanted if v not in t.view_names]:
+            raise InputError(f"views {', '.join(unknown)}: the store has {', '.join(t.view_names)}")
+        if unknown := [str(layer) for layer in layers or () if layer not in t.layers]:
+            raise InputError(f"layers {', '.join(unknown)}: the store has {', '.join(map(str, t.layers))}")
+        positions = [t.layers.index(layer) for layer in layers or t.layers]
+        if len(set(wanted)) < len(wanted) or not all(a < b for a, b in pairwise(positions)):
+            raise InputError("name each view once, and layers in the store's order")
+        if len(positions) < len(t.layers) and not spec.has_patches:
+            raise InputError("layers of a pooled store cannot be told apart in its statistics; take them all")
+        return cls([t.view_names.index(name) for name in wanted], positions, patches and spec.has_patches)
+
+    def is_all(self, spec: StoreSpec) -> bool:
+        """Whether rows stay the bytes they are."""
+        return len(self.layers) == len(spec.tokens.layers) and self.patches == spec.has_patches
+
+    def spec(self, spec: StoreSpec) -> StoreSpec:
+        """The spec of a store of what is selected."""
+        t = spec.tokens
+        tokens = t.changed(views=tuple(t.views[v] for v in self.views), layers=tuple(t.layers[k] for k in self.layers),
+                           width=t.width // len(t.layers) * len(self.layers))
+        return spec.changed(tokens=tokens, has_patches=self.patches)
+
+    def rows(self, rows: ImageRows, spec: StoreSpec) -> ImageRows:
+        """What is selected of an image's rows; statistics are taken again where channels are left out."""
+        chosen = self._channels(spec)
+        patches = rows.patches_VTPD[self.views][..., chosen] if self.patches else None
+        cls, pooled = rows.cls_VTD[self.views][..., chosen], rows.pooled_VT5D[self.views][..., chosen]
+        stats = rows.stats_VS[self.views]
+        if len(self.layers) < len(spec.tokens.layers):
+            every = patches if self.patches else rows.patches_VTPD[self.views][..., chosen]
+            stats = np.stack([row_stats(*map(_tensor, row)).numpy() for row in zip(cls, every, pooled, strict=True)])
+        return replace(rows, cls_VTD=np.ascontiguousarray(cls), pooled_VT5D=np.ascontiguousarray(pooled), stats_VS=stats,
+                       patches_VTPD=np.ascontiguousarray(patches) if self.patches else None)
+
+    def _channels(self, spec: StoreSpec) -> np.ndarray | slice:
+        if len(self.layers) == len(spec.tokens.layers):
+            return slice(None)
+        width = spec.tokens.width // len(spec.tokens.layers)
+        return np.concatenate([np.arange(k * width, (k + 1) * width) for k in self.layers])
+
+
+def convert(source_path: Path, out: Path, *, codec: str | None = None, images: Sequence[str] | None = None,
+            views: Sequence[str | int] | None = None, layers: Sequence[int] | None = None, patches: bool = True,
+            reserve: int = 0, skip_damaged: bool = False,
+            progress: Progress = lambda n_bytes: None) -> TransferReport | ArchiveReport:
+    """Copy the sealed images of a store, or an archive, into a new store or archive; goes on where it stopped.
+
+    Parameters
+    ----------
+    codec : None for a store (the suffix of `out` says which format); "zstd" or "int8" for an archive.
+    images, views, layers : ids, names and layer numbers to keep; None keeps all.
+    patches : False leaves patch tokens out: a pooled store.
+    skip_damaged : leave rotten images out, with a warning, rather than stop at the first.
+
+    Raises InputError for what the source lacks, StoreDamaged for rot, MismatchError if `out` holds something else.
+    """
+    source = open_source(source_path)
+    chosen = _chosen(source, images)
+    selection = Selection.of(source.spec, views, layers, patches)
+    if codec:
+        if reserve or not selection.is_all(source.spec):
+            raise UsageError("an archive keeps all layers and tokens, and grows no further; convert to a store with those first")
+        return write_archive(source, out, codec, chosen, selection.views, progress)
+    spec = selection.spec(source.spec)
+    frame = source.catalog.iloc[chosen][_given(source.spec)]
+    places = {image_id: (source, i) for image_id, i in zip(frame["image_id"], chosen, strict=True)}
+    return _copy(places, out, spec, frame, reserve, lambda rows: selection.rows(rows, source.spec), skip_damaged, progress)
+
+
+def merge(parts: Sequence[Path], out: Path, *, reserve: int = 0, progress: Progress = lambda n_bytes: None) -> TransferReport:
+    """One store of all sealed images of several that hold the same tokens; goes on where it stopped.
+
+    An image may be in several parts if its rows and labels are the same there. MismatchError for other tokens (both values are
+    given), or for an image that differs.
+    """
+    sources = [FeatureStore.open(path) for path in parts]
+    first = sources[0]
+    for other in sources[1:]:
+        check_same(other, first.spec)
+        if other.spec.thumb != first.spec.thumb:
+            raise MismatchError(f"{other.path}: thumbnails are {other.spec.thumb}, in {first.path} {first.spec.thumb}; "
+                                "build the parts alike, or without thumbnails")
+    spec = first.spec.changed(columns=_merged_columns(sources))
+    places: dict[str, tuple[Source, int]] = {}
+    for source in sources:
+        for i in source.sealed.tolist():
+            image_id = source.catalog["image_id"][i]
+            _check_twin(image_id, places.setdefault(image_id, (source, i)), (source, i))
+    frame = pd.concat([source.catalog.iloc[source.sealed][_given(source.spec)] for source in sources])
+    frame = frame.drop_duplicates("image_id", ignore_index=True)
+    return _copy(places, out, spec, frame, reserve, lambda rows: rows, False, progress)
+
+
+def open_source(path: Path) -> Source:
+    """A store or an archive, whichever is there."""
+    return Archive.open(path) if is_archive(path) else FeatureStore.open(path)
+
+
+def checked_rows(source: Source, image: int) -> ImageRows:
+    """All rows of an image, once they are what was committed; StoreDamaged naming image, view, file and offset if not."""
+    rows = source.rows(image)
+    if isinstance(source, FeatureStore):  # an archive has checked what it decoded
+        differs = np.flatnonzero(row_crcs(rows) != source.array("crc32c")[image])
+        if len(differs):
+            raise StoreDamaged(f"{source.where(image, int(differs[0]))}: its bytes changed since they were committed; leave it "
+                               f"out with --skip-damaged, or `biomass store verify --repair {source.path}` and build it again")
+    return rows
+
+
+def _copy(places: dict[str, tuple[Source, int]], out: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int,
+          select: Callable[[ImageRows], ImageRows], skip_damaged: bool, progress: Progress) -> TransferReport:
+    """Put the rows of each image from where it is; what `out` has already is left."""
+    start, damaged = time.monotonic(), []
+    check_suffix(out)
+    check_writable(out.parent)
+    if any(source.path == out.absolute() for source, _ in places.values()):
+        raise UsageError(f"{out}: is the source; give the copy another name")
+    if not out.exists():
+        check_free(out.parent, image_bytes(spec) * len(frame))
+    with open_writer(out, spec, frame, reserve) as writer:
+        image_ids, pending = writer.image_ids, writer.pending()
+        for image in pending:
+            try:
+                rows = checked_rows(*places[image_ids[image]])
+            except StoreDamaged as err:
+                if not skip_damaged:
+                    raise
+                damaged.append(str(err))
+                writer.skip(image, "damaged")
+                continue
+            _put(writer, image, select(rows))
+            progress(image_bytes(spec))
+    if damaged:
+        warnings.warn(f"{len(damaged)} images were left out:{list_some(damaged)}", stacklevel=3)
+    n_copied = len(pending) - len(damaged)
+    return TransferReport(out, len(image_ids), n_copied, time.monotonic() - start, n_copied * image_bytes(spec))
+
+
+def _put(writer: StoreWriter, image: int, rows: ImageRows) -> None:
+    writer.put(image, rows)
+    writer.commit_if_due()
+    check_interrupt()
+
+
+def _chosen(source: Source, images: Sequence[str] | None) -> list[int]:
+    """Positions of the sealed images asked for, in store order."""
+    catalog, sealed = source.catalog, np.asarray(source.sealed)
+    if images is not None:
+        known = catalog["image_id"].iloc[sealed]
+        if unknown := sorted(set(images) - set(known)):
+            raise InputError(f"{source.path}: has no such images, or none with tokens:{list_some(unknown)}")
+        sealed = sealed[known.isin(set(images)).to_numpy()]
+    if not len(sealed):
+        raise InputError(f"{source.path}: no image of it is sealed, there is nothing to copy")
+    return sealed.tolist()
+
+
+def _given(spec: StoreSpec) -> list[str]:
+    """Columns that a build is given; it finds the others while it reads photographs."""
+    return [column.name for column in spec.columns if column.name not in OWN_COLUMNS[2:]]
+
+
+def _merged_columns(sources: list[FeatureStore]) -> tuple[Column, ...]:
+    """Every column of any part, texts as wide as the widest."""
+    columns: dict[str, Column] = {}
+    for source in sources:
+        for column in source.spec.columns:
+            known = columns.setdefault(column.name, column)
+            if known.kind != column.kind:
+                raise MismatchError(f"{source.path}: column {column.name!r} is {column.kind}, in another part {known.kind}")
+            columns[column.name] = max(known, column, key=lambda each: each.width)
+    return tuple(columns.values())
+
+
+def _check_twin(image_id: str, one: tuple[FeatureStore, int], other: tuple[FeatureStore, int]) -> None:
+    """MismatchError unless an image that two parts hold is the same in both."""
+    (a, i), (b, j) = one, other
+    cells = [store.catalog.iloc[k][_given(store.spec)] for store, k in (one, other)]
+    same_rows = np.array_equal(a.array("crc32c")[i], b.array("crc32c")[j])
+    if not same_rows or not cells[0].equals(cells[1]):
+        what = "labels" if same_rows else "tokens"
+        raise MismatchError(f"{image_id}: its {what} in {a.path} are not those in {b.path}; keep it in one part only "
+                            "(`biomass store convert --images` leaves images out)")
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))

@@ -1,0 +1,77 @@
+"""An extended store is the one that a build of all of it would have made, and the backbone sees only what is new."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from commands import TINY, biomass
+from test_writer import digest
+
+from featurestore import FeatureStore
+from featurestore.backbone import Backbone
+
+
+def build(data, out, views, *arguments):
+    biomass("store", "build", "--data", data, "--out", out, "--views", views, *TINY, *arguments)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Every (image, view) the backbone was asked for."""
+    asked, tokens = [], Backbone.tokens
+
+    def counted(self, tiles, image_id, view):
+        asked.append((image_id, view.name))
+        return tokens(self, tiles, image_id, view)
+
+    monkeypatch.setattr(Backbone, "tokens", counted)
+    return asked
+
+
+@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+def test_further_views_are_made_and_the_others_copied(pasture, built, tmp_path, seen, suffix):
+    out, whole = tmp_path / f"out.{suffix}", tmp_path / f"whole.{suffix}"
+    build(pasture, whole, "vflip,plain,hsv", "--reserve", 3)
+    seen.clear()
+    biomass("store", "extend", built, out, "--data", pasture, "--views", "vflip,plain,hsv", "--reserve", 3)
+    assert {view for _, view in seen} == {"vflip"} and len(seen) == 6
+    if suffix == "h5":
+        assert biomass("store", "diff", out, whole).stdout == "no difference\n"
+    assert FeatureStore.open(out).layout.n == 9 and FeatureStore.open(out).verify()
+    biomass("store", "extend", built, out, "--data", pasture, "--views", "vflip,plain,hsv", "--reserve", 3)
+    assert len(seen) == 6
+
+
+def test_further_images_are_made_and_the_others_need_no_photograph(pasture, tmp_path, seen):
+    data = shutil.copytree(pasture, tmp_path / "data")
+    table = pd.read_csv(data / "train.csv")
+    paths = table["image_path"].unique()
+    table[table["image_path"].isin(paths[:4])].to_csv(data / "train.csv", index=False)
+    build(data, tmp_path / "four.h5", "plain")
+    table.to_csv(data / "train.csv", index=False)
+    build(data, tmp_path / "six.h5", "plain")
+    for path in paths[:4]:
+        (data / path).unlink()
+    seen.clear()
+    biomass("store", "extend", tmp_path / "four.h5", tmp_path / "out.h5", "--data", data)
+    assert len(seen) == 2 and digest(tmp_path / "out.h5") == digest(tmp_path / "six.h5")
+
+
+def test_room_alone_needs_neither_photographs_nor_backbone(built, tmp_path, seen):
+    biomass("store", "extend", built, tmp_path / "out.h5", "--reserve", 5)
+    out = FeatureStore.open(tmp_path / "out.h5")
+    assert (out.n_sealed, out.layout.n, seen) == (6, 11, [])
+    assert out.patches[3, 1].tobytes() == FeatureStore.open(built).patches[3, 1].tobytes()
+
+
+def test_what_contradicts_the_old_store_is_refused(pasture, built, tmp_path):
+    assert "need their photographs; give --data" in biomass(
+        "store", "extend", built, tmp_path / "out.h5", "--views", 4, code=2).stderr
+    data = shutil.copytree(pasture, tmp_path / "data")
+    first, second, *_ = sorted((data / "train").iterdir())
+    first.write_bytes(second.read_bytes())
+    stderr = biomass("store", "extend", built, tmp_path / "out.h5", "--data", data, "--views", "plain,hsv,vflip", code=5).stderr
+    assert f"{first.stem}: its photograph has sha256" in stderr
+    table = pd.read_csv(pasture / "train.csv")
+    table.assign(target=table["target"] + 1).to_csv(data / "train.csv", index=False)
+    assert "differs from the store's" in biomass("store", "extend", built, tmp_path / "o.h5", "--data", data, code=5).stderr
