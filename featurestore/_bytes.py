@@ -12,8 +12,9 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,32 @@ def crc32c_rows(*parts_NX: np.ndarray, start_N: np.ndarray | None = None) -> np.
             crc = extend(crc, row)
         crc_N[i] = crc
     return crc_N
+
+
+@lru_cache(64)
+def crc32c_append(n_bytes: int) -> Callable[[int, int], int]:
+    """A function (crc of A, crc of B) -> crc of A and B one after another, for any B of n_bytes; nothing is read again.
+
+    CRC is linear over GF(2): appending n zero bytes is a 32 x 32 matrix of bits, made by squaring that of one byte (as zlib's
+    crc32_combine does).
+    """
+    result, power, zero = [1 << bit for bit in range(32)], None, crc32c(bytes(1))
+    while n_bytes:
+        power = [_times(power, column) for column in power] if power else [
+            crc32c(bytes(1), start=1 << bit) ^ zero for bit in range(32)]
+        result = [_times(power, column) for column in result] if n_bytes & 1 else result
+        n_bytes >>= 1
+    return lambda crc_a, crc_b: _times(result, crc_a) ^ crc_b
+
+
+def _times(columns: list[int], vector: int) -> int:
+    """A matrix of bits, given by its columns, times a vector of 32 bits."""
+    product = 0
+    for column in columns:
+        if vector & 1:
+            product ^= column
+        vector >>= 1
+    return product
 
 
 def page_aligned(shape: tuple[int, ...], dtype: "np.dtype | str") -> np.ndarray:

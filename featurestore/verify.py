@@ -4,14 +4,14 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from featurestore._bytes import crc32c, crc32c_rows, locked, pread_into
+from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, locked, pread_into
 from featurestore.catalog import find_photographs
 from featurestore.errors import StoreDamaged
 from featurestore.formats import metadata_crc
@@ -20,7 +20,7 @@ from featurestore.store import FeatureStore
 from featurestore.writer import StoreWriter
 
 PIECE = 1 << 20  # bytes read and summed at once: they stay in the cache between the two
-AHEAD = 4  # pieces being read while one is summed
+READERS, AHEAD = 2, 6  # threads, and buffers of theirs
 Progress = Callable[[int], object]
 
 
@@ -100,6 +100,15 @@ def repair(path: Path, progress: Progress = lambda n_bytes: None) -> VerifyRepor
     return report
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A part of a row of patches as bytes, and what follows the row."""
+
+    values: np.ndarray
+    tail: bytes
+    is_finite: bool
+
+
 class _Sums:
     """CRC-32C of every row of the images that have a seal, array by array in the order the format chains them."""
 
@@ -112,10 +121,10 @@ class _Sums:
         report.n_sealed = len(self.sealed)
 
     def run(self) -> None:
-        with ThreadPoolExecutor(1) as reader:
+        with ThreadPoolExecutor(READERS) as readers:
             for name in ("cls", "patches", "pooled", "stats"):
                 if name == "patches" and self.store.spec.has_patches:
-                    self._sum_patches(reader)
+                    self._sum_patches(readers)
                 elif name != "patches":
                     self._sum_small(name)
 
@@ -151,53 +160,59 @@ class _Sums:
         self._sum_block(extent, start, middle)
         self._sum_block(extent, middle, end)
 
-    def _sum_patches(self, reader: ThreadPoolExecutor) -> None:
+    def _sum_patches(self, readers: ThreadPoolExecutor) -> None:
         extent, n_views = self.store.layout.extents["patches"], self.crc_NV.shape[1]
         stride = extent.stride  # what follows a row in Zarr, its own checksum and zeros, is read and checked too
         sizes = [min(PIECE, stride - at) for at in range(0, stride, PIECE)]
         rows = [(int(i), v) for i in self.sealed for v in range(n_views)]
         places = (extent.locate(i * n_views + v)[:2] for i, v in rows)
-        pieces = self._ahead(reader, ((path, offset + n * PIECE, size)
-                                      for path, offset in places for n, size in enumerate(sizes)))
+        pieces = self._ahead(readers, ((path, offset + n * PIECE, size, extent.array.row_bytes - n * PIECE)
+                                       for path, offset in places for n, size in enumerate(sizes)))
+        append = crc32c_append(extent.array.row_bytes)
         for row in rows:
-            self._sum_row(row, extent, islice(pieces, len(sizes)))
+            crc = self._sum_row(row, extent, islice(pieces, len(sizes)))
+            self.crc_NV[row] = append(int(self.crc_NV[row]), crc)
 
-    def _sum_row(self, row: tuple[int, int], extent: Extent, pieces: Iterator[np.ndarray | Exception]) -> None:
-        """Sum one row's pieces as they come; what they hold is gone when the next is asked for."""
-        left, crc, own, tail = extent.array.row_bytes, int(self.crc_NV[row]), 0, b""
+    def _sum_row(self, row: tuple[int, int], extent: Extent, pieces: Iterator[Piece | Exception]) -> int:
+        """CRC-32C of one row's patches, from pieces as they come; what one holds is gone when the next is asked for."""
+        crc, tail = 0, b""
         for piece in pieces:
             if isinstance(piece, Exception):
                 self.wrong[row] = f"cannot be read: {piece}"
                 continue
-            values, left = piece[:left], max(0, left - len(piece))
-            tail += piece[len(values):].tobytes()
-            crc = crc32c(values, start=crc)
-            own = crc32c(values, start=own) if extent.row_crc else 0
-            if _non_finite(values[: len(values) // 2 * 2].view(np.float16)):
+            crc = crc32c(piece.values, start=crc)
+            tail += piece.tail
+            if not piece.is_finite:
                 self.wrong[row] = "values of patches are not finite"
-        self.crc_NV[row] = crc
-        if extent.row_crc and row not in self.wrong and tail != own.to_bytes(4, "little") + bytes(len(tail) - 4):
+        if extent.row_crc and row not in self.wrong and tail != crc.to_bytes(4, "little") + bytes(len(tail) - 4):
             self.wrong[row] = "its chunk checksum, or the zeros that follow it, changed"
+        return crc
 
-    def _ahead(self, reader: ThreadPoolExecutor, places: Iterator[tuple[Path, int, int]]) -> Iterator[np.ndarray | Exception]:
-        """Bytes of each place in turn, or why they cannot be had, a few being read meanwhile; a buffer is used again."""
+    def _ahead(self, readers: ThreadPoolExecutor, places: Iterator[tuple[Path, int, int, int]]) -> Iterator[Piece | Exception]:
+        """The piece at each place in turn, or why it cannot be had, a few being read meanwhile; a buffer is used again."""
         buffers, waiting = deque(np.empty(PIECE, np.uint8) for _ in range(AHEAD)), deque()
-        for path, offset, size in places:
-            waiting.append(reader.submit(self._pread, path, buffers[0][:size], offset))
+        for path, offset, size, n_values in places:
+            waiting.append(readers.submit(self._read_piece, path, buffers[0][:size], offset, n_values))
             buffers.rotate(-1)
             if len(waiting) == AHEAD - 1:
                 yield self._wait(waiting.popleft())
         while waiting:
             yield self._wait(waiting.popleft())
 
-    def _wait(self, future) -> np.ndarray | Exception:
+    def _wait(self, future: Future[Piece]) -> Piece | Exception:
         began = time.perf_counter()
         try:
             piece = future.result()
         except (OSError, StoreDamaged) as err:
             return err
-        self._count(piece.nbytes, time.perf_counter() - began)
+        self._count(len(piece.values) + len(piece.tail), time.perf_counter() - began)
         return piece
+
+    def _read_piece(self, path: Path, buffer: np.ndarray, offset: int, n_values: int) -> Piece:
+        """Bytes of a file, of which the first n_values are tokens; looked through here, beside the thread that sums."""
+        self._pread(path, buffer, offset)
+        values = buffer[:n_values]
+        return Piece(values, buffer[len(values):].tobytes(), not _non_finite(values.view(np.float16)))
 
     def _pread(self, path: Path, buffer: np.ndarray, offset: int) -> np.ndarray:
         pread_into(self.store.file(path), buffer, offset)

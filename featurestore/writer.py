@@ -6,7 +6,7 @@ durable before what it seals, so a reader that believes seals reads only whole i
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,11 @@ class StoreWriter:
         arrays = {"cls": rows.cls_VTD, "pooled": rows.pooled_VT5D, "stats": rows.stats_VS}
         if self._layout.spec.thumb:
             arrays["thumbs"] = rows.thumb_HW3
-        arrays["crc32c"] = row_crcs(rows)
+        patch_crc_V = [_bytes.crc32c(row) for row in rows.patches_VTPD] if self._layout.spec.has_patches else None
+        arrays["crc32c"] = row_crcs(rows, patch_crc_V)
         for name, value in arrays.items():
             self._write(name, image, value)
-        self._write_patches(image, rows.patches_VTPD)
+        self._write_patches(image, rows.patches_VTPD, patch_crc_V)
         self._write_cells(image, rows.facts)
         self._seals[image] = self._store.expected_seals(image, image + 1)[0]
 
@@ -171,13 +172,13 @@ class StoreWriter:
         path, offset, _ = extent.locate(image)
         _bytes.pwrite(self._fd(path), [value], offset)
 
-    def _write_patches(self, image: int, patches_VTPD: np.ndarray | None) -> None:
+    def _write_patches(self, image: int, patches_VTPD: np.ndarray | None, crc_V: list[int] | None) -> None:
         if not self._layout.spec.has_patches:
             return
         extent = self._layout.extents["patches"]
         for view, row in enumerate(patches_VTPD):
             path, offset, _ = extent.locate(image * len(patches_VTPD) + view)
-            tail = [_bytes.crc32c(row).to_bytes(4, "little")] if extent.row_crc else []
+            tail = [crc_V[view].to_bytes(4, "little")] if extent.row_crc else []
             _bytes.pwrite(self._fd(path), [row, *tail], offset)
 
     def _write_cells(self, image: int, facts: dict[str, Any]) -> None:
@@ -303,10 +304,14 @@ def encode_column(column: Column, values: Any) -> np.ndarray:
     return np.array(encoded, f"S{column.width}").view(np.uint8).reshape(len(encoded), column.width)
 
 
-def row_crcs(rows: ImageRows) -> np.ndarray:
-    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats."""
-    parts = [rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS]
-    return _bytes.crc32c_rows(*(part for part in parts if part is not None))
+def row_crcs(rows: ImageRows, patch_crc_V: Sequence[int] | None = None) -> np.ndarray:
+    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats; those of the patches may be known."""
+    crc_V = _bytes.crc32c_rows(rows.cls_VTD)
+    if rows.patches_VTPD is not None:
+        append = _bytes.crc32c_append(rows.patches_VTPD[0].nbytes)
+        known = patch_crc_V or [_bytes.crc32c(row) for row in rows.patches_VTPD]
+        crc_V = np.array([append(int(crc), each) for crc, each in zip(crc_V, known, strict=True)], np.uint32)
+    return _bytes.crc32c_rows(rows.pooled_VT5D, rows.stats_VS, start_N=crc_V)
 
 
 def image_bytes(spec: StoreSpec) -> int:
