@@ -124,31 +124,6 @@ class BuildReport:
                 f"{self.n_bytes / 1e9:.3g} GB")
 
 
-def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
-    """Turn the photographs of a data folder into a store; goes on where an earlier build stopped.
-
-    All that can be found wrong without the backbone is found first: CSV, missing or damaged photographs, aspects, the place
-    to write to. InputError, MismatchError (the store there holds other tokens) or LockedError (another builder).
-    """
-    start = time.monotonic()
-    job = prepare_build(config)
-    spec, out = job.spec, config.out
-    if config.check_space:
-        _bytes.check_free(out.parent, job.n_pending * image_bytes(spec))
-    with open_writer(out, spec, job.frame, config.reserve, config.wait, config.lock) as writer:
-        _warn_of_other_precision(writer.spec, spec)
-        images = pending_photographs(writer, job.frame, job.paths)
-        skipped = {image: job.unusable[path] for image, path in images.items() if path in job.unusable}
-        for image, each in skipped.items():
-            writer.skip(image, each.status)
-        todo = {image: path for image, path in images.items() if image not in skipped}
-        on_damage = (lambda image, err: skipped.update({image: _skip(writer, image, err)})) if config.skip_missing else None
-        n = len(writer.image_ids)
-        build_images(job.backbone, writer, todo, on_damage, tqdm(
-            total=n, initial=n - len(todo), unit="image", desc="store build", disable=not progress, file=sys.stderr))
-    return finish_build(out, len(images) - len(skipped), [each.why for each in skipped.values()], start)
-
-
 @dataclass(frozen=True)
 class BuildJob:
     """What a build comes to, found out before anything is written."""
@@ -178,9 +153,30 @@ def prepare_build(config: BuildConfig) -> BuildJob:
                     _store_spec(config, backbone, frame, *size), max(0, len(frame) - len(unusable) - n_sealed))
 
 
-def _skip(writer: StoreWriter, image: int, err: InputError) -> Unusable:
-    writer.skip(image, "damaged")
-    return Unusable("damaged", str(err))
+def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
+    """Turn the photographs of a data folder into a store; goes on where an earlier build stopped.
+
+    All that can be found wrong without the backbone is found first: CSV, missing or damaged photographs, aspects, the place
+    to write to. InputError, MismatchError (the store there holds other tokens) or LockedError (another builder).
+    """
+    start = time.monotonic()
+    job = prepare_build(config)
+    if config.check_space:
+        _bytes.check_free(config.out.parent, job.n_pending * image_bytes(job.spec))
+    with open_writer(config.out, job.spec, job.frame, config.reserve, config.wait, config.lock) as writer:
+        _warn_of_other_precision(writer.spec, job.spec)
+        images = pending_photographs(writer, job.frame, job.paths)
+        skipped = {image: job.unusable[path] for image, path in images.items() if path in job.unusable}
+        for image, each in skipped.items():
+            writer.skip(image, each.status)
+        todo = {image: path for image, path in images.items() if image not in skipped}
+        bar = new_bar("store build", len(writer.image_ids), len(todo), progress)
+        build_images(job.backbone, writer, todo, bar, skipped if config.skip_missing else None)
+    return finish_build(config.out, len(images) - len(skipped), [each.why for each in skipped.values()], start)
+
+
+def new_bar(title: str, n: int, n_todo: int, progress: bool) -> tqdm:
+    return tqdm(total=n, initial=n - n_todo, unit="image", desc=title, disable=not progress, file=sys.stderr)
 
 
 def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> BuildReport:
@@ -197,13 +193,21 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
         return BuildReport(path, len(sealed), n_built, time.monotonic() - start, image_bytes(store.spec) * len(sealed))
 
 
-def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path],
-                 on_damage: Callable[[int, InputError], None] | None, bar: tqdm, known: Known | None = None) -> None:
-    """Decode ahead, compute, write behind; leaving, also by an error, waits for what is being written."""
+def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path], bar: tqdm,
+                 skipped: dict[int, Unusable] | None = None, known: Known | None = None) -> None:
+    """Decode ahead, compute, write behind; leaving, also by an error, waits for what is being written.
+
+    skipped : gets the images whose photographs do not decode; None stops at the first.
+    """
     image_ids, buffers = writer.image_ids, [_new_rows(writer.spec) for _ in range(min(2, len(images)))]
     written: Future | None = None
     with bar, ThreadPoolExecutor(1) as writing:
-        for done, (image, photograph) in enumerate(decode_ahead(images, backbone.crop, writer.spec.thumb, on_damage)):
+        def skip(image: int, err: InputError) -> None:
+            skipped[image] = Unusable("damaged", str(err))
+            writing.submit(writer.skip, image, "damaged").result()  # one thread writes, and no other
+
+        photographs = decode_ahead(images, backbone.crop, writer.spec.thumb, None if skipped is None else skip)
+        for done, (image, photograph) in enumerate(photographs):
             there = known(image, photograph.facts["sha256"]) if known else {}
             rows = _compute(backbone, image_ids[image], photograph, buffers[done % 2], there)
             if written:

@@ -1,6 +1,5 @@
 """A larger store from one that is full: more images, more views, more room. What the old one holds is copied, not made again."""
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from featurestore import _bytes
 from featurestore.backbone import kept_weights, restore_backbone
-from featurestore.build import BuildReport, build_images, finish_build, pending_photographs
+from featurestore.build import BuildReport, build_images, finish_build, new_bar, pending_photographs
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import check_photographs
 from featurestore.errors import MismatchError, UsageError, list_some
@@ -106,9 +104,8 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
         todo = pending_photographs(writer, fresh, paths)
         if backbone:
             ids = writer.image_ids
-            bar = tqdm(total=len(ids), initial=len(ids) - len(todo), unit="image", desc="store extend", disable=not progress,
-                       file=sys.stderr)
-            build_images(backbone, writer, todo, None, bar, lambda image, sha256: extension.known(ids[image], sha256))
+            build_images(backbone, writer, todo, new_bar("store extend", len(ids), len(todo), progress),
+                         known=lambda image, sha256: extension.known(ids[image], sha256))
     return finish_build(out, n_pending, [], start)
 
 
