@@ -13,7 +13,7 @@ test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-system: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "system or not system"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m "system or not system"
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from featurestore._interrupts import check_interrupt
 from featurestore.archive import Archive, ArchiveReport, is_archive, write_archive
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError, list_some
 from featurestore.formats import check_suffix
-from featurestore.moments import row_stats
+from featurestore.moments import pool, row_stats
 from featurestore.rows import ImageRows
 from featurestore.spec import OWN_COLUMNS, Column, StoreSpec
 from featurestore.store import FeatureStore
@@ -87,7 +87,7 @@ class Selection:
         stats = rows.stats_VS[self.views]
         if len(self.layers) < len(spec.tokens.layers):
             every = patches if self.patches else rows.patches_VTPD[self.views][..., chosen]
-            stats = np.stack([row_stats(*map(_tensor, row)).numpy() for row in zip(cls, every, pooled, strict=True)])
+            stats = np.stack([_stats(*row) for row in zip(cls, every, strict=True)])
         return replace(rows, cls_VTD=np.ascontiguousarray(cls), pooled_VT5D=np.ascontiguousarray(pooled), stats_VS=stats,
                        patches_VTPD=np.ascontiguousarray(patches) if self.patches else None)
 
@@ -242,5 +242,7 @@ def _check_twin(image_id: str, one: tuple[FeatureStore, int], other: tuple[Featu
                             "(`biomass store convert --images` leaves images out)")
 
 
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values))
+def _stats(cls_TD: np.ndarray, patches_TPD: np.ndarray) -> np.ndarray:
+    """(S,) of a row, as a build takes them: from vectors that are pooled anew, before any rounding."""
+    cls, patches = (torch.from_numpy(np.ascontiguousarray(values)) for values in (cls_TD, patches_TPD))
+    return row_stats(cls, patches, pool(patches)).numpy()

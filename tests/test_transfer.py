@@ -92,14 +92,17 @@ def layered(pasture, tmp_path_factory):
     """A store of two layers, and those a build makes of one of them and of pooled vectors alone."""
     folder = tmp_path_factory.mktemp("layers")
     for name, arguments in (("both", ["--layers", "-4,-1"]), ("last", ["--layers", "-1"]),
+                            ("half", ["--layers", "-4,-1", "--pooled-dtype", "float16"]),
+                            ("half last", ["--layers", "-1", "--pooled-dtype", "float16"]),
                             ("pooled", ["--layers", "-4,-1", "--tokens", "pooled"])):
         biomass("store", "build", "--data", pasture, "--out", folder / f"{name}.h5", "--views", "plain,hsv", *TINY, *arguments)
     return folder
 
 
-@pytest.mark.parametrize("name, arguments", [("last", ["--layers", "-1"]), ("pooled", ["--tokens", "pooled"])])
-def test_layers_and_pooled_vectors_alone_are_what_a_build_makes(layered, tmp_path, name, arguments):
-    convert(layered / "both.h5", tmp_path / "out.h5", *arguments)
+@pytest.mark.parametrize("source, name, arguments", [
+    ("both", "last", ["--layers", "-1"]), ("half", "half last", ["--layers", "-1"]), ("both", "pooled", ["--tokens", "pooled"])])
+def test_layers_and_pooled_vectors_alone_are_what_a_build_makes(layered, tmp_path, source, name, arguments):
+    convert(layered / f"{source}.h5", tmp_path / "out.h5", *arguments)
     assert digest(tmp_path / "out.h5") == digest(layered / f"{name}.h5")
 
 
