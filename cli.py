@@ -321,25 +321,32 @@ def train(config: Path | None, resume: Path | None, store: Path | None, fold: st
 @main.command()
 @click.option("--data", required=True, type=FOLDER, help="Folder with test.csv and its photographs.")
 @click.option("--out", default="submission.csv", show_default=True, type=ANY, help="Where the submission goes.")
-@click.option("--run", type=FOLDER, help="A run's folder.")
+@click.option("--run", multiple=True, type=FOLDER, help="A run's folder; given several times, an ensemble.")
 @click.option("--sweep", type=FOLDER, help="A sweep's folder: its best run.  [the newest under runs/]")
 @click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
 @click.option("--weights", type=click.Choice(["best", "last"]), default="last", show_default=True, help="Which epoch's heads.")
-@click.option("--tta", type=int, default=4, show_default=True, help="Views to average: 1, 2, 4 or 8.")
+@click.option("--tta", default="4", show_default=True, help="Views to average: 1, 2, 4 or 8, or names with commas.")
+@click.option("--average", type=click.Choice(["mean", "median"]), default="mean", help="Over views and heads.  [mean]")
+@click.option("--constraints", type=click.Choice(["order", "clip"]), help="How masses are made to balance.  [the run's]")
 @click.option("--backbone-weights", help="FILE.safetensors, or random.  [those the store was built with]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N; several with commas.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone.  [the store's]")
+@click.option("--on-error", type=click.Choice(["fail", "mean"]), default="fail", show_default=True,
+              help="mean: the training mean for photographs that cannot be used, exit code 6.")
+@click.option("--deadline", help="Time from now, e.g. 8h30m: fewer views rather than overrun.")
+@click.option("--resume", is_flag=True, help="Take up what a stopped prediction of this output had finished.")
 def predict(folds: str | None, **options: Any) -> None:
     """Photographs to grams, end to end, e.g. `biomass predict --tta 4 --data data`. Writes predictions.csv beside --out."""
-    with plain_errors():
+    with plain_errors("; with --resume the same command goes on from here"):
         from featurestore.errors import UsageError
         from predictor.command import predict_to_file
 
         if folds is not None and not all(word.strip().isdigit() for word in folds.split(",")):
             raise UsageError(f"--folds {folds!r}: give numbers with commas, e.g. 0,2")
         chosen = [int(word) for word in folds.split(",")] if folds is not None else None
-        predict_to_file(say=lambda text: click.echo(text, err=True), folds=chosen, **options)
+        code = predict_to_file(say=lambda text: click.echo(text, err=True), folds=chosen, **options)
         click.echo(options["out"])
+        sys.exit(code)
 
 
 @main.command()

@@ -57,6 +57,17 @@ def tta_views(n: int) -> tuple[ViewSpec, ...]:
     return (VIEWS[:4] + TRANSPOSES)[:n]
 
 
+def chosen_tta(tta: int | str) -> tuple[ViewSpec, ...]:
+    """Views of test-time augmentation from a number, see `tta_views`, or from names with commas, transposes among them."""
+    if isinstance(tta, int) or tta.isdecimal():
+        return tta_views(int(tta))
+    known = {view.name: view for view in VIEWS + TRANSPOSES}
+    names = [name.strip() for name in tta.split(",")]
+    if unknown := [name for name in names if name not in known] or [name for name in names if names.count(name) > 1]:
+        raise InputError(f"tta: {', '.join(map(repr, unknown))} unknown or twice; give 1, 2, 4, 8 or some of {', '.join(known)}")
+    return tuple(known[name] for name in names)
+
+
 def view_amounts(view: ViewSpec, seed: int, image_id: str) -> list[float]:
     """The view's drawn amounts, uniform in [-amount, amount] for each."""
     key = hashlib.sha256(f"{seed}/{image_id}/{view.name}".encode()).digest()

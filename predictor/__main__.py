@@ -11,24 +11,29 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m predictor", description="Predict test.csv's photographs with a run's heads.")
     parser.add_argument("--data", type=Path, required=True, help="folder with test.csv and its photographs")
     parser.add_argument("--out", type=Path, default=Path("submission.csv"))
-    parser.add_argument("--run", type=Path, help="a run's folder")
+    parser.add_argument("--run", type=Path, action="append", default=[], help="a run's folder; several make an ensemble")
     parser.add_argument("--sweep", type=Path, help="a sweep's folder: its best run")
     parser.add_argument("--folds", type=lambda text: [int(word) for word in text.split(",")], help="e.g. 0,2")
     parser.add_argument("--weights", choices=["best", "last"], default="last")
-    parser.add_argument("--tta", type=int, default=4, help="1, 2, 4 or 8 views")
+    parser.add_argument("--tta", default="4", help="1, 2, 4 or 8 views, or their names with commas")
+    parser.add_argument("--average", choices=["mean", "median"], default="mean")
+    parser.add_argument("--constraints", choices=["order", "clip"])
     parser.add_argument("--backbone-weights", help="FILE.safetensors, or random")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N; several with commas")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--on-error", choices=["fail", "mean"], default="fail")
+    parser.add_argument("--deadline", help="time from now, e.g. 8h30m")
+    parser.add_argument("--resume", action="store_true")
     options = vars(parser.parse_args())
     try:
         from predictor.command import predict_to_file
 
-        predict_to_file(say=lambda text: print(text, file=sys.stderr), **options)
+        code = predict_to_file(say=lambda text: print(text, file=sys.stderr), **options)
     except BiomassError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code
     print(options["out"])
-    return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -1,31 +1,61 @@
-"""What `biomass predict` and `python -m predictor` both do: find the run, predict, write."""
+"""What `biomass predict` and `python -m predictor` both do: find the heads, predict, write."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from featurestore._bytes import check_writable
 from featurestore.catalog import target_rows
-from featurestore.errors import UsageError
-from predictor.predictor import predict
+from featurestore.errors import UsageError, list_some
+from predictor.deadline import parse_duration
+from predictor.predictor import Predictor, test_photographs
 from predictor.submission import write_predictions
 from trainer.runs import best_run, newest_sweep
 
+IN_PART = 6  # exit code: the submission is whole, but some of its rows are training means
 
-def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Path | None = None, sweep: Path | None = None,
-                    folds: Sequence[int] | None = None, tta: int = 4, **options) -> Path:
-    """Predict test.csv of `data` and write `out` and predictions.csv; returns the run that was used.
 
-    Without a run or sweep it is the best run of the newest sweep under ./runs, and `say` is told so.
+def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Sequence[Path] = (), sweep: Path | None = None,
+                    tta: int | str = 4, on_error: str = "fail", deadline: str | None = None, resume: bool = False,
+                    **options) -> int:
+    """Predict test.csv of `data` and write `out` and predictions.csv; returns the exit code, 0 or IN_PART.
+
+    run : folders of runs, several as an ensemble. Without a run or sweep it is the best run of the newest sweep under ./runs.
+    on_error : `fail` lists all photographs that cannot be used before work starts; `mean` writes the training mean for them.
+    deadline : `8h30m` from now; resume : take up what a stopped prediction of this output had finished.
+    say : told what a person should know; options as `Predictor.load`.
     """
+    start = time.monotonic()
+    runs = find_runs(run, sweep, say)
+    check_output(out)
+    target_rows(data / "test.csv")  # a CSV no submission can follow is refused before the work
+    paths = test_photographs(data, missing=on_error == "mean")
+    predictor = Predictor.load(runs, **options)
+    budget_s = parse_duration(deadline) - (time.monotonic() - start) if deadline else None
+    kept = predictor.journal(out.with_name(out.name + ".progress"), tta, resume)
+    unusable = {} if on_error == "mean" else None
+    table = predictor.predict(paths, tta, deadline_s=budget_s, kept=kept, unusable=unusable, say=say)
+    write_predictions(data / "test.csv", table, out)
+    kept.close()
+    if unusable:
+        say(f"the training mean stands for {len(unusable)} photographs:{list_some(list(unusable.values()), len(unusable))}")
+    return IN_PART if unusable else 0
+
+
+def find_runs(run: Sequence[Path], sweep: Path | None, say: Callable[[str], object]) -> list[Path]:
+    """The runs meant: those given, else the best of the sweep given, else of the newest one under ./runs."""
     if run and sweep:
         raise UsageError("give --run or --sweep, not both: a sweep stands for its best run")
-    if not run:
-        sweep_folder = sweep or newest_sweep(Path("runs"))
-        run = best_run(sweep_folder)
-        say(f"heads of {run}, the best run of {'this' if sweep else 'the newest'} sweep")
+    if run:
+        return list(run)
+    folder = sweep or newest_sweep(Path("runs"))
+    best = best_run(folder)
+    say(f"heads of {best}, the best run of {'this' if sweep else 'the newest'} sweep")
+    return [best]
+
+
+def check_output(out: Path) -> None:
+    """UsageError or InputError unless the output can be written where it shall go."""
     if out.is_dir() or out.name == "predictions.csv":
         raise UsageError(f"--out {out}: name a file; predictions.csv is the wide table that goes beside it")
-    target_rows(data / "test.csv")  # a CSV no submission can follow is refused before the work
     check_writable(out.absolute().parent)
-    write_predictions(data / "test.csv", predict(run, data, tta, folds=folds, **options), out)
-    return run

@@ -1,104 +1,214 @@
 """Predictor: images -> tokens -> heads -> grams. The tokens are made by the same functions that made the store's."""
 
+import queue
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from featurestore.backbone import Backbone, kept_weights, restore_backbone
+from featurestore._interrupts import check_interrupt
+from featurestore.backbone import Backbone, choose_device
 from featurestore.catalog import find_photographs, read_catalog
-from featurestore.decode import Decoded, check_photographs, decode_ahead
+from featurestore.decode import Decoded, check_photographs, decode_ahead, inspect_photographs
 from featurestore.errors import InputError
-from featurestore.spec import ViewSpec
-from featurestore.views import tta_views
-from predictor.ensemble import BankEnsemble, RegressorEnsemble, new_ensemble
-from trainer.config import PointConfig
-from trainer.metrics import TARGETS, constrained
-from trainer.postprocess import apply, rules_of
-from trainer.runs import RunFolder
+from featurestore.spec import TokenSpec, ViewSpec
+from featurestore.views import chosen_tta
+from predictor.combine import Average, Combiner
+from predictor.deadline import Clock
+from predictor.ensemble import BankEnsemble, RegressorEnsemble
+from predictor.journal import Journal, journal_key
+from predictor.member import Member, Raw, Stage, by_spec
+
+Found = tuple[str, list[Raw], str, int, float]  # image_id, what members say, sha256, views, seconds
 
 
-@dataclass(frozen=True)
+@dataclass
 class Predictor:
-    """A backbone, and all chosen heads of a run over its tokens."""
+    """Members, and where their backbones run."""
 
-    backbone: Backbone
-    ensemble: BankEnsemble | RegressorEnsemble
-    config: PointConfig
-    states: list[str]
+    members: list[Member]
+    devices: list[str]
+    precision: str | None = None
+    backbone_weights: str | None = None
+    average: Average = "mean"
+    constraints: str | None = None
+    _stages: dict[tuple[str, str], Stage] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, run: Path, folds: Sequence[int] | None = None, weights: str = "last",
-             backbone_weights: str | None = None, device: str = "auto", precision: str | None = None) -> "Predictor":
-        """The predictor of a run's folder.
+    def load(cls, runs: Path | Sequence[Path], folds: Sequence[int] | None = None, weights: str = "last",
+             backbone_weights: str | None = None, device: str = "auto", precision: str | None = None,
+             average: Average = "mean", constraints: str | None = None) -> "Predictor":
+        """The predictor of one run's folder, or of several together.
 
         folds : which folds' heads (all repeats of them); None is all.
         backbone_weights : file of the backbone; None takes those kept beside the store, else what made the store.
-        precision : of the backbone; None is the store's.
+        device : one, or several with commas that share the photographs; precision : of the backbone; None is the store's.
+        average : over heads and views; constraints : `order` or `clip`, None is the run's.
 
-        Raises InputError or MismatchError if the folder lacks something or the weights are not those of the store.
+        Raises InputError or MismatchError if a folder lacks something or the weights are not those of the store.
         """
-        folder = RunFolder(Path(run))
-        config, spec, states = folder.config, folder.spec, folder.states
-        heads = list(folder.heads(weights, list(folds) if folds else None).values())
-        source = backbone_weights or kept_weights(spec, folder.store_folder)
-        backbone = restore_backbone(spec.tokens, source, device, precision or spec.made_by.get("precision", "fp32"))
-        return cls(backbone, new_ensemble(config, spec, states, heads, backbone.device), config, states)
+        paths = [runs] if isinstance(runs, str | Path) else list(runs)
+        members = [Member.load(Path(path), folds, weights) for path in paths]
+        devices = [str(choose_device(name)) for name in device.split(",")]
+        predictor = cls(members, devices, precision, backbone_weights, average, constraints)
+        predictor.combiner  # noqa: B018  members that do not go together are refused before a backbone is loaded
+        predictor.stage(0, devices[0])
+        return predictor
 
-    def raw(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of one photograph: raw masses (heads, views, 5), grams, MASSES order, and probabilities of States or None."""
-        return self.ensemble([self.backbone.tokens(photograph.tiles_THW3, image_id, view) for view in views])
+    @property
+    def combiner(self) -> Combiner:
+        return Combiner(self.members, self.average, self.constraints)
 
-    def predict(self, paths: dict[str, Path], tta: int = 4, progress: bool = True) -> pd.DataFrame:
-        """Masses of photographs by id.
+    @property
+    def backbone(self) -> Backbone:
+        """Of the first member."""
+        return self.stage(0, self.devices[0]).backbone
 
-        Returns one row an image: image_id, the five targets in grams (averaged over heads and views, then constrained),
+    @property
+    def ensemble(self) -> BankEnsemble | RegressorEnsemble:
+        """Of the first member."""
+        return self.stage(0, self.devices[0]).ensembles[0]
+
+    def stage(self, group: int, device: str) -> Stage:
+        """Backbone and heads of a group of members on a device; those of other groups are let go, since two may not fit."""
+        key = (self.members[by_spec(self.members)[group][0]].spec.fingerprint, device)
+        if key not in self._stages:
+            for other in [each for each in self._stages if each[0] != key[0]]:
+                del self._stages[other]
+            members = [self.members[m] for m in by_spec(self.members)[group]]
+            self._stages[key] = Stage.load(members, device, self.precision, self.backbone_weights)
+        return self._stages[key]
+
+    def raw(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> Raw:
+        """What the first member says of one photograph."""
+        return self.stage(0, self.devices[0])(photograph, image_id, views)[0]
+
+    def predict(self, paths: dict[str, Path], tta: int | str = 4, progress: bool = True, **options) -> pd.DataFrame:
+        """Masses of photographs by id; options as `raws`.
+
+        Returns one row an image: image_id, the five targets in grams (averaged over views, heads and members, then constrained),
         and for each `TARGET_sd`, the spread of single heads and views, which are constrained on their own.
         """
-        views = tta_views(tta)
-        tokens = self.backbone.spec
-        if any(view.transpose for view in views) and tokens.tile_height != tokens.tile_width:
-            raise InputError(f"tta {tta}: transposed views need square tiles, these are {tokens.tile_height} x "
-                             f"{tokens.tile_width}; choose 1, 2 or 4")
-        if paths:
-            check_photographs(list(paths.values()), self.backbone.spec.crop)
-        bar = tqdm(decode_ahead(paths, self.backbone.crop), total=len(paths), desc="predict", unit="image",
-                   disable=not progress, file=sys.stderr)
-        raw = [self.raw(photograph, image_id, views) for image_id, photograph in bar]
-        states = [state.reshape(-1, state.shape[-1]) for _, state in raw if state is not None]
-        return self._table(list(paths), np.array([masses for masses, _ in raw]).reshape(len(paths), -1, 5), np.array(states))
+        return self.combiner.table(self.raws(paths, tta, progress, **options))
 
-    def _table(self, image_ids: list[str], raw_NM5: np.ndarray, state_NMC: np.ndarray) -> pd.DataFrame:
-        """Wide table from each image's M = heads x views raw masses, and probabilities of States where heads tell them."""
-        if not image_ids:
-            raw_NM5 = np.zeros((0, 1, 5))
-        state_NC = state_NMC.mean(1) if state_NMC.size else None
-        mean_N5 = self._masses(raw_NM5.mean(1), state_NC)
-        sd_N5 = self._masses(raw_NM5, state_NMC if state_NMC.size else None).std(1)
-        columns = {name: mean_N5[:, k] for k, name in enumerate(TARGETS)}
-        spread = {f"{name}_sd": sd_N5[:, k] for k, name in enumerate(TARGETS)}
-        return pd.DataFrame({"image_id": image_ids, **columns, **spread})
+    def raws(self, paths: dict[str, Path], tta: int | str = 4, progress: bool = True, deadline_s: float | None = None,
+             kept: Journal | None = None, unusable: dict[str, str] | None = None,
+             say: Callable[[str], object] = print) -> dict[str, list[Raw] | None]:
+        """What each member says of each photograph, by id; one pass over the photographs per backbone.
 
-    def _masses(self, raw_N5: np.ndarray, state_NC: np.ndarray | None) -> np.ndarray:
-        """Grams in TARGETS order: constrained, then the config's rules."""
-        inference = self.config.inference
-        return apply(rules_of(inference.postprocess), constrained(raw_N5, inference.constraints), state_NC, self.states)
+        tta : 1, 2, 4 or 8, or names of views with commas.
+        deadline_s : seconds from now; views are left out rather than overrun, and `say` is told.
+        kept : keeps finished photographs, and gives back what it has.
+        unusable : gets the photographs that cannot be used, and why, whose value is None then; without it they are all listed in
+            an InputError before work starts.
+        """
+        views, groups = chosen_tta(tta), by_spec(self.members)
+        raw_NM: dict[str, list[Raw] | None] = {image_id: [None] * len(self.members) for image_id in paths}
+        for group in groups:
+            _check_views(views, self.members[group[0]].spec.tokens)
+            _check_photographs(paths, self.members[group[0]].spec.tokens.crop, unusable)
+        todo = {image_id: path for image_id, path in paths.items() if image_id not in (unusable or {})}
+        clock = Clock(deadline_s, len(todo) * len(groups), say)
+        with tqdm(total=clock.n_left, desc="predict", unit="image", disable=not progress, file=sys.stderr) as bar:
+            for group, positions in enumerate(groups):
+                for image_id, raws, sha256, n_views, seconds in self._group(group, todo, views, clock, kept, unusable):
+                    if kept and n_views:
+                        kept.add(group, image_id, sha256, raws)
+                    clock.done(n_views, seconds)
+                    for position, raw in zip(positions, raws, strict=True):
+                        raw_NM[image_id][position] = raw
+                    bar.update()
+                    check_interrupt()
+        return raw_NM | dict.fromkeys(unusable or {})
+
+    def journal(self, path: Path, tta: int | str, resume: bool) -> Journal:
+        """Where finished photographs of such a prediction are kept until its output is written."""
+        return Journal(path, journal_key(self.members, [view.name for view in chosen_tta(tta)], self.precision), resume)
+
+    def _group(self, group: int, paths: dict[str, Path], views: Sequence[ViewSpec], clock: Clock,
+               kept: Journal | None, unusable: dict[str, str] | None) -> Iterator[Found]:
+        """Every photograph by one backbone's members, as they are finished; several devices share them."""
+        stages = [self.stage(group, device) for device in self.devices]
+        work = [_photographs(stage, dict(list(paths.items())[k::len(stages)]), group, views, clock, kept, unusable)
+                for k, stage in enumerate(stages)]
+        return work[0] if len(work) == 1 else _together(work)
 
 
-def predict(run: Path, data: Path, tta: int = 4, progress: bool = True, **options) -> pd.DataFrame:
-    """Masses of the photographs of `data`/test.csv by the heads of a run; options are those of `Predictor.load`.
+def _photographs(stage: Stage, paths: dict[str, Path], group: int, views: Sequence[ViewSpec], clock: Clock,
+                 kept: Journal | None, unusable: dict[str, str] | None) -> Iterator[Found]:
+    """Photographs of one device in their order; what the journal has comes at once, with no views."""
+    damaged = None if unusable is None else (lambda image_id, err: unusable.update({image_id: str(err)}))
+    for image_id, photograph in decode_ahead(paths, stage.backbone.crop, damaged=damaged):
+        sha256, start = photograph.facts["sha256"], time.monotonic()
+        raws, chosen = kept.get(group, image_id, sha256) if kept else None, []
+        if raws is None:
+            chosen = clock.views(views)
+            raws = stage(photograph, image_id, chosen)
+        yield image_id, raws, sha256, len(chosen), time.monotonic() - start
+
+
+def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
+    """What several iterators give, each run by a thread of its own; the first error of any ends them all."""
+    found: queue.Queue = queue.Queue(maxsize=2 * len(work))
+    stop = threading.Event()
+
+    def run(items: Iterator[Found]) -> None:
+        try:
+            for item in items:
+                found.put(item)
+                if stop.is_set():
+                    return
+            found.put(None)
+        except BaseException as err:  # noqa: BLE001  raised again where the results are read
+            found.put(err)
+
+    threads = [threading.Thread(target=run, args=(items,), daemon=True) for items in work]
+    for thread in threads:
+        thread.start()
+    n_running = len(threads)
+    try:
+        while n_running:
+            item = found.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                n_running -= 1
+            else:
+                yield item
+    finally:
+        stop.set()
+
+
+def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress: bool = True, **options) -> pd.DataFrame:
+    """Masses of every photograph in data/test.csv, by a run's heads; options as `Predictor.load`.
 
     Returns the wide table of `Predictor.predict`. Missing or damaged photographs are all listed before work starts.
     """
     paths = test_photographs(Path(data))
-    return Predictor.load(Path(run), **options).predict(paths, tta, progress)
+    return Predictor.load(run, **options).predict(paths, tta, progress)
 
 
-def test_photographs(data: Path) -> dict[str, Path]:
-    """Photograph of each image of test.csv; InputError listing all that are missing."""
+def test_photographs(data: Path, missing: bool = False) -> dict[str, Path]:
+    """Photograph of each image of test.csv; InputError listing all that are missing, unless they may be."""
     frame = read_catalog(data / "test.csv")
-    return dict(zip(frame["image_id"], find_photographs(frame, data), strict=True))
+    return dict(zip(frame["image_id"], find_photographs(frame, data, missing=missing), strict=True))
+
+
+def _check_views(views: Sequence[ViewSpec], tokens: TokenSpec) -> None:
+    if any(view.transpose for view in views) and tokens.tile_height != tokens.tile_width:
+        raise InputError(f"transposed views need square tiles, these are {tokens.tile_height} x {tokens.tile_width}; "
+                         "choose --tta 1, 2 or 4, or other views")
+
+
+def _check_photographs(paths: dict[str, Path], crop: str, unusable: dict[str, str] | None) -> None:
+    """Note what cannot be used, or InputError listing it all, from headers alone."""
+    if paths and unusable is None:
+        check_photographs(list(paths.values()), crop)
+    elif paths:
+        ids = list(paths)
+        unusable.update({ids[i]: each.why for i, each in inspect_photographs(list(paths.values()), crop)[1].items()})

@@ -71,7 +71,7 @@ def test_heads_predict_what_plain_torch_modules_do(sweep, pasture, built):
     store = FeatureStore.open(built)
     decoded = decode(pasture / store.catalog["path"][3], predictors(sweep)[0].backbone.crop)
     for run in sorted(sweep.glob("00[1-4]*")):
-        raw_HV5, _ = Predictor.load(run, device="cpu").raw(decoded, store.catalog["image_id"][3], store.spec.tokens.views)
+        raw_HV5 = Predictor.load(run, device="cpu").raw(decoded, store.catalog["image_id"][3], store.spec.tokens.views).masses_HV5
         for h, state in enumerate(RunFolder(run).heads("last").values()):
             for v in range(2):
                 with torch.no_grad():
@@ -97,8 +97,8 @@ def test_tta_is_the_mean_of_its_single_views(sweep, pasture):
     predictor = predictors(sweep)[1]
     (image_id, path), *_ = photographs_of(pasture).items()
     decoded = decode(path, predictor.backbone.crop)
-    together, _ = predictor.raw(decoded, image_id, tta_views(8))
-    singles = np.concatenate([predictor.raw(decoded, image_id, [view])[0] for view in tta_views(8)], 1)
+    together = predictor.raw(decoded, image_id, tta_views(8)).masses_HV5
+    singles = np.concatenate([predictor.raw(decoded, image_id, [view]).masses_HV5 for view in tta_views(8)], 1)
     np.testing.assert_allclose(together, singles, rtol=1e-5)
     total = constrained(together.reshape(-1, 5).mean(0)[None], "order")[0]
     wide = predictor.predict({image_id: path}, tta=8, progress=False)

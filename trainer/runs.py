@@ -81,6 +81,14 @@ class RunFolder:
                              "failed, or files were lost; choose other --folds or --weights")
         return {f.name: _load_head(f) for f in files}
 
+    def splits(self, folds: list[int] | None = None) -> list[tuple[int, int] | None]:
+        """(repeat, fold) of each head that `heads` gives, in its order; None for the one that learned on every image."""
+        cv = self.config.cv
+        if cv.fold == "all":
+            return [None]
+        made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
+        return [(repeat, fold) for repeat in range(cv.repeats) for fold in (made if folds is None else folds)]
+
     def _head_files(self, which: str, folds: list[int] | None) -> list[str]:
         cv, kind = self.config.cv, kinds.load(self.config.head.kind)
         if kind.report_only:
@@ -91,9 +99,7 @@ class RunFolder:
             if folds is not None:
                 raise InputError(f"{self.path}: one head, trained on every image; there are no folds to choose")
             return [ALL_FILE.format(which=which)]
-        made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
-        wanted = made if folds is None else folds
-        return [head_file(which, repeat, fold, cv.repeats) for repeat in range(cv.repeats) for fold in wanted]
+        return [head_file(which, *split, cv.repeats) for split in self.splits(folds)]
 
 
 @dataclass(frozen=True)

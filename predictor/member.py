@@ -1,0 +1,109 @@
+"""A member of an ensemble: the chosen heads of one run, from its folder; and a stage: members that share a backbone, loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from featurestore.backbone import Backbone, kept_weights, restore_backbone
+from featurestore.decode import Decoded
+from featurestore.errors import InputError, list_some
+from featurestore.spec import StoreSpec, ViewSpec
+from predictor.ensemble import BankEnsemble, RegressorEnsemble, new_ensemble
+from trainer.config import PointConfig
+from trainer.metrics import TARGETS
+from trainer.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a member's heads say of one photograph: masses_HV5 in grams, MASSES order; probabilities of States or None."""
+
+    masses_HV5: np.ndarray
+    state_HVC: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """Trained heads with all that says how they are used; weight is its share in the ensemble."""
+
+    run: RunFolder
+    config: PointConfig
+    spec: StoreSpec
+    states: list[str]
+    splits: list[tuple[int, int] | None]
+    """(repeat, fold) that each head was held out from; None learned on every image."""
+    heads: list[dict[str, Tensor]]
+    weights: str
+    """`last` or `best`: which epoch's heads these are."""
+    weight: float = 1.0
+
+    @classmethod
+    def load(cls, run: Path, folds: Sequence[int] | None = None, weights: str = "last") -> "Member":
+        """All heads of a run's folder, or those of some folds. InputError or MismatchError if the folder lacks something."""
+        folder = RunFolder(Path(run))
+        chosen = list(folds) if folds else None
+        return cls(folder, folder.config, folder.spec, folder.states, folder.splits(chosen),
+                   list(folder.heads(weights, chosen).values()), weights)
+
+    @property
+    def name(self) -> str:
+        return self.run.path.name
+
+    def weighing(self, weight: float) -> "Member":
+        return replace(self, weight=weight)
+
+    @cached_property
+    def oof(self) -> pd.DataFrame:
+        """The run's out-of-fold rows for these weights: repeat, image_id, site, fold, the targets, `true_` targets."""
+        path = self.run.path / "oof.csv"
+        if not path.is_file():
+            raise InputError(f"{path}: missing; it holds what is known of these heads' errors, and the training means")
+        return pd.read_csv(path, dtype={"image_id": str, "site": str}, keep_default_na=False).query("weights == @self.weights")
+
+    @property
+    def training_mean_sd(self) -> np.ndarray:
+        """(2, 5) grams in TARGETS order: mean and standard deviation of the masses that the heads learned."""
+        truth = self.oof.drop_duplicates("image_id")[[f"true_{name}" for name in TARGETS]].apply(pd.to_numeric)
+        return np.array([truth.mean(), truth.std(ddof=0)])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A backbone on its device, and the members that read its tokens."""
+
+    backbone: Backbone
+    ensembles: list[BankEnsemble | RegressorEnsemble]
+
+    @classmethod
+    def load(cls, members: Sequence[Member], device: str, precision: str | None, weights: str | None) -> "Stage":
+        """MismatchError if the backbone's weights are not those that made the members' tokens."""
+        first = members[0]
+        source = weights or kept_weights(first.spec, first.run.store_folder)
+        backbone = restore_backbone(first.spec.tokens, source, device, precision or first.spec.made_by.get("precision", "fp32"))
+        return cls(backbone, [new_ensemble(m.config, m.spec, m.states, m.heads, backbone.device) for m in members])
+
+    def __call__(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> list[Raw]:
+        """Of one photograph: what each member says; its tokens are made once."""
+        tokens = [self.backbone.tokens(photograph.tiles_THW3, image_id, view) for view in views]
+        return [Raw(*ensemble(tokens)) for ensemble in self.ensembles]
+
+
+def by_spec(members: Sequence[Member]) -> list[list[int]]:
+    """Positions of members that read the same tokens, together; an ensemble of backbones has several such groups."""
+    groups: dict[str, list[int]] = {}
+    for position, member in enumerate(members):
+        groups.setdefault(member.spec.fingerprint, []).append(position)
+    return list(groups.values())
+
+
+def check_alike(members: Sequence[Member]) -> None:
+    """InputError unless all members make masses balance by the same constraints and rules."""
+    told = {member.name: (member.config.inference.constraints, str(member.config.inference.postprocess)) for member in members}
+    if len(set(told.values())) > 1:
+        some = list_some([f"{name}: constraints {c}, postprocess {rules}" for name, (c, rules) in told.items()])
+        raise InputError(f"runs of one ensemble must have the same constraints and rules:{some}")
