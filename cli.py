@@ -118,10 +118,16 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
 @click.argument("path", type=ANY)
 @click.option("--json", "as_json", is_flag=True, help="The spec and counts for machines.")
 def store_info(path: Path, as_json: bool) -> None:
-    """What a store is: images, views, grid, bytes, backbone."""
+    """What a store or an archive is: images, views, grid, bytes, backbone."""
     with plain_errors():
+        from featurestore.formats import is_archive
         from featurestore.store import FeatureStore
 
+        if is_archive(path) and not as_json:
+            from featurestore.archive import Archive
+
+            click.echo(repr(Archive.open(path)))
+            return
         opened = FeatureStore.open(path)
         click.echo(opened.to_json() if as_json else repr(opened))
 
@@ -320,7 +326,7 @@ def train(config: Path | None, resume: Path | None, store: Path | None, fold: st
 
 @main.command()
 @click.option("--data", required=True, type=FOLDER, help="Folder with test.csv and its photographs.")
-@click.option("--out", default="submission.csv", show_default=True, type=ANY, help="Where the submission goes.")
+@click.option("--out", type=ANY, help="Where the submission goes.  [submission.csv; with --oof oof_predictions.csv]")
 @click.option("--run", multiple=True, type=FOLDER, help="A run's folder; given several times, an ensemble.")
 @click.option("--sweep", type=FOLDER, help="A sweep's folder: its best run.  [the newest under runs/]")
 @click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
@@ -335,6 +341,12 @@ def train(config: Path | None, resume: Path | None, store: Path | None, fold: st
               help="mean: the training mean for photographs that cannot be used, exit code 6.")
 @click.option("--deadline", help="Time from now, e.g. 8h30m: fewer views rather than overrun.")
 @click.option("--resume", is_flag=True, help="Take up what a stopped prediction of this output had finished.")
+@click.option("--interval", type=float, metavar="LEVEL",
+              help="e.g. 0.9: predictions.csv gets intervals that cover so much of new sites' photographs.")
+@click.option("--blend", type=click.Choice(["equal", "fitted"]),
+              help="An ensemble's weights; fitted on the out-of-fold tables, whose gain is printed.  [equal, or the bundle's]")
+@click.option("--oof", is_flag=True,
+              help="The training photographs instead, each by the heads that held it out; exit code 5 unless oof.csv says the same.")
 def predict(folds: str | None, **options: Any) -> None:
     """Photographs to grams, end to end, e.g. `biomass predict --tta 4 --data data`. Writes predictions.csv beside --out."""
     with plain_errors("; with --resume the same command goes on from here"):
@@ -344,6 +356,7 @@ def predict(folds: str | None, **options: Any) -> None:
         if folds is not None and not all(word.strip().isdigit() for word in folds.split(",")):
             raise UsageError(f"--folds {folds!r}: give numbers with commas, e.g. 0,2")
         chosen = [int(word) for word in folds.split(",")] if folds is not None else None
+        options["out"] = options["out"] or Path("oof_predictions.csv" if options["oof"] else "submission.csv")
         code = predict_to_file(say=lambda text: click.echo(text, err=True), folds=chosen, **options)
         click.echo(options["out"])
         sys.exit(code)

@@ -7,6 +7,7 @@ read back as the JSON it is: opening must be quick, and anything but the one lay
 import json
 import math
 import os
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,12 +15,11 @@ import numpy as np
 
 from featurestore._bytes import crc32c, pwrite, round_up
 from featurestore.errors import InputError, StoreDamaged
-from featurestore.layout import Extent, Layout, check_format
+from featurestore.layout import MOST_IMAGES, Extent, Layout, check_format
 from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
 
 SHARD_BYTES = 256 << 20  # whole images up to this much in one file of patches
 CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
-MOST_IMAGES = 1 << 24  # and so shards: metadata of somebody else's must not make us allocate without end
 ABSENT = np.uint64(2**64 - 1)
 
 
@@ -41,6 +41,7 @@ def open_layout(path: Path) -> Layout:
     attributes = read_metadata(path, "group").get("attributes", {})
     check_format(path, attributes.get("format"), attributes.get("format_version"))
     spec = StoreSpec.from_json(str(attributes.get("spec")), str(path))
+    read_metadata(path / "catalog", "group")
     n = count_images(path)
     extents, sizes, grids = {}, {}, {}
     for array in spec.arrays(n):
@@ -153,6 +154,8 @@ def read_metadata(path: Path, node_type: str) -> dict:
     """The zarr.json of a node; only a Zarr v3 node of the type is accepted."""
     file = path / "zarr.json"
     try:
+        if not stat.S_ISREG(file.lstat().st_mode):  # a link may lead anywhere, a pipe or device never end
+            raise StoreDamaged(f"{file}: no file, or a link; a store's own files are not followed elsewhere")
         if file.stat().st_size > 1 << 24:
             raise StoreDamaged(f"{file}: {file.stat().st_size} bytes is no metadata of ours")
         node = json.loads(file.read_bytes())

@@ -60,8 +60,20 @@ class Backbone:
         patches_TPD = torch.cat(patches, -1)
         return torch.cat(cls, -1), int8_rounded(patches_TPD) if self.spec.dtype == "int8" else patches_TPD
 
-    @torch.inference_mode()
     def _forward(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Class and patch tokens of each layer; where a device cannot hold a batch, it gets the halves."""
+        try:
+            return self._forward_at_once(x_T3HW)
+        except torch.OutOfMemoryError:
+            if len(x_T3HW) == 1:
+                raise
+            warnings.warn(f"{self.device}: out of memory with {len(x_T3HW)} tiles at once; going on with half", stacklevel=2)
+            torch.cuda.empty_cache()
+        parts = [self._forward(half) for half in x_T3HW.split(-(-len(x_T3HW) // 2))]
+        return tuple([torch.cat(layer) for layer in zip(*kind, strict=True)] for kind in zip(*parts, strict=True))
+
+    @torch.inference_mode()
+    def _forward_at_once(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         out = self.model.forward_intermediates(x_T3HW, indices=list(self.spec.layers), norm=True, output_fmt="NLC",
                                                return_prefix_tokens=True, intermediates_only=True)
         return [prefix[:, 0].half() for _, prefix in out], [patches.half() for patches, _ in out]

@@ -25,7 +25,7 @@ MISSING = ("", "NA", "NaN", "null")
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,14})(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
-def read_catalog(csv_path: Path) -> pd.DataFrame:
+def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """One row an image, in the order of first appearance.
 
     A CSV is long (sample_id, image_path, target_name and perhaps target, a row per image and target) or wide
@@ -39,7 +39,7 @@ def read_catalog(csv_path: Path) -> pd.DataFrame:
 
     Raises InputError, naming file and line or image, for what cannot be read or contradicts itself.
     """
-    table = _read_table(csv_path)
+    table = _read_table(csv_path, may_be_empty)
     if _is_long(table):
         return _from_long(csv_path, _with_ids(csv_path, table))
     return _from_wide(csv_path, table)
@@ -48,9 +48,9 @@ def read_catalog(csv_path: Path) -> pd.DataFrame:
 def target_rows(csv_path: Path) -> pd.DataFrame:
     """The rows of a long CSV as it has them: sample_id, image_id, target_name (str), for a submission in its order.
 
-    Raises InputError for a wide CSV, and for everything `read_catalog` refuses.
+    Raises InputError for a wide CSV, and for everything `read_catalog` refuses but a table without rows.
     """
-    table = _read_table(csv_path)
+    table = _read_table(csv_path, may_be_empty=True)
     _need(csv_path, table, LONG_COLUMNS)
     table = _with_ids(csv_path, table)
     _from_long(csv_path, table)
@@ -77,7 +77,7 @@ def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, mis
     return found
 
 
-def _read_table(csv_path: Path) -> pd.DataFrame:
+def _read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """All cells as stripped str in object columns; the index is the line in the file where each row ends."""
     reader = csv.reader(io.StringIO(_read_text(csv_path), newline=""), strict=True)
     lines, rows = [], []
@@ -88,7 +88,7 @@ def _read_table(csv_path: Path) -> pd.DataFrame:
                 rows.append([cell.strip() for cell in row])
     except csv.Error as err:
         raise InputError(f"{csv_path}: line {reader.line_num}: not CSV: {err}") from err
-    if len(rows) < 2:
+    if len(rows) < (1 if may_be_empty else 2):
         raise InputError(f"{csv_path}: no rows; expected a header line and at least one image")
     _check_shape(csv_path, lines, rows)
     return pd.DataFrame(rows[1:], index=lines[1:], columns=rows[0], dtype=object)

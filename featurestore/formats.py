@@ -8,7 +8,7 @@ from featurestore import _hdf5, _zarr
 from featurestore._bytes import pwrite
 from featurestore.errors import InputError
 from featurestore.layout import Layout
-from featurestore.spec import StoreSpec
+from featurestore.spec import ARCHIVE_FORMAT, StoreSpec
 
 
 def open_layout(path: Path) -> Layout:
@@ -37,6 +37,13 @@ def create_store(path: Path, spec: StoreSpec, n: int) -> Layout:
 def metadata_crc(layout: Layout) -> int:
     """CRC-32C of what is neither an array's bytes nor a shard's index, as it is now."""
     return _format_of(layout.path).metadata_crc(layout)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether there is an archive at path, to judge by its root's metadata."""
+    if not (path / "zarr.json").is_file():
+        return False
+    return _zarr.read_metadata(path, "group").get("attributes", {}).get("format") == ARCHIVE_FORMAT
 
 
 def check_suffix(path: Path) -> None:

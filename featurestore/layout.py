@@ -7,6 +7,8 @@ from pathlib import Path
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.spec import ARCHIVE_FORMAT, FORMAT, FORMAT_VERSION, Array, StoreSpec
 
+MOST_IMAGES = 1 << 24  # and so shards: metadata of somebody else's must not make us allocate without end
+
 
 @dataclass(frozen=True)
 class Extent:

@@ -3,8 +3,6 @@
 One pair of functions, in single operations that IEEE 754 defines, so that every device rounds a token to the same bits.
 """
 
-from threading import Lock
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,7 @@ def quantise(tokens_XD: Tensor) -> tuple[Tensor, Tensor]:
     quantising what `dequantise` returned gives the same token again.
     """
     x = tokens_XD.float()
-    greatest = x.abs().amax(-1, keepdim=True)
+    greatest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
     scale = greatest / torch.full_like(greatest, LEVELS)  # by a Python number, CUDA would multiply with a rounded 1/127
     q = (x / torch.where(scale > 0, scale, 1)).round_().to(torch.int8)
     return q, scale.squeeze(-1)
@@ -41,21 +39,26 @@ class ErrorTally:
     def __init__(self) -> None:
         self._max = self._square = self._max_relative = self._square_relative = 0.0
         self._n_values = self._n_tokens = 0
-        self._lock = Lock()
 
     def add(self, tokens_XD: Tensor, rounded_XD: Tensor) -> None:
-        """Tokens before and after, from any thread."""
+        """Tokens before and after."""
         tokens = tokens_XD.float()
-        off = rounded_XD.float() - tokens
-        square_X, norm_X = off.square().sum(-1).double(), tokens.square().sum(-1).double()
-        relative_X = square_X / torch.where(norm_X > 0, norm_X, 1)  # a token of zeros loses nothing
-        with self._lock:
-            self._max = max(self._max, float(off.abs().max()))
-            self._max_relative = max(self._max_relative, float(relative_X.max()) ** 0.5)
-            self._square += float(square_X.sum())
-            self._square_relative += float(relative_X.sum())
-            self._n_values += off.numel()
-            self._n_tokens += relative_X.numel()
+        off = rounded_XD.float().sub_(tokens)
+        off_X, norm_X = (torch.linalg.vector_norm(x, dim=-1).double() for x in (off, tokens))
+        relative_X = off_X / torch.where(norm_X > 0, norm_X, 1)  # a token of zeros loses nothing
+        self._max = max(self._max, float(off.max()), -float(off.min()))
+        self._max_relative = max(self._max_relative, float(relative_X.max()))
+        self._square += float(off_X.square().sum())
+        self._square_relative += float(relative_X.square().sum())
+        self._n_values += off.numel()
+        self._n_tokens += relative_X.numel()
+
+    def merge(self, other: "ErrorTally") -> None:
+        """Add what another one gathered."""
+        self._max = max(self._max, other._max)
+        self._max_relative = max(self._max_relative, other._max_relative)
+        for name in ("_square", "_square_relative", "_n_values", "_n_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def error(self) -> dict[str, float]:
         """ERROR_FIELDS: greatest and root mean square of single values; then of the norm of a token's change to its own norm."""

@@ -16,9 +16,9 @@ import torch
 
 from featurestore._bytes import check_free, check_writable
 from featurestore._interrupts import check_interrupt
-from featurestore.archive import Archive, ArchiveReport, is_archive, write_archive
+from featurestore.archive import Archive, ArchiveReport, write_archive
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError, list_some
-from featurestore.formats import check_suffix
+from featurestore.formats import check_suffix, is_archive
 from featurestore.moments import pool, row_stats
 from featurestore.rows import ImageRows
 from featurestore.spec import OWN_COLUMNS, Column, StoreSpec
