@@ -10,7 +10,7 @@ from featurestore.errors import BiomassError
 def main() -> int:
     parser = argparse.ArgumentParser("python -m predictor", description="Predict test.csv's photographs with a run's heads.")
     parser.add_argument("--data", type=Path, required=True, help="folder with test.csv and its photographs")
-    parser.add_argument("--out", type=Path, default=Path("submission.csv"))
+    parser.add_argument("--out", type=Path, help="submission.csv; with --oof oof_predictions.csv")
     parser.add_argument("--run", type=Path, action="append", default=[], help="a run's folder; several make an ensemble")
     parser.add_argument("--sweep", type=Path, help="a sweep's folder: its best run")
     parser.add_argument("--folds", type=lambda text: [int(word) for word in text.split(",")], help="e.g. 0,2")
@@ -24,7 +24,11 @@ def main() -> int:
     parser.add_argument("--on-error", choices=["fail", "mean"], default="fail")
     parser.add_argument("--deadline", help="time from now, e.g. 8h30m")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--interval", type=float, help="e.g. 0.9: intervals that cover so much of new sites' photographs")
+    parser.add_argument("--blend", choices=["equal", "fitted"], help="how an ensemble's members are weighed")
+    parser.add_argument("--oof", action="store_true", help="the training photographs, by the heads that held them out")
     options = vars(parser.parse_args())
+    options["out"] = options["out"] or Path("oof_predictions.csv" if options["oof"] else "submission.csv")
     try:
         from predictor.command import predict_to_file
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from featurestore._bytes import check_writable
 from featurestore.catalog import target_rows
 from featurestore.errors import UsageError, list_some
+from predictor.blend import Blend, weighed
 from predictor.deadline import parse_duration
+from predictor.intervals import Intervals
+from predictor.parity import check_oof
 from predictor.predictor import Predictor, test_photographs
 from predictor.submission import write_predictions
 from trainer.runs import best_run, newest_sweep
@@ -17,24 +20,34 @@ IN_PART = 6  # exit code: the submission is whole, but some of its rows are trai
 
 def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Sequence[Path] = (), sweep: Path | None = None,
                     tta: int | str = 4, on_error: str = "fail", deadline: str | None = None, resume: bool = False,
-                    **options) -> int:
+                    interval: float | None = None, blend: Blend | None = None, oof: bool = False, **options) -> int:
     """Predict test.csv of `data` and write `out` and predictions.csv; returns the exit code, 0 or IN_PART.
 
     run : folders of runs, several as an ensemble. Without a run or sweep it is the best run of the newest sweep under ./runs.
     on_error : `fail` lists all photographs that cannot be used before work starts; `mean` writes the training mean for them.
     deadline : `8h30m` from now; resume : take up what a stopped prediction of this output had finished.
+    interval : level of the intervals in predictions.csv; blend : how an ensemble's members are weighed, None as they say.
+    oof : the training photographs instead, see `check_oof`; views, constraints and rules are the run's then.
     say : told what a person should know; options as `Predictor.load`.
     """
     start = time.monotonic()
     runs = find_runs(run, sweep, say)
     check_output(out)
+    if oof:
+        check_oof(Predictor.load(runs, **options), data, out, say, resume)
+        return 0
     target_rows(data / "test.csv")  # a CSV no submission can follow is refused before the work
     paths = test_photographs(data, missing=on_error == "mean")
     predictor = Predictor.load(runs, **options)
+    if blend:
+        predictor.members = weighed(predictor.members, blend, say)
+    intervals = Intervals.of(predictor.members, interval) if interval is not None else None
     budget_s = parse_duration(deadline) - (time.monotonic() - start) if deadline else None
     kept = predictor.journal(out.with_name(out.name + ".progress"), tta, resume)
     unusable = {} if on_error == "mean" else None
     table = predictor.predict(paths, tta, deadline_s=budget_s, kept=kept, unusable=unusable, say=say)
+    if intervals:
+        table = intervals.added(table, unusable or ())
     write_predictions(data / "test.csv", table, out)
     kept.close()
     if unusable:

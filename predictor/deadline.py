@@ -29,6 +29,8 @@ class Clock:
     n_left: int
     """Photographs still to do, each once per backbone."""
     say: Callable[[str], object] = print
+    n_at_once: int = 1
+    """Devices that work side by side."""
     start: float = field(default_factory=time.monotonic)
     _views_s: list[tuple[int, float]] = field(default_factory=list)
     _level: int = 0
@@ -38,7 +40,7 @@ class Clock:
         if self.budget_s is None or not self._views_s:
             return views
         recent = self._views_s[-20:]
-        view_s = sum(seconds for _, seconds in recent) / sum(n for n, _ in recent)
+        view_s = sum(seconds for _, seconds in recent) / sum(n for n, _ in recent) / self.n_at_once
         left_s = (self.budget_s - (time.monotonic() - self.start)) * MARGIN
         fits = [n for n in (len(views), *LEVELS) if n <= len(views) and n * view_s * self.n_left <= left_s]
         n = max(fits, default=1)

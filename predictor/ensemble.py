@@ -39,12 +39,22 @@ class BankEnsemble:
     @torch.inference_mode()
     def __call__(self, tokens: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray | None]:
         """Of V views' (cls_TD, patches_TPD): raw masses (H, V, 5), MASSES order, and States' probabilities (H, V, C) or None."""
+        out = self.bank(self._inputs(tokens))
+        state = None if out.state_QGBC is None else out.state_QGBC[0].softmax(-1).double().cpu().numpy()
+        return out.masses_QGB5[0].double().cpu().numpy(), state
+
+    @torch.inference_mode()
+    def maps(self, tokens: Sequence[Tokens]) -> np.ndarray:
+        """(V, T, P, M), mean over heads of what the kind's `maps_say`; M is 1 for shares, averaged over a head's softmaxes too."""
+        maps_HVTPM = self.bank.kind.maps(self.bank, self._inputs(tokens))[0].double()
+        mean_VTPM = maps_HVTPM.mean(0)
+        return (mean_VTPM.mean(-1, keepdim=True) if self.bank.kind.maps_say == "share" else mean_VTPM).cpu().numpy()
+
+    def _inputs(self, tokens: Sequence[Tokens]) -> Inputs:
         rows = [patches for _, patches in tokens]
         cls_QBTD = torch.stack([cls for cls, _ in tokens]).float()[None]
         pooled = pooled_as_stored(tokens, self.pooled_dtype)[None] if self.bank.kind.reads_pooled else None
-        out = self.bank(Inputs(rows, np.arange(len(tokens))[None], cls_QBTD, pooled, half=self.half))
-        state = None if out.state_QGBC is None else out.state_QGBC[0].softmax(-1).double().cpu().numpy()
-        return out.masses_QGB5[0].double().cpu().numpy(), state
+        return Inputs(rows, np.arange(len(tokens))[None], cls_QBTD, pooled, half=self.half)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A member of an ensemble: the chosen heads of one run, from its folder; and a stage: members that share a backbone, loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,12 +43,18 @@ class Member:
     weight: float = 1.0
 
     @classmethod
-    def load(cls, run: Path, folds: Sequence[int] | None = None, weights: str = "last") -> "Member":
-        """All heads of a run's folder, or those of some folds. InputError or MismatchError if the folder lacks something."""
+    def load(cls, run: Path, folds: Sequence[int] | None = None, weights: str = "last",
+             without: Collection[str] = ()) -> "Member":
+        """All heads of a run's folder, or those of some folds, less those of some files.
+
+        Raises InputError or MismatchError if the folder lacks something.
+        """
         folder = RunFolder(Path(run))
         chosen = list(folds) if folds else None
-        return cls(folder, folder.config, folder.spec, folder.states, folder.splits(chosen),
-                   list(folder.heads(weights, chosen).values()), weights)
+        files = folder.head_files(weights, chosen)
+        splits = [split for split, file in zip(folder.splits(chosen), files, strict=True) if file not in without]
+        return cls(folder, folder.config, folder.spec, folder.states, splits,
+                   list(folder.heads(weights, chosen, without).values()), weights)
 
     @property
     def name(self) -> str:

@@ -96,12 +96,12 @@ class Predictor:
         """
         return self.combiner.table(self.raws(paths, tta, progress, **options))
 
-    def raws(self, paths: dict[str, Path], tta: int | str = 4, progress: bool = True, deadline_s: float | None = None,
-             kept: Journal | None = None, unusable: dict[str, str] | None = None,
+    def raws(self, paths: dict[str, Path], tta: int | str | Sequence[ViewSpec] = 4, progress: bool = True,
+             deadline_s: float | None = None, kept: Journal | None = None, unusable: dict[str, str] | None = None,
              say: Callable[[str], object] = print) -> dict[str, list[Raw] | None]:
         """What each member says of each photograph, by id; one pass over the photographs per backbone.
 
-        tta : 1, 2, 4 or 8, or names of views with commas.
+        tta : 1, 2, 4 or 8, names of views with commas, or views.
         deadline_s : seconds from now; views are left out rather than overrun, and `say` is told.
         kept : keeps finished photographs, and gives back what it has.
         unusable : gets the photographs that cannot be used, and why, whose value is None then; without it they are all listed in
@@ -113,7 +113,7 @@ class Predictor:
             _check_views(views, self.members[group[0]].spec.tokens)
             _check_photographs(paths, self.members[group[0]].spec.tokens.crop, unusable)
         todo = {image_id: path for image_id, path in paths.items() if image_id not in (unusable or {})}
-        clock = Clock(deadline_s, len(todo) * len(groups), say)
+        clock = Clock(deadline_s, len(todo) * len(groups), say, len(self.devices))
         with tqdm(total=clock.n_left, desc="predict", unit="image", disable=not progress, file=sys.stderr) as bar:
             for group, positions in enumerate(groups):
                 for image_id, raws, sha256, n_views, seconds in self._group(group, todo, views, clock, kept, unusable):
@@ -126,7 +126,7 @@ class Predictor:
                     check_interrupt()
         return raw_NM | dict.fromkeys(unusable or {})
 
-    def journal(self, path: Path, tta: int | str, resume: bool) -> Journal:
+    def journal(self, path: Path, tta: int | str | Sequence[ViewSpec], resume: bool) -> Journal:
         """Where finished photographs of such a prediction are kept until its output is written."""
         return Journal(path, journal_key(self.members, [view.name for view in chosen_tta(tta)], self.precision), resume)
 
@@ -195,7 +195,7 @@ def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress
 
 def test_photographs(data: Path, missing: bool = False) -> dict[str, Path]:
     """Photograph of each image of test.csv; InputError listing all that are missing, unless they may be."""
-    frame = read_catalog(data / "test.csv")
+    frame = read_catalog(data / "test.csv", may_be_empty=True)
     return dict(zip(frame["image_id"], find_photographs(frame, data, missing=missing), strict=True))
 
 

@@ -85,3 +85,25 @@ def built(pasture, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("store") / "features.h5"
     biomass("store", "build", "--data", pasture, "--out", out, "--views", "plain,hsv", *TINY)
     return out
+
+
+SWEEP = """
+experiment: {{name: small, seed: 3}}
+dataset: {{store: {store}}}
+head: {{kind: [cls_gating, density, attention, pooled_mlp, ridge, gpr], gate_hidden: 6, shared_hidden: 8, normalize: true}}
+trainer: {{num_epochs: 3, batch_size: 4}}
+optimization: {{lr: 1e-2, weight_decay: 0.01}}
+inference: {{tta_indices: [0]}}
+cv: {{n_folds: 2, groups: date}}
+"""
+
+
+@pytest.fixture(scope="session")
+def sweep(built, tmp_path_factory) -> Path:
+    """A small sweep over that store: a run of each kind that can be saved, two folds."""
+    from commands import biomass
+
+    folder = tmp_path_factory.mktemp("predict")
+    (folder / "small.yaml").write_text(SWEEP.format(store=built))
+    biomass("train", "--config", folder / "small.yaml", "--out", folder / "runs", "--device", "cpu")
+    return next((folder / "runs").iterdir())

@@ -20,25 +20,6 @@ from predictor.submission import submission
 from trainer.metrics import TARGETS, constrained
 from trainer.runs import RunFolder, best_run
 
-CONFIG = """
-experiment: {{name: small, seed: 3}}
-dataset: {{store: {store}}}
-head: {{kind: [cls_gating, density, attention, pooled_mlp, ridge, gpr], gate_hidden: 6, shared_hidden: 8, normalize: true}}
-trainer: {{num_epochs: 3, batch_size: 4}}
-optimization: {{lr: 1e-2, weight_decay: 0.01}}
-inference: {{tta_indices: [0]}}
-cv: {{n_folds: 2, groups: date}}
-"""
-
-
-@pytest.fixture(scope="module")
-def sweep(built, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("predict")
-    (folder / "small.yaml").write_text(CONFIG.format(store=built))
-    biomass("train", "--config", folder / "small.yaml", "--out", folder / "runs", "--device", "cpu")
-    return next((folder / "runs").iterdir())
-
-
 def predictors(sweep):
     return [Predictor.load(run, device="cpu") for run in sorted(sweep.glob("00*"))]
 

@@ -1,0 +1,92 @@
+"""`predict --oof`: the training photographs, each by the heads that held it out, beside what the sweep wrote of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from featurestore._bytes import write_whole
+from featurestore.catalog import find_photographs, read_catalog
+from featurestore.errors import InputError, MismatchError, list_some
+from featurestore.spec import ViewSpec
+from predictor.combine import Combiner
+from predictor.member import Member, Raw
+from predictor.oof import TRUE
+from predictor.predictor import Predictor
+from trainer.metrics import TARGETS, weighted_r2
+
+TOLERANCE_G = 1e-3
+"""Grams."""
+
+
+def check_oof(predictor: Predictor, data: Path, out: Path, say: Callable[[str], object], resume: bool = False) -> None:
+    """Write the table of `out_of_fold`, and say how far it is from oof.csv; MismatchError beyond the tolerance."""
+    member = _only(predictor)
+    kept = predictor.journal(out.with_name(out.name + ".progress"), scored_views(member), resume)
+    table, known = out_of_fold(predictor, data, kept=kept), held_out_rows(member)
+    write_whole(out, table.to_csv(index=False))
+    kept.close()
+    apart_5 = np.abs(table[list(TARGETS)].to_numpy(float) - known[list(TARGETS)].to_numpy(float)).max(0, initial=0)
+    say(f"{len(table)} rows of {table['image_id'].nunique()} photographs, {len(scored_views(member))} views, beside "
+        f"{member.run.path / 'oof.csv'}\ngreatest difference in grams: "
+        + ", ".join(f"{name} {apart:.2g}" for name, apart in zip(TARGETS, apart_5, strict=True))
+        + f"\nscore: {_score(table):.6f} predicted, {_score(known):.6f} in oof.csv")
+    if not apart_5.max() <= TOLERANCE_G:
+        raise MismatchError(f"{out}: up to {apart_5.max():.3g} g from oof.csv, more than {TOLERANCE_G:g}; photographs, heads or "
+                            "weights have changed, or device, precision or versions are not those of the store and the sweep")
+
+
+def out_of_fold(predictor: Predictor, data: Path, **options) -> pd.DataFrame:
+    """Rows as `held_out_rows`, targets predicted anew from the photographs of data/train.csv as the sweep scored its heads.
+
+    That is: averaged over the views of `scored_views`, constrained and ruled as the run says. options : of `Predictor.raws`.
+    """
+    member = _only(predictor)
+    known, combiner = held_out_rows(member), Combiner([member])
+    raw_N = predictor.raws(_photographs(data, known), scored_views(member), **options)
+    masses = [combiner.masses([_by_head(raw_N[row.image_id][0], member.splits.index((row.repeat, row.fold)))])
+              for row in known.itertuples()]
+    return known.assign(**dict(zip(TARGETS, np.reshape(masses, (-1, len(TARGETS))).T, strict=True)))
+
+
+def held_out_rows(member: Member) -> pd.DataFrame:
+    """The rows of oof.csv whose heads the member has: weights, repeat, image_id, site, fold, targets, truths."""
+    if None in member.splits:
+        raise InputError(f"{member.name}: its head learned on every image, none was held out; choose a run of the sweep's points")
+    splits = pd.MultiIndex.from_frame(member.oof[["repeat", "fold"]])
+    rows = member.oof[splits.isin(member.splits)].reset_index(drop=True)
+    return rows[["weights", "repeat", "image_id", "site", "fold", *TARGETS, *TRUE]]
+
+
+def scored_views(member: Member) -> list[ViewSpec]:
+    """The stored views that the sweep averaged when it scored finished heads."""
+    config, views = member.config, member.spec.tokens.views
+    return [views[v] for v in (config.inference.tta_indices if config.cv.tta else [0])]
+
+
+def _only(predictor: Predictor) -> Member:
+    if len(predictor.members) > 1:
+        raise InputError(f"--oof compares one run with its oof.csv; {len(predictor.members)} were given, choose one --run")
+    return predictor.members[0]
+
+
+def _by_head(raw: Raw, head: int) -> Raw:
+    """What a single head says."""
+    return Raw(raw.masses_HV5[[head]], None if raw.state_HVC is None else raw.state_HVC[[head]])
+
+
+def _photographs(data: Path, known: pd.DataFrame) -> dict[str, Path]:
+    """Photographs of the rows, by id; InputError listing those that train.csv does not have."""
+    frame = read_catalog(data / "train.csv")
+    if absent := sorted(set(known["image_id"]) - set(frame["image_id"])):
+        raise InputError(f"{data / 'train.csv'}: lacks {len(absent)} images that the run held out; give the data its store was "
+                         f"built from:{list_some(absent)}")
+    frame = frame[frame["image_id"].isin(known["image_id"])]
+    return dict(zip(frame["image_id"], find_photographs(frame, data), strict=True))
+
+
+def _score(table: pd.DataFrame) -> float:
+    """The contest's, over each repeat's rows; the mean over repeats."""
+    numbers = table[[*TARGETS, *TRUE]].apply(pd.to_numeric)
+    return float(np.mean([weighted_r2(each[TRUE], each[list(TARGETS)]) for _, each in numbers.groupby(table["repeat"])]))

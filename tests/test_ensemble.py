@@ -1,0 +1,243 @@
+"""Several runs, backbones and devices; deadlines, resumed predictions, and photographs that cannot be used."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from commands import TINY, biomass
+from conftest import SWEEP
+
+from featurestore.backbone import Backbone, load_backbone
+from featurestore.errors import InputError, UsageError
+from featurestore.views import VIEWS, chosen_tta, tta_views
+from predictor.combine import Combiner
+from predictor.deadline import Clock, parse_duration
+from predictor.member import Member, Raw
+from predictor.predictor import Predictor, predict
+from predictor.predictor import test_photographs as photographs_of
+from trainer.metrics import TARGETS, constrained
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module")
+def other_sweep(pasture, tmp_path_factory):
+    """A sweep over tokens of another crop: another spec, another backbone to load."""
+    folder = tmp_path_factory.mktemp("other")
+    biomass("store", "build", "--data", pasture, "--out", folder / "f.h5", "--views", 1, "--crop", "squash", *TINY)
+    text = SWEEP.format(store=folder / "f.h5").replace("[cls_gating, density, attention, pooled_mlp, ridge, gpr]", "density")
+    (folder / "small.yaml").write_text(text)
+    biomass("train", "--config", folder / "small.yaml", "--out", folder / "runs", "--device", "cpu")
+    return next((folder / "runs").iterdir())
+
+
+def runs(sweep):
+    return sorted(sweep.glob("00*"))
+
+
+def masses(table):
+    return table[list(TARGETS)].to_numpy(float)
+
+
+def test_an_ensemble_of_runs_and_backbones_averages_raw_masses(sweep, other_sweep, pasture, monkeypatch):
+    made = []
+    tokens = Backbone.tokens
+    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(self.spec.crop) or tokens(self, *a))
+    chosen = [*runs(sweep)[:2], *runs(other_sweep)]
+    photographs = photographs_of(pasture)
+    raw_NM = Predictor.load(chosen, device="cpu").raws(photographs, tta=2, progress=False)
+    assert made == ["halves"] * 4 + ["squash"] * 4  # 2 photographs x 2 views, once a backbone
+    together = masses(predict(chosen, pasture, tta=2, progress=False, device="cpu"))
+    for n, raw_M in enumerate(raw_NM.values()):
+        raw_5 = np.mean([raw.masses_HV5.mean((0, 1)) for raw in raw_M], 0)
+        np.testing.assert_allclose(together[n], constrained(raw_5[None], "order")[0], rtol=1e-9)
+        assert [raw.masses_HV5.shape for raw in raw_M] == [(2, 2, 5)] * 3
+
+
+def test_from_the_command_line(sweep, other_sweep, pasture, tmp_path):
+    out = tmp_path / "s.csv"
+    arguments = [*command(pasture, out, runs(sweep)[1]), "--run", runs(other_sweep)[0]]
+    biomass(*arguments, "--tta", "plain,vflip", "--average", "median")
+    assert len(pd.read_csv(out)) == 10 and sorted(p.name for p in tmp_path.iterdir()) == ["predictions.csv", "s.csv"]
+    assert "'flop'" in biomass(*arguments, "--tta", "plain,flop", code=3).stderr
+    assert "not both" in biomass(*arguments, "--sweep", sweep, code=2).stderr
+
+
+def command(data, out, run):
+    return ["predict", "--data", data, "--out", out, "--device", "cpu", "--run", run]
+
+
+def member(sweep, weight=1.0):
+    return Member.load(runs(sweep)[1]).weighing(weight)
+
+
+def test_weights_and_median_count(sweep):
+    a, b = member(sweep, 3), member(sweep, 1)
+    low, high = (Raw(np.full((2, 3, 5), value), None) for value in (10.0, 30.0))
+    assert Combiner([a, b]).masses([low, high]).tolist() == pytest.approx(constrained(np.full((1, 5), 15.0), "order")[0])
+    odd = Raw(np.concatenate([np.full((4, 1, 5), 10.0), np.full((1, 1, 5), 1e6)]), None)
+    assert Combiner([a], average="median").masses([odd]).max() == pytest.approx(10)
+    sd = Combiner([a, b]).spread([low, high])
+    each = [constrained(np.full((1, 5), value), "order")[0] for value in (10.0, 30.0)]
+    assert sd == pytest.approx(np.sqrt(0.75 * 0.25) * np.abs(each[1] - each[0]))
+
+
+def test_runs_with_other_constraints_are_no_ensemble(sweep, tmp_path):
+    copy = shutil.copytree(runs(sweep)[1], tmp_path / "clipped")
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace("constraints: order", "constraints: clip"))
+    with pytest.raises(InputError, match="same constraints and rules"):
+        Predictor.load([runs(sweep)[1], copy], device="cpu")
+
+
+def test_two_devices_share_the_photographs(sweep, pasture):
+    one = predict(runs(sweep)[1], pasture, tta=2, progress=False, device="cpu")
+    two = predict(runs(sweep)[1], pasture, tta=2, progress=False, device="cpu,cpu")
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_an_error_on_one_of_two_devices_ends_both(sweep, pasture, monkeypatch):
+    tokens = Backbone.tokens
+
+    def failing(self, tiles, image_id, view):
+        if image_id == list(photographs_of(pasture))[1]:
+            raise InputError("no such luck")
+        return tokens(self, tiles, image_id, view)
+
+    monkeypatch.setattr(Backbone, "tokens", failing)
+    with pytest.raises(InputError, match="no such luck"):
+        predict(runs(sweep)[1], pasture, tta=1, progress=False, device="cpu,cpu")
+
+
+def test_out_of_device_memory_halves_the_batch_and_goes_on(monkeypatch):
+    backbone = load_backbone("vit_tiny_patch16_dinov3_qkvb", "random", crop="halves", image_size=64, views=VIEWS[:1])
+    tiles = torch.arange(5 * 64 * 64 * 3).remainder(251).to(torch.uint8).reshape(5, 64, 64, 3)
+    whole, sizes = backbone.tokens(tiles, "a", VIEWS[0]), []
+    at_once = Backbone._forward_at_once
+
+    def small(self, x):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return at_once(self, x)
+
+    monkeypatch.setattr(Backbone, "_forward_at_once", small)
+    with pytest.warns(UserWarning, match="out of memory with 5 tiles"):
+        parts = backbone.tokens(tiles, "a", VIEWS[0])
+    assert sizes == [5, 3, 2, 1, 2]
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-2)
+
+
+def test_P01_a_photograph_that_cannot_be_used_gets_the_training_mean(sweep, pasture, tmp_path):
+    data = shutil.copytree(pasture, tmp_path / "data")
+    first, second = sorted((data / "test").iterdir())
+    first.unlink()
+    arguments = ["predict", "--data", data, "--out", tmp_path / "s.csv", "--device", "cpu", "--run", runs(sweep)[1], "--tta", 1]
+    assert first.name in biomass(*arguments, code=3).stderr
+    result = biomass(*arguments, "--on-error", "mean", code=6)
+    assert first.name in result.stderr and "training mean stands for 1 photographs" in result.stderr
+    table = pd.read_csv(tmp_path / "predictions.csv").set_index("image_id")
+    train = pd.read_csv(data / "train.csv").pivot_table(index="sample_id", values="target").reset_index()
+    mean = train[train["sample_id"].str.endswith("__GDM_g")]["target"].mean()
+    assert table.loc[first.stem, "GDM_g"] == pytest.approx(mean, abs=1e-6)
+    assert table.loc[second.stem, "GDM_g"] != pytest.approx(mean, abs=1e-6)
+    assert len(pd.read_csv(tmp_path / "s.csv")) == 10
+
+
+def test_no_rows_are_a_header(sweep, pasture, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "test.csv").write_text("sample_id,image_path,target_name\n")
+    biomass("predict", "--data", data, "--out", tmp_path / "s.csv", "--device", "cpu", "--run", runs(sweep)[1])
+    assert (tmp_path / "s.csv").read_text() == "sample_id,target\n"
+
+
+@pytest.mark.parametrize("text, seconds", [("8h30m", 30600), ("45m", 2700), ("90s", 90), ("1h1s", 3601)])
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+    with pytest.raises(UsageError, match="--deadline"):
+        parse_duration(text + "x")
+
+
+def test_P10_a_deadline_lowers_the_views_rather_than_overrun():
+    said, views = [], tta_views(8)
+    clock = Clock(100.0, 10, said.append)
+    assert len(clock.views(views)) == 8  # nothing is known yet
+    clock.done(8, 16.0)  # two seconds a view: nine photographs left, some 95 s
+    assert len(clock.views(views)) == 4 and "4 views each from here on" in said[0]
+    clock.start -= 60
+    assert len(clock.views(views)) == 2
+    clock.start -= 15
+    assert len(clock.views(views)) == 1
+    clock.start -= 60
+    assert len(clock.views(views)) == 1 and "not even one view" not in said[-1]
+    assert len(Clock(None, 10).views(views)) == 8
+    both = Clock(100.0, 10, said.append, n_at_once=2)
+    both.done(8, 16.0)
+    assert len(both.views(views)) == 8  # two devices do twice as much
+
+
+def test_P10_a_passed_deadline_still_predicts_every_row(sweep, pasture, tmp_path):
+    result = biomass("predict", "--data", pasture, "--out", tmp_path / "s.csv", "--device", "cpu", "--run", runs(sweep)[1],
+                     "--tta", 4, "--deadline", "1s")
+    assert len(pd.read_csv(tmp_path / "s.csv")) == 10 and result.exit_code == 0
+
+
+def test_a_killed_prediction_resumes_with_the_photographs_it_had(sweep, pasture, tmp_path, monkeypatch):
+    out = tmp_path / "s.csv"
+    arguments = [*command(pasture, out, runs(sweep)[1]), "--tta", 2]
+    code = ("import os, signal, sys\nfrom predictor.journal import Journal\nadd = Journal.add\n"
+            "def killed(self, *a):\n    add(self, *a)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+            "Journal.add = killed\nfrom cli import main\nmain(sys.argv[1:])\n")
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL and not out.exists()
+    assert len((tmp_path / "s.csv.progress").read_text().splitlines()) == 1
+    with open(tmp_path / "s.csv.progress", "a") as file:
+        file.write('{"key": "torn')
+    seen, tokens = [], Backbone.tokens
+    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: seen.append(a[1]) or tokens(self, *a))
+    biomass(*arguments, "--resume")
+    assert len(seen) == 2 and len(set(seen)) == 1
+    resumed = out.read_bytes()
+    biomass(*arguments)
+    assert out.read_bytes() == resumed and not (tmp_path / "s.csv.progress").exists()
+
+
+def test_what_another_prediction_finished_is_not_taken(sweep, pasture, tmp_path, monkeypatch):
+    predictor = Predictor.load(runs(sweep)[1], device="cpu")
+    photographs, path = photographs_of(pasture), tmp_path / "progress"
+    first = predictor.raws(photographs, 1, False, kept=predictor.journal(path, 1, False))
+    assert len([json.loads(line) for line in path.read_text().splitlines()]) == 2
+    other = Predictor.load(runs(sweep)[1], folds=[1], device="cpu")
+    assert other.journal(path, 1, True).get(0, next(iter(first)), "") is None and not path.exists()
+
+
+def test_views_by_name():
+    assert [view.name for view in chosen_tta("hflip, transpose")] == ["hflip", "transpose"]
+    assert chosen_tta("4") == chosen_tta(4) == VIEWS[:4]
+
+
+def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path):
+    """The first photograph is finished, the second is waited for, then the signal comes."""
+    code = ("import sys, time\nfrom predictor.journal import Journal\nadd = Journal.add\n"
+            "def slow(self, *a):\n    add(self, *a)\n    time.sleep(30)\n"
+            "Journal.add = slow\nfrom cli import main\nmain(sys.argv[1:])\n")
+    arguments = [sys.executable, "-c", code, *map(str, command(pasture, tmp_path / "s.csv", runs(sweep)[1])), "--tta", "1"]
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "s.csv.progress").exists():
+            time.sleep(0.05)
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 143
+        assert "with --resume the same command goes on" in process.stderr.read()
+    assert not (tmp_path / "s.csv").exists()
