@@ -10,10 +10,10 @@ demo: $(VENV)/.installed
 
 # one thread: the models are tiny, and two threads that wait for a busy core cost 20 x
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-system: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m "system or not system"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs -m "system or not system"
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
