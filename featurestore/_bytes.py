@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -176,8 +176,11 @@ def check_free(folder: Path, n_bytes: int) -> None:
 def check_writable(folder: Path) -> None:
     """InputError if nothing can be created in the folder; made if missing."""
     probe = folder / f".biomass-probe-{os.getpid()}"
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for each in new:
+            sync_folder(each.parent)
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as err:
@@ -204,12 +207,16 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     It is not a lock on the store itself: libhdf5 locks what it opens, and ours there would keep every h5py reader out.
     """
     lock = path.with_name(path.name + ".lock")
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as err:
+        raise InputError(f"{lock}: cannot be opened to write ({err.strerror}); who builds must be able to write there") from err
     _held.add(fd)
     try:
         _flock(fd, lock, wait)
-        os.ftruncate(fd, 0)
-        pwrite(fd, [json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}).encode()], 0)
+        with suppress(OSError):  # who holds it is for people: a full disk must not keep a repair out
+            os.ftruncate(fd, 0)
+            pwrite(fd, [json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}).encode()], 0)
         yield
     finally:
         if fd in _held:

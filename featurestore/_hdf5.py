@@ -10,7 +10,7 @@ import numpy as np
 
 from featurestore._bytes import PAGE, crc32c
 from featurestore.errors import InputError, StoreDamaged
-from featurestore.layout import Extent, Layout, check_format
+from featurestore.layout import MOST_IMAGES, Extent, Layout, check_format
 from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
 
 
@@ -44,11 +44,14 @@ def open_layout(path: Path) -> Layout:
             check_format(path, _attribute(file, "format"), _attribute(file, "format_version"))
             spec = StoreSpec.from_json(str(_attribute(file, "spec")), str(path))
             seal = _dataset(file, "seal")
-            if len(seal.shape or ()) != 1:
-                raise StoreDamaged(f"{path}: array 'seal' has shape {seal.shape}, one axis expected")
+            if len(seal.shape or ()) != 1 or not 1 <= seal.shape[0] <= MOST_IMAGES:
+                raise StoreDamaged(f"{path}: array 'seal' has shape {seal.shape}, one axis of 1 to {MOST_IMAGES} images expected")
             n = seal.shape[0]
             extents = {array.name: _extent(path, file, array) for array in spec.arrays(n)}
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:  # libhdf5 complains by any of these
+        if "h5clear" in str(err):
+            raise StoreDamaged(f"{path}: another program has it open for writing, or died so: stop it, then `h5clear -s {path}` "
+                               f"(of hdf5-tools) and `biomass store verify {path}`") from err
         raise InputError(f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}; "
                          "if it was a store, restore it or build it again") from err
     end = max(extent.offset + extent.array.n_bytes for extent in extents.values())

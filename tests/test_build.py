@@ -61,7 +61,7 @@ def test_info_stats_and_verify_print(built):
     assert "all as committed" in biomass("store", "verify", built).stdout
 
 
-def test_verify_exits_with_4_and_names_the_row(built, tmp_path):
+def test_R14_verify_exits_with_4_and_names_the_row(built, tmp_path):
     copy = shutil.copy(built, tmp_path / "features.h5")
     with open(copy, "r+b") as file:
         offset = FeatureStore.open(built).layout.extents["patches"].locate(5)[1]
@@ -130,7 +130,7 @@ def test_what_cannot_work_stops_before_anything_is_written(pasture, tmp_path, mo
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == []
 
 
-def test_every_bad_photograph_is_listed(pasture, tmp_path):
+def test_B16_every_bad_photograph_is_listed(pasture, tmp_path):
     data = shutil.copytree(pasture, tmp_path / "data")
     first, second, third, *_ = sorted((data / "train").iterdir())
     first.write_bytes(first.read_bytes()[:2000])
@@ -154,7 +154,7 @@ def test_an_out_that_is_something_else_is_left_alone(pasture, tmp_path):
     assert (tmp_path / "notes.h5").read_text() == "mine"
 
 
-def test_a_disk_that_is_too_small_is_refused_before_it_is_full(pasture, tmp_path, monkeypatch):
+def test_B04_a_disk_that_is_too_small_is_refused_before_it_is_full(pasture, tmp_path, monkeypatch):
     monkeypatch.setattr("featurestore._bytes.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
     stderr = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
     assert "GB are needed" in stderr and not (tmp_path / "f.h5").exists()
@@ -226,7 +226,7 @@ def test_weights_are_kept_as_hashed_whatever_the_precision(pasture, built, tmp_p
     assert restore_backbone(spec, saved_weights_path(tmp_path, spec.weights_sha256), "cpu", "fp32").spec == spec
 
 
-def test_non_finite_tokens_are_refused_by_name(pasture, tmp_path, monkeypatch):
+def test_B22_non_finite_tokens_are_refused_by_name(pasture, tmp_path, monkeypatch):
     from featurestore.backbone import Backbone
 
     forward = Backbone._forward
@@ -249,7 +249,7 @@ def built_slowly(pasture, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_stopped_build_says_so_and_goes_on_to_the_same_bytes(pasture, built_slowly, tmp_path, number):
+def test_B03_a_stopped_build_says_so_and_goes_on_to_the_same_bytes(pasture, built_slowly, tmp_path, number):
     out = tmp_path / "features.h5"
     command = [sys.executable, "-m", "cli", "store", "build", "--data", pasture, "--out", out, *TINY]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}

@@ -173,7 +173,7 @@ def test_photographs_are_found_in_order(csv, tmp_path):
     assert find_photographs(catalog_of(csv, "b/c.jpg", "a.jpg"), tmp_path) == [tmp_path / "b/c.jpg", tmp_path / "a.jpg"]
 
 
-def test_every_missing_photograph_is_listed(csv, tmp_path):
+def test_B15_every_missing_photograph_is_listed(csv, tmp_path):
     names = [f"{i}.jpg" for i in range(50)]
     with pytest.raises(InputError, match="50 of 50 photographs are missing") as caught:
         find_photographs(catalog_of(csv, *names), tmp_path)
@@ -181,7 +181,7 @@ def test_every_missing_photograph_is_listed(csv, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["../out.jpg", "{parent}/out.jpg", "link.jpg"], ids=["dots", "absolute", "symlink"])
-def test_photographs_outside_the_root_are_refused(csv, tmp_path, path):
+def test_B27_photographs_outside_the_root_are_refused(csv, tmp_path, path):
     root = tmp_path / "root"
     root.mkdir()
     (tmp_path / "out.jpg").touch()

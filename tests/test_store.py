@@ -36,7 +36,7 @@ def test_a_row_is_a_view_of_the_file(store_path):
     assert store["ID003"].grid("hflip").shape == (2, 2, 3, 7)
 
 
-def test_what_was_never_sealed_is_never_returned(store_path):
+def test_C1_what_was_never_sealed_is_never_returned(store_path):
     write_tiny(store_path, seal=2)
     store = FeatureStore.open(store_path)
     assert store.patches[1, 2].shape == (2, 6, 7)
@@ -47,7 +47,7 @@ def test_what_was_never_sealed_is_never_returned(store_path):
     assert store.raw.cls.shape == (5, 3, 2, 7)
 
 
-def test_a_reader_sees_a_store_grow(store_path):
+def test_C4_a_reader_sees_a_store_grow(store_path):
     write_tiny(store_path, seal=1)
     store = FeatureStore.open(store_path)
     assert (store.n_sealed, store.is_sealed(4)) == (1, False)
@@ -106,7 +106,7 @@ def test_unknown_names_are_answered_with_close_ones(store_path):
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000, -1], ids=["empty", "head", "some", "one byte short"])
-def test_a_cut_file_is_an_error_at_open(store_path, keep):
+def test_R02_a_cut_file_is_an_error_at_open(store_path, keep):
     write_tiny(store_path)
     biggest = store_path if store_path.is_file() else store_path / "patches/c/0/0/0/0/0"
     data = biggest.read_bytes()
@@ -115,14 +115,14 @@ def test_a_cut_file_is_an_error_at_open(store_path, keep):
         FeatureStore.open(store_path)
 
 
-def test_a_missing_file_is_an_error_never_zeros(tmp_path):
+def test_R04_a_missing_file_is_an_error_never_zeros(tmp_path):
     write_tiny(tmp_path / "features.zarr")
     (tmp_path / "features.zarr/cls/c/0/0/0/0").unlink()
     with pytest.raises(StoreDamaged, match="missing"):
         FeatureStore.open(tmp_path / "features.zarr")
 
 
-def test_a_handle_travels_to_another_process(store_path):
+def test_R09_a_handle_travels_to_another_process(store_path):
     spec = write_tiny(store_path)
     there = pickle.loads(pickle.dumps(FeatureStore.open(store_path)))
     assert np.array_equal(there.patches[2, 1], tiny_rows(spec, 2).patches_VTPD[1])
@@ -137,7 +137,7 @@ def test_what_is_no_store_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["[]", "[\"x\"]", "[9999999999999]", "7"])
-def test_foreign_metadata_is_refused_before_it_costs_anything(tmp_path, shape):
+def test_R07_foreign_metadata_is_refused_before_it_costs_anything(tmp_path, shape):
     write_tiny(tmp_path / "features.zarr")
     file = tmp_path / "features.zarr/seal/zarr.json"
     file.write_text(re.sub(r'"shape": \[[^]]*\]', f'"shape": {shape}', file.read_text(), count=1))
@@ -145,7 +145,7 @@ def test_foreign_metadata_is_refused_before_it_costs_anything(tmp_path, shape):
         FeatureStore.open(tmp_path / "features.zarr")
 
 
-def test_a_link_out_of_the_store_is_not_followed(tmp_path):
+def test_R07_C5_a_link_out_of_the_store_is_not_followed(tmp_path):
     write_tiny(tmp_path / "features.zarr")
     shard = tmp_path / "features.zarr/cls/c/0/0/0/0"
     shard.rename(tmp_path / "elsewhere")
@@ -154,7 +154,7 @@ def test_a_link_out_of_the_store_is_not_followed(tmp_path):
         FeatureStore.open(tmp_path / "features.zarr")
 
 
-def test_a_seal_that_does_not_match_is_no_seal(store_path):
+def test_C1_a_seal_that_does_not_match_is_no_seal(store_path):
     write_tiny(store_path)
     path, offset, _ = FeatureStore.open(store_path).layout.extents["catalog/path"].locate(2)
     with open(path, "r+b") as file:
@@ -168,7 +168,7 @@ def test_a_seal_that_does_not_match_is_no_seal(store_path):
     assert store.stats()["count"][1] == pytest.approx(sum(tiny_rows(store.spec, i).stats_VS[0, 7] for i in (0, 1, 3, 4)))
 
 
-def test_first_touch_finds_a_flipped_bit(store_path):
+def test_C1_first_touch_finds_a_flipped_bit(store_path):
     write_tiny(store_path)
     path, offset, _ = FeatureStore.open(store_path).layout.extents["patches"].locate(2 * 3 + 1)
     flip_bit(path, offset + 5)

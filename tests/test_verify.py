@@ -8,7 +8,7 @@ from featurestore import FeatureStore
 
 
 @pytest.mark.parametrize("name", ["cls", "patches", "pooled", "stats", "thumbs", "crc32c", "seal", "catalog/State"])
-def test_a_flipped_bit_is_found_wherever_it_is(store_path, name):
+def test_R14_a_flipped_bit_is_found_wherever_it_is(store_path, name):
     write_tiny(store_path)
     path, offset, n_bytes = FeatureStore.open(store_path).layout.extents[name].locate(3)
     flip_bit(path, offset + n_bytes - 1)
@@ -32,4 +32,5 @@ def test_the_checksum_other_clients_see_is_verified_too(tmp_path):
     path, offset, n_bytes = FeatureStore.open(tmp_path / "features.zarr").layout.extents["patches"].locate(0)
     flip_bit(path, offset + n_bytes)
     report = FeatureStore.open(tmp_path / "features.zarr").verify()
-    assert [(f.image_id, f.view, f.what) for f in report.faults] == [("ID000", "plain", "its chunk checksum, or the zeros that follow it, changed")]
+    assert [(f.image_id, f.view, f.what) for f in report.faults] == \
+        [("ID000", "plain", "its chunk checksum, or the zeros that follow it, changed")]

@@ -1,11 +1,7 @@
-"""Commits, resume, locks: nothing sealed is lost, whatever kills the builder."""
+"""Commits, resume, locks; test_crash kills the builder."""
 
 import hashlib
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,73 +11,13 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from featurestore import FeatureStore, _bytes, open_writer
 from featurestore.errors import InputError, LockedError, MismatchError
 
-CHILD = Path(__file__).parent / "writer_child.py"
-
 
 def digest(path: Path) -> str:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return hashlib.sha256(b"".join(str(f.relative_to(path)).encode() + f.read_bytes() for f in files)).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def run_child():
-    """A function (store, k) that builds in a child killed before its k-th durable call, and tells what the child said."""
-    environment = {**os.environ, "PYTHONPATH": f"{CHILD.parent}:{CHILD.parent.parent}"}
-    with subprocess.Popen([sys.executable, CHILD], env=environment, text=True,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
-        def run(path: Path, kill_at: int) -> dict:
-            print(path, kill_at, file=server.stdin, flush=True)
-            return json.loads(server.stdout.readline())
-
-        yield run
-        server.stdin.close()
-
-
-def check_kill(run_child, path: Path, k: int, clean: Path) -> None:
-    """A builder killed before its k-th call loses nothing it acknowledged, and the next one ends at the same bytes."""
-    died = run_child(path, k)
-    assert died["status"] == -9
-    if path.exists():
-        store = FeatureStore.open(path)
-        spec = tiny_spec(tiny_frame())
-        for i in died["acknowledged"]:
-            assert np.array_equal(store.patches[i, 2], tiny_rows(spec, i).patches_VTPD[2]), (k, i)
-        assert store.verify(), k
-    else:
-        assert not died["acknowledged"]
-    assert run_child(path, 0)["status"] == 0
-    assert digest(path) == digest(clean), k
-    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, path.name + ".lock"]
-
-
-@pytest.fixture
-def memory_path():
-    """A folder in memory where there is one: the kills test order, not the disk, and each build syncs some fifty times."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
-        yield Path(folder)
-
-
-def check_kills(run_child, folder: Path, suffix: str, step: int) -> None:
-    clean = folder / f"clean.{suffix}"
-    n_calls = run_child(clean, 0)["calls"]
-    assert n_calls > 80
-    for k in range(1, n_calls + 1, step):
-        (folder / f"killed{k}").mkdir()
-        check_kill(run_child, folder / f"killed{k}" / clean.name, k, clean)
-
-
-@pytest.mark.parametrize("suffix", ["h5", "zarr"])
-def test_killed_at_a_durable_call_it_resumes_to_the_same_bytes(memory_path, run_child, suffix):
-    check_kills(run_child, memory_path, suffix, step=7)
-
-
-@pytest.mark.system
-@pytest.mark.parametrize("suffix", ["h5", "zarr"])
-def test_killed_at_every_durable_call_it_resumes_to_the_same_bytes(memory_path, run_child, suffix):
-    check_kills(run_child, memory_path, suffix, step=1)
-
-
-def test_a_failed_sync_is_never_believed(store_path, monkeypatch):
+def test_B05_a_failed_sync_is_never_believed(store_path, monkeypatch):
     frame = tiny_frame()
     spec = tiny_spec(frame)
     calls = []
@@ -97,7 +33,7 @@ def test_a_failed_sync_is_never_believed(store_path, monkeypatch):
     assert FeatureStore.open(store_path).n_sealed == 0
 
 
-def test_two_builders_at_once_one_is_refused(store_path):
+def test_B08_C4_two_builders_at_once_one_is_refused(store_path):
     frame = tiny_frame()
     with open_writer(store_path, tiny_spec(frame), frame):
         with pytest.raises(LockedError, match=f'"pid": {os.getpid()}'):
@@ -106,7 +42,7 @@ def test_two_builders_at_once_one_is_refused(store_path):
     write_tiny(store_path)
 
 
-def test_other_tokens_are_refused_with_both_values(store_path):
+def test_C10_other_tokens_are_refused_with_both_values(store_path):
     write_tiny(store_path)
     frame = tiny_frame()
     with pytest.raises(MismatchError, match=r"seed: store 0, asked 1"), \
@@ -159,7 +95,7 @@ def test_a_column_of_another_kind_is_refused(store_path):
         pass
 
 
-def test_growth_torn_by_power_loss_is_taken_up_again(store_path):
+def test_C3_growth_torn_by_power_loss_is_taken_up_again(store_path):
     """An id in the middle never reached the disk: what follows is not in use, and the next build writes it again."""
     write_tiny(store_path, n=2, reserve=3)
     frame = tiny_frame(5)

@@ -1,21 +1,44 @@
-"""Builders without torch that kill themselves: for each line `STORE K` on stdin a forked child builds, and dies before its K-th
-durable call (K = 0: never). A line of JSON per child: its exit status, the images acknowledged before it died, its calls.
+"""Builders without torch, for tests that kill them: `builders()` starts a server that forks a child for each build asked of it.
 
-One server forks them all since importing takes a second and building takes milliseconds.
+One server forks them all since importing takes a second and building takes milliseconds. A request is a line of JSON:
+act : "build" (if not given) or "read", that is: open, read every image on first touch, verify.
+path : the store. n, reserve : images of the catalog, free places. limit : build at most so many images. pause_s : after a commit.
+room : bytes of memory the child may take beyond what it has. uid : whose rights it shall have.
+kill_at : die before that durable call of Python's (0: never). kill_after_s : be killed so long after the start.
+inject : what strace shall do to a system call, e.g. "fsync:signal=SIGKILL:when=3". rlimits : soft limits of the child, by name.
+trace : the system calls that strace, where it is asked to inject, writes to `log`.
+The answer: exit status, images acknowledged (committed, and then told), durable calls, and the error it ended with; of a reader:
+images read and right, images refused, whether any was wrong, how many faults verify found, and how long opening took.
 """
 
 import json
 import os
+import resource
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import tiny_frame, tiny_rows, tiny_spec
-
-from featurestore import _zarr, open_writer
-
-_zarr.SHARD_BYTES, _zarr.CHUNK_BYTES = 25_000, 200  # several shards and chunks, as the tests' fixture has
 COUNTED = ("pwritev", "fdatasync", "fsync", "replace", "ftruncate", "unlink")
+ARRAYS = ("cls_VTD", "patches_VTPD", "pooled_VT5D", "stats_VS", "thumb_HW3")
+
+
+@contextmanager
+def builders() -> Iterator[Callable[..., dict]]:
+    """A function (path, **request) that builds in a child of its own, and tells what became of it."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
+    with subprocess.Popen([sys.executable, __file__], env=environment, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        def run(path: Path, **request) -> dict:
+            print(json.dumps({"path": str(path), **request}), file=server.stdin, flush=True)
+            return json.loads(server.stdout.readline())
+
+        yield run
+        server.stdin.close()
 
 
 def count_calls(kill_at: int) -> list[int]:
@@ -34,27 +57,109 @@ def count_calls(kill_at: int) -> list[int]:
     return calls
 
 
-def build(path: Path, kill_at: int, out: int) -> None:
-    calls = count_calls(kill_at)
-    frame = tiny_frame()
+def build(request: dict, tell: Callable[..., None]) -> None:
+    calls = count_calls(request.get("kill_at", 0))
+    frame = tiny_frame(request.get("n", 5))
     spec = tiny_spec(frame)
-    with open_writer(path, spec, frame) as writer:
-        for image in writer.pending():
-            writer.put(image, tiny_rows(spec, image))
+    with open_writer(Path(request["path"]), spec, frame, request.get("reserve", 0)) as writer:
+        group = []
+        for image in writer.pending()[: request.get("limit")]:
+            writer.put(image, tiny_rows(spec, int(writer.image_ids[image][2:])))  # a repaired catalog may have another order
+            group.append(image)
             if image != 2:  # two images share a commit group
                 writer.commit()
-                os.write(out, b"%d\n" % image)
-    os.write(out, b"calls %d\n" % calls[0])
+                tell(acknowledged=group)
+                group = []
+                time.sleep(request.get("pause_s", 0))
+    tell(acknowledged=group, calls=calls[0])
 
 
-for line in sys.stdin:
-    name, k = line.rsplit(maxsplit=1)
+def read(request: dict, tell: Callable[..., None]) -> None:
+    began = time.perf_counter()
+    store = FeatureStore.open(request["path"], check="first-touch")
+    tell(open_s=time.perf_counter() - began)
+    right, refused, wrong = [], [], []
+    for image in range(store.n_images):
+        try:
+            rows, truth = store.rows(image), tiny_rows(store.spec, image)
+        except BiomassError:
+            refused.append(image)
+            continue
+        same = all(np.array_equal(getattr(rows, name), getattr(truth, name)) for name in ARRAYS)
+        (right if same else wrong).append(image)
+    tell(right=right, refused=refused, wrong=wrong)
+    tell(faults=len(store.verify().faults))
+
+
+def restrict(request: dict) -> None:
+    """Take on the limits and rights asked for; what takes longer than a minute dies."""
+    for name, soft in request.get("rlimits", {}).items():
+        resource.setrlimit(getattr(resource, name), (soft, resource.getrlimit(getattr(resource, name))[1]))
+    if "room" in request:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + request["room"],) * 2)
+    if "uid" in request:
+        os.setuid(request["uid"])
+    signal.alarm(60)
+
+
+def run_child(request: dict, gate: int, out: int) -> None:
+    """Wait for the gate, build or read, tell; the child's whole life."""
+    def tell(**said) -> None:
+        os.write(out, json.dumps(said).encode() + b"\n")
+
+    os.read(gate, 1)
+    restrict(request)
+    try:
+        {"build": build, "read": read}[request.get("act", "build")](request, tell)
+    except BiomassError as err:
+        tell(error=f"{type(err).__name__}: {err}")
+    os._exit(0)
+
+
+def strace(request: dict, pid: int) -> subprocess.Popen:
+    """A tracer that has seized the child."""
+    trace = request.get("trace") or request["inject"].split(":")[0]
+    tracer = subprocess.Popen(["strace", "-f", "-p", str(pid), "-o", request.get("log", "/dev/null"), "-e", f"trace={trace}",
+                               "-e", "signal=none", "-e", f"inject={request['inject']}"], stderr=subprocess.PIPE, text=True)
+    if "attached" not in (line := tracer.stderr.readline()):
+        raise OSError(f"strace: {line}")
+    return tracer
+
+
+def serve(request: dict) -> dict:
+    gate_end, gate = os.pipe()
     read_end, write_end = os.pipe()
     if (pid := os.fork()) == 0:
-        build(Path(name), int(k), write_end)
-        os._exit(0)
-    os.close(write_end)
-    said = os.fdopen(read_end).read().split("calls")
+        for fd in (gate, read_end):
+            os.close(fd)
+        run_child(request, gate_end, write_end)
+    for fd in (gate_end, write_end):
+        os.close(fd)
+    tracer = strace(request, pid) if "inject" in request else None
+    os.close(gate)
+    if "kill_after_s" in request:
+        time.sleep(request["kill_after_s"])
+        os.kill(pid, signal.SIGKILL)
+    with os.fdopen(read_end) as told:
+        said = [json.loads(line) for line in told if line.endswith("\n")]  # a killed child may leave half a line
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    calls = int(said[1]) if len(said) > 1 else None
-    print(json.dumps({"status": status, "acknowledged": list(map(int, said[0].split())), "calls": calls}), flush=True)
+    if tracer:
+        tracer.communicate()
+    answer = {"status": status, "acknowledged": [i for line in said for i in line.get("acknowledged", [])]}
+    return answer | {key: value for line in said for key, value in line.items() if key != "acknowledged"}
+
+
+if __name__ == "__main__":
+    import h5py  # noqa: F401  imported here once, not by every child
+    import numpy as np
+    import zarr
+    from conftest import tiny_frame, tiny_rows, tiny_spec
+
+    from featurestore import FeatureStore, _zarr, open_writer
+    from featurestore.errors import BiomassError
+
+    zarr.config.set({"threading.max_workers": 1})  # one thread writes its metadata: a tracer counts a thread's calls
+    _zarr.SHARD_BYTES, _zarr.CHUNK_BYTES = 25_000, 200  # several shards and chunks, as the tests' fixture has
+    for line in sys.stdin:
+        print(json.dumps(serve(json.loads(line))), flush=True)
