@@ -192,10 +192,12 @@ def store_import(folder: Path, **options: Any) -> None:
 @click.argument("out", type=ANY)
 @click.option("--data", type=FOLDER, help="Folder with train.csv and photographs, of old and new images.  [the old catalog]")
 @click.option("--views", help="Of the new store: how many of the 20, or names with commas.  [the old ones]")
-@click.option("--reserve", default=0, show_default=True, type=int, help="Rows kept free for images to come.")
+@click.option("--reserve", default=0, show_default=True, type=click.IntRange(min=0), help="Rows kept free for images to come.")
 @click.option("--weights", help="Of the backbone: FILE.safetensors, or random.  [those the old store was built with]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone.  [the old store's]")
+@click.option("--skip-missing", is_flag=True, help="Go without photographs that are missing or damaged.")
+@click.option("--allow-outside", is_flag=True, help="Take photographs from outside the data folder too.")
 def store_extend(source: Path, out: Path, **options: Any) -> None:
     """Copy a store to a new one with more images, views or room; the backbone works on what is new alone."""
     with plain_errors("; the same command goes on from here"):
@@ -212,18 +214,22 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
 @click.option("--views", help="How many of the views, or names with commas.  [all]")
 @click.option("--layers", help="Layers to keep, with commas, e.g. -4,-1.  [all]")
 @click.option("--tokens", type=click.Choice(["all", "pooled"]), default="all", help="pooled: leave patch tokens out.  [all]")
-@click.option("--reserve", default=0, show_default=True, type=int, help="Rows kept free for images to come.")
+@click.option("--reserve", default=0, show_default=True, type=click.IntRange(min=0), help="Rows kept free for images to come.")
 @click.option("--skip-damaged", is_flag=True, help="Leave rotten images out instead of stopping.")
 def store_convert(source: Path, out: Path, images: str | None, views: str | None, layers: str | None, tokens: str,
                   **options: Any) -> None:
     """Copy a store or an archive: HDF5 to Zarr or back, a part of it, or to an archive and back."""
-    with plain_errors("; the same command goes on from here"):
+    with plain_errors("; nothing is left of it" if options["codec"] else "; the same command goes on from here"):
+        from featurestore.errors import UsageError
         from featurestore.transfer import convert, open_source
 
         opened = open_source(source)
         chosen = {"images": _words(images), "views": _words(views), "layers": _numbers("--layers", layers)}
         if views and views.isdecimal():
-            chosen["views"] = opened.spec.tokens.view_names[:int(views)]
+            names = opened.spec.tokens.view_names
+            if not 1 <= int(views) <= len(names):
+                raise UsageError(f"--views {views}: the store has {len(names)}: {', '.join(names)}")
+            chosen["views"] = names[:int(views)]
         with _bytes_bar("store convert", opened.spec, len(chosen["images"] or opened.sealed)) as bar:
             report = convert(source, out, **chosen, patches=tokens == "all", progress=bar.update, **options)
         click.echo(report)
@@ -232,7 +238,7 @@ def store_convert(source: Path, out: Path, images: str | None, views: str | None
 @store.command("merge")
 @click.argument("parts", nargs=-1, required=True, type=ANY)
 @click.option("--out", required=True, type=ANY, help="The new store: NAME.h5 or NAME.zarr.")
-@click.option("--reserve", default=0, show_default=True, type=int, help="Rows kept free for images to come.")
+@click.option("--reserve", default=0, show_default=True, type=click.IntRange(min=0), help="Rows kept free for images to come.")
 def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
     """One store of all sealed images of several that hold the same tokens, e.g. parts built on other machines."""
     with plain_errors("; the same command goes on from here"):
@@ -260,10 +266,17 @@ def store_diff(a: Path, b: Path, tokens: bool) -> None:
 
 
 def _words(text: str | None) -> list[str] | None:
-    """What a user gave with commas, or as a file with one a line; None stays None."""
+    """What a user gave with commas, or as a UTF-8 file with one a line; None stays None."""
+    from featurestore.errors import InputError
+
     if text is None:
         return None
-    lines = Path(text).read_text().splitlines() if Path(text).is_file() else text.split(",")
+    try:
+        lines = Path(text).read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as err:
+        raise InputError(f"{text}: byte {err.start} is not UTF-8; give a text file with one id a line") from err
+    except OSError:  # no such file, or longer than a name can be: the words themselves
+        lines = text.split(",")
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -329,8 +342,10 @@ def train(config: Path | None, resume: Path | None, store: Path | None, fold: st
 @click.option("--out", type=ANY, help="Where the submission goes.  [submission.csv; with --oof oof_predictions.csv]")
 @click.option("--run", multiple=True, type=FOLDER, help="A run's folder; given several times, an ensemble.")
 @click.option("--sweep", type=FOLDER, help="A sweep's folder: its best run.  [the newest under runs/]")
+@click.option("--bundle", type=FOLDER, help="A bundle's folder, which is checked first.")
+@click.option("--allow-partial", is_flag=True, help="Go without a bundle's heads that are missing or damaged.")
 @click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
-@click.option("--weights", type=click.Choice(["best", "last"]), default="last", show_default=True, help="Which epoch's heads.")
+@click.option("--weights", type=click.Choice(["best", "last"]), help="Which epoch's heads.  [last, or a bundle's own]")
 @click.option("--tta", default="4", show_default=True, help="Views to average: 1, 2, 4 or 8, or names with commas.")
 @click.option("--average", type=click.Choice(["mean", "median"]), default="mean", help="Over views and heads.  [mean]")
 @click.option("--constraints", type=click.Choice(["order", "clip"]), help="How masses are made to balance.  [the run's]")
@@ -346,7 +361,8 @@ def train(config: Path | None, resume: Path | None, store: Path | None, fold: st
 @click.option("--blend", type=click.Choice(["equal", "fitted"]),
               help="An ensemble's weights; fitted on the out-of-fold tables, whose gain is printed.  [equal, or the bundle's]")
 @click.option("--oof", is_flag=True,
-              help="The training photographs instead, each by the heads that held it out; exit code 5 unless oof.csv says the same.")
+              help="The training photographs instead, by the heads that held them out; exit code 5 unless oof.csv says the same.")
+@click.option("--explain", type=ANY, help="A folder for a picture per photograph, where the mass is, and report.html with all.")
 def predict(folds: str | None, **options: Any) -> None:
     """Photographs to grams, end to end, e.g. `biomass predict --tta 4 --data data`. Writes predictions.csv beside --out."""
     with plain_errors("; with --resume the same command goes on from here"):
@@ -360,6 +376,51 @@ def predict(folds: str | None, **options: Any) -> None:
         code = predict_to_file(say=lambda text: click.echo(text, err=True), folds=chosen, **options)
         click.echo(options["out"])
         sys.exit(code)
+
+
+class _Bundle(click.Group):
+    """`biomass bundle SWEEP --out DIR` is `biomass bundle make SWEEP --out DIR`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {*self.commands, *self.get_help_option_names(ctx)}
+        return super().parse_args(ctx, args if not args or args[0] in known else ["make", *args])
+
+
+@main.group(cls=_Bundle)
+def bundle() -> None:
+    """Everything an offline machine needs to predict, in one folder: `biomass bundle SWEEP --out DIR`."""
+
+
+@bundle.command("make")
+@click.argument("sources", nargs=-1, required=True, type=ANY, metavar="SWEEP|RUN...")
+@click.option("--out", required=True, type=ANY, help="The bundle's folder; must not exist.")
+@click.option("--points", default="best", show_default=True, help="Of sweeps: best, all, or names of runs with commas.")
+@click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
+@click.option("--weights", type=click.Choice(["best", "last"]), default="last", show_default=True, help="Which epoch's heads.")
+@click.option("--blend", type=click.Choice(["equal", "fitted"]), help="How members are weighed, as predict does.  [equal]")
+@click.option("--with-backbone", is_flag=True, help="The backbone's weights too.")
+@click.option("--backbone-weights", type=FILE, help="Their file.  [beside the store]")
+@click.option("--backbone-licence", type=FILE, help="Text of their licence, which DINOv3's must have with them.")
+def bundle_make(sources: tuple[Path, ...], out: Path, folds: str | None, with_backbone: bool, backbone_weights: Path | None,
+                backbone_licence: Path | None, **options: Any) -> None:
+    """Heads of runs, what they need, this program as a wheel and a notebook, in one folder. The same inputs, the same bytes."""
+    with plain_errors():
+        from predictor.pack import BackboneChoice, make_bundle
+
+        choice = BackboneChoice(with_backbone, backbone_weights and str(backbone_weights), backbone_licence)
+        click.echo(make_bundle(sources, out, folds=_numbers("--folds", folds), backbone=choice,
+                               say=lambda text: click.echo(text, err=True), **options))
+
+
+@bundle.command("check")
+@click.argument("folder", type=ANY, metavar="DIR")
+@click.option("--sha256", help="Of bundle.json, as it was printed when the bundle was made.")
+def bundle_check(folder: Path, sha256: str | None) -> None:
+    """Read every byte of a bundle: nothing is changed, missing, extra, too large, too deep, a link or a pickle."""
+    with plain_errors():
+        from predictor.bundle import check_bundle
+
+        click.echo(check_bundle(folder, sha256))
 
 
 @main.command()

@@ -170,7 +170,7 @@ def check_free(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise InputError(f"{folder}: {n_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
-                         "make room, choose fewer views, another place with --out, or --no-check-space")
+                         "make room, or choose another place or fewer views (store build: --no-check-space goes on all the same)")
 
 
 def check_writable(folder: Path) -> None:
@@ -200,12 +200,14 @@ os.register_at_fork(after_in_child=_drop_locks_in_child)
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, wait: bool = False, needed: bool = True) -> Iterator[None]:
     """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it; LockedError names the holder, or wait for it.
 
     The kernel releases it with the process, so a stale file never blocks (and is left: unlinking it would race).
     It is not a lock on the store itself: libhdf5 locks what it opens, and ours there would keep every h5py reader out.
+    needed : False goes on where the file system has no locks.
     """
+    path = Path(os.path.realpath(path))  # one lock for all names of a store
     lock = path.with_name(path.name + ".lock")
     try:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -213,7 +215,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         raise InputError(f"{lock}: cannot be opened to write ({err.strerror}); who builds must be able to write there") from err
     _held.add(fd)
     try:
-        _flock(fd, lock, wait)
+        _flock(fd, lock, wait, needed)
         with suppress(OSError):  # who holds it is for people: a full disk must not keep a repair out
             os.ftruncate(fd, 0)
             pwrite(fd, [json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}).encode()], 0)
@@ -224,11 +226,13 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
             os.close(fd)
 
 
-def _flock(fd: int, lock: Path, wait: bool) -> None:
+def _flock(fd: int, lock: Path, wait: bool, needed: bool) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as err:
         if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            if not needed:
+                return
             raise InputError(f"{lock}: this file system has no locks ({err.strerror}); build on a local disk, or with "
                              "--no-lock if no other builder can come") from err
         holder = os.pread(fd, 1000, 0).decode(errors="replace") or "another process"

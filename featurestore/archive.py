@@ -111,6 +111,10 @@ class Archive:
         """Positions of the images whose tokens are here: all."""
         return np.arange(self.n_images)
 
+    def row_crcs(self, image: int) -> np.ndarray:
+        """(V,) uint32: CRC-32C of an image's rows as they were archived."""
+        return self._crc_NV[image]
+
     def rows(self, image: int) -> ImageRows:
         """All of an image, decoded, as a store takes it; StoreDamaged, naming image and view, if it is not what was archived."""
         image = bounded(image, self.n_images, "image")

@@ -130,14 +130,15 @@ def restore_backbone(spec: TokenSpec, weights: str | None, device: str, precisio
     found = weights_hash(model)
     if found != spec.weights_sha256:
         raise MismatchError(f"{spec.model}: weights from {weights or 'timm'} have hash {found}, the tokens were made with "
-                            f"{spec.weights_sha256}; give the right file with --backbone-weights")
+                            f"{spec.weights_sha256}; give the file that has them with --weights (of predict: --backbone-weights)")
     return _on_device(model, spec, device, precision)
 
 
 def _on_device(model: nn.Module, spec: TokenSpec, device: str, precision: str) -> Backbone:
     dtype, place = PRECISIONS[precision], choose_device(device)
-    for parameter in model.parameters():  # not the buffers: rotary positions lose too much in half precision
-        parameter.data = parameter.data.to(dtype)
+    biases = [buffer for name, buffer in model.named_buffers() if name.endswith("bias")]
+    for tensor in [*model.parameters(), *biases]:  # not the other buffers: rotary positions lose too much in half precision
+        tensor.data = tensor.data.to(dtype)
     return Backbone(model.to(place).eval().requires_grad_(False), spec, place, dtype)
 
 
@@ -172,17 +173,17 @@ def saved_weights_path(folder: Path, weights_sha256: str) -> Path:
 
 
 def kept_weights(spec: StoreSpec, folder: Path) -> str | None:
-    """Where the weights that made a store come from when nobody says: random, the file kept in its folder, or timm."""
-    if spec.made_by.get("weights") == RANDOM:
-        return RANDOM
+    """Where the weights that made a store come from when nobody says: the file kept in its folder, random, or None: timm."""
     kept = saved_weights_path(folder, spec.tokens.weights_sha256)
-    return str(kept) if kept.exists() else None
+    if kept.exists():
+        return str(kept)
+    return RANDOM if spec.made_by.get("weights") == RANDOM else None
 
 
 def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) -> Path:
     """Keep weights beside the store, under a name that is their hash; nothing is written if they are there.
 
-    LockedError if another process is writing them; InputError if they cannot be written.
+    Waits for another process that writes them; InputError if they cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -191,7 +192,9 @@ def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) ->
     if path.exists():
         return path
     try:
-        with locked(path), appears_whole(path) as partial:
+        with locked(path, wait=True, needed=False), appears_whole(path) as partial:
+            if path.exists():  # another process was faster
+                return path
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
     except (OSError, SafetensorError) as err:
         raise InputError(f"{path}: cannot be written ({_short(err)}); make room, or --no-save-weights") from err

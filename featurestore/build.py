@@ -26,7 +26,7 @@ from featurestore._interrupts import check_interrupt
 from featurestore.backbone import RANDOM, Backbone, load_backbone
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, Unusable, decode_ahead, inspect_photographs
-from featurestore.errors import InputError, list_some
+from featurestore.errors import InputError, UsageError, list_some
 from featurestore.formats import check_suffix
 from featurestore.moments import pool, row_stats
 from featurestore.spec import POOLED, STATS, StoreSpec, ViewSpec
@@ -104,6 +104,8 @@ class BuildConfig(BaseModel):
             return cls(**values)
         except ValidationError as err:
             first = err.errors()[0]
+            if missing := ["--" + str(each["loc"][0]) for each in err.errors() if each["type"] == "missing"]:
+                raise UsageError(f"{' and '.join(missing)} must be given, here or in --config") from err
             known = f"; known: {', '.join(cls.model_fields)}" if first["type"] == "extra_forbidden" else ""
             raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}{known}") from err
 
@@ -136,21 +138,38 @@ class BuildJob:
     n_pending: int
 
 
-def prepare_build(config: BuildConfig) -> BuildJob:
-    """All checks that come before the first byte; errors as `build_store`."""
+def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
+    """All checks that come before the first byte of a store; errors as `build_store`. save : keep the weights beside it."""
     check_suffix(config.out)
     _bytes.check_writable(config.out.parent)
-    # something else of that name is refused before the backbone is loaded
-    n_sealed = FeatureStore.open(config.out).n_sealed if config.out.exists() else 0
     frame = read_catalog(config.data / "train.csv")
-    paths = find_photographs(frame, config.data, config.allow_outside, config.skip_missing)
-    size, unusable = inspect_photographs(paths, config.crop)
-    if size is None or (unusable and not config.skip_missing) or any(each.status == "aspect" for each in unusable.values()):
-        raise InputError(f"{len(unusable)} of {len(paths)} photographs cannot be used:"
-                         f"{list_some([each.why for each in unusable.values()])}")
-    backbone = _load(config, size[0] / size[1])
-    return BuildJob(frame, paths, {paths[i]: each for i, each in unusable.items()}, backbone,
-                    _store_spec(config, backbone, frame, *size), max(0, len(frame) - len(unusable) - n_sealed))
+    sealed, spec = _there(config.out)
+    paths = find_photographs(frame, config.data, config.allow_outside, missing=True)
+    todo = [path for image_id, path in zip(frame["image_id"], paths, strict=True) if image_id not in sealed]
+    size, unusable = usable(todo or paths[:1], config.crop, config.skip_missing)
+    if spec and config.crop == "whole":  # the store's own tiles, whichever photograph came first then
+        size = spec.tokens.tile_width, spec.tokens.tile_height
+    backbone = _load(config, size[0] / size[1], save)
+    return BuildJob(frame, paths, unusable, backbone, _store_spec(config, backbone, frame, *size), len(todo) - len(unusable))
+
+
+def _there(out: Path) -> tuple[set[str], StoreSpec | None]:
+    """Sealed ids and spec of a store that is there already; what is something else is refused before the backbone is loaded."""
+    if not out.exists():
+        return set(), None
+    with FeatureStore.open(out) as store:
+        return set(store.catalog["image_id"].iloc[store.sealed]), store.spec
+
+
+def usable(paths: list[Path], crop: str, skip: bool) -> tuple[tuple[int, int], dict[Path, Unusable]]:
+    """Size of the first photograph that can be used, and those that cannot; InputError listing them unless they may be left."""
+    size, unusable = inspect_photographs(paths, crop)
+    if size is None or (unusable and not skip) or any(each.status == "aspect" for each in unusable.values()):
+        n_missing = sum(each.status == "missing" for each in unusable.values())
+        hint = "" if skip else f" ({n_missing} of them are missing; --skip-missing builds the others)"
+        raise InputError(f"{len(unusable)} of {len(paths)} photographs cannot be used{hint}:"
+                         f"{list_some([each.why for each in unusable.values()], len(paths))}")
+    return size, {paths[i]: each for i, each in unusable.items()}
 
 
 def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
@@ -165,10 +184,9 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
         _bytes.check_free(config.out.parent, job.n_pending * image_bytes(job.spec))
     with open_writer(config.out, job.spec, job.frame, config.reserve, config.wait, config.lock) as writer:
         _warn_of_other_precision(writer.spec, job.spec)
-        images = pending_photographs(writer, job.frame, job.paths)
+        images = _pending_photographs(writer, job.frame, job.paths)
         skipped = {image: job.unusable[path] for image, path in images.items() if path in job.unusable}
-        for image, each in skipped.items():
-            writer.skip(image, each.status)
+        writer.skip({image: each.status for image, each in skipped.items()})
         todo = {image: path for image, path in images.items() if image not in skipped}
         bar = new_bar("store build", len(writer.image_ids), len(todo), progress)
         build_images(job.backbone, writer, todo, bar, skipped if config.skip_missing else None)
@@ -185,7 +203,7 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
         warnings.warn(f"{len(skipped)} photographs were skipped; their images have no tokens:{list_some(skipped)}", stacklevel=3)
     with FeatureStore.open(path) as store:
         sealed = store.catalog.iloc[store.sealed]
-        same = sealed[sealed["sha256"].duplicated(keep=False)]
+        same = sealed[sealed["sha256"].duplicated(keep=False) & (sealed["sha256"] != "")]
         if len(same):
             ids = [" = ".join(group) for _, group in same.groupby("sha256", sort=False)["image_id"]]
             warnings.warn(f"photographs with the same bytes under several ids; folds will keep them together:{list_some(ids)}",
@@ -204,7 +222,7 @@ def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path
     with bar, ThreadPoolExecutor(1) as writing:
         def skip(image: int, err: InputError) -> None:
             skipped[image] = Unusable("damaged", str(err))
-            writing.submit(writer.skip, image, "damaged").result()  # one thread writes, and no other
+            writer.skip({image: "damaged"})
 
         photographs = decode_ahead(images, backbone.crop, writer.spec.thumb, None if skipped is None else skip)
         for done, (image, photograph) in enumerate(photographs):
@@ -249,8 +267,8 @@ def _row(backbone: Backbone, decoded: Decoded, image_id: str, view: ViewSpec) ->
     return cls_TD, patches_TPD, pooled_T5D, row_stats(cls_TD, patches_TPD, pooled_T5D)
 
 
-def _load(config: BuildConfig, aspect: float) -> Backbone:
-    keep = config.save_weights and config.weights != RANDOM  # random ones are made again from the seed
+def _load(config: BuildConfig, aspect: float, save: bool) -> Backbone:
+    keep = save and config.save_weights and config.weights != RANDOM  # random ones are made again from the seed
     return load_backbone(
         config.backbone, config.weights, crop=config.crop, image_size=config.image_size, aspect=aspect,
         views=choose_views(config.views), layers=config.layers, seed=config.seed, device=config.device,
@@ -275,10 +293,7 @@ def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
                           f"{asked.made_by.get(key)}; tokens agree only within rounding", stacklevel=3)
 
 
-def pending_photographs(writer: StoreWriter, frame: pd.DataFrame, paths: list[Path]) -> dict[int, Path]:
-    """Photograph of each unsealed image; InputError if the CSV no longer names it."""
+def _pending_photographs(writer: StoreWriter, frame: pd.DataFrame, paths: list[Path]) -> dict[int, Path]:
+    """Photograph of each image that is to be put."""
     path_of, image_ids = dict(zip(frame["image_id"], paths, strict=True)), writer.image_ids
-    pending = {image: image_ids[image] for image in writer.pending()}
-    if gone := [image_id for image_id in pending.values() if image_id not in path_of]:
-        raise InputError(f"images begun in the store are no longer in the CSV:{list_some(gone)}")
-    return {image: path_of[image_id] for image, image_id in pending.items()}
+    return {image: path_of[image_ids[image]] for image in writer.pending()}

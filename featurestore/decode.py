@@ -75,14 +75,21 @@ class Unusable:
     why: str
 
 
+def _size_or_error(path: Path) -> tuple[int, int] | InputError:
+    try:
+        return inspect_photograph(path)
+    except InputError as err:
+        return err
+
+
 def inspect_photographs(paths: list[Path], crop: str) -> tuple[tuple[int, int] | None, dict[int, Unusable]]:
     """Width and height of the first photograph that can be used, from headers alone, and by position those that cannot."""
     first, unusable = None, {}
-    for i, path in enumerate(paths):
-        try:
-            size = inspect_photograph(path)
-        except InputError as err:
-            unusable[i] = Unusable("damaged" if path.is_file() else "missing", str(err))
+    with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(_size_or_error, paths))
+    for i, (path, size) in enumerate(zip(paths, found, strict=True)):
+        if isinstance(size, InputError):
+            unusable[i] = Unusable("damaged" if path.is_file() else "missing", str(size))
             continue
         try:
             width, height = (first or size) if crop == "whole" else (1, 1)

@@ -34,7 +34,8 @@ def diff_stores(a_path: Path, b_path: Path, tokens: bool = False) -> StoreDiff:
     """
     with FeatureStore.open(a_path) as a, FeatureStore.open(b_path) as b:
         diff = StoreDiff()
-        diff.lines += [*_spec_lines(a, b), *_image_lines(a, b), *_cell_lines(a, b), *_row_lines(a, b, tokens)]
+        diff.lines += [*_spec_lines(a, b), *_image_lines(a, b), *_cell_lines(a, b), *_row_lines(a, b, tokens),
+                       *_thumb_lines(a, b)]
         made = {key: (a.spec.made_by.get(key), b.spec.made_by.get(key)) for key in {**a.spec.made_by, **b.spec.made_by}}
         diff.notes += [f"made by: {key} {one!r} | {other!r}" for key, (one, other) in made.items() if one != other]
         return diff
@@ -93,6 +94,18 @@ def _row_lines(a: FeatureStore, b: FeatureStore, tokens: bool) -> Iterator[str]:
             + (_apart(a, b, (i_M[m], v_W[k]), (j_M[m], w_W[k])) if tokens else "") for m, k in np.argwhere(differs_MW)]
     if rows:
         yield f"rows: {len(rows)} of {differs_MW.size} have other bytes:{list_some(rows, MOST)}"
+
+
+def _thumb_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
+    """Thumbnails of images sealed in both; their size is the spec's business."""
+    if not a.spec.thumb or a.spec.thumb != b.spec.thumb:
+        return
+    places = dict(zip(b.catalog["image_id"].iloc[b.sealed], b.sealed.tolist(), strict=True))
+    thumbs = a.array("thumbs"), b.array("thumbs")
+    ids = [image_id for image_id, i in zip(a.catalog["image_id"].iloc[a.sealed], a.sealed.tolist(), strict=True)
+           if image_id in places and not np.array_equal(thumbs[0][i], thumbs[1][places[image_id]])]
+    if ids:
+        yield f"thumbs: {len(ids)} differ:{list_some(ids, MOST)}"
 
 
 def _row_shape(store: FeatureStore) -> list[tuple]:

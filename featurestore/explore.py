@@ -230,6 +230,9 @@ def _pictures(store: "FeatureStore", image: int, view: int) -> dict[str, Image.I
 def _aspect(store: "FeatureStore", image: int) -> float:
     """Width / height of the photograph; a thumbnail is squeezed to the shape of the store's first."""
     width, height = (float(store.array(f"catalog/{name}")[image]) for name in ("width", "height"))
+    if not (width > 0 and height > 0):  # of imported tokens nobody may know
+        t = store.spec.tokens
+        width, height = t.n_tiles * t.tile_width, t.tile_height
     return min(max(width / height, 0.1), 10.0)
 
 

@@ -1,6 +1,7 @@
 """A larger store from one that is full: more images, more views, more room. What the old one holds is copied, not made again."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from featurestore import _bytes
-from featurestore.backbone import kept_weights, restore_backbone
-from featurestore.build import BuildReport, build_images, finish_build, new_bar, pending_photographs
+from featurestore._interrupts import check_interrupt
+from featurestore.backbone import Backbone, kept_weights, restore_backbone
+from featurestore.build import BuildReport, build_images, finish_build, new_bar, usable
 from featurestore.catalog import find_photographs, read_catalog
-from featurestore.decode import check_photographs
 from featurestore.errors import MismatchError, UsageError, list_some
 from featurestore.formats import check_suffix
 from featurestore.rows import ImageRows
-from featurestore.spec import ViewSpec
+from featurestore.spec import OWN_COLUMNS, StoreSpec, ViewSpec
 from featurestore.store import FeatureStore
 from featurestore.transfer import checked_rows
 from featurestore.views import choose_views
@@ -38,8 +39,10 @@ class Extension:
     def of(cls, source: FeatureStore, views: Sequence[ViewSpec]) -> "Extension":
         old = source.spec.tokens.views
         view_of = {v: old.index(view) for v, view in enumerate(views) if view in old}
-        ids = source.catalog["image_id"].iloc[source.sealed]
-        return cls(source, view_of, len(views), dict(zip(ids, source.sealed.tolist(), strict=True)))
+        sealed = source.sealed  # before the catalog: what is sealed later may have empty cells in it
+        source.refresh()
+        ids = source.catalog["image_id"].iloc[sealed]
+        return cls(source, view_of, len(views), dict(zip(ids, sealed.tolist(), strict=True)))
 
     def is_whole(self, image_id: str) -> bool:
         """Whether the old store has every view of an image, so that its photograph is not needed."""
@@ -67,8 +70,8 @@ class Extension:
 
 
 def extend_store(source_path: Path, out: Path, data: Path | None = None, views: str | None = None, reserve: int = 0,
-                 weights: str | None = None, device: str = "auto", precision: str | None = None,
-                 progress: bool = True) -> BuildReport:
+                 weights: str | None = None, device: str = "auto", precision: str | None = None, skip_missing: bool = False,
+                 allow_outside: bool = False, progress: bool = True) -> BuildReport:
     """A new store with all that an old one holds, and more; goes on where it stopped.
 
     Parameters
@@ -76,63 +79,84 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
     data : folder with train.csv and photographs of all images, old and new; None keeps the old catalog.
     views : of the new store, as `store build` takes them; None keeps the old ones.
     weights, device, precision : of the backbone, which works on what is new only; None is what made the old store.
+    skip_missing, allow_outside : as `store build` has them.
 
     Raises MismatchError if labels, photographs or weights are not those of the old store; errors of `build_store` otherwise.
     """
     start = time.monotonic()
     check_suffix(out)
     _bytes.check_writable(out.parent)
+    if out.absolute() == Path(source_path).absolute():
+        raise UsageError(f"{out}: is the source; give the new store another name")
     source = FeatureStore.open(source_path)
-    tokens = source.spec.tokens
-    tokens = tokens.changed(views=choose_views(views) if views else tokens.views)
-    extension = Extension.of(source, tokens.views)
-    frame = read_catalog(data / "train.csv") if data else _old_frame(source)
-    check_labels(source, frame)
-    columns = catalog_columns(frame, 2.0 if reserve else 1.0) if data else source.spec.columns
-    spec = source.spec.changed(tokens=tokens, columns=columns)
+    spec, extension, frame = _planned(source, data, views, reserve)
     if not out.exists():
         _bytes.check_free(out.parent, len(frame) * image_bytes(spec))
     fresh = frame[[not extension.is_whole(image_id) for image_id in frame["image_id"]]]
-    paths = _photographs(fresh, data, tokens.crop)
-    backbone = None
-    if len(fresh):
-        backbone = restore_backbone(tokens, weights or kept_weights(source.spec, source.path.parent), device,
-                                    precision or source.spec.made_by.get("precision", "fp32"))
+    if data is None:  # what was not built stays so
+        fresh = fresh[fresh["image_id"].isin(extension.image_of)]
+    paths = find_photographs(fresh, _needed(data, fresh), allow_outside, missing=True) if len(fresh) else []
+    unusable = usable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
+    backbone = _backbone(spec, source, weights, device, precision) if len(fresh) else None
     with open_writer(out, spec, frame, reserve) as writer:
         n_pending = len(writer.pending())
         _copy_whole(extension, writer)
-        todo = pending_photographs(writer, fresh, paths)
+        ids, path_of = writer.image_ids, dict(zip(fresh["image_id"], paths, strict=True))
+        todo = {image: path_of[ids[image]] for image in writer.pending() if ids[image] in path_of}
+        skipped = {image: unusable[path] for image, path in todo.items() if path in unusable}
+        writer.skip({image: each.status for image, each in skipped.items()})
         if backbone:
-            ids = writer.image_ids
+            todo = {image: path for image, path in todo.items() if image not in skipped}
             build_images(backbone, writer, todo, new_bar("store extend", len(ids), len(todo), progress),
-                         known=lambda image, sha256: extension.known(ids[image], sha256))
-    return finish_build(out, n_pending, [], start)
+                         skipped if skip_missing else None, lambda image, sha256: extension.known(ids[image], sha256))
+        n_built = n_pending - len(writer.pending())
+    return finish_build(out, n_built, [each.why for each in skipped.values()], start)
+
+
+def _planned(source: FeatureStore, data: Path | None, views: str | None, reserve: int
+             ) -> tuple[StoreSpec, Extension, pd.DataFrame]:
+    """The new store's spec, what of it the old one has, and its catalog."""
+    tokens = source.spec.tokens.changed(views=choose_views(views) if views else source.spec.tokens.views)
+    extension = Extension.of(source, tokens.views)
+    if data is None:
+        given = [column.name for column in source.spec.columns if column.name not in OWN_COLUMNS[2:]]
+        return source.spec.changed(tokens=tokens), extension, source.catalog[given]
+    frame = read_catalog(data / "train.csv")
+    check_labels(source, frame)
+    if gone := sorted(set(extension.image_of) - set(frame["image_id"])):
+        raise MismatchError(f"{data / 'train.csv'}: lacks {len(gone)} images that {source.path} holds; name old and new ones "
+                            f"(`biomass store convert --images` keeps some only):{list_some(gone)}")
+    columns = catalog_columns(frame, 2.0 if reserve else 1.0)
+    return source.spec.changed(tokens=tokens, columns=columns), extension, frame
+
+
+def _backbone(spec: StoreSpec, source: FeatureStore, weights: str | None, device: str, precision: str | None) -> Backbone:
+    made_in = source.spec.made_by.get("precision", "fp32")
+    if precision not in (None, made_in):
+        warnings.warn(f"the old store was computed in {made_in}, what is new will be in {precision}; tokens agree only within "
+                      "rounding", stacklevel=3)
+    return restore_backbone(spec.tokens, weights or kept_weights(source.spec, source.path.parent), device, precision or made_in)
 
 
 def _copy_whole(extension: Extension, writer: StoreWriter) -> None:
-    image_ids = writer.image_ids
+    """Put the images that need no backbone, and say of those that the old store lacks why it does."""
+    image_ids, status = writer.image_ids, dict(zip(extension.source.image_ids, extension.source.catalog["status"], strict=True))
     for image in writer.pending():
         if extension.is_whole(image_ids[image]):
             writer.put(image, extension.rows(image_ids[image]))
             writer.commit_if_due()
+            check_interrupt()
     writer.commit()
+    left = {image: status.get(image_ids[image], "") for image in writer.pending()}
+    writer.skip({image: text for image, text in left.items() if text not in ("", "ok")})
 
 
-def _old_frame(source: FeatureStore) -> pd.DataFrame:
-    given = [column.name for column in source.spec.columns if column.name not in ("sha256", "width", "height", "status")]
-    return source.catalog[given]
-
-
-def _photographs(fresh: pd.DataFrame, data: Path | None, crop: str) -> list[Path]:
-    """The files of the images that the backbone has to see."""
-    if len(fresh) and data is None:
+def _needed(data: Path | None, fresh: pd.DataFrame) -> Path:
+    """The folder of photographs, or UsageError naming whose are needed."""
+    if data is None:
         some = list_some(list(fresh["image_id"]), 5)
         raise UsageError(f"{len(fresh)} images need their photographs; give --data FOLDER:{some}")
-    if not len(fresh):
-        return []
-    paths = find_photographs(fresh, data)
-    check_photographs(paths, crop)
-    return paths
+    return data
 
 
 def _plain(values: np.ndarray | None) -> np.ndarray | None:

@@ -113,8 +113,8 @@ def _check_files(folder: Path, files: Sequence[Path]) -> tuple[int, int, int]:
         try:
             shapes = _shapes(file)
             _check_keys(shapes)
-            expected = expected or shapes
-            _check_shapes(shapes, expected)
+            _check_shapes(shapes, expected or shapes)
+            expected = expected or shapes  # once it has passed
         except READ_ERRORS as err:
             bad.append(f"{file.name}: {str(err) or type(err).__name__}")
     if bad:

@@ -48,7 +48,7 @@ class BuildPlan:
 
 def plan_build(config: BuildConfig) -> BuildPlan:
     """Check all that `build_store` checks before it writes, then time the backbone. Errors as there."""
-    job = prepare_build(config)
+    job = prepare_build(config, save=False)
     view_s = _time_view(job)
     each, n_images = image_bytes(job.spec), len(job.frame) + config.reserve
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -109,7 +109,8 @@ class FeatureStore:
         return dict(zip(self.image_ids, range(self.n_images), strict=True))
 
     def refresh(self) -> None:
-        """Forget what was read of the catalog: a builder has added images or committed some."""
+        """Forget what was read of the catalog and seals: a builder has added images, committed some, or taken seals back."""
+        self._state_N[self.array("seal")[:] == 0] = UNKNOWN
         for name in ("n_images", "catalog", "image_ids", "_position"):
             self.__dict__.pop(name, None)
 
@@ -135,7 +136,7 @@ class FeatureStore:
         """Whether the image is committed: its seal is there and matches its catalog row, thumbnail and crc row."""
         if self._state_N[image] == UNKNOWN:
             self._check_seals(image, image + 1)
-        return self._state_N[image] != UNKNOWN
+        return bool(self._state_N[image] != UNKNOWN and self.array("seal")[image])  # a repair may have taken it back
 
     @property
     def sealed(self) -> np.ndarray:
@@ -144,7 +145,7 @@ class FeatureStore:
         first, end = (unknown[0], unknown[-1] + 1) if len(unknown) else (0, 0)
         for start in range(first, end, SEAL_BLOCK):
             self._check_seals(start, min(start + SEAL_BLOCK, end))
-        return np.flatnonzero(self._state_N[: self.n_images])
+        return np.flatnonzero((self._state_N[: self.n_images] != UNKNOWN) & (self.array("seal")[: self.n_images] != 0))
 
     @property
     def skipped(self) -> list[int]:
@@ -174,7 +175,7 @@ class FeatureStore:
 
     def require(self, image: int) -> None:
         """Raise unless the image is sealed and, with check="first-touch", its bytes are what was committed."""
-        if self._state_N[image] == TOUCHED or (self._state_N[image] == SEALED and self.check == "seal"):
+        if self.is_sealed(image) and (self._state_N[image] == TOUCHED or self.check == "seal"):
             return
         if not self.is_sealed(image):
             raise self._absent(image)
@@ -206,6 +207,10 @@ class FeatureStore:
         """CRC-32C of a row's bytes as they are now."""
         names = ["cls", "patches", "pooled", "stats"] if self.spec.has_patches else ["cls", "pooled", "stats"]
         return crc32c(*(np.ascontiguousarray(self.row(name, image, view)) for name in names))
+
+    def row_crcs(self, image: int) -> np.ndarray:
+        """(V,) uint32: CRC-32C of an image's rows as they were committed."""
+        return self.array("crc32c")[image]
 
     def where(self, image: int, view: int) -> str:
         """A row's name, file and offset, for messages."""
@@ -256,7 +261,8 @@ class FeatureStore:
         """All of a sealed image, as it would be put into another store; nothing is copied."""
         self.require(image)
         patches = self.image_patches(image) if self.spec.has_patches else None
-        facts = {name: self.catalog[name][image] for name in OWN_COLUMNS[2:]}
+        cells = self.catalog_rows(np.s_[image:image + 1])  # of this moment: the catalog at hand may be from before it was sealed
+        facts = {name: cells[name][0] for name in OWN_COLUMNS[2:]}
         return ImageRows(self.array("cls")[image], patches, self.array("pooled")[image], self.array("stats")[image],
                          self.array("thumbs")[image] if self.spec.thumb else None, facts)
 
@@ -420,7 +426,7 @@ def seals(spec: StoreSpec, start: int, cells: list[np.ndarray], thumbs_NHW3: np.
     print_NF = np.broadcast_to(np.frombuffer(spec.fingerprint.encode(), np.uint8), (n, 64))
     number_N8 = np.arange(start, start + n, dtype="<u8").view(np.uint8).reshape(n, 8)
     thumbs = [] if thumbs_NHW3 is None else [thumbs_NHW3]
-    crc_N = crc32c_rows(np.concatenate([print_NF, number_N8, *map(_as_bytes, cells)], 1), *thumbs, crc_NV)
+    crc_N = crc32c_rows(np.concatenate([print_NF, number_N8, *map(as_bytes, cells)], 1), *thumbs, crc_NV)
     crc_N[crc_N == 0] = 1
     return crc_N
 
@@ -460,7 +466,7 @@ def _suggest(name: str, names: list[str]) -> str:
     return f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(names[:3])}, ..."
 
 
-def _as_bytes(column: np.ndarray) -> np.ndarray:
+def as_bytes(column: np.ndarray) -> np.ndarray:
     """(n, width) uint8 of catalog cells, numbers as their eight bytes."""
     return np.ascontiguousarray(column).view(np.uint8).reshape(len(column), -1)
 

@@ -56,14 +56,17 @@ class Selection:
     def of(cls, spec: StoreSpec, views: Sequence[str | int] | None, layers: Sequence[int] | None, patches: bool) -> "Selection":
         """Views by name or position, layers by the numbers they have in the spec; None takes all. InputError for unknown ones."""
         t = spec.tokens
-        wanted = [t.view_names[v] if type(v) is int and v < len(t.views) else v for v in views or t.view_names]
+        asked = t.view_names if views is None else views
+        wanted = [t.view_names[v] if type(v) is int and v < len(t.views) else v for v in asked]
         if unknown := [str(v) for v in wanted if v not in t.view_names]:
             raise InputError(f"views {', '.join(unknown)}: the store has {', '.join(t.view_names)}")
         if unknown := [str(layer) for layer in layers or () if layer not in t.layers]:
             raise InputError(f"layers {', '.join(unknown)}: the store has {', '.join(map(str, t.layers))}")
         positions = [t.layers.index(layer) for layer in layers or t.layers]
-        if len(set(wanted)) < len(wanted) or not all(a < b for a, b in pairwise(positions)):
-            raise InputError("name each view once, and layers in the store's order")
+        if not wanted or len(set(wanted)) < len(wanted) or not all(a < b for a, b in pairwise(positions)):
+            raise InputError("name each view once, at least one, and layers in the store's order")
+        if len(positions) < len(t.layers) and t.dtype == "int8":
+            raise InputError("tokens of an int8 archive were rounded over all layers together; choose layers before archiving")
         if len(positions) < len(t.layers) and not spec.has_patches:
             raise InputError("layers of a pooled store cannot be told apart in its statistics; take them all")
         return cls([t.view_names.index(name) for name in wanted], positions, patches and spec.has_patches)
@@ -117,13 +120,14 @@ def convert(source_path: Path, out: Path, *, codec: str | None = None, images: S
     chosen = _chosen(source, images)
     selection = Selection.of(source.spec, views, layers, patches)
     if codec:
-        if reserve or not selection.is_all(source.spec):
-            raise UsageError("an archive keeps all layers and tokens, and grows no further; convert to a store with those first")
+        if reserve or skip_damaged or not selection.is_all(source.spec):
+            raise UsageError("an archive keeps all layers and tokens, grows no further and takes no damaged images; convert to a "
+                             "store like that first")
         return write_archive(source, out, codec, chosen, selection.views, progress)
     spec = selection.spec(source.spec)
     frame = source.catalog.iloc[chosen][_given(source.spec)]
     places = {image_id: (source, i) for image_id, i in zip(frame["image_id"], chosen, strict=True)}
-    return _copy(places, out, spec, frame, reserve, lambda rows: selection.rows(rows, source.spec), skip_damaged, progress)
+    return _copy(places, out, spec, frame, reserve, selection, skip_damaged, progress)
 
 
 def merge(parts: Sequence[Path], out: Path, *, reserve: int = 0, progress: Progress = lambda n_bytes: None) -> TransferReport:
@@ -141,13 +145,18 @@ def merge(parts: Sequence[Path], out: Path, *, reserve: int = 0, progress: Progr
                                 "build the parts alike, or without thumbnails")
     spec = first.spec.changed(columns=_merged_columns(sources))
     places: dict[str, tuple[Source, int]] = {}
+    frames = []
     for source in sources:
-        for i in source.sealed.tolist():
-            image_id = source.catalog["image_id"][i]
-            _check_twin(image_id, places.setdefault(image_id, (source, i)), (source, i))
-    frame = pd.concat([source.catalog.iloc[source.sealed][_given(source.spec)] for source in sources])
-    frame = frame.drop_duplicates("image_id", ignore_index=True)
-    return _copy(places, out, spec, frame, reserve, lambda rows: rows, False, progress)
+        sealed = _sealed(source)
+        frames.append(source.catalog.iloc[sealed][_given(source.spec)])
+        for image_id, i in zip(frames[-1]["image_id"], sealed.tolist(), strict=True):
+            known = places.setdefault(image_id, (source, i))
+            if known != (source, i):
+                _check_twin(image_id, known, (source, i))
+    if not places:
+        raise InputError(f"{', '.join(map(str, parts))}: no image of them is sealed, there is nothing to merge")
+    frame = pd.concat(frames).drop_duplicates("image_id", ignore_index=True)
+    return _copy(places, out, spec, frame, reserve, Selection.of(spec, None, None, True), False, progress)
 
 
 def open_source(path: Path) -> Source:
@@ -167,14 +176,16 @@ def checked_rows(source: Source, image: int) -> ImageRows:
 
 
 def _copy(places: dict[str, tuple[Source, int]], out: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int,
-          select: Callable[[ImageRows], ImageRows], skip_damaged: bool, progress: Progress) -> TransferReport:
+          selection: Selection, skip_damaged: bool, progress: Progress) -> TransferReport:
     """Put the rows of each image from where it is; what `out` has already is left."""
-    start, damaged = time.monotonic(), []
+    start, damaged = time.monotonic(), {}
     check_suffix(out)
     check_writable(out.parent)
     if any(source.path == out.absolute() for source, _ in places.values()):
         raise UsageError(f"{out}: is the source; give the copy another name")
-    if not out.exists():
+    if out.exists():
+        check_holds(out, places, selection)
+    else:
         check_free(out.parent, image_bytes(spec) * len(frame))
     with open_writer(out, spec, frame, reserve) as writer:
         image_ids, pending = writer.image_ids, writer.pending()
@@ -184,13 +195,13 @@ def _copy(places: dict[str, tuple[Source, int]], out: Path, spec: StoreSpec, fra
             except StoreDamaged as err:
                 if not skip_damaged:
                     raise
-                damaged.append(str(err))
-                writer.skip(image, "damaged")
+                damaged[image] = str(err)
                 continue
-            _put(writer, image, select(rows))
+            _put(writer, image, selection.rows(rows, source_of(places).spec))
             progress(image_bytes(spec))
+        writer.skip(dict.fromkeys(damaged, "damaged"))
     if damaged:
-        warnings.warn(f"{len(damaged)} images were left out:{list_some(damaged)}", stacklevel=3)
+        warnings.warn(f"{len(damaged)} images were left out:{list_some(list(damaged.values()))}", stacklevel=3)
     n_copied = len(pending) - len(damaged)
     return TransferReport(out, len(image_ids), n_copied, time.monotonic() - start, n_copied * image_bytes(spec))
 
@@ -203,7 +214,8 @@ def _put(writer: StoreWriter, image: int, rows: ImageRows) -> None:
 
 def _chosen(source: Source, images: Sequence[str] | None) -> list[int]:
     """Positions of the sealed images asked for, in store order."""
-    catalog, sealed = source.catalog, np.asarray(source.sealed)
+    sealed = _sealed(source)
+    catalog = source.catalog
     if images is not None:
         known = catalog["image_id"].iloc[sealed]
         if unknown := sorted(set(images) - set(known)):
@@ -212,6 +224,38 @@ def _chosen(source: Source, images: Sequence[str] | None) -> list[int]:
     if not len(sealed):
         raise InputError(f"{source.path}: no image of it is sealed, there is nothing to copy")
     return sealed.tolist()
+
+
+def source_of(places: dict[str, tuple[Source, int]]) -> Source:
+    """Any of the sources: their rows are alike."""
+    return next(iter(places.values()))[0]
+
+
+def check_holds(out: Path, places: dict[str, tuple[Source, int]], selection: Selection) -> None:
+    """MismatchError unless what a store at `out` has sealed is what would be copied there: an earlier run of the same."""
+    with FeatureStore.open(out) as store:
+        ids = store.catalog["image_id"].iloc[store.sealed]
+        if strange := sorted(set(ids) - set(places)):
+            raise MismatchError(f"{out}: holds images that are not to be copied; choose another name:{list_some(strange)}")
+        other = [image_id for image_id, i in zip(ids, store.sealed, strict=True)
+                 if not _same_rows(store, i, *places[image_id], selection)]
+        if other:
+            raise MismatchError(f"{out}: holds other rows of these images; choose another name:{list_some(other)}")
+
+
+def _same_rows(store: FeatureStore, image: int, source: Source, place: int, selection: Selection) -> bool:
+    """By their checksums where rows go over as they are, else by the photograph's."""
+    if selection.is_all(source.spec):
+        return np.array_equal(store.array("crc32c")[image], source.row_crcs(place)[selection.views])
+    return store.catalog["sha256"][image] == source.catalog["sha256"][place]
+
+
+def _sealed(source: Source) -> np.ndarray:
+    """Sealed images, with a catalog read after they were: one that is sealed later may still have empty cells in it."""
+    sealed = np.asarray(source.sealed)
+    if isinstance(source, FeatureStore):
+        source.refresh()
+    return sealed
 
 
 def _given(spec: StoreSpec) -> list[str]:

@@ -81,6 +81,7 @@ def verify(store: FeatureStore, progress: Progress = lambda n_bytes: None, image
     sums = _Sums(store, VerifyReport(store.n_images), progress)
     report, start = sums.report, time.perf_counter()
     sums.run()
+    store.refresh()  # a builder may have added images meanwhile
     report.faults += [*_row_faults(sums), *_seal_faults(store), *_catalog_faults(store), *_metadata_faults(store)]
     report.seconds = time.perf_counter() - start
     if images:

@@ -5,6 +5,7 @@ A view acts on a tile after the crop, so tile t is always the same part of the p
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -57,8 +58,10 @@ def tta_views(n: int) -> tuple[ViewSpec, ...]:
     return (VIEWS[:4] + TRANSPOSES)[:n]
 
 
-def chosen_tta(tta: int | str) -> tuple[ViewSpec, ...]:
+def chosen_tta(tta: int | str | Sequence[ViewSpec]) -> tuple[ViewSpec, ...]:
     """Views of test-time augmentation from a number, see `tta_views`, or from names with commas, transposes among them."""
+    if not isinstance(tta, int | str):
+        return tuple(tta)
     if isinstance(tta, int) or tta.isdecimal():
         return tta_views(int(tta))
     known = {view.name: view for view in VIEWS + TRANSPOSES}

@@ -5,8 +5,10 @@ durable before what it seals, so a reader that believes seals reads only whole i
 """
 
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from featurestore.formats import create_store
 from featurestore.layout import Layout
 from featurestore.rows import ImageRows
 from featurestore.spec import OWN_COLUMNS, Column, StoreSpec
-from featurestore.store import FeatureStore
+from featurestore.store import FeatureStore, as_bytes
 
 COMMIT_SECONDS = 2.0  # a group is one image or this long: a sync costs milliseconds, a lost group is computed again
 STATUS_WIDTH = 16
+DROPPED = "dropped"  # the status of an image without tokens that is no longer asked for
 
 
 class StoreWriter:
@@ -34,6 +37,9 @@ class StoreWriter:
         self._fds: dict[Path, int] = {}
         self._seals: dict[int, int] = {}
         self._last_commit = time.monotonic()
+        self._wanted: set[str] | None = None
+        # one thread writes what another computes, and a signal may unwind the other at any time
+        self._lock = threading.RLock()
 
     @property
     def spec(self) -> StoreSpec:
@@ -45,28 +51,42 @@ class StoreWriter:
         return self._store.catalog["image_id"].tolist()
 
     def pending(self) -> list[int]:
-        """Images of the catalog that are not sealed, in order."""
-        return np.setdiff1d(np.arange(self._store.n_images), self._store.sealed).tolist()
+        """Images that are to be put, in order: not sealed, and asked for by who opened the writer."""
+        open_N = self._unsealed()
+        if self._wanted is None:
+            return open_N.tolist()
+        ids = self._store.catalog["image_id"].iloc[open_N]
+        return open_N[ids.isin(self._wanted).to_numpy()].tolist()
+
+    def _unsealed(self) -> np.ndarray:
+        return np.setdiff1d(np.arange(self._store.n_images), self._store.sealed)
 
     def put(self, image: int, rows: ImageRows) -> None:
         """Write one image's bytes; it is not there for readers until the commit that follows."""
         arrays = {"cls": rows.cls_VTD, "pooled": rows.pooled_VT5D, "stats": rows.stats_VS}
         if self._layout.spec.thumb:
             arrays["thumbs"] = rows.thumb_HW3
+        if self._layout.spec.has_patches:
+            self._check("patches", rows.patches_VTPD)
+        for name, value in arrays.items():
+            self._check(name, value)
         patch_crc_V = [_bytes.crc32c(row) for row in rows.patches_VTPD] if self._layout.spec.has_patches else None
         arrays["crc32c"] = row_crcs(rows, patch_crc_V)
-        for name, value in arrays.items():
-            self._write(name, image, value)
-        self._write_patches(image, rows.patches_VTPD, patch_crc_V)
-        self._write_cells(image, rows.facts)
-        self._seals[image] = self._store.expected_seals(image, image + 1)[0]
+        with self._lock:
+            for name, value in arrays.items():
+                self._write(name, image, value)
+            self._write_patches(image, rows.patches_VTPD, patch_crc_V)
+            self._write_cells(image, rows.facts)
+            self._seals[image] = self._store.expected_seals(image, image + 1)[0]
 
-    def skip(self, image: int, status: str) -> None:
-        """Note durably why an unsealed image has no tokens; a later build tries it again."""
+    def skip(self, statuses: Mapping[int, str]) -> None:
+        """Note durably why unsealed images have no tokens; a later build tries them again."""
         column = self._column("status")
-        cell = encode_column(column, [status])
-        if self._store.array(column.node)[image].tobytes() != cell.tobytes():
-            self._write_columns(image, {"status": cell})
+        with self._lock:
+            for image, status in statuses.items():
+                cell = encode_column(column, [status])
+                if self._store.array(column.node)[image].tobytes() != cell.tobytes():
+                    self._write_columns(image, {"status": cell})
             self._sync()
 
     def commit_if_due(self) -> None:
@@ -75,14 +95,15 @@ class StoreWriter:
 
     def commit(self) -> None:
         """Make all put images durable, then visible. An error of a sync is final: what it lost cannot be known."""
-        seals, self._seals = self._seals, {}  # forgotten first: a failed sync must not be tried again and believed
-        if seals:
-            self._sync()
-            for image, seal in sorted(seals.items()):
-                self._write("seal", image, np.array([seal], "<u4"))
-            _bytes.datasync(self._fd(self._layout.extents["seal"].paths[0]))
-        self._close_files()  # a Zarr store of many shards must not run out of descriptors
-        self._last_commit = time.monotonic()
+        with self._lock:
+            seals, self._seals = self._seals, {}  # forgotten first: a failed sync must not be tried again and believed
+            if seals:
+                self._sync()
+                for image, seal in sorted(seals.items()):
+                    self._write("seal", image, np.array([seal], "<u4"))
+                _bytes.datasync(self._fd(self._layout.extents["seal"].paths[0]))
+            self._close_files()  # a Zarr store of many shards must not run out of descriptors
+            self._last_commit = time.monotonic()
 
     def add_images(self, frame: pd.DataFrame) -> None:
         """Give images that the catalog lacks the next free rows; InputError if they do not fit."""
@@ -107,10 +128,12 @@ class StoreWriter:
         """Make the catalog of all that is not sealed what the frame says: nothing but a seal vouches for a cell.
 
         Images that the catalog lacks take the places of unsealed ones that the frame lacks (a rotten id, say), then free
-        ones; what is left of the former at the end of the catalog is free again.
+        ones. What is left of the former is free again at the end of the catalog, and has the status `dropped` elsewhere.
         """
+        stale = self._unsealed()
+        self.unseal(stale[self._store.array("seal")[stale] != 0].tolist())  # before anything that it would vouch for changes
         known = self._store.catalog["image_id"]
-        open_N = np.array(self.pending(), int)
+        open_N = self._unsealed()
         is_stray = ~known.iloc[open_N].isin(frame["image_id"]).to_numpy()
         new = frame[~frame["image_id"].isin(known)]
         strays = open_N[is_stray]
@@ -120,26 +143,35 @@ class StoreWriter:
         if len(new) > len(strays):
             self.add_images(new.iloc[len(strays):])
         self._release(strays[len(new):])
+        self._wanted = set(frame["image_id"])
 
     def _rewrite(self, places: np.ndarray, frame: pd.DataFrame) -> None:
         """Give unsealed places in use these rows, where they differ."""
-        cells = _cells(self._layout.spec, frame)
-        for k, place in enumerate(places.tolist()):
-            row = {name: column[k:k + 1] for name, column in cells.items() if name in frame}
-            if any((self._store.array(self._column(name).node)[place:place + 1].tobytes() != cell.tobytes())
-                   for name, cell in row.items()):
-                self._write_columns(place, row)
+        if not len(places):
+            return
+        cells = {name: cell for name, cell in _cells(self._layout.spec, frame).items() if name in frame}
+        differs_N = np.zeros(len(places), bool)
+        for name, cell in cells.items():
+            there = as_bytes(self._store.array(self._column(name).node)[places])
+            differs_N |= (there != as_bytes(cell)).any(1)
+        for k in np.flatnonzero(differs_N).tolist():
+            self._write_columns(int(places[k]), {name: cell[k:k + 1] for name, cell in cells.items()})
         self._sync()
         self._store.refresh()
 
     def _release(self, places: np.ndarray) -> None:
-        """Free unsealed places at the end of the catalog."""
-        for place in reversed(places.tolist()):
-            if place == self._store.n_images - 1:
-                path, offset, n_bytes = self._layout.extents["catalog/image_id"].locate(place)
-                _bytes.pwrite(self._fd(path), [bytes(n_bytes)], offset)
-                self._sync()
-                self._store.refresh()
+        """Free unsealed places at the end of the catalog; note of the others that nobody asks for them."""
+        left = places.tolist()
+        while left and left[-1] == self._store.n_images - 1:
+            path, offset, n_bytes = self._layout.extents["catalog/image_id"].locate(left.pop())
+            _bytes.pwrite(self._fd(path), [bytes(n_bytes)], offset)
+            self._sync()
+            self._store.refresh()
+        if left:
+            ids = self._store.catalog["image_id"].iloc[left].tolist()
+            warnings.warn(f"{self._layout.path}: {len(left)} images that it has no tokens of are no longer asked for; their "
+                          f"status is now {DROPPED!r}:{list_some(ids)}", stacklevel=2)
+            self.skip(dict.fromkeys(left, DROPPED))
 
     def _column(self, name: str) -> Column:
         return next(column for column in self._layout.spec.columns if column.name == name)
@@ -155,22 +187,26 @@ class StoreWriter:
 
         An id whose first byte was lost gets another one, since a catalog ends where an id is empty.
         """
+        used = np.flatnonzero(self._store.array("catalog/image_id")[:, 0])
         for image in images:
             self._write("seal", image, np.zeros(1, "<u4"))
-            if not self._store.array("catalog/image_id")[image, 0]:
+            if len(used) and image < used[-1] and image not in used:
                 path, offset, _ = self._layout.extents["catalog/image_id"].locate(image)
                 _bytes.pwrite(self._fd(path), [b"?"], offset)
         self._sync()
         self._close_files()
         self._store.refresh()
 
+    def _check(self, name: str, value: np.ndarray | None) -> None:
+        """InputError unless these are all values of one image, as the array holds them."""
+        array = self._layout.extents[name].array
+        found = None if value is None else (value.dtype, value.shape)
+        if found != (np.dtype(array.dtype), array.shape[1:]):
+            raise InputError(f"{self._layout.path}: {name} of an image are {array.dtype} {array.shape[1:]}, given {found}")
+
     def _write(self, name: str, image: int, value: np.ndarray) -> None:
-        extent = self._layout.extents[name]
-        value = np.ascontiguousarray(value, extent.array.dtype)
-        if value.size != np.prod(extent.array.row_shape, dtype=int):
-            raise ValueError(f"{name}: shape {value.shape} given, a row is {extent.array.row_shape}")
-        path, offset, _ = extent.locate(image)
-        _bytes.pwrite(self._fd(path), [value], offset)
+        path, offset, _ = self._layout.extents[name].locate(image)
+        _bytes.pwrite(self._fd(path), [np.ascontiguousarray(value)], offset)
 
     def _write_patches(self, image: int, patches_VTPD: np.ndarray | None, crc_V: list[int] | None) -> None:
         if not self._layout.spec.has_patches:
@@ -213,6 +249,9 @@ def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int =
         if not path.exists():
             create_with_catalog(path, spec, frame, reserve)
         with FeatureStore.open(path) as store:
+            if store.layout.n < max(store.n_images, len(frame)) + reserve:
+                warnings.warn(f"{path}: has room for {store.layout.n} images, which does not change; `biomass store extend "
+                              "--reserve` makes a store with more", stacklevel=3)
             check_same(store, spec)
             check_labels(store, frame)
             writer = StoreWriter(store.layout, store)
@@ -234,7 +273,7 @@ def _plain_os_errors(path: Path) -> Iterator[None]:
 
 def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int) -> None:
     """An empty store whose catalog is filled; it appears under its name when that is so, never before."""
-    hidden = path.with_name(f"{path.stem}.new{path.suffix}")
+    hidden = path.with_name(f".{path.stem}.unfinished{path.suffix}")  # no name that somebody gave a store
     with _bytes.appears_whole(path, hidden), FeatureStore(create_store(hidden, spec, len(frame) + reserve)) as store:
         StoreWriter(store.layout, store).add_images(frame)
 
@@ -267,6 +306,8 @@ def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
             raise MismatchError(f"{store.path}: {name!r} is {kinds[name]} in the store, {kind} in the CSV; build another store")
     for name in ours.columns:
         theirs = known.loc[ours.index, name]
+        if kinds[name] == "text":  # a table put together of several has NaN where the store has nothing
+            ours[name] = ours[name].fillna("")
         differs = (ours[name] != theirs) & ~(ours[name].isna() & theirs.isna())
         if differs.any():
             raise MismatchError(f"{store.path}: {name!r} in the CSV differs from the store's for "

@@ -37,10 +37,10 @@ def blend_weights(members: Sequence[Member], how: Blend) -> tuple[list[float], s
 
 
 def weighed(members: Sequence[Member], how: Blend, say: Callable[[str], object]) -> list[Member]:
-    """The members with those weights; `say` is told the text."""
+    """The members with those weights, without those that weigh nothing: their heads need not run. `say` is told the text."""
     weights, text = blend_weights(members, how)
     say(text)
-    return [member.weighing(weight) for member, weight in zip(members, weights, strict=True)]
+    return [member.weighing(weight) for member, weight in zip(members, weights, strict=True) if weight > 0]
 
 
 def _gain(oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: np.ndarray) -> str:

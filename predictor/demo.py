@@ -9,10 +9,11 @@ import pandas as pd
 
 from featurestore.build import BuildConfig, build_store
 from featurestore.decode import decode_ahead
-from featurestore.demo import draw_pasture
+from featurestore.demo import Photo, draw_pasture, plan_pasture
 from featurestore.errors import InputError
 from featurestore.store import FeatureStore
 from predictor.ensemble import pooled_as_stored
+from predictor.intervals import Intervals, within
 from predictor.predictor import Predictor, test_photographs
 from predictor.submission import write_predictions
 from trainer import kinds
@@ -25,6 +26,7 @@ from trainer.splits import site_of
 from trainer.sweep import run_sweep
 
 BACKBONE, IMAGE_SIZE, VIEWS = "vit_demo_patch16_dinov3", 192, "4"
+LEVEL = 0.9  # of the intervals
 CONFIG = """\
 # Do both kinds of heads find the masses drawn into the demo's pasture?
 experiment: {name: demo, seed: 42}
@@ -54,9 +56,11 @@ def run_demo(out: Path, seed: int, say: Callable[[str], object], n_train: int = 
     say("4. predicting photographs of sites never seen in training, TTA 4")
     predictor = Predictor.load(best_run(result.path), device="cpu")
     photographs = test_photographs(data)
-    predictions = predictor.predict(photographs, tta=4)
+    intervals = _intervals(predictor)
+    predictions = intervals.added(predictor.predict(photographs, tta=4))
     write_predictions(data / "test.csv", predictions, out / "submission.csv")
     scores = _scores(data, FeatureStore.open(store_path), predictor, photographs, predictions)
+    say(_coverage(intervals, predictions, _truth(data), plan_pasture(seed, n_train, n_test)))
     say(_report(out, result.path, scores, time.monotonic() - start))
     return scores
 
@@ -72,6 +76,21 @@ def _scores(data: Path, store: FeatureStore, predictor: Predictor, photographs: 
     by_ridge = ridge.predict(fitted, pooled_features(*_pooled(predictor, photographs, store.spec.pooled_dtype), names))
     return {"best run": weighted_r2(truth, predictions[list(TARGETS)].to_numpy()), "ridge": weighted_r2(truth, by_ridge),
             "mean predictor": weighted_r2(truth, np.broadcast_to(train_N5.mean(0), truth.shape))}
+
+
+def _intervals(predictor: Predictor) -> Intervals:
+    """At LEVEL, or the highest level that the sites of a smaller demo support."""
+    n_sites = predictor.members[0].oof["site"].nunique()
+    return Intervals.of(predictor.members, min(LEVEL, n_sites / (n_sites + 1)))
+
+
+def _coverage(intervals: Intervals, predictions: pd.DataFrame, truth: pd.DataFrame, photos: list[Photo]) -> str:
+    """How many masses of unseen sites lie within, in a sentence."""
+    site_of_id = {photo.image_id: photo.site for photo in photos}
+    inside_N = within(predictions, truth.loc[predictions["image_id"], list(TARGETS)].to_numpy()).mean(1)
+    by_site = pd.Series(inside_N).groupby([site_of_id[image_id].date for image_id in predictions["image_id"]]).mean()
+    return (f"intervals at level {intervals.level:.2f}, from {intervals.n_sites} known sites: {inside_N.mean():.3f} of the "
+            f"masses at {len(by_site)} unseen sites lie within, {by_site.mean():.3f} where each site counts the same")
 
 
 def _truth(data: Path) -> pd.DataFrame:

@@ -45,7 +45,7 @@ class BankEnsemble:
 
     @torch.inference_mode()
     def maps(self, tokens: Sequence[Tokens]) -> np.ndarray:
-        """(V, T, P, M), mean over heads of what the kind's `maps_say`; M is 1 for shares, averaged over a head's softmaxes too."""
+        """(V, T, P, M), mean over heads of what its kind `maps_say`; M is 1 for shares, averaged over softmaxes too."""
         maps_HVTPM = self.bank.kind.maps(self.bank, self._inputs(tokens))[0].double()
         mean_VTPM = maps_HVTPM.mean(0)
         return (mean_VTPM.mean(-1, keepdim=True) if self.bank.kind.maps_say == "share" else mean_VTPM).cpu().numpy()

@@ -6,6 +6,7 @@ does not grow with the photographs, and a prediction that goes on with --resume 
 """
 
 import hashlib
+import os
 import re
 import sys
 import unicodedata
@@ -29,9 +30,10 @@ from featurestore.spec import ViewSpec
 from predictor.ensemble import Tokens
 from predictor.member import Member, Stage, by_spec
 from predictor.picture import Map, blank, draw_picture, fitted
-from predictor.report import Entry, write_report
+from predictor.report import About, Entry, write_report
 from trainer import kinds
 
+PICTURE_S = 0.5  # to draw one of 1200 pixels on one core, of which a deadline must leave some
 NAME_BYTES = 120  # of a picture's name before its ending; file systems take 255
 
 
@@ -87,28 +89,29 @@ class Explainer:
         height, width = max((each.shape[:2] for each in maps), key=np.prod)
         return Map(self.unit, sum(regridded(each, height, width) for each in maps))
 
-    def report(self, paths: Mapping[str, Path], table: pd.DataFrame, unusable: Mapping[str, str], progress: bool = True) -> Path:
+    def report(self, paths: Mapping[str, Path], table: pd.DataFrame, unusable: Mapping[str, str], level: float | None = None,
+               progress: bool = True) -> Path:
         """Draw a picture of every row of `table`, and report.html with all of them; returns the page's path.
 
-        unusable : why, by image_id, of photographs that the training mean stands for.
+        unusable : why, by image_id, of photographs that the training mean stands for; level : of the table's intervals.
         """
         names = picture_names(list(table["image_id"]))
 
         def entry(row: pd.Series) -> Entry:
-            return self._draw(row, paths[row["image_id"]], names[row["image_id"]], unusable.get(row["image_id"], ""), len(table))
+            image_id = row["image_id"]
+            photograph, seen = self._look(image_id, paths[image_id])
+            why = unusable.get(image_id, "")
+            with appears_whole(self.folder / names[image_id]) as partial:
+                picture = draw_picture(photograph, seen, row, f"the training mean stands in: {why}" if why else "", level)
+                picture.save(partial, "PNG", compress_level=1)  # 0.25 s and 3.0 MB; Pillow's own level 6: 0.6 s and 2.8 MB
+            return Entry.of(row, names[image_id], photograph, seen, why, len(table))
 
         entries = _in_threads(entry, [row for _, row in table.iterrows()])
         bar = tqdm(entries, desc="explain", unit="image", total=len(table), disable=not progress, file=sys.stderr)
-        page = write_report(self.folder / "report.html", self.members, self.view_names, self.unit, table, list(bar))
+        about = About(self.members, self.view_names, self.unit, level)
+        page = write_report(self.folder / "report.html", about, table, list(bar))
         remove(self._maps)
         return page
-
-    def _draw(self, row: pd.Series, path: Path, name: str, why: str, n_pictures: int) -> Entry:
-        photograph, seen = self._look(row["image_id"], path)
-        note = f"the training mean stands in: {why}" if why else ""
-        with appears_whole(self.folder / name) as partial:
-            draw_picture(photograph, seen, row, note).save(partial, "PNG")
-        return Entry.of(row, name, photograph, seen, why, n_pictures)
 
     def _look(self, image_id: str, path: Path) -> tuple[Image.Image, Map | None]:
         try:
@@ -123,7 +126,7 @@ class Explainer:
 
     def _path(self, group: int, image_id: str, sha256: str) -> Path:
         """Where a map is; other heads, views or bytes of the photograph have another."""
-        address = hashlib.sha256("\0".join([self.key, str(group), image_id, sha256]).encode()).hexdigest()
+        address = hashlib.sha256("\0".join([self.key, str(self.shares), str(group), image_id, sha256]).encode()).hexdigest()
         return self._maps / f"{address[:32]}.npy"
 
 
@@ -163,8 +166,8 @@ def picture_names(image_ids: Sequence[str]) -> dict[str, str]:
     for image_id in image_ids:
         safe = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", image_id)).strip("._")
         safe = safe.encode()[:NAME_BYTES].decode(errors="ignore")
-        if safe != image_id or safe.casefold() in taken:
-            safe = f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
+        if not safe or safe != image_id or safe.casefold() in taken:
+            safe = f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:16]}"
         taken.add(safe.casefold())
         names[image_id] = f"{safe}.png"
     return names
@@ -172,7 +175,7 @@ def picture_names(image_ids: Sequence[str]) -> dict[str, str]:
 
 def _in_threads(work, items: Sequence) -> Iterator:
     """What work makes of each item, in order; a signal or an error ends it at the next one."""
-    pool = ThreadPoolExecutor(AHEAD)
+    pool = ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1))
     try:
         for result in pool.map(work, items):
             check_interrupt()

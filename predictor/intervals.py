@@ -86,11 +86,11 @@ class Intervals:
         columns = {f"{name}_{end}": values[:, k] for k, name in enumerate(TARGETS) for end, values in ends.items()}
         return table.assign(**columns)
 
-    def coverage(self, table: pd.DataFrame, truth_N5: np.ndarray) -> np.ndarray:
-        """(5,) share of the known truths that lie within, of a table that `added` gave."""
-        low_N5, high_N5 = (table[[f"{name}_{end}" for name in TARGETS]].to_numpy(float) for end in ("low", "high"))
-        within_N5 = np.where(np.isnan(truth_N5), np.nan, (low_N5 <= truth_N5) & (truth_N5 <= high_N5))
-        return np.nanmean(within_N5, 0)
+
+def within(table: pd.DataFrame, truth_N5: np.ndarray) -> np.ndarray:
+    """(N, 5) bool, which truths lie within the intervals of a table that `Intervals.added` gave."""
+    low_N5, high_N5 = (table[[f"{name}_{end}" for name in TARGETS]].to_numpy(float) for end in ("low", "high"))
+    return (low_N5 <= truth_N5) & (truth_N5 <= high_N5)
 
 
 def _check_sites(oof: OutOfFold, k: int, level: float) -> int:

@@ -13,7 +13,7 @@ from featurestore.backbone import Backbone, kept_weights, restore_backbone
 from featurestore.decode import Decoded
 from featurestore.errors import InputError, list_some
 from featurestore.spec import StoreSpec, ViewSpec
-from predictor.ensemble import BankEnsemble, RegressorEnsemble, new_ensemble
+from predictor.ensemble import BankEnsemble, RegressorEnsemble, Tokens, new_ensemble
 from trainer.config import PointConfig
 from trainer.metrics import TARGETS
 from trainer.runs import RunFolder
@@ -95,7 +95,14 @@ class Stage:
 
     def __call__(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> list[Raw]:
         """Of one photograph: what each member says; its tokens are made once."""
-        tokens = [self.backbone.tokens(photograph.tiles_THW3, image_id, view) for view in views]
+        return self.told(self.tokens(photograph, image_id, views))
+
+    def tokens(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> list[Tokens]:
+        """Class and patch tokens of each view."""
+        return [self.backbone.tokens(photograph.tiles_THW3, image_id, view) for view in views]
+
+    def told(self, tokens: Sequence[Tokens]) -> list[Raw]:
+        """What each member says of a photograph's tokens."""
         return [Raw(*ensemble(tokens)) for ensemble in self.ensembles]
 
 

@@ -1,5 +1,6 @@
 """One photograph as a picture to look at: what it shows, where heads see mass in it, and the numbers. Pillow and NumPy alone."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,12 +16,13 @@ LONGEST = 1200  # pixels of a photograph's longer side
 LEAST = 600  # smaller ones are enlarged: the words around them need room
 MARGIN, GAP, BAR = 28, 20, 14
 INK, MUTED, PAPER, RULE = (24, 26, 27), (92, 98, 102), (255, 255, 255), (216, 220, 222)
-OPAQUE = 0.72  # of the map over the photograph's grays: what grows there stays visible
+WARNING = (170, 60, 20)
+RELIEF = 0.4  # of the photograph's light and dark in a map: what grows there stays visible, and the colours near the scale's
 NAMES = {"Dry_Total_g": "Total", "GDM_g": "GDM", "Dry_Green_g": "Green", "Dry_Dead_g": "Dead", "Dry_Clover_g": "Clover"}
 """What people call each mass, in the order they read them."""
 
 # Ten evenly spaced colours of inferno, perceptually uniform. Source: van der Walt and Smith 2015, matplotlib's colormaps.
-_ANCHORS = ("000004", "1b0c42", "4b0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9a06", "f7d03c", "fcffa4")
+_ANCHORS = ("000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4")
 _ANCHOR_A3 = np.array([[int(text[i:i + 2], 16) for i in (0, 2, 4)] for text in _ANCHORS], float)
 
 
@@ -39,7 +41,7 @@ class Map:
         height, width = self.values_HWM.shape[:2]
         if self.unit == "share":
             return f"Where the heads looked, not grams: 1 is an even look at all {width} x {height} patches"
-        return f"Grams of Total in each of {width} x {height} patches, as the heads that count grams see them"
+        return f"Total in each of {width} x {height} patches, {self.layer('Dry_Total_g').sum():.1f} g in all"
 
     def layer(self, name: str) -> np.ndarray:
         """(H, W) grams per patch of a mass; or how many times an even look each patch gets."""
@@ -55,9 +57,11 @@ def colours(share: np.ndarray) -> np.ndarray:
 
 
 def overlay(photograph: Image.Image, layer_HW: np.ndarray, top: float) -> Image.Image:
-    """The photograph in grays under a map's colours, every patch a rectangle where it lies; `top` is the last colour."""
+    """A map's colours with the photograph's relief, every patch a rectangle where it lies; `top` is the last colour."""
     painted = Image.fromarray(colours(np.clip(layer_HW / top, 0, 1))).resize(photograph.size, Image.Resampling.NEAREST)
-    return Image.blend(ImageOps.autocontrast(photograph.convert("L"), 1).convert("RGB"), painted, OPAQUE)
+    light_HW = np.asarray(ImageOps.autocontrast(photograph.convert("L"), 1), np.float32)
+    relief_HW1 = RELIEF * (light_HW - light_HW.mean())[..., None]
+    return Image.fromarray(np.clip(np.asarray(painted) + relief_HW1, 0, 255).astype(np.uint8))
 
 
 def scale_top(layer_HW: np.ndarray) -> float:
@@ -78,14 +82,16 @@ def fitted(pixels_HW3: np.ndarray) -> Image.Image:
 def blank(message: str) -> Image.Image:
     """What stands where a photograph cannot be shown."""
     image = Image.new("RGB", (LEAST, LEAST // 4), (238, 240, 241))
-    _words(ImageDraw.Draw(image), (MARGIN, MARGIN), message, 18, MUTED, LEAST - 2 * MARGIN)
+    _words(ImageDraw.Draw(image), (MARGIN, MARGIN), _plain(message), 18, MUTED, LEAST - 2 * MARGIN)
     return image
 
 
-def draw_picture(photograph: Image.Image, seen: Map | None, row: pd.Series, note: str = "") -> Image.Image:
+def draw_picture(photograph: Image.Image, seen: Map | None, row: pd.Series, note: str = "",
+                 level: float | None = None) -> Image.Image:
     """Numbers on top, then photograph and map one under the other (beside, if it is tall), then the parts of a gram map.
 
-    row : of `Combiner.table`, with `TARGET_low` and `TARGET_high` where there are intervals. note : said under the id.
+    row : of `Combiner.table`, with `TARGET_low` and `TARGET_high` where there are intervals, of this level.
+    note : said under the id.
     """
     blocks = [_panel(photograph, "Photograph")]
     if seen is not None:
@@ -96,9 +102,10 @@ def draw_picture(photograph: Image.Image, seen: Map | None, row: pd.Series, note
         third = (body.width - 2 * GAP) // 3
         small = photograph.resize((third, max(1, round(photograph.height * third / photograph.width))), reducing_gap=3.0)
         parts = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g")
-        body = _below([body, _beside([_mapped(small, seen, name, NAMES[name]) for name in parts])])
+        body = _below([body, _beside([_mapped(small, seen, name, f"{NAMES[name]}, {seen.layer(name).sum():.1f} g")
+                                      for name in parts])])
     head = _numbers(row, note, max(body.width, LEAST))
-    return ImageOps.expand(_below([head, body]), MARGIN, PAPER)
+    return ImageOps.expand(_below([head, body, _foot(seen, level, head.width)]), MARGIN, PAPER)
 
 
 def draw_thumbnail(photograph: Image.Image, seen: Map | None, side: int) -> Image.Image:
@@ -116,19 +123,31 @@ def draw_thumbnail(photograph: Image.Image, seen: Map | None, side: int) -> Imag
 
 def _numbers(row: pd.Series, note: str, width: int) -> Image.Image:
     """The id, and the five masses with their spread and interval."""
-    image = Image.new("RGB", (width, 172 if note else 146), PAPER)
+    y, intervals = 70 if note else 46, "Dry_Total_g_low" in row
+    image = Image.new("RGB", (width, y + (102 if intervals else 80)), PAPER)
     draw = ImageDraw.Draw(image)
-    _words(draw, (0, 0), str(row["image_id"]), 26, INK, width)
+    _words(draw, (0, 0), _plain(str(row["image_id"])), 26, INK, width)
     if note:
-        _words(draw, (0, 34), note, 16, (170, 60, 20), width)
+        _words(draw, (0, 34), _plain(note), 16, WARNING, width)
     for k, (name, title) in enumerate(NAMES.items()):
-        x, y, room = k * width // len(NAMES), image.height - 104, width // len(NAMES) - 8
+        x, room = k * width // len(NAMES), width // len(NAMES) - 8
         draw.line([(x, y - 8), (x + room, y - 8)], RULE, 1)
         _words(draw, (x, y), title, 16, MUTED, room)
         _words(draw, (x, y + 20), f"{row[name]:.1f} g", 28 if width > 800 else 22, INK, room)
         _words(draw, (x, y + 56), f"± {row[f'{name}_sd']:.1f}", 17, MUTED, room)
-        if f"{name}_low" in row:
+        if intervals:
             _words(draw, (x, y + 78), f"{row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f}", 17, MUTED, room)
+    return image
+
+
+def _foot(seen: Map | None, level: float | None, width: int) -> Image.Image:
+    """What the numbers and maps are."""
+    lines = ["± standard deviation over heads and views" + (f"; below it the {level:.0%} interval" if level else "")]
+    if seen is not None and seen.unit == "grams":
+        lines.append("Maps: what heads say by themselves; the masses on top are made to balance")
+    image = Image.new("RGB", (width, 20 * len(lines)), PAPER)
+    for i, line in enumerate(lines):
+        _words(ImageDraw.Draw(image), (0, 20 * i), line, 15, MUTED, width)
     return image
 
 
@@ -144,25 +163,17 @@ def _mapped(photograph: Image.Image, seen: Map, name: str, caption: str) -> Imag
     layer = seen.layer(name)
     top = scale_top(layer)
     painted = _panel(overlay(photograph, layer, top), caption)
-    return _below([painted, _scale(painted.width, seen, layer, top)], 8)
+    unit = "g a patch" if seen.unit == "grams" else "times an even look"
+    return _below([painted, _scale(min(painted.width, 420), f"{top:.3g} {unit}{' or more' * bool(layer.max() > top)}")], 8)
 
 
-def _scale(width: int, seen: Map, layer_HW: np.ndarray, top: float) -> Image.Image:
-    """Colours from 0 to top, what they mean, and what the patches sum to."""
-    image = Image.new("RGB", (width, BAR + 24), PAPER)
+def _scale(length: int, last: str) -> Image.Image:
+    """Colours from 0 to the last one."""
+    image = Image.new("RGB", (length, BAR + 24), PAPER)
     draw = ImageDraw.Draw(image)
-    length = min(width, 420)
     image.paste(Image.fromarray(np.tile(colours(np.linspace(0, 1, length)), (BAR, 1, 1))), (0, 0))
-    beyond = "≥ " if layer_HW.max() > top * 1.0001 else ""
-    unit = " g a patch" if seen.unit == "grams" else " times an even look"
-    last = f"{beyond}{top:.3g}{unit}"
     draw.text((0, BAR + 3), "0", MUTED, _font(15))
     draw.text((length, BAR + 3), last, MUTED, _font(15), anchor="ra")
-    if seen.unit == "grams":
-        total = f"sum {layer_HW.sum():.1f} g"
-        beside = width > length + 140
-        draw.text((length + 16, -1) if beside else (length / 2 - 20, BAR + 3), total, INK, _font(16 if beside else 15),
-                  anchor="la" if beside else "ma")
     return image
 
 
@@ -186,10 +197,18 @@ def _beside(blocks: Sequence[Image.Image]) -> Image.Image:
 
 def _words(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, ink: tuple[int, int, int], room: int) -> None:
     """One line of text, cut where it would leave its room."""
-    font, shown = _font(size), " ".join(text.split())
-    while font.getlength(shown) > room and len(shown) > 1:
-        shown = shown[:-2].rstrip() + "…"
+    font, kept = _font(size), " ".join(text.split())[:400]
+    shown = kept
+    while kept and font.getlength(shown) > room:
+        kept = kept[:-1].rstrip()
+        shown = kept + "..."
     draw.text(at, shown, ink, font)
+
+
+def _plain(text: str) -> str:
+    """ASCII, as Pillow's own font has little else: accents dropped, ? for other letters (the page shows them all)."""
+    letters = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
+    return "".join(letter if letter.isascii() else "?" for letter in letters)
 
 
 @lru_cache

@@ -18,9 +18,12 @@ from featurestore.decode import Decoded, check_photographs, decode_ahead, inspec
 from featurestore.errors import InputError
 from featurestore.spec import TokenSpec, ViewSpec
 from featurestore.views import chosen_tta
+from predictor.bundle import load_members
 from predictor.combine import Average, Combiner
 from predictor.deadline import Clock
 from predictor.ensemble import BankEnsemble, RegressorEnsemble
+from predictor.explain import Explainer
+from predictor.intervals import Intervals
 from predictor.journal import Journal, journal_key
 from predictor.member import Member, Raw, Stage, by_spec
 
@@ -40,12 +43,15 @@ class Predictor:
     _stages: dict[tuple[str, str], Stage] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, runs: Path | Sequence[Path], folds: Sequence[int] | None = None, weights: str = "last",
+    def load(cls, runs: Path | Sequence[Path], folds: Sequence[int] | None = None, weights: str | None = None,
              backbone_weights: str | None = None, device: str = "auto", precision: str | None = None,
-             average: Average = "mean", constraints: str | None = None) -> "Predictor":
-        """The predictor of one run's folder, or of several together.
+             average: Average = "mean", constraints: str | None = None, allow_partial: bool = False,
+             weigh: Callable[[list[Member]], list[Member]] | None = None) -> "Predictor":
+        """The predictor of one run's folder, or of several together, or of a bundle's, which is checked first.
 
-        folds : which folds' heads (all repeats of them); None is all.
+        folds : which folds' heads (all repeats of them); weights : `last` or `best`; None is all, and `last` or a bundle's own.
+        allow_partial : a bundle's heads that are missing or damaged are left out, with a warning, instead of refused.
+        weigh : gives members their shares in the ensemble, and leaves some out, before anything heavy is loaded for them.
         backbone_weights : file of the backbone; None takes those kept beside the store, else what made the store.
         device : one, or several with commas that share the photographs; precision : of the backbone; None is the store's.
         average : over heads and views; constraints : `order` or `clip`, None is the run's.
@@ -53,7 +59,9 @@ class Predictor:
         Raises InputError or MismatchError if a folder lacks something or the weights are not those of the store.
         """
         paths = [runs] if isinstance(runs, str | Path) else list(runs)
-        members = [Member.load(Path(path), folds, weights) for path in paths]
+        chosen = folds, weights, backbone_weights, allow_partial
+        members = [member for path in paths for member in load_members(Path(path), *chosen)]
+        members = weigh(members) if weigh else members
         devices = [str(choose_device(name)) for name in device.split(",")]
         predictor = cls(members, devices, precision, backbone_weights, average, constraints)
         predictor.combiner  # noqa: B018  members that do not go together are refused before a backbone is loaded
@@ -98,7 +106,7 @@ class Predictor:
 
     def raws(self, paths: dict[str, Path], tta: int | str | Sequence[ViewSpec] = 4, progress: bool = True,
              deadline_s: float | None = None, kept: Journal | None = None, unusable: dict[str, str] | None = None,
-             say: Callable[[str], object] = print) -> dict[str, list[Raw] | None]:
+             explainer: Explainer | None = None, say: Callable[[str], object] = print) -> dict[str, list[Raw] | None]:
         """What each member says of each photograph, by id; one pass over the photographs per backbone.
 
         tta : 1, 2, 4 or 8, names of views with commas, or views.
@@ -106,6 +114,7 @@ class Predictor:
         kept : keeps finished photographs, and gives back what it has.
         unusable : gets the photographs that cannot be used, and why, whose value is None then; without it they are all listed in
             an InputError before work starts.
+        explainer : keeps maps of what heads see, to draw them later.
         """
         views, groups = chosen_tta(tta), by_spec(self.members)
         raw_NM: dict[str, list[Raw] | None] = {image_id: [None] * len(self.members) for image_id in paths}
@@ -116,7 +125,7 @@ class Predictor:
         clock = Clock(deadline_s, len(todo) * len(groups), say, len(self.devices))
         with tqdm(total=clock.n_left, desc="predict", unit="image", disable=not progress, file=sys.stderr) as bar:
             for group, positions in enumerate(groups):
-                for image_id, raws, sha256, n_views, seconds in self._group(group, todo, views, clock, kept, unusable):
+                for image_id, raws, sha256, n_views, seconds in self._group(group, todo, views, clock, kept, unusable, explainer):
                     if kept and n_views:
                         kept.add(group, image_id, sha256, raws)
                     clock.done(n_views, seconds)
@@ -130,17 +139,22 @@ class Predictor:
         """Where finished photographs of such a prediction are kept until its output is written."""
         return Journal(path, journal_key(self.members, [view.name for view in chosen_tta(tta)], self.precision), resume)
 
+    def explainer(self, folder: Path, tta: int | str | Sequence[ViewSpec]) -> Explainer:
+        """What keeps and draws maps of such a prediction, in a folder."""
+        names = [view.name for view in chosen_tta(tta)]
+        return Explainer(folder, self.members, names, journal_key(self.members, names, self.precision))
+
     def _group(self, group: int, paths: dict[str, Path], views: Sequence[ViewSpec], clock: Clock,
-               kept: Journal | None, unusable: dict[str, str] | None) -> Iterator[Found]:
+               kept: Journal | None, unusable: dict[str, str] | None, explainer: Explainer | None) -> Iterator[Found]:
         """Every photograph by one backbone's members, as they are finished; several devices share them."""
         stages = [self.stage(group, device) for device in self.devices]
-        work = [_photographs(stage, dict(list(paths.items())[k::len(stages)]), group, views, clock, kept, unusable)
+        work = [_photographs(stage, dict(list(paths.items())[k::len(stages)]), group, views, clock, kept, unusable, explainer)
                 for k, stage in enumerate(stages)]
         return work[0] if len(work) == 1 else _together(work)
 
 
 def _photographs(stage: Stage, paths: dict[str, Path], group: int, views: Sequence[ViewSpec], clock: Clock,
-                 kept: Journal | None, unusable: dict[str, str] | None) -> Iterator[Found]:
+                 kept: Journal | None, unusable: dict[str, str] | None, explainer: Explainer | None) -> Iterator[Found]:
     """Photographs of one device in their order; what the journal has comes at once, with no views."""
     damaged = None if unusable is None else (lambda image_id, err: unusable.update({image_id: str(err)}))
     for image_id, photograph in decode_ahead(paths, stage.backbone.crop, damaged=damaged):
@@ -148,7 +162,12 @@ def _photographs(stage: Stage, paths: dict[str, Path], group: int, views: Sequen
         raws, chosen = kept.get(group, image_id, sha256) if kept else None, []
         if raws is None:
             chosen = clock.views(views)
-            raws = stage(photograph, image_id, chosen)
+            tokens = stage.tokens(photograph, image_id, chosen)
+            raws = stage.told(tokens)
+            if explainer:
+                explainer.keep(group, image_id, sha256, stage, tokens, chosen)
+        elif explainer and not explainer.has(group, image_id, sha256):  # predicted before without a map: one view will do
+            explainer.keep(group, image_id, sha256, stage, stage.tokens(photograph, image_id, views[:1]), views[:1])
         yield image_id, raws, sha256, len(chosen), time.monotonic() - start
 
 
@@ -184,13 +203,17 @@ def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
         stop.set()
 
 
-def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress: bool = True, **options) -> pd.DataFrame:
-    """Masses of every photograph in data/test.csv, by a run's heads; options as `Predictor.load`.
+def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress: bool = True, interval: float | None = None,
+            **options) -> pd.DataFrame:
+    """Masses of every photograph in data/test.csv, by the heads of a run, several, or a bundle; options as `Predictor.load`.
 
-    Returns the wide table of `Predictor.predict`. Missing or damaged photographs are all listed before work starts.
+    Returns the wide table of `Predictor.predict`, with the ends of `Intervals` at a level if one is given. Missing or damaged
+    photographs are all listed before work starts.
     """
-    paths = test_photographs(Path(data))
-    return Predictor.load(run, **options).predict(paths, tta, progress)
+    paths, predictor = test_photographs(Path(data)), Predictor.load(run, **options)
+    intervals = None if interval is None else Intervals.of(predictor.members, interval)
+    table = predictor.predict(paths, tta, progress)
+    return table if intervals is None else intervals.added(table)
 
 
 def test_photographs(data: Path, missing: bool = False) -> dict[str, Path]:

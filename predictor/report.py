@@ -22,13 +22,26 @@ from predictor.picture import NAMES, Map, draw_thumbnail
 
 PAGE_BYTES = 36_000_000  # of all thumbnails, as text
 LARGEST_BYTES = 48_000  # of one, as text
-SIZES = ((300, 80), (300, 60), (220, 60), (150, 60), (110, 50), (80, 40))  # longer side in pixels and JPEG quality, to try in turn
+SIZES = ((300, 80), (300, 60), (220, 60), (150, 60), (110, 50), (80, 40))  # longer side in pixels, JPEG quality: the first to fit
 N_BINS = 20
+SPREAD = "± of Total"
 
-MAPS = {"grams": "The maps show grams in every patch of a photograph, as the heads that count them see them: they sum to what these "
-                 "heads say of it, before masses are made to balance.",
+MAPS = {"grams": "The maps show grams in every patch of a photograph, as the heads that count them see them: they sum to what "
+                 "these heads say of it, before masses are made to balance.",
         "share": "The maps show where the heads looked, not grams: 1 is an even look at all patches.",
         None: "These heads say nothing of single patches, so there are no maps."}
+
+
+@dataclass(frozen=True)
+class About:
+    """What all photographs of a page have in common."""
+
+    members: Sequence[Member]
+    view_names: Sequence[str]
+    unit: str | None
+    """What the maps say."""
+    level: float | None
+    """Of the intervals, where the table has them."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +68,25 @@ class Entry:
         return cls(name, why, "", 0, 0)
 
 
-def write_report(path: Path, members: Sequence[Member], view_names: Sequence[str], unit: str | None, table: pd.DataFrame,
-                 entries: Sequence[Entry]) -> Path:
-    """Write the page. table : wide, as `Combiner.table`; entries : of its rows; unit : what the maps say."""
+def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> Path:
+    """Write the page. table : wide, as `Combiner.table`, perhaps with intervals; entries : of its rows."""
     title = f"Dry biomass of {_count(len(table), 'photograph')}"
-    body = [f"<h1>{title}</h1>", _summary(members, view_names, table, entries), _histogram(table["Dry_Total_g"].to_numpy(float)),
-            f'<p class="note">{MAPS[unit]}</p>', _TOOLS, _table(table, entries), _DIALOG]
-    write_whole(path, "\n".join([_HEAD.replace("TITLE", title), *body, f"</main>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"]))
+    body = [f"<h1>{title}</h1>", _summary(about, table, entries), _histogram(table["Dry_Total_g"].to_numpy(float)),
+            f'<p class="note">{MAPS[about.unit]}</p>', _TOOLS, _table(about, table, entries), _DIALOG]
+    end = f"</main>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+    write_whole(path, "\n".join([_HEAD.replace("TITLE", title), *body, end]))
     return path
 
 
-def _summary(members: Sequence[Member], view_names: Sequence[str], table: pd.DataFrame, entries: Sequence[Entry]) -> str:
-    heads = Counter()
+def _summary(about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> str:
+    members, heads = about.members, Counter()
     for member in members:
         heads[member.config.head.kind] += len(member.heads)
     total = table["Dry_Total_g"]
     facts = {"Heads": ", ".join(f"{n} {kind}" for kind, n in heads.items()),
              "Runs" if len(members) > 1 else "Run": ", ".join(member.name for member in members),
              "Backbone": ", ".join(dict.fromkeys(f"{m.spec.tokens.model}, {m.spec.tokens.crop}" for m in members)),
-             "Views": ", ".join(view_names)}
+             "Views": ", ".join(about.view_names)}
     if len(total):
         facts["Total, median"] = f"{total.median():.1f} g, from {total.min():.1f} to {total.max():.1f}"
         facts["± of Total, median"] = f"{table['Dry_Total_g_sd'].median():.1f} g"
@@ -99,22 +112,23 @@ def _histogram(total_N: np.ndarray) -> str:
             f"<figcaption>Photographs by Total; the highest bar is {most}</figcaption></figure>")
 
 
-def _table(table: pd.DataFrame, entries: Sequence[Entry]) -> str:
+def _table(about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> str:
     intervals, notes = "Dry_Total_g_low" in table, any(entry.why for entry in entries)
-    titles = ["Photograph", "Total", "±", *(["Interval"] if intervals else []), *list(NAMES.values())[1:],
+    titles = ["Photograph", "Total", SPREAD, *(["Interval"] if intervals else []), *list(NAMES.values())[1:],
               *(["Note"] if notes else [])]
+    interval = f" An interval covers {about.level:.0%} of new sites' photographs." if intervals and about.level else ""
     head = "".join(f'<th scope="col" role="columnheader"><button type="button">{title}</button></th>' for title in titles)
     order = np.argsort(-table["Dry_Total_g_sd"].to_numpy(float), kind="stable")  # what is least certain first
     widest = float(max(table["Dry_Total_g_high" if intervals else "Dry_Total_g"], default=1.0)) * 1.05
     rows = [_row(table.iloc[i], entries[i], titles, widest) for i in order]
-    return ('<table role="table"><caption>Grams; ± is the standard deviation over heads and views. A photograph opens its picture.'
-            f'</caption><thead role="rowgroup"><tr role="row">{head}</tr></thead>\n<tbody role="rowgroup">\n'
-            + "\n".join(rows) + "\n</tbody></table>")
+    told = f"Grams; ± is the standard deviation over heads and views.{interval} A photograph opens its picture."
+    return (f'<table role="table"><caption>{told}</caption>\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
+            '<tbody role="rowgroup">\n' + "\n".join(rows) + "\n</tbody></table>")
 
 
 def _row(row: pd.Series, entry: Entry, titles: Sequence[str], widest: float) -> str:
     sd = row["Dry_Total_g_sd"]
-    cells = {"Total": (row["Dry_Total_g"], f"<b>{row['Dry_Total_g']:.1f}</b>{_whisker(row, widest)}"), "±": (sd, f"{sd:.1f}")}
+    cells = {"Total": (row["Dry_Total_g"], f"<b>{row['Dry_Total_g']:.1f}</b>{_whisker(row, widest)}"), SPREAD: (sd, f"{sd:.1f}")}
     if "Interval" in titles:
         low, high = row["Dry_Total_g_low"], row["Dry_Total_g_high"]
         cells["Interval"] = (high - low, f"{low:.1f} to {high:.1f}")
@@ -156,23 +170,23 @@ def _count(n: int, what: str) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #17191a; --muted: #5a6165; --rule: #dde1e3; --soft: #f3f5f5; --mark: #a8480b;
-  --bar: #5b7f3a; }
-@media (prefers-color-scheme: dark) { :root { --paper: #151718; --ink: #e8eaeb; --muted: #a2a9ad; --rule: #33383b; --soft: #1e2122;
-  --mark: #f5a263; --bar: #93b96d; } }
+:root { color-scheme: light dark; --paper: #fff; --ink: #17191a; --muted: #5a6165; --rule: #dde1e3; --soft: #f3f5f5;
+  --mark: #a8480b; --bar: #5b7f3a; }
+@media (prefers-color-scheme: dark) { :root { --paper: #151718; --ink: #e8eaeb; --muted: #a2a9ad; --rule: #33383b;
+  --soft: #1e2122; --mark: #f5a263; --bar: #93b96d; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 24px 20px 60px; }
+main { max-width: 1320px; margin: 0 auto; padding: 24px 20px 60px; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 16px; }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 10px 24px; margin: 0 0 20px; }
 dt, .note, figcaption, caption, small { color: var(--muted); font-size: .85rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
-figure { margin: 0 0 16px; max-width: 520px; }
+figure { margin: 0 0 16px; max-width: 400px; }
 svg { width: 100%; display: block; } rect { fill: var(--bar); } line { stroke: var(--rule); }
-text { fill: var(--muted); font-size: 9px; }
+text { fill: var(--muted); font-size: 7.5px; }
 .tools { position: sticky; top: 0; z-index: 1; background: var(--paper); padding: 8px 0; }
-input { font: inherit; color: inherit; background: var(--soft); border: 1px solid var(--muted); border-radius: 6px; padding: 5px 9px;
-  max-width: 100%; }
+input { font: inherit; color: inherit; background: var(--soft); border: 1px solid var(--muted); border-radius: 6px;
+  padding: 5px 9px; max-width: 100%; }
 table { border-collapse: collapse; width: 100%; } caption { text-align: left; padding-bottom: 6px; }
 th, td { text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid var(--rule); vertical-align: middle;
   font-variant-numeric: tabular-nums; font-weight: normal; }
@@ -184,8 +198,8 @@ thead button::after { content: " \\2195"; color: var(--muted); font-weight: norm
 [aria-sort=ascending] button::after { content: " \\2191"; color: inherit; }
 [aria-sort=descending] button::after { content: " \\2193"; color: inherit; }
 tbody a { color: inherit; display: flex; align-items: center; gap: 12px; text-decoration: none; }
-tbody a:hover .id { text-decoration: underline; } .id { overflow-wrap: anywhere; min-width: 6ch; }
-tbody img { width: 260px; height: auto; max-height: 150px; object-fit: contain; background: var(--soft); border-radius: 3px;
+tbody a:hover .id { text-decoration: underline; } .id { overflow-wrap: anywhere; min-width: 12ch; }
+tbody img { width: 210px; height: auto; max-height: 150px; object-fit: contain; background: var(--soft); border-radius: 3px;
   flex: none; }
 :focus-visible { outline: 3px solid var(--bar); outline-offset: 2px; }
 em { font-style: normal; color: var(--mark); }
@@ -194,7 +208,8 @@ em { font-style: normal; color: var(--mark); }
 .track u { position: absolute; top: 0; width: 3px; height: 10px; margin-left: -1px; background: var(--bar); }
 dialog { border: 0; padding: 0; background: var(--paper); color: var(--ink); border-radius: 8px; width: min(1280px, 96vw);
   max-height: 96vh; } dialog::backdrop { background: #000b; }
-dialog img { width: 100%; height: auto; display: block; } dialog p { margin: 0 8px; overflow-wrap: anywhere; flex: 1; }
+dialog img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
+dialog p { margin: 0 8px; overflow-wrap: anywhere; flex: 1; }
 dialog nav { display: flex; align-items: center; gap: 6px; padding: 8px; position: sticky; top: 0; background: var(--paper); }
 dialog button { font: inherit; color: inherit; background: var(--soft); border: 1px solid var(--muted); border-radius: 6px;
   padding: 5px 12px; cursor: pointer; }
@@ -205,7 +220,8 @@ dialog button { font: inherit; color: inherit; background: var(--soft); border: 
   tbody tr { display: grid; grid-template-columns: repeat(auto-fit, minmax(96px, 1fr)); gap: 6px 10px; padding: 12px 0;
     border-bottom: 1px solid var(--rule); }
   tbody th { grid-column: 1 / -1; } td[data-label=Note] { grid-column: 1 / -1; } td[data-label=Note]:empty { display: none; }
-  tbody th, td { border: 0; padding: 0; } td::before { content: attr(data-label); display: block; color: var(--muted);
+  tbody th, td { border: 0; padding: 0; font-size: .9rem; }
+  td::before { content: attr(data-label); display: block; color: var(--muted);
     font-size: .8rem; }
   tbody a { flex-direction: column; align-items: stretch; gap: 4px; } tbody img { width: 100%; max-height: none; }
   .track { width: 100%; max-width: 120px; }

@@ -69,7 +69,7 @@ def test_from_the_command_line(sweep, other_sweep, pasture, tmp_path):
     biomass(*arguments, "--tta", "plain,vflip", "--average", "median")
     assert len(pd.read_csv(out)) == 10 and sorted(p.name for p in tmp_path.iterdir()) == ["predictions.csv", "s.csv"]
     assert "'flop'" in biomass(*arguments, "--tta", "plain,flop", code=3).stderr
-    assert "not both" in biomass(*arguments, "--sweep", sweep, code=2).stderr
+    assert "give one of" in biomass(*arguments, "--sweep", sweep, code=2).stderr
 
 
 def command(data, out, run):

@@ -20,6 +20,7 @@ from predictor.submission import submission
 from trainer.metrics import TARGETS, constrained
 from trainer.runs import RunFolder, best_run
 
+
 def predictors(sweep):
     return [Predictor.load(run, device="cpu") for run in sorted(sweep.glob("00*"))]
 

@@ -8,6 +8,7 @@ each tile and its masses are summed; State, Height and intervals are averaged. A
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 from zlib import crc32
 
 import numpy as np
@@ -136,6 +137,8 @@ class HeadKind:
     """False: it needs no patch tokens, and trains from a pooled store too."""
     floats_per_patch = 8
     """Floats alive for each sample and patch of a step, to plan memory by."""
+    maps_say: Literal["grams", "share"] | None = None
+    """What `maps` says of a patch: its grams, or its share of what a head looks at; None: this kind has no map."""
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor, as nn.Linear has them: weights (out, in)."""
@@ -147,6 +150,12 @@ class HeadKind:
 
     def forward(self, bank: "Bank", inputs: Inputs) -> Outputs:
         """Outputs of all heads of a bank."""
+        raise NotImplementedError
+
+    def maps(self, bank: "Bank", inputs: Inputs) -> Tensor:
+        """(Q, G, B, T, P, M), of every patch: grams of all five MASSES, which sum to the head's masses over patches and tiles;
+        or its share under each of M softmaxes, which sum to 1 over a tile. Asked of a kind whose `maps_say` is not None.
+        """
         raise NotImplementedError
 
 

@@ -28,7 +28,7 @@ class Regressor:
     seeded = False
     """It draws, so `head.seed` makes a difference."""
 
-    reads_pooled, reads_patches = True, False
+    reads_pooled, reads_patches, maps_say = True, False, None
 
     copies = 5
     """Of its training rows' features alive in a fit, themselves among them (3.7 to 5.2 seen), to plan memory by."""

@@ -3,7 +3,7 @@
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class RunFolder:
         (self.path / "weights").mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "config.yaml", dump_yaml(config))
         write_whole(self.path / "spec.json", dump_json({"store": json.loads(store.spec.to_json()), "states": states,
-                                                        "store_folder": str(store.path.parent)}))
+                                                        "store_folder": str(store.path.absolute().parent)}))
         log = self.path / "metrics.jsonl"
         lines = log.read_text().splitlines(keepends=True) if log.exists() else []
         write_whole(log, "".join(lines[:n_epochs]))
@@ -55,8 +55,8 @@ class RunFolder:
 
     @property
     def store_folder(self) -> Path:
-        """Where the store lay, and the backbone's weights beside it."""
-        return Path(self._spec_json()["store_folder"])
+        """Where the store lay, and the backbone's weights beside it; what is not absolute is meant from the run's folder."""
+        return self.path / self._spec_json()["store_folder"]
 
     def _spec_json(self) -> dict:
         return read_json(self.path / "spec.json", "store", "states", "store_folder")
@@ -73,9 +73,9 @@ class RunFolder:
         with appears_whole(self.path / "weights" / file) as partial:
             save_file(state, partial)
 
-    def heads(self, which: str, folds: list[int] | None = None) -> dict[str, dict[str, Tensor]]:
-        """File name and tensors of all heads, or of those of some folds. InputError if one is missing or damaged."""
-        files = [self.path / "weights" / name for name in self._head_files(which, folds)]
+    def heads(self, which: str, folds: list[int] | None = None, without: Collection[str] = ()) -> dict[str, dict[str, Tensor]]:
+        """File name and tensors of all heads or of some folds', less some files. InputError if one is missing or damaged."""
+        files = [self.path / "weights" / name for name in self.head_files(which, folds) if name not in without]
         if missing := [f.name for f in files if not f.is_file()]:
             raise InputError(f"{self.path}: no {which} weights {', '.join(missing)}; the run is unfinished, a head "
                              "failed, or files were lost; choose other --folds or --weights")
@@ -89,7 +89,8 @@ class RunFolder:
         made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
         return [(repeat, fold) for repeat in range(cv.repeats) for fold in (made if folds is None else folds)]
 
-    def _head_files(self, which: str, folds: list[int] | None) -> list[str]:
+    def head_files(self, which: str, folds: list[int] | None = None) -> list[str]:
+        """Names of the files that `heads` reads, beside `splits`. InputError if the run cannot have such heads."""
         cv, kind = self.config.cv, kinds.load(self.config.head.kind)
         if kind.report_only:
             raise InputError(f"{self.path}: {self.config.head.kind} is for reports only, it is not saved; choose another run")

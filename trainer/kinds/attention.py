@@ -18,6 +18,7 @@ class Attention(HeadKind):
 
     settings = ("queries", "shared_hidden", "dropout", "normalize")
     floats_per_patch = 16
+    maps_say = "share"
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
         return {"attention.weight": (shape.queries, shape.width)} | trunk_tensors(shape, (1 + shape.queries) * shape.width)
@@ -26,9 +27,12 @@ class Attention(HeadKind):
         return {"attention": ["patch"], "shared_mlp.0": ["cls"] + ["patch"] * shape.queries}
 
     def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
-        z = _pooled(bank, inputs, inputs.early(inputs.project(_weight(bank))).softmax(4))
+        z = _pooled(bank, inputs, self.maps(bank, inputs))
         c = bank.each_point(inputs.early(bank.own_cls(inputs)))
         return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
+
+    def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
+        return inputs.early(inputs.project(_weight(bank))).softmax(4)
 
 
 def _weight(bank: Bank) -> Tensor:

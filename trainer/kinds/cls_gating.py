@@ -11,6 +11,7 @@ class ClsGating(HeadKind):
     """w = softmax(gate_mlp(cls)) over patches, z = w @ T, then the trunk over [cls, z]. Tied to one grid of patches."""
 
     settings = ("gate_hidden", "shared_hidden", "dropout", "normalize")
+    maps_say = "share"
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
         gate = {"gate_mlp.0": (shape.gate_hidden, shape.width), "gate_mlp.2": (shape.n_patches, shape.gate_hidden)}
@@ -20,9 +21,16 @@ class ClsGating(HeadKind):
         return {"gate_mlp.0": ["cls"], "shared_mlp.0": ["cls", "patch"]}
 
     def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
-        c = bank.each_point(inputs.early(bank.own_cls(inputs)))
+        c = _cls(bank, inputs)
         z = bank.normal("patch", inputs.attend(_weights(bank, c)))
         return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
+
+    def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
+        return _weights(bank, _cls(bank, inputs))[..., None]
+
+
+def _cls(bank: Bank, inputs: Inputs) -> Tensor:
+    return bank.each_point(inputs.early(bank.own_cls(inputs)))
 
 
 def _weights(bank: Bank, c_QGBTD: Tensor) -> Tensor:

@@ -1,0 +1,233 @@
+"""Making a bundle: the chosen heads of runs and sweeps, what they need to predict, and a list of it all."""
+
+import csv
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+
+import pandas as pd
+from safetensors.torch import save_file
+
+from featurestore._bytes import appears_whole, check_writable
+from featurestore.backbone import RANDOM, kept_weights, restore_backbone, saved_weights_path
+from featurestore.demo_backbone.model import NAME as PACKAGED
+from featurestore.errors import InputError, UsageError, list_some
+from predictor.blend import Blend, weighed
+from predictor.bundle import (
+    BACKBONE_FOLDER,
+    FORMAT,
+    FORMAT_VERSION,
+    LISTING,
+    UPLOAD_FILES,
+    Bundle,
+    ListedBackbone,
+    ListedFile,
+    ListedMember,
+    Listing,
+    check_bundle,
+)
+from predictor.bundle_texts import dataset_metadata, kernel_metadata, notebook, readme
+from predictor.combine import Combiner
+from predictor.member import Member
+from predictor.wheel import metadata, write_wheel
+from trainer.config import PointConfig, dump_yaml
+from trainer.runs import best_run, dump_json, read_json
+
+LICENCE_FILE = "backbone/LICENCE.txt"
+MAX_LICENCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """Whether backbones' weights go along, where they come from, and the text of their licence."""
+
+    included: bool = False
+    weights: str | None = None
+    """A file; None is what was kept beside the store, or is packaged."""
+
+    licence: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.included and (self.weights or self.licence):
+            raise UsageError("--backbone-weights and --backbone-licence are for --with-backbone; add that")
+        if self.licence and not 0 < self.licence.stat().st_size <= MAX_LICENCE:
+            raise InputError(f"{self.licence}: {self.licence.stat().st_size} bytes; give the licence's text")
+
+
+def make_bundle(sources: Sequence[Path], out: Path, points: str = "best", folds: Sequence[int] | None = None,
+                weights: str = "last", blend: Blend | None = None, backbone: BackboneChoice | None = None,
+                say: Callable[[str], object] = print) -> Bundle:
+    """Make the folder `out`, whole or not at all: the same inputs give the same bytes.
+
+    sources : folders of runs and sweeps; points : of sweeps, `best`, `all` or names with commas.
+    folds, weights : which heads; blend : shares in the ensemble, None is equal; backbone : None is without.
+    say : told what a person should know.
+
+    Raises InputError if `out` exists, a run lacks something, or a licence is missing; MismatchError if the backbone's weights are
+    others than those that made the tokens.
+    """
+    out = Path(out)
+    if os.path.lexists(out):
+        raise InputError(f"{out}: exists; remove it or choose another --out")
+    members = [Member.load(run, folds, weights) for run in chosen_runs(sources, points, say)]
+    Combiner(members)  # those that do not go together are refused
+    if blend:
+        members = weighed(members, blend, say)
+    check_writable(out.absolute().parent)
+    with appears_whole(out) as partial:
+        partial.mkdir()
+        _fill(partial, dict(zip(_names(members), members, strict=True)), folds, backbone or BackboneChoice(), say)
+        for path in [partial, *partial.rglob("*")]:  # whatever the umask is
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    return check_bundle(out)
+
+
+def chosen_runs(sources: Sequence[Path], points: str = "best", say: Callable[[str], object] = print) -> list[Path]:
+    """The runs meant; InputError for a folder that is neither a run nor a sweep, or a sweep without such points."""
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if (source / "summary.json").exists():
+            found += _of_sweep(source, points, say)
+        elif (source / "config.yaml").exists() and (source / "weights").exists():
+            found.append(source)
+        else:
+            raise InputError(f"{source}: neither a run's folder nor a finished sweep's; `biomass train` makes both")
+    return list(dict.fromkeys(found))
+
+
+def _of_sweep(sweep: Path, points: str, say: Callable[[str], object]) -> list[Path]:
+    if points == "best":
+        best = best_run(sweep)
+        say(f"heads of {best}, the best run of this sweep")
+        return [best]
+    known = [path.parent.name for path in sorted(sweep.glob("*/config.yaml"))]
+    if points == "all":
+        return [sweep / name for name in known if name in _usable(sweep, say)]
+    names = [name.strip() for name in points.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{sweep}: no point {', '.join(unknown)}; it has:{list_some(known)}")
+    return [sweep / name for name in names]
+
+
+def _usable(sweep: Path, say: Callable[[str], object]) -> set[str]:
+    """Points of a sweep that have heads to predict with."""
+    summary = pd.read_csv(sweep / "summary.csv").dropna(subset="failed")  # of the mean and ridge beside them it says nothing
+    usable = {name for name, failed in zip(summary["name"], summary["failed"], strict=True)
+              if not bool(failed) and any((sweep / name).glob("weights/*.safetensors"))}
+    if lacking := sorted(set(summary["name"]) - usable):
+        say(f"without {', '.join(lacking)}: failed, or for reports only")
+    return usable
+
+
+def _names(members: Sequence[Member]) -> list[str]:
+    """A folder's name for each member: the run's own, with its sweep's before it where two are alike."""
+    count = Counter(member.name for member in members)
+    names = [member.name if count[member.name] == 1 else f"{member.run.path.absolute().parent.name}__{member.name}"
+             for member in members]
+    if twice := sorted(name for name, n in Counter(names).items() if n > 1):
+        raise InputError(f"runs of the same name, of sweeps of the same name: {', '.join(twice)}; rename a sweep's folder")
+    return names
+
+
+def _fill(folder: Path, members: dict[str, Member], folds: Sequence[int] | None, choice: BackboneChoice,
+          say: Callable[[str], object]) -> None:
+    """Write everything into an empty folder, the listing last."""
+    for name, member in members.items():
+        _write_run(folder / "runs" / name, member, folds)
+    backbones = _write_backbones(folder, list(members.values()), choice, say)
+    (folder / "wheel").mkdir()
+    wheel = write_wheel(folder / "wheel")
+    listed = [ListedMember(name=name, weights=member.weights, folds=list(folds) if folds else None, weight=member.weight)
+              for name, member in members.items()]
+    (folder / "predict.ipynb").write_text(notebook(wheel.name, _sha256(wheel)))
+    (folder / "README.md").write_text(readme(members, listed, backbones, wheel.name))
+    files = {str(path.relative_to(folder)): ListedFile(size=path.stat().st_size, sha256=_sha256(path))
+             for path in sorted(folder.rglob("*")) if path.is_file()}
+    listing = Listing(format=FORMAT, format_version=FORMAT_VERSION, biomass=metadata().version, members=listed,
+                      backbones=backbones, files=files)
+    (folder / LISTING).write_text(dump_json(listing.model_dump()))
+    for name, text in zip(UPLOAD_FILES, (dataset_metadata(), kernel_metadata()), strict=True):
+        (folder / name).write_text(text)
+
+
+def _write_run(folder: Path, member: Member, folds: Sequence[int] | None) -> None:
+    """A run's folder with nothing but what predict reads, and no path of this machine."""
+    run = member.run
+    (folder / "weights").mkdir(parents=True)
+    for file in run.head_files(member.weights, list(folds) if folds else None):
+        copyfile(run.path / "weights" / file, folder / "weights" / file)
+    (folder / "config.yaml").write_text(dump_yaml(_without_folders(member.config)))
+    (folder / "spec.json").write_text(dump_json(read_json(run.path / "spec.json") | {"store_folder": BACKBONE_FOLDER}))
+    if (run.path / "oof.csv").exists():  # a refit has none
+        (folder / "oof.csv").write_text(_rows_of((run.path / "oof.csv").read_text(), member.weights))
+
+
+def _without_folders(config: PointConfig) -> PointConfig:
+    """The config, its files by their names alone."""
+    store, folds = config.dataset.store, config.cv.folds
+    dataset = config.dataset.model_copy(update={"store": Path(store.name) if store else None})
+    cv = config.cv.model_copy(update={"folds": Path(folds.name) if folds else None})
+    return config.model_copy(update={"dataset": dataset, "cv": cv})
+
+
+def _rows_of(table: str, weights: str) -> str:
+    """An out-of-fold table's rows of `best` or `last`, every number as it was written."""
+    header, *rows = csv.reader(io.StringIO(table))
+    which = header.index("weights")
+    chosen = io.StringIO()
+    csv.writer(chosen, lineterminator="\n").writerows([header, *(row for row in rows if row[which] == weights)])
+    return chosen.getvalue()
+
+
+def _write_backbones(folder: Path, members: Sequence[Member], choice: BackboneChoice,
+                     say: Callable[[str], object]) -> list[ListedBackbone]:
+    """The backbones that the members need, each once; their weights written where they are asked for."""
+    distinct = {(member.spec.tokens.model, member.spec.tokens.weights_sha256): member for member in members}
+    if choice.weights and len(distinct) > 1:
+        raise UsageError(f"--backbone-weights is one file, the runs need {len(distinct)} backbones; keep each beside its store")
+    if choice.licence:
+        (folder / "backbone").mkdir()
+        (folder / LICENCE_FILE).write_text(choice.licence.read_text())
+    listed = []
+    for (model, weights_sha256), member in sorted(distinct.items()):
+        file = _write_backbone(folder / "backbone", member, choice) if choice.included else None
+        if file is None and not (choice.included or model == PACKAGED or kept_weights(member.spec, Path()) == RANDOM):
+            say(f"without the weights of {model}: where this predicts, give them with --backbone-weights")
+        licence = "random weights" if member.spec.made_by.get("weights") == RANDOM else licence_note(model)
+        listed.append(ListedBackbone(model=model, weights_sha256=weights_sha256, licence=licence,
+                                     file=file and str(file.relative_to(folder))))
+    return listed
+
+
+def _write_backbone(folder: Path, member: Member, choice: BackboneChoice) -> Path:
+    """Weights in a file named for their hash, once that was compared with the store's."""
+    tokens = member.spec.tokens
+    source = choice.weights or kept_weights(member.spec, member.run.store_folder)
+    if "dinov3" in tokens.model and tokens.model != PACKAGED and source != RANDOM and not choice.licence:
+        raise InputError(f"{tokens.model}: DINOv3's weights may be passed on with the text of their licence only; "
+                         "give it with --backbone-licence FILE, or make the bundle without --with-backbone")
+    model = restore_backbone(tokens, source, "cpu", "fp32").model
+    folder.mkdir(exist_ok=True)
+    path = saved_weights_path(folder, tokens.weights_sha256)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    return path
+
+
+def licence_note(model: str) -> str:
+    """What timm says of the licence of a model's weights."""
+    import timm
+
+    told = timm.get_pretrained_cfg(model)
+    return (told and told.license) or "not stated by timm"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+

@@ -1,0 +1,549 @@
+"""One folder predicts anywhere: made the same each time, refused by name when anything is wrong, with a run's numbers."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import biomass
+
+import predictor
+from featurestore.backbone import saved_weights_path
+from featurestore.errors import InputError, StoreDamaged
+from predictor.blend import weighed
+from predictor.bundle import LISTING, MAX_BYTES, UPLOAD_FILES, check_bundle, load_members
+from predictor.member import Member
+from predictor.pack import licence_note, make_bundle
+from predictor.predictor import test_photographs as photographs_of
+from predictor.wheel import write_wheel
+from trainer.runs import best_run
+
+ROOT = Path(__file__).parent.parent
+HEAD = "runs/002_small__kind-density/weights/last_fold0.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole(sweep, tmp_path_factory) -> Path:
+    """A bundle of every run of the sweep, with the backbone."""
+    out = tmp_path_factory.mktemp("bundle") / "whole"
+    biomass("bundle", sweep, "--points", "all", "--with-backbone", "--out", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def small(sweep, tmp_path_factory) -> Path:
+    """A bundle of two runs, with random weights that are made where they are needed."""
+    out = tmp_path_factory.mktemp("bundle") / "small"
+    biomass("bundle", sweep, "--points", "002_small__kind-density,005_small__kind-ridge", "--out", out)
+    return out
+
+
+@pytest.fixture
+def broken(small, tmp_path) -> Path:
+    """A copy of it, to be broken."""
+    return shutil.copytree(small, tmp_path / "broken")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def relist(folder: Path, **changes) -> None:
+    """Make the listing fit the files, as who wants to be believed would."""
+    listing = json.loads((folder / LISTING).read_text())
+    listing["files"] = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                        for name, data in content(folder).items() if name not in (LISTING, *UPLOAD_FILES)}
+    (folder / LISTING).write_text(json.dumps(listing | changes))
+
+
+# -- making one
+
+
+def test_U09_the_same_inputs_give_the_same_bytes(sweep, whole, tmp_path):
+    before = os.umask(0o077)
+    try:
+        biomass("bundle", "--out", tmp_path / "again", "--points", "all", "--with-backbone", sweep)
+    finally:
+        os.umask(before)
+    again = tmp_path / "again"
+    assert content(again) == content(whole)
+    assert {path.stat().st_mode & 0o777 for path in again.rglob("*")} == {0o644, 0o755}
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+def test_nothing_in_it_tells_where_it_was_made(sweep, built, whole):
+    for name, data in content(whole).items():
+        assert not [place for place in (sweep.parents[1], built.parent, ROOT) if str(place).encode() in data], name
+
+
+def test_a_bundles_runs_are_runs_of_the_chosen_weights_alone(sweep, tmp_path):
+    run = sweep / "002_small__kind-density"
+    make_bundle([run], tmp_path / "b", weights="best", folds=[1])
+    listed = json.loads((tmp_path / "b" / LISTING).read_text())
+    assert listed["members"] == [{"name": run.name, "weights": "best", "folds": [1], "weight": 1.0}]
+    assert os.listdir(tmp_path / "b" / "runs" / run.name / "weights") == ["best_fold1.safetensors"]
+    member, = load_members(tmp_path / "b")
+    assert (member.weights, member.splits) == ("best", [(0, 1)])
+    pd.testing.assert_frame_equal(member.oof.reset_index(drop=True), Member.load(run, [1], "best").oof.reset_index(drop=True))
+    with pytest.raises(InputError, match="has best weights of 002_small__kind-density, not last"):
+        load_members(tmp_path / "b", weights="last")
+
+
+def test_shares_of_an_ensemble_are_kept(sweep, tmp_path):
+    points = "001_small__kind-cls_gating,002_small__kind-density"
+    told = biomass("bundle", sweep, "--points", points, "--blend", "fitted", "--out", tmp_path / "b").stderr
+    members = weighed([Member.load(sweep / point) for point in points.split(",")], "fitted", print)
+    assert "weights: " in told
+    assert [(m.name, m.weight) for m in load_members(tmp_path / "b")] == [(m.name, m.weight) for m in members]
+
+
+def test_runs_of_the_same_name_go_by_their_sweeps(sweep, tmp_path):
+    other = shutil.copytree(sweep / "005_small__kind-ridge", tmp_path / "other" / "005_small__kind-ridge")
+    make_bundle([sweep / "005_small__kind-ridge", other], tmp_path / "b")
+    assert sorted(os.listdir(tmp_path / "b" / "runs")) == sorted(
+        f"{parent}__005_small__kind-ridge" for parent in ("other", sweep.name))
+
+
+@pytest.mark.parametrize("arguments, code, message", [
+    (["--points", "007"], 3, "no point 007"), (["--folds", 7], 3, "no last weights last_fold7.safetensors"),
+    (["--points", "005_small__kind-ridge", "--weights", "best"], 3, "no epochs"), (["--folds", "a"], 2, "numbers with commas"),
+    (["--backbone-weights", __file__], 2, "add that")])
+def test_what_cannot_be_made_leaves_nothing(sweep, tmp_path, arguments, code, message):
+    assert message in biomass("bundle", sweep, "--out", tmp_path / "b", *arguments, code=code).stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_written_over(sweep, tmp_path):
+    assert "exists" in biomass("bundle", sweep, "--out", tmp_path, code=3).stderr
+    assert "neither a run" in biomass("bundle", tmp_path, "--out", tmp_path / "b", code=3).stderr
+
+
+def test_U08_dinov3_weights_need_their_licence_in_the_bundle(sweep, whole, tmp_path):
+    weights, = (whole / "backbone").iterdir()
+    options = ["--with-backbone", "--backbone-weights", weights, "--out", tmp_path / "b"]
+    assert "--backbone-licence FILE" in biomass("bundle", sweep, *options, code=3).stderr
+    assert not list(tmp_path.iterdir())
+    licence = tmp_path / "licence.md"
+    licence.write_text("You may, with this text.")
+    biomass("bundle", sweep, *options, "--backbone-licence", licence)
+    assert (tmp_path / "b/backbone/LICENCE.txt").read_text() == licence.read_text()
+    assert "backbone/LICENCE.txt" in check_bundle(tmp_path / "b").listing.files
+
+
+def test_the_licence_is_the_one_that_timm_tells():
+    assert licence_note("vit_demo_patch16_dinov3") == "apache-2.0"
+    assert licence_note("vit_huge_plus_patch16_dinov3") == "dinov3-license"
+    assert licence_note("no_such_model") == "not stated by timm"
+
+
+# -- the check
+
+
+def test_check_tells_the_listings_sha256_and_compares_it(small):
+    told = biomass("bundle", "check", small).stdout
+    sha256 = hashlib.sha256((small / LISTING).read_bytes()).hexdigest()
+    assert sha256 in told and "002_small__kind-density: last weights, folds all" in told
+    biomass("bundle", "check", small, "--sha256", sha256.upper())
+    refused = biomass("bundle", "check", small, "--sha256", "0" * 64, code=5).stderr
+    assert sha256 in refused and "0" * 64 in refused
+
+
+def test_U04_an_edited_listing_does_not_pass_a_pin(broken):
+    sha256 = check_bundle(broken).sha256
+    (broken / HEAD).write_bytes((broken / HEAD).read_bytes()[::-1])
+    relist(broken)
+    assert "has sha256" in biomass("bundle", "check", broken, "--sha256", sha256, code=5).stderr
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "changed": (lambda b: flip(b / HEAD), HEAD),
+    "changed text": (lambda b: flip(b / "README.md"), "README.md"),
+    "changed wheel": (lambda b: flip(next((b / "wheel").iterdir())), "wheel/biomass-"),
+    "cut": (lambda b: os.truncate(b / HEAD, 100), f"{HEAD}: changed, 100 bytes"),
+    "empty": (lambda b: os.truncate(b / HEAD, 0), f"{HEAD}: changed, 0 bytes"),
+    "missing": (lambda b: (b / HEAD).unlink(), f"{HEAD}: missing"),
+    "missing config": (lambda b: (b / "runs/005_small__kind-ridge/config.yaml").unlink(), "config.yaml: missing"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_U04_damage_is_named(broken, what):
+    damage, name = DAMAGE[what]
+    damage(broken)
+    assert name in biomass("bundle", "check", broken, code=4).stderr
+
+
+def deep_folder(b: Path) -> None:
+    (b / "runs/a/b/c/d").mkdir(parents=True)
+    (b / "runs/a/b/c/d/e.txt").write_text("")
+
+
+def link(b: Path, name: str) -> None:
+    (b / name).rename(b.parent / "elsewhere")
+    (b / name).symlink_to(b.parent / "elsewhere")
+
+
+def huge(path: Path, size: int) -> None:
+    with open(path, "ab") as file:
+        file.truncate(size)
+
+
+SPEC = "runs/002_small__kind-density/spec.json"
+STRANGE = {
+    "extra": (lambda b: (b / "runs/notes.txt").write_text("x"), "runs/notes.txt: extra"),
+    "hidden": (lambda b: (b / ".env").write_text("x"), ".env: extra"),
+    "module": (lambda b: (b / "timm.py").write_text("x"), "timm.py: extra"),
+    "linked file": (lambda b: link(b, HEAD), f"{HEAD}: a link"),
+    "linked folder": (lambda b: link(b, "wheel"), "wheel: a link"),
+    "fifo": (lambda b: os.mkfifo(b / "backbone.fifo"), "backbone.fifo: neither a file nor a folder"),
+    "deep": (deep_folder, "runs/a/b/c/d: more than 4 folders deep"),
+    "oversized": (lambda b: huge(b / HEAD, (4 << 30) + 1), f"{HEAD}: 4294967297 bytes, of at most 4294967296"),
+    "oversized upload file": (lambda b: huge(b / UPLOAD_FILES[0], 1 << 30), f"{UPLOAD_FILES[0]}: {1 << 30} bytes"),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_U04_what_no_bundle_holds_is_named(broken, what):
+    change, message = STRANGE[what]
+    change(broken)
+    assert message in biomass("bundle", "check", broken, code=3).stderr
+
+
+class Canary:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def as_torch_zip(data: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+    return file.getvalue()
+
+
+def as_object_array(canary: Canary) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([canary], object), allow_pickle=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["heads.pkl", "heads.pt", "model.joblib", "x.npy", "X.PTH", "pytorch_model.bin"])
+@pytest.mark.parametrize("listed", [False, True], ids=["extra", "listed"])
+def test_U01_C5_files_that_hold_pickles_are_refused_by_extension(broken, pasture, tmp_path, name, listed):
+    (broken / "runs/002_small__kind-density/weights" / name).write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
+    if listed:
+        relist(broken)
+    told = biomass("predict", "--bundle", broken, "--data", pasture, "--out", tmp_path / "s.csv", code=3).stderr
+    assert name in told and "pickles" in told
+    assert not (tmp_path / "canary").exists() and not (tmp_path / "s.csv").exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5, "torch", "numpy"])
+@pytest.mark.parametrize("name", [HEAD, "runs/002_small__kind-density/oof.csv", "runs/002_small__kind-density/config.yaml"])
+def test_U01_C5_pickles_under_another_name_are_refused_by_magic(broken, pasture, tmp_path, name, protocol):
+    canary = Canary(tmp_path / "canary")
+    data = {"torch": lambda: as_torch_zip(pickle.dumps(canary)), "numpy": lambda: as_object_array(canary)}.get(
+        protocol, lambda: pickle.dumps(canary, protocol))()
+    (broken / name).write_bytes(data)
+    for change in (lambda: None, lambda: relist(broken)):  # a listing that says the same does not help
+        change()
+        told = biomass("predict", "--bundle", broken, "--data", pasture, "--out", tmp_path / "s.csv", code=3).stderr
+        assert f"{name}: a " in told and "which is never read" in told
+    assert not (tmp_path / "canary").exists() and not (tmp_path / "s.csv").exists()
+
+
+BELIEVED = {  # changes under a listing that fits them
+    "not safetensors": (HEAD, b"\xff" * 100, "not safetensors"),
+    "header longer than the file": (HEAD, (10**6).to_bytes(8, "little") + b"{" * 50, "not safetensors"),
+    "binary": ("README.md", b"\xff\xfe", "not text"),
+    "zeros": ("README.md", b"a\0", "not text"),
+    "no wheel": ("wheel/biomass-0.1.0-py3-none-any.whl", b"#!/bin/sh", "not a wheel"),
+    "deep JSON": (SPEC, b"[" * 100_000, "nested more than 64 deep"),
+    "deep YAML": ("runs/002_small__kind-density/config.yaml", b"a: " + b"{a: " * 1000, "nested more than 64 deep"),
+    "large text": ("README.md", b"a" * ((1 << 20) + 1), "README.md: 1048577 bytes, of at most 1048576"),
+    "another kind": ("runs/002_small__kind-density/run.sh", b"echo", "run.sh: listed, and not a kind of file that bundles have"),
+}
+
+
+@pytest.mark.parametrize("what", BELIEVED)
+def test_C5_a_listing_that_fits_makes_nothing_right(broken, what):
+    name, data, message = BELIEVED[what]
+    (broken / name).write_bytes(data)
+    relist(broken)
+    told = biomass("bundle", "check", broken, code=3).stderr
+    assert name in told and message in told
+
+
+LISTINGS = {
+    "newer": (lambda v: json.dumps(v | {"format_version": 2}), "version 2, this program reads 'biomass-bundle' version 1"),
+    "other": (lambda v: json.dumps(v | {"format": "zoo"}), "format 'zoo'"),
+    "unknown key": (lambda v: json.dumps(v | {"run": "sh"}), "run: Extra inputs"),
+    "no members": (lambda v: json.dumps(v | {"members": []}), "members"),
+    "member elsewhere": (lambda v: json.dumps(v | {"members": [v["members"][0] | {"name": "../x"}]}), "members.0.name"),
+    "NaN share": (lambda v: json.dumps(v | {"members": [v["members"][0] | {"weight": float("nan")}]}), "members.0.weight"),
+    "a list": (lambda v: "[]", "not the JSON of a bundle"), "empty": (lambda v: "", "not the JSON of a bundle"),
+    "deep": (lambda v: "[" * 1_000_000, "nested more than 64 deep"),
+    "a key twice": (lambda v: '{"format": 1, "format": 2}', "a key is there twice"),
+    "huge": (lambda v: " " * ((16 << 20) + 1), "not a file of at most"),
+    "absolute path": (lambda v: json.dumps(v | {"files": {"/etc/passwd": v["files"]["README.md"]}}), "/etc/passwd: listed"),
+    "path upwards": (lambda v: json.dumps(v | {"files": {"runs/../../x": v["files"]["README.md"]}}), "runs/../../x: listed"),
+}
+
+
+@pytest.mark.parametrize("what", LISTINGS)
+def test_C10_listings_that_are_none_are_refused(broken, what):
+    change, message = LISTINGS[what]
+    (broken / LISTING).write_text(change(json.loads((broken / LISTING).read_text())))
+    assert message in biomass("bundle", "check", broken, code=3).stderr
+
+
+def test_a_run_that_points_out_of_the_bundle_is_refused(broken):
+    spec = json.loads((broken / SPEC).read_text()) | {"store_folder": "/etc"}
+    (broken / SPEC).write_text(json.dumps(spec))
+    relist(broken)
+    with pytest.raises(InputError, match="points out of the bundle, to /etc"):
+        load_members(broken)
+
+
+def test_what_upload_tools_change_is_not_checked(broken):
+    (broken / UPLOAD_FILES[0]).write_text('{"id": "me/mine"}')
+    (broken / UPLOAD_FILES[1]).unlink()
+    check_bundle(broken)
+
+
+def test_a_folder_that_is_no_bundle(sweep, pasture, tmp_path):
+    assert f"{tmp_path / LISTING}: cannot be read" in biomass("bundle", "check", tmp_path, code=3).stderr
+    assert "no bundle" in biomass("predict", "--bundle", tmp_path, "--data", pasture, code=3).stderr
+    assert "give one of" in biomass("predict", "--bundle", tmp_path, "--sweep", sweep, "--data", pasture, code=2).stderr
+
+
+# -- predicting
+
+
+def test_bundle_and_runs_give_the_same_numbers(sweep, whole, pasture):
+    by_runs, by_bundle = (predictor.predict(each, pasture, tta=2, progress=False, device="cpu")
+                          for each in (sorted(sweep.glob("00*")), whole))
+    pd.testing.assert_frame_equal(by_bundle, by_runs, check_exact=True)
+
+
+def test_one_run_and_its_bundle_write_the_same_files(sweep, pasture, tmp_path):
+    biomass("bundle", sweep, "--out", tmp_path / "b")  # the backbone's random weights are made from their seed
+    for name, option in (("a", ["--bundle", tmp_path / "b"]), ("b", ["--run", best_run(sweep)])):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        biomass("predict", *option, "--data", pasture, "--tta", 1, "--device", "cpu", "--out", tmp_path / "out" / name / "s.csv")
+    assert content(tmp_path / "out/a") == content(tmp_path / "out/b")
+    biomass("predict", "--oof", "--bundle", tmp_path / "b", "--data", pasture, "--device", "cpu", "--out", tmp_path / "oof.csv")
+
+
+def test_the_bundles_own_backbone_is_used_and_another_refused(whole, pasture, tmp_path):
+    own = predictor.Predictor.load(whole, device="cpu")
+    assert len(own.members) == 6
+    copy = shutil.copytree(whole, tmp_path / "b")
+    tokens = own.members[0].spec.tokens
+    weights = saved_weights_path(copy / "backbone", tokens.weights_sha256)
+    data = bytearray(weights.read_bytes())
+    data[-4:] = np.float32(7).tobytes()
+    weights.write_bytes(data)
+    relist(copy)
+    told = biomass("predict", "--bundle", copy, "--data", pasture, "--out", tmp_path / "s.csv", "--device", "cpu", code=5).stderr
+    assert tokens.weights_sha256 in told and "tokens were made with" in told
+
+
+def test_C8_without_the_backbones_weights_nothing_is_downloaded(broken):
+    spec = json.loads((broken / SPEC).read_text())
+    spec["store"]["made_by"]["weights"] = "timm"
+    for run in (broken / "runs").iterdir():
+        (run / "spec.json").write_text(json.dumps(spec))
+    relist(broken)
+    with pytest.raises(InputError, match="holds no weights of vit_tiny_patch16_dinov3_qkvb; give them with --backbone-weights"):
+        load_members(broken)
+
+
+@pytest.mark.filterwarnings("default:.*heads are missing")
+@pytest.mark.parametrize("damage", [Path.unlink, flip], ids=["missing", "wrong hash"])
+def test_P11_a_head_that_is_not_as_listed_is_refused_or_left_out(broken, sweep, pasture, tmp_path, damage):
+    damage(broken / HEAD)
+    predict = ["predict", "--bundle", broken, "--data", pasture, "--tta", 1, "--device", "cpu", "--out", tmp_path / "s.csv"]
+    assert HEAD in biomass(*predict, code=4).stderr and not (tmp_path / "s.csv").exists()
+    told = biomass(*predict, "--allow-partial").stderr
+    assert "1 heads are missing or damaged" in told and HEAD in told
+    rest = [Member.load(sweep / "002_small__kind-density", [1]), Member.load(sweep / "005_small__kind-ridge")]
+    expected = predictor.Predictor(rest, ["cpu"]).predict(photographs_of(pasture), 1, progress=False)
+    with pytest.warns(UserWarning, match=HEAD):
+        table = predictor.predict(broken, pasture, tta=1, progress=False, device="cpu", allow_partial=True)
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+
+
+def test_P11_members_without_heads_are_left_out_and_the_rest_must_be_whole(broken):
+    for head in (broken / "runs/002_small__kind-density/weights").iterdir():
+        head.unlink()
+    with pytest.warns(UserWarning, match="2 heads are missing"):
+        assert [member.name for member in load_members(broken, allow_partial=True)] == ["005_small__kind-ridge"]
+    (broken / "runs/005_small__kind-ridge/oof.csv").unlink()
+    with pytest.raises(StoreDamaged, match="oof.csv: missing"):
+        load_members(broken, allow_partial=True)
+    assert all(most < 1 << 40 for most in MAX_BYTES.values())
+
+
+# -- where nothing else is
+
+
+def pip(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True,
+                   capture_output=True)
+
+
+def bare(folder: Path, *command: object, path: Path | None = None, **environment: object) -> subprocess.CompletedProcess:
+    """Run tests/bare_child.py in a folder, which alone it may write to; HOME is not set."""
+    given = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment} | ({"PYTHONPATH": path} if path else {})
+    given["TMPDIR"] = folder / "tmp"  # torch makes a folder there when it is imported
+    given["TMPDIR"].mkdir(exist_ok=True)
+    return subprocess.run([sys.executable, ROOT / "tests/bare_child.py", folder, *command], capture_output=True, text=True,
+                          cwd=folder, env={name: str(value) for name, value in given.items()}, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def unpacked(whole, tmp_path_factory) -> Path:
+    """The bundle's wheel, as pip installs it."""
+    wheel, = (whole / "wheel").iterdir()
+    folder = tmp_path_factory.mktemp("site")
+    pip("install", "--no-deps", "--no-index", "--no-compile", "--target", folder, wheel)
+    return folder
+
+
+def test_P09_C8_a_bundle_predicts_where_most_packages_are_absent_and_nothing_connects(sweep, whole, unpacked, pasture, tmp_path):
+    arguments = ["-m", "--bundle", whole, "--data", pasture, "--tta", "2", "--device", "cpu", "--out", "submission.csv"]
+    done = bare(tmp_path, *arguments, path=unpacked)
+    assert done.returncode == 0, done.stderr
+    biomass("predict", "--bundle", whole, "--data", pasture, "--tta", 2, "--device", "cpu", "--out", tmp_path / "here.csv")
+    assert (tmp_path / "submission.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["here.csv", "predictions.csv", "submission.csv", "tmp"]
+
+
+def test_the_child_that_shows_it_would_notice(tmp_path):
+    for breach in ("import socket; socket.socket()", "open('/tmp/biomass-breach', 'w')", "import click",
+                   "import pickle; pickle.loads(b'cos\\nsystem\\n.')"):
+        (tmp_path / "n.ipynb").write_text(json.dumps({"cells": [{"cell_type": "code", "source": [breach]}]}))
+        assert bare(tmp_path, "n.ipynb").returncode == 1, breach
+
+
+def test_P08_the_notebooks_cells_run_in_the_bare_environment(whole, pasture, tmp_path):
+    done = bare(tmp_path, whole / "predict.ipynb", BIOMASS_BUNDLE=whole, BIOMASS_DATA=pasture)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv(tmp_path / "submission.csv")) == 10
+    assert sorted(os.listdir(tmp_path)) == ["predictions.csv", "submission.csv", "tmp"]
+
+
+def test_the_notebook_runs_in_jupyter(whole, pasture, tmp_path):
+    pytest.importorskip("nbclient")
+    code = ("import nbclient, nbformat, sys\n"
+            "notebook = nbformat.read(sys.argv[1], 4)\n"
+            "nbformat.validate(notebook)\n"
+            "nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': sys.argv[2]}}).execute()\n"
+            "print(notebook.cells[-1].outputs)\n")
+    environment = {"PATH": os.environ["PATH"], "HOME": tmp_path / "home", "OMP_NUM_THREADS": "1", "BIOMASS_DATA": pasture,
+                   "BIOMASS_OUT": tmp_path / "submission.csv"}
+    done = subprocess.run([sys.executable, "-c", code, whole / "predict.ipynb", whole], capture_output=True, text=True,
+                          cwd=tmp_path, env={name: str(value) for name, value in environment.items()})
+    assert done.returncode == 0, done.stderr
+    assert "sample_id" in done.stdout and len(pd.read_csv(tmp_path / "submission.csv")) == 10
+
+
+# -- the wheel
+
+
+def test_U10_a_wheel_from_an_install_is_the_one_from_the_checkout(whole, unpacked, tmp_path):
+    wheel, = (whole / "wheel").iterdir()
+    code = "import predictor.wheel as w, sys; from pathlib import Path; print(w.ROOT, w.write_wheel(Path(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=tmp_path,
+                          env={"PYTHONPATH": str(unpacked)}, check=True)
+    assert done.stdout.split() == [str(unpacked), str(tmp_path / wheel.name)]
+    assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path):
+    names = zipfile.ZipFile(write_wheel(tmp_path)).namelist()
+    assert {"cli.py", "predictor/__main__.py", "trainer/kinds/density.py", "featurestore/demo_backbone/CARD.md",
+            "featurestore/demo_backbone/vit_demo_patch16_dinov3.safetensors", "biomass-0.1.0.dist-info/RECORD"} <= set(names)
+    assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "benchmarks", "docs"))]
+
+
+@pytest.mark.system
+def test_U10_setuptools_would_put_the_same_files_in(tmp_path):
+    pytest.importorskip("setuptools")
+    ours = zipfile.ZipFile(write_wheel(tmp_path))
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs")
+    copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
+    pip("wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "theirs", copy)
+    theirs = zipfile.ZipFile(next((tmp_path / "theirs").iterdir()))
+    code = [{name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name} for wheel in (ours, theirs)]
+    assert code[0] == code[1]
+
+
+PROMISED = ("torch", "torchvision", "timm", "numpy", "pandas", "Pillow", "safetensors", "pydantic", "PyYAML", "tqdm")
+READ_ONLY = 'for each in "$1" "$2"; do mount --bind "$each" "$each"; mount -o remount,bind,ro "$each"; done; shift 2; exec "$@"'
+
+
+def linked_site(folder: Path) -> Path:
+    """Links to the packages that a bundle may need, what these require, and nothing else."""
+    folder.mkdir()
+    todo, seen = list(PROMISED), set()
+    while todo:
+        name = todo.pop()
+        with contextlib.suppress(PackageNotFoundError):  # of another platform
+            found = distribution(name)
+            needed = {re.match(r"[\w.-]+", line)[0] for line in found.requires or [] if "extra ==" not in line}
+            todo += needed - seen
+            seen.add(name)
+            for top in {file.parts[0] for file in found.files or []} - {"..", "__pycache__"}:
+                if not (folder / top).exists():
+                    (folder / top).symlink_to(found.locate_file(top))
+    return folder
+
+
+@pytest.mark.system
+@pytest.mark.skipif(subprocess.run(["unshare", "-rnm", "true"], capture_output=True).returncode != 0, reason="no namespaces here")
+def test_P09_C8_a_bundle_predicts_in_a_fresh_environment_without_a_network(whole, pasture, tmp_path):
+    """Installed by pip alone beside the promised packages, without interfaces, HOME and a way to write to its inputs."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python, (wheel,) = tmp_path / "venv/bin/python", (whole / "wheel").iterdir()
+    site, = (tmp_path / "venv/lib").glob("*/site-packages")
+    (site / "promised.pth").write_text(str(linked_site(tmp_path / "promised")))
+    pip("--python", python, "install", "--no-deps", "--no-index", wheel)
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = ["--bundle", whole, "--data", pasture, "--tta", "2", "--device", "cpu", "--out", out / "submission.csv"]
+    alone = {"env": {"OMP_NUM_THREADS": "1", "TMPDIR": str(out)}, "cwd": out, "capture_output": True, "text": True}
+    assert subprocess.run([python, "-c", "import h5py"], **alone).returncode == 1
+    assert "--bundle" in subprocess.run([python, "-m", "predictor", "--help"], **alone).stdout
+    unshared = ["unshare", "-rnm", "sh", "-ec", READ_ONLY, "sh", whole, pasture]
+    assert "Read-only" in subprocess.run([*unshared, "touch", whole / "x"], **alone).stderr
+    interfaces = subprocess.run([*unshared, "cat", "/proc/net/dev"], **alone).stdout.splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
+    done = subprocess.run([*unshared, python, "-m", "predictor", *arguments], **alone)
+    assert done.returncode == 0, done.stderr
+    biomass("predict", "--bundle", whole, "--data", pasture, "--tta", 2, "--device", "cpu", "--out", tmp_path / "here.csv")
+    assert (out / "submission.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
