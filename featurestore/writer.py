@@ -249,7 +249,7 @@ def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int =
         if not path.exists():
             create_with_catalog(path, spec, frame, reserve)
         with FeatureStore.open(path) as store:
-            if store.layout.n < max(store.n_images, len(frame)) + reserve:
+            if reserve and store.layout.n < max(store.n_images, len(frame)) + reserve:
                 warnings.warn(f"{path}: has room for {store.layout.n} images, which does not change; `biomass store extend "
                               "--reserve` makes a store with more", stacklevel=3)
             check_same(store, spec)

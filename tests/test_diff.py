@@ -30,12 +30,14 @@ def test_each_difference_is_a_line(tmp_path):
         f"images: 1 only in {tmp_path / 'a.h5'}:", "  ID000", f"images: 1 sealed only in {tmp_path / 'b.h5'}:", "  ID004",
         "catalog: 'sha256' differs in 2 images:", *lines[5:7], "catalog: 'width' differs in 1 images:", lines[8],
         "catalog: 'height' differs in 1 images:", lines[10], "catalog: 'status' differs in 1 images:", "  ID004: '' | 'ok'",
-        "catalog: 'Dry_Total_g' differs in 1 images:", "  ID001: 2.5 | 99.0", "rows: 3 of 9 have other bytes:", *lines[16:]]
-    assert lines[16].startswith("  ID003, plain: patches at most ") and len(lines) == 19
+        "catalog: 'Dry_Total_g' differs in 1 images:", "  ID001: 2.5 | 99.0", "rows: 3 of 9 have other bytes:", *lines[16:19],
+        "thumbs: 1 differ:", "  ID003"]
+    assert lines[16].startswith("  ID003, plain: patches at most ")
 
 
 def test_other_tokens_are_told_by_their_specs(tmp_path):
     write(tmp_path / "a.h5", range(3), tiny_frame(3))
     write(tmp_path / "b.h5", range(3), tiny_frame(3), width=8, weights_sha256="1" * 64)
     lines = biomass("store", "diff", tmp_path / "a.h5", tmp_path / "b.h5", code=5).stdout.splitlines()
-    assert lines == [f"spec: weights_sha256 {'0' * 64!r} | {'1' * 64!r}", "spec: width 7 | 8"]
+    assert lines == [f"spec: weights_sha256 {'0' * 64!r} | {'1' * 64!r}", "spec: width 7 | 8", *lines[2:]]
+    assert lines[2] == "thumbs: 3 differ:"  # drawn after the tokens, from the same dice

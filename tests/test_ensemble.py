@@ -241,3 +241,12 @@ def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path):
         assert process.wait(10) == 143
         assert "with --resume the same command goes on" in process.stderr.read()
     assert not (tmp_path / "s.csv").exists()
+
+
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_dinov3_qkvb", "vit_demo_patch16_dinov3"])
+def test_half_precision_computes_tokens_near_those_of_full(model):
+    tiles = torch.arange(2 * 64 * 64 * 3).remainder(251).to(torch.uint8).reshape(2, 64, 64, 3)
+    options = {"crop": "halves", "image_size": 64, "views": VIEWS[:1]}
+    full, half = (load_backbone(model, "random" if "tiny" in model else None, **options, precision=precision)
+                  .tokens(tiles, "a", VIEWS[0])[1] for precision in ("fp32", "bf16"))
+    assert torch.nn.functional.cosine_similarity(full.float(), half.float(), dim=-1).min() > 0.98

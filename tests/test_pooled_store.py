@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from commands import TINY, biomass
+from conftest import SWEEP as CONFIG
 from sweeps import config, set_status, write_store
-from test_predict import CONFIG
 
 from featurestore import FeatureStore
 from featurestore.decode import decode

@@ -20,7 +20,8 @@ def test_the_demo_walks_the_whole_path_and_repeats_itself(tmp_path, monkeypatch)
     assert scores[0] == scores[1]
     assert set(scores[0]) == {"best run", "ridge", "mean predictor"}
     said = "\n".join(lines)
-    for word in ("leaderboard", "submission", "score on unseen sites", "unseen sites lie within", str(tmp_path / "a" / "features.h5")):
+    for word in ("leaderboard", "submission", "score on unseen sites", "unseen sites lie within",
+                 str(tmp_path / "a" / "features.h5")):
         assert word in said
     first, second = (pd.read_csv(tmp_path / name / "submission.csv") for name in ("a", "b"))
     assert len(first) == 20 and first.equals(second)
