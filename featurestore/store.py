@@ -159,7 +159,8 @@ class FeatureStore:
 
         What was never written is not touched: a hole of a file in a tmpfs that is full cannot be mapped (SIGBUS).
         """
-        with_seal = start + np.flatnonzero(self.array("seal")[start:end])
+        # compared first: flatnonzero of the map itself fails when a builder seals an image between its two passes
+        with_seal = start + np.flatnonzero(self.array("seal")[start:end] != 0)
         if not len(with_seal):
             return
         start, end = with_seal[0], with_seal[-1] + 1

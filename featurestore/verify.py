@@ -115,7 +115,7 @@ class _Sums:
 
     def __init__(self, store: FeatureStore, report: VerifyReport, progress: Progress) -> None:
         self.store, self.report, self._progress = store, report, progress
-        self.sealed = np.flatnonzero(store.array("seal")[: store.n_images])
+        self.sealed = np.flatnonzero(store.array("seal")[: store.n_images] != 0)
         self.crc_NV = np.zeros((store.n_images, len(store.view_names)), np.uint32)
         self.wrong: dict[tuple[int, int], str] = {}
         """What is wrong with a row, other than its sum."""
@@ -249,11 +249,11 @@ def _row_faults(sums: _Sums) -> Iterator[Fault]:
 
 def _seal_faults(store: FeatureStore) -> Iterator[Fault]:
     seal_N, extent = store.array("seal"), store.layout.extents["seal"]
-    for image in np.setdiff1d(np.flatnonzero(seal_N[: store.n_images]), store.sealed).tolist():
+    for image in np.setdiff1d(np.flatnonzero(seal_N[: store.n_images] != 0), store.sealed).tolist():
         path, offset, _ = extent.locate(image)
         yield Fault(image, store.catalog["image_id"][image], None, str(path), offset,
                     "its seal does not match its catalog row, thumbnail and checksums")
-    for image in (np.flatnonzero(seal_N[store.n_images:]) + store.n_images).tolist():
+    for image in (np.flatnonzero(seal_N[store.n_images:] != 0) + store.n_images).tolist():
         path, offset, _ = extent.locate(image)
         yield Fault(image, f"image {image}", None, str(path), offset, "sealed, but an id at or before it is gone")
 

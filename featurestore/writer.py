@@ -187,7 +187,7 @@ class StoreWriter:
 
         An id whose first byte was lost gets another one, since a catalog ends where an id is empty.
         """
-        used = np.flatnonzero(self._store.array("catalog/image_id")[:, 0])
+        used = np.flatnonzero(self._store.array("catalog/image_id")[:, 0] != 0)
         for image in images:
             self._write("seal", image, np.zeros(1, "<u4"))
             if len(used) and image < used[-1] and image not in used:

@@ -40,12 +40,13 @@ def write_store(path: Path, n: int = 30, skipped: Mapping[int, str] = MappingPro
         "State": np.array(["Tas", "Vic", "NSW"])[site % 3], "Sampling_Date": [f"2015/9/{s + 1}" for s in site],
         "Height_Ave_cm": np.where(site == 4, np.nan, 3 + green), "Dry_Green_g": green, "Dry_Dead_g": dead,
         "Dry_Clover_g": clover, "GDM_g": green + clover, "Dry_Total_g": green + clover + dead})
-    spec = tiny_spec(frame).model_copy(update=changes)
+    spec = tiny_spec(frame).changed(**changes)
     with open_writer(path, spec, frame) as writer:
         for i in writer.pending():
             rows = _rows(spec, rng, level[i], i)
             if i not in skipped:
-                writer.put(i, rows if spec.has_patches else replace(rows, patches_VTPD=None))
+                pooled = rows.pooled_VT5D.astype(spec.pooled_dtype)
+                writer.put(i, replace(rows, pooled_VT5D=pooled, patches_VTPD=rows.patches_VTPD if spec.has_patches else None))
     for image, status in skipped.items():
         set_status(path, image, status)
     return path
