@@ -1,6 +1,7 @@
 """An extended store is the one that a build of all of it would have made, and the backbone sees only what is new."""
 
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -75,3 +76,23 @@ def test_what_contradicts_the_old_store_is_refused(pasture, built, tmp_path):
     table = pd.read_csv(pasture / "train.csv")
     table.assign(target=table["target"] + 1).to_csv(data / "train.csv", index=False)
     assert "differs from the store's" in biomass("store", "extend", built, tmp_path / "o.h5", "--data", data, code=5).stderr
+
+
+def test_a_csv_that_forgets_old_images_is_refused(pasture, built, tmp_path):
+    data = shutil.copytree(pasture, tmp_path / "data")
+    table = pd.read_csv(data / "train.csv")
+    first = table["image_path"].iloc[0]
+    table[table["image_path"] != first].to_csv(data / "train.csv", index=False)
+    stderr = biomass("store", "extend", built, tmp_path / "out.h5", "--data", data, code=5).stderr
+    assert "lacks 1 images" in stderr and Path(first).stem in stderr and not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_was_skipped_stays_so(pasture, tmp_path):
+    data = shutil.copytree(pasture, tmp_path / "data")
+    gone = sorted((data / "train").iterdir())[1]
+    gone.unlink()
+    build(data, tmp_path / "some.h5", "plain", "--skip-missing")
+    biomass("store", "extend", tmp_path / "some.h5", tmp_path / "out.h5", "--reserve", 2)
+    out = FeatureStore.open(tmp_path / "out.h5")
+    assert (out.n_sealed, out.skipped, out.catalog["status"][1]) == (5, [1], "missing")

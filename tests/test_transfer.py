@@ -165,3 +165,26 @@ def test_parts_with_other_columns_are_joined(tmp_path):
     catalog = FeatureStore.open(tmp_path / "m.h5").catalog
     assert catalog["Species"].tolist() == ["", "", *["a long name of a grass"] * 2]
     assert catalog["State"].tolist() == ["Tas", "Vic", "", ""]
+
+
+def test_a_place_that_holds_something_else_is_refused(tmp_path):
+    write_part(tmp_path / "a.h5", [0, 1])
+    write_part(tmp_path / "b.h5", [0, 1, 2])
+    spec, frame = tiny_spec(tiny_frame(6)), tiny_frame(6).iloc[[0, 1]].reset_index(drop=True)
+    with open_writer(tmp_path / "c.h5", spec, frame) as writer:
+        for place in (0, 1):
+            writer.put(place, tiny_rows(spec, place + 7))
+    convert(tmp_path / "b.h5", tmp_path / "out.h5")
+    before = digest(tmp_path / "out.h5")
+    assert "images that are not to be copied" in convert(tmp_path / "a.h5", tmp_path / "out.h5", code=5).stderr
+    convert(tmp_path / "a.h5", tmp_path / "two.h5")
+    assert "holds other rows of these images" in convert(tmp_path / "c.h5", tmp_path / "two.h5", code=5).stderr
+    assert digest(tmp_path / "out.h5") == before
+
+
+def test_long_lists_and_odd_numbers(tmp_path):
+    write_tiny(tmp_path / "f.h5")
+    many = ",".join(f"ID{i:03d}" for i in range(200))
+    assert "no such images" in convert(tmp_path / "f.h5", tmp_path / "o.h5", "--images", many, code=3).stderr
+    assert "the store has 3" in convert(tmp_path / "f.h5", tmp_path / "o.h5", "--views", 0, code=2).stderr
+    convert(tmp_path / "f.h5", tmp_path / "o.h5", "--reserve", -1, code=2)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,71 @@ def test_C3_growth_torn_by_power_loss_is_taken_up_again(store_path):
     assert FeatureStore.open(store_path).n_images == 3
     with open_writer(store_path, tiny_spec(frame), frame) as writer:
         assert writer.image_ids == frame["image_id"].tolist()
+
+
+def test_a_store_of_a_like_name_is_left_alone(store_path):
+    other = store_path.with_name(f"features.new{store_path.suffix}")
+    write_tiny(other)
+    write_tiny(store_path)
+    assert FeatureStore.open(other).n_sealed == 5
+
+
+def test_C4_one_lock_for_all_names_of_a_store(tmp_path):
+    write_tiny(tmp_path / "f.h5", seal=2)
+    (tmp_path / "alias.h5").symlink_to(tmp_path / "f.h5")
+    frame = tiny_frame()
+    with open_writer(tmp_path / "f.h5", tiny_spec(frame), frame), pytest.raises(LockedError):
+        write_tiny(tmp_path / "alias.h5")
+
+
+def test_what_is_put_must_be_of_the_arrays_dtype_and_shape(store_path):
+    frame = tiny_frame()
+    spec = tiny_spec(frame)
+    rows = tiny_rows(spec, 0)
+    with open_writer(store_path, spec, frame) as writer:
+        for wrong in (replace(rows, patches_VTPD=rows.patches_VTPD.astype(np.float32)), replace(rows, cls_VTD=rows.cls_VTD[:2]),
+                      replace(rows, thumb_HW3=None)):
+            with pytest.raises(InputError, match="of an image are"):
+                writer.put(0, wrong)
+    assert FeatureStore.open(store_path).n_sealed == 0
+
+
+def test_a_seal_that_does_not_match_is_taken_back_before_its_image_is_made_again(store_path):
+    spec = write_tiny(store_path)
+    path, offset, _ = FeatureStore.open(store_path).layout.extents["thumbs"].locate(2)
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff\xff")
+    reader = FeatureStore.open(store_path)
+    with open_writer(store_path, spec, tiny_frame()) as writer:
+        assert writer.pending() == [2] and reader.array("seal")[2] == 0
+
+
+def test_a_reader_hands_out_no_image_whose_seal_was_taken_back(store_path):
+    spec = write_tiny(store_path)
+    reader = FeatureStore.open(store_path)
+    assert reader.patches[3, 0].shape == (2, 6, 7)
+    with open_writer(store_path, spec, tiny_frame()) as writer:
+        writer.unseal([3])
+    with pytest.raises(InputError, match="not built yet|skipped"):
+        reader.patches[3, 0]
+    assert reader.sealed.tolist() == [0, 1, 2, 4]
+
+
+def test_facts_are_those_of_the_moment_whatever_catalog_is_at_hand(store_path):
+    write_tiny(store_path, seal=1)
+    reader = FeatureStore.open(store_path)
+    assert reader.catalog["sha256"][4] == ""
+    write_tiny(store_path)
+    assert reader.rows(4).facts == tiny_rows(reader.spec, 4).facts
+
+
+def test_images_nobody_asks_for_any_more_are_dropped_and_may_come_back(store_path):
+    write_tiny(store_path, seal=1)
+    frame, spec = tiny_frame(), tiny_spec(tiny_frame())
+    fewer = frame.drop(index=2).reset_index(drop=True)
+    with pytest.warns(UserWarning, match="no longer asked for.*\n  ID002"), open_writer(store_path, spec, fewer) as writer:
+        assert writer.pending() == [1, 3, 4]
+    assert FeatureStore.open(store_path).skipped == [2]
+    write_tiny(store_path)
+    assert FeatureStore.open(store_path).n_sealed == 5 and FeatureStore.open(store_path).catalog["status"][2] == "ok"
