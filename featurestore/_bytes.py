@@ -5,6 +5,7 @@ Nothing else in the project syncs, renames or locks, so the order of a crash-saf
 
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import mmap
@@ -76,6 +77,12 @@ def _times(columns: list[int], vector: int) -> int:
             product ^= column
         vector >>= 1
     return product
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def page_aligned(shape: tuple[int, ...], dtype: "np.dtype | str") -> np.ndarray:

@@ -83,7 +83,9 @@ class Selection:
         return spec.changed(tokens=tokens, has_patches=self.patches)
 
     def rows(self, rows: ImageRows, spec: StoreSpec) -> ImageRows:
-        """What is selected of an image's rows; statistics are taken again where channels are left out."""
+        """What is selected of an image's rows, as they are if that is all; statistics are taken again where channels go."""
+        if self.is_all(spec) and list(self.views) == list(range(len(spec.tokens.views))):
+            return rows  # of the source's own map: picking views would copy every token
         chosen = self._channels(spec)
         patches = rows.patches_VTPD[self.views][..., chosen] if self.patches else None
         cls, pooled = rows.cls_VTD[self.views][..., chosen], rows.pooled_VT5D[self.views][..., chosen]

@@ -1,6 +1,5 @@
 """Every byte of a store, once: which rows are not what was committed; and un-sealing those, so that a build makes them again."""
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, locked, pread_into
+from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, file_sha256, locked, pread_into
 from featurestore.catalog import find_photographs
 from featurestore.errors import StoreDamaged
 from featurestore.formats import metadata_crc
@@ -284,10 +283,5 @@ def _photograph_faults(store: FeatureStore, root: Path) -> Iterator[Fault]:
     for image, image_id, file, sha256 in zip(catalog.index, catalog["image_id"], files, catalog["sha256"], strict=True):
         if not file.is_file():
             yield Fault(image, image_id, None, str(file), 0, "its photograph is missing", False)
-        elif sha256 and _sha256(file) != sha256:  # of imported tokens' photographs nobody may know
+        elif sha256 and file_sha256(file) != sha256:  # of imported tokens' photographs nobody may know
             yield Fault(image, image_id, None, str(file), 0, "its photograph changed since it was encoded", False)
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from featurestore._bytes import file_sha256
 from featurestore.backbone import kept_weights
 from featurestore.demo_backbone.model import NAME as PACKAGED
 from featurestore.errors import InputError, MismatchError, StoreDamaged, list_some
@@ -294,17 +295,12 @@ def _damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> dict[
             disguised.append(f"{name}: {why}")
         elif sizes[name] != file.size:
             damaged[name] = f"changed, {sizes[name]} bytes instead of {file.size}"
-        elif (found := _sha256(path / name)) != file.sha256:
+        elif (found := file_sha256(path / name)) != file.sha256:
             damaged[name] = f"changed, sha256 {found} instead of {file.sha256}"
         elif why := _malformed(path / name):
             disguised.append(f"{name}: {why}")
     _refuse(path, "files that are not what their names say", disguised)
     return damaged
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pickled(path: Path) -> str | None:

@@ -1,7 +1,6 @@
 """Making a bundle: the chosen heads of runs and sweeps, what they need to predict, and a list of it all."""
 
 import csv
-import hashlib
 import io
 import os
 from collections import Counter
@@ -13,7 +12,7 @@ from shutil import copyfile
 import pandas as pd
 from safetensors.torch import save_file
 
-from featurestore._bytes import appears_whole, check_writable
+from featurestore._bytes import appears_whole, check_writable, file_sha256
 from featurestore.backbone import RANDOM, kept_weights, restore_backbone, saved_weights_path
 from featurestore.demo_backbone.model import NAME as PACKAGED
 from featurestore.errors import InputError, UsageError, list_some
@@ -144,9 +143,9 @@ def _fill(folder: Path, members: dict[str, Member], folds: Sequence[int] | None,
     wheel = write_wheel(folder / "wheel")
     listed = [ListedMember(name=name, weights=member.weights, folds=list(folds) if folds else None, weight=member.weight)
               for name, member in members.items()]
-    (folder / "predict.ipynb").write_text(notebook(wheel.name, _sha256(wheel)))
+    (folder / "predict.ipynb").write_text(notebook(wheel.name, file_sha256(wheel)))
     (folder / "README.md").write_text(readme(members, listed, backbones, wheel.name))
-    files = {str(path.relative_to(folder)): ListedFile(size=path.stat().st_size, sha256=_sha256(path))
+    files = {str(path.relative_to(folder)): ListedFile(size=path.stat().st_size, sha256=file_sha256(path))
              for path in sorted(folder.rglob("*")) if path.is_file()}
     listing = Listing(format=FORMAT, format_version=FORMAT_VERSION, biomass=metadata().version, members=listed,
                       backbones=backbones, files=files)
@@ -224,10 +223,3 @@ def licence_note(model: str) -> str:
 
     told = timm.get_pretrained_cfg(model)
     return (told and told.license) or "not stated by timm"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
