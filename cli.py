@@ -17,6 +17,18 @@ ANY = click.Path(path_type=Path)
 GRACE_S = 10
 
 
+class _Store(click.Path):
+    """A store's path, or its URL as it was typed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from featurestore.urls import is_url
+
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
+STORE = _Store(path_type=Path)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="biomass")
 def main() -> None:
@@ -115,9 +127,9 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
 
 
 @store.command("info")
-@click.argument("path", type=ANY)
+@click.argument("path", type=STORE, metavar="PATH|URL")
 @click.option("--json", "as_json", is_flag=True, help="The spec and counts for machines.")
-def store_info(path: Path, as_json: bool) -> None:
+def store_info(path: Path | str, as_json: bool) -> None:
     """What a store or an archive is: images, views, grid, bytes, backbone."""
     with plain_errors():
         from featurestore.formats import is_archive
@@ -133,9 +145,9 @@ def store_info(path: Path, as_json: bool) -> None:
 
 
 @store.command("stats")
-@click.argument("path", type=ANY)
+@click.argument("path", type=STORE, metavar="PATH|URL")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON list of rows.")
-def store_stats(path: Path, as_json: bool) -> None:
+def store_stats(path: Path | str, as_json: bool) -> None:
     """Per view and token kind: mean, std, min, max, norm, non-finite values. No token is read."""
     with plain_errors():
         from featurestore.store import FeatureStore
@@ -145,7 +157,7 @@ def store_stats(path: Path, as_json: bool) -> None:
 
 
 @store.command("verify")
-@click.argument("path", type=ANY)
+@click.argument("path", type=STORE, metavar="PATH")
 @click.option("--images", type=FOLDER, help="The data folder: find photographs that changed since, too.")
 @click.option("--repair", "mend", is_flag=True, help="Un-seal what is damaged: the next build makes it again.")
 def store_verify(path: Path, images: Path | None, mend: bool) -> None:
@@ -207,7 +219,7 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
 
 
 @store.command("convert")
-@click.argument("source", type=ANY)
+@click.argument("source", type=STORE, metavar="SOURCE|URL")
 @click.argument("out", type=ANY)
 @click.option("--codec", type=click.Choice(["zstd", "int8"]), help="Write an archive: zstd loses nothing, int8 rounds tokens.")
 @click.option("--images", help="Ids to keep, with commas, or a file with one a line.  [all]")
@@ -216,7 +228,7 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
 @click.option("--tokens", type=click.Choice(["all", "pooled"]), default="all", help="pooled: leave patch tokens out.  [all]")
 @click.option("--reserve", default=0, show_default=True, type=click.IntRange(min=0), help="Rows kept free for images to come.")
 @click.option("--skip-damaged", is_flag=True, help="Leave rotten images out instead of stopping.")
-def store_convert(source: Path, out: Path, images: str | None, views: str | None, layers: str | None, tokens: str,
+def store_convert(source: Path | str, out: Path, images: str | None, views: str | None, layers: str | None, tokens: str,
                   **options: Any) -> None:
     """Copy a store or an archive: HDF5 to Zarr or back, a part of it, or to an archive and back."""
     with plain_errors("; nothing is left of it" if options["codec"] else "; the same command goes on from here"):
@@ -251,10 +263,10 @@ def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
 
 
 @store.command("diff")
-@click.argument("a", type=ANY)
-@click.argument("b", type=ANY)
+@click.argument("a", type=STORE, metavar="A|URL")
+@click.argument("b", type=STORE, metavar="B|URL")
 @click.option("--tokens", is_flag=True, help="Read the tokens of rows that differ, and say by how much.")
-def store_diff(a: Path, b: Path, tokens: bool) -> None:
+def store_diff(a: Path | str, b: Path | str, tokens: bool) -> None:
     """What differs between two stores: spec, images, labels, rows. Exit code 5 if anything does."""
     with plain_errors():
         from featurestore.diff import diff_stores
@@ -263,6 +275,25 @@ def store_diff(a: Path, b: Path, tokens: bool) -> None:
         found = diff_stores(a, b, tokens)
         click.echo(str(found) if found or found.notes else "no difference")
         sys.exit(MismatchError.exit_code if found else 0)
+
+
+@store.command("serve")
+@click.argument("paths", nargs=-1, required=True, type=ANY, metavar="STORE...")
+@click.option("--sweep", "sweeps", multiple=True, type=FOLDER, help="A sweep's folder to look at too; may be repeated.")
+@click.option("--data", type=FOLDER, help="The photographs' folder: the page shows them in place of thumbnails.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 or :: for all.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option("--token", envvar="BIOMASS_TOKEN", help="What requests must bring; better in BIOMASS_TOKEN.  [made up]")
+@click.option("--no-token", is_flag=True, help="Answer everybody who can reach it; on loopback, else with --insecure.")
+@click.option("--insecure", is_flag=True, help="With --no-token: on any address.")
+@click.option("--allow-host", "allow_hosts", multiple=True, help="Another name that requests may call the server by.")
+@click.option("--json", "as_json", is_flag=True, help="Print url, port and token as JSON.")
+def store_serve(paths: tuple[Path, ...], **options: Any) -> None:
+    """Answer HTTP requests for stores and sweeps, and show them in a browser. It reads only; Ctrl-C ends it."""
+    with plain_errors():
+        from service.server import serve
+
+        serve(paths, say=lambda text: click.echo(text, err=True), **options)
 
 
 def _words(text: str | None) -> list[str] | None:
@@ -301,14 +332,14 @@ def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:
 @main.command()
 @click.option("--config", type=FILE, help="The sweep's YAML; a list for a scalar is a grid axis.")
 @click.option("--resume", type=FOLDER, help="Instead: go on with this stopped sweep.")
-@click.option("--store", type=ANY, help="The feature store.  [dataset.store of the config]")
+@click.option("--store", type=STORE, help="The feature store, or its URL.  [dataset.store of the config]")
 @click.option("--fold", help="Train this fold only; all: every fold, then the best point on all images.  [cv.fold]")
 @click.option("--folds", type=FILE, help="A folds.csv, ours or another tool's, in place of new folds.  [cv.folds]")
 @click.option("--out", default="runs", show_default=True, type=ANY, help="Where sweep folders go.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
 @click.option("--plan", is_flag=True, help="Print heads, passes, bytes read, memory and hours, and stop.")
 @click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
-def train(config: Path | None, resume: Path | None, store: Path | None, fold: str | None, folds: Path | None, out: Path,
+def train(config: Path | None, resume: Path | None, store: Path | str | None, fold: str | None, folds: Path | None, out: Path,
           device: str, plan: bool, yes: bool) -> None:
     """Train all heads of a sweep in one pass, e.g. `biomass train --config configs/demo.yaml --store features.h5`."""
     from trainer._watch import bus_errors_explained
@@ -346,18 +377,18 @@ def train(config: Path | None, resume: Path | None, store: Path | None, fold: st
 @click.option("--allow-partial", is_flag=True, help="Go without a bundle's heads that are missing or damaged.")
 @click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
 @click.option("--weights", type=click.Choice(["best", "last"]), help="Which epoch's heads.  [last, or a bundle's own]")
-@click.option("--tta", default="4", show_default=True, help="Views to average: 1, 2, 4 or 8, or names with commas.")
-@click.option("--average", type=click.Choice(["mean", "median"]), default="mean", help="Over views and heads.  [mean]")
+@click.option("--tta", help="Views to average: 1, 2, 4 or 8, or names with commas.  [4]")
+@click.option("--average", type=click.Choice(["mean", "median"]), help="Over views and heads.  [mean]")
 @click.option("--constraints", type=click.Choice(["order", "clip"]), help="How masses are made to balance.  [the run's]")
 @click.option("--backbone-weights", help="FILE.safetensors, or random.  [those the store was built with]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N; several with commas.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone.  [the store's]")
-@click.option("--on-error", type=click.Choice(["fail", "mean"]), default="fail", show_default=True,
-              help="mean: the training mean for photographs that cannot be used, exit code 6.")
+@click.option("--on-error", type=click.Choice(["fail", "mean"]),
+              help="mean: the training mean for photographs that cannot be used, exit code 6.  [fail]")
 @click.option("--deadline", help="Time from now, e.g. 8h30m: fewer views rather than overrun.")
 @click.option("--resume", is_flag=True, help="Take up what a stopped prediction of this output had finished.")
 @click.option("--interval", type=float, metavar="LEVEL",
-              help="e.g. 0.9: predictions.csv gets intervals that cover so much of new sites' photographs.")
+              help="e.g. 0.9: predictions.csv gets intervals that cover so much of new sites' photographs; of mean predictions.")
 @click.option("--blend", type=click.Choice(["equal", "fitted"]),
               help="An ensemble's weights; fitted on the out-of-fold tables, whose gain is printed.  [equal, or the bundle's]")
 @click.option("--oof", is_flag=True,
@@ -427,7 +458,7 @@ def bundle_check(folder: Path, sha256: str | None) -> None:
 @click.option("--out", default="demo", show_default=True, type=ANY, help="Where everything goes; must not exist.")
 @click.option("--seed", default=0, show_default=True, type=int, help="Another seed, another pasture.")
 def demo(out: Path, seed: int) -> None:
-    """Draw a pasture, build a store, train a sweep, predict unseen sites, score them against the known truth."""
+    """Draw a pasture, build a store, train a sweep, predict unseen sites, score them, and again by a bundle, with pictures."""
     with plain_errors():
         from predictor.demo import run_demo
 

@@ -38,7 +38,7 @@ class StoredArray(BackendArray):
             return _outer(self._store.array(self._name), key)
         if not images:
             return _outer(np.empty((0, *self.shape[1:]), self.dtype), (slice(None), *rest))
-        rows = [_outer(self._store.image_patches(each), rest) for each in images]
+        rows = [_outer(self._store.image_patches(each, rest), rest) for each in images]
         return rows[0] if one else np.stack(rows)
 
 

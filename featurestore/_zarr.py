@@ -65,6 +65,11 @@ def count_images(path: Path) -> int:
     return shape[0]
 
 
+def rows_per_file(array: Array) -> int:
+    """Rows of an array that a new store keeps in one file."""
+    return math.prod(_grid(array)[1][: array.row_axes])
+
+
 def metadata_crc(layout: Layout) -> int:
     """CRC-32C of every zarr.json, the root's first, the others in order of their array's name; they never change."""
     files = [layout.path, layout.path / "catalog", *(layout.path / name for name in sorted(layout.extents))]

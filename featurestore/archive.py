@@ -249,7 +249,7 @@ def _check_request(source: FeatureStore | Archive, path: Path, codec: Codec, ima
 
 def _sources(source: FeatureStore | Archive, images: Sequence[int], views: Sequence[int] | None) -> Iterator[ImageRows]:
     """Rows of each image, its bytes checked."""
-    if isinstance(source, FeatureStore):
+    if isinstance(source, FeatureStore) and not source.is_remote:
         source = FeatureStore(source.layout, "first-touch")  # rot must not get a checksum of its own
     for image in images:
         rows = source.rows(image)

@@ -27,7 +27,7 @@ class StoreDiff:
         return "\n".join([*self.lines, *self.notes])
 
 
-def diff_stores(a_path: Path, b_path: Path, tokens: bool = False) -> StoreDiff:
+def diff_stores(a_path: Path | str, b_path: Path | str, tokens: bool = False) -> StoreDiff:
     """Compare two stores of either format, images by id and views by name.
 
     tokens : also read the patch tokens of rows whose checksums differ, and say by how much.

@@ -5,7 +5,7 @@ Functions of an open store; `FeatureStore` and `ImageTokens` have a method for e
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from featurestore.catalog import TARGETS
 from featurestore.errors import BiomassError, InputError, UsageError
-from featurestore.spec import POOLED, ViewSpec
+from featurestore.spec import POOLED, TokenSpec, ViewSpec
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -156,12 +156,14 @@ def pca(store: "FeatureStore", image: int | str, view: int | str = 0, scale: int
     if scale < 1:
         raise UsageError(f"scale {scale}: pixels along a patch, 1 or more")
     i, v = store.index(image), store.view_index(view)
-    spec = store.spec.tokens.views[v]
-    h, w = store.spec.tokens.grid[:: -1 if spec.transpose else 1]
-    patches_TPD = store.patches[i, v]
-    grid_HWD = np.concatenate(_upright(patches_TPD.reshape(-1, h, w, patches_TPD.shape[-1]), spec), axis=1)
-    small_HW3 = _colours(grid_HWD.reshape(-1, grid_HWD.shape[-1])).reshape(*grid_HWD.shape[:2], 3)
-    return small_HW3.repeat(scale, 0).repeat(scale, 1)
+    return colours(on_photograph(store.patches[i, v], store.spec.tokens, v)).repeat(scale, 0).repeat(scale, 1)
+
+
+def on_photograph(patches_TPD: np.ndarray, tokens: TokenSpec, view: int) -> np.ndarray:
+    """(H, W, D): a row's patches where they lie on the photograph, tiles side by side, the view's flips and transpose undone."""
+    spec = tokens.views[view]
+    h, w = tokens.grid[:: -1 if spec.transpose else 1]
+    return np.concatenate(_upright(patches_TPD.reshape(-1, h, w, patches_TPD.shape[-1]), spec), axis=1)
 
 
 def _upright(grid_ThwD: np.ndarray, view: ViewSpec) -> np.ndarray:
@@ -171,21 +173,22 @@ def _upright(grid_ThwD: np.ndarray, view: ViewSpec) -> np.ndarray:
     return grid_ThwD.swapaxes(1, 2) if view.transpose else grid_ThwD
 
 
-def _colours(x_ND: np.ndarray) -> np.ndarray:
-    """(N, 3) uint8 by principal components."""
+def colours(grid_HWD: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 by principal components; see `pca`."""
+    x_ND = grid_HWD.reshape(-1, grid_HWD.shape[-1])
     # the mean in float64 is exact, so what is constant becomes zero and not noise that would be scaled up to colours
     centred_ND = x_ND.astype(np.float32) - x_ND.mean(0, dtype=np.float64).astype(np.float32)
-    parts_NC = centred_ND @ _components(centred_ND)
+    parts_NC = centred_ND @ components(centred_ND)
     low_C, high_C = np.percentile(parts_NC, PERCENTILES, axis=0)
     span_C = high_C - low_C
     tells_C = span_C > 1e-4 * max(span_C[0], np.finfo(np.float32).tiny)
     rgb_N3 = np.full((len(x_ND), 3), GRAY, np.uint8)
     share_NC = (parts_NC[:, tells_C] - low_C[tells_C]) / span_C[tells_C]
     rgb_N3[:, np.flatnonzero(tells_C)] = (255 * share_NC.clip(0, 1)).round()
-    return rgb_N3
+    return rgb_N3.reshape(*grid_HWD.shape[:2], 3)
 
 
-def _components(x_ND: np.ndarray, extra: int = 8, rounds: int = 8) -> np.ndarray:
+def components(x_ND: np.ndarray, extra: int = 8, rounds: int = 8) -> np.ndarray:
     """(D, 3 or fewer) float32: leading right singular vectors, signs fixed.
 
     Subspace iteration from a fixed start (Halko et al. 2011, algorithm 4.4): a full-size row takes a tenth of an SVD's time.
@@ -216,7 +219,7 @@ def _pictures(store: "FeatureStore", image: int, view: int) -> dict[str, Image.I
         tokens_HW3 = pca(store, image, view)
         n_rows = len(tokens_HW3)
     height = n_rows * max(1, round(SHOW_HEIGHT / n_rows))  # whole pixels a patch
-    width = max(1, round(height * _aspect(store, image)))
+    width = max(1, round(height * aspect(store, image)))
     if store.spec.thumb:
         pictures["JPEG"] = _resized(store.array("thumbs")[image], width, height)
     if store.spec.has_patches:
@@ -227,7 +230,7 @@ def _pictures(store: "FeatureStore", image: int, view: int) -> dict[str, Image.I
     return pictures
 
 
-def _aspect(store: "FeatureStore", image: int) -> float:
+def aspect(store: "FeatureStore", image: int) -> float:
     """Width / height of the photograph; a thumbnail is squeezed to the shape of the store's first."""
     width, height = (float(store.array(f"catalog/{name}")[image]) for name in ("width", "height"))
     if not (width > 0 and height > 0):  # of imported tokens nobody may know
@@ -268,24 +271,20 @@ def nearest(store: "FeatureStore", image: int | str, k: int = 5, view: int | str
     i, v = store.index(image), store.view_index(view)
     store.require(i)
     others_N = store.sealed[store.sealed != i]
-    similarity_N = _similarity(store, others_N, v, _directions(store.array("cls")[[i], v])[0])
+    (direction_1D,) = direction_blocks(store, np.array([i]), v)
+    similar = [block_nD @ direction_1D[0] for block_nD in direction_blocks(store, others_N, v)]
+    similarity_N = np.concatenate([np.empty(0, np.float32), *similar]).clip(-1, 1)
     best = np.argsort(-similarity_N, kind="stable")[:k]  # ties in store order
     found = store.catalog_rows(others_N[best]).assign(similarity=similarity_N[best].astype(float))
     return found[["image_id", "similarity", "path", *(name for name in TARGETS if name in found)]]
 
 
-def _similarity(store: "FeatureStore", images_N: np.ndarray, view: int, direction_D: np.ndarray) -> np.ndarray:
-    cls_NVTD = store.array("cls")
-    block = max(1, BLOCK_BYTES // (4 * cls_NVTD.shape[2] * cls_NVTD.shape[3]))
-    similarity_N = np.empty(len(images_N), np.float32)
+def direction_blocks(store: "FeatureStore", images_N: np.ndarray, view: int) -> Iterator[np.ndarray]:
+    """(n, D) float32 photographs' directions, a block of images at a time, see `nearest`; zero where a mean over tiles is."""
+    t, cls_NVTD = store.spec.tokens, store.array("cls")
+    block = max(1, BLOCK_BYTES // (4 * t.n_tiles * t.width))
     for start in range(0, len(images_N), block):
-        similarity_N[start:start + block] = _directions(cls_NVTD[images_N[start:start + block], view]) @ direction_D
-    return similarity_N.clip(-1, 1)
-
-
-def _directions(cls_NTD: np.ndarray) -> np.ndarray:
-    """(N, D) float32 unit vectors; zero where a mean over tiles is."""
-    return _unit(_unit(cls_NTD.astype(np.float32)).mean(1))
+        yield _unit(_unit(cls_NVTD[images_N[start:start + block], view].astype(np.float32)).mean(1))
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

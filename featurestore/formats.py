@@ -9,6 +9,7 @@ from featurestore._bytes import pwrite
 from featurestore.errors import InputError
 from featurestore.layout import Layout
 from featurestore.spec import ARCHIVE_FORMAT, StoreSpec
+from featurestore.urls import is_url
 
 
 def open_layout(path: Path) -> Layout:
@@ -39,9 +40,9 @@ def metadata_crc(layout: Layout) -> int:
     return _format_of(layout.path).metadata_crc(layout)
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: Path | str) -> bool:
     """Whether there is an archive at path, to judge by its root's metadata."""
-    if not (path / "zarr.json").is_file():
+    if is_url(path) or not (path / "zarr.json").is_file():
         return False
     return _zarr.read_metadata(path, "group").get("attributes", {}).get("format") == ARCHIVE_FORMAT
 
@@ -57,4 +58,7 @@ def _format_of(path: Path) -> ModuleType:
         return _zarr
     if path.is_file():
         return _hdf5
+    if {"http:", "https:"} & set(path.parts):  # the Path that a URL became
+        raise InputError(f"{path}: a URL where a file or folder is wanted; `biomass store convert URL OUT` copies what is served "
+                         "there; train, store info, stats and diff, and FeatureStore.open take the URL itself")
     raise InputError(f"{path}: no such store; `biomass store build --data DIR --out {path}` makes one")

@@ -64,12 +64,12 @@ class RowArray:
         before, image, rest = self._parted(key if isinstance(key, tuple) else (key,))
         if _is_integer(image):
             # one image, as if it were the only one: what numpy makes of the other indices is then numpy's own
-            return self._image(bounded(image, len(self), "image"))[None][(*before, 0, *rest)]
+            return self._image(bounded(image, len(self), "image"), rest)[None][(*before, 0, *rest)]
         if not isinstance(image, slice) or not all(_is_integer(k) or k is None or isinstance(k, _SLICES) for k in rest):
             raise IndexError("patches of several images take integers and slices; gather other rows with store.take(rows)")
         images = range(len(self))[image]
         empty_NVTPD = np.empty((0, *self.shape[1:]), self.dtype)
-        rows = np.stack([self._image(i)[rest] for i in images]) if images else empty_NVTPD[(slice(None), *rest)]
+        rows = np.stack([self._image(i, rest)[rest] for i in images]) if images else empty_NVTPD[(slice(None), *rest)]
         return rows[(*(k for k in before if k is None), ...)]
 
     def _parted(self, key: tuple) -> tuple[tuple, Any, tuple]:
@@ -88,9 +88,9 @@ class RowArray:
             return key[:at], slice(None), key[at:]
         return key[:at], key[at], key[at + 1:]
 
-    def _image(self, image: int) -> np.ndarray:
+    def _image(self, image: int, rest: tuple) -> np.ndarray:
         self._store.require(image)
-        return self._store.image_patches(image)
+        return self._store.image_patches(image, rest)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:

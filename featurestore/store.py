@@ -22,6 +22,7 @@ from featurestore.formats import open_layout
 from featurestore.layout import Extent, Layout
 from featurestore.rows import ImageRows, ImageTokens, RowArray, bounded
 from featurestore.spec import OWN_COLUMNS, STATS, StoreSpec
+from featurestore.urls import is_url
 
 TAKE_THREADS = min(4, os.cpu_count() or 1)
 ADVISE_BYTES = 128 << 10  # of more than a device's read-ahead or largest request the kernel silently reads the beginning alone
@@ -36,6 +37,9 @@ class FeatureStore:
     check : "seal" trusts sealed bytes (rot is found by `verify`); "first-touch" also compares each row's CRC-32C once.
     """
 
+    is_remote = False
+    """Whether rows come from a server, see featurestore.remote."""
+
     def __init__(self, layout: Layout, check: Literal["seal", "first-touch"] = "seal") -> None:
         self.layout, self.check = layout, check
         self.path, self.spec = layout.path, layout.spec
@@ -45,11 +49,19 @@ class FeatureStore:
         self._state_N = np.zeros(layout.n, np.uint8)
 
     @classmethod
-    def open(cls, path: str | os.PathLike, check: Literal["seal", "first-touch"] = "seal") -> "FeatureStore":
-        """Open the store at path, HDF5 file or Zarr folder.
+    def open(cls, path: str | os.PathLike, check: Literal["seal", "first-touch"] = "seal", *,
+             cache: str | os.PathLike | None = None, cache_bytes: int | None = None) -> "FeatureStore":
+        """Open the store at path, HDF5 file or Zarr folder; or one that a server offers, http://host:port/v1/stores/name.
+
+        cache, cache_bytes : of a URL, the folder in which fetched rows are kept ($BIOMASS_CACHE or ~/.cache/biomass), and how
+            much of it they may take (20 GB).
 
         InputError if it is something else; StoreDamaged if a file is missing, cut or not as its spec says.
         """
+        if is_url(path):
+            from featurestore.remote import RemoteStore
+
+            return RemoteStore(path, check, cache, cache_bytes)
         return cls(open_layout(Path(path)), check)
 
     def __enter__(self) -> "FeatureStore":
@@ -69,6 +81,16 @@ class FeatureStore:
         return _reopen, (str(self.path), self.check, self.spec.fingerprint)
 
     # -- what is in it
+
+    @property
+    def address(self) -> str:
+        """What opens it again, from any folder."""
+        return str(self.path.absolute())
+
+    @property
+    def folder(self) -> str:
+        """Where its backbone's weights are kept."""
+        return str(self.path.absolute().parent)
 
     @cached_property
     def n_images(self) -> int:
@@ -269,11 +291,14 @@ class FeatureStore:
 
     def row(self, name: str, image: int, view: int) -> np.ndarray:
         if name == "patches":
-            return self.image_patches(image)[view]
+            return self.image_patches(image, (view,))[view]
         return self.array(name)[image, view]
 
-    def image_patches(self, image: int) -> np.ndarray:
-        """(V, T, P, D) float16, mapped: a file holds whole images. Sealed or not: `patches` is what asks."""
+    def image_patches(self, image: int, asked: tuple = ()) -> np.ndarray:
+        """(V, T, P, D) float16, mapped: a file holds whole images. Sealed or not: `patches` is what asks.
+
+        asked : what this array will be indexed by; only what a store has to fetch for that must be there.
+        """
         extent, n_views = self.layout.extents["patches"], len(self.view_names)
         file, within = divmod(image * n_views, extent.rows_per_file)
         return self._mapped("patches", file)[within:within + n_views]
@@ -311,14 +336,18 @@ class FeatureStore:
             buffers begin 16 bytes into a page, where some CPUs' kernel copies are four times slower: measured on Zen 3.)
         """
         extent = self._patches_extent()
-        places = self._places(extent, rows_B2)
-        shape = (len(places), *extent.array.row_shape)
+        rows = self._sealed_rows(rows_B2)
+        shape = (len(rows), *extent.array.row_shape)
         out = page_aligned(shape, extent.array.dtype) if out is None else out
         if out.shape != shape or out.dtype != extent.array.dtype or not out.flags.c_contiguous:
             raise InputError(f"take: out is {out.dtype} {out.shape}, needs C-contiguous {extent.array.dtype} {shape}")
+        self._read_rows(rows, out)
+        return out
+
+    def _read_rows(self, rows: list[tuple[int, int]], out: np.ndarray) -> None:
+        places = [self._place(image, view) for image, view in rows]
         with ThreadPoolExecutor(TAKE_THREADS) as pool:  # pread frees the GIL, and a cold disk wants several requests
             list(pool.map(lambda row, place: pread_into(place[0], row, place[1]), out, places))
-        return out
 
     def will_need(self, rows_B2: Any) -> int:
         """Have the kernel read rows of patch tokens into the page cache; how many of them were not there.
@@ -328,7 +357,7 @@ class FeatureStore:
         """
         extent = self._patches_extent()
         n_bytes = extent.array.row_bytes
-        cold = [place for place in self._places(extent, rows_B2) if not _is_cached(*place, n_bytes)]
+        cold = [place for row in self._sealed_rows(rows_B2) if not _is_cached(*(place := self._place(*row)), n_bytes)]
         for fd, offset in cold:
             for at in range(0, n_bytes, ADVISE_BYTES):
                 os.posix_fadvise(fd, offset + at, min(ADVISE_BYTES, n_bytes - at), os.POSIX_FADV_WILLNEED)
@@ -339,14 +368,16 @@ class FeatureStore:
             raise InputError(f"{self.path}: a pooled store, it holds no patch tokens; build one with them")
         return self.layout.extents["patches"]
 
-    def _places(self, extent: Extent, rows_B2: Any) -> list[tuple[int, int]]:
-        """File descriptor and offset of (image, view) pairs, all of them sealed."""
+    def _sealed_rows(self, rows_B2: Any) -> list[tuple[int, int]]:
+        """Pairs of an image, which is sealed, and a view, by position."""
         rows = [(self.index(int(i)), self.view_index(int(v))) for i, v in np.asarray(rows_B2).reshape(-1, 2)]
-        return [self._place(extent, image, view) for image, view in rows]
+        for image, _ in rows:
+            self.require(image)
+        return rows
 
-    def _place(self, extent: Extent, image: int, view: int) -> tuple[int, int]:
-        self.require(image)
-        path, offset, _ = extent.locate(image * len(self.view_names) + view)
+    def _place(self, image: int, view: int) -> tuple[int, int]:
+        """File descriptor and offset of a row of patches."""
+        path, offset, _ = self.layout.extents["patches"].locate(image * len(self.view_names) + view)
         return self.file(path), offset
 
     def file(self, path: Path) -> int:

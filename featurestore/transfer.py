@@ -103,7 +103,7 @@ class Selection:
         return np.concatenate([np.arange(k * width, (k + 1) * width) for k in self.layers])
 
 
-def convert(source_path: Path, out: Path, *, codec: str | None = None, images: Sequence[str] | None = None,
+def convert(source_path: Path | str, out: Path, *, codec: str | None = None, images: Sequence[str] | None = None,
             views: Sequence[str | int] | None = None, layers: Sequence[int] | None = None, patches: bool = True,
             reserve: int = 0, skip_damaged: bool = False,
             progress: Progress = lambda n_bytes: None) -> TransferReport | ArchiveReport:
@@ -161,7 +161,7 @@ def merge(parts: Sequence[Path], out: Path, *, reserve: int = 0, progress: Progr
     return _copy(places, out, spec, frame, reserve, Selection.of(spec, None, None, True), False, progress)
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path | str) -> Source:
     """A store or an archive, whichever is there."""
     return Archive.open(path) if is_archive(path) else FeatureStore.open(path)
 

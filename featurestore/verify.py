@@ -12,10 +12,11 @@ import numpy as np
 
 from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, file_sha256, locked, pread_into
 from featurestore.catalog import find_photographs
-from featurestore.errors import StoreDamaged
+from featurestore.errors import StoreDamaged, UsageError
 from featurestore.formats import metadata_crc
 from featurestore.layout import Extent
 from featurestore.store import FeatureStore
+from featurestore.urls import is_url
 from featurestore.writer import StoreWriter
 
 PIECE = 1 << 20  # bytes read and summed at once: they stay in the cache between the two
@@ -76,6 +77,7 @@ def verify(store: FeatureStore, progress: Progress = lambda n_bytes: None, image
     progress : told how many more bytes were read.
     images : folder the catalog's paths start from; photographs that changed since are faults too.
     """
+    _refuse_remote(store.path)
     store.refresh()
     sums = _Sums(store, VerifyReport(store.n_images), progress)
     report, start = sums.report, time.perf_counter()
@@ -94,10 +96,17 @@ def repair(path: Path, progress: Progress = lambda n_bytes: None) -> VerifyRepor
 
     Nothing else is changed. LockedError while a builder is at work.
     """
+    _refuse_remote(path)
     with locked(path), FeatureStore.open(path) as store:
         report = verify(store, progress)
         StoreWriter(store.layout, store).unseal(report.damaged)
     return report
+
+
+def _refuse_remote(path: Path | str) -> None:
+    if is_url(path):
+        raise UsageError(f"{path}: verify reads files where they lie; run it on the server's machine. (Rows that are fetched are "
+                         "compared with their checksums.)")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """`python -m predictor`: prediction where click, h5py, zarr and scikit-learn are not installed."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
+from featurestore._interrupts import interrupt
 from featurestore.errors import BiomassError
 
 
@@ -17,21 +19,24 @@ def main() -> int:
     parser.add_argument("--allow-partial", action="store_true", help="go without a bundle's heads that are missing or damaged")
     parser.add_argument("--folds", type=lambda text: [int(word) for word in text.split(",")], help="e.g. 0,2")
     parser.add_argument("--weights", choices=["best", "last"], help="of which epoch; last, or a bundle's own")
-    parser.add_argument("--tta", default="4", help="1, 2, 4 or 8 views, or their names with commas")
-    parser.add_argument("--average", choices=["mean", "median"], default="mean")
-    parser.add_argument("--constraints", choices=["order", "clip"])
+    parser.add_argument("--tta", help="1, 2, 4 or 8 views, or their names with commas; 4")
+    parser.add_argument("--average", choices=["mean", "median"], help="over heads and views; mean")
+    parser.add_argument("--constraints", choices=["order", "clip"], help="how masses are made to balance; as the run says")
     parser.add_argument("--backbone-weights", help="FILE.safetensors, or random")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N; several with commas")
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"])
-    parser.add_argument("--on-error", choices=["fail", "mean"], default="fail")
-    parser.add_argument("--deadline", help="time from now, e.g. 8h30m")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], help="of the backbone; the store's")
+    parser.add_argument("--on-error", choices=["fail", "mean"],
+                        help="mean: the training mean for photographs that cannot be used; fail")
+    parser.add_argument("--deadline", help="time from now, e.g. 8h30m: fewer views rather than overrun")
+    parser.add_argument("--resume", action="store_true", help="take up what a stopped prediction had finished")
     parser.add_argument("--interval", type=float, help="e.g. 0.9: intervals that cover so much of new sites' photographs")
     parser.add_argument("--blend", choices=["equal", "fitted"], help="how an ensemble's members are weighed")
     parser.add_argument("--oof", action="store_true", help="the training photographs, by the heads that held them out")
     parser.add_argument("--explain", type=Path, help="folder for a picture per photograph and report.html")
     options = vars(parser.parse_args())
     options["out"] = options["out"] or Path("oof_predictions.csv" if options["oof"] else "submission.csv")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         from predictor.command import predict_to_file
 
@@ -41,6 +46,14 @@ def main() -> int:
         return err.exit_code
     print(options["out"])
     return code
+
+
+def _stop(number: int, _frame: object) -> None:
+    """The first signal unwinds, so that nothing half written stays; a second one kills."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+    print("stopping; with --resume the same command goes on from here", file=sys.stderr)
+    interrupt(128 + number)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from predictor.member import Member
-from predictor.oof import OutOfFold
+from predictor.oof import OutOfFold, check_held_out, without_table
 from trainer.metrics import WEIGHTS, weighted_r2
 
 Blend = Literal["equal", "fitted"]
@@ -20,20 +20,22 @@ def blend_weights(members: Sequence[Member], how: Blend) -> tuple[list[float], s
     stretch all masses) are no longer the best ones once they are scaled.
 
     Photographs that some members do not have are left out, which the text says. Each counts once, its repeats averaged: heads
-    of all repeats predict together. InputError as `OutOfFold.of`.
+    of all repeats predict together. InputError as `OutOfFold.of`, and for a fitted weight of a member without such a table.
 
     Source: Breiman 1996, Stacked regressions, Machine Learning 24 (non-negative weights on out-of-sample predictions).
     """
     equal_M = np.full(len(members), 1 / len(members))
     if len(members) == 1:
         return equal_M.tolist(), "one member: nothing to weigh"
+    if how == "equal" and without_table(members):
+        return equal_M.tolist(), _shares(members, equal_M)  # a refit: what fitting would gain is not known
+    check_held_out(members, "--blend fitted")
     notes: list[str] = []
     oof = OutOfFold.of(members, notes.append)
     gram_SMM = _site_grams(oof)
     fitted_M = simplex_weights(gram_SMM.sum(0))
     chosen_M = fitted_M if how == "fitted" else equal_M
-    shares = ", ".join(f"{weight:.3f} {member.name}" for weight, member in zip(chosen_M, members, strict=True))
-    return chosen_M.tolist(), "\n".join([f"weights: {shares}", *notes, _gain(oof, equal_M, fitted_M, gram_SMM)])
+    return chosen_M.tolist(), "\n".join([_shares(members, chosen_M), *notes, _gain(oof, equal_M, fitted_M, gram_SMM)])
 
 
 def weighed(members: Sequence[Member], how: Blend, say: Callable[[str], object]) -> list[Member]:
@@ -41,6 +43,10 @@ def weighed(members: Sequence[Member], how: Blend, say: Callable[[str], object])
     weights, text = blend_weights(members, how)
     say(text)
     return [member.weighing(weight) for member, weight in zip(members, weights, strict=True) if weight > 0]
+
+
+def _shares(members: Sequence[Member], weight_M: np.ndarray) -> str:
+    return "weights: " + ", ".join(f"{weight:.3f} {member.name}" for weight, member in zip(weight_M, members, strict=True))
 
 
 def _gain(oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: np.ndarray) -> str:

@@ -14,15 +14,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from featurestore._bytes import file_sha256
 from featurestore.backbone import kept_weights
 from featurestore.demo_backbone.model import NAME as PACKAGED
 from featurestore.errors import InputError, MismatchError, StoreDamaged, list_some
 from predictor.member import Member
+from trainer.runs import RunFolder
 
 FORMAT, FORMAT_VERSION = "biomass-bundle", 1
 LISTING = "bundle.json"
@@ -30,15 +31,18 @@ BACKBONE_FOLDER = "../../backbone"  # of a run in a bundle: where its spec.json 
 UPLOAD_FILES = ("dataset-metadata.json", "kernel-metadata.json")
 """What upload tools read, users edit, and Kaggle takes away: not listed, and nothing here reads them."""
 
+NAME = r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*"  # of a member, which is a folder's
 MAX_LISTING, MAX_FILES, MAX_DEPTH, MAX_NESTING = 16 << 20, 10_000, 4, 64
+EMPTY = "an empty folder"
+MAX_TILE = 4096 * 4096  # pixels
 MAX_BYTES = {  # of each kind of file there is; paths of no kind are refused
-    r"runs/[^/]+/config\.yaml": 1 << 20,
-    r"runs/[^/]+/spec\.json": 16 << 20,
-    r"runs/[^/]+/oof\.csv": 1 << 30,
-    r"runs/[^/]+/weights/[^/]+\.safetensors": 4 << 30,
-    r"backbone/[^/]+\.safetensors": 64 << 30,
-    r"backbone/[^/]+\.txt": 1 << 20,
-    r"wheel/[^/]+\.whl": 64 << 20,
+    rf"runs/{NAME}/config\.yaml": 1 << 20,
+    rf"runs/{NAME}/spec\.json": 16 << 20,
+    rf"runs/{NAME}/oof\.csv": 1 << 30,
+    rf"runs/{NAME}/weights/{NAME}\.safetensors": 4 << 30,
+    rf"backbone/{NAME}\.safetensors": 64 << 30,
+    rf"backbone/{NAME}\.txt": 1 << 20,
+    rf"wheel/{NAME}\.whl": 64 << 20,
     r"README\.md|predict\.ipynb": 1 << 20,
 }
 PICKLED = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".dill", ".npy", ".npz", ".h5", ".hdf5", ".keras"}
@@ -52,6 +56,9 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+P = TypeVar("P", bound=Part)
+
+
 class ListedFile(Part):
     """A file: its size in bytes, and the sha256 of them in hex."""
 
@@ -62,7 +69,7 @@ class ListedFile(Part):
 class ListedMember(Part):
     """A run: whose heads are here, and their share in the ensemble."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$")]
+    name: Annotated[str, Field(pattern=f"^{NAME}$")]
     weights: Literal["best", "last"]
     folds: list[int] | None
     """null is all."""
@@ -91,6 +98,23 @@ class Listing(Part):
     backbones: list[ListedBackbone]
     files: Annotated[dict[str, ListedFile], Field(max_length=MAX_FILES)]
 
+    @field_validator("members")
+    @classmethod
+    def _an_ensemble(cls, members: list[ListedMember]) -> list[ListedMember]:
+        if len({member.name for member in members}) < len(members):
+            raise ValueError("a run is there twice")
+        if not 0 < sum(member.weight for member in members) < float("inf"):
+            raise ValueError("the shares sum to nothing that can be divided by")
+        return members
+
+
+class ListedSpec(Part):
+    """The content of a run's spec.json in a bundle; what `store` may say is `StoreSpec`'s to check."""
+
+    store: dict[str, Any]
+    states: list[str]
+    store_folder: str
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -117,7 +141,7 @@ class Bundle:
 
         Raises InputError if that is not here, or the backbone's weights are nowhere.
         """
-        loaded = [self._member(each, folds, weights) for each in self.listing.members if self._has_heads(each)]
+        loaded = [member for each in self.listing.members if (member := self._member(each, folds, weights)).heads]
         if not loaded:
             raise StoreDamaged(f"{self.path}: no head is left that is as listed; copy the bundle again")
         for member in [] if backbone_weights else loaded:
@@ -131,14 +155,7 @@ class Bundle:
             raise InputError(f"{self.path}: has {listed.weights} weights of {listed.name}, not {weights}; leave --weights out")
         run = self.path / "runs" / listed.name
         without = {path.rpartition("/")[2] for path in self.left_out if path.startswith(f"runs/{listed.name}/")}
-        member = Member.load(run, folds or listed.folds, listed.weights, without)
-        if member.run.store_folder != run / BACKBONE_FOLDER:
-            raise InputError(f"{run / 'spec.json'}: points out of the bundle, to {member.run.store_folder}; get the bundle "
-                             "elsewhere")
-        return member.weighing(listed.weight)
-
-    def _has_heads(self, listed: ListedMember) -> bool:
-        return any(path.startswith(f"runs/{listed.name}/weights/") and path not in self.left_out for path in self.listing.files)
+        return Member.load(run, folds or listed.folds, listed.weights, without).weighing(listed.weight)
 
 
 def load_members(path: Path, folds: Sequence[int] | None = None, weights: str | None = None,
@@ -153,15 +170,36 @@ def load_members(path: Path, folds: Sequence[int] | None = None, weights: str | 
     return bundle.members(folds, weights, backbone_weights)
 
 
+def check_reach(run: RunFolder) -> None:
+    """InputError if a run names what a bundle cannot hold, or asks for more than one may."""
+    tokens, cv = run.spec.tokens, run.config.cv
+    if ":" in tokens.model:  # timm's hf-hub:NAME and local-dir:PATH
+        raise InputError(f"{run.path}: its backbone {tokens.model} is described on a hub or in a folder, where no bundle may "
+                         "look; build the store with a model that timm knows by name")
+    if (pixels := tokens.tile_height * tokens.tile_width) > MAX_TILE:
+        raise InputError(f"{run.path}: tiles of {pixels} pixels, of at most {MAX_TILE}; choose another run")
+    if (n_heads := cv.repeats * cv.n_folds) > MAX_FILES:
+        raise InputError(f"{run.path}: {n_heads} heads, of at most {MAX_FILES} files; choose another run")
+
+
+def _check_run(run: Path) -> None:
+    """InputError if a run's folder in a bundle points out of it, or reaches too far."""
+    spec = run / "spec.json"
+    told = _validated(ListedSpec, _json(spec.read_bytes(), spec), spec)
+    if told.store_folder != BACKBONE_FOLDER:
+        raise InputError(f"{spec}: points out of the bundle, to {told.store_folder}; get the bundle elsewhere")
+    check_reach(RunFolder(run))
+
+
 def check_bundle(path: Path, sha256: str | None = None, allow_partial: bool = False) -> Bundle:
     """The bundle in a folder, once all of it was found to be as listed.
 
     sha256 : of bundle.json, where it is known from elsewhere: then not even who rewrote the listing goes unseen.
     allow_partial : heads that are missing or damaged are left out instead of refused.
 
-    Raises InputError, naming them, for files that are no part of a bundle, too large, too deep, links or pickles, and for a
-    listing that cannot be read or is of another version; StoreDamaged for files missing or changed; MismatchError for another
-    sha256.
+    Raises InputError, naming them, for files that are no part of a bundle, too large, too deep, links or pickles, for a listing
+    that cannot be read or is of another version, and for runs that reach out of the bundle; StoreDamaged for files missing or
+    changed; MismatchError for another sha256.
     """
     path = Path(path)
     text = _read_listing(path)
@@ -178,6 +216,8 @@ def check_bundle(path: Path, sha256: str | None = None, allow_partial: bool = Fa
     heads = {name for name in left_out if re.fullmatch(r"runs/[^/]+/weights/[^/]+", name)} if allow_partial else set()
     if lost := [f"{name}: {why}" for name, why in left_out.items() if name not in heads]:
         raise StoreDamaged(f"{path}: files are not as {LISTING} lists them; copy the bundle again:{list_some(lost)}")
+    for member in listing.members:
+        _check_run(path / "runs" / member.name)
     return Bundle(path, listing, found, frozenset(heads))
 
 
@@ -199,20 +239,33 @@ def _read_listing(path: Path) -> bytes:
 
 
 def _parsed(text: bytes, where: Path) -> Listing:
+    value = _json(text, where)
+    told = (value.get("format"), value.get("format_version"))
+    if told != (FORMAT, FORMAT_VERSION):
+        raise InputError(f"{where}: format {told[0]!r} version {told[1]!r}, this program reads {FORMAT!r} version "
+                         f"{FORMAT_VERSION}; use the biomass that made the bundle")
+    return _validated(Listing, value, where)
+
+
+def _json(text: bytes, where: Path) -> dict[str, Any]:
+    """A JSON object; InputError if it is none, or too deep."""
     if is_deep(text):
         raise InputError(f"{where}: nested more than {MAX_NESTING} deep; get the bundle elsewhere")
     try:
         value = json.loads(text, object_pairs_hook=_unique)
-        told = (value.get("format"), value.get("format_version"))
-        if told != (FORMAT, FORMAT_VERSION):
-            raise InputError(f"{where}: format {told[0]!r} version {told[1]!r}, this program reads {FORMAT!r} version "
-                             f"{FORMAT_VERSION}; use the biomass that made the bundle")
-        return Listing.model_validate(value)
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+        return value
+    except (ValueError, RecursionError) as err:
+        raise InputError(f"{where}: not the JSON of a bundle ({err}); get the bundle elsewhere") from err
+
+
+def _validated(kind: type[P], value: dict[str, Any], where: Path) -> P:
+    try:
+        return kind.model_validate(value)
     except ValidationError as err:
         first = err.errors()[0]
         raise InputError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}; get the bundle elsewhere") from err
-    except (ValueError, AttributeError, RecursionError) as err:
-        raise InputError(f"{where}: not the JSON of a bundle ({err}); get the bundle elsewhere") from err
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:
@@ -239,13 +292,14 @@ def _walk(path: Path) -> dict[str, int | str]:
         found[name] = why
         if len(found) > MAX_FILES + len(UPLOAD_FILES) + 1:
             raise InputError(f"{path}: more than {MAX_FILES} files; that is no bundle")
-    return found
+    return dict(sorted(found.items()))
 
 
 def _entries(folder: Path, above: str) -> Iterator[tuple[str, int | str]]:
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda each: each.name):
-            name, mode = above + entry.name, entry.stat(follow_symlinks=False)
+    with os.scandir(folder) as entries:  # not sorted here: there may be too many to hold
+        empty = True
+        for entry in entries:
+            name, mode, empty = above + entry.name, entry.stat(follow_symlinks=False), False
             if stat.S_ISLNK(mode.st_mode):
                 yield name, "a link"
             elif name.count("/") >= MAX_DEPTH:
@@ -254,13 +308,16 @@ def _entries(folder: Path, above: str) -> Iterator[tuple[str, int | str]]:
                 yield from _entries(folder / entry.name, name + "/")
             else:
                 yield name, mode.st_size if stat.S_ISREG(mode.st_mode) else "neither a file nor a folder"
+    if empty and above:
+        yield above, EMPTY
 
 
 def _strange(sizes: dict[str, int | str], listing: Listing) -> Iterator[str]:
     """What is in the folder and must not be, and why."""
     for name, size in sizes.items():
         if isinstance(size, str):
-            yield f"{name}: {size}"
+            if size != EMPTY or not any(each.startswith(name) for each in listing.files):  # all heads of a run may be missing
+                yield f"{name}: {size}"
         elif name in UPLOAD_FILES or name == LISTING:
             if size > MAX_LISTING:
                 yield f"{name}: {size} bytes, of at most {MAX_LISTING}"
@@ -278,6 +335,12 @@ def _misnamed(listing: Listing) -> Iterator[str]:
             yield f"{name}: listed, and not a kind of file that bundles have"
         elif file.size > most:
             yield f"{name}: listed with {file.size} bytes, of at most {most}"
+    for member in listing.members:
+        run = f"runs/{member.name}/"
+        if not {run + "config.yaml", run + "spec.json"} <= set(listing.files):
+            yield f"{run}: a member whose config.yaml or spec.json is not listed"
+        if not any(name.startswith(run + "weights/") for name in listing.files):
+            yield f"{run}: a member of which no head is listed"
 
 
 def _most_bytes(name: str) -> int:

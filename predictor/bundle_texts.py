@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from predictor.bundle import LISTING, ListedBackbone, ListedMember
 from predictor.member import Member
@@ -17,27 +16,33 @@ ABOUT = """\
 # Dry masses of pasture photographs
 
 Needs this folder, a folder with `test.csv` and its photographs, and no network. Leaves `submission.csv`, and `predictions.csv`
-with all masses and their spread. Run all cells."""
+with all masses and their spread. Run all cells. This file is one of those that are checked: change settings in a copy of it
+elsewhere, or by the variables `BIOMASS_...`."""
 
 SETTINGS = """\
 import os
 from pathlib import Path
 
-BUNDLE = os.environ.get("BIOMASS_BUNDLE", "")  # folder with bundle.json; empty: this one, or one under /kaggle/input
-DATA = os.environ.get("BIOMASS_DATA", "")      # folder with test.csv; empty: one under /kaggle/input
+INPUTS = Path("/kaggle/input")
+BUNDLE = os.environ.get("BIOMASS_BUNDLE", "")  # folder with bundle.json; empty: this one, or the only one under INPUTS
+DATA = os.environ.get("BIOMASS_DATA", "")      # folder with test.csv; empty: this one, or the only one under INPUTS
 SHA256 = ""                                    # of bundle.json, as `biomass bundle` printed it; empty: not compared
 TTA = 4                                        # views averaged: 1, 2, 4 or 8
 DEADLINE = "8h30m"                             # from when the last cell starts: fewer views rather than overrun
 OUT = Path(os.environ.get("BIOMASS_OUT", "submission.csv"))
 
 
-def folder_with(name, told):
-    found = [Path(told)] if told else [Path(), *sorted(file.parent for file in Path("/kaggle/input").rglob(name))]
-    return next(folder for folder in found if (folder / name).exists())
+def folder_with(name, told, setting):
+    found = [Path(told)] if told else [Path()] if Path(name).exists() else sorted(file.parent for file in INPUTS.rglob(name))
+    if len(found) != 1 or not (found[0] / name).exists():
+        raise FileNotFoundError(f"set {setting}: one folder with {name} is needed, found {', '.join(map(str, found)) or 'none'}")
+    return found[0].resolve()
 
 
-bundle, data = folder_with("bundle.json", BUNDLE), folder_with("test.csv", DATA)
-print(bundle, data, sep="\\n")"""
+bundle, data = folder_with("bundle.json", BUNDLE, "BUNDLE"), folder_with("test.csv", DATA, "DATA")
+if bundle in OUT.resolve().parents:
+    OUT = bundle.parent / OUT.name             # a bundle stays as it is
+print(bundle, data, OUT, sep="\\n")"""
 
 UNPACK = """\
 import hashlib
@@ -46,10 +51,12 @@ import tempfile
 import zipfile
 
 wheel = bundle / "wheel" / "{name}"  # pure Python: unpacked it can be imported, and nothing is installed
-assert hashlib.sha256(wheel.read_bytes()).hexdigest() == "{sha256}", wheel
-unpacked = tempfile.TemporaryDirectory(prefix=".biomass-", dir=OUT.absolute().parent)
-zipfile.ZipFile(wheel).extractall(unpacked.name)
-sys.path.insert(0, unpacked.name)"""
+if hashlib.sha256(wheel.read_bytes()).hexdigest() != "{sha256}":
+    raise ImportError(f"{{wheel}} is not the one that this notebook was made with; copy the bundle again")
+if "unpacked" not in globals():  # run again, it goes to the same place: what is imported stays so
+    unpacked = tempfile.TemporaryDirectory(prefix=".biomass-", dir=OUT.absolute().parent)
+    sys.path.insert(0, unpacked.name)
+zipfile.ZipFile(wheel).extractall(unpacked.name)"""
 
 PREDICT = """\
 import torch
@@ -123,18 +130,20 @@ height they learned from. `runs/*/oof.csv` holds the masses of the training phot
 
 ## Predict
 
+From another folder, since nothing may be added to this one, and Python imports what lies where it is started; DIR is this one:
+
 ```
-biomass predict --bundle . --data FOLDER_WITH_TEST_CSV
+biomass predict --bundle DIR --data FOLDER_WITH_TEST_CSV
 ```
 
 or, with torch, torchvision, timm, numpy, pandas, Pillow, safetensors, pydantic, PyYAML and tqdm alone,
 
 ```
-pip install --no-deps --no-index wheel/{wheel}
-python -m predictor --bundle . --data FOLDER_WITH_TEST_CSV
+pip install --no-deps --no-index DIR/wheel/{wheel}
+python -m predictor --bundle DIR --data FOLDER_WITH_TEST_CSV
 ```
 
-or `predict.ipynb`. All check every file against `{listing}` first; `biomass bundle check . --sha256 HEX` compares that file's
+or `predict.ipynb`. All check every file against `{listing}` first; `biomass bundle check DIR --sha256 HEX` compares that file's
 own sha256 too.
 
 ## Upload, with your own account and tools
@@ -146,7 +155,7 @@ these two are no part of what is checked. Then
 kaggle datasets create -p . -r zip -t            # private; later: kaggle datasets version -p . -r zip -t -m "what changed"
 kaggle kernels push -p .                         # predict.ipynb over it, offline
 python -c "import kagglehub; kagglehub.dataset_upload('USER/NAME', '.')"    # instead of the first
-hf upload USER/NAME . --private                  # Hugging Face
+hf upload USER/NAME . . --private                # Hugging Face
 hf download USER/NAME --local-dir DIR --exclude .gitattributes && rm -r DIR/.cache
 ```
 """
@@ -165,14 +174,15 @@ def readme(members: Mapping[str, Member], listed: Sequence[ListedMember], backbo
 
 def _row(name: str, member: Member, told: ListedMember) -> str:
     folds = "all" if told.folds is None else ", ".join(map(str, told.folds))
-    return (f"| {name} | {member.config.head.kind} | {told.weights} | {folds} | {len(member.heads)} | {told.weight:.3f} | "
-            f"{_score(member)} |")
+    cells = [name.replace("|", "&#124;"), member.config.head.kind, told.weights, folds, len(member.heads), f"{told.weight:.3f}",
+             _score(member)]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _score(member: Member) -> str:
     """Weighted R2 of the run's out-of-fold table, mean of its repeats."""
     if not (member.run.path / "oof.csv").exists():
         return "learned on every image"
-    scores = [weighted_r2(table[[f"true_{name}" for name in TARGETS]].apply(pd.to_numeric).to_numpy(float),
-                          table[list(TARGETS)].apply(pd.to_numeric).to_numpy(float)) for _, table in member.oof.groupby("repeat")]
+    scores = [weighted_r2(table[[f"true_{name}" for name in TARGETS]].to_numpy(float), table[list(TARGETS)].to_numpy(float))
+              for _, table in member.oof.groupby("repeat")]
     return f"{np.mean(scores):.4f}"

@@ -1,58 +1,66 @@
 """What `biomass predict` and `python -m predictor` both do: find the heads, predict, write."""
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from featurestore._bytes import check_writable
-from featurestore.catalog import target_rows
 from featurestore.errors import InputError, UsageError, list_some
 from predictor.blend import Blend, weighed
 from predictor.bundle import LISTING
+from predictor.combine import Average
 from predictor.deadline import parse_duration
 from predictor.explain import PICTURE_S
-from predictor.intervals import Intervals
+from predictor.oof import check_held_out
 from predictor.parity import check_oof
 from predictor.predictor import Predictor, test_photographs
-from predictor.submission import write_predictions
+from predictor.submission import asked_rows, write_predictions
 from trainer.runs import best_run, newest_sweep
 
+OnError = Literal["fail", "mean"]
 IN_PART = 6  # exit code: the submission is whole, but some of its rows are training means
 
 
 def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Sequence[Path] = (), sweep: Path | None = None,
-                    bundle: Path | None = None, tta: int | str = 4, on_error: str = "fail",
-                    deadline: str | None = None, resume: bool = False,
-                    interval: float | None = None, blend: Blend | None = None, oof: bool = False,
+                    bundle: Path | None = None, tta: int | str | None = None, average: Average | None = None,
+                    constraints: str | None = None, on_error: OnError | None = None, deadline: str | None = None,
+                    resume: bool = False, interval: float | None = None, blend: Blend | None = None, oof: bool = False,
                     explain: Path | None = None, **options) -> int:
     """Predict test.csv of `data` and write `out` and predictions.csv; returns the exit code, 0 or IN_PART.
 
     run : folders of runs, several as an ensemble. Without a run, sweep or bundle, the best run of the newest sweep under ./runs.
-    on_error : `fail` lists all photographs that cannot be used before work starts; `mean` writes the training mean for them.
+    tta : views, None is 4.
+    on_error : None or `fail` lists all photographs that cannot be used before work starts; `mean` writes the training mean.
     deadline : `8h30m` from now; resume : take up what a stopped prediction of this output had finished.
     interval : level of the intervals in predictions.csv; blend : how an ensemble's members are weighed, None as they say.
-    oof : the training photographs instead, see `check_oof`; views, constraints and rules are the run's then.
+    oof : the training photographs instead, see `check_oof`; all that the run says by itself cannot be chosen then.
     explain : folder for a picture of every photograph and report.html, drawn when the submission is written.
     say : told what a person should know; options as `Predictor.load`.
     """
     start = time.monotonic()
     runs = find_runs(run, sweep, bundle, say)
-    check_output(out)
-    if oof and explain:
-        raise UsageError("--explain draws what a prediction sees: leave --oof or --explain out")
+    check_output(out, [data / "test.csv", data / "train.csv", *(folder / "oof.csv" for folder in runs)])
+    _check_outside([folder for folder in runs if (folder / LISTING).exists()], {"--out": out, "--explain": explain})
     if oof:
+        _check_oof_alone(tta=tta, average=average, constraints=constraints, on_error=on_error, deadline=deadline,
+                         interval=interval, blend=blend, explain=explain)
         check_oof(Predictor.load(runs, **options), data, out, say, resume)
         return 0
-    target_rows(data / "test.csv")  # a CSV no submission can follow is refused before the work
+    tta = 4 if tta is None else tta
+    asked_rows(data / "test.csv")  # what cannot be followed is refused before the work
     paths = test_photographs(data, missing=on_error == "mean")
     weigh = partial(weighed, how=blend, say=say) if blend else None
-    predictor = Predictor.load(runs, weigh=weigh, **options)
-    intervals = Intervals.of(predictor.members, interval) if interval is not None else None
+    predictor = Predictor.load(runs, weigh=weigh, average=average, constraints=constraints, **options)
+    if on_error == "mean":
+        check_held_out(predictor.members, "--on-error mean")
+    intervals = predictor.intervals(interval) if interval is not None else None
     drawing_s = PICTURE_S * len(paths) if explain else 0.0
     budget_s = parse_duration(deadline) - (time.monotonic() - start) - drawing_s if deadline else None
+    explainer = predictor.explainer(explain, tta, list(paths.values())) if explain else None
     kept = predictor.journal(out.with_name(out.name + ".progress"), tta, resume)
-    explainer = predictor.explainer(explain, tta) if explain else None
     unusable = {} if on_error == "mean" else None
     table = predictor.predict(paths, tta, deadline_s=budget_s, kept=kept, unusable=unusable, explainer=explainer, say=say)
     if intervals:
@@ -80,8 +88,24 @@ def find_runs(run: Sequence[Path], sweep: Path | None, bundle: Path | None, say:
     return [best]
 
 
-def check_output(out: Path) -> None:
-    """UsageError or InputError unless the output can be written where it shall go."""
+def _check_oof_alone(**given: object) -> None:
+    """UsageError for options given that --oof would have to ignore."""
+    if named := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]:
+        raise UsageError(f"--oof predicts as the sweep scored its heads, with the run's own views, constraints and rules: leave "
+                         f"{', '.join(named)} out, or --oof")
+
+
+def _check_outside(bundles: Sequence[Path], paths: Mapping[str, Path | None]) -> None:
+    """UsageError for what would be written into a bundle, which is refused as soon as it holds a file too many."""
+    for option, path in paths.items():
+        if path and any(Path(os.path.realpath(path)).is_relative_to(os.path.realpath(bundle)) for bundle in bundles):
+            raise UsageError(f"{option} {path}: lies in the bundle, which must not change; name a place outside of it")
+
+
+def check_output(out: Path, read: Sequence[Path] = ()) -> None:
+    """UsageError or InputError unless the output can be written where it shall go, which is none of the files to be read."""
     if out.is_dir() or out.name == "predictions.csv":
         raise UsageError(f"--out {out}: name a file; predictions.csv is the wide table that goes beside it")
+    if os.path.realpath(out) in map(os.path.realpath, read):
+        raise UsageError(f"--out {out}: is read to predict, and would be written over; name another file")
     check_writable(out.absolute().parent)

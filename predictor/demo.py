@@ -12,8 +12,10 @@ from featurestore.decode import decode_ahead
 from featurestore.demo import Photo, draw_pasture, plan_pasture
 from featurestore.errors import InputError
 from featurestore.store import FeatureStore
+from predictor.bare import predict_bare
 from predictor.ensemble import pooled_as_stored
 from predictor.intervals import Intervals, within
+from predictor.pack import BackboneChoice, make_bundle
 from predictor.predictor import Predictor, test_photographs
 from predictor.submission import write_predictions
 from trainer import kinds
@@ -61,6 +63,9 @@ def run_demo(out: Path, seed: int, say: Callable[[str], object], n_train: int = 
     write_predictions(data / "test.csv", predictions, out / "submission.csv")
     scores = _scores(data, FeatureStore.open(store_path), predictor, photographs, predictions)
     say(_coverage(intervals, predictions, _truth(data), plan_pasture(seed, n_train, n_test)))
+    say("5. a bundle, and the same predictions by nothing but the bundle, with a picture of every photograph")
+    make_bundle([best_run(result.path)], out / "bundle", backbone=BackboneChoice(included=True), say=say)
+    say(_from_bundle(out, intervals.level))
     say(_report(out, result.path, scores, time.monotonic() - start))
     return scores
 
@@ -78,10 +83,21 @@ def _scores(data: Path, store: FeatureStore, predictor: Predictor, photographs: 
             "mean predictor": weighted_r2(truth, np.broadcast_to(train_N5.mean(0), truth.shape))}
 
 
+def _from_bundle(out: Path, level: float) -> str:
+    """Predict by the bundle alone into out/offline, with pictures; whether that gives the run's numbers, in a sentence."""
+    offline = out / "offline"
+    predict_bare(out / "bundle", "--data", out / "data", "--tta", 4, "--device", "cpu", "--interval", level,
+                 "--out", offline / "submission.csv", "--explain", offline / "pictures")
+    ours, theirs = (pd.read_csv(folder / "predictions.csv").set_index("image_id") for folder in (out, offline))
+    apart_g = float((ours - theirs).abs().to_numpy().max(initial=0))
+    told = "every number is the run's" if ours.equals(theirs) else f"up to {apart_g:.2g} g from the run's numbers"
+    return f"without click, h5py, zarr, scikit-learn, a HOME or a network, by the bundle's own wheel: {told}"
+
+
 def _intervals(predictor: Predictor) -> Intervals:
     """At LEVEL, or the highest level that the sites of a smaller demo support."""
     n_sites = predictor.members[0].oof["site"].nunique()
-    return Intervals.of(predictor.members, min(LEVEL, n_sites / (n_sites + 1)))
+    return predictor.intervals(min(LEVEL, n_sites / (n_sites + 1)))
 
 
 def _coverage(intervals: Intervals, predictions: pd.DataFrame, truth: pd.DataFrame, photos: list[Photo]) -> str:
@@ -112,5 +128,7 @@ def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) ->
     lines = [f"score on unseen sites (weighted R2): {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}",
              f"data         {out / 'data'}", f"store        {out / 'features.h5'}", f"sweep        {sweep}",
              f"leaderboard  {sweep / 'leaderboard.png'}", f"best run     {best_run(sweep)}",
-             f"submission   {out / 'submission.csv'}, {out / 'predictions.csv'}", f"{seconds:.0f} s in all"]
+             f"submission   {out / 'submission.csv'}, {out / 'predictions.csv'}",
+             f"bundle       {out / 'bundle'}", f"by it alone  {out / 'offline' / 'submission.csv'}",
+             f"pictures     {out / 'offline' / 'pictures' / 'report.html'}", f"{seconds:.0f} s in all"]
     return "\n".join(lines)

@@ -12,16 +12,18 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from featurestore._bytes import appears_whole, check_writable, remove
+from featurestore._bytes import appears_whole, remove
 from featurestore._interrupts import check_interrupt
 from featurestore.decode import AHEAD
 from featurestore.errors import InputError, UsageError
@@ -31,6 +33,7 @@ from predictor.ensemble import Tokens
 from predictor.member import Member, Stage, by_spec
 from predictor.picture import Map, blank, draw_picture, fitted
 from predictor.report import About, Entry, write_report
+from predictor.submission import can_write
 from trainer import kinds
 
 PICTURE_S = 0.5  # to draw one of 1200 pixels on one core, of which a deadline must leave some
@@ -50,8 +53,9 @@ class Explainer:
     def __post_init__(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"--explain {self.folder}: is a file; name a folder for the pictures and report.html")
-        check_writable(self.folder.absolute())
-        self._maps.mkdir(exist_ok=True)
+        with self._can_write():
+            self._maps.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=self.folder).close()
 
     @cached_property
     def unit(self) -> str | None:
@@ -77,7 +81,7 @@ class Explainer:
         maps = [share * upright(ensemble.maps(tokens), views, stage.backbone.spec.grid)
                 for share, ensemble in zip(share_M, stage.ensembles, strict=True) if share]
         if maps:
-            with appears_whole(self._path(group, image_id, sha256)) as partial, open(partial, "wb") as file:
+            with self._can_write(), appears_whole(self._path(group, image_id, sha256)) as partial, open(partial, "wb") as file:
                 np.save(file, laid_out(sum(maps), self.unit).astype(np.float32))
 
     def map(self, image_id: str, sha256: str) -> Map | None:
@@ -100,8 +104,8 @@ class Explainer:
         def entry(row: pd.Series) -> Entry:
             image_id = row["image_id"]
             photograph, seen = self._look(image_id, paths[image_id])
-            why = unusable.get(image_id, "")
-            with appears_whole(self.folder / names[image_id]) as partial:
+            why = _by_name(unusable.get(image_id, ""), paths[image_id])
+            with self._can_write(), appears_whole(self.folder / names[image_id]) as partial:
                 picture = draw_picture(photograph, seen, row, f"the training mean stands in: {why}" if why else "", level)
                 picture.save(partial, "PNG", compress_level=1)  # 0.25 s and 3.0 MB; Pillow's own level 6: 0.6 s and 2.8 MB
             return Entry.of(row, names[image_id], photograph, seen, why, len(table))
@@ -109,7 +113,8 @@ class Explainer:
         entries = _in_threads(entry, [row for _, row in table.iterrows()])
         bar = tqdm(entries, desc="explain", unit="image", total=len(table), disable=not progress, file=sys.stderr)
         about = About(self.members, self.view_names, self.unit, level)
-        page = write_report(self.folder / "report.html", about, table, list(bar))
+        with self._can_write():
+            page = write_report(self.folder / "report.html", about, table, list(bar))
         remove(self._maps)
         return page
 
@@ -117,17 +122,25 @@ class Explainer:
         try:
             photograph = read_photograph(path)
         except InputError as err:
-            return blank(f"no picture: {err}"), None
+            return blank(_by_name(f"no picture: {err}", path)), None
         return fitted(photograph.pixels_HW3), self.map(image_id, photograph.sha256)
+
+    def _can_write(self) -> AbstractContextManager[None]:
+        return can_write(self.folder, "--explain")
 
     @property
     def _maps(self) -> Path:
-        return self.folder / "maps"
+        return self.folder / "report.html.progress"  # no name that a folder of someone else's would have
 
     def _path(self, group: int, image_id: str, sha256: str) -> Path:
         """Where a map is; other heads, views or bytes of the photograph have another."""
         address = hashlib.sha256("\0".join([self.key, str(self.shares), str(group), image_id, sha256]).encode()).hexdigest()
         return self._maps / f"{address[:32]}.npy"
+
+
+def _by_name(text: str, path: Path) -> str:
+    """The text with the file's name for its whole path: there is little room, and pages are passed on."""
+    return text.replace(f"{path.parent}{os.sep}", "")
 
 
 def upright(maps_VTPM: np.ndarray, views: Sequence[ViewSpec], grid: tuple[int, int]) -> np.ndarray:

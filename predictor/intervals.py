@@ -8,7 +8,7 @@ import pandas as pd
 
 from featurestore.errors import InputError, UsageError
 from predictor.member import Member
-from predictor.oof import OutOfFold
+from predictor.oof import OutOfFold, check_held_out
 from trainer.metrics import TARGETS
 
 BASE_G = 1.0  # keeps the scale above zero where nothing is predicted
@@ -46,7 +46,8 @@ class Intervals:
     That holds where new sites come as the known ones did, whatever the distribution. What it leaves out: heads of other folds
     saw the site whose error counts here with others left out, as in cross-conformal prediction; the final prediction averages
     more heads than each error did, which makes intervals a little wide; heads of `best` weights chose their epoch by these
-    errors, which makes them too narrow. A single new site may fall outside with most of its photographs.
+    errors, which makes them too narrow; and the errors are of the views that the sweep scored, fewer of which (--tta 1) may err
+    more. A single new site may fall outside with most of its photographs.
     Source: Lei et al. 2018, Distribution-free predictive inference for regression, JASA 113 (errors divided by a scale).
     """
 
@@ -62,10 +63,11 @@ class Intervals:
         """From the out-of-fold tables of a run's heads, or of an ensemble's, combined by their weights.
 
         UsageError for a level outside (0, 1). InputError for one that the sites cannot support, or members that predict other
-        photographs out of fold.
+        photographs out of fold, or none.
         """
         if not 0 < level < 1:
             raise UsageError(f"--interval {level:g}: a level lies between 0 and 1, e.g. 0.9")
+        check_held_out(members, "--interval")
         oof, weight_M = OutOfFold.of(members), [member.weight for member in members]
         prediction_N5 = oof.combined(weight_M)
         error_N5 = np.abs(oof.truth_N5 - prediction_N5)

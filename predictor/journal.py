@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore._bytes import remove
+from featurestore._bytes import remove, write_whole
 from predictor.member import Member, Raw
+from predictor.submission import can_write
 
 
 class Journal:
@@ -19,9 +20,11 @@ class Journal:
         self.path, self._key = path, key
         kept = list(self._lines()) if resume and path.exists() else []
         self._done = {(line["group"], line["image_id"], line["sha256"]): line["raw"] for line in kept}
-        remove(path)
-        for line in kept:
-            self._append(line)
+        if kept:  # whole: a kill while a journal is taken over must not lose it
+            with can_write(path):
+                write_whole(path, "".join(map(_text, kept)))
+        else:
+            remove(path)
 
     def get(self, group: int, image_id: str, sha256: str) -> list[Raw] | None:
         """What members of a group said of a photograph with these bytes, if it was finished."""
@@ -38,17 +41,21 @@ class Journal:
         remove(self.path)
 
     def _append(self, line: dict) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        with can_write(self.path), open(self.path, "a") as file:
+            file.write(_text(line))
 
     def _lines(self) -> Iterator[dict]:
-        for text in self.path.read_text().splitlines():
+        for text in self.path.read_text(errors="replace").splitlines():
             try:
                 line = json.loads(text)
             except ValueError:
                 continue  # the one that was being written
-            if line.get("key") == self._key:
+            if isinstance(line, dict) and line.get("key") == self._key:
                 yield line
+
+
+def _text(line: dict) -> str:
+    return json.dumps(line) + "\n"
 
 
 def journal_key(members: Sequence[Member], view_names: Sequence[str], precision: str | None) -> str:

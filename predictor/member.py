@@ -18,6 +18,9 @@ from trainer.config import PointConfig
 from trainer.metrics import TARGETS
 from trainer.runs import RunFolder
 
+KEYS = ["weights", "repeat", "image_id", "site", "fold"]
+GRAMS = [*TARGETS, *(f"true_{name}" for name in TARGETS)]
+
 
 @dataclass(frozen=True)
 class Raw:
@@ -68,13 +71,19 @@ class Member:
         """The run's out-of-fold rows for these weights: repeat, image_id, site, fold, the targets, `true_` targets."""
         path = self.run.path / "oof.csv"
         if not path.is_file():
-            raise InputError(f"{path}: missing; it holds what is known of these heads' errors, and the training means")
-        return pd.read_csv(path, dtype={"image_id": str, "site": str}, keep_default_na=False).query("weights == @self.weights")
+            raise InputError(f"{path}: missing, as for every refit, whose heads learned on all images; it holds what is known of "
+                             "heads' errors, and the training means: choose a run of the sweep's points")
+        try:
+            table = pd.read_csv(path, dtype={"image_id": str, "site": str}, keep_default_na=False)
+            table[GRAMS] = table[GRAMS].apply(pd.to_numeric)
+            return table[table["weights"] == self.weights][KEYS + GRAMS]
+        except (ValueError, KeyError) as err:  # pandas' own, and what is no UTF-8, are ValueErrors
+            raise InputError(f"{path}: no out-of-fold table ({err}); copy the run again, or train it again") from err
 
     @property
     def training_mean_sd(self) -> np.ndarray:
         """(2, 5) grams in TARGETS order: mean and standard deviation of the masses that the heads learned."""
-        truth = self.oof.drop_duplicates("image_id")[[f"true_{name}" for name in TARGETS]].apply(pd.to_numeric)
+        truth = self.oof.drop_duplicates("image_id")[[f"true_{name}" for name in TARGETS]]
         return np.array([truth.mean(), truth.std(ddof=0)])
 
 

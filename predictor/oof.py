@@ -50,6 +50,18 @@ class OutOfFold:
         return np.average(self.prediction_MN5, axis=0, weights=weight_M)
 
 
+def without_table(members: Sequence[Member]) -> list[str]:
+    """Names of members that have no out-of-fold table: those of a refit."""
+    return [member.name for member in members if not (member.run.path / "oof.csv").is_file()]
+
+
+def check_held_out(members: Sequence[Member], option: str) -> None:
+    """InputError unless every member has an out-of-fold table, without which `option` knows nothing."""
+    if lacking := without_table(members):
+        raise InputError(f"{option} needs what heads predicted out of fold, and {', '.join(lacking)} has no oof.csv: heads of a "
+                         f"refit learned on every image. Leave {option} out, or predict with the sweep's points")
+
+
 def _averaged(member: Member) -> pd.DataFrame:
     """A row an image, by its id: site, targets averaged over repeats, truths."""
     oof = member.oof

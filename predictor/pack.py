@@ -2,10 +2,12 @@
 
 import csv
 import io
+import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -22,6 +24,7 @@ from predictor.bundle import (
     FORMAT,
     FORMAT_VERSION,
     LISTING,
+    NAME,
     UPLOAD_FILES,
     Bundle,
     ListedBackbone,
@@ -29,13 +32,14 @@ from predictor.bundle import (
     ListedMember,
     Listing,
     check_bundle,
+    check_reach,
 )
 from predictor.bundle_texts import dataset_metadata, kernel_metadata, notebook, readme
 from predictor.combine import Combiner
 from predictor.member import Member
 from predictor.wheel import metadata, write_wheel
 from trainer.config import PointConfig, dump_yaml
-from trainer.runs import best_run, dump_json, read_json
+from trainer.runs import best_run, dump_json
 
 LICENCE_FILE = "backbone/LICENCE.txt"
 MAX_LICENCE = 1 << 20
@@ -54,8 +58,19 @@ class BackboneChoice:
     def __post_init__(self) -> None:
         if not self.included and (self.weights or self.licence):
             raise UsageError("--backbone-weights and --backbone-licence are for --with-backbone; add that")
-        if self.licence and not 0 < self.licence.stat().st_size <= MAX_LICENCE:
-            raise InputError(f"{self.licence}: {self.licence.stat().st_size} bytes; give the licence's text")
+        if self.licence:
+            self.licence_text()
+
+    def licence_text(self) -> str:
+        """The licence; InputError for a file that is empty, large or no text."""
+        try:
+            with open(self.licence, encoding="utf-8") as file:
+                text = file.read(MAX_LICENCE)
+        except (OSError, UnicodeDecodeError) as err:
+            raise InputError(f"{self.licence}: cannot be read as UTF-8 text ({err}); give the licence's text") from err
+        if not text.strip() or "\0" in text or len(text.encode()) >= MAX_LICENCE:
+            raise InputError(f"{self.licence}: empty, of {MAX_LICENCE} bytes or more, or no text; give the licence's text")
+        return text
 
 
 def make_bundle(sources: Sequence[Path], out: Path, points: str = "best", folds: Sequence[int] | None = None,
@@ -67,27 +82,38 @@ def make_bundle(sources: Sequence[Path], out: Path, points: str = "best", folds:
     folds, weights : which heads; blend : shares in the ensemble, None is equal; backbone : None is without.
     say : told what a person should know.
 
-    Raises InputError if `out` exists, a run lacks something, or a licence is missing; MismatchError if the backbone's weights are
-    others than those that made the tokens.
+    Raises InputError if `out` exists or cannot be written, a run lacks something, or a licence is missing; MismatchError if the
+    backbone's weights are others than those that made the tokens.
     """
-    out = Path(out)
-    if os.path.lexists(out):
+    out, place = Path(out), Path(os.path.abspath(out))
+    if os.path.lexists(place):
         raise InputError(f"{out}: exists; remove it or choose another --out")
-    members = [Member.load(run, folds, weights) for run in chosen_runs(sources, points, say)]
+    folds = sorted(set(folds)) if folds else None
+    names = _names(chosen_runs(sources, points, say))
+    members = [Member.load(run, folds, weights) for run in names]
+    for member in members:
+        check_reach(member.run)
     Combiner(members)  # those that do not go together are refused
     if blend:
         members = weighed(members, blend, say)
-    check_writable(out.absolute().parent)
-    with appears_whole(out) as partial:
-        partial.mkdir()
-        _fill(partial, dict(zip(_names(members), members, strict=True)), folds, backbone or BackboneChoice(), say)
-        for path in [partial, *partial.rglob("*")]:  # whatever the umask is
-            path.chmod(0o755 if path.is_dir() else 0o644)
-    return check_bundle(out)
+    check_writable(place.parent)
+    try:
+        with appears_whole(place) as partial:
+            partial.mkdir()
+            _fill(partial, {names[member.run.path]: member for member in members}, folds, backbone or BackboneChoice(), say)
+            for path in [partial, *partial.rglob("*")]:  # whatever the umask is
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            made = check_bundle(partial)  # what its own check refuses does not appear
+    except OSError as err:
+        raise InputError(f"{err.filename or out}: cannot be read or written ({err.strerror}); make room, or choose another "
+                         "--out") from err
+    return replace(made, path=out)
 
 
 def chosen_runs(sources: Sequence[Path], points: str = "best", say: Callable[[str], object] = print) -> list[Path]:
-    """The runs meant; InputError for a folder that is neither a run nor a sweep, or a sweep without such points."""
+    """The runs meant, each once, however it was spelled; InputError for a folder that is neither a run nor a sweep, or a sweep
+    without such points.
+    """
     found: list[Path] = []
     for source in map(Path, sources):
         if (source / "summary.json").exists():
@@ -96,7 +122,7 @@ def chosen_runs(sources: Sequence[Path], points: str = "best", say: Callable[[st
             found.append(source)
         else:
             raise InputError(f"{source}: neither a run's folder nor a finished sweep's; `biomass train` makes both")
-    return list(dict.fromkeys(found))
+    return list({run.resolve(): run for run in found})  # `.` has no name to go by
 
 
 def _of_sweep(sweep: Path, points: str, say: Callable[[str], object]) -> list[Path]:
@@ -123,13 +149,17 @@ def _usable(sweep: Path, say: Callable[[str], object]) -> set[str]:
     return usable
 
 
-def _names(members: Sequence[Member]) -> list[str]:
-    """A folder's name for each member: the run's own, with its sweep's before it where two are alike."""
-    count = Counter(member.name for member in members)
-    names = [member.name if count[member.name] == 1 else f"{member.run.path.absolute().parent.name}__{member.name}"
-             for member in members]
-    if twice := sorted(name for name, n in Counter(names).items() if n > 1):
+def _names(runs: Sequence[Path]) -> dict[Path, str]:
+    """A folder's name for each run: its own, with its sweep's before it where two are alike.
+
+    InputError for names that are still alike, or that no bundle may hold.
+    """
+    count = Counter(run.name for run in runs)
+    names = {run: run.name if count[run.name] == 1 else f"{run.parent.name}__{run.name}" for run in runs}
+    if twice := sorted(name for name, n in Counter(names.values()).items() if n > 1):
         raise InputError(f"runs of the same name, of sweeps of the same name: {', '.join(twice)}; rename a sweep's folder")
+    if bad := [repr(name) for name in names.values() if not (re.fullmatch(NAME, name) and name.isprintable())]:
+        raise InputError(f"folders whose names no bundle may hold: {', '.join(bad)}; rename them")
     return names
 
 
@@ -143,15 +173,20 @@ def _fill(folder: Path, members: dict[str, Member], folds: Sequence[int] | None,
     wheel = write_wheel(folder / "wheel")
     listed = [ListedMember(name=name, weights=member.weights, folds=list(folds) if folds else None, weight=member.weight)
               for name, member in members.items()]
-    (folder / "predict.ipynb").write_text(notebook(wheel.name, file_sha256(wheel)))
-    (folder / "README.md").write_text(readme(members, listed, backbones, wheel.name))
+    _write(folder / "predict.ipynb", notebook(wheel.name, file_sha256(wheel)))
+    _write(folder / "README.md", readme(members, listed, backbones, wheel.name))
     files = {str(path.relative_to(folder)): ListedFile(size=path.stat().st_size, sha256=file_sha256(path))
              for path in sorted(folder.rglob("*")) if path.is_file()}
     listing = Listing(format=FORMAT, format_version=FORMAT_VERSION, biomass=metadata().version, members=listed,
                       backbones=backbones, files=files)
-    (folder / LISTING).write_text(dump_json(listing.model_dump()))
+    _write(folder / LISTING, dump_json(listing.model_dump()))
     for name, text in zip(UPLOAD_FILES, (dataset_metadata(), kernel_metadata()), strict=True):
-        (folder / name).write_text(text)
+        _write(folder / name, text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Text as UTF-8, whatever the locale is."""
+    path.write_bytes(text.encode())
 
 
 def _write_run(folder: Path, member: Member, folds: Sequence[int] | None) -> None:
@@ -160,10 +195,10 @@ def _write_run(folder: Path, member: Member, folds: Sequence[int] | None) -> Non
     (folder / "weights").mkdir(parents=True)
     for file in run.head_files(member.weights, list(folds) if folds else None):
         copyfile(run.path / "weights" / file, folder / "weights" / file)
-    (folder / "config.yaml").write_text(dump_yaml(_without_folders(member.config)))
-    (folder / "spec.json").write_text(dump_json(read_json(run.path / "spec.json") | {"store_folder": BACKBONE_FOLDER}))
+    _write(folder / "config.yaml", dump_yaml(_without_folders(member.config)))
+    _write(folder / "spec.json", dump_json(json.loads((run.path / "spec.json").read_bytes()) | {"store_folder": BACKBONE_FOLDER}))
     if (run.path / "oof.csv").exists():  # a refit has none
-        (folder / "oof.csv").write_text(_rows_of((run.path / "oof.csv").read_text(), member.weights))
+        _write(folder / "oof.csv", _rows_of((run.path / "oof.csv").read_bytes().decode(), member.weights))
 
 
 def _without_folders(config: PointConfig) -> PointConfig:
@@ -191,7 +226,7 @@ def _write_backbones(folder: Path, members: Sequence[Member], choice: BackboneCh
         raise UsageError(f"--backbone-weights is one file, the runs need {len(distinct)} backbones; keep each beside its store")
     if choice.licence:
         (folder / "backbone").mkdir()
-        (folder / LICENCE_FILE).write_text(choice.licence.read_text())
+        _write(folder / LICENCE_FILE, choice.licence_text())
     listed = []
     for (model, weights_sha256), member in sorted(distinct.items()):
         file = _write_backbone(folder / "backbone", member, choice) if choice.included else None

@@ -14,6 +14,7 @@ from predictor.combine import Combiner
 from predictor.member import Member, Raw
 from predictor.oof import TRUE
 from predictor.predictor import Predictor
+from predictor.submission import can_write
 from trainer.metrics import TARGETS, weighted_r2
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-3}
@@ -28,7 +29,8 @@ def check_oof(predictor: Predictor, data: Path, out: Path, say: Callable[[str], 
     member = _only(predictor)
     kept = predictor.journal(out.with_name(out.name + ".progress"), scored_views(member), resume)
     table, known = out_of_fold(predictor, data, kept=kept), held_out_rows(member)
-    write_whole(out, table.to_csv(index=False))
+    with can_write(out):
+        write_whole(out, table.to_csv(index=False))
     kept.close()
     ours_N5, theirs_N5 = (each[list(TARGETS)].to_numpy(float) for each in (table, known))
     apart_5 = np.abs(ours_N5 - theirs_N5).max(0, initial=0)

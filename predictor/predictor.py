@@ -1,13 +1,16 @@
 """Predictor: images -> tokens -> heads -> grams. The tokens are made by the same functions that made the store's."""
 
+import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -15,7 +18,7 @@ from featurestore._interrupts import check_interrupt
 from featurestore.backbone import Backbone, choose_device
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, check_photographs, decode_ahead, inspect_photographs
-from featurestore.errors import InputError
+from featurestore.errors import InputError, UsageError
 from featurestore.spec import TokenSpec, ViewSpec
 from featurestore.views import chosen_tta
 from predictor.bundle import load_members
@@ -45,7 +48,7 @@ class Predictor:
     @classmethod
     def load(cls, runs: Path | Sequence[Path], folds: Sequence[int] | None = None, weights: str | None = None,
              backbone_weights: str | None = None, device: str = "auto", precision: str | None = None,
-             average: Average = "mean", constraints: str | None = None, allow_partial: bool = False,
+             average: Average | None = None, constraints: str | None = None, allow_partial: bool = False,
              weigh: Callable[[list[Member]], list[Member]] | None = None) -> "Predictor":
         """The predictor of one run's folder, or of several together, or of a bundle's, which is checked first.
 
@@ -54,7 +57,7 @@ class Predictor:
         weigh : gives members their shares in the ensemble, and leaves some out, before anything heavy is loaded for them.
         backbone_weights : file of the backbone; None takes those kept beside the store, else what made the store.
         device : one, or several with commas that share the photographs; precision : of the backbone; None is the store's.
-        average : over heads and views; constraints : `order` or `clip`, None is the run's.
+        average : over heads and views, None is the mean; constraints : `order` or `clip`, None is the run's.
 
         Raises InputError or MismatchError if a folder lacks something or the weights are not those of the store.
         """
@@ -63,7 +66,7 @@ class Predictor:
         members = [member for path in paths for member in load_members(Path(path), *chosen)]
         members = weigh(members) if weigh else members
         devices = [str(choose_device(name)) for name in device.split(",")]
-        predictor = cls(members, devices, precision, backbone_weights, average, constraints)
+        predictor = cls(members, devices, precision, backbone_weights, average or "mean", constraints)
         predictor.combiner  # noqa: B018  members that do not go together are refused before a backbone is loaded
         predictor.stage(0, devices[0])
         return predictor
@@ -126,6 +129,7 @@ class Predictor:
         with tqdm(total=clock.n_left, desc="predict", unit="image", disable=not progress, file=sys.stderr) as bar:
             for group, positions in enumerate(groups):
                 for image_id, raws, sha256, n_views, seconds in self._group(group, todo, views, clock, kept, unusable, explainer):
+                    _check_finite([self.members[position] for position in positions], raws, image_id)
                     if kept and n_views:
                         kept.add(group, image_id, sha256, raws)
                     clock.done(n_views, seconds)
@@ -135,12 +139,24 @@ class Predictor:
                     check_interrupt()
         return raw_NM | dict.fromkeys(unusable or {})
 
+    def intervals(self, level: float) -> Intervals:
+        """At this level, as `Intervals.of`; UsageError for a way to predict whose errors out of fold are not known."""
+        scored = self.members[0].config.inference.constraints
+        others = [f"--average {self.average}"] * (self.average != "mean")
+        others += [f"--constraints {self.constraints}"] * (self.constraints not in (None, scored))
+        if others:
+            raise UsageError(f"--interval: errors out of fold are known of means over heads and views and constraints {scored!r} "
+                             f"alone; leave out --interval, or {' and '.join(others)}")
+        return Intervals.of(self.members, level)
+
     def journal(self, path: Path, tta: int | str | Sequence[ViewSpec], resume: bool) -> Journal:
         """Where finished photographs of such a prediction are kept until its output is written."""
         return Journal(path, journal_key(self.members, [view.name for view in chosen_tta(tta)], self.precision), resume)
 
-    def explainer(self, folder: Path, tta: int | str | Sequence[ViewSpec]) -> Explainer:
-        """What keeps and draws maps of such a prediction, in a folder."""
+    def explainer(self, folder: Path, tta: int | str | Sequence[ViewSpec], photographs: Sequence[Path] = ()) -> Explainer:
+        """What keeps and draws maps of such a prediction, in a folder that is none of the photographs'."""
+        if os.path.realpath(folder) in {os.path.realpath(path.parent) for path in photographs}:
+            raise UsageError(f"--explain {folder}: photographs lie there, and pictures may take their names; name another folder")
         names = [view.name for view in chosen_tta(tta)]
         return Explainer(folder, self.members, names, journal_key(self.members, names, self.precision))
 
@@ -159,34 +175,41 @@ def _photographs(stage: Stage, paths: dict[str, Path], group: int, views: Sequen
     damaged = None if unusable is None else (lambda image_id, err: unusable.update({image_id: str(err)}))
     for image_id, photograph in decode_ahead(paths, stage.backbone.crop, damaged=damaged):
         sha256, start = photograph.facts["sha256"], time.monotonic()
-        raws, chosen = kept.get(group, image_id, sha256) if kept else None, []
-        if raws is None:
-            chosen = clock.views(views)
+        raws = kept.get(group, image_id, sha256) if kept else None
+        n_known = raws[0].masses_HV5.shape[1] if raws else 0
+        chosen = [] if n_known == len(views) else clock.views(views)
+        if len(chosen) > n_known:  # a deadline may have left fewer to it; if there is time now, that is made up for
             tokens = stage.tokens(photograph, image_id, chosen)
             raws = stage.told(tokens)
             if explainer:
                 explainer.keep(group, image_id, sha256, stage, tokens, chosen)
-        elif explainer and not explainer.has(group, image_id, sha256):  # predicted before without a map: one view will do
-            explainer.keep(group, image_id, sha256, stage, stage.tokens(photograph, image_id, views[:1]), views[:1])
+        else:
+            chosen = []
+            if explainer and not explainer.has(group, image_id, sha256):  # predicted before without a map: one view will do
+                explainer.keep(group, image_id, sha256, stage, stage.tokens(photograph, image_id, views[:1]), views[:1])
         yield image_id, raws, sha256, len(chosen), time.monotonic() - start
 
 
 def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
-    """What several iterators give, each run by a thread of its own; the first error of any ends them all."""
-    found: queue.Queue = queue.Queue(maxsize=2 * len(work))
+    """What several iterators give, each run by a thread of its own; the first error of any, or a signal, ends them all.
+
+    They are waited for, each until its photograph is done: torch aborts a process that ends while a thread computes.
+    """
+    found: queue.SimpleQueue = queue.SimpleQueue()
     stop = threading.Event()
 
     def run(items: Iterator[Found]) -> None:
         try:
-            for item in items:
-                found.put(item)
-                if stop.is_set():
-                    return
+            with closing(items):
+                for item in items:
+                    found.put(item)
+                    if stop.is_set():
+                        return
             found.put(None)
         except BaseException as err:  # noqa: BLE001  raised again where the results are read
             found.put(err)
 
-    threads = [threading.Thread(target=run, args=(items,), daemon=True) for items in work]
+    threads = [threading.Thread(target=run, args=(items,)) for items in work]
     for thread in threads:
         thread.start()
     n_running = len(threads)
@@ -201,6 +224,8 @@ def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
                 yield item
     finally:
         stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress: bool = True, interval: float | None = None,
@@ -211,7 +236,7 @@ def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress
     photographs are all listed before work starts.
     """
     paths, predictor = test_photographs(Path(data)), Predictor.load(run, **options)
-    intervals = None if interval is None else Intervals.of(predictor.members, interval)
+    intervals = None if interval is None else predictor.intervals(interval)
     table = predictor.predict(paths, tta, progress)
     return table if intervals is None else intervals.added(table)
 
@@ -226,6 +251,19 @@ def _check_views(views: Sequence[ViewSpec], tokens: TokenSpec) -> None:
     if any(view.transpose for view in views) and tokens.tile_height != tokens.tile_width:
         raise InputError(f"transposed views need square tiles, these are {tokens.tile_height} x {tokens.tile_width}; "
                          "choose --tta 1, 2 or 4, or other views")
+
+
+def _check_finite(members: Sequence[Member], raws: Sequence[Raw], image_id: str) -> None:
+    """InputError at the first mass that is none, rather than after the last photograph."""
+    for member, raw in zip(members, raws, strict=True):
+        if len(failed := np.flatnonzero(~np.isfinite(raw.masses_HV5).all((1, 2)))):
+            names = ", ".join(_split_name(member.splits[h]) for h in failed)
+            raise InputError(f"{member.name}: {len(failed)} heads say no finite mass of {image_id}: {names}; "
+                             "choose other --folds, or another run")
+
+
+def _split_name(split: tuple[int, int] | None) -> str:
+    return f"repeat {split[0]} fold {split[1]}" if split else "the refit"
 
 
 def _check_photographs(paths: dict[str, Path], crop: str, unusable: dict[str, str] | None) -> None:

@@ -178,7 +178,7 @@ _STYLE = """
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif; }
 main { max-width: 1320px; margin: 0 auto; padding: 24px 20px 60px; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 16px; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 10px 24px; margin: 0 0 20px; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 10px 24px; margin: 0 0 20px; }
 dt, .note, figcaption, caption, small { color: var(--muted); font-size: .85rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 0 0 16px; max-width: 400px; }

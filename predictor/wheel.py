@@ -6,7 +6,7 @@ Written here and not by a build tool, since the machine that makes a bundle may 
 import base64
 import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from configparser import ConfigParser
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -15,8 +15,7 @@ from pathlib import Path
 from featurestore.errors import InputError
 
 ROOT = Path(__file__).parent.parent  # the checkout, or site-packages
-PACKAGES = ("featurestore", "predictor", "trainer")
-KINDS = (".py", ".safetensors", ".md", ".html", ".css", ".js")
+KINDS = (".py", ".safetensors", ".md", ".html", ".css", ".js", ".svg")
 TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say
 TAG = "py3-none-any"
 
@@ -29,6 +28,8 @@ class Metadata:
     fields: tuple[tuple[str, str], ...]
     scripts: str
     licence: str
+    packages: tuple[str, ...]
+    """Folders beside cli.py, in order of their names."""
 
     def __str__(self) -> str:
         return "".join(f"{name}: {value}\n" for name, value in (("Metadata-Version", "2.1"), *self.fields))
@@ -38,10 +39,10 @@ def write_wheel(folder: Path) -> Path:
     """Write biomass-VERSION-py3-none-any.whl in a folder; InputError if the project's metadata are nowhere."""
     told = metadata()
     info, path = f"biomass-{told.version}.dist-info", folder / f"biomass-{told.version}-{TAG}.whl"
-    content = {str(file.relative_to(ROOT)): file.read_bytes() for file in sources()}
+    content = {str(file.relative_to(ROOT)): file.read_bytes() for file in sources(told.packages)}
     content |= {f"{info}/{name}": text.encode() for name, text in (
         ("METADATA", str(told)), ("WHEEL", f"Wheel-Version: 1.0\nGenerator: biomass\nRoot-Is-Purelib: true\nTag: {TAG}\n"),
-        ("entry_points.txt", told.scripts), ("top_level.txt", "\n".join(["cli", *PACKAGES, ""])), ("LICENSE", told.licence))}
+        ("entry_points.txt", told.scripts), ("top_level.txt", "\n".join(["cli", *told.packages, ""])), ("LICENSE", told.licence))}
     lines = [f"{name},sha256={_urlsafe(data)},{len(data)}\n" for name, data in content.items()]
     content[f"{info}/RECORD"] = "".join([*lines, f"{info}/RECORD,,\n"]).encode()
     with zipfile.ZipFile(path, "w") as wheel:  # stored, not deflated: zlibs differ
@@ -52,10 +53,10 @@ def write_wheel(folder: Path) -> Path:
     return path
 
 
-def sources() -> Iterator[Path]:
+def sources(packages: Sequence[str]) -> Iterator[Path]:
     """The project's own files, in order of their names: modules and package data."""
     yield ROOT / "cli.py"
-    for package in PACKAGES:
+    for package in packages:
         for file in sorted((ROOT / package).rglob("*")):
             hidden = any(part.startswith((".", "__pycache__")) for part in file.relative_to(ROOT).parts)
             if file.suffix in KINDS and file.is_file() and not hidden:
@@ -69,11 +70,12 @@ def metadata() -> Metadata:
 
 def _of_checkout() -> Metadata:
     config = ConfigParser()
-    config.read(ROOT / "setup.cfg")
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
     about, options = config["metadata"], config["options"]
     return _metadata(about["version"], about["description"], about["license"], options["python_requires"],
                      options["install_requires"].split(), config["options.entry_points"]["console_scripts"].strip(),
-                     (ROOT / "LICENSE").read_text())
+                     (ROOT / "LICENSE").read_text(encoding="utf-8"),
+                     [name.rstrip("*") for name in config["options.packages.find"]["include"].split()])
 
 
 def _of_install() -> Metadata:
@@ -87,13 +89,15 @@ def _of_install() -> Metadata:
     script, = found.entry_points.select(group="console_scripts")
     licence = next(file for file in found.files or [] if file.name == "LICENSE")
     return _metadata(told["Version"], told["Summary"], told["License-Expression"] or told["License"], told["Requires-Python"],
-                     requires, f"{script.name} = {script.value}", licence.read_text())
+                     requires, f"{script.name} = {script.value}", licence.read_text(encoding="utf-8"),
+                     [name for name in found.read_text("top_level.txt").split() if name != "cli"])
 
 
-def _metadata(version: str, summary: str, licence: str, python: str, requires: list[str], script: str, text: str) -> Metadata:
+def _metadata(version: str, summary: str, licence: str, python: str, requires: list[str], script: str, text: str,
+              packages: list[str]) -> Metadata:
     fields = [("Name", "biomass"), ("Version", version), ("Summary", summary), ("License", licence), ("Requires-Python", python)]
     fields += [("Requires-Dist", line) for line in requires]
-    return Metadata(version, tuple(fields), f"[console_scripts]\n{script}\n", text)
+    return Metadata(version, tuple(fields), f"[console_scripts]\n{script}\n", text, tuple(sorted(packages)))
 
 
 def _urlsafe(data: bytes) -> str:

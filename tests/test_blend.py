@@ -144,3 +144,22 @@ def test_a_member_that_weighs_nothing_need_not_run(tmp_path):
     said: list[str] = []
     assert [each.name for each in weighed([shifted, *both], "fitted", said.append)] == ["m0", "m1"]
     assert "0.000 far" in said[0]
+
+
+def test_without_out_of_fold_tables_shares_are_equal_or_refused(tmp_path):
+    both = [*members(tmp_path, 0, [2]), member(tmp_path / "refit", drawn_table(0, 9))]
+    (tmp_path / "refit" / "oof.csv").unlink()
+    assert blend_weights(both, "equal") == ([0.5, 0.5], "weights: 0.500 m0, 0.500 refit")
+    with pytest.raises(InputError, match="--blend fitted needs .* refit has no oof.csv"):
+        blend_weights(both, "fitted")
+
+
+def test_a_bundles_members_can_be_weighed_anew(sweep, pasture, tmp_path):
+    runs = sorted(sweep.glob("00[25]*"))
+    biomass("bundle", *runs, "--out", tmp_path / "b")
+    options = ["--data", pasture, "--device", "cpu", "--tta", 1, "--blend", "fitted"]
+    by_runs = [word for run in runs for word in ("--run", run)]
+    said = [biomass("predict", *options, *source, "--out", tmp_path / f"{i}.csv").stderr
+            for i, source in enumerate((by_runs, ["--bundle", tmp_path / "b"]))]
+    assert [re.findall("weights: .*", each) for each in said] == [re.findall("weights: .*", said[0])] * 2
+    assert (tmp_path / "0.csv").read_bytes() == (tmp_path / "1.csv").read_bytes()

@@ -24,11 +24,12 @@ from featurestore.backbone import saved_weights_path
 from featurestore.errors import InputError, StoreDamaged
 from predictor.blend import weighed
 from predictor.bundle import LISTING, MAX_BYTES, UPLOAD_FILES, check_bundle, load_members
+from predictor.bundle_texts import SETTINGS
 from predictor.member import Member
 from predictor.pack import licence_note, make_bundle
 from predictor.predictor import test_photographs as photographs_of
 from predictor.wheel import write_wheel
-from trainer.runs import best_run
+from trainer.runs import RunFolder, best_run
 
 ROOT = Path(__file__).parent.parent
 HEAD = "runs/002_small__kind-density/weights/last_fold0.safetensors"
@@ -114,6 +115,62 @@ def test_runs_of_the_same_name_go_by_their_sweeps(sweep, tmp_path):
     make_bundle([sweep / "005_small__kind-ridge", other], tmp_path / "b")
     assert sorted(os.listdir(tmp_path / "b" / "runs")) == sorted(
         f"{parent}__005_small__kind-ridge" for parent in ("other", sweep.name))
+
+
+def test_a_run_is_itself_however_it_is_spelled(sweep, tmp_path, monkeypatch):
+    run = sweep / "005_small__kind-ridge"
+    monkeypatch.chdir(run / "weights")
+    make_bundle([Path(".."), run, sweep / ".." / sweep.name / run.name], tmp_path / "new" / ".." / "b", folds=[1, 0, 1])
+    assert json.loads((tmp_path / "b" / LISTING).read_text())["members"] == [
+        {"name": run.name, "weights": "last", "folds": [0, 1], "weight": 1.0}]
+    assert os.listdir(tmp_path) == ["b"]
+
+
+@pytest.mark.parametrize("name", [".hidden", "a\nb", "a\\b", os.fsdecode(b"\xff")])
+def test_a_run_whose_name_no_bundle_may_hold_is_refused(sweep, tmp_path, name):
+    run = shutil.copytree(sweep / "005_small__kind-ridge", tmp_path / name)
+    with pytest.raises(InputError, match="no bundle may hold: .*rename"):
+        make_bundle([run], tmp_path / "b")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_names_with_blanks_and_letters_of_any_kind_are_kept(sweep, pasture, tmp_path):
+    run = shutil.copytree(sweep / "005_small__kind-ridge", tmp_path / "ä | 草 {0}")
+    make_bundle([run], tmp_path / "c c" / "b")
+    (tmp_path / "link").symlink_to(tmp_path / "c c" / "b")
+    (member,) = load_members(tmp_path / "link")
+    assert member.name == run.name and "| ä &#124; 草 {0} |" in (tmp_path / "link/README.md").read_text()
+    predictor.predict(tmp_path / "link", pasture, tta=1, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize("data, message", [(b"licen\xe9", "UTF-8"), (b"", "empty"), (b" " * (1 << 20), "empty, of 1048576")])
+def test_a_licence_that_is_no_text_is_refused(sweep, tmp_path, data, message):
+    (tmp_path / "licence").write_bytes(data)
+    options = ["--with-backbone", "--backbone-licence", tmp_path / "licence"]
+    assert message in biomass("bundle", sweep, *options, "--out", tmp_path / "b", code=3).stderr
+
+
+@pytest.mark.parametrize("why, message", [("long", "File name too long"), ("full", "No space left on device")])
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(sweep, tmp_path, monkeypatch, why, message):
+    if why == "full":
+        monkeypatch.setattr("predictor.pack.write_wheel", lambda folder: Path("/dev/full").write_bytes(b"x"))
+    with pytest.raises(InputError, match=f"{message}.*another --out"):
+        make_bundle([sweep], tmp_path / ("x" * 255 if why == "long" else "b"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_its_own_check_refuses_does_not_appear(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr("predictor.pack.notebook", lambda *_: "x" * (1 << 21))
+    with pytest.raises(InputError, match="predict.ipynb: 2097152 bytes, of at most 1048576"):
+        make_bundle([sweep], tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_head_is_said_and_the_other_folds_can_be_chosen(sweep, tmp_path):
+    run = shutil.copytree(sweep / "002_small__kind-density", tmp_path / "run")
+    (run / "weights/last_fold0.safetensors").unlink()  # a sweep saves no head that failed
+    assert "choose other --folds" in biomass("bundle", run, "--out", tmp_path / "b", code=3).stderr
+    biomass("bundle", run, "--folds", 1, "--out", tmp_path / "b")
 
 
 @pytest.mark.parametrize("arguments, code, message", [
@@ -216,6 +273,7 @@ STRANGE = {
     "fifo": (lambda b: os.mkfifo(b / "backbone.fifo"), "backbone.fifo: neither a file nor a folder"),
     "deep": (deep_folder, "runs/a/b/c/d: more than 4 folders deep"),
     "oversized": (lambda b: huge(b / HEAD, (4 << 30) + 1), f"{HEAD}: 4294967297 bytes, of at most 4294967296"),
+    "empty folder": (lambda b: (b / "timm").mkdir(), "timm/: an empty folder"),
     "oversized upload file": (lambda b: huge(b / UPLOAD_FILES[0], 1 << 30), f"{UPLOAD_FILES[0]}: {1 << 30} bytes"),
 }
 
@@ -303,6 +361,13 @@ LISTINGS = {
     "unknown key": (lambda v: json.dumps(v | {"run": "sh"}), "run: Extra inputs"),
     "no members": (lambda v: json.dumps(v | {"members": []}), "members"),
     "member elsewhere": (lambda v: json.dumps(v | {"members": [v["members"][0] | {"name": "../x"}]}), "members.0.name"),
+    "member twice": (lambda v: json.dumps(v | {"members": v["members"] * 2}), "members: Value error, a run is there twice"),
+    "no share": (lambda v: json.dumps(v | {"members": [m | {"weight": 0.0} for m in v["members"]]}), "the shares sum to nothing"),
+    "member without heads": (lambda v: json.dumps(v | {"files": {n: f for n, f in v["files"].items() if "/weights/" not in n}}),
+                             "runs/002_small__kind-density/: a member of which no head is listed"),
+    "member without spec": (lambda v: json.dumps(v | {"files": {n: f for n, f in v["files"].items() if n != SPEC}}),
+                            "runs/002_small__kind-density/: a member whose config.yaml or spec.json is not listed"),
+    "control characters": (lambda v: json.dumps(v | {"files": {"runs/\x1b[2J/oof.csv": v["files"]["README.md"]}}), "not a kind"),
     "NaN share": (lambda v: json.dumps(v | {"members": [v["members"][0] | {"weight": float("nan")}]}), "members.0.weight"),
     "a list": (lambda v: "[]", "not the JSON of a bundle"), "empty": (lambda v: "", "not the JSON of a bundle"),
     "deep": (lambda v: "[" * 1_000_000, "nested more than 64 deep"),
@@ -320,12 +385,50 @@ def test_C10_listings_that_are_none_are_refused(broken, what):
     assert message in biomass("bundle", "check", broken, code=3).stderr
 
 
-def test_a_run_that_points_out_of_the_bundle_is_refused(broken):
-    spec = json.loads((broken / SPEC).read_text()) | {"store_folder": "/etc"}
-    (broken / SPEC).write_text(json.dumps(spec))
+SPECS = {
+    "store elsewhere": ({"store_folder": "/etc"}, "points out of the bundle, to /etc"),
+    "store nowhere": ({"store_folder": 5}, "store_folder: Input should be a valid string"),
+    "states": ({"states": "Tas"}, "states: Input should be a valid list"),
+    "no store": ({"store": []}, "store: Input should be a valid dictionary"),
+    "model of a hub": ("hf-hub:some/model", "hf-hub:some/model is described on a hub or in a folder"),
+    "model of a folder": ("local-dir:/etc", "local-dir:/etc is described on a hub or in a folder"),
+    "huge tiles": (1 << 20, "tiles of 1099511627776 pixels, of at most"),
+}
+
+
+@pytest.mark.parametrize("what", SPECS)
+def test_C5_C8_a_run_that_reaches_out_of_the_bundle_is_refused(broken, what):
+    changes, message = SPECS[what]
+    told = json.loads((broken / SPEC).read_text())
+    if not isinstance(changes, dict):
+        tokens = {"model": changes} if isinstance(changes, str) else {"tile_height": changes, "tile_width": changes}
+        spec = RunFolder((broken / SPEC).parent).spec
+        changes = {"store": json.loads(spec.changed(tokens=spec.tokens.model_copy(update=tokens)).to_json())}
+    (broken / SPEC).write_text(json.dumps(told | changes))
     relist(broken)
-    with pytest.raises(InputError, match="points out of the bundle, to /etc"):
-        load_members(broken)
+    assert message in biomass("bundle", "check", broken, code=3).stderr
+
+
+def test_C5_a_config_of_countless_heads_is_refused(broken):
+    path = broken / SPEC.replace("spec.json", "config.yaml")
+    path.write_text(path.read_text().replace("repeats: 1", "repeats: 1000000000"))
+    relist(broken)
+    assert "2000000000 heads, of at most 10000" in biomass("bundle", "check", broken, code=3).stderr
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "weights,repeat\nlast,0\n"], ids=["empty", "other", "cut"])
+def test_an_out_of_fold_table_that_is_none_is_refused(broken, text):
+    (broken / SPEC.replace("spec.json", "oof.csv")).write_text(text)
+    relist(broken)
+    with pytest.raises(InputError, match="oof.csv: no out-of-fold table"):
+        load_members(broken)[0].oof  # noqa: B018
+
+
+def test_more_files_than_a_bundle_has_are_not_gone_through(broken, monkeypatch):
+    monkeypatch.setattr("predictor.bundle.MAX_FILES", 9)
+    for k in range(5):
+        (broken / f"runs/{k}").mkdir()
+    assert "more than 9 files" in biomass("bundle", "check", broken, code=3).stderr
 
 
 def test_what_upload_tools_change_is_not_checked(broken):
@@ -397,11 +500,14 @@ def test_P11_a_head_that_is_not_as_listed_is_refused_or_left_out(broken, sweep, 
     pd.testing.assert_frame_equal(table, expected, check_exact=True)
 
 
-def test_P11_members_without_heads_are_left_out_and_the_rest_must_be_whole(broken):
+def test_P11_members_without_heads_are_left_out_and_the_rest_must_be_whole(broken, small):
     for head in (broken / "runs/002_small__kind-density/weights").iterdir():
         head.unlink()
     with pytest.warns(UserWarning, match="2 heads are missing"):
         assert [member.name for member in load_members(broken, allow_partial=True)] == ["005_small__kind-ridge"]
+    shutil.copy(small / HEAD, broken / HEAD)
+    with pytest.warns(UserWarning, match="1 heads are missing"):  # of the fold that is asked for there is none
+        assert [member.name for member in load_members(broken, [1], allow_partial=True)] == ["005_small__kind-ridge"]
     (broken / "runs/005_small__kind-ridge/oof.csv").unlink()
     with pytest.raises(StoreDamaged, match="oof.csv: missing"):
         load_members(broken, allow_partial=True)
@@ -457,6 +563,32 @@ def test_P08_the_notebooks_cells_run_in_the_bare_environment(whole, pasture, tmp
     assert sorted(os.listdir(tmp_path)) == ["predictions.csv", "submission.csv", "tmp"]
 
 
+def test_a_notebook_run_inside_the_bundle_adds_nothing_to_it_and_runs_again(broken, pasture):
+    code = ("import json, os\n"
+            "names = {}\n"
+            "cells = [''.join(c['source']) for c in json.load(open('predict.ipynb'))['cells'] if c['cell_type'] == 'code']\n"
+            "for cell in [*cells, *cells]: exec(cell, names)\n")
+    before = content(broken)
+    done = subprocess.run([sys.executable, "-c", code], cwd=broken, text=True, capture_output=True,
+                          env={"OMP_NUM_THREADS": "1", "BIOMASS_DATA": str(pasture)})
+    assert done.returncode == 0, done.stderr
+    assert content(broken) == before
+    assert sorted(os.listdir(broken.parent)) == ["broken", "predictions.csv", "submission.csv"]
+
+
+@pytest.mark.parametrize("found, message", [
+    ([], "set BUNDLE: one folder with bundle.json is needed, found none"),
+    (["a", "b"], "set BUNDLE: one folder with bundle.json is needed, found .*/a, .*/b"),
+    (["a"], "set DATA: one folder with test.csv is needed, found none")])
+def test_the_notebook_says_which_folder_it_cannot_choose(tmp_path, monkeypatch, found, message):
+    for name in found:
+        (tmp_path / "inputs" / name).mkdir(parents=True)
+        (tmp_path / "inputs" / name / LISTING).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=message):
+        exec(SETTINGS.replace("/kaggle/input", str(tmp_path / "inputs")), {})
+
+
 def test_the_notebook_runs_in_jupyter(whole, pasture, tmp_path):
     pytest.importorskip("nbclient")
     code = ("import nbclient, nbformat, sys\n"
@@ -487,7 +619,8 @@ def test_U10_a_wheel_from_an_install_is_the_one_from_the_checkout(whole, unpacke
 def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(write_wheel(tmp_path)).namelist()
     assert {"cli.py", "predictor/__main__.py", "trainer/kinds/density.py", "featurestore/demo_backbone/CARD.md",
-            "featurestore/demo_backbone/vit_demo_patch16_dinov3.safetensors", "biomass-0.1.0.dist-info/RECORD"} <= set(names)
+            "featurestore/demo_backbone/vit_demo_patch16_dinov3.safetensors", "service/static/index.html",
+            "biomass-0.1.0.dist-info/RECORD"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "benchmarks", "docs"))]
 
 

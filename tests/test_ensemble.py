@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 import torch
 from commands import TINY, biomass
 from conftest import SWEEP
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from featurestore.backbone import Backbone, load_backbone
 from featurestore.errors import InputError, UsageError
@@ -21,9 +25,11 @@ from featurestore.views import VIEWS, chosen_tta, tta_views
 from predictor.combine import Combiner
 from predictor.deadline import Clock, parse_duration
 from predictor.member import Member, Raw
+from predictor.picture import draw_picture
 from predictor.predictor import Predictor, predict
 from predictor.predictor import test_photographs as photographs_of
 from trainer.metrics import TARGETS, constrained
+from trainer.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("default")
@@ -227,11 +233,14 @@ def test_views_by_name():
     assert chosen_tta("4") == chosen_tta(4) == VIEWS[:4]
 
 
-def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path):
+@pytest.mark.parametrize("program", ["from cli import main\nmain(sys.argv[1:])\n",
+                                     "import runpy\ndel sys.argv[1]\nrunpy.run_module('predictor', run_name='__main__')\n"],
+                         ids=["biomass", "python -m predictor"])
+def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path, program):
     """The first photograph is finished, the second is waited for, then the signal comes."""
     code = ("import sys, time\nfrom predictor.journal import Journal\nadd = Journal.add\n"
             "def slow(self, *a):\n    add(self, *a)\n    time.sleep(30)\n"
-            "Journal.add = slow\nfrom cli import main\nmain(sys.argv[1:])\n")
+            "Journal.add = slow\n" + program)
     arguments = [sys.executable, "-c", code, *map(str, command(pasture, tmp_path / "s.csv", runs(sweep)[1])), "--tta", "1"]
     with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "s.csv.progress").exists():
@@ -250,3 +259,107 @@ def test_half_precision_computes_tokens_near_those_of_full(model):
     full, half = (load_backbone(model, "random" if "tiny" in model else None, **options, precision=precision)
                   .tokens(tiles, "a", VIEWS[0])[1] for precision in ("fp32", "bf16"))
     assert torch.nn.functional.cosine_similarity(full.float(), half.float(), dim=-1).min() > 0.98
+
+
+def test_two_backbones_explain_together(sweep, other_sweep, pasture, tmp_path, monkeypatch):
+    """Density heads on halves and on the squashed whole: one map on the finer grid, its sum the raw mass."""
+    made, tokens = [], Backbone.tokens
+    maps, draw = [], draw_picture
+    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(self.spec.crop) or tokens(self, *a))
+    monkeypatch.setattr("predictor.explain.draw_picture", lambda *a: maps.append(a[1]) or draw(*a))
+    both = ["--run", runs(sweep)[1], "--run", runs(other_sweep)[0], "--tta", 2, "--explain", tmp_path / "seen"]
+    biomass(*command(pasture, tmp_path / "s.csv", runs(sweep)[1])[:-2], *both)
+    assert made == ["halves"] * 4 + ["squash"] * 4 and len(maps) == 2
+    raw_NM = Predictor.load([runs(sweep)[1], runs(other_sweep)[0]], device="cpu").raws(photographs_of(pasture), 2, False)
+    total_N = [np.mean([raw.masses_HV5[..., 0].mean() for raw in raw_M]) for raw_M in raw_NM.values()]
+    assert maps[0].values_HWM.shape == (4, 8, 5)
+    np.testing.assert_allclose(sorted(seen.layer("Dry_Total_g").sum() for seen in maps), sorted(total_N), rtol=1e-5)
+    page = (tmp_path / "seen" / "report.html").read_text()
+    assert "4 density" in page and "halves" in page and "squash" in page and len(list((tmp_path / "seen").glob("*.png"))) == 2
+
+
+def test_two_devices_leave_no_thread_behind(sweep, pasture, monkeypatch):
+    """Torch aborts a process that ends while a thread computes."""
+    tokens = Backbone.tokens
+
+    def slow(self, tiles, image_id, view):
+        if image_id == list(photographs_of(pasture))[0]:
+            raise InputError("no such luck")
+        time.sleep(0.3)
+        return tokens(self, tiles, image_id, view)
+
+    monkeypatch.setattr(Backbone, "tokens", slow)
+    before = threading.active_count()
+    with pytest.raises(InputError, match="no such luck"):
+        predict(runs(sweep)[1], pasture, tta=1, progress=False, device="cpu,cpu")
+    assert threading.active_count() <= before
+
+
+def test_a_journal_taken_over_is_there_throughout(sweep, pasture, tmp_path, monkeypatch):
+    """What a kill leaves at any moment of --resume has every photograph that was finished before."""
+    predictor, path = Predictor.load(runs(sweep)[1], device="cpu"), tmp_path / "progress"
+    predictor.raws(photographs_of(pasture), 1, False, kept=predictor.journal(path, 1, False))
+    whole = path.read_text()
+    path.write_bytes(whole.encode() + b'{"key": "torn\xff')
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            predictor.journal(path, 1, True)
+    assert path.read_bytes().startswith(whole.encode())
+    predictor.journal(path, 1, True)
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("line", ["3", "[]", '{"key": 1}', "{", "\0\0"])
+def test_a_journal_of_anything_else_is_not_believed(sweep, pasture, tmp_path, line):
+    predictor, path = Predictor.load(runs(sweep)[1], device="cpu"), tmp_path / "progress"
+    path.write_text(line + "\n")
+    predictor.journal(path, 1, True)
+    assert not path.exists()
+
+
+def test_views_that_a_deadline_took_are_made_up_for_with_resume(sweep, pasture, tmp_path):
+    predictor, photographs = Predictor.load(runs(sweep)[1], device="cpu"), photographs_of(pasture)
+    path, said = tmp_path / "progress", []
+    few = predictor.raws(photographs, 4, False, deadline_s=0.0, kept=predictor.journal(path, 4, False), say=said.append)
+    assert [raw.masses_HV5.shape[1] for raw, in few.values()] == [4, 1]
+    again = predictor.raws(photographs, 4, False, kept=predictor.journal(path, 4, True))
+    assert [raw.masses_HV5.shape[1] for raw, in again.values()] == [4, 4]
+    kept = predictor.raws(photographs, 4, False, deadline_s=0.0, kept=predictor.journal(path, 4, True))
+    assert [raw.masses_HV5.shape[1] for raw, in kept.values()] == [4, 4]
+
+
+def test_a_photograph_that_changed_is_predicted_anew(sweep, pasture, tmp_path):
+    data, predictor = shutil.copytree(pasture, tmp_path / "data"), Predictor.load(runs(sweep)[1], device="cpu")
+    photographs, path = photographs_of(data), tmp_path / "progress"
+    predictor.raws(photographs, 1, False, kept=predictor.journal(path, 1, False))
+    first, second = photographs.values()
+    shutil.copy(second, first)
+    one, other = predictor.raws(photographs, 1, False, kept=predictor.journal(path, 1, True)).values()
+    np.testing.assert_array_equal(one[0].masses_HV5, other[0].masses_HV5)
+
+
+def test_P03_a_head_that_says_no_number_ends_it_at_the_first_photograph(sweep, pasture, tmp_path):
+    copy = shutil.copytree(runs(sweep)[1], tmp_path / "failed")
+    spec = json.loads((copy / "spec.json").read_text())
+    (copy / "spec.json").write_text(json.dumps(spec | {"store_folder": str(RunFolder(runs(sweep)[1]).store_folder)}))
+    file = copy / "weights" / "last_fold1.safetensors"
+    save_file({name: tensor * np.nan for name, tensor in load_file(file).items()}, file, safe_open(file, "pt").metadata())
+    said = biomass(*command(pasture, tmp_path / "s.csv", copy), "--tta", 1, code=3).stderr
+    assert f"failed: 1 heads say no finite mass of {next(iter(photographs_of(pasture)))}: repeat 0 fold 1" in said
+    assert "0/2" in said and not (tmp_path / "s.csv").exists()
+    biomass(*command(pasture, tmp_path / "s.csv", copy), "--tta", 1, "--folds", 0)
+
+
+def test_P12_one_pixel_and_too_many(sweep, pasture, tmp_path):
+    """Those that cannot be predicted are listed, not decoded."""
+    (tmp_path / "data" / "test").mkdir(parents=True)
+    for name, size in {"dot": (1, 1), "thin": (2, 1), "black": (300, 150), "huge": (14_142, 7_071)}.items():
+        Image.new("L", size).save(tmp_path / "data" / "test" / f"{name}.png", compress_level=1)
+    (tmp_path / "data" / "test.csv").write_text("sample_id,image_path,target_name\n" + "".join(
+        f"{name}__GDM_g,test/{name}.png,GDM_g\n" for name in ("dot", "thin", "black", "huge")))
+    arguments = [*command(tmp_path / "data", tmp_path / "s.csv", runs(sweep)[1]), "--tta", 1]
+    said = biomass(*arguments, code=3).stderr
+    assert "dot.png: a photograph of 1 x 1" in said and "huge.png: 14142 x 7071 pixels" in said and "thin.png" not in said
+    biomass(*arguments, "--on-error", "mean", code=6)
+    assert np.isfinite(pd.read_csv(tmp_path / "s.csv")["target"]).all()

@@ -1,5 +1,7 @@
 """A picture per photograph: maps say what heads say, lie where the patches lie, and one page shows them all."""
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -24,11 +26,13 @@ from predictor.explain import laid_out, picture_names, regridded, upright
 from predictor.picture import Map, colours, draw_picture, fitted, overlay
 from predictor.predictor import Predictor
 from predictor.predictor import test_photographs as photographs_of
+from predictor.report import PAGE_BYTES, About, Entry, write_report
 from trainer.heads import HeadShape, load_bank
 from trainer.metrics import TARGETS
 from trainer.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent
+MAPS = "report.html.progress"
 KINDS = ("cls_gating", "density", "attention", "pooled_mlp", "ridge", "gpr")
 
 
@@ -193,6 +197,7 @@ def test_a_photograph_that_cannot_be_used_is_shown_as_such(sweep, pasture, tmp_p
     second.write_bytes(b"")
     explain(tmp_path, "--data", data, "--run", run_of(sweep, "density"), "--tta", 1, "--on-error", "mean", code=6)
     page = (tmp_path / "seen" / "report.html").read_text()
+    assert f"<small>{second.name}: the file is empty</small>" in page and str(data) not in page
     assert page.count("<em>training mean stands in</em>") == 2 and len(list((tmp_path / "seen").glob("*.png"))) == 2
 
 
@@ -209,17 +214,17 @@ def test_resume_keeps_maps_and_makes_missing_ones_again(sweep, pasture, tmp_path
     arguments = ["--data", pasture, "--run", run_of(sweep, "density"), "--tta", 2, "--resume"]
     with pytest.raises(stop):
         explain(tmp_path, *arguments)
-    assert (tmp_path / "s.csv").exists() and len(made) == 4 and len(list((tmp_path / "seen" / "maps").iterdir())) == 2
-    next((tmp_path / "seen" / "maps").iterdir()).unlink()
+    assert (tmp_path / "s.csv").exists() and len(made) == 4 and len(list((tmp_path / "seen" / MAPS).iterdir())) == 2
+    next((tmp_path / "seen" / MAPS).iterdir()).unlink()
     monkeypatch.undo()
     monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(a[1]) or tokens(self, *a))
     explain(tmp_path, *arguments)
-    assert len(made) == 5 and not (tmp_path / "seen" / "maps").exists() and not (tmp_path / "s.csv.progress").exists()
+    assert len(made) == 5 and not (tmp_path / "seen" / MAPS).exists() and not (tmp_path / "s.csv.progress").exists()
 
 
 def test_what_does_not_go_together_is_refused(sweep, pasture, tmp_path):
     arguments = ["--data", pasture, "--run", run_of(sweep, "density")]
-    assert "leave --oof or --explain out" in explain(tmp_path, *arguments, "--oof", code=2).stderr
+    assert "leave --explain out, or --oof" in explain(tmp_path, *arguments, "--oof", code=2).stderr
     (tmp_path / "seen").write_text("")
     assert "is a file" in explain(tmp_path, *arguments, code=2).stderr
 
@@ -235,3 +240,53 @@ def test_pictures_need_no_more_than_prediction(sweep, pasture, tmp_path):
                           env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "seen").glob("*.png"))) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(sweep, pasture, tmp_path):
+    (tmp_path / "seen").symlink_to("/proc/no-such-folder")
+    said = explain(tmp_path, "--data", pasture, "--run", run_of(sweep, "density"), code=3).stderr
+    assert "choose another place with --explain" in said and "--out" not in said and not (tmp_path / "s.csv").exists()
+
+
+def test_photographs_are_not_written_over(sweep, pasture, tmp_path):
+    """A picture of ID.png would be ID.png."""
+    data = shutil.copytree(pasture, tmp_path / "data")
+    for path in (data / "test").iterdir():
+        Image.open(path).save(path.with_suffix(".png"))
+    (data / "test.csv").write_text((data / "test.csv").read_text().replace(".jpg", ".png"))
+    before = sorted((path, path.stat().st_size) for path in (data / "test").iterdir())
+    said = biomass("predict", "--data", data, "--run", run_of(sweep, "density"), "--out", tmp_path / "s.csv", "--device", "cpu",
+                   "--explain", data / "test", code=2).stderr
+    assert "photographs lie there" in said and before == sorted((p, p.stat().st_size) for p in (data / "test").iterdir())
+
+
+def test_what_else_lies_in_the_folder_stays(sweep, pasture, tmp_path):
+    (tmp_path / "seen" / "maps").mkdir(parents=True)
+    (tmp_path / "seen" / "maps" / "of_the_farm.txt").write_text("")
+    explain(tmp_path, "--data", pasture, "--run", run_of(sweep, "density"), "--tta", 1)
+    assert (tmp_path / "seen" / "maps" / "of_the_farm.txt").exists() and not (tmp_path / "seen" / MAPS).exists()
+
+
+def test_a_full_disk_while_drawing_keeps_the_submission(sweep, pasture, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    arguments = ["--data", pasture, "--run", run_of(sweep, "density"), "--tta", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        said = explain(tmp_path, *arguments, code=3).stderr
+    assert "No space left on device" in said and "--explain" in said
+    assert (tmp_path / "s.csv").exists() and not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.png"))
+    explain(tmp_path, *arguments, "--resume")
+    assert len(list(tmp_path.rglob("*.png"))) == 2 and not list(tmp_path.rglob("*.progress"))
+
+
+def test_800_photographs_are_a_page_of_bounded_size(tmp_path):
+    """Of noise, which JPEG squeezes worst."""
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 1200, 3)).astype(np.uint8))
+    row = pd.Series({"image_id": "a", **dict.fromkeys(TARGETS, 1.0), **{f"{t}_sd": 0.1 for t in TARGETS}})
+    entry = Entry.of(row, "a.png", photograph, None, "", 800)
+    assert 1000 < len(entry.thumbnail) <= PAGE_BYTES / 800
+    table = pd.DataFrame([row] * 800)
+    page = write_report(tmp_path / "report.html", About([], ["plain"], None, None), table, [entry] * 800)
+    assert page.stat().st_size < 1.1 * PAGE_BYTES and page.read_text().count("<tr role") == 801

@@ -1,5 +1,7 @@
 """Intervals from out-of-fold errors: what they promise of new sites, by drawn sites whose structure is known."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,9 @@ from commands import biomass
 from members import drawn_table, member, oof_table
 
 from featurestore.errors import InputError, UsageError
+from predictor.blend import weighed
 from predictor.intervals import Intervals, scale, site_quantile, within
-from predictor.predictor import predict
+from predictor.predictor import Predictor, predict
 from trainer.metrics import TARGETS
 from trainer.runs import best_run
 
@@ -148,3 +151,30 @@ def test_predict_adds_intervals_or_refuses_before_the_work(sweep, pasture, tmp_p
     np.testing.assert_allclose(from_python[list(wide)[1:]], wide[list(wide)[1:]], atol=1e-6)
     out.unlink()
     assert "support levels up to" in biomass("predict", *options, "--interval", 0.9, code=3).stderr and not out.exists()
+
+
+def test_ways_to_predict_whose_errors_are_not_known_are_refused(sweep, pasture, tmp_path):
+    options = ["predict", "--data", pasture, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu", "--tta", 1,
+               "--interval", 0.5]
+    said = biomass(*options, "--average", "median", "--constraints", "clip", code=2).stderr
+    assert "constraints 'order' alone; leave out --interval, or --average median and --constraints clip" in said
+    assert not (tmp_path / "s.csv").exists()
+    biomass(*options, "--average", "mean", "--constraints", "order")
+
+
+def test_a_bundle_gives_its_runs_intervals(sweep, pasture, tmp_path):
+    runs = sorted(sweep.glob("00[25]*"))
+    biomass("bundle", *runs, "--blend", "fitted", "--out", tmp_path / "b")
+    by_bundle, by_runs = (Predictor.load(each, device="cpu", weigh=weigh).intervals(0.5) for each, weigh in (
+        (tmp_path / "b", None), (runs, partial(weighed, how="fitted", say=str))))
+    np.testing.assert_array_equal(by_bundle.quantile_5, by_runs.quantile_5)
+    biomass("predict", "--data", pasture, "--bundle", tmp_path / "b", "--out", tmp_path / "s.csv", "--device", "cpu", "--tta", 1,
+            "--interval", 0.5)
+    assert "Dry_Total_g_high" in pd.read_csv(tmp_path / "predictions.csv")
+
+
+def test_heads_without_an_out_of_fold_table_have_none(tmp_path):
+    refit = member(tmp_path / "refit", drawn_table(0, 9))
+    (tmp_path / "refit" / "oof.csv").unlink()
+    with pytest.raises(InputError, match="--interval needs .* refit has no oof.csv.* Leave --interval out"):
+        Intervals.of([refit], 0.5)

@@ -10,6 +10,7 @@ import pytest
 from commands import biomass
 from PIL import Image
 
+from featurestore.backbone import Backbone
 from predictor.parity import TOLERANCE
 from trainer.metrics import TARGETS
 
@@ -107,6 +108,11 @@ def test_what_has_no_held_out_photographs_is_refused(built, pasture, sweep, tmp_
     refit = next((tmp_path / "runs").glob("*/refit"))
     options = ["--oof", "--data", pasture, "--device", "cpu", "--out", tmp_path / "o.csv"]
     assert "learned on every image" in biomass("predict", "--run", refit, *options, code=3).stderr
+    biomass("bundle", refit, "--out", tmp_path / "b")
+    for source in (["--run", refit], ["--bundle", tmp_path / "b"]):
+        for option in (["--interval", 0.5], ["--on-error", "mean"]):
+            said = biomass("predict", *source, *options[1:], *option, code=3).stderr
+            assert f"{option[0]}" in said and "refit has no oof.csv" in said and "predict with the sweep's points" in said
     runs = [argument for run in sorted(sweep.glob("00[12]*")) for argument in ("--run", run)]
     assert "compares one run" in biomass("predict", *runs, *options, code=3).stderr
     assert not (tmp_path / "o.csv").exists()
@@ -120,3 +126,42 @@ def test_images_that_train_csv_lacks_are_named(sweep, pasture, tmp_path):
     stderr = biomass("predict", "--oof", "--data", data, "--sweep", sweep, "--device", "cpu", "--out", tmp_path / "o.csv",
                      code=3).stderr
     assert "lacks 1 images that the run held out" in stderr and gone in stderr
+
+
+def test_what_the_run_says_by_itself_is_refused_by_name(sweep, pasture, tmp_path):
+    given = {"--tta": 4, "--average": "mean", "--constraints": "clip", "--on-error": "fail", "--deadline": "1h",
+             "--interval": 0.5, "--blend": "equal", "--explain": tmp_path / "seen"}
+    options = ["predict", "--oof", "--data", pasture, "--sweep", sweep, "--out", tmp_path / "o.csv"]
+    said = biomass(*options, *(word for pair in given.items() for word in pair), code=2).stderr
+    assert f"leave {', '.join(given)} out, or --oof" in said
+    assert "leave --average out" in biomass(*options, "--average", "median", code=2).stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_says_its_runs_table_again(sweep, pasture, tmp_path):
+    run = next(sweep.glob("002*"))
+    biomass("bundle", run, "--weights", "best", "--folds", 1, "--out", tmp_path / "b")
+    biomass("predict", "--oof", "--data", pasture, "--bundle", tmp_path / "b", "--out", tmp_path / "o.csv", "--device", "cpu")
+    known = pd.read_csv(run / "oof.csv").query("weights == 'best' and fold == 1")
+    table = pd.read_csv(tmp_path / "o.csv")
+    assert table["image_id"].tolist() == known["image_id"].tolist()
+    np.testing.assert_allclose(table[list(TARGETS)], known[list(TARGETS)], **TOLERANCE)
+
+
+def test_it_goes_on_with_resume(sweep, pasture, tmp_path, monkeypatch):
+    """Stopped when all is done but the table."""
+    made, tokens, stop = [], Backbone.tokens, type("Stop", (Exception,), {})
+    with monkeypatch.context() as patch:
+        patch.setattr("predictor.parity.write_whole", lambda *_: (_ for _ in ()).throw(stop))
+        with pytest.raises(stop):
+            oof(next(sweep.glob("002*")), pasture, tmp_path / "o.csv")
+    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(a[1]) or tokens(self, *a))
+    check(next(sweep.glob("002*")), pasture, tmp_path / "o.csv", "--resume")
+    assert not made
+
+
+def test_the_table_it_is_compared_with_is_not_written_over(sweep, pasture):
+    run = next(sweep.glob("002*"))
+    known = (run / "oof.csv").read_bytes()
+    said = biomass("predict", "--oof", "--data", pasture, "--run", run, "--out", run / "oof.csv", code=2).stderr
+    assert "would be written over" in said and (run / "oof.csv").read_bytes() == known

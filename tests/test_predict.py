@@ -1,8 +1,10 @@
 """Photographs to grams: the same tokens as the store's, test.csv's rows, a file that is whole or not there."""
 
+import resource
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from featurestore import FeatureStore
 from featurestore.decode import decode
 from featurestore.errors import InputError
 from predictor.predictor import Predictor, predict
-from predictor.submission import submission
+from predictor.submission import submission, write_predictions
 from trainer.metrics import TARGETS, constrained
 from trainer.runs import RunFolder, best_run
 
@@ -118,8 +120,9 @@ def test_predict_runs_where_most_packages_are_absent(sweep, pasture, tmp_path):
 
 @pytest.mark.parametrize("arguments, code, message", [
     (["--tta", 3], 3, "choose 1 (plain), 2"), (["--folds", "a"], 2, "numbers with commas"),
-    (["--folds", 9], 3, "no last weights"), (["--out", "."], 2, "name a file"),
-    (["--out", "predictions.csv"], 2, "name a file"), (["--backbone-weights", "none.safetensors"], 3, "no such weights")])
+    (["--folds", 9], 3, "no last weights"), (["--deadline", "soon"], 2, "8h30m or 45m"), (["--out", "."], 2, "name a file"),
+    (["--out", "predictions.csv"], 2, "name a file"), (["--out", "/proc/no/s.csv"], 3, "cannot write there"),
+    (["--backbone-weights", "none.safetensors"], 3, "no such weights")])
 def test_what_cannot_work_leaves_no_file(sweep, pasture, tmp_path, arguments, code, message):
     out = tmp_path / "submission.csv"
     result = biomass("predict", "--data", pasture, "--sweep", sweep, "--out", out, "--device", "cpu", *arguments, code=code)
@@ -162,3 +165,52 @@ def test_a_submission_follows_test_csv_whatever_its_order(tmp_path):
     csv.write_text("sample_id,image_path,target_name\nB__Weeds_g,test/B.jpg,Weeds_g\n")
     with pytest.raises(InputError, match="unknown targets Weeds_g"):
         submission(csv, wide)
+
+
+def test_unknown_targets_are_refused_before_the_work(sweep, pasture, tmp_path):
+    data = shutil.copytree(pasture, tmp_path / "data")
+    (data / "test.csv").write_text((data / "test.csv").read_text().replace("GDM_g", "Weeds_g"))
+    said = biomass("predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", code=3).stderr
+    assert "unknown targets Weeds_g" in said and "predict:" not in said and [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_is_read_is_not_written_over(sweep, pasture, tmp_path):
+    for name in ("test.csv", "train.csv"):
+        before = (pasture / name).read_bytes()
+        said = biomass("predict", "--data", pasture, "--sweep", sweep, "--out", pasture / name, code=2).stderr
+        assert "would be written over" in said and (pasture / name).read_bytes() == before
+    biomass("bundle", sweep, "--out", tmp_path / "b")
+    said = biomass("predict", "--data", pasture, "--bundle", tmp_path / "b", "--out", tmp_path / "b" / "s.csv", code=2).stderr
+    assert "--out" in said and "lies in the bundle" in said
+    biomass("bundle", "check", tmp_path / "b")
+
+
+def test_P04_a_full_disk_leaves_the_old_files_or_none(tmp_path):
+    """Writing beyond a size fails as on a full disk: neither table fits, then one, then both."""
+    (tmp_path / "test.csv").write_text("sample_id,image_path,target_name\n" + "".join(
+        f"{i}__{t},test/{i}.jpg,{t}\n" for i in range(90) for t in TARGETS))
+    wide = pd.DataFrame({"image_id": [str(i) for i in range(90)], **dict.fromkeys(TARGETS, 1.0)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (1000, 4500, 100_000):
+        (tmp_path / "s.csv").write_text("old")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with nullcontext() if limit == 100_000 else pytest.raises(InputError, match="choose another place with --out"):
+                write_predictions(tmp_path / "test.csv", wide, tmp_path / "s.csv")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        if limit < 100_000:
+            assert (tmp_path / "s.csv").read_text() == "old"
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv", "test.csv"]
+    assert len(pd.read_csv(tmp_path / "s.csv")) == 450 and len(pd.read_csv(tmp_path / "predictions.csv")) == 90
+
+
+def test_rows_that_come_twice_and_columns_that_nobody_asked_for(sweep, pasture, tmp_path):
+    """One row per row, with one prediction for a photograph, whatever else stands there."""
+    data = shutil.copytree(pasture, tmp_path / "data")
+    (header, row, *_) = (data / "test.csv").read_text().splitlines()
+    (data / "test.csv").write_text(f"{header},target,Species\n{row},,x\n{row},,x\n")
+    biomass("predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu", "--tta", 1)
+    rows = pd.read_csv(tmp_path / "s.csv")
+    assert len(rows) == 2 and rows["sample_id"].nunique() == rows["target"].nunique() == 1
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 1

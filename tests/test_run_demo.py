@@ -1,30 +1,62 @@
-"""`biomass demo` in small: the whole path, and the same result again."""
+"""`biomass demo` in small: the whole path, to a bundle that predicts the same by itself, and the same result again."""
 
+import re
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from commands import biomass
 
+from featurestore.errors import InputError
+from predictor.bare import predict_bare
 from predictor.demo import CONFIG, run_demo
 from trainer.grid import SweepConfig
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_demo_walks_the_whole_path_and_repeats_itself(tmp_path, monkeypatch):
+@pytest.fixture
+def small(monkeypatch):
+    """The demo of `biomass demo`, small."""
     monkeypatch.setattr("predictor.demo.IMAGE_SIZE", 64)
     monkeypatch.setattr("predictor.demo.VIEWS", "1")
     monkeypatch.setattr("predictor.demo.CONFIG", CONFIG.replace("num_epochs: 60", "num_epochs: 2")
                         + "inference: {tta_indices: [0]}\ncv: {n_folds: 2}\n")
-    lines: list[str] = []
-    scores = [run_demo(tmp_path / name, 0, lines.append, n_train=10, n_test=4) for name in ("a", "b")]
-    assert scores[0] == scores[1]
-    assert set(scores[0]) == {"best run", "ridge", "mean predictor"}
-    said = "\n".join(lines)
+    monkeypatch.setattr("predictor.demo.run_demo", partial(run_demo, n_train=10, n_test=4))
+
+
+def test_the_demo_walks_the_whole_path_and_repeats_itself(tmp_path, small, monkeypatch):
+    said = biomass("demo", "--out", tmp_path / "a").stdout
+    monkeypatch.setattr("predictor.demo._from_bundle", lambda *_: "")  # once is enough
+    again = biomass("demo", "--out", tmp_path / "b").stdout
+    score, = re.findall("score on unseen sites.*: (best run .*, ridge .*, mean predictor .*)", said)
+    assert score in again
     for word in ("leaderboard", "submission", "score on unseen sites", "unseen sites lie within",
                  str(tmp_path / "a" / "features.h5")):
         assert word in said
     first, second = (pd.read_csv(tmp_path / name / "submission.csv") for name in ("a", "b"))
     assert len(first) == 20 and first.equals(second)
+    assert "by the bundle's own wheel: every number is the run's" in said
+    for name in ("submission.csv", "predictions.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "a" / "offline" / name).read_bytes()
+    pictures = tmp_path / "a" / "offline" / "pictures"
+    assert str(pictures / "report.html") in said and len(list(pictures.iterdir())) == 4 + 1
+    biomass("bundle", "check", tmp_path / "a" / "bundle")  # predicting left nothing in it
+    assert not list((tmp_path / "a").glob(".biomass*"))
+
+
+def test_the_bare_child_has_no_other_packages_no_network_and_no_home(tmp_path):
+    """The wheel's `predictor` is what runs, and what it does beyond that is an error."""
+    for i, breach in enumerate(("import h5py", "import socket; socket.socket()", "import os; os.environ['HOME']")):
+        bundle = tmp_path / str(i)
+        (bundle / "wheel").mkdir(parents=True)
+        with zipfile.ZipFile(bundle / "wheel" / "biomass-0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("predictor/__init__.py", "")
+            wheel.writestr("predictor/__main__.py", f"{breach}\n")
+        with pytest.raises(InputError, match="with biomass-0-py3-none-any.whl alone ended with exit code 1"):
+            predict_bare(bundle)
 
 
 def test_the_demos_config_is_the_one_in_configs(tmp_path):

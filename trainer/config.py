@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from featurestore.catalog import TARGETS
 from featurestore.spec import POOLED
+from featurestore.urls import is_url, without_token
 from trainer import kinds
 
 
@@ -36,6 +37,13 @@ def _known_kind(name: str) -> str:
     if name not in kinds.names():
         raise ValueError(f"found {name!r}, expected one of {', '.join(kinds.names())}")
     return name
+
+
+def _store_place(value: Any) -> Any:
+    """A URL without its token, which must not get into a saved config; other text as a path."""
+    if is_url(value):
+        return without_token(value)
+    return Path(value) if isinstance(value, str) else value
 
 
 Number = Annotated[float, BeforeValidator(_number)]
@@ -77,8 +85,8 @@ class BackboneConfig(Section):
 
 
 class DatasetConfig(Section):
-    store: Annotated[Path, Field(strict=False)] | None = None
-    """The feature store; null = given on the command line."""
+    store: Annotated[Path | str, BeforeValidator(_store_place)] | None = None
+    """The feature store, or its URL; null = given on the command line."""
 
     img_size: Count | None = None
     """Side of a tile in pixels; null = not checked."""

@@ -39,7 +39,7 @@ class TrainingData:
     """Multiply tokens in half precision."""
 
     @classmethod
-    def open(cls, path: Path, config: PointConfig, dtype: torch.dtype, device: torch.device) -> "TrainingData":
+    def open(cls, path: Path | str, config: PointConfig, dtype: torch.dtype, device: torch.device) -> "TrainingData":
         """InputError or MismatchError, before any step, for a store that is unfinished or not what the config expects."""
         store = FeatureStore.open(path)
         check_store(store, config)

@@ -15,7 +15,7 @@ BLUE, PALE = "#2f6d8f", "#a9c6d5"
 
 def draw_curves(metrics: Path, out: Path) -> None:
     """Loss and held-out score by epoch, each fold pale, their mean in full; what metrics.jsonl holds."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
     figure, axes = _figure(1, 2, (10, 3.6))
     for ax, key, title in zip(axes, ("loss", "score"), ("training loss", "held-out score (weighted R2, view 0)"), strict=True):
         folds = np.array([line[f"fold_{key}"] for line in lines], float)

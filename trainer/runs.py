@@ -36,9 +36,9 @@ class RunFolder:
         (self.path / "weights").mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "config.yaml", dump_yaml(config))
         write_whole(self.path / "spec.json", dump_json({"store": json.loads(store.spec.to_json()), "states": states,
-                                                        "store_folder": str(store.path.absolute().parent)}))
+                                                        "store_folder": store.folder}))
         log = self.path / "metrics.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
         write_whole(log, "".join(lines[:n_epochs]))
 
     @property
@@ -63,7 +63,7 @@ class RunFolder:
 
     def log(self, record: Mapping) -> None:
         """Add a line to metrics.jsonl."""
-        with open(self.path / "metrics.jsonl", "a") as file:
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(_plain(record)) + "\n")
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
@@ -201,7 +201,7 @@ def best_run(sweep: Path) -> Path:
 def read_json(path: Path, *keys: str) -> dict:
     """A JSON object with at least these keys; InputError if there is no such file, or it is something else."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
         if missing := [key for key in keys if key not in value]:
             raise ValueError(f"lacks {', '.join(missing)}")
         return value

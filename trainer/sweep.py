@@ -61,7 +61,7 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     folder = SweepFolder.create(out, sweep.base.experiment.name)
     save_splits(sweep.folds, folder.path / "folds.csv")
     base = config.base.model_dump(mode="json")
-    base["dataset"]["store"] = str(sweep.data.store.path.absolute())
+    base["dataset"]["store"] = sweep.data.store.address
     spec = sweep.data.store.spec
     plan = {"base": base, "axes": config.axes, "passes": sweep.plan().passes, "device": device, "fingerprint": spec.fingerprint,
             "pooled_dtype": spec.pooled_dtype}
@@ -69,10 +69,10 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     return _run(sweep, folder, plan["passes"], sweep.base.cv.fold == "all", progress)
 
 
-def resume_sweep(path: Path, fold: str | None = None, store: Path | None = None, progress: bool = True) -> SweepResult:
+def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None = None, progress: bool = True) -> SweepResult:
     """Go on with a sweep that was stopped, from the last checkpoint of each pass; on CPU to the same bits as without the stop.
 
-    store : where its store is now; None is where it was.
+    store : where its store is now, path or URL; None is where it was.
     fold : "all" refits the chosen point on all images afterwards; so it can be asked of a finished sweep too.
     InputError if the folder is no sweep's, or the images that can be used are others; MismatchError if the store's tokens are
     no longer those it began with.

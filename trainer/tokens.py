@@ -166,7 +166,8 @@ class Mapped:
         self._ahead = Ahead(self._ask, _count(store, GROUP_BYTES), _count(store, WINDOW_BYTES))
         self._n_rest = self._rested = 0
         self._cold = True
-        self.residency = f"mapped: {_gb(_all_bytes(store))} read where they lie in the file"
+        where = "fetched from the server, and kept in a cache" if store.is_remote else "read where they lie in the file"
+        self.residency = f"mapped: {_gb(_all_bytes(store))} {where}"
 
     def begin(self, rows: Sequence[Row]) -> None:
         """Even asking costs a few percent of reading warm rows: the longer none was cold, the more steps go by without."""

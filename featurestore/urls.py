@@ -1,0 +1,51 @@
+"""A store's URL as it is typed, shown and kept: apart from the token that goes with it."""
+
+import os
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+
+from featurestore.errors import UsageError
+
+SCHEMES = ("http://", "https://")
+TOKEN = "BIOMASS_TOKEN"  # environment variable
+_tokens: dict[str, str] = {}  # by scheme and host, of URLs that this process was given: a handle that travels has none
+
+
+def is_url(path: object) -> bool:
+    """Whether it names a store by HTTP."""
+    return isinstance(path, str) and path.lower().startswith(SCHEMES)
+
+
+def without_token(url: str) -> str:
+    """The URL as it may be shown and kept; a token in its query is remembered in this process alone.
+
+    UsageError for what no store's URL has.
+    """
+    shown = url.partition("?")[0].rpartition("@")[2]
+    refusal = UsageError(f"{shown}: no store's URL; it looks like http://host:port/v1/stores/name")
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError as err:  # a port that is no number, half a bracket
+        raise refusal from err
+    query = parse_qsl(parts.query)
+    if "@" in parts.netloc:
+        raise UsageError(f"{shown}: behind a name or password in a URL; give the server's token in {TOKEN}")
+    if not usable or any(name != "token" for name, _ in query):
+        raise refusal
+    path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=")
+    shown = urlunsplit((parts.scheme.lower(), parts.netloc.lower(), path, "", ""))
+    _tokens.update({origin(shown): token for _, token in query})
+    return shown
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port: whom a token is for."""
+    return "{0.scheme}://{0.netloc}".format(urlsplit(url))
+
+
+def token_for(url: str) -> str:
+    """The token that this URL was given with, or else BIOMASS_TOKEN; empty if there is none."""
+    token = (_tokens.get(origin(url)) or os.environ.get(TOKEN, "")).strip()
+    if not (token.isascii() and token.isprintable()):  # http.client would refuse it, and tell it
+        raise UsageError(f"{url}: the token holds what no header can; copy it again as the server prints it")
+    return token
