@@ -18,7 +18,7 @@ from sweeps import set_status, write_store
 
 from featurestore import FeatureStore, open_writer
 from featurestore.errors import InputError, UsageError
-from featurestore.explore import _components
+from featurestore.explore import components
 
 EVIL = '<script>alert("1")</script>'
 
@@ -129,7 +129,7 @@ def test_a_picture_lies_as_the_photograph_does(tmp_path, view):
 def test_components_are_those_of_an_svd():
     x_ND = np.random.default_rng(3).normal(size=(200, 30)) @ np.diag(0.7 ** np.arange(30))
     x_ND = (x_ND - x_ND.mean(0)).astype(np.float32)
-    found_D3, exact_3D = _components(x_ND), np.linalg.svd(x_ND, full_matrices=False)[2][:3]
+    found_D3, exact_3D = components(x_ND), np.linalg.svd(x_ND, full_matrices=False)[2][:3]
     assert np.abs((found_D3 * exact_3D.T).sum(0)) == pytest.approx(1, abs=1e-4)
     assert (found_D3[np.abs(found_D3).argmax(0), range(3)] > 0).all()
 
@@ -232,7 +232,7 @@ def test_xarray_names_everything_and_copies_nothing(tiny):
 
 def test_xarray_reads_the_rows_asked_for_and_no_others(tiny, monkeypatch):
     read = []
-    monkeypatch.setattr(tiny, "image_patches", lambda i, real=tiny.image_patches: (read.append(i), real(i))[1])
+    monkeypatch.setattr(tiny, "image_patches", lambda i, asked, real=tiny.image_patches: (read.append(i), real(i))[1])
     ds = tiny.to_xarray()
     repr(ds), ds._repr_html_()
     assert read == []

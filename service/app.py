@@ -1,0 +1,72 @@
+"""The application: which address is answered by which function, behind the guard."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from featurestore.errors import BiomassError
+from service import log, metrics, openapi, pages, rows, stores, zarr_view
+from service.errors import ServiceError, translated
+from service.guard import Guard
+from service.heavy import Heavy
+from service.library import Library
+from service.server import LOOPBACK
+
+
+def create_app(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None, token: str | None = None,
+               hosts: Sequence[str] = LOOPBACK) -> Starlette:
+    """The service as an ASGI application; `app.state.library` is what it serves, `app.state.heavy` its long computations.
+
+    stores, sweeps : paths, opened by name once; data : folder of the photographs. token : what a request must bring, None lets
+    everybody in. hosts : names and addresses that a request's Host may have, whatever its port.
+
+    Raises InputError or StoreDamaged for what cannot be served.
+    """
+    counts = metrics.Metrics()
+    around = [Middleware(metrics.Counting, counts), Middleware(Guard, token=token, hosts=hosts)]
+    app = Starlette(routes=_routes(), middleware=around, exception_handlers={
+        ServiceError: _answer, BiomassError: _translate, HTTPException: _plain})
+    app.router.redirect_slashes = False
+    app.state.library, app.state.heavy, app.state.metrics = Library(stores, sweeps, data), Heavy(), counts
+    return app
+
+
+def _routes() -> list[BaseRoute]:
+    return [
+        Route("/healthz", metrics.healthz),
+        Route("/metrics", metrics.metrics),
+        Route("/openapi.json", openapi.document),
+        Route("/v1/stores", stores.listing),
+        Route("/v1/stores/{s}", stores.one),
+        Route("/v1/stores/{s}/catalog.{format}", stores.catalog),
+        Route("/v1/stores/{s}/stats.{format}", stores.stats),
+        Route("/v1/stores/{s}/rows/{image}/{view}", rows.row),
+        Route("/v1/stores/{s}/arrays/{name:path}", rows.array),
+        Route("/v1/stores/{s}/zarr/{key:path}", zarr_view.zarr_object),
+        Route("/v1/stores/{s}/file", rows.file),
+        *pages.routes()]
+
+
+def _answer(request: Request, err: ServiceError) -> Response:
+    if err.__cause__ and err.status == 500 or err.kind == "store-gone":
+        log.say(f"{request.scope['path']}: {err.__cause__}")
+    return err.answer()
+
+
+def _translate(request: Request, err: BiomassError) -> Response:
+    error = translated(err, request.app.state.library.without_paths(str(err)))
+    if error.status == 500:
+        log.say(f"{request.scope['path']}: {err}")
+    return error.answer()
+
+
+def _plain(request: Request, err: HTTPException) -> Response:
+    """What Starlette itself refuses."""
+    kind = {404: "not-found", 405: "method-not-allowed"}.get(err.status_code, "bad-request")
+    return ServiceError(kind, "nothing has this address", "/openapi.json lists the addresses", dict(err.headers or {})).answer()

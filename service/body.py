@@ -1,0 +1,157 @@
+"""Bytes of a store's files as a response: ranges, conditions, and a stream that reads no faster than the client takes it."""
+
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from featurestore.errors import StoreDamaged
+from featurestore.layout import Layout
+from service.errors import ServiceError
+from service.library import SETTLED_S, Opened
+from service.ranges import asked_ranges
+
+CHUNK_BYTES = 512 << 10  # read and sent at once: what a client that does not read makes the server hold
+
+
+@dataclass(frozen=True)
+class Span:
+    """n_bytes of one of the store's files."""
+
+    path: Path
+    offset: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Bytes of zero that lie in no file."""
+
+    n_bytes: int
+
+
+Piece = bytes | Span | Zeros
+
+
+def length(piece: Piece) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece.n_bytes
+
+
+def cut(pieces: list[Piece], start: int, end: int) -> list[Piece]:
+    """The pieces of bytes [start, end) of what the pieces are together."""
+    found, at = [], 0
+    for piece in pieces:
+        a, b = max(start - at, 0), min(end - at, length(piece))
+        if a < b:
+            found.append(_cut_one(piece, a, b))
+        at += length(piece)
+    return found
+
+
+def _cut_one(piece: Piece, a: int, b: int) -> Piece:
+    if isinstance(piece, bytes):
+        return piece[a:b]
+    return Span(piece.path, piece.offset + a, b - a) if isinstance(piece, Span) else Zeros(b - a)
+
+
+def file_etag(opened: Opened, *paths: Path) -> str:
+    """The ETag of bytes that a writer may still change: the generation, and when their files were last written."""
+    try:
+        written = max(path.stat().st_mtime_ns for path in paths)
+    except OSError as err:
+        raise StoreDamaged(f"{err.filename}: gone since the store was opened; restore it or build the store again") from err
+    settled = time.time_ns() - written > SETTLED_S * 1e9
+    return f'"{opened.generation}-{written:x}{"" if settled else "-" + secrets.token_hex(4)}"'
+
+
+class BytesResponse(Response):
+    """The pieces, one after another, or the ranges of them that were asked for. No byte is read before the answer begins,
+    none for HEAD, and no more than CHUNK_BYTES ahead of the client.
+
+    layout : of the store, which says whether a file is the one that was opened. etag : with its quotes; of one URL the same
+    exactly as long as the bytes are. headers : further ones.
+
+    Raises StoreDamaged if a file was replaced or cut before it begins. What is cut later ends the connection early.
+    """
+
+    def __init__(self, layout: Layout, pieces: list[Piece], etag: str, headers: Mapping[str, str]) -> None:
+        self.layout, self.pieces, self.etag = layout, pieces, etag
+        self.given = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, no-cache, no-transform", **headers}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as files:
+            response = self._response(scope["method"], Headers(scope=scope), files)
+            await response(scope, receive, send)
+
+    def _response(self, method: str, asked: Headers, files: ExitStack) -> Response:
+        if _matches(asked.get("if-none-match"), self.etag):
+            return Response(None, 304, self.given)
+        n_bytes = sum(map(length, self.pieces))
+        wants = asked.get("if-range") in (None, self.etag)
+        try:
+            ranges = asked_ranges(asked.get("range"), n_bytes) if wants and method == "GET" else None
+        except ServiceError as err:
+            return err.answer()
+        status, pieces, headers = 200, self.pieces, {"Content-Type": "application/octet-stream"}
+        if ranges:
+            status, pieces, headers = _partial(self.pieces, ranges, n_bytes)
+        headers = {**self.given, **headers, "Content-Length": str(sum(map(length, pieces)))}
+        opened = {path: _open(self.layout, path, files) for path in {p.path for p in pieces if isinstance(p, Span)}}
+        if method == "HEAD":
+            return Response(None, status, headers)
+        return StreamingResponse(_read(pieces, opened), status, headers)
+
+
+def _open(layout: Layout, path: Path, files: ExitStack) -> int:
+    fd = layout.open_file(path)
+    files.callback(os.close, fd)
+    return fd
+
+
+def _matches(header: str | None, etag: str) -> bool:
+    """Whether If-None-Match names the ETag, or any."""
+    given = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
+    return given == ["*"] or etag in given
+
+
+def _partial(pieces: list[Piece], ranges: list[tuple[int, int]], n_bytes: int) -> tuple[int, list[Piece], dict[str, str]]:
+    """Status, pieces and headers of one range, or of several as multipart/byteranges."""
+    if len(ranges) == 1:
+        a, b = ranges[0]
+        headers = {"Content-Range": f"bytes {a}-{b - 1}/{n_bytes}", "Content-Type": "application/octet-stream"}
+        return 206, cut(pieces, a, b), headers
+    boundary, parts = secrets.token_hex(16), []
+    for a, b in ranges:
+        head = f"--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {a}-{b - 1}/{n_bytes}\r\n\r\n"
+        parts += [head.encode(), *cut(pieces, a, b), b"\r\n"]
+    return 206, [*parts, f"--{boundary}--\r\n".encode()], {"Content-Type": f"multipart/byteranges; boundary={boundary}"}
+
+
+async def _read(pieces: list[Piece], files: dict[Path, int]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        for start in range(0, length(piece), CHUNK_BYTES):
+            part = _cut_one(piece, start, min(start + CHUNK_BYTES, length(piece)))
+            if isinstance(part, bytes):
+                yield part
+            elif isinstance(part, Zeros):
+                yield bytes(part.n_bytes)
+            else:
+                yield await run_in_threadpool(_pread, files[part.path], part)
+
+
+def _pread(fd: int, span: Span) -> bytes:
+    data = os.pread(fd, span.n_bytes, span.offset)
+    while len(data) < span.n_bytes:
+        more = os.pread(fd, span.n_bytes - len(data), span.offset + len(data))
+        if not more:
+            raise StoreDamaged("a file was cut while it was sent")
+        data += more
+    return data

@@ -1,0 +1,160 @@
+"""Who may ask, and how: methods, Host, token; and what every answer carries. Nothing behind it sees a request it refuses."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from featurestore.errors import BiomassError
+from service import log
+from service.errors import ServiceError
+
+MOST_URL_BYTES = 8192
+MOST_REQUESTS = 256  # under way at once; each may hold body.CHUNK_BYTES twice
+OPEN = ("/healthz",)
+HEADERS = {
+    "Content-Security-Policy":
+        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+class Guard:
+    """Lets requests through that are allowed, each with an address that is still percent-encoded; answers the others."""
+
+    def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:
+        self.n_now = 0
+        self.app, self.token, self.hosts = app, token, {host.strip("[]").lower() for host in hosts}
+        # cookies know no port: servers of other tokens on this host must not overwrite ours
+        self.cookie = f"biomass-{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            raise RuntimeError("only HTTP is served")
+        scope["path"] = _raw_path(scope)
+        scope["state"] = {}
+        self.n_now += 1
+        answer = _Answer(scope, send)
+        try:
+            refusal = self._refusal(scope)
+            await (refusal or self.app)(scope, receive, answer.send)
+        except Exception as err:
+            if isinstance(err, BiomassError):
+                log.say(f"{scope['method']} {scope['path']}: {err}")
+            else:
+                log.say_traceback(f"{scope['method']} {scope['path']}")
+            if answer.has_begun:
+                raise  # the server cuts the connection: a body that ends early must not look whole
+            error = ServiceError("internal", "the server failed", "its log says why")
+            await error.answer()(scope, receive, answer.send)
+        finally:
+            self.n_now -= 1
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """The answer to a request that goes no further."""
+        headers = Headers(scope=scope)
+        try:
+            _check_form(scope, headers)
+            self._check_host(headers)
+            if scope["path"] in OPEN:
+                return None
+            if self.token and (response := self._check_token(scope, headers)):
+                return response
+            if self.n_now > MOST_REQUESTS:
+                raise ServiceError("busy", f"{MOST_REQUESTS} requests are under way", "ask again in some seconds")
+            return None
+        except ServiceError as err:
+            response = err.answer()
+            response.headers["Connection"] = "close"
+            return response
+
+    def _check_host(self, headers: Headers) -> None:
+        given = headers.getlist("host")
+        if len(given) != 1 or _host_name(given[0]) not in self.hosts:
+            raise ServiceError("bad-request", "this Host is not one the server answers for",
+                               "use the address it printed, or start it with --allow-host NAME")
+
+    def _check_token(self, scope: Scope, headers: Headers) -> Response | None:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._is_token(given.strip()):
+            return None
+        if self._is_token(_cookie(headers, self.cookie)):
+            return self._without_token(scope) if scope["path"] == "/" else None
+        entering = scope["path"] == "/" and self._is_token(dict(_query(scope)).get("token", ""))
+        if entering:
+            return self._without_token(scope)
+        raise ServiceError("unauthorized", "no token, or not the right one",
+                           "open the URL the server printed, or send Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+
+    def _without_token(self, scope: Scope) -> Response | None:
+        """The page's address without the token, and the token as a cookie; None if the address has none."""
+        query = _query(scope)
+        if "token" not in dict(query):
+            return None
+        if not self._is_token(dict(query)["token"]):
+            raise ServiceError("unauthorized", "the token in the address is not the right one", "open the URL the server printed")
+        rest = urlencode([(key, value) for key, value in query if key != "token"])
+        response = RedirectResponse(f"/?{rest}" if rest else "/", 303, {"Cache-Control": "no-store"})
+        response.set_cookie(self.cookie, self.token, path="/", httponly=True, samesite="strict")
+        return response
+
+    def _is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(errors="replace"), self.token.encode())
+
+
+class _Answer:
+    """Adds what every answer carries; sends no body to HEAD."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope, self._send, self.has_begun = scope, send, False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers[name] = value
+            headers.setdefault("Cache-Control", "private, no-cache")
+            if opened := self.scope["state"].get("opened"):
+                headers["X-Store-Generation"] = opened.generation
+        elif self.scope["method"] == "HEAD":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+def _raw_path(scope: Scope) -> str:
+    raw = scope.get("raw_path") or scope["path"].encode()
+    return raw.decode("latin-1")
+
+
+def _query(scope: Scope) -> list[tuple[str, str]]:
+    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+
+
+def _check_form(scope: Scope, headers: Headers) -> None:
+    if scope["method"] not in ("GET", "HEAD"):
+        raise ServiceError("method-not-allowed", "only GET and HEAD are answered", "", {"Allow": "GET, HEAD"})
+    if len(scope["path"]) + len(scope["query_string"]) > MOST_URL_BYTES:
+        raise ServiceError("too-long", f"an address has at most {MOST_URL_BYTES} bytes")
+    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        raise ServiceError("bad-request", "a request here has no body")
+
+
+def _host_name(host: str) -> str:
+    """A Host header without its port and brackets."""
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]") or not port.isdecimal():
+        name = host
+    return name.strip("[]").lower()
+
+
+def _cookie(headers: Headers, name: str) -> str:
+    """A cookie's value; as browsers read them, whatever other servers of this host have put beside it."""
+    return cookie_parser(headers.get("cookie", "")).get(name, "")

@@ -1,0 +1,69 @@
+"""Numbers of patch tokens on the photograph's grid, to be drawn over it: norms, and how alike patches are.
+
+Grids are the whole photograph's: tiles side by side, the view's flips and transpose undone.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from featurestore.errors import UsageError
+from featurestore.explore import nearest, on_photograph
+from featurestore.store import FeatureStore
+
+MOST_SIMILAR = 24
+ROUND = 4  # decimals of what is drawn as colours
+
+
+def on_grid(store: FeatureStore, image: int, view: int) -> np.ndarray:
+    """(H, W, D) float16: a sealed row's patch tokens where they lie on the photograph."""
+    return on_photograph(store.patches[image, view], store.spec.tokens, view)
+
+
+def norms(store: FeatureStore, image: int, view: int = 0) -> dict[str, Any]:
+    """Norm of each patch token on the photograph's grid, row by row."""
+    grid_HWD = on_grid(store, image, view).astype(np.float32)
+    return _heat(np.linalg.norm(grid_HWD, axis=-1))
+
+
+def similar(store: FeatureStore, image: int, patch: tuple[int, int], view: int = 0, k: int = 8) -> dict[str, Any]:
+    """Cosine of one patch with every patch of its photograph, and of the k photographs nearest by class token.
+
+    patch : row and column on the photograph's grid. A row's tokens are in memory at a time, as float32.
+    UsageError for a patch that is not there or a k out of 0 to MOST_SIMILAR.
+    """
+    if not 0 <= k <= MOST_SIMILAR:
+        raise UsageError(f"k={k}: number of other photographs, 0 to {MOST_SIMILAR}")
+    own_HWD = on_grid(store, image, view).astype(np.float32)
+    h, w = own_HWD.shape[:2]
+    if not (0 <= patch[0] < h and 0 <= patch[1] < w):
+        raise UsageError(f"patch={patch[0]},{patch[1]}: row 0 to {h - 1} and column 0 to {w - 1} of the photograph's grid")
+    token_D = own_HWD[patch]
+    near = nearest(store, image, k, view) if k else None
+    others = [] if near is None else near["image_id"].tolist()
+    return _heat(cosines(own_HWD, token_D)) | {"others": [_other(store, other, view, token_D) for other in others]}
+
+
+def _other(store: FeatureStore, image_id: str, view: int, token_D: np.ndarray) -> dict[str, Any]:
+    cosine_HW = cosines(on_grid(store, store.index(image_id), view).astype(np.float32), token_D)
+    best, at = None, None
+    if np.isfinite(cosine_HW).any():
+        at = [int(i) for i in np.unravel_index(np.nanargmax(cosine_HW), cosine_HW.shape)]
+        best = round(float(cosine_HW[tuple(at)]), ROUND)
+    return {"image_id": image_id, "best": best, "at": at, **_heat(cosine_HW)}
+
+
+def cosines(grid_HWD: np.ndarray, token_D: np.ndarray) -> np.ndarray:
+    """(H, W) float32 in [-1, 1]; 0 where a token is, NaN where one is not finite."""
+    x_PD = grid_HWD.reshape(-1, grid_HWD.shape[-1])
+    length_P = np.sqrt(np.einsum("pd,pd->p", x_PD, x_PD)) * np.linalg.norm(token_D)
+    with np.errstate(invalid="ignore"):  # what is not finite becomes NaN, and is said so
+        cosine_P = x_PD @ token_D / np.maximum(length_P, np.finfo(np.float32).tiny)
+    return cosine_P.clip(-1, 1).reshape(grid_HWD.shape[:2])
+
+
+def _heat(values_HW: np.ndarray) -> dict[str, Any]:
+    """A grid as rows, columns and values, row by row; null for what is not finite."""
+    flat = values_HW.astype(np.float64).round(ROUND).ravel()
+    values = np.where(np.isfinite(flat), flat, None) if not np.isfinite(flat).all() else flat
+    return {"rows": values_HW.shape[0], "columns": values_HW.shape[1], "values": values.tolist()}

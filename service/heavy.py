@@ -1,0 +1,87 @@
+"""Work that takes long: few at a time, each once, its results kept as long as they are right and there is room."""
+
+import asyncio
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from starlette.requests import Request
+
+from service.errors import ServiceError
+
+SLOTS = 2
+KEPT_BYTES = 256 << 20
+
+
+async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> Any:
+    """What function() returns: kept from before, awaited with others that ask for the same, or computed in a thread.
+
+    key : names the work and what it was made from, `(opened.state, "stats")` say: what is returned for it is never made again
+    while it is kept. Do not change what you get, others get it too.
+
+    Raises ServiceError `busy` (503, Retry-After) when all SLOTS are taken by other work, and what function raises; an error is
+    not kept.
+    """
+    return await request.app.state.heavy.run(key, function)
+
+
+class Heavy:
+    """The slots, the work under way and the results of one application."""
+
+    def __init__(self, slots: int = SLOTS, kept_bytes: int = KEPT_BYTES) -> None:
+        self.slots, self.kept_bytes = slots, kept_bytes
+        self.n_refused = 0
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="heavy")
+        self._running: dict[Hashable, asyncio.Future] = {}
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    async def run(self, key: Hashable, function: Callable[[], Any]) -> Any:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+        if key not in self._running:
+            self._begin(key, function)
+        result, _ = await asyncio.shield(self._running[key])  # who waits may go; the others still want it
+        return result
+
+    def _begin(self, key: Hashable, function: Callable[[], Any]) -> None:
+        if self.n_running >= self.slots:
+            self.n_refused += 1
+            raise ServiceError("busy", f"{self.slots} long computations are under way already", "ask again in some seconds")
+        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: _weighed(function()))
+        self._running[key] = future
+        future.add_done_callback(lambda done: self._finish(key, done))
+
+    def _finish(self, key: Hashable, done: asyncio.Future) -> None:
+        del self._running[key]
+        if done.cancelled() or done.exception():
+            return
+        self._kept[key] = done.result()
+        while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self.kept_bytes:
+            self._kept.popitem(last=False)  # the last one stays: who pages through a large table asks again at once
+
+
+def _weighed(result: Any) -> tuple[Any, int]:
+    """A result and its size: of a large table that takes long, too."""
+    return result, _size(result)
+
+
+def _size(result: Any) -> int:
+    """Bytes of a result, roughly."""
+    if isinstance(result, pd.DataFrame):
+        return int(result.memory_usage(deep=True).sum())
+    if isinstance(result, np.ndarray):
+        return result.nbytes
+    if isinstance(result, dict):
+        return sum(map(_size, result.values()))
+    if isinstance(result, list | tuple):
+        return sum(map(_size, result))
+    return sys.getsizeof(result)

@@ -1,0 +1,51 @@
+"""uvicorn's HTTP/1.1 protocol with the time limits it lacks: for a request's head, and for taking an answer."""
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_S = 10
+"""A request's head, from the connection or its first byte, must be there within this."""
+TAKE_S = 60
+"""What is sent but not taken, at most `body.CHUNK_BYTES`, must be taken within this: 17 kB/s at least."""
+
+
+class ImpatientProtocol(H11Protocol):
+    """One connection; aborted, with what is buffered for it, when its client takes too long."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._arm("head", HEAD_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self._arm("head", HEAD_S)  # the first bytes of another request; later ones give no more time
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._disarm("head")
+
+    def pause_writing(self) -> None:
+        self._arm("take", TAKE_S)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._disarm("take")
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._arm("take", TAKE_S)  # closing waits for what is not taken yet
+
+    def _arm(self, what: str, seconds: float) -> None:
+        if what not in self._timers:
+            self._timers[what] = self.loop.call_later(seconds, self.transport.abort)
+
+    def _disarm(self, what: str) -> None:
+        if what in self._timers:
+            self._timers.pop(what).cancel()

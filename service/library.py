@@ -1,0 +1,140 @@
+"""What is served: stores and sweeps by name, named once at the start; a store is opened anew when its files were replaced."""
+
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featurestore._bytes import crc32c
+from featurestore.errors import BiomassError, InputError
+from featurestore.formats import open_layout
+from service.errors import ServiceError
+from service.pread import PreadStore
+
+SETTLED_S = 0.1  # a file written within this time may be written again under the same time stamp: kernels tick every 1 to 10 ms
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store as one request sees it, from its first byte to its last."""
+
+    name: str
+    store: PreadStore
+    generation: str
+    """16 hex digits over fingerprint, metadata, and device and inode of every file: other files, another generation."""
+    state: str
+    """The generation, and a checksum of seals and ids: what was computed from sealed images holds as long as this stays."""
+
+
+class Served:
+    """A store under its name. `now()` gives it as it is on disk now; the properties ask anew each time."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        """InputError or StoreDamaged if there is no store at path."""
+        self.name, self.path = name, Path(os.path.abspath(path))
+        self._lock = threading.Lock()
+        self._opened = self._open()
+
+    @property
+    def store(self) -> PreadStore:
+        return self.now().store
+
+    @property
+    def generation(self) -> str:
+        return self.now().generation
+
+    def now(self) -> Opened:
+        """The store, opened anew if its files were replaced; its catalog is fresh if images were added or sealed.
+
+        ServiceError `store-gone` if it is not there, `store-damaged` if a file is missing or cut. Some system calls a file.
+        """
+        with self._lock:
+            if self._is_other():
+                self._opened = self._open_again()
+            self._renew()
+            return self._opened
+
+    def _is_other(self) -> bool:
+        """Whether a file was replaced or cut, or other metadata written over it."""
+        layout = self._opened.store.layout
+        try:
+            found = {path: os.stat(path) for path in layout.sizes}
+        except OSError:
+            return True
+        return any((each.st_dev, each.st_ino) != layout.inodes[path] or each.st_size != layout.sizes[path]
+                   for path, each in found.items()) or int(self._opened.store.array("metadata_crc32c")[0]) != self._metadata
+
+    def _open_again(self) -> Opened:
+        try:
+            return self._open()
+        except BiomassError as err:
+            if not self.path.exists():
+                raise ServiceError("store-gone", f"store {self.name!r} is not there now", "ask again once it is back") from err
+            raise ServiceError("store-damaged", f"store {self.name!r}: a file of it is missing, cut or not what it was",
+                               "the server's log says which; restore it or build the store again") from err
+
+    def _open(self) -> Opened:
+        store = PreadStore(open_layout(self.path))
+        files = ";".join(f"{dev}:{ino}" for dev, ino in store.layout.inodes.values())
+        metadata = int(store.array("metadata_crc32c")[0])
+        generation = hashlib.sha256(f"{store.spec.fingerprint};{metadata};{files}".encode()).hexdigest()[:16]
+        self._metadata, self._written = metadata, ()
+        return Opened(self.name, store, generation, generation)
+
+    def _renew(self) -> None:
+        """Look again at what a writer may have changed, if the files were written to since: ids, seals, or all of it."""
+        store = self._opened.store
+        arrays = {name: store.layout.extents[name].paths[0] for name in ("metadata_crc32c", "catalog/image_id", "seal")}
+        written = tuple(os.stat(path).st_mtime_ns for path in arrays.values())
+        if written == self._written:
+            return
+        state = f"{self._opened.generation}-{crc32c(*(store.array(name)[:] for name in arrays)):08x}"
+        if state != self._opened.state:
+            self._opened = replace(self._opened, store=store.read_anew(), state=state)
+        self._written = written if time.time_ns() - max(written) > SETTLED_S * 1e9 else ()
+
+
+class Library:
+    """All that the server may answer from, by the names that addresses use. Nothing else is ever opened.
+
+    stores : Served by name. sweep_folders : folder of each sweep, by name. data : folder of the photographs, or None.
+    """
+
+    def __init__(self, stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None) -> None:
+        """InputError if a store cannot be opened or a sweep's folder has no sweep.json."""
+        paths = [Path(os.path.abspath(path)) for path in stores]
+        self.stores = {name: Served(name, path) for name, path in _named(paths, lambda path: path.stem)}
+        self.sweep_folders = dict(_named([_sweep(path) for path in sweeps], lambda path: path.name))
+        self.data = data and Path(os.path.abspath(data))
+
+    def without_paths(self, text: str) -> str:
+        """A message as anybody may read it: what is served by its name, any other absolute path as `...`."""
+        known = {str(served.path): name for name, served in self.stores.items()}
+        known |= {str(path): name for name, path in self.sweep_folders.items()} | ({str(self.data): "data"} if self.data else {})
+        for path in sorted(known, key=len, reverse=True):
+            text = text.replace(path, known[path])
+        return re.sub(r"(?<![\w.~-])/[^\s'\",;:)]+", "...", text)
+
+
+def _named(paths: Iterable[Path], name_of) -> Iterable[tuple[str, Path]]:
+    """(name, path) of each; a name that is taken gets -2, -3 ... behind it."""
+    taken: set[str] = set()
+    for path in paths:
+        name, n = name_of(path), 1
+        while name in taken:
+            n += 1
+            name = f"{name_of(path)}-{n}"
+        taken.add(name)
+        yield name, path
+
+
+def _sweep(folder: Path) -> Path:
+    folder = Path(os.path.abspath(folder))
+    if not (folder / "sweep.json").is_file():
+        raise InputError(f"{folder}: not a sweep's folder: it has no sweep.json; give one that `biomass train` made, e.g. "
+                         "runs/20261228_123456_halves")
+    return folder

@@ -1,0 +1,86 @@
+"""What a store says of itself and of one image, as plain values; pure functions of an open FeatureStore."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featurestore.catalog import TARGETS
+from featurestore.explore import aspect, facts, nearest
+from featurestore.spec import STATS
+from featurestore.store import FeatureStore
+from service.odd import odd
+
+GROUPS = ("State", "Sampling_Date")
+
+
+# -- the store
+
+
+def overview(store: FeatureStore) -> dict[str, Any]:
+    """Counts, grid, backbone; how many rows are odd; targets of all images, by State and by date."""
+    t = store.spec.tokens
+    n_images, n_sealed = store.n_images, len(store.sealed)
+    counts = {"n_images": n_images, "n_sealed": n_sealed, "n_skipped": len(store.skipped), "n_room": store.layout.n}
+    return counts | {"size_bytes": store.size_bytes, "backbone": t.model, "crop": t.crop, "n_tiles": t.n_tiles, "width": t.width,
+                     "tile": [t.tile_height, t.tile_width], "grid": grid_on_photograph(store), "views": list(t.view_names),
+                     "has_patches": store.spec.has_patches, "has_thumbs": store.spec.thumb is not None,
+                     "tokens": facts(store)["tokens"], "odd": len(odd(store)), "targets": targets(store.catalog)}
+
+
+def grid_on_photograph(store: FeatureStore) -> list[int]:
+    """Rows and columns of patches over a whole photograph, tiles side by side."""
+    (h, w), n_tiles = store.spec.tokens.grid, store.spec.tokens.n_tiles
+    return [h, n_tiles * w]
+
+
+def targets(catalog: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """`all`, and by State and date where the catalog has them: group, target, count, mean and sd (grams) of what is known."""
+    names = [name for name in TARGETS if name in catalog and pd.api.types.is_numeric_dtype(catalog[name])]
+    groups = {column: catalog[column].astype(str) for column in GROUPS if names and column in catalog}
+    everything = pd.Series("all", catalog.index)
+    return {key: _moments(catalog[names], group) for key, group in {"all": everything, **groups}.items()}
+
+
+def _moments(masses: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
+    by_group = masses.groupby(group)
+    count, mean, sd = by_group.count(), by_group.mean(), by_group.std()
+    return [{"group": name, "target": target, "count": int(count.at[name, target]), "mean": mean.at[name, target],
+             "sd": sd.at[name, target]} for name in sorted(count.index, key=_in_order) for target in masses]
+
+
+def _in_order(text: str) -> tuple[list[int], str]:
+    """2015/9/30 before 2015/10/1, names by their letters."""
+    return [int(number) for number in re.findall(r"\d+", text)], text
+
+
+# -- an image
+
+
+def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> dict[str, Any]:
+    """Labels, norms of each view, the k nearest by class token in a view, who comes before and after; of a sealed image."""
+    store.require(image)
+    labels = store[image].labels.to_dict()
+    near = nearest(store, image, k, view)
+    before, after = _neighbours(store, image)
+    return {"image_id": labels["image_id"], "position": image, "labels": labels, "views": _view_norms(store, image),
+            "nearest": near[["image_id", "similarity"]].to_dict("records"), "previous": before, "next": after,
+            "aspect": aspect(store, image), "grid": grid_on_photograph(store)}
+
+
+def _neighbours(store: FeatureStore, image: int) -> tuple[str | None, str | None]:
+    """Ids of the sealed images next to it in the store."""
+    sealed_N = store.sealed
+    at = int(np.searchsorted(sealed_N, image))
+    there = [at - 1 if at > 0 else None, at + 1 if at + 1 < len(sealed_N) else None]
+    return tuple(None if i is None else store.image_ids[sealed_N[i]] for i in there)
+
+
+def _view_norms(store: FeatureStore, image: int) -> list[dict[str, Any]]:
+    """A view's mean norms of class and patch tokens, and how many of their values are not finite."""
+    stats_VS = store.array("stats")[image]
+    kinds = ("cls", "patch") if store.spec.has_patches else ("cls",)
+    return [{"view": name} | {f"{kind}_{field}": float(stats_S[STATS.index(f"{kind}_{field}")])
+                              for kind in kinds for field in ("norm", "non_finite")}
+            for name, stats_S in zip(store.view_names, stats_VS, strict=True)]

@@ -1,0 +1,92 @@
+"""Counts for Prometheus: requests by address and status, their time, bytes sent, work under way."""
+
+import os
+import time
+from collections import Counter
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.openapi import described
+
+BOUNDS_S = (0.01, 0.1, 1.0, 10.0)
+
+
+class Metrics:
+    """What was counted since the start."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, int]] = Counter()
+        self.within: Counter[float] = Counter()
+        self.seconds, self.n_bytes, self.n_now = 0.0, 0, 0
+
+
+class Counting:
+    """Counts every request that passes, refused ones too."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        metrics, begun, status = self.metrics, time.perf_counter(), 500
+        metrics.n_now += 1
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            metrics.n_bytes += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, counted)
+        finally:
+            taken = time.perf_counter() - begun
+            metrics.n_now -= 1
+            metrics.seconds += taken
+            metrics.within.update(bound for bound in BOUNDS_S if taken <= bound)
+            metrics.requests[_address(scope), status] += 1
+
+
+def _address(scope: Scope) -> str:
+    """The route that was taken, with its names in braces; `other` if there is none."""
+    taken = scope.get("endpoint")
+    return next((each.path for each in scope["app"].routes if taken and getattr(each, "endpoint", None) is taken), "other")
+
+
+@described("json", ())
+def healthz(request: Request) -> Response:
+    """Whether the server answers; it needs no token and looks at no store."""
+    return JSONResponse({"status": "ok"})
+
+
+@described("text", ())
+def metrics(request: Request) -> Response:
+    """Counts in Prometheus' text format."""
+    return PlainTextResponse(text(request.app.state.metrics, request.app.state.heavy),
+                             media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def text(metrics: Metrics, heavy) -> str:
+    """The exposition, see prometheus.io/docs/instrumenting/exposition_formats."""
+    total = sum(metrics.requests.values())
+    lines = ["# TYPE biomass_requests_total counter"]
+    lines += [f'biomass_requests_total{{address="{address}",status="{status}"}} {n}'
+              for (address, status), n in sorted(metrics.requests.items())]
+    lines += ["# TYPE biomass_request_seconds histogram"]
+    lines += [f'biomass_request_seconds_bucket{{le="{bound:g}"}} {metrics.within[bound]}' for bound in BOUNDS_S]
+    lines += [f'biomass_request_seconds_bucket{{le="+Inf"}} {total}', f"biomass_request_seconds_sum {metrics.seconds:.6f}",
+              f"biomass_request_seconds_count {total}"]
+    for name, kind, value in [("sent_bytes_total", "counter", metrics.n_bytes), ("requests_now", "gauge", metrics.n_now),
+                              ("heavy_now", "gauge", heavy.n_running), ("heavy_refused_total", "counter", heavy.n_refused),
+                              ("resident_bytes", "gauge", _resident())]:
+        lines += [f"# TYPE biomass_{name} {kind}", f"biomass_{name} {value}"]
+    return "\n".join(lines) + "\n"
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

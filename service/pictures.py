@@ -1,0 +1,67 @@
+"""Pictures of an image as files for a browser: the photograph, its thumbnail, its patch tokens as colours."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from featurestore.catalog import find_photographs
+from featurestore.errors import InputError
+from featurestore.explore import colours, on_photograph
+from featurestore.images import read_photograph, thumbnail
+from featurestore.store import FeatureStore
+
+MOST_WIDE = 1600  # pixels
+
+
+def thumb_jpeg(store: FeatureStore, image: int) -> bytes:
+    """The stored thumbnail of a sealed image; InputError in a store without."""
+    store.require(image)
+    if not store.spec.thumb:
+        raise InputError("the store keeps no thumbnails")
+    return _encoded(store.array("thumbs")[image], "JPEG")
+
+
+def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple[bytes, str]:
+    """The photograph below the folder `data`, at most MOST_WIDE pixels wide, or else the thumbnail; and which of them it is.
+
+    `same` and `changed` (other bytes than the tokens were made of) are the photograph, `unknown` too, where the catalog has no
+    sha256 of it; `absent` and `damaged` the thumbnail. A path that leads out of `data`, by a link too, is absent.
+    InputError where there is neither.
+    """
+    cells = store.catalog_rows(np.s_[image:image + 1])
+    try:
+        file = None if data is None else find_photographs(cells, data)[0]
+    except InputError:
+        file = None
+    if file is None:
+        return thumb_jpeg(store, image), "absent"
+    try:
+        photograph = read_photograph(file)
+    except InputError:
+        return thumb_jpeg(store, image), "damaged"
+    known = cells["sha256"][0]
+    state = "unknown" if not known else "same" if known == photograph.sha256 else "changed"
+    return _encoded(_at_most_wide(photograph.pixels_HW3), "JPEG"), state
+
+
+def pca_png(store: FeatureStore, image: int, view: int) -> bytes:
+    """Patch tokens as colours, a patch a pixel, as they lie on the photograph; see `featurestore.explore.pca`."""
+    return _encoded(colours(on_photograph(_finite(store.patches[image, view]), store.spec.tokens, view)), "PNG")
+
+
+def _finite(tokens: np.ndarray) -> np.ndarray:
+    """What is not finite as 0: one such value would leave no component."""
+    return np.nan_to_num(tokens, nan=0, posinf=0, neginf=0)
+
+
+def _at_most_wide(pixels_HW3: np.ndarray) -> np.ndarray:
+    height, width = pixels_HW3.shape[:2]
+    return pixels_HW3 if width <= MOST_WIDE else thumbnail(pixels_HW3, max(1, round(height * MOST_WIDE / width)), MOST_WIDE)
+
+
+def _encoded(pixels_HW3: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels_HW3)).save(file, kind)
+    return file.getvalue()

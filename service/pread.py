@@ -1,0 +1,112 @@
+"""A store whose arrays are read and never mapped: one that is cut while it is served is an error, where a map ends in SIGBUS."""
+
+import operator
+import os
+from typing import Any
+
+import numpy as np
+
+from featurestore._bytes import pread_into
+from featurestore.layout import Extent, Layout
+from featurestore.store import FeatureStore
+
+PART_BYTES = 4096  # a part of each row is read alone if it has as much
+
+
+class PreadStore(FeatureStore):
+    """A FeatureStore that reads what is asked for, each time, by pread. No file stays open, no byte is mapped or kept.
+
+    Every read checks that the file is the one that was opened and is not cut: StoreDamaged if it is.
+    """
+
+    def _new_array(self, extent: Extent, file: int) -> "FileArray":
+        return FileArray(self.layout, extent, file)
+
+    def read_anew(self) -> "PreadStore":
+        """The same files as another store, whose catalog is the one of now; this one stays as it is for who works with it.
+
+        What was checked of seals is taken over, but for those that were taken back.
+        """
+        store = PreadStore(self.layout, self.check)
+        store._state_N[:] = self._state_N
+        store.refresh()
+        return store
+
+    def image_patches(self, image: int, asked: tuple = ()) -> np.ndarray:
+        """(V, T, P, D) float16, of which the views that `asked` begins with were read: all, or one."""
+        extent, n_views = self.layout.extents["patches"], len(self.view_names)
+        file, within = divmod(image * n_views, extent.rows_per_file)
+        rows = self._mapped("patches", file)
+        if not (asked and _is_position(asked[0])):
+            return rows[within:within + n_views]
+        patches_VTPD = np.empty((n_views, *rows.shape[1:]), rows.dtype)  # what is not touched takes no memory
+        view = range(n_views)[operator.index(asked[0])]
+        patches_VTPD[view] = rows[within + view]
+        return patches_VTPD
+
+
+class FileArray:
+    """(n, *row shape) of a file, with as much of numpy's indexing as FeatureStore uses; every index is a read.
+
+    The first index (integer, slice, or array of positions) chooses rows; the others are applied to what was read.
+    """
+
+    def __init__(self, layout: Layout, extent: Extent, file: int) -> None:
+        self._layout, self._extent, self._path = layout, extent, extent.paths[file]
+        self.shape = (extent.rows_in(file), *extent.array.row_shape)
+        self.dtype = np.dtype(extent.array.dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        one = _is_position(first)
+        rows = [range(len(self))[operator.index(first)]] if one else _positions(first, len(self))
+        if rest and _is_position(rest[0]) and self._part_bytes >= PART_BYTES:
+            part = range(self.shape[1])[operator.index(rest[0])]
+            read = self._read(rows, self.shape[2:], part * self._part_bytes)
+            rest = rest[1:]
+        else:
+            read = self._read(rows, self.shape[1:], 0)
+        return read[(0 if one else slice(None), *rest)]
+
+    @property
+    def _part_bytes(self) -> int:
+        """Bytes of a row's part by the second axis."""
+        return self._extent.array.row_bytes // self.shape[1] if len(self.shape) > 1 else 0
+
+    def _read(self, rows: "range | list[int]", shape: tuple[int, ...], skip: int) -> np.ndarray:
+        """(len(rows), *shape): of each row what begins `skip` bytes into it; neighbours that touch come in one read."""
+        read = np.empty((len(rows), *shape), self.dtype)
+        stride, n_bytes = self._extent.stride, read.nbytes // max(1, len(rows))
+        fd = self._layout.open_file(self._path)
+        try:
+            for at, n in _runs(rows, stride == n_bytes):
+                pread_into(fd, read[at:at + n], self._extent.offset + rows[at] * stride + skip)
+        finally:
+            os.close(fd)
+        return read
+
+
+def _is_position(index: Any) -> bool:
+    return hasattr(index, "__index__") and np.ndim(index) == 0
+
+
+def _positions(index: Any, n: int) -> "range | list[int]":
+    return range(n)[index] if isinstance(index, slice) else np.arange(n)[np.asarray(index)].tolist()
+
+
+def _runs(rows: "range | list[int]", touching: bool) -> list[tuple[int, int]]:
+    """Where each run of consecutive rows begins, and its length; one row each unless rows touch on disk."""
+    if not len(rows):
+        return []
+    if touching and isinstance(rows, range) and rows.step == 1:
+        return [(0, len(rows))]
+    if not touching:
+        return [(at, 1) for at in range(len(rows))]
+    starts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    return [(a, b - a) for a, b in zip(starts[:-1], starts[1:], strict=True)]

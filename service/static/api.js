@@ -1,0 +1,90 @@
+// Questions to the service: JSON and tables, the server's own words where it refuses.
+
+const KEPT_MS = 60_000,
+  MOST_KEPT = 40; // going back must not ask again; a store being built must not look frozen
+const AT_ONCE = 2; // of long computations the server refuses a third: the page must not crowd itself out
+const MOST_TRIES = 8; // where others did
+const kept = new Map(),
+  running = new Set();
+
+export class ApiError extends Error {
+  constructor(status, { kind = "internal", message = `the server answered ${status}`, hint = "" } = {}) {
+    super(message);
+    Object.assign(this, { status, kind, hint });
+  }
+}
+
+/** Parsed JSON of an address; ApiError with the server's message, hint and kind. */
+export async function get(url, signal) {
+  const found = kept.get(url);
+  if (found && performance.now() - found.at < KEPT_MS) return found.value;
+  const value = await ask(url, signal);
+  kept.delete(url);
+  kept.set(url, { value, at: performance.now() });
+  if (kept.size > MOST_KEPT) kept.delete(kept.keys().next().value);
+  return value;
+}
+
+async function ask(url, signal, tries = MOST_TRIES) {
+  const answer = await inTurn(() => reach(url, signal));
+  if (answer.status === 503 && answer.headers.has("Retry-After") && tries > 1) {
+    await new Promise(done => setTimeout(done, 1000 * Math.min(5, Number(answer.headers.get("Retry-After")) || 1)));
+    return ask(url, signal, tries - 1);
+  }
+  if (answer.ok) return answer.json();
+  const body = await answer.json().catch(() => ({}));
+  throw new ApiError(answer.status, body.error);
+}
+
+/** Run when fewer than AT_ONCE others run. */
+async function inTurn(question) {
+  while (running.size >= AT_ONCE) await Promise.race(running);
+  const asked = question(),
+    over = asked.catch(() => {}).then(() => running.delete(over));
+  running.add(over);
+  return asked;
+}
+
+async function reach(url, signal) {
+  try {
+    return await fetch(url, { signal, credentials: "same-origin", headers: { Accept: "application/json" } });
+  } catch (err) {
+    if (err.name === "AbortError") throw err;
+    throw new ApiError(0, {
+      kind: "unreachable",
+      message: "the server does not answer",
+      hint: "Is it still running? Then reload.",
+    });
+  }
+}
+
+/** A whole table, all its pages, by columns: { names, n, column(name), row(i) }. */
+export async function table(url, signal) {
+  const parts = [];
+  for (let next = withQuery(url, { limit: 100_000 }); next; next = parts.at(-1).next) parts.push(await get(next, signal));
+  return columnar(
+    parts[0].columns,
+    parts.flatMap(part => part.rows),
+  );
+}
+
+export function columnar(names, rows) {
+  const at = new Map(names.map((name, i) => [name, i])),
+    made = new Map();
+  const column = name => {
+    if (!made.has(name)) made.set(name, at.has(name) ? rows.map(row => row[at.get(name)]) : null);
+    return made.get(name);
+  };
+  const row = i => Object.fromEntries(names.map((name, k) => [name, rows[i][k]]));
+  return { names, n: rows.length, column, row };
+}
+
+/** url with these query parameters; those that are null, undefined or "" are left out. */
+export function withQuery(url, parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const query = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
+  return query ? `${url}${url.includes("?") ? "&" : "?"}${query}` : url;
+}
+
+/** Where everything about a photograph lies. */
+export const imageUrl = (store, id, rest = "") => `${store.url}/images/${encodeURIComponent(id)}${rest}`;

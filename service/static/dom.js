@@ -1,0 +1,119 @@
+// Elements and the few pieces every view is made of. Text comes in as text nodes only, so nothing needs escaping.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element. Attributes that are functions are listeners (`onclick`); null and false are left out. */
+export const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+export const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter(child => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+/** For ears: said once, seen nowhere. */
+export const say = text => {
+  document.getElementById("status").textContent = text;
+};
+
+/** A number short enough to read; a dash for what is not there. */
+export function num(value, digits = 4) {
+  if (value === null || value === undefined || value === "") return "–";
+  if (typeof value !== "number") return String(value);
+  if (!Number.isFinite(value)) return "not finite";
+  const size = Math.abs(value);
+  if (Number.isInteger(value) && size < 1e7) return value.toLocaleString("en");
+  if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(2).replace("-", "−");
+  return String(Number(value.toPrecision(digits))).replace("-", "−");
+}
+
+export const grams = value => (typeof value === "number" ? value.toFixed(1).replace("-", "−") : "–");
+export const signed = value => (typeof value === "number" ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}` : "–");
+export const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
+export const plain = name => name.replace(/^Dry_/, "").replace(/_g$/, "").replace(/_/g, " ");
+
+export function bytes(n) {
+  const power = [12, 9, 6, 3].find(each => n >= 10 ** each) ?? 0;
+  return `${Number((n / 10 ** power).toPrecision(3))} ${{ 12: "TB", 9: "GB", 6: "MB", 3: "kB", 0: "bytes" }[power]}`;
+}
+
+/** Links to what is shown, as JSON and CSV. */
+export function twins(url, what) {
+  const [path, query] = url.split("?"),
+    rest = query ? `?${query}` : "";
+  return el(
+    "p",
+    { class: "twins" },
+    `${what}: `,
+    ...["json", "csv"].flatMap((kind, i) => [
+      i ? " · " : "",
+      el(
+        "a",
+        { href: `${path.replace(/\.json$/, "")}.${kind}${rest}`, "aria-label": `${what} as ${kind.toUpperCase()}` },
+        kind.toUpperCase(),
+      ),
+    ]),
+  );
+}
+
+/** A labelled <select>; options are [value, text], or [group, [[value, text], ...]]. */
+export function select(label, options, chosen, change) {
+  const option = ([value, text]) => el("option", { value, selected: value === chosen }, text);
+  const made = options.map(([value, text]) =>
+    Array.isArray(text) ? el("optgroup", { label: value }, text.map(option)) : option([value, text]),
+  );
+  return el(
+    "label",
+    { class: "field" },
+    el("span", {}, label),
+    el("select", { onchange: event => change(event.target.value) }, made),
+  );
+}
+
+export function facts(pairs) {
+  return el(
+    "dl",
+    { class: "facts" },
+    pairs
+      .filter(([, value]) => value !== null && value !== undefined)
+      .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+  );
+}
+
+export const section = (title, ...children) => el("section", {}, el("h2", {}, title), ...children);
+
+/** A wide thing that scrolls by itself, on a phone too. */
+export const scroller = (label, ...children) =>
+  el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...children);
+
+/** What the server said, in place of what it did not give. */
+export function problem(err) {
+  return el(
+    "div",
+    { class: "problem", role: "alert" },
+    el("p", {}, el("strong", {}, err.message)),
+    err.hint ? el("p", {}, err.hint) : null,
+  );
+}
+
+/** A place that loads by itself, says so, and shows the server's message if it fails. */
+export function pending(make, what = "Loading …") {
+  const place = el("div", { class: "pending", "aria-busy": "true" }, el("p", { class: "loading" }, what));
+  Promise.resolve()
+    .then(make)
+    .then(
+      made => place.replaceChildren(...[made].flat().filter(Boolean)),
+      err => {
+        if (err.name !== "AbortError") {
+          place.replaceChildren(problem(err));
+          if (!err.kind) console.error(err);
+        }
+      },
+    )
+    .finally(() => place.removeAttribute("aria-busy"));
+  return place;
+}

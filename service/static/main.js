@@ -1,0 +1,91 @@
+// Which view is shown, of which store and sweep; everything else is the views' own business.
+
+import { get } from "./api.js";
+import { el, problem, say, select } from "./dom.js";
+import { go, href, onChange, read } from "./state.js";
+import * as map from "./views/map.js";
+import * as overview from "./views/overview.js";
+import * as photograph from "./views/photograph.js";
+import * as sweeps from "./views/sweeps.js";
+
+const VIEWS = { overview, map, photograph, sweeps },
+  NAMES = { overview: "Overview", map: "Map", photograph: "Photograph", sweeps: "Sweeps" };
+const main = document.getElementById("main");
+let running = new AbortController(),
+  first = true;
+
+async function show() {
+  running.abort();
+  running = new AbortController();
+  const { signal } = running,
+    state = read(),
+    page = Object.hasOwn(VIEWS, state.page ?? "overview") ? (state.page ?? "overview") : "overview";
+  navigation(page);
+  try {
+    const { stores, sweeps: all, failing } = await get("/v1/stores", signal);
+    if (!stores.length && failing.length) throw refused(failing[0].message, "");
+    const store = chosen(stores, state.store, "store"),
+      sweep = all.length ? chosen(all, state.sweep, "sweep") : null;
+    chooser(stores, store);
+    const body = await VIEWS[page].show({ state, signal, store, sweep, sweeps: all, failing });
+    if (signal.aborted) return;
+    main.replaceChildren(el("h1", { tabindex: -1 }, body.title), ...body.content.flat().filter(Boolean));
+    document.title = `${body.title} – biomass`;
+  } catch (err) {
+    if (err.name === "AbortError" || signal.aborted) return;
+    main.replaceChildren(el("h1", { tabindex: -1 }, NAMES[page]), problem(err));
+    if (!err.kind) console.error(err);
+  }
+  if (!first) arrive();
+  first = false;
+}
+
+/** As after loading a page: at its top, and said. */
+function arrive() {
+  scrollTo(0, 0);
+  main.querySelector("h1").focus({ preventScroll: true });
+  say(document.title);
+}
+
+/** The one of that name, or the first where no name is given. */
+function chosen(all, name, what) {
+  const found = name ? all.find(each => each.name === name) : all[0];
+  if (found) return found;
+  throw refused(`no ${what} ${name ?? ""} is served`, all.length ? `There is ${all.map(each => each.name).join(", ")}.` : "");
+}
+
+/** An error that is told, as those of the server are. */
+const refused = (message, hint) => Object.assign(new Error(message), { kind: "not-found", hint });
+
+function navigation(page) {
+  const links = Object.entries(NAMES).map(([key, text]) =>
+    el(
+      "a",
+      {
+        href: href({ page: key === "overview" ? null : key }, ["store", "sweep", "image", "run", "view"]),
+        "aria-current": key === page ? "page" : null,
+      },
+      text,
+    ),
+  );
+  document.querySelector("header nav").replaceChildren(...links);
+}
+
+function chooser(stores, store) {
+  const place = document.querySelector("header .chosen");
+  if (stores.length < 2) {
+    place.replaceChildren(el("span", { class: "muted" }, store.name));
+    return;
+  }
+  place.replaceChildren(
+    select(
+      "Store",
+      stores.map(each => [each.name, each.name]),
+      store.name,
+      name => go(href({ store: name }, ["page", "sweep"])),
+    ),
+  );
+}
+
+onChange(show);
+show();

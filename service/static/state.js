@@ -1,0 +1,46 @@
+// The address is the state: what is shown stands in the query, so that a bookmark shows it again.
+
+const follow = new Set();
+
+/** The state as an object of strings. */
+export const read = () => Object.fromEntries(new URLSearchParams(location.search));
+
+/** The address of a state changed by `changes`; null takes a key out. Keys of other pages stay only if named in `keep`. */
+export function href(changes, keep = null) {
+  const was = read(),
+    start = keep ? Object.fromEntries(keep.filter(key => key in was).map(key => [key, was[key]])) : was;
+  const all = Object.entries({ ...start, ...changes }).filter(
+    ([, value]) => value !== null && value !== undefined && value !== "",
+  );
+  const query = new URLSearchParams(all.map(([key, value]) => [key, String(value)]));
+  return all.length ? `/?${query}` : "/";
+}
+
+/** Note what a view already shows: a new entry of the history, or in place of the present one (sliders, zooming). */
+export function put(changes, { replace = false } = {}) {
+  const url = href(changes);
+  if (url !== location.pathname + location.search) history[replace ? "replaceState" : "pushState"](null, "", url);
+}
+
+/** Go to another address of the page, and show it. */
+export function go(url) {
+  history.pushState(null, "", url);
+  follow.forEach(each => each());
+}
+
+/** Address of a photograph's page, from wherever one is. */
+export const photographHref = (id, changes = {}) =>
+  href({ page: "photograph", image: id, ...changes }, ["store", "sweep", "view"]);
+
+/** Call `show` whenever another state is to be shown: links within the page, back and forward. */
+export function onChange(show) {
+  follow.add(show);
+  addEventListener("popstate", show);
+  document.addEventListener("click", event => {
+    const link = event.target.closest?.("a[href^='/?'], a[href='/']");
+    if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)
+      return;
+    event.preventDefault();
+    go(link.getAttribute("href"));
+  });
+}

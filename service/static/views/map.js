@@ -1,0 +1,170 @@
+// Every photograph as a point, alike ones close together.
+
+import { get, table, withQuery } from "../api.js";
+import { hoverCard } from "../cards.js";
+import { dark, scale } from "../colours.js";
+import { count, el, plain, problem, select, signed, twins } from "../dom.js";
+import { Scatter } from "../scatter.js";
+import { go, photographHref, put } from "../state.js";
+
+const METHODS = [
+  ["pca", "PCA"],
+  ["umap", "UMAP"],
+  ["tsne", "t-SNE"],
+];
+const NEVER = new Set(["image_id", "path", "sha256", "status"]); // columns that tell nothing as a colour
+const FIRST = ["State", "Dry_Total_g", "position"];
+const HINT = "drag to move, wheel, fingers or + and − to zoom; a click opens a photograph";
+
+export async function show({ state, signal, store, sweep }) {
+  const about = sweep ? get(sweep.url, signal) : Promise.resolve({ runs: [] }); // the map does not wait for it
+  const names = (await get(`${store.url}/catalog.json?limit=1`, signal)).columns;
+  const colour = state.colour ?? FIRST.find(name => names.includes(name));
+  const chosen = { method: state.method ?? "pca", view: state.view ?? store.views[0], colour, run: state.run };
+  const map = new PhotographMap({ signal, store, sweep, chosen, names, about });
+  map.draw(parsed(state.box));
+  return { title: "Map", content: map.content };
+}
+
+/** "x0,x1,y0,y1" as numbers, or null. */
+function parsed(text) {
+  const box = text?.split(",").map(Number) ?? [];
+  return box.length === 4 && box.every(Number.isFinite) && box[0] < box[1] && box[2] < box[3] ? box : null;
+}
+
+class PhotographMap {
+  constructor({ signal, store, sweep, chosen, names, about }) {
+    Object.assign(this, { signal, store, sweep, chosen, names, turn: 0, ids: [], texts: () => [] });
+    this.note = el("div", { class: "map-note" });
+    this.links = el("div");
+    this.chart = new Scatter({
+      label: "Map of photographs by class token",
+      class: "map-chart",
+      zoom: true,
+      equal: true,
+      open: i => go(photographHref(this.ids[i])),
+      onbox: box => put({ box: box?.map(value => Number(value.toPrecision(5))).join(",") ?? null }, { replace: true }),
+      describe: i => [this.ids[i], ...this.texts(i)].join(", "),
+      card: i => hoverCard(store, this.ids[i], this.texts(i)),
+    });
+    dark.addEventListener("change", () => this.draw(this.chart.box), { signal });
+    this.content = [this.#controls(), this.chart.root, this.note, this.links];
+    this.ready = about.then(({ runs, best }) =>
+      this.#offer(
+        runs.filter(run => run.has_oof).map(run => run.name),
+        best,
+      ),
+    );
+    this.ready.catch(() => {}); // told when it is needed
+  }
+
+  #controls() {
+    const { chosen, store, names } = this,
+      columns = names.filter(name => !NEVER.has(name)).map(name => [name, plain(name)]);
+    this.colourField = select("Colour", [["Catalog", columns]], chosen.colour, colour => this.#choose({ colour }));
+    return el(
+      "div",
+      { class: "controls" },
+      select("Method", METHODS, chosen.method, method => this.#choose({ method, box: null })),
+      select(
+        "View",
+        store.views.map(name => [name, name]),
+        chosen.view,
+        view => this.#choose({ view, box: null }),
+      ),
+      this.colourField,
+      el("button", { type: "button", onclick: () => this.chart.reset() }, "Show all"),
+    );
+  }
+
+  /** Add the errors of these runs to the colours. */
+  #offer(runs, best) {
+    const { chosen } = this,
+      targets = this.names.filter(name => name.endsWith("_g"));
+    chosen.run = [chosen.run, best, runs[0]].find(name => runs.includes(name));
+    if (!runs.length || !targets.length) return;
+    const option = target =>
+      el("option", { value: `error:${target}`, selected: target === this.#target }, `error of ${plain(target)}`);
+    this.colourField.querySelector("select").append(el("optgroup", { label: "Out of fold" }, targets.map(option)));
+    this.runField = select(
+      "Run",
+      runs.map(name => [name, name]),
+      chosen.run,
+      run => this.#choose({ run }),
+    );
+    this.runField.hidden = !this.#target;
+    this.colourField.after(this.runField);
+  }
+
+  #choose(changes) {
+    Object.assign(this.chosen, changes);
+    put(changes);
+    if (this.runField) this.runField.hidden = !this.#target;
+    this.draw("box" in changes ? null : this.chart.box);
+  }
+
+  /** The target whose error is the colour, if one's is. */
+  get #target() {
+    return this.chosen.colour.startsWith("error:") ? this.chosen.colour.slice("error:".length) : null;
+  }
+
+  /** Ask for what is chosen and draw it; an answer that another choice overtook is dropped. */
+  async draw(box = null) {
+    const turn = ++this.turn,
+      { method, view } = this.chosen,
+      url = withQuery(`${this.store.url}/map.json`, { method, view });
+    this.note.replaceChildren(el("p", { class: "loading" }, "Placing photographs …"));
+    try {
+      const points = await table(url, this.signal),
+        colour = await this.#colour(points);
+      if (turn === this.turn) this.#show(points, colour, box, url);
+    } catch (err) {
+      if (err.name === "AbortError" || turn !== this.turn) return;
+      this.note.replaceChildren(problem(err));
+      if (!err.kind) console.error(err);
+    }
+  }
+
+  #show(points, { name, values, ...how }, box, url) {
+    const colour = scale(name, values, how),
+      there = value => value ?? NaN;
+    this.ids = points.column("image_id");
+    this.texts = i => [`${name}: ${how.centred && values[i] !== null ? `${signed(values[i])} g` : colour.text(i)}`];
+    const [x, y] = ["x", "y"].map(axis => Float32Array.from(points.column(axis), there));
+    this.chart.set({ x, y, colours: colour.packed, box });
+    const told = points.n ? `${count(points.n, "photograph")}; ${HINT}` : "No photograph is sealed yet.";
+    this.note.replaceChildren(colour.legend, el("p", { class: "muted" }, told));
+    this.links.replaceChildren(twins(url, "Map"), twins(`${this.store.url}/catalog.json`, "Catalog"));
+  }
+
+  /** { name, values, ... } for a scale, a value a point. */
+  #colour(points) {
+    return this.#target
+      ? this.#error(points.column("image_id"), this.#target)
+      : this.#column(points.column("position"), this.chosen.colour);
+  }
+
+  async #error(ids, target) {
+    await this.ready;
+    if (!this.chosen.run) throw Object.assign(new Error("no served sweep has predictions out of fold"), { kind: "not-found" });
+    const url = `${this.sweep.url}/runs/${encodeURIComponent(this.chosen.run)}/oof.json`;
+    const oof = await table(withQuery(url, { averaged: 1, weights: "last" }), this.signal);
+    const [of, targets, errors] = ["image_id", "target", "error"].map(name => oof.column(name)),
+      byId = new Map();
+    for (let i = 0; i < oof.n; i++) if (targets[i] === target) byId.set(of[i], errors[i]);
+    return { name: `predicted − true ${plain(target)}`, values: ids.map(id => byId.get(id) ?? null), centred: true, unit: " g" };
+  }
+
+  async #column(positions, name) {
+    const columns = `position,${name}`,
+      catalog = await table(withQuery(`${this.store.url}/catalog.json`, { columns }), this.signal);
+    const [at, values] = ["position", name].map(each => catalog.column(each)),
+      byPosition = new Map();
+    for (let i = 0; i < catalog.n; i++) byPosition.set(at[i], values[i]);
+    return {
+      name: plain(name),
+      values: positions.map(position => byPosition.get(position) ?? null),
+      unit: name.endsWith("_g") ? " g" : "",
+    };
+  }
+}

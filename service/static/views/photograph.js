@@ -1,0 +1,176 @@
+// One photograph: what its patch tokens say, which photographs are like it, what is known and predicted of it.
+
+import { get, imageUrl } from "../api.js";
+import { span, track } from "../bars.js";
+import { photographLink } from "../cards.js";
+import { el, facts, grams, num, plain, problem, section, signed } from "../dom.js";
+import { Stage } from "../stage.js";
+import { go, href, put } from "../state.js";
+import { sortable } from "../table.js";
+
+const OWN = ["path", "sha256", "width", "height", "status"]; // columns that a store adds to the catalog
+
+export async function show({ state, signal, store }) {
+  const id = state.image ?? (await firstId(store, signal));
+  let about;
+  try {
+    about = await get(imageUrl(store, id), signal);
+  } catch (err) {
+    if (!err.kind) throw err;
+    return { title: id, content: [around({ previous: null, next: null }, "Other photographs"), problem(err)] };
+  }
+  const others = el("div"),
+    view = store.views.includes(state.view) ? state.view : store.views[0];
+  const stage = store.has_patches ? new Stage({ store, about, state, signal, view, others }) : picture(store, about);
+  const near = about.nearest.map(each => photographLink(store, each.image_id, [`similarity ${num(each.similarity, 3)}`]));
+  const left = el("div", {}, around(about, "Photographs in the store's order"), stage.root, others);
+  return {
+    title: about.image_id,
+    content: [
+      el("div", { class: "photograph" }, left, el("div", { class: "side" }, labels(about))),
+      predictions(about),
+      store.has_patches
+        ? section(
+            "Views",
+            views(store, about, view, name => stage.setView(name)),
+          )
+        : null,
+      section(
+        "Nearest photographs",
+        near.length ? el("div", { class: "photos" }, near) : el("p", { class: "muted" }, "No other photograph is sealed."),
+      ),
+      el("p", { class: "twins" }, "This photograph: ", el("a", { href: imageUrl(store, about.image_id) }, "JSON")),
+    ],
+  };
+}
+
+async function firstId(store, signal) {
+  const rows = await get(`${store.url}/catalog.json?columns=image_id,sealed&limit=1000`, signal);
+  const found = rows.rows.find(([, sealed]) => sealed) ?? rows.rows[0];
+  if (!found) throw Object.assign(new Error(`${store.name} has no photographs`), { kind: "not-found" });
+  return found[0];
+}
+
+/** The way to the photographs before and after, and to any by its id. */
+function around(about, label) {
+  const to = (id, text) =>
+    id ? el("a", { href: href({ image: id, patch: null }) }, text) : el("span", { class: "muted" }, text);
+  const find = el("input", {
+    type: "search",
+    name: "image",
+    placeholder: "image id, or @position",
+    "aria-label": "Open photograph",
+    autocomplete: "off",
+  });
+  return el(
+    "nav",
+    { class: "around", "aria-label": label },
+    to(about.previous, "← Previous"),
+    to(about.next, "Next →"),
+    el(
+      "form",
+      {
+        role: "search",
+        onsubmit: event => {
+          event.preventDefault();
+          if (find.value.trim()) go(href({ image: find.value.trim(), patch: null }));
+        },
+      },
+      find,
+      el("button", { type: "submit" }, "Open"),
+    ),
+  );
+}
+
+function picture(store, about) {
+  const src = imageUrl(store, about.image_id, "/photograph.jpg"),
+    told = el("figcaption", {}, "This store keeps no patch tokens.");
+  const absent = event => event.target.replaceWith(el("p", { class: "muted" }, "No picture is kept either."));
+  return {
+    root: el("figure", {}, told, el("img", { class: "alone", src, alt: `Photograph ${about.image_id}`, onerror: absent })),
+  };
+}
+
+/** Each view's principal components and norms, to choose the view by. */
+function views(store, about, chosen, choose) {
+  const buttons = about.views.map(norms => {
+    const told = Object.entries(norms).filter(([name, value]) => name !== "view" && (value || !name.endsWith("non_finite")));
+    const src = `${imageUrl(store, about.image_id, "/pca.png")}?view=${encodeURIComponent(norms.view)}`;
+    const press = () => {
+      buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(about.views[i] === norms)));
+      put({ view: norms.view });
+      choose(norms.view);
+    };
+    return el(
+      "button",
+      { type: "button", class: "photo", "aria-pressed": String(norms.view === chosen), onclick: press },
+      el("span", { class: "picture" }, el("img", { class: "pixels", src, alt: "", loading: "lazy" })),
+      el("span", { class: "id" }, norms.view),
+      told.map(([name, value]) => el("span", { class: "small" }, `${name.replace(/_/g, " ")} ${num(value)}`)),
+    );
+  });
+  return el("div", { class: "photos views" }, buttons);
+}
+
+function labels(about) {
+  const own = name => OWN.indexOf(name),
+    all = Object.entries(about.labels).filter(([name]) => name !== "image_id");
+  const ordered = [...all.filter(([name]) => own(name) < 0), ...all.filter(([name]) => own(name) >= 0)];
+  return section(
+    "Labels",
+    facts([
+      ...ordered.map(([name, value]) => [plain(name), name === "sha256" ? `${String(value).slice(0, 12)} …` : num(value)]),
+      ["position", num(about.position)],
+    ]),
+  );
+}
+
+/** A row a run, a column a target: what was predicted while the photograph was held out, and how far that is off. */
+function predictions(about) {
+  const all = about.predictions;
+  if (!all.length)
+    return section("Predictions out of fold", el("p", { class: "muted" }, "No served sweep predicts this photograph."));
+  const targets = [...new Set(all.map(each => each.target))],
+    rows = new Map();
+  for (const each of all) {
+    const key = `${each.sweep}/${each.run}`;
+    if (!rows.has(key)) rows.set(key, { sweep: each.sweep, run: each.run });
+    rows.get(key)[each.target] = each;
+  }
+  const columns = [
+    {
+      title: "Run",
+      of: row => row.run,
+      text: true,
+      show: row => el("a", { href: href({ page: "sweeps", sweep: row.sweep, run: row.run }, ["store"]) }, row.run),
+    },
+    ...targets.map(target =>
+      column(
+        target,
+        all.filter(each => each.target === target),
+      ),
+    ),
+  ];
+  return section(
+    "Predictions out of fold",
+    sortable("Grams, and the error in grams; dot: predicted, upright line: true", columns, [...rows.values()], { most: 12 }),
+  );
+}
+
+function column(target, all) {
+  const range = span(all.flatMap(each => [each.true, each.predicted])),
+    truth = all.find(each => each.true !== null)?.true ?? null;
+  const error = each => (each === undefined || each.true === null || each.predicted === null ? null : each.predicted - each.true);
+  return {
+    title: `${plain(target)}, true ${grams(truth)}`,
+    of: row => row[target]?.predicted,
+    show: row =>
+      el(
+        "span",
+        { class: "tracked" },
+        grams(row[target]?.predicted),
+        el("span", { class: "muted error" }, signed(error(row[target]))),
+        track(range, { value: row[target]?.predicted, marks: [{ value: truth, kind: "truth" }], kind: "narrow" }),
+      ),
+  };
+}

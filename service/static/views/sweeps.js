@@ -1,0 +1,147 @@
+// What a sweep found: the leaderboard, and of one run its curves and its errors, the worst photographs first.
+
+import { get, table } from "../api.js";
+import { span, track } from "../bars.js";
+import { el, facts, num, pending, problem, section, select, twins } from "../dom.js";
+import { go, href } from "../state.js";
+import { sortable } from "../table.js";
+import { run } from "./run.js";
+
+const BASELINES = ["mean", "ridge"];
+const PARTS = /^(r2|score)_/; // of the leaderboard's columns: by target and by State
+
+export async function show({ state, signal, store, sweep, sweeps }) {
+  if (!sweep)
+    return { title: "Sweeps", content: [el("p", {}, "No sweep is served. Start the service with --sweep DIR to see one here.")] };
+  const about = await get(sweep.url, signal),
+    names = about.runs.map(each => each.name);
+  const chosen = [state.run, about.best, names[0]].find(name => names.includes(name));
+  return {
+    title: sweep.name,
+    content: [
+      sweeps.length > 1
+        ? select(
+            "Sweep",
+            sweeps.map(each => [each.name, each.name]),
+            sweep.name,
+            name => go(href({ sweep: name }, ["page", "store"])),
+          )
+        : null,
+      settings(about),
+      section(
+        "Leaderboard",
+        pending(() => board(sweep, about, chosen, signal)),
+      ),
+      chosen ? el("section", {}, run({ state, signal, store, sweep, name: chosen })) : null,
+    ],
+  };
+}
+
+async function board(sweep, about, chosen, signal) {
+  const url = `${sweep.url}/leaderboard.json`;
+  try {
+    const found = await table(url, signal);
+    return [
+      leaderboard(
+        Array.from({ length: found.n }, (_, i) => found.row(i)),
+        found.names,
+        chosen,
+      ),
+      twins(url, "Leaderboard"),
+    ];
+  } catch (err) {
+    if (!err.kind) throw err;
+    return [
+      problem(err),
+      el(
+        "ul",
+        {},
+        about.runs.map(({ name }) =>
+          el("li", {}, el("a", { href: href({ run: name, fold: null }), "aria-current": name === chosen ? "true" : null }, name)),
+        ),
+      ),
+    ];
+  }
+}
+
+function settings(about) {
+  const notes = about.finished === false ? ["This sweep is not finished.", ...about.notes] : about.notes;
+  return el(
+    "div",
+    { class: "settings" },
+    facts(Object.entries(about.settings).filter(([name]) => name !== "name")),
+    notes.length
+      ? el(
+          "ul",
+          {},
+          notes.map(note => el("li", {}, note)),
+        )
+      : null,
+  );
+}
+
+/** The points' range; a baseline that lies far below would press them together, and is left out. */
+function scoreRange(points, beside) {
+  const [low, high] = span(points),
+    near = beside.filter(value => value > low - 2 * (high - low));
+  return span([...points, ...near]);
+}
+
+function leaderboard(rows, names, chosen) {
+  const whisker = row => [row.score_last - (row.sd_last ?? 0), row.score_last + (row.sd_last ?? 0)];
+  const points = rows.filter(row => !BASELINES.includes(row.name)),
+    beside = rows.filter(row => BASELINES.includes(row.name));
+  const range = scoreRange(
+    points.flatMap(whisker).filter(Number.isFinite),
+    beside.map(row => row.score_last),
+  );
+  const drawn = beside.filter(row => row.score_last >= range[0] && row.score_last <= range[1]),
+    marks = drawn.map(row => ({ value: row.score_last, kind: row.name }));
+  const settingNames = names.filter(name => name.includes("."));
+  const columns = [
+    {
+      title: "Run",
+      of: row => row.name,
+      text: true,
+      show: row =>
+        BASELINES.includes(row.name)
+          ? `${row.name} (baseline)`
+          : el("a", { href: href({ run: row.name, fold: null }), "aria-current": row.name === chosen ? "true" : null }, row.name),
+    },
+    { title: "Score", of: row => row.score_last, show: row => (row.failed ? "failed" : num(row.score_last)) },
+    { title: "± sd", of: row => row.sd_last },
+    {
+      plain: true,
+      show: row =>
+        track(range, {
+          value: row.score_last,
+          low: whisker(row)[0],
+          high: whisker(row)[1],
+          marks,
+          kind: row.apart ? "pale" : "",
+        }),
+    },
+    {
+      title: "To the best",
+      of: row => row.vs_best,
+      show: row => (Number.isFinite(row.vs_best) ? `${num(row.vs_best, 2)} [${num(row.low, 2)}, ${num(row.high, 2)}]` : "–"),
+    },
+    ...settingNames.map(name => ({
+      title: name.replace(/^.*\./, ""),
+      of: row => row[name],
+      text: rows.some(row => typeof row[name] === "string"),
+    })),
+    ...names
+      .filter(name => PARTS.test(name) && name !== "score_last" && name !== "score_best")
+      .map(name => ({
+        title: name
+          .replace(/^r2_Dry_|^r2_/, "R² ")
+          .replace(/_g$/, "")
+          .replace(/^score_/, ""),
+        of: row => row[name],
+        show: row => num(row[name], 3),
+      })),
+  ];
+  const told = `Out-of-fold score, mean ± sd over repeats; pale: told apart from the best${marks.length ? `; upright lines: ${drawn.map(row => `${row.name} ${num(row.score_last, 3)}`).join(", ")}` : ""}`;
+  return sortable(told, columns, [...points, ...beside], { mark: row => (row.name === chosen ? "chosen" : null) });
+}

@@ -1,0 +1,78 @@
+"""What is served, in JSON: the list of stores and sweeps, one store, its catalog and statistics."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from service import heavy
+from service.asked import library_of, name_of, opened_of
+from service.errors import ServiceError
+from service.library import Opened
+from service.openapi import described
+from service.tables import table_response
+
+
+@described("json", ())
+def listing(request: Request) -> Response:
+    """All stores and sweeps served. A store that is gone or damaged is left out and named under `failing`."""
+    library, stores, failing = library_of(request), [], []
+    for name, served in library.stores.items():
+        try:
+            stores.append(describe(served.now()))
+        except ServiceError as err:
+            failing.append({"name": name, "kind": err.kind, "message": err.message})
+    sweeps = [{"name": name, "url": f"/v1/sweeps/{quote(name, safe='')}", "n_runs": sum(1 for _ in folder.glob("*/config.yaml"))}
+              for name, folder in library.sweep_folders.items()]
+    return JSONResponse({"stores": stores, "sweeps": sweeps, "failing": failing})
+
+
+def describe(opened: Opened) -> dict[str, Any]:
+    """A store in the list of stores."""
+    store = opened.store
+    return {"name": opened.name, "url": f"/v1/stores/{quote(opened.name, safe='')}",
+            "format": "hdf5" if store.path in store.layout.sizes else "zarr",
+            "n_images": store.n_images, "n_sealed": store.n_sealed, "n_room": store.layout.n, "views": list(store.view_names),
+            "has_patches": store.spec.has_patches, "fingerprint": store.spec.fingerprint, "generation": opened.generation}
+
+
+@described("json")
+def one(request: Request) -> Response:
+    """A store with its spec, its bytes, and shape and dtype of every array."""
+    opened = opened_of(request)
+    store = opened.store
+    arrays = {name: {"shape": list(each.array.shape), "dtype": np.dtype(each.array.dtype).str, "dims": list(each.array.dims)}
+              for name, each in store.layout.extents.items()}
+    more = {"size_bytes": store.size_bytes, "spec": json.loads(store.spec.to_json()), "arrays": arrays}
+    return JSONResponse(describe(opened) | more)
+
+
+@described("table")
+async def catalog(request: Request) -> Response:
+    """The catalog, a row an image, with its position and whether it is sealed."""
+    opened = await run_in_threadpool(opened_of, request)
+    frame = await heavy.run(request, (opened.state, "catalog"), lambda: catalog_of(opened))
+    return table_response(request, frame, name_of(request, "format"))
+
+
+def catalog_of(opened: Opened) -> pd.DataFrame:
+    """The catalog as it is served."""
+    store = opened.store
+    sealed_N = np.bincount(store.sealed, minlength=store.n_images).astype(bool)
+    frame = store.catalog
+    ours = {"position": np.arange(len(frame)), "sealed": sealed_N}
+    rest = frame.rename(columns={name: f"{name} (catalog)" for name in ours if name in frame})
+    return pd.concat([rest[["image_id"]], pd.DataFrame(ours), rest.drop(columns="image_id")], axis=1)
+
+
+@described("table")
+async def stats(request: Request) -> Response:
+    """Statistics per view and kind of token, of all sealed images."""
+    opened = await run_in_threadpool(opened_of, request)
+    frame = await heavy.run(request, (opened.state, "stats"), opened.store.stats)
+    return table_response(request, frame, name_of(request, "format"))

@@ -1,0 +1,224 @@
+"""What a sweep's folder tells, finished or not: its settings, leaderboard, out-of-fold tables, curves.
+
+Pure functions of folders that `biomass train` leaves (trainer.runs). A folder that lacks something gives what there is, and
+InputError for what is not, by the sweep's and run's names.
+"""
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featurestore.catalog import TARGETS
+from featurestore.errors import BiomassError, InputError
+from trainer.grid import SweepConfig, load_point
+
+WEIGHTS = ("best", "last")
+BASELINES = ("mean", "ridge")  # rows of summary.csv that are no points
+REFIT = "refit"
+KEPT_TABLES = 64  # runs whose averaged predictions stay in memory
+TEXTS = {"weights": str, "image_id": str, "site": str, "predicted_State": str}
+MASSES = [*TARGETS, *(f"true_{name}" for name in TARGETS)]
+
+Stamp = tuple[str, int, int]
+Plan = tuple[dict[str, str], dict[str, dict[str, Any]]]
+
+
+def stamp(path: Path) -> Stamp:
+    """What a file's content is known by: path, time and size. They are 0 while it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), found.st_mtime_ns, found.st_size
+
+
+# -- a sweep
+
+
+def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
+    """Settings in words, runs with their parameters, baselines, the honest estimate and the sweep's own notes.
+
+    plan : what `plan` made of this sweep.
+    """
+    settings, parameters = plan
+    summary = _json(sweep / "summary.json") or {}
+    table = _summary(sweep)
+    scores = {} if table is None else table.set_index("name")["score_last"].to_dict()
+    runs = [{"name": name, "parameters": parameters.get(name, {}), "score": scores.get(name),
+             "has_oof": (sweep / name / "oof.csv").is_file()} for name in run_names(sweep) if name != REFIT]
+    return {"finished": bool(summary), "settings": settings, "runs": runs, "best": summary.get("best"),
+            "baselines": {name: scores[name] for name in BASELINES if name in scores},
+            "honest": summary.get("honest"), "notes": summary.get("notes", []),
+            "refitted": (sweep / REFIT).is_dir(), "n_images": summary.get("n_images")}
+
+
+def run_names(sweep: Path) -> list[str]:
+    """Names of the runs that were begun, the refit last."""
+    names = sorted(file.parent.name for file in sweep.glob("*/config.yaml"))
+    return sorted(names, key=lambda name: name == REFIT)
+
+
+def plan(sweep: Path) -> Plan:
+    """What sweep.json says: settings in words, and each point's values on the grid's axes by its run's name.
+
+    Both are empty where this program cannot read it.
+    """
+    found = _json(sweep / "sweep.json")
+    try:
+        config = SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json")
+    except (BiomassError, KeyError, TypeError):
+        return {}, {}
+    return _in_words(config), {name: dict(config.settings(i)) for i, name in enumerate(config.names)}
+
+
+def _in_words(config: SweepConfig) -> dict[str, str]:
+    base = config.base
+    cv, trainer, mixup = base.cv, base.trainer, base.augmentation.mixup
+    axes = {f"grid: {key}": ", ".join(map(str, values)) for key, values in config.axes.items()}
+    return {"name": base.experiment.name, "store": Path(base.dataset.store or "").name, "points": str(len(config.points)), **axes,
+            "folds": f"{cv.n_folds} x {cv.repeats} repeats, {cv.groups} kept together",
+            "training": f"{trainer.num_epochs} epochs, batches of {trainer.batch_size}",
+            "mixup": mixup.kind if mixup.on else "none", "views averaged": ", ".join(map(str, base.inference.tta_indices)),
+            "seed": str(base.experiment.seed)}
+
+
+def leaderboard(sweep: Path) -> pd.DataFrame:
+    """summary.csv: every point's scores, ranked, and the baselines."""
+    table = _summary(sweep)
+    if table is None:
+        raise InputError(f"sweep {sweep.name!r} is not finished, it has no leaderboard yet; the curves of its runs tell how far "
+                         "they are")
+    return table
+
+
+# -- a run
+
+
+def run_folder(sweep: Path, name: str) -> Path:
+    """The folder of a run, by its name among those that are there."""
+    if name not in run_names(sweep):
+        raise InputError(f"sweep {sweep.name!r} has no run {name!r}; it has {', '.join(run_names(sweep)[:5]) or 'none yet'}")
+    return sweep / name
+
+
+def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.DataFrame:
+    """Out-of-fold predictions, a row per repeat, image and target: image_id, site, repeat, fold, target, true, predicted, error.
+
+    weights : whose rows, `best` or `last`; None takes `best` where there are some. averaged : over repeats; of several, repeat
+    and fold are missing then. error is predicted - true, in grams; missing where the truth is.
+    """
+    wide = _wide(run, weights)
+    if averaged and wide["repeat"].nunique() > 1:
+        first = wide.groupby("image_id", sort=False)[["site"]].first()
+        wide = first.join(wide.groupby("image_id", sort=False)[MASSES].mean()).reset_index().assign(repeat=np.nan, fold=np.nan)
+    n, k = len(wide), len(TARGETS)
+    long = wide[["image_id", "site", "repeat", "fold"]].loc[wide.index.repeat(k)].reset_index(drop=True)
+    true, predicted = (wide[names].to_numpy(float).reshape(n * k) for names in (MASSES[k:], MASSES[:k]))
+    return long.assign(target=np.tile(np.array(TARGETS, object), n), true=true, predicted=predicted, error=predicted - true)
+
+
+def _wide(run: Path, weights: str | None) -> pd.DataFrame:
+    """oof.csv's rows of chosen weights, as they are."""
+    where = f"run {run.name!r} of sweep {run.parent.name!r}"
+    try:
+        table = pd.read_csv(run / "oof.csv", dtype=TEXTS, keep_default_na=False, na_values=dict.fromkeys(MASSES, ["", "nan"]))
+    except FileNotFoundError as err:
+        raise InputError(f"{where} has no out-of-fold table: it is not finished, or learned on every image") from err
+    except (OSError, ValueError) as err:  # pandas' own errors of CSVs are ValueErrors
+        raise InputError(f"{where}: its out-of-fold table cannot be read; train it again") from err
+    if missing := [name for name in ("weights", "repeat", "image_id", "site", "fold", *MASSES) if name not in table]:
+        raise InputError(f"{where}: its out-of-fold table lacks {', '.join(missing)}; train it again")
+    there = [which for which in WEIGHTS if (table["weights"] == which).any()]
+    which = weights or next(iter(there), "last")
+    if weights and weights not in there:
+        raise InputError(f"{where} has no {weights} weights; it has {', '.join(there) or 'none'}")
+    return table[table["weights"] == which].reset_index(drop=True)
+
+
+def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
+    """What the heads that never saw an image predict for it: run, target, true and predicted grams, averaged over repeats.
+
+    Runs without an out-of-fold table, or without the image, are left out.
+    """
+    found = []
+    for name in run_names(sweep):
+        table = _averaged(stamp(sweep / name / "oof.csv"))
+        if image_id in table.index:
+            row = table.loc[image_id]
+            found += [{"run": name, "target": target, "true": float(row[f"true_{target}"]), "predicted": float(row[target])}
+                      for target in TARGETS]
+    return found
+
+
+@functools.lru_cache(KEPT_TABLES)
+def _averaged(stamp: Stamp) -> pd.DataFrame:
+    """Masses and truths by image_id; empty if the table cannot be read. By its stamp: a file that changed is read again."""
+    try:
+        return _wide(Path(stamp[0]).parent, None).groupby("image_id", sort=False)[MASSES].mean()
+    except InputError:
+        return pd.DataFrame(columns=MASSES)
+
+
+def curves(run: Path) -> pd.DataFrame:
+    """Loss and held-out score by epoch: a row of all folds together (repeat and fold missing), and one a repeat and fold.
+
+    A last line that is not whole yet is left out: the sweep is being trained.
+    """
+    records, splits, rows = _log(run), _splits(run), []
+    for record in records:
+        rows.append((record.get("epoch"), None, None, record.get("loss"), record.get("score")))
+        of_folds = [record.get(f"fold_{name}") for name in ("loss", "score")]
+        if all(isinstance(values, list) and len(values) == len(splits) for values in of_folds):
+            rows += [(record.get("epoch"), *split, *each) for split, *each in zip(splits, *of_folds, strict=True)]
+    table = pd.DataFrame(rows, columns=["epoch", "repeat", "fold", "loss", "score"]).apply(pd.to_numeric, errors="coerce")
+    return table.astype({"repeat": "Int64", "fold": "Int64", "loss": float, "score": float})
+
+
+def _splits(run: Path) -> list[tuple[int, int]]:
+    """(repeat, fold) of a run's heads, in the order of its log; none for the refit, or where its config cannot be read."""
+    try:
+        cv = load_point(run / "config.yaml").cv
+    except BiomassError:
+        return []
+    folds = [] if cv.fold == "all" else range(cv.n_folds) if cv.fold is None else [cv.fold]
+    return [(repeat, fold) for repeat in range(cv.repeats) for fold in folds]
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl."""
+    where = f"run {run.name!r} of sweep {run.parent.name!r}"
+    try:
+        lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    except OSError as err:
+        raise InputError(f"{where} has no log yet; its first epoch is being trained") from err
+    whole = [line for line in lines if line.endswith(b"\n")]
+    try:
+        return [dict(json.loads(line)) for line in whole]
+    except (ValueError, TypeError) as err:
+        raise InputError(f"{where}: its log is damaged: a line is no JSON object") from err
+
+
+# -- files
+
+
+def _json(path: Path) -> Mapping[str, Any] | None:
+    """An object, or None if it is not there or not whole."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _summary(sweep: Path) -> pd.DataFrame | None:
+    """summary.csv, or None if it is not there or no such table."""
+    try:
+        table = pd.read_csv(sweep / "summary.csv", dtype={"name": str})
+    except (OSError, ValueError):
+        return None
+    return table if {"name", "score_last"} <= set(table) else None

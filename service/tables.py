@@ -1,0 +1,97 @@
+"""A DataFrame as JSON or CSV, a part at a time: chosen rows and columns, and where the next rows are."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pandas as pd
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from service.asked import number_of
+from service.errors import ServiceError
+
+LIMIT, MOST_LIMIT = 10_000, 100_000
+BLOCK = 500  # rows made into text at once: json holds the interpreter's lock meanwhile, and others wait
+
+
+def table_response(request: Request, frame: pd.DataFrame, format: str) -> Response:
+    """Rows `?offset=` to `offset + limit` and `?columns=` of a table, streamed.
+
+    frame : any; its index is left out. Missing and infinite numbers become null, or empty cells. Make it once
+    (`heavy.run`) and answer any part of it. format : `json` or `csv`.
+
+    ServiceError `not-found` for another format, `bad-request` for columns that are not there or a bad number.
+    """
+    if format not in ("json", "csv"):
+        raise ServiceError("not-found", f"no format {format[:20]!r}", "a table comes as .json or .csv")
+    names, total = _columns(request, frame), len(frame)
+    offset = number_of(request, "offset", 0, total)
+    limit = number_of(request, "limit", LIMIT, MOST_LIMIT, least=1)
+    end = min(offset + limit, total)
+    following = _url_of(request, end, limit) if end < total else None
+    part = frame.iloc[offset:end][names]
+    if format == "csv":
+        headers = {"Link": f'<{following}>; rel="next"'} if following else {}
+        return _stream(request, _csv(part), headers, "text/csv; charset=utf-8")
+    after = {"total": total, "offset": offset, "next": following}
+    return _stream(request, _json(part, after), {}, "application/json")
+
+
+def _stream(request: Request, parts: Iterator[str], headers: dict[str, str], media_type: str) -> Response:
+    return StreamingResponse([] if request.method == "HEAD" else parts, headers=headers, media_type=media_type)
+
+
+def _columns(request: Request, frame: pd.DataFrame) -> list[str]:
+    text = request.query_params.get("columns")
+    names = list(frame.columns) if text is None else text.split(",")
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise ServiceError("bad-request", f"no column {missing[0][:40]!r}", f"there are {', '.join(map(str, frame.columns))}")
+    return list(dict.fromkeys(names))
+
+
+def _url_of(request: Request, offset: int, limit: int) -> str:
+    kept = [(key, value) for key, value in request.query_params.multi_items() if key not in ("offset", "limit")]
+    return f"{request.scope['path']}?{urlencode([*kept, ('offset', offset), ('limit', limit)])}"
+
+
+def _json(part: pd.DataFrame, after: dict[str, Any]) -> Iterator[str]:
+    yield f'{{"columns": {json.dumps(list(map(str, part.columns)))}, "rows": ['
+    for start in range(0, len(part), BLOCK):
+        rows = json.dumps(list(_rows(part.iloc[start:start + BLOCK])), allow_nan=False)
+        yield (", " if start else "") + rows[1:-1]
+    yield f"], {json.dumps(after)[1:]}"
+
+
+def _csv(part: pd.DataFrame) -> Iterator[str]:
+    yield _csv_text([part.columns])
+    for start in range(0, len(part), BLOCK):
+        yield _csv_text(_rows(part.iloc[start:start + BLOCK]))
+
+
+def _csv_text(rows: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _rows(block: pd.DataFrame) -> Iterator[list[Any]]:
+    columns = [[_cell(value) for value in block[name].tolist()] for name in block.columns]
+    return map(list, zip(*columns, strict=True))
+
+
+def _cell(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return _cell(value.item())
+    return None if value is pd.NaT or value is pd.NA else str(value)

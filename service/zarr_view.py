@@ -1,0 +1,147 @@
+"""A store as a Zarr v3 group of static objects: a Zarr store's own files, or an HDF5 store as if it were one.
+
+Every key is found in a table or counted within an array's shape; none becomes part of a file name.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from featurestore.errors import StoreDamaged
+from featurestore.layout import Extent
+from featurestore.spec import FORMAT, FORMAT_VERSION, Array
+from featurestore.store import FeatureStore
+from service.asked import name_of, opened_of, require_sealed
+from service.body import BytesResponse, Piece, Span, Zeros, file_etag
+from service.errors import ServiceError
+from service.library import Opened
+from service.openapi import described
+from service.rows import array_headers, row_etag
+
+CHUNK_BYTES = 1 << 20
+MOST_METADATA_BYTES = 1 << 24
+CHUNK = re.compile(r"(?:0|[1-9]\d{0,8})(?:/(?:0|[1-9]\d{0,8}))*", re.ASCII)
+
+
+@described("bytes", ("not-found", "not-sealed", "store-damaged", "store-gone"))
+def zarr_object(request: Request) -> Response:
+    """An object of the store as a Zarr v3 group: zarr.json, NAME/zarr.json or NAME/c/0/0...
+
+    Of a Zarr store they are its own files. An HDF5 store is shown with chunks without compression: a row of patches each, which
+    is refused with 409 while its image is not sealed, and about 1 MB of whole images of the other arrays.
+    """
+    opened, key = opened_of(request), name_of(request, "key")
+    if opened.store.path in opened.store.layout.sizes:
+        return _virtual(opened, key)
+    return _own_file(opened, key)
+
+
+def _own_file(opened: Opened, key: str) -> Response:
+    layout = opened.store.layout
+    path, n_bytes = own_files(opened.store).get(key, (None, 0))
+    if path is None:
+        raise _no_object(key)
+    if path in layout.sizes:
+        return BytesResponse(layout, [Span(path, 0, n_bytes)], file_etag(opened, path), {})
+    return BytesResponse(layout, [_metadata_of(path)], file_etag(opened, path), {})
+
+
+def _metadata_of(path: Path) -> bytes:
+    """A zarr.json; StoreDamaged if it is not there now, or a link, which may lead anywhere."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return file.read(MOST_METADATA_BYTES)
+    except OSError as err:
+        raise StoreDamaged(f"{path}: {err.strerror}; restore it or build the store again") from err
+
+
+def own_files(store: FeatureStore) -> dict[str, tuple[Path, int]]:
+    """File and bytes of every object of a Zarr store, by its key; only those of the format."""
+    nodes = [store.path, store.path / "catalog", *(store.path / name for name in store.layout.extents)]
+    files = {path / "zarr.json": 0 for path in nodes} | store.layout.sizes
+    return {str(path.relative_to(store.path)): (path, n_bytes) for path, n_bytes in files.items()}
+
+
+def _virtual(opened: Opened, key: str) -> Response:
+    store = opened.store
+    name, slash, rest = key.rpartition("/c/") if "/c/" in key else key.rpartition("zarr.json")
+    name = name.rstrip("/") if rest == "" else name
+    if key in ("zarr.json", "catalog/zarr.json"):
+        return _metadata(opened, group(store, root=key == "zarr.json"))
+    if name not in store.layout.extents or (slash == "zarr.json" and key != f"{name}/zarr.json"):
+        raise _no_object(key)
+    extent = store.layout.extents[name]
+    if slash == "zarr.json":
+        return _metadata(opened, array_metadata(extent.array))
+    return _chunk(opened, extent, _indices(key, rest, extent.array))
+
+
+def _indices(key: str, text: str, array: Array) -> tuple[int, ...]:
+    """A chunk's place on the grid; ServiceError `not-found` if there is none such."""
+    indices = tuple(map(int, text.split("/"))) if CHUNK.fullmatch(text) else ()
+    grid = [-(-size // chunk) for size, chunk in zip(array.shape, chunk_shape(array), strict=True)]
+    if len(indices) != len(grid) or any(i >= n for i, n in zip(indices, grid, strict=True)):
+        raise _no_object(key)
+    return indices
+
+
+def _chunk(opened: Opened, extent: Extent, indices: tuple[int, ...]) -> Response:
+    store, array = opened.store, extent.array
+    shape = chunk_shape(array)
+    headers = array_headers(shape, array.dtype)
+    if array.name == "patches":
+        # absent, it would read as zeros: an error is what clients do not take for an empty chunk
+        require_sealed(store, indices[0])
+        span = Span(*extent.locate(indices[0] * array.shape[1] + indices[1]))
+        return BytesResponse(store.layout, [span], row_etag(store, indices[0], indices[1]), headers)
+    first = indices[0] * shape[0]
+    n_rows = min(shape[0], array.n_rows - first)
+    path, offset, n_bytes = extent.locate(first)
+    pieces: list[Piece] = [Span(path, offset, n_rows * n_bytes)]
+    if n_rows < shape[0]:
+        pieces.append(Zeros((shape[0] - n_rows) * n_bytes))
+    return BytesResponse(store.layout, pieces, file_etag(opened, path), headers)
+
+
+def _metadata(opened: Opened, node: dict[str, Any]) -> Response:
+    return BytesResponse(opened.store.layout, [json.dumps(node, indent=1).encode()], f'"{opened.generation}"', {})
+
+
+def group(store: FeatureStore, root: bool) -> dict[str, Any]:
+    """zarr.json of the root or of `catalog`; the root's lists all arrays, since over HTTP a client cannot list them."""
+    node = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    if not root:
+        return node
+    inner = {"catalog": node} | {name: array_metadata(extent.array) for name, extent in store.layout.extents.items()}
+    attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "spec": store.spec.to_json()}
+    return {**node, "attributes": attributes,
+            "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inner}}
+
+
+def array_metadata(array: Array) -> dict[str, Any]:
+    """zarr.json of an array."""
+    dtype = np.dtype(array.dtype)
+    to_bytes = {"name": "bytes"} if dtype.itemsize == 1 else {"name": "bytes", "configuration": {"endian": "little"}}
+    return {
+        "zarr_format": 3, "node_type": "array", "shape": list(array.shape), "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape(array))}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0 if dtype.kind == "u" else 0.0,
+        "codecs": [to_bytes], "attributes": {}, "dimension_names": list(array.dims)}
+
+
+def chunk_shape(array: Array) -> tuple[int, ...]:
+    """A row of patches; of the other arrays about CHUNK_BYTES of whole images."""
+    if array.row_axes == 2:
+        return (1, 1, *array.row_shape)
+    return (max(1, min(array.n_rows, CHUNK_BYTES // max(1, array.row_bytes))), *array.row_shape)
+
+
+def _no_object(key: str) -> ServiceError:
+    return ServiceError("not-found", f"no object {key[:100]!r}", "zarr.json is the group's")

@@ -1,0 +1,196 @@
+// node claims.mjs CLAIM URL [WORD]: does one thing as a person would in Chromium, prints what is to be seen as JSON.
+//
+// URL is the one `store serve` prints, token and all. `noise` is what no claim may leave behind: messages on the console, errors,
+// and requests to anywhere else.
+
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+// without these Chromium asks for its maker's hosts at every start
+const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
+const WIDE = { width: 1400, height: 900 },
+  NARROW = { width: 390, height: 844 };
+const VIEWS = ["", "page=map", "page=photograph&layer=similar&patch=1,1", "page=sweeps"];
+
+const [claim, url, word] = process.argv.slice(2);
+const { origin } = new URL(url);
+const noise = [];
+
+async function open(browser, query, options = {}) {
+  const context = await browser.newContext({ viewport: WIDE, ...options });
+  context.on("request", request => new URL(request.url()).origin === origin || noise.push(`asked ${request.url()}`));
+  context.on("console", message => noise.push(`${message.type()}: ${message.text()}`));
+  context.on("weberror", error => noise.push(String(error.error())));
+  const page = await context.newPage();
+  await page.goto(url); // a cookie for the token
+  await arrive(page, `/?${query}`);
+  return page;
+}
+
+async function arrive(page, address) {
+  await page.goto(origin + address);
+  await drawn(page);
+}
+
+async function drawn(page) {
+  await page.waitForFunction(() => {
+    const loaded = [...document.images].every(image => image.complete || image.loading === "lazy");
+    return loaded && document.querySelector("main h1") && !document.querySelector("[aria-busy], .loading");
+  });
+  await page.waitForTimeout(100); // canvases are drawn in the next frame
+}
+
+const title = page => page.locator("main h1").textContent();
+const pixels = (page, selector) =>
+  page
+    .locator(selector)
+    .first()
+    .evaluate(canvas => canvas.toDataURL());
+
+/** Move the mouse onto a point of the chart: the keyboard goes to one, and its card hangs at one of its corners beside it. */
+async function ontoPoint(page) {
+  await page.locator(".scatter").press("ArrowRight");
+  const { x, y, width, height } = await page.locator(".tip").boundingBox(),
+    named = await page.locator(".tip strong").textContent();
+  for (const at of [
+    [x - 14, y - 14],
+    [x + width + 14, y - 14],
+    [x - 14, y + height + 14],
+    [x + width + 14, y + height + 14],
+  ]) {
+    await page.mouse.move(...at);
+    if ((await page.locator(".on-point .tip strong").count()) && named === (await page.locator(".tip strong").textContent()))
+      return at;
+  }
+  throw new Error(`no point beside the card of ${named}`);
+}
+
+const CLAIMS = {
+  async point(browser) {
+    const page = await open(browser, "page=map"),
+      at = await ontoPoint(page);
+    const hovered = await page.locator(".tip strong").textContent();
+    await page.mouse.click(...at);
+    await page.waitForFunction(() => location.search.includes("page=photograph"));
+    await drawn(page);
+    return { hovered, opened: await title(page) };
+  },
+
+  async patch(browser) {
+    const page = await open(browser, "page=photograph"),
+      stage = page.locator(".stage"),
+      { width, height } = await stage.boundingBox();
+    await stage.click({ position: { x: width * 0.6, y: height * 0.2 } });
+    await page.locator("h2:has-text('The same in other photographs')").waitFor();
+    await drawn(page);
+    const query = new URL(page.url()).searchParams,
+      [row, column] = query.get("patch").split(",").map(Number);
+    const seen = await page.locator(".stage canvas").evaluate(
+      (canvas, [x, y]) => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return {
+          size: [canvas.height, canvas.width],
+          at: [...data.slice(4 * (x + canvas.width * y)).slice(0, 3)],
+          colours: new Set(new Uint32Array(data.buffer)).size,
+        };
+      },
+      [column, row],
+    );
+    return { ...seen, patch: [row, column], others: await page.locator(".photo canvas").count() };
+  },
+
+  async bookmark(browser) {
+    const page = await open(browser, "page=map"),
+      chosen = other => other.locator("select").evaluateAll(all => all.map(each => each.value));
+    await page.getByLabel("Colour").selectOption("error:Dry_Dead_g");
+    await page.locator(".scatter").focus();
+    await page.keyboard.press("+");
+    await page.waitForFunction(() => location.search.includes("box="));
+    await page.locator("label:has-text('View') select").first().focus(); // no ring around a point
+    await drawn(page);
+    const other = await open(browser, new URL(page.url()).search.slice(1));
+    return {
+      chosen: [await chosen(page), await chosen(other)],
+      same: (await pixels(page, "canvas.points")) === (await pixels(other, "canvas.points")),
+    };
+  },
+
+  async back(browser) {
+    const page = await open(browser, "page=map&colour=Dry_Total_g");
+    const before = await pixels(page, "canvas.points");
+    await page.mouse.click(...(await ontoPoint(page)));
+    await page.waitForFunction(() => location.search.includes("page=photograph"));
+    await drawn(page);
+    await page.goBack();
+    await drawn(page);
+    return { title: await title(page), same: before === (await pixels(page, "canvas.points")) };
+  },
+
+  async keyboard(browser) {
+    const page = await open(browser, ""),
+      active = () => page.evaluate(() => document.activeElement.className || document.activeElement.textContent);
+    const until = async wanted => {
+      for (let i = 0; i < 40 && !(await active()).startsWith(wanted); i++) await page.keyboard.press("Tab");
+    };
+    await until("Map");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => location.search.includes("page=map"));
+    await drawn(page);
+    await until("scatter");
+    await page.keyboard.press("ArrowRight");
+    await page.keyboard.press("ArrowRight");
+    const said = await page.locator("#status").textContent();
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => location.search.includes("page=photograph"));
+    await drawn(page);
+    return { said, opened: await title(page) };
+  },
+
+  async axe(browser) {
+    const source = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8"),
+      found = [];
+    for (const [viewport, colorScheme] of [
+      [WIDE, "light"],
+      [NARROW, "dark"],
+    ]) {
+      const page = await open(browser, "", { viewport, colorScheme });
+      for (const view of VIEWS) {
+        await arrive(page, `/?${view}`);
+        await page.evaluate(source);
+        const { violations } = await page.evaluate(() => globalThis.axe.run());
+        const serious = violations.filter(each => ["serious", "critical"].includes(each.impact));
+        found.push(...serious.map(each => `${view} ${colorScheme} ${each.id}: ${each.nodes.map(node => node.target).join(" ")}`));
+        const beyond = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        if (beyond > 0) found.push(`${view} ${colorScheme} is ${beyond} pixels wider than the window`);
+      }
+    }
+    return { found };
+  },
+
+  async refused(browser) {
+    const page = await open(browser, `page=photograph&image=${encodeURIComponent(word)}`);
+    const told = await page.locator("[role=alert]").textContent();
+    noise.splice(0, noise.length, ...noise.filter(line => !line.includes("404"))); // Chromium notes every 404
+    return { told };
+  },
+
+  async text(browser) {
+    const found = [];
+    for (const view of ["", "page=map", "page=photograph"]) {
+      const page = await open(browser, `store=${word}&${view}`);
+      found.push([
+        await page.locator("main img[src='x']").count(),
+        (await page.locator("main").textContent()).includes("<img src=x"),
+      ]);
+    }
+    return { found };
+  },
+};
+
+const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: FLAGS });
+try {
+  console.log(JSON.stringify({ ...(await CLAIMS[claim](browser)), noise }));
+} finally {
+  await browser.close();
+}

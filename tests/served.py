@@ -1,0 +1,52 @@
+"""The service, asked in this process by a test client, or over a socket as any program would."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from conftest import write_tiny
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.server import config_of, listen
+
+TOKEN = "a-token-for-tests-0"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def write_served(folder: Path, suffix: str, **how: Any) -> Path:
+    """A tiny store `features` of five images in the folder; a Zarr one in several shards and chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featurestore._zarr.SHARD_BYTES", 25_000)
+        patch.setattr("featurestore._zarr.CHUNK_BYTES", 200)
+        write_tiny(folder / f"features.{suffix}", **how)
+    return folder / f"features.{suffix}"
+
+
+def client_of(*paths: Path, headers: dict[str, str] = BEARER, **options: Any) -> TestClient:
+    """A client of a service of these stores, which brings the token unless headers are given."""
+    app = create_app(paths, token=TOKEN, **options)
+    return TestClient(app, base_url="http://127.0.0.1", headers=headers, follow_redirects=False)
+
+
+@contextmanager
+def serving(*paths: Path, **options: Any) -> Iterator[str]:
+    """The address of a server of these stores, without a token unless one is given; it ends with the block."""
+    listening = listen("127.0.0.1", 0)
+    server = uvicorn.Server(config_of(create_app(paths, **options)))
+    thread = threading.Thread(target=server.run, args=([listening.socket],))
+    thread.start()
+    try:
+        yield listening.url.rstrip("/")
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def error_of(response: Any) -> tuple[int, str]:
+    """Status and kind of an answer that is an error."""
+    return response.status_code, response.json()["error"]["kind"]

@@ -1,0 +1,110 @@
+"""The page in a browser, end to end: a real server, Chromium, and what a person does there.
+
+From Debian: chromium, npm; from npm: what browser/package-lock.json pins. What is done is in browser/claims.mjs.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny_frame, tiny_rows, tiny_spec
+from sweeps import config
+
+from featurestore import FeatureStore, open_writer
+from trainer.sweep import run_sweep
+
+BROWSER = Path(__file__).parent / "browser"
+MISSING = [tool for tool in ("npm", "node", "chromium") if not shutil.which(tool)]
+NEEDED = f"{', '.join(MISSING)} not installed: apt-get install npm chromium"
+pytestmark = [pytest.mark.system, pytest.mark.skipif(bool(MISSING), reason=NEEDED)]
+BRIGHTEST = [253, 231, 37]  # viridis' end: a cosine of 1
+MARKUP = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Path:
+    """A store whose catalog has markup where names should be."""
+    path = tmp_path_factory.mktemp("hostile") / "hostile.h5"
+    frame = tiny_frame().assign(image_id=[f"{MARKUP}{i}" for i in range(5)], State=MARKUP, Sampling_Date="2015/9/4")
+    spec = tiny_spec(frame)
+    with open_writer(path, spec, frame) as writer:
+        for image in range(5):
+            writer.put(image, tiny_rows(spec, image))
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(store, hostile, tmp_path_factory) -> str:
+    """Where a server of two small stores, and a sweep of two points over the first, listens."""
+    folder = tmp_path_factory.mktemp("sweep")
+    sweep = run_sweep(config(folder, store, kind="[density]"), folder / "runs", "cpu").path
+    command = [sys.executable, "-m", "cli", "store", "serve", store, hostile, "--sweep", sweep, "--port", "0", "--json"]
+    with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          cwd=BROWSER.parent.parent) as server:
+        printed = json.loads(server.stdout.readline())
+        yield f"{printed['url']}?token={printed['token']}"
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def see(url, pytestconfig):
+    """A function (claim, word) -> what browser/claims.mjs saw, once nothing was amiss on the console or asked for elsewhere."""
+    folder = pytestconfig.cache.mkdir("browser")
+    done, lock = folder / "node_modules/.package-lock.json", (BROWSER / "package-lock.json").read_bytes()
+    is_installed = done.exists() and (folder / "package-lock.json").read_bytes() == lock
+    shutil.copytree(BROWSER, folder, dirs_exist_ok=True)
+    if not is_installed:
+        install = ["npm", "ci", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(install, check=True, capture_output=True)
+
+    def run(claim: str, word: str = "") -> dict:
+        ran = subprocess.run(["node", folder / "claims.mjs", claim, url, word], capture_output=True, text=True, timeout=120)
+        assert ran.returncode == 0, ran.stderr
+        seen = json.loads(ran.stdout)
+        assert seen.pop("noise") == []
+        return seen
+
+    return run
+
+
+def test_a_click_on_a_point_opens_the_photograph_it_showed(see, store):
+    seen = see("point")
+    assert seen["hovered"] == seen["opened"] and seen["opened"] in set(FeatureStore.open(store).catalog["image_id"])
+
+
+def test_a_click_on_a_patch_draws_what_resembles_it(see):
+    seen = see("patch")
+    (row, column), (rows, columns) = seen["patch"], seen["size"]
+    assert (rows, columns, row, column) == (2, 6, 0, 3)
+    assert seen["at"] == BRIGHTEST and seen["colours"] > 5
+    assert seen["others"] == 8  # the nearest photographs
+
+
+def test_a_bookmark_restores_the_view(see):
+    seen = see("bookmark")
+    assert seen["chosen"][0] == seen["chosen"][1] and "error:Dry_Dead_g" in seen["chosen"][0]
+    assert seen["same"]
+
+
+def test_back_from_a_photograph_is_the_same_map(see):
+    assert see("back") == {"title": "Map", "same": True}
+
+
+def test_the_keyboard_alone_reaches_a_photograph(see):
+    seen = see("keyboard")
+    assert seen["said"].startswith(f"{seen['opened']}, ")
+
+
+def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_window(see):
+    assert see("axe")["found"] == []
+
+
+def test_what_the_server_refuses_is_told_in_its_words(see):
+    assert "nobody" in see("refused", "nobody")["told"]
+
+
+def test_texts_of_a_catalog_stay_texts(see, hostile):
+    assert see("text", hostile.stem)["found"] == [[0, True]] * 3

@@ -1,0 +1,74 @@
+"""Tables: catalog and statistics as JSON and CSV, a part at a time."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_tiny
+from served import client_of, error_of
+from sweeps import write_store
+
+from featurestore import FeatureStore
+
+S = "/v1/stores/features"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    path = write_store(tmp_path_factory.mktemp("tables") / "features.h5")
+    return client_of(path)
+
+
+def test_the_catalog_in_both_formats(client, store):
+    table, text = client.get(f"{S}/catalog.json").json(), client.get(f"{S}/catalog.csv").text
+    expected = FeatureStore.open(store).catalog
+    frame = pd.read_csv(io.StringIO(text), keep_default_na=False)
+    assert table["columns"] == list(frame.columns)
+    assert (table["columns"][:3], table["total"], table["next"]) == (["image_id", "position", "sealed"], 30, None)
+    assert [row[0] for row in table["rows"]] == frame["image_id"].tolist() == expected["image_id"].tolist()
+    assert frame["Dry_Total_g"].tolist() == expected["Dry_Total_g"].tolist()
+
+
+def test_missing_numbers_are_null(client):
+    table = client.get(f"{S}/catalog.json?columns=Height_Ave_cm&offset=4&limit=1").json()
+    assert table["rows"] == [[None]]
+
+
+def test_next_leads_through_all_rows(client):
+    address, ids = f"{S}/catalog.json?columns=image_id&limit=13", []
+    while address:
+        table = client.get(address).json()
+        ids += [row[0] for row in table["rows"]]
+        address = table["next"]
+    assert ids == [f"ID{i}" for i in range(30)]
+    assert client.get(f"{S}/catalog.csv?limit=13").headers["Link"] == f'<{S}/catalog.csv?offset=13&limit=13>; rel="next"'
+
+
+@pytest.mark.parametrize("query", ["offset=-1", "limit=0", "limit=nan", "limit=1e9", "offset=0x1", "columns=image_id,nix"])
+def test_s06_what_is_no_number_or_column_is_a_bad_request(client, query):
+    assert error_of(client.get(f"{S}/catalog.json?{query}")) == (400, "bad-request")
+
+
+def test_s06_a_limit_beyond_all_is_capped(client):
+    assert len(client.get(f"{S}/catalog.json?limit=1000000000").json()["rows"]) == 30
+    assert client.get(f"{S}/catalog.json?offset=99999999999").json()["rows"] == []
+
+
+def test_statistics_are_those_of_the_store(client, store, tmp_path):
+    write_tiny(tmp_path / "features.h5")
+    stats = FeatureStore.open(tmp_path / "features.h5").stats()
+    table = client_of(tmp_path / "features.h5").get(f"{S}/stats.json").json()
+    assert table["columns"] == list(stats.columns)
+    np.testing.assert_array_equal([row[2:] for row in table["rows"]], stats.to_numpy(object)[:, 2:].astype(float))
+
+
+def test_a_table_has_two_formats_only(client):
+    assert error_of(client.get(f"{S}/catalog.xml")) == (404, "not-found")
+
+
+def test_many_rows_come_in_blocks_that_fit_together(client, monkeypatch):
+    whole = client.get(f"{S}/catalog.json").json()
+    monkeypatch.setattr("service.tables.BLOCK", 7)
+    assert json.loads(client.get(f"{S}/catalog.json").text) == whole
