@@ -17,7 +17,7 @@ from featurestore.catalog import TARGETS
 from featurestore.errors import BiomassError, InputError
 from trainer.grid import SweepConfig, load_point
 
-WEIGHTS = ("best", "last")
+WEIGHTS = ("last", "best")  # the leaderboard ranks by the last; the epoch of the best was chosen by the fold that scores it
 BASELINES = ("mean", "ridge")  # rows of summary.csv that are no points
 REFIT = "refit"
 KEPT_TABLES = 64  # runs whose averaged predictions stay in memory
@@ -109,7 +109,7 @@ def run_folder(sweep: Path, name: str) -> Path:
 def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.DataFrame:
     """Out-of-fold predictions, a row per repeat, image and target: image_id, site, repeat, fold, target, true, predicted, error.
 
-    weights : whose rows, `best` or `last`; None takes `best` where there are some. averaged : over repeats; of several, repeat
+    weights : whose rows, `best` or `last`; None takes `last` where there are some. averaged : over repeats; of several, repeat
     and fold are missing then. error is predicted - true, in grams; missing where the truth is.
     """
     wide = _wide(run, weights)

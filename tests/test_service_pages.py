@@ -71,7 +71,7 @@ def test_a_card_has_labels_neighbours_and_predictions(client, finished):
     assert (card["previous"], card["next"], card["position"]) == ("ID6", "ID8", 7) and len(card["nearest"]) == 12
     assert asked(client, f"{S}/images/ID4")["labels"]["Height_Ave_cm"] is None
     run = finished / card["predictions"][0]["run"]
-    table = pd.read_csv(run / "oof.csv").query("image_id == 'ID7' and weights == 'best'")
+    table = pd.read_csv(run / "oof.csv").query("image_id == 'ID7' and weights == 'last'")
     assert len(card["predictions"]) == 10 and len(table) == 2
     found = {row["target"]: row["predicted"] for row in card["predictions"] if row["run"] == run.name}
     assert found == pytest.approx(table[list(found)].mean().to_dict()) and card["predictions"][0]["sweep"] == finished.name
@@ -113,15 +113,15 @@ def test_out_of_fold_rows_are_those_of_the_weights(client, finished):
     run = next(finished.glob("001*"))
     url = f"/v1/sweeps/{finished.name}/runs/{run.name}/oof.json"
     known = pd.read_csv(run / "oof.csv")
-    for query, weights in (("", "best"), ("?weights=last", "last")):
+    for query, weights in (("", "last"), ("?weights=best", "best")):
         found = rows(asked(client, url + query)).query("target == 'GDM_g'")
         table = known[known["weights"] == weights]
         np.testing.assert_allclose(found["predicted"], table["GDM_g"])
         np.testing.assert_allclose(found["error"], table["GDM_g"] - table["true_GDM_g"], atol=1e-12)
         assert found["fold"].tolist() == table["fold"].tolist()
     averaged = rows(asked(client, f"{url}?averaged=1")).query("target == 'GDM_g'").set_index("image_id")["predicted"]
-    best = known[known["weights"] == "best"].groupby("image_id")["GDM_g"].mean()
-    np.testing.assert_allclose(averaged.loc[best.index], best)
+    last = known[known["weights"] == "last"].groupby("image_id")["GDM_g"].mean()
+    np.testing.assert_allclose(averaged.loc[last.index], last)
 
 
 def test_a_kind_without_epochs_has_last_weights_alone(client, finished):
