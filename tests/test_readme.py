@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
+from served import TOKEN, serving
+
 from featurestore import FeatureStore
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_the_shell_session_runs(built, monkeypatch, tmp_path):
-    session, = re.findall(r"```python\n(.*?)```", README, re.S)
+    session, _ = re.findall(r"```python\n(.*?)```", README, re.S)
     store_part, predict_part = session.split("import predictor")
     ids = FeatureStore.open(built).catalog["image_id"]
     store_part = store_part.replace("features.h5", str(built)).replace("ID1011485656", ids[2]).replace('"hflip"', '"hsv"')
@@ -18,6 +20,16 @@ def test_the_shell_session_runs(built, monkeypatch, tmp_path):
     exec(store_part, names)
     assert names["store"].n_sealed == 6
     assert 'predictor.predict("runs/' in predict_part  # tests/test_predict.py calls it
+
+
+def test_a_store_is_opened_by_its_url(built, monkeypatch, tmp_path):
+    _, session = re.findall(r"```python\n(.*?)```", README, re.S)
+    monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path))
+    with serving(built, token=TOKEN) as url:
+        names = {"FeatureStore": FeatureStore}
+        exec(session.replace("http://127.0.0.1:8000", url).replace("features", built.stem).replace("token=...", f"token={TOKEN}"), names)
+        assert (names["store"].patches[2, 1] == FeatureStore.open(built).patches[2, 1]).all()
+        names["store"].close()
 
 
 def test_every_config_named_is_there_and_loads():

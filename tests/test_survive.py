@@ -75,7 +75,11 @@ def assert_same_sweep(found: Path, whole: Path):
         assert epochs == list(range(len(epochs))) and len(epochs) == len(log.read_text().splitlines())
 
 
-@pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
+SHORT = {"in a step of the optimiser", "writing a checkpoint", "in the second pass", "saving heads"}  # the others: make test-system
+
+
+@pytest.mark.parametrize("point", [pytest.param(point, id=name, marks=[] if name in SHORT else pytest.mark.system)
+                                   for name, point in POINTS.items()])
 def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path, whole, point):
     command = [sys.executable, "-c", KILLED, whole.parent.parent / "sweep.yaml", tmp_path, point]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
