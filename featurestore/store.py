@@ -357,7 +357,7 @@ class FeatureStore:
         """
         extent = self._patches_extent()
         n_bytes = extent.array.row_bytes
-        cold = [place for row in self._sealed_rows(rows_B2) if not _is_cached(*(place := self._place(*row)), n_bytes)]
+        cold = [place for row in self._sealed_rows(rows_B2) if not is_cached(*(place := self._place(*row)), n_bytes)]
         for fd, offset in cold:
             for at in range(0, n_bytes, ADVISE_BYTES):
                 os.posix_fadvise(fd, offset + at, min(ADVISE_BYTES, n_bytes - at), os.POSIX_FADV_WILLNEED)
@@ -477,7 +477,7 @@ def _reopen(path: str, check: str, fingerprint: str) -> FeatureStore:
     return store
 
 
-def _is_cached(fd: int, offset: int, n_bytes: int) -> bool:
+def is_cached(fd: int, offset: int, n_bytes: int) -> bool:
     """Whether a row seems to be in the page cache: its first byte, which is evicted first, and its middle one, which a read
     around a neighbouring row does not bring."""
     byte = [bytearray(1)]

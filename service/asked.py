@@ -67,15 +67,20 @@ def sealed_image_of(request: Request, opened: Opened, name: str | None = None) -
 
 def require_sealed(store: FeatureStore, image: int) -> None:
     """ServiceError `not-sealed` if the image is not built yet or was skipped, `store-damaged` if its seal does not match."""
-    image_id = store.catalog_rows(slice(image, image + 1))["image_id"][0] if image < store.n_images else ""
     try:
         store.require(image)
     except StoreDamaged as err:
-        raise ServiceError("store-damaged", f"the seal of image {image} ({image_id}) does not match its catalog row, thumbnail "
-                           "and checksums", "`biomass store verify` lists all such images") from err
+        raise ServiceError("store-damaged", f"the seal of {_named(store, image)} does not match its catalog row, thumbnail and "
+                           "checksums", "`biomass store verify` lists all such images") from err
     except InputError as err:
-        raise ServiceError("not-sealed", f"image {image} ({image_id}) is not built yet or was skipped",
+        raise ServiceError("not-sealed", f"{_named(store, image)} is not built yet or was skipped",
                            "catalog.json says which images are sealed; ask again once the build is done") from err
+
+
+def _named(store: FeatureStore, image: int) -> str:
+    """An image for messages; a place that no image has taken yet has no id."""
+    ids = store.catalog_rows(slice(image, image + 1))["image_id"].tolist() if image < store.n_images else []
+    return f"image {image} ({''.join(ids)})"
 
 
 def view_of(request: Request, opened: Opened, name: str | None = None) -> int:

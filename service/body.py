@@ -3,7 +3,7 @@
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,14 @@ from starlette.types import Receive, Scope, Send
 
 from featurestore.errors import StoreDamaged
 from featurestore.layout import Layout
+from featurestore.store import is_cached
 from service.errors import ServiceError
 from service.library import SETTLED_S, Opened
 from service.ranges import asked_ranges
+from service.zero_copy import ZERO_COPY
 
 CHUNK_BYTES = 512 << 10  # read and sent at once: what a client that does not read makes the server hold
+ZERO_COPY_BYTES = 2 << 20  # sent at once without being read: nothing is held
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,10 @@ class BytesResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with ExitStack() as files:
-            response = self._response(scope["method"], Headers(scope=scope), files)
+            response = self._response(scope["method"], Headers(scope=scope), files, ZERO_COPY in scope.get("extensions", {}))
             await response(scope, receive, send)
 
-    def _response(self, method: str, asked: Headers, files: ExitStack) -> Response:
+    def _response(self, method: str, asked: Headers, files: ExitStack, zero_copy: bool) -> Response:
         if _matches(asked.get("if-none-match"), self.etag):
             return Response(None, 304, self.given)
         n_bytes = sum(map(length, self.pieces))
@@ -107,7 +110,7 @@ class BytesResponse(Response):
         opened = {path: _open(self.layout, path, files) for path in {p.path for p in pieces if isinstance(p, Span)}}
         if method == "HEAD":
             return Response(None, status, headers)
-        return StreamingResponse(_read(pieces, opened), status, headers)
+        return _Pieces(pieces, opened, zero_copy, status, headers)
 
 
 def _open(layout: Layout, path: Path, files: ExitStack) -> int:
@@ -135,16 +138,43 @@ def _partial(pieces: list[Piece], ranges: list[tuple[int, int]], n_bytes: int) -
     return 206, [*parts, f"--{boundary}--\r\n".encode()], {"Content-Type": f"multipart/byteranges; boundary={boundary}"}
 
 
-async def _read(pieces: list[Piece], files: dict[Path, int]) -> AsyncIterator[bytes]:
+class _Pieces(StreamingResponse):
+    """Pieces of open files as they are taken: from the page cache without a copy where the server can, else read by a thread."""
+
+    def __init__(self, pieces: list[Piece], files: dict[Path, int], zero_copy: bool, status: int,
+                 headers: Mapping[str, str]) -> None:
+        super().__init__((), status, headers)
+        self._pieces, self._files, self._zero_copy = pieces, files, zero_copy
+
+    async def stream_response(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for part in _chunks(self._pieces, ZERO_COPY_BYTES if self._zero_copy else CHUNK_BYTES):
+            await self._send_chunk(part, send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_chunk(self, chunk: Piece, send: Send) -> None:
+        fd = self._files[chunk.path] if isinstance(chunk, Span) else -1
+        # what is not in the page cache would be waited for by the kernel, and with it by all other clients
+        if self._zero_copy and isinstance(chunk, Span) and is_cached(fd, chunk.offset, chunk.n_bytes):
+            try:
+                await send({"type": ZERO_COPY, "file": fd, "offset": chunk.offset, "count": chunk.n_bytes, "more_body": True})
+            except OSError as err:
+                raise StoreDamaged("a file was cut while it was sent") from err
+            return
+        for part in _chunks([chunk], CHUNK_BYTES):
+            data = await run_in_threadpool(_pread, fd, part) if isinstance(part, Span) else _held(part)
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+def _chunks(pieces: list[Piece], n_bytes: int) -> Iterator[Piece]:
+    """The pieces in parts of at most n_bytes."""
     for piece in pieces:
-        for start in range(0, length(piece), CHUNK_BYTES):
-            part = _cut_one(piece, start, min(start + CHUNK_BYTES, length(piece)))
-            if isinstance(part, bytes):
-                yield part
-            elif isinstance(part, Zeros):
-                yield bytes(part.n_bytes)
-            else:
-                yield await run_in_threadpool(_pread, files[part.path], part)
+        for start in range(0, length(piece), n_bytes):
+            yield _cut_one(piece, start, min(start + n_bytes, length(piece)))
+
+
+def _held(piece: bytes | Zeros) -> bytes:
+    return bytes(piece.n_bytes) if isinstance(piece, Zeros) else piece
 
 
 def _pread(fd: int, span: Span) -> bytes:

@@ -2,15 +2,13 @@
 
 import asyncio
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from service.zero_copy import TAKE_S, ZeroCopyProtocol
 
 HEAD_S = 10
 """A request's head, from the connection or its first byte, must be there within this."""
-TAKE_S = 60
-"""What is sent but not taken, at most `body.CHUNK_BYTES`, must be taken within this: 17 kB/s at least."""
 
 
-class ImpatientProtocol(H11Protocol):
+class ImpatientProtocol(ZeroCopyProtocol):
     """One connection; aborted, with what is buffered for it, when its client takes too long."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:

@@ -38,7 +38,7 @@ class Counting:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            metrics.n_bytes += len(message.get("body", b""))
+            metrics.n_bytes += len(message.get("body", b"")) + message.get("count", 0)
             await send(message)
 
         try:

@@ -84,9 +84,9 @@ def config_of(app: Any) -> Any:
 
     from service.impatient import ImpatientProtocol
 
-    return uvicorn.Config(app, http=ImpatientProtocol, ws="none", lifespan="off", log_config=None, log_level="critical",
-                          access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=30,
-                          timeout_graceful_shutdown=DRAIN_S, h11_max_incomplete_event_size=32 << 10)
+    return uvicorn.Config(app, http=ImpatientProtocol, loop="asyncio", ws="none", lifespan="off", log_config=None,
+                          log_level="critical", access_log=False, proxy_headers=False, server_header=False,
+                          timeout_keep_alive=30, timeout_graceful_shutdown=DRAIN_S, h11_max_incomplete_event_size=32 << 10)
 
 
 def listen(host: str, port: int) -> Listening:

@@ -27,7 +27,8 @@ def test_a_store_is_opened_by_its_url(built, monkeypatch, tmp_path):
     monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path))
     with serving(built, token=TOKEN) as url:
         names = {"FeatureStore": FeatureStore}
-        exec(session.replace("http://127.0.0.1:8000", url).replace("features", built.stem).replace("token=...", f"token={TOKEN}"), names)
+        session = session.replace("http://127.0.0.1:8000", url).replace("features", built.stem)
+        exec(session.replace("token=...", f"token={TOKEN}"), names)
         assert (names["store"].patches[2, 1] == FeatureStore.open(built).patches[2, 1]).all()
         names["store"].close()
 

@@ -177,7 +177,8 @@ def test_s07_heads_that_never_end_are_dropped_and_block_nobody(path, monkeypatch
 
 def test_s08_who_does_not_take_an_answer_is_dropped(tmp_path, monkeypatch):
     path = tmp_path / "features.h5"
-    monkeypatch.setattr("service.impatient.TAKE_S", 0.5)
+    for module in ("impatient", "zero_copy"):
+        monkeypatch.setattr(f"service.{module}.TAKE_S", 0.5)
     write_served(tmp_path, "h5", n=5, reserve=300_000)  # sparse: 0.5 GB, more than any buffer of the kernel
     assert path.stat().st_size > 300e6
     with serving(path) as url:

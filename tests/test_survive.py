@@ -75,7 +75,7 @@ def assert_same_sweep(found: Path, whole: Path):
         assert epochs == list(range(len(epochs))) and len(epochs) == len(log.read_text().splitlines())
 
 
-SHORT = {"in a step of the optimiser", "writing a checkpoint", "in the second pass", "saving heads"}  # the others: make test-system
+SHORT = {"in a step of the optimiser", "writing a checkpoint", "in the second pass", "saving heads"}  # the rest: test-system
 
 
 @pytest.mark.parametrize("point", [pytest.param(point, id=name, marks=[] if name in SHORT else pytest.mark.system)

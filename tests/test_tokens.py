@@ -179,7 +179,7 @@ def test_the_kernel_is_asked_for_every_byte_of_cold_rows_alone(store_path, monke
     store, calls = FeatureStore.open(store_path), []
     places = [store.layout.extents["patches"].locate(3 * i + v)[:2] for i, v in STEPS[0]]
     monkeypatch.setattr("featurestore.store.ADVISE_BYTES", 100)
-    monkeypatch.setattr("featurestore.store._is_cached", lambda fd, offset, n: (file_of(fd), offset) == places[1])
+    monkeypatch.setattr("featurestore.store.is_cached", lambda fd, offset, n: (file_of(fd), offset) == places[1])
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, n, advice: calls.append((file_of(fd), offset, n)))
     assert store.will_need(STEPS[0]) == 3
     assert calls == [(file, start + at, n) for file, start in (places[0], *places[2:])
