@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -42,8 +42,7 @@ def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Se
     """
     start = time.monotonic()
     runs = find_runs(run, sweep, bundle, say)
-    check_output(out, [data / "test.csv", data / "train.csv", *(folder / "oof.csv" for folder in runs)])
-    _check_outside([folder for folder in runs if (folder / LISTING).exists()], {"--out": out, "--explain": explain})
+    _check_places(data, runs, out, explain)
     if oof:
         _check_oof_alone(tta=tta, average=average, constraints=constraints, on_error=on_error, deadline=deadline,
                          interval=interval, blend=blend, explain=explain)
@@ -57,12 +56,11 @@ def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Se
     if on_error == "mean":
         check_held_out(predictor.members, "--on-error mean")
     intervals = predictor.intervals(interval) if interval is not None else None
-    drawing_s = PICTURE_S * len(paths) if explain else 0.0
-    budget_s = parse_duration(deadline) - (time.monotonic() - start) - drawing_s if deadline else None
     explainer = predictor.explainer(explain, tta, list(paths.values())) if explain else None
     kept = predictor.journal(out.with_name(out.name + ".progress"), tta, resume)
     unusable = {} if on_error == "mean" else None
-    table = predictor.predict(paths, tta, deadline_s=budget_s, kept=kept, unusable=unusable, explainer=explainer, say=say)
+    left_s = _left_s(deadline, start, len(paths) if explain else 0)
+    table = predictor.predict(paths, tta, deadline_s=left_s, kept=kept, unusable=unusable, explainer=explainer, say=say)
     if intervals:
         table = intervals.added(table, unusable or ())
     write_predictions(data / "test.csv", table, out)
@@ -88,6 +86,11 @@ def find_runs(run: Sequence[Path], sweep: Path | None, bundle: Path | None, say:
     return [best]
 
 
+def _left_s(deadline: str | None, start: float, n_pictures: int) -> float | None:
+    """Seconds to predict in, of a deadline that began at `start` and must leave time to draw; None has no end."""
+    return parse_duration(deadline) - (time.monotonic() - start) - PICTURE_S * n_pictures if deadline else None
+
+
 def _check_oof_alone(**given: object) -> None:
     """UsageError for options given that --oof would have to ignore."""
     if named := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]:
@@ -95,9 +98,11 @@ def _check_oof_alone(**given: object) -> None:
                          f"{', '.join(named)} out, or --oof")
 
 
-def _check_outside(bundles: Sequence[Path], paths: Mapping[str, Path | None]) -> None:
-    """UsageError for what would be written into a bundle, which is refused as soon as it holds a file too many."""
-    for option, path in paths.items():
+def _check_places(data: Path, runs: Sequence[Path], out: Path, explain: Path | None) -> None:
+    """UsageError for what would be written over an input, or into a bundle, which must not hold a file too many."""
+    check_output(out, [data / "test.csv", data / "train.csv", *(folder / "oof.csv" for folder in runs)])
+    bundles = [folder for folder in runs if (folder / LISTING).exists()]
+    for option, path in {"--out": out, "--explain": explain}.items():
         if path and any(Path(os.path.realpath(path)).is_relative_to(os.path.realpath(bundle)) for bundle in bundles):
             raise UsageError(f"{option} {path}: lies in the bundle, which must not change; name a place outside of it")
 
