@@ -3,6 +3,7 @@
 import os
 import secrets
 import time
+from asyncio import SendfileNotAvailableError
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -158,9 +159,11 @@ class _Pieces(StreamingResponse):
         if self._zero_copy and isinstance(chunk, Span) and is_cached(fd, chunk.offset, chunk.n_bytes):
             try:
                 await send({"type": ZERO_COPY, "file": fd, "offset": chunk.offset, "count": chunk.n_bytes, "more_body": True})
+                return
+            except SendfileNotAvailableError:
+                pass  # nothing was sent: it is read, and if the client has gone, that ends as it does for all who go
             except OSError as err:
                 raise StoreDamaged("a file was cut while it was sent") from err
-            return
         for part in _chunks([chunk], CHUNK_BYTES):
             data = await run_in_threadpool(_pread, fd, part) if isinstance(part, Span) else _held(part)
             await send({"type": "http.response.body", "body": data, "more_body": True})

@@ -46,8 +46,9 @@ class Guard:
             refusal = self._refusal(scope)
             await (refusal or self.app)(scope, receive, answer.send)
         except Exception as err:
-            if isinstance(err, BiomassError):
-                log.say(f"{scope['method']} {scope['path']}: {err}")
+            known = err if isinstance(err, BiomassError) else err.__cause__  # Starlette wraps what an answer breaks off with
+            if isinstance(known, BiomassError):
+                log.say(f"{scope['method']} {scope['path']}: {known}")
             else:
                 log.say_traceback(f"{scope['method']} {scope['path']}")
             if answer.has_begun:

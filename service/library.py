@@ -111,6 +111,15 @@ class Library:
         self.sweep_folders = dict(_named([_sweep(path) for path in sweeps], lambda path: path.name))
         self.data = data and Path(os.path.abspath(data))
 
+    def sweep(self, name: str) -> Path:
+        """A sweep's folder; ServiceError `not-found` if there is none of this name, or it is not there now."""
+        if name not in self.sweep_folders:
+            served = ", ".join(self.sweep_folders) or "none; start with --sweep DIR"
+            raise ServiceError("not-found", f"no sweep {name!r}", f"served: {served}")
+        if not (self.sweep_folders[name] / "sweep.json").is_file():
+            raise ServiceError("not-found", f"sweep {name!r} is not there now", "ask again once it is back")
+        return self.sweep_folders[name]
+
     def without_paths(self, text: str) -> str:
         """A message as anybody may read it: what is served by its name, any other absolute path as `...`."""
         known = {str(served.path): name for name, served in self.stores.items()}

@@ -196,10 +196,7 @@ def curves(request: Request) -> Response:
 
 
 def _sweep_of(request: Request) -> Path:
-    name, folders = name_of(request, "w"), library_of(request).sweep_folders
-    if name not in folders:
-        raise ServiceError("not-found", f"no sweep {name!r}", f"served: {', '.join(folders) or 'none; start with --sweep DIR'}")
-    return folders[name]
+    return library_of(request).sweep(name_of(request, "w"))
 
 
 def _run_of(request: Request) -> Path:

@@ -8,6 +8,7 @@ import resource
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from featurestore.errors import BiomassError, InputError, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN = re.compile(r"[\w-]{16,}", re.ASCII)
+SWITCH_S = 5e-4  # threads that compute give way: 90 % of /healthz beside 200 long requests took 18 ms, by Python's 5 ms 25 to 41
 DRAIN_S = 4  # SIGTERM: what is under way may end; uvicorn takes some tenths of a second more
 
 
@@ -68,6 +70,7 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
     app = create_app(stores, sweeps, data, token, (*names_of(host), *allow_hosts))
     listening = listen(host, port)
     _raise_file_limit()
+    sys.setswitchinterval(SWITCH_S)
     announce(listening, token, as_json, say)
     for each in (signal.SIGINT, signal.SIGTERM):  # uvicorn drains, then raises the signal again: that is the end, and no failure
         signal.signal(each, lambda *_: None)

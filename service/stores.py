@@ -1,6 +1,8 @@
 """What is served, in JSON: the list of stores and sweeps, one store, its catalog and statistics."""
 
 import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -20,16 +22,24 @@ from service.tables import table_response
 
 @described("json", ())
 def listing(request: Request) -> Response:
-    """All stores and sweeps served. A store that is gone or damaged is left out and named under `failing`."""
-    library, stores, failing = library_of(request), [], []
-    for name, served in library.stores.items():
-        try:
-            stores.append(describe(served.now()))
-        except ServiceError as err:
-            failing.append({"name": name, "kind": err.kind, "message": err.message})
-    sweeps = [{"name": name, "url": f"/v1/sweeps/{quote(name, safe='')}", "n_runs": sum(1 for _ in folder.glob("*/config.yaml"))}
-              for name, folder in library.sweep_folders.items()]
+    """All stores and sweeps served. One that is gone or damaged is left out and named under `failing`."""
+    library, failing = library_of(request), []
+
+    def working(names: Iterable[str], describe_one: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for name in names:
+            try:
+                yield describe_one(name)
+            except ServiceError as err:
+                failing.append({"name": name, "kind": err.kind, "message": err.message})
+
+    stores = list(working(library.stores, lambda name: describe(library.stores[name].now())))
+    sweeps = list(working(library.sweep_folders, lambda name: _sweep(name, library.sweep(name))))
     return JSONResponse({"stores": stores, "sweeps": sweeps, "failing": failing})
+
+
+def _sweep(name: str, folder: Path) -> dict[str, Any]:
+    """A sweep in the list of sweeps."""
+    return {"name": name, "url": f"/v1/sweeps/{quote(name, safe='')}", "n_runs": sum(1 for _ in folder.glob("*/config.yaml"))}
 
 
 def describe(opened: Opened) -> dict[str, Any]:

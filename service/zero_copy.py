@@ -49,7 +49,8 @@ class ZeroCopyProtocol(H11Protocol):
     async def _send_file(self, cycle: RequestResponseCycle, message: Message) -> None:
         """As the cycle's own `send`: returns when the kernel has the bytes, at once where nobody is there to take them.
 
-        OSError if the file ends before them.
+        OSError if the file ends before them, SendfileNotAvailableError, with nothing sent, if the kernel cannot do it:
+        the client has gone just now, or the file system knows no sendfile.
         """
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
@@ -57,7 +58,6 @@ class ZeroCopyProtocol(H11Protocol):
             cycle.disconnected = True
             return
         count = message["count"]
-        self.conn.send_with_data_passthrough(h11.Data(data=range(count)))  # for its length alone: h11 counts what is sent
         try:
             async with asyncio.timeout(TAKE_S):
                 n_sent = await self.loop.sendfile(self.transport, _File(message["file"]), message["offset"], count,
@@ -68,4 +68,5 @@ class ZeroCopyProtocol(H11Protocol):
             return
         if n_sent < count:
             raise OSError("a file was cut while it was sent")
+        self.conn.send_with_data_passthrough(h11.Data(data=range(count)))  # for its length alone: h11 counts what is sent
         await asyncio.sleep(0)  # a client that takes all at once must not keep others waiting

@@ -145,6 +145,19 @@ def test_a_run_is_looked_up_and_never_a_path(client, finished, name):
     assert client.get(f"/v1/sweeps/{finished.name}/runs/{name}/oof.json").status_code == 404
 
 
+def test_a_sweep_whose_folder_was_removed_is_said_to_be_gone(store, tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    (folder / "sweep.json").write_text("{}")
+    client = TestClient(create_app([store], [folder], hosts=["testserver"]))
+    shutil.rmtree(folder)
+    for below in ("", "/leaderboard.json", "/runs/001/oof.json", "/runs/001/curves.json"):
+        assert "not there now" in asked(client, f"/v1/sweeps/gone{below}", 404)["error"]["message"]
+    listing = asked(client, "/v1/stores")
+    assert listing["sweeps"] == [] and [each["name"] for each in listing["failing"]] == ["gone"]
+    assert client.get(IMAGE).status_code == 200
+
+
 def test_a_sweep_that_is_still_trained_shows_what_there_is(finished, tmp_path):
     sweep = tmp_path / finished.name
     shutil.copytree(finished, sweep)

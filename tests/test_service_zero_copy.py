@@ -1,7 +1,9 @@
 """Rows in the page cache go from file to socket in the kernel; others are read by a thread. A client notices nothing."""
 
+import errno
 import os
 import socket
+import struct
 import time
 from http.client import IncompleteRead
 from urllib.parse import urlsplit
@@ -57,7 +59,33 @@ def test_a_connection_goes_on_after_a_row(store):
     assert got.count(store.patches[3, 1].tobytes()) == 2
 
 
-def test_a_file_cut_while_it_is_sent_ends_the_connection_early(store, monkeypatch):
+def test_where_the_kernel_cannot_send_a_file_it_is_read(store, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EINVAL, "no such system call here")
+
+    monkeypatch.setattr(body, "is_cached", lambda *_: True)
+    monkeypatch.setattr(os, "sendfile", unsupported)
+    with serving(store.path) as url:
+        assert read(url + ROW) == store.patches[3, 1].tobytes()
+        assert len(read(url + ROW, Range="bytes=0-1,7-9")) > 5
+
+
+def test_a_client_that_goes_just_before_a_part_is_sent_is_no_failure(store, monkeypatch, capfd):
+    def go(*_):
+        client.close()
+        raise BrokenPipeError(errno.EPIPE, "the client has gone")
+
+    monkeypatch.setattr(body, "is_cached", lambda *_: True)
+    with serving(store.path) as url, socket.create_connection(("127.0.0.1", urlsplit(url).port), 10) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets the connection
+        monkeypatch.setattr(os, "sendfile", go)
+        client.sendall(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % ROW.encode())
+        time.sleep(0.2)
+        assert client.fileno() == -1 and b"ok" in read(url + "/healthz")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_cut_while_it_is_sent_ends_the_connection_early(store, monkeypatch, capfd):
     path = store.layout.extents["patches"].locate(3 * 2 + 1)[0]
     cached = body.is_cached
 
@@ -71,6 +99,7 @@ def test_a_file_cut_while_it_is_sent_ends_the_connection_early(store, monkeypatc
             read(url + ROW)
         monkeypatch.setattr(body, "is_cached", cached)
         assert b"ok" in read(url + "/healthz")
+    assert capfd.readouterr().err == f"error: GET {ROW}: a file was cut while it was sent\n"
 
 
 def test_a_client_that_takes_nothing_is_dropped(tmp_path, monkeypatch):
