@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 
 from featurestore.errors import BiomassError, InputError, MismatchError, StoreDamaged, UsageError, list_some
-from featurestore.urls import TOKEN, origin, token_for, without_token
+from featurestore.urls import TOKEN, forget_token, origin, token_for, without_token
 
 WAITS_S = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 30.0)  # before each further try: a server started again must end no training
 MOST_WAIT_S = 30.0  # whatever Retry-After says
@@ -137,7 +137,9 @@ class Http:
         if status == 503:
             return TryAgain(f"the server is not ready (503): {said}", _seconds(response.headers.get("Retry-After", "")))
         if status == 401:
-            return InputError(f"{self.url}: the server wants its token (401): set {TOKEN}, or add ?token=... to the URL; "
+            forget_token(self.url)  # else the right one in the environment would not be asked next time
+            why = "another token than the one given" if "Authorization" in self._headers else "its token"
+            return InputError(f"{self.url}: the server wants {why} (401): set {TOKEN}, or add ?token=... to the URL; "
                               "`biomass store serve` prints it where it runs")
         if status == 409:
             return InputError(f"{where}: not built yet, or un-sealed since ({said}); store.refresh() looks again")
@@ -155,7 +157,7 @@ def _seconds(text: str) -> float:
 
 
 def _not_whole(err: Exception, begun: bool) -> TryAgain:
-    why = str(err) or type(err).__name__
+    why = _printable(str(err)).strip() or type(err).__name__
     if begun:
         return TryAgain(f"an answer was cut ({why}); is the server being stopped, or the network failing?")
     return TryAgain(f"no answer ({why}); is `biomass store serve` running there, and the address right?")
@@ -165,9 +167,14 @@ def _said(response: HTTPResponse, where: str) -> tuple[str, str]:
     """Kind and message of an error's body."""
     try:
         error = json.loads(_read_text(response, where, 1 << 16))["error"]
-        return str(error["kind"]), str(error["message"])[:500]
+        return str(error["kind"]), _printable(str(error["message"])[:500])
     except (ValueError, KeyError, TypeError, RecursionError, BiomassError, TryAgain):
         return "", "no reason was given"
+
+
+def _printable(text: str) -> str:
+    """Without what would move a terminal's cursor: it comes from a server."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _read_text(response: HTTPResponse, where: str, most_bytes: int) -> bytes:
@@ -218,7 +225,7 @@ def the_only_store(url: str) -> str:
     finally:
         server.close()
     names = [each["name"] for each in stores or [] if isinstance(each, dict) and isinstance(each.get("name"), str)]
-    urls = [f"{server.url}/{name}" for name in names]
+    urls = [f"{server.url}/{quote(name, safe='')}" for name in names]
     if len(urls) != 1:
         raise InputError(f"{shown}: {len(urls)} stores are served there, give the URL of one:{list_some(urls)}")
     return urls[0]

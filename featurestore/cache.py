@@ -8,8 +8,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,10 @@ from featurestore.spec import Array, StoreSpec
 
 CACHE = "BIOMASS_CACHE"  # environment variable
 CACHE_BYTES = 20 * 10**9
+FILE_BYTES = 4096  # that a file without rows takes: a server that tells of millions of them must not have them made
 LEAST_FILES = 4  # of patches: those a batch reads must not take each other's place
 OURS = re.compile(r"[0-9a-f]{32}-[0-9]{1,2}\.zarr")  # nothing else in that folder is ever removed
+NO_SUM = ["", 0]  # stamp and CRC-32C of an array that takes its room, but is not whole
 SLOTS = 64  # processes that read the same store on this machine, each from a folder of its own
 
 
@@ -78,7 +80,7 @@ class Cache:
     def begun(self, row: int) -> bool:
         """Whether something was written of a row; whether it is whole, its checksum says."""
         path, offset, n_bytes = self._patches.locate(row)
-        with open(path, "rb", buffering=0) as file:  # not mapped: a hole may be in a tmpfs that is full
+        with _in_use(self.path), open(path, "rb", buffering=0) as file:  # not mapped: a hole may be in a tmpfs that is full
             return any(os.pread(file.fileno(), 4, offset + n_bytes))
 
     def write_row(self, row: int, tokens_TPD: np.ndarray, crc: int) -> list[int]:
@@ -111,13 +113,11 @@ class Cache:
         self.unseal(range(first // n_views, (first + extent.rows_in(file)) // n_views))
         end, size = extent.rows_in(file) * extent.stride, self.layout.sizes[path]
         partial = path.with_name(path.name + ".partial")
-        try:
+        with _in_use(self.path):
             partial.write_bytes(b"")
             self._write(partial, [_tail(path, end, size - end)], end)
             os.replace(partial, path)  # neither synced nor durable: a cache that is torn is made anew
             found = os.stat(path)
-        except OSError as err:
-            raise _unusable(self.path, err) from err
         self.layout.inodes[path] = found.st_dev, found.st_ino
         self._n_bytes -= self._used[file]
         self._used[file] = 0
@@ -135,7 +135,7 @@ class Cache:
         extent = self.layout.extents[name]
         if self._sums.get(name, [None])[0] != stamp:
             return False
-        with open(extent.paths[0], "rb") as file:
+        with _in_use(self.path), open(extent.paths[0], "rb") as file:
             crc = 0
             for at in range(0, extent.array.n_bytes, 1 << 22):
                 crc = crc32c(file.read(min(1 << 22, extent.array.n_bytes - at)), start=crc)
@@ -146,7 +146,7 @@ class Cache:
         extent, crc = self.layout.extents[name], 0
         emptied = [] if name in self._sums else self._make_room(extent.array.n_bytes)
         self._n_bytes += 0 if name in self._sums else extent.array.n_bytes
-        self._sums.pop(name, None)
+        self._sums[name] = NO_SUM
         self.unseal(range(self.layout.n))
         for offset, block in blocks:
             self._write(extent.paths[0], [block], extent.offset + offset)
@@ -155,13 +155,16 @@ class Cache:
         self._write_sums()
         return emptied
 
+    def forget_arrays(self) -> None:
+        """No array is here any more: one is not what was committed, and nobody knows which."""
+        self._sums = dict.fromkeys(self._sums, NO_SUM)
+        self._write_sums()
+
     def _write_sums(self) -> None:
         partial = self._sums_path.with_suffix(".json.partial")
-        try:
+        with _in_use(self.path):
             partial.write_text(json.dumps(self._sums))
             os.replace(partial, self._sums_path)
-        except OSError as err:
-            raise _unusable(self.path, err) from err
 
     # -- seals: of the store that the folder is for anyone else
 
@@ -193,14 +196,12 @@ class Cache:
         self._write(path, [bytes(4 * len(images))], offset)
 
     def _write(self, path: Path, buffers: list, offset: int) -> None:
-        try:
+        with _in_use(self.path):
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 pwrite(fd, buffers, offset)
             finally:
                 os.close(fd)
-        except OSError as err:
-            raise _unusable(self.path, err) from err
 
 
 def check_bound(arrays: list[Array], most_bytes: int) -> None:
@@ -208,7 +209,8 @@ def check_bound(arrays: list[Array], most_bytes: int) -> None:
     small = sum(array.n_bytes for array in arrays if array.name != "patches")
     patches = next((array for array in arrays if array.name == "patches"), None)
     n_rows = min(patches.n_rows, LEAST_FILES * rows_per_file(patches)) if patches else 0
-    least = small + (n_rows * round_up(patches.row_bytes + 4) if patches else 0)
+    n_files = -(-patches.n_rows // rows_per_file(patches)) if patches else 0
+    least = small + n_files * FILE_BYTES + (n_rows * round_up(patches.row_bytes + 4) if patches else 0)
     if most_bytes < least:
         raise UsageError(f"cache_bytes {most_bytes}: less than the {least} bytes that this store's small arrays and some files "
                          "of its patches take; give more")
@@ -287,6 +289,17 @@ def _read_sums(path: Path) -> dict[str, list]:
         if isinstance(sums, dict) and all(isinstance(value, list) and len(value) == 2 for value in sums.values()):
             return sums
     return {}
+
+
+@contextmanager
+def _in_use(path: Path) -> Iterator[None]:
+    """What goes wrong with a cache that was sound when it was opened."""
+    try:
+        yield
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: removed while its rows were in use; open the store again") from err
+    except OSError as err:
+        raise _unusable(path, err) from err
 
 
 def _unusable(path: Path, err: OSError) -> InputError:

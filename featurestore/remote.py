@@ -1,19 +1,21 @@
 """RemoteStore: a store that a server offers, as if it lay here. Rows are fetched ahead, checked, and mapped from a cache.
 
-What the server answers is written down in docs/service.md. Nothing is returned that does not have the checksum of what was
-committed there.
+What the server answers is written down in docs/service.md. No row of patches is returned that does not have the checksum of what
+was committed there; what `cls` and `pooled` read alone are compared with, see `RemoteStore`.
 """
 
 import hashlib
 import json
 import os
 import queue
+import reprlib
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +40,8 @@ Row = tuple[int, int]
 class RemoteStore(FeatureStore):
     """A FeatureStore whose path is a URL. Arrays are fetched at their first use, rows of patches one by one.
 
-    check : rows are compared with their CRC-32C in any case.
+    check : rows of patches, and what belongs to them, are compared with their CRC-32C in any case when they are read; rows of
+        a pooled store with "first-touch".
     cache, cache_bytes : see `FeatureStore.open`.
     """
 
@@ -48,6 +51,7 @@ class RemoteStore(FeatureStore):
                  cache_bytes: int | None = None) -> None:
         self._url = the_only_store(url)
         self._given = cache and str(cache), cache_bytes
+        self._asked_check = check
         self._begin()
 
     def _begin(self) -> None:
@@ -58,10 +62,10 @@ class RemoteStore(FeatureStore):
         spec, n = self._described()
         seal_N = self._seals(n)
         folder, most_bytes = self._given
-        self._cache = Cache(Path(folder) if folder else default_root(), self._key(spec, n), spec, n,
+        self._cache = Cache(Path(folder).expanduser() if folder else default_root(), self._key(spec, n), spec, n,
                             CACHE_BYTES if most_bytes is None else most_bytes)
         weakref.finalize(self, Cache.close, self._cache)
-        super().__init__(self._cache.layout, "seal")
+        super().__init__(self._cache.layout, "seal" if spec.has_patches else self._asked_check)
         self.path = self._http.url
         self._seal_N, self._kept = seal_N, set()
         self._here_NV = np.zeros((n, len(self.view_names)), bool)
@@ -74,8 +78,9 @@ class RemoteStore(FeatureStore):
         about = self._http.json()
         spec, n = about.get("spec"), about.get("n_room")
         if not isinstance(spec, dict | str) or type(n) is not int or not 1 <= n <= MOST_IMAGES:
-            raise InputError(f"{self._http.url}: the answer tells of no store (spec {type(spec).__name__}, n_room {n}); "
-                             "is this URL a store's, as `biomass store serve` prints it?")
+            found = f"spec {type(spec).__name__}, n_room {reprlib.repr(n)}"
+            raise InputError(f"{self._http.url}: the answer tells of no store ({found}); is this URL a store's, as "
+                             "`biomass store serve` prints it?")
         self._http.check_generation(str(about.get("generation", "")))
         spec = StoreSpec.from_json(spec if isinstance(spec, str) else json.dumps(spec), self._http.url)
         self._check_same(spec)
@@ -109,7 +114,7 @@ class RemoteStore(FeatureStore):
         self._cache = None
 
     def __reduce__(self) -> tuple:
-        return _reopen, (self.path, self.spec.fingerprint, *self._given)
+        return _reopen, (self.path, self.spec.fingerprint, self._asked_check, *self._given)
 
     @property
     def address(self) -> str:
@@ -133,6 +138,29 @@ class RemoteStore(FeatureStore):
             self._state_N[changed_N], self._here_NV[changed_N] = UNKNOWN, False
             if changed_N.any() or not seal_N.all():
                 self._kept.clear()
+        super().refresh()
+
+    @cached_property
+    def n_images(self) -> int:
+        """Images in the catalog, sealed or not."""
+        count = FeatureStore.n_images.func
+        if self._seal_N[count(self):].any():  # whose rows of the catalog came without their ids
+            self._distrust()
+        return count(self)
+
+    def require(self, image: int) -> None:
+        """As in a FeatureStore; what was damaged on its way is not kept."""
+        try:
+            super().require(image)
+        except StoreDamaged as err:
+            self._distrust()
+            raise StoreDamaged(f"{err} (on the server's machine; if all is well there, ask again: it is fetched anew)") from err
+
+    def _distrust(self) -> None:
+        """Have every array fetched again when it is asked for next: one is not what was committed."""
+        with self._fetching, self._lock:
+            self._kept.clear()
+            self._cache.forget_arrays()
         super().refresh()
 
     def verify(self) -> Any:
@@ -276,8 +304,10 @@ class RemoteStore(FeatureStore):
             patches_crc = crc32c(tokens_TPD)
             if self._crc_with(patches_crc, image, view) == self.array("crc32c")[image, view]:
                 return tokens_TPD, patches_crc
-        raise StoreDamaged(f"{self.where(image, view)}: its bytes do not have the checksum they were committed with; run "
-                           "`biomass store verify` on the server's machine")
+        where = self.where(image, view)
+        self._distrust()  # it may be cls, pooled or the checksum itself that came wrong, and is kept
+        raise StoreDamaged(f"{where}: its bytes do not have the checksum they were committed with; run `biomass store verify` on "
+                           "the server's machine")
 
     def _crc_with(self, patches_crc: int, image: int, view: int) -> int:
         """CRC-32C of a row whose patches have this one; they are not read again."""
@@ -368,8 +398,8 @@ def _views(asked: tuple, n_views: int) -> list[int]:
         return [] if np.ndim(first) == 0 else every.tolist()
 
 
-def _reopen(url: str, fingerprint: str, cache: str | None, cache_bytes: int | None) -> RemoteStore:
-    store = RemoteStore(url, cache=cache, cache_bytes=cache_bytes)
+def _reopen(url: str, fingerprint: str, check: str, cache: str | None, cache_bytes: int | None) -> RemoteStore:
+    store = RemoteStore(url, check, cache, cache_bytes)
     if store.spec.fingerprint != fingerprint:
         raise MismatchError(f"{url}: fingerprint {store.spec.fingerprint}, the handle was made for {fingerprint}; the store was "
                             "replaced, open it again")

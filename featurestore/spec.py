@@ -128,10 +128,13 @@ class StoreSpec(Record):
             fields = json.loads(text)
             fingerprint = fields.pop("fingerprint")
             spec = cls.model_validate(fields)
+            found = spec.fingerprint  # has no text for numbers that are not finite
+            if len({column.name for column in spec.columns}) < len(spec.columns):
+                raise ValueError("two columns have one name")
         except (ValueError, KeyError, AttributeError, RecursionError) as err:
             raise StoreDamaged(f"{where}: its spec cannot be read: {_first_line(err)}") from err
-        if spec.fingerprint != fingerprint:
-            raise StoreDamaged(f"{where}: its spec says fingerprint {fingerprint}, its content gives {spec.fingerprint}")
+        if found != fingerprint:
+            raise StoreDamaged(f"{where}: its spec says fingerprint {fingerprint}, its content gives {found}")
         return spec
 
     def arrays(self, n: int) -> list["Array"]:

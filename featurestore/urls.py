@@ -43,6 +43,11 @@ def origin(url: str) -> str:
     return "{0.scheme}://{0.netloc}".format(urlsplit(url))
 
 
+def forget_token(url: str) -> None:
+    """Of a token that the URL was given with, once the server has refused it."""
+    _tokens.pop(origin(url), None)
+
+
 def token_for(url: str) -> str:
     """The token that this URL was given with, or else BIOMASS_TOKEN; empty if there is none."""
     token = (_tokens.get(origin(url)) or os.environ.get(TOKEN, "")).strip()

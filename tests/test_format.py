@@ -18,7 +18,8 @@ from read_by_the_text import TextReader
 from stored import KINDS, sealed_images, write_kind
 from test_store import flip_bit
 
-from featurestore import FeatureStore
+from featurestore import FeatureStore, StoreSpec
+from featurestore.errors import StoreDamaged
 
 FORMAT_TEXT = (Path(__file__).parent.parent / "docs/format.md").read_text()
 
@@ -203,3 +204,14 @@ def test_ours_and_the_text_end_the_catalog_where_an_id_is_empty(store_path):
         file.seek(offset)
         file.write(bytes(n_bytes))
     assert TextReader(store_path).sealed() == FeatureStore.open(store_path).sealed.tolist() == [0]
+
+
+@pytest.mark.parametrize("change, told", [
+    (lambda fields: fields["tokens"].update(mean=[float("inf"), 0.5, 0.5]), "Out of range|finite"),
+    (lambda fields: fields["columns"].append(fields["columns"][-1]), "two columns have one name"),
+], ids=["not finite", "a column twice"])
+def test_a_spec_that_cannot_be_is_damage(change, told):
+    fields = json.loads(tiny_spec(tiny_frame(2)).to_json())
+    change(fields)
+    with pytest.raises(StoreDamaged, match=f"features.h5: its spec cannot be read: .*({told})"):
+        StoreSpec.from_json(json.dumps(fields), "features.h5")

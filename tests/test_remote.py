@@ -1,7 +1,9 @@
 """A store over HTTP: the same object and the same bytes, fetched row by row, checked, and kept in a bounded cache."""
 
+import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from sweeps import YAML, write_store
 
 from featurestore import FeatureStore
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
+from featurestore.spec import StoreSpec
 from featurestore.writer import open_writer
 from trainer import MixupBatches
 
@@ -212,6 +215,46 @@ def test_a_cache_that_is_broken_is_made_anew(local, server, store):
         assert again.layout.path == path and np.array_equal(again.patches[0], local.patches[0])
 
 
+@pytest.mark.parametrize("name", ["catalog/image_id", "catalog/path", "thumbs", "crc32c", "cls", "pooled"])
+def test_an_array_that_was_spoilt_on_its_way_is_not_kept(local, server, name):
+    def fault(request, body) -> bool:
+        if request.path.endswith(f"/arrays/{name}"):
+            request.answer(bytes(len(body)))
+        return request.path.endswith(f"/arrays/{name}")
+
+    server.fault = fault
+    with FeatureStore.open(server.url) as store:
+        for _ in range(2):
+            with pytest.raises((StoreDamaged, IndexError)):
+                store.patches[3, 1]
+        server.fault = None
+        store.refresh()
+        assert np.array_equal(store.patches[3, 1], local.patches[3, 1]) and store.catalog.equals(local.catalog)
+    with FeatureStore.open(server.url) as again:
+        assert np.array_equal(again.array(name), local.array(name)) and again.index("ID003") == 3
+
+
+def test_what_was_spoilt_in_a_pooled_store_is_found_at_first_touch(tmp_path):
+    from stored import write_kind
+
+    held = write_kind(tmp_path / "pooled.zarr", "pooled")
+    with serving(tmp_path / "pooled.zarr") as server, FeatureStore.open(server.url, check="first-touch") as store:
+        server.fault = lambda request, body: request.path.endswith("/arrays/pooled") and (request.answer(spoilt(body)), True)[1]
+        with pytest.raises(StoreDamaged, match="fetched anew"):
+            store.pooled.sum()
+        server.fault = None
+        assert np.array_equal(store.pooled, held["pooled"])
+
+
+def test_a_cache_that_is_removed_while_in_use_says_so(local, store):
+    row = store.patches[0, 0]
+    shutil.rmtree(store.layout.path)
+    for read in (lambda: store.patches[4, 1], lambda: store.will_need([(3, 0)]), lambda: store.take([(3, 0), (3, 1)])):
+        with pytest.raises(InputError, match="removed while.*open the store again"):
+            read()
+    assert np.array_equal(row, local.patches[0, 0])
+
+
 @pytest.fixture
 def tight(server, monkeypatch):
     """The same with room for about two of three files."""
@@ -363,8 +406,7 @@ def test_a_token_is_wanted_and_never_told(local, monkeypatch):
             FeatureStore.open(server.url)
         with pytest.raises(InputError, match="401") as refused:
             FeatureStore.open(f"{server.url}/?token=wr0ng")
-        assert "wr0ng" not in str(refused.value)
-        monkeypatch.setattr("featurestore.urls._tokens", {})
+        assert "wr0ng" not in str(refused.value) and "another token" in str(refused.value)
         monkeypatch.setenv("BIOMASS_TOKEN", TOKEN)
         assert FeatureStore.open(server.url).n_sealed == 5
 
@@ -372,6 +414,15 @@ def test_a_token_is_wanted_and_never_told(local, monkeypatch):
 def test_a_servers_own_url_is_enough_for_one_store(server):
     address = server.url.partition("/v1")[0]
     assert FeatureStore.open(address + "/").path == server.url
+
+
+def test_stores_of_a_server_are_listed_as_they_can_be_typed(server):
+    stores = [{"name": name} for name in ("a b", "50%25", "c#d?")]
+    server.fault = lambda request, body: (request.answer(json.dumps({"stores": stores}).encode()), True)[1]
+    address = server.url.partition("/v1")[0]
+    with pytest.raises(InputError, match="3 stores") as refused:
+        FeatureStore.open(address)
+    assert [line.rpartition("/")[2] for line in str(refused.value).splitlines()[1:]] == ["a%20b", "50%2525", "c%23d%3F"]
 
 
 @pytest.mark.parametrize("url, error, match", [
@@ -394,6 +445,38 @@ def test_C5_answers_that_are_no_stores_are_refused(server, answer):
     server.fault = lambda request, body: (request.answer(answer), True)[1]
     with pytest.raises((InputError, StoreDamaged), match=r"127\.0\.0\.1.*(JSON|tells of no store|spec)"):
         FeatureStore.open(server.url)
+
+
+@pytest.mark.parametrize("told, error", [
+    ({"n_room": [5] * 100_000}, InputError), ({"n_room": 1 << 60}, InputError), ({"n_room": 1 << 24}, UsageError),
+    ({"width": 1 << 40}, UsageError), ({"width": 64, "tile_height": 1 << 14}, UsageError)], ids=str)
+def test_C5_what_a_server_tells_of_takes_no_room_before_it_is_checked(server, tmp_path, told, error):
+    def fault(request, body) -> bool:
+        if "/arrays/" in request.path:
+            request.answer(bytes(4 * n))
+            return True
+        request.answer(json.dumps({"spec": spec, "n_room": n}).encode())
+        return True
+
+    n = told.get("n_room", 1 << 22)
+    spec = retold(server.store.spec, **{name: value for name, value in told.items() if name != "n_room"})
+    server.fault = fault
+    with pytest.raises(error) as refused:
+        FeatureStore.open(server.url)
+    assert len(str(refused.value)) < 300 and not (tmp_path / "cache").exists()
+
+
+def retold(spec, **tokens) -> dict:
+    """A spec of other tokens, with the fingerprint that is theirs."""
+    fields = json.loads(spec.to_json())
+    return json.loads(StoreSpec.model_validate({k: v for k, v in fields.items() if k != "fingerprint"}
+                                               | {"tokens": fields["tokens"] | tokens}).to_json())
+
+
+def test_what_a_server_says_does_not_move_the_cursor(server, store):
+    server.fault = always(lambda request, body: request.error(404, "not-found", "\x1b[2Jgone\r\nover"))
+    with pytest.raises(InputError, match=r"404\): {1,2}\[2Jgone  over"):
+        store.patches[3, 1]
 
 
 # -- what a user types
