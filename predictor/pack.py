@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -160,6 +161,9 @@ def _names(runs: Sequence[Path]) -> dict[Path, str]:
         raise InputError(f"runs of the same name, of sweeps of the same name: {', '.join(twice)}; rename a sweep's folder")
     if bad := [repr(name) for name in names.values() if not (re.fullmatch(NAME, name) and name.isprintable())]:
         raise InputError(f"folders whose names no bundle may hold: {', '.join(bad)}; rename them")
+    if sys.getfilesystemencoding() != "utf-8" and not all(map(str.isascii, names.values())):  # bundle.json would misspell them
+        raise InputError(f"{', '.join(map(str, names))}: this locale's file names are {sys.getfilesystemencoding()}, a bundle's "
+                         "are UTF-8; set LC_ALL=C.UTF-8, or rename the folders")
     return names
 
 

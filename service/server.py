@@ -57,7 +57,8 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
     if no_token and host not in LOOPBACK and not insecure:
         raise UsageError(f"--no-token on {host}: everybody who reaches it could read; add --insecure if that is meant")
     if token and not TOKEN.fullmatch(token):
-        raise UsageError("the token (--token or BIOMASS_TOKEN): 16 or more letters, digits, - or _ were expected; without one, one is made up")
+        raise UsageError("the token (--token or BIOMASS_TOKEN): 16 or more letters, digits, - or _ were expected; without it one "
+                         "is made up")
     token = None if no_token else token or secrets.token_urlsafe(24)
     try:
         import uvicorn

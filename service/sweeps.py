@@ -209,7 +209,7 @@ def _log(run: Path) -> list[dict[str, Any]]:
 def _json(path: Path) -> Mapping[str, Any] | None:
     """An object, or None if it is not there or not whole."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

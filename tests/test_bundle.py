@@ -84,6 +84,14 @@ def test_U09_the_same_inputs_give_the_same_bytes(sweep, whole, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
 
+@pytest.mark.system
+def test_U09_a_locale_without_utf8_gives_the_same_bytes(sweep, whole, tmp_path):
+    plain = os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "cli", "bundle", sweep, "--points", "all", "--with-backbone", "--out", tmp_path / "again"]
+    subprocess.run(command, env=plain, cwd=ROOT, check=True, capture_output=True)
+    assert content(tmp_path / "again") == content(whole)
+
+
 def test_nothing_in_it_tells_where_it_was_made(sweep, built, whole):
     for name, data in content(whole).items():
         assert not [place for place in (sweep.parents[1], built.parent, ROOT) if str(place).encode() in data], name
