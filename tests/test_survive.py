@@ -250,7 +250,7 @@ def test_only_a_bus_error_is_explained(tmp_path, last, environment, code, messag
     assert done.stderr.decode() == message if not message.endswith("thread") else done.stderr.decode().startswith(message)
 
 
-@pytest.mark.parametrize("name", ["features.h5", "features.zarr"])
+@pytest.mark.parametrize("name", ["features.h5", pytest.param("features.zarr", marks=pytest.mark.system)])
 def test_a_store_that_is_replaced_is_read_to_the_end(tmp_path, undisturbed, name):
     """R10. Maps and descriptors are those of the store that was opened."""
     path, other = write_store(tmp_path / name), write_store(tmp_path / f"other_{name}", seed=1)
