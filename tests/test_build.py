@@ -248,7 +248,8 @@ def built_slowly(pasture, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, id="SIGTERM"),
+                                    pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.system)])
 def test_B03_a_stopped_build_says_so_and_goes_on_to_the_same_bytes(pasture, built_slowly, tmp_path, number):
     out = tmp_path / "features.h5"
     command = [sys.executable, "-m", "cli", "store", "build", "--data", pasture, "--out", out, *TINY]

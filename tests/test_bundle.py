@@ -571,6 +571,7 @@ def test_P08_the_notebooks_cells_run_in_the_bare_environment(whole, pasture, tmp
     assert sorted(os.listdir(tmp_path)) == ["predictions.csv", "submission.csv", "tmp"]
 
 
+@pytest.mark.system
 def test_a_notebook_run_inside_the_bundle_adds_nothing_to_it_and_runs_again(broken, pasture):
     code = ("import json, os\n"
             "names = {}\n"

@@ -101,6 +101,7 @@ def test_fewer_folds_are_fewer_heads(sweep, pasture):
         Predictor.load(run, folds=[7], device="cpu")
 
 
+@pytest.mark.system  # test_bundle has the same of a bundle
 def test_predict_runs_where_most_packages_are_absent(sweep, pasture, tmp_path):
     """h5py, zarr, click, scikit-learn, scipy, matplotlib and google-crc32c cannot be imported here."""
     code = ("import sys, runpy\n"

@@ -55,7 +55,8 @@ def test_a_connection_goes_on_after_a_row(store):
         client.sendall(ask + ask)  # pipelined, too
         got, n_bytes = b"", store.patches[3, 1].nbytes
         while len(got.split(b"\r\n\r\n", 2)[-1]) < n_bytes or got.count(b"200 OK") < 2:
-            got += client.recv(1 << 16)
+            got += (part := client.recv(1 << 16))
+            assert part, "closed early"
     assert got.count(store.patches[3, 1].tobytes()) == 2
 
 
