@@ -163,10 +163,10 @@ def on_photograph(patches_TPD: np.ndarray, tokens: TokenSpec, view: int) -> np.n
     """(H, W, D): a row's patches where they lie on the photograph, tiles side by side, the view's flips and transpose undone."""
     spec = tokens.views[view]
     h, w = tokens.grid[:: -1 if spec.transpose else 1]
-    return np.concatenate(_upright(patches_TPD.reshape(-1, h, w, patches_TPD.shape[-1]), spec), axis=1)
+    return np.concatenate(upright_grid(patches_TPD.reshape(-1, h, w, patches_TPD.shape[-1]), spec), axis=1)
 
 
-def _upright(grid_ThwD: np.ndarray, view: ViewSpec) -> np.ndarray:
+def upright_grid(grid_ThwD: np.ndarray, view: ViewSpec) -> np.ndarray:
     """What `views.make_view` did to each tile, undone: flips came last."""
     if flips := [axis for axis, flip in ((2, view.hflip), (1, view.vflip)) if flip]:
         grid_ThwD = np.flip(grid_ThwD, flips)

@@ -27,6 +27,7 @@ from featurestore._bytes import appears_whole, remove
 from featurestore._interrupts import check_interrupt
 from featurestore.decode import AHEAD
 from featurestore.errors import InputError, UsageError
+from featurestore.explore import upright_grid
 from featurestore.images import read_photograph
 from featurestore.spec import ViewSpec
 from predictor.ensemble import Tokens
@@ -148,10 +149,7 @@ def upright(maps_VTPM: np.ndarray, views: Sequence[ViewSpec], grid: tuple[int, i
     turned = []
     for map_TPM, view in zip(maps_VTPM, views, strict=True):
         height, width = grid[::-1] if view.transpose else grid
-        map_TRCM = map_TPM.reshape(len(map_TPM), height, width, -1)
-        axes = [axis for axis, flip in ((2, view.hflip), (1, view.vflip)) if flip]
-        map_TRCM = np.flip(map_TRCM, axes)
-        turned.append(map_TRCM.swapaxes(1, 2) if view.transpose else map_TRCM)
+        turned.append(upright_grid(map_TPM.reshape(len(map_TPM), height, width, -1), view))
     return np.mean(turned, 0)
 
 

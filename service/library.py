@@ -31,21 +31,13 @@ class Opened:
 
 
 class Served:
-    """A store under its name. `now()` gives it as it is on disk now; the properties ask anew each time."""
+    """A store under its name. `now()` gives it as it is on disk now."""
 
     def __init__(self, name: str, path: Path) -> None:
         """InputError or StoreDamaged if there is no store at path."""
         self.name, self.path = name, Path(os.path.abspath(path))
         self._lock = threading.Lock()
         self._opened = self._open()
-
-    @property
-    def store(self) -> PreadStore:
-        return self.now().store
-
-    @property
-    def generation(self) -> str:
-        return self.now().generation
 
     def now(self) -> Opened:
         """The store, opened anew if its files were replaced; its catalog is fresh if images were added or sealed.

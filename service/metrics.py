@@ -38,8 +38,8 @@ class Counting:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            metrics.n_bytes += len(message.get("body", b"")) + message.get("count", 0)
             await send(message)
+            metrics.n_bytes += len(message.get("body", b"")) + message.get("count", 0)  # a part that could not go comes again
 
         try:
             await self.app(scope, receive, counted)

@@ -1,22 +1,21 @@
 """The page's addresses: what a person looks at, of stores and of sweeps. Asked, computed elsewhere, answered."""
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import anyio
-import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from featurestore.plain import plain
 from service import heat, heavy, look, maps, pictures, sweeps
 from service.asked import choice_of, library_of, name_of, number_of, opened_of, sealed_image_of, view_of
 from service.errors import ServiceError
@@ -211,19 +210,8 @@ def _json(value: Any) -> Response:
 
 
 def _encoded(value: Any) -> bytes:
-    return _dumped(_plain(value))
+    return _dumped(plain(value))
 
 
-def _dumped(plain: Any) -> bytes:
-    return json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _plain(value: Any) -> Any:
-    """NumPy numbers as Python's, what is not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _dumped(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()

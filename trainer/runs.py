@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from featurestore._bytes import appears_whole, check_writable, remove, write_whole
 from featurestore.errors import InputError
+from featurestore.plain import plain
 from featurestore.spec import StoreSpec
 from featurestore.store import FeatureStore
 from trainer import kinds
@@ -64,7 +64,7 @@ class RunFolder:
     def log(self, record: Mapping) -> None:
         """Add a line to metrics.jsonl."""
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(record)) + "\n")
+            file.write(json.dumps(plain(record)) + "\n")
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         write_whole(self.path / name, table.to_csv(index=False))
@@ -219,15 +219,4 @@ def _load_head(path: Path) -> dict[str, Tensor]:
 
 
 def dump_json(value: Mapping) -> str:
-    return json.dumps(_plain(value), indent=1, ensure_ascii=False) + "\n"
-
-
-def _plain(value):
-    """NumPy numbers as Python's, what is not finite as null: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n"
