@@ -5,34 +5,28 @@ checksums, writing, syncing. The forward runs on crops that are ready in memory.
 """
 
 import argparse
-import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from _bench import context, finish, spread, work_folder
+from _forward import add_options, forward, ready_crops, timed
 
 from featurestore import build
 from featurestore.backbone import Backbone, load_backbone
 from featurestore.catalog import find_photographs, read_catalog
-from featurestore.decode import decode
 from featurestore.demo import draw_pasture
-from featurestore.views import choose_views, make_view, normalise, view_amounts
+from featurestore.views import choose_views
 
 P6_MARK = 1.10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="vit_small_patch16_dinov3")
-    parser.add_argument("--image-size", type=int, default=448)
-    parser.add_argument("--images", type=int, default=8)
+    add_options(parser)
     parser.add_argument("--views", default="2")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dir", type=Path, help="where data and stores go for the time being")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*random weights")
     with work_folder(options.dir) as folder:
@@ -44,7 +38,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     draw_pasture(folder / "data", n_train=options.images, n_test=1)
     backbone = load_backbone(options.backbone, "random", crop="halves", image_size=options.image_size,
                              views=choose_views(options.views), device=options.device, precision=options.precision)
-    crops = ready_crops(backbone, folder / "data")
+    crops = ready_crops(backbone, photographs(folder / "data"), backbone.spec.views)
     forward(backbone, crops[:1])  # warm-up: the first call plans its kernels
     times: dict[str, list[float]] = {"forward": [], "h5": [], "zarr": []}
     for number in range(options.rounds):
@@ -61,24 +55,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             "threads": torch.get_num_threads(), **context(config, ["torch", "timm", "numpy", "h5py", "zarr"])}
 
 
-def ready_crops(backbone: Backbone, data: Path) -> list[torch.Tensor]:
-    """Every view of every photograph as the model takes it."""
+def photographs(data: Path) -> Iterator[tuple[str, Path]]:
     frame = read_catalog(data / "train.csv")
-    crops = []
-    for image_id, path in zip(frame["image_id"], find_photographs(frame, data), strict=True):
-        x = decode(path, backbone.crop).tiles_THW3.permute(0, 3, 1, 2).float().div(255)
-        for view in backbone.spec.views:
-            made = make_view(x, view, view_amounts(view, 0, image_id))
-            crops.append(normalise(made, backbone.spec.mean, backbone.spec.std).to(backbone.device, backbone.dtype))
-    return crops
-
-
-@torch.inference_mode()
-def forward(backbone: Backbone, crops: list[torch.Tensor]) -> None:
-    for x in crops:
-        backbone.model.forward_features(x)
-    if backbone.device.type == "cuda":
-        torch.cuda.synchronize()
+    return zip(frame["image_id"], find_photographs(frame, data), strict=True)
 
 
 def build_all(options: argparse.Namespace, backbone: Backbone, data: Path, out: Path) -> None:
@@ -86,12 +65,6 @@ def build_all(options: argparse.Namespace, backbone: Backbone, data: Path, out: 
                                weights="random", device=options.device, precision=options.precision)
     with patch.object(build, "_load", lambda *_: backbone):
         build.build_store(config, progress=False)
-
-
-def timed(call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -6,19 +6,17 @@ are ready in memory. Both take turns; page cache warm.
 """
 
 import argparse
-import time
 import warnings
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from _bench import context, finish, spread, work_folder
+from _forward import add_options, forward, ready_crops, timed
 
-from featurestore.backbone import Backbone
 from featurestore.build import BuildConfig, build_store
-from featurestore.decode import decode
 from featurestore.demo import draw_pasture
-from featurestore.views import make_view, normalise, tta_views, view_amounts
+from featurestore.views import tta_views
 from predictor.command import predict_to_file
 from predictor.predictor import Predictor, test_photographs
 from trainer.grid import SweepConfig
@@ -39,16 +37,10 @@ cv: {{n_folds: 5, groups: date, repeats: {repeats}}}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="vit_small_patch16_dinov3")
-    parser.add_argument("--image-size", type=int, default=448)
+    add_options(parser)
     parser.add_argument("--kind", default="cls_gating")
     parser.add_argument("--repeats", type=int, default=6, help="of five folds: heads are five times as many")
-    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--tta", type=int, default=4)
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dir", type=Path, help="where data, store and runs go for the time being")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*random weights")
     with work_folder(options.dir) as folder:
@@ -58,7 +50,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> dict:
     """Rounds of bare forward, then a prediction; the ratio of each to its own round's forward."""
     predictor = trained(options, folder)
-    crops = ready_crops(predictor.backbone, folder / "data", options.tta)
+    crops = ready_crops(predictor.backbone, test_photographs(folder / "data").items(), tta_views(options.tta))
     forward(predictor.backbone, crops[:1])  # warm-up: the first call plans its kernels
     predict(predictor, folder, options.tta)
     times: dict[str, list[float]] = {"forward": [], "predict": []}
@@ -85,35 +77,10 @@ def trained(options: argparse.Namespace, folder: Path) -> Predictor:
     return Predictor.load(best_run(run_sweep(config, folder / "runs", options.device).path), device=options.device)
 
 
-def ready_crops(backbone: Backbone, data: Path, tta: int) -> list[torch.Tensor]:
-    """Every view of every photograph as the model takes it."""
-    crops = []
-    for image_id, path in test_photographs(data).items():
-        x = decode(path, backbone.crop).tiles_THW3.permute(0, 3, 1, 2).float().div(255)
-        for view in tta_views(tta):
-            made = make_view(x, view, view_amounts(view, 0, image_id))
-            crops.append(normalise(made, backbone.spec.mean, backbone.spec.std).to(backbone.device, backbone.dtype))
-    return crops
-
-
-@torch.inference_mode()
-def forward(backbone: Backbone, crops: list[torch.Tensor]) -> None:
-    for x in crops:
-        backbone.model.forward_features(x)
-    if backbone.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def predict(predictor: Predictor, folder: Path, tta: int) -> None:
     """`biomass predict` from its options to its files, but for loading."""
     with patch.object(Predictor, "load", lambda *_, **__: predictor):
         predict_to_file(folder / "data", folder / "submission.csv", say=print, run=[folder], tta=tta)
-
-
-def timed(call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

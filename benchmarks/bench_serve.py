@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,21 +44,17 @@ class Server:
     port: int
     pid: int
     small: str
-
-    def row(self, store: FeatureStore, image: int, view: int) -> tuple[str, dict[str, str]]:
-        """Address and headers of the request for a row."""
-        raise NotImplementedError
+    row: Callable[[FeatureStore, int, int], tuple[str, dict[str, str]]]
+    """Address and headers of the request for a row."""
 
 
-class Ours(Server):
-    def row(self, store: FeatureStore, image: int, view: int) -> tuple[str, dict[str, str]]:
-        return f"/v1/stores/{store.path.stem}/rows/@{image}/{view}", {}
+def row_of_ours(store: FeatureStore, image: int, view: int) -> tuple[str, dict[str, str]]:
+    return f"/v1/stores/{store.path.stem}/rows/@{image}/{view}", {}
 
 
-class Nginx(Server):
-    def row(self, store: FeatureStore, image: int, view: int) -> tuple[str, dict[str, str]]:
-        _, offset, n_bytes = store.layout.extents["patches"].locate(image * len(store.view_names) + view)
-        return f"/{store.path.name}", {"Range": f"bytes={offset}-{offset + n_bytes - 1}"}
+def range_of_nginx(store: FeatureStore, image: int, view: int) -> tuple[str, dict[str, str]]:
+    _, offset, n_bytes = store.layout.extents["patches"].locate(image * len(store.view_names) + view)
+    return f"/{store.path.name}", {"Range": f"bytes={offset}-{offset + n_bytes - 1}"}
 
 
 def main() -> None:
@@ -170,7 +166,7 @@ def ours(path: Path) -> Iterator[Server]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             port = json.loads(process.stdout.readline())["port"]
-            yield Ours(port, process.pid, f"/v1/stores/{path.stem}/arrays/seal")
+            yield Server(port, process.pid, f"/v1/stores/{path.stem}/arrays/seal", row_of_ours)
         finally:
             process.terminate()
 
@@ -187,7 +183,7 @@ def nginx(folder: Path) -> Iterator[Server]:
         try:
             time.sleep(0.5)
             worker = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-            yield Nginx(free.port, worker, "/seal")
+            yield Server(free.port, worker, "/seal", range_of_nginx)
         finally:
             process.terminate()
 
