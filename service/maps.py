@@ -11,7 +11,7 @@ from featurestore.explore import components, direction_blocks
 from featurestore.store import FeatureStore
 from service.errors import ServiceError
 
-SAMPLE = 10_000  # photographs that principal components are taken of, spread over the store: 50 MB, and more would not turn them
+SAMPLE = 10_000  # photographs that principal components are taken of, spread over the store: 50 MB at 1280 channels
 MOST = {"tsne": 20_000, "umap": 100_000}  # sealed images: minutes, and all their directions in memory
 FEWEST = 4
 DIGITS = 5
