@@ -672,9 +672,8 @@ def test_B09_C4_a_forked_child_does_not_keep_the_lock(tmp_path):
     """A loader's worker that outlives the builder must not keep the next one out."""
     code = ("import os, sys, signal; from pathlib import Path; from featurestore._bytes import locked\n"
             f"with locked(Path({str(tmp_path / 'f.h5')!r})):\n"
-            "    pid = os.fork()\n"
-            "    if not pid: signal.pause()\n"
-            "    print(pid, flush=True); os._exit(0)\n")
+            "    if os.fork(): os._exit(0)\n"
+            "    print(os.getpid(), flush=True); signal.pause()\n")  # the child says so itself: it is past what fork runs in it
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as builder:
         survivor = int(builder.stdout.readline())
