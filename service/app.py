@@ -16,40 +16,48 @@ from service.errors import ServiceError, translated
 from service.guard import Guard
 from service.heavy import Heavy
 from service.library import Library
+from service.relay import Relay
 from service.server import LOOPBACK
 
 
 def create_app(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None, token: str | None = None,
-               hosts: Sequence[str] = LOOPBACK) -> Starlette:
+               hosts: Sequence[str] = LOOPBACK, relay: Relay | None = None) -> Starlette:
     """The service as an ASGI application; `app.state.library` is what it serves, `app.state.heavy` its long computations.
 
-    stores, sweeps : paths, opened by name once; data : folder of the photographs. token : what a request must bring, None lets
-    everybody in. hosts : names and addresses that a request's Host may have, whatever its port.
-
-    Raises InputError or StoreDamaged for what cannot be served.
+    stores, sweeps : paths, looked up by name; data : folder of the photographs. token : what a request must bring, None lets
+    everybody in. hosts : names and addresses that a request's Host may have, whatever its port. relay : answers what must be
+    computed; None computes it here, beside all else.
     """
     counts = metrics.Metrics()
     around = [Middleware(metrics.Counting, counts), Middleware(Guard, token=token, hosts=hosts)]
-    app = Starlette(routes=_routes(), middleware=around, exception_handlers={
+    computed = _computed() if relay is None else [relay.through(route) for route in _computed()]
+    app = Starlette(routes=[*_read(), *computed], middleware=around, exception_handlers={
         ServiceError: _answer, BiomassError: _translate, HTTPException: _plain})
     app.router.redirect_slashes = False
-    app.state.library, app.state.heavy, app.state.metrics = Library(stores, sweeps, data), Heavy(), counts
+    app.state.library, app.state.heavy, app.state.metrics, app.state.relay = Library(stores, sweeps, data), Heavy(), counts, relay
     return app
 
 
-def _routes() -> list[BaseRoute]:
+def _read() -> list[BaseRoute]:
+    """What is read and sent as it is."""
     return [
         Route("/healthz", metrics.healthz),
         Route("/metrics", metrics.metrics),
         Route("/openapi.json", openapi.document),
         Route("/v1/stores", stores.listing),
         Route("/v1/stores/{s}", stores.one),
-        Route("/v1/stores/{s}/catalog.{format}", stores.catalog),
-        Route("/v1/stores/{s}/stats.{format}", stores.stats),
         Route("/v1/stores/{s}/rows/{image}/{view}", rows.row),
         Route("/v1/stores/{s}/arrays/{name:path}", rows.array),
         Route("/v1/stores/{s}/zarr/{key:path}", zarr_view.zarr_object),
         Route("/v1/stores/{s}/file", rows.file),
+        *pages.shell()]
+
+
+def _computed() -> list[Route]:
+    """What is computed, decoded or made into tables."""
+    return [
+        Route("/v1/stores/{s}/catalog.{format}", stores.catalog),
+        Route("/v1/stores/{s}/stats.{format}", stores.stats),
         *pages.routes()]
 
 

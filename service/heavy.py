@@ -34,7 +34,6 @@ class Heavy:
 
     def __init__(self, slots: int = SLOTS, kept_bytes: int = KEPT_BYTES) -> None:
         self.slots, self.kept_bytes = slots, kept_bytes
-        self.n_refused = 0
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="heavy")
         self._running: dict[Hashable, asyncio.Future] = {}
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
@@ -54,7 +53,6 @@ class Heavy:
 
     def _begin(self, key: Hashable, function: Callable[[], Any]) -> None:
         if self.n_running >= self.slots:
-            self.n_refused += 1
             raise ServiceError("busy", f"{self.slots} long computations are under way already", "ask again in some seconds")
         future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: _weighed(function()))
         self._running[key] = future

@@ -34,10 +34,9 @@ class Served:
     """A store under its name. `now()` gives it as it is on disk now."""
 
     def __init__(self, name: str, path: Path) -> None:
-        """InputError or StoreDamaged if there is no store at path."""
         self.name, self.path = name, Path(os.path.abspath(path))
         self._lock = threading.Lock()
-        self._opened = self._open()
+        self._opened: Opened | None = None
 
     def now(self) -> Opened:
         """The store, opened anew if its files were replaced; its catalog is fresh if images were added or sealed.
@@ -45,10 +44,14 @@ class Served:
         ServiceError `store-gone` if it is not there, `store-damaged` if a file is missing or cut. Some system calls a file.
         """
         with self._lock:
-            if self._is_other():
+            if self._opened is None or self._is_other():
                 self._opened = self._open_again()
             self._renew()
             return self._opened
+
+    def require(self) -> None:
+        """InputError or StoreDamaged, which name the path, if there is no store."""
+        self._opened = self._open()
 
     def _is_other(self) -> bool:
         """Whether a file was replaced or cut, or other metadata written over it."""
@@ -97,11 +100,19 @@ class Library:
     """
 
     def __init__(self, stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None) -> None:
-        """InputError if a store cannot be opened or a sweep's folder has no sweep.json."""
-        paths = [Path(os.path.abspath(path)) for path in stores]
+        paths, folders = ([Path(os.path.abspath(path)) for path in given] for given in (stores, sweeps))
         self.stores = {name: Served(name, path) for name, path in _named(paths, lambda path: path.stem)}
-        self.sweep_folders = dict(_named([_sweep(path) for path in sweeps], lambda path: path.name))
+        self.sweep_folders = dict(_named(folders, lambda path: path.name))
         self.data = data and Path(os.path.abspath(data))
+
+    def require_all(self) -> None:
+        """InputError or StoreDamaged if a store cannot be opened, InputError if a sweep's folder has no sweep.json."""
+        for served in self.stores.values():
+            served.require()
+        for folder in self.sweep_folders.values():
+            if not (folder / "sweep.json").is_file():
+                raise InputError(f"{folder}: not a sweep's folder: it has no sweep.json; give one that `biomass train` made, "
+                                 "e.g. runs/20261228_123456_halves")
 
     def sweep(self, name: str) -> Path:
         """A sweep's folder; ServiceError `not-found` if there is none of this name, or it is not there now."""
@@ -131,11 +142,3 @@ def _named(paths: Iterable[Path], name_of) -> Iterable[tuple[str, Path]]:
             name = f"{name_of(path)}-{n}"
         taken.add(name)
         yield name, path
-
-
-def _sweep(folder: Path) -> Path:
-    folder = Path(os.path.abspath(folder))
-    if not (folder / "sweep.json").is_file():
-        raise InputError(f"{folder}: not a sweep's folder: it has no sweep.json; give one that `biomass train` made, e.g. "
-                         "runs/20261228_123456_halves")
-    return folder

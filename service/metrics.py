@@ -3,12 +3,14 @@
 import os
 import time
 from collections import Counter
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.openapi import described
+from service.relay import Relay
 
 BOUNDS_S = (0.01, 0.1, 1.0, 10.0)
 
@@ -66,11 +68,11 @@ def healthz(request: Request) -> Response:
 @described("text", ())
 def metrics(request: Request) -> Response:
     """Counts in Prometheus' text format."""
-    return PlainTextResponse(text(request.app.state.metrics, request.app.state.heavy),
+    return PlainTextResponse(text(request.app.state.metrics, request.app.state.relay),
                              media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def text(metrics: Metrics, heavy) -> str:
+def text(metrics: Metrics, relay: Relay | None) -> str:
     """The exposition, see prometheus.io/docs/instrumenting/exposition_formats."""
     total = sum(metrics.requests.values())
     lines = ["# TYPE biomass_requests_total counter"]
@@ -80,13 +82,19 @@ def text(metrics: Metrics, heavy) -> str:
     lines += [f'biomass_request_seconds_bucket{{le="{bound:g}"}} {metrics.within[bound]}' for bound in BOUNDS_S]
     lines += [f'biomass_request_seconds_bucket{{le="+Inf"}} {total}', f"biomass_request_seconds_sum {metrics.seconds:.6f}",
               f"biomass_request_seconds_count {total}"]
-    for name, kind, value in [("sent_bytes_total", "counter", metrics.n_bytes), ("requests_now", "gauge", metrics.n_now),
-                              ("heavy_now", "gauge", heavy.n_running), ("heavy_refused_total", "counter", heavy.n_refused),
-                              ("resident_bytes", "gauge", _resident())]:
+    values = [("sent_bytes_total", "counter", metrics.n_bytes), ("requests_now", "gauge", metrics.n_now),
+              ("resident_bytes", "gauge", resident_bytes("self"))]
+    if relay:
+        values += [("worker_requests_now", "gauge", relay.n_now), ("worker_starts_total", "counter", relay.n_starts),
+                   ("worker_resident_bytes", "gauge", resident_bytes(relay.pid))]
+    for name, kind, value in values:
         lines += [f"# TYPE biomass_{name} {kind}", f"biomass_{name} {value}"]
     return "\n".join(lines) + "\n"
 
 
-def _resident() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(pid: int | str) -> int:
+    """Memory of a process, shared pages included; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

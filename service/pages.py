@@ -35,10 +35,15 @@ OF_IMAGE = ("not-found", "not-sealed", "store-damaged", "store-gone")
 T = TypeVar("T")
 
 
-def routes() -> list[BaseRoute]:
+def shell() -> list[BaseRoute]:
+    """The page itself, which asks for the rest."""
+    return [Route("/", index), Mount("/static", StaticFiles(directory=STATIC))]
+
+
+def routes() -> list[Route]:
+    """What the page asks for, and every program may."""
     image, sweep = "/v1/stores/{s}/images/{image}", "/v1/sweeps/{w}"
     return [
-        Route("/", index), Mount("/static", StaticFiles(directory=STATIC)),
         Route("/v1/stores/{s}/overview.json", overview), Route("/v1/stores/{s}/odd.{format}", odd),
         Route("/v1/stores/{s}/map.{format}", image_map),
         Route(image, card), Route(f"{image}/thumb.jpg", thumb), Route(f"{image}/photograph.jpg", photograph),

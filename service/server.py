@@ -8,8 +8,8 @@ import resource
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from featurestore.errors import BiomassError, InputError, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN = re.compile(r"[\w-]{16,}", re.ASCII)
-SWITCH_S = 5e-4  # threads that compute give way: beside 200 long requests, on 2 busy cores, 90 % of /healthz took 18 ms; by
-# Python's 5 ms they took 25 to 41
 DRAIN_S = 4  # SIGTERM: what is under way may end; uvicorn takes some tenths of a second more
 
 
@@ -53,7 +51,7 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
     port : 0 takes a free one. as_json : print {"url", "port", "token"} on stdout. say : takes the address for people.
 
     Raises UsageError for no token without `insecure`, InputError for a port that is taken or an address that is not ours,
-    NotInstalled, and what `create_app` raises.
+    NotInstalled, and what `Library.require_all` raises.
     """
     if no_token and host not in LOOPBACK and not insecure:
         raise UsageError(f"--no-token on {host}: everybody who reaches it could read; add --insecure if that is meant")
@@ -65,20 +63,21 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
         import uvicorn
 
         from service.app import create_app
+        from service.library import Library
+        from service.relay import Relay
     except ModuleNotFoundError as err:
         if (err.name or "").split(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
         raise NotInstalled(f"store serve needs {err.name}: pip install 'biomass[serve]'") from err
-    app = create_app(stores, sweeps, data, token, (*names_of(host), *allow_hosts))
+    Library(stores, sweeps, data).require_all()
     listening = listen(host, port)
     _raise_file_limit()
-    sys.setswitchinterval(SWITCH_S)
-    announce(listening, token, as_json, say)
-    for each in (signal.SIGINT, signal.SIGTERM):  # uvicorn drains, then raises the signal again: that is the end, and no failure
-        signal.signal(each, lambda *_: None)
-    uvicorn.Server(config_of(app)).run([listening.socket])
-    if app.state.heavy.n_running:  # no thread can be stopped, and the interpreter would wait for it; nothing of it is to be kept
-        os._exit(0)
+    with closing(Relay(stores, sweeps, data)) as relay:
+        app = create_app(stores, sweeps, data, token, (*names_of(host), *allow_hosts), relay)
+        announce(listening, token, as_json, say)
+        for each in (signal.SIGINT, signal.SIGTERM):  # uvicorn drains, then raises the signal again: the end, and no failure
+            signal.signal(each, lambda *_: None)
+        uvicorn.Server(config_of(app)).run([listening.socket])
 
 
 def config_of(app: Any) -> Any:

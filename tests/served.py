@@ -1,5 +1,8 @@
 """The service, asked in this process by a test client, or over a socket as any program would."""
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.server import config_of, listen
 
+ROOT = Path(__file__).parent.parent
 TOKEN = "a-token-for-tests-0"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -45,6 +49,24 @@ def serving(*paths: Path, **options: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+@contextmanager
+def started(*arguments: Any) -> Iterator[tuple[subprocess.Popen, dict[str, Any]]]:
+    """The process of `biomass store serve` and what it printed as JSON."""
+    command = [sys.executable, "cli.py", "store", "serve", *map(str, arguments), "--port", "0", "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            yield process, json.loads(line)
+        finally:
+            process.kill()
+
+
+def worker_of(server: subprocess.Popen) -> int:
+    """Process id of a server's worker."""
+    return int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text())
 
 
 def error_of(response: Any) -> tuple[int, str]:

@@ -4,17 +4,15 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from commands import biomass
-from served import serving, write_served
+from served import serving, started, worker_of, write_served
 
 from featurestore.errors import InputError, UsageError
 from service.server import listen, names_of, serve
@@ -26,19 +24,6 @@ S = "/v1/stores/features"
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return write_served(tmp_path_factory.mktemp("served"), "h5")
-
-
-@contextmanager
-def started(*arguments):
-    """A server's process and what it printed as JSON."""
-    command = [sys.executable, "cli.py", "store", "serve", *map(str, arguments), "--port", "0", "--json"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            line = process.stdout.readline()
-            assert line, process.stderr.read()
-            yield process, json.loads(line)
-        finally:
-            process.kill()
 
 
 def test_s15_s16_it_says_where_it_is_and_ends_well(path):
@@ -64,24 +49,18 @@ def test_s16_connections_that_idle_do_not_hold_up_the_end(path):
 
 
 def test_s16_clients_that_do_not_take_and_long_computations_do_not_either(tmp_path):
-    write_served(tmp_path, "h5", n=5, reserve=300_000)
-    code = (f"import time; from pathlib import Path; from featurestore import FeatureStore; from service.server import serve; "
-            f"FeatureStore.stats = lambda self: time.sleep(60); "
-            f"serve([Path({str(tmp_path / 'features.h5')!r})], port=0, no_token=True, as_json=True)")
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            port = json.loads(process.stdout.readline())["port"]
-            waiting = []
-            for below in ("file", "file", "stats.json"):
-                waiting.append(socket.create_connection(("127.0.0.1", port)))
-                waiting[-1].sendall(f"GET {S}/{below} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-            time.sleep(0.5)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(15) == 0
-            for connection in waiting:
-                connection.close()
-        finally:
-            process.kill()
+    path = write_served(tmp_path, "h5", n=5, reserve=300_000)
+    with started(path, "--no-token") as (process, said):
+        os.kill(worker_of(process), signal.SIGSTOP)  # a computation that never ends
+        waiting = []
+        for below in ("file", "file", "stats.json"):
+            waiting.append(socket.create_connection(("127.0.0.1", said["port"])))
+            waiting[-1].sendall(f"GET {S}/{below} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+        for connection in waiting:
+            connection.close()
 
 
 def test_s15_a_port_that_is_taken_is_one_line(path):
@@ -230,12 +209,14 @@ def test_s06_s19_memory_descriptors_and_threads_stay_flat(tmp_path):
                     with urllib.request.urlopen(f"{said['url']}v1/stores/features/{below}") as answer:
                         while answer.read(1 << 20):
                             pass
-            status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
-            n_fds = len(os.listdir(f"/proc/{process.pid}/fd"))
-            return int(status["VmRSS"].split()[0]) / 1024, n_fds, int(status["Threads"])
-        first, second = ask(2), ask(4)
-    assert second[0] < first[0] + 20  # MB
-    assert second[1] <= first[1] + 3 and second[2] <= first[2] + 5
+            return [held(process.pid), held(worker_of(process))]
+
+        def held(pid):
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            return int(status["VmRSS"].split()[0]) / 1024, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])
+        for first, second in zip(ask(2), ask(4), strict=True):
+            assert second[0] < first[0] + 20  # MB
+            assert second[1] <= first[1] + 3 and second[2] <= first[2] + 5
 
 
 def test_an_answer_of_the_guard_over_a_socket(served):

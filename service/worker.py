@@ -1,0 +1,63 @@
+"""The worker's process: it computes answers for a server, a connection a request, and ends when the server does."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from uvicorn.server import ServerState
+
+from service import sweeps
+from service.app import create_app
+from service.library import Library
+from service.relay import HOST
+from service.server import config_of
+
+NICE = 5  # the server goes first: its answers are small or copied by the kernel
+SWITCH_S = 5e-4  # threads that compute give way to answers that are ready; Python's 5 ms are the wait of each
+
+
+def main(control: int, served: str) -> None:
+    """Answer what comes over the socket `control`, see service.relay, until its other end is closed.
+
+    served : stores, sweeps and folder of photographs, as JSON.
+    """
+    for each in (signal.SIGINT, signal.SIGTERM):  # they are the server's, which may want answers while it drains
+        signal.signal(each, signal.SIG_IGN)
+    os.nice(NICE)
+    sys.setswitchinterval(SWITCH_S)
+    stores, folders, data = json.loads(served)
+    app = create_app([Path(path) for path in stores], [Path(path) for path in folders], data and Path(data), hosts=[HOST])
+    threading.Thread(target=_warm, args=(app.state.library,), daemon=True).start()
+    asyncio.run(_answer(socket.socket(fileno=control), app))
+
+
+def _warm(library: Library) -> None:
+    """Import what reading a sweep's settings takes: torch, among others, for more than a second."""
+    for folder in library.sweep_folders.values():
+        sweeps.plan(folder)
+
+
+async def _answer(control: socket.socket, app) -> None:
+    loop, config, state, tasks = asyncio.get_running_loop(), config_of(app), ServerState(), set()
+    config.load()
+
+    def take() -> None:
+        message, descriptors, *_ = socket.recv_fds(control, 1, 1)
+        if not message:
+            os._exit(0)  # the server has gone; what is computed here now is for nobody
+        task = loop.create_task(loop.connect_accepted_socket(
+            lambda: config.http_protocol_class(config, state, {}), socket.socket(fileno=descriptors[0])))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_reader(control, take)
+    await loop.create_future()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
