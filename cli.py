@@ -482,10 +482,13 @@ def completion(shell: str) -> None:
 
 
 @main.command()
-@click.argument("path", default=".", type=ANY)
+@click.argument("path", default=".", type=STORE, metavar="[PATH|URL]")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON list of checks.")
-def doctor(path: Path, as_json: bool) -> None:
-    """Check packages, torch, CPU, memory, and the folder or store at PATH. Exit code 3 if something will break."""
+def doctor(path: Path | str, as_json: bool) -> None:
+    """Check packages, torch, CPU, memory, and the folder or store at PATH, or the store at URL and the folder for its rows.
+
+    Exit code 3 if something will break.
+    """
     with plain_errors():
         from featurestore.doctor import FAIL, examine, table, to_json
         from featurestore.errors import InputError

@@ -20,8 +20,8 @@ from featurestore.errors import BiomassError, InputError, LockedError, UsageErro
 from featurestore.formats import create_store, open_layout
 from featurestore.layout import Layout
 from featurestore.spec import Array, StoreSpec
+from featurestore.urls import CACHE
 
-CACHE = "BIOMASS_CACHE"  # environment variable
 CACHE_BYTES = 20 * 10**9
 FILE_BYTES = 4096  # that a file without rows takes: a server that tells of millions of them must not have them made
 LEAST_FILES = 4  # of patches: those a batch reads must not take each other's place
@@ -29,10 +29,6 @@ OURS = re.compile(r"[0-9a-f]{32}-[0-9]{1,2}\.zarr")  # nothing else in that fold
 NO_SUM = ["", 0]  # stamp and CRC-32C of an array that takes its room, but is not whole
 SLOTS = 64  # processes that read the same store on this machine, each from a folder of its own
 
-
-def default_root() -> Path:
-    """BIOMASS_CACHE, or ~/.cache/biomass."""
-    return Path(os.environ.get(CACHE) or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "biomass")).expanduser()
 
 
 class Cache:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from featurestore.errors import BiomassError
+from featurestore.urls import CACHE, default_root, is_url, without_token
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 PAGE = 4096
@@ -57,13 +58,16 @@ class Check:
     """What to do; empty where all is well."""
 
 
-def examine(path: Path) -> list[Check]:
-    """Everything checked: the installation, the machine, the folder at path, and the store there if it is one."""
+def examine(path: Path | str) -> list[Check]:
+    """Everything checked: the installation, the machine, the folder at path, and the store there if it is one.
+
+    path : or a store's URL; the folder is then the one that its rows are kept in.
+    """
     mountinfo, n_cpus = _read("/proc/self/mountinfo"), len(os.sched_getaffinity(0))
     limit = cgroup_limit(mounts(mountinfo), _read("/proc/self/cgroup"))
     return [*check_packages(), check_pair(), *check_loading(), check_cpu(_read("/proc/cpuinfo"), n_cpus),
             check_threads(os.environ.get("OMP_NUM_THREADS"), n_cpus), check_memory(_read("/proc/meminfo"), limit),
-            *check_place(path, mounts(mountinfo))]
+            *(check_served(path, mounts(mountinfo)) if is_url(path) else check_place(path, mounts(mountinfo)))]
 
 
 def table(checks: list[Check]) -> str:
@@ -258,21 +262,38 @@ def _read(path: str | Path) -> str:
 # -- the folder and the store
 
 
+def check_served(url: str, mounted: list[Mount]) -> Iterator[Check]:
+    """The folder that rows from elsewhere are kept in, made if it is not there yet; and the store, opened."""
+    folder = default_root()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        yield Check("cache", FAIL, f"{folder}: {err.strerror}", f"choose another folder with {CACHE}")
+        return
+    yield from check_folder(folder, mounted, FAIL)
+    yield check_store(url)
+
+
 def check_place(path: Path, mounted: list[Mount]) -> Iterator[Check]:
     """The folder at path, or that a store at path lies in, tried with temporary files; and the store, opened."""
     folder, store = locate(path)
     if not os.path.isdir(folder):
         yield Check("folder", FAIL, f"{folder}: no such folder", "make it, or give another")
         return
+    yield from check_folder(folder, mounted, WARN if store else FAIL)  # a store can be read where nothing can be written
+    if store:
+        yield check_store(store)
+
+
+def check_folder(folder: Path, mounted: list[Mount], read_only: str) -> Iterator[Check]:
+    """A folder that is there; read_only : the level of one where nothing can be written."""
     yield check_file_system(folder, mounted)
     yield probe("free room", folder)
     writing = probe("writing", folder)
     if writing.level == OK:
         yield from (writing, *(probe(name, folder) for name in ("flock", "mmap", "sparse files", "fdatasync")))
-    else:  # a store can be read where nothing can be written
-        yield Check(writing.name, WARN if store else FAIL, writing.found, writing.advice)
-    if store:
-        yield check_store(store)
+    else:
+        yield Check(writing.name, read_only, writing.found, writing.advice)
 
 
 def locate(path: Path) -> tuple[Path, Path | None]:
@@ -297,7 +318,7 @@ def check_file_system(folder: Path, mounted: list[Mount]) -> Check:
     return Check("file system", OK, found)
 
 
-def check_store(path: Path) -> Check:
+def check_store(path: Path | str) -> Check:
     """One line about the store, or why it does not open."""
     try:
         from featurestore.store import FeatureStore
@@ -305,12 +326,14 @@ def check_store(path: Path) -> Check:
         with FeatureStore.open(path) as store:
             n_sealed, n_skipped = len(store.sealed), len(store.skipped)
             n_open = store.n_images - n_sealed - n_skipped
-            found = (f"{path}: {n_sealed} of {store.n_images} images sealed{f', {n_skipped} skipped' if n_skipped else ''}, "
+            skipped = f", {n_skipped} skipped" if n_skipped else ""
+            found = (f"{store.path}: {n_sealed} of {store.n_images} images sealed{skipped}, "
                      f"{len(store.view_names)} views, {store.spec.tokens.model}")
     except BiomassError as err:
         return Check("store", FAIL, " ".join(str(err).split()))  # it says what to do
     except Exception as err:  # what a package raises that does not load: anything
-        return Check("store", FAIL, f"{path}: {type(err).__name__}: {' '.join(str(err).split())}",
+        shown = without_token(path) if is_url(path) else path
+        return Check("store", FAIL, f"{shown}: {type(err).__name__}: {' '.join(str(err).split())}",
                      "if a line above FAILs, put that right first; else report this")
     if n_open:
         return Check("store", WARN, found, "the `biomass store build` that began it goes on from there")

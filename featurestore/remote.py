@@ -24,11 +24,12 @@ import numpy as np
 
 from featurestore._bytes import crc32c, crc32c_append
 from featurestore._http import Http, the_only_store
-from featurestore.cache import CACHE_BYTES, Cache, default_root
+from featurestore.cache import CACHE_BYTES, Cache
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
 from featurestore.layout import MOST_IMAGES
 from featurestore.spec import StoreSpec, canonical_json
 from featurestore.store import UNKNOWN, FeatureStore
+from featurestore.urls import default_root
 
 N_REQUESTS = 6  # in flight at once
 BLOCK_BYTES = 8 << 20  # of an array that is fetched whole

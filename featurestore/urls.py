@@ -1,13 +1,20 @@
-"""A store's URL as it is typed, shown and kept: apart from the token that goes with it."""
+"""A store's URL as it is typed, shown and kept: apart from the token that goes with it; and where the rows it gives are kept."""
 
 import os
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from featurestore.errors import UsageError
 
 SCHEMES = ("http://", "https://")
 TOKEN = "BIOMASS_TOKEN"  # environment variable
+CACHE = "BIOMASS_CACHE"  # environment variable
 _tokens: dict[str, str] = {}  # by scheme and host, of URLs that this process was given: a handle that travels has none
+
+
+def default_root() -> Path:
+    """BIOMASS_CACHE, or ~/.cache/biomass."""
+    return Path(os.environ.get(CACHE) or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "biomass")).expanduser()
 
 
 def is_url(path: object) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from commands import biomass
 from conftest import write_tiny
+from served import TOKEN, serving
 
 from featurestore import FeatureStore, doctor
 from featurestore.doctor import FAIL, OK, WARN, Check, mounts
@@ -61,6 +62,26 @@ def test_a_sound_store_on_a_sound_machine(tmp_path, monkeypatch):
             "writing", "flock", "mmap", "sparse files", "fdatasync"} <= set(checks)
     assert all(each["level"] != FAIL for each in checks.values())
     assert contents(tmp_path) == before
+
+
+def test_a_served_store_and_the_folder_its_rows_are_kept_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "kept"))
+    (tmp_path / "file").touch()
+    write_tiny(tmp_path / "features.h5")
+    with serving(tmp_path / "features.h5", token=TOKEN) as address:
+        url = f"{address}/v1/stores/features"
+        checks = {each["name"]: each for each in json.loads(biomass("doctor", f"{url}?token={TOKEN}", "--json").stdout)}
+        assert checks["store"]["found"] == f"{url}: 5 of 5 images sealed, 3 views, made_up"
+        assert checks["file system"]["found"].startswith(f"{tmp_path}/kept: ") and checks["mmap"]["level"] == OK
+        assert "(401): set BIOMASS_TOKEN" in biomass("doctor", f"{url}?token=not-{TOKEN}", code=3).stdout.splitlines()[-1]
+        monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "file"))
+        assert "choose another folder with BIOMASS_CACHE" in biomass("doctor", url, code=3).stdout.splitlines()[-1]
+    monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "kept"))
+    assert "is `biomass store serve` running there" in biomass("doctor", url, code=3).stdout.splitlines()[-1]
+
+
+def test_an_address_without_its_scheme_is_told_so(tmp_path):
+    assert "begins with http://" in biomass("store", "info", "127.0.0.1:8000/v1/stores/features", code=3).stderr
 
 
 def test_a_torchvision_made_for_another_torch(tmp_path, monkeypatch):
