@@ -155,6 +155,13 @@ def test_a_data_loader_passes_batches_on(store):
         assert all(map(same, loader, list(other)))
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_are_refused(store, method):
+    loader = DataLoader(MixupBatches(store, batch_size=7), batch_size=None, num_workers=1, multiprocessing_context=method)
+    with pytest.raises(UsageError, match="num_workers=0"):
+        next(iter(loader))
+
+
 def test_another_run_s_state_is_refused(store):
     state = MixupBatches(store, batch_size=4).state_dict()
     with pytest.raises(MismatchError, match="batch_size is 5, the state was saved with 4"):

@@ -5,7 +5,7 @@ Which rows come when is `stream`'s, where they are `tokens`'s; here they are mix
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from trainer.data import used_images
 from trainer.stream import Batch, Split, Stream, mixup_share
 from trainer.tokens import TokenReader
 
+NO_WORKERS = "MixupBatches reads mapped rows and mixes them in place; use DataLoader(..., num_workers=0)"
 BLOCK = 1 << 18  # values mixed at a time on the CPU: both parents' and the mix stay in its cache
 
 
@@ -96,7 +97,7 @@ class MixupBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[MixupBatch]:
         if get_worker_info() is not None:
-            raise UsageError("MixupBatches reads mapped rows and mixes them in place; use DataLoader(..., num_workers=0)")
+            raise UsageError(NO_WORKERS)
         epoch, first, self._first = self._epoch, self._first, 0
         self._step = first
         batch = self._batch(epoch, first)
@@ -107,6 +108,10 @@ class MixupBatches(IterableDataset):
             self._epoch, self._step = self._after(epoch, step)  # before the batch is out: it may be the last one asked for
             yield self._made(batch, rows)
             batch = following
+
+    def __reduce__(self) -> NoReturn:
+        """UsageError: a worker that is spawned would need a copy."""
+        raise UsageError(NO_WORKERS)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next iteration at this epoch's first batch."""
