@@ -1,7 +1,6 @@
 """The application: which address is answered by which function, behind the guard."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,18 +14,15 @@ from service import log, metrics, openapi, pages, rows, stores, zarr_view
 from service.errors import ServiceError, translated
 from service.guard import Guard
 from service.heavy import Heavy
-from service.library import Library
+from service.library import HIDDEN, Library
 from service.relay import Relay
-from service.server import LOOPBACK
 
 
-def create_app(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None, token: str | None = None,
-               hosts: Sequence[str] = LOOPBACK, relay: Relay | None = None) -> Starlette:
-    """The service as an ASGI application; `app.state.library` is what it serves, `app.state.heavy` its long computations.
+def create_app(library: Library, hosts: Sequence[str], token: str | None = None, relay: Relay | None = None) -> Starlette:
+    """The service as an ASGI application.
 
-    stores, sweeps : paths, looked up by name; data : folder of the photographs. token : what a request must bring, None lets
-    everybody in. hosts : names and addresses that a request's Host may have, whatever its port. relay : answers what must be
-    computed; None computes it here, beside all else.
+    library : what it serves. hosts : names and addresses that a request's Host may have, whatever its port. token : what a
+    request must bring, None lets everybody in. relay : answers what must be computed; None computes it here, beside all else.
     """
     counts = metrics.Metrics()
     around = [Middleware(metrics.Counting, counts), Middleware(Guard, token=token, hosts=hosts)]
@@ -34,7 +30,7 @@ def create_app(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path |
     app = Starlette(routes=[*_read(), *computed], middleware=around, exception_handlers={
         ServiceError: _answer, BiomassError: _translate, HTTPException: _plain})
     app.router.redirect_slashes = False
-    app.state.library, app.state.heavy, app.state.metrics, app.state.relay = Library(stores, sweeps, data), Heavy(), counts, relay
+    app.state.library, app.state.metrics, app.state.relay, app.state.heavy = library, counts, relay, Heavy()
     return app
 
 
@@ -69,7 +65,7 @@ def _answer(request: Request, err: ServiceError) -> Response:
 
 def _translate(request: Request, err: BiomassError) -> Response:
     error = translated(err, request.app.state.library.without_paths(str(err)))
-    if error.status == 500:
+    if error.status == 500 or error.message == HIDDEN:
         log.say(f"{request.scope['path']}: {err}")
     return error.answer()
 

@@ -39,13 +39,9 @@ def opened_of(request: Request) -> Opened:
     return request.state.opened
 
 
-def image_of(request: Request, opened: Opened, name: str | None = None) -> int:
-    """Position of the image `{image}`, an id or `@N`, sealed or not; ServiceError `not-found` with close ids.
-
-    name : take this in place of the address's part, `@N` or an id.
-    """
-    raw = request.path_params["image"] if name is None else name
-    text = name_of(request, "image") if name is None else name
+def image_of(request: Request, opened: Opened) -> int:
+    """Position of the image `{image}`, an id or `@N`, sealed or not; ServiceError `not-found` with close ids."""
+    raw, text = request.path_params["image"], name_of(request, "image")
     position = POSITION.fullmatch(text)
     store = opened.store
     if position and (raw[0] == "@" or text not in store):  # an id that looks like a position comes as %40N
@@ -58,9 +54,9 @@ def image_of(request: Request, opened: Opened, name: str | None = None) -> int:
         raise ServiceError("not-found", str(err).split(": ", 1)[1], "ids are in catalog.json; @N asks by position") from err
 
 
-def sealed_image_of(request: Request, opened: Opened, name: str | None = None) -> int:
+def sealed_image_of(request: Request, opened: Opened) -> int:
     """As `image_of`, of an image whose tokens are there; ServiceError `not-sealed` or `store-damaged` if they are not."""
-    image = image_of(request, opened, name)
+    image = image_of(request, opened)
     require_sealed(opened.store, image)
     return image
 
@@ -83,10 +79,9 @@ def _named(store: FeatureStore, image: int) -> str:
     return f"image {image} ({''.join(ids)})"
 
 
-def view_of(request: Request, opened: Opened, name: str | None = None) -> int:
+def view_of(request: Request, opened: Opened) -> int:
     """Position of the view `{view}`, or `?view=`, or else the first: a name or a position. ServiceError `not-found`."""
-    if name is None:
-        name = name_of(request, "view") if "view" in request.path_params else request.query_params.get("view", "0")
+    name = name_of(request, "view") if "view" in request.path_params else request.query_params.get("view", "0")
     names = opened.store.view_names
     if name in names:
         return names.index(name)

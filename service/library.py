@@ -1,20 +1,23 @@
 """What is served: stores and sweeps by name, named once at the start; a store is opened anew when its files were replaced."""
 
+import functools
 import hashlib
 import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featurestore._bytes import crc32c
-from featurestore.errors import BiomassError, InputError
+from featurestore.errors import BiomassError, InputError, StoreDamaged
 from featurestore.formats import open_layout
 from service.errors import ServiceError
 from service.pread import PreadStore
 
+HIDDEN = "the server's log says what is wrong"
+ABSOLUTE = re.compile(r"(?<![\w.~-])/[^\s]")
 SETTLED_S = 0.1  # a file written within this time may be written again under the same time stamp: kernels tick every 1 to 10 ms
 
 
@@ -28,6 +31,14 @@ class Opened:
     """16 hex digits over fingerprint, metadata, and device and inode of every file: other files, another generation."""
     state: str
     """The generation, and a checksum of seals and ids: what was computed from sealed images holds as long as this stays."""
+
+    @functools.cached_property
+    def objects(self) -> dict[str, tuple[Path, int]]:
+        """File and bytes of every object of a Zarr store, by its key; only those of the format."""
+        root, layout = self.store.path, self.store.layout
+        nodes = [root, root / "catalog", *(root / name for name in layout.extents)]
+        files = {path / "zarr.json": 0 for path in nodes} | layout.sizes
+        return {str(path.relative_to(root)): (path, n_bytes) for path, n_bytes in files.items()}
 
 
 class Served:
@@ -46,7 +57,10 @@ class Served:
         with self._lock:
             if self._opened is None or self._is_other():
                 self._opened = self._open_again()
-            self._renew()
+            try:
+                self._renew()
+            except (OSError, StoreDamaged):  # it went just now
+                self._opened = self._open_again()
             return self._opened
 
     def require(self) -> None:
@@ -60,8 +74,13 @@ class Served:
             found = {path: os.stat(path) for path in layout.sizes}
         except OSError:
             return True
-        return any((each.st_dev, each.st_ino) != layout.inodes[path] or each.st_size != layout.sizes[path]
-                   for path, each in found.items()) or int(self._opened.store.array("metadata_crc32c")[0]) != self._metadata
+        if any((each.st_dev, each.st_ino) != layout.inodes[path] or each.st_size != layout.sizes[path]
+               for path, each in found.items()):
+            return True
+        try:
+            return int(self._opened.store.array("metadata_crc32c")[0]) != self._metadata
+        except StoreDamaged:  # it went just now
+            return True
 
     def _open_again(self) -> Opened:
         try:
@@ -101,8 +120,8 @@ class Library:
 
     def __init__(self, stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None) -> None:
         paths, folders = ([Path(os.path.abspath(path)) for path in given] for given in (stores, sweeps))
-        self.stores = {name: Served(name, path) for name, path in _named(paths, lambda path: path.stem)}
-        self.sweep_folders = dict(_named(folders, lambda path: path.name))
+        self.stores = {name: Served(name, path) for name, path in _by_name(paths, lambda path: path.stem)}
+        self.sweep_folders = dict(_by_name(folders, lambda path: path.name))
         self.data = data and Path(os.path.abspath(data))
 
     def require_all(self) -> None:
@@ -124,21 +143,22 @@ class Library:
         return self.sweep_folders[name]
 
     def without_paths(self, text: str) -> str:
-        """A message as anybody may read it: what is served by its name, any other absolute path as `...`."""
+        """A message as anybody may read it: what is served by its name; HIDDEN if it tells another absolute path."""
         known = {str(served.path): name for name, served in self.stores.items()}
         known |= {str(path): name for name, path in self.sweep_folders.items()} | ({str(self.data): "data"} if self.data else {})
         for path in sorted(known, key=len, reverse=True):
-            text = text.replace(path, known[path])
-        return re.sub(r"(?<![\w.~-])/[^\s'\",;:)]+", "...", text)
+            if path != "/":
+                text = re.sub(rf"{re.escape(path)}(?![^\s/:,;'\")])", lambda _, name=known[path]: name, text)
+        return HIDDEN if ABSOLUTE.search(text) else text
 
 
-def _named(paths: Iterable[Path], name_of) -> Iterable[tuple[str, Path]]:
+def _by_name(paths: Iterable[Path], naming: Callable[[Path], str]) -> Iterable[tuple[str, Path]]:
     """(name, path) of each; a name that is taken gets -2, -3 ... behind it."""
     taken: set[str] = set()
     for path in paths:
-        name, n = name_of(path), 1
+        name, n = naming(path), 1
         while name in taken:
             n += 1
-            name = f"{name_of(path)}-{n}"
+            name = f"{naming(path)}-{n}"
         taken.add(name)
         yield name, path

@@ -24,6 +24,7 @@ PATH = {
     "s": "A store's name.", "image": "An image_id of the catalog, percent-encoded, or @N, its position.",
     "view": "A view's name or position.", "format": "json or csv.", "name": "An array's name.", "w": "A sweep's name.",
     "r": "A run's name.", "key": "Key of a Zarr object.", "path": "Name of a file."}
+ANYWHERE = ("unauthorized", "too-long", "internal", "busy")  # errors of all addresses
 CONTENT = {
     "json": ["application/json"], "table": ["application/json", "text/csv"], "text": ["text/plain"], "html": ["text/html"],
     "png": ["image/png"], "jpeg": ["image/jpeg"], "bytes": ["application/octet-stream"]}
@@ -43,14 +44,13 @@ def described(answer: str, errors: Sequence[str] = ("not-found", "store-damaged"
     """A decorator for endpoints: `@described("json", view=("A view's name or position.", {"type": "string"}))`.
 
     answer : json, table (json or csv by `{format}`, its parameters are added), png, jpeg, html, text or bytes.
-    errors : kinds beside `unauthorized` and `bad-request`, see service.errors.STATUS. query : text and JSON schema of each, and
+    errors : kinds beside ANYWHERE and `bad-request`, see service.errors.STATUS. query : text and JSON schema of each, and
     True behind them if it must be there.
     The first line of the endpoint's docstring becomes its summary.
     """
     def note(endpoint: Callable) -> Callable:
         extra = TABLE_QUERY if answer == "table" else {}
-        kinds = {*errors, "bad-request", "busy"} if answer == "table" else {*errors, "bad-request"}
-        endpoint.described = Description(answer, {**query, **extra}, sorted(kinds))
+        endpoint.described = Description(answer, {**query, **extra}, sorted({*errors, "bad-request"}))
         return endpoint
     return note
 
@@ -103,7 +103,7 @@ def _responses(what: Description) -> dict[str, Any]:
     if what.answer == "bytes":
         found["206"] = {"description": "The ranges asked for.", "content": {**content, "multipart/byteranges": {}}}
         found["304"] = {"description": "The bytes are those of If-None-Match."}
-    for kind in ("unauthorized", *what.errors, *(["range"] if what.answer == "bytes" else [])):
+    for kind in (*ANYWHERE, *what.errors, *(["range"] if what.answer == "bytes" else [])):
         error = {"$ref": "#/components/schemas/Error"}
         status = found.setdefault(str(STATUS[kind]), {"description": kind, "content": {"application/json": {"schema": error}}})
         if kind not in status["description"]:

@@ -61,7 +61,7 @@ def index(request: Request) -> Response:
 # -- a store
 
 
-@described("json", errors=("not-found", "busy", "store-damaged", "store-gone"))
+@described("json", errors=("not-found", "store-damaged", "store-gone"))
 async def overview(request: Request) -> Response:
     """What the store is: counts, grid, backbone, how many rows are odd, targets by State and date."""
     opened = await run_in_threadpool(opened_of, request)
@@ -164,7 +164,7 @@ async def _of_image(request: Request, opened: Opened, function: Callable[[int], 
 # -- a sweep
 
 
-@described("json", errors=("not-found", "busy"))
+@described("json", errors=("not-found",))
 async def one_sweep(request: Request) -> Response:
     """Settings in words, runs with their parameters, baselines, the honest estimate."""
     folder = _sweep_of(request)

@@ -7,34 +7,40 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import wraps
-from pathlib import Path
 
 import h11
 from starlette.requests import Request
+from starlette.responses import StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
 from featurestore.errors import BiomassError
 from service import log
 from service.errors import ServiceError
+from service.library import Library
 
 HOST = "worker"
 """The Host of requests to the worker; it answers no other."""
+MOST_REQUESTS = 128  # at the worker at once: half of the guard's, so that what is read finds room whatever is computed
 READ_BYTES = 64 << 10
+PAUSE_S = 1  # between two starts: a worker that cannot start must not keep a core busy trying
 HOP = (b"connection", b"transfer-encoding", b"date")  # of the connection to the worker; our server says its own
 
 
 class Relay:
-    """The worker of these stores, sweeps and photographs, started now, and again whenever it has ended.
+    """The worker of a library, started now, and again whenever it has ended.
 
-    stores, sweeps, data : as `create_app` takes them. n_now : requests it answers now. n_starts : how often it was started.
+    n_now : requests it answers now. n_starts : how often it was started.
     """
 
-    def __init__(self, stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None) -> None:
-        self._served = json.dumps([[str(path.absolute()) for path in stores], [str(path.absolute()) for path in sweeps],
-                                   data and str(data.absolute())])
+    def __init__(self, library: Library) -> None:
+        self._served = json.dumps([[str(served.path) for served in library.stores.values()],
+                                   [str(folder) for folder in library.sweep_folders.values()],
+                                   library.data and str(library.data)])
         self.n_now = self.n_starts = 0
         self._start()
 
@@ -47,13 +53,18 @@ class Relay:
         """The same address, answered by the worker."""
         @wraps(route.endpoint)
         async def relayed(request: Request) -> _Relayed:
-            return _Relayed(self)
+            return _Relayed(self, request.scope)
 
         return Route(route.path, relayed)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A new connection to the worker; ServiceError `busy` if it has not taken many others yet."""
-        ours, theirs = socket.socketpair()
+        """A new connection to the worker; ServiceError `busy` if it has many, or ended and cannot be started now."""
+        if self.n_now > MOST_REQUESTS:
+            raise _busy(f"{MOST_REQUESTS} requests wait for what must be computed")
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as err:  # no descriptors left
+            raise _busy("too many connections are open") from err
         with theirs:
             try:
                 self._hand_over(theirs)
@@ -69,51 +80,61 @@ class Relay:
         self._process.wait()
 
     def _start(self) -> None:
-        self._control, theirs = socket.socketpair()
-        self._control.setblocking(False)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         with theirs:
-            # a new interpreter, for a fork shares locks with our threads; -P: the folder we are in holds no modules of ours
+            # a new interpreter, for a fork shares locks with our threads; -P: the folder we are in holds no modules of ours;
+            # a process group of its own: ^C is for us
             command = [sys.executable, "-P", "-m", "service.worker", str(theirs.fileno()), self._served]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                                             stdout=subprocess.DEVNULL)
+            try:
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0, stdin=subprocess.DEVNULL,
+                                                 stdout=subprocess.DEVNULL)
+            except BaseException:
+                ours.close()
+                raise
+        self._control, self._started = ours, time.monotonic()
         self.n_starts += 1
 
     def _hand_over(self, connection: socket.socket) -> None:
         try:
             socket.send_fds(self._control, [b"+"], [connection.fileno()])
-        except BlockingIOError as err:
-            raise ServiceError("busy", "many requests wait for what computes answers", "ask again in some seconds") from err
-        except ConnectionError:
-            self.close()
-            log.say(f"what computes answers ended ({_end_of(self._process.returncode)}) and is started again")
-            self._start()
+        except OSError as err:
+            if not isinstance(err, ConnectionError) and self._control.fileno() >= 0:
+                raise _busy("many requests wait for what must be computed") from err
+            self._start_again()
             socket.send_fds(self._control, [b"+"], [connection.fileno()])
 
+    def _start_again(self) -> None:
+        """ServiceError `busy` if it was started just now, or cannot be."""
+        self.close()
+        if time.monotonic() < self._started + PAUSE_S:
+            raise _ended()
+        log.say(f"the worker ended ({_end_of(self._process.returncode)}) and is started again")
+        try:
+            self._start()
+        except OSError as err:
+            log.say(f"the worker cannot be started: {err}")
+            raise _ended() from err
 
-class _Relayed:
-    """The worker's answer to a request, handed on as it comes and no faster than the client takes it."""
 
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+class _Relayed(StreamingResponse):
+    """The worker's answer to a request, handed on as it comes and no faster than the client takes it, as long as it is there."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, relay: Relay, scope: Scope) -> None:
+        super().__init__(())
+        self._relay, self._scope = relay, scope
+
+    async def stream_response(self, send: Send) -> None:
         """ServiceError `busy` if the worker ends before it answers; BiomassError, which cuts the connection, if it does later."""
         self._relay.n_now += 1
         begun = False
         try:
-            async for event in _events(scope, *await self._relay.connect()):
-                if isinstance(event, h11.Response):
+            async with aclosing(_events(self._scope, *await self._relay.connect())) as events:
+                async for event in events:
+                    await send(_message_of(event))
                     begun = True
-                    await send({"type": "http.response.start", "status": event.status_code,
-                                "headers": [(name, value) for name, value in event.headers if name not in HOP]})
-                elif isinstance(event, h11.Data):
-                    await send({"type": "http.response.body", "body": bytes(event.data), "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except (_Ended, ServiceError) as err:
-            if begun:
-                raise BiomassError("the worker's answer ended early") from err
-            raise ServiceError("busy", "what computes answers has ended and is started again",
-                               "ask again in some seconds") from err
+        except _Ended as err:
+            raise BiomassError("the worker's answer ended early") if begun else _ended() from err
         finally:
             self._relay.n_now -= 1
 
@@ -123,22 +144,41 @@ class _Ended(Exception):
 
 
 async def _events(scope: Scope, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[h11.Event]:
-    """What the worker answers, to the end of the message."""
+    """What the worker answers: h11's Response, Data and EndOfMessage."""
     connection = h11.Connection(h11.CLIENT)
     query = scope["query_string"]
     request = h11.Request(method=scope["method"], target=scope["path"].encode("latin-1") + (b"?" + query if query else b""),
                           headers=[("Host", HOST)])
+    event = None
     try:
         writer.write(connection.send(request) + connection.send(h11.EndOfMessage()))
-        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+        while not isinstance(event, h11.EndOfMessage):
+            event = connection.next_event()
             if event is h11.NEED_DATA:
                 connection.receive_data(await reader.read(READ_BYTES))
             else:
                 yield event
-    except (h11.RemoteProtocolError, OSError) as err:
+    except (h11.RemoteProtocolError, ConnectionError) as err:
         raise _Ended from err
     finally:
         writer.close()
+
+
+def _message_of(event: h11.Event) -> dict:
+    """An event of the worker's answer as ASGI has it."""
+    if isinstance(event, h11.Response):
+        headers = [(name, value) for name, value in event.headers if name not in HOP]
+        return {"type": "http.response.start", "status": event.status_code, "headers": headers}
+    more = isinstance(event, h11.Data)
+    return {"type": "http.response.body", "body": bytes(event.data) if more else b"", "more_body": more}
+
+
+def _busy(message: str) -> ServiceError:
+    return ServiceError("busy", message, "ask again in some seconds")
+
+
+def _ended() -> ServiceError:
+    return _busy("the worker, which computes answers, has ended and is started again")
 
 
 def _end_of(code: int) -> str:

@@ -32,7 +32,8 @@ def row(request: Request) -> Response:
     tokens, format = choice_of(request, "tokens", PARTS), choice_of(request, "format", ("raw", "npy"))
     etag = row_etag(opened.store, image, view)
     if tokens == "row":
-        _refuse(format == "npy" or "patch" in request.query_params, "tokens=row is several arrays: raw bytes, and all of them")
+        if format == "npy" or "patch" in request.query_params:
+            raise ServiceError("bad-request", "tokens=row is several arrays: raw bytes, and all of them")
         pieces = [Span(*part) for part in opened.store.layout.row_parts(image, view)]
         return BytesResponse(opened.store.layout, pieces, etag, array_headers((sum(map(length, pieces)),), "|u1"))
     pieces, shape, dtype = _tokens(request, opened.store, tokens, image, view)
@@ -83,7 +84,8 @@ def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
 
 def _tokens(request: Request, store: FeatureStore, name: str, image: int, view: int) -> tuple[list[Piece], tuple[int, ...], str]:
     """Pieces, shape and dtype of one kind of a row's tokens."""
-    _refuse("patch" in request.query_params and name != "patches", "patch=a:b cuts patches alone")
+    if "patch" in request.query_params and name != "patches":
+        raise ServiceError("bad-request", "patch=a:b cuts patches alone")
     if name not in store.layout.extents:
         raise ServiceError("not-found", "a pooled store, it holds no patch tokens", "ask for tokens=pooled or tokens=cls")
     parts = dict(zip([n for n in ("cls", "patches", "pooled", "stats") if n in store.layout.extents],
@@ -93,19 +95,15 @@ def _tokens(request: Request, store: FeatureStore, name: str, image: int, view: 
     if "patch" not in request.query_params:
         return [span], shape, array.dtype
     a, b = _patch_span(request.query_params["patch"], shape[1])
-    tile = span.n_bytes // shape[0]
-    token = math.prod(shape[2:]) * np.dtype(array.dtype).itemsize
-    cuts = [Span(span.path, span.offset + t * tile + a * token, (b - a) * token) for t in range(shape[0])]
+    tile_bytes = span.n_bytes // shape[0]
+    token_bytes = math.prod(shape[2:]) * np.dtype(array.dtype).itemsize
+    cuts = [Span(span.path, span.offset + t * tile_bytes + a * token_bytes, (b - a) * token_bytes) for t in range(shape[0])]
     return list(cuts), (shape[0], b - a, *shape[2:]), array.dtype
 
 
 def _patch_span(text: str, n: int) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text, re.ASCII)
     a, b = (int(found[1] or 0), min(int(found[2] or n), n)) if found else (0, 0)
-    _refuse(not a < b, f"patch={text[:40]!r}: a:b with 0 <= a < b <= {n} was expected")
+    if not a < b:
+        raise ServiceError("bad-request", f"patch={text[:40]!r}: a:b with 0 <= a < b <= {n} was expected")
     return a, b
-
-
-def _refuse(unless: bool, message: str) -> None:
-    if unless:
-        raise ServiceError("bad-request", message)

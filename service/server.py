@@ -12,14 +12,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from featurestore.errors import BiomassError, InputError, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN = re.compile(r"[\w-]{16,}", re.ASCII)
-DRAIN_S = 4  # SIGTERM: what is under way may end; uvicorn takes some tenths of a second more
 
 
 class NotInstalled(BiomassError):
@@ -45,7 +43,7 @@ class Listening:
 def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None, *, host: str = "127.0.0.1",
           port: int = 8000, token: str | None = None, no_token: bool = False, insecure: bool = False,
           allow_hosts: Sequence[str] = (), as_json: bool = False, say: Callable[[str], None] = print) -> None:
-    """Answer requests until SIGINT or SIGTERM, which lets what is under way end within DRAIN_S.
+    """Answer requests until SIGINT or SIGTERM, which lets what is under way end within impatient.DRAIN_S.
 
     token : what requests must bring; made up if None, unless `no_token`, which elsewhere than on loopback needs `insecure`.
     port : 0 takes a free one. as_json : print {"url", "port", "token"} on stdout. say : takes the address for people.
@@ -63,34 +61,24 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
         import uvicorn
 
         from service.app import create_app
+        from service.impatient import config_of
         from service.library import Library
         from service.relay import Relay
     except ModuleNotFoundError as err:
         if (err.name or "").split(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
         raise NotInstalled(f"store serve needs {err.name}: pip install 'biomass[serve]'") from err
-    Library(stores, sweeps, data).require_all()
+    library = Library(stores, sweeps, data)
+    library.require_all()
     listening = listen(host, port)
     _raise_file_limit()
-    with closing(Relay(stores, sweeps, data)) as relay:
-        app = create_app(stores, sweeps, data, token, (*names_of(host), *allow_hosts), relay)
+    with closing(Relay(library)) as relay:
+        app = create_app(library, (*names_of(host), *allow_hosts), token, relay)
+        server = uvicorn.Server(config_of(app))
+        for each in (signal.SIGINT, signal.SIGTERM):  # before uvicorn listens to them, and when it raises them again at the end
+            signal.signal(each, server.handle_exit)
         announce(listening, token, as_json, say)
-        for each in (signal.SIGINT, signal.SIGTERM):  # uvicorn drains, then raises the signal again: the end, and no failure
-            signal.signal(each, lambda *_: None)
-        uvicorn.Server(config_of(app)).run([listening.socket])
-
-
-def config_of(app: Any) -> Any:
-    """uvicorn's settings. Of 500 clients that begin a head and never end it, 500 were still connected after 25 s with its own
-    protocol; with ours none after 10, and the others were answered in 2 ms (median; 20 ms at the 99th percentile) meanwhile.
-    """
-    import uvicorn
-
-    from service.impatient import ImpatientProtocol
-
-    return uvicorn.Config(app, http=ImpatientProtocol, loop="asyncio", ws="none", lifespan="off", log_config=None,
-                          log_level="critical", access_log=False, proxy_headers=False, server_header=False,
-                          timeout_keep_alive=30, timeout_graceful_shutdown=DRAIN_S, h11_max_incomplete_event_size=32 << 10)
+        server.run([listening.socket])
 
 
 def listen(host: str, port: int) -> Listening:

@@ -12,9 +12,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from featurestore.errors import BiomassError
 from service import heavy
 from service.asked import library_of, name_of, opened_of
-from service.errors import ServiceError
+from service.errors import ServiceError, translated
 from service.library import Opened
 from service.openapi import described
 from service.tables import table_response
@@ -29,8 +30,9 @@ def listing(request: Request) -> Response:
         for name in names:
             try:
                 yield describe_one(name)
-            except ServiceError as err:
-                failing.append({"name": name, "kind": err.kind, "message": err.message})
+            except (ServiceError, BiomassError) as err:
+                error = err if isinstance(err, ServiceError) else translated(err, library.without_paths(str(err)))
+                failing.append({"name": name, "kind": error.kind, "message": error.message})
 
     stores = list(working(library.stores, lambda name: describe(library.stores[name].now())))
     sweeps = list(working(library.sweep_folders, lambda name: _sweep(name, library.sweep(name))))

@@ -7,6 +7,7 @@ InputError for what is not, by the sweep's and run's names.
 import functools
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from trainer.grid import SweepConfig, load_point
 WEIGHTS = ("last", "best")  # the leaderboard ranks by the last; the epoch of the best was chosen by the fold that scores it
 BASELINES = ("mean", "ridge")  # rows of summary.csv that are no points
 REFIT = "refit"
-KEPT_TABLES = 64  # runs whose averaged predictions stay in memory
+KEPT_SWEEPS = 4  # whose averaged predictions stay in memory
 TEXTS = {"weights": str, "image_id": str, "site": str, "predicted_State": str}
 MASSES = [*TARGETS, *(f"true_{name}" for name in TARGETS)]
 
@@ -70,17 +71,18 @@ def plan(sweep: Path) -> Plan:
     """
     found = _json(sweep / "sweep.json")
     try:
-        config = SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json")
-    except (BiomassError, KeyError, TypeError):
+        config, runs = SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json"), found["runs"]
+        return _in_words(config, len(runs)), {name: dict(settings) for name, settings in runs.items()}
+    except (BiomassError, AttributeError, KeyError, TypeError, ValueError):
         return {}, {}
-    return _in_words(config), {name: dict(config.settings(i)) for i, name in enumerate(config.names)}
 
 
-def _in_words(config: SweepConfig) -> dict[str, str]:
+def _in_words(config: SweepConfig, n_points: int) -> dict[str, str]:
+    """n_points : given, for a config counts them by importing every kind, and torch with it."""
     base = config.base
     cv, trainer, mixup = base.cv, base.trainer, base.augmentation.mixup
     axes = {f"grid: {key}": ", ".join(map(str, values)) for key, values in config.axes.items()}
-    return {"name": base.experiment.name, "store": Path(base.dataset.store or "").name, "points": str(len(config.points)), **axes,
+    return {"name": base.experiment.name, "store": Path(base.dataset.store or "").name, "points": str(n_points), **axes,
             "folds": f"{cv.n_folds} x {cv.repeats} repeats, {cv.groups} kept together",
             "training": f"{trainer.num_epochs} epochs, batches of {trainer.batch_size}",
             "mixup": mixup.kind if mixup.on else "none", "views averaged": ", ".join(map(str, base.inference.tta_indices)),
@@ -133,6 +135,10 @@ def _wide(run: Path, weights: str | None) -> pd.DataFrame:
         raise InputError(f"{where}: its out-of-fold table cannot be read; train it again") from err
     if missing := [name for name in ("weights", "repeat", "image_id", "site", "fold", *MASSES) if name not in table]:
         raise InputError(f"{where}: its out-of-fold table lacks {', '.join(missing)}; train it again")
+    try:
+        table = table.astype(dict.fromkeys(MASSES, float))
+    except ValueError as err:
+        raise InputError(f"{where}: its out-of-fold table holds what is no number ({err}); train it again") from err
     there = [which for which in WEIGHTS if (table["weights"] == which).any()]
     which = weights or next(iter(there), "last")
     if weights and weights not in there:
@@ -145,23 +151,24 @@ def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
 
     Runs without an out-of-fold table, or without the image, are left out.
     """
-    found = []
-    for name in run_names(sweep):
-        table = _averaged(stamp(sweep / name / "oof.csv"))
-        if image_id in table.index:
-            row = table.loc[image_id]
-            found += [{"run": name, "target": target, "true": float(row[f"true_{target}"]), "predicted": float(row[target])}
-                      for target in TARGETS]
-    return found
+    table = _averaged(tuple(stamp(sweep / name / "oof.csv") for name in run_names(sweep)))
+    rows = table.loc[[image_id]] if image_id in table.index else table[:0]
+    return [{"run": row["run"], "target": target, "true": row[f"true_{target}"], "predicted": row[target]}
+            for row in rows.to_dict("records") for target in TARGETS]
 
 
-@functools.lru_cache(KEPT_TABLES)
-def _averaged(stamp: Stamp) -> pd.DataFrame:
-    """Masses and truths by image_id; empty if the table cannot be read. By its stamp: a file that changed is read again."""
-    try:
-        return _wide(Path(stamp[0]).parent, None).groupby("image_id", sort=False)[MASSES].mean()
-    except InputError:
-        return pd.DataFrame(columns=MASSES)
+@functools.lru_cache(KEPT_SWEEPS)
+def _averaged(stamps: tuple[Stamp, ...]) -> pd.DataFrame:
+    """Masses and truths of a sweep's runs by image_id, sorted, averaged over repeats; of those whose table can be read.
+
+    By the stamps of their tables: what changed is read again.
+    """
+    found = [pd.DataFrame(columns=["run", *MASSES])]
+    for path, *_ in stamps:
+        with suppress(InputError):
+            run = Path(path).parent
+            found.append(_wide(run, None).groupby("image_id", sort=False)[MASSES].mean().assign(run=run.name))
+    return pd.concat(found[1:] or found).sort_index(kind="stable")
 
 
 def curves(run: Path) -> pd.DataFrame:

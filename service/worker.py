@@ -6,16 +6,14 @@ import os
 import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 
 from uvicorn.server import ServerState
 
-from service import sweeps
 from service.app import create_app
+from service.impatient import config_of
 from service.library import Library
 from service.relay import HOST
-from service.server import config_of
 
 NICE = 5  # the server goes first: its answers are small or copied by the kernel
 SWITCH_S = 5e-4  # threads that compute give way to answers that are ready; Python's 5 ms are the wait of each
@@ -26,20 +24,13 @@ def main(control: int, served: str) -> None:
 
     served : stores, sweeps and folder of photographs, as JSON.
     """
-    for each in (signal.SIGINT, signal.SIGTERM):  # they are the server's, which may want answers while it drains
-        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is the server's, which may want answers while it drains
     os.nice(NICE)
     sys.setswitchinterval(SWITCH_S)
-    stores, folders, data = json.loads(served)
-    app = create_app([Path(path) for path in stores], [Path(path) for path in folders], data and Path(data), hosts=[HOST])
-    threading.Thread(target=_warm, args=(app.state.library,), daemon=True).start()
+    stores, sweeps, data = json.loads(served)
+    library = Library([Path(path) for path in stores], [Path(path) for path in sweeps], data and Path(data))
+    app = create_app(library, hosts=[HOST])
     asyncio.run(_answer(socket.socket(fileno=control), app))
-
-
-def _warm(library: Library) -> None:
-    """Import what reading a sweep's settings takes: torch, among others, for more than a second."""
-    for folder in library.sweep_folders.values():
-        sweeps.plan(folder)
 
 
 async def _answer(control: socket.socket, app) -> None:

@@ -44,7 +44,7 @@ def zarr_object(request: Request) -> Response:
 
 def _own_file(opened: Opened, key: str) -> Response:
     layout = opened.store.layout
-    path, n_bytes = own_files(opened.store).get(key, (None, 0))
+    path, n_bytes = opened.objects.get(key, (None, 0))
     if path is None:
         raise _no_object(key)
     if path in layout.sizes:
@@ -59,13 +59,6 @@ def _metadata_of(path: Path) -> bytes:
             return file.read(MOST_METADATA_BYTES)
     except OSError as err:
         raise StoreDamaged(f"{path}: {err.strerror}; restore it or build the store again") from err
-
-
-def own_files(store: FeatureStore) -> dict[str, tuple[Path, int]]:
-    """File and bytes of every object of a Zarr store, by its key; only those of the format."""
-    nodes = [store.path, store.path / "catalog", *(store.path / name for name in store.layout.extents)]
-    files = {path / "zarr.json": 0 for path in nodes} | store.layout.sizes
-    return {str(path.relative_to(store.path)): (path, n_bytes) for path, n_bytes in files.items()}
 
 
 def _virtual(opened: Opened, key: str) -> Response:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import uvicorn
 from conftest import write_tiny
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.server import config_of, listen
+from service.impatient import config_of
+from service.library import Library
+from service.server import LOOPBACK, listen
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "a-token-for-tests-0"
@@ -31,9 +34,17 @@ def write_served(folder: Path, suffix: str, **how: Any) -> Path:
     return folder / f"features.{suffix}"
 
 
+def app_of(*paths: Path, sweeps: Sequence[Path] = (), data: Path | None = None, hosts: Sequence[str] = LOOPBACK,
+           **options: Any) -> Starlette:
+    """The application of a service of these stores, which computes by itself."""
+    library = Library(paths, sweeps, data)
+    library.require_all()
+    return create_app(library, hosts, **options)
+
+
 def client_of(*paths: Path, headers: dict[str, str] = BEARER, **options: Any) -> TestClient:
     """A client of a service of these stores, which brings the token unless headers are given."""
-    app = create_app(paths, token=TOKEN, **options)
+    app = app_of(*paths, token=TOKEN, **options)
     return TestClient(app, base_url="http://127.0.0.1", headers=headers, follow_redirects=False)
 
 
@@ -41,7 +52,7 @@ def client_of(*paths: Path, headers: dict[str, str] = BEARER, **options: Any) ->
 def serving(*paths: Path, **options: Any) -> Iterator[str]:
     """The address of a server of these stores, without a token unless one is given; it ends with the block."""
     listening = listen("127.0.0.1", 0)
-    server = uvicorn.Server(config_of(create_app(paths, **options)))
+    server = uvicorn.Server(config_of(app_of(*paths, **options)))
     thread = threading.Thread(target=server.run, args=([listening.socket],))
     thread.start()
     try:

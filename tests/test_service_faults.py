@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from featurestore import FeatureStore, open_writer
 from service import body
 from service.errors import ServiceError
 from service.heavy import Heavy
+from service.library import HIDDEN, Library, Served
 
 S = "/v1/stores/features"
 ROW = f"{S}/rows/@0/0"
@@ -233,6 +235,29 @@ def test_no_descriptor_stays_open(store_path):
         return len(os.listdir("/proc/self/fd"))
     before = ask()
     assert ask() <= before
+
+
+@pytest.mark.parametrize("text, told", [
+    ("{store}: cut", "features: cut"), ("'{store}/catalog' is gone", "'features/catalog' is gone"), ("{store}5: cut", HIDDEN),
+    ("{data}/a b.jpg: damaged", "data/a b.jpg: damaged"), ("/home/ann/my secret data/x.jpg: no", HIDDEN), ("g/m2, 1/2",) * 2])
+def test_s18_paths_are_told_by_their_names_or_not_at_all(tmp_path, text, told):
+    library = Library([tmp_path / "features.h5"], data=tmp_path / "photographs")
+    assert library.without_paths(text.format(store=tmp_path / "features.h5", data=tmp_path / "photographs")) == told
+    assert Library([], data=Path("/")).without_paths("'a/b', 1") == "'a/b', 1"
+
+
+def test_s10_a_store_that_goes_while_it_is_looked_at_is_gone(store_path, monkeypatch):
+    write_tiny(store_path)
+    served = Served("features", store_path)
+    served.now()
+
+    def gone(self):
+        store_path.rename(store_path.with_name("elsewhere"))
+        return False
+    monkeypatch.setattr(Served, "_is_other", gone)
+    with pytest.raises(ServiceError) as refused:
+        served.now()
+    assert refused.value.kind == "store-gone"
 
 
 def test_removing_the_store_for_good_leaves_the_others(tmp_path):

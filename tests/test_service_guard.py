@@ -136,16 +136,19 @@ def test_s18_no_error_tells_a_path_or_a_traceback(path, monkeypatch, capfd):
     assert all(line.startswith((f"error: GET {S}", "  | ")) for line in log.splitlines())
 
 
-def test_s18_messages_of_the_store_lose_their_paths(path, monkeypatch):
+@pytest.mark.parametrize("also, told", [("x/y", "features: a part of features/cls is odd; see x/y"),
+                                        ("/srv/other place.txt", "the server's log says what is wrong")])
+def test_s18_messages_of_the_store_lose_their_paths(path, monkeypatch, capfd, also, told):
     from featurestore import FeatureStore
     from featurestore.errors import InputError
 
     def refuse(self):
-        raise InputError(f"{self.path}: a part of {self.path}/cls and /srv/other/place.txt is odd; see x/y")
+        raise InputError(f"{self.path}: a part of {self.path}/cls is odd; see {also}")
     monkeypatch.setattr(FeatureStore, "stats", refuse)
     answer = client_of(path).get(f"{S}/stats.json")
     assert error_of(answer) == (404, "not-found")
-    assert answer.json()["error"]["message"] == "features: a part of features/cls and ... is odd; see x/y"
+    assert answer.json()["error"]["message"] == told
+    assert ("/srv/other place.txt" in capfd.readouterr().err) == ("log" in told)
 
 
 def test_more_requests_than_may_be_under_way_are_busy(path, monkeypatch):

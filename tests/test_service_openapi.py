@@ -3,10 +3,8 @@
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from served import BEARER, TOKEN, client_of, write_served
+from served import BEARER, TOKEN, app_of, client_of, write_served
 from starlette.routing import Route
-
-from service.app import create_app
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +18,7 @@ def document(path):
 
 
 def test_every_address_is_in_it(path, document):
-    routes = [route for route in create_app([path]).routes if isinstance(route, Route)]
+    routes = [route for route in app_of(path).routes if isinstance(route, Route)]
     assert {route.path.replace(":path}", "}") for route in routes} == set(document["paths"])
     operations = [each["get"] for each in document["paths"].values()]
     assert len({each["operationId"] for each in operations}) == len(operations)
@@ -35,7 +33,7 @@ OPERATIONS = ["/healthz", "/metrics", "/openapi.json", "/v1/stores", "/v1/stores
 @pytest.mark.parametrize("address", OPERATIONS)
 def test_answers_are_as_documented(path, address):
     headers = {**BEARER, "Host": "127.0.0.1"}
-    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app([path], token=TOKEN), headers=headers)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app_of(path, token=TOKEN), headers=headers)
 
     @given(schema[address]["GET"].as_strategy())
     @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)

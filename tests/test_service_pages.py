@@ -3,17 +3,19 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from served import app_of
 from starlette.testclient import TestClient
 from sweeps import config
 
 from featurestore.errors import InputError
 from service import sweeps
-from service.app import create_app
 from trainer.sweep import run_sweep
 
 S = "/v1/stores/features"
@@ -29,7 +31,7 @@ def finished(store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(store, finished):
-    return TestClient(create_app([store], [finished], hosts=["testserver"]))
+    return TestClient(app_of(store, sweeps=[finished], hosts=["testserver"]))
 
 
 def asked(client, url: str, status: int = 200):
@@ -149,7 +151,7 @@ def test_a_sweep_whose_folder_was_removed_is_said_to_be_gone(store, tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
     (folder / "sweep.json").write_text("{}")
-    client = TestClient(create_app([store], [folder], hosts=["testserver"]))
+    client = TestClient(app_of(store, sweeps=[folder], hosts=["testserver"]))
     shutil.rmtree(folder)
     for below in ("", "/leaderboard.json", "/runs/001/oof.json", "/runs/001/curves.json"):
         assert "not there now" in asked(client, f"/v1/sweeps/gone{below}", 404)["error"]["message"]
@@ -185,6 +187,26 @@ def test_a_table_that_changed_is_read_again(finished, tmp_path):
     after = sweeps.predictions(sweep, "ID7")
     grown = [b["predicted"] - a["predicted"] for a, b in zip(before, after, strict=True)]
     assert grown == pytest.approx([0, 0, 0, 10, 0] + [0] * 5)
+
+
+def test_a_table_with_a_cell_that_is_no_number_is_said_and_left_out(finished, tmp_path):
+    sweep = tmp_path / finished.name
+    shutil.copytree(finished, sweep)
+    file = next(sweep.glob("001*")) / "oof.csv"
+    table = pd.read_csv(file, dtype=str)
+    table.loc[3, "GDM_g"] = "12.x"
+    table.to_csv(file, index=False)
+    with pytest.raises(InputError, match="12.x"):
+        sweeps.oof(file.parent)
+    assert {each["run"] for each in sweeps.predictions(sweep, "ID7")} == {next(sweep.glob("002*")).name}
+
+
+def test_settings_are_read_without_torch(finished):
+    code = ("import sys; from pathlib import Path; from service import sweeps; sweep = Path(sys.argv[1]); "
+            "print(len(sweeps.describe(sweep, sweeps.plan(sweep))['settings']), 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, finished], capture_output=True, text=True, check=True)
+    n_settings, has_torch = done.stdout.split()
+    assert int(n_settings) > 5 and has_torch == "False"
 
 
 def test_ids_that_look_like_missing_values_stay_ids(tmp_path):

@@ -1,18 +1,28 @@
 """What must be computed is answered by a process of its own: the same answers, and the server lives whatever happens to it."""
 
+import asyncio
+import errno
 import http.client
 import json
 import os
 import signal
+import socket
+import subprocess
 import time
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import tiny_frame, tiny_spec
 from served import client_of, started, worker_of, write_served
 
 from featurestore.writer import open_writer
+from service.errors import ServiceError
+from service.library import Library
+from service.relay import PAUSE_S, Relay
 
 S = "/v1/stores/features"
 STORE = ["catalog.json", "catalog.csv?limit=2", "catalog.xml", "stats.json", "overview.json", "odd.csv", "map.json?view=hflip",
@@ -50,12 +60,18 @@ def ask(port: int, address: str, method: str = "GET") -> tuple[int, dict[str, st
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
 
 
-def once_it_is_back(port: int, address: str) -> tuple[int, dict[str, str], bytes]:
-    """As `ask`; a worker that was killed may take one more request before it is gone."""
+def wait_for(something: Callable[[], Any]) -> Any:
+    """What something() returns once that is true."""
     until = time.monotonic() + 20
-    while (answer := ask(port, address))[0] == 503 and time.monotonic() < until:
+    while not (found := something()):
+        assert time.monotonic() < until
         time.sleep(0.01)
-    return answer
+    return found
+
+
+def once_it_is_back(port: int, address: str) -> tuple[int, dict[str, str], bytes]:
+    """As `ask`; a worker that was killed may take one more request before it is gone, and starts once a second."""
+    return wait_for(lambda: (answer := ask(port, address))[0] != 503 and answer)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -92,16 +108,19 @@ def test_s09_what_is_read_is_answered_while_it_computes(server):
     process, port = server
     os.kill(worker_of(process), signal.SIGSTOP)  # a computation that holds the interpreter's lock
     try:
-        waiting = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(200)]
+        waiting = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(300)]
         for connection in waiting:
             connection.request("GET", f"{S}/stats.json")
         for address in ("/healthz", "/", "/v1/stores", S, f"{S}/rows/@0/0", f"{S}/zarr/zarr.json", "/metrics"):
             assert ask(port, address)[0] == 200
-        assert b"\nbiomass_worker_requests_now 200\n" in ask(port, "/metrics")[2]
+        assert b"\nbiomass_worker_requests_now 128\n" in ask(port, "/metrics")[2]
+        for connection in waiting[:64]:
+            connection.close()  # who goes makes room
+        wait_for(lambda: b"\nbiomass_worker_requests_now 64\n" in ask(port, "/metrics")[2])
     finally:
         os.kill(worker_of(process), signal.SIGCONT)
-    answers = {connection.getresponse().status for connection in waiting}
-    assert answers == {200}
+    answers = Counter(connection.getresponse().status for connection in waiting[64:])
+    assert answers == {200: 64, 503: 172}
     for connection in waiting:
         connection.close()
 
@@ -113,8 +132,7 @@ def test_it_is_started_again_when_it_ended(tmp_path):
         os.kill(first, signal.SIGSTOP)
         cut = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         cut.request("GET", f"{S}/stats.json")
-        while b"\nbiomass_worker_requests_now 1\n" not in ask(port, "/metrics")[2]:
-            time.sleep(0.01)
+        wait_for(lambda: b"\nbiomass_worker_requests_now 1\n" in ask(port, "/metrics")[2])
         gone.rename(tmp_path / "elsewhere")
         os.kill(first, signal.SIGKILL)
         answer = cut.getresponse()
@@ -137,14 +155,49 @@ def test_it_ends_when_the_server_does(path, how):
         worker = worker_of(process)
         process.send_signal(how)
         process.wait(10)
-        until = time.monotonic() + 10
-        while Path(f"/proc/{worker}").exists() and _state(worker) != "Z":  # nobody may be there to bury it
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_for(lambda: _has_ended(worker))
 
 
-def _state(pid: int) -> str:
+def _has_ended(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"  # nobody may be there to bury it
     except FileNotFoundError:
-        return "Z"
+        return True
+
+
+def test_a_start_that_fails_is_tried_again(path, monkeypatch):
+    def no_more(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def kill(relay):
+        os.kill(relay.pid, signal.SIGKILL)
+        wait_for(lambda: _has_ended(relay.pid))
+
+    async def ask_all(relay):
+        found = [await status_of(relay)]
+        kill(relay)
+        time.sleep(PAUSE_S)
+        for module, name in ((subprocess, "Popen"), (socket, "socketpair")):
+            with monkeypatch.context() as patch:
+                patch.setattr(module, name, no_more)
+                found.append(await status_of(relay))
+        found.append(await status_of(relay))
+        kill(relay)
+        return [*found, await status_of(relay)]  # not again within the second
+
+    with closing(Relay(Library([path]))) as relay:
+        ended = "the worker, which computes answers, has ended and is started again"
+        assert asyncio.run(ask_all(relay)) == ["200", ended, "too many connections are open", "200", ended]
+        assert relay.n_starts == 2
+
+
+async def status_of(relay: Relay) -> str:
+    """Of an answer of the worker; the message if it is busy."""
+    try:
+        reader, writer = await relay.connect()
+    except ServiceError as err:
+        return err.message
+    writer.write(b"GET /v1/stores HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return answer[9:12].decode()

@@ -63,8 +63,9 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     base = config.base.model_dump(mode="json")
     base["dataset"]["store"] = sweep.data.store.address
     spec = sweep.data.store.spec
-    plan = {"base": base, "axes": config.axes, "passes": sweep.plan().passes, "device": device, "fingerprint": spec.fingerprint,
-            "pooled_dtype": spec.pooled_dtype}
+    runs = {name: config.settings(index) for index, name in enumerate(config.names)}
+    plan = {"base": base, "axes": config.axes, "runs": runs, "passes": sweep.plan().passes, "device": device,
+            "fingerprint": spec.fingerprint, "pooled_dtype": spec.pooled_dtype}
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
     return _run(sweep, folder, plan["passes"], sweep.base.cv.fold == "all", progress)
 
