@@ -38,9 +38,9 @@ def hostile(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(store, hostile, tmp_path_factory) -> str:
-    """Where a server of two small stores, and a sweep of two points over the first, listens."""
+    """Where a server of two small stores, and a sweep of two points and two repeats over the first, listens."""
     folder = tmp_path_factory.mktemp("sweep")
-    sweep = run_sweep(config(folder, store, kind="[density]"), folder / "runs", "cpu").path
+    sweep = run_sweep(config(folder, store, kind="[density]", repeats=2), folder / "runs", "cpu").path
     command = [sys.executable, "-m", "cli", "store", "serve", store, hostile, "--sweep", sweep, "--port", "0", "--json"]
     with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                           cwd=BROWSER.parent.parent) as server:
@@ -91,6 +91,21 @@ def test_a_bookmark_restores_the_view(see):
 
 def test_back_from_a_photograph_is_the_same_map(see):
     assert see("back") == {"title": "Map", "same": True}
+
+
+def test_a_point_of_a_curve_leads_to_the_photographs_its_fold_held_out(see, store):
+    seen = see("curve")
+    repeat, fold = seen["fold"].split(".")
+    name = f"repeat {repeat}, fold {fold}"
+    assert name in seen["said"] and name in seen["told"] and seen["opened"] in set(FeatureStore.open(store).catalog["image_id"])
+    assert seen["back"] == seen["left"] > 0  # back is where one was
+
+
+def test_a_state_shows_its_photographs_alone_and_a_bookmark_keeps_it(see):
+    seen = see("state")
+    (pressed, told), none = seen["pressed"], seen["none"]
+    assert len(pressed) == 1 and f"photographs of {pressed[0]} alone" in told and seen["again"] == seen["pressed"]
+    assert none[0] == [] and "mean" in none[1]
 
 
 def test_the_keyboard_alone_reaches_a_photograph(see):

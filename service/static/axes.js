@@ -11,7 +11,10 @@ export function ticks(low, high, wanted = 5) {
   return Array.from({ length: n }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 
-/** Draw both axes of a chart: { x, y } with `label`, `format` and perhaps `ticks`, in a frame { left, right, top, bottom } of CSS pixels. */
+/**
+ * Draw both axes of a chart: { x, y } with `label`, `format` and perhaps `ticks` and `room` (pixels from word to word), in a frame
+ * { left, right, top, bottom } of CSS pixels.
+ */
 export function drawAxes(ctx, axes, box, frame, toX, toY, ink) {
   const [x0, x1, y0, y1] = box;
   ctx.font = "12px system-ui, sans-serif";
@@ -20,7 +23,7 @@ export function drawAxes(ctx, axes, box, frame, toX, toY, ink) {
   ctx.fillStyle = ink.muted;
   ctx.textBaseline = "top";
   ctx.textAlign = "center";
-  for (const value of (axes.x.ticks ?? ticks)(x0, x1, (frame.right - frame.left) / 100)) {
+  for (const value of (axes.x.ticks ?? ticks)(x0, x1, (frame.right - frame.left) / (axes.x.room ?? 40))) {
     const x = Math.round(toX(value)) + 0.5,
       text = axes.x.format(value),
       half = ctx.measureText(text).width / 2;
@@ -30,7 +33,7 @@ export function drawAxes(ctx, axes, box, frame, toX, toY, ink) {
   ctx.fillText(axes.x.label, (frame.left + frame.right) / 2, frame.bottom + 22);
   ctx.textBaseline = "middle";
   ctx.textAlign = "right";
-  for (const value of ticks(y0, y1, (frame.bottom - frame.top) / 50)) {
+  for (const value of ticks(y0, y1, (frame.bottom - frame.top) / 38)) {
     const y = Math.round(toY(value)) + 0.5;
     line(ctx, frame.left, y, frame.right, y);
     ctx.fillText(axes.y.format(value), frame.left - 6, y);

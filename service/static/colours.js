@@ -6,7 +6,7 @@ import { el, num } from "./dom.js";
 const VIRIDIS = ["440154", "482475", "414487", "355f8d", "2a788e", "21908d", "22a884", "42be71", "7ad151", "bddf26", "fde725"];
 const OKABE_ITO = ["0072b2", "e69f00", "009e73", "cc79a7", "56b4e9", "d55e00", "c0b000"]; // yellow darkened, to be seen on white
 const DIVERGING = {
-  light: ["1f5fa8", "86abd0", "c3c8cb", "dfa06a", "a8480b"],
+  light: ["1f5fa8", "86abd0", "a9b0b4", "dfa06a", "a8480b"],
   dark: ["7cb8ff", "4f7ba8", "555b5f", "b57f4a", "ffb36b"],
 };
 const VISIBLE = { light: [0, 0.88], dark: [0.17, 1] }; // the part of viridis that stands out from the paper
@@ -113,8 +113,6 @@ export function gradient(name, colours, [low, high]) {
     "div",
     { class: "legend" },
     el("span", { class: "legend-name" }, name),
-    el("span", {}, low),
-    bar,
-    el("span", {}, high),
+    el("span", { class: "chip" }, el("span", {}, low), bar, el("span", {}, high)),
   );
 }

@@ -1,6 +1,7 @@
 // Elements and the few pieces every view is made of. Text comes in as text nodes only, so nothing needs escaping.
 
-const SVG = "http://www.w3.org/2000/svg";
+const SVG = "http://www.w3.org/2000/svg",
+  LONG = 18; // letters of a fact that takes a line of its own where there is little room
 
 /** An element. Attributes that are functions are listeners (`onclick`); null and false are left out. */
 export const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
@@ -31,7 +32,19 @@ export function num(value, digits = 4) {
   return String(Number(value.toPrecision(digits))).replace("-", "−");
 }
 
-export const grams = value => (typeof value === "number" ? value.toFixed(1).replace("-", "−") : "–");
+/** A way to write the numbers of one column: as many decimals for each, at most `digits` significant ones for the greatest. */
+export function alike(values, digits = 4) {
+  const there = values.filter(value => Number.isFinite(value) && value !== 0),
+    greatest = Math.max(...there.map(Math.abs), 1e-12),
+    least = Math.min(...there.map(Math.abs), greatest);
+  const decimals = value => String(Number(value.toPrecision(digits))).split(".")[1]?.length ?? 0,
+    most = Math.min(Math.max(...there.map(decimals), 0), Math.max(digits - 1 - Math.floor(Math.log10(greatest)), 0));
+  if (there.every(Number.isInteger) || least < 10 ** -most / 2 || greatest >= 1e7) return value => num(value, digits);
+  return value => (Number.isFinite(value) ? fixed(value, most) : num(value));
+}
+
+export const fixed = (value, decimals) => (Number.isFinite(value) ? value.toFixed(decimals).replace("-", "−") : "–");
+export const grams = value => fixed(value, 1);
 export const signed = value => (typeof value === "number" ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}` : "–");
 export const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 export const plain = name => name.replace(/^Dry_/, "").replace(/_g$/, "").replace(/_/g, " ");
@@ -80,11 +93,14 @@ export function facts(pairs) {
     { class: "facts" },
     pairs
       .filter(([, value]) => value !== null && value !== undefined)
-      .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+      .map(([name, value]) =>
+        el("div", { class: String(value).length > LONG ? "wide" : null }, el("dt", {}, name), el("dd", {}, value)),
+      ),
   );
 }
 
 export const section = (title, ...children) => el("section", {}, el("h2", {}, title), ...children);
+export const subsection = (title, ...children) => el("section", {}, el("h3", { tabindex: -1 }, title), ...children);
 
 /** A wide thing that scrolls by itself, on a phone too. */
 export const scroller = (label, ...children) =>

@@ -1,67 +1,133 @@
-// Curves over epochs: every fold pale, the whole in full; read off by mouse or arrow keys.
+// Curves over epochs: every fold in its colour, the whole in full; read off by mouse or arrow keys. A point of a curve stands for
+// the photographs of its fold: a click, or Enter, asks for them.
 
 import { ticks } from "./axes.js";
 import { el, num, say, svg } from "./dom.js";
 
-const MOST_WIDTH = 560,
-  HEIGHT = 260,
-  LEFT = 46,
+const HEIGHT = 260,
+  LEFT = 50,
   RIGHT = 12,
   TOP = 10,
-  BOTTOM = 34;
+  BOTTOM = 42,
+  REACH_PX = 16,
+  FAR = -20, // heights below the frame: as far as a path is drawn
+  WIDE_RANGE = 10; // greatest to least, from where a positive quantity is drawn by its logarithm
+
+let made = 0;
 
 /**
- * title: what it shows. series: [{ name, x: [], y: [], strong: bool }]. range: [low, high] of y, or null for all.
- * choose(name): a pale curve was clicked; chosen: the name of one drawn in full colour.
+ * title: what it shows. series: [{ name, key, x: [], y: [], strong: bool, colour }]. from: the x whose y, and later ones, the axis
+ * holds; what is lower before is cut off.
+ * choose(key): a point of a curve was clicked. What comes back: { root, mark(key) }, which draws that curve in full.
  */
-export function lines({ title, series, range = null, label = "epoch", choose = null, chosen = null }) {
-  const WIDTH = Math.min(MOST_WIDTH, innerWidth - 28),
-    xs = series.flatMap(each => each.x),
-    ys = series.flatMap(each => each.y).filter(Number.isFinite);
-  const [x0, x1] = [Math.min(...xs), Math.max(...xs)],
-    [y0, y1] = range ?? padded(Math.min(...ys), Math.max(...ys));
-  const toX = x => LEFT + ((WIDTH - LEFT - RIGHT) * (x - x0)) / (x1 - x0 || 1);
-  const toY = y => HEIGHT - BOTTOM - ((HEIGHT - TOP - BOTTOM) * (Math.min(Math.max(y, y0), y1) - y0)) / (y1 - y0 || 1);
-  const rule = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
-  const drawn = svg(
-    "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "lines", "aria-hidden": "true" },
-    ticks(y0, y1, 5)
-      .map(y => [
-        svg("line", { class: "rule", x1: LEFT, x2: WIDTH - RIGHT, y1: toY(y), y2: toY(y) }),
-        svg("text", { x: LEFT - 6, y: toY(y) + 4, "text-anchor": "end" }, num(y, 3)),
-      ])
-      .flat(),
-    ticks(x0, x1, 6).map(x => svg("text", { x: toX(x), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }, num(x))),
-    svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 3, "text-anchor": "end" }, label),
-    series.map(each => curve(each, toX, toY, choose, chosen)),
-    rule,
-  );
-  const readout = el("figcaption", {}, title),
-    strong = series.filter(each => each.strong || each.name === chosen);
-  let at = null;
+export function lines({ title, series, from = -Infinity, label = "epoch", choose, chosen = "" }) {
+  const xs = series.flatMap(each => each.x),
+    late = series.flatMap(each => each.y.filter((y, i) => Number.isFinite(y) && each.x[i] >= from));
+  const [x0, x1] = [least(xs), -least(xs.map(x => -x))],
+    scale = yScale(late.length ? late : [0, 1]),
+    isCut = series.some(each => each.y.some(y => scale.share(y) < 0));
+  const readout = el("figcaption"),
+    told = `${title}${scale.log ? ", logarithmic" : ""}${isCut ? ", the first epochs below" : ""}`,
+    cut = `cut-${++made}`;
+  let width = 0,
+    at = null, // epoch
+    on = null; // curve
 
-  function look(x) {
+  const toX = x => LEFT + ((width - LEFT - RIGHT) * (x - x0)) / (x1 - x0 || 1);
+  const toY = y => HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * Math.max(scale.share(y), FAR);
+  const value = each => each.y[each.x.indexOf(at)];
+  const rule = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM }),
+    dot = svg("circle", { class: "dot", r: 4.5 });
+
+  function draw() {
+    const middle = (LEFT + width - RIGHT) / 2;
+    drawn.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    drawn.replaceChildren(
+      ...scale.ticks.flatMap(y => [
+        svg("line", { class: "rule", x1: LEFT, x2: width - RIGHT, y1: toY(y), y2: toY(y) }),
+        svg("text", { x: LEFT - 6, y: toY(y) + 4, "text-anchor": "end" }, num(y, 3)),
+      ]),
+      ...ticks(x0, x1, width / 80)
+        .filter(Number.isInteger)
+        .map(x => svg("text", { x: toX(x), y: HEIGHT - BOTTOM + 17, "text-anchor": "middle" }, num(x))),
+      svg("text", { x: middle, y: HEIGHT - 6, "text-anchor": "middle" }, label),
+      svg("clipPath", { id: cut }, svg("rect", { x: 0, y: 0, width, height: HEIGHT - BOTTOM + 1 })),
+      svg(
+        "g",
+        { "clip-path": `url(#${cut})` },
+        series.map(each => curve(each, toX, toY, each.key === chosen && !each.strong)),
+      ),
+      rule,
+      dot,
+    );
+    show();
+  }
+
+  /** The cursor, the point, and the words for both. */
+  function show() {
+    const there = on && scale.share(value(on)) >= 0;
+    rule.toggleAttribute("hidden", at === null);
+    dot.toggleAttribute("hidden", !there);
+    plot.classList.toggle("on-point", Boolean(there));
+    readout.textContent = at === null ? told : `${told} · ${label} ${at}: ${words()}`;
+    if (at === null) return;
+    ["x1", "x2"].forEach(end => rule.setAttribute(end, toX(at)));
+    if (!there) return;
+    dot.setAttribute("cx", toX(at));
+    dot.setAttribute("cy", toY(value(on)));
+    dot.style.fill = on.colour ?? "";
+  }
+
+  function words() {
+    const full = series.filter(each => each.strong || each.key === chosen);
+    const shown = on ? [on] : full.length ? full : series;
+    return shown.map(each => `${each.name} ${num(value(each), 3)}`).join(", ");
+  }
+
+  function look(x, curveThere) {
     at = Math.min(Math.max(Math.round(x), x0), x1);
-    rule.setAttribute("x1", toX(at));
-    rule.setAttribute("x2", toX(at));
-    rule.setAttribute("visibility", "visible");
-    const shown = (strong.length ? strong : series).map(each => `${each.name} ${num(each.y[each.x.indexOf(at)])}`);
-    readout.textContent = `${title} · ${label} ${at}: ${shown.join(", ")}`;
+    on = curveThere();
+    show();
   }
   function leave() {
-    at = null;
-    rule.setAttribute("visibility", "hidden");
-    readout.textContent = title;
+    [at, on] = [null, null];
+    show();
+  }
+  /** Under the mouse: the epoch, and the curve nearest to it. */
+  function point(event) {
+    const box = drawn.getBoundingClientRect(),
+      y = event.clientY - box.top,
+      away = each => Math.abs(toY(value(each)) - y);
+    look(x0 + ((event.clientX - box.left - LEFT) / (width - LEFT - RIGHT)) * (x1 - x0), () => {
+      const near = series.filter(each => away(each) <= REACH_PX).sort((a, b) => away(a) - away(b));
+      return near[0] ?? null;
+    });
+  }
+  function click(event) {
+    const [was, then] = [on, at];
+    point(event);
+    if (on && (event.pointerType !== "touch" || (on === was && at === then))) choose(on.key); // a finger's first tap shows
+  }
+  /** The curve above or below the present one, at this epoch. */
+  function beside(up) {
+    const order = series.filter(each => Number.isFinite(value(each))).sort((a, b) => value(a) - value(b));
+    const k = order.indexOf(on);
+    return order[k < 0 ? (up > 0 ? 0 : order.length - 1) : Math.min(Math.max(k + up, 0), order.length - 1)] ?? null;
   }
   function key(event) {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!by) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const [right, up] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key] ?? [];
+    if (event.key === "Enter" && at !== null) choose((on ?? series.find(each => each.strong) ?? series[0]).key);
+    else if (event.key === "Escape") leave();
+    else if (right) look(at === null ? (right > 0 ? x0 : x1) : at + right, () => on);
+    else if (up) look(at ?? x1, () => beside(up));
+    else return;
     event.preventDefault();
-    look(at === null ? (by > 0 ? x0 : x1) : at + by);
-    say(readout.textContent);
+    if (right || up) say(readout.textContent);
   }
 
+  const drawn = svg("svg", { class: "lines", "aria-hidden": "true" });
+  const keys = "left and right arrow keys go along, up and down from curve to curve, Enter leads to the fold's photographs";
   const plot = el(
     "div",
     {
@@ -69,26 +135,53 @@ export function lines({ title, series, range = null, label = "epoch", choose = n
       tabindex: 0,
       role: "application",
       "aria-roledescription": "line chart",
+      "aria-label": `${told} by ${label}; ${keys}`,
       onkeydown: key,
       onblur: leave,
-      "aria-label": `${title} by ${label}; left and right arrow keys read it off`,
-      onpointermove: event => {
-        const box = drawn.getBoundingClientRect();
-        look(x0 + ((((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT)) * (x1 - x0));
-      },
-      onpointerleave: leave,
+      onclick: click,
+      onpointermove: event => event.pointerType !== "touch" && point(event),
+      onpointerleave: event => event.pointerType !== "touch" && leave(),
     },
     drawn,
   );
-  return el("figure", {}, readout, plot);
+  new ResizeObserver(() => {
+    width = plot.clientWidth;
+    if (width) draw();
+  }).observe(plot);
+  const mark = key => {
+    chosen = key;
+    if (width) draw();
+  };
+  return { root: el("figure", {}, readout, plot), mark };
 }
+
+/** { share(y), ticks, log } of an axis: these ys lie within shares 0 and 1. */
+function yScale(ys) {
+  const [from, to] = [least(ys), -least(ys.map(y => -y))],
+    log = from > 0 && to > WIDE_RANGE * from;
+  const along = log ? Math.log10 : y => y,
+    [low, high] = padded(along(from), along(to));
+  const share = y => (along(y) - low) / (high - low);
+  return { share, log, ticks: log ? powers(10 ** low, 10 ** high) : ticks(low, high, 5) };
+}
+
+const least = values => values.reduce((a, b) => Math.min(a, b), Infinity); // there may be too many for Math.min's arguments
 
 const padded = (low, high) => {
   const room = (high - low || 1) * 0.05;
   return [low - room, high + room];
 };
 
-function curve({ name, x, y, strong }, toX, toY, choose, chosen) {
+/** Round values within [low, high] of a logarithmic axis: 1, 2, 5, or powers of ten alone where those are many. */
+function powers(low, high) {
+  const first = Math.floor(Math.log10(low)),
+    n = Math.ceil(Math.log10(high)) - first + 1;
+  const steps = n > 4 ? [1] : [1, 2, 5];
+  const all = Array.from({ length: n }, (_, i) => steps.map(step => Number(`${step}e${first + i}`))).flat();
+  return all.filter(each => each >= low && each <= high);
+}
+
+function curve({ name, x, y, strong, colour }, toX, toY, chosen) {
   let path = "",
     pen = "M";
   for (let i = 0; i < x.length; i++) {
@@ -99,13 +192,7 @@ function curve({ name, x, y, strong }, toX, toY, choose, chosen) {
     path += `${pen}${toX(x[i]).toFixed(1)} ${toY(y[i]).toFixed(1)}`;
     pen = "L";
   }
-  const kind = strong ? "strong" : name === chosen ? "chosen" : "pale",
-    click = choose && !strong ? () => choose(name) : null;
-  return svg(
-    "g",
-    { class: kind, ...(click ? { onclick: click } : {}) },
-    svg("title", {}, name),
-    svg("path", { d: path }),
-    click ? svg("path", { d: path, class: "hit" }) : null,
-  );
+  const drawn = svg("path", { d: path, class: strong ? "strong" : chosen ? "chosen" : "pale" }, svg("title", {}, name));
+  if (colour) drawn.style.stroke = colour;
+  return drawn;
 }

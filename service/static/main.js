@@ -10,6 +10,7 @@ import * as sweeps from "./views/sweeps.js";
 
 const VIEWS = { overview, map, photograph, sweeps },
   NAMES = { overview: "Overview", map: "Map", photograph: "Photograph", sweeps: "Sweeps" };
+const GROWS_MS = 3000; // what loads by itself is there by then
 const main = document.getElementById("main");
 let running = new AbortController(),
   first = true;
@@ -18,6 +19,7 @@ async function show() {
   running.abort();
   running = new AbortController();
   const { signal } = running,
+    y = history.state?.y ?? 0,
     state = read(),
     page = Object.hasOwn(VIEWS, state.page ?? "overview") ? (state.page ?? "overview") : "overview";
   navigation(page);
@@ -36,13 +38,25 @@ async function show() {
     main.replaceChildren(el("h1", { tabindex: -1 }, NAMES[page]), problem(err));
     if (!err.kind) console.error(err);
   }
+  scrollBack(y, signal);
   if (!first) arrive();
   first = false;
 }
 
-/** As after loading a page: at its top, and said. */
+/** Be as far down as when this was left, or at the top, while parts that load by themselves move it; a person's own hand wins. */
+function scrollBack(y, signal) {
+  scrollTo(0, y);
+  if (!y) return;
+  const grown = new ResizeObserver(() => scrollTo(0, y)),
+    stop = () => grown.disconnect();
+  grown.observe(main);
+  signal.addEventListener("abort", stop);
+  ["wheel", "pointerdown", "keydown"].forEach(kind => addEventListener(kind, stop, { once: true, signal }));
+  setTimeout(stop, GROWS_MS);
+}
+
+/** As after loading a page: said, and read on from its heading. */
 function arrive() {
-  scrollTo(0, 0);
   main.querySelector("h1").focus({ preventScroll: true });
   say(document.title);
 }

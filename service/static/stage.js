@@ -3,7 +3,7 @@
 import { get, imageUrl } from "./api.js";
 import { photographLink } from "./cards.js";
 import { gradient, viridis } from "./colours.js";
-import { count, el, num, problem, say, section, select } from "./dom.js";
+import { count, el, fixed, num, problem, say, section, select } from "./dom.js";
 import { drawHeat, ends, patchOf, placeCell } from "./heat.js";
 import { put } from "./state.js";
 
@@ -43,20 +43,25 @@ export class Stage {
     const setLayer = layer => {
       this.layer = layer;
       put({ layer });
+      this.slider.disabled = layer === "none";
       this.draw();
     };
     const setFade = event => {
       this.fade = Number(event.target.value);
       this.canvas.style.opacity = String(this.fade);
+      tell();
     };
     this.field = select("Layer", Object.entries(LAYERS), this.layer, setLayer);
     const keep = () => put({ fade: this.fade }, { replace: true });
-    const slider = el("input", { type: "range", min: 0, max: 1, step: 0.01, value: this.fade, oninput: setFade, onchange: keep });
+    const range = { type: "range", min: 0, max: 1, step: 0.01, value: this.fade, disabled: this.layer === "none" };
+    this.slider = el("input", { ...range, oninput: setFade, onchange: keep });
+    const tell = () => this.slider.setAttribute("aria-valuetext", `${Math.round(100 * this.fade)} % layer`);
+    tell();
     return el(
       "div",
       { class: "controls" },
       this.field,
-      el("label", { class: "field" }, el("span", {}, "Photograph – layer"), slider),
+      el("label", { class: "field" }, el("span", {}, "Fade: photograph to layer"), this.slider),
     );
   }
 
@@ -99,6 +104,7 @@ export class Stage {
     this.patch = patch;
     this.#point(patch);
     this.layer = this.field.querySelector("select").value = "similar";
+    this.slider.disabled = false;
     put({ patch: patch.join(","), layer: "similar" });
     this.draw();
   }
@@ -180,7 +186,7 @@ export class Stage {
       low = Math.min(...[found, ...alike].map(each => ends(each.values)[0]));
     if (alike.length)
       say(`likeness drawn; the best match in other photographs is ${num(Math.max(...alike.map(each => each.best)), 3)}`);
-    const legend = gradient("cosine", viridis(true), [num(low, 2), "1"]);
+    const legend = gradient("cosine", viridis(true), [fixed(low, 2), "1"]);
     return {
       paint: () => drawHeat(this.canvas, found, [low, 1]),
       values: found.values,
@@ -208,6 +214,6 @@ export class Stage {
     map.style.opacity = String(Math.min(this.fade, FADE_OF_OTHERS));
     placeCell(best, each.at, each.rows, each.columns);
     const changes = { patch: each.at.join(","), layer: "similar" };
-    return photographLink(this.store, each.image_id, [`cosine ${num(each.best, 3)}`], { changes, inside: [map, best] });
+    return photographLink(this.store, each.image_id, [`cosine ${fixed(each.best, 3)}`], { changes, inside: [map, best] });
   }
 }

@@ -19,11 +19,17 @@ export function href(changes, keep = null) {
 /** Note what a view already shows: a new entry of the history, or in place of the present one (sliders, zooming). */
 export function put(changes, { replace = false } = {}) {
   const url = href(changes);
-  if (url !== location.pathname + location.search) history[replace ? "replaceState" : "pushState"](null, "", url);
+  if (url === location.pathname + location.search) return;
+  remember();
+  history[replace ? "replaceState" : "pushState"](history.state, "", url);
 }
+
+/** How far down one is goes with the entry of the history, for who comes back to it. */
+const remember = () => history.replaceState({ y: Math.round(scrollY) }, "");
 
 /** Go to another address of the page, and show it. */
 export function go(url) {
+  remember();
   history.pushState(null, "", url);
   follow.forEach(each => each());
 }
@@ -35,6 +41,8 @@ export const photographHref = (id, changes = {}) =>
 /** Call `show` whenever another state is to be shown: links within the page, back and forward. */
 export function onChange(show) {
   follow.add(show);
+  history.scrollRestoration = "manual"; // the browser's own would scroll before anything is drawn
+  addEventListener("pagehide", remember);
   addEventListener("popstate", show);
   document.addEventListener("click", event => {
     const link = event.target.closest?.("a[href^='/?'], a[href='/']");

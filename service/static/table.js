@@ -1,6 +1,6 @@
 // A table that is sorted by its headings.
 
-import { el, num, say, scroller } from "./dom.js";
+import { alike, el, say, scroller } from "./dom.js";
 
 const compare = new Intl.Collator(undefined, { numeric: true }).compare;
 
@@ -9,7 +9,8 @@ const compare = new Intl.Collator(undefined, { numeric: true }).compare;
  * mark(row): class of a row. most: rows shown before "all" is asked for.
  */
 export function sortable(caption, columns, rows, { sort = null, descending = false, most = 40, mark = () => null } = {}) {
-  const body = el("tbody"),
+  const writes = columns.map(column => column.show ?? written(column, rows)),
+    body = el("tbody"),
     more = el("button", {
       type: "button",
       class: "more",
@@ -56,11 +57,7 @@ export function sortable(caption, columns, rows, { sort = null, descending = fal
       "tr",
       { class: mark(row) },
       columns.map((column, k) =>
-        el(
-          k ? "td" : "th",
-          { scope: k ? null : "row", class: column.text ? "text" : null },
-          column.show ? column.show(row) : num(column.of(row)),
-        ),
+        el(k ? "td" : "th", { scope: k ? null : "row", class: column.text ? "text" : null }, writes[k](row)),
       ),
     );
   }
@@ -73,4 +70,10 @@ export function sortable(caption, columns, rows, { sort = null, descending = fal
     scroller(caption, el("table", { "aria-label": caption }, el("thead", {}, el("tr", {}, heads)), body)),
     more,
   );
+}
+
+/** A column's values as text, numbers with as many decimals each. */
+function written({ of }, rows) {
+  const write = alike(rows.map(of));
+  return row => write(of(row));
 }

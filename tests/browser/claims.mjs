@@ -127,6 +127,42 @@ const CLAIMS = {
     return { title: await title(page), same: before === (await pixels(page, "canvas.points")) };
   },
 
+  async curve(browser) {
+    const page = await open(browser, "page=sweeps"),
+      plot = page.locator(".plot").last();
+    await plot.press("ArrowLeft"); // the last epoch
+    await plot.press("ArrowUp"); // its lowest curve
+    const said = await page.locator("#status").textContent(),
+      { x, y, width, height } = await plot.locator(".dot").boundingBox();
+    await page.mouse.click(x + width / 2, y + height / 2);
+    await page.waitForFunction(() => document.activeElement.textContent === "Worst photographs");
+    const told = await page.locator("section:has(> h3:focus) .caption").textContent(),
+      down = () => page.evaluate(() => Math.round(scrollY));
+    const left = await down();
+    await page.locator("section:has(> h3:focus) .photo").first().click();
+    await page.waitForFunction(() => location.search.includes("page=photograph"));
+    await drawn(page);
+    const opened = await title(page);
+    await page.goBack();
+    await drawn(page);
+    return { said, told, opened, fold: new URL(page.url()).searchParams.get("fold"), left, back: await down() };
+  },
+
+  async state(browser) {
+    const page = await open(browser, ""),
+      shown = async () => [
+        await page.locator(".link[aria-pressed=true]").allTextContents(),
+        await page.locator("figcaption").first().textContent(),
+      ];
+    await page.locator(".link").first().click();
+    const pressed = await shown();
+    await page.reload();
+    await drawn(page);
+    const again = await shown();
+    await page.locator(".link[aria-pressed=true]").click();
+    return { pressed, again, none: await shown() };
+  },
+
   async keyboard(browser) {
     const page = await open(browser, ""),
       active = () => page.evaluate(() => document.activeElement.className || document.activeElement.textContent);

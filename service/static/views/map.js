@@ -125,7 +125,7 @@ class PhotographMap {
     }
   }
 
-  #show(points, { name, values, ...how }, box, url) {
+  #show(points, { name, values, from = [`${this.store.url}/catalog.json`, "Catalog"], ...how }, box, url) {
     const colour = scale(name, values, how),
       there = value => value ?? NaN;
     this.ids = points.column("image_id");
@@ -134,7 +134,7 @@ class PhotographMap {
     this.chart.set({ x, y, colours: colour.packed, box });
     const told = points.n ? `${count(points.n, "photograph")}; ${HINT}` : "No photograph is sealed yet.";
     this.note.replaceChildren(colour.legend, el("p", { class: "muted" }, told));
-    this.links.replaceChildren(twins(url, "Map"), twins(`${this.store.url}/catalog.json`, "Catalog"));
+    this.links.replaceChildren(twins(url, "Map"), twins(...from));
   }
 
   /** { name, values, ... } for a scale, a value a point. */
@@ -147,12 +147,20 @@ class PhotographMap {
   async #error(ids, target) {
     await this.ready;
     if (!this.chosen.run) throw Object.assign(new Error("no served sweep has predictions out of fold"), { kind: "not-found" });
-    const url = `${this.sweep.url}/runs/${encodeURIComponent(this.chosen.run)}/oof.json`;
-    const oof = await table(withQuery(url, { averaged: 1, weights: "last" }), this.signal);
+    const oofs = `${this.sweep.url}/runs/${encodeURIComponent(this.chosen.run)}/oof.json`,
+      url = withQuery(oofs, { averaged: 1, weights: "last" });
+    const oof = await table(url, this.signal);
     const [of, targets, errors] = ["image_id", "target", "error"].map(name => oof.column(name)),
       byId = new Map();
     for (let i = 0; i < oof.n; i++) if (targets[i] === target) byId.set(of[i], errors[i]);
-    return { name: `predicted − true ${plain(target)}`, values: ids.map(id => byId.get(id) ?? null), centred: true, unit: " g" };
+    const name = `${plain(target)}, predicted − true`;
+    return {
+      name,
+      values: ids.map(id => byId.get(id) ?? null),
+      centred: true,
+      unit: " g",
+      from: [url, "Predictions out of fold"],
+    };
   }
 
   async #column(positions, name) {

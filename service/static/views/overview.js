@@ -5,9 +5,9 @@ import { span, track } from "../bars.js";
 import { hoverCard, photographLink } from "../cards.js";
 import { scale } from "../colours.js";
 import { day, dayText, monthTicks } from "../dates.js";
-import { bytes, el, facts, grams, num, pending, plain, problem, section, select, twins } from "../dom.js";
+import { alike, bytes, el, facts, grams, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { Scatter } from "../scatter.js";
-import { go, photographHref, put } from "../state.js";
+import { go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
 const MOST_ODD = 6;
@@ -73,7 +73,7 @@ async function odd(store, about, signal) {
       photographLink(
         store,
         row[at.image_id],
-        [`${row[at.what]}, view ${row[at.view]}`, `${num(row[at.value])}, typically ${num(row[at.typical])}`],
+        [`${row[at.what].replace(/_/g, " ")}, view ${row[at.view]}`, `${num(row[at.value])}, typically ${num(row[at.typical])}`],
         { changes: { view: row[at.view] } },
       ),
     );
@@ -90,7 +90,7 @@ async function odd(store, about, signal) {
     el(
       "details",
       {},
-      el("summary", {}, `All ${found.total.toLocaleString("en")}`),
+      el("summary", {}, `As a table (${found.total.toLocaleString("en")})`),
       sortable(
         "Odd photographs, worst first",
         columns.map(([title, name], k) => ({
@@ -116,7 +116,13 @@ async function masses(state, store, about, signal) {
   const draw = async () => {
     const columns = ["image_id", "State", "Sampling_Date", chosen].filter(name => names.includes(name));
     const rows = await table(`${url}?columns=${columns.map(encodeURIComponent).join(",")}`, signal);
-    place.replaceChildren(...[byState(about, chosen), byDate(store, about, rows, chosen)].filter(Boolean));
+    const dates = byDate(store, about, rows, chosen),
+      only = name => {
+        put({ state: name }, { replace: true });
+        dates.only(name);
+      };
+    dates?.only(read().state ?? "");
+    place.replaceChildren(...[byState(about, chosen, dates && only), dates?.figure].filter(Boolean));
   };
   await draw();
   const change = name => {
@@ -146,17 +152,30 @@ const groups = (about, column, target) =>
     .filter(row => row.target === target && row.count)
     .map(({ group, count, mean, sd }) => ({ name: group, n: count, mean, sd }));
 
-function byState(about, target) {
+/** only(name): show the photographs of that State alone, or of all (""); null where there is no chart of them. */
+function byState(about, target, only) {
   const found = groups(about, "State", target);
   if (!found.length) return null;
   const range = span(
     found.flatMap(each => [each.mean - (each.sd ?? 0), each.mean + (each.sd ?? 0)]),
     true,
   );
-  return sortable(
-    `${plain(target)} in grams by State: mean ± standard deviation over photographs`,
+  const press = name => {
+    only(read().state === name ? "" : name);
+    for (const button of made.querySelectorAll("[aria-pressed]"))
+      button.setAttribute("aria-pressed", String(button.textContent === read().state));
+  };
+  const state = ({ name }) => {
+    if (!name) return "not known";
+    if (!only) return el("a", { href: href({ page: "map", colour: "State" }, ["store", "sweep"]) }, name);
+    const pressed = String(name === read().state);
+    return el("button", { type: "button", class: "link", "aria-pressed": pressed, onclick: () => press(name) }, name);
+  };
+  const told = only ? "; a State's name shows its photographs alone" : "";
+  const made = sortable(
+    `${plain(target)} in grams by State: mean ± standard deviation over photographs${told}`,
     [
-      { title: "State", of: row => row.name, text: true, show: row => row.name || "not known" },
+      { title: "State", of: row => row.name, text: true, show: state },
       { title: "Photographs", of: row => row.n },
       { title: "Mean", of: row => row.mean, show: row => grams(row.mean) },
       { title: "sd", of: row => row.sd, show: row => grams(row.sd) },
@@ -169,6 +188,7 @@ function byState(about, target) {
     found,
     { sort: 2, descending: true },
   );
+  return made;
 }
 
 function byDate(store, about, rows, target) {
@@ -187,23 +207,27 @@ function byDate(store, about, rows, target) {
     label: `${plain(target)} by date, a point a photograph`,
     class: "wide-chart",
     axes: {
-      x: { label: "date", format: dayText, ticks: monthTicks },
+      x: { label: "date", format: dayText, ticks: monthTicks, room: 75 },
       y: { label: `${plain(target)}, g`, format: value => num(value, 3) },
     },
     describe: i => `${ids[i]}, ${dates[i]}, ${grams(values[i])} grams`,
     open: i => go(photographHref(ids[i])),
     card: i =>
       hoverCard(store, ids[i], [`${dates[i]} ${rows.column("State")?.[i] ?? ""}`, `${plain(target)} ${grams(values[i])} g`]),
-    above: (ctx, toX, toY, ink) => whiskers(ctx, means, toX, toY, ink),
+    above: (ctx, toX, toY, ink) => alone || whiskers(ctx, means, toX, toY, ink),
   });
-  chart.set({ x, y, colours: colour.packed });
-  return el(
-    "figure",
-    {},
-    el("figcaption", {}, `${plain(target)} by date: photographs as points, mean ± standard deviation of each day as a cross`),
-    chart.root,
-    colour.legend,
-  );
+  const states = rows.column("State"),
+    caption = el("figcaption");
+  let alone = "";
+  const only = name => {
+    alone = states?.includes(name) ? name : "";
+    const shown = alone ? Uint8Array.from(states, each => Number(each === alone)) : null;
+    const whole = "photographs as points, mean ± standard deviation of each day as a cross",
+      told = alone ? `the photographs of ${alone} alone` : whole;
+    caption.textContent = `${plain(target)} by date: ${told}`;
+    chart.set({ x, y, colours: colour.packed, shown });
+  };
+  return { figure: el("figure", {}, caption, chart.root, colour.legend), only };
 }
 
 function whiskers(ctx, means, toX, toY, ink) {
@@ -242,17 +266,19 @@ async function statistics(store, signal) {
 
 function oneKind(kind, rows) {
   const columns = STATS.filter(([name]) => name in rows[0]).map(([name, title]) => {
-    const range = span(rows.map(row => row[name]));
+    const range = span(rows.map(row => row[name])),
+      write = alike(rows.map(row => row[name]));
     return {
       title,
       of: row => row[name],
-      show: row => el("span", { class: "tracked" }, num(row[name]), track(range, { value: row[name], kind: "narrow" })),
+      show: row => el("span", { class: "tracked" }, track(range, { value: row[name], kind: "narrow" }), write(row[name])),
     };
   });
+  const map = row => el("a", { href: href({ page: "map", view: row.view }, ["store", "sweep"]) }, row.view);
   const bad = rows.some(row => row.non_finite) ? [{ title: "not finite", of: row => row.non_finite }] : [];
   return sortable(
-    `${kind === "cls" ? "Class" : "Patch"} tokens by view; each line runs from the least to the greatest of its column`,
-    [{ title: "View", of: row => row.view, text: true }, ...columns, ...bad],
+    `${kind === "cls" ? "Class" : "Patch"} tokens by view; lines run from a column's least to its greatest; a view's name opens its map`,
+    [{ title: "View", of: row => row.view, text: true, show: map }, ...columns, ...bad],
     rows,
   );
 }

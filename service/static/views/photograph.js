@@ -3,7 +3,7 @@
 import { get, imageUrl } from "../api.js";
 import { span, track } from "../bars.js";
 import { photographLink } from "../cards.js";
-import { el, facts, grams, num, plain, problem, section, signed } from "../dom.js";
+import { alike, el, facts, fixed, grams, num, plain, problem, section, signed } from "../dom.js";
 import { Stage } from "../stage.js";
 import { go, href, put } from "../state.js";
 import { sortable } from "../table.js";
@@ -22,7 +22,7 @@ export async function show({ state, signal, store }) {
   const others = el("div"),
     view = store.views.includes(state.view) ? state.view : store.views[0];
   const stage = store.has_patches ? new Stage({ store, about, state, signal, view, others }) : picture(store, about);
-  const near = about.nearest.map(each => photographLink(store, each.image_id, [`similarity ${num(each.similarity, 3)}`]));
+  const near = about.nearest.map(each => photographLink(store, each.image_id, [`similarity ${fixed(each.similarity, 3)}`]));
   const left = el("div", {}, around(about, "Photographs in the store's order"), stage.root, others);
   return {
     title: about.image_id,
@@ -93,6 +93,8 @@ function picture(store, about) {
 
 /** Each view's principal components and norms, to choose the view by. */
 function views(store, about, chosen, choose) {
+  const names = [...new Set(about.views.flatMap(Object.keys))],
+    writes = Object.fromEntries(names.map(name => [name, alike(about.views.map(norms => norms[name]))]));
   const buttons = about.views.map(norms => {
     const told = Object.entries(norms).filter(([name, value]) => name !== "view" && (value || !name.endsWith("non_finite")));
     const src = `${imageUrl(store, about.image_id, "/pca.png")}?view=${encodeURIComponent(norms.view)}`;
@@ -106,7 +108,7 @@ function views(store, about, chosen, choose) {
       { type: "button", class: "photo", "aria-pressed": String(norms.view === chosen), onclick: press },
       el("span", { class: "picture" }, el("img", { class: "pixels", src, alt: "", loading: "lazy" })),
       el("span", { class: "id" }, norms.view),
-      told.map(([name, value]) => el("span", { class: "small" }, `${name.replace(/_/g, " ")} ${num(value)}`)),
+      told.map(([name, value]) => el("span", { class: "small" }, `${name.replace(/_/g, " ")} ${writes[name](value)}`)),
     );
   });
   return el("div", { class: "photos views" }, buttons);
@@ -118,11 +120,13 @@ function labels(about) {
   const ordered = [...all.filter(([name]) => own(name) < 0), ...all.filter(([name]) => own(name) >= 0)];
   return section(
     "Labels",
-    facts([
-      ...ordered.map(([name, value]) => [plain(name), name === "sha256" ? `${String(value).slice(0, 12)} …` : num(value)]),
-      ["position", num(about.position)],
-    ]),
+    facts([...ordered.map(([name, value]) => [plain(name), label(name, value)]), ["position", num(about.position)]]),
   );
+}
+
+function label(name, value) {
+  if (name === "sha256") return `${String(value).slice(0, 12)} …`;
+  return name.endsWith("_g") && Number.isFinite(value) ? `${num(value)} g` : num(value);
 }
 
 /** A row a run, a column a target: what was predicted while the photograph was held out, and how far that is off. */
@@ -142,7 +146,7 @@ function predictions(about) {
       title: "Run",
       of: row => row.run,
       text: true,
-      show: row => el("a", { href: href({ page: "sweeps", sweep: row.sweep, run: row.run }, ["store"]) }, row.run),
+      show: row => el("a", { class: "run", href: href({ page: "sweeps", sweep: row.sweep, run: row.run }, ["store"]) }, row.run),
     },
     ...targets.map(target =>
       column(
@@ -153,7 +157,7 @@ function predictions(about) {
   ];
   return section(
     "Predictions out of fold",
-    sortable("Grams, and the error in grams; dot: predicted, upright line: true", columns, [...rows.values()], { most: 12 }),
+    sortable("Predicted grams, and how far off; dot: predicted, upright line: true", columns, [...rows.values()], { most: 12 }),
   );
 }
 
@@ -162,15 +166,15 @@ function column(target, all) {
     truth = all.find(each => each.true !== null)?.true ?? null;
   const error = each => (each === undefined || each.true === null || each.predicted === null ? null : each.predicted - each.true);
   return {
-    title: `${plain(target)}, true ${grams(truth)}`,
+    title: `${plain(target)}, true ${grams(truth)} g`,
     of: row => row[target]?.predicted,
     show: row =>
       el(
         "span",
         { class: "tracked" },
+        track(range, { value: row[target]?.predicted, marks: [{ value: truth, kind: "truth" }], kind: "narrow" }),
         grams(row[target]?.predicted),
         el("span", { class: "muted error" }, signed(error(row[target]))),
-        track(range, { value: row[target]?.predicted, marks: [{ value: truth, kind: "truth" }], kind: "narrow" }),
       ),
   };
 }

@@ -3,24 +3,28 @@
 import { table } from "../api.js";
 import { hoverCard, photographLink } from "../cards.js";
 import { category, css } from "../colours.js";
-import { el, grams, num, pending, plain, section, select, signed, twins } from "../dom.js";
+import { count, el, fixed, grams, num, pending, plain, say, select, signed, subsection, twins } from "../dom.js";
 import { lines } from "../lines.js";
 import { Scatter } from "../scatter.js";
 import { go, photographHref, put } from "../state.js";
 
 const FIRST_WORST = 12,
-  SCORE_FLOOR = -0.5; // the first epochs may be far below; the end is what matters
+  EARLY = 0.1; // of the epochs: their scores may be far below, and must not take the whole scale
+const CURVES_TOLD = `Thick: all folds together; thin, in its colour: each fold. A click on a point leads to the photographs that its
+  fold held out, the worst first, as the last epoch predicts them: of the others no predictions are kept.`;
 
 /** Elements of one run; each part loads, and fails, by itself: a sweep may still be training. */
 export function run({ state, signal, store, sweep, name }) {
   const url = `${sweep.url}/runs/${encodeURIComponent(name)}`,
-    shown = { target: state.target, fold: state.fold ?? "" };
-  const view = { url, signal, store, shown, place: el("div"), drawOof: () => {}, drawCurves: () => {} };
-  view.setFold = fold => {
-    shown.fold = String(fold);
-    put({ fold: shown.fold || null }, { replace: true });
-    view.drawOof();
-    view.drawCurves();
+    shown = { target: state.target, split: state.fold ?? "" };
+  const view = { url, signal, store, shown, drawOof: () => {}, markCurves: () => {}, toWorst: () => {} };
+  view.curves = table(`${url}/curves.json`, signal);
+  view.curves.catch(() => {}); // told when it is needed
+  view.setSplit = async split => {
+    shown.split = split;
+    put({ fold: split || null });
+    view.markCurves(split);
+    await view.drawOof();
   };
   return [
     el("h2", {}, name),
@@ -29,39 +33,72 @@ export function run({ state, signal, store, sweep, name }) {
   ];
 }
 
+// A split is what one fold of one repeat held out: "2", or "1.2" (repeat 1, fold 2) of several repeats; "" is all of them.
+
+const several = rows => new Set(rows.map(row => row.repeat).filter(repeat => repeat !== null)).size > 1;
+const splitOf = (row, repeats) => (row.fold === null ? "" : repeats ? `${row.repeat}.${row.fold}` : String(row.fold));
+const foldOf = split => Number(split.split(".").at(-1));
+
+function nameOf(split) {
+  const [fold, repeat] = split.split(".").reverse();
+  return split === "" ? "all folds" : `${repeat ? `repeat ${repeat}, ` : ""}fold ${fold}`;
+}
+
 async function outOfFold(view) {
   const { url, signal, store, shown } = view,
-    oof = await table(`${url}/oof.json?averaged=1&weights=last`, signal);
-  const targets = [...new Set(oof.column("target"))],
-    folds = [...new Set(oof.column("fold"))].filter(fold => fold !== null).sort((a, b) => a - b);
+    all = rowsOf(await table(`${url}/oof.json?averaged=1&weights=last`, signal));
+  const targets = [...new Set(all.map(row => row.target))],
+    splits = await splitsOf(view, all);
   if (!targets.includes(shown.target)) shown.target = targets.includes("Dry_Total_g") ? "Dry_Total_g" : targets[0];
-  if (!folds.map(String).includes(shown.fold)) shown.fold = "";
-  const rows = rowsOf(oof),
-    charts = targets.map(target =>
-      oofChart(
-        store,
-        rows.filter(row => row.target === target),
-        target,
-      ),
-    ),
+  if (!splits.includes(shown.split)) shown.split = "";
+  const charts = targets.map(target => oofChart(store, all, target)),
     place = el("div");
-  const foldField = select("Fold", [["", "all"], ...folds.map(fold => [String(fold), String(fold)])], shown.fold, view.setFold);
+  const whole = splits[0]?.includes(".") ? "all, averaged over repeats" : "all";
+  const options = ["", ...splits].map(split => [split, split ? nameOf(split) : whole]);
+  const splitField = select("Fold", options, shown.split, view.setSplit);
+  let rows = all;
   const drawWorst = () => place.replaceChildren(worst(store, rows, shown));
-  view.drawOof = () => {
-    foldField.querySelector("select").value = shown.fold;
-    charts.forEach(chart => chart.only(shown.fold));
+  view.drawOof = async () => {
+    const { split } = shown,
+      found = await rowsOfSplit(view, all, split);
+    if (split !== shown.split) return; // another was chosen meanwhile
+    rows = found;
+    splitField.querySelector("select").value = split;
+    charts.forEach(chart => chart.show(rows));
     drawWorst();
   };
-  view.drawOof();
+  await view.drawOof();
   const setTarget = target => {
     shown.target = target;
     put({ target }, { replace: true });
     drawWorst();
   };
+  const folds = [...new Set(splits.map(foldOf))].sort((a, b) => a - b);
+  const worstSection = subsection(
+    "Worst photographs",
+    el(
+      "div",
+      { class: "controls" },
+      select(
+        "Target",
+        targets.map(target => [target, plain(target)]),
+        shown.target,
+        setTarget,
+      ),
+    ),
+    place,
+  );
+  view.toWorst = () => {
+    worstSection.scrollIntoView({ block: "start" });
+    worstSection.querySelector("h3").focus({ preventScroll: true });
+    say(`Worst photographs, ${place.querySelector(".caption").textContent}`);
+  };
   return [
-    section(
+    subsection(
       "Out of fold",
-      folds.length > 1 ? el("div", { class: "controls" }, foldField, foldLegend(folds)) : null,
+      splits.length > 1
+        ? el("div", { class: "controls" }, splitField, all.some(row => row.fold !== null) ? foldLegend(folds) : null)
+        : null,
       el(
         "div",
         { class: "small-charts" },
@@ -69,20 +106,7 @@ async function outOfFold(view) {
       ),
       twins(`${url}/oof.json?weights=last`, "Predictions out of fold"),
     ),
-    section(
-      "Worst photographs",
-      el(
-        "div",
-        { class: "controls" },
-        select(
-          "Target",
-          targets.map(target => [target, plain(target)]),
-          shown.target,
-          setTarget,
-        ),
-      ),
-      place,
-    ),
+    worstSection,
   ];
 }
 
@@ -92,12 +116,28 @@ function rowsOf(oof) {
   );
 }
 
-function oofChart(store, rows, target) {
-  const x = Float64Array.from(rows, row => row.true),
-    y = Float64Array.from(rows, row => row.predicted);
-  const most = Math.max(...x, ...y, 1e-9),
-    rmse = Math.sqrt(rows.reduce((sum, row) => sum + row.error ** 2, 0) / rows.length);
-  const text = row => `true ${grams(row.true)} g, predicted ${grams(row.predicted)} g`;
+/** The splits there are: of several repeats the averaged rows tell none, the curves do. */
+async function splitsOf(view, all) {
+  const told = all.some(row => row.fold !== null) ? all : await curveRows(view).catch(() => []),
+    repeats = several(told);
+  const order = new Intl.Collator(undefined, { numeric: true }).compare;
+  return [...new Set(told.map(row => splitOf(row, repeats)))].filter(Boolean).sort(order);
+}
+
+/** What is predicted of the photographs that a split held out, by the heads of that split alone. */
+async function rowsOfSplit({ url, signal }, all, split) {
+  if (!split) return all;
+  const repeats = split.includes("."),
+    rows = repeats ? rowsOf(await table(`${url}/oof.json?weights=last`, signal)) : all;
+  return rows.filter(row => splitOf(row, repeats) === split);
+}
+
+function oofChart(store, all, target) {
+  const mine = rows => rows.filter(row => row.target === target),
+    most = rows => rows.reduce((found, row) => Math.max(found, row.true, row.predicted), 1e-9),
+    text = row => `true ${grams(row.true)} g, predicted ${grams(row.predicted)} g`;
+  let rows = [],
+    end = most(mine(all));
   const chart = new Scatter({
     label: `${plain(target)}: predicted against true`,
     class: "small-chart",
@@ -108,13 +148,22 @@ function oofChart(store, rows, target) {
     describe: i => `${rows[i].image_id}, ${text(rows[i])}`,
     open: i => go(photographHref(rows[i].image_id)),
     card: i => hoverCard(store, rows[i].image_id, [rows[i].site ?? "", text(rows[i])]),
-    below: (ctx, toX, toY, ink) => diagonal(ctx, toX, toY, ink, most),
+    below: (ctx, toX, toY, ink) => diagonal(ctx, toX, toY, ink, end),
   });
-  chart.extent = [0, most, 0, most];
-  const colours = Uint32Array.from(rows, row => category(Number(row.fold ?? 0)));
-  chart.only = fold =>
-    chart.set({ x, y, colours, shown: fold === "" ? null : Uint8Array.from(rows, row => Number(String(row.fold) === fold)) });
-  chart.figure = el("figure", {}, el("figcaption", {}, `${plain(target)} · RMSE ${num(rmse, 3)} g`), chart.root);
+  const caption = el("figcaption");
+  chart.show = shown => {
+    rows = mine(shown);
+    end = Math.max(end, most(rows));
+    chart.extent = [0, end, 0, end];
+    const rmse = Math.sqrt(rows.reduce((sum, row) => sum + row.error ** 2, 0) / rows.length);
+    caption.textContent = `${plain(target)} · RMSE ${fixed(rmse, 2)} g`;
+    chart.set({
+      x: Float64Array.from(rows, row => row.true),
+      y: Float64Array.from(rows, row => row.predicted),
+      colours: Uint32Array.from(rows, row => category(Number(row.fold ?? 0))),
+    });
+  };
+  chart.figure = el("figure", {}, caption, chart.root);
   return chart;
 }
 
@@ -129,20 +178,18 @@ function diagonal(ctx, toX, toY, ink, most) {
 function foldLegend(folds) {
   const chip = fold => {
     const dot = el("i", { "aria-hidden": "true" });
-    dot.style.backgroundColor = css(category(Number(fold)));
+    dot.style.backgroundColor = css(category(fold));
     return el("span", { class: "chip" }, dot, `fold ${fold}`);
   };
   return el("div", { class: "legend" }, folds.map(chip));
 }
 
-function worst(store, rows, { target, fold }) {
-  const found = rows
-    .filter(row => row.target === target && (fold === "" || String(row.fold) === fold))
-    .sort((a, b) => Math.abs(b.error) - Math.abs(a.error));
+function worst(store, rows, { target, split }) {
+  const found = rows.filter(row => row.target === target).sort((a, b) => Math.abs(b.error) - Math.abs(a.error));
   const place = el("div", { class: "photos" }),
     card = row =>
       photographLink(store, row.image_id, [
-        `${signed(row.error)} g`,
+        `error ${signed(row.error)} g`,
         `true ${grams(row.true)}, predicted ${grams(row.predicted)}`,
         row.site ?? "",
       ]);
@@ -160,45 +207,56 @@ function worst(store, rows, { target, fold }) {
   );
   place.append(...found.slice(0, FIRST_WORST).map(card));
   more.hidden = found.length <= FIRST_WORST;
-  return el("div", {}, place, more);
+  const held = split ? ` held out by ${nameOf(split)}` : "";
+  const told = `${count(found.length, "photograph")}${held}, by how far ${plain(target)} is off; grams`;
+  return el("div", {}, el("p", { class: "caption" }, told), place, more);
+}
+
+async function curveRows(view) {
+  const found = await view.curves;
+  return Array.from({ length: found.n }, (_, i) => found.row(i));
 }
 
 async function curves(view) {
-  const { url, signal, shown } = view,
-    found = await table(`${url}/curves.json`, signal),
-    all = Array.from({ length: found.n }, (_, i) => found.row(i));
+  const { url, shown } = view,
+    all = await curveRows(view);
   if (new Set(all.map(row => row.epoch)).size < 2)
     return el("p", { class: "muted" }, "This run was fitted, not trained over epochs: it has no curves.");
-  const scores = all.map(row => row.score).filter(Number.isFinite),
-    place = el("div", { class: "pair" });
-  const choose =
-    new Set(all.map(row => row.repeat).filter(repeat => repeat !== null)).size > 1
-      ? null
-      : name => view.setFold(name.replace("fold ", ""));
-  const chart = (key, title, range) =>
-    lines({ title, range, series: seriesOf(all, key), chosen: shown.fold && `fold ${shown.fold}`, choose });
-  view.drawCurves = () =>
-    place.replaceChildren(
-      chart("loss", "training loss", null),
-      chart("score", "held-out score", [Math.max(SCORE_FLOOR, Math.min(...scores, 0)), 1]),
-    );
-  view.drawCurves();
-  return section("Curves", place, twins(`${url}/curves.json`, "Curves"));
+  const choose = async split => {
+    await view.setSplit(split);
+    view.toWorst();
+  };
+  const chart = (key, title, from = 0) => lines({ title, from, series: seriesOf(all, key), chosen: shown.split, choose });
+  const early = Math.ceil(EARLY * all.reduce((most, row) => Math.max(most, row.epoch), 0));
+  const charts = [chart("loss", "training loss"), chart("score", "held-out score", early)];
+  view.markCurves = split => charts.forEach(each => each.mark(split));
+  return subsection(
+    "Curves",
+    el("p", { class: "caption" }, CURVES_TOLD),
+    el(
+      "div",
+      { class: "pair" },
+      charts.map(each => each.root),
+    ),
+    twins(`${url}/curves.json`, "Curves"),
+  );
 }
 
-/** One pale curve a split, and the rows of all folds together in full. */
-function seriesOf(all, key) {
+/** One curve a split in its fold's colour, and the rows of all folds together in full. */
+function seriesOf(all, value) {
   const splits = new Map(),
-    repeats = new Set(all.map(row => row.repeat).filter(repeat => repeat !== null)).size > 1;
+    repeats = several(all);
   for (const row of all) {
-    const name = row.fold === null ? "all folds" : `${repeats ? `repeat ${row.repeat}, ` : ""}fold ${row.fold}`;
-    splits.set(name, [...(splits.get(name) ?? []), row]);
+    const split = splitOf(row, repeats);
+    splits.set(split, [...(splits.get(split) ?? []), row]);
   }
-  const made = [...splits].map(([name, rows]) => ({
-    name,
+  const made = [...splits].map(([split, rows]) => ({
+    name: nameOf(split),
+    key: split,
     x: rows.map(row => row.epoch),
-    y: rows.map(row => row[key] ?? NaN),
-    strong: name === "all folds",
+    y: rows.map(row => row[value] ?? NaN),
+    strong: split === "",
+    colour: split === "" ? null : css(category(foldOf(split))),
   }));
   return made.sort((a, b) => a.strong - b.strong); // the strong one is drawn last, on top
 }

@@ -2,7 +2,7 @@
 
 import { get, table } from "../api.js";
 import { span, track } from "../bars.js";
-import { el, facts, num, pending, problem, section, select, twins } from "../dom.js";
+import { el, facts, fixed, num, pending, problem, section, select, twins } from "../dom.js";
 import { go, href } from "../state.js";
 import { sortable } from "../table.js";
 import { run } from "./run.js";
@@ -46,6 +46,7 @@ async function board(sweep, about, chosen, signal) {
         Array.from({ length: found.n }, (_, i) => found.row(i)),
         found.names,
         chosen,
+        about.best,
       ),
       twins(url, "Leaderboard"),
     ];
@@ -87,7 +88,10 @@ function scoreRange(points, beside) {
   return span([...points, ...near]);
 }
 
-function leaderboard(rows, names, chosen) {
+const vsBest = ({ vs_best: difference, low, high }) =>
+  Number.isFinite(difference) ? `${fixed(difference, 4)} [${fixed(low, 3)}, ${fixed(high, 3)}]` : "–";
+
+function leaderboard(rows, names, chosen, best) {
   const whisker = row => [row.score_last - (row.sd_last ?? 0), row.score_last + (row.sd_last ?? 0)];
   const points = rows.filter(row => !BASELINES.includes(row.name)),
     beside = rows.filter(row => BASELINES.includes(row.name));
@@ -97,6 +101,7 @@ function leaderboard(rows, names, chosen) {
   );
   const drawn = beside.filter(row => row.score_last >= range[0] && row.score_last <= range[1]),
     marks = drawn.map(row => ({ value: row.score_last, kind: row.name }));
+  const spread = rows.some(row => Number.isFinite(row.sd_last));
   const settingNames = names.filter(name => name.includes("."));
   const columns = [
     {
@@ -106,10 +111,14 @@ function leaderboard(rows, names, chosen) {
       show: row =>
         BASELINES.includes(row.name)
           ? `${row.name} (baseline)`
-          : el("a", { href: href({ run: row.name, fold: null }), "aria-current": row.name === chosen ? "true" : null }, row.name),
+          : el(
+              "a",
+              { class: "run", href: href({ run: row.name, fold: null }), "aria-current": row.name === chosen ? "true" : null },
+              row.name,
+            ),
     },
-    { title: "Score", of: row => row.score_last, show: row => (row.failed ? "failed" : num(row.score_last)) },
-    { title: "± sd", of: row => row.sd_last },
+    { title: "Score", of: row => row.score_last, show: row => (row.failed ? "failed" : fixed(row.score_last, 4)) },
+    ...(spread ? [{ title: "± sd", of: row => row.sd_last, show: row => fixed(row.sd_last, 4) }] : []),
     {
       plain: true,
       show: row =>
@@ -122,14 +131,15 @@ function leaderboard(rows, names, chosen) {
         }),
     },
     {
-      title: "To the best",
+      title: "vs best [95 %]",
       of: row => row.vs_best,
-      show: row => (Number.isFinite(row.vs_best) ? `${num(row.vs_best, 2)} [${num(row.low, 2)}, ${num(row.high, 2)}]` : "–"),
+      show: row => (row.name === best ? "best" : vsBest(row)),
     },
     ...settingNames.map(name => ({
       title: name.replace(/^.*\./, ""),
       of: row => row[name],
       text: rows.some(row => typeof row[name] === "string"),
+      show: row => num(row[name]),
     })),
     ...names
       .filter(name => PARTS.test(name) && name !== "score_last" && name !== "score_best")
@@ -139,9 +149,10 @@ function leaderboard(rows, names, chosen) {
           .replace(/_g$/, "")
           .replace(/^score_/, ""),
         of: row => row[name],
-        show: row => num(row[name], 3),
+        show: row => fixed(row[name], 3),
       })),
   ];
-  const told = `Out-of-fold score, mean ± sd over repeats; pale: told apart from the best${marks.length ? `; upright lines: ${drawn.map(row => `${row.name} ${num(row.score_last, 3)}`).join(", ")}` : ""}`;
+  const what = spread ? "mean ± sd over repeats" : "of one repeat, so without ± sd";
+  const told = `Out-of-fold score, ${what}; pale: told apart from the best${marks.length ? `; upright lines: ${drawn.map(row => `${row.name} ${num(row.score_last, 3)}`).join(", ")}` : ""}`;
   return sortable(told, columns, [...points, ...beside], { mark: row => (row.name === chosen ? "chosen" : null) });
 }
