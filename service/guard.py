@@ -1,5 +1,6 @@
 """Who may ask, and how: methods, Host, token; and what every answer carries. Nothing behind it sees a request it refuses."""
 
+import asyncio
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -45,6 +46,11 @@ class Guard:
         try:
             refusal = self._refusal(scope)
             await (refusal or self.app)(scope, receive, answer.send)
+        except asyncio.CancelledError:  # the server is to end, and has waited for what is under way
+            if answer.has_begun:
+                raise
+            error = ServiceError("busy", "the server ends", "ask again once it is back")
+            await error.answer()(scope, receive, answer.send)
         except Exception as err:
             known = err if isinstance(err, BiomassError) else err.__cause__  # Starlette wraps what an answer breaks off with
             if isinstance(known, BiomassError):

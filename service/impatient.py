@@ -14,9 +14,9 @@ DRAIN_S = 4
 """SIGTERM: what is under way may end within this; uvicorn takes some tenths of a second more."""
 
 
-def config_of(app: ASGIApp) -> uvicorn.Config:
-    """How uvicorn serves the application: by ImpatientProtocol, without logs and headers of its own."""
-    return uvicorn.Config(app, http=ImpatientProtocol, loop="asyncio", ws="none", lifespan="off", log_config=None,
+def config_of(app: ASGIApp, protocol: type[asyncio.Protocol] | None = None) -> uvicorn.Config:
+    """How uvicorn serves the application: by this protocol, ImpatientProtocol if None, without logs and headers of its own."""
+    return uvicorn.Config(app, http=protocol or ImpatientProtocol, loop="asyncio", ws="none", lifespan="off", log_config=None,
                           log_level="critical", access_log=False, proxy_headers=False, server_header=False,
                           timeout_keep_alive=30, timeout_graceful_shutdown=DRAIN_S, h11_max_incomplete_event_size=32 << 10)
 

@@ -64,7 +64,7 @@ def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> d
     labels = store[image].labels.to_dict()
     near = nearest(store, image, k, view)
     before, after = _neighbours(store, image)
-    return {"image_id": labels["image_id"], "position": image, "labels": labels, "views": _view_norms(store, image),
+    return {"image_id": labels["image_id"], "position": image, "labels": labels, "views": view_norms(store, image),
             "nearest": near[["image_id", "similarity"]].to_dict("records"), "previous": before, "next": after,
             "aspect": aspect(store, image), "grid": grid_on_photograph(store)}
 
@@ -77,7 +77,7 @@ def _neighbours(store: FeatureStore, image: int) -> tuple[str | None, str | None
     return tuple(None if i is None else store.image_ids[sealed_N[i]] for i in there)
 
 
-def _view_norms(store: FeatureStore, image: int) -> list[dict[str, Any]]:
+def view_norms(store: FeatureStore, image: int) -> list[dict[str, Any]]:
     """A view's mean norms of class and patch tokens, and how many of their values are not finite."""
     stats_VS = store.array("stats")[image]
     kinds = ("cls", "patch") if store.spec.has_patches else ("cls",)

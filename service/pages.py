@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import anyio
+import pandas as pd
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from featurestore import explore
 from featurestore.plain import plain
 from service import heat, heavy, look, maps, pictures, sweeps
 from service.asked import choice_of, library_of, name_of, number_of, opened_of, sealed_image_of, view_of
@@ -32,6 +34,8 @@ CELL = ("Row and column on the photograph's grid: 3,14.", {"type": "string", "pa
 NEAREST = ("How many of the nearest photographs.", {"type": "integer", "minimum": 0, "maximum": heat.MOST_SIMILAR})
 OF_IMAGE = ("not-found", "not-sealed", "store-damaged", "store-gone")
 
+PREDICTION = ["sweep", "run", "target", "true", "predicted"]
+
 T = TypeVar("T")
 
 
@@ -42,14 +46,19 @@ def shell() -> list[BaseRoute]:
 
 def routes() -> list[Route]:
     """What the page asks for, and every program may."""
-    image, sweep = "/v1/stores/{s}/images/{image}", "/v1/sweeps/{w}"
     return [
-        Route("/v1/stores/{s}/overview.json", overview), Route("/v1/stores/{s}/odd.{format}", odd),
-        Route("/v1/stores/{s}/map.{format}", image_map),
-        Route(image, card), Route(f"{image}/thumb.jpg", thumb), Route(f"{image}/photograph.jpg", photograph),
-        Route(f"{image}/pca.png", pca), Route(f"{image}/norms.json", norms), Route(f"{image}/similar.json", similar),
-        Route(sweep, one_sweep), Route(f"{sweep}/leaderboard.{{format}}", leaderboard),
-        Route(f"{sweep}/runs/{{r}}/oof.{{format}}", oof), Route(f"{sweep}/runs/{{r}}/curves.{{format}}", curves)]
+        *_below("/v1/stores/{s}", {
+            "/overview.json": overview, "/odd.{format}": odd, "/map.{format}": image_map}),
+        *_below("/v1/stores/{s}/images/{image}", {
+            "": card, "/nearest.{format}": nearest, "/predictions.{format}": predictions, "/views.{format}": views,
+            "/thumb.jpg": thumb, "/photograph.jpg": photograph, "/pca.png": pca, "/norms.json": norms, "/similar.json": similar}),
+        *_below("/v1/sweeps/{w}", {
+            "": one_sweep, "/leaderboard.{format}": leaderboard}),
+        *_below("/v1/sweeps/{w}/runs/{r}", {"/oof.{format}": oof, "/curves.{format}": curves})]
+
+
+def _below(address: str, endpoints: dict[str, Callable]) -> list[Route]:
+    return [Route(address + rest, endpoint) for rest, endpoint in endpoints.items()]
 
 
 @described("html", errors=())
@@ -105,6 +114,31 @@ async def card(request: Request) -> Response:
 def _predictions(request: Request, image_id: str) -> list[dict[str, Any]]:
     return [{"sweep": name} | each for name, folder in library_of(request).sweep_folders.items()
             for each in sweeps.predictions(folder, image_id)]
+
+
+@described("table", errors=OF_IMAGE, view=VIEW, k=NEAREST)
+async def nearest(request: Request) -> Response:
+    """The nearest photographs by class token in a view, with their targets; most similar first."""
+    opened = await run_in_threadpool(opened_of, request)
+    view, k = view_of(request, opened), number_of(request, "k", 12, heat.MOST_SIMILAR, least=1)
+    frame = await _of_image(request, opened, lambda image: explore.nearest(opened.store, image, k, view).drop(columns="path"))
+    return table_response(request, frame, name_of(request, "format"))
+
+
+@described("table", errors=OF_IMAGE)
+async def predictions(request: Request) -> Response:
+    """What the served sweeps predict for it out of fold, a row a run and target; averaged over repeats."""
+    opened = await run_in_threadpool(opened_of, request)
+    found = await _of_image(request, opened, lambda image: _predictions(request, opened.store.image_ids[image]))
+    return table_response(request, pd.DataFrame(found, columns=PREDICTION), name_of(request, "format"))
+
+
+@described("table", errors=OF_IMAGE)
+async def views(request: Request) -> Response:
+    """Its views: mean norms of class and patch tokens, and how many of their values are not finite."""
+    opened = await run_in_threadpool(opened_of, request)
+    found = await _of_image(request, opened, lambda image: look.view_norms(opened.store, image))
+    return table_response(request, pd.DataFrame(found), name_of(request, "format"))
 
 
 @described("jpeg", errors=OF_IMAGE)

@@ -4,6 +4,7 @@ meanwhile. Each request goes to it as HTTP over a socket pair of its own; uvicor
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import wraps
+from pathlib import Path
 
 import h11
 from starlette.requests import Request
@@ -19,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import Scope, Send
 
 from featurestore.errors import BiomassError
+from featurestore.urls import TOKEN
 from service import log
 from service.errors import ServiceError
 from service.library import Library
@@ -28,6 +31,10 @@ HOST = "worker"
 MOST_REQUESTS = 128  # at the worker at once: half of the guard's, so that what is read finds room whatever is computed
 READ_BYTES = 64 << 10
 PAUSE_S = 1  # between two starts: a worker that cannot start must not keep a core busy trying
+ROOT = Path(__file__).parent.parent
+START = ("import sys; root, control, served = sys.argv[1:]; root in sys.path or sys.path.insert(0, root); "
+         "from service.worker import main; main(int(control), served)")
+"""The worker's program: of the package that this module is of, wherever another is installed; -P: or lies where we are."""
 HOP = (b"connection", b"transfer-encoding", b"date")  # of the connection to the worker; our server says its own
 
 
@@ -83,12 +90,12 @@ class Relay:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            # a new interpreter, for a fork shares locks with our threads; -P: the folder we are in holds no modules of ours;
-            # a process group of its own: ^C is for us
-            command = [sys.executable, "-P", "-m", "service.worker", str(theirs.fileno()), self._served]
+            # a new interpreter, for a fork shares locks with our threads; a process group of its own: ^C is for us
+            command = [sys.executable, "-P", "-c", START, str(ROOT), str(theirs.fileno()), self._served]
+            environment = {name: value for name, value in os.environ.items() if name != TOKEN}
             try:
-                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0, stdin=subprocess.DEVNULL,
-                                                 stdout=subprocess.DEVNULL)
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0, env=environment,
+                                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             except BaseException:
                 ours.close()
                 raise

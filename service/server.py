@@ -68,6 +68,7 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
         if (err.name or "").split(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
         raise NotInstalled(f"store serve needs {err.name}: pip install 'biomass[serve]'") from err
+    _open_standard_files()
     library = Library(stores, sweeps, data)
     library.require_all()
     listening = listen(host, port)
@@ -119,6 +120,13 @@ def announce(listening: Listening, token: str | None, as_json: bool, say: Callab
     if as_json:
         print(json.dumps({"url": listening.url, "port": listening.port, "token": token}), flush=True)
     say(f"{listening.url}{f'?token={quote(token)}' if token else ''}")
+
+
+def _open_standard_files() -> None:
+    """A socket that took the place of stderr, say, would be written to by whatever complains."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
 
 
 def _raise_file_limit() -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from uvicorn.server import ServerState
 
+from service import log
 from service.app import create_app
 from service.impatient import config_of
 from service.library import Library
 from service.relay import HOST
+from service.zero_copy import ZeroCopyProtocol
 
 NICE = 5  # the server goes first: its answers are small or copied by the kernel
 SWITCH_S = 5e-4  # threads that compute give way to answers that are ready; Python's 5 ms are the wait of each
@@ -34,13 +36,16 @@ def main(control: int, served: str) -> None:
 
 
 async def _answer(control: socket.socket, app) -> None:
-    loop, config, state, tasks = asyncio.get_running_loop(), config_of(app), ServerState(), set()
+    loop, config, state, tasks = asyncio.get_running_loop(), config_of(app, ZeroCopyProtocol), ServerState(), set()
     config.load()
 
     def take() -> None:
         message, descriptors, *_ = socket.recv_fds(control, 1, 1)
         if not message:
             os._exit(0)  # the server has gone; what is computed here now is for nobody
+        if not descriptors:
+            log.say("the worker has too many connections open for another one")
+            return
         task = loop.create_task(loop.connect_accepted_socket(
             lambda: config.http_protocol_class(config, state, {}), socket.socket(fileno=descriptors[0])))
         tasks.add(task)
@@ -49,6 +54,3 @@ async def _answer(control: socket.socket, app) -> None:
     loop.add_reader(control, take)
     await loop.create_future()
 
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])

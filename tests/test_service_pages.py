@@ -79,6 +79,14 @@ def test_a_card_has_labels_neighbours_and_predictions(client, finished):
     assert found == pytest.approx(table[list(found)].mean().to_dict()) and card["predictions"][0]["sweep"] == finished.name
 
 
+@pytest.mark.parametrize("name", ["nearest", "predictions", "views"])
+def test_a_card_s_tables_are_tables(client, name):
+    card, table = asked(client, f"{IMAGE}?k=3")[name], asked(client, f"{IMAGE}/{name}.json?k=3")
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    assert rows == [row | each for row, each in zip(rows, card, strict=True)]
+    assert client.get(f"{IMAGE}/{name}.csv").text.splitlines()[0] == ",".join(table["columns"])
+
+
 def test_pictures_and_heat_maps_of_an_image(client):
     assert Image.open(io.BytesIO(client.get(f"{IMAGE}/pca.png?view=1").content)).size == (6, 2)
     photograph, thumb = client.get(f"{IMAGE}/photograph.jpg"), client.get(f"{IMAGE}/thumb.jpg")

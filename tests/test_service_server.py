@@ -58,6 +58,8 @@ def test_s16_clients_that_do_not_take_and_long_computations_do_not_either(tmp_pa
             waiting[-1].sendall(f"GET {S}/{below} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
+        answer = _rest(waiting.pop())  # of who waits for the computation
+        assert answer.startswith(b"HTTP/1.1 503") and b"Retry-After" in answer.title() and b"the server ends" in answer
         assert process.wait(15) == 0
         for connection in waiting:
             connection.close()

@@ -5,6 +5,7 @@ import errno
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import tiny_frame, tiny_spec
-from served import client_of, started, worker_of, write_served
+from served import ROOT, TOKEN, client_of, started, worker_of, write_served
 
 from featurestore.writer import open_writer
 from service.errors import ServiceError
@@ -27,8 +28,8 @@ from service.relay import PAUSE_S, Relay
 S = "/v1/stores/features"
 STORE = ["catalog.json", "catalog.csv?limit=2", "catalog.xml", "stats.json", "overview.json", "odd.csv", "map.json?view=hflip",
          "map.json?method=x"]
-IMAGES = ["@0", "@0/thumb.jpg", "@0/photograph.jpg", "@1/pca.png", "@1/norms.json?view=1", "@1/similar.json?patch=1,2",
-          "@1/similar.json", "no%20such%2Fone", "@4"]
+IMAGES = ["@0", "@0/nearest.csv", "@0/predictions.json", "@0/views.csv", "@0/thumb.jpg", "@0/photograph.jpg", "@1/pca.png",
+          "@1/norms.json?view=1", "@1/similar.json?patch=1,2", "@1/similar.json", "no%20such%2Fone", "@4"]
 COMPUTED = [*(f"{S}/{below}" for below in STORE), *(f"{S}/images/{below}" for below in IMAGES), "/v1/sweeps/none"]
 
 
@@ -165,13 +166,26 @@ def _has_ended(pid: int) -> bool:
         return True
 
 
+def test_it_is_of_the_server_s_own_package_and_knows_no_token(path, tmp_path, monkeypatch):
+    for name in ("featurestore", "trainer", "service"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "cli.py", tmp_path)
+    relay = tmp_path / "service/relay.py"
+    relay.write_text(relay.read_text().replace('HOST = "worker"', 'HOST = "another"'))
+    monkeypatch.setattr("served.ROOT", tmp_path)
+    monkeypatch.setenv("BIOMASS_TOKEN", TOKEN)
+    with started(path, "--no-token") as (process, said):
+        assert ask(said["port"], f"{S}/stats.json")[0] == 200
+        assert TOKEN.encode() not in Path(f"/proc/{worker_of(process)}/environ").read_bytes()
+
+
 def test_a_start_that_fails_is_tried_again(path, monkeypatch):
     def no_more(*_, **__):
         raise OSError(errno.EMFILE, "Too many open files")
 
     def kill(relay):
         os.kill(relay.pid, signal.SIGKILL)
-        wait_for(lambda: _has_ended(relay.pid))
+        relay._process.wait()  # for all of its threads
 
     async def ask_all(relay):
         found = [await status_of(relay)]

@@ -3,7 +3,7 @@
 import { get, imageUrl } from "../api.js";
 import { span, track } from "../bars.js";
 import { photographLink } from "../cards.js";
-import { alike, el, facts, fixed, grams, num, plain, problem, section, signed } from "../dom.js";
+import { alike, el, facts, fixed, grams, num, plain, problem, section, signed, twins } from "../dom.js";
 import { Stage } from "../stage.js";
 import { go, href, put } from "../state.js";
 import { sortable } from "../table.js";
@@ -28,16 +28,18 @@ export async function show({ state, signal, store }) {
     title: about.image_id,
     content: [
       el("div", { class: "photograph" }, left, el("div", { class: "side" }, labels(about))),
-      predictions(about),
+      predictions(store, about),
       store.has_patches
         ? section(
             "Views",
             views(store, about, view, name => stage.setView(name)),
+            twins(imageUrl(store, about.image_id, "/views.json"), "Views"),
           )
         : null,
       section(
         "Nearest photographs",
         near.length ? el("div", { class: "photos" }, near) : el("p", { class: "muted" }, "No other photograph is sealed."),
+        twins(imageUrl(store, about.image_id, "/nearest.json"), "Nearest photographs"),
       ),
       el("p", { class: "twins" }, "This photograph: ", el("a", { href: imageUrl(store, about.image_id) }, "JSON")),
     ],
@@ -130,7 +132,7 @@ function label(name, value) {
 }
 
 /** A row a run, a column a target: what was predicted while the photograph was held out, and how far that is off. */
-function predictions(about) {
+function predictions(store, about) {
   const all = about.predictions;
   if (!all.length)
     return section("Predictions out of fold", el("p", { class: "muted" }, "No served sweep predicts this photograph."));
@@ -158,6 +160,7 @@ function predictions(about) {
   return section(
     "Predictions out of fold",
     sortable("Predicted grams, and how far off; dot: predicted, upright line: true", columns, [...rows.values()], { most: 12 }),
+    twins(imageUrl(store, about.image_id, "/predictions.json"), "Predictions out of fold"),
   );
 }
 
