@@ -60,7 +60,7 @@ def _address(scope: Scope) -> str:
 
 
 @described("json", ())
-def healthz(request: Request) -> Response:
+async def healthz(request: Request) -> Response:  # async: it waits for no thread
     """Whether the server answers; it needs no token and looks at no store."""
     return JSONResponse({"status": "ok"})
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from functools import wraps
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import h11
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
-from starlette.types import Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from featurestore.errors import BiomassError
 from featurestore.urls import TOKEN
@@ -64,21 +63,20 @@ class Relay:
 
         return Route(route.path, relayed)
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A new connection to the worker; ServiceError `busy` if it has many, or ended and cannot be started now."""
-        if self.n_now > MOST_REQUESTS:
-            raise _busy(f"{MOST_REQUESTS} requests wait for what must be computed")
+    def connect(self) -> socket.socket:
+        """A new connection to the worker; ServiceError `busy` if it has ended and cannot be started now."""
         try:
             ours, theirs = socket.socketpair()
         except OSError as err:  # no descriptors left
             raise _busy("too many connections are open") from err
+        ours.setblocking(False)
         with theirs:
             try:
                 self._hand_over(theirs)
             except BaseException:
                 ours.close()
                 raise
-        return await asyncio.open_unix_connection(sock=ours)
+        return ours
 
     def close(self) -> None:
         """End the worker, whatever it is doing: nothing of it is to be kept."""
@@ -131,44 +129,47 @@ class _Relayed(StreamingResponse):
         super().__init__(())
         self._relay, self._scope = relay, scope
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ServiceError `busy` if MOST_REQUESTS are under way, which is said before anything is waited for."""
+        if self._relay.n_now >= MOST_REQUESTS:
+            raise _busy(f"{MOST_REQUESTS} requests wait for what must be computed")
+        self._relay.n_now += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._relay.n_now -= 1
+
     async def stream_response(self, send: Send) -> None:
         """ServiceError `busy` if the worker ends before it answers; BiomassError, which cuts the connection, if it does later."""
-        self._relay.n_now += 1
         begun = False
         try:
-            async with aclosing(_events(self._scope, *await self._relay.connect())) as events:
-                async for event in events:
+            with self._relay.connect() as connection:
+                async for event in _events(self._scope, connection):
                     await send(_message_of(event))
                     begun = True
         except _Ended as err:
             raise BiomassError("the worker's answer ended early") if begun else _ended() from err
-        finally:
-            self._relay.n_now -= 1
 
 
 class _Ended(Exception):
     """The worker closed a connection before its answer was whole."""
 
 
-async def _events(scope: Scope, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[h11.Event]:
-    """What the worker answers: h11's Response, Data and EndOfMessage."""
-    connection = h11.Connection(h11.CLIENT)
-    query = scope["query_string"]
-    request = h11.Request(method=scope["method"], target=scope["path"].encode("latin-1") + (b"?" + query if query else b""),
-                          headers=[("Host", HOST)])
-    event = None
+async def _events(scope: Scope, connection: socket.socket) -> AsyncIterator[h11.Event]:
+    """What the worker answers over a connection: h11's Response, Data and EndOfMessage."""
+    loop, http, event, query = asyncio.get_running_loop(), h11.Connection(h11.CLIENT), None, scope["query_string"]
+    target = scope["path"].encode("latin-1") + (b"?" + query if query else b"")
+    request = h11.Request(method=scope["method"], target=target, headers=[("Host", HOST)])
     try:
-        writer.write(connection.send(request) + connection.send(h11.EndOfMessage()))
+        await loop.sock_sendall(connection, http.send(request) + http.send(h11.EndOfMessage()))
         while not isinstance(event, h11.EndOfMessage):
-            event = connection.next_event()
+            event = http.next_event()
             if event is h11.NEED_DATA:
-                connection.receive_data(await reader.read(READ_BYTES))
+                http.receive_data(await loop.sock_recv(connection, READ_BYTES))
             else:
                 yield event
     except (h11.RemoteProtocolError, ConnectionError) as err:
         raise _Ended from err
-    finally:
-        writer.close()
 
 
 def _message_of(event: h11.Event) -> dict:

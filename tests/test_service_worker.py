@@ -208,9 +208,10 @@ def test_a_start_that_fails_is_tried_again(path, monkeypatch):
 async def status_of(relay: Relay) -> str:
     """Of an answer of the worker; the message if it is busy."""
     try:
-        reader, writer = await relay.connect()
+        connection = relay.connect()
     except ServiceError as err:
         return err.message
+    reader, writer = await asyncio.open_unix_connection(sock=connection)
     writer.write(b"GET /v1/stores HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
     answer = await reader.read()
     writer.close()
