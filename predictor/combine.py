@@ -80,9 +80,8 @@ class Combiner:
     def _grams(self, raw_X5: np.ndarray, share_M: np.ndarray | None, state_MC: list[np.ndarray | None]) -> np.ndarray:
         """(..., 5) masses constrained, then the runs' rules; States by the members that tell them."""
         inference, known = self.members[0].config.inference, [i for i, state in enumerate(state_MC) if state is not None]
-        state = None
-        if known:
-            weights = np.ones(len(state_MC)) if share_M is None else share_M
+        state, weights = None, np.ones(len(state_MC)) if share_M is None else share_M
+        if weights[known].sum() > 0:
             state = np.average([state_MC[i] for i in known], axis=0, weights=weights[known])
         masses = constrained(np.atleast_2d(raw_X5), self.constraints or inference.constraints)
         ruled = apply(rules_of(inference.postprocess), masses, None if state is None else np.atleast_2d(state), self._states)

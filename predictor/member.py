@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featurestore.backbone import Backbone, kept_weights, restore_backbone
 from featurestore.decode import Decoded
-from featurestore.errors import InputError, list_some
+from featurestore.errors import InputError, UsageError, list_some
 from featurestore.spec import StoreSpec, ViewSpec
 from predictor.ensemble import BankEnsemble, RegressorEnsemble, Tokens, new_ensemble
 from trainer.config import PointConfig
@@ -50,10 +50,12 @@ class Member:
              without: Collection[str] = ()) -> "Member":
         """All heads of a run's folder, or those of some folds, less those of some files.
 
-        Raises InputError or MismatchError if the folder lacks something.
+        Raises InputError or MismatchError if the folder lacks something, UsageError for no folds.
         """
         folder = RunFolder(Path(run))
-        chosen = list(folds) if folds else None
+        if folds is not None and not len(folds):
+            raise UsageError("no folds: name some, or leave them out for the heads of all")
+        chosen = None if folds is None else sorted(set(folds))
         files = folder.head_files(weights, chosen)
         splits = [split for split, file in zip(folder.splits(chosen), files, strict=True) if file not in without]
         return cls(folder, folder.config, folder.spec, folder.states, splits,
@@ -82,7 +84,10 @@ class Member:
 
     @property
     def training_mean_sd(self) -> np.ndarray:
-        """(2, 5) grams in TARGETS order: mean and standard deviation of the masses that the heads learned."""
+        """(2, 5) grams in TARGETS order: mean and standard deviation of the masses that the heads learned.
+
+        Of a run of one fold alone those of the images it held out: its folder has no others.
+        """
         truth = self.oof.drop_duplicates("image_id")[[f"true_{name}" for name in TARGETS]]
         return np.array([truth.mean(), truth.std(ddof=0)])
 

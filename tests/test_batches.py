@@ -1,12 +1,13 @@
 """Batches for a loop of one's own: the stream's rows, partners and shares; mixed once, or not at all."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
-from sweeps import write_store
+from sweeps import config, write_store
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
@@ -15,6 +16,7 @@ from featurestore.catalog import TARGETS
 from featurestore.errors import InputError, MismatchError, UsageError
 from featurestore.writer import open_writer
 from trainer import MixupBatches
+from trainer.prepare import prepare_sweep
 from trainer.stream import Split, Stream, mixup_share
 
 IMAGES = [*range(3, 24), 28, 29]  # 23: five batches of four, and three over
@@ -145,6 +147,19 @@ def test_set_epoch_begins_that_epoch(store):
     first, second = list(batches), list(batches)
     batches.set_epoch(1)
     assert all(map(same, batches, second)) and not same(first[0], second[0])
+
+
+@pytest.mark.parametrize("skipped", [{}, {3: "missing"}])
+def test_order_and_views_are_the_sweep_s(tmp_path, skipped):
+    path = write_store(tmp_path / "features.h5", skipped=skipped)
+    with warnings.catch_warnings(action="ignore"):  # of the images that were skipped
+        sweep = prepare_sweep(config(tmp_path, path, kind="density"), "cpu")
+        learned = sweep.data.images_N[sweep.splits[0].train_N]
+        theirs = sweep.stream.batch(0, 0)
+    rows = sweep.data.stored(theirs.rows_U2)[theirs.own_QB[0]]
+    batch = next(iter(MixupBatches(FeatureStore.open(path), learned.tolist(), batch_size=rows.shape[0],
+                                   seed=sweep.base.experiment.seed)))
+    assert np.array_equal(np.stack([batch.images, batch.views], 1), rows)
 
 
 def test_a_data_loader_passes_batches_on(store):

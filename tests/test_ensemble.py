@@ -1,5 +1,6 @@
 """Several runs, backbones and devices; deadlines, resumed predictions, and photographs that cannot be used."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -95,6 +96,17 @@ def test_weights_and_median_count(sweep):
     sd = Combiner([a, b]).spread([low, high])
     each = [constrained(np.full((1, 5), value), "order")[0] for value in (10.0, 30.0)]
     assert sd == pytest.approx(np.sqrt(0.75 * 0.25) * np.abs(each[1] - each[0]))
+
+
+def test_states_that_only_a_member_of_no_share_tells_are_not_told(sweep):
+    silent, telling = member(sweep, 1), dataclasses.replace(member(sweep, 0), states=["NSW", "Tas"])
+    raw = [Raw(np.full((2, 3, 5), 10.0), None), Raw(np.full((2, 3, 5), 30.0), np.full((2, 3, 2), 0.5))]
+    assert Combiner([silent, telling]).masses(raw).tolist() == pytest.approx(constrained(np.full((1, 5), 10.0), "order")[0])
+
+
+def test_no_folds_are_refused_rather_than_all_taken(sweep):
+    with pytest.raises(UsageError, match="no folds"):
+        Member.load(runs(sweep)[1], [])
 
 
 def test_runs_with_other_constraints_are_no_ensemble(sweep, tmp_path):

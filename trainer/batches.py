@@ -87,7 +87,10 @@ class MixupBatches(IterableDataset):
         self.views_V = _views_of(store, views)
         self.alpha, self.mixup, self.lazy, self.pin_memory, self.dtype = alpha, mixup, lazy, pin_memory, dtype
         self._targets_NK = _targets_of(store, self.images_N, targets)
-        self._stream = _stream_of(store.n_images, len(self.views_V), self.images_N, batch_size, seed)
+        # a sweep numbers its images without those its store's build skipped, and draws orders and views of these numbers
+        self._used_M = np.setdiff1d(np.arange(store.n_images), store.skipped)
+        own_N = np.searchsorted(self._used_M, self.images_N)
+        self._stream = _stream_of(len(self._used_M), len(self.views_V), own_N, batch_size, seed)
         self._reader = TokenReader(store, self.device)
         self._epoch, self._step, self._first = 0, 0, 0
 
@@ -137,10 +140,10 @@ class MixupBatches(IterableDataset):
         return (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
 
     def _batch(self, epoch: int, step: int) -> Batch:
-        """The stream's batch, its views by their numbers in the store."""
+        """The stream's batch, its images and views by their numbers in the store."""
         batch = self._stream.batch(epoch, step)
         images_U, views_U = batch.rows_U2.T
-        return replace(batch, rows_U2=np.stack([images_U, self.views_V[views_U]], 1))
+        return replace(batch, rows_U2=np.stack([self._used_M[images_U], self.views_V[views_U]], 1))
 
     def _made(self, batch: Batch, rows_UTPD: Sequence[Tensor]) -> MixupBatch:
         """Tokens and labels of a batch."""
