@@ -210,8 +210,9 @@ def store_import(folder: Path, **options: Any) -> None:
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone.  [the old store's]")
 @click.option("--skip-missing", is_flag=True, help="Go without photographs that are missing or damaged.")
 @click.option("--allow-outside", is_flag=True, help="Take photographs from outside the data folder too.")
+@click.option("--relabel", is_flag=True, help="Take labels and columns of --data's train.csv, whatever the old store has.")
 def store_extend(source: Path, out: Path, **options: Any) -> None:
-    """Copy a store to a new one with more images, views or room; the backbone works on what is new alone."""
+    """Copy a store to a new one with more images, views or room, or other labels; the backbone works on what is new alone."""
     with plain_errors("; the same command goes on from here"):
         from featurestore.extend import extend_store
 

@@ -48,10 +48,14 @@ def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
 def target_rows(csv_path: Path) -> pd.DataFrame:
     """The rows of a long CSV as it has them: sample_id, image_id, target_name (str), for a submission in its order.
 
-    Raises InputError for a wide CSV, and for everything `read_catalog` refuses but a table without rows.
+    Of a wide CSV all TARGETS of each image, as a long one would have them. Raises InputError for everything `read_catalog`
+    refuses but a table without rows.
     """
     table = _read_table(csv_path, may_be_empty=True)
-    _need(csv_path, table, LONG_COLUMNS)
+    if not _is_long(table):
+        ids = _from_wide(csv_path, table)["image_id"].tolist()
+        return pd.DataFrame([(f"{image_id}__{target}", image_id, target) for image_id in ids for target in TARGETS],
+                            columns=["sample_id", "image_id", "target_name"], dtype=object)
     table = _with_ids(csv_path, table)
     _from_long(csv_path, table)
     return table[["sample_id", "image_id", "target_name"]].reset_index(drop=True)
@@ -98,7 +102,8 @@ def _read_text(csv_path: Path) -> str:
     try:
         text = Path(csv_path).read_bytes().decode("utf-8-sig")
     except OSError as err:
-        raise InputError(f"{csv_path}: {err.strerror}; expected a CSV file") from err
+        raise InputError(f"{csv_path}: {err.strerror}; expected a CSV file with image_path, a row a photograph, or with the "
+                         f"contest's {', '.join(LONG_COLUMNS)}") from err
     except UnicodeDecodeError as err:
         raise InputError(f"{csv_path}: byte {err.start} is not UTF-8; save it as CSV UTF-8") from err
     if "\0" in text:  # no file name can hold one
@@ -125,6 +130,9 @@ def _is_long(table: pd.DataFrame) -> bool:
 def _need(csv_path: Path, table: pd.DataFrame, names: Iterable[str]) -> None:
     missing = [name for name in names if name not in table.columns]
     if missing:
+        if len(table.columns) == 1 and (other := re.search("[;\t|]", table.columns[0])):
+            raise InputError(f"{csv_path}: one column, {table.columns[0]!r}; its cells are separated by {other[0]!r}, save it "
+                             "with commas")
         raise InputError(f"{csv_path}: no column {', '.join(missing)}; found {', '.join(table.columns)}; a long CSV "
                          f"needs {', '.join(LONG_COLUMNS)}, a wide one image_path or path")
 

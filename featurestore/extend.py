@@ -71,7 +71,7 @@ class Extension:
 
 def extend_store(source_path: Path, out: Path, data: Path | None = None, views: str | None = None, reserve: int = 0,
                  weights: str | None = None, device: str = "auto", precision: str | None = None, skip_missing: bool = False,
-                 allow_outside: bool = False, progress: bool = True) -> BuildReport:
+                 allow_outside: bool = False, relabel: bool = False, progress: bool = True) -> BuildReport:
     """A new store with all that an old one holds, and more; goes on where it stopped.
 
     Parameters
@@ -80,16 +80,20 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
     views : of the new store, as `store build` takes them; None keeps the old ones.
     weights, device, precision : of the backbone, which works on what is new only; None is what made the old store.
     skip_missing, allow_outside : as `store build` has them.
+    relabel : take labels and columns of train.csv, whatever the old store has: tokens do not depend on them.
 
-    Raises MismatchError if labels, photographs or weights are not those of the old store; errors of `build_store` otherwise.
+    Raises MismatchError if labels, photographs or weights are not those of the old store, UsageError for `relabel` without
+    `data`; errors of `build_store` otherwise.
     """
     start = time.monotonic()
     check_suffix(out)
     _bytes.check_writable(out.parent)
     if out.absolute() == Path(source_path).absolute():
         raise UsageError(f"{out}: is the source; give the new store another name")
+    if relabel and data is None:
+        raise UsageError("--relabel: takes labels from train.csv; give --data FOLDER")
     source = FeatureStore.open(source_path)
-    spec, extension, frame = _planned(source, data, views, reserve)
+    spec, extension, frame = _planned(source, data, views, reserve, relabel)
     if not out.exists():
         _bytes.check_free(out.parent, len(frame) * image_bytes(spec))
     fresh = frame[[not extension.is_whole(image_id) for image_id in frame["image_id"]]]
@@ -113,7 +117,7 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
     return finish_build(out, n_built, [each.why for each in skipped.values()], start)
 
 
-def _planned(source: FeatureStore, data: Path | None, views: str | None, reserve: int
+def _planned(source: FeatureStore, data: Path | None, views: str | None, reserve: int, relabel: bool
              ) -> tuple[StoreSpec, Extension, pd.DataFrame]:
     """The new store's spec, what of it the old one has, and its catalog."""
     tokens = source.spec.tokens.changed(views=choose_views(views) if views else source.spec.tokens.views)
@@ -122,7 +126,8 @@ def _planned(source: FeatureStore, data: Path | None, views: str | None, reserve
         given = [column.name for column in source.spec.columns if column.name not in OWN_COLUMNS[2:]]
         return source.spec.changed(tokens=tokens), extension, source.catalog[given]
     frame = read_catalog(data / "train.csv")
-    check_labels(source, frame)
+    if not relabel:
+        check_labels(source, frame)
     if gone := sorted(set(extension.image_of) - set(frame["image_id"])):
         raise MismatchError(f"{data / 'train.csv'}: lacks {len(gone)} images that {source.path} holds; name old and new ones "
                             f"(`biomass store convert --images` keeps some only):{list_some(gone)}")

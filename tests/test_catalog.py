@@ -1,11 +1,12 @@
 """Contest CSVs, long and wide, become one row an image; what contradicts itself is refused by line or image."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from featurestore.catalog import find_photographs, read_catalog, target_rows
+from featurestore.catalog import TARGETS, find_photographs, read_catalog, target_rows
 from featurestore.errors import InputError
 
 LONG = """sample_id,image_path,Sampling_Date,State,Height_Ave_cm,target_name,target
@@ -157,9 +158,25 @@ def test_target_rows_follow_the_file(csv):
         ["ID9__GDM_g", "ID9", "GDM_g"]]
 
 
-def test_target_rows_need_a_long_csv(csv):
-    with pytest.raises(InputError, match="no column sample_id, image_path, target_name; found image_id, path"):
-        target_rows(csv(WIDE))
+def test_target_rows_of_a_wide_csv_are_all_targets_of_each_image(csv):
+    rows = target_rows(csv(WIDE))
+    ids = read_catalog(csv(WIDE))["image_id"].tolist()
+    assert rows["image_id"].tolist() == [image_id for image_id in ids for _ in TARGETS]
+    assert rows["target_name"].tolist() == list(TARGETS) * len(ids)
+    assert (rows["sample_id"] == rows["image_id"] + "__" + rows["target_name"]).all()
+
+
+def test_the_examples_of_the_readme_are_one_photograph(csv):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    long, wide = (read_catalog(csv(text)) for text in re.findall("```csv\n(.*?)```", readme, re.DOTALL))
+    assert long["image_id"].tolist() == wide["image_id"].tolist() == ["ID1"]
+    assert long.iloc[0].to_dict().items() <= wide.iloc[0].to_dict().items()
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_without_commas_is_told_so(csv, separator):
+    with pytest.raises(InputError, match="one column, .*save it with commas"):
+        read_catalog(csv(WIDE.replace(",", separator)))
 
 
 def catalog_of(csv, *paths: str):

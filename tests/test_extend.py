@@ -87,6 +87,21 @@ def test_a_csv_that_forgets_old_images_is_refused(pasture, built, tmp_path):
     assert "lacks 1 images" in stderr and Path(first).stem in stderr and not (tmp_path / "out.h5").exists()
 
 
+def test_other_labels_and_columns_need_no_backbone(pasture, built, tmp_path, seen):
+    data = tmp_path / "data"
+    data.mkdir()
+    table = pd.read_csv(pasture / "train.csv")
+    table.assign(target=table["target"] + 1, Paddock="north").to_csv(data / "train.csv", index=False)
+    assert "--relabel` copies its tokens" in biomass("store", "extend", built, tmp_path / "o.h5", "--data", data, code=5).stderr
+    assert "give --data" in biomass("store", "extend", built, tmp_path / "o.h5", "--relabel", code=2).stderr
+    biomass("store", "extend", built, tmp_path / "o.h5", "--data", data, "--relabel")
+    old, new = FeatureStore.open(built), FeatureStore.open(tmp_path / "o.h5")
+    assert seen == [] and new.verify() and new.patches[:].tobytes() == old.patches[:].tobytes()
+    assert (new.catalog["Paddock"] == "north").all()
+    assert (new.catalog["Dry_Total_g"] == old.catalog["Dry_Total_g"] + 1).all()
+    assert (new.catalog["sha256"] == old.catalog["sha256"]).all()
+
+
 @pytest.mark.filterwarnings("default")
 def test_what_was_skipped_stays_so(pasture, tmp_path):
     data = shutil.copytree(pasture, tmp_path / "data")

@@ -175,4 +175,5 @@ def check_store(store: FeatureStore, config: PointConfig) -> None:
         if wanted not in (None, value):
             raise MismatchError(f"{store.path}: {key} is {value!r}, the config says {wanted!r}; change one of the two")
     if beyond := [i for i in config.inference.tta_indices if i >= len(t.views)]:
-        raise InputError(f"inference.tta_indices: {beyond}, the store's {len(t.views)} views are numbered from 0")
+        raise InputError(f"inference.tta_indices: {beyond}, the store has {len(t.views)} views, numbered from 0 "
+                         f"({', '.join(view.name for view in t.views)}); name some of these, inference: {{tta_indices: [0]}} say")

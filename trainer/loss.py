@@ -87,7 +87,8 @@ SPACES = {"raw": lambda y: y, "log1p": torch.log1p, "sqrt": lambda y: y.clamp_mi
 def labels_of(catalog: pd.DataFrame, states: Sequence[str], dtype: torch.dtype, device: torch.device) -> Labels:
     """Labels from a store's catalog. InputError names the images whose masses are missing or no masses."""
     if missing := [name for name in MASSES if name not in catalog]:
-        raise InputError(f"the store's catalog has no column {', '.join(missing)}; its train.csv needs them to train on")
+        raise InputError(f"the store's catalog has no column {', '.join(missing)}, which training needs; put them in train.csv, "
+                         "then `biomass store extend STORE NEW --data DIR --relabel` copies the tokens to a store with them")
     masses = catalog[list(MASSES)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if len(bad := catalog["image_id"][~(np.isfinite(masses) & (masses >= 0)).all(1)]):
         raise InputError(f"{len(bad)} images lack a mass that is a number from 0:{list_some(list(bad))}")
