@@ -11,6 +11,7 @@ from featurestore.decode import decode
 from featurestore.spec import StoreSpec
 from featurestore.writer import image_bytes
 
+LONG_H = 48  # hours that are told as days too
 AGAIN_S = 20.0  # a first view that took less is timed once more: it paid for what is done once
 
 
@@ -36,6 +37,7 @@ class BuildPlan:
     def __str__(self) -> str:
         t, made_by = self.spec.tokens, self.spec.made_by
         left_out = f", {self.n_unusable} to be skipped" if self.n_unusable else ""
+        days = f" ({self.hours / 24:.2g} days)" if self.hours >= LONG_H else ""
         rooms = "" if self.free_bytes >= self.pending_bytes else "  NOT ENOUGH"
         return (f"{self.path}: {self.n_images} images, {self.n_pending} to build{left_out}; nothing was written\n"
                 f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x {t.grid[1]}) x {t.width}"
@@ -43,7 +45,7 @@ class BuildPlan:
                 f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} GB to write, "
                 f"{self.free_bytes / 1e9:.3g} GB free{rooms}\n"
                 f"  memory  {self.memory_bytes / 1e9:.2g} GB\n"
-                f"  time    {self.hours:.2g} h: {self.view_s:.3g} s a view on {made_by['device']} in {made_by['precision']}")
+                f"  time    {self.hours:.3g} h{days}: {self.view_s:.3g} s a view on {made_by['device']} in {made_by['precision']}")
 
 
 def plan_build(config: BuildConfig) -> BuildPlan:

@@ -146,6 +146,7 @@ def test_a_date_is_a_name(load):
         ("loss.main_weights", [1, 2, "x"], "loss.main_weights.2: found 'x', expected a valid number"),
         ("loss.main_weights", [[1, 2, 3], 4], "loss.main_weights: found 4, expected a valid list"),
         ("dataset.target_cols", ["GDM_g"], "dataset.target_cols: found ['GDM_g'], expected ['Dry_Total_g', 'GDM_g', "),
+        ("inference.tta_indices", [0, 0, 2], "inference.tta_indices: found [0, 0, 2], expected each once"),
         ("cv.fold", 5, "cv: fold 5 does not exist: n_folds is 5"),
         ("loss.beta", [], "loss.beta: no values"),
         ("loss.beta", [0.002, 1, "2e-3"], "loss.beta: 0.002 is there twice"),

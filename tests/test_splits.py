@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InputError, UsageError
-from trainer.splits import make_splits, read_splits, save_splits, site_of
+from trainer.splits import joined_sites, make_splits, read_splits, save_splits, site_of
 
 STRATA = ["Dry_Clover_g", "Dry_Dead_g"]
 
@@ -41,6 +41,23 @@ def folds_per_group(folds, repeat="r00"):
 
 def test_site_is_state_and_date():
     assert site_of(pasture([4])).tolist() == ["Vic_2015/5/5"]
+
+
+@pytest.mark.parametrize(("spelled", "site"), [
+    ("2015/7/21", "Tas_2015/7/21"), ("2015/07/21", "Tas_2015/7/21"), ("2015-07-21", "Tas_2015/7/21"),
+    ("2015.7.21 ", "Tas_2015/7/21"), ("21/7/2015", "Tas_21/7/2015"), ("2015/21/7", "Tas_2015/21/7"),
+    ("2015/7-21", "Tas_2015/7-21"), ("20150721", "Tas_20150721"), ("autumn", "Tas_autumn"),
+])
+def test_a_date_is_one_however_it_is_spelled(spelled, site):
+    assert site_of(pd.DataFrame({"State": ["Tas"], "Sampling_Date": [spelled]})).tolist() == [site]
+
+
+@pytest.mark.parametrize("groups", ["site", "date"])
+def test_another_spelling_of_dates_gives_the_same_folds(catalog, groups):
+    respelled = catalog.copy()
+    respelled["Sampling_Date"] = [f"{y}-{int(m):02d}-{int(d):02d}" if i % 2 else f"{y}/{m}/{d}"
+                                  for i, (y, m, d) in enumerate(catalog["Sampling_Date"].str.split("/"))]
+    pd.testing.assert_frame_equal(splits(respelled, groups=groups), splits(catalog, groups=groups))
 
 
 def test_table_has_one_column_a_repeat(catalog):
@@ -113,6 +130,16 @@ def test_copies_join_their_sites():
     group = splits(frame)["group"]
     assert group[[0, 1, 2]].nunique() == 1 and group[4] == group[5] and group[3] == site[3] and group.nunique() == 3
     assert group[0] == min(site[:3])
+
+
+def test_sites_that_hold_copies_are_one_whatever_the_groups_are(tmp_path):
+    frame = pasture(range(6))
+    frame.loc[5, "sha256"] = frame["sha256"][2]
+    table = tmp_path / "theirs.csv"
+    table.write_text("image_id,fold\n" + "".join(f"{image_id},{i % 2}\n" for i, image_id in enumerate(frame["image_id"])))
+    folds = read_splits(table, frame["image_id"], frame)
+    joined = joined_sites(folds["site"], frame)
+    assert joined[2] == joined[5] and len(set(joined)) == 5 and folds["group"].nunique() == 6
 
 
 @pytest.mark.parametrize("digest", ["", None], ids=["empty", "none"])

@@ -50,6 +50,14 @@ def test_an_epoch_shows_every_training_image_about_once_and_folds_share_rows():
     assert len({tuple(row) for b in batches for row in b.rows_U2}) == 100
 
 
+def test_folds_of_unequal_size_take_equal_steps():
+    splits = make_splits_of(pd.DataFrame({"r00": np.repeat([0, 1, 2], [40, 15, 5])}))
+    stream = Stream(60, 4, splits, 3, 8, seed=0)
+    assert stream.n_steps == 5
+    seen = [np.unique(np.concatenate([stream.batch(0, step).images_QB[q] for step in range(5)])) for q in range(3)]
+    assert [len(split.train_N) for split in splits] == [20, 45, 55] and list(map(len, seen)) == [20, 40, 40]  # of 40 shown
+
+
 def test_epochs_differ_in_order_and_views():
     stream = Stream(20, 4, make_splits_of(folds_table(20, 2, 1)), 2, 5, seed=0)
     first, second = (stream.batch(e, 0) for e in (0, 1))

@@ -14,6 +14,7 @@ from trainer.config import PointConfig
 from trainer.data import TrainingData
 from trainer.metrics import MASSES
 from trainer.regressor import Regressor
+from trainer.splits import joined_sites
 from trainer.stream import Split
 
 SPACES = {
@@ -30,11 +31,12 @@ def fit_splits(data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split],
 
     Returns what is to be saved of each split (None for kinds that are for reports only), and by view the raw masses (R, N, 5)
     of what splits hold out, grams, MASSES order, NaN where none does. Features are made a split at a time: those of all images
-    may not fit beside what a fit needs. InputError where one does not fit itself.
+    may not fit beside what a fit needs. A fit that holds rows out keeps sites, and copies of a photograph, together.
+    InputError where one does not fit in memory.
     """
     regressor: Regressor = kinds.load(config.head.kind)
     into, back = SPACES["raw" if regressor.own_space else config.loss.space]
-    y_N5, group_N = into(data.truth_N5), folds["site"].to_numpy()
+    y_N5, group_N = into(data.truth_N5), joined_sites(folds["site"], data.catalog)
     shape = (max(s.repeat for s in splits) + 1, data.n_images, len(MASSES))
     states, raw = [], {view: np.full(shape, np.nan) for view in views}
     for s in splits:

@@ -33,6 +33,12 @@ def _exactly(*names: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _each_once(value: list[int]) -> list[int]:
+    if len(set(value)) < len(value):
+        raise ValueError(f"found {reprlib.repr(value)}, expected each once: what is there twice would count twice")
+    return value
+
+
 def _known_kind(name: str) -> str:
     if name not in kinds.names():
         raise ValueError(f"found {name!r}, expected one of {', '.join(kinds.names())}")
@@ -158,10 +164,11 @@ class LossConfig(Section):
 
 class TrainerConfig(Section):
     num_epochs: Count = 200
-    """Epochs: each walks once through the training images, in a new order and whole batches; a remainder is left out."""
+    """Epochs: each walks through the training images in a new order. Its steps are the whole batches of a fold of average size,
+    for every fold: one that trains on more images leaves some out of an epoch, one that trains on fewer shows some again."""
 
     batch_size: Count = 32
-    """Images of a step of one fold."""
+    """Images of a step of one fold; with more than a fold trains on, some come twice in a batch."""
 
     gradient_accumulation_steps: Count = 1
     """Batches whose gradients make one step of the optimiser."""
@@ -260,7 +267,7 @@ Rule = Annotated[WaDeadZeroRule | ClipRule | FactorRule, Field(discriminator="ru
 
 
 class InferenceConfig(Section):
-    tta_indices: Annotated[list[CountFromZero], Field(min_length=1)] = [0, 1, 2, 3]
+    tta_indices: Annotated[list[CountFromZero], Field(min_length=1), AfterValidator(_each_once)] = [0, 1, 2, 3]
     """Views averaged when `best` and `last` are scored; 0 to 3 are the plain flips."""
 
     constraints: Literal["order", "clip"] = "order"

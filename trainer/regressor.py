@@ -53,7 +53,7 @@ class Regressor:
         ----------
         x_NF : (N, F) pooled features of the training rows; F may exceed N many times.
         y_NK : (N, K) masses, in any space.
-        group_N : (N,) sites. Hyper-parameters are chosen on these rows alone, keeping a site's rows together.
+        group_N : (N,) sites. Hyper-parameters are chosen on these rows alone; what holds some of them out keeps sites together.
         seed : for what draws; one seed, one result.
 
         Raises InputError if a number is not finite or there is only one row.

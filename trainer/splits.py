@@ -7,25 +7,32 @@ import io
 import re
 import warnings
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from featurestore._bytes import write_whole
 from featurestore.errors import InputError, UsageError, list_some
 
 KEYS = ["image_id", "site", "group"]
+YEAR_MONTH_DAY = re.compile(r"([0-9]{4})([-/.])([0-9]{1,2})\2([0-9]{1,2})")
 
 
 def site_of(frame: pd.DataFrame) -> pd.Series:
     """State + "_" + Sampling_Date of each image: one visit, what cross-validation keeps together.
 
+    Year, month, day are one date however they are spelled (2015-07-21, 2015/7/21); other text is taken as it is.
     Raises InputError if a column is missing or empty for an image.
     """
     _require(frame, ["State", "Sampling_Date"])
-    return (frame["State"].astype(str) + "_" + frame["Sampling_Date"].astype(str)).rename("site")
+    return (frame["State"].astype(str) + "_" + frame["Sampling_Date"].astype(str).map(_one_spelling)).rename("site")
+
+
+def joined_sites(site: Iterable[str], catalog: pd.DataFrame) -> np.ndarray:
+    """(N,) site of each image; sites that hold copies of one photograph (`sha256`, if known) are one, whoever made the folds."""
+    return np.array(_share_copies(site, _digests(catalog)))
 
 
 def make_splits(
@@ -54,8 +61,7 @@ def make_splits(
     _require(frame, ["image_id"])
     folds = pd.DataFrame({"image_id": frame["image_id"].astype(str), "site": site_of(frame)}).reset_index(drop=True)
     _refuse_twice(folds["image_id"])
-    digests = frame["sha256"] if "sha256" in frame else [""] * len(frame)
-    folds["group"] = _share_copies(_group_of(frame, groups), digests)
+    folds["group"] = _share_copies(_group_of(frame, groups), _digests(frame))
     if groups == "state":
         _check_state(folds["group"], n_folds, repeats)
         folds["r00"] = np.unique(folds["group"], return_inverse=True)[1]
@@ -122,12 +128,27 @@ def shape_of(folds: pd.DataFrame) -> tuple[int, int]:
 
 
 def _group_of(frame: pd.DataFrame, groups: str) -> pd.Series:
-    columns = {"date": "Sampling_Date", "state": "State"}
     if groups == "site":
         return site_of(frame)
-    if groups not in columns:
-        raise UsageError(f"groups {groups!r}: expected 'site', 'date' or 'state'")
-    return frame[columns[groups]].astype(str)
+    if groups == "date":
+        return frame["Sampling_Date"].astype(str).map(_one_spelling)
+    if groups == "state":
+        return frame["State"].astype(str)
+    raise UsageError(f"groups {groups!r}: expected 'site', 'date' or 'state'")
+
+
+def _one_spelling(text: str) -> str:
+    """A date of year, month, day as the contest writes it, 2015/7/21; any other text as it is."""
+    parts = YEAR_MONTH_DAY.fullmatch(text.strip())
+    try:
+        day = date(*map(int, parts.group(1, 3, 4))) if parts else None
+    except ValueError:  # no such day: 2015/21/7 may be meant the other way round
+        day = None
+    return f"{day.year}/{day.month}/{day.day}" if day else text
+
+
+def _digests(frame: pd.DataFrame) -> Iterable[str]:
+    return frame["sha256"] if "sha256" in frame else [""] * len(frame)
 
 
 def _share_copies(group: Iterable[str], digests: Iterable[str]) -> list[str]:
@@ -159,6 +180,8 @@ def _stratum_of(frame: pd.DataFrame, strata: list[str]) -> np.ndarray:
 
 def _one_repeat(group: pd.Series, stratum: np.ndarray, n_folds: int, seed: int, repeat: int) -> np.ndarray:
     """(N,) int, the fold of each image."""
+    from sklearn.model_selection import StratifiedGroupKFold  # not at the top: predictors run without scikit-learn
+
     if np.bincount(stratum).max() < n_folds:  # sklearn refuses this; so few images cannot be stratified anyway
         stratum = np.zeros_like(stratum)
     state = int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
@@ -194,7 +217,8 @@ def _require(frame: pd.DataFrame, columns: list[str]) -> None:
     absent = [column for column in columns if column not in frame]
     if absent:
         raise InputError(f"no column {', '.join(absent)} in the catalog, which has {', '.join(frame.columns)}; "
-                         "folds need it, so give the training CSV that has it")
+                         "folds need it: put it in train.csv, then `biomass store extend STORE NEW --data DIR --relabel` copies the "
+                         "tokens to a store with it")
     for column in columns:
         empty = frame[column].isna() | (frame[column].astype(str).str.strip() == "")
         if empty.any():

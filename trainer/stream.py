@@ -65,7 +65,10 @@ class Stream:
     ----------
     n_images, n_views : images of folds.csv and views of each.
     splits : what each fold may see.
-    n_folds : of the cross-validation; with n_images and batch_size it sets the steps of an epoch, equal for all splits.
+    n_folds : of the cross-validation; with n_images and batch_size it sets the steps of an epoch, equal for all splits: the
+        whole batches of a fold of average size. One that trains on more images leaves some out of an epoch, at other places
+        each time; one that trains on fewer shows some again. A batch larger than a split's images holds some of them
+        twice.
     site_N : (N,) any labels, the site of each image; None leaves out partners of the same site.
     """
 
@@ -111,7 +114,7 @@ class Stream:
         return self._epoch[1:]
 
     def _samples(self, order: np.ndarray, step: int) -> np.ndarray:
-        """B images from where this step is in the epoch; folds of any size are through after the same steps."""
+        """B images from where this step is in the epoch; between steps are gaps where there are many, overlaps where few."""
         start = step * len(order) // self.n_steps
         return order[(start + np.arange(self.batch_size)) % len(order)]
 
