@@ -45,7 +45,8 @@ class BuildPlan:
                 f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} GB to write, "
                 f"{self.free_bytes / 1e9:.3g} GB free{rooms}\n"
                 f"  memory  {self.memory_bytes / 1e9:.2g} GB\n"
-                f"  time    {self.hours:.3g} h{days}: {self.view_s:.3g} s a view on {made_by['device']} in {made_by['precision']}")
+                f"  time    {self.hours:.3g} h{days}: {self.view_s:.3g} s a view on {made_by['device']} in "
+                f"{made_by['precision']}")
 
 
 def plan_build(config: BuildConfig) -> BuildPlan:

@@ -217,8 +217,8 @@ def _require(frame: pd.DataFrame, columns: list[str]) -> None:
     absent = [column for column in columns if column not in frame]
     if absent:
         raise InputError(f"no column {', '.join(absent)} in the catalog, which has {', '.join(frame.columns)}; "
-                         "folds need it: put it in train.csv, then `biomass store extend STORE NEW --data DIR --relabel` copies the "
-                         "tokens to a store with it")
+                         "folds need it: put it in train.csv, then `biomass store extend STORE NEW --data DIR --relabel` copies "
+                         "the tokens to a store with it")
     for column in columns:
         empty = frame[column].isna() | (frame[column].astype(str).str.strip() == "")
         if empty.any():
