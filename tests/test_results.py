@@ -1,20 +1,22 @@
 """What a sweep says when it is done: refits, comparisons, honest estimates, rules, other tools' folds."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from commands import biomass
-from sweeps import config
+from sweeps import config, write_store
 
 from featurestore.errors import InputError
 from trainer.grid import SweepConfig, load_point
 from trainer.metrics import weighted_r2
-from trainer.runs import RunFolder
+from trainer.results import close_regressor, finish
+from trainer.runs import RunFolder, SweepFolder, best_run
 from trainer.selection import honest_estimate, squared_errors
-from trainer.sweep import prepare_sweep, run_sweep
+from trainer.sweep import describe_plan, prepare_sweep, run_sweep
 
 RULES = "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, target: Dry_Clover_g, factor: 0.5}]"
 
@@ -27,6 +29,16 @@ def mixed(store, tmp_path_factory):
     config(folder, store, kind=kinds, lr="[3e-2, 1e-30]", epochs=20, repeats=2)
     out = biomass("train", "--config", folder / "sweep.yaml", "--out", folder / "runs", "--fold", "all", "--device", "cpu")
     return next((folder / "runs").iterdir()), out
+
+
+@pytest.mark.parametrize("decay, is_told", [(0.997, True), (0.5, False)])
+def test_averages_that_still_hold_the_first_weights_are_told(store, tmp_path, decay, is_told):
+    sweep = config(tmp_path, store, kind="[density, ridge]", lr="[1e-2]", epochs=6)
+    base = sweep.base.model_copy(update={"optimization": sweep.base.optimization.model_copy(update={"ema_decay": decay})})
+    prepared = prepare_sweep(replace(sweep, base=base), "cpu")
+    told = [f"ema_decay {decay:g} leaves {decay**prepared.n_batches:.0%} of the first weights"] if is_told else []
+    assert [remark.split(" in the averages")[0].removeprefix("optimization.") for remark in prepared.remarks] == told
+    assert ("\nnote     optimization.ema_decay" in describe_plan(prepared)) == is_told
 
 
 def test_kinds_of_all_sorts_share_a_leaderboard(mixed):
@@ -135,6 +147,7 @@ def test_states_and_dates_can_be_left_out(tmp_path, store):
         result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.groups": groups}), tmp_path / groups, "cpu", False)
         folds = pd.read_csv(result.path / "folds.csv")
         assert (folds.groupby("group")["r00"].nunique() == 1).all()
+        assert result.summary["low"][0] == 0  # sites are drawn: groups are too few
 
 
 def test_a_huge_grid_is_counted_and_asks_for_a_flag(tmp_path, store):
@@ -169,6 +182,46 @@ def test_what_is_for_reports_only_is_never_the_best(tmp_path, store):
     result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": "all"}), tmp_path / "runs", "cpu", False)
     assert "hist_gbdt" in result.summary["name"][0] and "density" in result.best
     assert (result.path / "refit/weights/last_all.safetensors").exists()
+
+
+def test_differences_and_the_honest_estimate_are_of_what_can_be_chosen(tmp_path, store):
+    result = run_sweep(config(tmp_path, store, kind="[hist_gbdt, density]", lr="[1e-30]"), tmp_path / "runs", "cpu", False)
+    summary = json.loads((result.path / "summary.json").read_text())
+    rows = result.summary.set_index("name")
+    assert "hist_gbdt" in rows.index[0] and rows["vs_best"].iloc[0] > 0 and rows.loc[result.best, "vs_best"] == 0
+    assert summary["honest"]["points"] == [result.best]
+    assert summary["honest"]["last"] == pytest.approx(rows.loc[result.best, "score_last"])
+
+
+def test_a_sweep_of_what_is_for_reports_only_has_no_best(tmp_path, store):
+    result = run_sweep(config(tmp_path, store, kind="[hist_gbdt]"), tmp_path / "runs", "cpu", False)
+    assert result.best is None and result.notes == ["there is no best point: all failed, or are for reports only"]
+    with pytest.raises(InputError, match="no best run: all points failed, or are for reports only"):
+        best_run(result.path)
+
+
+def test_sites_too_few_for_an_interval_are_counted(tmp_path, store):
+    config(tmp_path, store)
+    result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": 1}), tmp_path / "runs", "cpu", False)
+    held_out = pd.read_csv(result.path / "folds.csv").query("r00 == 1")["site"].nunique()
+    assert result.summary["low"].isna().all()
+    assert result.notes[0] == ("which points can be told apart from the best is not known: "
+                               f"{held_out} sites are held out, too few for an interval, which takes 6")
+
+
+def test_sites_that_share_a_photograph_are_drawn_as_one(tmp_path, store):
+    sweep, folder = prepare_sweep(config(tmp_path, store, kind="[ridge]"), "cpu"), SweepFolder.create(tmp_path, "copies")
+    catalog = sweep.data.catalog.assign(sha256=[f"{i // 2 if i < 10 else i:x}" for i in range(30)])  # ten sites in pairs
+    sweep = replace(sweep, data=replace(sweep.data, catalog=catalog))
+    result = finish(sweep, folder, [close_regressor(sweep, 0, folder.run("ridge"))], {})
+    assert "5 sites are held out" in result.notes[0] and np.isnan(result.summary["low"][0])
+
+
+def test_ridge_that_cannot_be_fitted_is_left_out(tmp_path):
+    three = write_store(tmp_path / "three.h5", n=3)
+    with pytest.warns(UserWarning, match="ridge on all pooled rows, to compare with, is left out: 1 training rows"):
+        result = run_sweep(config(tmp_path, three, kind="[density]", n_folds=2), tmp_path / "runs", "cpu", False)
+    assert result.summary["name"].tolist()[2:] == ["mean"]
 
 
 def test_spellings_of_the_same_point_are_one(tmp_path, store):

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from commands import biomass
 from safetensors.torch import load_file
 from sweeps import config, write_store
@@ -65,8 +67,9 @@ def whole(store, tmp_path_factory):
 
 
 def assert_same_sweep(found: Path, whole: Path):
-    kept = [p for p in whole.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name == "summary.json"]
-    assert len(kept) == 4 + 2 * (1 + 6) + (1 + 3)
+    names = {"summary.json", "spec.json", "config.yaml"}
+    kept = [p for p in whole.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name in names]
+    assert len(kept) == 4 + 2 * (3 + 6) + (3 + 3)
     for file in kept:
         assert (found / file.relative_to(whole)).read_bytes() == file.read_bytes(), file
     assert not list(found.rglob("checkpoints")) and not list(found.rglob("*.partial"))
@@ -121,14 +124,20 @@ def test_a_stopped_sweep_goes_on_to_the_same_heads(stopped):
     assert_same_sweep(folder, uninterrupted)
 
 
-def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, store):
+def flipped(whole: bytes) -> bytes:
+    """One bit of the last tensor."""
+    return whole[:-2] + bytes([whole[-2] ^ 0x40]) + whole[-1:]
+
+
+@pytest.mark.parametrize("damaged", [lambda whole: whole[:1000], flipped], ids=["cut", "a bit flipped"])
+def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, store, damaged):
     sweep = prepare_sweep(config(tmp_path, store), "cpu")
     checkpoint = Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors")
     trainers = sweep.trainers(range(4))
     for epoch in range(2):
         train_epoch(sweep, trainers, sweep.reader(), epoch)
         checkpoint.save(trainers)
-    checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:1000])
+    checkpoint.path.write_bytes(damaged(checkpoint.path.read_bytes()))
     fresh = sweep.trainers(range(4))
     with pytest.warns(UserWarning, match="going on from previous_points0-3.safetensors"):
         checkpoint.load(fresh)
@@ -136,6 +145,18 @@ def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, st
     checkpoint.previous.write_bytes(b"")
     with pytest.raises(StoreDamaged, match="not a checkpoint of this sweep"):
         checkpoint.load(fresh)
+
+
+def test_a_flipped_bit_is_found_before_anything_is_restored(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[1e-2]"), "cpu")
+    checkpoint, (trainer,) = Checkpoint(tmp_path / "checkpoints" / "points0-0.safetensors"), sweep.trainers([0])
+    checkpoint.save([trainer])
+    checkpoint.path.write_bytes(flipped(checkpoint.path.read_bytes()))
+    train_epoch(sweep, [trainer], sweep.reader(), 0)
+    trained = {name: tensor.detach().clone() for name, tensor in trainer.bank.tensors.items()}
+    with pytest.raises(StoreDamaged, match="CRC-32C of its tensors"):
+        checkpoint.load([trainer])
+    assert all(torch.equal(trainer.bank.tensors[name], tensor) for name, tensor in trained.items())
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, store):
@@ -290,6 +311,12 @@ def test_a_head_that_fails_is_marked_with_its_batch_and_not_ranked(diverged):
     assert bad["last"]["per_repeat_R"] == [None] and 0 < bad["failed_at_batch"]["r00_fold0"] < 20
     assert f"failed, not ranked: {bad['name']}" in diverged.notes
     assert "lr-1e_30" in bad["name"] or "1e+30" in bad["name"]
+
+
+def test_a_head_that_failed_tells_no_state(diverged):
+    run, = diverged.path.glob("001*")
+    last = pd.read_csv(run / "oof.csv").query("weights == 'last'")
+    assert last["Dry_Total_g"].isna().all() and last["predicted_State"].isna().all()
 
 
 def test_a_refit_where_all_failed_is_refused(diverged, store, tmp_path):

@@ -1,7 +1,7 @@
 """A pass under way, on disk: everything its next step depends on, in one safetensors file that appears whole; two are kept."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from featurestore._bytes import appears_whole, publish
+from featurestore._bytes import appears_whole, crc32c, publish
 from featurestore.errors import InputError, StoreDamaged
 from trainer.bank_trainer import BankTrainer
 from trainer.optimizer import BankOptimizer
@@ -25,12 +25,13 @@ class Checkpoint:
     def save(self, trainers: Sequence[BankTrainer]) -> None:
         """Keep the state of all banks. InputError if it cannot be written; the one before it is then kept."""
         self.path.parent.mkdir(exist_ok=True)
-        state = {f"{b}/{name}": tensor for b, trainer in enumerate(trainers) for name, tensor in _state(trainer).items()}
+        state = {f"{b}/{name}": tensor.detach().cpu().contiguous()
+                 for b, trainer in enumerate(trainers) for name, tensor in _state(trainer).items()}
         if self.path.exists():
             publish(self.path, self.previous)
         try:
             with appears_whole(self.path) as partial:
-                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial)
+                save_file(state, partial, {"crc32c": _crc32c(sorted(state.items()))})
         except (OSError, SafetensorError) as err:
             raise InputError(f"{self.path}: cannot be written ({err}); make room, then --resume the sweep") from err
 
@@ -53,9 +54,20 @@ class Checkpoint:
 
 def _load(path: Path, trainers: Sequence[BankTrainer]) -> None:
     with safe_open(path, "pt") as file:
+        found = _crc32c((name, file.get_tensor(name)) for name in sorted(file.keys()))
+        if (saved := (file.metadata() or {}).get("crc32c")) != found:  # before anything is restored
+            raise ValueError(f"CRC-32C of its tensors {found}, {saved} when it was saved")
         for b, trainer in enumerate(trainers):
             state = {name.split("/", 1)[1]: file.get_tensor(name) for name in file.keys() if name.startswith(f"{b}/")}  # noqa: SIM118
             _restore(trainer, state)
+
+
+def _crc32c(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Of names, types, shapes and bytes: safetensors itself would not see a bit that has flipped."""
+    crc = 0
+    for name, tensor in tensors:
+        crc = crc32c(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.numpy(), start=crc)
+    return f"{crc:08x}"
 
 
 def _state(trainer: BankTrainer) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from featurestore._interrupts import check_interrupt
 from trainer.data import TrainingData
 from trainer.heads import Bank, Outputs
 from trainer.metrics import MASSES, TARGETS, in_targets_order, target_r2, weighted_r2
+from trainer.postprocess import most_probable
 from trainer.stream import Batch, Split, validation_batches
 from trainer.tokens import TokenReader
 
@@ -127,6 +128,6 @@ def oof_table(which: str, data: TrainingData, folds: pd.DataFrame, splits: Seque
         part = pd.concat([part, pd.DataFrame(prediction_N5, columns=list(TARGETS)),
                           pd.DataFrame(truth_N5, columns=[f"true_{name}" for name in TARGETS])], axis=1)
         if state_RNC is not None and data.states:
-            part["predicted_State"] = np.array(data.states)[np.nan_to_num(state_RNC[repeat]).argmax(1)]
+            part["predicted_State"] = most_probable(state_RNC[repeat], data.states)
         parts.append(part[held_out])
     return pd.concat(parts)

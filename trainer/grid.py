@@ -87,7 +87,7 @@ class SweepConfig:
         digits = max(3, len(str(len(self._members))))
         return [self._name(f"{index:0{digits}d}", settings) for index, (_, settings) in enumerate(self._members, 1)]
 
-    def with_folds(self, path: Path, n_folds: int | None = None, repeats: int | None = None) -> Self:
+    def with_folds(self, path: Path | None, n_folds: int | None = None, repeats: int | None = None) -> Self:
         """The same points over the folds of a table; n_folds and repeats are its own, once it is read."""
         known = {"n_folds": n_folds, "repeats": repeats} if n_folds else {}
         cv = self.base.cv.model_copy(update={"folds": path, **known})

@@ -114,7 +114,7 @@ def apply(rules: Sequence[Rule], masses_N5: np.ndarray, state_NC: np.ndarray | N
     if needing and not told and masses_N5.size:
         raise InputError(f"inference.postprocess: {', '.join(needing)} needs the predicted State, and these heads tell none; "
                          "leave the rule out or choose a kind of head that learns State, with States in the catalog")
-    state_N = _most_probable(state_NC, states) if told else np.array("")
+    state_N = most_probable(state_NC, states) if told else np.array("")
     for rule in rules:
         masses_N5 = rule(masses_N5, state_N)
     return masses_N5
@@ -133,8 +133,8 @@ def judge(rules: Sequence[Rule], score: Callable[[Sequence[Rule]], Score]) -> di
     return scores
 
 
-def _most_probable(state_NC: np.ndarray, states: Sequence[str]) -> np.ndarray:
-    """(..., N) names; "" where probabilities are NaN."""
+def most_probable(state_NC: np.ndarray, states: Sequence[str]) -> np.ndarray:
+    """(..., N) names of the most probable States; "" where probabilities are NaN."""
     if state_NC.shape[-1] != len(states):
         raise ValueError(f"probabilities are {state_NC.shape}, of {len(states)} States: the last axis must be theirs")
     unknown_N = np.isnan(state_NC).any(-1)

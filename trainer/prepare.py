@@ -21,6 +21,8 @@ from trainer.splits import make_splits, read_splits, shape_of
 from trainer.stream import Split, Stream, make_splits_of
 from trainer.tokens import TokenReader
 
+MOST_LEFT = 0.05  # of the weights a head began with, in its moving average at the end
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -54,6 +56,16 @@ class Sweep:
     def n_batches(self) -> int:
         """Of the whole training of a head."""
         return self.base.trainer.num_epochs * self.stream.n_steps
+
+    @property
+    def remarks(self) -> list[str]:
+        """What somebody who chose these settings may not have meant, a sentence each."""
+        n_steps = max(1, self.n_batches // self.base.trainer.gradient_accumulation_steps)
+        decays = {point.optimization.ema_decay for point in self.config.points
+                  if kinds.load(point.head.kind).trained and point.optimization.use_ema}
+        return [f"optimization.ema_decay {decay:g} leaves {decay**n_steps:.0%} of the first weights in the averages after all "
+                f"{n_steps} steps; lower it, to {0.01**(1 / n_steps):.2g} say, or train longer"
+                for decay in sorted(decays) if decay**n_steps > MOST_LEFT]
 
     @property
     def holds_out(self) -> bool:

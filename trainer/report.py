@@ -30,12 +30,12 @@ def draw_curves(metrics: Path, out: Path) -> None:
 
 
 def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = (), most: int = 40) -> None:
-    """Points by score, best at the top, mean +- sd over repeats, pale where told apart from it; baselines as lines."""
+    """Points by score, best at the top, mean +- sd over repeats, pale where told apart from the best; baselines as lines."""
     points = summary[~summary["name"].isin(BASELINES)].head(most).iloc[::-1]
     figure, ax = _figure(1, 1, (10, 1.6 + 0.34 * len(points) + 0.2 * len(notes)))
     height = np.arange(len(points))
     apart = points["apart"].to_numpy(bool) | points["failed"].to_numpy(bool)
-    for these, colour, label in ((~apart, BLUE, "level with the best"), (apart, PALE, "below the best (95 %)")):
+    for these, colour, label in ((~apart, BLUE, "not told apart from the best"), (apart, PALE, "told apart from it (95 %)")):
         if these.any():
             ax.barh(height[these], points["score_last"][these], xerr=points["sd_last"].fillna(0)[these], color=colour, height=0.6,
                     label=f"last epoch (EMA), {label}")

@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 
 from featurestore._interrupts import check_interrupt
+from featurestore.errors import InputError
 from trainer import kinds
 from trainer.bank_trainer import BankTrainer
 from trainer.baselines import fit_splits, mean_predictor
-from trainer.compare import Comparison, compare, compare_pairs
+from trainer.compare import LEAST_SITES, Comparison, compare, compare_pairs
 from trainer.config import HeadConfig, PointConfig
 from trainer.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
 from trainer.metrics import constrained, in_targets_order
@@ -24,6 +25,7 @@ from trainer.prepare import Sweep
 from trainer.report import draw_curves, draw_leaderboard
 from trainer.runs import ALL_FILE, WEIGHTS, RunFolder, SweepFolder, SweepResult, head_file
 from trainer.selection import honest_estimate, squared_errors
+from trainer.splits import joined_sites
 from trainer.stream import Split
 from trainer.tokens import TokenReader
 
@@ -126,17 +128,24 @@ def save_regressor(sweep: Sweep, p: int, run: RunFolder) -> None:
 def baselines(sweep: Sweep) -> dict[str, Scores]:
     """What every head has to beat, under the same views and constraints: the training mean, and ridge on all pooled rows.
 
-    A sweep that did not ask for ridge must not die of it: where it would not fit in memory it is left out, with a warning.
+    A sweep that did not ask for ridge must not die of it: where it cannot be fitted it is left out, with a warning.
     """
-    ridge = sweep.base.model_copy(update={"head": HeadConfig(kind="ridge")})
     raw = {"mean": mean_predictor(sweep.data, sweep.splits)}
-    need, free = fit_bytes(ridge, sweep.data, sweep.splits), free_memory(torch.device("cpu"))
-    if need <= free:
-        raw["ridge"] = np.mean(list(fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, sweep.views)[1].values()), 0)
-    else:
-        warnings.warn(f"ridge on all pooled rows, to compare with, is left out: it would take {need / 1e9:.3g} GB of memory, "
-                      f"{free / 1e9:.3g} GB are free; as a point of the grid it can have fewer head.features", stacklevel=2)
+    try:
+        raw["ridge"] = _ridge(sweep)
+    except InputError as err:
+        warnings.warn(f"ridge on all pooled rows, to compare with, is left out: {err}", stacklevel=2)
     return {name: _scored(sweep, Prediction(each, None, sweep.base, []).by_rules([])) for name, each in raw.items()}
+
+
+def _ridge(sweep: Sweep) -> np.ndarray:
+    """(R, N, 5) raw masses. InputError where it does not fit in memory, or a split has too few images."""
+    ridge = sweep.base.model_copy(update={"head": HeadConfig(kind="ridge")})
+    need, free = fit_bytes(ridge, sweep.data, sweep.splits), free_memory(torch.device("cpu"))
+    if need > free:
+        raise InputError(f"it would take {need / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free; as a point of the grid it "
+                         "can have fewer head.features")
+    return np.mean(list(fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, sweep.views)[1].values()), 0)
 
 
 def write_oof(sweep: Sweep, result: PointResult, run: RunFolder) -> None:
@@ -148,18 +157,19 @@ def write_oof(sweep: Sweep, result: PointResult, run: RunFolder) -> None:
 def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult], beside: Mapping[str, Scores]) -> SweepResult:
     """Rank the points, say what can be told apart, set the baselines beside them, write what a sweep leaves.
 
-    The best point is the first that can be saved: what is for reports only stands at its place, and is not chosen.
+    The best point is the first that can be saved: what is for reports only stands at its place beside it, and is never chosen.
     """
     check_interrupt()
     scores = {r.index: {which: _score(sweep, r, which) for which in r.held_out} for r in results}
     results = sorted(results, key=lambda r: (r.failed, -np.nan_to_num(scores[r.index]["last"].mean, nan=-np.inf)))
-    best = next((r for r in results if not (r.failed or kinds.load(r.config.head.kind).report_only)), None)
-    comparisons, pairs = _compare(sweep, results)
+    choices = [r for r in results if not kinds.load(r.config.head.kind).report_only]
+    best = next((r for r in choices if not r.failed), None)
+    comparisons, pairs = _compare(sweep, results, results.index(best) if best else 0)
     rows = [_summary_row(sweep, r, scores[r.index], c) for r, c in zip(results, comparisons, strict=True)]
     summary = pd.DataFrame(rows + [_baseline_row(name, each) for name, each in beside.items()])
-    honest = _honest(sweep, results)
+    honest = _honest(sweep, choices) if choices else None
     judged = _judged(sweep, best) if best else {}
-    notes = _notes(results, comparisons, honest, judged)
+    notes = _notes(results, _level(sweep, results, best, comparisons), honest, judged) + sweep.remarks
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
     draw_leaderboard(summary, folder.path / "leaderboard.png", notes)
@@ -190,15 +200,15 @@ def _scored(sweep: Sweep, masses_RN5: np.ndarray) -> Scores:
     return score(in_targets_order(sweep.data.truth_N5), masses_RN5, sweep.splits, state)
 
 
-def _compare(sweep: Sweep, results: Sequence[PointResult]) -> tuple[list[Comparison], pd.DataFrame]:
-    """Every point against the one at the top, and a table of all pairs of the first MOST_PAIRED."""
+def _compare(sweep: Sweep, results: Sequence[PointResult], reference: int) -> tuple[list[Comparison], pd.DataFrame]:
+    """Every point against one of them, and a table of all pairs of the first MOST_PAIRED."""
     masses_GRN5 = np.stack([r.held_out["last"].masses_RN5 for r in results])
-    truth_N5, site_N = in_targets_order(sweep.data.truth_N5), sweep.folds["site"].to_numpy()
+    truth_N5, site_N = in_targets_order(sweep.data.truth_N5), joined_sites(sweep.folds["site"], sweep.data.catalog)
     seed = sweep.base.experiment.seed
     pairs = compare_pairs(truth_N5, masses_GRN5[:MOST_PAIRED], site_N, seed)
     rows = [{"better": results[a].name, "other": results[b].name, **vars(c)} for (a, b), c in pairs.items()]
     columns = ["better", "other", *(field.name for field in fields(Comparison))]
-    return compare(truth_N5, masses_GRN5, site_N, 0, seed), pd.DataFrame(rows, columns=columns)
+    return compare(truth_N5, masses_GRN5, site_N, reference, seed), pd.DataFrame(rows, columns=columns)
 
 
 def _honest(sweep: Sweep, results: Sequence[PointResult]) -> dict[str, Any]:
@@ -253,16 +263,29 @@ def _plain(scores: Scores) -> dict:
     return vars(scores) | {"per_repeat_R": scores.per_repeat_R.tolist()}
 
 
-def _notes(results: Sequence[PointResult], comparisons: Sequence[Comparison], honest: Mapping[str, Any],
+def _level(sweep: Sweep, results: Sequence[PointResult], best: PointResult | None, comparisons: Sequence[Comparison]) -> str:
+    """How many points cannot be told apart from the best, or why nobody knows."""
+    if best is None:
+        return "there is no best point: all failed, or are for reports only"
+    site_N = joined_sites(sweep.folds["site"], sweep.data.catalog)
+    n_sites = len(np.unique(site_N[np.concatenate([s.val_N for s in sweep.splits])]))
+    if n_sites < LEAST_SITES:
+        return (f"which points can be told apart from the best is not known: {n_sites} sites are held out, too few for an "
+                f"interval, which takes {LEAST_SITES}")
+    n_level = sum(not (c.apart or r.failed or r is best) for r, c in zip(results, comparisons, strict=True))
+    some = f"{n_level} of {len(results) - 1} other points cannot" if n_level else f"all {len(results) - 1} other points can"
+    return f"{some} be told apart from the best (site-level bootstrap, 95 %)"
+
+
+def _notes(results: Sequence[PointResult], level: str, honest: Mapping[str, Any] | None,
            judged: Mapping[str, float]) -> list[str]:
     """The leaderboard in sentences."""
     if results[0].failed:
         return ["every point failed: its loss was no longer finite; lower optimization.lr"]
-    level = [r.name for r, c in zip(results[1:], comparisons[1:], strict=True) if not (c.apart or r.failed)]
-    notes = [f"{len(level)} of {len(results) - 1} other points cannot be told apart from the best (site-level bootstrap, 95 %)"]
-    if np.isfinite(honest["last"]):
-        notes.append(f"selected point: {honest['last']:.4f} where its choice never saw the reported fold; on the plain view "
-                     f"{honest['plain']:.4f}, and {honest['epoch']:.4f} with the epoch chosen so too")
+    notes = [level]
+    if honest and np.isfinite(honest["last"]):
+        notes.append(f"selected point: {honest['last']:.4f} where its choice never saw the reported fold (on the plain view "
+                     f"alone {honest['plain']:.4f}; with the epoch chosen so too {honest['epoch']:.4f})")
     if failed := [r.name for r in results if r.failed]:
         notes.append(f"failed, not ranked: {', '.join(failed)}")
     if judged:

@@ -110,7 +110,7 @@ class SweepResult:
     path: Path
     summary: pd.DataFrame
     best: str | None
-    """Name of the point at the top; None if every one failed."""
+    """Name of the first point that can be saved; None if all failed, or are for reports only."""
     notes: list[str]
     """What a reader of the leaderboard has to know, a sentence each."""
 
@@ -191,10 +191,11 @@ def newest_sweep(out: Path) -> Path:
 
 
 def best_run(sweep: Path) -> Path:
-    """The run at the top of a sweep's leaderboard. InputError if there is none."""
+    """The run of a sweep's best point. InputError if there is none."""
     best = read_json(sweep / "summary.json", "best")["best"]
     if best is None:
-        raise InputError(f"{sweep}: every point failed, there is no best run; lower optimization.lr and train again")
+        raise InputError(f"{sweep}: there is no best run: all points failed, or are for reports only; lower optimization.lr or "
+                         "add another head.kind, and train again")
     return sweep / best
 
 

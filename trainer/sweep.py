@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ def describe_plan(sweep: Sweep) -> str:
     plan = sweep.plan()
     if not plan.passes:
         return str(plan)
+    notes = "".join(f"\nnote     {remark}" for remark in sweep.remarks)
     reader = sweep.reader()
     step_s = _step_s(sweep, plan.passes[0], reader)
     hours = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size) / 3600
-    return f"{plan}\ntokens   {reader.residency}\ntime     about {hours:.2g} h: a step takes {1000 * step_s:.0f} ms here"
+    return f"{plan}\ntokens   {reader.residency}\ntime     about {hours:.2g} h: a step takes {1000 * step_s:.0f} ms here{notes}"
 
 
 def _step_s(sweep: Sweep, points: Sequence[int], reader: TokenReader) -> float:
@@ -79,11 +81,12 @@ def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None =
     no longer those it began with.
     """
     plan = read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
-    # its folds as it wrote them: they hold whatever made them
     if store:
         plan["base"]["dataset"]["store"] = str(store)
-    given = SweepConfig.of(plan["base"], plan["axes"], path / "sweep.json").with_folds(path / "folds.csv")
-    sweep = prepare_sweep(given, plan["device"], begun=True)
+    given = SweepConfig.of(plan["base"], plan["axes"], path / "sweep.json")
+    # its folds as it wrote them: they hold whatever made them, and its runs' configs go on naming that
+    sweep = prepare_sweep(given.with_folds(path / "folds.csv"), plan["device"], begun=True)
+    sweep = replace(sweep, config=sweep.config.with_folds(given.base.cv.folds))
     _check_same_tokens(sweep.data.store, plan)
     folder, whole = SweepFolder(path), fold == "all" or sweep.base.cv.fold == "all"
     if folder.is_finished and (not whole or folder.is_refitted):
@@ -118,7 +121,7 @@ def _train(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], r
            progress: bool) -> SweepResult:
     """What is fitted on pooled rows, then every pass over the tokens."""
     runs = {p: folder.run(name) for p, name in enumerate(sweep.config.names)}
-    results, beside = [], baselines(sweep)  # first: what they refuse should not cost a training
+    results, beside = [], baselines(sweep)
     for p, point in enumerate(sweep.config.points):
         if not kinds.load(point.head.kind).trained:
             check_interrupt()
