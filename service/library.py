@@ -129,6 +129,8 @@ class Library:
         for served in self.stores.values():
             served.require()
         for folder in self.sweep_folders.values():
+            if (folder.parent / "sweep.json").is_file():
+                raise InputError(f"{folder}: a run's folder, not a sweep's; give {folder.parent}")
             if not (folder / "sweep.json").is_file():
                 raise InputError(f"{folder}: not a sweep's folder: it has no sweep.json; give one that `biomass train` made, "
                                  "e.g. runs/20261228_123456_halves")

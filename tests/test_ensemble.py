@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from featurestore import FeatureStore
 from featurestore.backbone import Backbone, load_backbone
 from featurestore.errors import InputError, UsageError
 from featurestore.views import VIEWS, chosen_tta, tta_views
@@ -102,6 +103,18 @@ def test_states_that_only_a_member_of_no_share_tells_are_not_told(sweep):
     silent, telling = member(sweep, 1), dataclasses.replace(member(sweep, 0), states=["NSW", "Tas"])
     raw = [Raw(np.full((2, 3, 5), 10.0), None), Raw(np.full((2, 3, 5), 30.0), np.full((2, 3, 2), 0.5))]
     assert Combiner([silent, telling]).masses(raw).tolist() == pytest.approx(constrained(np.full((1, 5), 10.0), "order")[0])
+
+
+def test_a_sweep_for_a_run_and_a_run_for_a_sweep_are_told_apart(sweep, pasture, tmp_path):
+    options = ["--data", pasture, "--out", tmp_path / "s.csv", "--device", "cpu"]
+    assert "give it as --sweep" in biomass("predict", "--run", sweep, *options, code=3).stderr
+    assert "give it as --run" in biomass("predict", "--sweep", runs(sweep)[0], *options, code=3).stderr
+    stopped = shutil.copytree(sweep, tmp_path / "stopped")
+    (stopped / "summary.json").unlink()
+    assert f"biomass train --resume {stopped}" in biomass("predict", "--sweep", stopped, *options, code=3).stderr
+    store = FeatureStore.open(RunFolder(runs(sweep)[0]).config.dataset.store)
+    said = biomass("store", "serve", store.path, "--sweep", runs(sweep)[0], "--port", 0, code=3).stderr
+    assert f"give {sweep}" in said
 
 
 def test_no_folds_are_refused_rather_than_all_taken(sweep):

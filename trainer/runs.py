@@ -43,7 +43,11 @@ class RunFolder:
 
     @property
     def config(self) -> PointConfig:
-        return load_point(self.path / "config.yaml")
+        """InputError if it cannot be read; of a sweep's folder, which was meant for a run's, it says so."""
+        file = self.path / "config.yaml"
+        if (self.path / "sweep.json").exists() and not file.exists():
+            raise InputError(f"{self.path}: a sweep's folder, not a run's; give it as --sweep, or one of the runs in it")
+        return load_point(file)
 
     @property
     def spec(self) -> StoreSpec:
@@ -191,7 +195,12 @@ def newest_sweep(out: Path) -> Path:
 
 
 def best_run(sweep: Path) -> Path:
-    """The run of a sweep's best point. InputError if there is none."""
+    """The run of a sweep's best point. InputError if there is none, or this is no finished sweep."""
+    if not (sweep / "summary.json").exists():
+        if (sweep / "sweep.json").exists():
+            raise InputError(f"{sweep}: this sweep is not finished; `biomass train --resume {sweep}` goes on with it")
+        if (sweep / "config.yaml").exists():
+            raise InputError(f"{sweep}: a run's folder, not a sweep's; give it as --run")
     best = read_json(sweep / "summary.json", "best")["best"]
     if best is None:
         raise InputError(f"{sweep}: there is no best run: all points failed, or are for reports only; lower optimization.lr or "
