@@ -73,11 +73,13 @@ def test_a_served_store_and_the_folder_its_rows_are_kept_in(tmp_path, monkeypatc
         checks = {each["name"]: each for each in json.loads(biomass("doctor", f"{url}?token={TOKEN}", "--json").stdout)}
         assert checks["store"]["found"] == f"{url}: 5 of 5 images sealed, 3 views, made_up"
         assert checks["file system"]["found"].startswith(f"{tmp_path}/kept: ") and checks["mmap"]["level"] == OK
-        assert "(401): set BIOMASS_TOKEN" in biomass("doctor", f"{url}?token=not-{TOKEN}", code=3).stdout.splitlines()[-1]
+        refused = list(doctor.check_served(f"{url}?token=not-{TOKEN}", []))[-1]
+        assert refused.level == FAIL and "(401): set BIOMASS_TOKEN" in refused.found and TOKEN not in refused.found
         monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "file"))
-        assert "choose another folder with BIOMASS_CACHE" in biomass("doctor", url, code=3).stdout.splitlines()[-1]
+        no_folder, = doctor.check_served(url, [])
+        assert (no_folder.level, no_folder.advice) == (FAIL, "choose another folder with BIOMASS_CACHE")
     monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "kept"))
-    assert "is `biomass store serve` running there" in biomass("doctor", url, code=3).stdout.splitlines()[-1]
+    assert "is `biomass store serve` running there" in list(doctor.check_served(url, []))[-1].found
 
 
 def test_an_address_without_its_scheme_is_told_so(tmp_path):
