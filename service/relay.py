@@ -48,6 +48,7 @@ class Relay:
                                    [str(folder) for folder in library.sweep_folders.values()],
                                    library.data and str(library.data)])
         self.n_now = self.n_starts = 0
+        self.turn = asyncio.Lock()
         self._start()
 
     @property
@@ -135,6 +136,8 @@ class _Relayed(StreamingResponse):
             raise _busy(f"{MOST_REQUESTS} requests wait for what must be computed")
         self._relay.n_now += 1
         try:
+            async with self._relay.turn:  # one begins in a round of the loop: of a hundred that come at once none holds up others
+                await asyncio.sleep(0)
             await super().__call__(scope, receive, send)
         finally:
             self._relay.n_now -= 1
