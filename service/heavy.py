@@ -14,6 +14,7 @@ from starlette.requests import Request
 from service.errors import ServiceError
 
 SLOTS = 2
+WAITING = 8  # more than a page asks for at once when nothing is kept yet
 KEPT_BYTES = 256 << 20
 
 
@@ -23,8 +24,8 @@ async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> A
     key : names the work and what it was made from, `(opened.state, "stats")` say: what is returned for it is never made again
     while it is kept. Do not change what you get, others get it too.
 
-    Raises ServiceError `busy` (503, Retry-After) when all SLOTS are taken by other work, and what function raises; an error is
-    not kept.
+    Raises ServiceError `busy` (503, Retry-After) when all SLOTS are taken by other work and WAITING more wait, and what function
+    raises; an error is not kept.
     """
     return await request.app.state.heavy.run(key, function)
 
@@ -32,8 +33,8 @@ async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> A
 class Heavy:
     """The slots, the work under way and the results of one application."""
 
-    def __init__(self, slots: int = SLOTS, kept_bytes: int = KEPT_BYTES) -> None:
-        self.slots, self.kept_bytes = slots, kept_bytes
+    def __init__(self, slots: int = SLOTS, waiting: int = WAITING, kept_bytes: int = KEPT_BYTES) -> None:
+        self.most, self.kept_bytes = slots + waiting, kept_bytes
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="heavy")
         self._running: dict[Hashable, asyncio.Future] = {}
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
@@ -52,8 +53,8 @@ class Heavy:
         return result
 
     def _begin(self, key: Hashable, function: Callable[[], Any]) -> None:
-        if self.n_running >= self.slots:
-            raise ServiceError("busy", f"{self.slots} long computations are under way already", "ask again in some seconds")
+        if self.n_running >= self.most:
+            raise ServiceError("busy", f"{self.most} long computations are under way or wait", "ask again in some seconds")
         future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: _weighed(function()))
         self._running[key] = future
         future.add_done_callback(lambda done: self._finish(key, done))
