@@ -166,7 +166,8 @@ def usable(paths: list[Path], crop: str, skip: bool) -> tuple[tuple[int, int], d
     size, unusable = inspect_photographs(paths, crop)
     if size is None or (unusable and not skip) or any(each.status == "aspect" for each in unusable.values()):
         n_missing = sum(each.status == "missing" for each in unusable.values())
-        hint = "" if skip else f" ({n_missing} of them are missing; --skip-missing builds the others)"
+        missing = f"{n_missing} missing; " if n_missing else ""
+        hint = "" if skip else f" ({missing}--skip-missing builds the others)"
         raise InputError(f"{len(unusable)} of {len(paths)} photographs cannot be used{hint}:"
                          f"{list_some([each.why for each in unusable.values()], len(paths))}")
     return size, {paths[i]: each for i, each in unusable.items()}
@@ -200,7 +201,7 @@ def new_bar(title: str, n: int, n_todo: int, progress: bool) -> tqdm:
 def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> BuildReport:
     """What a build did, and warnings of what a person should know about the store."""
     if skipped:
-        warnings.warn(f"{len(skipped)} photographs were skipped; their images have no tokens:{list_some(skipped)}", stacklevel=3)
+        warnings.warn(f"{len(skipped)} photographs skipped; their images have no tokens:{list_some(skipped)}", stacklevel=3)
     with FeatureStore.open(path) as store:
         sealed = store.catalog.iloc[store.sealed]
         same = sealed[sealed["sha256"].duplicated(keep=False) & (sealed["sha256"] != "")]

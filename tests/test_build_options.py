@@ -55,7 +55,7 @@ def test_B15_skipped_photographs_have_a_status_and_no_tokens(data, tmp_path):
     second.write_text("<html>404</html>")
     flip_bit(third, third.stat().st_size // 2)  # damage that no header shows
     stderr = build(data, out, code=3).stderr
-    assert "2 of 6 photographs cannot be used (1 of them are missing; --skip-missing builds the others)" in stderr
+    assert "2 of 6 photographs cannot be used (1 missing; --skip-missing builds the others)" in stderr
     result = build(data, out, "--skip-missing")
     store = FeatureStore.open(out)
     status = dict(zip(store.catalog["image_id"], store.catalog["status"], strict=True))
