@@ -67,22 +67,23 @@ def run_names(sweep: Path) -> list[str]:
 def plan(sweep: Path) -> Plan:
     """What sweep.json says: settings in words, and each point's values on the grid's axes by its run's name.
 
-    Both are empty where this program cannot read it.
+    Both are empty where this program cannot read it. Runs are taken from there, for a config that counts its points imports
+    every kind, and torch with it; a sweep that was begun before they stood there tells none.
     """
     found = _json(sweep / "sweep.json")
     try:
-        config, runs = SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json"), found["runs"]
+        config, runs = SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json"), found.get("runs", {})
         return _in_words(config, len(runs)), {name: dict(settings) for name, settings in runs.items()}
     except (BiomassError, AttributeError, KeyError, TypeError, ValueError):
         return {}, {}
 
 
 def _in_words(config: SweepConfig, n_points: int) -> dict[str, str]:
-    """n_points : given, for a config counts them by importing every kind, and torch with it."""
-    base = config.base
+    """n_points : 0 where they are not known."""
+    base, points = config.base, ({"points": str(n_points)} if n_points else {})
     cv, trainer, mixup = base.cv, base.trainer, base.augmentation.mixup
     axes = {f"grid: {key}": ", ".join(map(str, values)) for key, values in config.axes.items()}
-    return {"name": base.experiment.name, "store": Path(base.dataset.store or "").name, "points": str(n_points), **axes,
+    return {"name": base.experiment.name, "store": Path(base.dataset.store or "").name, **points, **axes,
             "folds": f"{cv.n_folds} x {cv.repeats} repeats, {cv.groups} kept together",
             "training": f"{trainer.num_epochs} epochs, batches of {trainer.batch_size}",
             "mixup": mixup.kind if mixup.on else "none", "views averaged": ", ".join(map(str, base.inference.tta_indices)),

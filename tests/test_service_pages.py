@@ -209,6 +209,14 @@ def test_a_table_with_a_cell_that_is_no_number_is_said_and_left_out(finished, tm
     assert {each["run"] for each in sweeps.predictions(sweep, "ID7")} == {next(sweep.glob("002*")).name}
 
 
+def test_a_sweep_that_lists_no_runs_still_tells_its_settings(finished, tmp_path):
+    plan = json.loads((finished / "sweep.json").read_text())
+    whole, parameters = sweeps.plan(finished)
+    assert whole["points"] == "2" and len(parameters) == 2
+    (tmp_path / "sweep.json").write_text(json.dumps({name: plan[name] for name in ("base", "axes")}))
+    assert sweeps.plan(tmp_path) == ({word: text for word, text in whole.items() if word != "points"}, {})
+
+
 def test_settings_are_read_without_torch(finished):
     code = ("import sys; from pathlib import Path; from service import sweeps; sweep = Path(sys.argv[1]); "
             "print(len(sweeps.describe(sweep, sweeps.plan(sweep))['settings']), 'torch' in sys.modules)")
