@@ -164,12 +164,13 @@ def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult], beside
     results = sorted(results, key=lambda r: (r.failed, -np.nan_to_num(scores[r.index]["last"].mean, nan=-np.inf)))
     choices = [r for r in results if not kinds.load(r.config.head.kind).report_only]
     best = next((r for r in choices if not r.failed), None)
-    comparisons, pairs = _compare(sweep, results, results.index(best) if best else 0)
+    site_N = joined_sites(sweep.folds["site"], sweep.data.catalog)
+    comparisons, pairs = _compare(sweep, results, site_N, results.index(best) if best else 0)
     rows = [_summary_row(sweep, r, scores[r.index], c) for r, c in zip(results, comparisons, strict=True)]
     summary = pd.DataFrame(rows + [_baseline_row(name, each) for name, each in beside.items()])
     honest = _honest(sweep, choices) if choices else None
     judged = _judged(sweep, best) if best else {}
-    notes = _notes(results, _level(sweep, results, best, comparisons), honest, judged) + sweep.remarks
+    notes = _notes(results, _level(sweep, results, site_N, best, comparisons), honest, judged) + sweep.remarks
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
     draw_leaderboard(summary, folder.path / "leaderboard.png", notes)
@@ -200,11 +201,11 @@ def _scored(sweep: Sweep, masses_RN5: np.ndarray) -> Scores:
     return score(in_targets_order(sweep.data.truth_N5), masses_RN5, sweep.splits, state)
 
 
-def _compare(sweep: Sweep, results: Sequence[PointResult], reference: int) -> tuple[list[Comparison], pd.DataFrame]:
+def _compare(sweep: Sweep, results: Sequence[PointResult], site_N: np.ndarray, reference: int
+             ) -> tuple[list[Comparison], pd.DataFrame]:
     """Every point against one of them, and a table of all pairs of the first MOST_PAIRED."""
     masses_GRN5 = np.stack([r.held_out["last"].masses_RN5 for r in results])
-    truth_N5, site_N = in_targets_order(sweep.data.truth_N5), joined_sites(sweep.folds["site"], sweep.data.catalog)
-    seed = sweep.base.experiment.seed
+    truth_N5, seed = in_targets_order(sweep.data.truth_N5), sweep.base.experiment.seed
     pairs = compare_pairs(truth_N5, masses_GRN5[:MOST_PAIRED], site_N, seed)
     rows = [{"better": results[a].name, "other": results[b].name, **vars(c)} for (a, b), c in pairs.items()]
     columns = ["better", "other", *(field.name for field in fields(Comparison))]
@@ -263,11 +264,11 @@ def _plain(scores: Scores) -> dict:
     return vars(scores) | {"per_repeat_R": scores.per_repeat_R.tolist()}
 
 
-def _level(sweep: Sweep, results: Sequence[PointResult], best: PointResult | None, comparisons: Sequence[Comparison]) -> str:
+def _level(sweep: Sweep, results: Sequence[PointResult], site_N: np.ndarray, best: PointResult | None,
+           comparisons: Sequence[Comparison]) -> str:
     """How many points cannot be told apart from the best, or why nobody knows."""
     if best is None:
         return "there is no best point: all failed, or are for reports only"
-    site_N = joined_sites(sweep.folds["site"], sweep.data.catalog)
     n_sites = len(np.unique(site_N[np.concatenate([s.val_N for s in sweep.splits])]))
     if n_sites < LEAST_SITES:
         return (f"which points can be told apart from the best is not known: {n_sites} sites are held out, too few for an "
