@@ -30,7 +30,6 @@ NO_SUM = ["", 0]  # stamp and CRC-32C of an array that takes its room, but is no
 SLOTS = 64  # processes that read the same store on this machine, each from a folder of its own
 
 
-
 class Cache:
     """A store like the remote one, of which rows and arrays are there that were fetched. One thread at a time.
 
