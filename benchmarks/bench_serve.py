@@ -161,8 +161,8 @@ def small_times(server: Server, seconds: float) -> list[float]:
 
 
 @contextmanager
-def ours(path: Path) -> Iterator[Server]:
-    command = [sys.executable, str(ROOT / "cli.py"), "store", "serve", str(path), "--port", "0", "--no-token", "--json"]
+def ours(path: Path, *options: str) -> Iterator[Server]:
+    command = [sys.executable, str(ROOT / "cli.py"), "store", "serve", str(path), "--port", "0", "--no-token", "--json", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             port = json.loads(process.stdout.readline())["port"]
@@ -189,8 +189,16 @@ def nginx(folder: Path) -> Iterator[Server]:
 
 
 def peak_mb(pid: int) -> float:
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return round(int(status["VmHWM"].split()[0]) / 1024, 1)
+    return mb(status_of(pid)["VmHWM"])
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """What the kernel tells of a process, /proc/PID/status."""
+    return dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+
+
+def mb(kb: str) -> float:
+    return round(int(kb.split()[0]) / 1024, 1)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ Every PERIOD_S the resident sets, descriptors and threads of the server and of i
 
 import argparse
 import http.client
-import json
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -19,8 +17,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from _bench import ROOT, context, finish, work_folder
+from _bench import context, finish, work_folder
 from bench_random_read import make_store
+from bench_serve import mb, ours, status_of
 
 from featurestore import FeatureStore
 
@@ -48,22 +47,16 @@ def main() -> None:
 
 def soak(path: Path, args: argparse.Namespace) -> dict:
     """Serve, ask for so long, and sum up: first, last and greatest of what was written down, after a tenth of the time."""
-    command = [sys.executable, str(ROOT / "cli.py"), "store", "serve", str(path), "--port", "0", "--no-token", "--json",
-               *(["--sweep", str(args.sweep)] if args.sweep else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        try:
-            port = json.loads(server.stdout.readline())["port"]
-            addresses = addresses_of(FeatureStore.open(path), args.sweep)
-            end, times_ms, statuses = time.monotonic() + args.seconds, [], Counter()
-            clients = [threading.Thread(target=ask, args=(port, addresses, i, end, args.rate / CLIENTS, times_ms, statuses))
-                       for i in range(CLIENTS)]
-            for client in clients:
-                client.start()
-            samples = sampled(server.pid, end)
-            for client in clients:
-                client.join()
-        finally:
-            server.terminate()
+    with ours(path, *(["--sweep", str(args.sweep)] if args.sweep else [])) as server:
+        addresses = addresses_of(FeatureStore.open(path), args.sweep)
+        end, times_ms, statuses = time.monotonic() + args.seconds, [], Counter()
+        clients = [threading.Thread(target=ask, args=(server.port, addresses, i, end, args.rate / CLIENTS, times_ms, statuses))
+                   for i in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        samples = sampled(server.pid, end)
+        for client in clients:
+            client.join()
     median, p99 = np.quantile(times_ms, (0.5, 0.99)).round(2).tolist()
     return {"requests": len(times_ms), "statuses": statuses, "median_ms": median, "p99_ms": p99,
             **{name: summed_up([sample[name] for sample in samples]) for name in samples[0]}}
@@ -112,8 +105,8 @@ def sampled(server: int, end: float) -> list[dict[str, float]]:
 
 
 def of_process(pid: int) -> dict[str, float]:
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {"rss_mb": round(int(status["VmRSS"].split()[0]) / 1024, 1), "fds": len(os.listdir(f"/proc/{pid}/fd")),
+    status = status_of(pid)
+    return {"rss_mb": mb(status["VmRSS"]), "fds": len(os.listdir(f"/proc/{pid}/fd")),
             "threads": int(status["Threads"])}
 
 
