@@ -103,7 +103,8 @@ def store() -> None:
 @click.option("--device", help="auto, cpu, cuda, cuda:N.  [auto]")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="What the backbone computes in.  [fp32]")
 @click.option("--seed", type=int, help="Keys the views' draws and random weights.  [0]")
-@click.option("--tokens", type=click.Choice(["all", "pooled"]), help="pooled: no patch tokens, 0.3 % of the size.  [all]")
+@click.option("--tokens", type=click.Choice(["all", "pooled"]),
+              help="pooled: no patch tokens; 0.3 % of the size at 960 pixels, 7 % at 192.  [all]")
 @click.option("--pooled-dtype", type=click.Choice(["float32", "float16"]), help="Of the pooled vectors.  [float32]")
 @click.option("--thumbs/--no-thumbs", default=None, help="Keep small pictures of the photographs.  [thumbs]")
 @click.option("--reserve", type=int, help="Rows kept free for images to come.  [0]")
@@ -115,7 +116,10 @@ def store() -> None:
 @click.option("--save-weights/--no-save-weights", default=None, help="Keep the weights beside the store.  [save]")
 @click.option("--plan", is_flag=True, help="Print images, bytes, memory and hours, and stop.")
 def store_build(config: Path | None, plan: bool, **options: Any) -> None:
-    """Photographs to tokens on disk, e.g. `biomass store build --data data --out features.h5`. Goes on where it stopped."""
+    """Turn photographs into tokens on disk; goes on where it stopped.
+
+    For example: `biomass store build --data data --out features.h5`.
+    """
     with plain_errors("; the same command goes on from here"):
         from featurestore.build import BuildConfig, build_store
         from featurestore.plan import plan_build
@@ -130,7 +134,10 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
 @click.argument("path", type=STORE, metavar="PATH|URL")
 @click.option("--json", "as_json", is_flag=True, help="The spec and counts for machines.")
 def store_info(path: Path | str, as_json: bool) -> None:
-    """What a store or an archive is: images, views, grid, bytes, backbone."""
+    """Print what a store or an archive holds.
+
+    Images, views, grid, bytes and backbone.
+    """
     with plain_errors():
         from featurestore.formats import is_archive
         from featurestore.store import FeatureStore
@@ -148,7 +155,10 @@ def store_info(path: Path | str, as_json: bool) -> None:
 @click.argument("path", type=STORE, metavar="PATH|URL")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON list of rows.")
 def store_stats(path: Path | str, as_json: bool) -> None:
-    """Per view and token kind: mean, std, min, max, norm, non-finite values. No token is read."""
+    """Print statistics of the tokens, per view and kind of token.
+
+    Mean, std, min, max, norm and non-finite values. No token is read.
+    """
     with plain_errors():
         from featurestore.store import FeatureStore
 
@@ -161,7 +171,10 @@ def store_stats(path: Path | str, as_json: bool) -> None:
 @click.option("--images", type=FOLDER, help="The data folder: find photographs that changed since, too.")
 @click.option("--repair", "mend", is_flag=True, help="Un-seal what is damaged: the next build makes it again.")
 def store_verify(path: Path, images: Path | None, mend: bool) -> None:
-    """Read every byte once; list every bad row. Exit code 4 if there is one."""
+    """Read every byte once and list every bad row.
+
+    Exit code 4 if there is one.
+    """
     with plain_errors():
         from tqdm import tqdm
 
@@ -192,7 +205,10 @@ def store_verify(path: Path, images: Path | None, mend: bool) -> None:
 @click.option("--crop", default="squash", show_default=True, type=click.Choice(["squash", "whole"]), help="How it was cut.")
 @click.option("--views", help="Names of the files' views, in order.  [the plain flips, then imported_04, ...]")
 def store_import(folder: Path, **options: Any) -> None:
-    """A folder of {image_id}.npz (cls_0, patches_0, cls_1, ...) to a store. Goes on where it stopped."""
+    """Make a store of an earlier experiment's .npz files.
+
+    FOLDER holds a file {image_id}.npz per image, with arrays cls_0, patches_0, cls_1, ... Goes on where it stopped.
+    """
     with plain_errors("; the same command goes on from here"):
         from featurestore.npz import import_npz
 
@@ -212,7 +228,10 @@ def store_import(folder: Path, **options: Any) -> None:
 @click.option("--allow-outside", is_flag=True, help="Take photographs from outside the data folder too.")
 @click.option("--relabel", is_flag=True, help="Take labels and columns of --data's train.csv, whatever the old store has.")
 def store_extend(source: Path, out: Path, **options: Any) -> None:
-    """Copy a store to a new one with more images, views or room, or other labels; the backbone works on what is new alone."""
+    """Copy a store to one with more images, views or room.
+
+    Also with other labels. The backbone works on what is new alone.
+    """
     with plain_errors("; the same command goes on from here"):
         from featurestore.extend import extend_store
 
@@ -231,7 +250,10 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
 @click.option("--skip-damaged", is_flag=True, help="Leave rotten images out instead of stopping.")
 def store_convert(source: Path | str, out: Path, images: str | None, views: str | None, layers: str | None, tokens: str,
                   **options: Any) -> None:
-    """Copy a store or an archive: HDF5 to Zarr or back, a part of it, or to an archive and back."""
+    """Copy a store: to another format, or a part of it.
+
+    HDF5 to Zarr or back, some images, views or layers, or to an archive and back.
+    """
     with plain_errors("; nothing is left of it" if options["codec"] else "; the same command goes on from here"):
         from featurestore.errors import UsageError
         from featurestore.transfer import convert, open_source
@@ -253,7 +275,10 @@ def store_convert(source: Path | str, out: Path, images: str | None, views: str 
 @click.option("--out", required=True, type=ANY, help="The new store: NAME.h5 or NAME.zarr.")
 @click.option("--reserve", default=0, show_default=True, type=click.IntRange(min=0), help="Rows kept free for images to come.")
 def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
-    """One store of all sealed images of several that hold the same tokens, e.g. parts built on other machines."""
+    """Make one store of several that hold the same tokens.
+
+    For example, of parts that were built on other machines. Takes all their sealed images.
+    """
     with plain_errors("; the same command goes on from here"):
         from featurestore.store import FeatureStore
         from featurestore.transfer import merge
@@ -268,7 +293,10 @@ def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
 @click.argument("b", type=STORE, metavar="B|URL")
 @click.option("--tokens", is_flag=True, help="Read the tokens of rows that differ, and say by how much.")
 def store_diff(a: Path | str, b: Path | str, tokens: bool) -> None:
-    """What differs between two stores: spec, images, labels, rows. Exit code 5 if anything does."""
+    """Compare spec, images, labels and rows of two stores.
+
+    Exit code 5 if anything differs.
+    """
     with plain_errors():
         from featurestore.diff import diff_stores
         from featurestore.errors import MismatchError
@@ -290,7 +318,10 @@ def store_diff(a: Path | str, b: Path | str, tokens: bool) -> None:
 @click.option("--allow-host", "allow_hosts", multiple=True, help="Another name that requests may call the server by.")
 @click.option("--json", "as_json", is_flag=True, help="Print url, port and token as JSON.")
 def store_serve(paths: tuple[Path, ...], **options: Any) -> None:
-    """Answer HTTP requests for stores and sweeps, and show them in a browser. It reads only; Ctrl-C ends it."""
+    """Serve stores and sweeps over HTTP, with a page to look at them.
+
+    It reads only; Ctrl-C ends it.
+    """
     with plain_errors():
         from service.server import serve
 
@@ -342,7 +373,10 @@ def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:
 @click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
 def train(config: Path | None, resume: Path | None, store: Path | str | None, fold: str | None, folds: Path | None, out: Path,
           device: str, plan: bool, yes: bool) -> None:
-    """Train all heads of a sweep in one pass, e.g. `biomass train --config configs/demo.yaml --store features.h5`."""
+    """Train all heads of a sweep in one pass.
+
+    For example: `biomass train --config configs/demo.yaml --store features.h5`.
+    """
     from trainer._watch import bus_errors_explained
 
     with plain_errors("" if plan else "; biomass train --resume SWEEP goes on from here"), bus_errors_explained():
@@ -396,7 +430,10 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
               help="The training photographs instead, by the heads that held them out; exit code 5 unless oof.csv says the same.")
 @click.option("--explain", type=ANY, help="A folder for a picture per photograph, where the mass is, and report.html with all.")
 def predict(folds: str | None, **options: Any) -> None:
-    """Photographs to grams, end to end, e.g. `biomass predict --tta 4 --data data`. Writes predictions.csv beside --out."""
+    """Predict the masses of photographs, end to end.
+
+    For example: `biomass predict --tta 4 --data data`. Writes predictions.csv beside --out.
+    """
     with plain_errors("; with --resume the same command goes on from here"):
         from featurestore.errors import UsageError
         from predictor.command import predict_to_file
@@ -420,7 +457,10 @@ class _Bundle(click.Group):
 
 @main.group(cls=_Bundle)
 def bundle() -> None:
-    """Everything an offline machine needs to predict, in one folder: `biomass bundle SWEEP --out DIR`."""
+    """Pack all that an offline machine needs to predict.
+
+    `biomass bundle SWEEP --out DIR` is short for `biomass bundle make SWEEP --out DIR`.
+    """
 
 
 @bundle.command("make")
@@ -435,7 +475,10 @@ def bundle() -> None:
 @click.option("--backbone-licence", type=FILE, help="Text of their licence, which DINOv3's must have with them.")
 def bundle_make(sources: tuple[Path, ...], out: Path, folds: str | None, with_backbone: bool, backbone_weights: Path | None,
                 backbone_licence: Path | None, **options: Any) -> None:
-    """Heads of runs, what they need, this program as a wheel and a notebook, in one folder. The same inputs, the same bytes."""
+    """Put heads, what they need and this program in one folder.
+
+    The program is a wheel; a notebook is there too. The same inputs give the same bytes.
+    """
     with plain_errors():
         from predictor.pack import BackboneChoice, make_bundle
 
@@ -448,7 +491,10 @@ def bundle_make(sources: tuple[Path, ...], out: Path, folds: str | None, with_ba
 @click.argument("folder", type=ANY, metavar="DIR")
 @click.option("--sha256", help="Of bundle.json, as it was printed when the bundle was made.")
 def bundle_check(folder: Path, sha256: str | None) -> None:
-    """Read every byte of a bundle: nothing is changed, missing, extra, too large, too deep, a link or a pickle."""
+    """Read every byte of a bundle and check what it holds.
+
+    Nothing may be changed, missing, extra, too large, too deep, a link or a pickle.
+    """
     with plain_errors():
         from predictor.bundle import check_bundle
 
@@ -459,7 +505,10 @@ def bundle_check(folder: Path, sha256: str | None) -> None:
 @click.option("--out", default="demo", show_default=True, type=ANY, help="Where everything goes; must not exist.")
 @click.option("--seed", default=0, show_default=True, type=int, help="Another seed, another pasture.")
 def demo(out: Path, seed: int) -> None:
-    """Draw a pasture, build a store, train a sweep, predict unseen sites, score them, and again by a bundle, with pictures."""
+    """Run the whole path once on a drawn pasture.
+
+    Draw photographs, build a store, train a sweep, predict unseen sites and score them; then again by a bundle, with pictures.
+    """
     with plain_errors():
         from predictor.demo import run_demo
 
@@ -469,7 +518,9 @@ def demo(out: Path, seed: int) -> None:
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script with which the TAB key completes `biomass` in a shell. To have it in every new one:
+    """Print the script that completes commands by the TAB key.
+
+    To have it in every new shell:
 
     \b
     bash  echo 'eval "$(biomass completion bash)"' >> ~/.bashrc
@@ -486,7 +537,9 @@ def completion(shell: str) -> None:
 @click.argument("path", default=".", type=STORE, metavar="[PATH|URL]")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON list of checks.")
 def doctor(path: Path | str, as_json: bool) -> None:
-    """Check packages, torch, CPU, memory, and the folder or store at PATH, or the store at URL and the folder for its rows.
+    """Say what is wrong with the installation, machine or folder.
+
+    Checks packages, torch, CPU, memory, and the folder or store at PATH, or the store at URL and the folder for its rows.
 
     Exit code 3 if something will break.
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from commands import biomass
 
 from cli import main
 
@@ -46,6 +47,14 @@ def commands(group: click.Group, prefix: str = "biomass"):
 def test_every_command_has_help_and_is_in_the_readme(name, command):
     assert command.help and all(p.help for p in command.params if isinstance(p, click.Option))
     assert name in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("group", [[], ["store"], ["bundle"]], ids=lambda group: " ".join(group) or "biomass")
+def test_the_list_of_commands_cuts_no_text(group):
+    """Click takes a text up to its first period, and cuts that at the terminal's 80 columns."""
+    _, listed = biomass(*group, "--help").output.split("Commands:\n")
+    texts = [line.split(maxsplit=1)[1] for line in listed.splitlines()]
+    assert texts and not [text for text in texts if text.endswith(("...", "e.g.")) or not text.endswith(".")]
 
 
 def test_help_imports_nothing_heavy():

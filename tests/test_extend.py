@@ -54,7 +54,8 @@ def test_further_images_are_made_and_the_others_need_no_photograph(pasture, tmp_
     for path in paths[:4]:
         (data / path).unlink()
     seen.clear()
-    biomass("store", "extend", tmp_path / "four.h5", tmp_path / "out.h5", "--data", data)
+    said = biomass("store", "extend", tmp_path / "four.h5", tmp_path / "out.h5", "--data", data).stdout
+    assert "6 images sealed, 6 of them now" in said  # those of the last commit, too
     assert len(seen) == 2 and digest(tmp_path / "out.h5") == digest(tmp_path / "six.h5")
 
 
