@@ -39,8 +39,8 @@ def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = ()
         if these.any():
             ax.barh(height[these], points["score_last"][these], xerr=points["sd_last"].fillna(0)[these], color=colour, height=0.6,
                     label=f"last epoch (EMA), {label}")
-    ax.plot(points.get("score_best", points["score_last"]), height, "|", color="black", markersize=11,
-            label="best epoch (optimistic)")
+    if "score_best" in points:  # regressors alone have no epochs
+        ax.plot(points["score_best"], height, "|", color="black", markersize=11, label="best epoch (optimistic)")
     for name, colour in BASELINES.items():
         for value in summary.loc[summary["name"] == name, "score_last"]:  # ridge may have been left out
             ax.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.3f}")

@@ -121,7 +121,9 @@ class SweepResult:
     def table(self) -> str:
         """The leaderboard as text."""
         columns = ["name", "score_last", "sd_last", "vs_best", "low", "high", "score_best", "best_epoch"]
-        shown = self.summary[[c for c in columns if self.summary[c].notna().any()]]
+        # regressors have no epochs to choose among: a sweep of them alone has no column of best ones
+        there = [c for c in columns if c in self.summary]
+        shown = self.summary[[c for c in there if self.summary[c].notna().any()]]
         rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
         return "\n".join([rows, *self.notes])
 

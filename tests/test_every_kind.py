@@ -1,0 +1,60 @@
+"""Every kind of head alone, and every pair of kinds, ends in a leaderboard."""
+
+import itertools
+import json
+
+import pytest
+from commands import biomass
+from sweeps import config, write_store
+
+from trainer import kinds
+from trainer.kinds import hist_gbdt, kernel_ridge, svr
+from trainer.runs import SweepFolder
+from trainer.sweep import run_sweep
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    """Twelve photographs of ten sites."""
+    return write_store(tmp_path_factory.mktemp("twelve") / "features.h5", n=12)
+
+
+@pytest.fixture(autouse=True)
+def small_searches(monkeypatch):
+    monkeypatch.setattr(hist_gbdt, "ROUNDS", 5)
+    for kind in (kernel_ridge.KernelRidge, svr.Svr):
+        monkeypatch.setattr(kind, "gammas", kind.gammas[:1])
+        monkeypatch.setattr(kind, "penalties", kind.penalties[:1])
+
+
+def assert_a_leaderboard_of(chosen, folder, store):
+    """In `summary`, and in the table that is printed."""
+    given = config(folder, store, kind=f"[{', '.join(chosen)}]", lr="[1e-2]", epochs=1, n_folds=2)
+    result = run_sweep(given, folder, "cpu", progress=False)
+    names = result.summary["name"].tolist()
+    assert sorted(name.partition("kind-")[2].partition("__")[0] for name in names[:-2]) == sorted(chosen)
+    assert names[-2:] == ["mean", "ridge"]
+    assert all(name in result.table() for name in names)
+
+
+@pytest.mark.parametrize("kind", kinds.names())
+def test_K1_every_kind_alone_has_a_leaderboard(tmp_path, twelve, kind):
+    assert_a_leaderboard_of([kind], tmp_path, twelve)
+
+
+@pytest.mark.parametrize("pair", list(itertools.combinations(kinds.names(), 2)), ids="+".join)
+def test_K1_every_pair_of_kinds_has_a_leaderboard(tmp_path, twelve, pair, monkeypatch):
+    for picture in ("draw_curves", "draw_leaderboard"):  # most of the time; the test above draws them
+        monkeypatch.setattr(f"trainer.results.{picture}", lambda *_: None)
+    assert_a_leaderboard_of(pair, tmp_path, twelve)
+
+
+@pytest.mark.parametrize("fold", ["0", "all"])
+def test_K1_regressors_alone_train_one_fold_and_refit(tmp_path, twelve, fold):
+    config(tmp_path, twelve, kind="[ridge, pls]", lr="[1e-2]", n_folds=2)
+    arguments = ["--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu", "--fold", fold]
+    printed = biomass("train", *arguments).stdout
+    folder, = (tmp_path / "runs").iterdir()
+    assert "score_last" in printed and json.loads((folder / "summary.json").read_text())["best"] in printed
+    assert SweepFolder(folder).is_refitted == (fold == "all")
+    assert "score_best" not in printed
