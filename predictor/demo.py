@@ -11,6 +11,7 @@ from featurestore.build import BuildConfig, build_store
 from featurestore.decode import decode_ahead
 from featurestore.demo import Photo, draw_pasture, plan_pasture
 from featurestore.errors import InputError
+from featurestore.sites import site_of
 from featurestore.store import FeatureStore
 from predictor.bare import predict_bare
 from predictor.ensemble import pooled_as_stored
@@ -24,7 +25,6 @@ from trainer.data import pooled_features
 from trainer.grid import SweepConfig
 from trainer.metrics import TARGETS, weighted_r2
 from trainer.runs import best_run
-from trainer.splits import site_of
 from trainer.sweep import run_sweep
 
 BACKBONE, IMAGE_SIZE, VIEWS = "vit_demo_patch16_dinov3", 192, "4"

@@ -7,7 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InputError, UsageError
-from trainer.splits import joined_sites, make_splits, read_splits, save_splits, site_of
+from featurestore.sites import joined_sites, site_of
+from trainer.splits import make_splits, read_splits, save_splits
 
 STRATA = ["Dry_Clover_g", "Dry_Dead_g"]
 
@@ -37,19 +38,6 @@ def splits(frame, n_folds=3, repeats=2, groups="site", strata=STRATA, seed=5):
 
 def folds_per_group(folds, repeat="r00"):
     return folds.groupby("group")[repeat].nunique()
-
-
-def test_site_is_state_and_date():
-    assert site_of(pasture([4])).tolist() == ["Vic_2015/5/5"]
-
-
-@pytest.mark.parametrize(("spelled", "site"), [
-    ("2015/7/21", "Tas_2015/7/21"), ("2015/07/21", "Tas_2015/7/21"), ("2015-07-21", "Tas_2015/7/21"),
-    ("2015.7.21 ", "Tas_2015/7/21"), ("21/7/2015", "Tas_21/7/2015"), ("2015/21/7", "Tas_2015/21/7"),
-    ("2015/7-21", "Tas_2015/7-21"), ("20150721", "Tas_20150721"), ("autumn", "Tas_autumn"),
-])
-def test_a_date_is_one_however_it_is_spelled(spelled, site):
-    assert site_of(pd.DataFrame({"State": ["Tas"], "Sampling_Date": [spelled]})).tolist() == [site]
 
 
 @pytest.mark.parametrize("groups", ["site", "date"])

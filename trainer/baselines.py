@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from featurestore.errors import InputError
+from featurestore.sites import joined_sites
 from trainer import kinds
 from trainer.config import PointConfig
 from trainer.data import TrainingData
 from trainer.metrics import MASSES
 from trainer.regressor import Regressor
-from trainer.splits import joined_sites
 from trainer.stream import Split
 
 SPACES = {

@@ -12,6 +12,7 @@ import torch
 
 from featurestore._interrupts import check_interrupt
 from featurestore.errors import InputError
+from featurestore.sites import joined_sites
 from trainer import kinds
 from trainer.bank_trainer import BankTrainer
 from trainer.baselines import fit_splits, mean_predictor
@@ -25,7 +26,6 @@ from trainer.prepare import Sweep
 from trainer.report import draw_curves, draw_leaderboard
 from trainer.runs import ALL_FILE, WEIGHTS, RunFolder, SweepFolder, SweepResult, head_file
 from trainer.selection import honest_estimate, squared_errors
-from trainer.splits import joined_sites
 from trainer.stream import Split
 from trainer.tokens import TokenReader
 

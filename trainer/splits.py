@@ -7,7 +7,6 @@ import io
 import re
 import warnings
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +14,9 @@ import pandas as pd
 
 from featurestore._bytes import write_whole
 from featurestore.errors import InputError, UsageError, list_some
+from featurestore.sites import date_of, digests_of, require_columns, share_copies, site_of, state_of
 
 KEYS = ["image_id", "site", "group"]
-YEAR_MONTH_DAY = re.compile(r"([0-9]{4})([-/.])([0-9]{1,2})\2([0-9]{1,2})")
-
-
-def site_of(frame: pd.DataFrame) -> pd.Series:
-    """State + "_" + Sampling_Date of each image: one visit, what cross-validation keeps together.
-
-    Year, month, day are one date however they are spelled (2015-07-21, 2015/7/21); other text is taken as it is.
-    Raises InputError if a column is missing or empty for an image.
-    """
-    _require(frame, ["State", "Sampling_Date"])
-    return (frame["State"].astype(str) + "_" + frame["Sampling_Date"].astype(str).map(_one_spelling)).rename("site")
-
-
-def joined_sites(site: Iterable[str], catalog: pd.DataFrame) -> np.ndarray:
-    """(N,) site of each image; sites that hold copies of one photograph (`sha256`, if known) are one, whoever made the folds."""
-    return np.array(_share_copies(site, _digests(catalog)))
 
 
 def make_splits(
@@ -58,10 +42,10 @@ def make_splits(
     Source: sklearn's StratifiedGroupKFold. On the contest's images random folds read .08 too high, and one model's
     score over ten stratified site groupings has an sd of .006, over twenty unstratified ones .021.
     """
-    _require(frame, ["image_id"])
+    require_columns(frame, ["image_id"])
     folds = pd.DataFrame({"image_id": frame["image_id"].astype(str), "site": site_of(frame)}).reset_index(drop=True)
     _refuse_twice(folds["image_id"])
-    folds["group"] = _share_copies(_group_of(frame, groups), _digests(frame))
+    folds["group"] = share_copies(_group_of(frame, groups), digests_of(frame))
     if groups == "state":
         _check_state(folds["group"], n_folds, repeats)
         folds["r00"] = np.unique(folds["group"], return_inverse=True)[1]
@@ -131,46 +115,15 @@ def _group_of(frame: pd.DataFrame, groups: str) -> pd.Series:
     if groups == "site":
         return site_of(frame)
     if groups == "date":
-        return frame["Sampling_Date"].astype(str).map(_one_spelling)
+        return date_of(frame)
     if groups == "state":
-        return frame["State"].astype(str)
+        return state_of(frame)
     raise UsageError(f"groups {groups!r}: expected 'site', 'date' or 'state'")
-
-
-def _one_spelling(text: str) -> str:
-    """A date of year, month, day as the contest writes it, 2015/7/21; any other text as it is."""
-    parts = YEAR_MONTH_DAY.fullmatch(text.strip())
-    try:
-        day = date(*map(int, parts.group(1, 3, 4))) if parts else None
-    except ValueError:  # no such day: 2015/21/7 may be meant the other way round
-        day = None
-    return f"{day.year}/{day.month}/{day.day}" if day else text
-
-
-def _digests(frame: pd.DataFrame) -> Iterable[str]:
-    return frame["sha256"] if "sha256" in frame else [""] * len(frame)
-
-
-def _share_copies(group: Iterable[str], digests: Iterable[str]) -> list[str]:
-    """Groups joined wherever they hold the same photograph (union-find), named by the first of their names."""
-    parent = {name: name for name in group}
-    holder: dict[str, str] = {}
-    for name, digest in zip(group, digests, strict=True):
-        if isinstance(digest, str) and digest:  # an image that was missing has no digest, and is no copy of another
-            first, second = sorted([_root(parent, name), _root(parent, holder.setdefault(digest, name))])
-            parent[second] = first
-    return [_root(parent, name) for name in group]
-
-
-def _root(parent: dict[str, str], name: str) -> str:
-    while parent[name] != name:
-        name = parent[name]
-    return name
 
 
 def _stratum_of(frame: pd.DataFrame, strata: list[str]) -> np.ndarray:
     """(N,) int, one number for each combination of columns > 0."""
-    _require(frame, strata)
+    require_columns(frame, strata)
     text = [column for column in strata if not pd.api.types.is_numeric_dtype(frame[column])]
     if text:
         raise InputError(f"strata (cv.strata) must be numbers, {', '.join(text)} is text; name columns in grams")
@@ -211,20 +164,6 @@ def _check_state(group: pd.Series, n_folds: int, repeats: int) -> None:
                          f"cv.n_folds is {n_folds}; make them equal, and 2 or more")
     if repeats != 1:
         raise InputError(f"groups 'state' has one way to make folds, cv.repeats is {repeats}; set it to 1")
-
-
-def _require(frame: pd.DataFrame, columns: list[str]) -> None:
-    absent = [column for column in columns if column not in frame]
-    if absent:
-        raise InputError(f"no column {', '.join(absent)} in the catalog, which has {', '.join(frame.columns)}; "
-                         "folds need it: put it in train.csv, then `biomass store extend STORE NEW --data DIR --relabel` copies "
-                         "the tokens to a store with it")
-    for column in columns:
-        empty = frame[column].isna() | (frame[column].astype(str).str.strip() == "")
-        if empty.any():
-            ids = frame.get("image_id", frame.index.to_series())[empty].astype(str).tolist()
-            raise InputError(f"column {column} is empty for {len(ids)} images; fill it in or leave them out:"
-                             + list_some(ids))
 
 
 def _refuse_twice(image_id: pd.Series, where: str = "catalog") -> None:
