@@ -51,7 +51,7 @@ class BankOptimizer:
     @torch.no_grad()
     def _update_average(self) -> None:
         """Move the average towards the weights; until its start, and where it is off, it is the weights themselves."""
-        weight_G = torch.tensor([self._average_weight(point) for point in self.points])
+        weight_G = torch.tensor([self._average_weight(point) for point in self.points], dtype=torch.float64)
         for name, tensor in self.bank.tensors.items():
             average = self.average[name]
             average.lerp_(tensor, weight_G.to(tensor).view(1, -1, *(1,) * (tensor.dim() - 2)))
