@@ -380,7 +380,7 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
     from trainer._watch import bus_errors_explained
 
     with plain_errors("" if plan else "; biomass train --resume SWEEP goes on from here"), bus_errors_explained():
-        from featurestore.errors import UsageError
+        from featurestore.errors import IN_PART, InputError, UsageError
         from trainer.grid import SweepConfig
         from trainer.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep
 
@@ -399,8 +399,13 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
                 click.echo(describe_plan(prepare_sweep(sweep, device)))
                 return
             result = run_sweep(sweep, out, device)
-        refitted = "\n" + str(result.path / "refit") if (result.path / "refit").exists() else ""
+        is_refitted = (result.path / "refit").exists() and "refit" not in result.failed
+        refitted = "\n" + str(result.path / "refit") if is_refitted else ""
         click.echo(f"{result.table()}\n{result.path}{refitted}")
+        for name, why in result.failed.items():
+            click.echo(f"warning: {name} failed: {why}", err=True)
+        if result.failed:
+            sys.exit(InputError.exit_code if result.all_failed else IN_PART)
 
 
 @main.command()

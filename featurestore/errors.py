@@ -7,8 +7,12 @@
       MismatchError              5     two things that must agree (backbone, fingerprint, dtype) do not
       LockedError                75    another process is writing here (EX_TEMPFAIL: try again)
 
+6 (IN_PART) is no error: a part of the work could not be done, the rest is there.
 A message says where, what was found, what was expected and what to do.
 """
+
+
+IN_PART = 6
 
 
 class BiomassError(Exception):

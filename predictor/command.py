@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from featurestore._bytes import check_writable
-from featurestore.errors import InputError, UsageError, list_some
+from featurestore.errors import IN_PART, InputError, UsageError, list_some
 from predictor.blend import Blend, weighed
 from predictor.bundle import LISTING
 from predictor.combine import Average
@@ -21,7 +21,6 @@ from predictor.submission import asked_rows, write_predictions
 from trainer.runs import best_run, newest_sweep
 
 OnError = Literal["fail", "mean"]
-IN_PART = 6  # exit code: the submission is whole, but some of its rows are training means
 
 
 def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Sequence[Path] = (), sweep: Path | None = None,

@@ -309,7 +309,10 @@ def test_a_head_that_fails_is_marked_with_its_batch_and_not_ranked(diverged):
     good, bad = summary["points"]
     assert summary["best"] == good["name"] and good["failed_at_batch"] == {}
     assert bad["last"]["per_repeat_R"] == [None] and 0 < bad["failed_at_batch"]["r00_fold0"] < 20
-    assert f"failed, not ranked: {bad['name']}" in diverged.notes
+    assert diverged.failed == {bad["name"]: bad["failed"]}
+    assert f"failed, not ranked: {bad['name']}: {bad['failed']}" in diverged.notes
+    steps = min(bad["failed_at_batch"].values())
+    assert bad["failed"].startswith(f"its loss was no longer finite after {steps} of 8 steps (3 of 3 heads failed)")
     assert "lr-1e_30" in bad["name"] or "1e+30" in bad["name"]
 
 

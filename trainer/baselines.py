@@ -30,24 +30,29 @@ def fit_splits(data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split],
     """Fit a point's regressor on the plain view of every split's training images.
 
     Returns what is to be saved of each split (None for kinds that are for reports only), and by view the raw masses (R, N, 5)
-    of what splits hold out, grams, MASSES order, NaN where none does. Features are made a split at a time: those of all images
-    may not fit beside what a fit needs. A fit that holds rows out keeps sites, and copies of a photograph, together.
-    InputError where one does not fit in memory.
+    of what splits hold out, grams, MASSES order, NaN where none does or they are not finite. Features are made a split at a
+    time: those of all images may not fit beside what a fit needs. A fit that holds rows out keeps sites, and copies of a
+    photograph, together.
+    InputError where one cannot be fitted: it does not fit in memory, has no solution, or its numbers are not finite.
     """
     regressor: Regressor = kinds.load(config.head.kind)
     into, back = SPACES["raw" if regressor.own_space else config.loss.space]
     y_N5, group_N = into(data.truth_N5), joined_sites(folds["site"], data.catalog)
-    shape = (max(s.repeat for s in splits) + 1, data.n_images, len(MASSES))
-    states, raw = [], {view: np.full(shape, np.nan) for view in views}
+    states, raw = [], {view: blank_masses(data, splits) for view in views}
     for s in splits:
         try:
             state, z_VnK = _fit_one(regressor, data, config, s, y_N5[s.train_N], group_N[s.train_N], list(raw))
         except MemoryError as err:
             raise InputError(f"{config.head.kind}: {len(s.train_N)} images do not fit in memory ({err}); name fewer "
                              "head.features, or leave the kind out") from err
+        except np.linalg.LinAlgError as err:
+            raise InputError(f"{config.head.kind}: its equations have no solution on {len(s.train_N)} images ({err}); choose "
+                             "other head.features, or leave the kind out") from err
         states.append(state)
         for view, z_nK in zip(raw, z_VnK, strict=True):
-            raw[view][s.repeat, s.val_N] = np.maximum(back(z_nK), 0)
+            with np.errstate(over="ignore"):
+                grams_nK = np.maximum(back(z_nK), 0)
+            raw[view][s.repeat, s.val_N] = np.where(np.isfinite(grams_nK), grams_nK, np.nan)
     return states, raw
 
 
@@ -71,9 +76,14 @@ def predict_masses(config: PointConfig, state: Mapping[str, np.ndarray], x_NF: n
     return np.maximum(back(regressor.predict(state, x_NF)), 0)
 
 
+def blank_masses(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
+    """(R, N, 5) NaN: what nobody has predicted yet."""
+    return np.full((max(s.repeat for s in splits) + 1, data.n_images, len(MASSES)), np.nan)
+
+
 def mean_predictor(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
     """(R, N, 5) raw masses, MASSES order: the mean of each split's training images, for what it holds out."""
-    raw = np.full((max(s.repeat for s in splits) + 1, data.n_images, len(MASSES)), np.nan)
+    raw = blank_masses(data, splits)
     for s in splits:
         raw[s.repeat, s.val_N] = data.truth_N5[s.train_N].mean(0)
     return raw

@@ -15,7 +15,7 @@ from featurestore.errors import InputError
 from featurestore.sites import joined_sites
 from trainer import kinds
 from trainer.bank_trainer import BankTrainer
-from trainer.baselines import fit_splits, mean_predictor
+from trainer.baselines import blank_masses, fit_splits, mean_predictor
 from trainer.compare import LEAST_SITES, Comparison, compare, compare_pairs
 from trainer.config import HeadConfig, PointConfig
 from trainer.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
@@ -29,6 +29,7 @@ from trainer.selection import honest_estimate, squared_errors
 from trainer.stream import Split
 from trainer.tokens import TokenReader
 
+MOST_NOTED = 10  # failed points, one a note
 MOST_PAIRED = 64  # points whose pairs are compared, from the top: 2016 pairs
 
 
@@ -64,11 +65,13 @@ class PointResult:
     """Weighted squared errors on view 0 by epoch and split; one epoch for what has none."""
     best_epoch_Q: np.ndarray
     failed_Q: np.ndarray
-    """Batch at which a split's head failed; -1 for those that are well."""
+    """Steps that a split's head took before it failed; -1 for those that are well."""
+    failure: str | None = None
+    """What happened and what to do, if it failed."""
 
     @property
     def failed(self) -> bool:
-        return bool((self.failed_Q >= 0).any())
+        return self.failure is not None
 
 
 def close_bank(sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: Mapping[int, RunFolder]) -> list[PointResult]:
@@ -84,11 +87,21 @@ def close_bank(sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: Ma
     for g, p in enumerate(trainer.points):
         predictions = {which: Prediction(each.masses_GRN5[g], None if each.state_GRNC is None else each.state_GRNC[g],
                                          trainer.configs[g], sweep.data.states) for which, each in held_out.items()}
+        failed_Q = trainer.failed_QG[:, g]
         results.append(PointResult(p, sweep.config.names[p], trainer.configs[g], predictions, errors_EQG[:, :, g],
-                                   trainer.best_epoch_QG[:, g], trainer.failed_QG[:, g]))
+                                   trainer.best_epoch_QG[:, g], failed_Q, loss_failure(failed_Q, sweep.n_batches)))
         draw_curves(runs[p].path / "metrics.jsonl", runs[p].path / "training_curves.png")
         write_oof(sweep, results[-1], runs[p])
     return results
+
+
+def loss_failure(failed_Q: np.ndarray, n_steps: int) -> str | None:
+    """How far the first head to fail came, and how many did; None if all are well."""
+    taken = failed_Q[failed_Q >= 0]
+    if not taken.size:
+        return None
+    heads = f" ({taken.size} of {failed_Q.size} heads failed)" if failed_Q.size > 1 else ""
+    return f"its loss was no longer finite after {taken.min()} of {n_steps} steps{heads}; lower optimization.lr"
 
 
 def save_heads(sweep: Sweep, trainer: BankTrainer, runs: Mapping[int, RunFolder], which: str) -> None:
@@ -102,17 +115,27 @@ def save_heads(sweep: Sweep, trainer: BankTrainer, runs: Mapping[int, RunFolder]
 
 
 def close_regressor(sweep: Sweep, p: int, run: RunFolder) -> PointResult:
-    """Fit a point's regressor in every split, save it, predict what is held out under the TTA views."""
+    """Fit a point's regressor in every split, save it, predict what is held out under the TTA views.
+
+    One that cannot be fitted has failed, as a head whose loss diverged has: the other points go on.
+    """
     config, truth_N5 = sweep.config.points[p], in_targets_order(sweep.data.truth_N5)
     run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
-    fitted, by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, config, sorted({0, *sweep.views}))
+    views, failure = sorted({0, *sweep.views}), None
+    try:
+        fitted, by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, config, views)
+    except InputError as err:
+        fitted, failure = [None] * len(sweep.splits), str(err)
+        by_view = dict.fromkeys(views, blank_masses(sweep.data, sweep.splits))
     for split, state in zip(sweep.splits, fitted, strict=True):
         if state is not None:
             run.save_head(_head_file(sweep, "last", split), _tensors(state))
     prediction = Prediction(np.mean([by_view[v] for v in sweep.views], 0), None, config, [])
     errors_Q = squared_errors(truth_N5, constrained(by_view[0], config.inference.constraints), sweep.splits)
+    if failure is None and not np.isfinite(errors_Q).all():
+        failure = "it predicts masses that are not finite; choose another loss.space, or leave the kind out"
     blank = np.zeros(len(sweep.splits), int)
-    result = PointResult(p, sweep.config.names[p], config, {"last": prediction}, errors_Q[None], blank, blank - 1)
+    result = PointResult(p, sweep.config.names[p], config, {"last": prediction}, errors_Q[None], blank, blank - 1, failure)
     run.log({"epoch": 0, "score": _score(sweep, result, "last").mean})
     write_oof(sweep, result, run)
     return result
@@ -181,7 +204,8 @@ def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult], beside
         "fingerprint": sweep.data.store.spec.fingerprint,
         "points": [_as_json(sweep, r, scores[r.index], c) for r, c in zip(results, comparisons, strict=True)],
         "baselines": {name: _plain(each) for name, each in beside.items()}})
-    return SweepResult(folder.path, summary, best.name if best else None, notes)
+    failed = {r.name: r.failure for r in results if r.failure}
+    return SweepResult(folder.path, summary, best.name if best else None, notes, failed)
 
 
 def _head_file(sweep: Sweep, which: str, split: Split) -> str:
@@ -256,8 +280,8 @@ def _parts(scores: Scores) -> dict:
 def _as_json(sweep: Sweep, result: PointResult, scores: Mapping[str, Scores], versus: Comparison) -> dict:
     names = [f"r{s.repeat:02d}_fold{s.fold}" for s in sweep.splits]
     failed = {name: step for name, step in zip(names, result.failed_Q.tolist(), strict=True) if step >= 0}
-    return {"name": result.name, "best_epoch_Q": result.best_epoch_Q.tolist(), "vs_best": vars(versus), "failed_at_batch": failed,
-            **{which: _plain(each) for which, each in scores.items()}}
+    return {"name": result.name, "best_epoch_Q": result.best_epoch_Q.tolist(), "vs_best": vars(versus),
+            "failed": result.failure, "failed_at_batch": failed, **{which: _plain(each) for which, each in scores.items()}}
 
 
 def _plain(scores: Scores) -> dict:
@@ -273,22 +297,27 @@ def _level(sweep: Sweep, results: Sequence[PointResult], site_N: np.ndarray, bes
     if n_sites < LEAST_SITES:
         return (f"which points can be told apart from the best is not known: {n_sites} sites are held out, too few for an "
                 f"interval, which takes {LEAST_SITES}")
-    n_level = sum(not (c.apart or r.failed or r is best) for r, c in zip(results, comparisons, strict=True))
-    some = f"{n_level} of {len(results) - 1} other points cannot" if n_level else f"all {len(results) - 1} other points can"
+    others = [c for r, c in zip(results, comparisons, strict=True) if r is not best and not r.failed]
+    if not others:
+        return "there is no other point to compare the best with"
+    n_level = sum(not c.apart for c in others)
+    some = f"{n_level} of {len(others)} other points cannot" if n_level else f"all {len(others)} other points can"
     return f"{some} be told apart from the best (site-level bootstrap, 95 %)"
 
 
 def _notes(results: Sequence[PointResult], level: str, honest: Mapping[str, Any] | None,
            judged: Mapping[str, float]) -> list[str]:
     """The leaderboard in sentences."""
+    failed = [f"failed, not ranked: {r.name}: {r.failure}" for r in results if r.failed]
+    more = len(failed) - MOST_NOTED
+    failed[MOST_NOTED:] = [f"failed, not ranked: {more} more, which summary.json names"] if more > 0 else []
     if results[0].failed:
-        return ["every point failed: its loss was no longer finite; lower optimization.lr"]
+        return ["every point failed", *failed]
     notes = [level]
     if honest and np.isfinite(honest["last"]):
         notes.append(f"selected point: {honest['last']:.4f} where its choice never saw the reported fold (on the plain view "
                      f"alone {honest['plain']:.4f}; with the epoch chosen so too {honest['epoch']:.4f})")
-    if failed := [r.name for r in results if r.failed]:
-        notes.append(f"failed, not ranked: {', '.join(failed)}")
+    notes += failed
     if judged:
         notes.append("post-processing: " + ", ".join(f"{name} {value:.4f}" for name, value in judged.items()))
     return notes

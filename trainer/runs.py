@@ -4,7 +4,7 @@ import itertools
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -117,6 +117,14 @@ class SweepResult:
     """Name of the first point that can be saved; None if all failed, or are for reports only."""
     notes: list[str]
     """What a reader of the leaderboard has to know, a sentence each."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Names of the runs that failed, `refit` among them, and what happened at which step."""
+
+    @property
+    def all_failed(self) -> bool:
+        """No point can be used."""
+        names = self.summary.dropna(subset="failed")["name"]  # of the baselines beside them it says nothing
+        return all(name in self.failed for name in names)
 
     def table(self) -> str:
         """The leaderboard as text."""
@@ -164,8 +172,9 @@ class SweepFolder:
 
     def result(self) -> SweepResult:
         """What a finished sweep found."""
-        summary = read_json(self.path / "summary.json", "best", "notes")
-        return SweepResult(self.path, pd.read_csv(self.path / "summary.csv"), summary["best"], summary["notes"])
+        summary = read_json(self.path / "summary.json", "best", "notes", "points")
+        failed = {point["name"]: _failure(point) for point in summary["points"] if _failure(point)}
+        return SweepResult(self.path, pd.read_csv(self.path / "summary.csv"), summary["best"], summary["notes"], failed)
 
     def checkpoint(self, points: Sequence[int] | str) -> Path:
         """File of the pass that trains these points."""
@@ -221,6 +230,13 @@ def read_json(path: Path, *keys: str) -> dict:
         raise InputError(f"{path}: cannot be read ({err.strerror}); is this the folder of a sweep or run?") from err
     except (ValueError, TypeError, RecursionError) as err:
         raise InputError(f"{path}: not the JSON of a sweep or run ({err})") from err
+
+
+def _failure(point: Mapping) -> str | None:
+    """Why a point of summary.json failed; those written before `failed` was there name the steps of its heads alone."""
+    steps = point.get("failed_at_batch")
+    known = f"its loss was no longer finite after {min(steps.values())} steps" if steps else None
+    return point.get("failed") or known
 
 
 def _load_head(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from featurestore._bytes import locked
 from featurestore._interrupts import check_interrupt, deferred_interrupts
-from featurestore.errors import InputError, MismatchError
+from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.store import FeatureStore
 from trainer import kinds
 from trainer._watch import explain_bus_error
@@ -24,7 +24,16 @@ from trainer.grid import SweepConfig
 from trainer.memory import keep_freed_memory
 from trainer.metrics import in_targets_order
 from trainer.prepare import Sweep, prepare_sweep
-from trainer.results import PointResult, baselines, close_bank, close_regressor, finish, save_heads, save_regressor
+from trainer.results import (
+    PointResult,
+    baselines,
+    close_bank,
+    close_regressor,
+    finish,
+    loss_failure,
+    save_heads,
+    save_regressor,
+)
 from trainer.runs import RunFolder, SweepFolder, SweepResult, read_json
 from trainer.splits import save_splits
 from trainer.stream import everything
@@ -111,8 +120,8 @@ def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], who
     with locked(folder.path / "sweep"), deferred_interrupts():
         reader = sweep.reader()
         result = folder.result() if folder.is_finished else _train(sweep, folder, passes, reader, progress)
-        if whole:
-            _refit(sweep, folder, result.best, reader, progress)
+        if whole and (failure := _refit(sweep, folder, result, reader, progress)):
+            result = replace(result, failed=result.failed | {"refit": failure})
         folder.remove_checkpoints()
         return result
 
@@ -138,21 +147,29 @@ def _run_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolder]
     return [result for trainer in trainers for result in close_bank(sweep, trainer, reader, runs)]
 
 
-def _refit(sweep: Sweep, folder: SweepFolder, chosen: str | None, reader: TokenReader, progress: bool) -> None:
-    """Train the chosen point on every image, as many steps as the heads of each fold took; its estimate is the sweep's."""
-    if chosen is None:
-        raise InputError(f"{folder.path}: no point can be refitted: all failed, or are for reports only")
-    p = sweep.config.names.index(chosen)
+def _refit(sweep: Sweep, folder: SweepFolder, result: SweepResult, reader: TokenReader, progress: bool) -> str | None:
+    """Train the best point on every image, as many steps as the heads of each fold took; its estimate is the sweep's.
+
+    Returns why it failed, or None.
+    """
+    if result.best is None:
+        failed = list_some([f"{name}: {why}" for name, why in result.failed.items()])
+        raise InputError(f"{folder.path}: no point can be refitted: all failed, or are for reports only{failed}")
+    p = sweep.config.names.index(result.best)
     whole = Sweep.of(sweep.config, sweep.data, sweep.folds, [everything(sweep.data.n_images, sweep.base.cv.n_folds)])
     runs = {p: folder.refit}
     if kinds.load(sweep.config.points[p].head.kind).trained:
         trainer, = _train_pass(whole, [p], runs, Checkpoint(folder.checkpoint("refit")), reader, progress)
         save_heads(whole, trainer, runs, "last")
         if not folder.is_refitted:
-            raise InputError(f"{folder.refit.path}: the refit of {chosen} failed, its weights are no longer finite; the sweep "
-                             "itself is finished. Lower optimization.lr and train again")
-    else:
+            trainer.failed_QG[trainer.failed_QG < 0] = trainer.n_batches
+            return loss_failure(trainer.failed_QG[:, 0], whole.n_batches)
+        return None
+    try:
         save_regressor(whole, p, runs[p])
+    except InputError as err:
+        return str(err)
+    return None
 
 
 def _train_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolder], checkpoint: Checkpoint,
