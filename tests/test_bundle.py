@@ -22,6 +22,7 @@ from commands import biomass
 import predictor
 from featurestore.backbone import saved_weights_path
 from featurestore.errors import InputError, StoreDamaged
+from predictor.bare import rounding_variables
 from predictor.blend import weighed
 from predictor.bundle import LISTING, MAX_BYTES, UPLOAD_FILES, check_bundle, load_members
 from predictor.bundle_texts import SETTINGS
@@ -86,7 +87,7 @@ def test_U09_the_same_inputs_give_the_same_bytes(sweep, whole, tmp_path):
 
 @pytest.mark.system
 def test_U09_a_locale_without_utf8_gives_the_same_bytes(sweep, whole, tmp_path):
-    plain = os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
+    plain = os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "cli", "bundle", sweep, "--points", "all", "--with-backbone", "--out", tmp_path / "again"]
     subprocess.run(command, env=plain, cwd=ROOT, check=True, capture_output=True)
     assert content(tmp_path / "again") == content(whole)
@@ -532,7 +533,9 @@ def pip(*arguments: object) -> None:
 
 def bare(folder: Path, *command: object, path: Path | None = None, **environment: object) -> subprocess.CompletedProcess:
     """Run tests/bare_child.py in a folder, which alone it may write to; HOME is not set."""
-    given = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment} | ({"PYTHONPATH": path} if path else {})
+    given = {**rounding_variables(), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    if path:
+        given["PYTHONPATH"] = path
     given["TMPDIR"] = folder / "tmp"  # torch makes a folder there when it is imported
     given["TMPDIR"].mkdir(exist_ok=True)
     return subprocess.run([sys.executable, ROOT / "tests/bare_child.py", folder, *command], capture_output=True, text=True,
@@ -557,6 +560,16 @@ def test_P09_C8_a_bundle_predicts_where_most_packages_are_absent_and_nothing_con
     assert sorted(os.listdir(tmp_path)) == ["here.csv", "predictions.csv", "submission.csv", "tmp"]
 
 
+def test_a_child_gets_the_variables_that_its_bits_depend_on(monkeypatch):
+    """Without OPENBLAS_CORETYPE, NumPy takes another kernel and another last bit."""
+    given = {"OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "2", "MKL_CBWR": "AVX2", "NPY_DISABLE_CPU_FEATURES": "AVX512F"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = rounding_variables()
+    assert given.items() <= found.items()
+    assert not {"HOME", "PATH", "PYTHONPATH"} & found.keys()
+
+
 def test_the_child_that_shows_it_would_notice(tmp_path):
     for breach in ("import socket; socket.socket()", "open('/tmp/biomass-breach', 'w')", "import click",
                    "import pickle; pickle.loads(b'cos\\nsystem\\n.')"):
@@ -579,7 +592,7 @@ def test_a_notebook_run_inside_the_bundle_adds_nothing_to_it_and_runs_again(brok
             "for cell in [*cells, *cells]: exec(cell, names)\n")
     before = content(broken)
     done = subprocess.run([sys.executable, "-c", code], cwd=broken, text=True, capture_output=True,
-                          env={"OMP_NUM_THREADS": "1", "BIOMASS_DATA": str(pasture)})
+                          env=rounding_variables() | {"BIOMASS_DATA": str(pasture)})
     assert done.returncode == 0, done.stderr
     assert content(broken) == before
     assert sorted(os.listdir(broken.parent)) == ["broken", "predictions.csv", "submission.csv"]
@@ -605,8 +618,8 @@ def test_the_notebook_runs_in_jupyter(whole, pasture, tmp_path):
             "nbformat.validate(notebook)\n"
             "nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': sys.argv[2]}}).execute()\n"
             "print(notebook.cells[-1].outputs)\n")
-    environment = {"PATH": os.environ["PATH"], "HOME": tmp_path / "home", "OMP_NUM_THREADS": "1", "BIOMASS_DATA": pasture,
-                   "BIOMASS_OUT": tmp_path / "submission.csv"}
+    environment = rounding_variables() | {"PATH": os.environ["PATH"], "HOME": tmp_path / "home", "BIOMASS_DATA": pasture,
+                                          "BIOMASS_OUT": tmp_path / "submission.csv"}
     done = subprocess.run([sys.executable, "-c", code, whole / "predict.ipynb", whole], capture_output=True, text=True,
                           cwd=tmp_path, env={name: str(value) for name, value in environment.items()})
     assert done.returncode == 0, done.stderr
@@ -678,7 +691,7 @@ def test_P09_C8_a_bundle_predicts_in_a_fresh_environment_without_a_network(whole
     out = tmp_path / "out"
     out.mkdir()
     arguments = ["--bundle", whole, "--data", pasture, "--tta", "2", "--device", "cpu", "--out", out / "submission.csv"]
-    alone = {"env": {"OMP_NUM_THREADS": "1", "TMPDIR": str(out)}, "cwd": out, "capture_output": True, "text": True}
+    alone = {"env": rounding_variables() | {"TMPDIR": str(out)}, "cwd": out, "capture_output": True, "text": True}
     assert subprocess.run([python, "-c", "import h5py"], **alone).returncode == 1
     assert "--bundle" in subprocess.run([python, "-m", "predictor", "--help"], **alone).stdout
     unshared = ["unshare", "-rnm", "sh", "-ec", READ_ONLY, "sh", whole, pasture]

@@ -21,6 +21,7 @@ from torch import nn
 from featurestore.backbone import Backbone
 from featurestore.decode import decode
 from featurestore.views import TRANSPOSES, VIEWS, make_view, tta_views, view_amounts
+from predictor.bare import rounding_variables
 from predictor.ensemble import BankEnsemble
 from predictor.explain import laid_out, picture_names, regridded, upright
 from predictor.picture import Map, colours, draw_picture, fitted, overlay
@@ -237,7 +238,7 @@ def test_pictures_need_no_more_than_prediction(sweep, pasture, tmp_path):
     command = [sys.executable, "-c", code, "--data", pasture, "--run", run_of(sweep, "density"), "--tta", "1", "--device", "cpu",
                "--out", tmp_path / "s.csv", "--explain", tmp_path / "seen"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path,
-                          env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+                          env={"PYTHONPATH": str(ROOT)} | rounding_variables())
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "seen").glob("*.png"))) == 2
 

@@ -17,6 +17,7 @@ from plain_heads import plain_masses
 from featurestore import FeatureStore
 from featurestore.decode import decode
 from featurestore.errors import InputError
+from predictor.bare import rounding_variables
 from predictor.predictor import Predictor, predict
 from predictor.submission import submission, write_predictions
 from trainer.metrics import TARGETS, constrained
@@ -111,7 +112,7 @@ def test_predict_runs_where_most_packages_are_absent(sweep, pasture, tmp_path):
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", code, "--data", pasture, "--run", best_run(sweep), "--tta", "1", "--device", "cpu",
                "--out", tmp_path / "submission.csv"]
-    bare = {"capture_output": True, "text": True, "cwd": tmp_path, "env": {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}}
+    bare = {"capture_output": True, "text": True, "cwd": tmp_path, "env": {"PYTHONPATH": str(root)} | rounding_variables()}
     done = subprocess.run(command, **bare)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(tmp_path / "submission.csv")) == 10
