@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 KILLED = """
 import importlib, os, signal, sys
 from pathlib import Path
-import trainer.plan, trainer.sweep
+import trainer.sweep
 from trainer.grid import SweepConfig
 module, owner, name, count = sys.argv[3].split(":")
 holder = importlib.import_module(module)
@@ -40,7 +40,6 @@ def killed(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments, **options)
 setattr(holder, name, killed)
-trainer.plan.free_memory = lambda device: 100_000  # two passes
 trainer.sweep.run_sweep(SweepConfig.load(Path(sys.argv[1])), Path(sys.argv[2]), "cpu", progress=False)
 """
 POINTS = {
@@ -61,7 +60,7 @@ def whole(store, tmp_path_factory):
     """An undisturbed sweep: two kinds of heads, a regressor, accumulation across epochs, checkpoints."""
     folder = tmp_path_factory.mktemp("whole")
     config(folder, store, kind="[cls_gating, density, ridge]", lr="[1e-2]", epochs=7, accumulate=4)
-    text = (folder / "sweep.yaml").read_text().replace("num_epochs: 7", "num_epochs: 7, checkpoint_every: 3")
+    text = (folder / "sweep.yaml").read_text().replace("num_epochs: 7", "num_epochs: 7, checkpoint_every: 3, passes: 2")
     (folder / "sweep.yaml").write_text(text)
     return run_sweep(SweepConfig.load(folder / "sweep.yaml"), folder / "runs", "cpu", progress=False).path
 
@@ -85,7 +84,7 @@ SHORT = {"in a step of the optimiser", "writing a checkpoint", "in the second pa
                                    for name, point in POINTS.items()])
 def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path, whole, point):
     command = [sys.executable, "-c", KILLED, whole.parent.parent / "sweep.yaml", tmp_path, point]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     folder, = tmp_path.iterdir()
     assert not (folder / "summary.json").exists()
@@ -99,8 +98,7 @@ def stopped(store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     config(folder, store, kind="[cls_gating, density, ridge]", lr="[1e-2]", epochs=150)
     command = ["-m", "cli", "train", "--config", folder / "sweep.yaml", "--out", folder / "runs", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE)
     while sum(len(log.read_text().splitlines()) for log in folder.glob("runs/*/*/metrics.jsonl")) < 6:
         time.sleep(0.02)
     for _ in range(2):  # as schedulers do
@@ -207,8 +205,7 @@ def disturbed(folder: Path, store: Path, disturb) -> tuple[int, str]:
     text = (folder / "sweep.yaml").read_text().replace("num_epochs: 30", "num_epochs: 30, checkpoint_every: 2")
     (folder / "sweep.yaml").write_text(text)
     command = ["-m", "cli", "train", "--config", folder / "sweep.yaml", "--out", folder / "runs", "--device", "cpu"]
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while sum(len(log.read_text().splitlines()) for log in folder.glob("runs/*/*/metrics.jsonl")) < 8:
         time.sleep(0.01)
     disturb()

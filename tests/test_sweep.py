@@ -3,6 +3,7 @@
 import json
 import shutil
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from trainer.data import TrainingData
 from trainer.evaluate import predict_held_out, score
 from trainer.grid import SweepConfig
 from trainer.metrics import in_targets_order
-from trainer.sweep import Sweep, prepare_sweep, run_sweep, train_epoch
+from trainer.sweep import Sweep, describe_plan, prepare_sweep, run_sweep, train_epoch
 from trainer.tokens import TokenReader
 
 
@@ -139,12 +140,61 @@ def test_one_seed_one_result(tmp_path, store, finished):
         assert (again.path / name).read_bytes() == (finished.path / name).read_bytes()
 
 
-def test_the_largest_passes_that_fit_are_made(tmp_path, store, monkeypatch):
-    sweep = prepare_sweep(config(tmp_path, store), "cpu")
-    assert sweep.plan().passes == [[0, 1, 2, 3]]
-    monkeypatch.setattr("trainer.plan.free_memory", lambda device: 150_000)
-    passes = sweep.plan().passes
-    assert len(passes) > 1 and sorted(sum(passes, [])) == [0, 1, 2, 3]
+def with_trainer(given: SweepConfig, **keys) -> SweepConfig:
+    """The config with some keys of its trainer section set."""
+    trainer = given.base.trainer.model_copy(update=keys)
+    return replace(given, base=given.base.model_copy(update={"trainer": trainer}))
+
+
+def passes_of(given: SweepConfig) -> list[list[int]]:
+    return prepare_sweep(given, "cpu").plan().passes
+
+
+def test_points_share_as_few_passes_as_the_stated_memory_allows(tmp_path, store):
+    given = config(tmp_path, store)
+    assert passes_of(given) == [[0, 1, 2, 3]]
+    for budget in (1.2e-4, 1e-4):
+        plan = prepare_sweep(with_trainer(given, memory_gb=budget), "cpu").plan()
+        assert len(plan.passes) > 1 and sum(plan.passes, []) == [0, 1, 2, 3]
+        assert plan.pass_bytes <= budget * 1e9
+    assert passes_of(with_trainer(given, memory_gb=1e-9)) == [[0], [1], [2], [3]]
+
+
+def test_passes_do_not_depend_on_the_memory_that_is_free(tmp_path, store, monkeypatch):
+    given = with_trainer(config(tmp_path, store), memory_gb=1e-4)
+    before = passes_of(given)
+    monkeypatch.setattr("trainer.plan.free_memory", lambda device: 1000)
+    assert passes_of(given) == before
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_as_many_passes_are_made_as_are_asked_for(tmp_path, store, n):
+    passes = passes_of(with_trainer(config(tmp_path, store), passes=n))
+    assert len(passes) == n and sum(passes, []) == [0, 1, 2, 3] and all(passes)
+
+
+def test_more_passes_than_points_are_refused(tmp_path, store):
+    with pytest.raises(InputError, match=r"trainer.passes \(--passes\) 5: there are 4 points"):
+        passes_of(with_trainer(config(tmp_path, store), passes=5))
+
+
+def test_the_command_line_says_how_many_passes(tmp_path, store):
+    config(tmp_path, store, epochs=1)
+    arguments = ["train", "--config", tmp_path / "sweep.yaml", "--device", "cpu", "--passes", 2]
+    assert "passes   2, " in biomass(*arguments, "--plan").stdout
+    biomass(*arguments, "--out", tmp_path / "runs")
+    folder, = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "sweep.json").read_text())["passes"] == [[0, 1], [2, 3]]
+    assert "--resume takes folds and passes" in biomass("train", "--resume", folder, "--passes", 2, code=2).stderr
+
+
+def test_a_pass_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, store, monkeypatch):
+    monkeypatch.setattr("trainer.plan.free_memory", lambda device: 100_000)
+    given = config(tmp_path, store)
+    with pytest.raises(InputError, match="trainer.memory_gb: the largest pass needs .* GB are free on cpu"):
+        run_sweep(given, tmp_path / "runs", "cpu", progress=False)
+    assert not (tmp_path / "runs").exists()
+    assert "refused  trainer.memory_gb" in describe_plan(prepare_sweep(given, "cpu"))
 
 
 def test_a_step_reads_each_row_once_for_all_heads(tmp_path, store):
@@ -262,7 +312,6 @@ def test_the_banks_of_a_pass_are_gone_before_the_next_one_begins(tmp_path, store
         alive_refs.extend(weakref.ref(trainer) for trainer in trainers)
 
     alive_refs: list = []
-    monkeypatch.setattr("trainer.plan.free_memory", lambda device: 100_000)
     monkeypatch.setattr("trainer.checkpoint.Checkpoint.load", counted)
-    run_sweep(config(tmp_path, store, epochs=1), tmp_path / "runs", "cpu", progress=False)
+    run_sweep(with_trainer(config(tmp_path, store, epochs=1), passes=3), tmp_path / "runs", "cpu", progress=False)
     assert len(alive) > 1 and [before for before, _ in alive] == [0] * len(alive)

@@ -179,6 +179,13 @@ class TrainerConfig(Section):
     checkpoint_every: CountFromZero = 0
     """Epochs between checkpoints to resume from; 0 = only when SIGTERM or SIGINT stops the sweep."""
 
+    memory_gb: PositiveNumber = 8.0
+    """Memory of the device that trains, in GB, that one pass over the tokens may plan with. Points are dealt into as many
+    passes as that takes; a sweep keeps its passes, whatever is free when it is resumed."""
+
+    passes: Count | None = None
+    """Passes over the tokens; null = as few as `memory_gb` allows."""
+
     tensorboard: bool = False
     """Write TensorBoard events beside metrics.jsonl; needs the package tensorboard."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from featurestore.errors import InputError
 from trainer import kinds
 from trainer.config import PointConfig
 from trainer.data import TrainingData
@@ -13,7 +14,9 @@ from trainer.grid import SweepConfig
 from trainer.heads import HeadShape
 from trainer.stream import Split, Stream
 
-COPIES = 7  # of a head's parameters: itself, gradient, two of AdamW's, moving average, best, one on its way
+COPIES = 13
+"""Of a head's parameters in memory: itself, gradient, two of AdamW's, moving average, best, one on its
+way; and six in a checkpoint that is being written."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,15 @@ class Plan:
     """Token bytes read from the store by all passes, training and validation."""
     reads_per_row: float
     """How often a training epoch reads each image's row; 1 would be every row once."""
-    memory_bytes: int
-    """Of the largest pass: parameters, gradients, optimiser, averages, activations; or of the largest fit of a regressor."""
+    pass_bytes: int
+    """Memory of the largest pass: parameters, gradients, optimiser, averages, a checkpoint, activations."""
+    fit_bytes: int
+    """Memory of the largest fit of a regressor."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most that is needed at once."""
+        return max(self.pass_bytes, self.fit_bytes)
 
     def seconds(self, step_s: float, n_images: int, batch_size: int) -> float:
         """About how long all passes take if a training step takes so long; validation only goes forward: a third of that."""
@@ -47,23 +57,57 @@ class Plan:
                 f"memory   {self.memory_bytes / 1e9:.3g} GB")
 
 
-def plan_sweep(config: SweepConfig, data: TrainingData, splits: Sequence[Split], stream: Stream) -> Plan:
-    """The plan of a sweep over a store; points share a pass as long as their memory fits half of what is free."""
+def plan_sweep(
+    config: SweepConfig, data: TrainingData, splits: Sequence[Split], stream: Stream
+) -> Plan:
+    """The plan of a sweep over a store.
+
+    Which points share a pass follows from the sweep, `trainer.memory_gb` and `trainer.passes` alone,
+    not from the memory that happens to be free: in float32 other passes give other roundings.
+    InputError for more passes than there are points to train.
+    """
     base, tokens, splits = config.base, data.store.spec.tokens, list(splits)
     n_crops = len(splits) * base.trainer.batch_size * tokens.n_tiles
-    trained = [p for p, point in enumerate(config.points) if kinds.load(point.head.kind).trained]
-    needs = {p: _point_bytes(HeadShape.of(config.points[p], tokens, data.states), len(splits), n_crops) for p in trained}
-    passes = _deal(needs, free_memory(data.device) // 2)
+    needs, fits = {}, []
+    for p, point in enumerate(config.points):
+        if kinds.load(point.head.kind).trained:
+            shape = HeadShape.of(point, tokens, data.states)
+            needs[p] = _point_bytes(shape, len(splits), n_crops)
+        else:
+            fits.append(fit_bytes(point, data, splits))
+    if base.trainer.passes is None:
+        passes = _deal(needs, int(base.trainer.memory_gb * 1e9))
+    else:
+        passes = _deal_into(needs, base.trainer.passes)
+
     row_bytes = data.store.layout.extents["patches"].array.row_bytes if data.store.spec.has_patches else 0
     reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
     held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
-    epochs = base.trainer.num_epochs
-    reading = sum(any(kinds.load(config.points[p].head.kind).reads_patches for p in part) for part in passes)
-    fits = [fit_bytes(point, data, splits) for p, point in enumerate(config.points) if p not in needs]
     closing = held_out * (len(base.inference.tta_indices) if base.cv.tta else 1)
-    return Plan(passes, len(config.points) - len(trained), len(splits), stream.n_steps, epochs,
-                reading * (epochs * (reads + held_out) + closing) * row_bytes, reads / data.n_images,
-                max([sum(needs[p] for p in part) for part in passes] + fits))
+    rows_a_pass = base.trainer.num_epochs * (reads + held_out) + closing
+    reading = sum(any(kinds.load(config.points[p].head.kind).reads_patches for p in part) for part in passes)
+    return Plan(
+        passes=passes,
+        n_regressors=len(fits),
+        n_splits=len(splits),
+        n_steps=stream.n_steps,
+        n_epochs=base.trainer.num_epochs,
+        bytes_read=reading * rows_a_pass * row_bytes,
+        reads_per_row=reads / data.n_images,
+        pass_bytes=max((sum(needs[p] for p in part) for part in passes), default=0),
+        fit_bytes=max(fits, default=0),
+    )
+
+
+def too_large(plan: Plan, device: torch.device) -> str | None:
+    """Why the largest pass cannot run here: it needs more memory than is free. None if it can."""
+    free = free_memory(device)
+    if plan.pass_bytes <= free:
+        return None
+    return (
+        f"trainer.memory_gb: the largest pass needs {plan.pass_bytes / 1e9:.3g} GB and {free / 1e9:.3g} GB "
+        f"are free on {device}; lower trainer.memory_gb (or give --passes), or train fewer points at once"
+    )
 
 
 def fit_bytes(point: PointConfig, data: TrainingData, splits: Sequence[Split]) -> int:
@@ -88,8 +132,34 @@ def _point_bytes(shape: HeadShape, n_splits: int, n_crops: int) -> int:
 def _deal(needs: Mapping[int, int], budget: int) -> list[list[int]]:
     """Points in order, a new pass whenever the budget is full; one point alone may exceed it."""
     passes: list[list[int]] = []
+    used = 0
     for point, need in needs.items():
-        if not passes or sum(needs[p] for p in passes[-1]) + need > budget:
+        if not passes or used + need > budget:
             passes.append([])
+            used = 0
         passes[-1].append(point)
+        used += need
+    return passes
+
+
+def _deal_into(needs: Mapping[int, int], n_passes: int) -> list[list[int]]:
+    """Points in order, in so many passes, the largest of which needs as little as can be."""
+    if n_passes > len(needs):
+        raise InputError(
+            f"trainer.passes (--passes) {n_passes}: there are {len(needs)} points to train in passes; "
+            "give at most as many"
+        )
+    low, high = max(needs.values()), sum(needs.values())
+    while low < high:
+        middle = (low + high) // 2
+        if len(_deal(needs, middle)) <= n_passes:
+            high = middle
+        else:
+            low = middle + 1
+    passes = _deal(needs, low)
+
+    while len(passes) < n_passes:  # fewer would do for this budget, but so many were asked for
+        i = max(range(len(passes)), key=lambda i: len(passes[i]))
+        half = len(passes[i]) // 2
+        passes[i : i + 1] = [passes[i][:half], passes[i][half:]]
     return passes

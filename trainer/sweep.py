@@ -23,6 +23,7 @@ from trainer.events import Events
 from trainer.grid import SweepConfig
 from trainer.memory import keep_freed_memory
 from trainer.metrics import in_targets_order
+from trainer.plan import too_large
 from trainer.prepare import Sweep, prepare_sweep
 from trainer.results import (
     PointResult,
@@ -46,6 +47,8 @@ def describe_plan(sweep: Sweep) -> str:
     if not plan.passes:
         return str(plan)
     notes = "".join(f"\nnote     {remark}" for remark in sweep.remarks)
+    if refusal := too_large(plan, sweep.data.device):
+        return f"{plan}\nrefused  {refusal}{notes}"
     reader = sweep.reader()
     step_s = _step_s(sweep, plan.passes[0], reader)
     hours = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size) / 3600
@@ -66,19 +69,22 @@ def _step_s(sweep: Sweep, points: Sequence[int], reader: TokenReader) -> float:
 def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto", progress: bool = True) -> SweepResult:
     """Train every head of a sweep and leave its folder under `out`.
 
-    InputError or MismatchError before any step if store and config do not fit.
+    InputError or MismatchError before any step if store and config do not fit, or a pass does not fit in memory.
     """
     sweep = prepare_sweep(config, device)
+    costs = sweep.plan()
+    if refusal := too_large(costs, sweep.data.device):
+        raise InputError(refusal)
     folder = SweepFolder.create(out, sweep.base.experiment.name)
     save_splits(sweep.folds, folder.path / "folds.csv")
     base = config.base.model_dump(mode="json")
     base["dataset"]["store"] = sweep.data.store.address
     spec = sweep.data.store.spec
     runs = {name: config.settings(index) for index, name in enumerate(config.names)}
-    plan = {"base": base, "axes": config.axes, "runs": runs, "passes": sweep.plan().passes, "device": device,
+    plan = {"base": base, "axes": config.axes, "runs": runs, "passes": costs.passes, "device": device,
             "fingerprint": spec.fingerprint, "pooled_dtype": spec.pooled_dtype}
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
-    return _run(sweep, folder, plan["passes"], sweep.base.cv.fold == "all", progress)
+    return _run(sweep, folder, costs.passes, sweep.base.cv.fold == "all", progress)
 
 
 def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None = None, progress: bool = True) -> SweepResult:
