@@ -28,6 +28,7 @@ from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, Unusable, decode_ahead, inspect_photographs
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.formats import check_suffix
+from featurestore.labels import warn_of_labels
 from featurestore.moments import pool, row_stats
 from featurestore.spec import POOLED, STATS, StoreSpec, ViewSpec
 from featurestore.store import FeatureStore
@@ -144,6 +145,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     check_suffix(config.out)
     _bytes.check_writable(config.out.parent)
     frame = read_catalog(config.data / "train.csv")
+    warn_of_labels(frame, config.data / "train.csv")
     sealed, spec = _there(config.out)
     paths = find_photographs(frame, config.data, config.allow_outside, missing=True)
     todo = [path for image_id, path in zip(frame["image_id"], paths, strict=True) if image_id not in sealed]

@@ -16,6 +16,7 @@ from featurestore.build import BuildReport, build_images, finish_build, new_bar,
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.errors import MismatchError, UsageError, list_some
 from featurestore.formats import check_suffix
+from featurestore.labels import warn_of_labels
 from featurestore.rows import ImageRows
 from featurestore.spec import OWN_COLUMNS, StoreSpec, ViewSpec
 from featurestore.store import FeatureStore
@@ -127,6 +128,7 @@ def _planned(source: FeatureStore, data: Path | None, views: str | None, reserve
         given = [column.name for column in source.spec.columns if column.name not in OWN_COLUMNS[2:]]
         return source.spec.changed(tokens=tokens), extension, source.catalog[given]
     frame = read_catalog(data / "train.csv")
+    warn_of_labels(frame, data / "train.csv")
     if not relabel:
         check_labels(source, frame)
     if gone := sorted(set(extension.image_of) - set(frame["image_id"])):

@@ -32,6 +32,7 @@ from featurestore.decode import check_photographs
 from featurestore.errors import InputError, list_some
 from featurestore.formats import check_suffix
 from featurestore.images import read_photograph, thumbnail
+from featurestore.labels import warn_of_labels
 from featurestore.moments import pool, row_stats
 from featurestore.rounding import ErrorTally
 from featurestore.rows import ImageRows
@@ -175,6 +176,7 @@ def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataF
     if csv is None:
         return pd.DataFrame({"image_id": list(files), "path": [file.name for file in files.values()]})
     frame = read_catalog(csv)
+    warn_of_labels(frame, csv)
     without_row = sorted(files.keys() - set(frame["image_id"]))
     without_file = sorted(set(frame["image_id"]) - files.keys())
     if without_row or without_file:

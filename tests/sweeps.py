@@ -1,6 +1,6 @@
 """A small store with labels that its tokens explain, and configs over it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,10 +26,12 @@ cv: {{n_folds: {n_folds}, repeats: {repeats}}}
 """
 
 
-def write_store(path: Path, n: int = 30, skipped: Mapping[int, str] = MappingProxyType({}), seed: int = 0, **changes) -> Path:
+def write_store(path: Path, n: int = 30, skipped: Mapping[int, str] = MappingProxyType({}), seed: int = 0,
+                labels: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame, **changes) -> Path:
     """n images in 10 sites; masses follow the patches' first channels.
 
-    skipped : images without tokens, and their status. changes : of the spec, `has_patches` say; tokens are the same.
+    skipped : images without tokens, and their status. labels : takes the catalog, returns it with other labels.
+    changes : of the spec, `has_patches` say; tokens are the same.
     """
     rng = np.random.default_rng(seed)
     site = np.arange(n) % 10
@@ -40,6 +42,7 @@ def write_store(path: Path, n: int = 30, skipped: Mapping[int, str] = MappingPro
         "State": np.array(["Tas", "Vic", "NSW"])[site % 3], "Sampling_Date": [f"2015/9/{s + 1}" for s in site],
         "Height_Ave_cm": np.where(site == 4, np.nan, 3 + green), "Dry_Green_g": green, "Dry_Dead_g": dead,
         "Dry_Clover_g": clover, "GDM_g": green + clover, "Dry_Total_g": green + clover + dead})
+    frame = labels(frame)
     spec = tiny_spec(frame).changed(**changes)
     with open_writer(path, spec, frame) as writer:
         for i in writer.pending():

@@ -75,7 +75,7 @@ def test_what_contradicts_the_old_store_is_refused(pasture, built, tmp_path):
     stderr = biomass("store", "extend", built, tmp_path / "out.h5", "--data", data, "--views", "plain,hsv,vflip", code=5).stderr
     assert f"{first.stem}: its photograph has sha256" in stderr
     table = pd.read_csv(pasture / "train.csv")
-    table.assign(target=table["target"] + 1).to_csv(data / "train.csv", index=False)
+    table.assign(target=table["target"] * 2).to_csv(data / "train.csv", index=False)
     assert "differs from the store's" in biomass("store", "extend", built, tmp_path / "o.h5", "--data", data, code=5).stderr
 
 
@@ -92,14 +92,14 @@ def test_other_labels_and_columns_need_no_backbone(pasture, built, tmp_path, see
     data = tmp_path / "data"
     data.mkdir()
     table = pd.read_csv(pasture / "train.csv")
-    table.assign(target=table["target"] + 1, Paddock="north").to_csv(data / "train.csv", index=False)
+    table.assign(target=table["target"] * 2, Paddock="north").to_csv(data / "train.csv", index=False)
     assert "--relabel` copies its tokens" in biomass("store", "extend", built, tmp_path / "o.h5", "--data", data, code=5).stderr
     assert "give --data" in biomass("store", "extend", built, tmp_path / "o.h5", "--relabel", code=2).stderr
     biomass("store", "extend", built, tmp_path / "o.h5", "--data", data, "--relabel")
     old, new = FeatureStore.open(built), FeatureStore.open(tmp_path / "o.h5")
     assert seen == [] and new.verify() and new.patches[:].tobytes() == old.patches[:].tobytes()
     assert (new.catalog["Paddock"] == "north").all()
-    assert (new.catalog["Dry_Total_g"] == old.catalog["Dry_Total_g"] + 1).all()
+    assert (new.catalog["Dry_Total_g"] == old.catalog["Dry_Total_g"] * 2).all()
     assert (new.catalog["sha256"] == old.catalog["sha256"]).all()
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from featurestore.catalog import TARGETS
+from featurestore.labels import TOLERANCE_G, TOLERANCE_SHARE
 from featurestore.spec import POOLED
 from featurestore.urls import is_url, without_token
 from trainer import kinds
@@ -90,6 +91,14 @@ class BackboneConfig(Section):
     """Patches P of one tile; null = not checked."""
 
 
+class BalanceTolerance(Section):
+    grams: Weight = TOLERANCE_G
+    """How far GDM may be from Green + Clover, and Total from GDM + Dead; beyond it train refuses the labels."""
+
+    share: Share = TOLERANCE_SHARE
+    """The same as a share of the mass; whichever allows more counts."""
+
+
 class DatasetConfig(Section):
     store: Annotated[Path | str, BeforeValidator(_store_place)] | None = None
     """The feature store, or its URL; null = given on the command line."""
@@ -107,6 +116,9 @@ class DatasetConfig(Section):
 
     aux_target_cols: Annotated[list[str], _exactly("Dry_Dead_g", "Dry_Clover_g")] = ["Dry_Dead_g", "Dry_Clover_g"]
     """Masses of the auxiliary loss."""
+
+    balance_tolerance: BalanceTolerance = BalanceTolerance()
+    """How well masses must add up."""
 
 
 class HeadConfig(Section):

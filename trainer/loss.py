@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featurestore.errors import InputError, list_some
+from featurestore.labels import heights_of, masses_of
 from trainer.config import PointConfig
 from trainer.heads import Outputs
 from trainer.metrics import MASSES
@@ -86,16 +86,9 @@ SPACES = {"raw": lambda y: y, "log1p": torch.log1p, "sqrt": lambda y: y.clamp_mi
 
 def labels_of(catalog: pd.DataFrame, states: Sequence[str], dtype: torch.dtype, device: torch.device) -> Labels:
     """Labels from a store's catalog. InputError names the images whose masses are missing or no masses."""
-    if missing := [name for name in MASSES if name not in catalog]:
-        raise InputError(f"the store's catalog has no column {', '.join(missing)}, which training needs; put them in train.csv, "
-                         "then `biomass store extend STORE NEW --data DIR --relabel` copies the tokens to a store with them")
-    masses = catalog[list(MASSES)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if len(bad := catalog["image_id"][~(np.isfinite(masses) & (masses >= 0)).all(1)]):
-        raise InputError(f"{len(bad)} images lack a mass that is a number from 0:{list_some(list(bad))}")
-    height = pd.to_numeric(catalog.get("Height_Ave_cm", pd.Series(np.nan, catalog.index)), errors="coerce").to_numpy(float)
-    height = np.where(np.isfinite(height), height, np.nan)  # auxiliary: what is no number is not known
     state = catalog.get("State", pd.Series("", catalog.index)).to_numpy()[:, None] == np.array(states)[None]
-    return Labels(*(torch.tensor(np.array(x), dtype=dtype, device=device) for x in (masses, state, height)))
+    arrays = (masses_of(catalog, MASSES), state, heights_of(catalog))
+    return Labels(*(torch.tensor(np.array(x), dtype=dtype, device=device) for x in arrays))
 
 
 def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tensor:

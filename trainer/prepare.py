@@ -1,5 +1,6 @@
 """A sweep ready to run: what a config, a store and its folds come to. What can be refused is refused here, before any step."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,10 +9,11 @@ import torch
 
 from featurestore.backbone import choose_device
 from featurestore.errors import InputError, MismatchError
+from featurestore.labels import check_balance, height_remarks
 from featurestore.store import FeatureStore
 from trainer import kinds
 from trainer.bank_trainer import BankTrainer, new_trainers
-from trainer.config import PointConfig
+from trainer.config import BalanceTolerance, PointConfig
 from trainer.data import TrainingData
 from trainer.events import writer_class
 from trainer.grid import SweepConfig
@@ -63,9 +65,14 @@ class Sweep:
         n_steps = max(1, self.n_batches // self.base.trainer.gradient_accumulation_steps)
         decays = {point.optimization.ema_decay for point in self.config.points
                   if kinds.load(point.head.kind).trained and point.optimization.use_ema}
-        return [f"optimization.ema_decay {decay:g} leaves {decay**n_steps:.0%} of the first weights in the averages after all "
-                f"{n_steps} steps; lower it, to {0.01**(1 / n_steps):.2g} say, or train longer"
-                for decay in sorted(decays) if decay**n_steps > MOST_LEFT]
+        remarks = [f"optimization.ema_decay {decay:g} leaves {decay**n_steps:.0%} of the first weights in the averages after all "
+                   f"{n_steps} steps; lower it, to {0.01**(1 / n_steps):.2g} say, or train longer"
+                   for decay in sorted(decays) if decay**n_steps > MOST_LEFT]
+        truth_N5 = self.data.truth_N5
+        if truth_N5.min() == truth_N5.max():
+            remarks.append(f"there is no score: all masses are {truth_N5.max():g} g, and R2 compares errors with how much masses "
+                           "differ; check the labels in train.csv")
+        return remarks
 
     @property
     def holds_out(self) -> bool:
@@ -94,12 +101,13 @@ def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype 
     """Open the store, make or read the folds; all that can be refused is refused here, before any step.
 
     begun : the folds are those a sweep began with, so they must be of the very images that are used now. Other folds may
-        hold images that the store's build skipped.
+        hold images that the store's build skipped. Masses that do not add up are then warned of, not refused.
     """
     base = config.base
     if base.dataset.store is None:
         raise InputError("dataset.store: no store; name one in the config or with --store")
     data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device))
+    _check_labels(data, base.dataset.balance_tolerance, begun)
     _check_kinds(config, data.store)
     _check_rules(config, data.states)
     if base.trainer.tensorboard:
@@ -113,6 +121,12 @@ def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype 
         return Sweep.of(config.with_folds(base.cv.folds, n_folds, repeats), data, folds)
     folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata, base.experiment.seed)
     return Sweep.of(config, data, folds)
+
+
+def _check_labels(data: TrainingData, tolerance: BalanceTolerance, begun: bool) -> None:
+    for remark in height_remarks(data.catalog):
+        warnings.warn(f"{data.store.path}: {remark}", stacklevel=3)
+    check_balance(data.catalog, data.store.path, tolerance.grams, tolerance.share, begun)
 
 
 def _check_kinds(config: SweepConfig, store: FeatureStore) -> None:
