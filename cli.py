@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from featurestore.about import DISTRIBUTION
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
@@ -30,7 +32,7 @@ STORE = _Store(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="biomass")
+@click.version_option(package_name=DISTRIBUTION)
 def main() -> None:
     """Frozen ViT tokens in a mapped store, every head of a sweep in one pass, prediction end to end."""
 
@@ -431,7 +433,7 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
 @click.option("--deadline", help="Time from now, e.g. 8h30m: fewer views rather than overrun.")
 @click.option("--resume", is_flag=True, help="Take up what a stopped prediction of this output had finished.")
 @click.option("--interval", type=float, metavar="LEVEL",
-              help="e.g. 0.9: predictions.csv gets intervals that cover so much of new sites' photographs; of mean predictions.")
+              help="e.g. 0.9: adds intervals to the wide table that cover 90 % of a new site's photographs.")
 @click.option("--blend", type=click.Choice(["equal", "fitted"]),
               help="An ensemble's weights; fitted on the out-of-fold tables, whose gain is printed.  [equal, or the bundle's]")
 @click.option("--oof", is_flag=True,
@@ -440,7 +442,8 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
 def predict(folds: str | None, **options: Any) -> None:
     """Predict the masses of photographs, end to end.
 
-    For example: `biomass predict --tta 4 --data data`. Writes predictions.csv beside --out.
+    For example: `biomass predict --tta 4 --data data`. With --out NAME.csv the wide table goes to
+    NAME.predictions.csv, by default to predictions.csv.
     """
     with plain_errors("; with --resume the same command goes on from here"):
         from featurestore.errors import UsageError

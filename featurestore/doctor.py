@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from featurestore.about import DISTRIBUTION
 from featurestore.errors import BiomassError
 from featurestore.urls import CACHE, default_root, is_url, without_token
 
@@ -89,7 +90,7 @@ def check_packages() -> Iterator[Check]:
     try:
         from packaging.specifiers import SpecifierSet
 
-        allowed, needed = metadata.metadata("biomass")["Requires-Python"] or "", requirements("biomass")
+        allowed, needed = metadata.metadata(DISTRIBUTION)["Requires-Python"] or "", requirements(DISTRIBUTION)
     except ModuleNotFoundError as err:  # also of importlib.metadata, for a package that is not installed
         yield Check("packages", WARN, f"not compared with what is needed: {err.name} is not installed",
                     "pip install . in the project's folder")

@@ -28,13 +28,13 @@ def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Se
                     constraints: str | None = None, on_error: OnError | None = None, deadline: str | None = None,
                     resume: bool = False, interval: float | None = None, blend: Blend | None = None, oof: bool = False,
                     explain: Path | None = None, **options) -> int:
-    """Predict test.csv of `data` and write `out` and predictions.csv; returns the exit code, 0 or IN_PART.
+    """Predict test.csv of `data`, write `out` and the wide table (`submission.wide_path`); returns the exit code, 0 or IN_PART.
 
     run : folders of runs, several as an ensemble. Without a run, sweep or bundle, the best run of the newest sweep under ./runs.
     tta : views, None is 4.
     on_error : None or `fail` lists all photographs that cannot be used before work starts; `mean` writes the training mean.
     deadline : `8h30m` from now; resume : take up what a stopped prediction of this output had finished.
-    interval : level of the intervals in predictions.csv; blend : how an ensemble's members are weighed, None as they say.
+    interval : level of the intervals in the wide table; blend : how an ensemble's members are weighed, None as they say.
     oof : the training photographs instead, see `check_oof`; all that the run says by itself cannot be chosen then.
     explain : folder for a picture of every photograph and report.html, drawn when the submission is written.
     say : told what a person should know; options as `Predictor.load`.

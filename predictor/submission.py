@@ -34,9 +34,14 @@ def submission(test_csv: Path, predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"sample_id": rows["sample_id"], "target": target})
 
 
+def wide_path(out: Path) -> Path:
+    """Where the wide table goes: predictions.csv beside submission.csv, NAME.predictions.csv beside NAME.csv."""
+    return out.with_name("predictions.csv" if out.name == "submission.csv" else f"{out.stem}.predictions.csv")
+
+
 def write_predictions(test_csv: Path, predictions: pd.DataFrame, out: Path) -> None:
-    """Write `out` (long, test.csv's rows) and predictions.csv beside it (wide, with spreads): both or none of them."""
-    long, wide = submission(test_csv, predictions), out.with_name("predictions.csv")
+    """Write `out` (long, test.csv's rows) and the wide table with spreads beside it: both or none of them."""
+    long, wide = submission(test_csv, predictions), wide_path(out)
     with can_write(out), appears_whole(out) as partial, appears_whole(wide) as wide_partial:
         predictions.to_csv(wide_partial, index=False, float_format="%.6f")
         long.to_csv(partial, index=False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from featurestore.about import DISTRIBUTION
 from featurestore.errors import InputError
 
 ROOT = Path(__file__).parent.parent  # the checkout, or site-packages
@@ -36,9 +37,10 @@ class Metadata:
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write biomass-VERSION-py3-none-any.whl in a folder; InputError if the project's metadata are nowhere."""
+    """Write biomass_tokens-VERSION-py3-none-any.whl in a folder; InputError if the project's metadata are nowhere."""
     told = metadata()
-    info, path = f"biomass-{told.version}.dist-info", folder / f"biomass-{told.version}-{TAG}.whl"
+    name = f"{DISTRIBUTION.replace('-', '_')}-{told.version}"  # as wheels spell a distribution's name
+    info, path = f"{name}.dist-info", folder / f"{name}-{TAG}.whl"
     content = {str(file.relative_to(ROOT)): file.read_bytes() for file in sources(told.packages)}
     content |= {f"{info}/{name}": text.encode() for name, text in (
         ("METADATA", str(told)), ("WHEEL", f"Wheel-Version: 1.0\nGenerator: biomass\nRoot-Is-Purelib: true\nTag: {TAG}\n"),
@@ -80,10 +82,10 @@ def _of_checkout() -> Metadata:
 
 def _of_install() -> Metadata:
     try:
-        found = distribution("biomass")
+        found = distribution(DISTRIBUTION)
     except PackageNotFoundError as err:
         raise InputError(f"{ROOT}: neither a checkout with setup.cfg nor installed by pip, so a wheel cannot say its version; "
-                         "`pip install` biomass first") from err
+                         "`pip install .` in the checkout first") from err
     told = found.metadata
     requires = [line.replace(" ", "") for line in found.requires or [] if ";" not in line]  # with a ; it is an extra's
     script, = found.entry_points.select(group="console_scripts")
@@ -95,8 +97,14 @@ def _of_install() -> Metadata:
 
 def _metadata(version: str, summary: str, licence: str, python: str, requires: list[str], script: str, text: str,
               packages: list[str]) -> Metadata:
-    fields = [("Name", "biomass"), ("Version", version), ("Summary", summary), ("License", licence), ("Requires-Python", python)]
-    fields += [("Requires-Dist", line) for line in requires]
+    fields = [
+        ("Name", DISTRIBUTION),
+        ("Version", version),
+        ("Summary", summary),
+        ("License", licence),
+        ("Requires-Python", python),
+        *(("Requires-Dist", line) for line in requires),
+    ]
     return Metadata(version, tuple(fields), f"[console_scripts]\n{script}\n", text, tuple(sorted(packages)))
 
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from featurestore.about import DISTRIBUTION
 from service.asked import library_of
 from service.errors import STATUS
 from service.guard import OPEN
@@ -64,7 +65,7 @@ def document(request: Request) -> Response:
 def openapi(routes: Sequence[BaseRoute], library: Library) -> dict[str, Any]:
     """The document of these routes; names of stores and sweeps stand in it as they are served."""
     try:
-        ours = version("biomass")
+        ours = version(DISTRIBUTION)
     except PackageNotFoundError:
         ours = "0"
     described_routes = [route for route in routes if isinstance(route, Route)]

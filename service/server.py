@@ -67,7 +67,8 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
     except ModuleNotFoundError as err:
         if (err.name or "").split(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
-        raise NotInstalled(f"store serve needs {err.name}: pip install 'biomass[serve]'") from err
+        raise NotInstalled(f"store serve needs {err.name}, which this installation lacks; `pip install .` in the "
+                           "project's folder installs it") from err
     _open_standard_files()
     library = Library(stores, sweeps, data)
     library.require_all()

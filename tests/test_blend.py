@@ -133,7 +133,7 @@ def test_predict_says_the_gain_and_uses_the_weights(sweep, pasture, tmp_path):
         out.parent.mkdir()
         said = biomass("predict", "--data", pasture, *runs, "--out", out, "--device", "cpu", "--tta", 1, "--blend", how).stderr
         assert re.search(r"weights: 0|1\.\d{3} 002.*, .* 005.*\nout-of-fold score: equal weights", said)
-        tables[how] = pd.read_csv(out.parent / "predictions.csv")
+        tables[how] = pd.read_csv(out.with_suffix(".predictions.csv"))
     assert re.findall(r"([01]\.\d{3}) 00[25]", said) != ["0.500", "0.500"]
     assert not np.allclose(tables["equal"]["Dry_Total_g"], tables["fitted"]["Dry_Total_g"])
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 from commands import biomass
 
 import predictor
+from featurestore.about import DISTRIBUTION
 from featurestore.backbone import saved_weights_path
 from featurestore.errors import InputError, StoreDamaged
 from predictor.bare import rounding_variables
@@ -557,7 +559,7 @@ def test_P09_C8_a_bundle_predicts_where_most_packages_are_absent_and_nothing_con
     assert done.returncode == 0, done.stderr
     biomass("predict", "--bundle", whole, "--data", pasture, "--tta", 2, "--device", "cpu", "--out", tmp_path / "here.csv")
     assert (tmp_path / "submission.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["here.csv", "predictions.csv", "submission.csv", "tmp"]
+    assert sorted(os.listdir(tmp_path)) == ["here.csv", "here.predictions.csv", "predictions.csv", "submission.csv", "tmp"]
 
 
 def test_a_child_gets_the_variables_that_its_bits_depend_on(monkeypatch):
@@ -642,8 +644,18 @@ def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(write_wheel(tmp_path)).namelist()
     assert {"cli.py", "predictor/__main__.py", "trainer/kinds/density.py", "featurestore/demo_backbone/CARD.md",
             "featurestore/demo_backbone/vit_demo_patch16_dinov3.safetensors", "service/static/index.html",
-            "biomass-0.1.0.dist-info/RECORD"} <= set(names)
+            "biomass_tokens-0.1.0.dist-info/RECORD"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "benchmarks", "docs"))]
+
+
+def test_the_wheel_is_of_the_distribution_that_is_installed(tmp_path):
+    wheel = write_wheel(tmp_path)
+    told = zipfile.ZipFile(wheel).read("biomass_tokens-0.1.0.dist-info/METADATA").decode().splitlines()
+    assert wheel.name == "biomass_tokens-0.1.0-py3-none-any.whl" and "Name: biomass-tokens" in told
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["metadata"]["name"] == DISTRIBUTION
+    assert biomass("--version").stdout == "biomass, version 0.1.0\n"
 
 
 @pytest.mark.system

@@ -17,6 +17,7 @@ from conftest import write_tiny
 from served import TOKEN, serving
 
 from featurestore import FeatureStore, doctor
+from featurestore.about import DISTRIBUTION
 from featurestore.doctor import FAIL, OK, WARN, Check, mounts
 
 ROOT = Path(__file__).parent.parent
@@ -103,7 +104,7 @@ def test_the_table_is_aligned():
 
 
 def test_packages_are_compared_with_our_own_metadata(tmp_path, monkeypatch):
-    install(tmp_path, "biomass", "9.9", "Requires-Python: >=3.11", "Requires-Dist: click>=8", "Requires-Dist: numpy>=99",
+    install(tmp_path, DISTRIBUTION, "9.9", "Requires-Python: >=3.11", "Requires-Dist: click>=8", "Requires-Dist: numpy>=99",
             "Requires-Dist: no_such_package>=1", "Requires-Dist: h5py>=99; extra == 'test'", "Requires-Dist: half_there>=1")
     (tmp_path / "half_there-1.0.dist-info").mkdir()  # pip was killed here
     monkeypatch.syspath_prepend(tmp_path)
@@ -115,7 +116,7 @@ def test_packages_are_compared_with_our_own_metadata(tmp_path, monkeypatch):
 
 
 def test_an_older_python_than_we_need(tmp_path, monkeypatch):
-    install(tmp_path, "biomass", "9.9", "Requires-Python: >=99")
+    install(tmp_path, DISTRIBUTION, "9.9", "Requires-Python: >=99")
     monkeypatch.syspath_prepend(tmp_path)
     check, = doctor.check_packages()
     assert (check.name, check.level, check.advice) == ("Python", FAIL, "use Python >=99")

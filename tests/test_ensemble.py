@@ -75,7 +75,7 @@ def test_from_the_command_line(sweep, other_sweep, pasture, tmp_path):
     out = tmp_path / "s.csv"
     arguments = [*command(pasture, out, runs(sweep)[1]), "--run", runs(other_sweep)[0]]
     biomass(*arguments, "--tta", "plain,vflip", "--average", "median")
-    assert len(pd.read_csv(out)) == 10 and sorted(p.name for p in tmp_path.iterdir()) == ["predictions.csv", "s.csv"]
+    assert len(pd.read_csv(out)) == 10 and sorted(p.name for p in tmp_path.iterdir()) == ["s.csv", "s.predictions.csv"]
     assert "'flop'" in biomass(*arguments, "--tta", "plain,flop", code=3).stderr
     assert "give one of" in biomass(*arguments, "--sweep", sweep, code=2).stderr
 
@@ -177,7 +177,7 @@ def test_P01_a_photograph_that_cannot_be_used_gets_the_training_mean(sweep, past
     assert first.name in biomass(*arguments, code=3).stderr
     result = biomass(*arguments, "--on-error", "mean", code=6)
     assert first.name in result.stderr and "training mean stands for 1 photographs" in result.stderr
-    table = pd.read_csv(tmp_path / "predictions.csv").set_index("image_id")
+    table = pd.read_csv(tmp_path / "s.predictions.csv").set_index("image_id")
     train = pd.read_csv(data / "train.csv").pivot_table(index="sample_id", values="target").reset_index()
     mean = train[train["sample_id"].str.endswith("__GDM_g")]["target"].mean()
     assert table.loc[first.stem, "GDM_g"] == pytest.approx(mean, abs=1e-6)

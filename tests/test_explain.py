@@ -158,7 +158,7 @@ def test_names_are_safe_and_unique():
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_row_has_a_picture_whatever_the_kind(sweep, pasture, tmp_path, kind):
     explain(tmp_path, "--data", pasture, "--run", run_of(sweep, kind), "--tta", 2)
-    ids = pd.read_csv(tmp_path / "predictions.csv")["image_id"].tolist()
+    ids = pd.read_csv(tmp_path / "s.predictions.csv")["image_id"].tolist()
     assert sorted(p.name for p in (tmp_path / "seen").iterdir()) == sorted([*(f"{i}.png" for i in ids), "report.html"])
     with Image.open(tmp_path / "seen" / f"{ids[0]}.png") as picture:
         assert picture.height > (900 if kind in ("density", "attention", "cls_gating") else 500)

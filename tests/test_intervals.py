@@ -142,7 +142,7 @@ def test_predict_adds_intervals_or_refuses_before_the_work(sweep, pasture, tmp_p
     out = tmp_path / "s.csv"
     options = ["--data", pasture, "--sweep", sweep, "--out", out, "--device", "cpu", "--tta", 1]
     biomass("predict", *options, "--interval", 0.5)
-    wide = pd.read_csv(tmp_path / "predictions.csv")
+    wide = pd.read_csv(tmp_path / "s.predictions.csv")
     assert list(wide)[11:] == [f"{target}_{end}" for target in TARGETS for end in ("low", "high")]
     for target in TARGETS:
         assert (wide[f"{target}_low"] >= 0).all() and (wide[f"{target}_low"] <= wide[target]).all()
@@ -170,7 +170,7 @@ def test_a_bundle_gives_its_runs_intervals(sweep, pasture, tmp_path):
     np.testing.assert_array_equal(by_bundle.quantile_5, by_runs.quantile_5)
     biomass("predict", "--data", pasture, "--bundle", tmp_path / "b", "--out", tmp_path / "s.csv", "--device", "cpu", "--tta", 1,
             "--interval", 0.5)
-    assert "Dry_Total_g_high" in pd.read_csv(tmp_path / "predictions.csv")
+    assert "Dry_Total_g_high" in pd.read_csv(tmp_path / "s.predictions.csv")
 
 
 def test_heads_without_an_out_of_fold_table_have_none(tmp_path):

@@ -19,13 +19,30 @@ from featurestore.decode import decode
 from featurestore.errors import InputError
 from predictor.bare import rounding_variables
 from predictor.predictor import Predictor, predict
-from predictor.submission import submission, write_predictions
+from predictor.submission import submission, wide_path, write_predictions
 from trainer.metrics import TARGETS, constrained
 from trainer.runs import RunFolder, best_run
 
 
 def predictors(sweep):
     return [Predictor.load(run, device="cpu") for run in sorted(sweep.glob("00*"))]
+
+
+@pytest.mark.parametrize("out, wide", [
+    ("submission.csv", "predictions.csv"), ("b.csv", "b.predictions.csv"), ("of/a.b.csv", "of/a.b.predictions.csv")])
+def test_every_output_has_a_wide_table_of_its_own(out, wide):
+    assert wide_path(Path(out)) == Path(wide)
+
+
+def test_another_output_leaves_predictions_csv_alone(sweep, pasture, tmp_path):
+    arguments = ["predict", "--data", pasture, "--sweep", sweep, "--device", "cpu", "--tta", 1, "--out"]
+    (tmp_path / "predictions.csv").write_text("of another prediction")
+    biomass(*arguments, tmp_path / "b.csv")
+    assert (tmp_path / "predictions.csv").read_text() == "of another prediction"
+    first = {name: (tmp_path / name).read_bytes() for name in ("b.csv", "b.predictions.csv")}
+    (tmp_path / "b.predictions.csv").write_text("old")
+    biomass(*arguments, tmp_path / "b.csv")
+    assert {name: (tmp_path / name).read_bytes() for name in first} == first
 
 
 def test_predict_writes_test_csvs_rows_and_a_wide_table(sweep, pasture, tmp_path):
@@ -204,7 +221,7 @@ def test_P04_a_full_disk_leaves_the_old_files_or_none(tmp_path):
         if limit < 100_000:
             assert (tmp_path / "s.csv").read_text() == "old"
             assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv", "test.csv"]
-    assert len(pd.read_csv(tmp_path / "s.csv")) == 450 and len(pd.read_csv(tmp_path / "predictions.csv")) == 90
+    assert len(pd.read_csv(tmp_path / "s.csv")) == 450 and len(pd.read_csv(tmp_path / "s.predictions.csv")) == 90
 
 
 def test_rows_that_come_twice_and_columns_that_nobody_asked_for(sweep, pasture, tmp_path):
@@ -215,4 +232,4 @@ def test_rows_that_come_twice_and_columns_that_nobody_asked_for(sweep, pasture, 
     biomass("predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu", "--tta", 1)
     rows = pd.read_csv(tmp_path / "s.csv")
     assert len(rows) == 2 and rows["sample_id"].nunique() == rows["target"].nunique() == 1
-    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 1
+    assert len(pd.read_csv(tmp_path / "s.predictions.csv")) == 1
