@@ -369,14 +369,15 @@ def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:
 @click.option("--store", type=STORE, help="The feature store, or its URL.  [dataset.store of the config]")
 @click.option("--fold", help="Train this fold only; all: every fold, then the best point on all images.  [cv.fold]")
 @click.option("--folds", type=FILE, help="A folds.csv, ours or another tool's, in place of new folds.  [cv.folds]")
+@click.option("--images", help="Ids of the images to use, with commas, or a file with one a line.  [all: dataset.images]")
 @click.option("--out", default="runs", show_default=True, type=ANY, help="Where sweep folders go.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
 @click.option("--passes", type=click.IntRange(min=1),
               help="Passes over the tokens.  [as few as trainer.memory_gb allows]")
 @click.option("--plan", is_flag=True, help="Print heads, passes, bytes read, memory and hours, and stop.")
 @click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
-def train(config: Path | None, resume: Path | None, store: Path | str | None, fold: str | None, folds: Path | None, out: Path,
-          device: str, passes: int | None, plan: bool, yes: bool) -> None:
+def train(config: Path | None, resume: Path | None, store: Path | str | None, fold: str | None, folds: Path | None,
+          images: str | None, out: Path, device: str, passes: int | None, plan: bool, yes: bool) -> None:
     """Train all heads of a sweep in one pass.
 
     For example: `biomass train --config configs/demo.yaml --store features.h5`.
@@ -390,13 +391,17 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
 
         if (config is None) == (resume is None):
             raise UsageError("give --config FILE to begin a sweep, or --resume SWEEP to go on with one")
-        if resume and (folds or passes or plan or fold not in (None, "all")):
-            raise UsageError("--resume takes folds and passes from the sweep; give it alone, with --store, or with --fold all")
+        if resume and (folds or images is not None or passes or plan or fold not in (None, "all")):
+            raise UsageError("--resume takes folds, images and passes from the sweep; give it alone, with --store, or with "
+                             "--fold all")
+        ids = _words(images)
+        if ids == []:
+            raise InputError(f"--images {images!r}: names no image; give ids with commas, or a file with one a line")
         if resume:
             result = resume_sweep(resume, fold, store)
         else:
             overrides = {"dataset.store": store, "cv.fold": int(fold) if fold and fold.isdigit() else fold, "cv.folds": folds,
-                         "trainer.passes": passes}
+                         "trainer.passes": passes, "dataset.images": ids}
             sweep = SweepConfig.load(config, {key: value for key, value in overrides.items() if value is not None})
             if sweep.n_combinations > 1000 and not yes:
                 raise UsageError(f"{config}: a grid of {sweep.n_combinations} points; if that is meant, add --yes")

@@ -7,7 +7,7 @@ At most two photographs' tokens are held.
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -146,7 +146,8 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     _bytes.check_writable(config.out.parent)
     frame = read_catalog(config.data / "train.csv")
     warn_of_labels(frame, config.data / "train.csv")
-    sealed, spec = _there(config.out)
+    sealed, spec = there(config.out)
+    warn_of_removed(config.out, sealed - set(frame["image_id"]), config.data / "train.csv")
     paths = find_photographs(frame, config.data, config.allow_outside, missing=True)
     todo = [path for image_id, path in zip(frame["image_id"], paths, strict=True) if image_id not in sealed]
     size, unusable = usable(todo or paths[:1], config.crop, config.skip_missing)
@@ -156,12 +157,21 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     return BuildJob(frame, paths, unusable, backbone, _store_spec(config, backbone, frame, *size), len(todo) - len(unusable))
 
 
-def _there(out: Path) -> tuple[set[str], StoreSpec | None]:
+def there(out: Path) -> tuple[set[str], StoreSpec | None]:
     """Sealed ids and spec of a store that is there already; what is something else is refused before the backbone is loaded."""
     if not out.exists():
         return set(), None
     with FeatureStore.open(out) as store:
         return set(store.catalog["image_id"].iloc[store.sealed]), store.spec
+
+
+def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
+    """Say which images a store holds that its source no longer names: nothing sealed is taken out of a store."""
+    if ids:
+        warnings.warn(f"{source}: lacks {len(ids)} images that {store} holds. They stay in the store, and train uses them; "
+                      "`biomass train --images FILE` goes without, and "
+                      f"`biomass store convert {store} NEW --images FILE` makes a store without them. "
+                      f"FILE has the ids to keep, one a line. It lacks:{list_some(sorted(ids))}", stacklevel=3)
 
 
 def usable(paths: list[Path], crop: str, skip: bool) -> tuple[tuple[int, int], dict[Path, Unusable]]:

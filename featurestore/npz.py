@@ -26,7 +26,7 @@ from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
 from featurestore._threads import lone_threads
 from featurestore.backbone import load_backbone, patch_size_of, spec_without_weights
-from featurestore.build import THUMB_SIDE
+from featurestore.build import THUMB_SIDE, there, warn_of_removed
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import check_photographs
 from featurestore.errors import InputError, list_some
@@ -37,7 +37,6 @@ from featurestore.moments import pool, row_stats
 from featurestore.rounding import ErrorTally
 from featurestore.rows import ImageRows
 from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
-from featurestore.store import FeatureStore
 from featurestore.views import VIEWS, choose_views
 from featurestore.writer import catalog_columns, image_bytes, open_writer
 
@@ -90,8 +89,9 @@ def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "v
     size = check_photographs(list(photographs.values()), crop) if photographs else None
     tokens = _token_spec(model, weights, crop, image_size, _views(views, n_views), n_patches, width, size)
     spec = StoreSpec(tokens=tokens, thumb=_thumb_size(size), columns=catalog_columns(frame), made_by=_made_by(tokens, weights))
-    n_sealed = FeatureStore.open(out).n_sealed if out.exists() else 0
-    _bytes.check_free(out.parent, max(0, len(frame) - n_sealed) * image_bytes(spec))
+    sealed, _ = there(out)
+    warn_of_removed(out, sealed - set(frame["image_id"]), csv or folder)
+    _bytes.check_free(out.parent, len(set(frame["image_id"]) - sealed) * image_bytes(spec))
     with open_writer(out, spec, frame) as writer, lone_threads() as threads:
         image_ids, pending = writer.image_ids, writer.pending()
         for image in tqdm(pending, "store import", unit="image", disable=not progress, file=sys.stderr):

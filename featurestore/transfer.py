@@ -219,6 +219,8 @@ def _chosen(source: Source, images: Sequence[str] | None) -> list[int]:
     sealed = _sealed(source)
     catalog = source.catalog
     if images is not None:
+        if not len(images):
+            raise InputError("--images: names no image; give ids with commas, or a file with one a line")
         known = catalog["image_id"].iloc[sealed]
         if unknown := sorted(set(images) - set(known)):
             raise InputError(f"{source.path}: has no such images, or none with tokens:{list_some(unknown)}")

@@ -64,7 +64,8 @@ class MixupBatches(IterableDataset):
     alpha : Beta(alpha, alpha) draws the shares. Zhang et al. 2018, arXiv:1710.09412.
     mixup : False leaves rows as they are, converted.
     lazy : patches are not mixed; a batch holds rows as stored and `MixupBatch.mix`, and copies no token on the CPU.
-    seed : with epoch and step it fixes every draw. Seed and images being a sweep's and its fold's, so are order and views.
+    seed : with epoch and step it fixes every draw. Seed and images being a sweep's and its fold's, so are order and views;
+        not those of a sweep with `dataset.images`, which numbers its own images alone.
     views : names or numbers of stored views, of which each image shows one an epoch. None: all.
     targets : columns of the catalog, the K axis of a batch's targets.
     device : where batches are made; "auto" is CUDA where there is one.

@@ -103,6 +103,9 @@ class DatasetConfig(Section):
     store: Annotated[Path | str, BeforeValidator(_store_place)] | None = None
     """The feature store, or its URL; null = given on the command line."""
 
+    images: list[Annotated[str, Field(min_length=1)]] = []
+    """Ids of the images to learn from; [] = every sealed one. `--images` reads them from a file, too."""
+
     img_size: Count | None = None
     """Side of a tile in pixels; null = not checked."""
 

@@ -43,7 +43,7 @@ class TrainingData:
         """InputError or MismatchError, before any step, for a store that is unfinished or not what the config expects."""
         store = FeatureStore.open(path)
         check_store(store, config)
-        images_N = used_images(store)
+        images_N = used_images(store, config.dataset.images)
         catalog = store.catalog.iloc[images_N].reset_index(drop=True)
         states = sorted({state for state in catalog.get("State", []) if state})
         return cls(store, images_N, catalog, states, labels_of(catalog, states, dtype, device), dtype, device,
@@ -146,11 +146,15 @@ def _blocks(n: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def used_images(store: FeatureStore) -> np.ndarray:
-    """Store positions of the images to learn from: all but those its build was told to go without, which a warning names.
+def used_images(store: FeatureStore, ids: Sequence[str] = ()) -> np.ndarray:
+    """Store positions of the images to learn from, in store order.
 
-    InputError for an image that is not built yet, or where none is left.
+    ids : those of some images alone. Without any, all but those its build was told to go without, which a warning names.
+
+    InputError for an image that is not built yet, ids that have no tokens, or where no image is left.
     """
+    if ids:
+        return _named_images(store, ids)
     skipped = store.skipped
     images_N = np.setdiff1d(np.arange(store.n_images), skipped)
     for image in np.setdiff1d(images_N, store.sealed):
@@ -162,6 +166,15 @@ def used_images(store: FeatureStore) -> np.ndarray:
         warnings.warn(f"{store.path}: {len(skipped)} of {store.n_images} images have no tokens and are left out, their "
                       f"photographs were missing or damaged when it was built:{list_some(ids, 5)}", stacklevel=2)
     return images_N
+
+
+def _named_images(store: FeatureStore, ids: Sequence[str]) -> np.ndarray:
+    sealed_N = np.asarray(store.sealed)
+    known = store.catalog["image_id"].iloc[sealed_N]
+    if unknown := sorted(set(ids) - set(known)):
+        raise InputError(f"{store.path}: has no such images, or no tokens of them (dataset.images, --images):"
+                         f"{list_some(unknown)}")
+    return sealed_N[known.isin(ids).to_numpy()]
 
 
 def check_store(store: FeatureStore, config: PointConfig) -> None:
