@@ -32,7 +32,7 @@ for check in [*check_packages(), *check_place(Path(sys.argv[1]), mounts(Path("/p
 
 def install(site: Path, name: str, version: str, *lines: str) -> None:
     """What pip leaves of a package's metadata."""
-    info = site / f"{name}-{version}.dist-info"
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     info.joinpath("METADATA").write_text("\n".join(["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *lines]))
 
