@@ -20,10 +20,12 @@ def test_pooled_vectors_are_what_the_format_says():
 def test_row_stats_are_those_of_all_values():
     patches = torch.from_numpy(PATCHES)
     got = dict(zip(STATS, row_stats(torch.from_numpy(CLS), patches, pool(patches)).tolist(), strict=True))
-    x = PATCHES.astype(np.float64)
-    expected = {"patch_count": 60, "patch_non_finite": 0, "patch_min": x.min(), "patch_max": x.max(), "patch_mean": x.mean(),
-                "patch_m2": x.var() * 60, "patch_norm": np.linalg.norm(x, axis=-1).mean(), "cls_count": 10,
-                "cls_mean": CLS.astype(float).mean()}
+    expected = {}
+    for part, values in (("cls", CLS.astype(np.float64)), ("patch", PATCHES.astype(np.float64))):
+        fields = {"count": values.size, "non_finite": 0, "min": values.min(), "max": values.max(), "mean": values.mean(),
+                  "m2": values.var() * values.size, "norm": np.linalg.norm(values, axis=-1).mean()}
+        expected |= {f"{part}_{name}": value for name, value in fields.items()}
+    assert list(got) == list(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
 
@@ -31,4 +33,7 @@ def test_row_stats_are_those_of_all_values():
 def test_non_finite_values_are_counted():
     patches = torch.from_numpy(PATCHES).clone()
     patches[1, 2, 3:] = float("nan")
-    assert row_stats(torch.from_numpy(CLS), patches, pool(patches))[STATS.index("patch_non_finite")] == 2
+    cls = torch.from_numpy(CLS).clone()
+    cls[0, 1] = float("inf")
+    found = dict(zip(STATS, row_stats(cls, patches, pool(patches)).tolist(), strict=True))
+    assert found["patch_non_finite"] == 2 and found["cls_non_finite"] == 1

@@ -49,16 +49,40 @@ def test_blocks_of_patches_make_no_difference(monkeypatch, block, columns):
     assert torch.allclose(transposed_times(row, x_TPM, half=False), row.transpose(1, 2) @ x_TPM, rtol=1e-12)
 
 
-@pytest.mark.parametrize("half, limit", [(False, 2e-6), (True, 2e-3)], ids=["float32", "float16"])
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 3e3], ids=["tiny weights", "plain", "huge weights"])
-def test_neither_underflow_nor_overflow(scale, half, limit):
-    """Rows of 900 patches with an outlier channel, as DINOv3 has, against float64; error relative to the largest result."""
-    rng = np.random.default_rng(1)
-    row = torch.from_numpy(rng.normal(size=(1, 900, 32)))
+LIMIT = {False: 2e-6, True: 2e-3}
+"""Of float32 and of half precision: the largest error of a column, relative to its largest result."""
+
+
+@pytest.fixture(scope="module")
+def outlier_row() -> torch.Tensor:
+    """900 patches with an outlier channel, as DINOv3 has."""
+    row = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 900, 32)))
     row[..., 3] += 60
-    row = row.half()
-    w_TPM = torch.softmax(torch.from_numpy(rng.normal(size=(1, 900, 6))), 1) * scale
-    maps_TDM = torch.from_numpy(rng.normal(size=(1, 32, 10))) * scale
-    for product, x in ((transposed_times, w_TPM), (times, maps_TDM)):
-        exact, found = product(row, x, half=False), product(row, x.float(), half).double()
-        assert (found - exact).abs().max() / exact.abs().max() < limit
+    return row.half()
+
+
+def products(row_TPD: torch.Tensor, scale_M: torch.Tensor, half: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Both products with columns of these sizes: found, and by float64."""
+    rng, m = np.random.default_rng(2), len(scale_M)
+    w_TPM = torch.softmax(torch.from_numpy(rng.normal(size=(1, 900, m))), 1) * scale_M
+    maps_TDM = torch.from_numpy(rng.normal(size=(1, 32, m))) * scale_M
+    w_TPM, maps_TDM = w_TPM.float(), maps_TDM.float()
+    return [(transposed_times(row_TPD, w_TPM, half), row_TPD.double().transpose(1, 2) @ w_TPM.double()),
+            (times(row_TPD, maps_TDM, half), row_TPD.double() @ maps_TDM.double())]
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("scales", [[1e-6] * 6, [1.0] * 6, [3e3] * 6, [1e-20, 1e4, 1e-6, 1.0, 1e10, 1e-12]],
+                         ids=["tiny weights", "plain", "huge weights", "every column another size"])
+def test_neither_underflow_nor_overflow(outlier_row, scales, half):
+    """Each column is judged by itself: a large one must not hide what a small one lost."""
+    for found, exact in products(outlier_row, torch.tensor(scales), half):
+        error_M = (found.double() - exact).abs().amax((0, 1)) / exact.abs().amax((0, 1))
+        assert (error_M < LIMIT[half]).all(), error_M
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+def test_a_column_of_zeros_stays_zero(outlier_row, half):
+    for found, exact in products(outlier_row, torch.tensor([1.0, 0.0, 1e-6]), half):
+        assert (found[..., 1] == 0).all()
+        assert found.isfinite().all() and (found[..., ::2] != 0).any() and (exact[..., 1] == 0).all()

@@ -21,7 +21,7 @@ RULE = st.one_of(st.just(WaDeadZero()), CLIPS, st.builds(Factor, TARGET, st.floa
 
 def masses(green: float, dead: float, clover: float) -> np.ndarray:
     """(1, 5) in TARGETS order."""
-    return np.array([[green, dead, clover, green + clover, green + clover + dead]])
+    return np.array([[green, dead, clover, green + clover, green + clover + dead]], np.float64)
 
 
 def applied(rule, *parts: float, state: np.ndarray = WA) -> list[float]:
@@ -47,8 +47,16 @@ def test_the_most_probable_state_decides():
     assert (found[:, 1] == [0, 7]).all()
 
 
-def test_an_image_without_probabilities_is_of_no_state():
-    assert applied(WaDeadZero(), 3, 7, 1, state=np.full(3, np.nan)) == [3, 7, 1, 4, 11]
+@pytest.mark.parametrize("states", [STATES, STATES[::-1]], ids=["WA last", "WA first"])
+def test_an_image_without_probabilities_is_of_no_state(states):
+    """Wherever WA stands: what is not known must not be taken for the first or the last State."""
+    unknown = np.full((1, 3), np.nan)
+    assert apply([WaDeadZero()], masses(3, 7, 1), unknown, states)[0].tolist() == [3, 7, 1, 4, 11]
+
+
+@pytest.mark.parametrize("state, expected", [("WA", [6.75, 0, 2.25, 9, 9]), ("Tas", [3, 7, 1, 4, 11])])
+def test_where_there_is_one_state_alone_all_images_are_of_it(state, expected):
+    assert apply([WaDeadZero()], masses(3, 7, 1), np.ones((1, 1)), [state])[0].tolist() == pytest.approx(expected)
 
 
 def test_without_wa_among_the_states_nothing_changes():
@@ -126,11 +134,19 @@ def test_leading_axes_are_kept():
     np.testing.assert_array_equal(apply(rules, before, state, STATES), expected)
 
 
-def test_inputs_are_not_written_to():
+@pytest.mark.parametrize("rule", [WaDeadZero(), Clip("GDM_g", 5, 9), Factor("GDM_g", 2)], ids=str)
+def test_inputs_are_not_written_to(rule):
     before, state = masses(3, 7, 1), WA[None].copy()
-    apply([WaDeadZero(), Factor("GDM_g", 2)], before, state, STATES)
-    apply([], before, None, [])[0, 0] = 99
+    after = apply([rule], before, state, STATES)
+    assert before.dtype == after.dtype == np.float64 and not np.array_equal(after, before)
+    after[:] = 99
     assert before.tolist() == masses(3, 7, 1).tolist() and state.tolist() == [WA.tolist()]
+
+
+def test_masses_without_rules_are_a_copy():
+    before = masses(3, 7, 1)
+    apply([], before, None, [])[0, 0] = 99
+    assert before.tolist() == masses(3, 7, 1).tolist()
 
 
 @pytest.mark.parametrize("state, states", [(None, STATES), (np.empty((1, 0)), [])], ids=["heads tell none", "no States known"])

@@ -11,12 +11,11 @@ from commands import biomass
 from sweeps import config, write_store
 
 from featurestore.errors import InputError
+from trainer.checkpoint import Checkpoint
 from trainer.grid import SweepConfig, load_point
-from trainer.metrics import weighted_r2
 from trainer.results import close_regressor, finish
 from trainer.runs import RunFolder, SweepFolder, best_run
-from trainer.selection import honest_estimate, squared_errors
-from trainer.sweep import describe_plan, prepare_sweep, run_sweep
+from trainer.sweep import _train_pass, describe_plan, prepare_sweep, run_sweep
 
 RULES = "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, target: Dry_Clover_g, factor: 0.5}]"
 
@@ -249,9 +248,20 @@ def test_tensorboard_is_asked_for_by_name_where_it_is_absent(tmp_path, store, mo
 
 
 def test_errors_noted_each_epoch_are_those_of_the_scores(tmp_path, store):
-    sweep = prepare_sweep(config(tmp_path, store), "cpu")
-    truth, rng = sweep.data.truth_N5[:, [2, 3, 4, 1, 0]], np.random.default_rng(0)
-    prediction = truth + rng.normal(size=truth.shape)
-    errors = squared_errors(truth, prediction[None], sweep.splits)
-    estimate = honest_estimate(errors[None, None], truth, sweep.splits)
-    assert estimate.score == pytest.approx(weighted_r2(truth, prediction))
+    """What every head noted while it trained, against the scores that its epochs were logged with."""
+    sweep = prepare_sweep(config(tmp_path, store, epochs=3, repeats=2), "cpu")
+    folder, points = SweepFolder.create(tmp_path, "noted"), range(4)
+    runs = {p: folder.run(name) for p, name in enumerate(sweep.config.names)}
+    trainers = _train_pass(sweep, points, runs, Checkpoint(tmp_path / "checkpoint"), sweep.reader(), progress=False)
+
+    truth_N5 = sweep.data.truth_N5[:, [2, 3, 4, 1, 0]]
+    weight_N5 = np.broadcast_to([0.1, 0.1, 0.1, 0.2, 0.5], truth_N5.shape)
+    spread = np.sum(weight_N5 * (truth_N5 - np.average(truth_N5, weights=weight_N5)) ** 2)
+    for trainer in trainers:
+        for g, p in enumerate(trainer.points):
+            error_ERF = np.array(trainer.errors_QG)[:, :, g].reshape(3, 2, 3)
+            by_errors_E = np.mean(1 - error_ERF.sum(2) / spread, 1)
+            lines = (runs[p].path / "metrics.jsonl").read_text().splitlines()
+            logged_E = [json.loads(line)["score"] for line in lines]
+            assert by_errors_E == pytest.approx(logged_E, rel=1e-9)
+            assert len(set(logged_E)) == 3

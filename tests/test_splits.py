@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from featurestore.errors import InputError, UsageError
 from featurestore.sites import joined_sites, site_of
-from trainer.splits import make_splits, read_splits, save_splits
+from trainer.splits import make_splits, read_splits, save_splits, shape_of
 
 STRATA = ["Dry_Clover_g", "Dry_Dead_g"]
 
@@ -145,6 +145,21 @@ def test_a_table_without_digests_keeps_its_sites():
 def test_few_images_still_make_folds(strata):
     frame = pasture(range(5)).assign(Dry_Dead_g=1.0, Dry_Clover_g=[0, 0, 1, 1, 0])
     assert sorted(splits(frame, n_folds=5, strata=strata)["r01"]) == [0, 1, 2, 3, 4]
+
+
+def test_a_fold_that_got_no_image_is_refused():
+    """Four sites for four folds, which scikit-learn deals out by their strata: one fold gets two of them."""
+    frame = pasture([2, 2, 3, 3, 4, 3, 4, 1, 3], states=["Tas"])
+    frame["Dry_Clover_g"] = [1.0, 1, 0, 1, 1, 1, 1, 0, 0]
+    with pytest.raises(InputError, match="fold 2 .*fewer folds"):
+        make_splits(frame, 4, 1, "site", ["Dry_Clover_g"], 0)
+
+
+def test_repeats_have_equal_numbers_of_folds():
+    table = pd.DataFrame({"image_id": list("abc"), "site": list("stu"), "group": list("stu"), "r00": [0, 1, 2], "r01": [1, 0, 2]})
+    assert shape_of(table) == (3, 2)
+    with pytest.raises(InputError, match="different numbers of folds"):
+        shape_of(table.assign(r01=[0, 1, 1]))
 
 
 def test_a_site_of_one_image_is_held_out_once():

@@ -58,18 +58,55 @@ def test_folds_of_unequal_size_take_equal_steps():
     assert [len(split.train_N) for split in splits] == [20, 45, 55] and list(map(len, seen)) == [20, 40, 40]  # of 40 shown
 
 
+def views_of(stream: Stream, epoch: int) -> dict[int, int]:
+    """The view of every image that an epoch shows."""
+    return dict(row for step in range(stream.n_steps) for row in stream.batch(epoch, step).rows_U2.tolist())
+
+
 def test_epochs_differ_in_order_and_views():
     stream = Stream(20, 4, make_splits_of(folds_table(20, 2, 1)), 2, 5, seed=0)
     first, second = (stream.batch(e, 0) for e in (0, 1))
     assert not np.array_equal(first.images_QB, second.images_QB)
     assert np.array_equal(first.rows_U2, stream.batch(0, 0).rows_U2)
+    one, other = (views_of(stream, e) for e in (0, 1))
+    assert len(one) == len(other) == 20 and set(one.values()) == set(other.values()) == {0, 1, 2, 3}
+    assert sum(one[image] != other[image] for image in one) > 10  # 15 are expected
+
+
+def test_no_two_addresses_share_their_draws():
+    """Epochs, steps, repeats, folds and seeds, and what is drawn at one address."""
+    splits = make_splits_of(folds_table(40, 2, 2))
+    drawn = []
+    for seed in (0, 1):
+        stream = Stream(40, 4, splits, 2, 5, seed, site_N=np.zeros(40))
+        for epoch, step in np.ndindex(2, 2):
+            batch = stream.batch(epoch, step)
+            drawn += [*batch.uniform_QB, *stream.dropout(epoch, step, (5,)), *stream.dropout(epoch, step, (5,), seed=1)]
+            for partner_B, site_partner_B in zip(batch.partner_QB, batch.site_partner_QB, strict=True):
+                assert sorted(partner_B) == sorted(site_partner_B) == list(range(5))
+    values = np.concatenate(drawn)
+    assert len(np.unique(values.astype(np.float32))) == len(values) == 2 * 4 * 4 * 3 * 5
+
+
+def test_partners_of_one_site_are_of_that_site_and_not_mostly_themselves():
+    site_N = np.arange(60) % 6
+    stream = Stream(60, 2, make_splits_of(folds_table(60, 3, 1)), 3, 20, 0, site_N)
+    batch = stream.batch(0, 0)
+    sites = site_N[batch.images_QB]
+    partners = np.take_along_axis(sites, batch.site_partner_QB, 1)
+    assert np.array_equal(sites, partners)
+    itself = batch.site_partner_QB == np.arange(20)
+    assert itself.mean() < 0.5 and not np.array_equal(batch.site_partner_QB, batch.partner_QB)
 
 
 def test_validation_shows_every_held_out_image_once_to_its_splits():
     splits = make_splits_of(folds_table(23, 4, 2))
-    seen = {(q, i) for b in validation_batches(splits, 23, 6) for q, own in enumerate(b.own_QB)
-            for i in b.rows_U2[own[own >= 0], 0]}
-    assert seen == {(q, i) for q, split in enumerate(splits) for i in split.val_N}
+    batches = validation_batches(splits, 23, 6, view=3)
+    for q, split in enumerate(splits):
+        rows = [b.rows_U2[b.own_QB[q][b.own_QB[q] >= 0]] for b in batches]
+        assert np.concatenate(rows).tolist() == [[image, 3] for image in split.val_N]
+    read = np.concatenate([b.rows_U2[:, 0] for b in batches])
+    assert read.tolist() == list(range(23))  # once for both repeats
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
