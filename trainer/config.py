@@ -304,13 +304,13 @@ class CvConfig(Section):
     """Parts the groups are dealt into; the number of States for groups `state`."""
 
     repeats: Count = 1
-    """Regroupings, each with all its folds; 20 give error bars."""
+    """Regroupings, each an independent draw with all its folds; 20 give error bars."""
 
     groups: Literal["site", "date", "state"] = "site"
     """What is held out together; `state` leaves one State out."""
 
     strata: list[str] = ["Dry_Clover_g", "Dry_Dead_g"]
-    """Columns whose > 0 is spread evenly over the folds."""
+    """Columns whose > 0 is spread evenly over the folds, as well as scikit-learn's StratifiedGroupKFold does it."""
 
     fold: CountFromZero | Literal["all"] | None = None
     """Train only this fold of each repeat; null = every one; all = every one, then the chosen point on all images."""

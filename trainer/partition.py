@@ -1,0 +1,152 @@
+"""Groups dealt into folds at random, balanced as well as scikit-learn's StratifiedGroupKFold balances them.
+
+That class shuffles only groups of about the same class distribution, so most of its draws are one partition; here every draw
+starts from another random one. Arrays in, arrays out; what a group or a stratum is, is `splits`'s business.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MOST_STARTS = 100  # of 1500 draws of 5 to 44 groups none took as many
+MOST_PARTNERS = 256  # groups that one group is tried against: a step costs the same however many there are
+MOST_ORDERS, MOST_DEALT = 10, 5000  # in which groups are dealt to find the measure; groups dealt in all of them
+ROUNDING = 1e-9  # in shares: sums of square roots round
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images of each group (G) by stratum, and all of them in the last column (K = strata + 1): how balanced folds (F) are.
+
+    Integers, so that a partition has one measure, whichever moves led to it.
+    """
+
+    count_GK: np.ndarray
+    n_folds: int
+
+    @classmethod
+    def of(cls, group_N: np.ndarray, stratum_N: np.ndarray, n_folds: int) -> "Counts":
+        """group_N, stratum_N : (N,) int, positions of each image's group and stratum."""
+        count_GS = np.zeros((group_N.max() + 1, stratum_N.max() + 1), np.int64)
+        np.add.at(count_GS, (group_N, stratum_N), 1)
+        count_GS = count_GS[:, count_GS.any(0)]
+        return cls(np.column_stack([count_GS, count_GS.sum(1)]), n_folds)
+
+    def imbalance(self, square_nK: np.ndarray, sum_K: np.ndarray) -> np.ndarray:
+        """(n, 2) of strata and of sizes: the std over folds of a fold's share of a column; of strata the mean.
+
+        square_nK : sums over folds of the squared counts. sum_K : of the counts that are dealt so far.
+        Source: the criterion of scikit-learn's StratifiedGroupKFold.
+        """
+        std_nK = np.sqrt(self.n_folds * square_nK - sum_K**2) / (self.n_folds * self.count_GK.sum(0))
+        return np.stack([std_nK[..., :-1].mean(-1), std_nK[..., -1]], -1)
+
+    def imbalance_of(self, fold_G: np.ndarray) -> np.ndarray:
+        """(2,) of strata and of sizes, of a whole partition."""
+        return self.imbalance((self.in_folds(fold_G) ** 2).sum(0), self.count_GK.sum(0))
+
+    def in_folds(self, fold_G: np.ndarray) -> np.ndarray:
+        """(F, K) counts of each fold."""
+        count_FK = np.zeros((self.n_folds, self.count_GK.shape[1]), np.int64)
+        np.add.at(count_FK, fold_G, self.count_GK)
+        return count_FK
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How balanced a draw must be."""
+
+    enough_2: np.ndarray
+    """The least imbalance of strata, and that of sizes, which scikit-learn's rule reaches."""
+    fold_G: np.ndarray
+    """One of its partitions: of the least imbalance of strata."""
+
+    @classmethod
+    def of(cls, counts: Counts) -> "Measure":
+        """By scikit-learn's greedy rule, but no fold is left empty.
+
+        Groups of the most uneven strata come first, and each goes where shares are then spread least. Equally uneven ones are
+        dealt in some orders, the same ones for the same counts.
+        """
+        rng, n_groups = np.random.default_rng(0), len(counts.count_GK)
+        n_orders = min(MOST_ORDERS, 1 + MOST_DEALT // n_groups)
+        orders = [np.arange(n_groups), *(rng.permutation(n_groups) for _ in range(n_orders - 1))]
+        folds = [_greedy(counts, order_G) for order_G in orders]
+        imbalances = [tuple(counts.imbalance_of(fold_G)) for fold_G in folds]
+        return cls(np.min(imbalances, 0), folds[imbalances.index(min(imbalances))])
+
+
+def draw(counts: Counts, measure: Measure, rng: np.random.Generator) -> np.ndarray:
+    """(G,) fold of each group: a random partition, no fold empty, that is balanced enough in strata and in sizes.
+
+    Moves and swaps of groups end as soon as it is so: going on to the best there is would make all draws alike. A start that
+    leads nowhere is dropped for another one; where none leads there, the measure's own partition is the draw.
+    """
+    for _ in range(MOST_STARTS):
+        fold_G = _from_random_start(counts, measure.enough_2, rng)
+        if fold_G is not None:
+            return fold_G
+    return rng.permutation(counts.n_folds)[measure.fold_G]
+
+
+def _greedy(counts: Counts, order_G: np.ndarray) -> np.ndarray:
+    count_GK, n_folds = counts.count_GK, counts.n_folds
+    order_G = order_G[np.argsort(-count_GK[order_G, :-1].std(1), kind="stable")]
+    fold_G = np.empty(len(count_GK), np.int64)
+    count_FK = np.zeros((n_folds, count_GK.shape[1]), np.int64)
+    for n_dealt, g in enumerate(order_G):
+        square_FK = (count_FK**2).sum(0) + (2 * count_FK + count_GK[g]) * count_GK[g]
+        strata_F = counts.imbalance(square_FK, count_FK.sum(0) + count_GK[g])[:, 0].round(12)
+        empty_F = count_FK[:, -1] == 0
+        if len(order_G) - n_dealt <= empty_F.sum():
+            strata_F[~empty_F] = np.inf
+        fold_G[g] = np.lexsort([count_FK[:, -1], strata_F])[0]  # of equal ones the smallest fold
+        count_FK[fold_G[g]] += count_GK[g]
+    return fold_G
+
+
+def _from_random_start(counts: Counts, enough_2: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """A random partition, made balanced enough; None where no move or swap of a single group helps any more."""
+    count_GK, n_folds, n_groups = counts.count_GK, counts.n_folds, len(counts.count_GK)
+    total_K = count_GK.sum(0)
+    fold_G = rng.permutation(np.append(np.arange(n_folds), rng.integers(0, n_folds, n_groups - n_folds)))
+    count_FK = counts.in_folds(fold_G)
+    square_K = (count_FK**2).sum(0)
+    excess = _excess(counts.imbalance(square_K, total_K), enough_2)
+
+    waiting = rng.permutation(n_groups).tolist()
+    while excess > 0:
+        if not waiting:
+            return None
+        g = waiting.pop()
+        home = fold_G[g]
+
+        # g goes to another fold (n ways), alone or for a partner that comes in its place
+        partner_n = np.flatnonzero(fold_G != home)
+        if len(partner_n) > MOST_PARTNERS:
+            partner_n = rng.choice(partner_n, MOST_PARTNERS, replace=False)
+        to_n, gone_nK = fold_G[partner_n], count_GK[g] - count_GK[partner_n]
+        if (fold_G == home).sum() > 1:
+            others_n = np.delete(np.arange(n_folds), home)
+            to_n = np.append(to_n, others_n)
+            gone_nK = np.append(gone_nK, np.tile(count_GK[g], (len(others_n), 1)), axis=0)
+        square_nK = square_K + 2 * gone_nK * (count_FK[to_n] - count_FK[home] + gone_nK)
+        excess_n = _excess(counts.imbalance(square_nK, total_K), enough_2)
+        best = np.argmin(excess_n)
+        if excess_n[best] >= excess - ROUNDING:
+            continue
+
+        if best < len(partner_n):
+            fold_G[partner_n[best]] = home
+        fold_G[g] = to_n[best]
+        count_FK[home] -= gone_nK[best]
+        count_FK[to_n[best]] += gone_nK[best]
+        square_K, excess = square_nK[best], excess_n[best]
+        waiting = rng.permutation(n_groups).tolist()
+    return fold_G
+
+
+def _excess(imbalance_n2: np.ndarray, enough_2: np.ndarray) -> np.ndarray:
+    """(n,) how far strata and sizes are from balanced enough, each in units of what is enough; 0 where both are."""
+    unit_2 = np.maximum(enough_2, 1e-6)
+    return (np.maximum(imbalance_n2 - enough_2 - ROUNDING, 0) / unit_2).sum(-1)
