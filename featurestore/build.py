@@ -24,7 +24,7 @@ from tqdm import tqdm
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
 from featurestore.backbone import RANDOM, Backbone, load_backbone
-from featurestore.catalog import find_photographs, read_catalog
+from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
 from featurestore.decode import Decoded, Unusable, decode_ahead, inspect_photographs
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.formats import check_suffix
@@ -146,7 +146,8 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     _bytes.check_writable(config.out.parent)
     frame = read_catalog(config.data / "train.csv")
     warn_of_labels(frame, config.data / "train.csv")
-    sealed, spec = there(config.out)
+    known, sealed, spec = there(config.out)
+    frame = in_spelling_of(frame, known)
     warn_of_removed(config.out, sealed - set(frame["image_id"]), config.data / "train.csv")
     paths = find_photographs(frame, config.data, config.allow_outside, missing=True)
     todo = [path for image_id, path in zip(frame["image_id"], paths, strict=True) if image_id not in sealed]
@@ -157,12 +158,16 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     return BuildJob(frame, paths, unusable, backbone, _store_spec(config, backbone, frame, *size), len(todo) - len(unusable))
 
 
-def there(out: Path) -> tuple[set[str], StoreSpec | None]:
-    """Sealed ids and spec of a store that is there already; what is something else is refused before the backbone is loaded."""
+def there(out: Path) -> tuple[pd.DataFrame, set[str], StoreSpec | None]:
+    """Ids and paths, sealed ids, and spec of a store that is there already; empty and None without one.
+
+    What is something else is so refused before the backbone is loaded.
+    """
     if not out.exists():
-        return set(), None
+        return pd.DataFrame(columns=["image_id", "path"], dtype=object), set(), None
     with FeatureStore.open(out) as store:
-        return set(store.catalog["image_id"].iloc[store.sealed]), store.spec
+        known = store.catalog[["image_id", "path"]].copy()
+        return known, set(known["image_id"].iloc[store.sealed]), store.spec
 
 
 def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:

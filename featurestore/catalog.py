@@ -8,8 +8,9 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+import unicodedata
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pandas as pd
@@ -24,12 +25,14 @@ MISSING = ("", "NA", "NaN", "null")
 # 007 stays text, and so does an id of 16 digits or more, which a float64 would round
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,14})(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+
 
 def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """One row an image, in the order of first appearance.
 
     A CSV is long (sample_id, image_path, target_name and perhaps target, a row per image and target) or wide
-    (image_path or path, perhaps image_id, else the file's stem, a row per image).
+    (image_path or path, perhaps image_id, else the stem of `plain_path`, a row per image).
 
     Returns
     -------
@@ -61,16 +64,52 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
     return table[["sample_id", "image_id", "target_name"]].reset_index(drop=True)
 
 
+def plain_path(path: str) -> str:
+    """The path with `/` where Windows writes a backslash, and with composed letters (NFC) where macOS takes umlauts apart."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/"))
+
+
+def spelled_as(ids: Iterable[str], known: Collection[str]) -> list[str]:
+    """Ids as `known` spells them, where they differ in what `plain_path` makes equal: ids that were stems of paths as written."""
+    ids, known = list(ids), dict.fromkeys(known)
+    own = set(ids)
+    other = {_plain_id(each): each for each in known if each not in own}
+    return [each if each in known else other.get(_plain_id(each), each) for each in ids]
+
+
+def in_spelling_of(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """The frame with ids and paths as a store's catalog has them, where they differ in spelling alone."""
+    ids = spelled_as(frame["image_id"], known["image_id"])
+    path_of = dict(zip(known["image_id"], known["path"], strict=True))
+    paths = []
+    for image_id, path in zip(ids, frame["path"], strict=True):
+        there = path_of.get(image_id, path)
+        paths.append(there if plain_path(there) == plain_path(path) else path)
+    return frame.assign(image_id=np.array(ids, object), path=np.array(paths, object))
+
+
+def _plain_id(image_id: str) -> str:
+    return plain_path(image_id.rsplit("\\", 1)[-1])
+
+
 def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, missing: bool = False) -> list[Path]:
     """The resolved file of each image, in the frame's order; `frame` is what `read_catalog` returned.
 
+    A path that is not there as written is looked for as `plain_path`, whichever way the file's own name is composed.
     Raises InputError listing every path that is absolute, has `..` or leads out of root through a symlink, unless `outside`
     allows them; and listing every file that is not there, unless `missing` does.
     """
     home = os.path.realpath(root)
-    found = [Path(os.path.realpath(os.path.join(home, path))) for path in frame["path"]]
-    astray = [f"{path} -> {file}" for path, file in zip(frame["path"], found, strict=True)
-              if os.path.isabs(path) or ".." in Path(path).parts or not file.is_relative_to(home)]
+    listings: dict[str, dict[str, str]] = {}
+    found, astray = [], []
+    for path in frame["path"]:
+        is_there = os.path.lexists(os.path.join(home, path))
+        spelled = path if is_there else plain_path(path)
+        file = Path(os.path.realpath(os.path.join(home, path) if is_there else _composed(home, spelled, listings)))
+        absolute = os.path.isabs(spelled) or PureWindowsPath(spelled).is_absolute()
+        if absolute or ".." in PurePosixPath(spelled).parts or not file.is_relative_to(home):
+            astray.append(f"{path} -> {file}")
+        found.append(file)
     if astray and not outside:
         raise _error(root, f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below it, or allow "
                            "it with --allow-outside", astray, most=len(astray))
@@ -81,9 +120,39 @@ def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, mis
     return found
 
 
+def _composed(home: str, path: str, listings: dict[str, dict[str, str]]) -> str:
+    """The file that a plain path means below a folder whose names may be decomposed; listings : of folders, to be used again."""
+    place = home
+    for part in PurePosixPath(path).parts:
+        if part != ".." and not os.path.lexists(os.path.join(place, part)):
+            if place not in listings:
+                names = os.listdir(place) if os.path.isdir(place) else []
+                listings[place] = {unicodedata.normalize("NFC", name): name for name in names}
+            part = listings[place].get(part, part)
+        place = os.path.join(place, part)
+    return place
+
+
+def check_separators(csv_path: Path, text: str) -> None:
+    """InputError if a CSV's cells are separated by something else than commas; it says so of decimal commas, too."""
+    header = text.lstrip().split("\n", 1)[0]
+    mark = next((mark for mark in ";\t|" if mark in header), None)
+    if mark is None or "," in header:
+        return
+    cells = (cell.strip().strip('"') for line in text.splitlines() for cell in line.split(mark))
+    decimal = next((cell for cell in cells if DECIMAL_COMMA.fullmatch(cell)), None)
+    problem, remedy = f"its cells are separated by {mark!r}", "save it with commas"
+    if decimal:
+        problem += f", and its decimals by commas ({decimal!r})"
+        remedy = "save it with commas between cells and points in numbers (a spreadsheet does so in an English locale)"
+    raise InputError(f"{csv_path}: {problem}; {remedy}")
+
+
 def _read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """All cells as stripped str in object columns; the index is the line in the file where each row ends."""
-    reader = csv.reader(io.StringIO(_read_text(csv_path), newline=""), strict=True)
+    text = _read_text(csv_path)
+    check_separators(csv_path, text)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines, rows = [], []
     try:
         for row in reader:
@@ -130,9 +199,6 @@ def _is_long(table: pd.DataFrame) -> bool:
 def _need(csv_path: Path, table: pd.DataFrame, names: Iterable[str]) -> None:
     missing = [name for name in names if name not in table.columns]
     if missing:
-        if len(table.columns) == 1 and (other := re.search("[;\t|]", table.columns[0])):
-            raise InputError(f"{csv_path}: one column, {table.columns[0]!r}; its cells are separated by {other[0]!r}, save it "
-                             "with commas")
         raise InputError(f"{csv_path}: no column {', '.join(missing)}; found {', '.join(table.columns)}; a long CSV "
                          f"needs {', '.join(LONG_COLUMNS)}, a wide one image_path or path")
 
@@ -202,7 +268,7 @@ def _grams(csv_path: Path, cells: pd.Series, owners: pd.Series) -> np.ndarray:
            for line, owner, cell, gram in zip(cells.index, owners, cells, grams, strict=True)
            if gram is None or gram < 0]
     if bad:
-        raise _error(csv_path, f"{cells.name} must be a finite number of grams, 0 or more", bad)
+        raise _error(csv_path, f"{cells.name} must be a finite number of grams, 0 or more, with a decimal point", bad)
     return np.array(grams, np.float64)
 
 
@@ -213,7 +279,7 @@ def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     metadata = table.drop(columns=[path_column, "image_id"], errors="ignore")
     _check_names(csv_path, list(metadata.columns))
     paths = table[path_column]
-    ids = table["image_id"] if "image_id" in table.columns else paths.map(lambda path: PurePosixPath(path).stem)
+    ids = table["image_id"] if "image_id" in table.columns else paths.map(lambda path: PurePosixPath(plain_path(path)).stem)
     _check_ids(csv_path, ids, paths)
     for name in metadata.columns.intersection(TARGETS):
         _grams(csv_path, metadata[name], ids)

@@ -13,7 +13,7 @@ from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
 from featurestore.backbone import Backbone, kept_weights, restore_backbone
 from featurestore.build import BuildReport, build_images, finish_build, new_bar, usable
-from featurestore.catalog import find_photographs, read_catalog
+from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
 from featurestore.errors import MismatchError, UsageError, list_some
 from featurestore.formats import check_suffix
 from featurestore.labels import warn_of_labels
@@ -127,7 +127,7 @@ def _planned(source: FeatureStore, data: Path | None, views: str | None, reserve
     if data is None:
         given = [column.name for column in source.spec.columns if column.name not in OWN_COLUMNS[2:]]
         return source.spec.changed(tokens=tokens), extension, source.catalog[given]
-    frame = read_catalog(data / "train.csv")
+    frame = in_spelling_of(read_catalog(data / "train.csv"), source.catalog)
     warn_of_labels(frame, data / "train.csv")
     if not relabel:
         check_labels(source, frame)

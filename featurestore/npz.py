@@ -27,7 +27,7 @@ from featurestore._interrupts import check_interrupt
 from featurestore._threads import lone_threads
 from featurestore.backbone import load_backbone, patch_size_of, spec_without_weights
 from featurestore.build import THUMB_SIDE, there, warn_of_removed
-from featurestore.catalog import find_photographs, read_catalog
+from featurestore.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
 from featurestore.decode import check_photographs
 from featurestore.errors import InputError, list_some
 from featurestore.formats import check_suffix
@@ -84,12 +84,14 @@ def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "v
     _bytes.check_writable(out.parent)
     files = {file.stem: file for file in sorted(folder.glob("*.npz"))}
     n_views, n_patches, width = _check_files(folder, list(files.values()))
-    frame = _catalog(folder, csv or (data / "train.csv" if data else None), files)
+    named = _catalog(folder, csv or (data / "train.csv" if data else None), files)
+    known, sealed, _ = there(out)
+    frame = in_spelling_of(named, known)
+    files = {image_id: files[name] for image_id, name in zip(frame["image_id"], named["image_id"], strict=True)}
     photographs = _photographs(frame, data)
     size = check_photographs(list(photographs.values()), crop) if photographs else None
     tokens = _token_spec(model, weights, crop, image_size, _views(views, n_views), n_patches, width, size)
     spec = StoreSpec(tokens=tokens, thumb=_thumb_size(size), columns=catalog_columns(frame), made_by=_made_by(tokens, weights))
-    sealed, _ = there(out)
     warn_of_removed(out, sealed - set(frame["image_id"]), csv or folder)
     _bytes.check_free(out.parent, len(set(frame["image_id"]) - sealed) * image_bytes(spec))
     with open_writer(out, spec, frame) as writer, lone_threads() as threads:
@@ -176,6 +178,7 @@ def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataF
     if csv is None:
         return pd.DataFrame({"image_id": list(files), "path": [file.name for file in files.values()]})
     frame = read_catalog(csv)
+    frame["image_id"] = spelled_as(frame["image_id"], files)
     warn_of_labels(frame, csv)
     without_row = sorted(files.keys() - set(frame["image_id"]))
     without_file = sorted(set(frame["image_id"]) - files.keys())

@@ -17,6 +17,7 @@ import torch
 from featurestore._bytes import check_free, check_writable
 from featurestore._interrupts import check_interrupt
 from featurestore.archive import Archive, ArchiveReport, write_archive
+from featurestore.catalog import spelled_as
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError, list_some
 from featurestore.formats import check_suffix, is_archive
 from featurestore.moments import pool, row_stats
@@ -222,6 +223,7 @@ def _chosen(source: Source, images: Sequence[str] | None) -> list[int]:
         if not len(images):
             raise InputError("--images: names no image; give ids with commas, or a file with one a line")
         known = catalog["image_id"].iloc[sealed]
+        images = spelled_as(images, known)
         if unknown := sorted(set(images) - set(known)):
             raise InputError(f"{source.path}: has no such images, or none with tokens:{list_some(unknown)}")
         sealed = sealed[known.isin(set(images)).to_numpy()]

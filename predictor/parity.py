@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore._bytes import write_whole
-from featurestore.catalog import find_photographs, read_catalog
+from featurestore.catalog import find_photographs, read_catalog, spelled_as
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.spec import ViewSpec
 from predictor.combine import Combiner
@@ -86,6 +86,7 @@ def _by_head(raw: Raw, head: int) -> Raw:
 def _photographs(data: Path, known: pd.DataFrame) -> dict[str, Path]:
     """Photographs of the rows, by id; InputError listing those that train.csv does not have."""
     frame = read_catalog(data / "train.csv")
+    frame["image_id"] = spelled_as(frame["image_id"], known["image_id"])
     if absent := sorted(set(known["image_id"]) - set(frame["image_id"])):
         raise InputError(f"{data / 'train.csv'}: lacks {len(absent)} images that the run held out; give the data its store was "
                          f"built from:{list_some(absent)}")

@@ -175,7 +175,7 @@ def test_the_examples_of_the_readme_are_one_photograph(csv):
 
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_a_csv_without_commas_is_told_so(csv, separator):
-    with pytest.raises(InputError, match="one column, .*save it with commas"):
+    with pytest.raises(InputError, match="cells are separated by .*save it with commas"):
         read_catalog(csv(WIDE.replace(",", separator)))
 
 

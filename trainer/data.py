@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from featurestore.catalog import spelled_as
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.spec import POOLED
 from featurestore.store import FeatureStore
@@ -171,6 +172,7 @@ def used_images(store: FeatureStore, ids: Sequence[str] = ()) -> np.ndarray:
 def _named_images(store: FeatureStore, ids: Sequence[str]) -> np.ndarray:
     sealed_N = np.asarray(store.sealed)
     known = store.catalog["image_id"].iloc[sealed_N]
+    ids = spelled_as(ids, known)
     if unknown := sorted(set(ids) - set(known)):
         raise InputError(f"{store.path}: has no such images, or no tokens of them (dataset.images, --images):"
                          f"{list_some(unknown)}")

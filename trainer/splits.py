@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore._bytes import write_whole
+from featurestore.catalog import check_separators, spelled_as
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.sites import date_of, digests_of, require_columns, share_copies, site_of, state_of
 from trainer.partition import Counts, Measure, draw
@@ -79,14 +80,15 @@ def read_splits(path: Path, image_ids: Iterable[str], frame: pd.DataFrame | None
     Raises InputError if the file cannot be read, an id is unknown, missing or there twice, a fold is not an integer, folds
     are not 0, 1, 2, ..., or a group is in two folds of a repeat.
     """
-    table = _read_csv(path)
+    table, image_ids, without = _read_csv(path), list(image_ids), list(without)
     if "image_id" in table:
-        table = table[~table["image_id"].isin(list(without))].reset_index(drop=True)
+        table["image_id"] = spelled_as(table["image_id"], [*image_ids, *without])
+        table = table[~table["image_id"].isin(without)].reset_index(drop=True)
     if frame is not None and not {"site", "group"} <= set(table.columns):
         table = _of_another_tool(path, table, frame)
     _check_columns(path, list(table.columns))
-    _check_ids(path, table["image_id"], list(image_ids))
-    table = table.set_index("image_id").loc[list(image_ids)].reset_index()
+    _check_ids(path, table["image_id"], image_ids)
+    table = table.set_index("image_id").loc[image_ids].reset_index()
     for repeat in table.columns[len(KEYS):]:
         table[repeat] = _checked_folds(path, table, repeat)
     return table
@@ -162,7 +164,9 @@ def _refuse_twice(image_id: pd.Series, where: str = "catalog") -> None:
 def _read_csv(path: Path) -> pd.DataFrame:
     """Every cell as text: an id may look like a number, a site like NA."""
     try:
-        table = pd.read_csv(io.BytesIO(path.read_bytes()), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
+        check_separators(path, text)
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except (OSError, ValueError) as err:  # pandas' parser errors and bad UTF-8 are ValueErrors
         raise InputError(f"{path}: not a readable folds table ({err}); expected a CSV as `folds.csv`") from err
     return table
