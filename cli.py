@@ -376,8 +376,9 @@ def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:
               help="Passes over the tokens.  [as few as trainer.memory_gb allows]")
 @click.option("--plan", is_flag=True, help="Print heads, passes, bytes read, memory and hours, and stop.")
 @click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
+@click.option("--no-check", is_flag=True, help="Use stored rows without comparing them with their checksums.")
 def train(config: Path | None, resume: Path | None, store: Path | str | None, fold: str | None, folds: Path | None,
-          images: str | None, out: Path, device: str, passes: int | None, plan: bool, yes: bool) -> None:
+          images: str | None, out: Path, device: str, passes: int | None, plan: bool, yes: bool, no_check: bool) -> None:
     """Train all heads of a sweep in one pass.
 
     For example: `biomass train --config configs/demo.yaml --store features.h5`.
@@ -398,7 +399,7 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
         if ids == []:
             raise InputError(f"--images {images!r}: names no image; give ids with commas, or a file with one a line")
         if resume:
-            result = resume_sweep(resume, fold, store)
+            result = resume_sweep(resume, fold, store, check=not no_check)
         else:
             overrides = {"dataset.store": store, "cv.fold": int(fold) if fold and fold.isdigit() else fold, "cv.folds": folds,
                          "trainer.passes": passes, "dataset.images": ids}
@@ -406,9 +407,9 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
             if sweep.n_combinations > 1000 and not yes:
                 raise UsageError(f"{config}: a grid of {sweep.n_combinations} points; if that is meant, add --yes")
             if plan:
-                click.echo(describe_plan(prepare_sweep(sweep, device)))
+                click.echo(describe_plan(prepare_sweep(sweep, device, check=False)))  # what it times is not kept
                 return
-            result = run_sweep(sweep, out, device)
+            result = run_sweep(sweep, out, device, check=not no_check)
         is_refitted = (result.path / "refit").exists() and "refit" not in result.failed
         refitted = "\n" + str(result.path / "refit") if is_refitted else ""
         click.echo(f"{result.table()}\n{result.path}{refitted}")

@@ -27,6 +27,7 @@ from featurestore._http import Http, the_only_store
 from featurestore.cache import CACHE_BYTES, Cache
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
 from featurestore.layout import MOST_IMAGES
+from featurestore.rows import asked_views
 from featurestore.spec import StoreSpec, canonical_json
 from featurestore.store import UNKNOWN, FeatureStore
 from featurestore.urls import default_root
@@ -136,7 +137,7 @@ class RemoteStore(FeatureStore):
         with self._lock:
             changed_N = seal_N != self._seal_N
             self._seal_N = seal_N
-            self._state_N[changed_N], self._here_NV[changed_N] = UNKNOWN, False
+            self._state_N[changed_N], self._checked_NV[changed_N], self._here_NV[changed_N] = UNKNOWN, UNKNOWN, False
             if changed_N.any() or not seal_N.all():
                 self._kept.clear()
         super().refresh()
@@ -149,13 +150,23 @@ class RemoteStore(FeatureStore):
             self._distrust()
         return count(self)
 
-    def require(self, image: int) -> None:
-        """As in a FeatureStore; what was damaged on its way is not kept."""
+    def check_rows(self, rows_B2: Any, patches: bool = True) -> None:
+        """As in a FeatureStore, of a pooled store; rows of patches are compared when they are fetched."""
+        if self.spec.has_patches:
+            return
         try:
-            super().require(image)
+            super().check_rows(rows_B2, patches)
         except StoreDamaged as err:
-            self._distrust()
-            raise StoreDamaged(f"{err} (on the server's machine; if all is well there, ask again: it is fetched anew)") from err
+            raise self._damaged(err) from err
+
+    def _absent(self, image: int) -> Exception:
+        err = super()._absent(image)
+        return self._damaged(err) if isinstance(err, StoreDamaged) else err
+
+    def _damaged(self, err: StoreDamaged) -> StoreDamaged:
+        """What was damaged on its way is not kept."""
+        self._distrust()
+        return StoreDamaged(f"{err} (on the server's machine; if all is well there, ask again: it is fetched anew)")
 
     def _distrust(self) -> None:
         """Have every array fetched again when it is asked for next: one is not what was committed."""
@@ -229,7 +240,7 @@ class RemoteStore(FeatureStore):
     def image_patches(self, image: int, asked: tuple = ()) -> np.ndarray:
         """(V, T, P, D) float16, mapped from the cache: of it, what is asked for is there."""
         self._ready()
-        views = _views(asked, len(self.view_names))
+        views = asked_views(asked, len(self.view_names))
         if len(views) > 1:
             self._fetch([(image, view) for view in views])
         while True:
@@ -385,18 +396,6 @@ def _work(tasks: queue.SimpleQueue) -> None:
             except BaseException as err:  # whoever waits for the row gets it
                 future.set_exception(err)
         del task, future, method, call
-
-
-def _views(asked: tuple, n_views: int) -> list[int]:
-    """Positions of the views of an image that an index touches: those of an integer, a slice or a list; of all else, all."""
-    first = next((key for key in asked if key is not None), Ellipsis)
-    every = np.arange(n_views)
-    if isinstance(first, bool | np.bool_) or first is Ellipsis:
-        return every.tolist()
-    try:
-        return np.unique(every[first]).tolist()
-    except IndexError:  # numpy says what is wrong with it, and needs no row for that
-        return [] if np.ndim(first) == 0 else every.tolist()
 
 
 def _reopen(url: str, fingerprint: str, check: str, cache: str | None, cache_bytes: int | None) -> RemoteStore:

@@ -89,7 +89,7 @@ class RowArray:
         return key[:at], key[at], key[at + 1:]
 
     def _image(self, image: int, rest: tuple) -> np.ndarray:
-        self._store.require(image)
+        self._store.require(image, asked_views(rest, self.shape[1]) if self._store.check == "first-touch" else ())
         return self._store.image_patches(image, rest)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -199,6 +199,18 @@ class RowView:
 
     def __repr__(self) -> str:
         return f"<{self._image.labels['image_id']}, view {self.view!r}: .patches .grid .cls .pooled .show()>"
+
+
+def asked_views(asked: tuple, n_views: int) -> list[int]:
+    """Positions of the views of an image that an index touches: those of an integer, a slice or a list; of all else, all."""
+    first = next((key for key in asked if key is not None), Ellipsis)
+    every = np.arange(n_views)
+    if isinstance(first, bool | np.bool_) or first is Ellipsis:
+        return every.tolist()
+    try:
+        return np.unique(every[first]).tolist()
+    except IndexError:  # numpy says what is wrong with it, and needs no row for that
+        return [] if np.ndim(first) == 0 else every.tolist()
 
 
 _SLICES = (slice, type(Ellipsis))

@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 from bisect import bisect
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from featurestore._bytes import crc32c, crc32c_rows, page_aligned, pread_into
+from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, page_aligned, pread_into
 from featurestore.errors import InputError, MismatchError, StoreDamaged
 from featurestore.formats import open_layout
 from featurestore.layout import Extent, Layout
@@ -28,7 +29,8 @@ TAKE_THREADS = min(4, os.cpu_count() or 1)
 ADVISE_BYTES = 128 << 10  # of more than a device's read-ahead or largest request the kernel silently reads the beginning alone
 SEAL_BLOCK = 4096  # images whose catalog rows are copied at once to check their seals
 MANY_NAMES = 5000  # difflib takes some 10 us a name: of more, only those that begin like the one that is not there are compared
-UNKNOWN, SEALED, TOUCHED = 0, 1, 2  # what this process has checked of an image
+UNKNOWN, SEALED = 0, 1  # what this process has checked of an image
+VECTORS, WHOLE = 1, 2  # and of a row: its bytes but for the patch tokens, all of them
 
 
 class FeatureStore:
@@ -47,6 +49,7 @@ class FeatureStore:
         self._arrays: dict[tuple[str, int], np.ndarray] = {}  # made once: a row is asked for more often than built
         self._fds: dict[Path, int] = {}
         self._state_N = np.zeros(layout.n, np.uint8)
+        self._checked_NV = np.zeros((layout.n, len(self.view_names)), np.uint8)
 
     @classmethod
     def open(cls, path: str | os.PathLike, check: Literal["seal", "first-touch"] = "seal", *,
@@ -132,7 +135,8 @@ class FeatureStore:
 
     def refresh(self) -> None:
         """Forget what was read of the catalog and seals: a builder has added images, committed some, or taken seals back."""
-        self._state_N[self.array("seal")[:] == 0] = UNKNOWN
+        open_N = self.array("seal")[:] == 0
+        self._state_N[open_N], self._checked_NV[open_N] = UNKNOWN, UNKNOWN
         for name in ("n_images", "catalog", "image_ids", "_position"):
             self.__dict__.pop(name, None)
 
@@ -196,18 +200,36 @@ class FeatureStore:
         thumbs = self.array("thumbs")[start:end] if self.spec.thumb else None
         return seals(self.spec, start, cells, thumbs, self.array("crc32c")[start:end])
 
-    def require(self, image: int) -> None:
-        """Raise unless the image is sealed and, with check="first-touch", its bytes are what was committed."""
-        if self.is_sealed(image) and (self._state_N[image] == TOUCHED or self.check == "seal"):
-            return
+    def require(self, image: int, views: Sequence[int] | None = None) -> None:
+        """Raise unless the image is sealed and, with check="first-touch", its rows are what was committed.
+
+        views : those that are about to be read; None is all of them.
+        """
         if not self.is_sealed(image):
             raise self._absent(image)
         if self.check == "first-touch":
-            for view in range(len(self.view_names)):
-                if self.row_crc(image, view) != self.array("crc32c")[image, view]:
-                    raise StoreDamaged(f"{self.where(image, view)}: its bytes changed since they were committed; "
-                                       f"`biomass store verify {self.path}` lists all such rows")
-            self._state_N[image] = TOUCHED
+            views = range(len(self.view_names)) if views is None else views
+            self.check_rows([(image, view) for view in views])
+
+    def check_rows(self, rows_B2: Any, patches: bool = True) -> None:
+        """StoreDamaged unless rows of sealed images are what was committed; each is compared with its CRC-32C once.
+
+        patches : False where class tokens and pooled vectors alone are about to be read. Zarr keeps the patch tokens' own
+            CRC-32C beside them, which then stands for them; in HDF5 they are read, since the row has one checksum for all.
+        """
+        rows_B2 = np.asarray(rows_B2, int).reshape(-1, 2)
+        level = WHOLE if patches or not self._has_patch_crc else VECTORS
+        unchecked = rows_B2[self._checked_NV[rows_B2[:, 0], rows_B2[:, 1]] < level]
+        rows = list(dict.fromkeys(map(tuple, unchecked.tolist())))
+        if level == WHOLE and self.spec.has_patches:
+            self._ask_for(rows)
+        for image, view in rows:
+            committed = self.array("crc32c")[image, view]
+            is_right = level == VECTORS and self._vectors_crc(image, view) == committed
+            if not is_right and self.row_crc(image, view) != committed:  # of VECTORS it may be the patches' own sum that rotted
+                raise StoreDamaged(f"{self.where(image, view)}: its bytes changed since they were committed; "
+                                   f"`biomass store verify {self.path}` lists all such rows")
+            self._checked_NV[image, view] = level
 
     def require_all(self) -> None:
         """Raise unless every image of the catalog is sealed."""
@@ -230,6 +252,17 @@ class FeatureStore:
         """CRC-32C of a row's bytes as they are now."""
         names = ["cls", "patches", "pooled", "stats"] if self.spec.has_patches else ["cls", "pooled", "stats"]
         return crc32c(*(np.ascontiguousarray(self.row(name, image, view)) for name in names))
+
+    @property
+    def _has_patch_crc(self) -> bool:
+        return self.spec.has_patches and self.layout.extents["patches"].row_crc
+
+    def _vectors_crc(self, image: int, view: int) -> int:
+        """The same as `row_crc`, of the patches only the checksum that follows them being read."""
+        path, offset, n_bytes = self.layout.extents["patches"].locate(image * len(self.view_names) + view)
+        patches_crc = int.from_bytes(self._map(path)[offset + n_bytes:offset + n_bytes + 4], "little")
+        cls, pooled, stats = (np.ascontiguousarray(self.row(name, image, view)) for name in ("cls", "pooled", "stats"))
+        return crc32c(pooled, stats, start=crc32c_append(n_bytes)(crc32c(cls), patches_crc))
 
     def row_crcs(self, image: int) -> np.ndarray:
         """(V,) uint32: CRC-32C of an image's rows as they were committed."""
@@ -341,6 +374,8 @@ class FeatureStore:
         out = page_aligned(shape, extent.array.dtype) if out is None else out
         if out.shape != shape or out.dtype != extent.array.dtype or not out.flags.c_contiguous:
             raise InputError(f"take: out is {out.dtype} {out.shape}, needs C-contiguous {extent.array.dtype} {shape}")
+        if self.check == "first-touch":
+            self.check_rows(rows)
         self._read_rows(rows, out)
         return out
 
@@ -355,9 +390,12 @@ class FeatureStore:
         Back when they are asked for, not when they are there. For rows that will be touched where they are mapped; call it some
         rows ahead and from another thread: a cold row of 9.2 MB takes 3 ms, a warm one 8 us. rows_B2 and errors as in `take`.
         """
-        extent = self._patches_extent()
-        n_bytes = extent.array.row_bytes
-        cold = [place for row in self._sealed_rows(rows_B2) if not is_cached(*(place := self._place(*row)), n_bytes)]
+        self._patches_extent()
+        return self._ask_for(self._sealed_rows(rows_B2))
+
+    def _ask_for(self, rows: list[tuple[int, int]]) -> int:
+        n_bytes = self.layout.extents["patches"].array.row_bytes
+        cold = [place for row in rows if not is_cached(*(place := self._place(*row)), n_bytes)]
         for fd, offset in cold:
             for at in range(0, n_bytes, ADVISE_BYTES):
                 os.posix_fadvise(fd, offset + at, min(ADVISE_BYTES, n_bytes - at), os.POSIX_FADV_WILLNEED)
@@ -372,7 +410,7 @@ class FeatureStore:
         """Pairs of an image, which is sealed, and a view, by position."""
         rows = [(self.index(int(i)), self.view_index(int(v))) for i, v in np.asarray(rows_B2).reshape(-1, 2)]
         for image, _ in rows:
-            self.require(image)
+            self.require(image, ())
         return rows
 
     def _place(self, image: int, view: int) -> tuple[int, int]:

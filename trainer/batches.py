@@ -71,6 +71,7 @@ class MixupBatches(IterableDataset):
     device : where batches are made; "auto" is CUDA where there is one.
     pin_memory : mixed patches in pinned memory of the CPU, to be copied to CUDA in the background.
     dtype : of all a batch holds but lazy rows.
+    check : compare every row with its checksum before it is in a batch first; StoreDamaged if it is not what was committed.
 
     Raises InputError for images, views, targets or a store that cannot be learned from, UsageError for what means nothing.
 
@@ -81,12 +82,13 @@ class MixupBatches(IterableDataset):
     def __init__(self, store: FeatureStore, images: Sequence[str | int] | None = None, *, batch_size: int = 32,
                  alpha: float = 1.0, mixup: bool = True, lazy: bool = False, seed: int = 0,
                  views: Sequence[str | int] | None = None, targets: Sequence[str] = TARGETS, device: str = "cpu",
-                 pin_memory: bool = False, dtype: torch.dtype = torch.float32) -> None:
+                 pin_memory: bool = False, dtype: torch.dtype = torch.float32, check: bool = True) -> None:
         self.device = choose_device(str(device))
         _check_usage(batch_size, alpha, dtype, pin_memory, lazy, self.device)
         self.store, self.images_N = store, _positions_of(store, images, batch_size)
         self.views_V = _views_of(store, views)
         self.alpha, self.mixup, self.lazy, self.pin_memory, self.dtype = alpha, mixup, lazy, pin_memory, dtype
+        self.check = check
         self._targets_NK = _targets_of(store, self.images_N, targets)
         # a sweep numbers its images without those its store's build skipped, and draws orders and views of these numbers
         self._used_M = np.setdiff1d(np.arange(store.n_images), store.skipped)
@@ -106,6 +108,8 @@ class MixupBatches(IterableDataset):
         self._step = first
         batch = self._batch(epoch, first)
         for step in range(first, len(self)):
+            if self.check:
+                self.store.check_rows(batch.rows_U2)
             rows = self._reader.step(batch.rows_U2)
             following = self._batch(*self._after(epoch, step))
             self._reader.expect(following.rows_U2)

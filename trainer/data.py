@@ -15,7 +15,7 @@ from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.spec import POOLED
 from featurestore.store import FeatureStore
 from trainer.config import PointConfig
-from trainer.heads import Inputs
+from trainer.heads import HeadKind, Inputs
 from trainer.loss import Labels, labels_of
 from trainer.pooling import in_half
 from trainer.stream import Batch, Split
@@ -38,9 +38,12 @@ class TrainingData:
     device: torch.device
     half: bool
     """Multiply tokens in half precision."""
+    check: bool = True
+    """Compare every row with its checksum before it is used first."""
 
     @classmethod
-    def open(cls, path: Path | str, config: PointConfig, dtype: torch.dtype, device: torch.device) -> "TrainingData":
+    def open(cls, path: Path | str, config: PointConfig, dtype: torch.dtype, device: torch.device,
+             check: bool = True) -> "TrainingData":
         """InputError or MismatchError, before any step, for a store that is unfinished or not what the config expects."""
         store = FeatureStore.open(path)
         check_store(store, config)
@@ -48,7 +51,7 @@ class TrainingData:
         catalog = store.catalog.iloc[images_N].reset_index(drop=True)
         states = sorted({state for state in catalog.get("State", []) if state})
         return cls(store, images_N, catalog, states, labels_of(catalog, states, dtype, device), dtype, device,
-                   in_half(device, config.trainer.use_amp, dtype))
+                   in_half(device, config.trainer.use_amp, dtype), check)
 
     @property
     def n_images(self) -> int:
@@ -75,14 +78,26 @@ class TrainingData:
         rows_U = torch.from_numpy(self.store.array(name)[images_U, views_U])
         return rows_U.to(self.device, self.dtype)[torch.from_numpy(batch.own_QB)]
 
-    def inputs(self, batch: Batch, rows: Sequence[Tensor], pooled: bool) -> Inputs:
-        """A batch as a bank sees it, unmixed; with pooled rows if any bank reads them."""
+    def check_rows(self, stored_U2: np.ndarray, patches: bool) -> None:
+        """StoreDamaged if a row about to be used is not what was committed; patches: its patch tokens are used too."""
+        if self.check:
+            self.store.check_rows(stored_U2, patches)
+
+    def inputs(self, batch: Batch, rows: Sequence[Tensor], kinds: Collection[HeadKind]) -> Inputs:
+        """A batch as banks of these kinds see it, unmixed; with pooled rows if one of them reads some.
+
+        StoreDamaged, before any of them learns from it, if a row is not what was committed.
+        """
+        self.check_rows(self.stored(batch.rows_U2), patches=any(kind.reads_patches for kind in kinds))
+        pooled = any(kind.reads_pooled for kind in kinds)
         return Inputs(rows, batch.own_QB, self.cls_tokens(batch), self.pooled_rows(batch) if pooled else None, half=self.half)
 
     def features(self, names: Sequence[str], view: int, images_n: np.ndarray) -> np.ndarray:
         """(n, F) float64 of some images, averaged over tiles: what regressors are fitted on, and predict from."""
+        stored_n = self.images_N[images_n]
+        self.check_rows(np.stack([stored_n, np.full(len(stored_n), view)], 1), patches=False)
         cls_NTD, pooled_NT5D = (self.store.array(name)[:, view] for name in ("cls", "pooled"))
-        return pooled_features(cls_NTD, pooled_NT5D, names, self.images_N[images_n])
+        return pooled_features(cls_NTD, pooled_NT5D, names, stored_n)
 
     def moments(self, splits: Sequence[Split], parts: Collection[str]) -> dict[str, tuple[Tensor, Tensor]]:
         """Per split, mean and std (Q, D) of every channel of "patch", "cls" or pooled vectors, over its training images alone.
@@ -110,6 +125,8 @@ class TrainingData:
 
     def _means(self, part: str, stored_n: np.ndarray) -> np.ndarray:
         """(n, 2, D) each image's mean and mean square of a part, over views and tiles (and patches)."""
+        views_V = np.arange(len(self.store.view_names))
+        self.check_rows(np.stack(np.meshgrid(stored_n, views_V, indexing="ij"), -1), patches=False)
         if part == "cls":
             mean, std = self.store.array("cls")[stored_n].astype(np.float64), 0.0
         elif part == "patch":

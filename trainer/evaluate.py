@@ -56,11 +56,11 @@ def predict_held_out(banks: Sequence[Bank], data: TrainingData, reader: TokenRea
     """Each bank's raw predictions for every image by the heads that hold it out, in one pass over the rows of a view."""
     n_repeats = max(split.repeat for split in splits) + 1
     predictions = [HeldOut.blank(bank, n_repeats, data.n_images) for bank in banks]
-    pooled = any(bank.kind.reads_pooled for bank in banks)
+    kinds = {bank.kind for bank in banks}
     batches = validation_batches(list(splits), data.n_images, batch_size, view)
     for batch, following in itertools.zip_longest(batches, batches[1:]):
         check_interrupt()
-        inputs = data.inputs(batch, reader.step(data.stored(batch.rows_U2)), pooled)
+        inputs = data.inputs(batch, reader.step(data.stored(batch.rows_U2)), kinds)
         if following:
             reader.expect(data.stored(following.rows_U2))
         for bank, prediction in zip(banks, predictions, strict=True):

@@ -97,16 +97,18 @@ class Sweep:
         return TokenReader(self.data.store, self.data.device)
 
 
-def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype = torch.float32, begun: bool = False) -> Sweep:
+def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype = torch.float32, begun: bool = False,
+                  check: bool = True) -> Sweep:
     """Open the store, make or read the folds; all that can be refused is refused here, before any step.
 
     begun : the folds are those a sweep began with, so they must be of the very images that are used now. Other folds may
         hold images that the store's build skipped. Masses that do not add up are then warned of, not refused.
+    check : see TrainingData.
     """
     base = config.base
     if base.dataset.store is None:
         raise InputError("dataset.store: no store; name one in the config or with --store")
-    data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device))
+    data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device), check)
     _check_labels(data, base.dataset.balance_tolerance, begun)
     _check_kinds(config, data.store)
     _check_rules(config, data.states)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from featurestore._bytes import locked
 from featurestore._interrupts import check_interrupt, deferred_interrupts
-from featurestore.errors import InputError, MismatchError, list_some
+from featurestore.errors import InputError, MismatchError, StoreDamaged, list_some
 from featurestore.store import FeatureStore
 from trainer import kinds
 from trainer._watch import explain_bus_error
@@ -66,12 +66,15 @@ def _step_s(sweep: Sweep, points: Sequence[int], reader: TokenReader) -> float:
     return min(times[1:])
 
 
-def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto", progress: bool = True) -> SweepResult:
+def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto", progress: bool = True,
+              check: bool = True) -> SweepResult:
     """Train every head of a sweep and leave its folder under `out`.
 
-    InputError or MismatchError before any step if store and config do not fit, or a pass does not fit in memory.
+    check : compare every row with its checksum before it is used first.
+    InputError or MismatchError before any step if store and config do not fit, or a pass does not fit in memory. StoreDamaged for
+    a row that is not what was committed, before any head learns from it; the folder can be resumed.
     """
-    sweep = prepare_sweep(config, device)
+    sweep = prepare_sweep(config, device, check=check)
     costs = sweep.plan()
     if refusal := too_large(costs, sweep.data.device):
         raise InputError(refusal)
@@ -87,11 +90,13 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     return _run(sweep, folder, costs.passes, sweep.base.cv.fold == "all", progress)
 
 
-def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None = None, progress: bool = True) -> SweepResult:
+def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None = None, progress: bool = True,
+                 check: bool = True) -> SweepResult:
     """Go on with a sweep that was stopped, from the last checkpoint of each pass; on CPU to the same bits as without the stop.
 
     store : where its store is now, path or URL; None is where it was.
     fold : "all" refits the chosen point on all images afterwards; so it can be asked of a finished sweep too.
+    check : as in `run_sweep`.
     InputError if the folder is no sweep's, or the images that can be used are others; MismatchError if the store's tokens are
     no longer those it began with.
     """
@@ -100,7 +105,7 @@ def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None =
         plan["base"]["dataset"]["store"] = str(store)
     given = SweepConfig.of(plan["base"], plan["axes"], path / "sweep.json")
     # its folds as it wrote them: they hold whatever made them, and its runs' configs go on naming that
-    sweep = prepare_sweep(given.with_folds(path / "folds.csv"), plan["device"], begun=True)
+    sweep = prepare_sweep(given.with_folds(path / "folds.csv"), plan["device"], begun=True, check=check)
     sweep = replace(sweep, config=sweep.config.with_folds(given.base.cv.folds))
     _check_same_tokens(sweep.data.store, plan)
     folder, whole = SweepFolder(path), fold == "all" or sweep.base.cv.fold == "all"
@@ -204,6 +209,10 @@ def _train_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolde
     except SystemExit:  # from a check_interrupt, between two steps
         checkpoint.save(trainers)
         raise
+    except StoreDamaged:
+        if len({trainer.n_batches for trainer in trainers}) == 1:  # found before any bank took the step
+            checkpoint.save(trainers)
+        raise
     return trainers
 
 
@@ -218,8 +227,8 @@ def train_step(sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReade
     """One batch of every split, for every bank."""
     stream, base = sweep.stream, sweep.base.trainer
     batch = stream.batch(epoch, step)
-    pooled = any(trainer.bank.kind.reads_pooled for trainer in trainers)
-    shared = sweep.data.inputs(batch, reader.step(sweep.data.stored(batch.rows_U2)), pooled)
+    asking = {trainer.bank.kind for trainer in trainers}
+    shared = sweep.data.inputs(batch, reader.step(sweep.data.stored(batch.rows_U2)), asking)
     if step + 1 < stream.n_steps:
         reader.expect(sweep.data.stored(stream.batch(epoch, step + 1).rows_U2))
     mixing = epoch < round((1 - sweep.base.augmentation.mixup.disable_ratio) * base.num_epochs)
