@@ -1,5 +1,6 @@
 """Commands: parse, call one function, print. Heavy imports wait inside the commands, so that --help stays instant."""
 
+import errno
 import signal
 import sys
 import time
@@ -43,7 +44,7 @@ def plain_errors(after: str = "") -> Iterator[None]:
 
     after : what a user can do after a signal, said when it comes.
     """
-    from featurestore.errors import BiomassError
+    from featurestore.errors import BiomassError, InputError
 
     with _signals(after), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
@@ -52,6 +53,12 @@ def plain_errors(after: str = "") -> Iterator[None]:
         except BiomassError as err:
             click.echo(f"error: {err}", err=True)
             sys.exit(err.exit_code)
+        except OSError as err:
+            if err.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            where = err.filename or "a file could not be opened"
+            click.echo(f"error: {where}: {err.strerror}; raise `ulimit -n` and run the same command again", err=True)
+            sys.exit(InputError.exit_code)
 
 
 @contextmanager

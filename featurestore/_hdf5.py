@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore._bytes import PAGE, crc32c
+from featurestore._maps import with_room
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.layout import MOST_IMAGES, Extent, Layout, check_format
 from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
@@ -80,7 +81,7 @@ def _open_unlocked(path: Path):
     import h5py
 
     try:
-        return h5py.File(path, "r", locking=False)
+        return with_room(path, lambda: h5py.File(path, "r", locking=False))
     except OSError as err:
         if "locking" not in str(err):
             raise

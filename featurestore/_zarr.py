@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore._bytes import crc32c, pwrite, round_up
+from featurestore._maps import with_room
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.layout import MOST_IMAGES, Extent, Layout, check_format
 from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
@@ -149,7 +150,7 @@ def _index_of(n_chunks: int, n_present: int, stride: int, n_bytes: int) -> bytes
 def _check_indices(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
     for file, path in enumerate(extent.paths):
         expected = _index(extent, chunk, shard, file)
-        with open(path, "rb") as handle:
+        with with_room(path, lambda path=path: open(path, "rb")) as handle:
             handle.seek(_index_offset(extent, chunk, file))
             if handle.read() != expected:
                 raise StoreDamaged(f"{path}: its shard index is not the one of this layout; restore it or build again")
@@ -163,7 +164,7 @@ def read_metadata(path: Path, node_type: str) -> dict:
             raise StoreDamaged(f"{file}: no file, or a link; a store's own files are not followed elsewhere")
         if file.stat().st_size > 1 << 24:
             raise StoreDamaged(f"{file}: {file.stat().st_size} bytes is no metadata of ours")
-        node = json.loads(file.read_bytes())
+        node = json.loads(with_room(file, file.read_bytes))
         if node["zarr_format"] != 3 or node["node_type"] != node_type:
             raise ValueError(f"not a Zarr v3 {node_type}")
         if not isinstance(node.get("attributes", {}), dict):

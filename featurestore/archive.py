@@ -20,6 +20,7 @@ import torch
 from featurestore import _bytes
 from featurestore._archive import BLOCK_NAMES, MOST_CHUNK_BYTES, Codec, Scheme, check_array, check_attributes
 from featurestore._interrupts import check_interrupt
+from featurestore._maps import refuse_too_many
 from featurestore._threads import lone_threads
 from featurestore._zarr import count_images, read_metadata
 from featurestore.errors import InputError, StoreDamaged, UsageError, list_some
@@ -167,6 +168,7 @@ class Archive:
         try:
             return np.asarray(self._root[name][key])
         except (ValueError, RuntimeError, OSError, KeyError) as err:  # what zarr's codecs raise for rot and for cut files
+            refuse_too_many(self.path / name, err)
             raise StoreDamaged(f"{self.path / name}{what}: cannot be decoded ({str(err).splitlines()[0][:200]}); take another "
                                "copy of the archive") from err
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore._bytes import crc32c, datasync, locked, pwrite, remove, round_up
+from featurestore._maps import with_room
 from featurestore._zarr import rows_per_file
 from featurestore.errors import BiomassError, InputError, LockedError, UsageError
 from featurestore.formats import create_store, open_layout
@@ -75,7 +76,8 @@ class Cache:
     def begun(self, row: int) -> bool:
         """Whether something was written of a row; whether it is whole, its checksum says."""
         path, offset, n_bytes = self._patches.locate(row)
-        with _in_use(self.path), open(path, "rb", buffering=0) as file:  # not mapped: a hole may be in a tmpfs that is full
+        # not mapped: a hole may be in a tmpfs that is full
+        with _in_use(self.path), with_room(path, lambda: open(path, "rb", buffering=0)) as file:
             return any(os.pread(file.fileno(), 4, offset + n_bytes))
 
     def write_row(self, row: int, tokens_TPD: np.ndarray, crc: int) -> list[int]:
@@ -192,7 +194,7 @@ class Cache:
 
     def _write(self, path: Path, buffers: list, offset: int) -> None:
         with _in_use(self.path):
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            fd = with_room(path, lambda: os.open(path, os.O_WRONLY | os.O_CLOEXEC))
             try:
                 pwrite(fd, buffers, offset)
             finally:

@@ -20,6 +20,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from featurestore._maps import TOO_MANY
 from featurestore.errors import InputError
 
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; below Pillow's own warning limit of 89.5 million
@@ -177,6 +178,8 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as err:
+        if isinstance(err, OSError) and err.errno in TOO_MANY:  # nothing is wrong with the photograph
+            raise
         raise InputError(f"{path}: {getattr(err, 'strerror', None) or err}") from err
 
 

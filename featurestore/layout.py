@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from featurestore._maps import with_room
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.spec import ARCHIVE_FORMAT, FORMAT, FORMAT_VERSION, Array, StoreSpec
 
@@ -87,7 +88,7 @@ class Layout:
     def open_file(self, path: Path) -> int:
         """A descriptor to read one of the store's files; StoreDamaged if it is not the file that was checked, or was cut."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = with_room(path, lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError as err:
             raise StoreDamaged(f"{path}: gone since the store was opened; restore it or build the store again") from err
         found = os.fstat(fd)

@@ -342,8 +342,7 @@ class RemoteStore(FeatureStore):
         for file in emptied:
             first = file * extent.rows_per_file // n_views
             self._here_NV[first:first + extent.rows_in(file) // n_views] = False
-            self._arrays.pop(("patches", file), None)
-            self._maps.pop(extent.paths[file], None)
+            self._maps.drop(extent.paths[file])
 
 
 class _Raw:

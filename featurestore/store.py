@@ -7,8 +7,9 @@ import json
 import mmap
 import os
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, page_aligned, pread_into
+from featurestore._maps import Maps
 from featurestore.errors import InputError, MismatchError, StoreDamaged
 from featurestore.formats import open_layout
 from featurestore.layout import Extent, Layout
@@ -27,6 +29,7 @@ from featurestore.urls import is_url
 
 TAKE_THREADS = min(4, os.cpu_count() or 1)
 ADVISE_BYTES = 128 << 10  # of more than a device's read-ahead or largest request the kernel silently reads the beginning alone
+MOST_OPEN = 64  # files that one store keeps open to read them by; of more, each is opened for each read: some 10 us
 SEAL_BLOCK = 4096  # images whose catalog rows are copied at once to check their seals
 MANY_NAMES = 5000  # difflib takes some 10 us a name: of more, only those that begin like the one that is not there are compared
 UNKNOWN, SEALED = 0, 1  # what this process has checked of an image
@@ -45,8 +48,7 @@ class FeatureStore:
     def __init__(self, layout: Layout, check: Literal["seal", "first-touch"] = "seal") -> None:
         self.layout, self.check = layout, check
         self.path, self.spec = layout.path, layout.spec
-        self._maps: dict[Path, mmap.mmap] = {}
-        self._arrays: dict[tuple[str, int], np.ndarray] = {}  # made once: a row is asked for more often than built
+        self._maps = Maps(layout.open_file)
         self._fds: dict[Path, int] = {}
         self._state_N = np.zeros(layout.n, np.uint8)
         self._checked_NV = np.zeros((layout.n, len(self.view_names)), np.uint8)
@@ -77,7 +79,6 @@ class FeatureStore:
         """Close file descriptors. Maps live as long as any view of them does."""
         while self._fds:
             os.close(self._fds.popitem()[1])
-        self._arrays.clear()
         self._maps.clear()
 
     def __reduce__(self) -> tuple:
@@ -260,7 +261,7 @@ class FeatureStore:
     def _vectors_crc(self, image: int, view: int) -> int:
         """The same as `row_crc`, of the patches only the checksum that follows them being read."""
         path, offset, n_bytes = self.layout.extents["patches"].locate(image * len(self.view_names) + view)
-        patches_crc = int.from_bytes(self._map(path)[offset + n_bytes:offset + n_bytes + 4], "little")
+        patches_crc = int.from_bytes(self._maps.get(path).map[offset + n_bytes:offset + n_bytes + 4], "little")
         cls, pooled, stats = (np.ascontiguousarray(self.row(name, image, view)) for name in ("cls", "pooled", "stats"))
         return crc32c(pooled, stats, start=crc32c_append(n_bytes)(crc32c(cls), patches_crc))
 
@@ -338,26 +339,11 @@ class FeatureStore:
 
     def _mapped(self, name: str, file: int) -> np.ndarray:
         """(rows in the file, *row shape), a strided view of the file's map."""
-        if (name, file) not in self._arrays:
-            self._arrays[name, file] = self._new_array(self.layout.extents[name], file)
-        return self._arrays[name, file]
-
-    def _new_array(self, extent: Extent, file: int) -> np.ndarray:
-        shape = (extent.rows_in(file), *extent.array.row_shape)
-        dtype = np.dtype(extent.array.dtype)
-        inner = np.cumprod([dtype.itemsize, *extent.array.row_shape[:0:-1]])[::-1] if extent.array.row_shape else []
-        strides = (extent.stride, *(int(s) for s in inner))
-        return np.ndarray(shape, dtype, self._map(extent.paths[file]), extent.offset, strides)
-
-    def _map(self, path: Path) -> mmap.mmap:
-        if path not in self._maps:
-            fd = self.layout.open_file(path)
-            try:
-                # shared and read-only: the kernel's overcommit refuses a private writable map of a large store
-                self._maps[path] = mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ)
-            finally:
-                os.close(fd)
-        return self._maps[path]
+        extent = self.layout.extents[name]
+        mapped = self._maps.get(extent.paths[file])
+        if (name, file) not in mapped.arrays:
+            mapped.arrays[name, file] = _array_of(extent, file, mapped.map)
+        return mapped.arrays[name, file]
 
     def take(self, rows_B2: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Gather patch tokens of (image, view) pairs into one buffer, several rows being read at once.
@@ -380,9 +366,12 @@ class FeatureStore:
         return out
 
     def _read_rows(self, rows: list[tuple[int, int]], out: np.ndarray) -> None:
-        places = [self._place(image, view) for image, view in rows]
+        def read(row: tuple[int, int], into: np.ndarray) -> None:
+            with self._placed(*row) as (fd, offset):
+                pread_into(fd, into, offset)
+
         with ThreadPoolExecutor(TAKE_THREADS) as pool:  # pread frees the GIL, and a cold disk wants several requests
-            list(pool.map(lambda row, place: pread_into(place[0], row, place[1]), out, places))
+            list(pool.map(read, rows, out))
 
     def will_need(self, rows_B2: Any) -> int:
         """Have the kernel read rows of patch tokens into the page cache; how many of them were not there.
@@ -394,12 +383,15 @@ class FeatureStore:
         return self._ask_for(self._sealed_rows(rows_B2))
 
     def _ask_for(self, rows: list[tuple[int, int]]) -> int:
-        n_bytes = self.layout.extents["patches"].array.row_bytes
-        cold = [place for row in rows if not is_cached(*(place := self._place(*row)), n_bytes)]
-        for fd, offset in cold:
-            for at in range(0, n_bytes, ADVISE_BYTES):
-                os.posix_fadvise(fd, offset + at, min(ADVISE_BYTES, n_bytes - at), os.POSIX_FADV_WILLNEED)
-        return len(cold)
+        n_bytes, n_cold = self.layout.extents["patches"].array.row_bytes, 0
+        for row in rows:
+            with self._placed(*row) as (fd, offset):
+                if is_cached(fd, offset, n_bytes):
+                    continue
+                n_cold += 1
+                for at in range(0, n_bytes, ADVISE_BYTES):
+                    os.posix_fadvise(fd, offset + at, min(ADVISE_BYTES, n_bytes - at), os.POSIX_FADV_WILLNEED)
+        return n_cold
 
     def _patches_extent(self) -> Extent:
         if not self.spec.has_patches:
@@ -413,18 +405,28 @@ class FeatureStore:
             self.require(image, ())
         return rows
 
-    def _place(self, image: int, view: int) -> tuple[int, int]:
+    @contextmanager
+    def _placed(self, image: int, view: int) -> Iterator[tuple[int, int]]:
         """File descriptor and offset of a row of patches."""
         path, offset, _ = self.layout.extents["patches"].locate(image * len(self.view_names) + view)
-        return self.file(path), offset
+        with self.opened(path) as fd:
+            yield fd, offset
 
-    def file(self, path: Path) -> int:
-        """The descriptor to read one of the store's files by; open until `close`."""
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[int]:
+        """The descriptor to read one of the store's files by. A store of few files keeps them open until `close`."""
+        if len(self.layout.sizes) > MOST_OPEN:
+            fd = self.layout.open_file(path)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+            return
         if path not in self._fds:
             fd = self.layout.open_file(path)
             if self._fds.setdefault(path, fd) != fd:  # a thread that reads ahead was faster
                 os.close(fd)
-        return self._fds[path]
+        yield self._fds[path]
 
     # -- people
 
@@ -488,6 +490,14 @@ class FeatureStore:
         from featurestore.verify import verify
 
         return verify(self)
+
+
+def _array_of(extent: Extent, file: int, mapped: mmap.mmap) -> np.ndarray:
+    shape = (extent.rows_in(file), *extent.array.row_shape)
+    dtype = np.dtype(extent.array.dtype)
+    inner = np.cumprod([dtype.itemsize, *extent.array.row_shape[:0:-1]])[::-1] if extent.array.row_shape else []
+    strides = (extent.stride, *(int(s) for s in inner))
+    return np.ndarray(shape, dtype, mapped, extent.offset, strides)
 
 
 def seals(spec: StoreSpec, start: int, cells: list[np.ndarray], thumbs_NHW3: np.ndarray | None, crc_NV: np.ndarray) -> np.ndarray:

@@ -224,7 +224,8 @@ class _Sums:
         return Piece(values, buffer[len(values):].tobytes(), not _non_finite(values.view(np.float16)))
 
     def _pread(self, path: Path, buffer: np.ndarray, offset: int) -> np.ndarray:
-        pread_into(self.store.file(path), buffer, offset)
+        with self.store.opened(path) as fd:
+            pread_into(fd, buffer, offset)
         return buffer
 
     def _count(self, n_bytes: int, waited_s: float) -> None:
@@ -280,7 +281,8 @@ def _metadata_faults(store: FeatureStore) -> Iterator[Fault]:
                     "no row suffers: `biomass store convert` makes a new store of them")
     for file, start, n_bytes in store.layout.padding:
         buffer = np.empty(n_bytes, np.uint8)
-        pread_into(store.file(file), buffer, start)
+        with store.opened(file) as fd:
+            pread_into(fd, buffer, start)
         if buffer.any():
             yield Fault(None, "", None, str(file), start + int(np.argmax(buffer != 0)), "its padding is not zero")
 

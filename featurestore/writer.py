@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore import _bytes
+from featurestore._maps import most_maps, with_room
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.formats import create_store
 from featurestore.layout import Layout
@@ -73,6 +74,8 @@ class StoreWriter:
         patch_crc_V = [_bytes.crc32c(row) for row in rows.patches_VTPD] if self._layout.spec.has_patches else None
         arrays["crc32c"] = row_crcs(rows, patch_crc_V)
         with self._lock:
+            if len(self._fds) >= most_maps() // 4:  # each stays open until it is synced
+                self.commit()
             for name, value in arrays.items():
                 self._write(name, image, value)
             self._write_patches(image, rows.patches_VTPD, patch_crc_V)
@@ -102,7 +105,7 @@ class StoreWriter:
                 for image, seal in sorted(seals.items()):
                     self._write("seal", image, np.array([seal], "<u4"))
                 _bytes.datasync(self._fd(self._layout.extents["seal"].paths[0]))
-            self._close_files()  # a Zarr store of many shards must not run out of descriptors
+            self._close_files()
             self._last_commit = time.monotonic()
 
     def add_images(self, frame: pd.DataFrame) -> None:
@@ -225,7 +228,7 @@ class StoreWriter:
 
     def _fd(self, path: Path) -> int:
         if path not in self._fds:
-            self._fds[path] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._fds[path] = with_room(path, lambda: os.open(path, os.O_RDWR | os.O_CLOEXEC))
         return self._fds[path]
 
     def _sync(self) -> None:

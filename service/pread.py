@@ -19,8 +19,8 @@ class PreadStore(FeatureStore):
     Every read checks that the file is the one that was opened and is not cut: StoreDamaged if it is.
     """
 
-    def _new_array(self, extent: Extent, file: int) -> "FileArray":
-        return FileArray(self.layout, extent, file)
+    def _mapped(self, name: str, file: int) -> "FileArray":
+        return FileArray(self.layout, self.layout.extents[name], file)
 
     def read_anew(self) -> "PreadStore":
         """The same files as another store, whose catalog is the one of now; this one stays as it is for who works with it.

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import resource
 import secrets
 import signal
 import socket
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from featurestore._maps import raise_file_limit
 from featurestore.errors import BiomassError, InputError, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -73,7 +73,7 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
     library = Library(stores, sweeps, data)
     library.require_all()
     listening = listen(host, port)
-    _raise_file_limit()
+    raise_file_limit()  # a connection takes a descriptor, and so does each file that is being sent
     with closing(Relay(library)) as relay:
         app = create_app(library, (*names_of(host), *allow_hosts), token, relay)
         server = uvicorn.Server(config_of(app))
@@ -128,10 +128,3 @@ def _open_standard_files() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
-
-
-def _raise_file_limit() -> None:
-    """A connection takes a descriptor, and so does each file that is being sent."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from featurestore._bytes import appears_whole, crc32c, publish
+from featurestore._maps import refuse_too_many
 from featurestore.errors import InputError, StoreDamaged
 from trainer.bank_trainer import BankTrainer
 from trainer.optimizer import BankOptimizer
@@ -43,6 +44,7 @@ class Checkpoint:
             try:
                 _load(path, trainers)
             except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as err:
+                refuse_too_many(path, err)
                 errors.append(f"{path}: not a checkpoint of this sweep ({err})")
             else:
                 if errors:

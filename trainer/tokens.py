@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from featurestore._bytes import page_aligned
+from featurestore._maps import most_maps
 from featurestore.store import FeatureStore
 
 GROUP_BYTES = 64 << 20  # rows that are read ahead together: a hand-over to the other thread costs 25 us
@@ -159,10 +160,11 @@ class Mapped:
     twice the bytes, in shuffled order (bench_read_ahead).
     """
 
-    held_bytes = math.inf  # views cost nothing
-
     def __init__(self, store: FeatureStore) -> None:
         self._store, self.n_bytes_read = store, 0
+        one_file = len(store.layout.extents["patches"].paths) == 1
+        # views cost nothing, but that each keeps the map of its file
+        self.held_bytes = math.inf if one_file else max(1, most_maps() // 4) * _row_bytes(store)
         self._ahead = Ahead(self._ask, _count(store, GROUP_BYTES), _count(store, WINDOW_BYTES))
         self._n_rest = self._rested = 0
         self._cold = True
