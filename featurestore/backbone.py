@@ -5,16 +5,17 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from featurestore._bytes import appears_whole, locked
 from featurestore.errors import InputError, MismatchError
 from featurestore.images import Crop, plan_crop
 from featurestore.rounding import int8_rounded
 from featurestore.spec import DECODE_RULES, StoreSpec, TokenSpec, ViewSpec
+from featurestore.timm_model import checked_layers, new_model, patch_size, patch_size_of, read_tokens, short, tried_model
 from featurestore.views import make_view, normalise, view_amounts
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,11 +73,21 @@ class Backbone:
         parts = [self._forward(half) for half in x_T3HW.split(-(-len(x_T3HW) // 2))]
         return tuple([torch.cat(layer) for layer in zip(*kind, strict=True)] for kind in zip(*parts, strict=True))
 
+    def try_out(self) -> None:
+        """Pass one grey tile through the model: what fails on this device in this precision fails before a store is laid out."""
+        try:
+            self._forward(torch.zeros(1, 3, self.spec.tile_height, self.spec.tile_width, dtype=self.dtype, device=self.device))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as err:
+            precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+            raise InputError(f"{self.spec.model}: cannot be used on {self.device} in {precision}, a trial with a grey tile "
+                             f"failed ({short(err)}); try --precision fp32, or another --device or backbone") from err
+
     @torch.inference_mode()
     def _forward_at_once(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        out = self.model.forward_intermediates(x_T3HW, indices=list(self.spec.layers), norm=True, output_fmt="NLC",
-                                               return_prefix_tokens=True, intermediates_only=True)
-        return [prefix[:, 0].half() for _, prefix in out], [patches.half() for patches, _ in out]
+        cls, patches = read_tokens(self.model, self.spec.layers, x_T3HW)
+        return [layer_TD.half() for layer_TD in cls], [layer_TPD.half() for layer_TPD in patches]
 
 
 def load_backbone(
@@ -93,6 +104,7 @@ def load_backbone(
     Raises InputError for an unknown model, one that is no vision transformer with a class token, or unusable weights.
     """
     size = _tile_size(model_name, crop, image_size, aspect)
+    tried_model(model_name, size, layers)  # before any weights are fetched
     model = _create(model_name, weights, size, seed)
     spec = _token_spec(model, model_name, weights_hash(model), crop, size, views, layers, seed)
     if keep_in:
@@ -104,8 +116,7 @@ def spec_without_weights(model_name: str, *, crop: str, image_size: int, views: 
                          aspect: float = 2.0) -> TokenSpec:
     """The spec of tokens that a model made elsewhere, by weights that nobody knows: their hash is zeros. Nothing is loaded."""
     size = _tile_size(model_name, crop, image_size, aspect)
-    with torch.device("meta"):
-        model = _new_model(model_name, {"img_size": size})
+    model = tried_model(model_name, size, (-1,))
     return _token_spec(model, model_name, UNKNOWN_WEIGHTS, crop, size, views, (-1,), 0)
 
 
@@ -115,9 +126,9 @@ def _token_spec(model: nn.Module, model_name: str, weights_sha256: str, crop: st
 
     data = resolve_model_data_config(model)
     return TokenSpec(
-        model=model_name, weights_sha256=weights_sha256, layers=_checked_layers(model, layers), crop=crop,
+        model=model_name, weights_sha256=weights_sha256, layers=checked_layers(model, layers), crop=crop,
         tile_height=size[0], tile_width=size[1], interpolation=data["interpolation"], mean=data["mean"], std=data["std"],
-        patch_size=_patch_size(model), n_tiles=2 if crop == "halves" else 1, width=model.num_features * len(layers),
+        patch_size=patch_size(model), n_tiles=2 if crop == "halves" else 1, width=model.num_features * len(layers),
         views=tuple(views), seed=seed)
 
 
@@ -136,9 +147,12 @@ def restore_backbone(spec: TokenSpec, weights: str | None, device: str, precisio
 
 def _on_device(model: nn.Module, spec: TokenSpec, device: str, precision: str) -> Backbone:
     dtype, place = PRECISIONS[precision], choose_device(device)
-    biases = [buffer for name, buffer in model.named_buffers() if name.endswith("bias")]
-    for tensor in [*model.parameters(), *biases]:  # not the other buffers: rotary positions lose too much in half precision
-        tensor.data = tensor.data.to(dtype)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):  # takes half precision with its own numbers in float32, and not with some of each
+            continue
+        biases = [buffer for name, buffer in module.named_buffers(recurse=False) if name.endswith("bias")]
+        for tensor in [*module.parameters(recurse=False), *biases]:  # not the other buffers: rotary positions lose too much
+            tensor.data = tensor.data.to(dtype)
     return Backbone(model.to(place).eval().requires_grad_(False), spec, place, dtype)
 
 
@@ -197,7 +211,7 @@ def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) ->
                 return path
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
     except (OSError, SafetensorError) as err:
-        raise InputError(f"{path}: cannot be written ({_short(err)}); make room, or --no-save-weights") from err
+        raise InputError(f"{path}: cannot be written ({short(err)}); make room, or --no-save-weights") from err
     return path
 
 
@@ -207,19 +221,13 @@ def _tile_size(model_name: str, crop: str, image_size: int, aspect: float) -> tu
     return planned.height, planned.width
 
 
-def patch_size_of(model_name: str) -> int:
-    """Pixels, the side of a model's patch; it is asked without its weights."""
-    with torch.device("meta"):
-        return _patch_size(_new_model(model_name, {}))
-
-
 def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: int) -> nn.Module:
     """The model with its weights, on the CPU in float32."""
     if weights == RANDOM:
         warnings.warn(f"{model_name}: random weights (seed {seed}); the tokens know nothing about images", stacklevel=3)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _new_model(model_name, {"img_size": size})
+            return new_model(model_name, {"img_size": size})
     if weights is None:
         return _downloaded(model_name, size)
     return _from_file(model_name, Path(weights), size)
@@ -227,9 +235,9 @@ def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: i
 
 def _downloaded(model_name: str, size: tuple[int, int]) -> nn.Module:
     try:
-        return _new_model(model_name, {"img_size": size, "pretrained": True})
+        return new_model(model_name, {"img_size": size, "pretrained": True})
     except (OSError, RuntimeError, ValueError) as err:  # hub, URL and file errors all are one of these
-        raise InputError(f"{model_name}: its weights cannot be downloaded ({_short(err)}); on an offline machine give "
+        raise InputError(f"{model_name}: its weights cannot be downloaded ({short(err)}); on an offline machine give "
                          "--weights FILE.safetensors (or --weights random to try things out)") from err
 
 
@@ -242,15 +250,15 @@ def _from_file(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
         raise InputError(f"{path}: no such weights; give a .safetensors file, or --weights random")
     try:
         state = load_file(path)
-        model = _new_model(model_name, {"img_size": size})
+        model = new_model(model_name, {"img_size": size})
         ours = model.state_dict()
         if state.keys() == ours.keys() and all(state[k].shape == ours[k].shape for k in ours):
             model.load_state_dict(state)
             return model
         overlay = {"state_dict": _without_classifier(model, state), "source": "", "num_classes": 0}
-        return _new_model(model_name, {"img_size": size, "pretrained": True, "pretrained_cfg_overlay": overlay})
+        return new_model(model_name, {"img_size": size, "pretrained": True, "pretrained_cfg_overlay": overlay})
     except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as err:
-        raise InputError(f"{path}: not safetensors weights of {model_name}: {_short(err)}") from err
+        raise InputError(f"{path}: not safetensors weights of {model_name}: {short(err)}") from err
 
 
 def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -258,53 +266,3 @@ def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str,
     names = model.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
     return {key: tensor for key, tensor in state.items() if not key.startswith(heads)} if heads else state
-
-
-def _new_model(model_name: str, arguments: dict[str, Any]) -> nn.Module:
-    import timm
-
-    import featurestore.demo_backbone.model  # noqa: F401  once it is imported, timm knows the demo's backbone too
-
-    try:
-        model = timm.create_model(model_name, num_classes=0, **arguments)
-    except (RuntimeError, TypeError) as err:
-        if timm.is_model(model_name) and "img_size" not in str(err):
-            raise
-        raise InputError(f"{model_name}: {_unknown(model_name)}") from err
-    if not hasattr(model, "forward_intermediates") or getattr(model, "cls_token", None) is None:
-        raise InputError(f"{model_name}: not a vision transformer with a class token; "
-                         "try vit_huge_plus_patch16_dinov3 or vit_small_patch14_dinov2")
-    return model
-
-
-def _unknown(model_name: str) -> str:
-    import difflib
-
-    import timm
-
-    if timm.is_model(model_name):
-        return "takes no image size, so it is not a vision transformer; try vit_small_patch16_dinov3"
-    close = difflib.get_close_matches(model_name, timm.list_models(), 3, 0.4)
-    return f"timm has no such model; did you mean {', '.join(close)}?"
-
-
-def _patch_size(model: nn.Module) -> int:
-    height, width = model.patch_embed.patch_size
-    if height != width:
-        raise InputError(f"patches of {height} x {width} pixels; a model with square patches is needed")
-    return height
-
-
-def _checked_layers(model: nn.Module, layers: Sequence[int]) -> tuple[int, ...]:
-    """Layers as given, if they exist, rise and are not named twice (timm returns them in the model's order)."""
-    n = len(model.blocks)
-    positions = [layer % n if -n <= layer < n else None for layer in layers]
-    if not positions or None in positions or positions != sorted(set(positions)):
-        raise InputError(f"layers {list(layers)}: the model has {n}; give rising numbers from 0 to {n - 1}, or from the "
-                         "end, -1 the last")
-    return tuple(layers)
-
-
-def _short(err: Exception) -> str:
-    text = str(err).strip().splitlines()
-    return text[0][:300] if text else type(err).__name__

@@ -155,7 +155,9 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     if spec and config.crop == "whole":  # the store's own tiles, whichever photograph came first then
         size = spec.tokens.tile_width, spec.tokens.tile_height
     backbone = _load(config, size[0] / size[1], save)
-    return BuildJob(frame, paths, unusable, backbone, _store_spec(config, backbone, frame, *size), len(todo) - len(unusable))
+    if n_pending := len(todo) - len(unusable):
+        backbone.try_out()
+    return BuildJob(frame, paths, unusable, backbone, _store_spec(config, backbone, frame, *size), n_pending)
 
 
 def there(out: Path) -> tuple[pd.DataFrame, set[str], StoreSpec | None]:

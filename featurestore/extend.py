@@ -103,6 +103,8 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
     paths = find_photographs(fresh, _needed(data, fresh), allow_outside, missing=True) if len(fresh) else []
     unusable = usable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
     backbone = _backbone(spec, source, weights, device, precision) if len(fresh) else None
+    if backbone:
+        backbone.try_out()
     with open_writer(out, spec, frame, reserve) as writer:
         n_pending = len(writer.pending())
         _copy_whole(extension, writer)

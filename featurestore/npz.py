@@ -25,7 +25,7 @@ from tqdm import tqdm
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
 from featurestore._threads import lone_threads
-from featurestore.backbone import load_backbone, patch_size_of, spec_without_weights
+from featurestore.backbone import load_backbone, spec_without_weights
 from featurestore.build import THUMB_SIDE, there, warn_of_removed
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
 from featurestore.decode import check_photographs
@@ -37,6 +37,7 @@ from featurestore.moments import pool, row_stats
 from featurestore.rounding import ErrorTally
 from featurestore.rows import ImageRows
 from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.timm_model import patch_size_of
 from featurestore.views import VIEWS, choose_views
 from featurestore.writer import catalog_columns, image_bytes, open_writer
 
