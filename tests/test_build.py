@@ -168,6 +168,8 @@ def test_a_csv_that_cannot_be_used_stops_with_one_line(tmp_path, csv, message):
     (tmp_path / "train.csv").write_text(csv)
     stderr = biomass("store", "build", "--data", tmp_path, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
     assert message in stderr and not (tmp_path / "f.h5").exists()
+    line, = stderr.splitlines()
+    assert line.startswith("error: ")
 
 
 def test_without_weights_and_network_the_error_says_what_to_do(pasture, tmp_path, monkeypatch):

@@ -186,6 +186,16 @@ def test_a_submission_follows_test_csv_whatever_its_order(tmp_path):
         submission(csv, wide)
 
 
+@pytest.mark.parametrize("value", [-0.5, np.inf, -np.inf, np.nan])
+def test_one_value_that_is_no_mass_is_refused_by_its_row(tmp_path, value):
+    csv = tmp_path / "test.csv"
+    csv.write_text("sample_id,image_path,target_name\na__GDM_g,test/a.jpg,GDM_g\nb__GDM_g,test/b.jpg,GDM_g\n")
+    wide = pd.DataFrame({"image_id": ["a", "b"], **dict.fromkeys(TARGETS, 1.0)})
+    assert submission(csv, wide)["target"].tolist() == [1, 1]
+    with pytest.raises(InputError, match="1 predictions are no masses:\n  b__GDM_g"):
+        submission(csv, wide.assign(GDM_g=[1, value]))
+
+
 def test_unknown_targets_are_refused_before_the_work(sweep, pasture, tmp_path):
     data = shutil.copytree(pasture, tmp_path / "data")
     (data / "test.csv").write_text((data / "test.csv").read_text().replace("GDM_g", "Weeds_g"))

@@ -2,13 +2,17 @@
 
 import pickle
 import re
+import tracemalloc
+from dataclasses import replace
 
+import google_crc32c
 import numpy as np
 import pytest
-from conftest import tiny_rows, write_tiny
+from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 
-from featurestore import FeatureStore
+from featurestore import FeatureStore, open_writer
 from featurestore.errors import InputError, StoreDamaged
+from featurestore.writer import StoreWriter
 
 
 def test_what_is_written_comes_back_bit_for_bit(store_path):
@@ -19,11 +23,14 @@ def test_what_is_written_comes_back_bit_for_bit(store_path):
         assert np.array_equal(store.cls[i], rows.cls_VTD)
         assert np.array_equal(store.pooled[i], rows.pooled_VT5D)
         assert np.array_equal(store.thumbs[i], rows.thumb_HW3)
+        assert np.array_equal(store.raw.stats[i], rows.stats_VS)
         for v in range(3):
             assert np.array_equal(store.patches[i, v], rows.patches_VTPD[v])
+        assert store.catalog.iloc[i][["sha256", "width", "height", "status"]].to_dict() == {
+            "sha256": f"{i:064x}", "width": 2000, "height": 1000, "status": "ok"}
+    assert store.catalog["image_id"].tolist() == ["ID000", "ID001", "ID002", "ID003", "ID004"]
     assert store.catalog["path"].tolist()[3] == "train/ä 3.jpg"
     assert store.catalog["Dry_Total_g"].tolist() == [1.0, 2.5, 4.0, 5.5, 7.0]
-    assert store.catalog["width"].tolist() == [2000.0] * 5
 
 
 def test_a_row_is_a_view_of_the_file(store_path):
@@ -141,8 +148,18 @@ def test_R07_foreign_metadata_is_refused_before_it_costs_anything(tmp_path, shap
     write_tiny(tmp_path / "features.zarr")
     file = tmp_path / "features.zarr/seal/zarr.json"
     file.write_text(re.sub(r'"shape": \[[^]]*\]', f'"shape": {shape}', file.read_text(), count=1))
+    FeatureStore.open(write_other(tmp_path))  # what is imported once is not counted
+    tracemalloc.start()
     with pytest.raises(StoreDamaged, match="shape"):
         FeatureStore.open(tmp_path / "features.zarr")
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 20
+
+
+def write_other(folder):
+    write_tiny(folder / "other.zarr")
+    return folder / "other.zarr"
 
 
 def test_R07_C5_a_link_out_of_the_store_is_not_followed(tmp_path):
@@ -166,6 +183,77 @@ def test_C1_a_seal_that_does_not_match_is_no_seal(store_path):
         store.patches[2, 0]
     assert len(store.verify().faults) == 1
     assert store.stats()["count"][1] == pytest.approx(sum(tiny_rows(store.spec, i).stats_VS[0, 7] for i in (0, 1, 3, 4)))
+
+
+def test_C1_a_thumbnail_of_an_image_that_is_not_sealed_is_never_returned(store_path):
+    spec = write_tiny(store_path, seal=2)
+    path, offset, _ = FeatureStore.open(store_path).layout.extents["thumbs"].locate(3)
+    with open(path, "r+b") as file:  # as a builder leaves it that was killed before its commit
+        file.seek(offset)
+        file.write(tiny_rows(spec, 3).thumb_HW3.tobytes())
+    store = FeatureStore.open(store_path)
+    for read in (lambda: store.thumbs, lambda: store["ID003"].show(), lambda: store.rows(3)):
+        with pytest.raises(InputError, match="not built yet"):
+            read()
+    assert "ID003" not in store._repr_html_()
+
+
+def test_a_refreshed_reader_sees_new_images_and_seals_that_were_taken_back(store_path):
+    write_tiny(store_path, n=3, reserve=2)
+    store = FeatureStore.open(store_path)
+    assert (store.n_images, len(store.catalog), store.sealed.tolist()) == (3, 3, [0, 1, 2])
+    with pytest.raises(InputError, match="no image 'ID004'"):
+        store["ID004"]
+    write_tiny(store_path)
+    with FeatureStore.open(store_path) as other:
+        StoreWriter(other.layout, other).unseal([1])
+    store.refresh()
+    assert (store.n_images, len(store.catalog), store.sealed.tolist()) == (5, 5, [0, 2, 3, 4])
+    assert store["ID004"].cls(0).shape == (2, 7) and store.image_ids[4] == "ID004"
+
+
+def test_a_seal_whose_checksum_is_zero_is_one(store_path):
+    """0 means absent. A thumbnail is made for which the CRC-32C of image 2 is 0, by the linearity of CRC over bits."""
+    frame, image = tiny_frame(), 2
+    spec = tiny_spec(frame)
+    rows = tiny_rows(spec, image)
+    cells = dict(image_id="ID002", path="train/ä 2.jpg", State="NSW", Dry_Total_g=4.0, **rows.facts)
+
+    def crc_of(thumb: np.ndarray) -> int:
+        encoded = b""
+        for column in spec.columns:
+            cell = cells[column.name]
+            is_text = column.kind == "text"
+            encoded += cell.encode().ljust(column.width, b"\0") if is_text else np.float64(cell).tobytes()
+        parts = (rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS)
+        crc_V = np.array([google_crc32c.value(b"".join(part[v].tobytes() for part in parts)) for v in range(3)], "<u4")
+        return google_crc32c.value(spec.fingerprint.encode() + np.uint64(image).tobytes() + encoded
+                                   + thumb.tobytes() + crc_V.tobytes())
+
+    thumb = rows.thumb_HW3.copy()
+    start, flips = crc_of(thumb), {}
+    for bit in range(40):  # each bit's effect, reduced by those before it: Gaussian elimination over GF(2)
+        flipped = thumb.copy()
+        flipped.reshape(-1)[bit // 8] ^= 1 << bit % 8
+        effect, used = crc_of(flipped) ^ start, 1 << bit
+        while effect and effect.bit_length() in flips:
+            other_effect, other_used = flips[effect.bit_length()]
+            effect, used = effect ^ other_effect, used ^ other_used
+        if effect:
+            flips[effect.bit_length()] = effect, used
+    rest, chosen = start, 0
+    while rest:
+        effect, used = flips[rest.bit_length()]
+        rest, chosen = rest ^ effect, chosen ^ used
+    for bit in range(40):
+        thumb.reshape(-1)[bit // 8] ^= (chosen >> bit & 1) << bit % 8
+    assert crc_of(thumb) == 0
+
+    with open_writer(store_path, spec, frame) as writer:
+        writer.put(image, replace(rows, thumb_HW3=thumb))
+    store = FeatureStore.open(store_path)
+    assert store.raw.seal.tolist() == [0, 0, 1, 0, 0]
+    assert store.sealed.tolist() == [2] and np.array_equal(store.rows(2).thumb_HW3, thumb)
 
 
 def test_C1_first_touch_finds_a_flipped_bit(store_path):

@@ -232,12 +232,38 @@ HDF5_ATTACKS = {
     "compact": replaced(lambda f, s, d: compact(f, s)),
     "a group": replaced(lambda f, s, d: f.create_group("cls")),
     "a committed type": replaced(lambda f, s, d: f.__setitem__("cls", np.dtype("<f2"))),
+    "tokens in chunks of another shape": lambda f, d: tokens_again(f, chunk=(1, 3)),
+    "tokens in chunks backwards": lambda f, d: tokens_again(f, chunk=(1, 1), backwards=True),
+    "tokens in chunks, some missing": lambda f, d: tokens_again(f, chunk=(1, 1), filled=False),
+    "seals along two axes": lambda f, d: seals_again(f, (5, 1)),
+    "no images": lambda f, d: seals_again(f, (0,)),
+    "another format": lambda f, d: f.attrs.create("format", np.bytes_(b"somebody-elses")),
+    "no format": lambda f, d: f.attrs.__delitem__("format"),
+    "version 0": lambda f, d: f.attrs.create("format_version", 0),
+    "version 2": lambda f, d: f.attrs.create("format_version", 2),
+    "no spec": lambda f, d: f.attrs.__delitem__("spec"),
     "catalog elsewhere": lambda f, d: (f.move("catalog", "c"), f.__setitem__("catalog", h5py.SoftLink("/c"))),
     "spec of 9 MB": lambda f, d: f.attrs.create("spec", "[" * 9_000_000, dtype=h5py.string_dtype()),
     "spec an array": lambda f, d: f.attrs.create("spec", np.zeros(5)),
     "format a reference": lambda f, d: f.attrs.create("format", f.ref, dtype=h5py.ref_dtype),
     "version a text": lambda f, d: f.attrs.create("format_version", "one"),
 }
+
+
+def tokens_again(file: h5py.File, chunk, backwards: bool = False, filled: bool = True) -> None:
+    """The tokens as another program might rewrite them: the same values, elsewhere in the file."""
+    patches = file["patches"][...]
+    del file["patches"]
+    again = file.create_dataset("patches", patches.shape, "<f2", chunks=(*chunk, *patches.shape[2:]))
+    rows = list(np.ndindex(patches.shape[:2]))
+    for row in rows[::-1] if backwards else rows[: None if filled else 4]:
+        again[row] = patches[row]
+        file.flush()  # a chunk gets its place when it is written
+
+
+def seals_again(file: h5py.File, shape: tuple) -> None:
+    del file["seal"]
+    file.create_dataset("seal", shape, "<u4", data=np.ones(shape, "<u4"))
 
 
 def compact(file: h5py.File, shape) -> None:
@@ -309,6 +335,23 @@ ZARR_ATTACKS = {
     "version 2": edited("", '"zarr_format": 3', '"zarr_format": 2'),
     "an array of version 2": edited("cls", '"zarr_format": 3', '"zarr_format": 2'),
     "version 2 throughout": lambda path: [f.rename(f.parent / ".zgroup") for f in list(path.rglob("zarr.json"))],
+    "another format": edited("", '"format": "biomass-feature-store"', '"format": "somebody-elses"'),
+    "no format": edited("", '"format": "biomass-feature-store",', ""),
+    "format version 0": edited("", '"format_version": 1', '"format_version": 0'),
+    "format version 2": edited("", '"format_version": 1', '"format_version": 2'),
+    "an array where a group should be": edited("catalog", '"node_type": "group"', '"node_type": "array"'),
+    "a group where an array should be": edited("cls", '"node_type": "array"', '"node_type": "group"'),
+    "seals along two axes": edited("seal", r'"shape": \[[^]]*\]', '"shape": [5, 1]'),
+    "no images": edited("seal", r'"shape": \[[^]]*\]', '"shape": [0]'),
+    "another shape": edited("cls", r'"shape": \[[^]]*\]', '"shape": [5, 3, 2, 8]'),
+    "float32 tokens": edited("cls", '"data_type": "float16"', '"data_type": "float32"'),
+    "a shard of more images than there are": edited("cls", r'(?s)("chunk_grid": .*?)"chunk_shape": \[[^]]*\]',
+                                                    '"chunk_grid": {"name": "regular", "configuration": '
+                                                    '{"chunk_shape": [4000, 3, 2, 7]'),
+    "an irregular grid": edited("cls", '"name": "regular"', '"name": "rectangular"'),
+    "rows without their checksum": edited("patches", r'(?s),\s*\{\s*"name": "crc32c"\s*\}', ""),
+    "an index without its checksum": edited("cls", r'(?s)("index_codecs": \[.*?\}),\s*\{\s*"name": "crc32c"\s*\}',
+                                            '"index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}'),
     "objects": edited("cls", '"data_type": "float16"', '"data_type": "object"'),
     "texts": edited("cls", '"data_type": "float16"', '"data_type": "string"'),
     "big-endian (R13)": edited("cls", '"endian": "little"', '"endian": "big"'),
@@ -445,6 +488,7 @@ class Rows:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.system)])
 def test_R09_a_data_loaders_workers_read_the_same(store_path, method):
     from torch.utils.data import DataLoader
@@ -753,3 +797,30 @@ def test_R13_arrays_at_odd_offsets_give_the_right_values(tmp_path, monkeypatch):
     assert np.array_equal(store.patches[2, 1], tiny_rows(spec, 2).patches_VTPD[1])
     assert np.array_equal(store.take([(2, 1)])[0], tiny_rows(spec, 2).patches_VTPD[1])
     assert store.catalog["Dry_Total_g"].tolist() == [1, 2.5, 4] and store.verify()
+
+
+def test_R02_a_file_that_is_too_long_is_refused_or_found_by_verify(store_path):
+    """Who appends to a file has changed it: Zarr's files have one length, and of an HDF5 file verify sums every byte."""
+    write_tiny(store_path)
+    longer = store_path if store_path.is_file() else store_path / "patches/c/0/0/0/0/0"
+    with open(longer, "ab") as file:
+        file.write(b"more")
+    if store_path.suffix == ".zarr":
+        with pytest.raises(StoreDamaged, match=f"{longer}: .* bytes long, .* bytes expected"):
+            FeatureStore.open(store_path)
+    else:
+        fault, = FeatureStore.open(store_path).verify().faults
+        assert "the metadata is not what was laid out" in fault.what
+
+
+@pytest.mark.parametrize("linked", ["folder", "store"])
+def test_R07_a_store_may_lie_under_a_linked_folder_or_be_linked_itself(store_path, linked):
+    """Links are refused inside a store; how one comes to it is the user's business."""
+    real = store_path.parent / "real" / store_path.name
+    real.parent.mkdir()
+    spec = write_tiny(real)
+    link = store_path.parent / ("linked" if linked == "folder" else store_path.name)
+    link.symlink_to(real.parent if linked == "folder" else real)
+    store = FeatureStore.open(link / store_path.name if linked == "folder" else link)
+    assert np.array_equal(store.patches[3, 1], tiny_rows(spec, 3).patches_VTPD[1])
+    assert store.verify()

@@ -1,5 +1,8 @@
 """Every flipped bit is found, named, and nothing else is."""
 
+import errno
+import os
+
 import pytest
 from conftest import write_tiny
 from test_store import flip_bit
@@ -34,3 +37,60 @@ def test_the_checksum_other_clients_see_is_verified_too(tmp_path):
     report = FeatureStore.open(tmp_path / "features.zarr").verify()
     assert [(f.image_id, f.view, f.what) for f in report.faults] == \
         [("ID000", "plain", "its chunk checksum, or the zeros that follow it, changed")]
+
+
+def overwrite(place: tuple, data: bytes) -> None:
+    path, offset, _ = place
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def extents_of(path):
+    return FeatureStore.open(path).layout.extents
+
+
+@pytest.mark.parametrize("name", ["cls", "patches", "pooled", "stats", "thumbs", "crc32c", "catalog/State"])
+def test_bytes_of_images_that_are_not_sealed_are_no_damage(store_path, name):
+    """What a killed builder had begun to write."""
+    write_tiny(store_path, seal=3)
+    place = extents_of(store_path)[name].locate(3 * (3 if name == "patches" else 1) + 1)
+    overwrite(place, b"\xff\x7c\x01")
+    report = FeatureStore.open(store_path).verify()
+    assert report and report.n_sealed == 3 and report.damaged == []
+
+
+def test_a_seal_beyond_the_catalog_is_damage(store_path):
+    write_tiny(store_path, n=3, reserve=2)
+    overwrite(extents_of(store_path)["seal"].locate(4), b"\x07")
+    fault, = FeatureStore.open(store_path).verify().faults
+    assert (fault.image, fault.what) == (4, "sealed, but an id at or before it is gone")
+
+
+def test_an_id_without_a_path_is_damage(store_path):
+    """One flipped bit puts a free place in use."""
+    write_tiny(store_path, n=3, reserve=2)
+    overwrite(extents_of(store_path)["catalog/image_id"].locate(3), b"\x01")
+    report = FeatureStore.open(store_path).verify()
+    fault, = report.faults
+    assert (fault.image, fault.what) == (3, "it has an id, but no path") and report.damaged == [3]
+
+
+@pytest.mark.parametrize("name", ["patches", "pooled"])
+def test_a_disk_that_cannot_read_is_reported_by_row(store_path, monkeypatch, name):
+    write_tiny(store_path)
+    extent = extents_of(store_path)[name]
+    path, start, n_bytes = extent.locate(4 if name == "patches" else 1)
+    preadv = os.preadv
+
+    def failing(fd, buffers, offset):
+        here = os.readlink(f"/proc/self/fd/{fd}") == str(path)
+        if here and offset < start + n_bytes and start < offset + len(buffers[0]):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    faults = FeatureStore.open(store_path).verify().faults
+    expected = ["hflip"] if name == "patches" else ["hflip", "plain", "vflip"]
+    assert sorted((fault.image_id, fault.view) for fault in faults) == [("ID001", view) for view in expected]
+    assert all("cannot be read: " in fault.what and "Input/output error" in fault.what for fault in faults)

@@ -34,6 +34,28 @@ def test_B05_a_failed_sync_is_never_believed(store_path, monkeypatch):
     assert FeatureStore.open(store_path).n_sealed == 0
 
 
+def test_B05_what_a_failed_sync_may_have_lost_is_not_sealed_by_the_next_commit(store_path, monkeypatch):
+    """The kernel tells of a lost page once: a second sync of the same file succeeds without it."""
+    frame = tiny_frame()
+    spec = tiny_spec(frame)
+
+    def failing(fd):
+        raise OSError(5, "Input/output error")
+
+    with open_writer(store_path, spec, frame) as writer:
+        writer.put(0, tiny_rows(spec, 0))
+        with monkeypatch.context() as patch:
+            patch.setattr(_bytes, "datasync", failing)
+            with pytest.raises(OSError, match="Input/output error"):
+                writer.commit()
+        writer.put(1, tiny_rows(spec, 1))
+        writer.commit()
+        assert FeatureStore.open(store_path).sealed.tolist() == [1]
+    assert FeatureStore.open(store_path).sealed.tolist() == [1]
+    write_tiny(store_path)
+    assert FeatureStore.open(store_path).sealed.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_B08_C4_two_builders_at_once_one_is_refused(store_path):
     frame = tiny_frame()
     with open_writer(store_path, tiny_spec(frame), frame):
