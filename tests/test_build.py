@@ -164,12 +164,12 @@ def test_B04_a_disk_that_is_too_small_is_refused_before_it_is_full(pasture, tmp_
     ("sample_id,target\nA__GDM_g,3\n", "image_path"),
     ("sample_id,image_path,target_name,target\nA__GDM_g,a.jpg,GDM_g,heavy\n", "heavy"),
     ("image_path,Dry_Total_g\ntrain/gone.jpg,3\n", "gone.jpg")], ids=["no column", "no number", "no photograph"])
-def test_a_csv_that_cannot_be_used_stops_with_one_line(tmp_path, csv, message):
+def test_a_csv_that_cannot_be_used_stops_with_one_message(tmp_path, csv, message):
     (tmp_path / "train.csv").write_text(csv)
     stderr = biomass("store", "build", "--data", tmp_path, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
     assert message in stderr and not (tmp_path / "f.h5").exists()
-    line, = stderr.splitlines()
-    assert line.startswith("error: ")
+    first, *listed = stderr.splitlines()  # rows are listed below the message, indented
+    assert first.startswith("error: ") and all(line.startswith("  ") for line in listed)
 
 
 def test_without_weights_and_network_the_error_says_what_to_do(pasture, tmp_path, monkeypatch):
