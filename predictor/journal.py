@@ -59,10 +59,13 @@ def _text(line: dict) -> str:
 
 
 def journal_key(members: Sequence[Member], view_names: Sequence[str], precision: str | None) -> str:
-    """sha256 over all heads, their specs and the views: what makes raw predictions what they are."""
+    """sha256 over all heads, how they read tokens, their specs and the views: what makes raw predictions what they are."""
     digest = hashlib.sha256(json.dumps([list(view_names), precision]).encode())
     for member in members:
         digest.update(member.spec.fingerprint.encode())
+        # two heads may have the same tensors, and read other vectors, in another space, or for States in another order
+        reads = [member.config.head.model_dump(mode="json"), member.config.loss.space, member.states]
+        digest.update(json.dumps(reads).encode())
         for head in member.heads:
             for name, tensor in sorted(head.items()):
                 digest.update(name.encode())

@@ -26,6 +26,7 @@ from featurestore.errors import InputError, UsageError
 from featurestore.views import VIEWS, chosen_tta, tta_views
 from predictor.combine import Combiner
 from predictor.deadline import Clock, parse_duration
+from predictor.journal import journal_key
 from predictor.member import Member, Raw
 from predictor.picture import draw_picture
 from predictor.predictor import Predictor, predict
@@ -242,6 +243,18 @@ def test_a_killed_prediction_resumes_with_the_photographs_it_had(sweep, pasture,
     resumed = out.read_bytes()
     biomass(*arguments)
     assert out.read_bytes() == resumed and not (tmp_path / "s.csv.progress").exists()
+
+
+def test_K7_what_the_same_tensors_said_in_another_way_is_not_taken(sweep):
+    """Saved regressors of other vectors, or in another space, may have the same tensors."""
+    member = Member.load(runs(sweep)[5])
+    config, keys = member.config, {journal_key([member], ["plain"], None)}
+    reads = config.head.model_copy(update={"features": config.head.features[::-1]})
+    for other in (config.model_copy(update={"head": reads}),
+                  config.model_copy(update={"loss": config.loss.model_copy(update={"space": "sqrt"})})):
+        keys.add(journal_key([dataclasses.replace(member, config=other)], ["plain"], None))
+    keys.add(journal_key([dataclasses.replace(member, states=["Vic", "Tas"])], ["plain"], None))
+    assert len(keys) == 4
 
 
 def test_what_another_prediction_finished_is_not_taken(sweep, pasture, tmp_path, monkeypatch):

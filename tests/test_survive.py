@@ -21,6 +21,7 @@ from sweeps import config, write_store
 from featurestore.errors import InputError, StoreDamaged
 from trainer.checkpoint import Checkpoint
 from trainer.grid import SweepConfig
+from trainer.identity import Identity
 from trainer.runs import RunFolder
 from trainer.sweep import prepare_sweep, resume_sweep, run_sweep, train_epoch
 
@@ -30,6 +31,7 @@ import importlib, os, signal, sys
 from pathlib import Path
 import trainer.sweep
 from trainer.grid import SweepConfig
+from trainer.identity import Identity
 module, owner, name, count = sys.argv[3].split(":")
 holder = importlib.import_module(module)
 holder = getattr(holder, owner) if owner else holder
@@ -130,28 +132,29 @@ def flipped(whole: bytes) -> bytes:
 @pytest.mark.parametrize("damaged", [lambda whole: whole[:1000], flipped], ids=["cut", "a bit flipped"])
 def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, store, damaged):
     sweep = prepare_sweep(config(tmp_path, store), "cpu")
-    checkpoint = Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors")
+    checkpoint, identity = Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors"), Identity.of(sweep, range(4))
     trainers = sweep.trainers(range(4))
     for epoch in range(2):
         train_epoch(sweep, trainers, sweep.reader(), epoch)
-        checkpoint.save(trainers)
+        checkpoint.save(trainers, identity)
     checkpoint.path.write_bytes(damaged(checkpoint.path.read_bytes()))
     fresh = sweep.trainers(range(4))
     with pytest.warns(UserWarning, match="going on from previous_points0-3.safetensors"):
-        checkpoint.load(fresh)
+        checkpoint.load(fresh, identity)
     assert [trainer.n_batches for trainer in fresh] == [sweep.stream.n_steps] * len(fresh)
     checkpoint.previous.write_bytes(b"")
     with pytest.raises(StoreDamaged, match="not a checkpoint of this sweep"):
-        checkpoint.load(fresh)
+        checkpoint.load(fresh, identity)
 
 
 def test_heads_that_failed_are_still_marked_after_a_resume(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store, kind="[cls_gating]", lr="[1e-2, 1e30]"), "cpu")
     checkpoint, (trainer,) = Checkpoint(tmp_path / "checkpoints" / "points0-1.safetensors"), sweep.trainers([0, 1])
+    identity = Identity.of(sweep, [0, 1])
     train_epoch(sweep, [trainer], sweep.reader(), 0)
-    checkpoint.save([trainer])
+    checkpoint.save([trainer], identity)
     fresh, = sweep.trainers([0, 1])
-    checkpoint.load([fresh])
+    checkpoint.load([fresh], identity)
     assert (fresh.failed_QG == [[-1, 1]] * 3).all()  # the first step of the optimiser spoils the second batch
     train_epoch(sweep, [fresh], sweep.reader(), 1)
     assert (fresh.failed_QG == [[-1, 1]] * 3).all()
@@ -160,30 +163,32 @@ def test_heads_that_failed_are_still_marked_after_a_resume(tmp_path, store):
 def test_a_flipped_bit_is_found_before_anything_is_restored(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[1e-2]"), "cpu")
     checkpoint, (trainer,) = Checkpoint(tmp_path / "checkpoints" / "points0-0.safetensors"), sweep.trainers([0])
-    checkpoint.save([trainer])
+    identity = Identity.of(sweep, [0])
+    checkpoint.save([trainer], identity)
     checkpoint.path.write_bytes(flipped(checkpoint.path.read_bytes()))
     train_epoch(sweep, [trainer], sweep.reader(), 0)
     trained = {name: tensor.detach().clone() for name, tensor in trainer.bank.tensors.items()}
     with pytest.raises(StoreDamaged, match="CRC-32C of its tensors"):
-        checkpoint.load([trainer])
+        checkpoint.load([trainer], identity)
     assert all(torch.equal(trainer.bank.tensors[name], tensor) for name, tensor in trained.items())
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store), "cpu")
     checkpoint, trainers = Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors"), sweep.trainers(range(4))
+    identity = Identity.of(sweep, range(4))
     train_epoch(sweep, trainers, sweep.reader(), 0)
-    checkpoint.save(trainers)
+    checkpoint.save(trainers, identity)
     train_epoch(sweep, trainers, sweep.reader(), 1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # writing beyond fails as on a full disk
     try:
         with pytest.raises(InputError, match="cannot be written"):
-            checkpoint.save(trainers)
+            checkpoint.save(trainers, identity)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     fresh = sweep.trainers(range(4))
-    checkpoint.load(fresh)
+    checkpoint.load(fresh, identity)
     assert [trainer.n_batches for trainer in fresh] == [sweep.stream.n_steps] * len(fresh)
     assert [p.name for p in checkpoint.path.parent.iterdir()] == ["previous_points0-3.safetensors"]
 

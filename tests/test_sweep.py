@@ -307,7 +307,7 @@ def test_the_banks_of_a_pass_are_gone_before_the_next_one_begins(tmp_path, store
     """Passes are as large as memory allows: two of them at once would not fit."""
     alive = []
 
-    def counted(checkpoint, trainers):
+    def counted(checkpoint, trainers, _identity):
         alive.append([sum(ref() is not None for ref in alive_refs), len(trainers)])
         alive_refs.extend(weakref.ref(trainer) for trainer in trainers)
 

@@ -1,7 +1,8 @@
 """A pass under way, on disk: everything its next step depends on, in one safetensors file that appears whole; two are kept."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from featurestore._bytes import appears_whole, crc32c, publish
 from featurestore._maps import refuse_too_many
 from featurestore.errors import InputError, StoreDamaged
 from trainer.bank_trainer import BankTrainer
+from trainer.identity import Identity
 from trainer.optimizer import BankOptimizer
 
 
@@ -23,8 +25,11 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path, self.previous = path, path.with_name(f"previous_{path.name}")
 
-    def save(self, trainers: Sequence[BankTrainer]) -> None:
-        """Keep the state of all banks. InputError if it cannot be written; the one before it is then kept."""
+    def save(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
+        """Keep the state of all banks, and what it depends on.
+
+        InputError if it cannot be written; the one before it is then kept.
+        """
         self.path.parent.mkdir(exist_ok=True)
         state = {f"{b}/{name}": tensor.detach().cpu().contiguous()
                  for b, trainer in enumerate(trainers) for name, tensor in _state(trainer).items()}
@@ -32,17 +37,30 @@ class Checkpoint:
             publish(self.path, self.previous)
         try:
             with appears_whole(self.path) as partial:
-                save_file(state, partial, {"crc32c": _crc32c(sorted(state.items()))})
+                text = identity.to_json()
+                save_file(state, partial, {"crc32c": _crc32c(sorted(state.items()), text), "identity": text})
         except (OSError, SafetensorError) as err:
             raise InputError(f"{self.path}: cannot be written ({err}); make room, then --resume the sweep") from err
 
-    def load(self, trainers: Sequence[BankTrainer]) -> None:
-        """Put fresh trainers where the newest whole checkpoint's were; they stay fresh if there is none."""
+    def check(self, identity: Identity) -> None:
+        """MismatchError if what is there was trained by other settings, or on other labels, folds or tokens.
+
+        Of files that cannot be read `load` says what to do.
+        """
+        for path in (self.path, self.previous):
+            with suppress(SafetensorError, ValueError, KeyError, OSError), safe_open(path, "pt") as file:
+                _check(path, _whole(file), identity)
+
+    def load(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
+        """Put fresh trainers where the newest whole checkpoint's were; they stay fresh if there is none.
+
+        MismatchError as by `check`, before anything is restored; one that keeps no identity, as those of before, is warned of.
+        """
         found = [path for path in (self.path, self.previous) if path.exists()]
         errors = []
         for path in found:
             try:
-                _load(path, trainers)
+                _load(path, trainers, identity)
             except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as err:
                 refuse_too_many(path, err)
                 errors.append(f"{path}: not a checkpoint of this sweep ({err})")
@@ -54,19 +72,38 @@ class Checkpoint:
             raise StoreDamaged("; ".join(errors) + "; remove it to begin its pass again")
 
 
-def _load(path: Path, trainers: Sequence[BankTrainer]) -> None:
+def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> None:
     with safe_open(path, "pt") as file:
-        found = _crc32c((name, file.get_tensor(name)) for name in sorted(file.keys()))
-        if (saved := (file.metadata() or {}).get("crc32c")) != found:  # before anything is restored
-            raise ValueError(f"CRC-32C of its tensors {found}, {saved} when it was saved")
+        if not _check(path, _whole(file), identity):  # before anything is restored
+            warnings.warn(f"{path}: made before checkpoints kept their settings and digests of labels, folds and store; whether "
+                          "they are still the same is not known", stacklevel=4)
         for b, trainer in enumerate(trainers):
             state = {name.split("/", 1)[1]: file.get_tensor(name) for name in file.keys() if name.startswith(f"{b}/")}  # noqa: SIM118
             _restore(trainer, state)
 
 
-def _crc32c(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Of names, types, shapes and bytes: safetensors itself would not see a bit that has flipped."""
-    crc = 0
+def _whole(file: safe_open) -> dict[str, str]:
+    """The metadata of a file that is as it was saved; ValueError if it is not."""
+    metadata = file.metadata() or {}
+    tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+    found = _crc32c(tensors, metadata.get("identity", ""))
+    if (saved := metadata.get("crc32c")) != found:
+        raise ValueError(f"CRC-32C of its tensors {found}, {saved} when it was saved")
+    return metadata
+
+
+def _check(path: Path, metadata: Mapping[str, str], identity: Identity) -> bool:
+    """Refuse another identity; False if none is kept."""
+    if "identity" not in metadata:
+        return False
+    advice = f"bring that back, or remove {path.parent} to train from the first epoch"
+    identity.check(Identity.from_json(metadata["identity"], path), str(path), advice)
+    return True
+
+
+def _crc32c(tensors: Iterable[tuple[str, Tensor]], identity: str) -> str:
+    """Of the identity, and names, types, shapes and bytes: safetensors itself would not see a bit that has flipped."""
+    crc = crc32c(identity.encode()) if identity else 0
     for name, tensor in tensors:
         crc = crc32c(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.numpy(), start=crc)
     return f"{crc:08x}"

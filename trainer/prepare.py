@@ -1,5 +1,7 @@
 """A sweep ready to run: what a config, a store and its folds come to. What can be refused is refused here, before any step."""
 
+import functools
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ import pandas as pd
 import torch
 
 from featurestore.backbone import choose_device
+from featurestore.catalog import TARGETS
 from featurestore.errors import InputError, MismatchError
 from featurestore.labels import check_balance, height_remarks
 from featurestore.store import FeatureStore
@@ -23,6 +26,7 @@ from trainer.splits import make_splits, read_splits, shape_of
 from trainer.stream import Split, Stream, make_splits_of
 from trainer.tokens import TokenReader
 
+LABELS = ("image_id", *TARGETS, "State", "Height_Ave_cm")
 MOST_LEFT = 0.05  # of the weights a head began with, in its moving average at the end
 
 
@@ -48,6 +52,14 @@ class Sweep:
     @property
     def base(self) -> PointConfig:
         return self.config.base
+
+    @functools.cached_property
+    def facts(self) -> dict[str, str]:
+        """What its numbers depend on besides its settings: which tokens, and SHA-256 of labels and folds of the images used."""
+        spec, catalog = self.data.store.spec, self.data.catalog
+        labels = catalog[[name for name in LABELS if name in catalog]]
+        return {"fingerprint": spec.fingerprint, "pooled_dtype": spec.pooled_dtype,
+                "labels": _sha256(labels), "folds": _sha256(self.folds)}
 
     @property
     def views(self) -> list[int]:
@@ -129,6 +141,10 @@ def _check_labels(data: TrainingData, tolerance: BalanceTolerance, begun: bool) 
     for remark in height_remarks(data.catalog):
         warnings.warn(f"{data.store.path}: {remark}", stacklevel=3)
     check_balance(data.catalog, data.store.path, tolerance.grams, tolerance.share, begun)
+
+
+def _sha256(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def _check_kinds(config: SweepConfig, store: FeatureStore) -> None:

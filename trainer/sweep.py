@@ -2,10 +2,10 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -13,7 +13,6 @@ from tqdm import tqdm
 from featurestore._bytes import locked
 from featurestore._interrupts import check_interrupt, deferred_interrupts
 from featurestore.errors import InputError, MismatchError, StoreDamaged, list_some
-from featurestore.store import FeatureStore
 from trainer import kinds
 from trainer._watch import explain_bus_error
 from trainer.bank_trainer import BankTrainer
@@ -21,6 +20,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.evaluate import pooled_score, predict_held_out
 from trainer.events import Events
 from trainer.grid import SweepConfig
+from trainer.identity import Identity, check_facts, check_settings
 from trainer.memory import keep_freed_memory
 from trainer.metrics import in_targets_order
 from trainer.plan import too_large
@@ -82,10 +82,8 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     save_splits(sweep.folds, folder.path / "folds.csv")
     base = config.base.model_dump(mode="json")
     base["dataset"]["store"] = sweep.data.store.address
-    spec = sweep.data.store.spec
     runs = {name: config.settings(index) for index, name in enumerate(config.names)}
-    plan = {"base": base, "axes": config.axes, "runs": runs, "passes": costs.passes, "device": device,
-            "fingerprint": spec.fingerprint, "pooled_dtype": spec.pooled_dtype}
+    plan = {"base": base, "axes": config.axes, "runs": runs, "passes": costs.passes, "device": device, **sweep.facts}
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
     return _run(sweep, folder, costs.passes, sweep.base.cv.fold == "all", progress)
 
@@ -97,8 +95,8 @@ def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None =
     store : where its store is now, path or URL; None is where it was.
     fold : "all" refits the chosen point on all images afterwards; so it can be asked of a finished sweep too.
     check : as in `run_sweep`.
-    InputError if the folder is no sweep's, or the images that can be used are others; MismatchError if the store's tokens are
-    no longer those it began with.
+    InputError if the folder is no sweep's, or the images that can be used are others; MismatchError if tokens, labels, folds, or
+    settings that move a number are no longer those it began with.
     """
     plan = read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
     if store:
@@ -107,20 +105,47 @@ def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None =
     # its folds as it wrote them: they hold whatever made them, and its runs' configs go on naming that
     sweep = prepare_sweep(given.with_folds(path / "folds.csv"), plan["device"], begun=True, check=check)
     sweep = replace(sweep, config=sweep.config.with_folds(given.base.cv.folds))
-    _check_same_tokens(sweep.data.store, plan)
+    began = {"pooled_dtype": "float32", **plan}
+    advice = "bring back that store and folds.csv, or begin a new sweep"
+    check_facts(began, sweep.facts, f"{sweep.data.store.path}, {path / 'folds.csv'}", advice)
     folder, whole = SweepFolder(path), fold == "all" or sweep.base.cv.fold == "all"
     if folder.is_finished and (not whole or folder.is_refitted):
         raise InputError(f"{path}: this sweep is finished, there is nothing to resume; --fold all refits its best point on all "
                          "images")
+    if folder.is_finished:
+        _check_finished(sweep, folder, "labels" in plan)
+    _check_checkpoints(sweep, folder, plan["passes"])
     return _run(sweep, folder, plan["passes"], whole, progress)
 
 
-def _check_same_tokens(store: FeatureStore, plan: Mapping[str, Any]) -> None:
-    began = {"fingerprint": plan["fingerprint"], "pooled_dtype": plan.get("pooled_dtype", "float32")}
-    for name, value in began.items():
-        if (found := getattr(store.spec, name)) != value:
-            raise MismatchError(f"{store.path}: {name} {found}, the sweep began with {value}; bring back that store, or begin a "
-                                "new sweep")
+def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]]) -> None:
+    """MismatchError, before regressors are fitted and their runs written, if a checkpoint is not of these passes and settings."""
+    plan = folder.path / "sweep.json"
+    trained = {p for p, point in enumerate(sweep.config.points) if kinds.load(point.head.kind).trained}
+    if {p for points in passes for p in points} != trained:
+        raise MismatchError(f"{plan}: its passes train the points {list(passes)}, its grid has {sorted(trained)} to train; bring "
+                            "back the file as it was")
+    known = {folder.checkpoint("refit"), *map(folder.checkpoint, passes)}
+    for file in sorted(folder.checkpoint("refit").parent.glob("*.safetensors")):
+        if file.with_name(file.name.removeprefix("previous_")) not in known:
+            raise MismatchError(f"{file}: of no pass in {plan.name}; bring back that file as it was, or remove the checkpoint to "
+                                "train from the first epoch")
+    for points in passes:
+        Checkpoint(folder.checkpoint(points)).check(Identity.of(sweep, points))
+
+
+def _check_finished(sweep: Sweep, folder: SweepFolder, has_digests: bool) -> None:
+    """A refit must be of the point that was chosen, as it was trained; MismatchError if sweep.json says something else now."""
+    if (best := folder.result().best) is None:
+        return
+    plan = folder.path / "sweep.json"
+    if best not in sweep.config.names:
+        raise MismatchError(f"{plan}: has no point {best} any more, which the sweep found best; bring back the file as it was")
+    now = sweep.run_config(sweep.config.names.index(best))
+    check_settings(folder.run(best).config, now, str(plan), f"it was {best}'s when the sweep was trained: bring that back")
+    if not has_digests:
+        warnings.warn(f"{plan}: made before sweeps kept digests of labels and folds; whether they are still the same is not "
+                      "known", stacklevel=3)
 
 
 def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], whole: bool, progress: bool) -> SweepResult:
@@ -186,8 +211,8 @@ def _refit(sweep: Sweep, folder: SweepFolder, result: SweepResult, reader: Token
 def _train_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolder], checkpoint: Checkpoint,
                 reader: TokenReader, progress: bool) -> list[BankTrainer]:
     """Train the heads of some points together; their state is kept after the last epoch, and on a signal, to go on from."""
-    base, trainers = sweep.base, sweep.trainers(points)
-    checkpoint.load(trainers)
+    base, trainers, identity = sweep.base, sweep.trainers(points), Identity.of(sweep, points)
+    checkpoint.load(trainers, identity)
     first, epochs, every = len(trainers[0].errors_QG), base.trainer.num_epochs, base.trainer.checkpoint_every
     for p in points:
         runs[p].begin(sweep.run_config(p), sweep.data.store, sweep.data.states, first)
@@ -202,16 +227,16 @@ def _train_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolde
                     runs[p].log({"epoch": epoch, **record})
                     events.log(runs[p].path, epoch, record)
                 if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
-                    checkpoint.save(trainers)
+                    checkpoint.save(trainers, identity)
                 bar.set_postfix(_progress(records, sweep.stream.n_steps), refresh=False)
                 bar.update()
                 check_interrupt()
     except SystemExit:  # from a check_interrupt, between two steps
-        checkpoint.save(trainers)
+        checkpoint.save(trainers, identity)
         raise
     except StoreDamaged:
         if len({trainer.n_batches for trainer in trainers}) == 1:  # found before any bank took the step
-            checkpoint.save(trainers)
+            checkpoint.save(trainers, identity)
         raise
     return trainers
 
