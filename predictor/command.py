@@ -14,6 +14,7 @@ from predictor.bundle import LISTING
 from predictor.combine import Average
 from predictor.deadline import parse_duration
 from predictor.explain import PICTURE_S
+from predictor.member import say_lone_folds
 from predictor.oof import check_held_out
 from predictor.parity import check_oof
 from predictor.predictor import Predictor, test_photographs
@@ -45,13 +46,16 @@ def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Se
     if oof:
         _check_oof_alone(tta=tta, average=average, constraints=constraints, on_error=on_error, deadline=deadline,
                          interval=interval, blend=blend, explain=explain)
-        check_oof(Predictor.load(runs, **options), data, out, say, resume)
+        predictor = Predictor.load(runs, **options)
+        say_lone_folds(predictor.members, say)
+        check_oof(predictor, data, out, say, resume)
         return 0
     tta = 4 if tta is None else tta
     asked_rows(data / "test.csv")  # what cannot be followed is refused before the work
     paths = test_photographs(data, missing=on_error == "mean")
     weigh = partial(weighed, how=blend, say=say) if blend else None
     predictor = Predictor.load(runs, weigh=weigh, average=average, constraints=constraints, **options)
+    say_lone_folds(predictor.members, say)
     if on_error == "mean":
         check_held_out(predictor.members, "--on-error mean")
     intervals = predictor.intervals(interval) if interval is not None else None

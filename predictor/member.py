@@ -1,6 +1,6 @@
 """A member of an ensemble: the chosen heads of one run, from its folder; and a stage: members that share a backbone, loaded."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -118,6 +118,13 @@ class Stage:
     def told(self, tokens: Sequence[Tokens]) -> list[Raw]:
         """What each member says of a photograph's tokens."""
         return [Raw(*ensemble(tokens)) for ensemble in self.ensembles]
+
+
+def say_lone_folds(members: Sequence[Member], say: Callable[[str], object]) -> None:
+    """Tell of members whose sweep trained one fold alone: few heads, which never saw a part of the images."""
+    for member in members:
+        if told := member.config.cv.lone_fold:
+            say(f"{member.name}: {told}")
 
 
 def by_spec(members: Sequence[Member]) -> list[list[int]]:

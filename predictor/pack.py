@@ -37,7 +37,7 @@ from predictor.bundle import (
 )
 from predictor.bundle_texts import dataset_metadata, kernel_metadata, notebook, readme
 from predictor.combine import Combiner
-from predictor.member import Member
+from predictor.member import Member, say_lone_folds
 from predictor.wheel import metadata, write_wheel
 from trainer.config import PointConfig, dump_yaml
 from trainer.runs import best_run, dump_json
@@ -94,6 +94,7 @@ def make_bundle(sources: Sequence[Path], out: Path, points: str = "best", folds:
     members = [Member.load(run, folds, weights) for run in names]
     for member in members:
         check_reach(member.run)
+    say_lone_folds(members, say)
     Combiner(members)  # those that do not go together are refused
     if blend:
         members = weighed(members, blend, say)

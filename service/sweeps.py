@@ -83,8 +83,9 @@ def _in_words(config: SweepConfig, n_points: int) -> dict[str, str]:
     base, points = config.base, ({"points": str(n_points)} if n_points else {})
     cv, trainer, mixup = base.cv, base.trainer, base.augmentation.mixup
     axes = {f"grid: {key}": ", ".join(map(str, values)) for key, values in config.axes.items()}
+    trained = f"only fold {cv.fold} of {cv.n_folds}" if cv.lone_fold else str(cv.n_folds)
     return {"name": base.experiment.name, "store": Path(base.dataset.store or "").name, **points, **axes,
-            "folds": f"{cv.n_folds} x {cv.repeats} repeats, {cv.groups} kept together",
+            "folds": f"{trained} x {cv.repeats} repeats, {cv.groups} kept together",
             "training": f"{trainer.num_epochs} epochs, batches of {trainer.batch_size}",
             "mixup": mixup.kind if mixup.on else "none", "views averaged": ", ".join(map(str, base.inference.tta_indices)),
             "seed": str(base.experiment.seed)}

@@ -321,6 +321,15 @@ class CvConfig(Section):
     tta: bool = True
     """Score `best` and `last` with the views of `inference.tta_indices` too."""
 
+    @property
+    def lone_fold(self) -> str | None:
+        """What to know of a sweep or run of one fold, None for all others."""
+        if not isinstance(self.fold, int):
+            return None
+        heads = "one head" if self.repeats == 1 else f"{self.repeats} heads"
+        return (f"only fold {self.fold} of {self.n_folds} is trained (cv.fold, --fold): scores are of the images that it holds "
+                f"out, and {heads} a point can predict; train without it for all folds")
+
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
         if self.folds is None and isinstance(self.fold, int) and self.fold >= self.n_folds:

@@ -80,6 +80,8 @@ class Sweep:
         remarks = [f"optimization.ema_decay {decay:g} leaves {decay**n_steps:.0%} of the first weights in the averages after all "
                    f"{n_steps} steps; lower it, to {0.01**(1 / n_steps):.2g} say, or train longer"
                    for decay in sorted(decays) if decay**n_steps > MOST_LEFT]
+        if told := self.base.cv.lone_fold:
+            remarks.append(told)
         truth_N5 = self.data.truth_N5
         if truth_N5.min() == truth_N5.max():
             remarks.append(f"there is no score: all masses are {truth_N5.max():g} g, and R2 compares errors with how much masses "

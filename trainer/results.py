@@ -201,6 +201,7 @@ def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult], beside
         "best": best.name if best else None,
         "selected_by": "score_last: pooled out-of-fold score of the last epoch's moving averages", "notes": notes,
         "honest": honest, "postprocess": judged, "n_images": sweep.data.n_images, "n_heads": len(results) * len(sweep.splits),
+        "fold": sweep.base.cv.fold if sweep.base.cv.lone_fold else None,
         "fingerprint": sweep.data.store.spec.fingerprint,
         "points": [_as_json(sweep, r, scores[r.index], c) for r, c in zip(results, comparisons, strict=True)],
         "baselines": {name: _plain(each) for name, each in beside.items()}})
