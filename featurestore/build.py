@@ -30,6 +30,7 @@ from featurestore.errors import InputError, UsageError, list_some
 from featurestore.formats import check_suffix
 from featurestore.labels import warn_of_labels
 from featurestore.moments import pool, row_stats
+from featurestore.sites import count_sites, warn_of_sites
 from featurestore.spec import POOLED, STATS, StoreSpec, ViewSpec
 from featurestore.store import FeatureStore
 from featurestore.views import choose_views
@@ -118,14 +119,17 @@ class BuildReport:
 
     path: Path
     n_images: int
+    n_sites: int | None
+    """None where the catalog does not tell State and date of every image."""
     n_built: int
     seconds: float
     n_bytes: int
 
     def __str__(self) -> str:
         rate = f", {self.n_built / self.seconds:.2f} images/s" if self.n_built else ""
+        sites = f"; {self.n_sites} sites" if self.n_sites else ""
         return (f"{self.path}: {self.n_images} images sealed, {self.n_built} of them now in {self.seconds:.1f} s{rate}, "
-                f"{self.n_bytes / 1e9:.3g} GB")
+                f"{self.n_bytes / 1e9:.3g} GB{sites}")
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     _bytes.check_writable(config.out.parent)
     frame = read_catalog(config.data / "train.csv")
     warn_of_labels(frame, config.data / "train.csv")
+    warn_of_sites(frame, config.data / "train.csv")
     known, sealed, spec = there(config.out)
     frame = in_spelling_of(frame, known)
     warn_of_removed(config.out, sealed - set(frame["image_id"]), config.data / "train.csv")
@@ -229,7 +234,8 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
             ids = [" = ".join(group) for _, group in same.groupby("sha256", sort=False)["image_id"]]
             warnings.warn(f"photographs with the same bytes under several ids; folds will keep them together:{list_some(ids)}",
                           stacklevel=3)
-        return BuildReport(path, len(sealed), n_built, time.monotonic() - start, image_bytes(store.spec) * len(sealed))
+        return BuildReport(path, len(sealed), count_sites(sealed), n_built, time.monotonic() - start,
+                           image_bytes(store.spec) * len(sealed))
 
 
 def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path], bar: tqdm,

@@ -18,6 +18,7 @@ from featurestore.errors import MismatchError, UsageError, list_some
 from featurestore.formats import check_suffix
 from featurestore.labels import warn_of_labels
 from featurestore.rows import ImageRows
+from featurestore.sites import warn_of_sites
 from featurestore.spec import OWN_COLUMNS, StoreSpec, ViewSpec
 from featurestore.store import FeatureStore
 from featurestore.transfer import checked_rows
@@ -131,6 +132,7 @@ def _planned(source: FeatureStore, data: Path | None, views: str | None, reserve
         return source.spec.changed(tokens=tokens), extension, source.catalog[given]
     frame = in_spelling_of(read_catalog(data / "train.csv"), source.catalog)
     warn_of_labels(frame, data / "train.csv")
+    warn_of_sites(frame, data / "train.csv")
     if not relabel:
         check_labels(source, frame)
     if gone := sorted(set(extension.image_of) - set(frame["image_id"])):

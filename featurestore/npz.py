@@ -36,6 +36,7 @@ from featurestore.labels import warn_of_labels
 from featurestore.moments import pool, row_stats
 from featurestore.rounding import ErrorTally
 from featurestore.rows import ImageRows
+from featurestore.sites import warn_of_sites
 from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.timm_model import patch_size_of
 from featurestore.views import VIEWS, choose_views
@@ -181,6 +182,7 @@ def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataF
     frame = read_catalog(csv)
     frame["image_id"] = spelled_as(frame["image_id"], files)
     warn_of_labels(frame, csv)
+    warn_of_sites(frame, csv)
     without_row = sorted(files.keys() - set(frame["image_id"]))
     without_file = sorted(set(frame["image_id"]) - files.keys())
     if without_row or without_file:

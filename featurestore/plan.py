@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featurestore.build import BuildConfig, BuildJob, prepare_build
 from featurestore.decode import decode
+from featurestore.sites import count_sites
 from featurestore.spec import StoreSpec
 from featurestore.writer import image_bytes
 
@@ -22,6 +23,7 @@ class BuildPlan:
     path: Path
     spec: StoreSpec
     n_images: int
+    n_sites: int | None
     n_pending: int
     n_unusable: int
     view_s: float
@@ -38,8 +40,9 @@ class BuildPlan:
         t, made_by = self.spec.tokens, self.spec.made_by
         left_out = f", {self.n_unusable} to be skipped" if self.n_unusable else ""
         days = f" ({self.hours / 24:.2g} days)" if self.hours >= LONG_H else ""
+        sites = f" of {self.n_sites} sites" if self.n_sites else ""
         rooms = "" if self.free_bytes >= self.pending_bytes else "  NOT ENOUGH"
-        return (f"{self.path}: {self.n_images} images, {self.n_pending} to build{left_out}; nothing was written\n"
+        return (f"{self.path}: {self.n_images} images{sites}, {self.n_pending} to build{left_out}; nothing was written\n"
                 f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x {t.grid[1]}) x {t.width}"
                 f"{'' if self.spec.has_patches else ', pooled only'}\n"
                 f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} GB to write, "
@@ -55,8 +58,8 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     view_s = _time_view(job)
     each, n_images = image_bytes(job.spec), len(job.frame) + config.reserve
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return BuildPlan(config.out, job.spec, len(job.frame), job.n_pending, len(job.unusable), view_s, each * n_images,
-                     each * job.n_pending, shutil.disk_usage(config.out.parent).free, peak + 2 * each)
+    return BuildPlan(config.out, job.spec, len(job.frame), count_sites(job.frame), job.n_pending, len(job.unusable), view_s,
+                     each * n_images, each * job.n_pending, shutil.disk_usage(config.out.parent).free, peak + 2 * each)
 
 
 def _time_view(job: BuildJob) -> float:

@@ -6,10 +6,12 @@ where that is certain, refused where a date can be read in two ways, and else to
 
 import itertools
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -70,6 +72,12 @@ def joined_sites(site: Iterable[str], catalog: pd.DataFrame) -> np.ndarray:
     return np.array(share_copies(site, digests_of(catalog)))
 
 
+def has_sites(frame: pd.DataFrame) -> bool:
+    """Whether a catalog has State and Sampling_Date, of some image at least."""
+    absent = [column for column in SITE_COLUMNS if column not in frame or _is_empty(frame[column]).all()]
+    return not absent
+
+
 def count_sites(frame: pd.DataFrame) -> int | None:
     """How many sites the images are of; None where that cannot be told (`doubts_about_sites` may say why)."""
     try:
@@ -83,7 +91,7 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
 
     Nothing is said of a frame without State or Sampling_Date: its folds come from elsewhere.
     """
-    if not set(SITE_COLUMNS) <= set(frame.columns):
+    if not has_sites(frame):
         return []
     try:
         site_of(frame)
@@ -97,6 +105,12 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
             f"spell State and Sampling_Date (2015-07-21) in one way:{list_some(alike)}"]
 
 
+def warn_of_sites(frame: pd.DataFrame, source: Path | str) -> None:
+    """Warn of `doubts_about_sites`; source : where the frame is from."""
+    for doubt in doubts_about_sites(frame):
+        warnings.warn(f"{source}: {doubt}", stacklevel=3)
+
+
 def require_columns(frame: pd.DataFrame, columns: Iterable[str]) -> None:
     """InputError for what folds need and a catalog lacks, or has no value of for some images."""
     columns = list(columns)
@@ -106,10 +120,14 @@ def require_columns(frame: pd.DataFrame, columns: Iterable[str]) -> None:
                          "folds need it: put it in train.csv, then `biomass store extend STORE NEW --data DIR --relabel` copies "
                          "the tokens to a store with it")
     for column in columns:
-        empty = frame[column].isna() | (frame[column].astype(str).str.strip() == "")
+        empty = _is_empty(frame[column])
         if empty.any():
             ids = _ids(frame)[empty].tolist()
             raise InputError(f"column {column} is empty for {len(ids)} images; fill it in or leave them out:" + list_some(ids))
+
+
+def _is_empty(cells: pd.Series) -> pd.Series:
+    return cells.isna() | (cells.astype(str).str.strip() == "")
 
 
 def digests_of(catalog: pd.DataFrame) -> Iterable[str]:

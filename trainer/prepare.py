@@ -13,6 +13,7 @@ from featurestore.backbone import choose_device
 from featurestore.catalog import TARGETS
 from featurestore.errors import InputError, MismatchError
 from featurestore.labels import check_balance, height_remarks
+from featurestore.sites import has_sites, warn_of_sites
 from featurestore.store import FeatureStore
 from trainer import kinds
 from trainer.bank_trainer import BankTrainer, new_trainers
@@ -86,6 +87,18 @@ class Sweep:
         if truth_N5.min() == truth_N5.max():
             remarks.append(f"there is no score: all masses are {truth_N5.max():g} g, and R2 compares errors with how much masses "
                            "differ; check the labels in train.csv")
+        return remarks + self._site_remarks()
+
+    def _site_remarks(self) -> list[str]:
+        if self.folds["site"].duplicated().any():
+            return []
+        remarks = []
+        if not has_sites(self.data.catalog):
+            remarks.append("the catalog does not tell State and Sampling_Date, so each photograph is its own site; where "
+                           "photographs of one visit err together, intervals are too narrow")
+        trained = [point for point in self.config.points if kinds.load(point.head.kind).trained]
+        if any(point.augmentation.mixup.kind == "same_site" for point in trained):
+            remarks.append("augmentation.mixup.kind same_site mixes nothing: no site has two photographs")
         return remarks
 
     @property
@@ -134,8 +147,11 @@ def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype 
         n_folds, repeats = shape_of(folds)
         if isinstance(base.cv.fold, int) and base.cv.fold >= n_folds:
             raise InputError(f"{base.cv.folds}: no fold {base.cv.fold} (cv.fold); its {n_folds} folds are numbered from 0")
+        if not begun:
+            warn_of_sites(data.catalog, data.store.path)
         return Sweep.of(config.with_folds(base.cv.folds, n_folds, repeats), data, folds)
     folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata, base.experiment.seed)
+    warn_of_sites(data.catalog, data.store.path)
     return Sweep.of(config, data, folds)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import stdtrit
 
 from featurestore._interrupts import check_interrupt
 from featurestore.errors import InputError
@@ -26,6 +27,7 @@ from trainer.prepare import Sweep
 from trainer.report import draw_curves, draw_leaderboard
 from trainer.runs import ALL_FILE, WEIGHTS, RunFolder, SweepFolder, SweepResult, head_file
 from trainer.selection import honest_estimate, squared_errors
+from trainer.splits import describe_folds, n_partitions
 from trainer.stream import Split
 from trainer.tokens import TokenReader
 
@@ -193,7 +195,8 @@ def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult], beside
     summary = pd.DataFrame(rows + [_baseline_row(name, each) for name, each in beside.items()])
     honest = _honest(sweep, choices) if choices else None
     judged = _judged(sweep, best) if best else {}
-    notes = _notes(results, _level(sweep, results, site_N, best, comparisons), honest, judged) + sweep.remarks
+    notes = _notes(results, _level(sweep, results, site_N, best, comparisons), honest, judged)
+    notes += [describe_folds(sweep.folds), *(_over_repeats(sweep, scores[best.index]["last"]) if best else []), *sweep.remarks]
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
     draw_leaderboard(summary, folder.path / "leaderboard.png", notes)
@@ -304,6 +307,19 @@ def _level(sweep: Sweep, results: Sequence[PointResult], site_N: np.ndarray, bes
     n_level = sum(not c.apart for c in others)
     some = f"{n_level} of {len(others)} other points cannot" if n_level else f"all {len(others)} other points can"
     return f"{some} be told apart from the best (site-level bootstrap, 95 %)"
+
+
+def _over_repeats(sweep: Sweep, best: Scores) -> list[str]:
+    """The interval of the best point's mean over repeats, and what it covers; nothing where there is none.
+
+    Source: Student's t of the repeats' scores, of which those on the same partition count once: they tell nothing new.
+    """
+    n = n_partitions(sweep.folds)
+    if n < 2 or not np.isfinite(best.sd):
+        return []
+    half = float(-stdtrit(n - 1, 0.025)) * best.sd / np.sqrt(n)
+    return [f"best point: the mean over {n} different regroupings is {best.mean:.4f}, 95 % interval {best.mean - half:.4f} to "
+            f"{best.mean + half:.4f}; it covers the luck of grouping these sites, not other sites: for those see low and high"]
 
 
 def _notes(results: Sequence[PointResult], level: str, honest: Mapping[str, Any] | None,

@@ -15,7 +15,7 @@ import pandas as pd
 from featurestore._bytes import write_whole
 from featurestore.catalog import check_separators, spelled_as
 from featurestore.errors import InputError, UsageError, list_some
-from featurestore.sites import date_of, digests_of, require_columns, share_copies, site_of, state_of
+from featurestore.sites import date_of, digests_of, has_sites, require_columns, share_copies, site_of, state_of
 from trainer.partition import Counts, Measure, draw
 
 KEYS = ["image_id", "site", "group"]
@@ -74,8 +74,9 @@ def read_splits(path: Path, image_ids: Iterable[str], frame: pd.DataFrame | None
     """The folds table of a CSV, ours or another tool's, in the order of `image_ids`.
 
     Columns as `make_splits` leaves them. With a catalog (`frame`, one row an image) it may be another tool's: image_id, and
-    `fold` or r00, r01, ...; what else it has is not looked at, and a site in two folds is warned of. Rows of the ids in
-    `without` are left out.
+    `fold` or r00, r01, ...; what else it has is not looked at, and a site in two folds is warned of. Without State or
+    Sampling_Date in the catalog each photograph is its own site. Copies of a photograph in two folds are warned of, whoever made
+    the table. Rows of the ids in `without` are left out.
 
     Raises InputError if the file cannot be read, an id is unknown, missing or there twice, a fold is not an integer, folds
     are not 0, 1, 2, ..., or a group is in two folds of a repeat.
@@ -91,7 +92,22 @@ def read_splits(path: Path, image_ids: Iterable[str], frame: pd.DataFrame | None
     table = table.set_index("image_id").loc[image_ids].reset_index()
     for repeat in table.columns[len(KEYS):]:
         table[repeat] = _checked_folds(path, table, repeat)
+    if frame is not None:
+        _warn_of_torn_copies(path, table, frame)
     return table
+
+
+def _warn_of_torn_copies(path: Path, folds: pd.DataFrame, frame: pd.DataFrame) -> None:
+    """Say which photographs of equal bytes a repeat holds out apart: their heads learn from what they are scored on."""
+    digests = frame.set_index(frame["image_id"].astype(str))["sha256"] if "sha256" in frame else pd.Series(dtype=str)
+    digest_N = folds["image_id"].map(digests).fillna("")
+    for repeat in folds.columns[len(KEYS):]:
+        known = folds[digest_N != ""].groupby(digest_N[digest_N != ""], sort=False)
+        torn = [" = ".join(f"{image_id} (fold {fold})" for image_id, fold in copies[["image_id", repeat]].to_numpy())
+                for _, copies in known if copies[repeat].nunique() > 1]
+        if torn:
+            warnings.warn(f"{path}: {repeat} holds {len(torn)} photographs and their copies (equal bytes) out apart; scores read "
+                          f"too high where heads learn from what they are scored on:{list_some(torn)}", stacklevel=3)
 
 
 def _of_another_tool(path: Path, table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
@@ -99,9 +115,12 @@ def _of_another_tool(path: Path, table: pd.DataFrame, frame: pd.DataFrame) -> pd
     repeats = [column for column in table.columns if re.fullmatch("fold|r[0-9]{2,}", column)]
     if "image_id" not in table or not repeats:
         raise InputError(f"{path}: columns are {', '.join(table.columns)}; expected image_id, and fold or r00, r01, ...")
-    sites = pd.Series(site_of(frame).to_numpy(), frame["image_id"].astype(str))
     ids = table["image_id"]
-    ours = pd.DataFrame({"image_id": ids, "site": ids.map(sites).fillna(""), "group": ids})
+    if has_sites(frame):
+        sites = pd.Series(site_of(frame).to_numpy(), frame["image_id"].astype(str))
+        ours = pd.DataFrame({"image_id": ids, "site": ids.map(sites).fillna(""), "group": ids})
+    else:
+        ours = pd.DataFrame({"image_id": ids, "site": ids, "group": ids})
     for number, column in enumerate(repeats):
         ours[f"r{number:02d}"] = table[column]
         n_folds = table[column].groupby(ours["site"]).nunique()
@@ -109,6 +128,20 @@ def _of_another_tool(path: Path, table: pd.DataFrame, frame: pd.DataFrame) -> pd
             warnings.warn(f"{path}: {column} has {len(torn)} sites in more than one fold; scores read too high where heads learn "
                           f"from the visit they are scored on (.08 on the contest's data):{list_some(torn)}", stacklevel=3)
     return ours
+
+
+def n_partitions(folds: pd.DataFrame) -> int:
+    """How many of a table's repeats are different partitions; how folds are numbered makes no other one."""
+    return len({pd.factorize(folds[repeat])[0].tobytes() for repeat in folds.columns[len(KEYS):]})
+
+
+def describe_folds(folds: pd.DataFrame) -> str:
+    """Images, sites, folds and repeats of a folds table, in a sentence."""
+    n_folds, repeats = shape_of(folds)
+    n_sites, different = folds["site"].nunique(), n_partitions(folds)
+    sites = ", each its own site," if n_sites == len(folds) else " of 1 site" if n_sites == 1 else f" of {n_sites} sites"
+    told = "all different" if different == repeats else f"only {different} of them different"
+    return f"{len(folds)} images{sites} in {n_folds} folds" + (f"; {repeats} repeats, {told}" if repeats > 1 else "")
 
 
 def shape_of(folds: pd.DataFrame) -> tuple[int, int]:
@@ -141,16 +174,22 @@ def _stratum_of(frame: pd.DataFrame, strata: list[str]) -> np.ndarray:
 
 def _check_enough(group: pd.Series, n_folds: int, groups: str) -> None:
     n_groups = group.nunique()
+    if n_groups == 1:
+        raise InputError(f"all {len(group)} images are of one {groups}, {group.iloc[0]}; it stays in one fold, so none can be "
+                         "held out. To train on them alone, deal them into folds yourself: --folds FILE, a CSV with the columns "
+                         "image_id,fold (0, 1, ...). Scores then tell of further photographs of this visit, not of other visits")
     if n_groups < n_folds:
         raise InputError(f"{n_folds} folds (cv.n_folds) but the images have {n_groups} groups by {groups}; "
-                         "a group stays in one fold, so choose fewer folds or more images")
+                         f"a group stays in one fold, so set cv.n_folds to {n_groups} or less, or add images")
 
 
 def _check_state(group: pd.Series, n_folds: int, repeats: int) -> None:
     names = sorted(set(group))
-    if len(names) < 2 or n_folds != len(names):
+    if len(names) == 1:
+        raise InputError(f"groups 'state' leaves each State out once, and all images are of {names[0]}; set cv.groups to site")
+    if n_folds != len(names):
         raise InputError(f"groups 'state' leaves each State out once: there are {len(names)} ({', '.join(names)}), "
-                         f"cv.n_folds is {n_folds}; make them equal, and 2 or more")
+                         f"cv.n_folds is {n_folds}; set it to {len(names)}")
     if repeats != 1:
         raise InputError(f"groups 'state' has one way to make folds, cv.repeats is {repeats}; set it to 1")
 

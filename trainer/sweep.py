@@ -36,7 +36,7 @@ from trainer.results import (
     save_regressor,
 )
 from trainer.runs import RunFolder, SweepFolder, SweepResult, read_json
-from trainer.splits import save_splits
+from trainer.splits import describe_folds, save_splits
 from trainer.stream import everything
 from trainer.tokens import TokenReader
 
@@ -44,15 +44,16 @@ from trainer.tokens import TokenReader
 def describe_plan(sweep: Sweep) -> str:
     """Heads, passes, bytes, memory; hours by a step timed here."""
     plan = sweep.plan()
+    size = f"folds    {describe_folds(sweep.folds)}\n{plan}"
     if not plan.passes:
-        return str(plan)
+        return size
     notes = "".join(f"\nnote     {remark}" for remark in sweep.remarks)
     if refusal := too_large(plan, sweep.data.device):
-        return f"{plan}\nrefused  {refusal}{notes}"
+        return f"{size}\nrefused  {refusal}{notes}"
     reader = sweep.reader()
     step_s = _step_s(sweep, plan.passes[0], reader)
     hours = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size) / 3600
-    return f"{plan}\ntokens   {reader.residency}\ntime     about {hours:.2g} h: a step takes {1000 * step_s:.0f} ms here{notes}"
+    return f"{size}\ntokens   {reader.residency}\ntime     about {hours:.2g} h: a step takes {1000 * step_s:.0f} ms here{notes}"
 
 
 def _step_s(sweep: Sweep, points: Sequence[int], reader: TokenReader) -> float:
