@@ -39,12 +39,21 @@ class Regressor:
     own_space = False
     """True: chooses the spaces it is fitted in itself, and is handed grams."""
 
+    saved: Mapping[str, str] = {}
+    """Name and type (F32, F64) of each array of a fit. A name ends in its axes: F features, K masses, M any number."""
+
     report_only = False
     """True: cannot be saved, `fit_predict` is all there is and overridden."""
 
     def fit_bytes(self, n_rows: int, n_features: int) -> int:
         """About what a fit needs."""
         return 8 * n_rows * (self.copies * n_features + self.squares * n_rows)
+
+    def tensors(self, n_features: int, n_masses: int) -> dict[str, tuple[str, tuple[int | str, ...]]] | None:
+        """Type and shape of each array of a saved fit; None for a kind that does not say what it saves."""
+        sizes = {"F": n_features, "K": n_masses}
+        shapes = {name: tuple(sizes.get(axis, axis) for axis in name.rsplit("_", 1)[1]) for name in self.saved}
+        return {name: (dtype, shapes[name]) for name, dtype in self.saved.items()} or None
 
     def fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         """What is to be saved: plain arrays, no larger than prediction needs.
@@ -85,6 +94,7 @@ class KernelRegressor(Regressor):
     """
 
     squares = 4
+    saved = {"center_F": "F64", "scale_F": "F64", "support_MF": "F32", "coef_MK": "F64", "gamma_K": "F64", "intercept_K": "F64"}
 
     def solve(self, support_NF: np.ndarray, u_NK: np.ndarray, n_varying: int, group_N: np.ndarray) -> tuple[np.ndarray, ...]:
         """gamma_K, coef_NK and intercept_K. n_varying features differ between rows: squared distances are near 2 n_varying."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from featurestore._bytes import appears_whole, check_writable, remove, write_whole
@@ -20,6 +19,9 @@ from featurestore.store import FeatureStore
 from trainer import kinds
 from trainer.config import PointConfig, dump_yaml
 from trainer.grid import load_point, safe_name
+from trainer.heads import HeadShape
+from trainer.metrics import MASSES
+from trainer.saved import Kept, read_head
 
 WEIGHTS = ("best", "last")
 ALL_FILE = "{which}_all.safetensors"  # of a head trained on every image
@@ -78,12 +80,24 @@ class RunFolder:
             save_file(state, partial)
 
     def heads(self, which: str, folds: list[int] | None = None, without: Collection[str] = ()) -> dict[str, dict[str, Tensor]]:
-        """File name and tensors of all heads or of some folds', less some files. InputError if one is missing or damaged."""
+        """File name and tensors of all heads or of some folds', less some files.
+
+        InputError if one is missing or damaged, MismatchError if it holds other tensors than a head of this run.
+        """
         files = [self.path / "weights" / name for name in self.head_files(which, folds) if name not in without]
         if missing := [f.name for f in files if not f.is_file()]:
             raise InputError(f"{self.path}: no {which} weights {', '.join(missing)}; the run is unfinished, a head "
                              "failed, or files were lost; choose other --folds or --weights")
-        return {f.name: _load_head(f) for f in files}
+        expected = self._head_tensors()
+        return {f.name: read_head(f, expected) for f in files}
+
+    def _head_tensors(self) -> dict[str, Kept] | None:
+        """Type and shape of each tensor of a saved head; None for a kind that does not say."""
+        config, tokens = self.config, self.spec.tokens
+        kind = kinds.load(config.head.kind)
+        if kind.trained:
+            return {name: ("F32", shape) for name, shape in HeadShape.of(config, tokens, self.states).tensors().items()}
+        return kind.tensors(len(config.head.features) * tokens.width, len(MASSES))
 
     def splits(self, folds: list[int] | None = None) -> list[tuple[int, int] | None]:
         """(repeat, fold) of each head that `heads` gives, in its order; None for the one that learned on every image."""
@@ -237,13 +251,6 @@ def _failure(point: Mapping) -> str | None:
     steps = point.get("failed_at_batch")
     known = f"its loss was no longer finite after {min(steps.values())} steps" if steps else None
     return point.get("failed") or known
-
-
-def _load_head(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as err:
-        raise InputError(f"{path}: damaged weights ({err}); train the run again") from err
 
 
 def dump_json(value: Mapping) -> str:

@@ -17,6 +17,8 @@ class Pls(Regressor):
     Least Squares (PLS) methods, with emphasis on the two-block case.
     """
 
+    saved = {"weight_FK": "F64", "bias_K": "F64"}
+
     def _fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         center_F, scale_F = moments(x_NF)
         mean_K, std_K = unit_moments(y_NK)

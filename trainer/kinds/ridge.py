@@ -18,6 +18,7 @@ class Ridge(Regressor):
     """
 
     own_space = True
+    saved = {"weight_raw_FK": "F64", "bias_raw_K": "F64", "weight_log_FK": "F64", "bias_log_K": "F64"}
     copies = 8  # 4.2 seen for 285 x 7,680, 5.9 for 6,000 x 1,280, 7.6 for 3,000 x 2,000
 
     def _fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:

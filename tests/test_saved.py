@@ -1,0 +1,157 @@
+"""Heads of somebody else's, or spoilt: what a file says it holds is compared with what its run makes, before it is read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import biomass
+from safetensors.torch import load_file, save_file
+
+from featurestore.errors import InputError, MismatchError
+from predictor.member import Member
+from trainer import kinds
+from trainer.runs import RunFolder
+from trainer.saved import read_header
+
+HEAD = "weights/last_fold0.safetensors"
+
+
+@pytest.fixture
+def run(sweep, tmp_path) -> Path:
+    """A copy of the density run, whose head is to be spoilt."""
+    return copied(sweep, "density", tmp_path)
+
+
+def copied(sweep: Path, kind: str, tmp_path: Path) -> Path:
+    found, = sweep.glob(f"*kind-{kind}")
+    return Path(shutil.copytree(found, tmp_path / found.name))
+
+
+def write(path: Path, entries: list[tuple[str, str, list[int]]], data: bytes) -> None:
+    """A safetensors file as its header is given: name, type and shape one after another, equal names too."""
+    at, parts, sizes = 0, [], {"F32": 4, "I32": 4, "F64": 8}
+    for name, dtype, shape in entries:
+        end = at + sizes[dtype] * int(np.prod(shape))
+        parts.append(f'{json.dumps(name)}:{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{at},{end}]}}')
+        at = end
+    header = ("{" + ",".join(parts) + "}").encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+
+
+def entries_of(path: Path) -> list[tuple[str, str, list[int]]]:
+    return [(name, dtype, list(shape)) for name, (dtype, shape) in read_header(path).items()]
+
+
+def body_of(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little"):]
+
+
+def as_i32(path: Path) -> None:
+    write(path, [(name, "I32", shape) for name, _, shape in entries_of(path)], body_of(path))
+
+
+def with_another(path: Path) -> None:
+    save_file(load_file(path) | {"extra.weight": torch.zeros(3)}, path)
+
+
+def with_one_less(path: Path) -> None:
+    save_file(dict(list(load_file(path).items())[1:]), path)
+
+
+def of_another_shape(path: Path) -> None:
+    save_file({name: tensor[..., None] for name, tensor in load_file(path).items()}, path)
+
+
+def in_float64(path: Path) -> None:
+    save_file({name: tensor.double() for name, tensor in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize("spoil, says", [
+    (as_i32, r"density\.bias: I32 \[5\], expected F32 \[5\]"), (with_another, r"extra\.weight: not expected"),
+    (with_one_less, "missing"), (of_another_shape, r"density\.bias: F32 \[5, 1\], expected F32 \[5\]"),
+    (in_float64, "F64")])
+def test_K10_names_types_and_shapes_must_be_those_of_the_run(run, spoil, says):
+    spoil(run / HEAD)
+    with pytest.raises(MismatchError, match=says) as raised:
+        Member.load(run)
+    assert str(run / HEAD) in str(raised.value)
+
+
+def equal_names(path: Path) -> None:
+    entries, body = entries_of(path), body_of(path)
+    name, dtype, shape = entries[0]
+    write(path, [*entries, (name, dtype, shape)], body + bytes(4 * int(np.prod(shape))))
+
+
+def a_million_empty_tensors(path: Path) -> None:
+    write(path, [*entries_of(path), *((f"x{i}", "F32", [0]) for i in range(1_000_000))], body_of(path))
+
+
+def not_finite(path: Path) -> None:
+    tensors = load_file(path)
+    tensors["density.weight"][2, 3] = torch.nan
+    save_file(tensors, path)
+
+
+def no_header(path: Path) -> None:
+    path.write_bytes((5).to_bytes(8, "little") + b"[1,2]")
+
+
+def nested(path: Path) -> None:
+    path.write_bytes((60_000).to_bytes(8, "little") + b"[" * 60_000)
+
+
+@pytest.mark.parametrize("spoil, says", [
+    (equal_names, "is there twice"), (a_million_empty_tensors, r"a header of \d+ bytes, at most 65536 are read"),
+    (not_finite, r"values of density\.weight are not finite"), (no_header, "damaged"), (nested, "damaged"),
+    (lambda path: path.write_bytes(b""), "damaged"), (lambda path: path.write_bytes(path.read_bytes()[:-1]), "damaged")],
+    ids=["equal names", "a million", "NaN", "no header", "nested", "empty", "cut"])
+def test_K10_a_file_that_is_no_heads_is_refused(run, spoil, says):
+    spoil(run / HEAD)
+    with pytest.raises(InputError, match=says) as raised:
+        Member.load(run)
+    assert str(run / HEAD) in str(raised.value)
+
+
+@pytest.mark.parametrize("kind, name", [("ridge", "weight_raw_FK"), ("gpr", "coef_MK")])
+def test_K10_regressors_are_compared_as_well(sweep, tmp_path, kind, name):
+    run = copied(sweep, kind, tmp_path)
+    Member.load(run)
+    tensors = load_file(run / HEAD)
+    save_file(tensors | {name: tensors[name].to(torch.int32)}, run / HEAD)
+    with pytest.raises(MismatchError, match=rf"{name}: I32"):
+        Member.load(run)
+    save_file(tensors | {name: tensors[name][:-1].contiguous()}, run / HEAD)
+    with pytest.raises(MismatchError, match=rf"{name}: F64 .*, expected F64|support_MF: F32 .*, expected F32"):
+        Member.load(run)
+
+
+@pytest.mark.parametrize("name", ["ridge", "kernel_ridge", "svr", "pls", "gpr"])
+def test_K10_a_regressor_saves_what_it_says(name):
+    rng = np.random.default_rng(0)
+    kind, x_NF = kinds.load(name), rng.normal(size=(30, 4))
+    state = kind.fit(x_NF, rng.gamma(2, 1, (30, 5)), np.arange(30) % 6, 0)
+    said = kind.tensors(4, 5)
+    assert state.keys() == said.keys()
+    for key, (dtype, axes) in said.items():
+        assert state[key].dtype == {"F32": np.float32, "F64": np.float64}[dtype]
+        assert all(axis in ("M", size) for axis, size in zip(axes, state[key].shape, strict=True))
+
+
+def test_K10_every_head_that_was_saved_is_still_read(sweep):
+    for run in sweep.glob("*kind-*"):
+        assert len(RunFolder(run).heads("last")) == 2
+
+
+def test_K10_predict_and_bundle_refuse_a_foreign_head(sweep, pasture, tmp_path):
+    run = copied(sweep, "density", tmp_path)
+    as_i32(run / HEAD)
+    out = tmp_path / "submission.csv"
+    command = ["--data", pasture, "--backbone-weights", "random", "--device", "cpu"]
+    message = biomass("predict", "--run", run, *command, "--out", out, code=5).stderr
+    assert f"{run / HEAD}: not a head of this run" in message and not out.exists()
+    assert "not a head of this run" in biomass("bundle", run, "--out", tmp_path / "bundle", code=5).stderr
