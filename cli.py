@@ -67,7 +67,7 @@ def _signals(after: str) -> Iterator[None]:
 
     Where unwinding waits for a checkpoint, a second one within GRACE_S is taken for the same wish: schedulers repeat theirs.
     """
-    from featurestore._interrupts import check_interrupt, interrupt, is_deferred
+    from featurestore._interrupts import check_interrupt, interrupt, is_deferred, way_on
 
     asked: list[float] = []
 
@@ -81,7 +81,8 @@ def _signals(after: str) -> Iterator[None]:
         if asked:
             signal.raise_signal(number)
         asked.append(time.monotonic())
-        click.echo(f"stopping{after}" + (f"; once more after {GRACE_S} s kills" if waits else ""), err=True)
+        then = after or (f"; {way_on()}" if way_on() else "")
+        click.echo(f"stopping{then}" + (f"; once more after {GRACE_S} s kills" if waits else ""), err=True)
         interrupt(128 + number)
 
     before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -92,6 +93,7 @@ def _signals(after: str) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+        interrupt(None)  # what runs in this process afterwards was not asked to stop
 
 
 @main.group()
@@ -392,7 +394,7 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
     """
     from trainer._watch import bus_errors_explained
 
-    with plain_errors("" if plan else "; biomass train --resume SWEEP goes on from here"), bus_errors_explained():
+    with plain_errors(), bus_errors_explained():  # what goes on after a signal is known once there is a sweep's folder
         from featurestore.errors import IN_PART, InputError, UsageError
         from trainer.grid import SweepConfig
         from trainer.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 _code: int | None = None
 _deferred = False
+_way_on = ""
 
 
 def interrupt(code: int | None) -> None:
@@ -31,12 +32,17 @@ def check_interrupt() -> None:
         raise SystemExit(_code)
 
 
+def way_on() -> str:
+    """How what is under way now can be taken up after a signal; empty where nothing can be."""
+    return _way_on
+
+
 @contextmanager
-def deferred_interrupts() -> Iterator[None]:
-    """In this block a signal unwinds at a `check_interrupt` only."""
-    global _deferred
-    _deferred = True
+def deferred_interrupts(way_on: str = "") -> Iterator[None]:
+    """In this block a signal unwinds at a `check_interrupt` only; `way_on` says how to go on afterwards."""
+    global _deferred, _way_on
+    _deferred, _way_on = True, way_on
     try:
         yield
     finally:
-        _deferred = False
+        _deferred, _way_on = False, ""

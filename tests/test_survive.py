@@ -18,6 +18,7 @@ from commands import biomass
 from safetensors.torch import load_file
 from sweeps import config, write_store
 
+from featurestore._interrupts import check_interrupt
 from featurestore.errors import InputError, StoreDamaged
 from trainer.checkpoint import Checkpoint
 from trainer.grid import SweepConfig
@@ -112,8 +113,23 @@ def stopped(store, tmp_path_factory):
 
 def test_sigterm_sent_twice_leaves_a_checkpoint_and_143(stopped):
     folder, code, message = stopped
-    assert code == 143 and "biomass train --resume" in message
+    assert code == 143 and f"stopping; biomass train --resume {folder} goes on from here" in message
     assert list(folder.glob("checkpoints/*.safetensors")) and not (folder / "summary.json").exists()
+
+
+def test_a_signal_before_there_is_a_sweep_promises_nothing(tmp_path, store, monkeypatch):
+    """With a folder's name it is tested above; here the store is being opened."""
+    config(tmp_path, store)
+    monkeypatch.setattr("trainer.sweep.prepare_sweep", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    said = biomass("train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu", code=130).stderr
+    assert said == "stopping\n" and not (tmp_path / "runs").exists()
+
+
+def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(whole, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "a sweep")
+    monkeypatch.setattr("trainer.sweep._refit", lambda *_: signal.raise_signal(signal.SIGINT) or check_interrupt())
+    said = biomass("train", "--resume", folder, "--fold", "all", code=130).stderr
+    assert f"stopping; biomass train --resume '{folder}' --fold all goes on from here" in said
 
 
 def test_a_stopped_sweep_goes_on_to_the_same_heads(stopped):

@@ -1,5 +1,6 @@
 """run_sweep: the one training loop. Every head of every point and fold learns from one read of the rows."""
 
+import shlex
 import sys
 import time
 import warnings
@@ -154,7 +155,9 @@ def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], who
     store = sweep.data.store.path
     explain_bus_error(f"{store} was cut or replaced while it was read (SIGBUS); bring it back, see that `biomass store verify "
                       f"{store}` finds it whole, then `biomass train --resume {folder.path}` goes on")
-    with locked(folder.path / "sweep"), deferred_interrupts():
+    asked = " --fold all" if whole and sweep.base.cv.fold != "all" else ""
+    way_on = f"biomass train --resume {shlex.quote(str(folder.path))}{asked} goes on from here"
+    with locked(folder.path / "sweep"), deferred_interrupts(way_on):
         reader = sweep.reader()
         result = folder.result() if folder.is_finished else _train(sweep, folder, passes, reader, progress)
         if whole and (failure := _refit(sweep, folder, result, reader, progress)):
