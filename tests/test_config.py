@@ -37,7 +37,7 @@ def test_a_sweep_without_axes_is_one_point(load):
 
 def test_defaults_are_the_first_experiment(load):
     base = load().base
-    assert (base.trainer.num_epochs, base.optimization.ema_decay, base.head.dropout) == (200, 0.997, 0.2)
+    assert (base.trainer.num_epochs, base.optimization.average_decay(1600), base.head.dropout) == (200, 0.997, 0.2)
     assert base.loss.main_weights == [1.0, 0.5, 0.3] and base.augmentation.mixup.disable_ratio == 0.2
 
 
@@ -260,7 +260,8 @@ def test_the_first_experiment_is_the_defaults_and_its_grid(load):
     sweep = SweepConfig.load(CONFIGS[0].with_name("exp013_dinov3.yaml"))
     given_there = {"experiment.seed": 42, "backbone.model_name": "vit_huge_plus_patch16_dinov3",
                    "backbone.hidden_dim": 1280, "backbone.num_patches": 3600, "dataset.img_size": 960,
-                   "dataset.num_aug_patterns": 20, "optimization.lr": 2e-3, "optimization.weight_decay": 1e-2}
+                   "dataset.num_aug_patterns": 20, "optimization.lr": 2e-3, "optimization.weight_decay": 1e-2,
+                       "optimization.ema_decay": 0.997}  # at its 1600 steps the default's own
     assert len(sweep.points) == 6 and sweep.base == load(MINIMAL, given_there).base
 
 

@@ -205,6 +205,11 @@ class TrainerConfig(Section):
     """Write TensorBoard events beside metrics.jsonl; needs the package tensorboard."""
 
 
+def forgetting(n_steps: int) -> float:
+    """The decay, 0.997 or less, by which 1 % of the first weights is left after so many steps."""
+    return min(0.997, 0.01 ** (1 / n_steps))
+
+
 class OptimizationConfig(Section):
     lr: PositiveNumber
     """Peak learning rate of AdamW."""
@@ -218,11 +223,16 @@ class OptimizationConfig(Section):
     use_ema: bool = True
     """Score and save the moving average of the weights."""
 
-    ema_decay: BelowOne = 0.997
-    """Share of itself the average keeps at a step: 0.997 looks back over some 300."""
+    ema_decay: BelowOne | None = None
+    """Share of itself the average keeps at a step: 0.997 looks back over some 300. null = 0.997, or less where training is so
+    short (below 1,533 steps) that more than 1 % of the first weights would be left."""
 
     ema_start_ratio: Share = 0.025
     """First part of the steps, in which the average follows the weights exactly."""
+
+    def average_decay(self, n_steps: int) -> float:
+        """`ema_decay` of a training of so many steps."""
+        return forgetting(n_steps) if self.ema_decay is None else self.ema_decay
 
 
 class MixupConfig(Section):

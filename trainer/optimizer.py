@@ -59,7 +59,7 @@ class BankOptimizer:
     def _average_weight(self, point: PointConfig) -> float:
         settings = point.optimization
         begun = settings.use_ema and self.n_done > settings.ema_start_ratio * self.n_steps
-        return 1 - settings.ema_decay if begun else 1.0
+        return 1 - settings.average_decay(self.n_steps) if begun else 1.0
 
 
 def _slice(tensor: Tensor, q: int, g: int) -> nn.Parameter:

@@ -17,7 +17,7 @@ from featurestore.sites import has_sites, warn_of_sites
 from featurestore.store import FeatureStore
 from trainer import kinds
 from trainer.bank_trainer import BankTrainer, new_trainers
-from trainer.config import BalanceTolerance, PointConfig
+from trainer.config import BalanceTolerance, PointConfig, forgetting
 from trainer.data import TrainingData
 from trainer.events import writer_class
 from trainer.grid import SweepConfig
@@ -76,10 +76,10 @@ class Sweep:
     def remarks(self) -> list[str]:
         """What somebody who chose these settings may not have meant, a sentence each."""
         n_steps = max(1, self.n_batches // self.base.trainer.gradient_accumulation_steps)
-        decays = {point.optimization.ema_decay for point in self.config.points
+        decays = {point.optimization.average_decay(n_steps) for point in self.config.points
                   if kinds.load(point.head.kind).trained and point.optimization.use_ema}
         remarks = [f"optimization.ema_decay {decay:g} leaves {decay**n_steps:.0%} of the first weights in the averages after all "
-                   f"{n_steps} steps; lower it, to {0.01**(1 / n_steps):.2g} say, or train longer"
+                   f"{n_steps} steps; lower it, to {forgetting(n_steps):.2g} say, or train longer"
                    for decay in sorted(decays) if decay**n_steps > MOST_LEFT]
         if told := self.base.cv.lone_fold:
             remarks.append(told)
