@@ -106,9 +106,12 @@ def test_a_saved_head_is_a_plain_torch_module_with_equal_output(tmp_path, store,
 
 
 def test_heads_learn_what_the_tokens_hold(finished):
+    """What is needed to learn is test_learning's; this is how far thirty epochs come here: .68 and .61."""
     summary = finished.summary.set_index("name")
-    assert summary["score_last"].iloc[0] > summary.loc["mean", "score_last"] + 0.1
-    assert finished.summary["sd_last"].iloc[0] >= 0
+    fast = summary[summary["optimization.lr"] == 3e-2]
+    assert len(fast) == 2 and (fast["score_last"] > 0.55).all() and fast["score_last"].max() > 0.64
+    assert 0.15 < summary.loc["mean", "score_last"] < 0.3
+    assert (fast["sd_last"] > 0).all()
 
 
 def test_a_sweep_leaves_what_the_readme_lists(finished):
