@@ -234,8 +234,9 @@ def _refuse_swappable(frame: pd.DataFrame, written: pd.Series, parsed: pd.Series
                 of_text[text, str(each)].append(image_id)
         lines = [f"{text} ({ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}) beside {beside[name]}"
                  for (text, name), ids in of_text.items()]
-        raise InputError(f"Sampling_Date: day and month of {len(lines)} dates could be swapped, so one visit may be two sites; "
-                         f"write all dates as 2015-07-21:{list_some(lines)}")
+        raise InputError("Sampling_Date: day and month of these dates could be swapped, so one visit may be two sites; write all "
+                         "dates of train.csv as 2015-07-21 (a store that is there takes them by `biomass store extend STORE NEW "
+                         f"--data DIR --relabel`):{list_some(lines)}")
 
 
 def _one_case(texts: pd.Series) -> pd.Series:

@@ -37,7 +37,7 @@ def test_K2_build_warns_of_dates_that_train_refuses(pasture, tmp_path):
     dates = ["03/04/2015", "2015-04-03", "2015/5/5", "2015/5/5", "2015/5/5", "2015/5/5"]
     data = photographs(pasture, tmp_path, State="Tas", Sampling_Date=dates)
     built = biomass(*BUILD, "--data", data, "--out", tmp_path / "f.h5")
-    assert f"warning: {data / 'train.csv'}: Sampling_Date: day and month of 1 dates could be swapped" in built.stderr
+    assert f"warning: {data / 'train.csv'}: Sampling_Date: day and month of these dates could be swapped" in built.stderr
     assert "sites" not in built.stdout
 
 

@@ -61,13 +61,13 @@ def test_sites_do_not_depend_on_the_order_of_images():
 @pytest.mark.parametrize("beside", ["2015-04-03", "2015/3/4", "3 April 2015", "2015-04-03 10:00"])
 def test_K2_a_day_and_month_that_could_be_swapped_are_refused(beside):
     frame = visits("03/04/2015", "03/04/2015", "2015/9/9", beside)
-    with pytest.raises(InputError, match=r"1 dates could be swapped.*as 2015-07-21:\n  03/04/2015 \(ID0 and 1 more\)"):
+    with pytest.raises(InputError, match=r"dates could be swapped.*as 2015-07-21 .*:\n  03/04/2015 \(ID0 and 1 more\)"):
         site_of(frame)
     assert count_sites(frame) is None and "03/04/2015" in doubts_about_sites(frame)[0]
 
 
 def test_K2_swapped_dates_are_refused_where_both_orders_are_there():
-    with pytest.raises(InputError, match=r"2 dates could be swapped(?s:.*)\n  3/4/2015 \(ID0\) beside 4/3/2015\n  4/3/2015"):
+    with pytest.raises(InputError, match=r"dates could be swapped(?s:.*)\n  3/4/2015 \(ID0\) beside 4/3/2015\n  4/3/2015"):
         site_of(visits("3/4/2015", "4/3/2015", "21/7/2015", "7/21/2015"))
 
 

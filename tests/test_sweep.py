@@ -188,7 +188,7 @@ def test_the_command_line_says_how_many_passes(tmp_path, store):
     biomass(*arguments, "--out", tmp_path / "runs")
     folder, = (tmp_path / "runs").iterdir()
     assert json.loads((folder / "sweep.json").read_text())["passes"] == [[0, 1], [2, 3]]
-    assert "--resume takes folds and passes" in biomass("train", "--resume", folder, "--passes", 2, code=2).stderr
+    assert "--resume takes folds, images and passes" in biomass("train", "--resume", folder, "--passes", 2, code=2).stderr
 
 
 def test_a_pass_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, store, monkeypatch):

@@ -174,8 +174,10 @@ def _stratum_of(frame: pd.DataFrame, strata: list[str]) -> np.ndarray:
 
 def _check_enough(group: pd.Series, n_folds: int, groups: str) -> None:
     n_groups = group.nunique()
+    if n_groups == 1 and groups == "date":
+        raise InputError(f"all {len(group)} images are of one date, {group.iloc[0]}; none can be held out, set cv.groups to site")
     if n_groups == 1:
-        raise InputError(f"all {len(group)} images are of one {groups}, {group.iloc[0]}; it stays in one fold, so none can be "
+        raise InputError(f"all {len(group)} images are of one site, {group.iloc[0]}; it stays in one fold, so none can be "
                          "held out. To train on them alone, deal them into folds yourself: --folds FILE, a CSV with the columns "
                          "image_id,fold (0, 1, ...). Scores then tell of further photographs of this visit, not of other visits")
     if n_groups < n_folds:
