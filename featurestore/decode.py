@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from featurestore.errors import InputError, list_some
-from featurestore.images import Crop, inspect_photograph, read_photograph, thumbnail
+from featurestore.images import Crop, inspect_photograph, naming_memory, read_photograph, thumbnail
 
 AHEAD = 4  # a slow file must not stop the backbone
 
@@ -53,9 +53,11 @@ def decode_ahead(paths: Mapping[Hashable, Path], crop: Crop, thumb: tuple[int, i
 def decode(path: Path, crop: Crop, thumb: tuple[int, int] | None = None) -> Decoded:
     """One photograph, decoded and cropped; the same for building a store and for predicting."""
     photograph = read_photograph(path)
+    with naming_memory(path):
+        small = thumbnail(photograph.pixels_HW3, *thumb) if thumb else None
+        tiles_THW3 = torch.from_numpy(crop(photograph.pixels_HW3))
     facts = {"sha256": photograph.sha256, "width": photograph.width, "height": photograph.height, "status": "ok"}
-    small = thumbnail(photograph.pixels_HW3, *thumb) if thumb else None
-    return Decoded(torch.from_numpy(crop(photograph.pixels_HW3)), small, facts)
+    return Decoded(tiles_THW3, small, facts)
 
 
 def check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@
       StoreDamaged               4     a store's bytes are not what they were
       MismatchError              5     two things that must agree (backbone, fingerprint, dtype) do not
       LockedError                75    another process is writing here (EX_TEMPFAIL: try again)
+      MemoryShortError           75    there is not enough memory for this at the moment
 
 6 (IN_PART) is no error: a part of the work could not be done, the rest is there.
 A message says where, what was found, what was expected and what to do.
@@ -38,6 +39,10 @@ class MismatchError(BiomassError):
 
 
 class LockedError(BiomassError):
+    exit_code = 75
+
+
+class MemoryShortError(BiomassError):
     exit_code = 75
 
 

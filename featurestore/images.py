@@ -21,7 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from featurestore._maps import TOO_MANY
-from featurestore.errors import InputError
+from featurestore.errors import InputError, MemoryShortError
 
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; below Pillow's own warning limit of 89.5 million
 ASPECT_TOLERANCE = 0.05
@@ -66,15 +66,16 @@ def read_photograph(path: Path) -> Photograph:
     Gray is repeated, 16-bit gray is scaled (round(x / 257)), of 16-bit colour the high byte is taken, CMYK is inverted
     as Adobe writes it, transparency of any kind is laid over white; of several frames the first counts.
 
-    Raises InputError, naming the file, for everything `inspect_photograph` refuses and for pixels that do not decode.
+    Raises InputError, naming the file, for everything `inspect_photograph` refuses and for pixels that do not decode;
+    MemoryShortError if memory is not enough for it.
     """
-    with _naming(path):
+    with naming_memory(path), _naming(path):
         data = Path(path).read_bytes()
         header = _read_header(io.BytesIO(data))
         image = to_rgb(_decode(data, header))
-    if header.orientation in UPRIGHT:
-        image = image.transpose(UPRIGHT[header.orientation])
-    return Photograph(np.asarray(image), hashlib.sha256(data).hexdigest())
+        if header.orientation in UPRIGHT:
+            image = image.transpose(UPRIGHT[header.orientation])
+        return Photograph(np.asarray(image), hashlib.sha256(data).hexdigest())
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -170,6 +171,16 @@ def _check_patches(image_size: int, patch_size: int) -> None:
         below = image_size // patch_size * patch_size
         sizes = " or ".join(str(size) for size in (below, below + patch_size) if size > 0)
         raise InputError(f"image size {image_size} is not a multiple of the patch size {patch_size}; use {sizes}")
+
+
+@contextmanager
+def naming_memory(path: Path) -> Iterator[None]:
+    """Turn a MemoryError into MemoryShortError that names the photograph: it is sound, so it must not be skipped as damaged."""
+    try:
+        yield
+    except MemoryError as err:
+        raise MemoryShortError(f"{path}: not enough memory to decode it; free some or raise the limit and start again, or shrink "
+                               "the photograph") from err
 
 
 @contextmanager

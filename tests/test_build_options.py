@@ -168,3 +168,14 @@ def test_B15_a_plan_counts_what_would_be_skipped(data, tmp_path):
     photographs(data)[0].unlink()
     said = build(data, tmp_path / "f.h5", "--skip-missing", "--plan").stdout
     assert "5 to build, 1 to be skipped" in said
+
+
+@pytest.mark.parametrize("place", ["featurestore.images.to_rgb", "featurestore.images.Crop.__call__"], ids=["decode", "crop"])
+def test_a_photograph_that_memory_is_short_for_is_named_and_not_skipped(data, tmp_path, monkeypatch, place):
+    def short(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(place, short)
+    stderr = build(data, tmp_path / "f.h5", "--skip-missing", code=75).stderr
+    assert f"/{photographs(data)[0].name}: not enough memory to decode it" in stderr
+    assert FeatureStore.open(tmp_path / "f.h5").skipped == []
