@@ -98,7 +98,7 @@ def test_too_many_folds_are_refused_with_the_number_that_works(groups, n_folds, 
 def test_one_state_or_date_is_told_to_take_sites(groups):
     """Which work then."""
     frame = pasture(range(6), states=("Tas",)) if groups == "state" else pasture(range(6)).assign(Sampling_Date="2015/9/4")
-    with pytest.raises(InputError, match="images are of .*; set cv.groups to site"):
+    with pytest.raises(InputError, match="images are of .* set cv.groups to site"):
         make_splits(frame, 2, 1, groups, [], 0)
     assert make_splits(frame, 2, 1, "site", [], 0)["r00"].nunique() == 2
 
