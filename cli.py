@@ -565,7 +565,8 @@ def completion(shell: str) -> None:
 def doctor(path: Path | str, as_json: bool) -> None:
     """Say what is wrong with the installation, machine or folder.
 
-    Checks packages, torch, CPU, memory, and the folder or store at PATH, or the store at URL and the folder for its rows.
+    Checks packages, torch, CPU, memory, and the folder, data or store at PATH, or the store at URL and the folder for
+    its rows. A folder with train.csv or test.csv is one of data: its tables and the photographs' headers are read.
 
     Exit code 3 if something will break.
     """

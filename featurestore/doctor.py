@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from featurestore.about import DISTRIBUTION
+from featurestore.checks import FAIL, OK, WARN, Check
 from featurestore.errors import BiomassError
 from featurestore.urls import CACHE, default_root, is_url, without_token
 
-OK, WARN, FAIL = "ok", "warn", "FAIL"
+TABLES = ("train.csv", "test.csv")  # what makes a folder one of data
 PAGE = 4096
 HOLE_BYTES = 16 << 20
 LITTLE_ROOM = 10**9
@@ -46,17 +47,6 @@ devices = [torch.cuda.get_device_properties(i) for i in range(n)]
 print(json.dumps({"cuda": torch.version.cuda, "said": [str(each.message) for each in said],
                   "devices": [f"{each.name}, {each.total_memory / 1e9:.0f} GB" for each in devices]}))
 """
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the report: ok; warn, it works and should be known; or FAIL, something will break."""
-
-    name: str
-    level: str
-    found: str
-    advice: str = ""
-    """What to do; empty where all is well."""
 
 
 def examine(path: Path | str) -> list[Check]:
@@ -276,14 +266,31 @@ def check_served(url: str, mounted: list[Mount]) -> Iterator[Check]:
 
 
 def check_place(path: Path, mounted: list[Mount]) -> Iterator[Check]:
-    """The folder at path, or that a store at path lies in, tried with temporary files; and the store, opened."""
+    """The folder at path, or that a store at path lies in, tried with temporary files; the store or data there, opened."""
+    if path.name in TABLES:
+        path = path.parent
     folder, store = locate(path)
     if not os.path.isdir(folder):
         yield Check("folder", FAIL, f"{folder}: no such folder", "make it, or give another")
         return
-    yield from check_folder(folder, mounted, WARN if store else FAIL)  # a store can be read where nothing can be written
+    is_data = store is None and any(os.path.isfile(folder / name) for name in TABLES)
+    # a store or photographs can be read where nothing can be written
+    yield from check_folder(folder, mounted, WARN if store or is_data else FAIL)
     if store:
         yield check_store(store)
+    if is_data:
+        yield from check_tables(folder)
+
+
+def check_tables(folder: Path) -> Iterator[Check]:
+    """The data in the folder, or why it cannot be looked at."""
+    try:
+        from featurestore.data_folder import check_data
+
+        yield from check_data(folder)
+    except Exception as err:  # what a package raises that does not load: anything
+        yield Check("data", FAIL, f"{folder}: {type(err).__name__}: {' '.join(str(err).split())}",
+                    "if a line above FAILs, put that right first; else report this")
 
 
 def check_folder(folder: Path, mounted: list[Mount], read_only: str) -> Iterator[Check]:

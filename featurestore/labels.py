@@ -91,13 +91,23 @@ def height_remarks(frame: pd.DataFrame) -> Iterator[str]:
 
 def label_remarks(frame: pd.DataFrame) -> Iterator[str]:
     """What a person should know about the labels of a table, a sentence each; a store can be built all the same."""
+    yield from balance_remarks(frame)
+    yield from height_remarks(frame)
+    yield from zero_remarks(frame)
+
+
+def balance_remarks(frame: pd.DataFrame) -> Iterator[str]:
+    """A sentence if masses are not the sum of their parts, by more than rounding."""
     if found := unbalanced(frame, ROUNDING_G, 0):
         n_refused = len(unbalanced(frame))
         limit = f"{TOLERANCE_G:g} g or {TOLERANCE_SHARE:.0%}, whichever is more (dataset.balance_tolerance)"
         train = f"train refuses {n_refused} of them, which are" if n_refused else "train accepts them: none is"
         yield (f"{len(found)} masses are not the sum of their parts; {what_acts(found)}; {train} off by more than {limit}:"
                f"{list_some([str(each) for each in found])}")
-    yield from height_remarks(frame)
+
+
+def zero_remarks(frame: pd.DataFrame) -> Iterator[str]:
+    """A sentence if there is nothing to weigh."""
     if len(frame) and set(TARGETS) <= set(frame.columns) and (frame[list(TARGETS)] == 0).to_numpy().all():
         yield "all masses are 0: there is nothing to learn, and no score"
 

@@ -75,10 +75,10 @@ def test_B15_skipped_photographs_have_a_status_and_no_tokens(data, tmp_path):
 def test_a_plan_says_bytes_memory_and_time_and_writes_nothing(pasture, tmp_path):
     out = tmp_path / "features.h5"
     said = build(pasture, out, "--plan").stdout
-    assert "6 images, 6 to build" in said and "s a view on cpu in fp32" in said and "GB free" in said
+    assert "6 images of 2 sites, 6 to build" in said and "s a view on cpu in fp32" in said and "GB free" in said
     assert list(tmp_path.iterdir()) == []
     build(pasture, out)
-    assert "6 images, 0 to build" in build(pasture, out, "--plan").stdout
+    assert "6 images of 2 sites, 0 to build" in build(pasture, out, "--plan").stdout
 
 
 def test_B27_photographs_outside_are_taken_only_when_allowed(data, tmp_path):
