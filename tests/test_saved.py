@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 import torch
 from commands import biomass
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from sweeps import config
 
-from featurestore.errors import InputError, MismatchError
+from featurestore.errors import InputError, MismatchError, StoreDamaged
 from predictor.member import Member
 from trainer import kinds
+from trainer.checkpoint import Checkpoint, _crc32c
+from trainer.identity import Identity
 from trainer.runs import RunFolder
 from trainer.saved import read_header
+from trainer.sweep import prepare_sweep, train_step
 
 HEAD = "weights/last_fold0.safetensors"
 
@@ -155,3 +160,56 @@ def test_K10_predict_and_bundle_refuse_a_foreign_head(sweep, pasture, tmp_path):
     message = biomass("predict", "--run", run, *command, "--out", out, code=5).stderr
     assert f"{run / HEAD}: not a head of this run" in message and not out.exists()
     assert "not a head of this run" in biomass("bundle", run, "--out", tmp_path / "bundle", code=5).stderr
+
+
+def checkpoint_of(tmp_path: Path, store: Path) -> tuple[Checkpoint, list, Identity]:
+    """A checkpoint in the middle of an epoch of two banks, and what loads it."""
+    whole = prepare_sweep(config(tmp_path, store), "cpu")
+    trainers, reader = whole.trainers(range(4)), whole.reader()
+    train_step(whole, trainers, reader, 0, 0)
+    checkpoint = Checkpoint(tmp_path / "points0-3.safetensors")
+    checkpoint.save(trainers, Identity.of(whole, range(4)))
+    return checkpoint, whole.trainers(range(4)), Identity.of(whole, range(4))
+
+
+def again(path: Path, tensors: dict, metadata: dict) -> None:
+    """Saved with a checksum that is right."""
+    metadata["crc32c"] = _crc32c(sorted(tensors.items()), metadata["identity"])
+    save_file(tensors, path, metadata)
+
+
+def in_i32(tensors: dict) -> None:
+    tensors["0/weights/main_head.weight"] = tensors["0/weights/main_head.weight"].int()
+
+
+def that_broadcasts(tensors: dict) -> None:
+    tensors["0/average/main_head.bias"] = tensors["0/average/main_head.bias"][..., :1].contiguous()
+
+
+def with_more(tensors: dict) -> None:
+    tensors["2/weights/main_head.weight"] = torch.zeros(3)
+
+
+def without_a_moment(tensors: dict) -> None:
+    del tensors["1/adamw/0/exp_avg"]
+
+
+@pytest.mark.parametrize("spoil, says", [(in_i32, "I32"), (that_broadcasts, "expected F32"), (with_more, "not expected"),
+                                         (without_a_moment, "missing")])
+def test_K10_a_checkpoint_is_compared_with_its_pass(tmp_path, store, spoil, says):
+    checkpoint, fresh, identity = checkpoint_of(tmp_path, store)
+    with safe_open(checkpoint.path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(checkpoint.path)
+    checkpoint.load(fresh, identity)
+    spoil(tensors)
+    again(checkpoint.path, tensors, metadata)
+    with pytest.raises(StoreDamaged, match=f"not a checkpoint of this sweep .*{says}"):
+        checkpoint.load(fresh, identity)
+
+
+def test_K10_a_checkpoint_of_a_million_empty_tensors_is_not_read(tmp_path, store):
+    checkpoint, fresh, identity = checkpoint_of(tmp_path, store)
+    write(checkpoint.path, [(f"x{i}", "F32", [0]) for i in range(1_000_000)], b"")
+    with pytest.raises(StoreDamaged, match=r"a header of \d+ bytes"):
+        checkpoint.load(fresh, identity)

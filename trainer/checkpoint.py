@@ -17,6 +17,10 @@ from featurestore.errors import InputError, StoreDamaged
 from trainer.bank_trainer import BankTrainer
 from trainer.identity import Identity
 from trainer.optimizer import BankOptimizer
+from trainer.saved import MOST_HEADER, Kept, differences, read_header
+
+BYTES_A_TENSOR = 256  # in a header, at most
+TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
 
 class Checkpoint:
@@ -73,10 +77,19 @@ class Checkpoint:
 
 
 def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> None:
+    expected = _expected(trainers)
+    found = read_header(path, MOST_HEADER + BYTES_A_TENSOR * len(expected) + 4 * len(identity.to_json()))
     with safe_open(path, "pt") as file:
         if not _check(path, _whole(file), identity):  # before anything is restored
             warnings.warn(f"{path}: made before checkpoints kept their settings and digests of labels, folds and store; whether "
                           "they are still the same is not known", stacklevel=4)
+        if not any("/adamw/" in name for name in found):  # saved before the optimiser's first step
+            expected = {name: kept for name, kept in expected.items() if "/adamw/" not in name}
+        for b in range(len(trainers)):
+            if found.get(f"{b}/losses", ("", (-1,)))[1][0] == 0:  # of no batch, so of no type
+                expected[f"{b}/losses"] = "F64", expected[f"{b}/losses"][1]
+        if faults := differences(found, expected):
+            raise ValueError(f"{len(faults)} of its tensors are others: {faults[0]}")
         for b, trainer in enumerate(trainers):
             state = {name.split("/", 1)[1]: file.get_tensor(name) for name in file.keys() if name.startswith(f"{b}/")}  # noqa: SIM118
             _restore(trainer, state)
@@ -117,6 +130,24 @@ def _state(trainer: BankTrainer) -> dict[str, Tensor]:
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()} | {
         "counts": torch.tensor([trainer.optimizer.n_done, trainer.n_batches])} | {
         name: torch.from_numpy(array) for name, array in (_noted(trainer) | lists).items()}
+
+
+def _expected(trainers: Sequence[BankTrainer]) -> dict[str, Kept]:
+    """Type and shape of every tensor of a checkpoint after the optimiser's first step."""
+    expected: dict[str, Kept] = {}
+    for b, trainer in enumerate(trainers):
+        for part, tensors in _stacked(trainer).items():
+            expected |= {f"{b}/{part}/{name}": (TYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+        expected |= {f"{b}/best_score": ("F64", trainer.failed_QG.shape), f"{b}/best_epoch": ("I64", trainer.failed_QG.shape),
+                     f"{b}/failed": ("I64", trainer.failed_QG.shape), f"{b}/counts": ("I64", (2,))}
+        for name, dtype in (("losses", TYPES[trainer.labels.masses_N5.dtype]), ("errors", "F64")):
+            expected[f"{b}/{name}"] = dtype, (f"{b} {name}", *trainer.failed_QG.shape)
+        parameters = [each for group in trainer.optimizer.adamw.param_groups for each in group["params"]]
+        for number, parameter in enumerate(parameters):
+            kept = TYPES[parameter.dtype], tuple(parameter.shape)
+            expected |= {f"{b}/adamw/{number}/exp_avg": kept, f"{b}/adamw/{number}/exp_avg_sq": kept,
+                         f"{b}/adamw/{number}/step": ("F32", ())}
+    return expected
 
 
 def _noted(trainer: BankTrainer) -> dict[str, np.ndarray]:

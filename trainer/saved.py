@@ -29,7 +29,10 @@ def read_head(path: Path, expected: Mapping[str, Kept] | None) -> dict[str, Tens
     InputError for a file that is damaged or was never a head's, or holds values that are not finite; MismatchError if names,
     types or shapes are others than expected.
     """
-    found = read_header(path)
+    try:
+        found = read_header(path)
+    except (OSError, ValueError) as err:
+        raise _damaged(path, getattr(err, "strerror", None) or str(err)) from err
     if expected is not None and (faults := differences(found, expected)):
         raise MismatchError(f"{path}: not a head of this run, whose config.yaml and spec.json say what it holds; copy the run "
                             f"again, or train it again:{list_some(faults, 5)}")
@@ -43,16 +46,17 @@ def read_head(path: Path, expected: Mapping[str, Kept] | None) -> dict[str, Tens
 
 
 def read_header(path: Path, most_bytes: int = MOST_HEADER) -> dict[str, Kept]:
-    """Type and shape of each tensor of a file, from its header alone. InputError if that is not one."""
+    """Type and shape of each tensor of a file, from its header alone. ValueError if that is none, or has more bytes."""
+    with open(path, "rb") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        if n_bytes > most_bytes:
+            raise ValueError(f"a header of {n_bytes} bytes, at most {most_bytes} are read")
+        text = file.read(n_bytes)
     try:
-        with open(path, "rb") as file:
-            n_bytes = int.from_bytes(file.read(8), "little")
-            if n_bytes > most_bytes:
-                raise ValueError(f"a header of {n_bytes} bytes, at most {most_bytes} are read")
-            header = json.loads(file.read(n_bytes), object_pairs_hook=_each_once)
+        header = json.loads(text, object_pairs_hook=_each_once)
         return {name: _kept(name, entry) for name, entry in header.items() if name != METADATA}
-    except (OSError, ValueError, AttributeError, RecursionError) as err:
-        raise _damaged(path, getattr(err, "strerror", None) or str(err)) from err
+    except (AttributeError, RecursionError) as err:
+        raise ValueError(f"no header of a safetensors file ({err})") from err
 
 
 def differences(found: Mapping[str, Kept], expected: Mapping[str, Kept]) -> list[str]:
