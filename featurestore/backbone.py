@@ -1,8 +1,9 @@
 """A frozen timm vision transformer: photograph tiles in, class and patch tokens out, with the model's own preprocessing."""
 
-import hashlib
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +11,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from featurestore._bytes import appears_whole, locked
-from featurestore.errors import InputError, MismatchError
+from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.images import Crop, plan_crop
 from featurestore.rounding import int8_rounded
 from featurestore.spec import DECODE_RULES, StoreSpec, TokenSpec, ViewSpec
 from featurestore.timm_model import checked_layers, new_model, patch_size, patch_size_of, read_tokens, short, tried_model
 from featurestore.views import make_view, normalise, view_amounts
+from featurestore.weights import (
+    RANDOM,
+    UNKNOWN_WEIGHTS,
+    cached_weights,
+    kept_weights,
+    model_with,
+    save_weights,
+    saved_weights_path,
+    weights_hash,
+)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-RANDOM = "random"
-UNKNOWN_WEIGHTS = "0" * 64  # the hash of no weights
+
+
+class NoDownload(InputError):
+    """timm's weights cannot be had; whoever asked for them knows what else there is."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,11 @@ def load_backbone(
     """
     size = _tile_size(model_name, crop, image_size, aspect)
     tried_model(model_name, size, layers)  # before any weights are fetched
-    model = _create(model_name, weights, size, seed)
+    try:
+        model = _create(model_name, weights, size, seed)
+    except NoDownload as err:
+        raise InputError(f"{err}; on an offline machine give --weights FILE.safetensors (or --weights random to try things "
+                         "out)") from err
     spec = _token_spec(model, model_name, weights_hash(model), crop, size, views, layers, seed)
     if keep_in:
         save_weights(model.state_dict(), spec.weights_sha256, keep_in)
@@ -132,7 +148,42 @@ def _token_spec(model: nn.Module, model_name: str, weights_sha256: str, crop: st
         views=tuple(views), seed=seed)
 
 
-def restore_backbone(spec: TokenSpec, weights: str | None, device: str, precision: str) -> Backbone:
+def backbone_of_store(spec: StoreSpec, weights: str | None, folders: Sequence[Path], option: str, device: str,
+                      precision: str | None = None) -> Backbone:
+    """The backbone that made a store's tokens, for the same tokens again.
+
+    weights : a .safetensors file, or "random". None takes the file that was kept beside the store, from the first of `folders`
+        that has it; else random weights, if the store's were; else what timm downloaded to this machine earlier; else a download.
+    option : of the command that was typed, by which weights can be given; messages name it.
+    precision : None is the store's.
+
+    Raises InputError or MismatchError if the installed timm or the weights are not those of the store.
+    """
+    tokens, precision = spec.tokens, precision or spec.made_by.get("precision", "fp32")
+    choose_device(device)
+    if tokens.weights_sha256 == UNKNOWN_WEIGHTS:
+        raise MismatchError(f"{tokens.model}: nobody recorded which weights made the store's tokens, so none can be accepted; "
+                            "import the tokens again by `biomass store import` with --weights FILE.safetensors, and train again")
+    source = weights or kept_weights(spec, folders)
+    try:
+        _check_shapes(tokens)
+        cached = cached_weights(tokens.model) if source is None else None
+        if cached:
+            with suppress(InputError, MismatchError):  # it is of other weights of that model
+                return restore_backbone(tokens, cached, device, precision, option)
+        return restore_backbone(tokens, source, device, precision, option)
+    except NoDownload as err:
+        places = list_some([str(folder) for folder in dict.fromkeys(folders) if folder.is_dir()])
+        name = saved_weights_path(Path(), tokens.weights_sha256).name
+        raise InputError(f"{err}; give the store's weights with {option} FILE.safetensors, or put {name} beside the store. "
+                         f"It was looked for in:{places or ' no folder that exists'}") from err
+    except (InputError, MismatchError) as err:
+        if advice := _newer_timm(spec.made_by):
+            raise type(err)(f"{err}; {advice}") from err
+        raise
+
+
+def restore_backbone(spec: TokenSpec, weights: str | None, device: str, precision: str, option: str = "--weights") -> Backbone:
     """The backbone that made tokens of this spec, for the same tokens again; MismatchError if the weights are others."""
     if spec.decode_rules != DECODE_RULES:
         raise MismatchError(f"photographs were decoded by rules {spec.decode_rules}, this program has {DECODE_RULES}; "
@@ -141,8 +192,32 @@ def restore_backbone(spec: TokenSpec, weights: str | None, device: str, precisio
     found = weights_hash(model)
     if found != spec.weights_sha256:
         raise MismatchError(f"{spec.model}: weights from {weights or 'timm'} have hash {found}, the tokens were made with "
-                            f"{spec.weights_sha256}; give the file that has them with --weights (of predict: --backbone-weights)")
+                            f"{spec.weights_sha256}; give the file that has them with {option}")
     return _on_device(model, spec, device, precision)
+
+
+def _check_shapes(spec: TokenSpec) -> None:
+    """MismatchError if the installed timm's model of that name gives other tokens; it is asked before weights are fetched."""
+    model = tried_model(spec.model, (spec.tile_height, spec.tile_width), spec.layers)
+    found = patch_size(model), model.num_features * len(spec.layers)
+    if found != (spec.patch_size, spec.width):
+        raise MismatchError(f"{spec.model}: here it has patches of {found[0]} pixels and width {found[1]}, the tokens were made "
+                            f"with patches of {spec.patch_size} and width {spec.width}; use the timm that made them")
+
+
+def _newer_timm(made_by: Mapping[str, str]) -> str | None:
+    """What to install, if tokens were made with a newer timm than is here."""
+    import timm
+
+    there, here = made_by.get("timm", ""), timm.__version__
+    if not there or _numbers(there) <= _numbers(here):
+        return None
+    return (f"the tokens were made with timm {there} and torch {made_by.get('torch', 'unknown')}, here are timm {here} and torch "
+            f"{torch.__version__}: install timm {there} or newer")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def _on_device(model: nn.Module, spec: TokenSpec, device: str, precision: str) -> Backbone:
@@ -171,50 +246,6 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def weights_hash(model: nn.Module) -> str:
-    """sha256 over the state's tensors in order of name: name, dtype, shape, bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def saved_weights_path(folder: Path, weights_sha256: str) -> Path:
-    """Where the weights of this hash are kept beside a store."""
-    return folder / f"backbone-{weights_sha256[:16]}.safetensors"
-
-
-def kept_weights(spec: StoreSpec, folder: Path) -> str | None:
-    """Where the weights that made a store come from when nobody says: the file kept in its folder, random, or None: timm."""
-    kept = saved_weights_path(folder, spec.tokens.weights_sha256)
-    if kept.exists():
-        return str(kept)
-    return RANDOM if spec.made_by.get("weights") == RANDOM else None
-
-
-def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) -> Path:
-    """Keep weights beside the store, under a name that is their hash; nothing is written if they are there.
-
-    Waits for another process that writes them; InputError if they cannot be written.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    path = saved_weights_path(folder, weights_sha256)
-    if path.exists():
-        return path
-    try:
-        with locked(path, wait=True, needed=False), appears_whole(path) as partial:
-            if path.exists():  # another process was faster
-                return path
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
-    except (OSError, SafetensorError) as err:
-        raise InputError(f"{path}: cannot be written ({short(err)}); make room, or --no-save-weights") from err
-    return path
-
-
 def _tile_size(model_name: str, crop: str, image_size: int, aspect: float) -> tuple[int, int]:
     """Height and width of a tile."""
     planned = plan_crop(crop, image_size, patch_size_of(model_name), "bicubic", aspect)
@@ -230,39 +261,11 @@ def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: i
             return new_model(model_name, {"img_size": size})
     if weights is None:
         return _downloaded(model_name, size)
-    return _from_file(model_name, Path(weights), size)
+    return model_with(model_name, Path(weights), size)
 
 
 def _downloaded(model_name: str, size: tuple[int, int]) -> nn.Module:
     try:
         return new_model(model_name, {"img_size": size, "pretrained": True})
     except (OSError, RuntimeError, ValueError) as err:  # hub, URL and file errors all are one of these
-        raise InputError(f"{model_name}: its weights cannot be downloaded ({short(err)}); on an offline machine give "
-                         "--weights FILE.safetensors (or --weights random to try things out)") from err
-
-
-def _from_file(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
-    """Weights from a safetensors file, ours as they are, others by timm's own conversion; nothing is unpickled."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights; give a .safetensors file, or --weights random")
-    try:
-        state = load_file(path)
-        model = new_model(model_name, {"img_size": size})
-        ours = model.state_dict()
-        if state.keys() == ours.keys() and all(state[k].shape == ours[k].shape for k in ours):
-            model.load_state_dict(state)
-            return model
-        overlay = {"state_dict": _without_classifier(model, state), "source": "", "num_classes": 0}
-        return new_model(model_name, {"img_size": size, "pretrained": True, "pretrained_cfg_overlay": overlay})
-    except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as err:
-        raise InputError(f"{path}: not safetensors weights of {model_name}: {short(err)}") from err
-
-
-def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state less the classifier we do not have; only then does timm load strictly, and what is missing is an error."""
-    names = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-    return {key: tensor for key, tensor in state.items() if not key.startswith(heads)} if heads else state
+        raise NoDownload(f"{model_name}: its weights cannot be downloaded ({short(err)})") from err

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
-from featurestore.backbone import RANDOM, Backbone, load_backbone
+from featurestore.backbone import Backbone, load_backbone
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
 from featurestore.decode import Decoded, Unusable, decode_ahead, inspect_photographs
 from featurestore.errors import InputError, UsageError, list_some
@@ -34,6 +34,7 @@ from featurestore.sites import count_sites, warn_of_sites
 from featurestore.spec import POOLED, STATS, StoreSpec, ViewSpec
 from featurestore.store import FeatureStore
 from featurestore.views import choose_views
+from featurestore.weights import RANDOM, kept_weights
 from featurestore.writer import ImageRows, StoreWriter, catalog_columns, image_bytes, open_writer
 
 THUMB_SIDE = 192
@@ -159,7 +160,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     size, unusable = usable(todo or paths[:1], config.crop, config.skip_missing)
     if spec and config.crop == "whole":  # the store's own tiles, whichever photograph came first then
         size = spec.tokens.tile_width, spec.tokens.tile_height
-    backbone = _load(config, size[0] / size[1], save)
+    backbone = _load(config, spec, size[0] / size[1], save)
     if n_pending := len(todo) - len(unusable):
         backbone.try_out()
     return BuildJob(frame, paths, unusable, backbone, _store_spec(config, backbone, frame, *size), n_pending)
@@ -294,10 +295,15 @@ def _row(backbone: Backbone, decoded: Decoded, image_id: str, view: ViewSpec) ->
     return cls_TD, patches_TPD, pooled_T5D, row_stats(cls_TD, patches_TPD, pooled_T5D)
 
 
-def _load(config: BuildConfig, aspect: float, save: bool) -> Backbone:
-    keep = save and config.save_weights and config.weights != RANDOM  # random ones are made again from the seed
+def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool) -> Backbone:
+    """The backbone; where the store is there already and no weights are named, with those that it keeps, not a download."""
+    weights = config.weights
+    if weights is None and spec and spec.tokens.model == config.backbone:
+        kept = kept_weights(spec, [config.out.parent])
+        weights = None if kept == RANDOM else kept
+    keep = save and config.save_weights and weights != RANDOM  # random ones are made again from the seed
     return load_backbone(
-        config.backbone, config.weights, crop=config.crop, image_size=config.image_size, aspect=aspect,
+        config.backbone, weights, crop=config.crop, image_size=config.image_size, aspect=aspect,
         views=choose_views(config.views), layers=config.layers, seed=config.seed, device=config.device,
         precision=config.precision, keep_in=config.out.parent if keep else None)
 

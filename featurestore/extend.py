@@ -11,7 +11,7 @@ import pandas as pd
 
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
-from featurestore.backbone import Backbone, kept_weights, restore_backbone
+from featurestore.backbone import Backbone, backbone_of_store
 from featurestore.build import BuildReport, build_images, finish_build, new_bar, usable
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
 from featurestore.errors import MismatchError, UsageError, list_some
@@ -103,7 +103,7 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
         fresh = fresh[fresh["image_id"].isin(extension.image_of)]
     paths = find_photographs(fresh, _needed(data, fresh), allow_outside, missing=True) if len(fresh) else []
     unusable = usable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
-    backbone = _backbone(spec, source, weights, device, precision) if len(fresh) else None
+    backbone = _backbone(spec, source, out, weights, device, precision) if len(fresh) else None
     if backbone:
         backbone.try_out()
     with open_writer(out, spec, frame, reserve) as writer:
@@ -142,12 +142,13 @@ def _planned(source: FeatureStore, data: Path | None, views: str | None, reserve
     return source.spec.changed(tokens=tokens, columns=columns), extension, frame
 
 
-def _backbone(spec: StoreSpec, source: FeatureStore, weights: str | None, device: str, precision: str | None) -> Backbone:
+def _backbone(spec: StoreSpec, source: FeatureStore, out: Path, weights: str | None, device: str,
+              precision: str | None) -> Backbone:
     made_in = source.spec.made_by.get("precision", "fp32")
     if precision not in (None, made_in):
         warnings.warn(f"the old store was computed in {made_in}, what is new will be in {precision}; tokens agree only within "
                       "rounding", stacklevel=3)
-    return restore_backbone(spec.tokens, weights or kept_weights(source.spec, source.path.parent), device, precision or made_in)
+    return backbone_of_store(spec, weights, [source.path.parent, out.parent], "--weights", device, precision)
 
 
 def _copy_whole(extension: Extension, writer: StoreWriter) -> None:

@@ -19,9 +19,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from featurestore._bytes import file_sha256
-from featurestore.backbone import kept_weights
 from featurestore.demo_backbone.model import NAME as PACKAGED
 from featurestore.errors import InputError, MismatchError, StoreDamaged, list_some
+from featurestore.pickles import HEAD_BYTES, PICKLED, pickled
+from featurestore.weights import kept_weights
 from predictor.member import Member
 from trainer.runs import RunFolder
 
@@ -45,9 +46,6 @@ MAX_BYTES = {  # of each kind of file there is; paths of no kind are refused
     rf"wheel/{NAME}\.whl": 64 << 20,
     r"README\.md|predict\.ipynb": 1 << 20,
 }
-PICKLED = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib", ".dill", ".npy", ".npz", ".h5", ".hdf5", ".keras"}
-MAGIC = {b"\x80\x02": "a pickle", b"\x80\x03": "a pickle", b"\x80\x04": "a pickle", b"\x80\x05": "a pickle",
-         b"PK\x03\x04": "a zip, as torch.save writes", b"\x93NUMPY": "a NumPy file", b"\x89HDF": "an HDF5 file"}
 
 
 class Part(BaseModel):
@@ -145,9 +143,9 @@ class Bundle:
         if not loaded:
             raise StoreDamaged(f"{self.path}: no head is left that is as listed; copy the bundle again")
         for member in [] if backbone_weights else loaded:
-            if kept_weights(member.spec, member.run.store_folder) is None and member.spec.tokens.model != PACKAGED:
+            if kept_weights(member.spec, member.run.store_folders) is None and member.spec.tokens.model != PACKAGED:
                 raise InputError(f"{self.path}: holds no weights of {member.spec.tokens.model}; give them with "
-                                 "--backbone-weights FILE.safetensors, or make the bundle --with-backbone")
+                                 "--backbone-weights FILE.safetensors, or make it again: `biomass bundle SWEEP --with-backbone`")
         return loaded
 
     def _member(self, listed: ListedMember, folds: Sequence[int] | None, weights: str | None) -> Member:
@@ -367,11 +365,9 @@ def _damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> dict[
 
 
 def _pickled(path: Path) -> str | None:
-    """What a file is by its first bytes, where they are of a kind that can hold pickles."""
-    head = _head(path)
-    if path.suffix == ".whl" or (path.suffix == ".safetensors" and head[8:9] == b"{"):  # its length may begin as a pickle does
-        return None
-    return next((f"{what}, which is never read" for start, what in MAGIC.items() if head.startswith(start)), None)
+    """What a file is by its first bytes, where they are of a kind that can hold pickles; a wheel is a zip."""
+    what = None if path.suffix == ".whl" else pickled(path)
+    return what and f"{what}, which is never read"
 
 
 def _malformed(path: Path) -> str | None:
@@ -387,7 +383,7 @@ def _malformed(path: Path) -> str | None:
 
 def _head(path: Path) -> bytes:
     with open(path, "rb") as file:
-        return file.read(9)
+        return file.read(HEAD_BYTES)
 
 
 def _not_text(path: Path) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from featurestore.backbone import Backbone, kept_weights, restore_backbone
+from featurestore.backbone import Backbone, backbone_of_store
 from featurestore.decode import Decoded
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.spec import StoreSpec, ViewSpec
@@ -103,8 +103,7 @@ class Stage:
     def load(cls, members: Sequence[Member], device: str, precision: str | None, weights: str | None) -> "Stage":
         """MismatchError if the backbone's weights are not those that made the members' tokens."""
         first = members[0]
-        source = weights or kept_weights(first.spec, first.run.store_folder)
-        backbone = restore_backbone(first.spec.tokens, source, device, precision or first.spec.made_by.get("precision", "fp32"))
+        backbone = backbone_of_store(first.spec, weights, first.run.store_folders, "--backbone-weights", device, precision)
         return cls(backbone, [new_ensemble(m.config, m.spec, m.states, m.heads, backbone.device) for m in members])
 
     def __call__(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> list[Raw]:

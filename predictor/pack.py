@@ -16,9 +16,10 @@ import pandas as pd
 from safetensors.torch import save_file
 
 from featurestore._bytes import appears_whole, check_writable, file_sha256
-from featurestore.backbone import RANDOM, kept_weights, restore_backbone, saved_weights_path
+from featurestore.backbone import backbone_of_store
 from featurestore.demo_backbone.model import NAME as PACKAGED
 from featurestore.errors import InputError, UsageError, list_some
+from featurestore.weights import RANDOM, saved_weights_path
 from predictor.blend import Blend, weighed
 from predictor.bundle import (
     BACKBONE_FOLDER,
@@ -235,9 +236,10 @@ def _write_backbones(folder: Path, members: Sequence[Member], choice: BackboneCh
     listed = []
     for (model, weights_sha256), member in sorted(distinct.items()):
         file = _write_backbone(folder / "backbone", member, choice) if choice.included else None
-        if file is None and not (choice.included or model == PACKAGED or kept_weights(member.spec, Path()) == RANDOM):
+        random = member.spec.made_by.get("weights") == RANDOM
+        if file is None and not (choice.included or model == PACKAGED or random):
             say(f"without the weights of {model}: where this predicts, give them with --backbone-weights")
-        licence = "random weights" if member.spec.made_by.get("weights") == RANDOM else licence_note(model)
+        licence = "random weights" if random else licence_note(model)
         listed.append(ListedBackbone(model=model, weights_sha256=weights_sha256, licence=licence,
                                      file=file and str(file.relative_to(folder))))
     return listed
@@ -246,11 +248,11 @@ def _write_backbones(folder: Path, members: Sequence[Member], choice: BackboneCh
 def _write_backbone(folder: Path, member: Member, choice: BackboneChoice) -> Path:
     """Weights in a file named for their hash, once that was compared with the store's."""
     tokens = member.spec.tokens
-    source = choice.weights or kept_weights(member.spec, member.run.store_folder)
-    if "dinov3" in tokens.model and tokens.model != PACKAGED and source != RANDOM and not choice.licence:
+    random = member.spec.made_by.get("weights") == RANDOM and not choice.weights
+    if "dinov3" in tokens.model and tokens.model != PACKAGED and not random and not choice.licence:
         raise InputError(f"{tokens.model}: DINOv3's weights may be passed on with the text of their licence only; "
                          "give it with --backbone-licence FILE, or make the bundle without --with-backbone")
-    model = restore_backbone(tokens, source, "cpu", "fp32").model
+    model = backbone_of_store(member.spec, choice.weights, member.run.store_folders, "--backbone-weights", "cpu", "fp32").model
     folder.mkdir(exist_ok=True)
     path = saved_weights_path(folder, tokens.weights_sha256)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)

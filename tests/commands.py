@@ -1,5 +1,7 @@
 """Running `biomass` in this process, as a user would type it."""
 
+import re
+
 from click.testing import CliRunner
 
 from cli import main
@@ -14,3 +16,17 @@ def biomass(*arguments: object, code: int = 0):
         raise result.exception
     assert result.exit_code == code, result.output
     return result
+
+
+def options_named(text: str) -> set[str]:
+    """Options that a text speaks of, less those in a whole command between backticks."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"`biomass [^`]*`", "", text)))
+
+
+def options_of(*arguments: str) -> set[str]:
+    command = main
+    for word in arguments:
+        if not hasattr(command, "commands") or word not in command.commands:
+            break
+        command = command.commands[word]
+    return {name for option in command.params for name in (*option.opts, *option.secondary_opts)}

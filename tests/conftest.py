@@ -107,3 +107,15 @@ def sweep(built, tmp_path_factory) -> Path:
     (folder / "small.yaml").write_text(SWEEP.format(store=built))
     biomass("train", "--config", folder / "small.yaml", "--out", folder / "runs", "--device", "cpu")
     return next((folder / "runs").iterdir())
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Whoever opens a connection or looks a host up fails."""
+    import socket
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)

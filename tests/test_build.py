@@ -220,8 +220,9 @@ def test_weights_of_something_else_are_refused_even_where_timm_is_lenient(tmp_pa
 
 
 def test_weights_are_kept_as_hashed_whatever_the_precision(pasture, built, tmp_path):
-    from featurestore.backbone import load_backbone, saved_weights_path
+    from featurestore.backbone import load_backbone
     from featurestore.views import VIEWS
+    from featurestore.weights import saved_weights_path
 
     spec = FeatureStore.open(built).spec.tokens
     load_backbone(spec.model, "random", crop="halves", image_size=64, views=VIEWS[:1], precision="bf16", keep_in=tmp_path)

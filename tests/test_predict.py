@@ -164,8 +164,9 @@ def test_missing_and_damaged_photographs_are_all_listed(sweep, pasture, tmp_path
 
 
 def test_other_backbone_weights_are_refused(sweep, pasture, tmp_path):
-    from featurestore.backbone import load_backbone, save_weights
+    from featurestore.backbone import load_backbone
     from featurestore.views import VIEWS
+    from featurestore.weights import save_weights
 
     other = load_backbone("vit_tiny_patch16_dinov3_qkvb", "random", crop="halves", image_size=64, views=VIEWS[:1], seed=9)
     weights = save_weights(other.model.state_dict(), other.spec.weights_sha256, tmp_path)

@@ -64,6 +64,15 @@ class RunFolder:
         """Where the store lay, and the backbone's weights beside it; what is not absolute is meant from the run's folder."""
         return self.path / self._spec_json()["store_folder"]
 
+    @property
+    def store_folders(self) -> list[Path]:
+        """Where the weights that were kept beside the store may be: where it lay, or where it lies if all was moved together.
+
+        Of a run in a bundle, whose spec.json names a folder of the bundle, that one alone.
+        """
+        told = Path(self._spec_json()["store_folder"])
+        return [self.path / told, *(moved_places(told, self.path) if told.is_absolute() else [])]
+
     def _spec_json(self) -> dict:
         return read_json(self.path / "spec.json", "store", "states", "store_folder")
 
@@ -204,6 +213,18 @@ class SweepFolder:
 
     def write_json(self, name: str, value: Mapping) -> None:
         write_whole(self.path / name, dump_json(value))
+
+
+def moved_places(recorded: Path, run: Path) -> list[Path]:
+    """Where a path that was recorded in a run may be now, if its project was moved as a whole.
+
+    The run's folder and those above it, nearest first, each alone and with every end of the recorded path: of /old/a/stores, for
+    a run in /new/b/runs/S, the folder /new/b/stores is among them.
+    """
+    parts = recorded.parts[1:]
+    ends = [Path(*parts[-n:]) for n in range(1, len(parts) + 1)]
+    folders = [folder for folder in (run.absolute(), *run.absolute().parents) if folder != folder.parent]
+    return [place for folder in folders for place in (folder, *(folder / end for end in ends))]
 
 
 def head_file(which: str, repeat: int, fold: int, n_repeats: int) -> str:

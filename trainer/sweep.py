@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from featurestore._bytes import locked
 from featurestore._interrupts import check_interrupt, deferred_interrupts
-from featurestore.errors import InputError, MismatchError, StoreDamaged, list_some
+from featurestore.errors import BiomassError, InputError, MismatchError, StoreDamaged, list_some
+from featurestore.store import FeatureStore
+from featurestore.urls import is_url
 from trainer import kinds
 from trainer._watch import explain_bus_error
 from trainer.bank_trainer import BankTrainer
@@ -36,7 +38,7 @@ from trainer.results import (
     save_heads,
     save_regressor,
 )
-from trainer.runs import RunFolder, SweepFolder, SweepResult, read_json
+from trainer.runs import RunFolder, SweepFolder, SweepResult, moved_places, read_json
 from trainer.splits import describe_folds, save_splits
 from trainer.stream import everything
 from trainer.tokens import TokenReader
@@ -94,15 +96,14 @@ def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None =
                  check: bool = True) -> SweepResult:
     """Go on with a sweep that was stopped, from the last checkpoint of each pass; on CPU to the same bits as without the stop.
 
-    store : where its store is now, path or URL; None is where it was.
+    store : where its store is now, path or URL; None is where it was, or where it is if it was moved together with the sweep.
     fold : "all" refits the chosen point on all images afterwards; so it can be asked of a finished sweep too.
     check : as in `run_sweep`.
     InputError if the folder is no sweep's, or the images that can be used are others; MismatchError if tokens, labels, folds, or
     settings that move a number are no longer those it began with.
     """
     plan = read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
-    if store:
-        plan["base"]["dataset"]["store"] = str(store)
+    plan["base"]["dataset"]["store"] = str(store or _found_store(plan["base"]["dataset"]["store"], path, plan["fingerprint"]))
     given = SweepConfig.of(plan["base"], plan["axes"], path / "sweep.json")
     # its folds as it wrote them: they hold whatever made them, and its runs' configs go on naming that
     sweep = prepare_sweep(given.with_folds(path / "folds.csv"), plan["device"], begun=True, check=check)
@@ -148,6 +149,29 @@ def _check_finished(sweep: Sweep, folder: SweepFolder, has_digests: bool) -> Non
     if not has_digests:
         warnings.warn(f"{plan}: made before sweeps kept digests of labels and folds; whether they are still the same is not "
                       "known", stacklevel=3)
+
+
+def _found_store(recorded: str, sweep: Path, fingerprint: str) -> str:
+    """Where the sweep's store is: where it was, or at the same place beside the sweep, if all was moved together."""
+    if is_url(recorded):
+        return recorded
+    for place in (Path(recorded), *moved_places(Path(recorded), sweep)):
+        if place.name == Path(recorded).name and place.exists() and _has_fingerprint(place, fingerprint):
+            if place != Path(recorded):
+                warnings.warn(f"{recorded}: not there, or another store now; the sweep's store is {place}", stacklevel=3)
+            return str(place)
+    if not Path(recorded).exists():
+        raise InputError(f"{recorded}: the sweep's store is no longer there, nor at the same place beside {sweep} or above it; "
+                         "name its place with --store")
+    return recorded
+
+
+def _has_fingerprint(store: Path, fingerprint: str) -> bool:
+    try:
+        with FeatureStore.open(store) as opened:
+            return opened.spec.fingerprint == fingerprint
+    except BiomassError:
+        return False
 
 
 def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], whole: bool, progress: bool) -> SweepResult:
