@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from featurestore.errors import UsageError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -214,6 +216,8 @@ def asked_views(asked: tuple, n_views: int) -> list[int]:
 
 
 _SLICES = (slice, type(Ellipsis))
+PAIRS = "give pairs of positions, (image, view), e.g. store.take([(3, 0), (7, 2)]); of some images' first view " \
+        "[(i, 0) for i in positions]"
 
 
 def _is_integer(index: Any) -> bool:
@@ -227,7 +231,25 @@ def _is_integer(index: Any) -> bool:
     return True
 
 
+def pairs_of(rows_B2: Any) -> np.ndarray:
+    """(B, 2) integers, pairs of image and view, as given; UsageError for anything else."""
+    try:
+        rows = np.asarray(rows_B2)
+    except ValueError as err:  # of different lengths
+        raise UsageError(f"rows: {err}; {PAIRS}") from err
+    if rows.size == 0 and rows.dtype != bool:
+        return np.empty((0, 2), int)
+    if rows.dtype == bool:
+        raise UsageError(f"rows: a mask of shape {rows.shape}; {PAIRS}, of a mask of images and views np.argwhere(mask)")
+    if rows.ndim != 2 or rows.shape[1] != 2 or rows.dtype.kind not in "iu":
+        raise UsageError(f"rows: {rows.dtype} of shape {rows.shape}; {PAIRS}")
+    return rows
+
+
 def bounded(index: Any, n: int, what: str) -> int:
+    """A position from 0; IndexError if there are not so many, UsageError for what is no integer (true and false are none)."""
+    if not _is_integer(index):
+        raise UsageError(f"{what} {index!r}: neither a name nor a position; give an id or an integer")
     index = operator.index(index)
     if not -n <= index < n:
         raise IndexError(f"{what} {index} is out of bounds, there are {n}")

@@ -23,7 +23,7 @@ from featurestore._maps import Maps
 from featurestore.errors import InputError, MismatchError, StoreDamaged
 from featurestore.formats import open_layout
 from featurestore.layout import Extent, Layout
-from featurestore.rows import ImageRows, ImageTokens, RowArray, bounded
+from featurestore.rows import ImageRows, ImageTokens, RowArray, bounded, pairs_of
 from featurestore.spec import OWN_COLUMNS, STATS, StoreSpec
 from featurestore.urls import is_url
 
@@ -142,7 +142,10 @@ class FeatureStore:
             self.__dict__.pop(name, None)
 
     def index(self, image: int | str) -> int:
-        """Position of an image given by id or position; InputError with close names, or IndexError, if it is not there."""
+        """Position of an image given by id or position; InputError with close names, or IndexError, if it is not there.
+
+        UsageError for what is neither, a mask or a float say.
+        """
         if isinstance(image, str):
             if image not in self._position:
                 raise InputError(f"{self.path}: no image {image!r}; {_suggest(image, self.image_ids)}")
@@ -218,7 +221,7 @@ class FeatureStore:
         patches : False where class tokens and pooled vectors alone are about to be read. Zarr keeps the patch tokens' own
             CRC-32C beside them, which then stands for them; in HDF5 they are read, since the row has one checksum for all.
         """
-        rows_B2 = np.asarray(rows_B2, int).reshape(-1, 2)
+        rows_B2 = pairs_of(rows_B2)
         level = WHOLE if patches or not self._has_patch_crc else VECTORS
         unchecked = rows_B2[self._checked_NV[rows_B2[:, 0], rows_B2[:, 1]] < level]
         rows = list(dict.fromkeys(map(tuple, unchecked.tolist())))
@@ -350,7 +353,8 @@ class FeatureStore:
 
         Parameters
         ----------
-        rows_B2 : (B, 2) integers, image and view positions.
+        rows_B2 : (B, 2) integers, image and view positions. UsageError for anything else: a mask or a flat list of positions
+            would name other rows than it seems to.
         out : (B, T, P, D) float16, C-contiguous, filled and returned; made page-aligned if not given. (numpy's own large
             buffers begin 16 bytes into a page, where some CPUs' kernel copies are four times slower: measured on Zen 3.)
         """
@@ -400,7 +404,7 @@ class FeatureStore:
 
     def _sealed_rows(self, rows_B2: Any) -> list[tuple[int, int]]:
         """Pairs of an image, which is sealed, and a view, by position."""
-        rows = [(self.index(int(i)), self.view_index(int(v))) for i, v in np.asarray(rows_B2).reshape(-1, 2)]
+        rows = [(self.index(i), self.view_index(v)) for i, v in pairs_of(rows_B2).tolist()]
         for image, _ in rows:
             self.require(image, ())
         return rows
