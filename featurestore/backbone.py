@@ -159,7 +159,7 @@ def backbone_of_store(spec: StoreSpec, weights: str | None, folders: Sequence[Pa
 
     Raises InputError or MismatchError if the installed timm or the weights are not those of the store.
     """
-    tokens, precision = spec.tokens, precision or spec.made_by.get("precision", "fp32")
+    tokens, precision = spec.tokens, precision or spec.precision
     choose_device(device)
     if tokens.weights_sha256 == UNKNOWN_WEIGHTS:
         raise MismatchError(f"{tokens.model}: nobody recorded which weights made the store's tokens, so none can be accepted; "

@@ -31,7 +31,7 @@ from featurestore.formats import check_suffix
 from featurestore.labels import warn_of_labels
 from featurestore.moments import pool, row_stats
 from featurestore.sites import count_sites, warn_of_sites
-from featurestore.spec import POOLED, STATS, StoreSpec, ViewSpec
+from featurestore.spec import POOLED, ROUNDING, STATS, StoreSpec, ViewSpec
 from featurestore.store import FeatureStore
 from featurestore.views import choose_views
 from featurestore.weights import RANDOM, kept_weights
@@ -320,7 +320,7 @@ def _store_spec(config: BuildConfig, backbone: Backbone, frame: pd.DataFrame, wi
 
 
 def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
-    for key in ("precision", "device", "torch", "timm"):
+    for key in ROUNDING:
         if store.made_by.get(key) != asked.made_by.get(key):
             warnings.warn(f"{key}: the store was begun with {store.made_by.get(key)}, this build has "
                           f"{asked.made_by.get(key)}; tokens agree only within rounding", stacklevel=3)

@@ -19,7 +19,7 @@ from featurestore.formats import check_suffix
 from featurestore.labels import warn_of_labels
 from featurestore.rows import ImageRows
 from featurestore.sites import warn_of_sites
-from featurestore.spec import OWN_COLUMNS, StoreSpec, ViewSpec
+from featurestore.spec import OWN_COLUMNS, StoreSpec, ViewSpec, made_together
 from featurestore.store import FeatureStore
 from featurestore.transfer import checked_rows
 from featurestore.views import choose_views
@@ -101,6 +101,8 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
     fresh = frame[[not extension.is_whole(image_id) for image_id in frame["image_id"]]]
     if data is None:  # what was not built stays so
         fresh = fresh[fresh["image_id"].isin(extension.image_of)]
+    if len(fresh) and precision not in (None, source.spec.precision):
+        spec = spec.changed(made_by=made_together([source.spec.made_by, source.spec.made_by | {"precision": precision}]))
     paths = find_photographs(fresh, _needed(data, fresh), allow_outside, missing=True) if len(fresh) else []
     unusable = usable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
     backbone = _backbone(spec, source, out, weights, device, precision) if len(fresh) else None
@@ -144,7 +146,7 @@ def _planned(source: FeatureStore, data: Path | None, views: str | None, reserve
 
 def _backbone(spec: StoreSpec, source: FeatureStore, out: Path, weights: str | None, device: str,
               precision: str | None) -> Backbone:
-    made_in = source.spec.made_by.get("precision", "fp32")
+    made_in = source.spec.precision
     if precision not in (None, made_in):
         warnings.warn(f"the old store was computed in {made_in}, what is new will be in {precision}; tokens agree only within "
                       "rounding", stacklevel=3)

@@ -6,6 +6,7 @@ The text of `docs/format.md` is normative; this module is its vocabulary. How th
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -103,6 +104,18 @@ class Column(Record):
         return "catalog/" + "".join(plain)
 
 
+AND = " + "
+ROUNDING = ("precision", "device", "torch", "timm")
+"""Parts of `made_by` that tokens agree only within rounding between."""
+
+
+def made_together(makers: Sequence[dict[str, str]]) -> dict[str, str]:
+    """`made_by` of a store whose rows come from several; what differs is named side by side."""
+    keys = dict.fromkeys(key for maker in makers for key in maker)
+    return {key: AND.join(dict.fromkeys(word for maker in makers for word in maker.get(key, "unknown").split(AND)))
+            for key in keys}
+
+
 class StoreSpec(Record):
     """The JSON of the root attribute `spec`."""
 
@@ -112,6 +125,13 @@ class StoreSpec(Record):
     thumb: tuple[Count, Count] | None = None
     columns: tuple[Column, ...]
     made_by: dict[str, str] = {}
+    """Versions, device, precision and source of weights; where parts of a store were made differently, each of them, by AND."""
+
+    @property
+    def precision(self) -> str:
+        """What tokens are computed in to agree with these: the most exact of what made them."""
+        made_in = self.made_by.get("precision", "fp32").split(AND)
+        return "fp32" if "fp32" in made_in else made_in[0]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,7 +22,7 @@ from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageEr
 from featurestore.formats import check_suffix, is_archive
 from featurestore.moments import pool, row_stats
 from featurestore.rows import ImageRows
-from featurestore.spec import OWN_COLUMNS, Column, StoreSpec
+from featurestore.spec import OWN_COLUMNS, ROUNDING, Column, StoreSpec, made_together
 from featurestore.store import FeatureStore
 from featurestore.writer import StoreWriter, check_same, image_bytes, open_writer, row_crcs
 
@@ -136,6 +136,7 @@ def convert(source_path: Path | str, out: Path, *, codec: str | None = None, ima
 def merge(parts: Sequence[Path], out: Path, *, reserve: int = 0, progress: Progress = lambda n_bytes: None) -> TransferReport:
     """One store of all sealed images of several that hold the same tokens; goes on where it stopped.
 
+    Parts that were computed at another precision, on another device or by other versions are warned of, and named in `made_by`.
     An image may be in several parts if its rows and labels are the same there. MismatchError for other tokens (both values are
     given), or for an image that differs.
     """
@@ -146,7 +147,9 @@ def merge(parts: Sequence[Path], out: Path, *, reserve: int = 0, progress: Progr
         if other.spec.thumb != first.spec.thumb:
             raise MismatchError(f"{other.path}: thumbnails are {other.spec.thumb}, in {first.path} {first.spec.thumb}; "
                                 "build the parts alike, or without thumbnails")
-    spec = first.spec.changed(columns=_merged_columns(sources))
+    _warn_of_other_making(sources)
+    made_by = made_together([source.spec.made_by for source in sources])
+    spec = first.spec.changed(columns=_merged_columns(sources), made_by=made_by)
     places: dict[str, tuple[Source, int]] = {}
     frames = []
     for source in sources:
@@ -279,6 +282,16 @@ def _merged_columns(sources: list[FeatureStore]) -> tuple[Column, ...]:
                 raise MismatchError(f"{source.path}: column {column.name!r} is {column.kind}, in another part {known.kind}")
             columns[column.name] = max(known, column, key=lambda each: each.width)
     return tuple(columns.values())
+
+
+def _warn_of_other_making(sources: Sequence[FeatureStore]) -> None:
+    for key in ROUNDING:
+        made: dict[str, Path] = {}
+        for source in sources:
+            made.setdefault(source.spec.made_by.get(key, "unknown"), source.path)
+        if len(made) > 1:
+            each = ", ".join(f"{value} in {path}" for value, path in made.items())
+            warnings.warn(f"{key}: {each}; tokens agree only within rounding", stacklevel=3)
 
 
 def _check_twin(image_id: str, one: tuple[FeatureStore, int], other: tuple[FeatureStore, int]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from featurestore._bytes import appears_whole, locked
 from featurestore.errors import InputError
 from featurestore.pickles import PICKLED, pickled
-from featurestore.spec import StoreSpec
+from featurestore.spec import AND, StoreSpec
 from featurestore.timm_model import new_model, short
 
 RANDOM = "random"
@@ -35,13 +35,18 @@ def saved_weights_path(folder: Path, weights_sha256: str) -> Path:
     return folder / f"backbone-{weights_sha256[:16]}.safetensors"
 
 
+def is_random(spec: StoreSpec) -> bool:
+    """Whether the weights that made a store were drawn, and can be drawn again."""
+    return RANDOM in spec.made_by.get("weights", "").split(AND)
+
+
 def kept_weights(spec: StoreSpec, folders: Iterable[Path]) -> str | None:
     """Where the weights that made a store come from when nobody says: the first file kept in a folder, random, or None: timm."""
     for folder in folders:
         kept = saved_weights_path(folder, spec.tokens.weights_sha256)
         if kept.is_file():
             return str(kept)
-    return RANDOM if spec.made_by.get("weights") == RANDOM else None
+    return RANDOM if is_random(spec) else None
 
 
 def cached_weights(model_name: str) -> str | None:

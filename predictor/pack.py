@@ -19,7 +19,7 @@ from featurestore._bytes import appears_whole, check_writable, file_sha256
 from featurestore.backbone import backbone_of_store
 from featurestore.demo_backbone.model import NAME as PACKAGED
 from featurestore.errors import InputError, UsageError, list_some
-from featurestore.weights import RANDOM, saved_weights_path
+from featurestore.weights import is_random, saved_weights_path
 from predictor.blend import Blend, weighed
 from predictor.bundle import (
     BACKBONE_FOLDER,
@@ -236,7 +236,7 @@ def _write_backbones(folder: Path, members: Sequence[Member], choice: BackboneCh
     listed = []
     for (model, weights_sha256), member in sorted(distinct.items()):
         file = _write_backbone(folder / "backbone", member, choice) if choice.included else None
-        random = member.spec.made_by.get("weights") == RANDOM
+        random = is_random(member.spec)
         if file is None and not (choice.included or model == PACKAGED or random):
             say(f"without the weights of {model}: where this predicts, give them with --backbone-weights")
         licence = "random weights" if random else licence_note(model)
@@ -248,7 +248,7 @@ def _write_backbones(folder: Path, members: Sequence[Member], choice: BackboneCh
 def _write_backbone(folder: Path, member: Member, choice: BackboneChoice) -> Path:
     """Weights in a file named for their hash, once that was compared with the store's."""
     tokens = member.spec.tokens
-    random = member.spec.made_by.get("weights") == RANDOM and not choice.weights
+    random = is_random(member.spec) and not choice.weights
     if "dinov3" in tokens.model and tokens.model != PACKAGED and not random and not choice.licence:
         raise InputError(f"{tokens.model}: DINOv3's weights may be passed on with the text of their licence only; "
                          "give it with --backbone-licence FILE, or make the bundle without --with-backbone")

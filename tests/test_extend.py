@@ -10,6 +10,7 @@ from test_writer import digest
 
 from featurestore import FeatureStore
 from featurestore.backbone import Backbone
+from featurestore.extend import extend_store
 
 
 def build(data, out, views, *arguments):
@@ -112,3 +113,10 @@ def test_what_was_skipped_stays_so(pasture, tmp_path):
     biomass("store", "extend", tmp_path / "some.h5", tmp_path / "out.h5", "--reserve", 2)
     out = FeatureStore.open(tmp_path / "out.h5")
     assert (out.n_sealed, out.skipped, out.catalog["status"][1]) == (5, [1], "missing")
+
+
+def test_an_extension_at_another_precision_is_named_in_made_by(pasture, built, tmp_path):
+    with pytest.warns(UserWarning, match="computed in fp32, what is new will be in bf16"):
+        extend_store(built, tmp_path / "more.h5", views="plain,hsv,hflip", weights="random", device="cpu", precision="bf16",
+                     data=pasture, progress=False)
+    assert FeatureStore.open(tmp_path / "more.h5").spec.made_by["precision"] == "fp32 + bf16"

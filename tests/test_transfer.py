@@ -9,7 +9,7 @@ from test_writer import digest
 
 from featurestore import FeatureStore, open_writer
 
-pytestmark = pytest.mark.filterwarnings("default:.*left out")
+pytestmark = pytest.mark.filterwarnings("default:.*left out", "default:.*agree only within rounding")
 
 
 def write_part(path, images, **changes):
@@ -188,3 +188,36 @@ def test_long_lists_and_odd_numbers(tmp_path):
     assert "no such images" in convert(tmp_path / "f.h5", tmp_path / "o.h5", "--images", many, code=3).stderr
     assert "the store has 3" in convert(tmp_path / "f.h5", tmp_path / "o.h5", "--views", 0, code=2).stderr
     convert(tmp_path / "f.h5", tmp_path / "o.h5", "--reserve", -1, code=2)
+
+
+def made_by(path, images, **made):
+    frame = tiny_frame(6).iloc[list(images)].reset_index(drop=True)
+    spec = tiny_spec(tiny_frame(6)).changed(made_by=made)
+    with open_writer(path, spec, frame) as writer:
+        for place, image in enumerate(images):
+            writer.put(place, tiny_rows(spec, image))
+
+
+def test_parts_of_different_making_are_warned_of_and_all_named(tmp_path):
+    made_by(tmp_path / "a.h5", [0, 1], precision="bf16", torch="2.8", numpy="2.1")
+    made_by(tmp_path / "b.h5", [2, 3], precision="fp32", torch="2.8", numpy="2.2")
+    made_by(tmp_path / "c.h5", [4], precision="bf16", torch="2.8", numpy="2.1")
+    parts = [tmp_path / f"{name}.h5" for name in "abc"]
+    said = biomass("store", "merge", *parts, "--out", tmp_path / "m.h5").stderr
+    assert f"precision: bf16 in {parts[0]}, fp32 in {parts[1]}; tokens agree only within rounding" in said
+    assert "torch:" not in said and "numpy:" not in said
+    spec = FeatureStore.open(tmp_path / "m.h5").spec
+    assert spec.made_by == {"precision": "bf16 + fp32", "torch": "2.8", "numpy": "2.1 + 2.2"}
+    assert spec.precision == "fp32"  # what predict computes in
+    made_by(tmp_path / "d.h5", [5], precision="bf16", device="cpu")
+    said = biomass("store", "merge", tmp_path / "m.h5", tmp_path / "d.h5", "--out", tmp_path / "n.h5").stderr
+    assert f"torch: 2.8 in {tmp_path / 'm.h5'}, unknown in {tmp_path / 'd.h5'}" in said
+    assert FeatureStore.open(tmp_path / "n.h5").spec.made_by["precision"] == "bf16 + fp32"
+
+
+def test_parts_of_one_making_merge_without_a_warning(tmp_path):
+    for name, images in (("a", [0, 1]), ("b", [2])):
+        made_by(tmp_path / f"{name}.h5", images, precision="bf16")
+    assert "warning" not in biomass("store", "merge", tmp_path / "a.h5", tmp_path / "b.h5", "--out", tmp_path / "m.h5").stderr
+    spec = FeatureStore.open(tmp_path / "m.h5").spec
+    assert spec.made_by == {"precision": "bf16"} and spec.precision == "bf16"
