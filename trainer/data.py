@@ -126,7 +126,7 @@ class TrainingData:
     def _means(self, part: str, stored_n: np.ndarray) -> np.ndarray:
         """(n, 2, D) each image's mean and mean square of a part, over views and tiles (and patches)."""
         views_V = np.arange(len(self.store.view_names))
-        self.check_rows(np.stack(np.meshgrid(stored_n, views_V, indexing="ij"), -1), patches=False)
+        self.check_rows(np.stack(np.meshgrid(stored_n, views_V, indexing="ij"), -1).reshape(-1, 2), patches=False)
         if part == "cls":
             mean, std = self.store.array("cls")[stored_n].astype(np.float64), 0.0
         elif part == "patch":
