@@ -1,10 +1,11 @@
 """A DataFrame as JSON or CSV, a part at a time: chosen rows and columns, and where the next rows are."""
 
 import csv
-import io
 import json
 import math
+import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +18,8 @@ from service.asked import number_of
 from service.errors import ServiceError
 
 LIMIT, MOST_LIMIT = 10_000, 100_000
+RUN = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: the first, full-width
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 BLOCK = 500  # rows made into text at once: json holds the interpreter's lock meanwhile, and others wait
 
 
@@ -78,9 +81,21 @@ def _csv(part: pd.DataFrame) -> Iterator[str]:
 
 
 def _csv_text(rows: Any) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    lines: list[str] = []
+    # the writer quotes what its line ends are made of: by \n alone a \r in a text would begin a row, of a formula perhaps
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    writer.writerows([_inert(cell) for cell in row] for row in rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+
+
+def _inert(cell: Any) -> Any:
+    """A cell that no spreadsheet computes: a text that would be run gets an apostrophe first, unless it is a plain number.
+
+    Source: OWASP, CSV Injection, https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    if isinstance(cell, str) and cell.startswith(RUN) and not NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell
 
 
 def _rows(block: pd.DataFrame) -> Iterator[list[Any]]:

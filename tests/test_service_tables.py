@@ -1,16 +1,19 @@
 """Tables: catalog and statistics as JSON and CSV, a part at a time."""
 
+import csv
 import io
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_tiny
+from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from served import client_of, error_of
 from sweeps import write_store
 
-from featurestore import FeatureStore
+from featurestore import FeatureStore, open_writer
+from trainer.runs import RunFolder
+from trainer.splits import save_splits
 
 S = "/v1/stores/features"
 
@@ -72,3 +75,39 @@ def test_many_rows_come_in_blocks_that_fit_together(client, monkeypatch):
     whole = client.get(f"{S}/catalog.json").json()
     monkeypatch.setattr("service.tables.BLOCK", 7)
     assert json.loads(client.get(f"{S}/catalog.json").text) == whole
+
+
+FORMULAS = ["=1+1", "+cmd", "@SUM(A1)", "-x", "\t=1", "\r=1", "\n=1", "\uff1d1+1", "-", "=\"a\",b"]
+PLAIN = ["-3.5", "+2", "-.5e-3", "1=1", "a@b", "a\r=1", "b\n=1", "", "'=1", "ID-1", "2015-9-4"]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A client of a store whose catalog holds texts that spreadsheets run, and a column named like one."""
+    texts = [*FORMULAS, *PLAIN]
+    frame = tiny_frame(len(texts)).assign(State=texts, **{"=name": np.arange(len(texts)) - 9.5})
+    spec = tiny_spec(frame)
+    path = tmp_path_factory.mktemp("odd") / "features.h5"
+    with open_writer(path, spec, frame) as writer:
+        writer.put(0, tiny_rows(spec, 0))
+    return client_of(path)
+
+
+def test_K12_cells_that_spreadsheets_run_get_an_apostrophe(odd):
+    rows = list(csv.reader(io.StringIO(odd.get(f"{S}/catalog.csv?columns=State,=name").text, newline="")))
+    assert rows[0] == ["State", "'=name"]
+    assert [row[0] for row in rows[1:]] == [*(f"'{text}" for text in FORMULAS), *PLAIN]
+    assert rows[1][1] == "-9.5"  # a number is none
+
+
+def test_K12_json_has_texts_as_they_are(odd):
+    table = odd.get(f"{S}/catalog.json?columns=State,=name").json()
+    assert table["columns"] == ["State", "=name"] and [row[0] for row in table["rows"]] == [*FORMULAS, *PLAIN]
+
+
+def test_K12_csvs_that_commands_write_are_not_changed(tmp_path):
+    frame = pd.DataFrame({"image_id": ["=1+1"], "site": ["@a"], "r00": [0]})
+    save_splits(frame, tmp_path / "folds.csv")
+    RunFolder(tmp_path).write_table("oof.csv", frame)
+    for name in ("folds.csv", "oof.csv"):
+        assert (tmp_path / name).read_text().splitlines()[1] == "=1+1,@a,0"
