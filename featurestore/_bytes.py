@@ -172,12 +172,15 @@ def write_whole(path: Path, data: bytes | str) -> None:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def check_free(folder: Path, n_bytes: int) -> None:
-    """InputError if the folder's file system cannot hold so many more bytes (stores are sparse: they fail late)."""
+def check_free(folder: Path, n_bytes: int, instead: str = "") -> None:
+    """InputError if the folder's file system cannot hold so many more bytes (stores are sparse: they fail late).
+
+    instead : what else the command that was typed can do.
+    """
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise InputError(f"{folder}: {n_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
-                         "make room, or choose another place or fewer views (store build: --no-check-space goes on all the same)")
+                         f"make room, or choose another place{f', or {instead}' if instead else ''}")
 
 
 def check_writable(folder: Path) -> None:
@@ -191,7 +194,7 @@ def check_writable(folder: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as err:
-        raise InputError(f"{folder}: cannot write there ({err.strerror}); choose another place with --out") from err
+        raise InputError(f"{folder}: cannot write there ({err.strerror}); choose another place") from err
 
 
 _held: set[int] = set()  # descriptors of locks this process holds
@@ -240,7 +243,8 @@ def _flock(fd: int, lock: Path, wait: bool, needed: bool) -> None:
         if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             if not needed:
                 return
-            raise InputError(f"{lock}: this file system has no locks ({err.strerror}); build on a local disk, or with "
-                             "--no-lock if no other builder can come") from err
+            raise InputError(f"{lock}: this file system has no locks ({err.strerror}); build on a local disk, or by "
+                             "`biomass store build --no-lock` if no other builder can come") from err
         holder = os.pread(fd, 1000, 0).decode(errors="replace") or "another process"
-        raise LockedError(f"{lock.with_suffix('')}: locked by {holder}; stop it, or wait for it with --wait") from err
+        raise LockedError(f"{lock.with_suffix('')}: locked by {holder}; stop it, or wait until it has ended "
+                          "(`biomass store build --wait` does)") from err

@@ -155,7 +155,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     known, sealed, spec = there(config.out)
     frame = in_spelling_of(frame, known)
     warn_of_removed(config.out, sealed - set(frame["image_id"]), config.data / "train.csv")
-    paths = find_photographs(frame, config.data, config.allow_outside, missing=True)
+    paths = find_photographs(frame, config.data, config.allow_outside, missing=True, allow="--allow-outside")
     todo = [path for image_id, path in zip(frame["image_id"], paths, strict=True) if image_id not in sealed]
     size, unusable = usable(todo or paths[:1], config.crop, config.skip_missing)
     if spec and config.crop == "whole":  # the store's own tiles, whichever photograph came first then
@@ -208,7 +208,8 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     start = time.monotonic()
     job = prepare_build(config)
     if config.check_space:
-        _bytes.check_free(config.out.parent, job.n_pending * image_bytes(job.spec))
+        _bytes.check_free(config.out.parent, job.n_pending * image_bytes(job.spec),
+                          "fewer views, or go on all the same with --no-check-space")
     with open_writer(config.out, job.spec, job.frame, config.reserve, config.wait, config.lock) as writer:
         _warn_of_other_precision(writer.spec, job.spec)
         images = _pending_photographs(writer, job.frame, job.paths)

@@ -92,12 +92,14 @@ def _plain_id(image_id: str) -> str:
     return plain_path(image_id.rsplit("\\", 1)[-1])
 
 
-def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, missing: bool = False) -> list[Path]:
+def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, missing: bool = False,
+                     allow: str = "", without: str = "") -> list[Path]:
     """The resolved file of each image, in the frame's order; `frame` is what `read_catalog` returned.
 
     A path that is not there as written is looked for as `plain_path`, whichever way the file's own name is composed.
     Raises InputError listing every path that is absolute, has `..` or leads out of root through a symlink, unless `outside`
-    allows them; and listing every file that is not there, unless `missing` does.
+    allows them; and listing every file that is not there, unless `missing` does. allow, without : options of the command that
+    was typed, if it has some, by which photographs may lie outside, and by which it goes without missing ones.
     """
     home = os.path.realpath(root)
     listings: dict[str, dict[str, str]] = {}
@@ -111,12 +113,12 @@ def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, mis
             astray.append(f"{path} -> {file}")
         found.append(file)
     if astray and not outside:
-        raise _error(root, f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below it, or allow "
-                           "it with --allow-outside", astray, most=len(astray))
+        raise _error(root, f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below it"
+                           f"{f', or allow it with {allow}' if allow else ''}", astray, most=len(astray))
     gone = [path for path, file in zip(frame["path"], found, strict=True) if not os.path.isfile(file)]
     if gone and not missing:
         raise _error(root, f"{len(gone)} of {len(found)} photographs are missing; is this the folder that the paths "
-                           "start from? (--skip-missing builds the others)", gone, most=len(gone))
+                           f"start from?{f' ({without} goes without them)' if without else ''}", gone, most=len(gone))
     return found
 
 

@@ -103,7 +103,9 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
         fresh = fresh[fresh["image_id"].isin(extension.image_of)]
     if len(fresh) and precision not in (None, source.spec.precision):
         spec = spec.changed(made_by=made_together([source.spec.made_by, source.spec.made_by | {"precision": precision}]))
-    paths = find_photographs(fresh, _needed(data, fresh), allow_outside, missing=True) if len(fresh) else []
+    paths = []
+    if len(fresh):
+        paths = find_photographs(fresh, _needed(data, fresh), allow_outside, missing=True, allow="--allow-outside")
     unusable = usable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
     backbone = _backbone(spec, source, out, weights, device, precision) if len(fresh) else None
     if backbone:

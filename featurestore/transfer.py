@@ -177,7 +177,8 @@ def checked_rows(source: Source, image: int) -> ImageRows:
         differs = np.flatnonzero(row_crcs(rows) != source.array("crc32c")[image])
         if len(differs):
             raise StoreDamaged(f"{source.where(image, int(differs[0]))}: its bytes changed since they were committed; leave it "
-                               f"out with --skip-damaged, or `biomass store verify --repair {source.path}` and build it again")
+                               f"out by `biomass store convert --skip-damaged`, or `biomass store verify --repair {source.path}` "
+                               "and build it again")
     return rows
 
 

@@ -113,7 +113,7 @@ class StoreWriter:
         first, last = self._store.n_images, self._store.n_images + len(frame)
         if last > self._layout.n:
             raise InputError(f"{self._layout.path}: {len(frame)} new images, room for {self._layout.n - first}; "
-                             "build another store, with --reserve if it shall grow")
+                             "build another store, by `biomass store build --reserve` if it shall grow")
         cells = _cells(self._layout.spec, frame)  # all fit, or none is written
         ids = cells["image_id"]
         ids_by_row, ids[:, 0] = ids[:, 0].copy(), 0
@@ -291,7 +291,7 @@ def check_same(store: FeatureStore, spec: StoreSpec) -> None:
     if bool(spec.thumb) != bool(store.spec.thumb):  # their size is that of the photograph that came first
         differing.append(f"thumbs: store {bool(store.spec.thumb)}, asked {bool(spec.thumb)}")
     if differing:
-        raise MismatchError(f"{store.path}: holds other tokens; choose another --out or remove it\n  "
+        raise MismatchError(f"{store.path}: holds other tokens; choose another name or remove it\n  "
                             + "\n  ".join(differing))
 
 

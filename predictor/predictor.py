@@ -244,7 +244,7 @@ def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress
 def test_photographs(data: Path, missing: bool = False) -> dict[str, Path]:
     """Photograph of each image of test.csv; InputError listing all that are missing, unless they may be."""
     frame = read_catalog(data / "test.csv", may_be_empty=True)
-    return dict(zip(frame["image_id"], find_photographs(frame, data, missing=missing), strict=True))
+    return dict(zip(frame["image_id"], find_photographs(frame, data, missing=missing, without="--on-error mean"), strict=True))
 
 
 def _check_views(views: Sequence[ViewSpec], tokens: TokenSpec) -> None:
