@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.images import Crop, plan_crop
 from featurestore.rounding import int8_rounded
-from featurestore.spec import DECODE_RULES, StoreSpec, TokenSpec, ViewSpec
+from featurestore.spec import AND, DECODE_RULES, StoreSpec, TokenSpec, ViewSpec
 from featurestore.timm_model import checked_layers, new_model, patch_size, patch_size_of, read_tokens, short, tried_model
 from featurestore.views import make_view, normalise, view_amounts
 from featurestore.weights import (
@@ -179,7 +179,7 @@ def backbone_of_store(spec: StoreSpec, weights: str | None, folders: Sequence[Pa
                          f"It was looked for in:{places or ' no folder that exists'}") from err
     except (InputError, MismatchError) as err:
         if advice := _newer_timm(spec.made_by):
-            raise type(err)(f"{err}; {advice}") from err
+            raise type(err)(f"{err} ({advice})") from err
         raise
 
 
@@ -209,11 +209,11 @@ def _newer_timm(made_by: Mapping[str, str]) -> str | None:
     """What to install, if tokens were made with a newer timm than is here."""
     import timm
 
-    there, here = made_by.get("timm", ""), timm.__version__
-    if not there or _numbers(there) <= _numbers(here):
+    there = max(made_by.get("timm", "").split(AND), key=_numbers)
+    if _numbers(there) <= _numbers(timm.__version__):
         return None
-    return (f"the tokens were made with timm {there} and torch {made_by.get('torch', 'unknown')}, here are timm {here} and torch "
-            f"{torch.__version__}: install timm {there} or newer")
+    return (f"the tokens were made with timm {there} and torch {made_by.get('torch', 'unknown')}; here are timm "
+            f"{timm.__version__} and torch {torch.__version__}: install timm {there} or newer")
 
 
 def _numbers(version: str) -> list[int]:
