@@ -108,8 +108,9 @@ class Guard:
         if not self._is_token(dict(query)["token"]):
             raise ServiceError("unauthorized", "the token in the address is not the right one", "open the URL the server printed")
         rest = urlencode([(key, value) for key, value in query if key != "token"])
-        response = RedirectResponse(f"/?{rest}" if rest else "/", 303, {"Cache-Control": "no-store"})
-        response.set_cookie(self.cookie, self.token, path="/", httponly=True, samesite="strict")
+        # relative, and a cookie without a path, which is the page's own: a proxy may have put it below some prefix
+        response = RedirectResponse(f"./?{rest}" if rest else "./", 303, {"Cache-Control": "no-store"})
+        response.set_cookie(self.cookie, self.token, path=None, httponly=True, samesite="strict")
         return response
 
     def _is_token(self, given: str) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,8 @@ def table_response(request: Request, frame: pd.DataFrame, format: str) -> Respon
     following = _url_of(request, end, limit) if end < total else None
     part = frame.iloc[offset:end][names]
     if format == "csv":
-        headers = {"Link": f'<{following}>; rel="next"'} if following else {}
+        # relative to the address asked for: behind a proxy that may be below some prefix
+        headers = {"Link": f'<?{urlsplit(following).query}>; rel="next"'} if following else {}
         return _answer(request, part, _csv(part), headers, "text/csv; charset=utf-8")
     after = {"total": total, "offset": offset, "next": following}
     return _answer(request, part, _json(part, after), {}, "application/json")

@@ -40,9 +40,9 @@ def test_s02_a_token_in_a_query_counts_for_the_page_alone(client):
 
 def test_s02_the_page_moves_the_token_into_a_cookie(client):
     answer = client.get(f"/?token={TOKEN}&store=features&view=a%26b")
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/?store=features&view=a%26b")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "./?store=features&view=a%26b")
     cookie = answer.headers["Set-Cookie"]
-    assert TOKEN in cookie and "HttpOnly" in cookie and "SameSite=strict" in cookie
+    assert TOKEN in cookie and "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path" not in cookie
     assert client.get("/v1/stores").status_code == 200  # the client keeps cookies as a browser does
 
 

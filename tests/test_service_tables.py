@@ -46,7 +46,7 @@ def test_next_leads_through_all_rows(client):
         ids += [row[0] for row in table["rows"]]
         address = table["next"]
     assert ids == [f"ID{i}" for i in range(30)]
-    assert client.get(f"{S}/catalog.csv?limit=13").headers["Link"] == f'<{S}/catalog.csv?offset=13&limit=13>; rel="next"'
+    assert client.get(f"{S}/catalog.csv?limit=13").headers["Link"] == '<?offset=13&limit=13>; rel="next"'
 
 
 @pytest.mark.parametrize("query", ["offset=-1", "limit=0", "limit=nan", "limit=1e9", "offset=0x1", "columns=image_id,nix"])

@@ -14,6 +14,9 @@ export class ApiError extends Error {
   }
 }
 
+/** An address of the service, which begins with /, from where the page is: behind a proxy that may be below some prefix. */
+export const here = address => address.replace(/^\//, "");
+
 /** Parsed JSON of an address; ApiError with the server's message, hint and kind. */
 export async function get(url, signal) {
   const found = kept.get(url);
@@ -47,7 +50,7 @@ async function inTurn(question) {
 
 async function reach(url, signal) {
   try {
-    return await fetch(url, { signal, credentials: "same-origin", headers: { Accept: "application/json" } });
+    return await fetch(here(url), { signal, credentials: "same-origin", headers: { Accept: "application/json" } });
   } catch (err) {
     if (err.name === "AbortError") throw err;
     throw new ApiError(0, {
@@ -86,5 +89,5 @@ export function withQuery(url, parameters) {
   return query ? `${url}${url.includes("?") ? "&" : "?"}${query}` : url;
 }
 
-/** Where everything about a photograph lies. */
-export const imageUrl = (store, id, rest = "") => `${store.url}/images/${encodeURIComponent(id)}${rest}`;
+/** Where everything about a photograph lies, from where the page is. */
+export const imageUrl = (store, id, rest = "") => here(`${store.url}/images/${encodeURIComponent(id)}${rest}`);

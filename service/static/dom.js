@@ -1,5 +1,7 @@
 // Elements and the few pieces every view is made of. Text comes in as text nodes only, so nothing needs escaping.
 
+import { here } from "./api.js";
+
 const SVG = "http://www.w3.org/2000/svg",
   LONG = 18; // letters of a fact that takes a line of its own where there is little room
 
@@ -56,7 +58,7 @@ export function bytes(n) {
 
 /** Links to what is shown, as JSON and CSV. */
 export function twins(url, what) {
-  const [path, query] = url.split("?"),
+  const [path, query] = here(url).split("?"),
     rest = query ? `?${query}` : "";
   return el(
     "p",

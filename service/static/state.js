@@ -13,13 +13,13 @@ export function href(changes, keep = null) {
     ([, value]) => value !== null && value !== undefined && value !== "",
   );
   const query = new URLSearchParams(all.map(([key, value]) => [key, String(value)]));
-  return all.length ? `/?${query}` : "/";
+  return all.length ? `./?${query}` : "./"; // relative: the page may lie below a proxy's prefix
 }
 
 /** Note what a view already shows: a new entry of the history, or in place of the present one (sliders, zooming). */
 export function put(changes, { replace = false } = {}) {
   const url = href(changes);
-  if (url === location.pathname + location.search) return;
+  if (new URL(url, location).href === location.href) return;
   remember();
   history[replace ? "replaceState" : "pushState"](history.state, "", url);
 }
@@ -45,7 +45,7 @@ export function onChange(show) {
   addEventListener("pagehide", remember);
   addEventListener("popstate", show);
   document.addEventListener("click", event => {
-    const link = event.target.closest?.("a[href^='/?'], a[href='/']");
+    const link = event.target.closest?.("a[href^='./?'], a[href='./']");
     if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)
       return;
     event.preventDefault();

@@ -14,7 +14,8 @@ const WIDE = { width: 1400, height: 900 },
 const VIEWS = ["", "page=map", "page=photograph&layer=similar&patch=1,1", "page=sweeps"];
 
 const [claim, url, word] = process.argv.slice(2);
-const { origin } = new URL(url);
+const { origin } = new URL(url),
+  home = new URL(".", url).href;
 const noise = [];
 
 async function open(browser, query, options = {}) {
@@ -29,7 +30,7 @@ async function open(browser, query, options = {}) {
 }
 
 async function arrive(page, address) {
-  await page.goto(origin + address);
+  await page.goto(home + address.replace(/^\//, ""));
   await drawn(page);
 }
 
