@@ -12,8 +12,6 @@ from typing import Any
 
 import click
 
-from featurestore.about import DISTRIBUTION
-
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
@@ -33,7 +31,7 @@ STORE = _Store(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name=DISTRIBUTION)
+@click.version_option(package_name="biomass-tokens")
 def main() -> None:
     """Frozen ViT tokens in a mapped store, every head of a sweep in one pass, prediction end to end."""
 

@@ -128,7 +128,7 @@ class BuildReport:
 
     def __str__(self) -> str:
         rate = f", {self.n_built / self.seconds:.2f} images/s" if self.n_built else ""
-        sites = f"; {self.n_sites} sites" if self.n_sites else ""
+        sites = f"; {self.n_sites} site{'s' if self.n_sites > 1 else ''}" if self.n_sites else ""
         return (f"{self.path}: {self.n_images} images sealed, {self.n_built} of them now in {self.seconds:.1f} s{rate}, "
                 f"{self.n_bytes / 1e9:.3g} GB{sites}")
 

@@ -655,6 +655,7 @@ def test_the_wheel_is_of_the_distribution_that_is_installed(tmp_path):
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     assert config["metadata"]["name"] == DISTRIBUTION
+    assert f'package_name="{DISTRIBUTION}"' in (ROOT / "cli.py").read_text()  # which imports nothing of ours
     assert biomass("--version").stdout.endswith(", version 0.1.0\n")
 
 

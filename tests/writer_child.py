@@ -5,7 +5,7 @@ act : "build" (if not given) or "read", that is: open, read every image on first
 path : the store. n, reserve : images of the catalog, free places. limit : build at most so many images. pause_s : after a commit.
 room : bytes of memory the child may take beyond what it has. uid : whose rights it shall have.
 kill_at : die before that durable call of Python's (0: never). kill_after_s : be killed so long after the start.
-inject : what strace shall do to a system call, e.g. "fsync:signal=SIGKILL:when=3". rlimits : soft limits of the child, by name.
+inject : what strace shall do to a system call, e.g. "fsync:signal=SIGKILL:when=3". rlimits : limits of the child, by name.
 trace : the system calls that strace, where it is asked to inject, writes to `log`.
 The answer: exit status, images acknowledged (committed, and then told), durable calls, and the error it ended with; of a reader:
 images read and right, images refused, whether any was wrong, how many faults verify found, and how long opening took.
@@ -93,8 +93,8 @@ def read(request: dict, tell: Callable[..., None]) -> None:
 
 def restrict(request: dict) -> None:
     """Take on the limits and rights asked for; what takes longer than a minute dies."""
-    for name, soft in request.get("rlimits", {}).items():
-        resource.setrlimit(getattr(resource, name), (soft, resource.getrlimit(getattr(resource, name))[1]))
+    for name, limit in request.get("rlimits", {}).items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))  # hard ones too: a soft limit is raised where it can be
     if "room" in request:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + request["room"],) * 2)
