@@ -1,6 +1,7 @@
 """Every family of timm with a class token: its tokens are read as timm means them, or it is refused before any writing."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -126,3 +127,10 @@ def test_K6_tokens_of_a_hybrid_are_imported_at_the_size_they_were_made_at(tmp_pa
     biomass("store", "import", tmp_path / "npz", "--out", tmp_path / "f.h5", "--backbone", "vit_tiny_r_s16_p8_224")
     tokens = FeatureStore.open(tmp_path / "f.h5").spec.tokens
     assert (tokens.tile_height, tokens.patch_size, tokens.grid) == (96, 32, (3, 3))
+
+
+def test_K6_the_page_says_of_each_family_what_is_found_here():
+    page = (Path(__file__).parent.parent / "docs" / "backbones.md").read_text()
+    refused, usable = page.split("## Not usable")[1].split("## Usable")
+    assert all(f"`{name}`" in usable and f"`{name}`" not in refused for name in {*SMALL, *LARGE})
+    assert all(f"| `{name}` | {reason}" in refused for name, reason in REFUSED.items() if name not in ("resnet18", *LARGE))

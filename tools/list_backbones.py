@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import timm
 import torch
 from safetensors.torch import save_file
@@ -34,6 +35,7 @@ from featurestore.views import VIEWS
 DOC = Path(__file__).parent.parent / "docs" / "backbones.md"
 MOST = 10**9  # parameters of a model that is computed, not only tried on the meta device
 GRIDS = (3, 5), (3, 3)  # patches of a small tile; better not square, so that rows cannot be taken for columns
+DRAWS = 6  # of pictures at most, until changed patches show in their own tokens: deep models of random weights mix them
 CHUNK, LIMIT_S = 12, 1200
 
 
@@ -113,9 +115,20 @@ def _is_taken(name: str, size: tuple[int, int]) -> bool:
 
 
 def patch_order(backbone: Backbone) -> list[int]:
-    """The token in which a change of each patch shows, each token once."""
+    """The token in which a change of each patch shows, each token once; of random weights and pictures, so some may be needed."""
+    response_PP = 0
+    for seed in range(DRAWS):
+        response_PP += _response(backbone, seed)
+        order = linear_sum_assignment(response_PP, maximize=True)[1].tolist()
+        if order == sorted(order):
+            break
+    return order
+
+
+def _response(backbone: Backbone, seed: int) -> np.ndarray:
+    """(P, P), how much each patch token (second axis) differs where a patch of noise (first axis) is replaced by other noise."""
     height, width, patch = backbone.spec.tile_height, backbone.spec.tile_width, backbone.spec.patch_size
-    plain, other = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    plain, other = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     tiles = plain.repeat(backbone.spec.n_patches, 1, 1, 1)
     for p, tile in enumerate(tiles):
         row, column = divmod(p, backbone.spec.grid[1])
@@ -123,7 +136,7 @@ def patch_order(backbone: Backbone) -> list[int]:
         tile[square] = other[square]
     before = backbone.tokens(plain[None], "trial", VIEWS[0])[1].float()
     after = backbone.tokens(tiles, "trial", VIEWS[0])[1].float()
-    return linear_sum_assignment((after - before).norm(dim=-1).numpy(), maximize=True)[1].tolist()
+    return (after - before).norm(dim=-1).numpy()
 
 
 def _resized(name: str, patch: int, own: tuple[int, int]) -> bool:
@@ -194,9 +207,9 @@ TEXT = """\
 `--backbone NAME` takes a vision transformer of timm that has one class token and returns it with a square grid of patch tokens.
 timm {timm} has {n} models with a class token; {usable} of them can be used. `tools/list_backbones.py` tried each of them and
 wrote this page (torch {torch}, random weights, names without the tag of their weights). Each was tried at its own image size on
-torch's meta device, which computes shapes alone. {computed} of the usable models also computed tokens of tiles on the CPU (one
-for all that consist of the same modules), and a changed patch showed in that patch's token. The other {meta} have more than
-{most} parameters.
+torch's meta device, which computes shapes alone. For {computed} of the usable models tokens of small tiles were computed on the
+CPU as well, once for all models of the same modules: they were finite, and a changed patch showed in that patch's token. The other
+{meta} have more than {most} parameters.
 
 Commands make the trial on the meta device too, before they fetch weights or write anything. So another version of timm may have
 other models: those are accepted or refused by the same trial.
