@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from commands import biomass
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from sweeps import write_store
 
+from cli import plain_errors
 from featurestore import FeatureStore, _maps, open_writer
 from featurestore.errors import InputError
 
@@ -216,3 +218,11 @@ def test_K11_photographs_are_not_called_damaged_for_want_of_descriptors(tmp_path
     with pytest.raises(InputError):
         monkeypatch.undo()
         read_photograph(tmp_path / "a.jpg")
+
+
+def test_K11_a_command_that_finds_no_descriptor_left_says_what_to_do(few_files, capsys):
+    with pytest.raises(SystemExit) as ended, plain_errors(), ExitStack() as files:
+        for _ in range(1000):
+            files.enter_context(open("/dev/null"))
+    assert ended.value.code == 3
+    assert "error: /dev/null: Too many open files; raise `ulimit -n`" in capsys.readouterr().err
