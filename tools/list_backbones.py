@@ -208,7 +208,7 @@ TEXT = """\
 timm {timm} has {n} models with a class token; {usable} of them can be used. `tools/list_backbones.py` tried each of them and
 wrote this page (torch {torch}, random weights, names without the tag of their weights). Each was tried at its own image size on
 torch's meta device, which computes shapes alone. For {computed} of the usable models tokens of small tiles were computed on the
-CPU as well, once for all models of the same modules: they were finite, and a changed patch showed in that patch's token. The other
+CPU as well, once for all models of the same modules: they were finite, and a changed patch showed in its own token. The other
 {meta} have more than {most} parameters.
 
 Commands make the trial on the meta device too, before they fetch weights or write anything. So another version of timm may have
