@@ -34,8 +34,9 @@ def few_maps(monkeypatch):
 
 @pytest.fixture
 def few_files(monkeypatch):
-    """Room for 80 descriptors beside those in use, which is not raised."""
+    """Room for 80 descriptors beside those that other tests left open, which is not raised."""
     monkeypatch.setattr("featurestore._maps.raise_file_limit", lambda: False)
+    monkeypatch.setattr("featurestore._maps._file_limits", lambda: (80, 80))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 80, before[1]))
