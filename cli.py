@@ -63,15 +63,19 @@ def plain_errors(after: str = "") -> Iterator[None]:
 def _signals(after: str) -> Iterator[None]:
     """The first SIGINT or SIGTERM unwinds, so that what is begun is finished or dropped; a second one kills.
 
-    Where unwinding waits for a checkpoint, a second one within GRACE_S is taken for the same wish: schedulers repeat theirs.
+    Where unwinding waits for a checkpoint, a second one within GRACE_S is taken for the same wish, also while the process ends:
+    schedulers repeat theirs.
     """
     from featurestore._interrupts import check_interrupt, interrupt, is_deferred, way_on
 
     asked: list[float] = []
+    has_waited = False
 
     def stop(number: int, _frame: object) -> None:
+        nonlocal has_waited
         waits = is_deferred()
-        if asked and waits and time.monotonic() - asked[0] < GRACE_S:
+        has_waited |= waits
+        if asked and has_waited and time.monotonic() - asked[0] < GRACE_S:
             return
         if asked or not waits:
             for each in (signal.SIGINT, signal.SIGTERM):
@@ -89,8 +93,9 @@ def _signals(after: str) -> Iterator[None]:
         yield
         check_interrupt()
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        if not has_waited:  # else `stop` stays, for a signal that is repeated while the process ends
+            for each, handler in before.items():
+                signal.signal(each, handler)
         interrupt(None)  # what runs in this process afterwards was not asked to stop
 
 

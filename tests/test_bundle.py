@@ -613,6 +613,7 @@ def test_the_notebook_says_which_folder_it_cannot_choose(tmp_path, monkeypatch, 
         exec(SETTINGS.replace("/kaggle/input", str(tmp_path / "inputs")), {})
 
 
+@pytest.mark.system
 def test_the_notebook_runs_in_jupyter(whole, pasture, tmp_path):
     pytest.importorskip("nbclient")
     code = ("import nbclient, nbformat, sys\n"

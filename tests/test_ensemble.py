@@ -271,9 +271,10 @@ def test_views_by_name():
     assert chosen_tta("4") == chosen_tta(4) == VIEWS[:4]
 
 
-@pytest.mark.parametrize("program", ["from cli import main\nmain(sys.argv[1:])\n",
-                                     "import runpy\ndel sys.argv[1]\nrunpy.run_module('predictor', run_name='__main__')\n"],
-                         ids=["biomass", "python -m predictor"])
+@pytest.mark.parametrize("program", [
+    pytest.param("from cli import main\nmain(sys.argv[1:])\n", id="biomass"),
+    pytest.param("import runpy\ndel sys.argv[1]\nrunpy.run_module('predictor', run_name='__main__')\n",
+                 id="python -m predictor", marks=pytest.mark.system)])
 def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path, program):
     """The first photograph is finished, the second is waited for, then the signal comes."""
     code = ("import sys, time\nfrom predictor.journal import Journal\nadd = Journal.add\n"

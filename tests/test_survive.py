@@ -80,7 +80,7 @@ def assert_same_sweep(found: Path, whole: Path):
         assert epochs == list(range(len(epochs))) and len(epochs) == len(log.read_text().splitlines())
 
 
-SHORT = {"in a step of the optimiser", "writing a checkpoint", "in the second pass", "saving heads"}  # the rest: test-system
+SHORT = {"in a step of the optimiser", "writing a checkpoint", "in the second pass"}  # the rest: test-system
 
 
 @pytest.mark.parametrize("point", [pytest.param(point, id=name, marks=[] if name in SHORT else pytest.mark.system)
@@ -130,6 +130,24 @@ def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(whole
     monkeypatch.setattr("trainer.sweep._refit", lambda *_: signal.raise_signal(signal.SIGINT) or check_interrupt())
     said = biomass("train", "--resume", folder, "--fold", "all", code=130).stderr
     assert f"stopping; biomass train --resume '{folder}' --fold all goes on from here" in said
+
+
+REPEATED = """
+import os, signal
+from cli import plain_errors
+from featurestore._interrupts import check_interrupt, deferred_interrupts
+try:
+    with plain_errors(), deferred_interrupts():
+        os.kill(os.getpid(), signal.SIGTERM)
+        check_interrupt()
+finally:
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_that_is_repeated_while_the_process_ends_counts_once():
+    done = subprocess.run([sys.executable, "-c", REPEATED], cwd=ROOT, stderr=subprocess.DEVNULL, check=False)
+    assert done.returncode == 143
 
 
 def test_a_stopped_sweep_goes_on_to_the_same_heads(stopped):
@@ -258,7 +276,10 @@ def undisturbed(store, tmp_path_factory):
     return left(next((folder / "runs").iterdir()))
 
 
-@pytest.mark.parametrize("cut", ["features.h5", "features.zarr/patches/c/0/0/0/0/0"])
+ZARR_SHARD = pytest.param("features.zarr/patches/c/0/0/0/0/0", marks=pytest.mark.system)
+
+
+@pytest.mark.parametrize("cut", ["features.h5", ZARR_SHARD])
 def test_a_store_that_is_cut_ends_a_sweep_with_a_sentence(tmp_path, undisturbed, cut):
     """R03. And once it is back, the sweep ends where it would have."""
     path, file = write_store(tmp_path / cut.split("/")[0]), tmp_path / cut
