@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-system lint bench clean
+.PHONY: demo test test-system mutants lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/biomass demo
@@ -15,6 +15,11 @@ test: $(VENV)/.installed-test
 test-system: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs -m "system or not system"
 
+# changes in the code, one at a time: do the quick tests notice? About an hour
+mutants: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[mutants]"
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 
@@ -22,7 +27,7 @@ bench: $(VENV)/.installed-test
 	for each in benchmarks/bench_*.py; do $(BIN)/python $$each || exit 1; done
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build mutants *.egg-info
 
 # torch, torchvision and timm in one pip run: torchvision pins torch exactly. Editable: a checkout is where people edit.
 $(VENV)/.installed: setup.cfg pyproject.toml

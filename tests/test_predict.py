@@ -192,7 +192,8 @@ def test_one_value_that_is_no_mass_is_refused_by_its_row(tmp_path, value):
     csv = tmp_path / "test.csv"
     csv.write_text("sample_id,image_path,target_name\na__GDM_g,test/a.jpg,GDM_g\nb__GDM_g,test/b.jpg,GDM_g\n")
     wide = pd.DataFrame({"image_id": ["a", "b"], **dict.fromkeys(TARGETS, 1.0)})
-    assert submission(csv, wide)["target"].tolist() == [1, 1]
+    table = submission(csv, wide)
+    assert table.columns.tolist() == ["sample_id", "target"] and table["target"].tolist() == [1, 1]
     with pytest.raises(InputError, match="1 predictions are no masses:\n  b__GDM_g"):
         submission(csv, wide.assign(GDM_g=[1, value]))
 

@@ -160,11 +160,11 @@ def _lists(trainer: BankTrainer) -> dict[str, list[np.ndarray]]:
     return {"losses": trainer.losses_QG, "errors": trainer.errors_QG}
 
 
-@torch.no_grad()
 def _restore(trainer: BankTrainer, state: dict[str, Tensor]) -> None:
-    for part, tensors in _stacked(trainer).items():
-        for name, tensor in tensors.items():
-            tensor.copy_(state[f"{part}/{name}"])  # in place: the optimiser's slices share this storage
+    with torch.no_grad():
+        for part, tensors in _stacked(trainer).items():
+            for name, tensor in tensors.items():
+                tensor.copy_(state[f"{part}/{name}"])  # in place: the optimiser's slices share this storage
     adamw = trainer.optimizer.adamw
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in state.items():

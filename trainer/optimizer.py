@@ -48,13 +48,13 @@ class BankOptimizer:
             return settings.lr * (self.n_done + 1) / (math.floor(warm) + 1)
         return settings.lr * (1 + math.cos(math.pi * (self.n_done - warm) / max(1, self.n_steps - warm))) / 2
 
-    @torch.no_grad()
     def _update_average(self) -> None:
         """Move the average towards the weights; until its start, and where it is off, it is the weights themselves."""
         weight_G = torch.tensor([self._average_weight(point) for point in self.points], dtype=torch.float64)
-        for name, tensor in self.bank.tensors.items():
-            average = self.average[name]
-            average.lerp_(tensor, weight_G.to(tensor).view(1, -1, *(1,) * (tensor.dim() - 2)))
+        with torch.no_grad():
+            for name, tensor in self.bank.tensors.items():
+                average = self.average[name]
+                average.lerp_(tensor, weight_G.to(tensor).view(1, -1, *(1,) * (tensor.dim() - 2)))
 
     def _average_weight(self, point: PointConfig) -> float:
         settings = point.optimization
