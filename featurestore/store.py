@@ -29,7 +29,8 @@ from featurestore.urls import is_url
 
 TAKE_THREADS = min(4, os.cpu_count() or 1)
 ADVISE_BYTES = 128 << 10  # of more than a device's read-ahead or largest request the kernel silently reads the beginning alone
-MOST_OPEN = 64  # files that one store keeps open to read them by; of more, each is opened for each read: some 10 us
+CHECK_AHEAD_BYTES = 512 << 20  # asked for at a time of rows that are compared with their checksums
+MOST_OPEN = 64  # files that one store keeps open to read them by; of more, each is opened for each read
 SEAL_BLOCK = 4096  # images whose catalog rows are copied at once to check their seals
 MANY_NAMES = 5000  # difflib takes some 10 us a name: of more, only those that begin like the one that is not there are compared
 UNKNOWN, SEALED = 0, 1  # what this process has checked of an image
@@ -225,9 +226,13 @@ class FeatureStore:
         level = WHOLE if patches or not self._has_patch_crc else VECTORS
         unchecked = rows_B2[self._checked_NV[rows_B2[:, 0], rows_B2[:, 1]] < level]
         rows = list(dict.fromkeys(map(tuple, unchecked.tolist())))
+        n_ahead = 0
         if level == WHOLE and self.spec.has_patches:
-            self._ask_for(rows)
-        for image, view in rows:
+            n_ahead = max(1, CHECK_AHEAD_BYTES // self.layout.extents["patches"].array.row_bytes)
+            self._ask_for(rows[:n_ahead])
+        for position, (image, view) in enumerate(rows):
+            if n_ahead:
+                self._ask_for(rows[position + n_ahead:position + n_ahead + 1])
             committed = self.array("crc32c")[image, view]
             is_right = level == VECTORS and self._vectors_crc(image, view) == committed
             if not is_right and self.row_crc(image, view) != committed:  # of VECTORS it may be the patches' own sum that rotted

@@ -194,3 +194,16 @@ def test_a_row_that_is_built_again_is_checked_again(path):
     store.refresh()
     with pytest.raises(StoreDamaged, match=r"image 3 .*hflip"):
         store.patches[3, 1]
+
+
+def test_K9_no_more_than_a_window_is_asked_for_ahead_of_the_check(path, monkeypatch):
+    store = FeatureStore.open(path)
+    row_bytes = store.layout.extents["patches"].array.row_bytes
+    monkeypatch.setattr("featurestore.store.CHECK_AHEAD_BYTES", 3 * row_bytes)
+    asked, ahead = [], []
+    monkeypatch.setattr(store, "_ask_for", asked.extend)
+    row_crc = store.row_crc
+    monkeypatch.setattr(store, "row_crc", lambda *row: ahead.append(len(asked) - len(ahead)) or row_crc(*row))
+    rows = [(image, view) for image in range(4) for view in range(3)]
+    store.check_rows(rows)
+    assert asked == rows and ahead == [4] * 9 + [3, 2, 1]
