@@ -94,10 +94,10 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
     if not has_sites(frame):
         return []
     try:
-        site_of(frame)
+        sites = pd.DataFrame({"state": state_of(frame), "day": date_of(frame)})
     except InputError as err:
         return [str(err)]
-    pairs = pd.DataFrame({"state": state_of(frame), "day": date_of(frame)}).drop_duplicates().sort_values(["state", "day"])
+    pairs = sites.drop_duplicates().sort_values(["state", "day"])
     alike = _alike(list(pairs.itertuples(index=False, name=None)))
     if not alike:
         return []

@@ -147,11 +147,11 @@ def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype 
         n_folds, repeats = shape_of(folds)
         if isinstance(base.cv.fold, int) and base.cv.fold >= n_folds:
             raise InputError(f"{base.cv.folds}: no fold {base.cv.fold} (cv.fold); its {n_folds} folds are numbered from 0")
-        if not begun:
-            warn_of_sites(data.catalog, data.store.path)
-        return Sweep.of(config.with_folds(base.cv.folds, n_folds, repeats), data, folds)
-    folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata, base.experiment.seed)
-    warn_of_sites(data.catalog, data.store.path)
+        config = config.with_folds(base.cv.folds, n_folds, repeats)
+    else:
+        folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata, base.experiment.seed)
+    if not begun:
+        warn_of_sites(data.catalog, data.store.path)
     return Sweep.of(config, data, folds)
 
 
