@@ -176,7 +176,7 @@ def _restore(trainer: BankTrainer, state: dict[str, Tensor]) -> None:
     adamw.load_state_dict({"state": moments, "param_groups": adamw.state_dict()["param_groups"]})
     trainer.optimizer.n_done, trainer.n_batches = state["counts"].tolist()
     for name, noted in (_noted(trainer) | _lists(trainer)).items():
-        noted[:] = state[name].numpy()
+        noted[:] = state[name].numpy().copy()  # a list would keep views of the mapped file, which may be cut later
 
 
 def _stacked(trainer: BankTrainer) -> dict[str, dict[str, Tensor]]:
