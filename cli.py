@@ -212,6 +212,7 @@ def store_verify(path: Path, images: Path | None, mend: bool) -> None:
 @click.option("--out", required=True, type=ANY, help="The store: NAME.h5 or NAME.zarr.")
 @click.option("--csv", type=FILE, help="Labels and paths, one row an image or long.  [train.csv of --data]")
 @click.option("--data", type=FOLDER, help="The photographs' folder: sizes, hashes and thumbnails come from there.")
+@click.option("--allow-outside", is_flag=True, help="Take photographs from outside the data folder too.")
 @click.option("--backbone", "model", default="vit_huge_plus_patch16_dinov3", show_default=True,
               help="timm name of the model that made the tokens.")
 @click.option("--weights", type=FILE, help="Its .safetensors, for their hash: predict then accepts that backbone.")
@@ -448,6 +449,7 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the backbone.  [the store's]")
 @click.option("--on-error", type=click.Choice(["fail", "mean"]),
               help="mean: the training mean for photographs that cannot be used, exit code 6.  [fail]")
+@click.option("--allow-outside", is_flag=True, help="Take photographs from outside the data folder too.")
 @click.option("--deadline", help="Time from now, e.g. 8h30m: fewer views rather than overrun.")
 @click.option("--resume", is_flag=True, help="Take up what a stopped prediction of this output had finished.")
 @click.option("--interval", type=float, metavar="LEVEL",

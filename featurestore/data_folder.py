@@ -29,7 +29,7 @@ def check_data(folder: Path) -> Iterator[Check]:
             yield Check("train.csv", FAIL, _one_line(err))
         else:
             yield Check("train.csv", OK, f"{len(frame)} images")
-            yield _photographs(frame, folder, "train photos", "put them there, or build with --skip-missing")
+            yield _photographs(frame, folder, "train photos", "store build", "put them there, or build with --skip-missing")
             yield from check_labels(frame)
             yield from check_sites(frame)
     if test.is_file():
@@ -39,7 +39,7 @@ def check_data(folder: Path) -> Iterator[Check]:
             yield Check("test.csv", FAIL, _one_line(err))
         else:
             yield Check("test.csv", OK, f"{len(frame)} images, {n_rows} rows of a submission")
-            yield _photographs(frame, folder, "test photos", "put them there, or predict with --on-error mean")
+            yield _photographs(frame, folder, "test photos", "predict", "put them there, or predict with --on-error mean")
 
 
 def check_labels(frame: pd.DataFrame) -> Iterator[Check]:
@@ -75,9 +75,9 @@ def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
         yield Check("sites", WARN, _one_line(doubt))
 
 
-def _photographs(frame: pd.DataFrame, folder: Path, name: str, advice: str) -> Check:
+def _photographs(frame: pd.DataFrame, folder: Path, name: str, command: str, advice: str) -> Check:
     try:
-        paths = find_photographs(frame, folder, missing=True, allow="`biomass store build --allow-outside`")
+        paths = find_photographs(frame, folder, missing=True, allow=f"`biomass {command} --allow-outside`")
     except InputError as err:
         return Check(name, FAIL, _one_line(err))
     size, unusable = inspect_photographs(paths, DEFAULT_CROP)

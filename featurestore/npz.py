@@ -65,7 +65,7 @@ class ImportReport:
 
 def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "vit_huge_plus_patch16_dinov3",
                image_size: int | None = None, crop: str = "squash", views: str | None = None, weights: Path | None = None,
-               data: Path | None = None, progress: bool = True) -> ImportReport:
+               data: Path | None = None, allow_outside: bool = False, progress: bool = True) -> ImportReport:
     """Make a store of a folder's npz files; goes on where an earlier import stopped.
 
     Parameters
@@ -76,6 +76,7 @@ def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "v
     views : names with commas. None: the four plain flips, then imported_04, imported_05, ..., which cannot be made again.
     weights : .safetensors of the model, for their hash: predict accepts that backbone. None: unknown, no backbone is accepted.
     data : folder the paths start from; where the photographs are, sha256, size and thumbnail are read from them.
+    allow_outside : also take photographs that are not below `data`.
 
     Raises InputError, before anything is written, listing every file that is no zip, lacks a key or holds another shape, every
     id without file or row, every photograph that is missing or unusable; later, by file and key, for damage, and for values that
@@ -90,7 +91,7 @@ def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "v
     known, sealed, _ = there(out)
     frame = in_spelling_of(named, known)
     files = {image_id: files[name] for image_id, name in zip(frame["image_id"], named["image_id"], strict=True)}
-    photographs = _photographs(frame, data)
+    photographs = _photographs(frame, data, allow_outside)
     size = check_photographs(list(photographs.values()), crop) if photographs else None
     tokens = _token_spec(model, weights, crop, image_size, _views(views, n_views), n_patches, width, size)
     spec = StoreSpec(tokens=tokens, thumb=_thumb_size(size), columns=catalog_columns(frame), made_by=_made_by(tokens, weights))
@@ -191,14 +192,14 @@ def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataF
     return frame
 
 
-def _photographs(frame: pd.DataFrame, data: Path | None) -> dict[str, Path]:
+def _photographs(frame: pd.DataFrame, data: Path | None, allow_outside: bool) -> dict[str, Path]:
     """Photograph of each image, by id, if they are there; InputError if only some of them are."""
     if data is None:
         return {}
-    paths = find_photographs(frame, data, missing=True)
+    paths = find_photographs(frame, data, allow_outside, missing=True, allow="--allow-outside")
     if not any(path.is_file() for path in paths):
         return {}
-    return dict(zip(frame["image_id"], find_photographs(frame, data), strict=True))
+    return dict(zip(frame["image_id"], find_photographs(frame, data, allow_outside), strict=True))
 
 
 # -- what they are

@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], help="of the backbone; the store's")
     parser.add_argument("--on-error", choices=["fail", "mean"],
                         help="mean: the training mean for photographs that cannot be used; fail")
+    parser.add_argument("--allow-outside", action="store_true", help="take photographs from outside the data folder too")
     parser.add_argument("--deadline", help="time from now, e.g. 8h30m: fewer views rather than overrun")
     parser.add_argument("--resume", action="store_true", help="take up what a stopped prediction had finished")
     parser.add_argument("--interval", type=float, help="e.g. 0.9: intervals that cover so much of new sites' photographs")

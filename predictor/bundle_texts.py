@@ -29,6 +29,7 @@ DATA = os.environ.get("BIOMASS_DATA", "")      # folder with test.csv; empty: th
 SHA256 = ""                                    # of bundle.json, as `biomass bundle` printed it; empty: not compared
 TTA = 4                                        # views averaged: 1, 2, 4 or 8
 DEADLINE = "8h30m"                             # from when the last cell starts: fewer views rather than overrun
+ALLOW_OUTSIDE = bool(os.environ.get("BIOMASS_ALLOW_OUTSIDE"))  # True: also photographs that test.csv's folder only links to
 OUT = Path(os.environ.get("BIOMASS_OUT", "submission.csv"))
 
 
@@ -65,7 +66,8 @@ from predictor.command import predict_to_file
 
 print(check_bundle(bundle, SHA256 or None))
 device = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count())) or "cpu"
-predict_to_file(data, OUT, print, bundle=bundle, tta=TTA, device=device, deadline=DEADLINE, resume=True)
+predict_to_file(data, OUT, print, bundle=bundle, tta=TTA, device=device, deadline=DEADLINE, resume=True,
+                allow_outside=ALLOW_OUTSIDE)
 unpacked.cleanup()"""
 
 LOOK = """\

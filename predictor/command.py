@@ -28,7 +28,7 @@ def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Se
                     bundle: Path | None = None, tta: int | str | None = None, average: Average | None = None,
                     constraints: str | None = None, on_error: OnError | None = None, deadline: str | None = None,
                     resume: bool = False, interval: float | None = None, blend: Blend | None = None, oof: bool = False,
-                    explain: Path | None = None, **options) -> int:
+                    explain: Path | None = None, allow_outside: bool = False, **options) -> int:
     """Predict test.csv of `data`, write `out` and the wide table (`submission.wide_path`); returns the exit code, 0 or IN_PART.
 
     run : folders of runs, several as an ensemble. Without a run, sweep or bundle, the best run of the newest sweep under ./runs.
@@ -38,6 +38,7 @@ def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Se
     interval : level of the intervals in the wide table; blend : how an ensemble's members are weighed, None as they say.
     oof : the training photographs instead, see `check_oof`; all that the run says by itself cannot be chosen then.
     explain : folder for a picture of every photograph and report.html, drawn when the submission is written.
+    allow_outside : also take photographs that are not below `data`.
     say : told what a person should know; options as `Predictor.load`.
     """
     start = time.monotonic()
@@ -48,11 +49,11 @@ def predict_to_file(data: Path, out: Path, say: Callable[[str], object], run: Se
                          interval=interval, blend=blend, explain=explain)
         predictor = Predictor.load(runs, **options)
         say_lone_folds(predictor.members, say)
-        check_oof(predictor, data, out, say, resume)
+        check_oof(predictor, data, out, say, resume, allow_outside)
         return 0
     tta = 4 if tta is None else tta
     asked_rows(data / "test.csv")  # what cannot be followed is refused before the work
-    paths = test_photographs(data, missing=on_error == "mean")
+    paths = test_photographs(data, on_error == "mean", allow_outside)
     weigh = partial(weighed, how=blend, say=say) if blend else None
     predictor = Predictor.load(runs, weigh=weigh, average=average, constraints=constraints, **options)
     say_lone_folds(predictor.members, say)

@@ -24,11 +24,13 @@ are summed in another order. On the demo that is up to 6e-5 g; a backbone in fp1
 bf16 0.3 g, with scores .0001 to .0002 away."""
 
 
-def check_oof(predictor: Predictor, data: Path, out: Path, say: Callable[[str], object], resume: bool = False) -> None:
+def check_oof(predictor: Predictor, data: Path, out: Path, say: Callable[[str], object], resume: bool = False,
+              allow_outside: bool = False) -> None:
     """Write the table of `out_of_fold`, and say how far it is from oof.csv; MismatchError beyond the tolerance."""
     member = _only(predictor)
     kept = predictor.journal(out.with_name(out.name + ".progress"), scored_views(member), resume)
-    table, known = out_of_fold(predictor, data, kept=kept), held_out_rows(member)
+    table = out_of_fold(predictor, data, allow_outside, kept=kept)
+    known = held_out_rows(member)
     with can_write(out):
         write_whole(out, table.to_csv(index=False))
     kept.close()
@@ -44,14 +46,15 @@ def check_oof(predictor: Predictor, data: Path, out: Path, say: Callable[[str], 
                             "precision or versions are not those of the store and the sweep")
 
 
-def out_of_fold(predictor: Predictor, data: Path, **options) -> pd.DataFrame:
+def out_of_fold(predictor: Predictor, data: Path, allow_outside: bool = False, **options) -> pd.DataFrame:
     """Rows as `held_out_rows`, targets predicted anew from the photographs of data/train.csv as the sweep scored its heads.
 
-    That is: averaged over the views of `scored_views`, constrained and ruled as the run says. options : of `Predictor.raws`.
+    That is: averaged over the views of `scored_views`, constrained and ruled as the run says.
+    allow_outside : also take photographs that are not below `data`. options : of `Predictor.raws`.
     """
     member = _only(predictor)
     known, combiner = held_out_rows(member), Combiner([member])
-    raw_N = predictor.raws(_photographs(data, known), scored_views(member), **options)
+    raw_N = predictor.raws(_photographs(data, known, allow_outside), scored_views(member), **options)
     masses = [combiner.masses([_by_head(raw_N[row.image_id][0], member.splits.index((row.repeat, row.fold)))])
               for row in known.itertuples()]
     return known.assign(**dict(zip(TARGETS, np.reshape(masses, (-1, len(TARGETS))).T, strict=True)))
@@ -83,7 +86,7 @@ def _by_head(raw: Raw, head: int) -> Raw:
     return Raw(raw.masses_HV5[[head]], None if raw.state_HVC is None else raw.state_HVC[[head]])
 
 
-def _photographs(data: Path, known: pd.DataFrame) -> dict[str, Path]:
+def _photographs(data: Path, known: pd.DataFrame, allow_outside: bool) -> dict[str, Path]:
     """Photographs of the rows, by id; InputError listing those that train.csv does not have."""
     frame = read_catalog(data / "train.csv")
     frame["image_id"] = spelled_as(frame["image_id"], known["image_id"])
@@ -91,7 +94,8 @@ def _photographs(data: Path, known: pd.DataFrame) -> dict[str, Path]:
         raise InputError(f"{data / 'train.csv'}: lacks {len(absent)} images that the run held out; give the data its store was "
                          f"built from:{list_some(absent)}")
     frame = frame[frame["image_id"].isin(known["image_id"])]
-    return dict(zip(frame["image_id"], find_photographs(frame, data), strict=True))
+    paths = find_photographs(frame, data, allow_outside, allow="--allow-outside")
+    return dict(zip(frame["image_id"], paths, strict=True))
 
 
 def _score(table: pd.DataFrame) -> float:

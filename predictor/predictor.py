@@ -229,22 +229,28 @@ def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
 
 
 def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress: bool = True, interval: float | None = None,
-            **options) -> pd.DataFrame:
+            allow_outside: bool = False, **options) -> pd.DataFrame:
     """Masses of every photograph in data/test.csv, by the heads of a run, several, or a bundle; options as `Predictor.load`.
+
+    allow_outside : also take photographs that are not below `data`, by an absolute path, `..` or a link.
 
     Returns the wide table of `Predictor.predict`, with the ends of `Intervals` at a level if one is given. Missing or damaged
     photographs are all listed before work starts.
     """
-    paths, predictor = test_photographs(Path(data)), Predictor.load(run, **options)
+    paths = test_photographs(Path(data), allow_outside=allow_outside)
+    predictor = Predictor.load(run, **options)
     intervals = None if interval is None else predictor.intervals(interval)
     table = predictor.predict(paths, tta, progress)
     return table if intervals is None else intervals.added(table)
 
 
-def test_photographs(data: Path, missing: bool = False) -> dict[str, Path]:
-    """Photograph of each image of test.csv; InputError listing all that are missing, unless they may be."""
+def test_photographs(data: Path, missing: bool = False, allow_outside: bool = False) -> dict[str, Path]:
+    """Photograph of each image of test.csv; InputError listing all that are missing or outside `data`, unless they may be."""
     frame = read_catalog(data / "test.csv", may_be_empty=True)
-    return dict(zip(frame["image_id"], find_photographs(frame, data, missing=missing, without="--on-error mean"), strict=True))
+    paths = find_photographs(
+        frame, data, allow_outside, missing, allow="--allow-outside", without="--on-error mean"
+    )
+    return dict(zip(frame["image_id"], paths, strict=True))
 
 
 def _check_views(views: Sequence[ViewSpec], tokens: TokenSpec) -> None:

@@ -30,14 +30,6 @@ def test_K5_predict_advises_its_own_option_for_missing_photographs(sweep, data, 
     assert "(--on-error mean goes without them)" in text
 
 
-def test_K5_predict_does_not_advise_to_allow_photographs_outside(sweep, pasture, tmp_path):
-    data = shutil.copytree(pasture, tmp_path / "data")
-    shutil.move(data / "test", tmp_path / "test")
-    (data / "test").symlink_to(tmp_path / "test")
-    assert "lie outside; use relative paths below it:" in told(
-        "predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", code=3)
-
-
 @pytest.mark.parametrize("command", ["extend", "convert", "merge"])
 def test_K5_a_locked_store_is_told_without_builds_options(tmp_path, command):
     write_tiny(tmp_path / "a.h5")

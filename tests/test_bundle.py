@@ -587,6 +587,19 @@ def test_P08_the_notebooks_cells_run_in_the_bare_environment(whole, pasture, tmp
 
 
 @pytest.mark.system
+def test_L11_the_notebook_takes_linked_photographs_when_told(whole, pasture, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "test.csv").write_bytes((pasture / "test.csv").read_bytes())
+    (data / "test").symlink_to(pasture / "test")
+    settings = {"BIOMASS_BUNDLE": whole, "BIOMASS_DATA": data}
+    refused = bare(tmp_path, whole / "predict.ipynb", **settings)
+    assert refused.returncode and "lie outside" in refused.stderr
+    done = bare(tmp_path, whole / "predict.ipynb", **settings, BIOMASS_ALLOW_OUTSIDE=1)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.system
 def test_a_notebook_run_inside_the_bundle_adds_nothing_to_it_and_runs_again(broken, pasture):
     code = ("import json, os\n"
             "names = {}\n"

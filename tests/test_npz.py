@@ -111,6 +111,20 @@ def test_photographs_and_weights_make_it_a_store_predict_accepts(built, pasture,
     assert store.verify(images=pasture) if False else store.verify()
 
 
+@unknown
+def test_L11_import_takes_linked_photographs_when_told(folder, csv, pasture, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    names = pd.read_csv(csv)["path"]
+    for name, photograph in zip(names, sorted((pasture / "train").glob("*.jpg")), strict=False):
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).symlink_to(photograph)
+    command = ["store", "import", folder, "--out", tmp_path / "f.h5", "--csv", csv, "--backbone", MODEL, "--data", data]
+    assert "allow it with --allow-outside" in biomass(*command, code=3).stderr
+    biomass(*command, "--allow-outside")
+    assert FeatureStore.open(tmp_path / "f.h5").catalog["width"].tolist() == [768.0] * 3
+
+
 def rewrite(path, key: str, data: bytes) -> None:
     """Put other bytes in place of a member."""
     with zipfile.ZipFile(path) as old:
