@@ -37,11 +37,12 @@ from _peers import Peer, installed, write_peers
 from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.store import FeatureStore
 from featurestore.writer import ImageRows, catalog_columns, open_writer
+from trainer.stored_row import StoredRow
 
 GRID, WIDTH = 60, 1280  # 3600 patches x 1280 channels of a 960-pixel tile, as ViT-H+/16 gives them
 BATCH = 32
 P1_MARK, P2_MARK, P9_MARK_S = 1.1, 0.9, 1.0
-OURS = ("FeatureStore .h5, mapped", "FeatureStore .zarr, mapped")
+OURS = ("FeatureStore .h5, mapped", "FeatureStore .zarr, mapped", "a lazy batch's row of the .h5, mapped")
 MADV_POPULATE_READ = 22  # Linux 5.14; mmap has no name for it in Python 3.11
 N_NPZ = 2  # rows kept as compressed npz: they take a hundred times as long
 Reader = Callable[[int, int], np.ndarray]
@@ -201,6 +202,7 @@ def open_readers(folder: Path, shape: tuple[int, int]) -> dict[str, Reader]:
         "np.memmap, flat file": lambda i, v: flat[i, v],
         OURS[0]: lambda i, v: ours["h5"][i, v],
         OURS[1]: lambda i, v: ours["zarr"][i, v],
+        OURS[2]: lambda i, v: StoredRow.of(torch.from_dlpack(ours["h5"][i, v])).numpy(),
         "the .h5, MADV_POPULATE_READ first": populating_reader(folder / "features.h5"),
         "h5py on the .h5": lambda i, v: h5[i, v],
         "zarr-python on the .zarr": lambda i, v: zarr_array[i, v],

@@ -37,6 +37,9 @@ class RowArray:
     """`store.patches`: (N, V, T, P, D) float16, indexed as numpy's arrays are, by integers, slices, None and Ellipsis.
 
     All of one image, and what is sliced from it, is a view of the file; images of a slice are gathered into a copy.
+
+    A view is read-only. torch does not know read-only memory: a write into `torch.from_numpy(store.patches[i, v])` ends the
+    process (SIGSEGV). Write into `.clone()` of it.
     """
 
     def __init__(self, store: "FeatureStore") -> None:

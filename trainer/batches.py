@@ -18,6 +18,7 @@ from featurestore.catalog import TARGETS
 from featurestore.errors import InputError, MismatchError, UsageError, list_some
 from featurestore.store import FeatureStore
 from trainer.data import used_images
+from trainer.stored_row import StoredRow
 from trainer.stream import Batch, Split, Stream, mixup_share
 from trainer.tokens import TokenReader
 
@@ -32,7 +33,8 @@ class MixupBatch:
     cls: Tensor
     """(B, T, D) class tokens, mixed."""
     patches: Tensor | list[Tensor]
-    """(B, T, P, D) patch tokens, mixed; lazy: each photograph's own, unmixed, as B stored rows (T, P, D) float16."""
+    """(B, T, P, D) patch tokens, mixed; lazy: each photograph's own, unmixed, as B stored rows (T, P, D) float16, which refuse
+    to be written to (`StoredRow`)."""
     targets: Tensor
     """(B, K) grams, mixed."""
     images: np.ndarray
@@ -63,7 +65,8 @@ class MixupBatches(IterableDataset):
     batch_size : B. An epoch is floor(images / batch_size) batches; no image is in two of them.
     alpha : Beta(alpha, alpha) draws the shares. Zhang et al. 2018, arXiv:1710.09412.
     mixup : False leaves rows as they are, converted.
-    lazy : patches are not mixed; a batch holds rows as stored and `MixupBatch.mix`, and copies no token on the CPU.
+    lazy : patches are not mixed; a batch holds rows as stored and `MixupBatch.mix`, and copies no token on the CPU. An operation
+        that would write into such a row raises UsageError; write into `row.clone()`.
     seed : with epoch and step it fixes every draw. Seed and images being a sweep's and its fold's, so are order and views;
         not those of a sweep with `dataset.images`, which numbers its own images alone.
     views : names or numbers of stored views, of which each image shows one an epoch. None: all.
@@ -159,7 +162,7 @@ class MixupBatches(IterableDataset):
         rows = [rows_UTPD[u] for u in own_B]
         return MixupBatch(
             cls=self._mixed(self.store.raw.cls[images_B, views_B], partner_B, share_B),
-            patches=rows if self.lazy else self._mixed_rows(rows, partner_B, share_B),
+            patches=[StoredRow.of(row) for row in rows] if self.lazy else self._mixed_rows(rows, partner_B, share_B),
             targets=self._mixed(self._targets_NK[images_B], partner_B, share_B), images=images_B, views=views_B,
             partner=torch.from_numpy(partner_B).to(self.device), share=torch.from_numpy(share_B).to(self.device, self.dtype))
 
