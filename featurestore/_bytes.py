@@ -220,7 +220,7 @@ def locked(path: Path, wait: bool = False, needed: bool = True) -> Iterator[None
     path = Path(os.path.realpath(path))  # one lock for all names of a store
     lock = path.with_name(path.name + ".lock")
     try:
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as err:
         raise InputError(f"{lock}: cannot be opened to write ({err.strerror}); who builds must be able to write there") from err
     _held.add(fd)

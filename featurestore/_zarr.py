@@ -109,7 +109,7 @@ def _add_array(root, array: Array, chunk: tuple[int, ...], shard: tuple[int, ...
 def _add_files(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
     for file, path in enumerate(extent.paths):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             pwrite(fd, [_index(extent, chunk, shard, file)], _index_offset(extent, chunk, file))
         finally:

@@ -67,7 +67,8 @@ def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) ->
     Waits for another process that writes them; InputError if they cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+
+    from featurestore.tensor_file import save_tensors
 
     path = saved_weights_path(folder, weights_sha256)
     if path.exists():
@@ -76,7 +77,7 @@ def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) ->
         with locked(path, wait=True, needed=False), appears_whole(path) as partial:
             if path.exists():  # another process was faster
                 return path
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+            save_tensors(state, partial)
     except (OSError, SafetensorError) as err:
         raise InputError(f"{path}: cannot be written ({short(err)}); make room, or --no-save-weights") from err
     return path

@@ -13,12 +13,12 @@ from pathlib import Path
 from shutil import copyfile
 
 import pandas as pd
-from safetensors.torch import save_file
 
 from featurestore._bytes import appears_whole, check_writable, file_sha256
 from featurestore.backbone import backbone_of_store
 from featurestore.demo_backbone.model import NAME as PACKAGED
 from featurestore.errors import InputError, UsageError, list_some
+from featurestore.tensor_file import save_tensors
 from featurestore.weights import is_random, saved_weights_path
 from predictor.blend import Blend, weighed
 from predictor.bundle import (
@@ -104,8 +104,6 @@ def make_bundle(sources: Sequence[Path], out: Path, points: str = "best", folds:
         with appears_whole(place) as partial:
             partial.mkdir()
             _fill(partial, {names[member.run.path]: member for member in members}, folds, backbone or BackboneChoice(), say)
-            for path in [partial, *partial.rglob("*")]:  # whatever the umask is
-                path.chmod(0o755 if path.is_dir() else 0o644)
             made = check_bundle(partial)  # what its own check refuses does not appear
     except OSError as err:
         raise InputError(f"{err.filename or out}: cannot be read or written ({err.strerror}); make room, or choose another "
@@ -255,7 +253,7 @@ def _write_backbone(folder: Path, member: Member, choice: BackboneChoice) -> Pat
     model = backbone_of_store(member.spec, choice.weights, member.run.store_folders, "--backbone-weights", "cpu", "fp32").model
     folder.mkdir(exist_ok=True)
     path = saved_weights_path(folder, tokens.weights_sha256)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    save_tensors(model.state_dict(), path)
     return path
 
 

@@ -83,7 +83,7 @@ def test_U09_the_same_inputs_give_the_same_bytes(sweep, whole, tmp_path):
         os.umask(before)
     again = tmp_path / "again"
     assert content(again) == content(whole)
-    assert {path.stat().st_mode & 0o777 for path in again.rglob("*")} == {0o644, 0o755}
+    assert {path.stat().st_mode & 0o777 for path in again.rglob("*")} == {0o600, 0o700}
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
 

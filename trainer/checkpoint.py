@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from featurestore._bytes import appears_whole, crc32c, publish
 from featurestore._maps import refuse_too_many
 from featurestore.errors import InputError, MismatchError, StoreDamaged
+from featurestore.tensor_file import save_tensors
 from trainer.bank_trainer import BankTrainer
 from trainer.identity import Identity
 from trainer.optimizer import BankOptimizer
@@ -42,7 +42,7 @@ class Checkpoint:
         try:
             with appears_whole(self.path) as partial:
                 text = identity.to_json()
-                save_file(state, partial, {"crc32c": _crc32c(sorted(state.items()), text), "identity": text})
+                save_tensors(state, partial, {"crc32c": _crc32c(sorted(state.items()), text), "identity": text})
         except (OSError, SafetensorError) as err:
             raise InputError(f"{self.path}: cannot be written ({err}); make room, then --resume the sweep") from err
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from safetensors.torch import save_file
 from torch import Tensor
 
 from featurestore._bytes import appears_whole, check_writable, remove, write_whole
@@ -16,6 +15,7 @@ from featurestore.errors import InputError
 from featurestore.plain import plain
 from featurestore.spec import StoreSpec
 from featurestore.store import FeatureStore
+from featurestore.tensor_file import save_tensors
 from trainer import kinds
 from trainer.config import PointConfig, dump_yaml
 from trainer.grid import load_point, safe_name
@@ -86,7 +86,7 @@ class RunFolder:
 
     def save_head(self, file: str, state: dict[str, Tensor]) -> None:
         with appears_whole(self.path / "weights" / file) as partial:
-            save_file(state, partial)
+            save_tensors(state, partial)
 
     def heads(self, which: str, folds: list[int] | None = None, without: Collection[str] = ()) -> dict[str, dict[str, Tensor]]:
         """File name and tensors of all heads or of some folds', less some files.
