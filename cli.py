@@ -1,12 +1,13 @@
 """Commands: parse, call one function, print. Heavy imports wait inside the commands, so that --help stays instant."""
 
 import errno
+import faulthandler
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def plain_errors(after: str = "") -> Iterator[None]:
     """
     from featurestore.errors import BiomassError, InputError
 
+    _show_crashes()
     with _signals(after), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
         try:
@@ -57,6 +59,13 @@ def plain_errors(after: str = "") -> Iterator[None]:
             where = err.filename or "a file could not be opened"
             click.echo(f"error: {where}: {err.strerror}; raise `ulimit -n` and run the same command again", err=True)
             sys.exit(InputError.exit_code)
+
+
+def _show_crashes() -> None:
+    """Have a crash show its line on stderr: SIGBUS, where a mapped store was modified, is no exception that could be caught."""
+    if not faulthandler.is_enabled():
+        with suppress(OSError, RuntimeError):  # stderr is closed, or no file
+            faulthandler.enable()
 
 
 @contextmanager
@@ -396,9 +405,7 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
 
     For example: `biomass train --config configs/demo.yaml --store features.h5`.
     """
-    from trainer._watch import bus_errors_explained
-
-    with plain_errors(), bus_errors_explained():  # what goes on after a signal is known once there is a sweep's folder
+    with plain_errors():  # what goes on after a signal is known once there is a sweep's folder
         from featurestore.errors import IN_PART, InputError, UsageError
         from trainer.grid import SweepConfig
         from trainer.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep
@@ -572,6 +579,9 @@ def doctor(path: Path | str, as_json: bool) -> None:
 
     Checks packages, torch, CPU, memory, and the folder, data or store at PATH, or the store at URL and the folder for
     its rows. A folder with train.csv or test.csv is one of data: its tables and the photographs' headers are read.
+
+    A command that ended in "Bus error" (SIGBUS): the store was modified while the command read it. This says whether it
+    opens now; `biomass store verify` reads all of it.
 
     Exit code 3 if something will break.
     """

@@ -36,6 +36,7 @@ CPU_FLAGS = {"AVX-512": "avx512f", "AVX-512 bf16": "avx512_bf16", "AMX bf16": "a
 KINDS = {"tmpfs": ", in memory: gone after a restart", "ramfs": ", in memory: gone after a restart",
          "overlay": ", a container's own layer: gone with it"}
 SMALL_FILES = {"vfat", "msdos"}
+MODIFIED = "a command that ended in \"Bus error\" (SIGBUS) while it read this store: the store was modified"
 TOGETHER = "install both in one run: pip install --upgrade torch torchvision"
 LOAD = """
 import json, warnings, torch, torchvision
@@ -337,8 +338,9 @@ def check_store(path: Path | str) -> Check:
             skipped = f", {n_skipped} skipped" if n_skipped else ""
             found = (f"{store.path}: {n_sealed} of {store.n_images} images sealed{skipped}, "
                      f"{len(store.view_names)} views, {store.spec.tokens.model}")
-    except BiomassError as err:
-        return Check("store", FAIL, " ".join(str(err).split()))  # it says what to do
+    except BiomassError as err:  # it says what to do
+        cause = MODIFIED if os.path.exists(path) else ""
+        return Check("store", FAIL, " ".join(str(err).split()), cause)
     except Exception as err:  # what a package raises that does not load: anything
         shown = without_token(path) if is_url(path) else path
         return Check("store", FAIL, f"{shown}: {type(err).__name__}: {' '.join(str(err).split())}",

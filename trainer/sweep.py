@@ -17,7 +17,6 @@ from featurestore.errors import BiomassError, InputError, MismatchError, StoreDa
 from featurestore.store import FeatureStore
 from featurestore.urls import is_url
 from trainer import kinds
-from trainer._watch import explain_bus_error
 from trainer.bank_trainer import BankTrainer
 from trainer.checkpoint import Checkpoint
 from trainer.evaluate import pooled_score, predict_held_out
@@ -176,9 +175,6 @@ def _has_fingerprint(store: Path, fingerprint: str) -> bool:
 
 def _run(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], whole: bool, progress: bool) -> SweepResult:
     keep_freed_memory()
-    store = sweep.data.store.path
-    explain_bus_error(f"{store} was cut or replaced while it was read (SIGBUS); bring it back, see that `biomass store verify "
-                      f"{store}` finds it whole, then `biomass train --resume {folder.path}` goes on")
     asked = " --fold all" if whole and sweep.base.cv.fold != "all" else ""
     way_on = f"biomass train --resume {shlex.quote(str(folder.path))}{asked} goes on from here"
     with locked(folder.path / "sweep"), deferred_interrupts(way_on):
