@@ -25,9 +25,10 @@ from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
 from featurestore.backbone import Backbone, load_backbone
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
-from featurestore.decode import Decoded, Unusable, decode_ahead, inspect_photographs
+from featurestore.decode import Decoded, Unusable, decode_ahead, inspect_photographs, warn_of_all_sealed
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.formats import check_suffix
+from featurestore.jpeg import UNCHECKED, can_check
 from featurestore.labels import warn_of_labels
 from featurestore.moments import pool, row_stats
 from featurestore.sites import count_sites, warn_of_sites
@@ -38,6 +39,8 @@ from featurestore.weights import RANDOM, kept_weights
 from featurestore.writer import ImageRows, StoreWriter, catalog_columns, image_bytes, open_writer
 
 THUMB_SIDE = 192
+CHECKED_BY = "simplejpeg"
+"""Key of `made_by` in stores whose photographs were checked for damage inside the picture."""
 Known = Callable[[int, str], dict[int, tuple]]
 """From an image and the sha256 of its photograph: rows that need no backbone, by view."""
 
@@ -158,6 +161,8 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     paths = find_photographs(frame, config.data, config.allow_outside, missing=True, allow="--allow-outside")
     todo = [path for image_id, path in zip(frame["image_id"], paths, strict=True) if image_id not in sealed]
     size, unusable = usable(todo or paths[:1], config.crop, config.skip_missing)
+    if spec and CHECKED_BY not in spec.made_by:  # a newer store took no damaged photograph
+        warn_of_all_sealed([path for image_id, path in zip(frame["image_id"], paths, strict=True) if image_id in sealed])
     if spec and config.crop == "whole":  # the store's own tiles, whichever photograph came first then
         size = spec.tokens.tile_width, spec.tokens.tile_height
     backbone = _load(config, spec, size[0] / size[1], save)
@@ -189,6 +194,8 @@ def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
 
 def usable(paths: list[Path], crop: str, skip: bool) -> tuple[tuple[int, int], dict[Path, Unusable]]:
     """Size of the first photograph that can be used, and those that cannot; InputError listing them unless they may be left."""
+    if not can_check():
+        warnings.warn(UNCHECKED, stacklevel=3)
     size, unusable = inspect_photographs(paths, crop)
     if size is None or (unusable and not skip) or any(each.status == "aspect" for each in unusable.values()):
         n_missing = sum(each.status == "missing" for each in unusable.values())
@@ -241,19 +248,23 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
 
 
 def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path], bar: tqdm,
-                 skipped: dict[int, Unusable] | None = None, known: Known | None = None) -> None:
+                 skipped: dict[int, Unusable] | None = None, known: Known | None = None,
+                 sealed: Collection[int] = ()) -> None:
     """Decode ahead, compute, write behind; leaving, also by an error, waits for what is being written.
 
-    skipped : gets the images whose photographs do not decode; None stops at the first.
+    skipped : gets the images whose photographs are damaged; None stops at the first.
+    known, sealed : rows that are there already, and images that have some: their photographs may be damaged inside.
     """
     image_ids, buffers = writer.image_ids, [_new_rows(writer.spec) for _ in range(min(2, len(images)))]
     written: Future | None = None
     with bar, ThreadPoolExecutor(1) as writing:
         def skip(image: int, err: InputError) -> None:
+            if skipped is None:
+                raise InputError(f"{err}; --skip-missing builds the others") from err
             skipped[image] = Unusable("damaged", str(err))
             writer.skip({image: "damaged"})
 
-        photographs = decode_ahead(images, backbone.crop, writer.spec.thumb, None if skipped is None else skip)
+        photographs = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed)
         for done, (image, photograph) in enumerate(photographs):
             there = known(image, photograph.facts["sha256"]) if known else {}
             rows = _compute(backbone, image_ids[image], photograph, buffers[done % 2], there)
@@ -312,7 +323,8 @@ def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool
 def _store_spec(config: BuildConfig, backbone: Backbone, frame: pd.DataFrame, width: int, height: int) -> StoreSpec:
     scale = THUMB_SIDE / max(width, height)
     thumb = (max(1, round(height * scale)), max(1, round(width * scale)))
-    made_by = {name: version(name) for name in ("torch", "timm", "numpy", "pillow")} | {
+    packages = ("torch", "timm", "numpy", "pillow", *([CHECKED_BY] if can_check() else []))
+    made_by = {name: version(name) for name in packages} | {
         "device": backbone.device.type, "precision": config.precision,
         "weights": RANDOM if config.weights == RANDOM else "file" if config.weights else "timm"}
     slack = 2.0 if config.reserve else 1.0  # ids and paths to come may be longer

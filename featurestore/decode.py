@@ -1,7 +1,8 @@
 """Photographs checked before work starts, and decoded in threads ahead of whoever needs them next."""
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from featurestore.errors import InputError, list_some
-from featurestore.images import Crop, inspect_photograph, naming_memory, read_photograph, thumbnail
+from featurestore.images import Crop, find_damage, inspect_photograph, naming_memory, read_photograph, thumbnail
 
 AHEAD = 4  # a slow file must not stop the backbone
 
@@ -26,18 +27,20 @@ class Decoded:
 
 
 def decode_ahead(paths: Mapping[Hashable, Path], crop: Crop, thumb: tuple[int, int] | None = None,
-                 damaged: Callable[[Hashable, InputError], None] | None = None) -> Iterator[tuple[Hashable, Decoded]]:
+                 damaged: Callable[[Hashable, InputError], None] | None = None,
+                 sealed: Collection[Hashable] = ()) -> Iterator[tuple[Hashable, Decoded]]:
     """(key, photograph) in the mapping's order, the next few being decoded meanwhile.
 
-    damaged : told of a photograph that does not decode, which is then left out; None raises what it says.
+    damaged : told of a photograph that is damaged, which is then left out; None raises what it says.
+    sealed : keys of photographs whose tokens a store holds; of damage inside their pictures they are warned of alone.
     """
     with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool:
         todo = iter(paths.items())
-        ahead = [(key, pool.submit(decode, path, crop, thumb)) for key, path in islice(todo, AHEAD)]
+        ahead = [(key, pool.submit(decode, path, crop, thumb, key in sealed)) for key, path in islice(todo, AHEAD)]
         try:
             while ahead:
                 key, future = ahead.pop(0)
-                ahead += [(k, pool.submit(decode, path, crop, thumb)) for k, path in islice(todo, 1)]
+                ahead += [(k, pool.submit(decode, path, crop, thumb, k in sealed)) for k, path in islice(todo, 1)]
                 try:
                     decoded = future.result()
                 except InputError as err:
@@ -50,14 +53,42 @@ def decode_ahead(paths: Mapping[Hashable, Path], crop: Crop, thumb: tuple[int, i
             pool.shutdown(cancel_futures=True)
 
 
-def decode(path: Path, crop: Crop, thumb: tuple[int, int] | None = None) -> Decoded:
-    """One photograph, decoded and cropped; the same for building a store and for predicting."""
+def decode(path: Path, crop: Crop, thumb: tuple[int, int] | None = None, sealed: bool = False) -> Decoded:
+    """One photograph, decoded and cropped; the same for building a store and for predicting.
+
+    Raises InputError as `read_photograph`, and for damage inside the picture; of a sealed one that is a warning.
+    """
     photograph = read_photograph(path)
+    if photograph.damage and sealed:
+        warn_of_sealed(path, photograph.damage)
+    elif photograph.damage:
+        raise InputError(f"{path}: {photograph.damage}; copy it again")
     with naming_memory(path):
         small = thumbnail(photograph.pixels_HW3, *thumb) if thumb else None
         tiles_THW3 = torch.from_numpy(crop(photograph.pixels_HW3))
     facts = {"sha256": photograph.sha256, "width": photograph.width, "height": photograph.height, "status": "ok"}
     return Decoded(tiles_THW3, small, facts)
+
+
+def warn_of_sealed(path: Path, damage: str) -> None:
+    """Say that tokens were made of a damaged photograph, and stay."""
+    warnings.warn(f"{path}: {damage}; its tokens are kept as they are. Restore the photograph and build a new store, or go "
+                  "without this image", stacklevel=3)
+
+
+def warn_of_all_sealed(paths: list[Path]) -> None:
+    """`warn_of_sealed` for each of many photographs that is damaged inside its picture; others, and missing ones, are passed."""
+    with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool:
+        for path, damage in zip(paths, pool.map(_damage_or_none, paths), strict=True):
+            if damage:
+                warn_of_sealed(path, damage)
+
+
+def _damage_or_none(path: Path) -> str | None:
+    try:
+        return find_damage(path)
+    except InputError:
+        return None
 
 
 def check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:

@@ -120,7 +120,8 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
         if backbone:
             todo = {image: path for image, path in todo.items() if image not in skipped}
             build_images(backbone, writer, todo, new_bar("store extend", len(ids), len(todo), progress),
-                         skipped if skip_missing else None, lambda image, sha256: extension.known(ids[image], sha256))
+                         skipped if skip_missing else None, lambda image, sha256: extension.known(ids[image], sha256),
+                         sealed={image for image in todo if ids[image] in extension.image_of})
         writer.commit()  # what was put last is pending until then
         n_built = n_pending - len(writer.pending())
     return finish_build(out, n_built, [each.why for each in skipped.values()], start)

@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from featurestore._maps import TOO_MANY
 from featurestore.errors import InputError, MemoryShortError
+from featurestore.jpeg import COLOUR, scan_warning, tell_damage
 
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; below Pillow's own warning limit of 89.5 million
 ASPECT_TOLERANCE = 0.05
@@ -40,6 +41,8 @@ class Photograph:
 
     pixels_HW3: np.ndarray
     sha256: str
+    damage: str | None = None
+    """What is wrong inside a JPEG's picture, whose pixels came out all the same; None too where simplejpeg is missing."""
 
     @property
     def width(self) -> int:
@@ -64,7 +67,8 @@ def read_photograph(path: Path) -> Photograph:
     """Decode a JPEG or PNG file to upright 8-bit RGB.
 
     Gray is repeated, 16-bit gray is scaled (round(x / 257)), of 16-bit colour the high byte is taken, CMYK is inverted
-    as Adobe writes it, transparency of any kind is laid over white; of several frames the first counts.
+    as Adobe writes it, transparency of any kind is laid over white; of several frames the first counts. Of a JPEG that is
+    damaged inside its picture `damage` tells: whether it can be used is the caller's decision.
 
     Raises InputError, naming the file, for everything `inspect_photograph` refuses and for pixels that do not decode;
     MemoryShortError if memory is not enough for it.
@@ -75,7 +79,14 @@ def read_photograph(path: Path) -> Photograph:
         image = to_rgb(_decode(data, header))
         if header.orientation in UPRIGHT:
             image = image.transpose(UPRIGHT[header.orientation])
-        return Photograph(np.asarray(image), hashlib.sha256(data).hexdigest())
+        return Photograph(np.asarray(image), hashlib.sha256(data).hexdigest(), _damage(data, header))
+
+
+def find_damage(path: Path) -> str | None:
+    """`Photograph.damage` of a file without decoding its pixels twice. Raises as `read_photograph`."""
+    with naming_memory(path), _naming(path):
+        data = Path(path).read_bytes()
+        return _damage(data, _read_header(io.BytesIO(data)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -331,6 +342,15 @@ def _decode(data: bytes, header: _Header) -> Image.Image:
     elif image.mode == "RGB" and header.bits == 16 and key is not None:
         image.info["transparency"] = tuple(k >> 8 for k in key)  # the byte Pillow keeps of each pixel
     return image
+
+
+def _damage(data: bytes, header: _Header) -> str | None:
+    """What is wrong inside a JPEG's picture; of its headers the decoder is shown only what it needs, so none can warn."""
+    if not data.startswith(JPEG_MAGIC):
+        return None
+    jpeg = b"".join([data[start:stop] for start, stop in header.spans if data[start + 1] not in COLOUR])
+    warning = scan_warning(jpeg)
+    return tell_damage(jpeg, warning, np.asarray(to_rgb(_decode(data, header)))) if warning else None
 
 
 def _check_chunks(data: bytes, header: _Header) -> None:

@@ -28,7 +28,7 @@ from featurestore._threads import lone_threads
 from featurestore.backbone import load_backbone, spec_without_weights
 from featurestore.build import THUMB_SIDE, there, warn_of_removed
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
-from featurestore.decode import check_photographs
+from featurestore.decode import check_photographs, warn_of_sealed
 from featurestore.errors import InputError, list_some
 from featurestore.formats import check_suffix
 from featurestore.images import read_photograph, thumbnail
@@ -265,6 +265,8 @@ def _rows(file: Path, spec: StoreSpec, threads: ThreadPoolExecutor, tally: Error
     if photograph is None:
         return ImageRows(*_values(rows), None, {"sha256": "", "width": math.nan, "height": math.nan, "status": "ok"})
     found = read_photograph(photograph)
+    if found.damage:
+        warn_of_sealed(photograph, found.damage)
     facts = {"sha256": found.sha256, "width": found.width, "height": found.height, "status": "ok"}
     return ImageRows(*_values(rows), thumbnail(found.pixels_HW3, *spec.thumb), facts)
 

@@ -1,6 +1,7 @@
 """Every byte of a store, once: which rows are not what was committed; and un-sealing those, so that a build makes them again."""
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,8 @@ from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, file_sha256,
 from featurestore.catalog import find_photographs
 from featurestore.errors import StoreDamaged, UsageError
 from featurestore.formats import metadata_crc
+from featurestore.images import find_damage
+from featurestore.jpeg import UNCHECKED, can_check
 from featurestore.layout import Extent
 from featurestore.store import FeatureStore
 from featurestore.urls import is_url
@@ -75,7 +78,7 @@ def verify(store: FeatureStore, progress: Progress = lambda n_bytes: None, image
     Reads with pread, so rot, a cut file and a bad disk are all reported, never a crash.
 
     progress : told how many more bytes were read.
-    images : folder the catalog's paths start from; photographs that changed since are faults too.
+    images : folder the catalog's paths start from; photographs that changed since, or are damaged inside, are faults too.
     """
     _refuse_remote(store.path)
     store.refresh()
@@ -288,7 +291,9 @@ def _metadata_faults(store: FeatureStore) -> Iterator[Fault]:
 
 
 def _photograph_faults(store: FeatureStore, root: Path) -> Iterator[Fault]:
-    """Photographs that are gone, or have other bytes than those the tokens were made of."""
+    """Photographs that are gone, have other bytes than those the tokens were made of, or were damaged when they were encoded."""
+    if not can_check():
+        warnings.warn(UNCHECKED, stacklevel=3)
     catalog = store.catalog.iloc[store.sealed]
     files = find_photographs(catalog, root, outside=True, missing=True)
     for image, image_id, file, sha256 in zip(catalog.index, catalog["image_id"], files, catalog["sha256"], strict=True):
@@ -296,3 +301,5 @@ def _photograph_faults(store: FeatureStore, root: Path) -> Iterator[Fault]:
             yield Fault(image, image_id, None, str(file), 0, "its photograph is missing", False)
         elif sha256 and file_sha256(file) != sha256:  # of imported tokens' photographs nobody may know
             yield Fault(image, image_id, None, str(file), 0, "its photograph changed since it was encoded", False)
+        elif damage := find_damage(file):
+            yield Fault(image, image_id, None, str(file), 0, f"its photograph is {damage}", False)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from featurestore.errors import InputError
 
-ABSENT = ("h5py", "zarr", "click", "sklearn", "scipy", "matplotlib", "google_crc32c", "tensorstore")
+ABSENT = ("h5py", "zarr", "click", "sklearn", "scipy", "matplotlib", "google_crc32c", "tensorstore", "simplejpeg")
 KEPT = ("LD_LIBRARY_PATH", "TMPDIR")
 """What torch may need to start; no HOME, no PATH, no PYTHONPATH."""
 

@@ -29,7 +29,7 @@ def check_oof(predictor: Predictor, data: Path, out: Path, say: Callable[[str], 
     """Write the table of `out_of_fold`, and say how far it is from oof.csv; MismatchError beyond the tolerance."""
     member = _only(predictor)
     kept = predictor.journal(out.with_name(out.name + ".progress"), scored_views(member), resume)
-    table = out_of_fold(predictor, data, allow_outside, kept=kept)
+    table = out_of_fold(predictor, data, allow_outside, kept=kept, say=say)
     known = held_out_rows(member)
     with can_write(out):
         write_whole(out, table.to_csv(index=False))
@@ -54,7 +54,8 @@ def out_of_fold(predictor: Predictor, data: Path, allow_outside: bool = False, *
     """
     member = _only(predictor)
     known, combiner = held_out_rows(member), Combiner([member])
-    raw_N = predictor.raws(_photographs(data, known, allow_outside), scored_views(member), **options)
+    photographs = _photographs(data, known, allow_outside)
+    raw_N = predictor.raws(photographs, scored_views(member), sealed=True, **options)
     masses = [combiner.masses([_by_head(raw_N[row.image_id][0], member.splits.index((row.repeat, row.fold)))])
               for row in known.itertuples()]
     return known.assign(**dict(zip(TARGETS, np.reshape(masses, (-1, len(TARGETS))).T, strict=True)))

@@ -19,6 +19,7 @@ from featurestore.backbone import Backbone, choose_device
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, check_photographs, decode_ahead, inspect_photographs
 from featurestore.errors import InputError, UsageError
+from featurestore.jpeg import UNCHECKED, can_check
 from featurestore.spec import TokenSpec, ViewSpec
 from featurestore.views import chosen_tta
 from predictor.bundle import load_members
@@ -109,7 +110,8 @@ class Predictor:
 
     def raws(self, paths: dict[str, Path], tta: int | str | Sequence[ViewSpec] = 4, progress: bool = True,
              deadline_s: float | None = None, kept: Journal | None = None, unusable: dict[str, str] | None = None,
-             explainer: Explainer | None = None, say: Callable[[str], object] = print) -> dict[str, list[Raw] | None]:
+             explainer: Explainer | None = None, sealed: bool = False,
+             say: Callable[[str], object] = print) -> dict[str, list[Raw] | None]:
         """What each member says of each photograph, by id; one pass over the photographs per backbone.
 
         tta : 1, 2, 4 or 8, names of views with commas, or views.
@@ -118,7 +120,10 @@ class Predictor:
         unusable : gets the photographs that cannot be used, and why, whose value is None then; without it they are all listed in
             an InputError before work starts.
         explainer : keeps maps of what heads see, to draw them later.
+        sealed : a store holds tokens of all these photographs; damage inside their pictures is a warning then.
         """
+        if not can_check():
+            say(UNCHECKED)
         views, groups = chosen_tta(tta), by_spec(self.members)
         raw_NM: dict[str, list[Raw] | None] = {image_id: [None] * len(self.members) for image_id in paths}
         for group in groups:
@@ -128,7 +133,8 @@ class Predictor:
         clock = Clock(deadline_s, len(todo) * len(groups), say, len(self.devices))
         with tqdm(total=clock.n_left, desc="predict", unit="image", disable=not progress, file=sys.stderr) as bar:
             for group, positions in enumerate(groups):
-                for image_id, raws, sha256, n_views, seconds in self._group(group, todo, views, clock, kept, unusable, explainer):
+                found = self._group(group, todo, views, clock, kept, unusable, explainer, sealed)
+                for image_id, raws, sha256, n_views, seconds in found:
                     _check_finite([self.members[position] for position in positions], raws, image_id)
                     if kept and n_views:
                         kept.add(group, image_id, sha256, raws)
@@ -161,19 +167,22 @@ class Predictor:
         return Explainer(folder, self.members, names, journal_key(self.members, names, self.precision))
 
     def _group(self, group: int, paths: dict[str, Path], views: Sequence[ViewSpec], clock: Clock,
-               kept: Journal | None, unusable: dict[str, str] | None, explainer: Explainer | None) -> Iterator[Found]:
+               kept: Journal | None, unusable: dict[str, str] | None, explainer: Explainer | None,
+               sealed: bool) -> Iterator[Found]:
         """Every photograph by one backbone's members, as they are finished; several devices share them."""
         stages = [self.stage(group, device) for device in self.devices]
-        work = [_photographs(stage, dict(list(paths.items())[k::len(stages)]), group, views, clock, kept, unusable, explainer)
-                for k, stage in enumerate(stages)]
+        shares = [dict(list(paths.items())[k::len(stages)]) for k in range(len(stages))]
+        work = [_photographs(stage, share, group, views, clock, kept, unusable, explainer, sealed)
+                for stage, share in zip(stages, shares, strict=True)]
         return work[0] if len(work) == 1 else _together(work)
 
 
 def _photographs(stage: Stage, paths: dict[str, Path], group: int, views: Sequence[ViewSpec], clock: Clock,
-                 kept: Journal | None, unusable: dict[str, str] | None, explainer: Explainer | None) -> Iterator[Found]:
+                 kept: Journal | None, unusable: dict[str, str] | None, explainer: Explainer | None,
+                 sealed: bool) -> Iterator[Found]:
     """Photographs of one device in their order; what the journal has comes at once, with no views."""
     damaged = None if unusable is None else (lambda image_id, err: unusable.update({image_id: str(err)}))
-    for image_id, photograph in decode_ahead(paths, stage.backbone.crop, damaged=damaged):
+    for image_id, photograph in decode_ahead(paths, stage.backbone.crop, None, damaged, paths if sealed else ()):
         sha256, start = photograph.facts["sha256"], time.monotonic()
         raws = kept.get(group, image_id, sha256) if kept else None
         n_known = raws[0].masses_HV5.shape[1] if raws else 0

@@ -11,7 +11,8 @@ import runpy
 import sys
 from pathlib import Path
 
-ABSENT = ("h5py", "zarr", "click", "sklearn", "scipy", "matplotlib", "google_crc32c", "tensorstore", "xarray", "IPython")
+ABSENT = ("h5py", "zarr", "click", "sklearn", "scipy", "matplotlib", "google_crc32c", "tensorstore", "xarray", "IPython",
+          "simplejpeg")
 NEVER = ("socket.__new__", "socket.connect", "socket.bind", "socket.getaddrinfo", "pickle.find_class", "os.system")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
