@@ -2,6 +2,7 @@
 
 import errno
 import faulthandler
+import os
 import signal
 import sys
 import time
@@ -13,8 +14,26 @@ from typing import Any
 
 import click
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+class _Path(click.Path):
+    """A path; click says of one behind a folder that may not be looked into that it does not exist."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            try:
+                os.stat(value)
+            except PermissionError as err:
+                self.fail(f"{value}: {err.strerror}: this account may not look into its folder", param, ctx)
+            except OSError:
+                pass
+            raise
+
+
+# who may not read a file is told by the command, as the Python API tells it
+FOLDER = _Path(exists=True, file_okay=False, readable=False, path_type=Path)
+FILE = _Path(exists=True, dir_okay=False, readable=False, path_type=Path)
 ANY = click.Path(path_type=Path)
 GRACE_S = 10
 
@@ -43,7 +62,7 @@ def plain_errors(after: str = "") -> Iterator[None]:
 
     after : what a user can do after a signal, said when it comes.
     """
-    from featurestore.errors import BiomassError, InputError
+    from featurestore.errors import BiomassError, InputError, NoAccessError
 
     _show_crashes()
     with _signals(after), warnings.catch_warnings():
@@ -53,6 +72,12 @@ def plain_errors(after: str = "") -> Iterator[None]:
         except BiomassError as err:
             click.echo(f"error: {err}", err=True)
             sys.exit(err.exit_code)
+        except PermissionError as err:
+            if err.filename is None:
+                raise
+            refusal = NoAccessError.of(err, what="read or write")
+            click.echo(f"error: {refusal}", err=True)
+            sys.exit(refusal.exit_code)
         except OSError as err:
             if err.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
@@ -354,7 +379,7 @@ def store_serve(paths: tuple[Path, ...], **options: Any) -> None:
 
 def _words(text: str | None) -> list[str] | None:
     """What a user gave with commas, or as a UTF-8 file with one a line; None stays None."""
-    from featurestore.errors import InputError
+    from featurestore.errors import InputError, NoAccessError
 
     if text is None:
         return None
@@ -362,6 +387,8 @@ def _words(text: str | None) -> list[str] | None:
         lines = Path(text).read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as err:
         raise InputError(f"{text}: byte {err.start} is not UTF-8; give a text file with one id a line") from err
+    except PermissionError as err:
+        raise NoAccessError.of(err) from err
     except OSError:  # no such file, or longer than a name can be: the words themselves
         lines = text.split(",")
     return [line.strip() for line in lines if line.strip()]

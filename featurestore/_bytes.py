@@ -186,8 +186,8 @@ def check_free(folder: Path, n_bytes: int, instead: str = "") -> None:
 def check_writable(folder: Path) -> None:
     """InputError if nothing can be created in the folder; made if missing."""
     probe = folder / f".biomass-probe-{os.getpid()}"
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for each in new:
             sync_folder(each.parent)

@@ -49,6 +49,8 @@ def open_layout(path: Path) -> Layout:
                 raise StoreDamaged(f"{path}: array 'seal' has shape {seal.shape}, one axis of 1 to {MOST_IMAGES} images expected")
             n = seal.shape[0]
             extents = {array.name: _extent(path, file, array) for array in spec.arrays(n)}
+    except PermissionError:
+        raise
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:  # libhdf5 complains by any of these
         if "h5clear" in str(err):
             raise StoreDamaged(f"{path}: another program has it open for writing, or died so: stop it, then `h5clear -s {path}` "

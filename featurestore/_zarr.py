@@ -15,7 +15,7 @@ import numpy as np
 
 from featurestore._bytes import crc32c, pwrite, round_up
 from featurestore._maps import with_room
-from featurestore.errors import InputError, StoreDamaged
+from featurestore.errors import InputError, NoAccessError, StoreDamaged
 from featurestore.layout import MOST_IMAGES, Extent, Layout, check_format
 from featurestore.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
 
@@ -171,6 +171,8 @@ def read_metadata(path: Path, node_type: str) -> dict:
             raise ValueError("its attributes are no mapping")
     except FileNotFoundError as err:
         raise InputError(f"{path}: not a Zarr v3 {node_type}: it has no zarr.json") from err
+    except PermissionError as err:
+        raise NoAccessError.of(err, file) from err
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as err:
         raise StoreDamaged(f"{file}: unreadable metadata: {err}") from err
     return node

@@ -23,7 +23,7 @@ from featurestore._interrupts import check_interrupt
 from featurestore._maps import refuse_too_many
 from featurestore._threads import lone_threads
 from featurestore._zarr import count_images, read_metadata
-from featurestore.errors import InputError, StoreDamaged, UsageError, list_some
+from featurestore.errors import InputError, NoAccessError, StoreDamaged, UsageError, list_some
 from featurestore.moments import pool, row_stats
 from featurestore.rounding import ErrorTally, dequantise, quantise
 from featurestore.rows import ImageRows, bounded
@@ -167,6 +167,8 @@ class Archive:
         """Decoded values of an array; StoreDamaged if they cannot be had."""
         try:
             return np.asarray(self._root[name][key])
+        except PermissionError as err:
+            raise NoAccessError.of(err, self.path / name) from err
         except (ValueError, RuntimeError, OSError, KeyError) as err:  # what zarr's codecs raise for rot and for cut files
             refuse_too_many(self.path / name, err)
             raise StoreDamaged(f"{self.path / name}{what}: cannot be decoded ({str(err).splitlines()[0][:200]}); take another "
@@ -367,6 +369,8 @@ def _write_catalog(arrays: "dict[str, zarr.Array]", scheme: Scheme, frame: pd.Da
 def _plain_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except PermissionError as err:
+        raise NoAccessError.of(err, path, what="read or write") from err
     except OSError as err:
         raise InputError(f"{path}: writing failed: {err.strerror}; nothing of it is left, the source is as it was; "
                          "make room, or choose another place") from err

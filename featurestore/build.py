@@ -197,10 +197,11 @@ def usable(paths: list[Path], crop: str, skip: bool) -> tuple[tuple[int, int], d
     if not can_check():
         warnings.warn(UNCHECKED, stacklevel=3)
     size, unusable = inspect_photographs(paths, crop)
-    if size is None or (unusable and not skip) or any(each.status == "aspect" for each in unusable.values()):
+    refused = {each.status for each in unusable.values()} & {"aspect", "unreadable"}
+    if size is None or (unusable and not skip) or refused:
         n_missing = sum(each.status == "missing" for each in unusable.values())
         missing = f"{n_missing} missing; " if n_missing else ""
-        hint = "" if skip else f" ({missing}--skip-missing builds the others)"
+        hint = "" if skip or refused else f" ({missing}--skip-missing builds the others)"
         raise InputError(f"{len(unusable)} of {len(paths)} photographs cannot be used{hint}:"
                          f"{list_some([each.why for each in unusable.values()], len(paths))}")
     return size, {paths[i]: each for i, each in unusable.items()}

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 import pandas as pd
 
-from featurestore.errors import InputError, list_some
+from featurestore.errors import InputError, NoAccessError, list_some
 from featurestore.spec import OWN_COLUMNS
 
 TARGETS = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
@@ -115,11 +115,19 @@ def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, mis
     if astray and not outside:
         raise _error(root, f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below it"
                            f"{f', or allow it with {allow}' if allow else ''}", astray, most=len(astray))
-    gone = [path for path, file in zip(frame["path"], found, strict=True) if not os.path.isfile(file)]
+    gone = [path for path, file in zip(frame["path"], found, strict=True) if not _is_file(file)]
     if gone and not missing:
         raise _error(root, f"{len(gone)} of {len(found)} photographs are missing; is this the folder that the paths "
                            f"start from?{f' ({without} goes without them)' if without else ''}", gone, most=len(gone))
     return found
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; NoAccessError where a folder above it does not let this account know."""
+    try:
+        return path.is_file()
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
 
 
 def _composed(home: str, path: str, listings: dict[str, dict[str, str]]) -> str:
@@ -128,7 +136,10 @@ def _composed(home: str, path: str, listings: dict[str, dict[str, str]]) -> str:
     for part in PurePosixPath(path).parts:
         if part != ".." and not os.path.lexists(os.path.join(place, part)):
             if place not in listings:
-                names = os.listdir(place) if os.path.isdir(place) else []
+                try:
+                    names = os.listdir(place) if os.path.isdir(place) else []
+                except PermissionError as err:
+                    raise NoAccessError.of(err, place) from err
                 listings[place] = {unicodedata.normalize("NFC", name): name for name in names}
             part = listings[place].get(part, part)
         place = os.path.join(place, part)
@@ -172,6 +183,8 @@ def _read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
 def _read_text(csv_path: Path) -> str:
     try:
         text = Path(csv_path).read_bytes().decode("utf-8-sig")
+    except PermissionError as err:
+        raise NoAccessError.of(err, csv_path) from err
     except OSError as err:
         raise InputError(f"{csv_path}: {err.strerror}; expected a CSV file with image_path, a row a photograph, or with the "
                          f"contest's {', '.join(LONG_COLUMNS)}") from err

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from featurestore.errors import InputError, list_some
+from featurestore.errors import InputError, NoAccessError, list_some
 from featurestore.images import Crop, find_damage, inspect_photograph, naming_memory, read_photograph, thumbnail
 
 AHEAD = 4  # a slow file must not stop the backbone
@@ -31,7 +31,8 @@ def decode_ahead(paths: Mapping[Hashable, Path], crop: Crop, thumb: tuple[int, i
                  sealed: Collection[Hashable] = ()) -> Iterator[tuple[Hashable, Decoded]]:
     """(key, photograph) in the mapping's order, the next few being decoded meanwhile.
 
-    damaged : told of a photograph that is damaged, which is then left out; None raises what it says.
+    damaged : told of a photograph that is damaged, which is then left out; None raises what it says. One that may not be read
+        is always an error.
     sealed : keys of photographs whose tokens a store holds; of damage inside their pictures they are warned of alone.
     """
     with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool:
@@ -44,7 +45,7 @@ def decode_ahead(paths: Mapping[Hashable, Path], crop: Crop, thumb: tuple[int, i
                 try:
                     decoded = future.result()
                 except InputError as err:
-                    if damaged is None:
+                    if damaged is None or isinstance(err, NoAccessError):
                         raise
                     damaged(key, err)
                 else:
@@ -102,7 +103,10 @@ def check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Unusable:
-    """Why a photograph gives no tokens: status is `missing`, `damaged` or `aspect`."""
+    """Why a photograph gives no tokens: status is `missing`, `damaged`, `aspect` or `unreadable`.
+
+    An unreadable one may be sound, so no option goes without it.
+    """
 
     status: str
     why: str
@@ -122,7 +126,9 @@ def inspect_photographs(paths: list[Path], crop: str) -> tuple[tuple[int, int] |
         found = list(pool.map(_size_or_error, paths))
     for i, (path, size) in enumerate(zip(paths, found, strict=True)):
         if isinstance(size, InputError):
-            unusable[i] = Unusable("damaged" if path.is_file() else "missing", str(size))
+            unreadable = isinstance(size, NoAccessError)
+            status = "unreadable" if unreadable else "damaged" if path.is_file() else "missing"
+            unusable[i] = Unusable(status, str(size))
             continue
         try:
             width, height = (first or size) if crop == "whole" else (1, 1)

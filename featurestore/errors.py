@@ -3,6 +3,7 @@
     BiomassError                 exit code
       UsageError                 2     the command or call cannot mean anything
       InputError                 3     photographs, CSVs, configs, weights: what was handed in is wrong
+        NoAccessError            3     this account may not read or write a file, which may be sound
       StoreDamaged               4     a store's bytes are not what they were
       MismatchError              5     two things that must agree (backbone, fingerprint, dtype) do not
       LockedError                75    another process is writing here (EX_TEMPFAIL: try again)
@@ -12,6 +13,7 @@
 A message says where, what was found, what was expected and what to do.
 """
 
+import os
 
 IN_PART = 6
 
@@ -28,6 +30,16 @@ class UsageError(BiomassError):
 
 class InputError(BiomassError):
     exit_code = 3
+
+
+class NoAccessError(InputError):
+    @classmethod
+    def of(cls, err: OSError, path: object = "", what: str = "read") -> "NoAccessError":
+        """Of an error of the system, which names the file or leaves that to `path`."""
+        place, why = err.filename or path, os.strerror(err.errno)
+        return cls(
+            f"{place}: {why}: this account may not {what} it; ask its owner for access, or use another account"
+        )
 
 
 class StoreDamaged(BiomassError):

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from featurestore import _hdf5, _zarr
 from featurestore._bytes import pwrite
-from featurestore.errors import InputError
+from featurestore.errors import InputError, NoAccessError
 from featurestore.layout import Layout
 from featurestore.spec import ARCHIVE_FORMAT, StoreSpec
 from featurestore.urls import is_url
@@ -15,10 +15,14 @@ from featurestore.urls import is_url
 def open_layout(path: Path) -> Layout:
     """Layout of the store at path, whichever format it is; metadata is read once, no file stays open.
 
-    InputError if there is nothing or something else; StoreDamaged if it is a store that cannot be whole.
+    InputError if there is nothing or something else, NoAccessError if it may not be read; StoreDamaged if it is a store that
+    cannot be whole.
     """
     path = Path(os.path.abspath(path))
-    return _format_of(path).open_layout(path)
+    try:
+        return _format_of(path).open_layout(path)
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
 
 
 def create_store(path: Path, spec: StoreSpec, n: int) -> Layout:
@@ -42,7 +46,7 @@ def metadata_crc(layout: Layout) -> int:
 
 def is_archive(path: Path | str) -> bool:
     """Whether there is an archive at path, to judge by its root's metadata."""
-    if is_url(path) or not (path / "zarr.json").is_file():
+    if is_url(path) or not os.path.isfile(path / "zarr.json"):
         return False
     return _zarr.read_metadata(path, "group").get("attributes", {}).get("format") == ARCHIVE_FORMAT
 

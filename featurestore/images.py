@@ -21,7 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from featurestore._maps import TOO_MANY
-from featurestore.errors import InputError, MemoryShortError
+from featurestore.errors import InputError, MemoryShortError, NoAccessError
 from featurestore.jpeg import COLOUR, scan_warning, tell_damage
 
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; below Pillow's own warning limit of 89.5 million
@@ -199,6 +199,8 @@ def _naming(path: Path) -> Iterator[None]:
     """Turn what opening, header parsing and Pillow raise into InputError that names the file."""
     try:
         yield
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as err:
         if isinstance(err, OSError) and err.errno in TOO_MANY:  # nothing is wrong with the photograph
             raise

@@ -85,7 +85,7 @@ def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "v
     start, tally = time.monotonic(), ErrorTally()
     check_suffix(out)
     _bytes.check_writable(out.parent)
-    files = {file.stem: file for file in sorted(folder.glob("*.npz"))}
+    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix == ".npz"}
     n_views, n_patches, width = _check_files(folder, list(files.values()))
     named = _catalog(folder, csv or (data / "train.csv" if data else None), files)
     known, sealed, _ = there(out)

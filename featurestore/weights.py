@@ -1,6 +1,7 @@
 """A backbone's weights: loaded from a file, named by their hash, kept beside a store and found there. Nothing is unpickled."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def kept_weights(spec: StoreSpec, folders: Iterable[Path]) -> str | None:
     """Where the weights that made a store come from when nobody says: the first file kept in a folder, random, or None: timm."""
     for folder in folders:
         kept = saved_weights_path(folder, spec.tokens.weights_sha256)
-        if kept.is_file():
+        if os.path.isfile(kept):  # False also where a folder may not be looked into: the next one may have it
             return str(kept)
     return RANDOM if is_random(spec) else None
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from featurestore import _bytes
 from featurestore._maps import most_maps, with_room
-from featurestore.errors import InputError, MismatchError, list_some
+from featurestore.errors import InputError, MismatchError, NoAccessError, list_some
 from featurestore.formats import create_store
 from featurestore.layout import Layout
 from featurestore.rows import ImageRows
@@ -269,6 +269,8 @@ def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int =
 def _plain_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except PermissionError as err:
+        raise NoAccessError.of(err, path, what="read or write") from err
     except OSError as err:
         raise InputError(f"{path}: writing failed: {err.strerror}; what is sealed is safe, the same command goes on "
                          "from there once there is room and the disk is well") from err

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from featurestore.errors import InputError
+from featurestore.errors import InputError, NoAccessError
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -40,6 +40,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. InputError, naming file and line, for anything but plain values under unique keys."""
     try:
         raw = yaml.load(path.read_bytes(), Loader=_PlainLoader)
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
     except OSError as err:
         raise InputError(f"{path}: cannot be read ({err.strerror})") from err
     except yaml.MarkedYAMLError as err:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from featurestore._interrupts import interrupt
-from featurestore.errors import BiomassError
+from featurestore.errors import BiomassError, NoAccessError
 
 
 def main() -> int:
@@ -45,6 +45,11 @@ def main() -> int:
     except BiomassError as err:
         print(f"error: {err}", file=sys.stderr)
         return err.exit_code
+    except PermissionError as err:
+        if err.filename is None:
+            raise
+        print(f"error: {NoAccessError.of(err, what='read or write')}", file=sys.stderr)
+        return NoAccessError.exit_code
     print(options["out"])
     return code
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from featurestore._bytes import file_sha256
 from featurestore.demo_backbone.model import NAME as PACKAGED
-from featurestore.errors import InputError, MismatchError, StoreDamaged, list_some
+from featurestore.errors import InputError, MismatchError, NoAccessError, StoreDamaged, list_some
 from featurestore.pickles import HEAD_BYTES, PICKLED, pickled
 from featurestore.weights import kept_weights
 from predictor.member import Member
@@ -231,6 +231,8 @@ def _read_listing(path: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_LISTING:
             raise InputError(f"{path / LISTING}: not a file of at most {MAX_LISTING} bytes; get the bundle elsewhere")
         return (path / LISTING).read_bytes()
+    except PermissionError as err:
+        raise NoAccessError.of(err, path / LISTING) from err
     except OSError as err:
         raise InputError(f"{path / LISTING}: cannot be read ({err.strerror}); `biomass bundle SWEEP --out DIR` makes a "
                          "bundle") from err

@@ -17,7 +17,7 @@ import pandas as pd
 from featurestore._bytes import appears_whole, check_writable, file_sha256
 from featurestore.backbone import backbone_of_store
 from featurestore.demo_backbone.model import NAME as PACKAGED
-from featurestore.errors import InputError, UsageError, list_some
+from featurestore.errors import InputError, NoAccessError, UsageError, list_some
 from featurestore.tensor_file import save_tensors
 from featurestore.weights import is_random, saved_weights_path
 from predictor.blend import Blend, weighed
@@ -105,6 +105,8 @@ def make_bundle(sources: Sequence[Path], out: Path, points: str = "best", folds:
             partial.mkdir()
             _fill(partial, {names[member.run.path]: member for member in members}, folds, backbone or BackboneChoice(), say)
             made = check_bundle(partial)  # what its own check refuses does not appear
+    except PermissionError as err:
+        raise NoAccessError.of(err, out, what="read or write") from err
     except OSError as err:
         raise InputError(f"{err.filename or out}: cannot be read or written ({err.strerror}); make room, or choose another "
                          "--out") from err
@@ -131,7 +133,7 @@ def _of_sweep(sweep: Path, points: str, say: Callable[[str], object]) -> list[Pa
         best = best_run(sweep)
         say(f"heads of {best}, the best run of this sweep")
         return [best]
-    known = [path.parent.name for path in sorted(sweep.glob("*/config.yaml"))]
+    known = [path.name for path in sorted(sweep.iterdir()) if (path / "config.yaml").exists()]
     if points == "all":
         return [sweep / name for name in known if name in _usable(sweep, say)]
     names = [name.strip() for name in points.split(",")]
@@ -144,10 +146,14 @@ def _usable(sweep: Path, say: Callable[[str], object]) -> set[str]:
     """Points of a sweep that have heads to predict with."""
     summary = pd.read_csv(sweep / "summary.csv").dropna(subset="failed")  # of the mean and ridge beside them it says nothing
     usable = {name for name, failed in zip(summary["name"], summary["failed"], strict=True)
-              if not bool(failed) and any((sweep / name).glob("weights/*.safetensors"))}
+              if not bool(failed) and _has_heads(sweep / name / "weights")}
     if lacking := sorted(set(summary["name"]) - usable):
         say(f"without {', '.join(lacking)}: failed, or for reports only")
     return usable
+
+
+def _has_heads(folder: Path) -> bool:
+    return folder.is_dir() and any(file.suffix == ".safetensors" for file in folder.iterdir())
 
 
 def _names(runs: Sequence[Path]) -> dict[Path, str]:

@@ -18,7 +18,7 @@ from featurestore._interrupts import check_interrupt
 from featurestore.backbone import Backbone, choose_device
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, check_photographs, decode_ahead, inspect_photographs
-from featurestore.errors import InputError, UsageError
+from featurestore.errors import InputError, NoAccessError, UsageError, list_some
 from featurestore.jpeg import UNCHECKED, can_check
 from featurestore.spec import TokenSpec, ViewSpec
 from featurestore.views import chosen_tta
@@ -287,4 +287,7 @@ def _check_photographs(paths: dict[str, Path], crop: str, unusable: dict[str, st
         check_photographs(list(paths.values()), crop)
     elif paths:
         ids = list(paths)
-        unusable.update({ids[i]: each.why for i, each in inspect_photographs(list(paths.values()), crop)[1].items()})
+        found = inspect_photographs(list(paths.values()), crop)[1]
+        if unreadable := [each.why for each in found.values() if each.status == "unreadable"]:
+            raise NoAccessError(f"{len(unreadable)} of {len(ids)} photographs may not be read:{list_some(unreadable)}")
+        unusable.update({ids[i]: each.why for i, each in found.items()})

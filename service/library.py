@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featurestore._bytes import crc32c
-from featurestore.errors import BiomassError, InputError, StoreDamaged
+from featurestore.errors import BiomassError, InputError, NoAccessError, StoreDamaged
 from featurestore.formats import open_layout
 from service.errors import ServiceError
 from service.pread import PreadStore
@@ -85,6 +85,9 @@ class Served:
     def _open_again(self) -> Opened:
         try:
             return self._open()
+        except NoAccessError as err:
+            raise ServiceError("store-damaged", f"store {self.name!r}: the server's account may not read a file of it now",
+                               "the server's log says which; let the account read it") from err
         except BiomassError as err:
             if not self.path.exists():
                 raise ServiceError("store-gone", f"store {self.name!r} is not there now", "ask again once it is back") from err

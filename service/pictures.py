@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from featurestore.catalog import find_photographs
-from featurestore.errors import InputError
+from featurestore.errors import InputError, NoAccessError
 from featurestore.explore import colours, on_photograph
 from featurestore.images import read_photograph, thumbnail
 from featurestore.store import FeatureStore
@@ -27,7 +27,8 @@ def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple
     """The photograph below the folder `data`, at most MOST_WIDE pixels wide, or else the thumbnail; and which of them it is.
 
     `same` and `changed` (other bytes than the tokens were made of) are the photograph, `unknown` too, where the catalog has no
-    sha256 of it; `absent` and `damaged` the thumbnail. A path that leads out of `data`, by a link too, is absent.
+    sha256 of it; `absent` and `damaged` the thumbnail. A path that leads out of `data`, by a link too, is absent, as
+    is a file that the server's account may not read.
     InputError where there is neither.
     """
     cells = store.catalog_rows(np.s_[image:image + 1])
@@ -39,6 +40,8 @@ def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple
         return thumb_jpeg(store, image), "absent"
     try:
         photograph = read_photograph(file)
+    except NoAccessError:
+        return thumb_jpeg(store, image), "absent"
     except InputError:
         return thumb_jpeg(store, image), "damaged"
     known = cells["sha256"][0]

@@ -133,6 +133,8 @@ def _wide(run: Path, weights: str | None) -> pd.DataFrame:
         table = pd.read_csv(run / "oof.csv", dtype=TEXTS, keep_default_na=False, na_values=dict.fromkeys(MASSES, ["", "nan"]))
     except FileNotFoundError as err:
         raise InputError(f"{where} has no out-of-fold table: it is not finished, or learned on every image") from err
+    except PermissionError as err:
+        raise InputError(f"{where}: the server's account may not read its out-of-fold table; allow it") from err
     except (OSError, ValueError) as err:  # pandas' own errors of CSVs are ValueErrors
         raise InputError(f"{where}: its out-of-fold table cannot be read; train it again") from err
     if missing := [name for name in ("weights", "repeat", "image_id", "site", "fold", *MASSES) if name not in table]:
@@ -203,6 +205,8 @@ def _log(run: Path) -> list[dict[str, Any]]:
     where = f"run {run.name!r} of sweep {run.parent.name!r}"
     try:
         lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    except PermissionError as err:
+        raise InputError(f"{where}: the server's account may not read its log; allow it") from err
     except OSError as err:
         raise InputError(f"{where} has no log yet; its first epoch is being trained") from err
     whole = [line for line in lines if line.endswith(b"\n")]

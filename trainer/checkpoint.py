@@ -12,7 +12,7 @@ from torch import Tensor
 
 from featurestore._bytes import appears_whole, crc32c, publish
 from featurestore._maps import refuse_too_many
-from featurestore.errors import InputError, MismatchError, StoreDamaged
+from featurestore.errors import InputError, MismatchError, NoAccessError, StoreDamaged
 from featurestore.tensor_file import save_tensors
 from trainer.bank_trainer import BankTrainer
 from trainer.identity import Identity
@@ -69,6 +69,8 @@ class Checkpoint:
         for path in found:
             try:
                 _load(path, trainers, identity)
+            except PermissionError as err:
+                raise NoAccessError.of(err, path) from err
             except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as err:
                 refuse_too_many(path, err)
                 errors.append(f"{path}: not a checkpoint of this sweep ({err})")

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from featurestore._bytes import appears_whole, check_writable, remove, write_whole
-from featurestore.errors import InputError
+from featurestore.errors import InputError, NoAccessError
 from featurestore.plain import plain
 from featurestore.spec import StoreSpec
 from featurestore.store import FeatureStore
@@ -261,6 +261,8 @@ def read_json(path: Path, *keys: str) -> dict:
         if missing := [key for key in keys if key not in value]:
             raise ValueError(f"lacks {', '.join(missing)}")
         return value
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
     except OSError as err:
         raise InputError(f"{path}: cannot be read ({err.strerror}); is this the folder of a sweep or run?") from err
     except (ValueError, TypeError, RecursionError) as err:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from featurestore.errors import InputError, MismatchError, list_some
+from featurestore.errors import InputError, MismatchError, NoAccessError, list_some
 
 MOST_HEADER = 1 << 16  # bytes: some 600 tensors, where a head has a dozen
 METADATA = "__metadata__"
@@ -31,6 +31,8 @@ def read_head(path: Path, expected: Mapping[str, Kept] | None) -> dict[str, Tens
     """
     try:
         found = read_header(path)
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
     except (OSError, ValueError) as err:
         raise _damaged(path, getattr(err, "strerror", None) or str(err)) from err
     if expected is not None and (faults := differences(found, expected)):

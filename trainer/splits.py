@@ -14,7 +14,7 @@ import pandas as pd
 
 from featurestore._bytes import write_whole
 from featurestore.catalog import check_separators, spelled_as
-from featurestore.errors import InputError, UsageError, list_some
+from featurestore.errors import InputError, NoAccessError, UsageError, list_some
 from featurestore.sites import date_of, digests_of, has_sites, require_columns, share_copies, site_of, state_of
 from trainer.partition import Counts, Measure, draw
 
@@ -208,6 +208,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         text = path.read_bytes().decode("utf-8-sig")
         check_separators(path, text)
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
     except (OSError, ValueError) as err:  # pandas' parser errors and bad UTF-8 are ValueErrors
         raise InputError(f"{path}: not a readable folds table ({err}); expected a CSV as `folds.csv`") from err
     return table

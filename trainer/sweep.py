@@ -1,5 +1,6 @@
 """run_sweep: the one training loop. Every head of every point and fold learns from one read of the rows."""
 
+import os
 import shlex
 import sys
 import time
@@ -155,7 +156,7 @@ def _found_store(recorded: str, sweep: Path, fingerprint: str) -> str:
     if is_url(recorded):
         return recorded
     for place in (Path(recorded), *moved_places(Path(recorded), sweep)):
-        if place.name == Path(recorded).name and place.exists() and _has_fingerprint(place, fingerprint):
+        if place.name == Path(recorded).name and os.path.exists(place) and _has_fingerprint(place, fingerprint):
             if place != Path(recorded):
                 warnings.warn(f"{recorded}: not there, or another store now; the sweep's store is {place}", stacklevel=3)
             return str(place)
