@@ -16,6 +16,7 @@ from featurestore.images import Crop, plan_crop
 from featurestore.rounding import int8_rounded
 from featurestore.spec import AND, DECODE_RULES, StoreSpec, TokenSpec, ViewSpec
 from featurestore.timm_model import checked_layers, new_model, patch_size, patch_size_of, read_tokens, short, tried_model
+from featurestore.usable import check_memory
 from featurestore.views import make_view, normalise, view_amounts
 from featurestore.weights import (
     RANDOM,
@@ -113,10 +114,11 @@ def load_backbone(
     aspect : width / height of the photographs, for crop "whole".
     keep_in : folder to save the weights in, as they are hashed, before any rounding to `precision`.
 
-    Raises InputError for an unknown model, one that is no vision transformer with a class token, or unusable weights.
+    Raises InputError for an unknown model, one that is no vision transformer with a class token, or unusable weights;
+    MemoryShortError if the weights do not fit in memory.
     """
     size = _tile_size(model_name, crop, image_size, aspect)
-    tried_model(model_name, size, layers)  # before any weights are fetched
+    _check_memory(tried_model(model_name, size, layers), model_name)  # before any weights are fetched
     try:
         model = _create(model_name, weights, size, seed)
     except NoDownload as err:
@@ -157,7 +159,8 @@ def backbone_of_store(spec: StoreSpec, weights: str | None, folders: Sequence[Pa
     option : of the command that was typed, by which weights can be given; messages name it.
     precision : None is the store's.
 
-    Raises InputError or MismatchError if the installed timm or the weights are not those of the store.
+    Raises InputError or MismatchError if the installed timm or the weights are not those of the store, MemoryShortError if they
+    do not fit in memory.
     """
     tokens, precision = spec.tokens, precision or spec.precision
     choose_device(device)
@@ -197,12 +200,23 @@ def restore_backbone(spec: TokenSpec, weights: str | None, device: str, precisio
 
 
 def _check_shapes(spec: TokenSpec) -> None:
-    """MismatchError if the installed timm's model of that name gives other tokens; it is asked before weights are fetched."""
+    """MismatchError if the installed timm's model of that name gives other tokens; it is asked before weights are fetched.
+
+    MemoryShortError if its weights do not fit in memory.
+    """
     model = tried_model(spec.model, (spec.tile_height, spec.tile_width), spec.layers)
     found = patch_size(model), model.num_features * len(spec.layers)
     if found != (spec.patch_size, spec.width):
         raise MismatchError(f"{spec.model}: here it has patches of {found[0]} pixels and width {found[1]}, the tokens were made "
                             f"with patches of {spec.patch_size} and width {spec.width}; use the timm that made them")
+    _check_memory(model, spec.model)
+
+
+def _check_memory(model: nn.Module, name: str) -> None:
+    """MemoryShortError if the weights, which are float32 in main memory first, do not fit: the kernel would end the process."""
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    advice = "free some memory, raise the limit or use a smaller backbone"
+    check_memory(4 * n_parameters, f"{name}: a copy of its weights", advice)
 
 
 def _newer_timm(made_by: Mapping[str, str]) -> str | None:

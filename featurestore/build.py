@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
+from featurestore._threads import Pool, usable_threads
 from featurestore.backbone import Backbone, load_backbone
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
 from featurestore.decode import Decoded, Unusable, decode_ahead, inspect_photographs, warn_of_all_sealed
@@ -34,6 +35,7 @@ from featurestore.moments import pool, row_stats
 from featurestore.sites import count_sites, warn_of_sites
 from featurestore.spec import POOLED, ROUNDING, STATS, StoreSpec, ViewSpec
 from featurestore.store import FeatureStore
+from featurestore.usable import check_memory
 from featurestore.views import choose_views
 from featurestore.weights import RANDOM, kept_weights
 from featurestore.writer import ImageRows, StoreWriter, catalog_columns, image_bytes, open_writer
@@ -41,6 +43,7 @@ from featurestore.writer import ImageRows, StoreWriter, catalog_columns, image_b
 THUMB_SIDE = 192
 CHECKED_BY = "simplejpeg"
 """Key of `made_by` in stores whose photographs were checked for damage inside the picture."""
+N_BUFFERS = 2  # photographs whose tokens are held: one is written while the next is computed
 Known = Callable[[int, str], dict[int, tuple]]
 """From an image and the sha256 of its photograph: rows that need no backbone, by view."""
 
@@ -207,6 +210,7 @@ def usable(paths: list[Path], crop: str, skip: bool) -> tuple[tuple[int, int], d
     return size, {paths[i]: each for i, each in unusable.items()}
 
 
+@usable_threads()
 def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     """Turn the photographs of a data folder into a store; goes on where an earlier build stopped.
 
@@ -218,6 +222,7 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     if config.check_space:
         _bytes.check_free(config.out.parent, job.n_pending * image_bytes(job.spec),
                           "fewer views, or go on all the same with --no-check-space")
+    check_buffers(job.spec, job.n_pending)
     with open_writer(config.out, job.spec, job.frame, config.reserve, config.wait, config.lock) as writer:
         _warn_of_other_precision(writer.spec, job.spec)
         images = _pending_photographs(writer, job.frame, job.paths)
@@ -248,6 +253,13 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
                            image_bytes(store.spec) * len(sealed))
 
 
+def check_buffers(spec: StoreSpec, n_images: int) -> None:
+    """MemoryShortError if the tokens of the photographs that a build holds at once do not fit in memory."""
+    need = min(N_BUFFERS, n_images) * image_bytes(spec)
+    what = f"holding the tokens of {N_BUFFERS} photographs, as a build does,"
+    check_memory(need, what, "free some memory, raise the limit, or choose fewer views or smaller images")
+
+
 def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path], bar: tqdm,
                  skipped: dict[int, Unusable] | None = None, known: Known | None = None,
                  sealed: Collection[int] = ()) -> None:
@@ -256,9 +268,9 @@ def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path
     skipped : gets the images whose photographs are damaged; None stops at the first.
     known, sealed : rows that are there already, and images that have some: their photographs may be damaged inside.
     """
-    image_ids, buffers = writer.image_ids, [_new_rows(writer.spec) for _ in range(min(2, len(images)))]
+    image_ids, buffers = writer.image_ids, [_new_rows(writer.spec) for _ in range(min(N_BUFFERS, len(images)))]
     written: Future | None = None
-    with bar, ThreadPoolExecutor(1) as writing:
+    with bar, Pool(1) as writing:
         def skip(image: int, err: InputError) -> None:
             if skipped is None:
                 raise InputError(f"{err}; --skip-missing builds the others") from err
@@ -268,7 +280,7 @@ def build_images(backbone: Backbone, writer: StoreWriter, images: dict[int, Path
         photographs = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed)
         for done, (image, photograph) in enumerate(photographs):
             there = known(image, photograph.facts["sha256"]) if known else {}
-            rows = _compute(backbone, image_ids[image], photograph, buffers[done % 2], there)
+            rows = _compute(backbone, image_ids[image], photograph, buffers[done % N_BUFFERS], there)
             if written:
                 written.result()  # raises what went wrong; and only now is the other buffer free
             written = writing.submit(_write, writer, image, rows)

@@ -1,9 +1,7 @@
 """Photographs checked before work starts, and decoded in threads ahead of whoever needs them next."""
 
-import os
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from featurestore._threads import Pool
 from featurestore.errors import InputError, NoAccessError, list_some
 from featurestore.images import Crop, find_damage, inspect_photograph, naming_memory, read_photograph, thumbnail
+from featurestore.usable import usable_cpus
 
 AHEAD = 4  # a slow file must not stop the backbone
 
@@ -35,7 +35,7 @@ def decode_ahead(paths: Mapping[Hashable, Path], crop: Crop, thumb: tuple[int, i
         is always an error.
     sealed : keys of photographs whose tokens a store holds; of damage inside their pictures they are warned of alone.
     """
-    with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool:
+    with Pool(min(AHEAD, usable_cpus())) as pool:
         todo = iter(paths.items())
         ahead = [(key, pool.submit(decode, path, crop, thumb, key in sealed)) for key, path in islice(todo, AHEAD)]
         try:
@@ -79,7 +79,7 @@ def warn_of_sealed(path: Path, damage: str) -> None:
 
 def warn_of_all_sealed(paths: list[Path]) -> None:
     """`warn_of_sealed` for each of many photographs that is damaged inside its picture; others, and missing ones, are passed."""
-    with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool:
+    with Pool(min(AHEAD, usable_cpus())) as pool:
         for path, damage in zip(paths, pool.map(_damage_or_none, paths), strict=True):
             if damage:
                 warn_of_sealed(path, damage)
@@ -122,7 +122,7 @@ def _size_or_error(path: Path) -> tuple[int, int] | InputError:
 def inspect_photographs(paths: list[Path], crop: str) -> tuple[tuple[int, int] | None, dict[int, Unusable]]:
     """Width and height of the first photograph that can be used, from headers alone, and by position those that cannot."""
     first, unusable = None, {}
-    with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool:
+    with Pool(min(AHEAD, usable_cpus())) as pool:
         found = list(pool.map(_size_or_error, paths))
     for i, (path, size) in enumerate(zip(paths, found, strict=True)):
         if isinstance(size, InputError):

@@ -16,15 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 from featurestore.about import DISTRIBUTION
 from featurestore.checks import FAIL, OK, WARN, Check
-from featurestore.errors import BiomassError
+from featurestore.errors import SET_TMPDIR, BiomassError
 from featurestore.urls import CACHE, default_root, is_url, without_token
+from featurestore.usable import PROC, Memory, Mount, meminfo, mounts, read, usable_cpus, usable_memory
 
 TABLES = ("train.csv", "test.csv")  # what makes a folder one of data
 PAGE = 4096
@@ -38,6 +39,7 @@ KINDS = {"tmpfs": ", in memory: gone after a restart", "ramfs": ", in memory: go
 SMALL_FILES = {"vfat", "msdos"}
 MODIFIED = "a command that ended in \"Bus error\" (SIGBUS) while it read this store: the store was modified"
 TOGETHER = "install both in one run: pip install --upgrade torch torchvision"
+NO_TEMPORARY = "No usable temporary directory"  # so tempfile's error begins, also in a child
 LOAD = """
 import json, warnings, torch, torchvision
 from torchvision.transforms.v2 import functional
@@ -55,11 +57,10 @@ def examine(path: Path | str) -> list[Check]:
 
     path : or a store's URL; the folder is then the one that its rows are kept in.
     """
-    mountinfo, n_cpus = _read("/proc/self/mountinfo"), len(os.sched_getaffinity(0))
-    limit = cgroup_limit(mounts(mountinfo), _read("/proc/self/cgroup"))
-    return [*check_packages(), check_pair(), *check_loading(), check_cpu(_read("/proc/cpuinfo"), n_cpus),
-            check_threads(os.environ.get("OMP_NUM_THREADS"), n_cpus), check_memory(_read("/proc/meminfo"), limit),
-            *(check_served(path, mounts(mountinfo)) if is_url(path) else check_place(path, mounts(mountinfo)))]
+    mounted, n_cpus, n_cores = mounts(read(PROC / "self/mountinfo")), usable_cpus(), len(os.sched_getaffinity(0))
+    return [*check_packages(), check_pair(), check_temporary(), *check_loading(), check_cpu(read(PROC / "cpuinfo"), n_cpus),
+            check_threads(os.environ.get("OMP_NUM_THREADS"), n_cpus, n_cores), check_memory(meminfo(), usable_memory()),
+            *(check_served(path, mounted) if is_url(path) else check_place(path, mounted))]
 
 
 def table(checks: list[Check]) -> str:
@@ -128,6 +129,14 @@ def version(name: str) -> str | None:
         return None
 
 
+def check_temporary() -> Check:
+    """Whether there is a folder for temporary files, without which torch does not load."""
+    try:
+        return Check("temporary files", OK, tempfile.gettempdir())
+    except FileNotFoundError as err:
+        return Check("temporary files", FAIL, str(err.strerror), SET_TMPDIR)
+
+
 def check_loading() -> Iterator[Check]:
     """Whether torchvision truly loads, and what CUDA shows, told by another process: a bad library may take it down."""
     try:  # -P: a torch.py in the current folder is not what `biomass` would import
@@ -138,7 +147,8 @@ def check_loading() -> Iterator[Check]:
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         signal = f"signal {-done.returncode}: " if done.returncode < 0 else ""
-        yield Check("torch loads", FAIL, f"torch and torchvision do not: {signal}{said[-1]}", TOGETHER)
+        advice = SET_TMPDIR if NO_TEMPORARY in said[-1] else TOGETHER
+        yield Check("torch loads", FAIL, f"torch and torchvision do not: {signal}{said[-1]}", advice)
         return
     yield Check("torch loads", OK, "torch and torchvision do")
     yield check_cuda(json.loads(done.stdout.splitlines()[-1]), Path("/dev/nvidiactl").exists())
@@ -168,8 +178,11 @@ def check_cpu(cpuinfo: str, n_cpus: int) -> Check:
     return Check("CPU", OK, f"{n_cpus} of {os.cpu_count()} usable, {model[1] if model else os.uname().machine}; {can}")
 
 
-def check_threads(value: str | None, n_cpus: int) -> Check:
-    """value : OMP_NUM_THREADS, which may be a list for nested loops."""
+def check_threads(value: str | None, n_cpus: int, n_cores: int) -> Check:
+    """value : OMP_NUM_THREADS, which may be a list for nested loops; n_cpus : usable; n_cores : of the affinity, quota or not."""
+    if value is None and n_cpus < n_cores:
+        found = f"not set: train takes a thread for each of {n_cores} cores, and the CPU quota allows {n_cpus}"
+        return Check("OMP_NUM_THREADS", WARN, found, f"export OMP_NUM_THREADS={n_cpus}")
     if value is None:
         return Check("OMP_NUM_THREADS", OK, "not set: as many threads as cores")
     first = value.split(",")[0].strip()
@@ -181,74 +194,13 @@ def check_threads(value: str | None, n_cpus: int) -> Check:
     return Check("OMP_NUM_THREADS", OK, first)
 
 
-def check_memory(meminfo: str, limit: int | None) -> Check:
-    """meminfo : text of /proc/meminfo; limit : the cgroup's, in bytes."""
-    kb = {name: int(number) for name, number in re.findall(r"^(\w+):\s*(\d+) kB", meminfo, re.M)}
-    total, free = (1024 * kb.get(name, 0) for name in ("MemTotal", "MemAvailable"))
-    found = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB available, {f'{limit / 1e9:.1f} GB' if limit else 'no'} cgroup limit"
-    if min(free, limit or free) >= LITTLE_MEMORY:
+def check_memory(fields: dict[str, int], usable: Memory) -> Check:
+    """fields : of /proc/meminfo, in bytes."""
+    found = f"{fields.get('MemTotal', 0) / 1e9:.1f} GB in the machine; usable {usable}"
+    if usable.n_bytes >= LITTLE_MEMORY:
         return Check("memory", OK, found)
     return Check("memory", WARN, found, f"below {LITTLE_MEMORY / 1e9:.0f} GB the default backbone does not fit: free some, raise "
                  "the limit or choose a smaller --backbone; `biomass train --plan` says what a sweep needs")
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
-
-    root: str
-    point: str
-    options: str
-    kind: str
-    source: str
-    super_options: str
-
-
-def mounts(mountinfo: str) -> list[Mount]:
-    """What is mounted, in the order of mounting."""
-    found = []
-    for line in mountinfo.splitlines():
-        left, right = (part.split() for part in line.split(" - ", 1))
-        fields = [*left[3:6], *right[:2], right[2] if len(right) > 2 else ""]
-        found.append(Mount(*(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field) for field in fields)))
-    return found
-
-
-def cgroup_limit(mounted: list[Mount], cgroup: str) -> int | None:
-    """Least limit of memory in bytes of this process' cgroup and those above, v1 or v2; None if there is none.
-
-    cgroup : text of /proc/self/cgroup, lines of number:controllers:path, the second empty for v2.
-    """
-    limits = []
-    for line in cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            mine = [mount for mount in mounted if mount.kind == "cgroup2"]
-        elif "memory" in controllers.split(","):
-            mine = [mount for mount in mounted if mount.kind == "cgroup" and "memory" in mount.super_options.split(",")]
-        else:
-            continue
-        limits += [limit for mount in mine for limit in _limits(mount, path)]
-    return min((limit for limit in limits if limit < 1 << 60), default=None)  # v1 writes "none" as nearly 2 ** 63
-
-
-def _limits(mount: Mount, path: str) -> Iterator[int]:
-    """Limits from the cgroup at path up to the mount's root; in a container, which may not see that path, the root's."""
-    inner = os.path.relpath(path, mount.root)
-    folder = Path(mount.point) if inner.startswith("..") else Path(mount.point, inner)
-    for each in (folder, *folder.parents):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            text = _read(each / name).strip() if each.is_relative_to(mount.point) else ""
-            if text.isdecimal():
-                yield int(text)
-
-
-def _read(path: str | Path) -> str:
-    """The text of a file of the kernel's; empty where this kernel, or container, does not have it."""
-    try:
-        return Path(path).read_text(errors="surrogateescape")
-    except OSError:
-        return ""
 
 
 # -- the folder and the store

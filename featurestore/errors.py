@@ -8,6 +8,7 @@
       MismatchError              5     two things that must agree (backbone, fingerprint, dtype) do not
       LockedError                75    another process is writing here (EX_TEMPFAIL: try again)
       MemoryShortError           75    there is not enough memory for this at the moment
+      NoThreadError              75    the system starts no further thread or process
 
 6 (IN_PART) is no error: a part of the work could not be done, the rest is there.
 A message says where, what was found, what was expected and what to do.
@@ -16,6 +17,7 @@ A message says where, what was found, what was expected and what to do.
 import os
 
 IN_PART = 6
+SET_TMPDIR = "torch needs one writable folder for temporary files: set TMPDIR to one, such as the output's folder"
 
 
 class BiomassError(Exception):
@@ -55,6 +57,10 @@ class LockedError(BiomassError):
 
 
 class MemoryShortError(BiomassError):
+    exit_code = 75
+
+
+class NoThreadError(BiomassError):
     exit_code = 75
 
 

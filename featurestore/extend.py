@@ -11,8 +11,9 @@ import pandas as pd
 
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
+from featurestore._threads import usable_threads
 from featurestore.backbone import Backbone, backbone_of_store
-from featurestore.build import BuildReport, build_images, finish_build, new_bar, usable
+from featurestore.build import BuildReport, build_images, check_buffers, finish_build, new_bar, usable
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
 from featurestore.errors import MismatchError, UsageError, list_some
 from featurestore.formats import check_suffix
@@ -71,6 +72,7 @@ class Extension:
                 for v, o in self.view_of.items()}
 
 
+@usable_threads()
 def extend_store(source_path: Path, out: Path, data: Path | None = None, views: str | None = None, reserve: int = 0,
                  weights: str | None = None, device: str = "auto", precision: str | None = None, skip_missing: bool = False,
                  allow_outside: bool = False, relabel: bool = False, progress: bool = True) -> BuildReport:
@@ -110,6 +112,7 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
     backbone = _backbone(spec, source, out, weights, device, precision) if len(fresh) else None
     if backbone:
         backbone.try_out()
+        check_buffers(spec, len(fresh))
     with open_writer(out, spec, frame, reserve) as writer:
         n_pending = len(writer.pending())
         _copy_whole(extension, writer)

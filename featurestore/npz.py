@@ -12,7 +12,6 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
-from featurestore._threads import lone_threads
+from featurestore._threads import Pool, lone_threads
 from featurestore.backbone import load_backbone, spec_without_weights
 from featurestore.build import THUMB_SIDE, there, warn_of_removed
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
@@ -254,7 +253,7 @@ def _thumb_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
 # -- reading
 
 
-def _rows(file: Path, spec: StoreSpec, threads: ThreadPoolExecutor, tally: ErrorTally, photograph: Path | None) -> ImageRows:
+def _rows(file: Path, spec: StoreSpec, threads: Pool, tally: ErrorTally, photograph: Path | None) -> ImageRows:
     """One file as rows of the store, views side by side, and what its photograph says."""
     t = spec.tokens
     shape = (len(t.views), t.n_tiles)

@@ -6,10 +6,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from featurestore.build import BuildConfig, BuildJob, prepare_build
+from featurestore._threads import usable_threads
+from featurestore.build import N_BUFFERS, BuildConfig, BuildJob, prepare_build
 from featurestore.decode import decode
 from featurestore.sites import count_sites
 from featurestore.spec import StoreSpec
+from featurestore.usable import usable_memory
 from featurestore.writer import image_bytes
 
 LONG_H = 48  # hours that are told as days too
@@ -31,6 +33,8 @@ class BuildPlan:
     pending_bytes: int
     free_bytes: int
     memory_bytes: int
+    usable_bytes: int
+    """Memory that this process may hold in all."""
 
     @property
     def hours(self) -> float:
@@ -42,24 +46,32 @@ class BuildPlan:
         days = f" ({self.hours / 24:.2g} days)" if self.hours >= LONG_H else ""
         sites = f" of {self.n_sites} sites" if self.n_sites else ""
         rooms = "" if self.free_bytes >= self.pending_bytes else "  NOT ENOUGH"
+        memory = "" if self.usable_bytes >= self.memory_bytes else "  NOT ENOUGH"
         return (f"{self.path}: {self.n_images} images{sites}, {self.n_pending} to build{left_out}; nothing was written\n"
                 f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x {t.grid[1]}) x {t.width}"
                 f"{'' if self.spec.has_patches else ', pooled only'}\n"
                 f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} GB to write, "
                 f"{self.free_bytes / 1e9:.3g} GB free{rooms}\n"
-                f"  memory  {self.memory_bytes / 1e9:.2g} GB\n"
+                f"  memory  {self.memory_bytes / 1e9:.2g} GB, {self.usable_bytes / 1e9:.3g} GB usable{memory}\n"
                 f"  time    {self.hours:.3g} h{days}: {self.view_s:.3g} s a view on {made_by['device']} in "
                 f"{made_by['precision']}")
 
 
+@usable_threads()
 def plan_build(config: BuildConfig) -> BuildPlan:
     """Check all that `build_store` checks before it writes, then time the backbone. Errors as there."""
+    usable_bytes = usable_memory().n_bytes + _peak_bytes()
     job = prepare_build(config, save=False)
     view_s = _time_view(job)
     each, n_images = image_bytes(job.spec), len(job.frame) + config.reserve
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return BuildPlan(config.out, job.spec, len(job.frame), count_sites(job.frame), job.n_pending, len(job.unusable), view_s,
-                     each * n_images, each * job.n_pending, shutil.disk_usage(config.out.parent).free, peak + 2 * each)
+                     each * n_images, each * job.n_pending, shutil.disk_usage(config.out.parent).free,
+                     _peak_bytes() + N_BUFFERS * each, usable_bytes)
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _time_view(job: BuildJob) -> float:

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
@@ -24,6 +24,7 @@ import numpy as np
 
 from featurestore._bytes import crc32c, crc32c_append
 from featurestore._http import Http, the_only_store
+from featurestore._threads import Pool, not_started
 from featurestore.cache import CACHE_BYTES, Cache
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
 from featurestore.layout import MOST_IMAGES
@@ -227,7 +228,7 @@ class RemoteStore(FeatureStore):
         if len(spans) < 2:
             yield 0, self._http.bytes(path, n_bytes)
             return
-        with ThreadPoolExecutor(N_REQUESTS) as pool:
+        with Pool(N_REQUESTS) as pool:
             waiting = iter([(span, pool.submit(self._http.bytes, path, n_bytes, span)) for span in spans[:N_REQUESTS]])
             flying, rest = deque(waiting), iter(spans[N_REQUESTS:])
             while flying:
@@ -369,12 +370,22 @@ class _Threads:
     def submit(self, method: weakref.WeakMethod, *arguments: int) -> Future:
         """Have a method called, if its object is still there by then."""
         if not self._begun:
-            self._begun = True
-            for _ in range(self._n):
-                threading.Thread(target=_work, args=(self._tasks,), name="fetch-rows", daemon=True).start()
+            self._begin()
         future: Future = Future()
         self._tasks.put((future, method, arguments))
         return future
+
+    def _begin(self) -> None:
+        """Start the threads, or as many as the system starts; NoThreadError if that is none."""
+        for _ in range(self._n):
+            thread = threading.Thread(target=_work, args=(self._tasks,), name="fetch-rows", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as err:
+                if self._begun:
+                    return
+                raise not_started(err) or err from err
+            self._begun = True
 
     def stop(self) -> None:
         """End; what was not begun is cancelled."""

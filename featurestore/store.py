@@ -8,7 +8,6 @@ import mmap
 import os
 from bisect import bisect
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +19,16 @@ import pandas as pd
 
 from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, page_aligned, pread_into
 from featurestore._maps import Maps
+from featurestore._threads import Pool
 from featurestore.errors import InputError, MismatchError, StoreDamaged
 from featurestore.formats import open_layout
 from featurestore.layout import Extent, Layout
 from featurestore.rows import ImageRows, ImageTokens, RowArray, bounded, pairs_of
 from featurestore.spec import OWN_COLUMNS, STATS, StoreSpec
 from featurestore.urls import is_url
+from featurestore.usable import usable_cpus
 
-TAKE_THREADS = min(4, os.cpu_count() or 1)
+TAKE_THREADS = min(4, usable_cpus())
 ADVISE_BYTES = 128 << 10  # of more than a device's read-ahead or largest request the kernel silently reads the beginning alone
 CHECK_AHEAD_BYTES = 512 << 20  # asked for at a time of rows that are compared with their checksums
 MOST_OPEN = 64  # files that one store keeps open to read them by; of more, each is opened for each read
@@ -379,7 +380,7 @@ class FeatureStore:
             with self._placed(*row) as (fd, offset):
                 pread_into(fd, into, offset)
 
-        with ThreadPoolExecutor(TAKE_THREADS) as pool:  # pread frees the GIL, and a cold disk wants several requests
+        with Pool(TAKE_THREADS) as pool:  # pread frees the GIL, and a cold disk wants several requests
             list(pool.map(read, rows, out))
 
     def will_need(self, rows_B2: Any) -> int:

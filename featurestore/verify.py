@@ -4,7 +4,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, file_sha256, locked, pread_into
+from featurestore._threads import Pool
 from featurestore.catalog import find_photographs
 from featurestore.errors import StoreDamaged, UsageError
 from featurestore.formats import metadata_crc
@@ -133,7 +134,7 @@ class _Sums:
         report.n_sealed = len(self.sealed)
 
     def run(self) -> None:
-        with ThreadPoolExecutor(READERS) as readers:
+        with Pool(READERS) as readers:
             for name in ("cls", "patches", "pooled", "stats"):
                 if name == "patches" and self.store.spec.has_patches:
                     self._sum_patches(readers)
@@ -172,7 +173,7 @@ class _Sums:
         self._sum_block(extent, start, middle)
         self._sum_block(extent, middle, end)
 
-    def _sum_patches(self, readers: ThreadPoolExecutor) -> None:
+    def _sum_patches(self, readers: Pool) -> None:
         extent, n_views = self.store.layout.extents["patches"], self.crc_NV.shape[1]
         stride = extent.stride  # what follows a row in Zarr, its own checksum and zeros, is read and checked too
         sizes = [min(PIECE, stride - at) for at in range(0, stride, PIECE)]
@@ -200,7 +201,7 @@ class _Sums:
             self.wrong[row] = "its chunk checksum, or the zeros that follow it, changed"
         return crc
 
-    def _ahead(self, readers: ThreadPoolExecutor, places: Iterator[tuple[Path, int, int, int]]) -> Iterator[Piece | Exception]:
+    def _ahead(self, readers: Pool, places: Iterator[tuple[Path, int, int, int]]) -> Iterator[Piece | Exception]:
         """The piece at each place in turn, or why it cannot be had, a few being read meanwhile; a buffer is used again."""
         buffers, waiting = deque(np.empty(PIECE, np.uint8) for _ in range(AHEAD)), deque()
         for path, offset, size, n_values in places:

@@ -11,7 +11,6 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,11 +24,13 @@ from tqdm import tqdm
 
 from featurestore._bytes import appears_whole, remove
 from featurestore._interrupts import check_interrupt
+from featurestore._threads import Pool
 from featurestore.decode import AHEAD
 from featurestore.errors import InputError, UsageError
 from featurestore.explore import upright_grid
 from featurestore.images import read_photograph
 from featurestore.spec import ViewSpec
+from featurestore.usable import usable_cpus
 from predictor.ensemble import Tokens
 from predictor.member import Member, Stage, by_spec
 from predictor.picture import Map, blank, draw_picture, fitted
@@ -186,7 +187,7 @@ def picture_names(image_ids: Sequence[str]) -> dict[str, str]:
 
 def _in_threads(work, items: Sequence) -> Iterator:
     """What work makes of each item, in order; a signal or an error ends it at the next one."""
-    pool = ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1))
+    pool = Pool(min(AHEAD, usable_cpus()))
     try:
         for result in pool.map(work, items):
             check_interrupt()

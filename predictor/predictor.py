@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from featurestore._interrupts import check_interrupt
+from featurestore._threads import not_started, usable_threads
 from featurestore.backbone import Backbone, choose_device
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, check_photographs, decode_ahead, inspect_photographs
@@ -108,6 +109,7 @@ class Predictor:
         """
         return self.combiner.table(self.raws(paths, tta, progress, **options))
 
+    @usable_threads()
     def raws(self, paths: dict[str, Path], tta: int | str | Sequence[ViewSpec] = 4, progress: bool = True,
              deadline_s: float | None = None, kept: Journal | None = None, unusable: dict[str, str] | None = None,
              explainer: Explainer | None = None, sealed: bool = False,
@@ -218,11 +220,13 @@ def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
         except BaseException as err:  # noqa: BLE001  raised again where the results are read
             found.put(err)
 
-    threads = [threading.Thread(target=run, args=(items,)) for items in work]
-    for thread in threads:
-        thread.start()
-    n_running = len(threads)
+    threads: list[threading.Thread] = []
     try:
+        for items in work:
+            thread = threading.Thread(target=run, args=(items,))
+            thread.start()
+            threads.append(thread)
+        n_running = len(threads)
         while n_running:
             item = found.get()
             if isinstance(item, BaseException):
@@ -231,6 +235,8 @@ def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
                 n_running -= 1
             else:
                 yield item
+    except RuntimeError as err:
+        raise not_started(err) or err from err
     finally:
         stop.set()
         for thread in threads:

@@ -4,18 +4,19 @@ import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from starlette.requests import Request
 
+from featurestore._threads import Pool
+from featurestore.usable import usable_memory
 from service.errors import ServiceError
 
 SLOTS = 2
 WAITING = 8  # more than a page asks for at once when nothing is kept yet
-KEPT_BYTES = 256 << 20
+KEPT_BYTES, KEPT_SHARE = 256 << 20, 4  # at most; and at most one part in so many of the memory that is usable
 
 
 async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> Any:
@@ -33,9 +34,11 @@ async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> A
 class Heavy:
     """The slots, the work under way and the results of one application."""
 
-    def __init__(self, slots: int = SLOTS, waiting: int = WAITING, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, slots: int = SLOTS, waiting: int = WAITING, kept_bytes: int | None = None) -> None:
         self.most, self.kept_bytes = slots + waiting, kept_bytes
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="heavy")
+        if kept_bytes is None:
+            self.kept_bytes = min(KEPT_BYTES, usable_memory().n_bytes // KEPT_SHARE)
+        self._pool = Pool(slots, thread_name_prefix="heavy")
         self._running: dict[Hashable, asyncio.Future] = {}
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 

@@ -19,8 +19,10 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from featurestore._threads import ASKED
 from featurestore.errors import BiomassError
 from featurestore.urls import TOKEN
+from featurestore.usable import usable_cpus
 from service import log
 from service.errors import ServiceError
 from service.library import Library
@@ -92,6 +94,8 @@ class Relay:
             # a new interpreter, for a fork shares locks with our threads; a process group of its own: ^C is for us
             command = [sys.executable, "-P", "-c", START, str(ROOT), str(theirs.fileno()), self._served]
             environment = {name: value for name, value in os.environ.items() if name != TOKEN}
+            if not any(environment.get(name) for name in ASKED):
+                environment[ASKED[0]] = str(usable_cpus())  # BLAS takes the cores of the machine, whatever the quota
             try:
                 self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0, env=environment,
                                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

@@ -19,6 +19,7 @@ from served import TOKEN, serving
 from featurestore import FeatureStore, doctor
 from featurestore.about import DISTRIBUTION
 from featurestore.doctor import FAIL, OK, WARN, Check, mounts
+from featurestore.usable import Memory
 
 ROOT = Path(__file__).parent.parent
 PLACE = """
@@ -175,43 +176,30 @@ def test_what_the_cpu_can():
 @pytest.mark.parametrize("value, level", [
     (None, OK), ("3", OK), ("2,1", OK), ("4", WARN), ("0", WARN), ("many", WARN), ("", WARN)])
 def test_threads_on_three_cpus(value, level):
-    assert doctor.check_threads(value, 3).level == level
+    assert doctor.check_threads(value, 3, 3).level == level
 
 
-@pytest.mark.parametrize("available_kb, limit, level", [
-    (8_000_000, None, OK), (8_000_000, 7 * 10**9, OK), (8_000_000, 3 * 10**9, WARN), (3_000_000, None, WARN)])
-def test_memory(available_kb, limit, level):
-    check = doctor.check_memory(f"MemTotal: 9000000 kB\nMemFree: 5 kB\nMemAvailable: {available_kb} kB\n", limit)
+def test_L5_a_quota_below_the_cores_is_a_warning_that_says_what_to_export():
+    check = doctor.check_threads(None, 2, 64)
+    assert (check.level, check.advice) == (WARN, "export OMP_NUM_THREADS=2")
+    assert "64 cores" in check.found and "the CPU quota allows 2" in check.found
+
+
+@pytest.mark.parametrize("n_bytes, level", [(4 * 10**9, OK), (4 * 10**9 - 1, WARN)])
+def test_memory(n_bytes, level):
+    check = doctor.check_memory({"MemTotal": 9 * 10**9}, Memory(n_bytes, "a limit"))
     assert check.level == level
-    assert check.found.startswith("9.2 GB, ")
+    assert check.found == "9.0 GB in the machine; usable 4 GB (a limit)"
 
 
-V1 = "9:name=systemd:/a/b\n4:cpu,memory:/a/b\n0::/\n"
-V2 = "0::/a/b\n"
-NONE_V1 = str((1 << 63) - 4096)
-
-
-@pytest.mark.parametrize("cgroup, kind, root, files, limit", [
-    (V2, "cgroup2", "/", {"a/b/memory.max": "max", "a/memory.max": "700", "memory.max": "800"}, 700),
-    (V2, "cgroup2", "/", {"a/b/memory.max": "500", "a/memory.max": "700"}, 500),
-    (V2, "cgroup2", "/", {"a/b/memory.max": "max"}, None),
-    (V2, "cgroup2", "/a/b", {"memory.max": "300"}, 300),
-    (V2, "cgroup2", "/elsewhere", {"memory.max": "300"}, 300),
-    (V2, "cgroup2", "/", {}, None),
-    (V1, "cgroup", "/", {"a/b/memory.limit_in_bytes": NONE_V1, "a/memory.limit_in_bytes": "600"}, 600),
-    (V1, "cgroup", "/", {"a/b/memory.limit_in_bytes": NONE_V1}, None),
-    (V1, "cgroup", "/a", {"b/memory.limit_in_bytes": "400", "memory.limit_in_bytes": NONE_V1}, 400),
-    (V2, "cgroup", "/", {"a/b/memory.limit_in_bytes": "400"}, None),
-], ids=["v2 parent", "v2 own", "v2 max", "v2 container", "v2 hidden", "v2 no controller", "v1 parent", "v1 none", "v1 container",
-        "other hierarchy"])
-def test_the_least_limit_of_the_cgroups(cgroup, kind, root, files, limit, tmp_path):
-    (tmp_path / "memory.max").write_text("1")  # above the mount point: of nobody
-    point = tmp_path / "cg"
-    for name, text in files.items():
-        (point / name).parent.mkdir(parents=True, exist_ok=True)
-        (point / name).write_text(text + "\n")
-    mounted = mounts(f"31 23 0:28 {root} {point} rw shared:9 - {kind} cgroup rw,memory\n")
-    assert doctor.cgroup_limit(mounted, cgroup) == limit
+def test_L5_doctor_tells_the_usable_memory_and_cpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "check_loading", list)  # takes seconds
+    monkeypatch.setattr(doctor, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(doctor, "usable_memory", lambda: Memory(5 * 10**9, "a limit"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    checks = {check.name: check for check in doctor.examine(tmp_path)}
+    assert checks["CPU"].found.startswith(f"1 of {os.cpu_count()} usable")
+    assert "usable 5 GB (a limit)" in checks["memory"].found
 
 
 def test_the_mount_a_folder_is_in():

@@ -16,6 +16,7 @@ from featurestore import FeatureStore
 from featurestore.decode import decode
 from featurestore.errors import InputError, MismatchError
 from featurestore.spec import POOLED
+from featurestore.usable import Memory
 from featurestore.writer import ImageRows, open_writer
 from predictor.ensemble import pooled_as_stored
 from predictor.predictor import Predictor
@@ -92,7 +93,7 @@ def test_moments_are_the_same_in_whatever_blocks(tmp_path, pooled, monkeypatch, 
 
 
 def test_ridge_that_would_not_fit_in_memory_is_left_out(tmp_path, pooled, monkeypatch):
-    monkeypatch.setattr("trainer.results.free_memory", lambda device: 1000)
+    monkeypatch.setattr("trainer.results.usable_memory", lambda: Memory(1000, "a limit"))
     with pytest.warns(UserWarning, match="ridge on all pooled rows, to compare with, is left out"):
         result = run_sweep(config(tmp_path, pooled, kind="[pooled_mlp]", lr="[1e-2]", epochs=1), tmp_path, "cpu", False)
     assert result.summary["name"].tolist()[1:] == ["mean"]

@@ -14,10 +14,12 @@ from plain_heads import plain_masses
 from sweeps import config
 
 from featurestore.errors import InputError, MismatchError
+from featurestore.usable import Memory
 from trainer.data import TrainingData
 from trainer.evaluate import predict_held_out, score
 from trainer.grid import SweepConfig
 from trainer.metrics import in_targets_order
+from trainer.plan import too_large
 from trainer.sweep import Sweep, describe_plan, prepare_sweep, run_sweep, train_epoch
 from trainer.tokens import TokenReader
 
@@ -166,7 +168,7 @@ def test_points_share_as_few_passes_as_the_stated_memory_allows(tmp_path, store)
 def test_passes_do_not_depend_on_the_memory_that_is_free(tmp_path, store, monkeypatch):
     given = with_trainer(config(tmp_path, store), memory_gb=1e-4)
     before = passes_of(given)
-    monkeypatch.setattr("trainer.plan.free_memory", lambda device: 1000)
+    monkeypatch.setattr("trainer.plan.usable_memory", lambda: Memory(1000, "a limit"))
     assert passes_of(given) == before
 
 
@@ -192,12 +194,30 @@ def test_the_command_line_says_how_many_passes(tmp_path, store):
 
 
 def test_a_pass_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, store, monkeypatch):
-    monkeypatch.setattr("trainer.plan.free_memory", lambda device: 100_000)
+    monkeypatch.setattr("trainer.plan.usable_memory", lambda: Memory(100_000, "a limit"))
     given = config(tmp_path, store)
-    with pytest.raises(InputError, match="trainer.memory_gb: the largest pass needs .* GB are free on cpu"):
+    says = r"trainer.memory_gb: the largest pass needs .* on cpu this process may use 0.0001 GB \(a limit\); lower"
+    with pytest.raises(InputError, match=says):
         run_sweep(given, tmp_path / "runs", "cpu", progress=False)
     assert not (tmp_path / "runs").exists()
     assert "refused  trainer.memory_gb" in describe_plan(prepare_sweep(given, "cpu"))
+
+
+def test_L5_with_a_memory_gb_below_what_is_usable_the_same_sweep_plans_within_it(tmp_path, store, monkeypatch):
+    given = config(tmp_path, store)
+    whole = prepare_sweep(given, "cpu").plan()
+    monkeypatch.setattr("trainer.plan.usable_memory", lambda: Memory(whole.pass_bytes - 1, "a limit"))
+    assert too_large(whole, torch.device("cpu"))
+    smaller = prepare_sweep(with_trainer(given, memory_gb=0.6 * whole.pass_bytes / 1e9), "cpu").plan()
+    assert too_large(smaller, torch.device("cpu")) is None
+    assert smaller.pass_bytes <= 0.6 * whole.pass_bytes
+
+
+def test_L5_a_fit_that_does_not_fit_is_refused_too(tmp_path, store, monkeypatch):
+    monkeypatch.setattr("trainer.plan.usable_memory", lambda: Memory(1000, "a limit"))
+    with pytest.raises(InputError, match=r"head.features: the largest fit of a regressor needs .* 1e-06 GB \(a limit\)"):
+        run_sweep(config(tmp_path, store, kind="[ridge]"), tmp_path / "runs", "cpu", progress=False)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_step_reads_each_row_once_for_all_heads(tmp_path, store):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from featurestore.errors import InputError
+from featurestore.usable import Memory, usable_memory
 from trainer import kinds
 from trainer.config import PointConfig
 from trainer.data import TrainingData
@@ -100,14 +101,19 @@ def plan_sweep(
 
 
 def too_large(plan: Plan, device: torch.device) -> str | None:
-    """Why the largest pass cannot run here: it needs more memory than is free. None if it can."""
-    free = free_memory(device)
-    if plan.pass_bytes <= free:
-        return None
-    return (
-        f"trainer.memory_gb: the largest pass needs {plan.pass_bytes / 1e9:.3g} GB and {free / 1e9:.3g} GB "
-        f"are free on {device}; lower trainer.memory_gb (or give --passes), or train fewer points at once"
-    )
+    """Why the largest pass, or the largest fit of a regressor, cannot run here. None if both can."""
+    usable, main = device_memory(device), usable_memory()
+    if plan.pass_bytes > usable.n_bytes:
+        return (
+            f"trainer.memory_gb: the largest pass needs {plan.pass_bytes / 1e9:.3g} GB, and on {device} this "
+            f"process may use {usable}; lower trainer.memory_gb (or give --passes), or train fewer points at once"
+        )
+    if plan.fit_bytes > main.n_bytes:
+        return (
+            f"head.features: the largest fit of a regressor needs {plan.fit_bytes / 1e9:.3g} GB, and this process "
+            f"may use {main}; name fewer head.features, or leave the kind out"
+        )
+    return None
 
 
 def fit_bytes(point: PointConfig, data: TrainingData, splits: Sequence[Split]) -> int:
@@ -116,13 +122,11 @@ def fit_bytes(point: PointConfig, data: TrainingData, splits: Sequence[Split]) -
     return kinds.load(point.head.kind).fit_bytes(max(len(split.train_N) for split in splits), n_features)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes free on the device, or in main memory by the kernel's own estimate."""
+def device_memory(device: torch.device) -> Memory:
+    """Memory of the device that this process may still take."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo") as file:
-        fields = dict(line.split(":") for line in file)
-    return int(fields["MemAvailable"].split()[0]) * 1024
+        return Memory(torch.cuda.mem_get_info(device)[0], "free")
+    return usable_memory()
 
 
 def _point_bytes(shape: HeadShape, n_splits: int, n_crops: int) -> int:

@@ -14,6 +14,7 @@ from scipy.special import stdtrit
 from featurestore._interrupts import check_interrupt
 from featurestore.errors import InputError
 from featurestore.sites import joined_sites
+from featurestore.usable import usable_memory
 from trainer import kinds
 from trainer.bank_trainer import BankTrainer
 from trainer.baselines import blank_masses, fit_splits, mean_predictor
@@ -21,7 +22,7 @@ from trainer.compare import LEAST_SITES, Comparison, compare, compare_pairs
 from trainer.config import HeadConfig, PointConfig
 from trainer.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
 from trainer.metrics import constrained, in_targets_order
-from trainer.plan import fit_bytes, free_memory
+from trainer.plan import fit_bytes
 from trainer.postprocess import Rule, apply, judge, rules_of
 from trainer.prepare import Sweep
 from trainer.report import draw_curves, draw_leaderboard
@@ -166,10 +167,10 @@ def baselines(sweep: Sweep) -> dict[str, Scores]:
 def _ridge(sweep: Sweep) -> np.ndarray:
     """(R, N, 5) raw masses. InputError where it does not fit in memory, or a split has too few images."""
     ridge = sweep.base.model_copy(update={"head": HeadConfig(kind="ridge")})
-    need, free = fit_bytes(ridge, sweep.data, sweep.splits), free_memory(torch.device("cpu"))
-    if need > free:
-        raise InputError(f"it would take {need / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB are free; as a point of the grid it "
-                         "can have fewer head.features")
+    need, usable = fit_bytes(ridge, sweep.data, sweep.splits), usable_memory()
+    if need > usable.n_bytes:
+        raise InputError(f"it would take {need / 1e9:.3g} GB of memory, usable are {usable}; as a point of the grid it can have "
+                         "fewer head.features")
     return np.mean(list(fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, sweep.views)[1].values()), 0)
 
 

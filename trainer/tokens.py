@@ -6,7 +6,7 @@ One interface for the three places, the same rows in the same order in all. What
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from featurestore._bytes import page_aligned
 from featurestore._maps import most_maps
+from featurestore._threads import Pool
 from featurestore.store import FeatureStore
 
 GROUP_BYTES = 64 << 20  # rows that are read ahead together: a hand-over to the other thread costs 25 us
@@ -115,7 +116,7 @@ class Ahead:
         self._n_window = n_most  # of the step under way
         self._waiting: dict[Row, None] = {}  # in order
         self._begun: dict[Row, Future] = {}
-        self._pool = ThreadPoolExecutor(1, "read-ahead")
+        self._pool = Pool(1, "read-ahead")
 
     def begin(self, rows: Sequence[Row]) -> None:
         """These rows are wanted now, in this order; others that were expected are forgotten."""
