@@ -470,7 +470,7 @@ def train(config: Path | None, resume: Path | None, store: Path | str | None, fo
 @click.option("--data", required=True, type=FOLDER, help="Folder with test.csv and its photographs.")
 @click.option("--out", type=ANY, help="Where the submission goes.  [submission.csv; with --oof oof_predictions.csv]")
 @click.option("--run", multiple=True, type=FOLDER, help="A run's folder; given several times, an ensemble.")
-@click.option("--sweep", type=FOLDER, help="A sweep's folder: its best run.  [the newest under runs/]")
+@click.option("--sweep", type=FOLDER, help="A sweep's folder: its best run.  [the one under runs/ that finished last]")
 @click.option("--bundle", type=FOLDER, help="A bundle's folder, which is checked first.")
 @click.option("--allow-partial", is_flag=True, help="Go without a bundle's heads that are missing or damaged.")
 @click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")

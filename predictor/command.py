@@ -19,7 +19,8 @@ from predictor.oof import check_held_out
 from predictor.parity import check_oof
 from predictor.predictor import Predictor, test_photographs
 from predictor.submission import asked_rows, write_predictions
-from trainer.runs import best_run, newest_sweep
+from trainer.newest import newest_sweep
+from trainer.runs import best_run
 
 OnError = Literal["fail", "mean"]
 
@@ -84,9 +85,9 @@ def find_runs(run: Sequence[Path], sweep: Path | None, bundle: Path | None, say:
         raise InputError(f"{bundle}: no bundle, it has no {LISTING}; `biomass bundle SWEEP --out DIR` makes one")
     if bundle or run:
         return [bundle] if bundle else list(run)
-    folder = sweep or newest_sweep(Path("runs"))
+    folder, why = (sweep, "") if sweep else newest_sweep(Path("runs"))
     best = best_run(folder)
-    say(f"heads of {best}, the best run of {'this' if sweep else 'the newest'} sweep")
+    say(f"heads of {best}, the best run of this sweep" + (f": {why}" if why else ""))
     return [best]
 
 

@@ -74,6 +74,12 @@ def _rows(spec, rng, level: np.ndarray, i: int) -> ImageRows:
     return ImageRows(cls, patches, pooled, np.zeros((len(VIEWS), 14)), np.zeros((*spec.thumb, 3), np.uint8), facts)
 
 
+def as_found(file: Path) -> bytes:
+    """What a sweep wrote into a file, less the time at which it finished."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.startswith(b' "finished_at"'))
+
+
 def config(tmp_path: Path, store: Path, **changes) -> SweepConfig:
     values = {"store": store, "kind": "[cls_gating, density]", "lr": "[3e-2, 1e-2]", "dropout": 0.2, "normalize": "true",
               "epochs": 4, "accumulate": 1, "alpha": 1.0, "mixup": "patches",

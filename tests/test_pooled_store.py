@@ -10,7 +10,7 @@ import pytest
 import torch
 from commands import TINY, biomass
 from conftest import SWEEP as CONFIG
-from sweeps import config, set_status, write_store
+from sweeps import as_found, config, set_status, write_store
 
 from featurestore import FeatureStore
 from featurestore.decode import decode
@@ -32,7 +32,7 @@ DTYPES = ["float32", "float16"]
 def left(sweep: Path) -> dict[Path, bytes]:
     """What a sweep found: its heads and tables."""
     files = [f for f in sweep.rglob("*") if f.suffix in (".safetensors", ".csv") or f.name == "summary.json"]
-    return {f.relative_to(sweep): f.read_bytes() for f in files}
+    return {f.relative_to(sweep): as_found(f) for f in files}
 
 
 @pytest.fixture(scope="module")

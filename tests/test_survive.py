@@ -16,7 +16,7 @@ import pytest
 import torch
 from commands import biomass
 from safetensors.torch import load_file
-from sweeps import config, write_store
+from sweeps import as_found, config, write_store
 
 from featurestore._interrupts import check_interrupt
 from featurestore.errors import InputError, StoreDamaged
@@ -49,9 +49,9 @@ POINTS = {
     "before the first step": "trainer.sweep::train_step:1",
     "in a step of the optimiser": "torch.optim:AdamW:step:5",
     "in the second pass": "trainer.sweep::train_step:18",
-    "writing a checkpoint": "trainer.checkpoint::save_file:2",
+    "writing a checkpoint": "trainer.checkpoint::save_tensors:2",
     "between two checkpoints": "trainer.checkpoint::appears_whole:2",
-    "saving heads": "trainer.runs::save_file:6",
+    "saving heads": "trainer.runs::save_tensors:6",
     "fitting regressors": "trainer.sweep::close_regressor:1",
     "closing the last bank": "trainer.sweep::close_bank:2",
     "ranking": "trainer.sweep::finish:1",
@@ -73,7 +73,7 @@ def assert_same_sweep(found: Path, whole: Path):
     kept = [p for p in whole.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name in names]
     assert len(kept) == 4 + 2 * (3 + 6) + (3 + 3)
     for file in kept:
-        assert (found / file.relative_to(whole)).read_bytes() == file.read_bytes(), file
+        assert as_found(found / file.relative_to(whole)) == as_found(file), file
     assert not list(found.rglob("checkpoints")) and not list(found.rglob("*.partial"))
     for log in whole.rglob("metrics.jsonl"):
         epochs = [json.loads(line)["epoch"] for line in (found / log.relative_to(whole)).read_text().splitlines()]
@@ -266,7 +266,7 @@ def disturbed(folder: Path, store: Path, disturb) -> tuple[int, str]:
 
 def left(sweep: Path) -> dict[Path, bytes]:
     files = [p for p in sweep.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name == "summary.json"]
-    return {p.relative_to(sweep): p.read_bytes() for p in files}
+    return {p.relative_to(sweep): as_found(p) for p in files}
 
 
 @pytest.fixture(scope="module")

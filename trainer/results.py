@@ -4,6 +4,7 @@ import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from trainer.plan import fit_bytes
 from trainer.postprocess import Rule, apply, judge, rules_of
 from trainer.prepare import Sweep
 from trainer.report import draw_curves, draw_leaderboard
-from trainer.runs import ALL_FILE, WEIGHTS, RunFolder, SweepFolder, SweepResult, head_file
+from trainer.runs import ALL_FILE, SUMMARY, WEIGHTS, RunFolder, SweepFolder, SweepResult, head_file
 from trainer.selection import honest_estimate, squared_errors
 from trainer.splits import describe_folds, n_partitions
 from trainer.stream import Split
@@ -201,7 +202,8 @@ def finish(sweep: Sweep, folder: SweepFolder, results: list[PointResult], beside
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
     draw_leaderboard(summary, folder.path / "leaderboard.png", notes)
-    folder.write_json("summary.json", {
+    folder.write_json(SUMMARY, {
+        "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "best": best.name if best else None,
         "selected_by": "score_last: pooled out-of-fold score of the last epoch's moving averages", "notes": notes,
         "honest": honest, "postprocess": judged, "n_images": sweep.data.n_images, "n_heads": len(results) * len(sweep.splits),

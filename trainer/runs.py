@@ -24,6 +24,8 @@ from trainer.metrics import MASSES
 from trainer.saved import Kept, read_head
 
 WEIGHTS = ("best", "last")
+STAMP = "%Y%m%d_%H%M%S"  # local time
+SUMMARY = "summary.json"
 ALL_FILE = "{which}_all.safetensors"  # of a head trained on every image
 
 
@@ -168,7 +170,7 @@ class SweepFolder:
     @classmethod
     def create(cls, out: Path, name: str) -> "SweepFolder":
         """A new folder named for the second it was begun in."""
-        stamp = time.strftime("%Y%m%d_%H%M%S")
+        stamp = time.strftime(STAMP)
         check_writable(out)
         taken = {path.name for path in out.iterdir()}
         names = (f"{stamp}{f'-{i}' if i else ''}_{safe_name(name)}" for i in itertools.count())
@@ -191,11 +193,11 @@ class SweepFolder:
 
     @property
     def is_finished(self) -> bool:
-        return (self.path / "summary.json").exists()
+        return (self.path / SUMMARY).exists()
 
     def result(self) -> SweepResult:
         """What a finished sweep found."""
-        summary = read_json(self.path / "summary.json", "best", "notes", "points")
+        summary = read_json(self.path / SUMMARY, "best", "notes", "points")
         failed = {point["name"]: _failure(point) for point in summary["points"] if _failure(point)}
         return SweepResult(self.path, pd.read_csv(self.path / "summary.csv"), summary["best"], summary["notes"], failed)
 
@@ -232,22 +234,14 @@ def head_file(which: str, repeat: int, fold: int, n_repeats: int) -> str:
     return f"{which}_{f'r{repeat:02d}_' if n_repeats > 1 else ''}fold{fold}.safetensors"
 
 
-def newest_sweep(out: Path) -> Path:
-    """The sweep under `out` that was finished last. InputError if there is none."""
-    finished = sorted(out.glob("*/summary.json"), key=lambda f: f.stat().st_mtime)
-    if not finished:
-        raise InputError(f"{out}: no finished sweep; `biomass train --config ... --store ...` makes one, or give --sweep")
-    return finished[-1].parent
-
-
 def best_run(sweep: Path) -> Path:
     """The run of a sweep's best point. InputError if there is none, or this is no finished sweep."""
-    if not (sweep / "summary.json").exists():
+    if not (sweep / SUMMARY).exists():
         if (sweep / "sweep.json").exists():
             raise InputError(f"{sweep}: this sweep is not finished; `biomass train --resume {sweep}` goes on with it")
         if (sweep / "config.yaml").exists():
             raise InputError(f"{sweep}: a run's folder, not a sweep's; give it as --run")
-    best = read_json(sweep / "summary.json", "best")["best"]
+    best = read_json(sweep / SUMMARY, "best")["best"]
     if best is None:
         raise InputError(f"{sweep}: there is no best run: all points failed, or are for reports only; lower optimization.lr or "
                          "add another head.kind, and train again")
