@@ -3,9 +3,7 @@
 import errno
 import faulthandler
 import os
-import signal
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +33,6 @@ class _Path(click.Path):
 FOLDER = _Path(exists=True, file_okay=False, readable=False, path_type=Path)
 FILE = _Path(exists=True, dir_okay=False, readable=False, path_type=Path)
 ANY = click.Path(path_type=Path)
-GRACE_S = 10
 
 
 class _Store(click.Path):
@@ -50,7 +47,17 @@ class _Store(click.Path):
 STORE = _Store(path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class _Main(click.Group):
+    """All commands; a message that cannot be written ends none of them."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        from featurestore._messages import secure_standard_streams
+
+        secure_standard_streams()
+        return super().main(*args, **options)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="biomass-tokens")
 def main() -> None:
     """Frozen ViT tokens in a mapped store, every head of a sweep in one pass, prediction end to end."""
@@ -62,10 +69,11 @@ def plain_errors(after: str = "") -> Iterator[None]:
 
     after : what a user can do after a signal, said when it comes.
     """
+    from featurestore._interrupts import stopped_by_signals
     from featurestore.errors import BiomassError, InputError, NoAccessError
 
     _show_crashes()
-    with _signals(after), warnings.catch_warnings():
+    with stopped_by_signals(after), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
         try:
             yield
@@ -91,46 +99,6 @@ def _show_crashes() -> None:
     if not faulthandler.is_enabled():
         with suppress(OSError, RuntimeError):  # stderr is closed, or no file
             faulthandler.enable()
-
-
-@contextmanager
-def _signals(after: str) -> Iterator[None]:
-    """The first SIGINT or SIGTERM unwinds, so that what is begun is finished or dropped; a second one kills.
-
-    Where unwinding waits for a checkpoint, a second one within GRACE_S is taken for the same wish, also while the process ends:
-    schedulers repeat theirs.
-    """
-    from featurestore._interrupts import check_interrupt, interrupt, is_deferred, way_on
-
-    asked: list[float] = []
-    has_waited = False
-
-    def stop(number: int, _frame: object) -> None:
-        nonlocal has_waited
-        waits = is_deferred()
-        has_waited |= waits
-        if asked and has_waited and time.monotonic() - asked[0] < GRACE_S:
-            return
-        if asked or not waits:
-            for each in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(each, signal.SIG_DFL)
-        if asked:
-            signal.raise_signal(number)
-        asked.append(time.monotonic())
-        then = after or (f"; {way_on()}" if way_on() else "")
-        click.echo(f"stopping{then}" + (f"; once more after {GRACE_S} s kills" if waits else ""), err=True)
-        interrupt(128 + number)
-
-    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
-    interrupt(None)
-    try:
-        yield
-        check_interrupt()
-    finally:
-        if not has_waited:  # else `stop` stays, for a signal that is repeated while the process ends
-            for each, handler in before.items():
-                signal.signal(each, handler)
-        interrupt(None)  # what runs in this process afterwards was not asked to stop
 
 
 @main.group()
@@ -168,7 +136,7 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
 
     For example: `biomass store build --data data --out features.h5`.
     """
-    with plain_errors("; the same command goes on from here"):
+    with plain_errors("the same command goes on from here"):
         from featurestore.build import BuildConfig, build_store
         from featurestore.plan import plan_build
         from featurestore.yaml import read_yaml
@@ -224,15 +192,14 @@ def store_verify(path: Path, images: Path | None, mend: bool) -> None:
     Exit code 4 if there is one.
     """
     with plain_errors():
-        from tqdm import tqdm
-
+        from featurestore._messages import new_bar
         from featurestore.errors import StoreDamaged, UsageError, list_some
         from featurestore.store import FeatureStore
         from featurestore.verify import repair, verify
 
         if mend and images:
             raise UsageError("give --images or --repair: a photograph that changed is no damage of the store")
-        with FeatureStore.open(path) as opened, tqdm(unit="B", unit_scale=True, desc="verify", total=opened.size_bytes) as bar:
+        with FeatureStore.open(path) as opened, new_bar("verify", opened.size_bytes, "B", unit_scale=True) as bar:
             report = repair(path, bar.update) if mend else verify(opened, bar.update, images)
         click.echo(f"{path}: {report.n_sealed} of {report.n_images} images sealed; read {report.pace()}")
         if not report:
@@ -258,7 +225,7 @@ def store_import(folder: Path, **options: Any) -> None:
 
     FOLDER holds a file {image_id}.npz per image, with arrays cls_0, patches_0, cls_1, ... Goes on where it stopped.
     """
-    with plain_errors("; the same command goes on from here"):
+    with plain_errors("the same command goes on from here"):
         from featurestore.npz import import_npz
 
         click.echo(import_npz(folder, **options))
@@ -281,7 +248,7 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
 
     Also with other labels. The backbone works on what is new alone.
     """
-    with plain_errors("; the same command goes on from here"):
+    with plain_errors("the same command goes on from here"):
         from featurestore.extend import extend_store
 
         click.echo(extend_store(source, out, **options))
@@ -303,7 +270,7 @@ def store_convert(source: Path | str, out: Path, images: str | None, views: str 
 
     HDF5 to Zarr or back, some images, views or layers, or to an archive and back.
     """
-    with plain_errors("; nothing is left of it" if options["codec"] else "; the same command goes on from here"):
+    with plain_errors("nothing is left of it" if options["codec"] else "the same command goes on from here"):
         from featurestore.errors import UsageError
         from featurestore.transfer import convert, open_source
 
@@ -328,7 +295,7 @@ def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
 
     For example, of parts that were built on other machines. Takes all their sealed images.
     """
-    with plain_errors("; the same command goes on from here"):
+    with plain_errors("the same command goes on from here"):
         from featurestore.store import FeatureStore
         from featurestore.transfer import merge
 
@@ -405,11 +372,10 @@ def _numbers(name: str, text: str | None) -> list[int] | None:
 
 def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:
     """Progress in bytes of so many images' rows."""
-    from tqdm import tqdm
-
+    from featurestore._messages import new_bar
     from featurestore.writer import image_bytes
 
-    return tqdm(total=n_images * image_bytes(spec), unit="B", unit_scale=True, desc=title)
+    return new_bar(title, n_images * image_bytes(spec), "B", unit_scale=True)
 
 
 @main.command()
@@ -499,7 +465,8 @@ def predict(folds: str | None, **options: Any) -> None:
     For example: `biomass predict --tta 4 --data data`. With --out NAME.csv the wide table goes to
     NAME.predictions.csv, by default to predictions.csv.
     """
-    with plain_errors("; with --resume the same command goes on from here"):
+    with plain_errors("with --resume the same command goes on from here"):
+        from featurestore._messages import say
         from featurestore.errors import UsageError
         from predictor.command import predict_to_file
 
@@ -507,7 +474,7 @@ def predict(folds: str | None, **options: Any) -> None:
             raise UsageError(f"--folds {folds!r}: give numbers with commas, e.g. 0,2")
         chosen = [int(word) for word in folds.split(",")] if folds is not None else None
         options["out"] = options["out"] or Path("oof_predictions.csv" if options["oof"] else "submission.csv")
-        code = predict_to_file(say=lambda text: click.echo(text, err=True), folds=chosen, **options)
+        code = predict_to_file(say=say, folds=chosen, **options)
         click.echo(options["out"])
         sys.exit(code)
 

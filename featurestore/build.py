@@ -4,7 +4,6 @@ Three things go on at once: threads decode the next photographs, the backbone wo
 At most two photographs' tokens are held.
 """
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Collection
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
+from featurestore._messages import new_bar
 from featurestore._threads import Pool, usable_threads
 from featurestore.backbone import Backbone, load_backbone
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
@@ -229,13 +229,13 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
         skipped = {image: job.unusable[path] for image, path in images.items() if path in job.unusable}
         writer.skip({image: each.status for image, each in skipped.items()})
         todo = {image: path for image, path in images.items() if image not in skipped}
-        bar = new_bar("store build", len(writer.image_ids), len(todo), progress)
+        bar = images_bar("store build", len(writer.image_ids), len(todo), progress)
         build_images(job.backbone, writer, todo, bar, skipped if config.skip_missing else None)
     return finish_build(config.out, len(images) - len(skipped), [each.why for each in skipped.values()], start)
 
 
-def new_bar(title: str, n: int, n_todo: int, progress: bool) -> tqdm:
-    return tqdm(total=n, initial=n - n_todo, unit="image", desc=title, disable=not progress, file=sys.stderr)
+def images_bar(title: str, n: int, n_todo: int, progress: bool) -> tqdm:
+    return new_bar(title, n, "image", progress, initial=n - n_todo)
 
 
 def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> BuildReport:

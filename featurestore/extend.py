@@ -13,7 +13,7 @@ from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
 from featurestore._threads import usable_threads
 from featurestore.backbone import Backbone, backbone_of_store
-from featurestore.build import BuildReport, build_images, check_buffers, finish_build, new_bar, usable
+from featurestore.build import BuildReport, build_images, check_buffers, finish_build, images_bar, usable
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
 from featurestore.errors import MismatchError, UsageError, list_some
 from featurestore.formats import check_suffix
@@ -122,7 +122,7 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
         writer.skip({image: each.status for image, each in skipped.items()})
         if backbone:
             todo = {image: path for image, path in todo.items() if image not in skipped}
-            build_images(backbone, writer, todo, new_bar("store extend", len(ids), len(todo), progress),
+            build_images(backbone, writer, todo, images_bar("store extend", len(ids), len(todo), progress),
                          skipped if skip_missing else None, lambda image, sha256: extension.known(ids[image], sha256),
                          sealed={image for image in todo if ids[image] in extension.image_of})
         writer.commit()  # what was put last is pending until then

@@ -6,7 +6,6 @@ unpickled, and no array is read before its shape, from the zip's directory and t
 
 import math
 import re
-import sys
 import time
 import warnings
 import zipfile
@@ -19,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from featurestore import _bytes
 from featurestore._interrupts import check_interrupt
+from featurestore._messages import new_bar
 from featurestore._threads import Pool, lone_threads
 from featurestore.backbone import load_backbone, spec_without_weights
 from featurestore.build import THUMB_SIDE, there, warn_of_removed
@@ -98,7 +97,7 @@ def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "v
     _bytes.check_free(out.parent, len(set(frame["image_id"]) - sealed) * image_bytes(spec))
     with open_writer(out, spec, frame) as writer, lone_threads() as threads:
         image_ids, pending = writer.image_ids, writer.pending()
-        for image in tqdm(pending, "store import", unit="image", disable=not progress, file=sys.stderr):
+        for image in new_bar("store import", len(pending), "image", progress, iterable=pending):
             image_id = image_ids[image]
             writer.put(image, _rows(files[image_id], spec, threads, tally, photographs.get(image_id)))
             writer.commit_if_due()

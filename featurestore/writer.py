@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore import _bytes
+from featurestore._interrupts import patient_keyboard
 from featurestore._maps import most_maps, with_room
 from featurestore.errors import InputError, MismatchError, NoAccessError, list_some
 from featurestore.formats import create_store
@@ -246,7 +247,7 @@ def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int =
     """Hold the lock on a store, made if missing, its catalog holding at least the frame's images.
 
     MismatchError if the store at path has another fingerprint; LockedError if another builder is at work (unless told to wait).
-    On leaving, also by an error, what was put is committed.
+    On leaving, also by an error, what was put is committed. In Python the first KeyboardInterrupt waits for the image in hand.
     """
     with _bytes.locked(path, wait) if lock else nullcontext(), _plain_os_errors(path):
         if not path.exists():
@@ -259,10 +260,11 @@ def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int =
             check_labels(store, frame)
             writer = StoreWriter(store.layout, store)
             writer.settle(frame)
-            try:
-                yield writer
-            finally:
-                writer.commit()
+            with patient_keyboard("the same call goes on from here"):
+                try:
+                    yield writer
+                finally:
+                    writer.commit()
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """`python -m predictor`: prediction where click, h5py, zarr and scikit-learn are not installed."""
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
-from featurestore._interrupts import interrupt
+from featurestore._interrupts import stopped_by_signals
+from featurestore._messages import say, secure_standard_streams
 from featurestore.errors import BiomassError, NoAccessError
 
 
 def main() -> int:
+    secure_standard_streams()
     parser = argparse.ArgumentParser("python -m predictor", description="Predict test.csv's photographs with a run's heads.")
     parser.add_argument("--data", type=Path, required=True, help="folder with test.csv and its photographs")
     parser.add_argument("--out", type=Path, help="submission.csv; with --oof oof_predictions.csv")
@@ -36,30 +37,21 @@ def main() -> int:
     parser.add_argument("--explain", type=Path, help="folder for a picture per photograph and report.html")
     options = vars(parser.parse_args())
     options["out"] = options["out"] or Path("oof_predictions.csv" if options["oof"] else "submission.csv")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
     try:
-        from predictor.command import predict_to_file
+        with stopped_by_signals("with --resume the same command goes on from here"):
+            from predictor.command import predict_to_file
 
-        code = predict_to_file(say=lambda text: print(text, file=sys.stderr), **options)
+            code = predict_to_file(say=say, **options)
     except BiomassError as err:
-        print(f"error: {err}", file=sys.stderr)
+        say(f"error: {err}")
         return err.exit_code
     except PermissionError as err:
         if err.filename is None:
             raise
-        print(f"error: {NoAccessError.of(err, what='read or write')}", file=sys.stderr)
+        say(f"error: {NoAccessError.of(err, what='read or write')}")
         return NoAccessError.exit_code
     print(options["out"])
     return code
-
-
-def _stop(number: int, _frame: object) -> None:
-    """The first signal unwinds, so that nothing half written stays; a second one kills."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_DFL)
-    print("stopping; with --resume the same command goes on from here", file=sys.stderr)
-    interrupt(128 + number)
 
 
 if __name__ == "__main__":

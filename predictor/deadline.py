@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from featurestore._messages import say
 from featurestore.errors import UsageError
 from featurestore.spec import ViewSpec
 
@@ -28,7 +29,7 @@ class Clock:
     budget_s: float | None
     n_left: int
     """Photographs still to do, each once per backbone."""
-    say: Callable[[str], object] = print
+    say: Callable[[str], object] = say
     n_at_once: int = 1
     """Devices that work side by side."""
     start: float = field(default_factory=time.monotonic)

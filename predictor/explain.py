@@ -8,7 +8,6 @@ does not grow with the photographs, and a prediction that goes on with --resume 
 import hashlib
 import os
 import re
-import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,10 +19,10 @@ from tempfile import TemporaryFile
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from featurestore._bytes import appears_whole, remove
 from featurestore._interrupts import check_interrupt
+from featurestore._messages import new_bar
 from featurestore._threads import Pool
 from featurestore.decode import AHEAD
 from featurestore.errors import InputError, UsageError
@@ -113,7 +112,7 @@ class Explainer:
             return Entry.of(row, names[image_id], photograph, seen, why, len(table))
 
         entries = _in_threads(entry, [row for _, row in table.iterrows()])
-        bar = tqdm(entries, desc="explain", unit="image", total=len(table), disable=not progress, file=sys.stderr)
+        bar = new_bar("explain", len(table), "image", progress, iterable=entries)
         about = About(self.members, self.view_names, self.unit, level)
         with self._can_write():
             page = write_report(self.folder / "report.html", about, table, list(bar))

@@ -15,6 +15,7 @@ from shutil import copyfile
 import pandas as pd
 
 from featurestore._bytes import appears_whole, check_writable, file_sha256
+from featurestore._messages import say
 from featurestore.backbone import backbone_of_store
 from featurestore.demo_backbone.model import NAME as PACKAGED
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
@@ -77,7 +78,7 @@ class BackboneChoice:
 
 def make_bundle(sources: Sequence[Path], out: Path, points: str = "best", folds: Sequence[int] | None = None,
                 weights: str = "last", blend: Blend | None = None, backbone: BackboneChoice | None = None,
-                say: Callable[[str], object] = print) -> Bundle:
+                say: Callable[[str], object] = say) -> Bundle:
     """Make the folder `out`, whole or not at all: the same inputs give the same bytes.
 
     sources : folders of runs and sweeps; points : of sweeps, `best`, `all` or names with commas.
@@ -113,7 +114,7 @@ def make_bundle(sources: Sequence[Path], out: Path, points: str = "best", folds:
     return replace(made, path=out)
 
 
-def chosen_runs(sources: Sequence[Path], points: str = "best", say: Callable[[str], object] = print) -> list[Path]:
+def chosen_runs(sources: Sequence[Path], points: str = "best", say: Callable[[str], object] = say) -> list[Path]:
     """The runs meant, each once, however it was spelled; InputError for a folder that is neither a run nor a sweep, or a sweep
     without such points.
     """

@@ -2,19 +2,18 @@
 
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from featurestore._interrupts import check_interrupt
+from featurestore._interrupts import check_interrupt, patient_keyboard
+from featurestore._messages import new_bar, say
 from featurestore._threads import not_started, usable_threads
 from featurestore.backbone import Backbone, choose_device
 from featurestore.catalog import find_photographs, read_catalog
@@ -113,7 +112,7 @@ class Predictor:
     def raws(self, paths: dict[str, Path], tta: int | str | Sequence[ViewSpec] = 4, progress: bool = True,
              deadline_s: float | None = None, kept: Journal | None = None, unusable: dict[str, str] | None = None,
              explainer: Explainer | None = None, sealed: bool = False,
-             say: Callable[[str], object] = print) -> dict[str, list[Raw] | None]:
+             say: Callable[[str], object] = say) -> dict[str, list[Raw] | None]:
         """What each member says of each photograph, by id; one pass over the photographs per backbone.
 
         tta : 1, 2, 4 or 8, names of views with commas, or views.
@@ -132,8 +131,9 @@ class Predictor:
             _check_views(views, self.members[group[0]].spec.tokens)
             _check_photographs(paths, self.members[group[0]].spec.tokens.crop, unusable)
         todo = {image_id: path for image_id, path in paths.items() if image_id not in (unusable or {})}
+        waits = patient_keyboard("the same call goes on from here") if kept else nullcontext()
         clock = Clock(deadline_s, len(todo) * len(groups), say, len(self.devices))
-        with tqdm(total=clock.n_left, desc="predict", unit="image", disable=not progress, file=sys.stderr) as bar:
+        with waits, new_bar("predict", clock.n_left, "image", progress) as bar:
             for group, positions in enumerate(groups):
                 found = self._group(group, todo, views, clock, kept, unusable, explainer, sealed)
                 for image_id, raws, sha256, n_views, seconds in found:
@@ -244,10 +244,11 @@ def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
 
 
 def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress: bool = True, interval: float | None = None,
-            allow_outside: bool = False, **options) -> pd.DataFrame:
+            allow_outside: bool = False, keep: Path | None = None, **options) -> pd.DataFrame:
     """Masses of every photograph in data/test.csv, by the heads of a run, several, or a bundle; options as `Predictor.load`.
 
     allow_outside : also take photographs that are not below `data`, by an absolute path, `..` or a link.
+    keep : file for finished photographs until the table is returned; after a stop the same call goes on from there.
 
     Returns the wide table of `Predictor.predict`, with the ends of `Intervals` at a level if one is given. Missing or damaged
     photographs are all listed before work starts.
@@ -255,7 +256,10 @@ def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress
     paths = test_photographs(Path(data), allow_outside=allow_outside)
     predictor = Predictor.load(run, **options)
     intervals = None if interval is None else predictor.intervals(interval)
-    table = predictor.predict(paths, tta, progress)
+    kept = predictor.journal(keep, tta, resume=True) if keep else None
+    table = predictor.predict(paths, tta, progress, kept=kept)
+    if kept:
+        kept.close()
     return table if intervals is None else intervals.added(table)
 
 

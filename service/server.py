@@ -7,13 +7,17 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from urllib.parse import quote
 
+from featurestore._interrupts import COUNTED_ONCE, KILLING
 from featurestore._maps import raise_file_limit
+from featurestore._messages import open_missing_descriptors
 from featurestore.errors import BiomassError, InputError, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -43,7 +47,9 @@ class Listening:
 def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None, *, host: str = "127.0.0.1",
           port: int = 8000, token: str | None = None, no_token: bool = False, insecure: bool = False,
           allow_hosts: Sequence[str] = (), as_json: bool = False, say: Callable[[str], None] = print) -> None:
-    """Answer requests until SIGINT or SIGTERM, which lets what is under way end within impatient.DRAIN_S.
+    """Answer requests until a signal, which lets what is under way end within impatient.DRAIN_S.
+
+    The signals are those that stop a command; handlers are put back. Off the main thread none are set.
 
     token : what requests must bring; made up if None, unless `no_token`, which elsewhere than on loopback needs `insecure`.
     port : 0 takes a free one. as_json : print {"url", "port", "token"} on stdout. say : takes the address for people.
@@ -69,7 +75,7 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
             raise
         raise NotInstalled(f"store serve needs {err.name}, which this installation lacks; `pip install .` in the "
                            "project's folder installs it") from err
-    _open_standard_files()
+    open_missing_descriptors()
     library = Library(stores, sweeps, data)
     library.require_all()
     listening = listen(host, port)
@@ -77,10 +83,23 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
     with closing(Relay(library)) as relay:
         app = create_app(library, (*names_of(host), *allow_hosts), token, relay)
         server = uvicorn.Server(config_of(app))
-        for each in (signal.SIGINT, signal.SIGTERM):  # before uvicorn listens to them, and when it raises them again at the end
-            signal.signal(each, server.handle_exit)
-        announce(listening, token, as_json, say)
-        server.run([listening.socket])
+        with _ended_by_signals(server.handle_exit):  # also before uvicorn listens, and when it raises them again at the end
+            announce(listening, token, as_json, say)
+            server.run([listening.socket])
+
+
+@contextmanager
+def _ended_by_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [each for each in COUNTED_ONCE if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, handler) for each in (*KILLING, *heard)}
+    try:
+        yield
+    finally:
+        for each, previous in before.items():
+            signal.signal(each, previous)
 
 
 def listen(host: str, port: int) -> Listening:
@@ -121,10 +140,3 @@ def announce(listening: Listening, token: str | None, as_json: bool, say: Callab
     if as_json:
         print(json.dumps({"url": listening.url, "port": listening.port, "token": token}), flush=True)
     say(f"{listening.url}{f'?token={quote(token)}' if token else ''}")
-
-
-def _open_standard_files() -> None:
-    """A socket that took the place of stderr, say, would be written to by whatever complains."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(fd)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from uvicorn.server import ServerState
 
+from featurestore._interrupts import COUNTED_ONCE
+from featurestore._messages import secure_standard_streams
 from service import log
 from service.app import create_app
 from service.impatient import config_of
@@ -26,7 +28,9 @@ def main(control: int, served: str) -> None:
 
     served : stores, sweeps and folder of photographs, as JSON.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is the server's, which may want answers while it drains
+    secure_standard_streams()
+    for each in (signal.SIGTERM, *COUNTED_ONCE):  # they are the server's, which may want answers while it drains
+        signal.signal(each, signal.SIG_IGN)
     os.nice(NICE)
     sys.setswitchinterval(SWITCH_S)
     stores, sweeps, data = json.loads(served)

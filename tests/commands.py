@@ -1,17 +1,22 @@
 """Running `biomass` in this process, as a user would type it."""
 
 import re
+import signal
 
 from click.testing import CliRunner
 
 from cli import main
+from featurestore._interrupts import COUNTED_ONCE, KILLING
 
 TINY = ["--backbone", "vit_tiny_patch16_dinov3_qkvb", "--image-size", "64", "--weights", "random", "--device", "cpu"]
 
 
 def biomass(*arguments: object, code: int = 0):
     """Run a command in this process; its result, once the exit code is the one expected."""
+    before = {number: signal.getsignal(number) for number in (*KILLING, *COUNTED_ONCE)}
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    for number, handler in before.items():  # one that was stopped leaves its handlers to the end of its process
+        signal.signal(number, handler)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output

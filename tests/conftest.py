@@ -1,5 +1,8 @@
 """Small stores of made-up tokens, whose axes all differ in length."""
 
+import errno
+import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +122,17 @@ def no_network(monkeypatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+class NoReader(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.fixture
+def no_reader(monkeypatch) -> NoReader:
+    """Nobody reads what this process says on stderr any more."""
+    monkeypatch.setattr("sys.stderr", NoReader())
+    return sys.stderr

@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import r2_score
 from sweeps import config
 
+from trainer.bank_trainer import Scored
 from trainer.metrics import in_targets_order
 from trainer.sweep import prepare_sweep, train_step
 
@@ -43,7 +44,9 @@ class Judged:
         for average in self.trainer.optimizer.average.values():
             average.fill_(self.n_epochs)
         self.n_epochs += 1
-        return self.trainer.keep_best(masses_GRN5, truth_N5, self.splits)
+        scored = Scored.of(masses_GRN5, truth_N5, self.splits)
+        self.trainer.keep_best(scored)
+        return scored.score_QG
 
     @property
     def kept_QG(self) -> list[list[int]]:

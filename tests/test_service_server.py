@@ -229,3 +229,24 @@ def test_an_answer_of_the_guard_over_a_socket(served):
     assert refused.value.code == 400
     refused.value.close()
 
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGUSR1, marks=pytest.mark.system)])
+def test_L2_a_closed_terminal_ends_the_server_well(path, number):
+    with started(path) as (process, _):
+        os.kill(worker_of(process), number)  # sent to all of a job: it is the server's to act on
+        process.send_signal(number)
+        process.send_signal(number)
+        assert process.wait(10) == 0
+        assert not process.stderr.read().splitlines()[1:]
+
+
+def test_L1_the_server_outlives_the_readers_of_its_messages(path):
+    with started(path, "--no-token") as (process, said):
+        process.stderr.close()
+        os.kill(worker_of(process), signal.SIGKILL)  # the server says so when the next one asks
+        for place, status in ((f"{S}/stats.json", b"503"), ("/healthz", b"200")):
+            with socket.create_connection(("127.0.0.1", said["port"])) as connection:
+                head = f"GET {place} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+                connection.sendall(head.encode())
+                assert _rest(connection).startswith(b"HTTP/1.1 " + status)

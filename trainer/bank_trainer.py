@@ -34,6 +34,8 @@ class BankTrainer:
     best_epoch_QG: np.ndarray
     failed_QG: np.ndarray
     """Batch at which a head's loss was no longer finite; -1 for heads that are well."""
+    is_whole: bool = True
+    """False while a step or the end of an epoch changes it: an exception then leaves no state to go on from."""
     n_batches: int = 0
     losses_QG: list[np.ndarray] = field(default_factory=list)
     """Of each batch of the epoch under way."""
@@ -59,12 +61,14 @@ class BankTrainer:
             partner = torch.from_numpy(np.take_along_axis(batch.images_QB, inputs.partner_QB, 1))
             labels = labels.mix(self.labels.take(partner), inputs.share_QGB)
         loss_QG = multi_task_loss(self.bank(inputs), labels, self.weights)
+        self.is_whole = False
         (loss_QG.sum() / every).backward()
         self.losses_QG.append(loss_QG.detach().cpu().numpy())
         self.failed_QG[(self.failed_QG < 0) & ~np.isfinite(self.losses_QG[-1])] = self.n_batches
         self.n_batches += 1
         if self.n_batches % every == 0 or last:
             self.optimizer.step()
+        self.is_whole = True
 
     def _share(self, batch: Batch, data: TrainingData) -> Tensor | None:
         """(Q, G, B): the part of a sample that is its own row, by each point's mixup; None where nothing is mixed."""
@@ -88,20 +92,41 @@ class BankTrainer:
         return np.stack([constrained(raw, config.inference.constraints)
                          for raw, config in zip(raw_GRN5, self.configs, strict=True)])
 
-    def keep_best(self, masses_GRN5: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
-        """Copy the averages of every head whose own fold it now predicts best, note errors; returns fold scores (Q, G).
+    def keep_best(self, scored: "Scored") -> None:
+        """End an epoch: copy the averages of every head whose own fold it now predicts best, note errors, forget losses.
 
-        Both in TARGETS order. A fold whose score is not defined (one image, no spread) keeps its latest weights.
+        A fold whose score is not defined (one image, no spread) keeps its latest weights.
         """
-        score_QG = np.array([[weighted_r2(truth_N5[s.val_N], masses[s.repeat, s.val_N]) for masses in masses_GRN5]
-                             for s in splits])
+        score_QG = scored.score_QG
         better = (score_QG > self.best_score_QG) | np.isnan(self.best_score_QG)
+        self.is_whole = False
         for q, g in zip(*np.nonzero(better), strict=True):
             for name, average in self.optimizer.average.items():
                 self.best[name][q, g] = average[q, g]
         self.best_score_QG[better], self.best_epoch_QG[better] = score_QG[better], len(self.errors_QG)
-        self.errors_QG.append(squared_errors(truth_N5, masses_GRN5, splits).T)
-        return score_QG
+        self.errors_QG.append(scored.errors_QG)
+        self.losses_QG.clear()
+        self.is_whole = True
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How a bank's heads predict what they hold out: (Q, G) fold scores, and weighted squared errors."""
+
+    score_QG: np.ndarray
+    errors_QG: np.ndarray
+
+    @classmethod
+    def of(cls, masses_GRN5: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]) -> "Scored":
+        """Both in TARGETS order."""
+        score_QG = [[weighted_r2(truth_N5[s.val_N], masses[s.repeat, s.val_N]) for masses in masses_GRN5] for s in splits]
+        return cls(np.array(score_QG), squared_errors(truth_N5, masses_GRN5, splits).T)
+
+
+def can_go_on(trainers: Sequence[BankTrainer]) -> bool:
+    """Whether all banks stand between two steps, or between a step and the end of its epoch, and at the same place."""
+    places = {(trainer.n_batches, len(trainer.errors_QG)) for trainer in trainers}
+    return len(places) == 1 and all(trainer.is_whole for trainer in trainers)
 
 
 def new_trainers(points: Sequence[int], configs: Sequence[PointConfig], data: TrainingData, splits: Sequence[Split],

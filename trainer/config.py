@@ -192,7 +192,7 @@ class TrainerConfig(Section):
     """Multiply tokens in half precision on CUDA; sums stay in float32."""
 
     checkpoint_every: CountFromZero = 0
-    """Epochs between checkpoints to resume from; 0 = only when SIGTERM or SIGINT stops the sweep."""
+    """Epochs between checkpoints to resume from; 0 = only when a signal, KeyboardInterrupt or an error stops the sweep."""
 
     memory_gb: PositiveNumber = 8.0
     """Memory of the device that trains, in GB, that one pass over the tokens may plan with. Points are dealt into as many

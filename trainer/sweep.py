@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from featurestore._bytes import locked
 from featurestore._interrupts import check_interrupt, deferred_interrupts
-from featurestore.errors import BiomassError, InputError, MismatchError, StoreDamaged, list_some
+from featurestore._messages import new_bar
+from featurestore.errors import BiomassError, InputError, MismatchError, list_some
 from featurestore.store import FeatureStore
 from featurestore.urls import is_url
 from trainer import kinds
-from trainer.bank_trainer import BankTrainer
+from trainer.bank_trainer import BankTrainer, Scored, can_go_on
 from trainer.checkpoint import Checkpoint
 from trainer.evaluate import pooled_score, predict_held_out
 from trainer.events import Events
@@ -235,7 +234,7 @@ def _refit(sweep: Sweep, folder: SweepFolder, result: SweepResult, reader: Token
 
 def _train_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolder], checkpoint: Checkpoint,
                 reader: TokenReader, progress: bool) -> list[BankTrainer]:
-    """Train the heads of some points together; their state is kept after the last epoch, and on a signal, to go on from."""
+    """Train the heads of some points together; their state is kept after the last epoch and on an exception, to go on from."""
     base, trainers, identity = sweep.base, sweep.trainers(points), Identity.of(sweep, points)
     checkpoint.load(trainers, identity)
     first, epochs, every = len(trainers[0].errors_QG), base.trainer.num_epochs, base.trainer.checkpoint_every
@@ -243,24 +242,23 @@ def _train_pass(sweep: Sweep, points: Sequence[int], runs: Mapping[int, RunFolde
         runs[p].begin(sweep.run_config(p), sweep.data.store, sweep.data.states, first)
     events = Events([runs[p].path for p in points] if base.trainer.tensorboard else [], first)
     try:
-        with tqdm(total=epochs, initial=first, desc="train", unit="epoch", disable=not progress, file=sys.stderr) as bar:
+        with new_bar("train", epochs, "epoch", progress, initial=first) as bar:
             for epoch in range(first, epochs):
                 start = time.monotonic()
                 train_epoch(sweep, trainers, reader, epoch)
-                records = _validate(sweep, trainers, reader, time.monotonic() - start)
-                for p, record in records.items():
+                records, scored = _validate(sweep, trainers, reader, time.monotonic() - start)
+                for p, record in records.items():  # before the trainers know: a resume drops lines of epochs they do not know
                     runs[p].log({"epoch": epoch, **record})
                     events.log(runs[p].path, epoch, record)
+                for trainer, each in zip(trainers, scored, strict=True):
+                    trainer.keep_best(each)
                 if epoch + 1 == epochs or (every and (epoch + 1) % every == 0):
                     checkpoint.save(trainers, identity)
                 bar.set_postfix(_progress(records, sweep.stream.n_steps), refresh=False)
                 bar.update()
                 check_interrupt()
-    except SystemExit:  # from a check_interrupt, between two steps
-        checkpoint.save(trainers, identity)
-        raise
-    except StoreDamaged:
-        if len({trainer.n_batches for trainer in trainers}) == 1:  # found before any bank took the step
+    except BaseException:  # a stop between two steps, or a fault: a row that rotted, a full disk, too little memory
+        if can_go_on(trainers):
             checkpoint.save(trainers, identity)
         raise
     return trainers
@@ -288,21 +286,21 @@ def train_step(sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReade
         trainer.step(inputs, batch, base.gradient_accumulation_steps, last)
 
 
-def _validate(sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReader, train_s: float) -> dict[int, dict]:
-    """Score the averages of all heads on view 0 of what they hold out, keep the best; what is to be logged of each point."""
+def _validate(sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReader,
+              train_s: float) -> tuple[dict[int, dict], list[Scored]]:
+    """Score the averages of all heads on view 0 of what they hold out: what is to be logged of each point, and of each bank."""
     batch_size = sweep.base.trainer.batch_size
     predictions = predict_held_out([t.averaged for t in trainers], sweep.data, reader, sweep.splits, batch_size)
-    truth_N5, records = in_targets_order(sweep.data.truth_N5), {}
+    truth_N5, records, scored = in_targets_order(sweep.data.truth_N5), {}, []
     for trainer, prediction in zip(trainers, predictions, strict=True):
         masses_GRN5 = trainer.masses(prediction.masses_GRN5)
-        fold_score_QG = trainer.keep_best(masses_GRN5, truth_N5, sweep.splits)
+        scored.append(Scored.of(masses_GRN5, truth_N5, sweep.splits))
         loss_QG = np.mean(trainer.losses_QG, 0)
-        trainer.losses_QG.clear()
         for g, p in enumerate(trainer.points):
             records[p] = {"loss": loss_QG[:, g].mean(), "score": pooled_score(truth_N5, masses_GRN5[g], sweep.splits),
-                          "fold_loss": loss_QG[:, g].tolist(), "fold_score": fold_score_QG[:, g].tolist(),
+                          "fold_loss": loss_QG[:, g].tolist(), "fold_score": scored[-1].score_QG[:, g].tolist(),
                           "lr": trainer.optimizer.lr(g), "train_s": train_s}
-    return records
+    return records, scored
 
 
 def _progress(records: Mapping[int, dict], n_steps: int) -> dict[str, str]:
