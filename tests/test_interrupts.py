@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -178,6 +179,22 @@ def test_L2_only_a_second_int_or_term_kills(grace_s, names, code):
     command = [sys.executable, "-c", REPEATED, str(grace_s), *names.split()]
     done = subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL, check=False)
     assert done.returncode == code
+
+
+@pytest.mark.system
+def test_L2_a_closed_terminal_leaves_a_checkpoint(given, tmp_path):
+    """A real one: the kernel sends SIGHUP, and what is written to it fails from then on."""
+    config(tmp_path, given.base.dataset.store, lr="[1e-2]", epochs=2000, accumulate=2)
+    command = ["-m", "cli", "train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, *map(str, command)])
+    while not any(log.stat().st_size for log in tmp_path.glob("runs/*/*/metrics.jsonl")):
+        os.read(terminal, 10_000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
+    assert checkpoints(tmp_path / "runs")
 
 
 # -- KeyboardInterrupt in Python
