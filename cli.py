@@ -1,6 +1,5 @@
 """Commands: parse, call one function, print. Heavy imports wait inside the commands, so that --help stays instant."""
 
-import errno
 import faulthandler
 import os
 import sys
@@ -64,34 +63,28 @@ def main() -> None:
 
 
 @contextmanager
-def plain_errors(after: str = "") -> Iterator[None]:
+def plain_errors(after: str = "", needs_threads: bool = True) -> Iterator[None]:
     """A BiomassError becomes one line and its exit code, here and nowhere else; a signal 128 + its number.
 
-    after : what a user can do after a signal, said when it comes.
+    after : what a user can do after a signal, said when it comes. needs_threads : refuse at once where none can be started.
     """
     from featurestore._interrupts import stopped_by_signals
-    from featurestore.errors import BiomassError, InputError, NoAccessError
+    from featurestore._threads import check_thread
+    from featurestore.refusals import as_ours
 
     _show_crashes()
     with stopped_by_signals(after), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
         try:
+            if needs_threads:
+                check_thread()
             yield
-        except BiomassError as err:
-            click.echo(f"error: {err}", err=True)
-            sys.exit(err.exit_code)
-        except PermissionError as err:
-            if err.filename is None:
+        except Exception as err:
+            told = as_ours(err)
+            if told is None:
                 raise
-            refusal = NoAccessError.of(err, what="read or write")
-            click.echo(f"error: {refusal}", err=True)
-            sys.exit(refusal.exit_code)
-        except OSError as err:
-            if err.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            where = err.filename or "a file could not be opened"
-            click.echo(f"error: {where}: {err.strerror}; raise `ulimit -n` and run the same command again", err=True)
-            sys.exit(InputError.exit_code)
+            click.echo(f"error: {told}", err=True)
+            sys.exit(told.exit_code)
 
 
 def _show_crashes() -> None:
@@ -579,7 +572,7 @@ def doctor(path: Path | str, as_json: bool) -> None:
 
     Exit code 3 if something will break.
     """
-    with plain_errors():
+    with plain_errors(needs_threads=False):
         from featurestore.doctor import FAIL, examine, table, to_json
         from featurestore.errors import InputError
 

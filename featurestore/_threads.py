@@ -1,6 +1,5 @@
 """Threads: how many torch takes by default, threads for work on views side by side, and a system that starts none."""
 
-import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -13,40 +12,46 @@ from featurestore.usable import usable_cpus
 MOST = 4
 ASKED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 NOT_STARTED = "can't start new thread"  # CPython's only words for it
+NO_MORE = (
+    "the system starts no further thread or process; raise `ulimit -u` (in a container its limit of processes) or "
+    "`ulimit -v`, end other programs, or set OMP_NUM_THREADS=1"
+)
 
 
-class Pool(ThreadPoolExecutor):
-    """A ThreadPoolExecutor that says what to do where the system starts no thread: NoThreadError."""
-
-    def submit(self, *arguments, **more) -> Future:
-        try:
-            return super().submit(*arguments, **more)
-        except RuntimeError as err:
-            raise not_started(err) or err from err
+@contextmanager
+def starting() -> Iterator[None]:
+    """A thread or process that this block starts does start, or NoThreadError says what to do."""
+    try:
+        yield
+    except BlockingIOError as err:  # of fork
+        raise NoThreadError(NO_MORE) from err
+    except RuntimeError as err:
+        raise not_started(err) or err from err
 
 
 def not_started(err: BaseException) -> NoThreadError | None:
-    """The error to raise for one that a thread or process which could not be started is behind; None for any other."""
+    """The error to raise for one that a thread which could not be started is behind; None for any other."""
     cause: BaseException | None = err
     while cause is not None:
-        if NOT_STARTED in str(cause) or (
-            isinstance(cause, BlockingIOError) and cause.errno == errno.EAGAIN
-        ):
-            return NoThreadError(
-                "the system starts no further thread or process; raise `ulimit -u` (in a container its limit of "
-                "processes) or `ulimit -v`, end other programs, or set OMP_NUM_THREADS=1"
-            )
+        if isinstance(cause, RuntimeError) and NOT_STARTED in str(cause):
+            return NoThreadError(NO_MORE)
         cause = cause.__cause__ or cause.__context__
     return None
 
 
+class Pool(ThreadPoolExecutor):
+    """A ThreadPoolExecutor that raises NoThreadError where the system starts no thread."""
+
+    def submit(self, *arguments, **more) -> Future:
+        with starting():
+            return super().submit(*arguments, **more)
+
+
 def check_thread() -> None:
     """NoThreadError if no thread can be started at all: OpenBLAS and OpenMP would end the process without a word of ours."""
-    try:
-        thread = threading.Thread(target=bool)
+    thread = threading.Thread(target=bool)
+    with starting():
         thread.start()
-    except RuntimeError as err:
-        raise not_started(err) or err from err
     thread.join()
 
 

@@ -21,9 +21,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from featurestore._threads import check_thread
 from featurestore.about import DISTRIBUTION
 from featurestore.checks import FAIL, OK, WARN, Check
-from featurestore.errors import SET_TMPDIR, BiomassError
+from featurestore.errors import NO_TEMPORARY, SET_TMPDIR, BiomassError
 from featurestore.urls import CACHE, default_root, is_url, without_token
 from featurestore.usable import PROC, Memory, Mount, meminfo, mounts, read, usable_cpus, usable_memory
 
@@ -39,7 +40,6 @@ KINDS = {"tmpfs": ", in memory: gone after a restart", "ramfs": ", in memory: go
 SMALL_FILES = {"vfat", "msdos"}
 MODIFIED = "a command that ended in \"Bus error\" (SIGBUS) while it read this store: the store was modified"
 TOGETHER = "install both in one run: pip install --upgrade torch torchvision"
-NO_TEMPORARY = "No usable temporary directory"  # so tempfile's error begins, also in a child
 LOAD = """
 import json, warnings, torch, torchvision
 from torchvision.transforms.v2 import functional
@@ -58,9 +58,17 @@ def examine(path: Path | str) -> list[Check]:
     path : or a store's URL; the folder is then the one that its rows are kept in.
     """
     mounted, n_cpus, n_cores = mounts(read(PROC / "self/mountinfo")), usable_cpus(), len(os.sched_getaffinity(0))
-    return [*check_packages(), check_pair(), check_temporary(), *check_loading(), check_cpu(read(PROC / "cpuinfo"), n_cpus),
-            check_threads(os.environ.get("OMP_NUM_THREADS"), n_cpus, n_cores), check_memory(meminfo(), usable_memory()),
-            *(check_served(path, mounted) if is_url(path) else check_place(path, mounted))]
+    return [
+        *check_packages(),
+        check_pair(),
+        check_temporary(),
+        check_starting(),
+        *check_loading(),
+        check_cpu(read(PROC / "cpuinfo"), n_cpus),
+        check_threads(os.environ.get("OMP_NUM_THREADS"), n_cpus, n_cores),
+        check_memory(meminfo(), usable_memory()),
+        *(check_served(path, mounted) if is_url(path) else check_place(path, mounted)),
+    ]
 
 
 def table(checks: list[Check]) -> str:
@@ -137,12 +145,24 @@ def check_temporary() -> Check:
         return Check("temporary files", FAIL, str(err.strerror), SET_TMPDIR)
 
 
+def check_starting() -> Check:
+    """Whether this process may start a thread at all."""
+    try:
+        check_thread()
+    except BiomassError as err:
+        return Check("threads", FAIL, str(err))
+    return Check("threads", OK, "can be started")
+
+
 def check_loading() -> Iterator[Check]:
     """Whether torchvision truly loads, and what CUDA shows, told by another process: a bad library may take it down."""
     try:  # -P: a torch.py in the current folder is not what `biomass` would import
         done = subprocess.run([sys.executable, "-P", "-c", LOAD], capture_output=True, text=True, timeout=LOAD_SECONDS)
     except subprocess.TimeoutExpired:
         yield Check("torch loads", FAIL, f"not within {LOAD_SECONDS} s", "move the environment to a faster disk")
+        return
+    except OSError as err:
+        yield Check("torch loads", FAIL, f"not tried, no process can be started: {err.strerror}", "raise `ulimit -u`")
         return
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

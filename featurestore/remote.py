@@ -24,9 +24,9 @@ import numpy as np
 
 from featurestore._bytes import crc32c, crc32c_append
 from featurestore._http import Http, the_only_store
-from featurestore._threads import Pool, not_started
+from featurestore._threads import Pool, starting
 from featurestore.cache import CACHE_BYTES, Cache
-from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
+from featurestore.errors import InputError, MismatchError, NoThreadError, StoreDamaged, UsageError
 from featurestore.layout import MOST_IMAGES
 from featurestore.rows import asked_views
 from featurestore.spec import StoreSpec, canonical_json
@@ -380,11 +380,12 @@ class _Threads:
         for _ in range(self._n):
             thread = threading.Thread(target=_work, args=(self._tasks,), name="fetch-rows", daemon=True)
             try:
-                thread.start()
-            except RuntimeError as err:
+                with starting():
+                    thread.start()
+            except NoThreadError:
                 if self._begun:
                     return
-                raise not_started(err) or err from err
+                raise
             self._begun = True
 
     def stop(self) -> None:

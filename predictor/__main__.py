@@ -6,7 +6,8 @@ from pathlib import Path
 
 from featurestore._interrupts import stopped_by_signals
 from featurestore._messages import say, secure_standard_streams
-from featurestore.errors import BiomassError, NoAccessError
+from featurestore._threads import check_thread
+from featurestore.refusals import as_ours
 
 
 def main() -> int:
@@ -38,18 +39,17 @@ def main() -> int:
     options = vars(parser.parse_args())
     options["out"] = options["out"] or Path("oof_predictions.csv" if options["oof"] else "submission.csv")
     try:
+        check_thread()
         with stopped_by_signals("with --resume the same command goes on from here"):
             from predictor.command import predict_to_file
 
             code = predict_to_file(say=say, **options)
-    except BiomassError as err:
-        say(f"error: {err}")
-        return err.exit_code
-    except PermissionError as err:
-        if err.filename is None:
+    except Exception as err:
+        told = as_ours(err)
+        if told is None:
             raise
-        say(f"error: {NoAccessError.of(err, what='read or write')}")
-        return NoAccessError.exit_code
+        say(f"error: {told}")
+        return told.exit_code
     print(options["out"])
     return code
 

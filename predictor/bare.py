@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from featurestore._threads import starting
 from featurestore.errors import InputError
 
 ABSENT = ("h5py", "zarr", "click", "sklearn", "scipy", "matplotlib", "google_crc32c", "tensorstore", "simplejpeg")
@@ -46,7 +47,8 @@ def predict_bare(bundle: Path, *arguments: object) -> None:
     with TemporaryDirectory(prefix=".biomass-", dir=bundle.absolute().parent) as unpacked:
         zipfile.ZipFile(wheel).extractall(unpacked)
         command = [sys.executable, "-IB", "-c", CHILD, unpacked, ",".join(ABSENT), "--bundle", bundle, *arguments]
-        done = subprocess.run([*map(str, command)], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        with starting():
+            done = subprocess.run([*map(str, command)], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     if done.returncode:
         raise InputError(f"{bundle}: predicting from it with {wheel.name} alone ended with exit code {done.returncode}; "
                          "the reason is above")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from featurestore._interrupts import check_interrupt, patient_keyboard
 from featurestore._messages import new_bar, say
-from featurestore._threads import not_started, usable_threads
+from featurestore._threads import starting, usable_threads
 from featurestore.backbone import Backbone, choose_device
 from featurestore.catalog import find_photographs, read_catalog
 from featurestore.decode import Decoded, check_photographs, decode_ahead, inspect_photographs
@@ -224,7 +224,8 @@ def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
     try:
         for items in work:
             thread = threading.Thread(target=run, args=(items,))
-            thread.start()
+            with starting():
+                thread.start()
             threads.append(thread)
         n_running = len(threads)
         while n_running:
@@ -235,8 +236,6 @@ def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
                 n_running -= 1
             else:
                 yield item
-    except RuntimeError as err:
-        raise not_started(err) or err from err
     finally:
         stop.set()
         for thread in threads:

@@ -19,8 +19,8 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from featurestore._threads import ASKED
-from featurestore.errors import BiomassError
+from featurestore._threads import ASKED, starting
+from featurestore.errors import BiomassError, NoThreadError
 from featurestore.urls import TOKEN
 from featurestore.usable import usable_cpus
 from service import log
@@ -97,8 +97,9 @@ class Relay:
             if not any(environment.get(name) for name in ASKED):
                 environment[ASKED[0]] = str(usable_cpus())  # BLAS takes the cores of the machine, whatever the quota
             try:
-                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0, env=environment,
-                                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                with starting():
+                    self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0, env=environment,
+                                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             except BaseException:
                 ours.close()
                 raise
@@ -122,7 +123,7 @@ class Relay:
         log.say(f"the worker ended ({_end_of(self._process.returncode)}) and is started again")
         try:
             self._start()
-        except OSError as err:
+        except (OSError, NoThreadError) as err:
             log.say(f"the worker cannot be started: {err}")
             raise _ended() from err
 
