@@ -52,7 +52,7 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
     """The rows of a long CSV as it has them: sample_id, image_id, target_name (str), for a submission in its order.
 
     Of a wide CSV all TARGETS of each image, as a long one would have them. Raises InputError for everything `read_catalog`
-    refuses but a table without rows.
+    refuses but a table without rows, and for a row that comes more than once.
     """
     table = _read_table(csv_path, may_be_empty=True)
     if not _is_long(table):
@@ -61,6 +61,7 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
                             columns=["sample_id", "image_id", "target_name"], dtype=object)
     table = _with_ids(csv_path, table)
     _from_long(csv_path, table)
+    _check_once(csv_path, table["sample_id"])
     return table[["sample_id", "image_id", "target_name"]].reset_index(drop=True)
 
 
@@ -230,6 +231,14 @@ def _with_ids(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     if bad:
         raise _error(csv_path, "sample_id must be the image's id, `__` and target_name", bad)
     return table.assign(image_id=np.array(ids, object))
+
+
+def _check_once(csv_path: Path, sample_ids: pd.Series) -> None:
+    """As `_check_ids` of a wide CSV: a submission would have a row of that name twice."""
+    twice = sample_ids[sample_ids.duplicated(keep=False)]
+    if len(twice):
+        problem = "these rows come more than once, and each needs a sample_id of its own; remove the copies"
+        raise _error(csv_path, problem, [f"line {line}: {sample_id}" for line, sample_id in twice.items()])
 
 
 def _metadata(table: pd.DataFrame) -> list[str]:

@@ -16,7 +16,7 @@ from featurestore._interrupts import check_interrupt, patient_keyboard
 from featurestore._messages import new_bar, say
 from featurestore._threads import starting, usable_threads
 from featurestore.backbone import Backbone, choose_device
-from featurestore.catalog import find_photographs, read_catalog
+from featurestore.catalog import find_photographs, read_catalog, target_rows
 from featurestore.decode import Decoded, check_photographs, decode_ahead, inspect_photographs
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
 from featurestore.jpeg import UNCHECKED, can_check
@@ -264,6 +264,7 @@ def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress
 
 def test_photographs(data: Path, missing: bool = False, allow_outside: bool = False) -> dict[str, Path]:
     """Photograph of each image of test.csv; InputError listing all that are missing or outside `data`, unless they may be."""
+    target_rows(data / "test.csv")  # refuses rows that come twice, long or wide
     frame = read_catalog(data / "test.csv", may_be_empty=True)
     paths = find_photographs(
         frame, data, allow_outside, missing, allow="--allow-outside", without="--on-error mean"

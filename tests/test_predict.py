@@ -15,6 +15,8 @@ from commands import biomass
 from plain_heads import plain_masses
 
 from featurestore import FeatureStore
+from featurestore.checks import FAIL
+from featurestore.data_folder import check_data
 from featurestore.decode import decode
 from featurestore.errors import InputError
 from predictor.bare import rounding_variables
@@ -236,12 +238,29 @@ def test_P04_a_full_disk_leaves_the_old_files_or_none(tmp_path):
     assert len(pd.read_csv(tmp_path / "s.csv")) == 450 and len(pd.read_csv(tmp_path / "s.predictions.csv")) == 90
 
 
-def test_rows_that_come_twice_and_columns_that_nobody_asked_for(sweep, pasture, tmp_path):
-    """One row per row, with one prediction for a photograph, whatever else stands there."""
+def test_columns_that_nobody_asked_for(sweep, pasture, tmp_path):
+    """One row per row, whatever else stands there."""
     data = shutil.copytree(pasture, tmp_path / "data")
     (header, row, *_) = (data / "test.csv").read_text().splitlines()
-    (data / "test.csv").write_text(f"{header},target,Species\n{row},,x\n{row},,x\n")
+    (data / "test.csv").write_text(f"{header},target,Species\n{row},,x\n")
     biomass("predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu", "--tta", 1)
-    rows = pd.read_csv(tmp_path / "s.csv")
-    assert len(rows) == 2 and rows["sample_id"].nunique() == rows["target"].nunique() == 1
+    assert pd.read_csv(tmp_path / "s.csv")["sample_id"].tolist() == [row.split(",")[0]]
     assert len(pd.read_csv(tmp_path / "s.predictions.csv")) == 1
+
+
+WIDE_TWICE = "image_path\ntest/a.jpg\ntest/b.jpg\ntest/a.jpg\n"
+LONG_TWICE = "sample_id,image_path,target_name\na__GDM_g,test/a.jpg,GDM_g\nb__GDM_g,test/b.jpg,GDM_g\na__GDM_g,test/a.jpg,GDM_g\n"
+
+
+@pytest.mark.parametrize("text", [WIDE_TWICE, LONG_TWICE], ids=["wide", "long"])
+def test_L15_rows_that_come_twice_are_refused_by_their_lines(text, sweep, tmp_path):
+    (tmp_path / "test.csv").write_text(text)
+    out = tmp_path / "s.csv"
+    said = biomass("predict", "--data", tmp_path, "--sweep", sweep, "--out", out, code=3).stderr
+    assert "test.csv: " in said and "of its own" in said
+    assert [line.split(":")[0].strip() for line in said.splitlines() if line.startswith("  ")] == ["line 2", "line 4"]
+    assert not out.exists()
+    with pytest.raises(InputError, match="(?s)of its own.*line 2.*line 4"):
+        predict(best_run(sweep), tmp_path)
+    told, = check_data(tmp_path)  # for doctor
+    assert (told.level, "line 2" in told.found and "line 4" in told.found) == (FAIL, True)
