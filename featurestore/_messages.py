@@ -75,7 +75,8 @@ def secure_standard_streams() -> None:
     """For a command, once at its start: no print, warning or bar can end it, whoever writes it.
 
     On stderr whatever cannot be written is lost. Stdout holds results: they are lost only where their reader has gone; a full
-    disk is still an error. Streams that somebody has put in place of the process's own are left.
+    disk is still an error. Streams that somebody has put in place of the process's own are left. A path whose name is not UTF-8
+    is printed on stdout as the bytes that it is.
     """
     given = sys.stdout, sys.stderr
     open_missing_descriptors()
@@ -85,6 +86,8 @@ def secure_standard_streams() -> None:
     if given[1] in (None, sys.__stderr__):
         # no buffer, whose lock would refuse a signal handler that writes amid another write
         sys.stderr = _text(_Lost(2, "w", closefd=False), sys.stderr, write_through=True)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def _text(buffer: Any, like: TextIO, **options: bool) -> io.TextIOWrapper:

@@ -1,11 +1,29 @@
-"""Tensors as a safetensors file that others may read where the umask lets them."""
+"""Tensors in safetensors files: written as the umask says, and read wherever they lie."""
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+
+@contextmanager
+def readable_name(path: Path) -> Iterator[Path]:
+    """A name of the file by which safetensors opens it: its reader refuses folders whose names are not UTF-8.
+
+    Valid within the block. Raises OSError if the file cannot be opened.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        yield path
+        return
+    with open(path, "rb") as file:
+        yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

@@ -89,11 +89,14 @@ def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from featurestore.tensor_file import readable_name
+
     if not path.is_file():
         raise InputError(f"{path}: no such weights; give a .safetensors file")
     _refuse_pickles(path)
     try:
-        state = load_file(path)
+        with readable_name(path) as name:
+            state = load_file(name)
     except (SafetensorError, OSError) as err:
         raise InputError(f"{path}: not safetensors weights: {short(err)}; copy the file again, or give another") from err
     model = new_model(model_name, {"img_size": size})

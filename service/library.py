@@ -158,12 +158,13 @@ class Library:
 
 
 def _by_name(paths: Iterable[Path], naming: Callable[[Path], str]) -> Iterable[tuple[str, Path]]:
-    """(name, path) of each; a name that is taken gets -2, -3 ... behind it."""
+    """(name, path) of each; a name that is taken gets -2, -3 ... behind it, and what is not UTF-8 in it is `?`."""
     taken: set[str] = set()
     for path in paths:
-        name, n = naming(path), 1
+        plain = naming(path).encode(errors="replace").decode()  # an address holds UTF-8 alone
+        name, n = plain, 1
         while name in taken:
             n += 1
-            name = f"{naming(path)}-{n}"
+            name = f"{plain}-{n}"
         taken.add(name)
         yield name, path

@@ -253,4 +253,4 @@ def _encoded(value: Any) -> bytes:
 
 
 def _dumped(value: Any) -> bytes:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")

@@ -1,8 +1,8 @@
 """A pass under way, on disk: everything its next step depends on, in one safetensors file that appears whole; two are kept."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from featurestore._bytes import appears_whole, crc32c, publish
 from featurestore._maps import refuse_too_many
 from featurestore.errors import InputError, MismatchError, NoAccessError, StoreDamaged
-from featurestore.tensor_file import save_tensors
+from featurestore.tensor_file import readable_name, save_tensors
 from trainer.bank_trainer import BankTrainer
 from trainer.identity import Identity
 from trainer.optimizer import BankOptimizer
@@ -52,7 +52,7 @@ class Checkpoint:
         Tensors are read only where something differs. Of files that cannot be read `load` says what to do.
         """
         for path in (self.path, self.previous):
-            with suppress(SafetensorError, ValueError, KeyError, OSError), safe_open(path, "pt") as file:
+            with suppress(SafetensorError, ValueError, KeyError, OSError), _opened(path) as file:
                 try:
                     _check(path, file.metadata() or {}, identity)
                 except MismatchError:
@@ -82,10 +82,16 @@ class Checkpoint:
             raise StoreDamaged("; ".join(errors) + "; remove it to begin its pass again")
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    with readable_name(path) as name, safe_open(name, "pt") as file:
+        yield file
+
+
 def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> None:
     expected = _expected(trainers)
     found = read_header(path, MOST_HEADER + BYTES_A_TENSOR * len(expected) + 4 * len(identity.to_json()))
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         if not _check(path, _whole(file), identity):  # before anything is restored
             warnings.warn(f"{path}: made before checkpoints kept their settings and digests of labels, folds and store; whether "
                           "they are still the same is not known", stacklevel=4)

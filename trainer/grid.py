@@ -6,6 +6,7 @@ What keys there are, and what they may hold, is `config`'s.
 import difflib
 import functools
 import itertools
+import json
 import math
 import re
 import reprlib
@@ -126,7 +127,8 @@ def _in_effect(point: PointConfig) -> str:
         mixup = MixupConfig(enabled=False, disable_ratio=mixup.disable_ratio)
     elif kind.reads_pooled and mixup.kind == "pooled":
         mixup = mixup.model_copy(update={"kind": "patches"})
-    return point.model_copy(update={"augmentation": AugmentationConfig(mixup=mixup)}).model_dump_json()
+    effective = point.model_copy(update={"augmentation": AugmentationConfig(mixup=mixup)})
+    return json.dumps(effective.model_dump(mode="json"))  # model_dump_json refuses paths that are not UTF-8
 
 
 def idle_keys(point: PointConfig) -> list[str]:

@@ -271,4 +271,6 @@ def _failure(point: Mapping) -> str | None:
 
 
 def dump_json(value: Mapping) -> str:
-    return json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n"
+    """JSON as UTF-8 can hold it: of a path whose name is not UTF-8 its bytes, as JSON's own escapes, which reading gives back."""
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace").decode()

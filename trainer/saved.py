@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from featurestore.errors import InputError, MismatchError, NoAccessError, list_some
+from featurestore.tensor_file import readable_name
 
 MOST_HEADER = 1 << 16  # bytes: some 600 tensors, where a head has a dozen
 METADATA = "__metadata__"
@@ -39,7 +40,8 @@ def read_head(path: Path, expected: Mapping[str, Kept] | None) -> dict[str, Tens
         raise MismatchError(f"{path}: not a head of this run, whose config.yaml and spec.json say what it holds; copy the run "
                             f"again, or train it again:{list_some(faults, 5)}")
     try:
-        tensors = load_file(path)
+        with readable_name(path) as name:
+            tensors = load_file(name)
     except SafetensorError as err:
         raise _damaged(path, str(err)) from err
     if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
