@@ -130,3 +130,18 @@ def test_repeats_on_the_same_partition_are_counted_once():
     assert describe_folds(folds) == "4 images, each its own site, in 2 folds; 3 repeats, only 2 of them different"
     assert describe_folds(folds[["image_id", "site", "group", "r00", "r02"]].assign(site="w")) == (
         "4 images of 1 site in 2 folds; 2 repeats, all different")
+
+
+def test_folds_of_another_tool_keep_image_ids_as_sites_and_groups_without_states(tmp_path):
+    frame = pasture(range(4))[["image_id"]]
+    folds = read_splits(write_folds(tmp_path / "theirs.csv", frame["image_id"], 2), frame["image_id"], frame)
+    assert folds.columns.tolist() == ["image_id", "site", "group", "r00"]
+    assert folds["site"].tolist() == folds["group"].tolist() == frame["image_id"].tolist()
+
+
+def test_torn_copies_are_told_of_with_the_tables_name(tmp_path):
+    frame = pasture(range(6))
+    frame.loc[1, "sha256"] = frame["sha256"][0]
+    table = write_folds(tmp_path / "theirs.csv", frame["image_id"], 2)
+    with pytest.warns(UserWarning, match="theirs.csv: r00 holds 1 photographs and their copies"):
+        read_splits(table, frame["image_id"], frame)

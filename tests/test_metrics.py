@@ -131,3 +131,9 @@ def test_constraints_keep_leading_axes_and_nan(name):
     gdm[1, 2, 3] = np.nan
     constrained = CONSTRAINTS[name](np.full((2, 3, 7), 2.0), gdm, np.ones((2, 3, 7)))
     assert constrained.shape == (2, 3, 7, 5) and np.argwhere(np.isnan(constrained).any(-1)).tolist() == [[1, 2, 3]]
+
+
+def test_equal_truths_below_zero_have_no_r2_beside_one_that_is_unknown():
+    truth_N5 = np.full((3, 5), -1.5)
+    truth_N5[2] = np.nan
+    assert np.isnan(target_r2(truth_N5, np.zeros((3, 5)))).all()

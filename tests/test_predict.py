@@ -189,6 +189,15 @@ def test_a_submission_follows_test_csv_whatever_its_order(tmp_path):
         submission(csv, wide)
 
 
+def test_the_wide_table_has_no_index_and_six_decimals(tmp_path):
+    csv = tmp_path / "test.csv"
+    csv.write_text("sample_id,image_path,target_name\nA__GDM_g,test/A.jpg,GDM_g\n")
+    wide = pd.DataFrame({"image_id": ["A"], **{t: [1 / 3] for t in TARGETS}})
+    write_predictions(csv, wide, tmp_path / "submission.csv")
+    assert (tmp_path / "predictions.csv").read_text() == f"image_id,{','.join(TARGETS)}\nA{5 * ',0.333333'}\n"
+    assert (tmp_path / "submission.csv").read_text() == f"sample_id,target\nA__GDM_g,{1 / 3}\n"
+
+
 @pytest.mark.parametrize("value", [-0.5, np.inf, -np.inf, np.nan])
 def test_one_value_that_is_no_mass_is_refused_by_its_row(tmp_path, value):
     csv = tmp_path / "test.csv"

@@ -209,3 +209,11 @@ def test_K7_a_refit_of_a_sweep_of_before_is_warned_of(finished, tmp_path):
     with pytest.warns(UserWarning, match="made before sweeps kept digests of labels and folds"):
         assert resume_sweep(folder, "all", progress=False).best
     assert SweepFolder(folder).is_refitted
+
+
+def test_a_checkpoints_tensors_have_the_names_they_always_had(stopped):
+    """Sweeps that were stopped by an older program must go on."""
+    first, *_ = sorted(stopped.glob("checkpoints/*.safetensors"))
+    parts = {name.split("/")[1] for name in load_file(first)}
+    noted = {"best_score", "best_epoch", "failed", "losses", "errors", "counts"}
+    assert parts == noted | {"weights", "grad", "average", "best", "adamw"}

@@ -239,3 +239,9 @@ def test_a_wrong_folds_table_is_refused(tmp_path, text, says):
 def test_an_absent_folds_table_is_named(tmp_path):
     with pytest.raises(InputError, match="folds.csv: not a readable folds table"):
         read_splits(tmp_path / "folds.csv", ["a"])
+
+
+def test_images_of_one_date_are_told_to_group_by_site():
+    frame = pasture(np.arange(6)).assign(Sampling_Date="2015/9/4")
+    with pytest.raises(InputError, match="all 6 images are of one date, 2015/9/4; none can be held out, set cv.groups"):
+        splits(frame, groups="date")

@@ -8,10 +8,12 @@ from dataclasses import replace
 import google_crc32c
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 
 from featurestore import FeatureStore, open_writer
 from featurestore.errors import InputError, StoreDamaged
+from featurestore.moments import pool, row_stats
 from featurestore.writer import StoreWriter
 
 
@@ -271,3 +273,55 @@ def flip_bit(path, offset):
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes([byte ^ 4]))
+
+
+def test_statistics_are_those_of_all_sealed_tokens(store_path):
+    """Against NumPy over the tokens themselves; two of the five images are not sealed."""
+    frame = tiny_frame(5)
+    spec = tiny_spec(frame)
+    with open_writer(store_path, spec, frame) as writer:
+        for image in (0, 1, 4):
+            rows = tiny_rows(spec, image)
+            shifted = replace(rows, patches_VTPD=(rows.patches_VTPD + np.float16(image)))
+            stats = [row_stats(*map(torch.from_numpy, each)) for each in zip(
+                shifted.cls_VTD, shifted.patches_VTPD, pooled_of(shifted.patches_VTPD), strict=True)]
+            writer.put(image, replace(shifted, stats_VS=torch.stack(stats).numpy()))
+            writer.commit()
+    store = FeatureStore.open(store_path)
+    stats = store.stats().set_index(["view", "tokens"])
+    for v, view in enumerate(("plain", "hflip", "vflip")):
+        tokens = np.stack([store.patches[i, v] for i in (0, 1, 4)]).astype(float)
+        norms = np.linalg.norm(tokens, axis=-1)
+        expected = [tokens.size, tokens.mean(), tokens.std(), tokens.min(), tokens.max(), norms.mean(), 0]
+        columns = ["count", "mean", "std", "min", "max", "norm", "non_finite"]
+        assert stats.loc[(view, "patch"), columns].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def pooled_of(patches_VTPD: np.ndarray) -> np.ndarray:
+    return np.stack([pool(torch.from_numpy(patches_TPD)).numpy() for patches_TPD in patches_VTPD])
+
+
+def test_statistics_of_nothing_are_no_numbers(store_path):
+    write_tiny(store_path, seal=0)
+    stats = FeatureStore.open(store_path).stats()
+    assert stats.columns.tolist() == ["view", "tokens", "count", "mean", "std", "min", "max", "norm", "non_finite"]
+    assert len(stats) == 6 and stats.drop(columns=["view", "tokens"]).isna().all(axis=None)
+
+
+def test_the_parts_of_a_row_are_the_bytes_that_its_checksum_covers(store_path):
+    write_tiny(store_path)
+    store = FeatureStore.open(store_path)
+    for image, view in np.ndindex(5, 3):
+        parts = store.layout.row_parts(image, view)
+        data = b"".join(path.read_bytes()[offset : offset + n] for path, offset, n in parts)
+        assert google_crc32c.value(data) == store.row_crcs(image)[view]
+
+
+def test_all_patches_become_an_array_only_as_a_copy(store_path):
+    spec = write_tiny(store_path)
+    patches = FeatureStore.open(store_path).patches
+    whole = np.stack([tiny_rows(spec, i).patches_VTPD for i in range(5)])
+    assert np.array_equal(np.asarray(patches), whole)
+    assert np.asarray(patches, np.float64).dtype == np.float64 and np.array(patches, copy=True).dtype == np.float16
+    with pytest.raises(ValueError, match="take a copy, or one image"):
+        np.array(patches, copy=False)

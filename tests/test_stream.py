@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.stream import Stream, make_splits_of, mixup_share, validation_batches
+from trainer.stream import Stream, everything, make_splits_of, mixup_share, validation_batches
 
 
 def folds_table(n: int, n_folds: int, n_repeats: int, seed: int = 0) -> pd.DataFrame:
@@ -114,3 +114,14 @@ def test_shares_follow_their_beta_distribution(alpha):
     share = mixup_share(np.linspace(0.0005, 0.9995, 1000), alpha)
     assert abs(share.mean() - 0.5) < 1e-3
     assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 2e-3
+
+
+def test_the_refit_has_an_address_of_its_own_after_the_folds():
+    """Saved sweeps were refitted by it: another address would draw other batches."""
+    whole = everything(7, 3)
+    assert (whole.repeat, whole.fold, whole.train_N.tolist(), len(whole.val_N)) == (0, 3, [*range(7)], 0)
+
+
+def test_only_columns_of_repeats_are_splits():
+    folds = folds_table(6, 2, 2).assign(ratio=0, x01=1)
+    assert [(s.repeat, s.fold) for s in make_splits_of(folds)] == [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -1,13 +1,17 @@
 """Every flipped bit is found, named, and nothing else is."""
 
 import errno
+import hashlib
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from conftest import write_tiny
+from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from test_store import flip_bit
 
-from featurestore import FeatureStore
+from featurestore import FeatureStore, open_writer
+from featurestore.verify import _non_finite, repair, verify
 
 
 @pytest.mark.parametrize("name", ["cls", "patches", "pooled", "stats", "thumbs", "crc32c", "seal", "catalog/State"])
@@ -94,3 +98,66 @@ def test_a_disk_that_cannot_read_is_reported_by_row(store_path, monkeypatch, nam
     expected = ["hflip"] if name == "patches" else ["hflip", "plain", "vflip"]
     assert sorted((fault.image_id, fault.view) for fault in faults) == [("ID001", view) for view in expected]
     assert all("cannot be read: " in fault.what and "Input/output error" in fault.what for fault in faults)
+
+
+@pytest.mark.parametrize("image, view", [(0, 2), (3, 1)])
+def test_a_fault_names_image_view_file_and_offset(store_path, image, view):
+    write_tiny(store_path)
+    path, offset, n_bytes = extents_of(store_path)["patches"].locate(3 * image + view)
+    flip_bit(path, offset + n_bytes - 1)
+    (fault,) = FeatureStore.open(store_path).verify().faults
+    what = {
+        ".h5": "its bytes are not those committed (CRC-32C differs)",
+        ".zarr": "its chunk checksum, or the zeros that follow it, changed",
+    }[store_path.suffix]
+    where = f"{path} at byte {offset}"
+    assert str(fault) == f"ID00{image} {('plain', 'hflip', 'vflip')[view]}: {what} ({where})"
+
+
+def test_padding_that_is_not_zero_is_named_by_its_first_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr("featurestore._zarr.CHUNK_BYTES", 200)
+    path = tmp_path / "features.zarr"
+    write_tiny(path)
+    file, start, n_bytes = next(each for each in FeatureStore.open(path).layout.padding if each[2])
+    overwrite((file, start + n_bytes - 2, 2), b"\x01\x01")
+    (fault,) = FeatureStore.open(path).verify().faults
+    assert str(fault) == f"its padding is not zero ({file} at byte {start + n_bytes - 2})"
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -np.nan], ids=["inf", "-inf", "nan", "-nan"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_value_that_is_not_finite_is_seen_by_its_bits(dtype, value):
+    finite = np.array([0.0, -0.0, np.finfo(dtype).max, np.finfo(dtype).min], dtype)
+    assert not _non_finite(finite) and not _non_finite(finite[:0])
+    assert _non_finite(np.append(finite, np.array(value, dtype)))
+
+
+def test_repair_takes_back_the_seals_of_damaged_images_alone(store_path):
+    write_tiny(store_path)
+    path, offset, _ = extents_of(store_path)["pooled"].locate(3)
+    flip_bit(path, offset)
+    assert repair(store_path).damaged == [3]
+    assert FeatureStore.open(store_path).sealed.tolist() == [0, 1, 2, 4]
+
+
+def test_photographs_that_changed_or_went_are_named_and_are_no_damage(tmp_path):
+    frame, root = tiny_frame(3), tmp_path / "data"
+    (root / "train").mkdir(parents=True)
+    spec = tiny_spec(frame)
+    with open_writer(tmp_path / "f.h5", spec, frame) as writer:
+        for image in writer.pending():
+            rows = tiny_rows(spec, image)
+            content = f"photograph {image}".encode()
+            (root / frame["path"][image]).write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            writer.put(image, replace(rows, facts={**rows.facts, "sha256": digest}))
+            writer.commit()
+    changed, gone = root / frame["path"][0], root / frame["path"][2]
+    changed.write_bytes(b"another photograph")
+    gone.unlink()
+    report = verify(FeatureStore.open(tmp_path / "f.h5"), images=root)
+    assert [str(fault) for fault in report.faults] == [
+        f"ID000 (all views): its photograph changed since it was encoded ({changed} at byte 0)",
+        f"ID002 (all views): its photograph is missing ({gone} at byte 0)",
+    ]
+    assert report.damaged == []

@@ -5,7 +5,7 @@ the share that tests found in each module. It leaves out what no test can see: t
 is for mistakes of our own, and `device=`, since there is no GPU. Mutants that a person judged equivalent are listed in
 tools/equivalent_mutants.csv. Exit code 1 if a module's share is below the target.
 
-mutmut changes nothing outside functions, and nothing in functions that are decorated, which `--unseen` lists.
+mutmut changes no decorated function and nothing outside functions, such as constants and the defaults of fields; `--unseen` lists them.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def renamed(node: ast.FunctionDef) -> ast.FunctionDef:
 
 
 class Visible(ast.NodeTransformer):
-    """Blanks texts below a `raise` or a call that warns or reports, and drops `strict=` and `device=`."""
+    """Blanks texts, and None for a text, below a `raise` or a call that warns or reports, and drops `strict=` and `device=`."""
 
     SAYING = ("warn", "Fault", "InputError", "MismatchError", "StoreDamaged", "UsageError", "IndexError", "ValueError")
     UNSEEN = ("strict", "device")
@@ -158,7 +158,8 @@ class Visible(ast.NodeTransformer):
     def visit(self, node: ast.AST) -> ast.AST:
         says = isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and called(node) in self.SAYING)
         self._depth += says
-        if self._depth and isinstance(node, ast.Constant) and isinstance(node.value, str):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str | None)
+        if self._depth and (is_text or isinstance(node, ast.JoinedStr)):
             node = ast.Constant("")
         if isinstance(node, ast.Call):
             node.keywords = [keyword for keyword in node.keywords if keyword.arg not in self.UNSEEN]
@@ -180,10 +181,24 @@ def visible(node: ast.FunctionDef) -> str:
 
 
 def unseen(module: str) -> Iterator[str]:
-    """Functions that mutmut leaves alone since they are decorated."""
-    for node in ast.walk(ast.parse((ROOT / module).read_text("utf-8"))):
+    """What mutmut leaves alone: decorated functions, and what runs once, when the module or a class is made."""
+    tree = ast.parse((ROOT / module).read_text("utf-8"))
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.decorator_list:
             yield f"{node.name} (@{ast.unparse(node.decorator_list[0])})"
+    for node in tree.body:
+        yield from assigned(node, "")
+        if isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                yield from assigned(inner, f"{node.name}.")
+
+
+def assigned(node: ast.stmt, prefix: str) -> Iterator[str]:
+    """The names that a statement gives a value."""
+    if isinstance(node, ast.Assign):
+        yield from (prefix + ast.unparse(target) for target in node.targets)
+    elif isinstance(node, ast.AnnAssign) and node.value is not None:
+        yield prefix + ast.unparse(node.target)
 
 
 def report(chosen: list[Mutant], modules: list[str]) -> int:

@@ -99,7 +99,9 @@ def read_splits(path: Path, image_ids: Iterable[str], frame: pd.DataFrame | None
 
 def _warn_of_torn_copies(path: Path, folds: pd.DataFrame, frame: pd.DataFrame) -> None:
     """Say which photographs of equal bytes a repeat holds out apart: their heads learn from what they are scored on."""
-    digests = frame.set_index(frame["image_id"].astype(str))["sha256"] if "sha256" in frame else pd.Series(dtype=str)
+    if "sha256" not in frame:
+        return
+    digests = frame.set_index(frame["image_id"].astype(str))["sha256"]
     digest_N = folds["image_id"].map(digests).fillna("")
     for repeat in folds.columns[len(KEYS):]:
         known = folds[digest_N != ""].groupby(digest_N[digest_N != ""], sort=False)
