@@ -73,7 +73,7 @@ MEMORY = {
     "v2 above the namespace": (
         "0::/../a/b\n",
         "/",
-        {"memory.max": "300", "a/b/memory.max": "1"},
+        {"memory.max": "300", "../a/b/memory.max": "1"},
         300,
     ),
     "v1 parent": (
