@@ -14,7 +14,7 @@ import numpy as np
 from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, file_sha256, locked, pread_into
 from featurestore._threads import Pool
 from featurestore.catalog import find_photographs
-from featurestore.errors import StoreDamaged, UsageError
+from featurestore.errors import InputError, StoreDamaged, UsageError
 from featurestore.formats import metadata_crc
 from featurestore.images import find_damage
 from featurestore.jpeg import UNCHECKED, can_check
@@ -302,5 +302,13 @@ def _photograph_faults(store: FeatureStore, root: Path) -> Iterator[Fault]:
             yield Fault(image, image_id, None, str(file), 0, "its photograph is missing", False)
         elif sha256 and file_sha256(file) != sha256:  # of imported tokens' photographs nobody may know
             yield Fault(image, image_id, None, str(file), 0, "its photograph changed since it was encoded", False)
-        elif damage := find_damage(file):
+        elif damage := _damage_of(file):
             yield Fault(image, image_id, None, str(file), 0, f"its photograph is {damage}", False)
+
+
+def _damage_of(photograph: Path) -> str | None:
+    """Damage inside a photograph; None also for a format that only the program knew whose tokens were imported."""
+    try:
+        return find_damage(photograph)
+    except InputError:
+        return None
