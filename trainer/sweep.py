@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from featurestore._bytes import locked
 from featurestore._interrupts import check_interrupt, deferred_interrupts
@@ -40,6 +41,7 @@ from trainer.results import (
 from trainer.runs import RunFolder, SweepFolder, SweepResult, moved_places, read_json
 from trainer.splits import describe_folds, save_splits
 from trainer.stream import everything
+from trainer.threads import same_threads
 from trainer.tokens import TokenReader
 
 
@@ -86,7 +88,8 @@ def run_sweep(config: SweepConfig, out: Path = Path("runs"), device: str = "auto
     base = config.base.model_dump(mode="json")
     base["dataset"]["store"] = sweep.data.store.address
     runs = {name: config.settings(index) for index, name in enumerate(config.names)}
-    plan = {"base": base, "axes": config.axes, "runs": runs, "passes": costs.passes, "device": device, **sweep.facts}
+    plan = {"base": base, "axes": config.axes, "runs": runs, "passes": costs.passes, "device": device,
+            "threads": torch.get_num_threads(), **sweep.facts}
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
     return _run(sweep, folder, costs.passes, sweep.base.cv.fold == "all", progress)
 
@@ -95,6 +98,8 @@ def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None =
                  check: bool = True) -> SweepResult:
     """Go on with a sweep that was stopped, from the last checkpoint of each pass; on CPU to the same bits as without the stop.
 
+    It computes with as many threads as the sweep began with, and warns where torch cannot set that number.
+
     store : where its store is now, path or URL; None is where it was, or where it is if it was moved together with the sweep.
     fold : "all" refits the chosen point on all images afterwards; so it can be asked of a finished sweep too.
     check : as in `run_sweep`.
@@ -102,6 +107,11 @@ def resume_sweep(path: Path, fold: str | None = None, store: Path | str | None =
     settings that move a number are no longer those it began with.
     """
     plan = read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
+    with same_threads(plan.get("threads"), path / "sweep.json"):
+        return _resume(path, plan, fold, store, progress, check)
+
+
+def _resume(path: Path, plan: dict, fold: str | None, store: Path | str | None, progress: bool, check: bool) -> SweepResult:
     plan["base"]["dataset"]["store"] = str(store or _found_store(plan["base"]["dataset"]["store"], path, plan["fingerprint"]))
     given = SweepConfig.of(plan["base"], plan["axes"], path / "sweep.json")
     # its folds as it wrote them: they hold whatever made them, and its runs' configs go on naming that
@@ -147,7 +157,7 @@ def _check_finished(sweep: Sweep, folder: SweepFolder, has_digests: bool) -> Non
     check_settings(folder.run(best).config, now, str(plan), f"it was {best}'s when the sweep was trained: bring that back")
     if not has_digests:
         warnings.warn(f"{plan}: made before sweeps kept digests of labels and folds; whether they are still the same is not "
-                      "known", stacklevel=3)
+                      "known", stacklevel=4)
 
 
 def _found_store(recorded: str, sweep: Path, fingerprint: str) -> str:
@@ -157,7 +167,7 @@ def _found_store(recorded: str, sweep: Path, fingerprint: str) -> str:
     for place in (Path(recorded), *moved_places(Path(recorded), sweep)):
         if place.name == Path(recorded).name and os.path.exists(place) and _has_fingerprint(place, fingerprint):
             if place != Path(recorded):
-                warnings.warn(f"{recorded}: not there, or another store now; the sweep's store is {place}", stacklevel=3)
+                warnings.warn(f"{recorded}: not there, or another store now; the sweep's store is {place}", stacklevel=4)
             return str(place)
     if not Path(recorded).exists():
         raise InputError(f"{recorded}: the sweep's store is no longer there, nor at the same place beside {sweep} or above it; "
