@@ -1,11 +1,10 @@
 """Commands: parse, call one function, print. Heavy imports wait inside the commands, so that --help stays instant."""
 
-import faulthandler
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +68,11 @@ def plain_errors(after: str = "", needs_threads: bool = True) -> Iterator[None]:
     after : what a user can do after a signal, said when it comes. needs_threads : refuse at once where none can be started.
     """
     from featurestore._interrupts import stopped_by_signals
+    from featurestore._messages import show_crashes
     from featurestore._threads import check_thread
     from featurestore.refusals import as_ours
 
-    _show_crashes()
+    show_crashes()
     with stopped_by_signals(after), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
         try:
@@ -85,13 +85,6 @@ def plain_errors(after: str = "", needs_threads: bool = True) -> Iterator[None]:
                 raise
             click.echo(f"error: {told}", err=True)
             sys.exit(told.exit_code)
-
-
-def _show_crashes() -> None:
-    """Have a crash show its line on stderr: SIGBUS, where a mapped store was modified, is no exception that could be caught."""
-    if not faulthandler.is_enabled():
-        with suppress(OSError, RuntimeError):  # stderr is closed, or no file
-            faulthandler.enable()
 
 
 @main.group()

@@ -4,6 +4,7 @@ Who reads them may end first (`2>&1 | tee log` at Ctrl-C, an ssh line that drops
 """
 
 import errno
+import faulthandler
 import io
 import os
 import stat
@@ -23,6 +24,13 @@ def say(text: str) -> None:
     if sys.stderr is not None:  # print would take stdout
         with suppress(*LOST):
             print(text, file=sys.stderr, flush=True)
+
+
+def show_crashes() -> None:
+    """Have a crash show its line on stderr: SIGBUS, where a mapped store was modified, is no exception that could be caught."""
+    if not faulthandler.is_enabled():
+        with suppress(OSError, RuntimeError):  # stderr is closed, or no file
+            faulthandler.enable()
 
 
 def new_bar(title: str, total: int, unit: str, progress: bool = True, **options: Any) -> "tqdm":

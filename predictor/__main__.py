@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from featurestore._interrupts import stopped_by_signals
-from featurestore._messages import say, secure_standard_streams
+from featurestore._messages import say, secure_standard_streams, show_crashes
 from featurestore._threads import check_thread
 from featurestore.refusals import as_ours
 
@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--explain", type=Path, help="folder for a picture per photograph and report.html")
     options = vars(parser.parse_args())
     options["out"] = options["out"] or Path("oof_predictions.csv" if options["oof"] else "submission.csv")
+    show_crashes()
     try:
         check_thread()
         with stopped_by_signals("with --resume the same command goes on from here"):
