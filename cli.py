@@ -99,6 +99,7 @@ def store() -> None:
 @click.option("--backbone", help="timm name of a vision transformer.  [vit_huge_plus_patch16_dinov3]")
 @click.option("--image-size", type=int, help="Side of a tile in pixels.  [960]")
 @click.option("--crop", type=click.Choice(["squash", "halves", "whole"]), help="How a photograph becomes tiles.  [halves]")
+@click.option("--bits", type=click.IntRange(8, 16), help="Bits of the values in 16-bit photographs, e.g. 12.  [16]")
 @click.option("--views", help="How many of the 20 views, or their names with commas.  [20]")
 @click.option("--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]")
 @click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
@@ -205,6 +206,7 @@ def store_verify(path: Path, images: Path | None, mend: bool) -> None:
 @click.option("--weights", type=FILE, help="Its .safetensors, for their hash: predict then accepts that backbone.")
 @click.option("--image-size", type=int, help="Side of a tile in pixels.  [from the number of patches]")
 @click.option("--crop", default="squash", show_default=True, type=click.Choice(["squash", "whole"]), help="How it was cut.")
+@click.option("--bits", type=click.IntRange(8, 16), help="Bits of the values in 16-bit photographs, e.g. 12.  [16]")
 @click.option("--views", help="Names of the files' views, in order.  [the plain flips, then imported_04, ...]")
 def store_import(folder: Path, **options: Any) -> None:
     """Make a store of an earlier experiment's .npz files.

@@ -47,7 +47,7 @@ class Backbone:
 
     @property
     def crop(self) -> Crop:
-        return Crop(self.spec.crop, self.spec.tile_height, self.spec.tile_width, self.spec.interpolation)
+        return Crop(self.spec.crop, self.spec.tile_height, self.spec.tile_width, self.spec.interpolation, self.spec.bits)
 
     def tokens(self, tiles_THW3: Tensor, image_id: str, view: ViewSpec) -> tuple[Tensor, Tensor]:
         """Tokens of one view of one photograph: its T tiles are one batch, whatever else is asked for.
@@ -106,6 +106,7 @@ class Backbone:
 def load_backbone(
     model_name: str, weights: str | None, *, crop: str, image_size: int, views: Sequence[ViewSpec], aspect: float = 2.0,
     layers: Sequence[int] = (-1,), seed: int = 0, device: str = "cpu", precision: str = "fp32", keep_in: Path | None = None,
+    bits: int | None = None,
 ) -> Backbone:
     """A backbone for new tokens, with mean, std and interpolation from the model's own data config.
 
@@ -113,6 +114,7 @@ def load_backbone(
         or a .safetensors file of the model.
     aspect : width / height of the photographs, for crop "whole".
     keep_in : folder to save the weights in, as they are hashed, before any rounding to `precision`.
+    bits : of the values of 16-bit photographs, see `read_photograph`.
 
     Raises InputError for an unknown model, one that is no vision transformer with a class token, or unusable weights;
     MemoryShortError if the weights do not fit in memory.
@@ -124,22 +126,22 @@ def load_backbone(
     except NoDownload as err:
         raise InputError(f"{err}; on an offline machine give --weights FILE.safetensors (or --weights random to try things "
                          "out)") from err
-    spec = _token_spec(model, model_name, weights_hash(model), crop, size, views, layers, seed)
+    spec = _token_spec(model, model_name, weights_hash(model), crop, size, views, layers, seed, bits)
     if keep_in:
         save_weights(model.state_dict(), spec.weights_sha256, keep_in)
     return _on_device(model, spec, device, precision)
 
 
 def spec_without_weights(model_name: str, *, crop: str, image_size: int, views: Sequence[ViewSpec],
-                         aspect: float = 2.0) -> TokenSpec:
+                         aspect: float = 2.0, bits: int | None = None) -> TokenSpec:
     """The spec of tokens that a model made elsewhere, by weights that nobody knows: their hash is zeros. Nothing is loaded."""
     size = _tile_size(model_name, crop, image_size, aspect)
     model = tried_model(model_name, size, (-1,))
-    return _token_spec(model, model_name, UNKNOWN_WEIGHTS, crop, size, views, (-1,), 0)
+    return _token_spec(model, model_name, UNKNOWN_WEIGHTS, crop, size, views, (-1,), 0, bits)
 
 
 def _token_spec(model: nn.Module, model_name: str, weights_sha256: str, crop: str, size: tuple[int, int],
-                views: Sequence[ViewSpec], layers: Sequence[int], seed: int) -> TokenSpec:
+                views: Sequence[ViewSpec], layers: Sequence[int], seed: int, bits: int | None) -> TokenSpec:
     from timm.data import resolve_model_data_config
 
     data = resolve_model_data_config(model)
@@ -147,7 +149,7 @@ def _token_spec(model: nn.Module, model_name: str, weights_sha256: str, crop: st
         model=model_name, weights_sha256=weights_sha256, layers=checked_layers(model, layers), crop=crop,
         tile_height=size[0], tile_width=size[1], interpolation=data["interpolation"], mean=data["mean"], std=data["std"],
         patch_size=patch_size(model), n_tiles=2 if crop == "halves" else 1, width=model.num_features * len(layers),
-        views=tuple(views), seed=seed)
+        views=tuple(views), seed=seed, bits=bits)
 
 
 def backbone_of_store(spec: StoreSpec, weights: str | None, folders: Sequence[Path], option: str, device: str,

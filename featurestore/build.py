@@ -26,7 +26,14 @@ from featurestore._messages import new_bar
 from featurestore._threads import Pool, usable_threads
 from featurestore.backbone import Backbone, load_backbone
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
-from featurestore.decode import Decoded, Unusable, decode_ahead, inspect_photographs, warn_of_all_sealed
+from featurestore.decode import (
+    Decoded,
+    Unusable,
+    dark_remark,
+    decode_ahead,
+    inspect_photographs,
+    warn_of_all_sealed,
+)
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.formats import check_suffix
 from featurestore.jpeg import UNCHECKED, can_check
@@ -63,6 +70,8 @@ class BuildConfig(BaseModel):
     """Pixels, the side of a tile (crop whole: its short side)."""
     crop: Literal["squash", "halves", "whole"] = "halves"
     """squash: the whole picture to one square; halves: left and right square of a 2:1 picture; whole: keep the aspect."""
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None
+    """How many bits the values of 16-bit photographs have, e.g. 12; nothing takes them for 16."""
     views: str = "20"
     """How many of the views, or their names with commas."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
@@ -168,6 +177,8 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
         warn_of_all_sealed([path for image_id, path in zip(frame["image_id"], paths, strict=True) if image_id in sealed])
     if spec and config.crop == "whole":  # the store's own tiles, whichever photograph came first then
         size = spec.tokens.tile_width, spec.tokens.tile_height
+    if config.bits is None and (remark := dark_remark(path for path in todo if path not in unusable)):
+        warnings.warn(remark, stacklevel=3)
     backbone = _load(config, spec, size[0] / size[1], save)
     if n_pending := len(todo) - len(unusable):
         backbone.try_out()
@@ -330,7 +341,7 @@ def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool
     return load_backbone(
         config.backbone, weights, crop=config.crop, image_size=config.image_size, aspect=aspect,
         views=choose_views(config.views), layers=config.layers, seed=config.seed, device=config.device,
-        precision=config.precision, keep_in=config.out.parent if keep else None)
+        precision=config.precision, keep_in=config.out.parent if keep else None, bits=config.bits)
 
 
 def _store_spec(config: BuildConfig, backbone: Backbone, frame: pd.DataFrame, width: int, height: int) -> StoreSpec:

@@ -1,7 +1,7 @@
 """Photographs checked before work starts, and decoded in threads ahead of whoever needs them next."""
 
 import warnings
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,10 +11,20 @@ import torch
 
 from featurestore._threads import Pool
 from featurestore.errors import InputError, NoAccessError, list_some
-from featurestore.images import Crop, find_damage, inspect_photograph, naming_memory, read_photograph, thumbnail
+from featurestore.images import (
+    Crop,
+    find_brightest,
+    find_damage,
+    inspect_photograph,
+    naming_memory,
+    read_photograph,
+    thumbnail,
+)
 from featurestore.usable import usable_cpus
 
 AHEAD = 4  # a slow file must not stop the backbone
+DARK = 1 << 13  # an eighth of the range of 16 bits
+LOOKED_AT = 100
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def decode(path: Path, crop: Crop, thumb: tuple[int, int] | None = None, sealed:
 
     Raises InputError as `read_photograph`, and for damage inside the picture; of a sealed one that is a warning.
     """
-    photograph = read_photograph(path)
+    photograph = read_photograph(path, crop.bits)
     if photograph.damage and sealed:
         warn_of_sealed(path, photograph.damage)
     elif photograph.damage:
@@ -83,6 +93,32 @@ def warn_of_all_sealed(paths: list[Path]) -> None:
         for path, damage in zip(paths, pool.map(_damage_or_none, paths), strict=True):
             if damage:
                 warn_of_sealed(path, damage)
+
+
+def dark_remark(paths: Iterable[Path], command: str = "build") -> str | None:
+    """What to say where no 16-bit photograph uses an eighth of its range; None where one does, or there are none.
+
+    The first LOOKED_AT of them are read, or as many as it takes to find a brighter one. command : of `biomass store`.
+    """
+    greatest = []
+    for path in paths:
+        try:
+            found = find_brightest(path)
+        except InputError:  # others say so
+            continue
+        if found is not None and found >= DARK:
+            return None
+        greatest += [] if found is None else [found]
+        if len(greatest) == LOOKED_AT:
+            break
+    if not greatest:
+        return None
+    bits = max(8, max(greatest).bit_length())
+    return (
+        f"the 16-bit photographs are nearly black: {len(greatest)} were looked at, and no value is above {max(greatest)} of "
+        f"65535. If their values have {bits} bits, make a store with `biomass store {command} --bits {bits}`, which every "
+        "later command then follows; give more bits if other photographs may be brighter"
+    )
 
 
 def _damage_or_none(path: Path) -> str | None:

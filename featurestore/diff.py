@@ -43,9 +43,9 @@ def diff_stores(a_path: Path | str, b_path: Path | str, tokens: bool = False) ->
 
 def _spec_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
     ours, theirs = (store.spec.tokens.model_dump(mode="json") for store in (a, b))
-    for key in ours:
-        if ours[key] != theirs[key]:
-            one, other = (store[key] if key != "views" else [view["name"] for view in store[key]] for store in (ours, theirs))
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            one, other = (store.get(key) if key != "views" else [view["name"] for view in store[key]] for store in (ours, theirs))
             yield f"spec: {key} {one!r} | {other!r}" + (" (or their parameters)" if one == other else "")
     for key in ("has_patches", "pooled_dtype", "thumb"):
         if getattr(a.spec, key) != getattr(b.spec, key):

@@ -15,6 +15,7 @@ from featurestore._threads import usable_threads
 from featurestore.backbone import Backbone, backbone_of_store
 from featurestore.build import BuildReport, build_images, check_buffers, finish_build, images_bar, usable
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog
+from featurestore.decode import dark_remark
 from featurestore.errors import MismatchError, UsageError, list_some
 from featurestore.formats import check_suffix
 from featurestore.labels import warn_of_labels
@@ -109,6 +110,9 @@ def extend_store(source_path: Path, out: Path, data: Path | None = None, views: 
     if len(fresh):
         paths = find_photographs(fresh, _needed(data, fresh), allow_outside, missing=True, allow="--allow-outside")
     unusable = usable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
+    usable_paths = [path for path in paths if path not in unusable]
+    if spec.tokens.bits is None and (remark := dark_remark(usable_paths)):
+        warnings.warn(remark, stacklevel=2)
     backbone = _backbone(spec, source, out, weights, device, precision) if len(fresh) else None
     if backbone:
         backbone.try_out()

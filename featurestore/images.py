@@ -21,6 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from featurestore._maps import TOO_MANY
+from featurestore.deep import HEAD_BYTES, brightest, has_16_bits, rgb_of_bits
 from featurestore.errors import InputError, MemoryShortError, NoAccessError
 from featurestore.jpeg import COLOUR, scan_warning, tell_damage
 
@@ -63,8 +64,10 @@ def inspect_photograph(path: Path) -> tuple[int, int]:
         return _read_header(fp).upright_size
 
 
-def read_photograph(path: Path) -> Photograph:
+def read_photograph(path: Path, bits: int | None = None) -> Photograph:
     """Decode a JPEG or PNG file to upright 8-bit RGB.
+
+    bits : how many bits the values of 16-bit pictures have, gray and colour, see `deep.rgb_of_bits`; None is as follows.
 
     Gray is repeated, 16-bit gray is scaled (round(x / 257)), of 16-bit colour the high byte is taken, CMYK is inverted
     as Adobe writes it, transparency of any kind is laid over white; of several frames the first counts. Of a JPEG that is
@@ -76,7 +79,7 @@ def read_photograph(path: Path) -> Photograph:
     with naming_memory(path), _naming(path):
         data = Path(path).read_bytes()
         header = _read_header(io.BytesIO(data))
-        image = to_rgb(_decode(data, header))
+        image = _of_bits(data, bits) if bits and has_16_bits(data) else to_rgb(_decode(data, header))
         if header.orientation in UPRIGHT:
             image = image.transpose(UPRIGHT[header.orientation])
         return Photograph(np.asarray(image), hashlib.sha256(data).hexdigest(), _damage(data, header))
@@ -87,6 +90,13 @@ def find_damage(path: Path) -> str | None:
     with naming_memory(path), _naming(path):
         data = Path(path).read_bytes()
         return _damage(data, _read_header(io.BytesIO(data)))
+
+
+def find_brightest(path: Path) -> int | None:
+    """The greatest value of a 16-bit PNG's colours; None, after its first bytes, for other files. Raises as `read_photograph`."""
+    with naming_memory(path), _naming(path), open(path, "rb") as fp:
+        start = fp.read(HEAD_BYTES)
+        return brightest(_checked(start + fp.read())) if has_16_bits(start) else None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -114,13 +124,14 @@ class Crop:
     """How a photograph becomes T tiles; height and width in pixels are those of one tile.
 
     kind is "squash" (all of it, aspect lost), "halves" (left and right square of a 2:1 picture) or "whole" (all of it,
-    aspect kept); interpolation is one of INTERPOLATIONS. Make one with `plan_crop`.
+    aspect kept); interpolation is one of INTERPOLATIONS; bits are those of `read_photograph`. Make one with `plan_crop`.
     """
 
     kind: str
     height: int
     width: int
     interpolation: str
+    bits: int | None = None
 
     @property
     def n_tiles(self) -> int:
@@ -344,6 +355,17 @@ def _decode(data: bytes, header: _Header) -> Image.Image:
     elif image.mode == "RGB" and header.bits == 16 and key is not None:
         image.info["transparency"] = tuple(k >> 8 for k in key)  # the byte Pillow keeps of each pixel
     return image
+
+
+def _checked(data: bytes) -> bytes:
+    """Of a file that decodes, the bytes that make its pixels."""
+    _decode(data, header := _read_header(io.BytesIO(data)))
+    return b"".join([data[start:stop] for start, stop in header.spans])
+
+
+def _of_bits(data: bytes, bits: int) -> Image.Image:
+    rgb, alpha = rgb_of_bits(_checked(data), bits)
+    return _over_white(rgb, alpha) if alpha else rgb
 
 
 def _damage(data: bytes, header: _Header) -> str | None:

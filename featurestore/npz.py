@@ -26,7 +26,7 @@ from featurestore._threads import Pool, lone_threads
 from featurestore.backbone import load_backbone, spec_without_weights
 from featurestore.build import THUMB_SIDE, there, warn_of_removed
 from featurestore.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
-from featurestore.decode import check_photographs, warn_of_sealed
+from featurestore.decode import check_photographs, dark_remark, warn_of_sealed
 from featurestore.errors import InputError, list_some
 from featurestore.formats import check_suffix
 from featurestore.images import read_photograph, thumbnail
@@ -63,7 +63,8 @@ class ImportReport:
 
 def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "vit_huge_plus_patch16_dinov3",
                image_size: int | None = None, crop: str = "squash", views: str | None = None, weights: Path | None = None,
-               data: Path | None = None, allow_outside: bool = False, progress: bool = True) -> ImportReport:
+               data: Path | None = None, allow_outside: bool = False, bits: int | None = None,
+               progress: bool = True) -> ImportReport:
     """Make a store of a folder's npz files; goes on where an earlier import stopped.
 
     Parameters
@@ -73,6 +74,7 @@ def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "v
     image_size : pixels, the side of a square tile (crop whole: the short side); None takes it from the number of patches.
     views : names with commas. None: the four plain flips, then imported_04, imported_05, ..., which cannot be made again.
     weights : .safetensors of the model, for their hash: predict accepts that backbone. None: unknown, no backbone is accepted.
+    bits : how many bits the values of 16-bit photographs have, as `store build` takes them: predict reads them so too.
     data : folder the paths start from; where the photographs are, sha256, size and thumbnail are read from them.
     allow_outside : also take photographs that are not below `data`.
 
@@ -91,7 +93,9 @@ def import_npz(folder: Path, out: Path, csv: Path | None = None, model: str = "v
     files = {image_id: files[name] for image_id, name in zip(frame["image_id"], named["image_id"], strict=True)}
     photographs = _photographs(frame, data, allow_outside)
     size = check_photographs(list(photographs.values()), crop) if photographs else None
-    tokens = _token_spec(model, weights, crop, image_size, _views(views, n_views), n_patches, width, size)
+    if bits is None and (remark := dark_remark(photographs.values(), "import")):
+        warnings.warn(remark, stacklevel=2)
+    tokens = _token_spec(model, weights, crop, image_size, _views(views, n_views), n_patches, width, size, bits)
     spec = StoreSpec(tokens=tokens, thumb=_thumb_size(size), columns=catalog_columns(frame), made_by=_made_by(tokens, weights))
     warn_of_removed(out, sealed - set(frame["image_id"]), csv or folder)
     _bytes.check_free(out.parent, len(set(frame["image_id"]) - sealed) * image_bytes(spec))
@@ -218,12 +222,13 @@ def _views(text: str | None, n_views: int) -> tuple[ViewSpec, ...]:
 
 
 def _token_spec(model: str, weights: Path | None, crop: str, image_size: int | None, views: tuple[ViewSpec, ...], n_patches: int,
-                width: int, size: tuple[int, int] | None) -> TokenSpec:
+                width: int, size: tuple[int, int] | None, bits: int | None) -> TokenSpec:
     """The spec of the files' tokens; InputError if the model cannot have made them."""
     if crop not in ("squash", "whole") or crop == "whole" and not (size and image_size):
         raise InputError(f"crop {crop!r}: such files hold one tile a view; give squash, or whole with --data and --image-size")
     image_size = image_size or math.isqrt(n_patches) * patch_size_of(model)
-    options = {"crop": crop, "image_size": image_size, "views": views, "aspect": size[0] / size[1] if size else 2.0}
+    options = {"crop": crop, "image_size": image_size, "views": views, "aspect": size[0] / size[1] if size else 2.0,
+               "bits": bits}
     spec = load_backbone(model, str(weights), **options).spec if weights else spec_without_weights(model, **options)
     if (spec.n_patches, spec.width) != (n_patches, width):
         raise InputError(f"{model} at {image_size} pixels ({crop}) gives {spec.n_patches} patches of width {spec.width}, the "
@@ -262,7 +267,7 @@ def _rows(file: Path, spec: StoreSpec, threads: Pool, tally: ErrorTally, photogr
         tally.merge(each)
     if photograph is None:
         return ImageRows(*_values(rows), None, {"sha256": "", "width": math.nan, "height": math.nan, "status": "ok"})
-    found = read_photograph(photograph)
+    found = read_photograph(photograph, spec.tokens.bits)
     if found.damage:
         warn_of_sealed(photograph, found.damage)
     facts = {"sha256": found.sha256, "width": found.width, "height": found.height, "status": "ok"}

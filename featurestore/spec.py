@@ -12,7 +12,15 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from featurestore.errors import StoreDamaged
 
@@ -69,6 +77,15 @@ class TokenSpec(Record):
     seed: int
     dtype: Literal["float16", "int8"] = "float16"
     """How a token was rounded; int8: patch tokens with a scale each, see featurestore.rounding, and then to float16 as well."""
+
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None
+    """How many bits the values of 16-bit photographs have, where that was given."""
+
+    @model_serializer(mode="wrap")
+    def _without_bits(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Bits stand in the record where they were given alone: fingerprints are what they were before there was such a key."""
+        fields = fields_of(self)
+        return {name: value for name, value in fields.items() if name != "bits" or value is not None}
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -288,7 +288,8 @@ def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserv
 def check_same(store: FeatureStore, spec: StoreSpec) -> None:
     """MismatchError naming each part of the spec that differs from the store's."""
     ours, theirs = spec.tokens.model_dump(mode="json"), store.spec.tokens.model_dump(mode="json")
-    differing = [_difference(key, theirs[key], ours[key]) for key in ours if ours[key] != theirs[key]]
+    keys = {**theirs, **ours}
+    differing = [_difference(key, theirs.get(key), ours.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
     for name in ("has_patches", "pooled_dtype"):
         if getattr(spec, name) != getattr(store.spec, name):
             differing.append(f"{name}: store {getattr(store.spec, name)}, asked {getattr(spec, name)}")

@@ -121,7 +121,7 @@ class Explainer:
 
     def _look(self, image_id: str, path: Path) -> tuple[Image.Image, Map | None]:
         try:
-            photograph = read_photograph(path)
+            photograph = read_photograph(path, self.members[0].spec.tokens.bits)
         except InputError as err:
             return blank(_by_name(f"no picture: {err}", path)), None
         return fitted(photograph.pixels_HW3), self.map(image_id, photograph.sha256)

@@ -17,7 +17,7 @@ from featurestore._messages import new_bar, say
 from featurestore._threads import starting, usable_threads
 from featurestore.backbone import Backbone, choose_device
 from featurestore.catalog import find_photographs, read_catalog, target_rows
-from featurestore.decode import Decoded, check_photographs, decode_ahead, inspect_photographs
+from featurestore.decode import Decoded, check_photographs, dark_remark, decode_ahead, inspect_photographs
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
 from featurestore.jpeg import UNCHECKED, can_check
 from featurestore.spec import TokenSpec, ViewSpec
@@ -131,6 +131,9 @@ class Predictor:
             _check_views(views, self.members[group[0]].spec.tokens)
             _check_photographs(paths, self.members[group[0]].spec.tokens.crop, unusable)
         todo = {image_id: path for image_id, path in paths.items() if image_id not in (unusable or {})}
+        takes_16_bits = any(member.spec.tokens.bits is None for member in self.members)
+        if takes_16_bits and (remark := dark_remark(todo.values())):
+            say(f"warning: {remark}")
         waits = patient_keyboard("the same call goes on from here") if kept else nullcontext()
         clock = Clock(deadline_s, len(todo) * len(groups), say, len(self.devices))
         with waits, new_bar("predict", clock.n_left, "image", progress) as bar:

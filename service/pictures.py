@@ -39,7 +39,7 @@ def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple
     if file is None:
         return thumb_jpeg(store, image), "absent"
     try:
-        photograph = read_photograph(file)
+        photograph = read_photograph(file, store.spec.tokens.bits)
     except NoAccessError:
         return thumb_jpeg(store, image), "absent"
     except InputError:
