@@ -21,6 +21,7 @@ mutants: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py
 
 lint: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
 bench: $(VENV)/.installed-test

@@ -1,4 +1,5 @@
-"""What bench_build and bench_predict are compared with: the bare backbone forward over crops that are ready in memory."""
+"""What bench_build and bench_predict are compared with: the bare backbone forward over crops that
+are ready in memory."""
 
 import argparse
 import time
@@ -21,17 +22,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dir", type=Path, help="where data, stores and runs go for the time being")
+    parser.add_argument(
+        "--dir", type=Path, help="where data, stores and runs go for the time being"
+    )
 
 
-def ready_crops(backbone: Backbone, photographs: Iterable[tuple[str, Path]], views: Sequence[ViewSpec]) -> list[torch.Tensor]:
+def ready_crops(
+    backbone: Backbone, photographs: Iterable[tuple[str, Path]], views: Sequence[ViewSpec]
+) -> list[torch.Tensor]:
     """Every view of every photograph, (image_id, path), as the model takes it."""
     crops = []
     for image_id, path in photographs:
         x = decode(path, backbone.crop).tiles_THW3.permute(0, 3, 1, 2).float().div(255)
         for view in views:
             made = make_view(x, view, view_amounts(view, 0, image_id))
-            crops.append(normalise(made, backbone.spec.mean, backbone.spec.std).to(backbone.device, backbone.dtype))
+            crops.append(
+                normalise(made, backbone.spec.mean, backbone.spec.std).to(
+                    backbone.device, backbone.dtype
+                )
+            )
     return crops
 
 

@@ -1,7 +1,9 @@
-"""What does `store build` cost beyond the backbone? P6: its wall time vs the bare forward over the same crops.
+"""What does `store build` cost beyond the backbone? P6: its wall time vs the bare forward over the
+same crops.
 
-The model is loaded once, before; everything else of a build is in its time: CSV, header checks, decoding, crops, views, pooling,
-checksums, writing, syncing. The forward runs on crops that are ready in memory. Both take turns; page cache warm.
+The model is loaded once, before; everything else of a build is in its time: CSV, header checks,
+decoding, crops, views, pooling, checksums, writing, syncing. The forward runs on crops that are
+ready in memory. Both take turns; page cache warm.
 """
 
 import argparse
@@ -34,10 +36,18 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict:
-    """Rounds of bare forward, then a build of each format; the ratio of each to its own round's forward."""
+    """Rounds of bare forward, then a build of each format; the ratio of each to its own round's
+    forward."""
     draw_pasture(folder / "data", n_train=options.images, n_test=1)
-    backbone = load_backbone(options.backbone, "random", crop="halves", image_size=options.image_size,
-                             views=choose_views(options.views), device=options.device, precision=options.precision)
+    backbone = load_backbone(
+        options.backbone,
+        "random",
+        crop="halves",
+        image_size=options.image_size,
+        views=choose_views(options.views),
+        device=options.device,
+        precision=options.precision,
+    )
     crops = ready_crops(backbone, photographs(folder / "data"), backbone.spec.views)
     forward(backbone, crops[:1])  # warm-up: the first call plans its kernels
     times: dict[str, list[float]] = {"forward": [], "h5": [], "zarr": []}
@@ -45,14 +55,30 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
         times["forward"].append(timed(lambda: forward(backbone, crops)))
         for suffix in ("h5", "zarr"):
             out = folder / f"{number}.{suffix}"
-            times[suffix].append(timed(lambda out=out: build_all(options, backbone, folder / "data", out)))
-    ratios = {suffix: spread(b / f for b, f in zip(times[suffix], times["forward"], strict=True)) for suffix in ("h5", "zarr")}
+            times[suffix].append(
+                timed(lambda out=out: build_all(options, backbone, folder / "data", out))
+            )
+    ratios = {
+        suffix: spread(b / f for b, f in zip(times[suffix], times["forward"], strict=True))
+        for suffix in ("h5", "zarr")
+    }
     for name, values in times.items():
-        print(f"{name:8} {spread(values)['median']:.3f} s   {options.images} photographs x {options.views} views x 2 halves")
-    print({suffix: ratio["median"] for suffix, ratio in ratios.items()}, f"x the bare forward; mark {P6_MARK}")
+        print(
+            f"{name:8} {spread(values)['median']:.3f} s   {options.images} photographs x "
+            f"{options.views} views x 2 halves"
+        )
+    print(
+        {suffix: ratio["median"] for suffix, ratio in ratios.items()},
+        f"x the bare forward; mark {P6_MARK}",
+    )
     config = {key: str(value) for key, value in vars(options).items()}
-    return {"P6": ratios, "seconds": {name: spread(values) for name, values in times.items()}, "mark": P6_MARK,
-            "threads": torch.get_num_threads(), **context(config, ["torch", "timm", "numpy", "h5py", "zarr"])}
+    return {
+        "P6": ratios,
+        "seconds": {name: spread(values) for name, values in times.items()},
+        "mark": P6_MARK,
+        "threads": torch.get_num_threads(),
+        **context(config, ["torch", "timm", "numpy", "h5py", "zarr"]),
+    }
 
 
 def photographs(data: Path) -> Iterator[tuple[str, Path]]:
@@ -61,8 +87,16 @@ def photographs(data: Path) -> Iterator[tuple[str, Path]]:
 
 
 def build_all(options: argparse.Namespace, backbone: Backbone, data: Path, out: Path) -> None:
-    config = build.BuildConfig(data=data, out=out, backbone=options.backbone, image_size=options.image_size, views=options.views,
-                               weights="random", device=options.device, precision=options.precision)
+    config = build.BuildConfig(
+        data=data,
+        out=out,
+        backbone=options.backbone,
+        image_size=options.image_size,
+        views=options.views,
+        weights="random",
+        device=options.device,
+        precision=options.precision,
+    )
     with patch.object(build, "_load", lambda *_: backbone):
         build.build_store(config, progress=False)
 

@@ -1,8 +1,10 @@
-"""What does a sweep pay for comparing each row with its checksum at first use? Whole sweeps with and without, in turns.
+"""What does a sweep pay for comparing each row with its checksum at first use? Whole sweeps with
+and without, in turns.
 
-Full-size rows of one view, page cache warm, every sweep in a store that is opened anew. Ten epochs of one view read each row as
-often as 200 epochs of 20 views do, so the share is that of a sweep at full size. The sweeps: 30 heads over patch tokens, and a
-ridge, which reads vectors alone (of a row in HDF5 the check reads the patch tokens all the same, in Zarr their own checksum).
+Full-size rows of one view, page cache warm, every sweep in a store that is opened anew. Ten epochs
+of one view read each row as often as 200 epochs of 20 views do, so the share is that of a sweep at
+full size. The sweeps: 30 heads over patch tokens, and a ridge, which reads vectors alone (of a row
+in HDF5 the check reads the patch tokens all the same, in Zarr their own checksum).
 """
 
 import argparse
@@ -28,8 +30,10 @@ trainer: {{num_epochs: {epochs}, batch_size: 32}}
 optimization: {{lr: {lr}, weight_decay: {decay}}}
 inference: {{tta_indices: [0]}}
 """
-SWEEPS = {"30 heads": {"kind": "cls_gating", "lr": "[2e-3, 1e-3, 1e-4]", "decay": "[1e-2, 1e-3]"},
-          "ridge": {"kind": "ridge", "lr": "1e-3", "decay": "1e-2"}}
+SWEEPS = {
+    "30 heads": {"kind": "cls_gating", "lr": "[2e-3, 1e-3, 1e-4]", "decay": "[1e-2, 1e-3]"},
+    "ridge": {"kind": "ridge", "lr": "1e-3", "decay": "1e-2"},
+}
 
 
 def main() -> None:
@@ -55,18 +59,26 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             path.write_text(YAML.format(store=store, epochs=options.epochs, **settings))
             found[f"{name}, {suffix}"] = with_and_without(SweepConfig.load(path), folder, options)
     for name, each in found.items():
-        print(f"{name}: {100 * each['share']['median']:.2f} % of the sweep, {100 * each['cpu_share']['median']:.2f} % of its "
-              "processor time")
+        print(
+            f"{name}: {100 * each['share']['median']:.2f} % of the sweep, "
+            f"{100 * each['cpu_share']['median']:.2f} % of its "
+            "processor time"
+        )
     print(f"mark {100 * MARK:g} %, of 30 heads")
     settings = {key: str(value) for key, value in vars(options).items()}
-    return {"sweeps": found, "mark": MARK, "threads": torch.get_num_threads(),
-            **context(settings, ["torch", "numpy", "h5py", "google-crc32c"])}
+    return {
+        "sweeps": found,
+        "mark": MARK,
+        "threads": torch.get_num_threads(),
+        **context(settings, ["torch", "numpy", "h5py", "google-crc32c"]),
+    }
 
 
 def with_and_without(config: SweepConfig, folder: Path, options: argparse.Namespace) -> dict:
     """Seconds of the sweep with and without the check, and the share that it takes, round by round.
 
-    On a machine that others use, the processor's time says more: `cpu_share` is that of the check in the whole sweep.
+    On a machine that others use, the processor's time says more: `cpu_share` is that of the check
+    in the whole sweep.
     """
     seconds: dict[bool, list[float]] = {True: [], False: []}
     cpu_shares: list[float] = []
@@ -81,8 +93,12 @@ def with_and_without(config: SweepConfig, folder: Path, options: argparse.Namesp
             if check:
                 cpu_shares.append(sum(checks) / (time.process_time() - cpu))
     shares = [a / b - 1 for a, b in zip(seconds[True], seconds[False], strict=True)]
-    return {"with_s": spread(seconds[True]), "without_s": spread(seconds[False]), "share": spread(shares),
-            "cpu_share": spread(cpu_shares)}
+    return {
+        "with_s": spread(seconds[True]),
+        "without_s": spread(seconds[False]),
+        "share": spread(shares),
+        "cpu_share": spread(cpu_shares),
+    }
 
 
 @contextmanager

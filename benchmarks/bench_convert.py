@@ -1,10 +1,12 @@
-"""How much smaller is an archive, how fast is it written and read, and how fast do stores become each other?
+"""How much smaller is an archive, how fast is it written and read, and how fast do stores become
+each other?
 
-Tokens: random normal ones at full size, and real ones, of drawn photographs by the packaged backbone, for the ratio alone. GB/s
-are always of the store's own bytes. Page cache warm; all that writes syncs; the yardstick is a second copy of the store, row by
-row and checked.
+Tokens: random normal ones at full size, and real ones, of drawn photographs by the packaged
+backbone, for the ratio alone. GB/s are always of the store's own bytes. Page cache warm; all that
+writes syncs; the yardstick is a second copy of the store, row by row and checked.
 
-Codec alone, one thread: blosc's shuffles, levels and block sizes on 20 MB of patch tokens, once each.
+Codec alone, one thread: blosc's shuffles, levels and block sizes on 20 MB of patch tokens, once
+each.
 """
 
 import argparse
@@ -42,21 +44,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8, help="images of each store (default 8)")
     parser.add_argument("--views", type=int, default=4, help="views of each (default 4)")
-    parser.add_argument("--image-size", type=int, default=480, help="pixels of the real tokens' tiles (default 480)")
+    parser.add_argument(
+        "--image-size", type=int, default=480, help="pixels of the real tokens' tiles (default 480)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="five or more (default 5)")
     parser.add_argument("--dir", type=Path, help="where everything goes for a while")
     args = parser.parse_args()
     if args.rounds < 5:
         parser.error("needs --rounds >= 5")
-    found = context({k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-                    ["numpy", "zarr", "numcodecs", "torch"])
+    found = context(
+        {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        ["numpy", "zarr", "numcodecs", "torch"],
+    )
     with work_folder(args.dir) as folder:
         stores = {"random": make_random(folder, args), "real": make_real(folder, args)}
-        finish({"codec": {name: bench_codec(name, path) for name, path in stores.items()},
+        finish(
+            {
+                "codec": {name: bench_codec(name, path) for name, path in stores.items()},
                 "ratio": {name: kept(folder, path) for name, path in stores.items()},
                 "archives": bench_archives(folder, stores["random"], args.rounds),
-                "conversion": bench_conversion(folder, stores["random"], args.rounds)}
-               | {"context": found | {"load_average_after": os.getloadavg()}})
+                "conversion": bench_conversion(folder, stores["random"], args.rounds),
+            }
+            | {"context": found | {"load_average_after": os.getloadavg()}}
+        )
 
 
 def make_random(folder: Path, args: argparse.Namespace) -> Path:
@@ -72,8 +82,17 @@ def make_random(folder: Path, args: argparse.Namespace) -> Path:
 
 def make_real(folder: Path, args: argparse.Namespace) -> Path:
     draw_pasture(folder / "pasture", seed=0, n_train=args.images, n_test=1)
-    build_store(BuildConfig.check(data=folder / "pasture", out=folder / "real.h5", backbone="vit_demo_patch16_dinov3",
-                                  image_size=args.image_size, views=str(args.views), save_weights=False), progress=False)
+    build_store(
+        BuildConfig.check(
+            data=folder / "pasture",
+            out=folder / "real.h5",
+            backbone="vit_demo_patch16_dinov3",
+            image_size=args.image_size,
+            views=str(args.views),
+            save_weights=False,
+        ),
+        progress=False,
+    )
     return folder / "real.h5"
 
 
@@ -82,11 +101,23 @@ def make_real(folder: Path, args: argparse.Namespace) -> Path:
 
 def kept(folder: Path, path: Path) -> dict:
     """Ratio and error of both codecs."""
-    reports = {codec: archive(path, folder / f"{path.stem}_{codec}.zarr", codec) for codec in ("zstd", "int8")}
+    reports = {
+        codec: archive(path, folder / f"{path.stem}_{codec}.zarr", codec)
+        for codec in ("zstd", "int8")
+    }
     for codec, report in reports.items():
-        print(f"{path.stem} tokens, {codec}: ratio {report.bytes_in / report.bytes_out:.3f}, error {report.error}")
-    return {codec: {"ratio": round(report.bytes_in / report.bytes_out, 4), "error": report.error, "bytes_in": report.bytes_in}
-            for codec, report in reports.items()}
+        print(
+            f"{path.stem} tokens, {codec}: ratio {report.bytes_in / report.bytes_out:.3f}, error "
+            f"{report.error}"
+        )
+    return {
+        codec: {
+            "ratio": round(report.bytes_in / report.bytes_out, 4),
+            "error": report.error,
+            "bytes_in": report.bytes_in,
+        }
+        for codec, report in reports.items()
+    }
 
 
 def bench_archives(folder: Path, path: Path, rounds: int) -> dict:
@@ -94,7 +125,10 @@ def bench_archives(folder: Path, path: Path, rounds: int) -> dict:
     cases = {"copy, h5": partial(copy, path, folder / "copy.h5")}
     for codec in ("zstd", "int8"):
         out = folder / f"{path.stem}_{codec}.zarr"
-        cases |= {f"write {codec}": partial(archive, path, out, codec), f"read {codec}": partial(read, out)}
+        cases |= {
+            f"write {codec}": partial(archive, path, out, codec),
+            f"read {codec}": partial(read, out),
+        }
     found = timed(cases, FeatureStore.open(path).size_bytes, rounds)
     print("archives")
     print_rates(found)
@@ -124,10 +158,14 @@ def copy(path: Path, out: Path, **options) -> None:
 
 def bench_conversion(folder: Path, path: Path, rounds: int) -> dict:
     """GB/s between the formats, and back from archives, all of them through `convert`."""
-    stores = {"h5": path} | {name: folder / f"random{name}" for name in (".zarr", "_zstd.zarr", "_int8.zarr")}
+    stores = {"h5": path} | {
+        name: folder / f"random{name}" for name in (".zarr", "_zstd.zarr", "_int8.zarr")
+    }
     copy(path, stores[".zarr"])
-    cases = {f"{source} to {suffix}": partial(copy, stores[source], folder / f"out.{suffix}")
-             for source, suffix in itertools.product(stores, ("h5", "zarr"))}
+    cases = {
+        f"{source} to {suffix}": partial(copy, stores[source], folder / f"out.{suffix}")
+        for source, suffix in itertools.product(stores, ("h5", "zarr"))
+    }
     found = timed(cases, FeatureStore.open(path).size_bytes, rounds)
     print("conversion")
     print_rates(found)
@@ -154,14 +192,20 @@ def print_rates(found: dict) -> None:
 
 
 def bench_codec(name: str, path: Path) -> dict:
-    """Ratio and one thread's GB/s by shuffle, level and block size, of float16 tokens and of their eight bits."""
+    """Ratio and one thread's GB/s by shuffle, level and block size, of float16 tokens and of their
+    eight bits."""
     blosc.use_threads = False
     store = FeatureStore.open(path)
-    tokens = np.concatenate([store.patches[i].ravel() for i in range(len(store))])[: CODEC_BYTES // 2].copy()
+    tokens = np.concatenate([store.patches[i].ravel() for i in range(len(store))])[
+        : CODEC_BYTES // 2
+    ].copy()
     width = store.spec.tokens.width
     tokens = tokens[: tokens.size // width * width].reshape(-1, width)
     result = {}
-    for kind, values in {"float16": tokens, "int8": quantise(torch.from_numpy(tokens))[0].numpy()}.items():
+    for kind, values in {
+        "float16": tokens,
+        "int8": quantise(torch.from_numpy(tokens))[0].numpy(),
+    }.items():
         for shuffle, level, block in itertools.product(SHUFFLES, LEVELS, BLOCKS):
             codec = Blosc(cname="zstd", clevel=level, shuffle=SHUFFLES[shuffle], blocksize=block)
             start = time.perf_counter()
@@ -169,11 +213,17 @@ def bench_codec(name: str, path: Path) -> dict:
             middle = time.perf_counter()
             codec.decode(encoded)
             gigabytes = values.nbytes / 1e9
-            row = {"ratio": round(values.nbytes / len(encoded), 4), "write": round(gigabytes / (middle - start), 3),
-                   "read": round(gigabytes / (time.perf_counter() - middle), 3)}
+            row = {
+                "ratio": round(values.nbytes / len(encoded), 4),
+                "write": round(gigabytes / (middle - start), 3),
+                "read": round(gigabytes / (time.perf_counter() - middle), 3),
+            }
             result[f"{kind} {shuffle} level {level} block {block >> 10}K"] = row
-            print(f"{name:6} {kind:8} {shuffle:10} level {level} block {block >> 10:5}K: ratio {row['ratio']:.3f}, one thread "
-                  f"writes {row['write']:.2f}, reads {row['read']:.2f} GB/s")
+            print(
+                f"{name:6} {kind:8} {shuffle:10} level {level} block {block >> 10:5}K: ratio "
+                f"{row['ratio']:.3f}, one thread "
+                f"writes {row['write']:.2f}, reads {row['read']:.2f} GB/s"
+            )
     return result
 
 

@@ -1,8 +1,10 @@
-"""What does `predict` cost beyond the backbone? P7: its wall time with 30 heads, TTA 4, vs the bare forward over the same crops.
+"""What does `predict` cost beyond the backbone? P7: its wall time with 30 heads, TTA 4, vs the bare
+forward over the same crops.
 
-The store is built and the heads are trained before; model and heads are loaded once. Everything else of a prediction is in its
-time: CSV, header checks, decoding, crops, views, heads, averages, spreads, the journal, writing. The forward runs on crops that
-are ready in memory. Both take turns; page cache warm.
+The store is built and the heads are trained before; model and heads are loaded once. Everything
+else of a prediction is in its time: CSV, header checks, decoding, crops, views, heads, averages,
+spreads, the journal, writing. The forward runs on crops that are ready in memory. Both take turns;
+page cache warm.
 """
 
 import argparse
@@ -39,7 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--kind", default="cls_gating")
-    parser.add_argument("--repeats", type=int, default=6, help="of five folds: heads are five times as many")
+    parser.add_argument(
+        "--repeats", type=int, default=6, help="of five folds: heads are five times as many"
+    )
     parser.add_argument("--tta", type=int, default=4)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*random weights")
@@ -50,7 +54,9 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> dict:
     """Rounds of bare forward, then a prediction; the ratio of each to its own round's forward."""
     predictor = trained(options, folder)
-    crops = ready_crops(predictor.backbone, test_photographs(folder / "data").items(), tta_views(options.tta))
+    crops = ready_crops(
+        predictor.backbone, test_photographs(folder / "data").items(), tta_views(options.tta)
+    )
     forward(predictor.backbone, crops[:1])  # warm-up: the first call plans its kernels
     predict(predictor, folder, options.tta)
     times: dict[str, list[float]] = {"forward": [], "predict": []}
@@ -59,28 +65,54 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
         times["predict"].append(timed(lambda: predict(predictor, folder, options.tta)))
     ratio = spread(p / f for p, f in zip(times["predict"], times["forward"], strict=True))
     for name, values in times.items():
-        print(f"{name:8} {spread(values)['median']:.3f} s   {options.images} photographs x {options.tta} views x 2 halves")
+        print(
+            f"{name:8} {spread(values)['median']:.3f} s   {options.images} photographs x "
+            f"{options.tta} views x 2 halves"
+        )
     n_heads = 5 * options.repeats
-    print(f"predict with {n_heads} {options.kind} heads takes {ratio['median']:.3f} x the bare forward; mark {P7_MARK}")
+    print(
+        f"predict with {n_heads} {options.kind} heads takes {ratio['median']:.3f} x the bare "
+        f"forward; mark {P7_MARK}"
+    )
     config = {key: str(value) for key, value in vars(options).items()}
-    return {"P7": ratio, "seconds": {name: spread(values) for name, values in times.items()}, "mark": P7_MARK, "heads": n_heads,
-            "threads": torch.get_num_threads(), **context(config, ["torch", "timm", "numpy"])}
+    return {
+        "P7": ratio,
+        "seconds": {name: spread(values) for name, values in times.items()},
+        "mark": P7_MARK,
+        "heads": n_heads,
+        "threads": torch.get_num_threads(),
+        **context(config, ["torch", "timm", "numpy"]),
+    }
 
 
 def trained(options: argparse.Namespace, folder: Path) -> Predictor:
     """Heads of one epoch, loaded: what they say does not matter here."""
     draw_pasture(folder / "data", n_train=N_TRAIN, n_test=options.images)
-    build_store(BuildConfig(data=folder / "data", out=folder / "features.h5", backbone=options.backbone, views="1",
-                            image_size=options.image_size, weights="random", device=options.device, precision=options.precision))
+    build_store(
+        BuildConfig(
+            data=folder / "data",
+            out=folder / "features.h5",
+            backbone=options.backbone,
+            views="1",
+            image_size=options.image_size,
+            weights="random",
+            device=options.device,
+            precision=options.precision,
+        )
+    )
     (folder / "bench.yaml").write_text(CONFIG.format(kind=options.kind, repeats=options.repeats))
     config = SweepConfig.load(folder / "bench.yaml", {"dataset.store": folder / "features.h5"})
-    return Predictor.load(best_run(run_sweep(config, folder / "runs", options.device).path), device=options.device)
+    return Predictor.load(
+        best_run(run_sweep(config, folder / "runs", options.device).path), device=options.device
+    )
 
 
 def predict(predictor: Predictor, folder: Path, tta: int) -> None:
     """`biomass predict` from its options to its files, but for loading."""
     with patch.object(Predictor, "load", lambda *_, **__: predictor):
-        predict_to_file(folder / "data", folder / "submission.csv", say=print, run=[folder], tta=tta)
+        predict_to_file(
+            folder / "data", folder / "submission.csv", say=print, run=[folder], tta=tta
+        )
 
 
 if __name__ == "__main__":

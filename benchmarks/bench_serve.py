@@ -1,9 +1,11 @@
-"""How fast does `biomass store serve` hand out rows, beside nginx sending the same bytes of the same file? Who waits meanwhile?
+"""How fast does `biomass store serve` hand out rows, beside nginx sending the same bytes of the
+same file? Who waits meanwhile?
 
-Rows: random rows of patch tokens in turns from both servers, one client, page cache warm: `rows/@N/V` of ours, a Range of the
-file of nginx's (sendfile on, one worker). Small: the time of small requests of one client, alone and while CLIENTS others
-stream rows without a pause; of nginx a file of as many bytes. Memory: the server's greatest resident set. Without nginx
-(Debian: nginx-light) ours is measured alone.
+Rows: random rows of patch tokens in turns from both servers, one client, page cache warm:
+`rows/@N/V` of ours, a Range of the file of nginx's (sendfile on, one worker). Small: the time of
+small requests of one client, alone and while CLIENTS others stream rows without a pause; of nginx a
+file of as many bytes. Memory: the server's greatest resident set. Without nginx (Debian:
+nginx-light) ours is measured alone.
 """
 
 import argparse
@@ -53,21 +55,33 @@ def row_of_ours(store: FeatureStore, image: int, view: int) -> tuple[str, dict[s
 
 
 def range_of_nginx(store: FeatureStore, image: int, view: int) -> tuple[str, dict[str, str]]:
-    _, offset, n_bytes = store.layout.extents["patches"].locate(image * len(store.view_names) + view)
+    _, offset, n_bytes = store.layout.extents["patches"].locate(
+        image * len(store.view_names) + view
+    )
     return f"/{store.path.name}", {"Range": f"bytes={offset}-{offset + n_bytes - 1}"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=24, help="images of the store (default 24)")
-    parser.add_argument("--views", type=int, default=4, help="views of each, 9.2 MB a view (default 4)")
+    parser.add_argument(
+        "--views", type=int, default=4, help="views of each, 9.2 MB a view (default 4)"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="five or more (default 7)")
-    parser.add_argument("--seconds", type=float, default=5, help="of small requests, alone and beside streams (default 5)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=5,
+        help="of small requests, alone and beside streams (default 5)",
+    )
     parser.add_argument("--dir", type=Path, help="where the store goes for a while")
     args = parser.parse_args()
     if args.rounds < 5:
         parser.error("needs --rounds >= 5")
-    found = context({k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}, ["starlette", "uvicorn", "h11"])
+    found = context(
+        {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        ["starlette", "uvicorn", "h11"],
+    )
     with work_folder(args.dir) as folder, ExitStack() as running:
         folder.chmod(0o755)
         path = folder / "features.h5"
@@ -76,8 +90,17 @@ def main() -> None:
         servers = {"ours": running.enter_context(ours(path))}
         if shutil.which("nginx"):
             servers["nginx"] = running.enter_context(nginx(folder))
-        result = {"rows": bench_rows(servers, store, args), "small": bench_small(servers, store, args)}
-        finish(result | {"peak_rss_mb": {name: peak_mb(server.pid) for name, server in servers.items()}, "context": found})
+        result = {
+            "rows": bench_rows(servers, store, args),
+            "small": bench_small(servers, store, args),
+        }
+        finish(
+            result
+            | {
+                "peak_rss_mb": {name: peak_mb(server.pid) for name, server in servers.items()},
+                "context": found,
+            }
+        )
 
 
 def bench_rows(servers: dict[str, Server], store: FeatureStore, args: argparse.Namespace) -> dict:
@@ -97,7 +120,8 @@ def bench_rows(servers: dict[str, Server], store: FeatureStore, args: argparse.N
 
 
 def bench_small(servers: dict[str, Server], store: FeatureStore, args: argparse.Namespace) -> dict:
-    """Milliseconds of small requests: median, 99th percentile and greatest, alone and beside CLIENTS streams."""
+    """Milliseconds of small requests: median, 99th percentile and greatest, alone and beside
+    CLIENTS streams."""
     found = {}
     for name, server in servers.items():
         for n_clients in (0, CLIENTS):
@@ -105,14 +129,22 @@ def bench_small(servers: dict[str, Server], store: FeatureStore, args: argparse.
                 times_ms = small_times(server, args.seconds)
             median, p99, most = np.quantile(times_ms, (0.5, 0.99, 1)).round(2).tolist()
             case = f"{name}, {n_clients} streams"
-            found[case] = {"median_ms": median, "p99_ms": p99, "max_ms": most, "requests": len(times_ms)}
+            found[case] = {
+                "median_ms": median,
+                "p99_ms": p99,
+                "max_ms": most,
+                "requests": len(times_ms),
+            }
             print(f"small requests, {case}: {found[case]}", file=sys.stderr)
     return found
 
 
 def stream(server: Server, store: FeatureStore, rows: list[tuple[int, int]]) -> Iterator[int]:
     """Bytes of each row, received into one buffer over one connection."""
-    connection, buffer = http.client.HTTPConnection("127.0.0.1", server.port), memoryview(bytearray(1 << 20))
+    connection, buffer = (
+        http.client.HTTPConnection("127.0.0.1", server.port),
+        memoryview(bytearray(1 << 20)),
+    )
     for image, view in rows:
         address, headers = server.row(store, image, view)
         connection.request("GET", address, headers=headers)
@@ -125,10 +157,16 @@ def stream(server: Server, store: FeatureStore, rows: list[tuple[int, int]]) -> 
 
 
 @contextmanager
-def streaming(server: Server, store: FeatureStore, args: argparse.Namespace, n: int) -> Iterator[None]:
+def streaming(
+    server: Server, store: FeatureStore, args: argparse.Namespace, n: int
+) -> Iterator[None]:
     """n processes that ask for rows without a pause."""
-    clients = [multiprocessing.get_context("fork").Process(target=stream_for_ever, args=(server, store, args, i), daemon=True)
-               for i in range(n)]
+    clients = [
+        multiprocessing.get_context("fork").Process(
+            target=stream_for_ever, args=(server, store, args, i), daemon=True
+        )
+        for i in range(n)
+    ]
     for client in clients:
         client.start()
     time.sleep(0.5 if n else 0)
@@ -140,10 +178,18 @@ def streaming(server: Server, store: FeatureStore, args: argparse.Namespace, n: 
             client.join()
 
 
-def stream_for_ever(server: Server, store: FeatureStore, args: argparse.Namespace, seed: int) -> None:
+def stream_for_ever(
+    server: Server, store: FeatureStore, args: argparse.Namespace, seed: int
+) -> None:
     rng = random.Random(seed)
     while True:
-        list(stream(server, store, [(rng.randrange(args.images), rng.randrange(args.views)) for _ in range(20)]))
+        list(
+            stream(
+                server,
+                store,
+                [(rng.randrange(args.images), rng.randrange(args.views)) for _ in range(20)],
+            )
+        )
 
 
 def small_times(server: Server, seconds: float) -> list[float]:
@@ -162,8 +208,21 @@ def small_times(server: Server, seconds: float) -> list[float]:
 
 @contextmanager
 def ours(path: Path, *options: str) -> Iterator[Server]:
-    command = [sys.executable, str(ROOT / "cli.py"), "store", "serve", str(path), "--port", "0", "--no-token", "--json", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    command = [
+        sys.executable,
+        str(ROOT / "cli.py"),
+        "store",
+        "serve",
+        str(path),
+        "--port",
+        "0",
+        "--no-token",
+        "--json",
+        *options,
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             port = json.loads(process.stdout.readline())["port"]
             yield Server(port, process.pid, f"/v1/stores/{path.stem}/arrays/seal", row_of_ours)
@@ -179,10 +238,14 @@ def nginx(folder: Path) -> Iterator[Server]:
     free.socket.close()
     (folder / "seal").write_bytes(bytes(100))
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=free.port))
-    with subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], stderr=subprocess.DEVNULL
+    ) as process:
         try:
             time.sleep(0.5)
-            worker = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+            worker = int(
+                Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+            )
             yield Server(free.port, worker, "/seal", range_of_nginx)
         finally:
             process.terminate()

@@ -1,6 +1,8 @@
-"""The only durable writes: checksums, whole-buffer pwrite, sync, files that appear whole, the builder's lock.
+"""The only durable writes: checksums, whole-buffer pwrite, sync, files that appear whole, the
+builder's lock.
 
-Nothing else in the project syncs, renames or locks, so the order of a crash-safe commit can be read, and tested, here.
+Nothing else in the project syncs, renames or locks, so the order of a crash-safe commit can be
+read, and tested, here.
 """
 
 import errno
@@ -30,7 +32,8 @@ def round_up(n: int, unit: int = PAGE) -> int:
 
 
 def crc32c(*buffers: "np.ndarray | bytes", start: int = 0) -> int:
-    """CRC-32C (Castagnoli, RFC 3720) of the buffers one after another, nothing copied; arrays must be C-contiguous."""
+    """CRC-32C (Castagnoli, RFC 3720) of the buffers one after another, nothing copied; arrays must
+    be C-contiguous."""
     import google_crc32c  # zarr brings it; predict, which never checks a store, runs without
 
     for buffer in buffers:  # the extension takes arrays and bytes, not memoryviews
@@ -39,12 +42,17 @@ def crc32c(*buffers: "np.ndarray | bytes", start: int = 0) -> int:
 
 
 def crc32c_rows(*parts_NX: np.ndarray, start_N: np.ndarray | None = None) -> np.ndarray:
-    """(N,) uint32: CRC-32C of each row's bytes, the parts' rows one after another; parts are C-contiguous within a row."""
+    """(N,) uint32: CRC-32C of each row's bytes, the parts' rows one after another; parts are
+    C-contiguous within a row."""
     from google_crc32c import extend
 
     crc_N = np.empty(len(parts_NX[0]), np.uint32)
-    bytes_NX = [part.reshape(len(crc_N), -1).view(np.uint8) if part.flags.c_contiguous else
-                [row.reshape(-1).view(np.uint8) for row in part] for part in parts_NX]
+    bytes_NX = [
+        part.reshape(len(crc_N), -1).view(np.uint8)
+        if part.flags.c_contiguous
+        else [row.reshape(-1).view(np.uint8) for row in part]
+        for part in parts_NX
+    ]
     for i, rows in enumerate(zip(*bytes_NX, strict=True)):
         crc = 0 if start_N is None else int(start_N[i])
         for row in rows:
@@ -55,15 +63,19 @@ def crc32c_rows(*parts_NX: np.ndarray, start_N: np.ndarray | None = None) -> np.
 
 @lru_cache(64)
 def crc32c_append(n_bytes: int) -> Callable[[int, int], int]:
-    """A function (crc of A, crc of B) -> crc of A and B one after another, for any B of n_bytes; nothing is read again.
+    """A function (crc of A, crc of B) -> crc of A and B one after another, for any B of n_bytes;
+    nothing is read again.
 
-    CRC is linear over GF(2): appending n zero bytes is a 32 x 32 matrix of bits, made by squaring that of one byte (as zlib's
-    crc32_combine does).
+    CRC is linear over GF(2): appending n zero bytes is a 32 x 32 matrix of bits, made by squaring
+    that of one byte (as zlib's crc32_combine does).
     """
     result, power, zero = [1 << bit for bit in range(32)], None, crc32c(bytes(1))
     while n_bytes:
-        power = [_times(power, column) for column in power] if power else [
-            crc32c(bytes(1), start=1 << bit) ^ zero for bit in range(32)]
+        power = (
+            [_times(power, column) for column in power]
+            if power
+            else [crc32c(bytes(1), start=1 << bit) ^ zero for bit in range(32)]
+        )
         result = [_times(power, column) for column in result] if n_bytes & 1 else result
         n_bytes >>= 1
     return lambda crc_a, crc_b: _times(result, crc_a) ^ crc_b
@@ -104,12 +116,16 @@ def pwrite(fd: int, buffers: list["np.ndarray | bytes"], offset: int) -> None:
 
 
 def pread_into(fd: int, buffer: np.ndarray, offset: int) -> None:
-    """Fill a C-contiguous array from the file; a file that ends early is StoreDamaged, never zeros."""
+    """Fill a C-contiguous array from the file; a file that ends early is StoreDamaged, never
+    zeros."""
     view = memoryview(buffer).cast("B")
     while len(view):
         n = os.preadv(fd, [view], offset)
         if n == 0:
-            raise StoreDamaged(f"file ends at byte {offset}, {len(view)} more were expected; it was cut after opening")
+            raise StoreDamaged(
+                f"file ends at byte {offset}, {len(view)} more were expected; it was cut after "
+                "opening"
+            )
         view, offset = view[n:], offset + n
 
 
@@ -152,9 +168,11 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def appears_whole(path: Path, partial: Path | None = None) -> Iterator[Path]:
-    """Hand out `NAME.partial`, or what is given; when the block ends well it is synced and gets its name, else it is removed.
+    """Hand out `NAME.partial`, or what is given; when the block ends well it is synced and gets its
+    name, else it is removed.
 
-    Also for folders, as long as the final name is free. Litter of a killed process is removed on the next try.
+    Also for folders, as long as the final name is free. Litter of a killed process is removed on
+    the next try.
     """
     partial = partial or path.with_name(path.name + ".partial")
     remove(partial)
@@ -173,14 +191,17 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 
 def check_free(folder: Path, n_bytes: int, instead: str = "") -> None:
-    """InputError if the folder's file system cannot hold so many more bytes (stores are sparse: they fail late).
+    """InputError if the folder's file system cannot hold so many more bytes (stores are sparse:
+    they fail late).
 
     instead : what else the command that was typed can do.
     """
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
-        raise InputError(f"{folder}: {n_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
-                         f"make room, or choose another place{f', or {instead}' if instead else ''}")
+        raise InputError(
+            f"{folder}: {n_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
+            f"make room, or choose another place{f', or {instead}' if instead else ''}"
+        )
 
 
 def check_writable(folder: Path) -> None:
@@ -194,14 +215,17 @@ def check_writable(folder: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as err:
-        raise InputError(f"{folder}: cannot write there ({err.strerror}); choose another place") from err
+        raise InputError(
+            f"{folder}: cannot write there ({err.strerror}); choose another place"
+        ) from err
 
 
 _held: set[int] = set()  # descriptors of locks this process holds
 
 
 def _drop_locks_in_child() -> None:
-    """A forked child shares the lock's open file; kept, it would hold the lock after the builder is gone."""
+    """A forked child shares the lock's open file; kept, it would hold the lock after the builder is
+    gone."""
     while _held:
         os.close(_held.pop())
 
@@ -211,10 +235,12 @@ os.register_at_fork(after_in_child=_drop_locks_in_child)
 
 @contextmanager
 def locked(path: Path, wait: bool = False, needed: bool = True) -> Iterator[None]:
-    """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it; LockedError names the holder, or wait for it.
+    """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it; LockedError names
+    the holder, or wait for it.
 
-    The kernel releases it with the process, so a stale file never blocks (and is left: unlinking it would race).
-    It is not a lock on the store itself: libhdf5 locks what it opens, and ours there would keep every h5py reader out.
+    The kernel releases it with the process, so a stale file never blocks (and is left: unlinking it
+    would race). It is not a lock on the store itself: libhdf5 locks what it opens, and ours there
+    would keep every h5py reader out.
     needed : False goes on where the file system has no locks.
     """
     path = Path(os.path.realpath(path))  # one lock for all names of a store
@@ -222,13 +248,25 @@ def locked(path: Path, wait: bool = False, needed: bool = True) -> Iterator[None
     try:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as err:
-        raise InputError(f"{lock}: cannot be opened to write ({err.strerror}); who builds must be able to write there") from err
+        raise InputError(
+            f"{lock}: cannot be opened to write ({err.strerror}); who builds must be able to write "
+            "there"
+        ) from err
     _held.add(fd)
     try:
         _flock(fd, lock, wait, needed)
-        with suppress(OSError):  # who holds it is for people: a full disk must not keep a repair out
+        # who holds it is for people: a full disk must not keep a repair out
+        with suppress(OSError):
             os.ftruncate(fd, 0)
-            pwrite(fd, [json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}).encode()], 0)
+            pwrite(
+                fd,
+                [
+                    json.dumps(
+                        {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
+                    ).encode()
+                ],
+                0,
+            )
         yield
     finally:
         if fd in _held:
@@ -243,8 +281,13 @@ def _flock(fd: int, lock: Path, wait: bool, needed: bool) -> None:
         if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             if not needed:
                 return
-            raise InputError(f"{lock}: this file system has no locks ({err.strerror}); build on a local disk, or by "
-                             "`biomass store build --no-lock` if no other builder can come") from err
+            raise InputError(
+                f"{lock}: this file system has no locks ({err.strerror}); build on a local disk, "
+                "or by "
+                "`biomass store build --no-lock` if no other builder can come"
+            ) from err
         holder = os.pread(fd, 1000, 0).decode(errors="replace") or "another process"
-        raise LockedError(f"{lock.with_suffix('')}: locked by {holder}; stop it, or wait until it has ended "
-                          "(`biomass store build --wait` does)") from err
+        raise LockedError(
+            f"{lock.with_suffix('')}: locked by {holder}; stop it, or wait until it has ended "
+            "(`biomass store build --wait` does)"
+        ) from err

@@ -1,7 +1,7 @@
 """The HDF5 format: one file whose every dataset is one unfiltered block of bytes at a known offset.
 
-libhdf5 lays the file out once (early allocation, no fill, sparse) and never opens it for writing again: rows are written
-and mapped by offset. Only this module knows HDF5.
+libhdf5 lays the file out once (early allocation, no fill, sparse) and never opens it for writing
+again: rows are written and mapped by offset. Only this module knows HDF5.
 """
 
 from pathlib import Path
@@ -19,8 +19,11 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
     """Lay out an empty store for n images; 65.8 GB take milliseconds, since nothing is written."""
     try:
         _lay_out(path, spec, n)
-    except (OSError, RuntimeError) as err:  # how libhdf5 says that the disk is full, or the file too large
-        raise InputError(f"{path}: cannot be created: {str(err).splitlines()[0]}; make room there") from err
+    except (OSError, RuntimeError) as err:
+        # how libhdf5 says that the disk is full, or the file too large
+        raise InputError(
+            f"{path}: cannot be created: {str(err).splitlines()[0]}; make room there"
+        ) from err
 
 
 def _lay_out(path: Path, spec: StoreSpec, n: int) -> None:
@@ -32,31 +35,43 @@ def _lay_out(path: Path, spec: StoreSpec, n: int) -> None:
         _add_attribute(file, "spec", spec.to_json())
         h5py.h5g.create(file.id, b"catalog", gcpl=_untimed(h5py.h5p.GROUP_CREATE))
         arrays = spec.arrays(n)
-        for number, (dim, size) in enumerate({d: s for a in arrays for d, s in zip(a.dims, a.shape, strict=True)}.items()):
+        for number, (dim, size) in enumerate(
+            {d: s for a in arrays for d, s in zip(a.dims, a.shape, strict=True)}.items()
+        ):
             _add_dimension(file, dim, size, number)
         for array in arrays:
             _add_dataset(file, array)
 
 
 def open_layout(path: Path) -> Layout:
-    """Read the metadata with libhdf5, once; foreign links, filters or external bytes are refused before any read."""
+    """Read the metadata with libhdf5, once; foreign links, filters or external bytes are refused
+    before any read."""
     try:
         with _open_unlocked(path) as file:
             check_format(path, _attribute(file, "format"), _attribute(file, "format_version"))
             spec = StoreSpec.from_json(str(_attribute(file, "spec")), str(path))
             seal = _dataset(file, "seal")
             if len(seal.shape or ()) != 1 or not 1 <= seal.shape[0] <= MOST_IMAGES:
-                raise StoreDamaged(f"{path}: array 'seal' has shape {seal.shape}, one axis of 1 to {MOST_IMAGES} images expected")
+                raise StoreDamaged(
+                    f"{path}: array 'seal' has shape {seal.shape}, one axis of 1 to {MOST_IMAGES} "
+                    "images expected"
+                )
             n = seal.shape[0]
             extents = {array.name: _extent(path, file, array) for array in spec.arrays(n)}
     except PermissionError:
         raise
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:  # libhdf5 complains by any of these
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:
+        # libhdf5 complains by any of these
         if "h5clear" in str(err):
-            raise StoreDamaged(f"{path}: another program has it open for writing, or died so: stop it, then `h5clear -s {path}` "
-                               f"(of hdf5-tools) and `biomass store verify {path}`") from err
-        raise InputError(f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}; "
-                         "if it was a store, restore it or build it again") from err
+            raise StoreDamaged(
+                f"{path}: another program has it open for writing, or died so: stop it, then "
+                f"`h5clear -s {path}` "
+                f"(of hdf5-tools) and `biomass store verify {path}`"
+            ) from err
+        raise InputError(
+            f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}; "
+            "if it was a store, restore it or build it again"
+        ) from err
     end = max(extent.offset + extent.array.n_bytes for extent in extents.values())
     layout = Layout(path, spec, extents, {path: max(path.stat().st_size, end)})
     layout.check_sizes()
@@ -118,7 +133,8 @@ def _add_attribute(file, name: str, text: str) -> None:
 
 
 def _add_dimension(file, name: str, size: int, number: int) -> None:
-    """A dimension as netCDF-4 has it, so that its readers (xarray among them) name the axes; it takes no room.
+    """A dimension as netCDF-4 has it, so that its readers (xarray among them) name the axes; it
+    takes no room.
 
     Source: NetCDF-4 file format specification, "Dimensions without coordinate variables".
     """
@@ -128,8 +144,12 @@ def _add_dimension(file, name: str, size: int, number: int) -> None:
     dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
     dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     space = h5py.h5s.create_simple((size,))
-    dataset = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), h5py.h5t.IEEE_F32BE, space, dcpl))
-    h5py.h5ds.set_scale(dataset.id, b"This is a netCDF dimension but not a netCDF variable. %10d" % size)
+    dataset = h5py.Dataset(
+        h5py.h5d.create(file.id, name.encode(), h5py.h5t.IEEE_F32BE, space, dcpl)
+    )
+    h5py.h5ds.set_scale(
+        dataset.id, b"This is a netCDF dimension but not a netCDF variable. %10d" % size
+    )
     dataset.attrs.create("_Netcdf4Dimid", number, dtype="i4")
 
 
@@ -155,24 +175,39 @@ def _attribute(file, name: str) -> object:
 
 
 def _dataset(file, name: str):
-    """The dataset behind hard links only, of plain bytes in this very file; anything else is StoreDamaged."""
+    """The dataset behind hard links only, of plain bytes in this very file; anything else is
+    StoreDamaged."""
     import h5py
 
     group = file
     for part in name.split("/"):
-        if not isinstance(group, h5py.Group) or not isinstance(group.get(part, getlink=True), h5py.HardLink):
-            raise StoreDamaged(f"{file.filename}: array {name!r} is missing or is a link to elsewhere")
+        if not isinstance(group, h5py.Group) or not isinstance(
+            group.get(part, getlink=True), h5py.HardLink
+        ):
+            raise StoreDamaged(
+                f"{file.filename}: array {name!r} is missing or is a link to elsewhere"
+            )
         group = group[part]
-    if not isinstance(group, h5py.Dataset) or group.external or group.is_virtual or group.id.get_create_plist().get_nfilters():
-        raise StoreDamaged(f"{file.filename}: array {name!r} is not plain bytes in this file (a filter, or external)")
+    if (
+        not isinstance(group, h5py.Dataset)
+        or group.external
+        or group.is_virtual
+        or group.id.get_create_plist().get_nfilters()
+    ):
+        raise StoreDamaged(
+            f"{file.filename}: array {name!r} is not plain bytes in this file (a filter, or "
+            "external)"
+        )
     return group
 
 
 def _extent(path: Path, file, array: Array) -> Extent:
     dataset = _dataset(file, array.name)
     if dataset.shape != array.shape or dataset.dtype != np.dtype(array.dtype):
-        raise StoreDamaged(f"{path}: array {array.name!r} is {dataset.dtype} {dataset.shape}, "
-                           f"its spec says {array.dtype} {array.shape}")
+        raise StoreDamaged(
+            f"{path}: array {array.name!r} is {dataset.dtype} {dataset.shape}, "
+            f"its spec says {array.dtype} {array.shape}"
+        )
     return Extent(array, (path,), array.n_rows, _offset(path, dataset, array), array.row_bytes)
 
 
@@ -180,12 +215,23 @@ def _offset(path: Path, dataset, array: Array) -> int:
     if dataset.chunks is None:
         offset = dataset.id.get_offset()
         if offset is None:
-            raise StoreDamaged(f"{path}: array {array.name!r} has no place in the file; build the store again")
+            raise StoreDamaged(
+                f"{path}: array {array.name!r} has no place in the file; build the store again"
+            )
         return offset
     last = tuple(size - 1 for size in array.shape[:2]) + (0,) * len(array.row_shape)
-    first, end = (dataset.id.get_chunk_info_by_coord(coord).byte_offset for coord in ((0,) * len(array.shape), last))
-    if first is None or end is None or dataset.chunks != (1, 1, *array.row_shape) \
-            or end - first != (array.n_rows - 1) * array.row_bytes:
-        raise StoreDamaged(f"{path}: the chunks of {array.name!r} do not lie in one block; "
-                           "another program rewrote this store, build it again")
+    first, end = (
+        dataset.id.get_chunk_info_by_coord(coord).byte_offset
+        for coord in ((0,) * len(array.shape), last)
+    )
+    if (
+        first is None
+        or end is None
+        or dataset.chunks != (1, 1, *array.row_shape)
+        or end - first != (array.n_rows - 1) * array.row_bytes
+    ):
+        raise StoreDamaged(
+            f"{path}: the chunks of {array.name!r} do not lie in one block; "
+            "another program rewrote this store, build it again"
+        )
     return first

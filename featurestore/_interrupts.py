@@ -1,11 +1,13 @@
-"""A stop that was asked for: noted before anything is said of it, acted on where nothing is half done.
+"""A stop that was asked for: noted before anything is said of it, acted on where nothing is half
+done.
 
-A command is stopped by a signal and ends by SystemExit, exit code 128 + number. In Python SIGINT stops (a notebook's button),
-and KeyboardInterrupt is raised.
+A command is stopped by a signal and ends by SystemExit, exit code 128 + number. In Python SIGINT
+stops (a notebook's button), and KeyboardInterrupt is raised.
 
-A handler runs wherever the main thread is. Inside a callback of foreign code (h5py opening a file: seen in 2 of 10 tries) an
-exception that it raises is dropped and work goes on; inside an optimiser's step it would leave half of the weights stepped. So
-long loops ask again at points where nothing is half done, and may say that they alone do.
+A handler runs wherever the main thread is. Inside a callback of foreign code (h5py opening a file:
+seen in 2 of 10 tries) an exception that it raises is dropped and work goes on; inside an
+optimiser's step it would leave half of the weights stepped. So long loops ask again at points where
+nothing is half done, and may say that they alone do.
 """
 
 import signal
@@ -28,14 +30,16 @@ _way_on = ""
 
 
 def check_interrupt() -> None:
-    """Raise SystemExit or KeyboardInterrupt if a stop was asked for. Signals are the main thread's: others are not stopped."""
+    """Raise SystemExit or KeyboardInterrupt if a stop was asked for. Signals are the main thread's:
+    others are not stopped."""
     if _stop is not None and _on_main_thread():
         raise _stop()
 
 
 @contextmanager
 def deferred_interrupts(way_on: str = "") -> Iterator[None]:
-    """In this block a stop waits for a `check_interrupt`, or for the block's end; `way_on` says how to go on afterwards.
+    """In this block a stop waits for a `check_interrupt`, or for the block's end; `way_on` says how
+    to go on afterwards.
 
     In Python, too, the first KeyboardInterrupt waits, as in `patient_keyboard`.
     """
@@ -53,10 +57,11 @@ def deferred_interrupts(way_on: str = "") -> Iterator[None]:
 
 @contextmanager
 def patient_keyboard(way_on: str) -> Iterator[None]:
-    """In this block the first KeyboardInterrupt waits for a `check_interrupt`, or the block's end; a second one comes at once.
+    """In this block the first KeyboardInterrupt waits for a `check_interrupt`, or the block's end;
+    a second one comes at once.
 
-    Only where SIGINT has Python's own handler: a command's or the user's is left, and so is an ignored signal. Handlers are put
-    back. Off the main thread nothing is changed.
+    Only where SIGINT has Python's own handler: a command's or the user's is left, and so is an
+    ignored signal. Handlers are put back. Off the main thread nothing is changed.
     """
     if not _on_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -79,12 +84,15 @@ def patient_keyboard(way_on: str) -> Iterator[None]:
 
 @contextmanager
 def stopped_by_signals(after: str = "") -> Iterator[None]:
-    """For a command: the first signal unwinds, so that what is begun is finished or dropped; a second SIGINT or SIGTERM kills.
+    """For a command: the first signal unwinds, so that what is begun is finished or dropped; a
+    second SIGINT or SIGTERM kills.
 
-    Where unwinding waits for a checkpoint, a second one within GRACE_S is taken for the same wish: schedulers repeat theirs.
-    A signal of COUNTED_ONCE is left to whoever ignores it (nohup) or handles it already.
+    Where unwinding waits for a checkpoint, a second one within GRACE_S is taken for the same wish:
+    schedulers repeat theirs. A signal of COUNTED_ONCE is left to whoever ignores it (nohup) or
+    handles it already.
 
-    after : what a user can do after a signal, said when it comes; empty says what `deferred_interrupts` was told.
+    after : what a user can do after a signal, said when it comes; empty says what
+        `deferred_interrupts` was told.
     """
     if not _on_main_thread():
         yield
@@ -113,7 +121,8 @@ class _Handler:
         self._kills_from_s: float | None = None
 
     def is_ending(self, number: int) -> bool:
-        """Whether the process ends, and a repeated signal must not kill it before its exit code is known."""
+        """Whether the process ends, and a repeated signal must not kill it before its exit code is
+        known."""
         return self._asked and (self._has_waited or number in COUNTED_ONCE)
 
     def __call__(self, number: int, _frame: object) -> None:
@@ -125,7 +134,10 @@ class _Handler:
         if not is_first:
             return
         _stop = partial(SystemExit, 128 + number)
-        say(f"stopping{_then(self._after or _way_on)}" + (f"; once more after {GRACE_S} s kills" if _deferred else ""))
+        say(
+            f"stopping{_then(self._after or _way_on)}"
+            + (f"; once more after {GRACE_S} s kills" if _deferred else "")
+        )
         if not _deferred:
             check_interrupt()
 

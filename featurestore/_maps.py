@@ -1,7 +1,8 @@
-"""Files that are mapped: those of all open stores that were used last, as many as the kernel lets a process have.
+"""Files that are mapped: those of all open stores that were used last, as many as the kernel lets a
+process have.
 
-A map takes a descriptor (Python keeps one beside it until 3.13) and one of vm.max_map_count places. Whoever holds a view keeps
-its map alive: what is dropped here is forgotten, not unmapped.
+A map takes a descriptor (Python keeps one beside it until 3.13) and one of vm.max_map_count places.
+Whoever holds a view keeps its map alive: what is dropped here is forgotten, not unmapped.
 """
 
 import errno
@@ -21,9 +22,13 @@ import numpy as np
 
 from featurestore.errors import InputError
 
-TOO_MANY = {errno.EMFILE: "raise `ulimit -n`, or let go of rows and stores that are held",
-            errno.ENFILE: "close files of other programs, or raise fs.file-max"}
-SHORT = TOO_MANY | {errno.ENOMEM: "let go of rows that are held, or raise vm.max_map_count or `ulimit -v`"}
+TOO_MANY = {
+    errno.EMFILE: "raise `ulimit -n`, or let go of rows and stores that are held",
+    errno.ENFILE: "close files of other programs, or raise fs.file-max",
+}
+SHORT = TOO_MANY | {
+    errno.ENOMEM: "let go of rows that are held, or raise vm.max_map_count or `ulimit -v`"
+}
 T = TypeVar("T")
 
 
@@ -66,7 +71,8 @@ class Maps:
     def _map(self, key: tuple[int, Path]) -> MappedFile:
         fd = self._open_file(key[1])
         try:
-            # shared and read-only: the kernel's overcommit refuses a private writable map of a large store
+            # shared and read-only: the kernel's overcommit refuses a private writable map of a
+            # large store
             mapped = with_room(key[1], lambda: mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ))
         finally:
             os.close(fd)
@@ -88,10 +94,13 @@ def most_maps() -> int:
 
 
 def _file_limits() -> tuple[int, int]:
-    """What this process may open, and what it may raise that to; no more than it could map anyhow."""
+    """What this process may open, and what it may raise that to; no more than it could map
+    anyhow."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 2 * _max_map_count()
-    return tuple(most if limit == resource.RLIM_INFINITY else min(limit, most) for limit in (soft, hard))
+    return tuple(
+        most if limit == resource.RLIM_INFINITY else min(limit, most) for limit in (soft, hard)
+    )
 
 
 @lru_cache(1)
@@ -106,12 +115,15 @@ def raise_file_limit() -> bool:
     """Let this process open as many files as it may; whether that is more than before."""
     soft, hard = _file_limits()
     if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
     return soft < hard
 
 
 def with_room(path: Path, take: Callable[[], T]) -> T:
-    """What `take` gives; where the kernel has no more room for it, once more after maps that nobody uses were dropped.
+    """What `take` gives; where the kernel has no more room for it, once more after maps that nobody
+    uses were dropped.
 
     InputError if there is none then.
     """

@@ -1,6 +1,7 @@
 """Messages and progress bars on stderr. One that cannot be written is lost; the work goes on.
 
-Who reads them may end first (`2>&1 | tee log` at Ctrl-C, an ssh line that drops), or the log's disk may be full.
+Who reads them may end first (`2>&1 | tee log` at Ctrl-C, an ssh line that drops), or the log's disk
+may be full.
 """
 
 import errno
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
-LOST = (OSError, ValueError, RuntimeError)  # ValueError: closed; RuntimeError: in a handler, amid another write
+# ValueError: closed; RuntimeError: in a handler, amid another write
+LOST = (OSError, ValueError, RuntimeError)
 
 
 def say(text: str) -> None:
@@ -27,7 +29,8 @@ def say(text: str) -> None:
 
 
 def show_crashes() -> None:
-    """Have a crash show its line on stderr: SIGBUS, where a mapped store was modified, is no exception that could be caught."""
+    """Have a crash show its line on stderr: SIGBUS, where a mapped store was modified, is no
+    exception that could be caught."""
     if not faulthandler.is_enabled():
         with suppress(OSError, RuntimeError):  # stderr is closed, or no file
             faulthandler.enable()
@@ -38,7 +41,9 @@ def new_bar(title: str, total: int, unit: str, progress: bool = True, **options:
     from tqdm import tqdm
 
     disable = not progress or sys.stderr is None
-    return tqdm(desc=title, total=total, unit=unit, disable=disable, file=_Lossy(sys.stderr), **options)
+    return tqdm(
+        desc=title, total=total, unit=unit, disable=disable, file=_Lossy(sys.stderr), **options
+    )
 
 
 class _Lossy:
@@ -82,9 +87,10 @@ def open_missing_descriptors() -> None:
 def secure_standard_streams() -> None:
     """For a command, once at its start: no print, warning or bar can end it, whoever writes it.
 
-    On stderr whatever cannot be written is lost. Stdout holds results: they are lost only where their reader has gone; a full
-    disk is still an error. Streams that somebody has put in place of the process's own are left. A path whose name is not UTF-8
-    is printed on stdout as the bytes that it is.
+    On stderr whatever cannot be written is lost. Stdout holds results: they are lost only where
+    their reader has gone; a full disk is still an error. Streams that somebody has put in place of
+    the process's own are left. A path whose name is not UTF-8 is printed on stdout as the bytes
+    that it is.
     """
     given = sys.stdout, sys.stderr
     open_missing_descriptors()

@@ -1,4 +1,5 @@
-"""Threads: how many torch takes by default, threads for work on views side by side, and a system that starts none."""
+"""Threads: how many torch takes by default, threads for work on views side by side, and a system
+that starts none."""
 
 import os
 import threading
@@ -13,7 +14,8 @@ MOST = 4
 ASKED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 NOT_STARTED = "can't start new thread"  # CPython's only words for it
 NO_MORE = (
-    "the system starts no further thread or process; raise `ulimit -u` (in a container its limit of processes) or "
+    "the system starts no further thread or process; raise `ulimit -u` (in a container its limit "
+    "of processes) or "
     "`ulimit -v`, end other programs, or set OMP_NUM_THREADS=1"
 )
 
@@ -30,7 +32,8 @@ def starting() -> Iterator[None]:
 
 
 def not_started(err: BaseException) -> NoThreadError | None:
-    """The error to raise for one that a thread which could not be started is behind; None for any other."""
+    """The error to raise for one that a thread which could not be started is behind; None for any
+    other."""
     cause: BaseException | None = err
     while cause is not None:
         if isinstance(cause, RuntimeError) and NOT_STARTED in str(cause):
@@ -48,7 +51,8 @@ class Pool(ThreadPoolExecutor):
 
 
 def check_thread() -> None:
-    """NoThreadError if no thread can be started at all: OpenBLAS and OpenMP would end the process without a word of ours."""
+    """NoThreadError if no thread can be started at all: OpenBLAS and OpenMP would end the process
+    without a word of ours."""
     thread = threading.Thread(target=bool)
     with starting():
         thread.start()
@@ -57,9 +61,11 @@ def check_thread() -> None:
 
 @contextmanager
 def usable_threads() -> Iterator[None]:
-    """In this block torch takes no more threads than this process has CPUs, where its environment does not say how many.
+    """In this block torch takes no more threads than this process has CPUs, where its environment
+    does not say how many.
 
-    Torch itself heeds the affinity, not a cgroup's quota: of 64 threads with a quota of 2 CPUs most wait for the others.
+    Torch itself heeds the affinity, not a cgroup's quota: of 64 threads with a quota of 2 CPUs most
+    wait for the others.
     """
     import torch
 
@@ -78,8 +84,8 @@ def usable_threads() -> Iterator[None]:
 def lone_threads() -> Iterator[Pool]:
     """Threads in which torch shares out no operation.
 
-    Where it does, its helpers wait for each other, spinning, at the end of each: small operations took 100 times as long on two
-    busy cores.
+    Where it does, its helpers wait for each other, spinning, at the end of each: small operations
+    took 100 times as long on two busy cores.
     """
     import torch
 

@@ -1,7 +1,9 @@
-"""The Zarr v3 format: a folder whose every array is sharded without compression, so that each row is bytes at a known offset.
+"""The Zarr v3 format: a folder whose every array is sharded without compression, so that each row
+is bytes at a known offset.
 
-zarr-python writes the metadata; the shard files are laid out here, index included, before a single row exists. Metadata is
-read back as the JSON it is: opening must be quick, and anything but the one layout we write is refused from it.
+zarr-python writes the metadata; the shard files are laid out here, index included, before a single
+row exists. Metadata is read back as the JSON it is: opening must be quick, and anything but the one
+layout we write is refused from it.
 """
 
 import json
@@ -28,8 +30,11 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
     """Lay out an empty store for n images; every shard file is sparse and has its index already."""
     import zarr
 
-    root = zarr.create_group(path, zarr_format=3, attributes={
-        "format": FORMAT, "format_version": FORMAT_VERSION, "spec": spec.to_json()})
+    root = zarr.create_group(
+        path,
+        zarr_format=3,
+        attributes={"format": FORMAT, "format_version": FORMAT_VERSION, "spec": spec.to_json()},
+    )
     root.create_group("catalog")
     for array in spec.arrays(n):
         chunk, shard = _grid(array)
@@ -38,7 +43,8 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
 
 
 def open_layout(path: Path) -> Layout:
-    """Read the folder's metadata; the codecs, grids and shard indices must be exactly those that `create` writes."""
+    """Read the folder's metadata; the codecs, grids and shard indices must be exactly those that
+    `create` writes."""
     attributes = read_metadata(path, "group").get("attributes", {})
     check_format(path, attributes.get("format"), attributes.get("format_version"))
     spec = StoreSpec.from_json(str(attributes.get("spec")), str(path))
@@ -49,9 +55,21 @@ def open_layout(path: Path) -> Layout:
         chunk, shard = grids[array.name] = _check_array(path, array)
         extent = extents[array.name] = _extent(path, array, shard)
         for file, file_path in enumerate(extent.paths):
-            sizes[file_path] = _index_offset(extent, chunk, file) + len(_index(extent, chunk, shard, file))
-    ends = {name: _index_offset(extents[name], grids[name][0], 0) for name in extents if name != "patches"}
-    layout = Layout(path, spec, extents, sizes, tuple(_padding(extents[name], end) for name, end in ends.items()))
+            sizes[file_path] = _index_offset(extent, chunk, file) + len(
+                _index(extent, chunk, shard, file)
+            )
+    ends = {
+        name: _index_offset(extents[name], grids[name][0], 0)
+        for name in extents
+        if name != "patches"
+    }
+    layout = Layout(
+        path,
+        spec,
+        extents,
+        sizes,
+        tuple(_padding(extents[name], end) for name, end in ends.items()),
+    )
     layout.check_sizes()
     for name, extent in extents.items():
         _check_indices(extent, *grids[name])
@@ -61,8 +79,16 @@ def open_layout(path: Path) -> Layout:
 def count_images(path: Path) -> int:
     """Images that a store or an archive has room for, from the shape of its seals."""
     shape = read_metadata(path / "seal", "array").get("shape")
-    if not (isinstance(shape, list) and len(shape) == 1 and type(shape[0]) is int and 1 <= shape[0] <= MOST_IMAGES):
-        raise StoreDamaged(f"{path / 'seal'}/zarr.json: shape is {shape}, one axis of 1 to {MOST_IMAGES} images expected")
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 1
+        and type(shape[0]) is int
+        and 1 <= shape[0] <= MOST_IMAGES
+    ):
+        raise StoreDamaged(
+            f"{path / 'seal'}/zarr.json: shape is {shape}, one axis of 1 to {MOST_IMAGES} images "
+            "expected"
+        )
     return shape[0]
 
 
@@ -72,13 +98,19 @@ def rows_per_file(array: Array) -> int:
 
 
 def metadata_crc(layout: Layout) -> int:
-    """CRC-32C of every zarr.json, the root's first, the others in order of their array's name; they never change."""
-    files = [layout.path, layout.path / "catalog", *(layout.path / name for name in sorted(layout.extents))]
+    """CRC-32C of every zarr.json, the root's first, the others in order of their array's name; they
+    never change."""
+    files = [
+        layout.path,
+        layout.path / "catalog",
+        *(layout.path / name for name in sorted(layout.extents)),
+    ]
     return crc32c(*((path / "zarr.json").read_bytes() for path in files))
 
 
 def _grid(array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Inner chunk and shard shape: rows of patches one by one in files of whole images, all else in one file."""
+    """Inner chunk and shard shape: rows of patches one by one in files of whole images, all else in
+    one file."""
     if array.row_axes == 2:
         image_bytes = array.shape[1] * _stride(array)
         per_file = max(1, min(array.shape[0], SHARD_BYTES // image_bytes))
@@ -101,9 +133,18 @@ def _extent(path: Path, array: Array, shard: tuple[int, ...]) -> Extent:
 def _add_array(root, array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
     from zarr.codecs import BytesCodec, Crc32cCodec
 
-    root.create_array(array.name, shape=array.shape, dtype=array.dtype, chunks=chunk, shards=shard, fill_value=0,
-                      filters=None, serializer=BytesCodec(endian="little"), dimension_names=array.dims,
-                      compressors=[Crc32cCodec()] if array.row_axes == 2 else None)
+    root.create_array(
+        array.name,
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=chunk,
+        shards=shard,
+        fill_value=0,
+        filters=None,
+        serializer=BytesCodec(endian="little"),
+        dimension_names=array.dims,
+        compressors=[Crc32cCodec()] if array.row_axes == 2 else None,
+    )
 
 
 def _add_files(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
@@ -133,13 +174,20 @@ def _index_offset(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
 
 
 def _index(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...], file: int) -> bytes:
-    """The shard's index: (offset, length) of each inner chunk, absent beyond the array, then its CRC-32C."""
+    """The shard's index: (offset, length) of each inner chunk, absent beyond the array, then its
+    CRC-32C."""
     per_chunk = _rows_per_chunk(extent, chunk)
     n_bytes = per_chunk * extent.array.row_bytes + (4 if extent.row_crc else 0)
-    return _index_of(extent.rows_per_file // per_chunk, _chunks_in(extent, chunk, file), per_chunk * extent.stride, n_bytes)
+    return _index_of(
+        extent.rows_per_file // per_chunk,
+        _chunks_in(extent, chunk, file),
+        per_chunk * extent.stride,
+        n_bytes,
+    )
 
 
-@lru_cache(8)  # all full shards of an array have one index: offsets count from the shard's own beginning
+# all full shards of an array have one index: offsets count from the shard's own beginning
+@lru_cache(8)
 def _index_of(n_chunks: int, n_present: int, stride: int, n_bytes: int) -> bytes:
     entries = np.full((n_chunks, 2), ABSENT, "<u8")
     entries[:n_present, 0] = np.arange(n_present, dtype="<u8") * np.uint64(stride)
@@ -153,15 +201,21 @@ def _check_indices(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...
         with with_room(path, lambda path=path: open(path, "rb")) as handle:
             handle.seek(_index_offset(extent, chunk, file))
             if handle.read() != expected:
-                raise StoreDamaged(f"{path}: its shard index is not the one of this layout; restore it or build again")
+                raise StoreDamaged(
+                    f"{path}: its shard index is not the one of this layout; restore it or build "
+                    "again"
+                )
 
 
 def read_metadata(path: Path, node_type: str) -> dict:
     """The zarr.json of a node; only a Zarr v3 node of the type is accepted."""
     file = path / "zarr.json"
     try:
-        if not stat.S_ISREG(file.lstat().st_mode):  # a link may lead anywhere, a pipe or device never end
-            raise StoreDamaged(f"{file}: no file, or a link; a store's own files are not followed elsewhere")
+        # a link may lead anywhere, a pipe or device never end
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise StoreDamaged(
+                f"{file}: no file, or a link; a store's own files are not followed elsewhere"
+            )
         if file.stat().st_size > 1 << 24:
             raise StoreDamaged(f"{file}: {file.stat().st_size} bytes is no metadata of ours")
         node = json.loads(with_room(file, file.read_bytes))
@@ -185,32 +239,58 @@ def _grid_of(node: dict, path: Path, array: Array) -> tuple[tuple[int, ...], tup
         if min(chunk + shard) < 1 or shard[0] % chunk[0]:
             raise ValueError(f"inner chunk {chunk} does not divide shard {shard}")
     except (KeyError, IndexError, TypeError, ValueError) as err:
-        raise StoreDamaged(f"{path / array.name}/zarr.json: not a sharded array of this format ({err})") from err
+        raise StoreDamaged(
+            f"{path / array.name}/zarr.json: not a sharded array of this format ({err})"
+        ) from err
     return chunk, shard
 
 
 def _check_array(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Inner chunk and shard shape of an array whose metadata is what `create` writes; StoreDamaged if it is not."""
+    """Inner chunk and shard shape of an array whose metadata is what `create` writes; StoreDamaged
+    if it is not."""
     node = read_metadata(path / array.name, "array")
     chunk, shard = _grid_of(node, path, array)
     if shard[0] > round_up(array.shape[0], chunk[0]):
-        raise StoreDamaged(f"{path / array.name}/zarr.json: a shard of {shard[0]} images for {array.shape[0]}")
-    if (path / array.name).is_symlink() or chunk[1:] != _grid(array)[0][1:] or shard[1:] != _grid(array)[1][1:]:
-        raise StoreDamaged(f"{path / array.name}: chunk {chunk} in shard {shard} is not this format's grid")
+        raise StoreDamaged(
+            f"{path / array.name}/zarr.json: a shard of {shard[0]} images for {array.shape[0]}"
+        )
+    if (
+        (path / array.name).is_symlink()
+        or chunk[1:] != _grid(array)[0][1:]
+        or shard[1:] != _grid(array)[1][1:]
+    ):
+        raise StoreDamaged(
+            f"{path / array.name}: chunk {chunk} in shard {shard} is not this format's grid"
+        )
     expected = {
-        "shape": list(array.shape), "data_type": np.dtype(array.dtype).name, "codecs": [_sharding(array, chunk)],
+        "shape": list(array.shape),
+        "data_type": np.dtype(array.dtype).name,
+        "codecs": [_sharding(array, chunk)],
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
     }
     for key, value in expected.items():
         if node.get(key) != value:
-            raise StoreDamaged(f"{path / array.name}/zarr.json: {key} is {node.get(key)}, expected {value}")
+            raise StoreDamaged(
+                f"{path / array.name}/zarr.json: {key} is {node.get(key)}, expected {value}"
+            )
     return chunk, shard
 
 
 def _sharding(array: Array, chunk: tuple[int, ...]) -> dict:
-    to_bytes = {"name": "bytes"} if array.dtype == "|u1" else {"name": "bytes", "configuration": {"endian": "little"}}
+    to_bytes = (
+        {"name": "bytes"}
+        if array.dtype == "|u1"
+        else {"name": "bytes", "configuration": {"endian": "little"}}
+    )
     index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     inner = [to_bytes, {"name": "crc32c"}] if array.row_axes == 2 else [to_bytes]
-    return {"name": "sharding_indexed", "configuration": {
-        "chunk_shape": list(chunk), "codecs": inner, "index_codecs": index, "index_location": "end"}}
+    return {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": list(chunk),
+            "codecs": inner,
+            "index_codecs": index,
+            "index_location": "end",
+        },
+    }

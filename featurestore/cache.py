@@ -1,7 +1,8 @@
-"""Where a remote store's rows are kept: a sparse Zarr store on this machine, bounded, whose least used files are emptied.
+"""Where a remote store's rows are kept: a sparse Zarr store on this machine, bounded, whose least
+used files are emptied.
 
-Nothing here knows the network. A folder belongs to one process at a time, by its lock. What is whole in it is not written down:
-a row is there if its bytes have their checksum.
+Nothing here knows the network. A folder belongs to one process at a time, by its lock. What is
+whole in it is not written down: a row is there if its bytes have their checksum.
 """
 
 import json
@@ -24,7 +25,8 @@ from featurestore.spec import Array, StoreSpec
 from featurestore.urls import CACHE
 
 CACHE_BYTES = 20 * 10**9
-FILE_BYTES = 4096  # that a file without rows takes: a server that tells of millions of them must not have them made
+# that a file without rows takes: a server that tells of millions of them must not have them made
+FILE_BYTES = 4096
 LEAST_FILES = 4  # of patches: those a batch reads must not take each other's place
 OURS = re.compile(r"[0-9a-f]{32}-[0-9]{1,2}\.zarr")  # nothing else in that folder is ever removed
 NO_SUM = ["", 0]  # stamp and CRC-32C of an array that takes its room, but is not whole
@@ -32,7 +34,8 @@ SLOTS = 64  # processes that read the same store on this machine, each from a fo
 
 
 class Cache:
-    """A store like the remote one, of which rows and arrays are there that were fetched. One thread at a time.
+    """A store like the remote one, of which rows and arrays are there that were fetched. One thread
+    at a time.
 
     key : what stores must share whose rows may be kept in one folder.
     most_bytes : bound of the whole folder `root`, what other processes are using now not counted.
@@ -60,7 +63,8 @@ class Cache:
             raise
 
     def close(self) -> None:
-        """Seal what is complete, and let another process have the folder; a forked child leaves it as it is."""
+        """Seal what is complete, and let another process have the folder; a forked child leaves it
+        as it is."""
         with self._held, suppress(OSError, InputError):
             if os.getpid() == self._pid:
                 self.seal()
@@ -81,7 +85,8 @@ class Cache:
             return any(os.pread(file.fileno(), 4, offset + n_bytes))
 
     def write_row(self, row: int, tokens_TPD: np.ndarray, crc: int) -> list[int]:
-        """Keep a row and its CRC-32C; numbers of the files that were emptied for it. Views of their maps stay as they are."""
+        """Keep a row and its CRC-32C; numbers of the files that were emptied for it. Views of their
+        maps stay as they are."""
         file = self.use(row)
         emptied = self._make_room(self._patches.stride, file)
         path, offset, _ = self._patches.locate(row)
@@ -113,7 +118,8 @@ class Cache:
         with _in_use(self.path):
             partial.write_bytes(b"")
             self._write(partial, [_tail(path, end, size - end)], end)
-            os.replace(partial, path)  # neither synced nor durable: a cache that is torn is made anew
+            # neither synced nor durable: a cache that is torn is made anew
+            os.replace(partial, path)
             found = os.stat(path)
         self.layout.inodes[path] = found.st_dev, found.st_ino
         self._n_bytes -= self._used[file]
@@ -138,8 +144,11 @@ class Cache:
                 crc = crc32c(file.read(min(1 << 22, extent.array.n_bytes - at)), start=crc)
         return crc == self._sums[name][1]
 
-    def write_array(self, name: str, blocks: Iterable[tuple[int, np.ndarray]], stamp: str) -> list[int]:
-        """Keep an array that comes in blocks with their offsets, in order; the same as `write_row` gives."""
+    def write_array(
+        self, name: str, blocks: Iterable[tuple[int, np.ndarray]], stamp: str
+    ) -> list[int]:
+        """Keep an array that comes in blocks with their offsets, in order; the same as `write_row`
+        gives."""
         extent, crc = self.layout.extents[name], 0
         emptied = [] if name in self._sums else self._make_room(extent.array.n_bytes)
         self._n_bytes += 0 if name in self._sums else extent.array.n_bytes
@@ -170,20 +179,27 @@ class Cache:
         self._complete[image] = seal
 
     def seal(self) -> None:
-        """Make complete images readable where the folder is opened as a store; their bytes first."""
+        """Make complete images readable where the folder is opened as a store; their bytes
+        first."""
         if not self._complete:
             return
         for path in self._files_of(self._complete):
             _synced(path)
         path, _, _ = self.layout.extents["seal"].locate(0)
         for image, seal in sorted(self._complete.items()):
-            self._write(path, [np.array([seal], "<u4")], self.layout.extents["seal"].locate(image)[1])
+            self._write(
+                path, [np.array([seal], "<u4")], self.layout.extents["seal"].locate(image)[1]
+            )
         self._complete.clear()
 
     def _files_of(self, images: Mapping[int, int]) -> set[Path]:
         n_views = len(self.layout.spec.tokens.views)
-        paths = {extent.paths[0] for name, extent in self.layout.extents.items() if name != "patches"}
-        return paths | {self._patches.locate(image * n_views)[0] for image in images if self._patches}
+        paths = {
+            extent.paths[0] for name, extent in self.layout.extents.items() if name != "patches"
+        }
+        return paths | {
+            self._patches.locate(image * n_views)[0] for image in images if self._patches
+        }
 
     def unseal(self, images: range) -> None:
         """Images of which something is about to go."""
@@ -202,15 +218,21 @@ class Cache:
 
 
 def check_bound(arrays: list[Array], most_bytes: int) -> None:
-    """UsageError if a cache could not hold what is always kept, and some files of patches; nothing has been allocated yet."""
+    """UsageError if a cache could not hold what is always kept, and some files of patches; nothing
+    has been allocated yet."""
     small = sum(array.n_bytes for array in arrays if array.name != "patches")
     patches = next((array for array in arrays if array.name == "patches"), None)
     n_rows = min(patches.n_rows, LEAST_FILES * rows_per_file(patches)) if patches else 0
     n_files = -(-patches.n_rows // rows_per_file(patches)) if patches else 0
-    least = small + n_files * FILE_BYTES + (n_rows * round_up(patches.row_bytes + 4) if patches else 0)
+    least = (
+        small + n_files * FILE_BYTES + (n_rows * round_up(patches.row_bytes + 4) if patches else 0)
+    )
     if most_bytes < least:
-        raise UsageError(f"cache_bytes {most_bytes}: less than the {least} bytes that this store's small arrays and some files "
-                         "of its patches take; give more")
+        raise UsageError(
+            f"cache_bytes {most_bytes}: less than the {least} bytes that this store's small arrays "
+            "and some files "
+            "of its patches take; give more"
+        )
 
 
 def _slot(root: Path, key: str, held: ExitStack) -> Path:
@@ -224,8 +246,13 @@ def _slot(root: Path, key: str, held: ExitStack) -> Path:
         except LockedError:
             continue
         except InputError as err:
-            raise InputError(f"{root}: rows cannot be kept here; choose another folder with {CACHE} ({err})") from err
-    raise LockedError(f"{root}: {SLOTS} processes use caches of this store; wait for one to end, or choose another {CACHE}")
+            raise InputError(
+                f"{root}: rows cannot be kept here; choose another folder with {CACHE} ({err})"
+            ) from err
+    raise LockedError(
+        f"{root}: {SLOTS} processes use caches of this store; wait for one to end, or choose "
+        f"another {CACHE}"
+    )
 
 
 def _opened(path: Path, spec: StoreSpec, n: int) -> Layout:
@@ -240,8 +267,15 @@ def _opened(path: Path, spec: StoreSpec, n: int) -> Layout:
 
 def _others(root: Path, own: Path) -> list[tuple[Path, int]]:
     """Caches of other stores, and their bytes; that which was used least recently first."""
-    found = [path for path in Path(os.path.realpath(root)).iterdir() if OURS.fullmatch(path.name) and path != own]
-    return [(path, _tree_bytes(path)) for path in sorted(found, key=lambda path: _age(path.with_name(path.name + ".lock")))]
+    found = [
+        path
+        for path in Path(os.path.realpath(root)).iterdir()
+        if OURS.fullmatch(path.name) and path != own
+    ]
+    return [
+        (path, _tree_bytes(path))
+        for path in sorted(found, key=lambda path: _age(path.with_name(path.name + ".lock")))
+    ]
 
 
 def _drop(path: Path) -> None:
@@ -260,7 +294,9 @@ def _age(path: Path) -> int:
 
 
 def _tree_bytes(path: Path) -> int:
-    return sum(_disk_bytes(Path(folder) / name) for folder, _, names in os.walk(path) for name in names)
+    return sum(
+        _disk_bytes(Path(folder) / name) for folder, _, names in os.walk(path) for name in names
+    )
 
 
 def _disk_bytes(path: Path) -> int:
@@ -283,7 +319,9 @@ def _read_sums(path: Path) -> dict[str, list]:
     """Stamp and CRC-32C of each array that is here; none where the file is not what was written."""
     with suppress(OSError, ValueError, RecursionError):
         sums = json.loads(path.read_text())
-        if isinstance(sums, dict) and all(isinstance(value, list) and len(value) == 2 for value in sums.values()):
+        if isinstance(sums, dict) and all(
+            isinstance(value, list) and len(value) == 2 for value in sums.values()
+        ):
             return sums
     return {}
 
@@ -294,12 +332,17 @@ def _in_use(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as err:
-        raise InputError(f"{path}: removed while its rows were in use; open the store again") from err
+        raise InputError(
+            f"{path}: removed while its rows were in use; open the store again"
+        ) from err
     except OSError as err:
         raise _unusable(path, err) from err
 
 
 def _unusable(path: Path, err: OSError) -> InputError:
     free = f", {shutil.disk_usage(path).free / 1e9:.3g} GB are free there" if path.exists() else ""
-    return InputError(f"{path}: rows cannot be kept here ({err.strerror}{free}); make room, choose another folder with {CACHE}, "
-                      "or a smaller cache_bytes")
+    return InputError(
+        f"{path}: rows cannot be kept here ({err.strerror}{free}); make room, choose another "
+        f"folder with {CACHE}, "
+        "or a smaller cache_bytes"
+    )

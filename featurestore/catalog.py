@@ -1,4 +1,5 @@
-"""From train.csv or test.csv, long or wide, to one row an image; and from its paths to files that exist.
+"""From train.csv or test.csv, long or wide, to one row an image; and from its paths to files that
+exist.
 
 Opening the photographs is `images`'s business, what the columns mean is the trainer's.
 """
@@ -19,7 +20,8 @@ from featurestore.errors import InputError, NoAccessError, list_some
 from featurestore.spec import OWN_COLUMNS
 
 TARGETS = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
-"""The contest's targets in grams, the order of every K axis that holds all five: GDM = Green + Clover, Total = GDM + Dead."""
+"""The contest's targets in grams, the order of every K axis that holds all five: GDM = Green +
+Clover, Total = GDM + Dead."""
 LONG_COLUMNS = ("sample_id", "image_path", "target_name")
 MISSING = ("", "NA", "NaN", "null")
 # 007 stays text, and so does an id of 16 digits or more, which a float64 would round
@@ -31,14 +33,16 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """One row an image, in the order of first appearance.
 
-    A CSV is long (sample_id, image_path, target_name and perhaps target, a row per image and target) or wide
-    (image_path or path, perhaps image_id, else the stem of `plain_path`, a row per image).
+    A CSV is long (sample_id, image_path, target_name and perhaps target, a row per image and
+    target) or wide (image_path or path, perhaps image_id, else the stem of `plain_path`, a row per
+    image).
 
     Returns
     -------
-    Columns image_id and path (str, as written), then the CSV's other columns, then for a long CSV with targets one
-    float64 column per target_name. A column is float64, empty cells and NA, NaN, null as NaN, if all its other cells
-    are plain finite numbers; else it is object, holding str as written and "" for an empty cell.
+    Columns image_id and path (str, as written), then the CSV's other columns, then for a long CSV
+    with targets one float64 column per target_name. A column is float64, empty cells and NA, NaN,
+    null as NaN, if all its other cells are plain finite numbers; else it is object, holding str as
+    written and "" for an empty cell.
 
     Raises InputError, naming file and line or image, for what cannot be read or contradicts itself.
     """
@@ -49,16 +53,21 @@ def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
 
 
 def target_rows(csv_path: Path) -> pd.DataFrame:
-    """The rows of a long CSV as it has them: sample_id, image_id, target_name (str), for a submission in its order.
+    """The rows of a long CSV as it has them: sample_id, image_id, target_name (str), for a
+    submission in its order.
 
-    Of a wide CSV all TARGETS of each image, as a long one would have them. Raises InputError for everything `read_catalog`
-    refuses but a table without rows, and for a row that comes more than once.
+    Of a wide CSV all TARGETS of each image, as a long one would have them. Raises InputError for
+    everything `read_catalog` refuses but a table without rows, and for a row that comes more than
+    once.
     """
     table = _read_table(csv_path, may_be_empty=True)
     if not _is_long(table):
         ids = _from_wide(csv_path, table)["image_id"].tolist()
-        return pd.DataFrame([(f"{image_id}__{target}", image_id, target) for image_id in ids for target in TARGETS],
-                            columns=["sample_id", "image_id", "target_name"], dtype=object)
+        return pd.DataFrame(
+            [(f"{image_id}__{target}", image_id, target) for image_id in ids for target in TARGETS],
+            columns=["sample_id", "image_id", "target_name"],
+            dtype=object,
+        )
     table = _with_ids(csv_path, table)
     _from_long(csv_path, table)
     _check_once(csv_path, table["sample_id"])
@@ -66,12 +75,14 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
 
 
 def plain_path(path: str) -> str:
-    """The path with `/` where Windows writes a backslash, and with composed letters (NFC) where macOS takes umlauts apart."""
+    """The path with `/` where Windows writes a backslash, and with composed letters (NFC) where
+    macOS takes umlauts apart."""
     return unicodedata.normalize("NFC", path.replace("\\", "/"))
 
 
 def spelled_as(ids: Iterable[str], known: Collection[str]) -> list[str]:
-    """Ids as `known` spells them, where they differ in what `plain_path` makes equal: ids that were stems of paths as written."""
+    """Ids as `known` spells them, where they differ in what `plain_path` makes equal: ids that were
+    stems of paths as written."""
     ids, known = list(ids), dict.fromkeys(known)
     own = set(ids)
     other = {_plain_id(each): each for each in known if each not in own}
@@ -79,7 +90,8 @@ def spelled_as(ids: Iterable[str], known: Collection[str]) -> list[str]:
 
 
 def in_spelling_of(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """The frame with ids and paths as a store's catalog has them, where they differ in spelling alone."""
+    """The frame with ids and paths as a store's catalog has them, where they differ in spelling
+    alone."""
     ids = spelled_as(frame["image_id"], known["image_id"])
     path_of = dict(zip(known["image_id"], known["path"], strict=True))
     paths = []
@@ -93,14 +105,22 @@ def _plain_id(image_id: str) -> str:
     return plain_path(image_id.rsplit("\\", 1)[-1])
 
 
-def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, missing: bool = False,
-                     allow: str = "", without: str = "") -> list[Path]:
-    """The resolved file of each image, in the frame's order; `frame` is what `read_catalog` returned.
+def find_photographs(
+    frame: pd.DataFrame,
+    root: Path,
+    outside: bool = False,
+    missing: bool = False,
+    allow: str = "",
+    without: str = "",
+) -> list[Path]:
+    """The resolved file of each image, in the frame's order; `frame` is what `read_catalog`
+    returned.
 
-    A path that is not there as written is looked for as `plain_path`, whichever way the file's own name is composed.
-    Raises InputError listing every path that is absolute, has `..` or leads out of root through a symlink, unless `outside`
-    allows them; and listing every file that is not there, unless `missing` does. allow, without : options of the command that
-    was typed, if it has some, by which photographs may lie outside, and by which it goes without missing ones.
+    A path that is not there as written is looked for as `plain_path`, whichever way the file's own
+    name is composed. Raises InputError listing every path that is absolute, has `..` or leads out
+    of root through a symlink, unless `outside` allows them; and listing every file that is not
+    there, unless `missing` does. allow, without : options of the command that was typed, if it has
+    some, by which photographs may lie outside, and by which it goes without missing ones.
     """
     home = os.path.realpath(root)
     listings: dict[str, dict[str, str]] = {}
@@ -108,23 +128,39 @@ def find_photographs(frame: pd.DataFrame, root: Path, outside: bool = False, mis
     for path in frame["path"]:
         is_there = os.path.lexists(os.path.join(home, path))
         spelled = path if is_there else plain_path(path)
-        file = Path(os.path.realpath(os.path.join(home, path) if is_there else _composed(home, spelled, listings)))
+        file = Path(
+            os.path.realpath(
+                os.path.join(home, path) if is_there else _composed(home, spelled, listings)
+            )
+        )
         absolute = os.path.isabs(spelled) or PureWindowsPath(spelled).is_absolute()
         if absolute or ".." in PurePosixPath(spelled).parts or not file.is_relative_to(home):
             astray.append(f"{path} -> {file}")
         found.append(file)
     if astray and not outside:
-        raise _error(root, f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below it"
-                           f"{f', or allow it with {allow}' if allow else ''}", astray, most=len(astray))
+        raise _error(
+            root,
+            f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below it"
+            f"{f', or allow it with {allow}' if allow else ''}",
+            astray,
+            most=len(astray),
+        )
     gone = [path for path, file in zip(frame["path"], found, strict=True) if not _is_file(file)]
     if gone and not missing:
-        raise _error(root, f"{len(gone)} of {len(found)} photographs are missing; is this the folder that the paths "
-                           f"start from?{f' ({without} goes without them)' if without else ''}", gone, most=len(gone))
+        raise _error(
+            root,
+            f"{len(gone)} of {len(found)} photographs are missing; is this the folder that the "
+            "paths "
+            f"start from?{f' ({without} goes without them)' if without else ''}",
+            gone,
+            most=len(gone),
+        )
     return found
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is such a file; NoAccessError where a folder above it does not let this account know."""
+    """Whether there is such a file; NoAccessError where a folder above it does not let this account
+    know."""
     try:
         return path.is_file()
     except PermissionError as err:
@@ -132,7 +168,8 @@ def _is_file(path: Path) -> bool:
 
 
 def _composed(home: str, path: str, listings: dict[str, dict[str, str]]) -> str:
-    """The file that a plain path means below a folder whose names may be decomposed; listings : of folders, to be used again."""
+    """The file that a plain path means below a folder whose names may be decomposed; listings : of
+    folders, to be used again."""
     place = home
     for part in PurePosixPath(path).parts:
         if part != ".." and not os.path.lexists(os.path.join(place, part)):
@@ -148,7 +185,8 @@ def _composed(home: str, path: str, listings: dict[str, dict[str, str]]) -> str:
 
 
 def check_separators(csv_path: Path, text: str) -> None:
-    """InputError if a CSV's cells are separated by something else than commas; it says so of decimal commas, too."""
+    """InputError if a CSV's cells are separated by something else than commas; it says so of
+    decimal commas, too."""
     header = text.lstrip().split("\n", 1)[0]
     mark = next((mark for mark in ";\t|" if mark in header), None)
     if mark is None or "," in header:
@@ -158,12 +196,16 @@ def check_separators(csv_path: Path, text: str) -> None:
     problem, remedy = f"its cells are separated by {mark!r}", "save it with commas"
     if decimal:
         problem += f", and its decimals by commas ({decimal!r})"
-        remedy = "save it with commas between cells and points in numbers (a spreadsheet does so in an English locale)"
+        remedy = (
+            "save it with commas between cells and points in numbers (a spreadsheet does so "
+            "in an English locale)"
+        )
     raise InputError(f"{csv_path}: {problem}; {remedy}")
 
 
 def _read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
-    """All cells as stripped str in object columns; the index is the line in the file where each row ends."""
+    """All cells as stripped str in object columns; the index is the line in the file where each row
+    ends."""
     text = _read_text(csv_path)
     check_separators(csv_path, text)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -187,10 +229,15 @@ def _read_text(csv_path: Path) -> str:
     except PermissionError as err:
         raise NoAccessError.of(err, csv_path) from err
     except OSError as err:
-        raise InputError(f"{csv_path}: {err.strerror}; expected a CSV file with image_path, a row a photograph, or with the "
-                         f"contest's {', '.join(LONG_COLUMNS)}") from err
+        raise InputError(
+            f"{csv_path}: {err.strerror}; expected a CSV file with image_path, a row a photograph, "
+            "or with the "
+            f"contest's {', '.join(LONG_COLUMNS)}"
+        ) from err
     except UnicodeDecodeError as err:
-        raise InputError(f"{csv_path}: byte {err.start} is not UTF-8; save it as CSV UTF-8") from err
+        raise InputError(
+            f"{csv_path}: byte {err.start} is not UTF-8; save it as CSV UTF-8"
+        ) from err
     if "\0" in text:  # no file name can hold one
         raise InputError(f"{csv_path}: holds NUL characters; save it as CSV UTF-8")
     return text
@@ -202,8 +249,11 @@ def _check_shape(csv_path: Path, lines: list[int], rows: list[list[str]]) -> Non
     if twice or "" in header:
         problem = f"{', '.join(twice)} twice" if any(twice) else "a column without a name"
         raise InputError(f"{csv_path}: the header has {problem}; give each column its own name")
-    ragged = [f"line {line}: {len(row)} cells" for line, row in zip(lines, rows, strict=True)
-              if len(row) != len(header)]
+    ragged = [
+        f"line {line}: {len(row)} cells"
+        for line, row in zip(lines, rows, strict=True)
+        if len(row) != len(header)
+    ]
     if ragged:
         raise _error(csv_path, f"the header has {len(header)} cells, these rows do not", ragged)
 
@@ -215,8 +265,11 @@ def _is_long(table: pd.DataFrame) -> bool:
 def _need(csv_path: Path, table: pd.DataFrame, names: Iterable[str]) -> None:
     missing = [name for name in names if name not in table.columns]
     if missing:
-        raise InputError(f"{csv_path}: no column {', '.join(missing)}; found {', '.join(table.columns)}; a long CSV "
-                         f"needs {', '.join(LONG_COLUMNS)}, a wide one image_path or path")
+        raise InputError(
+            f"{csv_path}: no column {', '.join(missing)}; found {', '.join(table.columns)}; a long "
+            "CSV "
+            f"needs {', '.join(LONG_COLUMNS)}, a wide one image_path or path"
+        )
 
 
 def _with_ids(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -225,9 +278,11 @@ def _with_ids(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     _check_names(csv_path, [*_metadata(table), *table["target_name"].unique()])
     rows = list(zip(table.index, table["sample_id"], table["target_name"], strict=True))
     ids = [sample_id.removesuffix(f"__{target}") for _, sample_id, target in rows]
-    bad = [f"line {line}: sample_id {sample_id!r}, target_name {target!r}"
-           for (line, sample_id, target), image_id in zip(rows, ids, strict=True)
-           if image_id in ("", sample_id) or not target]
+    bad = [
+        f"line {line}: sample_id {sample_id!r}, target_name {target!r}"
+        for (line, sample_id, target), image_id in zip(rows, ids, strict=True)
+        if image_id in ("", sample_id) or not target
+    ]
     if bad:
         raise _error(csv_path, "sample_id must be the image's id, `__` and target_name", bad)
     return table.assign(image_id=np.array(ids, object))
@@ -237,8 +292,13 @@ def _check_once(csv_path: Path, sample_ids: pd.Series) -> None:
     """As `_check_ids` of a wide CSV: a submission would have a row of that name twice."""
     twice = sample_ids[sample_ids.duplicated(keep=False)]
     if len(twice):
-        problem = "these rows come more than once, and each needs a sample_id of its own; remove the copies"
-        raise _error(csv_path, problem, [f"line {line}: {sample_id}" for line, sample_id in twice.items()])
+        problem = (
+            "these rows come more than once, and each needs a sample_id of its own; remove "
+            "the copies"
+        )
+        raise _error(
+            csv_path, problem, [f"line {line}: {sample_id}" for line, sample_id in twice.items()]
+        )
 
 
 def _metadata(table: pd.DataFrame) -> list[str]:
@@ -249,7 +309,10 @@ def _check_names(csv_path: Path, names: list[str]) -> None:
     """Names that become columns beside ours."""
     clashing = sorted({name for name in names if name in OWN_COLUMNS or names.count(name) > 1})
     if clashing:
-        raise InputError(f"{csv_path}: {', '.join(clashing)}: a catalog has a column of that name already; rename it")
+        raise InputError(
+            f"{csv_path}: {', '.join(clashing)}: a catalog has a column of that name already; "
+            "rename it"
+        )
 
 
 def _from_long(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -269,18 +332,30 @@ def _check_agreement(csv_path: Path, table: pd.DataFrame, name: str) -> None:
     pairs = table[["image_id", name]].drop_duplicates()
     torn = pairs[pairs["image_id"].duplicated(keep=False)].groupby("image_id", sort=False)[name]
     if len(torn):
-        raise _error(csv_path, f"rows of the same image differ in {name}",
-                     [f"{image_id}: {' | '.join(values)}" for image_id, values in torn])
+        raise _error(
+            csv_path,
+            f"rows of the same image differ in {name}",
+            [f"{image_id}: {' | '.join(values)}" for image_id, values in torn],
+        )
 
 
 def _targets(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """One float64 column per target, indexed by image_id; NaN where an image has no such row or an empty cell."""
-    grams = table[["image_id", "target_name"]].assign(target=_grams(csv_path, table["target"], table["sample_id"]))
+    """One float64 column per target, indexed by image_id; NaN where an image has no such row or an
+    empty cell."""
+    grams = table[["image_id", "target_name"]].assign(
+        target=_grams(csv_path, table["target"], table["sample_id"])
+    )
     grams = grams.drop_duplicates()
     torn = grams[grams.duplicated(["image_id", "target_name"], keep=False)]
     if len(torn):
-        raise _error(csv_path, "the same sample has several targets",
-                     [f"line {line}: {table['sample_id'][line]} = {gram}" for line, gram in torn["target"].items()])
+        raise _error(
+            csv_path,
+            "the same sample has several targets",
+            [
+                f"line {line}: {table['sample_id'][line]} = {gram}"
+                for line, gram in torn["target"].items()
+            ],
+        )
     wide = grams.pivot(index="image_id", columns="target_name", values="target")
     return wide[list(grams["target_name"].unique())].rename_axis(columns=None)
 
@@ -288,11 +363,17 @@ def _targets(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
 def _grams(csv_path: Path, cells: pd.Series, owners: pd.Series) -> np.ndarray:
     """Masses as float64, NaN for a missing one; `owners` name the rows in the error."""
     grams = [_number(cell) for cell in cells]
-    bad = [f"line {line}: {owner}: {cell!r}"
-           for line, owner, cell, gram in zip(cells.index, owners, cells, grams, strict=True)
-           if gram is None or gram < 0]
+    bad = [
+        f"line {line}: {owner}: {cell!r}"
+        for line, owner, cell, gram in zip(cells.index, owners, cells, grams, strict=True)
+        if gram is None or gram < 0
+    ]
     if bad:
-        raise _error(csv_path, f"{cells.name} must be a finite number of grams, 0 or more, with a decimal point", bad)
+        raise _error(
+            csv_path,
+            f"{cells.name} must be a finite number of grams, 0 or more, with a decimal point",
+            bad,
+        )
     return np.array(grams, np.float64)
 
 
@@ -303,7 +384,11 @@ def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     metadata = table.drop(columns=[path_column, "image_id"], errors="ignore")
     _check_names(csv_path, list(metadata.columns))
     paths = table[path_column]
-    ids = table["image_id"] if "image_id" in table.columns else paths.map(lambda path: PurePosixPath(plain_path(path)).stem)
+    ids = (
+        table["image_id"]
+        if "image_id" in table.columns
+        else paths.map(lambda path: PurePosixPath(plain_path(path)).stem)
+    )
     _check_ids(csv_path, ids, paths)
     for name in metadata.columns.intersection(TARGETS):
         _grams(csv_path, metadata[name], ids)
@@ -319,18 +404,24 @@ def _check_paths(csv_path: Path, table: pd.DataFrame) -> None:
 def _check_ids(csv_path: Path, ids: pd.Series, paths: pd.Series) -> None:
     bad = ids.duplicated(keep=False) | (ids == "")
     if bad.any():
-        raise _error(csv_path, "each image needs an image_id of its own (without that column it is the file's stem)",
-                     [f"line {line}: {ids[line]!r}: {paths[line]}" for line in ids.index[bad]])
+        raise _error(
+            csv_path,
+            "each image needs an image_id of its own (without that column it is the file's stem)",
+            [f"line {line}: {ids[line]!r}: {paths[line]}" for line in ids.index[bad]],
+        )
 
 
 def _assemble(ids: pd.Series, paths: pd.Series, metadata: pd.DataFrame) -> pd.DataFrame:
     columns = {"image_id": ids.to_numpy(object), "path": paths.to_numpy(object)}
     columns |= {name: _typed(metadata[name]) for name in metadata.columns}
-    return pd.DataFrame({name: pd.Series(cells, dtype=cells.dtype) for name, cells in columns.items()})
+    return pd.DataFrame(
+        {name: pd.Series(cells, dtype=cells.dtype) for name, cells in columns.items()}
+    )
 
 
 def _typed(cells: Iterable[str]) -> np.ndarray:
-    """float64 if every cell is a number or missing, else the str as they are: pandas would make them its own type."""
+    """float64 if every cell is a number or missing, else the str as they are: pandas would make
+    them its own type."""
     numbers = [_number(cell) for cell in cells]
     return np.array(list(cells), object) if None in numbers else np.array(numbers, np.float64)
 

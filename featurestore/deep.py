@@ -1,6 +1,7 @@
 """PNGs with 16 bits a sample, of which fewer were used: their values, and how they become 8 bits.
 
-A camera's 10 or 12 bits in a 16-bit PNG are nearly black when they are read as 16. Alpha always has all 16.
+A camera's 10 or 12 bits in a 16-bit PNG are nearly black when they are read as 16. Alpha always has
+all 16.
 """
 
 import io
@@ -34,7 +35,8 @@ def brightest(png: bytes) -> int:
 
 
 def rgb_of_bits(png: bytes, bits: int) -> tuple[Image.Image, Image.Image | None]:
-    """A 16-bit PNG whose samples have so many bits as 8-bit RGB, round(255 x / (2^bits - 1)), and its alpha if it has any.
+    """A 16-bit PNG whose samples have so many bits as 8-bit RGB, round(255 x / (2^bits - 1)), and
+    its alpha if it has any.
 
     Raises ValueError for a sample beyond them: nothing is clipped.
     """
@@ -42,7 +44,8 @@ def rgb_of_bits(png: bytes, bits: int) -> tuple[Image.Image, Image.Image | None]
     colours_HWC, greatest = _colours(values_HWC), (1 << bits) - 1
     if (found := int(colours_HWC.max())) > greatest:
         raise ValueError(
-            f"16-bit values up to {found}, more than the {greatest} of {bits} bits (--bits of `store build`); "
+            f"16-bit values up to {found}, more than the {greatest} of {bits} bits (--bits of "
+            "`store build`); "
             "save it in the range of the other photographs"
         )
     # to the nearest in integers; greatest is odd, so there are no ties
@@ -57,7 +60,8 @@ def _rawmode(png: bytes) -> str:
 
 
 def _unpacked(png: bytes, rawmode: str) -> np.ndarray:
-    """Pixels as Pillow unpacks them in another raw mode; of 16 bits, `L` takes the byte that `B` leaves out."""
+    """Pixels as Pillow unpacks them in another raw mode; of 16 bits, `L` takes the byte that `B`
+    leaves out."""
     image = PngImageFile(io.BytesIO(png))
     image.tile = [image.tile[0]._replace(args=rawmode)]
     return np.asarray(image)

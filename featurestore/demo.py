@@ -1,7 +1,9 @@
-"""The drawn pasture: a small data set in the contest's layout whose masses are known, because every leaf was drawn.
+"""The drawn pasture: a small data set in the contest's layout whose masses are known, because every
+leaf was drawn.
 
-A leaf is an outline in centimetres; its mass is its area times a mass per square centimetre. What overlaps is hidden
-but weighed, as in a real quadrat. Reading the CSVs back is `catalog`'s, decoding is `images`'.
+A leaf is an outline in centimetres; its mass is its area times a mass per square centimetre. What
+overlaps is hidden but weighed, as in a real quadrat. Reading the CSVs back is `catalog`'s, decoding
+is `images`'.
 """
 
 import datetime
@@ -20,18 +22,24 @@ from featurestore.usable import usable_cpus
 
 TARGETS = ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g"]
 WIDTH, HEIGHT = 768, 384
-QUADRAT_CM = np.array([70.0, 35.0])  # the contest's quadrat is 70 x 30 cm; ours fills the 2:1 picture
-FINE = 2  # leaves are drawn this much larger, then averaged down: Pillow draws without anti-aliasing
+# the contest's quadrat is 70 x 30 cm; ours fills the 2:1 picture
+QUADRAT_CM = np.array([70.0, 35.0])
+# leaves are drawn this much larger, then averaged down: Pillow draws without anti-aliasing
+FINE = 2
 PIXELS_PER_CM = WIDTH * FINE / QUADRAT_CM[0]
 MARGIN_CM = 4.0  # leaves are sown beyond the frame too: its edge is as dense as its middle
 JPEG_QUALITY = 90
-G_PER_CM2 = 0.015  # of leaf; a pasture leaf has 0.003-0.006, the rest stands for stems, which are not drawn
+# of leaf; a pasture leaf has 0.003-0.006, the rest stands for stems, which are not drawn
+G_PER_CM2 = 0.015
 
-# The numbers below are ours, chosen for masses spread like the contest's that even a random backbone can see.
-# Ten sites hold the contest's mix of States, and the first four sites of a split already hold all of them.
+# The numbers below are ours, chosen for masses spread like the contest's that even a random
+# backbone can see.
+# Ten sites hold the contest's mix of States, and the first four sites of a split already hold all
+# of them.
 STATES = ["WA", "Tas", "Vic", "NSW", "Tas", "Vic", "Tas", "NSW", "Vic", "Tas"]
 TOTAL_G = {"Tas": 36.0, "Vic": 40.0, "NSW": 52.0, "WA": 30.0}  # median over a State's sites
-DEAD_SHARE = {"Tas": 0.22, "Vic": 0.28, "NSW": 0.42, "WA": 0.0}  # in WA no dead matter was sorted out
+# in WA no dead matter was sorted out
+DEAD_SHARE = {"Tas": 0.22, "Vic": 0.28, "NSW": 0.42, "WA": 0.0}
 SPECIES = {  # clover's share of the mass, length and width of a blade in cm
     "Ryegrass": (0.0, 8.0, 0.34),
     "Ryegrass_Clover": (0.25, 7.5, 0.34),
@@ -43,13 +51,24 @@ SPECIES = {  # clover's share of the mass, length and width of a blade in cm
 STRAW, LEAFLET = (206, 182, 132), (56, 128, 62)
 LEAFLET_CM = 1.2
 LEAFLET_E2 = np.array(  # a heart, from its stalk outwards, one unit long
-    [[0, 0], [0.45, -0.36], [0.85, -0.42], [1, -0.18], [0.9, 0], [1, 0.18], [0.85, 0.42], [0.45, 0.36]])
+    [
+        [0, 0],
+        [0.45, -0.36],
+        [0.85, -0.42],
+        [1, -0.18],
+        [0.9, 0],
+        [1, 0.18],
+        [0.85, 0.42],
+        [0.45, 0.36],
+    ]
+)
 RGB = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Site:
-    """One visit, State + date: what its photographs share. Colours are in 0-255; warmth 0 is neutral light."""
+    """One visit, State + date: what its photographs share. Colours are in 0-255; warmth 0 is
+    neutral light."""
 
     state: str
     date: str
@@ -66,7 +85,8 @@ class Site:
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph to draw. Its masses are what is sown; the true ones are those of the leaves that came up."""
+    """One photograph to draw. Its masses are what is sown; the true ones are those of the leaves
+    that came up."""
 
     image_id: str
     split: str
@@ -78,30 +98,37 @@ class Photo:
 
 @dataclass(frozen=True)
 class Layer:
-    """Leaves of one kind: outlines (S, E, 2) in cm, colours (S, 3) in 0-255, level in the canopy (S,), 0 = ground."""
+    """Leaves of one kind: outlines (S, E, 2) in cm, colours (S, 3) in 0-255, level in the canopy
+    (S,), 0 = ground."""
 
     outline_SE2: np.ndarray
     rgb_S3: np.ndarray
     level_S: np.ndarray
 
 
-def draw_pasture(out: Path, seed: int = 0, n_train: int = 120, n_test: int = 36, workers: int | None = None) -> None:
-    """Draw photographs and tables under `out`, the tables last; one seed, one set of bytes, whatever `workers` is.
+def draw_pasture(
+    out: Path, seed: int = 0, n_train: int = 120, n_test: int = 36, workers: int | None = None
+) -> None:
+    """Draw photographs and tables under `out`, the tables last; one seed, one set of bytes,
+    whatever `workers` is.
 
-    train.csv, test.csv, sample_submission.csv, train/*.jpg and test/*.jpg are laid out as the contest's;
-    test_truth.csv (sample_id, target) is ours: the true masses of the test photographs, to score a demonstration with.
+    train.csv, test.csv, sample_submission.csv, train/*.jpg and test/*.jpg are laid out as the
+    contest's; test_truth.csv (sample_id, target) is ours: the true masses of the test photographs,
+    to score a demonstration with.
     """
     photos = plan_pasture(seed, n_train, n_test)
     for split in ("train", "test"):
         (out / split).mkdir(parents=True, exist_ok=True)
-    # on two cores processes took 6.4 to 10.4 s and threads 9.4 to 10.4, but only threads need no __main__ guard
+    # on two cores processes took 6.4 to 10.4 s and threads 9.4 to 10.4, but only threads need no
+    # __main__ guard
     with Pool(workers or usable_cpus()) as pool:
         wide = pd.DataFrame(pool.map(partial(_draw_photo, out, seed), photos))
     _write_tables(out, wide)
 
 
 def plan_pasture(seed: int = 0, n_train: int = 120, n_test: int = 36) -> list[Photo]:
-    """What will be drawn, in the order of the image ids: sites of 1 to 10 photographs, none of them in both splits."""
+    """What will be drawn, in the order of the image ids: sites of 1 to 10 photographs, none of them
+    in both splits."""
     rng = np.random.default_rng([seed, 0])
     days = iter(rng.permutation(max(340, n_train + n_test)))  # no two sites share a date
     numbers = iter(100_000_000 + rng.choice(2_000_000_000, n_train + n_test, replace=False))
@@ -133,7 +160,8 @@ def _plan_site(seed: int, state: str, day: int) -> Site:
         clover_share=SPECIES[species][0] * rng.uniform(0.5, 1.5),
         soil_rgb=_mix((94, 70, 54), (120, 94, 72), dry),
         green_rgb=_mix((112, 146, 60), (84, 134, 57), lush),
-        # brightness of 0.9-1.1 and such cost a ridge on random tokens 0.1 of R2 against none (4 seeds, folds by site)
+        # brightness of 0.9-1.1 and such cost a ridge on random tokens 0.1 of R2 against none (4
+        # seeds, folds by site)
         brightness=rng.uniform(0.95, 1.05),
         contrast=rng.uniform(0.96, 1.04),
         warmth=rng.uniform(-0.03, 0.03),
@@ -180,16 +208,21 @@ def _blade_cm(photo: Photo) -> float:
 def _sow(rng: np.random.Generator, photo: Photo) -> dict[str, Layer]:
     """The photograph's leaves by target; dead blades are shorter and lie lower."""
     blade_cm, width_cm = _blade_cm(photo), SPECIES[photo.site.species][2]
-    clover_cm2, dead_cm2, green_cm2 = (g / G_PER_CM2 for g in (photo.clover_g, photo.dead_g, photo.green_g))
+    clover_cm2, dead_cm2, green_cm2 = (
+        g / G_PER_CM2 for g in (photo.clover_g, photo.dead_g, photo.green_g)
+    )
     return {
         "Dry_Clover_g": sow_clover(rng, clover_cm2, (0.2, 0.9)),
         "Dry_Dead_g": sow_blades(rng, dead_cm2, 0.8 * blade_cm, 0.9 * width_cm, STRAW, (0, 0.85)),
-        "Dry_Green_g": sow_blades(rng, green_cm2, blade_cm, width_cm, photo.site.green_rgb, (0.1, 1)),
+        "Dry_Green_g": sow_blades(
+            rng, green_cm2, blade_cm, width_cm, photo.site.green_rgb, (0.1, 1)
+        ),
     }
 
 
 def weigh(layers: dict[str, Layer]) -> dict[str, float]:
-    """All five targets in grams; the sums hold to the last printed digit, as they are made in whole 0.1 mg."""
+    """All five targets in grams; the sums hold to the last printed digit, as they are made in whole
+    0.1 mg."""
     units = {name: round(1e4 * G_PER_CM2 * area_cm2(layer)) for name, layer in layers.items()}
     units["GDM_g"] = units["Dry_Green_g"] + units["Dry_Clover_g"]
     units["Dry_Total_g"] = units["GDM_g"] + units["Dry_Dead_g"]
@@ -211,13 +244,24 @@ def leaf_cm2(outline_SE2: np.ndarray) -> np.ndarray:
 
 
 def _ndvi(rng: np.random.Generator, layers: dict[str, Layer]) -> float:
-    """Rises with the green ground cover, which saturates as leaves overlap, and is as noisy as a hand-held sensor."""
-    leaf_area_index = (area_cm2(layers["Dry_Green_g"]) + area_cm2(layers["Dry_Clover_g"])) / QUADRAT_CM.prod()
-    return round(float(np.clip(0.85 - 0.65 * np.exp(-leaf_area_index) + rng.normal(0, 0.05), 0.1, 0.92)), 2)
+    """Rises with the green ground cover, which saturates as leaves overlap, and is as noisy as a
+    hand-held sensor."""
+    leaf_area_index = (
+        area_cm2(layers["Dry_Green_g"]) + area_cm2(layers["Dry_Clover_g"])
+    ) / QUADRAT_CM.prod()
+    return round(
+        float(np.clip(0.85 - 0.65 * np.exp(-leaf_area_index) + rng.normal(0, 0.05), 0.1, 0.92)), 2
+    )
 
 
-def sow_blades(rng: np.random.Generator, sown_cm2: float, length_cm: float, width_cm: float, rgb: RGB,
-               levels: tuple[float, float]) -> Layer:
+def sow_blades(
+    rng: np.random.Generator,
+    sown_cm2: float,
+    length_cm: float,
+    width_cm: float,
+    rgb: RGB,
+    levels: tuple[float, float],
+) -> Layer:
     """Bent, tapering blades, about so much area of them in the frame."""
     n = _n_leaves(rng, sown_cm2, 0.73 * length_cm * width_cm)
     length_S = length_cm * rng.lognormal(-0.06, 0.35, n)  # of mean length_cm
@@ -235,12 +279,16 @@ def sow_clover(rng: np.random.Generator, sown_cm2: float, levels: tuple[float, f
     """Clover leaves of three leaflets each, about so much area of them in the frame."""
     n = _n_leaves(rng, sown_cm2, 3 * 0.525 * LEAFLET_CM**2)
     size_S = LEAFLET_CM * rng.lognormal(-0.04, 0.2, n)
-    turn_S3 = rng.uniform(0, 2 * np.pi, (n, 1)) + np.radians([0, 120, 240]) + rng.normal(0, 0.1, (n, 3))
+    turn_S3 = (
+        rng.uniform(0, 2 * np.pi, (n, 1)) + np.radians([0, 120, 240]) + rng.normal(0, 0.1, (n, 3))
+    )
     cos_S3, sin_S3 = np.cos(turn_S3), np.sin(turn_S3)
     rotate_S322 = np.stack([cos_S3, -sin_S3, sin_S3, cos_S3], -1).reshape(n, 3, 2, 2)
     leaflet_S3E2 = np.einsum("slij,ej->slei", rotate_S322, LEAFLET_E2) * size_S[:, None, None, None]
     outline_SE2 = (leaflet_S3E2 + _scatter(rng, n)[:, None, None]).reshape(-1, *LEAFLET_E2.shape)
-    return Layer(outline_SE2, np.repeat(_tint(rng, n, LEAFLET), 3, 0), np.repeat(rng.uniform(*levels, n), 3))
+    return Layer(
+        outline_SE2, np.repeat(_tint(rng, n, LEAFLET), 3, 0), np.repeat(rng.uniform(*levels, n), 3)
+    )
 
 
 def _n_leaves(rng: np.random.Generator, sown_cm2: float, leaf_cm2: float) -> int:
@@ -302,9 +350,17 @@ def _shaded(layer: Layer) -> list[tuple[int, ...]]:
 def expose(rng: np.random.Generator, picture: Image.Image, site: Site) -> Image.Image:
     """The site's light, falling off to one side, and the sensor's noise."""
     x = np.asarray(picture, np.float32)
-    fall_off_W1 = 1 + rng.uniform(-0.05, 0.05) * np.linspace(-1, 1, WIDTH, dtype=np.float32)[:, None]
-    gain_W3 = fall_off_W1 * np.array([1 + site.warmth, 1, 1 - site.warmth], np.float32) * site.brightness
-    x = (x * gain_W3 - 110) * site.contrast + 110 + 3 * rng.standard_normal((HEIGHT, WIDTH, 1), np.float32)
+    fall_off_W1 = (
+        1 + rng.uniform(-0.05, 0.05) * np.linspace(-1, 1, WIDTH, dtype=np.float32)[:, None]
+    )
+    gain_W3 = (
+        fall_off_W1 * np.array([1 + site.warmth, 1, 1 - site.warmth], np.float32) * site.brightness
+    )
+    x = (
+        (x * gain_W3 - 110) * site.contrast
+        + 110
+        + 3 * rng.standard_normal((HEIGHT, WIDTH, 1), np.float32)
+    )
     return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
 
 

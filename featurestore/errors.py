@@ -1,11 +1,14 @@
-"""The one family of errors a user can cause or must act on; anything else is a bug and stays a traceback.
+"""The one family of errors a user can cause or must act on; anything else is a bug and stays a
+traceback.
 
     BiomassError                 exit code
       UsageError                 2     the command or call cannot mean anything
-      InputError                 3     photographs, CSVs, configs, weights: what was handed in is wrong
-        NoAccessError            3     this account may not read or write a file, which may be sound
+      InputError                 3     photographs, CSVs, configs, weights: what was handed in is
+        wrong NoAccessError            3     this account may not read or write a file, which may be
+        sound
       StoreDamaged               4     a store's bytes are not what they were
-      MismatchError              5     two things that must agree (backbone, fingerprint, dtype) do not
+      MismatchError              5     two things that must agree (backbone, fingerprint, dtype) do
+      not
       LockedError                75    another process is writing here (EX_TEMPFAIL: try again)
       MemoryShortError           75    there is not enough memory for this at the moment
       NoThreadError              75    the system starts no further thread or process
@@ -19,7 +22,10 @@ import os
 IN_PART = 6
 NO_TEMPORARY = "No usable temporary directory"
 """How tempfile's error begins where there is no such folder."""
-SET_TMPDIR = "torch needs one writable folder for temporary files: set TMPDIR to one, such as the output's folder"
+SET_TMPDIR = (
+    "torch needs one writable folder for temporary files: set TMPDIR to one, such as the "
+    "output's folder"
+)
 
 
 class BiomassError(Exception):
@@ -42,7 +48,8 @@ class NoAccessError(InputError):
         """Of an error of the system, which names the file or leaves that to `path`."""
         place, why = err.filename or path, os.strerror(err.errno)
         return cls(
-            f"{place}: {why}: this account may not {what} it; ask its owner for access, or use another account"
+            f"{place}: {why}: this account may not {what} it; ask its owner for access, or use "
+            "another account"
         )
 
 
@@ -67,6 +74,7 @@ class NoThreadError(BiomassError):
 
 
 def list_some(items: list[str], most: int = 20) -> str:
-    """The items one a line, indented, the tail counted: long lists stay readable and complete enough to act on."""
+    """The items one a line, indented, the tail counted: long lists stay readable and complete
+    enough to act on."""
     lines = [f"\n  {item}" for item in items[:most]]
     return "".join(lines) + (f"\n  ... and {len(items) - most} more" if len(items) > most else "")

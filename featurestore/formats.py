@@ -13,10 +13,11 @@ from featurestore.urls import is_url
 
 
 def open_layout(path: Path) -> Layout:
-    """Layout of the store at path, whichever format it is; metadata is read once, no file stays open.
+    """Layout of the store at path, whichever format it is; metadata is read once, no file stays
+    open.
 
-    InputError if there is nothing or something else, NoAccessError if it may not be read; StoreDamaged if it is a store that
-    cannot be whole.
+    InputError if there is nothing or something else, NoAccessError if it may not be read;
+    StoreDamaged if it is a store that cannot be whole.
     """
     path = Path(os.path.abspath(path))
     try:
@@ -26,9 +27,11 @@ def open_layout(path: Path) -> Layout:
 
 
 def create_store(path: Path, spec: StoreSpec, n: int) -> Layout:
-    """Lay out an empty store with room for n images; the suffix says the format. Sparse: it takes no room yet.
+    """Lay out an empty store with room for n images; the suffix says the format. Sparse: it takes
+    no room yet.
 
-    Nothing is synced and the name is there at once; `writer.create_with_catalog` hides it until it is whole.
+    Nothing is synced and the name is there at once; `writer.create_with_catalog` hides it until it
+    is whole.
     """
     check_suffix(path)
     (_zarr if path.suffix == ".zarr" else _hdf5).create(path, spec, n)
@@ -54,7 +57,9 @@ def is_archive(path: Path | str) -> bool:
 def check_suffix(path: Path) -> None:
     """InputError unless the name says which format is meant."""
     if path.suffix not in {".h5", ".hdf5", ".zarr"}:
-        raise InputError(f"{path}: a store's name ends in .h5 (one HDF5 file) or .zarr (a Zarr v3 folder)")
+        raise InputError(
+            f"{path}: a store's name ends in .h5 (one HDF5 file) or .zarr (a Zarr v3 folder)"
+        )
 
 
 def _format_of(path: Path) -> ModuleType:
@@ -63,8 +68,13 @@ def _format_of(path: Path) -> ModuleType:
     if path.is_file():
         return _hdf5
     if {"http:", "https:"} & set(path.parts):  # the Path that a URL became
-        raise InputError(f"{path}: a URL where a file or folder is wanted; `biomass store convert URL OUT` copies what is served "
-                         "there; train, store info, stats and diff, and FeatureStore.open take the URL itself")
+        raise InputError(
+            f"{path}: a URL where a file or folder is wanted; `biomass store convert URL OUT` "
+            "copies what is served "
+            "there; train, store info, stats and diff, and FeatureStore.open take the URL itself"
+        )
     if "/v1/stores/" in str(path):
         raise InputError(f"{path}: no such store; a URL begins with http:// or https://")
-    raise InputError(f"{path}: no such store; `biomass store build --data DIR --out {path}` makes one")
+    raise InputError(
+        f"{path}: no such store; `biomass store build --data DIR --out {path}` makes one"
+    )

@@ -1,7 +1,8 @@
 """Whether the scan of a JPEG holds all that its header promises.
 
-Pillow drops the decoder's warnings and leaves what is lost grey. simplejpeg raises them, also while it decodes at an eighth
-of the size, which costs less than Pillow's decoding. Pixels are Pillow's all the same.
+Pillow drops the decoder's warnings and leaves what is lost grey. simplejpeg raises them, also while
+it decodes at an eighth of the size, which costs less than Pillow's decoding. Pixels are Pillow's
+all the same.
 """
 
 import re
@@ -9,7 +10,8 @@ import re
 import numpy as np
 
 UNCHECKED = (
-    "simplejpeg is not installed: JPEGs are not checked for damage inside the picture, which Pillow "
+    "simplejpeg is not installed: JPEGs are not checked for damage inside the picture, which "
+    "Pillow "
     "leaves grey without a word; `pip install simplejpeg` adds the check"
 )
 COLOUR = (
@@ -33,7 +35,8 @@ def can_check() -> bool:
 
 
 def scan_warning(jpeg: bytes) -> str | None:
-    """The decoder's first warning of damage inside a JPEG's scan; None if there is none, or no simplejpeg.
+    """The decoder's first warning of damage inside a JPEG's scan; None if there is none, or no
+    simplejpeg.
 
     Raises MemoryError where memory is short.
     """
@@ -52,7 +55,8 @@ def scan_warning(jpeg: bytes) -> str | None:
 
 
 def tell_damage(jpeg: bytes, warning: str, pixels_HWC: np.ndarray) -> str | None:
-    """What a warning means for a picture, in words; None where only padding follows the scan, as some cameras write it."""
+    """What a warning means for a picture, in words; None where only padding follows the scan, as
+    some cameras write it."""
     height = len(pixels_HWC)
     start, stop = _flat_rows(pixels_HWC)
     if _is_padding(jpeg, warning) and stop < height:
@@ -71,7 +75,8 @@ def tell_damage(jpeg: bytes, warning: str, pixels_HWC: np.ndarray) -> str | None
 def _is_padding(jpeg: bytes, warning: str) -> bool:
     """Whether what is left over at the end is one byte again and again.
 
-    Never of a progressive JPEG: no camera writes those, and of zeros in its last scan the same is left.
+    Never of a progressive JPEG: no camera writes those, and of zeros in its last scan the same is
+    left.
     """
     found, scan = LEFT_OVER.fullmatch(warning), jpeg.find(b"\xff\xda")
     if not found or b"\xff\xc2" in jpeg[:scan]:
@@ -81,7 +86,8 @@ def _is_padding(jpeg: bytes, warning: str) -> bool:
 
 
 def _flat_rows(pixels_HWC: np.ndarray) -> tuple[int, int]:
-    """Start and stop of the most rows, one after another, that show the same block over and over; (0, 0) if there are none.
+    """Start and stop of the most rows, one after another, that show the same block over and over;
+    (0, 0) if there are none.
 
     So look rows without data, and rows of zeros.
     """

@@ -1,4 +1,5 @@
-"""Where the bytes of a store are: the answer both formats give, and all that reading, writing and verifying ask of them."""
+"""Where the bytes of a store are: the answer both formats give, and all that reading, writing and
+verifying ask of them."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,12 +9,14 @@ from featurestore._maps import with_room
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.spec import ARCHIVE_FORMAT, FORMAT, FORMAT_VERSION, Array, StoreSpec
 
-MOST_IMAGES = 1 << 24  # and so shards: metadata of somebody else's must not make us allocate without end
+# and so shards: metadata of somebody else's must not make us allocate without end
+MOST_IMAGES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Extent:
-    """One array on disk: row r is `array.row_bytes` bytes of file r // rows_per_file, in C order, little-endian."""
+    """One array on disk: row r is `array.row_bytes` bytes of file r // rows_per_file, in C order,
+    little-endian."""
 
     array: Array
     paths: tuple[Path, ...]
@@ -35,7 +38,8 @@ class Extent:
 
 @dataclass(frozen=True)
 class Layout:
-    """An opened store's spec, where each of its arrays lies, and how long each of its files must be."""
+    """An opened store's spec, where each of its arrays lies, and how long each of its files must
+    be."""
 
     path: Path
     spec: StoreSpec
@@ -45,7 +49,8 @@ class Layout:
     padding: tuple[tuple[Path, int, int], ...] = ()
     """File, offset and length of bytes behind an array's last row that are zero."""
     inodes: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    """Device and inode of each file as its size was checked: the store that was opened, whatever takes its name later."""
+    """Device and inode of each file as its size was checked: the store that was opened, whatever
+    takes its name later."""
 
     @property
     def n(self) -> int:
@@ -64,7 +69,8 @@ class Layout:
         return parts
 
     def _below(self) -> set[str]:
-        """All files and folders of a store that is a folder; as text, since pathlib takes longer than the kernel."""
+        """All files and folders of a store that is a folder; as text, since pathlib takes longer
+        than the kernel."""
         root, found = str(self.path), set()
         for file in self.sizes:
             path = str(file)
@@ -74,36 +80,54 @@ class Layout:
         return found
 
     def check_sizes(self) -> None:
-        """StoreDamaged if a file is missing, cut or a link: mapping it would end in SIGBUS, read as zeros, or read elsewhere."""
+        """StoreDamaged if a file is missing, cut or a link: mapping it would end in SIGBUS, read as
+        zeros, or read elsewhere."""
         for path in self._below():
             if os.path.islink(path):
-                raise StoreDamaged(f"{path}: a link; a store's own files are not followed elsewhere")
+                raise StoreDamaged(
+                    f"{path}: a link; a store's own files are not followed elsewhere"
+                )
         for path, size in self.sizes.items():
             found = path.stat() if path.is_file() else None
             if found is None or found.st_size != size:
                 found_text = f"{found.st_size} bytes long" if found else "missing"
-                raise StoreDamaged(f"{path}: {found_text}, {size} bytes expected; restore it or build the store again")
+                raise StoreDamaged(
+                    f"{path}: {found_text}, {size} bytes expected; restore it or build the store "
+                    "again"
+                )
             self.inodes[path] = found.st_dev, found.st_ino
 
     def open_file(self, path: Path) -> int:
-        """A descriptor to read one of the store's files; StoreDamaged if it is not the file that was checked, or was cut."""
+        """A descriptor to read one of the store's files; StoreDamaged if it is not the file that
+        was checked, or was cut."""
         try:
             fd = with_room(path, lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError as err:
-            raise StoreDamaged(f"{path}: gone since the store was opened; restore it or build the store again") from err
+            raise StoreDamaged(
+                f"{path}: gone since the store was opened; restore it or build the store again"
+            ) from err
         found = os.fstat(fd)
         if (found.st_dev, found.st_ino) == self.inodes[path] and found.st_size >= self.sizes[path]:
             return fd
         os.close(fd)
-        raise StoreDamaged(f"{path}: replaced or cut since the store was opened; open the store again")
+        raise StoreDamaged(
+            f"{path}: replaced or cut since the store was opened; open the store again"
+        )
 
 
 def check_format(path: Path, name: object, version: object) -> None:
-    """InputError for something that is not a store, or is of a version this program does not know."""
+    """InputError for something that is not a store, or is of a version this program does not
+    know."""
     if name == ARCHIVE_FORMAT:
-        raise InputError(f"{path}: an archive, a compressed copy that cannot be mapped; `biomass store convert {path} OUT.h5` "
-                         "makes it a store again")
+        raise InputError(
+            f"{path}: an archive, a compressed copy that cannot be mapped; `biomass store convert "
+            f"{path} OUT.h5` "
+            "makes it a store again"
+        )
     if name != FORMAT:
         raise InputError(f"{path}: not a {FORMAT}: its root attribute 'format' is {name!r}")
     if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use a newer biomass")
+        raise InputError(
+            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use a newer "
+            "biomass"
+        )

@@ -1,13 +1,16 @@
-"""What a row's tokens come to: pooled vectors and moments, taken once while the tokens are at hand."""
+"""What a row's tokens come to: pooled vectors and moments, taken once while the tokens are at
+hand."""
 
 import torch
 from torch import Tensor
 
 
 def pool(patches_TPD: Tensor) -> Tensor:
-    """(T, 5, D) float32: per channel mean, std, max, min and signed GeM(3) over the P patches of each tile.
+    """(T, 5, D) float32: per channel mean, std, max, min and signed GeM(3) over the P patches of
+    each tile.
 
-    GeM: Radenovic et al. 2018, arXiv:1711.02512; with p = 3 the cube keeps the sign, so negative channels count.
+    GeM: Radenovic et al. 2018, arXiv:1711.02512; with p = 3 the cube keeps the sign, so negative
+    channels count.
     """
     x = patches_TPD.float()
     std, mean = torch.std_mean(x, dim=1, correction=0)
@@ -17,20 +20,31 @@ def pool(patches_TPD: Tensor) -> Tensor:
 
 
 def row_stats(cls_TD: Tensor, patches_TPD: Tensor, pooled_T5D: Tensor) -> Tensor:
-    """(14,) float64, the fields of spec.STATS: count, non-finite, min, max, mean, M2 and mean norm, of cls and patches."""
+    """(14,) float64, the fields of spec.STATS: count, non-finite, min, max, mean, M2 and mean norm,
+    of cls and patches."""
     mean, std, greatest, least, _ = pooled_T5D.double().unbind(1)
     n = patches_TPD.numel()
     whole = mean.mean()
     m2 = (std.square() + (mean - whole).square()).sum() * patches_TPD.shape[1]
     norms = torch.linalg.vector_norm(patches_TPD.float(), dim=-1).double().mean()
     patch = [n, _non_finite(patches_TPD, norms), least.min(), greatest.max(), whole, m2, norms]
-    return torch.tensor([float(field) for field in (*_vector_stats(cls_TD), *patch)], dtype=torch.float64)
+    return torch.tensor(
+        [float(field) for field in (*_vector_stats(cls_TD), *patch)], dtype=torch.float64
+    )
 
 
 def _vector_stats(cls_TD: Tensor) -> tuple:
     x = cls_TD.double()
     norms = torch.linalg.vector_norm(x, dim=-1).mean()
-    return (x.numel(), _non_finite(x, norms), x.min(), x.max(), x.mean(), (x - x.mean()).square().sum(), norms)
+    return (
+        x.numel(),
+        _non_finite(x, norms),
+        x.min(),
+        x.max(),
+        x.mean(),
+        (x - x.mean()).square().sum(),
+        norms,
+    )
 
 
 def _non_finite(x: Tensor, norms: Tensor) -> int:

@@ -1,4 +1,5 @@
-"""What a build would take: images, bytes, memory, and hours by timing one view of one photograph. Nothing is written."""
+"""What a build would take: images, bytes, memory, and hours by timing one view of one photograph.
+Nothing is written."""
 
 import resource
 import shutil
@@ -20,7 +21,8 @@ AGAIN_S = 20.0  # a first view that took less is timed once more: it paid for wh
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build comes to; bytes are of the whole store, of what is to be written, and of memory."""
+    """What a build comes to; bytes are of the whole store, of what is to be written, and of
+    memory."""
 
     path: Path
     spec: StoreSpec
@@ -47,26 +49,45 @@ class BuildPlan:
         sites = f" of {self.n_sites} sites" if self.n_sites else ""
         rooms = "" if self.free_bytes >= self.pending_bytes else "  NOT ENOUGH"
         memory = "" if self.usable_bytes >= self.memory_bytes else "  NOT ENOUGH"
-        return (f"{self.path}: {self.n_images} images{sites}, {self.n_pending} to build{left_out}; nothing was written\n"
-                f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x {t.grid[1]}) x {t.width}"
-                f"{'' if self.spec.has_patches else ', pooled only'}\n"
-                f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} GB to write, "
-                f"{self.free_bytes / 1e9:.3g} GB free{rooms}\n"
-                f"  memory  {self.memory_bytes / 1e9:.2g} GB, {self.usable_bytes / 1e9:.3g} GB usable{memory}\n"
-                f"  time    {self.hours:.3g} h{days}: {self.view_s:.3g} s a view on {made_by['device']} in "
-                f"{made_by['precision']}")
+        return (
+            f"{self.path}: {self.n_images} images{sites}, {self.n_pending} to build{left_out}; "
+            "nothing was written\n"
+            f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x "
+            f"{t.grid[1]}) x {t.width}"
+            f"{'' if self.spec.has_patches else ', pooled only'}\n"
+            f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} "
+            "GB to write, "
+            f"{self.free_bytes / 1e9:.3g} GB free{rooms}\n"
+            f"  memory  {self.memory_bytes / 1e9:.2g} GB, {self.usable_bytes / 1e9:.3g} GB "
+            f"usable{memory}\n"
+            f"  time    {self.hours:.3g} h{days}: {self.view_s:.3g} s a view on "
+            f"{made_by['device']} in "
+            f"{made_by['precision']}"
+        )
 
 
 @usable_threads()
 def plan_build(config: BuildConfig) -> BuildPlan:
-    """Check all that `build_store` checks before it writes, then time the backbone. Errors as there."""
+    """Check all that `build_store` checks before it writes, then time the backbone. Errors as
+    there."""
     usable_bytes = usable_memory().n_bytes + _peak_bytes()
     job = prepare_build(config, save=False)
     view_s = _time_view(job)
     each, n_images = image_bytes(job.spec), len(job.frame) + config.reserve
-    return BuildPlan(config.out, job.spec, len(job.frame), count_sites(job.frame), job.n_pending, len(job.unusable), view_s,
-                     each * n_images, each * job.n_pending, shutil.disk_usage(config.out.parent).free,
-                     _peak_bytes() + N_BUFFERS * each, usable_bytes)
+    return BuildPlan(
+        config.out,
+        job.spec,
+        len(job.frame),
+        count_sites(job.frame),
+        job.n_pending,
+        len(job.unusable),
+        view_s,
+        each * n_images,
+        each * job.n_pending,
+        shutil.disk_usage(config.out.parent).free,
+        _peak_bytes() + N_BUFFERS * each,
+        usable_bytes,
+    )
 
 
 def _peak_bytes() -> int:
@@ -75,7 +96,8 @@ def _peak_bytes() -> int:
 
 
 def _time_view(job: BuildJob) -> float:
-    """Seconds that one view of the first usable photograph takes, decoding left out: it goes on meanwhile."""
+    """Seconds that one view of the first usable photograph takes, decoding left out: it goes on
+    meanwhile."""
     path = next(path for path in job.paths if path not in job.unusable)
     photograph, view_s = decode(path, job.backbone.crop), 0.0
     for _ in range(2):

@@ -1,4 +1,5 @@
-"""What the system refuses, as errors of ours: access to a file, descriptors, threads, a folder for temporary files."""
+"""What the system refuses, as errors of ours: access to a file, descriptors, threads, a folder for
+temporary files."""
 
 import errno
 
@@ -7,7 +8,8 @@ from featurestore.errors import NO_TEMPORARY, SET_TMPDIR, BiomassError, InputErr
 
 
 def as_ours(err: Exception) -> BiomassError | None:
-    """The error that tells a user what happened and what to do; None for a bug, which stays a traceback."""
+    """The error that tells a user what happened and what to do; None for a bug, which stays a
+    traceback."""
     if isinstance(err, BiomassError):
         return err
     if isinstance(err, PermissionError) and err.filename is not None:

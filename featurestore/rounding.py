@@ -1,6 +1,8 @@
-"""Rounding tokens to eight bits: what an int8 archive keeps, and what predict does to its own tokens for heads trained on one.
+"""Rounding tokens to eight bits: what an int8 archive keeps, and what predict does to its own
+tokens for heads trained on one.
 
-One pair of functions, in single operations that IEEE 754 defines, so that every device rounds a token to the same bits.
+One pair of functions, in single operations that IEEE 754 defines, so that every device rounds a
+token to the same bits.
 """
 
 import torch
@@ -11,14 +13,16 @@ ERROR_FIELDS = {"max", "rms", "max_relative", "rms_relative"}
 
 
 def quantise(tokens_XD: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., D) float16 -> q (..., D) int8 and scale (...) float32: scale = max|token| / 127, q = round(token / scale).
+    """(..., D) float16 -> q (..., D) int8 and scale (...) float32: scale = max|token| / 127, q =
+    round(token / scale).
 
-    Halves are rounded to even. A token of zeros has scale 0 and q 0. Of an integer multiple of the scale nothing is lost:
-    quantising what `dequantise` returned gives the same token again.
+    Halves are rounded to even. A token of zeros has scale 0 and q 0. Of an integer multiple of the
+    scale nothing is lost: quantising what `dequantise` returned gives the same token again.
     """
     x = tokens_XD.float()
     greatest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
-    scale = greatest / torch.full_like(greatest, LEVELS)  # by a Python number, CUDA would multiply with a rounded 1/127
+    # by a Python number, CUDA would multiply with a rounded 1/127
+    scale = greatest / torch.full_like(greatest, LEVELS)
     q = (x / torch.where(scale > 0, scale, 1)).round_().to(torch.int8)
     return q, scale.squeeze(-1)
 
@@ -61,6 +65,11 @@ class ErrorTally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def error(self) -> dict[str, float]:
-        """ERROR_FIELDS: greatest and root mean square of single values; then of the norm of a token's change to its own norm."""
-        return {"max": self._max, "rms": (self._square / max(1, self._n_values)) ** 0.5,
-                "max_relative": self._max_relative, "rms_relative": (self._square_relative / max(1, self._n_tokens)) ** 0.5}
+        """ERROR_FIELDS: greatest and root mean square of single values; then of the norm of a
+        token's change to its own norm."""
+        return {
+            "max": self._max,
+            "rms": (self._square / max(1, self._n_values)) ** 0.5,
+            "max_relative": self._max_relative,
+            "rms_relative": (self._square_relative / max(1, self._n_tokens)) ** 0.5,
+        }

@@ -1,7 +1,8 @@
 """Which photographs are one site: one visit, State and date, what cross-validation keeps together.
 
-A visit that is spelled in two ways would be held out apart from itself, and scores would read too high. So spellings are merged
-where that is certain, refused where a date can be read in two ways, and else told.
+A visit that is spelled in two ways would be held out apart from itself, and scores would read too
+high. So spellings are merged where that is certain, refused where a date can be read in two ways,
+and else told.
 """
 
 import itertools
@@ -19,8 +20,20 @@ import pandas as pd
 from featurestore.errors import InputError, list_some
 
 SITE_COLUMNS = ("State", "Sampling_Date")
-MONTHS = ("january", "february", "march", "april", "may", "june",
-          "july", "august", "september", "october", "november", "december")
+MONTHS = (
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
 CENTURIES = range(1900, 2100)
 """Years in which eight digits in a row are taken for a date."""
 
@@ -31,7 +44,8 @@ TIME = re.compile(
     r"\s*(?:[zZ]|UTC|GMT|[+-]\d{2}:?\d{2})?$"
 )
 YEAR_FIRST = re.compile(r"(\d{4})([-/._:])(\d{1,2})\2(\d{1,2})")  # cameras write colons
-COMPACT = re.compile(r"(\d{4})(\d{2})(\d{2})(?:[tT]?\d{4}(?:\d{2})?[zZ]?)?")  # the digits behind are a time
+# the digits behind are a time
+COMPACT = re.compile(r"(\d{4})(\d{2})(\d{2})(?:[tT]?\d{4}(?:\d{2})?[zZ]?)?")
 YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})")
 DAY_MONTH_NAME = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?[\s./-]*([a-z]+)[\s.,/-]*(\d{4})")
 MONTH_NAME_DAY = re.compile(r"([a-z]+)[\s./-]*(\d{1,2})(?:st|nd|rd|th)?[\s,]+(\d{4})")
@@ -40,25 +54,29 @@ MONTH_NAME_DAY = re.compile(r"([a-z]+)[\s./-]*(\d{1,2})(?:st|nd|rd|th)?[\s,]+(\d
 def site_of(frame: pd.DataFrame) -> pd.Series:
     """State + "_" + Sampling_Date of each image: one visit, what cross-validation keeps together.
 
-    A date is written as the contest does, 2015/7/21, however it is spelled; see `date_of` and `state_of`.
-    Raises InputError if a column is missing or empty for an image, or a date can be read in two ways.
+    A date is written as the contest does, 2015/7/21, however it is spelled; see `date_of` and
+    `state_of`. Raises InputError if a column is missing or empty for an image, or a date can be
+    read in two ways.
     """
     require_columns(frame, SITE_COLUMNS)
     return (state_of(frame) + "_" + date_of(frame)).rename("site")
 
 
 def state_of(frame: pd.DataFrame) -> pd.Series:
-    """State of each image; where letter case differs (NSW, nsw), the spelling that sorts first. InputError as `site_of`."""
+    """State of each image; where letter case differs (NSW, nsw), the spelling that sorts first.
+    InputError as `site_of`."""
     require_columns(frame, ["State"])
     return _one_case(frame["State"].map(_tidy))
 
 
 def date_of(frame: pd.DataFrame) -> pd.Series:
-    """Sampling_Date of each image, without time: 2015/7/21 for 2015-07-21 10:00, 20150721, 21/7/2015 and 21 July 2015.
+    """Sampling_Date of each image, without time: 2015/7/21 for 2015-07-21 10:00, 20150721,
+    21/7/2015 and 21 July 2015.
 
-    A day and month up to 12 before the year (3/4/2015) keep their order, and other text is taken as it is, in one letter case.
-    Raises InputError as `site_of`, and if such a day and month could be swapped: 3/4/2015 beside 2015/4/3 or 2015/3/4, or beside
-    4/3/2015 where some dates begin with the day and some with the month.
+    A day and month up to 12 before the year (3/4/2015) keep their order, and other text is taken as
+    it is, in one letter case. Raises InputError as `site_of`, and if such a day and month could be
+    swapped: 3/4/2015 beside 2015/4/3 or 2015/3/4, or beside 4/3/2015 where some dates begin with
+    the day and some with the month.
     """
     require_columns(frame, ["Sampling_Date"])
     written = frame["Sampling_Date"].map(_tidy)
@@ -68,18 +86,22 @@ def date_of(frame: pd.DataFrame) -> pd.Series:
 
 
 def joined_sites(site: Iterable[str], catalog: pd.DataFrame) -> np.ndarray:
-    """(N,) site of each image; sites that hold copies of one photograph (`sha256`, if known) are one, whoever made the folds."""
+    """(N,) site of each image; sites that hold copies of one photograph (`sha256`, if known) are
+    one, whoever made the folds."""
     return np.array(share_copies(site, digests_of(catalog)))
 
 
 def has_sites(frame: pd.DataFrame) -> bool:
     """Whether a catalog has State and Sampling_Date, of some image at least."""
-    absent = [column for column in SITE_COLUMNS if column not in frame or _is_empty(frame[column]).all()]
+    absent = [
+        column for column in SITE_COLUMNS if column not in frame or _is_empty(frame[column]).all()
+    ]
     return not absent
 
 
 def count_sites(frame: pd.DataFrame) -> int | None:
-    """How many sites the images are of; None where that cannot be told (`doubts_about_sites` may say why)."""
+    """How many sites the images are of; None where that cannot be told (`doubts_about_sites` may
+    say why)."""
     try:
         return site_of(frame).nunique()
     except InputError:
@@ -87,7 +109,8 @@ def count_sites(frame: pd.DataFrame) -> int | None:
 
 
 def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
-    """What a person should look at before folds are made, a message each: dates that are refused, sites that look alike.
+    """What a person should look at before folds are made, a message each: dates that are refused,
+    sites that look alike.
 
     Nothing is said of a frame without State or Sampling_Date: its folds come from elsewhere.
     """
@@ -101,8 +124,11 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
     alike = _alike(list(pairs.itertuples(index=False, name=None)))
     if not alike:
         return []
-    return [f"sites that look alike ({len(alike)} pairs) are held out apart, so scores read too high where they are one visit; "
-            f"spell State and Sampling_Date (2015-07-21) in one way:{list_some(alike)}"]
+    return [
+        f"sites that look alike ({len(alike)} pairs) are held out apart, so scores read too high "
+        "where they are one visit; "
+        f"spell State and Sampling_Date (2015-07-21) in one way:{list_some(alike)}"
+    ]
 
 
 def warn_of_sites(frame: pd.DataFrame, source: Path | str) -> None:
@@ -116,14 +142,20 @@ def require_columns(frame: pd.DataFrame, columns: Iterable[str]) -> None:
     columns = list(columns)
     absent = [column for column in columns if column not in frame]
     if absent:
-        raise InputError(f"no column {', '.join(absent)} in the catalog, which has {', '.join(frame.columns)}; "
-                         "folds need it: put it in train.csv, then `biomass store extend STORE NEW --data DIR --relabel` copies "
-                         "the tokens to a store with it")
+        raise InputError(
+            f"no column {', '.join(absent)} in the catalog, which has {', '.join(frame.columns)}; "
+            "folds need it: put it in train.csv, then `biomass store extend STORE NEW --data DIR "
+            "--relabel` copies "
+            "the tokens to a store with it"
+        )
     for column in columns:
         empty = _is_empty(frame[column])
         if empty.any():
             ids = _ids(frame)[empty].tolist()
-            raise InputError(f"column {column} is empty for {len(ids)} images; fill it in or leave them out:" + list_some(ids))
+            raise InputError(
+                f"column {column} is empty for {len(ids)} images; fill it in or leave them out:"
+                + list_some(ids)
+            )
 
 
 def _is_empty(cells: pd.Series) -> pd.Series:
@@ -136,12 +168,16 @@ def digests_of(catalog: pd.DataFrame) -> Iterable[str]:
 
 
 def share_copies(group: Iterable[str], digests: Iterable[str]) -> list[str]:
-    """Groups joined wherever they hold the same photograph (union-find), named by the first of their names."""
+    """Groups joined wherever they hold the same photograph (union-find), named by the first of
+    their names."""
     parent = {name: name for name in group}
     holder: dict[str, str] = {}
     for name, digest in zip(group, digests, strict=True):
-        if isinstance(digest, str) and digest:  # an image that was missing has no digest, and is no copy of another
-            first, second = sorted([_root(parent, name), _root(parent, holder.setdefault(digest, name))])
+        # an image that was missing has no digest, and is no copy of another
+        if isinstance(digest, str) and digest:
+            first, second = sorted(
+                [_root(parent, name), _root(parent, holder.setdefault(digest, name))]
+            )
             parent[second] = first
     return [_root(parent, name) for name in group]
 
@@ -161,7 +197,8 @@ class ParsedDate:
     day: date | None = None
     """Of a certain date."""
     day_first: bool | None = None
-    """Whether what was written began with the day; None where it did not begin with the one or the other for certain."""
+    """Whether what was written began with the day; None where it did not begin with the one or the
+    other for certain."""
     swappable: tuple[int, int, int] | None = None
     """Two numbers up to 12 before the year, and the year."""
 
@@ -210,7 +247,11 @@ def _day(year: str | int, month: str | int, day: str | int) -> date | None:
 
 def _month(name: str) -> int:
     """1 to 12 by an English name or at least its first three letters, 0 for another word."""
-    fitting = [number for number, month in enumerate(MONTHS, 1) if len(name) >= 3 and month.startswith(name)]
+    fitting = [
+        number
+        for number, month in enumerate(MONTHS, 1)
+        if len(name) >= 3 and month.startswith(name)
+    ]
     return fitting[0] if fitting else 0
 
 
@@ -222,7 +263,11 @@ def _refuse_swappable(frame: pd.DataFrame, written: pd.Series, parsed: pd.Series
     both_orders = {True, False} <= {each.day_first for each in dates}
     beside: dict[str, str] = {}
     for first, second, year in sorted(swappable):
-        twins = [str(_certain(day)) for day in (_day(year, second, first), _day(year, first, second)) if day in certain]
+        twins = [
+            str(_certain(day))
+            for day in (_day(year, second, first), _day(year, first, second))
+            if day in certain
+        ]
         if both_orders and (second, first, year) in swappable:
             twins.append(f"{second}/{first}/{year}")
         if twins:
@@ -232,11 +277,18 @@ def _refuse_swappable(frame: pd.DataFrame, written: pd.Series, parsed: pd.Series
         for image_id, text, each in zip(_ids(frame), written, parsed, strict=True):
             if str(each) in beside:
                 of_text[text, str(each)].append(image_id)
-        lines = [f"{text} ({ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}) beside {beside[name]}"
-                 for (text, name), ids in of_text.items()]
-        raise InputError("Sampling_Date: day and month of these dates could be swapped, so one visit may be two sites; write all "
-                         "dates of train.csv as 2015-07-21 (a store that is there takes them by `biomass store extend STORE NEW "
-                         f"--data DIR --relabel`):{list_some(lines)}")
+        lines = [
+            f"{text} ({ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}) beside "
+            f"{beside[name]}"
+            for (text, name), ids in of_text.items()
+        ]
+        raise InputError(
+            "Sampling_Date: day and month of these dates could be swapped, so one visit may be two "
+            "sites; write all "
+            "dates of train.csv as 2015-07-21 (a store that is there takes them by `biomass store "
+            "extend STORE NEW "
+            f"--data DIR --relabel`):{list_some(lines)}"
+        )
 
 
 def _one_case(texts: pd.Series) -> pd.Series:
@@ -261,7 +313,8 @@ def _alike(sites: list[tuple[str, str]]) -> list[str]:
 
 
 def _numbers_or_words(day: str) -> tuple:
-    """Equal for dates that may be the same: of the same three numbers in any order (15 is 2015), or the same words."""
+    """Equal for dates that may be the same: of the same three numbers in any order (15 is 2015), or
+    the same words."""
     words = re.findall(r"\d+|[^\W\d_]+", day.casefold())
     numbers = [int(word) if word.isdigit() else _month(word) for word in words]
     if len(numbers) == 3 and all(numbers):
@@ -270,7 +323,8 @@ def _numbers_or_words(day: str) -> tuple:
 
 
 def _may_be_one_day(a: str, b: str) -> bool:
-    """Of two dates with equal numbers or words: not if both are certain, or are written in one way (3/4/2015 and 4/3/2015)."""
+    """Of two dates with equal numbers or words: not if both are certain, or are written in one way
+    (3/4/2015 and 4/3/2015)."""
     years = [re.findall(r"\d{4}", day) for day in (a, b)]
     if all(years) and years[0] != years[1]:
         return False
@@ -279,19 +333,34 @@ def _may_be_one_day(a: str, b: str) -> bool:
 
 
 def _may_be_one_state(a: str, b: str) -> bool:
-    """Whether two names differ in punctuation alone (N.S.W.), or one may abbreviate the other: Tas, WA, Qld."""
+    """Whether two names differ in punctuation alone (N.S.W.), or one may abbreviate the other: Tas,
+    WA, Qld."""
     short, long = sorted((re.sub(r"[\W_]", "", name.casefold()) for name in (a, b)), key=len)
     if short == long:
         return True
     letters = iter(long)
-    return (short.isalpha() and len(short) >= 2 and len(long) >= len(short) + 2 and long[0] == short[0]
-            and all(letter in letters for letter in short))
+    return (
+        short.isalpha()
+        and len(short) >= 2
+        and len(long) >= len(short) + 2
+        and long[0] == short[0]
+        and all(letter in letters for letter in short)
+    )
 
 
 def _tidy(cell: object) -> str:
-    """A cell as text, without spaces that nobody sees; a column of numbers alone is read as float64, 20150721.0 say."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else " ".join(str(cell).split())
+    """A cell as text, without spaces that nobody sees; a column of numbers alone is read as
+    float64, 20150721.0 say."""
+    return (
+        str(int(cell))
+        if isinstance(cell, float) and cell.is_integer()
+        else " ".join(str(cell).split())
+    )
 
 
 def _ids(frame: pd.DataFrame) -> pd.Series:
-    return frame["image_id"].astype(str) if "image_id" in frame else frame.index.to_series().astype(str)
+    return (
+        frame["image_id"].astype(str)
+        if "image_id" in frame
+        else frame.index.to_series().astype(str)
+    )

@@ -11,7 +11,8 @@ from torch import Tensor
 
 @contextmanager
 def readable_name(path: Path) -> Iterator[Path]:
-    """A name of the file by which safetensors opens it: its reader refuses folders whose names are not UTF-8.
+    """A name of the file by which safetensors opens it: its reader refuses folders whose names are
+    not UTF-8.
 
     Valid within the block. Raises OSError if the file cannot be opened.
     """
@@ -26,7 +27,9 @@ def readable_name(path: Path) -> Iterator[Path]:
         yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file with the mode of any other new file, 0666 less the umask.
 
     Raises OSError or SafetensorError if it cannot be written; what is there then is not whole.

@@ -1,4 +1,5 @@
-"""A store's URL as it is typed, shown and kept: apart from the token that goes with it; and where the rows it gives are kept."""
+"""A store's URL as it is typed, shown and kept: apart from the token that goes with it; and where
+the rows it gives are kept."""
 
 import os
 from pathlib import Path
@@ -9,12 +10,16 @@ from featurestore.errors import UsageError
 SCHEMES = ("http://", "https://")
 TOKEN = "BIOMASS_TOKEN"  # environment variable
 CACHE = "BIOMASS_CACHE"  # environment variable
-_tokens: dict[str, str] = {}  # by scheme and host, of URLs that this process was given: a handle that travels has none
+# by scheme and host, of URLs that this process was given: a handle that travels has none
+_tokens: dict[str, str] = {}
 
 
 def default_root() -> Path:
     """BIOMASS_CACHE, or ~/.cache/biomass."""
-    return Path(os.environ.get(CACHE) or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "biomass")).expanduser()
+    return Path(
+        os.environ.get(CACHE)
+        or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "biomass")
+    ).expanduser()
 
 
 def is_url(path: object) -> bool:
@@ -23,7 +28,8 @@ def is_url(path: object) -> bool:
 
 
 def without_token(url: str) -> str:
-    """The URL as it may be shown and kept; a token in its query is remembered in this process alone.
+    """The URL as it may be shown and kept; a token in its query is remembered in this process
+    alone.
 
     UsageError for what no store's URL has.
     """
@@ -36,7 +42,9 @@ def without_token(url: str) -> str:
         raise refusal from err
     query = parse_qsl(parts.query)
     if "@" in parts.netloc:
-        raise UsageError(f"{shown}: behind a name or password in a URL; give the server's token in {TOKEN}")
+        raise UsageError(
+            f"{shown}: behind a name or password in a URL; give the server's token in {TOKEN}"
+        )
     if not usable or any(name != "token" for name, _ in query):
         raise refusal
     path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=")
@@ -59,5 +67,7 @@ def token_for(url: str) -> str:
     """The token that this URL was given with, or else BIOMASS_TOKEN; empty if there is none."""
     token = (_tokens.get(origin(url)) or os.environ.get(TOKEN, "")).strip()
     if not (token.isascii() and token.isprintable()):  # http.client would refuse it, and tell it
-        raise UsageError(f"{url}: the token holds what no header can; copy it again as the server prints it")
+        raise UsageError(
+            f"{url}: the token holds what no header can; copy it again as the server prints it"
+        )
     return token

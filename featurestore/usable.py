@@ -1,4 +1,5 @@
-"""What this process may use: memory and CPUs. Less than the machine has where a cgroup limits it, as in most containers.
+"""What this process may use: memory and CPUs. Less than the machine has where a cgroup limits it,
+as in most containers.
 
 Of the standard library alone, for `doctor` must run where nothing else loads.
 """
@@ -29,10 +30,11 @@ class Memory:
 
 
 def usable_memory(proc: Path = PROC) -> Memory:
-    """The least of MemAvailable and what is left of each memory limit, from this process's cgroup up to its mount's root.
+    """The least of MemAvailable and what is left of each memory limit, from this process's cgroup
+    up to its mount's root.
 
-    Of a limit so much is left as no anonymous memory and no tmpfs takes; page cache does not count, since the kernel drops it.
-    cgroup v1 and v2. proc : where procfs is mounted.
+    Of a limit so much is left as no anonymous memory and no tmpfs takes; page cache does not count,
+    since the kernel drops it. cgroup v1 and v2. proc : where procfs is mounted.
 
     Source: cgroups(7); the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
     """
@@ -53,7 +55,8 @@ def usable_memory(proc: Path = PROC) -> Memory:
 
 
 def check_memory(need: int, what: str, advice: str, proc: Path = PROC) -> None:
-    """MemoryShortError if `what` needs more bytes of main memory than this process may use; `advice` is what to do then."""
+    """MemoryShortError if `what` needs more bytes of main memory than this process may use;
+    `advice` is what to do then."""
     usable = usable_memory(proc)
     if need > usable.n_bytes:
         raise MemoryShortError(
@@ -62,7 +65,8 @@ def check_memory(need: int, what: str, advice: str, proc: Path = PROC) -> None:
 
 
 def usable_cpus(proc: Path = PROC) -> int:
-    """CPUs of this process's affinity, or fewer by the least quota of its cgroups, rounded down; at least 1."""
+    """CPUs of this process's affinity, or fewer by the least quota of its cgroups, rounded down; at
+    least 1."""
     quotas = [_quota(folder) for folder in cgroups(CPU, proc)]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
 
@@ -74,9 +78,11 @@ def meminfo(proc: Path = PROC) -> dict[str, int]:
 
 
 def cgroups(controller: str, proc: Path = PROC) -> Iterator[Path]:
-    """Folders of this process's cgroup and of those above it, up to the mount's root, of each hierarchy with the controller.
+    """Folders of this process's cgroup and of those above it, up to the mount's root, of each
+    hierarchy with the controller.
 
-    Where /proc/self/cgroup names no folder below a mount, as in a container that does not see its own path, the mount's root.
+    Where /proc/self/cgroup names no folder below a mount, as in a container that does not see its
+    own path, the mount's root.
     """
     mounted = mounts(read(proc / "self/mountinfo"))
     for line in read(proc / "self/cgroup").splitlines():  # number:controllers:path
@@ -163,7 +169,8 @@ def mounts(mountinfo: str) -> list[Mount]:
 
 
 def read(path: str | Path) -> str:
-    """The text of a file of the kernel's; empty where this kernel, or container, does not have it."""
+    """The text of a file of the kernel's; empty where this kernel, or container, does not have
+    it."""
     try:
         return Path(path).read_text(errors="surrogateescape")
     except OSError:

@@ -1,4 +1,5 @@
-"""Every byte of a store, once: which rows are not what was committed; and un-sealing those, so that a build makes them again."""
+"""Every byte of a store, once: which rows are not what was committed; and un-sealing those, so that
+a build makes them again."""
 
 import time
 import warnings
@@ -30,7 +31,8 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: with a row, with an image when view is None, with the store when image is None."""
+    """One thing that is wrong: with a row, with an image when view is None, with the store when
+    image is None."""
 
     image: int | None
     image_id: str
@@ -64,22 +66,31 @@ class VerifyReport:
     @property
     def damaged(self) -> list[int]:
         """Images that un-sealing would have made again."""
-        return sorted({fault.image for fault in self.faults if fault.damage and fault.image is not None})
+        return sorted(
+            {fault.image for fault in self.faults if fault.damage and fault.image is not None}
+        )
 
     def pace(self) -> str:
         """How fast it went, and what set the pace."""
         limit = "the disk" if self.waited_s > self.seconds / 2 else "the checksum"
-        return f"{self.n_bytes / 1e9:.3g} GB in {self.seconds:.2g} s, {self.n_bytes / 1e9 / max(self.seconds, 1e-9):.2g} GB/s, " \
-               f"as fast as {limit} allows"
+        return (
+            f"{self.n_bytes / 1e9:.3g} GB in {self.seconds:.2g} s, "
+            f"{self.n_bytes / 1e9 / max(self.seconds, 1e-9):.2g} GB/s, "
+            f"as fast as {limit} allows"
+        )
 
 
-def verify(store: FeatureStore, progress: Progress = lambda n_bytes: None, images: Path | None = None) -> VerifyReport:
-    """Check every sealed image: its seal, and each of its rows, value by value; unsealed images are counted as absent.
+def verify(
+    store: FeatureStore, progress: Progress = lambda n_bytes: None, images: Path | None = None
+) -> VerifyReport:
+    """Check every sealed image: its seal, and each of its rows, value by value; unsealed images are
+    counted as absent.
 
     Reads with pread, so rot, a cut file and a bad disk are all reported, never a crash.
 
     progress : told how many more bytes were read.
-    images : folder the catalog's paths start from; photographs that changed since, or are damaged inside, are faults too.
+    images : folder the catalog's paths start from; photographs that changed since, or are damaged
+        inside, are faults too.
     """
     _refuse_remote(store.path)
     store.refresh()
@@ -87,7 +98,12 @@ def verify(store: FeatureStore, progress: Progress = lambda n_bytes: None, image
     report, start = sums.report, time.perf_counter()
     sums.run()
     store.refresh()  # a builder may have added images meanwhile
-    report.faults += [*_row_faults(sums), *_seal_faults(store), *_catalog_faults(store), *_metadata_faults(store)]
+    report.faults += [
+        *_row_faults(sums),
+        *_seal_faults(store),
+        *_catalog_faults(store),
+        *_metadata_faults(store),
+    ]
     report.seconds = time.perf_counter() - start
     if images:
         report.faults += _photograph_faults(store, images)
@@ -96,7 +112,8 @@ def verify(store: FeatureStore, progress: Progress = lambda n_bytes: None, image
 
 
 def repair(path: Path, progress: Progress = lambda n_bytes: None) -> VerifyReport:
-    """Verify, and un-seal what is damaged, under the builder's lock: the next build makes those images again.
+    """Verify, and un-seal what is damaged, under the builder's lock: the next build makes those
+    images again.
 
     Nothing else is changed. LockedError while a builder is at work.
     """
@@ -109,8 +126,11 @@ def repair(path: Path, progress: Progress = lambda n_bytes: None) -> VerifyRepor
 
 def _refuse_remote(path: Path | str) -> None:
     if is_url(path):
-        raise UsageError(f"{path}: verify reads files where they lie; run it on the server's machine. (Rows that are fetched are "
-                         "compared with their checksums.)")
+        raise UsageError(
+            f"{path}: verify reads files where they lie; run it on the server's machine. (Rows "
+            "that are fetched are "
+            "compared with their checksums.)"
+        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +143,8 @@ class Piece:
 
 
 class _Sums:
-    """CRC-32C of every row of the images that have a seal, array by array in the order the format chains them."""
+    """CRC-32C of every row of the images that have a seal, array by array in the order the format
+    chains them."""
 
     def __init__(self, store: FeatureStore, report: VerifyReport, progress: Progress) -> None:
         self.store, self.report, self._progress = store, report, progress
@@ -159,7 +180,9 @@ class _Sums:
             return
         self._count(values.nbytes, time.perf_counter() - began)
         crc_NV = self.crc_NV[start:end]
-        crc_NV[...] = crc32c_rows(values.reshape(crc_NV.size, -1), start_N=crc_NV.ravel()).reshape(shape)
+        crc_NV[...] = crc32c_rows(values.reshape(crc_NV.size, -1), start_N=crc_NV.ravel()).reshape(
+            shape
+        )
         if _non_finite(values):
             odd = [(start + i, v) for i, v in np.ndindex(shape) if _non_finite(values[i, v])]
             self.wrong.update(dict.fromkeys(odd, f"values of {extent.array.name} are not finite"))
@@ -167,7 +190,9 @@ class _Sums:
     def _halve(self, extent: Extent, start: int, end: int, err: Exception) -> None:
         """Find the images of a block that cannot be read."""
         if end - start == 1:
-            self.wrong.update({(start, view): f"cannot be read: {err}" for view in range(self.crc_NV.shape[1])})
+            self.wrong.update(
+                {(start, view): f"cannot be read: {err}" for view in range(self.crc_NV.shape[1])}
+            )
             return
         middle = (start + end) // 2
         self._sum_block(extent, start, middle)
@@ -175,19 +200,29 @@ class _Sums:
 
     def _sum_patches(self, readers: Pool) -> None:
         extent, n_views = self.store.layout.extents["patches"], self.crc_NV.shape[1]
-        stride = extent.stride  # what follows a row in Zarr, its own checksum and zeros, is read and checked too
+        # what follows a row in Zarr, its own checksum and zeros, is read and checked too
+        stride = extent.stride
         sizes = [min(PIECE, stride - at) for at in range(0, stride, PIECE)]
         rows = [(int(i), v) for i in self.sealed for v in range(n_views)]
         places = (extent.locate(i * n_views + v)[:2] for i, v in rows)
-        pieces = self._ahead(readers, ((path, offset + n * PIECE, size, extent.array.row_bytes - n * PIECE)
-                                       for path, offset in places for n, size in enumerate(sizes)))
+        pieces = self._ahead(
+            readers,
+            (
+                (path, offset + n * PIECE, size, extent.array.row_bytes - n * PIECE)
+                for path, offset in places
+                for n, size in enumerate(sizes)
+            ),
+        )
         append = crc32c_append(extent.array.row_bytes)
         for row in rows:
             crc = self._sum_row(row, extent, islice(pieces, len(sizes)))
             self.crc_NV[row] = append(int(self.crc_NV[row]), crc)
 
-    def _sum_row(self, row: tuple[int, int], extent: Extent, pieces: Iterator[Piece | Exception]) -> int:
-        """CRC-32C of one row's patches, from pieces as they come; what one holds is gone when the next is asked for."""
+    def _sum_row(
+        self, row: tuple[int, int], extent: Extent, pieces: Iterator[Piece | Exception]
+    ) -> int:
+        """CRC-32C of one row's patches, from pieces as they come; what one holds is gone when the
+        next is asked for."""
         crc, tail = 0, b""
         for piece in pieces:
             if isinstance(piece, Exception):
@@ -197,15 +232,24 @@ class _Sums:
             tail += piece.tail
             if not piece.is_finite:
                 self.wrong[row] = "values of patches are not finite"
-        if extent.row_crc and row not in self.wrong and tail != crc.to_bytes(4, "little") + bytes(len(tail) - 4):
+        if (
+            extent.row_crc
+            and row not in self.wrong
+            and tail != crc.to_bytes(4, "little") + bytes(len(tail) - 4)
+        ):
             self.wrong[row] = "its chunk checksum, or the zeros that follow it, changed"
         return crc
 
-    def _ahead(self, readers: Pool, places: Iterator[tuple[Path, int, int, int]]) -> Iterator[Piece | Exception]:
-        """The piece at each place in turn, or why it cannot be had, a few being read meanwhile; a buffer is used again."""
+    def _ahead(
+        self, readers: Pool, places: Iterator[tuple[Path, int, int, int]]
+    ) -> Iterator[Piece | Exception]:
+        """The piece at each place in turn, or why it cannot be had, a few being read meanwhile; a
+        buffer is used again."""
         buffers, waiting = deque(np.empty(PIECE, np.uint8) for _ in range(AHEAD)), deque()
         for path, offset, size, n_values in places:
-            waiting.append(readers.submit(self._read_piece, path, buffers[0][:size], offset, n_values))
+            waiting.append(
+                readers.submit(self._read_piece, path, buffers[0][:size], offset, n_values)
+            )
             buffers.rotate(-1)
             if len(waiting) == AHEAD - 1:
                 yield self._wait(waiting.popleft())
@@ -222,10 +266,13 @@ class _Sums:
         return piece
 
     def _read_piece(self, path: Path, buffer: np.ndarray, offset: int, n_values: int) -> Piece:
-        """Bytes of a file, of which the first n_values are tokens; looked through here, beside the thread that sums."""
+        """Bytes of a file, of which the first n_values are tokens; looked through here, beside the
+        thread that sums."""
         self._pread(path, buffer, offset)
         values = buffer[:n_values]
-        return Piece(values, buffer[len(values):].tobytes(), not _non_finite(values.view(np.float16)))
+        return Piece(
+            values, buffer[len(values) :].tobytes(), not _non_finite(values.view(np.float16))
+        )
 
     def _pread(self, path: Path, buffer: np.ndarray, offset: int) -> np.ndarray:
         with self.store.opened(path) as fd:
@@ -239,75 +286,131 @@ class _Sums:
 
 
 def _non_finite(values: np.ndarray) -> bool:
-    """Whether any value is infinite or no number: such bit patterns are the greatest of either sign, at memory speed."""
+    """Whether any value is infinite or no number: such bit patterns are the greatest of either
+    sign, at memory speed."""
     info = np.finfo(values.dtype)
     signed, unsigned = np.dtype(f"i{info.bits // 8}"), np.dtype(f"u{info.bits // 8}")
     infinity = int(np.array(np.inf, values.dtype).view(unsigned))
-    return bool(values.size) and (int(values.view(signed).max()) >= infinity
-                                  or int(values.view(unsigned).max()) >= infinity + (1 << (info.bits - 1)))
+    return bool(values.size) and (
+        int(values.view(signed).max()) >= infinity
+        or int(values.view(unsigned).max()) >= infinity + (1 << (info.bits - 1))
+    )
 
 
 def _row_faults(sums: _Sums) -> Iterator[Fault]:
     store = sums.store
-    differs_SV = sums.crc_NV[sums.sealed] != store.array("crc32c")[sums.sealed]  # not of the others: holes are not touched
-    differs = {(int(sums.sealed[i]), int(view)): "its bytes are not those committed (CRC-32C differs)"
-               for i, view in np.argwhere(differs_SV)}
+    # not of the others: holes are not touched
+    differs_SV = sums.crc_NV[sums.sealed] != store.array("crc32c")[sums.sealed]
+    differs = {
+        (int(sums.sealed[i]), int(view)): "its bytes are not those committed (CRC-32C differs)"
+        for i, view in np.argwhere(differs_SV)
+    }
     sealed = set(sums.sealed.tolist())
     for (image, view), what in sorted((differs | sums.wrong).items()):
         if image not in sealed:  # read along with its neighbours
             continue
         path, offset, _ = store.layout.row_parts(image, view)[1 if store.spec.has_patches else 0]
-        yield Fault(image, store.catalog["image_id"][image], store.view_names[view], str(path), offset, what)
+        yield Fault(
+            image, store.catalog["image_id"][image], store.view_names[view], str(path), offset, what
+        )
 
 
 def _seal_faults(store: FeatureStore) -> Iterator[Fault]:
     seal_N, extent = store.array("seal"), store.layout.extents["seal"]
     for image in np.setdiff1d(np.flatnonzero(seal_N[: store.n_images] != 0), store.sealed).tolist():
         path, offset, _ = extent.locate(image)
-        yield Fault(image, store.catalog["image_id"][image], None, str(path), offset,
-                    "its seal does not match its catalog row, thumbnail and checksums")
-    for image in (np.flatnonzero(seal_N[store.n_images:] != 0) + store.n_images).tolist():
+        yield Fault(
+            image,
+            store.catalog["image_id"][image],
+            None,
+            str(path),
+            offset,
+            "its seal does not match its catalog row, thumbnail and checksums",
+        )
+    for image in (np.flatnonzero(seal_N[store.n_images :] != 0) + store.n_images).tolist():
         path, offset, _ = extent.locate(image)
-        yield Fault(image, f"image {image}", None, str(path), offset, "sealed, but an id at or before it is gone")
+        yield Fault(
+            image,
+            f"image {image}",
+            None,
+            str(path),
+            offset,
+            "sealed, but an id at or before it is gone",
+        )
 
 
 def _catalog_faults(store: FeatureStore) -> Iterator[Fault]:
-    """A place in use always has a path: a bit that flipped in a free place's id puts it in use without one."""
+    """A place in use always has a path: a bit that flipped in a free place's id puts it in use
+    without one."""
     for image in np.flatnonzero(store.array("catalog/path")[: store.n_images, 0] == 0).tolist():
         path, offset, _ = store.layout.extents["catalog/image_id"].locate(image)
-        yield Fault(image, store.catalog["image_id"][image], None, str(path), offset, "it has an id, but no path")
+        yield Fault(
+            image,
+            store.catalog["image_id"][image],
+            None,
+            str(path),
+            offset,
+            "it has an id, but no path",
+        )
 
 
 def _metadata_faults(store: FeatureStore) -> Iterator[Fault]:
     path, offset, _ = store.layout.extents["metadata_crc32c"].locate(0)
     if metadata_crc(store.layout) != store.array("metadata_crc32c")[0]:
-        yield Fault(None, "", None, str(path), offset, "the metadata is not what was laid out, by rot or another program; "
-                    "no row suffers: `biomass store convert` makes a new store of them")
+        yield Fault(
+            None,
+            "",
+            None,
+            str(path),
+            offset,
+            "the metadata is not what was laid out, by rot or another program; "
+            "no row suffers: `biomass store convert` makes a new store of them",
+        )
     for file, start, n_bytes in store.layout.padding:
         buffer = np.empty(n_bytes, np.uint8)
         with store.opened(file) as fd:
             pread_into(fd, buffer, start)
         if buffer.any():
-            yield Fault(None, "", None, str(file), start + int(np.argmax(buffer != 0)), "its padding is not zero")
+            yield Fault(
+                None,
+                "",
+                None,
+                str(file),
+                start + int(np.argmax(buffer != 0)),
+                "its padding is not zero",
+            )
 
 
 def _photograph_faults(store: FeatureStore, root: Path) -> Iterator[Fault]:
-    """Photographs that are gone, have other bytes than those the tokens were made of, or were damaged when they were encoded."""
+    """Photographs that are gone, have other bytes than those the tokens were made of, or were
+    damaged when they were encoded."""
     if not can_check():
         warnings.warn(UNCHECKED, stacklevel=3)
     catalog = store.catalog.iloc[store.sealed]
     files = find_photographs(catalog, root, outside=True, missing=True)
-    for image, image_id, file, sha256 in zip(catalog.index, catalog["image_id"], files, catalog["sha256"], strict=True):
+    for image, image_id, file, sha256 in zip(
+        catalog.index, catalog["image_id"], files, catalog["sha256"], strict=True
+    ):
         if not file.is_file():
             yield Fault(image, image_id, None, str(file), 0, "its photograph is missing", False)
-        elif sha256 and file_sha256(file) != sha256:  # of imported tokens' photographs nobody may know
-            yield Fault(image, image_id, None, str(file), 0, "its photograph changed since it was encoded", False)
+        elif sha256 and file_sha256(file) != sha256:
+            # of imported tokens' photographs nobody may know
+            yield Fault(
+                image,
+                image_id,
+                None,
+                str(file),
+                0,
+                "its photograph changed since it was encoded",
+                False,
+            )
         elif damage := _damage_of(file):
             yield Fault(image, image_id, None, str(file), 0, f"its photograph is {damage}", False)
 
 
 def _damage_of(photograph: Path) -> str | None:
-    """Damage inside a photograph; None also for a format that only the program knew whose tokens were imported."""
+    """Damage inside a photograph; None also for a format that only the program knew whose tokens
+    were imported."""
     try:
         return find_damage(photograph)
     except InputError:

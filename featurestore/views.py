@@ -1,7 +1,8 @@
-"""Named views of a tile, and how each is made; the same list serves building and test-time augmentation.
+"""Named views of a tile, and how each is made; the same list serves building and test-time
+augmentation.
 
-A view acts on a tile after the crop, so tile t is always the same part of the photograph. Its amounts are keyed by
-(store seed, image_id, view name): a view can be made again, alone, anywhere.
+A view acts on a tile after the crop, so tile t is always the same part of the photograph. Its
+amounts are keyed by (store seed, image_id, view name): a view can be made again, alone, anywhere.
 """
 
 import hashlib
@@ -26,9 +27,19 @@ COLOURS = {
 
 
 def _view(flip: str, colour: str | None, transpose: bool = False) -> ViewSpec:
-    name = "_".join(part for part in ("transpose" if transpose else "", flip, colour or "") if part) or "plain"
+    name = (
+        "_".join(part for part in ("transpose" if transpose else "", flip, colour or "") if part)
+        or "plain"
+    )
     hflip, vflip = FLIPS[flip]
-    return ViewSpec(name=name, hflip=hflip, vflip=vflip, transpose=transpose, colour=colour, amounts=COLOURS[colour])
+    return ViewSpec(
+        name=name,
+        hflip=hflip,
+        vflip=vflip,
+        transpose=transpose,
+        colour=colour,
+        amounts=COLOURS[colour],
+    )
 
 
 VIEWS = tuple(_view(flip, colour) for colour in COLOURS for flip in FLIPS)
@@ -38,36 +49,49 @@ TRANSPOSES = tuple(_view(flip, None, transpose=True) for flip in FLIPS)
 
 
 def choose_views(text: str) -> tuple[ViewSpec, ...]:
-    """Views from what a user types: a number (the first so many), or names with commas. InputError names them all."""
+    """Views from what a user types: a number (the first so many), or names with commas. InputError
+    names them all."""
     if text.isdecimal() and 1 <= int(text) <= len(VIEWS):
         return VIEWS[: int(text)]
     known = {view.name: view for view in VIEWS}
     names = [name.strip() for name in text.split(",")]
     if wrong := [name for name in names if name not in known]:
-        raise InputError(f"views: {', '.join(wrong)!r} unknown; give a number from 1 to {len(VIEWS)} or some of "
-                         f"{', '.join(known)}")
+        raise InputError(
+            f"views: {', '.join(wrong)!r} unknown; give a number from 1 to {len(VIEWS)} or some of "
+            f"{', '.join(known)}"
+        )
     if len(set(names)) < len(names):
         raise InputError(f"views: {text!r} names a view twice")
     return tuple(known[name] for name in names)
 
 
 def tta_views(n: int) -> tuple[ViewSpec, ...]:
-    """Views of test-time augmentation: 1 plain, 2 adds the horizontal flip, 4 all flips, 8 the transposes (square tiles)."""
+    """Views of test-time augmentation: 1 plain, 2 adds the horizontal flip, 4 all flips, 8 the
+    transposes (square tiles)."""
     if n not in (1, 2, 4, 8):
-        raise InputError(f"tta {n}: choose 1 (plain), 2 (and hflip), 4 (all flips) or 8 (all symmetries of a square)")
+        raise InputError(
+            f"tta {n}: choose 1 (plain), 2 (and hflip), 4 (all flips) or 8 (all symmetries of a "
+            "square)"
+        )
     return (VIEWS[:4] + TRANSPOSES)[:n]
 
 
 def chosen_tta(tta: int | str | Sequence[ViewSpec]) -> tuple[ViewSpec, ...]:
-    """Views of test-time augmentation from a number, see `tta_views`, or from names with commas, transposes among them."""
+    """Views of test-time augmentation from a number, see `tta_views`, or from names with commas,
+    transposes among them."""
     if not isinstance(tta, int | str):
         return tuple(tta)
     if isinstance(tta, int) or tta.isdecimal():
         return tta_views(int(tta))
     known = {view.name: view for view in VIEWS + TRANSPOSES}
     names = [name.strip() for name in tta.split(",")]
-    if unknown := [name for name in names if name not in known] or [name for name in names if names.count(name) > 1]:
-        raise InputError(f"tta: {', '.join(map(repr, unknown))} unknown or twice; give 1, 2, 4, 8 or some of {', '.join(known)}")
+    if unknown := [name for name in names if name not in known] or [
+        name for name in names if names.count(name) > 1
+    ]:
+        raise InputError(
+            f"tta: {', '.join(map(repr, unknown))} unknown or twice; give 1, 2, 4, 8 or some of "
+            f"{', '.join(known)}"
+        )
     return tuple(known[name] for name in names)
 
 
@@ -98,8 +122,8 @@ def make_view(tiles_T3HW: Tensor, view: ViewSpec, amounts: list[float]) -> Tenso
 def shift_hsv(x: Tensor, hue: float, saturation: float, value: float) -> Tensor:
     """Add to hue (of a full circle), saturation and value, both clamped to [0, 1]; gray stays gray.
 
-    With V the greatest of R, G, B, a channel is V (1 - S k), k in [0, 1] set by the hue alone (Smith 1978), so S and V
-    can be shifted without leaving RGB.
+    With V the greatest of R, G, B, a channel is V (1 - S k), k in [0, 1] set by the hue alone
+    (Smith 1978), so S and V can be shifted without leaving RGB.
     """
     x = tv.adjust_hue(x, hue)
     v, least = x.amax(-3, keepdim=True), x.amin(-3, keepdim=True)
@@ -120,4 +144,6 @@ _COLOUR_CHANGES = {
 def normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(..., 3, H, W) from [0, 1] to what the backbone was trained on."""
     shape = (3, 1, 1)
-    return (x - torch.tensor(mean, device=x.device).view(shape)) / torch.tensor(std, device=x.device).view(shape)
+    return (x - torch.tensor(mean, device=x.device).view(shape)) / torch.tensor(
+        std, device=x.device
+    ).view(shape)

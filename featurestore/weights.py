@@ -1,4 +1,5 @@
-"""A backbone's weights: loaded from a file, named by their hash, kept beside a store and found there. Nothing is unpickled."""
+"""A backbone's weights: loaded from a file, named by their hash, kept beside a store and found
+there. Nothing is unpickled."""
 
 import hashlib
 import os
@@ -26,7 +27,9 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
+        digest.update(
+            f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode()
+        )
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -42,16 +45,19 @@ def is_random(spec: StoreSpec) -> bool:
 
 
 def kept_weights(spec: StoreSpec, folders: Iterable[Path]) -> str | None:
-    """Where the weights that made a store come from when nobody says: the first file kept in a folder, random, or None: timm."""
+    """Where the weights that made a store come from when nobody says: the first file kept in a
+    folder, random, or None: timm."""
     for folder in folders:
         kept = saved_weights_path(folder, spec.tokens.weights_sha256)
-        if os.path.isfile(kept):  # False also where a folder may not be looked into: the next one may have it
+        # False also where a folder may not be looked into: the next one may have it
+        if os.path.isfile(kept):
             return str(kept)
     return RANDOM if is_random(spec) else None
 
 
 def cached_weights(model_name: str) -> str | None:
-    """The file of timm's own weights that an earlier download left on this machine. No network is asked."""
+    """The file of timm's own weights that an earlier download left on this machine. No network is
+    asked."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -63,7 +69,8 @@ def cached_weights(model_name: str) -> str | None:
 
 
 def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) -> Path:
-    """Keep weights beside the store, under a name that is their hash; nothing is written if they are there.
+    """Keep weights beside the store, under a name that is their hash; nothing is written if they
+    are there.
 
     Waits for another process that writes them; InputError if they cannot be written.
     """
@@ -80,12 +87,15 @@ def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) ->
                 return path
             save_tensors(state, partial)
     except (OSError, SafetensorError) as err:
-        raise InputError(f"{path}: cannot be written ({short(err)}); make room, or --no-save-weights") from err
+        raise InputError(
+            f"{path}: cannot be written ({short(err)}); make room, or --no-save-weights"
+        ) from err
     return path
 
 
 def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
-    """A model with the weights of a safetensors file, ours as they are, others by timm's own conversion."""
+    """A model with the weights of a safetensors file, ours as they are, others by timm's own
+    conversion."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -98,7 +108,9 @@ def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
         with readable_name(path) as name:
             state = load_file(name)
     except (SafetensorError, OSError) as err:
-        raise InputError(f"{path}: not safetensors weights: {short(err)}; copy the file again, or give another") from err
+        raise InputError(
+            f"{path}: not safetensors weights: {short(err)}; copy the file again, or give another"
+        ) from err
     model = new_model(model_name, {"img_size": size})
     ours = model.state_dict()
     if state.keys() == ours.keys() and all(state[k].shape == ours[k].shape for k in ours):
@@ -107,9 +119,13 @@ def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
     found = list(state)  # timm's conversion may change the dict
     overlay = {"state_dict": _without_classifier(model, state), "source": "", "num_classes": 0}
     try:
-        return new_model(model_name, {"img_size": size, "pretrained": True, "pretrained_cfg_overlay": overlay})
+        return new_model(
+            model_name, {"img_size": size, "pretrained": True, "pretrained_cfg_overlay": overlay}
+        )
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as err:
-        raise InputError(f"{path}: not safetensors weights of {model_name}: {_misfit(model, found, err)}") from err
+        raise InputError(
+            f"{path}: not safetensors weights of {model_name}: {_misfit(model, found, err)}"
+        ) from err
 
 
 def _refuse_pickles(path: Path) -> None:
@@ -117,29 +133,43 @@ def _refuse_pickles(path: Path) -> None:
     if begins := None if what else pickled(path):
         what = f"begins as {begins}"
     if what:
-        raise InputError(f"{path}: not safetensors weights: it {what}, and nothing here is unpickled; give the weights as "
-                         ".safetensors (where you trust the file, load it with torch and save its state by "
-                         "safetensors.torch.save_file)")
+        raise InputError(
+            f"{path}: not safetensors weights: it {what}, and nothing here is unpickled; give the "
+            "weights as "
+            ".safetensors (where you trust the file, load it with torch and save its state by "
+            "safetensors.torch.save_file)"
+        )
 
 
 def _misfit(model: nn.Module, found: Sequence[str], err: Exception) -> str:
-    """Which tensors a model expects and which a file has, or whose shapes differ, and what to do."""
+    """Which tensors a model expects and which a file has, or whose shapes differ, and what to
+    do."""
     expected = list(model.state_dict())
     told = str(err).splitlines()
     sizes = [line.strip().rstrip(".") for line in told if "size mismatch for" in line]
     if sizes and "Missing key" not in str(err):
         side = model.pretrained_cfg["input_size"][-1]
-        advice = (f"timm fits no position embeddings of a {type(model).__name__}: use the image size that the weights were made "
-                  f"for, by timm's account {side}" if all("pos" in line.partition(":")[0] for line in sizes)
-                  else "give the weights of this very model")
+        advice = (
+            f"timm fits no position embeddings of a {type(model).__name__}: use the image size "
+            "that the weights were made "
+            f"for, by timm's account {side}"
+            if all("pos" in line.partition(":")[0] for line in sizes)
+            else "give the weights of this very model"
+        )
         return f"{_some(sizes, 2, '; ')}; {advice}"
     missing = [name for name in expected if name not in found]
     others = [name for name in found if name not in expected]
-    theirs = ", as transformers has them" if any(name.startswith(THEIR_NAMES) for name in others) else ""
+    theirs = (
+        ", as transformers has them" if any(name.startswith(THEIR_NAMES) for name in others) else ""
+    )
     hub = model.pretrained_cfg.get("hf_hub_id")
     source = f", for example model.safetensors of {hub} on huggingface.co" if hub else ""
-    return (f"of {len(expected)} expected tensors {len(missing)} are missing ({_some(missing)}); of {len(found)} found ones "
-            f"{len(others)} have other names{theirs} ({_some(others)}); give weights under timm's names{source}")
+    return (
+        f"of {len(expected)} expected tensors {len(missing)} are missing ({_some(missing)}); of "
+        f"{len(found)} found ones "
+        f"{len(others)} have other names{theirs} ({_some(others)}); give weights under timm's "
+        f"names{source}"
+    )
 
 
 def _some(items: Sequence[str], most: int = 3, comma: str = ", ") -> str:
@@ -147,7 +177,12 @@ def _some(items: Sequence[str], most: int = 3, comma: str = ", ") -> str:
 
 
 def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state less the classifier we do not have; only then does timm load strictly, and what is missing is an error."""
+    """The state less the classifier we do not have; only then does timm load strictly, and what is
+    missing is an error."""
     names = model.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-    return {key: tensor for key, tensor in state.items() if not key.startswith(heads)} if heads else state
+    return (
+        {key: tensor for key, tensor in state.items() if not key.startswith(heads)}
+        if heads
+        else state
+    )

@@ -1,7 +1,9 @@
-"""Writing a store: put an image's rows, commit images in groups, resume where a killed builder stopped.
+"""Writing a store: put an image's rows, commit images in groups, resume where a killed builder
+stopped.
 
-Order of a commit: the rows' bytes, catalog cells, thumbnail and crc rows -> fdatasync -> seals -> fdatasync. A seal is never
-durable before what it seals, so a reader that believes seals reads only whole images.
+Order of a commit: the rows' bytes, catalog cells, thumbnail and crc rows -> fdatasync -> seals ->
+fdatasync. A seal is never durable before what it seals, so a reader that believes seals reads only
+whole images.
 """
 
 import os
@@ -26,7 +28,8 @@ from featurestore.rows import ImageRows
 from featurestore.spec import OWN_COLUMNS, Column, StoreSpec
 from featurestore.store import FeatureStore, as_bytes
 
-COMMIT_SECONDS = 2.0  # a group is one image or this long: a sync costs milliseconds, a lost group is computed again
+# a group is one image or this long: a sync costs milliseconds, a lost group is computed again
+COMMIT_SECONDS = 2.0
 STATUS_WIDTH = 16
 DROPPED = "dropped"  # the status of an image without tokens that is no longer asked for
 
@@ -53,7 +56,8 @@ class StoreWriter:
         return self._store.catalog["image_id"].tolist()
 
     def pending(self) -> list[int]:
-        """Images that are to be put, in order: not sealed, and asked for by who opened the writer."""
+        """Images that are to be put, in order: not sealed, and asked for by who opened the
+        writer."""
         open_N = self._unsealed()
         if self._wanted is None:
             return open_N.tolist()
@@ -72,7 +76,11 @@ class StoreWriter:
             self._check("patches", rows.patches_VTPD)
         for name, value in arrays.items():
             self._check(name, value)
-        patch_crc_V = [_bytes.crc32c(row) for row in rows.patches_VTPD] if self._layout.spec.has_patches else None
+        patch_crc_V = (
+            [_bytes.crc32c(row) for row in rows.patches_VTPD]
+            if self._layout.spec.has_patches
+            else None
+        )
         arrays["crc32c"] = row_crcs(rows, patch_crc_V)
         with self._lock:
             if len(self._fds) >= most_maps() // 4:  # each stays open until it is synced
@@ -98,9 +106,11 @@ class StoreWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Make all put images durable, then visible. An error of a sync is final: what it lost cannot be known."""
+        """Make all put images durable, then visible. An error of a sync is final: what it lost
+        cannot be known."""
         with self._lock:
-            seals, self._seals = self._seals, {}  # forgotten first: a failed sync must not be tried again and believed
+            # forgotten first: a failed sync must not be tried again and believed
+            seals, self._seals = self._seals, {}
             if seals:
                 self._sync()
                 for image, seal in sorted(seals.items()):
@@ -113,14 +123,17 @@ class StoreWriter:
         """Give images that the catalog lacks the next free rows; InputError if they do not fit."""
         first, last = self._store.n_images, self._store.n_images + len(frame)
         if last > self._layout.n:
-            raise InputError(f"{self._layout.path}: {len(frame)} new images, room for {self._layout.n - first}; "
-                             "build another store, by `biomass store build --reserve` if it shall grow")
+            raise InputError(
+                f"{self._layout.path}: {len(frame)} new images, room for {self._layout.n - first}; "
+                "build another store, by `biomass store build --reserve` if it shall grow"
+            )
         cells = _cells(self._layout.spec, frame)  # all fit, or none is written
         ids = cells["image_id"]
         ids_by_row, ids[:, 0] = ids[:, 0].copy(), 0
         self._write_columns(first, cells)
         self._sync()
-        # an id's first byte puts its row in use: last and in order, so that a row in use is a whole row
+        # an id's first byte puts its row in use: last and in order, so that a row in use is a whole
+        # row
         for image, byte in enumerate(ids_by_row.tolist(), first):
             path, offset, _ = self._layout.extents["catalog/image_id"].locate(image)
             _bytes.pwrite(self._fd(path), [bytes([byte])], offset)
@@ -129,13 +142,16 @@ class StoreWriter:
         self._store.refresh()
 
     def settle(self, frame: pd.DataFrame) -> None:
-        """Make the catalog of all that is not sealed what the frame says: nothing but a seal vouches for a cell.
+        """Make the catalog of all that is not sealed what the frame says: nothing but a seal
+        vouches for a cell.
 
-        Images that the catalog lacks take the places of unsealed ones that the frame lacks (a rotten id, say), then free
-        ones. What is left of the former is free again at the end of the catalog, and has the status `dropped` elsewhere.
+        Images that the catalog lacks take the places of unsealed ones that the frame lacks (a
+        rotten id, say), then free ones. What is left of the former is free again at the end of the
+        catalog, and has the status `dropped` elsewhere.
         """
         stale = self._unsealed()
-        self.unseal(stale[self._store.array("seal")[stale] != 0].tolist())  # before anything that it would vouch for changes
+        # before anything that it would vouch for changes
+        self.unseal(stale[self._store.array("seal")[stale] != 0].tolist())
         known = self._store.catalog["image_id"]
         open_N = self._unsealed()
         is_stray = ~known.iloc[open_N].isin(frame["image_id"]).to_numpy()
@@ -145,26 +161,31 @@ class StoreWriter:
         self._rewrite(open_N[~is_stray], by_id.loc[known.iloc[open_N[~is_stray]]])
         self._rewrite(strays[: len(new)], new.iloc[: len(strays)])
         if len(new) > len(strays):
-            self.add_images(new.iloc[len(strays):])
-        self._release(strays[len(new):])
+            self.add_images(new.iloc[len(strays) :])
+        self._release(strays[len(new) :])
         self._wanted = set(frame["image_id"])
 
     def _rewrite(self, places: np.ndarray, frame: pd.DataFrame) -> None:
         """Give unsealed places in use these rows, where they differ."""
         if not len(places):
             return
-        cells = {name: cell for name, cell in _cells(self._layout.spec, frame).items() if name in frame}
+        cells = {
+            name: cell for name, cell in _cells(self._layout.spec, frame).items() if name in frame
+        }
         differs_N = np.zeros(len(places), bool)
         for name, cell in cells.items():
             there = as_bytes(self._store.array(self._column(name).node)[places])
             differs_N |= (there != as_bytes(cell)).any(1)
         for k in np.flatnonzero(differs_N).tolist():
-            self._write_columns(int(places[k]), {name: cell[k:k + 1] for name, cell in cells.items()})
+            self._write_columns(
+                int(places[k]), {name: cell[k : k + 1] for name, cell in cells.items()}
+            )
         self._sync()
         self._store.refresh()
 
     def _release(self, places: np.ndarray) -> None:
-        """Free unsealed places at the end of the catalog; note of the others that nobody asks for them."""
+        """Free unsealed places at the end of the catalog; note of the others that nobody asks for
+        them."""
         left = places.tolist()
         while left and left[-1] == self._store.n_images - 1:
             path, offset, n_bytes = self._layout.extents["catalog/image_id"].locate(left.pop())
@@ -173,8 +194,12 @@ class StoreWriter:
             self._store.refresh()
         if left:
             ids = self._store.catalog["image_id"].iloc[left].tolist()
-            warnings.warn(f"{self._layout.path}: {len(left)} images that it has no tokens of are no longer asked for; their "
-                          f"status is now {DROPPED!r}:{list_some(ids)}", stacklevel=2)
+            warnings.warn(
+                f"{self._layout.path}: {len(left)} images that it has no tokens of are no longer "
+                "asked for; their "
+                f"status is now {DROPPED!r}:{list_some(ids)}",
+                stacklevel=2,
+            )
             self.skip(dict.fromkeys(left, DROPPED))
 
     def _column(self, name: str) -> Column:
@@ -187,7 +212,8 @@ class StoreWriter:
             _bytes.pwrite(self._fd(path), [values], offset)
 
     def unseal(self, images: list[int]) -> None:
-        """Declare images absent, durably: their bytes are damaged, and a build shall make them again.
+        """Declare images absent, durably: their bytes are damaged, and a build shall make them
+        again.
 
         An id whose first byte was lost gets another one, since a catalog ends where an id is empty.
         """
@@ -206,13 +232,18 @@ class StoreWriter:
         array = self._layout.extents[name].array
         found = None if value is None else (value.dtype, value.shape)
         if found != (np.dtype(array.dtype), array.shape[1:]):
-            raise InputError(f"{self._layout.path}: {name} of an image are {array.dtype} {array.shape[1:]}, given {found}")
+            raise InputError(
+                f"{self._layout.path}: {name} of an image are {array.dtype} {array.shape[1:]}, "
+                f"given {found}"
+            )
 
     def _write(self, name: str, image: int, value: np.ndarray) -> None:
         path, offset, _ = self._layout.extents[name].locate(image)
         _bytes.pwrite(self._fd(path), [np.ascontiguousarray(value)], offset)
 
-    def _write_patches(self, image: int, patches_VTPD: np.ndarray | None, crc_V: list[int] | None) -> None:
+    def _write_patches(
+        self, image: int, patches_VTPD: np.ndarray | None, crc_V: list[int] | None
+    ) -> None:
         if not self._layout.spec.has_patches:
             return
         extent = self._layout.extents["patches"]
@@ -242,20 +273,31 @@ class StoreWriter:
 
 
 @contextmanager
-def open_writer(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int = 0, wait: bool = False,
-                lock: bool = True) -> Iterator[StoreWriter]:
+def open_writer(
+    path: Path,
+    spec: StoreSpec,
+    frame: pd.DataFrame,
+    reserve: int = 0,
+    wait: bool = False,
+    lock: bool = True,
+) -> Iterator[StoreWriter]:
     """Hold the lock on a store, made if missing, its catalog holding at least the frame's images.
 
-    MismatchError if the store at path has another fingerprint; LockedError if another builder is at work (unless told to wait).
-    On leaving, also by an error, what was put is committed. In Python the first KeyboardInterrupt waits for the image in hand.
+    MismatchError if the store at path has another fingerprint; LockedError if another builder is at
+    work (unless told to wait). On leaving, also by an error, what was put is committed. In Python
+    the first KeyboardInterrupt waits for the image in hand.
     """
     with _bytes.locked(path, wait) if lock else nullcontext(), _plain_os_errors(path):
         if not path.exists():
             create_with_catalog(path, spec, frame, reserve)
         with FeatureStore.open(path) as store:
             if reserve and store.layout.n < max(store.n_images, len(frame)) + reserve:
-                warnings.warn(f"{path}: has room for {store.layout.n} images, which does not change; `biomass store extend "
-                              "--reserve` makes a store with more", stacklevel=3)
+                warnings.warn(
+                    f"{path}: has room for {store.layout.n} images, which does not change; "
+                    "`biomass store extend "
+                    "--reserve` makes a store with more",
+                    stacklevel=3,
+                )
             check_same(store, spec)
             check_labels(store, frame)
             writer = StoreWriter(store.layout, store)
@@ -274,14 +316,22 @@ def _plain_os_errors(path: Path) -> Iterator[None]:
     except PermissionError as err:
         raise NoAccessError.of(err, path, what="read or write") from err
     except OSError as err:
-        raise InputError(f"{path}: writing failed: {err.strerror}; what is sealed is safe, the same command goes on "
-                         "from there once there is room and the disk is well") from err
+        raise InputError(
+            f"{path}: writing failed: {err.strerror}; what is sealed is safe, the same command "
+            "goes on "
+            "from there once there is room and the disk is well"
+        ) from err
 
 
 def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int) -> None:
-    """An empty store whose catalog is filled; it appears under its name when that is so, never before."""
-    hidden = path.with_name(f".{path.stem}.unfinished{path.suffix}")  # no name that somebody gave a store
-    with _bytes.appears_whole(path, hidden), FeatureStore(create_store(hidden, spec, len(frame) + reserve)) as store:
+    """An empty store whose catalog is filled; it appears under its name when that is so, never
+    before."""
+    # no name that somebody gave a store
+    hidden = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    with (
+        _bytes.appears_whole(path, hidden),
+        FeatureStore(create_store(hidden, spec, len(frame) + reserve)) as store,
+    ):
         StoreWriter(store.layout, store).add_images(frame)
 
 
@@ -289,15 +339,24 @@ def check_same(store: FeatureStore, spec: StoreSpec) -> None:
     """MismatchError naming each part of the spec that differs from the store's."""
     ours, theirs = spec.tokens.model_dump(mode="json"), store.spec.tokens.model_dump(mode="json")
     keys = {**theirs, **ours}
-    differing = [_difference(key, theirs.get(key), ours.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
+    differing = [
+        _difference(key, theirs.get(key), ours.get(key))
+        for key in keys
+        if ours.get(key) != theirs.get(key)
+    ]
     for name in ("has_patches", "pooled_dtype"):
         if getattr(spec, name) != getattr(store.spec, name):
-            differing.append(f"{name}: store {getattr(store.spec, name)}, asked {getattr(spec, name)}")
-    if bool(spec.thumb) != bool(store.spec.thumb):  # their size is that of the photograph that came first
+            differing.append(
+                f"{name}: store {getattr(store.spec, name)}, asked {getattr(spec, name)}"
+            )
+    # their size is that of the photograph that came first
+    if bool(spec.thumb) != bool(store.spec.thumb):
         differing.append(f"thumbs: store {bool(store.spec.thumb)}, asked {bool(spec.thumb)}")
     if differing:
-        raise MismatchError(f"{store.path}: holds other tokens; choose another name or remove it\n  "
-                            + "\n  ".join(differing))
+        raise MismatchError(
+            f"{store.path}: holds other tokens; choose another name or remove it\n  "
+            + "\n  ".join(differing)
+        )
 
 
 def _difference(key: str, theirs: Any, ours: Any) -> str:
@@ -311,38 +370,56 @@ def _difference(key: str, theirs: Any, ours: Any) -> str:
 
 
 def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
-    """MismatchError naming the sealed images whose cells in the CSV are not the store's: nothing sealed is rewritten."""
-    advice = (f"labels are part of a store; `biomass store extend {store.path} NEW --data DIR --relabel` copies its tokens to "
-              "one with these")
+    """MismatchError naming the sealed images whose cells in the CSV are not the store's: nothing
+    sealed is rewritten."""
+    advice = (
+        f"labels are part of a store; `biomass store extend {store.path} NEW --data DIR --relabel` "
+        "copies its tokens to "
+        "one with these"
+    )
     known = store.catalog.iloc[store.sealed].set_index("image_id")
     ours = frame.set_index("image_id")
     ours = ours.loc[ours.index.isin(known.index)]
     if missing := [name for name in ours.columns if name not in known.columns]:
-        raise MismatchError(f"{store.path}: the CSV has columns the store lacks: {', '.join(missing)}; {advice}")
+        raise MismatchError(
+            f"{store.path}: the CSV has columns the store lacks: {', '.join(missing)}; {advice}"
+        )
     kinds = {column.name: column.kind for column in store.spec.columns}
     for name in frame.columns.drop("image_id"):
         kind = "number" if pd.api.types.is_numeric_dtype(frame[name]) else "text"
         if kind != kinds[name] and not frame[name].isna().all():
-            raise MismatchError(f"{store.path}: {name!r} is {kinds[name]} in the store, {kind} in the CSV; {advice}")
+            raise MismatchError(
+                f"{store.path}: {name!r} is {kinds[name]} in the store, {kind} in the CSV; {advice}"
+            )
     for name in ours.columns:
         theirs = known.loc[ours.index, name]
-        if kinds[name] == "text":  # a table put together of several has NaN where the store has nothing
+        # a table put together of several has NaN where the store has nothing
+        if kinds[name] == "text":
             ours[name] = ours[name].fillna("")
         differs = (ours[name] != theirs) & ~(ours[name].isna() & theirs.isna())
         if differs.any():
-            raise MismatchError(f"{store.path}: {name!r} in the CSV differs from the store's for "
-                                f"{list_some(list(ours.index[differs]), 5)}\n{advice}")
+            raise MismatchError(
+                f"{store.path}: {name!r} in the CSV differs from the store's for "
+                f"{list_some(list(ours.index[differs]), 5)}\n{advice}"
+            )
 
 
 def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ...]:
-    """Columns of a catalog for this frame: our own, then the CSV's; texts as wide as the longest, times slack."""
+    """Columns of a catalog for this frame: our own, then the CSV's; texts as wide as the longest,
+    times slack."""
     fixed = {"sha256": 64, "status": STATUS_WIDTH}
     columns = []
     for name in [*OWN_COLUMNS, *(c for c in frame.columns if c not in OWN_COLUMNS)]:
-        if name in ("width", "height") or (name in frame and pd.api.types.is_numeric_dtype(frame[name])):
+        if name in ("width", "height") or (
+            name in frame and pd.api.types.is_numeric_dtype(frame[name])
+        ):
             columns.append(Column(name=name, kind="number"))
         else:
-            longest = max((len(str(text).encode()) for text in frame[name]), default=0) if name in frame else 0
+            longest = (
+                max((len(str(text).encode()) for text in frame[name]), default=0)
+                if name in frame
+                else 0
+            )
             width = fixed.get(name) or _bytes.round_up(max(1, int(longest * slack)), 8)
             columns.append(Column(name=name, kind="text", width=width))
     return tuple(columns)
@@ -350,28 +427,40 @@ def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ..
 
 def _cells(spec: StoreSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """Encoded cells of each column for new images; what the frame does not have is NaN or empty."""
-    return {column.name: encode_column(column, frame[column.name] if column.name in frame else np.full(len(frame), np.nan))
-            for column in spec.columns}
+    return {
+        column.name: encode_column(
+            column, frame[column.name] if column.name in frame else np.full(len(frame), np.nan)
+        )
+        for column in spec.columns
+    }
 
 
 def encode_column(column: Column, values: Any) -> np.ndarray:
-    """Cells as the catalog holds them; InputError for a text that does not fit the column's fixed width."""
+    """Cells as the catalog holds them; InputError for a text that does not fit the column's fixed
+    width."""
     if column.kind == "number":
         return np.ascontiguousarray(values, "<f8")  # a DataFrame hands out strided columns
-    encoded = [b"" if value != value else str(value).encode() for value in values]  # NaN: an empty column of the CSV
+    # NaN: an empty column of the CSV
+    encoded = [b"" if value != value else str(value).encode() for value in values]
     if too_long := [text for text in encoded if len(text) > column.width]:
-        raise InputError(f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's column "
-                         f"has {column.width}; build another store")
+        raise InputError(
+            f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's "
+            "column "
+            f"has {column.width}; build another store"
+        )
     return np.array(encoded, f"S{column.width}").view(np.uint8).reshape(len(encoded), column.width)
 
 
 def row_crcs(rows: ImageRows, patch_crc_V: Sequence[int] | None = None) -> np.ndarray:
-    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats; those of the patches may be known."""
+    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats; those of
+    the patches may be known."""
     crc_V = _bytes.crc32c_rows(rows.cls_VTD)
     if rows.patches_VTPD is not None:
         append = _bytes.crc32c_append(rows.patches_VTPD[0].nbytes)
         known = patch_crc_V or [_bytes.crc32c(row) for row in rows.patches_VTPD]
-        crc_V = np.array([append(int(crc), each) for crc, each in zip(crc_V, known, strict=True)], np.uint32)
+        crc_V = np.array(
+            [append(int(crc), each) for crc, each in zip(crc_V, known, strict=True)], np.uint32
+        )
     return _bytes.crc32c_rows(rows.pooled_VT5D, rows.stats_VS, start_N=crc_V)
 
 

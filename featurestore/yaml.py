@@ -20,7 +20,9 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or event.tag is not None:
-            raise yaml.MarkedYAMLError(problem="tags and aliases are not plain values", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="tags and aliases are not plain values", problem_mark=event.start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -28,16 +30,21 @@ class _PlainLoader(yaml.SafeLoader):
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if key.tag != self.DEFAULT_SCALAR_TAG:
-                raise yaml.MarkedYAMLError(problem="a key must be a word, or in quotes", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be a word, or in quotes", problem_mark=key.start_mark
+                )
             if key.value in lines:
-                problem = f"key {key.value!r} is there twice, in lines {lines[key.value]} and {line}"
+                problem = (
+                    f"key {key.value!r} is there twice, in lines {lines[key.value]} and {line}"
+                )
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             lines[key.value] = line
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. InputError, naming file and line, for anything but plain values under unique keys."""
+    """The mapping in a YAML file. InputError, naming file and line, for anything but plain values
+    under unique keys."""
     try:
         raw = yaml.load(path.read_bytes(), Loader=_PlainLoader)
     except PermissionError as err:
@@ -48,7 +55,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = err.problem_mark
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise InputError(f"{path}: not a plain YAML config: {err.problem}{where}") from err
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as err:  # bytes, `0x_`, many `:1`, many `[`
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as err:
+        # bytes, `0x_`, many `:1`, many `[`
         raise InputError(f"{path}: not a plain YAML config: {err}") from err
     if not isinstance(raw, dict):
         raise InputError(f"{path}: found {reprlib.repr(raw)}, expected keys and values")

@@ -1,7 +1,8 @@
-"""A bundle: everything an offline machine needs in one folder. What it may hold, its check before use, the members in it.
+"""A bundle: everything an offline machine needs in one folder. What it may hold, its check before
+use, the members in it.
 
-How one is made is in `predictor.pack`. Nothing in a bundle is believed before `check_bundle` has gone over all of it: names,
-kinds and sizes first, from what the folder says, then every byte.
+How one is made is in `predictor.pack`. Nothing in a bundle is believed before `check_bundle` has
+gone over all of it: names, kinds and sizes first, from what the folder says, then every byte.
 """
 
 import codecs
@@ -28,9 +29,11 @@ from trainer.runs import RunFolder
 
 FORMAT, FORMAT_VERSION = "biomass-bundle", 1
 LISTING = "bundle.json"
-BACKBONE_FOLDER = "../../backbone"  # of a run in a bundle: where its spec.json says that the store lay
+# of a run in a bundle: where its spec.json says that the store lay
+BACKBONE_FOLDER = "../../backbone"
 UPLOAD_FILES = ("dataset-metadata.json", "kernel-metadata.json")
-"""What upload tools read, users edit, and Kaggle takes away: not listed, and nothing here reads them."""
+"""What upload tools read, users edit, and Kaggle takes away: not listed, and nothing here reads
+them."""
 
 NAME = r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*"  # of a member, which is a folder's
 MAX_LISTING, MAX_FILES, MAX_DEPTH, MAX_NESTING = 16 << 20, 10_000, 4, 64
@@ -85,7 +88,8 @@ class ListedBackbone(Part):
 
 
 class Listing(Part):
-    """The content of bundle.json: the members of the ensemble, and every file but itself and UPLOAD_FILES."""
+    """The content of bundle.json: the members of the ensemble, and every file but itself and
+    UPLOAD_FILES."""
 
     format: Literal["biomass-bundle"]
     format_version: Literal[1]
@@ -107,7 +111,8 @@ class Listing(Part):
 
 
 class ListedSpec(Part):
-    """The content of a run's spec.json in a bundle; what `store` may say is `StoreSpec`'s to check."""
+    """The content of a run's spec.json in a bundle; what `store` may say is `StoreSpec`'s to
+    check."""
 
     store: dict[str, Any]
     states: list[str]
@@ -127,44 +132,85 @@ class Bundle:
     """Heads that are missing or damaged, as paths in the bundle, where that was allowed."""
 
     def __str__(self) -> str:
-        members = [f"\n  {m.name}: {m.weights} weights, folds {m.folds or 'all'}, share {m.weight:.3g}"
-                   for m in self.listing.members]
+        members = [
+            f"\n  {m.name}: {m.weights} weights, folds {m.folds or 'all'}, share {m.weight:.3g}"
+            for m in self.listing.members
+        ]
         files = self.listing.files
-        return (f"{self.path}: {len(files)} files, {sum(file.size for file in files.values()) / 1e6:.1f} MB, all as listed; "
-                f"members:{''.join(members)}\nsha256 of {LISTING}: {self.sha256}")
+        return (
+            f"{self.path}: {len(files)} files, "
+            f"{sum(file.size for file in files.values()) / 1e6:.1f} MB, all as listed; "
+            f"members:{''.join(members)}\nsha256 of {LISTING}: {self.sha256}"
+        )
 
-    def members(self, folds: Sequence[int] | None = None, weights: str | None = None,
-                backbone_weights: str | None = None) -> list[Member]:
+    def members(
+        self,
+        folds: Sequence[int] | None = None,
+        weights: str | None = None,
+        backbone_weights: str | None = None,
+    ) -> list[Member]:
         """The members, ready to predict; folds, weights: what was asked for, None is what is here.
 
         Raises InputError if that is not here, or the backbone's weights are nowhere.
         """
-        loaded = [member for each in self.listing.members if (member := self._member(each, folds, weights)).heads]
+        loaded = [
+            member
+            for each in self.listing.members
+            if (member := self._member(each, folds, weights)).heads
+        ]
         if not loaded:
-            raise StoreDamaged(f"{self.path}: no head is left that is as listed; copy the bundle again")
+            raise StoreDamaged(
+                f"{self.path}: no head is left that is as listed; copy the bundle again"
+            )
         for member in [] if backbone_weights else loaded:
-            if kept_weights(member.spec, member.run.store_folders) is None and member.spec.tokens.model != PACKAGED:
-                raise InputError(f"{self.path}: holds no weights of {member.spec.tokens.model}; give them with "
-                                 "--backbone-weights FILE.safetensors, or make it again: `biomass bundle SWEEP --with-backbone`")
+            if (
+                kept_weights(member.spec, member.run.store_folders) is None
+                and member.spec.tokens.model != PACKAGED
+            ):
+                raise InputError(
+                    f"{self.path}: holds no weights of {member.spec.tokens.model}; give them with "
+                    "--backbone-weights FILE.safetensors, or make it again: `biomass bundle SWEEP "
+                    "--with-backbone`"
+                )
         return loaded
 
-    def _member(self, listed: ListedMember, folds: Sequence[int] | None, weights: str | None) -> Member:
+    def _member(
+        self, listed: ListedMember, folds: Sequence[int] | None, weights: str | None
+    ) -> Member:
         if weights not in (None, listed.weights):
-            raise InputError(f"{self.path}: has {listed.weights} weights of {listed.name}, not {weights}; leave --weights out")
+            raise InputError(
+                f"{self.path}: has {listed.weights} weights of {listed.name}, not {weights}; leave "
+                "--weights out"
+            )
         run = self.path / "runs" / listed.name
-        without = {path.rpartition("/")[2] for path in self.left_out if path.startswith(f"runs/{listed.name}/")}
-        return Member.load(run, folds or listed.folds, listed.weights, without).weighing(listed.weight)
+        without = {
+            path.rpartition("/")[2]
+            for path in self.left_out
+            if path.startswith(f"runs/{listed.name}/")
+        }
+        return Member.load(run, folds or listed.folds, listed.weights, without).weighing(
+            listed.weight
+        )
 
 
-def load_members(path: Path, folds: Sequence[int] | None = None, weights: str | None = None,
-                 backbone_weights: str | None = None, allow_partial: bool = False) -> list[Member]:
+def load_members(
+    path: Path,
+    folds: Sequence[int] | None = None,
+    weights: str | None = None,
+    backbone_weights: str | None = None,
+    allow_partial: bool = False,
+) -> list[Member]:
     """Members of a bundle's folder, which is checked first, or the one that a run's folder is."""
     if not (path / LISTING).exists():
         return [Member.load(path, folds, weights or "last")]
     bundle = check_bundle(path, allow_partial=allow_partial)
     if bundle.left_out:
-        warnings.warn(f"{path}: {len(bundle.left_out)} heads are missing or damaged; the others predict without them:"
-                      f"{list_some(sorted(bundle.left_out))}", stacklevel=2)
+        warnings.warn(
+            f"{path}: {len(bundle.left_out)} heads are missing or damaged; the others predict "
+            "without them:"
+            f"{list_some(sorted(bundle.left_out))}",
+            stacklevel=2,
+        )
     return bundle.members(folds, weights, backbone_weights)
 
 
@@ -172,12 +218,19 @@ def check_reach(run: RunFolder) -> None:
     """InputError if a run names what a bundle cannot hold, or asks for more than one may."""
     tokens, cv = run.spec.tokens, run.config.cv
     if ":" in tokens.model:  # timm's hf-hub:NAME and local-dir:PATH
-        raise InputError(f"{run.path}: its backbone {tokens.model} is described on a hub or in a folder, where no bundle may "
-                         "look; build the store with a model that timm knows by name")
+        raise InputError(
+            f"{run.path}: its backbone {tokens.model} is described on a hub or in a folder, where "
+            "no bundle may "
+            "look; build the store with a model that timm knows by name"
+        )
     if (pixels := tokens.tile_height * tokens.tile_width) > MAX_TILE:
-        raise InputError(f"{run.path}: tiles of {pixels} pixels, of at most {MAX_TILE}; choose another run")
+        raise InputError(
+            f"{run.path}: tiles of {pixels} pixels, of at most {MAX_TILE}; choose another run"
+        )
     if (n_heads := cv.repeats * cv.n_folds) > MAX_FILES:
-        raise InputError(f"{run.path}: {n_heads} heads, of at most {MAX_FILES} files; choose another run")
+        raise InputError(
+            f"{run.path}: {n_heads} heads, of at most {MAX_FILES} files; choose another run"
+        )
 
 
 def _check_run(run: Path) -> None:
@@ -185,35 +238,51 @@ def _check_run(run: Path) -> None:
     spec = run / "spec.json"
     told = _validated(ListedSpec, _json(spec.read_bytes(), spec), spec)
     if told.store_folder != BACKBONE_FOLDER:
-        raise InputError(f"{spec}: points out of the bundle, to {told.store_folder}; get the bundle elsewhere")
+        raise InputError(
+            f"{spec}: points out of the bundle, to {told.store_folder}; get the bundle elsewhere"
+        )
     check_reach(RunFolder(run))
 
 
 def check_bundle(path: Path, sha256: str | None = None, allow_partial: bool = False) -> Bundle:
     """The bundle in a folder, once all of it was found to be as listed.
 
-    sha256 : of bundle.json, where it is known from elsewhere: then not even who rewrote the listing goes unseen.
+    sha256 : of bundle.json, where it is known from elsewhere: then not even who rewrote the listing
+        goes unseen.
     allow_partial : heads that are missing or damaged are left out instead of refused.
 
-    Raises InputError, naming them, for files that are no part of a bundle, too large, too deep, links or pickles, for a listing
-    that cannot be read or is of another version, and for runs that reach out of the bundle; StoreDamaged for files missing or
-    changed; MismatchError for another sha256.
+    Raises InputError, naming them, for files that are no part of a bundle, too large, too deep,
+    links or pickles, for a listing that cannot be read or is of another version, and for runs that
+    reach out of the bundle; StoreDamaged for files missing or changed; MismatchError for another
+    sha256.
     """
     path = Path(path)
     text = _read_listing(path)
     found = hashlib.sha256(text).hexdigest()
     if sha256 is not None and found != sha256.strip().lower():
-        raise MismatchError(f"{path / LISTING}: has sha256 {found}, expected {sha256}; this is another bundle, or it was changed")
+        raise MismatchError(
+            f"{path / LISTING}: has sha256 {found}, expected {sha256}; this is another bundle, or "
+            "it was changed"
+        )
     listing = _parsed(text, path / LISTING)
     try:
         sizes = _walk(path)
         _refuse(path, "what no bundle holds", [*_strange(sizes, listing), *_misnamed(listing)])
         left_out = _damaged(path, listing, sizes)
     except OSError as err:
-        raise InputError(f"{err.filename or path}: cannot be read ({err.strerror}); make it readable") from err
-    heads = {name for name in left_out if re.fullmatch(r"runs/[^/]+/weights/[^/]+", name)} if allow_partial else set()
+        raise InputError(
+            f"{err.filename or path}: cannot be read ({err.strerror}); make it readable"
+        ) from err
+    heads = (
+        {name for name in left_out if re.fullmatch(r"runs/[^/]+/weights/[^/]+", name)}
+        if allow_partial
+        else set()
+    )
     if lost := [f"{name}: {why}" for name, why in left_out.items() if name not in heads]:
-        raise StoreDamaged(f"{path}: files are not as {LISTING} lists them; copy the bundle again:{list_some(lost)}")
+        raise StoreDamaged(
+            f"{path}: files are not as {LISTING} lists them; copy the bundle "
+            f"again:{list_some(lost)}"
+        )
     for member in listing.members:
         _check_run(path / "runs" / member.name)
     return Bundle(path, listing, found, frozenset(heads))
@@ -221,7 +290,10 @@ def check_bundle(path: Path, sha256: str | None = None, allow_partial: bool = Fa
 
 def _refuse(path: Path, what: str, problems: list[str]) -> None:
     if problems:
-        raise InputError(f"{path}: refused, it has {what}; remove that, or get the bundle elsewhere:{list_some(problems)}")
+        raise InputError(
+            f"{path}: refused, it has {what}; remove that, or get the bundle "
+            f"elsewhere:{list_some(problems)}"
+        )
 
 
 def _read_listing(path: Path) -> bytes:
@@ -229,21 +301,30 @@ def _read_listing(path: Path) -> bytes:
     try:
         found = os.lstat(path / LISTING)
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_LISTING:
-            raise InputError(f"{path / LISTING}: not a file of at most {MAX_LISTING} bytes; get the bundle elsewhere")
+            raise InputError(
+                f"{path / LISTING}: not a file of at most {MAX_LISTING} bytes; get the bundle "
+                "elsewhere"
+            )
         return (path / LISTING).read_bytes()
     except PermissionError as err:
         raise NoAccessError.of(err, path / LISTING) from err
     except OSError as err:
-        raise InputError(f"{path / LISTING}: cannot be read ({err.strerror}); `biomass bundle SWEEP --out DIR` makes a "
-                         "bundle") from err
+        raise InputError(
+            f"{path / LISTING}: cannot be read ({err.strerror}); `biomass bundle SWEEP --out DIR` "
+            "makes a "
+            "bundle"
+        ) from err
 
 
 def _parsed(text: bytes, where: Path) -> Listing:
     value = _json(text, where)
     told = (value.get("format"), value.get("format_version"))
     if told != (FORMAT, FORMAT_VERSION):
-        raise InputError(f"{where}: format {told[0]!r} version {told[1]!r}, this program reads {FORMAT!r} version "
-                         f"{FORMAT_VERSION}; use the biomass that made the bundle")
+        raise InputError(
+            f"{where}: format {told[0]!r} version {told[1]!r}, this program reads {FORMAT!r} "
+            "version "
+            f"{FORMAT_VERSION}; use the biomass that made the bundle"
+        )
     return _validated(Listing, value, where)
 
 
@@ -257,7 +338,9 @@ def _json(text: bytes, where: Path) -> dict[str, Any]:
             raise ValueError("no object")
         return value
     except (ValueError, RecursionError) as err:
-        raise InputError(f"{where}: not the JSON of a bundle ({err}); get the bundle elsewhere") from err
+        raise InputError(
+            f"{where}: not the JSON of a bundle ({err}); get the bundle elsewhere"
+        ) from err
 
 
 def _validated(kind: type[P], value: dict[str, Any], where: Path) -> P:
@@ -265,7 +348,9 @@ def _validated(kind: type[P], value: dict[str, Any], where: Path) -> P:
         return kind.model_validate(value)
     except ValidationError as err:
         first = err.errors()[0]
-        raise InputError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}; get the bundle elsewhere") from err
+        raise InputError(
+            f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}; get the bundle elsewhere"
+        ) from err
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict:
@@ -276,7 +361,8 @@ def _unique(pairs: list[tuple[str, object]]) -> dict:
 
 
 def is_deep(text: bytes) -> bool:
-    """Whether more than MAX_NESTING brackets are open at once, those in strings too: no parser shall go so deep."""
+    """Whether more than MAX_NESTING brackets are open at once, those in strings too: no parser
+    shall go so deep."""
     depth = 0
     for found in re.finditer(rb"[\[{]|[\]}]", text):
         depth += 1 if found.group() in b"[{" else -1
@@ -286,7 +372,8 @@ def is_deep(text: bytes) -> bool:
 
 
 def _walk(path: Path) -> dict[str, int | str]:
-    """Size of every file below the folder, or why it is none, by its path there; no link is followed."""
+    """Size of every file below the folder, or why it is none, by its path there; no link is
+    followed."""
     found: dict[str, int | str] = {}
     for name, why in _entries(path, ""):
         found[name] = why
@@ -307,7 +394,10 @@ def _entries(folder: Path, above: str) -> Iterator[tuple[str, int | str]]:
             elif stat.S_ISDIR(mode.st_mode):
                 yield from _entries(folder / entry.name, name + "/")
             else:
-                yield name, mode.st_size if stat.S_ISREG(mode.st_mode) else "neither a file nor a folder"
+                yield (
+                    name,
+                    mode.st_size if stat.S_ISREG(mode.st_mode) else "neither a file nor a folder",
+                )
     if empty and above:
         yield above, EMPTY
 
@@ -316,13 +406,17 @@ def _strange(sizes: dict[str, int | str], listing: Listing) -> Iterator[str]:
     """What is in the folder and must not be, and why."""
     for name, size in sizes.items():
         if isinstance(size, str):
-            if size != EMPTY or not any(each.startswith(name) for each in listing.files):  # all heads of a run may be missing
+            # all heads of a run may be missing
+            if size != EMPTY or not any(each.startswith(name) for each in listing.files):
                 yield f"{name}: {size}"
         elif name in UPLOAD_FILES or name == LISTING:
             if size > MAX_LISTING:
                 yield f"{name}: {size} bytes, of at most {MAX_LISTING}"
         elif Path(name).suffix.lower() in PICKLED:
-            yield f"{name}: {Path(name).suffix} files can hold pickles, which are never read; weights are .safetensors"
+            yield (
+                f"{name}: {Path(name).suffix} files can hold pickles, which are never read; "
+                "weights are .safetensors"
+            )
         elif name not in listing.files:
             yield f"{name}: extra, not listed in {LISTING}"
         elif size > (most := _most_bytes(name)):
@@ -349,7 +443,8 @@ def _most_bytes(name: str) -> int:
 
 
 def _damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> dict[str, str]:
-    """Listed files that are missing or changed, and how; InputError if one is not what its name says."""
+    """Listed files that are missing or changed, and how; InputError if one is not what its name
+    says."""
     damaged, disguised = {}, []
     for name, file in listing.files.items():
         if name not in sizes:
@@ -367,7 +462,8 @@ def _damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> dict[
 
 
 def _pickled(path: Path) -> str | None:
-    """What a file is by its first bytes, where they are of a kind that can hold pickles; a wheel is a zip."""
+    """What a file is by its first bytes, where they are of a kind that can hold pickles; a wheel is
+    a zip."""
     what = None if path.suffix == ".whl" else pickled(path)
     return what and f"{what}, which is never read"
 
@@ -389,10 +485,14 @@ def _head(path: Path) -> bytes:
 
 
 def _not_text(path: Path) -> str | None:
-    decoder, nested = codecs.getincrementaldecoder("utf-8")(), path.suffix in (".json", ".ipynb", ".yaml")
+    decoder, nested = (
+        codecs.getincrementaldecoder("utf-8")(),
+        path.suffix in (".json", ".ipynb", ".yaml"),
+    )
     try:
         with open(path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 24), b""):  # files that can nest are of one block
+            # files that can nest are of one block
+            for block in iter(lambda: file.read(1 << 24), b""):
                 if "\0" in decoder.decode(block):
                     return "not text"
                 if nested and is_deep(block):

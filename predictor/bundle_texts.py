@@ -1,4 +1,5 @@
-"""What a bundle tells people and upload tools: predict.ipynb, README.md, and the metadata that `kaggle` reads."""
+"""What a bundle tells people and upload tools: predict.ipynb, README.md, and the metadata that
+`kaggle` reads."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -78,18 +79,36 @@ pd.read_csv(OUT).head(10)"""
 
 def notebook(wheel: str, wheel_sha256: str) -> str:
     """predict.ipynb, which runs no other wheel than this one."""
-    cells = {"about": ABOUT, "settings": SETTINGS, "unpack": UNPACK.format(name=wheel, sha256=wheel_sha256),
-             "predict": PREDICT, "look": LOOK}
-    return _json({
-        "cells": [_cell(name, text) for name, text in cells.items()],
-        "metadata": {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                     "language_info": {"name": "python"}},
-        "nbformat": 4, "nbformat_minor": 5})
+    cells = {
+        "about": ABOUT,
+        "settings": SETTINGS,
+        "unpack": UNPACK.format(name=wheel, sha256=wheel_sha256),
+        "predict": PREDICT,
+        "look": LOOK,
+    }
+    return _json(
+        {
+            "cells": [_cell(name, text) for name, text in cells.items()],
+            "metadata": {
+                "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                "language_info": {"name": "python"},
+            },
+            "nbformat": 4,
+            "nbformat_minor": 5,
+        }
+    )
 
 
 def _cell(name: str, text: str) -> dict:
-    cell = {"cell_type": "code", "id": name, "metadata": {}, "source": text.splitlines(keepends=True)}
-    return cell | ({"cell_type": "markdown"} if name == "about" else {"execution_count": None, "outputs": []})
+    cell = {
+        "cell_type": "code",
+        "id": name,
+        "metadata": {},
+        "source": text.splitlines(keepends=True),
+    }
+    return cell | (
+        {"cell_type": "markdown"} if name == "about" else {"execution_count": None, "outputs": []}
+    )
 
 
 def dataset_metadata() -> str:
@@ -99,10 +118,21 @@ def dataset_metadata() -> str:
 
 def kernel_metadata() -> str:
     """What `kaggle kernels push` reads: the notebook over that dataset, offline, on a GPU."""
-    return _json({
-        "id": f"{USER}/{TITLE}-predict", "title": f"{TITLE}-predict", "code_file": "predict.ipynb", "language": "python",
-        "kernel_type": "notebook", "is_private": True, "enable_gpu": True, "enable_internet": False,
-        "dataset_sources": [f"{USER}/{TITLE}"], "competition_sources": [], "kernel_sources": []})
+    return _json(
+        {
+            "id": f"{USER}/{TITLE}-predict",
+            "title": f"{TITLE}-predict",
+            "code_file": "predict.ipynb",
+            "language": "python",
+            "kernel_type": "notebook",
+            "is_private": True,
+            "enable_gpu": True,
+            "enable_internet": False,
+            "dataset_sources": [f"{USER}/{TITLE}"],
+            "competition_sources": [],
+            "kernel_sources": [],
+        }
+    )
 
 
 def _json(value: Mapping) -> str:
@@ -163,21 +193,47 @@ hf download USER/NAME --local-dir DIR --exclude .gitattributes && rm -r DIR/.cac
 """
 
 
-def readme(members: Mapping[str, Member], listed: Sequence[ListedMember], backbones: Sequence[ListedBackbone], wheel: str) -> str:
+def readme(
+    members: Mapping[str, Member],
+    listed: Sequence[ListedMember],
+    backbones: Sequence[ListedBackbone],
+    wheel: str,
+) -> str:
     """README.md, in the manner of a model card."""
-    rows = [_row(name, member, told) for (name, member), told in zip(members.items(), listed, strict=True)]
+    rows = [
+        _row(name, member, told)
+        for (name, member), told in zip(members.items(), listed, strict=True)
+    ]
     specs = {member.spec.tokens.weights_sha256: member.spec.tokens for member in members.values()}
-    about = [f"| {each.model} | {specs[each.weights_sha256].crop}, {specs[each.weights_sha256].tile_height} x "
-             f"{specs[each.weights_sha256].tile_width} pixels | {each.file or 'no'} | {each.licence} | {each.weights_sha256} |"
-             for each in backbones]
-    return README.format(title=TITLE, targets=", ".join(TARGETS), version=wheel.split("-")[1], members="\n".join(rows),
-                         backbones="\n".join(about), wheel=wheel, listing=LISTING)
+    about = [
+        f"| {each.model} | {specs[each.weights_sha256].crop}, "
+        f"{specs[each.weights_sha256].tile_height} x "
+        f"{specs[each.weights_sha256].tile_width} pixels | {each.file or 'no'} | {each.licence} | "
+        f"{each.weights_sha256} |"
+        for each in backbones
+    ]
+    return README.format(
+        title=TITLE,
+        targets=", ".join(TARGETS),
+        version=wheel.split("-")[1],
+        members="\n".join(rows),
+        backbones="\n".join(about),
+        wheel=wheel,
+        listing=LISTING,
+    )
 
 
 def _row(name: str, member: Member, told: ListedMember) -> str:
     folds = "all" if told.folds is None else ", ".join(map(str, told.folds))
-    cells = [name.replace("|", "&#124;"), member.config.head.kind, told.weights, folds, len(member.heads), f"{told.weight:.3f}",
-             _score(member)]
+    cells = [
+        name.replace("|", "&#124;"),
+        member.config.head.kind,
+        told.weights,
+        folds,
+        len(member.heads),
+        f"{told.weight:.3f}",
+        _score(member),
+    ]
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -185,6 +241,11 @@ def _score(member: Member) -> str:
     """Weighted R2 of the run's out-of-fold table, mean of its repeats."""
     if not (member.run.path / "oof.csv").exists():
         return "learned on every image"
-    scores = [weighted_r2(table[[f"true_{name}" for name in TARGETS]].to_numpy(float), table[list(TARGETS)].to_numpy(float))
-              for _, table in member.oof.groupby("repeat")]
+    scores = [
+        weighted_r2(
+            table[[f"true_{name}" for name in TARGETS]].to_numpy(float),
+            table[list(TARGETS)].to_numpy(float),
+        )
+        for _, table in member.oof.groupby("repeat")
+    ]
     return f"{np.mean(scores):.4f}"

@@ -1,4 +1,5 @@
-"""Time left and views that fit into it: a prediction that would overrun takes fewer views rather than none."""
+"""Time left and views that fit into it: a prediction that would overrun takes fewer views rather
+than none."""
 
 import re
 import time
@@ -24,7 +25,8 @@ def parse_duration(text: str) -> float:
 
 @dataclass
 class Clock:
-    """What is left of a time budget; None has no end. Views fall from the last on: those given first are the most worth."""
+    """What is left of a time budget; None has no end. Views fall from the last on: those given
+    first are the most worth."""
 
     budget_s: float | None
     n_left: int
@@ -43,10 +45,17 @@ class Clock:
         recent = self._views_s[-20:]
         view_s = sum(seconds for _, seconds in recent) / sum(n for n, _ in recent) / self.n_at_once
         left_s = (self.budget_s - (time.monotonic() - self.start)) * MARGIN
-        fits = [n for n in (len(views), *LEVELS) if n <= len(views) and n * view_s * self.n_left <= left_s]
+        fits = [
+            n
+            for n in (len(views), *LEVELS)
+            if n <= len(views) and n * view_s * self.n_left <= left_s
+        ]
         n = max(fits, default=1)
         if self._level and n < self._level:
-            self.say(f"{left_s:.0f} s left for {self.n_left} photographs at {view_s:.3g} s a view: {n} views each from here on")
+            self.say(
+                f"{left_s:.0f} s left for {self.n_left} photographs at {view_s:.3g} s a view: {n} "
+                "views each from here on"
+            )
         if not fits and self._level != 1:
             self.say("not even one view each fits the deadline; going on with one")
         self._level = n

@@ -40,20 +40,42 @@ augmentation: {mixup: {enabled: false}}
 """
 
 
-def run_demo(out: Path, seed: int, say: Callable[[str], object], n_train: int = 120, n_test: int = 36) -> dict[str, float]:
-    """Draw, build, train, predict and score; returns the scores on sites never seen in training. `say` gets each line."""
+def run_demo(
+    out: Path, seed: int, say: Callable[[str], object], n_train: int = 120, n_test: int = 36
+) -> dict[str, float]:
+    """Draw, build, train, predict and score; returns the scores on sites never seen in training.
+    `say` gets each line."""
     if out.exists():
         raise InputError(f"{out}: exists; remove it or choose another --out")
     start = time.monotonic()
     data, store_path = out / "data", out / "features.h5"
     say(f"1. drawing {n_train} + {n_test} photographs of pasture")
     draw_pasture(data, seed, n_train, n_test)
-    say(f"2. store: {BACKBONE}, which learned on other pastures, halves of {IMAGE_SIZE} pixels, {VIEWS} views")
-    say(str(build_store(BuildConfig(data=data, out=store_path, backbone=BACKBONE, image_size=IMAGE_SIZE, crop="halves",
-                                    views=VIEWS, device="cpu", seed=seed))))
+    say(
+        f"2. store: {BACKBONE}, which learned on other pastures, halves of {IMAGE_SIZE} pixels, "
+        f"{VIEWS} views"
+    )
+    say(
+        str(
+            build_store(
+                BuildConfig(
+                    data=data,
+                    out=store_path,
+                    backbone=BACKBONE,
+                    image_size=IMAGE_SIZE,
+                    crop="halves",
+                    views=VIEWS,
+                    device="cpu",
+                    seed=seed,
+                )
+            )
+        )
+    )
     say("3. sweep: every head of both kinds in one pass")
     (out / "demo.yaml").write_text(CONFIG)
-    result = run_sweep(SweepConfig.load(out / "demo.yaml", {"dataset.store": store_path}), out / "runs", "cpu")
+    result = run_sweep(
+        SweepConfig.load(out / "demo.yaml", {"dataset.store": store_path}), out / "runs", "cpu"
+    )
     say(result.table())
     say("4. predicting photographs of sites never seen in training, TTA 4")
     predictor = Predictor.load(best_run(result.path), device="cpu")
@@ -63,35 +85,74 @@ def run_demo(out: Path, seed: int, say: Callable[[str], object], n_train: int = 
     write_predictions(data / "test.csv", predictions, out / "submission.csv")
     scores = _scores(data, FeatureStore.open(store_path), predictor, photographs, predictions)
     say(_coverage(intervals, predictions, _truth(data), plan_pasture(seed, n_train, n_test)))
-    say("5. a bundle, and the same predictions by nothing but the bundle, with a picture of every photograph")
-    make_bundle([best_run(result.path)], out / "bundle", backbone=BackboneChoice(included=True), say=say)
+    say(
+        "5. a bundle, and the same predictions by nothing but the bundle, with a picture of every "
+        "photograph"
+    )
+    make_bundle(
+        [best_run(result.path)], out / "bundle", backbone=BackboneChoice(included=True), say=say
+    )
     say(_from_bundle(out, intervals.level))
     say(_report(out, result.path, scores, time.monotonic() - start))
     return scores
 
 
-def _scores(data: Path, store: FeatureStore, predictor: Predictor, photographs: dict[str, Path],
-            predictions: pd.DataFrame) -> dict[str, float]:
-    """The contest's score on the test photographs: of the heads, of ridge and of the training mean."""
+def _scores(
+    data: Path,
+    store: FeatureStore,
+    predictor: Predictor,
+    photographs: dict[str, Path],
+    predictions: pd.DataFrame,
+) -> dict[str, float]:
+    """The contest's score on the test photographs: of the heads, of ridge and of the training
+    mean."""
     truth = _truth(data).loc[predictions["image_id"], list(TARGETS)].to_numpy()
     train_N5 = store.catalog[list(TARGETS)].to_numpy()
     ridge, names = kinds.load("ridge"), HeadConfig(kind="ridge").features
     known_NF = pooled_features(store.cls[:, 0], store.pooled[:, 0], names)
     fitted = ridge.fit(known_NF, train_N5, site_of(store.catalog).to_numpy(), 0)
-    by_ridge = ridge.predict(fitted, pooled_features(*_pooled(predictor, photographs, store.spec.pooled_dtype), names))
-    return {"best run": weighted_r2(truth, predictions[list(TARGETS)].to_numpy()), "ridge": weighted_r2(truth, by_ridge),
-            "mean predictor": weighted_r2(truth, np.broadcast_to(train_N5.mean(0), truth.shape))}
+    by_ridge = ridge.predict(
+        fitted, pooled_features(*_pooled(predictor, photographs, store.spec.pooled_dtype), names)
+    )
+    return {
+        "best run": weighted_r2(truth, predictions[list(TARGETS)].to_numpy()),
+        "ridge": weighted_r2(truth, by_ridge),
+        "mean predictor": weighted_r2(truth, np.broadcast_to(train_N5.mean(0), truth.shape)),
+    }
 
 
 def _from_bundle(out: Path, level: float) -> str:
-    """Predict by the bundle alone into out/offline, with pictures; whether that gives the run's numbers, in a sentence."""
+    """Predict by the bundle alone into out/offline, with pictures; whether that gives the run's
+    numbers, in a sentence."""
     offline = out / "offline"
-    predict_bare(out / "bundle", "--data", out / "data", "--tta", 4, "--device", "cpu", "--interval", level,
-                 "--out", offline / "submission.csv", "--explain", offline / "pictures")
-    ours, theirs = (pd.read_csv(folder / "predictions.csv").set_index("image_id") for folder in (out, offline))
+    predict_bare(
+        out / "bundle",
+        "--data",
+        out / "data",
+        "--tta",
+        4,
+        "--device",
+        "cpu",
+        "--interval",
+        level,
+        "--out",
+        offline / "submission.csv",
+        "--explain",
+        offline / "pictures",
+    )
+    ours, theirs = (
+        pd.read_csv(folder / "predictions.csv").set_index("image_id") for folder in (out, offline)
+    )
     apart_g = float((ours - theirs).abs().to_numpy().max(initial=0))
-    told = "every number is the run's" if ours.equals(theirs) else f"up to {apart_g:.2g} g from the run's numbers"
-    return f"without click, h5py, zarr, scikit-learn, a HOME or a network, by the bundle's own wheel: {told}"
+    told = (
+        "every number is the run's"
+        if ours.equals(theirs)
+        else f"up to {apart_g:.2g} g from the run's numbers"
+    )
+    return (
+        "without click, h5py, zarr, scikit-learn, a HOME or a network, by the bundle's own "
+        f"wheel: {told}"
+    )
 
 
 def _intervals(predictor: Predictor) -> Intervals:
@@ -100,13 +161,25 @@ def _intervals(predictor: Predictor) -> Intervals:
     return predictor.intervals(min(LEVEL, n_sites / (n_sites + 1)))
 
 
-def _coverage(intervals: Intervals, predictions: pd.DataFrame, truth: pd.DataFrame, photos: list[Photo]) -> str:
+def _coverage(
+    intervals: Intervals, predictions: pd.DataFrame, truth: pd.DataFrame, photos: list[Photo]
+) -> str:
     """How many masses of unseen sites lie within, in a sentence."""
     site_of_id = {photo.image_id: photo.site for photo in photos}
-    inside_N = within(predictions, truth.loc[predictions["image_id"], list(TARGETS)].to_numpy()).mean(1)
-    by_site = pd.Series(inside_N).groupby([site_of_id[image_id].date for image_id in predictions["image_id"]]).mean()
-    return (f"intervals at level {intervals.level:.2f}, from {intervals.n_sites} known sites: {inside_N.mean():.3f} of the "
-            f"masses at {len(by_site)} unseen sites lie within, {by_site.mean():.3f} where each site counts the same")
+    inside_N = within(
+        predictions, truth.loc[predictions["image_id"], list(TARGETS)].to_numpy()
+    ).mean(1)
+    by_site = (
+        pd.Series(inside_N)
+        .groupby([site_of_id[image_id].date for image_id in predictions["image_id"]])
+        .mean()
+    )
+    return (
+        f"intervals at level {intervals.level:.2f}, from {intervals.n_sites} known sites: "
+        f"{inside_N.mean():.3f} of the "
+        f"masses at {len(by_site)} unseen sites lie within, {by_site.mean():.3f} where each site "
+        "counts the same"
+    )
 
 
 def _truth(data: Path) -> pd.DataFrame:
@@ -116,19 +189,31 @@ def _truth(data: Path) -> pd.DataFrame:
     return long.pivot(index="image_id", columns="name", values="target")
 
 
-def _pooled(predictor: Predictor, photographs: dict[str, Path], dtype: str) -> tuple[np.ndarray, np.ndarray]:
+def _pooled(
+    predictor: Predictor, photographs: dict[str, Path], dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Class tokens (N, T, D) and pooled patches (N, T, 5, D) of each photograph's plain view."""
     backbone = predictor.backbone
-    tokens = [backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0])
-              for image_id, decoded in decode_ahead(photographs, backbone.crop)]
+    tokens = [
+        backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0])
+        for image_id, decoded in decode_ahead(photographs, backbone.crop)
+    ]
     return np.stack([cls.numpy() for cls, _ in tokens]), pooled_as_stored(tokens, dtype).numpy()
 
 
 def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) -> str:
-    lines = [f"score on unseen sites (weighted R2): {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}",
-             f"data         {out / 'data'}", f"store        {out / 'features.h5'}", f"sweep        {sweep}",
-             f"leaderboard  {sweep / 'leaderboard.png'}", f"best run     {best_run(sweep)}",
-             f"submission   {out / 'submission.csv'}, {out / 'predictions.csv'}",
-             f"bundle       {out / 'bundle'}", f"by it alone  {out / 'offline' / 'submission.csv'}",
-             f"pictures     {out / 'offline' / 'pictures' / 'report.html'}", f"{seconds:.0f} s in all"]
+    lines = [
+        "score on unseen sites (weighted R2): "
+        f"{', '.join(f'{name} {value:.3f}' for name, value in scores.items())}",
+        f"data         {out / 'data'}",
+        f"store        {out / 'features.h5'}",
+        f"sweep        {sweep}",
+        f"leaderboard  {sweep / 'leaderboard.png'}",
+        f"best run     {best_run(sweep)}",
+        f"submission   {out / 'submission.csv'}, {out / 'predictions.csv'}",
+        f"bundle       {out / 'bundle'}",
+        f"by it alone  {out / 'offline' / 'submission.csv'}",
+        f"pictures     {out / 'offline' / 'pictures' / 'report.html'}",
+        f"{seconds:.0f} s in all",
+    ]
     return "\n".join(lines)

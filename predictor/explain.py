@@ -1,8 +1,10 @@
-"""Where the mass is: maps of what heads say of every patch, kept while photographs are predicted, drawn once that is written.
+"""Where the mass is: maps of what heads say of every patch, kept while photographs are predicted,
+drawn once that is written.
 
-Drawn last, so that pictures never stand between a deadline and the submission; until then a map is a small file, so memory
-does not grow with the photographs, and a prediction that goes on with --resume finds those of before. How a picture looks is
-`picture`'s business, the page with all of them is `report`'s.
+Drawn last, so that pictures never stand between a deadline and the submission; until then a map is
+a small file, so memory does not grow with the photographs, and a prediction that goes on with
+--resume finds those of before. How a picture looks is `picture`'s business, the page with all of
+them is `report`'s.
 """
 
 import hashlib
@@ -53,14 +55,18 @@ class Explainer:
 
     def __post_init__(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"--explain {self.folder}: is a file; name a folder for the pictures and report.html")
+            raise UsageError(
+                f"--explain {self.folder}: is a file; name a folder for the pictures and "
+                "report.html"
+            )
         with self._can_write():
             self._maps.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=self.folder).close()
 
     @cached_property
     def unit(self) -> str | None:
-        """What the maps say: grams if any member counts them, else the share of what heads look at, else nothing."""
+        """What the maps say: grams if any member counts them, else the share of what heads look at,
+        else nothing."""
         told = [kinds.load(member.config.head.kind).maps_say for member in self.members]
         return next((unit for unit in ("grams", "share") if unit in told), None)
 
@@ -68,25 +74,46 @@ class Explainer:
     def shares(self) -> np.ndarray:
         """(M,) weight of each member's map; 0 where its kind says something else."""
         told_M = [kinds.load(member.config.head.kind).maps_say for member in self.members]
-        weight_M = np.array([m.weight * (told == self.unit) for m, told in zip(self.members, told_M, strict=True)])
+        weight_M = np.array(
+            [m.weight * (told == self.unit) for m, told in zip(self.members, told_M, strict=True)]
+        )
         return weight_M / weight_M.sum() if self.unit else np.zeros(len(self.members))
 
     def has(self, group: int, image_id: str, sha256: str) -> bool:
         """Whether nothing has to be looked at for a group's map of a photograph."""
-        return not self.shares[by_spec(self.members)[group]].any() or self._path(group, image_id, sha256).exists()
+        return (
+            not self.shares[by_spec(self.members)[group]].any()
+            or self._path(group, image_id, sha256).exists()
+        )
 
-    def keep(self, group: int, image_id: str, sha256: str, stage: Stage, tokens: Sequence[Tokens],
-             views: Sequence[ViewSpec]) -> None:
-        """A group's map of one photograph from the tokens of its views, flips undone and averaged."""
+    def keep(
+        self,
+        group: int,
+        image_id: str,
+        sha256: str,
+        stage: Stage,
+        tokens: Sequence[Tokens],
+        views: Sequence[ViewSpec],
+    ) -> None:
+        """A group's map of one photograph from the tokens of its views, flips undone and
+        averaged."""
         share_M = self.shares[by_spec(self.members)[group]]
-        maps = [share * upright(ensemble.maps(tokens), views, stage.backbone.spec.grid)
-                for share, ensemble in zip(share_M, stage.ensembles, strict=True) if share]
+        maps = [
+            share * upright(ensemble.maps(tokens), views, stage.backbone.spec.grid)
+            for share, ensemble in zip(share_M, stage.ensembles, strict=True)
+            if share
+        ]
         if maps:
-            with self._can_write(), appears_whole(self._path(group, image_id, sha256)) as partial, open(partial, "wb") as file:
+            with (
+                self._can_write(),
+                appears_whole(self._path(group, image_id, sha256)) as partial,
+                open(partial, "wb") as file,
+            ):
                 np.save(file, laid_out(sum(maps), self.unit).astype(np.float32))
 
     def map(self, image_id: str, sha256: str) -> Map | None:
-        """All groups' maps of a photograph together, on the finest of their grids; None where there is none."""
+        """All groups' maps of a photograph together, on the finest of their grids; None where there
+        is none."""
         paths = [self._path(group, image_id, sha256) for group in range(len(by_spec(self.members)))]
         maps = [np.load(path).astype(float) for path in paths if path.exists()]
         if not maps:
@@ -94,11 +121,19 @@ class Explainer:
         height, width = max((each.shape[:2] for each in maps), key=np.prod)
         return Map(self.unit, sum(regridded(each, height, width) for each in maps))
 
-    def report(self, paths: Mapping[str, Path], table: pd.DataFrame, unusable: Mapping[str, str], level: float | None = None,
-               progress: bool = True) -> Path:
-        """Draw a picture of every row of `table`, and report.html with all of them; returns the page's path.
+    def report(
+        self,
+        paths: Mapping[str, Path],
+        table: pd.DataFrame,
+        unusable: Mapping[str, str],
+        level: float | None = None,
+        progress: bool = True,
+    ) -> Path:
+        """Draw a picture of every row of `table`, and report.html with all of them; returns the
+        page's path.
 
-        unusable : why, by image_id, of photographs that the training mean stands for; level : of the table's intervals.
+        unusable : why, by image_id, of photographs that the training mean stands for; level : of
+            the table's intervals.
         """
         names = picture_names(list(table["image_id"]))
 
@@ -107,8 +142,15 @@ class Explainer:
             photograph, seen = self._look(image_id, paths[image_id])
             why = _by_name(unusable.get(image_id, ""), paths[image_id])
             with self._can_write(), appears_whole(self.folder / names[image_id]) as partial:
-                picture = draw_picture(photograph, seen, row, f"the training mean stands in: {why}" if why else "", level)
-                picture.save(partial, "PNG", compress_level=1)  # 0.25 s and 3.0 MB; Pillow's own level 6: 0.6 s and 2.8 MB
+                picture = draw_picture(
+                    photograph,
+                    seen,
+                    row,
+                    f"the training mean stands in: {why}" if why else "",
+                    level,
+                )
+                # 0.25 s and 3.0 MB; Pillow's own level 6: 0.6 s and 2.8 MB
+                picture.save(partial, "PNG", compress_level=1)
             return Entry.of(row, names[image_id], photograph, seen, why, len(table))
 
         entries = _in_threads(entry, [row for _, row in table.iterrows()])
@@ -131,21 +173,26 @@ class Explainer:
 
     @property
     def _maps(self) -> Path:
-        return self.folder / "report.html.progress"  # no name that a folder of someone else's would have
+        # no name that a folder of someone else's would have
+        return self.folder / "report.html.progress"
 
     def _path(self, group: int, image_id: str, sha256: str) -> Path:
         """Where a map is; other heads, views or bytes of the photograph have another."""
-        address = hashlib.sha256("\0".join([self.key, str(self.shares), str(group), image_id, sha256]).encode()).hexdigest()
+        address = hashlib.sha256(
+            "\0".join([self.key, str(self.shares), str(group), image_id, sha256]).encode()
+        ).hexdigest()
         return self._maps / f"{address[:32]}.npy"
 
 
 def _by_name(text: str, path: Path) -> str:
-    """The text with the file's name for its whole path: there is little room, and pages are passed on."""
+    """The text with the file's name for its whole path: there is little room, and pages are passed
+    on."""
     return text.replace(f"{path.parent}{os.sep}", "")
 
 
 def upright(maps_VTPM: np.ndarray, views: Sequence[ViewSpec], grid: tuple[int, int]) -> np.ndarray:
-    """(T, h, w, M): the mean over views, each turned back to how the photograph lies; grid is of an untransposed tile."""
+    """(T, h, w, M): the mean over views, each turned back to how the photograph lies; grid is of an
+    untransposed tile."""
     turned = []
     for map_TPM, view in zip(maps_VTPM, views, strict=True):
         height, width = grid[::-1] if view.transpose else grid
@@ -154,14 +201,21 @@ def upright(maps_VTPM: np.ndarray, views: Sequence[ViewSpec], grid: tuple[int, i
 
 
 def laid_out(map_ThwM: np.ndarray, unit: str) -> np.ndarray:
-    """(h, T w, M): tiles side by side, as `Crop` cuts them, left to right; shares of a tile become shares of the photograph."""
+    """(h, T w, M): tiles side by side, as `Crop` cuts them, left to right; shares of a tile become
+    shares of the photograph."""
     whole = np.concatenate(list(map_ThwM), 1)
     return whole / len(map_ThwM) if unit == "share" else whole
 
 
 def regridded(map_HWM: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(height, width, M): the same sums over the same places, each patch spread evenly over what it covers."""
-    return np.einsum("yh,xw,hwm->yxm", _overlap(map_HWM.shape[0], height), _overlap(map_HWM.shape[1], width), map_HWM)
+    """(height, width, M): the same sums over the same places, each patch spread evenly over what it
+    covers."""
+    return np.einsum(
+        "yh,xw,hwm->yxm",
+        _overlap(map_HWM.shape[0], height),
+        _overlap(map_HWM.shape[1], width),
+        map_HWM,
+    )
 
 
 def _overlap(n: int, m: int) -> np.ndarray:
@@ -172,7 +226,8 @@ def _overlap(n: int, m: int) -> np.ndarray:
 
 
 def picture_names(image_ids: Sequence[str]) -> dict[str, str]:
-    """A file name for each id that no other has, whatever the case, and that every file system takes; the id where it can be."""
+    """A file name for each id that no other has, whatever the case, and that every file system
+    takes; the id where it can be."""
     names, taken = {}, set()
     for image_id in image_ids:
         safe = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", image_id)).strip("._")

@@ -1,4 +1,5 @@
-"""A member of an ensemble: the chosen heads of one run, from its folder; and a stage: members that share a backbone, loaded."""
+"""A member of an ensemble: the chosen heads of one run, from its folder; and a stage: members that
+share a backbone, loaded."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ GRAMS = [*TARGETS, *(f"true_{name}" for name in TARGETS)]
 
 @dataclass(frozen=True)
 class Raw:
-    """What a member's heads say of one photograph: masses_HV5 in grams, MASSES order; probabilities of States or None."""
+    """What a member's heads say of one photograph: masses_HV5 in grams, MASSES order; probabilities
+    of States or None."""
 
     masses_HV5: np.ndarray
     state_HVC: np.ndarray | None
@@ -46,8 +48,13 @@ class Member:
     weight: float = 1.0
 
     @classmethod
-    def load(cls, run: Path, folds: Sequence[int] | None = None, weights: str = "last",
-             without: Collection[str] = ()) -> "Member":
+    def load(
+        cls,
+        run: Path,
+        folds: Sequence[int] | None = None,
+        weights: str = "last",
+        without: Collection[str] = (),
+    ) -> "Member":
         """All heads of a run's folder, or those of some folds, less those of some files.
 
         Raises InputError or MismatchError if the folder lacks something, UsageError for no folds.
@@ -57,9 +64,20 @@ class Member:
             raise UsageError("no folds: name some, or leave them out for the heads of all")
         chosen = None if folds is None else sorted(set(folds))
         files = folder.head_files(weights, chosen)
-        splits = [split for split, file in zip(folder.splits(chosen), files, strict=True) if file not in without]
-        return cls(folder, folder.config, folder.spec, folder.states, splits,
-                   list(folder.heads(weights, chosen, without).values()), weights)
+        splits = [
+            split
+            for split, file in zip(folder.splits(chosen), files, strict=True)
+            if file not in without
+        ]
+        return cls(
+            folder,
+            folder.config,
+            folder.spec,
+            folder.states,
+            splits,
+            list(folder.heads(weights, chosen, without).values()),
+            weights,
+        )
 
     @property
     def name(self) -> str:
@@ -70,21 +88,28 @@ class Member:
 
     @cached_property
     def oof(self) -> pd.DataFrame:
-        """The run's out-of-fold rows for these weights: repeat, image_id, site, fold, the targets, `true_` targets."""
+        """The run's out-of-fold rows for these weights: repeat, image_id, site, fold, the targets,
+        `true_` targets."""
         path = self.run.path / "oof.csv"
         if not path.is_file():
-            raise InputError(f"{path}: missing, as for every refit, whose heads learned on all images; it holds what is known of "
-                             "heads' errors, and the training means: choose a run of the sweep's points")
+            raise InputError(
+                f"{path}: missing, as for every refit, whose heads learned on all images; it holds "
+                "what is known of "
+                "heads' errors, and the training means: choose a run of the sweep's points"
+            )
         try:
             table = pd.read_csv(path, dtype={"image_id": str, "site": str}, keep_default_na=False)
             table[GRAMS] = table[GRAMS].apply(pd.to_numeric)
             return table[table["weights"] == self.weights][KEYS + GRAMS]
         except (ValueError, KeyError) as err:  # pandas' own, and what is no UTF-8, are ValueErrors
-            raise InputError(f"{path}: no out-of-fold table ({err}); copy the run again, or train it again") from err
+            raise InputError(
+                f"{path}: no out-of-fold table ({err}); copy the run again, or train it again"
+            ) from err
 
     @property
     def training_mean_sd(self) -> np.ndarray:
-        """(2, 5) grams in TARGETS order: mean and standard deviation of the masses that the heads learned.
+        """(2, 5) grams in TARGETS order: mean and standard deviation of the masses that the heads
+        learned.
 
         Of a run of one fold alone those of the images it held out: its folder has no others.
         """
@@ -100,11 +125,18 @@ class Stage:
     ensembles: list[BankEnsemble | RegressorEnsemble]
 
     @classmethod
-    def load(cls, members: Sequence[Member], device: str, precision: str | None, weights: str | None) -> "Stage":
+    def load(
+        cls, members: Sequence[Member], device: str, precision: str | None, weights: str | None
+    ) -> "Stage":
         """MismatchError if the backbone's weights are not those that made the members' tokens."""
         first = members[0]
-        backbone = backbone_of_store(first.spec, weights, first.run.store_folders, "--backbone-weights", device, precision)
-        return cls(backbone, [new_ensemble(m.config, m.spec, m.states, m.heads, backbone.device) for m in members])
+        backbone = backbone_of_store(
+            first.spec, weights, first.run.store_folders, "--backbone-weights", device, precision
+        )
+        return cls(
+            backbone,
+            [new_ensemble(m.config, m.spec, m.states, m.heads, backbone.device) for m in members],
+        )
 
     def __call__(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> list[Raw]:
         """Of one photograph: what each member says; its tokens are made once."""
@@ -120,14 +152,16 @@ class Stage:
 
 
 def say_lone_folds(members: Sequence[Member], say: Callable[[str], object]) -> None:
-    """Tell of members whose sweep trained one fold alone: few heads, which never saw a part of the images."""
+    """Tell of members whose sweep trained one fold alone: few heads, which never saw a part of the
+    images."""
     for member in members:
         if told := member.config.cv.lone_fold:
             say(f"{member.name}: {told}")
 
 
 def by_spec(members: Sequence[Member]) -> list[list[int]]:
-    """Positions of members that read the same tokens, together; an ensemble of backbones has several such groups."""
+    """Positions of members that read the same tokens, together; an ensemble of backbones has
+    several such groups."""
     groups: dict[str, list[int]] = {}
     for position, member in enumerate(members):
         groups.setdefault(member.spec.fingerprint, []).append(position)
@@ -136,7 +170,12 @@ def by_spec(members: Sequence[Member]) -> list[list[int]]:
 
 def check_alike(members: Sequence[Member]) -> None:
     """InputError unless all members make masses balance by the same constraints and rules."""
-    told = {member.name: (member.config.inference.constraints, str(member.config.inference.postprocess)) for member in members}
+    told = {
+        member.name: (member.config.inference.constraints, str(member.config.inference.postprocess))
+        for member in members
+    }
     if len(set(told.values())) > 1:
-        some = list_some([f"{name}: constraints {c}, postprocess {rules}" for name, (c, rules) in told.items()])
+        some = list_some(
+            [f"{name}: constraints {c}, postprocess {rules}" for name, (c, rules) in told.items()]
+        )
         raise InputError(f"runs of one ensemble must have the same constraints and rules:{some}")

@@ -1,4 +1,5 @@
-"""`predict --oof`: the training photographs, each by the heads that held it out, beside what the sweep wrote of them."""
+"""`predict --oof`: the training photographs, each by the heads that held it out, beside what the
+sweep wrote of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +19,23 @@ from predictor.submission import can_write
 from trainer.metrics import TARGETS, weighted_r2
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-3}
-"""Of a mass, and grams. On one device, precision and versions tokens are bit-equal, and what is left is float32's rounding: heads
-are asked for a photograph and all its views at once, where the sweep asked for a batch of photographs and one view, so products
-are summed in another order. On the demo that is up to 6e-5 g; a backbone in fp16 where the store's was fp32 makes 0.04 g, one in
-bf16 0.3 g, with scores .0001 to .0002 away."""
+"""Of a mass, and grams. On one device, precision and versions tokens are bit-equal, and what is
+left is float32's rounding: heads are asked for a photograph and all its views at once, where the
+sweep asked for a batch of photographs and one view, so products are summed in another order. On the
+demo that is up to 6e-5 g; a backbone in fp16 where the store's was fp32 makes 0.04 g, one in bf16
+0.3 g, with scores .0001 to .0002 away."""
 
 
-def check_oof(predictor: Predictor, data: Path, out: Path, say: Callable[[str], object], resume: bool = False,
-              allow_outside: bool = False) -> None:
-    """Write the table of `out_of_fold`, and say how far it is from oof.csv; MismatchError beyond the tolerance."""
+def check_oof(
+    predictor: Predictor,
+    data: Path,
+    out: Path,
+    say: Callable[[str], object],
+    resume: bool = False,
+    allow_outside: bool = False,
+) -> None:
+    """Write the table of `out_of_fold`, and say how far it is from oof.csv; MismatchError beyond
+    the tolerance."""
     member = _only(predictor)
     kept = predictor.journal(out.with_name(out.name + ".progress"), scored_views(member), resume)
     table = out_of_fold(predictor, data, allow_outside, kept=kept, say=say)
@@ -36,18 +45,28 @@ def check_oof(predictor: Predictor, data: Path, out: Path, say: Callable[[str], 
     kept.close()
     ours_N5, theirs_N5 = (each[list(TARGETS)].to_numpy(float) for each in (table, known))
     apart_5 = np.abs(ours_N5 - theirs_N5).max(0, initial=0)
-    say(f"{len(table)} rows of {table['image_id'].nunique()} photographs, {len(scored_views(member))} views, beside "
+    say(
+        f"{len(table)} rows of {table['image_id'].nunique()} photographs, "
+        f"{len(scored_views(member))} views, beside "
         f"{member.run.path / 'oof.csv'}\ngreatest difference in grams: "
         + ", ".join(f"{name} {apart:.2g}" for name, apart in zip(TARGETS, apart_5, strict=True))
-        + f"\nscore: {_score(table):.6f} predicted, {_score(known):.6f} in oof.csv")
+        + f"\nscore: {_score(table):.6f} predicted, {_score(known):.6f} in oof.csv"
+    )
     if not np.allclose(ours_N5, theirs_N5, **TOLERANCE):
-        raise MismatchError(f"{out}: up to {apart_5.max():.3g} g from oof.csv, more than {TOLERANCE['atol']:g} g and "
-                            f"{TOLERANCE['rtol']:g} of the mass; photographs, heads or weights have changed, or device, "
-                            "precision or versions are not those of the store and the sweep")
+        raise MismatchError(
+            f"{out}: up to {apart_5.max():.3g} g from oof.csv, more than {TOLERANCE['atol']:g} g "
+            "and "
+            f"{TOLERANCE['rtol']:g} of the mass; photographs, heads or weights have changed, or "
+            "device, "
+            "precision or versions are not those of the store and the sweep"
+        )
 
 
-def out_of_fold(predictor: Predictor, data: Path, allow_outside: bool = False, **options) -> pd.DataFrame:
-    """Rows as `held_out_rows`, targets predicted anew from the photographs of data/train.csv as the sweep scored its heads.
+def out_of_fold(
+    predictor: Predictor, data: Path, allow_outside: bool = False, **options
+) -> pd.DataFrame:
+    """Rows as `held_out_rows`, targets predicted anew from the photographs of data/train.csv as the
+    sweep scored its heads.
 
     That is: averaged over the views of `scored_views`, constrained and ruled as the run says.
     allow_outside : also take photographs that are not below `data`. options : of `Predictor.raws`.
@@ -56,15 +75,23 @@ def out_of_fold(predictor: Predictor, data: Path, allow_outside: bool = False, *
     known, combiner = held_out_rows(member), Combiner([member])
     photographs = _photographs(data, known, allow_outside)
     raw_N = predictor.raws(photographs, scored_views(member), sealed=True, **options)
-    masses = [combiner.masses([_by_head(raw_N[row.image_id][0], member.splits.index((row.repeat, row.fold)))])
-              for row in known.itertuples()]
+    masses = [
+        combiner.masses(
+            [_by_head(raw_N[row.image_id][0], member.splits.index((row.repeat, row.fold)))]
+        )
+        for row in known.itertuples()
+    ]
     return known.assign(**dict(zip(TARGETS, np.reshape(masses, (-1, len(TARGETS))).T, strict=True)))
 
 
 def held_out_rows(member: Member) -> pd.DataFrame:
-    """The rows of oof.csv whose heads the member has: weights, repeat, image_id, site, fold, targets, truths."""
+    """The rows of oof.csv whose heads the member has: weights, repeat, image_id, site, fold,
+    targets, truths."""
     if None in member.splits:
-        raise InputError(f"{member.name}: its head learned on every image, none was held out; choose a run of the sweep's points")
+        raise InputError(
+            f"{member.name}: its head learned on every image, none was held out; choose a run of "
+            "the sweep's points"
+        )
     splits = pd.MultiIndex.from_frame(member.oof[["repeat", "fold"]])
     rows = member.oof[splits.isin(member.splits)].reset_index(drop=True)
     return rows[["weights", "repeat", "image_id", "site", "fold", *TARGETS, *TRUE]]
@@ -78,7 +105,10 @@ def scored_views(member: Member) -> list[ViewSpec]:
 
 def _only(predictor: Predictor) -> Member:
     if len(predictor.members) > 1:
-        raise InputError(f"--oof compares one run with its oof.csv; {len(predictor.members)} were given, choose one --run")
+        raise InputError(
+            f"--oof compares one run with its oof.csv; {len(predictor.members)} were given, choose "
+            "one --run"
+        )
     return predictor.members[0]
 
 
@@ -92,8 +122,11 @@ def _photographs(data: Path, known: pd.DataFrame, allow_outside: bool) -> dict[s
     frame = read_catalog(data / "train.csv")
     frame["image_id"] = spelled_as(frame["image_id"], known["image_id"])
     if absent := sorted(set(known["image_id"]) - set(frame["image_id"])):
-        raise InputError(f"{data / 'train.csv'}: lacks {len(absent)} images that the run held out; give the data its store was "
-                         f"built from:{list_some(absent)}")
+        raise InputError(
+            f"{data / 'train.csv'}: lacks {len(absent)} images that the run held out; give the "
+            "data its store was "
+            f"built from:{list_some(absent)}"
+        )
     frame = frame[frame["image_id"].isin(known["image_id"])]
     paths = find_photographs(frame, data, allow_outside, allow="--allow-outside")
     return dict(zip(frame["image_id"], paths, strict=True))
@@ -102,4 +135,11 @@ def _photographs(data: Path, known: pd.DataFrame, allow_outside: bool) -> dict[s
 def _score(table: pd.DataFrame) -> float:
     """The contest's, over each repeat's rows; the mean over repeats."""
     numbers = table[[*TARGETS, *TRUE]].apply(pd.to_numeric)
-    return float(np.mean([weighted_r2(each[TRUE], each[list(TARGETS)]) for _, each in numbers.groupby(table["repeat"])]))
+    return float(
+        np.mean(
+            [
+                weighted_r2(each[TRUE], each[list(TARGETS)])
+                for _, each in numbers.groupby(table["repeat"])
+            ]
+        )
+    )

@@ -1,4 +1,5 @@
-"""Predictor: images -> tokens -> heads -> grams. The tokens are made by the same functions that made the store's."""
+"""Predictor: images -> tokens -> heads -> grams. The tokens are made by the same functions that
+made the store's."""
 
 import os
 import queue
@@ -17,7 +18,13 @@ from featurestore._messages import new_bar, say
 from featurestore._threads import starting, usable_threads
 from featurestore.backbone import Backbone, choose_device
 from featurestore.catalog import find_photographs, read_catalog, target_rows
-from featurestore.decode import Decoded, check_photographs, dark_remark, decode_ahead, inspect_photographs
+from featurestore.decode import (
+    Decoded,
+    check_photographs,
+    dark_remark,
+    decode_ahead,
+    inspect_photographs,
+)
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
 from featurestore.jpeg import UNCHECKED, can_check
 from featurestore.spec import TokenSpec, ViewSpec
@@ -47,27 +54,46 @@ class Predictor:
     _stages: dict[tuple[str, str], Stage] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, runs: Path | Sequence[Path], folds: Sequence[int] | None = None, weights: str | None = None,
-             backbone_weights: str | None = None, device: str = "auto", precision: str | None = None,
-             average: Average | None = None, constraints: str | None = None, allow_partial: bool = False,
-             weigh: Callable[[list[Member]], list[Member]] | None = None) -> "Predictor":
-        """The predictor of one run's folder, or of several together, or of a bundle's, which is checked first.
+    def load(
+        cls,
+        runs: Path | Sequence[Path],
+        folds: Sequence[int] | None = None,
+        weights: str | None = None,
+        backbone_weights: str | None = None,
+        device: str = "auto",
+        precision: str | None = None,
+        average: Average | None = None,
+        constraints: str | None = None,
+        allow_partial: bool = False,
+        weigh: Callable[[list[Member]], list[Member]] | None = None,
+    ) -> "Predictor":
+        """The predictor of one run's folder, or of several together, or of a bundle's, which is
+        checked first.
 
-        folds : which folds' heads (all repeats of them); weights : `last` or `best`; None is all, and `last` or a bundle's own.
-        allow_partial : a bundle's heads that are missing or damaged are left out, with a warning, instead of refused.
-        weigh : gives members their shares in the ensemble, and leaves some out, before anything heavy is loaded for them.
-        backbone_weights : file of the backbone; None takes those kept beside the store, else what made the store.
-        device : one, or several with commas that share the photographs; precision : of the backbone; None is the store's.
-        average : over heads and views, None is the mean; constraints : `order` or `clip`, None is the run's.
+        folds : which folds' heads (all repeats of them); weights : `last` or `best`; None is all,
+            and `last` or a bundle's own.
+        allow_partial : a bundle's heads that are missing or damaged are left out, with a warning,
+            instead of refused.
+        weigh : gives members their shares in the ensemble, and leaves some out, before anything
+            heavy is loaded for them.
+        backbone_weights : file of the backbone; None takes those kept beside the store, else what
+            made the store.
+        device : one, or several with commas that share the photographs; precision : of the
+            backbone; None is the store's.
+        average : over heads and views, None is the mean; constraints : `order` or `clip`, None is
+            the run's.
 
-        Raises InputError or MismatchError if a folder lacks something or the weights are not those of the store.
+        Raises InputError or MismatchError if a folder lacks something or the weights are not those
+        of the store.
         """
         paths = [runs] if isinstance(runs, str | Path) else list(runs)
         chosen = folds, weights, backbone_weights, allow_partial
         members = [member for path in paths for member in load_members(Path(path), *chosen)]
         members = weigh(members) if weigh else members
         devices = [str(choose_device(name)) for name in device.split(",")]
-        predictor = cls(members, devices, precision, backbone_weights, average or "mean", constraints)
+        predictor = cls(
+            members, devices, precision, backbone_weights, average or "mean", constraints
+        )
         predictor.combiner  # noqa: B018  members that do not go together are refused before a backbone is loaded
         predictor.stage(0, devices[0])
         return predictor
@@ -87,7 +113,8 @@ class Predictor:
         return self.stage(0, self.devices[0]).ensembles[0]
 
     def stage(self, group: int, device: str) -> Stage:
-        """Backbone and heads of a group of members on a device; those of other groups are let go, since two may not fit."""
+        """Backbone and heads of a group of members on a device; those of other groups are let go,
+        since two may not fit."""
         key = (self.members[by_spec(self.members)[group][0]].spec.fingerprint, device)
         if key not in self._stages:
             for other in [each for each in self._stages if each[0] != key[0]]:
@@ -100,37 +127,54 @@ class Predictor:
         """What the first member says of one photograph."""
         return self.stage(0, self.devices[0])(photograph, image_id, views)[0]
 
-    def predict(self, paths: dict[str, Path], tta: int | str = 4, progress: bool = True, **options) -> pd.DataFrame:
+    def predict(
+        self, paths: dict[str, Path], tta: int | str = 4, progress: bool = True, **options
+    ) -> pd.DataFrame:
         """Masses of photographs by id; options as `raws`.
 
-        Returns one row an image: image_id, the five targets in grams (averaged over views, heads and members, then constrained),
-        and for each `TARGET_sd`, the spread of single heads and views, which are constrained on their own.
+        Returns one row an image: image_id, the five targets in grams (averaged over views, heads
+        and members, then constrained), and for each `TARGET_sd`, the spread of single heads and
+        views, which are constrained on their own.
         """
         return self.combiner.table(self.raws(paths, tta, progress, **options))
 
     @usable_threads()
-    def raws(self, paths: dict[str, Path], tta: int | str | Sequence[ViewSpec] = 4, progress: bool = True,
-             deadline_s: float | None = None, kept: Journal | None = None, unusable: dict[str, str] | None = None,
-             explainer: Explainer | None = None, sealed: bool = False,
-             say: Callable[[str], object] = say) -> dict[str, list[Raw] | None]:
-        """What each member says of each photograph, by id; one pass over the photographs per backbone.
+    def raws(
+        self,
+        paths: dict[str, Path],
+        tta: int | str | Sequence[ViewSpec] = 4,
+        progress: bool = True,
+        deadline_s: float | None = None,
+        kept: Journal | None = None,
+        unusable: dict[str, str] | None = None,
+        explainer: Explainer | None = None,
+        sealed: bool = False,
+        say: Callable[[str], object] = say,
+    ) -> dict[str, list[Raw] | None]:
+        """What each member says of each photograph, by id; one pass over the photographs per
+        backbone.
 
         tta : 1, 2, 4 or 8, names of views with commas, or views.
         deadline_s : seconds from now; views are left out rather than overrun, and `say` is told.
         kept : keeps finished photographs, and gives back what it has.
-        unusable : gets the photographs that cannot be used, and why, whose value is None then; without it they are all listed in
-            an InputError before work starts.
+        unusable : gets the photographs that cannot be used, and why, whose value is None then;
+            without it they are all listed in an InputError before work starts.
         explainer : keeps maps of what heads see, to draw them later.
-        sealed : a store holds tokens of all these photographs; damage inside their pictures is a warning then.
+        sealed : a store holds tokens of all these photographs; damage inside their pictures is a
+            warning then.
         """
         if not can_check():
             say(UNCHECKED)
         views, groups = chosen_tta(tta), by_spec(self.members)
-        raw_NM: dict[str, list[Raw] | None] = {image_id: [None] * len(self.members) for image_id in paths}
+        raw_NM: dict[str, list[Raw] | None] = {
+            image_id: [None] * len(self.members) for image_id in paths
+        }
         for group in groups:
             _check_views(views, self.members[group[0]].spec.tokens)
             _check_photographs(paths, self.members[group[0]].spec.tokens.crop, unusable)
-        todo = {image_id: path for image_id, path in paths.items() if image_id not in (unusable or {})}
+        todo = {
+            image_id: path for image_id, path in paths.items() if image_id not in (unusable or {})
+        }
         takes_16_bits = any(member.spec.tokens.bits is None for member in self.members)
         if takes_16_bits and (remark := dark_remark(todo.values())):
             say(f"warning: {remark}")
@@ -140,7 +184,9 @@ class Predictor:
             for group, positions in enumerate(groups):
                 found = self._group(group, todo, views, clock, kept, unusable, explainer, sealed)
                 for image_id, raws, sha256, n_views, seconds in found:
-                    _check_finite([self.members[position] for position in positions], raws, image_id)
+                    _check_finite(
+                        [self.members[position] for position in positions], raws, image_id
+                    )
                     if kept and n_views:
                         kept.add(group, image_id, sha256, raws)
                     clock.done(n_views, seconds)
@@ -151,63 +197,114 @@ class Predictor:
         return raw_NM | dict.fromkeys(unusable or {})
 
     def intervals(self, level: float) -> Intervals:
-        """At this level, as `Intervals.of`; UsageError for a way to predict whose errors out of fold are not known."""
+        """At this level, as `Intervals.of`; UsageError for a way to predict whose errors out of
+        fold are not known."""
         scored = self.members[0].config.inference.constraints
         others = [f"--average {self.average}"] * (self.average != "mean")
         others += [f"--constraints {self.constraints}"] * (self.constraints not in (None, scored))
         if others:
-            raise UsageError(f"--interval: errors out of fold are known of means over heads and views and constraints {scored!r} "
-                             f"alone; leave out --interval, or {' and '.join(others)}")
+            raise UsageError(
+                "--interval: errors out of fold are known of means over heads and views and "
+                f"constraints {scored!r} "
+                f"alone; leave out --interval, or {' and '.join(others)}"
+            )
         return Intervals.of(self.members, level)
 
     def journal(self, path: Path, tta: int | str | Sequence[ViewSpec], resume: bool) -> Journal:
         """Where finished photographs of such a prediction are kept until its output is written."""
-        return Journal(path, journal_key(self.members, [view.name for view in chosen_tta(tta)], self.precision), resume)
+        return Journal(
+            path,
+            journal_key(self.members, [view.name for view in chosen_tta(tta)], self.precision),
+            resume,
+        )
 
-    def explainer(self, folder: Path, tta: int | str | Sequence[ViewSpec], photographs: Sequence[Path] = ()) -> Explainer:
-        """What keeps and draws maps of such a prediction, in a folder that is none of the photographs'."""
+    def explainer(
+        self, folder: Path, tta: int | str | Sequence[ViewSpec], photographs: Sequence[Path] = ()
+    ) -> Explainer:
+        """What keeps and draws maps of such a prediction, in a folder that is none of the
+        photographs'."""
         if os.path.realpath(folder) in {os.path.realpath(path.parent) for path in photographs}:
-            raise UsageError(f"--explain {folder}: photographs lie there, and pictures may take their names; name another folder")
+            raise UsageError(
+                f"--explain {folder}: photographs lie there, and pictures may take their names; "
+                "name another folder"
+            )
         names = [view.name for view in chosen_tta(tta)]
-        return Explainer(folder, self.members, names, journal_key(self.members, names, self.precision))
+        return Explainer(
+            folder, self.members, names, journal_key(self.members, names, self.precision)
+        )
 
-    def _group(self, group: int, paths: dict[str, Path], views: Sequence[ViewSpec], clock: Clock,
-               kept: Journal | None, unusable: dict[str, str] | None, explainer: Explainer | None,
-               sealed: bool) -> Iterator[Found]:
-        """Every photograph by one backbone's members, as they are finished; several devices share them."""
+    def _group(
+        self,
+        group: int,
+        paths: dict[str, Path],
+        views: Sequence[ViewSpec],
+        clock: Clock,
+        kept: Journal | None,
+        unusable: dict[str, str] | None,
+        explainer: Explainer | None,
+        sealed: bool,
+    ) -> Iterator[Found]:
+        """Every photograph by one backbone's members, as they are finished; several devices share
+        them."""
         stages = [self.stage(group, device) for device in self.devices]
-        shares = [dict(list(paths.items())[k::len(stages)]) for k in range(len(stages))]
-        work = [_photographs(stage, share, group, views, clock, kept, unusable, explainer, sealed)
-                for stage, share in zip(stages, shares, strict=True)]
+        shares = [dict(list(paths.items())[k :: len(stages)]) for k in range(len(stages))]
+        work = [
+            _photographs(stage, share, group, views, clock, kept, unusable, explainer, sealed)
+            for stage, share in zip(stages, shares, strict=True)
+        ]
         return work[0] if len(work) == 1 else _together(work)
 
 
-def _photographs(stage: Stage, paths: dict[str, Path], group: int, views: Sequence[ViewSpec], clock: Clock,
-                 kept: Journal | None, unusable: dict[str, str] | None, explainer: Explainer | None,
-                 sealed: bool) -> Iterator[Found]:
-    """Photographs of one device in their order; what the journal has comes at once, with no views."""
-    damaged = None if unusable is None else (lambda image_id, err: unusable.update({image_id: str(err)}))
-    for image_id, photograph in decode_ahead(paths, stage.backbone.crop, None, damaged, paths if sealed else ()):
+def _photographs(
+    stage: Stage,
+    paths: dict[str, Path],
+    group: int,
+    views: Sequence[ViewSpec],
+    clock: Clock,
+    kept: Journal | None,
+    unusable: dict[str, str] | None,
+    explainer: Explainer | None,
+    sealed: bool,
+) -> Iterator[Found]:
+    """Photographs of one device in their order; what the journal has comes at once, with no
+    views."""
+    damaged = (
+        None if unusable is None else (lambda image_id, err: unusable.update({image_id: str(err)}))
+    )
+    for image_id, photograph in decode_ahead(
+        paths, stage.backbone.crop, None, damaged, paths if sealed else ()
+    ):
         sha256, start = photograph.facts["sha256"], time.monotonic()
         raws = kept.get(group, image_id, sha256) if kept else None
         n_known = raws[0].masses_HV5.shape[1] if raws else 0
         chosen = [] if n_known == len(views) else clock.views(views)
-        if len(chosen) > n_known:  # a deadline may have left fewer to it; if there is time now, that is made up for
+        # a deadline may have left fewer to it; if there is time now, that is made up for
+        if len(chosen) > n_known:
             tokens = stage.tokens(photograph, image_id, chosen)
             raws = stage.told(tokens)
             if explainer:
                 explainer.keep(group, image_id, sha256, stage, tokens, chosen)
         else:
             chosen = []
-            if explainer and not explainer.has(group, image_id, sha256):  # predicted before without a map: one view will do
-                explainer.keep(group, image_id, sha256, stage, stage.tokens(photograph, image_id, views[:1]), views[:1])
+            # predicted before without a map: one view will do
+            if explainer and not explainer.has(group, image_id, sha256):
+                explainer.keep(
+                    group,
+                    image_id,
+                    sha256,
+                    stage,
+                    stage.tokens(photograph, image_id, views[:1]),
+                    views[:1],
+                )
         yield image_id, raws, sha256, len(chosen), time.monotonic() - start
 
 
 def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
-    """What several iterators give, each run by a thread of its own; the first error of any, or a signal, ends them all.
+    """What several iterators give, each run by a thread of its own; the first error of any, or a
+    signal, ends them all.
 
-    They are waited for, each until its photograph is done: torch aborts a process that ends while a thread computes.
+    They are waited for, each until its photograph is done: torch aborts a process that ends while a
+    thread computes.
     """
     found: queue.SimpleQueue = queue.SimpleQueue()
     stop = threading.Event()
@@ -245,15 +342,26 @@ def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
             thread.join()
 
 
-def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress: bool = True, interval: float | None = None,
-            allow_outside: bool = False, keep: Path | None = None, **options) -> pd.DataFrame:
-    """Masses of every photograph in data/test.csv, by the heads of a run, several, or a bundle; options as `Predictor.load`.
+def predict(
+    run: Path | Sequence[Path],
+    data: Path,
+    tta: int | str = 4,
+    progress: bool = True,
+    interval: float | None = None,
+    allow_outside: bool = False,
+    keep: Path | None = None,
+    **options,
+) -> pd.DataFrame:
+    """Masses of every photograph in data/test.csv, by the heads of a run, several, or a bundle;
+    options as `Predictor.load`.
 
-    allow_outside : also take photographs that are not below `data`, by an absolute path, `..` or a link.
-    keep : file for finished photographs until the table is returned; after a stop the same call goes on from there.
+    allow_outside : also take photographs that are not below `data`, by an absolute path, `..` or a
+        link.
+    keep : file for finished photographs until the table is returned; after a stop the same call
+        goes on from there.
 
-    Returns the wide table of `Predictor.predict`, with the ends of `Intervals` at a level if one is given. Missing or damaged
-    photographs are all listed before work starts.
+    Returns the wide table of `Predictor.predict`, with the ends of `Intervals` at a level if one is
+    given. Missing or damaged photographs are all listed before work starts.
     """
     paths = test_photographs(Path(data), allow_outside=allow_outside)
     predictor = Predictor.load(run, **options)
@@ -265,8 +373,11 @@ def predict(run: Path | Sequence[Path], data: Path, tta: int | str = 4, progress
     return table if intervals is None else intervals.added(table)
 
 
-def test_photographs(data: Path, missing: bool = False, allow_outside: bool = False) -> dict[str, Path]:
-    """Photograph of each image of test.csv; InputError listing all that are missing or outside `data`, unless they may be."""
+def test_photographs(
+    data: Path, missing: bool = False, allow_outside: bool = False
+) -> dict[str, Path]:
+    """Photograph of each image of test.csv; InputError listing all that are missing or outside
+    `data`, unless they may be."""
     target_rows(data / "test.csv")  # refuses rows that come twice, long or wide
     frame = read_catalog(data / "test.csv", may_be_empty=True)
     paths = find_photographs(
@@ -277,8 +388,11 @@ def test_photographs(data: Path, missing: bool = False, allow_outside: bool = Fa
 
 def _check_views(views: Sequence[ViewSpec], tokens: TokenSpec) -> None:
     if any(view.transpose for view in views) and tokens.tile_height != tokens.tile_width:
-        raise InputError(f"transposed views need square tiles, these are {tokens.tile_height} x {tokens.tile_width}; "
-                         "choose --tta 1, 2 or 4, or other views")
+        raise InputError(
+            f"transposed views need square tiles, these are {tokens.tile_height} x "
+            f"{tokens.tile_width}; "
+            "choose --tta 1, 2 or 4, or other views"
+        )
 
 
 def _check_finite(members: Sequence[Member], raws: Sequence[Raw], image_id: str) -> None:
@@ -286,8 +400,10 @@ def _check_finite(members: Sequence[Member], raws: Sequence[Raw], image_id: str)
     for member, raw in zip(members, raws, strict=True):
         if len(failed := np.flatnonzero(~np.isfinite(raw.masses_HV5).all((1, 2)))):
             names = ", ".join(_split_name(member.splits[h]) for h in failed)
-            raise InputError(f"{member.name}: {len(failed)} heads say no finite mass of {image_id}: {names}; "
-                             "choose other --folds, or another run")
+            raise InputError(
+                f"{member.name}: {len(failed)} heads say no finite mass of {image_id}: {names}; "
+                "choose other --folds, or another run"
+            )
 
 
 def _split_name(split: tuple[int, int] | None) -> str:
@@ -302,5 +418,8 @@ def _check_photographs(paths: dict[str, Path], crop: str, unusable: dict[str, st
         ids = list(paths)
         found = inspect_photographs(list(paths.values()), crop)[1]
         if unreadable := [each.why for each in found.values() if each.status == "unreadable"]:
-            raise NoAccessError(f"{len(unreadable)} of {len(ids)} photographs may not be read:{list_some(unreadable)}")
+            raise NoAccessError(
+                f"{len(unreadable)} of {len(ids)} photographs may not be "
+                f"read:{list_some(unreadable)}"
+            )
         unusable.update({ids[i]: each.why for i, each in found.items()})

@@ -1,6 +1,8 @@
-"""report.html: one page with every photograph's masses, made to be sorted and looked through; it needs nothing but itself.
+"""report.html: one page with every photograph's masses, made to be sorted and looked through; it
+needs nothing but itself.
 
-Thumbnails are in the page, the pictures are files beside it. All texts that come from outside are escaped here.
+Thumbnails are in the page, the pictures are files beside it. All texts that come from outside are
+escaped here.
 """
 
 import base64
@@ -22,14 +24,18 @@ from predictor.picture import NAMES, Map, draw_thumbnail
 
 PAGE_BYTES = 36_000_000  # of all thumbnails, as text
 LARGEST_BYTES = 48_000  # of one, as text
-SIZES = ((300, 80), (300, 60), (220, 60), (150, 60), (110, 50), (80, 40))  # longer side in pixels, JPEG quality: the first to fit
+# longer side in pixels, JPEG quality: the first to fit
+SIZES = ((300, 80), (300, 60), (220, 60), (150, 60), (110, 50), (80, 40))
 N_BINS = 20
 SPREAD = "± of Total"
 
-MAPS = {"grams": "The maps show grams in every patch of a photograph, as the heads that count them see them: they sum to what "
-                 "these heads say of it, before masses are made to balance.",
-        "share": "The maps show where the heads looked, not grams: 1 is an even look at all patches.",
-        None: "These heads say nothing of single patches, so there are no maps."}
+MAPS = {
+    "grams": "The maps show grams in every patch of a photograph, as the heads that count them see "
+    "them: they sum to what "
+    "these heads say of it, before masses are made to balance.",
+    "share": "The maps show where the heads looked, not grams: 1 is an even look at all patches.",
+    None: "These heads say nothing of single patches, so there are no maps.",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,15 @@ class Entry:
     height: int
 
     @classmethod
-    def of(cls, row: pd.Series, name: str, photograph: Image.Image, seen: Map | None, why: str, n_pictures: int) -> "Entry":
+    def of(
+        cls,
+        row: pd.Series,
+        name: str,
+        photograph: Image.Image,
+        seen: Map | None,
+        why: str,
+        n_pictures: int,
+    ) -> "Entry":
         for side, quality in SIZES:
             image, buffer = draw_thumbnail(photograph, seen, side), io.BytesIO()
             image.save(buffer, "JPEG", quality=quality, optimize=True)
@@ -69,10 +83,18 @@ class Entry:
 
 
 def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> Path:
-    """Write the page. table : wide, as `Combiner.table`, perhaps with intervals; entries : of its rows."""
+    """Write the page. table : wide, as `Combiner.table`, perhaps with intervals; entries : of its
+    rows."""
     title = f"Dry biomass of {_count(len(table), 'photograph')}"
-    body = [f"<h1>{title}</h1>", _summary(about, table, entries), _histogram(table["Dry_Total_g"].to_numpy(float)),
-            f'<p class="note">{MAPS[about.unit]}</p>', _TOOLS, _table(about, table, entries), _DIALOG]
+    body = [
+        f"<h1>{title}</h1>",
+        _summary(about, table, entries),
+        _histogram(table["Dry_Total_g"].to_numpy(float)),
+        f'<p class="note">{MAPS[about.unit]}</p>',
+        _TOOLS,
+        _table(about, table, entries),
+        _DIALOG,
+    ]
     end = f"</main>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
     write_whole(path, "\n".join([_HEAD.replace("TITLE", title), *body, end]))
     return path
@@ -83,16 +105,28 @@ def _summary(about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> str
     for member in members:
         heads[member.config.head.kind] += len(member.heads)
     total = table["Dry_Total_g"]
-    facts = {"Heads": ", ".join(f"{n} {kind}" for kind, n in heads.items()),
-             "Runs" if len(members) > 1 else "Run": ", ".join(member.name for member in members),
-             "Backbone": ", ".join(dict.fromkeys(f"{m.spec.tokens.model}, {m.spec.tokens.crop}" for m in members)),
-             "Views": ", ".join(about.view_names)}
+    facts = {
+        "Heads": ", ".join(f"{n} {kind}" for kind, n in heads.items()),
+        "Runs" if len(members) > 1 else "Run": ", ".join(member.name for member in members),
+        "Backbone": ", ".join(
+            dict.fromkeys(f"{m.spec.tokens.model}, {m.spec.tokens.crop}" for m in members)
+        ),
+        "Views": ", ".join(about.view_names),
+    }
     if len(total):
-        facts["Total, median"] = f"{total.median():.1f} g, from {total.min():.1f} to {total.max():.1f}"
+        facts["Total, median"] = (
+            f"{total.median():.1f} g, from {total.min():.1f} to {total.max():.1f}"
+        )
         facts["± of Total, median"] = f"{table['Dry_Total_g_sd'].median():.1f} g"
     if n := sum(bool(entry.why) for entry in entries):
         facts["Could not be used"] = f"{_count(n, 'photograph')}; the training mean stands in"
-    return "<dl>" + "".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items()) + "</dl>"
+    return (
+        "<dl>"
+        + "".join(
+            f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items()
+        )
+        + "</dl>"
+    )
 
 
 def _histogram(total_N: np.ndarray) -> str:
@@ -101,63 +135,127 @@ def _histogram(total_N: np.ndarray) -> str:
         return ""
     count_B, edge_B = np.histogram(total_N, N_BINS, (0, max(float(total_N.max()), 1e-9)))
     most = count_B.max()
-    bars = [f'<rect x="{12 * i + 1}" y="{90 - 80 * n / most:.1f}" width="10" height="{80 * n / most:.1f}">'
-            f"<title>{edge_B[i]:.0f} to {edge_B[i + 1]:.0f} g: {n}</title></rect>" for i, n in enumerate(count_B) if n]
+    bars = [
+        f'<rect x="{12 * i + 1}" y="{90 - 80 * n / most:.1f}" width="10" '
+        f'height="{80 * n / most:.1f}">'
+        f"<title>{edge_B[i]:.0f} to {edge_B[i + 1]:.0f} g: {n}</title></rect>"
+        for i, n in enumerate(count_B)
+        if n
+    ]
     peak = int(count_B.argmax())
-    told = f"Histogram of Total: most photographs, {most}, have {edge_B[peak]:.0f} to {edge_B[peak + 1]:.0f} g"
+    told = (
+        f"Histogram of Total: most photographs, {most}, have {edge_B[peak]:.0f} to "
+        f"{edge_B[peak + 1]:.0f} g"
+    )
     right = 12 * N_BINS
-    return (f'<figure><svg viewBox="0 0 {right} 106" role="img" aria-label="{told}">{"".join(bars)}'
-            f'<line x1="0" y1="90.5" x2="{right}" y2="90.5"/><text x="0" y="103">0</text>'
-            f'<text x="{right}" y="103" text-anchor="end">{edge_B[-1]:.0f} g</text></svg>'
-            f"<figcaption>Photographs by Total; the highest bar is {most}</figcaption></figure>")
+    return (
+        f'<figure><svg viewBox="0 0 {right} 106" role="img" aria-label="{told}">{"".join(bars)}'
+        f'<line x1="0" y1="90.5" x2="{right}" y2="90.5"/><text x="0" y="103">0</text>'
+        f'<text x="{right}" y="103" text-anchor="end">{edge_B[-1]:.0f} g</text></svg>'
+        f"<figcaption>Photographs by Total; the highest bar is {most}</figcaption></figure>"
+    )
 
 
 def _table(about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> str:
     intervals, notes = "Dry_Total_g_low" in table, any(entry.why for entry in entries)
-    titles = ["Photograph", "Total", SPREAD, *(["Interval"] if intervals else []), *list(NAMES.values())[1:],
-              *(["Note"] if notes else [])]
-    interval = f" An interval covers {about.level:.0%} of new sites' photographs." if intervals and about.level else ""
-    head = "".join(f'<th scope="col" role="columnheader"><button type="button">{title}</button></th>' for title in titles)
-    order = np.argsort(-table["Dry_Total_g_sd"].to_numpy(float), kind="stable")  # what is least certain first
-    widest = float(max(table["Dry_Total_g_high" if intervals else "Dry_Total_g"], default=1.0)) * 1.05
+    titles = [
+        "Photograph",
+        "Total",
+        SPREAD,
+        *(["Interval"] if intervals else []),
+        *list(NAMES.values())[1:],
+        *(["Note"] if notes else []),
+    ]
+    interval = (
+        f" An interval covers {about.level:.0%} of new sites' photographs."
+        if intervals and about.level
+        else ""
+    )
+    head = "".join(
+        f'<th scope="col" role="columnheader"><button type="button">{title}</button></th>'
+        for title in titles
+    )
+    # what is least certain first
+    order = np.argsort(-table["Dry_Total_g_sd"].to_numpy(float), kind="stable")
+    widest = (
+        float(max(table["Dry_Total_g_high" if intervals else "Dry_Total_g"], default=1.0)) * 1.05
+    )
     rows = [_row(table.iloc[i], entries[i], titles, widest) for i in order]
-    told = f"Grams; ± is the standard deviation over heads and views.{interval} A photograph opens its picture."
-    return (f'<table role="table"><caption>{told}</caption>\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
-            '<tbody role="rowgroup">\n' + "\n".join(rows) + "\n</tbody></table>")
+    told = (
+        f"Grams; ± is the standard deviation over heads and views.{interval} A photograph "
+        "opens "
+        "its picture."
+    )
+    return (
+        f'<table role="table"><caption>{told}</caption>\n<thead role="rowgroup"><tr '
+        f'role="row">{head}</tr></thead>\n'
+        '<tbody role="rowgroup">\n' + "\n".join(rows) + "\n</tbody></table>"
+    )
 
 
 def _row(row: pd.Series, entry: Entry, titles: Sequence[str], widest: float) -> str:
     sd = row["Dry_Total_g_sd"]
-    cells = {"Total": (row["Dry_Total_g"], f"<b>{row['Dry_Total_g']:.1f}</b>{_whisker(row, widest)}"), SPREAD: (sd, f"{sd:.1f}")}
+    cells = {
+        "Total": (row["Dry_Total_g"], f"<b>{row['Dry_Total_g']:.1f}</b>{_whisker(row, widest)}"),
+        SPREAD: (sd, f"{sd:.1f}"),
+    }
     if "Interval" in titles:
         low, high = row["Dry_Total_g_low"], row["Dry_Total_g_high"]
         cells["Interval"] = (high - low, f"{low:.1f} to {high:.1f}")
     for name, title in list(NAMES.items())[1:]:
-        cells[title] = (row[name], f"{row[name]:.1f} <small>± {row[f'{name}_sd']:.1f}</small>{_range(row, name)}")
+        cells[title] = (
+            row[name],
+            f"{row[name]:.1f} <small>± {row[f'{name}_sd']:.1f}</small>{_range(row, name)}",
+        )
     if "Note" in titles:
-        cells["Note"] = (entry.why, f"<em>training mean stands in</em> <small>{escape(entry.why)}</small>" if entry.why else "")
-    tds = "".join(f'<td role="cell" data-label="{title}" data-v="{_value(value)}">{shown}</td>'
-                  for title, (value, shown) in cells.items())
-    return f'<tr role="row"><th scope="row" role="rowheader">{_link(str(row["image_id"]), entry)}</th>{tds}</tr>'
+        cells["Note"] = (
+            entry.why,
+            f"<em>training mean stands in</em> <small>{escape(entry.why)}</small>"
+            if entry.why
+            else "",
+        )
+    tds = "".join(
+        f'<td role="cell" data-label="{title}" data-v="{_value(value)}">{shown}</td>'
+        for title, (value, shown) in cells.items()
+    )
+    return (
+        '<tr role="row"><th scope="row" '
+        f'role="rowheader">{_link(str(row["image_id"]), entry)}</th>{tds}</tr>'
+    )
 
 
 def _link(image_id: str, entry: Entry) -> str:
-    image = (f'<img loading="lazy" width="{entry.width}" height="{entry.height}" alt="Photograph and map of" '
-             f'src="data:image/jpeg;base64,{entry.thumbnail}">' if entry.thumbnail else "")
+    image = (
+        f'<img loading="lazy" width="{entry.width}" height="{entry.height}" alt="Photograph and '
+        'map of" '
+        f'src="data:image/jpeg;base64,{entry.thumbnail}">'
+        if entry.thumbnail
+        else ""
+    )
     return f'<a href="{quote(entry.name)}">{image}<span class="id">{escape(image_id)}</span></a>'
 
 
 def _whisker(row: pd.Series, widest: float) -> str:
     """Total and its interval, or else ± sd, on a line that is the same for all rows."""
     total, sd = row["Dry_Total_g"], row["Dry_Total_g_sd"]
-    low, high = row.get("Dry_Total_g_low", max(total - sd, 0)), row.get("Dry_Total_g_high", total + sd)
+    low, high = (
+        row.get("Dry_Total_g_low", max(total - sd, 0)),
+        row.get("Dry_Total_g_high", total + sd),
+    )
     left, right, middle = (100 * min(x / widest, 1) for x in (low, high, total))
-    return (f'<span class="track" aria-hidden="true"><i style="left:{left:.1f}%;width:{right - left:.1f}%"></i>'
-            f'<u style="left:{middle:.1f}%"></u></span>')
+    return (
+        '<span class="track" aria-hidden="true"><i '
+        f'style="left:{left:.1f}%;width:{right - left:.1f}%"></i>'
+        f'<u style="left:{middle:.1f}%"></u></span>'
+    )
 
 
 def _range(row: pd.Series, name: str) -> str:
-    return f"<br><small>{row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f}</small>" if f"{name}_low" in row else ""
+    return (
+        f"<br><small>{row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f}</small>"
+        if f"{name}_low" in row
+        else ""
+    )
 
 
 def _value(value: float | str) -> str:

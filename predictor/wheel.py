@@ -1,6 +1,8 @@
-"""A wheel of this project, from the sources that run: from a checkout, an editable or a normal install the same bytes.
+"""A wheel of this project, from the sources that run: from a checkout, an editable or a normal
+install the same bytes.
 
-Written here and not by a build tool, since the machine that makes a bundle may have none, and its wheels carry times.
+Written here and not by a build tool, since the machine that makes a bundle may have none, and its
+wheels carry times.
 """
 
 import base64
@@ -33,18 +35,32 @@ class Metadata:
     """Folders beside cli.py, in order of their names."""
 
     def __str__(self) -> str:
-        return "".join(f"{name}: {value}\n" for name, value in (("Metadata-Version", "2.1"), *self.fields))
+        return "".join(
+            f"{name}: {value}\n" for name, value in (("Metadata-Version", "2.1"), *self.fields)
+        )
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write biomass_tokens-VERSION-py3-none-any.whl in a folder; InputError if the project's metadata are nowhere."""
+    """Write biomass_tokens-VERSION-py3-none-any.whl in a folder; InputError if the project's
+    metadata are nowhere."""
     told = metadata()
-    name = f"{DISTRIBUTION.replace('-', '_')}-{told.version}"  # as wheels spell a distribution's name
+    # as wheels spell a distribution's name
+    name = f"{DISTRIBUTION.replace('-', '_')}-{told.version}"
     info, path = f"{name}.dist-info", folder / f"{name}-{TAG}.whl"
     content = {str(file.relative_to(ROOT)): file.read_bytes() for file in sources(told.packages)}
-    content |= {f"{info}/{name}": text.encode() for name, text in (
-        ("METADATA", str(told)), ("WHEEL", f"Wheel-Version: 1.0\nGenerator: biomass\nRoot-Is-Purelib: true\nTag: {TAG}\n"),
-        ("entry_points.txt", told.scripts), ("top_level.txt", "\n".join(["cli", *told.packages, ""])), ("LICENSE", told.licence))}
+    content |= {
+        f"{info}/{name}": text.encode()
+        for name, text in (
+            ("METADATA", str(told)),
+            (
+                "WHEEL",
+                f"Wheel-Version: 1.0\nGenerator: biomass\nRoot-Is-Purelib: true\nTag: {TAG}\n",
+            ),
+            ("entry_points.txt", told.scripts),
+            ("top_level.txt", "\n".join(["cli", *told.packages, ""])),
+            ("LICENSE", told.licence),
+        )
+    }
     lines = [f"{name},sha256={_urlsafe(data)},{len(data)}\n" for name, data in content.items()]
     content[f"{info}/RECORD"] = "".join([*lines, f"{info}/RECORD,,\n"]).encode()
     with zipfile.ZipFile(path, "w") as wheel:  # stored, not deflated: zlibs differ
@@ -60,7 +76,9 @@ def sources(packages: Sequence[str]) -> Iterator[Path]:
     yield ROOT / "cli.py"
     for package in packages:
         for file in sorted((ROOT / package).rglob("*")):
-            hidden = any(part.startswith((".", "__pycache__")) for part in file.relative_to(ROOT).parts)
+            hidden = any(
+                part.startswith((".", "__pycache__")) for part in file.relative_to(ROOT).parts
+            )
             if file.suffix in KINDS and file.is_file() and not hidden:
                 yield file
 
@@ -74,29 +92,54 @@ def _of_checkout() -> Metadata:
     config = ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     about, options = config["metadata"], config["options"]
-    return _metadata(about["version"], about["description"], about["license"], options["python_requires"],
-                     options["install_requires"].split(), config["options.entry_points"]["console_scripts"].strip(),
-                     (ROOT / "LICENSE").read_text(encoding="utf-8"),
-                     [name.rstrip("*") for name in config["options.packages.find"]["include"].split()])
+    return _metadata(
+        about["version"],
+        about["description"],
+        about["license"],
+        options["python_requires"],
+        options["install_requires"].split(),
+        config["options.entry_points"]["console_scripts"].strip(),
+        (ROOT / "LICENSE").read_text(encoding="utf-8"),
+        [name.rstrip("*") for name in config["options.packages.find"]["include"].split()],
+    )
 
 
 def _of_install() -> Metadata:
     try:
         found = distribution(DISTRIBUTION)
     except PackageNotFoundError as err:
-        raise InputError(f"{ROOT}: neither a checkout with setup.cfg nor installed by pip, so a wheel cannot say its version; "
-                         "`pip install .` in the checkout first") from err
+        raise InputError(
+            f"{ROOT}: neither a checkout with setup.cfg nor installed by pip, so a wheel cannot "
+            "say its version; "
+            "`pip install .` in the checkout first"
+        ) from err
     told = found.metadata
-    requires = [line.replace(" ", "") for line in found.requires or [] if ";" not in line]  # with a ; it is an extra's
-    script, = found.entry_points.select(group="console_scripts")
+    # with a ; it is an extra's
+    requires = [line.replace(" ", "") for line in found.requires or [] if ";" not in line]
+    (script,) = found.entry_points.select(group="console_scripts")
     licence = next(file for file in found.files or [] if file.name == "LICENSE")
-    return _metadata(told["Version"], told["Summary"], told["License-Expression"] or told["License"], told["Requires-Python"],
-                     requires, f"{script.name} = {script.value}", licence.read_text(encoding="utf-8"),
-                     [name for name in found.read_text("top_level.txt").split() if name != "cli"])
+    return _metadata(
+        told["Version"],
+        told["Summary"],
+        told["License-Expression"] or told["License"],
+        told["Requires-Python"],
+        requires,
+        f"{script.name} = {script.value}",
+        licence.read_text(encoding="utf-8"),
+        [name for name in found.read_text("top_level.txt").split() if name != "cli"],
+    )
 
 
-def _metadata(version: str, summary: str, licence: str, python: str, requires: list[str], script: str, text: str,
-              packages: list[str]) -> Metadata:
+def _metadata(
+    version: str,
+    summary: str,
+    licence: str,
+    python: str,
+    requires: list[str],
+    script: str,
+    text: str,
+    packages: list[str],
+) -> Metadata:
     fields = [
         ("Name", DISTRIBUTION),
         ("Version", version),
@@ -105,7 +148,9 @@ def _metadata(version: str, summary: str, licence: str, python: str, requires: l
         ("Requires-Python", python),
         *(("Requires-Dist", line) for line in requires),
     ]
-    return Metadata(version, tuple(fields), f"[console_scripts]\n{script}\n", text, tuple(sorted(packages)))
+    return Metadata(
+        version, tuple(fields), f"[console_scripts]\n{script}\n", text, tuple(sorted(packages))
+    )
 
 
 def _urlsafe(data: bytes) -> str:

@@ -1,1 +1,2 @@
-"""A read-only HTTP service over stores and sweeps; what it answers is written down in docs/service.md."""
+"""A read-only HTTP service over stores and sweeps; what it answers is written down in
+docs/service.md."""

@@ -18,19 +18,31 @@ from service.library import HIDDEN, Library
 from service.relay import Relay
 
 
-def create_app(library: Library, hosts: Sequence[str], token: str | None = None, relay: Relay | None = None) -> Starlette:
+def create_app(
+    library: Library, hosts: Sequence[str], token: str | None = None, relay: Relay | None = None
+) -> Starlette:
     """The service as an ASGI application.
 
-    library : what it serves. hosts : names and addresses that a request's Host may have, whatever its port. token : what a
-    request must bring, None lets everybody in. relay : answers what must be computed; None computes it here, beside all else.
+    library : what it serves. hosts : names and addresses that a request's Host may have, whatever
+        its port. token : what a
+    request must bring, None lets everybody in. relay : answers what must be computed; None computes
+    it here, beside all else.
     """
     counts = metrics.Metrics()
     around = [Middleware(metrics.Counting, counts), Middleware(Guard, token=token, hosts=hosts)]
     computed = _computed() if relay is None else [relay.through(route) for route in _computed()]
-    app = Starlette(routes=[*_read(), *computed], middleware=around, exception_handlers={
-        ServiceError: _answer, BiomassError: _translate, HTTPException: _plain})
+    app = Starlette(
+        routes=[*_read(), *computed],
+        middleware=around,
+        exception_handlers={ServiceError: _answer, BiomassError: _translate, HTTPException: _plain},
+    )
     app.router.redirect_slashes = False
-    app.state.library, app.state.metrics, app.state.relay, app.state.heavy = library, counts, relay, Heavy()
+    app.state.library, app.state.metrics, app.state.relay, app.state.heavy = (
+        library,
+        counts,
+        relay,
+        Heavy(),
+    )
     return app
 
 
@@ -46,7 +58,8 @@ def _read() -> list[BaseRoute]:
         Route("/v1/stores/{s}/arrays/{name:path}", rows.array),
         Route("/v1/stores/{s}/zarr/{key:path}", zarr_view.zarr_object),
         Route("/v1/stores/{s}/file", rows.file),
-        *pages.shell()]
+        *pages.shell(),
+    ]
 
 
 def _computed() -> list[Route]:
@@ -54,7 +67,8 @@ def _computed() -> list[Route]:
     return [
         Route("/v1/stores/{s}/catalog.{format}", stores.catalog),
         Route("/v1/stores/{s}/stats.{format}", stores.stats),
-        *pages.routes()]
+        *pages.routes(),
+    ]
 
 
 def _answer(request: Request, err: ServiceError) -> Response:
@@ -73,4 +87,9 @@ def _translate(request: Request, err: BiomassError) -> Response:
 def _plain(request: Request, err: HTTPException) -> Response:
     """What Starlette itself refuses."""
     kind = {404: "not-found", 405: "method-not-allowed"}.get(err.status_code, "bad-request")
-    return ServiceError(kind, "nothing has this address", "/openapi.json lists the addresses", dict(err.headers or {})).answer()
+    return ServiceError(
+        kind,
+        "nothing has this address",
+        "/openapi.json lists the addresses",
+        dict(err.headers or {}),
+    ).answer()

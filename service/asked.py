@@ -1,4 +1,5 @@
-"""What a request asks for: which store, image, view, numbers. Names are looked up in catalogs, never joined to a path."""
+"""What a request asks for: which store, image, view, numbers. Names are looked up in catalogs,
+never joined to a path."""
 
 import re
 from urllib.parse import unquote
@@ -18,70 +19,100 @@ def library_of(request: Request) -> Library:
 
 
 def name_of(request: Request, parameter: str) -> str:
-    """A part of the address as text. Addresses are matched percent-encoded, so that a name may hold a slash."""
+    """A part of the address as text. Addresses are matched percent-encoded, so that a name may hold
+    a slash."""
     try:
         return unquote(request.path_params[parameter], errors="strict")
     except UnicodeDecodeError as err:
-        raise ServiceError("not-found", f"{parameter}: not UTF-8 behind the percent signs", "encode names as UTF-8") from err
+        raise ServiceError(
+            "not-found", f"{parameter}: not UTF-8 behind the percent signs", "encode names as UTF-8"
+        ) from err
 
 
 def opened_of(request: Request) -> Opened:
-    """The store `{s}`, one and the same for all of this request; its generation goes into the answer's header.
+    """The store `{s}`, one and the same for all of this request; its generation goes into the
+    answer's header.
 
-    ServiceError `not-found`, `store-gone`, `store-damaged`. It asks the disk: call it from a plain `def` endpoint, or from an
-    `async def` one by `await run_in_threadpool(opened_of, request)`.
+    ServiceError `not-found`, `store-gone`, `store-damaged`. It asks the disk: call it from a plain
+    `def` endpoint, or from an `async def` one by `await run_in_threadpool(opened_of, request)`.
     """
     if not hasattr(request.state, "opened"):
         name, stores = name_of(request, "s"), library_of(request).stores
         if name not in stores:
-            raise ServiceError("not-found", f"no store {name!r}", f"/v1/stores lists them: {', '.join(stores)}")
+            raise ServiceError(
+                "not-found", f"no store {name!r}", f"/v1/stores lists them: {', '.join(stores)}"
+            )
         request.state.opened = stores[name].now()
     return request.state.opened
 
 
 def image_of(request: Request, opened: Opened) -> int:
-    """Position of the image `{image}`, an id or `@N`, sealed or not; ServiceError `not-found` with close ids."""
+    """Position of the image `{image}`, an id or `@N`, sealed or not; ServiceError `not-found` with
+    close ids."""
     raw, text = request.path_params["image"], name_of(request, "image")
     position = POSITION.fullmatch(text)
     store = opened.store
-    if position and (raw[0] == "@" or text not in store):  # an id that looks like a position comes as %40N
+    # an id that looks like a position comes as %40N
+    if position and (raw[0] == "@" or text not in store):
         if int(position[1]) >= store.n_images:
-            raise ServiceError("not-found", f"no image {text}", f"{opened.name} has @0 to @{store.n_images - 1}")
+            raise ServiceError(
+                "not-found", f"no image {text}", f"{opened.name} has @0 to @{store.n_images - 1}"
+            )
         return int(position[1])
     try:
         return store.index(text)
     except InputError as err:
-        raise ServiceError("not-found", str(err).split(": ", 1)[1], "ids are in catalog.json; @N asks by position") from err
+        raise ServiceError(
+            "not-found", str(err).split(": ", 1)[1], "ids are in catalog.json; @N asks by position"
+        ) from err
 
 
 def sealed_image_of(request: Request, opened: Opened) -> int:
-    """As `image_of`, of an image whose tokens are there; ServiceError `not-sealed` or `store-damaged` if they are not."""
+    """As `image_of`, of an image whose tokens are there; ServiceError `not-sealed` or
+    `store-damaged` if they are not."""
     image = image_of(request, opened)
     require_sealed(opened.store, image)
     return image
 
 
 def require_sealed(store: FeatureStore, image: int) -> None:
-    """ServiceError `not-sealed` if the image is not built yet or was skipped, `store-damaged` if its seal does not match."""
+    """ServiceError `not-sealed` if the image is not built yet or was skipped, `store-damaged` if
+    its seal does not match."""
     try:
         store.require(image)
     except StoreDamaged as err:
-        raise ServiceError("store-damaged", f"the seal of {_named(store, image)} does not match its catalog row, thumbnail and "
-                           "checksums", "`biomass store verify` lists all such images") from err
+        raise ServiceError(
+            "store-damaged",
+            f"the seal of {_named(store, image)} does not match its catalog row, thumbnail and "
+            "checksums",
+            "`biomass store verify` lists all such images",
+        ) from err
     except InputError as err:
-        raise ServiceError("not-sealed", f"{_named(store, image)} is not built yet or was skipped",
-                           "catalog.json says which images are sealed; ask again once the build is done") from err
+        raise ServiceError(
+            "not-sealed",
+            f"{_named(store, image)} is not built yet or was skipped",
+            "catalog.json says which images are sealed; ask again once the build is done",
+        ) from err
 
 
 def _named(store: FeatureStore, image: int) -> str:
     """An image for messages; a place that no image has taken yet has no id."""
-    ids = store.catalog_rows(slice(image, image + 1))["image_id"].tolist() if image < store.n_images else []
+    ids = (
+        store.catalog_rows(slice(image, image + 1))["image_id"].tolist()
+        if image < store.n_images
+        else []
+    )
     return f"image {image} ({''.join(ids)})"
 
 
 def view_of(request: Request, opened: Opened) -> int:
-    """Position of the view `{view}`, or `?view=`, or else the first: a name or a position. ServiceError `not-found`."""
-    name = name_of(request, "view") if "view" in request.path_params else request.query_params.get("view", "0")
+    """Position of the view `{view}`, or `?view=`, or else the first: a name or a position.
+    ServiceError `not-found`."""
+    name = (
+        name_of(request, "view")
+        if "view" in request.path_params
+        else request.query_params.get("view", "0")
+    )
     names = opened.store.view_names
     if name in names:
         return names.index(name)
@@ -91,18 +122,25 @@ def view_of(request: Request, opened: Opened) -> int:
 
 
 def number_of(request: Request, parameter: str, default: int, most: int, least: int = 0) -> int:
-    """`?parameter=` as an integer, capped at `most`; ServiceError `bad-request` if it is none or less than `least`."""
+    """`?parameter=` as an integer, capped at `most`; ServiceError `bad-request` if it is none or
+    less than `least`."""
     text = request.query_params.get(parameter)
     if text is None:
         return default
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < least:
-        raise ServiceError("bad-request", f"{parameter}={text[:40]!r}: a whole number, {least} or more, was expected")
+        raise ServiceError(
+            "bad-request",
+            f"{parameter}={text[:40]!r}: a whole number, {least} or more, was expected",
+        )
     return min(int(text), most)
 
 
 def choice_of(request: Request, parameter: str, choices: tuple[str, ...]) -> str:
-    """`?parameter=` as one of the choices, of which the first is the default; ServiceError `bad-request`."""
+    """`?parameter=` as one of the choices, of which the first is the default; ServiceError
+    `bad-request`."""
     text = request.query_params.get(parameter, choices[0])
     if text not in choices:
-        raise ServiceError("bad-request", f"{parameter}={text[:40]!r}: one of {', '.join(choices)} was expected")
+        raise ServiceError(
+            "bad-request", f"{parameter}={text[:40]!r}: one of {', '.join(choices)} was expected"
+        )
     return text

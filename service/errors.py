@@ -1,24 +1,40 @@
-"""What goes wrong with a request: a kind, a message and a hint, as JSON. None of them tells a path of this machine."""
+"""What goes wrong with a request: a kind, a message and a hint, as JSON. None of them tells a path
+of this machine."""
 
 from starlette.responses import JSONResponse
 
 from featurestore.errors import BiomassError, InputError, StoreDamaged, UsageError
 
-STATUS = {"bad-request": 400, "unauthorized": 401, "not-found": 404, "method-not-allowed": 405, "not-sealed": 409,
-          "too-long": 414, "range": 416, "store-damaged": 500, "internal": 500, "not-installed": 501, "busy": 503,
-          "store-gone": 503}
+STATUS = {
+    "bad-request": 400,
+    "unauthorized": 401,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "not-sealed": 409,
+    "too-long": 414,
+    "range": 416,
+    "store-damaged": 500,
+    "internal": 500,
+    "not-installed": 501,
+    "busy": 503,
+    "store-gone": 503,
+}
 KINDS = {StoreDamaged: "store-damaged", UsageError: "bad-request", InputError: "not-found"}
 RETRY_S = 2
 
 
 class ServiceError(Exception):
-    """A request that gets no answer. It becomes `{"error": {"kind", "message", "hint"}}` with the kind's status.
+    """A request that gets no answer. It becomes `{"error": {"kind", "message", "hint"}}` with the
+    kind's status.
 
-    kind : a key of STATUS. message : what was asked for and why it is not there. hint : what to do, may be empty.
+    kind : a key of STATUS. message : what was asked for and why it is not there. hint : what to do,
+        may be empty.
     headers : further headers of the answer.
     """
 
-    def __init__(self, kind: str, message: str, hint: str = "", headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, kind: str, message: str, hint: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.kind, self.message, self.hint, self.headers = kind, message, hint, headers or {}
 
@@ -36,6 +52,7 @@ class ServiceError(Exception):
 
 
 def translated(err: BiomassError, without_paths: str) -> ServiceError:
-    """An error of the store or a sweep as one of the service; `without_paths` is its message as anybody may read it."""
+    """An error of the store or a sweep as one of the service; `without_paths` is its message as
+    anybody may read it."""
     kind = next((kind for base, kind in KINDS.items() if isinstance(err, base)), "internal")
     return ServiceError(kind, without_paths)

@@ -1,4 +1,5 @@
-"""Who may ask, and how: methods, Host, token; and what every answer carries. Nothing behind it sees a request it refuses."""
+"""Who may ask, and how: methods, Host, token; and what every answer carries. Nothing behind it sees
+a request it refuses."""
 
 import asyncio
 import hashlib
@@ -19,14 +20,18 @@ MOST_URL_BYTES = 8192
 MOST_REQUESTS = 256  # under way at once; each may hold body.CHUNK_BYTES twice
 OPEN = ("/healthz",)
 HEADERS = {
-    "Content-Security-Policy":
-        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; object-src 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 class Guard:
-    """Lets requests through that are allowed, each with an address that is still percent-encoded; answers the others."""
+    """Lets requests through that are allowed, each with an address that is still percent-encoded;
+    answers the others."""
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:
         self.n_now = 0
@@ -52,7 +57,8 @@ class Guard:
             error = ServiceError("busy", "the server ends", "ask again once it is back")
             await error.answer()(scope, receive, answer.send)
         except Exception as err:
-            known = err if isinstance(err, BiomassError) else err.__cause__  # Starlette wraps what an answer breaks off with
+            # Starlette wraps what an answer breaks off with
+            known = err if isinstance(err, BiomassError) else err.__cause__
             if isinstance(known, BiomassError):
                 log.say(f"{scope['method']} {scope['path']}: {known}")
             else:
@@ -75,7 +81,9 @@ class Guard:
             if self.token and (response := self._check_token(scope, headers)):
                 return response
             if self.n_now > MOST_REQUESTS:
-                raise ServiceError("busy", f"{MOST_REQUESTS} requests are under way", "ask again in some seconds")
+                raise ServiceError(
+                    "busy", f"{MOST_REQUESTS} requests are under way", "ask again in some seconds"
+                )
             return None
         except ServiceError as err:
             response = err.answer()
@@ -85,8 +93,11 @@ class Guard:
     def _check_host(self, headers: Headers) -> None:
         given = headers.getlist("host")
         if len(given) != 1 or _host_name(given[0]) not in self.hosts:
-            raise ServiceError("bad-request", "this Host is not one the server answers for",
-                               "use the address it printed, or start it with --allow-host NAME")
+            raise ServiceError(
+                "bad-request",
+                "this Host is not one the server answers for",
+                "use the address it printed, or start it with --allow-host NAME",
+            )
 
     def _check_token(self, scope: Scope, headers: Headers) -> Response | None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -97,19 +108,31 @@ class Guard:
         entering = scope["path"] == "/" and self._is_token(dict(_query(scope)).get("token", ""))
         if entering:
             return self._without_token(scope)
-        raise ServiceError("unauthorized", "no token, or not the right one",
-                           "open the URL the server printed, or send Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        raise ServiceError(
+            "unauthorized",
+            "no token, or not the right one",
+            "open the URL the server printed, or send Authorization: Bearer TOKEN",
+            {"WWW-Authenticate": "Bearer"},
+        )
 
     def _without_token(self, scope: Scope) -> Response | None:
-        """The page's address without the token, and the token as a cookie; None if the address has none."""
+        """The page's address without the token, and the token as a cookie; None if the address has
+        none."""
         query = _query(scope)
         if "token" not in dict(query):
             return None
         if not self._is_token(dict(query)["token"]):
-            raise ServiceError("unauthorized", "the token in the address is not the right one", "open the URL the server printed")
+            raise ServiceError(
+                "unauthorized",
+                "the token in the address is not the right one",
+                "open the URL the server printed",
+            )
         rest = urlencode([(key, value) for key, value in query if key != "token"])
-        # relative, and a cookie without a path, which is the page's own: a proxy may have put it below some prefix
-        response = RedirectResponse(f"./?{rest}" if rest else "./", 303, {"Cache-Control": "no-store"})
+        # relative, and a cookie without a path, which is the page's own: a proxy may have put it
+        # below some prefix
+        response = RedirectResponse(
+            f"./?{rest}" if rest else "./", 303, {"Cache-Control": "no-store"}
+        )
         response.set_cookie(self.cookie, self.token, path=None, httponly=True, samesite="strict")
         return response
 
@@ -148,7 +171,9 @@ def _query(scope: Scope) -> list[tuple[str, str]]:
 
 def _check_form(scope: Scope, headers: Headers) -> None:
     if scope["method"] not in ("GET", "HEAD"):
-        raise ServiceError("method-not-allowed", "only GET and HEAD are answered", "", {"Allow": "GET, HEAD"})
+        raise ServiceError(
+            "method-not-allowed", "only GET and HEAD are answered", "", {"Allow": "GET, HEAD"}
+        )
     if len(scope["path"]) + len(scope["query_string"]) > MOST_URL_BYTES:
         raise ServiceError("too-long", f"an address has at most {MOST_URL_BYTES} bytes")
     if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
@@ -164,5 +189,6 @@ def _host_name(host: str) -> str:
 
 
 def _cookie(headers: Headers, name: str) -> str:
-    """A cookie's value; as browsers read them, whatever other servers of this host have put beside it."""
+    """A cookie's value; as browsers read them, whatever other servers of this host have put beside
+    it."""
     return cookie_parser(headers.get("cookie", "")).get(name, "")

@@ -1,4 +1,5 @@
-"""Numbers of patch tokens on the photograph's grid, to be drawn over it: norms, and how alike patches are.
+"""Numbers of patch tokens on the photograph's grid, to be drawn over it: norms, and how alike
+patches are.
 
 Grids are the whole photograph's: tiles side by side, the view's flips and transpose undone.
 """
@@ -26,10 +27,14 @@ def norms(store: FeatureStore, image: int, view: int = 0) -> dict[str, Any]:
     return _heat(np.linalg.norm(grid_HWD, axis=-1))
 
 
-def similar(store: FeatureStore, image: int, patch: tuple[int, int], view: int = 0, k: int = 8) -> dict[str, Any]:
-    """Cosine of one patch with every patch of its photograph, and of the k photographs nearest by class token.
+def similar(
+    store: FeatureStore, image: int, patch: tuple[int, int], view: int = 0, k: int = 8
+) -> dict[str, Any]:
+    """Cosine of one patch with every patch of its photograph, and of the k photographs nearest by
+    class token.
 
-    patch : row and column on the photograph's grid. A row's tokens are in memory at a time, as float32.
+    patch : row and column on the photograph's grid. A row's tokens are in memory at a time, as
+        float32.
     UsageError for a patch that is not there or a k out of 0 to MOST_SIMILAR.
     """
     if not 0 <= k <= MOST_SIMILAR:
@@ -37,11 +42,16 @@ def similar(store: FeatureStore, image: int, patch: tuple[int, int], view: int =
     own_HWD = on_grid(store, image, view).astype(np.float32)
     h, w = own_HWD.shape[:2]
     if not (0 <= patch[0] < h and 0 <= patch[1] < w):
-        raise UsageError(f"patch={patch[0]},{patch[1]}: row 0 to {h - 1} and column 0 to {w - 1} of the photograph's grid")
+        raise UsageError(
+            f"patch={patch[0]},{patch[1]}: row 0 to {h - 1} and column 0 to {w - 1} of the "
+            "photograph's grid"
+        )
     token_D = own_HWD[patch]
     near = nearest(store, image, k, view) if k else None
     others = [] if near is None else near["image_id"].tolist()
-    return _heat(cosines(own_HWD, token_D)) | {"others": [_other(store, other, view, token_D) for other in others]}
+    return _heat(cosines(own_HWD, token_D)) | {
+        "others": [_other(store, other, view, token_D) for other in others]
+    }
 
 
 def _other(store: FeatureStore, image_id: str, view: int, token_D: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Work that takes long: few at a time, each once, its results kept as long as they are right and there is room."""
+"""Work that takes long: few at a time, each once, its results kept as long as they are right and
+there is room."""
 
 import asyncio
 import sys
@@ -16,17 +17,20 @@ from service.errors import ServiceError
 
 SLOTS = 2
 WAITING = 8  # more than a page asks for at once when nothing is kept yet
-KEPT_BYTES, KEPT_SHARE = 256 << 20, 4  # at most; and at most one part in so many of the memory that is usable
+# at most; and at most one part in so many of the memory that is usable
+KEPT_BYTES, KEPT_SHARE = 256 << 20, 4
 
 
 async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> Any:
-    """What function() returns: kept from before, awaited with others that ask for the same, or computed in a thread.
+    """What function() returns: kept from before, awaited with others that ask for the same, or
+    computed in a thread.
 
-    key : names the work and what it was made from, `(opened.state, "stats")` say: what is returned for it is never made again
+    key : names the work and what it was made from, `(opened.state, "stats")` say: what is returned
+        for it is never made again
     while it is kept. Do not change what you get, others get it too.
 
-    Raises ServiceError `busy` (503, Retry-After) when all SLOTS are taken by other work and WAITING more wait, and what function
-    raises; an error is not kept.
+    Raises ServiceError `busy` (503, Retry-After) when all SLOTS are taken by other work and WAITING
+    more wait, and what function raises; an error is not kept.
     """
     return await request.app.state.heavy.run(key, function)
 
@@ -34,7 +38,9 @@ async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> A
 class Heavy:
     """The slots, the work under way and the results of one application."""
 
-    def __init__(self, slots: int = SLOTS, waiting: int = WAITING, kept_bytes: int | None = None) -> None:
+    def __init__(
+        self, slots: int = SLOTS, waiting: int = WAITING, kept_bytes: int | None = None
+    ) -> None:
         self.most, self.kept_bytes = slots + waiting, kept_bytes
         if kept_bytes is None:
             self.kept_bytes = min(KEPT_BYTES, usable_memory().n_bytes // KEPT_SHARE)
@@ -52,13 +58,20 @@ class Heavy:
             return self._kept[key][0]
         if key not in self._running:
             self._begin(key, function)
-        result, _ = await asyncio.shield(self._running[key])  # who waits may go; the others still want it
+        # who waits may go; the others still want it
+        result, _ = await asyncio.shield(self._running[key])
         return result
 
     def _begin(self, key: Hashable, function: Callable[[], Any]) -> None:
         if self.n_running >= self.most:
-            raise ServiceError("busy", f"{self.most} long computations are under way or wait", "ask again in some seconds")
-        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: _weighed(function()))
+            raise ServiceError(
+                "busy",
+                f"{self.most} long computations are under way or wait",
+                "ask again in some seconds",
+            )
+        future = asyncio.get_running_loop().run_in_executor(
+            self._pool, lambda: _weighed(function())
+        )
         self._running[key] = future
         future.add_done_callback(lambda done: self._finish(key, done))
 
@@ -67,8 +80,11 @@ class Heavy:
         if done.cancelled() or done.exception():
             return
         self._kept[key] = done.result()
-        while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self.kept_bytes:
-            self._kept.popitem(last=False)  # the last one stays: who pages through a large table asks again at once
+        while (
+            len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self.kept_bytes
+        ):
+            # the last one stays: who pages through a large table asks again at once
+            self._kept.popitem(last=False)
 
 
 def _weighed(result: Any) -> tuple[Any, int]:

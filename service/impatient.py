@@ -1,4 +1,5 @@
-"""uvicorn's HTTP/1.1 protocol with the time limits it lacks: for a request's head, and for taking an answer."""
+"""uvicorn's HTTP/1.1 protocol with the time limits it lacks: for a request's head, and for taking
+an answer."""
 
 import asyncio
 
@@ -15,10 +16,23 @@ DRAIN_S = 4
 
 
 def config_of(app: ASGIApp, protocol: type[asyncio.Protocol] | None = None) -> uvicorn.Config:
-    """How uvicorn serves the application: by this protocol, ImpatientProtocol if None, without logs and headers of its own."""
-    return uvicorn.Config(app, http=protocol or ImpatientProtocol, loop="asyncio", ws="none", lifespan="off", log_config=None,
-                          log_level="critical", access_log=False, proxy_headers=False, server_header=False,
-                          timeout_keep_alive=30, timeout_graceful_shutdown=DRAIN_S, h11_max_incomplete_event_size=32 << 10)
+    """How uvicorn serves the application: by this protocol, ImpatientProtocol if None, without logs
+    and headers of its own."""
+    return uvicorn.Config(
+        app,
+        http=protocol or ImpatientProtocol,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=DRAIN_S,
+        h11_max_incomplete_event_size=32 << 10,
+    )
 
 
 class ImpatientProtocol(ZeroCopyProtocol):
@@ -36,7 +50,8 @@ class ImpatientProtocol(ZeroCopyProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.cycle is None or self.cycle.response_complete:
-            self._arm("head", HEAD_S)  # the first bytes of another request; later ones give no more time
+            # the first bytes of another request; later ones give no more time
+            self._arm("head", HEAD_S)
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._disarm("head")

@@ -1,4 +1,5 @@
-"""What is served: stores and sweeps by name, named once at the start; a store is opened anew when its files were replaced."""
+"""What is served: stores and sweeps by name, named once at the start; a store is opened anew when
+its files were replaced."""
 
 import functools
 import hashlib
@@ -18,7 +19,9 @@ from service.pread import PreadStore
 
 HIDDEN = "the server's log says what is wrong"
 ABSOLUTE = re.compile(r"(?<![\w.~-])/[^\s]")
-SETTLED_S = 0.1  # a file written within this time may be written again under the same time stamp: kernels tick every 1 to 10 ms
+# a file written within this time may be written again under the same time stamp: kernels tick every
+# 1 to 10 ms
+SETTLED_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,11 @@ class Opened:
     name: str
     store: PreadStore
     generation: str
-    """16 hex digits over fingerprint, metadata, and device and inode of every file: other files, another generation."""
+    """16 hex digits over fingerprint, metadata, and device and inode of every file: other files,
+    another generation."""
     state: str
-    """The generation, and a checksum of seals and ids: what was computed from sealed images holds as long as this stays."""
+    """The generation, and a checksum of seals and ids: what was computed from sealed images holds
+    as long as this stays."""
 
     @functools.cached_property
     def objects(self) -> dict[str, tuple[Path, int]]:
@@ -50,9 +55,11 @@ class Served:
         self._opened: Opened | None = None
 
     def now(self) -> Opened:
-        """The store, opened anew if its files were replaced; its catalog is fresh if images were added or sealed.
+        """The store, opened anew if its files were replaced; its catalog is fresh if images were
+        added or sealed.
 
-        ServiceError `store-gone` if it is not there, `store-damaged` if a file is missing or cut. Some system calls a file.
+        ServiceError `store-gone` if it is not there, `store-damaged` if a file is missing or cut.
+        Some system calls a file.
         """
         with self._lock:
             if self._opened is None or self._is_other():
@@ -74,8 +81,10 @@ class Served:
             found = {path: os.stat(path) for path in layout.sizes}
         except OSError:
             return True
-        if any((each.st_dev, each.st_ino) != layout.inodes[path] or each.st_size != layout.sizes[path]
-               for path, each in found.items()):
+        if any(
+            (each.st_dev, each.st_ino) != layout.inodes[path] or each.st_size != layout.sizes[path]
+            for path, each in found.items()
+        ):
             return True
         try:
             return int(self._opened.store.array("metadata_crc32c")[0]) != self._metadata
@@ -86,79 +95,118 @@ class Served:
         try:
             return self._open()
         except NoAccessError as err:
-            raise ServiceError("store-damaged", f"store {self.name!r}: the server's account may not read a file of it now",
-                               "the server's log says which; let the account read it") from err
+            raise ServiceError(
+                "store-damaged",
+                f"store {self.name!r}: the server's account may not read a file of it now",
+                "the server's log says which; let the account read it",
+            ) from err
         except BiomassError as err:
             if not self.path.exists():
-                raise ServiceError("store-gone", f"store {self.name!r} is not there now", "ask again once it is back") from err
-            raise ServiceError("store-damaged", f"store {self.name!r}: a file of it is missing, cut or not what it was",
-                               "the server's log says which; restore it or build the store again") from err
+                raise ServiceError(
+                    "store-gone",
+                    f"store {self.name!r} is not there now",
+                    "ask again once it is back",
+                ) from err
+            raise ServiceError(
+                "store-damaged",
+                f"store {self.name!r}: a file of it is missing, cut or not what it was",
+                "the server's log says which; restore it or build the store again",
+            ) from err
 
     def _open(self) -> Opened:
         store = PreadStore(open_layout(self.path))
         files = ";".join(f"{dev}:{ino}" for dev, ino in store.layout.inodes.values())
         metadata = int(store.array("metadata_crc32c")[0])
-        generation = hashlib.sha256(f"{store.spec.fingerprint};{metadata};{files}".encode()).hexdigest()[:16]
+        generation = hashlib.sha256(
+            f"{store.spec.fingerprint};{metadata};{files}".encode()
+        ).hexdigest()[:16]
         self._metadata, self._written = metadata, ()
         return Opened(self.name, store, generation, generation)
 
     def _renew(self) -> None:
-        """Look again at what a writer may have changed, if the files were written to since: ids, seals, or all of it."""
+        """Look again at what a writer may have changed, if the files were written to since: ids,
+        seals, or all of it."""
         store = self._opened.store
-        arrays = {name: store.layout.extents[name].paths[0] for name in ("metadata_crc32c", "catalog/image_id", "seal")}
+        arrays = {
+            name: store.layout.extents[name].paths[0]
+            for name in ("metadata_crc32c", "catalog/image_id", "seal")
+        }
         written = tuple(os.stat(path).st_mtime_ns for path in arrays.values())
         if written == self._written:
             return
-        state = f"{self._opened.generation}-{crc32c(*(store.array(name)[:] for name in arrays)):08x}"
+        state = (
+            f"{self._opened.generation}-{crc32c(*(store.array(name)[:] for name in arrays)):08x}"
+        )
         if state != self._opened.state:
             self._opened = replace(self._opened, store=store.read_anew(), state=state)
         self._written = written if time.time_ns() - max(written) > SETTLED_S * 1e9 else ()
 
 
 class Library:
-    """All that the server may answer from, by the names that addresses use. Nothing else is ever opened.
+    """All that the server may answer from, by the names that addresses use. Nothing else is ever
+    opened.
 
-    stores : Served by name. sweep_folders : folder of each sweep, by name. data : folder of the photographs, or None.
+    stores : Served by name. sweep_folders : folder of each sweep, by name. data : folder of the
+        photographs, or None.
     """
 
-    def __init__(self, stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None) -> None:
-        paths, folders = ([Path(os.path.abspath(path)) for path in given] for given in (stores, sweeps))
-        self.stores = {name: Served(name, path) for name, path in _by_name(paths, lambda path: path.stem)}
+    def __init__(
+        self, stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None
+    ) -> None:
+        paths, folders = (
+            [Path(os.path.abspath(path)) for path in given] for given in (stores, sweeps)
+        )
+        self.stores = {
+            name: Served(name, path) for name, path in _by_name(paths, lambda path: path.stem)
+        }
         self.sweep_folders = dict(_by_name(folders, lambda path: path.name))
         self.data = data and Path(os.path.abspath(data))
 
     def require_all(self) -> None:
-        """InputError or StoreDamaged if a store cannot be opened, InputError if a sweep's folder has no sweep.json."""
+        """InputError or StoreDamaged if a store cannot be opened, InputError if a sweep's folder
+        has no sweep.json."""
         for served in self.stores.values():
             served.require()
         for folder in self.sweep_folders.values():
             if (folder.parent / "sweep.json").is_file():
                 raise InputError(f"{folder}: a run's folder, not a sweep's; give {folder.parent}")
             if not (folder / "sweep.json").is_file():
-                raise InputError(f"{folder}: not a sweep's folder: it has no sweep.json; give one that `biomass train` made, "
-                                 "e.g. runs/20261228_123456_halves")
+                raise InputError(
+                    f"{folder}: not a sweep's folder: it has no sweep.json; give one that `biomass "
+                    "train` made, "
+                    "e.g. runs/20261228_123456_halves"
+                )
 
     def sweep(self, name: str) -> Path:
-        """A sweep's folder; ServiceError `not-found` if there is none of this name, or it is not there now."""
+        """A sweep's folder; ServiceError `not-found` if there is none of this name, or it is not
+        there now."""
         if name not in self.sweep_folders:
             served = ", ".join(self.sweep_folders) or "none; start with --sweep DIR"
             raise ServiceError("not-found", f"no sweep {name!r}", f"served: {served}")
         if not (self.sweep_folders[name] / "sweep.json").is_file():
-            raise ServiceError("not-found", f"sweep {name!r} is not there now", "ask again once it is back")
+            raise ServiceError(
+                "not-found", f"sweep {name!r} is not there now", "ask again once it is back"
+            )
         return self.sweep_folders[name]
 
     def without_paths(self, text: str) -> str:
-        """A message as anybody may read it: what is served by its name; HIDDEN if it tells another absolute path."""
+        """A message as anybody may read it: what is served by its name; HIDDEN if it tells another
+        absolute path."""
         known = {str(served.path): name for name, served in self.stores.items()}
-        known |= {str(path): name for name, path in self.sweep_folders.items()} | ({str(self.data): "data"} if self.data else {})
+        known |= {str(path): name for name, path in self.sweep_folders.items()} | (
+            {str(self.data): "data"} if self.data else {}
+        )
         for path in sorted(known, key=len, reverse=True):
             if path != "/":
-                text = re.sub(rf"{re.escape(path)}(?![^\s/:,;'\")])", lambda _, name=known[path]: name, text)
+                text = re.sub(
+                    rf"{re.escape(path)}(?![^\s/:,;'\")])", lambda _, name=known[path]: name, text
+                )
         return HIDDEN if ABSOLUTE.search(text) else text
 
 
 def _by_name(paths: Iterable[Path], naming: Callable[[Path], str]) -> Iterable[tuple[str, Path]]:
-    """(name, path) of each; a name that is taken gets -2, -3 ... behind it, and what is not UTF-8 in it is `?`."""
+    """(name, path) of each; a name that is taken gets -2, -3 ... behind it, and what is not UTF-8
+    in it is `?`."""
     taken: set[str] = set()
     for path in paths:
         plain = naming(path).encode(errors="replace").decode()  # an address holds UTF-8 alone

@@ -1,4 +1,5 @@
-"""What a store says of itself and of one image, as plain values; pure functions of an open FeatureStore."""
+"""What a store says of itself and of one image, as plain values; pure functions of an open
+FeatureStore."""
 
 import re
 from typing import Any
@@ -19,14 +20,31 @@ GROUPS = ("State", "Sampling_Date")
 
 
 def overview(store: FeatureStore) -> dict[str, Any]:
-    """Counts, grid, backbone; how many rows are odd; targets of all images, by State and by date."""
+    """Counts, grid, backbone; how many rows are odd; targets of all images, by State and by
+    date."""
     t = store.spec.tokens
     n_images, n_sealed = store.n_images, len(store.sealed)
-    counts = {"n_images": n_images, "n_sealed": n_sealed, "n_skipped": len(store.skipped), "n_room": store.layout.n}
-    return counts | {"size_bytes": store.size_bytes, "backbone": t.model, "crop": t.crop, "n_tiles": t.n_tiles, "width": t.width,
-                     "tile": [t.tile_height, t.tile_width], "grid": grid_on_photograph(store), "views": list(t.view_names),
-                     "has_patches": store.spec.has_patches, "has_thumbs": store.spec.thumb is not None,
-                     "tokens": facts(store)["tokens"], "odd": len(odd(store)), "targets": targets(store.catalog)}
+    counts = {
+        "n_images": n_images,
+        "n_sealed": n_sealed,
+        "n_skipped": len(store.skipped),
+        "n_room": store.layout.n,
+    }
+    return counts | {
+        "size_bytes": store.size_bytes,
+        "backbone": t.model,
+        "crop": t.crop,
+        "n_tiles": t.n_tiles,
+        "width": t.width,
+        "tile": [t.tile_height, t.tile_width],
+        "grid": grid_on_photograph(store),
+        "views": list(t.view_names),
+        "has_patches": store.spec.has_patches,
+        "has_thumbs": store.spec.thumb is not None,
+        "tokens": facts(store)["tokens"],
+        "odd": len(odd(store)),
+        "targets": targets(store.catalog),
+    }
 
 
 def grid_on_photograph(store: FeatureStore) -> list[int]:
@@ -36,18 +54,34 @@ def grid_on_photograph(store: FeatureStore) -> list[int]:
 
 
 def targets(catalog: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """`all`, and by State and date where the catalog has them: group, target, count, mean and sd (grams) of what is known."""
-    names = [name for name in TARGETS if name in catalog and pd.api.types.is_numeric_dtype(catalog[name])]
-    groups = {column: catalog[column].astype(str) for column in GROUPS if names and column in catalog}
+    """`all`, and by State and date where the catalog has them: group, target, count, mean and sd
+    (grams) of what is known."""
+    names = [
+        name for name in TARGETS if name in catalog and pd.api.types.is_numeric_dtype(catalog[name])
+    ]
+    groups = {
+        column: catalog[column].astype(str) for column in GROUPS if names and column in catalog
+    }
     everything = pd.Series("all", catalog.index)
-    return {key: _moments(catalog[names], group) for key, group in {"all": everything, **groups}.items()}
+    return {
+        key: _moments(catalog[names], group) for key, group in {"all": everything, **groups}.items()
+    }
 
 
 def _moments(masses: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
     by_group = masses.groupby(group)
     count, mean, sd = by_group.count(), by_group.mean(), by_group.std()
-    return [{"group": name, "target": target, "count": int(count.at[name, target]), "mean": mean.at[name, target],
-             "sd": sd.at[name, target]} for name in sorted(count.index, key=_in_order) for target in masses]
+    return [
+        {
+            "group": name,
+            "target": target,
+            "count": int(count.at[name, target]),
+            "mean": mean.at[name, target],
+            "sd": sd.at[name, target],
+        }
+        for name in sorted(count.index, key=_in_order)
+        for target in masses
+    ]
 
 
 def _in_order(text: str) -> tuple[list[int], str]:
@@ -59,14 +93,23 @@ def _in_order(text: str) -> tuple[list[int], str]:
 
 
 def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> dict[str, Any]:
-    """Labels, norms of each view, the k nearest by class token in a view, who comes before and after; of a sealed image."""
+    """Labels, norms of each view, the k nearest by class token in a view, who comes before and
+    after; of a sealed image."""
     store.require(image)
     labels = store[image].labels.to_dict()
     near = nearest(store, image, k, view)
     before, after = _neighbours(store, image)
-    return {"image_id": labels["image_id"], "position": image, "labels": labels, "views": view_norms(store, image),
-            "nearest": near[["image_id", "similarity"]].to_dict("records"), "previous": before, "next": after,
-            "aspect": aspect(store, image), "grid": grid_on_photograph(store)}
+    return {
+        "image_id": labels["image_id"],
+        "position": image,
+        "labels": labels,
+        "views": view_norms(store, image),
+        "nearest": near[["image_id", "similarity"]].to_dict("records"),
+        "previous": before,
+        "next": after,
+        "aspect": aspect(store, image),
+        "grid": grid_on_photograph(store),
+    }
 
 
 def _neighbours(store: FeatureStore, image: int) -> tuple[str | None, str | None]:
@@ -78,9 +121,16 @@ def _neighbours(store: FeatureStore, image: int) -> tuple[str | None, str | None
 
 
 def view_norms(store: FeatureStore, image: int) -> list[dict[str, Any]]:
-    """A view's mean norms of class and patch tokens, and how many of their values are not finite."""
+    """A view's mean norms of class and patch tokens, and how many of their values are not
+    finite."""
     stats_VS = store.array("stats")[image]
     kinds = ("cls", "patch") if store.spec.has_patches else ("cls",)
-    return [{"view": name} | {f"{kind}_{field}": float(stats_S[STATS.index(f"{kind}_{field}")])
-                              for kind in kinds for field in ("norm", "non_finite")}
-            for name, stats_S in zip(store.view_names, stats_VS, strict=True)]
+    return [
+        {"view": name}
+        | {
+            f"{kind}_{field}": float(stats_S[STATS.index(f"{kind}_{field}")])
+            for kind in kinds
+            for field in ("norm", "non_finite")
+        }
+        for name, stats_S in zip(store.view_names, stats_VS, strict=True)
+    ]

@@ -1,4 +1,5 @@
-"""Where photographs lie beside each other in two dimensions, by the directions of their class tokens: a map to look at."""
+"""Where photographs lie beside each other in two dimensions, by the directions of their class
+tokens: a map to look at."""
 
 import importlib
 from collections.abc import Callable
@@ -11,26 +12,36 @@ from featurestore.explore import components, direction_blocks
 from featurestore.store import FeatureStore
 from service.errors import ServiceError
 
-SAMPLE = 10_000  # photographs that principal components are taken of, spread over the store: 50 MB at 1280 channels
-MOST = {"tsne": 20_000, "umap": 100_000}  # sealed images: minutes, and all their directions in memory
+# photographs that principal components are taken of, spread over the store: 50 MB at 1280 channels
+SAMPLE = 10_000
+# sealed images: minutes, and all their directions in memory
+MOST = {"tsne": 20_000, "umap": 100_000}
 FEWEST = 4
 DIGITS = 5
 
 
 def image_map(store: FeatureStore, method: str = "pca", view: int = 0) -> pd.DataFrame:
-    """image_id, position, x and y of every sealed image; NaN where its class token is not finite. The same store, the same map.
+    """image_id, position, x and y of every sealed image; NaN where its class token is not finite.
+    The same store, the same map.
 
     method : `pca`, in blocks, whatever the number of images; `tsne` and `umap` up to MOST.
-    UsageError for another method or too many images; ServiceError `not-installed`, naming the package, if a library is missing.
+    UsageError for another method or too many images; ServiceError `not-installed`, naming the
+    package, if a library is missing.
     """
     if method not in METHODS:
         raise UsageError(f"method={method}: choose {', '.join(METHODS)}")
     images_N = store.sealed
     if len(images_N) > MOST.get(method, len(images_N)):
-        raise UsageError(f"method={method}: {len(images_N):,} sealed images, up to {MOST[method]:,} are drawn; use method=pca")
-    place_N2 = METHODS[method](store, images_N, view).astype(np.float64).round(DIGITS) + 0.0  # -0 is 0
+        raise UsageError(
+            f"method={method}: {len(images_N):,} sealed images, up to {MOST[method]:,} are drawn; "
+            "use method=pca"
+        )
+    # -0 is 0
+    place_N2 = METHODS[method](store, images_N, view).astype(np.float64).round(DIGITS) + 0.0
     ids = store.catalog_rows(images_N)["image_id"]
-    return pd.DataFrame({"image_id": ids, "position": images_N, "x": place_N2[:, 0], "y": place_N2[:, 1]})
+    return pd.DataFrame(
+        {"image_id": ids, "position": images_N, "x": place_N2[:, 0], "y": place_N2[:, 1]}
+    )
 
 
 def _pca(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
@@ -44,8 +55,8 @@ def _pca(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     axes_DC = components(sample_MD - mean_D)[:, :2]
     start = 0
     for block_nD in direction_blocks(store, images_N, view):
-        place_N2[start:start + len(block_nD)] = 0  # a store of one channel has one component
-        place_N2[start:start + len(block_nD), :axes_DC.shape[1]] = (block_nD - mean_D) @ axes_DC
+        place_N2[start : start + len(block_nD)] = 0  # a store of one channel has one component
+        place_N2[start : start + len(block_nD), : axes_DC.shape[1]] = (block_nD - mean_D) @ axes_DC
         start += len(block_nD)
     place_N2[~np.isfinite(place_N2).all(1)] = np.nan
     return place_N2
@@ -53,26 +64,43 @@ def _pca(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
 
 def _tsne(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     tsne = _class("sklearn.manifold", "TSNE", "scikit-learn")
-    return _embedded(store, images_N, view, lambda x_ND: tsne(
-        2, perplexity=min(30.0, (len(x_ND) - 1) / 3), init="pca", random_state=0).fit_transform(x_ND))
+    return _embedded(
+        store,
+        images_N,
+        view,
+        lambda x_ND: tsne(
+            2, perplexity=min(30.0, (len(x_ND) - 1) / 3), init="pca", random_state=0
+        ).fit_transform(x_ND),
+    )
 
 
 def _umap(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     umap = _class("umap", "UMAP", "umap-learn")
-    return _embedded(store, images_N, view, lambda x_ND: umap(
-        n_neighbors=min(15, len(x_ND) - 1), metric="cosine", random_state=0, n_jobs=1).fit_transform(x_ND))
+    return _embedded(
+        store,
+        images_N,
+        view,
+        lambda x_ND: umap(
+            n_neighbors=min(15, len(x_ND) - 1), metric="cosine", random_state=0, n_jobs=1
+        ).fit_transform(x_ND),
+    )
 
 
 METHODS = {"pca": _pca, "umap": _umap, "tsne": _tsne}
 
 
-def _embedded(store: FeatureStore, images_N: np.ndarray, view: int, embed: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _embedded(
+    store: FeatureStore, images_N: np.ndarray, view: int, embed: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """(N, 2): what `embed` makes of all directions that are finite."""
     x_ND = _directions(store, images_N, view)
     finite_N = np.isfinite(x_ND).all(1)
     if finite_N.sum() < FEWEST:
-        raise UsageError(f"{finite_N.sum()} images with finite class tokens are too few for this method, {FEWEST} or more are "
-                         "needed; use method=pca")
+        raise UsageError(
+            f"{finite_N.sum()} images with finite class tokens are too few for this method, "
+            f"{FEWEST} or more are "
+            "needed; use method=pca"
+        )
     place_N2 = np.full((len(images_N), 2), np.nan)
     place_N2[finite_N] = embed(x_ND[finite_N])
     return place_N2
@@ -90,6 +118,10 @@ def _finite(x_ND: np.ndarray) -> np.ndarray:
 def _class(module: str, name: str, package: str) -> type:
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as err:  # a folder of that name on the path is a module too, an empty one
-        raise ServiceError("not-installed", f"this map needs {package}, which is not installed where the server runs",
-                           f"pip install {package}, or take method=pca") from err
+    except (ImportError, AttributeError) as err:
+        # a folder of that name on the path is a module too, an empty one
+        raise ServiceError(
+            "not-installed",
+            f"this map needs {package}, which is not installed where the server runs",
+            f"pip install {package}, or take method=pca",
+        ) from err

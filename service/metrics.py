@@ -41,7 +41,8 @@ class Counting:
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
-            metrics.n_bytes += len(message.get("body", b"")) + message.get("count", 0)  # a part that could not go comes again
+            # a part that could not go comes again
+            metrics.n_bytes += len(message.get("body", b"")) + message.get("count", 0)
 
         try:
             await self.app(scope, receive, counted)
@@ -56,7 +57,14 @@ class Counting:
 def _address(scope: Scope) -> str:
     """The route that was taken, with its names in braces; `other` if there is none."""
     taken = scope.get("endpoint")
-    return next((each.path for each in scope["app"].routes if taken and getattr(each, "endpoint", None) is taken), "other")
+    return next(
+        (
+            each.path
+            for each in scope["app"].routes
+            if taken and getattr(each, "endpoint", None) is taken
+        ),
+        "other",
+    )
 
 
 @described("json", ())
@@ -68,25 +76,41 @@ async def healthz(request: Request) -> Response:  # async: it waits for no threa
 @described("text", ())
 def metrics(request: Request) -> Response:
     """Counts in Prometheus' text format."""
-    return PlainTextResponse(text(request.app.state.metrics, request.app.state.relay),
-                             media_type="text/plain; version=0.0.4; charset=utf-8")
+    return PlainTextResponse(
+        text(request.app.state.metrics, request.app.state.relay),
+        media_type="text/plain; version=0.0.4; charset=utf-8",
+    )
 
 
 def text(metrics: Metrics, relay: Relay | None) -> str:
     """The exposition, see prometheus.io/docs/instrumenting/exposition_formats."""
     total = sum(metrics.requests.values())
     lines = ["# TYPE biomass_requests_total counter"]
-    lines += [f'biomass_requests_total{{address="{address}",status="{status}"}} {n}'
-              for (address, status), n in sorted(metrics.requests.items())]
+    lines += [
+        f'biomass_requests_total{{address="{address}",status="{status}"}} {n}'
+        for (address, status), n in sorted(metrics.requests.items())
+    ]
     lines += ["# TYPE biomass_request_seconds histogram"]
-    lines += [f'biomass_request_seconds_bucket{{le="{bound:g}"}} {metrics.within[bound]}' for bound in BOUNDS_S]
-    lines += [f'biomass_request_seconds_bucket{{le="+Inf"}} {total}', f"biomass_request_seconds_sum {metrics.seconds:.6f}",
-              f"biomass_request_seconds_count {total}"]
-    values = [("sent_bytes_total", "counter", metrics.n_bytes), ("requests_now", "gauge", metrics.n_now),
-              ("resident_bytes", "gauge", resident_bytes("self"))]
+    lines += [
+        f'biomass_request_seconds_bucket{{le="{bound:g}"}} {metrics.within[bound]}'
+        for bound in BOUNDS_S
+    ]
+    lines += [
+        f'biomass_request_seconds_bucket{{le="+Inf"}} {total}',
+        f"biomass_request_seconds_sum {metrics.seconds:.6f}",
+        f"biomass_request_seconds_count {total}",
+    ]
+    values = [
+        ("sent_bytes_total", "counter", metrics.n_bytes),
+        ("requests_now", "gauge", metrics.n_now),
+        ("resident_bytes", "gauge", resident_bytes("self")),
+    ]
     if relay:
-        values += [("worker_requests_now", "gauge", relay.n_now), ("worker_starts_total", "counter", relay.n_starts),
-                   ("worker_resident_bytes", "gauge", resident_bytes(relay.pid))]
+        values += [
+            ("worker_requests_now", "gauge", relay.n_now),
+            ("worker_starts_total", "counter", relay.n_starts),
+            ("worker_resident_bytes", "gauge", resident_bytes(relay.pid)),
+        ]
     for name, kind, value in values:
         lines += [f"# TYPE biomass_{name} {kind}", f"biomass_{name} {value}"]
     return "\n".join(lines) + "\n"

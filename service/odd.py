@@ -1,4 +1,5 @@
-"""Which sealed images are odd, by the statistics that are stored with their rows: a list to look at, worst first."""
+"""Which sealed images are odd, by the statistics that are stored with their rows: a list to look
+at, worst first."""
 
 import numpy as np
 import pandas as pd
@@ -7,32 +8,43 @@ from featurestore.spec import STATS
 from featurestore.store import FeatureStore
 
 FEWEST = 20  # sealed images; the spread of fewer says too little to call one of them odd
-# robust standard deviations. In the demo a black, a white and a noisy picture are beyond it (5.6 to 9.2), and none of
-# its 357 photographs in four views is; of 20 views x 10 statistics x 100,000 normal images some 10 would be, by chance
+# robust standard deviations. In the demo a black, a white and a noisy picture are beyond it (5.6 to
+# 9.2), and none of its 357 photographs in four views is; of 20 views x 10 statistics x 100,000
+# normal images some 10 would be, by chance
 ODD = 5.0
-MAD_TO_SD, MEAN_TO_SD = 1.4826, 1.2533  # of a normal distribution, by its median and mean absolute deviation
+# of a normal distribution, by its median and mean absolute deviation
+MAD_TO_SD, MEAN_TO_SD = 1.4826, 1.2533
 HALF_STEP = 2.0**-11  # relative step of float16: tokens that differ by less do not differ
 
 
 def odd(store: FeatureStore) -> pd.DataFrame:
-    """Sealed images' rows that are not finite, or whose stored statistics lie far from the others' of their view; worst first.
+    """Sealed images' rows that are not finite, or whose stored statistics lie far from the others'
+    of their view; worst first.
 
-    Per view and statistic (least, greatest, mean, sd, mean norm, of class and of patch tokens) the score is the distance from the
-    median in robust standard deviations: 1.4826 times the median absolute deviation; 1.2533 times the mean one where more than
-    half are equal (Iglewicz and Hoaglin 1993, How to detect and handle outliers); at least float16's step. Of a row the statistic
-    with the greatest score counts, and it is odd from ODD on. Stores of fewer than FEWEST sealed images have only rows that are
-    not finite. No token is read.
+    Per view and statistic (least, greatest, mean, sd, mean norm, of class and of patch tokens) the
+    score is the distance from the median in robust standard deviations: 1.4826 times the median
+    absolute deviation; 1.2533 times the mean one where more than half are equal (Iglewicz and
+    Hoaglin 1993, How to detect and handle outliers); at least float16's step. Of a row the
+    statistic with the greatest score counts, and it is odd from ODD on. Stores of fewer than FEWEST
+    sealed images have only rows that are not finite. No token is read.
 
-    Returns image_id, view, what (`cls_max`, `patch_non_finite`, ...), value, typical (the median), score; what is not finite
-    comes first, NaN as its score.
+    Returns image_id, view, what (`cls_max`, `patch_non_finite`, ...), value, typical (the median),
+    score; what is not finite comes first, NaN as its score.
     """
     images_N = store.sealed
     stats_NVS = store.array("stats")[images_N]
-    parts = [odd_rows(stats_NVS[:, v], store.spec.has_patches).assign(view=name) for v, name in enumerate(store.view_names)]
+    parts = [
+        odd_rows(stats_NVS[:, v], store.spec.has_patches).assign(view=name)
+        for v, name in enumerate(store.view_names)
+    ]
     found = pd.concat(parts, ignore_index=True)
     found["image_id"] = store.catalog_rows(images_N[found.pop("row")])["image_id"].to_numpy()
-    order = np.lexsort([-found["value"].where(found["score"].isna(), 0), -found["score"].fillna(np.inf)])
-    return found.iloc[order].reset_index(drop=True)[["image_id", "view", "what", "value", "typical", "score"]]
+    order = np.lexsort(
+        [-found["value"].where(found["score"].isna(), 0), -found["score"].fillna(np.inf)]
+    )
+    return found.iloc[order].reset_index(drop=True)[
+        ["image_id", "view", "what", "value", "typical", "score"]
+    ]
 
 
 def odd_rows(stats_NS: np.ndarray, has_patches: bool = True) -> pd.DataFrame:
@@ -43,19 +55,33 @@ def odd_rows(stats_NS: np.ndarray, has_patches: bool = True) -> pd.DataFrame:
     bad = np.flatnonzero(bad_N2.any(1))
     worst = bad_N2[bad].argmax(1)
     names = np.array([f"{kind}_non_finite" for kind in kinds], object)
-    found = pd.DataFrame({"row": bad, "what": names[worst], "value": bad_N2[bad, worst], "typical": 0.0, "score": np.nan})
+    found = pd.DataFrame(
+        {
+            "row": bad,
+            "what": names[worst],
+            "value": bad_N2[bad, worst],
+            "typical": 0.0,
+            "score": np.nan,
+        }
+    )
     fine = np.flatnonzero(~bad_N2.any(1))
     if len(fine) < FEWEST:
         return found
-    return pd.concat([found, _far({name: each[fine] for name, each in _compared(fields, kinds).items()}, fine)])
+    return pd.concat(
+        [found, _far({name: each[fine] for name, each in _compared(fields, kinds).items()}, fine)]
+    )
 
 
 def _compared(fields: dict[str, np.ndarray], kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The statistics that are compared, by name, (N,) each."""
     compared = {}
     for kind in kinds:
-        compared |= {f"{kind}_{name}": fields[f"{kind}_{name}"] for name in ("min", "max", "mean", "norm")}
-        compared[f"{kind}_std"] = np.sqrt(fields[f"{kind}_m2"] / np.maximum(fields[f"{kind}_count"], 1))
+        compared |= {
+            f"{kind}_{name}": fields[f"{kind}_{name}"] for name in ("min", "max", "mean", "norm")
+        }
+        compared[f"{kind}_std"] = np.sqrt(
+            fields[f"{kind}_m2"] / np.maximum(fields[f"{kind}_count"], 1)
+        )
     return compared
 
 
@@ -66,12 +92,20 @@ def _far(compared: dict[str, np.ndarray], rows_N: np.ndarray) -> pd.DataFrame:
     score_N = score_NK[np.arange(len(rows_N)), worst_N]
     far = np.flatnonzero(score_N >= ODD)
     k = worst_N[far]
-    return pd.DataFrame({"row": rows_N[far], "what": np.array(list(compared), object)[k], "value": values_NK[far, k],
-                         "typical": median_K[k], "score": score_N[far]})
+    return pd.DataFrame(
+        {
+            "row": rows_N[far],
+            "what": np.array(list(compared), object)[k],
+            "value": values_NK[far, k],
+            "typical": median_K[k],
+            "score": score_N[far],
+        }
+    )
 
 
 def robust_scores(values_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, K) distances from the medians in robust standard deviations, 0 or more, see `odd`; and the medians (K,)."""
+    """(N, K) distances from the medians in robust standard deviations, 0 or more, see `odd`; and
+    the medians (K,)."""
     median_K = np.median(values_NK, 0)
     distance_NK = np.abs(values_NK - median_K)
     scale_K = MAD_TO_SD * np.median(distance_NK, 0)

@@ -1,4 +1,5 @@
-"""The OpenAPI 3.1 document, made of the routes themselves: each endpoint says what it answers by `@described`."""
+"""The OpenAPI 3.1 document, made of the routes themselves: each endpoint says what it answers by
+`@described`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,40 +20,68 @@ from service.tables import LIMIT, MOST_LIMIT
 WHOLE = {"type": "integer", "minimum": 0}
 TABLE_QUERY = {
     "offset": ("First row.", WHOLE | {"default": 0}),
-    "limit": (f"Number of rows, capped at {MOST_LIMIT}.", {"type": "integer", "minimum": 1, "default": LIMIT}),
-    "columns": ("Names of columns, with commas.", {"type": "string"})}
+    "limit": (
+        f"Number of rows, capped at {MOST_LIMIT}.",
+        {"type": "integer", "minimum": 1, "default": LIMIT},
+    ),
+    "columns": ("Names of columns, with commas.", {"type": "string"}),
+}
 PATH = {
-    "s": "A store's name.", "image": "An image_id of the catalog, percent-encoded, or @N, its position.",
-    "view": "A view's name or position.", "format": "json or csv.", "name": "An array's name.", "w": "A sweep's name.",
-    "r": "A run's name.", "key": "Key of a Zarr object.", "path": "Name of a file."}
+    "s": "A store's name.",
+    "image": "An image_id of the catalog, percent-encoded, or @N, its position.",
+    "view": "A view's name or position.",
+    "format": "json or csv.",
+    "name": "An array's name.",
+    "w": "A sweep's name.",
+    "r": "A run's name.",
+    "key": "Key of a Zarr object.",
+    "path": "Name of a file.",
+}
 ANYWHERE = ("unauthorized", "too-long", "internal", "busy")  # errors of all addresses
 CONTENT = {
-    "json": ["application/json"], "table": ["application/json", "text/csv"], "text": ["text/plain"], "html": ["text/html"],
-    "png": ["image/png"], "jpeg": ["image/jpeg"], "bytes": ["application/octet-stream"]}
+    "json": ["application/json"],
+    "table": ["application/json", "text/csv"],
+    "text": ["text/plain"],
+    "html": ["text/html"],
+    "png": ["image/png"],
+    "jpeg": ["image/jpeg"],
+    "bytes": ["application/octet-stream"],
+}
 
 
 @dataclass(frozen=True)
 class Description:
-    """What an endpoint answers: a key of CONTENT, its query parameters, and the kinds of errors it knows."""
+    """What an endpoint answers: a key of CONTENT, its query parameters, and the kinds of errors it
+    knows."""
 
     answer: str
     query: dict[str, tuple] = field(default_factory=dict)
     errors: Sequence[str] = ("not-found",)
 
 
-def described(answer: str, errors: Sequence[str] = ("not-found", "store-damaged", "store-gone"),
-              **query: tuple) -> Callable:
-    """A decorator for endpoints: `@described("json", view=("A view's name or position.", {"type": "string"}))`.
+def described(
+    answer: str,
+    errors: Sequence[str] = ("not-found", "store-damaged", "store-gone"),
+    **query: tuple,
+) -> Callable:
+    """A decorator for endpoints: `@described("json", view=("A view's name or position.", {"type":
+    "string"}))`.
 
-    answer : json, table (json or csv by `{format}`, its parameters are added), png, jpeg, html, text or bytes.
-    errors : kinds beside ANYWHERE and `bad-request`, see service.errors.STATUS. query : text and JSON schema of each, and
+    answer : json, table (json or csv by `{format}`, its parameters are added), png, jpeg, html,
+        text or bytes.
+    errors : kinds beside ANYWHERE and `bad-request`, see service.errors.STATUS. query : text and
+        JSON schema of each, and
     True behind them if it must be there.
     The first line of the endpoint's docstring becomes its summary.
     """
+
     def note(endpoint: Callable) -> Callable:
         extra = TABLE_QUERY if answer == "table" else {}
-        endpoint.described = Description(answer, {**query, **extra}, sorted({*errors, "bad-request"}))
+        endpoint.described = Description(
+            answer, {**query, **extra}, sorted({*errors, "bad-request"})
+        )
         return endpoint
+
     return note
 
 
@@ -69,53 +98,125 @@ def openapi(routes: Sequence[BaseRoute], library: Library) -> dict[str, Any]:
     except PackageNotFoundError:
         ours = "0"
     described_routes = [route for route in routes if isinstance(route, Route)]
-    paths = {route.path.replace(":path}", "}"): {"get": _operation(route, library)} for route in described_routes}
+    paths = {
+        route.path.replace(":path}", "}"): {"get": _operation(route, library)}
+        for route in described_routes
+    }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "biomass", "version": ours, "description": "Stores of tokens and sweeps over them, read-only. Every "
-                 "address answers HEAD too; docs/service.md says more."},
-        "paths": paths, "security": [{"token": []}],
-        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}, "schemas": SCHEMAS}}
+        "info": {
+            "title": "biomass",
+            "version": ours,
+            "description": "Stores of tokens and sweeps over them, read-only. Every "
+            "address answers HEAD too; docs/service.md says more.",
+        },
+        "paths": paths,
+        "security": [{"token": []}],
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": SCHEMAS,
+        },
+    }
 
 
 def _operation(route: Route, library: Library) -> dict[str, Any]:
     what = getattr(route.endpoint, "described", Description("json"))
     doc = (route.endpoint.__doc__ or route.name).strip()
-    parameters = [{"name": name, "in": "path", "required": True, "description": PATH.get(name, name),
-                   "schema": _path_schema(name, library)} for name in route.param_convertors]
-    parameters += [{"name": name, "in": "query", "required": bool(required), "description": text, "schema": schema}
-                   for name, (text, schema, *required) in what.query.items()]
-    return {"operationId": f"{route.endpoint.__module__.rpartition('.')[2]}.{route.endpoint.__name__}",
-            "summary": doc.splitlines()[0], "description": doc, "parameters": parameters,
-            "responses": _responses(what)} | ({"security": []} if route.path in OPEN else {})
+    parameters = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": PATH.get(name, name),
+            "schema": _path_schema(name, library),
+        }
+        for name in route.param_convertors
+    ]
+    parameters += [
+        {
+            "name": name,
+            "in": "query",
+            "required": bool(required),
+            "description": text,
+            "schema": schema,
+        }
+        for name, (text, schema, *required) in what.query.items()
+    ]
+    return {
+        "operationId": f"{route.endpoint.__module__.rpartition('.')[2]}.{route.endpoint.__name__}",
+        "summary": doc.splitlines()[0],
+        "description": doc,
+        "parameters": parameters,
+        "responses": _responses(what),
+    } | ({"security": []} if route.path in OPEN else {})
 
 
 def _path_schema(name: str, library: Library) -> dict[str, Any]:
-    known = {"s": list(library.stores), "w": list(library.sweep_folders), "format": ["json", "csv"]}.get(name)
-    examples = known or {"image": ["@0"], "view": ["0"], "name": ["seal"], "key": ["zarr.json"]}.get(name)
+    known = {
+        "s": list(library.stores),
+        "w": list(library.sweep_folders),
+        "format": ["json", "csv"],
+    }.get(name)
+    examples = known or {
+        "image": ["@0"],
+        "view": ["0"],
+        "name": ["seal"],
+        "key": ["zarr.json"],
+    }.get(name)
     return {"type": "string", "minLength": 1} | ({"examples": examples} if examples else {})
 
 
 def _responses(what: Description) -> dict[str, Any]:
     schemas = {"table": {"application/json": "Table"}, "bytes": {}}.get(what.answer, {})
-    content = {kind: {"schema": {"$ref": f"#/components/schemas/{schemas[kind]}"} if kind in schemas else {}}
-               for kind in CONTENT[what.answer]}
+    content = {
+        kind: {
+            "schema": {"$ref": f"#/components/schemas/{schemas[kind]}"} if kind in schemas else {}
+        }
+        for kind in CONTENT[what.answer]
+    }
     found: dict[str, Any] = {"200": {"description": "What was asked for.", "content": content}}
     if what.answer == "bytes":
-        found["206"] = {"description": "The ranges asked for.", "content": {**content, "multipart/byteranges": {}}}
+        found["206"] = {
+            "description": "The ranges asked for.",
+            "content": {**content, "multipart/byteranges": {}},
+        }
         found["304"] = {"description": "The bytes are those of If-None-Match."}
     for kind in (*ANYWHERE, *what.errors, *(["range"] if what.answer == "bytes" else [])):
         error = {"$ref": "#/components/schemas/Error"}
-        status = found.setdefault(str(STATUS[kind]), {"description": kind, "content": {"application/json": {"schema": error}}})
+        status = found.setdefault(
+            str(STATUS[kind]),
+            {"description": kind, "content": {"application/json": {"schema": error}}},
+        )
         if kind not in status["description"]:
             status["description"] += f" or {kind}"
     return found
 
 
 SCHEMAS = {
-    "Error": {"type": "object", "required": ["error"], "properties": {"error": {
-        "type": "object", "required": ["kind", "message", "hint"], "properties": {
-            "kind": {"type": "string", "enum": list(STATUS)}, "message": {"type": "string"}, "hint": {"type": "string"}}}}},
-    "Table": {"type": "object", "required": ["columns", "rows", "total", "offset", "next"], "properties": {
-        "columns": {"type": "array", "items": {"type": "string"}}, "rows": {"type": "array", "items": {"type": "array"}},
-        "total": WHOLE, "offset": WHOLE, "next": {"type": ["string", "null"]}}}}
+    "Error": {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["kind", "message", "hint"],
+                "properties": {
+                    "kind": {"type": "string", "enum": list(STATUS)},
+                    "message": {"type": "string"},
+                    "hint": {"type": "string"},
+                },
+            }
+        },
+    },
+    "Table": {
+        "type": "object",
+        "required": ["columns", "rows", "total", "offset", "next"],
+        "properties": {
+            "columns": {"type": "array", "items": {"type": "string"}},
+            "rows": {"type": "array", "items": {"type": "array"}},
+            "total": WHOLE,
+            "offset": WHOLE,
+            "next": {"type": ["string", "null"]},
+        },
+    },
+}

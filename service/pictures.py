@@ -1,4 +1,5 @@
-"""Pictures of an image as files for a browser: the photograph, its thumbnail, its patch tokens as colours."""
+"""Pictures of an image as files for a browser: the photograph, its thumbnail, its patch tokens as
+colours."""
 
 import io
 from pathlib import Path
@@ -24,14 +25,15 @@ def thumb_jpeg(store: FeatureStore, image: int) -> bytes:
 
 
 def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple[bytes, str]:
-    """The photograph below the folder `data`, at most MOST_WIDE pixels wide, or else the thumbnail; and which of them it is.
+    """The photograph below the folder `data`, at most MOST_WIDE pixels wide, or else the thumbnail;
+    and which of them it is.
 
-    `same` and `changed` (other bytes than the tokens were made of) are the photograph, `unknown` too, where the catalog has no
-    sha256 of it; `absent` and `damaged` the thumbnail. A path that leads out of `data`, by a link too, is absent, as
-    is a file that the server's account may not read.
-    InputError where there is neither.
+    `same` and `changed` (other bytes than the tokens were made of) are the photograph, `unknown`
+    too, where the catalog has no sha256 of it; `absent` and `damaged` the thumbnail. A path that
+    leads out of `data`, by a link too, is absent, as is a file that the server's account may not
+    read. InputError where there is neither.
     """
-    cells = store.catalog_rows(np.s_[image:image + 1])
+    cells = store.catalog_rows(np.s_[image : image + 1])
     try:
         file = None if data is None else find_photographs(cells, data)[0]
     except InputError:
@@ -50,8 +52,11 @@ def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple
 
 
 def pca_png(store: FeatureStore, image: int, view: int) -> bytes:
-    """Patch tokens as colours, a patch a pixel, as they lie on the photograph; see `featurestore.explore.pca`."""
-    return _encoded(colours(on_photograph(_finite(store.patches[image, view]), store.spec.tokens, view)), "PNG")
+    """Patch tokens as colours, a patch a pixel, as they lie on the photograph; see
+    `featurestore.explore.pca`."""
+    return _encoded(
+        colours(on_photograph(_finite(store.patches[image, view]), store.spec.tokens, view)), "PNG"
+    )
 
 
 def _finite(tokens: np.ndarray) -> np.ndarray:
@@ -61,7 +66,11 @@ def _finite(tokens: np.ndarray) -> np.ndarray:
 
 def _at_most_wide(pixels_HW3: np.ndarray) -> np.ndarray:
     height, width = pixels_HW3.shape[:2]
-    return pixels_HW3 if width <= MOST_WIDE else thumbnail(pixels_HW3, max(1, round(height * MOST_WIDE / width)), MOST_WIDE)
+    return (
+        pixels_HW3
+        if width <= MOST_WIDE
+        else thumbnail(pixels_HW3, max(1, round(height * MOST_WIDE / width)), MOST_WIDE)
+    )
 
 
 def _encoded(pixels_HW3: np.ndarray, kind: str) -> bytes:

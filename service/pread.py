@@ -1,4 +1,5 @@
-"""A store whose arrays are read and never mapped: one that is cut while it is served is an error, where a map ends in SIGBUS."""
+"""A store whose arrays are read and never mapped: one that is cut while it is served is an error,
+where a map ends in SIGBUS."""
 
 import operator
 import os
@@ -14,16 +15,19 @@ PART_BYTES = 4096  # a part of each row is read alone if it has as much
 
 
 class PreadStore(FeatureStore):
-    """A FeatureStore that reads what is asked for, each time, by pread. No file stays open, no byte is mapped or kept.
+    """A FeatureStore that reads what is asked for, each time, by pread. No file stays open, no byte
+    is mapped or kept.
 
-    Every read checks that the file is the one that was opened and is not cut: StoreDamaged if it is.
+    Every read checks that the file is the one that was opened and is not cut: StoreDamaged if it
+    is.
     """
 
     def _mapped(self, name: str, file: int) -> "FileArray":
         return FileArray(self.layout, self.layout.extents[name], file)
 
     def read_anew(self) -> "PreadStore":
-        """The same files as another store, whose catalog is the one of now; this one stays as it is for who works with it.
+        """The same files as another store, whose catalog is the one of now; this one stays as it is
+        for who works with it.
 
         What was checked of seals is taken over, but for those that were taken back.
         """
@@ -33,22 +37,26 @@ class PreadStore(FeatureStore):
         return store
 
     def image_patches(self, image: int, asked: tuple = ()) -> np.ndarray:
-        """(V, T, P, D) float16, of which the views that `asked` begins with were read: all, or one."""
+        """(V, T, P, D) float16, of which the views that `asked` begins with were read: all, or
+        one."""
         extent, n_views = self.layout.extents["patches"], len(self.view_names)
         file, within = divmod(image * n_views, extent.rows_per_file)
         rows = self._mapped("patches", file)
         if not (asked and _is_position(asked[0])):
-            return rows[within:within + n_views]
-        patches_VTPD = np.empty((n_views, *rows.shape[1:]), rows.dtype)  # what is not touched takes no memory
+            return rows[within : within + n_views]
+        # what is not touched takes no memory
+        patches_VTPD = np.empty((n_views, *rows.shape[1:]), rows.dtype)
         view = range(n_views)[operator.index(asked[0])]
         patches_VTPD[view] = rows[within + view]
         return patches_VTPD
 
 
 class FileArray:
-    """(n, *row shape) of a file, with as much of numpy's indexing as FeatureStore uses; every index is a read.
+    """(n, *row shape) of a file, with as much of numpy's indexing as FeatureStore uses; every index
+    is a read.
 
-    The first index (integer, slice, or array of positions) chooses rows; the others are applied to what was read.
+    The first index (integer, slice, or array of positions) chooses rows; the others are applied to
+    what was read.
     """
 
     def __init__(self, layout: Layout, extent: Extent, file: int) -> None:
@@ -80,13 +88,14 @@ class FileArray:
         return self._extent.array.row_bytes // self.shape[1] if len(self.shape) > 1 else 0
 
     def _read(self, rows: "range | list[int]", shape: tuple[int, ...], skip: int) -> np.ndarray:
-        """(len(rows), *shape): of each row what begins `skip` bytes into it; neighbours that touch come in one read."""
+        """(len(rows), *shape): of each row what begins `skip` bytes into it; neighbours that touch
+        come in one read."""
         read = np.empty((len(rows), *shape), self.dtype)
         stride, n_bytes = self._extent.stride, read.nbytes // max(1, len(rows))
         fd = self._layout.open_file(self._path)
         try:
             for at, n in _runs(rows, stride == n_bytes):
-                pread_into(fd, read[at:at + n], self._extent.offset + rows[at] * stride + skip)
+                pread_into(fd, read[at : at + n], self._extent.offset + rows[at] * stride + skip)
         finally:
             os.close(fd)
         return read
@@ -101,7 +110,8 @@ def _positions(index: Any, n: int) -> "range | list[int]":
 
 
 def _runs(rows: "range | list[int]", touching: bool) -> list[tuple[int, int]]:
-    """Where each run of consecutive rows begins, and its length; one row each unless rows touch on disk."""
+    """Where each run of consecutive rows begins, and its length; one row each unless rows touch on
+    disk."""
     if not len(rows):
         return []
     if touching and isinstance(rows, range) and rows.step == 1:

@@ -9,10 +9,12 @@ RANGE = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
 
 
 def asked_ranges(header: str | None, n_bytes: int) -> list[tuple[int, int]] | None:
-    """(start, end) of each range that lies in a body of n_bytes, in the order asked; None for the whole body.
+    """(start, end) of each range that lies in a body of n_bytes, in the order asked; None for the
+    whole body.
 
-    A header that is no Range of bytes is passed over, as the RFC wants it. ServiceError `range` (416) if no range can be
-    satisfied, if there are more than MOST_RANGES, or if together they ask for more than the body has.
+    A header that is no Range of bytes is passed over, as the RFC wants it. ServiceError `range`
+    (416) if no range can be satisfied, if there are more than MOST_RANGES, or if together they ask
+    for more than the body has.
     """
     unit, _, text = (header or "").partition("=")
     specs = [RANGE.fullmatch(each.strip()) for each in text.split(",")]
@@ -21,13 +23,24 @@ def asked_ranges(header: str | None, n_bytes: int) -> list[tuple[int, int]] | No
     if any(spec[1] and spec[2] and int(spec[1]) > int(spec[2]) for spec in specs):
         return None
     ranges = [span for spec in specs if (span := _span(spec[1], spec[2], n_bytes))]
-    if not ranges or len(specs) > MOST_RANGES or (len(ranges) > 1 and sum(b - a for a, b in ranges) > n_bytes):
-        raise ServiceError("range", f"no such ranges of {n_bytes} bytes, or more than {MOST_RANGES} of them, or overlapping ones",
-                           "ask for few ranges within the body", {"Content-Range": f"bytes */{n_bytes}"})
+    if (
+        not ranges
+        or len(specs) > MOST_RANGES
+        or (len(ranges) > 1 and sum(b - a for a, b in ranges) > n_bytes)
+    ):
+        raise ServiceError(
+            "range",
+            f"no such ranges of {n_bytes} bytes, or more than {MOST_RANGES} of them, or "
+            "overlapping ones",
+            "ask for few ranges within the body",
+            {"Content-Range": f"bytes */{n_bytes}"},
+        )
     return ranges
 
 
 def _span(first: str, last: str, n_bytes: int) -> tuple[int, int] | None:
     if not first:
         return (max(0, n_bytes - int(last)), n_bytes) if int(last) and n_bytes else None
-    return (int(first), min(int(last or n_bytes), n_bytes - 1) + 1) if int(first) < n_bytes else None
+    return (
+        (int(first), min(int(last or n_bytes), n_bytes - 1) + 1) if int(first) < n_bytes else None
+    )

@@ -1,5 +1,6 @@
-"""Answers that a process of their own makes, the worker: who computes holds the interpreter's lock, and here others are answered
-meanwhile. Each request goes to it as HTTP over a socket pair of its own; uvicorn serves it there, h11 reads the answer here.
+"""Answers that a process of their own makes, the worker: who computes holds the interpreter's lock,
+and here others are answered meanwhile. Each request goes to it as HTTP over a socket pair of its
+own; uvicorn serves it there, h11 reads the answer here.
 """
 
 import asyncio
@@ -29,14 +30,20 @@ from service.library import Library
 
 HOST = "worker"
 """The Host of requests to the worker; it answers no other."""
-MOST_REQUESTS = 128  # at the worker at once: half of the guard's, so that what is read finds room whatever is computed
+# at the worker at once: half of the guard's, so that what is read finds room whatever is computed
+MOST_REQUESTS = 128
 READ_BYTES = 64 << 10
 PAUSE_S = 1  # between two starts: a worker that cannot start must not keep a core busy trying
 ROOT = Path(__file__).parent.parent
-START = ("import sys; root, control, served = sys.argv[1:]; root in sys.path or sys.path.insert(0, root); "
-         "from service.worker import main; main(int(control), served)")
-"""The worker's program: of the package that this module is of, wherever another is installed; -P: or lies where we are."""
-HOP = (b"connection", b"transfer-encoding", b"date")  # of the connection to the worker; our server says its own
+START = (
+    "import sys; root, control, served = sys.argv[1:]; root in sys.path or sys.path.insert(0, "
+    "root); "
+    "from service.worker import main; main(int(control), served)"
+)
+"""The worker's program: of the package that this module is of, wherever another is installed; -P:
+or lies where we are."""
+# of the connection to the worker; our server says its own
+HOP = (b"connection", b"transfer-encoding", b"date")
 
 
 class Relay:
@@ -46,9 +53,13 @@ class Relay:
     """
 
     def __init__(self, library: Library) -> None:
-        self._served = json.dumps([[str(served.path) for served in library.stores.values()],
-                                   [str(folder) for folder in library.sweep_folders.values()],
-                                   library.data and str(library.data)])
+        self._served = json.dumps(
+            [
+                [str(served.path) for served in library.stores.values()],
+                [str(folder) for folder in library.sweep_folders.values()],
+                library.data and str(library.data),
+            ]
+        )
         self.n_now = self.n_starts = 0
         self.turn = asyncio.Lock()
         self._start()
@@ -60,6 +71,7 @@ class Relay:
 
     def through(self, route: Route) -> Route:
         """The same address, answered by the worker."""
+
         @wraps(route.endpoint)
         async def relayed(request: Request) -> _Relayed:
             return _Relayed(self, request.scope)
@@ -67,7 +79,8 @@ class Relay:
         return Route(route.path, relayed)
 
     def connect(self) -> socket.socket:
-        """A new connection to the worker; ServiceError `busy` if it has ended and cannot be started now."""
+        """A new connection to the worker; ServiceError `busy` if it has ended and cannot be started
+        now."""
         try:
             ours, theirs = socket.socketpair()
         except OSError as err:  # no descriptors left
@@ -91,15 +104,31 @@ class Relay:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            # a new interpreter, for a fork shares locks with our threads; a process group of its own: ^C is for us
-            command = [sys.executable, "-P", "-c", START, str(ROOT), str(theirs.fileno()), self._served]
+            # a new interpreter, for a fork shares locks with our threads; a process group of its
+            # own: ^C is for us
+            command = [
+                sys.executable,
+                "-P",
+                "-c",
+                START,
+                str(ROOT),
+                str(theirs.fileno()),
+                self._served,
+            ]
             environment = {name: value for name, value in os.environ.items() if name != TOKEN}
             if not any(environment.get(name) for name in ASKED):
-                environment[ASKED[0]] = str(usable_cpus())  # BLAS takes the cores of the machine, whatever the quota
+                # BLAS takes the cores of the machine, whatever the quota
+                environment[ASKED[0]] = str(usable_cpus())
             try:
                 with starting():
-                    self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], process_group=0, env=environment,
-                                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                    self._process = subprocess.Popen(
+                        command,
+                        pass_fds=[theirs.fileno()],
+                        process_group=0,
+                        env=environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                    )
             except BaseException:
                 ours.close()
                 raise
@@ -129,26 +158,30 @@ class Relay:
 
 
 class _Relayed(StreamingResponse):
-    """The worker's answer to a request, handed on as it comes and no faster than the client takes it, as long as it is there."""
+    """The worker's answer to a request, handed on as it comes and no faster than the client takes
+    it, as long as it is there."""
 
     def __init__(self, relay: Relay, scope: Scope) -> None:
         super().__init__(())
         self._relay, self._scope = relay, scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ServiceError `busy` if MOST_REQUESTS are under way, which is said before anything is waited for."""
+        """ServiceError `busy` if MOST_REQUESTS are under way, which is said before anything is
+        waited for."""
         if self._relay.n_now >= MOST_REQUESTS:
             raise _busy(f"{MOST_REQUESTS} requests wait for what must be computed")
         self._relay.n_now += 1
         try:
-            async with self._relay.turn:  # one begins in a round of the loop: of a hundred that come at once none holds up others
+            # one begins in a round of the loop: of a hundred that come at once none holds up others
+            async with self._relay.turn:
                 await asyncio.sleep(0)
             await super().__call__(scope, receive, send)
         finally:
             self._relay.n_now -= 1
 
     async def stream_response(self, send: Send) -> None:
-        """ServiceError `busy` if the worker ends before it answers; BiomassError, which cuts the connection, if it does later."""
+        """ServiceError `busy` if the worker ends before it answers; BiomassError, which cuts the
+        connection, if it does later."""
         begun = False
         try:
             with self._relay.connect() as connection:
@@ -165,7 +198,12 @@ class _Ended(Exception):
 
 async def _events(scope: Scope, connection: socket.socket) -> AsyncIterator[h11.Event]:
     """What the worker answers over a connection: h11's Response, Data and EndOfMessage."""
-    loop, http, event, query = asyncio.get_running_loop(), h11.Connection(h11.CLIENT), None, scope["query_string"]
+    loop, http, event, query = (
+        asyncio.get_running_loop(),
+        h11.Connection(h11.CLIENT),
+        None,
+        scope["query_string"],
+    )
     target = scope["path"].encode("latin-1") + (b"?" + query if query else b"")
     request = h11.Request(method=scope["method"], target=target, headers=[("Host", HOST)])
     try:
@@ -186,7 +224,11 @@ def _message_of(event: h11.Event) -> dict:
         headers = [(name, value) for name, value in event.headers if name not in HOP]
         return {"type": "http.response.start", "status": event.status_code, "headers": headers}
     more = isinstance(event, h11.Data)
-    return {"type": "http.response.body", "body": bytes(event.data) if more else b"", "more_body": more}
+    return {
+        "type": "http.response.body",
+        "body": bytes(event.data) if more else b"",
+        "more_body": more,
+    }
 
 
 def _busy(message: str) -> ServiceError:

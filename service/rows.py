@@ -17,25 +17,39 @@ from service.openapi import described
 PARTS = ("patches", "cls", "pooled", "row")
 
 
-@described("bytes", ("not-found", "not-sealed", "store-damaged", "store-gone"),
-           tokens=("Which of the row's arrays; row: all its bytes.", {"enum": list(PARTS), "default": PARTS[0]}),
-           patch=("a:b, of patches alone, along P.", {"type": "string", "pattern": r"^\d{0,9}:\d{0,9}$"}),
-           format=("npy: a .npy file.", {"enum": ["raw", "npy"], "default": "raw"}))
+@described(
+    "bytes",
+    ("not-found", "not-sealed", "store-damaged", "store-gone"),
+    tokens=(
+        "Which of the row's arrays; row: all its bytes.",
+        {"enum": list(PARTS), "default": PARTS[0]},
+    ),
+    patch=("a:b, of patches alone, along P.", {"type": "string", "pattern": r"^\d{0,9}:\d{0,9}$"}),
+    format=("npy: a .npy file.", {"enum": ["raw", "npy"], "default": "raw"}),
+)
 def row(request: Request) -> Response:
     """Tokens of a sealed row.
 
-    `tokens`: patches (T, P, D), cls (T, D), pooled (T, 5, D), or row: the bytes of cls, patches, pooled, stats one after
-    another, which the row's crc32c covers. `patch=a:b` cuts patches along P. `format=npy` gives a .npy file.
+    `tokens`: patches (T, P, D), cls (T, D), pooled (T, 5, D), or row: the bytes of cls, patches,
+    pooled, stats one after another, which the row's crc32c covers. `patch=a:b` cuts patches along
+    P. `format=npy` gives a .npy file.
     """
     opened = opened_of(request)
     image, view = sealed_image_of(request, opened), view_of(request, opened)
-    tokens, format = choice_of(request, "tokens", PARTS), choice_of(request, "format", ("raw", "npy"))
+    tokens, format = (
+        choice_of(request, "tokens", PARTS),
+        choice_of(request, "format", ("raw", "npy")),
+    )
     etag = row_etag(opened.store, image, view)
     if tokens == "row":
         if format == "npy" or "patch" in request.query_params:
-            raise ServiceError("bad-request", "tokens=row is several arrays: raw bytes, and all of them")
+            raise ServiceError(
+                "bad-request", "tokens=row is several arrays: raw bytes, and all of them"
+            )
         pieces = [Span(*part) for part in opened.store.layout.row_parts(image, view)]
-        return BytesResponse(opened.store.layout, pieces, etag, array_headers((sum(map(length, pieces)),), "|u1"))
+        return BytesResponse(
+            opened.store.layout, pieces, etag, array_headers((sum(map(length, pieces)),), "|u1")
+        )
     pieces, shape, dtype = _tokens(request, opened.store, tokens, image, view)
     if format == "npy":
         pieces = [npy_header(shape, dtype), *pieces]
@@ -49,7 +63,11 @@ def array(request: Request) -> Response:
     extent = opened.store.layout.extents.get(name)
     if extent is None or name == "patches":
         others = ", ".join(each for each in opened.store.layout.extents if each != "patches")
-        raise ServiceError("not-found", f"no array {name[:100]!r} here", f"there are {others}; patches are asked for by rows/")
+        raise ServiceError(
+            "not-found",
+            f"no array {name[:100]!r} here",
+            f"there are {others}; patches are asked for by rows/",
+        )
     span = Span(extent.paths[0], extent.offset, extent.array.n_bytes)
     headers = array_headers(extent.array.shape, extent.array.dtype)
     return BytesResponse(opened.store.layout, [span], file_etag(opened, span.path), headers)
@@ -62,8 +80,12 @@ def file(request: Request) -> Response:
     sizes = opened.store.layout.sizes
     path = opened.store.path
     if path not in sizes:
-        raise ServiceError("not-found", f"{opened.name} is a Zarr folder, not a file", "zarr/ has its objects")
-    return BytesResponse(opened.store.layout, [Span(path, 0, sizes[path])], file_etag(opened, path), {})
+        raise ServiceError(
+            "not-found", f"{opened.name} is a Zarr folder, not a file", "zarr/ has its objects"
+        )
+    return BytesResponse(
+        opened.store.layout, [Span(path, 0, sizes[path])], file_etag(opened, path), {}
+    )
 
 
 def row_etag(store: FeatureStore, image: int, view: int) -> str:
@@ -78,18 +100,31 @@ def array_headers(shape: tuple[int, ...], dtype: str) -> dict[str, str]:
 def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
     """What stands before the array's bytes in a .npy file of version 1."""
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)})
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)}
+    )
     return head.getvalue()
 
 
-def _tokens(request: Request, store: FeatureStore, name: str, image: int, view: int) -> tuple[list[Piece], tuple[int, ...], str]:
+def _tokens(
+    request: Request, store: FeatureStore, name: str, image: int, view: int
+) -> tuple[list[Piece], tuple[int, ...], str]:
     """Pieces, shape and dtype of one kind of a row's tokens."""
     if "patch" in request.query_params and name != "patches":
         raise ServiceError("bad-request", "patch=a:b cuts patches alone")
     if name not in store.layout.extents:
-        raise ServiceError("not-found", "a pooled store, it holds no patch tokens", "ask for tokens=pooled or tokens=cls")
-    parts = dict(zip([n for n in ("cls", "patches", "pooled", "stats") if n in store.layout.extents],
-                     store.layout.row_parts(image, view), strict=True))
+        raise ServiceError(
+            "not-found",
+            "a pooled store, it holds no patch tokens",
+            "ask for tokens=pooled or tokens=cls",
+        )
+    parts = dict(
+        zip(
+            [n for n in ("cls", "patches", "pooled", "stats") if n in store.layout.extents],
+            store.layout.row_parts(image, view),
+            strict=True,
+        )
+    )
     array = store.layout.extents[name].array
     shape, span = array.shape[2:], Span(*parts[name])
     if "patch" not in request.query_params:
@@ -97,7 +132,10 @@ def _tokens(request: Request, store: FeatureStore, name: str, image: int, view: 
     a, b = _patch_span(request.query_params["patch"], shape[1])
     tile_bytes = span.n_bytes // shape[0]
     token_bytes = math.prod(shape[2:]) * np.dtype(array.dtype).itemsize
-    cuts = [Span(span.path, span.offset + t * tile_bytes + a * token_bytes, (b - a) * token_bytes) for t in range(shape[0])]
+    cuts = [
+        Span(span.path, span.offset + t * tile_bytes + a * token_bytes, (b - a) * token_bytes)
+        for t in range(shape[0])
+    ]
     return list(cuts), (shape[0], b - a, *shape[2:]), array.dtype
 
 
@@ -105,5 +143,7 @@ def _patch_span(text: str, n: int) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text, re.ASCII)
     a, b = (int(found[1] or 0), min(int(found[2] or n), n)) if found else (0, 0)
     if not a < b:
-        raise ServiceError("bad-request", f"patch={text[:40]!r}: a:b with 0 <= a < b <= {n} was expected")
+        raise ServiceError(
+            "bad-request", f"patch={text[:40]!r}: a:b with 0 <= a < b <= {n} was expected"
+        )
     return a, b

@@ -1,4 +1,5 @@
-"""Listening: the socket, the printed address, the limits of a connection, and an end within seconds."""
+"""Listening: the socket, the printed address, the limits of a connection, and an end within
+seconds."""
 
 import errno
 import json
@@ -44,24 +45,44 @@ class Listening:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
 
-def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None, *, host: str = "127.0.0.1",
-          port: int = 8000, token: str | None = None, no_token: bool = False, insecure: bool = False,
-          allow_hosts: Sequence[str] = (), as_json: bool = False, say: Callable[[str], None] = print) -> None:
+def serve(
+    stores: Sequence[Path],
+    sweeps: Sequence[Path] = (),
+    data: Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    no_token: bool = False,
+    insecure: bool = False,
+    allow_hosts: Sequence[str] = (),
+    as_json: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
     """Answer requests until a signal, which lets what is under way end within impatient.DRAIN_S.
 
-    The signals are those that stop a command; handlers are put back. Off the main thread none are set.
+    The signals are those that stop a command; handlers are put back. Off the main thread none are
+    set.
 
-    token : what requests must bring; made up if None, unless `no_token`, which elsewhere than on loopback needs `insecure`.
-    port : 0 takes a free one. as_json : print {"url", "port", "token"} on stdout. say : takes the address for people.
+    token : what requests must bring; made up if None, unless `no_token`, which elsewhere than on
+        loopback needs `insecure`.
+    port : 0 takes a free one. as_json : print {"url", "port", "token"} on stdout. say : takes the
+        address for people.
 
-    Raises UsageError for no token without `insecure`, InputError for a port that is taken or an address that is not ours,
-    NotInstalled, and what `Library.require_all` raises.
+    Raises UsageError for no token without `insecure`, InputError for a port that is taken or an
+    address that is not ours, NotInstalled, and what `Library.require_all` raises.
     """
     if no_token and host not in LOOPBACK and not insecure:
-        raise UsageError(f"--no-token on {host}: everybody who reaches it could read; add --insecure if that is meant")
+        raise UsageError(
+            f"--no-token on {host}: everybody who reaches it could read; add --insecure if that is "
+            "meant"
+        )
     if token and not TOKEN.fullmatch(token):
-        raise UsageError("the token (--token or BIOMASS_TOKEN): 16 or more letters, digits, - or _ were expected; without it one "
-                         "is made up")
+        raise UsageError(
+            "the token (--token or BIOMASS_TOKEN): 16 or more letters, digits, - or _ were "
+            "expected; without it one "
+            "is made up"
+        )
     token = None if no_token else token or secrets.token_urlsafe(24)
     try:
         import uvicorn
@@ -73,8 +94,10 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
     except ModuleNotFoundError as err:
         if (err.name or "").split(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
-        raise NotInstalled(f"store serve needs {err.name}, which this installation lacks; `pip install .` in the "
-                           "project's folder installs it") from err
+        raise NotInstalled(
+            f"store serve needs {err.name}, which this installation lacks; `pip install .` in the "
+            "project's folder installs it"
+        ) from err
     open_missing_descriptors()
     library = Library(stores, sweeps, data)
     library.require_all()
@@ -83,7 +106,8 @@ def serve(stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None
     with closing(Relay(library)) as relay:
         app = create_app(library, (*names_of(host), *allow_hosts), token, relay)
         server = uvicorn.Server(config_of(app))
-        with _ended_by_signals(server.handle_exit):  # also before uvicorn listens, and when it raises them again at the end
+        # also before uvicorn listens, and when it raises them again at the end
+        with _ended_by_signals(server.handle_exit):
             announce(listening, token, as_json, say)
             server.run([listening.socket])
 
@@ -105,10 +129,14 @@ def _ended_by_signals(handler: Callable[[int, FrameType | None], None]) -> Itera
 def listen(host: str, port: int) -> Listening:
     """A listening socket; InputError if the port is taken or the address is not this machine's."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as err:
-        raise InputError(f"--host {host}: {err.strerror or err}; give an address of this machine") from err
+        raise InputError(
+            f"--host {host}: {err.strerror or err}; give an address of this machine"
+        ) from err
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -116,13 +144,18 @@ def listen(host: str, port: int) -> Listening:
     except OSError as err:
         listener.close()
         taken = err.errno == errno.EADDRINUSE
-        advice = "choose another, or --port 0 for a free one" if taken else "give an address of this machine"
+        advice = (
+            "choose another, or --port 0 for a free one"
+            if taken
+            else "give an address of this machine"
+        )
         raise InputError(f"{host} port {port}: {os.strerror(err.errno or 0)}; {advice}") from err
     return Listening(listener, host, listener.getsockname()[1])
 
 
 def names_of(host: str) -> tuple[str, ...]:
-    """What a request to this address may call its host. A name of somebody else's that leads here is not among them."""
+    """What a request to this address may call its host. A name of somebody else's that leads here
+    is not among them."""
     if host in LOOPBACK:
         return LOOPBACK
     if host not in ("0.0.0.0", "::"):
@@ -135,8 +168,13 @@ def names_of(host: str) -> tuple[str, ...]:
     return (*LOOPBACK, name, socket.getfqdn(), *sorted(ours))
 
 
-def announce(listening: Listening, token: str | None, as_json: bool, say: Callable[[str], None]) -> None:
-    """Say once where the server is: the page's address with the token for people, the parts for programs."""
+def announce(
+    listening: Listening, token: str | None, as_json: bool, say: Callable[[str], None]
+) -> None:
+    """Say once where the server is: the page's address with the token for people, the parts for
+    programs."""
     if as_json:
-        print(json.dumps({"url": listening.url, "port": listening.port, "token": token}), flush=True)
+        print(
+            json.dumps({"url": listening.url, "port": listening.port, "token": token}), flush=True
+        )
     say(f"{listening.url}{f'?token={quote(token)}' if token else ''}")

@@ -23,15 +23,22 @@ from service.tables import table_response
 
 @described("json", ())
 def listing(request: Request) -> Response:
-    """All stores and sweeps served. One that is gone or damaged is left out and named under `failing`."""
+    """All stores and sweeps served. One that is gone or damaged is left out and named under
+    `failing`."""
     library, failing = library_of(request), []
 
-    def working(names: Iterable[str], describe_one: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def working(
+        names: Iterable[str], describe_one: Callable[[str], dict[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
         for name in names:
             try:
                 yield describe_one(name)
             except (ServiceError, BiomassError) as err:
-                error = err if isinstance(err, ServiceError) else translated(err, library.without_paths(str(err)))
+                error = (
+                    err
+                    if isinstance(err, ServiceError)
+                    else translated(err, library.without_paths(str(err)))
+                )
                 failing.append({"name": name, "kind": error.kind, "message": error.message})
 
     stores = list(working(library.stores, lambda name: describe(library.stores[name].now())))
@@ -41,16 +48,28 @@ def listing(request: Request) -> Response:
 
 def _sweep(name: str, folder: Path) -> dict[str, Any]:
     """A sweep in the list of sweeps."""
-    return {"name": name, "url": f"/v1/sweeps/{quote(name, safe='')}", "n_runs": sum(1 for _ in folder.glob("*/config.yaml"))}
+    return {
+        "name": name,
+        "url": f"/v1/sweeps/{quote(name, safe='')}",
+        "n_runs": sum(1 for _ in folder.glob("*/config.yaml")),
+    }
 
 
 def describe(opened: Opened) -> dict[str, Any]:
     """A store in the list of stores."""
     store = opened.store
-    return {"name": opened.name, "url": f"/v1/stores/{quote(opened.name, safe='')}",
-            "format": "hdf5" if store.path in store.layout.sizes else "zarr",
-            "n_images": store.n_images, "n_sealed": store.n_sealed, "n_room": store.layout.n, "views": list(store.view_names),
-            "has_patches": store.spec.has_patches, "fingerprint": store.spec.fingerprint, "generation": opened.generation}
+    return {
+        "name": opened.name,
+        "url": f"/v1/stores/{quote(opened.name, safe='')}",
+        "format": "hdf5" if store.path in store.layout.sizes else "zarr",
+        "n_images": store.n_images,
+        "n_sealed": store.n_sealed,
+        "n_room": store.layout.n,
+        "views": list(store.view_names),
+        "has_patches": store.spec.has_patches,
+        "fingerprint": store.spec.fingerprint,
+        "generation": opened.generation,
+    }
 
 
 @described("json")
@@ -58,9 +77,19 @@ def one(request: Request) -> Response:
     """A store with its spec, its bytes, and shape and dtype of every array."""
     opened = opened_of(request)
     store = opened.store
-    arrays = {name: {"shape": list(each.array.shape), "dtype": np.dtype(each.array.dtype).str, "dims": list(each.array.dims)}
-              for name, each in store.layout.extents.items()}
-    more = {"size_bytes": store.size_bytes, "spec": json.loads(store.spec.to_json()), "arrays": arrays}
+    arrays = {
+        name: {
+            "shape": list(each.array.shape),
+            "dtype": np.dtype(each.array.dtype).str,
+            "dims": list(each.array.dims),
+        }
+        for name, each in store.layout.extents.items()
+    }
+    more = {
+        "size_bytes": store.size_bytes,
+        "spec": json.loads(store.spec.to_json()),
+        "arrays": arrays,
+    }
     return JSONResponse(describe(opened) | more)
 
 
@@ -79,7 +108,9 @@ def catalog_of(opened: Opened) -> pd.DataFrame:
     frame = store.catalog
     ours = {"position": np.arange(len(frame)), "sealed": sealed_N}
     rest = frame.rename(columns={name: f"{name} (catalog)" for name in ours if name in frame})
-    return pd.concat([rest[["image_id"]], pd.DataFrame(ours), rest.drop(columns="image_id")], axis=1)
+    return pd.concat(
+        [rest[["image_id"]], pd.DataFrame(ours), rest.drop(columns="image_id")], axis=1
+    )
 
 
 @described("table")

@@ -1,7 +1,8 @@
-"""What a sweep's folder tells, finished or not: its settings, leaderboard, out-of-fold tables, curves.
+"""What a sweep's folder tells, finished or not: its settings, leaderboard, out-of-fold tables,
+curves.
 
-Pure functions of folders that `biomass train` leaves (trainer.runs). A folder that lacks something gives what there is, and
-InputError for what is not, by the sweep's and run's names.
+Pure functions of folders that `biomass train` leaves (trainer.runs). A folder that lacks something
+gives what there is, and InputError for what is not, by the sweep's and run's names.
 """
 
 import functools
@@ -18,7 +19,8 @@ from featurestore.catalog import TARGETS
 from featurestore.errors import BiomassError, InputError
 from trainer.grid import SweepConfig, load_point
 
-WEIGHTS = ("last", "best")  # the leaderboard ranks by the last; the epoch of the best was chosen by the fold that scores it
+# the leaderboard ranks by the last; the epoch of the best was chosen by the fold that scores it
+WEIGHTS = ("last", "best")
 BASELINES = ("mean", "ridge")  # rows of summary.csv that are no points
 REFIT = "refit"
 KEPT_SWEEPS = 4  # whose averaged predictions stay in memory
@@ -42,7 +44,8 @@ def stamp(path: Path) -> Stamp:
 
 
 def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
-    """Settings in words, runs with their parameters, baselines, the honest estimate and the sweep's own notes.
+    """Settings in words, runs with their parameters, baselines, the honest estimate and the sweep's
+    own notes.
 
     plan : what `plan` made of this sweep.
     """
@@ -50,12 +53,27 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     summary = _json(sweep / "summary.json") or {}
     table = _summary(sweep)
     scores = {} if table is None else table.set_index("name")["score_last"].to_dict()
-    runs = [{"name": name, "parameters": parameters.get(name, {}), "score": scores.get(name),
-             "has_oof": (sweep / name / "oof.csv").is_file()} for name in run_names(sweep) if name != REFIT]
-    return {"finished": bool(summary), "settings": settings, "runs": runs, "best": summary.get("best"),
-            "baselines": {name: scores[name] for name in BASELINES if name in scores},
-            "honest": summary.get("honest"), "notes": summary.get("notes", []),
-            "refitted": (sweep / REFIT).is_dir(), "n_images": summary.get("n_images")}
+    runs = [
+        {
+            "name": name,
+            "parameters": parameters.get(name, {}),
+            "score": scores.get(name),
+            "has_oof": (sweep / name / "oof.csv").is_file(),
+        }
+        for name in run_names(sweep)
+        if name != REFIT
+    ]
+    return {
+        "finished": bool(summary),
+        "settings": settings,
+        "runs": runs,
+        "best": summary.get("best"),
+        "baselines": {name: scores[name] for name in BASELINES if name in scores},
+        "honest": summary.get("honest"),
+        "notes": summary.get("notes", []),
+        "refitted": (sweep / REFIT).is_dir(),
+        "n_images": summary.get("n_images"),
+    }
 
 
 def run_names(sweep: Path) -> list[str]:
@@ -65,15 +83,22 @@ def run_names(sweep: Path) -> list[str]:
 
 
 def plan(sweep: Path) -> Plan:
-    """What sweep.json says: settings in words, and each point's values on the grid's axes by its run's name.
+    """What sweep.json says: settings in words, and each point's values on the grid's axes by its
+    run's name.
 
-    Both are empty where this program cannot read it. Runs are taken from there, for a config that counts its points imports
-    every kind, and torch with it; a sweep that was begun before they stood there tells none.
+    Both are empty where this program cannot read it. Runs are taken from there, for a config that
+    counts its points imports every kind, and torch with it; a sweep that was begun before they
+    stood there tells none.
     """
     found = _json(sweep / "sweep.json")
     try:
-        config, runs = SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json"), found.get("runs", {})
-        return _in_words(config, len(runs)), {name: dict(settings) for name, settings in runs.items()}
+        config, runs = (
+            SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json"),
+            found.get("runs", {}),
+        )
+        return _in_words(config, len(runs)), {
+            name: dict(settings) for name, settings in runs.items()
+        }
     except (BiomassError, AttributeError, KeyError, TypeError, ValueError):
         return {}, {}
 
@@ -84,19 +109,28 @@ def _in_words(config: SweepConfig, n_points: int) -> dict[str, str]:
     cv, trainer, mixup = base.cv, base.trainer, base.augmentation.mixup
     axes = {f"grid: {key}": ", ".join(map(str, values)) for key, values in config.axes.items()}
     trained = f"only fold {cv.fold} of {cv.n_folds}" if cv.lone_fold else str(cv.n_folds)
-    return {"name": base.experiment.name, "store": Path(base.dataset.store or "").name, **points, **axes,
-            "folds": f"{trained} x {cv.repeats} repeats, {cv.groups} kept together",
-            "training": f"{trainer.num_epochs} epochs, batches of {trainer.batch_size}",
-            "mixup": mixup.kind if mixup.on else "none", "views averaged": ", ".join(map(str, base.inference.tta_indices)),
-            "seed": str(base.experiment.seed)}
+    return {
+        "name": base.experiment.name,
+        "store": Path(base.dataset.store or "").name,
+        **points,
+        **axes,
+        "folds": f"{trained} x {cv.repeats} repeats, {cv.groups} kept together",
+        "training": f"{trainer.num_epochs} epochs, batches of {trainer.batch_size}",
+        "mixup": mixup.kind if mixup.on else "none",
+        "views averaged": ", ".join(map(str, base.inference.tta_indices)),
+        "seed": str(base.experiment.seed),
+    }
 
 
 def leaderboard(sweep: Path) -> pd.DataFrame:
     """summary.csv: every point's scores, ranked, and the baselines."""
     table = _summary(sweep)
     if table is None:
-        raise InputError(f"sweep {sweep.name!r} is not finished, it has no leaderboard yet; the curves of its runs tell how far "
-                         "they are")
+        raise InputError(
+            f"sweep {sweep.name!r} is not finished, it has no leaderboard yet; the curves of its "
+            "runs tell how far "
+            "they are"
+        )
     return table
 
 
@@ -106,43 +140,80 @@ def leaderboard(sweep: Path) -> pd.DataFrame:
 def run_folder(sweep: Path, name: str) -> Path:
     """The folder of a run, by its name among those that are there."""
     if name not in run_names(sweep):
-        raise InputError(f"sweep {sweep.name!r} has no run {name!r}; it has {', '.join(run_names(sweep)[:5]) or 'none yet'}")
+        raise InputError(
+            f"sweep {sweep.name!r} has no run {name!r}; it has "
+            f"{', '.join(run_names(sweep)[:5]) or 'none yet'}"
+        )
     return sweep / name
 
 
 def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.DataFrame:
-    """Out-of-fold predictions, a row per repeat, image and target: image_id, site, repeat, fold, target, true, predicted, error.
+    """Out-of-fold predictions, a row per repeat, image and target: image_id, site, repeat, fold,
+    target, true, predicted, error.
 
-    weights : whose rows, `best` or `last`; None takes `last` where there are some. averaged : over repeats; of several, repeat
+    weights : whose rows, `best` or `last`; None takes `last` where there are some. averaged : over
+        repeats; of several, repeat
     and fold are missing then. error is predicted - true, in grams; missing where the truth is.
     """
     wide = _wide(run, weights)
     if averaged and wide["repeat"].nunique() > 1:
         first = wide.groupby("image_id", sort=False)[["site"]].first()
-        wide = first.join(wide.groupby("image_id", sort=False)[MASSES].mean()).reset_index().assign(repeat=np.nan, fold=np.nan)
+        wide = (
+            first.join(wide.groupby("image_id", sort=False)[MASSES].mean())
+            .reset_index()
+            .assign(repeat=np.nan, fold=np.nan)
+        )
     n, k = len(wide), len(TARGETS)
-    long = wide[["image_id", "site", "repeat", "fold"]].loc[wide.index.repeat(k)].reset_index(drop=True)
-    true, predicted = (wide[names].to_numpy(float).reshape(n * k) for names in (MASSES[k:], MASSES[:k]))
-    return long.assign(target=np.tile(np.array(TARGETS, object), n), true=true, predicted=predicted, error=predicted - true)
+    long = (
+        wide[["image_id", "site", "repeat", "fold"]]
+        .loc[wide.index.repeat(k)]
+        .reset_index(drop=True)
+    )
+    true, predicted = (
+        wide[names].to_numpy(float).reshape(n * k) for names in (MASSES[k:], MASSES[:k])
+    )
+    return long.assign(
+        target=np.tile(np.array(TARGETS, object), n),
+        true=true,
+        predicted=predicted,
+        error=predicted - true,
+    )
 
 
 def _wide(run: Path, weights: str | None) -> pd.DataFrame:
     """oof.csv's rows of chosen weights, as they are."""
     where = f"run {run.name!r} of sweep {run.parent.name!r}"
     try:
-        table = pd.read_csv(run / "oof.csv", dtype=TEXTS, keep_default_na=False, na_values=dict.fromkeys(MASSES, ["", "nan"]))
+        table = pd.read_csv(
+            run / "oof.csv",
+            dtype=TEXTS,
+            keep_default_na=False,
+            na_values=dict.fromkeys(MASSES, ["", "nan"]),
+        )
     except FileNotFoundError as err:
-        raise InputError(f"{where} has no out-of-fold table: it is not finished, or learned on every image") from err
+        raise InputError(
+            f"{where} has no out-of-fold table: it is not finished, or learned on every image"
+        ) from err
     except PermissionError as err:
-        raise InputError(f"{where}: the server's account may not read its out-of-fold table; allow it") from err
+        raise InputError(
+            f"{where}: the server's account may not read its out-of-fold table; allow it"
+        ) from err
     except (OSError, ValueError) as err:  # pandas' own errors of CSVs are ValueErrors
         raise InputError(f"{where}: its out-of-fold table cannot be read; train it again") from err
-    if missing := [name for name in ("weights", "repeat", "image_id", "site", "fold", *MASSES) if name not in table]:
-        raise InputError(f"{where}: its out-of-fold table lacks {', '.join(missing)}; train it again")
+    if missing := [
+        name
+        for name in ("weights", "repeat", "image_id", "site", "fold", *MASSES)
+        if name not in table
+    ]:
+        raise InputError(
+            f"{where}: its out-of-fold table lacks {', '.join(missing)}; train it again"
+        )
     try:
         table = table.astype(dict.fromkeys(MASSES, float))
     except ValueError as err:
-        raise InputError(f"{where}: its out-of-fold table holds what is no number ({err}); train it again") from err
+        raise InputError(
+            f"{where}: its out-of-fold table holds what is no number ({err}); train it again"
+        ) from err
     there = [which for which in WEIGHTS if (table["weights"] == which).any()]
     which = weights or next(iter(there), "last")
     if weights and weights not in there:
@@ -151,19 +222,29 @@ def _wide(run: Path, weights: str | None) -> pd.DataFrame:
 
 
 def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
-    """What the heads that never saw an image predict for it: run, target, true and predicted grams, averaged over repeats.
+    """What the heads that never saw an image predict for it: run, target, true and predicted grams,
+    averaged over repeats.
 
     Runs without an out-of-fold table, or without the image, are left out.
     """
     table = _averaged(tuple(stamp(sweep / name / "oof.csv") for name in run_names(sweep)))
     rows = table.loc[[image_id]] if image_id in table.index else table[:0]
-    return [{"run": row["run"], "target": target, "true": row[f"true_{target}"], "predicted": row[target]}
-            for row in rows.to_dict("records") for target in TARGETS]
+    return [
+        {
+            "run": row["run"],
+            "target": target,
+            "true": row[f"true_{target}"],
+            "predicted": row[target],
+        }
+        for row in rows.to_dict("records")
+        for target in TARGETS
+    ]
 
 
 @functools.lru_cache(KEPT_SWEEPS)
 def _averaged(stamps: tuple[Stamp, ...]) -> pd.DataFrame:
-    """Masses and truths of a sweep's runs by image_id, sorted, averaged over repeats; of those whose table can be read.
+    """Masses and truths of a sweep's runs by image_id, sorted, averaged over repeats; of those
+    whose table can be read.
 
     By the stamps of their tables: what changed is read again.
     """
@@ -171,12 +252,15 @@ def _averaged(stamps: tuple[Stamp, ...]) -> pd.DataFrame:
     for path, *_ in stamps:
         with suppress(InputError):
             run = Path(path).parent
-            found.append(_wide(run, None).groupby("image_id", sort=False)[MASSES].mean().assign(run=run.name))
+            found.append(
+                _wide(run, None).groupby("image_id", sort=False)[MASSES].mean().assign(run=run.name)
+            )
     return pd.concat(found[1:] or found).sort_index(kind="stable")
 
 
 def curves(run: Path) -> pd.DataFrame:
-    """Loss and held-out score by epoch: a row of all folds together (repeat and fold missing), and one a repeat and fold.
+    """Loss and held-out score by epoch: a row of all folds together (repeat and fold missing), and
+    one a repeat and fold.
 
     A last line that is not whole yet is left out: the sweep is being trained.
     """
@@ -185,13 +269,19 @@ def curves(run: Path) -> pd.DataFrame:
         rows.append((record.get("epoch"), None, None, record.get("loss"), record.get("score")))
         of_folds = [record.get(f"fold_{name}") for name in ("loss", "score")]
         if all(isinstance(values, list) and len(values) == len(splits) for values in of_folds):
-            rows += [(record.get("epoch"), *split, *each) for split, *each in zip(splits, *of_folds, strict=True)]
-    table = pd.DataFrame(rows, columns=["epoch", "repeat", "fold", "loss", "score"]).apply(pd.to_numeric, errors="coerce")
+            rows += [
+                (record.get("epoch"), *split, *each)
+                for split, *each in zip(splits, *of_folds, strict=True)
+            ]
+    table = pd.DataFrame(rows, columns=["epoch", "repeat", "fold", "loss", "score"]).apply(
+        pd.to_numeric, errors="coerce"
+    )
     return table.astype({"repeat": "Int64", "fold": "Int64", "loss": float, "score": float})
 
 
 def _splits(run: Path) -> list[tuple[int, int]]:
-    """(repeat, fold) of a run's heads, in the order of its log; none for the refit, or where its config cannot be read."""
+    """(repeat, fold) of a run's heads, in the order of its log; none for the refit, or where its
+    config cannot be read."""
     try:
         cv = load_point(run / "config.yaml").cv
     except BiomassError:

@@ -1,4 +1,5 @@
-"""A DataFrame as JSON or CSV, a part at a time: chosen rows and columns, and where the next rows are."""
+"""A DataFrame as JSON or CSV, a part at a time: chosen rows and columns, and where the next rows
+are."""
 
 import csv
 import json
@@ -18,21 +19,27 @@ from service.asked import number_of
 from service.errors import ServiceError
 
 LIMIT, MOST_LIMIT = 10_000, 100_000
-RUN = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: the first, full-width
+# the last four: the first, full-width
+RUN = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-BLOCK = 500  # rows made into text at once: json holds the interpreter's lock meanwhile, and others wait
+# rows made into text at once: json holds the interpreter's lock meanwhile, and others wait
+BLOCK = 500
 
 
 def table_response(request: Request, frame: pd.DataFrame, format: str) -> Response:
     """Rows `?offset=` to `offset + limit` and `?columns=` of a table, streamed.
 
-    frame : any; its index is left out. Missing and infinite numbers become null, or empty cells. Make it once
+    frame : any; its index is left out. Missing and infinite numbers become null, or empty cells.
+        Make it once
     (`heavy.run`) and answer any part of it. format : `json` or `csv`.
 
-    ServiceError `not-found` for another format, `bad-request` for columns that are not there or a bad number.
+    ServiceError `not-found` for another format, `bad-request` for columns that are not there or a
+    bad number.
     """
     if format not in ("json", "csv"):
-        raise ServiceError("not-found", f"no format {format[:20]!r}", "a table comes as .json or .csv")
+        raise ServiceError(
+            "not-found", f"no format {format[:20]!r}", "a table comes as .json or .csv"
+        )
     names, total = _columns(request, frame), len(frame)
     offset = number_of(request, "offset", 0, total)
     limit = number_of(request, "limit", LIMIT, MOST_LIMIT, least=1)
@@ -47,10 +54,18 @@ def table_response(request: Request, frame: pd.DataFrame, format: str) -> Respon
     return _answer(request, part, _json(part, after), {}, "application/json")
 
 
-def _answer(request: Request, part: pd.DataFrame, texts: Iterator[str], headers: dict[str, str], media_type: str) -> Response:
+def _answer(
+    request: Request,
+    part: pd.DataFrame,
+    texts: Iterator[str],
+    headers: dict[str, str],
+    media_type: str,
+) -> Response:
     if len(part) <= BLOCK:  # at once: each step of a stream is a thread's turn
         return Response("".join(texts), headers=headers, media_type=media_type)
-    return StreamingResponse([] if request.method == "HEAD" else texts, headers=headers, media_type=media_type)
+    return StreamingResponse(
+        [] if request.method == "HEAD" else texts, headers=headers, media_type=media_type
+    )
 
 
 def _columns(request: Request, frame: pd.DataFrame) -> list[str]:
@@ -58,19 +73,27 @@ def _columns(request: Request, frame: pd.DataFrame) -> list[str]:
     names = list(frame.columns) if text is None else text.split(",")
     missing = [name for name in names if name not in frame.columns]
     if missing:
-        raise ServiceError("bad-request", f"no column {missing[0][:40]!r}", f"there are {', '.join(map(str, frame.columns))}")
+        raise ServiceError(
+            "bad-request",
+            f"no column {missing[0][:40]!r}",
+            f"there are {', '.join(map(str, frame.columns))}",
+        )
     return list(dict.fromkeys(names))
 
 
 def _url_of(request: Request, offset: int, limit: int) -> str:
-    kept = [(key, value) for key, value in request.query_params.multi_items() if key not in ("offset", "limit")]
+    kept = [
+        (key, value)
+        for key, value in request.query_params.multi_items()
+        if key not in ("offset", "limit")
+    ]
     return f"{request.scope['path']}?{urlencode([*kept, ('offset', offset), ('limit', limit)])}"
 
 
 def _json(part: pd.DataFrame, after: dict[str, Any]) -> Iterator[str]:
     yield f'{{"columns": {json.dumps(list(map(str, part.columns)))}, "rows": ['
     for start in range(0, len(part), BLOCK):
-        rows = json.dumps(list(_rows(part.iloc[start:start + BLOCK])), allow_nan=False)
+        rows = json.dumps(list(_rows(part.iloc[start : start + BLOCK])), allow_nan=False)
         yield (", " if start else "") + rows[1:-1]
     yield f"], {json.dumps(after)[1:]}"
 
@@ -78,19 +101,21 @@ def _json(part: pd.DataFrame, after: dict[str, Any]) -> Iterator[str]:
 def _csv(part: pd.DataFrame) -> Iterator[str]:
     yield _csv_text([part.columns])
     for start in range(0, len(part), BLOCK):
-        yield _csv_text(_rows(part.iloc[start:start + BLOCK]))
+        yield _csv_text(_rows(part.iloc[start : start + BLOCK]))
 
 
 def _csv_text(rows: Any) -> str:
     lines: list[str] = []
-    # the writer quotes what its line ends are made of: by \n alone a \r in a text would begin a row, of a formula perhaps
+    # the writer quotes what its line ends are made of: by \n alone a \r in a text would begin a
+    # row, of a formula perhaps
     writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
     writer.writerows([_inert(cell) for cell in row] for row in rows)
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def _inert(cell: Any) -> Any:
-    """A cell that no spreadsheet computes: a text that would be run gets an apostrophe first, unless it is a plain number.
+    """A cell that no spreadsheet computes: a text that would be run gets an apostrophe first,
+    unless it is a plain number.
 
     Source: OWASP, CSV Injection, https://owasp.org/www-community/attacks/CSV_Injection
     """

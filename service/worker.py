@@ -1,4 +1,5 @@
-"""The worker's process: it computes answers for a server, a connection a request, and ends when the server does."""
+"""The worker's process: it computes answers for a server, a connection a request, and ends when the
+server does."""
 
 import asyncio
 import json
@@ -20,27 +21,37 @@ from service.relay import HOST
 from service.zero_copy import ZeroCopyProtocol
 
 NICE = 5  # the server goes first: its answers are small or copied by the kernel
-SWITCH_S = 5e-4  # threads that compute give way to answers that are ready ten times as often as by Python's 5 ms
+# threads that compute give way to answers that are ready ten times as often as by Python's 5 ms
+SWITCH_S = 5e-4
 
 
 def main(control: int, served: str) -> None:
-    """Answer what comes over the socket `control`, see service.relay, until its other end is closed.
+    """Answer what comes over the socket `control`, see service.relay, until its other end is
+    closed.
 
     served : stores, sweeps and folder of photographs, as JSON.
     """
     secure_standard_streams()
-    for each in (signal.SIGTERM, *COUNTED_ONCE):  # they are the server's, which may want answers while it drains
+    # they are the server's, which may want answers while it drains
+    for each in (signal.SIGTERM, *COUNTED_ONCE):
         signal.signal(each, signal.SIG_IGN)
     os.nice(NICE)
     sys.setswitchinterval(SWITCH_S)
     stores, sweeps, data = json.loads(served)
-    library = Library([Path(path) for path in stores], [Path(path) for path in sweeps], data and Path(data))
+    library = Library(
+        [Path(path) for path in stores], [Path(path) for path in sweeps], data and Path(data)
+    )
     app = create_app(library, hosts=[HOST])
     asyncio.run(_answer(socket.socket(fileno=control), app))
 
 
 async def _answer(control: socket.socket, app) -> None:
-    loop, config, state, tasks = asyncio.get_running_loop(), config_of(app, ZeroCopyProtocol), ServerState(), set()
+    loop, config, state, tasks = (
+        asyncio.get_running_loop(),
+        config_of(app, ZeroCopyProtocol),
+        ServerState(),
+        set(),
+    )
     config.load()
 
     def take() -> None:
@@ -50,11 +61,14 @@ async def _answer(control: socket.socket, app) -> None:
         if not descriptors:
             log.say("the worker has too many connections open for another one")
             return
-        task = loop.create_task(loop.connect_accepted_socket(
-            lambda: config.http_protocol_class(config, state, {}), socket.socket(fileno=descriptors[0])))
+        task = loop.create_task(
+            loop.connect_accepted_socket(
+                lambda: config.http_protocol_class(config, state, {}),
+                socket.socket(fileno=descriptors[0]),
+            )
+        )
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
     loop.add_reader(control, take)
     await loop.create_future()
-

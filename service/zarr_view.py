@@ -1,4 +1,5 @@
-"""A store as a Zarr v3 group of static objects: a Zarr store's own files, or an HDF5 store as if it were one.
+"""A store as a Zarr v3 group of static objects: a Zarr store's own files, or an HDF5 store as if it
+were one.
 
 Every key is found in a table or counted within an array's shape; none becomes part of a file name.
 """
@@ -33,8 +34,9 @@ CHUNK = re.compile(r"(?:0|[1-9]\d{0,8})(?:/(?:0|[1-9]\d{0,8}))*", re.ASCII)
 def zarr_object(request: Request) -> Response:
     """An object of the store as a Zarr v3 group: zarr.json, NAME/zarr.json or NAME/c/0/0...
 
-    Of a Zarr store they are its own files. An HDF5 store is shown with chunks without compression: a row of patches each, which
-    is refused with 409 while its image is not sealed, and about 1 MB of whole images of the other arrays.
+    Of a Zarr store they are its own files. An HDF5 store is shown with chunks without compression:
+    a row of patches each, which is refused with 409 while its image is not sealed, and about 1 MB
+    of whole images of the other arrays.
     """
     opened, key = opened_of(request), name_of(request, "key")
     if opened.store.path in opened.store.layout.sizes:
@@ -55,7 +57,9 @@ def _own_file(opened: Opened, key: str) -> Response:
 def _metadata_of(path: Path) -> bytes:
     """A zarr.json; StoreDamaged if it is not there now, or a link, which may lead anywhere."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(
+            os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
+        ) as file:
             return file.read(MOST_METADATA_BYTES)
     except OSError as err:
         raise StoreDamaged(f"{path}: {err.strerror}; restore it or build the store again") from err
@@ -103,30 +107,51 @@ def _chunk(opened: Opened, extent: Extent, indices: tuple[int, ...]) -> Response
 
 
 def _metadata(opened: Opened, node: dict[str, Any]) -> Response:
-    return BytesResponse(opened.store.layout, [json.dumps(node, indent=1).encode()], f'"{opened.generation}"', {})
+    return BytesResponse(
+        opened.store.layout, [json.dumps(node, indent=1).encode()], f'"{opened.generation}"', {}
+    )
 
 
 def group(store: FeatureStore, root: bool) -> dict[str, Any]:
-    """zarr.json of the root or of `catalog`; the root's lists all arrays, since over HTTP a client cannot list them."""
+    """zarr.json of the root or of `catalog`; the root's lists all arrays, since over HTTP a client
+    cannot list them."""
     node = {"zarr_format": 3, "node_type": "group", "attributes": {}}
     if not root:
         return node
-    inner = {"catalog": node} | {name: array_metadata(extent.array) for name, extent in store.layout.extents.items()}
+    inner = {"catalog": node} | {
+        name: array_metadata(extent.array) for name, extent in store.layout.extents.items()
+    }
     attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "spec": store.spec.to_json()}
-    return {**node, "attributes": attributes,
-            "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inner}}
+    return {
+        **node,
+        "attributes": attributes,
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inner},
+    }
 
 
 def array_metadata(array: Array) -> dict[str, Any]:
     """zarr.json of an array."""
     dtype = np.dtype(array.dtype)
-    to_bytes = {"name": "bytes"} if dtype.itemsize == 1 else {"name": "bytes", "configuration": {"endian": "little"}}
+    to_bytes = (
+        {"name": "bytes"}
+        if dtype.itemsize == 1
+        else {"name": "bytes", "configuration": {"endian": "little"}}
+    )
     return {
-        "zarr_format": 3, "node_type": "array", "shape": list(array.shape), "data_type": dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape(array))}},
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(array.shape),
+        "data_type": dtype.name,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": list(chunk_shape(array))},
+        },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0 if dtype.kind == "u" else 0.0,
-        "codecs": [to_bytes], "attributes": {}, "dimension_names": list(array.dims)}
+        "codecs": [to_bytes],
+        "attributes": {},
+        "dimension_names": list(array.dims),
+    }
 
 
 def chunk_shape(array: Array) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
-"""What an account meets whose files the modes protect: root reads and writes all, whatever they say."""
+"""What an account meets whose files the modes protect: root reads and writes all, whatever they
+say."""
 
 import ctypes
 import os
@@ -32,7 +33,8 @@ def modes_count() -> Iterator[None]:
 
 @contextmanager
 def unreadable(path: Path) -> Iterator[Path]:
-    """A file or folder that this account may neither read nor look into; skips where the system lets it all the same."""
+    """A file or folder that this account may neither read nor look into; skips where the system
+    lets it all the same."""
     mode = path.stat().st_mode
     path.chmod(0)
     try:

@@ -1,5 +1,6 @@
-"""Runs `python -m predictor` or a notebook's cells where a bundle has to do: other packages are absent, nothing connects,
-nothing is unpickled, and no file is opened to be written outside of one folder.
+"""Runs `python -m predictor` or a notebook's cells where a bundle has to do: other packages are
+absent, nothing connects, nothing is unpickled, and no file is opened to be written outside of one
+folder.
 
     python bare_child.py FOLDER -m ARGUMENT...
     python bare_child.py FOLDER NOTEBOOK
@@ -11,18 +12,42 @@ import runpy
 import sys
 from pathlib import Path
 
-ABSENT = ("h5py", "zarr", "click", "sklearn", "scipy", "matplotlib", "google_crc32c", "tensorstore", "xarray", "IPython",
-          "simplejpeg")
-NEVER = ("socket.__new__", "socket.connect", "socket.bind", "socket.getaddrinfo", "pickle.find_class", "os.system")
+ABSENT = (
+    "h5py",
+    "zarr",
+    "click",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "google_crc32c",
+    "tensorstore",
+    "xarray",
+    "IPython",
+    "simplejpeg",
+)
+NEVER = (
+    "socket.__new__",
+    "socket.connect",
+    "socket.bind",
+    "socket.getaddrinfo",
+    "pickle.find_class",
+    "os.system",
+)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def keep_to(folder: str) -> None:
     """From here on a breach is an error, whoever commits it."""
+
     def watch(event: str, args: tuple) -> None:
         if event in NEVER:
             raise RuntimeError(f"{event} {args}")
-        written = event == "open" and isinstance(args[0], str) and args[0] != os.devnull and args[2] & WRITES
+        written = (
+            event == "open"
+            and isinstance(args[0], str)
+            and args[0] != os.devnull
+            and args[2] & WRITES
+        )
         if written and not os.path.realpath(args[0]).startswith(folder + "/"):
             raise RuntimeError(f"{args[0]} is opened to be written")
 

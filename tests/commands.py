@@ -8,14 +8,24 @@ from click.testing import CliRunner
 from cli import main
 from featurestore._interrupts import COUNTED_ONCE, KILLING
 
-TINY = ["--backbone", "vit_tiny_patch16_dinov3_qkvb", "--image-size", "64", "--weights", "random", "--device", "cpu"]
+TINY = [
+    "--backbone",
+    "vit_tiny_patch16_dinov3_qkvb",
+    "--image-size",
+    "64",
+    "--weights",
+    "random",
+    "--device",
+    "cpu",
+]
 
 
 def biomass(*arguments: object, code: int = 0):
     """Run a command in this process; its result, once the exit code is the one expected."""
     before = {number: signal.getsignal(number) for number in (*KILLING, *COUNTED_ONCE)}
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    for number, handler in before.items():  # one that was stopped leaves its handlers to the end of its process
+    # one that was stopped leaves its handlers to the end of its process
+    for number, handler in before.items():
         signal.signal(number, handler)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -12,20 +12,42 @@ import pytest
 from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.writer import ImageRows, catalog_columns, open_writer
 
-VIEWS = (ViewSpec(name="plain"), ViewSpec(name="hflip", hflip=True), ViewSpec(name="vflip", vflip=True))
+VIEWS = (
+    ViewSpec(name="plain"),
+    ViewSpec(name="hflip", hflip=True),
+    ViewSpec(name="vflip", vflip=True),
+)
 
 
 def tiny_frame(n: int = 5) -> pd.DataFrame:
-    return pd.DataFrame({
-        "image_id": [f"ID{i:03d}" for i in range(n)], "path": [f"train/ä {i}.jpg" for i in range(n)],
-        "State": ["Tas", "Vic", "NSW", "WA", ""][:n] + ["Tas"] * (n - 5), "Dry_Total_g": np.arange(n) * 1.5 + 1})
+    return pd.DataFrame(
+        {
+            "image_id": [f"ID{i:03d}" for i in range(n)],
+            "path": [f"train/ä {i}.jpg" for i in range(n)],
+            "State": ["Tas", "Vic", "NSW", "WA", ""][:n] + ["Tas"] * (n - 5),
+            "Dry_Total_g": np.arange(n) * 1.5 + 1,
+        }
+    )
 
 
 def tiny_spec(frame: pd.DataFrame, **changes) -> StoreSpec:
     """3 views x 2 tiles x (2 x 3 patches) x 7 channels."""
-    tokens = {"model": "made_up", "weights_sha256": "0" * 64, "layers": (-1,), "crop": "halves", "tile_height": 32,
-              "tile_width": 48, "interpolation": "bicubic", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2),
-              "patch_size": 16, "n_tiles": 2, "width": 7, "views": VIEWS, "seed": 0} | changes
+    tokens = {
+        "model": "made_up",
+        "weights_sha256": "0" * 64,
+        "layers": (-1,),
+        "crop": "halves",
+        "tile_height": 32,
+        "tile_width": 48,
+        "interpolation": "bicubic",
+        "mean": (0.5, 0.4, 0.3),
+        "std": (0.2, 0.2, 0.2),
+        "patch_size": 16,
+        "n_tiles": 2,
+        "width": 7,
+        "views": VIEWS,
+        "seed": 0,
+    } | changes
     return StoreSpec(tokens=TokenSpec(**tokens), thumb=(4, 8), columns=catalog_columns(frame))
 
 
@@ -40,7 +62,8 @@ def tiny_rows(spec: StoreSpec, image: int) -> ImageRows:
         pooled_VT5D=rng.normal(size=(*shape, len(POOLED), t.width)).astype(np.float32),
         stats_VS=np.abs(rng.normal(size=(shape[0], len(STATS)))),
         thumb_HW3=rng.integers(0, 255, (*spec.thumb, 3)).astype(np.uint8),
-        facts={"sha256": f"{image:064x}", "width": 2000, "height": 1000, "status": "ok"})
+        facts={"sha256": f"{image:064x}", "width": 2000, "height": 1000, "status": "ok"},
+    )
 
 
 def write_tiny(path: Path, n: int = 5, seal: int | None = None, reserve: int = 0) -> StoreSpec:
@@ -56,7 +79,8 @@ def write_tiny(path: Path, n: int = 5, seal: int | None = None, reserve: int = 0
 
 @pytest.fixture(params=["h5", "zarr"])
 def store_path(request, tmp_path, monkeypatch) -> Path:
-    """Where a store of either format goes; Zarr shards hold two tiny images, inner chunks of small arrays a few."""
+    """Where a store of either format goes; Zarr shards hold two tiny images, inner chunks of small
+    arrays a few."""
     monkeypatch.setattr("featurestore._zarr.SHARD_BYTES", 25_000)
     monkeypatch.setattr("featurestore._zarr.CHUNK_BYTES", 200)
     return tmp_path / f"features.{request.param}"

@@ -1,7 +1,9 @@
-"""A disk that loses power: what a build asked of it is recorded, and played again up to any point, what was not synced in doubt.
+"""A disk that loses power: what a build asked of it is recorded, and played again up to any point,
+what was not synced in doubt.
 
-The model is SQLite's (test6.c): of what was written since the last sync of a file, each sector of 512 bytes may be there, or an
-older version of it; names that entered or left a folder since its last sync may or may not have.
+The model is SQLite's (test6.c): of what was written since the last sync of a file, each sector of
+512 bytes may be there, or an older version of it; names that entered or left a folder since its
+last sync may or may not have.
 """
 
 import os
@@ -19,24 +21,33 @@ RECORDED = ("pwritev", "ftruncate", "fdatasync", "fsync", "replace", "unlink")
 
 
 class Recorder:
-    """Operations on the files below a folder, each with the inode it is about; files named NAME.lock are left out."""
+    """Operations on the files below a folder, each with the inode it is about; files named
+    NAME.lock are left out."""
 
     def __init__(self, folder: Path) -> None:
         self.root = os.stat(folder).st_ino
         self.operations: list[tuple] = []
         self._known = {self.root}
         self.is_paused = False
-        """While zarr-python writes its metadata, by calls of its own: what it left is taken afterwards."""
+        """While zarr-python writes its metadata, by calls of its own: what it left is taken
+        afterwards."""
         self.snapshot(folder)
         self.sync_all()
 
     def snapshot(self, path: Path) -> None:
-        """Note what came to be at a path without being asked for here: written by libhdf5 or zarr-python, nothing synced."""
+        """Note what came to be at a path without being asked for here: written by libhdf5 or
+        zarr-python, nothing synced."""
         for each in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
             found = os.stat(each)
             if found.st_ino not in self._known and each.suffix != ".lock":
                 self._known.add(found.st_ino)
-                self._add("enter", os.stat(each.parent).st_ino, each.name, found.st_ino, stat.S_ISDIR(found.st_mode))
+                self._add(
+                    "enter",
+                    os.stat(each.parent).st_ino,
+                    each.name,
+                    found.st_ino,
+                    stat.S_ISDIR(found.st_mode),
+                )
                 if each.is_file():
                     self._add("write", found.st_ino, 0, each.read_bytes())
 
@@ -71,7 +82,9 @@ class Recorder:
         self._add("rename", folder, Path(old).name, Path(new).name)
 
     def unlink(self, path, dir_fd=None) -> None:
-        folder = os.fstat(dir_fd).st_ino if dir_fd is not None else os.stat(Path(path).parent).st_ino
+        folder = (
+            os.fstat(dir_fd).st_ino if dir_fd is not None else os.stat(Path(path).parent).st_ino
+        )
         self._add("leave", folder, Path(path).name)
 
 
@@ -83,8 +96,10 @@ def recorded(folder: Path, monkeypatch) -> Iterator[Recorder]:
     def noted(call, note):
         def wrapper(*args, **kwargs):
             if not recorder.is_paused:
-                note(*args, **kwargs)  # before the call: what it is about may have another name afterwards
+                # before the call: what it is about may have another name afterwards
+                note(*args, **kwargs)
             return call(*args, **kwargs)
+
         return wrapper
 
     def snapshotted(create):
@@ -93,6 +108,7 @@ def recorded(folder: Path, monkeypatch) -> Iterator[Recorder]:
             create(path, *args)
             recorder.is_paused = False
             recorder.snapshot(path)
+
         return wrapper
 
     with monkeypatch.context() as patch:
@@ -164,13 +180,16 @@ class Disk:
                 versions.append(now[: rest[0]].ljust(rest[0], b"\0"))
             else:
                 offset, data = rest
-                versions.append(now[:offset].ljust(offset, b"\0") + data + now[offset + len(data):])
+                versions.append(
+                    now[:offset].ljust(offset, b"\0") + data + now[offset + len(data) :]
+                )
         return versions
 
     def crash(self, into: Path, rng: np.random.Generator, kept: float) -> None:
         """Lay out, below a new folder, one of the disks that may be found after the power is back.
 
-        kept : share of what is in doubt that is there; 0: none of it, 1: all of it, in between each by a draw of its own.
+        kept : share of what is in doubt that is there; 0: none of it, 1: all of it, in between each
+            by a draw of its own.
         """
         into.mkdir()
         self._lay_out(self.root, into, rng, kept)
@@ -191,7 +210,9 @@ class Disk:
         padded = np.stack([np.frombuffer(v[:size].ljust(size, b"\0"), np.uint8) for v in versions])
         drawn = padded[-1].copy()
         for start in range(0, size, SECTOR):
-            sectors = np.unique(padded[:, start:start + SECTOR], axis=0)
+            sectors = np.unique(padded[:, start : start + SECTOR], axis=0)
             if len(sectors) > 1 and rng.random() >= kept:
-                drawn[start:start + SECTOR] = padded[rng.integers(len(versions) - 1), start:start + SECTOR]
+                drawn[start : start + SECTOR] = padded[
+                    rng.integers(len(versions) - 1), start : start + SECTOR
+                ]
         return drawn.tobytes()

@@ -180,7 +180,8 @@ class PlainTraining:
 
     @cached_property
     def tokens(self) -> dict[str, Tensor]:
-        """Class tokens, patches, pooled vectors; normalised by the training rows if the point asks."""
+        """Class tokens, patches, pooled vectors; normalised by the training rows if the point
+        asks."""
         p = self.photos
         read_from = {"cls": p.cls_NVTD, "patches": p.patches_NVTPD, "pooled": p.pooled_NVT5D}
         if not self.point.head.normalize:
@@ -296,7 +297,8 @@ class PlainTraining:
     # -- after an epoch
 
     def _judge(self, epoch: int) -> None:
-        """Predict what is held out with the averages, note errors and score, keep the best averages."""
+        """Predict what is held out with the averages, note errors and score, keep the best
+        averages."""
         val_N, truth_N5 = self.split.val_N, self.photos.masses_N5.numpy()[:, SCORED]
         held_out_N5 = np.full(truth_N5.shape, np.nan)
         held_out_N5[val_N] = self.predict(self.average)

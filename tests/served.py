@@ -26,7 +26,8 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def write_served(folder: Path, suffix: str, **how: Any) -> Path:
-    """A tiny store `features` of five images in the folder; a Zarr one in several shards and chunks."""
+    """A tiny store `features` of five images in the folder; a Zarr one in several shards and
+    chunks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("featurestore._zarr.SHARD_BYTES", 25_000)
         patch.setattr("featurestore._zarr.CHUNK_BYTES", 200)
@@ -34,8 +35,13 @@ def write_served(folder: Path, suffix: str, **how: Any) -> Path:
     return folder / f"features.{suffix}"
 
 
-def app_of(*paths: Path, sweeps: Sequence[Path] = (), data: Path | None = None, hosts: Sequence[str] = LOOPBACK,
-           **options: Any) -> Starlette:
+def app_of(
+    *paths: Path,
+    sweeps: Sequence[Path] = (),
+    data: Path | None = None,
+    hosts: Sequence[str] = LOOPBACK,
+    **options: Any,
+) -> Starlette:
     """The application of a service of these stores, which computes by itself."""
     library = Library(paths, sweeps, data)
     library.require_all()
@@ -50,7 +56,8 @@ def client_of(*paths: Path, headers: dict[str, str] = BEARER, **options: Any) ->
 
 @contextmanager
 def serving(*paths: Path, **options: Any) -> Iterator[str]:
-    """The address of a server of these stores, without a token unless one is given; it ends with the block."""
+    """The address of a server of these stores, without a token unless one is given; it ends with
+    the block."""
     listening = listen("127.0.0.1", 0)
     server = uvicorn.Server(config_of(app_of(*paths, **options)))
     thread = threading.Thread(target=server.run, args=([listening.socket],))
@@ -65,8 +72,19 @@ def serving(*paths: Path, **options: Any) -> Iterator[str]:
 @contextmanager
 def started(*arguments: Any) -> Iterator[tuple[subprocess.Popen, dict[str, Any]]]:
     """The process of `biomass store serve` and what it printed as JSON."""
-    command = [sys.executable, "cli.py", "store", "serve", *map(str, arguments), "--port", "0", "--json"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "cli.py",
+        "store",
+        "serve",
+        *map(str, arguments),
+        "--port",
+        "0",
+        "--json",
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             line = process.stdout.readline()
             assert line, process.stderr.read()

@@ -1,4 +1,5 @@
-"""A server of one store, in a thread: what docs/service.md says of the addresses a RemoteStore asks for, and faults on demand."""
+"""A server of one store, in a thread: what docs/service.md says of the addresses a RemoteStore asks
+for, and faults on demand."""
 
 import json
 import threading
@@ -13,7 +14,8 @@ import numpy as np
 from featurestore import FeatureStore
 
 Fault = Callable[["Handler", bytes], bool]
-"""Takes a request and the right body; answers in its own way and returns true, or leaves it to the server."""
+"""Takes a request and the right body; answers in its own way and returns true, or leaves it to the
+server."""
 
 
 class Server(ThreadingHTTPServer):
@@ -60,7 +62,9 @@ class Handler(BaseHTTPRequestHandler):
             return json.dumps({"stores": [self.about(store)], "sweeps": []}).encode()
         if path == root:
             store.refresh()
-            return json.dumps(self.about(store) | {"spec": json.loads(store.spec.to_json())}).encode()
+            return json.dumps(
+                self.about(store) | {"spec": json.loads(store.spec.to_json())}
+            ).encode()
         if path.startswith(f"{root}/arrays/"):
             store.refresh()
             return store.array(path.removeprefix(f"{root}/arrays/")).tobytes()
@@ -70,20 +74,29 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def about(self, store: FeatureStore) -> dict:
-        return {"name": self.server.path.stem, "n_images": store.n_images, "n_sealed": store.n_sealed, "n_room": store.layout.n,
-                "generation": self.server.generation}
+        return {
+            "name": self.server.path.stem,
+            "n_images": store.n_images,
+            "n_sealed": store.n_sealed,
+            "n_room": store.layout.n,
+            "generation": self.server.generation,
+        }
 
     def answer(self, body: bytes) -> None:
         status = 200
         if asked := self.headers.get("Range"):
             first, last = map(int, asked.removeprefix("bytes=").split("-"))
-            status, body = 206, body[first:last + 1]
+            status, body = 206, body[first : last + 1]
         self.begin(status, len(body))
         self.wfile.write(body)
 
     def begin(self, status: int, n_bytes: int, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"Content_Length": str(n_bytes), "X_Store_Generation": self.server.generation, **headers}.items():
+        for name, value in {
+            "Content_Length": str(n_bytes),
+            "X_Store_Generation": self.server.generation,
+            **headers,
+        }.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
 
@@ -95,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
     def cut(self, body: bytes) -> None:
         """Half an answer, then nothing."""
         self.begin(200, len(body))
-        self.wfile.write(body[:len(body) // 2])
+        self.wfile.write(body[: len(body) // 2])
         self.close_connection = True
 
     def log_message(self, *_) -> None:
@@ -117,4 +130,8 @@ def serving(path: Path, token: str = "") -> Iterator[Server]:
 
 def spoilt(body: bytes) -> bytes:
     """The same with one bit turned."""
-    return np.bitwise_xor(np.frombuffer(body, np.uint8), np.arange(len(body)) == len(body) // 2).astype(np.uint8).tobytes()
+    return (
+        np.bitwise_xor(np.frombuffer(body, np.uint8), np.arange(len(body)) == len(body) // 2)
+        .astype(np.uint8)
+        .tobytes()
+    )

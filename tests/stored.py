@@ -1,4 +1,5 @@
-"""Small stores in each shape the format has, and what every array of them holds, known from what was put, not from a read."""
+"""Small stores in each shape the format has, and what every array of them holds, known from what
+was put, not from a read."""
 
 import struct
 from dataclasses import replace
@@ -13,13 +14,16 @@ from featurestore.rows import ImageRows
 from featurestore.spec import StoreSpec
 
 KINDS = ("whole", "growing", "pooled")
-ODD_HALVES = np.array([-0.0, 6e-8, -6e-5, 65504, 1 / 3], np.float16)  # minus zero, subnormal ones, the greatest
+# minus zero, subnormal ones, the greatest
+ODD_HALVES = np.array([-0.0, 6e-8, -6e-5, 65504, 1 / 3], np.float16)
 
 
 def write_kind(path: Path, kind: str) -> dict[str, np.ndarray]:
-    """Write a store of five images; every array as any client must read it, but for the checksum of the metadata.
+    """Write a store of five images; every array as any client must read it, but for the checksum of
+    the metadata.
 
-    whole : all arrays, all images. growing : three images are sealed, two are not yet, and there is room for two more.
+    whole : all arrays, all images. growing : three images are sealed, two are not yet, and there is
+        room for two more.
     pooled : class tokens and vectors in float16 alone, no thumbnails.
     """
     frame = tiny_frame().assign(**{"N/ha é": np.arange(5) / 7})
@@ -43,25 +47,44 @@ def _rows_of(spec: StoreSpec, rows: ImageRows) -> ImageRows:
     if spec.has_patches:
         rows.patches_VTPD[1, 1, 2, :5] = ODD_HALVES
         return rows
-    return replace(rows, patches_VTPD=None, pooled_VT5D=rows.pooled_VT5D.astype(np.float16), thumb_HW3=None)
+    return replace(
+        rows, patches_VTPD=None, pooled_VT5D=rows.pooled_VT5D.astype(np.float16), thumb_HW3=None
+    )
 
 
 def _held(spec: StoreSpec, frame, rows: list[ImageRows], room: int) -> dict[str, np.ndarray]:
-    held = {a.name: np.zeros(a.shape, a.dtype) for a in spec.arrays(room) if a.name != "metadata_crc32c"}
+    held = {
+        a.name: np.zeros(a.shape, a.dtype) for a in spec.arrays(room) if a.name != "metadata_crc32c"
+    }
     for column in spec.columns:
         missing = "" if column.kind == "text" else np.nan
         facts = [row.facts for row in rows] + [{}] * (len(frame) - len(rows))
-        cells = frame[column.name] if column.name in frame else [fact.get(column.name, missing) for fact in facts]
-        held[column.node][: len(frame)] = cells if column.kind == "number" else [_text(cell, column.width) for cell in cells]
+        cells = (
+            frame[column.name]
+            if column.name in frame
+            else [fact.get(column.name, missing) for fact in facts]
+        )
+        held[column.node][: len(frame)] = (
+            cells if column.kind == "number" else [_text(cell, column.width) for cell in cells]
+        )
     for i, row in enumerate(rows):
-        values = {"cls": row.cls_VTD, "patches": row.patches_VTPD, "pooled": row.pooled_VT5D, "stats": row.stats_VS}
+        values = {
+            "cls": row.cls_VTD,
+            "patches": row.patches_VTPD,
+            "pooled": row.pooled_VT5D,
+            "stats": row.stats_VS,
+        }
         there = {name: value for name, value in values.items() if value is not None}
         for name, value in there.items():
             held[name][i] = value
-        held["crc32c"][i] = [_crc(*(value[v] for value in there.values())) for v in range(len(spec.tokens.views))]
+        held["crc32c"][i] = [
+            _crc(*(value[v] for value in there.values())) for v in range(len(spec.tokens.views))
+        ]
         if spec.thumb:
             held["thumbs"][i] = row.thumb_HW3
-        parts = [held[c.node][i] for c in spec.columns] + [held[name][i] for name in ("thumbs", "crc32c") if name in held]
+        parts = [held[c.node][i] for c in spec.columns] + [
+            held[name][i] for name in ("thumbs", "crc32c") if name in held
+        ]
         held["seal"][i] = _crc(spec.fingerprint.encode(), struct.pack("<Q", i), *parts) or 1
     return held
 
@@ -71,4 +94,6 @@ def _text(text: str, width: int) -> list[int]:
 
 
 def _crc(*parts: np.ndarray | bytes) -> int:
-    return google_crc32c.value(b"".join(bytes(part) if isinstance(part, bytes) else part.tobytes() for part in parts))
+    return google_crc32c.value(
+        b"".join(bytes(part) if isinstance(part, bytes) else part.tobytes() for part in parts)
+    )

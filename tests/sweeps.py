@@ -26,22 +26,38 @@ cv: {{n_folds: {n_folds}, repeats: {repeats}}}
 """
 
 
-def write_store(path: Path, n: int = 30, skipped: Mapping[int, str] = MappingProxyType({}), seed: int = 0,
-                labels: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame, **changes) -> Path:
+def write_store(
+    path: Path,
+    n: int = 30,
+    skipped: Mapping[int, str] = MappingProxyType({}),
+    seed: int = 0,
+    labels: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame,
+    **changes,
+) -> Path:
     """n images in 10 sites; masses follow the patches' first channels.
 
-    skipped : images without tokens, and their status. labels : takes the catalog, returns it with other labels.
+    skipped : images without tokens, and their status. labels : takes the catalog, returns it with
+        other labels.
     changes : of the spec, `has_patches` say; tokens are the same.
     """
     rng = np.random.default_rng(seed)
     site = np.arange(n) % 10
     level = rng.gamma(2, 1, (n, 3)) * np.where(rng.random((n, 3)) < 0.2, 0, 1)
     green, dead, clover = (level * [12, 6, 4]).T
-    frame = pd.DataFrame({
-        "image_id": [f"ID{i}" for i in range(n)], "path": [f"{i}.jpg" for i in range(n)],
-        "State": np.array(["Tas", "Vic", "NSW"])[site % 3], "Sampling_Date": [f"2015/9/{s + 1}" for s in site],
-        "Height_Ave_cm": np.where(site == 4, np.nan, 3 + green), "Dry_Green_g": green, "Dry_Dead_g": dead,
-        "Dry_Clover_g": clover, "GDM_g": green + clover, "Dry_Total_g": green + clover + dead})
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"ID{i}" for i in range(n)],
+            "path": [f"{i}.jpg" for i in range(n)],
+            "State": np.array(["Tas", "Vic", "NSW"])[site % 3],
+            "Sampling_Date": [f"2015/9/{s + 1}" for s in site],
+            "Height_Ave_cm": np.where(site == 4, np.nan, 3 + green),
+            "Dry_Green_g": green,
+            "Dry_Dead_g": dead,
+            "Dry_Clover_g": clover,
+            "GDM_g": green + clover,
+            "Dry_Total_g": green + clover + dead,
+        }
+    )
     frame = labels(frame)
     spec = tiny_spec(frame).changed(**changes)
     with open_writer(path, spec, frame) as writer:
@@ -49,7 +65,14 @@ def write_store(path: Path, n: int = 30, skipped: Mapping[int, str] = MappingPro
             rows = _rows(spec, rng, level[i], i)
             if i not in skipped:
                 pooled = rows.pooled_VT5D.astype(spec.pooled_dtype)
-                writer.put(i, replace(rows, pooled_VT5D=pooled, patches_VTPD=rows.patches_VTPD if spec.has_patches else None))
+                writer.put(
+                    i,
+                    replace(
+                        rows,
+                        pooled_VT5D=pooled,
+                        patches_VTPD=rows.patches_VTPD if spec.has_patches else None,
+                    ),
+                )
     for image, status in skipped.items():
         set_status(path, image, status)
     return path
@@ -65,13 +88,22 @@ def set_status(path: Path, image: int, status: str) -> None:
 
 def _rows(spec, rng, level: np.ndarray, i: int) -> ImageRows:
     t = spec.tokens
-    patches = rng.normal(size=(len(VIEWS), t.n_tiles, t.n_patches, t.width)) + np.pad(level, (0, t.width - 3))
+    patches = rng.normal(size=(len(VIEWS), t.n_tiles, t.n_patches, t.width)) + np.pad(
+        level, (0, t.width - 3)
+    )
     patches = patches.astype(np.float16)
     x = patches.astype(np.float32)
     pooled = np.stack([x.mean(2), x.std(2), x.max(2), x.min(2), np.cbrt((x**3).mean(2))], 2)
     cls = (x.mean(2) + 0.1 * rng.normal(size=x.mean(2).shape)).astype(np.float16)
     facts = {"sha256": f"{i:064x}", "width": 8, "height": 4, "status": "ok"}
-    return ImageRows(cls, patches, pooled, np.zeros((len(VIEWS), 14)), np.zeros((*spec.thumb, 3), np.uint8), facts)
+    return ImageRows(
+        cls,
+        patches,
+        pooled,
+        np.zeros((len(VIEWS), 14)),
+        np.zeros((*spec.thumb, 3), np.uint8),
+        facts,
+    )
 
 
 def as_found(file: Path) -> bytes:
@@ -81,9 +113,23 @@ def as_found(file: Path) -> bytes:
 
 
 def config(tmp_path: Path, store: Path, **changes) -> SweepConfig:
-    values = {"store": store, "kind": "[cls_gating, density]", "lr": "[3e-2, 1e-2]", "dropout": 0.2, "normalize": "true",
-              "epochs": 4, "accumulate": 1, "alpha": 1.0, "mixup": "patches",
-              "seed": 0, "space": "raw", "intervals": 0, "postprocess": "[]", "n_folds": 3, "repeats": 1} | changes
+    values = {
+        "store": store,
+        "kind": "[cls_gating, density]",
+        "lr": "[3e-2, 1e-2]",
+        "dropout": 0.2,
+        "normalize": "true",
+        "epochs": 4,
+        "accumulate": 1,
+        "alpha": 1.0,
+        "mixup": "patches",
+        "seed": 0,
+        "space": "raw",
+        "intervals": 0,
+        "postprocess": "[]",
+        "n_folds": 3,
+        "repeats": 1,
+    } | changes
     path = tmp_path / "sweep.yaml"
     path.write_text(YAML.format(**values))
     return SweepConfig.load(path)

@@ -200,7 +200,8 @@ def assert_close(found: np.ndarray | Tensor, expected: np.ndarray | Tensor, what
 
 
 def test_the_stream_is_what_its_description_says(subject, stream, splits):
-    """Rows, both kinds of partners, uniforms and dropout of every split at every step of three epochs."""
+    """Rows, both kinds of partners, uniforms and dropout of every split at every step of three
+    epochs."""
     theirs = subject.sweep.stream
     assert theirs.n_steps == stream.n_steps == 4
     for epoch, step in np.ndindex(3, 4):

@@ -43,7 +43,9 @@ def test_K5_a_full_disk_is_told_without_builds_options(tmp_path, command, monkey
     write_tiny(tmp_path / "a.h5")
     out = ["--out", tmp_path / "b.h5"] if command == "merge" else [tmp_path / "b.h5"]
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
-    assert "make room, or choose another place" in told("store", command, tmp_path / "a.h5", *out, code=3)
+    assert "make room, or choose another place" in told(
+        "store", command, tmp_path / "a.h5", *out, code=3
+    )
 
 
 @pytest.mark.parametrize("command", ["extend", "convert", "merge"])
@@ -51,7 +53,13 @@ def test_K5_a_place_that_cannot_be_written_and_other_tokens_name_no_option(tmp_p
     write_tiny(tmp_path / "a.h5")
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "b.h5"
-    told("store", command, tmp_path / "a.h5", *(["--out", out] if command == "merge" else [out]), code=3)
+    told(
+        "store",
+        command,
+        tmp_path / "a.h5",
+        *(["--out", out] if command == "merge" else [out]),
+        code=3,
+    )
 
 
 def test_K5_damage_met_by_merge_is_told_by_whole_commands(tmp_path):

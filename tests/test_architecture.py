@@ -1,4 +1,5 @@
-"""The layout shows the architecture: imports only go down, every command has help and stands in the README."""
+"""The layout shows the architecture: imports only go down, every command has help and stands in the
+README."""
 
 import ast
 import subprocess
@@ -13,13 +14,23 @@ from cli import main
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {"featurestore": 0, "trainer": 1, "predictor": 2, "service": 3, "cli": 4}
-SOURCES = [ROOT / "cli.py", *(f for name in list(FLOORS)[:4] for f in sorted((ROOT / name).rglob("*.py")))]
+SOURCES = [
+    ROOT / "cli.py",
+    *(f for name in list(FLOORS)[:4] for f in sorted((ROOT / name).rglob("*.py"))),
+]
 
 
 def imported(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    return names | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    names = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    return names | {
+        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -31,7 +42,9 @@ def test_imports_only_go_down(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_unpickles(path):
-    assert not {"pickle", "joblib", "dill", "shelve"} & {name.split(".")[0] for name in imported(path)}
+    assert not {"pickle", "joblib", "dill", "shelve"} & {
+        name.split(".")[0] for name in imported(path)
+    }
     assert "torch.load(" not in path.read_text()
 
 
@@ -43,21 +56,39 @@ def commands(group: click.Group, prefix: str = "biomass"):
             yield f"{prefix} {name}", command
 
 
-@pytest.mark.parametrize("name, command", list(commands(main)), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    "name, command", list(commands(main)), ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_every_command_has_help_and_is_in_the_readme(name, command):
     assert command.help and all(p.help for p in command.params if isinstance(p, click.Option))
     assert name in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("group", [[], ["store"], ["bundle"]], ids=lambda group: " ".join(group) or "biomass")
+@pytest.mark.parametrize(
+    "group", [[], ["store"], ["bundle"]], ids=lambda group: " ".join(group) or "biomass"
+)
 def test_the_list_of_commands_cuts_no_text(group):
     """Click takes a text up to its first period, and cuts that at the terminal's 80 columns."""
     _, listed = biomass(*group, "--help").output.split("Commands:\n")
     texts = [line.split(maxsplit=1)[1] for line in listed.splitlines()]
-    assert texts and not [text for text in texts if text.endswith(("...", "e.g.")) or not text.endswith(".")]
+    assert texts and not [
+        text for text in texts if text.endswith(("...", "e.g.")) or not text.endswith(".")
+    ]
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, cli; cli.main(['store', 'build', '--help'], standalone_mode=False); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    code = (
+        "import sys, cli; cli.main(['store', 'build', '--help'], standalone_mode=False); "
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert not {"torch", "numpy", "pandas", "h5py", "zarr"} & set(done.stdout.split())
+
+
+def test_the_tree_is_formatted():
+    ruff = Path(sys.executable).with_name("ruff")
+    for check in (["format", "--check"], ["check"]):
+        done = subprocess.run([ruff, *check, ROOT], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout

@@ -1,4 +1,5 @@
-"""Which epoch's weights are kept as best, by masses made by hand; and the batch at which a head failed."""
+"""Which epoch's weights are kept as best, by masses made by hand; and the batch at which a head
+failed."""
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def sweep(store, tmp_path_factory):
 
 
 class Judged:
-    """A trainer whose averages of an epoch are all that epoch's number, and whose weights are -1."""
+    """A trainer whose averages of an epoch are all that epoch's number, and whose weights are
+    -1."""
 
     def __init__(self, sweep) -> None:
         self.splits, (self.trainer,) = sweep.splits, sweep.trainers(range(N_POINTS))
@@ -32,7 +34,8 @@ class Judged:
                 tensor.fill_(-1)
 
     def after(self, off_by_QG: np.ndarray, truth_N5: np.ndarray | None = None) -> np.ndarray:
-        """End an epoch in which every mass that a head holds out is off by so many grams; fold scores."""
+        """End an epoch in which every mass that a head holds out is off by so many grams; fold
+        scores."""
         truth_N5 = self.truth_N5 if truth_N5 is None else truth_N5
         masses_GRN5 = np.full(
             (N_POINTS, 2, *truth_N5.shape), 1e6

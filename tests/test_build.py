@@ -25,10 +25,14 @@ from featurestore.images import read_photograph
 
 
 def test_build_says_what_it_did_and_warns_of_random_weights(pasture, tmp_path):
-    result = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY)
+    result = biomass(
+        "store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY
+    )
     assert "6 images sealed, 6 of them now" in result.stdout
     assert "warning: vit_tiny_patch16_dinov3_qkvb: random weights (seed 0)" in result.stderr
-    again = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY)
+    again = biomass(
+        "store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY
+    )
     assert "6 images sealed, 0 of them now" in again.stdout
 
 
@@ -38,7 +42,9 @@ def test_stored_tokens_are_the_backbones(pasture, built):
     image = 4
     photograph = read_photograph(pasture / store.catalog["path"][image])
     tiles = torch.from_numpy(backbone.crop(photograph.pixels_HW3))
-    cls_TD, patches_TPD = backbone.tokens(tiles, store.catalog["image_id"][image], backbone.spec.views[1])
+    cls_TD, patches_TPD = backbone.tokens(
+        tiles, store.catalog["image_id"][image], backbone.spec.views[1]
+    )
     assert np.array_equal(store.patches[image, 1], patches_TPD.numpy())
     assert np.array_equal(store.cls[image, 1], cls_TD.numpy())
     assert patches_TPD.shape == (2, 16, 192)
@@ -56,8 +62,14 @@ def test_catalog_holds_labels_and_metadata(pasture, built):
 
 def test_info_stats_and_verify_print(built):
     assert "6 images x 2 views, 6 sealed / 6 total" in biomass("store", "info", built).stdout
-    assert json.loads(biomass("store", "info", built, "--json").stdout)["tokens"]["views"][1]["name"] == "hsv"
-    assert [r["tokens"] for r in json.loads(biomass("store", "stats", built, "--json").stdout)] == ["cls", "patch"] * 2
+    assert (
+        json.loads(biomass("store", "info", built, "--json").stdout)["tokens"]["views"][1]["name"]
+        == "hsv"
+    )
+    assert [r["tokens"] for r in json.loads(biomass("store", "stats", built, "--json").stdout)] == [
+        "cls",
+        "patch",
+    ] * 2
     assert "all as committed" in biomass("store", "verify", built).stdout
 
 
@@ -78,7 +90,19 @@ def test_photographs_of_another_aspect(tmp_path, crop, tiles, grid):
     for name, pixels in zip(("china.jpg", "flower.png"), load_sample_images().images, strict=True):
         Image.fromarray(pixels).save(data / name)
     (data / "train.csv").write_text("image_path,Dry_Total_g\nchina.jpg,3.5\nflower.png,\n")
-    biomass("store", "build", "--data", data, "--out", tmp_path / "f.h5", "--crop", crop, "--views", 1, *TINY)
+    biomass(
+        "store",
+        "build",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "f.h5",
+        "--crop",
+        crop,
+        "--views",
+        1,
+        *TINY,
+    )
     store = FeatureStore.open(tmp_path / "f.h5")
     assert store["china"].grid().shape == (tiles, *grid, 192)
     assert store.catalog["Dry_Total_g"].isna().tolist() == [False, True]
@@ -87,7 +111,19 @@ def test_photographs_of_another_aspect(tmp_path, crop, tiles, grid):
 
 def test_several_layers_lie_side_by_side(pasture, tmp_path):
     for layers in ("-1", "3,-1"):
-        biomass("store", "build", "--data", pasture, "--out", tmp_path / f"f{layers}.h5", "--views", 1, "--layers", layers, *TINY)
+        biomass(
+            "store",
+            "build",
+            "--data",
+            pasture,
+            "--out",
+            tmp_path / f"f{layers}.h5",
+            "--views",
+            1,
+            "--layers",
+            layers,
+            *TINY,
+        )
     one, two = (FeatureStore.open(tmp_path / f"f{layers}.h5") for layers in ("-1", "3,-1"))
     assert two.cls.shape[-1] == 384
     assert np.array_equal(two.patches[1, 0][..., 192:], one.patches[1, 0])
@@ -95,8 +131,11 @@ def test_several_layers_lie_side_by_side(pasture, tmp_path):
 
 def test_options_can_come_from_a_file_and_the_command_line_wins(pasture, tmp_path):
     config = tmp_path / "build.yaml"
-    config.write_text(f"data: {pasture}\nout: {tmp_path}/f.h5\nbackbone: vit_tiny_patch16_dinov3_qkvb\nimage_size: 96\n"
-                      "weights: random\nviews: hflip\n")
+    config.write_text(
+        f"data: {pasture}\nout: {tmp_path}/f.h5\nbackbone: "
+        "vit_tiny_patch16_dinov3_qkvb\nimage_size: 96\n"
+        "weights: random\nviews: hflip\n"
+    )
     biomass("store", "build", "--config", config, "--image-size", 64)
     tokens = FeatureStore.open(tmp_path / "f.h5").spec.tokens
     assert (tokens.tile_height, tokens.view_names) == (64, ("hflip",))
@@ -110,7 +149,10 @@ def test_options_can_come_from_a_file_and_the_command_line_wins(pasture, tmp_pat
 
 
 BAD_CALLS = {
-    "image size the patch does not divide": (["--image-size", 65], "65 is not a multiple of the patch size 16; use 64 or 80"),
+    "image size the patch does not divide": (
+        ["--image-size", 65],
+        "65 is not a multiple of the patch size 16; use 64 or 80",
+    ),
     "not a vision transformer": (["--backbone", "resnet18"], "not a vision transformer"),
     "unknown model": (["--backbone", "vit_tyni"], "no such model; did you mean"),
     "unknown suffix": (["--out", "features.npz"], "ends in .h5"),
@@ -122,9 +164,13 @@ BAD_CALLS = {
 
 
 @pytest.mark.parametrize("change, message", BAD_CALLS.values(), ids=BAD_CALLS.keys())
-def test_what_cannot_work_stops_before_anything_is_written(pasture, tmp_path, monkeypatch, change, message):
+def test_what_cannot_work_stops_before_anything_is_written(
+    pasture, tmp_path, monkeypatch, change, message
+):
     monkeypatch.chdir(tmp_path)
-    result = biomass("store", "build", "--data", pasture, "--out", "f.h5", "--views", 1, *TINY, *change, code=3)
+    result = biomass(
+        "store", "build", "--data", pasture, "--out", "f.h5", "--views", 1, *TINY, *change, code=3
+    )
     assert message in result.stderr
     assert result.stderr.count("error:") == 1
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == []
@@ -136,37 +182,60 @@ def test_B16_every_bad_photograph_is_listed(pasture, tmp_path):
     first.write_bytes(first.read_bytes()[:2000])
     second.write_text("<html>404</html>")
     Image.new("RGB", (300, 300)).save(third)
-    stderr = biomass("store", "build", "--data", data, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
+    stderr = biomass(
+        "store", "build", "--data", data, "--out", tmp_path / "f.h5", *TINY, code=3
+    ).stderr
     assert "3 of 6 photographs cannot be used" in stderr
     for path in (first, second, third):
         assert path.name in stderr
     first.unlink()
     second.unlink()
-    stderr = biomass("store", "build", "--data", data, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
+    stderr = biomass(
+        "store", "build", "--data", data, "--out", tmp_path / "f.h5", *TINY, code=3
+    ).stderr
     assert first.name in stderr and second.name in stderr
 
 
 def test_an_out_that_is_something_else_is_left_alone(pasture, tmp_path):
     (tmp_path / "notes.h5").write_text("mine")
     (tmp_path / "folder.zarr").mkdir()
-    for name, why in (("notes.h5", "not a readable HDF5 file"), ("folder.zarr", "not a Zarr v3 group")):
-        assert why in biomass("store", "build", "--data", pasture, "--out", tmp_path / name, *TINY, code=3).stderr
+    for name, why in (
+        ("notes.h5", "not a readable HDF5 file"),
+        ("folder.zarr", "not a Zarr v3 group"),
+    ):
+        assert (
+            why
+            in biomass(
+                "store", "build", "--data", pasture, "--out", tmp_path / name, *TINY, code=3
+            ).stderr
+        )
     assert (tmp_path / "notes.h5").read_text() == "mine"
 
 
 def test_B04_a_disk_that_is_too_small_is_refused_before_it_is_full(pasture, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurestore._bytes.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    stderr = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
+    monkeypatch.setattr(
+        "featurestore._bytes.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000)
+    )
+    stderr = biomass(
+        "store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY, code=3
+    ).stderr
     assert "GB are needed" in stderr and not (tmp_path / "f.h5").exists()
 
 
-@pytest.mark.parametrize("csv, message", [
-    ("sample_id,target\nA__GDM_g,3\n", "image_path"),
-    ("sample_id,image_path,target_name,target\nA__GDM_g,a.jpg,GDM_g,heavy\n", "heavy"),
-    ("image_path,Dry_Total_g\ntrain/gone.jpg,3\n", "gone.jpg")], ids=["no column", "no number", "no photograph"])
+@pytest.mark.parametrize(
+    "csv, message",
+    [
+        ("sample_id,target\nA__GDM_g,3\n", "image_path"),
+        ("sample_id,image_path,target_name,target\nA__GDM_g,a.jpg,GDM_g,heavy\n", "heavy"),
+        ("image_path,Dry_Total_g\ntrain/gone.jpg,3\n", "gone.jpg"),
+    ],
+    ids=["no column", "no number", "no photograph"],
+)
 def test_a_csv_that_cannot_be_used_stops_with_one_message(tmp_path, csv, message):
     (tmp_path / "train.csv").write_text(csv)
-    stderr = biomass("store", "build", "--data", tmp_path, "--out", tmp_path / "f.h5", *TINY, code=3).stderr
+    stderr = biomass(
+        "store", "build", "--data", tmp_path, "--out", tmp_path / "f.h5", *TINY, code=3
+    ).stderr
     assert message in stderr and not (tmp_path / "f.h5").exists()
     first, *listed = stderr.splitlines()  # rows are listed below the message, indented
     assert first.startswith("error: ") and all(line.startswith("  ") for line in listed)
@@ -175,8 +244,17 @@ def test_a_csv_that_cannot_be_used_stops_with_one_message(tmp_path, csv, message
 def test_without_weights_and_network_the_error_says_what_to_do(pasture, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    arguments = ["--backbone", "vit_tiny_patch16_dinov3_qkvb", "--image-size", 64, "--device", "cpu"]
-    result = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *arguments, code=3)
+    arguments = [
+        "--backbone",
+        "vit_tiny_patch16_dinov3_qkvb",
+        "--image-size",
+        64,
+        "--device",
+        "cpu",
+    ]
+    result = biomass(
+        "store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *arguments, code=3
+    )
     assert "--weights FILE.safetensors" in result.stderr
 
 
@@ -186,20 +264,32 @@ def test_weights_from_a_file_are_kept_beside_the_store_and_checked(pasture, tmp_
     backbone = restore_backbone(FeatureStore.open(built).spec.tokens, "random", "cpu", "fp32")
     weights = save_weights(backbone.model.state_dict(), backbone.spec.weights_sha256, tmp_path)
     out = tmp_path / "store" / "f.h5"
-    arguments = ["--backbone", "vit_tiny_patch16_dinov3_qkvb", "--image-size", 64, "--device", "cpu", "--views", "plain,hsv"]
+    arguments = [
+        "--backbone",
+        "vit_tiny_patch16_dinov3_qkvb",
+        "--image-size",
+        64,
+        "--device",
+        "cpu",
+        "--views",
+        "plain,hsv",
+    ]
     biomass("store", "build", "--data", pasture, "--out", out, *arguments, "--weights", weights)
     assert (out.parent / weights.name).exists()
     assert FeatureStore.open(out).spec.fingerprint == FeatureStore.open(built).spec.fingerprint
     assert np.array_equal(FeatureStore.open(out).cls, FeatureStore.open(built).cls)
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"\x80\x04pickle")
-    result = biomass("store", "build", "--data", pasture, "--out", out, *arguments, "--weights", bad, code=3)
+    result = biomass(
+        "store", "build", "--data", pasture, "--out", out, *arguments, "--weights", bad, code=3
+    )
     assert "not safetensors weights" in result.stderr
 
 
 @pytest.mark.parametrize("spoil", ["half the keys", "a prefix on every key", "another model"])
 def test_weights_of_something_else_are_refused_even_where_timm_is_lenient(tmp_path, spoil):
-    """vit_tiny_patch16_224 has a classifier in timm's config, which makes timm load with gaps unless told otherwise."""
+    """vit_tiny_patch16_224 has a classifier in timm's config, which makes timm load with gaps
+    unless told otherwise."""
     import timm
     from safetensors.torch import save_file
 
@@ -207,13 +297,18 @@ def test_weights_of_something_else_are_refused_even_where_timm_is_lenient(tmp_pa
     from featurestore.errors import InputError
     from featurestore.views import VIEWS
 
-    name, settings = "vit_tiny_patch16_224", {"crop": "squash", "image_size": 64, "views": VIEWS[:1]}
+    name, settings = (
+        "vit_tiny_patch16_224",
+        {"crop": "squash", "image_size": 64, "views": VIEWS[:1]},
+    )
     state = timm.create_model(name, pretrained=False).state_dict()
     save_file(state, tmp_path / "good.safetensors")
     assert load_backbone(name, tmp_path / "good.safetensors", **settings).spec.width == 192
-    bad = {"half the keys": {k: v for k, v in state.items() if "blocks.5" not in k},
-           "a prefix on every key": {f"backbone.{k}": v for k, v in state.items()},
-           "another model": timm.create_model("resnet18", pretrained=False).state_dict()}[spoil]
+    bad = {
+        "half the keys": {k: v for k, v in state.items() if "blocks.5" not in k},
+        "a prefix on every key": {f"backbone.{k}": v for k, v in state.items()},
+        "another model": timm.create_model("resnet18", pretrained=False).state_dict(),
+    }[spoil]
     save_file(bad, tmp_path / "bad.safetensors")
     with pytest.raises(InputError, match="not safetensors weights of vit_tiny"):
         load_backbone(name, tmp_path / "bad.safetensors", **settings)
@@ -225,8 +320,21 @@ def test_weights_are_kept_as_hashed_whatever_the_precision(pasture, built, tmp_p
     from featurestore.weights import saved_weights_path
 
     spec = FeatureStore.open(built).spec.tokens
-    load_backbone(spec.model, "random", crop="halves", image_size=64, views=VIEWS[:1], precision="bf16", keep_in=tmp_path)
-    assert restore_backbone(spec, saved_weights_path(tmp_path, spec.weights_sha256), "cpu", "fp32").spec == spec
+    load_backbone(
+        spec.model,
+        "random",
+        crop="halves",
+        image_size=64,
+        views=VIEWS[:1],
+        precision="bf16",
+        keep_in=tmp_path,
+    )
+    assert (
+        restore_backbone(
+            spec, saved_weights_path(tmp_path, spec.weights_sha256), "cpu", "fp32"
+        ).spec
+        == spec
+    )
 
 
 def test_B22_non_finite_tokens_are_refused_by_name(pasture, tmp_path, monkeypatch):
@@ -251,11 +359,29 @@ def built_slowly(pasture, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, id="SIGTERM"),
-                                    pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.system)])
-def test_B03_a_stopped_build_says_so_and_goes_on_to_the_same_bytes(pasture, built_slowly, tmp_path, number):
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.system),
+    ],
+)
+def test_B03_a_stopped_build_says_so_and_goes_on_to_the_same_bytes(
+    pasture, built_slowly, tmp_path, number
+):
     out = tmp_path / "features.h5"
-    command = [sys.executable, "-m", "cli", "store", "build", "--data", pasture, "--out", out, *TINY]
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "store",
+        "build",
+        "--data",
+        pasture,
+        "--out",
+        out,
+        *TINY,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         while not out.exists():

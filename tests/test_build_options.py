@@ -1,4 +1,5 @@
-"""`biomass store build` at length: pooled stores, what is skipped, plans, locks; and `store verify --images`, `--repair`."""
+"""`biomass store build` at length: pooled stores, what is skipped, plans, locks; and `store verify
+--images`, `--repair`."""
 
 import fcntl
 import json
@@ -21,7 +22,19 @@ pytestmark = pytest.mark.filterwarnings("default")  # what a build warns of is r
 
 
 def build(data, out, *arguments, code=0):
-    return biomass("store", "build", "--data", data, "--out", out, "--views", "plain,hsv", *TINY, *arguments, code=code)
+    return biomass(
+        "store",
+        "build",
+        "--data",
+        data,
+        "--out",
+        out,
+        "--views",
+        "plain,hsv",
+        *TINY,
+        *arguments,
+        code=code,
+    )
 
 
 @pytest.fixture
@@ -40,10 +53,19 @@ def test_a_pooled_store_holds_what_the_whole_one_pools(pasture, built, tmp_path,
     whole, pooled = FeatureStore.open(built), FeatureStore.open(out)
     assert pooled.spec.fingerprint == whole.spec.fingerprint and pooled.thumbs is None
     assert np.array_equal(pooled.cls, whole.cls)
-    assert pooled.pooled.dtype == np.float16 and np.array_equal(pooled.pooled, whole.pooled.astype(np.float16))
+    assert pooled.pooled.dtype == np.float16 and np.array_equal(
+        pooled.pooled, whole.pooled.astype(np.float16)
+    )
     assert pooled.verify() and pooled.stats()["tokens"].tolist() == ["cls", "cls"]
     assert "has_patches: store False, asked True" in build(pasture, out, code=5).stderr
-    per_image = sum(e.array.n_bytes for name, e in pooled.layout.extents.items() if name in ("cls", "pooled")) / 6
+    per_image = (
+        sum(
+            e.array.n_bytes
+            for name, e in pooled.layout.extents.items()
+            if name in ("cls", "pooled")
+        )
+        / 6
+    )
     assert per_image == 2 * 2 * (1 + 5) * 192 * 2  # views, tiles, vectors, channels, bytes
 
 
@@ -55,7 +77,9 @@ def test_B15_skipped_photographs_have_a_status_and_no_tokens(data, tmp_path):
     second.write_text("<html>404</html>")
     flip_bit(third, third.stat().st_size // 2)  # damage that no header shows
     stderr = build(data, out, code=3).stderr
-    assert "2 of 6 photographs cannot be used (1 missing; --skip-missing builds the others)" in stderr
+    assert (
+        "2 of 6 photographs cannot be used (1 missing; --skip-missing builds the others)" in stderr
+    )
     result = build(data, out, "--skip-missing")
     store = FeatureStore.open(out)
     status = dict(zip(store.catalog["image_id"], store.catalog["status"], strict=True))
@@ -75,7 +99,11 @@ def test_B15_skipped_photographs_have_a_status_and_no_tokens(data, tmp_path):
 def test_a_plan_says_bytes_memory_and_time_and_writes_nothing(pasture, tmp_path):
     out = tmp_path / "features.h5"
     said = build(pasture, out, "--plan").stdout
-    assert "6 images of 2 sites, 6 to build" in said and "s a view on cpu in fp32" in said and "GB free" in said
+    assert (
+        "6 images of 2 sites, 6 to build" in said
+        and "s a view on cpu in fp32" in said
+        and "GB free" in said
+    )
     assert list(tmp_path.iterdir()) == []
     build(pasture, out)
     assert "6 images of 2 sites, 0 to build" in build(pasture, out, "--plan").stdout
@@ -98,7 +126,9 @@ def test_B13_same_bytes_under_two_ids_are_named(data, tmp_path):
 
 
 def test_B04_the_space_check_can_be_overruled(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("featurestore._bytes.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(
+        "featurestore._bytes.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000)
+    )
     assert "--no-check-space" in build(data, tmp_path / "f.h5", code=3).stderr
     build(data, tmp_path / "f.h5", "--no-check-space")
 
@@ -144,9 +174,24 @@ def test_B28_an_edited_photograph_is_found_by_its_bytes(data, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["h5", "zarr"])
-@pytest.mark.parametrize("name", ["patches", "cls", "pooled", "stats", "thumbs", "crc32c", "seal", "catalog/image_id",
-                                  "catalog/path", "catalog/State"])
-def test_R08_repair_unseals_what_is_damaged_and_a_build_makes_it_again(pasture, tmp_path, name, suffix):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "patches",
+        "cls",
+        "pooled",
+        "stats",
+        "thumbs",
+        "crc32c",
+        "seal",
+        "catalog/image_id",
+        "catalog/path",
+        "catalog/State",
+    ],
+)
+def test_R08_repair_unseals_what_is_damaged_and_a_build_makes_it_again(
+    pasture, tmp_path, name, suffix
+):
     out = tmp_path / f"f.{suffix}"
     build(pasture, out)
     whole = digest(out)
@@ -170,8 +215,14 @@ def test_B15_a_plan_counts_what_would_be_skipped(data, tmp_path):
     assert "5 to build, 1 to be skipped" in said
 
 
-@pytest.mark.parametrize("place", ["featurestore.images.to_rgb", "featurestore.images.Crop.__call__"], ids=["decode", "crop"])
-def test_a_photograph_that_memory_is_short_for_is_named_and_not_skipped(data, tmp_path, monkeypatch, place):
+@pytest.mark.parametrize(
+    "place",
+    ["featurestore.images.to_rgb", "featurestore.images.Crop.__call__"],
+    ids=["decode", "crop"],
+)
+def test_a_photograph_that_memory_is_short_for_is_named_and_not_skipped(
+    data, tmp_path, monkeypatch, place
+):
     def short(*_):
         raise MemoryError
 

@@ -1,4 +1,5 @@
-"""One folder predicts anywhere: made the same each time, refused by name when anything is wrong, with a run's numbers."""
+"""One folder predicts anywhere: made the same each time, refused by name when anything is wrong,
+with a run's numbers."""
 
 import contextlib
 import hashlib
@@ -50,7 +51,9 @@ def whole(sweep, tmp_path_factory) -> Path:
 def small(sweep, tmp_path_factory) -> Path:
     """A bundle of two runs, with random weights that are made where they are needed."""
     out = tmp_path_factory.mktemp("bundle") / "small"
-    biomass("bundle", sweep, "--points", "002_small__kind-density,005_small__kind-ridge", "--out", out)
+    biomass(
+        "bundle", sweep, "--points", "002_small__kind-density,005_small__kind-ridge", "--out", out
+    )
     return out
 
 
@@ -61,14 +64,21 @@ def broken(small, tmp_path) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def relist(folder: Path, **changes) -> None:
     """Make the listing fit the files, as who wants to be believed would."""
     listing = json.loads((folder / LISTING).read_text())
-    listing["files"] = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                        for name, data in content(folder).items() if name not in (LISTING, *UPLOAD_FILES)}
+    listing["files"] = {
+        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in content(folder).items()
+        if name not in (LISTING, *UPLOAD_FILES)
+    }
     (folder / LISTING).write_text(json.dumps(listing | changes))
 
 
@@ -90,14 +100,27 @@ def test_U09_the_same_inputs_give_the_same_bytes(sweep, whole, tmp_path):
 @pytest.mark.system
 def test_U09_a_locale_without_utf8_gives_the_same_bytes(sweep, whole, tmp_path):
     plain = os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "cli", "bundle", sweep, "--points", "all", "--with-backbone", "--out", tmp_path / "again"]
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "bundle",
+        sweep,
+        "--points",
+        "all",
+        "--with-backbone",
+        "--out",
+        tmp_path / "again",
+    ]
     subprocess.run(command, env=plain, cwd=ROOT, check=True, capture_output=True)
     assert content(tmp_path / "again") == content(whole)
 
 
 def test_nothing_in_it_tells_where_it_was_made(sweep, built, whole):
     for name, data in content(whole).items():
-        assert not [place for place in (sweep.parents[1], built.parent, ROOT) if str(place).encode() in data], name
+        assert not [
+            place for place in (sweep.parents[1], built.parent, ROOT) if str(place).encode() in data
+        ], name
 
 
 def test_a_bundles_runs_are_runs_of_the_chosen_weights_alone(sweep, tmp_path):
@@ -106,34 +129,48 @@ def test_a_bundles_runs_are_runs_of_the_chosen_weights_alone(sweep, tmp_path):
     listed = json.loads((tmp_path / "b" / LISTING).read_text())
     assert listed["members"] == [{"name": run.name, "weights": "best", "folds": [1], "weight": 1.0}]
     assert os.listdir(tmp_path / "b" / "runs" / run.name / "weights") == ["best_fold1.safetensors"]
-    member, = load_members(tmp_path / "b")
+    (member,) = load_members(tmp_path / "b")
     assert (member.weights, member.splits) == ("best", [(0, 1)])
-    pd.testing.assert_frame_equal(member.oof.reset_index(drop=True), Member.load(run, [1], "best").oof.reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        member.oof.reset_index(drop=True), Member.load(run, [1], "best").oof.reset_index(drop=True)
+    )
     with pytest.raises(InputError, match="has best weights of 002_small__kind-density, not last"):
         load_members(tmp_path / "b", weights="last")
 
 
 def test_shares_of_an_ensemble_are_kept(sweep, tmp_path):
     points = "001_small__kind-cls_gating,002_small__kind-density"
-    told = biomass("bundle", sweep, "--points", points, "--blend", "fitted", "--out", tmp_path / "b").stderr
+    told = biomass(
+        "bundle", sweep, "--points", points, "--blend", "fitted", "--out", tmp_path / "b"
+    ).stderr
     members = weighed([Member.load(sweep / point) for point in points.split(",")], "fitted", print)
     assert "weights: " in told
-    assert [(m.name, m.weight) for m in load_members(tmp_path / "b")] == [(m.name, m.weight) for m in members]
+    assert [(m.name, m.weight) for m in load_members(tmp_path / "b")] == [
+        (m.name, m.weight) for m in members
+    ]
 
 
 def test_runs_of_the_same_name_go_by_their_sweeps(sweep, tmp_path):
-    other = shutil.copytree(sweep / "005_small__kind-ridge", tmp_path / "other" / "005_small__kind-ridge")
+    other = shutil.copytree(
+        sweep / "005_small__kind-ridge", tmp_path / "other" / "005_small__kind-ridge"
+    )
     make_bundle([sweep / "005_small__kind-ridge", other], tmp_path / "b")
     assert sorted(os.listdir(tmp_path / "b" / "runs")) == sorted(
-        f"{parent}__005_small__kind-ridge" for parent in ("other", sweep.name))
+        f"{parent}__005_small__kind-ridge" for parent in ("other", sweep.name)
+    )
 
 
 def test_a_run_is_itself_however_it_is_spelled(sweep, tmp_path, monkeypatch):
     run = sweep / "005_small__kind-ridge"
     monkeypatch.chdir(run / "weights")
-    make_bundle([Path(".."), run, sweep / ".." / sweep.name / run.name], tmp_path / "new" / ".." / "b", folds=[1, 0, 1])
+    make_bundle(
+        [Path(".."), run, sweep / ".." / sweep.name / run.name],
+        tmp_path / "new" / ".." / "b",
+        folds=[1, 0, 1],
+    )
     assert json.loads((tmp_path / "b" / LISTING).read_text())["members"] == [
-        {"name": run.name, "weights": "last", "folds": [0, 1], "weight": 1.0}]
+        {"name": run.name, "weights": "last", "folds": [0, 1], "weight": 1.0}
+    ]
     assert os.listdir(tmp_path) == ["b"]
 
 
@@ -150,21 +187,33 @@ def test_names_with_blanks_and_letters_of_any_kind_are_kept(sweep, pasture, tmp_
     make_bundle([run], tmp_path / "c c" / "b")
     (tmp_path / "link").symlink_to(tmp_path / "c c" / "b")
     (member,) = load_members(tmp_path / "link")
-    assert member.name == run.name and "| ä &#124; 草 {0} |" in (tmp_path / "link/README.md").read_text()
+    assert (
+        member.name == run.name
+        and "| ä &#124; 草 {0} |" in (tmp_path / "link/README.md").read_text()
+    )
     predictor.predict(tmp_path / "link", pasture, tta=1, progress=False, device="cpu")
 
 
-@pytest.mark.parametrize("data, message", [(b"licen\xe9", "UTF-8"), (b"", "empty"), (b" " * (1 << 20), "empty, of 1048576")])
+@pytest.mark.parametrize(
+    "data, message",
+    [(b"licen\xe9", "UTF-8"), (b"", "empty"), (b" " * (1 << 20), "empty, of 1048576")],
+)
 def test_a_licence_that_is_no_text_is_refused(sweep, tmp_path, data, message):
     (tmp_path / "licence").write_bytes(data)
     options = ["--with-backbone", "--backbone-licence", tmp_path / "licence"]
     assert message in biomass("bundle", sweep, *options, "--out", tmp_path / "b", code=3).stderr
 
 
-@pytest.mark.parametrize("why, message", [("long", "File name too long"), ("full", "No space left on device")])
-def test_what_cannot_be_written_is_refused_and_leaves_nothing(sweep, tmp_path, monkeypatch, why, message):
+@pytest.mark.parametrize(
+    "why, message", [("long", "File name too long"), ("full", "No space left on device")]
+)
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(
+    sweep, tmp_path, monkeypatch, why, message
+):
     if why == "full":
-        monkeypatch.setattr("predictor.pack.write_wheel", lambda folder: Path("/dev/full").write_bytes(b"x"))
+        monkeypatch.setattr(
+            "predictor.pack.write_wheel", lambda folder: Path("/dev/full").write_bytes(b"x")
+        )
     with pytest.raises(InputError, match=f"{message}.*another --out"):
         make_bundle([sweep], tmp_path / ("x" * 255 if why == "long" else "b"))
     assert not list(tmp_path.iterdir())
@@ -184,12 +233,20 @@ def test_a_failed_head_is_said_and_the_other_folds_can_be_chosen(sweep, tmp_path
     biomass("bundle", run, "--folds", 1, "--out", tmp_path / "b")
 
 
-@pytest.mark.parametrize("arguments, code, message", [
-    (["--points", "007"], 3, "no point 007"), (["--folds", 7], 3, "no last weights last_fold7.safetensors"),
-    (["--points", "005_small__kind-ridge", "--weights", "best"], 3, "no epochs"), (["--folds", "a"], 2, "numbers with commas"),
-    (["--backbone-weights", __file__], 2, "add that")])
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["--points", "007"], 3, "no point 007"),
+        (["--folds", 7], 3, "no last weights last_fold7.safetensors"),
+        (["--points", "005_small__kind-ridge", "--weights", "best"], 3, "no epochs"),
+        (["--folds", "a"], 2, "numbers with commas"),
+        (["--backbone-weights", __file__], 2, "add that"),
+    ],
+)
 def test_what_cannot_be_made_leaves_nothing(sweep, tmp_path, arguments, code, message):
-    assert message in biomass("bundle", sweep, "--out", tmp_path / "b", *arguments, code=code).stderr
+    assert (
+        message in biomass("bundle", sweep, "--out", tmp_path / "b", *arguments, code=code).stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -199,7 +256,7 @@ def test_what_is_there_is_not_written_over(sweep, tmp_path):
 
 
 def test_U08_dinov3_weights_need_their_licence_in_the_bundle(sweep, whole, tmp_path):
-    weights, = (whole / "backbone").iterdir()
+    (weights,) = (whole / "backbone").iterdir()
     options = ["--with-backbone", "--backbone-weights", weights, "--out", tmp_path / "b"]
     assert "--backbone-licence FILE" in biomass("bundle", sweep, *options, code=3).stderr
     assert not list(tmp_path.iterdir())
@@ -248,7 +305,10 @@ DAMAGE = {
     "cut": (lambda b: os.truncate(b / HEAD, 100), f"{HEAD}: changed, 100 bytes"),
     "empty": (lambda b: os.truncate(b / HEAD, 0), f"{HEAD}: changed, 0 bytes"),
     "missing": (lambda b: (b / HEAD).unlink(), f"{HEAD}: missing"),
-    "missing config": (lambda b: (b / "runs/005_small__kind-ridge/config.yaml").unlink(), "config.yaml: missing"),
+    "missing config": (
+        lambda b: (b / "runs/005_small__kind-ridge/config.yaml").unlink(),
+        "config.yaml: missing",
+    ),
 }
 
 
@@ -281,11 +341,20 @@ STRANGE = {
     "module": (lambda b: (b / "timm.py").write_text("x"), "timm.py: extra"),
     "linked file": (lambda b: link(b, HEAD), f"{HEAD}: a link"),
     "linked folder": (lambda b: link(b, "wheel"), "wheel: a link"),
-    "fifo": (lambda b: os.mkfifo(b / "backbone.fifo"), "backbone.fifo: neither a file nor a folder"),
+    "fifo": (
+        lambda b: os.mkfifo(b / "backbone.fifo"),
+        "backbone.fifo: neither a file nor a folder",
+    ),
     "deep": (deep_folder, "runs/a/b/c/d: more than 4 folders deep"),
-    "oversized": (lambda b: huge(b / HEAD, (4 << 30) + 1), f"{HEAD}: 4294967297 bytes, of at most 4294967296"),
+    "oversized": (
+        lambda b: huge(b / HEAD, (4 << 30) + 1),
+        f"{HEAD}: 4294967297 bytes, of at most 4294967296",
+    ),
     "empty folder": (lambda b: (b / "timm").mkdir(), "timm/: an empty folder"),
-    "oversized upload file": (lambda b: huge(b / UPLOAD_FILES[0], 1 << 30), f"{UPLOAD_FILES[0]}: {1 << 30} bytes"),
+    "oversized upload file": (
+        lambda b: huge(b / UPLOAD_FILES[0], 1 << 30),
+        f"{UPLOAD_FILES[0]}: {1 << 30} bytes",
+    ),
 }
 
 
@@ -319,41 +388,75 @@ def as_object_array(canary: Canary) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("name", ["heads.pkl", "heads.pt", "model.joblib", "x.npy", "X.PTH", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["heads.pkl", "heads.pt", "model.joblib", "x.npy", "X.PTH", "pytorch_model.bin"]
+)
 @pytest.mark.parametrize("listed", [False, True], ids=["extra", "listed"])
-def test_U01_C5_files_that_hold_pickles_are_refused_by_extension(broken, pasture, tmp_path, name, listed):
-    (broken / "runs/002_small__kind-density/weights" / name).write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
+def test_U01_C5_files_that_hold_pickles_are_refused_by_extension(
+    broken, pasture, tmp_path, name, listed
+):
+    (broken / "runs/002_small__kind-density/weights" / name).write_bytes(
+        pickle.dumps(Canary(tmp_path / "canary"))
+    )
     if listed:
         relist(broken)
-    told = biomass("predict", "--bundle", broken, "--data", pasture, "--out", tmp_path / "s.csv", code=3).stderr
+    told = biomass(
+        "predict", "--bundle", broken, "--data", pasture, "--out", tmp_path / "s.csv", code=3
+    ).stderr
     assert name in told and "pickles" in told
     assert not (tmp_path / "canary").exists() and not (tmp_path / "s.csv").exists()
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5, "torch", "numpy"])
-@pytest.mark.parametrize("name", [HEAD, "runs/002_small__kind-density/oof.csv", "runs/002_small__kind-density/config.yaml"])
-def test_U01_C5_pickles_under_another_name_are_refused_by_magic(broken, pasture, tmp_path, name, protocol):
+@pytest.mark.parametrize(
+    "name",
+    [HEAD, "runs/002_small__kind-density/oof.csv", "runs/002_small__kind-density/config.yaml"],
+)
+def test_U01_C5_pickles_under_another_name_are_refused_by_magic(
+    broken, pasture, tmp_path, name, protocol
+):
     canary = Canary(tmp_path / "canary")
-    data = {"torch": lambda: as_torch_zip(pickle.dumps(canary)), "numpy": lambda: as_object_array(canary)}.get(
-        protocol, lambda: pickle.dumps(canary, protocol))()
+    data = {
+        "torch": lambda: as_torch_zip(pickle.dumps(canary)),
+        "numpy": lambda: as_object_array(canary),
+    }.get(protocol, lambda: pickle.dumps(canary, protocol))()
     (broken / name).write_bytes(data)
-    for change in (lambda: None, lambda: relist(broken)):  # a listing that says the same does not help
+    # a listing that says the same does not help
+    for change in (lambda: None, lambda: relist(broken)):
         change()
-        told = biomass("predict", "--bundle", broken, "--data", pasture, "--out", tmp_path / "s.csv", code=3).stderr
+        told = biomass(
+            "predict", "--bundle", broken, "--data", pasture, "--out", tmp_path / "s.csv", code=3
+        ).stderr
         assert f"{name}: a " in told and "which is never read" in told
     assert not (tmp_path / "canary").exists() and not (tmp_path / "s.csv").exists()
 
 
 BELIEVED = {  # changes under a listing that fits them
     "not safetensors": (HEAD, b"\xff" * 100, "not safetensors"),
-    "header longer than the file": (HEAD, (10**6).to_bytes(8, "little") + b"{" * 50, "not safetensors"),
+    "header longer than the file": (
+        HEAD,
+        (10**6).to_bytes(8, "little") + b"{" * 50,
+        "not safetensors",
+    ),
     "binary": ("README.md", b"\xff\xfe", "not text"),
     "zeros": ("README.md", b"a\0", "not text"),
     "no wheel": ("wheel/biomass_tokens-0.1.0-py3-none-any.whl", b"#!/bin/sh", "not a wheel"),
     "deep JSON": (SPEC, b"[" * 100_000, "nested more than 64 deep"),
-    "deep YAML": ("runs/002_small__kind-density/config.yaml", b"a: " + b"{a: " * 1000, "nested more than 64 deep"),
-    "large text": ("README.md", b"a" * ((1 << 20) + 1), "README.md: 1048577 bytes, of at most 1048576"),
-    "another kind": ("runs/002_small__kind-density/run.sh", b"echo", "run.sh: listed, and not a kind of file that bundles have"),
+    "deep YAML": (
+        "runs/002_small__kind-density/config.yaml",
+        b"a: " + b"{a: " * 1000,
+        "nested more than 64 deep",
+    ),
+    "large text": (
+        "README.md",
+        b"a" * ((1 << 20) + 1),
+        "README.md: 1048577 bytes, of at most 1048576",
+    ),
+    "another kind": (
+        "runs/002_small__kind-density/run.sh",
+        b"echo",
+        "run.sh: listed, and not a kind of file that bundles have",
+    ),
 }
 
 
@@ -367,25 +470,56 @@ def test_C5_a_listing_that_fits_makes_nothing_right(broken, what):
 
 
 LISTINGS = {
-    "newer": (lambda v: json.dumps(v | {"format_version": 2}), "version 2, this program reads 'biomass-bundle' version 1"),
+    "newer": (
+        lambda v: json.dumps(v | {"format_version": 2}),
+        "version 2, this program reads 'biomass-bundle' version 1",
+    ),
     "other": (lambda v: json.dumps(v | {"format": "zoo"}), "format 'zoo'"),
     "unknown key": (lambda v: json.dumps(v | {"run": "sh"}), "run: Extra inputs"),
     "no members": (lambda v: json.dumps(v | {"members": []}), "members"),
-    "member elsewhere": (lambda v: json.dumps(v | {"members": [v["members"][0] | {"name": "../x"}]}), "members.0.name"),
-    "member twice": (lambda v: json.dumps(v | {"members": v["members"] * 2}), "members: Value error, a run is there twice"),
-    "no share": (lambda v: json.dumps(v | {"members": [m | {"weight": 0.0} for m in v["members"]]}), "the shares sum to nothing"),
-    "member without heads": (lambda v: json.dumps(v | {"files": {n: f for n, f in v["files"].items() if "/weights/" not in n}}),
-                             "runs/002_small__kind-density/: a member of which no head is listed"),
-    "member without spec": (lambda v: json.dumps(v | {"files": {n: f for n, f in v["files"].items() if n != SPEC}}),
-                            "runs/002_small__kind-density/: a member whose config.yaml or spec.json is not listed"),
-    "control characters": (lambda v: json.dumps(v | {"files": {"runs/\x1b[2J/oof.csv": v["files"]["README.md"]}}), "not a kind"),
-    "NaN share": (lambda v: json.dumps(v | {"members": [v["members"][0] | {"weight": float("nan")}]}), "members.0.weight"),
-    "a list": (lambda v: "[]", "not the JSON of a bundle"), "empty": (lambda v: "", "not the JSON of a bundle"),
+    "member elsewhere": (
+        lambda v: json.dumps(v | {"members": [v["members"][0] | {"name": "../x"}]}),
+        "members.0.name",
+    ),
+    "member twice": (
+        lambda v: json.dumps(v | {"members": v["members"] * 2}),
+        "members: Value error, a run is there twice",
+    ),
+    "no share": (
+        lambda v: json.dumps(v | {"members": [m | {"weight": 0.0} for m in v["members"]]}),
+        "the shares sum to nothing",
+    ),
+    "member without heads": (
+        lambda v: json.dumps(
+            v | {"files": {n: f for n, f in v["files"].items() if "/weights/" not in n}}
+        ),
+        "runs/002_small__kind-density/: a member of which no head is listed",
+    ),
+    "member without spec": (
+        lambda v: json.dumps(v | {"files": {n: f for n, f in v["files"].items() if n != SPEC}}),
+        "runs/002_small__kind-density/: a member whose config.yaml or spec.json is not listed",
+    ),
+    "control characters": (
+        lambda v: json.dumps(v | {"files": {"runs/\x1b[2J/oof.csv": v["files"]["README.md"]}}),
+        "not a kind",
+    ),
+    "NaN share": (
+        lambda v: json.dumps(v | {"members": [v["members"][0] | {"weight": float("nan")}]}),
+        "members.0.weight",
+    ),
+    "a list": (lambda v: "[]", "not the JSON of a bundle"),
+    "empty": (lambda v: "", "not the JSON of a bundle"),
     "deep": (lambda v: "[" * 1_000_000, "nested more than 64 deep"),
     "a key twice": (lambda v: '{"format": 1, "format": 2}', "a key is there twice"),
     "huge": (lambda v: " " * ((16 << 20) + 1), "not a file of at most"),
-    "absolute path": (lambda v: json.dumps(v | {"files": {"/etc/passwd": v["files"]["README.md"]}}), "/etc/passwd: listed"),
-    "path upwards": (lambda v: json.dumps(v | {"files": {"runs/../../x": v["files"]["README.md"]}}), "runs/../../x: listed"),
+    "absolute path": (
+        lambda v: json.dumps(v | {"files": {"/etc/passwd": v["files"]["README.md"]}}),
+        "/etc/passwd: listed",
+    ),
+    "path upwards": (
+        lambda v: json.dumps(v | {"files": {"runs/../../x": v["files"]["README.md"]}}),
+        "runs/../../x: listed",
+    ),
 }
 
 
@@ -401,7 +535,10 @@ SPECS = {
     "store nowhere": ({"store_folder": 5}, "store_folder: Input should be a valid string"),
     "states": ({"states": "Tas"}, "states: Input should be a valid list"),
     "no store": ({"store": []}, "store: Input should be a valid dictionary"),
-    "model of a hub": ("hf-hub:some/model", "hf-hub:some/model is described on a hub or in a folder"),
+    "model of a hub": (
+        "hf-hub:some/model",
+        "hf-hub:some/model is described on a hub or in a folder",
+    ),
     "model of a folder": ("local-dir:/etc", "local-dir:/etc is described on a hub or in a folder"),
     "huge tiles": (1 << 20, "tiles of 1099511627776 pixels, of at most"),
 }
@@ -412,9 +549,17 @@ def test_C5_C8_a_run_that_reaches_out_of_the_bundle_is_refused(broken, what):
     changes, message = SPECS[what]
     told = json.loads((broken / SPEC).read_text())
     if not isinstance(changes, dict):
-        tokens = {"model": changes} if isinstance(changes, str) else {"tile_height": changes, "tile_width": changes}
+        tokens = (
+            {"model": changes}
+            if isinstance(changes, str)
+            else {"tile_height": changes, "tile_width": changes}
+        )
         spec = RunFolder((broken / SPEC).parent).spec
-        changes = {"store": json.loads(spec.changed(tokens=spec.tokens.model_copy(update=tokens)).to_json())}
+        changes = {
+            "store": json.loads(
+                spec.changed(tokens=spec.tokens.model_copy(update=tokens)).to_json()
+            )
+        }
     (broken / SPEC).write_text(json.dumps(told | changes))
     relist(broken)
     assert message in biomass("bundle", "check", broken, code=3).stderr
@@ -427,7 +572,9 @@ def test_C5_a_config_of_countless_heads_is_refused(broken):
     assert "2000000000 heads, of at most 10000" in biomass("bundle", "check", broken, code=3).stderr
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "weights,repeat\nlast,0\n"], ids=["empty", "other", "cut"])
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n1,2\n", "weights,repeat\nlast,0\n"], ids=["empty", "other", "cut"]
+)
 def test_an_out_of_fold_table_that_is_none_is_refused(broken, text):
     (broken / SPEC.replace("spec.json", "oof.csv")).write_text(text)
     relist(broken)
@@ -449,27 +596,60 @@ def test_what_upload_tools_change_is_not_checked(broken):
 
 
 def test_a_folder_that_is_no_bundle(sweep, pasture, tmp_path):
-    assert f"{tmp_path / LISTING}: cannot be read" in biomass("bundle", "check", tmp_path, code=3).stderr
+    assert (
+        f"{tmp_path / LISTING}: cannot be read"
+        in biomass("bundle", "check", tmp_path, code=3).stderr
+    )
     assert "no bundle" in biomass("predict", "--bundle", tmp_path, "--data", pasture, code=3).stderr
-    assert "give one of" in biomass("predict", "--bundle", tmp_path, "--sweep", sweep, "--data", pasture, code=2).stderr
+    assert (
+        "give one of"
+        in biomass(
+            "predict", "--bundle", tmp_path, "--sweep", sweep, "--data", pasture, code=2
+        ).stderr
+    )
 
 
 # -- predicting
 
 
 def test_bundle_and_runs_give_the_same_numbers(sweep, whole, pasture):
-    by_runs, by_bundle = (predictor.predict(each, pasture, tta=2, progress=False, device="cpu")
-                          for each in (sorted(sweep.glob("00*")), whole))
+    by_runs, by_bundle = (
+        predictor.predict(each, pasture, tta=2, progress=False, device="cpu")
+        for each in (sorted(sweep.glob("00*")), whole)
+    )
     pd.testing.assert_frame_equal(by_bundle, by_runs, check_exact=True)
 
 
 def test_one_run_and_its_bundle_write_the_same_files(sweep, pasture, tmp_path):
-    biomass("bundle", sweep, "--out", tmp_path / "b")  # the backbone's random weights are made from their seed
+    # the backbone's random weights are made from their seed
+    biomass("bundle", sweep, "--out", tmp_path / "b")
     for name, option in (("a", ["--bundle", tmp_path / "b"]), ("b", ["--run", best_run(sweep)])):
         (tmp_path / "out" / name).mkdir(parents=True)
-        biomass("predict", *option, "--data", pasture, "--tta", 1, "--device", "cpu", "--out", tmp_path / "out" / name / "s.csv")
+        biomass(
+            "predict",
+            *option,
+            "--data",
+            pasture,
+            "--tta",
+            1,
+            "--device",
+            "cpu",
+            "--out",
+            tmp_path / "out" / name / "s.csv",
+        )
     assert content(tmp_path / "out/a") == content(tmp_path / "out/b")
-    biomass("predict", "--oof", "--bundle", tmp_path / "b", "--data", pasture, "--device", "cpu", "--out", tmp_path / "oof.csv")
+    biomass(
+        "predict",
+        "--oof",
+        "--bundle",
+        tmp_path / "b",
+        "--data",
+        pasture,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "oof.csv",
+    )
 
 
 def test_the_bundles_own_backbone_is_used_and_another_refused(whole, pasture, tmp_path):
@@ -482,7 +662,18 @@ def test_the_bundles_own_backbone_is_used_and_another_refused(whole, pasture, tm
     data[-4:] = np.float32(7).tobytes()
     weights.write_bytes(data)
     relist(copy)
-    told = biomass("predict", "--bundle", copy, "--data", pasture, "--out", tmp_path / "s.csv", "--device", "cpu", code=5).stderr
+    told = biomass(
+        "predict",
+        "--bundle",
+        copy,
+        "--data",
+        pasture,
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+        code=5,
+    ).stderr
     assert tokens.weights_sha256 in told and "tokens were made with" in told
 
 
@@ -492,22 +683,46 @@ def test_C8_without_the_backbones_weights_nothing_is_downloaded(broken):
     for run in (broken / "runs").iterdir():
         (run / "spec.json").write_text(json.dumps(spec))
     relist(broken)
-    with pytest.raises(InputError, match="holds no weights of vit_tiny_patch16_dinov3_qkvb; give them with --backbone-weights"):
+    with pytest.raises(
+        InputError,
+        match="holds no weights of vit_tiny_patch16_dinov3_qkvb; give them with --backbone-weights",
+    ):
         load_members(broken)
 
 
 @pytest.mark.filterwarnings("default:.*heads are missing")
 @pytest.mark.parametrize("damage", [Path.unlink, flip], ids=["missing", "wrong hash"])
-def test_P11_a_head_that_is_not_as_listed_is_refused_or_left_out(broken, sweep, pasture, tmp_path, damage):
+def test_P11_a_head_that_is_not_as_listed_is_refused_or_left_out(
+    broken, sweep, pasture, tmp_path, damage
+):
     damage(broken / HEAD)
-    predict = ["predict", "--bundle", broken, "--data", pasture, "--tta", 1, "--device", "cpu", "--out", tmp_path / "s.csv"]
+    predict = [
+        "predict",
+        "--bundle",
+        broken,
+        "--data",
+        pasture,
+        "--tta",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "s.csv",
+    ]
     assert HEAD in biomass(*predict, code=4).stderr and not (tmp_path / "s.csv").exists()
     told = biomass(*predict, "--allow-partial").stderr
     assert "1 heads are missing or damaged" in told and HEAD in told
-    rest = [Member.load(sweep / "002_small__kind-density", [1]), Member.load(sweep / "005_small__kind-ridge")]
-    expected = predictor.Predictor(rest, ["cpu"]).predict(photographs_of(pasture), 1, progress=False)
+    rest = [
+        Member.load(sweep / "002_small__kind-density", [1]),
+        Member.load(sweep / "005_small__kind-ridge"),
+    ]
+    expected = predictor.Predictor(rest, ["cpu"]).predict(
+        photographs_of(pasture), 1, progress=False
+    )
     with pytest.warns(UserWarning, match=HEAD):
-        table = predictor.predict(broken, pasture, tta=1, progress=False, device="cpu", allow_partial=True)
+        table = predictor.predict(
+            broken, pasture, tta=1, progress=False, device="cpu", allow_partial=True
+        )
     pd.testing.assert_frame_equal(table, expected, check_exact=True)
 
 
@@ -515,10 +730,15 @@ def test_P11_members_without_heads_are_left_out_and_the_rest_must_be_whole(broke
     for head in (broken / "runs/002_small__kind-density/weights").iterdir():
         head.unlink()
     with pytest.warns(UserWarning, match="2 heads are missing"):
-        assert [member.name for member in load_members(broken, allow_partial=True)] == ["005_small__kind-ridge"]
+        assert [member.name for member in load_members(broken, allow_partial=True)] == [
+            "005_small__kind-ridge"
+        ]
     shutil.copy(small / HEAD, broken / HEAD)
-    with pytest.warns(UserWarning, match="1 heads are missing"):  # of the fold that is asked for there is none
-        assert [member.name for member in load_members(broken, [1], allow_partial=True)] == ["005_small__kind-ridge"]
+    # of the fold that is asked for there is none
+    with pytest.warns(UserWarning, match="1 heads are missing"):
+        assert [member.name for member in load_members(broken, [1], allow_partial=True)] == [
+            "005_small__kind-ridge"
+        ]
     (broken / "runs/005_small__kind-ridge/oof.csv").unlink()
     with pytest.raises(StoreDamaged, match="oof.csv: missing"):
         load_members(broken, allow_partial=True)
@@ -529,43 +749,91 @@ def test_P11_members_without_heads_are_left_out_and_the_rest_must_be_whole(broke
 
 
 def pip(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments],
+        check=True,
+        capture_output=True,
+    )
 
 
-def bare(folder: Path, *command: object, path: Path | None = None, **environment: object) -> subprocess.CompletedProcess:
+def bare(
+    folder: Path, *command: object, path: Path | None = None, **environment: object
+) -> subprocess.CompletedProcess:
     """Run tests/bare_child.py in a folder, which alone it may write to; HOME is not set."""
     given = {**rounding_variables(), "PYTHONDONTWRITEBYTECODE": "1", **environment}
     if path:
         given["PYTHONPATH"] = path
     given["TMPDIR"] = folder / "tmp"  # torch makes a folder there when it is imported
     given["TMPDIR"].mkdir(exist_ok=True)
-    return subprocess.run([sys.executable, ROOT / "tests/bare_child.py", folder, *command], capture_output=True, text=True,
-                          cwd=folder, env={name: str(value) for name, value in given.items()}, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [sys.executable, ROOT / "tests/bare_child.py", folder, *command],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={name: str(value) for name, value in given.items()},
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @pytest.fixture(scope="module")
 def unpacked(whole, tmp_path_factory) -> Path:
     """The bundle's wheel, as pip installs it."""
-    wheel, = (whole / "wheel").iterdir()
+    (wheel,) = (whole / "wheel").iterdir()
     folder = tmp_path_factory.mktemp("site")
     pip("install", "--no-deps", "--no-index", "--no-compile", "--target", folder, wheel)
     return folder
 
 
-def test_P09_C8_a_bundle_predicts_where_most_packages_are_absent_and_nothing_connects(sweep, whole, unpacked, pasture, tmp_path):
-    arguments = ["-m", "--bundle", whole, "--data", pasture, "--tta", "2", "--device", "cpu", "--out", "submission.csv"]
+def test_P09_C8_a_bundle_predicts_where_most_packages_are_absent_and_nothing_connects(
+    sweep, whole, unpacked, pasture, tmp_path
+):
+    arguments = [
+        "-m",
+        "--bundle",
+        whole,
+        "--data",
+        pasture,
+        "--tta",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        "submission.csv",
+    ]
     done = bare(tmp_path, *arguments, path=unpacked)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("simplejpeg is not installed") == 1  # L7
-    biomass("predict", "--bundle", whole, "--data", pasture, "--tta", 2, "--device", "cpu", "--out", tmp_path / "here.csv")
+    biomass(
+        "predict",
+        "--bundle",
+        whole,
+        "--data",
+        pasture,
+        "--tta",
+        2,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "here.csv",
+    )
     assert (tmp_path / "submission.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["here.csv", "here.predictions.csv", "predictions.csv", "submission.csv", "tmp"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "here.csv",
+        "here.predictions.csv",
+        "predictions.csv",
+        "submission.csv",
+        "tmp",
+    ]
 
 
 def test_a_child_gets_the_variables_that_its_bits_depend_on(monkeypatch):
     """Without OPENBLAS_CORETYPE, NumPy takes another kernel and another last bit."""
-    given = {"OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "2", "MKL_CBWR": "AVX2", "NPY_DISABLE_CPU_FEATURES": "AVX512F"}
+    given = {
+        "OPENBLAS_CORETYPE": "Haswell",
+        "OMP_NUM_THREADS": "2",
+        "MKL_CBWR": "AVX2",
+        "NPY_DISABLE_CPU_FEATURES": "AVX512F",
+    }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     found = rounding_variables()
@@ -574,9 +842,15 @@ def test_a_child_gets_the_variables_that_its_bits_depend_on(monkeypatch):
 
 
 def test_the_child_that_shows_it_would_notice(tmp_path):
-    for breach in ("import socket; socket.socket()", "open('/tmp/biomass-breach', 'w')", "import click",
-                   "import pickle; pickle.loads(b'cos\\nsystem\\n.')"):
-        (tmp_path / "n.ipynb").write_text(json.dumps({"cells": [{"cell_type": "code", "source": [breach]}]}))
+    for breach in (
+        "import socket; socket.socket()",
+        "open('/tmp/biomass-breach', 'w')",
+        "import click",
+        "import pickle; pickle.loads(b'cos\\nsystem\\n.')",
+    ):
+        (tmp_path / "n.ipynb").write_text(
+            json.dumps({"cells": [{"cell_type": "code", "source": [breach]}]})
+        )
         assert bare(tmp_path, "n.ipynb").returncode == 1, breach
 
 
@@ -602,22 +876,34 @@ def test_L11_the_notebook_takes_linked_photographs_when_told(whole, pasture, tmp
 
 @pytest.mark.system
 def test_a_notebook_run_inside_the_bundle_adds_nothing_to_it_and_runs_again(broken, pasture):
-    code = ("import json, os\n"
-            "names = {}\n"
-            "cells = [''.join(c['source']) for c in json.load(open('predict.ipynb'))['cells'] if c['cell_type'] == 'code']\n"
-            "for cell in [*cells, *cells]: exec(cell, names)\n")
+    code = (
+        "import json, os\n"
+        "names = {}\n"
+        "cells = [''.join(c['source']) for c in json.load(open('predict.ipynb'))['cells'] if "
+        "c['cell_type'] == 'code']\n"
+        "for cell in [*cells, *cells]: exec(cell, names)\n"
+    )
     before = content(broken)
-    done = subprocess.run([sys.executable, "-c", code], cwd=broken, text=True, capture_output=True,
-                          env=rounding_variables() | {"BIOMASS_DATA": str(pasture)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=broken,
+        text=True,
+        capture_output=True,
+        env=rounding_variables() | {"BIOMASS_DATA": str(pasture)},
+    )
     assert done.returncode == 0, done.stderr
     assert content(broken) == before
     assert sorted(os.listdir(broken.parent)) == ["broken", "predictions.csv", "submission.csv"]
 
 
-@pytest.mark.parametrize("found, message", [
-    ([], "set BUNDLE: one folder with bundle.json is needed, found none"),
-    (["a", "b"], "set BUNDLE: one folder with bundle.json is needed, found .*/a, .*/b"),
-    (["a"], "set DATA: one folder with test.csv is needed, found none")])
+@pytest.mark.parametrize(
+    "found, message",
+    [
+        ([], "set BUNDLE: one folder with bundle.json is needed, found none"),
+        (["a", "b"], "set BUNDLE: one folder with bundle.json is needed, found .*/a, .*/b"),
+        (["a"], "set DATA: one folder with test.csv is needed, found none"),
+    ],
+)
 def test_the_notebook_says_which_folder_it_cannot_choose(tmp_path, monkeypatch, found, message):
     for name in found:
         (tmp_path / "inputs" / name).mkdir(parents=True)
@@ -630,15 +916,27 @@ def test_the_notebook_says_which_folder_it_cannot_choose(tmp_path, monkeypatch, 
 @pytest.mark.system
 def test_the_notebook_runs_in_jupyter(whole, pasture, tmp_path):
     pytest.importorskip("nbclient")
-    code = ("import nbclient, nbformat, sys\n"
-            "notebook = nbformat.read(sys.argv[1], 4)\n"
-            "nbformat.validate(notebook)\n"
-            "nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': sys.argv[2]}}).execute()\n"
-            "print(notebook.cells[-1].outputs)\n")
-    environment = rounding_variables() | {"PATH": os.environ["PATH"], "HOME": tmp_path / "home", "BIOMASS_DATA": pasture,
-                                          "BIOMASS_OUT": tmp_path / "submission.csv"}
-    done = subprocess.run([sys.executable, "-c", code, whole / "predict.ipynb", whole], capture_output=True, text=True,
-                          cwd=tmp_path, env={name: str(value) for name, value in environment.items()})
+    code = (
+        "import nbclient, nbformat, sys\n"
+        "notebook = nbformat.read(sys.argv[1], 4)\n"
+        "nbformat.validate(notebook)\n"
+        "nbclient.NotebookClient(notebook, timeout=300, resources={'metadata': {'path': "
+        "sys.argv[2]}}).execute()\n"
+        "print(notebook.cells[-1].outputs)\n"
+    )
+    environment = rounding_variables() | {
+        "PATH": os.environ["PATH"],
+        "HOME": tmp_path / "home",
+        "BIOMASS_DATA": pasture,
+        "BIOMASS_OUT": tmp_path / "submission.csv",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, whole / "predict.ipynb", whole],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={name: str(value) for name, value in environment.items()},
+    )
     assert done.returncode == 0, done.stderr
     assert "sample_id" in done.stdout and len(pd.read_csv(tmp_path / "submission.csv")) == 10
 
@@ -647,30 +945,52 @@ def test_the_notebook_runs_in_jupyter(whole, pasture, tmp_path):
 
 
 def test_U10_a_wheel_from_an_install_is_the_one_from_the_checkout(whole, unpacked, tmp_path):
-    wheel, = (whole / "wheel").iterdir()
-    code = "import predictor.wheel as w, sys; from pathlib import Path; print(w.ROOT, w.write_wheel(Path(sys.argv[1])))"
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=tmp_path,
-                          env={"PYTHONPATH": str(unpacked)}, check=True)
+    (wheel,) = (whole / "wheel").iterdir()
+    code = (
+        "import predictor.wheel as w, sys; from pathlib import Path; print(w.ROOT, "
+        "w.write_wheel(Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(unpacked)},
+        check=True,
+    )
     assert done.stdout.split() == [str(unpacked), str(tmp_path / wheel.name)]
     assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
 
 def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(write_wheel(tmp_path)).namelist()
-    assert {"cli.py", "predictor/__main__.py", "trainer/kinds/density.py", "featurestore/demo_backbone/CARD.md",
-            "featurestore/demo_backbone/vit_demo_patch16_dinov3.safetensors", "service/static/index.html",
-            "biomass_tokens-0.1.0.dist-info/RECORD"} <= set(names)
-    assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "benchmarks", "docs"))]
+    assert {
+        "cli.py",
+        "predictor/__main__.py",
+        "trainer/kinds/density.py",
+        "featurestore/demo_backbone/CARD.md",
+        "featurestore/demo_backbone/vit_demo_patch16_dinov3.safetensors",
+        "service/static/index.html",
+        "biomass_tokens-0.1.0.dist-info/RECORD",
+    } <= set(names)
+    assert not [
+        name
+        for name in names
+        if "__pycache__" in name or name.startswith(("tests", "benchmarks", "docs"))
+    ]
 
 
 def test_the_wheel_is_of_the_distribution_that_is_installed(tmp_path):
     wheel = write_wheel(tmp_path)
-    told = zipfile.ZipFile(wheel).read("biomass_tokens-0.1.0.dist-info/METADATA").decode().splitlines()
+    told = (
+        zipfile.ZipFile(wheel).read("biomass_tokens-0.1.0.dist-info/METADATA").decode().splitlines()
+    )
     assert wheel.name == "biomass_tokens-0.1.0-py3-none-any.whl" and "Name: biomass-tokens" in told
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     assert config["metadata"]["name"] == DISTRIBUTION
-    assert f'package_name="{DISTRIBUTION}"' in (ROOT / "cli.py").read_text()  # which imports nothing of ours
+    # which imports nothing of ours
+    assert f'package_name="{DISTRIBUTION}"' in (ROOT / "cli.py").read_text()
     assert biomass("--version").stdout.endswith(", version 0.1.0\n")
 
 
@@ -682,12 +1002,29 @@ def test_U10_setuptools_would_put_the_same_files_in(tmp_path):
     copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
     pip("wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "theirs", copy)
     theirs = zipfile.ZipFile(next((tmp_path / "theirs").iterdir()))
-    code = [{name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name} for wheel in (ours, theirs)]
+    code = [
+        {name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name}
+        for wheel in (ours, theirs)
+    ]
     assert code[0] == code[1]
 
 
-PROMISED = ("torch", "torchvision", "timm", "numpy", "pandas", "Pillow", "safetensors", "pydantic", "PyYAML", "tqdm")
-READ_ONLY = 'for each in "$1" "$2"; do mount --bind "$each" "$each"; mount -o remount,bind,ro "$each"; done; shift 2; exec "$@"'
+PROMISED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pandas",
+    "Pillow",
+    "safetensors",
+    "pydantic",
+    "PyYAML",
+    "tqdm",
+)
+READ_ONLY = (
+    'for each in "$1" "$2"; do mount --bind "$each" "$each"; mount -o remount,bind,ro '
+    '"$each"; done; shift 2; exec "$@"'
+)
 
 
 def linked_site(folder: Path) -> Path:
@@ -698,7 +1035,11 @@ def linked_site(folder: Path) -> Path:
         name = todo.pop()
         with contextlib.suppress(PackageNotFoundError):  # of another platform
             found = distribution(name)
-            needed = {re.match(r"[\w.-]+", line)[0] for line in found.requires or [] if "extra ==" not in line}
+            needed = {
+                re.match(r"[\w.-]+", line)[0]
+                for line in found.requires or []
+                if "extra ==" not in line
+            }
             todo += needed - seen
             seen.add(name)
             for top in {file.parts[0] for file in found.files or []} - {"..", "__pycache__"}:
@@ -708,25 +1049,61 @@ def linked_site(folder: Path) -> Path:
 
 
 @pytest.mark.system
-@pytest.mark.skipif(subprocess.run(["unshare", "-rnm", "true"], capture_output=True).returncode != 0, reason="no namespaces here")
-def test_P09_C8_a_bundle_predicts_in_a_fresh_environment_without_a_network(whole, pasture, tmp_path):
-    """Installed by pip alone beside the promised packages, without interfaces, HOME and a way to write to its inputs."""
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rnm", "true"], capture_output=True).returncode != 0,
+    reason="no namespaces here",
+)
+def test_P09_C8_a_bundle_predicts_in_a_fresh_environment_without_a_network(
+    whole, pasture, tmp_path
+):
+    """Installed by pip alone beside the promised packages, without interfaces, HOME and a way to
+    write to its inputs."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     python, (wheel,) = tmp_path / "venv/bin/python", (whole / "wheel").iterdir()
-    site, = (tmp_path / "venv/lib").glob("*/site-packages")
+    (site,) = (tmp_path / "venv/lib").glob("*/site-packages")
     (site / "promised.pth").write_text(str(linked_site(tmp_path / "promised")))
     pip("--python", python, "install", "--no-deps", "--no-index", wheel)
     out = tmp_path / "out"
     out.mkdir()
-    arguments = ["--bundle", whole, "--data", pasture, "--tta", "2", "--device", "cpu", "--out", out / "submission.csv"]
-    alone = {"env": rounding_variables() | {"TMPDIR": str(out)}, "cwd": out, "capture_output": True, "text": True}
+    arguments = [
+        "--bundle",
+        whole,
+        "--data",
+        pasture,
+        "--tta",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        out / "submission.csv",
+    ]
+    alone = {
+        "env": rounding_variables() | {"TMPDIR": str(out)},
+        "cwd": out,
+        "capture_output": True,
+        "text": True,
+    }
     assert subprocess.run([python, "-c", "import h5py"], **alone).returncode == 1
     assert "--bundle" in subprocess.run([python, "-m", "predictor", "--help"], **alone).stdout
     unshared = ["unshare", "-rnm", "sh", "-ec", READ_ONLY, "sh", whole, pasture]
     assert "Read-only" in subprocess.run([*unshared, "touch", whole / "x"], **alone).stderr
-    interfaces = subprocess.run([*unshared, "cat", "/proc/net/dev"], **alone).stdout.splitlines()[2:]
+    interfaces = subprocess.run([*unshared, "cat", "/proc/net/dev"], **alone).stdout.splitlines()[
+        2:
+    ]
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
     done = subprocess.run([*unshared, python, "-m", "predictor", *arguments], **alone)
     assert done.returncode == 0, done.stderr
-    biomass("predict", "--bundle", whole, "--data", pasture, "--tta", 2, "--device", "cpu", "--out", tmp_path / "here.csv")
+    biomass(
+        "predict",
+        "--bundle",
+        whole,
+        "--data",
+        pasture,
+        "--tta",
+        2,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "here.csv",
+    )
     assert (out / "submission.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()

@@ -1,4 +1,5 @@
-"""Checksums of parts put together and of many rows at once; reads and writes that the kernel does in parts."""
+"""Checksums of parts put together and of many rows at once; reads and writes that the kernel does
+in parts."""
 
 import os
 
@@ -26,7 +27,9 @@ def test_rows_are_summed_one_by_one_from_where_each_begins():
     x = np.arange(60, dtype=np.float32).reshape(5, 3, 4)
     y = np.arange(40, dtype=np.float16).reshape(10, 4)[::2]  # rows that are no block of memory
     start_N = np.arange(5, dtype=np.uint32)
-    assert crc32c_rows(x, y, start_N=start_N).tolist() == [crc32c(x[i], y[i], start=i) for i in range(5)]
+    assert crc32c_rows(x, y, start_N=start_N).tolist() == [
+        crc32c(x[i], y[i], start=i) for i in range(5)
+    ]
 
 
 # -- calls of the kernel that do a part of what they are asked
@@ -57,7 +60,9 @@ def test_a_buffer_that_ends_where_the_kernel_stopped_is_not_written_again(tmp_pa
 def test_a_buffer_is_filled_by_a_kernel_that_gives_few_bytes_at_a_time(tmp_path, monkeypatch):
     preadv, sizes = os.preadv, iter([1, 5, 2] * 100)
     (tmp_path / "f").write_bytes(bytes(range(100)))
-    monkeypatch.setattr(os, "preadv", lambda fd, views, offset: preadv(fd, [views[0][: next(sizes)]], offset))
+    monkeypatch.setattr(
+        os, "preadv", lambda fd, views, offset: preadv(fd, [views[0][: next(sizes)]], offset)
+    )
     buffer = np.zeros((4, 5), np.uint8)
     with open(tmp_path / "f", "rb") as file:
         pread_into(file.fileno(), buffer, 7)

@@ -1,4 +1,5 @@
-"""Contest CSVs, long and wide, become one row an image; what contradicts itself is refused by line or image."""
+"""Contest CSVs, long and wide, become one row an image; what contradicts itself is refused by line
+or image."""
 
 import re
 from pathlib import Path
@@ -28,32 +29,49 @@ def csv(tmp_path):
     def write(text: str | bytes) -> Path:
         (tmp_path / "train.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
         return tmp_path / "train.csv"
+
     return write
 
 
 def test_long_has_one_row_an_image_in_order_of_appearance(csv):
     frame = read_catalog(csv(LONG))
-    assert list(frame.columns) == ["image_id", "path", "Sampling_Date", "State", "Height_Ave_cm",
-                                   "Dry_Clover_g", "Dry_Dead_g"]
-    assert frame.to_numpy().tolist() == [["ID7", "train/ID7.jpg", "2015/9/4", "Tas", 4.5, 0.0, 31.9],
-                                         ["ID3", "train/ID3.jpg", "2015/4/1", "NSW", 16.0, 1.25, 20.0]]
+    assert list(frame.columns) == [
+        "image_id",
+        "path",
+        "Sampling_Date",
+        "State",
+        "Height_Ave_cm",
+        "Dry_Clover_g",
+        "Dry_Dead_g",
+    ]
+    assert frame.to_numpy().tolist() == [
+        ["ID7", "train/ID7.jpg", "2015/9/4", "Tas", 4.5, 0.0, 31.9],
+        ["ID3", "train/ID3.jpg", "2015/4/1", "NSW", 16.0, 1.25, 20.0],
+    ]
 
 
 def test_text_is_python_str_and_numbers_are_float64(csv):
     frame = read_catalog(csv(LONG))
     assert [str(dtype) for dtype in frame.dtypes] == ["object"] * 4 + ["float64"] * 3
     assert type(frame["State"][0]) is str
-    assert (frame["State"] + "_" + frame["Sampling_Date"]).tolist() == ["Tas_2015/9/4", "NSW_2015/4/1"]
+    assert (frame["State"] + "_" + frame["Sampling_Date"]).tolist() == [
+        "Tas_2015/9/4",
+        "NSW_2015/4/1",
+    ]
 
 
 def test_an_image_without_one_of_the_targets_has_nan(csv):
-    frame = read_catalog(csv(LONG.replace("ID3__Dry_Dead_g,train/ID3.jpg,2015/4/1,NSW,16,Dry_Dead_g,2e1\n", "")))
+    frame = read_catalog(
+        csv(LONG.replace("ID3__Dry_Dead_g,train/ID3.jpg,2015/4/1,NSW,16,Dry_Dead_g,2e1\n", ""))
+    )
     assert np.isnan(frame["Dry_Dead_g"][1]) and frame["Dry_Clover_g"][1] == 1.25
 
 
 def test_test_csv_has_ids_and_paths_only(csv):
-    assert read_catalog(csv(TEST)).to_dict("list") == {"image_id": ["ID9", "ID2"],
-                                                       "path": ["test/ID9.jpg", "test/ID2.jpg"]}
+    assert read_catalog(csv(TEST)).to_dict("list") == {
+        "image_id": ["ID9", "ID2"],
+        "path": ["test/ID9.jpg", "test/ID2.jpg"],
+    }
 
 
 def test_wide_keeps_ids_with_leading_zeros(csv):
@@ -65,18 +83,25 @@ def test_wide_keeps_ids_with_leading_zeros(csv):
 
 def test_wide_without_ids_takes_the_stem(csv):
     assert read_catalog(csv("State,image_path\nVic,a/x.y.jpg\n")).to_dict("list") == {
-        "image_id": ["x.y"], "path": ["a/x.y.jpg"], "State": ["Vic"]}
+        "image_id": ["x.y"],
+        "path": ["a/x.y.jpg"],
+        "State": ["Vic"],
+    }
 
 
-@pytest.mark.parametrize("cells, expected", [
-    (["1", "-2.5", "+.5e1"], [1.0, -2.5, 5.0]),
-    (["1", "007", "3"], ["1", "007", "3"]),
-    (["1", "inf", "3"], ["1", "inf", "3"]),
-    (["1_0", "2", "3"], ["1_0", "2", "3"]),
-    (["NA", "", "NSW"], ["NA", "", "NSW"]),  # NA may be a State
-    (["1234567890123456789", "2", "3"], ["1234567890123456789", "2", "3"]),
-    (["1e999", "2", "3"], ["1e999", "2", "3"]),
-], ids=["numbers", "leading zero", "infinity", "underscore", "text", "beyond float64", "overflow"])
+@pytest.mark.parametrize(
+    "cells, expected",
+    [
+        (["1", "-2.5", "+.5e1"], [1.0, -2.5, 5.0]),
+        (["1", "007", "3"], ["1", "007", "3"]),
+        (["1", "inf", "3"], ["1", "inf", "3"]),
+        (["1_0", "2", "3"], ["1_0", "2", "3"]),
+        (["NA", "", "NSW"], ["NA", "", "NSW"]),  # NA may be a State
+        (["1234567890123456789", "2", "3"], ["1234567890123456789", "2", "3"]),
+        (["1e999", "2", "3"], ["1e999", "2", "3"]),
+    ],
+    ids=["numbers", "leading zero", "infinity", "underscore", "text", "beyond float64", "overflow"],
+)
 def test_a_column_is_numbers_or_text_as_written(csv, cells, expected):
     rows = "".join(f"{i}.jpg,{cell}\n" for i, cell in enumerate(cells))
     assert read_catalog(csv(f"path,x\n{rows}"))["x"].tolist() == expected
@@ -87,10 +112,18 @@ def test_missing_numbers_are_nan(csv):
     assert column.dtype == np.float64 and column.isna().tolist() == [False, True, True, True, True]
 
 
-@pytest.mark.parametrize("text", [
-    b"\xef\xbb\xbf" + WIDE.encode(), WIDE.replace("\n", "\r\n"), WIDE.replace(",", " , "), WIDE.replace("\n", "\n\n"),
-    WIDE.rstrip("\n"), WIDE.replace("Vic", '"Vic"'),
-], ids=["BOM", "CRLF", "spaces", "blank lines", "no last newline", "quotes"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbf" + WIDE.encode(),
+        WIDE.replace("\n", "\r\n"),
+        WIDE.replace(",", " , "),
+        WIDE.replace("\n", "\n\n"),
+        WIDE.rstrip("\n"),
+        WIDE.replace("Vic", '"Vic"'),
+    ],
+    ids=["BOM", "CRLF", "spaces", "blank lines", "no last newline", "quotes"],
+)
 def test_the_same_csv_written_otherwise_reads_the_same(csv, text):
     assert read_catalog(csv(text)).equals(read_catalog(csv(WIDE)))
 
@@ -99,44 +132,99 @@ def test_paths_keep_their_unicode_and_commas(csv):
     assert read_catalog(csv('path\n"草地 图/ä, b.jpg"\n'))["path"].tolist() == ["草地 图/ä, b.jpg"]
 
 
-@pytest.mark.parametrize("text, reason", [
-    ("", "no rows"),
-    ("path,State\n", "no rows"),
-    (b"path\n\xff\xfea.jpg\n", "byte 5 is not UTF-8"),
-    ("path\na\0.jpg\n", "NUL"),
-    ('path\n"a.jpg\n', "line 2: not CSV"),
-    ("path,x,x\na.jpg,1,2\n", "header has x twice"),
-    (",path\n0,a.jpg\n", "a column without a name"),
-    ("path,x\na.jpg,1\nb.jpg\n", "header has 2 cells.*line 3: 1 cells"),
-    ("file,x\na.jpg,1\n", "no column path; found file, x; a long CSV needs sample_id"),
-    ("sample_id,target\na__b,1\n", "no column image_path, target_name; found sample_id, target"),
-    ("path,x\n,1\n", "without the path.*line 2"),
-    ("path,width\na.jpg,1\n", "width: .*rename"),
-    ("path\na/x.jpg\nb/x.jpg\n", "image_id of its own.*line 2: 'x': a/x.jpg.*line 3: 'x': b/x.jpg"),
-    ("path,Dry_Total_g\na.jpg,-1\n", "Dry_Total_g must be .*line 2: a: '-1'"),
-], ids=["empty", "header only", "latin", "nul", "quote", "twice", "unnamed", "ragged", "no path", "half long",
-        "empty path", "reserved", "same stem", "negative"])
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("", "no rows"),
+        ("path,State\n", "no rows"),
+        (b"path\n\xff\xfea.jpg\n", "byte 5 is not UTF-8"),
+        ("path\na\0.jpg\n", "NUL"),
+        ('path\n"a.jpg\n', "line 2: not CSV"),
+        ("path,x,x\na.jpg,1,2\n", "header has x twice"),
+        (",path\n0,a.jpg\n", "a column without a name"),
+        ("path,x\na.jpg,1\nb.jpg\n", "header has 2 cells.*line 3: 1 cells"),
+        ("file,x\na.jpg,1\n", "no column path; found file, x; a long CSV needs sample_id"),
+        (
+            "sample_id,target\na__b,1\n",
+            "no column image_path, target_name; found sample_id, target",
+        ),
+        ("path,x\n,1\n", "without the path.*line 2"),
+        ("path,width\na.jpg,1\n", "width: .*rename"),
+        (
+            "path\na/x.jpg\nb/x.jpg\n",
+            "image_id of its own.*line 2: 'x': a/x.jpg.*line 3: 'x': b/x.jpg",
+        ),
+        ("path,Dry_Total_g\na.jpg,-1\n", "Dry_Total_g must be .*line 2: a: '-1'"),
+    ],
+    ids=[
+        "empty",
+        "header only",
+        "latin",
+        "nul",
+        "quote",
+        "twice",
+        "unnamed",
+        "ragged",
+        "no path",
+        "half long",
+        "empty path",
+        "reserved",
+        "same stem",
+        "negative",
+    ],
+)
 def test_a_csv_that_cannot_be_meant_is_refused(csv, text, reason):
     with pytest.raises(InputError, match=f"(?s)train.csv: .*{reason}"):
         read_catalog(csv(text))
 
 
-@pytest.mark.parametrize("old, new, reason", [
-    ("ID7__Dry_Dead_g,train/ID7.jpg", "ID7__Dry_Dead_g,ID7.jpg", "image_path.*ID7: train/ID7.jpg [|] ID7.jpg"),
-    ("NSW,16,Dry_Dead", "WA,16,Dry_Dead", "differ in State.*ID3: NSW [|] WA"),
-    ("ID3__Dry_Dead_g", "ID3_Dry_Dead_g", "`__` and target_name.*line 5: sample_id 'ID3_Dry_Dead_g'"),
-    ("ID3__Dry_Dead_g", "__Dry_Dead_g", "`__` and target_name.*line 5"),
-    ("ID3__Dry_Dead_g", "ID3__GDM_g", "`__` and target_name.*line 5: sample_id 'ID3__GDM_g', target_name 'Dry_Dead_g'"),
-    ("31.9", "much", "target must be a finite number.*line 4: ID7__Dry_Dead_g: 'much'"),
-    ("31.9", "-31.9", "target must be .* 0 or more.*'-31.9'"),
-    ("31.9", "inf", "target must be a finite.*'inf'"),
-    ("Height_Ave_cm", "sha256", "sha256: .*rename"),
-    ("Height_Ave_cm", "image_id", "image_id: .*rename"),
-    ("Height_Ave_cm", "Dry_Dead_g", "Dry_Dead_g: .*rename"),
-    ("2e1\n", "2e1\nID3__Dry_Dead_g,train/ID3.jpg,2015/4/1,NSW,16,Dry_Dead_g,3\n",
-     "several targets.*line 5: ID3__Dry_Dead_g = 20.0.*line 6: ID3__Dry_Dead_g = 3.0"),
-], ids=["path", "metadata", "no underscores", "no id", "other target", "text", "negative", "infinite", "reserved",
-        "our id", "target as column", "twice"])
+@pytest.mark.parametrize(
+    "old, new, reason",
+    [
+        (
+            "ID7__Dry_Dead_g,train/ID7.jpg",
+            "ID7__Dry_Dead_g,ID7.jpg",
+            "image_path.*ID7: train/ID7.jpg [|] ID7.jpg",
+        ),
+        ("NSW,16,Dry_Dead", "WA,16,Dry_Dead", "differ in State.*ID3: NSW [|] WA"),
+        (
+            "ID3__Dry_Dead_g",
+            "ID3_Dry_Dead_g",
+            "`__` and target_name.*line 5: sample_id 'ID3_Dry_Dead_g'",
+        ),
+        ("ID3__Dry_Dead_g", "__Dry_Dead_g", "`__` and target_name.*line 5"),
+        (
+            "ID3__Dry_Dead_g",
+            "ID3__GDM_g",
+            "`__` and target_name.*line 5: sample_id 'ID3__GDM_g', target_name 'Dry_Dead_g'",
+        ),
+        ("31.9", "much", "target must be a finite number.*line 4: ID7__Dry_Dead_g: 'much'"),
+        ("31.9", "-31.9", "target must be .* 0 or more.*'-31.9'"),
+        ("31.9", "inf", "target must be a finite.*'inf'"),
+        ("Height_Ave_cm", "sha256", "sha256: .*rename"),
+        ("Height_Ave_cm", "image_id", "image_id: .*rename"),
+        ("Height_Ave_cm", "Dry_Dead_g", "Dry_Dead_g: .*rename"),
+        (
+            "2e1\n",
+            "2e1\nID3__Dry_Dead_g,train/ID3.jpg,2015/4/1,NSW,16,Dry_Dead_g,3\n",
+            "several targets.*line 5: ID3__Dry_Dead_g = 20.0.*line 6: ID3__Dry_Dead_g = 3.0",
+        ),
+    ],
+    ids=[
+        "path",
+        "metadata",
+        "no underscores",
+        "no id",
+        "other target",
+        "text",
+        "negative",
+        "infinite",
+        "reserved",
+        "our id",
+        "target as column",
+        "twice",
+    ],
+)
 def test_a_long_csv_that_contradicts_itself_is_refused(csv, old, new, reason):
     assert old in LONG
     with pytest.raises(InputError, match=f"(?s)train.csv: .*{reason}"):
@@ -154,8 +242,10 @@ def test_a_csv_that_is_not_there_is_named(tmp_path):
 
 def test_target_rows_follow_the_file(csv):
     assert target_rows(csv(TEST)).to_numpy().tolist() == [
-        ["ID9__Dry_Total_g", "ID9", "Dry_Total_g"], ["ID2__Dry_Total_g", "ID2", "Dry_Total_g"],
-        ["ID9__GDM_g", "ID9", "GDM_g"]]
+        ["ID9__Dry_Total_g", "ID9", "Dry_Total_g"],
+        ["ID2__Dry_Total_g", "ID2", "Dry_Total_g"],
+        ["ID9__GDM_g", "ID9", "GDM_g"],
+    ]
 
 
 def test_target_rows_of_a_wide_csv_are_all_targets_of_each_image(csv):
@@ -168,7 +258,9 @@ def test_target_rows_of_a_wide_csv_are_all_targets_of_each_image(csv):
 
 def test_the_examples_of_the_readme_are_one_photograph(csv):
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    long, wide = (read_catalog(csv(text)) for text in re.findall("```csv\n(.*?)```", readme, re.DOTALL))
+    long, wide = (
+        read_catalog(csv(text)) for text in re.findall("```csv\n(.*?)```", readme, re.DOTALL)
+    )
     assert long["image_id"].tolist() == wide["image_id"].tolist() == ["ID1"]
     assert long.iloc[0].to_dict().items() <= wide.iloc[0].to_dict().items()
 
@@ -180,14 +272,19 @@ def test_a_csv_without_commas_is_told_so(csv, separator):
 
 
 def catalog_of(csv, *paths: str):
-    return read_catalog(csv("image_id,path\n" + "".join(f"{i},{path}\n" for i, path in enumerate(paths))))
+    return read_catalog(
+        csv("image_id,path\n" + "".join(f"{i},{path}\n" for i, path in enumerate(paths)))
+    )
 
 
 def test_photographs_are_found_in_order(csv, tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("a.jpg", "b/c.jpg"):
         (tmp_path / name).touch()
-    assert find_photographs(catalog_of(csv, "b/c.jpg", "a.jpg"), tmp_path) == [tmp_path / "b/c.jpg", tmp_path / "a.jpg"]
+    assert find_photographs(catalog_of(csv, "b/c.jpg", "a.jpg"), tmp_path) == [
+        tmp_path / "b/c.jpg",
+        tmp_path / "a.jpg",
+    ]
 
 
 def test_B15_every_missing_photograph_is_listed(csv, tmp_path):
@@ -197,7 +294,9 @@ def test_B15_every_missing_photograph_is_listed(csv, tmp_path):
     assert all(f"\n  {name}" in str(caught.value) for name in names)
 
 
-@pytest.mark.parametrize("path", ["../out.jpg", "{parent}/out.jpg", "link.jpg"], ids=["dots", "absolute", "symlink"])
+@pytest.mark.parametrize(
+    "path", ["../out.jpg", "{parent}/out.jpg", "link.jpg"], ids=["dots", "absolute", "symlink"]
+)
 def test_B27_photographs_outside_the_root_are_refused(csv, tmp_path, path):
     root = tmp_path / "root"
     root.mkdir()

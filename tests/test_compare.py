@@ -1,9 +1,17 @@
-"""trainer.compare: the arithmetic on sums against drawing images, the intervals against data whose truth is known."""
+"""trainer.compare: the arithmetic on sums against drawing images, the intervals against data whose
+truth is known."""
 
 import numpy as np
 import pytest
 
-from trainer.compare import LEAST_SITES, SiteSums, compare, compare_pairs, draw_sites, interval_levels
+from trainer.compare import (
+    LEAST_SITES,
+    SiteSums,
+    compare,
+    compare_pairs,
+    draw_sites,
+    interval_levels,
+)
 from trainer.metrics import weighted_r2
 
 
@@ -11,11 +19,15 @@ def pasture(seed: int, n_sites: int = 30) -> tuple[np.ndarray, np.ndarray]:
     """Truth (N, 5) and site of each image; sites of 1 to 9 images, alike within."""
     rng = np.random.default_rng(seed)
     site_N = np.repeat(np.arange(n_sites), rng.integers(1, 10, n_sites))
-    green, dead, clover = (rng.gamma(2, [14, 6, 4], (n_sites, 3))[site_N] * rng.gamma(8, 1 / 8, (len(site_N), 3))).T
+    green, dead, clover = (
+        rng.gamma(2, [14, 6, 4], (n_sites, 3))[site_N] * rng.gamma(8, 1 / 8, (len(site_N), 3))
+    ).T
     return np.stack([green, dead, clover, green + clover, green + clover + dead], 1), site_N
 
 
-def predictions(truth_N5: np.ndarray, site_N: np.ndarray, seed: int, sd: float, n_repeats: int = 1) -> np.ndarray:
+def predictions(
+    truth_N5: np.ndarray, site_N: np.ndarray, seed: int, sd: float, n_repeats: int = 1
+) -> np.ndarray:
     """(R, N, 5) that err by whole sites, which repeats share, and by image."""
     rng = np.random.default_rng([seed, 1])
     by_site_S5 = rng.normal(0, sd, (site_N.max() + 1, 5))
@@ -24,14 +36,20 @@ def predictions(truth_N5: np.ndarray, site_N: np.ndarray, seed: int, sd: float, 
 
 def two_points(seed: int, sds: tuple[float, float], n_sites: int = 30) -> tuple:
     truth_N5, site_N = pasture(seed, n_sites)
-    return truth_N5, np.stack([predictions(truth_N5, site_N, seed + 1000 * i, sd) for i, sd in enumerate(sds)]), site_N
+    return (
+        truth_N5,
+        np.stack([predictions(truth_N5, site_N, seed + 1000 * i, sd) for i, sd in enumerate(sds)]),
+        site_N,
+    )
 
 
 def slow_differences(truth_N5, prediction_GRN5, site_N, counts_BS) -> np.ndarray:
     """(B, G) by gathering the images of every drawn site and scoring each repeat."""
     scores = []
     for counts_S in counts_BS:
-        rows = np.concatenate([np.flatnonzero(site_N == s) for s in np.repeat(np.arange(len(counts_S)), counts_S)])
+        rows = np.concatenate(
+            [np.flatnonzero(site_N == s) for s in np.repeat(np.arange(len(counts_S)), counts_S)]
+        )
         held_out = ~np.isnan(prediction_GRN5[0][:, rows])
         truth = np.where(held_out, truth_N5[rows], np.nan)
         scores.append(np.nanmean(weighted_r2(truth, prediction_GRN5[:, :, rows]), 1))
@@ -43,7 +61,9 @@ def test_sums_are_the_scores_of_drawn_images():
     prediction = np.stack([predictions(truth, site, g, 6 + g) for g in range(3)])
     counts = draw_sites(11, 40, seed=3)
     expected = slow_differences(truth, prediction, site, counts)
-    np.testing.assert_allclose(SiteSums.of(truth, prediction, site).differences(counts, 1), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        SiteSums.of(truth, prediction, site).differences(counts, 1), expected, atol=1e-12
+    )
 
 
 def test_repeats_that_hold_out_different_images_are_scored_on_their_own():
@@ -53,7 +73,9 @@ def test_repeats_that_hold_out_different_images_are_scored_on_their_own():
     prediction[:, 0, site < 4] = prediction[:, 1, site > 8] = np.nan
     counts = draw_sites(11, 40, seed=3)
     expected = slow_differences(truth, prediction, site, counts)
-    np.testing.assert_allclose(SiteSums.of(truth, prediction, site).differences(counts, 1), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        SiteSums.of(truth, prediction, site).differences(counts, 1), expected, atol=1e-12
+    )
 
 
 def test_the_difference_is_that_of_the_scores():
@@ -76,16 +98,24 @@ def test_noise_is_not_told_apart():
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    level = [compare(*two_points(seed, (8, 8)), reference=0, seed=seed, n_resamples=400)[1] for seed in range(200)]
-    assert 0.90 <= np.mean([not c.apart for c in level]) <= 0.98  # .95 +- three standard errors, .02 below for skew
+    level = [
+        compare(*two_points(seed, (8, 8)), reference=0, seed=seed, n_resamples=400)[1]
+        for seed in range(200)
+    ]
+    # .95 +- three standard errors, .02 below for skew
+    assert 0.90 <= np.mean([not c.apart for c in level]) <= 0.98
 
 
 def test_images_of_a_site_are_no_independent_evidence():
     # Ten times the photographs of the same visits, with the same errors, say nothing new.
     truth, prediction, site = two_points(0, (8, 9))
     once = compare(truth, prediction, site, 0, seed=0)
-    tenfold = compare(np.tile(truth, (10, 1)), np.tile(prediction, (10, 1)), np.tile(site, 10), 0, seed=0)
-    assert tenfold[1].low == pytest.approx(once[1].low) and tenfold[1].high == pytest.approx(once[1].high)
+    tenfold = compare(
+        np.tile(truth, (10, 1)), np.tile(prediction, (10, 1)), np.tile(site, 10), 0, seed=0
+    )
+    assert tenfold[1].low == pytest.approx(once[1].low) and tenfold[1].high == pytest.approx(
+        once[1].high
+    )
 
 
 def test_the_order_of_images_and_the_names_of_sites_do_not_matter():
@@ -126,7 +156,10 @@ def test_a_point_that_failed_is_not_compared(value):
     failed = prediction[1].copy()
     failed[0, site == 3] = value
     same, worse, nothing = compare(truth, np.stack([*prediction, failed]), site, 0, seed=0)
-    assert np.isnan([nothing.difference, nothing.low, nothing.high, nothing.sd]).all() and not nothing.apart
+    assert (
+        np.isnan([nothing.difference, nothing.low, nothing.high, nothing.sd]).all()
+        and not nothing.apart
+    )
     assert same.difference == 0 and worse.apart
 
 
@@ -149,16 +182,24 @@ def test_one_repeat_has_no_spread():
 
 def test_draws_are_as_many_sites_as_there_are():
     counts = draw_sites(7, 50, seed=0)
-    assert counts.shape == (50, 7) and (counts.sum(1) == 7).all() and (counts == draw_sites(7, 50, seed=0)).all()
+    assert (
+        counts.shape == (50, 7)
+        and (counts.sum(1) == 7).all()
+        and (counts == draw_sites(7, 50, seed=0)).all()
+    )
 
 
 def test_levels_go_to_those_of_a_normal():
     assert interval_levels(10**6) == pytest.approx((0.025, 0.975), abs=1e-5)
-    assert interval_levels(30)[0] == pytest.approx(0.0188, abs=1e-4)  # t of 29 degrees 2.0452, times sqrt(30 / 29)
+    # t of 29 degrees 2.0452, times sqrt(30 / 29)
+    assert interval_levels(30)[0] == pytest.approx(0.0188, abs=1e-4)
 
 
 def test_fields_are_plain_numbers():
-    assert {type(value) for value in vars(compare(*two_points(0, (5, 15)), reference=0, seed=0)[1]).values()} == {float, bool}
+    assert {
+        type(value)
+        for value in vars(compare(*two_points(0, (5, 15)), reference=0, seed=0)[1]).values()
+    } == {float, bool}
 
 
 def test_pairs_are_what_each_comparison_says():

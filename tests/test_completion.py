@@ -11,12 +11,15 @@ from commands import biomass
 
 ROOT = Path(__file__).parent.parent
 ASK = {  # what a shell does when its TAB key is pressed after `biomass sto`
-    "bash": 'eval "$(biomass completion bash)"; COMP_WORDS=(biomass {0}); COMP_CWORD={1}; _biomass_completion biomass; '
-            'printf "%s\\n" "${{COMPREPLY[@]}}"',
+    "bash": 'eval "$(biomass completion bash)"; COMP_WORDS=(biomass {0}); COMP_CWORD={1}; '
+    "_biomass_completion biomass; "
+    'printf "%s\\n" "${{COMPREPLY[@]}}"',
     "fish": 'biomass completion fish | source; complete -C "biomass {0}" | cut -f 1',
     # zsh has no way to ask from outside: its own two builtins that would show the words print them
-    "zsh": 'compdef() {{ :; }}; _describe() {{ print -rl -- ${{${{(P)3}}%%:*}}; }}; compadd() {{ print -rl -- ${{(P)@[-1]}}; }}; '
-           'eval "$(biomass completion zsh)"; words=(biomass {0}); CURRENT=$(({1} + 1)); _biomass_completion',
+    "zsh": "compdef() {{ :; }}; _describe() {{ print -rl -- ${{${{(P)3}}%%:*}}; }}; compadd() {{ "
+    "print -rl -- ${{(P)@[-1]}}; }}; "
+    'eval "$(biomass completion zsh)"; words=(biomass {0}); CURRENT=$(({1} + 1)); '
+    "_biomass_completion",
 }
 
 
@@ -26,25 +29,57 @@ def environment(tmp_path) -> dict[str, str]:
     entry = tmp_path / "biomass"
     entry.write_text(f"#!{sys.executable}\nimport sys\nfrom cli import main\nsys.exit(main())\n")
     entry.chmod(0o755)
-    return os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    return os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+    }
 
 
-@pytest.mark.parametrize("typed, words", [
-    ("sto", ["store"]), ("store st", ["stats"]), ("completion z", ["zsh"]), ("train --pl", ["--plan"]), ("nothing", [])])
+@pytest.mark.parametrize(
+    "typed, words",
+    [
+        ("sto", ["store"]),
+        ("store st", ["stats"]),
+        ("completion z", ["zsh"]),
+        ("train --pl", ["--plan"]),
+        ("nothing", []),
+    ],
+)
 @pytest.mark.parametrize("shell", list(ASK))
 def test_tab_completes(shell, typed, words, environment):
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not here")
     flags = {"bash": "--norc", "zsh": "-f", "fish": "--no-config"}
     asked = ASK[shell].format(typed, len(typed.split()))
-    done = subprocess.run([shell, flags[shell], "-c", asked], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [shell, flags[shell], "-c", asked],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.stdout.split(), done.stderr) == (words, "")
 
 
 def test_a_tab_imports_nothing_heavy():
-    code = "import sys, atexit, cli; atexit.register(lambda: print(*sys.modules)); cli.main(prog_name='biomass')"
-    asked = os.environ | {"_BIOMASS_COMPLETE": "bash_complete", "COMP_WORDS": "biomass predict --f", "COMP_CWORD": "2"}
-    done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, cwd=ROOT, check=True)
+    code = (
+        "import sys, atexit, cli; atexit.register(lambda: print(*sys.modules)); "
+        "cli.main(prog_name='biomass')"
+    )
+    asked = os.environ | {
+        "_BIOMASS_COMPLETE": "bash_complete",
+        "COMP_WORDS": "biomass predict --f",
+        "COMP_CWORD": "2",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=asked,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
     found, modules = done.stdout.split("\n", 1)
     assert found == "plain,--folds"
     assert not {"torch", "numpy", "pandas", "h5py", "zarr"} & set(modules.split())
@@ -53,7 +88,10 @@ def test_a_tab_imports_nothing_heavy():
 def test_help_says_where_the_script_goes():
     said = biomass("completion", "--help").output
     assert all(f"biomass completion {shell}" in said for shell in ASK)
-    assert all(file in said for file in ("~/.bashrc", "~/.zshrc", "~/.config/fish/completions/biomass.fish"))
+    assert all(
+        file in said
+        for file in ("~/.bashrc", "~/.zshrc", "~/.config/fish/completions/biomass.fish")
+    )
 
 
 def test_another_shell_is_a_usage_error():

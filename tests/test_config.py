@@ -32,20 +32,38 @@ def load(tmp_path):
 
 def test_a_sweep_without_axes_is_one_point(load):
     sweep = load()
-    assert sweep.points == [sweep.base] and sweep.axes == {} and sweep.names == ["001_exp013_dinov3"]
+    assert (
+        sweep.points == [sweep.base] and sweep.axes == {} and sweep.names == ["001_exp013_dinov3"]
+    )
 
 
 def test_defaults_are_the_first_experiment(load):
     base = load().base
-    assert (base.trainer.num_epochs, base.optimization.average_decay(1600), base.head.dropout) == (200, 0.997, 0.2)
-    assert base.loss.main_weights == [1.0, 0.5, 0.3] and base.augmentation.mixup.disable_ratio == 0.2
+    assert (base.trainer.num_epochs, base.optimization.average_decay(1600), base.head.dropout) == (
+        200,
+        0.997,
+        0.2,
+    )
+    assert (
+        base.loss.main_weights == [1.0, 0.5, 0.3] and base.augmentation.mixup.disable_ratio == 0.2
+    )
 
 
 def test_last_axis_of_the_file_is_fastest(load):
-    sweep = load(MINIMAL, {"optimization.weight_decay": [0.01, 0.1, 0], "optimization.lr": ["2e-3", 1e-3]})
-    assert sweep.axes == {"optimization.lr": [0.002, 0.001], "optimization.weight_decay": [0.01, 0.1, 0.0]}
+    sweep = load(
+        MINIMAL, {"optimization.weight_decay": [0.01, 0.1, 0], "optimization.lr": ["2e-3", 1e-3]}
+    )
+    assert sweep.axes == {
+        "optimization.lr": [0.002, 0.001],
+        "optimization.weight_decay": [0.01, 0.1, 0.0],
+    }
     assert [(p.optimization.lr, p.optimization.weight_decay) for p in sweep.points] == [
-        (0.002, 0.01), (0.002, 0.1), (0.002, 0.0), (0.001, 0.01), (0.001, 0.1), (0.001, 0.0),
+        (0.002, 0.01),
+        (0.002, 0.1),
+        (0.002, 0.0),
+        (0.001, 0.01),
+        (0.001, 0.1),
+        (0.001, 0.0),
     ]
 
 
@@ -66,18 +84,30 @@ def test_names_say_what_differs(load):
 
 
 def test_names_speak_of_null_bool_and_lists(load):
-    overrides = {"head.gate_hidden": [None], "head.normalize": [True], "loss.main_weights": [[1, 0.5, 0]]}
-    name, = load(MINIMAL, overrides).names
+    overrides = {
+        "head.gate_hidden": [None],
+        "head.normalize": [True],
+        "loss.main_weights": [[1, 0.5, 0]],
+    }
+    (name,) = load(MINIMAL, overrides).names
     assert name == "001_exp013_dinov3__gate_hidden-null__normalize-true__main_weights-1-0_5-0"
 
 
 def test_names_widen_beyond_999_points(load):
-    sweep = load(MINIMAL, {"loss.beta": list(range(1, 51)), "head.shared_hidden": list(range(1, 22))})
+    sweep = load(
+        MINIMAL, {"loss.beta": list(range(1, 51)), "head.shared_hidden": list(range(1, 22))}
+    )
     assert len(sweep.points) == 1050 and sweep.names[0].startswith("0001_exp013")
 
 
 def test_a_huge_grid_is_counted_without_being_made(load):
-    axes = ["loss.beta", "loss.aux_weight", "loss.state_weight", "loss.height_weight", "optimization.lr"]
+    axes = [
+        "loss.beta",
+        "loss.aux_weight",
+        "loss.state_weight",
+        "loss.height_weight",
+        "optimization.lr",
+    ]
     assert load(MINIMAL, {axis: list(range(1, 101)) for axis in axes}).n_combinations == 10**10
 
 
@@ -106,18 +136,37 @@ def test_a_section_of_comments_only_is_all_defaults(load):
 
 
 def test_fold_is_a_number_or_all_or_left_out(load):
-    assert [load(MINIMAL, {"cv.fold": fold}).base.cv.fold for fold in (None, 2, "all")] == [None, 2, "all"]
+    assert [load(MINIMAL, {"cv.fold": fold}).base.cv.fold for fold in (None, 2, "all")] == [
+        None,
+        2,
+        "all",
+    ]
     with pytest.raises(InputError, match="cv.fold"):
         load(MINIMAL, {"cv.fold": "most"})
 
 
 def test_what_a_kind_does_not_read_makes_no_other_point(load):
-    axes = {"head.kind": ["cls_gating", "density", "pooled_mlp"], "head.gate_hidden": [4, 8], "loss.intervals": [0, 5],
-            "augmentation.mixup.kind": ["none", "patches"], "augmentation.mixup.alpha": [0.2, 1]}
+    axes = {
+        "head.kind": ["cls_gating", "density", "pooled_mlp"],
+        "head.gate_hidden": [4, 8],
+        "loss.intervals": [0, 5],
+        "augmentation.mixup.kind": ["none", "patches"],
+        "augmentation.mixup.alpha": [0.2, 1],
+    }
     sweep = load(MINIMAL, axes)
-    by_kind = {kind: [name for name, point in zip(sweep.names, sweep.points, strict=True) if point.head.kind == kind]
-               for kind in axes["head.kind"]}
-    assert {kind: len(names) for kind, names in by_kind.items()} == {"cls_gating": 12, "density": 3, "pooled_mlp": 6}
+    by_kind = {
+        kind: [
+            name
+            for name, point in zip(sweep.names, sweep.points, strict=True)
+            if point.head.kind == kind
+        ]
+        for kind in axes["head.kind"]
+    }
+    assert {kind: len(names) for kind, names in by_kind.items()} == {
+        "cls_gating": 12,
+        "density": 3,
+        "pooled_mlp": 6,
+    }
     assert by_kind["density"][0] == "013_exp013_dinov3__head_kind-density__mixup_kind-none"
     assert sweep.points[12].head.gate_hidden == 4
 
@@ -142,11 +191,27 @@ def test_a_date_is_a_name(load):
         ("experiment.name", 13, "experiment.name: found 13, expected a valid string"),
         ("head.dropout", 1, "head.dropout: found 1, expected less than 1"),
         ("head.kind", "mlp", "head.kind: found 'mlp', expected one of attention, cls_gating,"),
-        ("loss.main_weights", [1, 2], "loss.main_weights: found [1, 2], List should have at least 3 items, not 2"),
-        ("loss.main_weights", [1, 2, "x"], "loss.main_weights.2: found 'x', expected a valid number"),
+        (
+            "loss.main_weights",
+            [1, 2],
+            "loss.main_weights: found [1, 2], List should have at least 3 items, not 2",
+        ),
+        (
+            "loss.main_weights",
+            [1, 2, "x"],
+            "loss.main_weights.2: found 'x', expected a valid number",
+        ),
         ("loss.main_weights", [[1, 2, 3], 4], "loss.main_weights: found 4, expected a valid list"),
-        ("dataset.target_cols", ["GDM_g"], "dataset.target_cols: found ['GDM_g'], expected ['Dry_Total_g', 'GDM_g', "),
-        ("inference.tta_indices", [0, 0, 2], "inference.tta_indices: found [0, 0, 2], expected each once"),
+        (
+            "dataset.target_cols",
+            ["GDM_g"],
+            "dataset.target_cols: found ['GDM_g'], expected ['Dry_Total_g', 'GDM_g', ",
+        ),
+        (
+            "inference.tta_indices",
+            [0, 0, 2],
+            "inference.tta_indices: found [0, 0, 2], expected each once",
+        ),
         ("cv.fold", 5, "cv: fold 5 does not exist: n_folds is 5"),
         ("loss.beta", [], "loss.beta: no values"),
         ("loss.beta", [0.002, 1, "2e-3"], "loss.beta: 0.002 is there twice"),
@@ -163,10 +228,18 @@ def test_a_wrong_value_is_named(load, key, value, says):
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("experiment.seed", [1, 2]), ("experiment.name", ["a", "b"]), ("trainer.batch_size", [16, 32]),
-        ("trainer.gradient_accumulation_steps", [1, 2]), ("trainer.num_epochs", [10, 20]), ("cv.fold", [0, 1]),
-        ("cv.strata", [["Dry_Dead_g"], []]), ("dataset.store", ["a", "b"]), ("backbone.hidden_dim", [192, 384]),
-        ("augmentation.mixup.disable_ratio", [0.1, 0.2]), ("inference.tta_indices", [[0], [0, 1]]), ("cv.repeats", []),
+        ("experiment.seed", [1, 2]),
+        ("experiment.name", ["a", "b"]),
+        ("trainer.batch_size", [16, 32]),
+        ("trainer.gradient_accumulation_steps", [1, 2]),
+        ("trainer.num_epochs", [10, 20]),
+        ("cv.fold", [0, 1]),
+        ("cv.strata", [["Dry_Dead_g"], []]),
+        ("dataset.store", ["a", "b"]),
+        ("backbone.hidden_dim", [192, 384]),
+        ("augmentation.mixup.disable_ratio", [0.1, 0.2]),
+        ("inference.tta_indices", [[0], [0, 1]]),
+        ("cv.repeats", []),
     ],
 )
 def test_what_makes_the_stream_is_no_axis(load, key, values):
@@ -174,21 +247,37 @@ def test_what_makes_the_stream_is_no_axis(load, key, values):
         load(MINIMAL, {key: values})
 
 
-@pytest.mark.parametrize("key", ["augmentation.mixup.enabled", "augmentation.mixup.alpha", "optimization.use_ema"])
+@pytest.mark.parametrize(
+    "key", ["augmentation.mixup.enabled", "augmentation.mixup.alpha", "optimization.use_ema"]
+)
 def test_mixup_and_ema_are_axes(load, key):
-    assert load(MINIMAL, {key: [True, False] if key.split(".")[-1] != "alpha" else [0.2, 1]}).n_combinations == 2
+    assert (
+        load(
+            MINIMAL, {key: [True, False] if key.split(".")[-1] != "alpha" else [0.2, 1]}
+        ).n_combinations
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("trainer: {batchsize: 3}", "trainer.batchsize: unknown key; did you mean trainer.batch_size?"),
-        ("augmentation: {mixup: {alfa: 3}}", "mixup.alfa: unknown key; did you mean augmentation.mixup.alpha?"),
+        (
+            "trainer: {batchsize: 3}",
+            "trainer.batchsize: unknown key; did you mean trainer.batch_size?",
+        ),
+        (
+            "augmentation: {mixup: {alfa: 3}}",
+            "mixup.alfa: unknown key; did you mean augmentation.mixup.alpha?",
+        ),
         ("trainer: {lr: 3}", "trainer.lr: unknown key; did you mean optimization.lr?"),
         ("optimisation: {}", "optimisation: unknown key; did you mean optimization?"),
         ("cv: {zzzz: 3}", "cv.zzzz: unknown key; known here: n_folds, repeats,"),
         ("loss: 3", "loss: found 3, expected a section with keys space, beta,"),
-        ("loss: [{beta: 1}]", "loss: found [{'beta': 1}], expected a section with keys space, beta,"),
+        (
+            "loss: [{beta: 1}]",
+            "loss: found [{'beta': 1}], expected a section with keys space, beta,",
+        ),
     ],
 )
 def test_unknown_keys_are_refused_with_the_nearest(load, line, says):
@@ -198,15 +287,23 @@ def test_unknown_keys_are_refused_with_the_nearest(load, line, says):
 
 
 def test_every_missing_key_is_listed(load):
-    with pytest.raises(InputError, match=r"(?s)3 keys are wrong:.*experiment: missing.*head: missing.*lr: missing"):
+    with pytest.raises(
+        InputError, match=r"(?s)3 keys are wrong:.*experiment: missing.*head: missing.*lr: missing"
+    ):
         load("optimization: {weight_decay: 0.1}")
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("cv: {tta: true}\nloss:\n  beta: 1\n  beta: 2\n", "key 'beta' is there twice, in lines 3 and 4"),
-        ("a: !!python/object/apply:os.system [ls]", "tags and aliases are not plain values (line 1, column 4)"),
+        (
+            "cv: {tta: true}\nloss:\n  beta: 1\n  beta: 2\n",
+            "key 'beta' is there twice, in lines 3 and 4",
+        ),
+        (
+            "a: !!python/object/apply:os.system [ls]",
+            "tags and aliases are not plain values (line 1, column 4)",
+        ),
         ("a: &x [1]\nb: *x", "tags and aliases are not plain values (line 2, column 4)"),
         ("<<: {a: 1}", "a key must be a word"),
         ("on: 1", "a key must be a word"),
@@ -232,12 +329,20 @@ def test_an_absent_file_is_named(tmp_path):
 
 
 @settings(max_examples=30, deadline=None)
-@given(name=st.text(min_size=1), lr=st.floats(1e-300, 1e300), store=st.sampled_from([None, Path("2e-3"), Path("a: b")]))
+@given(
+    name=st.text(min_size=1),
+    lr=st.floats(1e-300, 1e300),
+    store=st.sampled_from([None, Path("2e-3"), Path("a: b")]),
+)
 def test_a_dumped_config_loads_again(tmp_path_factory, name, lr, store):
-    point = PointConfig.model_validate({
-        "experiment": {"name": name, "seed": 1}, "dataset": {"store": store}, "head": {"kind": "density"},
-        "optimization": {"lr": lr, "weight_decay": 0.1},
-    })
+    point = PointConfig.model_validate(
+        {
+            "experiment": {"name": name, "seed": 1},
+            "dataset": {"store": store},
+            "head": {"kind": "density"},
+            "optimization": {"lr": lr, "weight_decay": 0.1},
+        }
+    )
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     path.write_text(dump_yaml(point))
     assert load_point(path) == point
@@ -258,10 +363,17 @@ def test_our_configs_load_and_open_with_their_question(path):
 
 def test_the_first_experiment_is_the_defaults_and_its_grid(load):
     sweep = SweepConfig.load(CONFIGS[0].with_name("exp013_dinov3.yaml"))
-    given_there = {"experiment.seed": 42, "backbone.model_name": "vit_huge_plus_patch16_dinov3",
-                   "backbone.hidden_dim": 1280, "backbone.num_patches": 3600, "dataset.img_size": 960,
-                   "dataset.num_aug_patterns": 20, "optimization.lr": 2e-3, "optimization.weight_decay": 1e-2,
-                       "optimization.ema_decay": 0.997}  # at its 1600 steps the default's own
+    given_there = {
+        "experiment.seed": 42,
+        "backbone.model_name": "vit_huge_plus_patch16_dinov3",
+        "backbone.hidden_dim": 1280,
+        "backbone.num_patches": 3600,
+        "dataset.img_size": 960,
+        "dataset.num_aug_patterns": 20,
+        "optimization.lr": 2e-3,
+        "optimization.weight_decay": 1e-2,
+        "optimization.ema_decay": 0.997,
+    }  # at its 1600 steps the default's own
     assert len(sweep.points) == 6 and sweep.base == load(MINIMAL, given_there).base
 
 

@@ -1,6 +1,8 @@
-"""Whatever kills the builder, or takes the power, nothing acknowledged is lost and the next build ends at the same bytes.
+"""Whatever kills the builder, or takes the power, nothing acknowledged is lost and the next build
+ends at the same bytes.
 
-Contract C1 to C3 of the store; ids name the faults: B01 a kill at a point, B02 at a random time, B11 power loss.
+Contract C1 to C3 of the store; ids name the faults: B01 a kill at a point, B02 at a random time,
+B11 power loss.
 """
 
 import os
@@ -25,8 +27,23 @@ from featurestore.verify import repair
 from featurestore.writer import StoreWriter
 
 FORMATS = pytest.mark.parametrize("suffix", ["h5", "zarr"])
-SYSTEM_CALLS = ("write", "pwrite64", "pwritev", "pwritev2", "fdatasync", "fsync", "rename", "renameat", "renameat2", "ftruncate",
-                "unlink", "unlinkat", "mkdir", "rmdir", "link")
+SYSTEM_CALLS = (
+    "write",
+    "pwrite64",
+    "pwritev",
+    "pwritev2",
+    "fdatasync",
+    "fsync",
+    "rename",
+    "renameat",
+    "renameat2",
+    "ftruncate",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "rmdir",
+    "link",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +55,11 @@ def build():
 
 @pytest.fixture
 def memory_path():
-    """A folder in memory where there is one: the kills test order, not the disk, and each build syncs some fifty times."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+    """A folder in memory where there is one: the kills test order, not the disk, and each build
+    syncs some fifty times."""
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    ) as folder:
         yield Path(folder)
 
 
@@ -54,7 +74,8 @@ def check_images(store: FeatureStore, images) -> None:
 
 
 def check_survivor(path: Path, acknowledged) -> None:
-    """What a crash left: no store and nothing acknowledged, or one where all that is sealed is right, all acknowledged sealed."""
+    """What a crash left: no store and nothing acknowledged, or one where all that is sealed is
+    right, all acknowledged sealed."""
     if not path.exists():
         assert not acknowledged
         return
@@ -82,7 +103,9 @@ def check_kills(build, folder: Path, suffix: str, step: int) -> int:
     n_calls = build(clean)["calls"]
     assert n_calls > 80
     points = range(1, n_calls + 1, step)
-    assert all(check_kill(build, folder / "killed" / clean.name, digest(clean), kill_at=k) for k in points)
+    assert all(
+        check_kill(build, folder / "killed" / clean.name, digest(clean), kill_at=k) for k in points
+    )
     return len(points)
 
 
@@ -93,7 +116,9 @@ def test_B01_C2_killed_at_a_durable_call_it_resumes_to_the_same_bytes(memory_pat
 
 @pytest.mark.system
 @FORMATS
-def test_B01_C2_killed_at_every_durable_call_it_resumes_to_the_same_bytes(memory_path, build, suffix):
+def test_B01_C2_killed_at_every_durable_call_it_resumes_to_the_same_bytes(
+    memory_path, build, suffix
+):
     print(suffix, check_kills(build, memory_path, suffix, step=1), "durable calls")
 
 
@@ -116,17 +141,24 @@ def test_B01_killed_again_while_it_clears_up_it_still_resumes(memory_path, build
 def can_trace() -> bool:
     if not shutil.which("strace"):
         return False
-    return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True).returncode == 0
+    return (
+        subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True).returncode == 0
+    )
 
 
-needs_strace = pytest.mark.skipif(not can_trace(), reason="needs strace, and leave to trace (ptrace)")
+needs_strace = pytest.mark.skipif(
+    not can_trace(), reason="needs strace, and leave to trace (ptrace)"
+)
 
 
 @pytest.mark.system
 @needs_strace
 @FORMATS
-def test_B01_C2_killed_at_every_system_call_it_resumes_to_the_same_bytes(memory_path, build, suffix):
-    """Those of zarr-python and libhdf5 too: each call by name, the N-th of a thread, until no thread makes so many."""
+def test_B01_C2_killed_at_every_system_call_it_resumes_to_the_same_bytes(
+    memory_path, build, suffix
+):
+    """Those of zarr-python and libhdf5 too: each call by name, the N-th of a thread, until no
+    thread makes so many."""
     clean = memory_path / f"clean.{suffix}"
     build(clean)
     points = {}
@@ -135,12 +167,15 @@ def test_B01_C2_killed_at_every_system_call_it_resumes_to_the_same_bytes(memory_
         while check_kill(build, path, digest(clean), inject=f"{call}:signal=SIGKILL:when={n}"):
             n += 1
         points[call] = n - 1
-    print(suffix, sum(points.values()), "system calls", {call: n for call, n in points.items() if n})
+    print(
+        suffix, sum(points.values()), "system calls", {call: n for call, n in points.items() if n}
+    )
     assert sum(points.values()) > 100
 
 
 def kill_at_random(build, folder: Path, suffix: str, n_kills: int, n: int, seed: int) -> None:
-    """Builds of n images, each killed over and over until one life is long enough; n_kills deaths in all."""
+    """Builds of n images, each killed over and over until one life is long enough; n_kills deaths
+    in all."""
     clean, rng, deaths = folder / f"clean.{suffix}", np.random.default_rng(seed), 0
     build(folder / f"warm.{suffix}")  # the server is up
     began = time.monotonic()
@@ -168,11 +203,14 @@ def test_B02_C2_killed_at_random_times_nothing_acknowledged_is_lost(memory_path,
 @pytest.mark.system
 @FORMATS
 @pytest.mark.parametrize("n", [20, 200])
-def test_B02_C2_killed_at_200_random_times_nothing_acknowledged_is_lost(memory_path, build, suffix, n):
+def test_B02_C2_killed_at_200_random_times_nothing_acknowledged_is_lost(
+    memory_path, build, suffix, n
+):
     kill_at_random(build, memory_path, suffix, n_kills=200, n=n, seed=n)
 
 
 # -- power loss
+
 
 def build_noted(path: Path, acknowledge: Callable[[list[int]], None], n: int = 5) -> None:
     """Build in this process; images 2 and 3 share a commit group."""
@@ -222,17 +260,27 @@ def begun_store(path: Path) -> None:
 
 
 def drop_and_skip(path: Path, acknowledge: Callable[[list[int]], None]) -> None:
-    """Images 2 and 4 are no longer asked for: the place at the catalog's end is free again. Image 3 is skipped."""
+    """Images 2 and 4 are no longer asked for: the place at the catalog's end is free again. Image 3
+    is skipped."""
     frame = tiny_frame(5).drop(index=[2, 4]).reset_index(drop=True)
-    with warnings.catch_warnings(action="ignore"), open_writer(path, tiny_spec(tiny_frame(5)), frame) as writer:
+    with (
+        warnings.catch_warnings(action="ignore"),
+        open_writer(path, tiny_spec(tiny_frame(5)), frame) as writer,
+    ):
         writer.skip({3: "missing"})
     store = FeatureStore.open(path)
-    assert store.n_images == 4 and store.catalog["status"].tolist() == ["ok", "ok", "dropped", "missing"]
+    assert store.n_images == 4 and store.catalog["status"].tolist() == [
+        "ok",
+        "ok",
+        "dropped",
+        "missing",
+    ]
     acknowledge([0, 1])
 
 
 def unseal_two(path: Path, acknowledge: Callable[[list[int]], None]) -> None:
-    """Two images are declared absent, one of which lost its id's first byte; then they are made again."""
+    """Two images are declared absent, one of which lost its id's first byte; then they are made
+    again."""
     with FeatureStore.open(path) as store:
         StoreWriter(store.layout, store).unseal([1, 3])
     assert not {1, 3} & set(FeatureStore.open(path).sealed.tolist())
@@ -240,12 +288,20 @@ def unseal_two(path: Path, acknowledge: Callable[[list[int]], None]) -> None:
 
 
 KEPT = (0.5, 0, 0.9, 0.1, 1)  # share of what is in doubt that is there
-SCENARIOS = {"build": (nothing, build_noted), "grow": (small_store, build_noted), "repair": (damaged_store, repair_and_build),
-             "drop": (begun_store, drop_and_skip), "unseal": (damaged_store, unseal_two)}
+SCENARIOS = {
+    "build": (nothing, build_noted),
+    "grow": (small_store, build_noted),
+    "repair": (damaged_store, repair_and_build),
+    "drop": (begun_store, drop_and_skip),
+    "unseal": (damaged_store, unseal_two),
+}
 
 
-def lose_power(folder: Path, suffix: str, scenario: str, monkeypatch, every: int, choices: int, seed: int = 0) -> int:
-    """Play a build again up to each `every`-th operation, draw disks that may be left, check each and build on it; how many."""
+def lose_power(
+    folder: Path, suffix: str, scenario: str, monkeypatch, every: int, choices: int, seed: int = 0
+) -> int:
+    """Play a build again up to each `every`-th operation, draw disks that may be left, check each
+    and build on it; how many."""
     prepare, act = SCENARIOS[scenario]
     home = folder / "recorded"
     home.mkdir()
@@ -258,12 +314,16 @@ def lose_power(folder: Path, suffix: str, scenario: str, monkeypatch, every: int
     for end in range(begin + seed % every, len(recorder.operations) + 1, every):
         disk = Disk(recorder.operations[:end])
         for _ in range(choices):
-            check_disk(disk, folder / "crashed", path.name, act, clean, rng, KEPT[n % len(KEPT)], scenario)
+            check_disk(
+                disk, folder / "crashed", path.name, act, clean, rng, KEPT[n % len(KEPT)], scenario
+            )
             n += 1
     return n
 
 
-def check_disk(disk: Disk, into: Path, name: str, act, clean: str, rng, kept: float, scenario: str) -> None:
+def check_disk(
+    disk: Disk, into: Path, name: str, act, clean: str, rng, kept: float, scenario: str
+) -> None:
     disk.crash(into, rng, kept)
     if scenario in ("repair", "unseal"):  # what was rotten before the crash may still be
         with FeatureStore.open(into / name) as store:
@@ -284,8 +344,11 @@ def test_C3_new_folders_for_a_store_are_durable_before_it_is(tmp_path, monkeypat
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @FORMATS
-def test_B11_C3_power_loss_leaves_no_store_or_one_whose_seals_are_true(memory_path, monkeypatch, suffix, scenario):
-    every = 2 if scenario == "drop" else 17 if suffix == "h5" else 26  # a drop takes some ten operations
+def test_B11_C3_power_loss_leaves_no_store_or_one_whose_seals_are_true(
+    memory_path, monkeypatch, suffix, scenario
+):
+    # a drop takes some ten operations
+    every = 2 if scenario == "drop" else 17 if suffix == "h5" else 26
     assert lose_power(memory_path, suffix, scenario, monkeypatch, every, choices=2) > 5
 
 
@@ -293,15 +356,24 @@ def test_B11_C3_power_loss_leaves_no_store_or_one_whose_seals_are_true(memory_pa
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @FORMATS
 def test_B11_C3_power_loss_at_every_operation(memory_path, monkeypatch, suffix, scenario):
-    print(suffix, scenario, lose_power(memory_path, suffix, scenario, monkeypatch, every=1, choices=5), "disks")
+    print(
+        suffix,
+        scenario,
+        lose_power(memory_path, suffix, scenario, monkeypatch, every=1, choices=5),
+        "disks",
+    )
 
 
 @pytest.mark.parametrize("mistake", ["rows unsynced", "name before content", "name unsynced"])
 def test_B11_the_replay_finds_a_sync_that_is_missing(memory_path, monkeypatch, mistake):
-    """Were it not for the mistake's sync, some disk would break the contract: so the replay can tell."""
+    """Were it not for the mistake's sync, some disk would break the contract: so the replay can
+    tell."""
     if mistake == "rows unsynced":
         monkeypatch.setattr("featurestore.writer.StoreWriter._sync", lambda self: None)
     else:
-        monkeypatch.setattr(_bytes, "sync_folder" if mistake == "name unsynced" else "sync_tree", lambda path: None)
+        monkeypatch.setattr(
+            _bytes, "sync_folder" if mistake == "name unsynced" else "sync_tree", lambda path: None
+        )
     with pytest.raises(Exception):  # noqa: B017  no one kind: a wrong row, an unreadable file, an acknowledged image gone
-        lose_power(memory_path, "zarr", "build", monkeypatch, every=40, choices=2)  # many files: an HDF5 sync syncs it all
+        # many files: an HDF5 sync syncs it all
+        lose_power(memory_path, "zarr", "build", monkeypatch, every=40, choices=2)

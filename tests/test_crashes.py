@@ -1,4 +1,5 @@
-"""A crash that Python cannot catch (SIGBUS, SIGSEGV) shows on stderr where it was, whatever the command."""
+"""A crash that Python cannot catch (SIGBUS, SIGSEGV) shows on stderr where it was, whatever the
+command."""
 
 import ast
 import os

@@ -1,4 +1,5 @@
-"""16-bit photographs whose values have fewer bits: warned of, read by `--bits`, and alike in every later command."""
+"""16-bit photographs whose values have fewer bits: warned of, read by `--bits`, and alike in every
+later command."""
 
 import hashlib
 import json
@@ -112,7 +113,8 @@ def test_L13_bits_are_a_part_of_the_fingerprint_and_come_back():
 
 @pytest.fixture(scope="module")
 def data(pasture, tmp_path_factory):
-    """A pasture whose photographs are 16-bit gray PNGs with values of 12 bits; their names are as before."""
+    """A pasture whose photographs are 16-bit gray PNGs with values of 12 bits; their names are as
+    before."""
     folder = shutil.copytree(pasture, tmp_path_factory.mktemp("deep") / "data")
     for part in ("train", "test"):
         for path in (folder / part).iterdir():

@@ -20,8 +20,11 @@ def pasture(tmp_path_factory) -> Path:
 
 
 def hashes(out: Path) -> dict[str, str]:
-    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(out.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
 
 
 def masses(path: Path) -> pd.DataFrame:
@@ -37,8 +40,10 @@ def site_names(photos, split: str) -> set[tuple[str, str]]:
 
 def test_train_table_is_laid_out_as_the_contests(pasture):
     train = pd.read_csv(pasture / "train.csv")
-    assert ",".join(train) == ("sample_id,image_path,Sampling_Date,State,Species,Pre_GSHH_NDVI,Height_Ave_cm,"
-                               "target_name,target")
+    assert ",".join(train) == (
+        "sample_id,image_path,Sampling_Date,State,Species,Pre_GSHH_NDVI,Height_Ave_cm,"
+        "target_name,target"
+    )
     assert train["target_name"].tolist() == 6 * TARGETS
     assert train["image_path"].str.fullmatch(r"train/ID\d{9,10}\.jpg").all()
     assert (train["image_path"].str[6:-4] + "__" + train["target_name"]).equals(train["sample_id"])
@@ -47,9 +52,14 @@ def test_train_table_is_laid_out_as_the_contests(pasture):
 
 
 def test_test_tables_name_the_same_rows_and_no_metadata(pasture):
-    test, blank, truth = (pd.read_csv(pasture / f"{name}.csv") for name in ("test", "sample_submission", "test_truth"))
+    test, blank, truth = (
+        pd.read_csv(pasture / f"{name}.csv") for name in ("test", "sample_submission", "test_truth")
+    )
     assert [list(table) for table in (test, blank, truth)] == [
-        ["sample_id", "image_path", "target_name"], ["sample_id", "target"], ["sample_id", "target"]]
+        ["sample_id", "image_path", "target_name"],
+        ["sample_id", "target"],
+        ["sample_id", "target"],
+    ]
     assert len(test) == 10
     assert all(test["sample_id"].equals(table["sample_id"]) for table in (blank, truth))
     assert (blank["target"] == 0).all() and truth["target"].sum() > 0

@@ -41,8 +41,16 @@ def test_it_loads_offline_without_a_word(no_network):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         backbone = load()
-    assert (backbone.spec.patch_size, backbone.spec.width, backbone.spec.interpolation) == (16, 96, "bicubic")
-    assert backbone.spec.mean == (0.485, 0.456, 0.406) and backbone.spec.std == (0.229, 0.224, 0.225)
+    assert (backbone.spec.patch_size, backbone.spec.width, backbone.spec.interpolation) == (
+        16,
+        96,
+        "bicubic",
+    )
+    assert backbone.spec.mean == (0.485, 0.456, 0.406) and backbone.spec.std == (
+        0.229,
+        0.224,
+        0.225,
+    )
     assert restore_backbone(backbone.spec, None, "cpu", "fp32").spec == backbone.spec
 
 

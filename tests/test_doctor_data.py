@@ -21,28 +21,40 @@ def data(pasture, tmp_path):
 def found(folder: Path) -> list[tuple[str, str, str]]:
     """Name, level and text of each line about the data."""
     names = ("train.csv", "train photos", "test.csv", "test photos", "labels", "sites", "data")
-    return [(check.name, check.level, f"{check.found}; {check.advice}") for check in doctor.check_place(folder, [])
-            if check.name in names]
+    return [
+        (check.name, check.level, f"{check.found}; {check.advice}")
+        for check in doctor.check_place(folder, [])
+        if check.name in names
+    ]
 
 
 def the(folder: Path, name: str, level: str) -> str:
     """The one text of that name and level."""
-    text, = [text for each, at, text in found(folder) if (each, at) == (name, level)]
+    (text,) = [text for each, at, text in found(folder) if (each, at) == (name, level)]
     return text
 
 
 def relabelled(data: Path, **columns: object) -> Path:
     """The folder with other columns in a wide train.csv; None takes one out."""
     frame = read_catalog(data / "train.csv")
-    frame = frame.assign(**columns).drop(columns=[name for name, value in columns.items() if value is None])
+    frame = frame.assign(**columns).drop(
+        columns=[name for name, value in columns.items() if value is None]
+    )
     frame.to_csv(data / "train.csv", index=False)
     return data
 
 
 def test_a_sound_folder_by_its_name_or_its_tables(data):
     assert {(name, level) for name, level, _ in found(data) if name != "sites"} == {
-        ("train.csv", OK), ("train photos", OK), ("labels", OK), ("test.csv", OK), ("test photos", OK)}
-    assert the(data, "sites", WARN).startswith("2, fewer than the 5 folds that cv.n_folds is by default; set cv.n_folds to 2 or")
+        ("train.csv", OK),
+        ("train photos", OK),
+        ("labels", OK),
+        ("test.csv", OK),
+        ("test photos", OK),
+    }
+    assert the(data, "sites", WARN).startswith(
+        "2, fewer than the 5 folds that cv.n_folds is by default; set cv.n_folds to 2 or"
+    )
     assert found(data / "train.csv") == found(data)
     checks = json.loads(biomass("doctor", data, "--json").stdout)
     assert [each["found"] for each in checks if each["name"] == "train.csv"] == ["6 images"]
@@ -54,7 +66,11 @@ def test_a_missing_and_a_damaged_photograph_are_named(data):
     second.write_text("<html>404</html>")
     next((data / "test").iterdir()).unlink()
     said = the(data, "train photos", FAIL)
-    assert "2 of 6 cannot be used, 1 of them missing" in said and first.name in said and second.name in said
+    assert (
+        "2 of 6 cannot be used, 1 of them missing" in said
+        and first.name in said
+        and second.name in said
+    )
     assert "--on-error mean" in the(data, "test photos", FAIL)
     biomass("doctor", data, code=3)
 
@@ -63,13 +79,19 @@ def test_a_train_csv_of_one_letter(data):
     (data / "train.csv").write_text("x")
     assert "no rows; expected a header line and at least one image" in the(data, "train.csv", FAIL)
     (data / "test.csv").write_text("image_path;target_name\na.jpg;1,5\n")
-    assert "its cells are separated by ';', and its decimals by commas" in the(data, "test.csv", FAIL)
+    assert "its cells are separated by ';', and its decimals by commas" in the(
+        data, "test.csv", FAIL
+    )
 
 
 def test_labels_that_train_would_refuse(data):
     known = read_catalog(data / "train.csv")["GDM_g"]
-    assert "1 images lack a mass" in the(relabelled(data, GDM_g=[*known[:-1], None]), "labels", FAIL)
-    assert "no column GDM_g, which training needs" in the(relabelled(data, GDM_g=None), "labels", FAIL)
+    assert "1 images lack a mass" in the(
+        relabelled(data, GDM_g=[*known[:-1], None]), "labels", FAIL
+    )
+    assert "no column GDM_g, which training needs" in the(
+        relabelled(data, GDM_g=None), "labels", FAIL
+    )
 
 
 def test_sums_that_are_off(data):
@@ -87,9 +109,15 @@ def test_heights_of_text_and_masses_of_zero(data):
 
 def test_sites(data):
     dates = [f"2015/9/{day}" for day in range(1, 7)]
-    assert the(relabelled(data, Sampling_Date=dates), "sites", OK).startswith("6 of State and Sampling_Date")
-    assert "could be swapped" in the(relabelled(data, Sampling_Date=[*dates[:4], "3/4/2015", "2015-04-03"]), "sites", FAIL)
-    assert "with folds of your own" in the(relabelled(data, Sampling_Date="2015/9/4", State="Tas"), "sites", WARN)
+    assert the(relabelled(data, Sampling_Date=dates), "sites", OK).startswith(
+        "6 of State and Sampling_Date"
+    )
+    assert "could be swapped" in the(
+        relabelled(data, Sampling_Date=[*dates[:4], "3/4/2015", "2015-04-03"]), "sites", FAIL
+    )
+    assert "with folds of your own" in the(
+        relabelled(data, Sampling_Date="2015/9/4", State="Tas"), "sites", WARN
+    )
     assert "train with --folds FILE" in the(relabelled(data, Sampling_Date=None), "sites", WARN)
 
 

@@ -1,4 +1,5 @@
-"""Several runs, backbones and devices; deadlines, resumed predictions, and photographs that cannot be used."""
+"""Several runs, backbones and devices; deadlines, resumed predictions, and photographs that cannot
+be used."""
 
 import dataclasses
 import json
@@ -42,8 +43,22 @@ pytestmark = pytest.mark.filterwarnings("default")
 def other_sweep(pasture, tmp_path_factory):
     """A sweep over tokens of another crop: another spec, another backbone to load."""
     folder = tmp_path_factory.mktemp("other")
-    biomass("store", "build", "--data", pasture, "--out", folder / "f.h5", "--views", 1, "--crop", "squash", *TINY)
-    text = SWEEP.format(store=folder / "f.h5").replace("[cls_gating, density, attention, pooled_mlp, ridge, gpr]", "density")
+    biomass(
+        "store",
+        "build",
+        "--data",
+        pasture,
+        "--out",
+        folder / "f.h5",
+        "--views",
+        1,
+        "--crop",
+        "squash",
+        *TINY,
+    )
+    text = SWEEP.format(store=folder / "f.h5").replace(
+        "[cls_gating, density, attention, pooled_mlp, ridge, gpr]", "density"
+    )
     (folder / "small.yaml").write_text(text)
     biomass("train", "--config", folder / "small.yaml", "--out", folder / "runs", "--device", "cpu")
     return next((folder / "runs").iterdir())
@@ -57,10 +72,14 @@ def masses(table):
     return table[list(TARGETS)].to_numpy(float)
 
 
-def test_an_ensemble_of_runs_and_backbones_averages_raw_masses(sweep, other_sweep, pasture, monkeypatch):
+def test_an_ensemble_of_runs_and_backbones_averages_raw_masses(
+    sweep, other_sweep, pasture, monkeypatch
+):
     made = []
     tokens = Backbone.tokens
-    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(self.spec.crop) or tokens(self, *a))
+    monkeypatch.setattr(
+        Backbone, "tokens", lambda self, *a: made.append(self.spec.crop) or tokens(self, *a)
+    )
     chosen = [*runs(sweep)[:2], *runs(other_sweep)]
     photographs = photographs_of(pasture)
     raw_NM = Predictor.load(chosen, device="cpu").raws(photographs, tta=2, progress=False)
@@ -76,7 +95,10 @@ def test_from_the_command_line(sweep, other_sweep, pasture, tmp_path):
     out = tmp_path / "s.csv"
     arguments = [*command(pasture, out, runs(sweep)[1]), "--run", runs(other_sweep)[0]]
     biomass(*arguments, "--tta", "plain,vflip", "--average", "median")
-    assert len(pd.read_csv(out)) == 10 and sorted(p.name for p in tmp_path.iterdir()) == ["s.csv", "s.predictions.csv"]
+    assert len(pd.read_csv(out)) == 10 and sorted(p.name for p in tmp_path.iterdir()) == [
+        "s.csv",
+        "s.predictions.csv",
+    ]
     assert "'flop'" in biomass(*arguments, "--tta", "plain,flop", code=3).stderr
     assert "give one of" in biomass(*arguments, "--sweep", sweep, code=2).stderr
 
@@ -92,7 +114,9 @@ def member(sweep, weight=1.0):
 def test_weights_and_median_count(sweep):
     a, b = member(sweep, 3), member(sweep, 1)
     low, high = (Raw(np.full((2, 3, 5), value), None) for value in (10.0, 30.0))
-    assert Combiner([a, b]).masses([low, high]).tolist() == pytest.approx(constrained(np.full((1, 5), 15.0), "order")[0])
+    assert Combiner([a, b]).masses([low, high]).tolist() == pytest.approx(
+        constrained(np.full((1, 5), 15.0), "order")[0]
+    )
     odd = Raw(np.concatenate([np.full((4, 1, 5), 10.0), np.full((1, 1, 5), 1e6)]), None)
     assert Combiner([a], average="median").masses([odd]).max() == pytest.approx(10)
     sd = Combiner([a, b]).spread([low, high])
@@ -102,19 +126,31 @@ def test_weights_and_median_count(sweep):
 
 def test_states_that_only_a_member_of_no_share_tells_are_not_told(sweep):
     silent, telling = member(sweep, 1), dataclasses.replace(member(sweep, 0), states=["NSW", "Tas"])
-    raw = [Raw(np.full((2, 3, 5), 10.0), None), Raw(np.full((2, 3, 5), 30.0), np.full((2, 3, 2), 0.5))]
-    assert Combiner([silent, telling]).masses(raw).tolist() == pytest.approx(constrained(np.full((1, 5), 10.0), "order")[0])
+    raw = [
+        Raw(np.full((2, 3, 5), 10.0), None),
+        Raw(np.full((2, 3, 5), 30.0), np.full((2, 3, 2), 0.5)),
+    ]
+    assert Combiner([silent, telling]).masses(raw).tolist() == pytest.approx(
+        constrained(np.full((1, 5), 10.0), "order")[0]
+    )
 
 
 def test_a_sweep_for_a_run_and_a_run_for_a_sweep_are_told_apart(sweep, pasture, tmp_path):
     options = ["--data", pasture, "--out", tmp_path / "s.csv", "--device", "cpu"]
     assert "give it as --sweep" in biomass("predict", "--run", sweep, *options, code=3).stderr
-    assert "give it as --run" in biomass("predict", "--sweep", runs(sweep)[0], *options, code=3).stderr
+    assert (
+        "give it as --run" in biomass("predict", "--sweep", runs(sweep)[0], *options, code=3).stderr
+    )
     stopped = shutil.copytree(sweep, tmp_path / "stopped")
     (stopped / "summary.json").unlink()
-    assert f"biomass train --resume {stopped}" in biomass("predict", "--sweep", stopped, *options, code=3).stderr
+    assert (
+        f"biomass train --resume {stopped}"
+        in biomass("predict", "--sweep", stopped, *options, code=3).stderr
+    )
     store = FeatureStore.open(RunFolder(runs(sweep)[0]).config.dataset.store)
-    said = biomass("store", "serve", store.path, "--sweep", runs(sweep)[0], "--port", 0, code=3).stderr
+    said = biomass(
+        "store", "serve", store.path, "--sweep", runs(sweep)[0], "--port", 0, code=3
+    ).stderr
     assert f"give {sweep}" in said
 
 
@@ -151,7 +187,9 @@ def test_an_error_on_one_of_two_devices_ends_both(sweep, pasture, monkeypatch):
 
 
 def test_out_of_device_memory_halves_the_batch_and_goes_on(monkeypatch):
-    backbone = load_backbone("vit_tiny_patch16_dinov3_qkvb", "random", crop="halves", image_size=64, views=VIEWS[:1])
+    backbone = load_backbone(
+        "vit_tiny_patch16_dinov3_qkvb", "random", crop="halves", image_size=64, views=VIEWS[:1]
+    )
     tiles = torch.arange(5 * 64 * 64 * 3).remainder(251).to(torch.uint8).reshape(5, 64, 64, 3)
     whole, sizes = backbone.tokens(tiles, "a", VIEWS[0]), []
     at_once = Backbone._forward_at_once
@@ -174,12 +212,28 @@ def test_P01_a_photograph_that_cannot_be_used_gets_the_training_mean(sweep, past
     data = shutil.copytree(pasture, tmp_path / "data")
     first, second = sorted((data / "test").iterdir())
     first.unlink()
-    arguments = ["predict", "--data", data, "--out", tmp_path / "s.csv", "--device", "cpu", "--run", runs(sweep)[1], "--tta", 1]
+    arguments = [
+        "predict",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+        "--run",
+        runs(sweep)[1],
+        "--tta",
+        1,
+    ]
     assert first.name in biomass(*arguments, code=3).stderr
     result = biomass(*arguments, "--on-error", "mean", code=6)
     assert first.name in result.stderr and "training mean stands for 1 photographs" in result.stderr
     table = pd.read_csv(tmp_path / "s.predictions.csv").set_index("image_id")
-    train = pd.read_csv(data / "train.csv").pivot_table(index="sample_id", values="target").reset_index()
+    train = (
+        pd.read_csv(data / "train.csv")
+        .pivot_table(index="sample_id", values="target")
+        .reset_index()
+    )
     mean = train[train["sample_id"].str.endswith("__GDM_g")]["target"].mean()
     assert table.loc[first.stem, "GDM_g"] == pytest.approx(mean, abs=1e-6)
     assert table.loc[second.stem, "GDM_g"] != pytest.approx(mean, abs=1e-6)
@@ -190,11 +244,23 @@ def test_no_rows_are_a_header(sweep, pasture, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "test.csv").write_text("sample_id,image_path,target_name\n")
-    biomass("predict", "--data", data, "--out", tmp_path / "s.csv", "--device", "cpu", "--run", runs(sweep)[1])
+    biomass(
+        "predict",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+        "--run",
+        runs(sweep)[1],
+    )
     assert (tmp_path / "s.csv").read_text() == "sample_id,target\n"
 
 
-@pytest.mark.parametrize("text, seconds", [("8h30m", 30600), ("45m", 2700), ("90s", 90), ("1h1s", 3601)])
+@pytest.mark.parametrize(
+    "text, seconds", [("8h30m", 30600), ("45m", 2700), ("90s", 90), ("1h1s", 3601)]
+)
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
     with pytest.raises(UsageError, match="--deadline"):
@@ -220,17 +286,34 @@ def test_P10_a_deadline_lowers_the_views_rather_than_overrun():
 
 
 def test_P10_a_passed_deadline_still_predicts_every_row(sweep, pasture, tmp_path):
-    result = biomass("predict", "--data", pasture, "--out", tmp_path / "s.csv", "--device", "cpu", "--run", runs(sweep)[1],
-                     "--tta", 4, "--deadline", "1s")
+    result = biomass(
+        "predict",
+        "--data",
+        pasture,
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+        "--run",
+        runs(sweep)[1],
+        "--tta",
+        4,
+        "--deadline",
+        "1s",
+    )
     assert len(pd.read_csv(tmp_path / "s.csv")) == 10 and result.exit_code == 0
 
 
-def test_a_killed_prediction_resumes_with_the_photographs_it_had(sweep, pasture, tmp_path, monkeypatch):
+def test_a_killed_prediction_resumes_with_the_photographs_it_had(
+    sweep, pasture, tmp_path, monkeypatch
+):
     out = tmp_path / "s.csv"
     arguments = [*command(pasture, out, runs(sweep)[1]), "--tta", 2]
-    code = ("import os, signal, sys\nfrom predictor.journal import Journal\nadd = Journal.add\n"
-            "def killed(self, *a):\n    add(self, *a)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-            "Journal.add = killed\nfrom cli import main\nmain(sys.argv[1:])\n")
+    code = (
+        "import os, signal, sys\nfrom predictor.journal import Journal\nadd = Journal.add\n"
+        "def killed(self, *a):\n    add(self, *a)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Journal.add = killed\nfrom cli import main\nmain(sys.argv[1:])\n"
+    )
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL and not out.exists()
     assert len((tmp_path / "s.csv.progress").read_text().splitlines()) == 1
@@ -250,8 +333,10 @@ def test_K7_what_the_same_tensors_said_in_another_way_is_not_taken(sweep):
     member = Member.load(runs(sweep)[5])
     config, keys = member.config, {journal_key([member], ["plain"], None)}
     reads = config.head.model_copy(update={"features": config.head.features[::-1]})
-    for other in (config.model_copy(update={"head": reads}),
-                  config.model_copy(update={"loss": config.loss.model_copy(update={"space": "sqrt"})})):
+    for other in (
+        config.model_copy(update={"head": reads}),
+        config.model_copy(update={"loss": config.loss.model_copy(update={"space": "sqrt"})}),
+    ):
         keys.add(journal_key([dataclasses.replace(member, config=other)], ["plain"], None))
     keys.add(journal_key([dataclasses.replace(member, states=["Vic", "Tas"])], ["plain"], None))
     assert len(keys) == 4
@@ -271,16 +356,32 @@ def test_views_by_name():
     assert chosen_tta("4") == chosen_tta(4) == VIEWS[:4]
 
 
-@pytest.mark.parametrize("program", [
-    pytest.param("from cli import main\nmain(sys.argv[1:])\n", id="biomass"),
-    pytest.param("import runpy\ndel sys.argv[1]\nrunpy.run_module('predictor', run_name='__main__')\n",
-                 id="python -m predictor", marks=pytest.mark.system)])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param("from cli import main\nmain(sys.argv[1:])\n", id="biomass"),
+        pytest.param(
+            "import runpy\ndel sys.argv[1]\nrunpy.run_module('predictor', run_name='__main__')\n",
+            id="python -m predictor",
+            marks=pytest.mark.system,
+        ),
+    ],
+)
 def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path, program):
     """The first photograph is finished, the second is waited for, then the signal comes."""
-    code = ("import sys, time\nfrom predictor.journal import Journal\nadd = Journal.add\n"
-            "def slow(self, *a):\n    add(self, *a)\n    time.sleep(30)\n"
-            "Journal.add = slow\n" + program)
-    arguments = [sys.executable, "-c", code, *map(str, command(pasture, tmp_path / "s.csv", runs(sweep)[1])), "--tta", "1"]
+    code = (
+        "import sys, time\nfrom predictor.journal import Journal\nadd = Journal.add\n"
+        "def slow(self, *a):\n    add(self, *a)\n    time.sleep(30)\n"
+        "Journal.add = slow\n" + program
+    )
+    arguments = [
+        sys.executable,
+        "-c",
+        code,
+        *map(str, command(pasture, tmp_path / "s.csv", runs(sweep)[1])),
+        "--tta",
+        "1",
+    ]
     with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not (tmp_path / "s.csv.progress").exists():
             time.sleep(0.05)
@@ -295,26 +396,53 @@ def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path, pr
 def test_half_precision_computes_tokens_near_those_of_full(model):
     tiles = torch.arange(2 * 64 * 64 * 3).remainder(251).to(torch.uint8).reshape(2, 64, 64, 3)
     options = {"crop": "halves", "image_size": 64, "views": VIEWS[:1]}
-    full, half = (load_backbone(model, "random" if "tiny" in model else None, **options, precision=precision)
-                  .tokens(tiles, "a", VIEWS[0])[1] for precision in ("fp32", "bf16"))
+    full, half = (
+        load_backbone(
+            model, "random" if "tiny" in model else None, **options, precision=precision
+        ).tokens(tiles, "a", VIEWS[0])[1]
+        for precision in ("fp32", "bf16")
+    )
     assert torch.nn.functional.cosine_similarity(full.float(), half.float(), dim=-1).min() > 0.98
 
 
 def test_two_backbones_explain_together(sweep, other_sweep, pasture, tmp_path, monkeypatch):
-    """Density heads on halves and on the squashed whole: one map on the finer grid, its sum the raw mass."""
+    """Density heads on halves and on the squashed whole: one map on the finer grid, its sum the raw
+    mass."""
     made, tokens = [], Backbone.tokens
     maps, draw = [], draw_picture
-    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(self.spec.crop) or tokens(self, *a))
+    monkeypatch.setattr(
+        Backbone, "tokens", lambda self, *a: made.append(self.spec.crop) or tokens(self, *a)
+    )
     monkeypatch.setattr("predictor.explain.draw_picture", lambda *a: maps.append(a[1]) or draw(*a))
-    both = ["--run", runs(sweep)[1], "--run", runs(other_sweep)[0], "--tta", 2, "--explain", tmp_path / "seen"]
+    both = [
+        "--run",
+        runs(sweep)[1],
+        "--run",
+        runs(other_sweep)[0],
+        "--tta",
+        2,
+        "--explain",
+        tmp_path / "seen",
+    ]
     biomass(*command(pasture, tmp_path / "s.csv", runs(sweep)[1])[:-2], *both)
     assert made == ["halves"] * 4 + ["squash"] * 4 and len(maps) == 2
-    raw_NM = Predictor.load([runs(sweep)[1], runs(other_sweep)[0]], device="cpu").raws(photographs_of(pasture), 2, False)
-    total_N = [np.mean([raw.masses_HV5[..., 0].mean() for raw in raw_M]) for raw_M in raw_NM.values()]
+    raw_NM = Predictor.load([runs(sweep)[1], runs(other_sweep)[0]], device="cpu").raws(
+        photographs_of(pasture), 2, False
+    )
+    total_N = [
+        np.mean([raw.masses_HV5[..., 0].mean() for raw in raw_M]) for raw_M in raw_NM.values()
+    ]
     assert maps[0].values_HWM.shape == (4, 8, 5)
-    np.testing.assert_allclose(sorted(seen.layer("Dry_Total_g").sum() for seen in maps), sorted(total_N), rtol=1e-5)
+    np.testing.assert_allclose(
+        sorted(seen.layer("Dry_Total_g").sum() for seen in maps), sorted(total_N), rtol=1e-5
+    )
     page = (tmp_path / "seen" / "report.html").read_text()
-    assert "4 density" in page and "halves" in page and "squash" in page and len(list((tmp_path / "seen").glob("*.png"))) == 2
+    assert (
+        "4 density" in page
+        and "halves" in page
+        and "squash" in page
+        and len(list((tmp_path / "seen").glob("*.png"))) == 2
+    )
 
 
 def test_two_devices_leave_no_thread_behind(sweep, pasture, monkeypatch):
@@ -335,7 +463,8 @@ def test_two_devices_leave_no_thread_behind(sweep, pasture, monkeypatch):
 
 
 def test_a_journal_taken_over_is_there_throughout(sweep, pasture, tmp_path, monkeypatch):
-    """What a kill leaves at any moment of --resume has every photograph that was finished before."""
+    """What a kill leaves at any moment of --resume has every photograph that was finished
+    before."""
     predictor, path = Predictor.load(runs(sweep)[1], device="cpu"), tmp_path / "progress"
     predictor.raws(photographs_of(pasture), 1, False, kept=predictor.journal(path, 1, False))
     whole = path.read_text()
@@ -360,33 +489,53 @@ def test_a_journal_of_anything_else_is_not_believed(sweep, pasture, tmp_path, li
 def test_views_that_a_deadline_took_are_made_up_for_with_resume(sweep, pasture, tmp_path):
     predictor, photographs = Predictor.load(runs(sweep)[1], device="cpu"), photographs_of(pasture)
     path, said = tmp_path / "progress", []
-    few = predictor.raws(photographs, 4, False, deadline_s=0.0, kept=predictor.journal(path, 4, False), say=said.append)
-    assert [raw.masses_HV5.shape[1] for raw, in few.values()] == [4, 1]
+    few = predictor.raws(
+        photographs,
+        4,
+        False,
+        deadline_s=0.0,
+        kept=predictor.journal(path, 4, False),
+        say=said.append,
+    )
+    assert [raw.masses_HV5.shape[1] for (raw,) in few.values()] == [4, 1]
     again = predictor.raws(photographs, 4, False, kept=predictor.journal(path, 4, True))
-    assert [raw.masses_HV5.shape[1] for raw, in again.values()] == [4, 4]
-    kept = predictor.raws(photographs, 4, False, deadline_s=0.0, kept=predictor.journal(path, 4, True))
-    assert [raw.masses_HV5.shape[1] for raw, in kept.values()] == [4, 4]
+    assert [raw.masses_HV5.shape[1] for (raw,) in again.values()] == [4, 4]
+    kept = predictor.raws(
+        photographs, 4, False, deadline_s=0.0, kept=predictor.journal(path, 4, True)
+    )
+    assert [raw.masses_HV5.shape[1] for (raw,) in kept.values()] == [4, 4]
 
 
 def test_a_photograph_that_changed_is_predicted_anew(sweep, pasture, tmp_path):
-    data, predictor = shutil.copytree(pasture, tmp_path / "data"), Predictor.load(runs(sweep)[1], device="cpu")
+    data, predictor = (
+        shutil.copytree(pasture, tmp_path / "data"),
+        Predictor.load(runs(sweep)[1], device="cpu"),
+    )
     photographs, path = photographs_of(data), tmp_path / "progress"
     predictor.raws(photographs, 1, False, kept=predictor.journal(path, 1, False))
     first, second = photographs.values()
     shutil.copy(second, first)
-    one, other = predictor.raws(photographs, 1, False, kept=predictor.journal(path, 1, True)).values()
+    one, other = predictor.raws(
+        photographs, 1, False, kept=predictor.journal(path, 1, True)
+    ).values()
     np.testing.assert_array_equal(one[0].masses_HV5, other[0].masses_HV5)
 
 
 def test_P03_a_head_that_says_no_number_ends_it_at_the_first_photograph(sweep, pasture, tmp_path):
     copy = shutil.copytree(runs(sweep)[1], tmp_path / "failed")
     spec = json.loads((copy / "spec.json").read_text())
-    (copy / "spec.json").write_text(json.dumps(spec | {"store_folder": str(RunFolder(runs(sweep)[1]).store_folder)}))
+    (copy / "spec.json").write_text(
+        json.dumps(spec | {"store_folder": str(RunFolder(runs(sweep)[1]).store_folder)})
+    )
     file = copy / "weights" / "last_fold1.safetensors"
-    huge = {name: torch.full_like(tensor, 3e38) for name, tensor in load_file(file).items()}  # finite; what it says is not
+    # finite; what it says is not
+    huge = {name: torch.full_like(tensor, 3e38) for name, tensor in load_file(file).items()}
     save_file(huge, file, safe_open(file, "pt").metadata())
     said = biomass(*command(pasture, tmp_path / "s.csv", copy), "--tta", 1, code=3).stderr
-    assert f"failed: 1 heads say no finite mass of {next(iter(photographs_of(pasture)))}: repeat 0 fold 1" in said
+    assert (
+        f"failed: 1 heads say no finite mass of {next(iter(photographs_of(pasture)))}: repeat 0 "
+        "fold 1" in said
+    )
     assert "0/2" in said and not (tmp_path / "s.csv").exists()
     biomass(*command(pasture, tmp_path / "s.csv", copy), "--tta", 1, "--folds", 0)
 
@@ -394,12 +543,25 @@ def test_P03_a_head_that_says_no_number_ends_it_at_the_first_photograph(sweep, p
 def test_P12_one_pixel_and_too_many(sweep, pasture, tmp_path):
     """Those that cannot be predicted are listed, not decoded."""
     (tmp_path / "data" / "test").mkdir(parents=True)
-    for name, size in {"dot": (1, 1), "thin": (2, 1), "black": (300, 150), "huge": (14_142, 7_071)}.items():
+    for name, size in {
+        "dot": (1, 1),
+        "thin": (2, 1),
+        "black": (300, 150),
+        "huge": (14_142, 7_071),
+    }.items():
         Image.new("L", size).save(tmp_path / "data" / "test" / f"{name}.png", compress_level=1)
-    (tmp_path / "data" / "test.csv").write_text("sample_id,image_path,target_name\n" + "".join(
-        f"{name}__GDM_g,test/{name}.png,GDM_g\n" for name in ("dot", "thin", "black", "huge")))
+    (tmp_path / "data" / "test.csv").write_text(
+        "sample_id,image_path,target_name\n"
+        + "".join(
+            f"{name}__GDM_g,test/{name}.png,GDM_g\n" for name in ("dot", "thin", "black", "huge")
+        )
+    )
     arguments = [*command(tmp_path / "data", tmp_path / "s.csv", runs(sweep)[1]), "--tta", 1]
     said = biomass(*arguments, code=3).stderr
-    assert "dot.png: a photograph of 1 x 1" in said and "huge.png: 14142 x 7071 pixels" in said and "thin.png" not in said
+    assert (
+        "dot.png: a photograph of 1 x 1" in said
+        and "huge.png: 14142 x 7071 pixels" in said
+        and "thin.png" not in said
+    )
     biomass(*arguments, "--on-error", "mean", code=6)
     assert np.isfinite(pd.read_csv(tmp_path / "s.csv")["target"]).all()

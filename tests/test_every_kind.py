@@ -32,7 +32,9 @@ def assert_a_leaderboard_of(chosen, folder, store):
     given = config(folder, store, kind=f"[{', '.join(chosen)}]", lr="[1e-2]", epochs=1, n_folds=2)
     result = run_sweep(given, folder, "cpu", progress=False)
     names = result.summary["name"].tolist()
-    assert sorted(name.partition("kind-")[2].partition("__")[0] for name in names[:-2]) == sorted(chosen)
+    assert sorted(name.partition("kind-")[2].partition("__")[0] for name in names[:-2]) == sorted(
+        chosen
+    )
     assert names[-2:] == ["mean", "ridge"]
     assert all(name in result.table() for name in names)
 
@@ -44,7 +46,8 @@ def test_K1_every_kind_alone_has_a_leaderboard(tmp_path, twelve, kind):
 
 @pytest.mark.parametrize("pair", list(itertools.combinations(kinds.names(), 2)), ids="+".join)
 def test_K1_every_pair_of_kinds_has_a_leaderboard(tmp_path, twelve, pair, monkeypatch):
-    for picture in ("draw_curves", "draw_leaderboard"):  # most of the time; the test above draws them
+    # most of the time; the test above draws them
+    for picture in ("draw_curves", "draw_leaderboard"):
         monkeypatch.setattr(f"trainer.results.{picture}", lambda *_: None)
     assert_a_leaderboard_of(pair, tmp_path, twelve)
 
@@ -52,9 +55,21 @@ def test_K1_every_pair_of_kinds_has_a_leaderboard(tmp_path, twelve, pair, monkey
 @pytest.mark.parametrize("fold", ["0", "all"])
 def test_K1_regressors_alone_train_one_fold_and_refit(tmp_path, twelve, fold):
     config(tmp_path, twelve, kind="[ridge, pls]", lr="[1e-2]", n_folds=2)
-    arguments = ["--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu", "--fold", fold]
+    arguments = [
+        "--config",
+        tmp_path / "sweep.yaml",
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+        "--fold",
+        fold,
+    ]
     printed = biomass("train", *arguments).stdout
-    folder, = (tmp_path / "runs").iterdir()
-    assert "score_last" in printed and json.loads((folder / "summary.json").read_text())["best"] in printed
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (
+        "score_last" in printed
+        and json.loads((folder / "summary.json").read_text())["best"] in printed
+    )
     assert SweepFolder(folder).is_refitted == (fold == "all")
     assert "score_best" not in printed

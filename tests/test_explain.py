@@ -1,4 +1,5 @@
-"""A picture per photograph: maps say what heads say, lie where the patches lie, and one page shows them all."""
+"""A picture per photograph: maps say what heads say, lie where the patches lie, and one page shows
+them all."""
 
 import errno
 import os
@@ -47,11 +48,24 @@ def looked(runs, pasture, folder, tta=8):
     explainer = predictor.explainer(folder, tta)
     raws = predictor.raws(photographs, tta, progress=False, explainer=explainer)
     crop = predictor.backbone.crop
-    return [(explainer.map(i, decode(path, crop).facts["sha256"]), raws[i]) for i, path in photographs.items()]
+    return [
+        (explainer.map(i, decode(path, crop).facts["sha256"]), raws[i])
+        for i, path in photographs.items()
+    ]
 
 
 def explain(out, *arguments, code=0):
-    return biomass("predict", "--out", out / "s.csv", "--device", "cpu", "--explain", out / "seen", *arguments, code=code)
+    return biomass(
+        "predict",
+        "--out",
+        out / "s.csv",
+        "--device",
+        "cpu",
+        "--explain",
+        out / "seen",
+        *arguments,
+        code=code,
+    )
 
 
 def shown_ids(page):
@@ -61,18 +75,25 @@ def shown_ids(page):
 def test_a_density_map_sums_to_the_masses(sweep, pasture, tmp_path):
     for seen, (raw,) in looked([run_of(sweep, "density")], pasture, tmp_path):
         assert seen.unit == "grams" and seen.values_HWM.shape == (4, 8, 5)
-        np.testing.assert_allclose(seen.values_HWM.sum((0, 1)), raw.masses_HV5.mean((0, 1)), rtol=1e-5)
+        np.testing.assert_allclose(
+            seen.values_HWM.sum((0, 1)), raw.masses_HV5.mean((0, 1)), rtol=1e-5
+        )
 
 
 def test_shares_equal_plain_torch(sweep, pasture):
     path = next(iter(photographs_of(pasture).values()))
     for kind in ("cls_gating", "attention"):
         predictor = Predictor.load(run_of(sweep, kind), device="cpu")
-        tokens = [predictor.backbone.tokens(decode(path, predictor.backbone.crop).tiles_THW3, "a", view) for view in VIEWS[:2]]
+        tokens = [
+            predictor.backbone.tokens(decode(path, predictor.backbone.crop).tiles_THW3, "a", view)
+            for view in VIEWS[:2]
+        ]
         maps_VTPM = predictor.ensemble.maps(tokens)
         states = list(RunFolder(run_of(sweep, kind)).heads("last").values())
         for (cls_TD, patches_TPD), map_TPM in zip(tokens, maps_VTPM, strict=True):
-            plain_HTP = torch.stack([plain_share(state, cls_TD.float(), patches_TPD.float()) for state in states])
+            plain_HTP = torch.stack(
+                [plain_share(state, cls_TD.float(), patches_TPD.float()) for state in states]
+            )
             np.testing.assert_allclose(map_TPM[..., 0], plain_HTP.mean(0).numpy(), rtol=1e-4)
             np.testing.assert_allclose(map_TPM.sum(1), 1, rtol=1e-5)
 
@@ -80,21 +101,29 @@ def test_shares_equal_plain_torch(sweep, pasture):
 def plain_share(state, cls_TD, patches_TPD):
     if "attention.weight" in state:
         return (patches_TPD @ state["attention.weight"].T).softmax(1).mean(2)
-    hidden = nn.functional.gelu(nn.functional.linear(cls_TD, state["gate_mlp.0.weight"], state["gate_mlp.0.bias"]))
-    return nn.functional.linear(hidden, state["gate_mlp.2.weight"], state["gate_mlp.2.bias"]).softmax(-1)
+    hidden = nn.functional.gelu(
+        nn.functional.linear(cls_TD, state["gate_mlp.0.weight"], state["gate_mlp.0.bias"])
+    )
+    return nn.functional.linear(
+        hidden, state["gate_mlp.2.weight"], state["gate_mlp.2.bias"]
+    ).softmax(-1)
 
 
 def test_grams_are_preferred_and_other_members_left_out(sweep, pasture, tmp_path):
     density = run_of(sweep, "density")
     alone = looked([density], pasture, tmp_path / "a", 1)
-    several = looked([run_of(sweep, "attention"), density, run_of(sweep, "ridge")], pasture, tmp_path / "b", 1)
+    several = looked(
+        [run_of(sweep, "attention"), density, run_of(sweep, "ridge")], pasture, tmp_path / "b", 1
+    )
     for (one, _), (other, _) in zip(alone, several, strict=True):
         assert other.unit == "grams"
         np.testing.assert_array_equal(one.values_HWM, other.values_HWM)
 
 
 def test_shares_of_two_members_sum_to_one(sweep, pasture, tmp_path):
-    for seen, _ in looked([run_of(sweep, "attention"), run_of(sweep, "cls_gating")], pasture, tmp_path, 2):
+    for seen, _ in looked(
+        [run_of(sweep, "attention"), run_of(sweep, "cls_gating")], pasture, tmp_path, 2
+    ):
         assert seen.unit == "share" and seen.values_HWM.shape == (4, 8, 1)
         assert seen.values_HWM.sum() == pytest.approx(1, abs=1e-5)
 
@@ -104,9 +133,14 @@ def test_every_view_is_turned_back():
     views = VIEWS + TRANSPOSES
     plain_T3HW = torch.rand(2, 3, 4, 6, generator=torch.manual_seed(0))
     geometry = [view.model_copy(update={"colour": None}) for view in views]
-    maps_VTPM = [make_view(plain_T3HW, view, view_amounts(view, 0, "a")).flatten(2).mT.numpy() for view in geometry]
+    maps_VTPM = [
+        make_view(plain_T3HW, view, view_amounts(view, 0, "a")).flatten(2).mT.numpy()
+        for view in geometry
+    ]
     for map_TPM, view in zip(maps_VTPM, views, strict=True):
-        np.testing.assert_array_equal(upright(map_TPM[None], [view], (4, 6)), plain_T3HW.permute(0, 2, 3, 1).numpy())
+        np.testing.assert_array_equal(
+            upright(map_TPM[None], [view], (4, 6)), plain_T3HW.permute(0, 2, 3, 1).numpy()
+        )
 
 
 def test_the_patch_a_head_sees_is_bright_where_it_lies():
@@ -115,9 +149,14 @@ def test_the_patch_a_head_sees_is_bright_where_it_lies():
     patches_TPD = torch.zeros(2, 12, 3)
     patches_TPD[1, 1 * 4 + 2] = 4.0  # right half, row 1 of 3, column 2 of 4
     ensemble = BankEnsemble(load_bank(shape, [state], torch.device("cpu")), False, "float16")
-    tokens = [(torch.zeros(2, 3), patches_TPD), (torch.zeros(2, 3), patches_TPD.view(2, 3, 4, 3).flip(2).flatten(1, 2))]
+    tokens = [
+        (torch.zeros(2, 3), patches_TPD),
+        (torch.zeros(2, 3), patches_TPD.view(2, 3, 4, 3).flip(2).flatten(1, 2)),
+    ]
     seen = Map("grams", laid_out(upright(ensemble.maps(tokens), tta_views(2), (3, 4)), "grams"))
-    painted = np.asarray(overlay(Image.new("RGB", (800, 300), (90, 90, 90)), seen.layer("Dry_Total_g"), 3.0)).sum(2)
+    painted = np.asarray(
+        overlay(Image.new("RGB", (800, 300), (90, 90, 90)), seen.layer("Dry_Total_g"), 3.0)
+    ).sum(2)
     expected = np.zeros((300, 800), bool)
     expected[100:200, 600:700] = True
     np.testing.assert_array_equal(painted > 300, expected)
@@ -142,7 +181,13 @@ def test_colours_are_infernos():
 def test_pictures_of_any_shape(size):
     photograph = fitted(np.zeros((size[1], size[0], 3), np.uint8))
     assert 600 <= max(photograph.size) <= 1200
-    row = pd.Series({"image_id": "größe 日本 " * 30, **dict.fromkeys(TARGETS, 1.0), **{f"{name}_sd": 0.1 for name in TARGETS}})
+    row = pd.Series(
+        {
+            "image_id": "größe 日本 " * 30,
+            **dict.fromkeys(TARGETS, 1.0),
+            **{f"{name}_sd": 0.1 for name in TARGETS},
+        }
+    )
     for seen in (None, Map("share", np.full((2, 3, 1), 1 / 6)), Map("grams", np.zeros((2, 3, 5)))):
         assert draw_picture(photograph, seen, row, "a note", 0.9).width >= 600
 
@@ -152,14 +197,19 @@ def test_names_are_safe_and_unique():
     names = picture_names(ids)
     assert names["a"] == "a.png" and names["ä_b"] == "ä_b.png"
     assert len({name.casefold() for name in names.values()}) == len(ids)
-    assert all(len(name.encode()) < 200 and not re.search(r'[/\\<>:"|?* ]', name) and name[0] != "." for name in names.values())
+    assert all(
+        len(name.encode()) < 200 and not re.search(r'[/\\<>:"|?* ]', name) and name[0] != "."
+        for name in names.values()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_row_has_a_picture_whatever_the_kind(sweep, pasture, tmp_path, kind):
     explain(tmp_path, "--data", pasture, "--run", run_of(sweep, kind), "--tta", 2)
     ids = pd.read_csv(tmp_path / "s.predictions.csv")["image_id"].tolist()
-    assert sorted(p.name for p in (tmp_path / "seen").iterdir()) == sorted([*(f"{i}.png" for i in ids), "report.html"])
+    assert sorted(p.name for p in (tmp_path / "seen").iterdir()) == sorted(
+        [*(f"{i}.png" for i in ids), "report.html"]
+    )
     with Image.open(tmp_path / "seen" / f"{ids[0]}.png") as picture:
         assert picture.height > (900 if kind in ("density", "attention", "cls_gating") else 500)
     page = (tmp_path / "seen" / "report.html").read_text()
@@ -178,16 +228,30 @@ def odd(pasture, tmp_path):
 
 
 def test_the_page_escapes_and_needs_nothing_else(sweep, odd, tmp_path):
-    explain(tmp_path, "--data", odd, "--run", run_of(sweep, "density"), "--tta", 1, "--interval", 0.6)
+    explain(
+        tmp_path, "--data", odd, "--run", run_of(sweep, "density"), "--tta", 1, "--interval", 0.6
+    )
     page = (tmp_path / "seen" / "report.html").read_text()
-    assert page.count("<script>") == 1 and "alert(1)" not in page.replace(escape("<script>alert(1)</script>"), "")
+    assert page.count("<script>") == 1 and "alert(1)" not in page.replace(
+        escape("<script>alert(1)</script>"), ""
+    )
     assert sorted(shown_ids(page)) == ["<script>alert(1)</script>&amp;", "ä 日本"]
     assert not re.search(r"https?://|url\(|@import|<link|<iframe", page)
     pictures = [unquote(link) for link in re.findall(r'<a href="(.*?)"', page)]
-    assert all((tmp_path / "seen" / name).is_file() for name in pictures) and len(set(pictures)) == 2
+    assert (
+        all((tmp_path / "seen" / name).is_file() for name in pictures) and len(set(pictures)) == 2
+    )
     assert page.count('src="data:image/jpeg;base64,') == 2
     assert re.findall(r"<button type=\"button\">(.*?)</button></th>", page) == [
-        "Photograph", "Total", "± of Total", "Interval", "GDM", "Green", "Dead", "Clover"]
+        "Photograph",
+        "Total",
+        "± of Total",
+        "Interval",
+        "GDM",
+        "Green",
+        "Dead",
+        "Clover",
+    ]
     assert "covers 60%" in page
 
 
@@ -196,10 +260,24 @@ def test_a_photograph_that_cannot_be_used_is_shown_as_such(sweep, pasture, tmp_p
     first, second = sorted((data / "test").iterdir())
     first.unlink()
     second.write_bytes(b"")
-    explain(tmp_path, "--data", data, "--run", run_of(sweep, "density"), "--tta", 1, "--on-error", "mean", code=6)
+    explain(
+        tmp_path,
+        "--data",
+        data,
+        "--run",
+        run_of(sweep, "density"),
+        "--tta",
+        1,
+        "--on-error",
+        "mean",
+        code=6,
+    )
     page = (tmp_path / "seen" / "report.html").read_text()
     assert f"<small>{second.name}: the file is empty</small>" in page and str(data) not in page
-    assert page.count("<em>training mean stands in</em>") == 2 and len(list((tmp_path / "seen").glob("*.png"))) == 2
+    assert (
+        page.count("<em>training mean stands in</em>") == 2
+        and len(list((tmp_path / "seen").glob("*.png"))) == 2
+    )
 
 
 def test_resume_keeps_maps_and_makes_missing_ones_again(sweep, pasture, tmp_path, monkeypatch):
@@ -215,12 +293,20 @@ def test_resume_keeps_maps_and_makes_missing_ones_again(sweep, pasture, tmp_path
     arguments = ["--data", pasture, "--run", run_of(sweep, "density"), "--tta", 2, "--resume"]
     with pytest.raises(stop):
         explain(tmp_path, *arguments)
-    assert (tmp_path / "s.csv").exists() and len(made) == 4 and len(list((tmp_path / "seen" / MAPS).iterdir())) == 2
+    assert (
+        (tmp_path / "s.csv").exists()
+        and len(made) == 4
+        and len(list((tmp_path / "seen" / MAPS).iterdir())) == 2
+    )
     next((tmp_path / "seen" / MAPS).iterdir()).unlink()
     monkeypatch.undo()
     monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(a[1]) or tokens(self, *a))
     explain(tmp_path, *arguments)
-    assert len(made) == 5 and not (tmp_path / "seen" / MAPS).exists() and not (tmp_path / "s.csv.progress").exists()
+    assert (
+        len(made) == 5
+        and not (tmp_path / "seen" / MAPS).exists()
+        and not (tmp_path / "s.csv.progress").exists()
+    )
 
 
 def test_what_does_not_go_together_is_refused(sweep, pasture, tmp_path):
@@ -231,14 +317,37 @@ def test_what_does_not_go_together_is_refused(sweep, pasture, tmp_path):
 
 
 def test_pictures_need_no_more_than_prediction(sweep, pasture, tmp_path):
-    code = ("import sys, runpy\n"
-            "for name in ('h5py', 'zarr', 'click', 'sklearn', 'scipy', 'matplotlib', 'google_crc32c', 'tensorstore'):\n"
-            "    sys.modules[name] = None\n"
-            "runpy.run_module('predictor', run_name='__main__', alter_sys=True)\n")
-    command = [sys.executable, "-c", code, "--data", pasture, "--run", run_of(sweep, "density"), "--tta", "1", "--device", "cpu",
-               "--out", tmp_path / "s.csv", "--explain", tmp_path / "seen"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path,
-                          env={"PYTHONPATH": str(ROOT)} | rounding_variables())
+    code = (
+        "import sys, runpy\n"
+        "for name in ('h5py', 'zarr', 'click', 'sklearn', 'scipy', 'matplotlib', 'google_crc32c', "
+        "'tensorstore'):\n"
+        "    sys.modules[name] = None\n"
+        "runpy.run_module('predictor', run_name='__main__', alter_sys=True)\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--data",
+        pasture,
+        "--run",
+        run_of(sweep, "density"),
+        "--tta",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "s.csv",
+        "--explain",
+        tmp_path / "seen",
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)} | rounding_variables(),
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "seen").glob("*.png"))) == 2
 
@@ -246,7 +355,11 @@ def test_pictures_need_no_more_than_prediction(sweep, pasture, tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(sweep, pasture, tmp_path):
     (tmp_path / "seen").symlink_to("/proc/no-such-folder")
     said = explain(tmp_path, "--data", pasture, "--run", run_of(sweep, "density"), code=3).stderr
-    assert "choose another place with --explain" in said and "--out" not in said and not (tmp_path / "s.csv").exists()
+    assert (
+        "choose another place with --explain" in said
+        and "--out" not in said
+        and not (tmp_path / "s.csv").exists()
+    )
 
 
 def test_photographs_are_not_written_over(sweep, pasture, tmp_path):
@@ -256,16 +369,32 @@ def test_photographs_are_not_written_over(sweep, pasture, tmp_path):
         Image.open(path).save(path.with_suffix(".png"))
     (data / "test.csv").write_text((data / "test.csv").read_text().replace(".jpg", ".png"))
     before = sorted((path, path.stat().st_size) for path in (data / "test").iterdir())
-    said = biomass("predict", "--data", data, "--run", run_of(sweep, "density"), "--out", tmp_path / "s.csv", "--device", "cpu",
-                   "--explain", data / "test", code=2).stderr
-    assert "photographs lie there" in said and before == sorted((p, p.stat().st_size) for p in (data / "test").iterdir())
+    said = biomass(
+        "predict",
+        "--data",
+        data,
+        "--run",
+        run_of(sweep, "density"),
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+        "--explain",
+        data / "test",
+        code=2,
+    ).stderr
+    assert "photographs lie there" in said and before == sorted(
+        (p, p.stat().st_size) for p in (data / "test").iterdir()
+    )
 
 
 def test_what_else_lies_in_the_folder_stays(sweep, pasture, tmp_path):
     (tmp_path / "seen" / "maps").mkdir(parents=True)
     (tmp_path / "seen" / "maps" / "of_the_farm.txt").write_text("")
     explain(tmp_path, "--data", pasture, "--run", run_of(sweep, "density"), "--tta", 1)
-    assert (tmp_path / "seen" / "maps" / "of_the_farm.txt").exists() and not (tmp_path / "seen" / MAPS).exists()
+    assert (tmp_path / "seen" / "maps" / "of_the_farm.txt").exists() and not (
+        tmp_path / "seen" / MAPS
+    ).exists()
 
 
 def test_a_full_disk_while_drawing_keeps_the_submission(sweep, pasture, tmp_path, monkeypatch):
@@ -277,17 +406,27 @@ def test_a_full_disk_while_drawing_keeps_the_submission(sweep, pasture, tmp_path
         patch.setattr(Image.Image, "save", full)
         said = explain(tmp_path, *arguments, code=3).stderr
     assert "No space left on device" in said and "--explain" in said
-    assert (tmp_path / "s.csv").exists() and not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.png"))
+    assert (
+        (tmp_path / "s.csv").exists()
+        and not list(tmp_path.rglob("*.partial"))
+        and not list(tmp_path.rglob("*.png"))
+    )
     explain(tmp_path, *arguments, "--resume")
     assert len(list(tmp_path.rglob("*.png"))) == 2 and not list(tmp_path.rglob("*.progress"))
 
 
 def test_800_photographs_are_a_page_of_bounded_size(tmp_path):
     """Of noise, which JPEG squeezes worst."""
-    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 1200, 3)).astype(np.uint8))
-    row = pd.Series({"image_id": "a", **dict.fromkeys(TARGETS, 1.0), **{f"{t}_sd": 0.1 for t in TARGETS}})
+    photograph = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (600, 1200, 3)).astype(np.uint8)
+    )
+    row = pd.Series(
+        {"image_id": "a", **dict.fromkeys(TARGETS, 1.0), **{f"{t}_sd": 0.1 for t in TARGETS}}
+    )
     entry = Entry.of(row, "a.png", photograph, None, "", 800)
     assert 1000 < len(entry.thumbnail) <= PAGE_BYTES / 800
     table = pd.DataFrame([row] * 800)
-    page = write_report(tmp_path / "report.html", About([], ["plain"], None, None), table, [entry] * 800)
+    page = write_report(
+        tmp_path / "report.html", About([], ["plain"], None, None), table, [entry] * 800
+    )
     assert page.stat().st_size < 1.1 * PAGE_BYTES and page.read_text().count("<tr role") == 801

@@ -1,4 +1,5 @@
-"""A store from a shell and a notebook: cards, pictures, neighbours, xarray, completion, and slices like numpy's."""
+"""A store from a shell and a notebook: cards, pictures, neighbours, xarray, completion, and slices
+like numpy's."""
 
 import io
 import json
@@ -30,15 +31,22 @@ def tiny(store_path) -> FeatureStore:
 
 
 def write_rows(path, change=lambda rows, image: rows, frame=None, **changes) -> FeatureStore:
-    """A store of four images whose rows were changed before they were put; changes: of the spec, `thumb` say."""
+    """A store of four images whose rows were changed before they were put; changes: of the spec,
+    `thumb` say."""
     frame = tiny_frame(4) if frame is None else frame
     whole = tiny_spec(frame)
     spec = whole.model_copy(update=changes)
     with open_writer(path, spec, frame) as writer:
         for image in range(4):
             rows = change(tiny_rows(whole, image), image)
-            writer.put(image, replace(rows, patches_VTPD=rows.patches_VTPD if spec.has_patches else None,
-                                      thumb_HW3=rows.thumb_HW3 if spec.thumb else None))
+            writer.put(
+                image,
+                replace(
+                    rows,
+                    patches_VTPD=rows.patches_VTPD if spec.has_patches else None,
+                    thumb_HW3=rows.thumb_HW3 if spec.thumb else None,
+                ),
+            )
     return FeatureStore.open(path)
 
 
@@ -56,11 +64,14 @@ def test_a_store_says_in_a_few_lines_what_it_is(tmp_path):
         "  backbone     made_up, layers [-1]",
         "  tiles        halves, 32 x 48 pixels, 2 x 3 patches of 16",
         "  views        plain, hflip, vflip",
-        "  fingerprint  " + store.spec.fingerprint[:12]]
+        "  fingerprint  " + store.spec.fingerprint[:12],
+    ]
 
 
 def test_a_pooled_store_says_so(tmp_path):
-    assert "(1 + 5 pooled) x 7 float16; pooled only" in repr(write_rows(tmp_path / "a.h5", has_patches=False))
+    assert "(1 + 5 pooled) x 7 float16; pooled only" in repr(
+        write_rows(tmp_path / "a.h5", has_patches=False)
+    )
 
 
 class Page(HTMLParser):
@@ -85,10 +96,20 @@ class Page(HTMLParser):
 def test_a_card_needs_nothing_from_outside(tiny):
     text = tiny._repr_html_()
     page = Page(text)
-    assert {"script", "link", "style", "iframe"}.isdisjoint(page.tags) and "http" not in text and "color:" not in text
-    assert len(page.sources) == 5 and all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert (
+        {"script", "link", "style", "iframe"}.isdisjoint(page.tags)
+        and "http" not in text
+        and "color:" not in text
+    )
+    assert len(page.sources) == 5 and all(
+        source.startswith("data:image/jpeg;base64,") for source in page.sources
+    )
     assert Image.open(io.BytesIO(b64decode(page.sources[0].split(",")[1]))).size == (120, 60)
-    assert "3 views, 5 sealed / 5 total" in text and "<th" in text and tiny.spec.fingerprint[:12] in text
+    assert (
+        "3 views, 5 sealed / 5 total" in text
+        and "<th" in text
+        and tiny.spec.fingerprint[:12] in text
+    )
 
 
 def test_texts_of_a_csv_cannot_become_markup(tmp_path):
@@ -102,17 +123,23 @@ def test_a_card_of_an_unfinished_store_or_image_says_why(tmp_path):
     write_tiny(tmp_path / "a.h5", seal=0)
     store = FeatureStore.open(tmp_path / "a.h5")
     assert "0 sealed / 5 total" in store._repr_html_() and not Page(store._repr_html_()).sources
-    assert "not built yet" in store["ID002"]._repr_html_() and "train/ä 2.jpg" in store["ID002"]._repr_html_()
+    assert (
+        "not built yet" in store["ID002"]._repr_html_()
+        and "train/ä 2.jpg" in store["ID002"]._repr_html_()
+    )
 
 
 # -- pictures
 
 
 def ramp(rows, image):
-    """Patch tokens that grow along the photograph's width: tile 0, then tile 1, stored as each view has them."""
+    """Patch tokens that grow along the photograph's width: tile 0, then tile 1, stored as each view
+    has them."""
     across_T23 = np.broadcast_to(np.arange(6).reshape(2, 1, 3), (2, 2, 3))
     for v, axes in enumerate([(), (2,), (1,)]):
-        rows.patches_VTPD[v] = np.flip(across_T23, axes).reshape(2, 6)[..., None] * np.array([1, 0, 0, 0, 0, 0, -.5])
+        rows.patches_VTPD[v] = np.flip(across_T23, axes).reshape(2, 6)[..., None] * np.array(
+            [1, 0, 0, 0, 0, 0, -0.5]
+        )
     return rows
 
 
@@ -121,7 +148,8 @@ def test_a_picture_lies_as_the_photograph_does(tmp_path, view):
     picture_HW3 = write_rows(tmp_path / "a.h5", ramp).pca("ID001", view)
     assert picture_HW3.shape == (2, 6, 3) and picture_HW3.dtype == np.uint8
     red_W = picture_HW3[0, :, 0].astype(int)
-    assert (np.diff(red_W) > 0).all() and red_W[0] == 0 and red_W[-1] == 255  # the largest loading is positive
+    # the largest loading is positive
+    assert (np.diff(red_W) > 0).all() and red_W[0] == 0 and red_W[-1] == 255
     assert np.array_equal(picture_HW3[0], picture_HW3[1])
     assert (picture_HW3[..., 1:] == 128).all()  # there is no second component
 
@@ -163,7 +191,8 @@ def test_scale_repeats_a_patch(tiny):
 
 def test_show_gives_what_there_is(tmp_path):
     both = write_rows(tmp_path / "both.h5")[1].show("vflip")
-    assert both.size == (2 * 512 + 8, 256) and both.getpixel((515, 9))[3] == 0  # 2000 x 1000 pixels; the gap is transparent
+    # 2000 x 1000 pixels; the gap is transparent
+    assert both.size == (2 * 512 + 8, 256) and both.getpixel((515, 9))[3] == 0
     assert write_rows(tmp_path / "patches.h5", thumb=None)[1].show().size == (512, 256)
     assert write_rows(tmp_path / "thumbs.h5", has_patches=False)[1].show().size == (512, 256)
     neither = write_rows(tmp_path / "neither.h5", has_patches=False, thumb=None)
@@ -196,7 +225,9 @@ def test_nearest_is_the_cosine_of_tile_means(tiny, monkeypatch):
     order = [i for i in np.argsort(-expected_N) if i != 2]
     assert found["image_id"].tolist() == [f"ID{i:03d}" for i in order]
     assert found["similarity"].to_numpy() == pytest.approx(expected_N[order], abs=1e-5)
-    assert found["Dry_Total_g"].tolist() == [i * 1.5 + 1 for i in order] and found["path"][0].startswith("train/ä")
+    assert found["Dry_Total_g"].tolist() == [i * 1.5 + 1 for i in order] and found["path"][
+        0
+    ].startswith("train/ä")
     assert len(tiny.nearest(2, k=1)) == 1
     with pytest.raises(UsageError, match="k 0"):
         tiny.nearest(2, k=0)
@@ -220,19 +251,40 @@ def test_a_zero_class_token_is_like_nothing(tmp_path):
 
 def test_xarray_names_everything_and_copies_nothing(tiny):
     ds = tiny.to_xarray()
-    assert dict(ds.sizes) == {"image": 5, "view": 3, "tile": 2, "channel": 7, "patch": 6, "pooling": 5, "stat": 14,
-                              "thumb_row": 4, "thumb_column": 8, "colour": 3}
+    assert dict(ds.sizes) == {
+        "image": 5,
+        "view": 3,
+        "tile": 2,
+        "channel": 7,
+        "patch": 6,
+        "pooling": 5,
+        "stat": 14,
+        "thumb_row": 4,
+        "thumb_column": 8,
+        "colour": 3,
+    }
     for name in ("cls", "pooled", "stats", "thumbs"):
         assert np.shares_memory(ds[name].values, tiny.array(name))
     row = ds.patches.sel(image="ID003", view="hflip")
     assert np.shares_memory(row.values, tiny.patches[3, 1])
-    assert (row.State.item(), row.Dry_Total_g.item(), ds.attrs["fingerprint"]) == ("WA", 5.5, tiny.spec.fingerprint)
-    assert ds.patches.isel(patch=4).patch_row.item() == 1 and ds.patches.isel(patch=4).patch_column.item() == 1
+    assert (row.State.item(), row.Dry_Total_g.item(), ds.attrs["fingerprint"]) == (
+        "WA",
+        5.5,
+        tiny.spec.fingerprint,
+    )
+    assert (
+        ds.patches.isel(patch=4).patch_row.item() == 1
+        and ds.patches.isel(patch=4).patch_column.item() == 1
+    )
 
 
 def test_xarray_reads_the_rows_asked_for_and_no_others(tiny, monkeypatch):
     read = []
-    monkeypatch.setattr(tiny, "image_patches", lambda i, asked, real=tiny.image_patches: (read.append(i), real(i))[1])
+    monkeypatch.setattr(
+        tiny,
+        "image_patches",
+        lambda i, asked, real=tiny.image_patches: (read.append(i), real(i))[1],
+    )
     ds = tiny.to_xarray()
     repr(ds), ds._repr_html_()
     assert read == []
@@ -246,10 +298,19 @@ def test_xarray_selections_are_what_numpy_gives(tiny):
     whole = np.stack([tiny_rows(tiny.spec, i).patches_VTPD for i in range(5)])
     patches = tiny.to_xarray().patches
     assert np.array_equal(patches, whole)
-    for key in [np.s_[-1, -1], np.s_[::-2, 1:], np.s_[[4, 0, -2]], np.s_[3:1], np.s_[:, 2, 0, ::2, -1]]:
+    for key in [
+        np.s_[-1, -1],
+        np.s_[::-2, 1:],
+        np.s_[[4, 0, -2]],
+        np.s_[3:1],
+        np.s_[:, 2, 0, ::2, -1],
+    ]:
         assert np.array_equal(patches[key], whole[key]), key
-    assert np.array_equal(patches[1, :, 1, [0, 5]], whole[1, :, 1][:, [0, 5]])  # each list along its own axis
-    pairs = patches.isel(image=xr.DataArray([4, 0, 4], dims="pair"), view=xr.DataArray([2, 1, 0], dims="pair"))
+    # each list along its own axis
+    assert np.array_equal(patches[1, :, 1, [0, 5]], whole[1, :, 1][:, [0, 5]])
+    pairs = patches.isel(
+        image=xr.DataArray([4, 0, 4], dims="pair"), view=xr.DataArray([2, 1, 0], dims="pair")
+    )
     assert np.array_equal(pairs, whole[[4, 0, 4], [2, 1, 0]])
 
 
@@ -264,14 +325,25 @@ def test_xarray_leaves_out_what_is_not_sealed(tmp_path):
 
 def test_an_empty_or_pooled_store_is_a_dataset_too(tmp_path):
     write_tiny(tmp_path / "empty.h5", seal=0)
-    assert FeatureStore.open(tmp_path / "empty.h5").to_xarray().patches.values.shape == (0, 3, 2, 6, 7)
+    assert FeatureStore.open(tmp_path / "empty.h5").to_xarray().patches.values.shape == (
+        0,
+        3,
+        2,
+        6,
+        7,
+    )
     ds = write_rows(tmp_path / "pooled.h5", has_patches=False).to_xarray()
     assert "patches" not in ds and ds.pooled.sel(pooling="gem3").shape == (4, 3, 2, 7)
 
 
 def test_a_column_named_like_an_axis_keeps_its_values(tmp_path):
-    ds = write_rows(tmp_path / "a.h5", frame=tiny_frame(4).assign(view="x", cls=[3.0, 1.0, 2.0, 0.0])).to_xarray()
-    assert ds.catalog_cls.values.tolist() == [3, 1, 2, 0] and ds.catalog_view.values.tolist() == ["x"] * 4
+    ds = write_rows(
+        tmp_path / "a.h5", frame=tiny_frame(4).assign(view="x", cls=[3.0, 1.0, 2.0, 0.0])
+    ).to_xarray()
+    assert (
+        ds.catalog_cls.values.tolist() == [3, 1, 2, 0]
+        and ds.catalog_view.values.tolist() == ["x"] * 4
+    )
 
 
 def test_a_lazy_dataset_travels(tiny):
@@ -322,17 +394,29 @@ def test_a_wrong_id_is_answered_with_close_ones_among_many(tmp_path, monkeypatch
 
 def test_looking_needs_no_torch(tmp_path):
     write_tiny(tmp_path / "a.h5")
-    code = ("import sys, json; from featurestore import FeatureStore; s = FeatureStore.open(sys.argv[1]); s._repr_html_(); "
-            "s.nearest(0); s[0].show(); print(json.dumps([*sys.modules]))")
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.h5"], capture_output=True, text=True, check=True)
+    code = (
+        "import sys, json; from featurestore import FeatureStore; s = "
+        "FeatureStore.open(sys.argv[1]); s._repr_html_(); "
+        "s.nearest(0); s[0].show(); print(json.dumps([*sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.h5"], capture_output=True, text=True, check=True
+    )
     assert {"torch", "xarray", "matplotlib", "scipy"}.isdisjoint(json.loads(done.stdout))
 
 
 # -- slices like numpy's
 
 SOME = st.integers(-8, 8)
-INDICES = st.one_of(SOME, SOME.map(np.int64), SOME.map(np.array), st.none(), st.just(Ellipsis), st.just(1.5),
-                    st.builds(slice, st.none() | SOME, st.none() | SOME, st.none() | st.integers(-3, 3)))
+INDICES = st.one_of(
+    SOME,
+    SOME.map(np.int64),
+    SOME.map(np.array),
+    st.none(),
+    st.just(Ellipsis),
+    st.just(1.5),
+    st.builds(slice, st.none() | SOME, st.none() | SOME, st.none() | st.integers(-3, 3)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +424,9 @@ def both_ways(tmp_path_factory):
     """Patches of a store, and the same as one array."""
     path = tmp_path_factory.mktemp("rows") / "features.h5"
     spec = write_tiny(path, reserve=2)
-    return FeatureStore.open(path).patches, np.stack([tiny_rows(spec, i).patches_VTPD for i in range(5)])
+    return FeatureStore.open(path).patches, np.stack(
+        [tiny_rows(spec, i).patches_VTPD for i in range(5)]
+    )
 
 
 def outcome(array, key):
@@ -358,7 +444,10 @@ def test_slices_of_images_are_numpys(both_ways, key):
     assert outcome(ours, key) == outcome(whole, key)
 
 
-@given(image=st.integers(-5, 4), rest=st.lists(INDICES | st.lists(st.integers(-2, 1), max_size=3) | st.booleans(), max_size=5))
+@given(
+    image=st.integers(-5, 4),
+    rest=st.lists(INDICES | st.lists(st.integers(-2, 1), max_size=3) | st.booleans(), max_size=5),
+)
 def test_whatever_numpy_takes_is_taken_of_one_image(both_ways, image, rest):
     ours, whole = both_ways
     assert outcome(ours, (image, *rest)) == outcome(whole, (image, *rest))
@@ -366,8 +455,18 @@ def test_whatever_numpy_takes_is_taken_of_one_image(both_ways, image, rest):
 
 def test_masks_and_lists_of_images_are_refused(both_ways):
     patches, whole = both_ways
-    for key in (True, np.bool_(False), [0, 1], np.array([True] * 5), (slice(2), [0, 1]), (slice(2), True)):
+    for key in (
+        True,
+        np.bool_(False),
+        [0, 1],
+        np.array([True] * 5),
+        (slice(2), [0, 1]),
+        (slice(2), True),
+    ):
         with pytest.raises(IndexError, match="store.take"):
             patches[key]
-    assert np.array_equal(np.asarray(patches), whole) and np.asarray(patches, np.float32).dtype == np.float32
+    assert (
+        np.array_equal(np.asarray(patches), whole)
+        and np.asarray(patches, np.float32).dtype == np.float32
+    )
     assert (patches.size, patches.nbytes) == (whole.size, whole.nbytes)

@@ -1,4 +1,5 @@
-"""Folds of another tool by `train --folds`: without State, of one visit alone, or with copies of a photograph held out apart."""
+"""Folds of another tool by `train --folds`: without State, of one visit alone, or with copies of a
+photograph held out apart."""
 
 import json
 
@@ -23,7 +24,9 @@ optimization: {lr: 1e-2, weight_decay: 1e-2}
 
 def write_folds(path, ids, n_folds=3):
     """Two columns, image by image."""
-    path.write_text("image_id,fold\n" + "".join(f"{image_id},{i % n_folds}\n" for i, image_id in enumerate(ids)))
+    path.write_text(
+        "image_id,fold\n" + "".join(f"{image_id},{i % n_folds}\n" for i, image_id in enumerate(ids))
+    )
     return path
 
 
@@ -40,14 +43,32 @@ def summary(runs):
 @pytest.mark.parametrize("lacking", ["State", "Sampling_Date", "both", "empty"])
 def test_folds_of_two_columns_need_no_state(tmp_path, lacking):
     columns = {"both": ["State", "Sampling_Date"]}.get(lacking, [lacking])
-    strip = (lambda frame: frame.assign(State="")) if lacking == "empty" else (lambda frame: frame.drop(columns=columns))
+    strip = (
+        (lambda frame: frame.assign(State=""))
+        if lacking == "empty"
+        else (lambda frame: frame.drop(columns=columns))
+    )
     store = write_store(tmp_path / "features.h5", n=12, labels=strip)
     folds = write_folds(tmp_path / "folds.csv", [f"ID{i}" for i in range(12)])
-    result = biomass("train", "--config", write_sweep(tmp_path, "density"), "--store", store, "--folds", folds,
-                     "--out", tmp_path / "runs", "--device", "cpu")
+    result = biomass(
+        "train",
+        "--config",
+        write_sweep(tmp_path, "density"),
+        "--store",
+        store,
+        "--folds",
+        folds,
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    )
     notes = summary(tmp_path / "runs")["notes"]
     assert "12 images, each its own site, in 3 folds" in notes
-    assert any("does not tell State and Sampling_Date, so each photograph is its own site" in note for note in notes)
+    assert any(
+        "does not tell State and Sampling_Date, so each photograph is its own site" in note
+        for note in notes
+    )
     assert any("same_site mixes nothing" in note for note in notes)
     assert "each photograph is its own site" in result.stdout
     written = pd.read_csv(next((tmp_path / "runs").glob("*/folds.csv")))
@@ -55,25 +76,61 @@ def test_folds_of_two_columns_need_no_state(tmp_path, lacking):
 
 
 def test_folds_without_state_tell_points_apart_by_images(tmp_path):
-    store = write_store(tmp_path / "features.h5", n=12, labels=lambda frame: frame.drop(columns="State"))
+    store = write_store(
+        tmp_path / "features.h5", n=12, labels=lambda frame: frame.drop(columns="State")
+    )
     folds = write_folds(tmp_path / "folds.csv", [f"ID{i}" for i in range(12)])
-    biomass("train", "--config", write_sweep(tmp_path, "[ridge, pls]"), "--store", store, "--folds", folds,
-            "--out", tmp_path / "runs", "--device", "cpu")
+    biomass(
+        "train",
+        "--config",
+        write_sweep(tmp_path, "[ridge, pls]"),
+        "--store",
+        store,
+        "--folds",
+        folds,
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    )
     other = summary(tmp_path / "runs")["points"][1]["vs_best"]
     assert other["low"] <= other["difference"] <= other["high"]  # of 12 sites
 
 
 def test_without_folds_state_is_asked_for(tmp_path):
-    store = write_store(tmp_path / "features.h5", n=12, labels=lambda frame: frame.drop(columns="State"))
-    result = biomass("train", "--config", write_sweep(tmp_path), "--store", store, "--out", tmp_path / "runs", code=3)
+    store = write_store(
+        tmp_path / "features.h5", n=12, labels=lambda frame: frame.drop(columns="State")
+    )
+    result = biomass(
+        "train",
+        "--config",
+        write_sweep(tmp_path),
+        "--store",
+        store,
+        "--out",
+        tmp_path / "runs",
+        code=3,
+    )
     assert "no column State" in result.stderr and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.filterwarnings("default")
 def test_one_site_is_refused_with_advice_that_works(tmp_path):
     one_visit = {"State": "Tas", "Sampling_Date": "2015/9/4"}
-    store = write_store(tmp_path / "features.h5", n=12, labels=lambda frame: frame.assign(**one_visit))
-    command = ["train", "--config", write_sweep(tmp_path), "--store", store, "--out", tmp_path / "runs", "--device", "cpu"]
+    store = write_store(
+        tmp_path / "features.h5", n=12, labels=lambda frame: frame.assign(**one_visit)
+    )
+    command = [
+        "train",
+        "--config",
+        write_sweep(tmp_path),
+        "--store",
+        store,
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    ]
     refused = biomass(*command, code=3).stderr
     assert "all 12 images are of one site, Tas_2015/9/4" in refused
     assert "--folds FILE, a CSV with the columns image_id,fold (0, 1, ...)" in refused
@@ -84,20 +141,31 @@ def test_one_site_is_refused_with_advice_that_works(tmp_path):
     assert "12 images of 1 site in 3 folds" in summary(tmp_path / "runs")["notes"]
 
 
-@pytest.mark.parametrize(("groups", "n_folds", "says"), [
-    ("site", 5, "13 groups by site; .*set cv.n_folds to 13 or less"), ("state", 5, "cv.n_folds is 5; set it to 3"),
-])
+@pytest.mark.parametrize(
+    ("groups", "n_folds", "says"),
+    [
+        ("site", 5, "13 groups by site; .*set cv.n_folds to 13 or less"),
+        ("state", 5, "cv.n_folds is 5; set it to 3"),
+    ],
+)
 def test_too_many_folds_are_refused_with_the_number_that_works(groups, n_folds, says):
     frame = pasture([i % 13 for i in range(20)])
     with pytest.raises(InputError, match=says):
         make_splits(frame, 14 if groups == "site" else n_folds, 1, groups, [], 0)
-    assert make_splits(frame, 13 if groups == "site" else 3, 1, groups, [], 0)["r00"].nunique() in (13, 3)
+    assert make_splits(frame, 13 if groups == "site" else 3, 1, groups, [], 0)["r00"].nunique() in (
+        13,
+        3,
+    )
 
 
 @pytest.mark.parametrize("groups", ["state", "date"])
 def test_one_state_or_date_is_told_to_take_sites(groups):
     """Which work then."""
-    frame = pasture(range(6), states=("Tas",)) if groups == "state" else pasture(range(6)).assign(Sampling_Date="2015/9/4")
+    frame = (
+        pasture(range(6), states=("Tas",))
+        if groups == "state"
+        else pasture(range(6)).assign(Sampling_Date="2015/9/4")
+    )
     with pytest.raises(InputError, match="images are of .* set cv.groups to site"):
         make_splits(frame, 2, 1, groups, [], 0)
     assert make_splits(frame, 2, 1, "site", [], 0)["r00"].nunique() == 2
@@ -109,10 +177,15 @@ def test_K14_copies_that_folds_separate_are_named(tmp_path, header):
     frame = pasture(range(6))
     frame.loc[[4, 5], "sha256"] = frame["sha256"][0], frame["sha256"][1]
     cells = "{0},{1}" if header == "image_id,fold" else "{0},{0},{0},{1}"
-    rows = [cells.format(image_id, fold) for image_id, fold in zip(frame["image_id"], [0, 1, 0, 1, 1, 1], strict=True)]
+    rows = [
+        cells.format(image_id, fold)
+        for image_id, fold in zip(frame["image_id"], [0, 1, 0, 1, 1, 1], strict=True)
+    ]
     table = tmp_path / "theirs.csv"
     table.write_text("\n".join([header, *rows]) + "\n")
-    with pytest.warns(UserWarning, match=r"r00 holds 1 photographs .*\n  ID000 \(fold 0\) = ID004 \(fold 1\)$"):
+    with pytest.warns(
+        UserWarning, match=r"r00 holds 1 photographs .*\n  ID000 \(fold 0\) = ID004 \(fold 1\)$"
+    ):
         read_splits(table, frame["image_id"], frame)
 
 
@@ -124,17 +197,32 @@ def test_K14_copies_kept_together_and_images_without_bytes_are_not_named(tmp_pat
 
 
 def test_repeats_on_the_same_partition_are_counted_once():
-    folds = pd.DataFrame({"image_id": list("abcd"), "site": list("wxyz"), "group": list("wxyz"), "r00": [0, 0, 1, 1],
-                          "r01": [1, 1, 0, 0], "r02": [0, 1, 0, 1]})  # r01 is r00 with other numbers
+    folds = pd.DataFrame(
+        {
+            "image_id": list("abcd"),
+            "site": list("wxyz"),
+            "group": list("wxyz"),
+            "r00": [0, 0, 1, 1],
+            # r01 is r00 with other numbers
+            "r01": [1, 1, 0, 0],
+            "r02": [0, 1, 0, 1],
+        }
+    )
     assert n_partitions(folds) == 2
-    assert describe_folds(folds) == "4 images, each its own site, in 2 folds; 3 repeats, only 2 of them different"
+    assert (
+        describe_folds(folds)
+        == "4 images, each its own site, in 2 folds; 3 repeats, only 2 of them different"
+    )
     assert describe_folds(folds[["image_id", "site", "group", "r00", "r02"]].assign(site="w")) == (
-        "4 images of 1 site in 2 folds; 2 repeats, all different")
+        "4 images of 1 site in 2 folds; 2 repeats, all different"
+    )
 
 
 def test_folds_of_another_tool_keep_image_ids_as_sites_and_groups_without_states(tmp_path):
     frame = pasture(range(4))[["image_id"]]
-    folds = read_splits(write_folds(tmp_path / "theirs.csv", frame["image_id"], 2), frame["image_id"], frame)
+    folds = read_splits(
+        write_folds(tmp_path / "theirs.csv", frame["image_id"], 2), frame["image_id"], frame
+    )
     assert folds.columns.tolist() == ["image_id", "site", "group", "r00"]
     assert folds["site"].tolist() == folds["group"].tolist() == frame["image_id"].tolist()
 

@@ -1,4 +1,5 @@
-"""Decoding and cropping: real small files in every mode, damage named, tiles that hold the right pixels."""
+"""Decoding and cropping: real small files in every mode, damage named, tiles that hold the right
+pixels."""
 
 import hashlib
 import io
@@ -11,7 +12,14 @@ import pytest
 from PIL import Image
 
 from featurestore.errors import InputError
-from featurestore.images import Crop, inspect_photograph, plan_crop, read_photograph, thumbnail, to_rgb
+from featurestore.images import (
+    Crop,
+    inspect_photograph,
+    plan_crop,
+    read_photograph,
+    thumbnail,
+    to_rgb,
+)
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -32,16 +40,27 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(path: Path, width: int, height: int, bits: int, colour: int, samples: bytes, *extra: bytes) -> Path:
+def png(
+    path: Path, width: int, height: int, bits: int, colour: int, samples: bytes, *extra: bytes
+) -> Path:
     """A one-row PNG made by hand, for what Pillow does not write; samples are the packed row."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + b"".join(extra)
-                     + chunk(b"IDAT", zlib.compress(b"\0" + samples)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + b"".join(extra)
+        + chunk(b"IDAT", zlib.compress(b"\0" + samples))
+        + chunk(b"IEND", b"")
+    )
     return path
 
 
 def exif(orientation: int) -> bytes:
-    return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHxx", 0x0112, 3, 1, orientation) + bytes(4)
+    return (
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0"
+        + struct.pack("<HHIHxx", 0x0112, 3, 1, orientation)
+        + bytes(4)
+    )
 
 
 def test_png_comes_back_bit_for_bit_with_the_hash_of_its_file(tmp_path):
@@ -62,52 +81,86 @@ def test_content_decides_not_the_suffix(tmp_path):
 def test_orientation_is_undone(tmp_path, orientation, suffix):
     upright = np.zeros((16, 24, 3), np.uint8)
     upright[:8, :8] = 255  # white in the top left corner only
-    stored = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-              5: upright.transpose(1, 0, 2), 6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2),
-              8: np.rot90(upright, 3)}[orientation]
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, 3),
+    }[orientation]
     path = save(tmp_path / f"a.{suffix}", np.ascontiguousarray(stored), exif=exif(orientation))
     found = read_photograph(path).pixels_HW3
     assert inspect_photograph(path) == (24, 16)
     assert np.array_equal(found > 127, upright > 127)
 
 
-@pytest.mark.parametrize("block", [b"Exif\0\0II*\0\xff\xff\xff\0", b"Exif\0\0MM", b"Exif\0\0junk", exif(9)],
-                         ids=["offset", "short", "junk", "nine"])
+@pytest.mark.parametrize(
+    "block",
+    [b"Exif\0\0II*\0\xff\xff\xff\0", b"Exif\0\0MM", b"Exif\0\0junk", exif(9)],
+    ids=["offset", "short", "junk", "nine"],
+)
 def test_broken_exif_is_upright_without_a_warning(tmp_path, block):
     assert inspect_photograph(save(tmp_path / "a.jpg", noise(8, 24), exif=block)) == (24, 8)
     assert read_photograph(tmp_path / "a.jpg").width == 24
 
 
-@pytest.mark.parametrize("mode, value, rgb", [
-    ("1", 1, [255, 255, 255]), ("L", 100, [100, 100, 100]), ("RGB", (1, 2, 3), [1, 2, 3]),
-    ("LA", (0, 51), [204, 204, 204]), ("RGBA", (255, 0, 0, 51), [255, 204, 204]),
-    ("RGBA", (9, 9, 9, 0), [255, 255, 255]),
-    ("I;16", 25700, [100, 100, 100]), ("I;16", 65535, [255, 255, 255]), ("I;16", 128, [0, 0, 0]),
-    ("I;16", 129, [1, 1, 1]),
-])
+@pytest.mark.parametrize(
+    "mode, value, rgb",
+    [
+        ("1", 1, [255, 255, 255]),
+        ("L", 100, [100, 100, 100]),
+        ("RGB", (1, 2, 3), [1, 2, 3]),
+        ("LA", (0, 51), [204, 204, 204]),
+        ("RGBA", (255, 0, 0, 51), [255, 204, 204]),
+        ("RGBA", (9, 9, 9, 0), [255, 255, 255]),
+        ("I;16", 25700, [100, 100, 100]),
+        ("I;16", 65535, [255, 255, 255]),
+        ("I;16", 128, [0, 0, 0]),
+        ("I;16", 129, [1, 1, 1]),
+    ],
+)
 def test_png_of_each_mode_has_this_rgb(tmp_path, mode, value, rgb):
     assert pixels(save(tmp_path / "a.png", Image.new(mode, (1, 1), value))) == [rgb]
 
 
-@pytest.mark.parametrize("mode, value, rgb", [
-    ("PA", (0, 0), [255, 255, 255]), ("La", (20, 51), [224, 224, 224]), ("RGBa", (51, 0, 0, 51), [255, 204, 204]),
-    ("CMYK", (255, 0, 0, 0), [0, 255, 255]), ("YCbCr", (100, 128, 128), [100, 100, 100]),
-    ("I;16B", 25700, [100, 100, 100]), ("I", 25700, [100, 100, 100]),
-])
+@pytest.mark.parametrize(
+    "mode, value, rgb",
+    [
+        ("PA", (0, 0), [255, 255, 255]),
+        ("La", (20, 51), [224, 224, 224]),
+        ("RGBa", (51, 0, 0, 51), [255, 204, 204]),
+        ("CMYK", (255, 0, 0, 0), [0, 255, 255]),
+        ("YCbCr", (100, 128, 128), [100, 100, 100]),
+        ("I;16B", 25700, [100, 100, 100]),
+        ("I", 25700, [100, 100, 100]),
+    ],
+)
 def test_modes_no_file_of_ours_decodes_to_are_defined_too(mode, value, rgb):
     assert np.asarray(to_rgb(Image.new(mode, (1, 1), value))).tolist() == [[rgb]]
 
 
-@pytest.mark.parametrize("image", [Image.new("F", (1, 1)), Image.new("HSV", (1, 1)), Image.new("I", (1, 1), 70000)],
-                         ids=lambda image: image.mode)
+@pytest.mark.parametrize(
+    "image",
+    [Image.new("F", (1, 1)), Image.new("HSV", (1, 1)), Image.new("I", (1, 1), 70000)],
+    ids=lambda image: image.mode,
+)
 def test_pixels_without_a_defined_rgb_are_refused(image):
     with pytest.raises(ValueError, match="mode|65535"):
         to_rgb(image)
 
 
-@pytest.mark.parametrize("transparency, second", [
-    (None, [9, 8, 7]), (1, [255, 255, 255]), (b"\xff\x33", [206, 206, 205]),
-], ids=["opaque", "one entry", "alpha of each entry"])
+@pytest.mark.parametrize(
+    "transparency, second",
+    [
+        (None, [9, 8, 7]),
+        (1, [255, 255, 255]),
+        (b"\xff\x33", [206, 206, 205]),
+    ],
+    ids=["opaque", "one entry", "alpha of each entry"],
+)
 def test_palette_transparency_lies_over_white(tmp_path, transparency, second):
     image = Image.new("P", (2, 1))
     image.putpalette([1, 2, 3, 9, 8, 7])
@@ -116,13 +169,28 @@ def test_palette_transparency_lies_over_white(tmp_path, transparency, second):
     assert pixels(save(tmp_path / "a.png", image, **options)) == [[1, 2, 3], second]
 
 
-@pytest.mark.parametrize("bits, colour, samples, key, rgb", [
-    (2, 0, bytes([0b00011011]), b"\0\2", [[0] * 3, [85] * 3, [255] * 3, [255] * 3]),
-    (8, 0, bytes([1, 2, 3, 4]), b"\0\2", [[1] * 3, [255] * 3, [3] * 3, [4] * 3]),
-    (16, 0, struct.pack(">4H", 257, 514, 515, 771), struct.pack(">H", 514), [[1] * 3, [255] * 3, [2] * 3, [3] * 3]),
-    (16, 2, struct.pack(">12H", *[0x1234] * 3, *[0x5678] * 3, *[0] * 6), struct.pack(">3H", *[0x1234] * 3),
-     [[255] * 3, [0x56] * 3, [0] * 3, [0] * 3]),
-], ids=["gray 2 bit", "gray 8 bit", "gray 16 bit", "colour 16 bit"])
+@pytest.mark.parametrize(
+    "bits, colour, samples, key, rgb",
+    [
+        (2, 0, bytes([0b00011011]), b"\0\2", [[0] * 3, [85] * 3, [255] * 3, [255] * 3]),
+        (8, 0, bytes([1, 2, 3, 4]), b"\0\2", [[1] * 3, [255] * 3, [3] * 3, [4] * 3]),
+        (
+            16,
+            0,
+            struct.pack(">4H", 257, 514, 515, 771),
+            struct.pack(">H", 514),
+            [[1] * 3, [255] * 3, [2] * 3, [3] * 3],
+        ),
+        (
+            16,
+            2,
+            struct.pack(">12H", *[0x1234] * 3, *[0x5678] * 3, *[0] * 6),
+            struct.pack(">3H", *[0x1234] * 3),
+            [[255] * 3, [0x56] * 3, [0] * 3, [0] * 3],
+        ),
+    ],
+    ids=["gray 2 bit", "gray 8 bit", "gray 16 bit", "colour 16 bit"],
+)
 def test_the_transparent_colour_is_white(tmp_path, bits, colour, samples, key, rgb):
     assert pixels(png(tmp_path / "a.png", 4, 1, bits, colour, samples, chunk(b"tRNS", key))) == rgb
 
@@ -134,12 +202,16 @@ def test_cmyk_jpeg_is_inverted_as_adobe_means_it(tmp_path):
 
 def test_icc_profile_changes_no_pixel(tmp_path):
     plain = save(tmp_path / "a.jpg", noise(8, 8))
-    assert pixels(save(tmp_path / "b.jpg", noise(8, 8), icc_profile=b"not even a profile")) == pixels(plain)
+    assert pixels(
+        save(tmp_path / "b.jpg", noise(8, 8), icc_profile=b"not even a profile")
+    ) == pixels(plain)
 
 
 def test_animated_png_gives_its_first_picture(tmp_path):
     frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
-    assert pixels(save(tmp_path / "a.png", frames[0], save_all=True, append_images=frames[1:]))[0] == [255, 0, 0]
+    assert pixels(save(tmp_path / "a.png", frames[0], save_all=True, append_images=frames[1:]))[
+        0
+    ] == [255, 0, 0]
 
 
 def test_bytes_after_the_picture_are_fine(tmp_path):
@@ -155,16 +227,21 @@ def jpeg(**options) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("data, reason", [
-    (b"", "empty"),
-    (b"<!DOCTYPE html><html>", "neither JPEG nor PNG"),
-    (b"GIF89a" + bytes(30), "neither JPEG nor PNG"),
-    (jpeg()[:-900], "no JPEG end-of-image marker"),
-    (jpeg()[:100], "cut short"),
-    (jpeg(exif=exif(1) + b"\xff\xd9")[:-900], "no JPEG end-of-image marker"),  # a thumbnail's end is not the picture's
-    (b"\xff\xd8\xff\xda\0\2\xff\xd9", "without a frame header"),
-    (b"\x89PNG\r\n\x1a\n" + bytes(3), "cut short"),
-], ids=["empty", "html", "gif", "jpeg tail", "jpeg header", "thumbnail", "no frame", "png header"])
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>", "neither JPEG nor PNG"),
+        (b"GIF89a" + bytes(30), "neither JPEG nor PNG"),
+        (jpeg()[:-900], "no JPEG end-of-image marker"),
+        (jpeg()[:100], "cut short"),
+        # a thumbnail's end is not the picture's
+        (jpeg(exif=exif(1) + b"\xff\xd9")[:-900], "no JPEG end-of-image marker"),
+        (b"\xff\xd8\xff\xda\0\2\xff\xd9", "without a frame header"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(3), "cut short"),
+    ],
+    ids=["empty", "html", "gif", "jpeg tail", "jpeg header", "thumbnail", "no frame", "png header"],
+)
 def test_damage_is_named_by_both_readers(tmp_path, data, reason):
     (tmp_path / "a.jpg").write_bytes(data)
     for reader in (inspect_photograph, read_photograph):
@@ -192,8 +269,8 @@ def test_a_flipped_bit_in_png_pixels_is_refused(tmp_path):
 def test_pixels_that_stop_inside_a_whole_file_are_refused(tmp_path):
     path = png(tmp_path / "a.png", 900, 1, 8, 2, noise(1, 900).tobytes())
     data, start = path.read_bytes(), 8 + 25
-    length = struct.unpack(">I", data[start:start + 4])[0]
-    half = data[start + 8:start + 8 + length // 2]
+    length = struct.unpack(">I", data[start : start + 4])[0]
+    half = data[start + 8 : start + 8 + length // 2]
     path.write_bytes(data[:start] + chunk(b"IDAT", half) + chunk(b"IEND", b""))
     with pytest.raises(InputError, match="a.png: image file is truncated"):
         read_photograph(path)
@@ -202,7 +279,9 @@ def test_pixels_that_stop_inside_a_whole_file_are_refused(tmp_path):
 @pytest.mark.parametrize("side", [0, 8945])
 def test_the_pixel_cap_reads_the_header_only(tmp_path, side):
     path = png(tmp_path / "a.png", side, side, 8, 2, b"")
-    with pytest.raises(InputError, match=f"a.png: {side} x {side} pixels; between 1 and 80,000,000"):
+    with pytest.raises(
+        InputError, match=f"a.png: {side} x {side} pixels; between 1 and 80,000,000"
+    ):
         inspect_photograph(path)
 
 
@@ -239,32 +318,46 @@ def test_halves_of_the_right_size_are_the_pixels_themselves():
     assert tiles.shape == (2, 5, 5, 3) and tiles.flags.c_contiguous and tiles.flags.writeable
 
 
-@pytest.mark.parametrize("kind, width, advice", [("halves", 150, "use squash or whole"), ("whole", 150, "use squash")])
+@pytest.mark.parametrize(
+    "kind, width, advice", [("halves", 150, "use squash or whole"), ("whole", 150, "use squash")]
+)
 def test_an_aspect_that_does_not_fit_is_refused(kind, width, advice):
     crop = plan_crop(kind, 28, 14, "bicubic", aspect=2.0)
     crop(noise(100, 192))  # 4 % off
-    with pytest.raises(InputError, match=f"{width} x 100 .*1.500.* needs 2.000 within 5%; {advice}"):
+    with pytest.raises(
+        InputError, match=f"{width} x 100 .*1.500.* needs 2.000 within 5%; {advice}"
+    ):
         crop(noise(100, width))
 
 
-@pytest.mark.parametrize("kind, aspect, tile", [
-    ("squash", 2.0, (28, 28)), ("halves", 2.0, (28, 28)), ("whole", 2.0, (28, 56)),
-    ("whole", 0.5, (56, 28)), ("whole", 1.45, (28, 42)), ("whole", 1.0, (28, 28)),
-])
+@pytest.mark.parametrize(
+    "kind, aspect, tile",
+    [
+        ("squash", 2.0, (28, 28)),
+        ("halves", 2.0, (28, 28)),
+        ("whole", 2.0, (28, 56)),
+        ("whole", 0.5, (56, 28)),
+        ("whole", 1.45, (28, 42)),
+        ("whole", 1.0, (28, 28)),
+    ],
+)
 def test_planned_tiles_hold_whole_patches(kind, aspect, tile):
     crop = plan_crop(kind, 28, 14, "bicubic", aspect)
     assert (crop.height, crop.width) == tile
     assert crop(noise(60, round(60 * aspect))).shape == (crop.n_tiles, *tile, 3)
 
 
-@pytest.mark.parametrize("arguments, reason", [
-    (("squash", 30, 14, "bicubic", 1.0), "not a multiple of the patch size 14; use 28 or 42"),
-    (("squash", 5, 14, "bicubic", 1.0), "use 14$"),
-    (("middle", 28, 14, "bicubic", 1.0), "use squash, halves or whole"),
-    (("squash", 28, 14, "cubic", 1.0), "use one of nearest, .*bicubic"),
-    (("whole", 28, 14, "bicubic", 1.2), "28 x 28, the nearest .* miss the aspect 1.200"),
-    (("whole", 448, 14, "bicubic", 1000.0), "more than 80,000,000 pixels"),
-])
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (("squash", 30, 14, "bicubic", 1.0), "not a multiple of the patch size 14; use 28 or 42"),
+        (("squash", 5, 14, "bicubic", 1.0), "use 14$"),
+        (("middle", 28, 14, "bicubic", 1.0), "use squash, halves or whole"),
+        (("squash", 28, 14, "cubic", 1.0), "use one of nearest, .*bicubic"),
+        (("whole", 28, 14, "bicubic", 1.2), "28 x 28, the nearest .* miss the aspect 1.200"),
+        (("whole", 448, 14, "bicubic", 1000.0), "more than 80,000,000 pixels"),
+    ],
+)
 def test_a_crop_that_cannot_work_is_refused(arguments, reason):
     with pytest.raises(InputError, match=reason):
         plan_crop(*arguments)

@@ -1,4 +1,5 @@
-"""Signals, a notebook's stop button and faults between two steps: what is done is kept, and goes on to the same bits."""
+"""Signals, a notebook's stop button and faults between two steps: what is done is kept, and goes on
+to the same bits."""
 
 import _thread
 import os
@@ -33,7 +34,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def keyboard():
-    """SIGINT as Python itself handles it, whatever runs the tests; and other signals as they were."""
+    """SIGINT as Python itself handles it, whatever runs the tests; and other signals as they
+    were."""
     before = {number: signal.getsignal(number) for number in (*KILLING, *COUNTED_ONCE)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -79,7 +81,7 @@ def n_batches(checkpoint: Path) -> int:
 
 def assert_goes_on(out: Path, whole: Path) -> None:
     """A stopped sweep ends with the heads and logs of the undisturbed one."""
-    folder, = out.iterdir()
+    (folder,) = out.iterdir()
     resume_sweep(folder, progress=False)
     heads = sorted(whole.rglob("weights/*.safetensors"))
     assert heads
@@ -94,7 +96,8 @@ FAULTS = {
     "reading rows": (TokenReader, "step", 7),
     "before a step": (module, "train_step", 4),
     "scoring an epoch": (module, "predict_held_out", 2),
-    "logging an epoch": (RunFolder, "log", 4),  # of the second point: the first one's line is written
+    # of the second point: the first one's line is written
+    "logging an epoch": (RunFolder, "log", 4),
 }
 
 
@@ -103,7 +106,7 @@ def test_L1_an_exception_between_two_steps_leaves_a_checkpoint(given, whole, tmp
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="a fault"):
         at_call(patch, *fault, fail)
         run_sweep(given, tmp_path, "cpu", progress=False)
-    checkpoint, = checkpoints(tmp_path)
+    (checkpoint,) = checkpoints(tmp_path)
     assert n_batches(checkpoint) > 0
     assert_goes_on(tmp_path, whole)
 
@@ -121,14 +124,26 @@ def test_L1_an_exception_amid_a_step_leaves_none(given, tmp_path, owner):
 
 
 @pytest.mark.parametrize("number", [*KILLING, *COUNTED_ONCE], ids=lambda number: number.name)
-def test_L2_a_signal_ends_the_step_and_leaves_a_checkpoint(given, whole, tmp_path, keyboard, number):
+def test_L2_a_signal_ends_the_step_and_leaves_a_checkpoint(
+    given, whole, tmp_path, keyboard, number
+):
     config(tmp_path, given.base.dataset.store, lr="[1e-2]", epochs=3, accumulate=2)
-    command = ["train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu"]
+    command = [
+        "train",
+        "--config",
+        tmp_path / "sweep.yaml",
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    ]
     with pytest.MonkeyPatch.context() as patch:
-        at_call(patch, module, "train_step", 3, lambda: [signal.raise_signal(number) for _ in range(3)])
+        at_call(
+            patch, module, "train_step", 3, lambda: [signal.raise_signal(number) for _ in range(3)]
+        )
         said = biomass(*command, code=128 + number).stderr
     assert said.count("stopping; biomass train --resume") == 1
-    checkpoint, = checkpoints(tmp_path / "runs")
+    (checkpoint,) = checkpoints(tmp_path / "runs")
     assert n_batches(checkpoint) == 3
     assert_goes_on(tmp_path / "runs", whole)
 
@@ -142,7 +157,9 @@ def test_L2_other_commands_end_at_once(built, tmp_path, keyboard, monkeypatch, n
     assert FeatureStore.open(tmp_path / "f.zarr").n_sealed == 2
 
 
-@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None], ids=["nohup", "the user's own"])
+@pytest.mark.parametrize(
+    "handler", [signal.SIG_IGN, lambda *_: None], ids=["nohup", "the user's own"]
+)
 def test_L2_a_signal_that_is_ignored_or_handled_is_left(keyboard, handler):
     for number in COUNTED_ONCE:
         signal.signal(number, handler)
@@ -185,7 +202,17 @@ def test_L2_only_a_second_int_or_term_kills(grace_s, names, code):
 def test_L2_a_closed_terminal_leaves_a_checkpoint(given, tmp_path):
     """A real one: the kernel sends SIGHUP, and what is written to it fails from then on."""
     config(tmp_path, given.base.dataset.store, lr="[1e-2]", epochs=2000, accumulate=2)
-    command = ["-m", "cli", "train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu"]
+    command = [
+        "-m",
+        "cli",
+        "train",
+        "--config",
+        tmp_path / "sweep.yaml",
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    ]
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
@@ -204,9 +231,12 @@ def test_L3_a_stopped_cell_leaves_a_checkpoint(given, whole, tmp_path, keyboard,
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_call(patch, module, "train_step", 3, _thread.interrupt_main)
         run_sweep(given, tmp_path, "cpu", progress=False)
-    folder, = tmp_path.iterdir()
-    assert f"stopping after this step; biomass train --resume {folder} goes on from here" in capsys.readouterr().err
-    checkpoint, = checkpoints(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert (
+        f"stopping after this step; biomass train --resume {folder} goes on from here"
+        in capsys.readouterr().err
+    )
+    (checkpoint,) = checkpoints(tmp_path)
     assert n_batches(checkpoint) == 3
     assert_goes_on(tmp_path, whole)
 
@@ -224,6 +254,7 @@ def test_L3_a_resumed_sweep_stops_as_well(given, whole, tmp_path, keyboard):
 
 def test_L3_a_second_stop_interrupts_at_once(given, tmp_path, keyboard):
     """Amid the step: it is not ended, and nothing is left of it."""
+
     def twice() -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -232,14 +263,16 @@ def test_L3_a_second_stop_interrupts_at_once(given, tmp_path, keyboard):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_call(patch, module, "train_step", 3, twice)
         run_sweep(given, tmp_path, "cpu", progress=False)
-    checkpoint, = checkpoints(tmp_path)
+    (checkpoint,) = checkpoints(tmp_path)
     assert n_batches(checkpoint) == 2
 
 
 def test_L3_off_the_main_thread_no_handler_is_set(given, tmp_path, keyboard):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        at_call(patch, module, "train_step", 3, lambda: seen.append(signal.getsignal(signal.SIGINT)))
+        at_call(
+            patch, module, "train_step", 3, lambda: seen.append(signal.getsignal(signal.SIGINT))
+        )
         thread = threading.Thread(target=run_sweep, args=(given, tmp_path, "cpu", False))
         thread.start()
         thread.join()
@@ -263,7 +296,9 @@ def test_L3_a_stop_that_comes_last_is_not_lost(keyboard):
         pass
 
 
-def test_L3_a_stopped_build_keeps_the_photograph_in_hand(pasture, built, tmp_path, keyboard, monkeypatch):
+def test_L3_a_stopped_build_keeps_the_photograph_in_hand(
+    pasture, built, tmp_path, keyboard, monkeypatch
+):
     out = tmp_path / "features.h5"
     names = ("backbone", "image_size", "weights", "device")
     options = dict(zip(names, TINY[1::2], strict=True))
@@ -291,7 +326,9 @@ def test_L3_a_stopped_prediction_keeps_the_photograph_in_hand(sweep, pasture, tm
         at_call(patch, Backbone, "tokens", 1, _thread.interrupt_main)
         predict(run, pasture, keep=kept, **options)
     with pytest.MonkeyPatch.context() as patch:
-        at_call(patch, Backbone, "tokens", 1, lambda: made.append(len(kept.read_text().splitlines())))
+        at_call(
+            patch, Backbone, "tokens", 1, lambda: made.append(len(kept.read_text().splitlines()))
+        )
         table = predict(run, pasture, keep=kept, **options)
     assert made == [1] and not kept.exists()
     assert table.equals(predict(run, pasture, **options))

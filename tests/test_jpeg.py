@@ -1,4 +1,5 @@
-"""JPEGs that are damaged inside the picture, where Pillow notices nothing: found, told of, and never in sound ones."""
+"""JPEGs that are damaged inside the picture, where Pillow notices nothing: found, told of, and
+never in sound ones."""
 
 import io
 import re

@@ -21,7 +21,7 @@ DOCS = (Path(__file__).parent.parent / "docs" / "sweep.md").read_text()
 
 @pytest.fixture
 def documented(monkeypatch, tmp_path):
-    code, = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
     (tmp_path / "kinds").mkdir()
     (tmp_path / "kinds" / "mean_patch.py").write_text(code)
     monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path / "kinds")])
@@ -29,18 +29,32 @@ def documented(monkeypatch, tmp_path):
 
 def test_the_documented_kind_trains_is_exact_and_saves(documented, tmp_path):
     store = write_store(tmp_path / "f.h5")
-    sweep = prepare_sweep(config(tmp_path, store, kind="[density, mean_patch]", mixup="[pooled, patches]"), "cpu", torch.float64)
+    sweep = prepare_sweep(
+        config(tmp_path, store, kind="[density, mean_patch]", mixup="[pooled, patches]"),
+        "cpu",
+        torch.float64,
+    )
     p = len(sweep.config.points) - 1
     ours, g = head_of(trained(sweep, range(p + 1)), p)
-    alone, = trained(Sweep.of(sweep.config, sweep.data, sweep.folds, sweep.splits[1:2]), [p])
+    (alone,) = trained(Sweep.of(sweep.config, sweep.data, sweep.folds, sweep.splits[1:2]), [p])
     assert_same_head(ours, alone, 1, g, 0, 0)
-    result = run_sweep(config(tmp_path, store, kind="[mean_patch]", lr="[1e-2]"), tmp_path / "runs", "cpu", progress=False)
-    assert "shared_mlp.0.weight" in RunFolder(result.path / result.best).heads("last")["last_fold0.safetensors"]
+    result = run_sweep(
+        config(tmp_path, store, kind="[mean_patch]", lr="[1e-2]"),
+        tmp_path / "runs",
+        "cpu",
+        progress=False,
+    )
+    assert (
+        "shared_mlp.0.weight"
+        in RunFolder(result.path / result.best).heads("last")["last_fold0.safetensors"]
+    )
     assert np.isfinite(result.summary["score_last"][0])
 
 
 @pytest.mark.parametrize("name", kinds.names())
 def test_every_kind_says_what_it_reads_and_is_documented(name):
     kind = kinds.load(name)
-    assert isinstance(kind, HeadKind | Regressor) and set(kind.settings) <= set(HeadConfig.model_fields)
+    assert isinstance(kind, HeadKind | Regressor) and set(kind.settings) <= set(
+        HeadConfig.model_fields
+    )
     assert f"`{name}`" in DOCS

@@ -1,4 +1,5 @@
-"""Nothing held out reaches a head: not its tokens, other views, pooled rows or labels, as own, partner, scaler or border."""
+"""Nothing held out reaches a head: not its tokens, other views, pooled rows or labels, as own,
+partner, scaler or border."""
 
 import numpy as np
 import pytest
@@ -16,17 +17,26 @@ KINDS = "[cls_gating, density, attention, pooled_mlp]"
 
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory):
-    """The sweep over a store, and over one where every number of some images is another: (sweep, images) -> that sweep."""
+    """The sweep over a store, and over one where every number of some images is another: (sweep,
+    images) -> that sweep."""
     folder = tmp_path_factory.mktemp("leakage")
     write_store(folder / "clean.h5")
-    changes = {"kind": KINDS, "lr": "[3e-2]", "normalize": "true", "intervals": 3, "mixup": "[patches, same_site]", "epochs": 2}
+    changes = {
+        "kind": KINDS,
+        "lr": "[3e-2]",
+        "normalize": "true",
+        "intervals": 3,
+        "mixup": "[patches, same_site]",
+        "epochs": 2,
+    }
     clean = prepare_sweep(config(folder, folder / "clean.h5", **changes), "cpu", torch.float64)
 
     def spoil(images: np.ndarray) -> Sweep:
         (folder / "spoiled.h5").write_bytes((folder / "clean.h5").read_bytes())
         add_to(clean.data.store.layout.extents, folder / "spoiled.h5", images)
         given = config(folder, folder / "spoiled.h5", **changes)
-        other = prepare_sweep(given, "cpu", torch.float64, check=False)  # its rows are not what was committed
+        # its rows are not what was committed
+        other = prepare_sweep(given, "cpu", torch.float64, check=False)
         other.data.labels.masses_N5[images] += 100
         other.data.labels.height_N[images] += 100
         other.data.labels.state_NC[images] = other.data.labels.state_NC[images].roll(1, -1)
@@ -58,10 +68,13 @@ def weights(sweep: Sweep, splits: list[Split]) -> list[torch.Tensor]:
     return [tensor for trainer in trainers for tensor in trainer.averaged.tensors.values()]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(held_out=st.sets(st.integers(0, 29), min_size=1, max_size=20))
 def test_held_out_images_reach_no_head(spoiled, held_out):
-    """Any split, by site or not: changing all numbers of what it holds out changes no bit of its heads."""
+    """Any split, by site or not: changing all numbers of what it holds out changes no bit of its
+    heads."""
     clean, spoil = spoiled
     val_N = np.array(sorted(held_out))
     split = Split(0, 1, np.setdiff1d(np.arange(30), val_N), val_N)

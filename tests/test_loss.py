@@ -1,4 +1,5 @@
-"""The loss and what it learns from, by hand: each term, each space, what is not known, borders, biases to start from."""
+"""The loss and what it learns from, by hand: each term, each space, what is not known, borders,
+biases to start from."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -46,9 +46,24 @@ def few_files(monkeypatch):
 
 def limited(n_files: int, script: str, *arguments: object) -> subprocess.CompletedProcess:
     """Run Python in a child that may open so many files, and may not raise that."""
-    command = ["sh", "-c", f"ulimit -n {n_files} && exec \"$@\"", "sh", sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, capture_output=True,
-                          text=True, check=False)
+    command = [
+        "sh",
+        "-c",
+        f'ulimit -n {n_files} && exec "$@"',
+        "sh",
+        sys.executable,
+        "-c",
+        script,
+        *map(str, arguments),
+    ]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 USE = """
@@ -76,7 +91,9 @@ with open("/dev/null"):  # there is room for others
 """
 
 
-@pytest.mark.parametrize("n, n_files", [(150, 110), pytest.param(1100, 1024, marks=pytest.mark.system)])
+@pytest.mark.parametrize(
+    "n, n_files", [(150, 110), pytest.param(1100, 1024, marks=pytest.mark.system)]
+)
 def test_K11_more_shards_than_descriptors_are_read(tmp_path, one_a_shard, n, n_files):
     write_at_once(tmp_path / "features.zarr", n)
     done = limited(n_files, USE, tmp_path / "features.zarr", n)
@@ -108,10 +125,25 @@ def test_K11_train_convert_and_merge_pass_with_few_descriptors(tmp_path, one_a_s
     path = tmp_path / "features.zarr"
     write_store(path, 60)
     (tmp_path / "sweep.yaml").write_text(SWEEP.format(store=path))
-    copy, merged, archive, back = (tmp_path / f"{name}.zarr" for name in ("copy", "merged", "archive", "back"))
-    commands = [["train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu"],
-                ["store", "convert", path, copy], ["store", "merge", copy, "--out", merged], ["store", "verify", merged],
-                ["store", "convert", path, archive, "--codec", "zstd"], ["store", "convert", archive, back]]
+    copy, merged, archive, back = (
+        tmp_path / f"{name}.zarr" for name in ("copy", "merged", "archive", "back")
+    )
+    commands = [
+        [
+            "train",
+            "--config",
+            tmp_path / "sweep.yaml",
+            "--out",
+            tmp_path / "runs",
+            "--device",
+            "cpu",
+        ],
+        ["store", "convert", path, copy],
+        ["store", "merge", copy, "--out", merged],
+        ["store", "verify", merged],
+        ["store", "convert", path, archive, "--codec", "zstd"],
+        ["store", "convert", archive, back],
+    ]
     done = limited(110, COMMANDS, json.dumps(commands, default=str))
     assert done.stdout == "all\n", done.stderr
 
@@ -179,10 +211,15 @@ except Exception as err:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="a map holds no descriptor there")
-def test_K11_more_views_held_than_descriptors_is_an_error_that_says_what_to_do(tmp_path, one_a_shard):
+def test_K11_more_views_held_than_descriptors_is_an_error_that_says_what_to_do(
+    tmp_path, one_a_shard
+):
     write_at_once(tmp_path / "features.zarr", 60)
     said = limited(50, HOLD, tmp_path / "features.zarr").stdout
-    assert "InputError" in said and "cannot be opened: Too many open files; raise `ulimit -n`, or let go of rows" in said
+    assert (
+        "InputError" in said
+        and "cannot be opened: Too many open files; raise `ulimit -n`, or let go of rows" in said
+    )
 
 
 @pytest.mark.parametrize("suffix", ["h5", "zarr"])
@@ -198,7 +235,7 @@ try:
 except OSError:
     pass
 try:
-    FeatureStore.open({str(tmp_path / f'features.{suffix}')!r})
+    FeatureStore.open({str(tmp_path / f"features.{suffix}")!r})
 except Exception as err:
     print(type(err).__name__, err)
 """

@@ -1,4 +1,5 @@
-"""Messages, bars and results whose reader has gone, whose disk is full, or whose descriptor is missing."""
+"""Messages, bars and results whose reader has gone, whose disk is full, or whose descriptor is
+missing."""
 
 import os
 import subprocess
@@ -102,7 +103,9 @@ def run_commands(folder: Path, command: list[str], **options: object) -> None:
     """Verify, convert, merge and train, one after another in one process."""
     write_store(folder / "f.h5", n=12)
     config(folder, folder / "f.h5", kind="[density]", lr="[1e-2]", epochs=2)
-    subprocess.run([*command, sys.executable, "-c", COMMANDS, folder], cwd=ROOT, check=True, **options)
+    subprocess.run(
+        [*command, sys.executable, "-c", COMMANDS, folder], cwd=ROOT, check=True, **options
+    )
     assert (folder / "codes").read_text() == "0 0 0 0"
     for copy in ("f.zarr", "merged.h5"):
         assert FeatureStore.open(folder / copy).n_sealed == 12

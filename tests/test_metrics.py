@@ -1,4 +1,5 @@
-"""trainer.metrics: scores against numbers worked out by hand, constraints against solvers that know nothing of ours."""
+"""trainer.metrics: scores against numbers worked out by hand, constraints against solvers that know
+nothing of ours."""
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ GRAMS = st.floats(-200, 200)
 
 
 def test_weighted_r2_by_hand():
-    # Mean = (.1 * 1 + .2 * 1 + .5 * (1 + 4)) / 2 = 1.4; denominator = sum w y^2 - 2 * 1.4^2 = 8.8 - 3.92 = 4.88.
-    prediction = TRUTH + np.array([[0, 0, 0, 0, 1], [1, 0, 0, 2, 0]])  # errors .5 * 1 + .1 * 1 + .2 * 4 = 1.4
+    # Mean = (.1 * 1 + .2 * 1 + .5 * (1 + 4)) / 2 = 1.4; denominator = sum w y^2 - 2 * 1.4^2 = 8.8 -
+    # 3.92 = 4.88.
+    # errors .5 * 1 + .1 * 1 + .2 * 4 = 1.4
+    prediction = TRUTH + np.array([[0, 0, 0, 0, 1], [1, 0, 0, 2, 0]])
     assert weighted_r2(TRUTH, prediction) == pytest.approx(1 - 1.4 / 4.88)
 
 
@@ -32,27 +35,34 @@ def test_weighted_r2_of_the_weighted_mean_is_zero():
 
 
 def test_weighted_r2_is_not_the_mean_of_targets():
-    own_means = np.broadcast_to(TRUTH.mean(axis=0), TRUTH.shape)  # errors .1 * .5 + .2 * .5 + .5 * 4.5 = 2.4
+    # errors .1 * .5 + .2 * .5 + .5 * 4.5 = 2.4
+    own_means = np.broadcast_to(TRUTH.mean(axis=0), TRUTH.shape)
     assert weighted_r2(TRUTH, own_means) == pytest.approx(1 - 2.4 / 4.88)
     assert np.nanmax(target_r2(TRUTH, own_means)) == 0
 
 
 def test_unknown_truth_does_not_count():
     truth = np.array([[np.nan, np.nan, np.nan, 1, 1], [np.nan, 0, np.nan, 2, 4]])
-    # Weights .1 + .2 + .2 + .5 + .5 = 1.5, mean = 3.1 / 1.5; denominator = 9.5 - 3.1^2 / 1.5; error .5 * 1.
+    # Weights .1 + .2 + .2 + .5 + .5 = 1.5, mean = 3.1 / 1.5; denominator = 9.5 - 3.1^2 / 1.5; error
+    # .5 * 1.
     prediction = np.array([[9.0, 9, 9, 1, 2], [9, 0, 9, 2, 4]])
     assert weighted_r2(truth, prediction) == pytest.approx(1 - 0.5 / (9.5 - 3.1**2 / 1.5))
 
 
-@pytest.mark.parametrize("truth", [np.full((3, 5), 0.1), np.full((3, 5), np.nan), np.empty((0, 5))],
-                         ids=["constant", "unknown", "no rows"])
+@pytest.mark.parametrize(
+    "truth",
+    [np.full((3, 5), 0.1), np.full((3, 5), np.nan), np.empty((0, 5))],
+    ids=["constant", "unknown", "no rows"],
+)
 def test_nothing_to_explain_is_nan(truth):
     assert np.isnan(weighted_r2(truth, np.zeros(truth.shape)))
     assert np.isnan(target_r2(truth, np.zeros(truth.shape))).all()
 
 
 def test_one_image_has_a_score_over_its_targets():
-    assert weighted_r2(TRUTH[:1], TRUTH[:1]) == 1 and np.isnan(target_r2(TRUTH[:1], TRUTH[:1])).all()
+    assert (
+        weighted_r2(TRUTH[:1], TRUTH[:1]) == 1 and np.isnan(target_r2(TRUTH[:1], TRUTH[:1])).all()
+    )
 
 
 def test_a_prediction_of_nan_is_no_score():
@@ -106,7 +116,10 @@ def test_no_ordered_triple_is_nearer():
 
 
 def test_clip_constraint_by_hand():
-    assert clip_constraint([1.0, 9], [8.0, 5], [-1.0, 6]).tolist() == [[0, 0, 8, 8, 8], [6, 3, 0, 6, 9]]
+    assert clip_constraint([1.0, 9], [8.0, 5], [-1.0, 6]).tolist() == [
+        [0, 0, 8, 8, 8],
+        [6, 3, 0, 6, 9],
+    ]
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
@@ -122,7 +135,9 @@ def test_constraints_hold(name, raw):
 @given(raw=arrays(np.float64, (4, 3), elements=st.floats(0, 200)))
 def test_masses_in_order_keep_every_bit(name, raw):
     green, gdm, total = np.sort(raw, axis=1).T
-    assert (CONSTRAINTS[name](total, gdm, green)[:, [0, 3, 4]] == np.stack([green, gdm, total], 1)).all()
+    assert (
+        CONSTRAINTS[name](total, gdm, green)[:, [0, 3, 4]] == np.stack([green, gdm, total], 1)
+    ).all()
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
@@ -130,7 +145,9 @@ def test_constraints_keep_leading_axes_and_nan(name):
     gdm = np.ones((2, 3, 7))
     gdm[1, 2, 3] = np.nan
     constrained = CONSTRAINTS[name](np.full((2, 3, 7), 2.0), gdm, np.ones((2, 3, 7)))
-    assert constrained.shape == (2, 3, 7, 5) and np.argwhere(np.isnan(constrained).any(-1)).tolist() == [[1, 2, 3]]
+    assert constrained.shape == (2, 3, 7, 5) and np.argwhere(
+        np.isnan(constrained).any(-1)
+    ).tolist() == [[1, 2, 3]]
 
 
 def test_equal_truths_below_zero_have_no_r2_beside_one_that_is_unknown():

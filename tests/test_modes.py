@@ -57,12 +57,36 @@ def test_L6_copies_of_a_store_follow_the_umask(tmp_path):
 
 def test_L6_a_sweep_follows_the_umask(tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.runs.SweepFolder.remove_checkpoints", lambda _: None)
-    values = {"store": write_store(tmp_path / "f.h5"), "kind": "[density, ridge]", "lr": 1e-2, "dropout": 0, "normalize": "true",
-              "epochs": 2, "accumulate": 1, "alpha": 1.0, "mixup": "patches", "seed": 0, "space": "raw", "intervals": 0,
-              "postprocess": "[]", "n_folds": 2, "repeats": 1}
+    values = {
+        "store": write_store(tmp_path / "f.h5"),
+        "kind": "[density, ridge]",
+        "lr": 1e-2,
+        "dropout": 0,
+        "normalize": "true",
+        "epochs": 2,
+        "accumulate": 1,
+        "alpha": 1.0,
+        "mixup": "patches",
+        "seed": 0,
+        "space": "raw",
+        "intervals": 0,
+        "postprocess": "[]",
+        "n_folds": 2,
+        "repeats": 1,
+    }
     text = YAML.format(**values).replace("num_epochs", "checkpoint_every: 1, num_epochs")
     (tmp_path / "sweep.yaml").write_text(text)
-    biomass("train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--fold", "all", "--device", "cpu")
+    biomass(
+        "train",
+        "--config",
+        tmp_path / "sweep.yaml",
+        "--out",
+        tmp_path / "runs",
+        "--fold",
+        "all",
+        "--device",
+        "cpu",
+    )
     found = modes(tmp_path / "runs")
     assert set(found.values()) == {EXPECTED}
     assert {"weights", "checkpoints"} <= {Path(name).parent.name for name in found}
@@ -71,8 +95,21 @@ def test_L6_a_sweep_follows_the_umask(tmp_path, monkeypatch):
 def test_L6_a_prediction_and_a_bundle_follow_the_umask(sweep, pasture, tmp_path):
     made = tmp_path / "made"
     biomass("bundle", sweep, "--out", made / "bundle", "--with-backbone")
-    biomass("predict", "--data", pasture, "--sweep", sweep, "--out", made / "s.csv", "--device", "cpu", "--tta", 1,
-            "--explain", made / "pictures")
+    biomass(
+        "predict",
+        "--data",
+        pasture,
+        "--sweep",
+        sweep,
+        "--out",
+        made / "s.csv",
+        "--device",
+        "cpu",
+        "--tta",
+        1,
+        "--explain",
+        made / "pictures",
+    )
     assert set(modes(made).values()) == {EXPECTED}
 
 

@@ -1,4 +1,5 @@
-"""Which sweep predict takes when none is named: the one that finished last, whatever the files' times say."""
+"""Which sweep predict takes when none is named: the one that finished last, whatever the files'
+times say."""
 
 import json
 import os
@@ -28,8 +29,10 @@ def test_L10_the_time_in_a_summary_counts_and_not_that_of_its_file(tmp_path):
     finished(tmp_path, "20260201_000000_b", "2026-03-01T10:00:00+00:00", written=2_000_000_000)
     path, why = newest_sweep(tmp_path)
     assert path == newer
-    assert why == (f"finished 2026-03-02 10:00:00 UTC by its summary.json, the newest of 2 under {tmp_path}; "
-                   "--sweep names another")
+    assert why == (
+        f"finished 2026-03-02 10:00:00 UTC by its summary.json, the newest of 2 under {tmp_path}; "
+        "--sweep names another"
+    )
 
 
 def test_L10_a_sweep_of_before_counts_by_the_time_in_its_folders_name(tmp_path):
@@ -64,12 +67,21 @@ def test_L10_a_sweep_that_may_not_be_read_is_named(tmp_path):
 
 
 def test_L10_predict_says_which_sweep_it_takes_after_a_copy(sweep, pasture, tmp_path, monkeypatch):
-    """A sweep says when it finished; a copy of an older one, made later, is not taken for the newest."""
+    """A sweep says when it finished; a copy of an older one, made later, is not taken for the
+    newest."""
     runs = tmp_path / "runs"
-    newer, older = shutil.copytree(sweep, runs / sweep.name), shutil.copytree(sweep, runs / "20200101_000000_older")
+    newer, older = (
+        shutil.copytree(sweep, runs / sweep.name),
+        shutil.copytree(sweep, runs / "20200101_000000_older"),
+    )
     summary = json.loads((older / "summary.json").read_text())
-    (older / "summary.json").write_text(json.dumps(summary | {"finished_at": "2020-01-01T00:00:00+00:00"}))
+    (older / "summary.json").write_text(
+        json.dumps(summary | {"finished_at": "2020-01-01T00:00:00+00:00"})
+    )
     monkeypatch.chdir(tmp_path)
     said = biomass("predict", "--data", pasture, "--tta", 1, "--device", "cpu").stderr
     line = next(line for line in said.splitlines() if line.startswith("heads of"))
-    assert line.startswith(f"heads of runs/{newer.name}/") and "by its summary.json, the newest of 2 under runs;" in line
+    assert (
+        line.startswith(f"heads of runs/{newer.name}/")
+        and "by its summary.json, the newest of 2 under runs;" in line
+    )

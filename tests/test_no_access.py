@@ -1,4 +1,5 @@
-"""A file that this account may not read is an error that says so: it is neither missing nor damaged."""
+"""A file that this account may not read is an error that says so: it is neither missing nor
+damaged."""
 
 import os
 import shutil
@@ -55,23 +56,38 @@ def test_L6_a_copy_says_which_store_may_not_be_read(tmp_path, command):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "spec.json", "weights", "weights/last_fold0.safetensors", "oof.csv"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "spec.json", "weights", "weights/last_fold0.safetensors", "oof.csv"]
+)
 def test_L6_a_run_that_may_not_be_read_is_not_damaged(sweep, pasture, tmp_path, name):
     run = best_run(sweep)
     out = ["--out", tmp_path / "s.csv", "--device", "cpu"]
-    assert SAID in refused(run / name, "predict", "--data", pasture, "--run", run, *out, "--interval", 0.5)
+    assert SAID in refused(
+        run / name, "predict", "--data", pasture, "--run", run, *out, "--interval", 0.5
+    )
     assert not os.listdir(tmp_path)
 
 
 def test_L6_a_bundle_is_not_made_without_a_run_that_may_not_be_read(sweep, tmp_path):
     run = best_run(sweep)
     for place in (run, run / "weights"):
-        assert SAID in refused(place, "bundle", sweep, "--points", "all", "--out", tmp_path / "bundle")
+        assert SAID in refused(
+            place, "bundle", sweep, "--points", "all", "--out", tmp_path / "bundle"
+        )
 
 
 @pytest.mark.parametrize("name", ["test.csv", "test"])
 def test_L6_python_m_predictor_says_it_too(sweep, pasture, tmp_path, monkeypatch, capsys, name):
-    arguments = ["--data", pasture, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu"]
+    arguments = [
+        "--data",
+        pasture,
+        "--sweep",
+        sweep,
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+    ]
     monkeypatch.setattr("sys.argv", ["predictor", *map(str, arguments)])
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with unreadable(pasture / name):
@@ -80,17 +96,53 @@ def test_L6_python_m_predictor_says_it_too(sweep, pasture, tmp_path, monkeypatch
 
 
 def test_L6_no_option_goes_without_a_photograph_that_may_not_be_read(sweep, pasture, tmp_path):
-    first, second = sorted((pasture / "train").iterdir())[0], sorted((pasture / "test").iterdir())[0]
-    build = ["store", "build", "--data", pasture, "--out", tmp_path / "f.h5", "--views", 1, *TINY, "--skip-missing"]
+    first, second = (
+        sorted((pasture / "train").iterdir())[0],
+        sorted((pasture / "test").iterdir())[0],
+    )
+    build = [
+        "store",
+        "build",
+        "--data",
+        pasture,
+        "--out",
+        tmp_path / "f.h5",
+        "--views",
+        1,
+        *TINY,
+        "--skip-missing",
+    ]
     said = refused(first, *build)
     assert SAID in said and "--skip-missing" not in said
-    predict = ["predict", "--data", pasture, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu"]
+    predict = [
+        "predict",
+        "--data",
+        pasture,
+        "--sweep",
+        sweep,
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+    ]
     assert SAID in refused(second, *predict, "--on-error", "mean")
     assert not os.listdir(tmp_path)
 
 
-def test_L6_photographs_in_a_folder_that_may_not_be_entered_are_not_missing(sweep, pasture, tmp_path):
-    predict = ["predict", "--data", pasture, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu"]
+def test_L6_photographs_in_a_folder_that_may_not_be_entered_are_not_missing(
+    sweep, pasture, tmp_path
+):
+    predict = [
+        "predict",
+        "--data",
+        pasture,
+        "--sweep",
+        sweep,
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+    ]
     assert SAID in refused(pasture / "test", *predict)
 
 
@@ -105,20 +157,33 @@ def test_L6_train_says_which_of_its_files_may_not_be_read(store, tmp_path, optio
     for name in ("config", "images", "folds"):
         (tmp_path / name).write_text(CONFIG)
     given = [] if option == "--config" else [option, tmp_path / option[2:]]
-    said = refused(tmp_path / option[2:], "train", "--config", tmp_path / "config", "--store", store, "--plan", *given)
+    said = refused(
+        tmp_path / option[2:],
+        "train",
+        "--config",
+        tmp_path / "config",
+        "--store",
+        store,
+        "--plan",
+        *given,
+    )
     assert SAID in said
 
 
 def test_L6_a_path_behind_a_closed_folder_is_not_said_to_be_missing(sweep, pasture, tmp_path):
     shutil.copytree(sweep, tmp_path / "closed" / "sweep")
     with unreadable(tmp_path / "closed"):
-        said = biomass("predict", "--data", pasture, "--sweep", tmp_path / "closed" / "sweep", code=2).stderr
+        said = biomass(
+            "predict", "--data", pasture, "--sweep", tmp_path / "closed" / "sweep", code=2
+        ).stderr
     assert "this account may not look into its folder" in said and "does not exist" not in said
 
 
 def test_L6_an_import_says_that_its_folder_may_not_be_read(tmp_path):
     (tmp_path / "npz").mkdir()
-    assert SAID in refused(tmp_path / "npz", "store", "import", tmp_path / "npz", "--out", tmp_path / "f.h5")
+    assert SAID in refused(
+        tmp_path / "npz", "store", "import", tmp_path / "npz", "--out", tmp_path / "f.h5"
+    )
 
 
 def test_L6_a_checkpoint_that_may_not_be_read_is_neither_damaged_nor_passed_over(tmp_path):

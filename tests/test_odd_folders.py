@@ -1,4 +1,5 @@
-"""Folders whose names are not UTF-8, as an older disk or another system's archive leaves them: every command works there."""
+"""Folders whose names are not UTF-8, as an older disk or another system's archive leaves them:
+every command works there."""
 
 import json
 import os
@@ -38,9 +39,19 @@ def project(pasture, tmp_path_factory) -> Path:
     shutil.copytree(pasture, folder / "data")
     store = folder / "features.h5"
     biomass("store", "build", "--data", folder / "data", "--out", store, "--views", 1, *TINY)
-    text = SWEEP.format(store="unused.h5").replace("[cls_gating, density, attention, pooled_mlp, ridge, gpr]", "density")
+    text = SWEEP.format(store="unused.h5").replace(
+        "[cls_gating, density, attention, pooled_mlp, ridge, gpr]", "density"
+    )
     (folder / "small.yaml").write_text(text)
-    command = ["train", "--config", folder / "small.yaml", "--store", store, "--out", folder / "runs"]
+    command = [
+        "train",
+        "--config",
+        folder / "small.yaml",
+        "--store",
+        store,
+        "--out",
+        folder / "runs",
+    ]
     biomass(*command, "--fold", "all", "--device", "cpu")
     return folder
 
@@ -49,13 +60,38 @@ def project(pasture, tmp_path_factory) -> Path:
 def test_L9_train_and_predict_work_there(project, tmp_path):
     data, (sweep, _) = project / "data", newest_sweep(project / "runs")
     assert LATIN in str(RunFolder(best_run(sweep)).store_folder)
-    biomass("predict", "--data", data, "--sweep", sweep, "--out", project / "s.csv", "--device", "cpu", "--tta", 1)
-    biomass("predict", "--data", data, "--sweep", sweep, "--oof", "--out", project / "oof.csv", "--device", "cpu")
+    biomass(
+        "predict",
+        "--data",
+        data,
+        "--sweep",
+        sweep,
+        "--out",
+        project / "s.csv",
+        "--device",
+        "cpu",
+        "--tta",
+        1,
+    )
+    biomass(
+        "predict",
+        "--data",
+        data,
+        "--sweep",
+        sweep,
+        "--oof",
+        "--out",
+        project / "oof.csv",
+        "--device",
+        "cpu",
+    )
     moved = shutil.copytree(project, tmp_path / "plain")
     run = best_run(newest_sweep(moved / "runs")[0])
     predicted = predict(run, moved / "data", 1, progress=False, device="cpu")
     written = pd.read_csv(project / "s.predictions.csv")
-    assert written["Dry_Total_g"].tolist() == pytest.approx(predicted["Dry_Total_g"].tolist(), abs=1e-5)
+    assert written["Dry_Total_g"].tolist() == pytest.approx(
+        predicted["Dry_Total_g"].tolist(), abs=1e-5
+    )
 
 
 def test_L9_a_bundle_is_made_and_predicts_there(project):

@@ -1,4 +1,5 @@
-"""Photographs that are links to another folder: refused by name, and taken where a command is told so."""
+"""Photographs that are links to another folder: refused by name, and taken where a command is told
+so."""
 
 import shutil
 import subprocess
@@ -38,7 +39,18 @@ def test_L11_predict_takes_linked_photographs_when_told(sweep, pasture, linked, 
 
 
 def test_L11_predict_oof_takes_linked_photographs_when_told(sweep, linked, tmp_path):
-    command = ["predict", "--oof", "--sweep", sweep, "--device", "cpu", "--data", linked, "--out", tmp_path / "oof.csv"]
+    command = [
+        "predict",
+        "--oof",
+        "--sweep",
+        sweep,
+        "--device",
+        "cpu",
+        "--data",
+        linked,
+        "--out",
+        tmp_path / "oof.csv",
+    ]
     assert "--allow-outside" in biomass(*command, code=3).stderr
     biomass(*command, "--allow-outside")
     assert len(pd.read_csv(tmp_path / "oof.csv"))
@@ -53,8 +65,22 @@ def test_L11_the_api_takes_linked_photographs_when_told(sweep, linked):
 
 def test_L11_python_m_predictor_takes_linked_photographs_when_told(sweep, linked, tmp_path):
     out = tmp_path / "s.csv"
-    command = [sys.executable, "-m", "predictor", "--data", linked, "--sweep", sweep, "--device", "cpu", "--tta", 1]
-    subprocess.run([*map(str, command), "--out", str(out), "--allow-outside"], check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "predictor",
+        "--data",
+        linked,
+        "--sweep",
+        sweep,
+        "--device",
+        "cpu",
+        "--tta",
+        1,
+    ]
+    subprocess.run(
+        [*map(str, command), "--out", str(out), "--allow-outside"], check=True, capture_output=True
+    )
     assert len(pd.read_csv(out)) == len(pd.read_csv(linked / "test.csv"))
 
 

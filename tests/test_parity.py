@@ -1,4 +1,5 @@
-"""`predict --oof` over the training photographs says what the sweep's oof.csv says, for every kind of head."""
+"""`predict --oof` over the training photographs says what the sweep's oof.csv says, for every kind
+of head."""
 
 import re
 import shutil
@@ -25,25 +26,61 @@ cv: {{n_folds: 2, groups: date, {cv}}}
 """
 
 
-def train(folder: Path, store: Path, kinds: str, constraints: str = "order", rules: str = "", cv: str = "repeats: 2",
-          *options: object) -> list[Path]:
+def train(
+    folder: Path,
+    store: Path,
+    kinds: str,
+    constraints: str = "order",
+    rules: str = "",
+    cv: str = "repeats: 2",
+    *options: object,
+) -> list[Path]:
     """Runs of a small sweep."""
     config = folder / "sweep.yaml"
-    config.write_text(CONFIG.format(store=store, kinds=kinds, constraints=constraints, rules=rules, cv=cv))
+    config.write_text(
+        CONFIG.format(store=store, kinds=kinds, constraints=constraints, rules=rules, cv=cv)
+    )
     biomass("train", "--config", config, "--out", folder / "runs", "--device", "cpu", *options)
     return sorted((folder / "runs").glob("*/00*"))
 
 
-def oof(run: Path, data: Path, out: Path, *options: object, code: int = 0) -> tuple[pd.DataFrame, str]:
+def oof(
+    run: Path, data: Path, out: Path, *options: object, code: int = 0
+) -> tuple[pd.DataFrame, str]:
     """The table that `predict --oof` writes, and what it says."""
-    said = biomass("predict", "--oof", "--data", data, "--run", run, "--out", out, "--device", "cpu", *options, code=code).stderr
+    said = biomass(
+        "predict",
+        "--oof",
+        "--data",
+        data,
+        "--run",
+        run,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        *options,
+        code=code,
+    ).stderr
     return pd.read_csv(out, dtype={"image_id": str}), said
 
 
-def check(run: Path, data: Path, out: Path, *options: object, weights: str = "last", which: str = "weights == weights"):
+def check(
+    run: Path,
+    data: Path,
+    out: Path,
+    *options: object,
+    weights: str = "last",
+    which: str = "weights == weights",
+):
     """That it is oof.csv again: the same rows, masses within the tolerance; returns them."""
     table, said = oof(run, data, out, "--weights", weights, *options)
-    known = pd.read_csv(run / "oof.csv").query("weights == @weights").query(which).reset_index(drop=True)
+    known = (
+        pd.read_csv(run / "oof.csv")
+        .query("weights == @weights")
+        .query(which)
+        .reset_index(drop=True)
+    )
     columns = ["weights", "repeat", "image_id", "site", "fold", *(f"true_{t}" for t in TARGETS)]
     pd.testing.assert_frame_equal(table[columns], known[columns])
     np.testing.assert_allclose(table[list(TARGETS)], known[list(TARGETS)], **TOLERANCE)
@@ -54,14 +91,20 @@ def check(run: Path, data: Path, out: Path, *options: object, weights: str = "la
 
 
 def test_kinds_with_states_two_repeats_and_the_rule_for_wa(built, pasture, tmp_path):
-    runs = train(tmp_path, built, "cls_gating, attention, pooled_mlp", "clip", "{rule: wa_dead_zero}, {rule: factor, "
-                 "target: GDM_g, factor: 1.1}")
+    runs = train(
+        tmp_path,
+        built,
+        "cls_gating, attention, pooled_mlp",
+        "clip",
+        "{rule: wa_dead_zero}, {rule: factor, target: GDM_g, factor: 1.1}",
+    )
     assert len(runs) == 3
     for run in runs:
         for weights in ("last", "best"):
             assert len(check(run, pasture, tmp_path / "o.csv", weights=weights)) == 12
     ruled = pd.read_csv(runs[0] / "oof.csv").query("predicted_State == 'WA'")
-    assert len(ruled) and (ruled["Dry_Dead_g"] == 0).all()  # so the rule was asked, by the States of the same heads and views
+    # so the rule was asked, by the States of the same heads and views
+    assert len(ruled) and (ruled["Dry_Dead_g"] == 0).all()
 
 
 def test_density_and_regressors_two_repeats(built, pasture, tmp_path):
@@ -74,16 +117,19 @@ def test_density_and_regressors_two_repeats(built, pasture, tmp_path):
 
 
 def test_the_plain_view_alone(built, pasture, tmp_path):
-    run, = train(tmp_path, built, "density", cv="tta: false")
+    (run,) = train(tmp_path, built, "density", cv="tta: false")
     check(run, pasture, tmp_path / "o.csv")
 
 
 def test_a_run_of_one_fold_and_a_choice_of_folds(built, pasture, sweep, tmp_path):
-    run, = train(tmp_path, built, "density", cv="fold: 1")
+    (run,) = train(tmp_path, built, "density", cv="fold: 1")
     assert set(check(run, pasture, tmp_path / "o.csv")["fold"]) == {1}
     run = next(sweep.glob("001*"))
-    assert set(check(run, pasture, tmp_path / "o.csv", "--folds", 0, which="fold == 0")["fold"]) == {0}
-    check(run, pasture, tmp_path / "o.csv", "--folds", "1,0,0")  # a head is one head, however often it is named
+    assert set(
+        check(run, pasture, tmp_path / "o.csv", "--folds", 0, which="fold == 0")["fold"]
+    ) == {0}
+    # a head is one head, however often it is named
+    check(run, pasture, tmp_path / "o.csv", "--folds", "1,0,0")
 
 
 def test_the_default_output_is_no_submission(sweep, pasture, tmp_path, monkeypatch):
@@ -113,7 +159,11 @@ def test_what_has_no_held_out_photographs_is_refused(built, pasture, sweep, tmp_
     for source in (["--run", refit], ["--bundle", tmp_path / "b"]):
         for option in (["--interval", 0.5], ["--on-error", "mean"]):
             said = biomass("predict", *source, *options[1:], *option, code=3).stderr
-            assert f"{option[0]}" in said and "refit has no oof.csv" in said and "predict with the sweep's points" in said
+            assert (
+                f"{option[0]}" in said
+                and "refit has no oof.csv" in said
+                and "predict with the sweep's points" in said
+            )
     runs = [argument for run in sorted(sweep.glob("00[12]*")) for argument in ("--run", run)]
     assert "compares one run" in biomass("predict", *runs, *options, code=3).stderr
     assert not (tmp_path / "o.csv").exists()
@@ -124,14 +174,33 @@ def test_images_that_train_csv_lacks_are_named(sweep, pasture, tmp_path):
     table = pd.read_csv(data / "train.csv", dtype=str, keep_default_na=False)
     gone = table["sample_id"][0].split("__")[0]
     table[~table["sample_id"].str.startswith(gone)].to_csv(data / "train.csv", index=False)
-    stderr = biomass("predict", "--oof", "--data", data, "--sweep", sweep, "--device", "cpu", "--out", tmp_path / "o.csv",
-                     code=3).stderr
+    stderr = biomass(
+        "predict",
+        "--oof",
+        "--data",
+        data,
+        "--sweep",
+        sweep,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "o.csv",
+        code=3,
+    ).stderr
     assert "lacks 1 images that the run held out" in stderr and gone in stderr
 
 
 def test_what_the_run_says_by_itself_is_refused_by_name(sweep, pasture, tmp_path):
-    given = {"--tta": 4, "--average": "mean", "--constraints": "clip", "--on-error": "fail", "--deadline": "1h",
-             "--interval": 0.5, "--blend": "equal", "--explain": tmp_path / "seen"}
+    given = {
+        "--tta": 4,
+        "--average": "mean",
+        "--constraints": "clip",
+        "--on-error": "fail",
+        "--deadline": "1h",
+        "--interval": 0.5,
+        "--blend": "equal",
+        "--explain": tmp_path / "seen",
+    }
     options = ["predict", "--oof", "--data", pasture, "--sweep", sweep, "--out", tmp_path / "o.csv"]
     said = biomass(*options, *(word for pair in given.items() for word in pair), code=2).stderr
     assert f"leave {', '.join(given)} out, or --oof" in said
@@ -142,7 +211,18 @@ def test_what_the_run_says_by_itself_is_refused_by_name(sweep, pasture, tmp_path
 def test_a_bundle_says_its_runs_table_again(sweep, pasture, tmp_path):
     run = next(sweep.glob("002*"))
     biomass("bundle", run, "--weights", "best", "--folds", 1, "--out", tmp_path / "b")
-    biomass("predict", "--oof", "--data", pasture, "--bundle", tmp_path / "b", "--out", tmp_path / "o.csv", "--device", "cpu")
+    biomass(
+        "predict",
+        "--oof",
+        "--data",
+        pasture,
+        "--bundle",
+        tmp_path / "b",
+        "--out",
+        tmp_path / "o.csv",
+        "--device",
+        "cpu",
+    )
     known = pd.read_csv(run / "oof.csv").query("weights == 'best' and fold == 1")
     table = pd.read_csv(tmp_path / "o.csv")
     assert table["image_id"].tolist() == known["image_id"].tolist()
@@ -164,5 +244,7 @@ def test_it_goes_on_with_resume(sweep, pasture, tmp_path, monkeypatch):
 def test_the_table_it_is_compared_with_is_not_written_over(sweep, pasture):
     run = next(sweep.glob("002*"))
     known = (run / "oof.csv").read_bytes()
-    said = biomass("predict", "--oof", "--data", pasture, "--run", run, "--out", run / "oof.csv", code=2).stderr
+    said = biomass(
+        "predict", "--oof", "--data", pasture, "--run", run, "--out", run / "oof.csv", code=2
+    ).stderr
     assert "would be written over" in said and (run / "oof.csv").read_bytes() == known

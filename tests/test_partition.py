@@ -1,4 +1,5 @@
-"""trainer.partition: every regrouping is a draw of its own, as balanced as scikit-learn's, on visits like the contest's."""
+"""trainer.partition: every regrouping is a draw of its own, as balanced as scikit-learn's, on
+visits like the contest's."""
 
 import itertools
 
@@ -13,20 +14,26 @@ from trainer.splits import make_splits
 
 STRATA = ["Dry_Clover_g", "Dry_Dead_g"]
 SIZES = {  # 30 visits of 1 to 22 photographs: 357
-    "Tas": [22, 21, 20, 18, 16, 14, 12, 9, 5, 1], "Vic": [20, 18, 17, 15, 14, 12, 8, 5, 3],
-    "NSW": [19, 16, 13, 11, 8, 5, 2, 1], "WA": [15, 11, 6],
+    "Tas": [22, 21, 20, 18, 16, 14, 12, 9, 5, 1],
+    "Vic": [20, 18, 17, 15, 14, 12, 8, 5, 3],
+    "NSW": [19, 16, 13, 11, 8, 5, 2, 1],
+    "WA": [15, 11, 6],
 }
 
 
 def thirty_sites(seed):
-    """Dead is 0 in all of WA, Clover in about 38 % of the images, in most visits either everywhere or nearly nowhere."""
+    """Dead is 0 in all of WA, Clover in about 38 % of the images, in most visits either everywhere
+    or nearly nowhere."""
     rng = np.random.default_rng(seed)
     visits = [(state, n) for state, sizes in SIZES.items() for n in sizes]
     images = []
     for day, (state, n) in enumerate(visits):
         has_clover = rng.random(n) < rng.choice([0.04, 0.5, 0.97], p=[0.35, 0.15, 0.5])
         has_dead = rng.random(n) < (0 if state == "WA" else rng.choice([0.7, 0.98]))
-        images += [(state, f"2015/{day % 12 + 1}/{day // 12 + 1}", *masses) for masses in zip(has_clover, has_dead, strict=True)]
+        images += [
+            (state, f"2015/{day % 12 + 1}/{day // 12 + 1}", *masses)
+            for masses in zip(has_clover, has_dead, strict=True)
+        ]
     frame = pd.DataFrame(images, columns=["State", "Sampling_Date", *STRATA])
     frame[STRATA] *= rng.gamma(2, 5, (len(frame), 2))
     return frame.assign(image_id=[f"ID{i:03d}" for i in range(len(frame))])
@@ -56,9 +63,12 @@ def by_sklearn(visits, seed, n_folds=5):
 
 
 def imbalance(visits, fold_G):
-    """By a table: the std over folds of each stratum's share, their mean; and the std of folds' shares of all images."""
+    """By a table: the std over folds of each stratum's share, their mean; and the std of folds'
+    shares of all images."""
     table = pd.crosstab(fold_G[visits[0]], visits[1])
-    return (table / table.sum()).std(ddof=0).mean(), (table.sum(axis=1) / len(visits[0])).std(ddof=0)
+    return (table / table.sum()).std(ddof=0).mean(), (table.sum(axis=1) / len(visits[0])).std(
+        ddof=0
+    )
 
 
 def together(fold_G):
@@ -67,13 +77,15 @@ def together(fold_G):
 
 
 def jaccard(pairs):
-    """Mean over all two draws of the share of the pairs kept together by one that both keep together."""
+    """Mean over all two draws of the share of the pairs kept together by one that both keep
+    together."""
     return np.mean([(a & b).sum() / (a | b).sum() for a, b in itertools.combinations(pairs, 2)])
 
 
 def test_every_draw_is_another_partition(visits):
     assert len({together(fold_G).tobytes() for fold_G in draws(visits, 100)}) == 100
-    assert len({together(by_sklearn(visits, seed)).tobytes() for seed in range(20)}) < 10  # why we do not leave it to that
+    # why we do not leave it to that
+    assert len({together(by_sklearn(visits, seed)).tobytes() for seed in range(20)}) < 10
 
 
 @pytest.mark.parametrize("n_folds", [3, 5, 8])
@@ -85,8 +97,12 @@ def test_no_draw_is_less_balanced_than_sklearn(visits, n_folds):
 
 def test_draws_share_about_as_many_pairs_as_unstratified_ones(visits):
     free = [np.random.default_rng(seed).permutation(np.arange(30) % 5) for seed in range(30)]
-    ours, unstratified = (jaccard([together(fold_G) for fold_G in some]) for some in (draws(visits, 30), free))
-    assert unstratified == pytest.approx(0.1, abs=0.01) and ours == pytest.approx(unstratified, abs=0.03)
+    ours, unstratified = (
+        jaccard([together(fold_G) for fold_G in some]) for some in (draws(visits, 30), free)
+    )
+    assert unstratified == pytest.approx(0.1, abs=0.01) and ours == pytest.approx(
+        unstratified, abs=0.03
+    )
 
 
 def test_every_pair_of_sites_meets_about_as_often_as_by_chance(visits):
@@ -94,7 +110,8 @@ def test_every_pair_of_sites_meets_about_as_often_as_by_chance(visits):
     rate = np.mean(pairs, 0)
     assert rate.mean() == pytest.approx(5 / 29, abs=0.015)  # of 29 others 5 share a fold of six
     assert np.quantile(rate, [0.1, 0.9]) == pytest.approx([0.10, 0.26], abs=0.05)
-    assert (rate == 0).mean() < 0.05  # two visits that hold much of a stratum cannot meet; of scikit-learn's 100 draws .78
+    # two visits that hold much of a stratum cannot meet; of scikit-learn's 100 draws .78
+    assert (rate == 0).mean() < 0.05
 
 
 def test_a_sum_of_squares_gives_the_imbalance_that_a_table_gives(visits):
@@ -107,14 +124,18 @@ def test_the_measure_is_sklearns_partition():
     first = np.array([23, 21, 1, 8, 12, 25, 19, 0, 27, 15])
     groups = np.repeat(np.arange(10), first), np.repeat(np.arange(10), 26)
     visits = np.concatenate(groups), np.repeat([0, 1], [len(group) for group in groups])
-    assert np.array_equal(together(Measure.of(Counts.of(*visits, 3)).fold_G), together(by_sklearn(visits, 0, 3)))
+    assert np.array_equal(
+        together(Measure.of(Counts.of(*visits, 3)).fold_G), together(by_sklearn(visits, 0, 3))
+    )
 
 
 def test_four_sites_make_four_folds_by_every_seed():
     frame = thirty_sites(3)
     frame = frame[site_of(frame).isin(site_of(frame).unique()[[0, 4, 11, 28]])]
     for seed in range(40):  # scikit-learn leaves a fold empty by two seeds of five
-        assert sorted(make_splits(frame, 4, 1, "site", STRATA, seed).groupby("site")["r00"].first()) == [0, 1, 2, 3]
+        assert sorted(
+            make_splits(frame, 4, 1, "site", STRATA, seed).groupby("site")["r00"].first()
+        ) == [0, 1, 2, 3]
 
 
 def test_a_fold_per_group_is_one_partition():
@@ -124,7 +145,9 @@ def test_a_fold_per_group_is_one_partition():
 
 def test_where_one_partition_alone_is_balanced_every_draw_is_that():
     visits = np.repeat(np.arange(4), [3, 1, 1, 1]), np.zeros(6, int)
-    assert {(fold_G == fold_G[0]).tobytes() for fold_G in draws(visits, 10, 2)} == {np.array([1, 0, 0, 0], bool).tobytes()}
+    assert {(fold_G == fold_G[0]).tobytes() for fold_G in draws(visits, 10, 2)} == {
+        np.array([1, 0, 0, 0], bool).tobytes()
+    }
 
 
 def test_hundreds_of_sites_are_dealt_as_evenly():
@@ -132,5 +155,7 @@ def test_hundreds_of_sites_are_dealt_as_evenly():
     visits = np.append(np.arange(300), rng.integers(0, 300, 700)), rng.integers(0, 4, 1000)
     first, second = draws(visits, 2)
     enough = imbalance(visits, by_sklearn(visits, 0))
-    assert (np.array([imbalance(visits, first), imbalance(visits, second)]) <= np.array(enough) + 0.002).all()
+    assert (
+        np.array([imbalance(visits, first), imbalance(visits, second)]) <= np.array(enough) + 0.002
+    ).all()
     assert jaccard([together(first), together(second)]) < 0.15

@@ -29,7 +29,8 @@ def applied(rule, *parts: float, state: np.ndarray = WA) -> list[float]:
 
 
 def test_dead_is_zero_in_wa():
-    # GDM 4 and Total 11 are one mass: (.2 * 4 + .5 * 11) / .7 = 9, in the shares 3 : 1 of Green and Clover.
+    # GDM 4 and Total 11 are one mass: (.2 * 4 + .5 * 11) / .7 = 9, in the shares 3 : 1 of Green and
+    # Clover.
     assert applied(WaDeadZero(), 3, 7, 1) == pytest.approx([6.75, 0, 2.25, 9, 9])
 
 
@@ -54,31 +55,49 @@ def test_an_image_without_probabilities_is_of_no_state(states):
     assert apply([WaDeadZero()], masses(3, 7, 1), unknown, states)[0].tolist() == [3, 7, 1, 4, 11]
 
 
-@pytest.mark.parametrize("state, expected", [("WA", [6.75, 0, 2.25, 9, 9]), ("Tas", [3, 7, 1, 4, 11])])
+@pytest.mark.parametrize(
+    "state, expected", [("WA", [6.75, 0, 2.25, 9, 9]), ("Tas", [3, 7, 1, 4, 11])]
+)
 def test_where_there_is_one_state_alone_all_images_are_of_it(state, expected):
-    assert apply([WaDeadZero()], masses(3, 7, 1), np.ones((1, 1)), [state])[0].tolist() == pytest.approx(expected)
+    assert apply([WaDeadZero()], masses(3, 7, 1), np.ones((1, 1)), [state])[
+        0
+    ].tolist() == pytest.approx(expected)
 
 
 def test_without_wa_among_the_states_nothing_changes():
-    assert apply([WaDeadZero()], masses(3, 7, 1), WA[None], ["NSW", "Tas", "Vic"]).tolist() == masses(3, 7, 1).tolist()
+    assert (
+        apply([WaDeadZero()], masses(3, 7, 1), WA[None], ["NSW", "Tas", "Vic"]).tolist()
+        == masses(3, 7, 1).tolist()
+    )
 
 
-@pytest.mark.parametrize("rule, expected", [
-    (Clip("Dry_Dead_g", 0, 5), [3, 5, 1, 4, 9]),
-    (Clip("GDM_g", 0, 2), [1.5, 7, 0.5, 2, 9]),
-    (Clip("Dry_Total_g", 22, 99), [6, 14, 2, 8, 22]),
-    (Clip("Dry_Total_g", 0, 99), [3, 7, 1, 4, 11]),
-    (Factor("Dry_Clover_g", 2), [3, 7, 2, 5, 12]),
-    (Factor("GDM_g", 0.5), [1.5, 7, 0.5, 2, 9]),
-    (Factor("Dry_Total_g", 2), [6, 14, 2, 8, 22]),
-], ids=str)
+@pytest.mark.parametrize(
+    "rule, expected",
+    [
+        (Clip("Dry_Dead_g", 0, 5), [3, 5, 1, 4, 9]),
+        (Clip("GDM_g", 0, 2), [1.5, 7, 0.5, 2, 9]),
+        (Clip("Dry_Total_g", 22, 99), [6, 14, 2, 8, 22]),
+        (Clip("Dry_Total_g", 0, 99), [3, 7, 1, 4, 11]),
+        (Factor("Dry_Clover_g", 2), [3, 7, 2, 5, 12]),
+        (Factor("GDM_g", 0.5), [1.5, 7, 0.5, 2, 9]),
+        (Factor("Dry_Total_g", 2), [6, 14, 2, 8, 22]),
+    ],
+    ids=str,
+)
 def test_parts_scale_along(rule, expected):
     assert applied(rule, 3, 7, 1) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("target, expected", [
-    ("Dry_Green_g", [2, 0, 0, 2, 2]), ("Dry_Dead_g", [0, 2, 0, 0, 2]), ("Dry_Clover_g", [0, 0, 2, 2, 2]),
-    ("GDM_g", [2, 0, 0, 2, 2]), ("Dry_Total_g", [2, 0, 0, 2, 2])])
+@pytest.mark.parametrize(
+    "target, expected",
+    [
+        ("Dry_Green_g", [2, 0, 0, 2, 2]),
+        ("Dry_Dead_g", [0, 2, 0, 0, 2]),
+        ("Dry_Clover_g", [0, 0, 2, 2, 2]),
+        ("GDM_g", [2, 0, 0, 2, 2]),
+        ("Dry_Total_g", [2, 0, 0, 2, 2]),
+    ],
+)
 def test_nothing_is_raised_as_green_where_it_can_be(target, expected):
     assert applied(Clip(target, 2, 9), 0, 0, 0) == expected
 
@@ -89,13 +108,18 @@ def test_a_trace_can_be_raised():
 
 def test_rules_follow_one_another():
     rules = [Factor("Dry_Dead_g", 2), Clip("Dry_Dead_g", 0, 5)]
-    assert apply(rules, masses(3, 4, 1), None, [])[0, 1] == 5 and apply(rules[::-1], masses(3, 4, 1), None, [])[0, 1] == 8
+    assert (
+        apply(rules, masses(3, 4, 1), None, [])[0, 1] == 5
+        and apply(rules[::-1], masses(3, 4, 1), None, [])[0, 1] == 8
+    )
 
 
 @given(rules=st.lists(RULE, max_size=5), parts_N3=arrays(np.float64, (4, 3), elements=GRAMS))
 def test_sums_hold_after_any_rules(rules, parts_N3):
     before = np.concatenate([masses(*parts) for parts in parts_N3])
-    green, dead, clover, gdm, total = after = apply(rules, before, np.stack([WA, TAS, WA, NSW]), STATES).T
+    green, dead, clover, gdm, total = after = apply(
+        rules, before, np.stack([WA, TAS, WA, NSW]), STATES
+    ).T
     assert (after >= 0).all()
     assert (gdm == green + clover).all() and (total == gdm + dead).all()
 
@@ -114,16 +138,23 @@ def test_a_factor_keeps_shares(target, parts, factor):
     np.testing.assert_allclose(found, factor * masses(*parts)[0, PARTS[target]])
 
 
-@pytest.mark.parametrize("rule", [Clip("GDM_g", 0, 999), Factor("Dry_Total_g", 1), WaDeadZero()], ids=str)
+@pytest.mark.parametrize(
+    "rule", [Clip("GDM_g", 0, 999), Factor("Dry_Total_g", 1), WaDeadZero()], ids=str
+)
 def test_rows_that_no_rule_touches_keep_every_bit(rule):
     total, gdm, green = -np.sort(-np.random.default_rng(0).uniform(0, 90, (3, 50)), axis=0)
-    before = np.stack([green, total - gdm, gdm - green, gdm, total], 1)  # as constraints leave them: not the sums of their parts
+    # as constraints leave them: not the sums of their parts
+    before = np.stack([green, total - gdm, gdm - green, gdm, total], 1)
     assert (apply([rule], before, np.tile(TAS, (50, 1)), STATES) == before).all()
 
 
-@pytest.mark.parametrize("rule", [WaDeadZero(), Clip("GDM_g", 5, 9), Factor("Dry_Total_g", 2)], ids=str)
+@pytest.mark.parametrize(
+    "rule", [WaDeadZero(), Clip("GDM_g", 5, 9), Factor("Dry_Total_g", 2)], ids=str
+)
 def test_nan_stays_nan(rule):
-    assert np.isnan(apply([rule], np.full((2, 5), np.nan), np.stack([WA, np.full(3, np.nan)]), STATES)).all()
+    assert np.isnan(
+        apply([rule], np.full((2, 5), np.nan), np.stack([WA, np.full(3, np.nan)]), STATES)
+    ).all()
 
 
 def test_leading_axes_are_kept():
@@ -150,9 +181,15 @@ def test_masses_without_rules_are_a_copy():
     assert before.tolist() == masses(3, 7, 1).tolist()
 
 
-@pytest.mark.parametrize("state, states", [(None, STATES), (np.empty((1, 0)), [])], ids=["heads tell none", "no States known"])
+@pytest.mark.parametrize(
+    "state, states",
+    [(None, STATES), (np.empty((1, 0)), [])],
+    ids=["heads tell none", "no States known"],
+)
 def test_a_rule_that_needs_state_is_refused_without(state, states):
-    with pytest.raises(InputError, match="inference.postprocess: wa_dead_zero needs the predicted State"):
+    with pytest.raises(
+        InputError, match="inference.postprocess: wa_dead_zero needs the predicted State"
+    ):
         apply([Factor("GDM_g", 2), WaDeadZero()], masses(3, 7, 1), state, states)
 
 
@@ -166,8 +203,11 @@ def test_probabilities_of_other_states_are_refused():
 
 
 def test_rules_of_a_config():
-    sections = [WaDeadZeroRule(rule="wa_dead_zero"), ClipRule(rule="clip", target="GDM_g", low=1.0, high=9.0),
-                FactorRule(rule="factor", target="Dry_Dead_g", factor=1.1)]
+    sections = [
+        WaDeadZeroRule(rule="wa_dead_zero"),
+        ClipRule(rule="clip", target="GDM_g", low=1.0, high=9.0),
+        FactorRule(rule="factor", target="Dry_Dead_g", factor=1.1),
+    ]
     assert rules_of(sections) == [WaDeadZero(), Clip("GDM_g", 1, 9), Factor("Dry_Dead_g", 1.1)]
     assert list(RULES) == [section.rule for section in sections]
 
@@ -176,10 +216,20 @@ def test_judge_leaves_out_each_rule_alone():
     truth, before = masses(3, 4, 1), masses(3, 7, 1)
     rules = [Clip("Dry_Dead_g", 0, 5), Factor("Dry_Dead_g", 0.8)]
     found = judge(rules, lambda some: weighted_r2(truth, apply(some, before, None, [])))
-    assert found == pytest.approx({"all": 1, "none": weighted_r2(truth, before),
-                                   "without clip Dry_Dead_g to 0..5": weighted_r2(truth, masses(3, 5.6, 1)),
-                                   "without factor Dry_Dead_g x 0.8": weighted_r2(truth, masses(3, 5, 1))})
+    assert found == pytest.approx(
+        {
+            "all": 1,
+            "none": weighted_r2(truth, before),
+            "without clip Dry_Dead_g to 0..5": weighted_r2(truth, masses(3, 5.6, 1)),
+            "without factor Dry_Dead_g x 0.8": weighted_r2(truth, masses(3, 5, 1)),
+        }
+    )
 
 
 def test_judge_tells_equal_rules_apart_by_place():
-    assert list(judge([WaDeadZero()] * 2, len)) == ["all", "none", "without wa_dead_zero", "without wa_dead_zero (rule 2)"]
+    assert list(judge([WaDeadZero()] * 2, len)) == [
+        "all",
+        "none",
+        "without wa_dead_zero",
+        "without wa_dead_zero (rule 2)",
+    ]

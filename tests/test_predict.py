@@ -1,4 +1,5 @@
-"""Photographs to grams: the same tokens as the store's, test.csv's rows, a file that is whole or not there."""
+"""Photographs to grams: the same tokens as the store's, test.csv's rows, a file that is whole or
+not there."""
 
 import resource
 import shutil
@@ -30,14 +31,31 @@ def predictors(sweep):
     return [Predictor.load(run, device="cpu") for run in sorted(sweep.glob("00*"))]
 
 
-@pytest.mark.parametrize("out, wide", [
-    ("submission.csv", "predictions.csv"), ("b.csv", "b.predictions.csv"), ("of/a.b.csv", "of/a.b.predictions.csv")])
+@pytest.mark.parametrize(
+    "out, wide",
+    [
+        ("submission.csv", "predictions.csv"),
+        ("b.csv", "b.predictions.csv"),
+        ("of/a.b.csv", "of/a.b.predictions.csv"),
+    ],
+)
 def test_every_output_has_a_wide_table_of_its_own(out, wide):
     assert wide_path(Path(out)) == Path(wide)
 
 
 def test_another_output_leaves_predictions_csv_alone(sweep, pasture, tmp_path):
-    arguments = ["predict", "--data", pasture, "--sweep", sweep, "--device", "cpu", "--tta", 1, "--out"]
+    arguments = [
+        "predict",
+        "--data",
+        pasture,
+        "--sweep",
+        sweep,
+        "--device",
+        "cpu",
+        "--tta",
+        1,
+        "--out",
+    ]
     (tmp_path / "predictions.csv").write_text("of another prediction")
     biomass(*arguments, tmp_path / "b.csv")
     assert (tmp_path / "predictions.csv").read_text() == "of another prediction"
@@ -49,7 +67,9 @@ def test_another_output_leaves_predictions_csv_alone(sweep, pasture, tmp_path):
 
 def test_predict_writes_test_csvs_rows_and_a_wide_table(sweep, pasture, tmp_path):
     out = tmp_path / "submission.csv"
-    result = biomass("predict", "--tta", 4, "--data", pasture, "--sweep", sweep, "--out", out, "--device", "cpu")
+    result = biomass(
+        "predict", "--tta", 4, "--data", pasture, "--sweep", sweep, "--out", out, "--device", "cpu"
+    )
     assert str(out) in result.stdout and best_run(sweep).name in result.stderr
     rows = pd.read_csv(out)
     assert rows["sample_id"].tolist() == pd.read_csv(pasture / "test.csv")["sample_id"].tolist()
@@ -66,7 +86,9 @@ def test_tokens_of_predict_equal_the_stores_row(sweep, pasture, built):
     backbone = predictors(sweep)[0].backbone
     decoded = decode(pasture / store.catalog["path"][3], backbone.crop)
     for v, view in enumerate(store.spec.tokens.views):
-        cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, store.catalog["image_id"][3], view)
+        cls_TD, patches_TPD = backbone.tokens(
+            decoded.tiles_THW3, store.catalog["image_id"][3], view
+        )
         assert np.array_equal(cls_TD.numpy(), store.cls[3, v])
         assert np.array_equal(patches_TPD.numpy(), store.patches[3, v])
 
@@ -75,23 +97,36 @@ def test_heads_predict_what_plain_torch_modules_do(sweep, pasture, built):
     store = FeatureStore.open(built)
     decoded = decode(pasture / store.catalog["path"][3], predictors(sweep)[0].backbone.crop)
     for run in sorted(sweep.glob("00[1-4]*")):
-        raw_HV5 = Predictor.load(run, device="cpu").raw(decoded, store.catalog["image_id"][3], store.spec.tokens.views).masses_HV5
+        raw_HV5 = (
+            Predictor.load(run, device="cpu")
+            .raw(decoded, store.catalog["image_id"][3], store.spec.tokens.views)
+            .masses_HV5
+        )
         for h, state in enumerate(RunFolder(run).heads("last").values()):
             for v in range(2):
                 with torch.no_grad():
-                    masses = plain_masses(state, torch.tensor(store.cls[3, v]).float(), torch.tensor(store.patches[3, v]).float())
+                    masses = plain_masses(
+                        state,
+                        torch.tensor(store.cls[3, v]).float(),
+                        torch.tensor(store.patches[3, v]).float(),
+                    )
                 np.testing.assert_allclose(raw_HV5[h, v], masses.numpy(), rtol=1e-4)
 
 
 def test_held_out_predictions_come_back_through_predict(sweep, pasture, built):
-    """A training photograph, by the heads that held it out, gives its row of oof.csv: validation and prediction are one."""
+    """A training photograph, by the heads that held it out, gives its row of oof.csv: validation
+    and prediction are one."""
     store = FeatureStore.open(built)
     for run in sorted(sweep.glob("00*")):
         row = pd.read_csv(run / "oof.csv").query("weights == 'last'").iloc[4]
         predictor = Predictor.load(run, folds=[int(row["fold"])], device="cpu")
         path = pasture / store["" + row["image_id"]].labels["path"]
         wide = predictor.predict({row["image_id"]: path}, tta=1, progress=False)
-        np.testing.assert_allclose(wide[list(TARGETS)].iloc[0].to_numpy(float), row[list(TARGETS)].to_numpy(float), rtol=1e-4)
+        np.testing.assert_allclose(
+            wide[list(TARGETS)].iloc[0].to_numpy(float),
+            row[list(TARGETS)].to_numpy(float),
+            rtol=1e-4,
+        )
 
 
 def test_tta_is_the_mean_of_its_single_views(sweep, pasture):
@@ -102,7 +137,9 @@ def test_tta_is_the_mean_of_its_single_views(sweep, pasture):
     (image_id, path), *_ = photographs_of(pasture).items()
     decoded = decode(path, predictor.backbone.crop)
     together = predictor.raw(decoded, image_id, tta_views(8)).masses_HV5
-    singles = np.concatenate([predictor.raw(decoded, image_id, [view]).masses_HV5 for view in tta_views(8)], 1)
+    singles = np.concatenate(
+        [predictor.raw(decoded, image_id, [view]).masses_HV5 for view in tta_views(8)], 1
+    )
     np.testing.assert_allclose(together, singles, rtol=1e-5)
     total = constrained(together.reshape(-1, 5).mean(0)[None], "order")[0]
     wide = predictor.predict({image_id: path}, tta=8, progress=False)
@@ -123,15 +160,37 @@ def test_fewer_folds_are_fewer_heads(sweep, pasture):
 
 @pytest.mark.system  # test_bundle has the same of a bundle
 def test_predict_runs_where_most_packages_are_absent(sweep, pasture, tmp_path):
-    """h5py, zarr, click, scikit-learn, scipy, matplotlib and google-crc32c cannot be imported here."""
-    code = ("import sys, runpy\n"
-            "for name in ('h5py', 'zarr', 'click', 'sklearn', 'scipy', 'matplotlib', 'google_crc32c', 'tensorstore'):\n"
-            "    sys.modules[name] = None\n"
-            "runpy.run_module('predictor', run_name='__main__', alter_sys=True)\n")
+    """h5py, zarr, click, scikit-learn, scipy, matplotlib and google-crc32c cannot be imported
+    here."""
+    code = (
+        "import sys, runpy\n"
+        "for name in ('h5py', 'zarr', 'click', 'sklearn', 'scipy', 'matplotlib', 'google_crc32c', "
+        "'tensorstore'):\n"
+        "    sys.modules[name] = None\n"
+        "runpy.run_module('predictor', run_name='__main__', alter_sys=True)\n"
+    )
     root = Path(__file__).parent.parent
-    command = [sys.executable, "-c", code, "--data", pasture, "--run", best_run(sweep), "--tta", "1", "--device", "cpu",
-               "--out", tmp_path / "submission.csv"]
-    bare = {"capture_output": True, "text": True, "cwd": tmp_path, "env": {"PYTHONPATH": str(root)} | rounding_variables()}
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--data",
+        pasture,
+        "--run",
+        best_run(sweep),
+        "--tta",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "submission.csv",
+    ]
+    bare = {
+        "capture_output": True,
+        "text": True,
+        "cwd": tmp_path,
+        "env": {"PYTHONPATH": str(root)} | rounding_variables(),
+    }
     done = subprocess.run(command, **bare)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(tmp_path / "submission.csv")) == 10
@@ -139,14 +198,34 @@ def test_predict_runs_where_most_packages_are_absent(sweep, pasture, tmp_path):
     assert done.returncode == 3 and "no finished sweep" in done.stderr
 
 
-@pytest.mark.parametrize("arguments, code, message", [
-    (["--tta", 3], 3, "choose 1 (plain), 2"), (["--folds", "a"], 2, "numbers with commas"),
-    (["--folds", 9], 3, "no last weights"), (["--deadline", "soon"], 2, "8h30m or 45m"), (["--out", "."], 2, "name a file"),
-    (["--out", "predictions.csv"], 2, "name a file"), (["--out", "/proc/no/s.csv"], 3, "cannot write there"),
-    (["--backbone-weights", "none.safetensors"], 3, "no such weights")])
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["--tta", 3], 3, "choose 1 (plain), 2"),
+        (["--folds", "a"], 2, "numbers with commas"),
+        (["--folds", 9], 3, "no last weights"),
+        (["--deadline", "soon"], 2, "8h30m or 45m"),
+        (["--out", "."], 2, "name a file"),
+        (["--out", "predictions.csv"], 2, "name a file"),
+        (["--out", "/proc/no/s.csv"], 3, "cannot write there"),
+        (["--backbone-weights", "none.safetensors"], 3, "no such weights"),
+    ],
+)
 def test_what_cannot_work_leaves_no_file(sweep, pasture, tmp_path, arguments, code, message):
     out = tmp_path / "submission.csv"
-    result = biomass("predict", "--data", pasture, "--sweep", sweep, "--out", out, "--device", "cpu", *arguments, code=code)
+    result = biomass(
+        "predict",
+        "--data",
+        pasture,
+        "--sweep",
+        sweep,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        *arguments,
+        code=code,
+    )
     assert message in result.stderr
     assert not out.exists()
 
@@ -157,11 +236,15 @@ def test_missing_and_damaged_photographs_are_all_listed(sweep, pasture, tmp_path
     first.write_bytes(first.read_bytes()[:1000])
     second.write_bytes(b"")
     out = tmp_path / "s.csv"
-    stderr = biomass("predict", "--data", data, "--sweep", sweep, "--out", out, "--device", "cpu", code=3).stderr
+    stderr = biomass(
+        "predict", "--data", data, "--sweep", sweep, "--out", out, "--device", "cpu", code=3
+    ).stderr
     assert first.name in stderr and second.name in stderr
     first.unlink()
     second.unlink()
-    stderr = biomass("predict", "--data", data, "--sweep", sweep, "--out", out, "--device", "cpu", code=3).stderr
+    stderr = biomass(
+        "predict", "--data", data, "--sweep", sweep, "--out", out, "--device", "cpu", code=3
+    ).stderr
     assert first.name in stderr and second.name in stderr and not out.exists()
 
 
@@ -170,17 +253,40 @@ def test_other_backbone_weights_are_refused(sweep, pasture, tmp_path):
     from featurestore.views import VIEWS
     from featurestore.weights import save_weights
 
-    other = load_backbone("vit_tiny_patch16_dinov3_qkvb", "random", crop="halves", image_size=64, views=VIEWS[:1], seed=9)
+    other = load_backbone(
+        "vit_tiny_patch16_dinov3_qkvb",
+        "random",
+        crop="halves",
+        image_size=64,
+        views=VIEWS[:1],
+        seed=9,
+    )
     weights = save_weights(other.model.state_dict(), other.spec.weights_sha256, tmp_path)
-    stderr = biomass("predict", "--data", pasture, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu",
-                     "--backbone-weights", weights, code=5).stderr
+    stderr = biomass(
+        "predict",
+        "--data",
+        pasture,
+        "--sweep",
+        sweep,
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+        "--backbone-weights",
+        weights,
+        code=5,
+    ).stderr
     assert other.spec.weights_sha256 in stderr and "tokens were made with" in stderr
 
 
 def test_a_submission_follows_test_csv_whatever_its_order(tmp_path):
     csv = tmp_path / "test.csv"
-    csv.write_text("sample_id,image_path,target_name\nB__GDM_g,test/B.jpg,GDM_g\nA__Dry_Total_g,test/A.jpg,Dry_Total_g\n")
-    wide = pd.DataFrame({"image_id": ["A", "B"], **{t: [i + 1.0, i + 10.0] for i, t in enumerate(TARGETS)}})
+    csv.write_text(
+        "sample_id,image_path,target_name\nB__GDM_g,test/B.jpg,GDM_g\nA__Dry_Total_g,test/A.jpg,Dry_Total_g\n"
+    )
+    wide = pd.DataFrame(
+        {"image_id": ["A", "B"], **{t: [i + 1.0, i + 10.0] for i, t in enumerate(TARGETS)}}
+    )
     assert submission(csv, wide)["target"].tolist() == [13.0, 5.0]
     with pytest.raises(InputError, match="no masses:\n  B__GDM_g"):
         submission(csv, wide.assign(GDM_g=[1, np.nan]))
@@ -194,14 +300,18 @@ def test_the_wide_table_has_no_index_and_six_decimals(tmp_path):
     csv.write_text("sample_id,image_path,target_name\nA__GDM_g,test/A.jpg,GDM_g\n")
     wide = pd.DataFrame({"image_id": ["A"], **{t: [1 / 3] for t in TARGETS}})
     write_predictions(csv, wide, tmp_path / "submission.csv")
-    assert (tmp_path / "predictions.csv").read_text() == f"image_id,{','.join(TARGETS)}\nA{5 * ',0.333333'}\n"
+    assert (
+        tmp_path / "predictions.csv"
+    ).read_text() == f"image_id,{','.join(TARGETS)}\nA{5 * ',0.333333'}\n"
     assert (tmp_path / "submission.csv").read_text() == f"sample_id,target\nA__GDM_g,{1 / 3}\n"
 
 
 @pytest.mark.parametrize("value", [-0.5, np.inf, -np.inf, np.nan])
 def test_one_value_that_is_no_mass_is_refused_by_its_row(tmp_path, value):
     csv = tmp_path / "test.csv"
-    csv.write_text("sample_id,image_path,target_name\na__GDM_g,test/a.jpg,GDM_g\nb__GDM_g,test/b.jpg,GDM_g\n")
+    csv.write_text(
+        "sample_id,image_path,target_name\na__GDM_g,test/a.jpg,GDM_g\nb__GDM_g,test/b.jpg,GDM_g\n"
+    )
     wide = pd.DataFrame({"image_id": ["a", "b"], **dict.fromkeys(TARGETS, 1.0)})
     table = submission(csv, wide)
     assert table.columns.tolist() == ["sample_id", "target"] and table["target"].tolist() == [1, 1]
@@ -212,39 +322,65 @@ def test_one_value_that_is_no_mass_is_refused_by_its_row(tmp_path, value):
 def test_unknown_targets_are_refused_before_the_work(sweep, pasture, tmp_path):
     data = shutil.copytree(pasture, tmp_path / "data")
     (data / "test.csv").write_text((data / "test.csv").read_text().replace("GDM_g", "Weeds_g"))
-    said = biomass("predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", code=3).stderr
-    assert "unknown targets Weeds_g" in said and "predict:" not in said and [p.name for p in tmp_path.iterdir()] == ["data"]
+    said = biomass(
+        "predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", code=3
+    ).stderr
+    assert (
+        "unknown targets Weeds_g" in said
+        and "predict:" not in said
+        and [p.name for p in tmp_path.iterdir()] == ["data"]
+    )
 
 
 def test_what_is_read_is_not_written_over(sweep, pasture, tmp_path):
     for name in ("test.csv", "train.csv"):
         before = (pasture / name).read_bytes()
-        said = biomass("predict", "--data", pasture, "--sweep", sweep, "--out", pasture / name, code=2).stderr
+        said = biomass(
+            "predict", "--data", pasture, "--sweep", sweep, "--out", pasture / name, code=2
+        ).stderr
         assert "would be written over" in said and (pasture / name).read_bytes() == before
     biomass("bundle", sweep, "--out", tmp_path / "b")
-    said = biomass("predict", "--data", pasture, "--bundle", tmp_path / "b", "--out", tmp_path / "b" / "s.csv", code=2).stderr
+    said = biomass(
+        "predict",
+        "--data",
+        pasture,
+        "--bundle",
+        tmp_path / "b",
+        "--out",
+        tmp_path / "b" / "s.csv",
+        code=2,
+    ).stderr
     assert "--out" in said and "lies in the bundle" in said
     biomass("bundle", "check", tmp_path / "b")
 
 
 def test_P04_a_full_disk_leaves_the_old_files_or_none(tmp_path):
     """Writing beyond a size fails as on a full disk: neither table fits, then one, then both."""
-    (tmp_path / "test.csv").write_text("sample_id,image_path,target_name\n" + "".join(
-        f"{i}__{t},test/{i}.jpg,{t}\n" for i in range(90) for t in TARGETS))
+    (tmp_path / "test.csv").write_text(
+        "sample_id,image_path,target_name\n"
+        + "".join(f"{i}__{t},test/{i}.jpg,{t}\n" for i in range(90) for t in TARGETS)
+    )
     wide = pd.DataFrame({"image_id": [str(i) for i in range(90)], **dict.fromkeys(TARGETS, 1.0)})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (1000, 4500, 100_000):
         (tmp_path / "s.csv").write_text("old")
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
-            with nullcontext() if limit == 100_000 else pytest.raises(InputError, match="choose another place with --out"):
+            with (
+                nullcontext()
+                if limit == 100_000
+                else pytest.raises(InputError, match="choose another place with --out")
+            ):
                 write_predictions(tmp_path / "test.csv", wide, tmp_path / "s.csv")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         if limit < 100_000:
             assert (tmp_path / "s.csv").read_text() == "old"
             assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv", "test.csv"]
-    assert len(pd.read_csv(tmp_path / "s.csv")) == 450 and len(pd.read_csv(tmp_path / "s.predictions.csv")) == 90
+    assert (
+        len(pd.read_csv(tmp_path / "s.csv")) == 450
+        and len(pd.read_csv(tmp_path / "s.predictions.csv")) == 90
+    )
 
 
 def test_columns_that_nobody_asked_for(sweep, pasture, tmp_path):
@@ -252,7 +388,19 @@ def test_columns_that_nobody_asked_for(sweep, pasture, tmp_path):
     data = shutil.copytree(pasture, tmp_path / "data")
     (header, row, *_) = (data / "test.csv").read_text().splitlines()
     (data / "test.csv").write_text(f"{header},target,Species\n{row},,x\n")
-    biomass("predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu", "--tta", 1)
+    biomass(
+        "predict",
+        "--data",
+        data,
+        "--sweep",
+        sweep,
+        "--out",
+        tmp_path / "s.csv",
+        "--device",
+        "cpu",
+        "--tta",
+        1,
+    )
     assert pd.read_csv(tmp_path / "s.csv")["sample_id"].tolist() == [row.split(",")[0]]
     assert len(pd.read_csv(tmp_path / "s.predictions.csv")) == 1
 
@@ -267,9 +415,12 @@ def test_L15_rows_that_come_twice_are_refused_by_their_lines(text, sweep, tmp_pa
     out = tmp_path / "s.csv"
     said = biomass("predict", "--data", tmp_path, "--sweep", sweep, "--out", out, code=3).stderr
     assert "test.csv: " in said and "of its own" in said
-    assert [line.split(":")[0].strip() for line in said.splitlines() if line.startswith("  ")] == ["line 2", "line 4"]
+    assert [line.split(":")[0].strip() for line in said.splitlines() if line.startswith("  ")] == [
+        "line 2",
+        "line 4",
+    ]
     assert not out.exists()
     with pytest.raises(InputError, match="(?s)of its own.*line 2.*line 4"):
         predict(best_run(sweep), tmp_path)
-    told, = check_data(tmp_path)  # for doctor
+    (told,) = check_data(tmp_path)  # for doctor
     assert (told.level, "line 2" in told.found and "line 4" in told.found) == (FAIL, True)

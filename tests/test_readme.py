@@ -1,4 +1,5 @@
-"""The README's shell session runs as it is written, with a small store in place of the large one."""
+"""The README's shell session runs as it is written, with a small store in place of the large
+one."""
 
 import re
 from pathlib import Path

@@ -13,13 +13,16 @@ from trainer.prepare import prepare_sweep
 from trainer.reference import reference
 
 PAGE = Path(__file__).parent.parent / "docs/config.md"
-LEAST, = re.findall("```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+(LEAST,) = re.findall("```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_the_page_is_the_models_own():
     assert PAGE.read_text() == reference(), "python -m trainer.reference > docs/config.md"
-    assert all(len(line.split(" | ")) >= 3 and line.rstrip(" |").endswith(".") for line in reference().splitlines()
-               if line.startswith("| `"))
+    assert all(
+        len(line.split(" | ")) >= 3 and line.rstrip(" |").endswith(".")
+        for line in reference().splitlines()
+        if line.startswith("| `")
+    )
 
 
 def test_its_least_config_is_one(tmp_path):
@@ -30,14 +33,25 @@ def test_its_least_config_is_one(tmp_path):
 @pytest.mark.parametrize("epochs", [1, 20, 200])
 def test_its_least_config_trains_without_a_remark_on_its_own_defaults(tmp_path, store, epochs):
     (tmp_path / "least.yaml").write_text(LEAST)
-    changes = {"dataset.store": store, "trainer.num_epochs": epochs, "inference.tta_indices": [0]}  # the store has three views
+    # the store has three views
+    changes = {"dataset.store": store, "trainer.num_epochs": epochs, "inference.tta_indices": [0]}
     assert prepare_sweep(SweepConfig.load(tmp_path / "least.yaml", changes), "cpu").remarks == []
 
 
 def test_its_least_config_ends_without_a_warning(tmp_path, store):
     short = "trainer: {num_epochs: 3}\ninference: {tta_indices: [0]}\ncv: {n_folds: 2}\n"
     (tmp_path / "least.yaml").write_text(LEAST + short)
-    said = biomass("train", "--config", tmp_path / "least.yaml", "--store", store, "--out", tmp_path / "runs", "--device", "cpu")
+    said = biomass(
+        "train",
+        "--config",
+        tmp_path / "least.yaml",
+        "--store",
+        store,
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    )
     assert "warning" not in said.stderr and "ema_decay" not in said.stdout
 
 
@@ -46,18 +60,25 @@ def test_short_trainings_forget_their_first_weights_and_long_ones_are_as_before(
         assert forgetting(n_steps) ** n_steps == pytest.approx(0.01) and forgetting(n_steps) < 0.997
     for n_steps in (1533, 1600, 10**6):
         assert forgetting(n_steps) == 0.997
-    explicit = OptimizationConfig(lr=1e-3, weight_decay=0.0, ema_decay=0.997)  # as every saved sweep has it
+    # as every saved sweep has it
+    explicit = OptimizationConfig(lr=1e-3, weight_decay=0.0, ema_decay=0.997)
     assert explicit.average_decay(10) == 0.997
 
 
 def test_the_average_follows_that_decay(tmp_path, store):
-    (tmp_path / "least.yaml").write_text(LEAST.replace("[1e-3, 3e-3]", "1e-3").replace("density, ridge", "density"))
-    given = SweepConfig.load(tmp_path / "least.yaml", {"dataset.store": store, "inference.tta_indices": [0]})
-    trainer, = prepare_sweep(given, "cpu").trainers([0])
+    (tmp_path / "least.yaml").write_text(
+        LEAST.replace("[1e-3, 3e-3]", "1e-3").replace("density, ridge", "density")
+    )
+    given = SweepConfig.load(
+        tmp_path / "least.yaml", {"dataset.store": store, "inference.tta_indices": [0]}
+    )
+    (trainer,) = prepare_sweep(given, "cpu").trainers([0])
     optimizer = BankOptimizer(trainer.bank, trainer.configs, 10)
     weight = next(iter(trainer.bank.tensors.values()))
     weight.data.zero_()
-    optimizer.average = {name: tensor.detach().clone().fill_(1.0) for name, tensor in trainer.bank.tensors.items()}
+    optimizer.average = {
+        name: tensor.detach().clone().fill_(1.0) for name, tensor in trainer.bank.tensors.items()
+    }
     optimizer.n_done = 5  # past the start of the average
     optimizer._update_average()
     assert next(iter(optimizer.average.values())).unique().item() == pytest.approx(0.01 ** (1 / 10))

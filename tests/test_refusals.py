@@ -1,4 +1,5 @@
-"""What the system refuses, a thread, a process, a temporary folder, ends in a sentence, not in a traceback."""
+"""What the system refuses, a thread, a process, a temporary folder, ends in a sentence, not in a
+traceback."""
 
 import os
 import shutil
@@ -120,7 +121,8 @@ def test_L15_at_a_real_limit_of_processes(tmp_path, threads):
 
 @pytest.fixture
 def no_temporary(tmp_path, monkeypatch):
-    """As on a read-only root file system: none of the folders that tempfile tries can be written to."""
+    """As on a read-only root file system: none of the folders that tempfile tries can be written
+    to."""
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none", "/sys/none"])
     monkeypatch.setattr(tempfile, "tempdir", None)
 

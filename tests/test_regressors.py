@@ -1,4 +1,5 @@
-"""trainer.regressor and its kinds: NumPy predictions against scikit-learn's own pipelines, and what a baseline must not do."""
+"""trainer.regressor and its kinds: NumPy predictions against scikit-learn's own pipelines, and what
+a baseline must not do."""
 
 import subprocess
 import sys
@@ -28,7 +29,8 @@ ROOT = Path(__file__).parent.parent
 SAVED = ("ridge", "kernel_ridge", "svr", "pls", "gpr")
 EVERY = (*SAVED, "hist_gbdt")
 N, M, F, K = 40, 30, 70, 3
-SITES = np.repeat([f"site {i}" for i in range(8)], 5)  # alike in size, so that a mean over folds is a mean over rows
+# alike in size, so that a mean over folds is a mean over rows
+SITES = np.repeat([f"site {i}" for i in range(8)], 5)
 GAMMAS, ALPHAS, MARGINS = (0.1, 1.0), (1.0, 0.1, 0.01), ((1.0, 0.3), (10.0, 0.1))
 
 
@@ -36,13 +38,17 @@ GAMMAS, ALPHAS, MARGINS = (0.1, 1.0), (1.0, 0.1, 0.01), ((1.0, 0.3), (10.0, 0.1)
 def small_grids(monkeypatch):
     """The same search, and trees, in a tenth of the time."""
     monkeypatch.setattr(hist_gbdt, "ROUNDS", 50)
-    for kind, penalties in ((kernel_ridge.KernelRidge, tuple((alpha,) for alpha in ALPHAS)), (svr.Svr, MARGINS)):
+    for kind, penalties in (
+        (kernel_ridge.KernelRidge, tuple((alpha,) for alpha in ALPHAS)),
+        (svr.Svr, MARGINS),
+    ):
         monkeypatch.setattr(kind, "gammas", GAMMAS)
         monkeypatch.setattr(kind, "penalties", penalties)
 
 
 def draw(seed: int = 0, f: int = F) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """x_NF and y_NK in grams, x_MF and y_MK of new rows, behind all of which are four causes. Nobody may write to them."""
+    """x_NF and y_NK in grams, x_MF and y_MK of new rows, behind all of which are four causes.
+    Nobody may write to them."""
     rng = np.random.default_rng(seed)
     cause = rng.normal(size=(N + M, 4))
     x = 5 + cause @ rng.normal(size=(4, f)) + rng.normal(size=(N + M, f))
@@ -51,18 +57,27 @@ def draw(seed: int = 0, f: int = F) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return x[:N], y[:N], x[N:], y[N:]
 
 
-def predict(name: str, x: np.ndarray, y: np.ndarray, new: np.ndarray, groups: np.ndarray = SITES) -> np.ndarray:
+def predict(
+    name: str, x: np.ndarray, y: np.ndarray, new: np.ndarray, groups: np.ndarray = SITES
+) -> np.ndarray:
     return kinds.load(name).fit_predict(x, y, groups, 0, new)
 
 
 def by_ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
     features = RobustScaler().fit(x)
-    search = GridSearchCV(Ridge(), {"alpha": np.logspace(0, 5, 11)}, scoring="neg_mean_squared_error", cv=GroupKFold(4))
+    search = GridSearchCV(
+        Ridge(),
+        {"alpha": np.logspace(0, 5, 11)},
+        scoring="neg_mean_squared_error",
+        cv=GroupKFold(4),
+    )
 
     def guess(y_N: np.ndarray) -> np.ndarray:
         return search.fit(features.transform(x), y_N, groups=SITES).predict(features.transform(new))
 
-    return np.stack([np.maximum((guess(y_N) + np.expm1(guess(np.log1p(y_N)))) / 2, 0) for y_N in y.T], 1)
+    return np.stack(
+        [np.maximum((guess(y_N) + np.expm1(guess(np.log1p(y_N)))) / 2, 0) for y_N in y.T], 1
+    )
 
 
 def by_search(estimator, grid: dict, x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -75,21 +90,30 @@ def by_search(estimator, grid: dict, x: np.ndarray, y: np.ndarray, new: np.ndarr
 
 def by_kernel_ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
     grid = {"gamma": np.array(GAMMAS) / x.shape[1], "alpha": ALPHAS}
-    return np.hstack([by_search(KernelRidge(kernel="rbf"), grid, x, y_N[:, None], new) for y_N in y.T])
+    return np.hstack(
+        [by_search(KernelRidge(kernel="rbf"), grid, x, y_N[:, None], new) for y_N in y.T]
+    )
 
 
 def by_svr(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
-    grid = [{"gamma": np.array(GAMMAS) / x.shape[1], "C": [C], "epsilon": [epsilon]} for C, epsilon in MARGINS]
+    grid = [
+        {"gamma": np.array(GAMMAS) / x.shape[1], "C": [C], "epsilon": [epsilon]}
+        for C, epsilon in MARGINS
+    ]
     return np.hstack([by_search(SVR(tol=svr.TOLERANCE), grid, x, y_N[:, None], new) for y_N in y.T])
 
 
 def by_pls(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
-    return by_search(PLSRegression(scale=False), {"n_components": range(1, min(16, x.shape[1]) + 1)}, x, y, new)
+    return by_search(
+        PLSRegression(scale=False), {"n_components": range(1, min(16, x.shape[1]) + 1)}, x, y, new
+    )
 
 
 def by_gpr(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
     unit = np.sqrt(x.shape[1])
-    kernel = ConstantKernel(1, (1e-3, 1e3)) * RBF(unit, (0.1 * unit, 30 * unit)) + WhiteKernel(1, (1e-3, 10))
+    kernel = ConstantKernel(1, (1e-3, 1e3)) * RBF(unit, (0.1 * unit, 30 * unit)) + WhiteKernel(
+        1, (1e-3, 10)
+    )
     gpr = make_pipeline(StandardScaler(), GaussianProcessRegressor(kernel, normalize_y=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of noise at its bound
@@ -97,43 +121,72 @@ def by_gpr(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("f", [7, F], ids=["few features", "more features than rows"])
-@pytest.mark.parametrize("name, oracle, tolerance", [
-    ("ridge", by_ridge, 1e-6), ("kernel_ridge", by_kernel_ridge, 1e-6), ("pls", by_pls, 1e-6), ("gpr", by_gpr, 1e-6),
-    ("svr", by_svr, 1e-4),  # its solver keeps kernels in float32: two runs over the same rows agree to 1e-5
-], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    "name, oracle, tolerance",
+    [
+        ("ridge", by_ridge, 1e-6),
+        ("kernel_ridge", by_kernel_ridge, 1e-6),
+        ("pls", by_pls, 1e-6),
+        ("gpr", by_gpr, 1e-6),
+        # its solver keeps kernels in float32: two runs over the same rows agree to 1e-5
+        ("svr", by_svr, 1e-4),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_numpy_predicts_what_sklearn_does(name, oracle, tolerance, f):
     x, y, new, _ = draw(f=f)
-    np.testing.assert_allclose(predict(name, x, y, new), oracle(x, y, new), rtol=tolerance, atol=tolerance * y.mean())
+    np.testing.assert_allclose(
+        predict(name, x, y, new), oracle(x, y, new), rtol=tolerance, atol=tolerance * y.mean()
+    )
 
 
-@pytest.mark.parametrize("kind, penalty", [(kernel_ridge.KIND, (0.1,)), (svr.KIND, (1.0, 0.1))], ids=["kernel_ridge", "svr"])
+@pytest.mark.parametrize(
+    "kind, penalty",
+    [(kernel_ridge.KIND, (0.1,)), (svr.KIND, (1.0, 0.1))],
+    ids=["kernel_ridge", "svr"],
+)
 def test_coefficients_are_the_estimators(kind, penalty):
     x, y, _, _ = draw()
     kernel_NN = np.corrcoef(x)
     fitted = kind.estimator(*penalty).fit(kernel_NN, y[:, :1])
     coef_N, intercept = kind.dual(fitted, N)
-    np.testing.assert_allclose(kernel_NN @ coef_N + intercept, fitted.predict(kernel_NN)[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(
+        kernel_NN @ coef_N + intercept, fitted.predict(kernel_NN)[:, 0], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_signal_is_found(name):
     x, y, new, truth = draw()
-    error, error_of_mean = ((predict(name, x, y, new) - truth) ** 2).sum(0), ((y.mean(0) - truth) ** 2).sum(0)
-    assert (error < 0.75 * error_of_mean).all()  # trees reach 0.72 with 40 rows, the others 0.1 to 0.5
+    error, error_of_mean = (
+        ((predict(name, x, y, new) - truth) ** 2).sum(0),
+        ((y.mean(0) - truth) ** 2).sum(0),
+    )
+    # trees reach 0.72 with 40 rows, the others 0.1 to 0.5
+    assert (error < 0.75 * error_of_mean).all()
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_what_never_varied_says_nothing(name):
     x, y, new, _ = draw()
-    with_constant, now_varying = np.insert(x, 4, 0.1, axis=1), np.insert(new, 4, np.arange(M), axis=1)
-    np.testing.assert_allclose(predict(name, with_constant, y, now_varying), predict(name, x, y, new), rtol=1e-4)
+    with_constant, now_varying = (
+        np.insert(x, 4, 0.1, axis=1),
+        np.insert(new, 4, np.arange(M), axis=1),
+    )
+    np.testing.assert_allclose(
+        predict(name, with_constant, y, now_varying), predict(name, x, y, new), rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_rows_all_alike_get_one_prediction_within_the_masses(name):
     _, y, _, _ = draw()
     prediction = predict(name, np.full((N, F), 0.1), y, np.full((M, F), 0.1))
-    assert (np.ptp(prediction, axis=0) < 1e-9).all() and (prediction > y.min(0)).all() and (prediction < y.max(0)).all()
+    assert (
+        (np.ptp(prediction, axis=0) < 1e-9).all()
+        and (prediction > y.min(0)).all()
+        and (prediction < y.max(0)).all()
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -146,7 +199,10 @@ def test_a_mass_that_never_varies_is_predicted(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_rows_of_a_single_site_are_dealt_one_by_one(name):
     x, y, new, _ = draw()
-    one_site, one_row_each = predict(name, x, y, new, np.array(["site"] * N)), predict(name, x, y, new, np.arange(N))
+    one_site, one_row_each = (
+        predict(name, x, y, new, np.array(["site"] * N)),
+        predict(name, x, y, new, np.arange(N)),
+    )
     assert (one_site == one_row_each).all()
 
 
@@ -189,7 +245,9 @@ for name in {SAVED}:
     state = dict(np.load(rf"{tmp_path}/{{name}}.npz"))
     kinds.load(name).predict(state, state.pop("new"))
 print(*sys.modules)"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert not {"sklearn", "scipy", "torch", "pandas"} & set(done.stdout.split())
 
 
@@ -207,10 +265,13 @@ def test_ridge_is_judged_by_sites_it_did_not_learn_from():
     site = np.repeat(np.arange(20), 6)
     cause, visit = rng.normal(size=(120, 4)), rng.normal(size=(20, 4))[site]
     x = np.hstack([cause, visit]) @ rng.normal(size=(8, 150)) + 0.3 * rng.normal(size=(120, 150))
-    y = 30 + 4 * cause[:, :1] + 10 * rng.normal(size=(20, 1))[site]  # features tell known visits, not the next one's masses
+    # features tell known visits, not the next one's masses
+    y = 30 + 4 * cause[:, :1] + 10 * rng.normal(size=(20, 1))[site]
     known, new = site < 14, site >= 14
-    by_site, by_row = (((predict("ridge", x[known], np.maximum(y[known], 0), x[new], groups) - y[new]) ** 2).mean()
-                       for groups in (site[known], np.arange(known.sum())))
+    by_site, by_row = (
+        ((predict("ridge", x[known], np.maximum(y[known], 0), x[new], groups) - y[new]) ** 2).mean()
+        for groups in (site[known], np.arange(known.sum()))
+    )
     assert by_site < 0.9 * by_row
 
 
@@ -229,15 +290,23 @@ def test_each_target_chooses_for_itself_and_the_first_of_equals():
     y_NK = np.array([[1.0, 5, 2], [1, 5, 2]])
     folds = [(np.array([0]), np.array([1])), (np.array([1]), np.array([0]))]
     grid = [(0,), (4,), (3,)]
-    assert choose(grid, lambda setting, train, held: np.full((1, 3), setting[0]), y_NK, folds) == [(0,), (4,), (3,)]
+    assert choose(grid, lambda setting, train, held: np.full((1, 3), setting[0]), y_NK, folds) == [
+        (0,),
+        (4,),
+        (3,),
+    ]
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("bad, message", [
-    (0, "features: 1 of 2800 numbers are not finite, the first is nan in row 7, column 2"),
-    (1, "masses: 1 of 120 numbers are not finite, the first is nan in row 7, column 2"),
-    (2, "features: 1 of 2100 numbers are not finite, the first is nan in row 7, column 2"),
-], ids=["features", "masses", "new features"])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (0, "features: 1 of 2800 numbers are not finite, the first is nan in row 7, column 2"),
+        (1, "masses: 1 of 120 numbers are not finite, the first is nan in row 7, column 2"),
+        (2, "features: 1 of 2100 numbers are not finite, the first is nan in row 7, column 2"),
+    ],
+    ids=["features", "masses", "new features"],
+)
 def test_what_is_not_finite_is_named(name, bad, message):
     tables = [table.copy() for table in draw()[:3]]
     tables[bad][7, 2] = np.nan

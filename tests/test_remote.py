@@ -1,4 +1,5 @@
-"""A store over HTTP: the same object and the same bytes, fetched row by row, checked, and kept in a bounded cache."""
+"""A store over HTTP: the same object and the same bytes, fetched row by row, checked, and kept in a
+bounded cache."""
 
 import json
 import os
@@ -29,7 +30,8 @@ TOKEN = "s3cret"
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """A cache of the test's own whose files hold two tiny images, and a client that does not wait."""
+    """A cache of the test's own whose files hold two tiny images, and a client that does not
+    wait."""
     monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("BIOMASS_TOKEN", raising=False)
     monkeypatch.setattr("featurestore._http.WAITS_S", (0.0, 0.01))
@@ -76,7 +78,9 @@ def test_a_pooled_store_is_served_without_patches(tmp_path):
 
     held = write_kind(tmp_path / "pooled.zarr", "pooled")
     with serving(tmp_path / "pooled.zarr") as server, FeatureStore.open(server.url) as store:
-        assert np.array_equal(store.cls, held["cls"]) and np.array_equal(store.pooled, held["pooled"])
+        assert np.array_equal(store.cls, held["cls"]) and np.array_equal(
+            store.pooled, held["pooled"]
+        )
         with pytest.raises(InputError, match="pooled store"):
             store.will_need([(0, 0)])
 
@@ -103,7 +107,10 @@ def test_only_the_rows_asked_for_are_fetched(server, store):
 
 def test_nothing_is_fetched_that_nobody_asked_for(server, store):
     assert store.n_images == 5 and store.image_ids[4] == "ID004"
-    assert [path.partition("/arrays/")[2] for path in server.asked[1:]] == ["seal", "catalog/image_id"]
+    assert [path.partition("/arrays/")[2] for path in server.asked[1:]] == [
+        "seal",
+        "catalog/image_id",
+    ]
 
 
 def test_rows_are_fetched_ahead_and_once(local, server, store):
@@ -122,8 +129,14 @@ def test_large_arrays_come_in_several_requests(local, server, store, monkeypatch
 
 def test_batches_are_those_of_the_local_store(local, store):
     kwargs = {"batch_size": 2, "seed": 3, "targets": ["Dry_Total_g"]}
-    for ours, theirs in zip(MixupBatches(store, **kwargs), MixupBatches(local, **kwargs), strict=True):
-        assert ours.patches.equal(theirs.patches) and ours.cls.equal(theirs.cls) and ours.targets.equal(theirs.targets)
+    for ours, theirs in zip(
+        MixupBatches(store, **kwargs), MixupBatches(local, **kwargs), strict=True
+    ):
+        assert (
+            ours.patches.equal(theirs.patches)
+            and ours.cls.equal(theirs.cls)
+            and ours.targets.equal(theirs.targets)
+        )
 
 
 def test_xarray_reads_over_http_as_well(local, server, store):
@@ -137,7 +150,10 @@ def test_a_handle_travels_without_its_token(local):
     with serving(local.path, TOKEN) as server:
         with FeatureStore.open(f"{server.url}?token={TOKEN}") as store:
             frozen = pickle.dumps(store)
-            assert TOKEN.encode() not in frozen and TOKEN not in repr(store) + store.to_json() + store.address
+            assert (
+                TOKEN.encode() not in frozen
+                and TOKEN not in repr(store) + store.to_json() + store.address
+            )
         with pickle.loads(frozen) as there:
             assert np.array_equal(there.patches[2, 1], local.patches[2, 1])
 
@@ -151,7 +167,9 @@ def test_a_store_grows_while_it_is_read(tmp_path):
             store.patches[4, 2]
         spec = write_tiny(path)
         store.refresh()
-        assert store.n_sealed == 5 and np.array_equal(store.patches[4, 2], tiny_rows(spec, 4).patches_VTPD[2])
+        assert store.n_sealed == 5 and np.array_equal(
+            store.patches[4, 2], tiny_rows(spec, 4).patches_VTPD[2]
+        )
         assert np.array_equal(store.cls[4], tiny_rows(spec, 4).cls_VTD)
         assert np.array_equal(first, tiny_rows(spec, 1).patches_VTPD[0])
         assert server.rows == ["@1/0", "@4/2"]
@@ -167,7 +185,9 @@ def test_images_that_are_added_are_seen(tmp_path):
             for image in writer.pending():
                 writer.put(image, tiny_rows(spec, image))
         store.refresh()
-        assert store.n_images == 5 and np.array_equal(store.patches[4, 1], tiny_rows(spec, 4).patches_VTPD[1])
+        assert store.n_images == 5 and np.array_equal(
+            store.patches[4, 1], tiny_rows(spec, 4).patches_VTPD[1]
+        )
 
 
 # -- what is kept
@@ -178,7 +198,9 @@ def test_a_restart_fetches_no_row_again(local, server, store):
     store.close()
     n = len(server.asked)
     with FeatureStore.open(server.url) as again:
-        assert np.array_equal(again.patches[:], local.patches[:]) and np.array_equal(again.pooled, local.pooled)
+        assert np.array_equal(again.patches[:], local.patches[:]) and np.array_equal(
+            again.pooled, local.pooled
+        )
     assert server.asked[n:] == ["/v1/stores/features", "/v1/stores/features/arrays/seal"]
 
 
@@ -201,7 +223,9 @@ def test_rot_in_the_cache_is_fetched_again(local, server, store, name):
         file.write(b"\xff\xfe")
     n = len(server.rows)
     with FeatureStore.open(server.url) as again:
-        assert np.array_equal(again.patches[:], local.patches[:]) and again.catalog.equals(local.catalog)
+        assert np.array_equal(again.patches[:], local.patches[:]) and again.catalog.equals(
+            local.catalog
+        )
         assert np.array_equal(again.cls, local.cls)
     assert server.rows[n:] == (["@1/1"] if name == "patches" else [])
 
@@ -215,7 +239,9 @@ def test_a_cache_that_is_broken_is_made_anew(local, server, store):
         assert again.layout.path == path and np.array_equal(again.patches[0], local.patches[0])
 
 
-@pytest.mark.parametrize("name", ["catalog/image_id", "catalog/path", "thumbs", "crc32c", "cls", "pooled"])
+@pytest.mark.parametrize(
+    "name", ["catalog/image_id", "catalog/path", "thumbs", "crc32c", "cls", "pooled"]
+)
 def test_an_array_that_was_spoilt_on_its_way_is_not_kept(local, server, name):
     def fault(request, body) -> bool:
         if request.path.endswith(f"/arrays/{name}"):
@@ -229,7 +255,9 @@ def test_an_array_that_was_spoilt_on_its_way_is_not_kept(local, server, name):
                 store.patches[3, 1]
         server.fault = None
         store.refresh()
-        assert np.array_equal(store.patches[3, 1], local.patches[3, 1]) and store.catalog.equals(local.catalog)
+        assert np.array_equal(store.patches[3, 1], local.patches[3, 1]) and store.catalog.equals(
+            local.catalog
+        )
     with FeatureStore.open(server.url) as again:
         assert np.array_equal(again.array(name), local.array(name)) and again.index("ID003") == 3
 
@@ -238,8 +266,13 @@ def test_what_was_spoilt_in_a_pooled_store_is_found_at_first_touch(tmp_path):
     from stored import write_kind
 
     held = write_kind(tmp_path / "pooled.zarr", "pooled")
-    with serving(tmp_path / "pooled.zarr") as server, FeatureStore.open(server.url, check="first-touch") as store:
-        server.fault = lambda request, body: request.path.endswith("/arrays/pooled") and (request.answer(spoilt(body)), True)[1]
+    with (
+        serving(tmp_path / "pooled.zarr") as server,
+        FeatureStore.open(server.url, check="first-touch") as store,
+    ):
+        server.fault = lambda request, body: (
+            request.path.endswith("/arrays/pooled") and (request.answer(spoilt(body)), True)[1]
+        )
         with pytest.raises(StoreDamaged, match="fetched anew"):
             store.pooled.sum()
         server.fault = None
@@ -249,7 +282,11 @@ def test_what_was_spoilt_in_a_pooled_store_is_found_at_first_touch(tmp_path):
 def test_a_cache_that_is_removed_while_in_use_says_so(local, store):
     row = store.patches[0, 0]
     shutil.rmtree(store.layout.path)
-    for read in (lambda: store.patches[4, 1], lambda: store.will_need([(3, 0)]), lambda: store.take([(3, 0), (3, 1)])):
+    for read in (
+        lambda: store.patches[4, 1],
+        lambda: store.will_need([(3, 0)]),
+        lambda: store.take([(3, 0), (3, 1)]),
+    ):
         with pytest.raises(InputError, match="removed while.*open the store again"):
             read()
     assert np.array_equal(row, local.patches[0, 0])
@@ -260,7 +297,11 @@ def tight(server, monkeypatch):
     """The same with room for about two of three files."""
     monkeypatch.setattr("featurestore.cache.LEAST_FILES", 1)
     with FeatureStore.open(server.url) as store:
-        used = sum(os.stat(path).st_blocks * 512 for name, e in store.layout.extents.items() for path in e.paths)
+        used = sum(
+            os.stat(path).st_blocks * 512
+            for name, e in store.layout.extents.items()
+            for path in e.paths
+        )
         arrays = sum(e.array.n_bytes for n, e in store.layout.extents.items() if n != "patches")
     with FeatureStore.open(server.url, cache_bytes=used + arrays + 12 * 4096) as store:
         yield store
@@ -272,7 +313,9 @@ def test_what_is_emptied_keeps_its_views(local, server, tight):
         assert np.array_equal(tight.patches[image], local.patches[image])
     assert np.array_equal(first, local.patches[0, 0])
     assert tight.will_need([(0, 0)]) == 1, "its file was the least recently used"
-    assert np.array_equal(tight.patches[0, 0], first) and not np.shares_memory(tight.patches[0, 0], first)
+    assert np.array_equal(tight.patches[0, 0], first) and not np.shares_memory(
+        tight.patches[0, 0], first
+    )
     assert tight.will_need([(4, v) for v in range(3)]) == 0
 
 
@@ -282,7 +325,10 @@ def test_the_cache_stays_within_its_bound(local, tight):
             assert np.array_equal(tight.patches[image], local.patches[image])
     tight.close()
     shards = sorted(tight.layout.path.glob("patches/c/*/0/0/0/0"))
-    assert len(shards) == 3 and sum(path.stat().st_blocks * 512 for path in shards) <= 12 * 4096 + 3 * 4096
+    assert (
+        len(shards) == 3
+        and sum(path.stat().st_blocks * 512 for path in shards) <= 12 * 4096 + 3 * 4096
+    )
     assert FeatureStore.open(tight.layout.path).verify()
 
 
@@ -293,9 +339,14 @@ def test_other_caches_go_first(local, server, tight, tmp_path):
     write_tiny(tmp_path / "other.h5", n=4)
     mine = root / "a store of mine.zarr"
     write_tiny(mine)
-    with serving(tmp_path / "other.h5") as other, FeatureStore.open(other.url, cache_bytes=bound) as store:
+    with (
+        serving(tmp_path / "other.h5") as other,
+        FeatureStore.open(other.url, cache_bytes=bound) as store,
+    ):
         store.patches[:]
-    assert sorted(path.name for path in root.glob("*.zarr")) == sorted([mine.name, store.layout.path.name])
+    assert sorted(path.name for path in root.glob("*.zarr")) == sorted(
+        [mine.name, store.layout.path.name]
+    )
 
 
 def test_a_bound_that_holds_nothing_is_refused_before_anything_is_made(server, tmp_path):
@@ -305,10 +356,14 @@ def test_a_bound_that_holds_nothing_is_refused_before_anything_is_made(server, t
 
 
 def test_two_processes_have_a_cache_each(local, server, store):
-    code = "import sys; from featurestore import FeatureStore; s = FeatureStore.open(sys.argv[1]); " \
-           "print(s.layout.path.name[32:], s.patches[:].sum(dtype='f8'))"
+    code = (
+        "import sys; from featurestore import FeatureStore; s = FeatureStore.open(sys.argv[1]); "
+        "print(s.layout.path.name[32:], s.patches[:].sum(dtype='f8'))"
+    )
     store.patches[:]
-    done = subprocess.run([sys.executable, "-c", code, server.url], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, server.url], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["-1.zarr", str(local.patches[:].sum(dtype="f8"))]
 
 
@@ -318,10 +373,14 @@ def test_a_forked_child_has_a_cache_of_its_own(local, server, store):
     seen = store.patches[0, 0]
     child = os.fork()
     if child == 0:
-        right = np.array_equal(store.patches[:], local.patches[:]) and store.layout.path.name.endswith("-1.zarr")
+        right = np.array_equal(
+            store.patches[:], local.patches[:]
+        ) and store.layout.path.name.endswith("-1.zarr")
         os._exit(0 if right and np.array_equal(seen, local.patches[0, 0]) else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert store.layout.path.name.endswith("-0.zarr") and np.array_equal(store.patches[4], local.patches[4])
+    assert store.layout.path.name.endswith("-0.zarr") and np.array_equal(
+        store.patches[4], local.patches[4]
+    )
 
 
 def test_a_closed_handle_says_so(store):
@@ -345,6 +404,7 @@ def once(fault):
         met.append(1)
         fault(request, body)
         return True
+
     return happens
 
 
@@ -375,22 +435,67 @@ def always(answer):
         if "/rows/" in request.path:
             answer(request, body)
         return "/rows/" in request.path
+
     return happens
 
 
-@pytest.mark.parametrize("answer, error, match", [
-    (FAULTS["bit"], StoreDamaged, r"/v1/stores/features: image 3 \(ID003\), view 'hflip'.*checksum"),
-    (FAULTS["cut"], InputError, "an answer was cut.*84 bytes.*168"),
-    (FAULTS["busy"], InputError, "503.*too many"),
-    (FAULTS["hangs up"], InputError, "no answer"),
-    (lambda request, body: request.answer(body + b"!"), StoreDamaged, "169 bytes, 168 expected"),
-    (lambda request, body: request.answer(body[:-1]), StoreDamaged, "167 bytes, 168 expected"),
-    (lambda request, body: request.error(409, "not-sealed", "image 'ID003' is not built"), InputError, "refresh"),
-    (lambda request, body: request.error(404, "not-found", "no image"), InputError, "404.*no image"),
-    (lambda request, body: request.error(500, "store-damaged", "a file is cut"), StoreDamaged, "a file is cut"),
-    (lambda request, body: request.error(302, "", "", Location="http://elsewhere/"), InputError, "redirection"),
-    (lambda request, body: request.begin(200, len(body), X_Store_Generation="1" * 16), MismatchError, "replaced, open it again"),
-], ids=["bit", "cut", "busy", "hangs up", "long", "short", "unsealed", "gone", "damaged", "redirected", "replaced"])
+@pytest.mark.parametrize(
+    "answer, error, match",
+    [
+        (
+            FAULTS["bit"],
+            StoreDamaged,
+            r"/v1/stores/features: image 3 \(ID003\), view 'hflip'.*checksum",
+        ),
+        (FAULTS["cut"], InputError, "an answer was cut.*84 bytes.*168"),
+        (FAULTS["busy"], InputError, "503.*too many"),
+        (FAULTS["hangs up"], InputError, "no answer"),
+        (
+            lambda request, body: request.answer(body + b"!"),
+            StoreDamaged,
+            "169 bytes, 168 expected",
+        ),
+        (lambda request, body: request.answer(body[:-1]), StoreDamaged, "167 bytes, 168 expected"),
+        (
+            lambda request, body: request.error(409, "not-sealed", "image 'ID003' is not built"),
+            InputError,
+            "refresh",
+        ),
+        (
+            lambda request, body: request.error(404, "not-found", "no image"),
+            InputError,
+            "404.*no image",
+        ),
+        (
+            lambda request, body: request.error(500, "store-damaged", "a file is cut"),
+            StoreDamaged,
+            "a file is cut",
+        ),
+        (
+            lambda request, body: request.error(302, "", "", Location="http://elsewhere/"),
+            InputError,
+            "redirection",
+        ),
+        (
+            lambda request, body: request.begin(200, len(body), X_Store_Generation="1" * 16),
+            MismatchError,
+            "replaced, open it again",
+        ),
+    ],
+    ids=[
+        "bit",
+        "cut",
+        "busy",
+        "hangs up",
+        "long",
+        "short",
+        "unsealed",
+        "gone",
+        "damaged",
+        "redirected",
+        "replaced",
+    ],
+)
 def test_what_stays_is_an_error_that_says_where(local, server, store, answer, error, match):
     server.fault = always(answer)
     for read in (lambda: store.patches[3, 1], lambda: store.take([(3, 1), (0, 0)])):
@@ -418,39 +523,64 @@ def test_a_servers_own_url_is_enough_for_one_store(server):
 
 def test_stores_of_a_server_are_listed_as_they_can_be_typed(server):
     stores = [{"name": name} for name in ("a b", "50%25", "c#d?")]
-    server.fault = lambda request, body: (request.answer(json.dumps({"stores": stores}).encode()), True)[1]
+    server.fault = lambda request, body: (
+        request.answer(json.dumps({"stores": stores}).encode()),
+        True,
+    )[1]
     address = server.url.partition("/v1")[0]
     with pytest.raises(InputError, match="3 stores") as refused:
         FeatureStore.open(address)
-    assert [line.rpartition("/")[2] for line in str(refused.value).splitlines()[1:]] == ["a%20b", "50%2525", "c%23d%3F"]
+    assert [line.rpartition("/")[2] for line in str(refused.value).splitlines()[1:]] == [
+        "a%20b",
+        "50%2525",
+        "c%23d%3F",
+    ]
 
 
-@pytest.mark.parametrize("url, error, match", [
-    ("http://127.0.0.1:9/v1/stores/features", InputError, "no answer.*biomass store serve"),
-    ("{server}/v1/stores/other", InputError, "not found"),
-    ("http://user:pass@127.0.0.1:9/v1/stores/features", UsageError, "password"),
-    ("http://127.0.0.1:9/v1/stores/features?key=1", UsageError, "no store's URL"),
-    ("http://", UsageError, "no store's URL"),
-    ("http://[::1/v1/stores/a", UsageError, "no store's URL"),
-    ("http://127.0.0.1:x/v1/stores/a", UsageError, "no store's URL.*port"),
-])
+@pytest.mark.parametrize(
+    "url, error, match",
+    [
+        ("http://127.0.0.1:9/v1/stores/features", InputError, "no answer.*biomass store serve"),
+        ("{server}/v1/stores/other", InputError, "not found"),
+        ("http://user:pass@127.0.0.1:9/v1/stores/features", UsageError, "password"),
+        ("http://127.0.0.1:9/v1/stores/features?key=1", UsageError, "no store's URL"),
+        ("http://", UsageError, "no store's URL"),
+        ("http://[::1/v1/stores/a", UsageError, "no store's URL"),
+        ("http://127.0.0.1:x/v1/stores/a", UsageError, "no store's URL.*port"),
+    ],
+)
 def test_what_is_no_store_is_refused(server, url, error, match):
     with pytest.raises(error, match=match) as refused:
         FeatureStore.open(url.format(server=server.url.partition("/v1")[0]))
     assert "pass@" not in str(refused.value)
 
 
-@pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{}", b'{"spec": 3, "n_room": 5}', b'{"spec": {}, "n_room": 99999999999}'])
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>", b"[]", b"{}", b'{"spec": 3, "n_room": 5}', b'{"spec": {}, "n_room": 99999999999}'],
+)
 def test_C5_answers_that_are_no_stores_are_refused(server, answer):
     server.fault = lambda request, body: (request.answer(answer), True)[1]
-    with pytest.raises((InputError, StoreDamaged), match=r"127\.0\.0\.1.*(JSON|tells of no store|spec)"):
+    with pytest.raises(
+        (InputError, StoreDamaged), match=r"127\.0\.0\.1.*(JSON|tells of no store|spec)"
+    ):
         FeatureStore.open(server.url)
 
 
-@pytest.mark.parametrize("told, error", [
-    ({"n_room": [5] * 100_000}, InputError), ({"n_room": 1 << 60}, InputError), ({"n_room": 1 << 24}, UsageError),
-    ({"width": 1 << 40}, UsageError), ({"width": 64, "tile_height": 1 << 14}, UsageError)], ids=str)
-def test_C5_what_a_server_tells_of_takes_no_room_before_it_is_checked(server, tmp_path, told, error):
+@pytest.mark.parametrize(
+    "told, error",
+    [
+        ({"n_room": [5] * 100_000}, InputError),
+        ({"n_room": 1 << 60}, InputError),
+        ({"n_room": 1 << 24}, UsageError),
+        ({"width": 1 << 40}, UsageError),
+        ({"width": 64, "tile_height": 1 << 14}, UsageError),
+    ],
+    ids=str,
+)
+def test_C5_what_a_server_tells_of_takes_no_room_before_it_is_checked(
+    server, tmp_path, told, error
+):
     def fault(request, body) -> bool:
         if "/arrays/" in request.path:
             request.answer(bytes(4 * n))
@@ -459,7 +589,9 @@ def test_C5_what_a_server_tells_of_takes_no_room_before_it_is_checked(server, tm
         return True
 
     n = told.get("n_room", 1 << 22)
-    spec = retold(server.store.spec, **{name: value for name, value in told.items() if name != "n_room"})
+    spec = retold(
+        server.store.spec, **{name: value for name, value in told.items() if name != "n_room"}
+    )
     server.fault = fault
     with pytest.raises(error) as refused:
         FeatureStore.open(server.url)
@@ -469,12 +601,18 @@ def test_C5_what_a_server_tells_of_takes_no_room_before_it_is_checked(server, tm
 def retold(spec, **tokens) -> dict:
     """A spec of other tokens, with the fingerprint that is theirs."""
     fields = json.loads(spec.to_json())
-    return json.loads(StoreSpec.model_validate({k: v for k, v in fields.items() if k != "fingerprint"}
-                                               | {"tokens": fields["tokens"] | tokens}).to_json())
+    return json.loads(
+        StoreSpec.model_validate(
+            {k: v for k, v in fields.items() if k != "fingerprint"}
+            | {"tokens": fields["tokens"] | tokens}
+        ).to_json()
+    )
 
 
 def test_what_a_server_says_does_not_move_the_cursor(server, store):
-    server.fault = always(lambda request, body: request.error(404, "not-found", "\x1b[2Jgone\r\nover"))
+    server.fault = always(
+        lambda request, body: request.error(404, "not-found", "\x1b[2Jgone\r\nover")
+    )
     with pytest.raises(InputError, match=r"404\): {1,2}\[2Jgone  over"):
         store.patches[3, 1]
 
@@ -489,13 +627,44 @@ def labelled(tmp_path_factory) -> Path:
 
 
 def test_heads_trained_over_http_are_those_of_the_local_store(labelled, tmp_path):
-    (tmp_path / "config.yaml").write_text(YAML.format(
-        store="x", kind="cls_gating", lr="1e-2", dropout=0.2, normalize="true", epochs=2, accumulate=1, alpha=1.0,
-        mixup="patches", seed=0, space="raw", intervals=0, postprocess="[]", n_folds=2, repeats=1))
+    (tmp_path / "config.yaml").write_text(
+        YAML.format(
+            store="x",
+            kind="cls_gating",
+            lr="1e-2",
+            dropout=0.2,
+            normalize="true",
+            epochs=2,
+            accumulate=1,
+            alpha=1.0,
+            mixup="patches",
+            seed=0,
+            space="raw",
+            intervals=0,
+            postprocess="[]",
+            n_folds=2,
+            repeats=1,
+        )
+    )
     with served.serving(labelled, token=served.TOKEN) as address:
-        for out, where in [("near", labelled), ("far", f"{address}/v1/stores/features?token={served.TOKEN}")]:
-            biomass("train", "--config", tmp_path / "config.yaml", "--store", where, "--out", tmp_path / out, "--device", "cpu")
-    near, far = (sorted((tmp_path / out).glob("*/*/weights/*.safetensors")) for out in ("near", "far"))
+        for out, where in [
+            ("near", labelled),
+            ("far", f"{address}/v1/stores/features?token={served.TOKEN}"),
+        ]:
+            biomass(
+                "train",
+                "--config",
+                tmp_path / "config.yaml",
+                "--store",
+                where,
+                "--out",
+                tmp_path / out,
+                "--device",
+                "cpu",
+            )
+    near, far = (
+        sorted((tmp_path / out).glob("*/*/weights/*.safetensors")) for out in ("near", "far")
+    )
     assert len(near) == 4 and [path.name for path in near] == [path.name for path in far]
     for a, b in zip(near, far, strict=True):
         a, b = load_file(a), load_file(b)
@@ -516,12 +685,18 @@ def test_the_service_is_read_like_its_store(local, monkeypatch):
 
 def test_store_info_and_stats_take_a_url(local, server):
     assert f"FeatureStore {server.url}\n" in biomass("store", "info", server.url).output
-    assert biomass("store", "stats", server.url).output == biomass("store", "stats", local.path).output
+    assert (
+        biomass("store", "stats", server.url).output == biomass("store", "stats", local.path).output
+    )
     assert "server's machine" in biomass("store", "verify", server.url, code=2).output
     assert "a URL where a file" in biomass("store", "extend", server.url, "out.h5", code=3).output
 
 
-@pytest.mark.parametrize("name, codec", [("copy.zarr", []), ("archive.zarr", ["--codec", "zstd"])], ids=["store", "archive"])
+@pytest.mark.parametrize(
+    "name, codec",
+    [("copy.zarr", []), ("archive.zarr", ["--codec", "zstd"])],
+    ids=["store", "archive"],
+)
 def test_a_served_store_can_be_copied_and_compared(local, server, tmp_path, name, codec):
     biomass("store", "convert", server.url, tmp_path / name, *codec)
     if codec:

@@ -1,4 +1,5 @@
-"""What a sweep says when it is done: refits, comparisons, honest estimates, rules, other tools' folds."""
+"""What a sweep says when it is done: refits, comparisons, honest estimates, rules, other tools'
+folds."""
 
 import json
 from dataclasses import replace
@@ -17,26 +18,52 @@ from trainer.results import close_regressor, finish
 from trainer.runs import RunFolder, SweepFolder, best_run
 from trainer.sweep import _train_pass, describe_plan, prepare_sweep, run_sweep
 
-RULES = "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, target: Dry_Clover_g, factor: 0.5}]"
+RULES = (
+    "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, "
+    "target: Dry_Clover_g, factor: 0.5}]"
+)
 
 
 @pytest.fixture(scope="module")
 def mixed(store, tmp_path_factory):
-    """Heads of every kind and regressors in one grid, repeats, then the best point on every image."""
+    """Heads of every kind and regressors in one grid, repeats, then the best point on every
+    image."""
     folder = tmp_path_factory.mktemp("mixed")
-    kinds = "[cls_gating, density, attention, pooled_mlp, ridge, kernel_ridge, svr, pls, gpr, hist_gbdt]"
+    kinds = (
+        "[cls_gating, density, attention, pooled_mlp, ridge, kernel_ridge, svr, pls, gpr, "
+        "hist_gbdt]"
+    )
     config(folder, store, kind=kinds, lr="[3e-2, 1e-30]", epochs=20, repeats=2)
-    out = biomass("train", "--config", folder / "sweep.yaml", "--out", folder / "runs", "--fold", "all", "--device", "cpu")
+    out = biomass(
+        "train",
+        "--config",
+        folder / "sweep.yaml",
+        "--out",
+        folder / "runs",
+        "--fold",
+        "all",
+        "--device",
+        "cpu",
+    )
     return next((folder / "runs").iterdir()), out
 
 
 @pytest.mark.parametrize("decay, is_told", [(0.997, True), (0.5, False)])
 def test_averages_that_still_hold_the_first_weights_are_told(store, tmp_path, decay, is_told):
     sweep = config(tmp_path, store, kind="[density, ridge]", lr="[1e-2]", epochs=6)
-    base = sweep.base.model_copy(update={"optimization": sweep.base.optimization.model_copy(update={"ema_decay": decay})})
+    base = sweep.base.model_copy(
+        update={"optimization": sweep.base.optimization.model_copy(update={"ema_decay": decay})}
+    )
     prepared = prepare_sweep(replace(sweep, base=base), "cpu")
-    told = [f"ema_decay {decay:g} leaves {decay**prepared.n_batches:.0%} of the first weights"] if is_told else []
-    assert [remark.split(" in the averages")[0].removeprefix("optimization.") for remark in prepared.remarks] == told
+    told = (
+        [f"ema_decay {decay:g} leaves {decay**prepared.n_batches:.0%} of the first weights"]
+        if is_told
+        else []
+    )
+    assert [
+        remark.split(" in the averages")[0].removeprefix("optimization.")
+        for remark in prepared.remarks
+    ] == told
     assert ("\nnote     optimization.ema_decay" in describe_plan(prepared)) == is_told
 
 
@@ -45,7 +72,10 @@ def test_kinds_of_all_sorts_share_a_leaderboard(mixed):
     summary = pd.read_csv(path / "summary.csv")
     assert len(summary) == 4 * 2 + 6 + 2 and summary["score_last"].notna().all()
     assert {"010_tiny__kind-kernel_ridge", "mean", "ridge"} <= set(summary["name"])
-    assert "told apart from the best" in out.stdout and "its choice never saw the reported fold" in out.stdout
+    assert (
+        "told apart from the best" in out.stdout
+        and "its choice never saw the reported fold" in out.stdout
+    )
     pairs = pd.read_csv(path / "comparisons.csv")
     assert len(pairs) == 14 * 13 / 2 and (pairs["difference"] <= 0).all()
     assert summary["vs_best"].iloc[0] == 0 and (summary["vs_best"].iloc[1:-2] <= 0).all()
@@ -56,40 +86,64 @@ def test_the_refitted_point_learned_from_every_image_and_predicts(mixed, store):
     path, _ = mixed
     best = json.loads((path / "summary.json").read_text())["best"]
     refit, run = RunFolder(path / "refit"), RunFolder(path / best)
-    (name, head), = refit.heads("last").items()
-    assert name == "last_all.safetensors" and refit.config.cv.fold == "all" and run.config.cv.fold is None
-    assert {k: v.shape for k, v in head.items()} == {k: v.shape for k, v in next(iter(run.heads("last").values())).items()}
+    ((name, head),) = refit.heads("last").items()
+    assert (
+        name == "last_all.safetensors"
+        and refit.config.cv.fold == "all"
+        and run.config.cv.fold is None
+    )
+    assert {k: v.shape for k, v in head.items()} == {
+        k: v.shape for k, v in next(iter(run.heads("last").values())).items()
+    }
     assert "nothing to resume" in biomass("train", "--resume", path, "--fold", "all", code=3).stderr
 
 
 def test_a_refit_of_a_finished_sweep_equals_one_asked_for_at_once(tmp_path, store):
     config(tmp_path, store, kind="[cls_gating]", lr="[3e-2]")
-    at_once = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": "all"}), tmp_path / "a", "cpu", progress=False).path
-    later = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "b", "cpu", progress=False).path
+    at_once = run_sweep(
+        SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": "all"}),
+        tmp_path / "a",
+        "cpu",
+        progress=False,
+    ).path
+    later = run_sweep(
+        SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "b", "cpu", progress=False
+    ).path
     biomass("train", "--resume", later, "--fold", "all")
-    ours, theirs = (RunFolder(path / "refit").heads("last")["last_all.safetensors"] for path in (at_once, later))
+    ours, theirs = (
+        RunFolder(path / "refit").heads("last")["last_all.safetensors"] for path in (at_once, later)
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_every_run_keeps_a_config_that_loads(mixed):
     path, _ = mixed
-    assert {load_point(file).head.kind for file in path.glob("*/config.yaml")} >= {"attention", "gpr", "hist_gbdt"}
+    assert {load_point(file).head.kind for file in path.glob("*/config.yaml")} >= {
+        "attention",
+        "gpr",
+        "hist_gbdt",
+    }
     assert not list(path.glob("*hist_gbdt*/weights/*"))
 
 
 def test_scores_of_seeds_differ_by_luck_alone(tmp_path, store):
     given = config(tmp_path, store, kind="[cls_gating]", lr="[3e-2]", seed="[0, 1, 2]")
     result = run_sweep(given, tmp_path / "runs", "cpu", False)
-    assert result.summary["score_last"].iloc[:3].nunique() == 3 and sorted(result.summary["head.seed"].iloc[:3]) == [0, 1, 2]
+    assert result.summary["score_last"].iloc[:3].nunique() == 3 and sorted(
+        result.summary["head.seed"].iloc[:3]
+    ) == [0, 1, 2]
 
 
 def test_the_honest_estimate_is_that_of_the_saved_tables(tmp_path, store):
-    """One point: no choice of points, so by the last epoch it is that point's score on the plain view."""
+    """One point: no choice of points, so by the last epoch it is that point's score on the plain
+    view."""
     config(tmp_path, store, kind="[density]", lr="[3e-2]")
     result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "runs", "cpu", False)
     honest = json.loads((result.path / "summary.json").read_text())["honest"]
     assert honest["last"] == pytest.approx(result.summary["score_last"].iloc[0], abs=1e-9)
-    best_plain = json.loads((result.path / result.best / "metrics.jsonl").read_text().splitlines()[-1])["score"]
+    best_plain = json.loads(
+        (result.path / result.best / "metrics.jsonl").read_text().splitlines()[-1]
+    )["score"]
     assert honest["plain"] == pytest.approx(best_plain, abs=1e-9)
 
 
@@ -98,9 +152,17 @@ def test_rules_are_judged_and_applied(tmp_path, store):
     result = run_sweep(given, tmp_path / "runs", "cpu", False)
     summary = json.loads((result.path / "summary.json").read_text())
     judged = summary["postprocess"]
-    assert set(judged) == {"all", "none", "without wa_dead_zero", "without clip Dry_Total_g to 0..60",
-                           "without factor Dry_Clover_g x 0.5"}
-    assert judged["all"] == pytest.approx(result.summary["score_last"].iloc[0]) and judged["all"] != judged["none"]
+    assert set(judged) == {
+        "all",
+        "none",
+        "without wa_dead_zero",
+        "without clip Dry_Total_g to 0..60",
+        "without factor Dry_Clover_g x 0.5",
+    }
+    assert (
+        judged["all"] == pytest.approx(result.summary["score_last"].iloc[0])
+        and judged["all"] != judged["none"]
+    )
     oof = pd.read_csv(result.path / result.best / "oof.csv")
     np.testing.assert_allclose(oof["Dry_Total_g"], oof["GDM_g"] + oof["Dry_Dead_g"], atol=1e-9)
     assert set(oof["predicted_State"]) <= {"Tas", "Vic", "NSW"}
@@ -122,11 +184,21 @@ def test_a_clip_upside_down_is_refused(tmp_path, store):
 def test_another_tools_folds_are_taken_and_torn_sites_warned_of(tmp_path, store):
     config(tmp_path, store, kind="[density]", lr="[3e-2]")
     ids = [f"ID{i}" for i in range(30)]
-    pd.DataFrame({"image_id": ids[::-1], "fold": np.arange(30) % 4, "note": "x"}).to_csv(tmp_path / "theirs.csv", index=False)
-    arguments = ["train", "--config", tmp_path / "sweep.yaml", "--folds", tmp_path / "theirs.csv", "--out", tmp_path / "runs"]
+    pd.DataFrame({"image_id": ids[::-1], "fold": np.arange(30) % 4, "note": "x"}).to_csv(
+        tmp_path / "theirs.csv", index=False
+    )
+    arguments = [
+        "train",
+        "--config",
+        tmp_path / "sweep.yaml",
+        "--folds",
+        tmp_path / "theirs.csv",
+        "--out",
+        tmp_path / "runs",
+    ]
     out = biomass(*arguments, "--device", "cpu")
     assert "10 sites in more than one fold" in out.stderr
-    folder, = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").iterdir()
     kept = pd.read_csv(folder / "folds.csv").set_index("image_id")
     assert kept.loc["ID29", "r00"] == 0 and kept.loc["ID28", "r00"] == 1
     assert len(list(folder.glob("*/weights/last_fold3.safetensors"))) == 1
@@ -135,7 +207,9 @@ def test_another_tools_folds_are_taken_and_torn_sites_warned_of(tmp_path, store)
 def test_our_folds_given_back_are_the_same_sweep(tmp_path, store):
     config(tmp_path, store, kind="[density]", lr="[3e-2]", repeats=2)
     made = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "a", "cpu", False)
-    theirs = SweepConfig.load(tmp_path / "sweep.yaml", {"cv.folds": made.path / "folds.csv", "cv.repeats": 1})
+    theirs = SweepConfig.load(
+        tmp_path / "sweep.yaml", {"cv.folds": made.path / "folds.csv", "cv.repeats": 1}
+    )
     given = run_sweep(theirs, tmp_path / "b", "cpu", False)
     assert (made.path / "summary.csv").read_bytes() == (given.path / "summary.csv").read_bytes()
 
@@ -143,7 +217,12 @@ def test_our_folds_given_back_are_the_same_sweep(tmp_path, store):
 def test_states_and_dates_can_be_left_out(tmp_path, store):
     for groups, n_folds in (("state", 3), ("date", 3)):
         config(tmp_path, store, kind="[density]", lr="[3e-2]", n_folds=n_folds)
-        result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.groups": groups}), tmp_path / groups, "cpu", False)
+        result = run_sweep(
+            SweepConfig.load(tmp_path / "sweep.yaml", {"cv.groups": groups}),
+            tmp_path / groups,
+            "cpu",
+            False,
+        )
         folds = pd.read_csv(result.path / "folds.csv")
         assert (folds.groupby("group")["r00"].nunique() == 1).all()
         assert result.summary["low"][0] == 0  # sites are drawn: groups are too few
@@ -153,22 +232,31 @@ def test_a_huge_grid_is_counted_and_asks_for_a_flag(tmp_path, store):
     numbers = ", ".join(str(i / 1000) for i in range(1, 1102))
     config(tmp_path, store, kind="[density]", lr=f"[{numbers}]")
     arguments = ["train", "--config", tmp_path / "sweep.yaml", "--device", "cpu"]
-    assert "a grid of 1101 points; if that is meant, add --yes" in biomass(*arguments, "--plan", code=2).stderr
+    assert (
+        "a grid of 1101 points; if that is meant, add --yes"
+        in biomass(*arguments, "--plan", code=2).stderr
+    )
 
 
 def test_the_plan_counts_regressors_and_hours(tmp_path, store):
     config(tmp_path, store, kind="[density, ridge]")
     out = biomass("train", "--config", tmp_path / "sweep.yaml", "--device", "cpu", "--plan").stdout
-    assert "heads    6 = 3 splits x 2 points, and 3 regressors" in out and " h: a step takes " in out
+    assert (
+        "heads    6 = 3 splits x 2 points, and 3 regressors" in out and " h: a step takes " in out
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*more than one fold")
 def test_a_fold_the_table_does_not_have_is_refused(tmp_path, store):
-    table = pd.DataFrame({"image_id": [f"ID{i}" for i in range(30)], "fold": np.arange(30) % 10 % 7})
+    table = pd.DataFrame(
+        {"image_id": [f"ID{i}" for i in range(30)], "fold": np.arange(30) % 10 % 7}
+    )
     table.to_csv(tmp_path / "f.csv", index=False)
     config(tmp_path, store, kind="[density]", lr="[3e-2]")
     for fold, works in ((6, True), (7, False)):
-        sweep = SweepConfig.load(tmp_path / "sweep.yaml", {"cv.folds": tmp_path / "f.csv", "cv.fold": fold})
+        sweep = SweepConfig.load(
+            tmp_path / "sweep.yaml", {"cv.folds": tmp_path / "f.csv", "cv.fold": fold}
+        )
         if works:
             assert len(prepare_sweep(sweep, "cpu").splits) == 1
         else:
@@ -178,39 +266,64 @@ def test_a_fold_the_table_does_not_have_is_refused(tmp_path, store):
 
 def test_what_is_for_reports_only_is_never_the_best(tmp_path, store):
     config(tmp_path, store, kind="[hist_gbdt, density]", lr="[1e-30]")
-    result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": "all"}), tmp_path / "runs", "cpu", False)
+    result = run_sweep(
+        SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": "all"}),
+        tmp_path / "runs",
+        "cpu",
+        False,
+    )
     assert "hist_gbdt" in result.summary["name"][0] and "density" in result.best
     assert (result.path / "refit/weights/last_all.safetensors").exists()
 
 
 def test_differences_and_the_honest_estimate_are_of_what_can_be_chosen(tmp_path, store):
-    result = run_sweep(config(tmp_path, store, kind="[hist_gbdt, density]", lr="[1e-30]"), tmp_path / "runs", "cpu", False)
+    result = run_sweep(
+        config(tmp_path, store, kind="[hist_gbdt, density]", lr="[1e-30]"),
+        tmp_path / "runs",
+        "cpu",
+        False,
+    )
     summary = json.loads((result.path / "summary.json").read_text())
     rows = result.summary.set_index("name")
-    assert "hist_gbdt" in rows.index[0] and rows["vs_best"].iloc[0] > 0 and rows.loc[result.best, "vs_best"] == 0
+    assert (
+        "hist_gbdt" in rows.index[0]
+        and rows["vs_best"].iloc[0] > 0
+        and rows.loc[result.best, "vs_best"] == 0
+    )
     assert summary["honest"]["points"] == [result.best]
     assert summary["honest"]["last"] == pytest.approx(rows.loc[result.best, "score_last"])
 
 
 def test_a_sweep_of_what_is_for_reports_only_has_no_best(tmp_path, store):
     result = run_sweep(config(tmp_path, store, kind="[hist_gbdt]"), tmp_path / "runs", "cpu", False)
-    assert result.best is None and result.notes[0] == "there is no best point: all failed, or are for reports only"
+    assert (
+        result.best is None
+        and result.notes[0] == "there is no best point: all failed, or are for reports only"
+    )
     with pytest.raises(InputError, match="no best run: all points failed, or are for reports only"):
         best_run(result.path)
 
 
 def test_sites_too_few_for_an_interval_are_counted(tmp_path, store):
     config(tmp_path, store)
-    result = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": 1}), tmp_path / "runs", "cpu", False)
+    result = run_sweep(
+        SweepConfig.load(tmp_path / "sweep.yaml", {"cv.fold": 1}), tmp_path / "runs", "cpu", False
+    )
     held_out = pd.read_csv(result.path / "folds.csv").query("r00 == 1")["site"].nunique()
     assert result.summary["low"].isna().all()
-    assert result.notes[0] == ("which points can be told apart from the best is not known: "
-                               f"{held_out} sites are held out, too few for an interval, which takes 6")
+    assert result.notes[0] == (
+        "which points can be told apart from the best is not known: "
+        f"{held_out} sites are held out, too few for an interval, which takes 6"
+    )
 
 
 def test_sites_that_share_a_photograph_are_drawn_as_one(tmp_path, store):
-    sweep, folder = prepare_sweep(config(tmp_path, store, kind="[ridge]"), "cpu"), SweepFolder.create(tmp_path, "copies")
-    catalog = sweep.data.catalog.assign(sha256=[f"{i // 2 if i < 10 else i:x}" for i in range(30)])  # ten sites in pairs
+    sweep, folder = (
+        prepare_sweep(config(tmp_path, store, kind="[ridge]"), "cpu"),
+        SweepFolder.create(tmp_path, "copies"),
+    )
+    # ten sites in pairs
+    catalog = sweep.data.catalog.assign(sha256=[f"{i // 2 if i < 10 else i:x}" for i in range(30)])
     sweep = replace(sweep, data=replace(sweep.data, catalog=catalog))
     result = finish(sweep, folder, [close_regressor(sweep, 0, folder.run("ridge"))], {})
     assert "5 sites are held out" in result.notes[0] and np.isnan(result.summary["low"][0])
@@ -218,41 +331,65 @@ def test_sites_that_share_a_photograph_are_drawn_as_one(tmp_path, store):
 
 def test_ridge_that_cannot_be_fitted_is_left_out(tmp_path):
     three = write_store(tmp_path / "three.h5", n=3)
-    with pytest.warns(UserWarning, match="ridge on all pooled rows, to compare with, is left out: 1 training rows"):
-        result = run_sweep(config(tmp_path, three, kind="[density]", n_folds=2), tmp_path / "runs", "cpu", False)
+    with pytest.warns(
+        UserWarning, match="ridge on all pooled rows, to compare with, is left out: 1 training rows"
+    ):
+        result = run_sweep(
+            config(tmp_path, three, kind="[density]", n_folds=2), tmp_path / "runs", "cpu", False
+        )
     assert result.summary["name"].tolist()[2:] == ["mean"]
 
 
 def test_spellings_of_the_same_point_are_one(tmp_path, store):
-    twice = config(tmp_path, store, kind="[pooled_mlp, ridge]", lr="[1e-2]", mixup="[patches, pooled]", seed="[0, 1]")
+    twice = config(
+        tmp_path,
+        store,
+        kind="[pooled_mlp, ridge]",
+        lr="[1e-2]",
+        mixup="[patches, pooled]",
+        seed="[0, 1]",
+    )
     assert [point.head.kind for point in twice.points] == ["pooled_mlp", "pooled_mlp", "ridge"]
 
 
 def test_a_moved_store_is_named_at_resume(tmp_path, store):
     config(tmp_path, store, kind="[density]", lr="[3e-2]")
-    done = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "runs", "cpu", False).path
+    done = run_sweep(
+        SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "runs", "cpu", False
+    ).path
     moved = tmp_path / "moved.h5"
     moved.write_bytes(store.read_bytes())
     plan = json.loads((done / "sweep.json").read_text())
     plan["base"]["dataset"]["store"] = str(tmp_path / "gone.h5")
     (done / "sweep.json").write_text(json.dumps(plan))
     assert "gone.h5" in biomass("train", "--resume", done, "--fold", "all", code=3).stderr
-    assert str(done / "refit") in biomass("train", "--resume", done, "--fold", "all", "--store", moved).stdout
+    assert (
+        str(done / "refit")
+        in biomass("train", "--resume", done, "--fold", "all", "--store", moved).stdout
+    )
 
 
 def test_tensorboard_is_asked_for_by_name_where_it_is_absent(tmp_path, store, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     config(tmp_path, store)
     with pytest.raises(InputError, match="pip install tensorboard"):
-        run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"trainer.tensorboard": True}), tmp_path / "runs", "cpu", False)
+        run_sweep(
+            SweepConfig.load(tmp_path / "sweep.yaml", {"trainer.tensorboard": True}),
+            tmp_path / "runs",
+            "cpu",
+            False,
+        )
 
 
 def test_errors_noted_each_epoch_are_those_of_the_scores(tmp_path, store):
-    """What every head noted while it trained, against the scores that its epochs were logged with."""
+    """What every head noted while it trained, against the scores that its epochs were logged
+    with."""
     sweep = prepare_sweep(config(tmp_path, store, epochs=3, repeats=2), "cpu")
     folder, points = SweepFolder.create(tmp_path, "noted"), range(4)
     runs = {p: folder.run(name) for p, name in enumerate(sweep.config.names)}
-    trainers = _train_pass(sweep, points, runs, Checkpoint(tmp_path / "checkpoint"), sweep.reader(), progress=False)
+    trainers = _train_pass(
+        sweep, points, runs, Checkpoint(tmp_path / "checkpoint"), sweep.reader(), progress=False
+    )
 
     truth_N5 = sweep.data.truth_N5[:, [2, 3, 4, 1, 0]]
     weight_N5 = np.broadcast_to([0.1, 0.1, 0.1, 0.2, 0.5], truth_N5.shape)

@@ -1,4 +1,5 @@
-"""K7: a sweep goes on only under the settings, labels, folds, tokens and passes that it began with."""
+"""K7: a sweep goes on only under the settings, labels, folds, tokens and passes that it began
+with."""
 
 import json
 import shutil
@@ -20,7 +21,8 @@ from trainer.sweep import prepare_sweep, resume_sweep, run_sweep
 
 @pytest.fixture(scope="module")
 def finished(store, tmp_path_factory):
-    """Two passes of two points, a regressor beside them; the checkpoints are kept as a stop would leave them."""
+    """Two passes of two points, a regressor beside them; the checkpoints are kept as a stop would
+    leave them."""
     folder = tmp_path_factory.mktemp("began")
     config(folder, store, kind="[density, ridge]", lr="[3e-2, 1e-2]", epochs=2)
     given = SweepConfig.load(folder / "sweep.yaml", {"trainer.passes": 2})
@@ -51,11 +53,16 @@ def edit(folder, key, value):
 
 
 def files_of(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }
 
 
 def change_checkpoints(folder, change):
-    """Rewrite the identity that each checkpoint keeps, or drop it (None), as a program of another time would have written it."""
+    """Rewrite the identity that each checkpoint keeps, or drop it (None), as a program of another
+    time would have written it."""
     for file in folder.glob("checkpoints/*"):
         with safe_open(file, "pt") as opened:
             text = change(json.loads(opened.metadata()["identity"]))
@@ -96,15 +103,22 @@ def test_K7_what_moves_no_number_may_change(stopped, finished):
         ("cv.strata", []),  # folds are made
     ):
         edit(stopped, key, value)
-    resumed, began = (pd.read_csv(path / "summary.csv").drop(columns="name")
-                      for path in (resume_sweep(stopped, progress=False).path, finished))
+    resumed, began = (
+        pd.read_csv(path / "summary.csv").drop(columns="name")
+        for path in (resume_sweep(stopped, progress=False).path, finished)
+    )
     pd.testing.assert_frame_equal(resumed, began)
 
 
 def test_K7_checkpoints_of_another_sweep_are_refused(stopped, store, tmp_path, monkeypatch):
     config(tmp_path, store, kind="[density, ridge]", lr="[5e-2, 4e-2]", epochs=2)
     monkeypatch.setattr(SweepFolder, "remove_checkpoints", lambda _: None)
-    other = run_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"trainer.passes": 2}), tmp_path, "cpu", progress=False).path
+    other = run_sweep(
+        SweepConfig.load(tmp_path / "sweep.yaml", {"trainer.passes": 2}),
+        tmp_path,
+        "cpu",
+        progress=False,
+    ).path
     shutil.rmtree(stopped / "checkpoints")
     shutil.copytree(other / "checkpoints", stopped / "checkpoints")
     with pytest.raises(MismatchError, match=r"points0-0.*optimization.lr was 0.05 and is 0.03 now"):
@@ -120,7 +134,9 @@ def test_K7_a_store_with_other_labels_is_refused(stopped, tmp_path):
 def test_K7_other_folds_are_refused(stopped):
     folds = pd.read_csv(stopped / "folds.csv")
     folds.assign(r00=(folds["r00"] + 1) % 3).to_csv(stopped / "folds.csv", index=False)
-    with pytest.raises(MismatchError, match=r"folds.csv: the folds are not those that the sweep began with"):
+    with pytest.raises(
+        MismatchError, match=r"folds.csv: the folds are not those that the sweep began with"
+    ):
         resume_sweep(stopped, progress=False)
 
 
@@ -133,8 +149,14 @@ def test_K7_the_checkpoint_itself_knows_labels_folds_and_tokens(stopped, store, 
             now.check(Identity.from_json(json.dumps(other), tmp_path), "here", "do something")
 
 
-@pytest.mark.parametrize("passes, message", [([[0, 1]], "of no pass in sweep.json"), ([[0]], r"grid has \[0, 1\] to train"),
-                                             ([[1], [0]], None)])
+@pytest.mark.parametrize(
+    "passes, message",
+    [
+        ([[0, 1]], "of no pass in sweep.json"),
+        ([[0]], r"grid has \[0, 1\] to train"),
+        ([[1], [0]], None),
+    ],
+)
 def test_K7_other_passes_are_refused(stopped, passes, message):
     plan = json.loads((stopped / "sweep.json").read_text())
     (stopped / "sweep.json").write_text(json.dumps(plan | {"passes": passes}))
@@ -154,7 +176,10 @@ def test_K7_a_checkpoint_keeps_no_paths(stopped, store):
 
 def test_K7_a_checkpoint_of_more_points_says_which(store, tmp_path):
     sweep = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[1e-2, 2e-2]"), "cpu")
-    with pytest.raises(MismatchError, match=r"holds 2 points \(001_.*, 002_.*\), and this pass trains 1 points \(001_"):
+    with pytest.raises(
+        MismatchError,
+        match=r"holds 2 points \(001_.*, 002_.*\), and this pass trains 1 points \(001_",
+    ):
         Identity.of(sweep, [0]).check(Identity.of(sweep, [0, 1]), "here", "do something")
 
 
@@ -181,7 +206,9 @@ def test_K7_a_checkpoint_of_before_is_taken_with_a_warning(stopped, finished):
 
 def test_K7_a_flipped_bit_of_the_settings_is_damage_not_another_setting(stopped):
     for file in stopped.glob("checkpoints/*"):
-        file.write_bytes(file.read_bytes().replace(rb'\"weight_decay\": 0.01', rb'\"weight_decay\": 0.41'))
+        file.write_bytes(
+            file.read_bytes().replace(rb"\"weight_decay\": 0.01", rb"\"weight_decay\": 0.41")
+        )
     with pytest.raises(StoreDamaged, match="CRC-32C"):
         resume_sweep(stopped, progress=False)
 
@@ -205,7 +232,9 @@ def test_K7_a_refit_of_a_finished_sweep_is_of_its_own_settings(finished, tmp_pat
 def test_K7_a_refit_of_a_sweep_of_before_is_warned_of(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "before")
     plan = json.loads((folder / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(json.dumps({k: v for k, v in plan.items() if k not in ("labels", "folds")}))
+    (folder / "sweep.json").write_text(
+        json.dumps({k: v for k, v in plan.items() if k not in ("labels", "folds")})
+    )
     with pytest.warns(UserWarning, match="made before sweeps kept digests of labels and folds"):
         assert resume_sweep(folder, "all", progress=False).best
     assert SweepFolder(folder).is_refitted

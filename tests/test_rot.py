@@ -1,4 +1,5 @@
-"""Rot that comes after a store was opened or verified: training sees it before any head learns from it."""
+"""Rot that comes after a store was opened or verified: training sees it before any head learns from
+it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,13 @@ def flip(path: Path, part: str, image: int, view: int) -> None:
 
 
 def small(tmp_path: Path, path: Path, **changes) -> SweepConfig:
-    changes = {"kind": "cls_gating", "lr": "1e-2", "epochs": 2, "normalize": "false", "n_folds": 2} | changes
+    changes = {
+        "kind": "cls_gating",
+        "lr": "1e-2",
+        "epochs": 2,
+        "normalize": "false",
+        "n_folds": 2,
+    } | changes
     return config(tmp_path, path, **changes)
 
 
@@ -54,7 +61,16 @@ def trained(tmp_path: Path, settings: SweepConfig, **options) -> Path:
 def test_K9_train_names_image_view_file_and_offset_of_a_rotten_row(tmp_path, path, part):
     flip(path, part, 3, 0)
     small(tmp_path, path)
-    message = biomass("train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu", code=4).stderr
+    message = biomass(
+        "train",
+        "--config",
+        tmp_path / "sweep.yaml",
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+        code=4,
+    ).stderr
     file, offset, _ = FeatureStore.open(path).layout.extents["patches"].locate(3 * 3)
     assert f"{file} at byte {offset}: image 3 (ID3), view 'plain': its bytes changed" in message
     assert "store verify" in message
@@ -63,7 +79,16 @@ def test_K9_train_names_image_view_file_and_offset_of_a_rotten_row(tmp_path, pat
 def test_K9_no_check_trains_on_what_is_there(tmp_path, path):
     flip(path, "patches", 3, 0)
     small(tmp_path, path)
-    command = ["train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu", "--no-check"]
+    command = [
+        "train",
+        "--config",
+        tmp_path / "sweep.yaml",
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+        "--no-check",
+    ]
     assert "cls_gating" not in biomass(*command).stderr
 
 
@@ -76,7 +101,8 @@ def test_K9_heads_that_read_no_patches_are_kept_from_rotten_vectors(tmp_path, pa
 
 
 def test_K9_moments_are_kept_from_rotten_vectors(tmp_path, path):
-    """View 1 is scored by nobody, and one epoch shows it of few images: only moments read it of all."""
+    """View 1 is scored by nobody, and one epoch shows it of few images: only moments read it of
+    all."""
     sweep = prepare_sweep(small(tmp_path, path), "cpu")
     flip(path, "pooled", 7, 1)
     with pytest.raises(StoreDamaged, match="image 7 .*hflip"):
@@ -111,25 +137,34 @@ def test_K9_a_pooled_store_is_checked_as_well(tmp_path):
 
 def test_K9_a_row_is_compared_once(tmp_path, path, monkeypatch):
     rows, row_crc = [], FeatureStore.row_crc
-    monkeypatch.setattr(FeatureStore, "row_crc", lambda self, *row: rows.append(row) or row_crc(self, *row))
+    monkeypatch.setattr(
+        FeatureStore, "row_crc", lambda self, *row: rows.append(row) or row_crc(self, *row)
+    )
     trained(tmp_path, small(tmp_path, path, epochs=5))
     assert len(rows) == len(set(rows)) > 12
 
 
 def first_met(settings: SweepConfig, epoch: int) -> tuple[int, int]:
-    """A row that training meets in this epoch and not before; views 0 and 2 are those that are scored."""
+    """A row that training meets in this epoch and not before; views 0 and 2 are those that are
+    scored."""
     stream = prepare_sweep(settings, "cpu").stream
     met = {(image, view) for image in range(12) for view in (0, 2)}
 
     def rows(e: int) -> list[tuple[int, int]]:
-        return [tuple(row) for step in range(stream.n_steps) for row in stream.batch(e, step).rows_U2.tolist()]
+        return [
+            tuple(row)
+            for step in range(stream.n_steps)
+            for row in stream.batch(e, step).rows_U2.tolist()
+        ]
 
     for e in range(epoch):
         met.update(rows(e))
     return next(row for row in rows(epoch) if row not in met)
 
 
-@pytest.mark.parametrize("kind", ["cls_gating", "[cls_gating, density]"], ids=["one bank", "two banks"])
+@pytest.mark.parametrize(
+    "kind", ["cls_gating", "[cls_gating, density]"], ids=["one bank", "two banks"]
+)
 def test_K9_a_mended_store_lets_the_sweep_go_on_to_the_same_bits(tmp_path, kind):
     path = write_store(tmp_path / "features.h5", n=12)
     whole = trained(tmp_path, small(tmp_path, path, epochs=4, kind=kind))
@@ -138,7 +173,7 @@ def test_K9_a_mended_store_lets_the_sweep_go_on_to_the_same_bits(tmp_path, kind)
     flip(path, "patches", *row)
     with pytest.raises(StoreDamaged, match=f"image {row[0]} "):
         run_sweep(settings, tmp_path / "stopped", "cpu", progress=False)
-    folder, = (tmp_path / "stopped").iterdir()
+    (folder,) = (tmp_path / "stopped").iterdir()
     assert list(folder.glob("checkpoints/*.safetensors"))  # what was trained before is kept
     with pytest.raises(StoreDamaged):
         resume_sweep(folder, progress=False)
@@ -153,7 +188,10 @@ def test_K9_a_mended_store_lets_the_sweep_go_on_to_the_same_bits(tmp_path, kind)
 def test_K9_a_plan_checks_nothing_since_it_keeps_nothing(tmp_path, path):
     flip(path, "patches", 3, 0)
     small(tmp_path, path)
-    assert "heads" in biomass("train", "--config", tmp_path / "sweep.yaml", "--device", "cpu", "--plan").stdout
+    assert (
+        "heads"
+        in biomass("train", "--config", tmp_path / "sweep.yaml", "--device", "cpu", "--plan").stdout
+    )
 
 
 @pytest.mark.parametrize("part", ["cls", "patches"])
@@ -162,7 +200,7 @@ def test_K9_mixup_batches_check_their_rows(path, part):
     store = FeatureStore.open(path)
     with pytest.raises(StoreDamaged, match=r"image 3 .*hflip"):
         list(MixupBatches(store, batch_size=12, views=["hflip"]))
-    batch, = MixupBatches(store, batch_size=12, views=["hflip"], check=False)
+    (batch,) = MixupBatches(store, batch_size=12, views=["hflip"], check=False)
     assert isinstance(batch.cls, torch.Tensor)
 
 
@@ -176,7 +214,12 @@ def test_C1_first_touch_checks_the_rows_that_are_asked_for(path):
     flip(path, "patches", 3, 1)
     store = FeatureStore.open(path, check="first-touch")
     store.patches[3, 0], store.patches[3, [0, 2]], store.take([(3, 2)])  # noqa: B018
-    for read in (lambda: store.patches[3], lambda: store.patches[3, 1:], lambda: store.take([(3, 1)]), lambda: store.rows(3)):
+    for read in (
+        lambda: store.patches[3],
+        lambda: store.patches[3, 1:],
+        lambda: store.take([(3, 1)]),
+        lambda: store.rows(3),
+    ):
         with pytest.raises(StoreDamaged, match=r"image 3 .*hflip"):
             read()
 
@@ -203,7 +246,9 @@ def test_K9_no_more_than_a_window_is_asked_for_ahead_of_the_check(path, monkeypa
     asked, ahead = [], []
     monkeypatch.setattr(store, "_ask_for", asked.extend)
     row_crc = store.row_crc
-    monkeypatch.setattr(store, "row_crc", lambda *row: ahead.append(len(asked) - len(ahead)) or row_crc(*row))
+    monkeypatch.setattr(
+        store, "row_crc", lambda *row: ahead.append(len(asked) - len(ahead)) or row_crc(*row)
+    )
     rows = [(image, view) for image in range(4) for view in range(3)]
     store.check_rows(rows)
     assert asked == rows and ahead == [4] * 9 + [3, 2, 1]

@@ -1,4 +1,5 @@
-"""`biomass demo` in small: the whole path, to a bundle that predicts the same by itself, and the same result again."""
+"""`biomass demo` in small: the whole path, to a bundle that predicts the same by itself, and the
+same result again."""
 
 import re
 import zipfile
@@ -22,8 +23,11 @@ def small(monkeypatch):
     """The demo of `biomass demo`, small."""
     monkeypatch.setattr("predictor.demo.IMAGE_SIZE", 64)
     monkeypatch.setattr("predictor.demo.VIEWS", "1")
-    monkeypatch.setattr("predictor.demo.CONFIG", CONFIG.replace("num_epochs: 60", "num_epochs: 2")
-                        + "inference: {tta_indices: [0]}\ncv: {n_folds: 2}\n")
+    monkeypatch.setattr(
+        "predictor.demo.CONFIG",
+        CONFIG.replace("num_epochs: 60", "num_epochs: 2")
+        + "inference: {tta_indices: [0]}\ncv: {n_folds: 2}\n",
+    )
     monkeypatch.setattr("predictor.demo.run_demo", partial(run_demo, n_train=10, n_test=4))
 
 
@@ -31,16 +35,25 @@ def test_the_demo_walks_the_whole_path_and_repeats_itself(tmp_path, small, monke
     said = biomass("demo", "--out", tmp_path / "a").stdout
     monkeypatch.setattr("predictor.demo._from_bundle", lambda *_: "")  # once is enough
     again = biomass("demo", "--out", tmp_path / "b").stdout
-    score, = re.findall("score on unseen sites.*: (best run .*, ridge .*, mean predictor .*)", said)
+    (score,) = re.findall(
+        "score on unseen sites.*: (best run .*, ridge .*, mean predictor .*)", said
+    )
     assert score in again
-    for word in ("leaderboard", "submission", "score on unseen sites", "unseen sites lie within",
-                 str(tmp_path / "a" / "features.h5")):
+    for word in (
+        "leaderboard",
+        "submission",
+        "score on unseen sites",
+        "unseen sites lie within",
+        str(tmp_path / "a" / "features.h5"),
+    ):
         assert word in said
     first, second = (pd.read_csv(tmp_path / name / "submission.csv") for name in ("a", "b"))
     assert len(first) == 20 and first.equals(second)
     assert "by the bundle's own wheel: every number is the run's" in said
     for name in ("submission.csv", "predictions.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "a" / "offline" / name).read_bytes()
+        assert (tmp_path / "a" / name).read_bytes() == (
+            tmp_path / "a" / "offline" / name
+        ).read_bytes()
     pictures = tmp_path / "a" / "offline" / "pictures"
     assert str(pictures / "report.html") in said and len(list(pictures.iterdir())) == 4 + 1
     biomass("bundle", "check", tmp_path / "a" / "bundle")  # predicting left nothing in it
@@ -49,17 +62,24 @@ def test_the_demo_walks_the_whole_path_and_repeats_itself(tmp_path, small, monke
 
 def test_the_bare_child_has_no_other_packages_no_network_and_no_home(tmp_path):
     """The wheel's `predictor` is what runs, and what it does beyond that is an error."""
-    for i, breach in enumerate(("import h5py", "import socket; socket.socket()", "import os; os.environ['HOME']")):
+    for i, breach in enumerate(
+        ("import h5py", "import socket; socket.socket()", "import os; os.environ['HOME']")
+    ):
         bundle = tmp_path / str(i)
         (bundle / "wheel").mkdir(parents=True)
         with zipfile.ZipFile(bundle / "wheel" / "biomass-0-py3-none-any.whl", "w") as wheel:
             wheel.writestr("predictor/__init__.py", "")
             wheel.writestr("predictor/__main__.py", f"{breach}\n")
-        with pytest.raises(InputError, match="with biomass-0-py3-none-any.whl alone ended with exit code 1"):
+        with pytest.raises(
+            InputError, match="with biomass-0-py3-none-any.whl alone ended with exit code 1"
+        ):
             predict_bare(bundle)
 
 
 def test_the_demos_config_is_the_one_in_configs(tmp_path):
     (tmp_path / "demo.yaml").write_text(CONFIG)
-    ours, theirs = SweepConfig.load(tmp_path / "demo.yaml"), SweepConfig.load(ROOT / "configs/demo.yaml")
+    ours, theirs = (
+        SweepConfig.load(tmp_path / "demo.yaml"),
+        SweepConfig.load(ROOT / "configs/demo.yaml"),
+    )
     assert (ours.base, ours.axes) == (theirs.base, theirs.axes)

@@ -1,4 +1,5 @@
-"""Heads of somebody else's, or spoilt: what a file says it holds is compared with what its run makes, before it is read."""
+"""Heads of somebody else's, or spoilt: what a file says it holds is compared with what its run
+makes, before it is read."""
 
 import json
 import shutil
@@ -31,16 +32,19 @@ def run(sweep, tmp_path) -> Path:
 
 
 def copied(sweep: Path, kind: str, tmp_path: Path) -> Path:
-    found, = sweep.glob(f"*kind-{kind}")
+    (found,) = sweep.glob(f"*kind-{kind}")
     return Path(shutil.copytree(found, tmp_path / found.name))
 
 
 def write(path: Path, entries: list[tuple[str, str, list[int]]], data: bytes) -> None:
-    """A safetensors file as its header is given: name, type and shape one after another, equal names too."""
+    """A safetensors file as its header is given: name, type and shape one after another, equal
+    names too."""
     at, parts, sizes = 0, [], {"F32": 4, "I32": 4, "F64": 8}
     for name, dtype, shape in entries:
         end = at + sizes[dtype] * int(np.prod(shape))
-        parts.append(f'{json.dumps(name)}:{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{at},{end}]}}')
+        parts.append(
+            f'{json.dumps(name)}:{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{at},{end}]}}'
+        )
         at = end
     header = ("{" + ",".join(parts) + "}").encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)
@@ -52,7 +56,7 @@ def entries_of(path: Path) -> list[tuple[str, str, list[int]]]:
 
 def body_of(path: Path) -> bytes:
     data = path.read_bytes()
-    return data[8 + int.from_bytes(data[:8], "little"):]
+    return data[8 + int.from_bytes(data[:8], "little") :]
 
 
 def as_i32(path: Path) -> None:
@@ -75,10 +79,16 @@ def in_float64(path: Path) -> None:
     save_file({name: tensor.double() for name, tensor in load_file(path).items()}, path)
 
 
-@pytest.mark.parametrize("spoil, says", [
-    (as_i32, r"density\.bias: I32 \[5\], expected F32 \[5\]"), (with_another, r"extra\.weight: not expected"),
-    (with_one_less, "missing"), (of_another_shape, r"density\.bias: F32 \[5, 1\], expected F32 \[5\]"),
-    (in_float64, "F64")])
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (as_i32, r"density\.bias: I32 \[5\], expected F32 \[5\]"),
+        (with_another, r"extra\.weight: not expected"),
+        (with_one_less, "missing"),
+        (of_another_shape, r"density\.bias: F32 \[5, 1\], expected F32 \[5\]"),
+        (in_float64, "F64"),
+    ],
+)
 def test_K10_names_types_and_shapes_must_be_those_of_the_run(run, spoil, says):
     spoil(run / HEAD)
     with pytest.raises(MismatchError, match=says) as raised:
@@ -110,11 +120,19 @@ def nested(path: Path) -> None:
     path.write_bytes((60_000).to_bytes(8, "little") + b"[" * 60_000)
 
 
-@pytest.mark.parametrize("spoil, says", [
-    (equal_names, "is there twice"), (many_empty_tensors, r"a header of \d+ bytes, at most 65536 are read"),
-    (not_finite, r"values of density\.weight are not finite"), (no_header, "damaged"), (nested, "damaged"),
-    (lambda path: path.write_bytes(b""), "damaged"), (lambda path: path.write_bytes(path.read_bytes()[:-1]), "damaged")],
-    ids=["equal names", "20,000 tensors", "NaN", "no header", "nested", "empty", "cut"])
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (equal_names, "is there twice"),
+        (many_empty_tensors, r"a header of \d+ bytes, at most 65536 are read"),
+        (not_finite, r"values of density\.weight are not finite"),
+        (no_header, "damaged"),
+        (nested, "damaged"),
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "damaged"),
+    ],
+    ids=["equal names", "20,000 tensors", "NaN", "no header", "nested", "empty", "cut"],
+)
 def test_K10_a_file_that_is_no_heads_is_refused(run, spoil, says):
     spoil(run / HEAD)
     with pytest.raises(InputError, match=says) as raised:
@@ -131,7 +149,9 @@ def test_K10_regressors_are_compared_as_well(sweep, tmp_path, kind, name):
     with pytest.raises(MismatchError, match=rf"{name}: I32"):
         Member.load(run)
     save_file(tensors | {name: tensors[name][:-1].contiguous()}, run / HEAD)
-    with pytest.raises(MismatchError, match=rf"{name}: F64 .*, expected F64|support_MF: F32 .*, expected F32"):
+    with pytest.raises(
+        MismatchError, match=rf"{name}: F64 .*, expected F64|support_MF: F32 .*, expected F32"
+    ):
         Member.load(run)
 
 
@@ -159,7 +179,10 @@ def test_K10_predict_and_bundle_refuse_a_foreign_head(sweep, pasture, tmp_path):
     command = ["--data", pasture, "--backbone-weights", "random", "--device", "cpu"]
     message = biomass("predict", "--run", run, *command, "--out", out, code=5).stderr
     assert f"{run / HEAD}: not a head of this run" in message and not out.exists()
-    assert "not a head of this run" in biomass("bundle", run, "--out", tmp_path / "bundle", code=5).stderr
+    assert (
+        "not a head of this run"
+        in biomass("bundle", run, "--out", tmp_path / "bundle", code=5).stderr
+    )
 
 
 def checkpoint_of(tmp_path: Path, store: Path) -> tuple[Checkpoint, list, Identity]:
@@ -194,8 +217,15 @@ def without_a_moment(tensors: dict) -> None:
     del tensors["1/adamw/0/exp_avg"]
 
 
-@pytest.mark.parametrize("spoil, says", [(in_i32, "I32"), (that_broadcasts, "expected F32"), (with_more, "not expected"),
-                                         (without_a_moment, "missing")])
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (in_i32, "I32"),
+        (that_broadcasts, "expected F32"),
+        (with_more, "not expected"),
+        (without_a_moment, "missing"),
+    ],
+)
 def test_K10_a_checkpoint_is_compared_with_its_pass(tmp_path, store, spoil, says):
     checkpoint, fresh, identity = checkpoint_of(tmp_path, store)
     with safe_open(checkpoint.path, "pt") as file:

@@ -1,4 +1,5 @@
-"""trainer.selection: an estimate worked out by hand, and one on noise, where every choice is luck."""
+"""trainer.selection: an estimate worked out by hand, and one on noise, where every choice is
+luck."""
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ SST = 4.88  # by hand in test_metrics
 def folds_of(n_images: int, n_folds: int, n_repeats: int) -> list[Split]:
     rng = np.random.default_rng(0)
     folds = [rng.permutation(n_images) % n_folds for _ in range(n_repeats)]
-    return [Split(r, f, np.flatnonzero(fold != f), np.flatnonzero(fold == f))
-            for r, fold in enumerate(folds) for f in range(n_folds)]
+    return [
+        Split(r, f, np.flatnonzero(fold != f), np.flatnonzero(fold == f))
+        for r, fold in enumerate(folds)
+        for f in range(n_folds)
+    ]
 
 
 def truth_of(n_images: int) -> np.ndarray:
@@ -30,20 +34,26 @@ def test_squared_errors_by_hand():
 
 def test_squared_errors_leave_out_what_is_unknown():
     truth = np.array([[np.nan, 0, 0, 1, 1], [0, 0, 0, 0, 4]])
-    assert squared_errors(truth, np.nan_to_num(truth)[None] + 2, TWO) == pytest.approx([4 * 0.9, 4 * 1.0])
+    assert squared_errors(truth, np.nan_to_num(truth)[None] + 2, TWO) == pytest.approx(
+        [4 * 0.9, 4 * 1.0]
+    )
 
 
 def test_squared_errors_of_a_repeat_are_of_what_it_holds_out():
     truth, splits = truth_of(13), folds_of(13, 3, 2)
     prediction = truth + np.random.default_rng(2).normal(size=(2, 13, 5))
-    expected = [(WEIGHTS * (prediction[s.repeat, s.val_N] - truth[s.val_N]) ** 2).sum() for s in splits]
+    expected = [
+        (WEIGHTS * (prediction[s.repeat, s.val_N] - truth[s.val_N]) ** 2).sum() for s in splits
+    ]
     np.testing.assert_allclose(squared_errors(truth, prediction, splits), expected)
 
 
 def test_squared_errors_of_a_batch_are_its_members():
     truth, splits = truth_of(13), folds_of(13, 3, 2)
     batch = truth + np.random.default_rng(2).normal(size=(4, 2, 13, 5))
-    np.testing.assert_allclose(squared_errors(truth, batch, splits), [squared_errors(truth, p, splits) for p in batch])
+    np.testing.assert_allclose(
+        squared_errors(truth, batch, splits), [squared_errors(truth, p, splits) for p in batch]
+    )
 
 
 def test_a_failed_head_has_no_error():
@@ -54,11 +64,15 @@ def test_a_failed_head_has_no_error():
 
 def test_each_fold_is_predicted_by_the_choice_of_the_others():
     # Last epoch: fold 0 sees fold 1 and takes point 1, fold 1 sees fold 0 and takes point 0.
-    # With the epoch: fold 0 takes point 0 of epoch 0 (.1 on fold 1), fold 1 still point 0 of epoch 1.
+    # With the epoch: fold 0 takes point 0 of epoch 0 (.1 on fold 1), fold 1 still point 0 of epoch
+    # 1.
     errors_EGQ = np.array([[[2.0, 0.1], [3, 4]], [[0.5, 0.9], [1.5, 0.3]]])
     found = honest_estimate(errors_EGQ, TRUTH, TWO)
     assert found.score == pytest.approx(1 - (1.5 + 0.9) / SST) and found.chosen_G == [1, 1]
-    assert found.score_epoch == pytest.approx(1 - (2.0 + 0.9) / SST) and found.chosen_epoch_G == [2, 0]
+    assert found.score_epoch == pytest.approx(1 - (2.0 + 0.9) / SST) and found.chosen_epoch_G == [
+        2,
+        0,
+    ]
 
 
 def test_one_point_has_its_plain_score():
@@ -71,7 +85,11 @@ def test_one_point_has_its_plain_score():
     assert found.score_epoch == found.score and found.chosen_G == [12]
 
 
-@pytest.mark.parametrize("n_epochs, n_points, score", [(1, 100, "score"), (20, 5, "score_epoch")], ids=["points", "epochs"])
+@pytest.mark.parametrize(
+    "n_epochs, n_points, score",
+    [(1, 100, "score"), (20, 5, "score_epoch")],
+    ids=["points", "epochs"],
+)
 def test_the_best_of_much_noise_is_not_what_it_seems(n_epochs, n_points, score):
     truth, splits, rng = truth_of(30), folds_of(30, 5, 2), np.random.default_rng(2)
     naive, honest = [], []
@@ -79,21 +97,29 @@ def test_the_best_of_much_noise_is_not_what_it_seems(n_epochs, n_points, score):
         noisy = truth + rng.normal(0, 12, (n_epochs, n_points, 2, 30, 5))
         score_EG = weighted_r2(truth, noisy).mean(-1)
         naive.append(score_EG.max() - score_EG.mean())
-        honest.append(getattr(honest_estimate(squared_errors(truth, noisy, splits), truth, splits), score) - score_EG.mean())
+        honest.append(
+            getattr(honest_estimate(squared_errors(truth, noisy, splits), truth, splits), score)
+            - score_EG.mean()
+        )
     assert np.mean(naive) > 0.1
     assert abs(np.mean(honest)) < 3 * np.std(honest) / np.sqrt(60) < 0.05
 
 
 def test_a_point_that_is_better_is_chosen_and_keeps_its_score():
     truth, splits = truth_of(60), folds_of(60, 5, 2)
-    prediction = truth + np.random.default_rng(2).normal(0, 12, (4, 2, 60, 5)) * np.reshape([1, 1, 0.3, 1], (4, 1, 1, 1))
+    prediction = truth + np.random.default_rng(2).normal(0, 12, (4, 2, 60, 5)) * np.reshape(
+        [1, 1, 0.3, 1], (4, 1, 1, 1)
+    )
     found = honest_estimate(squared_errors(truth, prediction, splits)[None], truth, splits)
-    assert found.chosen_G == [0, 0, 10, 0] and found.score == pytest.approx(weighted_r2(truth, prediction[2]).mean())
+    assert found.chosen_G == [0, 0, 10, 0] and found.score == pytest.approx(
+        weighted_r2(truth, prediction[2]).mean()
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_failed_in_one_split_is_never_chosen(value):
-    errors_EGQ = np.array([[[0.1, value], [0.5, 0.9]]])  # by fold 0 alone point 0 would predict fold 1
+    # by fold 0 alone point 0 would predict fold 1
+    errors_EGQ = np.array([[[0.1, value], [0.5, 0.9]]])
     found = honest_estimate(errors_EGQ, TRUTH, TWO)
     assert found.score == pytest.approx(1 - 1.4 / SST) and found.chosen_G == [0, 2]
 
@@ -105,13 +131,17 @@ def test_an_epoch_before_a_failure_may_be_chosen():
 
 def test_where_all_failed_there_is_no_estimate():
     found = honest_estimate(np.full((2, 3, 2), np.nan), TRUTH, TWO)
-    assert np.isnan([found.score, found.score_epoch]).all() and found.chosen_G == found.chosen_epoch_G == [0, 0, 0]
+    assert np.isnan(
+        [found.score, found.score_epoch]
+    ).all() and found.chosen_G == found.chosen_epoch_G == [0, 0, 0]
 
 
 def test_one_fold_a_repeat_leaves_nothing_to_choose_by():
     one = [split for split in folds_of(20, 4, 3) if split.fold == 1]
     found = honest_estimate(np.ones((2, 3, 3)), truth_of(20), one)
-    assert np.isnan([found.score, found.score_epoch, *found.per_repeat_R]).all() and found.chosen_G == [0, 0, 0]
+    assert np.isnan(
+        [found.score, found.score_epoch, *found.per_repeat_R]
+    ).all() and found.chosen_G == [0, 0, 0]
 
 
 def test_one_repeat_has_no_spread():
@@ -120,6 +150,7 @@ def test_one_repeat_has_no_spread():
 
 def test_only_the_folds_of_the_same_repeat_decide():
     splits = [*TWO, *(Split(1, s.fold, s.train_N, s.val_N) for s in TWO)]
-    errors_EGQ = np.array([[[1.0, 1, 2, 2], [2, 2, 1, 1]]])  # point 0 is better in repeat 0, point 1 in repeat 1
+    # point 0 is better in repeat 0, point 1 in repeat 1
+    errors_EGQ = np.array([[[1.0, 1, 2, 2], [2, 2, 1, 1]]])
     found = honest_estimate(errors_EGQ, TRUTH, splits)
     assert found.per_repeat_R == pytest.approx([1 - 2 / SST] * 2) and found.chosen_G == [2, 2]

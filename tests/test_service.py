@@ -1,4 +1,5 @@
-"""Rows, arrays, the file and the lists of the service: bytes as the store has them, whichever its format."""
+"""Rows, arrays, the file and the lists of the service: bytes as the store has them, whichever its
+format."""
 
 import io
 import json
@@ -52,8 +53,20 @@ def test_some_patches_alone(client, path):
     assert answer.headers["X-Shape"] == "2,3,7"
 
 
-@pytest.mark.parametrize("query", ["patch=5:2", "patch=-1:3", "patch=nan:1", "patch=6:7", "patch=0:2:0", "tokens=all",
-                                   "tokens=cls&patch=0:1", "tokens=row&format=npy", "format=pickle"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "patch=5:2",
+        "patch=-1:3",
+        "patch=nan:1",
+        "patch=6:7",
+        "patch=0:2:0",
+        "tokens=all",
+        "tokens=cls&patch=0:1",
+        "tokens=row&format=npy",
+        "format=pickle",
+    ],
+)
 def test_s06_what_cannot_be_cut_is_a_bad_request(client, query):
     assert error_of(client.get(f"{S}/rows/@0/0?{query}")) == (400, "bad-request")
 
@@ -99,7 +112,11 @@ def test_the_file_itself_of_an_hdf5_store_alone(client, path):
 def test_a_store_says_what_it_is(client, path):
     about, listed = client.get(S).json(), client.get("/v1/stores").json()["stores"][0]
     assert listed.items() <= about.items()
-    assert (about["n_images"], about["n_sealed"], about["views"]) == (5, 4, ["plain", "hflip", "vflip"])
+    assert (about["n_images"], about["n_sealed"], about["views"]) == (
+        5,
+        4,
+        ["plain", "hflip", "vflip"],
+    )
     assert about["spec"] == json.loads(FeatureStore.open(path).spec.to_json())
     assert about["size_bytes"] == FeatureStore.open(path).size_bytes
 
@@ -109,7 +126,10 @@ def test_stores_of_one_name_are_told_apart(tmp_path):
         (tmp_path / folder).mkdir()
         write_tiny(tmp_path / folder / "features.h5")
     client = client_of(tmp_path / "a/features.h5", tmp_path / "b/features.h5")
-    assert [store["name"] for store in client.get("/v1/stores").json()["stores"]] == ["features", "features-2"]
+    assert [store["name"] for store in client.get("/v1/stores").json()["stores"]] == [
+        "features",
+        "features-2",
+    ]
 
 
 def test_a_pooled_store_has_no_patches_to_give(tmp_path):

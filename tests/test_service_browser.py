@@ -1,6 +1,7 @@
 """The page in a browser, end to end: a real server, Chromium, and what a person does there.
 
-From Debian: chromium, npm; from npm: what browser/package-lock.json pins. What is done is in browser/claims.mjs.
+From Debian: chromium, npm; from npm: what browser/package-lock.json pins. What is done is in
+browser/claims.mjs.
 """
 
 import json
@@ -28,7 +29,9 @@ MARKUP = "<img src=x onerror=alert(1)>"
 def hostile(tmp_path_factory) -> Path:
     """A store whose catalog has markup where names should be."""
     path = tmp_path_factory.mktemp("hostile") / "hostile.h5"
-    frame = tiny_frame().assign(image_id=[f"{MARKUP}{i}" for i in range(5)], State=MARKUP, Sampling_Date="2015/9/4")
+    frame = tiny_frame().assign(
+        image_id=[f"{MARKUP}{i}" for i in range(5)], State=MARKUP, Sampling_Date="2015/9/4"
+    )
     spec = tiny_spec(frame)
     with open_writer(path, spec, frame) as writer:
         for image in range(5):
@@ -38,12 +41,32 @@ def hostile(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(store, hostile, tmp_path_factory) -> str:
-    """Where a server of two small stores, and a sweep of two points and two repeats over the first, listens."""
+    """Where a server of two small stores, and a sweep of two points and two repeats over the first,
+    listens."""
     folder = tmp_path_factory.mktemp("sweep")
-    sweep = run_sweep(config(folder, store, kind="[density]", repeats=2), folder / "runs", "cpu").path
-    command = [sys.executable, "-m", "cli", "store", "serve", store, hostile, "--sweep", sweep, "--port", "0", "--json"]
-    with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          cwd=BROWSER.parent.parent) as server:
+    sweep = run_sweep(
+        config(folder, store, kind="[density]", repeats=2), folder / "runs", "cpu"
+    ).path
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "store",
+        "serve",
+        store,
+        hostile,
+        "--sweep",
+        sweep,
+        "--port",
+        "0",
+        "--json",
+    ]
+    with subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=BROWSER.parent.parent,
+    ) as server:
         printed = json.loads(server.stdout.readline())
         yield f"{printed['url']}?token={printed['token']}"
         server.terminate()
@@ -51,9 +74,13 @@ def url(store, hostile, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def see(url, pytestconfig):
-    """A function (claim, word) -> what browser/claims.mjs saw, once nothing was amiss on the console or asked for elsewhere."""
+    """A function (claim, word) -> what browser/claims.mjs saw, once nothing was amiss on the
+    console or asked for elsewhere."""
     folder = pytestconfig.cache.mkdir("browser")
-    done, lock = folder / "node_modules/.package-lock.json", (BROWSER / "package-lock.json").read_bytes()
+    done, lock = (
+        folder / "node_modules/.package-lock.json",
+        (BROWSER / "package-lock.json").read_bytes(),
+    )
     is_installed = done.exists() and (folder / "package-lock.json").read_bytes() == lock
     shutil.copytree(BROWSER, folder, dirs_exist_ok=True)
     if not is_installed:
@@ -61,7 +88,12 @@ def see(url, pytestconfig):
         subprocess.run(install, check=True, capture_output=True)
 
     def run(claim: str, word: str = "") -> dict:
-        ran = subprocess.run(["node", folder / "claims.mjs", claim, url, word], capture_output=True, text=True, timeout=120)
+        ran = subprocess.run(
+            ["node", folder / "claims.mjs", claim, url, word],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert ran.returncode == 0, ran.stderr
         seen = json.loads(ran.stdout)
         assert seen.pop("noise") == []
@@ -72,7 +104,9 @@ def see(url, pytestconfig):
 
 def test_a_click_on_a_point_opens_the_photograph_it_showed(see, store):
     seen = see("point")
-    assert seen["hovered"] == seen["opened"] and seen["opened"] in set(FeatureStore.open(store).catalog["image_id"])
+    assert seen["hovered"] == seen["opened"] and seen["opened"] in set(
+        FeatureStore.open(store).catalog["image_id"]
+    )
 
 
 def test_a_click_on_a_patch_draws_what_resembles_it(see):
@@ -97,14 +131,22 @@ def test_a_point_of_a_curve_leads_to_the_photographs_its_fold_held_out(see, stor
     seen = see("curve")
     repeat, fold = seen["fold"].split(".")
     name = f"repeat {repeat}, fold {fold}"
-    assert name in seen["said"] and name in seen["told"] and seen["opened"] in set(FeatureStore.open(store).catalog["image_id"])
+    assert (
+        name in seen["said"]
+        and name in seen["told"]
+        and seen["opened"] in set(FeatureStore.open(store).catalog["image_id"])
+    )
     assert seen["back"] == seen["left"] > 0  # back is where one was
 
 
 def test_a_state_shows_its_photographs_alone_and_a_bookmark_keeps_it(see):
     seen = see("state")
     (pressed, told), none = seen["pressed"], seen["none"]
-    assert len(pressed) == 1 and f"photographs of {pressed[0]} alone" in told and seen["again"] == seen["pressed"]
+    assert (
+        len(pressed) == 1
+        and f"photographs of {pressed[0]} alone" in told
+        and seen["again"] == seen["pressed"]
+    )
     assert none[0] == [] and "mean" in none[1]
 
 

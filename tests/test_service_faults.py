@@ -1,4 +1,5 @@
-"""Stores that are replaced, cut, deleted or written to while they are served, and more work than there is room for."""
+"""Stores that are replaced, cut, deleted or written to while they are served, and more work than
+there is room for."""
 
 import asyncio
 import os
@@ -39,7 +40,8 @@ def test_s10_a_replaced_store_has_another_generation_and_other_etags(store_path,
     assert client.get(S).json()["n_images"] == 4
     assert before[0].headers["X-Store-Generation"] != after[0].headers["X-Store-Generation"]
     assert before[1].headers["ETag"] != after[1].headers["ETag"]
-    assert before[0].headers["ETag"] == after[0].headers["ETag"]  # the same tokens by their checksum
+    # the same tokens by their checksum
+    assert before[0].headers["ETag"] == after[0].headers["ETag"]
 
 
 def test_s10_another_store_copied_over_the_file_is_seen(tmp_path):
@@ -97,6 +99,7 @@ def test_s10_a_file_cut_while_it_is_sent_ends_the_connection_early(tmp_path, mon
             cut.wait(10)
         first_sent.set()
         return read(fd, span)
+
     monkeypatch.setattr("service.body._pread", slow_pread)
     with serving(path) as url:
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
@@ -151,7 +154,8 @@ def test_s20_appended_images_are_found_by_their_ids(store_path):
 
 
 def test_an_etag_of_bytes_just_written_holds_for_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.body.SETTLED_S", 60)  # two requests may take longer than what is real
+    # two requests may take longer than what is real
+    monkeypatch.setattr("service.body.SETTLED_S", 60)
     client = client_of(write_served(tmp_path, "h5"))
     first, second = (client.get(f"{S}/arrays/seal").headers["ETag"] for _ in range(2))
     assert first != second
@@ -176,11 +180,14 @@ def test_s09_many_requests_for_one_computation_are_one_computation(tmp_path, mon
         calls.append(1)
         time.sleep(0.2)
         return real(self)
+
     monkeypatch.setattr(FeatureStore, "stats", stats)
     client = client_of(write_served(tmp_path, "h5"))
     with client, ThreadPoolExecutor(n) as pool:  # one event loop for all
         answers = list(pool.map(lambda _: client.get(f"{S}/stats.json"), range(n)))
-    assert {answer.status_code for answer in answers} == {200} and len({answer.text for answer in answers}) == 1
+    assert {answer.status_code for answer in answers} == {200} and len(
+        {answer.text for answer in answers}
+    ) == 1
     assert len(calls) == 1
 
 
@@ -190,11 +197,14 @@ def test_s09_other_computations_than_there_are_slots_for_are_busy():
         running = [asyncio.ensure_future(heavy.run(key, done.wait)) for key in "ab"]
         await asyncio.sleep(0)
         same = asyncio.ensure_future(heavy.run("a", done.wait))
-        with pytest.raises(ServiceError, match="2 long computations are under way or wait") as refused:
+        with pytest.raises(
+            ServiceError, match="2 long computations are under way or wait"
+        ) as refused:
             await heavy.run("c", done.wait)
         done.set()
         assert await asyncio.gather(*running, same) == [True] * 3
         return refused.value.answer(), await heavy.run("c", lambda: 3), heavy.n_running
+
     answer, third, n_running = asyncio.run(ask())
     assert (answer.status_code, third, n_running) == (503, 3, 0) and answer.headers["Retry-After"]
 
@@ -205,6 +215,7 @@ def test_results_are_kept_as_long_as_there_is_room():
         for key in "aabcba":
             await heavy.run(key, lambda key=key: (made.append(key), np.zeros(1000, np.uint8))[1])
         return made
+
     assert asyncio.run(ask()) == ["a", "b", "c", "a"]
 
 
@@ -215,10 +226,14 @@ def test_an_error_is_told_to_all_who_wait_and_not_kept():
         def fail():
             made.append(1)
             raise ServiceError("internal", "no")
+
         for _ in range(2):
-            found = await asyncio.gather(*(heavy.run("a", fail) for _ in range(3)), return_exceptions=True)
+            found = await asyncio.gather(
+                *(heavy.run("a", fail) for _ in range(3)), return_exceptions=True
+            )
             assert [type(each) for each in found] == [ServiceError] * 3
         return len(made)
+
     assert asyncio.run(ask()) == 2
 
 
@@ -227,22 +242,43 @@ def test_no_descriptor_stays_open(store_path):
     client = client_of(store_path)
 
     def ask():
-        for below in ("rows/@0/0", "arrays/cls", "catalog.json", "stats.json", "zarr/zarr.json", "rows/@9/0"):
+        for below in (
+            "rows/@0/0",
+            "arrays/cls",
+            "catalog.json",
+            "stats.json",
+            "zarr/zarr.json",
+            "rows/@9/0",
+        ):
             address = f"{S}/{below}"
             client.get(address)
             client.get(address, headers={"Range": "bytes=1-3"})
             client.head(address)
         return len(os.listdir("/proc/self/fd"))
+
     before = ask()
     assert ask() <= before
 
 
-@pytest.mark.parametrize("text, told", [
-    ("{store}: cut", "features: cut"), ("'{store}/catalog' is gone", "'features/catalog' is gone"), ("{store}5: cut", HIDDEN),
-    ("{data}/a b.jpg: damaged", "data/a b.jpg: damaged"), ("/home/ann/my secret data/x.jpg: no", HIDDEN), ("g/m2, 1/2",) * 2])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("{store}: cut", "features: cut"),
+        ("'{store}/catalog' is gone", "'features/catalog' is gone"),
+        ("{store}5: cut", HIDDEN),
+        ("{data}/a b.jpg: damaged", "data/a b.jpg: damaged"),
+        ("/home/ann/my secret data/x.jpg: no", HIDDEN),
+        ("g/m2, 1/2",) * 2,
+    ],
+)
 def test_s18_paths_are_told_by_their_names_or_not_at_all(tmp_path, text, told):
     library = Library([tmp_path / "features.h5"], data=tmp_path / "photographs")
-    assert library.without_paths(text.format(store=tmp_path / "features.h5", data=tmp_path / "photographs")) == told
+    assert (
+        library.without_paths(
+            text.format(store=tmp_path / "features.h5", data=tmp_path / "photographs")
+        )
+        == told
+    )
     assert Library([], data=Path("/")).without_paths("'a/b', 1") == "'a/b', 1"
 
 
@@ -254,6 +290,7 @@ def test_s10_a_store_that_goes_while_it_is_looked_at_is_gone(store_path, monkeyp
     def gone(self):
         store_path.rename(store_path.with_name("elsewhere"))
         return False
+
     monkeypatch.setattr(Served, "_is_other", gone)
     with pytest.raises(ServiceError) as refused:
         served.now()

@@ -20,13 +20,24 @@ def client(path):
     return client_of(path, headers={})
 
 
-WRONG = [None, "", "Bearer", "Bearer x", f"Bearer {TOKEN.upper()}", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN,
-         "Bearer ü".encode("latin-1")]
+WRONG = [
+    None,
+    "",
+    "Bearer",
+    "Bearer x",
+    f"Bearer {TOKEN.upper()}",
+    f"Bearer {TOKEN}x",
+    f"Basic {TOKEN}",
+    TOKEN,
+    "Bearer ü".encode("latin-1"),
+]
 
 
 @pytest.mark.parametrize("authorization", WRONG, ids=repr)
 def test_s02_without_the_token_nobody_gets_in(client, authorization):
-    answer = client.get("/v1/stores", headers=[] if authorization is None else [("Authorization", authorization)])
+    answer = client.get(
+        "/v1/stores", headers=[] if authorization is None else [("Authorization", authorization)]
+    )
     assert error_of(answer) == (401, "unauthorized")
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert "features" not in answer.text
@@ -42,7 +53,12 @@ def test_s02_the_page_moves_the_token_into_a_cookie(client):
     answer = client.get(f"/?token={TOKEN}&store=features&view=a%26b")
     assert (answer.status_code, answer.headers["Location"]) == (303, "./?store=features&view=a%26b")
     cookie = answer.headers["Set-Cookie"]
-    assert TOKEN in cookie and "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path" not in cookie
+    assert (
+        TOKEN in cookie
+        and "HttpOnly" in cookie
+        and "SameSite=strict" in cookie
+        and "Path" not in cookie
+    )
     assert client.get("/v1/stores").status_code == 200  # the client keeps cookies as a browser does
 
 
@@ -68,22 +84,46 @@ def test_s03_no_other_site_may_read_or_embed(path):
             assert not [name for name in headers if name.lower().startswith("access-control")]
             assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
             assert headers["X-Content-Type-Options"] == "nosniff"
-            assert {"default-src 'self'", "frame-ancestors 'none'"} <= set(headers["Content-Security-Policy"].split("; "))
+            assert {"default-src 'self'", "frame-ancestors 'none'"} <= set(
+                headers["Content-Security-Policy"].split("; ")
+            )
             assert "unsafe" not in headers["Content-Security-Policy"]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "", "127.0.0.1@evil", "[::2]"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "", "127.0.0.1@evil", "[::2]"],
+)
 def test_another_host_name_is_refused(path, host):
-    assert error_of(client_of(path).get("/v1/stores", headers={"Host": host})) == (400, "bad-request")
+    assert error_of(client_of(path).get("/v1/stores", headers={"Host": host})) == (
+        400,
+        "bad-request",
+    )
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:9", "localhost:8000", "LOCALHOST", "[::1]:8000", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:9", "localhost:8000", "LOCALHOST", "[::1]:8000", "[::1]"]
+)
 def test_loopback_by_any_of_its_names(path, host):
     assert client_of(path).get("/v1/stores", headers={"Host": host}).status_code == 200
 
 
-ASTRAY = ["..", "%2e%2e", "%252e%252e", "%00", "a%00b", "..%5c..", "%2fetc%2fpasswd", "..%2f..%2fetc%2fpasswd", "x" * 4096, "%ff",
-          "..%c0%af", "%0d%0aX-A:%20b", "features.h5", "."]
+ASTRAY = [
+    "..",
+    "%2e%2e",
+    "%252e%252e",
+    "%00",
+    "a%00b",
+    "..%5c..",
+    "%2fetc%2fpasswd",
+    "..%2f..%2fetc%2fpasswd",
+    "x" * 4096,
+    "%ff",
+    "..%c0%af",
+    "%0d%0aX-A:%20b",
+    "features.h5",
+    ".",
+]
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +134,16 @@ def served(path):
 
 @pytest.mark.parametrize("name", ASTRAY, ids=lambda name: name[:20])
 def test_s04_names_are_looked_up_and_never_paths(served, name):
-    for below in ("{}", "rows/{}/0", "rows/@0/{}", "arrays/{}", "arrays/catalog/{}", "zarr/{}", "zarr/{}/zarr.json",
-                  "zarr/cls/c/{}"):
+    for below in (
+        "{}",
+        "rows/{}/0",
+        "rows/@0/{}",
+        "arrays/{}",
+        "arrays/catalog/{}",
+        "zarr/{}",
+        "zarr/{}/zarr.json",
+        "zarr/cls/c/{}",
+    ):
         connection = HTTPConnection(served, timeout=10)  # it sends an address as it is
         connection.request("GET", f"{S}/{below.format(name)}")
         answer = connection.getresponse()
@@ -116,7 +164,9 @@ def test_s11_only_get_and_head(path, method):
     assert (answer.headers["Allow"], answer.headers["Connection"]) == ("GET, HEAD", "close")
 
 
-@pytest.mark.parametrize("headers", [{"Content-Length": "5"}, {"Transfer-Encoding": "chunked"}], ids=str)
+@pytest.mark.parametrize(
+    "headers", [{"Content-Length": "5"}, {"Transfer-Encoding": "chunked"}], ids=str
+)
 def test_s11_no_request_has_a_body(path, headers):
     content = b"abcde" if "Content-Length" in headers else iter([b"a"])
     answer = client_of(path).request("GET", "/v1/stores", headers=headers, content=content)
@@ -127,6 +177,7 @@ def test_s11_no_request_has_a_body(path, headers):
 def test_s18_no_error_tells_a_path_or_a_traceback(path, monkeypatch, capfd):
     def broken(*_):
         raise RuntimeError(f"{path} broke\nerror: a forged line \x1b[2J")
+
     monkeypatch.setattr("service.stores.describe", broken)
     answer = client_of(path).get(S + "?token=secret%0aforged")
     assert error_of(answer) == (500, "internal")
@@ -136,14 +187,20 @@ def test_s18_no_error_tells_a_path_or_a_traceback(path, monkeypatch, capfd):
     assert all(line.startswith((f"error: GET {S}", "  | ")) for line in log.splitlines())
 
 
-@pytest.mark.parametrize("also, told", [("x/y", "features: a part of features/cls is odd; see x/y"),
-                                        ("/srv/other place.txt", "the server's log says what is wrong")])
+@pytest.mark.parametrize(
+    "also, told",
+    [
+        ("x/y", "features: a part of features/cls is odd; see x/y"),
+        ("/srv/other place.txt", "the server's log says what is wrong"),
+    ],
+)
 def test_s18_messages_of_the_store_lose_their_paths(path, monkeypatch, capfd, also, told):
     from featurestore import FeatureStore
     from featurestore.errors import InputError
 
     def refuse(self):
         raise InputError(f"{self.path}: a part of {self.path}/cls is odd; see {also}")
+
     monkeypatch.setattr(FeatureStore, "stats", refuse)
     answer = client_of(path).get(f"{S}/stats.json")
     assert error_of(answer) == (404, "not-found")
@@ -165,7 +222,10 @@ def test_counts_for_prometheus(path):
     client.get(f"{S}/rows/@0/0")
     client.get("/nix")
     text = client.get("/metrics").text
-    assert 'biomass_requests_total{address="/v1/stores/{s}/rows/{image}/{view}",status="200"} 1' in text
+    assert (
+        'biomass_requests_total{address="/v1/stores/{s}/rows/{image}/{view}",status="200"} 1'
+        in text
+    )
     assert 'biomass_requests_total{address="other",status="404"} 1' in text
     assert 'biomass_request_seconds_bucket{le="+Inf"} 2' in text and text.endswith("\n")
     assert BEARER["Authorization"] not in text

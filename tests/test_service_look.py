@@ -41,8 +41,18 @@ def written(path, change=lambda rows, image: rows, n: int = 4, frame=None, **tok
 def stats(n: int, seed: int = 0) -> np.ndarray:
     """(n, 14) statistics as of images that are alike."""
     rng = np.random.default_rng(seed)
-    typical = dict.fromkeys(STATS, 0.0) | {"cls_count": 100, "patch_count": 900, "cls_m2": 120, "patch_m2": 800, "cls_max": 3,
-                                           "patch_max": 4, "cls_min": -3, "patch_min": -4, "cls_norm": 9, "patch_norm": 8}
+    typical = dict.fromkeys(STATS, 0.0) | {
+        "cls_count": 100,
+        "patch_count": 900,
+        "cls_m2": 120,
+        "patch_m2": 800,
+        "cls_max": 3,
+        "patch_max": 4,
+        "cls_min": -3,
+        "patch_min": -4,
+        "cls_norm": 9,
+        "patch_norm": 8,
+    }
     varied = [0.0 if "count" in name or "non_finite" in name else 1.0 for name in STATS]
     return np.array(list(typical.values())) + 0.1 * rng.normal(size=(n, len(STATS))) * varied
 
@@ -60,7 +70,9 @@ def test_a_row_far_from_the_others_is_odd_by_its_worst_statistic():
     rows_NS[7, STD] += 500
     (found,) = odd.odd_rows(rows_NS).to_dict("records")
     assert (found["row"], found["what"]) == (7, "cls_std") and found["score"] > odd.ODD
-    assert found["typical"] == pytest.approx(1.2**0.5, abs=0.01) and found["value"] == pytest.approx(6.2**0.5, abs=0.01)
+    assert found["typical"] == pytest.approx(1.2**0.5, abs=0.01) and found[
+        "value"
+    ] == pytest.approx(6.2**0.5, abs=0.01)
 
 
 def test_what_is_not_finite_comes_first_and_has_no_score(tmp_path):
@@ -73,7 +85,11 @@ def test_what_is_not_finite_comes_first_and_has_no_score(tmp_path):
         return rows
 
     found = odd.odd(written(tmp_path / "a.h5", change, n=30))
-    assert found["image_id"].tolist() == ["ID009", "ID003", "ID005"] and found["view"].tolist() == ["hflip", "hflip", "vflip"]
+    assert found["image_id"].tolist() == ["ID009", "ID003", "ID005"] and found["view"].tolist() == [
+        "hflip",
+        "hflip",
+        "vflip",
+    ]
     assert found["what"].tolist() == ["patch_non_finite"] * 2 + ["patch_max"]
     assert found["score"].isna().tolist() == [True, True, False]
 
@@ -97,14 +113,28 @@ def test_where_most_are_equal_a_step_of_half_precision_is_not_odd():
 
 def test_targets_by_state_and_by_date_in_their_order(store):
     found = look.overview(opened(store))["targets"]
-    assert [row["group"] for row in found["Sampling_Date"]][::5] == [f"2015/9/{day}" for day in range(1, 11)]
+    assert [row["group"] for row in found["Sampling_Date"]][::5] == [
+        f"2015/9/{day}" for day in range(1, 11)
+    ]
     tas = [row for row in found["State"] if row["group"] == "Tas" and row["target"] == "GDM_g"]
     frame = opened(store).catalog.query("State == 'Tas'")["GDM_g"]
-    assert tas == [pytest.approx({"group": "Tas", "target": "GDM_g", "count": 12, "mean": frame.mean(), "sd": frame.std()})]
+    assert tas == [
+        pytest.approx(
+            {
+                "group": "Tas",
+                "target": "GDM_g",
+                "count": 12,
+                "mean": frame.mean(),
+                "sd": frame.std(),
+            }
+        )
+    ]
 
 
 def test_a_catalog_without_states_or_masses_has_no_such_groups(tmp_path):
-    frame = pd.DataFrame({"image_id": list("abcd"), "path": list("abcd"), "Dry_Total_g": [1.0, np.nan, 3.0, 4.0]})
+    frame = pd.DataFrame(
+        {"image_id": list("abcd"), "path": list("abcd"), "Dry_Total_g": [1.0, np.nan, 3.0, 4.0]}
+    )
     assert list(look.overview(written(tmp_path / "a.h5", frame=frame))["targets"]) == ["all"]
     assert look.targets(frame[["image_id"]].assign(State="Vic")) == {"all": []}
 
@@ -130,7 +160,10 @@ def test_an_image_that_is_not_finite_has_no_place_and_moves_no_other(tmp_path):
         return rows
 
     place = maps.image_map(written(tmp_path / "a.h5", change, n=6))
-    assert place["x"].isna().tolist() == [False, True, False, False, False, False] and place["y"].notna().sum() == 5
+    assert (
+        place["x"].isna().tolist() == [False, True, False, False, False, False]
+        and place["y"].notna().sum() == 5
+    )
 
 
 def test_tsne_is_the_same_each_time(store):
@@ -156,13 +189,19 @@ def test_maps_that_cannot_be_made_say_what_to_do(tmp_path, monkeypatch):
 # -- patches
 
 
-VIEWS = (ViewSpec(name="plain"), ViewSpec(name="hflip", hflip=True), ViewSpec(name="turned", transpose=True, vflip=True))
-PLACES = {"plain": (0, [1, 3]), "hflip": (1, [1, 5]), "turned": (2, [0, 3])}  # of tile 1, the last stored row and column 0
+VIEWS = (
+    ViewSpec(name="plain"),
+    ViewSpec(name="hflip", hflip=True),
+    ViewSpec(name="turned", transpose=True, vflip=True),
+)
+# of tile 1, the last stored row and column 0
+PLACES = {"plain": (0, [1, 3]), "hflip": (1, [1, 5]), "turned": (2, [0, 3])}
 
 
 @pytest.mark.parametrize("name", PLACES)
 def test_the_most_similar_patch_lies_where_the_photograph_has_it(tmp_path, name):
     view, there = PLACES[name]
+
     def change(rows, image):
         rows.patches_VTPD[...] = -1
         last_row = 2 * 2 if VIEWS[view].transpose else 1 * 3
@@ -175,7 +214,13 @@ def test_the_most_similar_patch_lies_where_the_photograph_has_it(tmp_path, name)
     at = divmod(int(np.argmax(own["values"])), 6)
     found = heat.similar(store, 0, at, view, k=1)
     assert found["others"][0] | {"values": None} == {
-        "image_id": "ID001", "best": 1.0, "at": there, "rows": 2, "columns": 6, "values": None}
+        "image_id": "ID001",
+        "best": 1.0,
+        "at": there,
+        "rows": 2,
+        "columns": 6,
+        "values": None,
+    }
     assert found["values"][at[0] * 6 + at[1]] == 1 and np.sum(np.array(found["values"]) == 1) == 1
 
 
@@ -185,8 +230,14 @@ def test_what_is_not_finite_is_null(tmp_path):
         return rows
 
     store = written(tmp_path / "a.h5", change)
-    found = [heat.norms(store, 0), heat.similar(store, 0, (0, 1)), heat.similar(store, 0, (0, 0), k=2)]
-    assert [each["values"][1] for each in found] == [None, None, None] and found[0]["values"].count(None) == 1
+    found = [
+        heat.norms(store, 0),
+        heat.similar(store, 0, (0, 1)),
+        heat.similar(store, 0, (0, 0), k=2),
+    ]
+    assert [each["values"][1] for each in found] == [None, None, None] and found[0]["values"].count(
+        None
+    ) == 1
     assert found[1]["others"][0]["best"] is None and json.dumps(found, allow_nan=False)
     assert pictures.pca_png(store, 0, 0).startswith(b"\x89PNG")
 
@@ -214,7 +265,11 @@ def test_the_card_walks_over_sealed_images(tmp_path):
     write_tiny(tmp_path / "a.h5", n=5, seal=3)
     store = opened(tmp_path / "a.h5")
     cards = [look.image_card(store, image, k=1) for image in range(3)]
-    assert [(card["previous"], card["next"]) for card in cards] == [(None, "ID001"), ("ID000", "ID002"), ("ID001", None)]
+    assert [(card["previous"], card["next"]) for card in cards] == [
+        (None, "ID001"),
+        ("ID000", "ID002"),
+        ("ID001", None),
+    ]
     assert cards[0]["grid"] == [2, 6] and cards[0]["aspect"] == 2 and len(cards[0]["nearest"]) == 1
     with pytest.raises(InputError, match="not built yet"):
         look.image_card(store, 3)
@@ -247,7 +302,11 @@ def test_a_photograph_is_at_most_1600_pixels_wide_and_told_changed(photographs):
 def test_a_photograph_that_is_not_below_the_folder_is_its_thumbnail(photographs):
     store, data, put = photographs
     thumb = pictures.thumb_jpeg(store, 0)
-    assert pictures.photograph_jpeg(store, 0, None) == pictures.photograph_jpeg(store, 0, data) == (thumb, "absent")
+    assert (
+        pictures.photograph_jpeg(store, 0, None)
+        == pictures.photograph_jpeg(store, 0, data)
+        == (thumb, "absent")
+    )
     (data / "photos/a.jpg").symlink_to(put(at="secret.jpg"))
     assert pictures.photograph_jpeg(store, 0, data) == (thumb, "absent")
     (data / "photos/a.jpg").unlink()

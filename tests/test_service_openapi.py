@@ -26,19 +26,34 @@ def test_every_address_is_in_it(path, document):
     assert all(each["summary"] and each["responses"]["200"] for each in operations)
 
 
-OPERATIONS = ["/healthz", "/metrics", "/openapi.json", "/v1/stores", "/v1/stores/{s}", "/v1/stores/{s}/catalog.{format}",
-              "/v1/stores/{s}/stats.{format}", "/v1/stores/{s}/rows/{image}/{view}", "/v1/stores/{s}/arrays/{name}",
-              "/v1/stores/{s}/zarr/{key}", "/v1/stores/{s}/file"]
+OPERATIONS = [
+    "/healthz",
+    "/metrics",
+    "/openapi.json",
+    "/v1/stores",
+    "/v1/stores/{s}",
+    "/v1/stores/{s}/catalog.{format}",
+    "/v1/stores/{s}/stats.{format}",
+    "/v1/stores/{s}/rows/{image}/{view}",
+    "/v1/stores/{s}/arrays/{name}",
+    "/v1/stores/{s}/zarr/{key}",
+    "/v1/stores/{s}/file",
+]
 
 
 @pytest.mark.parametrize("address", OPERATIONS)
 def test_answers_are_as_documented(path, address):
     headers = {**BEARER, "Host": "127.0.0.1"}
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app_of(path, token=TOKEN), headers=headers)
+    schema = schemathesis.openapi.from_asgi(
+        "/openapi.json", app_of(path, token=TOKEN), headers=headers
+    )
 
     @given(schema[address]["GET"].as_strategy())
-    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(
+        max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    )
     def check(case):
         # names of columns are the store's own: which are accepted no schema can say
         case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
+
     check()

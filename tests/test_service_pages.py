@@ -26,7 +26,12 @@ IMAGE = f"{S}/images/ID7"
 def finished(store, tmp_path_factory):
     """A sweep of two kinds over two repeats."""
     folder = tmp_path_factory.mktemp("sweep")
-    return run_sweep(config(folder, store, kind="[cls_gating, ridge]", lr="[3e-2]", repeats=2), folder, "cpu", False).path
+    return run_sweep(
+        config(folder, store, kind="[cls_gating, ridge]", lr="[3e-2]", repeats=2),
+        folder,
+        "cpu",
+        False,
+    ).path
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,9 @@ def rows(table: dict) -> pd.DataFrame:
 
 
 def test_the_page_and_its_files(client):
-    assert "<main" in client.get("/").text and client.get("/").headers["content-type"].startswith("text/html")
+    assert "<main" in client.get("/").text and client.get("/").headers["content-type"].startswith(
+        "text/html"
+    )
     assert "javascript" in client.get("/static/main.js").headers["content-type"]
     for path in ("/static/../pages.py", "/static/%2e%2e/pages.py", "/static/"):
         assert client.get(path).status_code == 404
@@ -58,25 +65,39 @@ def test_the_page_and_its_files(client):
 def test_an_overview_counts_and_the_odd_are_as_many_as_the_table_has(client):
     about = asked(client, f"{S}/overview.json")
     assert (about["n_images"], about["n_sealed"], about["grid"]) == (30, 30, [2, 6])
-    assert about["odd"] == asked(client, f"{S}/odd.json")["total"] and {"all", "State", "Sampling_Date"} == set(about["targets"])
+    assert about["odd"] == asked(client, f"{S}/odd.json")["total"] and {
+        "all",
+        "State",
+        "Sampling_Date",
+    } == set(about["targets"])
 
 
 def test_maps_are_tables_and_others_are_refused(client):
     table = asked(client, f"{S}/map.json?view=hflip&limit=7")
-    assert table["columns"] == ["image_id", "position", "x", "y"] and (len(table["rows"]), table["total"]) == (7, 30)
+    assert table["columns"] == ["image_id", "position", "x", "y"] and (
+        len(table["rows"]),
+        table["total"],
+    ) == (7, 30)
     assert client.get(f"{S}/map.csv").text.startswith("image_id,position,x,y\nID0,0,")
     assert asked(client, f"{S}/map.json?method=circle", 400)["error"]["kind"] == "bad-request"
 
 
 def test_a_card_has_labels_neighbours_and_predictions(client, finished):
     card = asked(client, IMAGE)
-    assert (card["previous"], card["next"], card["position"]) == ("ID6", "ID8", 7) and len(card["nearest"]) == 12
+    assert (card["previous"], card["next"], card["position"]) == ("ID6", "ID8", 7) and len(
+        card["nearest"]
+    ) == 12
     assert asked(client, f"{S}/images/ID4")["labels"]["Height_Ave_cm"] is None
     run = finished / card["predictions"][0]["run"]
     table = pd.read_csv(run / "oof.csv").query("image_id == 'ID7' and weights == 'last'")
     assert len(card["predictions"]) == 10 and len(table) == 2
-    found = {row["target"]: row["predicted"] for row in card["predictions"] if row["run"] == run.name}
-    assert found == pytest.approx(table[list(found)].mean().to_dict()) and card["predictions"][0]["sweep"] == finished.name
+    found = {
+        row["target"]: row["predicted"] for row in card["predictions"] if row["run"] == run.name
+    }
+    assert (
+        found == pytest.approx(table[list(found)].mean().to_dict())
+        and card["predictions"][0]["sweep"] == finished.name
+    )
 
 
 @pytest.mark.parametrize("name", ["nearest", "predictions", "views"])
@@ -96,12 +117,17 @@ def test_pictures_and_heat_maps_of_an_image(client):
     assert len(asked(client, f"{IMAGE}/norms.json")["values"]) == 12
 
 
-@pytest.mark.parametrize("path", ["similar.json", "similar.json?patch=1", "similar.json?patch=2,0", "similar.json?patch=-1,0"])
+@pytest.mark.parametrize(
+    "path",
+    ["similar.json", "similar.json?patch=1", "similar.json?patch=2,0", "similar.json?patch=-1,0"],
+)
 def test_a_patch_that_is_none_is_refused(client, path):
     assert asked(client, f"{IMAGE}/{path}", 400)["error"]["kind"] == "bad-request"
 
 
-@pytest.mark.parametrize("path", ["images/ID99", "images/@30/pca.png", "images/ID7/norms.json?view=upside", "odd.xml"])
+@pytest.mark.parametrize(
+    "path", ["images/ID99", "images/@30/pca.png", "images/ID7/norms.json?view=upside", "odd.xml"]
+)
 def test_what_is_not_there_is_not_found(client, path):
     assert asked(client, f"{S}/{path}", 404)["error"]["kind"] == "not-found"
 
@@ -112,11 +138,18 @@ def test_what_is_not_there_is_not_found(client, path):
 def test_a_sweep_says_what_it_tried_and_found(client, finished):
     about = asked(client, f"/v1/sweeps/{finished.name}")
     assert about["finished"] and about["settings"]["grid: head.kind"] == "cls_gating, ridge"
-    assert about["settings"]["store"] == "features.h5" and str(finished.parent) not in json.dumps(about)
+    assert about["settings"]["store"] == "features.h5" and str(finished.parent) not in json.dumps(
+        about
+    )
     assert [run["parameters"]["head.kind"] for run in about["runs"]] == ["cls_gating", "ridge"]
-    assert set(about["baselines"]) == {"mean", "ridge"} and about["honest"]["last"] == about["honest"]["last"]
+    assert (
+        set(about["baselines"]) == {"mean", "ridge"}
+        and about["honest"]["last"] == about["honest"]["last"]
+    )
     board = rows(asked(client, f"/v1/sweeps/{finished.name}/leaderboard.json"))
-    assert board["score_last"].tolist() == pytest.approx(pd.read_csv(finished / "summary.csv")["score_last"].tolist())
+    assert board["score_last"].tolist() == pytest.approx(
+        pd.read_csv(finished / "summary.csv")["score_last"].tolist()
+    )
 
 
 def test_out_of_fold_rows_are_those_of_the_weights(client, finished):
@@ -129,7 +162,11 @@ def test_out_of_fold_rows_are_those_of_the_weights(client, finished):
         np.testing.assert_allclose(found["predicted"], table["GDM_g"])
         np.testing.assert_allclose(found["error"], table["GDM_g"] - table["true_GDM_g"], atol=1e-12)
         assert found["fold"].tolist() == table["fold"].tolist()
-    averaged = rows(asked(client, f"{url}?averaged=1")).query("target == 'GDM_g'").set_index("image_id")["predicted"]
+    averaged = (
+        rows(asked(client, f"{url}?averaged=1"))
+        .query("target == 'GDM_g'")
+        .set_index("image_id")["predicted"]
+    )
     last = known[known["weights"] == "last"].groupby("image_id")["GDM_g"].mean()
     np.testing.assert_allclose(averaged.loc[last.index], last)
 
@@ -147,7 +184,9 @@ def test_curves_have_a_row_of_all_folds_and_one_of_each(client, finished):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert table[table["fold"].isna()]["score"].tolist() == [line["score"] for line in lines]
     last = table.query("epoch == 3 and repeat == 1 and fold == 2")
-    assert last[["loss", "score"]].to_numpy().tolist() == [[lines[3]["fold_loss"][5], lines[3]["fold_score"][5]]]
+    assert last[["loss", "score"]].to_numpy().tolist() == [
+        [lines[3]["fold_loss"][5], lines[3]["fold_score"][5]]
+    ]
 
 
 @pytest.mark.parametrize("name", ["..", "%2e%2e", "..%2f..", "nobody"])
@@ -178,7 +217,11 @@ def test_a_sweep_that_is_still_trained_shows_what_there_is(finished, tmp_path):
     (run / "metrics.jsonl").write_text("".join(lines[:2]) + lines[2][:40])
     assert sweeps.curves(run)["epoch"].max() == 1
     about = sweeps.describe(sweep, sweeps.plan(sweep))
-    assert not about["finished"] and about["honest"] is None and [each["has_oof"] for each in about["runs"]] == [False, False]
+    assert (
+        not about["finished"]
+        and about["honest"] is None
+        and [each["has_oof"] for each in about["runs"]] == [False, False]
+    )
     assert sweeps.predictions(sweep, "ID7") == []
     for ask in (lambda: sweeps.leaderboard(sweep), lambda: sweeps.oof(run)):
         with pytest.raises(InputError, match="not finished"):
@@ -206,21 +249,33 @@ def test_a_table_with_a_cell_that_is_no_number_is_said_and_left_out(finished, tm
     table.to_csv(file, index=False)
     with pytest.raises(InputError, match="12.x"):
         sweeps.oof(file.parent)
-    assert {each["run"] for each in sweeps.predictions(sweep, "ID7")} == {next(sweep.glob("002*")).name}
+    assert {each["run"] for each in sweeps.predictions(sweep, "ID7")} == {
+        next(sweep.glob("002*")).name
+    }
 
 
 def test_a_sweep_that_lists_no_runs_still_tells_its_settings(finished, tmp_path):
     plan = json.loads((finished / "sweep.json").read_text())
     whole, parameters = sweeps.plan(finished)
     assert whole["points"] == "2" and len(parameters) == 2
-    (tmp_path / "sweep.json").write_text(json.dumps({name: plan[name] for name in ("base", "axes")}))
-    assert sweeps.plan(tmp_path) == ({word: text for word, text in whole.items() if word != "points"}, {})
+    (tmp_path / "sweep.json").write_text(
+        json.dumps({name: plan[name] for name in ("base", "axes")})
+    )
+    assert sweeps.plan(tmp_path) == (
+        {word: text for word, text in whole.items() if word != "points"},
+        {},
+    )
 
 
 def test_settings_are_read_without_torch(finished):
-    code = ("import sys; from pathlib import Path; from service import sweeps; sweep = Path(sys.argv[1]); "
-            "print(len(sweeps.describe(sweep, sweeps.plan(sweep))['settings']), 'torch' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code, finished], capture_output=True, text=True, check=True)
+    code = (
+        "import sys; from pathlib import Path; from service import sweeps; sweep = "
+        "Path(sys.argv[1]); "
+        "print(len(sweeps.describe(sweep, sweeps.plan(sweep))['settings']), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, finished], capture_output=True, text=True, check=True
+    )
     n_settings, has_torch = done.stdout.split()
     assert int(n_settings) > 5 and has_torch == "False"
 
@@ -229,10 +284,22 @@ def test_ids_that_look_like_missing_values_stay_ids(tmp_path):
     names = [*sweeps.TARGETS, *(f"true_{name}" for name in sweeps.TARGETS)]
     run = tmp_path / "sweep/001_a"
     run.mkdir(parents=True)
-    head = pd.DataFrame({"weights": "last", "repeat": 0, "image_id": ["NA", "007"], "site": ["NA", "null"], "fold": 0})
-    head.join(pd.DataFrame(1.5, range(2), names)).assign(true_GDM_g=[np.nan, 1.0]).to_csv(run / "oof.csv", index=False)
+    head = pd.DataFrame(
+        {
+            "weights": "last",
+            "repeat": 0,
+            "image_id": ["NA", "007"],
+            "site": ["NA", "null"],
+            "fold": 0,
+        }
+    )
+    head.join(pd.DataFrame(1.5, range(2), names)).assign(true_GDM_g=[np.nan, 1.0]).to_csv(
+        run / "oof.csv", index=False
+    )
     found = sweeps.oof(run, averaged=True)
-    assert found["image_id"].unique().tolist() == ["NA", "007"] and found["site"].unique().tolist() == ["NA", "null"]
+    assert found["image_id"].unique().tolist() == ["NA", "007"] and found[
+        "site"
+    ].unique().tolist() == ["NA", "null"]
     assert found["error"].isna().tolist() == [False, False, False, True, False] + [False] * 5
     (run / "config.yaml").touch()
     assert len(sweeps.predictions(tmp_path / "sweep", "NA")) == 5

@@ -21,8 +21,24 @@ def both(request, tmp_path_factory):
     return PreadStore(open_layout(path)), FeatureStore.open(path)
 
 
-INDICES = [0, -1, np.int64(3), np.s_[:], np.s_[1:3], np.s_[::-2], np.s_[5:], [0, 3, 4], np.array([4, 2, 2]), [],
-           (1, 2), (np.s_[1:4], 1), ([0, 2], -1), (np.s_[:], 0), (2, np.s_[1:]), (np.array([True, False, True, True, False]),)]
+INDICES = [
+    0,
+    -1,
+    np.int64(3),
+    np.s_[:],
+    np.s_[1:3],
+    np.s_[::-2],
+    np.s_[5:],
+    [0, 3, 4],
+    np.array([4, 2, 2]),
+    [],
+    (1, 2),
+    (np.s_[1:4], 1),
+    ([0, 2], -1),
+    (np.s_[:], 0),
+    (2, np.s_[1:]),
+    (np.array([True, False, True, True, False]),),
+]
 
 
 @pytest.mark.parametrize("index", INDICES, ids=repr)
@@ -33,10 +49,16 @@ def test_every_index_reads_what_the_map_shows(both, index, part_bytes, monkeypat
     if isinstance(index, list) and not index:
         index = np.array([], int)
     for name in ("cls", "stats", "thumbs", "catalog/path"):
-        np.testing.assert_array_equal(read.array(name)[index], mapped.array(name)[index], strict=True)
+        np.testing.assert_array_equal(
+            read.array(name)[index], mapped.array(name)[index], strict=True
+        )
 
 
-@pytest.mark.parametrize("index", [(0, 1), (-1, -1), (2, np.s_[1:]), (np.s_[1:3], 0), 4, (1, ..., 0), (None, 1, 2)], ids=repr)
+@pytest.mark.parametrize(
+    "index",
+    [(0, 1), (-1, -1), (2, np.s_[1:]), (np.s_[1:3], 0), 4, (1, ..., 0), (None, 1, 2)],
+    ids=repr,
+)
 def test_patches_too(both, index):
     read, mapped = both
     np.testing.assert_array_equal(read.patches[index], mapped.patches[index], strict=True)
@@ -56,7 +78,9 @@ def test_nothing_is_mapped_and_no_file_stays_open(tmp_path):
     store = PreadStore(open_layout(tmp_path / "features.h5"))
     store.stats(), store.nearest(0), store.pca(0), store.patches[1, 1]
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
-    assert str(store.path) not in {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+    assert str(store.path) not in {
+        os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+    }
 
 
 def test_r03_a_store_that_is_cut_is_an_error(tmp_path):
@@ -64,6 +88,10 @@ def test_r03_a_store_that_is_cut_is_an_error(tmp_path):
     write_tiny(path)
     store = PreadStore(open_layout(path))
     os.truncate(path, 4096)
-    for read in (lambda: store.stats(), lambda: store.patches[0, 0], lambda: store.array("thumbs")[1]):
+    for read in (
+        lambda: store.stats(),
+        lambda: store.patches[0, 0],
+        lambda: store.array("thumbs")[1],
+    ):
         with pytest.raises(StoreDamaged):
             read()

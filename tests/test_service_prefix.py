@@ -1,4 +1,5 @@
-"""The page below a path prefix, as jupyter-server-proxy and code-server have it: nothing is asked for outside of the prefix."""
+"""The page below a path prefix, as jupyter-server-proxy and code-server have it: nothing is asked
+for outside of the prefix."""
 
 import http.client
 import json
@@ -84,7 +85,11 @@ def browser():
 
 def links_of(url: str, text: str) -> set[str]:
     """What a page or script leads to, as a browser resolves it."""
-    found = re.findall(r'(?:href|src)="([^"]*)"', text) if url.endswith(("/", "html")) else re.findall(r'from "(\.[^"]*)"', text)
+    found = (
+        re.findall(r'(?:href|src)="([^"]*)"', text)
+        if url.endswith(("/", "html"))
+        else re.findall(r'from "(\.[^"]*)"', text)
+    )
     return {urljoin(url, each) for each in found if not each.startswith("#")}
 
 
@@ -92,7 +97,7 @@ def test_the_page_and_all_it_asks_for_lie_below_the_prefix(page, browser):
     url, outside = page
     with browser.open(f"{url}?token={TOKEN}&store=features") as answer:
         assert answer.url == f"{url}?store=features"
-    cookie, = browser.jar
+    (cookie,) = browser.jar
     assert cookie.path == PREFIX
     waiting, seen = {url}, set()
     while waiting:
@@ -102,7 +107,14 @@ def test_the_page_and_all_it_asks_for_lie_below_the_prefix(page, browser):
             assert answer.status == 200
             waiting |= links_of(address, answer.read().decode(errors="replace")) - seen
     names = {address.rsplit("/", 1)[1] for address in seen}
-    assert {"main.js", "api.js", "style.css", "icon.svg", "stores", "map.js"} <= names and not outside
+    assert {
+        "main.js",
+        "api.js",
+        "style.css",
+        "icon.svg",
+        "stores",
+        "map.js",
+    } <= names and not outside
 
 
 def test_tables_lead_on_below_the_prefix(page, browser):
@@ -137,7 +149,8 @@ def test_a_store_is_opened_through_the_prefix(page, tmp_path):
 
 
 def test_no_address_of_the_page_is_absolute():
-    """An address of the service that begins with / passes through `here` on its way to the browser."""
+    """An address of the service that begins with / passes through `here` on its way to the
+    browser."""
     for file in STATIC.rglob("*"):
         text = file.read_text() if file.is_file() else ""
         assert not re.search(r"""(href|src)\s*[=:]\s*["'`]/|fetch\((?!here\()""", text), file

@@ -15,7 +15,10 @@ S = "/v1/stores/features"
 def test_a_served_store_is_the_store(tmp_path, suffix):
     path = write_served(tmp_path, suffix, seal=4)
     here = FeatureStore.open(path)
-    with serving(path, token=TOKEN) as url, FeatureStore.open(f"{url}{S}?token={TOKEN}", cache=tmp_path / "cache") as there:
+    with (
+        serving(path, token=TOKEN) as url,
+        FeatureStore.open(f"{url}{S}?token={TOKEN}", cache=tmp_path / "cache") as there,
+    ):
         assert there.sealed.tolist() == here.sealed.tolist() == [0, 1, 2, 3]
         for image in range(4):
             np.testing.assert_array_equal(there.patches[image], here.patches[image])
@@ -23,7 +26,10 @@ def test_a_served_store_is_the_store(tmp_path, suffix):
 
 
 def test_without_the_token_it_is_not_opened(tmp_path):
-    with serving(write_served(tmp_path, "h5"), token=TOKEN) as url, pytest.raises(BiomassError, match="token"):
+    with (
+        serving(write_served(tmp_path, "h5"), token=TOKEN) as url,
+        pytest.raises(BiomassError, match="token"),
+    ):
         FeatureStore.open(f"{url}{S}", cache=tmp_path / "cache")
 
 
@@ -33,7 +39,10 @@ def test_images_sealed_meanwhile_come_after_refresh(tmp_path):
     with open_writer(tmp_path / "features.h5", spec, frame) as writer:
         writer.put(0, tiny_rows(spec, 0))
         writer.commit()
-        with serving(tmp_path / "features.h5") as url, FeatureStore.open(f"{url}{S}", cache=tmp_path / "cache") as there:
+        with (
+            serving(tmp_path / "features.h5") as url,
+            FeatureStore.open(f"{url}{S}", cache=tmp_path / "cache") as there,
+        ):
             assert there.n_sealed == 1
             writer.put(1, tiny_rows(spec, 1))
             writer.commit()

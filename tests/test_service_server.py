@@ -28,12 +28,15 @@ def path(tmp_path_factory):
 
 def test_s15_s16_it_says_where_it_is_and_ends_well(path):
     with started(path) as (process, said):
-        request = urllib.request.Request(f"{said['url']}v1/stores", headers={"Authorization": f"Bearer {said['token']}"})
+        request = urllib.request.Request(
+            f"{said['url']}v1/stores", headers={"Authorization": f"Bearer {said['token']}"}
+        )
         with urllib.request.urlopen(request) as answer:
             assert json.load(answer)["stores"][0]["name"] == "features"
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-        assert process.stderr.read() == f"{said['url']}?token={said['token']}\n"  # once, and nothing else
+        # once, and nothing else
+        assert process.stderr.read() == f"{said['url']}?token={said['token']}\n"
 
 
 def test_s16_connections_that_idle_do_not_hold_up_the_end(path):
@@ -59,7 +62,11 @@ def test_s16_clients_that_do_not_take_and_long_computations_do_not_either(tmp_pa
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         answer = _rest(waiting.pop())  # of who waits for the computation
-        assert answer.startswith(b"HTTP/1.1 503") and b"Retry-After" in answer.title() and b"the server ends" in answer
+        assert (
+            answer.startswith(b"HTTP/1.1 503")
+            and b"Retry-After" in answer.title()
+            and b"the server ends" in answer
+        )
         assert process.wait(15) == 0
         for connection in waiting:
             connection.close()
@@ -69,7 +76,11 @@ def test_s15_a_port_that_is_taken_is_one_line(path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = biomass("store", "serve", path, "--port", port, code=3)
-    assert result.stderr == f"error: 127.0.0.1 port {port}: Address already in use; choose another, or --port 0 for a free one\n"
+    assert (
+        result.stderr
+        == f"error: 127.0.0.1 port {port}: Address already in use; choose another, or --port 0 for "
+        "a free one\n"
+    )
 
 
 def test_s15_ipv6_alone(path):
@@ -102,8 +113,14 @@ def test_what_is_not_installed_is_said(path, monkeypatch):
 
 
 def test_what_is_no_store_or_sweep_is_said(path, tmp_path):
-    assert "no such store" in biomass("store", "serve", tmp_path / "nix.h5", "--port", 0, code=3).stderr
-    assert "sweep.json" in biomass("store", "serve", path, "--sweep", tmp_path, "--port", 0, code=3).stderr
+    assert (
+        "no such store"
+        in biomass("store", "serve", tmp_path / "nix.h5", "--port", 0, code=3).stderr
+    )
+    assert (
+        "sweep.json"
+        in biomass("store", "serve", path, "--sweep", tmp_path, "--port", 0, code=3).stderr
+    )
 
 
 def _connected(url):
@@ -152,6 +169,7 @@ def test_s07_heads_that_never_end_are_dropped_and_block_nobody(path, monkeypatch
                     time.sleep(0.1)
             except OSError:
                 pass
+
         dripping = threading.Thread(target=trickle)
         dripping.start()
         assert all(_rest(connection) == b"" for connection in [*silent, *slow[1:], again])
@@ -164,7 +182,8 @@ def test_s08_who_does_not_take_an_answer_is_dropped(tmp_path, monkeypatch):
     path = tmp_path / "features.h5"
     for module in ("impatient", "zero_copy"):
         monkeypatch.setattr(f"service.{module}.TAKE_S", 0.5)
-    write_served(tmp_path, "h5", n=5, reserve=300_000)  # sparse: 0.5 GB, more than any buffer of the kernel
+    # sparse: 0.5 GB, more than any buffer of the kernel
+    write_served(tmp_path, "h5", n=5, reserve=300_000)
     assert path.stat().st_size > 300e6
     with serving(path) as url:
         stalled = [_connected(url) for _ in range(20)]
@@ -177,15 +196,18 @@ def test_s08_who_does_not_take_an_answer_is_dropped(tmp_path, monkeypatch):
         assert _healthy(url)
 
 
-RUDE = {"two lengths": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
-        "length and chunks": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\n"
-                             b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "body to come": b"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nab",
-        "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
-        "two hosts": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: 127.0.0.1\r\n\r\n",
-        "trace": b"TRACE /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-        "a long head": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: " + b"a" * 40_000,
-        "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"}
+RUDE = {
+    "two lengths": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+    b"5\r\nContent-Length: 6\r\n\r\nabcdef",
+    "length and chunks": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "body to come": b"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nab",
+    "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "trace": b"TRACE /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "a long head": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: " + b"a" * 40_000,
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+}
 
 
 @pytest.fixture(scope="module")
@@ -206,17 +228,33 @@ def test_s11_rude_requests_are_refused_and_the_connection_closed(served, request
 def test_s06_s19_memory_descriptors_and_threads_stay_flat(tmp_path):
     write_served(tmp_path, "h5", n=5, reserve=30_000)
     with started(tmp_path / "features.h5", "--no-token") as (process, said):
+
         def ask(n):
             for _ in range(n):
-                for below in ("rows/@0/0", "arrays/thumbs", "catalog.json?limit=1000000000", "stats.json", "file"):
-                    with urllib.request.urlopen(f"{said['url']}v1/stores/features/{below}") as answer:
+                for below in (
+                    "rows/@0/0",
+                    "arrays/thumbs",
+                    "catalog.json?limit=1000000000",
+                    "stats.json",
+                    "file",
+                ):
+                    with urllib.request.urlopen(
+                        f"{said['url']}v1/stores/features/{below}"
+                    ) as answer:
                         while answer.read(1 << 20):
                             pass
             return [held(process.pid), held(worker_of(process))]
 
         def held(pid):
-            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-            return int(status["VmRSS"].split()[0]) / 1024, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])
+            status = dict(
+                line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+            )
+            return (
+                int(status["VmRSS"].split()[0]) / 1024,
+                len(os.listdir(f"/proc/{pid}/fd")),
+                int(status["Threads"]),
+            )
+
         for first, second in zip(ask(2), ask(4), strict=True):
             assert second[0] < first[0] + 20  # MB
             assert second[1] <= first[1] + 3 and second[2] <= first[2] + 5
@@ -230,8 +268,9 @@ def test_an_answer_of_the_guard_over_a_socket(served):
     refused.value.close()
 
 
-
-@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGUSR1, marks=pytest.mark.system)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, pytest.param(signal.SIGUSR1, marks=pytest.mark.system)]
+)
 def test_L2_a_closed_terminal_ends_the_server_well(path, number):
     with started(path) as (process, _):
         os.kill(worker_of(process), number)  # sent to all of a job: it is the server's to act on

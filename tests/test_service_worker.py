@@ -1,4 +1,5 @@
-"""What must be computed is answered by a process of its own: the same answers, and the server lives whatever happens to it."""
+"""What must be computed is answered by a process of its own: the same answers, and the server lives
+whatever happens to it."""
 
 import asyncio
 import errno
@@ -26,11 +27,35 @@ from service.library import Library
 from service.relay import Relay
 
 S = "/v1/stores/features"
-STORE = ["catalog.json", "catalog.csv?limit=2", "catalog.xml", "stats.json", "overview.json", "odd.csv", "map.json?view=hflip",
-         "map.json?method=x"]
-IMAGES = ["@0", "@0/nearest.csv", "@0/predictions.json", "@0/views.csv", "@0/thumb.jpg", "@0/photograph.jpg", "@1/pca.png",
-          "@1/norms.json?view=1", "@1/similar.json?patch=1,2", "@1/similar.json", "no%20such%2Fone", "@4"]
-COMPUTED = [*(f"{S}/{below}" for below in STORE), *(f"{S}/images/{below}" for below in IMAGES), "/v1/sweeps/none"]
+STORE = [
+    "catalog.json",
+    "catalog.csv?limit=2",
+    "catalog.xml",
+    "stats.json",
+    "overview.json",
+    "odd.csv",
+    "map.json?view=hflip",
+    "map.json?method=x",
+]
+IMAGES = [
+    "@0",
+    "@0/nearest.csv",
+    "@0/predictions.json",
+    "@0/views.csv",
+    "@0/thumb.jpg",
+    "@0/photograph.jpg",
+    "@1/pca.png",
+    "@1/norms.json?view=1",
+    "@1/similar.json?patch=1,2",
+    "@1/similar.json",
+    "no%20such%2Fone",
+    "@4",
+]
+COMPUTED = [
+    *(f"{S}/{below}" for below in STORE),
+    *(f"{S}/images/{below}" for below in IMAGES),
+    "/v1/sweeps/none",
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +83,11 @@ def asking(port: int, address: str, method: str = "GET"):
 
 def ask(port: int, address: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
     with asking(port, address, method) as answer:
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        return (
+            answer.status,
+            {name.lower(): value for name, value in answer.getheaders()},
+            answer.read(),
+        )
 
 
 def wait_for(something: Callable[[], Any]) -> Any:
@@ -71,7 +100,8 @@ def wait_for(something: Callable[[], Any]) -> Any:
 
 
 def once_it_is_back(port: int, address: str) -> tuple[int, dict[str, str], bytes]:
-    """As `ask`; a worker that was killed may take one more request before it is gone, and starts once a second."""
+    """As `ask`; a worker that was killed may take one more request before it is gone, and starts
+    once a second."""
     return wait_for(lambda: (answer := ask(port, address))[0] != 503 and answer)
 
 
@@ -82,11 +112,16 @@ def test_its_answers_are_the_application_s_own(server, path, address, method):
     status, headers, body = ask(server[1], address, method)
     assert (status, body) == (expected.status_code, expected.content)
     of_server = {"date", "transfer-encoding", "connection"}
-    assert {k: v for k, v in headers.items() if k not in of_server} == dict(expected.headers.items())
+    assert {k: v for k, v in headers.items() if k not in of_server} == dict(
+        expected.headers.items()
+    )
 
 
 def test_the_document_tells_the_same_of_all_addresses(server, path):
-    assert json.loads(ask(server[1], "/openapi.json")[2]) == client_of(path).get("/openapi.json").json()
+    assert (
+        json.loads(ask(server[1], "/openapi.json")[2])
+        == client_of(path).get("/openapi.json").json()
+    )
 
 
 def test_a_long_table_comes_whole(tmp_path):
@@ -94,9 +129,14 @@ def test_a_long_table_comes_whole(tmp_path):
     with open_writer(tmp_path / "features.h5", tiny_spec(frame), frame):
         pass
     with started(tmp_path / "features.h5", "--no-token") as (process, said):
-        status, _, body = ask(said["port"], f"{S}/catalog.json?limit=100000&columns=image_id,sealed")
-        assert status == 200 and json.loads(body)["rows"] == [[image_id, False] for image_id in frame["image_id"]]
-        with asking(said["port"], f"{S}/catalog.json?limit=100000") as answer:  # 4 MB, which nothing between can hold
+        status, _, body = ask(
+            said["port"], f"{S}/catalog.json?limit=100000&columns=image_id,sealed"
+        )
+        assert status == 200 and json.loads(body)["rows"] == [
+            [image_id, False] for image_id in frame["image_id"]
+        ]
+        # 4 MB, which nothing between can hold
+        with asking(said["port"], f"{S}/catalog.json?limit=100000") as answer:
             os.kill(worker_of(process), signal.SIGKILL)
             with pytest.raises(http.client.IncompleteRead):
                 answer.read()
@@ -112,7 +152,15 @@ def test_s09_what_is_read_is_answered_while_it_computes(server):
         waiting = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(300)]
         for connection in waiting:
             connection.request("GET", f"{S}/stats.json")
-        for address in ("/healthz", "/", "/v1/stores", S, f"{S}/rows/@0/0", f"{S}/zarr/zarr.json", "/metrics"):
+        for address in (
+            "/healthz",
+            "/",
+            "/v1/stores",
+            S,
+            f"{S}/rows/@0/0",
+            f"{S}/zarr/zarr.json",
+            "/metrics",
+        ):
             assert ask(port, address)[0] == 200
         assert b"\nbiomass_worker_requests_now 128\n" in ask(port, "/metrics")[2]
         for connection in waiting[:64]:
@@ -161,7 +209,8 @@ def test_it_ends_when_the_server_does(path, how):
 
 def _has_ended(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"  # nobody may be there to bury it
+        # nobody may be there to bury it
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
 
@@ -202,7 +251,13 @@ def test_a_start_that_fails_is_tried_again(path, monkeypatch):
 
     with closing(Relay(Library([path]))) as relay:
         ended = "the worker, which computes answers, has ended and is started again"
-        assert asyncio.run(ask_all(relay)) == ["200", ended, "too many connections are open", "200", ended]
+        assert asyncio.run(ask_all(relay)) == [
+            "200",
+            ended,
+            "too many connections are open",
+            "200",
+            ended,
+        ]
         assert relay.n_starts == 2
 
 

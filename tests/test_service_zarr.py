@@ -1,4 +1,5 @@
-"""The Zarr view: what zarr-python and TensorStore open by its address is what the store holds, in either format."""
+"""The Zarr view: what zarr-python and TensorStore open by its address is what the store holds, in
+either format."""
 
 import json
 
@@ -39,7 +40,9 @@ def test_tensorstore_reads_it(address, whole):
     store = FeatureStore.open(whole)
     for name in ("patches", "cls", "catalog/image_id"):
         kvstore = {"driver": "http", "base_url": f"{address}/{name}/"}
-        opened = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, read=True, open=True).result()
+        opened = tensorstore.open(
+            {"driver": "zarr3", "kvstore": kvstore}, read=True, open=True
+        ).result()
         expected = np.array(store.patches) if name == "patches" else store.array(name)
         np.testing.assert_array_equal(opened.read().result(), expected, err_msg=name)
 
@@ -48,7 +51,9 @@ def test_xarray_opens_what_it_can_list(address, whole):
     import xarray
 
     if whole.suffix == ".zarr":
-        pytest.skip("a Zarr store has no consolidated metadata, and over HTTP nothing can be listed")
+        pytest.skip(
+            "a Zarr store has no consolidated metadata, and over HTTP nothing can be listed"
+        )
     dataset = xarray.open_zarr(address, consolidated=True, mask_and_scale=False)
     np.testing.assert_array_equal(dataset["cls"], FeatureStore.open(whole).cls)
 
@@ -59,16 +64,38 @@ def test_h5py_reads_the_file_over_http(address, whole):
 
     if whole.suffix == ".zarr":
         pytest.skip("it is no file")
-    with fsspec.open(address.replace("/zarr", "/file"), "rb", block_size=4096) as file, h5py.File(file) as hdf5:
+    with (
+        fsspec.open(address.replace("/zarr", "/file"), "rb", block_size=4096) as file,
+        h5py.File(file) as hdf5,
+    ):
         np.testing.assert_array_equal(hdf5["patches"][3, 1], FeatureStore.open(whole).patches[3, 1])
 
 
 def test_what_is_no_object_is_404(whole):
     client = client_of(whole)
-    for key in ("", "zarr.jsonx", ".zgroup", ".zarray", "cls/.zarray", "c/0", "/zarr.json", "cls//zarr.json", "clszarr.json",
-                "catalog", "cls/c/", "cls/c/9/0/0/0", "seal/c/0/", "features.h5", "../features.zarr/zarr.json",
-                "patches/c/0/0/0/0", "patches/c/5/0/0/0/0", "patches/c/00/0/0/0/0", "patches/c/-1/0/0/0/0",
-                "patches/c/0/0/0/0/0/0", "patches/c/99999999999999999999/0/0/0/0"):
+    for key in (
+        "",
+        "zarr.jsonx",
+        ".zgroup",
+        ".zarray",
+        "cls/.zarray",
+        "c/0",
+        "/zarr.json",
+        "cls//zarr.json",
+        "clszarr.json",
+        "catalog",
+        "cls/c/",
+        "cls/c/9/0/0/0",
+        "seal/c/0/",
+        "features.h5",
+        "../features.zarr/zarr.json",
+        "patches/c/0/0/0/0",
+        "patches/c/5/0/0/0/0",
+        "patches/c/00/0/0/0/0",
+        "patches/c/-1/0/0/0/0",
+        "patches/c/0/0/0/0/0/0",
+        "patches/c/99999999999999999999/0/0/0/0",
+    ):
         assert error_of(client.get(f"{S}/zarr/{key}")) == (404, "not-found"), key
 
 
@@ -78,7 +105,11 @@ def test_files_that_are_not_of_the_format_are_not_served(tmp_path):
     (path / "cls/c/1").symlink_to("/etc")
     client = client_of(path)
     assert client.get(f"{S}/zarr/cls/c/0/0/0/0").content == (path / "cls/c/0/0/0/0").read_bytes()
-    assert client.get(f"{S}/zarr/secret.txt").status_code == client.get(f"{S}/zarr/cls/c/1/hostname").status_code == 404
+    assert (
+        client.get(f"{S}/zarr/secret.txt").status_code
+        == client.get(f"{S}/zarr/cls/c/1/hostname").status_code
+        == 404
+    )
 
 
 def test_s04_metadata_that_became_a_link_is_not_followed(tmp_path):
@@ -92,7 +123,10 @@ def test_s04_metadata_that_became_a_link_is_not_followed(tmp_path):
 
 def test_rows_of_images_that_are_not_sealed_are_an_error_and_never_zeros(tmp_path):
     held = write_kind(tmp_path / "features.h5", "growing")
-    assert error_of(client_of(tmp_path / "features.h5").get(f"{S}/zarr/patches/c/3/0/0/0/0")) == (409, "not-sealed")
+    assert error_of(client_of(tmp_path / "features.h5").get(f"{S}/zarr/patches/c/3/0/0/0/0")) == (
+        409,
+        "not-sealed",
+    )
     with serving(tmp_path / "features.h5") as url:
         patches = zarr.open(f"{url}{S}/zarr", mode="r")["patches"]
         np.testing.assert_array_equal(patches[:3], held["patches"][:3])
@@ -104,7 +138,9 @@ def test_small_arrays_come_in_chunks_whose_last_is_filled_up(tmp_path, monkeypat
     monkeypatch.setattr("service.zarr_view.CHUNK_BYTES", 900)
     path = write_served(tmp_path, "h5")
     client, store = client_of(path), FeatureStore.open(path)
-    n = json.loads(client.get(f"{S}/zarr/stats/zarr.json").content)["chunk_grid"]["configuration"]["chunk_shape"][0]
+    n = json.loads(client.get(f"{S}/zarr/stats/zarr.json").content)["chunk_grid"]["configuration"][
+        "chunk_shape"
+    ][0]
     chunks = [client.get(f"{S}/zarr/stats/c/{i}/0/0").content for i in range(-(-5 // n))]
     assert n == 2 and {len(chunk) for chunk in chunks} == {n * 3 * 14 * 8}
     assert b"".join(chunks) == store.array("stats").tobytes() + bytes(3 * 14 * 8)

@@ -1,4 +1,5 @@
-"""Rows in the page cache go from file to socket in the kernel; others are read by a thread. A client notices nothing."""
+"""Rows in the page cache go from file to socket in the kernel; others are read by a thread. A
+client notices nothing."""
 
 import errno
 import os
@@ -39,19 +40,26 @@ def test_a_row_comes_whole_either_way(store, monkeypatch, cached, chunk):
     monkeypatch.setattr(body, "ZERO_COPY_BYTES", chunk)
     monkeypatch.setattr(body, "CHUNK_BYTES", chunk)
     monkeypatch.setattr(body, "is_cached", lambda *_: cached)
-    monkeypatch.setattr(*((body, "_pread") if cached else (zero_copy.ZeroCopyProtocol, "_send_file")), refuse)
+    monkeypatch.setattr(
+        *((body, "_pread") if cached else (zero_copy.ZeroCopyProtocol, "_send_file")), refuse
+    )
     row = store.patches[3, 1]
     with serving(store.path) as url:
         assert read(url + ROW) == row.tobytes()
         assert read(url + ROW, Range="bytes=5-104") == row.tobytes()[5:105]
         several = read(url + ROW, Range="bytes=0-1,7-9")
         assert row.tobytes()[:2] in several and row.tobytes()[7:10] in several
-        np.testing.assert_array_equal(np.frombuffer(read(url + ROW + "?tokens=cls"), "<f2"), store["ID003"].cls(1).ravel())
+        np.testing.assert_array_equal(
+            np.frombuffer(read(url + ROW + "?tokens=cls"), "<f2"), store["ID003"].cls(1).ravel()
+        )
 
 
 def test_a_connection_goes_on_after_a_row(store):
     ask = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % ROW.encode()
-    with serving(store.path) as url, socket.create_connection(("127.0.0.1", urlsplit(url).port), 10) as client:
+    with (
+        serving(store.path) as url,
+        socket.create_connection(("127.0.0.1", urlsplit(url).port), 10) as client,
+    ):
         client.sendall(ask + ask)  # pipelined, too
         got, n_bytes = b"", store.patches[3, 1].nbytes
         while len(got.split(b"\r\n\r\n", 2)[-1]) < n_bytes or got.count(b"200 OK") < 2:
@@ -77,8 +85,12 @@ def test_a_client_that_goes_just_before_a_part_is_sent_is_no_failure(store, monk
         raise BrokenPipeError(errno.EPIPE, "the client has gone")
 
     monkeypatch.setattr(body, "is_cached", lambda *_: True)
-    with serving(store.path) as url, socket.create_connection(("127.0.0.1", urlsplit(url).port), 10) as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets the connection
+    with (
+        serving(store.path) as url,
+        socket.create_connection(("127.0.0.1", urlsplit(url).port), 10) as client,
+    ):
+        # closing resets the connection
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         monkeypatch.setattr(os, "sendfile", go)
         client.sendall(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % ROW.encode())
         time.sleep(0.2)
@@ -108,7 +120,10 @@ def test_a_client_that_takes_nothing_is_dropped(tmp_path, monkeypatch):
     monkeypatch.setattr(body, "_pread", refuse)
     large = write_served(tmp_path, "h5")
     os.truncate(large, 1 << 30)  # a hole: more than buffers of sockets hold, and no byte on disk
-    with serving(large) as url, socket.create_connection(("127.0.0.1", urlsplit(url).port), 20) as client:
+    with (
+        serving(large) as url,
+        socket.create_connection(("127.0.0.1", urlsplit(url).port), 20) as client,
+    ):
         monkeypatch.setattr(body, "is_cached", lambda *_: True)
         client.sendall(b"GET /v1/stores/features/file HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         time.sleep(1)

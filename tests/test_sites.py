@@ -1,4 +1,5 @@
-"""featurestore.sites: one visit is one site however it is spelled, and what cannot be told for certain is refused or named."""
+"""featurestore.sites: one visit is one site however it is spelled, and what cannot be told for
+certain is refused or named."""
 
 import numpy as np
 import pandas as pd
@@ -10,25 +11,60 @@ from featurestore.sites import count_sites, doubts_about_sites, site_of
 
 def visits(*dates, states=None):
     """A catalog of one image a date."""
-    return pd.DataFrame({"image_id": [f"ID{i}" for i in range(len(dates))], "State": states or ["Tas"] * len(dates),
-                         "Sampling_Date": list(dates)})
+    return pd.DataFrame(
+        {
+            "image_id": [f"ID{i}" for i in range(len(dates))],
+            "State": states or ["Tas"] * len(dates),
+            "Sampling_Date": list(dates),
+        }
+    )
 
 
 def test_site_is_state_and_date():
-    assert site_of(visits("2015/9/4", "2015/9/4", states=["Tas", "Vic"])).tolist() == ["Tas_2015/9/4", "Vic_2015/9/4"]
+    assert site_of(visits("2015/9/4", "2015/9/4", states=["Tas", "Vic"])).tolist() == [
+        "Tas_2015/9/4",
+        "Vic_2015/9/4",
+    ]
 
 
-@pytest.mark.parametrize("spelled", [
-    "2015/7/21", "2015/07/21", "2015-07-21", "2015.7.21 ", "2015:07:21", "2015_07_21", "20150721", 20150721.0, "21/7/2015",
-    "7/21/2015", "21.07.2015", "21 July 2015", "21-JUL-2015", "21st jul 2015", "July 21, 2015",
-])
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "2015/7/21",
+        "2015/07/21",
+        "2015-07-21",
+        "2015.7.21 ",
+        "2015:07:21",
+        "2015_07_21",
+        "20150721",
+        20150721.0,
+        "21/7/2015",
+        "7/21/2015",
+        "21.07.2015",
+        "21 July 2015",
+        "21-JUL-2015",
+        "21st jul 2015",
+        "July 21, 2015",
+    ],
+)
 def test_K2_a_date_is_one_however_it_is_spelled(spelled):
     assert site_of(visits(spelled)).tolist() == ["Tas_2015/7/21"]
 
 
-@pytest.mark.parametrize("time", [
-    " 10:00", " 10:00:07", "T10:00:07", " 10:00:07.123", "T10:00Z", "T10:00:07+10:00", " 9:05 am", " 10:00 UTC", "  23:59:59",
-])
+@pytest.mark.parametrize(
+    "time",
+    [
+        " 10:00",
+        " 10:00:07",
+        "T10:00:07",
+        " 10:00:07.123",
+        "T10:00Z",
+        "T10:00:07+10:00",
+        " 9:05 am",
+        " 10:00 UTC",
+        "  23:59:59",
+    ],
+)
 @pytest.mark.parametrize("day", ["2015-07-21", "21/7/2015"])
 def test_K2_a_time_behind_a_date_is_cut_off(day, time):
     assert site_of(visits(day + time)).tolist() == ["Tas_2015/7/21"]
@@ -39,35 +75,61 @@ def test_K2_a_time_in_digits_is_cut_off_too(digits):
     assert site_of(visits(digits)).tolist() == ["Tas_2015/7/21"]
 
 
-@pytest.mark.parametrize(("text", "name"), [
-    ("2015/21/7", "2015/21/7"), ("2015/7-21", "2015/7-21"), ("99999999", "99999999"), ("autumn", "autumn"),
-    ("21/7/15", "21/7/15"), ("31/2/2015", "31/2/2015"), ("03/04/2015", "3/4/2015"), ("3.4.2015 10:00", "3/4/2015"),
-    ("week  7", "week 7"), (7.0, "7"), ("12 foo 2015", "12 foo 2015"),
-])
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("2015/21/7", "2015/21/7"),
+        ("2015/7-21", "2015/7-21"),
+        ("99999999", "99999999"),
+        ("autumn", "autumn"),
+        ("21/7/15", "21/7/15"),
+        ("31/2/2015", "31/2/2015"),
+        ("03/04/2015", "3/4/2015"),
+        ("3.4.2015 10:00", "3/4/2015"),
+        ("week  7", "week 7"),
+        (7.0, "7"),
+        ("12 foo 2015", "12 foo 2015"),
+    ],
+)
 def test_other_text_is_taken_as_it_is(text, name):
     assert site_of(visits(text)).tolist() == [f"Tas_{name}"]
 
 
 def test_K2_letter_case_of_state_and_date_makes_no_other_site():
-    frame = visits("Autumn", "autumn", "AUTUMN", "2015/7/21", "21 JUL 2015", states=["NSW", "nsw", "Nsw", "nsw ", "NSW"])
+    frame = visits(
+        "Autumn",
+        "autumn",
+        "AUTUMN",
+        "2015/7/21",
+        "21 JUL 2015",
+        states=["NSW", "nsw", "Nsw", "nsw ", "NSW"],
+    )
     assert site_of(frame).tolist() == ["NSW_AUTUMN"] * 3 + ["NSW_2015/7/21"] * 2
 
 
 def test_sites_do_not_depend_on_the_order_of_images():
-    frame = visits("Autumn", "autumn", "2015/7/21", "21/7/2015", states=["tas", "Tas", "TAS", "tas"])
+    frame = visits(
+        "Autumn", "autumn", "2015/7/21", "21/7/2015", states=["tas", "Tas", "TAS", "tas"]
+    )
     assert site_of(frame[::-1])[::-1].tolist() == site_of(frame).tolist()
 
 
 @pytest.mark.parametrize("beside", ["2015-04-03", "2015/3/4", "3 April 2015", "2015-04-03 10:00"])
 def test_K2_a_day_and_month_that_could_be_swapped_are_refused(beside):
     frame = visits("03/04/2015", "03/04/2015", "2015/9/9", beside)
-    with pytest.raises(InputError, match=r"dates could be swapped.*as 2015-07-21 .*:\n  03/04/2015 \(ID0 and 1 more\)"):
+    with pytest.raises(
+        InputError,
+        match=r"dates could be swapped.*as 2015-07-21 .*:\n  03/04/2015 \(ID0 and 1 more\)",
+    ):
         site_of(frame)
     assert count_sites(frame) is None and "03/04/2015" in doubts_about_sites(frame)[0]
 
 
 def test_K2_swapped_dates_are_refused_where_both_orders_are_there():
-    with pytest.raises(InputError, match=r"dates could be swapped(?s:.*)\n  3/4/2015 \(ID0\) beside 4/3/2015\n  4/3/2015"):
+    with pytest.raises(
+        InputError,
+        match=r"dates could be swapped(?s:.*)\n  3/4/2015 \(ID0\) beside 4/3/2015\n  4/3/2015",
+    ):
         site_of(visits("3/4/2015", "4/3/2015", "21/7/2015", "7/21/2015"))
 
 
@@ -78,32 +140,54 @@ def test_a_column_written_in_one_order_is_taken(evident):
     assert doubts_about_sites(frame) == []
 
 
-@pytest.mark.parametrize("pair", [
-    ("21/7/15", "2015/7/21"), ("2015/21/7", "2015/7/21"), ("autumn-1", "Autumn 1"), ("3.4.15", "3/4/15"),
-    ("21 Jul 15", "21/7/15"),
-])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("21/7/15", "2015/7/21"),
+        ("2015/21/7", "2015/7/21"),
+        ("autumn-1", "Autumn 1"),
+        ("3.4.15", "3/4/15"),
+        ("21 Jul 15", "21/7/15"),
+    ],
+)
 def test_K2_dates_that_look_alike_are_named(pair):
     frame = visits(*pair, "2015/9/9")
-    said, = doubts_about_sites(frame)
-    assert count_sites(frame) == 3 and all(f"Tas_{date}" in said for date in pair) and "(1 pairs)" in said
+    (said,) = doubts_about_sites(frame)
+    assert (
+        count_sites(frame) == 3
+        and all(f"Tas_{date}" in said for date in pair)
+        and "(1 pairs)" in said
+    )
 
 
-@pytest.mark.parametrize("states", [
-    ("NSW", "N.S.W."), ("NSW", "New South Wales"), ("Tas", "Tasmania"), ("WA", "Western Australia"), ("Qld", "Queensland"),
-])
+@pytest.mark.parametrize(
+    "states",
+    [
+        ("NSW", "N.S.W."),
+        ("NSW", "New South Wales"),
+        ("Tas", "Tasmania"),
+        ("WA", "Western Australia"),
+        ("Qld", "Queensland"),
+    ],
+)
 def test_K2_states_that_look_alike_are_named(states):
-    said, = doubts_about_sites(visits("2015/7/21", "2015/7/21", states=list(states)))
+    (said,) = doubts_about_sites(visits("2015/7/21", "2015/7/21", states=list(states)))
     assert all(f"{state}_2015/7/21" in said for state in states)
 
 
-@pytest.mark.parametrize("frame", [
-    visits("2015/3/4", "2015/4/3", "2014/3/4", "2003/4/15"),  # certain dates of the same numbers are different days
-    visits("3/4/15", "4/3/15"),  # and so are dates written in one way
-    visits(*["2015/7/21"] * 6, states=["Tas", "Vic", "NSW", "WA", "SA", "NT"]),
-    visits("plot 1", "plot 12", "plot 2"),
-    visits("2015/7/21", "2015/7/22", states=["Tas", "Tasmania"]),  # another day
-    visits("2015/7/21").drop(columns="State"),
-], ids=["certain", "one way", "states", "numbers", "other day", "no State"])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        # certain dates of the same numbers are different days
+        visits("2015/3/4", "2015/4/3", "2014/3/4", "2003/4/15"),
+        visits("3/4/15", "4/3/15"),  # and so are dates written in one way
+        visits(*["2015/7/21"] * 6, states=["Tas", "Vic", "NSW", "WA", "SA", "NT"]),
+        visits("plot 1", "plot 12", "plot 2"),
+        visits("2015/7/21", "2015/7/22", states=["Tas", "Tasmania"]),  # another day
+        visits("2015/7/21").drop(columns="State"),
+    ],
+    ids=["certain", "one way", "states", "numbers", "other day", "no State"],
+)
 def test_sites_that_are_different_are_not_said_to_look_alike(frame):
     assert doubts_about_sites(frame) == []
 

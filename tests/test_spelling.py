@@ -35,11 +35,17 @@ def build(data: Path, out: Path) -> FeatureStore:
     return FeatureStore.open(out)
 
 
-@pytest.mark.parametrize("on_disk, in_csv, image_id", [
-    ("train/a.jpg", "train\\a.jpg", "a"),
-    (f"train/{NFD}.jpg", f"train/{NFC}.jpg", NFC), (f"train/{NFC}.jpg", f"train/{NFD}.jpg", NFC),
-    (f"{NFD}/{NFD}.jpg", f"{NFC}\\{NFC}.jpg", NFC), ("train/a\\b.jpg", "train/a\\b.jpg", "b")],
-    ids=["backslash", "decomposed-on-disk", "decomposed-in-csv", "both", "a-backslash-in-a-name"])
+@pytest.mark.parametrize(
+    "on_disk, in_csv, image_id",
+    [
+        ("train/a.jpg", "train\\a.jpg", "a"),
+        (f"train/{NFD}.jpg", f"train/{NFC}.jpg", NFC),
+        (f"train/{NFC}.jpg", f"train/{NFD}.jpg", NFC),
+        (f"{NFD}/{NFD}.jpg", f"{NFC}\\{NFC}.jpg", NFC),
+        ("train/a\\b.jpg", "train/a\\b.jpg", "b"),
+    ],
+    ids=["backslash", "decomposed-on-disk", "decomposed-in-csv", "both", "a-backslash-in-a-name"],
+)
 def test_paths_by_windows_and_mac_find_their_photograph(tmp_path, on_disk, in_csv, image_id):
     data = folder(tmp_path, on_disk, in_csv)
     frame = read_catalog(data / "train.csv")
@@ -52,22 +58,37 @@ def test_paths_by_windows_and_mac_make_one_store(tmp_path):
     data = folder(tmp_path / "data", f"train/{NFD}.jpg", f"train\\{NFC}.jpg")
     store = build(data, tmp_path / "f.h5")
     assert store.catalog["image_id"].tolist() == [NFC] and len(store.sealed) == 1
-    (data / "train.csv").write_text(f"image_path,State\ntrain/{NFD}.jpg,Tas\n")  # saved again, on a Mac
-    assert "0 of them now" in biomass(
-        "store", "build", "--data", data, "--out", tmp_path / "f.h5", "--views", "1", *TINY).stdout
+    # saved again, on a Mac
+    (data / "train.csv").write_text(f"image_path,State\ntrain/{NFD}.jpg,Tas\n")
+    assert (
+        "0 of them now"
+        in biomass(
+            "store", "build", "--data", data, "--out", tmp_path / "f.h5", "--views", "1", *TINY
+        ).stdout
+    )
     assert biomass("store", "verify", tmp_path / "f.h5", "--images", data)
 
 
 def test_a_store_keeps_ids_that_were_stems_of_paths_as_written():
-    known = pd.DataFrame({"image_id": [NFD, "a\\b", "c"], "path": [f"train/{NFD}.jpg", "a\\b.jpg", "d/c.jpg"]})
-    frame = pd.DataFrame({"image_id": [NFC, "b", "c", "new"], "path": [f"train\\{NFC}.jpg", "a\\b.jpg", "e/c.jpg", "new.jpg"]})
+    known = pd.DataFrame(
+        {"image_id": [NFD, "a\\b", "c"], "path": [f"train/{NFD}.jpg", "a\\b.jpg", "d/c.jpg"]}
+    )
+    frame = pd.DataFrame(
+        {
+            "image_id": [NFC, "b", "c", "new"],
+            "path": [f"train\\{NFC}.jpg", "a\\b.jpg", "e/c.jpg", "new.jpg"],
+        }
+    )
     ours = in_spelling_of(frame, known)
     assert ours["image_id"].tolist() == [NFD, "a\\b", "c", "new"]
-    assert ours["path"].tolist() == [f"train/{NFD}.jpg", "a\\b.jpg", "e/c.jpg", "new.jpg"]  # another place is another path
+    # another place is another path
+    assert ours["path"].tolist() == [f"train/{NFD}.jpg", "a\\b.jpg", "e/c.jpg", "new.jpg"]
     assert spelled_as(["1"], ["site/1", "1"]) == ["1"] and spelled_as(["1"], ["site/1"]) == ["1"]
 
 
-@pytest.mark.parametrize("path", ["..\\out.jpg", "C:\\photos\\a.jpg", "\\photos\\a.jpg", "train\\..\\..\\out.jpg"])
+@pytest.mark.parametrize(
+    "path", ["..\\out.jpg", "C:\\photos\\a.jpg", "\\photos\\a.jpg", "train\\..\\..\\out.jpg"]
+)
 def test_no_spelling_leads_out_of_the_folder(tmp_path, path):
     (tmp_path / "out.jpg").touch()
     data = folder(tmp_path / "data", "train/a.jpg", path)
@@ -79,10 +100,17 @@ def test_ids_of_folds_and_images_are_matched_in_both_spellings(tmp_path):
     ids = [f"{NFC}{i}" for i in range(30)]
     store = write_store(tmp_path / "f.h5", labels=lambda frame: frame.assign(image_id=ids))
     decomposed = [unicodedata.normalize("NFD", each) for each in ids]
-    pd.DataFrame({"image_id": decomposed, "fold": [i % 10 % 3 for i in range(30)]}).to_csv(tmp_path / "folds.csv", index=False)
+    pd.DataFrame({"image_id": decomposed, "fold": [i % 10 % 3 for i in range(30)]}).to_csv(
+        tmp_path / "folds.csv", index=False
+    )
     config(tmp_path, store)
     overrides = {"cv.folds": tmp_path / "folds.csv", "dataset.images": decomposed[:25]}
-    assert prepare_sweep(SweepConfig.load(tmp_path / "sweep.yaml", overrides), "cpu").folds["image_id"].tolist() == ids[:25]
+    assert (
+        prepare_sweep(SweepConfig.load(tmp_path / "sweep.yaml", overrides), "cpu")
+        .folds["image_id"]
+        .tolist()
+        == ids[:25]
+    )
     biomass("store", "convert", store, tmp_path / "g.h5", "--images", ",".join(decomposed[:2]))
     assert FeatureStore.open(tmp_path / "g.h5").catalog["image_id"].tolist() == ids[:2]
 
@@ -93,25 +121,53 @@ GERMAN = "image_path;Sampling_Date;State;Dry_Total_g\ntrain/a.jpg;2015/9/4;Tas;1
 @pytest.mark.parametrize("name", ["train.csv", "test.csv"])
 def test_semicolons_and_decimal_commas_are_both_named(tmp_path, name):
     (tmp_path / name).write_text(GERMAN)
-    with pytest.raises(InputError, match="separated by ';', and its decimals by commas \\('16,3'\\); save it with commas"):
+    with pytest.raises(
+        InputError,
+        match="separated by ';', and its decimals by commas \\('16,3'\\); save it with commas",
+    ):
         read_catalog(tmp_path / name, may_be_empty=name == "test.csv")
 
 
-@pytest.mark.parametrize("text, mark", [("image_id;fold\nID0;0\n", "';'"), ("image_id\tfold\nID0\t0\n", "'\\\\t'")])
+@pytest.mark.parametrize(
+    "text, mark", [("image_id;fold\nID0;0\n", "';'"), ("image_id\tfold\nID0\t0\n", "'\\\\t'")]
+)
 def test_folds_with_semicolons_are_told_so(tmp_path, store, text, mark):
     (tmp_path / "folds.csv").write_text(text)
     config(tmp_path, store)
-    with pytest.raises(InputError, match=f"folds.csv: its cells are separated by {mark}; save it with commas"):
-        prepare_sweep(SweepConfig.load(tmp_path / "sweep.yaml", {"cv.folds": tmp_path / "folds.csv"}), "cpu")
+    with pytest.raises(
+        InputError, match=f"folds.csv: its cells are separated by {mark}; save it with commas"
+    ):
+        prepare_sweep(
+            SweepConfig.load(tmp_path / "sweep.yaml", {"cv.folds": tmp_path / "folds.csv"}), "cpu"
+        )
 
 
 def test_import_and_build_and_predict_say_so_too(tmp_path, pasture, sweep):
     (tmp_path / "labels.csv").write_text(GERMAN)
-    np.savez(tmp_path / "a.npz", cls_0=np.zeros(7, np.float32), patches_0=np.zeros((4, 7), np.float32))
-    said = [biomass("store", "import", tmp_path, "--csv", tmp_path / "labels.csv", "--out", tmp_path / "o.h5", code=3).stderr]
+    np.savez(
+        tmp_path / "a.npz", cls_0=np.zeros(7, np.float32), patches_0=np.zeros((4, 7), np.float32)
+    )
+    said = [
+        biomass(
+            "store",
+            "import",
+            tmp_path,
+            "--csv",
+            tmp_path / "labels.csv",
+            "--out",
+            tmp_path / "o.h5",
+            code=3,
+        ).stderr
+    ]
     data = shutil.copytree(pasture, tmp_path / "data")
     for name in ("train.csv", "test.csv"):
         (data / name).write_text(GERMAN)
-    said.append(biomass("store", "build", "--data", data, "--out", tmp_path / "o.h5", *TINY, code=3).stderr)
-    said.append(biomass("predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", code=3).stderr)
+    said.append(
+        biomass("store", "build", "--data", data, "--out", tmp_path / "o.h5", *TINY, code=3).stderr
+    )
+    said.append(
+        biomass(
+            "predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", code=3
+        ).stderr
+    )
     assert all("';', and its decimals by commas ('16,3')" in text for text in said)

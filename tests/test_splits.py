@@ -1,4 +1,5 @@
-"""trainer.splits: no group on both sides, one seed one result, and a folds table that comes back as it was."""
+"""trainer.splits: no group on both sides, one seed one result, and a folds table that comes back as
+it was."""
 
 import numpy as np
 import pandas as pd
@@ -17,14 +18,16 @@ def pasture(sites, seed=0, states=("Tas", "Vic", "NSW")):
     """A catalog whose i-th image is of site number sites[i]."""
     rng = np.random.default_rng(seed)
     site = np.asarray(sites, dtype=np.int64)
-    return pd.DataFrame({
-        "image_id": [f"ID{i:03d}" for i in range(len(site))],
-        "State": np.array(states)[site % len(states)],
-        "Sampling_Date": [f"2015/{s % 12 + 1}/{s % 28 + 1}" for s in site],
-        "Dry_Clover_g": rng.choice([0, 3.5], len(site)),
-        "Dry_Dead_g": rng.choice([0, 8.25], len(site)),
-        "sha256": [f"{i:064x}" for i in range(len(site))],
-    })
+    return pd.DataFrame(
+        {
+            "image_id": [f"ID{i:03d}" for i in range(len(site))],
+            "State": np.array(states)[site % len(states)],
+            "Sampling_Date": [f"2015/{s % 12 + 1}/{s % 28 + 1}" for s in site],
+            "Dry_Clover_g": rng.choice([0, 3.5], len(site)),
+            "Dry_Dead_g": rng.choice([0, 8.25], len(site)),
+            "sha256": [f"{i:064x}" for i in range(len(site))],
+        }
+    )
 
 
 @pytest.fixture
@@ -43,8 +46,10 @@ def folds_per_group(folds, repeat="r00"):
 @pytest.mark.parametrize("groups", ["site", "date"])
 def test_another_spelling_of_dates_gives_the_same_folds(catalog, groups):
     respelled = catalog.copy()
-    respelled["Sampling_Date"] = [f"{y}-{int(m):02d}-{int(d):02d}" if i % 2 else f"{y}/{m}/{d}"
-                                  for i, (y, m, d) in enumerate(catalog["Sampling_Date"].str.split("/"))]
+    respelled["Sampling_Date"] = [
+        f"{y}-{int(m):02d}-{int(d):02d}" if i % 2 else f"{y}/{m}/{d}"
+        for i, (y, m, d) in enumerate(catalog["Sampling_Date"].str.split("/"))
+    ]
     pd.testing.assert_frame_equal(splits(respelled, groups=groups), splits(catalog, groups=groups))
 
 
@@ -56,8 +61,10 @@ def test_table_has_one_column_a_repeat(catalog):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    sites=st.lists(st.integers(0, 30), min_size=5, max_size=40), n_folds=st.integers(2, 5),
-    groups=st.sampled_from(["site", "date"]), seed=st.integers(0, 99),
+    sites=st.lists(st.integers(0, 30), min_size=5, max_size=40),
+    n_folds=st.integers(2, 5),
+    groups=st.sampled_from(["site", "date"]),
+    seed=st.integers(0, 99),
 )
 def test_groups_stay_together_and_no_fold_is_empty(sites, n_folds, groups, seed):
     frame = pasture(sites, seed)
@@ -81,13 +88,20 @@ def test_order_of_images_does_not_matter(catalog):
 
 def test_a_repeat_does_not_depend_on_how_many_there_are(catalog):
     many = splits(catalog, repeats=4)
-    assert many.iloc[:, :5].equals(splits(catalog, repeats=2)) and not many["r00"].equals(many["r03"])
+    assert many.iloc[:, :5].equals(splits(catalog, repeats=2)) and not many["r00"].equals(
+        many["r03"]
+    )
 
 
 def test_strata_are_spread():
     frame = pasture(np.repeat(np.arange(30), 2))
     frame["Dry_Clover_g"] = np.repeat([0.0, 1.0], 30)  # the last 15 sites have clover
-    clover = splits(frame, strata=["Dry_Clover_g"]).assign(clover=frame["Dry_Clover_g"]).groupby("r00")["clover"].mean()
+    clover = (
+        splits(frame, strata=["Dry_Clover_g"])
+        .assign(clover=frame["Dry_Clover_g"])
+        .groupby("r00")["clover"]
+        .mean()
+    )
     assert clover.between(0.45, 0.55).all()
 
 
@@ -103,7 +117,8 @@ def test_by_state_leaves_each_state_out_once(catalog):
 
 
 @pytest.mark.parametrize(
-    ("n_folds", "repeats", "says"), [(5, 1, "there are 3 .*cv.n_folds is 5"), (3, 2, "cv.repeats is 2")]
+    ("n_folds", "repeats", "says"),
+    [(5, 1, "there are 3 .*cv.n_folds is 5"), (3, 2, "cv.repeats is 2")],
 )
 def test_by_state_has_one_way(catalog, n_folds, repeats, says):
     with pytest.raises(InputError, match=says):
@@ -116,7 +131,12 @@ def test_copies_join_their_sites():
     frame.loc[5, "sha256"] = frame["sha256"][4]
     site = site_of(frame)
     group = splits(frame)["group"]
-    assert group[[0, 1, 2]].nunique() == 1 and group[4] == group[5] and group[3] == site[3] and group.nunique() == 3
+    assert (
+        group[[0, 1, 2]].nunique() == 1
+        and group[4] == group[5]
+        and group[3] == site[3]
+        and group.nunique() == 3
+    )
     assert group[0] == min(site[:3])
 
 
@@ -124,7 +144,10 @@ def test_sites_that_hold_copies_are_one_whatever_the_groups_are(tmp_path):
     frame = pasture(range(6))
     frame.loc[4, "sha256"] = frame["sha256"][2]
     table = tmp_path / "theirs.csv"
-    table.write_text("image_id,fold\n" + "".join(f"{image_id},{i % 2}\n" for i, image_id in enumerate(frame["image_id"])))
+    table.write_text(
+        "image_id,fold\n"
+        + "".join(f"{image_id},{i % 2}\n" for i, image_id in enumerate(frame["image_id"]))
+    )
     folds = read_splits(table, frame["image_id"], frame)
     joined = joined_sites(folds["site"], frame)
     assert joined[2] == joined[4] and len(set(joined)) == 5 and folds["group"].nunique() == 6
@@ -140,7 +163,9 @@ def test_a_table_without_digests_keeps_its_sites():
 
 
 @pytest.mark.parametrize(
-    "strata", [[], ["Dry_Dead_g"], STRATA], ids=["no strata", "one stratum", "every stratum smaller than the folds"]
+    "strata",
+    [[], ["Dry_Dead_g"], STRATA],
+    ids=["no strata", "one stratum", "every stratum smaller than the folds"],
 )
 def test_few_images_still_make_folds(strata):
     frame = pasture(range(5)).assign(Dry_Dead_g=1.0, Dry_Clover_g=[0, 0, 1, 1, 0])
@@ -148,14 +173,23 @@ def test_few_images_still_make_folds(strata):
 
 
 def test_no_fold_is_left_without_an_image():
-    """Four sites for four folds, which scikit-learn deals out by their strata: one fold gets two of them."""
+    """Four sites for four folds, which scikit-learn deals out by their strata: one fold gets two of
+    them."""
     frame = pasture([2, 2, 3, 3, 4, 3, 4, 1, 3], states=["Tas"])
     frame["Dry_Clover_g"] = [1.0, 1, 0, 1, 1, 1, 1, 0, 0]
     assert sorted(splits(frame, n_folds=4).groupby("group")["r00"].first()) == [0, 1, 2, 3]
 
 
 def test_repeats_have_equal_numbers_of_folds():
-    table = pd.DataFrame({"image_id": list("abc"), "site": list("stu"), "group": list("stu"), "r00": [0, 1, 2], "r01": [1, 0, 2]})
+    table = pd.DataFrame(
+        {
+            "image_id": list("abc"),
+            "site": list("stu"),
+            "group": list("stu"),
+            "r00": [0, 1, 2],
+            "r01": [1, 0, 2],
+        }
+    )
     assert shape_of(table) == (3, 2)
     with pytest.raises(InputError, match="different numbers of folds"):
         shape_of(table.assign(r01=[0, 1, 1]))
@@ -172,7 +206,9 @@ def test_a_missing_column_is_named(catalog, column):
         splits(catalog.drop(columns=column))
 
 
-@pytest.mark.parametrize(("column", "value"), [("State", ""), ("Sampling_Date", None), ("Dry_Dead_g", np.nan)])
+@pytest.mark.parametrize(
+    ("column", "value"), [("State", ""), ("Sampling_Date", None), ("Dry_Dead_g", np.nan)]
+)
 def test_an_empty_value_is_listed(catalog, column, value):
     catalog.loc[3, column] = value
     with pytest.raises(InputError, match=rf"column {column} is empty for 1 images.*\n  ID003"):
@@ -216,17 +252,32 @@ def test_folds_come_in_the_order_asked(catalog, tmp_path):
     ("text", "says"),
     [
         ("image_id,site,group,r00\na,s,s,0\nb,t,t,1\n", r"1 missing there:\n  c"),
-        ("image_id,site,group,r00\na,s,s,0\nb,t,t,1\nd,u,u,1\n", r"1 only there:\n  d\n1 missing there:\n  c"),
+        (
+            "image_id,site,group,r00\na,s,s,0\nb,t,t,1\nd,u,u,1\n",
+            r"1 only there:\n  d\n1 missing there:\n  c",
+        ),
         ("image_id,site,group,r00\na,s,s,0\nb,t,t,1\nb,t,t,1\n", r"more than once:\n  b"),
-        ("image_id,site,group,r00\na,s,s,0\nb,t,t,1.5\nc,u,u,1\n", r"r00 must be a fold number.*\n  b: '1.5'"),
-        ("image_id,site,group,r00\na,s,s,0\nb,t,t,-1\nc,u,u,1\n", r"r00 must be a fold number.*\n  b: '-1'"),
-        ("image_id,site,group,r00\na,s,s,0\nb,t,t\nc,u,u,1\n", r"r00 must be a fold number.*\n  b: ''"),
+        (
+            "image_id,site,group,r00\na,s,s,0\nb,t,t,1.5\nc,u,u,1\n",
+            r"r00 must be a fold number.*\n  b: '1.5'",
+        ),
+        (
+            "image_id,site,group,r00\na,s,s,0\nb,t,t,-1\nc,u,u,1\n",
+            r"r00 must be a fold number.*\n  b: '-1'",
+        ),
+        (
+            "image_id,site,group,r00\na,s,s,0\nb,t,t\nc,u,u,1\n",
+            r"r00 must be a fold number.*\n  b: ''",
+        ),
         ("image_id,site,group,r00\na,s,s,0\nb,t,t,2\nc,u,u,2\n", r"r00 has folds \[0, 2\]"),
         ("image_id,site,group,r00\na,s,s,0\nb,t,t,0\nc,u,u,0\n", r"r00 has folds \[0\]"),
-        ("image_id,site,group,r00,r01\na,s,s,0,0\nb,t,t,1,0\nc,t,t,1,1\n", r"r01 has groups in more than one .*\n  t"),
+        (
+            "image_id,site,group,r00,r01\na,s,s,0,0\nb,t,t,1,0\nc,t,t,1,1\n",
+            r"r01 has groups in more than one .*\n  t",
+        ),
         ("image_id,site,group\na,s,s\n", "columns are .*; expected image_id, site, group, r00"),
         ("", "not a readable folds table"),
-        ("image_id,site,group,r00\na,s,s,0,1\nb,\"", "not a readable folds table"),
+        ('image_id,site,group,r00\na,s,s,0,1\nb,"', "not a readable folds table"),
     ],
 )
 def test_a_wrong_folds_table_is_refused(tmp_path, text, says):
@@ -243,5 +294,8 @@ def test_an_absent_folds_table_is_named(tmp_path):
 
 def test_images_of_one_date_are_told_to_group_by_site():
     frame = pasture(np.arange(6)).assign(Sampling_Date="2015/9/4")
-    with pytest.raises(InputError, match="all 6 images are of one date, 2015/9/4; none can be held out, set cv.groups"):
+    with pytest.raises(
+        InputError,
+        match="all 6 images are of one date, 2015/9/4; none can be held out, set cv.groups",
+    ):
         splits(frame, groups="date")

@@ -1,6 +1,8 @@
-"""What happens to a store's files, a test a fault: an error that names the place, or the right bytes; never others, never SIGBUS.
+"""What happens to a store's files, a test a fault: an error that names the place, or the right
+bytes; never others, never SIGBUS.
 
-Ids name the faults: B of building, R of reading, C the contract (images committed or absent, one writer, no file can do harm).
+Ids name the faults: B of building, R of reading, C the contract (images committed or absent, one
+writer, no file can do harm).
 """
 
 import json
@@ -44,7 +46,9 @@ def child():
 
 @pytest.fixture
 def memory_path():
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    ) as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
 
@@ -55,23 +59,31 @@ def files_of(path: Path) -> list[Path]:
 
 # -- one bit, in every region of every file
 
+
 def spots_of(path: Path, rng: np.random.Generator, n: int) -> list[tuple[Path, int]]:
-    """First, last and n other bytes of every array, and of all that lies before, between and behind them."""
+    """First, last and n other bytes of every array, and of all that lies before, between and behind
+    them."""
     extents = FeatureStore.open(path).layout.extents.values()
     spots = []
     for file in files_of(path):
         cuts = {0, file.stat().st_size}
         for extent in extents:
             if file in extent.paths:
-                cuts |= {extent.offset, extent.offset + extent.rows_in(extent.paths.index(file)) * extent.stride}
+                cuts |= {
+                    extent.offset,
+                    extent.offset + extent.rows_in(extent.paths.index(file)) * extent.stride,
+                }
         cuts = sorted(cut for cut in cuts if cut <= file.stat().st_size)
         for start, end in zip(cuts, cuts[1:], strict=False):
-            spots += [(file, int(at)) for at in {start, end - 1, *rng.integers(start, end, n).tolist()}]
+            spots += [
+                (file, int(at)) for at in {start, end - 1, *rng.integers(start, end, n).tolist()}
+            ]
     return spots
 
 
 def check_flips(path: Path, spots: list[tuple[Path, int]], rng: np.random.Generator) -> int:
-    """Flip a bit at each place in turn: verify finds it or opening refuses, and nothing wrong is returned; how many."""
+    """Flip a bit at each place in turn: verify finds it or opening refuses, and nothing wrong is
+    returned; how many."""
     spec = FeatureStore.open(path).spec
     truth = [tiny_rows(spec, image) for image in range(5)]
     whole = digest(path)
@@ -110,21 +122,32 @@ def is_right(store: FeatureStore, image: int, truth) -> bool:
     except (BiomassError, IndexError):  # IndexError: a catalog that lost an id is shorter
         return True
     names = ("cls_VTD", "patches_VTPD", "pooled_VT5D", "stats_VS", "thumb_HW3")
-    return all(np.array_equal(getattr(rows, name), getattr(truth, name)) for name in names) and rows.facts == truth.facts
+    return (
+        all(np.array_equal(getattr(rows, name), getattr(truth, name)) for name in names)
+        and rows.facts == truth.facts
+    )
 
 
 def test_R14_C1_a_flipped_bit_is_found_in_every_region_of_every_file(store_path):
     write_tiny(store_path)
     rng = np.random.default_rng(0)
-    assert check_flips(store_path, spots_of(store_path, rng, 5 if store_path.suffix == ".h5" else 1), rng) > 100
+    assert (
+        check_flips(
+            store_path, spots_of(store_path, rng, 5 if store_path.suffix == ".h5" else 1), rng
+        )
+        > 100
+    )
 
 
 @pytest.mark.system
 def test_R14_C1_a_flipped_bit_is_found_at_every_byte(store_path):
     """Every byte of files below 2000, every 7th of the others."""
     write_tiny(store_path)
-    spots = [(file, at) for file in files_of(store_path)
-             for at in range(0, file.stat().st_size, 1 if file.stat().st_size < 2000 else 7)]
+    spots = [
+        (file, at)
+        for file in files_of(store_path)
+        for at in range(0, file.stat().st_size, 1 if file.stat().st_size < 2000 else 7)
+    ]
     print(store_path.suffix, check_flips(store_path, spots, np.random.default_rng(1)), "bits")
 
 
@@ -133,7 +156,9 @@ def test_R14_all_bad_rows_are_reported(store_path):
     layout = FeatureStore.open(store_path).layout
     bad = {(0, "hflip"), (2, "plain"), (2, "vflip"), (4, "vflip")}
     for image, view in bad:
-        path, offset, _ = layout.extents["patches"].locate(image * 3 + ["plain", "hflip", "vflip"].index(view))
+        path, offset, _ = layout.extents["patches"].locate(
+            image * 3 + ["plain", "hflip", "vflip"].index(view)
+        )
         flip_bit(path, offset + 3)
     report = FeatureStore.open(store_path).verify()
     assert {(fault.image, fault.view) for fault in report.faults} == bad
@@ -146,14 +171,18 @@ def test_C1_rot_on_first_touch_names_image_view_file_and_offset(store_path):
     write_tiny(store_path)
     path, offset, _ = FeatureStore.open(store_path).layout.extents["patches"].locate(3 * 3 + 1)
     flip_bit(path, offset + 20)
-    with pytest.raises(StoreDamaged, match=rf"{path} at byte {offset}: image 3 \(ID003\), view 'hflip'"):
+    with pytest.raises(
+        StoreDamaged, match=rf"{path} at byte {offset}: image 3 \(ID003\), view 'hflip'"
+    ):
         FeatureStore.open(store_path, check="first-touch")["ID003"].cls("plain")
 
 
 # -- files that are cut or gone
 
+
 def test_R02_a_file_cut_anywhere_is_an_error_at_open_never_sigbus(memory_path, child):
-    """Every 4 KiB and one byte short, each file of both formats; read in a child, which a SIGBUS would kill."""
+    """Every 4 KiB and one byte short, each file of both formats; read in a child, which a SIGBUS
+    would kill."""
     n = 0
     for suffix in ("h5", "zarr"):
         path = memory_path / f"f.{suffix}"
@@ -164,7 +193,11 @@ def test_R02_a_file_cut_anywhere_is_an_error_at_open_never_sigbus(memory_path, c
             for size in sorted({*range(0, len(data), 4096), 1, len(data) - 1}):
                 file.write_bytes(data[:size])
                 died = child(path, act="read")
-                assert died["status"] == 0 and re.match("StoreDamaged|InputError", died["error"]), (file, size, died)
+                assert died["status"] == 0 and re.match("StoreDamaged|InputError", died["error"]), (
+                    file,
+                    size,
+                    died,
+                )
                 n += 1
             old.replace(file)
         assert child(path, act="read")["right"] == [0, 1, 2, 3, 4]
@@ -176,7 +209,10 @@ def test_R04_any_missing_file_is_an_error_never_zeros(memory_path, child):
     child(path)
     for file in files_of(path):
         file.rename(memory_path / "away")
-        with pytest.raises((StoreDamaged, InputError), match=re.escape(str(file.parent if file.name == "zarr.json" else file))):
+        with pytest.raises(
+            (StoreDamaged, InputError),
+            match=re.escape(str(file.parent if file.name == "zarr.json" else file)),
+        ):
             FeatureStore.open(path)
         (memory_path / "away").rename(file)
     assert FeatureStore.open(path).verify()
@@ -184,12 +220,15 @@ def test_R04_any_missing_file_is_an_error_never_zeros(memory_path, child):
 
 # -- foreign bytes in HDF5
 
+
 def replaced(make):
     """An attack that puts something else where the array `cls` was."""
+
     def attack(file: h5py.File, folder: Path) -> None:
         shape = file["cls"].shape
         del file["cls"]
         make(file, shape, folder)
+
     return attack
 
 
@@ -213,21 +252,39 @@ def soft_cycle(file: h5py.File, shape, folder: Path) -> None:
 
 
 HDF5_ATTACKS = {
-    "external link": replaced(lambda f, s, d: f.__setitem__("cls", h5py.ExternalLink(d / "other.h5", "cls"))),
-    "external link to a fifo": replaced(lambda f, s, d: f.__setitem__("cls", h5py.ExternalLink(d / "fifo", "cls"))),
+    "external link": replaced(
+        lambda f, s, d: f.__setitem__("cls", h5py.ExternalLink(d / "other.h5", "cls"))
+    ),
+    "external link to a fifo": replaced(
+        lambda f, s, d: f.__setitem__("cls", h5py.ExternalLink(d / "fifo", "cls"))
+    ),
     "soft link": replaced(lambda f, s, d: f.__setitem__("cls", h5py.SoftLink("/pooled"))),
     "soft-link cycle": replaced(soft_cycle),
-    "external storage": replaced(lambda f, s, d: f.create_dataset("cls", s, "<f2", external=[(str(d / "secret"), 0, 10**6)])),
+    "external storage": replaced(
+        lambda f, s, d: f.create_dataset("cls", s, "<f2", external=[(str(d / "secret"), 0, 10**6)])
+    ),
     "virtual dataset": replaced(virtual),
     "filter of a third party": replaced(foreign_filter),
     "gzip": replaced(lambda f, s, d: f.create_dataset("cls", s, "<f2", compression="gzip")),
-    "fletcher32": replaced(lambda f, s, d: f.create_dataset("cls", s, "<f2", fletcher32=True, chunks=s)),
-    "variable-length text": replaced(lambda f, s, d: f.create_dataset("cls", s, h5py.string_dtype())),
-    "variable-length numbers": replaced(lambda f, s, d: f.create_dataset("cls", s, h5py.vlen_dtype("<f2"))),
+    "fletcher32": replaced(
+        lambda f, s, d: f.create_dataset("cls", s, "<f2", fletcher32=True, chunks=s)
+    ),
+    "variable-length text": replaced(
+        lambda f, s, d: f.create_dataset("cls", s, h5py.string_dtype())
+    ),
+    "variable-length numbers": replaced(
+        lambda f, s, d: f.create_dataset("cls", s, h5py.vlen_dtype("<f2"))
+    ),
     "references": replaced(lambda f, s, d: f.create_dataset("cls", s, h5py.ref_dtype)),
     "compound": replaced(lambda f, s, d: f.create_dataset("cls", s, [("x", "<f2")])),
-    "big-endian (R13)": replaced(lambda f, s, d: f.create_dataset("cls", s, ">f2", data=np.zeros(s, ">f2"))),
-    "another shape": replaced(lambda f, s, d: f.create_dataset("cls", (*s[:-1], 8), "<f2", data=np.zeros((*s[:-1], 8), "<f2"))),
+    "big-endian (R13)": replaced(
+        lambda f, s, d: f.create_dataset("cls", s, ">f2", data=np.zeros(s, ">f2"))
+    ),
+    "another shape": replaced(
+        lambda f, s, d: f.create_dataset(
+            "cls", (*s[:-1], 8), "<f2", data=np.zeros((*s[:-1], 8), "<f2")
+        )
+    ),
     "never allocated": replaced(lambda f, s, d: f.create_dataset("cls", s, "<f2")),
     "compact": replaced(lambda f, s, d: compact(f, s)),
     "a group": replaced(lambda f, s, d: f.create_group("cls")),
@@ -242,7 +299,10 @@ HDF5_ATTACKS = {
     "version 0": lambda f, d: f.attrs.create("format_version", 0),
     "version 2": lambda f, d: f.attrs.create("format_version", 2),
     "no spec": lambda f, d: f.attrs.__delitem__("spec"),
-    "catalog elsewhere": lambda f, d: (f.move("catalog", "c"), f.__setitem__("catalog", h5py.SoftLink("/c"))),
+    "catalog elsewhere": lambda f, d: (
+        f.move("catalog", "c"),
+        f.__setitem__("catalog", h5py.SoftLink("/c")),
+    ),
     "spec of 9 MB": lambda f, d: f.attrs.create("spec", "[" * 9_000_000, dtype=h5py.string_dtype()),
     "spec an array": lambda f, d: f.attrs.create("spec", np.zeros(5)),
     "format a reference": lambda f, d: f.attrs.create("format", f.ref, dtype=h5py.ref_dtype),
@@ -254,7 +314,9 @@ def tokens_again(file: h5py.File, chunk, backwards: bool = False, filled: bool =
     """The tokens as another program might rewrite them: the same values, elsewhere in the file."""
     patches = file["patches"][...]
     del file["patches"]
-    again = file.create_dataset("patches", patches.shape, "<f2", chunks=(*chunk, *patches.shape[2:]))
+    again = file.create_dataset(
+        "patches", patches.shape, "<f2", chunks=(*chunk, *patches.shape[2:])
+    )
     rows = list(np.ndindex(patches.shape[:2]))
     for row in rows[::-1] if backwards else rows[: None if filled else 4]:
         again[row] = patches[row]
@@ -303,21 +365,27 @@ def test_R06_an_hdf5_file_that_says_it_is_huge_is_refused(memory_path, child):
 
 # -- foreign metadata in Zarr
 
+
 def edited(name: str, pattern: str, text: str):
     """An attack that replaces the first match in the metadata of a node."""
+
     def attack(path: Path) -> None:
         file = path / name / "zarr.json"
         new, n = re.subn(pattern, lambda match: text, file.read_text(), count=1)
         assert n == 1, pattern
         file.write_text(new)
+
     return attack
 
 
 def linked(name: str, target: str):
-    """An attack that puts a symbolic link, to a copy or to another path, in the place of a file or folder."""
+    """An attack that puts a symbolic link, to a copy or to another path, in the place of a file or
+    folder."""
+
     def attack(path: Path) -> None:
         (path / name).rename(path.parent / "elsewhere")
         (path / name).symlink_to(target or path.parent / "elsewhere")
+
     return attack
 
 
@@ -334,40 +402,61 @@ INNER = r'(?s)"codecs": \[\s*\{\s*"name": "bytes"'
 ZARR_ATTACKS = {
     "version 2": edited("", '"zarr_format": 3', '"zarr_format": 2'),
     "an array of version 2": edited("cls", '"zarr_format": 3', '"zarr_format": 2'),
-    "version 2 throughout": lambda path: [f.rename(f.parent / ".zgroup") for f in list(path.rglob("zarr.json"))],
+    "version 2 throughout": lambda path: [
+        f.rename(f.parent / ".zgroup") for f in list(path.rglob("zarr.json"))
+    ],
     "another format": edited("", '"format": "biomass-feature-store"', '"format": "somebody-elses"'),
     "no format": edited("", '"format": "biomass-feature-store",', ""),
     "format version 0": edited("", '"format_version": 1', '"format_version": 0'),
     "format version 2": edited("", '"format_version": 1', '"format_version": 2'),
-    "an array where a group should be": edited("catalog", '"node_type": "group"', '"node_type": "array"'),
-    "a group where an array should be": edited("cls", '"node_type": "array"', '"node_type": "group"'),
+    "an array where a group should be": edited(
+        "catalog", '"node_type": "group"', '"node_type": "array"'
+    ),
+    "a group where an array should be": edited(
+        "cls", '"node_type": "array"', '"node_type": "group"'
+    ),
     "seals along two axes": edited("seal", r'"shape": \[[^]]*\]', '"shape": [5, 1]'),
     "no images": edited("seal", r'"shape": \[[^]]*\]', '"shape": [0]'),
     "another shape": edited("cls", r'"shape": \[[^]]*\]', '"shape": [5, 3, 2, 8]'),
     "float32 tokens": edited("cls", '"data_type": "float16"', '"data_type": "float32"'),
-    "a shard of more images than there are": edited("cls", r'(?s)("chunk_grid": .*?)"chunk_shape": \[[^]]*\]',
-                                                    '"chunk_grid": {"name": "regular", "configuration": '
-                                                    '{"chunk_shape": [4000, 3, 2, 7]'),
+    "a shard of more images than there are": edited(
+        "cls",
+        r'(?s)("chunk_grid": .*?)"chunk_shape": \[[^]]*\]',
+        '"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4000, 3, 2, 7]',
+    ),
     "an irregular grid": edited("cls", '"name": "regular"', '"name": "rectangular"'),
     "rows without their checksum": edited("patches", r'(?s),\s*\{\s*"name": "crc32c"\s*\}', ""),
-    "an index without its checksum": edited("cls", r'(?s)("index_codecs": \[.*?\}),\s*\{\s*"name": "crc32c"\s*\}',
-                                            '"index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}'),
+    "an index without its checksum": edited(
+        "cls",
+        r'(?s)("index_codecs": \[.*?\}),\s*\{\s*"name": "crc32c"\s*\}',
+        '"index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}',
+    ),
     "objects": edited("cls", '"data_type": "float16"', '"data_type": "object"'),
     "texts": edited("cls", '"data_type": "float16"', '"data_type": "string"'),
     "big-endian (R13)": edited("cls", '"endian": "little"', '"endian": "big"'),
-    "zstd": edited("cls", INNER, '"codecs": [{"name": "zstd", "configuration": {"level": 1}}, {"name": "bytes"'),
+    "zstd": edited(
+        "cls", INNER, '"codecs": [{"name": "zstd", "configuration": {"level": 1}}, {"name": "bytes"'
+    ),
     "pickle": edited("cls", INNER, '"codecs": [{"name": "pickle"}, {"name": "bytes"'),
-    "transpose": edited("cls", INNER, '"codecs": [{"name": "transpose", "configuration": {"order": [1, 0]}}, {"name": "bytes"'),
+    "transpose": edited(
+        "cls",
+        INNER,
+        '"codecs": [{"name": "transpose", "configuration": {"order": [1, 0]}}, {"name": "bytes"',
+    ),
     "not sharded": edited("cls", '"sharding_indexed"', '"gzip"'),
     "index at the start": edited("cls", '"index_location": "end"', '"index_location": "start"'),
     "2 ** 63 images": edited("seal", r'"shape": \[[^]]*\]', f'"shape": [{2**63}]'),
     "2 ** 24 images": edited("seal", r'"shape": \[[^]]*\]', f'"shape": [{2**24}]'),
     "true images": edited("seal", r'"shape": \[[^]]*\]', '"shape": [true]'),
     "a row of 2 ** 63": edited("patches", r'"shape": \[[^]]*\]', f'"shape": [5, 3, 2, 6, {2**63}]'),
-    "a chunk of 1 TB": edited("cls", r'"chunk_shape": \[[^]]*\]', f'"chunk_shape": [{2**40}, 3, 2, 7]'),
+    "a chunk of 1 TB": edited(
+        "cls", r'"chunk_shape": \[[^]]*\]', f'"chunk_shape": [{2**40}, 3, 2, 7]'
+    ),
     "a chunk of nothing": edited("cls", r'"chunk_shape": \[[^]]*\]', '"chunk_shape": [0, 3, 2, 7]'),
     "a negative chunk": edited("cls", r'"chunk_shape": \[[^]]*\]', '"chunk_shape": [-5, 3, 2, 7]'),
-    "a chunk of texts": edited("cls", r'"chunk_shape": \[[^]]*\]', '"chunk_shape": ["5", "3", "2", "7"]'),
+    "a chunk of texts": edited(
+        "cls", r'"chunk_shape": \[[^]]*\]', '"chunk_shape": ["5", "3", "2", "7"]'
+    ),
     "another key encoding": edited("cls", '"separator": "/"', '"separator": "/../"'),
     "deep JSON": written("cls/zarr.json", "[" * 10**6),
     "a number of a million digits": written("cls/zarr.json", f'{{"zarr_format": {"9" * 10**6}}}'),
@@ -407,7 +496,10 @@ def test_R07_a_hierarchy_of_other_nodes_costs_nothing(tmp_path):
     assert time.process_time() - began < 1
 
 
-@pytest.mark.parametrize("name", ["..", "../../etc/passwd", "/etc/passwd", "a/../../b", ".", "~2e~2e", "zarr.json", "c", "\0"])
+@pytest.mark.parametrize(
+    "name",
+    ["..", "../../etc/passwd", "/etc/passwd", "a/../../b", ".", "~2e~2e", "zarr.json", "c", "\0"],
+)
 def test_R07_C5_no_column_name_leaves_the_catalog(name):
     node = Column(name=name, kind="number").node
     assert re.fullmatch(r"catalog/[A-Za-z0-9_~-]+", node)
@@ -415,10 +507,13 @@ def test_R07_C5_no_column_name_leaves_the_catalog(name):
 
 # -- who else has it open
 
+
 def test_R08_a_foreign_writer_that_died_leaves_a_store_or_a_message(tmp_path):
     path = tmp_path / "f.h5"
     write_tiny(path)
-    code = f"import h5py, os; f = h5py.File({str(path)!r}, 'r+'); f['cls'][0]; os.kill(os.getpid(), 9)"
+    code = (
+        f"import h5py, os; f = h5py.File({str(path)!r}, 'r+'); f['cls'][0]; os.kill(os.getpid(), 9)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     with pytest.raises(StoreDamaged, match="another program.*h5clear -s .*verify"):
         FeatureStore.open(path)
@@ -430,7 +525,8 @@ def test_R08_a_foreign_writer_that_died_leaves_a_store_or_a_message(tmp_path):
 
 
 def clear_status(path: Path) -> None:
-    """As h5clear -s does: byte 11 of the superblock is zero, and its checksum (Jenkins' lookup3) is taken again."""
+    """As h5clear -s does: byte 11 of the superblock is zero, and its checksum (Jenkins' lookup3) is
+    taken again."""
     data = bytearray(path.read_bytes())
     data[11] = 0
     data[44:48] = lookup3(bytes(data[:44])).to_bytes(4, "little")
@@ -438,27 +534,39 @@ def clear_status(path: Path) -> None:
 
 
 def lookup3(data: bytes) -> int:
-    """Bob Jenkins' hashlittle with initval 0 (burtleburtle.net/bob/c/lookup3.c), for lengths that are no multiple of 12."""
-    def rotated(x: int, k: int) -> int:
-        return (x << k | x >> 32 - k) & 0xffffffff
+    """Bob Jenkins' hashlittle with initval 0 (burtleburtle.net/bob/c/lookup3.c), for lengths that
+    are no multiple of 12."""
 
-    a = b = c = 0xdeadbeef + len(data) & 0xffffffff
-    words = np.frombuffer(data.ljust(-(-len(data) // 12) * 12, b"\0"), "<u4").astype(object).reshape(-1, 3)
+    def rotated(x: int, k: int) -> int:
+        return (x << k | x >> 32 - k) & 0xFFFFFFFF
+
+    a = b = c = 0xDEADBEEF + len(data) & 0xFFFFFFFF
+    words = (
+        np.frombuffer(data.ljust(-(-len(data) // 12) * 12, b"\0"), "<u4")
+        .astype(object)
+        .reshape(-1, 3)
+    )
     for x, y, z in words[:-1]:
-        a, b, c = a + x & 0xffffffff, b + y & 0xffffffff, c + z & 0xffffffff
+        a, b, c = a + x & 0xFFFFFFFF, b + y & 0xFFFFFFFF, c + z & 0xFFFFFFFF
         for k in (4, 6, 8, 16, 19, 4):
-            a = (a - c & 0xffffffff) ^ rotated(c, k)
-            c = c + b & 0xffffffff
+            a = (a - c & 0xFFFFFFFF) ^ rotated(c, k)
+            c = c + b & 0xFFFFFFFF
             a, b, c = b, c, a
-    a, b, c = a + words[-1][0] & 0xffffffff, b + words[-1][1] & 0xffffffff, c + words[-1][2] & 0xffffffff
+    a, b, c = (
+        a + words[-1][0] & 0xFFFFFFFF,
+        b + words[-1][1] & 0xFFFFFFFF,
+        c + words[-1][2] & 0xFFFFFFFF,
+    )
     for k in (14, 11, 25, 16, 4, 14, 24):
-        c = (c ^ b) - rotated(b, k) & 0xffffffff
+        c = (c ^ b) - rotated(b, k) & 0xFFFFFFFF
         a, b, c = b, c, a
     return b
 
 
 def row_sum(store: FeatureStore, image: int) -> tuple[int, float]:
-    return os.getpid(), float(store.patches[image, 1].astype(float).sum() + store.take([(image, 2)]).astype(float).sum())
+    return os.getpid(), float(
+        store.patches[image, 1].astype(float).sum() + store.take([(image, 2)]).astype(float).sum()
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -488,7 +596,8 @@ class Rows:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")  # on one core
+# on one core
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning")
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.system)])
 def test_R09_a_data_loaders_workers_read_the_same(store_path, method):
     from torch.utils.data import DataLoader
@@ -498,7 +607,9 @@ def test_R09_a_data_loaders_workers_read_the_same(store_path, method):
     rows.store.take([(0, 0)])  # a descriptor and a map are there before the fork
     loader = DataLoader(rows, batch_size=4, num_workers=2, multiprocessing_context=method)
     got = np.concatenate([batch.numpy() for batch in loader])
-    assert np.array_equal(got, np.concatenate([tiny_rows(spec, image).patches_VTPD for image in range(5)]))
+    assert np.array_equal(
+        got, np.concatenate([tiny_rows(spec, image).patches_VTPD for image in range(5)])
+    )
 
 
 def test_R09_a_pickled_handle_is_path_and_fingerprint_and_finds_no_other_store(store_path):
@@ -532,7 +643,9 @@ def test_R10_a_store_that_is_deleted_or_replaced_is_read_on_or_refused_never_mix
         assert np.array_equal(row, before)  # the map goes on
         for image in range(5):
             try:
-                assert np.array_equal(store.patches[image, 1], tiny_rows(spec, image).patches_VTPD[1])
+                assert np.array_equal(
+                    store.patches[image, 1], tiny_rows(spec, image).patches_VTPD[1]
+                )
             except StoreDamaged as err:
                 assert what in str(err)
         with pytest.raises(StoreDamaged, match=what):
@@ -540,6 +653,7 @@ def test_R10_a_store_that_is_deleted_or_replaced_is_read_on_or_refused_never_mix
 
 
 # -- places where nothing can be written or locked
+
 
 def test_R11_a_store_one_may_only_read_is_read(memory_path, child):
     for suffix in ("h5", "zarr"):
@@ -559,7 +673,8 @@ def test_R11_a_store_one_may_only_read_is_read(memory_path, child):
 
 
 def test_R11_a_reader_takes_no_lock(store_path, monkeypatch):
-    """Where flock fails, as on some network disks, reading works; and a builder's message says what to do."""
+    """Where flock fails, as on some network disks, reading works; and a builder's message says what
+    to do."""
     write_tiny(store_path)
 
     def no_lock(*_):
@@ -574,7 +689,8 @@ def test_R11_a_reader_takes_no_lock(store_path, monkeypatch):
 
 @contextmanager
 def mounted(folder: Path, *arguments: str):
-    """A mount at the folder for as long as the block runs; the test is skipped where that is not allowed."""
+    """A mount at the folder for as long as the block runs; the test is skipped where that is not
+    allowed."""
     folder.mkdir(exist_ok=True)
     if os.getuid() or subprocess.run(["mount", *arguments, folder], capture_output=True).returncode:
         pytest.skip("needs root, and leave to mount")
@@ -608,17 +724,36 @@ def test_B07_a_place_where_nothing_can_be_made_is_refused():
 
 # -- a builder that cannot write
 
+
 @pytest.mark.system
 @FORMATS
-def test_B04_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(memory_path, child, suffix):
+def test_B04_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(
+    memory_path, child, suffix
+):
     clean = memory_path / f"clean.{suffix}"
     child(clean, n=100)
-    with mounted(memory_path / "small", "-t", "tmpfs", "-o", "size=100k" if suffix == "h5" else "size=500k", "tmpfs"):
+    with mounted(
+        memory_path / "small",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=100k" if suffix == "h5" else "size=500k",
+        "tmpfs",
+    ):
         path = memory_path / "small" / clean.name
         died = child(path, n=100)
-        assert died["status"] == 0 and "No space left on device" in died["error"] and "\n" not in died["error"]
-        said = child(path, act="read")  # while it is full: a hole in a tmpfs that has no room cannot be mapped
-        assert set(died["acknowledged"]) <= set(said["right"]) and not said["wrong"] and not said["faults"]
+        assert (
+            died["status"] == 0
+            and "No space left on device" in died["error"]
+            and "\n" not in died["error"]
+        )
+        # while it is full: a hole in a tmpfs that has no room cannot be mapped
+        said = child(path, act="read")
+        assert (
+            set(died["acknowledged"]) <= set(said["right"])
+            and not said["wrong"]
+            and not said["faults"]
+        )
         assert 0 < len(died["acknowledged"]) < 100 == len(said["right"]) + len(said["refused"])
         subprocess.run(["mount", "-o", "remount,size=20m", memory_path / "small"], check=True)
         assert child(path, n=100)["status"] == 0
@@ -628,10 +763,19 @@ def test_B04_a_full_disk_stops_with_one_line_and_goes_on_when_there_is_room(memo
 @pytest.mark.system
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 @FORMATS
-@pytest.mark.parametrize("fault", ["fdatasync:error=EIO", "pwritev2:error=EDQUOT", "pwritev2:error=EIO", "fsync:error=EIO",
-                                   "rename:error=EIO"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "fdatasync:error=EIO",
+        "pwritev2:error=EDQUOT",
+        "pwritev2:error=EIO",
+        "fsync:error=EIO",
+        "rename:error=EIO",
+    ],
+)
 def test_B05_B06_a_call_that_fails_is_never_believed(memory_path, child, suffix, fault):
-    """From the N-th call on, for each N: a typed error, what was acknowledged is there, the next build ends at the same bytes."""
+    """From the N-th call on, for each N: a typed error, what was acknowledged is there, the next
+    build ends at the same bytes."""
     clean = memory_path / f"clean.{suffix}"
     child(clean)
     n = 0
@@ -642,7 +786,9 @@ def test_B05_B06_a_call_that_fails_is_never_believed(memory_path, child, suffix,
         said = child(path, inject=f"{fault}:when={n}+")
         if "error" not in said:
             break
-        assert said["status"] == 0 and said["error"].startswith("InputError") and "calls" not in said
+        assert (
+            said["status"] == 0 and said["error"].startswith("InputError") and "calls" not in said
+        )
         if path.exists():
             seen = child(path, act="read")
             assert not seen["wrong"] and set(said["acknowledged"]) <= set(seen["right"])
@@ -657,11 +803,15 @@ def test_B05_B06_a_call_that_fails_is_never_believed(memory_path, child, suffix,
 
 @FORMATS
 @pytest.mark.parametrize("limit", ["RLIMIT_FSIZE", "RLIMIT_NOFILE"], ids=["EFBIG", "EMFILE"])
-def test_B06_a_limit_that_is_reached_is_a_typed_error_and_leaves_nothing_half(memory_path, child, suffix, limit):
+def test_B06_a_limit_that_is_reached_is_a_typed_error_and_leaves_nothing_half(
+    memory_path, child, suffix, limit
+):
     path = memory_path / f"f.{suffix}"
     value = {"RLIMIT_FSIZE": 9000, "RLIMIT_NOFILE": 5}[limit]
     error = child(path, rlimits={limit: value})["error"]
-    assert error.startswith("InputError") and re.search("(?i)file too large|too many open files", error)
+    assert error.startswith("InputError") and re.search(
+        "(?i)file too large|too many open files", error
+    )
     assert "\n" not in error
     assert [each.name for each in memory_path.iterdir()] in ([f"f.{suffix}.lock"], [])
     assert child(path, limit=2)["status"] == 0
@@ -672,8 +822,14 @@ def test_B06_a_limit_that_is_reached_is_a_typed_error_and_leaves_nothing_half(me
     assert child(path, act="read")["right"] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name, number", [("pwritev", 122), ("pwritev", 28), ("fdatasync", 5)], ids=["EDQUOT", "ENOSPC", "EIO"])
-def test_B05_B06_a_write_that_fails_stops_the_build_with_what_is_sealed(store_path, monkeypatch, name, number):
+@pytest.mark.parametrize(
+    "name, number",
+    [("pwritev", 122), ("pwritev", 28), ("fdatasync", 5)],
+    ids=["EDQUOT", "ENOSPC", "EIO"],
+)
+def test_B05_B06_a_write_that_fails_stops_the_build_with_what_is_sealed(
+    store_path, monkeypatch, name, number
+):
     write_tiny(store_path, seal=2)
     frame = tiny_frame()
     spec = tiny_spec(frame)
@@ -681,7 +837,10 @@ def test_B05_B06_a_write_that_fails_stops_the_build_with_what_is_sealed(store_pa
     def failing(*_):
         raise OSError(number, os.strerror(number))
 
-    with pytest.raises(InputError, match=os.strerror(number)), open_writer(store_path, spec, frame) as writer:
+    with (
+        pytest.raises(InputError, match=os.strerror(number)),
+        open_writer(store_path, spec, frame) as writer,
+    ):
         monkeypatch.setattr(os, name, failing)
         writer.put(2, tiny_rows(spec, 2))
     if name == "pwritev":  # the lock's own text fails first
@@ -695,10 +854,19 @@ def test_B05_B06_a_write_that_fails_stops_the_build_with_what_is_sealed(store_pa
 
 # -- locks
 
-@pytest.mark.parametrize("text", [
-    '{"pid": 999999999, "host": "here", "since": "today"}', '{"pid": 1, "host": "here"}',
-    '{"pid": 1, "host": "elsewhere.example"}', "", "\0" * 5000, "not json"],
-    ids=["dead pid", "reused pid", "other host", "empty", "zeros", "text"])
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"pid": 999999999, "host": "here", "since": "today"}',
+        '{"pid": 1, "host": "here"}',
+        '{"pid": 1, "host": "elsewhere.example"}',
+        "",
+        "\0" * 5000,
+        "not json",
+    ],
+    ids=["dead pid", "reused pid", "other host", "empty", "zeros", "text"],
+)
 def test_B09_what_a_lock_file_says_does_not_count(tmp_path, text):
     (tmp_path / "f.h5.lock").write_text(text)
     write_tiny(tmp_path / "f.h5")
@@ -714,12 +882,17 @@ def test_B09_a_killed_builders_lock_is_free(memory_path, child):
 
 def test_B09_C4_a_forked_child_does_not_keep_the_lock(tmp_path):
     """A loader's worker that outlives the builder must not keep the next one out."""
-    code = ("import os, sys, signal; from pathlib import Path; from featurestore._bytes import locked\n"
-            f"with locked(Path({str(tmp_path / 'f.h5')!r})):\n"
-            "    if os.fork(): os._exit(0)\n"
-            "    print(os.getpid(), flush=True); signal.pause()\n")  # the child says so itself: it is past what fork runs in it
+    code = (
+        "import os, sys, signal; from pathlib import Path; from featurestore._bytes import locked\n"
+        f"with locked(Path({str(tmp_path / 'f.h5')!r})):\n"
+        "    if os.fork(): os._exit(0)\n"
+        # the child says so itself: it is past what fork runs in it
+        "    print(os.getpid(), flush=True); signal.pause()\n"
+    )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as builder:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    ) as builder:
         survivor = int(builder.stdout.readline())
         try:
             builder.wait()
@@ -732,22 +905,30 @@ def test_B09_C4_a_forked_child_does_not_keep_the_lock(tmp_path):
 def test_B08_repair_waits_for_no_builder(store_path):
     write_tiny(store_path)
     with locked(store_path):
-        assert f'locked by {{"pid": {os.getpid()}' in biomass("store", "verify", store_path, "--repair", code=75).stderr
+        assert (
+            f'locked by {{"pid": {os.getpid()}'
+            in biomass("store", "verify", store_path, "--repair", code=75).stderr
+        )
         with pytest.raises(LockedError):
             write_tiny(store_path)
 
 
 # -- a reader while a builder appends
 
+
 @FORMATS
 def test_B10_C4_ten_thousand_reads_of_a_growing_store_are_all_committed_rows(memory_path, suffix):
-    """The builder commits an image every few milliseconds in another process; each read is compared with its row's CRC-32C."""
+    """The builder commits an image every few milliseconds in another process; each read is compared
+    with its row's CRC-32C."""
     from concurrent.futures import ThreadPoolExecutor
 
     from featurestore._bytes import crc32c
 
     path, n, rng = memory_path / f"f.{suffix}", 60, np.random.default_rng(0)
-    truth = [[crc32c(row) for row in tiny_rows(tiny_spec(tiny_frame()), image).patches_VTPD] for image in range(n)]
+    truth = [
+        [crc32c(row) for row in tiny_rows(tiny_spec(tiny_frame()), image).patches_VTPD]
+        for image in range(n)
+    ]
     with builders() as run, ThreadPoolExecutor(1) as pool:
         run(path, n=n, limit=1)
         building = pool.submit(run, path, n=n, pause_s=0.005)
@@ -757,7 +938,11 @@ def test_B10_C4_ten_thousand_reads_of_a_growing_store_are_all_committed_rows(mem
             seen.add(len(sealed))
             for image in rng.choice(sealed, 100).tolist():
                 view = reads % 3
-                row = store.take([(image, view)])[0] if reads % 20 == 0 else store.patches[image, view]
+                row = (
+                    store.take([(image, view)])[0]
+                    if reads % 20 == 0
+                    else store.patches[image, view]
+                )
                 assert crc32c(row) == truth[image][view], (image, view)
                 reads += 1
         assert building.result()["status"] == 0
@@ -765,6 +950,7 @@ def test_B10_C4_ten_thousand_reads_of_a_growing_store_are_all_committed_rows(mem
 
 
 # -- shapes of stores
+
 
 def test_B30_one_image_and_no_view(store_path):
     write_tiny(store_path, n=1)
@@ -775,10 +961,17 @@ def test_B30_one_image_and_no_view(store_path):
 
 @pytest.mark.parametrize("n", [10**5, pytest.param(10**6, marks=pytest.mark.system)])
 def test_B30_a_catalog_of_a_hundred_thousand_opens_within_a_second(tmp_path, n):
-    """Metadata only; the limit is the design's, and ten times as many images may take ten times as long to look through."""
+    """Metadata only; the limit is the design's, and ten times as many images may take ten times as
+    long to look through."""
     from featurestore.writer import create_with_catalog
 
-    frame = pd.DataFrame({"image_id": [f"ID{i:07d}" for i in range(n)], "path": "a.jpg", "Dry_Total_g": np.arange(n) * 1.0})
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"ID{i:07d}" for i in range(n)],
+            "path": "a.jpg",
+            "Dry_Total_g": np.arange(n) * 1.0,
+        }
+    )
     path = tmp_path / "f.h5"
     create_with_catalog(path, tiny_spec(frame), frame, 0)
     began = time.process_time()
@@ -793,14 +986,17 @@ def test_R13_arrays_at_odd_offsets_give_the_right_values(tmp_path, monkeypatch):
     path = tmp_path / "f.h5"
     spec = write_tiny(path, n=3)
     store = FeatureStore.open(path)
-    assert any(extent.offset % 8 for extent in store.layout.extents.values() if extent.array.dtype == "<f8")
+    assert any(
+        extent.offset % 8 for extent in store.layout.extents.values() if extent.array.dtype == "<f8"
+    )
     assert np.array_equal(store.patches[2, 1], tiny_rows(spec, 2).patches_VTPD[1])
     assert np.array_equal(store.take([(2, 1)])[0], tiny_rows(spec, 2).patches_VTPD[1])
     assert store.catalog["Dry_Total_g"].tolist() == [1, 2.5, 4] and store.verify()
 
 
 def test_R02_a_file_that_is_too_long_is_refused_or_found_by_verify(store_path):
-    """Who appends to a file has changed it: Zarr's files have one length, and of an HDF5 file verify sums every byte."""
+    """Who appends to a file has changed it: Zarr's files have one length, and of an HDF5 file
+    verify sums every byte."""
     write_tiny(store_path)
     longer = store_path if store_path.is_file() else store_path / "patches/c/0/0/0/0/0"
     with open(longer, "ab") as file:
@@ -809,7 +1005,7 @@ def test_R02_a_file_that_is_too_long_is_refused_or_found_by_verify(store_path):
         with pytest.raises(StoreDamaged, match=f"{longer}: .* bytes long, .* bytes expected"):
             FeatureStore.open(store_path)
     else:
-        fault, = FeatureStore.open(store_path).verify().faults
+        (fault,) = FeatureStore.open(store_path).verify().faults
         assert "the metadata is not what was laid out" in fault.what
 
 

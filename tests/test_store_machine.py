@@ -1,7 +1,8 @@
-"""Any sequence of builds, kills, rot, repairs and reads, against a model: which images are committed, which bytes are not theirs.
+"""Any sequence of builds, kills, rot, repairs and reads, against a model: which images are
+committed, which bytes are not theirs.
 
-No image is ever returned that is not what was put, verify finds all damage to what is committed, and a repair followed by a build
-(after lost or cut files were brought back) makes the store whole.
+No image is ever returned that is not what was put, verify finds all damage to what is committed,
+and a repair followed by a build (after lost or cut files were brought back) makes the store whole.
 """
 
 import os
@@ -14,7 +15,14 @@ import pytest
 from conftest import tiny_rows
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from writer_child import builders
 
 from featurestore import FeatureStore
@@ -32,7 +40,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+        self.folder = Path(
+            tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        )
         self.n, self.sealed, self.undo, self.must_find = 0, set(), {}, False
 
     def teardown(self) -> None:
@@ -64,7 +74,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(call=st.integers(1, 90), limit=st.integers(1, 7))
     def kill_a_build(self, call: int, limit: int) -> None:
         self._build(kill_at=call, limit=limit)
-        self.sealed = set(FeatureStore.open(self.path).sealed.tolist()) | self.sealed  # committed, and killed before saying so
+        # committed, and killed before saying so
+        self.sealed = set(FeatureStore.open(self.path).sealed.tolist()) | self.sealed
 
     @precondition(lambda self: not self._is_damaged() and self.n < ROOM)
     @rule(more=st.integers(1, 2), call=st.integers(0, 60))
@@ -76,20 +87,32 @@ class StoreMachine(RuleBasedStateMachine):
     # -- what happens to files
 
     def _files(self) -> list[Path]:
-        return sorted(each for each in self.path.rglob("*") if each.is_file()) if self.path.is_dir() else [self.path]
+        return (
+            sorted(each for each in self.path.rglob("*") if each.is_file())
+            if self.path.is_dir()
+            else [self.path]
+        )
 
     def _remember(self, file: Path) -> None:
         self.undo.setdefault(file, file.read_bytes())
 
-    @rule(where=st.floats(0, 1, exclude_max=True), which=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+    @rule(
+        where=st.floats(0, 1, exclude_max=True),
+        which=st.floats(0, 1, exclude_max=True),
+        bit=st.integers(0, 7),
+    )
     def flip_a_bit(self, which: float, where: float, bit: int) -> None:
         files = [file for file in self._files() if file.stat().st_size]
         if files:
             file = files[int(which * len(files))]
             self._flip(file, int(where * file.stat().st_size), bit)
 
-    @rule(which=st.floats(0, 1, exclude_max=True), row=st.floats(0, 1, exclude_max=True), where=st.floats(0, 1, exclude_max=True),
-          bit=st.integers(0, 7))
+    @rule(
+        which=st.floats(0, 1, exclude_max=True),
+        row=st.floats(0, 1, exclude_max=True),
+        where=st.floats(0, 1, exclude_max=True),
+        bit=st.integers(0, 7),
+    )
     def flip_a_bit_of_an_array(self, which: float, row: float, where: float, bit: int) -> None:
         """The small ones as often as the large."""
         extent = [*self.layout.extents.values()][int(which * len(self.layout.extents))]
@@ -132,13 +155,16 @@ class StoreMachine(RuleBasedStateMachine):
     # -- what is promised
 
     def _damaged_images(self) -> set[int] | None:
-        """Committed images of which a byte changed; None if something else changed that a store cannot do without."""
+        """Committed images of which a byte changed; None if something else changed that a store
+        cannot do without."""
         images = set()
         for file, data in self.undo.items():
             now = file.read_bytes() if file.exists() else b""
             if len(now) != len(data):
                 return None
-            for at in np.flatnonzero(np.frombuffer(now, np.uint8) != np.frombuffer(data, np.uint8)).tolist():
+            for at in np.flatnonzero(
+                np.frombuffer(now, np.uint8) != np.frombuffer(data, np.uint8)
+            ).tolist():
                 if (image := self._image_at(file, at)) is None:
                     return None
                 images.add(image)
@@ -201,7 +227,10 @@ class StoreMachine(RuleBasedStateMachine):
                 continue
             truth = tiny_rows(store.spec, int(store.catalog["image_id"][image][2:]))
             assert all(np.array_equal(getattr(rows, name), getattr(truth, name)) for name in ARRAYS)
-            assert store.catalog["Dry_Total_g"][image] == int(store.catalog["image_id"][image][2:]) * 1.5 + 1
+            assert (
+                store.catalog["Dry_Total_g"][image]
+                == int(store.catalog["image_id"][image][2:]) * 1.5 + 1
+            )
             right.add(image)
         assert right <= self.sealed
         if damaged is not None:
@@ -211,9 +240,18 @@ class StoreMachine(RuleBasedStateMachine):
 def check_machine(examples: int, steps: int) -> None:
     with builders() as run:
         StoreMachine.build_in_child = staticmethod(run)
-        run_state_machine_as_test(StoreMachine, settings=settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None, derandomize=examples < 100, database=None,
-            phases=[Phase.generate], suppress_health_check=list(HealthCheck)))
+        run_state_machine_as_test(
+            StoreMachine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                deadline=None,
+                derandomize=examples < 100,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
 
 
 def test_C1_C2_any_sequence_of_builds_kills_rot_and_repairs_keeps_what_was_committed():

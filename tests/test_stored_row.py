@@ -1,4 +1,5 @@
-"""L8: rows of a lazy batch are read in place, and an operation that would write to them is an error, not the end of Python."""
+"""L8: rows of a lazy batch are read in place, and an operation that would write to them is an
+error, not the end of Python."""
 
 import copy
 import io

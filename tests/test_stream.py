@@ -11,12 +11,19 @@ from trainer.stream import Stream, everything, make_splits_of, mixup_share, vali
 
 def folds_table(n: int, n_folds: int, n_repeats: int, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    return pd.DataFrame({f"r{r:02d}": rng.permutation(np.arange(n) % n_folds) for r in range(n_repeats)})
+    return pd.DataFrame(
+        {f"r{r:02d}": rng.permutation(np.arange(n) % n_folds) for r in range(n_repeats)}
+    )
 
 
 @settings(max_examples=40, deadline=None)
-@given(n=st.integers(6, 40), n_folds=st.integers(2, 5), n_repeats=st.integers(1, 3), batch=st.integers(1, 50),
-       seed=st.integers(0, 99))
+@given(
+    n=st.integers(6, 40),
+    n_folds=st.integers(2, 5),
+    n_repeats=st.integers(1, 3),
+    batch=st.integers(1, 50),
+    seed=st.integers(0, 99),
+)
 def test_no_held_out_image_is_in_a_batch_own_or_partner(n, n_folds, n_repeats, batch, seed):
     splits = make_splits_of(folds_table(n, n_folds, n_repeats, seed))
     stream = Stream(n, 4, splits, n_folds, batch, seed)
@@ -54,13 +61,23 @@ def test_folds_of_unequal_size_take_equal_steps():
     splits = make_splits_of(pd.DataFrame({"r00": np.repeat([0, 1, 2], [40, 15, 5])}))
     stream = Stream(60, 4, splits, 3, 8, seed=0)
     assert stream.n_steps == 5
-    seen = [np.unique(np.concatenate([stream.batch(0, step).images_QB[q] for step in range(5)])) for q in range(3)]
-    assert [len(split.train_N) for split in splits] == [20, 45, 55] and list(map(len, seen)) == [20, 40, 40]  # of 40 shown
+    seen = [
+        np.unique(np.concatenate([stream.batch(0, step).images_QB[q] for step in range(5)]))
+        for q in range(3)
+    ]
+    # of 40 shown
+    assert [len(split.train_N) for split in splits] == [20, 45, 55] and list(map(len, seen)) == [
+        20,
+        40,
+        40,
+    ]
 
 
 def views_of(stream: Stream, epoch: int) -> dict[int, int]:
     """The view of every image that an epoch shows."""
-    return dict(row for step in range(stream.n_steps) for row in stream.batch(epoch, step).rows_U2.tolist())
+    return dict(
+        row for step in range(stream.n_steps) for row in stream.batch(epoch, step).rows_U2.tolist()
+    )
 
 
 def test_epochs_differ_in_order_and_views():
@@ -81,8 +98,14 @@ def test_no_two_addresses_share_their_draws():
         stream = Stream(40, 4, splits, 2, 5, seed, site_N=np.zeros(40))
         for epoch, step in np.ndindex(2, 2):
             batch = stream.batch(epoch, step)
-            drawn += [*batch.uniform_QB, *stream.dropout(epoch, step, (5,)), *stream.dropout(epoch, step, (5,), seed=1)]
-            for partner_B, site_partner_B in zip(batch.partner_QB, batch.site_partner_QB, strict=True):
+            drawn += [
+                *batch.uniform_QB,
+                *stream.dropout(epoch, step, (5,)),
+                *stream.dropout(epoch, step, (5,), seed=1),
+            ]
+            for partner_B, site_partner_B in zip(
+                batch.partner_QB, batch.site_partner_QB, strict=True
+            ):
                 assert sorted(partner_B) == sorted(site_partner_B) == list(range(5))
     values = np.concatenate(drawn)
     assert len(np.unique(values.astype(np.float32))) == len(values) == 2 * 4 * 4 * 3 * 5
@@ -119,7 +142,12 @@ def test_shares_follow_their_beta_distribution(alpha):
 def test_the_refit_has_an_address_of_its_own_after_the_folds():
     """Saved sweeps were refitted by it: another address would draw other batches."""
     whole = everything(7, 3)
-    assert (whole.repeat, whole.fold, whole.train_N.tolist(), len(whole.val_N)) == (0, 3, [*range(7)], 0)
+    assert (whole.repeat, whole.fold, whole.train_N.tolist(), len(whole.val_N)) == (
+        0,
+        3,
+        [*range(7)],
+        0,
+    )
 
 
 def test_only_columns_of_repeats_are_splits():

@@ -1,4 +1,5 @@
-"""A sweep that is killed, stopped or spoiled ends where an undisturbed one does, or says what it lost."""
+"""A sweep that is killed, stopped or spoiled ends where an undisturbed one does, or says what it
+lost."""
 
 import json
 import os
@@ -60,12 +61,19 @@ POINTS = {
 
 @pytest.fixture(scope="module")
 def whole(store, tmp_path_factory):
-    """An undisturbed sweep: two kinds of heads, a regressor, accumulation across epochs, checkpoints."""
+    """An undisturbed sweep: two kinds of heads, a regressor, accumulation across epochs,
+    checkpoints."""
     folder = tmp_path_factory.mktemp("whole")
     config(folder, store, kind="[cls_gating, density, ridge]", lr="[1e-2]", epochs=7, accumulate=4)
-    text = (folder / "sweep.yaml").read_text().replace("num_epochs: 7", "num_epochs: 7, checkpoint_every: 3, passes: 2")
+    text = (
+        (folder / "sweep.yaml")
+        .read_text()
+        .replace("num_epochs: 7", "num_epochs: 7, checkpoint_every: 3, passes: 2")
+    )
     (folder / "sweep.yaml").write_text(text)
-    return run_sweep(SweepConfig.load(folder / "sweep.yaml"), folder / "runs", "cpu", progress=False).path
+    return run_sweep(
+        SweepConfig.load(folder / "sweep.yaml"), folder / "runs", "cpu", progress=False
+    ).path
 
 
 def assert_same_sweep(found: Path, whole: Path):
@@ -76,20 +84,31 @@ def assert_same_sweep(found: Path, whole: Path):
         assert as_found(found / file.relative_to(whole)) == as_found(file), file
     assert not list(found.rglob("checkpoints")) and not list(found.rglob("*.partial"))
     for log in whole.rglob("metrics.jsonl"):
-        epochs = [json.loads(line)["epoch"] for line in (found / log.relative_to(whole)).read_text().splitlines()]
-        assert epochs == list(range(len(epochs))) and len(epochs) == len(log.read_text().splitlines())
+        epochs = [
+            json.loads(line)["epoch"]
+            for line in (found / log.relative_to(whole)).read_text().splitlines()
+        ]
+        assert epochs == list(range(len(epochs))) and len(epochs) == len(
+            log.read_text().splitlines()
+        )
 
 
-SHORT = {"in a step of the optimiser", "writing a checkpoint", "in the second pass"}  # the rest: test-system
+# the rest: test-system
+SHORT = {"in a step of the optimiser", "writing a checkpoint", "in the second pass"}
 
 
-@pytest.mark.parametrize("point", [pytest.param(point, id=name, marks=[] if name in SHORT else pytest.mark.system)
-                                   for name, point in POINTS.items()])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(point, id=name, marks=[] if name in SHORT else pytest.mark.system)
+        for name, point in POINTS.items()
+    ],
+)
 def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path, whole, point):
     command = [sys.executable, "-c", KILLED, whole.parent.parent / "sweep.yaml", tmp_path, point]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
-    folder, = tmp_path.iterdir()
+    (folder,) = tmp_path.iterdir()
     assert not (folder / "summary.json").exists()
     resume_sweep(folder, progress=False)
     assert_same_sweep(folder, whole)
@@ -100,9 +119,21 @@ def stopped(store, tmp_path_factory):
     """A sweep that SIGTERM stopped amid its epochs, and how long it took to stop."""
     folder = tmp_path_factory.mktemp("stopped")
     config(folder, store, kind="[cls_gating, density, ridge]", lr="[1e-2]", epochs=150)
-    command = ["-m", "cli", "train", "--config", folder / "sweep.yaml", "--out", folder / "runs", "--device", "cpu"]
+    command = [
+        "-m",
+        "cli",
+        "train",
+        "--config",
+        folder / "sweep.yaml",
+        "--out",
+        folder / "runs",
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE)
-    while sum(len(log.read_text().splitlines()) for log in folder.glob("runs/*/*/metrics.jsonl")) < 6:
+    while (
+        sum(len(log.read_text().splitlines()) for log in folder.glob("runs/*/*/metrics.jsonl")) < 6
+    ):
         time.sleep(0.02)
     for _ in range(2):  # as schedulers do
         process.send_signal(signal.SIGTERM)
@@ -120,14 +151,29 @@ def test_sigterm_sent_twice_leaves_a_checkpoint_and_143(stopped):
 def test_a_signal_before_there_is_a_sweep_promises_nothing(tmp_path, store, monkeypatch):
     """With a folder's name it is tested above; here the store is being opened."""
     config(tmp_path, store)
-    monkeypatch.setattr("trainer.sweep.prepare_sweep", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    said = biomass("train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs", "--device", "cpu", code=130).stderr
+    monkeypatch.setattr(
+        "trainer.sweep.prepare_sweep", lambda *_, **__: signal.raise_signal(signal.SIGINT)
+    )
+    said = biomass(
+        "train",
+        "--config",
+        tmp_path / "sweep.yaml",
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+        code=130,
+    ).stderr
     assert said == "stopping\n" and not (tmp_path / "runs").exists()
 
 
-def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(whole, tmp_path, monkeypatch):
+def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(
+    whole, tmp_path, monkeypatch
+):
     folder = shutil.copytree(whole, tmp_path / "a sweep")
-    monkeypatch.setattr("trainer.sweep._refit", lambda *_: signal.raise_signal(signal.SIGINT) or check_interrupt())
+    monkeypatch.setattr(
+        "trainer.sweep._refit", lambda *_: signal.raise_signal(signal.SIGINT) or check_interrupt()
+    )
     said = biomass("train", "--resume", folder, "--fold", "all", code=130).stderr
     assert f"stopping; biomass train --resume '{folder}' --fold all goes on from here" in said
 
@@ -146,7 +192,9 @@ finally:
 
 
 def test_a_signal_that_is_repeated_while_the_process_ends_counts_once():
-    done = subprocess.run([sys.executable, "-c", REPEATED], cwd=ROOT, stderr=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", REPEATED], cwd=ROOT, stderr=subprocess.DEVNULL, check=False
+    )
     assert done.returncode == 143
 
 
@@ -163,10 +211,15 @@ def flipped(whole: bytes) -> bytes:
     return whole[:-2] + bytes([whole[-2] ^ 0x40]) + whole[-1:]
 
 
-@pytest.mark.parametrize("damaged", [lambda whole: whole[:1000], flipped], ids=["cut", "a bit flipped"])
+@pytest.mark.parametrize(
+    "damaged", [lambda whole: whole[:1000], flipped], ids=["cut", "a bit flipped"]
+)
 def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, store, damaged):
     sweep = prepare_sweep(config(tmp_path, store), "cpu")
-    checkpoint, identity = Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors"), Identity.of(sweep, range(4))
+    checkpoint, identity = (
+        Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors"),
+        Identity.of(sweep, range(4)),
+    )
     trainers = sweep.trainers(range(4))
     for epoch in range(2):
         train_epoch(sweep, trainers, sweep.reader(), epoch)
@@ -183,20 +236,27 @@ def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, st
 
 def test_heads_that_failed_are_still_marked_after_a_resume(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store, kind="[cls_gating]", lr="[1e-2, 1e30]"), "cpu")
-    checkpoint, (trainer,) = Checkpoint(tmp_path / "checkpoints" / "points0-1.safetensors"), sweep.trainers([0, 1])
+    checkpoint, (trainer,) = (
+        Checkpoint(tmp_path / "checkpoints" / "points0-1.safetensors"),
+        sweep.trainers([0, 1]),
+    )
     identity = Identity.of(sweep, [0, 1])
     train_epoch(sweep, [trainer], sweep.reader(), 0)
     checkpoint.save([trainer], identity)
-    fresh, = sweep.trainers([0, 1])
+    (fresh,) = sweep.trainers([0, 1])
     checkpoint.load([fresh], identity)
-    assert (fresh.failed_QG == [[-1, 1]] * 3).all()  # the first step of the optimiser spoils the second batch
+    # the first step of the optimiser spoils the second batch
+    assert (fresh.failed_QG == [[-1, 1]] * 3).all()
     train_epoch(sweep, [fresh], sweep.reader(), 1)
     assert (fresh.failed_QG == [[-1, 1]] * 3).all()
 
 
 def test_a_flipped_bit_is_found_before_anything_is_restored(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[1e-2]"), "cpu")
-    checkpoint, (trainer,) = Checkpoint(tmp_path / "checkpoints" / "points0-0.safetensors"), sweep.trainers([0])
+    checkpoint, (trainer,) = (
+        Checkpoint(tmp_path / "checkpoints" / "points0-0.safetensors"),
+        sweep.trainers([0]),
+    )
     identity = Identity.of(sweep, [0])
     checkpoint.save([trainer], identity)
     checkpoint.path.write_bytes(flipped(checkpoint.path.read_bytes()))
@@ -209,13 +269,17 @@ def test_a_flipped_bit_is_found_before_anything_is_restored(tmp_path, store):
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store), "cpu")
-    checkpoint, trainers = Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors"), sweep.trainers(range(4))
+    checkpoint, trainers = (
+        Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors"),
+        sweep.trainers(range(4)),
+    )
     identity = Identity.of(sweep, range(4))
     train_epoch(sweep, trainers, sweep.reader(), 0)
     checkpoint.save(trainers, identity)
     train_epoch(sweep, trainers, sweep.reader(), 1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # writing beyond fails as on a full disk
+    # writing beyond fails as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
         with pytest.raises(InputError, match="cannot be written"):
             checkpoint.save(trainers, identity)
@@ -251,13 +315,32 @@ def test_a_second_trainer_on_a_sweep_is_refused(tmp_path, whole):
 
 
 def disturbed(folder: Path, store: Path, disturb) -> tuple[int, str]:
-    """Exit status and stderr of `biomass train` over a store that is disturbed once a few epochs are done."""
+    """Exit status and stderr of `biomass train` over a store that is disturbed once a few epochs
+    are done."""
     config(folder, store, kind="[cls_gating, density]", lr="[1e-2]", epochs=30)
-    text = (folder / "sweep.yaml").read_text().replace("num_epochs: 30", "num_epochs: 30, checkpoint_every: 2")
+    text = (
+        (folder / "sweep.yaml")
+        .read_text()
+        .replace("num_epochs: 30", "num_epochs: 30, checkpoint_every: 2")
+    )
     (folder / "sweep.yaml").write_text(text)
-    command = ["-m", "cli", "train", "--config", folder / "sweep.yaml", "--out", folder / "runs", "--device", "cpu"]
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while sum(len(log.read_text().splitlines()) for log in folder.glob("runs/*/*/metrics.jsonl")) < 8:
+    command = [
+        "-m",
+        "cli",
+        "train",
+        "--config",
+        folder / "sweep.yaml",
+        "--out",
+        folder / "runs",
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while (
+        sum(len(log.read_text().splitlines()) for log in folder.glob("runs/*/*/metrics.jsonl")) < 8
+    ):
         time.sleep(0.01)
     disturb()
     _, message = process.communicate(timeout=60)
@@ -265,7 +348,11 @@ def disturbed(folder: Path, store: Path, disturb) -> tuple[int, str]:
 
 
 def left(sweep: Path) -> dict[Path, bytes]:
-    files = [p for p in sweep.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name == "summary.json"]
+    files = [
+        p
+        for p in sweep.rglob("*")
+        if p.suffix in {".safetensors", ".csv"} or p.name == "summary.json"
+    ]
     return {p.relative_to(sweep): as_found(p) for p in files}
 
 
@@ -285,7 +372,7 @@ def test_a_sweep_whose_store_is_cut_shows_the_line_and_can_be_resumed(tmp_path, 
     path, file = write_store(tmp_path / cut.split("/")[0]), tmp_path / cut
     whole = file.read_bytes()
     code, message = disturbed(tmp_path, path, lambda: os.truncate(file, 0))
-    folder, = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").iterdir()
     assert code == -signal.SIGBUS
     assert "Fatal Python error: Bus error" in message and "cli.py" in message
     file.write_bytes(whole)
@@ -293,7 +380,9 @@ def test_a_sweep_whose_store_is_cut_shows_the_line_and_can_be_resumed(tmp_path, 
     assert left(folder) == undisturbed
 
 
-@pytest.mark.parametrize("name", ["features.h5", pytest.param("features.zarr", marks=pytest.mark.system)])
+@pytest.mark.parametrize(
+    "name", ["features.h5", pytest.param("features.zarr", marks=pytest.mark.system)]
+)
 def test_a_store_that_is_replaced_is_read_to_the_end(tmp_path, undisturbed, name):
     """R10. Maps and descriptors are those of the store that was opened."""
     path, other = write_store(tmp_path / name), write_store(tmp_path / f"other_{name}", seed=1)
@@ -323,17 +412,25 @@ def test_a_store_replaced_before_its_tokens_are_opened_is_refused(tmp_path):
 @pytest.fixture(scope="module")
 def diverged(store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("diverged")
-    return run_sweep(config(folder, store, kind="[cls_gating]", lr="[1e30, 1e-2]"), folder / "runs", "cpu", progress=False)
+    return run_sweep(
+        config(folder, store, kind="[cls_gating]", lr="[1e30, 1e-2]"),
+        folder / "runs",
+        "cpu",
+        progress=False,
+    )
 
 
 def first_without_a_loss(folder: Path, store: Path) -> dict[str, int]:
-    """By fold, the first batch at which the loss of a head alone, at the rate that spoils it, is not finite."""
+    """By fold, the first batch at which the loss of a head alone, at the rate that spoils it, is
+    not finite."""
     alone = prepare_sweep(config(folder, store, kind="[cls_gating]", lr="[1e30]"), "cpu")
     (trainer,), reader = alone.trainers([0]), alone.reader()
     for epoch in range(alone.base.trainer.num_epochs):
         train_epoch(alone, [trainer], reader, epoch)
     finite_NQ = np.isfinite(trainer.losses_QG)[:, :, 0]
-    return {f"r00_fold{q}": int(np.flatnonzero(~finite_N)[0]) for q, finite_N in enumerate(finite_NQ.T)}
+    return {
+        f"r00_fold{q}": int(np.flatnonzero(~finite_N)[0]) for q, finite_N in enumerate(finite_NQ.T)
+    }
 
 
 def test_a_head_that_fails_is_marked_with_its_batch_and_not_ranked(diverged, store, tmp_path):
@@ -341,33 +438,57 @@ def test_a_head_that_fails_is_marked_with_its_batch_and_not_ranked(diverged, sto
     good, bad = summary["points"]
     assert summary["best"] == good["name"] and good["failed_at_batch"] == {}
     assert bad["last"]["per_repeat_R"] == [None]
-    assert bad["failed_at_batch"] == first_without_a_loss(tmp_path, store) and len(bad["failed_at_batch"]) == 3
+    assert (
+        bad["failed_at_batch"] == first_without_a_loss(tmp_path, store)
+        and len(bad["failed_at_batch"]) == 3
+    )
     assert diverged.failed == {bad["name"]: bad["failed"]}
     assert f"failed, not ranked: {bad['name']}: {bad['failed']}" in diverged.notes
     steps = min(bad["failed_at_batch"].values())
-    assert bad["failed"].startswith(f"its loss was no longer finite after {steps} of 8 steps (3 of 3 heads failed)")
+    assert bad["failed"].startswith(
+        f"its loss was no longer finite after {steps} of 8 steps (3 of 3 heads failed)"
+    )
     assert "lr-1e_30" in bad["name"] or "1e+30" in bad["name"]
 
 
 def test_a_head_that_failed_tells_no_state(diverged):
-    run, = diverged.path.glob("001*")
+    (run,) = diverged.path.glob("001*")
     last = pd.read_csv(run / "oof.csv").query("weights == 'last'")
     assert last["Dry_Total_g"].isna().all() and last["predicted_State"].isna().all()
 
 
 def test_a_refit_where_all_failed_is_refused(diverged, store, tmp_path):
     config(tmp_path, store, kind="[cls_gating]", lr="[1e30]")
-    arguments = ["train", "--config", tmp_path / "sweep.yaml", "--fold", "all", "--out", tmp_path / "runs", "--device", "cpu"]
+    arguments = [
+        "train",
+        "--config",
+        tmp_path / "sweep.yaml",
+        "--fold",
+        "all",
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    ]
     assert "no point can be refitted" in biomass(*arguments, code=3).stderr
     assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 1
 
 
 def test_a_head_that_fails_leaves_the_others_as_they_are(diverged, store, tmp_path):
-    alone = run_sweep(config(tmp_path, store, kind="[cls_gating]", lr="[1e-2]"), tmp_path / "runs", "cpu", progress=False)
-    ours, theirs = (RunFolder(result.path / result.best).heads("last") for result in (diverged, alone))
+    alone = run_sweep(
+        config(tmp_path, store, kind="[cls_gating]", lr="[1e-2]"),
+        tmp_path / "runs",
+        "cpu",
+        progress=False,
+    )
+    ours, theirs = (
+        RunFolder(result.path / result.best).heads("last") for result in (diverged, alone)
+    )
     for name in theirs:
-        assert all(np.allclose(ours[name][t], theirs[name][t], rtol=1e-5, atol=1e-7) for t in theirs[name])
-    run, = diverged.path.glob("001*")
+        assert all(
+            np.allclose(ours[name][t], theirs[name][t], rtol=1e-5, atol=1e-7) for t in theirs[name]
+        )
+    (run,) = diverged.path.glob("001*")
     assert not list(run.glob("weights/last*"))
     for file in run.glob("weights/best*"):
         assert all(tensor.isfinite().all() for tensor in load_file(file).values())

@@ -1,4 +1,5 @@
-"""L14: a sweep goes on with the number of threads that it began with, which decides how torch rounds sums."""
+"""L14: a sweep goes on with the number of threads that it began with, which decides how torch
+rounds sums."""
 
 import json
 import shutil

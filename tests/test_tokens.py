@@ -1,4 +1,5 @@
-"""The same rows wherever they are: mapped, resident, through a ring; what is read ahead, and how much of it."""
+"""The same rows wherever they are: mapped, resident, through a ring; what is read ahead, and how
+much of it."""
 
 import gc
 import os
@@ -16,8 +17,14 @@ from trainer.tokens import TokenReader
 
 CPU = torch.device("cpu")
 ROW_BYTES = 2 * 6 * 7 * 2
-STEPS = [np.array([(3, 1), (0, 2), (4, 0), (1, 1)]), np.array([(0, 2), (2, 2), (3, 0)]), np.array([(1, 0), (4, 0)])]
-PLACES = pytest.mark.parametrize("room_bytes", [None, 1 << 20, 0], ids=["mapped", "resident", "ring"])
+STEPS = [
+    np.array([(3, 1), (0, 2), (4, 0), (1, 1)]),
+    np.array([(0, 2), (2, 2), (3, 0)]),
+    np.array([(1, 0), (4, 0)]),
+]
+PLACES = pytest.mark.parametrize(
+    "room_bytes", [None, 1 << 20, 0], ids=["mapped", "resident", "ring"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,9 @@ def scarce(monkeypatch):
 def asked(monkeypatch) -> list[tuple[int, int]]:
     """Rows that the kernel was asked for, in order; all seem cold."""
     rows = []
-    monkeypatch.setattr(FeatureStore, "will_need", lambda self, group: rows.extend(group) or len(group))
+    monkeypatch.setattr(
+        FeatureStore, "will_need", lambda self, group: rows.extend(group) or len(group)
+    )
     return rows
 
 
@@ -96,8 +105,11 @@ def test_a_ring_keeps_few_rows(store, scarce):
     for u in range(12):
         tokens[u].shape  # noqa: B018
     gc.collect()  # readers of other tests
-    storages = {x.untyped_storage().data_ptr() for x in gc.get_objects()
-                if type(x) is torch.Tensor and x.dtype == torch.float16 and x.shape[-3:] == (2, 6, 7)}
+    storages = {
+        x.untyped_storage().data_ptr()
+        for x in gc.get_objects()
+        if type(x) is torch.Tensor and x.dtype == torch.float16 and x.shape[-3:] == (2, 6, 7)
+    }
     assert reader.n_bytes_read == 12 * ROW_BYTES
     assert len(storages) <= 2 + 1 + 3 + 2
 
@@ -115,9 +127,15 @@ def test_a_mapped_row_is_a_view_of_the_file(store):
         assert tokens.data_ptr() == store.patches[tuple(row)].ctypes.data
 
 
-@pytest.mark.parametrize("room_bytes, says", [
-    (None, "mapped: 2.52e-06 GB read where they lie in the file"), (15 * ROW_BYTES, "resident: 2.52e-06 GB kept on cpu"),
-    (15 * ROW_BYTES - 1, "ring: 2.52e-06 GB through 5.04e-06 GB of buffers to cpu")], ids=["mapped", "resident", "ring"])
+@pytest.mark.parametrize(
+    "room_bytes, says",
+    [
+        (None, "mapped: 2.52e-06 GB read where they lie in the file"),
+        (15 * ROW_BYTES, "resident: 2.52e-06 GB kept on cpu"),
+        (15 * ROW_BYTES - 1, "ring: 2.52e-06 GB through 5.04e-06 GB of buffers to cpu"),
+    ],
+    ids=["mapped", "resident", "ring"],
+)
 def test_the_place_is_chosen_by_size_and_named(store, room_bytes, says):
     assert TokenReader(store, CPU, room_bytes).residency == says
 
@@ -138,7 +156,12 @@ def test_rows_are_asked_for_before_they_are_touched_and_the_next_steps_follow(st
         tokens[u].shape  # noqa: B018
         assert tuple(row) in asked
     settle(reader)
-    assert asked == [tuple(row) for step in STEPS[:2] for row in step.tolist() if step is STEPS[0] or row != [0, 2]]
+    assert asked == [
+        tuple(row)
+        for step in STEPS[:2]
+        for row in step.tolist()
+        if step is STEPS[0] or row != [0, 2]
+    ]
 
 
 def test_no_more_than_a_window_is_asked_for(store, asked, scarce):
@@ -181,11 +204,18 @@ def test_the_kernel_is_asked_for_every_byte_of_cold_rows_alone(store_path, monke
     store, calls = FeatureStore.open(store_path), []
     places = [store.layout.extents["patches"].locate(3 * i + v)[:2] for i, v in STEPS[0]]
     monkeypatch.setattr("featurestore.store.ADVISE_BYTES", 100)
-    monkeypatch.setattr("featurestore.store.is_cached", lambda fd, offset, n: (file_of(fd), offset) == places[1])
-    monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, n, advice: calls.append((file_of(fd), offset, n)))
+    monkeypatch.setattr(
+        "featurestore.store.is_cached", lambda fd, offset, n: (file_of(fd), offset) == places[1]
+    )
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda fd, offset, n, advice: calls.append((file_of(fd), offset, n))
+    )
     assert store.will_need(STEPS[0]) == 3
-    assert calls == [(file, start + at, n) for file, start in (places[0], *places[2:])
-                     for at, n in ((0, 100), (100, ROW_BYTES - 100))]
+    assert calls == [
+        (file, start + at, n)
+        for file, start in (places[0], *places[2:])
+        for at, n in ((0, 100), (100, ROW_BYTES - 100))
+    ]
 
 
 def file_of(fd: int) -> Path:

@@ -1,4 +1,5 @@
-"""Usable memory and CPUs: read from folder trees as kernels lay them out, and asked wherever much is taken."""
+"""Usable memory and CPUs: read from folder trees as kernels lay them out, and asked wherever much
+is taken."""
 
 import os
 import subprocess
@@ -32,7 +33,8 @@ def kernel(
     files: dict[str, str],
     available_kb: int = MANY,
 ) -> Path:
-    """A /proc whose mounts of cgroups lie in tmp_path. mounts : by folder "ROOT KIND OPTIONS"; files : below tmp_path."""
+    """A /proc whose mounts of cgroups lie in tmp_path. mounts : by folder "ROOT KIND OPTIONS";
+    files : below tmp_path."""
     proc = tmp_path / "proc"
     (proc / "self").mkdir(parents=True)
     (proc / "meminfo").write_text(
@@ -123,7 +125,10 @@ def test_L5_anonymous_memory_and_tmpfs_are_taken_from_the_limit_they_count_again
 
 
 def test_L5_of_v1_the_sums_over_all_cgroups_below_count(tmp_path):
-    stat = "cache 90\nrss 1\nshmem 1\nhierarchical_memory_limit 1000\ntotal_cache 700\ntotal_rss 200\ntotal_shmem 40"
+    stat = (
+        "cache 90\nrss 1\nshmem 1\nhierarchical_memory_limit 1000\ntotal_cache 700\ntotal_rss "
+        "200\ntotal_shmem 40"
+    )
     files = {"cg/a/b/memory.limit_in_bytes": "1000", "cg/a/b/memory.stat": stat}
     assert (
         usable_memory(kernel(tmp_path, V1, {"cg": "/ cgroup rw,memory"}, files)).n_bytes

@@ -14,7 +14,9 @@ from featurestore import FeatureStore, open_writer
 from featurestore.verify import _non_finite, repair, verify
 
 
-@pytest.mark.parametrize("name", ["cls", "patches", "pooled", "stats", "thumbs", "crc32c", "seal", "catalog/State"])
+@pytest.mark.parametrize(
+    "name", ["cls", "patches", "pooled", "stats", "thumbs", "crc32c", "seal", "catalog/State"]
+)
 def test_R14_a_flipped_bit_is_found_wherever_it_is(store_path, name):
     write_tiny(store_path)
     path, offset, n_bytes = FeatureStore.open(store_path).layout.extents[name].locate(3)
@@ -36,11 +38,14 @@ def test_a_whole_store_verifies(store_path):
 
 def test_the_checksum_other_clients_see_is_verified_too(tmp_path):
     write_tiny(tmp_path / "features.zarr")
-    path, offset, n_bytes = FeatureStore.open(tmp_path / "features.zarr").layout.extents["patches"].locate(0)
+    path, offset, n_bytes = (
+        FeatureStore.open(tmp_path / "features.zarr").layout.extents["patches"].locate(0)
+    )
     flip_bit(path, offset + n_bytes)
     report = FeatureStore.open(tmp_path / "features.zarr").verify()
-    assert [(f.image_id, f.view, f.what) for f in report.faults] == \
-        [("ID000", "plain", "its chunk checksum, or the zeros that follow it, changed")]
+    assert [(f.image_id, f.view, f.what) for f in report.faults] == [
+        ("ID000", "plain", "its chunk checksum, or the zeros that follow it, changed")
+    ]
 
 
 def overwrite(place: tuple, data: bytes) -> None:
@@ -54,7 +59,9 @@ def extents_of(path):
     return FeatureStore.open(path).layout.extents
 
 
-@pytest.mark.parametrize("name", ["cls", "patches", "pooled", "stats", "thumbs", "crc32c", "catalog/State"])
+@pytest.mark.parametrize(
+    "name", ["cls", "patches", "pooled", "stats", "thumbs", "crc32c", "catalog/State"]
+)
 def test_bytes_of_images_that_are_not_sealed_are_no_damage(store_path, name):
     """What a killed builder had begun to write."""
     write_tiny(store_path, seal=3)
@@ -67,7 +74,7 @@ def test_bytes_of_images_that_are_not_sealed_are_no_damage(store_path, name):
 def test_a_seal_beyond_the_catalog_is_damage(store_path):
     write_tiny(store_path, n=3, reserve=2)
     overwrite(extents_of(store_path)["seal"].locate(4), b"\x07")
-    fault, = FeatureStore.open(store_path).verify().faults
+    (fault,) = FeatureStore.open(store_path).verify().faults
     assert (fault.image, fault.what) == (4, "sealed, but an id at or before it is gone")
 
 
@@ -76,7 +83,7 @@ def test_an_id_without_a_path_is_damage(store_path):
     write_tiny(store_path, n=3, reserve=2)
     overwrite(extents_of(store_path)["catalog/image_id"].locate(3), b"\x01")
     report = FeatureStore.open(store_path).verify()
-    fault, = report.faults
+    (fault,) = report.faults
     assert (fault.image, fault.what) == (3, "it has an id, but no path") and report.damaged == [3]
 
 
@@ -96,8 +103,12 @@ def test_a_disk_that_cannot_read_is_reported_by_row(store_path, monkeypatch, nam
     monkeypatch.setattr(os, "preadv", failing)
     faults = FeatureStore.open(store_path).verify().faults
     expected = ["hflip"] if name == "patches" else ["hflip", "plain", "vflip"]
-    assert sorted((fault.image_id, fault.view) for fault in faults) == [("ID001", view) for view in expected]
-    assert all("cannot be read: " in fault.what and "Input/output error" in fault.what for fault in faults)
+    assert sorted((fault.image_id, fault.view) for fault in faults) == [
+        ("ID001", view) for view in expected
+    ]
+    assert all(
+        "cannot be read: " in fault.what and "Input/output error" in fault.what for fault in faults
+    )
 
 
 @pytest.mark.parametrize("image, view", [(0, 2), (3, 1)])
@@ -124,7 +135,9 @@ def test_padding_that_is_not_zero_is_named_by_its_first_byte(tmp_path, monkeypat
     assert str(fault) == f"its padding is not zero ({file} at byte {start + n_bytes - 2})"
 
 
-@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -np.nan], ids=["inf", "-inf", "nan", "-nan"])
+@pytest.mark.parametrize(
+    "value", [np.inf, -np.inf, np.nan, -np.nan], ids=["inf", "-inf", "nan", "-nan"]
+)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_value_that_is_not_finite_is_seen_by_its_bits(dtype, value):
     finite = np.array([0.0, -0.0, np.finfo(dtype).max, np.finfo(dtype).min], dtype)

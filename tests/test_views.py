@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from featurestore.errors import InputError
-from featurestore.views import TRANSPOSES, VIEWS, choose_views, make_view, shift_hsv, tta_views, view_amounts
+from featurestore.views import (
+    TRANSPOSES,
+    VIEWS,
+    choose_views,
+    make_view,
+    shift_hsv,
+    tta_views,
+    view_amounts,
+)
 
 TILES = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
 
@@ -16,9 +24,16 @@ def test_twenty_views_plain_flips_first():
     assert [view.name for view in VIEWS[:5]] == ["plain", "hflip", "vflip", "hvflip", "brightness"]
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("plain", TILES), ("hflip", TILES.flip(-1)), ("vflip", TILES.flip(-2)), ("hvflip", TILES.flip(-1, -2)),
-    ("transpose_hflip", TILES.transpose(-1, -2).flip(-1))])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("plain", TILES),
+        ("hflip", TILES.flip(-1)),
+        ("vflip", TILES.flip(-2)),
+        ("hvflip", TILES.flip(-1, -2)),
+        ("transpose_hflip", TILES.transpose(-1, -2).flip(-1)),
+    ],
+)
 def test_flips_move_pixels_within_each_tile(name, expected):
     view = next(view for view in VIEWS + TRANSPOSES if view.name == name)
     assert torch.equal(make_view(TILES, view, []), expected)
@@ -36,7 +51,17 @@ def test_amounts_are_keyed_by_seed_image_and_view():
     draws = view_amounts(hsv, 0, "ID1")
     assert draws == view_amounts(hsv, 0, "ID1")
     assert all(abs(d) <= a for d, a in zip(draws, hsv.amounts, strict=True))
-    assert len({tuple(view_amounts(v, s, i)) for v in VIEWS[12:16] for s in (0, 1) for i in ("ID1", "ID2")}) == 16
+    assert (
+        len(
+            {
+                tuple(view_amounts(v, s, i))
+                for v in VIEWS[12:16]
+                for s in (0, 1)
+                for i in ("ID1", "ID2")
+            }
+        )
+        == 16
+    )
 
 
 def test_shift_hsv_is_colorsys():

@@ -1,4 +1,5 @@
-"""Weights of other names, sizes and kinds are refused with a whole message; nothing is unpickled."""
+"""Weights of other names, sizes and kinds are refused with a whole message; nothing is
+unpickled."""
 
 import shutil
 
@@ -27,31 +28,47 @@ def refusal(name: str, path, size: tuple[int, int] = (64, 64)) -> str:
 
 
 def test_hf_weights_names_of_transformers_are_told_beside_those_expected(state, tmp_path):
-    theirs = {"embeddings.cls_token": state["cls_token"], "embeddings.patch_embeddings.weight": state["patch_embed.proj.weight"]}
+    theirs = {
+        "embeddings.cls_token": state["cls_token"],
+        "embeddings.patch_embeddings.weight": state["patch_embed.proj.weight"],
+    }
     save_file(theirs, tmp_path / "model.safetensors")
     told = refusal(NAME, tmp_path / "model.safetensors")
     n = len(state)
-    assert f"not safetensors weights of {NAME}: of {n} expected tensors {n} are missing (cls_token, reg_token, " in told
-    assert ("of 2 found ones 2 have other names, as transformers has them (embeddings.cls_token, "
-            "embeddings.patch_embeddings.weight); give weights under timm's names") in told
+    assert (
+        f"not safetensors weights of {NAME}: of {n} expected tensors {n} are missing (cls_token, "
+        "reg_token, " in told
+    )
+    assert (
+        "of 2 found ones 2 have other names, as transformers has them (embeddings.cls_token, "
+        "embeddings.patch_embeddings.weight); give weights under timm's names"
+    ) in told
 
 
 def test_hf_weights_the_message_names_where_timms_file_is(tmp_path):
     save_file({"layer.0.norm1.weight": torch.ones(384)}, tmp_path / "model.safetensors")
     told = refusal("vit_small_patch16_dinov3", tmp_path / "model.safetensors")
-    assert told.endswith("for example model.safetensors of timm/vit_small_patch16_dinov3.lvd1689m on huggingface.co")
+    assert told.endswith(
+        "for example model.safetensors of timm/vit_small_patch16_dinov3.lvd1689m on huggingface.co"
+    )
 
 
-@pytest.mark.parametrize("name", ["model.pth", "pytorch_model.bin", "renamed.safetensors", "no_suffix"])
+@pytest.mark.parametrize(
+    "name", ["model.pth", "pytorch_model.bin", "renamed.safetensors", "no_suffix"]
+)
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_hf_weights_pickles_are_refused_by_name_and_by_content(state, tmp_path, name, zipped):
     torch.save(state, tmp_path / name, _use_new_zipfile_serialization=zipped)
-    assert "and nothing here is unpickled; give the weights as .safetensors" in refusal(NAME, tmp_path / name)
+    assert "and nothing here is unpickled; give the weights as .safetensors" in refusal(
+        NAME, tmp_path / name
+    )
 
 
 def test_hf_weights_a_file_called_as_a_pickle_is_not_opened(tmp_path):
     (tmp_path / "model.pth").write_bytes(b"")
-    assert "it is a .pth file, and nothing here is unpickled" in refusal(NAME, tmp_path / "model.pth")
+    assert "it is a .pth file, and nothing here is unpickled" in refusal(
+        NAME, tmp_path / "model.pth"
+    )
 
 
 def test_hf_weights_a_cut_file_is_called_so(state, tmp_path):
@@ -61,7 +78,9 @@ def test_hf_weights_a_cut_file_is_called_so(state, tmp_path):
 
 
 def test_K6_fixed_position_embeddings_name_the_size_they_were_made_for(tmp_path):
-    save_file(timm.create_model("convit_tiny", num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    save_file(
+        timm.create_model("convit_tiny", num_classes=0).state_dict(), tmp_path / "w.safetensors"
+    )
     told = refusal("convit_tiny", tmp_path / "w.safetensors")
     assert "size mismatch for pos_embed" in told
     assert told.endswith("use the image size that the weights were made for, by timm's account 224")
@@ -69,16 +88,33 @@ def test_K6_fixed_position_embeddings_name_the_size_they_were_made_for(tmp_path)
 
 
 def test_weights_of_another_width_are_no_matter_of_image_size(state, tmp_path):
-    save_file({name: tensor[..., :-1].contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    save_file(
+        {name: tensor[..., :-1].contiguous() for name, tensor in state.items()},
+        tmp_path / "w.safetensors",
+    )
     assert refusal(NAME, tmp_path / "w.safetensors").endswith("give the weights of this very model")
 
 
-def test_K5_a_build_goes_on_with_the_weights_kept_beside_its_store(pasture, tmp_path, state, no_network):
+def test_K5_a_build_goes_on_with_the_weights_kept_beside_its_store(
+    pasture, tmp_path, state, no_network
+):
     """Nobody names weights: those of the store, rather than a download."""
     save_file(state, tmp_path / "w.safetensors")
     shutil.copytree(pasture, tmp_path / "data")
-    command = ["store", "build", "--data", tmp_path / "data", "--out", tmp_path / "f.h5", "--backbone", NAME, "--image-size", 64,
-               "--views", 1]
+    command = [
+        "store",
+        "build",
+        "--data",
+        tmp_path / "data",
+        "--out",
+        tmp_path / "f.h5",
+        "--backbone",
+        NAME,
+        "--image-size",
+        64,
+        "--views",
+        1,
+    ]
     biomass(*command, "--weights", tmp_path / "w.safetensors", "--reserve", 1)
     before = FeatureStore.open(tmp_path / "f.h5").spec
     biomass(*command)

@@ -15,7 +15,9 @@ from featurestore.errors import InputError, LockedError, MismatchError
 
 def digest(path: Path) -> str:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.sha256(b"".join(str(f.relative_to(path)).encode() + f.read_bytes() for f in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(str(f.relative_to(path)).encode() + f.read_bytes() for f in files)
+    ).hexdigest()
 
 
 def test_B05_a_failed_sync_is_never_believed(store_path, monkeypatch):
@@ -28,13 +30,18 @@ def test_B05_a_failed_sync_is_never_believed(store_path, monkeypatch):
         if len(calls) == 1:
             raise OSError(5, "Input/output error")
 
-    with pytest.raises(InputError, match="Input/output error"), open_writer(store_path, spec, frame) as writer:
+    with (
+        pytest.raises(InputError, match="Input/output error"),
+        open_writer(store_path, spec, frame) as writer,
+    ):
         monkeypatch.setattr(_bytes, "datasync", failing)
         writer.put(0, tiny_rows(spec, 0))
     assert FeatureStore.open(store_path).n_sealed == 0
 
 
-def test_B05_what_a_failed_sync_may_have_lost_is_not_sealed_by_the_next_commit(store_path, monkeypatch):
+def test_B05_what_a_failed_sync_may_have_lost_is_not_sealed_by_the_next_commit(
+    store_path, monkeypatch
+):
     """The kernel tells of a lost page once: a second sync of the same file succeeds without it."""
     frame = tiny_frame()
     spec = tiny_spec(frame)
@@ -68,15 +75,20 @@ def test_B08_C4_two_builders_at_once_one_is_refused(store_path):
 def test_C10_other_tokens_are_refused_with_both_values(store_path):
     write_tiny(store_path)
     frame = tiny_frame()
-    with pytest.raises(MismatchError, match=r"seed: store 0, asked 1"), \
-            open_writer(store_path, tiny_spec(frame, seed=1), frame):
+    with (
+        pytest.raises(MismatchError, match=r"seed: store 0, asked 1"),
+        open_writer(store_path, tiny_spec(frame, seed=1), frame),
+    ):
         pass
 
 
 def test_changed_labels_are_refused_by_image(store_path):
     write_tiny(store_path)
     frame = tiny_frame().assign(Dry_Total_g=[1, 2.5, 99, 5.5, 7])
-    with pytest.raises(MismatchError, match="Dry_Total_g.*\n  ID002"), open_writer(store_path, tiny_spec(frame), frame):
+    with (
+        pytest.raises(MismatchError, match="Dry_Total_g.*\n  ID002"),
+        open_writer(store_path, tiny_spec(frame), frame),
+    ):
         pass
 
 
@@ -90,14 +102,22 @@ def test_reserved_rows_take_new_images(store_path):
     store = FeatureStore.open(store_path)
     assert (store.n_images, store.n_sealed) == (6, 5)
     assert np.array_equal(store.patches[4, 0], tiny_rows(spec, 4).patches_VTPD[0])
-    with pytest.raises(InputError, match="room for 0"), open_writer(store_path, tiny_spec(tiny_frame(7)), tiny_frame(7)):
+    with (
+        pytest.raises(InputError, match="room for 0"),
+        open_writer(store_path, tiny_spec(tiny_frame(7)), tiny_frame(7)),
+    ):
         pass
 
 
 def test_a_text_too_long_for_its_column_is_refused(store_path):
     write_tiny(store_path, n=4, reserve=2)
-    frame = tiny_frame(5).assign(path=["train/ä 0.jpg", "train/ä 1.jpg", "train/ä 2.jpg", "train/ä 3.jpg", "x" * 100])
-    with pytest.raises(InputError, match="path: 'xxx"), open_writer(store_path, tiny_spec(frame), frame):
+    frame = tiny_frame(5).assign(
+        path=["train/ä 0.jpg", "train/ä 1.jpg", "train/ä 2.jpg", "train/ä 3.jpg", "x" * 100]
+    )
+    with (
+        pytest.raises(InputError, match="path: 'xxx"),
+        open_writer(store_path, tiny_spec(frame), frame),
+    ):
         pass
     assert FeatureStore.open(store_path).n_images == 4
 
@@ -113,13 +133,16 @@ def test_new_images_without_a_label_have_none_rather_than_zero(store_path):
 def test_a_column_of_another_kind_is_refused(store_path):
     write_tiny(store_path, n=4, reserve=1)
     frame = tiny_frame(5).assign(Dry_Total_g="heavy")
-    with pytest.raises(MismatchError, match="'Dry_Total_g' is number in the store, text in the CSV"), \
-            open_writer(store_path, tiny_spec(tiny_frame(5)), frame):
+    with (
+        pytest.raises(MismatchError, match="'Dry_Total_g' is number in the store, text in the CSV"),
+        open_writer(store_path, tiny_spec(tiny_frame(5)), frame),
+    ):
         pass
 
 
 def test_C3_growth_torn_by_power_loss_is_taken_up_again(store_path):
-    """An id in the middle never reached the disk: what follows is not in use, and the next build writes it again."""
+    """An id in the middle never reached the disk: what follows is not in use, and the next build
+    writes it again."""
     write_tiny(store_path, n=2, reserve=3)
     frame = tiny_frame(5)
     with open_writer(store_path, tiny_spec(frame), frame):
@@ -153,8 +176,11 @@ def test_what_is_put_must_be_of_the_arrays_dtype_and_shape(store_path):
     spec = tiny_spec(frame)
     rows = tiny_rows(spec, 0)
     with open_writer(store_path, spec, frame) as writer:
-        for wrong in (replace(rows, patches_VTPD=rows.patches_VTPD.astype(np.float32)), replace(rows, cls_VTD=rows.cls_VTD[:2]),
-                      replace(rows, thumb_HW3=None)):
+        for wrong in (
+            replace(rows, patches_VTPD=rows.patches_VTPD.astype(np.float32)),
+            replace(rows, cls_VTD=rows.cls_VTD[:2]),
+            replace(rows, thumb_HW3=None),
+        ):
             with pytest.raises(InputError, match="of an image are"):
                 writer.put(0, wrong)
     assert FeatureStore.open(store_path).n_sealed == 0
@@ -194,8 +220,14 @@ def test_images_nobody_asks_for_any_more_are_dropped_and_may_come_back(store_pat
     write_tiny(store_path, seal=1)
     frame, spec = tiny_frame(), tiny_spec(tiny_frame())
     fewer = frame.drop(index=2).reset_index(drop=True)
-    with pytest.warns(UserWarning, match="no longer asked for.*\n  ID002"), open_writer(store_path, spec, fewer) as writer:
+    with (
+        pytest.warns(UserWarning, match="no longer asked for.*\n  ID002"),
+        open_writer(store_path, spec, fewer) as writer,
+    ):
         assert writer.pending() == [1, 3, 4]
     assert FeatureStore.open(store_path).skipped == [2]
     write_tiny(store_path)
-    assert FeatureStore.open(store_path).n_sealed == 5 and FeatureStore.open(store_path).catalog["status"][2] == "ok"
+    assert (
+        FeatureStore.open(store_path).n_sealed == 5
+        and FeatureStore.open(store_path).catalog["status"][2] == "ok"
+    )

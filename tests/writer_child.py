@@ -1,14 +1,20 @@
-"""Builders without torch, for tests that kill them: `builders()` starts a server that forks a child for each build asked of it.
+"""Builders without torch, for tests that kill them: `builders()` starts a server that forks a child
+for each build asked of it.
 
-One server forks them all since importing takes a second and building takes milliseconds. A request is a line of JSON:
+One server forks them all since importing takes a second and building takes milliseconds. A request
+is a line of JSON:
 act : "build" (if not given) or "read", that is: open, read every image on first touch, verify.
-path : the store. n, reserve : images of the catalog, free places. limit : build at most so many images. pause_s : after a commit.
+path : the store. n, reserve : images of the catalog, free places. limit : build at most so many
+    images. pause_s : after a commit.
 room : bytes of memory the child may take beyond what it has. uid : whose rights it shall have.
-kill_at : die before that durable call of Python's (0: never). kill_after_s : be killed so long after the start.
-inject : what strace shall do to a system call, e.g. "fsync:signal=SIGKILL:when=3". rlimits : limits of the child, by name.
+kill_at : die before that durable call of Python's (0: never). kill_after_s : be killed so long
+    after the start.
+inject : what strace shall do to a system call, e.g. "fsync:signal=SIGKILL:when=3". rlimits : limits
+    of the child, by name.
 trace : the system calls that strace, where it is asked to inject, writes to `log`.
-The answer: exit status, images acknowledged (committed, and then told), durable calls, and the error it ended with; of a reader:
-images read and right, images refused, whether any was wrong, how many faults verify found, and how long opening took.
+The answer: exit status, images acknowledged (committed, and then told), durable calls, and the
+error it ended with; of a reader: images read and right, images refused, whether any was wrong, how
+many faults verify found, and how long opening took.
 """
 
 import json
@@ -28,11 +34,18 @@ ARRAYS = ("cls_VTD", "patches_VTPD", "pooled_VT5D", "stats_VS", "thumb_HW3")
 
 @contextmanager
 def builders() -> Iterator[Callable[..., dict]]:
-    """A function (path, **request) that builds in a child of its own, and tells what became of it."""
+    """A function (path, **request) that builds in a child of its own, and tells what became of
+    it."""
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
-    with subprocess.Popen([sys.executable, __file__], env=environment, text=True,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+    with subprocess.Popen(
+        [sys.executable, __file__],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as server:
+
         def run(path: Path, **request) -> dict:
             print(json.dumps({"path": str(path), **request}), file=server.stdin, flush=True)
             return json.loads(server.stdout.readline())
@@ -50,6 +63,7 @@ def count_calls(kill_at: int) -> list[int]:
             if calls[0] == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*args, **kwargs)
+
         return wrapper
 
     for name in COUNTED:
@@ -64,7 +78,8 @@ def build(request: dict, tell: Callable[..., None]) -> None:
     with open_writer(Path(request["path"]), spec, frame, request.get("reserve", 0)) as writer:
         group = []
         for image in writer.pending()[: request.get("limit")]:
-            writer.put(image, tiny_rows(spec, int(writer.image_ids[image][2:])))  # a repaired catalog may have another order
+            # a repaired catalog may have another order
+            writer.put(image, tiny_rows(spec, int(writer.image_ids[image][2:])))
             group.append(image)
             if image != 2:  # two images share a commit group
                 writer.commit()
@@ -94,10 +109,13 @@ def read(request: dict, tell: Callable[..., None]) -> None:
 def restrict(request: dict) -> None:
     """Take on the limits and rights asked for; what takes longer than a minute dies."""
     for name, limit in request.get("rlimits", {}).items():
-        resource.setrlimit(getattr(resource, name), (limit, limit))  # hard ones too: a soft limit is raised where it can be
+        # hard ones too: a soft limit is raised where it can be
+        resource.setrlimit(getattr(resource, name), (limit, limit))
     if "room" in request:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + request["room"],) * 2)
+        resource.setrlimit(
+            resource.RLIMIT_AS, (pages * resource.getpagesize() + request["room"],) * 2
+        )
     if "uid" in request:
         os.setuid(request["uid"])
     signal.alarm(60)
@@ -105,6 +123,7 @@ def restrict(request: dict) -> None:
 
 def run_child(request: dict, gate: int, out: int) -> None:
     """Wait for the gate, build or read, tell; the child's whole life."""
+
     def tell(**said) -> None:
         os.write(out, json.dumps(said).encode() + b"\n")
 
@@ -120,8 +139,24 @@ def run_child(request: dict, gate: int, out: int) -> None:
 def strace(request: dict, pid: int) -> subprocess.Popen:
     """A tracer that has seized the child."""
     trace = request.get("trace") or request["inject"].split(":")[0]
-    tracer = subprocess.Popen(["strace", "-f", "-p", str(pid), "-o", request.get("log", "/dev/null"), "-e", f"trace={trace}",
-                               "-e", "signal=none", "-e", f"inject={request['inject']}"], stderr=subprocess.PIPE, text=True)
+    tracer = subprocess.Popen(
+        [
+            "strace",
+            "-f",
+            "-p",
+            str(pid),
+            "-o",
+            request.get("log", "/dev/null"),
+            "-e",
+            f"trace={trace}",
+            "-e",
+            "signal=none",
+            "-e",
+            f"inject={request['inject']}",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     if "attached" not in (line := tracer.stderr.readline()):
         raise OSError(f"strace: {line}")
     return tracer
@@ -142,12 +177,18 @@ def serve(request: dict) -> dict:
         time.sleep(request["kill_after_s"])
         os.kill(pid, signal.SIGKILL)
     with os.fdopen(read_end) as told:
-        said = [json.loads(line) for line in told if line.endswith("\n")]  # a killed child may leave half a line
+        # a killed child may leave half a line
+        said = [json.loads(line) for line in told if line.endswith("\n")]
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if tracer:
         tracer.communicate()
-    answer = {"status": status, "acknowledged": [i for line in said for i in line.get("acknowledged", [])]}
-    return answer | {key: value for line in said for key, value in line.items() if key != "acknowledged"}
+    answer = {
+        "status": status,
+        "acknowledged": [i for line in said for i in line.get("acknowledged", [])],
+    }
+    return answer | {
+        key: value for line in said for key, value in line.items() if key != "acknowledged"
+    }
 
 
 if __name__ == "__main__":
@@ -159,7 +200,9 @@ if __name__ == "__main__":
     from featurestore import FeatureStore, _zarr, open_writer
     from featurestore.errors import BiomassError
 
-    zarr.config.set({"threading.max_workers": 1})  # one thread writes its metadata: a tracer counts a thread's calls
-    _zarr.SHARD_BYTES, _zarr.CHUNK_BYTES = 25_000, 200  # several shards and chunks, as the tests' fixture has
+    # one thread writes its metadata: a tracer counts a thread's calls
+    zarr.config.set({"threading.max_workers": 1})
+    # several shards and chunks, as the tests' fixture has
+    _zarr.SHARD_BYTES, _zarr.CHUNK_BYTES = 25_000, 200
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)

@@ -1,11 +1,13 @@
-"""Try every model of timm that has a class token, and write docs/backbones.md: which can be a backbone, and why others cannot.
+"""Try every model of timm that has a class token, and write docs/backbones.md: which can be a
+backbone, and why others cannot.
 
     python tools/list_backbones.py                    # all models; long, at low priority
     python tools/list_backbones.py --only test_vit cait_xxs24_224
 
-Every model is tried at its own image size on torch's meta device, which computes shapes alone. Of models up to 10^9 parameters
-that consist of the same modules, one computes tokens of small tiles with random weights. Child processes do the work, so that a
-model that hangs or takes all memory ends alone.
+Every model is tried at its own image size on torch's meta device, which computes shapes alone. Of
+models up to 10^9 parameters that consist of the same modules, one computes tokens of small tiles
+with random weights. Child processes do the work, so that a model that hangs or takes all memory
+ends alone.
 """
 
 import argparse
@@ -34,8 +36,11 @@ from featurestore.views import VIEWS
 
 DOC = Path(__file__).parent.parent / "docs" / "backbones.md"
 MOST = 10**9  # parameters of a model that is computed, not only tried on the meta device
-GRIDS = (3, 5), (3, 3)  # patches of a small tile; better not square, so that rows cannot be taken for columns
-DRAWS = 6  # of pictures at most, until changed patches show in their own tokens: deep models of random weights mix them
+# patches of a small tile; better not square, so that rows cannot be taken for columns
+GRIDS = (3, 5), (3, 3)
+# of pictures at most, until changed patches show in their own tokens: deep models of random weights
+# mix them
+DRAWS = 6
 CHUNK, LIMIT_S = 12, 1200
 
 
@@ -53,11 +58,13 @@ class Found:
     computed: bool = False
     """Whether it computed tokens, or a model of the same modules did."""
     resized: bool | None = None
-    """Whether weights of the model's own image size load at another; None where it was not tried."""
+    """Whether weights of the model's own image size load at another; None where it was not
+    tried."""
 
 
 def candidates() -> list[tuple[str, bool]]:
-    """Names of models with a class token, and whether it is the first of up to MOST parameters with its modules."""
+    """Names of models with a class token, and whether it is the first of up to MOST parameters with
+    its modules."""
     found, seen = [], set()
     for name in timm.list_models():
         with torch.device("meta"):
@@ -95,15 +102,31 @@ def try_model(name: str, compute: bool = True, resize: bool = False) -> Found:
 
 def _spec(name: str, size: tuple[int, int]) -> None:
     """The trial on the meta device, as every command makes it."""
-    spec_without_weights(name, crop="whole", image_size=min(size), views=VIEWS[:1], aspect=size[1] / size[0])
+    spec_without_weights(
+        name, crop="whole", image_size=min(size), views=VIEWS[:1], aspect=size[1] / size[0]
+    )
 
 
 def _compute(name: str, patch: int, own: tuple[int, int]) -> None:
-    """Tokens of small tiles; InputError if they are not finite, or patches are in another order than row by row."""
-    size = next(each for each in [*((rows * patch, columns * patch) for rows, columns in GRIDS), own] if _is_taken(name, each))
-    backbone = load_backbone(name, "random", crop="whole", image_size=min(size), views=VIEWS[:1], aspect=size[1] / size[0])
+    """Tokens of small tiles; InputError if they are not finite, or patches are in another order
+    than row by row."""
+    size = next(
+        each
+        for each in [*((rows * patch, columns * patch) for rows, columns in GRIDS), own]
+        if _is_taken(name, each)
+    )
+    backbone = load_backbone(
+        name,
+        "random",
+        crop="whole",
+        image_size=min(size),
+        views=VIEWS[:1],
+        aspect=size[1] / size[0],
+    )
     if (order := patch_order(backbone)) != sorted(order):
-        raise InputError(f"{name}: its patch tokens are not row by row: changed patches show in tokens {order}")
+        raise InputError(
+            f"{name}: its patch tokens are not row by row: changed patches show in tokens {order}"
+        )
 
 
 def _is_taken(name: str, size: tuple[int, int]) -> bool:
@@ -115,7 +138,8 @@ def _is_taken(name: str, size: tuple[int, int]) -> bool:
 
 
 def patch_order(backbone: Backbone) -> list[int]:
-    """The token in which a change of each patch shows, each token once; of random weights and pictures, so some may be needed."""
+    """The token in which a change of each patch shows, each token once; of random weights and
+    pictures, so some may be needed."""
     response_PP = 0
     for seed in range(DRAWS):
         response_PP += _response(backbone, seed)
@@ -126,9 +150,20 @@ def patch_order(backbone: Backbone) -> list[int]:
 
 
 def _response(backbone: Backbone, seed: int) -> np.ndarray:
-    """(P, P), how much each patch token (second axis) differs where a patch of noise (first axis) is replaced by other noise."""
-    height, width, patch = backbone.spec.tile_height, backbone.spec.tile_width, backbone.spec.patch_size
-    plain, other = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    """(P, P), how much each patch token (second axis) differs where a patch of noise (first axis)
+    is replaced by other noise."""
+    height, width, patch = (
+        backbone.spec.tile_height,
+        backbone.spec.tile_width,
+        backbone.spec.patch_size,
+    )
+    plain, other = torch.randint(
+        0,
+        256,
+        (2, height, width, 3),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(seed),
+    )
     tiles = plain.repeat(backbone.spec.n_patches, 1, 1, 1)
     for p, tile in enumerate(tiles):
         row, column = divmod(p, backbone.spec.grid[1])
@@ -145,26 +180,31 @@ def _resized(name: str, patch: int, own: tuple[int, int]) -> bool:
         file = f"{folder}/weights.safetensors"
         save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, file)
         try:
-            load_backbone(name, file, crop="squash", image_size=min(own) - 2 * patch, views=VIEWS[:1])
+            load_backbone(
+                name, file, crop="squash", image_size=min(own) - 2 * patch, views=VIEWS[:1]
+            )
         except InputError:
             return False
     return True
 
 
 def try_all(names: list[tuple[str, bool]], resize: bool = False) -> Iterator[Found]:
-    """What children find, in chunks; a model whose child ends or hangs is found unusable, and the next child goes on after it."""
+    """What children find, in chunks; a model whose child ends or hangs is found unusable, and the
+    next child goes on after it."""
     while names:
         chunk, names = names[:CHUNK], names[CHUNK:]
         marked = [f"+{name}" if compute else name for name, compute in chunk]
         command = [sys.executable, __file__, *["--resize"] * resize, "--child", *marked]
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=LIMIT_S, preexec_fn=lambda: os.nice(10))
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, timeout=LIMIT_S, preexec_fn=lambda: os.nice(10)
+            )
             told, ended = done.stdout, f"its process ended with code {done.returncode}"
         except subprocess.TimeoutExpired as err:
             told, ended = err.stdout or b"", f"took more than {LIMIT_S} s"
         lines = told.decode().splitlines()
         yield from (Found(**json.loads(line)) for line in lines)
-        if rest := chunk[len(lines):]:
+        if rest := chunk[len(lines) :]:
             yield Found(rest[0][0], "", "", 0, ended)
             names = rest[1:] + names
 
@@ -172,21 +212,42 @@ def try_all(names: list[tuple[str, bool]], resize: bool = False) -> Iterator[Fou
 def child(names: list[str], resize: bool) -> None:
     warnings.simplefilter("ignore")
     for name in names:
-        print(json.dumps(asdict(try_model(name.removeprefix("+"), name.startswith("+"), resize))), flush=True)
+        print(
+            json.dumps(asdict(try_model(name.removeprefix("+"), name.startswith("+"), resize))),
+            flush=True,
+        )
 
 
 def page(found: list[Found]) -> str:
     """docs/backbones.md."""
     families = sorted({(each.module, each.kind) for each in found})
-    rows = [_row([each for each in found if (each.module, each.kind) == family]) for family in families]
+    rows = [
+        _row([each for each in found if (each.module, each.kind) == family]) for family in families
+    ]
     refused = [f"| `{each.name}` | {each.why} |" for each in found if each.why]
-    lists = [f"- {module}, {kind}: " + ", ".join(f"`{each.name}`" for each in found
-                                              if (each.module, each.kind) == (module, kind) and not each.why)
-             for module, kind in families if any((each.module, each.kind) == (module, kind) and not each.why for each in found)]
+    lists = [
+        f"- {module}, {kind}: "
+        + ", ".join(
+            f"`{each.name}`"
+            for each in found
+            if (each.module, each.kind) == (module, kind) and not each.why
+        )
+        for module, kind in families
+        if any((each.module, each.kind) == (module, kind) and not each.why for each in found)
+    ]
     usable = [each for each in found if not each.why]
-    return TEXT.format(timm=version("timm"), torch=version("torch"), n=len(found), usable=len(usable), most="10^9",
-                       computed=sum(each.computed for each in usable), meta=sum(not each.computed for each in usable),
-                       rows="\n".join(rows), refused="\n".join(refused), lists="\n".join(lists))
+    return TEXT.format(
+        timm=version("timm"),
+        torch=version("torch"),
+        n=len(found),
+        usable=len(usable),
+        most="10^9",
+        computed=sum(each.computed for each in usable),
+        meta=sum(not each.computed for each in usable),
+        rows="\n".join(rows),
+        refused="\n".join(refused),
+        lists="\n".join(lists),
+    )
 
 
 def _row(family: list[Found]) -> str:
@@ -197,7 +258,16 @@ def _row(family: list[Found]) -> str:
     other = "-" if not resized else "yes" if not resized[False] else "no"
     layers = "-" if not usable else "the last" if family[0].kind in BY_FEATURES else "any"
     millions = f"{sizes[0] / 1e6:.3g} to {sizes[-1] / 1e6:.4g}"
-    cells = [family[0].module, family[0].kind, len(family), len(usable), millions, patches, layers, other]
+    cells = [
+        family[0].module,
+        family[0].kind,
+        len(family),
+        len(usable),
+        millions,
+        patches,
+        layers,
+        other,
+    ]
     return f"| {' | '.join(map(str, cells))} |"
 
 
@@ -239,7 +309,9 @@ other models: those are accepted or refused by the same trial.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="print what is found of these; nothing is written")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="print what is found of these; nothing is written"
+    )
     parser.add_argument("--child", nargs="+", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--resize", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -254,7 +326,10 @@ def main() -> None:
         for each in sorted(found, key=lambda each: each.n_parameters):
             if not each.why:
                 smallest.setdefault((each.module, each.kind), each.name)
-        resized = {each.name: each.resized for each in try_all([(name, False) for name in smallest.values()], resize=True)}
+        resized = {
+            each.name: each.resized
+            for each in try_all([(name, False) for name in smallest.values()], resize=True)
+        }
         for each in found:
             each.resized = resized.get(each.name)
         DOC.write_text(page(found), encoding="utf-8")

@@ -1,11 +1,14 @@
-"""Change the code at random, one change at a time, and see whether a quick test fails: `make mutants`.
+"""Change the code at random, one change at a time, and see whether a quick test fails: `make
+mutants`.
 
-mutmut makes the mutants and runs the tests (its settings are in setup.cfg). This draws a sample of them with a seed and prints
-the share that tests found in each module. It leaves out what no test can see: the words of a message, `strict=` of a zip, which
-is for mistakes of our own, and `device=`, since there is no GPU. Mutants that a person judged equivalent are listed in
+mutmut makes the mutants and runs the tests (its settings are in setup.cfg). This draws a sample of
+them with a seed and prints the share that tests found in each module. It leaves out what no test
+can see: the words of a message, `strict=` of a zip, which is for mistakes of our own, and
+`device=`, since there is no GPU. Mutants that a person judged equivalent are listed in
 tools/equivalent_mutants.csv. Exit code 1 if a module's share is below the target.
 
-mutmut changes no decorated function and nothing outside functions, such as constants and the defaults of fields; `--unseen` lists them.
+mutmut changes no decorated function and nothing outside functions, such as constants and the
+defaults of fields; `--unseen` lists them.
 """
 
 import argparse
@@ -47,11 +50,19 @@ class Mutant:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sample", type=int, default=60, help="Mutants of each module, or all of a smaller one.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sample", type=int, default=60, help="Mutants of each module, or all of a smaller one."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Of the sample.")
-    parser.add_argument("--modules", nargs="*", help="Only these, e.g. trainer/loss.py.  [all of setup.cfg]")
-    parser.add_argument("--unseen", action="store_true", help="List what mutmut does not change, and stop.")
+    parser.add_argument(
+        "--modules", nargs="*", help="Only these, e.g. trainer/loss.py.  [all of setup.cfg]"
+    )
+    parser.add_argument(
+        "--unseen", action="store_true", help="List what mutmut does not change, and stop."
+    )
     arguments = parser.parse_args()
     modules = arguments.modules or mutated_modules()
     if arguments.unseen:
@@ -59,11 +70,14 @@ def main() -> int:
             print(f"{module}: {', '.join(unseen(module)) or 'nothing'}")
         return 0
 
-    # makes all mutants and notes which test runs which function, then finds that there is nothing to do
+    # makes all mutants and notes which test runs which function, then finds that there is nothing
+    # to do
     shutil.rmtree(MUTANTS, ignore_errors=True)
     mutmut("run", "no.such.mutant", expected="nothing matches")
     run_whole_files()
-    chosen = [mutant for module in modules for mutant in sample(module, arguments.sample, arguments.seed)]
+    chosen = [
+        mutant for module in modules for mutant in sample(module, arguments.sample, arguments.seed)
+    ]
     mutmut("run", *(mutant.name for mutant in chosen))
     return report(chosen, modules)
 
@@ -75,12 +89,15 @@ def mutated_modules() -> list[str]:
 
 
 def mutmut(*arguments: str, expected: str = "") -> None:
-    """Run mutmut; its spinner is for terminals, so only what it says at the end is shown if it fails.
+    """Run mutmut; its spinner is for terminals, so only what it says at the end is shown if it
+    fails.
 
     expected : what it may fail with.
     """
     command = [sys.executable, "-m", "mutmut", *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode and not (expected and expected in done.stdout):
         sys.exit(f"mutmut failed:\n{done.stdout[-3000:]}")
 
@@ -88,14 +105,17 @@ def mutmut(*arguments: str, expected: str = "") -> None:
 def run_whole_files() -> None:
     """Where tests of a file share a fixture, let a mutant be tried by all of them.
 
-    mutmut notes which test ran a function. What a shared fixture does it notes of the first test alone that asks for it.
+    mutmut notes which test ran a function. What a shared fixture does it notes of the first test
+    alone that asks for it.
     """
     path = MUTANTS / "mutmut-stats.json"
     stats = json.loads(path.read_text("utf-8"))
     tests_of_file = defaultdict(list)
     for test in stats["duration_by_test"]:
         tests_of_file[test.split("::")[0]].append(test)
-    shares = {file for file in tests_of_file if 'scope="module"' in (ROOT / file).read_text("utf-8")}
+    shares = {
+        file for file in tests_of_file if 'scope="module"' in (ROOT / file).read_text("utf-8")
+    }
     for function, tests in stats["tests_by_mangled_function_name"].items():
         files = {test.split("::")[0] for test in tests} & shares
         whole = {test for file in files for test in tests_of_file[file]}
@@ -104,7 +124,8 @@ def run_whole_files() -> None:
 
 
 def sample(module: str, size: int, seed: int) -> list[Mutant]:
-    """Mutants of a module, drawn by the seed and the module's name alone, of those that a test could see."""
+    """Mutants of a module, drawn by the seed and the module's name alone, of those that a test
+    could see."""
     mutants = [mutant for mutant in mutants_of(module) if mutant.is_visible]
     if len(mutants) <= size:
         return mutants
@@ -112,7 +133,8 @@ def sample(module: str, size: int, seed: int) -> list[Mutant]:
 
 
 def mutants_of(module: str) -> Iterator[Mutant]:
-    """Every mutant of a module, from the file in which mutmut keeps all of them beside the originals."""
+    """Every mutant of a module, from the file in which mutmut keeps all of them beside the
+    originals."""
     prefix = module.removesuffix(".py").replace("/", ".")
     functions = {}
     for node in ast.walk(ast.parse((MUTANTS / module).read_text("utf-8"))):
@@ -147,16 +169,28 @@ def renamed(node: ast.FunctionDef) -> ast.FunctionDef:
 
 
 class Visible(ast.NodeTransformer):
-    """Blanks texts, and None for a text, below a `raise` or a call that warns or reports, and drops `strict=` and `device=`."""
+    """Blanks texts, and None for a text, below a `raise` or a call that warns or reports, and drops
+    `strict=` and `device=`."""
 
-    SAYING = ("warn", "Fault", "InputError", "MismatchError", "StoreDamaged", "UsageError", "IndexError", "ValueError")
+    SAYING = (
+        "warn",
+        "Fault",
+        "InputError",
+        "MismatchError",
+        "StoreDamaged",
+        "UsageError",
+        "IndexError",
+        "ValueError",
+    )
     UNSEEN = ("strict", "device")
 
     def __init__(self) -> None:
         self._depth = 0
 
     def visit(self, node: ast.AST) -> ast.AST:
-        says = isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and called(node) in self.SAYING)
+        says = isinstance(node, ast.Raise) or (
+            isinstance(node, ast.Call) and called(node) in self.SAYING
+        )
         self._depth += says
         is_text = isinstance(node, ast.Constant) and isinstance(node.value, str | None)
         if self._depth and (is_text or isinstance(node, ast.JoinedStr)):
@@ -181,7 +215,8 @@ def visible(node: ast.FunctionDef) -> str:
 
 
 def unseen(module: str) -> Iterator[str]:
-    """What mutmut leaves alone: decorated functions, and what runs once, when the module or a class is made."""
+    """What mutmut leaves alone: decorated functions, and what runs once, when the module or a class
+    is made."""
     tree = ast.parse((ROOT / module).read_text("utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.decorator_list:
@@ -204,7 +239,9 @@ def assigned(node: ast.stmt, prefix: str) -> Iterator[str]:
 def report(chosen: list[Mutant], modules: list[str]) -> int:
     """Print survivors, then the share found in each module."""
     with open(EQUIVALENT, newline="", encoding="utf-8") as file:
-        equivalent = {(row["module"], row["function"], row["change"]) for row in csv.DictReader(file)}
+        equivalent = {
+            (row["module"], row["function"], row["change"]) for row in csv.DictReader(file)
+        }
     codes = {}
     for module in modules:
         codes |= json.loads((MUTANTS / f"{module}.meta").read_text("utf-8"))["exit_code_by_key"]

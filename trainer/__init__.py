@@ -2,8 +2,12 @@
 
 from importlib import import_module
 
-_PUBLIC = {"MixupBatches": "trainer.batches", "SweepConfig": "trainer.grid", "run_sweep": "trainer.sweep",
-           "weighted_r2": "trainer.metrics"}
+_PUBLIC = {
+    "MixupBatches": "trainer.batches",
+    "SweepConfig": "trainer.grid",
+    "run_sweep": "trainer.sweep",
+    "weighted_r2": "trainer.metrics",
+}
 __all__ = sorted(_PUBLIC)
 
 

@@ -1,4 +1,5 @@
-"""A pass under way, on disk: everything its next step depends on, in one safetensors file that appears whole; two are kept."""
+"""A pass under way, on disk: everything its next step depends on, in one safetensors file that
+appears whole; two are kept."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,8 @@ TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
 
 class Checkpoint:
-    """The newest state of one pass, and the one before it: a newest that is damaged costs some epochs, not the sweep."""
+    """The newest state of one pass, and the one before it: a newest that is damaged costs some
+    epochs, not the sweep."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.previous = path, path.with_name(f"previous_{path.name}")
@@ -35,34 +37,48 @@ class Checkpoint:
         InputError if it cannot be written; the one before it is then kept.
         """
         self.path.parent.mkdir(exist_ok=True)
-        state = {f"{b}/{name}": tensor.detach().cpu().contiguous()
-                 for b, trainer in enumerate(trainers) for name, tensor in _state(trainer).items()}
+        state = {
+            f"{b}/{name}": tensor.detach().cpu().contiguous()
+            for b, trainer in enumerate(trainers)
+            for name, tensor in _state(trainer).items()
+        }
         if self.path.exists():
             publish(self.path, self.previous)
         try:
             with appears_whole(self.path) as partial:
                 text = identity.to_json()
-                save_tensors(state, partial, {"crc32c": _crc32c(sorted(state.items()), text), "identity": text})
+                save_tensors(
+                    state,
+                    partial,
+                    {"crc32c": _crc32c(sorted(state.items()), text), "identity": text},
+                )
         except (OSError, SafetensorError) as err:
-            raise InputError(f"{self.path}: cannot be written ({err}); make room, then --resume the sweep") from err
+            raise InputError(
+                f"{self.path}: cannot be written ({err}); make room, then --resume the sweep"
+            ) from err
 
     def check(self, identity: Identity) -> None:
-        """MismatchError if what is there was trained by other settings, or on other labels, folds or tokens.
+        """MismatchError if what is there was trained by other settings, or on other labels, folds
+        or tokens.
 
-        Tensors are read only where something differs. Of files that cannot be read `load` says what to do.
+        Tensors are read only where something differs. Of files that cannot be read `load` says what
+        to do.
         """
         for path in (self.path, self.previous):
             with suppress(SafetensorError, ValueError, KeyError, OSError), _opened(path) as file:
                 try:
                     _check(path, file.metadata() or {}, identity)
                 except MismatchError:
-                    _whole(file)  # a flipped bit of the settings is damage, not a difference: ValueError
+                    # a flipped bit of the settings is damage, not a difference: ValueError
+                    _whole(file)
                     raise
 
     def load(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
-        """Put fresh trainers where the newest whole checkpoint's were; they stay fresh if there is none.
+        """Put fresh trainers where the newest whole checkpoint's were; they stay fresh if there is
+        none.
 
-        MismatchError as by `check`, before anything is restored; one that keeps no identity, as those of before, is warned of.
+        MismatchError as by `check`, before anything is restored; one that keeps no identity, as
+        those of before, is warned of.
         """
         found = [path for path in (self.path, self.previous) if path.exists()]
         errors = []
@@ -90,11 +106,17 @@ def _opened(path: Path) -> Iterator[safe_open]:
 
 def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> None:
     expected = _expected(trainers)
-    found = read_header(path, MOST_HEADER + BYTES_A_TENSOR * len(expected) + 4 * len(identity.to_json()))
+    found = read_header(
+        path, MOST_HEADER + BYTES_A_TENSOR * len(expected) + 4 * len(identity.to_json())
+    )
     with _opened(path) as file:
         if not _check(path, _whole(file), identity):  # before anything is restored
-            warnings.warn(f"{path}: made before checkpoints kept their settings and digests of labels, folds and store; whether "
-                          "they are still the same is not known", stacklevel=4)
+            warnings.warn(
+                f"{path}: made before checkpoints kept their settings and digests of labels, folds "
+                "and store; whether "
+                "they are still the same is not known",
+                stacklevel=4,
+            )
         if not any("/adamw/" in name for name in found):  # saved before the optimiser's first step
             expected = {name: kept for name, kept in expected.items() if "/adamw/" not in name}
         for b in range(len(trainers)):
@@ -103,7 +125,11 @@ def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> No
         if faults := differences(found, expected):
             raise ValueError(f"{len(faults)} of its tensors are others: {faults[0]}")
         for b, trainer in enumerate(trainers):
-            state = {name.split("/", 1)[1]: file.get_tensor(name) for name in file.keys() if name.startswith(f"{b}/")}  # noqa: SIM118
+            state = {
+                name.split("/", 1)[1]: file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+                if name.startswith(f"{b}/")
+            }
             _restore(trainer, state)
 
 
@@ -127,10 +153,13 @@ def _check(path: Path, metadata: Mapping[str, str], identity: Identity) -> bool:
 
 
 def _crc32c(tensors: Iterable[tuple[str, Tensor]], identity: str) -> str:
-    """Of the identity, and names, types, shapes and bytes: safetensors itself would not see a bit that has flipped."""
+    """Of the identity, and names, types, shapes and bytes: safetensors itself would not see a bit
+    that has flipped."""
     crc = crc32c(identity.encode()) if identity else 0
     for name, tensor in tensors:
-        crc = crc32c(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.numpy(), start=crc)
+        crc = crc32c(
+            f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.numpy(), start=crc
+        )
     return f"{crc:08x}"
 
 
@@ -138,10 +167,17 @@ def _state(trainer: BankTrainer) -> dict[str, Tensor]:
     """All tensors of a bank under training; of AdamW's, one a head and tensor."""
     parts = {**_stacked(trainer), "adamw": _adamw_state(trainer.optimizer)}
     shape = trainer.failed_QG.shape
-    lists = {name: np.array(values).reshape(-1, *shape) for name, values in _lists(trainer).items()}  # which may be empty
-    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()} | {
-        "counts": torch.tensor([trainer.optimizer.n_done, trainer.n_batches])} | {
-        name: torch.from_numpy(array) for name, array in (_noted(trainer) | lists).items()}
+    # which may be empty
+    lists = {name: np.array(values).reshape(-1, *shape) for name, values in _lists(trainer).items()}
+    return (
+        {
+            f"{part}/{name}": tensor
+            for part, tensors in parts.items()
+            for name, tensor in tensors.items()
+        }
+        | {"counts": torch.tensor([trainer.optimizer.n_done, trainer.n_batches])}
+        | {name: torch.from_numpy(array) for name, array in (_noted(trainer) | lists).items()}
+    )
 
 
 def _expected(trainers: Sequence[BankTrainer]) -> dict[str, Kept]:
@@ -149,20 +185,32 @@ def _expected(trainers: Sequence[BankTrainer]) -> dict[str, Kept]:
     expected: dict[str, Kept] = {}
     for b, trainer in enumerate(trainers):
         state = _state(trainer)  # fresh, so without moments, and with lists of no batch
-        expected |= {f"{b}/{name}": (TYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in state.items()}
+        expected |= {
+            f"{b}/{name}": (TYPES[tensor.dtype], tuple(tensor.shape))
+            for name, tensor in state.items()
+        }
         for name, dtype in (("losses", TYPES[trainer.labels.masses_N5.dtype]), ("errors", "F64")):
             expected[f"{b}/{name}"] = dtype, (f"{b} {name}", *trainer.failed_QG.shape)
-        parameters = [each for group in trainer.optimizer.adamw.param_groups for each in group["params"]]
+        parameters = [
+            each for group in trainer.optimizer.adamw.param_groups for each in group["params"]
+        ]
         for number, parameter in enumerate(parameters):
             kept = TYPES[parameter.dtype], tuple(parameter.shape)
-            expected |= {f"{b}/adamw/{number}/exp_avg": kept, f"{b}/adamw/{number}/exp_avg_sq": kept,
-                         f"{b}/adamw/{number}/step": ("F32", ())}
+            expected |= {
+                f"{b}/adamw/{number}/exp_avg": kept,
+                f"{b}/adamw/{number}/exp_avg_sq": kept,
+                f"{b}/adamw/{number}/step": ("F32", ()),
+            }
     return expected
 
 
 def _noted(trainer: BankTrainer) -> dict[str, np.ndarray]:
     """What a trainer notes of its heads, (Q, G) each."""
-    return {"best_score": trainer.best_score_QG, "best_epoch": trainer.best_epoch_QG, "failed": trainer.failed_QG}
+    return {
+        "best_score": trainer.best_score_QG,
+        "best_epoch": trainer.best_epoch_QG,
+        "failed": trainer.failed_QG,
+    }
 
 
 def _lists(trainer: BankTrainer) -> dict[str, list[np.ndarray]]:
@@ -174,7 +222,8 @@ def _restore(trainer: BankTrainer, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for part, tensors in _stacked(trainer).items():
             for name, tensor in tensors.items():
-                tensor.copy_(state[f"{part}/{name}"])  # in place: the optimiser's slices share this storage
+                # in place: the optimiser's slices share this storage
+                tensor.copy_(state[f"{part}/{name}"])
     adamw = trainer.optimizer.adamw
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in state.items():
@@ -184,16 +233,25 @@ def _restore(trainer: BankTrainer, state: dict[str, Tensor]) -> None:
     adamw.load_state_dict({"state": moments, "param_groups": adamw.state_dict()["param_groups"]})
     trainer.optimizer.n_done, trainer.n_batches = state["counts"].tolist()
     for name, noted in (_noted(trainer) | _lists(trainer)).items():
-        noted[:] = state[name].numpy().copy()  # a list would keep views of the mapped file, which may be cut later
+        # a list would keep views of the mapped file, which may be cut later
+        noted[:] = state[name].numpy().copy()
 
 
 def _stacked(trainer: BankTrainer) -> dict[str, dict[str, Tensor]]:
     """A bank's own tensors; gradients too, since an accumulation may be under way."""
     tensors = trainer.bank.tensors
-    return {"weights": tensors, "grad": {name: tensor.grad for name, tensor in tensors.items()},
-            "average": trainer.optimizer.average, "best": trainer.best}
+    return {
+        "weights": tensors,
+        "grad": {name: tensor.grad for name, tensor in tensors.items()},
+        "average": trainer.optimizer.average,
+        "best": trainer.best,
+    }
 
 
 def _adamw_state(optimizer: BankOptimizer) -> dict[str, Tensor]:
     state = optimizer.adamw.state_dict()["state"]
-    return {f"{number}/{key}": tensor for number, moments in state.items() for key, tensor in moments.items()}
+    return {
+        f"{number}/{key}": tensor
+        for number, moments in state.items()
+        for key, tensor in moments.items()
+    }

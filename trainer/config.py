@@ -1,6 +1,8 @@
-"""The keys of a sweep's YAML as typed, frozen models, one point at a time; reading files and grids is `grid`'s.
+"""The keys of a sweep's YAML as typed, frozen models, one point at a time; reading files and grids
+is `grid`'s.
 
-Plain values only: the code that uses them builds the objects. Whether they fit a store is checked where one is opened.
+Plain values only: the code that uses them builds the objects. Whether they fit a store is checked
+where one is opened.
 """
 
 import reprlib
@@ -28,7 +30,9 @@ def _number(value: Any) -> Any:
 def _exactly(*names: str) -> AfterValidator:
     def check(value: list[str]) -> list[str]:
         if value != list(names):
-            raise ValueError(f"found {reprlib.repr(value)}, expected {list(names)}: others are not supported yet")
+            raise ValueError(
+                f"found {reprlib.repr(value)}, expected {list(names)}: others are not supported yet"
+            )
         return value
 
     return AfterValidator(check)
@@ -36,7 +40,10 @@ def _exactly(*names: str) -> AfterValidator:
 
 def _each_once(value: list[int]) -> list[int]:
     if len(set(value)) < len(value):
-        raise ValueError(f"found {reprlib.repr(value)}, expected each once: what is there twice would count twice")
+        raise ValueError(
+            f"found {reprlib.repr(value)}, expected each once: what is there twice would count "
+            "twice"
+        )
     return value
 
 
@@ -93,7 +100,8 @@ class BackboneConfig(Section):
 
 class BalanceTolerance(Section):
     grams: Weight = TOLERANCE_G
-    """How far GDM may be from Green + Clover, and Total from GDM + Dead; beyond it train refuses the labels."""
+    """How far GDM may be from Green + Clover, and Total from GDM + Dead; beyond it train refuses
+    the labels."""
 
     share: Share = TOLERANCE_SHARE
     """The same as a share of the mass; whichever allows more counts."""
@@ -104,7 +112,8 @@ class DatasetConfig(Section):
     """The feature store, or its URL; null = given on the command line."""
 
     images: list[Annotated[str, Field(min_length=1)]] = []
-    """Ids of the images to learn from; [] = every sealed one. `--images` reads them from a file, too."""
+    """Ids of the images to learn from; [] = every sealed one. `--images` reads them from a file,
+    too."""
 
     img_size: Count | None = None
     """Side of a tile in pixels; null = not checked."""
@@ -113,11 +122,16 @@ class DatasetConfig(Section):
     """Views V of each image; null = not checked."""
 
     target_cols: Annotated[list[str], _exactly("Dry_Total_g", "GDM_g", "Dry_Green_g")] = [
-        "Dry_Total_g", "GDM_g", "Dry_Green_g",
+        "Dry_Total_g",
+        "GDM_g",
+        "Dry_Green_g",
     ]
     """Masses of the main loss, in the order of `loss.main_weights`."""
 
-    aux_target_cols: Annotated[list[str], _exactly("Dry_Dead_g", "Dry_Clover_g")] = ["Dry_Dead_g", "Dry_Clover_g"]
+    aux_target_cols: Annotated[list[str], _exactly("Dry_Dead_g", "Dry_Clover_g")] = [
+        "Dry_Dead_g",
+        "Dry_Clover_g",
+    ]
     """Masses of the auxiliary loss."""
 
     balance_tolerance: BalanceTolerance = BalanceTolerance()
@@ -126,11 +140,13 @@ class DatasetConfig(Section):
 
 class HeadConfig(Section):
     kind: Annotated[str, AfterValidator(_known_kind)]
-    """A file of trainer/kinds: heads trained together (cls_gating, density, attention, pooled_mlp), or a regressor on pooled
-    rows (ridge, kernel_ridge, svr, pls, gpr, hist_gbdt). A key that a kind does not read makes no other point of it."""
+    """A file of trainer/kinds: heads trained together (cls_gating, density, attention, pooled_mlp),
+    or a regressor on pooled rows (ridge, kernel_ridge, svr, pls, gpr, hist_gbdt). A key that a kind
+    does not read makes no other point of it."""
 
     seed: CountFromZero = 0
-    """Another number, other initial weights and dropout over the same folds and rows: as an axis, the spread by luck."""
+    """Another number, other initial weights and dropout over the same folds and rows: as an axis,
+    the spread by luck."""
 
     gate_hidden: Count | None = None
     """Hidden width of the gate; null = D // 4. `cls_gating`."""
@@ -148,12 +164,14 @@ class HeadConfig(Section):
     """Rate after the shared layer. `cls_gating`, `attention`, `pooled_mlp`."""
 
     normalize: bool = False
-    """Bring each channel to mean 0 and std 1, by the rows of the training fold alone. Regressors always do."""
+    """Bring each channel to mean 0 and std 1, by the rows of the training fold alone. Regressors
+    always do."""
 
 
 class LossConfig(Section):
     space: Literal["raw", "log1p", "sqrt"] = "raw"
-    """What the masses are compared in; heads predict grams in each. `ridge` always averages raw and log1p."""
+    """What the masses are compared in; heads predict grams in each. `ridge` always averages raw and
+    log1p."""
 
     beta: PositiveNumber = 1.0
     """Error, in units of that space, below which smooth L1 is quadratic."""
@@ -171,7 +189,8 @@ class LossConfig(Section):
     """Weight of the smooth L1 of Dead and Clover."""
 
     intervals: Annotated[int, Field(ge=0)] = 0
-    """Classify each mass into this many intervals too, of equal counts in the training fold; 0 = not."""
+    """Classify each mass into this many intervals too, of equal counts in the training fold; 0 =
+    not."""
 
     interval_weight: Weight = 0.1
     """Weight of the cross-entropy of the intervals."""
@@ -179,8 +198,9 @@ class LossConfig(Section):
 
 class TrainerConfig(Section):
     num_epochs: Count = 200
-    """Epochs: each walks through the training images in a new order. Its steps are the whole batches of a fold of average size,
-    for every fold: one that trains on more images leaves some out of an epoch, one that trains on fewer shows some again."""
+    """Epochs: each walks through the training images in a new order. Its steps are the whole
+    batches of a fold of average size, for every fold: one that trains on more images leaves some
+    out of an epoch, one that trains on fewer shows some again."""
 
     batch_size: Count = 32
     """Images of a step of one fold; with more than a fold trains on, some come twice in a batch."""
@@ -192,11 +212,13 @@ class TrainerConfig(Section):
     """Multiply tokens in half precision on CUDA; sums stay in float32."""
 
     checkpoint_every: CountFromZero = 0
-    """Epochs between checkpoints to resume from; 0 = only when a signal, KeyboardInterrupt or an error stops the sweep."""
+    """Epochs between checkpoints to resume from; 0 = only when a signal, KeyboardInterrupt or an
+    error stops the sweep."""
 
     memory_gb: PositiveNumber = 8.0
-    """Memory of the device that trains, in GB, that one pass over the tokens may plan with. Points are dealt into as many
-    passes as that takes; a sweep keeps its passes, whatever is free when it is resumed."""
+    """Memory of the device that trains, in GB, that one pass over the tokens may plan with. Points
+    are dealt into as many passes as that takes; a sweep keeps its passes, whatever is free when it
+    is resumed."""
 
     passes: Count | None = None
     """Passes over the tokens; null = as few as `memory_gb` allows."""
@@ -224,8 +246,9 @@ class OptimizationConfig(Section):
     """Score and save the moving average of the weights."""
 
     ema_decay: BelowOne | None = None
-    """Share of itself the average keeps at a step: 0.997 looks back over some 300. null = 0.997, or less where training is so
-    short (below 1,533 steps) that more than 1 % of the first weights would be left."""
+    """Share of itself the average keeps at a step: 0.997 looks back over some 300. null = 0.997, or
+    less where training is so short (below 1,533 steps) that more than 1 % of the first weights
+    would be left."""
 
     ema_start_ratio: Share = 0.025
     """First part of the steps, in which the average follows the weights exactly."""
@@ -240,8 +263,9 @@ class MixupConfig(Section):
     """Mix each image with a partner of its batch."""
 
     kind: Literal["none", "patches", "pooled", "same_site"] = "patches"
-    """`patches`: patch by patch, before heads pool them. `pooled`: what a head pooled from each photograph. `same_site`: as
-    `patches`, with partners of the same visit; an image alone in its batch stays unmixed. `none` is the same as not enabled."""
+    """`patches`: patch by patch, before heads pool them. `pooled`: what a head pooled from each
+    photograph. `same_site`: as `patches`, with partners of the same visit; an image alone in its
+    batch stays unmixed. `none` is the same as not enabled."""
 
     alpha: PositiveNumber = 1.0
     """Beta(alpha, alpha) draws the share of the first image."""
@@ -280,7 +304,9 @@ class ClipRule(Section):
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
         if self.low > self.high:
-            raise ValueError(f"found low {self.low:g} above high {self.high:g}; the bounds of a clip rise")
+            raise ValueError(
+                f"found low {self.low:g} above high {self.high:g}; the bounds of a clip rise"
+            )
         return self
 
 
@@ -299,11 +325,17 @@ Rule = Annotated[WaDeadZeroRule | ClipRule | FactorRule, Field(discriminator="ru
 
 
 class InferenceConfig(Section):
-    tta_indices: Annotated[list[CountFromZero], Field(min_length=1), AfterValidator(_each_once)] = [0, 1, 2, 3]
+    tta_indices: Annotated[list[CountFromZero], Field(min_length=1), AfterValidator(_each_once)] = [
+        0,
+        1,
+        2,
+        3,
+    ]
     """Views averaged when `best` and `last` are scored; 0 to 3 are the plain flips."""
 
     constraints: Literal["order", "clip"] = "order"
-    """How averaged masses are made to hold Total >= GDM >= Green >= 0: isotonic projection, or clipping upwards."""
+    """How averaged masses are made to hold Total >= GDM >= Green >= 0: isotonic projection, or
+    clipping upwards."""
 
     postprocess: list[Rule] = []
     """Rules applied after that, in order; the summary says what each of them gains out of fold."""
@@ -320,10 +352,12 @@ class CvConfig(Section):
     """What is held out together; `state` leaves one State out."""
 
     strata: list[str] = ["Dry_Clover_g", "Dry_Dead_g"]
-    """Columns whose > 0 is spread evenly over the folds, as well as scikit-learn's StratifiedGroupKFold does it."""
+    """Columns whose > 0 is spread evenly over the folds, as well as scikit-learn's
+    StratifiedGroupKFold does it."""
 
     fold: CountFromZero | Literal["all"] | None = None
-    """Train only this fold of each repeat; null = every one; all = every one, then the chosen point on all images."""
+    """Train only this fold of each repeat; null = every one; all = every one, then the chosen point
+    on all images."""
 
     folds: Annotated[Path, Field(strict=False)] | None = None
     """A folds table (folds.csv), ours or another tool's, in place of new folds."""
@@ -337,13 +371,18 @@ class CvConfig(Section):
         if not isinstance(self.fold, int):
             return None
         heads = "one head" if self.repeats == 1 else f"{self.repeats} heads"
-        return (f"only fold {self.fold} of {self.n_folds} is trained (cv.fold, --fold): scores are of the images that it holds "
-                f"out, and {heads} a point can predict; train without it for all folds")
+        return (
+            f"only fold {self.fold} of {self.n_folds} is trained (cv.fold, --fold): scores are of "
+            "the images that it holds "
+            f"out, and {heads} a point can predict; train without it for all folds"
+        )
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
         if self.folds is None and isinstance(self.fold, int) and self.fold >= self.n_folds:
-            raise ValueError(f"fold {self.fold} does not exist: n_folds is {self.n_folds}, the first fold is 0")
+            raise ValueError(
+                f"fold {self.fold} does not exist: n_folds is {self.n_folds}, the first fold is 0"
+            )
         return self
 
 
@@ -382,5 +421,8 @@ class PointConfig(Section):
 
 
 def dump_yaml(model: PointConfig) -> str:
-    """The config as YAML, every default written out; `PointConfig.load` of it gives an equal config."""
-    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
+    """The config as YAML, every default written out; `PointConfig.load` of it gives an equal
+    config."""
+    return yaml.safe_dump(
+        model.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120
+    )

@@ -1,4 +1,5 @@
-"""Predictions of heads for images they never saw, and their scores: raw masses in, the contest's score out."""
+"""Predictions of heads for images they never saw, and their scores: raw masses in, the contest's
+score out."""
 
 import itertools
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from trainer.tokens import TokenReader
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What heads predict for images they never saw: raw, NaN where no split of a repeat holds the image out."""
+    """What heads predict for images they never saw: raw, NaN where no split of a repeat holds the
+    image out."""
 
     masses_GRN5: np.ndarray
     """Grams, MASSES order."""
@@ -51,9 +53,16 @@ class HeldOut:
 
 
 @torch.inference_mode()
-def predict_held_out(banks: Sequence[Bank], data: TrainingData, reader: TokenReader, splits: Sequence[Split],
-                     batch_size: int, view: int = 0) -> list[HeldOut]:
-    """Each bank's raw predictions for every image by the heads that hold it out, in one pass over the rows of a view."""
+def predict_held_out(
+    banks: Sequence[Bank],
+    data: TrainingData,
+    reader: TokenReader,
+    splits: Sequence[Split],
+    batch_size: int,
+    view: int = 0,
+) -> list[HeldOut]:
+    """Each bank's raw predictions for every image by the heads that hold it out, in one pass over
+    the rows of a view."""
     n_repeats = max(split.repeat for split in splits) + 1
     predictions = [HeldOut.blank(bank, n_repeats, data.n_images) for bank in banks]
     kinds = {bank.kind for bank in banks}
@@ -70,7 +79,8 @@ def predict_held_out(banks: Sequence[Bank], data: TrainingData, reader: TokenRea
 
 @dataclass(frozen=True)
 class Scores:
-    """One point's scores by held-out predictions; every score is the contest's, pooled over all images unless said."""
+    """One point's scores by held-out predictions; every score is the contest's, pooled over all
+    images unless said."""
 
     per_repeat_R: np.ndarray
     per_fold: dict[str, float]
@@ -84,31 +94,57 @@ class Scores:
     @property
     def sd(self) -> float:
         """Over repeats; NaN for a single one."""
-        return float(np.std(self.per_repeat_R, ddof=1)) if len(self.per_repeat_R) > 1 else float("nan")
+        return (
+            float(np.std(self.per_repeat_R, ddof=1)) if len(self.per_repeat_R) > 1 else float("nan")
+        )
 
 
-def score(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split], state_N: Sequence[str]) -> Scores:
-    """Scores of (R, N, 5) predictions in TARGETS order, each repeat over the images its splits hold out.
+def score(
+    truth_N5: np.ndarray,
+    prediction_RN5: np.ndarray,
+    splits: Sequence[Split],
+    state_N: Sequence[str],
+) -> Scores:
+    """Scores of (R, N, 5) predictions in TARGETS order, each repeat over the images its splits hold
+    out.
 
     A head that diverged predicts NaN and makes the score NaN: a point must not gain by failing.
     """
     truth_RN5 = _held_out_truth(truth_N5, prediction_RN5, splits)
     state = np.asarray(state_N)
     held_out = sorted(set(state[~np.isnan(truth_RN5).all((0, 2))]))
-    per_fold = {f"r{s.repeat:02d}_fold{s.fold}": float(weighted_r2(truth_N5[s.val_N], prediction_RN5[s.repeat, s.val_N]))
-                for s in splits}
-    per_target = dict(zip(TARGETS, target_r2(truth_RN5, prediction_RN5).mean(0).tolist(), strict=True))
-    per_state = {str(name): float(np.mean(weighted_r2(truth_RN5[:, state == name], prediction_RN5[:, state == name])))
-                 for name in held_out}
-    return Scores(np.asarray(weighted_r2(truth_RN5, prediction_RN5)), per_fold, per_target, per_state)
+    per_fold = {
+        f"r{s.repeat:02d}_fold{s.fold}": float(
+            weighted_r2(truth_N5[s.val_N], prediction_RN5[s.repeat, s.val_N])
+        )
+        for s in splits
+    }
+    per_target = dict(
+        zip(TARGETS, target_r2(truth_RN5, prediction_RN5).mean(0).tolist(), strict=True)
+    )
+    per_state = {
+        str(name): float(
+            np.mean(weighted_r2(truth_RN5[:, state == name], prediction_RN5[:, state == name]))
+        )
+        for name in held_out
+    }
+    return Scores(
+        np.asarray(weighted_r2(truth_RN5, prediction_RN5)), per_fold, per_target, per_state
+    )
 
 
-def pooled_score(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]) -> float:
+def pooled_score(
+    truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]
+) -> float:
     """The mean over repeats alone, `Scores.mean`, for every epoch of every point."""
-    return float(np.mean(weighted_r2(_held_out_truth(truth_N5, prediction_RN5, splits), prediction_RN5)))
+    return float(
+        np.mean(weighted_r2(_held_out_truth(truth_N5, prediction_RN5, splits), prediction_RN5))
+    )
 
 
-def _held_out_truth(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
+def _held_out_truth(
+    truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]
+) -> np.ndarray:
     """(R, N, 5) truth, NaN where a repeat's splits do not hold the image out."""
     truth_RN5 = np.full(prediction_RN5.shape, np.nan)
     for s in splits:
@@ -116,17 +152,37 @@ def _held_out_truth(truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Se
     return truth_RN5
 
 
-def oof_table(which: str, data: TrainingData, folds: pd.DataFrame, splits: Sequence[Split], prediction_RN5: np.ndarray,
-              state_RNC: np.ndarray | None) -> pd.DataFrame:
-    """Out-of-fold predictions of one point: a row per repeat and image, grams, the truth beside them; States it tells."""
+def oof_table(
+    which: str,
+    data: TrainingData,
+    folds: pd.DataFrame,
+    splits: Sequence[Split],
+    prediction_RN5: np.ndarray,
+    state_RNC: np.ndarray | None,
+) -> pd.DataFrame:
+    """Out-of-fold predictions of one point: a row per repeat and image, grams, the truth beside
+    them; States it tells."""
     truth_N5 = in_targets_order(data.truth_N5)
     parts = []
     for repeat, prediction_N5 in enumerate(prediction_RN5):
         held_out = folds[f"r{repeat:02d}"].isin([s.fold for s in splits if s.repeat == repeat])
-        part = pd.DataFrame({"weights": which, "repeat": repeat, "image_id": data.catalog["image_id"],
-                             "site": folds["site"], "fold": folds[f"r{repeat:02d}"]})
-        part = pd.concat([part, pd.DataFrame(prediction_N5, columns=list(TARGETS)),
-                          pd.DataFrame(truth_N5, columns=[f"true_{name}" for name in TARGETS])], axis=1)
+        part = pd.DataFrame(
+            {
+                "weights": which,
+                "repeat": repeat,
+                "image_id": data.catalog["image_id"],
+                "site": folds["site"],
+                "fold": folds[f"r{repeat:02d}"],
+            }
+        )
+        part = pd.concat(
+            [
+                part,
+                pd.DataFrame(prediction_N5, columns=list(TARGETS)),
+                pd.DataFrame(truth_N5, columns=[f"true_{name}" for name in TARGETS]),
+            ],
+            axis=1,
+        )
         if state_RNC is not None and data.states:
             part["predicted_State"] = most_probable(state_RNC[repeat], data.states)
         parts.append(part[held_out])

@@ -1,8 +1,10 @@
-"""The banks: H = Q splits x G points heads of one kind and shape, held as stacked tensors; one head is one slice.
+"""The banks: H = Q splits x G points heads of one kind and shape, held as stacked tensors; one head
+is one slice.
 
-What a kind computes is its file in trainer/kinds; here is what all kinds share. Mass is additive over area, so a head works on
-each tile and its masses are summed; State, Height and intervals are averaged. A saved head is a plain torch.nn module's state
-(docs/sweep.md): whatever normalisation it learned under is folded into it.
+What a kind computes is its file in trainer/kinds; here is what all kinds share. Mass is additive
+over area, so a head works on each tile and its masses are summed; State, Height and intervals are
+averaged. A saved head is a plain torch.nn module's state (docs/sweep.md): whatever normalisation it
+learned under is folded into it.
 """
 
 import itertools
@@ -43,14 +45,21 @@ class HeadShape:
     def of(cls, point: PointConfig, tokens: TokenSpec, states: Sequence[str]) -> "HeadShape":
         """The shape of a config's heads over a store's tokens."""
         head, kind = point.head, kinds.load(point.head.kind)
-        sizes = {"gate_hidden": head.gate_hidden or tokens.width // 4, "shared_hidden": head.shared_hidden,
-                 "queries": head.queries, "features": tuple(head.features)}
+        sizes = {
+            "gate_hidden": head.gate_hidden or tokens.width // 4,
+            "shared_hidden": head.shared_hidden,
+            "queries": head.queries,
+            "features": tuple(head.features),
+        }
         asked = {name: size for name, size in sizes.items() if name in kind.settings}
         n_intervals = point.loss.intervals if kind.has_state else 0
-        return cls(head.kind, tokens.width, tokens.n_patches, max(1, len(states)), n_intervals, **asked)
+        return cls(
+            head.kind, tokens.width, tokens.n_patches, max(1, len(states)), n_intervals, **asked
+        )
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each tensor of a saved head, as nn.Linear and nn.LayerNorm have them."""
+        """Name and shape of each tensor of a saved head, as nn.Linear and nn.LayerNorm have
+        them."""
         return kinds.load(self.kind).tensors(self)
 
     @property
@@ -60,7 +69,8 @@ class HeadShape:
 
 @dataclass
 class Inputs:
-    """One step as a bank sees it. share_QGB is None where nothing is mixed; partners are then not looked at."""
+    """One step as a bank sees it. share_QGB is None where nothing is mixed; partners are then not
+    looked at."""
 
     rows: Sequence[Tensor]
     own_QB: np.ndarray
@@ -98,22 +108,26 @@ class Inputs:
         return share * own_QGB + (1 - share) * partner_QGB
 
     def project(self, weight_QGDK: Tensor) -> Tensor:
-        """(Q, G, B, T, P, K): every patch of each sample's own photograph through its heads' linear map."""
+        """(Q, G, B, T, P, K): every patch of each sample's own photograph through its heads' linear
+        map."""
         return project(weight_QGDK, self.rows, self.own_QB, self.half)
 
     def attend(self, weight_QGBTP: Tensor) -> Tensor:
-        """(Q, G, B, T, D): patches under each sample's weights, of the mixed photograph unless pooled results are mixed."""
+        """(Q, G, B, T, D): patches under each sample's weights, of the mixed photograph unless
+        pooled results are mixed."""
         if self.share_QGB is None or self.mix_pooled:
             return attend(weight_QGBTP, self.rows, self.own_QB[..., None], self.half)[:, :, :, 0]
         partner = np.take_along_axis(self.own_QB, self.partner_QB, 1)
         y = attend(weight_QGBTP, self.rows, np.stack([self.own_QB, partner], -1), self.half)
-        share = self.share_QGB.repeat_interleave(y.shape[1] // self.share_QGB.shape[1], 1)  # several maps a head
+        # several maps a head
+        share = self.share_QGB.repeat_interleave(y.shape[1] // self.share_QGB.shape[1], 1)
         return torch.lerp(y[:, :, :, 1], y[:, :, :, 0], share[..., None, None])
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of every head and sample, in grams, logits and cm; a kind without State has None in all but masses."""
+    """Of every head and sample, in grams, logits and cm; a kind without State has None in all but
+    masses."""
 
     masses_QGB5: Tensor
     """Total, GDM, Green, Dead, Clover; summed over tiles."""
@@ -124,11 +138,13 @@ class Outputs:
 
 
 class HeadKind:
-    """One kind of head: what its file in trainer/kinds defines. All tensors of a bank are (Q, G, *), weights (Q, G, in, out)."""
+    """One kind of head: what its file in trainer/kinds defines. All tensors of a bank are (Q, G,
+    *), weights (Q, G, in, out)."""
 
     trained, seeded, report_only = True, True, False  # as a Regressor says of itself
     settings: tuple[str, ...] = ()
-    """Keys of the config's `head` section that make a difference to it, beside `kind` and `seed`."""
+    """Keys of the config's `head` section that make a difference to it, beside `kind` and
+    `seed`."""
     has_state = True
     """It predicts State, Height and, if asked, intervals beside the masses."""
     reads_pooled = False
@@ -138,14 +154,16 @@ class HeadKind:
     floats_per_patch = 8
     """Floats alive for each sample and patch of a step, to plan memory by."""
     maps_say: Literal["grams", "share"] | None = None
-    """What `maps` says of a patch: its grams, or its share of what a head looks at; None: this kind has no map."""
+    """What `maps` says of a patch: its grams, or its share of what a head looks at; None: this kind
+    has no map."""
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor, as nn.Linear has them: weights (out, in)."""
         raise NotImplementedError
 
     def reads(self, shape: HeadShape) -> dict[str, list[str]]:
-        """What each first layer is fed, in order: "cls", "patch" or names of spec.POOLED; normalisation is folded in there."""
+        """What each first layer is fed, in order: "cls", "patch" or names of spec.POOLED;
+        normalisation is folded in there."""
         raise NotImplementedError
 
     def forward(self, bank: "Bank", inputs: Inputs) -> Outputs:
@@ -153,8 +171,9 @@ class HeadKind:
         raise NotImplementedError
 
     def maps(self, bank: "Bank", inputs: Inputs) -> Tensor:
-        """(Q, G, B, T, P, M), of every patch: grams of all five MASSES, which sum to the head's masses over patches and tiles;
-        or its share under each of M softmaxes, which sum to 1 over a tile. Asked of a kind whose `maps_say` is not None.
+        """(Q, G, B, T, P, M), of every patch: grams of all five MASSES, which sum to the head's
+        masses over patches and tiles; or its share under each of M softmaxes, which sum to 1 over a
+        tile. Asked of a kind whose `maps_say` is not None.
         """
         raise NotImplementedError
 
@@ -163,7 +182,8 @@ class HeadKind:
 class Bank:
     """Q x G heads of one shape. Tensors are (Q, G, *), weights transposed to (Q, G, in, out).
 
-    moments : mean and std (Q, D) of "cls", "patch" and pooled channels by a split's own training rows, which normalise what
+    moments : mean and std (Q, D) of "cls", "patch" and pooled channels by a split's own training
+        rows, which normalise what
     heads read; None leaves it as it is.
     """
 
@@ -190,11 +210,18 @@ class Bank:
 
     def head_state(self, q: int, g: int) -> dict[str, Tensor]:
         """One head as a plain module's state dict, float32, normalisation folded in."""
-        state = {name: tensor[q, g].detach().double().cpu() for name, tensor in self.tensors.items()}
+        state = {
+            name: tensor[q, g].detach().double().cpu() for name, tensor in self.tensors.items()
+        }
         if self.moments:
-            of_split = {part: [m[q].double().cpu() for m in moments] for part, moments in self.moments.items()}
+            of_split = {
+                part: [m[q].double().cpu() for m in moments]
+                for part, moments in self.moments.items()
+            }
             _fold(state, self.kind.reads(self.shape), of_split)
-        return {name: (t.T if t.dim() == 2 else t).float().contiguous() for name, t in state.items()}
+        return {
+            name: (t.T if t.dim() == 2 else t).float().contiguous() for name, t in state.items()
+        }
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "Bank":
         """The same heads' places with other values, e.g. their moving averages."""
@@ -203,11 +230,16 @@ class Bank:
     def linear(self, name: str, x_QGBTI: Tensor) -> Tensor:
         """(Q, G, B, T, in) -> (Q, G, B, T, out) by each head's own layer."""
         q, g, b, t, n_in = x_QGBTI.shape
-        y = _Linear.apply(x_QGBTI.reshape(q * g, b * t, n_in), self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
+        y = _Linear.apply(
+            x_QGBTI.reshape(q * g, b * t, n_in),
+            self.tensors[f"{name}.weight"],
+            self.tensors[f"{name}.bias"],
+        )
         return y.view(q, g, b, t, -1)
 
     def normal(self, part: str, x_QGBTD: Tensor) -> Tensor:
-        """A part of the tokens (Q, G or 1, B, T, D) brought to mean 0 and std 1, if this bank normalises."""
+        """A part of the tokens (Q, G or 1, B, T, D) brought to mean 0 and std 1, if this bank
+        normalises."""
         if not self.moments:
             return x_QGBTD
         mean, std = (m[:, None, None, None] for m in self.moments[part])
@@ -225,8 +257,8 @@ class Bank:
 class _Linear(torch.autograd.Function):
     """(H, M, in) by each head's own layer, adding to the weights' gradients where they are.
 
-    autograd would write a gradient as large as all weights, then add it: with that, a full-size step of 30 heads took 1.6 s of
-    one core, without it 1.3.
+    autograd would write a gradient as large as all weights, then add it: with that, a full-size
+    step of 30 heads took 1.6 s of one core, without it 1.3.
     """
 
     @staticmethod
@@ -237,39 +269,68 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy_HMO: Tensor) -> tuple:
-        x_HMI, = ctx.saved_tensors
+        (x_HMI,) = ctx.saved_tensors
         for leaf in (ctx.weight, ctx.bias):
             leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         ctx.weight.grad.flatten(0, 1).baddbmm_(x_HMI.transpose(1, 2), dy_HMO)
         ctx.bias.grad.flatten(0, 1).add_(dy_HMO.sum(1))
-        dx = torch.bmm(dy_HMO, ctx.weight.detach().flatten(0, 1).transpose(1, 2)) if ctx.needs_input_grad[0] else None
+        dx = (
+            torch.bmm(dy_HMO, ctx.weight.detach().flatten(0, 1).transpose(1, 2))
+            if ctx.needs_input_grad[0]
+            else None
+        )
         return dx, None, None
 
 
-def load_bank(shape: HeadShape, states: Sequence[Mapping[str, Tensor]], device: torch.device) -> Bank:
+def load_bank(
+    shape: HeadShape, states: Sequence[Mapping[str, Tensor]], device: torch.device
+) -> Bank:
     """Saved heads as one bank of one split, to predict with."""
     for state, (name, size) in itertools.product(states, shape.tensors().items()):
         if name not in state or state[name].shape != size:
             found = list(state[name].shape) if name in state else "missing"
-            raise MismatchError(f"saved head: {name} is {found}, its config and tokens make it {list(size)}")
-    tensors = {name: torch.stack([s[name].T if s[name].dim() == 2 else s[name] for s in states])[None].to(device)
-               for name in shape.tensors()}
+            raise MismatchError(
+                f"saved head: {name} is {found}, its config and tokens make it {list(size)}"
+            )
+    tensors = {
+        name: torch.stack([s[name].T if s[name].dim() == 2 else s[name] for s in states])[None].to(
+            device
+        )
+        for name in shape.tensors()
+    }
     return Bank(shape, tensors, torch.zeros(len(states), device=device))
 
 
-def new_bank(shape: HeadShape, splits: Sequence, points: Sequence[PointConfig], dtype: torch.dtype,
-             biases: Sequence[Mapping[str, np.ndarray]], moments: dict[str, tuple[Tensor, Tensor]] | None,
-             device: torch.device) -> Bank:
-    """Fresh heads: points of a split start alike, from draws keyed by (seed, repeat, fold, tensor) and `head.seed`.
+def new_bank(
+    shape: HeadShape,
+    splits: Sequence,
+    points: Sequence[PointConfig],
+    dtype: torch.dtype,
+    biases: Sequence[Mapping[str, np.ndarray]],
+    moments: dict[str, tuple[Tensor, Tensor]] | None,
+    device: torch.device,
+) -> Bank:
+    """Fresh heads: points of a split start alike, from draws keyed by (seed, repeat, fold, tensor)
+    and `head.seed`.
 
-    biases : for each split, values of the output biases; from zero they would take hundreds of steps to get there.
+    biases : for each split, values of the output biases; from zero they would take hundreds of
+        steps to get there.
     """
     seed, tensors = points[0].experiment.seed, {}
     for name, size in shape.tensors().items():
-        # contiguous: a fused AdamW walks weight, gradient and moments as plain memory, whatever their strides say
-        tensors[name] = torch.empty(len(splits), len(points), *size[::-1], dtype=dtype, device=device)
-        for (q, split), own in itertools.product(enumerate(splits), {point.head.seed for point in points}):
-            drawn = biases[q][name] if name in biases[q] else _initial(name, size, shape, (seed, split.repeat, split.fold), own)
+        # contiguous: a fused AdamW walks weight, gradient and moments as plain memory, whatever
+        # their strides say
+        tensors[name] = torch.empty(
+            len(splits), len(points), *size[::-1], dtype=dtype, device=device
+        )
+        for (q, split), own in itertools.product(
+            enumerate(splits), {point.head.seed for point in points}
+        ):
+            drawn = (
+                biases[q][name]
+                if name in biases[q]
+                else _initial(name, size, shape, (seed, split.repeat, split.fold), own)
+            )
             same = [g for g, point in enumerate(points) if point.head.seed == own]
             tensors[name][q, same] = torch.tensor(drawn.T, dtype=dtype, device=device)
         tensors[name].requires_grad_()
@@ -277,8 +338,11 @@ def new_bank(shape: HeadShape, splits: Sequence, points: Sequence[PointConfig], 
     return Bank(shape, tensors, rates, moments)
 
 
-def _initial(name: str, size: tuple[int, ...], shape: HeadShape, address: tuple[int, ...], own: int) -> np.ndarray:
-    """nn.Linear's and nn.LayerNorm's own defaults: uniform within 1 / sqrt(fan in); ones and zeros."""
+def _initial(
+    name: str, size: tuple[int, ...], shape: HeadShape, address: tuple[int, ...], own: int
+) -> np.ndarray:
+    """nn.Linear's and nn.LayerNorm's own defaults: uniform within 1 / sqrt(fan in); ones and
+    zeros."""
     weight = shape.tensors()[f"{name.rsplit('.', 1)[0]}.weight"]
     if len(weight) == 1:
         return np.full(size, float(name.endswith("weight")))
@@ -288,24 +352,37 @@ def _initial(name: str, size: tuple[int, ...], shape: HeadShape, address: tuple[
 
 def trunk_tensors(shape: HeadShape, n_in: int) -> dict[str, tuple[int, ...]]:
     """Tensors of `trunk`, which reads n_in channels."""
-    layers = {"shared_mlp.0": (shape.shared_hidden, n_in), "main_head": (N_MAIN, shape.shared_hidden),
-              "state_head": (shape.n_states, shape.shared_hidden), "height_head": (1, shape.shared_hidden),
-              "aux_head": (N_AUX, shape.shared_hidden)}
+    layers = {
+        "shared_mlp.0": (shape.shared_hidden, n_in),
+        "main_head": (N_MAIN, shape.shared_hidden),
+        "state_head": (shape.n_states, shape.shared_hidden),
+        "height_head": (1, shape.shared_hidden),
+        "aux_head": (N_AUX, shape.shared_hidden),
+    }
     if shape.n_intervals:
         layers["interval_head"] = ((N_MAIN + N_AUX) * shape.n_intervals, shape.shared_hidden)
-    return linear_tensors(layers) | {f"shared_mlp.1.{part}": (shape.shared_hidden,) for part in ("weight", "bias")}
+    return linear_tensors(layers) | {
+        f"shared_mlp.1.{part}": (shape.shared_hidden,) for part in ("weight", "bias")
+    }
 
 
 def linear_tensors(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
     """Weight and bias of nn.Linear layers given as (out, in)."""
-    return {f"{name}.{part}": shape for name, (o, i) in layers.items() for part, shape in (("weight", (o, i)), ("bias", (o,)))}
+    return {
+        f"{name}.{part}": shape
+        for name, (o, i) in layers.items()
+        for part, shape in (("weight", (o, i)), ("bias", (o,)))
+    }
 
 
 def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
-    """What most kinds end in: a shared layer (linear, LayerNorm, GELU, dropout), then a layer for each output."""
+    """What most kinds end in: a shared layer (linear, LayerNorm, GELU, dropout), then a layer for
+    each output."""
     shared = bank.linear("shared_mlp.0", x_QGBTI)
     features = _dropout(bank, inputs, F.gelu(_layer_norm(bank, "shared_mlp.1", shared)))
-    masses = F.softplus(torch.cat([bank.linear("main_head", features), bank.linear("aux_head", features)], -1)).sum(3)
+    masses = F.softplus(
+        torch.cat([bank.linear("main_head", features), bank.linear("aux_head", features)], -1)
+    ).sum(3)
     state = bank.linear("state_head", features).mean(3)
     height = F.softplus(bank.linear("height_head", features)).mean(3)[..., 0]
     if not bank.shape.n_intervals:
@@ -326,7 +403,11 @@ def _dropout(bank: Bank, inputs: Inputs, x_QGBTS: Tensor) -> Tensor:
     return x_QGBTS * (inputs.dropout_QGBTS >= rate) / (1 - rate)
 
 
-def _fold(state: dict[str, Tensor], reads: Mapping[str, Sequence[str]], moments: Mapping[str, Sequence[Tensor]]) -> None:
+def _fold(
+    state: dict[str, Tensor],
+    reads: Mapping[str, Sequence[str]],
+    moments: Mapping[str, Sequence[Tensor]],
+) -> None:
     """Move (x - mean) / std from before the first layers into them; state's weights are (in, out).
 
     A first layer without a bias feeds a softmax, which does not see the constant.

@@ -1,4 +1,5 @@
-"""What a sweep's numbers depend on, as it is kept beside them: nothing goes on under other settings, labels, folds or tokens."""
+"""What a sweep's numbers depend on, as it is kept beside them: nothing goes on under other
+settings, labels, folds or tokens."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ MOVE_NO_NUMBER = {
     "trainer.checkpoint_every", "trainer.tensorboard", "trainer.memory_gb", "trainer.passes",
     "cv.folds", "cv.groups", "cv.strata",
 }  # fmt: skip
-"""Names, places and checks; and what chooses images, folds and passes: digests and a checkpoint's points tell what was chosen."""
+"""Names, places and checks; and what chooses images, folds and passes: digests and a checkpoint's
+points tell what was chosen."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,22 @@ class Identity:
 
     @classmethod
     def of(cls, sweep: Sweep, points: Sequence[int]) -> Self:
-        return cls({sweep.config.names[p]: _without_places(sweep.run_config(p)) for p in points}, sweep.facts)
+        return cls(
+            {sweep.config.names[p]: _without_places(sweep.run_config(p)) for p in points},
+            sweep.facts,
+        )
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> Self:
-        """Settings are read as those of a saved sweep are, so a key that was added since has its old meaning.
+        """Settings are read as those of a saved sweep are, so a key that was added since has its
+        old meaning.
 
         ValueError or KeyError if this is no identity.
         """
         saved = json.loads(text)
-        points = {name: SweepConfig.of(point, {}, where).base for name, point in saved["points"].items()}
+        points = {
+            name: SweepConfig.of(point, {}, where).base for name, point in saved["points"].items()
+        }
         return cls(points, dict(saved["facts"]))
 
     def to_json(self) -> str:
@@ -52,7 +60,10 @@ class Identity:
     def check(self, saved: "Identity", where: str, advice: str) -> None:
         """MismatchError with the first difference between what was saved at `where` and this."""
         if len(saved.points) != len(self.points):
-            raise MismatchError(f"{where}: holds {_listed(saved.points)}, and this pass trains {_listed(self.points)}; {advice}")
+            raise MismatchError(
+                f"{where}: holds {_listed(saved.points)}, and this pass trains "
+                f"{_listed(self.points)}; {advice}"
+            )
         for (name, now), before in zip(self.points.items(), saved.points.values(), strict=True):
             check_settings(before, now, f"{where}: {name}", advice)
         check_facts(saved.facts, self.facts, where, advice)
@@ -69,12 +80,15 @@ def check_settings(before: PointConfig, now: PointConfig, where: str, advice: st
 
 
 def check_facts(before: Mapping[str, str], now: Mapping[str, str], where: str, advice: str) -> None:
-    """MismatchError with the first fact that differs; one that was not kept before is not compared."""
+    """MismatchError with the first fact that differs; one that was not kept before is not
+    compared."""
     for name, value in now.items():
         if (was := before.get(name, value)) == value:
             continue
         if name in ("labels", "folds"):
-            raise MismatchError(f"{where}: the {name} are not those that the sweep began with; {advice}")
+            raise MismatchError(
+                f"{where}: the {name} are not those that the sweep began with; {advice}"
+            )
         raise MismatchError(f"{where}: {name} {value}, the sweep began with {was}; {advice}")
 
 

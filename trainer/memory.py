@@ -1,4 +1,5 @@
-"""Memory of a training process: keep what is freed, since every step asks for the same large buffers again."""
+"""Memory of a training process: keep what is freed, since every step asks for the same large
+buffers again."""
 
 import ctypes
 
@@ -8,8 +9,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
 def keep_freed_memory() -> None:
     """Tell glibc to hand out large buffers from its own heap and not give them back to the kernel.
 
-    By default each one is mapped, faulted in page by page and unmapped at every step: about a quarter of a full-size step on
-    two cores (bench_sweep). Does nothing where the C library has no mallopt. For the whole process, until it ends.
+    By default each one is mapped, faulted in page by page and unmapped at every step: about a
+    quarter of a full-size step on two cores (bench_sweep). Does nothing where the C library has no
+    mallopt. For the whole process, until it ends.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

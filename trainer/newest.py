@@ -1,4 +1,5 @@
-"""The sweep that was finished last, for who names none; by what sweeps say of themselves, since copying changes files' times."""
+"""The sweep that was finished last, for who names none; by what sweeps say of themselves, since
+copying changes files' times."""
 
 import time
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ class _Finished:
 
     @classmethod
     def of(cls, sweep: Path) -> "_Finished":
-        """By `finished_at` of its summary.json; else by the time it began, in its folder's name. NoAccessError if closed."""
+        """By `finished_at` of its summary.json; else by the time it began, in its folder's name.
+        NoAccessError if closed."""
         try:
             told = read_json(sweep / SUMMARY, "finished_at")["finished_at"]
             when = datetime.fromisoformat(told).astimezone(UTC)
@@ -39,7 +41,8 @@ class _Finished:
 
 
 def newest_sweep(out: Path) -> tuple[Path, str]:
-    """The sweep under `out` that was finished last, and why it is that one. InputError if there is none."""
+    """The sweep under `out` that was finished last, and why it is that one. InputError if there is
+    none."""
     finished, closed = [], []
     for folder in sorted(out.iterdir()) if out.is_dir() else []:
         try:
@@ -50,10 +53,17 @@ def newest_sweep(out: Path) -> tuple[Path, str]:
     unread = f"; this account may not read {', '.join(closed)}" if closed else ""
     if not finished:
         raise InputError(
-            f"{out}: no finished sweep; `biomass train --config ... --store ...` makes one, or give --sweep{unread}"
+            f"{out}: no finished sweep; `biomass train --config ... --store ...` makes one, or "
+            f"give --sweep{unread}"
         )
     newest = max(finished)
     n_others = len(finished) - 1
-    others = f"the newest of {n_others + 1} under {out}; --sweep names another" if n_others else f"the only one under {out}"
-    ahead = "; that is in the future, so a clock was wrong" if newest.when > datetime.now(UTC) else ""
+    others = (
+        f"the newest of {n_others + 1} under {out}; --sweep names another"
+        if n_others
+        else f"the only one under {out}"
+    )
+    ahead = (
+        "; that is in the future, so a clock was wrong" if newest.when > datetime.now(UTC) else ""
+    )
     return newest.path, f"{newest.why}{ahead}, {others}{unread}"

@@ -1,22 +1,28 @@
-"""Groups dealt into folds at random, balanced as well as scikit-learn's StratifiedGroupKFold balances them.
+"""Groups dealt into folds at random, balanced as well as scikit-learn's StratifiedGroupKFold
+balances them.
 
-That class shuffles only groups of about the same class distribution, so most of its draws are one partition; here every draw
-starts from another random one. Arrays in, arrays out; what a group or a stratum is, is `splits`'s business.
+That class shuffles only groups of about the same class distribution, so most of its draws are one
+partition; here every draw starts from another random one. Arrays in, arrays out; what a group or a
+stratum is, is `splits`'s business.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-MOST_STARTS = 100  # of 1500 draws over 60 made-up sets of 5 to 44 groups six took as many, all of one set
-MOST_PARTNERS = 256  # groups that one group is tried against: a step costs the same however many there are
-MOST_ORDERS, MOST_DEALT = 10, 5000  # in which groups are dealt to find the measure; groups dealt in all of them
+# of 1500 draws over 60 made-up sets of 5 to 44 groups six took as many, all of one set
+MOST_STARTS = 100
+# groups that one group is tried against: a step costs the same however many there are
+MOST_PARTNERS = 256
+# in which groups are dealt to find the measure; groups dealt in all of them
+MOST_ORDERS, MOST_DEALT = 10, 5000
 ROUNDING = 1e-9  # in shares: sums of square roots round
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Images of each group (G) by stratum, and all of them in the last column (K = strata + 1): how balanced folds (F) are.
+    """Images of each group (G) by stratum, and all of them in the last column (K = strata + 1): how
+    balanced folds (F) are.
 
     Integers, so that a partition has one measure, whichever moves led to it.
     """
@@ -33,12 +39,16 @@ class Counts:
         return cls(np.column_stack([count_GS, count_GS.sum(1)]), n_folds)
 
     def imbalance(self, square_nK: np.ndarray, sum_K: np.ndarray) -> np.ndarray:
-        """(n, 2) of strata and of sizes: the std over folds of a fold's share of a column; of strata the mean.
+        """(n, 2) of strata and of sizes: the std over folds of a fold's share of a column; of
+        strata the mean.
 
-        square_nK : sums over folds of the squared counts. sum_K : of the counts that are dealt so far.
+        square_nK : sums over folds of the squared counts. sum_K : of the counts that are dealt so
+            far.
         Source: the criterion of scikit-learn's StratifiedGroupKFold.
         """
-        std_nK = np.sqrt(self.n_folds * square_nK - sum_K**2) / (self.n_folds * self.count_GK.sum(0))
+        std_nK = np.sqrt(self.n_folds * square_nK - sum_K**2) / (
+            self.n_folds * self.count_GK.sum(0)
+        )
         return np.stack([std_nK[..., :-1].mean(-1), std_nK[..., -1]], -1)
 
     def imbalance_of(self, fold_G: np.ndarray) -> np.ndarray:
@@ -65,8 +75,8 @@ class Measure:
     def of(cls, counts: Counts) -> "Measure":
         """By scikit-learn's greedy rule, but no fold is left empty.
 
-        Groups of the most uneven strata come first, and each goes where shares are then spread least. Equally uneven ones are
-        dealt in some orders, the same ones for the same counts.
+        Groups of the most uneven strata come first, and each goes where shares are then spread
+        least. Equally uneven ones are dealt in some orders, the same ones for the same counts.
         """
         rng, n_groups = np.random.default_rng(0), len(counts.count_GK)
         n_orders = min(MOST_ORDERS, 1 + MOST_DEALT // n_groups)
@@ -77,10 +87,12 @@ class Measure:
 
 
 def draw(counts: Counts, measure: Measure, rng: np.random.Generator) -> np.ndarray:
-    """(G,) fold of each group: a random partition, no fold empty, that is balanced enough in strata and in sizes.
+    """(G,) fold of each group: a random partition, no fold empty, that is balanced enough in strata
+    and in sizes.
 
-    Moves and swaps of groups end as soon as it is so: going on to the best there is would make all draws alike. A start that
-    leads nowhere is dropped for another one; where none leads there, the measure's own partition is the draw.
+    Moves and swaps of groups end as soon as it is so: going on to the best there is would make all
+    draws alike. A start that leads nowhere is dropped for another one; where none leads there, the
+    measure's own partition is the draw.
     """
     for _ in range(MOST_STARTS):
         fold_G = _from_random_start(counts, measure.enough_2, rng)
@@ -105,11 +117,16 @@ def _greedy(counts: Counts, order_G: np.ndarray) -> np.ndarray:
     return fold_G
 
 
-def _from_random_start(counts: Counts, enough_2: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """A random partition, made balanced enough; None where no move or swap of a single group helps any more."""
+def _from_random_start(
+    counts: Counts, enough_2: np.ndarray, rng: np.random.Generator
+) -> np.ndarray | None:
+    """A random partition, made balanced enough; None where no move or swap of a single group helps
+    any more."""
     count_GK, n_folds, n_groups = counts.count_GK, counts.n_folds, len(counts.count_GK)
     total_K = count_GK.sum(0)
-    fold_G = rng.permutation(np.append(np.arange(n_folds), rng.integers(0, n_folds, n_groups - n_folds)))
+    fold_G = rng.permutation(
+        np.append(np.arange(n_folds), rng.integers(0, n_folds, n_groups - n_folds))
+    )
     count_FK = counts.in_folds(fold_G)
     square_K = (count_FK**2).sum(0)
     excess = _excess(counts.imbalance(square_K, total_K), enough_2)
@@ -147,6 +164,7 @@ def _from_random_start(counts: Counts, enough_2: np.ndarray, rng: np.random.Gene
 
 
 def _excess(imbalance_n2: np.ndarray, enough_2: np.ndarray) -> np.ndarray:
-    """(n,) how far strata and sizes are from balanced enough, each in units of what is enough; 0 where both are."""
+    """(n,) how far strata and sizes are from balanced enough, each in units of what is enough; 0
+    where both are."""
     unit_2 = np.maximum(enough_2, 1e-6)
     return (np.maximum(imbalance_n2 - enough_2 - ROUNDING, 0) / unit_2).sum(-1)

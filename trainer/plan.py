@@ -1,4 +1,5 @@
-"""What a sweep will cost, before it starts: heads, passes, bytes read, memory; and how points are dealt into passes."""
+"""What a sweep will cost, before it starts: heads, passes, bytes read, memory; and how points are
+dealt into passes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from trainer.heads import HeadShape
 from trainer.stream import Split, Stream
 
 COPIES = 13
-"""Of a head's parameters in memory: itself, gradient, two of AdamW's, moving average, best, one on its
-way; and six in a checkpoint that is being written."""
+"""Of a head's parameters in memory: itself, gradient, two of AdamW's, moving average, best, one on
+its way; and six in a checkpoint that is being written."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's size. `passes` holds the points of each pass over the rows; regressors need none."""
+    """A sweep's size. `passes` holds the points of each pass over the rows; regressors need
+    none."""
 
     passes: list[list[int]]
     n_regressors: int
@@ -34,7 +36,8 @@ class Plan:
     reads_per_row: float
     """How often a training epoch reads each image's row; 1 would be every row once."""
     pass_bytes: int
-    """Memory of the largest pass: parameters, gradients, optimiser, averages, a checkpoint, activations."""
+    """Memory of the largest pass: parameters, gradients, optimiser, averages, a checkpoint,
+    activations."""
     fit_bytes: int
     """Memory of the largest fit of a regressor."""
 
@@ -44,18 +47,34 @@ class Plan:
         return max(self.pass_bytes, self.fit_bytes)
 
     def seconds(self, step_s: float, n_images: int, batch_size: int) -> float:
-        """About how long all passes take if a training step takes so long; validation only goes forward: a third of that."""
-        return len(self.passes) * self.n_epochs * step_s * (self.n_steps + n_images / batch_size / 3)
+        """About how long all passes take if a training step takes so long; validation only goes
+        forward: a third of that."""
+        return (
+            len(self.passes) * self.n_epochs * step_s * (self.n_steps + n_images / batch_size / 3)
+        )
 
     def __str__(self) -> str:
         n_points = sum(map(len, self.passes))
-        fitted = f", and {self.n_regressors * self.n_splits} regressors" if self.n_regressors else ""
-        tokens = f"{self.bytes_read / 1e9:.3g} GB of tokens" if self.bytes_read else "class tokens and pooled vectors alone"
-        reads = f", {self.reads_per_row:.2f} reads of a row an epoch" if self.passes else ", once a split"
-        return (f"heads    {n_points * self.n_splits} = {self.n_splits} splits x {n_points} points{fitted}\n"
-                f"passes   {len(self.passes)}, {self.n_epochs} epochs of {self.n_steps} steps each\n"
-                f"reads    {tokens}{reads}\n"
-                f"memory   {self.memory_bytes / 1e9:.3g} GB")
+        fitted = (
+            f", and {self.n_regressors * self.n_splits} regressors" if self.n_regressors else ""
+        )
+        tokens = (
+            f"{self.bytes_read / 1e9:.3g} GB of tokens"
+            if self.bytes_read
+            else "class tokens and pooled vectors alone"
+        )
+        reads = (
+            f", {self.reads_per_row:.2f} reads of a row an epoch"
+            if self.passes
+            else ", once a split"
+        )
+        return (
+            f"heads    {n_points * self.n_splits} = {self.n_splits} splits x {n_points} "
+            f"points{fitted}\n"
+            f"passes   {len(self.passes)}, {self.n_epochs} epochs of {self.n_steps} steps each\n"
+            f"reads    {tokens}{reads}\n"
+            f"memory   {self.memory_bytes / 1e9:.3g} GB"
+        )
 
 
 def plan_sweep(
@@ -63,9 +82,9 @@ def plan_sweep(
 ) -> Plan:
     """The plan of a sweep over a store.
 
-    Which points share a pass follows from the sweep, `trainer.memory_gb` and `trainer.passes` alone,
-    not from the memory that happens to be free: in float32 other passes give other roundings.
-    InputError for more passes than there are points to train.
+    Which points share a pass follows from the sweep, `trainer.memory_gb` and `trainer.passes`
+    alone, not from the memory that happens to be free: in float32 other passes give other
+    roundings. InputError for more passes than there are points to train.
     """
     base, tokens, splits = config.base, data.store.spec.tokens, list(splits)
     n_crops = len(splits) * base.trainer.batch_size * tokens.n_tiles
@@ -81,12 +100,16 @@ def plan_sweep(
     else:
         passes = _deal_into(needs, base.trainer.passes)
 
-    row_bytes = data.store.layout.extents["patches"].array.row_bytes if data.store.spec.has_patches else 0
+    row_bytes = (
+        data.store.layout.extents["patches"].array.row_bytes if data.store.spec.has_patches else 0
+    )
     reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
     held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
     closing = held_out * (len(base.inference.tta_indices) if base.cv.tta else 1)
     rows_a_pass = base.trainer.num_epochs * (reads + held_out) + closing
-    reading = sum(any(kinds.load(config.points[p].head.kind).reads_patches for p in part) for part in passes)
+    reading = sum(
+        any(kinds.load(config.points[p].head.kind).reads_patches for p in part) for part in passes
+    )
     return Plan(
         passes=passes,
         n_regressors=len(fits),
@@ -101,16 +124,20 @@ def plan_sweep(
 
 
 def too_large(plan: Plan, device: torch.device) -> str | None:
-    """Why the largest pass, or the largest fit of a regressor, cannot run here. None if both can."""
+    """Why the largest pass, or the largest fit of a regressor, cannot run here. None if both
+    can."""
     usable, main = device_memory(device), usable_memory()
     if plan.pass_bytes > usable.n_bytes:
         return (
-            f"trainer.memory_gb: the largest pass needs {plan.pass_bytes / 1e9:.3g} GB, and on {device} this "
-            f"process may use {usable}; lower trainer.memory_gb (or give --passes), or train fewer points at once"
+            f"trainer.memory_gb: the largest pass needs {plan.pass_bytes / 1e9:.3g} GB, and on "
+            f"{device} this "
+            f"process may use {usable}; lower trainer.memory_gb (or give --passes), or train fewer "
+            "points at once"
         )
     if plan.fit_bytes > main.n_bytes:
         return (
-            f"head.features: the largest fit of a regressor needs {plan.fit_bytes / 1e9:.3g} GB, and this process "
+            f"head.features: the largest fit of a regressor needs {plan.fit_bytes / 1e9:.3g} GB, "
+            "and this process "
             f"may use {main}; name fewer head.features, or leave the kind out"
         )
     return None
@@ -119,7 +146,9 @@ def too_large(plan: Plan, device: torch.device) -> str | None:
 def fit_bytes(point: PointConfig, data: TrainingData, splits: Sequence[Split]) -> int:
     """About what a regressor's largest fit needs."""
     n_features = len(point.head.features) * data.store.spec.tokens.width
-    return kinds.load(point.head.kind).fit_bytes(max(len(split.train_N) for split in splits), n_features)
+    return kinds.load(point.head.kind).fit_bytes(
+        max(len(split.train_N) for split in splits), n_features
+    )
 
 
 def device_memory(device: torch.device) -> Memory:
@@ -130,7 +159,10 @@ def device_memory(device: torch.device) -> Memory:
 
 
 def _point_bytes(shape: HeadShape, n_splits: int, n_crops: int) -> int:
-    return 4 * (n_splits * shape.n_parameters * COPIES + n_crops * shape.n_patches * kinds.load(shape.kind).floats_per_patch)
+    return 4 * (
+        n_splits * shape.n_parameters * COPIES
+        + n_crops * shape.n_patches * kinds.load(shape.kind).floats_per_patch
+    )
 
 
 def _deal(needs: Mapping[int, int], budget: int) -> list[list[int]]:
@@ -150,7 +182,8 @@ def _deal_into(needs: Mapping[int, int], n_passes: int) -> list[list[int]]:
     """Points in order, in so many passes, the largest of which needs as little as can be."""
     if n_passes > len(needs):
         raise InputError(
-            f"trainer.passes (--passes) {n_passes}: there are {len(needs)} points to train in passes; "
+            f"trainer.passes (--passes) {n_passes}: there are {len(needs)} points to train in "
+            "passes; "
             "give at most as many"
         )
     low, high = max(needs.values()), sum(needs.values())

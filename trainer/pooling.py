@@ -1,8 +1,8 @@
 """A @ T and T @ W over stored rows, forward and backward: the only code that touches tokens.
 
-Heads see a row T only through a linear map, so all weights that touch a row are stacked and one multiplication serves every
-head of the sweep. Mixing is linear too and commutes: it happens to the small results, a mixed image never exists.
-Tokens get no gradient.
+Heads see a row T only through a linear map, so all weights that touch a row are stacked and one
+multiplication serves every head of the sweep. Mixing is linear too and commutes: it happens to the
+small results, a mixed image never exists. Tokens get no gradient.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,13 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK_BYTES = 2 << 20  # of a converted block of patches: it stays in the cache, a converted row (18 MB) does not
-FEW = 16  # columns: with fewer, MKL multiplies from the other side up to six times as fast (2 columns: .1 ms a block, not .6)
-L1_TARGET = 5  # half precision: columns are scaled to a sum of magnitudes in [32, 64): far from underflow and overflow
+# of a converted block of patches: it stays in the cache, a converted row (18 MB) does not
+BLOCK_BYTES = 2 << 20
+# columns: with fewer, MKL multiplies from the other side up to six times as fast (2 columns: .1 ms
+# a block, not .6)
+FEW = 16
+# half precision: columns are scaled to a sum of magnitudes in [32, 64): far from underflow and
+# overflow
+L1_TARGET = 5
 
 
 class Touches:
-    """Which samples touch which row: for each row, the flat positions in a (Q, B, slots) array of rows (-1: none)."""
+    """Which samples touch which row: for each row, the flat positions in a (Q, B, slots) array of
+    rows (-1: none)."""
 
     def __init__(self, row_QBS: np.ndarray, device: torch.device) -> None:
         self.n_slots = row_QBS.shape[-1]
@@ -25,15 +31,19 @@ class Touches:
         order = np.argsort(flat, kind="stable")
         order = order[flat[order] >= 0]
         rows, starts = np.unique(flat[order], return_index=True)
-        self.by_row = [(int(row), torch.from_numpy(entries).to(device)) for row, entries in
-                       zip(rows, np.split(order, starts[1:]), strict=True)]
+        self.by_row = [
+            (int(row), torch.from_numpy(entries).to(device))
+            for row, entries in zip(rows, np.split(order, starts[1:]), strict=True)
+        ]
 
 
 class _Attend(torch.autograd.Function):
     """Weighted sums over patches of each row that a sample touches."""
 
     @staticmethod
-    def forward(ctx, w_QGBTP: Tensor, rows: Sequence[Tensor], touches: Touches, half: bool) -> Tensor:
+    def forward(
+        ctx, w_QGBTP: Tensor, rows: Sequence[Tensor], touches: Touches, half: bool
+    ) -> Tensor:
         q, g, b, t, p = w_QGBTP.shape
         w, out = w_QGBTP.permute(0, 2, 3, 1, 4).reshape(q * b, t, g, p), None
         for u, entries in touches.by_row:
@@ -53,8 +63,13 @@ class _Attend(torch.autograd.Function):
         dw = dy.new_zeros(q * b, t, g, p)
         for u, entries in ctx.touches.by_row:
             d_TMD = dy[entries].permute(1, 0, 2, 3).reshape(t, len(entries) * g, -1)
-            part = times(ctx.rows[u], d_TMD.transpose(1, 2), ctx.half).view(t, p, len(entries), g).permute(2, 0, 3, 1)
-            # one at a time: index_add_ took 32 ms of a core for a full-size step of 30 heads, this 18
+            part = (
+                times(ctx.rows[u], d_TMD.transpose(1, 2), ctx.half)
+                .view(t, p, len(entries), g)
+                .permute(2, 0, 3, 1)
+            )
+            # one at a time: index_add_ took 32 ms of a core for a full-size step of 30 heads, this
+            # 18
             for sample, each in zip((entries // n_slots).tolist(), part, strict=True):
                 dw[sample] += each
         return dw.view(q, b, t, g, p).permute(0, 3, 1, 2, 4), None, None, None
@@ -64,7 +79,9 @@ class _Project(torch.autograd.Function):
     """Every patch of each sample's own row through its heads' linear maps."""
 
     @staticmethod
-    def forward(ctx, w_QGDK: Tensor, rows: Sequence[Tensor], touches: Touches, b: int, half: bool) -> Tensor:
+    def forward(
+        ctx, w_QGDK: Tensor, rows: Sequence[Tensor], touches: Touches, b: int, half: bool
+    ) -> Tensor:
         q, g, d, k = w_QGDK.shape
         w, out = w_QGDK.permute(0, 2, 1, 3).reshape(q, d, g * k), None
         for u, entries in touches.by_row:
@@ -85,13 +102,19 @@ class _Project(torch.autograd.Function):
         dw = dy.new_zeros(q, d, g * k)
         for u, entries in ctx.touches.by_row:
             d_TPM = dy[entries].permute(1, 2, 0, 3).reshape(t, p, -1)
-            part = transposed_times(ctx.rows[u], d_TPM, ctx.half).sum(0).unflatten(1, (len(entries), g * k))
+            part = (
+                transposed_times(ctx.rows[u], d_TPM, ctx.half)
+                .sum(0)
+                .unflatten(1, (len(entries), g * k))
+            )
             for i, split in enumerate((entries // b).tolist()):
                 dw[split] += part[:, i]
         return dw.view(q, d, g, k).permute(0, 2, 1, 3), None, None, None, None
 
 
-def attend(w_QGBTP: Tensor, rows: Sequence[Tensor], row_QBS: np.ndarray, half: bool = False) -> Tensor:
+def attend(
+    w_QGBTP: Tensor, rows: Sequence[Tensor], row_QBS: np.ndarray, half: bool = False
+) -> Tensor:
     """Weighted sums over patches.
 
     Parameters
@@ -106,18 +129,25 @@ def attend(w_QGBTP: Tensor, rows: Sequence[Tensor], row_QBS: np.ndarray, half: b
     return _Attend.apply(w_QGBTP, rows, Touches(row_QBS, w_QGBTP.device), half)
 
 
-def project(w_QGDK: Tensor, rows: Sequence[Tensor], row_QB: np.ndarray, half: bool = False) -> Tensor:
-    """Linear maps of every patch: (Q, G, D, K) weights -> (Q, G, B, T, P, K), T[row] @ w; zeros where row is -1."""
-    return _Project.apply(w_QGDK, rows, Touches(row_QB[..., None], w_QGDK.device), row_QB.shape[1], half)
+def project(
+    w_QGDK: Tensor, rows: Sequence[Tensor], row_QB: np.ndarray, half: bool = False
+) -> Tensor:
+    """Linear maps of every patch: (Q, G, D, K) weights -> (Q, G, B, T, P, K), T[row] @ w; zeros
+    where row is -1."""
+    return _Project.apply(
+        w_QGDK, rows, Touches(row_QB[..., None], w_QGDK.device), row_QB.shape[1], half
+    )
 
 
 def in_half(device: torch.device, use_amp: bool, parameters: torch.dtype) -> bool:
-    """Whether tokens are multiplied in half precision: on CUDA; CPUs convert blocks of them faster than they multiply halves."""
+    """Whether tokens are multiplied in half precision: on CUDA; CPUs convert blocks of them faster
+    than they multiply halves."""
     return device.type == "cuda" and use_amp and parameters == torch.float32
 
 
 def times(row_TPD: Tensor, x_TDM: Tensor, half: bool) -> Tensor:
-    """(T, P, M) = row @ x in x's dtype; a transposed x is as good as another, and better for few columns."""
+    """(T, P, M) = row @ x in x's dtype; a transposed x is as good as another, and better for few
+    columns."""
     if half:
         return _scaled_product(row_TPD, x_TDM)
     out_TPM = x_TDM.new_empty(*row_TPD.shape[:2], x_TDM.shape[2])
@@ -142,8 +172,9 @@ def transposed_times(row_TPD: Tensor, x_TPM: Tensor, half: bool) -> Tensor:
 def _blocks(row_TPD: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, slice, Tensor]]:
     """Tile, patches and their tokens converted, in blocks that stay in the cache.
 
-    A full-size row (3600 x 1280) under 48 weights took 5.4 and 4.0 ms forward and backward on two AVX2 cores, conversion
-    included; converted whole it took 12 to 14 ms each way, and 8 for the conversion.
+    A full-size row (3600 x 1280) under 48 weights took 5.4 and 4.0 ms forward and backward on two
+    AVX2 cores, conversion included; converted whole it took 12 to 14 ms each way, and 8 for the
+    conversion.
     """
     _, p, d = row_TPD.shape
     size = min(p, max(16, BLOCK_BYTES // (d * dtype.itemsize)))
@@ -151,7 +182,7 @@ def _blocks(row_TPD: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, slice, T
     for tile, tokens_PD in enumerate(row_TPD):
         for start in range(0, p, size):
             part = slice(start, min(start + size, p))
-            block = buffer[:part.stop - start]
+            block = buffer[: part.stop - start]
             yield tile, part, block.copy_(tokens_PD[part])
 
 

@@ -1,7 +1,9 @@
-"""Rules for masses that already balance, each keeping GDM = Green + Clover, Total = GDM + Dead and every mass from 0.
+"""Rules for masses that already balance, each keeping GDM = Green + Clover, Total = GDM + Dead and
+every mass from 0.
 
-Arrays in, arrays out, in float64. Rules change the three parts (green, dead, clover) and add the sums up anew; a row that a
-rule does not touch keeps every bit. Which rules there are is the config's business, whether they help `judge`'s.
+Arrays in, arrays out, in float64. Rules change the three parts (green, dead, clover) and add the
+sums up anew; a row that a rule does not touch keeps every bit. Which rules there are is the
+config's business, whether they help `judge`'s.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +17,13 @@ from featurestore.errors import InputError
 from trainer.metrics import WEIGHTS
 
 GREEN, DEAD, CLOVER, GDM, TOTAL = range(len(TARGETS))
-PARTS = {"Dry_Green_g": [GREEN], "Dry_Dead_g": [DEAD], "Dry_Clover_g": [CLOVER], "GDM_g": [GREEN, CLOVER],
-         "Dry_Total_g": [GREEN, DEAD, CLOVER]}
+PARTS = {
+    "Dry_Green_g": [GREEN],
+    "Dry_Dead_g": [DEAD],
+    "Dry_Clover_g": [CLOVER],
+    "GDM_g": [GREEN, CLOVER],
+    "Dry_Total_g": [GREEN, DEAD, CLOVER],
+}
 """What a target is the sum of; the first takes it all where there is nothing to scale."""
 
 Score = TypeVar("Score")
@@ -24,11 +31,13 @@ Score = TypeVar("Score")
 
 @dataclass(frozen=True)
 class WaDeadZero:
-    """Where the predicted State is WA: Dead is 0, and GDM and Total are the mean of both predictions in the metric's weights.
+    """Where the predicted State is WA: Dead is 0, and GDM and Total are the mean of both
+    predictions in the metric's weights.
 
     Green and Clover are scaled to that GDM; where both are 0, all of it is Green.
-    Source: in the contest's labels Dead is 0 in all 32 images of WA, where it was not sorted out; so GDM and Total are
-    two predictions of one mass, and this mean of them costs the least in the score.
+    Source: in the contest's labels Dead is 0 in all 32 images of WA, where it was not sorted out;
+    so GDM and Total are two predictions of one mass, and this mean of them costs the least in the
+    score.
     """
 
     name: ClassVar[str] = "wa_dead_zero"
@@ -48,7 +57,8 @@ class WaDeadZero:
 
 @dataclass(frozen=True)
 class Clip:
-    """A target is brought into [low, high] grams, 0 <= low <= high, by scaling its parts; from 0 it is raised as Green."""
+    """A target is brought into [low, high] grams, 0 <= low <= high, by scaling its parts; from 0 it
+    is raised as Green."""
 
     target: str
     low: float
@@ -74,7 +84,9 @@ class Factor:
     needs_state: ClassVar[bool] = False
 
     def __call__(self, masses_N5: np.ndarray, state_N: np.ndarray) -> np.ndarray:
-        return _brought_to(masses_N5, self.target, masses_N5[..., TARGETS.index(self.target)] * self.factor)
+        return _brought_to(
+            masses_N5, self.target, masses_N5[..., TARGETS.index(self.target)] * self.factor
+        )
 
     def __str__(self) -> str:
         return f"{self.name} {self.target} x {self.factor:g}"
@@ -86,20 +98,27 @@ RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (WaDeadZero, Clip, F
 
 
 def rules_of(sections: Sequence[Any]) -> list[Rule]:
-    """The rules of a config's `inference.postprocess`: objects with `rule`, a name, and the rule's settings beside it."""
+    """The rules of a config's `inference.postprocess`: objects with `rule`, a name, and the rule's
+    settings beside it."""
     kinds = [RULES[section.rule] for section in sections]
-    return [kind(**{field.name: getattr(section, field.name) for field in fields(kind)})
-            for kind, section in zip(kinds, sections, strict=True)]
+    return [
+        kind(**{field.name: getattr(section, field.name) for field in fields(kind)})
+        for kind, section in zip(kinds, sections, strict=True)
+    ]
 
 
-def apply(rules: Sequence[Rule], masses_N5: np.ndarray, state_NC: np.ndarray | None, states: Sequence[str]) -> np.ndarray:
+def apply(
+    rules: Sequence[Rule], masses_N5: np.ndarray, state_NC: np.ndarray | None, states: Sequence[str]
+) -> np.ndarray:
     """Masses after all rules, in order.
 
     Parameters
     ----------
-    masses_N5 : (..., N, 5), grams in TARGETS order, not negative, whose sums hold; NaN rows stay NaN.
-    state_NC : (..., N, C) probabilities of `states`, averaged as the masses are; leading axes of both broadcast.
-        The predicted State is the most probable, none where they are NaN. None for heads that tell no State.
+    masses_N5 : (..., N, 5), grams in TARGETS order, not negative, whose sums hold; NaN rows stay
+        NaN.
+    state_NC : (..., N, C) probabilities of `states`, averaged as the masses are; leading axes of
+        both broadcast. The predicted State is the most probable, none where they are NaN. None for
+        heads that tell no State.
     states : C names.
 
     Returns
@@ -112,8 +131,12 @@ def apply(rules: Sequence[Rule], masses_N5: np.ndarray, state_NC: np.ndarray | N
     told = state_NC is not None and len(states) > 0
     needing = [str(rule) for rule in rules if rule.needs_state]
     if needing and not told and masses_N5.size:
-        raise InputError(f"inference.postprocess: {', '.join(needing)} needs the predicted State, and these heads tell none; "
-                         "leave the rule out or choose a kind of head that learns State, with States in the catalog")
+        raise InputError(
+            f"inference.postprocess: {', '.join(needing)} needs the predicted State, and these "
+            "heads tell none; "
+            "leave the rule out or choose a kind of head that learns State, with States in the "
+            "catalog"
+        )
     state_N = most_probable(state_NC, states) if told else np.array("")
     for rule in rules:
         masses_N5 = rule(masses_N5, state_N)
@@ -121,22 +144,29 @@ def apply(rules: Sequence[Rule], masses_N5: np.ndarray, state_NC: np.ndarray | N
 
 
 def judge(rules: Sequence[Rule], score: Callable[[Sequence[Rule]], Score]) -> dict[str, Score]:
-    """What rules gain: `score` of the whole list ("all"), of no rule ("none"), and of the list "without" each of them alone.
+    """What rules gain: `score` of the whole list ("all"), of no rule ("none"), and of the list
+    "without" each of them alone.
 
-    Scores by which a rule is kept are no longer out of sample for it; with a few rules of few settings that is little.
+    Scores by which a rule is kept are no longer out of sample for it; with a few rules of few
+    settings that is little.
     """
     rules = list(rules)
     scores = {"all": score(rules), "none": score([])}
     for i, rule in enumerate(rules):
         name = f"without {rule}"
-        scores[f"{name} (rule {i + 1})" if name in scores else name] = score(rules[:i] + rules[i + 1:])
+        scores[f"{name} (rule {i + 1})" if name in scores else name] = score(
+            rules[:i] + rules[i + 1 :]
+        )
     return scores
 
 
 def most_probable(state_NC: np.ndarray, states: Sequence[str]) -> np.ndarray:
     """(..., N) names of the most probable States; "" where probabilities are NaN."""
     if state_NC.shape[-1] != len(states):
-        raise ValueError(f"probabilities are {state_NC.shape}, of {len(states)} States: the last axis must be theirs")
+        raise ValueError(
+            f"probabilities are {state_NC.shape}, of {len(states)} States: the last axis must be "
+            "theirs"
+        )
     unknown_N = np.isnan(state_NC).any(-1)
     return np.where(unknown_N, "", np.array(states)[np.nan_to_num(state_NC).argmax(-1)])
 
@@ -147,7 +177,8 @@ def _brought_to(masses_N5: np.ndarray, target: str, wanted_N: np.ndarray) -> np.
     old = masses_N5[..., parts]
     total = old.sum(-1, keepdims=True)
     nothing = total == 0
-    share = np.where(nothing, np.arange(len(parts)) == 0, old / np.where(nothing, 1, total))  # a ratio of totals may overflow
+    # a ratio of totals may overflow
+    share = np.where(nothing, np.arange(len(parts)) == 0, old / np.where(nothing, 1, total))
     parts_N3 = masses_N5[..., :3].copy()
     parts_N3[..., parts] = share * wanted_N[..., None]
     there_N = wanted_N == masses_N5[..., TARGETS.index(target)]

@@ -1,4 +1,5 @@
-"""A sweep ready to run: what a config, a store and its folds come to. What can be refused is refused here, before any step."""
+"""A sweep ready to run: what a config, a store and its folds come to. What can be refused is
+refused here, before any step."""
 
 import functools
 import hashlib
@@ -42,12 +43,25 @@ class Sweep:
     stream: Stream
 
     @classmethod
-    def of(cls, config: SweepConfig, data: TrainingData, folds: pd.DataFrame, splits: list[Split] | None = None) -> "Sweep":
+    def of(
+        cls,
+        config: SweepConfig,
+        data: TrainingData,
+        folds: pd.DataFrame,
+        splits: list[Split] | None = None,
+    ) -> "Sweep":
         """The sweep over these folds, or some splits of them."""
         base = config.base
         splits = make_splits_of(folds, base.cv.fold) if splits is None else splits
-        stream = Stream(data.n_images, len(data.store.view_names), splits, base.cv.n_folds, base.trainer.batch_size,
-                        base.experiment.seed, folds["site"].to_numpy())
+        stream = Stream(
+            data.n_images,
+            len(data.store.view_names),
+            splits,
+            base.cv.n_folds,
+            base.trainer.batch_size,
+            base.experiment.seed,
+            folds["site"].to_numpy(),
+        )
         return cls(config, data, folds, splits, stream)
 
     @property
@@ -56,11 +70,16 @@ class Sweep:
 
     @functools.cached_property
     def facts(self) -> dict[str, str]:
-        """What its numbers depend on besides its settings: which tokens, and SHA-256 of labels and folds of the images used."""
+        """What its numbers depend on besides its settings: which tokens, and SHA-256 of labels and
+        folds of the images used."""
         spec, catalog = self.data.store.spec, self.data.catalog
         labels = catalog[[name for name in LABELS if name in catalog]]
-        return {"fingerprint": spec.fingerprint, "pooled_dtype": spec.pooled_dtype,
-                "labels": _sha256(labels), "folds": _sha256(self.folds)}
+        return {
+            "fingerprint": spec.fingerprint,
+            "pooled_dtype": spec.pooled_dtype,
+            "labels": _sha256(labels),
+            "folds": _sha256(self.folds),
+        }
 
     @property
     def views(self) -> list[int]:
@@ -76,17 +95,27 @@ class Sweep:
     def remarks(self) -> list[str]:
         """What somebody who chose these settings may not have meant, a sentence each."""
         n_steps = max(1, self.n_batches // self.base.trainer.gradient_accumulation_steps)
-        decays = {point.optimization.average_decay(n_steps) for point in self.config.points
-                  if kinds.load(point.head.kind).trained and point.optimization.use_ema}
-        remarks = [f"optimization.ema_decay {decay:g} leaves {decay**n_steps:.0%} of the first weights in the averages after all "
-                   f"{n_steps} steps; lower it, to {forgetting(n_steps):.2g} say, or train longer"
-                   for decay in sorted(decays) if decay**n_steps > MOST_LEFT]
+        decays = {
+            point.optimization.average_decay(n_steps)
+            for point in self.config.points
+            if kinds.load(point.head.kind).trained and point.optimization.use_ema
+        }
+        remarks = [
+            f"optimization.ema_decay {decay:g} leaves {decay**n_steps:.0%} of the first weights in "
+            "the averages after all "
+            f"{n_steps} steps; lower it, to {forgetting(n_steps):.2g} say, or train longer"
+            for decay in sorted(decays)
+            if decay**n_steps > MOST_LEFT
+        ]
         if told := self.base.cv.lone_fold:
             remarks.append(told)
         truth_N5 = self.data.truth_N5
         if truth_N5.min() == truth_N5.max():
-            remarks.append(f"there is no score: all masses are {truth_N5.max():g} g, and R2 compares errors with how much masses "
-                           "differ; check the labels in train.csv")
+            remarks.append(
+                f"there is no score: all masses are {truth_N5.max():g} g, and R2 compares errors "
+                "with how much masses "
+                "differ; check the labels in train.csv"
+            )
         return remarks + self._site_remarks()
 
     def _site_remarks(self) -> list[str]:
@@ -94,11 +123,16 @@ class Sweep:
             return []
         remarks = []
         if not has_sites(self.data.catalog):
-            remarks.append("the catalog does not tell State and Sampling_Date, so each photograph is its own site; where "
-                           "photographs of one visit err together, intervals are too narrow")
+            remarks.append(
+                "the catalog does not tell State and Sampling_Date, so each photograph is its own "
+                "site; where "
+                "photographs of one visit err together, intervals are too narrow"
+            )
         trained = [point for point in self.config.points if kinds.load(point.head.kind).trained]
         if any(point.augmentation.mixup.kind == "same_site" for point in trained):
-            remarks.append("augmentation.mixup.kind same_site mixes nothing: no site has two photographs")
+            remarks.append(
+                "augmentation.mixup.kind same_site mixes nothing: no site has two photographs"
+            )
         return remarks
 
     @property
@@ -124,12 +158,19 @@ class Sweep:
         return TokenReader(self.data.store, self.data.device)
 
 
-def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype = torch.float32, begun: bool = False,
-                  check: bool = True) -> Sweep:
-    """Open the store, make or read the folds; all that can be refused is refused here, before any step.
+def prepare_sweep(
+    config: SweepConfig,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    begun: bool = False,
+    check: bool = True,
+) -> Sweep:
+    """Open the store, make or read the folds; all that can be refused is refused here, before any
+    step.
 
-    begun : the folds are those a sweep began with, so they must be of the very images that are used now. Other folds may
-        hold images that the store's build skipped. Masses that do not add up are then warned of, not refused.
+    begun : the folds are those a sweep began with, so they must be of the very images that are used
+        now. Other folds may hold images that the store's build skipped. Masses that do not add up
+        are then warned of, not refused.
     check : see TrainingData.
     """
     base = config.base
@@ -146,10 +187,20 @@ def prepare_sweep(config: SweepConfig, device: str = "auto", dtype: torch.dtype 
         folds = read_splits(base.cv.folds, data.catalog["image_id"].tolist(), data.catalog, without)
         n_folds, repeats = shape_of(folds)
         if isinstance(base.cv.fold, int) and base.cv.fold >= n_folds:
-            raise InputError(f"{base.cv.folds}: no fold {base.cv.fold} (cv.fold); its {n_folds} folds are numbered from 0")
+            raise InputError(
+                f"{base.cv.folds}: no fold {base.cv.fold} (cv.fold); its {n_folds} folds are "
+                "numbered from 0"
+            )
         config = config.with_folds(base.cv.folds, n_folds, repeats)
     else:
-        folds = make_splits(data.catalog, base.cv.n_folds, base.cv.repeats, base.cv.groups, base.cv.strata, base.experiment.seed)
+        folds = make_splits(
+            data.catalog,
+            base.cv.n_folds,
+            base.cv.repeats,
+            base.cv.groups,
+            base.cv.strata,
+            base.experiment.seed,
+        )
     if not begun:
         warn_of_sites(data.catalog, data.store.path)
     return Sweep.of(config, data, folds)
@@ -168,10 +219,15 @@ def _sha256(table: pd.DataFrame) -> str:
 def _check_kinds(config: SweepConfig, store: FeatureStore) -> None:
     """A kind that reads patch tokens finds none in a pooled store."""
     asked = dict.fromkeys(point.head.kind for point in config.points)
-    if not store.spec.has_patches and (reading := [kind for kind in asked if kinds.load(kind).reads_patches]):
+    if not store.spec.has_patches and (
+        reading := [kind for kind in asked if kinds.load(kind).reads_patches]
+    ):
         fit = [kind for kind in kinds.names() if not kinds.load(kind).reads_patches]
-        raise MismatchError(f"{store.path}: a pooled store, it holds no patch tokens for head.kind {', '.join(reading)}; choose "
-                            f"among {', '.join(fit)}, or build a store with them")
+        raise MismatchError(
+            f"{store.path}: a pooled store, it holds no patch tokens for head.kind "
+            f"{', '.join(reading)}; choose "
+            f"among {', '.join(fit)}, or build a store with them"
+        )
 
 
 def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:
@@ -179,5 +235,8 @@ def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:
         kind = kinds.load(point.head.kind)
         needing = [str(rule) for rule in rules_of(point.inference.postprocess) if rule.needs_state]
         if needing and not (states and kind.trained and kind.has_state):
-            raise InputError(f"{name}: inference.postprocess: {', '.join(needing)} needs the State that heads predict, and "
-                             f"{point.head.kind if states else 'the catalog'} tells none; leave it out")
+            raise InputError(
+                f"{name}: inference.postprocess: {', '.join(needing)} needs the State that heads "
+                "predict, and "
+                f"{point.head.kind if states else 'the catalog'} tells none; leave it out"
+            )

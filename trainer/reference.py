@@ -1,4 +1,5 @@
-"""Every key of a sweep's YAML, its default and meaning, as the models have them: `python -m trainer.reference` prints it."""
+"""Every key of a sweep's YAML, its default and meaning, as the models have them: `python -m
+trainer.reference` prints it."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +28,10 @@ with the value it was trained by. This page is what `python -m trainer.reference
 
 def reference() -> str:
     """The page, Markdown."""
-    rows = [f"| `{key}` | {_default(field)} | {_cell(field.description or '')} |\n" for key, field in _leaves(PointConfig)]
+    rows = [
+        f"| `{key}` | {_default(field)} | {_cell(field.description or '')} |\n"
+        for key, field in _leaves(PointConfig)
+    ]
     return HEAD + "".join(rows)
 
 

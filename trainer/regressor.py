@@ -1,6 +1,8 @@
-"""What a regressor on pooled rows is, and the two forms they are saved in: a linear map, and a sum of kernels.
+"""What a regressor on pooled rows is, and the two forms they are saved in: a linear map, and a sum
+of kernels.
 
-scikit-learn is imported where it fits and nowhere else: predicting is NumPy. Which rows, in which space, is the caller's.
+scikit-learn is imported where it fits and nowhere else: predicting is NumPy. Which rows, in which
+space, is the caller's.
 """
 
 import itertools
@@ -13,11 +15,13 @@ from featurestore.errors import InputError
 
 State = dict[str, np.ndarray]
 Fold = tuple[np.ndarray, np.ndarray]
-INNER_PARTS = 4  # of the training rows, to choose hyper-parameters: six of the contest's sites in each
+# of the training rows, to choose hyper-parameters: six of the contest's sites in each
+INNER_PARTS = 4
 
 
 class Regressor:
-    """Base of the kinds on pooled rows: `_fit` and `_predict` are theirs, what is handed in is checked here."""
+    """Base of the kinds on pooled rows: `_fit` and `_predict` are theirs, what is handed in is
+    checked here."""
 
     settings: tuple[str, ...] = ("features",)
     """Keys of the config's `head` section that it reads."""
@@ -31,7 +35,8 @@ class Regressor:
     reads_pooled, reads_patches, maps_say = True, False, None
 
     copies = 5
-    """Of its training rows' features alive in a fit, themselves among them (3.7 to 5.2 seen), to plan memory by."""
+    """Of its training rows' features alive in a fit, themselves among them (3.7 to 5.2 seen), to
+    plan memory by."""
 
     squares = 0
     """The same of matrices of training rows x training rows."""
@@ -40,7 +45,8 @@ class Regressor:
     """True: chooses the spaces it is fitted in itself, and is handed grams."""
 
     saved: Mapping[str, str] = {}
-    """Name and type (F32, F64) of each array of a fit. A name ends in its axes: F features, K masses, M any number."""
+    """Name and type (F32, F64) of each array of a fit. A name ends in its axes: F features, K
+    masses, M any number."""
 
     report_only = False
     """True: cannot be saved, `fit_predict` is all there is and overridden."""
@@ -49,10 +55,16 @@ class Regressor:
         """About what a fit needs."""
         return 8 * n_rows * (self.copies * n_features + self.squares * n_rows)
 
-    def tensors(self, n_features: int, n_masses: int) -> dict[str, tuple[str, tuple[int | str, ...]]] | None:
-        """Type and shape of each array of a saved fit; None for a kind that does not say what it saves."""
+    def tensors(
+        self, n_features: int, n_masses: int
+    ) -> dict[str, tuple[str, tuple[int | str, ...]]] | None:
+        """Type and shape of each array of a saved fit; None for a kind that does not say what it
+        saves."""
         sizes = {"F": n_features, "K": n_masses}
-        shapes = {name: tuple(sizes.get(axis, axis) for axis in name.rsplit("_", 1)[1]) for name in self.saved}
+        shapes = {
+            name: tuple(sizes.get(axis, axis) for axis in name.rsplit("_", 1)[1])
+            for name in self.saved
+        }
         return {name: (dtype, shapes[name]) for name, dtype in self.saved.items()} or None
 
     def fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
@@ -62,20 +74,30 @@ class Regressor:
         ----------
         x_NF : (N, F) pooled features of the training rows; F may exceed N many times.
         y_NK : (N, K) masses, in any space.
-        group_N : (N,) sites. Hyper-parameters are chosen on these rows alone; what holds some of them out keeps sites together.
+        group_N : (N,) sites. Hyper-parameters are chosen on these rows alone; what holds some of
+            them out keeps sites together.
         seed : for what draws; one seed, one result.
 
         Raises InputError if a number is not finite or there is only one row.
         """
         x_NF, y_NK = checked(x_NF, y_NK, group_N)
         state = self._fit(x_NF, y_NK, np.asarray(group_N), seed)
-        return {name: np.ascontiguousarray(array) for name, array in state.items()}  # what safetensors can write
+        # what safetensors can write
+        return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
     def predict(self, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
-        """(N, K) float64 in the space of fitting, each row by itself. InputError if a feature is not finite."""
+        """(N, K) float64 in the space of fitting, each row by itself. InputError if a feature is
+        not finite."""
         return self._predict(state, finite("features", x_NF))
 
-    def fit_predict(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int, x_new_MF: np.ndarray) -> np.ndarray:
+    def fit_predict(
+        self,
+        x_NF: np.ndarray,
+        y_NK: np.ndarray,
+        group_N: np.ndarray,
+        seed: int,
+        x_new_MF: np.ndarray,
+    ) -> np.ndarray:
         """(M, K) predictions of rows that were not fitted on."""
         return self.predict(self.fit(x_NF, y_NK, group_N, seed), x_new_MF)
 
@@ -87,42 +109,67 @@ class Regressor:
 
 
 class KernelRegressor(Regressor):
-    """Saved as sum_m coef_m exp(-gamma |z - support_m|^2) + intercept, z the features scaled to mean 0 and std 1.
+    """Saved as sum_m coef_m exp(-gamma |z - support_m|^2) + intercept, z the features scaled to
+    mean 0 and std 1.
 
-    center_F, scale_F (0 where a feature never varied), support_MF float32, coef_MK, gamma_K, intercept_K: M rows of N are needed.
-    `solve` says what the sum is, for masses of mean 0 and std 1: penalties and margins then mean the same for every target.
+    center_F, scale_F (0 where a feature never varied), support_MF float32, coef_MK, gamma_K,
+    intercept_K: M rows of N are needed. `solve` says what the sum is, for masses of mean 0 and std
+    1: penalties and margins then mean the same for every target.
     """
 
     squares = 4
-    saved = {"center_F": "F64", "scale_F": "F64", "support_MF": "F32", "coef_MK": "F64", "gamma_K": "F64", "intercept_K": "F64"}
+    saved = {
+        "center_F": "F64",
+        "scale_F": "F64",
+        "support_MF": "F32",
+        "coef_MK": "F64",
+        "gamma_K": "F64",
+        "intercept_K": "F64",
+    }
 
-    def solve(self, support_NF: np.ndarray, u_NK: np.ndarray, n_varying: int, group_N: np.ndarray) -> tuple[np.ndarray, ...]:
-        """gamma_K, coef_NK and intercept_K. n_varying features differ between rows: squared distances are near 2 n_varying."""
+    def solve(
+        self, support_NF: np.ndarray, u_NK: np.ndarray, n_varying: int, group_N: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """gamma_K, coef_NK and intercept_K. n_varying features differ between rows: squared
+        distances are near 2 n_varying."""
         raise NotImplementedError
 
     def _fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         center_F, scale_F = moments(x_NF)
-        support_NF = standardised(x_NF, center_F, scale_F).astype(np.float32)  # before solving: what is solved is what is saved
+        # before solving: what is solved is what is saved
+        support_NF = standardised(x_NF, center_F, scale_F).astype(np.float32)
         mean_K, std_K = unit_moments(y_NK)
         n_varying = max(1, np.count_nonzero(scale_F))
-        gamma_K, coef_NK, intercept_K = self.solve(support_NF.astype(np.float64), (y_NK - mean_K) / std_K, n_varying, group_N)
+        gamma_K, coef_NK, intercept_K = self.solve(
+            support_NF.astype(np.float64), (y_NK - mean_K) / std_K, n_varying, group_N
+        )
         used_N = coef_NK.any(axis=1)
-        used_N[0] = True  # a constant target leaves none; an empty array is trouble for whoever reads the file
-        return {"center_F": center_F, "scale_F": scale_F, "support_MF": support_NF[used_N], "coef_MK": coef_NK[used_N] * std_K,
-                "gamma_K": gamma_K, "intercept_K": intercept_K * std_K + mean_K}
+        # a constant target leaves none; an empty array is trouble for whoever reads the file
+        used_N[0] = True
+        return {
+            "center_F": center_F,
+            "scale_F": scale_F,
+            "support_MF": support_NF[used_N],
+            "coef_MK": coef_NK[used_N] * std_K,
+            "gamma_K": gamma_K,
+            "intercept_K": intercept_K * std_K + mean_K,
+        }
 
     def _predict(self, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
         z_NF = standardised(x_NF, state["center_F"], state["scale_F"])
         distance_NM = squared_distances(z_NF, state["support_MF"].astype(np.float64))
         targets = zip(state["gamma_K"], state["coef_MK"].T, strict=True)
-        return np.stack([np.exp(-gamma * distance_NM) @ coef_M for gamma, coef_M in targets], 1) + state["intercept_K"]
+        return (
+            np.stack([np.exp(-gamma * distance_NM) @ coef_M for gamma, coef_M in targets], 1)
+            + state["intercept_K"]
+        )
 
 
 class SearchedKernel(KernelRegressor):
     """Kernel width and penalties by grouped cross-validation, for every target by itself.
 
-    Inner parts share the scaling of all training rows: one matrix of distances does for the whole search, and a mean of
-    features and masses over 285 rows tells little of those held out.
+    Inner parts share the scaling of all training rows: one matrix of distances does for the whole
+    search, and a mean of features and masses over 285 rows tells little of those held out.
     """
 
     gammas: Sequence[float]
@@ -139,26 +186,43 @@ class SearchedKernel(KernelRegressor):
         """(n,) coefficients and the intercept of an estimator fitted on one target."""
         raise NotImplementedError
 
-    def solve(self, support_NF: np.ndarray, u_NK: np.ndarray, n_varying: int, group_N: np.ndarray) -> tuple[np.ndarray, ...]:
+    def solve(
+        self, support_NF: np.ndarray, u_NK: np.ndarray, n_varying: int, group_N: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
         distance_NN = squared_distances(support_NF, support_NF) / n_varying
 
-        def held_out(setting: tuple[float, ...], train_n: np.ndarray, held_m: np.ndarray) -> np.ndarray:
+        def held_out(
+            setting: tuple[float, ...], train_n: np.ndarray, held_m: np.ndarray
+        ) -> np.ndarray:
             gamma, *penalty = setting
             kernel_Nn = np.exp(-gamma * distance_NN[:, train_n])
-            return self.estimator(*penalty).fit(kernel_Nn[train_n], u_NK[train_n]).predict(kernel_Nn[held_m])
+            return (
+                self.estimator(*penalty)
+                .fit(kernel_Nn[train_n], u_NK[train_n])
+                .predict(kernel_Nn[held_m])
+            )
 
         def final(setting: tuple[float, ...], u_N: np.ndarray) -> tuple[np.ndarray, float]:
             gamma, *penalty = setting
-            return self.dual(self.estimator(*penalty).fit(np.exp(-gamma * distance_NN), u_N[:, None]), len(u_N))
+            return self.dual(
+                self.estimator(*penalty).fit(np.exp(-gamma * distance_NN), u_N[:, None]), len(u_N)
+            )
 
-        grid = [(gamma, *penalty) for gamma, penalty in itertools.product(self.gammas, self.penalties)]
+        grid = [
+            (gamma, *penalty) for gamma, penalty in itertools.product(self.gammas, self.penalties)
+        ]
         chosen_K = choose(grid, held_out, u_NK, inner_folds(group_N))
         coefs, intercepts = zip(*map(final, chosen_K, u_NK.T), strict=True)
-        return np.array([gamma for gamma, *_ in chosen_K]) / n_varying, np.stack(coefs, 1), np.array(intercepts)
+        return (
+            np.array([gamma for gamma, *_ in chosen_K]) / n_varying,
+            np.stack(coefs, 1),
+            np.array(intercepts),
+        )
 
 
 def inner_folds(group_N: np.ndarray) -> list[Fold]:
-    """Training and held-out positions of up to four parts that keep groups together; a single group is dealt row by row.
+    """Training and held-out positions of up to four parts that keep groups together; a single group
+    is dealt row by row.
 
     Parts that leave one row to fit on are left out: of a handful of rows there may be none.
     """
@@ -171,8 +235,14 @@ def inner_folds(group_N: np.ndarray) -> list[Fold]:
     return [(train_n, held_m) for train_n, held_m in folds if len(train_n) > 1]
 
 
-def choose(grid: Sequence[tuple], held_out: Callable[..., np.ndarray], y_NK: np.ndarray, folds: Sequence[Fold]) -> list[tuple]:
-    """For each target the setting whose squared error over all held-out rows is least; the first of equals, or without folds.
+def choose(
+    grid: Sequence[tuple],
+    held_out: Callable[..., np.ndarray],
+    y_NK: np.ndarray,
+    folds: Sequence[Fold],
+) -> list[tuple]:
+    """For each target the setting whose squared error over all held-out rows is least; the first of
+    equals, or without folds.
 
     held_out(setting, train_n, held_m) -> (m, K) predicts held-out rows.
     """
@@ -184,7 +254,8 @@ def choose(grid: Sequence[tuple], held_out: Callable[..., np.ndarray], y_NK: np.
 
 
 def moments(x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(F,) mean and std over rows; a constant column has exactly its value and 0, whatever rounding says."""
+    """(F,) mean and std over rows; a constant column has exactly its value and 0, whatever rounding
+    says."""
     constant_F = x_NF.max(0) == x_NF.min(0)
     return np.where(constant_F, x_NF[0], x_NF.mean(0)), np.where(constant_F, 0.0, x_NF.std(0))
 
@@ -196,7 +267,8 @@ def unit_moments(y_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardised(x_NF: np.ndarray, center_F: np.ndarray, scale_F: np.ndarray) -> np.ndarray:
-    """(x - center) / scale; 0 where scale is 0: what never varied in training says nothing, whatever it does now."""
+    """(x - center) / scale; 0 where scale is 0: what never varied in training says nothing,
+    whatever it does now."""
     return np.divide(x_NF - center_F, scale_F, out=np.zeros(x_NF.shape), where=scale_F > 0)
 
 
@@ -206,19 +278,30 @@ def squared_distances(a_NF: np.ndarray, b_MF: np.ndarray) -> np.ndarray:
     return np.maximum(squares_NM, 0)  # rounding may leave -1e-12
 
 
-def folded(coef_FK: np.ndarray, intercept_K: np.ndarray, center_F: np.ndarray,
-           scale_F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def folded(
+    coef_FK: np.ndarray, intercept_K: np.ndarray, center_F: np.ndarray, scale_F: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """weight_FK and bias_K with x @ weight + bias = standardised(x) @ coef + intercept."""
-    weight_FK = np.divide(coef_FK, scale_F[:, None], out=np.zeros(coef_FK.shape), where=scale_F[:, None] > 0)
+    weight_FK = np.divide(
+        coef_FK, scale_F[:, None], out=np.zeros(coef_FK.shape), where=scale_F[:, None] > 0
+    )
     return weight_FK, intercept_K - center_F @ weight_FK
 
 
-def checked(x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked(
+    x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Features and masses of training rows in float64, or InputError."""
     if not len(x_NF) == len(y_NK) == len(group_N):
-        raise ValueError(f"{len(x_NF)} rows of features, {len(y_NK)} of masses and {len(group_N)} groups: they must be the same")
+        raise ValueError(
+            f"{len(x_NF)} rows of features, {len(y_NK)} of masses and {len(group_N)} groups: they "
+            "must be the same"
+        )
     if len(x_NF) < 2:
-        raise InputError(f"{len(x_NF)} training rows: a regressor needs at least 2; label more images or make fewer folds")
+        raise InputError(
+            f"{len(x_NF)} training rows: a regressor needs at least 2; label more images or make "
+            "fewer folds"
+        )
     return finite("features", x_NF), finite("masses", y_NK)
 
 
@@ -229,5 +312,8 @@ def finite(what: str, array: np.ndarray) -> np.ndarray:
         return array
     bad = np.argwhere(~np.isfinite(array))
     row, column = bad[0]
-    raise InputError(f"{what}: {len(bad)} of {array.size} numbers are not finite, the first is {array[row, column]} "
-                     f"in row {row}, column {column}; a regressor needs them all: mend or leave out that row")
+    raise InputError(
+        f"{what}: {len(bad)} of {array.size} numbers are not finite, the first is "
+        f"{array[row, column]} "
+        f"in row {row}, column {column}; a regressor needs them all: mend or leave out that row"
+    )

@@ -1,4 +1,5 @@
-"""The folders a sweep leaves: one for the sweep, in it one for each point; every file appears whole."""
+"""The folders a sweep leaves: one for the sweep, in it one for each point; every file appears
+whole."""
 
 import itertools
 import json
@@ -35,27 +36,44 @@ class RunFolder:
 
     path: Path
 
-    def begin(self, config: PointConfig, store: FeatureStore, states: list[str], n_epochs: int = 0) -> None:
-        """Make the folder, new or of a sweep that is resumed after n_epochs: later lines of its log are dropped."""
+    def begin(
+        self, config: PointConfig, store: FeatureStore, states: list[str], n_epochs: int = 0
+    ) -> None:
+        """Make the folder, new or of a sweep that is resumed after n_epochs: later lines of its log
+        are dropped."""
         (self.path / "weights").mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "config.yaml", dump_yaml(config))
-        write_whole(self.path / "spec.json", dump_json({"store": json.loads(store.spec.to_json()), "states": states,
-                                                        "store_folder": store.folder}))
+        write_whole(
+            self.path / "spec.json",
+            dump_json(
+                {
+                    "store": json.loads(store.spec.to_json()),
+                    "states": states,
+                    "store_folder": store.folder,
+                }
+            ),
+        )
         log = self.path / "metrics.jsonl"
         lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
         write_whole(log, "".join(lines[:n_epochs]))
 
     @property
     def config(self) -> PointConfig:
-        """InputError if it cannot be read; of a sweep's folder, which was meant for a run's, it says so."""
+        """InputError if it cannot be read; of a sweep's folder, which was meant for a run's, it
+        says so."""
         file = self.path / "config.yaml"
         if (self.path / "sweep.json").exists() and not file.exists():
-            raise InputError(f"{self.path}: a sweep's folder, not a run's; give it as --sweep, or one of the runs in it")
+            raise InputError(
+                f"{self.path}: a sweep's folder, not a run's; give it as --sweep, or one of the "
+                "runs in it"
+            )
         return load_point(file)
 
     @property
     def spec(self) -> StoreSpec:
-        return StoreSpec.from_json(json.dumps(self._spec_json()["store"]), str(self.path / "spec.json"))
+        return StoreSpec.from_json(
+            json.dumps(self._spec_json()["store"]), str(self.path / "spec.json")
+        )
 
     @property
     def states(self) -> list[str]:
@@ -63,12 +81,14 @@ class RunFolder:
 
     @property
     def store_folder(self) -> Path:
-        """Where the store lay, and the backbone's weights beside it; what is not absolute is meant from the run's folder."""
+        """Where the store lay, and the backbone's weights beside it; what is not absolute is meant
+        from the run's folder."""
         return self.path / self._spec_json()["store_folder"]
 
     @property
     def store_folders(self) -> list[Path]:
-        """Where the weights that were kept beside the store may be: where it lay, or where it lies if all was moved together.
+        """Where the weights that were kept beside the store may be: where it lay, or where it lies
+        if all was moved together.
 
         Of a run in a bundle, whose spec.json names a folder of the bundle, that one alone.
         """
@@ -90,15 +110,25 @@ class RunFolder:
         with appears_whole(self.path / "weights" / file) as partial:
             save_tensors(state, partial)
 
-    def heads(self, which: str, folds: list[int] | None = None, without: Collection[str] = ()) -> dict[str, dict[str, Tensor]]:
+    def heads(
+        self, which: str, folds: list[int] | None = None, without: Collection[str] = ()
+    ) -> dict[str, dict[str, Tensor]]:
         """File name and tensors of all heads or of some folds', less some files.
 
-        InputError if one is missing or damaged, MismatchError if it holds other tensors than a head of this run.
+        InputError if one is missing or damaged, MismatchError if it holds other tensors than a head
+        of this run.
         """
-        files = [self.path / "weights" / name for name in self.head_files(which, folds) if name not in without]
+        files = [
+            self.path / "weights" / name
+            for name in self.head_files(which, folds)
+            if name not in without
+        ]
         if missing := [f.name for f in files if not f.is_file()]:
-            raise InputError(f"{self.path}: no {which} weights {', '.join(missing)}; the run is unfinished, a head "
-                             "failed, or files were lost; choose other --folds or --weights")
+            raise InputError(
+                f"{self.path}: no {which} weights {', '.join(missing)}; the run is unfinished, a "
+                "head "
+                "failed, or files were lost; choose other --folds or --weights"
+            )
         expected = self._head_tensors()
         return {f.name: read_head(f, expected) for f in files}
 
@@ -107,27 +137,44 @@ class RunFolder:
         config, tokens = self.config, self.spec.tokens
         kind = kinds.load(config.head.kind)
         if kind.trained:
-            return {name: ("F32", shape) for name, shape in HeadShape.of(config, tokens, self.states).tensors().items()}
+            return {
+                name: ("F32", shape)
+                for name, shape in HeadShape.of(config, tokens, self.states).tensors().items()
+            }
         return kind.tensors(len(config.head.features) * tokens.width, len(MASSES))
 
     def splits(self, folds: list[int] | None = None) -> list[tuple[int, int] | None]:
-        """(repeat, fold) of each head that `heads` gives, in its order; None for the one that learned on every image."""
+        """(repeat, fold) of each head that `heads` gives, in its order; None for the one that
+        learned on every image."""
         cv = self.config.cv
         if cv.fold == "all":
             return [None]
         made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
-        return [(repeat, fold) for repeat in range(cv.repeats) for fold in (made if folds is None else folds)]
+        return [
+            (repeat, fold)
+            for repeat in range(cv.repeats)
+            for fold in (made if folds is None else folds)
+        ]
 
     def head_files(self, which: str, folds: list[int] | None = None) -> list[str]:
-        """Names of the files that `heads` reads, beside `splits`. InputError if the run cannot have such heads."""
+        """Names of the files that `heads` reads, beside `splits`. InputError if the run cannot have
+        such heads."""
         cv, kind = self.config.cv, kinds.load(self.config.head.kind)
         if kind.report_only:
-            raise InputError(f"{self.path}: {self.config.head.kind} is for reports only, it is not saved; choose another run")
+            raise InputError(
+                f"{self.path}: {self.config.head.kind} is for reports only, it is not saved; "
+                "choose another run"
+            )
         if not kind.trained and which != "last":
-            raise InputError(f"{self.path}: {self.config.head.kind} has no epochs to choose from; it has last weights alone")
+            raise InputError(
+                f"{self.path}: {self.config.head.kind} has no epochs to choose from; it has last "
+                "weights alone"
+            )
         if cv.fold == "all":
             if folds is not None:
-                raise InputError(f"{self.path}: one head, trained on every image; there are no folds to choose")
+                raise InputError(
+                    f"{self.path}: one head, trained on every image; there are no folds to choose"
+                )
             return [ALL_FILE.format(which=which)]
         return [head_file(which, *split, cv.repeats) for split in self.splits(folds)]
 
@@ -148,13 +195,24 @@ class SweepResult:
     @property
     def all_failed(self) -> bool:
         """No point can be used."""
-        names = self.summary.dropna(subset="failed")["name"]  # of the baselines beside them it says nothing
+        # of the baselines beside them it says nothing
+        names = self.summary.dropna(subset="failed")["name"]
         return all(name in self.failed for name in names)
 
     def table(self) -> str:
         """The leaderboard as text."""
-        columns = ["name", "score_last", "sd_last", "vs_best", "low", "high", "score_best", "best_epoch"]
-        # regressors have no epochs to choose among: a sweep of them alone has no column of best ones
+        columns = [
+            "name",
+            "score_last",
+            "sd_last",
+            "vs_best",
+            "low",
+            "high",
+            "score_best",
+            "best_epoch",
+        ]
+        # regressors have no epochs to choose among: a sweep of them alone has no column of best
+        # ones
         there = [c for c in columns if c in self.summary]
         shown = self.summary[[c for c in there if self.summary[c].notna().any()]]
         rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
@@ -199,7 +257,13 @@ class SweepFolder:
         """What a finished sweep found."""
         summary = read_json(self.path / SUMMARY, "best", "notes", "points")
         failed = {point["name"]: _failure(point) for point in summary["points"] if _failure(point)}
-        return SweepResult(self.path, pd.read_csv(self.path / "summary.csv"), summary["best"], summary["notes"], failed)
+        return SweepResult(
+            self.path,
+            pd.read_csv(self.path / "summary.csv"),
+            summary["best"],
+            summary["notes"],
+            failed,
+        )
 
     def checkpoint(self, points: Sequence[int] | str) -> Path:
         """File of the pass that trains these points."""
@@ -220,12 +284,15 @@ class SweepFolder:
 def moved_places(recorded: Path, run: Path) -> list[Path]:
     """Where a path that was recorded in a run may be now, if its project was moved as a whole.
 
-    The run's folder and those above it, nearest first, each alone and with every end of the recorded path: of /old/a/stores, for
-    a run in /new/b/runs/S, the folder /new/b/stores is among them.
+    The run's folder and those above it, nearest first, each alone and with every end of the
+    recorded path: of /old/a/stores, for a run in /new/b/runs/S, the folder /new/b/stores is among
+    them.
     """
     parts = recorded.parts[1:]
     ends = [Path(*parts[-n:]) for n in range(1, len(parts) + 1)]
-    folders = [folder for folder in (run.absolute(), *run.absolute().parents) if folder != folder.parent]
+    folders = [
+        folder for folder in (run.absolute(), *run.absolute().parents) if folder != folder.parent
+    ]
     return [place for folder in folders for place in (folder, *(folder / end for end in ends))]
 
 
@@ -235,21 +302,29 @@ def head_file(which: str, repeat: int, fold: int, n_repeats: int) -> str:
 
 
 def best_run(sweep: Path) -> Path:
-    """The run of a sweep's best point. InputError if there is none, or this is no finished sweep."""
+    """The run of a sweep's best point. InputError if there is none, or this is no finished
+    sweep."""
     if not (sweep / SUMMARY).exists():
         if (sweep / "sweep.json").exists():
-            raise InputError(f"{sweep}: this sweep is not finished; `biomass train --resume {sweep}` goes on with it")
+            raise InputError(
+                f"{sweep}: this sweep is not finished; `biomass train --resume {sweep}` goes on "
+                "with it"
+            )
         if (sweep / "config.yaml").exists():
             raise InputError(f"{sweep}: a run's folder, not a sweep's; give it as --run")
     best = read_json(sweep / SUMMARY, "best")["best"]
     if best is None:
-        raise InputError(f"{sweep}: there is no best run: all points failed, or are for reports only; lower optimization.lr or "
-                         "add another head.kind, and train again")
+        raise InputError(
+            f"{sweep}: there is no best run: all points failed, or are for reports only; lower "
+            "optimization.lr or "
+            "add another head.kind, and train again"
+        )
     return sweep / best
 
 
 def read_json(path: Path, *keys: str) -> dict:
-    """A JSON object with at least these keys; InputError if there is no such file, or it is something else."""
+    """A JSON object with at least these keys; InputError if there is no such file, or it is
+    something else."""
     try:
         value = json.loads(path.read_bytes())
         if missing := [key for key in keys if key not in value]:
@@ -258,19 +333,23 @@ def read_json(path: Path, *keys: str) -> dict:
     except PermissionError as err:
         raise NoAccessError.of(err, path) from err
     except OSError as err:
-        raise InputError(f"{path}: cannot be read ({err.strerror}); is this the folder of a sweep or run?") from err
+        raise InputError(
+            f"{path}: cannot be read ({err.strerror}); is this the folder of a sweep or run?"
+        ) from err
     except (ValueError, TypeError, RecursionError) as err:
         raise InputError(f"{path}: not the JSON of a sweep or run ({err})") from err
 
 
 def _failure(point: Mapping) -> str | None:
-    """Why a point of summary.json failed; those written before `failed` was there name the steps of its heads alone."""
+    """Why a point of summary.json failed; those written before `failed` was there name the steps of
+    its heads alone."""
     steps = point.get("failed_at_batch")
     known = f"its loss was no longer finite after {min(steps.values())} steps" if steps else None
     return point.get("failed") or known
 
 
 def dump_json(value: Mapping) -> str:
-    """JSON as UTF-8 can hold it: of a path whose name is not UTF-8 its bytes, as JSON's own escapes, which reading gives back."""
+    """JSON as UTF-8 can hold it: of a path whose name is not UTF-8 its bytes, as JSON's own
+    escapes, which reading gives back."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n"
     return text.encode(errors="backslashreplace").decode()

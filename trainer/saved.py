@@ -1,7 +1,9 @@
-"""Tensors that were saved: what a file says it holds is compared with what it must hold, before any of them is read.
+"""Tensors that were saved: what a file says it holds is compared with what it must hold, before any
+of them is read.
 
-A safetensors file begins with eight bytes of length and a JSON object of names, types, shapes and offsets. Its own reader sees
-to the offsets; it takes the last of two equal names, any number of tensors and any types.
+A safetensors file begins with eight bytes of length and a JSON object of names, types, shapes and
+offsets. Its own reader sees to the offsets; it takes the last of two equal names, any number of
+tensors and any types.
 """
 
 import json
@@ -20,15 +22,17 @@ MOST_HEADER = 1 << 16  # bytes: some 600 tensors, where a head has a dozen
 METADATA = "__metadata__"
 
 Kept = tuple[str, tuple[int | str, ...]]
-"""Type of a tensor, as safetensors calls it, and its shape; axes of one letter have one length, whatever it is."""
+"""Type of a tensor, as safetensors calls it, and its shape; axes of one letter have one length,
+whatever it is."""
 
 
 def read_head(path: Path, expected: Mapping[str, Kept] | None) -> dict[str, Tensor]:
     """All tensors of a saved head.
 
-    expected : every name that its kind and its run's config make, with type and shape; None for a kind that does not say.
-    InputError for a file that is damaged or was never a head's, or holds values that are not finite; MismatchError if names,
-    types or shapes are others than expected.
+    expected : every name that its kind and its run's config make, with type and shape; None for a
+        kind that does not say.
+    InputError for a file that is damaged or was never a head's, or holds values that are not
+    finite; MismatchError if names, types or shapes are others than expected.
     """
     try:
         found = read_header(path)
@@ -37,8 +41,11 @@ def read_head(path: Path, expected: Mapping[str, Kept] | None) -> dict[str, Tens
     except (OSError, ValueError) as err:
         raise _damaged(path, getattr(err, "strerror", None) or str(err)) from err
     if expected is not None and (faults := differences(found, expected)):
-        raise MismatchError(f"{path}: not a head of this run, whose config.yaml and spec.json say what it holds; copy the run "
-                            f"again, or train it again:{list_some(faults, 5)}")
+        raise MismatchError(
+            f"{path}: not a head of this run, whose config.yaml and spec.json say what it holds; "
+            "copy the run "
+            f"again, or train it again:{list_some(faults, 5)}"
+        )
     try:
         with readable_name(path) as name:
             tensors = load_file(name)
@@ -50,7 +57,8 @@ def read_head(path: Path, expected: Mapping[str, Kept] | None) -> dict[str, Tens
 
 
 def read_header(path: Path, most_bytes: int = MOST_HEADER) -> dict[str, Kept]:
-    """Type and shape of each tensor of a file, from its header alone. ValueError if that is none, or has more bytes."""
+    """Type and shape of each tensor of a file, from its header alone. ValueError if that is none,
+    or has more bytes."""
     with open(path, "rb") as file:
         n_bytes = int.from_bytes(file.read(8), "little")
         if n_bytes > most_bytes:
@@ -89,7 +97,11 @@ def _each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _kept(name: str, entry: Any) -> Kept:
     dtype, shape = entry.get("dtype"), entry.get("shape")
-    if not isinstance(dtype, str) or not isinstance(shape, list) or not all(type(size) is int for size in shape):
+    if (
+        not isinstance(dtype, str)
+        or not isinstance(shape, list)
+        or not all(type(size) is int for size in shape)
+    ):
         raise ValueError(f"{name!r} has no type and shape")
     return dtype, tuple(shape)
 

@@ -1,7 +1,7 @@
 """A stored row as a tensor that is read in place and refuses to be written to.
 
-The store's file is mapped read-only, and torch knows no read-only memory: a write into a row would end the process (SIGSEGV).
-Rows that are kept on a device would change for every later epoch.
+The store's file is mapped read-only, and torch knows no read-only memory: a write into a row would
+end the process (SIGSEGV). Rows that are kept on a device would change for every later epoch.
 """
 
 import functools
@@ -16,21 +16,26 @@ from featurestore.errors import UsageError
 
 
 class StoredRow(Tensor):
-    """(T, P, D) float16 tokens of a stored row, or a view of them; UsageError from any operation that would write to them.
+    """(T, P, D) float16 tokens of a stored row, or a view of them; UsageError from any operation
+    that would write to them.
 
-    Otherwise it works like any tensor, also in autograd and under `torch.compile`. Views of it refuse writes too. Whatever is
-    computed from it is a plain tensor, and so is a pickled or deep copy. `numpy()` returns a read-only array.
+    Otherwise it works like any tensor, also in autograd and under `torch.compile`. Views of it
+    refuse writes too. Whatever is computed from it is a plain tensor, and so is a pickled or deep
+    copy. `numpy()` returns a read-only array.
 
     `data_ptr()`, `untyped_storage()` and DLPack hand out the bare memory, which nothing guards.
 
-    Each operation on a row takes some 25 us longer (of a full-size row: summing its words 1.02 to 1.05 x, `row.float() @ weight`
-    1.00; page cache warm, one core of an AMD EPYC on which others worked too, medians of 60 to 300 rows that take turns).
+    Each operation on a row takes some 25 us longer (of a full-size row: summing its words 1.02 to
+    1.05 x, `row.float() @ weight` 1.00; page cache warm, one core of an AMD EPYC on which others
+    worked too, medians of 60 to 300 rows that take turns).
 
-    Source: https://docs.pytorch.org/docs/stable/notes/extending.html, "Extending torch native API". An inference tensor would
-    not do: torch refuses a write to it only after writing (seen with 2.14).
+    Source: https://docs.pytorch.org/docs/stable/notes/extending.html, "Extending torch native API".
+    An inference tensor would not do: torch refuses a write to it only after writing (seen with
+    2.14).
     """
 
-    # operations are seen below, in __torch_dispatch__, where a schema says what each of them writes to
+    # operations are seen below, in __torch_dispatch__, where a schema says what each of them writes
+    # to
     __torch_function__ = torch._C._disabled_torch_function_impl
     _plain: Tensor
     """The same memory as an ordinary tensor."""
@@ -95,7 +100,8 @@ class StoredRow(Tensor):
 
 @functools.cache
 def _effects(func: Any) -> tuple[list[tuple[int, str]], bool]:
-    """Position and name of the arguments that an operation writes to; whether it returns views of others."""
+    """Position and name of the arguments that an operation writes to; whether it returns views of
+    others."""
     written = []
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info and argument.alias_info.is_write:
@@ -109,14 +115,17 @@ def _refuse_rows(func: Any, target: Any) -> None:
     targets = target if isinstance(target, list | tuple) else [target]
     if any(isinstance(each, StoredRow) for each in targets):
         raise UsageError(
-            f"{func.overloadpacket.__name__}: would write into a row of MixupBatches(lazy=True), which is the store's own memory "
-            "and is only read; use an operation that returns a new tensor (row * 0.5 in place of row.mul_(0.5)), or write into "
+            f"{func.overloadpacket.__name__}: would write into a row of MixupBatches(lazy=True), "
+            "which is the store's own memory "
+            "and is only read; use an operation that returns a new tensor (row * 0.5 in place of "
+            "row.mul_(0.5)), or write into "
             "row.clone()"
         )
 
 
 def _each(change: Callable[[Any], Any], value: Any) -> Any:
-    """An operation's argument or result, changed; each of its members if it is a list of tensors."""
+    """An operation's argument or result, changed; each of its members if it is a list of
+    tensors."""
     return [change(x) for x in value] if isinstance(value, list | tuple) else change(value)
 
 

@@ -1,7 +1,9 @@
-"""Which rows, in which order, with which partner and draws: integers and uniforms only, no I/O, no heads.
+"""Which rows, in which order, with which partner and draws: integers and uniforms only, no I/O, no
+heads.
 
-A fold's stream depends on (seed, repeat, fold, folds.csv, views, batch size, epochs) and on no head, so all points of a fold
-are compared on the same rows, partners and draws; and any batch can be replayed from its address alone.
+A fold's stream depends on (seed, repeat, fold, folds.csv, views, batch size, epochs) and on no
+head, so all points of a fold are compared on the same rows, partners and draws; and any batch can
+be replayed from its address alone.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,8 @@ PERMUTATION, BATCH, DROPOUT = range(3)  # what a generator draws; keeps equal ad
 
 @dataclass(frozen=True)
 class Split:
-    """One fold of one repeat: positions (in folds.csv) of the images it trains on and of those it holds out."""
+    """One fold of one repeat: positions (in folds.csv) of the images it trains on and of those it
+    holds out."""
 
     repeat: int
     fold: int
@@ -24,7 +27,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step of every split. Rows are distinct (image, view) pairs; the rest are positions, Q splits x B samples."""
+    """One step of every split. Rows are distinct (image, view) pairs; the rest are positions, Q
+    splits x B samples."""
 
     rows_U2: np.ndarray
     own_QB: np.ndarray
@@ -34,7 +38,8 @@ class Batch:
     uniform_QB: np.ndarray
     """One draw a sample in [0, 1), from which each point takes its share."""
     site_partner_QB: np.ndarray | None = None
-    """Sample of the same batch and site that it is mixed with instead; itself where there is no other."""
+    """Sample of the same batch and site that it is mixed with instead; itself where there is no
+    other."""
 
     @property
     def images_QB(self) -> np.ndarray:
@@ -49,7 +54,9 @@ def make_splits_of(folds: pd.DataFrame, fold: int | str | None = None) -> list[S
         fold_N = folds[column].to_numpy()
         for f in range(fold_N.max() + 1):
             if fold in (None, "all", f):
-                splits.append(Split(repeat, f, np.flatnonzero(fold_N != f), np.flatnonzero(fold_N == f)))
+                splits.append(
+                    Split(repeat, f, np.flatnonzero(fold_N != f), np.flatnonzero(fold_N == f))
+                )
     return splits
 
 
@@ -65,15 +72,23 @@ class Stream:
     ----------
     n_images, n_views : images of folds.csv and views of each.
     splits : what each fold may see.
-    n_folds : of the cross-validation; with n_images and batch_size it sets the steps of an epoch, equal for all splits: the
-        whole batches of a fold of average size. One that trains on more images leaves some out of an epoch, at other places
-        each time; one that trains on fewer shows some again. A batch larger than a split's images holds some of them
-        twice.
+    n_folds : of the cross-validation; with n_images and batch_size it sets the steps of an epoch,
+        equal for all splits: the whole batches of a fold of average size. One that trains on more
+        images leaves some out of an epoch, at other places each time; one that trains on fewer
+        shows some again. A batch larger than a split's images holds some of them twice.
     site_N : (N,) any labels, the site of each image; None leaves out partners of the same site.
     """
 
-    def __init__(self, n_images: int, n_views: int, splits: list[Split], n_folds: int, batch_size: int, seed: int,
-                 site_N: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        n_images: int,
+        n_views: int,
+        splits: list[Split],
+        n_folds: int,
+        batch_size: int,
+        seed: int,
+        site_N: np.ndarray | None = None,
+    ) -> None:
         self.n_images, self.n_views, self.splits = n_images, n_views, splits
         self.site_N = None if site_N is None else np.unique(site_N, return_inverse=True)[1]
         self.batch_size, self.seed = batch_size, seed
@@ -82,7 +97,8 @@ class Stream:
         self._made: dict[tuple[int, int], Batch] = {}
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """The batch at an address; the last two asked for are kept, so that a step may look at the next one."""
+        """The batch at an address; the last two asked for are kept, so that a step may look at the
+        next one."""
         if (epoch, step) not in self._made:
             latest = list(self._made.items())[-1:]
             self._made = dict(latest) | {(epoch, step): self._new_batch(epoch, step)}
@@ -93,12 +109,29 @@ class Stream:
         images_QB = np.stack([self._samples(order, step) for order in kept])
         rows = images_QB * self.n_views + view_N[images_QB]
         distinct, own = np.unique(rows, return_inverse=True)
-        partner_QB, uniform_QB, key_QB = (np.stack(draw) for draw in zip(
-            *(self._draws(epoch, step, split) for split in self.splits), strict=True))
-        site_partner_QB = None if self.site_N is None else np.stack(
-            [_shuffled_within(self.site_N[images], keys) for images, keys in zip(images_QB, key_QB, strict=True)])
-        return Batch(np.stack(np.divmod(distinct, self.n_views), 1), own.reshape(rows.shape), partner_QB, uniform_QB,
-                     site_partner_QB)
+        partner_QB, uniform_QB, key_QB = (
+            np.stack(draw)
+            for draw in zip(
+                *(self._draws(epoch, step, split) for split in self.splits), strict=True
+            )
+        )
+        site_partner_QB = (
+            None
+            if self.site_N is None
+            else np.stack(
+                [
+                    _shuffled_within(self.site_N[images], keys)
+                    for images, keys in zip(images_QB, key_QB, strict=True)
+                ]
+            )
+        )
+        return Batch(
+            np.stack(np.divmod(distinct, self.n_views), 1),
+            own.reshape(rows.shape),
+            partner_QB,
+            uniform_QB,
+            site_partner_QB,
+        )
 
     def rng(self, kind: int, *address: int) -> np.random.Generator:
         """Draws from an address; nothing else that is trained changes them."""
@@ -110,24 +143,42 @@ class Stream:
             rng = self.rng(PERMUTATION, epoch)
             order = rng.permutation(self.n_images)
             view_N = rng.integers(self.n_views, size=self.n_images)
-            self._epoch = (epoch, [order[np.isin(order, split.train_N)] for split in self.splits], view_N)
+            self._epoch = (
+                epoch,
+                [order[np.isin(order, split.train_N)] for split in self.splits],
+                view_N,
+            )
         return self._epoch[1:]
 
     def _samples(self, order: np.ndarray, step: int) -> np.ndarray:
-        """B images from where this step is in the epoch; between steps are gaps where there are many, overlaps where few."""
+        """B images from where this step is in the epoch; between steps are gaps where there are
+        many, overlaps where few."""
         start = step * len(order) // self.n_steps
         return order[(start + np.arange(self.batch_size)) % len(order)]
 
-    def _draws(self, epoch: int, step: int, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draws(
+        self, epoch: int, step: int, split: Split
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Partners, uniforms for the shares, and keys that order partners within a site."""
         rng = self.rng(BATCH, epoch, step, split.repeat, split.fold)
-        return rng.permutation(self.batch_size), rng.random(self.batch_size), rng.random(self.batch_size)
+        return (
+            rng.permutation(self.batch_size),
+            rng.random(self.batch_size),
+            rng.random(self.batch_size),
+        )
 
     def dropout(self, epoch: int, step: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-        """(Q, *shape) float32 uniforms for one layer, compared with each point's rate; other draws for another head's seed."""
+        """(Q, *shape) float32 uniforms for one layer, compared with each point's rate; other draws
+        for another head's seed."""
         more = [seed] if seed else []
-        return np.stack([self.rng(DROPOUT, epoch, step, split.repeat, split.fold, *more).random(shape, np.float32)
-                         for split in self.splits])
+        return np.stack(
+            [
+                self.rng(DROPOUT, epoch, step, split.repeat, split.fold, *more).random(
+                    shape, np.float32
+                )
+                for split in self.splits
+            ]
+        )
 
 
 def _shuffled_within(site_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
@@ -137,26 +188,33 @@ def _shuffled_within(site_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
     return partner_B
 
 
-def validation_batches(splits: list[Split], n_images: int, batch_size: int, view: int = 0) -> list[Batch]:
-    """Batches that show every held-out image once, in order, to the splits that hold it out; each row is read once.
+def validation_batches(
+    splits: list[Split], n_images: int, batch_size: int, view: int = 0
+) -> list[Batch]:
+    """Batches that show every held-out image once, in order, to the splits that hold it out; each
+    row is read once.
 
     A split has few of a batch's images: its samples are padded with -1.
     """
     batches = []
     for start in range(0, n_images, batch_size):
-        mine = [split.val_N[(split.val_N >= start) & (split.val_N < start + batch_size)] for split in splits]
+        mine = [
+            split.val_N[(split.val_N >= start) & (split.val_N < start + batch_size)]
+            for split in splits
+        ]
         images = np.unique(np.concatenate(mine))
         if len(images):
             own_QB = np.full((len(splits), max(map(len, mine))), -1)
             for q, held_out in enumerate(mine):
-                own_QB[q, :len(held_out)] = np.searchsorted(images, held_out)
+                own_QB[q, : len(held_out)] = np.searchsorted(images, held_out)
             rows = np.stack([images, np.full(len(images), view)], 1)
             batches.append(Batch(rows, own_QB, np.zeros_like(own_QB), np.zeros(own_QB.shape)))
     return batches
 
 
 def mixup_share(uniform: np.ndarray, alpha: float) -> np.ndarray:
-    """Share of a sample's own row: the draw's quantile of Beta(alpha, alpha). Zhang et al. 2018, arXiv:1710.09412."""
+    """Share of a sample's own row: the draw's quantile of Beta(alpha, alpha). Zhang et al. 2018,
+    arXiv:1710.09412."""
     if alpha == 1:
         return uniform
     from scipy.special import betaincinv  # not at the top: predictors run without scipy

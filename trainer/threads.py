@@ -1,4 +1,5 @@
-"""With how many threads a sweep computes: torch splits a sum by their number, which changes how it is rounded."""
+"""With how many threads a sweep computes: torch splits a sum by their number, which changes how it
+is rounded."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from featurestore.usable import usable_cpus
 
 @contextmanager
 def same_threads(began: Any, plan: Path) -> Iterator[None]:
-    """In this block torch computes with as many threads as a sweep began with; a warning where it cannot.
+    """In this block torch computes with as many threads as a sweep began with; a warning where it
+    cannot.
 
-    began : `threads` in the sweep's `sweep.json`; None, in a file that was made before this was kept, changes nothing.
+    began : `threads` in the sweep's `sweep.json`; None, in a file that was made before this was
+        kept, changes nothing.
     plan : that file, for warnings.
     """
     before = torch.get_num_threads()

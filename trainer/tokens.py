@@ -1,6 +1,8 @@
-"""Where stored rows are when a step wants them: mapped, resident on the device, or on their way there through a ring.
+"""Where stored rows are when a step wants them: mapped, resident on the device, or on their way
+there through a ring.
 
-One interface for the three places, the same rows in the same order in all. What is done with rows is left to `pooling`.
+One interface for the three places, the same rows in the same order in all. What is done with rows
+is left to `pooling`.
 """
 
 import itertools
@@ -19,9 +21,12 @@ from featurestore._maps import most_maps
 from featurestore._threads import Pool
 from featurestore.store import FeatureStore
 
-GROUP_BYTES = 64 << 20  # rows that are read ahead together: a hand-over to the other thread costs 25 us
+# rows that are read ahead together: a hand-over to the other thread costs 25 us
+GROUP_BYTES = 64 << 20
 WINDOW_BYTES = 512 << 20  # rows on their way at once, at most; and no more than a step has
-HELD_BYTES = 1 << 30  # rows of one step that stay on the device until the step is over; further ones are fetched at each use
+# rows of one step that stay on the device until the step is over; further ones are fetched at each
+# use
+HELD_BYTES = 1 << 30
 MOST_REST = 31  # steps without asking, when all was in memory
 N_BUFFERS = 2  # pinned: one is filled while the other is copied from
 
@@ -30,14 +35,18 @@ Row = tuple[int, int]
 
 
 class TokenReader:
-    """Stored rows as tensors on a device. `residency` says in a few words where they are; a pooled store has none.
+    """Stored rows as tensors on a device. `residency` says in a few words where they are; a pooled
+    store has none.
 
-    The CPU reads rows where they are mapped. Another device keeps every row it was given if all of the store fits into
-    room_bytes (half of what is free there unless given; the other half is the heads', see trainer.plan); if not, rows come
-    through pinned buffers while it computes. With room_bytes the CPU does as another device would.
+    The CPU reads rows where they are mapped. Another device keeps every row it was given if all of
+    the store fits into room_bytes (half of what is free there unless given; the other half is the
+    heads', see trainer.plan); if not, rows come through pinned buffers while it computes. With
+    room_bytes the CPU does as another device would.
     """
 
-    def __init__(self, store: FeatureStore, device: torch.device, room_bytes: int | None = None) -> None:
+    def __init__(
+        self, store: FeatureStore, device: torch.device, room_bytes: int | None = None
+    ) -> None:
         self.store, self.device = store, device
         self._place = _place(store, device, room_bytes)
         self.residency = self._place.residency
@@ -55,13 +64,15 @@ class TokenReader:
         return self._step
 
     def expect(self, rows_U2: np.ndarray) -> None:
-        """Tell which rows the step after this one will want; they follow this step's. Only a hint."""
+        """Tell which rows the step after this one will want; they follow this step's. Only a
+        hint."""
         self._next = _rows(rows_U2)
         if self._step and self._step.begun:
             self._place.expect(self._next)
 
     def begin(self, rows: Sequence[Row]) -> None:
-        """A step uses its first row. Not before: heads that need no patches must not cause a read of them."""
+        """A step uses its first row. Not before: heads that need no patches must not cause a read
+        of them."""
         self._place.begin(rows)
         self._place.expect(self._next)
 
@@ -97,7 +108,8 @@ class StepRows(Sequence):
         return row
 
     def _read(self, u: int) -> Tensor:
-        row = self._rows[u]  # first: what is no row of this step ends a loop over it, and begins nothing
+        # first: what is no row of this step ends a loop over it, and begins nothing
+        row = self._rows[u]
         if not self.begun:
             self.begun = True
             self._reader.begin(self._rows)
@@ -105,7 +117,8 @@ class StepRows(Sequence):
 
 
 class Ahead:
-    """Work on rows that is begun before they are asked for: in order, in groups, by one thread, so many at a time.
+    """Work on rows that is begun before they are asked for: in order, in groups, by one thread, so
+    many at a time.
 
     work : takes the rows of a group.
     n_most : rows begun and not yet asked for, at most; while a step has fewer rows, so many.
@@ -131,7 +144,8 @@ class Ahead:
         self._start()
 
     def take(self, row: Row) -> Any:
-        """What work gave for the row's group, waited for; None for a row that was not begun. An error of the work is raised."""
+        """What work gave for the row's group, waited for; None for a row that was not begun. An
+        error of the work is raised."""
         self._waiting.pop(row, None)
         future = self._begun.pop(row, None)
         self._start()
@@ -142,7 +156,8 @@ class Ahead:
         return self._pool.submit(self._work, rows).result()
 
     def _start(self) -> None:
-        """Hand over whole groups while they fit the window, four a window or more; a hand-over for each row would cost more."""
+        """Hand over whole groups while they fit the window, four a window or more; a hand-over for
+        each row would cost more."""
         while self._waiting:
             n = min(self._n_group, len(self._waiting), -(-self._n_window // 4))
             if len(self._begun) + n > self._n_window:
@@ -155,10 +170,11 @@ class Ahead:
 
 
 class Mapped:
-    """Rows where they lie in the file. Before one is touched, the kernel was asked for it and for those that follow.
+    """Rows where they lie in the file. Before one is touched, the kernel was asked for it and for
+    those that follow.
 
-    Touching a row that is not in the page cache waits for the disk again and again, and reads around the row as well:
-    twice the bytes, in shuffled order (bench_read_ahead).
+    Touching a row that is not in the page cache waits for the disk again and again, and reads
+    around the row as well: twice the bytes, in shuffled order (bench_read_ahead).
     """
 
     def __init__(self, store: FeatureStore) -> None:
@@ -169,11 +185,16 @@ class Mapped:
         self._ahead = Ahead(self._ask, _count(store, GROUP_BYTES), _count(store, WINDOW_BYTES))
         self._n_rest = self._rested = 0
         self._cold = True
-        where = "fetched from the server, and kept in a cache" if store.is_remote else "read where they lie in the file"
+        where = (
+            "fetched from the server, and kept in a cache"
+            if store.is_remote
+            else "read where they lie in the file"
+        )
         self.residency = f"mapped: {_gb(_all_bytes(store))} {where}"
 
     def begin(self, rows: Sequence[Row]) -> None:
-        """Even asking costs a few percent of reading warm rows: the longer none was cold, the more steps go by without."""
+        """Even asking costs a few percent of reading warm rows: the longer none was cold, the more
+        steps go by without."""
         if self._rested < self._n_rest:
             self._rested += 1
             return
@@ -204,10 +225,11 @@ class _Arrived:
 
 
 class Ring:
-    """Rows copied to the device through a few pinned buffers, the next step's while this one computes.
+    """Rows copied to the device through a few pinned buffers, the next step's while this one
+    computes.
 
-    Every row handed out is memory of its own, for as long as somebody holds it; only the buffers are used again. On the CPU
-    the same without pinning and streams.
+    Every row handed out is memory of its own, for as long as somebody holds it; only the buffers
+    are used again. On the CPU the same without pinning and streams.
     """
 
     held_bytes = HELD_BYTES
@@ -215,12 +237,16 @@ class Ring:
     def __init__(self, store: FeatureStore, device: torch.device) -> None:
         self._store, self._device, self.n_bytes_read = store, device, 0
         n_group = _count(store, GROUP_BYTES)
-        self._buffers = itertools.cycle([_Buffer(_host_rows(store, n_group, device)) for _ in range(N_BUFFERS)])
+        self._buffers = itertools.cycle(
+            [_Buffer(_host_rows(store, n_group, device)) for _ in range(N_BUFFERS)]
+        )
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ahead = Ahead(self._fetch, n_group, max(n_group, _count(store, WINDOW_BYTES)))
         self.begin, self.expect = self._ahead.begin, self._ahead.expect
         buffers = N_BUFFERS * n_group * _row_bytes(store)
-        self.residency = f"ring: {_gb(_all_bytes(store))} through {_gb(buffers)} of buffers to {device}"
+        self.residency = (
+            f"ring: {_gb(_all_bytes(store))} through {_gb(buffers)} of buffers to {device}"
+        )
 
     def row(self, row: Row) -> Tensor:
         arrived = self._ahead.take(row) or self._ahead.at_once([row])
@@ -228,7 +254,8 @@ class Ring:
         if self._stream:
             computing = torch.cuda.current_stream(self._device)
             computing.wait_event(arrived.copied)
-            tokens_TPD.record_stream(computing)  # made on the copying stream: its memory must outlive what computes with it
+            # made on the copying stream: its memory must outlive what computes with it
+            tokens_TPD.record_stream(computing)
         return tokens_TPD
 
     def _fetch(self, rows: list[Row]) -> _Arrived:
@@ -236,7 +263,7 @@ class Ring:
         buffer = next(self._buffers)
         if buffer.copied:
             buffer.copied.synchronize()  # what was in it has left
-        host_NTPD = buffer.rows_NTPD[:len(rows)]
+        host_NTPD = buffer.rows_NTPD[: len(rows)]
         self._store.take(rows, out=host_NTPD.numpy())
         self.n_bytes_read += host_NTPD.nbytes
         with torch.cuda.stream(self._stream):  # None: no stream
@@ -261,7 +288,9 @@ class Resident:
     def __init__(self, store: FeatureStore, device: torch.device) -> None:
         self._ring, self._n_views = Ring(store, device), len(store.view_names)
         n = store.n_images * self._n_views
-        self._tokens = torch.empty((n, *store.patches.shape[2:]), dtype=torch.float16, device=device)
+        self._tokens = torch.empty(
+            (n, *store.patches.shape[2:]), dtype=torch.float16, device=device
+        )
         self._here_N = np.zeros(n, bool)
         self.residency = f"resident: {_gb(self._tokens.nbytes)} kept on {device}"
 
@@ -292,7 +321,10 @@ class Resident:
 class Nowhere:
     """The patch tokens of a pooled store: none. Heads that read none ask for none."""
 
-    residency = "none: a pooled store; heads read class tokens and pooled vectors where they lie in the file"
+    residency = (
+        "none: a pooled store; heads read class tokens and pooled vectors where they lie "
+        "in the file"
+    )
     held_bytes, n_bytes_read = math.inf, 0
 
     def __init__(self, store: FeatureStore) -> None:
@@ -304,10 +336,13 @@ class Nowhere:
     expect = begin
 
     def row(self, row: Row) -> Tensor:
-        return torch.from_dlpack(self._store.patches[row])  # InputError: the store says what it lacks
+        # InputError: the store says what it lacks
+        return torch.from_dlpack(self._store.patches[row])
 
 
-def _place(store: FeatureStore, device: torch.device, room_bytes: int | None) -> Mapped | Resident | Ring | Nowhere:
+def _place(
+    store: FeatureStore, device: torch.device, room_bytes: int | None
+) -> Mapped | Resident | Ring | Nowhere:
     """By measured size: all that fits, else some at a time."""
     if not store.spec.has_patches:
         return Nowhere(store)

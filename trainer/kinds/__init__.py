@@ -1,7 +1,9 @@
-"""The kinds of models a point can be, one file each: `head.kind: NAME` is the file NAME.py, and its KIND says what it does.
+"""The kinds of models a point can be, one file each: `head.kind: NAME` is the file NAME.py, and its
+KIND says what it does.
 
-Two families: kinds of heads (`trainer.heads.HeadKind`), trained together from one read of the tokens, and regressors
-(`trainer.regressor.Regressor`), fitted on pooled rows. docs/sweep.md shows how to write one.
+Two families: kinds of heads (`trainer.heads.HeadKind`), trained together from one read of the
+tokens, and regressors (`trainer.regressor.Regressor`), fitted on pooled rows. docs/sweep.md shows
+how to write one.
 """
 
 import pkgutil

@@ -1,20 +1,34 @@
-"""The class token weighs the patches, an MLP reads both: the head of the experiment this project starts from."""
+"""The class token weighs the patches, an MLP reads both: the head of the experiment this project
+starts from."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.heads import Bank, HeadKind, HeadShape, Inputs, Outputs, linear_tensors, trunk, trunk_tensors
+from trainer.heads import (
+    Bank,
+    HeadKind,
+    HeadShape,
+    Inputs,
+    Outputs,
+    linear_tensors,
+    trunk,
+    trunk_tensors,
+)
 
 
 class ClsGating(HeadKind):
-    """w = softmax(gate_mlp(cls)) over patches, z = w @ T, then the trunk over [cls, z]. Tied to one grid of patches."""
+    """w = softmax(gate_mlp(cls)) over patches, z = w @ T, then the trunk over [cls, z]. Tied to one
+    grid of patches."""
 
     settings = ("gate_hidden", "shared_hidden", "dropout", "normalize")
     maps_say = "share"
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
-        gate = {"gate_mlp.0": (shape.gate_hidden, shape.width), "gate_mlp.2": (shape.n_patches, shape.gate_hidden)}
+        gate = {
+            "gate_mlp.0": (shape.gate_hidden, shape.width),
+            "gate_mlp.2": (shape.n_patches, shape.gate_hidden),
+        }
         return linear_tensors(gate) | trunk_tensors(shape, 2 * shape.width)
 
     def reads(self, shape: HeadShape) -> dict[str, list[str]]:

@@ -1,4 +1,5 @@
-"""Grams of every patch, summed over the photograph: 5 (D + 1) parameters, whatever the resolution."""
+"""Grams of every patch, summed over the photograph: 5 (D + 1) parameters, whatever the
+resolution."""
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ class Density(HeadKind):
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
         weight, bias = bank.tensors["density.weight"], bank.tensors["density.bias"]
-        if bank.moments:  # into the weights: normalising every patch would be a pass over the tokens
+        # into the weights: normalising every patch would be a pass over the tokens
+        if bank.moments:
             mean, std = bank.moments["patch"]
             weight = weight / std[:, None, :, None]
             bias = bias - torch.einsum("qd,qgdk->qgk", mean, weight)

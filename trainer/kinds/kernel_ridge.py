@@ -1,4 +1,5 @@
-"""Ridge in the space of an RBF kernel: all but linear where the kernel is wide, local where it is narrow."""
+"""Ridge in the space of an RBF kernel: all but linear where the kernel is wide, local where it is
+narrow."""
 
 from typing import Any
 
@@ -10,7 +11,8 @@ from trainer.regressor import SearchedKernel
 class KernelRidge(SearchedKernel):
     """scikit-learn's KernelRidge.
 
-    Source: Saunders, Gammerman and Vovk 1998, Ridge Regression Learning Algorithm in Dual Variables.
+    Source: Saunders, Gammerman and Vovk 1998, Ridge Regression Learning Algorithm in Dual
+    Variables.
     """
 
     gammas = (0.03, 0.1, 0.3, 1.0)

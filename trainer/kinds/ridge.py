@@ -7,32 +7,47 @@ import numpy as np
 from featurestore.errors import InputError
 from trainer.regressor import Regressor, State, folded, inner_folds
 
-ALPHAS = np.logspace(5, 0, 11)  # the smoothest first: it is what a tie, or rows too few to hold any out, come to
+# the smoothest first: it is what a tie, or rows too few to hold any out, come to
+ALPHAS = np.logspace(5, 0, 11)
 
 
 class Ridge(Regressor):
-    """Two linear maps over robustly scaled features, the strength of each for every target by grouped cross-validation.
+    """Two linear maps over robustly scaled features, the strength of each for every target by
+    grouped cross-validation.
 
-    Saved as weight_raw_FK, bias_raw_K, weight_log_FK, bias_log_K over the features as they are; predicts grams from 0.
-    Inner parts share the scaling of all training rows, as those of `SearchedKernel` do.
+    Saved as weight_raw_FK, bias_raw_K, weight_log_FK, bias_log_K over the features as they are;
+    predicts grams from 0. Inner parts share the scaling of all training rows, as those of
+    `SearchedKernel` do.
     """
 
     own_space = True
-    saved = {"weight_raw_FK": "F64", "bias_raw_K": "F64", "weight_log_FK": "F64", "bias_log_K": "F64"}
+    saved = {
+        "weight_raw_FK": "F64",
+        "bias_raw_K": "F64",
+        "weight_log_FK": "F64",
+        "bias_log_K": "F64",
+    }
     copies = 8  # 4.2 seen for 285 x 7,680, 5.9 for 6,000 x 1,280, 7.6 for 3,000 x 2,000
 
     def _fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         from sklearn import linear_model
 
         if (y_NK < 0).any():
-            raise InputError(f"masses: the least is {y_NK.min():g}; ridge takes grams, which start at 0")
+            raise InputError(
+                f"masses: the least is {y_NK.min():g}; ridge takes grams, which start at 0"
+            )
         center_F, scale_F = _robust_moments(x_NF)
         z_NF = (x_NF - center_F) / scale_F
         target_N2K = np.hstack([y_NK, np.log1p(y_NK)])
         ridge = linear_model.Ridge(_strengths(z_NF, target_N2K, group_N)).fit(z_NF, target_N2K)
         weight_F2K, bias_2K = folded(ridge.coef_.T, ridge.intercept_, center_F, scale_F)
         (raw_FK, log_FK), (raw_K, log_K) = np.split(weight_F2K, 2, axis=1), np.split(bias_2K, 2)
-        return {"weight_raw_FK": raw_FK, "bias_raw_K": raw_K, "weight_log_FK": log_FK, "bias_log_K": log_K}
+        return {
+            "weight_raw_FK": raw_FK,
+            "bias_raw_K": raw_K,
+            "weight_log_FK": log_FK,
+            "bias_log_K": log_K,
+        }
 
     def _predict(self, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
         raw_NK = x_NF @ state["weight_raw_FK"] + state["bias_raw_K"]
@@ -41,7 +56,8 @@ class Ridge(Regressor):
 
 
 def _robust_moments(x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median and interquartile range (1 where that is 0): scikit-learn's RobustScaler, in 0.2 s for 285 x 7,680, not 1.6."""
+    """Median and interquartile range (1 where that is 0): scikit-learn's RobustScaler, in 0.2 s for
+    285 x 7,680, not 1.6."""
     low_F, center_F, high_F = np.quantile(x_NF, (0.25, 0.5, 0.75), axis=0)
     range_F = high_F - low_F
     return center_F, np.where(range_F < 10 * np.finfo(np.float64).eps, 1.0, range_F)
@@ -60,8 +76,8 @@ def _strengths(z_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray) -> np.nd
 def _guesses(x_nR: np.ndarray, y_nK: np.ndarray, new_mR: np.ndarray) -> np.ndarray:
     """(A, m, K) predictions of new rows by a ridge of each strength, all from one decomposition.
 
-    scikit-learn's Ridge decomposes anew for each. Source: Hastie, Tibshirani and Friedman 2009, The Elements of Statistical
-    Learning, equation 3.47.
+    scikit-learn's Ridge decomposes anew for each. Source: Hastie, Tibshirani and Friedman 2009, The
+    Elements of Statistical Learning, equation 3.47.
     """
     center_R, mean_K = x_nR.mean(0), y_nK.mean(0)
     x_nR = x_nR - center_R

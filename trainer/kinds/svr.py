@@ -1,4 +1,5 @@
-"""Support vector regression with an RBF kernel: errors within epsilon are free, larger ones count once, not squared."""
+"""Support vector regression with an RBF kernel: errors within epsilon are free, larger ones count
+once, not squared."""
 
 import itertools
 from typing import Any
@@ -7,7 +8,9 @@ import numpy as np
 
 from trainer.regressor import SearchedKernel
 
-TOLERANCE = 1e-5  # at the usual 1e-3, rounding in a kernel's last digit moved predictions by up to 1 % (40 drawn rows)
+# at the usual 1e-3, rounding in a kernel's last digit moved predictions by up to 1 % (40 drawn
+# rows)
+TOLERANCE = 1e-5
 
 
 class Svr(SearchedKernel):
