@@ -43,7 +43,7 @@ class _Store(click.Path):
     """A store's path, or its URL as it was typed."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from featurestore.urls import is_url
+        from featurestore.disk.urls import is_url
 
         return value if is_url(value) else super().convert(value, param, ctx)
 
@@ -55,7 +55,7 @@ class _Main(click.Group):
     """All commands; a message that cannot be written ends none of them."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        from featurestore._messages import secure_standard_streams
+        from featurestore.disk.messages import secure_standard_streams
 
         secure_standard_streams()
         return super().main(*args, **options)
@@ -78,10 +78,10 @@ def plain_errors(after: str = "", needs_threads: bool = True) -> Iterator[None]:
     after : what a user can do after a signal, said when it comes. needs_threads : refuse at once
         where none can be started.
     """
-    from featurestore._interrupts import stopped_by_signals
-    from featurestore._messages import show_crashes
-    from featurestore._threads import check_thread
-    from featurestore.refusals import as_ours
+    from featurestore.disk.interrupts import stopped_by_signals
+    from featurestore.disk.messages import show_crashes
+    from featurestore.disk.refusals import as_ours
+    from featurestore.disk.threads import check_thread
 
     show_crashes()
     with stopped_by_signals(after), warnings.catch_warnings():
@@ -184,9 +184,9 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     For example: `biomass store build --data data --out features.h5`.
     """
     with plain_errors("the same command goes on from here"):
-        from featurestore.build import BuildConfig, build_store
-        from featurestore.plan import plan_build
-        from featurestore.yaml import read_yaml
+        from featurestore.disk.yaml import read_yaml
+        from featurestore.write.build import BuildConfig, build_store
+        from featurestore.write.plan import plan_build
 
         given = {key: value for key, value in options.items() if value is not None}
         settings = BuildConfig.check(**{**(read_yaml(config) if config else {}), **given})
@@ -202,11 +202,11 @@ def store_info(path: Path | str, as_json: bool) -> None:
     Images, views, grid, bytes and backbone.
     """
     with plain_errors():
-        from featurestore.formats import is_archive
+        from featurestore.format.choose import is_archive
         from featurestore.store import FeatureStore
 
         if is_archive(path) and not as_json:
-            from featurestore.archive import Archive
+            from featurestore.manage.archive import Archive
 
             click.echo(repr(Archive.open(path)))
             return
@@ -243,10 +243,10 @@ def store_verify(path: Path, images: Path | None, mend: bool) -> None:
     Exit code 4 if there is one.
     """
     with plain_errors():
-        from featurestore._messages import new_bar
+        from featurestore.disk.messages import new_bar
         from featurestore.errors import StoreDamaged, UsageError, list_some
+        from featurestore.manage.verify import repair, verify
         from featurestore.store import FeatureStore
-        from featurestore.verify import repair, verify
 
         if mend and images:
             raise UsageError(
@@ -323,7 +323,7 @@ def store_import(folder: Path, **options: Any) -> None:
     where it stopped.
     """
     with plain_errors("the same command goes on from here"):
-        from featurestore.npz import import_npz
+        from featurestore.manage.npz import import_npz
 
         click.echo(import_npz(folder, **options))
 
@@ -373,7 +373,7 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
     Also with other labels. The backbone works on what is new alone.
     """
     with plain_errors("the same command goes on from here"):
-        from featurestore.extend import extend_store
+        from featurestore.manage.extend import extend_store
 
         click.echo(extend_store(source, out, **options))
 
@@ -420,7 +420,7 @@ def store_convert(
         "nothing is left of it" if options["codec"] else "the same command goes on from here"
     ):
         from featurestore.errors import UsageError
-        from featurestore.transfer import convert, open_source
+        from featurestore.manage.transfer import convert, open_source
 
         opened = open_source(source)
         chosen = {
@@ -458,8 +458,8 @@ def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
     For example, of parts that were built on other machines. Takes all their sealed images.
     """
     with plain_errors("the same command goes on from here"):
+        from featurestore.manage.transfer import merge
         from featurestore.store import FeatureStore
-        from featurestore.transfer import merge
 
         opened = [FeatureStore.open(path) for path in parts]
         with _bytes_bar(
@@ -480,8 +480,8 @@ def store_diff(a: Path | str, b: Path | str, tokens: bool) -> None:
     Exit code 5 if anything differs.
     """
     with plain_errors():
-        from featurestore.diff import diff_stores
         from featurestore.errors import MismatchError
+        from featurestore.manage.diff import diff_stores
 
         found = diff_stores(a, b, tokens)
         click.echo(str(found) if found or found.notes else "no difference")
@@ -570,8 +570,8 @@ def _numbers(name: str, text: str | None) -> list[int] | None:
 
 def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:
     """Progress in bytes of so many images' rows."""
-    from featurestore._messages import new_bar
-    from featurestore.writer import image_bytes
+    from featurestore.disk.messages import new_bar
+    from featurestore.write.writer import image_bytes
 
     return new_bar(title, n_images * image_bytes(spec), "B", unit_scale=True)
 
@@ -629,8 +629,8 @@ def train(
     """
     with plain_errors():  # what goes on after a signal is known once there is a sweep's folder
         from featurestore.errors import IN_PART, InputError, UsageError
-        from trainer.grid import SweepConfig
-        from trainer.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep
+        from trainer.loop.grid import SweepConfig
+        from trainer.loop.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep
 
         if (config is None) == (resume is None):
             raise UsageError(
@@ -772,7 +772,7 @@ def predict(folds: str | None, **options: Any) -> None:
     NAME.predictions.csv, by default to predictions.csv.
     """
     with plain_errors("with --resume the same command goes on from here"):
-        from featurestore._messages import say
+        from featurestore.disk.messages import say
         from featurestore.errors import UsageError
         from predictor.command import predict_to_file
 
@@ -846,7 +846,7 @@ def bundle_make(
     The program is a wheel; a notebook is there too. The same inputs give the same bytes.
     """
     with plain_errors():
-        from predictor.pack import BackboneChoice, make_bundle
+        from predictor.bundle.pack import BackboneChoice, make_bundle
 
         choice = BackboneChoice(
             with_backbone, backbone_weights and str(backbone_weights), backbone_licence
@@ -872,7 +872,7 @@ def bundle_check(folder: Path, sha256: str | None) -> None:
     Nothing may be changed, missing, extra, too large, too deep, a link or a pickle.
     """
     with plain_errors():
-        from predictor.bundle import check_bundle
+        from predictor.bundle.bundle import check_bundle
 
         click.echo(check_bundle(folder, sha256))
 
@@ -934,8 +934,8 @@ def doctor(path: Path | str, as_json: bool) -> None:
     Exit code 3 if something will break.
     """
     with plain_errors(needs_threads=False):
-        from featurestore.doctor import FAIL, examine, table, to_json
         from featurestore.errors import InputError
+        from featurestore.explore.doctor import FAIL, examine, table, to_json
 
         checks = examine(path)
         click.echo(to_json(checks) if as_json else table(checks))

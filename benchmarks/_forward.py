@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from featurestore.backbone import Backbone
-from featurestore.decode import decode
-from featurestore.spec import ViewSpec
-from featurestore.views import make_view, normalise, view_amounts
+from featurestore.backbone.backbone import Backbone
+from featurestore.format.spec import ViewSpec
+from featurestore.photos.decode import decode
+from featurestore.photos.views import make_view, normalise, view_amounts
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

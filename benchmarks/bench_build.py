@@ -16,11 +16,11 @@ import torch
 from _bench import context, finish, spread, work_folder
 from _forward import add_options, forward, ready_crops, timed
 
-from featurestore import build
-from featurestore.backbone import Backbone, load_backbone
-from featurestore.catalog import find_photographs, read_catalog
-from featurestore.demo import draw_pasture
-from featurestore.views import choose_views
+from featurestore.backbone.backbone import Backbone, load_backbone
+from featurestore.backbone.demo.drawing import draw_pasture
+from featurestore.photos.catalog import find_photographs, read_catalog
+from featurestore.photos.views import choose_views
+from featurestore.write import build
 
 P6_MARK = 1.10
 

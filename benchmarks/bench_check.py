@@ -18,8 +18,8 @@ from _bench import context, finish, spread, work_folder
 from bench_sweep import make_store
 
 from featurestore import FeatureStore
-from trainer.grid import SweepConfig
-from trainer.sweep import run_sweep
+from trainer.loop.grid import SweepConfig
+from trainer.loop.sweep import run_sweep
 
 MARK = 0.05
 YAML = """

@@ -26,13 +26,13 @@ from bench_random_read import frame_of, rows_of, spec_of
 from numcodecs import Blosc, blosc
 
 from featurestore import FeatureStore
-from featurestore._bytes import remove
-from featurestore.archive import Archive, ArchiveReport, write_archive
-from featurestore.build import BuildConfig, build_store
-from featurestore.demo import draw_pasture
-from featurestore.rounding import quantise
-from featurestore.transfer import convert
-from featurestore.writer import open_writer
+from featurestore.backbone.demo.drawing import draw_pasture
+from featurestore.backbone.rounding import quantise
+from featurestore.disk.durable import remove
+from featurestore.manage.archive import Archive, ArchiveReport, write_archive
+from featurestore.manage.transfer import convert
+from featurestore.write.build import BuildConfig, build_store
+from featurestore.write.writer import open_writer
 
 SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 LEVELS = (1, 3, 5)

@@ -16,14 +16,14 @@ import torch
 from _bench import context, finish, spread, work_folder
 from _forward import add_options, forward, ready_crops, timed
 
-from featurestore.build import BuildConfig, build_store
-from featurestore.demo import draw_pasture
-from featurestore.views import tta_views
+from featurestore.backbone.demo.drawing import draw_pasture
+from featurestore.photos.views import tta_views
+from featurestore.write.build import BuildConfig, build_store
 from predictor.command import predict_to_file
 from predictor.predictor import Predictor, test_photographs
-from trainer.grid import SweepConfig
-from trainer.runs import best_run
-from trainer.sweep import run_sweep
+from trainer.loop.grid import SweepConfig
+from trainer.loop.runs import best_run
+from trainer.loop.sweep import run_sweep
 
 P7_MARK = 1.10
 N_TRAIN = 30  # photographs the heads learn from: enough sites for five folds

@@ -37,10 +37,10 @@ import zarr
 from _bench import ROOT, context, finish, spread, work_folder
 from _peers import Peer, installed, write_peers
 
-from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.store import FeatureStore
-from featurestore.writer import ImageRows, catalog_columns, open_writer
-from trainer.stored_row import StoredRow
+from featurestore.write.writer import ImageRows, catalog_columns, open_writer
+from trainer.data.stored_row import StoredRow
 
 GRID, WIDTH = 60, 1280  # 3600 patches x 1280 channels of a 960-pixel tile, as ViT-H+/16 gives them
 BATCH = 32

@@ -25,10 +25,10 @@ import torch
 from _bench import context, finish, spread, work_folder
 from bench_random_read import cached_share, files_in, make_store, touch
 
-from featurestore._bytes import page_aligned
+from featurestore.disk.durable import page_aligned
 from featurestore.store import FeatureStore
-from trainer.stream import Stream, everything
-from trainer.tokens import TokenReader
+from trainer.data.stream import Stream, everything
+from trainer.data.tokens import TokenReader
 
 BATCH, PIECE, WARM_EPOCHS = 32, 8 << 20, 50
 COLD_MARK, WARM_MARK, COLD_SHARE = 0.9, 0.01, 0.01

@@ -28,13 +28,13 @@ from _bench import context, finish, spread, work_folder
 from torch import nn
 from torch.nn import functional as F
 
-from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.store import FeatureStore
-from featurestore.writer import ImageRows, catalog_columns, open_writer
-from trainer.grid import SweepConfig
-from trainer.memory import keep_freed_memory
-from trainer.stream import Batch, Stream, make_splits_of
-from trainer.sweep import Sweep, prepare_sweep, train_epoch, train_step
+from featurestore.write.writer import ImageRows, catalog_columns, open_writer
+from trainer.data.stream import Batch, Stream, make_splits_of
+from trainer.loop.grid import SweepConfig
+from trainer.loop.memory import keep_freed_memory
+from trainer.loop.sweep import Sweep, prepare_sweep, train_epoch, train_step
 
 MARKS = {"P3": 100, "P3 shared": 5, "P4": 8, "P5": 1.15, "P8": 1}
 YAML = """

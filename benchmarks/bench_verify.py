@@ -25,7 +25,7 @@ from _bench import context, finish, spread, work_folder
 from bench_random_read import GRID, WIDTH, cached_share, large_files_in, make_store, touch
 from bench_read_ahead import drop
 
-from featurestore._bytes import crc32c
+from featurestore.disk.durable import crc32c
 from featurestore.store import FeatureStore
 
 CHECKS = ("seal", "first-touch")

@@ -4,11 +4,11 @@ from importlib import import_module
 
 _PUBLIC = {
     "FeatureStore": "featurestore.store",
-    "StoreSpec": "featurestore.spec",
-    "StoreWriter": "featurestore.writer",
-    "open_writer": "featurestore.writer",
-    "build_store": "featurestore.build",
-    "verify": "featurestore.verify",
+    "StoreSpec": "featurestore.format.spec",
+    "StoreWriter": "featurestore.write.writer",
+    "open_writer": "featurestore.write.writer",
+    "build_store": "featurestore.write.build",
+    "verify": "featurestore.manage.verify",
     "BiomassError": "featurestore.errors",
 }
 __all__ = sorted(_PUBLIC)

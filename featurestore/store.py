@@ -18,16 +18,16 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, page_aligned, pread_into
-from featurestore._maps import Maps
-from featurestore._threads import Pool
+from featurestore.disk.durable import crc32c, crc32c_append, crc32c_rows, page_aligned, pread_into
+from featurestore.disk.maps import Maps
+from featurestore.disk.threads import Pool
+from featurestore.disk.urls import is_url
+from featurestore.disk.usable import usable_cpus
 from featurestore.errors import InputError, MismatchError, StoreDamaged
-from featurestore.formats import open_layout
-from featurestore.layout import Extent, Layout
-from featurestore.rows import ImageRows, ImageTokens, RowArray, bounded, pairs_of
-from featurestore.spec import OWN_COLUMNS, STATS, StoreSpec
-from featurestore.urls import is_url
-from featurestore.usable import usable_cpus
+from featurestore.format.choose import open_layout
+from featurestore.format.layout import Extent, Layout
+from featurestore.format.spec import OWN_COLUMNS, STATS, StoreSpec
+from featurestore.read.rows import ImageRows, ImageTokens, RowArray, bounded, pairs_of
 
 TAKE_THREADS = min(4, usable_cpus())
 # of more than a device's read-ahead or largest request the kernel silently reads the beginning
@@ -52,7 +52,7 @@ class FeatureStore:
     """
 
     is_remote = False
-    """Whether rows come from a server, see featurestore.remote."""
+    """Whether rows come from a server, see featurestore.read.remote."""
 
     def __init__(self, layout: Layout, check: Literal["seal", "first-touch"] = "seal") -> None:
         self.layout, self.check = layout, check
@@ -81,7 +81,7 @@ class FeatureStore:
         spec says.
         """
         if is_url(path):
-            from featurestore.remote import RemoteStore
+            from featurestore.read.remote import RemoteStore
 
             return RemoteStore(path, check, cache, cache_bytes)
         return cls(open_layout(Path(path)), check)
@@ -544,12 +544,12 @@ class FeatureStore:
         return image_id in self._position
 
     def __repr__(self) -> str:
-        from featurestore.explore import store_text
+        from featurestore.explore.pictures import store_text
 
         return store_text(self)
 
     def _repr_html_(self) -> str:
-        from featurestore.explore import store_html
+        from featurestore.explore.pictures import store_html
 
         return store_html(self)
 
@@ -558,22 +558,22 @@ class FeatureStore:
 
     def nearest(self, image: int | str, k: int = 5, view: int | str = 0) -> pd.DataFrame:
         """The k sealed images most like this one by their class tokens; see
-        featurestore.explore."""
-        from featurestore.explore import nearest
+        featurestore.explore.pictures."""
+        from featurestore.explore.pictures import nearest
 
         return nearest(self, image, k, view)
 
     def pca(self, image: int | str, view: int | str = 0, scale: int = 1) -> np.ndarray:
         """(H, W, 3) uint8: the photograph's patch tokens as colours, a patch a pixel; see
-        featurestore.explore."""
-        from featurestore.explore import pca
+        featurestore.explore.pictures."""
+        from featurestore.explore.pictures import pca
 
         return pca(self, image, view, scale)
 
     def to_xarray(self) -> Any:
         """The sealed images as an xarray.Dataset whose arrays are read when they are asked for; see
-        featurestore.explore."""
-        from featurestore.explore import to_xarray
+        featurestore.explore.pictures."""
+        from featurestore.explore.pictures import to_xarray
 
         return to_xarray(self)
 
@@ -604,8 +604,8 @@ class FeatureStore:
         )
 
     def verify(self) -> Any:
-        """Read every byte once and report every bad row; see featurestore.verify."""
-        from featurestore.verify import verify
+        """Read every byte once and report every bad row; see featurestore.manage.verify."""
+        from featurestore.manage.verify import verify
 
         return verify(self)
 

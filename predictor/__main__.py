@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from featurestore._interrupts import stopped_by_signals
-from featurestore._messages import say, secure_standard_streams, show_crashes
-from featurestore._threads import check_thread
-from featurestore.refusals import as_ours
+from featurestore.disk.interrupts import stopped_by_signals
+from featurestore.disk.messages import say, secure_standard_streams, show_crashes
+from featurestore.disk.refusals import as_ours
+from featurestore.disk.threads import check_thread
 
 
 def main() -> int:

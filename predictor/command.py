@@ -7,20 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from featurestore._bytes import check_writable
+from featurestore.disk.durable import check_writable
 from featurestore.errors import IN_PART, InputError, UsageError, list_some
-from predictor.blend import Blend, weighed
-from predictor.bundle import LISTING
-from predictor.combine import Average
-from predictor.deadline import parse_duration
-from predictor.explain import PICTURE_S
-from predictor.member import say_lone_folds
-from predictor.oof import check_held_out
+from predictor.bundle.bundle import LISTING
+from predictor.extras.blend import Blend, weighed
+from predictor.extras.explain import PICTURE_S
+from predictor.members.combine import Average
+from predictor.members.deadline import parse_duration
+from predictor.members.member import say_lone_folds
+from predictor.members.oof import check_held_out
+from predictor.members.submission import asked_rows, write_predictions
 from predictor.parity import check_oof
 from predictor.predictor import Predictor, test_photographs
-from predictor.submission import asked_rows, write_predictions
-from trainer.newest import newest_sweep
-from trainer.runs import best_run
+from trainer.loop.newest import newest_sweep
+from trainer.loop.runs import best_run
 
 OnError = Literal["fail", "mean"]
 

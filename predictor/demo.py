@@ -7,25 +7,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featurestore.build import BuildConfig, build_store
-from featurestore.decode import decode_ahead
-from featurestore.demo import Photo, draw_pasture, plan_pasture
+from featurestore.backbone.demo.drawing import Photo, draw_pasture, plan_pasture
 from featurestore.errors import InputError
-from featurestore.sites import site_of
+from featurestore.photos.decode import decode_ahead
+from featurestore.photos.sites import site_of
 from featurestore.store import FeatureStore
-from predictor.bare import predict_bare
-from predictor.ensemble import pooled_as_stored
-from predictor.intervals import Intervals, within
-from predictor.pack import BackboneChoice, make_bundle
+from featurestore.write.build import BuildConfig, build_store
+from predictor.bundle.bare import predict_bare
+from predictor.bundle.pack import BackboneChoice, make_bundle
+from predictor.extras.intervals import Intervals, within
+from predictor.members.ensemble import pooled_as_stored
+from predictor.members.submission import write_predictions
 from predictor.predictor import Predictor, test_photographs
-from predictor.submission import write_predictions
-from trainer import kinds
-from trainer.config import HeadConfig
-from trainer.data import pooled_features
-from trainer.grid import SweepConfig
-from trainer.metrics import TARGETS, weighted_r2
-from trainer.runs import best_run
-from trainer.sweep import run_sweep
+from trainer.config.sections import HeadConfig
+from trainer.data.dataset import pooled_features
+from trainer.heads import kinds
+from trainer.loop.grid import SweepConfig
+from trainer.loop.runs import best_run
+from trainer.loop.sweep import run_sweep
+from trainer.score.metrics import TARGETS, weighted_r2
 
 BACKBONE, IMAGE_SIZE, VIEWS = "vit_demo_patch16_dinov3", 192, "4"
 LEVEL = 0.9  # of the intervals

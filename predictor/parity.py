@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featurestore._bytes import write_whole
-from featurestore.catalog import find_photographs, read_catalog, spelled_as
+from featurestore.disk.durable import write_whole
 from featurestore.errors import InputError, MismatchError, list_some
-from featurestore.spec import ViewSpec
-from predictor.combine import Combiner
-from predictor.member import Member, Raw
-from predictor.oof import TRUE
+from featurestore.format.spec import ViewSpec
+from featurestore.photos.catalog import find_photographs, read_catalog, spelled_as
+from predictor.members.combine import Combiner
+from predictor.members.member import Member, Raw
+from predictor.members.oof import TRUE
+from predictor.members.submission import can_write
 from predictor.predictor import Predictor
-from predictor.submission import can_write
-from trainer.metrics import TARGETS, weighted_r2
+from trainer.score.metrics import TARGETS, weighted_r2
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-3}
 """Of a mass, and grams. On one device, precision and versions tokens are bit-equal, and what is

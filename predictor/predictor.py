@@ -13,30 +13,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featurestore._interrupts import check_interrupt, patient_keyboard
-from featurestore._messages import new_bar, say
-from featurestore._threads import starting, usable_threads
-from featurestore.backbone import Backbone, choose_device
-from featurestore.catalog import find_photographs, read_catalog, target_rows
-from featurestore.decode import (
+from featurestore.backbone.backbone import Backbone, choose_device
+from featurestore.disk.interrupts import check_interrupt, patient_keyboard
+from featurestore.disk.messages import new_bar, say
+from featurestore.disk.threads import starting, usable_threads
+from featurestore.errors import InputError, NoAccessError, UsageError, list_some
+from featurestore.format.spec import TokenSpec, ViewSpec
+from featurestore.photos.catalog import find_photographs, read_catalog, target_rows
+from featurestore.photos.decode import (
     Decoded,
     check_photographs,
     dark_remark,
     decode_ahead,
     inspect_photographs,
 )
-from featurestore.errors import InputError, NoAccessError, UsageError, list_some
-from featurestore.jpeg import UNCHECKED, can_check
-from featurestore.spec import TokenSpec, ViewSpec
-from featurestore.views import chosen_tta
-from predictor.bundle import load_members
-from predictor.combine import Average, Combiner
-from predictor.deadline import Clock
-from predictor.ensemble import BankEnsemble, RegressorEnsemble
-from predictor.explain import Explainer
-from predictor.intervals import Intervals
-from predictor.journal import Journal, journal_key
-from predictor.member import Member, Raw, Stage, by_spec
+from featurestore.photos.jpeg import UNCHECKED, can_check
+from featurestore.photos.views import chosen_tta
+from predictor.bundle.bundle import load_members
+from predictor.extras.explain import Explainer
+from predictor.extras.intervals import Intervals
+from predictor.members.combine import Average, Combiner
+from predictor.members.deadline import Clock
+from predictor.members.ensemble import BankEnsemble, RegressorEnsemble
+from predictor.members.journal import Journal, journal_key
+from predictor.members.member import Member, Raw, Stage, by_spec
 
 Found = tuple[str, list[Raw], str, int, float]  # image_id, what members say, sha256, views, seconds
 

@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from featurestore.errors import StoreDamaged
-from featurestore.layout import Layout
+from featurestore.format.layout import Layout
 from featurestore.store import is_cached
 from service.errors import ServiceError
 from service.library import SETTLED_S, Opened

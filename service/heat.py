@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import UsageError
-from featurestore.explore import nearest, on_photograph
+from featurestore.explore.pictures import nearest, on_photograph
 from featurestore.store import FeatureStore
 
 MOST_SIMILAR = 24

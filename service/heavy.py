@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from starlette.requests import Request
 
-from featurestore._threads import Pool
-from featurestore.usable import usable_memory
+from featurestore.disk.threads import Pool
+from featurestore.disk.usable import usable_memory
 from service.errors import ServiceError
 
 SLOTS = 2

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from featurestore._bytes import crc32c
+from featurestore.disk.durable import crc32c
 from featurestore.errors import BiomassError, InputError, NoAccessError, StoreDamaged
-from featurestore.formats import open_layout
+from featurestore.format.choose import open_layout
 from service.errors import ServiceError
 from service.pread import PreadStore
 

@@ -3,18 +3,18 @@ token is ever in one."""
 
 import traceback
 
-from featurestore import _messages
+from featurestore.disk import messages
 
 
 def say(text: str) -> None:
     """One line, control characters escaped."""
-    _messages.say(f"error: {_printable(text)}")
+    messages.say(f"error: {_printable(text)}")
 
 
 def say_traceback(text: str) -> None:
     """A line and the traceback of the exception at hand, each line of it marked."""
     lines = [f"  | {_printable(line)}" for line in traceback.format_exc().splitlines()]
-    _messages.say("\n".join([f"error: {_printable(text)}", *lines]))
+    messages.say("\n".join([f"error: {_printable(text)}", *lines]))
 
 
 def _printable(text: str) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featurestore.catalog import TARGETS
-from featurestore.explore import aspect, facts, nearest
-from featurestore.spec import STATS
+from featurestore.explore.pictures import aspect, facts, nearest
+from featurestore.format.spec import STATS
+from featurestore.photos.catalog import TARGETS
 from featurestore.store import FeatureStore
 from service.odd import odd
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.errors import UsageError
-from featurestore.explore import components, direction_blocks
+from featurestore.explore.pictures import components, direction_blocks
 from featurestore.store import FeatureStore
 from service.errors import ServiceError
 

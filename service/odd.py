@@ -4,7 +4,7 @@ at, worst first."""
 import numpy as np
 import pandas as pd
 
-from featurestore.spec import STATS
+from featurestore.format.spec import STATS
 from featurestore.store import FeatureStore
 
 FEWEST = 20  # sealed images; the spread of fewer says too little to call one of them odd

@@ -17,8 +17,8 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from featurestore import explore
-from featurestore.plain import plain
+from featurestore.disk.json_values import plain
+from featurestore.explore import pictures as explore
 from service import heat, heavy, look, maps, pictures, sweeps
 from service.asked import (
     choice_of,

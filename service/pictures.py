@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featurestore.catalog import find_photographs
 from featurestore.errors import InputError, NoAccessError
-from featurestore.explore import colours, on_photograph
-from featurestore.images import read_photograph, thumbnail
+from featurestore.explore.pictures import colours, on_photograph
+from featurestore.photos.catalog import find_photographs
+from featurestore.photos.images import read_photograph, thumbnail
 from featurestore.store import FeatureStore
 
 MOST_WIDE = 1600  # pixels
@@ -53,7 +53,7 @@ def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple
 
 def pca_png(store: FeatureStore, image: int, view: int) -> bytes:
     """Patch tokens as colours, a patch a pixel, as they lie on the photograph; see
-    `featurestore.explore.pca`."""
+    `featurestore.explore.pictures.pca`."""
     return _encoded(
         colours(on_photograph(_finite(store.patches[image, view]), store.spec.tokens, view)), "PNG"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from featurestore._bytes import pread_into
-from featurestore.layout import Extent, Layout
+from featurestore.disk.durable import pread_into
+from featurestore.format.layout import Extent, Layout
 from featurestore.store import FeatureStore
 
 PART_BYTES = 4096  # a part of each row is read alone if it has as much

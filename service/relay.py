@@ -20,10 +20,10 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from featurestore._threads import ASKED, starting
+from featurestore.disk.threads import ASKED, starting
+from featurestore.disk.urls import TOKEN
+from featurestore.disk.usable import usable_cpus
 from featurestore.errors import BiomassError, NoThreadError
-from featurestore.urls import TOKEN
-from featurestore.usable import usable_cpus
 from service import log
 from service.errors import ServiceError
 from service.library import Library

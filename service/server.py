@@ -16,9 +16,9 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import quote
 
-from featurestore._interrupts import COUNTED_ONCE, KILLING
-from featurestore._maps import raise_file_limit
-from featurestore._messages import open_missing_descriptors
+from featurestore.disk.interrupts import COUNTED_ONCE, KILLING
+from featurestore.disk.maps import raise_file_limit
+from featurestore.disk.messages import open_missing_descriptors
 from featurestore.errors import BiomassError, InputError, UsageError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -1,8 +1,8 @@
 """What a sweep's folder tells, finished or not: its settings, leaderboard, out-of-fold tables,
 curves.
 
-Pure functions of folders that `biomass train` leaves (trainer.runs). A folder that lacks something
-gives what there is, and InputError for what is not, by the sweep's and run's names.
+Pure functions of folders that `biomass train` leaves (trainer.loop.runs). A folder that lacks
+something gives what there is, and InputError for what is not, by the sweep's and run's names.
 """
 
 import functools
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featurestore.catalog import TARGETS
 from featurestore.errors import BiomassError, InputError
-from trainer.grid import SweepConfig, load_point
+from featurestore.photos.catalog import TARGETS
+from trainer.loop.grid import SweepConfig, load_point
 
 # the leaderboard ranks by the last; the epoch of the best was chosen by the fold that scores it
 WEIGHTS = ("last", "best")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from uvicorn.server import ServerState
 
-from featurestore._interrupts import COUNTED_ONCE
-from featurestore._messages import secure_standard_streams
+from featurestore.disk.interrupts import COUNTED_ONCE
+from featurestore.disk.messages import secure_standard_streams
 from service import log
 from service.app import create_app
 from service.impatient import config_of

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from featurestore.errors import StoreDamaged
-from featurestore.layout import Extent
-from featurestore.spec import FORMAT, FORMAT_VERSION, Array
+from featurestore.format.layout import Extent
+from featurestore.format.spec import FORMAT, FORMAT_VERSION, Array
 from featurestore.store import FeatureStore
 from service.asked import name_of, opened_of, require_sealed
 from service.body import BytesResponse, Piece, Span, Zeros, file_etag

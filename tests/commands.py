@@ -6,7 +6,7 @@ import signal
 from click.testing import CliRunner
 
 from cli import main
-from featurestore._interrupts import COUNTED_ONCE, KILLING
+from featurestore.disk.interrupts import COUNTED_ONCE, KILLING
 
 TINY = [
     "--backbone",

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from featurestore.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
-from featurestore.writer import ImageRows, catalog_columns, open_writer
+from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.write.writer import ImageRows, catalog_columns, open_writer
 
 VIEWS = (
     ViewSpec(name="plain"),
@@ -81,8 +81,8 @@ def write_tiny(path: Path, n: int = 5, seal: int | None = None, reserve: int = 0
 def store_path(request, tmp_path, monkeypatch) -> Path:
     """Where a store of either format goes; Zarr shards hold two tiny images, inner chunks of small
     arrays a few."""
-    monkeypatch.setattr("featurestore._zarr.SHARD_BYTES", 25_000)
-    monkeypatch.setattr("featurestore._zarr.CHUNK_BYTES", 200)
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 25_000)
+    monkeypatch.setattr("featurestore.format.zarr.CHUNK_BYTES", 200)
     return tmp_path / f"features.{request.param}"
 
 
@@ -97,7 +97,7 @@ def store(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def pasture(tmp_path_factory) -> Path:
     """Eight drawn photographs in the contest's layout, six of them labelled."""
-    from featurestore.demo import draw_pasture
+    from featurestore.backbone.demo.drawing import draw_pasture
 
     folder = tmp_path_factory.mktemp("pasture")
     draw_pasture(folder, seed=1, n_train=6, n_test=2)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore import _hdf5, _zarr
+from featurestore.format import hdf5, zarr
 
 SECTOR = 512
 RECORDED = ("pwritev", "ftruncate", "fdatasync", "fsync", "replace", "unlink")
@@ -114,7 +114,7 @@ def recorded(folder: Path, monkeypatch) -> Iterator[Recorder]:
     with monkeypatch.context() as patch:
         for name in RECORDED:
             patch.setattr(os, name, noted(getattr(os, name), getattr(recorder, name)))
-        for module in (_hdf5, _zarr):
+        for module in (hdf5, zarr):
             patch.setattr(module, "create", snapshotted(module.create))
         yield recorder
 

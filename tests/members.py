@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from predictor.member import Member
-from trainer.metrics import TARGETS
-from trainer.runs import RunFolder
+from predictor.members.member import Member
+from trainer.loop.runs import RunFolder
+from trainer.score.metrics import TARGETS
 
 
 def member(run: Path, table: pd.DataFrame, weight: float = 1.0) -> Member:

@@ -29,8 +29,8 @@ def write_served(folder: Path, suffix: str, **how: Any) -> Path:
     """A tiny store `features` of five images in the folder; a Zarr one in several shards and
     chunks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featurestore._zarr.SHARD_BYTES", 25_000)
-        patch.setattr("featurestore._zarr.CHUNK_BYTES", 200)
+        patch.setattr("featurestore.format.zarr.SHARD_BYTES", 25_000)
+        patch.setattr("featurestore.format.zarr.CHUNK_BYTES", 200)
         write_tiny(folder / f"features.{suffix}", **how)
     return folder / f"features.{suffix}"
 

@@ -10,8 +10,8 @@ import numpy as np
 from conftest import tiny_frame, tiny_rows, tiny_spec
 
 from featurestore import open_writer
-from featurestore.rows import ImageRows
-from featurestore.spec import StoreSpec
+from featurestore.format.spec import StoreSpec
+from featurestore.read.rows import ImageRows
 
 KINDS = ("whole", "growing", "pooled")
 # minus zero, subnormal ones, the greatest

@@ -10,8 +10,8 @@ import pandas as pd
 from conftest import VIEWS, tiny_spec
 
 from featurestore import FeatureStore
-from featurestore.writer import ImageRows, open_writer
-from trainer.grid import SweepConfig
+from featurestore.write.writer import ImageRows, open_writer
+from trainer.loop.grid import SweepConfig
 
 YAML = """
 experiment: {{name: tiny, seed: 5}}

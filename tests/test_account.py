@@ -18,13 +18,13 @@ from plain_stream import PlainSplit, PlainStream
 from plain_training import Photographs, PlainTraining, score_of
 from torch import Tensor
 
-from featurestore.writer import ImageRows, open_writer
-from trainer.bank_trainer import BankTrainer
-from trainer.checkpoint import Checkpoint
-from trainer.grid import SweepConfig
-from trainer.prepare import Sweep, prepare_sweep
-from trainer.runs import RunFolder
-from trainer.sweep import _train_pass
+from featurestore.write.writer import ImageRows, open_writer
+from trainer.loop.bank_trainer import BankTrainer
+from trainer.loop.checkpoint import Checkpoint
+from trainer.loop.grid import SweepConfig
+from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.runs import RunFolder
+from trainer.loop.sweep import _train_pass
 
 KINDS = ["cls_gating", "density", "attention", "pooled_mlp"]
 N_VIEWS, N_TILES, GRID, WIDTH = 3, 2, (3, 5), 7

@@ -8,7 +8,7 @@ from commands import biomass, options_named, options_of
 from conftest import write_tiny
 
 from featurestore import FeatureStore
-from featurestore._bytes import locked
+from featurestore.disk.durable import locked
 
 
 @pytest.fixture

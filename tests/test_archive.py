@@ -15,11 +15,11 @@ from hypothesis.extra import numpy as hnp
 from test_store import flip_bit
 
 from featurestore import FeatureStore
-from featurestore.archive import Archive, write_archive
+from featurestore.backbone.moments import pool
+from featurestore.backbone.rounding import dequantise, int8_rounded, quantise
 from featurestore.errors import InputError, StoreDamaged, UsageError
-from featurestore.moments import pool
-from featurestore.rounding import dequantise, int8_rounded, quantise
-from featurestore.writer import open_writer, row_crcs
+from featurestore.manage.archive import Archive, write_archive
+from featurestore.write.writer import open_writer, row_crcs
 
 FIELDS = ("cls_VTD", "patches_VTPD", "pooled_VT5D", "stats_VS", "thumb_HW3")
 CODECS = ("zstd", "int8")
@@ -28,8 +28,8 @@ CODECS = ("zstd", "int8")
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
     """Files of patches hold two images, blocks of the other arrays four."""
-    monkeypatch.setattr("featurestore._archive.SHARD_BYTES", 1200)
-    monkeypatch.setattr("featurestore._archive.BLOCK_BYTES", 13_000)
+    monkeypatch.setattr("featurestore.manage.archive_layout.SHARD_BYTES", 1200)
+    monkeypatch.setattr("featurestore.manage.archive_layout.BLOCK_BYTES", 13_000)
 
 
 @pytest.fixture
@@ -322,8 +322,8 @@ def test_rounding_is_within_half_a_step_and_settles_at_once(tokens):
 
 def test_predicted_tokens_equal_the_restored_row(built, pasture, tmp_path):
     """Bit for bit: what predict does with a spec of int8, and what came back from the archive."""
-    from featurestore.backbone import restore_backbone
-    from featurestore.decode import decode
+    from featurestore.backbone.backbone import restore_backbone
+    from featurestore.photos.decode import decode
 
     write_archive(FeatureStore.open(built), tmp_path / "a.zarr", "int8", [3])
     archive = Archive.open(tmp_path / "a.zarr")

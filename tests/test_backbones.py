@@ -11,10 +11,10 @@ import torch
 from commands import biomass
 
 from featurestore import FeatureStore
-from featurestore.backbone import Backbone, load_backbone, spec_without_weights
+from featurestore.backbone.backbone import Backbone, load_backbone, spec_without_weights
+from featurestore.backbone.timm_model import patch_size_of
 from featurestore.errors import InputError
-from featurestore.timm_model import patch_size_of
-from featurestore.views import VIEWS
+from featurestore.photos.views import VIEWS
 from tools.list_backbones import patch_order
 
 BY_FEATURES = ["cait_xxs24_224", "convit_tiny", "volo_d1_224", "xcit_nano_12_p16_224"]

@@ -1,12 +1,12 @@
-"""trainer.baselines: which rows a fit keeps together."""
+"""trainer.judge.baselines: which rows a fit keeps together."""
 
 from dataclasses import replace
 
 from sweeps import config, write_store
 
-from trainer import baselines
-from trainer.regressor import Regressor
-from trainer.sweep import prepare_sweep
+from trainer.heads.regressor import Regressor
+from trainer.judge import baselines
+from trainer.loop.sweep import prepare_sweep
 
 
 class Spy(Regressor):

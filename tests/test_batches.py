@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from featurestore import FeatureStore
-from featurestore.catalog import TARGETS
 from featurestore.errors import InputError, MismatchError, UsageError
-from featurestore.writer import open_writer
+from featurestore.photos.catalog import TARGETS
+from featurestore.write.writer import open_writer
 from trainer import MixupBatches
-from trainer.prepare import prepare_sweep
-from trainer.stream import Split, Stream, mixup_share
+from trainer.data.stream import Split, Stream, mixup_share
+from trainer.loop.prepare import prepare_sweep
 
 IMAGES = [*range(3, 24), 28, 29]  # 23: five batches of four, and three over
 
@@ -122,7 +122,7 @@ class Allocations(TorchDispatchMode):
 
 
 def test_mixing_makes_one_buffer_and_one_block(store, monkeypatch):
-    monkeypatch.setattr("trainer.batches.BLOCK", 16)
+    monkeypatch.setattr("trainer.data.batches.BLOCK", 16)
     rows = [torch.from_dlpack(store.patches[i, 0]) for i in range(4)]
     with Allocations(*rows) as allocations:
         MixupBatches(store, batch_size=4)._mixed_rows(

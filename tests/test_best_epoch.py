@@ -7,9 +7,9 @@ import torch
 from sklearn.metrics import r2_score
 from sweeps import config
 
-from trainer.bank_trainer import Scored
-from trainer.metrics import in_targets_order
-from trainer.sweep import prepare_sweep, train_step
+from trainer.loop.bank_trainer import Scored
+from trainer.loop.sweep import prepare_sweep, train_step
+from trainer.score.metrics import in_targets_order
 
 N_POINTS = 2
 

@@ -14,8 +14,8 @@ from scipy.optimize import minimize
 from scipy.optimize import nnls as scipys_nnls
 
 from featurestore.errors import InputError
-from predictor.blend import blend_weights, nnls, simplex_weights, weighed
-from trainer.metrics import TARGETS, weighted_r2
+from predictor.extras.blend import blend_weights, nnls, simplex_weights, weighed
+from trainer.score.metrics import TARGETS, weighted_r2
 
 
 def members(tmp_path, seed: int, sds, n_sites: int = 30):

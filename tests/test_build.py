@@ -20,8 +20,8 @@ from sklearn.datasets import load_sample_images
 from test_writer import digest
 
 from featurestore import FeatureStore
-from featurestore.backbone import restore_backbone
-from featurestore.images import read_photograph
+from featurestore.backbone.backbone import restore_backbone
+from featurestore.photos.images import read_photograph
 
 
 def test_build_says_what_it_did_and_warns_of_random_weights(pasture, tmp_path):
@@ -214,7 +214,7 @@ def test_an_out_that_is_something_else_is_left_alone(pasture, tmp_path):
 
 def test_B04_a_disk_that_is_too_small_is_refused_before_it_is_full(pasture, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "featurestore._bytes.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000)
+        "featurestore.disk.durable.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000)
     )
     stderr = biomass(
         "store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY, code=3
@@ -259,7 +259,7 @@ def test_without_weights_and_network_the_error_says_what_to_do(pasture, tmp_path
 
 
 def test_weights_from_a_file_are_kept_beside_the_store_and_checked(pasture, tmp_path, built):
-    from featurestore.backbone import save_weights
+    from featurestore.backbone.backbone import save_weights
 
     backbone = restore_backbone(FeatureStore.open(built).spec.tokens, "random", "cpu", "fp32")
     weights = save_weights(backbone.model.state_dict(), backbone.spec.weights_sha256, tmp_path)
@@ -293,9 +293,9 @@ def test_weights_of_something_else_are_refused_even_where_timm_is_lenient(tmp_pa
     import timm
     from safetensors.torch import save_file
 
-    from featurestore.backbone import load_backbone
+    from featurestore.backbone.backbone import load_backbone
     from featurestore.errors import InputError
-    from featurestore.views import VIEWS
+    from featurestore.photos.views import VIEWS
 
     name, settings = (
         "vit_tiny_patch16_224",
@@ -315,9 +315,9 @@ def test_weights_of_something_else_are_refused_even_where_timm_is_lenient(tmp_pa
 
 
 def test_weights_are_kept_as_hashed_whatever_the_precision(pasture, built, tmp_path):
-    from featurestore.backbone import load_backbone
-    from featurestore.views import VIEWS
-    from featurestore.weights import saved_weights_path
+    from featurestore.backbone.backbone import load_backbone
+    from featurestore.backbone.weights import saved_weights_path
+    from featurestore.photos.views import VIEWS
 
     spec = FeatureStore.open(built).spec.tokens
     load_backbone(
@@ -338,7 +338,7 @@ def test_weights_are_kept_as_hashed_whatever_the_precision(pasture, built, tmp_p
 
 
 def test_B22_non_finite_tokens_are_refused_by_name(pasture, tmp_path, monkeypatch):
-    from featurestore.backbone import Backbone
+    from featurestore.backbone.backbone import Backbone
 
     forward = Backbone._forward
 

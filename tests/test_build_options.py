@@ -127,7 +127,7 @@ def test_B13_same_bytes_under_two_ids_are_named(data, tmp_path):
 
 def test_B04_the_space_check_can_be_overruled(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "featurestore._bytes.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000)
+        "featurestore.disk.durable.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000)
     )
     assert "--no-check-space" in build(data, tmp_path / "f.h5", code=3).stderr
     build(data, tmp_path / "f.h5", "--no-check-space")
@@ -152,7 +152,7 @@ def test_B09_a_file_system_without_locks_needs_a_word(pasture, tmp_path, monkeyp
     def no_locks(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("featurestore._bytes.fcntl.flock", no_locks)
+    monkeypatch.setattr("featurestore.disk.durable.fcntl.flock", no_locks)
     assert "--no-lock" in build(pasture, tmp_path / "f.h5", code=3).stderr
     build(pasture, tmp_path / "f.h5", "--no-lock")
     assert FeatureStore.open(tmp_path / "f.h5").n_sealed == 6
@@ -217,7 +217,7 @@ def test_B15_a_plan_counts_what_would_be_skipped(data, tmp_path):
 
 @pytest.mark.parametrize(
     "place",
-    ["featurestore.images.to_rgb", "featurestore.images.Crop.__call__"],
+    ["featurestore.photos.images.to_rgb", "featurestore.photos.images.Crop.__call__"],
     ids=["decode", "crop"],
 )
 def test_a_photograph_that_memory_is_short_for_is_named_and_not_skipped(

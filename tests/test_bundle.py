@@ -23,17 +23,17 @@ from commands import biomass
 
 import predictor
 from featurestore.about import DISTRIBUTION
-from featurestore.backbone import saved_weights_path
+from featurestore.backbone.backbone import saved_weights_path
 from featurestore.errors import InputError, StoreDamaged
-from predictor.bare import rounding_variables
-from predictor.blend import weighed
-from predictor.bundle import LISTING, MAX_BYTES, UPLOAD_FILES, check_bundle, load_members
-from predictor.bundle_texts import SETTINGS
-from predictor.member import Member
-from predictor.pack import licence_note, make_bundle
+from predictor.bundle.bare import rounding_variables
+from predictor.bundle.bundle import LISTING, MAX_BYTES, UPLOAD_FILES, check_bundle, load_members
+from predictor.bundle.pack import licence_note, make_bundle
+from predictor.bundle.texts import SETTINGS
+from predictor.bundle.wheel import write_wheel
+from predictor.extras.blend import weighed
+from predictor.members.member import Member
 from predictor.predictor import test_photographs as photographs_of
-from predictor.wheel import write_wheel
-from trainer.runs import RunFolder, best_run
+from trainer.loop.runs import RunFolder, best_run
 
 ROOT = Path(__file__).parent.parent
 HEAD = "runs/002_small__kind-density/weights/last_fold0.safetensors"
@@ -212,7 +212,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(
 ):
     if why == "full":
         monkeypatch.setattr(
-            "predictor.pack.write_wheel", lambda folder: Path("/dev/full").write_bytes(b"x")
+            "predictor.bundle.pack.write_wheel", lambda folder: Path("/dev/full").write_bytes(b"x")
         )
     with pytest.raises(InputError, match=f"{message}.*another --out"):
         make_bundle([sweep], tmp_path / ("x" * 255 if why == "long" else "b"))
@@ -220,7 +220,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(
 
 
 def test_what_its_own_check_refuses_does_not_appear(sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr("predictor.pack.notebook", lambda *_: "x" * (1 << 21))
+    monkeypatch.setattr("predictor.bundle.pack.notebook", lambda *_: "x" * (1 << 21))
     with pytest.raises(InputError, match="predict.ipynb: 2097152 bytes, of at most 1048576"):
         make_bundle([sweep], tmp_path / "b")
     assert not list(tmp_path.iterdir())
@@ -583,7 +583,7 @@ def test_an_out_of_fold_table_that_is_none_is_refused(broken, text):
 
 
 def test_more_files_than_a_bundle_has_are_not_gone_through(broken, monkeypatch):
-    monkeypatch.setattr("predictor.bundle.MAX_FILES", 9)
+    monkeypatch.setattr("predictor.bundle.bundle.MAX_FILES", 9)
     for k in range(5):
         (broken / f"runs/{k}").mkdir()
     assert "more than 9 files" in biomass("bundle", "check", broken, code=3).stderr
@@ -947,7 +947,7 @@ def test_the_notebook_runs_in_jupyter(whole, pasture, tmp_path):
 def test_U10_a_wheel_from_an_install_is_the_one_from_the_checkout(whole, unpacked, tmp_path):
     (wheel,) = (whole / "wheel").iterdir()
     code = (
-        "import predictor.wheel as w, sys; from pathlib import Path; print(w.ROOT, "
+        "import predictor.bundle.wheel as w, sys; from pathlib import Path; print(w.ROOT, "
         "w.write_wheel(Path(sys.argv[1])))"
     )
     done = subprocess.run(
@@ -967,9 +967,9 @@ def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path):
     assert {
         "cli.py",
         "predictor/__main__.py",
-        "trainer/kinds/density.py",
-        "featurestore/demo_backbone/CARD.md",
-        "featurestore/demo_backbone/vit_demo_patch16_dinov3.safetensors",
+        "trainer/heads/kinds/density.py",
+        "featurestore/backbone/demo/CARD.md",
+        "featurestore/backbone/demo/vit_demo_patch16_dinov3.safetensors",
         "service/static/index.html",
         "biomass_tokens-0.1.0.dist-info/RECORD",
     } <= set(names)

@@ -9,7 +9,7 @@ from google_crc32c import value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore._bytes import crc32c, crc32c_append, crc32c_rows, pread_into, pwrite
+from featurestore.disk.durable import crc32c, crc32c_append, crc32c_rows, pread_into, pwrite
 from featurestore.errors import StoreDamaged
 
 

@@ -1,10 +1,10 @@
-"""trainer.compare: the arithmetic on sums against drawing images, the intervals against data whose
-truth is known."""
+"""trainer.judge.compare: the arithmetic on sums against drawing images, the intervals against data
+whose truth is known."""
 
 import numpy as np
 import pytest
 
-from trainer.compare import (
+from trainer.judge.compare import (
     LEAST_SITES,
     SiteSums,
     compare,
@@ -12,7 +12,7 @@ from trainer.compare import (
     draw_sites,
     interval_levels,
 )
-from trainer.metrics import weighted_r2
+from trainer.score.metrics import weighted_r2
 
 
 def pasture(seed: int, n_sites: int = 30) -> tuple[np.ndarray, np.ndarray]:

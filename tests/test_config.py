@@ -1,4 +1,4 @@
-"""trainer.config: what a YAML means, and how it says no."""
+"""trainer.config.sections: what a YAML means, and how it says no."""
 
 import datetime
 from pathlib import Path
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InputError
-from trainer.config import PointConfig, Section, dump_yaml
-from trainer.grid import SweepConfig, load_point, safe_name
+from trainer.config.sections import PointConfig, Section, dump_yaml
+from trainer.loop.grid import SweepConfig, load_point, safe_name
 
 MINIMAL = """
 experiment: {name: exp013_dinov3, seed: 7}

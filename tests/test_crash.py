@@ -22,9 +22,10 @@ from test_store import flip_bit
 from test_writer import digest
 from writer_child import builders
 
-from featurestore import FeatureStore, _bytes, open_writer
-from featurestore.verify import repair
-from featurestore.writer import StoreWriter
+from featurestore import FeatureStore, open_writer
+from featurestore.disk import durable
+from featurestore.manage.verify import repair
+from featurestore.write.writer import StoreWriter
 
 FORMATS = pytest.mark.parametrize("suffix", ["h5", "zarr"])
 SYSTEM_CALLS = (
@@ -338,7 +339,7 @@ def check_disk(
 def test_C3_new_folders_for_a_store_are_durable_before_it_is(tmp_path, monkeypatch):
     synced, fsync = set(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: synced.add(os.fstat(fd).st_ino) or fsync(fd))
-    _bytes.check_writable(tmp_path / "a" / "b")
+    durable.check_writable(tmp_path / "a" / "b")
     assert synced == {tmp_path.stat().st_ino, (tmp_path / "a").stat().st_ino}
 
 
@@ -369,10 +370,10 @@ def test_B11_the_replay_finds_a_sync_that_is_missing(memory_path, monkeypatch, m
     """Were it not for the mistake's sync, some disk would break the contract: so the replay can
     tell."""
     if mistake == "rows unsynced":
-        monkeypatch.setattr("featurestore.writer.StoreWriter._sync", lambda self: None)
+        monkeypatch.setattr("featurestore.write.writer.StoreWriter._sync", lambda self: None)
     else:
         monkeypatch.setattr(
-            _bytes, "sync_folder" if mistake == "name unsynced" else "sync_tree", lambda path: None
+            durable, "sync_folder" if mistake == "name unsynced" else "sync_tree", lambda path: None
         )
     with pytest.raises(Exception):  # noqa: B017  no one kind: a wrong row, an unreadable file, an acknowledged image gone
         # many files: an HDF5 sync syncs it all

@@ -12,7 +12,7 @@ import pytest
 from commands import biomass
 from sweeps import write_store
 
-from featurestore.doctor import check_store
+from featurestore.explore.doctor import check_store
 
 ROOT = Path(__file__).parent.parent
 CUT = """

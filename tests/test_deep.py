@@ -15,10 +15,10 @@ from PIL import Image
 from test_images import chunk, png
 
 from featurestore import FeatureStore
-from featurestore.decode import dark_remark
 from featurestore.errors import InputError
-from featurestore.images import find_brightest, read_photograph
-from featurestore.spec import StoreSpec
+from featurestore.format.spec import StoreSpec
+from featurestore.photos.decode import dark_remark
+from featurestore.photos.images import find_brightest, read_photograph
 from predictor.predictor import Predictor
 
 pytestmark = pytest.mark.filterwarnings("default")  # what commands warn of is read from stderr

@@ -4,7 +4,7 @@ from commands import biomass
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 
 from featurestore import open_writer
-from featurestore.diff import diff_stores
+from featurestore.manage.diff import diff_stores
 
 
 def write(path, images, frame, tokens_of=None, **changes):

@@ -17,16 +17,17 @@ from commands import biomass
 from conftest import write_tiny
 from served import TOKEN, serving
 
-from featurestore import FeatureStore, doctor
+from featurestore import FeatureStore
 from featurestore.about import DISTRIBUTION
-from featurestore.doctor import FAIL, OK, WARN, Check, mounts
-from featurestore.usable import Memory
+from featurestore.disk.usable import Memory
+from featurestore.explore import doctor
+from featurestore.explore.doctor import FAIL, OK, WARN, Check, mounts
 
 ROOT = Path(__file__).parent.parent
 PLACE = """
 import sys
 from pathlib import Path
-from featurestore.doctor import check_place, check_packages, mounts
+from featurestore.explore.doctor import check_place, check_packages, mounts
 for check in [*check_packages(), *check_place(Path(sys.argv[1]), mounts(Path("/proc/self/mountinfo").read_text()))]:
     print(check.level, check.name, check.found, sep="|")
 """

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from commands import biomass
 
-from featurestore import doctor
-from featurestore.catalog import read_catalog
-from featurestore.doctor import FAIL, OK, WARN
+from featurestore.explore import doctor
+from featurestore.explore.doctor import FAIL, OK, WARN
+from featurestore.photos.catalog import read_catalog
 
 
 @pytest.fixture

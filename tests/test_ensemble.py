@@ -22,18 +22,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from featurestore import FeatureStore
-from featurestore.backbone import Backbone, load_backbone
+from featurestore.backbone.backbone import Backbone, load_backbone
 from featurestore.errors import InputError, UsageError
-from featurestore.views import VIEWS, chosen_tta, tta_views
-from predictor.combine import Combiner
-from predictor.deadline import Clock, parse_duration
-from predictor.journal import journal_key
-from predictor.member import Member, Raw
-from predictor.picture import draw_picture
+from featurestore.photos.views import VIEWS, chosen_tta, tta_views
+from predictor.extras.picture import draw_picture
+from predictor.members.combine import Combiner
+from predictor.members.deadline import Clock, parse_duration
+from predictor.members.journal import journal_key
+from predictor.members.member import Member, Raw
 from predictor.predictor import Predictor, predict
 from predictor.predictor import test_photographs as photographs_of
-from trainer.metrics import TARGETS, constrained
-from trainer.runs import RunFolder
+from trainer.loop.runs import RunFolder
+from trainer.score.metrics import TARGETS, constrained
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("default")
@@ -310,7 +310,7 @@ def test_a_killed_prediction_resumes_with_the_photographs_it_had(
     out = tmp_path / "s.csv"
     arguments = [*command(pasture, out, runs(sweep)[1]), "--tta", 2]
     code = (
-        "import os, signal, sys\nfrom predictor.journal import Journal\nadd = Journal.add\n"
+        "import os, signal, sys\nfrom predictor.members.journal import Journal\nadd = Journal.add\n"
         "def killed(self, *a):\n    add(self, *a)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "Journal.add = killed\nfrom cli import main\nmain(sys.argv[1:])\n"
     )
@@ -370,7 +370,7 @@ def test_views_by_name():
 def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path, program):
     """The first photograph is finished, the second is waited for, then the signal comes."""
     code = (
-        "import sys, time\nfrom predictor.journal import Journal\nadd = Journal.add\n"
+        "import sys, time\nfrom predictor.members.journal import Journal\nadd = Journal.add\n"
         "def slow(self, *a):\n    add(self, *a)\n    time.sleep(30)\n"
         "Journal.add = slow\n" + program
     )
@@ -413,7 +413,9 @@ def test_two_backbones_explain_together(sweep, other_sweep, pasture, tmp_path, m
     monkeypatch.setattr(
         Backbone, "tokens", lambda self, *a: made.append(self.spec.crop) or tokens(self, *a)
     )
-    monkeypatch.setattr("predictor.explain.draw_picture", lambda *a: maps.append(a[1]) or draw(*a))
+    monkeypatch.setattr(
+        "predictor.extras.explain.draw_picture", lambda *a: maps.append(a[1]) or draw(*a)
+    )
     both = [
         "--run",
         runs(sweep)[1],

@@ -7,10 +7,10 @@ import pytest
 from commands import biomass
 from sweeps import config, write_store
 
-from trainer import kinds
-from trainer.kinds import hist_gbdt, kernel_ridge, svr
-from trainer.runs import SweepFolder
-from trainer.sweep import run_sweep
+from trainer.heads import kinds
+from trainer.heads.kinds import hist_gbdt, kernel_ridge, svr
+from trainer.loop.runs import SweepFolder
+from trainer.loop.sweep import run_sweep
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_K1_every_kind_alone_has_a_leaderboard(tmp_path, twelve, kind):
 def test_K1_every_pair_of_kinds_has_a_leaderboard(tmp_path, twelve, pair, monkeypatch):
     # most of the time; the test above draws them
     for picture in ("draw_curves", "draw_leaderboard"):
-        monkeypatch.setattr(f"trainer.results.{picture}", lambda *_: None)
+        monkeypatch.setattr(f"trainer.loop.results.{picture}", lambda *_: None)
     assert_a_leaderboard_of(pair, tmp_path, twelve)
 
 

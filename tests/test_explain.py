@@ -19,19 +19,19 @@ from commands import biomass
 from PIL import Image
 from torch import nn
 
-from featurestore.backbone import Backbone
-from featurestore.decode import decode
-from featurestore.views import TRANSPOSES, VIEWS, make_view, tta_views, view_amounts
-from predictor.bare import rounding_variables
-from predictor.ensemble import BankEnsemble
-from predictor.explain import laid_out, picture_names, regridded, upright
-from predictor.picture import Map, colours, draw_picture, fitted, overlay
+from featurestore.backbone.backbone import Backbone
+from featurestore.photos.decode import decode
+from featurestore.photos.views import TRANSPOSES, VIEWS, make_view, tta_views, view_amounts
+from predictor.bundle.bare import rounding_variables
+from predictor.extras.explain import laid_out, picture_names, regridded, upright
+from predictor.extras.picture import Map, colours, draw_picture, fitted, overlay
+from predictor.extras.report import PAGE_BYTES, About, Entry, write_report
+from predictor.members.ensemble import BankEnsemble
 from predictor.predictor import Predictor
 from predictor.predictor import test_photographs as photographs_of
-from predictor.report import PAGE_BYTES, About, Entry, write_report
-from trainer.heads import HeadShape, load_bank
-from trainer.metrics import TARGETS
-from trainer.runs import RunFolder
+from trainer.heads.bank import HeadShape, load_bank
+from trainer.loop.runs import RunFolder
+from trainer.score.metrics import TARGETS
 
 ROOT = Path(__file__).parent.parent
 MAPS = "report.html.progress"
@@ -289,7 +289,7 @@ def test_resume_keeps_maps_and_makes_missing_ones_again(sweep, pasture, tmp_path
         drawn.append(row)
         raise stop
 
-    monkeypatch.setattr("predictor.report.Entry.of", stopping)
+    monkeypatch.setattr("predictor.extras.report.Entry.of", stopping)
     arguments = ["--data", pasture, "--run", run_of(sweep, "density"), "--tta", 2, "--resume"]
     with pytest.raises(stop):
         explain(tmp_path, *arguments)

@@ -19,7 +19,7 @@ from sweeps import set_status, write_store
 
 from featurestore import FeatureStore, open_writer
 from featurestore.errors import InputError, UsageError
-from featurestore.explore import components
+from featurestore.explore.pictures import components
 
 EVIL = '<script>alert("1")</script>'
 
@@ -215,7 +215,9 @@ def test_an_unsealed_image_has_no_picture(store_path):
 
 
 def test_nearest_is_the_cosine_of_tile_means(tiny, monkeypatch):
-    monkeypatch.setattr("featurestore.explore.BLOCK_BYTES", 2 * 2 * 7 * 4)  # two images a block
+    monkeypatch.setattr(
+        "featurestore.explore.pictures.BLOCK_BYTES", 2 * 2 * 7 * 4
+    )  # two images a block
     unit_NTD = np.stack([tiny_rows(tiny.spec, i).cls_VTD[1] for i in range(5)]).astype(float)
     unit_NTD /= np.linalg.norm(unit_NTD, axis=-1, keepdims=True)
     mean_ND = unit_NTD.mean(1)
@@ -355,7 +357,7 @@ def test_a_lazy_dataset_travels(tiny):
 
 def test_without_xarray_it_says_what_to_install(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
-    monkeypatch.delitem(sys.modules, "featurestore._xarray", raising=False)
+    monkeypatch.delitem(sys.modules, "featurestore.explore.xarray", raising=False)
     with pytest.raises(UsageError, match="pip install xarray"):
         tiny.to_xarray()
 

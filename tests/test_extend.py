@@ -10,8 +10,8 @@ from commands import TINY, biomass
 from test_writer import digest
 
 from featurestore import FeatureStore
-from featurestore.backbone import Backbone
-from featurestore.extend import extend_store
+from featurestore.backbone.backbone import Backbone
+from featurestore.manage.extend import extend_store
 
 
 def build(data, out, views, *arguments):

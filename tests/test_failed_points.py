@@ -9,8 +9,8 @@ import torch
 from commands import biomass
 from sweeps import config
 
-from trainer.runs import SweepFolder
-from trainer.sweep import resume_sweep, run_sweep
+from trainer.loop.runs import SweepFolder
+from trainer.loop.sweep import resume_sweep, run_sweep
 
 
 def train(folder, store, *arguments, code, **changes):
@@ -99,7 +99,7 @@ def test_K8_points_that_failed_are_not_counted_among_those_told_apart(tmp_path, 
 def test_K8_many_failures_are_counted_in_the_notes_and_named_in_the_summary(
     tmp_path, store, monkeypatch
 ):
-    monkeypatch.setattr("trainer.results.MOST_NOTED", 1)
+    monkeypatch.setattr("trainer.loop.results.MOST_NOTED", 1)
     result = run_sweep(
         config(tmp_path, store, kind="[density]", lr="[1e30, 2e30, 3e30]", epochs=1),
         tmp_path,
@@ -115,7 +115,7 @@ def test_K8_a_regressor_that_cannot_be_fitted_leaves_the_others(tmp_path, store,
     def without_solution(*_):
         raise np.linalg.LinAlgError("singular")
 
-    monkeypatch.setattr("trainer.kinds.gpr.Gpr._fit", without_solution)
+    monkeypatch.setattr("trainer.heads.kinds.gpr.Gpr._fit", without_solution)
     said, folder = train(tmp_path, store, code=6, kind="[gpr, pls]", lr="[1e-2]")
     ((name, why),) = failures(folder).items()
     assert "gpr" in name and "gpr: its equations have no solution on" in why
@@ -128,7 +128,7 @@ def test_K8_a_regressor_that_cannot_be_fitted_leaves_the_others(tmp_path, store,
 
 def test_K8_a_regressor_that_predicts_infinite_masses_has_failed(tmp_path, store, monkeypatch):
     monkeypatch.setattr(
-        "trainer.kinds.pls.Pls._predict", lambda *given: np.full((len(given[2]), 5), 1e6)
+        "trainer.heads.kinds.pls.Pls._predict", lambda *given: np.full((len(given[2]), 5), 1e6)
     )
     result = run_sweep(
         config(tmp_path, store, kind="[pls, ridge]", lr="[1e-2]", space="log1p"),
@@ -146,7 +146,7 @@ def test_K8_a_regressor_that_predicts_infinite_masses_has_failed(tmp_path, store
 def test_K8_a_refit_that_fails_is_told_beside_the_sweeps_own_result(tmp_path, store, monkeypatch):
     _, folder = train(tmp_path, store, code=0, lr="[1e-2]")
     monkeypatch.setattr(
-        "trainer.heads.Bank.head_state", lambda *_: {"w": torch.tensor([float("nan")])}
+        "trainer.heads.bank.Bank.head_state", lambda *_: {"w": torch.tensor([float("nan")])}
     )
     said = biomass("train", "--resume", folder, "--fold", "all", code=6)
     assert "warning: refit failed: its loss was no longer finite after 4 of 4 steps" in said.stderr

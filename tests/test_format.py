@@ -166,7 +166,7 @@ def test_seal_crc_row_and_fingerprint_follow_the_text(store_path):
 
 def test_every_array_and_stat_of_the_code_is_in_the_text():
     spec = tiny_spec(tiny_frame())
-    from featurestore.spec import OWN_COLUMNS, POOLED, STATS
+    from featurestore.format.spec import OWN_COLUMNS, POOLED, STATS
 
     names = [a.name for a in spec.arrays(3) if "/" not in a.name]
     for word in [
@@ -212,7 +212,7 @@ def test_column_names_are_escaped_and_come_back(store_path):
 
 def test_a_store_of_65_gb_is_laid_out_without_writing_it(store_path):
     """Full size: 357 images x 20 views x 3600 patches x 1280."""
-    from featurestore.formats import create_store
+    from featurestore.format.choose import create_store
 
     frame = tiny_frame()
     views = tuple({"name": f"view{i}"} for i in range(20))

@@ -10,7 +10,7 @@ from sweeps import write_store
 from test_splits import pasture
 
 from featurestore.errors import InputError
-from trainer.splits import describe_folds, make_splits, n_partitions, read_splits
+from trainer.data.splits import describe_folds, make_splits, n_partitions, read_splits
 
 SWEEP = """
 experiment: {name: given, seed: 5}

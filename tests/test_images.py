@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from featurestore.errors import InputError
-from featurestore.images import (
+from featurestore.photos.images import (
     Crop,
     inspect_photograph,
     plan_crop,

@@ -17,17 +17,17 @@ from safetensors.torch import load_file
 from sweeps import config
 
 from featurestore import FeatureStore
-from featurestore._interrupts import COUNTED_ONCE, KILLING, patient_keyboard, stopped_by_signals
-from featurestore.backbone import Backbone
-from featurestore.build import BuildConfig, build_store
-from featurestore.transfer import convert
+from featurestore.backbone.backbone import Backbone
+from featurestore.disk.interrupts import COUNTED_ONCE, KILLING, patient_keyboard, stopped_by_signals
+from featurestore.manage.transfer import convert
+from featurestore.write.build import BuildConfig, build_store
 from predictor.predictor import predict
-from trainer import sweep as module
-from trainer.bank_trainer import BankTrainer
-from trainer.grid import SweepConfig
-from trainer.runs import RunFolder, best_run
-from trainer.sweep import resume_sweep, run_sweep
-from trainer.tokens import TokenReader
+from trainer.data.tokens import TokenReader
+from trainer.loop import sweep as module
+from trainer.loop.bank_trainer import BankTrainer
+from trainer.loop.grid import SweepConfig
+from trainer.loop.runs import RunFolder, best_run
+from trainer.loop.sweep import resume_sweep, run_sweep
 
 ROOT = Path(__file__).parent.parent
 
@@ -169,9 +169,9 @@ def test_L2_a_signal_that_is_ignored_or_handled_is_left(keyboard, handler):
 
 REPEATED = """
 import os, signal, sys
-from featurestore import _interrupts
-from featurestore._interrupts import check_interrupt, deferred_interrupts, stopped_by_signals
-_interrupts.GRACE_S = float(sys.argv[1])
+from featurestore.disk import interrupts
+from featurestore.disk.interrupts import check_interrupt, deferred_interrupts, stopped_by_signals
+interrupts.GRACE_S = float(sys.argv[1])
 try:
     with stopped_by_signals(), deferred_interrupts():
         for name in sys.argv[2:]:

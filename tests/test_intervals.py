@@ -10,11 +10,11 @@ from commands import biomass
 from members import drawn_table, member, oof_table
 
 from featurestore.errors import InputError, UsageError
-from predictor.blend import weighed
-from predictor.intervals import Intervals, scale, site_quantile, within
+from predictor.extras.blend import weighed
+from predictor.extras.intervals import Intervals, scale, site_quantile, within
 from predictor.predictor import Predictor, predict
-from trainer.metrics import TARGETS
-from trainer.runs import best_run
+from trainer.loop.runs import best_run
+from trainer.score.metrics import TARGETS
 
 
 def drawn(

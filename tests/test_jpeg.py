@@ -13,8 +13,8 @@ from damaged import hurt, with_hole, zeroed
 from PIL import Image
 
 from featurestore import FeatureStore
-from featurestore.images import find_damage, read_photograph
-from featurestore.jpeg import UNCHECKED
+from featurestore.photos.images import find_damage, read_photograph
+from featurestore.photos.jpeg import UNCHECKED
 
 pytestmark = pytest.mark.filterwarnings("default")  # the commands print them
 
@@ -217,7 +217,7 @@ def test_L7_an_older_store_goes_on_with_a_warning(data, older):
 
 def test_L7_a_store_of_checked_photographs_reads_none_when_it_goes_on(pasture, built, monkeypatch):
     monkeypatch.setattr(
-        "featurestore.decode.find_damage", lambda path: pytest.fail(f"{path} was read")
+        "featurestore.photos.decode.find_damage", lambda path: pytest.fail(f"{path} was read")
     )
     build(pasture, built, "--views", "plain,hsv")
 

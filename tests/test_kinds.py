@@ -9,12 +9,12 @@ import torch
 from sweeps import config, write_store
 from test_sweep import assert_same_head, head_of, trained
 
-from trainer import kinds
-from trainer.config import HeadConfig
-from trainer.heads import HeadKind
-from trainer.regressor import Regressor
-from trainer.runs import RunFolder
-from trainer.sweep import Sweep, prepare_sweep, run_sweep
+from trainer.config.sections import HeadConfig
+from trainer.heads import kinds
+from trainer.heads.bank import HeadKind
+from trainer.heads.regressor import Regressor
+from trainer.loop.runs import RunFolder
+from trainer.loop.sweep import Sweep, prepare_sweep, run_sweep
 
 DOCS = (Path(__file__).parent.parent / "docs" / "sweep.md").read_text()
 

@@ -9,10 +9,10 @@ import pytest
 from commands import TINY, biomass
 from sweeps import config, write_store
 
-from featurestore.catalog import read_catalog
 from featurestore.errors import InputError
-from featurestore.labels import label_remarks, unbalanced
-from trainer.prepare import prepare_sweep
+from featurestore.photos.catalog import read_catalog
+from featurestore.photos.labels import label_remarks, unbalanced
+from trainer.loop.prepare import prepare_sweep
 
 pytestmark = pytest.mark.filterwarnings("default")  # what is warned of is read from stderr
 MASSES = {

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sweeps import config, write_store
 
-from trainer.baselines import fit_splits
-from trainer.stream import Split
-from trainer.sweep import Sweep, prepare_sweep, train_epoch
+from trainer.data.stream import Split
+from trainer.judge.baselines import fit_splits
+from trainer.loop.sweep import Sweep, prepare_sweep, train_epoch
 
 KINDS = "[cls_gating, density, attention, pooled_mlp]"
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from conftest import VIEWS, tiny_spec
 
-from featurestore.writer import ImageRows, open_writer
-from trainer.evaluate import pooled_score, predict_held_out
-from trainer.grid import SweepConfig
-from trainer.metrics import in_targets_order
-from trainer.prepare import Sweep, prepare_sweep
-from trainer.sweep import train_epoch
+from featurestore.write.writer import ImageRows, open_writer
+from trainer.loop.evaluate import pooled_score, predict_held_out
+from trainer.loop.grid import SweepConfig
+from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.sweep import train_epoch
+from trainer.score.metrics import in_targets_order
 
 N, WIDTH = 40, 64
 YAML = """

@@ -9,8 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from trainer.heads import Outputs
-from trainer.loss import Labels, LossWeights, initial_biases, labels_of, multi_task_loss, smooth_l1
+from trainer.heads.bank import Outputs
+from trainer.heads.loss import (
+    Labels,
+    LossWeights,
+    initial_biases,
+    labels_of,
+    multi_task_loss,
+    smooth_l1,
+)
 
 STATES = ["NSW", "Tas", "WA"]
 LOG = np.log

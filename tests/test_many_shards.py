@@ -14,7 +14,8 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from sweeps import write_store
 
 from cli import plain_errors
-from featurestore import FeatureStore, _maps, open_writer
+from featurestore import FeatureStore, open_writer
+from featurestore.disk import maps
 from featurestore.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -22,21 +23,21 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def one_a_shard(monkeypatch):
-    monkeypatch.setattr("featurestore._zarr.SHARD_BYTES", 1)
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 1)
 
 
 @pytest.fixture
 def few_maps(monkeypatch):
     """Three maps at most, and no limit that could be raised."""
-    monkeypatch.setattr("featurestore._maps.most_maps", lambda: 3)
-    monkeypatch.setattr("featurestore._maps.raise_file_limit", lambda: False)
+    monkeypatch.setattr("featurestore.disk.maps.most_maps", lambda: 3)
+    monkeypatch.setattr("featurestore.disk.maps.raise_file_limit", lambda: False)
 
 
 @pytest.fixture
 def few_files(monkeypatch):
     """Room for 80 descriptors beside those that other tests left open, which is not raised."""
-    monkeypatch.setattr("featurestore._maps.raise_file_limit", lambda: False)
-    monkeypatch.setattr("featurestore._maps._file_limits", lambda: (80, 80))
+    monkeypatch.setattr("featurestore.disk.maps.raise_file_limit", lambda: False)
+    monkeypatch.setattr("featurestore.disk.maps._file_limits", lambda: (80, 80))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 80, before[1]))
@@ -69,8 +70,8 @@ def limited(n_files: int, script: str, *arguments: object) -> subprocess.Complet
 USE = """
 import sys
 from pathlib import Path
-import featurestore._zarr, numpy as np
-featurestore._zarr.SHARD_BYTES = 1
+import featurestore.format.zarr, numpy as np
+featurestore.format.zarr.SHARD_BYTES = 1
 from conftest import tiny_rows
 from featurestore import FeatureStore
 from trainer import MixupBatches
@@ -111,8 +112,8 @@ def write_at_once(path: Path, n: int) -> None:
 
 COMMANDS = """
 import json, sys
-import featurestore._zarr
-featurestore._zarr.SHARD_BYTES = 1
+import featurestore.format.zarr
+featurestore.format.zarr.SHARD_BYTES = 1
 from commands import biomass
 for command in json.loads(sys.argv[1]):
     biomass(*command)
@@ -163,7 +164,7 @@ def test_K11_a_view_stays_as_it_is_when_its_map_is_dropped(tmp_path, one_a_shard
     write_tiny(tmp_path / "features.zarr")
     store = FeatureStore.open(tmp_path / "features.zarr")
     views = [store.patches[image, 1] for image in range(5)]
-    assert len(_maps._held) <= 3
+    assert len(maps._held) <= 3
     for image, view in enumerate(views):
         assert np.array_equal(view, tiny_rows(store.spec, image).patches_VTPD[1])
 
@@ -173,34 +174,34 @@ def test_K11_maps_of_all_stores_together_are_bounded(tmp_path, one_a_shard, few_
     stores = [FeatureStore.open(tmp_path / "features.zarr") for _ in range(4)]
     for store in stores:
         assert store.n_sealed == 5
-    assert len(_maps._held) <= 3
+    assert len(maps._held) <= 3
     for store in stores:
         store.close()
-    assert not _maps._held
+    assert not maps._held
 
 
 def test_K11_a_store_that_is_forgotten_leaves_no_map(tmp_path):
     write_tiny(tmp_path / "features.h5")
-    before = set(_maps._held)
+    before = set(maps._held)
     store = FeatureStore.open(tmp_path / "features.h5")
-    assert store.n_sealed == 5 and set(_maps._held) > before
+    assert store.n_sealed == 5 and set(maps._held) > before
     del store
-    assert set(_maps._held) <= before
+    assert set(maps._held) <= before
 
 
 def test_K11_the_soft_limit_is_raised_where_that_is_allowed(monkeypatch):
     limits = {"set": (100, 300)}
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits["set"])
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.update(set=limit))
-    assert _maps.most_maps() == 50
-    assert _maps.raise_file_limit() and limits["set"] == (300, 300)
-    assert not _maps.raise_file_limit()
-    assert _maps.most_maps() == 150
+    assert maps.most_maps() == 50
+    assert maps.raise_file_limit() and limits["set"] == (300, 300)
+    assert not maps.raise_file_limit()
+    assert maps.most_maps() == 150
 
 
 HOLD = """
 import sys
-import featurestore._zarr
+import featurestore.format.zarr
 from featurestore import FeatureStore
 store = FeatureStore.open(sys.argv[1])
 try:
@@ -228,7 +229,7 @@ def test_K11_no_descriptor_left_is_not_called_damage(tmp_path, monkeypatch, suff
     script = f"""
 import os
 from featurestore import FeatureStore
-import featurestore._hdf5, featurestore._zarr, h5py
+import featurestore.format.hdf5, featurestore.format.zarr, h5py
 try:
     while True:
         os.open("/dev/null", 0)
@@ -256,7 +257,7 @@ def test_K11_70000_shards_open_and_read(tmp_path, one_a_shard):
 
 
 def test_K11_photographs_are_not_called_damaged_for_want_of_descriptors(tmp_path, monkeypatch):
-    from featurestore.images import read_photograph
+    from featurestore.photos.images import read_photograph
 
     def full(*_, **__):
         raise OSError(24, "Too many open files", "a.jpg")

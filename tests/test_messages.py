@@ -9,14 +9,14 @@ from pathlib import Path
 from sweeps import config, write_store
 
 from featurestore import FeatureStore
-from featurestore._messages import new_bar, say
-from trainer.sweep import run_sweep
+from featurestore.disk.messages import new_bar, say
+from trainer.loop.sweep import run_sweep
 
 ROOT = Path(__file__).parent.parent
 SPEAK = """
 import sys, warnings
 import click
-from featurestore._messages import new_bar, say, secure_standard_streams
+from featurestore.disk.messages import new_bar, say, secure_standard_streams
 secure_standard_streams()
 for _ in range(3):
     print("a result", flush=True)
@@ -129,7 +129,7 @@ def test_L4_commands_run_without_standard_descriptors(tmp_path):
 
 DESCRIPTORS = """
 import os, subprocess, sys
-from featurestore._messages import open_missing_descriptors
+from featurestore.disk.messages import open_missing_descriptors
 open_missing_descriptors()
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 print("lost", file=sys.stderr)

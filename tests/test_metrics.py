@@ -1,5 +1,5 @@
-"""trainer.metrics: scores against numbers worked out by hand, constraints against solvers that know
-nothing of ours."""
+"""trainer.score.metrics: scores against numbers worked out by hand, constraints against solvers
+that know nothing of ours."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.isotonic import IsotonicRegression
 
-from trainer.metrics import (
+from trainer.score.metrics import (
     CONSTRAINTS,
     TARGETS,
     WEIGHTS,

@@ -9,8 +9,8 @@ from commands import biomass
 from conftest import write_tiny
 from sweeps import YAML, write_store
 
-from featurestore.tensor_file import save_tensors
-from featurestore.weights import save_weights
+from featurestore.backbone.weights import save_weights
+from featurestore.disk.tensor_file import save_tensors
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,7 +56,7 @@ def test_L6_copies_of_a_store_follow_the_umask(tmp_path):
 
 
 def test_L6_a_sweep_follows_the_umask(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.runs.SweepFolder.remove_checkpoints", lambda _: None)
+    monkeypatch.setattr("trainer.loop.runs.SweepFolder.remove_checkpoints", lambda _: None)
     values = {
         "store": write_store(tmp_path / "f.h5"),
         "kind": "[density, ridge]",

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from featurestore.moments import pool, row_stats
-from featurestore.spec import STATS
+from featurestore.backbone.moments import pool, row_stats
+from featurestore.format.spec import STATS
 
 RNG = np.random.default_rng(0)
 PATCHES = RNG.normal(1, 3, (2, 6, 5)).astype(np.float16)

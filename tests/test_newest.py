@@ -11,7 +11,7 @@ from account import unreadable
 from commands import biomass
 
 from featurestore.errors import InputError
-from trainer.newest import newest_sweep
+from trainer.loop.newest import newest_sweep
 
 
 def finished(out: Path, name: str, at: str | None = None, written: int = 0) -> Path:

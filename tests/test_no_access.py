@@ -12,12 +12,12 @@ from commands import TINY, biomass
 from conftest import tiny_frame, tiny_spec, write_tiny
 
 from featurestore import FeatureStore
+from featurestore.backbone.weights import kept_weights
 from featurestore.errors import NoAccessError
-from featurestore.weights import kept_weights
 from predictor import __main__ as program
 from service.pictures import photograph_jpeg
-from trainer.checkpoint import Checkpoint
-from trainer.runs import best_run
+from trainer.loop.checkpoint import Checkpoint
+from trainer.loop.runs import best_run
 
 CONFIG = """\
 experiment: {name: small, seed: 3}

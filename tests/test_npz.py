@@ -11,9 +11,9 @@ import torch
 from commands import biomass
 
 from featurestore import FeatureStore
+from featurestore.backbone.moments import pool
 from featurestore.errors import InputError
-from featurestore.moments import pool
-from featurestore.npz import import_npz
+from featurestore.manage.npz import import_npz
 
 MODEL = "vit_demo_patch16_dinov3"
 WIDTH, PATCHES, VIEWS = 96, 9, 6
@@ -114,9 +114,9 @@ def test_the_command_warns_of_what_cannot_be_known_and_goes_on(folder, csv, tmp_
 def test_photographs_and_weights_make_it_a_store_predict_accepts(built, pasture, tmp_path):
     """Tokens of the pasture written as npz and imported: the same backbone is found, the same facts
     are read."""
-    from featurestore.backbone import load_backbone
-    from featurestore.decode import decode
-    from featurestore.views import choose_views
+    from featurestore.backbone.backbone import load_backbone
+    from featurestore.photos.decode import decode
+    from featurestore.photos.views import choose_views
 
     views = choose_views("plain,hflip")
     backbone = load_backbone(

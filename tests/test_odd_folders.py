@@ -15,12 +15,12 @@ from conftest import SWEEP, write_tiny
 from served import client_of
 from sweeps import as_found, config, write_store
 
-from featurestore.tensor_file import readable_name
+from featurestore.disk.tensor_file import readable_name
 from predictor.predictor import predict
-from trainer.grid import SweepConfig
-from trainer.newest import newest_sweep
-from trainer.runs import RunFolder, best_run
-from trainer.sweep import resume_sweep, run_sweep
+from trainer.loop.grid import SweepConfig
+from trainer.loop.newest import newest_sweep
+from trainer.loop.runs import RunFolder, best_run
+from trainer.loop.sweep import resume_sweep, run_sweep
 
 LATIN = os.fsdecode(b"caf\xe9")
 
@@ -117,7 +117,7 @@ def test_L9_stores_are_copied_and_examined_there(odd, suffix):
 
 
 def test_L9_a_sweep_resumes_there_from_its_checkpoint(odd, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.runs.SweepFolder.remove_checkpoints", lambda _: None)
+    monkeypatch.setattr("trainer.loop.runs.SweepFolder.remove_checkpoints", lambda _: None)
     config(tmp_path, Path("unused.h5"), kind="density", lr="[1e-2]", epochs=2)
     given = SweepConfig.load(tmp_path / "sweep.yaml", {"dataset.store": write_store(odd / "f.h5")})
     sweep = run_sweep(given, odd / "runs", "cpu", progress=False).path

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from commands import biomass
 
-from featurestore.data_folder import check_data
 from featurestore.errors import InputError
+from featurestore.photos.data_folder import check_data
 from predictor.predictor import predict
-from trainer.runs import best_run
+from trainer.loop.runs import best_run
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from commands import biomass
 from PIL import Image
 
-from featurestore.backbone import Backbone
+from featurestore.backbone.backbone import Backbone
 from predictor.parity import TOLERANCE
-from trainer.metrics import TARGETS
+from trainer.score.metrics import TARGETS
 
 CONFIG = """
 experiment: {{name: parity, seed: 3}}

@@ -1,4 +1,4 @@
-"""trainer.partition: every regrouping is a draw of its own, as balanced as scikit-learn's, on
+"""trainer.data.partition: every regrouping is a draw of its own, as balanced as scikit-learn's, on
 visits like the contest's."""
 
 import itertools
@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from featurestore.sites import site_of
-from trainer.partition import Counts, Measure, draw
-from trainer.splits import make_splits
+from featurestore.photos.sites import site_of
+from trainer.data.partition import Counts, Measure, draw
+from trainer.data.splits import make_splits
 
 STRATA = ["Dry_Clover_g", "Dry_Dead_g"]
 SIZES = {  # 30 visits of 1 to 22 photographs: 357

@@ -14,17 +14,17 @@ from conftest import SWEEP as CONFIG
 from sweeps import as_found, config, set_status, write_store
 
 from featurestore import FeatureStore
-from featurestore.decode import decode
+from featurestore.disk.usable import Memory
 from featurestore.errors import InputError, MismatchError
-from featurestore.spec import POOLED
-from featurestore.usable import Memory
-from featurestore.writer import ImageRows, open_writer
-from predictor.ensemble import pooled_as_stored
+from featurestore.format.spec import POOLED
+from featurestore.photos.decode import decode
+from featurestore.write.writer import ImageRows, open_writer
+from predictor.members.ensemble import pooled_as_stored
 from predictor.predictor import Predictor
 from trainer import MixupBatches
-from trainer.data import TrainingData, pooled_features
-from trainer.runs import RunFolder
-from trainer.sweep import prepare_sweep, resume_sweep, run_sweep
+from trainer.data.dataset import TrainingData, pooled_features
+from trainer.loop.runs import RunFolder
+from trainer.loop.sweep import prepare_sweep, resume_sweep, run_sweep
 
 KINDS = "[pooled_mlp, ridge, kernel_ridge, svr, pls, gpr, hist_gbdt]"
 DTYPES = ["float32", "float16"]
@@ -107,7 +107,7 @@ def test_features_are_the_named_vectors_in_whatever_blocks(pooled, monkeypatch):
     ]
     expected_NF = np.concatenate([part.astype(np.float64).mean(1) for part in parts], 1)
     for n_bytes in (1, 300, 1 << 20):
-        monkeypatch.setattr("trainer.data.BLOCK_BYTES", n_bytes)
+        monkeypatch.setattr("trainer.data.dataset.BLOCK_BYTES", n_bytes)
         assert np.array_equal(
             pooled_features(store.cls[:, 1], store.pooled[:, 1], names), expected_NF
         )
@@ -117,7 +117,7 @@ def test_features_are_the_named_vectors_in_whatever_blocks(pooled, monkeypatch):
 def test_moments_are_the_same_in_whatever_blocks(tmp_path, pooled, monkeypatch, part):
     sweep = prepare_sweep(config(tmp_path, pooled, kind="[pooled_mlp]"), "cpu", torch.float64)
     whole = sweep.data.moments(sweep.splits, [part])[part]
-    monkeypatch.setattr("trainer.data.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("trainer.data.dataset.BLOCK_BYTES", 1000)
     assert all(
         torch.equal(a, b)
         for a, b in zip(whole, sweep.data.moments(sweep.splits, [part])[part], strict=True)
@@ -125,7 +125,7 @@ def test_moments_are_the_same_in_whatever_blocks(tmp_path, pooled, monkeypatch, 
 
 
 def test_ridge_that_would_not_fit_in_memory_is_left_out(tmp_path, pooled, monkeypatch):
-    monkeypatch.setattr("trainer.results.usable_memory", lambda: Memory(1000, "a limit"))
+    monkeypatch.setattr("trainer.loop.results.usable_memory", lambda: Memory(1000, "a limit"))
     with pytest.warns(UserWarning, match="ridge on all pooled rows, to compare with, is left out"):
         result = run_sweep(
             config(tmp_path, pooled, kind="[pooled_mlp]", lr="[1e-2]", epochs=1),

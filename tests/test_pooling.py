@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.pooling import attend, project, times, transposed_times
+from trainer.heads.pooling import attend, project, times, transposed_times
 
 Q, G, B, T, P, D, K = 2, 3, 4, 2, 6, 7, 5
 RNG = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def test_project_equals_einsum_forward_and_backward():
 )
 @pytest.mark.parametrize("columns", [3, 20])
 def test_blocks_of_patches_make_no_difference(monkeypatch, block, columns):
-    monkeypatch.setattr("trainer.pooling.BLOCK_BYTES", block)
+    monkeypatch.setattr("trainer.heads.pooling.BLOCK_BYTES", block)
     row = torch.from_numpy(RNG.normal(size=(2, 53, D)))
     x_TDM, x_TPM = (torch.from_numpy(RNG.normal(size=(2, n, columns))) for n in (D, 53))
     assert torch.allclose(times(row, x_TDM, half=False), row @ x_TDM, rtol=1e-12)

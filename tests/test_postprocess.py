@@ -1,4 +1,4 @@
-"""trainer.postprocess: each rule by hand, and what holds after any list of them."""
+"""trainer.score.postprocess: each rule by hand, and what holds after any list of them."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from featurestore.errors import InputError
-from trainer.config import ClipRule, FactorRule, WaDeadZeroRule
-from trainer.metrics import TARGETS, weighted_r2
-from trainer.postprocess import PARTS, RULES, Clip, Factor, WaDeadZero, apply, judge, rules_of
+from trainer.config.sections import ClipRule, FactorRule, WaDeadZeroRule
+from trainer.score.metrics import TARGETS, weighted_r2
+from trainer.score.postprocess import PARTS, RULES, Clip, Factor, WaDeadZero, apply, judge, rules_of
 
 STATES = ["NSW", "Tas", "WA"]
 NSW, TAS, WA = np.eye(3)

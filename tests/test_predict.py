@@ -17,14 +17,14 @@ from plain_heads import plain_masses
 
 from featurestore import FeatureStore
 from featurestore.checks import FAIL
-from featurestore.data_folder import check_data
-from featurestore.decode import decode
 from featurestore.errors import InputError
-from predictor.bare import rounding_variables
+from featurestore.photos.data_folder import check_data
+from featurestore.photos.decode import decode
+from predictor.bundle.bare import rounding_variables
+from predictor.members.submission import submission, wide_path, write_predictions
 from predictor.predictor import Predictor, predict
-from predictor.submission import submission, wide_path, write_predictions
-from trainer.metrics import TARGETS, constrained
-from trainer.runs import RunFolder, best_run
+from trainer.loop.runs import RunFolder, best_run
+from trainer.score.metrics import TARGETS, constrained
 
 
 def predictors(sweep):
@@ -130,7 +130,7 @@ def test_held_out_predictions_come_back_through_predict(sweep, pasture, built):
 
 
 def test_tta_is_the_mean_of_its_single_views(sweep, pasture):
-    from featurestore.views import tta_views
+    from featurestore.photos.views import tta_views
     from predictor.predictor import test_photographs as photographs_of
 
     predictor = predictors(sweep)[1]
@@ -249,9 +249,9 @@ def test_missing_and_damaged_photographs_are_all_listed(sweep, pasture, tmp_path
 
 
 def test_other_backbone_weights_are_refused(sweep, pasture, tmp_path):
-    from featurestore.backbone import load_backbone
-    from featurestore.views import VIEWS
-    from featurestore.weights import save_weights
+    from featurestore.backbone.backbone import load_backbone
+    from featurestore.backbone.weights import save_weights
+    from featurestore.photos.views import VIEWS
 
     other = load_backbone(
         "vit_tiny_patch16_dinov3_qkvb",

@@ -34,7 +34,7 @@ def test_a_store_is_opened_by_its_url(built, monkeypatch, tmp_path):
 
 
 def test_every_config_named_is_there_and_loads():
-    from trainer.grid import SweepConfig
+    from trainer.loop.grid import SweepConfig
 
     root = Path(__file__).parent.parent
     named = set(re.findall(r"configs/\w+\.yaml", README))

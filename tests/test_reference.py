@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 from commands import biomass
 
-from trainer.config import OptimizationConfig, forgetting
-from trainer.grid import SweepConfig
-from trainer.optimizer import BankOptimizer
-from trainer.prepare import prepare_sweep
-from trainer.reference import reference
+from trainer.config.reference import reference
+from trainer.config.sections import OptimizationConfig, forgetting
+from trainer.loop.grid import SweepConfig
+from trainer.loop.optimizer import BankOptimizer
+from trainer.loop.prepare import prepare_sweep
 
 PAGE = Path(__file__).parent.parent / "docs/config.md"
 (LEAST,) = re.findall("```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_the_page_is_the_models_own():
-    assert PAGE.read_text() == reference(), "python -m trainer.reference > docs/config.md"
+    assert PAGE.read_text() == reference(), "python -m trainer.config.reference > docs/config.md"
     assert all(
         len(line.split(" | ")) >= 3 and line.rstrip(" |").endswith(".")
         for line in reference().splitlines()

@@ -15,10 +15,11 @@ from commands import biomass
 from conftest import write_tiny
 
 from cli import plain_errors
-from featurestore import FeatureStore, doctor
-from featurestore._threads import Pool, check_thread, not_started
-from featurestore.doctor import FAIL
+from featurestore import FeatureStore
+from featurestore.disk.threads import Pool, check_thread, not_started
 from featurestore.errors import NoThreadError
+from featurestore.explore import doctor
+from featurestore.explore.doctor import FAIL
 
 ROOT = Path(__file__).parent.parent
 HUGE = 1 << 47  # bytes of stack: all addresses that a process has

@@ -1,5 +1,5 @@
-"""trainer.regressor and its kinds: NumPy predictions against scikit-learn's own pipelines, and what
-a baseline must not do."""
+"""trainer.heads.regressor and its kinds: NumPy predictions against scikit-learn's own pipelines,
+and what a baseline must not do."""
 
 import subprocess
 import sys
@@ -21,9 +21,9 @@ from sklearn.preprocessing import RobustScaler, StandardScaler
 from sklearn.svm import SVR
 
 from featurestore.errors import InputError
-from trainer import kinds
-from trainer.kinds import hist_gbdt, kernel_ridge, svr
-from trainer.regressor import choose, inner_folds
+from trainer.heads import kinds
+from trainer.heads.kinds import hist_gbdt, kernel_ridge, svr
+from trainer.heads.regressor import choose, inner_folds
 
 ROOT = Path(__file__).parent.parent
 SAVED = ("ridge", "kernel_ridge", "svr", "pls", "gpr")
@@ -240,7 +240,7 @@ def test_predicting_takes_numpy_alone(tmp_path):
         np.savez(tmp_path / f"{name}.npz", new=new, **kinds.load(name).fit(x, y, SITES, 0))
     code = f"""
 import sys, numpy as np
-from trainer import kinds
+from trainer.heads import kinds
 for name in {SAVED}:
     state = dict(np.load(rf"{tmp_path}/{{name}}.npz"))
     kinds.load(name).predict(state, state.pop("new"))

@@ -21,8 +21,8 @@ from sweeps import YAML, write_store
 
 from featurestore import FeatureStore
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
-from featurestore.spec import StoreSpec
-from featurestore.writer import open_writer
+from featurestore.format.spec import StoreSpec
+from featurestore.write.writer import open_writer
 from trainer import MixupBatches
 
 TOKEN = "s3cret"
@@ -34,8 +34,8 @@ def elsewhere(tmp_path, monkeypatch):
     wait."""
     monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("BIOMASS_TOKEN", raising=False)
-    monkeypatch.setattr("featurestore._http.WAITS_S", (0.0, 0.01))
-    monkeypatch.setattr("featurestore._zarr.SHARD_BYTES", 25_000)
+    monkeypatch.setattr("featurestore.read.http.WAITS_S", (0.0, 0.01))
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 25_000)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_rows_are_fetched_ahead_and_once(local, server, store):
 
 
 def test_large_arrays_come_in_several_requests(local, server, store, monkeypatch):
-    monkeypatch.setattr("featurestore.remote.BLOCK_BYTES", 100)
+    monkeypatch.setattr("featurestore.read.remote.BLOCK_BYTES", 100)
     assert np.array_equal(store.pooled, local.pooled)
     assert server.asked.count("/v1/stores/features/arrays/pooled") == -(-local.pooled.nbytes // 100)
 
@@ -295,7 +295,7 @@ def test_a_cache_that_is_removed_while_in_use_says_so(local, store):
 @pytest.fixture
 def tight(server, monkeypatch):
     """The same with room for about two of three files."""
-    monkeypatch.setattr("featurestore.cache.LEAST_FILES", 1)
+    monkeypatch.setattr("featurestore.read.cache.LEAST_FILES", 1)
     with FeatureStore.open(server.url) as store:
         used = sum(
             os.stat(path).st_blocks * 512
@@ -424,7 +424,7 @@ def test_what_passes_is_tried_again(local, server, store, fault):
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(local, server, monkeypatch):
-    monkeypatch.setattr("featurestore._http.READ_S", 0.2)
+    monkeypatch.setattr("featurestore.read.http.READ_S", 0.2)
     server.fault = once(lambda request, body: time.sleep(0.6))
     with FeatureStore.open(server.url) as store:
         assert np.array_equal(store.patches[3, 1], local.patches[3, 1])
@@ -674,7 +674,7 @@ def test_heads_trained_over_http_are_those_of_the_local_store(labelled, tmp_path
 
 
 def test_the_service_is_read_like_its_store(local, monkeypatch):
-    monkeypatch.setattr("featurestore.remote.BLOCK_BYTES", 100)
+    monkeypatch.setattr("featurestore.read.remote.BLOCK_BYTES", 100)
     with served.serving(local.path) as address, FeatureStore.open(address) as store:
         for name in local.layout.extents.keys() - {"patches", "metadata_crc32c"}:
             assert np.array_equal(store.array(name), local.array(name)), name

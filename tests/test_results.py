@@ -12,11 +12,11 @@ from commands import biomass
 from sweeps import config, write_store
 
 from featurestore.errors import InputError
-from trainer.checkpoint import Checkpoint
-from trainer.grid import SweepConfig, load_point
-from trainer.results import close_regressor, finish
-from trainer.runs import RunFolder, SweepFolder, best_run
-from trainer.sweep import _train_pass, describe_plan, prepare_sweep, run_sweep
+from trainer.loop.checkpoint import Checkpoint
+from trainer.loop.grid import SweepConfig, load_point
+from trainer.loop.results import close_regressor, finish
+from trainer.loop.runs import RunFolder, SweepFolder, best_run
+from trainer.loop.sweep import _train_pass, describe_plan, prepare_sweep, run_sweep
 
 RULES = (
     "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, "

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from sweeps import config, write_store
 
 from featurestore.errors import MismatchError, StoreDamaged
-from trainer import checkpoint
-from trainer.grid import SweepConfig
-from trainer.identity import Identity
-from trainer.runs import SweepFolder
-from trainer.sweep import prepare_sweep, resume_sweep, run_sweep
+from trainer.loop import checkpoint
+from trainer.loop.grid import SweepConfig
+from trainer.loop.identity import Identity
+from trainer.loop.runs import SweepFolder
+from trainer.loop.sweep import prepare_sweep, resume_sweep, run_sweep
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from sweeps import config, write_store
 from featurestore import FeatureStore, open_writer
 from featurestore.errors import StoreDamaged
 from trainer import MixupBatches
-from trainer.grid import SweepConfig
-from trainer.sweep import prepare_sweep, resume_sweep, run_sweep
+from trainer.loop.grid import SweepConfig
+from trainer.loop.sweep import prepare_sweep, resume_sweep, run_sweep
 
 PARTS = ("cls", "patches", "pooled", "stats")
 

@@ -11,9 +11,9 @@ import pytest
 from commands import biomass
 
 from featurestore.errors import InputError
-from predictor.bare import predict_bare
+from predictor.bundle.bare import predict_bare
 from predictor.demo import CONFIG, run_demo
-from trainer.grid import SweepConfig
+from trainer.loop.grid import SweepConfig
 
 ROOT = Path(__file__).parent.parent
 

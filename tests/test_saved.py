@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from sweeps import config
 
 from featurestore.errors import InputError, MismatchError, StoreDamaged
-from predictor.member import Member
-from trainer import kinds
-from trainer.checkpoint import Checkpoint, _crc32c
-from trainer.identity import Identity
-from trainer.runs import RunFolder
-from trainer.saved import read_header
-from trainer.sweep import prepare_sweep, train_step
+from predictor.members.member import Member
+from trainer.heads import kinds
+from trainer.heads.saved import read_header
+from trainer.loop.checkpoint import Checkpoint, _crc32c
+from trainer.loop.identity import Identity
+from trainer.loop.runs import RunFolder
+from trainer.loop.sweep import prepare_sweep, train_step
 
 HEAD = "weights/last_fold0.safetensors"
 

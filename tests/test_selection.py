@@ -1,12 +1,12 @@
-"""trainer.selection: an estimate worked out by hand, and one on noise, where every choice is
+"""trainer.judge.selection: an estimate worked out by hand, and one on noise, where every choice is
 luck."""
 
 import numpy as np
 import pytest
 
-from trainer.metrics import WEIGHTS, weighted_r2
-from trainer.selection import honest_estimate, squared_errors
-from trainer.stream import Split
+from trainer.data.stream import Split
+from trainer.judge.selection import honest_estimate, squared_errors
+from trainer.score.metrics import WEIGHTS, weighted_r2
 
 TWO = [Split(0, f, np.array([1 - f]), np.array([f])) for f in range(2)]
 TRUTH = np.array([[1.0, 0, 0, 1, 1], [0, 0, 0, 0, 4]])

@@ -15,7 +15,7 @@ from conftest import tiny_frame, tiny_rows, tiny_spec
 from sweeps import config
 
 from featurestore import FeatureStore, open_writer
-from trainer.sweep import run_sweep
+from trainer.loop.sweep import run_sweep
 
 BROWSER = Path(__file__).parent / "browser"
 MISSING = [tool for tool in ("npm", "node", "chromium") if not shutil.which(tool)]

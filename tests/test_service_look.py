@@ -15,8 +15,8 @@ from sweeps import write_store
 
 from featurestore import open_writer
 from featurestore.errors import InputError, StoreDamaged, UsageError
-from featurestore.formats import open_layout
-from featurestore.spec import STATS, ViewSpec
+from featurestore.format.choose import open_layout
+from featurestore.format.spec import STATS, ViewSpec
 from service import heat, look, maps, odd, pictures
 from service.errors import ServiceError
 from service.pread import PreadStore
@@ -150,7 +150,7 @@ def test_the_map_is_that_of_an_svd_in_blocks_or_not(tmp_path, monkeypatch):
     x_ND /= np.linalg.norm(x_ND, axis=-1, keepdims=True)
     u, s, _ = np.linalg.svd(x_ND - x_ND.mean(0), full_matrices=False)
     np.testing.assert_allclose(np.abs(whole[["x", "y"]]), np.abs((u * s)[:, :2]), atol=2e-3)
-    monkeypatch.setattr("featurestore.explore.BLOCK_BYTES", 300)
+    monkeypatch.setattr("featurestore.explore.pictures.BLOCK_BYTES", 300)
     pd.testing.assert_frame_equal(maps.image_map(store, view=1), whole, atol=2e-5)
 
 

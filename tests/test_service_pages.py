@@ -16,7 +16,7 @@ from sweeps import config
 
 from featurestore.errors import InputError
 from service import sweeps
-from trainer.sweep import run_sweep
+from trainer.loop.sweep import run_sweep
 
 S = "/v1/stores/features"
 IMAGE = f"{S}/images/ID7"

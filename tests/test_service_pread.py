@@ -10,7 +10,7 @@ from served import write_served
 
 from featurestore import FeatureStore
 from featurestore.errors import StoreDamaged
-from featurestore.formats import open_layout
+from featurestore.format.choose import open_layout
 from service.pread import PreadStore
 
 

@@ -12,8 +12,8 @@ from served import client_of, error_of
 from sweeps import write_store
 
 from featurestore import FeatureStore, open_writer
-from trainer.runs import RunFolder
-from trainer.splits import save_splits
+from trainer.data.splits import save_splits
+from trainer.loop.runs import RunFolder
 
 S = "/v1/stores/features"
 

@@ -21,7 +21,7 @@ import pytest
 from conftest import tiny_frame, tiny_spec
 from served import ROOT, TOKEN, client_of, started, worker_of, write_served
 
-from featurestore.writer import open_writer
+from featurestore.write.writer import open_writer
 from service.errors import ServiceError
 from service.library import Library
 from service.relay import Relay

@@ -9,8 +9,8 @@ import pytest
 from commands import TINY, biomass
 from sweeps import config, write_store
 
-from trainer.prepare import prepare_sweep
-from trainer.sweep import run_sweep
+from trainer.loop.prepare import prepare_sweep
+from trainer.loop.sweep import run_sweep
 
 BUILD = ["store", "build", *TINY, "--views", 1, "--tokens", "pooled"]
 

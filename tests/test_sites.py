@@ -1,12 +1,12 @@
-"""featurestore.sites: one visit is one site however it is spelled, and what cannot be told for
-certain is refused or named."""
+"""featurestore.photos.sites: one visit is one site however it is spelled, and what cannot be told
+for certain is refused or named."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from featurestore.errors import InputError
-from featurestore.sites import count_sites, doubts_about_sites, site_of
+from featurestore.photos.sites import count_sites, doubts_about_sites, site_of
 
 
 def visits(*dates, states=None):

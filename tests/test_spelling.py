@@ -12,10 +12,10 @@ from PIL import Image
 from sweeps import config, write_store
 
 from featurestore import FeatureStore
-from featurestore.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
 from featurestore.errors import InputError
-from trainer.grid import SweepConfig
-from trainer.prepare import prepare_sweep
+from featurestore.photos.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
+from trainer.loop.grid import SweepConfig
+from trainer.loop.prepare import prepare_sweep
 
 NFC = unicodedata.normalize("NFC", "Färm")
 NFD = unicodedata.normalize("NFD", "Färm")

@@ -1,5 +1,5 @@
-"""trainer.splits: no group on both sides, one seed one result, and a folds table that comes back as
-it was."""
+"""trainer.data.splits: no group on both sides, one seed one result, and a folds table that comes
+back as it was."""
 
 import numpy as np
 import pandas as pd
@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InputError, UsageError
-from featurestore.sites import joined_sites, site_of
-from trainer.splits import make_splits, read_splits, save_splits, shape_of
+from featurestore.photos.sites import joined_sites, site_of
+from trainer.data.splits import make_splits, read_splits, save_splits, shape_of
 
 STRATA = ["Dry_Clover_g", "Dry_Dead_g"]
 

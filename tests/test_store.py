@@ -12,9 +12,9 @@ import torch
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 
 from featurestore import FeatureStore, open_writer
+from featurestore.backbone.moments import pool, row_stats
 from featurestore.errors import InputError, StoreDamaged
-from featurestore.moments import pool, row_stats
-from featurestore.writer import StoreWriter
+from featurestore.write.writer import StoreWriter
 
 
 def test_what_is_written_comes_back_bit_for_bit(store_path):

@@ -28,10 +28,11 @@ from test_store import flip_bit
 from test_writer import digest
 from writer_child import builders
 
-from featurestore import FeatureStore, _hdf5, open_writer
-from featurestore._bytes import check_writable, locked
+from featurestore import FeatureStore, open_writer
+from featurestore.disk.durable import check_writable, locked
 from featurestore.errors import BiomassError, InputError, LockedError, MismatchError, StoreDamaged
-from featurestore.spec import Column
+from featurestore.format import hdf5
+from featurestore.format.spec import Column
 
 FORMATS = pytest.mark.parametrize("suffix", ["h5", "zarr"])
 ROOM = 300 << 20  # bytes that refusing a store may take at most
@@ -359,7 +360,7 @@ def test_R06_an_hdf5_file_that_says_it_is_huge_is_refused(memory_path, child):
     """Sparse, and well-formed: 2 ** 33 images, of which a reader must not make tables."""
     path = memory_path / "f.h5"
     spec = tiny_spec(tiny_frame(), width=1, n_tiles=1, tile_height=16, tile_width=16)
-    _hdf5.create(path, spec.model_copy(update={"has_patches": False, "thumb": None}), 2**33)
+    hdf5.create(path, spec.model_copy(update={"has_patches": False, "thumb": None}), 2**33)
     check_refused(child, path)
 
 
@@ -883,7 +884,8 @@ def test_B09_a_killed_builders_lock_is_free(memory_path, child):
 def test_B09_C4_a_forked_child_does_not_keep_the_lock(tmp_path):
     """A loader's worker that outlives the builder must not keep the next one out."""
     code = (
-        "import os, sys, signal; from pathlib import Path; from featurestore._bytes import locked\n"
+        "import os, sys, signal; from pathlib import Path; from featurestore.disk.durable import "
+        "locked\n"
         f"with locked(Path({str(tmp_path / 'f.h5')!r})):\n"
         "    if os.fork(): os._exit(0)\n"
         # the child says so itself: it is past what fork runs in it
@@ -922,7 +924,7 @@ def test_B10_C4_ten_thousand_reads_of_a_growing_store_are_all_committed_rows(mem
     with its row's CRC-32C."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from featurestore._bytes import crc32c
+    from featurestore.disk.durable import crc32c
 
     path, n, rng = memory_path / f"f.{suffix}", 60, np.random.default_rng(0)
     truth = [
@@ -963,7 +965,7 @@ def test_B30_one_image_and_no_view(store_path):
 def test_B30_a_catalog_of_a_hundred_thousand_opens_within_a_second(tmp_path, n):
     """Metadata only; the limit is the design's, and ten times as many images may take ten times as
     long to look through."""
-    from featurestore.writer import create_with_catalog
+    from featurestore.write.writer import create_with_catalog
 
     frame = pd.DataFrame(
         {
@@ -982,7 +984,7 @@ def test_B30_a_catalog_of_a_hundred_thousand_opens_within_a_second(tmp_path, n):
 
 def test_R13_arrays_at_odd_offsets_give_the_right_values(tmp_path, monkeypatch):
     """An HDF5 file packed without alignment: numpy reads misaligned numbers, slower."""
-    monkeypatch.setattr(_hdf5, "PAGE", 1)
+    monkeypatch.setattr(hdf5, "PAGE", 1)
     path = tmp_path / "f.h5"
     spec = write_tiny(path, n=3)
     store = FeatureStore.open(path)

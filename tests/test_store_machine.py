@@ -27,7 +27,7 @@ from writer_child import builders
 
 from featurestore import FeatureStore
 from featurestore.errors import BiomassError
-from featurestore.verify import repair
+from featurestore.manage.verify import repair
 
 ROOM = 7
 ARRAYS = ("cls_VTD", "patches_VTPD", "pooled_VT5D", "stats_VS", "thumb_HW3")

@@ -14,7 +14,7 @@ from torch import nn
 from featurestore import FeatureStore
 from featurestore.errors import UsageError
 from trainer import MixupBatches
-from trainer.stored_row import StoredRow
+from trainer.data.stored_row import StoredRow
 
 
 @pytest.fixture

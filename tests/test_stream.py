@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.stream import Stream, everything, make_splits_of, mixup_share, validation_batches
+from trainer.data.stream import Stream, everything, make_splits_of, mixup_share, validation_batches
 
 
 def folds_table(n: int, n_folds: int, n_repeats: int, seed: int = 0) -> pd.DataFrame:

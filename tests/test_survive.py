@@ -19,21 +19,21 @@ from commands import biomass
 from safetensors.torch import load_file
 from sweeps import as_found, config, write_store
 
-from featurestore._interrupts import check_interrupt
+from featurestore.disk.interrupts import check_interrupt
 from featurestore.errors import InputError, StoreDamaged
-from trainer.checkpoint import Checkpoint
-from trainer.grid import SweepConfig
-from trainer.identity import Identity
-from trainer.runs import RunFolder
-from trainer.sweep import prepare_sweep, resume_sweep, run_sweep, train_epoch
+from trainer.loop.checkpoint import Checkpoint
+from trainer.loop.grid import SweepConfig
+from trainer.loop.identity import Identity
+from trainer.loop.runs import RunFolder
+from trainer.loop.sweep import prepare_sweep, resume_sweep, run_sweep, train_epoch
 
 ROOT = Path(__file__).parent.parent
 KILLED = """
 import importlib, os, signal, sys
 from pathlib import Path
-import trainer.sweep
-from trainer.grid import SweepConfig
-from trainer.identity import Identity
+import trainer.loop.sweep
+from trainer.loop.grid import SweepConfig
+from trainer.loop.identity import Identity
 module, owner, name, count = sys.argv[3].split(":")
 holder = importlib.import_module(module)
 holder = getattr(holder, owner) if owner else holder
@@ -44,18 +44,18 @@ def killed(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments, **options)
 setattr(holder, name, killed)
-trainer.sweep.run_sweep(SweepConfig.load(Path(sys.argv[1])), Path(sys.argv[2]), "cpu", progress=False)
+trainer.loop.sweep.run_sweep(SweepConfig.load(Path(sys.argv[1])), Path(sys.argv[2]), "cpu", progress=False)
 """
 POINTS = {
-    "before the first step": "trainer.sweep::train_step:1",
+    "before the first step": "trainer.loop.sweep::train_step:1",
     "in a step of the optimiser": "torch.optim:AdamW:step:5",
-    "in the second pass": "trainer.sweep::train_step:18",
-    "writing a checkpoint": "trainer.checkpoint::save_tensors:2",
-    "between two checkpoints": "trainer.checkpoint::appears_whole:2",
-    "saving heads": "trainer.runs::save_tensors:6",
-    "fitting regressors": "trainer.sweep::close_regressor:1",
-    "closing the last bank": "trainer.sweep::close_bank:2",
-    "ranking": "trainer.sweep::finish:1",
+    "in the second pass": "trainer.loop.sweep::train_step:18",
+    "writing a checkpoint": "trainer.loop.checkpoint::save_tensors:2",
+    "between two checkpoints": "trainer.loop.checkpoint::appears_whole:2",
+    "saving heads": "trainer.loop.runs::save_tensors:6",
+    "fitting regressors": "trainer.loop.sweep::close_regressor:1",
+    "closing the last bank": "trainer.loop.sweep::close_bank:2",
+    "ranking": "trainer.loop.sweep::finish:1",
 }
 
 
@@ -152,7 +152,7 @@ def test_a_signal_before_there_is_a_sweep_promises_nothing(tmp_path, store, monk
     """With a folder's name it is tested above; here the store is being opened."""
     config(tmp_path, store)
     monkeypatch.setattr(
-        "trainer.sweep.prepare_sweep", lambda *_, **__: signal.raise_signal(signal.SIGINT)
+        "trainer.loop.sweep.prepare_sweep", lambda *_, **__: signal.raise_signal(signal.SIGINT)
     )
     said = biomass(
         "train",
@@ -172,7 +172,8 @@ def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(
 ):
     folder = shutil.copytree(whole, tmp_path / "a sweep")
     monkeypatch.setattr(
-        "trainer.sweep._refit", lambda *_: signal.raise_signal(signal.SIGINT) or check_interrupt()
+        "trainer.loop.sweep._refit",
+        lambda *_: signal.raise_signal(signal.SIGINT) or check_interrupt(),
     )
     said = biomass("train", "--resume", folder, "--fold", "all", code=130).stderr
     assert f"stopping; biomass train --resume '{folder}' --fold all goes on from here" in said
@@ -181,7 +182,7 @@ def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(
 REPEATED = """
 import os, signal
 from cli import plain_errors
-from featurestore._interrupts import check_interrupt, deferred_interrupts
+from featurestore.disk.interrupts import check_interrupt, deferred_interrupts
 try:
     with plain_errors(), deferred_interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -303,7 +304,7 @@ def test_a_finished_sweep_or_another_store_is_not_resumed(tmp_path, whole):
 
 
 def test_a_second_trainer_on_a_sweep_is_refused(tmp_path, whole):
-    from featurestore._bytes import locked
+    from featurestore.disk.durable import locked
 
     taken = shutil.copytree(whole, tmp_path / "taken")
     (taken / "summary.json").unlink()

@@ -13,15 +13,15 @@ from commands import biomass
 from plain_heads import plain_masses
 from sweeps import as_found, config
 
+from featurestore.disk.usable import Memory
 from featurestore.errors import InputError, MismatchError
-from featurestore.usable import Memory
-from trainer.data import TrainingData
-from trainer.evaluate import predict_held_out, score
-from trainer.grid import SweepConfig
-from trainer.metrics import in_targets_order
-from trainer.plan import too_large
-from trainer.sweep import Sweep, describe_plan, prepare_sweep, run_sweep, train_epoch
-from trainer.tokens import TokenReader
+from trainer.data.dataset import TrainingData
+from trainer.data.tokens import TokenReader
+from trainer.loop.evaluate import predict_held_out, score
+from trainer.loop.grid import SweepConfig
+from trainer.loop.plan import too_large
+from trainer.loop.sweep import Sweep, describe_plan, prepare_sweep, run_sweep, train_epoch
+from trainer.score.metrics import in_targets_order
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_a_sweep_leaves_what_the_readme_lists(finished):
 
 
 def test_the_oof_table_gives_the_score_of_the_summary(finished):
-    from trainer.metrics import TARGETS, weighted_r2
+    from trainer.score.metrics import TARGETS, weighted_r2
 
     best = json.loads((finished.path / "summary.json").read_text())["best"]
     oof = pd.read_csv(finished.path / best / "oof.csv").query("weights == 'last'")
@@ -218,7 +218,7 @@ def test_points_share_as_few_passes_as_the_stated_memory_allows(tmp_path, store)
 def test_passes_do_not_depend_on_the_memory_that_is_free(tmp_path, store, monkeypatch):
     given = with_trainer(config(tmp_path, store), memory_gb=1e-4)
     before = passes_of(given)
-    monkeypatch.setattr("trainer.plan.usable_memory", lambda: Memory(1000, "a limit"))
+    monkeypatch.setattr("trainer.loop.plan.usable_memory", lambda: Memory(1000, "a limit"))
     assert passes_of(given) == before
 
 
@@ -249,7 +249,7 @@ def test_the_command_line_says_how_many_passes(tmp_path, store):
 def test_a_pass_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path, store, monkeypatch
 ):
-    monkeypatch.setattr("trainer.plan.usable_memory", lambda: Memory(100_000, "a limit"))
+    monkeypatch.setattr("trainer.loop.plan.usable_memory", lambda: Memory(100_000, "a limit"))
     given = config(tmp_path, store)
     says = (
         r"trainer.memory_gb: the largest pass needs .* on cpu this process may use 0.0001 GB "
@@ -267,7 +267,7 @@ def test_L5_with_a_memory_gb_below_what_is_usable_the_same_sweep_plans_within_it
     given = config(tmp_path, store)
     whole = prepare_sweep(given, "cpu").plan()
     monkeypatch.setattr(
-        "trainer.plan.usable_memory", lambda: Memory(whole.pass_bytes - 1, "a limit")
+        "trainer.loop.plan.usable_memory", lambda: Memory(whole.pass_bytes - 1, "a limit")
     )
     assert too_large(whole, torch.device("cpu"))
     smaller = prepare_sweep(
@@ -278,7 +278,7 @@ def test_L5_with_a_memory_gb_below_what_is_usable_the_same_sweep_plans_within_it
 
 
 def test_L5_a_fit_that_does_not_fit_is_refused_too(tmp_path, store, monkeypatch):
-    monkeypatch.setattr("trainer.plan.usable_memory", lambda: Memory(1000, "a limit"))
+    monkeypatch.setattr("trainer.loop.plan.usable_memory", lambda: Memory(1000, "a limit"))
     with pytest.raises(
         InputError,
         match=r"head.features: the largest fit of a regressor needs .* 1e-06 GB \(a limit\)",
@@ -324,7 +324,7 @@ def test_a_store_of_something_else_is_refused_with_both_values(
 
 
 def test_labels_that_are_no_masses_are_refused_by_id(tmp_path):
-    from trainer.loss import labels_of
+    from trainer.heads.loss import labels_of
 
     catalog = pd.DataFrame(
         {
@@ -415,7 +415,7 @@ def test_a_head_that_diverged_spoils_its_points_score(store, tmp_path):
 
 
 def test_lost_or_damaged_heads_are_named(tmp_path, finished):
-    from trainer.runs import RunFolder
+    from trainer.loop.runs import RunFolder
 
     run = shutil.copytree(
         finished.path / "001_tiny__kind-cls_gating__lr-0_03__weight_decay-0_01", tmp_path / "run"
@@ -456,7 +456,7 @@ def test_the_banks_of_a_pass_are_gone_before_the_next_one_begins(tmp_path, store
         alive_refs.extend(weakref.ref(trainer) for trainer in trainers)
 
     alive_refs: list = []
-    monkeypatch.setattr("trainer.checkpoint.Checkpoint.load", counted)
+    monkeypatch.setattr("trainer.loop.checkpoint.Checkpoint.load", counted)
     run_sweep(
         with_trainer(config(tmp_path, store, epochs=1), passes=3),
         tmp_path / "runs",

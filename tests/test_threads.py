@@ -10,9 +10,9 @@ import torch
 from commands import biomass
 from sweeps import config, write_store
 
-from trainer import sweep as sweeps
-from trainer.sweep import resume_sweep, run_sweep
-from trainer.threads import same_threads
+from trainer.loop import sweep as sweeps
+from trainer.loop.sweep import resume_sweep, run_sweep
+from trainer.loop.threads import same_threads
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def seen(monkeypatch):
             return original(*arguments, **options)
 
         monkeypatch.setattr(sweeps, name, noting)
-    monkeypatch.setattr("trainer.threads.usable_cpus", lambda: 4)
+    monkeypatch.setattr("trainer.loop.threads.usable_cpus", lambda: 4)
     return found
 
 

@@ -13,7 +13,7 @@ from conftest import tiny_rows, write_tiny
 
 from featurestore import FeatureStore
 from featurestore.errors import InputError, StoreDamaged
-from trainer.tokens import TokenReader
+from trainer.data.tokens import TokenReader
 
 CPU = torch.device("cpu")
 ROW_BYTES = 2 * 6 * 7 * 2
@@ -42,9 +42,9 @@ def store(path) -> FeatureStore:
 @pytest.fixture
 def scarce(monkeypatch):
     """Groups of one row, windows of three, two rows held a step: less than a step has."""
-    monkeypatch.setattr("trainer.tokens.GROUP_BYTES", ROW_BYTES)
-    monkeypatch.setattr("trainer.tokens.WINDOW_BYTES", 3 * ROW_BYTES)
-    monkeypatch.setattr("trainer.tokens.Ring.held_bytes", 2 * ROW_BYTES)
+    monkeypatch.setattr("trainer.data.tokens.GROUP_BYTES", ROW_BYTES)
+    monkeypatch.setattr("trainer.data.tokens.WINDOW_BYTES", 3 * ROW_BYTES)
+    monkeypatch.setattr("trainer.data.tokens.Ring.held_bytes", 2 * ROW_BYTES)
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def test_layers_of_a_pooled_store_cannot_be_told_apart(layered, tmp_path):
 
 
 def test_a_killed_copy_goes_on(tmp_path, monkeypatch):
-    from featurestore import transfer
+    from featurestore.manage import transfer
 
     write_tiny(tmp_path / "f.h5")
     put, n = transfer._put, []

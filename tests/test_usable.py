@@ -12,9 +12,9 @@ import torch
 from commands import TINY, biomass
 from served import write_served
 
-from featurestore._threads import usable_threads
+from featurestore.disk.threads import usable_threads
+from featurestore.disk.usable import Memory, check_memory, usable_cpus, usable_memory
 from featurestore.errors import MemoryShortError
-from featurestore.usable import Memory, check_memory, usable_cpus, usable_memory
 from service.heavy import Heavy
 from service.library import Library
 from service.relay import Relay
@@ -228,7 +228,7 @@ def test_L5_a_need_above_it_is_refused_with_both_numbers(tmp_path):
 @pytest.fixture
 def quota(monkeypatch):
     """One CPU, whatever this machine has, and no word of the user's."""
-    monkeypatch.setattr("featurestore._threads.usable_cpus", lambda: 1)
+    monkeypatch.setattr("featurestore.disk.threads.usable_cpus", lambda: 1)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
@@ -253,8 +253,8 @@ def test_L5_a_number_that_the_environment_names_stays(quota, monkeypatch):
 def test_L5_build_extend_and_predict_compute_by_the_quota_and_train_by_torchs_own(
     quota, sweep, pasture, tmp_path, monkeypatch
 ):
-    from featurestore.backbone import Backbone
-    from trainer.bank_trainer import BankTrainer
+    from featurestore.backbone.backbone import Backbone
+    from trainer.loop.bank_trainer import BankTrainer
 
     seen = []
 
@@ -297,7 +297,7 @@ def test_L5_build_extend_and_predict_compute_by_the_quota_and_train_by_torchs_ow
 
 def short(monkeypatch, n_bytes: int) -> None:
     monkeypatch.setattr(
-        "featurestore.usable.usable_memory", lambda proc=None: Memory(n_bytes, "a limit")
+        "featurestore.disk.usable.usable_memory", lambda proc=None: Memory(n_bytes, "a limit")
     )
 
 
@@ -358,7 +358,7 @@ taken = b"x" * 10**8
 with open(sys.argv[2], "wb") as file:
     for _ in range(3):
         file.write(taken)
-from featurestore.usable import usable_memory
+from featurestore.disk.usable import usable_memory
 print(usable_memory().n_bytes)
 """
 

@@ -11,7 +11,7 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from test_store import flip_bit
 
 from featurestore import FeatureStore, open_writer
-from featurestore.verify import _non_finite, repair, verify
+from featurestore.manage.verify import _non_finite, repair, verify
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_fault_names_image_view_file_and_offset(store_path, image, view):
 
 
 def test_padding_that_is_not_zero_is_named_by_its_first_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr("featurestore._zarr.CHUNK_BYTES", 200)
+    monkeypatch.setattr("featurestore.format.zarr.CHUNK_BYTES", 200)
     path = tmp_path / "features.zarr"
     write_tiny(path)
     file, start, n_bytes = next(each for each in FeatureStore.open(path).layout.padding if each[2])

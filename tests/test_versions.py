@@ -12,9 +12,9 @@ import torch
 from commands import biomass
 
 from featurestore import FeatureStore
-from featurestore.backbone import backbone_of_store
+from featurestore.backbone.backbone import backbone_of_store
 from featurestore.errors import InputError, MismatchError
-from featurestore.spec import StoreSpec
+from featurestore.format.spec import StoreSpec
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from featurestore.errors import InputError
-from featurestore.views import (
+from featurestore.photos.views import (
     TRANSPOSES,
     VIEWS,
     choose_views,

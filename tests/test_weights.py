@@ -10,8 +10,8 @@ from commands import biomass
 from safetensors.torch import save_file
 
 from featurestore import FeatureStore
+from featurestore.backbone.weights import model_with
 from featurestore.errors import InputError
-from featurestore.weights import model_with
 
 NAME = "vit_tiny_patch16_dinov3_qkvb"
 

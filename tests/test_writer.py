@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 
-from featurestore import FeatureStore, _bytes, open_writer
+from featurestore import FeatureStore, open_writer
+from featurestore.disk import durable
 from featurestore.errors import InputError, LockedError, MismatchError
 
 
@@ -34,7 +35,7 @@ def test_B05_a_failed_sync_is_never_believed(store_path, monkeypatch):
         pytest.raises(InputError, match="Input/output error"),
         open_writer(store_path, spec, frame) as writer,
     ):
-        monkeypatch.setattr(_bytes, "datasync", failing)
+        monkeypatch.setattr(durable, "datasync", failing)
         writer.put(0, tiny_rows(spec, 0))
     assert FeatureStore.open(store_path).n_sealed == 0
 
@@ -52,7 +53,7 @@ def test_B05_what_a_failed_sync_may_have_lost_is_not_sealed_by_the_next_commit(
     with open_writer(store_path, spec, frame) as writer:
         writer.put(0, tiny_rows(spec, 0))
         with monkeypatch.context() as patch:
-            patch.setattr(_bytes, "datasync", failing)
+            patch.setattr(durable, "datasync", failing)
             with pytest.raises(OSError, match="Input/output error"):
                 writer.commit()
         writer.put(1, tiny_rows(spec, 1))

@@ -197,12 +197,13 @@ if __name__ == "__main__":
     import zarr
     from conftest import tiny_frame, tiny_rows, tiny_spec
 
-    from featurestore import FeatureStore, _zarr, open_writer
+    from featurestore import FeatureStore, open_writer
     from featurestore.errors import BiomassError
+    from featurestore.format import zarr as zarr_format
 
     # one thread writes its metadata: a tracer counts a thread's calls
     zarr.config.set({"threading.max_workers": 1})
     # several shards and chunks, as the tests' fixture has
-    _zarr.SHARD_BYTES, _zarr.CHUNK_BYTES = 25_000, 200
+    zarr_format.SHARD_BYTES, zarr_format.CHUNK_BYTES = 25_000, 200
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)

@@ -29,10 +29,10 @@ import torch
 from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 
-from featurestore.backbone import Backbone, load_backbone, spec_without_weights
+from featurestore.backbone.backbone import Backbone, load_backbone, spec_without_weights
+from featurestore.backbone.timm_model import BY_FEATURES, CLASS_TOKEN, patch_size_of
 from featurestore.errors import InputError
-from featurestore.timm_model import BY_FEATURES, CLASS_TOKEN, patch_size_of
-from featurestore.views import VIEWS
+from featurestore.photos.views import VIEWS
 
 DOC = Path(__file__).parent.parent / "docs" / "backbones.md"
 MOST = 10**9  # parameters of a model that is computed, not only tried on the meta device

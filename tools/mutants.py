@@ -39,9 +39,9 @@ class Mutant:
     """One changed function."""
 
     name: str
-    """As mutmut calls it: trainer.loss.x_labels_of__mutmut_1."""
+    """As mutmut calls it: trainer.heads.loss.x_labels_of__mutmut_1."""
     module: str
-    """trainer/loss.py"""
+    """trainer/heads/loss.py"""
     function: str
     change: str
     """The lines that differ, as `- old` and `+ new`."""
@@ -58,7 +58,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the sample.")
     parser.add_argument(
-        "--modules", nargs="*", help="Only these, e.g. trainer/loss.py.  [all of setup.cfg]"
+        "--modules", nargs="*", help="Only these, e.g. trainer/heads/loss.py.  [all of setup.cfg]"
     )
     parser.add_argument(
         "--unseen", action="store_true", help="List what mutmut does not change, and stop."

@@ -3,10 +3,10 @@
 from importlib import import_module
 
 _PUBLIC = {
-    "MixupBatches": "trainer.batches",
-    "SweepConfig": "trainer.grid",
-    "run_sweep": "trainer.sweep",
-    "weighted_r2": "trainer.metrics",
+    "MixupBatches": "trainer.data.batches",
+    "SweepConfig": "trainer.loop.grid",
+    "run_sweep": "trainer.loop.sweep",
+    "weighted_r2": "trainer.score.metrics",
 }
 __all__ = sorted(_PUBLIC)
 

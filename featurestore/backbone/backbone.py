@@ -1,0 +1,420 @@
+"""A frozen timm vision transformer: photograph tiles in, class and patch tokens out, with the
+model's own preprocessing."""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from featurestore.backbone.rounding import int8_rounded
+from featurestore.backbone.timm_model import (
+    checked_layers,
+    new_model,
+    patch_size,
+    patch_size_of,
+    read_tokens,
+    short,
+    tried_model,
+)
+from featurestore.backbone.weights import (
+    RANDOM,
+    UNKNOWN_WEIGHTS,
+    cached_weights,
+    kept_weights,
+    model_with,
+    save_weights,
+    saved_weights_path,
+    weights_hash,
+)
+from featurestore.disk.usable import check_memory
+from featurestore.errors import InputError, MismatchError, list_some
+from featurestore.format.spec import AND, DECODE_RULES, StoreSpec, TokenSpec, ViewSpec
+from featurestore.photos.images import Crop, plan_crop
+from featurestore.photos.views import make_view, normalise, view_amounts
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NoDownload(InputError):
+    """timm's weights cannot be had; whoever asked for them knows what else there is."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded model on its device, and what makes its tokens these tokens."""
+
+    model: nn.Module
+    spec: TokenSpec
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def crop(self) -> Crop:
+        return Crop(
+            self.spec.crop,
+            self.spec.tile_height,
+            self.spec.tile_width,
+            self.spec.interpolation,
+            self.spec.bits,
+        )
+
+    def tokens(self, tiles_THW3: Tensor, image_id: str, view: ViewSpec) -> tuple[Tensor, Tensor]:
+        """Tokens of one view of one photograph: its T tiles are one batch, whatever else is asked
+        for.
+
+        Parameters
+        ----------
+        tiles_THW3 : (T, H, W, 3) uint8, as `crop` gives them.
+
+        Returns
+        -------
+        cls_TD, patches_TPD : (T, D) and (T, P, D) float16 on the device; D holds all layers one
+            after another. Where the
+        spec's dtype is int8, patch tokens are rounded as those of the restored archive were.
+
+        Raises InputError, naming image, view and layer, where a token is not finite or does not fit
+        float16.
+        """
+        x = tiles_THW3.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        x = make_view(x, view, view_amounts(view, self.spec.seed, image_id))
+        x = normalise(x, self.spec.mean, self.spec.std).to(self.dtype)
+        cls, patches = self._forward(x)
+        for layer, c, p in zip(self.spec.layers, cls, patches, strict=True):
+            if not (torch.isfinite(c).all() and torch.isfinite(p.sum(dtype=torch.float32))):
+                raise InputError(
+                    f"image {image_id!r}, view {view.name!r}, layer {layer}: tokens are not finite "
+                    "or beyond "
+                    "float16's 65504; try --precision fp32, or check the photograph and the weights"
+                )
+        patches_TPD = torch.cat(patches, -1)
+        return torch.cat(cls, -1), int8_rounded(
+            patches_TPD
+        ) if self.spec.dtype == "int8" else patches_TPD
+
+    def _forward(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Class and patch tokens of each layer; where a device cannot hold a batch, it gets the
+        halves."""
+        try:
+            return self._forward_at_once(x_T3HW)
+        except torch.OutOfMemoryError:
+            if len(x_T3HW) == 1:
+                raise
+            warnings.warn(
+                f"{self.device}: out of memory with {len(x_T3HW)} tiles at once; going on with "
+                "half",
+                stacklevel=2,
+            )
+            torch.cuda.empty_cache()
+        parts = [self._forward(half) for half in x_T3HW.split(-(-len(x_T3HW) // 2))]
+        return tuple(
+            [torch.cat(layer) for layer in zip(*kind, strict=True)]
+            for kind in zip(*parts, strict=True)
+        )
+
+    def try_out(self) -> None:
+        """Pass one grey tile through the model: what fails on this device in this precision fails
+        before a store is laid out."""
+        try:
+            self._forward(
+                torch.zeros(
+                    1,
+                    3,
+                    self.spec.tile_height,
+                    self.spec.tile_width,
+                    dtype=self.dtype,
+                    device=self.device,
+                )
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as err:
+            precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+            raise InputError(
+                f"{self.spec.model}: cannot be used on {self.device} in {precision}, a trial with "
+                "a grey tile "
+                f"failed ({short(err)}); try --precision fp32, or another --device or backbone"
+            ) from err
+
+    @torch.inference_mode()
+    def _forward_at_once(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        cls, patches = read_tokens(self.model, self.spec.layers, x_T3HW)
+        return [layer_TD.half() for layer_TD in cls], [layer_TPD.half() for layer_TPD in patches]
+
+
+def load_backbone(
+    model_name: str,
+    weights: str | None,
+    *,
+    crop: str,
+    image_size: int,
+    views: Sequence[ViewSpec],
+    aspect: float = 2.0,
+    layers: Sequence[int] = (-1,),
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "fp32",
+    keep_in: Path | None = None,
+    bits: int | None = None,
+) -> Backbone:
+    """A backbone for new tokens, with mean, std and interpolation from the model's own data config.
+
+    weights : None for timm's own (the demo backbone's are packaged, others are downloaded),
+        "random" (seeded, with a warning), or a .safetensors file of the model.
+    aspect : width / height of the photographs, for crop "whole".
+    keep_in : folder to save the weights in, as they are hashed, before any rounding to `precision`.
+    bits : of the values of 16-bit photographs, see `read_photograph`.
+
+    Raises InputError for an unknown model, one that is no vision transformer with a class token, or
+    unusable weights; MemoryShortError if the weights do not fit in memory.
+    """
+    size = _tile_size(model_name, crop, image_size, aspect)
+    # before any weights are fetched
+    _check_memory(tried_model(model_name, size, layers), model_name)
+    try:
+        model = _create(model_name, weights, size, seed)
+    except NoDownload as err:
+        raise InputError(
+            f"{err}; on an offline machine give --weights FILE.safetensors (or --weights random to "
+            "try things "
+            "out)"
+        ) from err
+    spec = _token_spec(
+        model, model_name, weights_hash(model), crop, size, views, layers, seed, bits
+    )
+    if keep_in:
+        save_weights(model.state_dict(), spec.weights_sha256, keep_in)
+    return _on_device(model, spec, device, precision)
+
+
+def spec_without_weights(
+    model_name: str,
+    *,
+    crop: str,
+    image_size: int,
+    views: Sequence[ViewSpec],
+    aspect: float = 2.0,
+    bits: int | None = None,
+) -> TokenSpec:
+    """The spec of tokens that a model made elsewhere, by weights that nobody knows: their hash is
+    zeros. Nothing is loaded."""
+    size = _tile_size(model_name, crop, image_size, aspect)
+    model = tried_model(model_name, size, (-1,))
+    return _token_spec(model, model_name, UNKNOWN_WEIGHTS, crop, size, views, (-1,), 0, bits)
+
+
+def _token_spec(
+    model: nn.Module,
+    model_name: str,
+    weights_sha256: str,
+    crop: str,
+    size: tuple[int, int],
+    views: Sequence[ViewSpec],
+    layers: Sequence[int],
+    seed: int,
+    bits: int | None,
+) -> TokenSpec:
+    from timm.data import resolve_model_data_config
+
+    data = resolve_model_data_config(model)
+    return TokenSpec(
+        model=model_name,
+        weights_sha256=weights_sha256,
+        layers=checked_layers(model, layers),
+        crop=crop,
+        tile_height=size[0],
+        tile_width=size[1],
+        interpolation=data["interpolation"],
+        mean=data["mean"],
+        std=data["std"],
+        patch_size=patch_size(model),
+        n_tiles=2 if crop == "halves" else 1,
+        width=model.num_features * len(layers),
+        views=tuple(views),
+        seed=seed,
+        bits=bits,
+    )
+
+
+def backbone_of_store(
+    spec: StoreSpec,
+    weights: str | None,
+    folders: Sequence[Path],
+    option: str,
+    device: str,
+    precision: str | None = None,
+) -> Backbone:
+    """The backbone that made a store's tokens, for the same tokens again.
+
+    weights : a .safetensors file, or "random". None takes the file that was kept beside the store,
+        from the first of `folders` that has it; else random weights, if the store's were; else what
+        timm downloaded to this machine earlier; else a download.
+    option : of the command that was typed, by which weights can be given; messages name it.
+    precision : None is the store's.
+
+    Raises InputError or MismatchError if the installed timm or the weights are not those of the
+    store, MemoryShortError if they do not fit in memory.
+    """
+    tokens, precision = spec.tokens, precision or spec.precision
+    choose_device(device)
+    if tokens.weights_sha256 == UNKNOWN_WEIGHTS:
+        raise MismatchError(
+            f"{tokens.model}: nobody recorded which weights made the store's tokens, so none can "
+            "be accepted; "
+            "import the tokens again by `biomass store import` with --weights FILE.safetensors, "
+            "and train again"
+        )
+    source = weights or kept_weights(spec, folders)
+    try:
+        _check_shapes(tokens)
+        cached = cached_weights(tokens.model) if source is None else None
+        if cached:
+            with suppress(InputError, MismatchError):  # it is of other weights of that model
+                return restore_backbone(tokens, cached, device, precision, option)
+        return restore_backbone(tokens, source, device, precision, option)
+    except NoDownload as err:
+        places = list_some([str(folder) for folder in dict.fromkeys(folders) if folder.is_dir()])
+        name = saved_weights_path(Path(), tokens.weights_sha256).name
+        raise InputError(
+            f"{err}; give the store's weights with {option} FILE.safetensors, or put {name} beside "
+            "the store. "
+            f"It was looked for in:{places or ' no folder that exists'}"
+        ) from err
+    except (InputError, MismatchError) as err:
+        if advice := _newer_timm(spec.made_by):
+            raise type(err)(f"{err} ({advice})") from err
+        raise
+
+
+def restore_backbone(
+    spec: TokenSpec, weights: str | None, device: str, precision: str, option: str = "--weights"
+) -> Backbone:
+    """The backbone that made tokens of this spec, for the same tokens again; MismatchError if the
+    weights are others."""
+    if spec.decode_rules != DECODE_RULES:
+        raise MismatchError(
+            f"photographs were decoded by rules {spec.decode_rules}, this program has "
+            f"{DECODE_RULES}; "
+            "use the biomass version that built the store"
+        )
+    model = _create(spec.model, weights, (spec.tile_height, spec.tile_width), spec.seed)
+    found = weights_hash(model)
+    if found != spec.weights_sha256:
+        raise MismatchError(
+            f"{spec.model}: weights from {weights or 'timm'} have hash {found}, the tokens were "
+            "made with "
+            f"{spec.weights_sha256}; give the file that has them with {option}"
+        )
+    return _on_device(model, spec, device, precision)
+
+
+def _check_shapes(spec: TokenSpec) -> None:
+    """MismatchError if the installed timm's model of that name gives other tokens; it is asked
+    before weights are fetched.
+
+    MemoryShortError if its weights do not fit in memory.
+    """
+    model = tried_model(spec.model, (spec.tile_height, spec.tile_width), spec.layers)
+    found = patch_size(model), model.num_features * len(spec.layers)
+    if found != (spec.patch_size, spec.width):
+        raise MismatchError(
+            f"{spec.model}: here it has patches of {found[0]} pixels and width {found[1]}, the "
+            "tokens were made "
+            f"with patches of {spec.patch_size} and width {spec.width}; use the timm that made them"
+        )
+    _check_memory(model, spec.model)
+
+
+def _check_memory(model: nn.Module, name: str) -> None:
+    """MemoryShortError if the weights, which are float32 in main memory first, do not fit: the
+    kernel would end the process."""
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    advice = "free some memory, raise the limit or use a smaller backbone"
+    check_memory(4 * n_parameters, f"{name}: a copy of its weights", advice)
+
+
+def _newer_timm(made_by: Mapping[str, str]) -> str | None:
+    """What to install, if tokens were made with a newer timm than is here."""
+    import timm
+
+    there = max(made_by.get("timm", "").split(AND), key=_numbers)
+    if _numbers(there) <= _numbers(timm.__version__):
+        return None
+    return (
+        f"the tokens were made with timm {there} and torch {made_by.get('torch', 'unknown')}; here "
+        "are timm "
+        f"{timm.__version__} and torch {torch.__version__}: install timm {there} or newer"
+    )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
+def _on_device(model: nn.Module, spec: TokenSpec, device: str, precision: str) -> Backbone:
+    dtype, place = PRECISIONS[precision], choose_device(device)
+    for module in model.modules():
+        # takes half precision with its own numbers in float32, and not with some of each
+        if isinstance(module, _BatchNorm):
+            continue
+        biases = [
+            buffer for name, buffer in module.named_buffers(recurse=False) if name.endswith("bias")
+        ]
+        # not the other buffers: rotary positions lose too much
+        for tensor in [*module.parameters(recurse=False), *biases]:
+            tensor.data = tensor.data.to(dtype)
+    return Backbone(model.to(place).eval().requires_grad_(False), spec, place, dtype)
+
+
+def choose_device(device: str) -> torch.device:
+    """The device asked for; "auto" is CUDA where there is one. InputError rather than a silent
+    other one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as err:
+        raise InputError(
+            f"device {device!r}: not a torch device; use auto, cpu, cuda or cuda:N"
+        ) from err
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r}: not supported; use auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device!r}: {torch.cuda.device_count()} CUDA devices here; use auto or cpu"
+        )
+    return chosen
+
+
+def _tile_size(model_name: str, crop: str, image_size: int, aspect: float) -> tuple[int, int]:
+    """Height and width of a tile."""
+    planned = plan_crop(crop, image_size, patch_size_of(model_name), "bicubic", aspect)
+    return planned.height, planned.width
+
+
+def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: int) -> nn.Module:
+    """The model with its weights, on the CPU in float32."""
+    if weights == RANDOM:
+        warnings.warn(
+            f"{model_name}: random weights (seed {seed}); the tokens know nothing about images",
+            stacklevel=3,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return new_model(model_name, {"img_size": size})
+    if weights is None:
+        return _downloaded(model_name, size)
+    return model_with(model_name, Path(weights), size)
+
+
+def _downloaded(model_name: str, size: tuple[int, int]) -> nn.Module:
+    try:
+        return new_model(model_name, {"img_size": size, "pretrained": True})
+    except (OSError, RuntimeError, ValueError) as err:
+        # hub, URL and file errors all are one of these
+        raise NoDownload(f"{model_name}: its weights cannot be downloaded ({short(err)})") from err

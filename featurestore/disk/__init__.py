@@ -1,0 +1,1 @@
+"""What touches the operating system: durable writes, maps, signals, threads, YAML, URLs."""

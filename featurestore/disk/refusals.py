@@ -1,0 +1,24 @@
+"""What the system refuses, as errors of ours: access to a file, descriptors, threads, a folder for
+temporary files."""
+
+import errno
+
+from featurestore.disk.threads import not_started
+from featurestore.errors import NO_TEMPORARY, SET_TMPDIR, BiomassError, InputError, NoAccessError
+
+
+def as_ours(err: Exception) -> BiomassError | None:
+    """The error that tells a user what happened and what to do; None for a bug, which stays a
+    traceback."""
+    if isinstance(err, BiomassError):
+        return err
+    if isinstance(err, PermissionError) and err.filename is not None:
+        return NoAccessError.of(err, what="read or write")
+    if isinstance(err, OSError) and err.errno in (errno.EMFILE, errno.ENFILE):
+        where = err.filename or "a file could not be opened"
+        return InputError(
+            f"{where}: {err.strerror}; raise `ulimit -n` and run the same command again"
+        )
+    if isinstance(err, FileNotFoundError) and NO_TEMPORARY in str(err.strerror):
+        return InputError(f"{err.strerror}; {SET_TMPDIR}")
+    return not_started(err)

@@ -1,0 +1,101 @@
+"""Threads: how many torch takes by default, threads for work on views side by side, and a system
+that starts none."""
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+from featurestore.disk.usable import usable_cpus
+from featurestore.errors import NoThreadError
+
+MOST = 4
+ASKED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+NOT_STARTED = "can't start new thread"  # CPython's only words for it
+NO_MORE = (
+    "the system starts no further thread or process; raise `ulimit -u` (in a container its limit "
+    "of processes) or "
+    "`ulimit -v`, end other programs, or set OMP_NUM_THREADS=1"
+)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """A thread or process that this block starts does start, or NoThreadError says what to do."""
+    try:
+        yield
+    except BlockingIOError as err:  # of fork
+        raise NoThreadError(NO_MORE) from err
+    except RuntimeError as err:
+        raise not_started(err) or err from err
+
+
+def not_started(err: BaseException) -> NoThreadError | None:
+    """The error to raise for one that a thread which could not be started is behind; None for any
+    other."""
+    cause: BaseException | None = err
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and NOT_STARTED in str(cause):
+            return NoThreadError(NO_MORE)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+class Pool(ThreadPoolExecutor):
+    """A ThreadPoolExecutor that raises NoThreadError where the system starts no thread."""
+
+    def submit(self, *arguments, **more) -> Future:
+        with starting():
+            return super().submit(*arguments, **more)
+
+
+def check_thread() -> None:
+    """NoThreadError if no thread can be started at all: OpenBLAS and OpenMP would end the process
+    without a word of ours."""
+    thread = threading.Thread(target=bool)
+    with starting():
+        thread.start()
+    thread.join()
+
+
+@contextmanager
+def usable_threads() -> Iterator[None]:
+    """In this block torch takes no more threads than this process has CPUs, where its environment
+    does not say how many.
+
+    Torch itself heeds the affinity, not a cgroup's quota: of 64 threads with a quota of 2 CPUs most
+    wait for the others.
+    """
+    import torch
+
+    n, most = torch.get_num_threads(), usable_cpus()
+    if n <= most or any(os.environ.get(name) for name in ASKED):
+        yield  # not even set again: setting it switches MKL's own choice off
+        return
+    torch.set_num_threads(most)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n)
+
+
+@contextmanager
+def lone_threads() -> Iterator[Pool]:
+    """Threads in which torch shares out no operation.
+
+    Where it does, its helpers wait for each other, spinning, at the end of each: small operations
+    took 100 times as long on two busy cores.
+    """
+    import torch
+
+    n = torch.get_num_threads()
+    try:
+        with Pool(
+            min(MOST, usable_cpus()), initializer=torch.set_num_threads, initargs=(1,)
+        ) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(
+            n
+        )  # what threads that begin later take; this thread's own number never changed

@@ -1,0 +1,1 @@
+"""For people: pictures, neighbours, xarray, and the doctor."""

@@ -1,0 +1,121 @@
+"""A store as an xarray.Dataset: arrays of both formats by name of axis, view and image, each read
+where it is asked for."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from featurestore.format.spec import POOLED, STATS
+
+if TYPE_CHECKING:
+    from featurestore.store import FeatureStore
+
+NAMES = ("cls", "patches", "pooled", "stats", "thumbs")
+
+
+class StoredArray(BackendArray):
+    """One array of a store behind xarray's lazy indexing; travels to other processes as the store's
+    path."""
+
+    def __init__(self, store: "FeatureStore", name: str) -> None:
+        self._store, self._name = store, name
+        array = store.layout.extents[name].array
+        self.shape, self.dtype = (store.n_images, *array.shape[1:]), np.dtype(array.dtype)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, self._read
+        )
+
+    def _read(self, key: tuple) -> np.ndarray:
+        """Outer indexing: each integer, slice or array of the key along its own axis. A view if
+        there is no array."""
+        image, *rest = key
+        one = isinstance(image, int | np.integer)
+        images = (
+            [int(image)]
+            if one
+            else image.tolist()
+            if isinstance(image, np.ndarray)
+            else range(self.shape[0])[image]
+        )
+        if self._name == "patches" or self._store.check == "first-touch":
+            for each in images:
+                self._store.require(each)
+        if self._name != "patches":
+            return _outer(self._store.array(self._name), key)
+        if not images:
+            return _outer(np.empty((0, *self.shape[1:]), self.dtype), (slice(None), *rest))
+        rows = [_outer(self._store.image_patches(each, rest), rest) for each in images]
+        return rows[0] if one else np.stack(rows)
+
+
+def _outer(array: np.ndarray, key: Any) -> np.ndarray:
+    """Integers and slices first: they read nothing; then the arrays from the first axis on, views
+    before channels."""
+    array = array[tuple(slice(None) if isinstance(k, np.ndarray) else k for k in key)]
+    axis = 0
+    for k in key:
+        if isinstance(k, np.ndarray):
+            array = array.take(k, axis)
+        axis += not isinstance(k, int | np.integer)
+    return array
+
+
+def dataset(store: "FeatureStore") -> xr.Dataset:
+    """Tokens, statistics and thumbnails of the sealed images, the catalog's columns as coordinates
+    of `image`.
+
+    Nothing is read before it is asked for: `.isel(image=3, view=1)` reads one row of patches, and
+    what is not patches comes as views of the file. Images that are not sealed are left out; `image`
+    says which are there. A column named like one of the arrays or axes is called catalog_NAME.
+    """
+    sealed = store.sealed
+    if len(sealed) and len(sealed) == sealed[-1] + 1:
+        sealed = slice(0, len(sealed))  # a slice of a map is a view
+    arrays = {
+        array.name: array.dims for array in store.spec.arrays(store.n_images) if array.name in NAMES
+    }
+    lazy = {
+        name: xr.Variable(dims, indexing.LazilyIndexedArray(StoredArray(store, name)))
+        for name, dims in arrays.items()
+    }
+    return xr.Dataset(
+        {name: variable.isel(image=sealed) for name, variable in lazy.items()},
+        _coordinates(store, sealed),
+        _attributes(store),
+    )
+
+
+def _coordinates(store: "FeatureStore", images: slice | np.ndarray) -> dict[str, Any]:
+    """Names of images, views, poolings and statistics; where a patch lies on its tile; the
+    catalog."""
+    t, catalog = store.spec.tokens, store.catalog.iloc[images]
+    row, column = np.divmod(np.arange(t.n_patches), t.grid[1])
+    own = {
+        "image": catalog["image_id"].to_numpy(object),
+        "view": list(t.view_names),
+        "pooling": list(POOLED),
+        "stat": list(STATS),
+    }
+    if store.spec.has_patches:
+        own |= {"patch_row": ("patch", row), "patch_column": ("patch", column)}
+    taken = {*own, *NAMES, "tile", "patch", "channel", "thumb_row", "thumb_column", "colour"}
+    columns = {
+        name: values.to_numpy(object if values.dtype.kind not in "fi" else None)
+        for name, values in catalog.items()
+        if name != "image_id"
+    }
+    return own | {
+        f"catalog_{name}" if name in taken else name: ("image", values)
+        for name, values in columns.items()
+    }
+
+
+def _attributes(store: "FeatureStore") -> dict[str, Any]:
+    """What a token depends on, as texts and numbers."""
+    tokens = store.spec.tokens.model_dump(mode="json", exclude={"views"})
+    return {"store": str(store.path), "fingerprint": store.spec.fingerprint, **tokens}

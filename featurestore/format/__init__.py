@@ -1,0 +1,1 @@
+"""What a store is on disk: its spec, where its bytes lie, and the two formats."""

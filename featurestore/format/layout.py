@@ -1,0 +1,133 @@
+"""Where the bytes of a store are: the answer both formats give, and all that reading, writing and
+verifying ask of them."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from featurestore.disk.maps import with_room
+from featurestore.errors import InputError, StoreDamaged
+from featurestore.format.spec import ARCHIVE_FORMAT, FORMAT, FORMAT_VERSION, Array, StoreSpec
+
+# and so shards: metadata of somebody else's must not make us allocate without end
+MOST_IMAGES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Extent:
+    """One array on disk: row r is `array.row_bytes` bytes of file r // rows_per_file, in C order,
+    little-endian."""
+
+    array: Array
+    paths: tuple[Path, ...]
+    rows_per_file: int
+    offset: int
+    stride: int
+    """Bytes from one row to the next in a file."""
+    row_crc: bool = False
+    """Whether four bytes of CRC-32C follow each row (the inner codec of a Zarr shard)."""
+
+    def locate(self, row: int) -> tuple[Path, int, int]:
+        """File, offset and length in bytes of one row."""
+        file, within = divmod(row, self.rows_per_file)
+        return self.paths[file], self.offset + within * self.stride, self.array.row_bytes
+
+    def rows_in(self, file: int) -> int:
+        return min(self.rows_per_file, self.array.n_rows - file * self.rows_per_file)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An opened store's spec, where each of its arrays lies, and how long each of its files must
+    be."""
+
+    path: Path
+    spec: StoreSpec
+    extents: dict[str, Extent]
+    sizes: dict[Path, int]
+    """Bytes of each file."""
+    padding: tuple[tuple[Path, int, int], ...] = ()
+    """File, offset and length of bytes behind an array's last row that are zero."""
+    inodes: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Device and inode of each file as its size was checked: the store that was opened, whatever
+    takes its name later."""
+
+    @property
+    def n(self) -> int:
+        """Images there is room for."""
+        return self.extents["seal"].array.n_rows
+
+    def row_parts(self, image: int, view: int) -> list[tuple[Path, int, int]]:
+        """File, offset and length of the parts of a row that its CRC-32C covers, in that order."""
+        n_views, parts = len(self.spec.tokens.views), []
+        for name in ("cls", "patches", "pooled", "stats"):
+            if name == "patches" and self.spec.has_patches:
+                parts.append(self.extents[name].locate(image * n_views + view))
+            elif name != "patches":
+                path, offset, n_bytes = self.extents[name].locate(image)
+                parts.append((path, offset + view * (n_bytes // n_views), n_bytes // n_views))
+        return parts
+
+    def _below(self) -> set[str]:
+        """All files and folders of a store that is a folder; as text, since pathlib takes longer
+        than the kernel."""
+        root, found = str(self.path), set()
+        for file in self.sizes:
+            path = str(file)
+            while len(path) > len(root) and path not in found:
+                found.add(path)
+                path = os.path.dirname(path)
+        return found
+
+    def check_sizes(self) -> None:
+        """StoreDamaged if a file is missing, cut or a link: mapping it would end in SIGBUS, read as
+        zeros, or read elsewhere."""
+        for path in self._below():
+            if os.path.islink(path):
+                raise StoreDamaged(
+                    f"{path}: a link; a store's own files are not followed elsewhere"
+                )
+        for path, size in self.sizes.items():
+            found = path.stat() if path.is_file() else None
+            if found is None or found.st_size != size:
+                found_text = f"{found.st_size} bytes long" if found else "missing"
+                raise StoreDamaged(
+                    f"{path}: {found_text}, {size} bytes expected; restore it or build the store "
+                    "again"
+                )
+            self.inodes[path] = found.st_dev, found.st_ino
+
+    def open_file(self, path: Path) -> int:
+        """A descriptor to read one of the store's files; StoreDamaged if it is not the file that
+        was checked, or was cut."""
+        try:
+            fd = with_room(path, lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError as err:
+            raise StoreDamaged(
+                f"{path}: gone since the store was opened; restore it or build the store again"
+            ) from err
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) == self.inodes[path] and found.st_size >= self.sizes[path]:
+            return fd
+        os.close(fd)
+        raise StoreDamaged(
+            f"{path}: replaced or cut since the store was opened; open the store again"
+        )
+
+
+def check_format(path: Path, name: object, version: object) -> None:
+    """InputError for something that is not a store, or is of a version this program does not
+    know."""
+    if name == ARCHIVE_FORMAT:
+        raise InputError(
+            f"{path}: an archive, a compressed copy that cannot be mapped; `biomass store convert "
+            f"{path} OUT.h5` "
+            "makes it a store again"
+        )
+    if name != FORMAT:
+        raise InputError(f"{path}: not a {FORMAT}: its root attribute 'format' is {name!r}")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use a newer "
+            "biomass"
+        )

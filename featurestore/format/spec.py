@@ -1,0 +1,295 @@
+"""What a store is: the record of everything that changes a token, its fingerprint, and the arrays
+that follow from it.
+
+The text of `docs/format.md` is normative; this module is its vocabulary. How the arrays lie on disk
+is left to the formats.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from featurestore.errors import StoreDamaged
+
+FORMAT = "biomass-feature-store"
+ARCHIVE_FORMAT = "biomass-feature-archive"  # its smaller copies, see featurestore.manage.archive
+FORMAT_VERSION = 1
+DECODE_RULES = 1  # raised when featurestore.photos.images would give other pixels for the same file
+POOLED = ("mean", "std", "max", "min", "gem3")
+STATS = tuple(
+    f"{kind}_{field}"
+    for kind in ("cls", "patch")
+    for field in ("count", "non_finite", "min", "max", "mean", "m2", "norm")
+)
+OWN_COLUMNS = ("image_id", "path", "sha256", "width", "height", "status")
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Record(BaseModel):
+    """A frozen part of the spec; unknown keys are refused: a newer store must not be half
+    understood."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def changed(self, **fields: Any) -> Self:
+        """The record with some fields changed, checked anew; pydantic's own copy would keep a
+        cached fingerprint."""
+        return type(self)(
+            **{name: getattr(self, name) for name in type(self).model_fields} | fields
+        )
+
+
+class ViewSpec(Record):
+    """One named transform: flips, then at most one colour change whose amounts are drawn from
+    [-amount, amount]."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    hflip: bool = False
+    vflip: bool = False
+    transpose: bool = False
+    colour: Literal["brightness", "contrast", "hsv", "gamma"] | None = None
+    amounts: tuple[float, ...] = ()
+
+
+class TokenSpec(Record):
+    """Everything that changes a token, and nothing else; the fingerprint is taken over this
+    record."""
+
+    model: str
+    weights_sha256: str
+    layers: tuple[int, ...]
+    decode_rules: int = DECODE_RULES
+    crop: Literal["squash", "halves", "whole"]
+    tile_height: Count
+    tile_width: Count
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    patch_size: Count
+    n_tiles: Count
+    width: Count
+    views: Annotated[tuple[ViewSpec, ...], Field(min_length=1)]
+    seed: int
+    dtype: Literal["float16", "int8"] = "float16"
+    """How a token was rounded; int8: patch tokens with a scale each, see
+    featurestore.backbone.rounding, and then to float16 as well."""
+
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None
+    """How many bits the values of 16-bit photographs have, where that was given."""
+
+    @model_serializer(mode="wrap")
+    def _without_bits(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Bits stand in the record where they were given alone: fingerprints are what they were
+        before there was such a key."""
+        fields = fields_of(self)
+        return {
+            name: value for name, value in fields.items() if name != "bits" or value is not None
+        }
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches on one tile."""
+        return self.tile_height // self.patch_size, self.tile_width // self.patch_size
+
+    @property
+    def n_patches(self) -> int:
+        return math.prod(self.grid)
+
+    @cached_property
+    def view_names(self) -> tuple[str, ...]:
+        return tuple(view.name for view in self.views)
+
+
+class Column(Record):
+    """One column of the catalog: a float64 number, or UTF-8 text in `width` bytes, padded with
+    zeros."""
+
+    name: Annotated[str, Field(min_length=1)]
+    kind: Literal["number", "text"]
+    width: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _text_has_width(self) -> "Column":
+        if (self.kind == "text") != (self.width > 0):
+            raise ValueError(f"a {self.kind} column of width {self.width}")
+        return self
+
+    @cached_property
+    def node(self) -> str:
+        """Path of the array; every byte outside [A-Za-z0-9_-] of the name becomes ~ and two hex
+        digits."""
+        plain = (
+            chr(b) if chr(b).isalnum() and b < 128 or b in b"_-" else f"~{b:02x}"
+            for b in self.name.encode()
+        )
+        return "catalog/" + "".join(plain)
+
+
+AND = " + "
+ROUNDING = ("precision", "device", "torch", "timm")
+"""Parts of `made_by` that tokens agree only within rounding between."""
+
+
+def made_together(makers: Sequence[dict[str, str]]) -> dict[str, str]:
+    """`made_by` of a store whose rows come from several; what differs is named side by side."""
+    keys = dict.fromkeys(key for maker in makers for key in maker)
+    return {
+        key: AND.join(
+            dict.fromkeys(word for maker in makers for word in maker.get(key, "unknown").split(AND))
+        )
+        for key in keys
+    }
+
+
+class StoreSpec(Record):
+    """The JSON of the root attribute `spec`."""
+
+    tokens: TokenSpec
+    has_patches: bool = True
+    pooled_dtype: Literal["float32", "float16"] = "float32"
+    thumb: tuple[Count, Count] | None = None
+    columns: tuple[Column, ...]
+    made_by: dict[str, str] = {}
+    """Versions, device, precision and source of weights; where parts of a store were made
+    differently, each of them, by AND."""
+
+    @property
+    def precision(self) -> str:
+        """What tokens are computed in to agree with these: the most exact of what made them."""
+        made_in = self.made_by.get("precision", "fp32").split(AND)
+        return "fp32" if "fp32" in made_in else made_in[0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256, in hex, of the canonical JSON of `tokens`."""
+        return hashlib.sha256(
+            canonical_json(self.tokens.model_dump(mode="json")).encode()
+        ).hexdigest()
+
+    def to_json(self) -> str:
+        return canonical_json({**self.model_dump(mode="json"), "fingerprint": self.fingerprint})
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "StoreSpec":
+        """StoreDamaged if the text is not a spec of this version or its fingerprint is not its
+        own."""
+        try:
+            fields = json.loads(text)
+            fingerprint = fields.pop("fingerprint")
+            spec = cls.model_validate(fields)
+            found = spec.fingerprint  # has no text for numbers that are not finite
+            if len({column.name for column in spec.columns}) < len(spec.columns):
+                raise ValueError("two columns have one name")
+        except (ValueError, KeyError, AttributeError, RecursionError) as err:
+            raise StoreDamaged(f"{where}: its spec cannot be read: {_first_line(err)}") from err
+        if found != fingerprint:
+            raise StoreDamaged(
+                f"{where}: its spec says fingerprint {fingerprint}, its content gives {found}"
+            )
+        return spec
+
+    def arrays(self, n: int) -> list["Array"]:
+        """All arrays of a store with room for n images, in the order of the format text."""
+        t = self.tokens
+        shape = (n, len(t.views), t.n_tiles)
+        dims = ("image", "view", "tile")
+        arrays = [Array("cls", (*shape, t.width), "<f2", (*dims, "channel"))]
+        if self.has_patches:
+            arrays.append(
+                Array("patches", (*shape, t.n_patches, t.width), "<f2", (*dims, "patch", "channel"))
+            )
+        pooled_dtype = np.dtype(self.pooled_dtype).newbyteorder("<").str
+        arrays += [
+            Array(
+                "pooled",
+                (*shape, len(POOLED), t.width),
+                pooled_dtype,
+                (*dims, "pooling", "channel"),
+            ),
+            Array("stats", (*shape[:2], len(STATS)), "<f8", ("image", "view", "stat")),
+        ]
+        if self.thumb:
+            arrays.append(
+                Array(
+                    "thumbs",
+                    (n, *self.thumb, 3),
+                    "|u1",
+                    ("image", "thumb_row", "thumb_column", "colour"),
+                )
+            )
+        arrays += [
+            Array("crc32c", shape[:2], "<u4", ("image", "view")),
+            Array("seal", (n,), "<u4", ("image",)),
+            Array("metadata_crc32c", (1,), "<u4", ("once",)),
+        ]
+        return arrays + [_column_array(column, n) for column in self.columns]
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of the format: its name, shape, little-endian dtype and dimension names."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[str, ...]
+
+    @property
+    def row_axes(self) -> int:
+        """Leading axes that count rows: (image, view) for tokens, (image,) for all else."""
+        return 2 if self.name == "patches" else 1
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return self.shape[self.row_axes :]
+
+    @property
+    def n_rows(self) -> int:
+        return math.prod(self.shape[: self.row_axes])
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def n_bytes(self) -> int:
+        return self.n_rows * self.row_bytes
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, UTF-8 as it is."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def _column_array(column: Column, n: int) -> Array:
+    if column.kind == "number":
+        return Array(column.node, (n,), "<f8", ("image",))
+    # ~b is followed by no hex digit, so this is the name of no other column
+    return Array(
+        column.node, (n, column.width), "|u1", ("image", f"{column.node.split('/')[1]}~byte")
+    )
+
+
+def _first_line(err: Exception) -> str:
+    if isinstance(err, ValidationError):
+        first = err.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(err).splitlines()[0] if str(err) else type(err).__name__

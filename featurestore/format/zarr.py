@@ -1,0 +1,296 @@
+"""The Zarr v3 format: a folder whose every array is sharded without compression, so that each row
+is bytes at a known offset.
+
+zarr-python writes the metadata; the shard files are laid out here, index included, before a single
+row exists. Metadata is read back as the JSON it is: opening must be quick, and anything but the one
+layout we write is refused from it.
+"""
+
+import json
+import math
+import os
+import stat
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.disk.durable import crc32c, pwrite, round_up
+from featurestore.disk.maps import with_room
+from featurestore.errors import InputError, NoAccessError, StoreDamaged
+from featurestore.format.layout import MOST_IMAGES, Extent, Layout, check_format
+from featurestore.format.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
+
+SHARD_BYTES = 256 << 20  # whole images up to this much in one file of patches
+CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
+ABSENT = np.uint64(2**64 - 1)
+
+
+def create(path: Path, spec: StoreSpec, n: int) -> None:
+    """Lay out an empty store for n images; every shard file is sparse and has its index already."""
+    import zarr
+
+    root = zarr.create_group(
+        path,
+        zarr_format=3,
+        attributes={"format": FORMAT, "format_version": FORMAT_VERSION, "spec": spec.to_json()},
+    )
+    root.create_group("catalog")
+    for array in spec.arrays(n):
+        chunk, shard = _grid(array)
+        _add_array(root, array, chunk, shard)
+        _add_files(_extent(path, array, shard), chunk, shard)
+
+
+def open_layout(path: Path) -> Layout:
+    """Read the folder's metadata; the codecs, grids and shard indices must be exactly those that
+    `create` writes."""
+    attributes = read_metadata(path, "group").get("attributes", {})
+    check_format(path, attributes.get("format"), attributes.get("format_version"))
+    spec = StoreSpec.from_json(str(attributes.get("spec")), str(path))
+    read_metadata(path / "catalog", "group")
+    n = count_images(path)
+    extents, sizes, grids = {}, {}, {}
+    for array in spec.arrays(n):
+        chunk, shard = grids[array.name] = _check_array(path, array)
+        extent = extents[array.name] = _extent(path, array, shard)
+        for file, file_path in enumerate(extent.paths):
+            sizes[file_path] = _index_offset(extent, chunk, file) + len(
+                _index(extent, chunk, shard, file)
+            )
+    ends = {
+        name: _index_offset(extents[name], grids[name][0], 0)
+        for name in extents
+        if name != "patches"
+    }
+    layout = Layout(
+        path,
+        spec,
+        extents,
+        sizes,
+        tuple(_padding(extents[name], end) for name, end in ends.items()),
+    )
+    layout.check_sizes()
+    for name, extent in extents.items():
+        _check_indices(extent, *grids[name])
+    return layout
+
+
+def count_images(path: Path) -> int:
+    """Images that a store or an archive has room for, from the shape of its seals."""
+    shape = read_metadata(path / "seal", "array").get("shape")
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 1
+        and type(shape[0]) is int
+        and 1 <= shape[0] <= MOST_IMAGES
+    ):
+        raise StoreDamaged(
+            f"{path / 'seal'}/zarr.json: shape is {shape}, one axis of 1 to {MOST_IMAGES} images "
+            "expected"
+        )
+    return shape[0]
+
+
+def rows_per_file(array: Array) -> int:
+    """Rows of an array that a new store keeps in one file."""
+    return math.prod(_grid(array)[1][: array.row_axes])
+
+
+def metadata_crc(layout: Layout) -> int:
+    """CRC-32C of every zarr.json, the root's first, the others in order of their array's name; they
+    never change."""
+    files = [
+        layout.path,
+        layout.path / "catalog",
+        *(layout.path / name for name in sorted(layout.extents)),
+    ]
+    return crc32c(*((path / "zarr.json").read_bytes() for path in files))
+
+
+def _grid(array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Inner chunk and shard shape: rows of patches one by one in files of whole images, all else in
+    one file."""
+    if array.row_axes == 2:
+        image_bytes = array.shape[1] * _stride(array)
+        per_file = max(1, min(array.shape[0], SHARD_BYTES // image_bytes))
+        return (1, 1, *array.row_shape), (per_file, *array.shape[1:])
+    per_chunk = max(1, min(array.shape[0], CHUNK_BYTES // array.row_bytes))
+    return (per_chunk, *array.row_shape), (round_up(array.shape[0], per_chunk), *array.row_shape)
+
+
+def _stride(array: Array) -> int:
+    return round_up(array.row_bytes + 4) if array.row_axes == 2 else array.row_bytes
+
+
+def _extent(path: Path, array: Array, shard: tuple[int, ...]) -> Extent:
+    per_file = math.prod(shard[: array.row_axes])
+    folder, rest = path / array.name / "c", "/".join("0" for _ in array.shape[1:])
+    paths = tuple(folder / str(i) / rest for i in range(-(-array.n_rows // per_file)))
+    return Extent(array, paths, per_file, 0, _stride(array), row_crc=array.row_axes == 2)
+
+
+def _add_array(root, array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
+    from zarr.codecs import BytesCodec, Crc32cCodec
+
+    root.create_array(
+        array.name,
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=chunk,
+        shards=shard,
+        fill_value=0,
+        filters=None,
+        serializer=BytesCodec(endian="little"),
+        dimension_names=array.dims,
+        compressors=[Crc32cCodec()] if array.row_axes == 2 else None,
+    )
+
+
+def _add_files(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
+    for file, path in enumerate(extent.paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            pwrite(fd, [_index(extent, chunk, shard, file)], _index_offset(extent, chunk, file))
+        finally:
+            os.close(fd)
+
+
+def _rows_per_chunk(extent: Extent, chunk: tuple[int, ...]) -> int:
+    return math.prod(chunk[: extent.array.row_axes])
+
+
+def _chunks_in(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
+    return -(-extent.rows_in(file) // _rows_per_chunk(extent, chunk))
+
+
+def _padding(extent: Extent, end: int) -> tuple[Path, int, int]:
+    return extent.paths[0], extent.array.n_bytes, end - extent.array.n_bytes
+
+
+def _index_offset(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
+    return _chunks_in(extent, chunk, file) * _rows_per_chunk(extent, chunk) * extent.stride
+
+
+def _index(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...], file: int) -> bytes:
+    """The shard's index: (offset, length) of each inner chunk, absent beyond the array, then its
+    CRC-32C."""
+    per_chunk = _rows_per_chunk(extent, chunk)
+    n_bytes = per_chunk * extent.array.row_bytes + (4 if extent.row_crc else 0)
+    return _index_of(
+        extent.rows_per_file // per_chunk,
+        _chunks_in(extent, chunk, file),
+        per_chunk * extent.stride,
+        n_bytes,
+    )
+
+
+# all full shards of an array have one index: offsets count from the shard's own beginning
+@lru_cache(8)
+def _index_of(n_chunks: int, n_present: int, stride: int, n_bytes: int) -> bytes:
+    entries = np.full((n_chunks, 2), ABSENT, "<u8")
+    entries[:n_present, 0] = np.arange(n_present, dtype="<u8") * np.uint64(stride)
+    entries[:n_present, 1] = n_bytes
+    return entries.tobytes() + crc32c(entries).to_bytes(4, "little")
+
+
+def _check_indices(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
+    for file, path in enumerate(extent.paths):
+        expected = _index(extent, chunk, shard, file)
+        with with_room(path, lambda path=path: open(path, "rb")) as handle:
+            handle.seek(_index_offset(extent, chunk, file))
+            if handle.read() != expected:
+                raise StoreDamaged(
+                    f"{path}: its shard index is not the one of this layout; restore it or build "
+                    "again"
+                )
+
+
+def read_metadata(path: Path, node_type: str) -> dict:
+    """The zarr.json of a node; only a Zarr v3 node of the type is accepted."""
+    file = path / "zarr.json"
+    try:
+        # a link may lead anywhere, a pipe or device never end
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise StoreDamaged(
+                f"{file}: no file, or a link; a store's own files are not followed elsewhere"
+            )
+        if file.stat().st_size > 1 << 24:
+            raise StoreDamaged(f"{file}: {file.stat().st_size} bytes is no metadata of ours")
+        node = json.loads(with_room(file, file.read_bytes))
+        if node["zarr_format"] != 3 or node["node_type"] != node_type:
+            raise ValueError(f"not a Zarr v3 {node_type}")
+        if not isinstance(node.get("attributes", {}), dict):
+            raise ValueError("its attributes are no mapping")
+    except FileNotFoundError as err:
+        raise InputError(f"{path}: not a Zarr v3 {node_type}: it has no zarr.json") from err
+    except PermissionError as err:
+        raise NoAccessError.of(err, file) from err
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as err:
+        raise StoreDamaged(f"{file}: unreadable metadata: {err}") from err
+    return node
+
+
+def _grid_of(node: dict, path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    try:
+        shard = tuple(map(int, node["chunk_grid"]["configuration"]["chunk_shape"]))
+        chunk = tuple(map(int, node["codecs"][0]["configuration"]["chunk_shape"]))
+        if min(chunk + shard) < 1 or shard[0] % chunk[0]:
+            raise ValueError(f"inner chunk {chunk} does not divide shard {shard}")
+    except (KeyError, IndexError, TypeError, ValueError) as err:
+        raise StoreDamaged(
+            f"{path / array.name}/zarr.json: not a sharded array of this format ({err})"
+        ) from err
+    return chunk, shard
+
+
+def _check_array(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Inner chunk and shard shape of an array whose metadata is what `create` writes; StoreDamaged
+    if it is not."""
+    node = read_metadata(path / array.name, "array")
+    chunk, shard = _grid_of(node, path, array)
+    if shard[0] > round_up(array.shape[0], chunk[0]):
+        raise StoreDamaged(
+            f"{path / array.name}/zarr.json: a shard of {shard[0]} images for {array.shape[0]}"
+        )
+    if (
+        (path / array.name).is_symlink()
+        or chunk[1:] != _grid(array)[0][1:]
+        or shard[1:] != _grid(array)[1][1:]
+    ):
+        raise StoreDamaged(
+            f"{path / array.name}: chunk {chunk} in shard {shard} is not this format's grid"
+        )
+    expected = {
+        "shape": list(array.shape),
+        "data_type": np.dtype(array.dtype).name,
+        "codecs": [_sharding(array, chunk)],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+    }
+    for key, value in expected.items():
+        if node.get(key) != value:
+            raise StoreDamaged(
+                f"{path / array.name}/zarr.json: {key} is {node.get(key)}, expected {value}"
+            )
+    return chunk, shard
+
+
+def _sharding(array: Array, chunk: tuple[int, ...]) -> dict:
+    to_bytes = (
+        {"name": "bytes"}
+        if array.dtype == "|u1"
+        else {"name": "bytes", "configuration": {"endian": "little"}}
+    )
+    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    inner = [to_bytes, {"name": "crc32c"}] if array.row_axes == 2 else [to_bytes]
+    return {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": list(chunk),
+            "codecs": inner,
+            "index_codecs": index,
+            "index_location": "end",
+        },
+    }

@@ -1,0 +1,1 @@
+"""Whole stores: verify, convert, merge, extend, compare, archive."""

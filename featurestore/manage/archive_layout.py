@@ -1,0 +1,223 @@
+"""How an archive's arrays lie in their Zarr group: chunks, codecs, and what is refused of metadata
+before it costs anything."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from featurestore.backbone.rounding import ERROR_FIELDS
+from featurestore.errors import InputError, StoreDamaged
+from featurestore.format.spec import ARCHIVE_FORMAT, FORMAT_VERSION, Array, StoreSpec
+from featurestore.format.zarr import read_metadata
+
+if TYPE_CHECKING:
+    import zarr
+
+Codec = Literal["zstd", "int8"]
+SHARD_BYTES = 64 << 20  # whole images up to this much in one file of patches
+# of all other arrays of rows: what is held while patches are written, and read at once
+BLOCK_BYTES = 32 << 20
+MOST_CHUNK_BYTES = 2**31 - 17  # blosc's own limit
+# so long that a float16's two bytes fill zstd blocks of their own: ratio 1.17 at level 1, by
+# default 1.08
+BLOSC_BLOCK = 1 << 20
+# arrays of rows that are chunked in blocks of images
+BLOCK_NAMES = ("cls", "patches_scale", "pooled", "stats", "thumbs")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The arrays of an archive of n images, their chunks and codecs."""
+
+    codec: Codec
+    spec: StoreSpec
+    n: int
+
+    @cached_property
+    def arrays(self) -> list[Array]:
+        """Those of the store, less the checksum of its metadata; with int8, patches as i1 and a
+        scale for each token."""
+        arrays = [array for array in self.spec.arrays(self.n) if array.name != "metadata_crc32c"]
+        if self.codec == "int8":
+            at, patches = next(
+                (k, array) for k, array in enumerate(arrays) if array.name == "patches"
+            )
+            arrays[at : at + 1] = [
+                Array("patches", patches.shape, "|i1", patches.dims),
+                Array("patches_scale", patches.shape[:-1], "<f4", patches.dims[:-1]),
+            ]
+        return arrays
+
+    @cached_property
+    def per_file(self) -> int:
+        """Images whose patches share a file."""
+        patches = [array.n_bytes // self.n for array in self.arrays if array.name == "patches"]
+        return max(1, min(self.n, SHARD_BYTES // patches[0])) if patches else 1
+
+    @cached_property
+    def per_block(self) -> int:
+        """Images written together: a multiple of those that share a file."""
+        n_bytes = sum(array.row_bytes for array in self.arrays if array.name in BLOCK_NAMES)
+        fitting = max(1, min(self.n, BLOCK_BYTES // n_bytes))
+        return max(self.per_file, fitting // self.per_file * self.per_file)
+
+    def buffers(self, names: Sequence[str], n: int) -> dict[str, np.ndarray]:
+        """Zeros for n images of those of these arrays that there are."""
+        return {
+            array.name: np.zeros((n, *array.shape[1:]), array.dtype)
+            for array in self.arrays
+            if array.name in names
+        }
+
+    def create(self, path: Path) -> "tuple[zarr.Group, dict[str, zarr.Array]]":
+        """Lay out the group; the arrays are to be written by these handles (others would leave out
+        chunks of zeros)."""
+        import zarr
+
+        root = zarr.create_group(
+            path,
+            zarr_format=3,
+            attributes={
+                "format": ARCHIVE_FORMAT,
+                "format_version": FORMAT_VERSION,
+                "spec": self.spec.to_json(),
+                "codec": self.codec,
+            },
+        )
+        root.create_group("catalog")
+        return root, {array.name: self._add(root, array) for array in self.arrays}
+
+    def _add(self, root: "zarr.Group", array: Array) -> "zarr.Array":
+        from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+
+        chunk, shard = self.grid(array)
+        itemsize = np.dtype(array.dtype).itemsize
+        blosc = BloscCodec(
+            cname="zstd",
+            clevel=1,
+            typesize=itemsize,
+            shuffle="shuffle" if itemsize > 1 else "noshuffle",
+            blocksize=BLOSC_BLOCK,
+        )
+        return root.create_array(
+            array.name,
+            shape=array.shape,
+            dtype=array.dtype,
+            chunks=chunk,
+            shards=shard,
+            fill_value=0,
+            filters=None,
+            serializer=BytesCodec(endian="little"),
+            compressors=[blosc, Crc32cCodec()],
+            dimension_names=array.dims,
+            config={"write_empty_chunks": True},
+        )  # so that a missing file is damage
+
+    def grid(self, array: Array) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Chunk and shard: a row of patches in a file of whole images; a block of rows; the whole
+        of a column."""
+        if array.name == "patches":
+            return (1, 1, *array.row_shape), (self.per_file, *array.shape[1:])
+        first = self.per_block if array.name in BLOCK_NAMES else self.n
+        return (first, *array.shape[1:]), None
+
+
+def check_attributes(path: Path, attributes: dict) -> None:
+    """What is no archive, or of another version, is refused; an archive's own attributes must be of
+    the kinds we use."""
+    if attributes.get("format") != ARCHIVE_FORMAT:
+        raise InputError(
+            f"{path}: not a {ARCHIVE_FORMAT}: its root attribute 'format' is "
+            f"{attributes.get('format')!r}"
+        )
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format version {attributes.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}; "
+            "use a newer biomass"
+        )
+    error, sizes = (
+        attributes.get("error", 0),
+        [attributes.get("bytes_in"), attributes.get("bytes_out")],
+    )
+    known = (
+        error is None
+        or isinstance(error, dict)
+        and {name for name, x in error.items() if type(x) is float} == ERROR_FIELDS
+    )
+    if not (
+        known
+        and isinstance(attributes.get("spec"), str)
+        and attributes.get("codec") in get_args(Codec)
+        and all(type(size) is int and size > 0 for size in sizes)
+    ):
+        raise StoreDamaged(
+            f"{path}/zarr.json: attributes codec, error, bytes_in or bytes_out are not an "
+            "archive's; take another "
+            "copy of the archive"
+        )
+
+
+def check_array(path: Path, array: Array, scheme: Scheme) -> None:
+    """StoreDamaged unless an array's metadata is what `create` writes, but for the number of images
+    in a chunk, and its files are there: a chunk that is missing would read as zeros."""
+    node, where = read_metadata(path / array.name, "array"), f"{path / array.name}/zarr.json"
+    first = _images_per_file(node, where, scheme.n)
+    chunk, shard = (1, 1, *array.row_shape), (first, *array.shape[1:])
+    expected = {
+        "shape": list(array.shape),
+        "data_type": np.dtype(array.dtype).name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+    }
+    for key, value in expected.items():
+        if node.get(key) != value:
+            raise StoreDamaged(f"{where}: {key} is {node.get(key)}, expected {value}")
+    if array.name == "patches":
+        _check_sharding(node, where, chunk)
+    else:
+        _check_codecs(node.get("codecs"), where, ["bytes", "blosc", "crc32c"])
+    unit = chunk if array.name == "patches" else shard
+    if math.prod(unit) * np.dtype(array.dtype).itemsize > MOST_CHUNK_BYTES:
+        raise StoreDamaged(f"{where}: chunks of {unit} are larger than any we write")
+    for k in range(-(-scheme.n // first)):
+        file = path.joinpath(array.name, "c", str(k), *("0" for _ in array.shape[1:]))
+        if not file.is_file():
+            raise StoreDamaged(f"{file}: missing; take another copy of the archive")
+
+
+def _images_per_file(node: dict, where: str, n: int) -> int:
+    try:
+        first = node["chunk_grid"]["configuration"]["chunk_shape"][0]
+    except (KeyError, IndexError, TypeError) as err:
+        raise StoreDamaged(f"{where}: no chunk grid of this format ({err})") from err
+    if type(first) is not int or not 1 <= first <= n:
+        raise StoreDamaged(f"{where}: chunks of {first} images, there are {n}")
+    return first
+
+
+def _check_sharding(node: dict, where: str, chunk: tuple[int, ...]) -> None:
+    _check_codecs(node.get("codecs"), where, ["sharding_indexed"])
+    found = node["codecs"][0].get("configuration", {})
+    if found.get("chunk_shape") != list(chunk) or found.get("index_location") != "end":
+        raise StoreDamaged(
+            f"{where}: inner chunks {found.get('chunk_shape')}, expected {list(chunk)}"
+        )
+    _check_codecs(found.get("codecs"), where, ["bytes", "blosc", "crc32c"])
+    _check_codecs(found.get("index_codecs"), where, ["bytes", "crc32c"])
+
+
+def _check_codecs(codecs: object, where: str, names: list[str]) -> None:
+    if (
+        not isinstance(codecs, list)
+        or [codec.get("name") if isinstance(codec, dict) else codec for codec in codecs] != names
+    ):
+        raise StoreDamaged(
+            f"{where}: codecs {json.dumps(codecs)[:200]}, expected {', '.join(names)}"
+        )

@@ -1,0 +1,453 @@
+"""Import of an earlier experiment's tokens: a folder of `{image_id}.npz` to a store, without a
+backbone.
+
+A file holds, in float, `cls_0`, `cls_1`, ... (D,) and `patches_0`, `patches_1`, ... (P, D), one
+pair a view. Nothing in it is unpickled, and no array is read before its shape, from the zip's
+directory and the array's header, is what the first file implies.
+"""
+
+import math
+import re
+import time
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from featurestore.backbone.backbone import load_backbone, spec_without_weights
+from featurestore.backbone.moments import pool, row_stats
+from featurestore.backbone.rounding import ErrorTally
+from featurestore.backbone.timm_model import patch_size_of
+from featurestore.disk import durable
+from featurestore.disk.interrupts import check_interrupt
+from featurestore.disk.messages import new_bar
+from featurestore.disk.threads import Pool, lone_threads
+from featurestore.errors import InputError, list_some
+from featurestore.format.choose import check_suffix
+from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.photos.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
+from featurestore.photos.decode import check_photographs, dark_remark, warn_of_sealed
+from featurestore.photos.images import read_photograph, thumbnail
+from featurestore.photos.labels import warn_of_labels
+from featurestore.photos.sites import warn_of_sites
+from featurestore.photos.views import VIEWS, choose_views
+from featurestore.read.rows import ImageRows
+from featurestore.write.build import THUMB_SIDE, there, warn_of_removed
+from featurestore.write.writer import catalog_columns, image_bytes, open_writer
+
+KEY = re.compile(r"(cls|patches)_(0|[1-9]\d*)\.npy", re.ASCII)
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+LARGEST = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did; error as featurestore.backbone.rounding counts it, of the images imported
+    now."""
+
+    path: Path
+    n_images: int
+    n_imported: int
+    seconds: float
+    error: dict[str, float]
+
+    def __str__(self) -> str:
+        rounding = (
+            f"; rounded to float16 by {self.error['rms_relative']:.2g} of a token's norm (rms), "
+            "single values by at most "
+            f"{self.error['max']:.2g}"
+            if self.n_imported
+            else ""
+        )
+        return (
+            f"{self.path}: {self.n_images} images sealed, {self.n_imported} of them now in "
+            f"{self.seconds:.1f} s{rounding}"
+        )
+
+
+def import_npz(
+    folder: Path,
+    out: Path,
+    csv: Path | None = None,
+    model: str = "vit_huge_plus_patch16_dinov3",
+    image_size: int | None = None,
+    crop: str = "squash",
+    views: str | None = None,
+    weights: Path | None = None,
+    data: Path | None = None,
+    allow_outside: bool = False,
+    bits: int | None = None,
+    progress: bool = True,
+) -> ImportReport:
+    """Make a store of a folder's npz files; goes on where an earlier import stopped.
+
+    Parameters
+    ----------
+    csv : labels and paths, as `read_catalog` reads them; None takes data/train.csv, or knows the
+        ids alone.
+    model, crop : what made the tokens; timm's name, "squash" or "whole".
+    image_size : pixels, the side of a square tile (crop whole: the short side); None takes it from
+        the number of patches.
+    views : names with commas. None: the four plain flips, then imported_04, imported_05, ..., which
+        cannot be made again.
+    weights : .safetensors of the model, for their hash: predict accepts that backbone. None:
+        unknown, no backbone is accepted.
+    bits : how many bits the values of 16-bit photographs have, as `store build` takes them: predict
+        reads them so too.
+    data : folder the paths start from; where the photographs are, sha256, size and thumbnail are
+        read from them.
+    allow_outside : also take photographs that are not below `data`.
+
+    Raises InputError, before anything is written, listing every file that is no zip, lacks a key or
+    holds another shape, every id without file or row, every photograph that is missing or unusable;
+    later, by file and key, for damage, and for values that are not finite or beyond float16's
+    65504.
+    """
+    start, tally = time.monotonic(), ErrorTally()
+    check_suffix(out)
+    durable.check_writable(out.parent)
+    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix == ".npz"}
+    n_views, n_patches, width = _check_files(folder, list(files.values()))
+    named = _catalog(folder, csv or (data / "train.csv" if data else None), files)
+    known, sealed, _ = there(out)
+    frame = in_spelling_of(named, known)
+    files = {
+        image_id: files[name]
+        for image_id, name in zip(frame["image_id"], named["image_id"], strict=True)
+    }
+    photographs = _photographs(frame, data, allow_outside)
+    size = check_photographs(list(photographs.values()), crop) if photographs else None
+    if bits is None and (remark := dark_remark(photographs.values(), "import")):
+        warnings.warn(remark, stacklevel=2)
+    tokens = _token_spec(
+        model, weights, crop, image_size, _views(views, n_views), n_patches, width, size, bits
+    )
+    spec = StoreSpec(
+        tokens=tokens,
+        thumb=_thumb_size(size),
+        columns=catalog_columns(frame),
+        made_by=_made_by(tokens, weights),
+    )
+    warn_of_removed(out, sealed - set(frame["image_id"]), csv or folder)
+    durable.check_free(out.parent, len(set(frame["image_id"]) - sealed) * image_bytes(spec))
+    with open_writer(out, spec, frame) as writer, lone_threads() as threads:
+        image_ids, pending = writer.image_ids, writer.pending()
+        for image in new_bar("store import", len(pending), "image", progress, iterable=pending):
+            image_id = image_ids[image]
+            writer.put(
+                image, _rows(files[image_id], spec, threads, tally, photographs.get(image_id))
+            )
+            writer.commit_if_due()
+            check_interrupt()
+    return ImportReport(out, len(image_ids), len(pending), time.monotonic() - start, tally.error())
+
+
+# -- what is there, before anything is written
+
+
+def _check_files(folder: Path, files: Sequence[Path]) -> tuple[int, int, int]:
+    """Views, patches and width that all files have; InputError listing those that cannot be read or
+    have others."""
+    if not files:
+        raise InputError(f"{folder}: no .npz files; expected one an image, named by its id")
+    expected, bad = None, []
+    for file in files:
+        try:
+            shapes = _shapes(file)
+            _check_keys(shapes)
+            _check_shapes(shapes, expected or shapes)
+            expected = expected or shapes  # once it has passed
+        except READ_ERRORS as err:
+            bad.append(f"{file.name}: {str(err) or type(err).__name__}")
+    if bad:
+        raise InputError(
+            f"{folder}: {len(bad)} of {len(files)} files cannot be imported; nothing was "
+            f"written:{list_some(bad)}"
+        )
+    return len(expected) // 2, *expected["patches_0"]
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each cls and patches member, from its header; ValueError unless it is of floats and
+    as long as it should be."""
+    shapes = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if not KEY.fullmatch(member.filename):
+                continue
+            key = member.filename.removesuffix(".npy")
+            with archive.open(member) as stream:
+                shape, dtype = _read_header(stream, key)
+                n_bytes = stream.tell() + math.prod(shape) * dtype.itemsize
+            if member.file_size != n_bytes:
+                raise ValueError(
+                    f"{key} unpacks to {member.file_size} bytes, its header says {n_bytes}"
+                )
+            shapes[key] = shape
+    return shapes
+
+
+def _read_header(stream, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    magic = np.lib.format.read_magic(stream)
+    if magic not in readers:
+        raise ValueError(f"{key}: npy version {magic}, expected 1.0 or 2.0")
+    shape, _, dtype = readers[magic](stream)
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        raise ValueError(f"{key}: dtype {dtype}, expected float16, float32 or float64")
+    return shape, dtype
+
+
+def _check_keys(shapes: dict[str, tuple[int, ...]]) -> None:
+    n_views = max(1, -(-len(shapes) // 2))
+    keys = {f"{kind}_{view}" for kind in ("cls", "patches") for view in range(n_views)}
+    if missing := sorted(keys - shapes.keys()):
+        raise ValueError(
+            f"lacks {', '.join(missing[:5])}; has {', '.join(sorted(shapes)[:5]) or 'no tokens'}"
+        )
+
+
+def _check_shapes(shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+    """ValueError unless a file's members are shaped as those of the first whole file, and those as
+    tokens are."""
+    patches = expected["patches_0"]
+    if len(patches) != 2 or min(patches) < 1:
+        raise ValueError(f"patches_0 is {patches}, expected (patches, width)")
+    if len(shapes) != len(expected):
+        raise ValueError(f"has {len(shapes) // 2} views, the first file {len(expected) // 2}")
+    for key, shape in shapes.items():
+        wanted = patches if key.startswith("patches") else patches[1:]
+        if shape != wanted:
+            raise ValueError(f"{key} is {shape}, expected {wanted}")
+
+
+def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataFrame:
+    """One row a file: the CSV's, or the ids with the files' names for paths."""
+    if csv is None:
+        return pd.DataFrame(
+            {"image_id": list(files), "path": [file.name for file in files.values()]}
+        )
+    frame = read_catalog(csv)
+    frame["image_id"] = spelled_as(frame["image_id"], files)
+    warn_of_labels(frame, csv)
+    warn_of_sites(frame, csv)
+    without_row = sorted(files.keys() - set(frame["image_id"]))
+    without_file = sorted(set(frame["image_id"]) - files.keys())
+    if without_row or without_file:
+        raise InputError(
+            f"{csv} and {folder} must name the same images; in the one "
+            f"alone:{list_some(without_file) or ' none'}"
+            f"\nin the other alone:{list_some(without_row) or ' none'}"
+        )
+    return frame
+
+
+def _photographs(frame: pd.DataFrame, data: Path | None, allow_outside: bool) -> dict[str, Path]:
+    """Photograph of each image, by id, if they are there; InputError if only some of them are."""
+    if data is None:
+        return {}
+    paths = find_photographs(frame, data, allow_outside, missing=True, allow="--allow-outside")
+    if not any(path.is_file() for path in paths):
+        return {}
+    return dict(zip(frame["image_id"], find_photographs(frame, data, allow_outside), strict=True))
+
+
+# -- what they are
+
+
+def _views(text: str | None, n_views: int) -> tuple[ViewSpec, ...]:
+    """The files' views in order; only ours, and imported_NN, can be named."""
+    known = [view.name for view in VIEWS[:4]] + [f"imported_{v:02d}" for v in range(4, n_views)]
+    names = [name.strip() for name in text.split(",")] if text else known[:n_views]
+    imported = {name for name in names if re.fullmatch(r"imported_\d+", name)}
+    if ours := [name for name in names if name not in imported]:
+        choose_views(",".join(ours))
+    if len(names) != n_views or len(set(names)) < len(names):
+        raise InputError(
+            f"views: {len(names)} names, {len(set(names))} different ones, the files have "
+            f"{n_views}; name each view "
+            "once, and those that are none of ours imported_00, imported_01, ..."
+        )
+    by_name = {view.name: view for view in VIEWS}
+    return tuple(by_name.get(name) or ViewSpec(name=name) for name in names)
+
+
+def _token_spec(
+    model: str,
+    weights: Path | None,
+    crop: str,
+    image_size: int | None,
+    views: tuple[ViewSpec, ...],
+    n_patches: int,
+    width: int,
+    size: tuple[int, int] | None,
+    bits: int | None,
+) -> TokenSpec:
+    """The spec of the files' tokens; InputError if the model cannot have made them."""
+    if crop not in ("squash", "whole") or crop == "whole" and not (size and image_size):
+        raise InputError(
+            f"crop {crop!r}: such files hold one tile a view; give squash, or whole with --data "
+            "and --image-size"
+        )
+    image_size = image_size or math.isqrt(n_patches) * patch_size_of(model)
+    options = {
+        "crop": crop,
+        "image_size": image_size,
+        "views": views,
+        "aspect": size[0] / size[1] if size else 2.0,
+        "bits": bits,
+    }
+    spec = (
+        load_backbone(model, str(weights), **options).spec
+        if weights
+        else spec_without_weights(model, **options)
+    )
+    if (spec.n_patches, spec.width) != (n_patches, width):
+        raise InputError(
+            f"{model} at {image_size} pixels ({crop}) gives {spec.n_patches} patches of width "
+            f"{spec.width}, the "
+            f"files hold {n_patches} of width {width}; give the model and image size they were "
+            "made with"
+        )
+    return spec
+
+
+def _made_by(tokens: TokenSpec, weights: Path | None) -> dict[str, str]:
+    """Texts for people; what cannot be known or made again is warned of, too."""
+    made_by = {name: version(name) for name in ("torch", "timm", "numpy")} | {
+        "source": "npz files of an earlier experiment"
+    }
+    made_by["weights"] = "file" if weights else "unknown"
+    if not weights:
+        warnings.warn(
+            "the weights that made these tokens are unknown, so predict will accept no backbone "
+            "for heads trained on "
+            "them; give --weights FILE.safetensors if you have it",
+            stacklevel=3,
+        )
+    if theirs := [view.name for view in tokens.views if view.name.startswith("imported_")]:
+        made_by["views"] = (
+            f"cannot be made again, nobody recorded how they were made: {', '.join(theirs)}"
+        )
+        warnings.warn(
+            f"views {theirs[0]} to {theirs[-1]} cannot be made again: nobody recorded how they "
+            "were made",
+            stacklevel=3,
+        )
+    return made_by
+
+
+def _thumb_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width of thumbnails of photographs of (width, height) pixels."""
+    return (
+        (
+            max(1, round(size[1] * THUMB_SIDE / max(size))),
+            max(1, round(size[0] * THUMB_SIDE / max(size))),
+        )
+        if size
+        else None
+    )
+
+
+# -- reading
+
+
+def _rows(
+    file: Path, spec: StoreSpec, threads: Pool, tally: ErrorTally, photograph: Path | None
+) -> ImageRows:
+    """One file as rows of the store, views side by side, and what its photograph says."""
+    t = spec.tokens
+    shape = (len(t.views), t.n_tiles)
+    rows = ImageRows(
+        np.empty((*shape, t.width), np.float16),
+        np.empty((*shape, t.n_patches, t.width), np.float16),
+        np.empty((*shape, len(POOLED), t.width), np.float32),
+        np.empty((shape[0], len(STATS))),
+    )
+    for each in threads.map(lambda view: _fill(file, view, rows), range(shape[0])):
+        tally.merge(each)
+    if photograph is None:
+        return ImageRows(
+            *_values(rows),
+            None,
+            {"sha256": "", "width": math.nan, "height": math.nan, "status": "ok"},
+        )
+    found = read_photograph(photograph, spec.tokens.bits)
+    if found.damage:
+        warn_of_sealed(photograph, found.damage)
+    facts = {"sha256": found.sha256, "width": found.width, "height": found.height, "status": "ok"}
+    return ImageRows(*_values(rows), thumbnail(found.pixels_HW3, *spec.thumb), facts)
+
+
+def _values(rows: ImageRows) -> tuple[np.ndarray, ...]:
+    return rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS
+
+
+def _fill(file: Path, view: int, rows: ImageRows) -> ErrorTally:
+    """Read one view, round it, and take its statistics; what rounding cost."""
+    tally = ErrorTally()
+    with _opened(file) as arrays:
+        for key, half_TXD in (
+            (f"cls_{view}", rows.cls_VTD[view]),
+            (f"patches_{view}", rows.patches_VTPD[view]),
+        ):
+            values = _read(file, arrays, key, half_TXD[0].shape)
+            half_TXD[0] = values
+            tally.add(
+                torch.from_numpy(values.astype(np.float32, copy=False)),
+                torch.from_numpy(half_TXD[0]),
+            )
+    cls_TD, patches_TPD = (
+        torch.from_numpy(rows.cls_VTD[view]),
+        torch.from_numpy(rows.patches_VTPD[view]),
+    )
+    pooled_T5D = pool(patches_TPD)
+    rows.pooled_VT5D[view] = pooled_T5D
+    rows.stats_VS[view] = row_stats(cls_TD, patches_TPD, pooled_T5D)
+    return tally
+
+
+def _opened(file: Path):
+    try:
+        return np.load(file, allow_pickle=False)
+    except READ_ERRORS as err:
+        raise InputError(f"{file}: cannot be read: {err}; it changed since it was checked") from err
+
+
+def _read(file: Path, arrays, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """One array, all of whose values fit float16."""
+    try:
+        values = arrays[key]
+    except (*READ_ERRORS, KeyError) as err:
+        raise InputError(
+            f"{file}: {key}: cannot be read: {err}; restore the file, what was imported before it "
+            "is kept"
+        ) from err
+    if values.shape != shape:
+        raise InputError(
+            f"{file}: {key}: is {values.shape}, was {shape} when it was checked; import again"
+        )
+    if not np.abs(values).max() <= LARGEST:  # of NaN nothing is true
+        raise InputError(
+            f"{file}: {key}: its values are not finite or beyond float16's 65504; make it again or "
+            "leave it out"
+        )
+    return values

@@ -1,0 +1,417 @@
+"""New stores from the rows of others, without a backbone: one converted, or several merged.
+
+Every row is checked against its CRC-32C as it leaves its source, so a new store never blesses what
+had rotted in the old one.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from featurestore.backbone.moments import pool, row_stats
+from featurestore.disk.durable import check_free, check_writable
+from featurestore.disk.interrupts import check_interrupt
+from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError, list_some
+from featurestore.format.choose import check_suffix, is_archive
+from featurestore.format.spec import OWN_COLUMNS, ROUNDING, Column, StoreSpec, made_together
+from featurestore.manage.archive import Archive, ArchiveReport, write_archive
+from featurestore.photos.catalog import spelled_as
+from featurestore.read.rows import ImageRows
+from featurestore.store import FeatureStore
+from featurestore.write.writer import StoreWriter, check_same, image_bytes, open_writer, row_crcs
+
+Source = FeatureStore | Archive
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What was copied into a store."""
+
+    path: Path
+    n_images: int
+    n_copied: int
+    seconds: float
+    n_bytes: int
+
+    def __str__(self) -> str:
+        rate = f", {self.n_bytes / 1e9 / self.seconds:.2g} GB/s" if self.n_copied else ""
+        return (
+            f"{self.path}: {self.n_images} images, {self.n_copied} of them copied now in "
+            f"{self.seconds:.1f} s{rate}"
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of an image goes over: positions of views and of layers, and whether patch tokens do."""
+
+    views: Sequence[int]
+    layers: Sequence[int]
+    patches: bool
+
+    @classmethod
+    def of(
+        cls,
+        spec: StoreSpec,
+        views: Sequence[str | int] | None,
+        layers: Sequence[int] | None,
+        patches: bool,
+    ) -> "Selection":
+        """Views by name or position, layers by the numbers they have in the spec; None takes all.
+        InputError for unknown ones."""
+        t = spec.tokens
+        asked = t.view_names if views is None else views
+        wanted = [t.view_names[v] if type(v) is int and v < len(t.views) else v for v in asked]
+        if unknown := [str(v) for v in wanted if v not in t.view_names]:
+            raise InputError(f"views {', '.join(unknown)}: the store has {', '.join(t.view_names)}")
+        if unknown := [str(layer) for layer in layers or () if layer not in t.layers]:
+            raise InputError(
+                f"layers {', '.join(unknown)}: the store has {', '.join(map(str, t.layers))}"
+            )
+        positions = [t.layers.index(layer) for layer in layers or t.layers]
+        if (
+            not wanted
+            or len(set(wanted)) < len(wanted)
+            or not all(a < b for a, b in pairwise(positions))
+        ):
+            raise InputError("name each view once, at least one, and layers in the store's order")
+        if len(positions) < len(t.layers) and t.dtype == "int8":
+            raise InputError(
+                "tokens of an int8 archive were rounded over all layers together; choose layers "
+                "before archiving"
+            )
+        if len(positions) < len(t.layers) and not spec.has_patches:
+            raise InputError(
+                "layers of a pooled store cannot be told apart in its statistics; take them all"
+            )
+        return cls(
+            [t.view_names.index(name) for name in wanted], positions, patches and spec.has_patches
+        )
+
+    def is_all(self, spec: StoreSpec) -> bool:
+        """Whether rows stay the bytes they are."""
+        return len(self.layers) == len(spec.tokens.layers) and self.patches == spec.has_patches
+
+    def spec(self, spec: StoreSpec) -> StoreSpec:
+        """The spec of a store of what is selected."""
+        t = spec.tokens
+        tokens = t.changed(
+            views=tuple(t.views[v] for v in self.views),
+            layers=tuple(t.layers[k] for k in self.layers),
+            width=t.width // len(t.layers) * len(self.layers),
+        )
+        return spec.changed(tokens=tokens, has_patches=self.patches)
+
+    def rows(self, rows: ImageRows, spec: StoreSpec) -> ImageRows:
+        """What is selected of an image's rows, as they are if that is all; statistics are taken
+        again where channels go."""
+        if self.is_all(spec) and list(self.views) == list(range(len(spec.tokens.views))):
+            return rows  # of the source's own map: picking views would copy every token
+        chosen = self._channels(spec)
+        patches = rows.patches_VTPD[self.views][..., chosen] if self.patches else None
+        cls, pooled = (
+            rows.cls_VTD[self.views][..., chosen],
+            rows.pooled_VT5D[self.views][..., chosen],
+        )
+        stats = rows.stats_VS[self.views]
+        if len(self.layers) < len(spec.tokens.layers):
+            every = patches if self.patches else rows.patches_VTPD[self.views][..., chosen]
+            stats = np.stack([_stats(*row) for row in zip(cls, every, strict=True)])
+        return replace(
+            rows,
+            cls_VTD=np.ascontiguousarray(cls),
+            pooled_VT5D=np.ascontiguousarray(pooled),
+            stats_VS=stats,
+            patches_VTPD=np.ascontiguousarray(patches) if self.patches else None,
+        )
+
+    def _channels(self, spec: StoreSpec) -> np.ndarray | slice:
+        if len(self.layers) == len(spec.tokens.layers):
+            return slice(None)
+        width = spec.tokens.width // len(spec.tokens.layers)
+        return np.concatenate([np.arange(k * width, (k + 1) * width) for k in self.layers])
+
+
+def convert(
+    source_path: Path | str,
+    out: Path,
+    *,
+    codec: str | None = None,
+    images: Sequence[str] | None = None,
+    views: Sequence[str | int] | None = None,
+    layers: Sequence[int] | None = None,
+    patches: bool = True,
+    reserve: int = 0,
+    skip_damaged: bool = False,
+    progress: Progress = lambda n_bytes: None,
+) -> TransferReport | ArchiveReport:
+    """Copy the sealed images of a store, or an archive, into a new store or archive; goes on where
+    it stopped.
+
+    Parameters
+    ----------
+    codec : None for a store (the suffix of `out` says which format); "zstd" or "int8" for an
+        archive.
+    images, views, layers : ids, names and layer numbers to keep; None keeps all.
+    patches : False leaves patch tokens out: a pooled store.
+    skip_damaged : leave rotten images out, with a warning, rather than stop at the first.
+
+    Raises InputError for what the source lacks, StoreDamaged for rot, MismatchError if `out` holds
+    something else.
+    """
+    source = open_source(source_path)
+    chosen = _chosen(source, images)
+    selection = Selection.of(source.spec, views, layers, patches)
+    if codec:
+        if reserve or skip_damaged or not selection.is_all(source.spec):
+            raise UsageError(
+                "an archive keeps all layers and tokens, grows no further and takes no damaged "
+                "images; convert to a "
+                "store like that first"
+            )
+        return write_archive(source, out, codec, chosen, selection.views, progress)
+    spec = selection.spec(source.spec)
+    frame = source.catalog.iloc[chosen][_given(source.spec)]
+    places = {image_id: (source, i) for image_id, i in zip(frame["image_id"], chosen, strict=True)}
+    return _copy(places, out, spec, frame, reserve, selection, skip_damaged, progress)
+
+
+def merge(
+    parts: Sequence[Path], out: Path, *, reserve: int = 0, progress: Progress = lambda n_bytes: None
+) -> TransferReport:
+    """One store of all sealed images of several that hold the same tokens; goes on where it
+    stopped.
+
+    Parts that were computed at another precision, on another device or by other versions are warned
+    of, and named in `made_by`. An image may be in several parts if its rows and labels are the same
+    there. MismatchError for other tokens (both values are given), or for an image that differs.
+    """
+    sources = [FeatureStore.open(path) for path in parts]
+    first = sources[0]
+    for other in sources[1:]:
+        check_same(other, first.spec)
+        if other.spec.thumb != first.spec.thumb:
+            raise MismatchError(
+                f"{other.path}: thumbnails are {other.spec.thumb}, in {first.path} "
+                f"{first.spec.thumb}; "
+                "build the parts alike, or without thumbnails"
+            )
+    _warn_of_other_making(sources)
+    made_by = made_together([source.spec.made_by for source in sources])
+    spec = first.spec.changed(columns=_merged_columns(sources), made_by=made_by)
+    places: dict[str, tuple[Source, int]] = {}
+    frames = []
+    for source in sources:
+        sealed = _sealed(source)
+        frames.append(source.catalog.iloc[sealed][_given(source.spec)])
+        for image_id, i in zip(frames[-1]["image_id"], sealed.tolist(), strict=True):
+            known = places.setdefault(image_id, (source, i))
+            if known != (source, i):
+                _check_twin(image_id, known, (source, i))
+    if not places:
+        raise InputError(
+            f"{', '.join(map(str, parts))}: no image of them is sealed, there is nothing to merge"
+        )
+    frame = pd.concat(frames).drop_duplicates("image_id", ignore_index=True)
+    return _copy(
+        places, out, spec, frame, reserve, Selection.of(spec, None, None, True), False, progress
+    )
+
+
+def open_source(path: Path | str) -> Source:
+    """A store or an archive, whichever is there."""
+    return Archive.open(path) if is_archive(path) else FeatureStore.open(path)
+
+
+def checked_rows(source: Source, image: int) -> ImageRows:
+    """All rows of an image, once they are what was committed; StoreDamaged naming image, view, file
+    and offset if not."""
+    rows = source.rows(image)
+    if isinstance(source, FeatureStore):  # an archive has checked what it decoded
+        differs = np.flatnonzero(row_crcs(rows) != source.array("crc32c")[image])
+        if len(differs):
+            raise StoreDamaged(
+                f"{source.where(image, int(differs[0]))}: its bytes changed since they were "
+                "committed; leave it "
+                "out by `biomass store convert --skip-damaged`, or `biomass store verify --repair "
+                f"{source.path}` "
+                "and build it again"
+            )
+    return rows
+
+
+def _copy(
+    places: dict[str, tuple[Source, int]],
+    out: Path,
+    spec: StoreSpec,
+    frame: pd.DataFrame,
+    reserve: int,
+    selection: Selection,
+    skip_damaged: bool,
+    progress: Progress,
+) -> TransferReport:
+    """Put the rows of each image from where it is; what `out` has already is left."""
+    start, damaged = time.monotonic(), {}
+    check_suffix(out)
+    check_writable(out.parent)
+    if any(source.path == out.absolute() for source, _ in places.values()):
+        raise UsageError(f"{out}: is the source; give the copy another name")
+    if out.exists():
+        check_holds(out, places, selection)
+    else:
+        check_free(out.parent, image_bytes(spec) * len(frame))
+    with open_writer(out, spec, frame, reserve) as writer:
+        image_ids, pending = writer.image_ids, writer.pending()
+        for image in pending:
+            try:
+                rows = checked_rows(*places[image_ids[image]])
+            except StoreDamaged as err:
+                if not skip_damaged:
+                    raise
+                damaged[image] = str(err)
+                continue
+            _put(writer, image, selection.rows(rows, source_of(places).spec))
+            progress(image_bytes(spec))
+        writer.skip(dict.fromkeys(damaged, "damaged"))
+    if damaged:
+        warnings.warn(
+            f"{len(damaged)} images were left out:{list_some(list(damaged.values()))}", stacklevel=3
+        )
+    n_copied = len(pending) - len(damaged)
+    return TransferReport(
+        out, len(image_ids), n_copied, time.monotonic() - start, n_copied * image_bytes(spec)
+    )
+
+
+def _put(writer: StoreWriter, image: int, rows: ImageRows) -> None:
+    writer.put(image, rows)
+    writer.commit_if_due()
+    check_interrupt()
+
+
+def _chosen(source: Source, images: Sequence[str] | None) -> list[int]:
+    """Positions of the sealed images asked for, in store order."""
+    sealed = _sealed(source)
+    catalog = source.catalog
+    if images is not None:
+        if not len(images):
+            raise InputError(
+                "--images: names no image; give ids with commas, or a file with one a line"
+            )
+        known = catalog["image_id"].iloc[sealed]
+        images = spelled_as(images, known)
+        if unknown := sorted(set(images) - set(known)):
+            raise InputError(
+                f"{source.path}: has no such images, or none with tokens:{list_some(unknown)}"
+            )
+        sealed = sealed[known.isin(set(images)).to_numpy()]
+    if not len(sealed):
+        raise InputError(f"{source.path}: no image of it is sealed, there is nothing to copy")
+    return sealed.tolist()
+
+
+def source_of(places: dict[str, tuple[Source, int]]) -> Source:
+    """Any of the sources: their rows are alike."""
+    return next(iter(places.values()))[0]
+
+
+def check_holds(out: Path, places: dict[str, tuple[Source, int]], selection: Selection) -> None:
+    """MismatchError unless what a store at `out` has sealed is what would be copied there: an
+    earlier run of the same."""
+    with FeatureStore.open(out) as store:
+        ids = store.catalog["image_id"].iloc[store.sealed]
+        if strange := sorted(set(ids) - set(places)):
+            raise MismatchError(
+                f"{out}: holds images that are not to be copied; choose another "
+                f"name:{list_some(strange)}"
+            )
+        other = [
+            image_id
+            for image_id, i in zip(ids, store.sealed, strict=True)
+            if not _same_rows(store, i, *places[image_id], selection)
+        ]
+        if other:
+            raise MismatchError(
+                f"{out}: holds other rows of these images; choose another name:{list_some(other)}"
+            )
+
+
+def _same_rows(
+    store: FeatureStore, image: int, source: Source, place: int, selection: Selection
+) -> bool:
+    """By their checksums where rows go over as they are, else by the photograph's."""
+    if selection.is_all(source.spec):
+        return np.array_equal(store.array("crc32c")[image], source.row_crcs(place)[selection.views])
+    return store.catalog["sha256"][image] == source.catalog["sha256"][place]
+
+
+def _sealed(source: Source) -> np.ndarray:
+    """Sealed images, with a catalog read after they were: one that is sealed later may still have
+    empty cells in it."""
+    sealed = np.asarray(source.sealed)
+    if isinstance(source, FeatureStore):
+        source.refresh()
+    return sealed
+
+
+def _given(spec: StoreSpec) -> list[str]:
+    """Columns that a build is given; it finds the others while it reads photographs."""
+    return [column.name for column in spec.columns if column.name not in OWN_COLUMNS[2:]]
+
+
+def _merged_columns(sources: list[FeatureStore]) -> tuple[Column, ...]:
+    """Every column of any part, texts as wide as the widest."""
+    columns: dict[str, Column] = {}
+    for source in sources:
+        for column in source.spec.columns:
+            known = columns.setdefault(column.name, column)
+            if known.kind != column.kind:
+                raise MismatchError(
+                    f"{source.path}: column {column.name!r} is {column.kind}, in another part "
+                    f"{known.kind}"
+                )
+            columns[column.name] = max(known, column, key=lambda each: each.width)
+    return tuple(columns.values())
+
+
+def _warn_of_other_making(sources: Sequence[FeatureStore]) -> None:
+    for key in ROUNDING:
+        made: dict[str, Path] = {}
+        for source in sources:
+            made.setdefault(source.spec.made_by.get(key, "unknown"), source.path)
+        if len(made) > 1:
+            each = ", ".join(f"{value} in {path}" for value, path in made.items())
+            warnings.warn(f"{key}: {each}; tokens agree only within rounding", stacklevel=3)
+
+
+def _check_twin(
+    image_id: str, one: tuple[FeatureStore, int], other: tuple[FeatureStore, int]
+) -> None:
+    """MismatchError unless an image that two parts hold is the same in both."""
+    (a, i), (b, j) = one, other
+    cells = [store.catalog.iloc[k][_given(store.spec)] for store, k in (one, other)]
+    same_rows = np.array_equal(a.array("crc32c")[i], b.array("crc32c")[j])
+    if not same_rows or not cells[0].equals(cells[1]):
+        what = "labels" if same_rows else "tokens"
+        raise MismatchError(
+            f"{image_id}: its {what} in {a.path} are not those in {b.path}; keep it in one part "
+            "only "
+            "(`biomass store convert --images` leaves images out)"
+        )
+
+
+def _stats(cls_TD: np.ndarray, patches_TPD: np.ndarray) -> np.ndarray:
+    """(S,) of a row, as a build takes them: from vectors that are pooled anew, before any
+    rounding."""
+    cls, patches = (
+        torch.from_numpy(np.ascontiguousarray(values)) for values in (cls_TD, patches_TPD)
+    )
+    return row_stats(cls, patches, pool(patches)).numpy()

@@ -1,0 +1,1 @@
+"""From a CSV and photographs to pixels: catalog, labels, sites, decoding, views."""

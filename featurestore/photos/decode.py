@@ -1,0 +1,210 @@
+"""Photographs checked before work starts, and decoded in threads ahead of whoever needs them
+next."""
+
+import warnings
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from featurestore.disk.threads import Pool
+from featurestore.disk.usable import usable_cpus
+from featurestore.errors import InputError, NoAccessError, list_some
+from featurestore.photos.images import (
+    Crop,
+    find_brightest,
+    find_damage,
+    inspect_photograph,
+    naming_memory,
+    read_photograph,
+    thumbnail,
+)
+
+AHEAD = 4  # a slow file must not stop the backbone
+DARK = 1 << 13  # an eighth of the range of 16 bits
+LOOKED_AT = 100
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One photograph as the backbone takes it; facts are its catalog cells."""
+
+    tiles_THW3: torch.Tensor
+    thumb_HW3: np.ndarray | None
+    facts: dict
+
+
+def decode_ahead(
+    paths: Mapping[Hashable, Path],
+    crop: Crop,
+    thumb: tuple[int, int] | None = None,
+    damaged: Callable[[Hashable, InputError], None] | None = None,
+    sealed: Collection[Hashable] = (),
+) -> Iterator[tuple[Hashable, Decoded]]:
+    """(key, photograph) in the mapping's order, the next few being decoded meanwhile.
+
+    damaged : told of a photograph that is damaged, which is then left out; None raises what it
+        says. One that may not be read is always an error.
+    sealed : keys of photographs whose tokens a store holds; of damage inside their pictures they
+        are warned of alone.
+    """
+    with Pool(min(AHEAD, usable_cpus())) as pool:
+        todo = iter(paths.items())
+        ahead = [
+            (key, pool.submit(decode, path, crop, thumb, key in sealed))
+            for key, path in islice(todo, AHEAD)
+        ]
+        try:
+            while ahead:
+                key, future = ahead.pop(0)
+                ahead += [
+                    (k, pool.submit(decode, path, crop, thumb, k in sealed))
+                    for k, path in islice(todo, 1)
+                ]
+                try:
+                    decoded = future.result()
+                except InputError as err:
+                    if damaged is None or isinstance(err, NoAccessError):
+                        raise
+                    damaged(key, err)
+                else:
+                    yield key, decoded
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def decode(
+    path: Path, crop: Crop, thumb: tuple[int, int] | None = None, sealed: bool = False
+) -> Decoded:
+    """One photograph, decoded and cropped; the same for building a store and for predicting.
+
+    Raises InputError as `read_photograph`, and for damage inside the picture; of a sealed one that
+    is a warning.
+    """
+    photograph = read_photograph(path, crop.bits)
+    if photograph.damage and sealed:
+        warn_of_sealed(path, photograph.damage)
+    elif photograph.damage:
+        raise InputError(f"{path}: {photograph.damage}; copy it again")
+    with naming_memory(path):
+        small = thumbnail(photograph.pixels_HW3, *thumb) if thumb else None
+        tiles_THW3 = torch.from_numpy(crop(photograph.pixels_HW3))
+    facts = {
+        "sha256": photograph.sha256,
+        "width": photograph.width,
+        "height": photograph.height,
+        "status": "ok",
+    }
+    return Decoded(tiles_THW3, small, facts)
+
+
+def warn_of_sealed(path: Path, damage: str) -> None:
+    """Say that tokens were made of a damaged photograph, and stay."""
+    warnings.warn(
+        f"{path}: {damage}; its tokens are kept as they are. Restore the photograph and build a "
+        "new store, or go "
+        "without this image",
+        stacklevel=3,
+    )
+
+
+def warn_of_all_sealed(paths: list[Path]) -> None:
+    """`warn_of_sealed` for each of many photographs that is damaged inside its picture; others, and
+    missing ones, are passed."""
+    with Pool(min(AHEAD, usable_cpus())) as pool:
+        for path, damage in zip(paths, pool.map(_damage_or_none, paths), strict=True):
+            if damage:
+                warn_of_sealed(path, damage)
+
+
+def dark_remark(paths: Iterable[Path], command: str = "build") -> str | None:
+    """What to say where no 16-bit photograph uses an eighth of its range; None where one does, or
+    there are none.
+
+    The first LOOKED_AT of them are read, or as many as it takes to find a brighter one. command :
+    of `biomass store`.
+    """
+    greatest = []
+    for path in paths:
+        try:
+            found = find_brightest(path)
+        except InputError:  # others say so
+            continue
+        if found is not None and found >= DARK:
+            return None
+        greatest += [] if found is None else [found]
+        if len(greatest) == LOOKED_AT:
+            break
+    if not greatest:
+        return None
+    bits = max(8, max(greatest).bit_length())
+    return (
+        f"the 16-bit photographs are nearly black: {len(greatest)} were looked at, and no value is "
+        f"above {max(greatest)} of "
+        f"65535. If their values have {bits} bits, make a store with `biomass store {command} "
+        f"--bits {bits}`, which every "
+        "later command then follows; give more bits if other photographs may be brighter"
+    )
+
+
+def _damage_or_none(path: Path) -> str | None:
+    try:
+        return find_damage(path)
+    except InputError:
+        return None
+
+
+def check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:
+    """Width and height of the first photograph, from headers alone; InputError listing every one
+    that cannot be used."""
+    size, unusable = inspect_photographs(paths, crop)
+    if unusable:
+        raise InputError(
+            f"{len(unusable)} of {len(paths)} photographs cannot be used:"
+            f"{list_some([each.why for each in unusable.values()])}"
+        )
+    return size
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why a photograph gives no tokens: status is `missing`, `damaged`, `aspect` or `unreadable`.
+
+    An unreadable one may be sound, so no option goes without it.
+    """
+
+    status: str
+    why: str
+
+
+def _size_or_error(path: Path) -> tuple[int, int] | InputError:
+    try:
+        return inspect_photograph(path)
+    except InputError as err:
+        return err
+
+
+def inspect_photographs(
+    paths: list[Path], crop: str
+) -> tuple[tuple[int, int] | None, dict[int, Unusable]]:
+    """Width and height of the first photograph that can be used, from headers alone, and by
+    position those that cannot."""
+    first, unusable = None, {}
+    with Pool(min(AHEAD, usable_cpus())) as pool:
+        found = list(pool.map(_size_or_error, paths))
+    for i, (path, size) in enumerate(zip(paths, found, strict=True)):
+        if isinstance(size, InputError):
+            unreadable = isinstance(size, NoAccessError)
+            status = "unreadable" if unreadable else "damaged" if path.is_file() else "missing"
+            unusable[i] = Unusable(status, str(size))
+            continue
+        try:
+            width, height = (first or size) if crop == "whole" else (1, 1)
+            Crop(crop, height, width, "bicubic").check(*size)
+            first = first or size
+        except InputError as err:
+            unusable[i] = Unusable("aspect", f"{path}: {err}")
+    return first, unusable

@@ -1,0 +1,1 @@
+"""Reading a store: sources of bytes, and the reader above them."""

@@ -1,0 +1,109 @@
+"""What a build would take: images, bytes, memory, and hours by timing one view of one photograph.
+Nothing is written."""
+
+import resource
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore.disk.threads import usable_threads
+from featurestore.disk.usable import usable_memory
+from featurestore.format.spec import StoreSpec
+from featurestore.photos.decode import decode
+from featurestore.photos.sites import count_sites
+from featurestore.write.build import N_BUFFERS, BuildConfig, BuildJob, prepare_build
+from featurestore.write.writer import image_bytes
+
+LONG_H = 48  # hours that are told as days too
+AGAIN_S = 20.0  # a first view that took less is timed once more: it paid for what is done once
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What a build comes to; bytes are of the whole store, of what is to be written, and of
+    memory."""
+
+    path: Path
+    spec: StoreSpec
+    n_images: int
+    n_sites: int | None
+    n_pending: int
+    n_unusable: int
+    view_s: float
+    store_bytes: int
+    pending_bytes: int
+    free_bytes: int
+    memory_bytes: int
+    usable_bytes: int
+    """Memory that this process may hold in all."""
+
+    @property
+    def hours(self) -> float:
+        return self.view_s * self.n_pending * len(self.spec.tokens.views) / 3600
+
+    def __str__(self) -> str:
+        t, made_by = self.spec.tokens, self.spec.made_by
+        left_out = f", {self.n_unusable} to be skipped" if self.n_unusable else ""
+        days = f" ({self.hours / 24:.2g} days)" if self.hours >= LONG_H else ""
+        sites = f" of {self.n_sites} sites" if self.n_sites else ""
+        rooms = "" if self.free_bytes >= self.pending_bytes else "  NOT ENOUGH"
+        memory = "" if self.usable_bytes >= self.memory_bytes else "  NOT ENOUGH"
+        return (
+            f"{self.path}: {self.n_images} images{sites}, {self.n_pending} to build{left_out}; "
+            "nothing was written\n"
+            f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x "
+            f"{t.grid[1]}) x {t.width}"
+            f"{'' if self.spec.has_patches else ', pooled only'}\n"
+            f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} "
+            "GB to write, "
+            f"{self.free_bytes / 1e9:.3g} GB free{rooms}\n"
+            f"  memory  {self.memory_bytes / 1e9:.2g} GB, {self.usable_bytes / 1e9:.3g} GB "
+            f"usable{memory}\n"
+            f"  time    {self.hours:.3g} h{days}: {self.view_s:.3g} s a view on "
+            f"{made_by['device']} in "
+            f"{made_by['precision']}"
+        )
+
+
+@usable_threads()
+def plan_build(config: BuildConfig) -> BuildPlan:
+    """Check all that `build_store` checks before it writes, then time the backbone. Errors as
+    there."""
+    usable_bytes = usable_memory().n_bytes + _peak_bytes()
+    job = prepare_build(config, save=False)
+    view_s = _time_view(job)
+    each, n_images = image_bytes(job.spec), len(job.frame) + config.reserve
+    return BuildPlan(
+        config.out,
+        job.spec,
+        len(job.frame),
+        count_sites(job.frame),
+        job.n_pending,
+        len(job.unusable),
+        view_s,
+        each * n_images,
+        each * job.n_pending,
+        shutil.disk_usage(config.out.parent).free,
+        _peak_bytes() + N_BUFFERS * each,
+        usable_bytes,
+    )
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _time_view(job: BuildJob) -> float:
+    """Seconds that one view of the first usable photograph takes, decoding left out: it goes on
+    meanwhile."""
+    path = next(path for path in job.paths if path not in job.unusable)
+    photograph, view_s = decode(path, job.backbone.crop), 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        job.backbone.tokens(photograph.tiles_THW3, "plan", job.backbone.spec.views[0])
+        view_s = time.perf_counter() - start
+        if view_s > AGAIN_S:
+            break
+    return view_s

@@ -1,0 +1,471 @@
+"""Writing a store: put an image's rows, commit images in groups, resume where a killed builder
+stopped.
+
+Order of a commit: the rows' bytes, catalog cells, thumbnail and crc rows -> fdatasync -> seals ->
+fdatasync. A seal is never durable before what it seals, so a reader that believes seals reads only
+whole images.
+"""
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featurestore.disk import durable
+from featurestore.disk.interrupts import patient_keyboard
+from featurestore.disk.maps import most_maps, with_room
+from featurestore.errors import InputError, MismatchError, NoAccessError, list_some
+from featurestore.format.choose import create_store
+from featurestore.format.layout import Layout
+from featurestore.format.spec import OWN_COLUMNS, Column, StoreSpec
+from featurestore.read.rows import ImageRows
+from featurestore.store import FeatureStore, as_bytes
+
+# a group is one image or this long: a sync costs milliseconds, a lost group is computed again
+COMMIT_SECONDS = 2.0
+STATUS_WIDTH = 16
+DROPPED = "dropped"  # the status of an image without tokens that is no longer asked for
+
+
+class StoreWriter:
+    """The one writer of a store; made by `open_writer`, which holds the lock."""
+
+    def __init__(self, layout: Layout, store: FeatureStore) -> None:
+        self._layout, self._store = layout, store
+        self._fds: dict[Path, int] = {}
+        self._seals: dict[int, int] = {}
+        self._last_commit = time.monotonic()
+        self._wanted: set[str] | None = None
+        # one thread writes what another computes, and a signal may unwind the other at any time
+        self._lock = threading.RLock()
+
+    @property
+    def spec(self) -> StoreSpec:
+        return self._layout.spec
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of all images of the catalog, in store order."""
+        return self._store.catalog["image_id"].tolist()
+
+    def pending(self) -> list[int]:
+        """Images that are to be put, in order: not sealed, and asked for by who opened the
+        writer."""
+        open_N = self._unsealed()
+        if self._wanted is None:
+            return open_N.tolist()
+        ids = self._store.catalog["image_id"].iloc[open_N]
+        return open_N[ids.isin(self._wanted).to_numpy()].tolist()
+
+    def _unsealed(self) -> np.ndarray:
+        return np.setdiff1d(np.arange(self._store.n_images), self._store.sealed)
+
+    def put(self, image: int, rows: ImageRows) -> None:
+        """Write one image's bytes; it is not there for readers until the commit that follows."""
+        arrays = {"cls": rows.cls_VTD, "pooled": rows.pooled_VT5D, "stats": rows.stats_VS}
+        if self._layout.spec.thumb:
+            arrays["thumbs"] = rows.thumb_HW3
+        if self._layout.spec.has_patches:
+            self._check("patches", rows.patches_VTPD)
+        for name, value in arrays.items():
+            self._check(name, value)
+        patch_crc_V = (
+            [durable.crc32c(row) for row in rows.patches_VTPD]
+            if self._layout.spec.has_patches
+            else None
+        )
+        arrays["crc32c"] = row_crcs(rows, patch_crc_V)
+        with self._lock:
+            if len(self._fds) >= most_maps() // 4:  # each stays open until it is synced
+                self.commit()
+            for name, value in arrays.items():
+                self._write(name, image, value)
+            self._write_patches(image, rows.patches_VTPD, patch_crc_V)
+            self._write_cells(image, rows.facts)
+            self._seals[image] = self._store.expected_seals(image, image + 1)[0]
+
+    def skip(self, statuses: Mapping[int, str]) -> None:
+        """Note durably why unsealed images have no tokens; a later build tries them again."""
+        column = self._column("status")
+        with self._lock:
+            for image, status in statuses.items():
+                cell = encode_column(column, [status])
+                if self._store.array(column.node)[image].tobytes() != cell.tobytes():
+                    self._write_columns(image, {"status": cell})
+            self._sync()
+
+    def commit_if_due(self) -> None:
+        if time.monotonic() - self._last_commit >= COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make all put images durable, then visible. An error of a sync is final: what it lost
+        cannot be known."""
+        with self._lock:
+            # forgotten first: a failed sync must not be tried again and believed
+            seals, self._seals = self._seals, {}
+            if seals:
+                self._sync()
+                for image, seal in sorted(seals.items()):
+                    self._write("seal", image, np.array([seal], "<u4"))
+                durable.datasync(self._fd(self._layout.extents["seal"].paths[0]))
+            self._close_files()
+            self._last_commit = time.monotonic()
+
+    def add_images(self, frame: pd.DataFrame) -> None:
+        """Give images that the catalog lacks the next free rows; InputError if they do not fit."""
+        first, last = self._store.n_images, self._store.n_images + len(frame)
+        if last > self._layout.n:
+            raise InputError(
+                f"{self._layout.path}: {len(frame)} new images, room for {self._layout.n - first}; "
+                "build another store, by `biomass store build --reserve` if it shall grow"
+            )
+        cells = _cells(self._layout.spec, frame)  # all fit, or none is written
+        ids = cells["image_id"]
+        ids_by_row, ids[:, 0] = ids[:, 0].copy(), 0
+        self._write_columns(first, cells)
+        self._sync()
+        # an id's first byte puts its row in use: last and in order, so that a row in use is a whole
+        # row
+        for image, byte in enumerate(ids_by_row.tolist(), first):
+            path, offset, _ = self._layout.extents["catalog/image_id"].locate(image)
+            durable.pwrite(self._fd(path), [bytes([byte])], offset)
+        self._sync()
+        self._close_files()
+        self._store.refresh()
+
+    def settle(self, frame: pd.DataFrame) -> None:
+        """Make the catalog of all that is not sealed what the frame says: nothing but a seal
+        vouches for a cell.
+
+        Images that the catalog lacks take the places of unsealed ones that the frame lacks (a
+        rotten id, say), then free ones. What is left of the former is free again at the end of the
+        catalog, and has the status `dropped` elsewhere.
+        """
+        stale = self._unsealed()
+        # before anything that it would vouch for changes
+        self.unseal(stale[self._store.array("seal")[stale] != 0].tolist())
+        known = self._store.catalog["image_id"]
+        open_N = self._unsealed()
+        is_stray = ~known.iloc[open_N].isin(frame["image_id"]).to_numpy()
+        new = frame[~frame["image_id"].isin(known)]
+        strays = open_N[is_stray]
+        by_id = frame.set_index("image_id", drop=False)
+        self._rewrite(open_N[~is_stray], by_id.loc[known.iloc[open_N[~is_stray]]])
+        self._rewrite(strays[: len(new)], new.iloc[: len(strays)])
+        if len(new) > len(strays):
+            self.add_images(new.iloc[len(strays) :])
+        self._release(strays[len(new) :])
+        self._wanted = set(frame["image_id"])
+
+    def _rewrite(self, places: np.ndarray, frame: pd.DataFrame) -> None:
+        """Give unsealed places in use these rows, where they differ."""
+        if not len(places):
+            return
+        cells = {
+            name: cell for name, cell in _cells(self._layout.spec, frame).items() if name in frame
+        }
+        differs_N = np.zeros(len(places), bool)
+        for name, cell in cells.items():
+            there = as_bytes(self._store.array(self._column(name).node)[places])
+            differs_N |= (there != as_bytes(cell)).any(1)
+        for k in np.flatnonzero(differs_N).tolist():
+            self._write_columns(
+                int(places[k]), {name: cell[k : k + 1] for name, cell in cells.items()}
+            )
+        self._sync()
+        self._store.refresh()
+
+    def _release(self, places: np.ndarray) -> None:
+        """Free unsealed places at the end of the catalog; note of the others that nobody asks for
+        them."""
+        left = places.tolist()
+        while left and left[-1] == self._store.n_images - 1:
+            path, offset, n_bytes = self._layout.extents["catalog/image_id"].locate(left.pop())
+            durable.pwrite(self._fd(path), [bytes(n_bytes)], offset)
+            self._sync()
+            self._store.refresh()
+        if left:
+            ids = self._store.catalog["image_id"].iloc[left].tolist()
+            warnings.warn(
+                f"{self._layout.path}: {len(left)} images that it has no tokens of are no longer "
+                "asked for; their "
+                f"status is now {DROPPED!r}:{list_some(ids)}",
+                stacklevel=2,
+            )
+            self.skip(dict.fromkeys(left, DROPPED))
+
+    def _column(self, name: str) -> Column:
+        return next(column for column in self._layout.spec.columns if column.name == name)
+
+    def _write_columns(self, first: int, cells: dict[str, np.ndarray]) -> None:
+        """Encoded cells of some places from `first` on."""
+        for name, values in cells.items():
+            path, offset, _ = self._layout.extents[self._column(name).node].locate(first)
+            durable.pwrite(self._fd(path), [values], offset)
+
+    def unseal(self, images: list[int]) -> None:
+        """Declare images absent, durably: their bytes are damaged, and a build shall make them
+        again.
+
+        An id whose first byte was lost gets another one, since a catalog ends where an id is empty.
+        """
+        used = np.flatnonzero(self._store.array("catalog/image_id")[:, 0] != 0)
+        for image in images:
+            self._write("seal", image, np.zeros(1, "<u4"))
+            if len(used) and image < used[-1] and image not in used:
+                path, offset, _ = self._layout.extents["catalog/image_id"].locate(image)
+                durable.pwrite(self._fd(path), [b"?"], offset)
+        self._sync()
+        self._close_files()
+        self._store.refresh()
+
+    def _check(self, name: str, value: np.ndarray | None) -> None:
+        """InputError unless these are all values of one image, as the array holds them."""
+        array = self._layout.extents[name].array
+        found = None if value is None else (value.dtype, value.shape)
+        if found != (np.dtype(array.dtype), array.shape[1:]):
+            raise InputError(
+                f"{self._layout.path}: {name} of an image are {array.dtype} {array.shape[1:]}, "
+                f"given {found}"
+            )
+
+    def _write(self, name: str, image: int, value: np.ndarray) -> None:
+        path, offset, _ = self._layout.extents[name].locate(image)
+        durable.pwrite(self._fd(path), [np.ascontiguousarray(value)], offset)
+
+    def _write_patches(
+        self, image: int, patches_VTPD: np.ndarray | None, crc_V: list[int] | None
+    ) -> None:
+        if not self._layout.spec.has_patches:
+            return
+        extent = self._layout.extents["patches"]
+        for view, row in enumerate(patches_VTPD):
+            path, offset, _ = extent.locate(image * len(patches_VTPD) + view)
+            tail = [crc_V[view].to_bytes(4, "little")] if extent.row_crc else []
+            durable.pwrite(self._fd(path), [row, *tail], offset)
+
+    def _write_cells(self, image: int, facts: dict[str, Any]) -> None:
+        for column in self._layout.spec.columns:
+            if column.name in facts:
+                path, offset, _ = self._layout.extents[column.node].locate(image)
+                durable.pwrite(
+                    self._fd(path), [encode_column(column, [facts[column.name]])], offset
+                )
+
+    def _fd(self, path: Path) -> int:
+        if path not in self._fds:
+            self._fds[path] = with_room(path, lambda: os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        return self._fds[path]
+
+    def _sync(self) -> None:
+        for fd in self._fds.values():
+            durable.datasync(fd)
+
+    def _close_files(self) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+
+@contextmanager
+def open_writer(
+    path: Path,
+    spec: StoreSpec,
+    frame: pd.DataFrame,
+    reserve: int = 0,
+    wait: bool = False,
+    lock: bool = True,
+) -> Iterator[StoreWriter]:
+    """Hold the lock on a store, made if missing, its catalog holding at least the frame's images.
+
+    MismatchError if the store at path has another fingerprint; LockedError if another builder is at
+    work (unless told to wait). On leaving, also by an error, what was put is committed. In Python
+    the first KeyboardInterrupt waits for the image in hand.
+    """
+    with durable.locked(path, wait) if lock else nullcontext(), _plain_os_errors(path):
+        if not path.exists():
+            create_with_catalog(path, spec, frame, reserve)
+        with FeatureStore.open(path) as store:
+            if reserve and store.layout.n < max(store.n_images, len(frame)) + reserve:
+                warnings.warn(
+                    f"{path}: has room for {store.layout.n} images, which does not change; "
+                    "`biomass store extend "
+                    "--reserve` makes a store with more",
+                    stacklevel=3,
+                )
+            check_same(store, spec)
+            check_labels(store, frame)
+            writer = StoreWriter(store.layout, store)
+            writer.settle(frame)
+            with patient_keyboard("the same call goes on from here"):
+                try:
+                    yield writer
+                finally:
+                    writer.commit()
+
+
+@contextmanager
+def _plain_os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as err:
+        raise NoAccessError.of(err, path, what="read or write") from err
+    except OSError as err:
+        raise InputError(
+            f"{path}: writing failed: {err.strerror}; what is sealed is safe, the same command "
+            "goes on "
+            "from there once there is room and the disk is well"
+        ) from err
+
+
+def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int) -> None:
+    """An empty store whose catalog is filled; it appears under its name when that is so, never
+    before."""
+    # no name that somebody gave a store
+    hidden = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    with (
+        durable.appears_whole(path, hidden),
+        FeatureStore(create_store(hidden, spec, len(frame) + reserve)) as store,
+    ):
+        StoreWriter(store.layout, store).add_images(frame)
+
+
+def check_same(store: FeatureStore, spec: StoreSpec) -> None:
+    """MismatchError naming each part of the spec that differs from the store's."""
+    ours, theirs = spec.tokens.model_dump(mode="json"), store.spec.tokens.model_dump(mode="json")
+    keys = {**theirs, **ours}
+    differing = [
+        _difference(key, theirs.get(key), ours.get(key))
+        for key in keys
+        if ours.get(key) != theirs.get(key)
+    ]
+    for name in ("has_patches", "pooled_dtype"):
+        if getattr(spec, name) != getattr(store.spec, name):
+            differing.append(
+                f"{name}: store {getattr(store.spec, name)}, asked {getattr(spec, name)}"
+            )
+    # their size is that of the photograph that came first
+    if bool(spec.thumb) != bool(store.spec.thumb):
+        differing.append(f"thumbs: store {bool(store.spec.thumb)}, asked {bool(spec.thumb)}")
+    if differing:
+        raise MismatchError(
+            f"{store.path}: holds other tokens; choose another name or remove it\n  "
+            + "\n  ".join(differing)
+        )
+
+
+def _difference(key: str, theirs: Any, ours: Any) -> str:
+    """A part of two token specs for messages; views by their names, if these tell them apart."""
+    if key == "views":
+        names = [[view["name"] for view in views] for views in (theirs, ours)]
+        if names[0] != names[1]:
+            theirs, ours = (f"{len(each)} ({', '.join(each)})" for each in names)
+            return f"views: store {theirs}, asked {ours}"
+    return f"{key}: store {theirs!r}, asked {ours!r}"
+
+
+def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
+    """MismatchError naming the sealed images whose cells in the CSV are not the store's: nothing
+    sealed is rewritten."""
+    advice = (
+        f"labels are part of a store; `biomass store extend {store.path} NEW --data DIR --relabel` "
+        "copies its tokens to "
+        "one with these"
+    )
+    known = store.catalog.iloc[store.sealed].set_index("image_id")
+    ours = frame.set_index("image_id")
+    ours = ours.loc[ours.index.isin(known.index)]
+    if missing := [name for name in ours.columns if name not in known.columns]:
+        raise MismatchError(
+            f"{store.path}: the CSV has columns the store lacks: {', '.join(missing)}; {advice}"
+        )
+    kinds = {column.name: column.kind for column in store.spec.columns}
+    for name in frame.columns.drop("image_id"):
+        kind = "number" if pd.api.types.is_numeric_dtype(frame[name]) else "text"
+        if kind != kinds[name] and not frame[name].isna().all():
+            raise MismatchError(
+                f"{store.path}: {name!r} is {kinds[name]} in the store, {kind} in the CSV; {advice}"
+            )
+    for name in ours.columns:
+        theirs = known.loc[ours.index, name]
+        # a table put together of several has NaN where the store has nothing
+        if kinds[name] == "text":
+            ours[name] = ours[name].fillna("")
+        differs = (ours[name] != theirs) & ~(ours[name].isna() & theirs.isna())
+        if differs.any():
+            raise MismatchError(
+                f"{store.path}: {name!r} in the CSV differs from the store's for "
+                f"{list_some(list(ours.index[differs]), 5)}\n{advice}"
+            )
+
+
+def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ...]:
+    """Columns of a catalog for this frame: our own, then the CSV's; texts as wide as the longest,
+    times slack."""
+    fixed = {"sha256": 64, "status": STATUS_WIDTH}
+    columns = []
+    for name in [*OWN_COLUMNS, *(c for c in frame.columns if c not in OWN_COLUMNS)]:
+        if name in ("width", "height") or (
+            name in frame and pd.api.types.is_numeric_dtype(frame[name])
+        ):
+            columns.append(Column(name=name, kind="number"))
+        else:
+            longest = (
+                max((len(str(text).encode()) for text in frame[name]), default=0)
+                if name in frame
+                else 0
+            )
+            width = fixed.get(name) or durable.round_up(max(1, int(longest * slack)), 8)
+            columns.append(Column(name=name, kind="text", width=width))
+    return tuple(columns)
+
+
+def _cells(spec: StoreSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Encoded cells of each column for new images; what the frame does not have is NaN or empty."""
+    return {
+        column.name: encode_column(
+            column, frame[column.name] if column.name in frame else np.full(len(frame), np.nan)
+        )
+        for column in spec.columns
+    }
+
+
+def encode_column(column: Column, values: Any) -> np.ndarray:
+    """Cells as the catalog holds them; InputError for a text that does not fit the column's fixed
+    width."""
+    if column.kind == "number":
+        return np.ascontiguousarray(values, "<f8")  # a DataFrame hands out strided columns
+    # NaN: an empty column of the CSV
+    encoded = [b"" if value != value else str(value).encode() for value in values]
+    if too_long := [text for text in encoded if len(text) > column.width]:
+        raise InputError(
+            f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's "
+            "column "
+            f"has {column.width}; build another store"
+        )
+    return np.array(encoded, f"S{column.width}").view(np.uint8).reshape(len(encoded), column.width)
+
+
+def row_crcs(rows: ImageRows, patch_crc_V: Sequence[int] | None = None) -> np.ndarray:
+    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats; those of
+    the patches may be known."""
+    crc_V = durable.crc32c_rows(rows.cls_VTD)
+    if rows.patches_VTPD is not None:
+        append = durable.crc32c_append(rows.patches_VTPD[0].nbytes)
+        known = patch_crc_V or [durable.crc32c(row) for row in rows.patches_VTPD]
+        crc_V = np.array(
+            [append(int(crc), each) for crc, each in zip(crc_V, known, strict=True)], np.uint32
+        )
+    return durable.crc32c_rows(rows.pooled_VT5D, rows.stats_VS, start_N=crc_V)
+
+
+def image_bytes(spec: StoreSpec) -> int:
+    """Bytes on disk of one image."""
+    return sum(array.n_bytes for array in spec.arrays(1))

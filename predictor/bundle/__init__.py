@@ -1,0 +1,1 @@
+"""A folder that predicts offline: its contents, its texts, its wheel."""

@@ -1,0 +1,373 @@
+"""Making a bundle: the chosen heads of runs and sweeps, what they need to predict, and a list of it
+all."""
+
+import csv
+import io
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import copyfile
+
+import pandas as pd
+
+from featurestore.backbone.backbone import backbone_of_store
+from featurestore.backbone.demo.model import NAME as PACKAGED
+from featurestore.backbone.weights import is_random, saved_weights_path
+from featurestore.disk.durable import appears_whole, check_writable, file_sha256
+from featurestore.disk.messages import say
+from featurestore.disk.tensor_file import save_tensors
+from featurestore.errors import InputError, NoAccessError, UsageError, list_some
+from predictor.bundle.bundle import (
+    BACKBONE_FOLDER,
+    FORMAT,
+    FORMAT_VERSION,
+    LISTING,
+    NAME,
+    UPLOAD_FILES,
+    Bundle,
+    ListedBackbone,
+    ListedFile,
+    ListedMember,
+    Listing,
+    check_bundle,
+    check_reach,
+)
+from predictor.bundle.texts import dataset_metadata, kernel_metadata, notebook, readme
+from predictor.bundle.wheel import metadata, write_wheel
+from predictor.extras.blend import Blend, weighed
+from predictor.members.combine import Combiner
+from predictor.members.member import Member, say_lone_folds
+from trainer.config.sections import PointConfig, dump_yaml
+from trainer.loop.runs import best_run, dump_json
+
+LICENCE_FILE = "backbone/LICENCE.txt"
+MAX_LICENCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """Whether backbones' weights go along, where they come from, and the text of their licence."""
+
+    included: bool = False
+    weights: str | None = None
+    """A file; None is what was kept beside the store, or is packaged."""
+
+    licence: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.included and (self.weights or self.licence):
+            raise UsageError(
+                "--backbone-weights and --backbone-licence are for --with-backbone; add that"
+            )
+        if self.licence:
+            self.licence_text()
+
+    def licence_text(self) -> str:
+        """The licence; InputError for a file that is empty, large or no text."""
+        try:
+            with open(self.licence, encoding="utf-8") as file:
+                text = file.read(MAX_LICENCE)
+        except (OSError, UnicodeDecodeError) as err:
+            raise InputError(
+                f"{self.licence}: cannot be read as UTF-8 text ({err}); give the licence's text"
+            ) from err
+        if not text.strip() or "\0" in text or len(text.encode()) >= MAX_LICENCE:
+            raise InputError(
+                f"{self.licence}: empty, of {MAX_LICENCE} bytes or more, or no text; give the "
+                "licence's text"
+            )
+        return text
+
+
+def make_bundle(
+    sources: Sequence[Path],
+    out: Path,
+    points: str = "best",
+    folds: Sequence[int] | None = None,
+    weights: str = "last",
+    blend: Blend | None = None,
+    backbone: BackboneChoice | None = None,
+    say: Callable[[str], object] = say,
+) -> Bundle:
+    """Make the folder `out`, whole or not at all: the same inputs give the same bytes.
+
+    sources : folders of runs and sweeps; points : of sweeps, `best`, `all` or names with commas.
+    folds, weights : which heads; blend : shares in the ensemble, None is equal; backbone : None is
+        without.
+    say : told what a person should know.
+
+    Raises InputError if `out` exists or cannot be written, a run lacks something, or a licence is
+    missing; MismatchError if the backbone's weights are others than those that made the tokens.
+    """
+    out, place = Path(out), Path(os.path.abspath(out))
+    if os.path.lexists(place):
+        raise InputError(f"{out}: exists; remove it or choose another --out")
+    folds = sorted(set(folds)) if folds else None
+    names = _names(chosen_runs(sources, points, say))
+    members = [Member.load(run, folds, weights) for run in names]
+    for member in members:
+        check_reach(member.run)
+    say_lone_folds(members, say)
+    Combiner(members)  # those that do not go together are refused
+    if blend:
+        members = weighed(members, blend, say)
+    check_writable(place.parent)
+    try:
+        with appears_whole(place) as partial:
+            partial.mkdir()
+            _fill(
+                partial,
+                {names[member.run.path]: member for member in members},
+                folds,
+                backbone or BackboneChoice(),
+                say,
+            )
+            made = check_bundle(partial)  # what its own check refuses does not appear
+    except PermissionError as err:
+        raise NoAccessError.of(err, out, what="read or write") from err
+    except OSError as err:
+        raise InputError(
+            f"{err.filename or out}: cannot be read or written ({err.strerror}); make room, or "
+            "choose another "
+            "--out"
+        ) from err
+    return replace(made, path=out)
+
+
+def chosen_runs(
+    sources: Sequence[Path], points: str = "best", say: Callable[[str], object] = say
+) -> list[Path]:
+    """The runs meant, each once, however it was spelled; InputError for a folder that is neither a
+    run nor a sweep, or a sweep without such points.
+    """
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if (source / "summary.json").exists():
+            found += _of_sweep(source, points, say)
+        elif (source / "config.yaml").exists() and (source / "weights").exists():
+            found.append(source)
+        else:
+            raise InputError(
+                f"{source}: neither a run's folder nor a finished sweep's; `biomass train` makes "
+                "both"
+            )
+    return list({run.resolve(): run for run in found})  # `.` has no name to go by
+
+
+def _of_sweep(sweep: Path, points: str, say: Callable[[str], object]) -> list[Path]:
+    if points == "best":
+        best = best_run(sweep)
+        say(f"heads of {best}, the best run of this sweep")
+        return [best]
+    known = [path.name for path in sorted(sweep.iterdir()) if (path / "config.yaml").exists()]
+    if points == "all":
+        return [sweep / name for name in known if name in _usable(sweep, say)]
+    names = [name.strip() for name in points.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"{sweep}: no point {', '.join(unknown)}; it has:{list_some(known)}")
+    return [sweep / name for name in names]
+
+
+def _usable(sweep: Path, say: Callable[[str], object]) -> set[str]:
+    """Points of a sweep that have heads to predict with."""
+    # of the mean and ridge beside them it says nothing
+    summary = pd.read_csv(sweep / "summary.csv").dropna(subset="failed")
+    usable = {
+        name
+        for name, failed in zip(summary["name"], summary["failed"], strict=True)
+        if not bool(failed) and _has_heads(sweep / name / "weights")
+    }
+    if lacking := sorted(set(summary["name"]) - usable):
+        say(f"without {', '.join(lacking)}: failed, or for reports only")
+    return usable
+
+
+def _has_heads(folder: Path) -> bool:
+    return folder.is_dir() and any(file.suffix == ".safetensors" for file in folder.iterdir())
+
+
+def _names(runs: Sequence[Path]) -> dict[Path, str]:
+    """A folder's name for each run: its own, with its sweep's before it where two are alike.
+
+    InputError for names that are still alike, or that no bundle may hold.
+    """
+    count = Counter(run.name for run in runs)
+    names = {
+        run: run.name if count[run.name] == 1 else f"{run.parent.name}__{run.name}" for run in runs
+    }
+    if twice := sorted(name for name, n in Counter(names.values()).items() if n > 1):
+        raise InputError(
+            f"runs of the same name, of sweeps of the same name: {', '.join(twice)}; rename a "
+            "sweep's folder"
+        )
+    if bad := [
+        repr(name)
+        for name in names.values()
+        if not (re.fullmatch(NAME, name) and name.isprintable())
+    ]:
+        raise InputError(f"folders whose names no bundle may hold: {', '.join(bad)}; rename them")
+    # bundle.json would misspell them
+    if sys.getfilesystemencoding() != "utf-8" and not all(map(str.isascii, names.values())):
+        raise InputError(
+            f"{', '.join(map(str, names))}: this locale's file names are "
+            f"{sys.getfilesystemencoding()}, a bundle's "
+            "are UTF-8; set LC_ALL=C.UTF-8, or rename the folders"
+        )
+    return names
+
+
+def _fill(
+    folder: Path,
+    members: dict[str, Member],
+    folds: Sequence[int] | None,
+    choice: BackboneChoice,
+    say: Callable[[str], object],
+) -> None:
+    """Write everything into an empty folder, the listing last."""
+    for name, member in members.items():
+        _write_run(folder / "runs" / name, member, folds)
+    backbones = _write_backbones(folder, list(members.values()), choice, say)
+    (folder / "wheel").mkdir()
+    wheel = write_wheel(folder / "wheel")
+    listed = [
+        ListedMember(
+            name=name,
+            weights=member.weights,
+            folds=list(folds) if folds else None,
+            weight=member.weight,
+        )
+        for name, member in members.items()
+    ]
+    _write(folder / "predict.ipynb", notebook(wheel.name, file_sha256(wheel)))
+    _write(folder / "README.md", readme(members, listed, backbones, wheel.name))
+    files = {
+        str(path.relative_to(folder)): ListedFile(
+            size=path.stat().st_size, sha256=file_sha256(path)
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    listing = Listing(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        biomass=metadata().version,
+        members=listed,
+        backbones=backbones,
+        files=files,
+    )
+    _write(folder / LISTING, dump_json(listing.model_dump()))
+    for name, text in zip(UPLOAD_FILES, (dataset_metadata(), kernel_metadata()), strict=True):
+        _write(folder / name, text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Text as UTF-8, whatever the locale is."""
+    path.write_bytes(text.encode())
+
+
+def _write_run(folder: Path, member: Member, folds: Sequence[int] | None) -> None:
+    """A run's folder with nothing but what predict reads, and no path of this machine."""
+    run = member.run
+    (folder / "weights").mkdir(parents=True)
+    for file in run.head_files(member.weights, list(folds) if folds else None):
+        copyfile(run.path / "weights" / file, folder / "weights" / file)
+    _write(folder / "config.yaml", dump_yaml(_without_folders(member.config)))
+    _write(
+        folder / "spec.json",
+        dump_json(
+            json.loads((run.path / "spec.json").read_bytes()) | {"store_folder": BACKBONE_FOLDER}
+        ),
+    )
+    if (run.path / "oof.csv").exists():  # a refit has none
+        _write(
+            folder / "oof.csv",
+            _rows_of((run.path / "oof.csv").read_bytes().decode(), member.weights),
+        )
+
+
+def _without_folders(config: PointConfig) -> PointConfig:
+    """The config, its files by their names alone."""
+    store, folds = config.dataset.store, config.cv.folds
+    dataset = config.dataset.model_copy(update={"store": Path(store.name) if store else None})
+    cv = config.cv.model_copy(update={"folds": Path(folds.name) if folds else None})
+    return config.model_copy(update={"dataset": dataset, "cv": cv})
+
+
+def _rows_of(table: str, weights: str) -> str:
+    """An out-of-fold table's rows of `best` or `last`, every number as it was written."""
+    header, *rows = csv.reader(io.StringIO(table))
+    which = header.index("weights")
+    chosen = io.StringIO()
+    csv.writer(chosen, lineterminator="\n").writerows(
+        [header, *(row for row in rows if row[which] == weights)]
+    )
+    return chosen.getvalue()
+
+
+def _write_backbones(
+    folder: Path, members: Sequence[Member], choice: BackboneChoice, say: Callable[[str], object]
+) -> list[ListedBackbone]:
+    """The backbones that the members need, each once; their weights written where they are asked
+    for."""
+    distinct = {
+        (member.spec.tokens.model, member.spec.tokens.weights_sha256): member for member in members
+    }
+    if choice.weights and len(distinct) > 1:
+        raise UsageError(
+            f"--backbone-weights is one file, the runs need {len(distinct)} backbones; keep each "
+            "beside its store"
+        )
+    if choice.licence:
+        (folder / "backbone").mkdir()
+        _write(folder / LICENCE_FILE, choice.licence_text())
+    listed = []
+    for (model, weights_sha256), member in sorted(distinct.items()):
+        file = _write_backbone(folder / "backbone", member, choice) if choice.included else None
+        random = is_random(member.spec)
+        if file is None and not (choice.included or model == PACKAGED or random):
+            say(
+                f"without the weights of {model}: where this predicts, give them with "
+                "--backbone-weights"
+            )
+        licence = "random weights" if random else licence_note(model)
+        listed.append(
+            ListedBackbone(
+                model=model,
+                weights_sha256=weights_sha256,
+                licence=licence,
+                file=file and str(file.relative_to(folder)),
+            )
+        )
+    return listed
+
+
+def _write_backbone(folder: Path, member: Member, choice: BackboneChoice) -> Path:
+    """Weights in a file named for their hash, once that was compared with the store's."""
+    tokens = member.spec.tokens
+    random = is_random(member.spec) and not choice.weights
+    if "dinov3" in tokens.model and tokens.model != PACKAGED and not random and not choice.licence:
+        raise InputError(
+            f"{tokens.model}: DINOv3's weights may be passed on with the text of their licence "
+            "only; "
+            "give it with --backbone-licence FILE, or make the bundle without --with-backbone"
+        )
+    model = backbone_of_store(
+        member.spec, choice.weights, member.run.store_folders, "--backbone-weights", "cpu", "fp32"
+    ).model
+    folder.mkdir(exist_ok=True)
+    path = saved_weights_path(folder, tokens.weights_sha256)
+    save_tensors(model.state_dict(), path)
+    return path
+
+
+def licence_note(model: str) -> str:
+    """What timm says of the licence of a model's weights."""
+    import timm
+
+    told = timm.get_pretrained_cfg(model)
+    return (told and told.license) or "not stated by timm"

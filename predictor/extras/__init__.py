@@ -1,0 +1,1 @@
+"""What can be added to predictions: intervals, blends, pictures, a report."""

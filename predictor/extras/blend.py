@@ -1,0 +1,154 @@
+"""Shares of an ensemble's members: equal, or fitted on their out-of-fold tables, with what that
+gains out of fold."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from predictor.members.member import Member
+from predictor.members.oof import OutOfFold, check_held_out, without_table
+from trainer.score.metrics import WEIGHTS, weighted_r2
+
+Blend = Literal["equal", "fitted"]
+
+
+def blend_weights(members: Sequence[Member], how: Blend) -> tuple[list[float], str]:
+    """A weight for each member, summing to one, and a text that says what they are and what fitting
+    gains out of fold.
+
+    Fitted weights are the non-negative ones that sum to one with the best score out of fold. They
+    are found under that sum, and not scaled to it afterwards: an ensemble averages its members, so
+    weights fitted without the sum (which would also shrink or stretch all masses) are no longer the
+    best ones once they are scaled.
+
+    Photographs that some members do not have are left out, which the text says. Each counts once,
+    its repeats averaged: heads of all repeats predict together. InputError as `OutOfFold.of`, and
+    for a fitted weight of a member without such a table.
+
+    Source: Breiman 1996, Stacked regressions, Machine Learning 24 (non-negative weights on
+    out-of-sample predictions).
+    """
+    equal_M = np.full(len(members), 1 / len(members))
+    if len(members) == 1:
+        return equal_M.tolist(), "one member: nothing to weigh"
+    if how == "equal" and without_table(members):
+        # a refit: what fitting would gain is not known
+        return equal_M.tolist(), _shares(members, equal_M)
+    check_held_out(members, "--blend fitted")
+    notes: list[str] = []
+    oof = OutOfFold.of(members, notes.append)
+    gram_SMM = _site_grams(oof)
+    fitted_M = simplex_weights(gram_SMM.sum(0))
+    chosen_M = fitted_M if how == "fitted" else equal_M
+    return chosen_M.tolist(), "\n".join(
+        [_shares(members, chosen_M), *notes, _gain(oof, equal_M, fitted_M, gram_SMM)]
+    )
+
+
+def weighed(members: Sequence[Member], how: Blend, say: Callable[[str], object]) -> list[Member]:
+    """The members with those weights, without those that weigh nothing: their heads need not run.
+    `say` is told the text."""
+    weights, text = blend_weights(members, how)
+    say(text)
+    return [
+        member.weighing(weight)
+        for member, weight in zip(members, weights, strict=True)
+        if weight > 0
+    ]
+
+
+def _shares(members: Sequence[Member], weight_M: np.ndarray) -> str:
+    return "weights: " + ", ".join(
+        f"{weight:.3f} {member.name}" for weight, member in zip(weight_M, members, strict=True)
+    )
+
+
+def _gain(oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: np.ndarray) -> str:
+    """Scores of both kinds of weights, and of weights that never saw the site they are scored
+    on."""
+    equal, fitted = (
+        float(weighted_r2(oof.truth_N5, oof.combined(weight_M))) for weight_M in (equal_M, fitted_M)
+    )
+    known = (
+        f"out-of-fold score: equal weights {equal:.4f}; fitted {fitted:.4f} on the "
+        "photographs "
+        "they were fitted on"
+    )
+    if len(gram_SMM) < 2:
+        return f"{known}; one site alone does not say what they are worth elsewhere"
+    honest = float(weighted_r2(oof.truth_N5, left_out(oof, gram_SMM)))
+    return (
+        f"{known}, {honest:.4f} where each of {len(gram_SMM)} sites is predicted by weights fitted "
+        "without it: "
+        f"fitting gains {honest - equal:+.4f}"
+    )
+
+
+def left_out(oof: OutOfFold, gram_SMM: np.ndarray) -> np.ndarray:
+    """(N, 5) grams: each site's photographs combined by weights fitted on the other sites."""
+    total_MM, prediction_N5 = gram_SMM.sum(0), np.empty_like(oof.truth_N5)
+    for gram_MM, site in zip(gram_SMM, np.unique(oof.site_N), strict=True):
+        here = oof.site_N == site
+        prediction_N5[here] = oof.combined(simplex_weights(total_MM - gram_MM))[here]
+    return prediction_N5
+
+
+def _site_grams(oof: OutOfFold) -> np.ndarray:
+    """(S, M, M) products of the members' errors in the metric's weights, summed over each site: all
+    that weights depend on."""
+    # unknown truths do not count
+    error_MN5 = np.nan_to_num(oof.prediction_MN5 - oof.truth_N5) * np.sqrt(WEIGHTS)
+    of_sites = (
+        error_MN5[:, oof.site_N == site].reshape(len(error_MN5), -1)
+        for site in np.unique(oof.site_N)
+    )
+    return np.array([error_MX @ error_MX.T for error_MX in of_sites])
+
+
+def simplex_weights(gram_MM: np.ndarray) -> np.ndarray:
+    """(M,) w >= 0 with sum 1 that makes w @ gram @ w least; equal where all errors are 0.
+
+    With that sum the error of the average is the average of the errors, E w. And v, the
+    non-negative least squares solution of |E v|^2 + (1 - sum v)^2, is a multiple of w: for v = s w
+    that is s^2 q + (1 - s)^2 with q = |E w|^2, at its best s it is q / (1 + q), and this grows with
+    q.
+    """
+    n_members, scale = len(gram_MM), np.trace(gram_MM) / len(gram_MM)
+    if scale == 0:
+        return np.full(n_members, 1 / n_members)
+    v_M = nnls(gram_MM / scale + 1, np.ones(n_members))
+    return v_M / v_M.sum()
+
+
+def nnls(gram_MM: np.ndarray, aim_M: np.ndarray) -> np.ndarray:
+    """(M,) v >= 0 that makes |A v - b|^2 least, from gram = A^T A and aim = A^T b.
+
+    Source: Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23 (active set).
+    """
+    v_M, free_M = np.zeros(len(aim_M)), np.zeros(len(aim_M), bool)
+    # it ends before that, unless rounding frees and fixes one variable for ever
+    for _ in range(3 * len(aim_M)):
+        slope_M = np.where(free_M, -np.inf, aim_M - gram_MM @ v_M)
+        if slope_M.max() <= 1e-12 * np.abs(aim_M).max():
+            break
+        free_M[slope_M.argmax()] = True
+        v_M, free_M = _solved(gram_MM, aim_M, v_M, free_M)
+    return v_M
+
+
+def _solved(
+    gram_MM: np.ndarray, aim_M: np.ndarray, v_M: np.ndarray, free_M: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The least squares solution in the free variables, and which are left free: those that would
+    fall below 0 stay there."""
+    while True:
+        wanted_M = np.zeros(len(v_M))
+        # lstsq: members may be alike
+        wanted_M[free_M] = np.linalg.lstsq(gram_MM[np.ix_(free_M, free_M)], aim_M[free_M])[0]
+        falls_M = wanted_M < 0
+        if not falls_M.any():
+            return wanted_M, free_M
+        way_M = np.where(falls_M, v_M / np.where(falls_M, v_M - wanted_M, 1), np.inf)
+        v_M = np.maximum(v_M + way_M.min() * (wanted_M - v_M), 0)
+        free_M = free_M & (way_M > way_M.min())

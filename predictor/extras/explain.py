@@ -1,0 +1,250 @@
+"""Where the mass is: maps of what heads say of every patch, kept while photographs are predicted,
+drawn once that is written.
+
+Drawn last, so that pictures never stand between a deadline and the submission; until then a map is
+a small file, so memory does not grow with the photographs, and a prediction that goes on with
+--resume finds those of before. How a picture looks is `picture`'s business, the page with all of
+them is `report`'s.
+"""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from featurestore.disk.durable import appears_whole, remove
+from featurestore.disk.interrupts import check_interrupt
+from featurestore.disk.messages import new_bar
+from featurestore.disk.threads import Pool
+from featurestore.disk.usable import usable_cpus
+from featurestore.errors import InputError, UsageError
+from featurestore.explore.pictures import upright_grid
+from featurestore.format.spec import ViewSpec
+from featurestore.photos.decode import AHEAD
+from featurestore.photos.images import read_photograph
+from predictor.extras.picture import Map, blank, draw_picture, fitted
+from predictor.extras.report import About, Entry, write_report
+from predictor.members.ensemble import Tokens
+from predictor.members.member import Member, Stage, by_spec
+from predictor.members.submission import can_write
+from trainer.heads import kinds
+
+PICTURE_S = 0.5  # to draw one of 1200 pixels on one core, of which a deadline must leave some
+NAME_BYTES = 120  # of a picture's name before its ending; file systems take 255
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """What a prediction's members see in its photographs, on its way to `folder`."""
+
+    folder: Path
+    members: Sequence[Member]
+    view_names: Sequence[str]
+    key: str
+    """What maps depend on besides their photograph: `journal_key`."""
+
+    def __post_init__(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(
+                f"--explain {self.folder}: is a file; name a folder for the pictures and "
+                "report.html"
+            )
+        with self._can_write():
+            self._maps.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=self.folder).close()
+
+    @cached_property
+    def unit(self) -> str | None:
+        """What the maps say: grams if any member counts them, else the share of what heads look at,
+        else nothing."""
+        told = [kinds.load(member.config.head.kind).maps_say for member in self.members]
+        return next((unit for unit in ("grams", "share") if unit in told), None)
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """(M,) weight of each member's map; 0 where its kind says something else."""
+        told_M = [kinds.load(member.config.head.kind).maps_say for member in self.members]
+        weight_M = np.array(
+            [m.weight * (told == self.unit) for m, told in zip(self.members, told_M, strict=True)]
+        )
+        return weight_M / weight_M.sum() if self.unit else np.zeros(len(self.members))
+
+    def has(self, group: int, image_id: str, sha256: str) -> bool:
+        """Whether nothing has to be looked at for a group's map of a photograph."""
+        return (
+            not self.shares[by_spec(self.members)[group]].any()
+            or self._path(group, image_id, sha256).exists()
+        )
+
+    def keep(
+        self,
+        group: int,
+        image_id: str,
+        sha256: str,
+        stage: Stage,
+        tokens: Sequence[Tokens],
+        views: Sequence[ViewSpec],
+    ) -> None:
+        """A group's map of one photograph from the tokens of its views, flips undone and
+        averaged."""
+        share_M = self.shares[by_spec(self.members)[group]]
+        maps = [
+            share * upright(ensemble.maps(tokens), views, stage.backbone.spec.grid)
+            for share, ensemble in zip(share_M, stage.ensembles, strict=True)
+            if share
+        ]
+        if maps:
+            with (
+                self._can_write(),
+                appears_whole(self._path(group, image_id, sha256)) as partial,
+                open(partial, "wb") as file,
+            ):
+                np.save(file, laid_out(sum(maps), self.unit).astype(np.float32))
+
+    def map(self, image_id: str, sha256: str) -> Map | None:
+        """All groups' maps of a photograph together, on the finest of their grids; None where there
+        is none."""
+        paths = [self._path(group, image_id, sha256) for group in range(len(by_spec(self.members)))]
+        maps = [np.load(path).astype(float) for path in paths if path.exists()]
+        if not maps:
+            return None
+        height, width = max((each.shape[:2] for each in maps), key=np.prod)
+        return Map(self.unit, sum(regridded(each, height, width) for each in maps))
+
+    def report(
+        self,
+        paths: Mapping[str, Path],
+        table: pd.DataFrame,
+        unusable: Mapping[str, str],
+        level: float | None = None,
+        progress: bool = True,
+    ) -> Path:
+        """Draw a picture of every row of `table`, and report.html with all of them; returns the
+        page's path.
+
+        unusable : why, by image_id, of photographs that the training mean stands for; level : of
+            the table's intervals.
+        """
+        names = picture_names(list(table["image_id"]))
+
+        def entry(row: pd.Series) -> Entry:
+            image_id = row["image_id"]
+            photograph, seen = self._look(image_id, paths[image_id])
+            why = _by_name(unusable.get(image_id, ""), paths[image_id])
+            with self._can_write(), appears_whole(self.folder / names[image_id]) as partial:
+                picture = draw_picture(
+                    photograph,
+                    seen,
+                    row,
+                    f"the training mean stands in: {why}" if why else "",
+                    level,
+                )
+                # 0.25 s and 3.0 MB; Pillow's own level 6: 0.6 s and 2.8 MB
+                picture.save(partial, "PNG", compress_level=1)
+            return Entry.of(row, names[image_id], photograph, seen, why, len(table))
+
+        entries = _in_threads(entry, [row for _, row in table.iterrows()])
+        bar = new_bar("explain", len(table), "image", progress, iterable=entries)
+        about = About(self.members, self.view_names, self.unit, level)
+        with self._can_write():
+            page = write_report(self.folder / "report.html", about, table, list(bar))
+        remove(self._maps)
+        return page
+
+    def _look(self, image_id: str, path: Path) -> tuple[Image.Image, Map | None]:
+        try:
+            photograph = read_photograph(path, self.members[0].spec.tokens.bits)
+        except InputError as err:
+            return blank(_by_name(f"no picture: {err}", path)), None
+        return fitted(photograph.pixels_HW3), self.map(image_id, photograph.sha256)
+
+    def _can_write(self) -> AbstractContextManager[None]:
+        return can_write(self.folder, "--explain")
+
+    @property
+    def _maps(self) -> Path:
+        # no name that a folder of someone else's would have
+        return self.folder / "report.html.progress"
+
+    def _path(self, group: int, image_id: str, sha256: str) -> Path:
+        """Where a map is; other heads, views or bytes of the photograph have another."""
+        address = hashlib.sha256(
+            "\0".join([self.key, str(self.shares), str(group), image_id, sha256]).encode()
+        ).hexdigest()
+        return self._maps / f"{address[:32]}.npy"
+
+
+def _by_name(text: str, path: Path) -> str:
+    """The text with the file's name for its whole path: there is little room, and pages are passed
+    on."""
+    return text.replace(f"{path.parent}{os.sep}", "")
+
+
+def upright(maps_VTPM: np.ndarray, views: Sequence[ViewSpec], grid: tuple[int, int]) -> np.ndarray:
+    """(T, h, w, M): the mean over views, each turned back to how the photograph lies; grid is of an
+    untransposed tile."""
+    turned = []
+    for map_TPM, view in zip(maps_VTPM, views, strict=True):
+        height, width = grid[::-1] if view.transpose else grid
+        turned.append(upright_grid(map_TPM.reshape(len(map_TPM), height, width, -1), view))
+    return np.mean(turned, 0)
+
+
+def laid_out(map_ThwM: np.ndarray, unit: str) -> np.ndarray:
+    """(h, T w, M): tiles side by side, as `Crop` cuts them, left to right; shares of a tile become
+    shares of the photograph."""
+    whole = np.concatenate(list(map_ThwM), 1)
+    return whole / len(map_ThwM) if unit == "share" else whole
+
+
+def regridded(map_HWM: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(height, width, M): the same sums over the same places, each patch spread evenly over what it
+    covers."""
+    return np.einsum(
+        "yh,xw,hwm->yxm",
+        _overlap(map_HWM.shape[0], height),
+        _overlap(map_HWM.shape[1], width),
+        map_HWM,
+    )
+
+
+def _overlap(n: int, m: int) -> np.ndarray:
+    """(m, n): which share of each of n equal parts of a line lies in each of m."""
+    edge_n, edge_m = np.arange(n + 1) / n, np.arange(m + 1)[:, None] / m
+    inside = np.minimum(edge_m[1:], edge_n[1:]) - np.maximum(edge_m[:-1], edge_n[:-1])
+    return np.maximum(inside, 0) * n
+
+
+def picture_names(image_ids: Sequence[str]) -> dict[str, str]:
+    """A file name for each id that no other has, whatever the case, and that every file system
+    takes; the id where it can be."""
+    names, taken = {}, set()
+    for image_id in image_ids:
+        safe = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", image_id)).strip("._")
+        safe = safe.encode()[:NAME_BYTES].decode(errors="ignore")
+        if not safe or safe != image_id or safe.casefold() in taken:
+            safe = f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:16]}"
+        taken.add(safe.casefold())
+        names[image_id] = f"{safe}.png"
+    return names
+
+
+def _in_threads(work, items: Sequence) -> Iterator:
+    """What work makes of each item, in order; a signal or an error ends it at the next one."""
+    pool = Pool(min(AHEAD, usable_cpus()))
+    try:
+        for result in pool.map(work, items):
+            check_interrupt()
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)

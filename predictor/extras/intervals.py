@@ -1,0 +1,141 @@
+"""Intervals that cover a new site's photograph at a stated level, from what members erred out of
+fold; the site is the unit."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from featurestore.errors import InputError, UsageError
+from predictor.members.member import Member
+from predictor.members.oof import OutOfFold, check_held_out
+from trainer.score.metrics import TARGETS
+
+BASE_G = 1.0  # keeps the scale above zero where nothing is predicted
+
+
+def scale(mass_N5: np.ndarray) -> np.ndarray:
+    """(..., 5) what an error is measured in where this mass is predicted: sqrt(mass + 1 g), for
+    every target.
+
+    On the demo's out-of-fold tables (seed 0, 6 points x 5 targets) |error| grows with the power 0.2
+    to 1 of the prediction, at the median 0.5; its rank correlation with the prediction falls from
+    0.4 to 0.13 when divided by this, and would turn to -0.1 divided by mass + 1 g. It has no
+    constant learned from the errors it divides, as the guarantee wants.
+    """
+    return np.sqrt(mass_N5 + BASE_G)
+
+
+def site_quantile(score_N: np.ndarray, site_N: np.ndarray, level: float) -> float:
+    """The least score that `level` of all photographs do not exceed, where each site weighs the
+    same and one more site, the new one, may score anything: inf if level > S / (S + 1).
+
+    A site's photographs share its weight 1 / (S + 1), so a site of hundred counts as one of one.
+    Source: Lee, Barber and Willett 2023, Distribution-free inference with hierarchical data,
+    arXiv:2306.06342 (hierarchical conformal prediction); two-layer models in Dunn, Wasserman and
+    Ramdas 2022, JASA, arXiv:1809.07441.
+    """
+    _, of_N, n_S = np.unique(site_N, return_inverse=True, return_counts=True)
+    order = np.argsort(score_N)
+    below_N = np.cumsum(1 / n_S[of_N[order]]) / (len(n_S) + 1)
+    reached = np.flatnonzero(below_N >= level - 1e-9)  # the sum's rounding
+    return float(score_N[order][reached[0]]) if len(reached) else np.inf
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """prediction +- quantile x scale: on average over new sites, `level` of a site's photographs
+    lie within, target by target.
+
+    That holds where new sites come as the known ones did, whatever the distribution. What it leaves
+    out: heads of other folds saw the site whose error counts here with others left out, as in
+    cross-conformal prediction; the final prediction averages more heads than each error did, which
+    makes intervals a little wide; heads of `best` weights chose their epoch by these errors, which
+    makes them too narrow; and the errors are of the views that the sweep scored, fewer of which
+    (--tta 1) may err more. A single new site may fall outside with most of its photographs. Source:
+    Lei et al. 2018, Distribution-free predictive inference for regression, JASA 113 (errors divided
+    by a scale).
+    """
+
+    level: float
+    n_sites: int
+    quantile_5: np.ndarray
+    """Of |error| / scale."""
+    mean_width_5: np.ndarray
+    """Grams about the training mean, for photographs that it stands in for."""
+
+    @classmethod
+    def of(cls, members: Sequence[Member], level: float) -> "Intervals":
+        """From the out-of-fold tables of a run's heads, or of an ensemble's, combined by their
+        weights.
+
+        UsageError for a level outside (0, 1). InputError for one that the sites cannot support, or
+        members that predict other photographs out of fold, or none.
+        """
+        if not 0 < level < 1:
+            raise UsageError(f"--interval {level:g}: a level lies between 0 and 1, e.g. 0.9")
+        check_held_out(members, "--interval")
+        oof, weight_M = OutOfFold.of(members), [member.weight for member in members]
+        prediction_N5 = oof.combined(weight_M)
+        error_N5 = np.abs(oof.truth_N5 - prediction_N5)
+        mean_5 = np.average(
+            [member.training_mean_sd[0] for member in members], axis=0, weights=weight_M
+        )
+        n_sites = min(_check_sites(oof, k, level) for k in range(len(TARGETS)))
+        return cls(
+            level,
+            n_sites,
+            _quantiles(error_N5 / scale(prediction_N5), oof, level),
+            _quantiles(np.abs(oof.truth_N5 - mean_5), oof, level),
+        )
+
+    def added(self, table: pd.DataFrame, stand_ins: Container[str] = ()) -> pd.DataFrame:
+        """The wide table of `predict` with `TARGET_low`, never below 0, and `TARGET_high`, in
+        grams.
+
+        stand_ins : image_ids of photographs that could not be used, whose prediction is the
+            training mean.
+        """
+        mass_N5 = table[list(TARGETS)].to_numpy(float)
+        mean_N1 = np.array([image_id in stand_ins for image_id in table["image_id"]], bool)[:, None]
+        width_N5 = np.where(mean_N1, self.mean_width_5, self.quantile_5 * scale(mass_N5))
+        ends = {"low": np.maximum(mass_N5 - width_N5, 0), "high": mass_N5 + width_N5}
+        columns = {
+            f"{name}_{end}": values[:, k]
+            for k, name in enumerate(TARGETS)
+            for end, values in ends.items()
+        }
+        return table.assign(**columns)
+
+
+def within(table: pd.DataFrame, truth_N5: np.ndarray) -> np.ndarray:
+    """(N, 5) bool, which truths lie within the intervals of a table that `Intervals.added` gave."""
+    low_N5, high_N5 = (
+        table[[f"{name}_{end}" for name in TARGETS]].to_numpy(float) for end in ("low", "high")
+    )
+    return (low_N5 <= truth_N5) & (truth_N5 <= high_N5)
+
+
+def _check_sites(oof: OutOfFold, k: int, level: float) -> int:
+    """Number of sites where target k is known; InputError if they are too few for the level."""
+    n_sites = len(np.unique(oof.site_N[~np.isnan(oof.truth_N5[:, k])]))
+    if level > n_sites / (n_sites + 1):
+        raise InputError(
+            f"--interval {level:g}: {n_sites} sites with a known {TARGETS[k]} support levels up to "
+            f"{n_sites} / "
+            f"{n_sites + 1} = {n_sites / (n_sites + 1):.3f}; choose a lower level, or train on "
+            "more sites"
+        )
+    return n_sites
+
+
+def _quantiles(score_N5: np.ndarray, oof: OutOfFold, level: float) -> np.ndarray:
+    """(5,) site quantile of each target's scores, where its truth is known."""
+    known_N5 = ~np.isnan(oof.truth_N5)
+    return np.array(
+        [
+            site_quantile(score_N5[known, k], oof.site_N[known], level)
+            for k, known in enumerate(known_N5.T)
+        ]
+    )

@@ -1,0 +1,309 @@
+"""One photograph as a picture to look at: what it shows, where heads see mass in it, and the
+numbers. Pillow and NumPy alone."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from trainer.score.metrics import MASSES, TARGETS
+
+LONGEST = 1200  # pixels of a photograph's longer side
+LEAST = 600  # smaller ones are enlarged: the words around them need room
+MARGIN, GAP, BAR = 28, 20, 14
+INK, MUTED, PAPER, RULE = (24, 26, 27), (92, 98, 102), (255, 255, 255), (216, 220, 222)
+WARNING = (170, 60, 20)
+# of the photograph's light and dark in a map: what grows there stays visible, and the colours near
+# the scale's
+RELIEF = 0.4
+NAMES = {
+    "Dry_Total_g": "Total",
+    "GDM_g": "GDM",
+    "Dry_Green_g": "Green",
+    "Dry_Dead_g": "Dead",
+    "Dry_Clover_g": "Clover",
+}
+"""What people call each mass, in the order they read them."""
+
+# Ten evenly spaced colours of inferno, perceptually uniform. Source: van der Walt and Smith 2015,
+# matplotlib's colormaps.
+_ANCHORS = (
+    "000004",
+    "1b0c41",
+    "4a0c6b",
+    "781c6d",
+    "a52c60",
+    "cf4446",
+    "ed6925",
+    "fb9b06",
+    "f7d13d",
+    "fcffa4",
+)
+_ANCHOR_A3 = np.array([[int(text[i : i + 2], 16) for i in (0, 2, 4)] for text in _ANCHORS], float)
+
+
+@dataclass(frozen=True)
+class Map:
+    """values_HWM over a grid that covers the photograph.
+
+    grams : of the 5 MASSES in every patch, whose sums are the heads' raw masses; share : of what
+        heads look at, summing to 1.
+    """
+
+    unit: Literal["grams", "share"]
+    values_HWM: np.ndarray
+
+    @property
+    def caption(self) -> str:
+        height, width = self.values_HWM.shape[:2]
+        if self.unit == "share":
+            return (
+                f"Where the heads looked, not grams: 1 is an even look at all {width} x "
+                f"{height} patches"
+            )
+        return (
+            f"Total in each of {width} x {height} patches, "
+            f"{self.layer('Dry_Total_g').sum():.1f} g in all"
+        )
+
+    def layer(self, name: str) -> np.ndarray:
+        """(H, W) grams per patch of a mass; or how many times an even look each patch gets."""
+        if self.unit == "grams":
+            return self.values_HWM[..., MASSES.index(name)]
+        return self.values_HWM[..., 0] * self.values_HWM[..., 0].size
+
+
+def colours(share: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 of shares in [0, 1] of a scale: black, purple, orange, yellow."""
+    at = np.linspace(0, 1, len(_ANCHOR_A3))
+    return (
+        np.stack([np.interp(share, at, channel) for channel in _ANCHOR_A3.T], -1)
+        .round()
+        .astype(np.uint8)
+    )
+
+
+def overlay(photograph: Image.Image, layer_HW: np.ndarray, top: float) -> Image.Image:
+    """A map's colours with the photograph's relief, every patch a rectangle where it lies; `top` is
+    the last colour."""
+    painted = Image.fromarray(colours(np.clip(layer_HW / top, 0, 1))).resize(
+        photograph.size, Image.Resampling.NEAREST
+    )
+    light_HW = np.asarray(ImageOps.autocontrast(photograph.convert("L"), 1), np.float32)
+    relief_HW1 = RELIEF * (light_HW - light_HW.mean())[..., None]
+    return Image.fromarray(np.clip(np.asarray(painted) + relief_HW1, 0, 255).astype(np.uint8))
+
+
+def scale_top(layer_HW: np.ndarray) -> float:
+    """Where the scale ends: 1 patch in 200 may lie beyond it, so that a single bright one does not
+    darken all others."""
+    top = float(np.quantile(layer_HW, 0.995))
+    return top if top > 0 else 1.0
+
+
+def fitted(pixels_HW3: np.ndarray) -> Image.Image:
+    """The photograph with its longer side between LEAST and LONGEST pixels."""
+    image = Image.fromarray(pixels_HW3)
+    longer = max(image.size)
+    ratio = min(max(longer, LEAST), LONGEST) / longer
+    size = [max(1, round(side * ratio)) for side in image.size]
+    return image.resize(
+        size, Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC, reducing_gap=3.0
+    )
+
+
+def blank(message: str) -> Image.Image:
+    """What stands where a photograph cannot be shown."""
+    image = Image.new("RGB", (LEAST, LEAST // 4), (238, 240, 241))
+    _words(ImageDraw.Draw(image), (MARGIN, MARGIN), _plain(message), 18, MUTED, LEAST - 2 * MARGIN)
+    return image
+
+
+def draw_picture(
+    photograph: Image.Image,
+    seen: Map | None,
+    row: pd.Series,
+    note: str = "",
+    level: float | None = None,
+) -> Image.Image:
+    """Numbers on top, then photograph and map one under the other (beside, if it is tall), then the
+    parts of a gram map.
+
+    row : of `Combiner.table`, with `TARGET_low` and `TARGET_high` where there are intervals, of
+        this level.
+    note : said under the id.
+    """
+    blocks = [_panel(photograph, "Photograph")]
+    if seen is not None:
+        blocks.append(_mapped(photograph, seen, "Dry_Total_g", seen.caption))
+    tall = photograph.height > 0.8 * photograph.width
+    body = _beside(blocks) if tall else _below(blocks)
+    if seen is not None and seen.unit == "grams":
+        third = (body.width - 2 * GAP) // 3
+        small = photograph.resize(
+            (third, max(1, round(photograph.height * third / photograph.width))), reducing_gap=3.0
+        )
+        parts = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g")
+        body = _below(
+            [
+                body,
+                _beside(
+                    [
+                        _mapped(small, seen, name, f"{NAMES[name]}, {seen.layer(name).sum():.1f} g")
+                        for name in parts
+                    ]
+                ),
+            ]
+        )
+    head = _numbers(row, note, max(body.width, LEAST))
+    return ImageOps.expand(_below([head, body, _foot(seen, level, head.width)]), MARGIN, PAPER)
+
+
+def draw_thumbnail(photograph: Image.Image, seen: Map | None, side: int) -> Image.Image:
+    """Photograph and map next to each other, for a table."""
+    small = photograph.copy()
+    small.thumbnail((side, side), reducing_gap=3.0)
+    if seen is None:
+        return small
+    layer = seen.layer("Dry_Total_g")
+    both = Image.new("RGB", (2 * small.width, small.height))
+    both.paste(small, (0, 0))
+    both.paste(overlay(small, layer, scale_top(layer)), (small.width, 0))
+    return both
+
+
+def _numbers(row: pd.Series, note: str, width: int) -> Image.Image:
+    """The id, and the five masses with their spread and interval."""
+    y, intervals = 70 if note else 46, "Dry_Total_g_low" in row
+    image = Image.new("RGB", (width, y + (102 if intervals else 80)), PAPER)
+    draw = ImageDraw.Draw(image)
+    _words(draw, (0, 0), _plain(str(row["image_id"])), 26, INK, width)
+    if note:
+        _words(draw, (0, 34), _plain(note), 16, WARNING, width)
+    for k, (name, title) in enumerate(NAMES.items()):
+        x, room = k * width // len(NAMES), width // len(NAMES) - 8
+        draw.line([(x, y - 8), (x + room, y - 8)], RULE, 1)
+        _words(draw, (x, y), title, 16, MUTED, room)
+        _words(draw, (x, y + 20), f"{row[name]:.1f} g", 28 if width > 800 else 22, INK, room)
+        _words(draw, (x, y + 56), f"± {row[f'{name}_sd']:.1f}", 17, MUTED, room)
+        if intervals:
+            _words(
+                draw,
+                (x, y + 78),
+                f"{row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f}",
+                17,
+                MUTED,
+                room,
+            )
+    return image
+
+
+def _foot(seen: Map | None, level: float | None, width: int) -> Image.Image:
+    """What the numbers and maps are."""
+    lines = [
+        "± standard deviation over heads and views"
+        + (f"; below it the {level:.0%} interval" if level else "")
+    ]
+    if seen is not None and seen.unit == "grams":
+        lines.append("Maps: what heads say by themselves; the masses on top are made to balance")
+    image = Image.new("RGB", (width, 20 * len(lines)), PAPER)
+    for i, line in enumerate(lines):
+        _words(ImageDraw.Draw(image), (0, 20 * i), line, 15, MUTED, width)
+    return image
+
+
+def _panel(picture: Image.Image, caption: str) -> Image.Image:
+    image = Image.new("RGB", (picture.width, picture.height + 26), PAPER)
+    _words(ImageDraw.Draw(image), (0, 0), caption, 17, INK, picture.width)
+    image.paste(picture, (0, 26))
+    return image
+
+
+def _mapped(photograph: Image.Image, seen: Map, name: str, caption: str) -> Image.Image:
+    """A map over the photograph, and its scale."""
+    layer = seen.layer(name)
+    top = scale_top(layer)
+    painted = _panel(overlay(photograph, layer, top), caption)
+    unit = "g a patch" if seen.unit == "grams" else "times an even look"
+    return _below(
+        [
+            painted,
+            _scale(
+                min(painted.width, 420), f"{top:.3g} {unit}{' or more' * bool(layer.max() > top)}"
+            ),
+        ],
+        8,
+    )
+
+
+def _scale(length: int, last: str) -> Image.Image:
+    """Colours from 0 to the last one."""
+    image = Image.new("RGB", (length, BAR + 24), PAPER)
+    draw = ImageDraw.Draw(image)
+    image.paste(Image.fromarray(np.tile(colours(np.linspace(0, 1, length)), (BAR, 1, 1))), (0, 0))
+    draw.text((0, BAR + 3), "0", MUTED, _font(15))
+    draw.text((length, BAR + 3), last, MUTED, _font(15), anchor="ra")
+    return image
+
+
+def _below(blocks: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
+    image = Image.new(
+        "RGB", (max(b.width for b in blocks), sum(b.height + gap for b in blocks) - gap), PAPER
+    )
+    y = 0
+    for block in blocks:
+        image.paste(block, (0, y))
+        y += block.height + gap
+    return image
+
+
+def _beside(blocks: Sequence[Image.Image]) -> Image.Image:
+    image = Image.new(
+        "RGB", (sum(b.width + GAP for b in blocks) - GAP, max(b.height for b in blocks)), PAPER
+    )
+    x = 0
+    for block in blocks:
+        image.paste(block, (x, 0))
+        x += block.width + GAP
+    return image
+
+
+def _words(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    text: str,
+    size: int,
+    ink: tuple[int, int, int],
+    room: int,
+) -> None:
+    """One line of text, cut where it would leave its room."""
+    font, kept = _font(size), " ".join(text.split())[:400]
+    shown = kept
+    while kept and font.getlength(shown) > room:
+        kept = kept[:-1].rstrip()
+        shown = kept + "..."
+    draw.text(at, shown, ink, font)
+
+
+def _plain(text: str) -> str:
+    """ASCII, as Pillow's own font has little else: accents dropped, ? for other letters (the page
+    shows them all)."""
+    letters = [
+        letter
+        for letter in unicodedata.normalize("NFKD", text)
+        if not unicodedata.combining(letter)
+    ]
+    return "".join(letter if letter.isascii() else "?" for letter in letters)
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+assert set(NAMES) == set(TARGETS)

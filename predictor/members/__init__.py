@@ -1,0 +1,1 @@
+"""The heads that predict together, and the files that they write."""

@@ -1,0 +1,126 @@
+"""From what heads say of a photograph to its masses: views, heads and members averaged, then
+constrained, with their spread."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from predictor.members.member import Member, Raw, check_alike
+from trainer.score.metrics import TARGETS, constrained
+from trainer.score.postprocess import apply, rules_of
+
+Average = Literal["mean", "median"]
+
+
+@dataclass(frozen=True)
+class Combiner:
+    """How an ensemble's members become one prediction."""
+
+    members: list[Member]
+    average: Average = "mean"
+    constraints: str | None = None
+    """`order` or `clip`; None is what the runs say."""
+
+    def __post_init__(self) -> None:
+        check_alike(self.members)
+
+    def table(self, raw_NM: Mapping[str, Sequence[Raw] | None]) -> pd.DataFrame:
+        """One row an image: image_id, the five targets in grams, and for each `TARGET_sd`, the
+        spread of single heads and views.
+
+        raw_NM : by image_id; None for a photograph that could not be used gives the training
+            photographs' mean and spread.
+        """
+        rows = [
+            self._known if raw_M is None else (self.masses(raw_M), self.spread(raw_M))
+            for raw_M in raw_NM.values()
+        ]
+        mean_N5, sd_N5 = np.array(rows).reshape(-1, 2, len(TARGETS)).transpose(1, 0, 2)
+        columns = {name: mean_N5[:, k] for k, name in enumerate(TARGETS)}
+        spread = {f"{name}_sd": sd_N5[:, k] for k, name in enumerate(TARGETS)}
+        return pd.DataFrame({"image_id": list(raw_NM), **columns, **spread})
+
+    @property
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and spread of the masses that the heads learned, by the members' shares."""
+        both_M25 = np.array([member.training_mean_sd for member in self.members])
+        mean_5, sd_5 = np.tensordot(self._shares, both_M25, 1)
+        return mean_5, sd_5
+
+    def masses(self, raw_M: Sequence[Raw]) -> np.ndarray:
+        """(5,) grams in TARGETS order: raw masses averaged over heads and views, over members by
+        weight, then constrained."""
+        raw_M5 = np.array([self._averaged(raw.masses_HV5) for raw in raw_M])
+        return self._grams(
+            self._shares @ raw_M5,
+            self._shares,
+            [self._state(m, raw, True) for m, raw in enumerate(raw_M)],
+        )
+
+    def spread(self, raw_M: Sequence[Raw]) -> np.ndarray:
+        """(5,) grams: weighted standard deviation of single heads under single views, each
+        constrained on its own."""
+        parts = [
+            self._grams(raw.masses_HV5.reshape(-1, 5), None, [self._state(m, raw, False)])
+            for m, raw in enumerate(raw_M)
+        ]
+        share_X = np.concatenate(
+            [
+                np.full(len(part), share / len(part))
+                for share, part in zip(self._shares, parts, strict=True)
+            ]
+        )
+        all_X5 = np.concatenate(parts)
+        return np.sqrt(share_X @ (all_X5 - share_X @ all_X5) ** 2)
+
+    @property
+    def _shares(self) -> np.ndarray:
+        weight_M = np.array([member.weight for member in self.members])
+        return weight_M / weight_M.sum()
+
+    @property
+    def _states(self) -> list[str]:
+        return sorted({state for member in self.members for state in member.states})
+
+    def _averaged(self, x_HVK: np.ndarray) -> np.ndarray:
+        return (np.median if self.average == "median" else np.mean)(
+            x_HVK.reshape(-1, x_HVK.shape[-1]), 0
+        )
+
+    def _state(self, m: int, raw: Raw, averaged: bool) -> np.ndarray | None:
+        """(C,) or (X, C) probabilities over the States of all members; None from one that tells
+        none."""
+        if raw.state_HVC is None:
+            return None
+        told = (
+            self._averaged(raw.state_HVC)
+            if averaged
+            else raw.state_HVC.reshape(-1, raw.state_HVC.shape[-1])
+        )
+        placed = np.zeros((*told.shape[:-1], len(self._states)))
+        placed[..., [self._states.index(state) for state in self.members[m].states]] = told
+        return placed
+
+    def _grams(
+        self, raw_X5: np.ndarray, share_M: np.ndarray | None, state_MC: list[np.ndarray | None]
+    ) -> np.ndarray:
+        """(..., 5) masses constrained, then the runs' rules; States by the members that tell
+        them."""
+        inference, known = (
+            self.members[0].config.inference,
+            [i for i, state in enumerate(state_MC) if state is not None],
+        )
+        state, weights = None, np.ones(len(state_MC)) if share_M is None else share_M
+        if weights[known].sum() > 0:
+            state = np.average([state_MC[i] for i in known], axis=0, weights=weights[known])
+        masses = constrained(np.atleast_2d(raw_X5), self.constraints or inference.constraints)
+        ruled = apply(
+            rules_of(inference.postprocess),
+            masses,
+            None if state is None else np.atleast_2d(state),
+            self._states,
+        )
+        return ruled.reshape(raw_X5.shape)

@@ -1,0 +1,69 @@
+"""Time left and views that fit into it: a prediction that would overrun takes fewer views rather
+than none."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from featurestore.disk.messages import say
+from featurestore.errors import UsageError
+from featurestore.format.spec import ViewSpec
+
+MARGIN = 0.95  # of the time left is planned: writing, and the last photograph, take some too
+LEVELS = (8, 4, 2, 1)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `8h30m`, `45m`, `90s` or `1h`. UsageError for anything else."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    if not found or not any(found.groups()):
+        raise UsageError(f"--deadline {text!r}: give hours, minutes, seconds, e.g. 8h30m or 45m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return 3600.0 * hours + 60 * minutes + seconds
+
+
+@dataclass
+class Clock:
+    """What is left of a time budget; None has no end. Views fall from the last on: those given
+    first are the most worth."""
+
+    budget_s: float | None
+    n_left: int
+    """Photographs still to do, each once per backbone."""
+    say: Callable[[str], object] = say
+    n_at_once: int = 1
+    """Devices that work side by side."""
+    start: float = field(default_factory=time.monotonic)
+    _views_s: list[tuple[int, float]] = field(default_factory=list)
+    _level: int = 0
+
+    def views(self, views: Sequence[ViewSpec]) -> Sequence[ViewSpec]:
+        """As many of the views, in order, as the photographs left can have."""
+        if self.budget_s is None or not self._views_s:
+            return views
+        recent = self._views_s[-20:]
+        view_s = sum(seconds for _, seconds in recent) / sum(n for n, _ in recent) / self.n_at_once
+        left_s = (self.budget_s - (time.monotonic() - self.start)) * MARGIN
+        fits = [
+            n
+            for n in (len(views), *LEVELS)
+            if n <= len(views) and n * view_s * self.n_left <= left_s
+        ]
+        n = max(fits, default=1)
+        if self._level and n < self._level:
+            self.say(
+                f"{left_s:.0f} s left for {self.n_left} photographs at {view_s:.3g} s a view: {n} "
+                "views each from here on"
+            )
+        if not fits and self._level != 1:
+            self.say("not even one view each fits the deadline; going on with one")
+        self._level = n
+        return views[:n]
+
+    def done(self, n_views: int, seconds: float) -> None:
+        """A photograph was finished."""
+        self.n_left -= 1
+        if n_views:  # not one that the journal had
+            self._level = self._level or n_views
+            self._views_s.append((n_views, seconds))

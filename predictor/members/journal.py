@@ -1,0 +1,92 @@
+"""What a stopped prediction had finished: a line a photograph and backbone, beside the output, gone
+when that is written."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from featurestore.disk.durable import remove, write_whole
+from predictor.members.member import Member, Raw
+from predictor.members.submission import can_write
+
+
+class Journal:
+    """Raw predictions on disk, appended as they come; a torn last line is not believed."""
+
+    def __init__(self, path: Path, key: str, resume: bool) -> None:
+        """key : what a line depends on besides its photograph; lines of another key are dropped, as
+        all are without `resume`."""
+        self.path, self._key = path, key
+        kept = list(self._lines()) if resume and path.exists() else []
+        self._done = {
+            (line["group"], line["image_id"], line["sha256"]): line["raw"] for line in kept
+        }
+        if kept:  # whole: a kill while a journal is taken over must not lose it
+            with can_write(path):
+                write_whole(path, "".join(map(_text, kept)))
+        else:
+            remove(path)
+
+    def get(self, group: int, image_id: str, sha256: str) -> list[Raw] | None:
+        """What members of a group said of a photograph with these bytes, if it was finished."""
+        found = self._done.get((group, image_id, sha256))
+        return (
+            None
+            if found is None
+            else [Raw(*(None if x is None else np.array(x) for x in raw)) for raw in found]
+        )
+
+    def add(self, group: int, image_id: str, sha256: str, raws: Sequence[Raw]) -> None:
+        """Keep a finished photograph: from here on a kill does not lose it."""
+        plain = [
+            [raw.masses_HV5.tolist(), None if raw.state_HVC is None else raw.state_HVC.tolist()]
+            for raw in raws
+        ]
+        self._append(
+            {"key": self._key, "group": group, "image_id": image_id, "sha256": sha256, "raw": plain}
+        )
+
+    def close(self) -> None:
+        """The output is written."""
+        remove(self.path)
+
+    def _append(self, line: dict) -> None:
+        with can_write(self.path), open(self.path, "a") as file:
+            file.write(_text(line))
+
+    def _lines(self) -> Iterator[dict]:
+        for text in self.path.read_text(errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue  # the one that was being written
+            if isinstance(line, dict) and line.get("key") == self._key:
+                yield line
+
+
+def _text(line: dict) -> str:
+    return json.dumps(line) + "\n"
+
+
+def journal_key(members: Sequence[Member], view_names: Sequence[str], precision: str | None) -> str:
+    """sha256 over all heads, how they read tokens, their specs and the views: what makes raw
+    predictions what they are."""
+    digest = hashlib.sha256(json.dumps([list(view_names), precision]).encode())
+    for member in members:
+        digest.update(member.spec.fingerprint.encode())
+        # two heads may have the same tensors, and read other vectors, in another space, or for
+        # States in another order
+        reads = [
+            member.config.head.model_dump(mode="json"),
+            member.config.loss.space,
+            member.states,
+        ]
+        digest.update(json.dumps(reads).encode())
+        for head in member.heads:
+            for name, tensor in sorted(head.items()):
+                digest.update(name.encode())
+                digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,120 @@
+"""Members' out-of-fold tables, side by side: what is known of their predictions for photographs
+that their heads never saw."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from featurestore.errors import InputError, list_some
+from predictor.members.member import Member
+from trainer.score.metrics import TARGETS
+
+TRUE = [f"true_{name}" for name in TARGETS]
+SAME_G = 1e-6  # truths of one photograph differ by less, or the members learned other labels
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Photographs that every member predicts out of fold, in order of their ids."""
+
+    image_ids: list[str]
+    site_N: np.ndarray
+    truth_N5: np.ndarray
+    """Grams, TARGETS order; NaN where unknown."""
+    prediction_MN5: np.ndarray
+    """Each member's, grams, constrained, averaged over its repeats."""
+
+    @classmethod
+    def of(
+        cls, members: Sequence[Member], note: Callable[[str], object] | None = None
+    ) -> "OutOfFold":
+        """The members' tables on the same photographs.
+
+        note : told where members have others too, and those are left out; without it that is
+            refused.
+
+        Raises InputError if they share none, disagree on a truth or site, or a head's prediction is
+        not finite.
+        """
+        tables = [_averaged(member) for member in members]
+        shared = sorted(set.intersection(*(set(table.index) for table in tables)))
+        _check_shared(members, tables, shared, note)
+        tables = [table.loc[shared] for table in tables]
+        for member, table in zip(members[1:], tables[1:], strict=True):
+            _check_agree(members[0], tables[0], member, table)
+        prediction_MN5 = np.array([table[list(TARGETS)].to_numpy(float) for table in tables])
+        return cls(
+            shared, tables[0]["site"].to_numpy(), tables[0][TRUE].to_numpy(float), prediction_MN5
+        )
+
+    def combined(self, weight_M: Sequence[float]) -> np.ndarray:
+        """(N, 5) grams, averaged over members by weight, as the ensemble averages what it predicts.
+
+        Masses that balance are averaged, where the ensemble averages raw ones and constrains once:
+        the sums hold either way.
+        """
+        return np.average(self.prediction_MN5, axis=0, weights=weight_M)
+
+
+def without_table(members: Sequence[Member]) -> list[str]:
+    """Names of members that have no out-of-fold table: those of a refit."""
+    return [member.name for member in members if not (member.run.path / "oof.csv").is_file()]
+
+
+def check_held_out(members: Sequence[Member], option: str) -> None:
+    """InputError unless every member has an out-of-fold table, without which `option` knows
+    nothing."""
+    if lacking := without_table(members):
+        raise InputError(
+            f"{option} needs what heads predicted out of fold, and {', '.join(lacking)} has no "
+            "oof.csv: heads of a "
+            f"refit learned on every image. Leave {option} out, or predict with the sweep's points"
+        )
+
+
+def _averaged(member: Member) -> pd.DataFrame:
+    """A row an image, by its id: site, targets averaged over repeats, truths."""
+    oof = member.oof
+    numbers = oof[[*TARGETS, *TRUE]].apply(pd.to_numeric)
+    if len(bad := oof["image_id"][~np.isfinite(numbers[list(TARGETS)]).all(axis=1)]):
+        raise InputError(
+            f"{member.name}: {len(bad)} out-of-fold predictions are not finite, a head failed; "
+            "choose another run:"
+            f"{list_some(bad.tolist())}"
+        )
+    by_image = pd.concat([oof[["image_id", "site"]], numbers], axis=1).groupby("image_id")
+    return by_image[[*TARGETS, *TRUE]].mean().join(by_image["site"].first())
+
+
+def _check_shared(
+    members: Sequence[Member],
+    tables: Sequence[pd.DataFrame],
+    shared: Sequence[str],
+    note: Callable[[str], object] | None,
+) -> None:
+    """InputError or a note where members predict different photographs out of fold."""
+    if all(len(table) == len(shared) for table in tables) and shared:
+        return
+    counts = ", ".join(
+        f"{member.name} {len(table)}" for member, table in zip(members, tables, strict=True)
+    )
+    found = (
+        f"out-of-fold tables are of other photographs: {counts}, of which {len(shared)} are in all"
+    )
+    if note is None or not shared:
+        raise InputError(f"{found}; train the runs on the same images, with every fold")
+    note(f"{found} and count")
+
+
+def _check_agree(first: Member, known: pd.DataFrame, other: Member, table: pd.DataFrame) -> None:
+    """InputError unless truths and sites of the same photographs are the same."""
+    same = np.isclose(known[TRUE], table[TRUE], rtol=SAME_G, atol=SAME_G, equal_nan=True).all(1)
+    differ = table.index[~(same & (known["site"] == table["site"]).to_numpy())]
+    if len(differ):
+        raise InputError(
+            f"{first.name} and {other.name} learned other truths or sites of {len(differ)} "
+            "photographs; runs of one "
+            f"ensemble must have the same labels:{list_some(differ.tolist())}"
+        )

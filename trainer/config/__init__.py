@@ -1,0 +1,1 @@
+"""A sweep's YAML as typed sections, and its reference page."""

@@ -1,0 +1,55 @@
+"""Every key of a sweep's YAML, its default and meaning, as the models have them: `python -m
+trainer.config.reference` prints it."""
+
+import json
+from collections.abc import Iterator
+
+from pydantic.fields import FieldInfo
+
+from trainer.config.sections import PointConfig, Section
+
+HEAD = """# The keys of a sweep's YAML
+
+The least a config needs (`biomass train --config FILE --store features.h5`):
+
+```yaml
+experiment: {name: first, seed: 0}
+head: {kind: [density, ridge]}
+optimization: {lr: [1e-3, 3e-3], weight_decay: 1e-2}
+```
+
+A list where one value belongs is an axis of the grid, and a list of lists where a list does. A run's `config.yaml` has every key
+with the value it was trained by. This page is what `python -m trainer.config.reference` prints.
+
+| key | default | meaning |
+| --- | --- | --- |
+"""
+
+
+def reference() -> str:
+    """The page, Markdown."""
+    rows = [
+        f"| `{key}` | {_default(field)} | {_cell(field.description or '')} |\n"
+        for key, field in _leaves(PointConfig)
+    ]
+    return HEAD + "".join(rows)
+
+
+def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def _default(field: FieldInfo) -> str:
+    return "needed" if field.is_required() else f"`{json.dumps(field.default)}`"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

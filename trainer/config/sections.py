@@ -1,0 +1,428 @@
+"""The keys of a sweep's YAML as typed, frozen models, one point at a time; reading files and grids
+is `grid`'s.
+
+Plain values only: the code that uses them builds the objects. Whether they fit a store is checked
+where one is opened.
+"""
+
+import reprlib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from featurestore.disk.urls import is_url, without_token
+from featurestore.format.spec import POOLED
+from featurestore.photos.catalog import TARGETS
+from featurestore.photos.labels import TOLERANCE_G, TOLERANCE_SHARE
+from trainer.heads import kinds
+
+
+def _number(value: Any) -> Any:
+    """`2e-3` is text to PyYAML (YAML 1.1 wants a dot); where the schema says number, it is one."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value  # pydantic's refusal names what was found
+
+
+def _exactly(*names: str) -> AfterValidator:
+    def check(value: list[str]) -> list[str]:
+        if value != list(names):
+            raise ValueError(
+                f"found {reprlib.repr(value)}, expected {list(names)}: others are not supported yet"
+            )
+        return value
+
+    return AfterValidator(check)
+
+
+def _each_once(value: list[int]) -> list[int]:
+    if len(set(value)) < len(value):
+        raise ValueError(
+            f"found {reprlib.repr(value)}, expected each once: what is there twice would count "
+            "twice"
+        )
+    return value
+
+
+def _known_kind(name: str) -> str:
+    if name not in kinds.names():
+        raise ValueError(f"found {name!r}, expected one of {', '.join(kinds.names())}")
+    return name
+
+
+def _store_place(value: Any) -> Any:
+    """A URL without its token, which must not get into a saved config; other text as a path."""
+    if is_url(value):
+        return without_token(value)
+    return Path(value) if isinstance(value, str) else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+PositiveNumber = Annotated[Number, Field(gt=0)]
+Weight = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+BelowOne = Annotated[Number, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+CountFromZero = Annotated[int, Field(ge=0)]
+Feature = Literal[("cls", *POOLED)]
+Target = Literal[tuple(TARGETS)]
+
+
+class Section(BaseModel):
+    """Frozen, nothing unknown, and strict: a bool is not a number, a number is not a string."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class ExperimentConfig(Section):
+    name: Annotated[str, Field(min_length=1)]
+    """Opens the names of the sweep's folder and of its runs."""
+
+    seed: CountFromZero
+    """Seeds folds, stream, initial weights and dropout; one seed, one result."""
+
+
+class BackboneConfig(Section):
+    model_name: str | None = None
+    """timm name the store must have been built with; null = whichever it was."""
+
+    hidden_dim: Count | None = None
+    """Width D of its tokens; null = not checked."""
+
+    num_patches: Count | None = None
+    """Patches P of one tile; null = not checked."""
+
+
+class BalanceTolerance(Section):
+    grams: Weight = TOLERANCE_G
+    """How far GDM may be from Green + Clover, and Total from GDM + Dead; beyond it train refuses
+    the labels."""
+
+    share: Share = TOLERANCE_SHARE
+    """The same as a share of the mass; whichever allows more counts."""
+
+
+class DatasetConfig(Section):
+    store: Annotated[Path | str, BeforeValidator(_store_place)] | None = None
+    """The feature store, or its URL; null = given on the command line."""
+
+    images: list[Annotated[str, Field(min_length=1)]] = []
+    """Ids of the images to learn from; [] = every sealed one. `--images` reads them from a file,
+    too."""
+
+    img_size: Count | None = None
+    """Side of a tile in pixels; null = not checked."""
+
+    num_aug_patterns: Count | None = None
+    """Views V of each image; null = not checked."""
+
+    target_cols: Annotated[list[str], _exactly("Dry_Total_g", "GDM_g", "Dry_Green_g")] = [
+        "Dry_Total_g",
+        "GDM_g",
+        "Dry_Green_g",
+    ]
+    """Masses of the main loss, in the order of `loss.main_weights`."""
+
+    aux_target_cols: Annotated[list[str], _exactly("Dry_Dead_g", "Dry_Clover_g")] = [
+        "Dry_Dead_g",
+        "Dry_Clover_g",
+    ]
+    """Masses of the auxiliary loss."""
+
+    balance_tolerance: BalanceTolerance = BalanceTolerance()
+    """How well masses must add up."""
+
+
+class HeadConfig(Section):
+    kind: Annotated[str, AfterValidator(_known_kind)]
+    """A file of trainer/kinds: heads trained together (cls_gating, density, attention, pooled_mlp),
+    or a regressor on pooled rows (ridge, kernel_ridge, svr, pls, gpr, hist_gbdt). A key that a kind
+    does not read makes no other point of it."""
+
+    seed: CountFromZero = 0
+    """Another number, other initial weights and dropout over the same folds and rows: as an axis,
+    the spread by luck."""
+
+    gate_hidden: Count | None = None
+    """Hidden width of the gate; null = D // 4. `cls_gating`."""
+
+    shared_hidden: Count = 512
+    """Width of the layer all outputs share. `cls_gating`, `attention`, `pooled_mlp`."""
+
+    queries: Count = 2
+    """Ways to weigh the patches that are learned side by side. `attention`."""
+
+    features: Annotated[list[Feature], Field(min_length=1)] = ["cls", *POOLED]
+    """Pooled vectors of a photograph, one after another. `pooled_mlp` and regressors."""
+
+    dropout: BelowOne = 0.2
+    """Rate after the shared layer. `cls_gating`, `attention`, `pooled_mlp`."""
+
+    normalize: bool = False
+    """Bring each channel to mean 0 and std 1, by the rows of the training fold alone. Regressors
+    always do."""
+
+
+class LossConfig(Section):
+    space: Literal["raw", "log1p", "sqrt"] = "raw"
+    """What the masses are compared in; heads predict grams in each. `ridge` always averages raw and
+    log1p."""
+
+    beta: PositiveNumber = 1.0
+    """Error, in units of that space, below which smooth L1 is quadratic."""
+
+    main_weights: Annotated[list[Weight], Field(min_length=3, max_length=3)] = [1.0, 0.5, 0.3]
+    """Weights of Total, GDM and Green."""
+
+    state_weight: Weight = 0.1
+    """Weight of the State's cross-entropy."""
+
+    height_weight: Weight = 0.1
+    """Weight of the height's smooth L1."""
+
+    aux_weight: Weight = 0.1
+    """Weight of the smooth L1 of Dead and Clover."""
+
+    intervals: Annotated[int, Field(ge=0)] = 0
+    """Classify each mass into this many intervals too, of equal counts in the training fold; 0 =
+    not."""
+
+    interval_weight: Weight = 0.1
+    """Weight of the cross-entropy of the intervals."""
+
+
+class TrainerConfig(Section):
+    num_epochs: Count = 200
+    """Epochs: each walks through the training images in a new order. Its steps are the whole
+    batches of a fold of average size, for every fold: one that trains on more images leaves some
+    out of an epoch, one that trains on fewer shows some again."""
+
+    batch_size: Count = 32
+    """Images of a step of one fold; with more than a fold trains on, some come twice in a batch."""
+
+    gradient_accumulation_steps: Count = 1
+    """Batches whose gradients make one step of the optimiser."""
+
+    use_amp: bool = True
+    """Multiply tokens in half precision on CUDA; sums stay in float32."""
+
+    checkpoint_every: CountFromZero = 0
+    """Epochs between checkpoints to resume from; 0 = only when a signal, KeyboardInterrupt or an
+    error stops the sweep."""
+
+    memory_gb: PositiveNumber = 8.0
+    """Memory of the device that trains, in GB, that one pass over the tokens may plan with. Points
+    are dealt into as many passes as that takes; a sweep keeps its passes, whatever is free when it
+    is resumed."""
+
+    passes: Count | None = None
+    """Passes over the tokens; null = as few as `memory_gb` allows."""
+
+    tensorboard: bool = False
+    """Write TensorBoard events beside metrics.jsonl; needs the package tensorboard."""
+
+
+def forgetting(n_steps: int) -> float:
+    """The decay, 0.997 or less, by which 1 % of the first weights is left after so many steps."""
+    return min(0.997, 0.01 ** (1 / n_steps))
+
+
+class OptimizationConfig(Section):
+    lr: PositiveNumber
+    """Peak learning rate of AdamW."""
+
+    weight_decay: Weight
+    """Decoupled weight decay of AdamW."""
+
+    warmup_rate: Share = 0.1
+    """First part of the steps, in which the rate rises linearly; then it falls as a cosine."""
+
+    use_ema: bool = True
+    """Score and save the moving average of the weights."""
+
+    ema_decay: BelowOne | None = None
+    """Share of itself the average keeps at a step: 0.997 looks back over some 300. null = 0.997, or
+    less where training is so short (below 1,533 steps) that more than 1 % of the first weights
+    would be left."""
+
+    ema_start_ratio: Share = 0.025
+    """First part of the steps, in which the average follows the weights exactly."""
+
+    def average_decay(self, n_steps: int) -> float:
+        """`ema_decay` of a training of so many steps."""
+        return forgetting(n_steps) if self.ema_decay is None else self.ema_decay
+
+
+class MixupConfig(Section):
+    enabled: bool = True
+    """Mix each image with a partner of its batch."""
+
+    kind: Literal["none", "patches", "pooled", "same_site"] = "patches"
+    """`patches`: patch by patch, before heads pool them. `pooled`: what a head pooled from each
+    photograph. `same_site`: as `patches`, with partners of the same visit; an image alone in its
+    batch stays unmixed. `none` is the same as not enabled."""
+
+    alpha: PositiveNumber = 1.0
+    """Beta(alpha, alpha) draws the share of the first image."""
+
+    disable_ratio: Share = 0.2
+    """Last part of the epochs, which trains on unmixed rows."""
+
+    @property
+    def on(self) -> bool:
+        return self.enabled and self.kind != "none"
+
+
+class AugmentationConfig(Section):
+    mixup: MixupConfig = MixupConfig()
+    """Zhang et al. 2018, arXiv:1710.09412."""
+
+
+class WaDeadZeroRule(Section):
+    rule: Literal["wa_dead_zero"]
+    """Where the predicted State is WA, Dead is 0: there it was never sorted out."""
+
+
+class ClipRule(Section):
+    rule: Literal["clip"]
+    """Bring a mass into bounds; its parts scale along."""
+
+    target: Target
+    """The mass."""
+
+    low: Weight = 0.0
+    """Least grams."""
+
+    high: PositiveNumber
+    """Most grams."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(
+                f"found low {self.low:g} above high {self.high:g}; the bounds of a clip rise"
+            )
+        return self
+
+
+class FactorRule(Section):
+    rule: Literal["factor"]
+    """Multiply a mass; its parts scale along."""
+
+    target: Target
+    """The mass."""
+
+    factor: PositiveNumber
+    """What it is multiplied by."""
+
+
+Rule = Annotated[WaDeadZeroRule | ClipRule | FactorRule, Field(discriminator="rule")]
+
+
+class InferenceConfig(Section):
+    tta_indices: Annotated[list[CountFromZero], Field(min_length=1), AfterValidator(_each_once)] = [
+        0,
+        1,
+        2,
+        3,
+    ]
+    """Views averaged when `best` and `last` are scored; 0 to 3 are the plain flips."""
+
+    constraints: Literal["order", "clip"] = "order"
+    """How averaged masses are made to hold Total >= GDM >= Green >= 0: isotonic projection, or
+    clipping upwards."""
+
+    postprocess: list[Rule] = []
+    """Rules applied after that, in order; the summary says what each of them gains out of fold."""
+
+
+class CvConfig(Section):
+    n_folds: Annotated[int, Field(ge=2)] = 5
+    """Parts the groups are dealt into; the number of States for groups `state`."""
+
+    repeats: Count = 1
+    """Regroupings, each an independent draw with all its folds; 20 give error bars."""
+
+    groups: Literal["site", "date", "state"] = "site"
+    """What is held out together; `state` leaves one State out."""
+
+    strata: list[str] = ["Dry_Clover_g", "Dry_Dead_g"]
+    """Columns whose > 0 is spread evenly over the folds, as well as scikit-learn's
+    StratifiedGroupKFold does it."""
+
+    fold: CountFromZero | Literal["all"] | None = None
+    """Train only this fold of each repeat; null = every one; all = every one, then the chosen point
+    on all images."""
+
+    folds: Annotated[Path, Field(strict=False)] | None = None
+    """A folds table (folds.csv), ours or another tool's, in place of new folds."""
+
+    tta: bool = True
+    """Score `best` and `last` with the views of `inference.tta_indices` too."""
+
+    @property
+    def lone_fold(self) -> str | None:
+        """What to know of a sweep or run of one fold, None for all others."""
+        if not isinstance(self.fold, int):
+            return None
+        heads = "one head" if self.repeats == 1 else f"{self.repeats} heads"
+        return (
+            f"only fold {self.fold} of {self.n_folds} is trained (cv.fold, --fold): scores are of "
+            "the images that it holds "
+            f"out, and {heads} a point can predict; train without it for all folds"
+        )
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.folds is None and isinstance(self.fold, int) and self.fold >= self.n_folds:
+            raise ValueError(
+                f"fold {self.fold} does not exist: n_folds is {self.n_folds}, the first fold is 0"
+            )
+        return self
+
+
+class PointConfig(Section):
+    """One hyper-parameter setting, complete: what is saved beside the weights."""
+
+    experiment: ExperimentConfig
+    """What this is called and the seed."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    """What the store's tokens must come from."""
+
+    dataset: DatasetConfig = DatasetConfig()
+    """Which store, and which masses are learned."""
+
+    head: HeadConfig
+    """The small model."""
+
+    loss: LossConfig = LossConfig()
+    """The multi-task loss."""
+
+    trainer: TrainerConfig = TrainerConfig()
+    """How long and in what portions."""
+
+    optimization: OptimizationConfig
+    """AdamW, its schedule, the moving average."""
+
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """What is done to rows on their way to the heads."""
+
+    inference: InferenceConfig = InferenceConfig()
+    """How finished heads predict."""
+
+    cv: CvConfig = CvConfig()
+    """What is held out."""
+
+
+def dump_yaml(model: PointConfig) -> str:
+    """The config as YAML, every default written out; `PointConfig.load` of it gives an equal
+    config."""
+    return yaml.safe_dump(
+        model.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120
+    )

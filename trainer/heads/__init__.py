@@ -1,0 +1,1 @@
+"""Models: kinds of heads, the bank that stacks them, pooling, loss, regressors."""

@@ -1,0 +1,419 @@
+"""The banks: H = Q splits x G points heads of one kind and shape, held as stacked tensors; one head
+is one slice.
+
+What a kind computes is its file in trainer/kinds; here is what all kinds share. Mass is additive
+over area, so a head works on each tile and its masses are summed; State, Height and intervals are
+averaged. A saved head is a plain torch.nn module's state (docs/sweep.md): whatever normalisation it
+learned under is folded into it.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from featurestore.errors import MismatchError
+from featurestore.format.spec import TokenSpec
+from trainer.config.sections import PointConfig
+from trainer.heads import kinds
+from trainer.heads.pooling import attend, project
+
+N_MAIN, N_AUX = 3, 2  # Total, GDM, Green; Dead, Clover
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What heads of one bank have in common; 0 or () where their kind does not ask."""
+
+    kind: str
+    width: int
+    n_patches: int
+    n_states: int = 1
+    n_intervals: int = 0
+    gate_hidden: int = 0
+    shared_hidden: int = 0
+    queries: int = 0
+    features: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, point: PointConfig, tokens: TokenSpec, states: Sequence[str]) -> "HeadShape":
+        """The shape of a config's heads over a store's tokens."""
+        head, kind = point.head, kinds.load(point.head.kind)
+        sizes = {
+            "gate_hidden": head.gate_hidden or tokens.width // 4,
+            "shared_hidden": head.shared_hidden,
+            "queries": head.queries,
+            "features": tuple(head.features),
+        }
+        asked = {name: size for name, size in sizes.items() if name in kind.settings}
+        n_intervals = point.loss.intervals if kind.has_state else 0
+        return cls(
+            head.kind, tokens.width, tokens.n_patches, max(1, len(states)), n_intervals, **asked
+        )
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each tensor of a saved head, as nn.Linear and nn.LayerNorm have
+        them."""
+        return kinds.load(self.kind).tensors(self)
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.tensors().values())
+
+
+@dataclass
+class Inputs:
+    """One step as a bank sees it. share_QGB is None where nothing is mixed; partners are then not
+    looked at."""
+
+    rows: Sequence[Tensor]
+    own_QB: np.ndarray
+    cls_QBTD: Tensor
+    pooled_QBT5D: Tensor | None = None
+    """Pooled rows (spec.POOLED), for kinds that read them."""
+    partner_QB: np.ndarray | None = None
+    share_QGB: Tensor | None = None
+    mix_pooled: bool = False
+    """Mix what heads make of each photograph, not the patches it is made from."""
+    dropout_QGBTS: Tensor | None = None
+    """Uniforms in [0, 1), G or 1 of them; None in evaluation."""
+    half: bool = False
+    """Multiply tokens in half precision."""
+
+    @property
+    def n_tiles(self) -> int:
+        return self.cls_QBTD.shape[2]
+
+    def early(self, own_QGB: Tensor) -> Tensor:
+        """What a head reads before it has pooled patches: mixed here, unless pooled results are."""
+        return own_QGB if self.mix_pooled else self.mixed(own_QGB)
+
+    def late(self, own_QGB: Tensor) -> Tensor:
+        """What a head has pooled from its own photograph: mixed here, if it was not before."""
+        return self.mixed(own_QGB) if self.mix_pooled else own_QGB
+
+    def mixed(self, own_QGB: Tensor) -> Tensor:
+        """(Q, G or 1, B, ...) values of each sample, mixed with its partner's."""
+        if self.share_QGB is None:
+            return own_QGB
+        index = torch.from_numpy(self.partner_QB).to(own_QGB.device)
+        partner_QGB = torch.stack([x[:, i] for x, i in zip(own_QGB, index, strict=True)])
+        share = self.share_QGB.reshape(*self.share_QGB.shape, *(1,) * (own_QGB.dim() - 3))
+        return share * own_QGB + (1 - share) * partner_QGB
+
+    def project(self, weight_QGDK: Tensor) -> Tensor:
+        """(Q, G, B, T, P, K): every patch of each sample's own photograph through its heads' linear
+        map."""
+        return project(weight_QGDK, self.rows, self.own_QB, self.half)
+
+    def attend(self, weight_QGBTP: Tensor) -> Tensor:
+        """(Q, G, B, T, D): patches under each sample's weights, of the mixed photograph unless
+        pooled results are mixed."""
+        if self.share_QGB is None or self.mix_pooled:
+            return attend(weight_QGBTP, self.rows, self.own_QB[..., None], self.half)[:, :, :, 0]
+        partner = np.take_along_axis(self.own_QB, self.partner_QB, 1)
+        y = attend(weight_QGBTP, self.rows, np.stack([self.own_QB, partner], -1), self.half)
+        # several maps a head
+        share = self.share_QGB.repeat_interleave(y.shape[1] // self.share_QGB.shape[1], 1)
+        return torch.lerp(y[:, :, :, 1], y[:, :, :, 0], share[..., None, None])
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of every head and sample, in grams, logits and cm; a kind without State has None in all but
+    masses."""
+
+    masses_QGB5: Tensor
+    """Total, GDM, Green, Dead, Clover; summed over tiles."""
+    state_QGBC: Tensor | None = None
+    height_QGB: Tensor | None = None
+    interval_QGB5I: Tensor | None = None
+    """Logits of the interval each mass lies in, where the loss asks for intervals."""
+
+
+class HeadKind:
+    """One kind of head: what its file in trainer/kinds defines. All tensors of a bank are (Q, G,
+    *), weights (Q, G, in, out)."""
+
+    trained, seeded, report_only = True, True, False  # as a Regressor says of itself
+    settings: tuple[str, ...] = ()
+    """Keys of the config's `head` section that make a difference to it, beside `kind` and
+    `seed`."""
+    has_state = True
+    """It predicts State, Height and, if asked, intervals beside the masses."""
+    reads_pooled = False
+    """It reads pooled rows; what needs no patches never causes a read of them."""
+    reads_patches = True
+    """False: it needs no patch tokens, and trains from a pooled store too."""
+    floats_per_patch = 8
+    """Floats alive for each sample and patch of a step, to plan memory by."""
+    maps_say: Literal["grams", "share"] | None = None
+    """What `maps` says of a patch: its grams, or its share of what a head looks at; None: this kind
+    has no map."""
+
+    def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor, as nn.Linear has them: weights (out, in)."""
+        raise NotImplementedError
+
+    def reads(self, shape: HeadShape) -> dict[str, list[str]]:
+        """What each first layer is fed, in order: "cls", "patch" or names of spec.POOLED;
+        normalisation is folded in there."""
+        raise NotImplementedError
+
+    def forward(self, bank: "Bank", inputs: Inputs) -> Outputs:
+        """Outputs of all heads of a bank."""
+        raise NotImplementedError
+
+    def maps(self, bank: "Bank", inputs: Inputs) -> Tensor:
+        """(Q, G, B, T, P, M), of every patch: grams of all five MASSES, which sum to the head's
+        masses over patches and tiles; or its share under each of M softmaxes, which sum to 1 over a
+        tile. Asked of a kind whose `maps_say` is not None.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class Bank:
+    """Q x G heads of one shape. Tensors are (Q, G, *), weights transposed to (Q, G, in, out).
+
+    moments : mean and std (Q, D) of "cls", "patch" and pooled channels by a split's own training
+        rows, which normalise what
+    heads read; None leaves it as it is.
+    """
+
+    shape: HeadShape
+    tensors: dict[str, Tensor]
+    rate_G: Tensor = field(default_factory=lambda: torch.zeros(1))
+    """Dropout rate of each point."""
+    moments: dict[str, tuple[Tensor, Tensor]] | None = None
+
+    def __call__(self, inputs: Inputs) -> Outputs:
+        return self.kind.forward(self, inputs)
+
+    @property
+    def kind(self) -> HeadKind:
+        return kinds.load(self.shape.kind)
+
+    @property
+    def n_splits(self) -> int:
+        return next(iter(self.tensors.values())).shape[0]
+
+    @property
+    def n_points(self) -> int:
+        return next(iter(self.tensors.values())).shape[1]
+
+    def head_state(self, q: int, g: int) -> dict[str, Tensor]:
+        """One head as a plain module's state dict, float32, normalisation folded in."""
+        state = {
+            name: tensor[q, g].detach().double().cpu() for name, tensor in self.tensors.items()
+        }
+        if self.moments:
+            of_split = {
+                part: [m[q].double().cpu() for m in moments]
+                for part, moments in self.moments.items()
+            }
+            _fold(state, self.kind.reads(self.shape), of_split)
+        return {
+            name: (t.T if t.dim() == 2 else t).float().contiguous() for name, t in state.items()
+        }
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> "Bank":
+        """The same heads' places with other values, e.g. their moving averages."""
+        return Bank(self.shape, tensors, self.rate_G, self.moments)
+
+    def linear(self, name: str, x_QGBTI: Tensor) -> Tensor:
+        """(Q, G, B, T, in) -> (Q, G, B, T, out) by each head's own layer."""
+        q, g, b, t, n_in = x_QGBTI.shape
+        y = _Linear.apply(
+            x_QGBTI.reshape(q * g, b * t, n_in),
+            self.tensors[f"{name}.weight"],
+            self.tensors[f"{name}.bias"],
+        )
+        return y.view(q, g, b, t, -1)
+
+    def normal(self, part: str, x_QGBTD: Tensor) -> Tensor:
+        """A part of the tokens (Q, G or 1, B, T, D) brought to mean 0 and std 1, if this bank
+        normalises."""
+        if not self.moments:
+            return x_QGBTD
+        mean, std = (m[:, None, None, None] for m in self.moments[part])
+        return (x_QGBTD - mean) / std
+
+    def own_cls(self, inputs: Inputs) -> Tensor:
+        """(Q, 1, B, T, D) class tokens of each sample's own photograph, normalised."""
+        return self.normal("cls", inputs.cls_QBTD[:, None])
+
+    def each_point(self, x_Q1BTD: Tensor) -> Tensor:
+        """What is the same for all points, once a point."""
+        return x_Q1BTD.expand(-1, self.n_points, -1, -1, -1)
+
+
+class _Linear(torch.autograd.Function):
+    """(H, M, in) by each head's own layer, adding to the weights' gradients where they are.
+
+    autograd would write a gradient as large as all weights, then add it: with that, a full-size
+    step of 30 heads took 1.6 s of one core, without it 1.3.
+    """
+
+    @staticmethod
+    def forward(ctx, x_HMI: Tensor, weight_QGIO: Tensor, bias_QGO: Tensor) -> Tensor:
+        ctx.save_for_backward(x_HMI)
+        ctx.weight, ctx.bias = weight_QGIO, bias_QGO  # leaves: kept as they are for their .grad
+        return torch.baddbmm(bias_QGO.flatten(0, 1)[:, None], x_HMI, weight_QGIO.flatten(0, 1))
+
+    @staticmethod
+    def backward(ctx, dy_HMO: Tensor) -> tuple:
+        (x_HMI,) = ctx.saved_tensors
+        for leaf in (ctx.weight, ctx.bias):
+            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        ctx.weight.grad.flatten(0, 1).baddbmm_(x_HMI.transpose(1, 2), dy_HMO)
+        ctx.bias.grad.flatten(0, 1).add_(dy_HMO.sum(1))
+        dx = (
+            torch.bmm(dy_HMO, ctx.weight.detach().flatten(0, 1).transpose(1, 2))
+            if ctx.needs_input_grad[0]
+            else None
+        )
+        return dx, None, None
+
+
+def load_bank(
+    shape: HeadShape, states: Sequence[Mapping[str, Tensor]], device: torch.device
+) -> Bank:
+    """Saved heads as one bank of one split, to predict with."""
+    for state, (name, size) in itertools.product(states, shape.tensors().items()):
+        if name not in state or state[name].shape != size:
+            found = list(state[name].shape) if name in state else "missing"
+            raise MismatchError(
+                f"saved head: {name} is {found}, its config and tokens make it {list(size)}"
+            )
+    tensors = {
+        name: torch.stack([s[name].T if s[name].dim() == 2 else s[name] for s in states])[None].to(
+            device
+        )
+        for name in shape.tensors()
+    }
+    return Bank(shape, tensors, torch.zeros(len(states), device=device))
+
+
+def new_bank(
+    shape: HeadShape,
+    splits: Sequence,
+    points: Sequence[PointConfig],
+    dtype: torch.dtype,
+    biases: Sequence[Mapping[str, np.ndarray]],
+    moments: dict[str, tuple[Tensor, Tensor]] | None,
+    device: torch.device,
+) -> Bank:
+    """Fresh heads: points of a split start alike, from draws keyed by (seed, repeat, fold, tensor)
+    and `head.seed`.
+
+    biases : for each split, values of the output biases; from zero they would take hundreds of
+        steps to get there.
+    """
+    seed, tensors = points[0].experiment.seed, {}
+    for name, size in shape.tensors().items():
+        # contiguous: a fused AdamW walks weight, gradient and moments as plain memory, whatever
+        # their strides say
+        tensors[name] = torch.empty(
+            len(splits), len(points), *size[::-1], dtype=dtype, device=device
+        )
+        for (q, split), own in itertools.product(
+            enumerate(splits), {point.head.seed for point in points}
+        ):
+            drawn = (
+                biases[q][name]
+                if name in biases[q]
+                else _initial(name, size, shape, (seed, split.repeat, split.fold), own)
+            )
+            same = [g for g, point in enumerate(points) if point.head.seed == own]
+            tensors[name][q, same] = torch.tensor(drawn.T, dtype=dtype, device=device)
+        tensors[name].requires_grad_()
+    rates = torch.tensor([point.head.dropout for point in points], dtype=dtype, device=device)
+    return Bank(shape, tensors, rates, moments)
+
+
+def _initial(
+    name: str, size: tuple[int, ...], shape: HeadShape, address: tuple[int, ...], own: int
+) -> np.ndarray:
+    """nn.Linear's and nn.LayerNorm's own defaults: uniform within 1 / sqrt(fan in); ones and
+    zeros."""
+    weight = shape.tensors()[f"{name.rsplit('.', 1)[0]}.weight"]
+    if len(weight) == 1:
+        return np.full(size, float(name.endswith("weight")))
+    rng = np.random.default_rng([*address, crc32(name.encode()), *([own] if own else [])])
+    return rng.uniform(-1, 1, size) / np.sqrt(weight[1])
+
+
+def trunk_tensors(shape: HeadShape, n_in: int) -> dict[str, tuple[int, ...]]:
+    """Tensors of `trunk`, which reads n_in channels."""
+    layers = {
+        "shared_mlp.0": (shape.shared_hidden, n_in),
+        "main_head": (N_MAIN, shape.shared_hidden),
+        "state_head": (shape.n_states, shape.shared_hidden),
+        "height_head": (1, shape.shared_hidden),
+        "aux_head": (N_AUX, shape.shared_hidden),
+    }
+    if shape.n_intervals:
+        layers["interval_head"] = ((N_MAIN + N_AUX) * shape.n_intervals, shape.shared_hidden)
+    return linear_tensors(layers) | {
+        f"shared_mlp.1.{part}": (shape.shared_hidden,) for part in ("weight", "bias")
+    }
+
+
+def linear_tensors(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
+    """Weight and bias of nn.Linear layers given as (out, in)."""
+    return {
+        f"{name}.{part}": shape
+        for name, (o, i) in layers.items()
+        for part, shape in (("weight", (o, i)), ("bias", (o,)))
+    }
+
+
+def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
+    """What most kinds end in: a shared layer (linear, LayerNorm, GELU, dropout), then a layer for
+    each output."""
+    shared = bank.linear("shared_mlp.0", x_QGBTI)
+    features = _dropout(bank, inputs, F.gelu(_layer_norm(bank, "shared_mlp.1", shared)))
+    masses = F.softplus(
+        torch.cat([bank.linear("main_head", features), bank.linear("aux_head", features)], -1)
+    ).sum(3)
+    state = bank.linear("state_head", features).mean(3)
+    height = F.softplus(bank.linear("height_head", features)).mean(3)[..., 0]
+    if not bank.shape.n_intervals:
+        return Outputs(masses, state, height)
+    intervals = bank.linear("interval_head", features).mean(3).unflatten(-1, (N_MAIN + N_AUX, -1))
+    return Outputs(masses, state, height, intervals)
+
+
+def _layer_norm(bank: Bank, name: str, x_QGBTS: Tensor) -> Tensor:
+    scale, shift = (bank.tensors[f"{name}.{part}"][:, :, None, None] for part in ("weight", "bias"))
+    return F.layer_norm(x_QGBTS, x_QGBTS.shape[-1:]) * scale + shift
+
+
+def _dropout(bank: Bank, inputs: Inputs, x_QGBTS: Tensor) -> Tensor:
+    if inputs.dropout_QGBTS is None:
+        return x_QGBTS
+    rate = bank.rate_G.view(1, -1, 1, 1, 1)
+    return x_QGBTS * (inputs.dropout_QGBTS >= rate) / (1 - rate)
+
+
+def _fold(
+    state: dict[str, Tensor],
+    reads: Mapping[str, Sequence[str]],
+    moments: Mapping[str, Sequence[Tensor]],
+) -> None:
+    """Move (x - mean) / std from before the first layers into them; state's weights are (in, out).
+
+    A first layer without a bias feeds a softmax, which does not see the constant.
+    """
+    for layer, parts in reads.items():
+        mean, std = (torch.cat([moments[part][i] for part in parts]) for i in (0, 1))
+        state[f"{layer}.weight"] = state[f"{layer}.weight"] / std[:, None]
+        if f"{layer}.bias" in state:
+            state[f"{layer}.bias"] = state[f"{layer}.bias"] - mean @ state[f"{layer}.weight"]

@@ -1,0 +1,60 @@
+"""Patches score themselves: learned queries weigh them by what they hold, so one head serves every
+resolution.
+
+Scores and sums both need the tokens: four passes over a row a step (T @ W and A @ T, forward and
+backward), twice those of `cls_gating`.
+"""
+
+import torch
+from torch import Tensor
+
+from trainer.heads.bank import Bank, HeadKind, HeadShape, Inputs, Outputs, trunk, trunk_tensors
+
+
+class Attention(HeadKind):
+    """For each of `queries`: w = softmax(T @ attention) over patches, z = w @ T; then the trunk
+    over [cls, z_1, z_2, ...].
+
+    The scores have no bias: a softmax would not see it. Source: attention pooling, Ilse et al.
+    2018, arXiv:1802.04712.
+    """
+
+    settings = ("queries", "shared_hidden", "dropout", "normalize")
+    floats_per_patch = 16
+    maps_say = "share"
+
+    def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
+        return {"attention.weight": (shape.queries, shape.width)} | trunk_tensors(
+            shape, (1 + shape.queries) * shape.width
+        )
+
+    def reads(self, shape: HeadShape) -> dict[str, list[str]]:
+        return {"attention": ["patch"], "shared_mlp.0": ["cls"] + ["patch"] * shape.queries}
+
+    def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
+        z = _pooled(bank, inputs, self.maps(bank, inputs))
+        c = bank.each_point(inputs.early(bank.own_cls(inputs)))
+        return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
+
+    def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
+        return inputs.early(inputs.project(_weight(bank))).softmax(4)
+
+
+def _weight(bank: Bank) -> Tensor:
+    weight = bank.tensors["attention.weight"]
+    return weight / bank.moments["patch"][1][:, None, :, None] if bank.moments else weight
+
+
+def _pooled(bank: Bank, inputs: Inputs, w_QGBTPM: Tensor) -> Tensor:
+    """(Q, G, B, T, M D): the patches under each query's weights."""
+    q, g, b, t, p, m = w_QGBTPM.shape
+    z = inputs.attend(w_QGBTPM.permute(0, 1, 5, 2, 3, 4).reshape(q, g * m, b, t, p))
+    return (
+        bank.normal("patch", z)
+        .view(q, g, m, b, t, -1)
+        .permute(0, 1, 3, 4, 2, 5)
+        .reshape(q, g, b, t, -1)
+    )
+
+
+KIND = Attention()

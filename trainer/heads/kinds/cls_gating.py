@@ -1,0 +1,54 @@
+"""The class token weighs the patches, an MLP reads both: the head of the experiment this project
+starts from."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer.heads.bank import (
+    Bank,
+    HeadKind,
+    HeadShape,
+    Inputs,
+    Outputs,
+    linear_tensors,
+    trunk,
+    trunk_tensors,
+)
+
+
+class ClsGating(HeadKind):
+    """w = softmax(gate_mlp(cls)) over patches, z = w @ T, then the trunk over [cls, z]. Tied to one
+    grid of patches."""
+
+    settings = ("gate_hidden", "shared_hidden", "dropout", "normalize")
+    maps_say = "share"
+
+    def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
+        gate = {
+            "gate_mlp.0": (shape.gate_hidden, shape.width),
+            "gate_mlp.2": (shape.n_patches, shape.gate_hidden),
+        }
+        return linear_tensors(gate) | trunk_tensors(shape, 2 * shape.width)
+
+    def reads(self, shape: HeadShape) -> dict[str, list[str]]:
+        return {"gate_mlp.0": ["cls"], "shared_mlp.0": ["cls", "patch"]}
+
+    def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
+        c = _cls(bank, inputs)
+        z = bank.normal("patch", inputs.attend(_weights(bank, c)))
+        return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
+
+    def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
+        return _weights(bank, _cls(bank, inputs))[..., None]
+
+
+def _cls(bank: Bank, inputs: Inputs) -> Tensor:
+    return bank.each_point(inputs.early(bank.own_cls(inputs)))
+
+
+def _weights(bank: Bank, c_QGBTD: Tensor) -> Tensor:
+    return bank.linear("gate_mlp.2", F.gelu(bank.linear("gate_mlp.0", c_QGBTD))).softmax(-1)
+
+
+KIND = ClsGating()

@@ -1,0 +1,1 @@
+"""After training: comparisons, the choice of a point, baselines, reports."""

@@ -1,0 +1,117 @@
+"""Pictures of a sweep: training curves of a run, the leaderboard of all points beside the
+baselines."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from featurestore.disk.durable import appears_whole
+
+BASELINES = {"mean": "#9a9a9a", "ridge": "#d08a2e"}
+BLUE, PALE = "#2f6d8f", "#a9c6d5"
+
+
+def draw_curves(metrics: Path, out: Path) -> None:
+    """Loss and held-out score by epoch, each fold pale, their mean in full; what metrics.jsonl
+    holds."""
+    lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    figure, axes = _figure(1, 2, (10, 3.6))
+    for ax, key, title in zip(
+        axes,
+        ("loss", "score"),
+        ("training loss", "held-out score (weighted R2, view 0)"),
+        strict=True,
+    ):
+        folds = np.array([line[f"fold_{key}"] for line in lines], float)
+        ax.plot(folds, color=PALE, linewidth=0.8)
+        ax.plot(
+            [line[key] for line in lines],
+            color=BLUE,
+            linewidth=1.8,
+            label="all folds pooled" if key == "score" else "mean",
+        )
+        ax.set(title=title, xlabel="epoch")
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False)
+    low = np.nanpercentile(folds, 25) if np.isfinite(folds).any() else 0
+    # the first epochs may be far below; the end is what matters
+    axes[1].set_ylim(max(-0.5, min(low - 0.3, 0)), 1)
+    _save(figure, out)
+
+
+def draw_leaderboard(
+    summary: pd.DataFrame, out: Path, notes: Sequence[str] = (), most: int = 40
+) -> None:
+    """Points by score, best at the top, mean +- sd over repeats, pale where told apart from the
+    best; baselines as lines."""
+    points = summary[~summary["name"].isin(BASELINES)].head(most).iloc[::-1]
+    figure, ax = _figure(1, 1, (10, 1.6 + 0.34 * len(points) + 0.2 * len(notes)))
+    height = np.arange(len(points))
+    apart = points["apart"].to_numpy(bool) | points["failed"].to_numpy(bool)
+    for these, colour, label in (
+        (~apart, BLUE, "not told apart from the best"),
+        (apart, PALE, "told apart from it (95 %)"),
+    ):
+        if these.any():
+            ax.barh(
+                height[these],
+                points["score_last"][these],
+                xerr=points["sd_last"].fillna(0)[these],
+                color=colour,
+                height=0.6,
+                label=f"last epoch (EMA), {label}",
+            )
+    if "score_best" in points:  # regressors alone have no epochs
+        ax.plot(
+            points["score_best"],
+            height,
+            "|",
+            color="black",
+            markersize=11,
+            label="best epoch (optimistic)",
+        )
+    for name, colour in BASELINES.items():
+        # ridge may have been left out
+        for value in summary.loc[summary["name"] == name, "score_last"]:
+            ax.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.3f}")
+    for y, value in zip(height, points["score_last"], strict=True):
+        ax.text(
+            0.004,
+            y,
+            f" {value:.3f}" if np.isfinite(value) else " failed",
+            va="center",
+            fontsize=9,
+            color="white" if np.isfinite(value) else "black",
+        )
+    ax.set_yticks(height, points["name"].str.replace("__", "  ").tolist(), fontsize=8)
+    ax.set(
+        xlabel="out-of-fold score (weighted R2 over all images and targets)", title="leaderboard"
+    )
+    ax.set_xlim(left=min(0, np.nanmin(points["score_last"].to_numpy(float), initial=0)))
+    figure.legend(
+        frameon=False,
+        fontsize=8,
+        loc="outside lower center",
+        ncols=5,
+        title="\n".join(notes),
+        title_fontsize=8,
+    )
+    _save(figure, out)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]):
+    """A figure outside pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(size, layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def _save(figure, out: Path) -> None:
+    with appears_whole(out) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})

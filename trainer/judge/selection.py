@@ -1,0 +1,163 @@
+"""What a selected point is worth: its error where neither its choice nor the choice of its epoch
+has looked.
+
+Arrays in, numbers out, in float64. Which point is trained on, saved and predicted with is decided
+elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.data.stream import Split
+from trainer.score.metrics import WEIGHTS
+
+
+@dataclass(frozen=True)
+class HonestEstimate:
+    """Scores of the selected point by `honest_estimate`, means over repeats; plain values, ready
+    for a summary."""
+
+    score: float
+    """Of the point chosen by its last epoch."""
+    sd: float
+    """Over repeats; NaN for a single one."""
+    score_epoch: float
+    """Of the point and epoch chosen together."""
+    sd_epoch: float
+    per_repeat_R: list[float]
+    per_repeat_epoch_R: list[float]
+    chosen_G: list[int]
+    """In how many splits each point was the choice."""
+    chosen_epoch_G: list[int]
+    """The same where the epoch was chosen too."""
+
+
+def squared_errors(
+    truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]
+) -> np.ndarray:
+    """(..., Q) weighted sum of squared errors of what each split holds out, known pairs only; NaN
+    where a head failed.
+
+    Parameters
+    ----------
+    truth_N5 : (N, 5), grams in TARGETS order; NaN where a mass is unknown.
+    prediction_RN5 : (..., R repeats, N, 5), grams; of a repeat only what its splits hold out is
+        looked at.
+    """
+    known_N5 = ~np.isnan(truth_N5)
+    difference = np.asarray(prediction_RN5, np.float64) - truth_N5
+    error_RN = np.square(difference, out=np.zeros_like(difference), where=known_N5) @ np.array(
+        WEIGHTS
+    )
+    return np.stack([error_RN[..., s.repeat, s.val_N].sum(-1) for s in splits], -1)
+
+
+def honest_estimate(
+    errors_EGQ: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]
+) -> HonestEstimate:
+    """The score of choosing the best point, where each fold is predicted by a choice made without
+    it.
+
+    For every fold of a repeat the point with the least error on the repeat's other folds is chosen,
+    and its error on this fold counts: 1 - sum_f error(choice(f), f) / SST, pooled over the repeat's
+    folds as the contest's score is.
+
+    It guards against the optimism of reporting the highest of many scores, or the best of many
+    epochs, on the images that made it the highest. It does not guard against
+    - what training leaks: heads of the other folds learned from this fold's images, so their
+      errors, and with them the choice, are not independent of it. This is leaving a fold out of the
+      selection, not nested cross-validation.
+    - what people choose: a grid, a rule or a backbone tried because of earlier scores on these
+      images.
+    - a test set that differs from the training sites.
+    It is about choosing so, not about one point: folds may choose differently, each from fewer
+    images than the final choice has, which reads a little low.
+
+    Parameters
+    ----------
+    errors_EGQ : (E epochs, G points, Q splits), from `squared_errors`, on the plain view. An epoch
+        of a point that is not finite in every split is never chosen: that a head failed shows
+        without looking at truths.
+    truth_N5 : (N, 5), grams in TARGETS order, NaN where unknown.
+    splits : Q of them. With one fold a repeat there are no other folds, and the scores are NaN; so
+        they are where nothing can be chosen or truths are all equal.
+
+    Ties go to the earlier epoch, then the earlier point.
+    Source: Varma and Simon 2006, Bias in error estimation when using cross-validation for model
+    selection, BMC Bioinformatics 7:91, for the bias and its cure by nesting; Tsamardinos, Greasidou
+    and Borboudakis 2018, Bootstrapping the out-of-sample predictions for efficient and accurate
+    cross-validation, Machine Learning 107, for choosing anew on part of the out-of-sample
+    predictions and scoring on the rest without training again. They draw rows; here folds keep
+    sites whole.
+    """
+    n_points = errors_EGQ.shape[1]
+    choice_Q, choice_epoch_Q = (
+        _choices(errors, splits) for errors in (errors_EGQ[-1:], errors_EGQ)
+    )
+    score_R = _scores(errors_EGQ[-1:], choice_Q, truth_N5, splits)
+    score_epoch_R = _scores(errors_EGQ, choice_epoch_Q, truth_N5, splits)
+    return HonestEstimate(
+        *_mean_and_sd(score_R),
+        *_mean_and_sd(score_epoch_R),
+        score_R.tolist(),
+        score_epoch_R.tolist(),
+        _how_often(choice_Q, n_points),
+        _how_often(choice_epoch_Q, n_points),
+    )
+
+
+def _choices(errors_EGQ: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
+    """(Q,) epoch * G + point of the least error over the repeat's other folds; -1 where nothing can
+    be chosen."""
+    fails_EG = ~np.isfinite(errors_EGQ).all(-1)
+    choice_Q = np.full(len(splits), -1)
+    for q, split in enumerate(splits):
+        others = [
+            o
+            for o, other in enumerate(splits)
+            if other.repeat == split.repeat and other.fold != split.fold
+        ]
+        if others and not fails_EG.all():
+            total_EG = np.sum([errors_EGQ[..., o] for o in others], 0)
+            choice_Q[q] = np.where(fails_EG, np.inf, total_EG).argmin()
+    return choice_Q
+
+
+def _scores(
+    errors_EGQ: np.ndarray, choice_Q: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]
+) -> np.ndarray:
+    """(R,) score of each repeat where split q is predicted by choice_Q[q]; NaN where a split has no
+    choice."""
+    error_Q = errors_EGQ.reshape(-1, len(splits))[choice_Q, np.arange(len(splits))]
+    error_Q = np.where(choice_Q < 0, np.nan, error_Q)
+    repeat_Q = np.array([s.repeat for s in splits])
+    return np.array(
+        [
+            1 - error_Q[repeat_Q == r].sum() / _sst(truth_N5[_held_out(splits, r)])
+            for r in np.unique(repeat_Q)
+        ]
+    )
+
+
+def _held_out(splits: Sequence[Split], repeat: int) -> np.ndarray:
+    return np.concatenate([s.val_N for s in splits if s.repeat == repeat])
+
+
+def _sst(truth_N5: np.ndarray) -> float:
+    """Weighted sum of squares around the weighted mean, `metrics.weighted_r2`'s denominator; NaN
+    where nothing varies."""
+    known_N5 = ~np.isnan(truth_N5)
+    y, w = truth_N5[known_N5], np.broadcast_to(WEIGHTS, truth_N5.shape)[known_N5]
+    if not y.size or y.min() == y.max():
+        return float("nan")
+    return float(w @ (y - np.average(y, weights=w)) ** 2)
+
+
+def _mean_and_sd(score_R: np.ndarray) -> tuple[float, float]:
+    return float(score_R.mean()), float(score_R.std(ddof=1)) if len(score_R) > 1 else float("nan")
+
+
+def _how_often(choice_Q: np.ndarray, n_points: int) -> list[int]:
+    return np.bincount(choice_Q[choice_Q >= 0] % n_points, minlength=n_points).tolist()

@@ -1,0 +1,1 @@
+"""Training: points, passes, the loop over steps, checkpoints, results."""

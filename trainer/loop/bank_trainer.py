@@ -1,0 +1,232 @@
+"""A bank under training: its loss, optimiser, best copies and errors so far. What it is fed, and
+when, is `sweep`'s."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.config.sections import PointConfig
+from trainer.data.dataset import TrainingData
+from trainer.data.stream import Batch, Split, Stream, mixup_share
+from trainer.heads import kinds
+from trainer.heads.bank import Bank, HeadShape, Inputs, new_bank
+from trainer.heads.loss import Labels, LossWeights, initial_biases, multi_task_loss
+from trainer.judge.selection import squared_errors
+from trainer.loop.optimizer import BankOptimizer
+from trainer.score.metrics import constrained, weighted_r2
+
+
+@dataclass
+class BankTrainer:
+    """One bank under training, and the points it holds."""
+
+    bank: Bank
+    points: list[int]
+    configs: list[PointConfig]
+    mixup_kind: str
+    labels: Labels
+    optimizer: BankOptimizer
+    weights: LossWeights
+    best: dict[str, Tensor]
+    best_score_QG: np.ndarray
+    best_epoch_QG: np.ndarray
+    failed_QG: np.ndarray
+    """Batch at which a head's loss was no longer finite; -1 for heads that are well."""
+    is_whole: bool = True
+    """False while a step or the end of an epoch changes it: an exception then leaves no state to go
+    on from."""
+    n_batches: int = 0
+    losses_QG: list[np.ndarray] = field(default_factory=list)
+    """Of each batch of the epoch under way."""
+    errors_QG: list[np.ndarray] = field(default_factory=list)
+    """Weighted squared errors on view 0 of what each split holds out, of every epoch."""
+
+    @property
+    def averaged(self) -> Bank:
+        return self.bank.with_tensors(self.optimizer.average)
+
+    def inputs(
+        self,
+        shared: Inputs,
+        data: TrainingData,
+        stream: Stream,
+        batch: Batch,
+        place: tuple[int, int],
+        mixing: bool,
+    ) -> Inputs:
+        """A batch as this bank sees it: with its own partners, shares and dropout."""
+        share = self._share(batch, data) if mixing else None
+        partner_QB = batch.site_partner_QB if self.mixup_kind == "same_site" else batch.partner_QB
+        return replace(
+            shared,
+            partner_QB=partner_QB,
+            share_QGB=share,
+            mix_pooled=self.mixup_kind == "pooled",
+            dropout_QGBTS=self._dropout(stream, place, shared.n_tiles, data.device),
+        )
+
+    def step(self, inputs: Inputs, batch: Batch, every: int, last: bool) -> None:
+        """Add one batch's gradients; every so many batches, and at the last, step the optimiser."""
+        labels = self.labels.take(torch.from_numpy(batch.images_QB))
+        if inputs.share_QGB is not None:
+            partner = torch.from_numpy(np.take_along_axis(batch.images_QB, inputs.partner_QB, 1))
+            labels = labels.mix(self.labels.take(partner), inputs.share_QGB)
+        loss_QG = multi_task_loss(self.bank(inputs), labels, self.weights)
+        self.is_whole = False
+        (loss_QG.sum() / every).backward()
+        self.losses_QG.append(loss_QG.detach().cpu().numpy())
+        self.failed_QG[(self.failed_QG < 0) & ~np.isfinite(self.losses_QG[-1])] = self.n_batches
+        self.n_batches += 1
+        if self.n_batches % every == 0 or last:
+            self.optimizer.step()
+        self.is_whole = True
+
+    def _share(self, batch: Batch, data: TrainingData) -> Tensor | None:
+        """(Q, G, B): the part of a sample that is its own row, by each point's mixup; None where
+        nothing is mixed."""
+        mixup = [config.augmentation.mixup for config in self.configs]
+        if not any(m.on for m in mixup):
+            return None
+        shares = [
+            mixup_share(batch.uniform_QB, m.alpha) if m.on else np.ones_like(batch.uniform_QB)
+            for m in mixup
+        ]
+        return torch.tensor(np.stack(shares, 1), dtype=data.dtype, device=data.device)
+
+    def _dropout(
+        self, stream: Stream, place: tuple[int, int], n_tiles: int, device: torch.device
+    ) -> Tensor | None:
+        """(Q, G or 1, B, T, S) uniforms that points of one `head.seed` share; None for heads
+        without dropout."""
+        width, seeds = self.bank.shape.shared_hidden, [config.head.seed for config in self.configs]
+        if not width or not any(config.head.dropout for config in self.configs):
+            return None
+        shape = (stream.batch_size, n_tiles, width)
+        draws = {
+            seed: torch.from_numpy(stream.dropout(*place, shape, seed)).to(device)
+            for seed in set(seeds)
+        }
+        return torch.stack([draws[seed] for seed in (seeds if len(draws) > 1 else seeds[:1])], 1)
+
+    def masses(self, raw_GRN5: np.ndarray) -> np.ndarray:
+        """(G, R, N, 5) raw masses in MASSES order -> TARGETS order, by each point's constraints."""
+        return np.stack(
+            [
+                constrained(raw, config.inference.constraints)
+                for raw, config in zip(raw_GRN5, self.configs, strict=True)
+            ]
+        )
+
+    def keep_best(self, scored: "Scored") -> None:
+        """End an epoch: copy the averages of every head whose own fold it now predicts best, note
+        errors, forget losses.
+
+        A fold whose score is not defined (one image, no spread) keeps its latest weights.
+        """
+        score_QG = scored.score_QG
+        better = (score_QG > self.best_score_QG) | np.isnan(self.best_score_QG)
+        self.is_whole = False
+        for q, g in zip(*np.nonzero(better), strict=True):
+            for name, average in self.optimizer.average.items():
+                self.best[name][q, g] = average[q, g]
+        self.best_score_QG[better], self.best_epoch_QG[better] = (
+            score_QG[better],
+            len(self.errors_QG),
+        )
+        self.errors_QG.append(scored.errors_QG)
+        self.losses_QG.clear()
+        self.is_whole = True
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How a bank's heads predict what they hold out: (Q, G) fold scores, and weighted squared
+    errors."""
+
+    score_QG: np.ndarray
+    errors_QG: np.ndarray
+
+    @classmethod
+    def of(cls, masses_GRN5: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]) -> "Scored":
+        """Both in TARGETS order."""
+        score_QG = [
+            [weighted_r2(truth_N5[s.val_N], masses[s.repeat, s.val_N]) for masses in masses_GRN5]
+            for s in splits
+        ]
+        return cls(np.array(score_QG), squared_errors(truth_N5, masses_GRN5, splits).T)
+
+
+def can_go_on(trainers: Sequence[BankTrainer]) -> bool:
+    """Whether all banks stand between two steps, or between a step and the end of its epoch, and at
+    the same place."""
+    places = {(trainer.n_batches, len(trainer.errors_QG)) for trainer in trainers}
+    return len(places) == 1 and all(trainer.is_whole for trainer in trainers)
+
+
+def new_trainers(
+    points: Sequence[int],
+    configs: Sequence[PointConfig],
+    data: TrainingData,
+    splits: Sequence[Split],
+    n_batches: int,
+) -> list[BankTrainer]:
+    """A trainer for each group of points whose heads have one shape and one treatment of what they
+    read.
+
+    configs : of all points of the sweep; n_batches : of a whole training.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for p in points:
+        mixup = configs[p].augmentation.mixup
+        shape = HeadShape.of(configs[p], data.store.spec.tokens, data.states)
+        # what is not mixed can stand among what is: its share is 1
+        groups.setdefault(
+            (shape, configs[p].head.normalize, mixup.kind if mixup.on else "patches"), []
+        ).append(p)
+    return [
+        _new_trainer(
+            shape, mixup_kind, members, [configs[p] for p in members], data, splits, n_batches
+        )
+        for (shape, _, mixup_kind), members in groups.items()
+    ]
+
+
+def _new_trainer(
+    shape: HeadShape,
+    mixup_kind: str,
+    points: list[int],
+    configs: list[PointConfig],
+    data: TrainingData,
+    splits: Sequence[Split],
+    n_batches: int,
+) -> BankTrainer:
+    t, labels = data.store.spec.tokens, data.labels
+    biases = [initial_biases(labels, split.train_N, t.n_tiles, t.n_patches) for split in splits]
+    moments = None
+    if configs[0].head.normalize:
+        reads = kinds.load(shape.kind).reads(shape)
+        moments = data.moments(splits, {part for parts in reads.values() for part in parts})
+    bank = new_bank(shape, splits, configs, data.dtype, biases, moments, data.device)
+    if shape.n_intervals:
+        labels = labels.with_intervals([split.train_N for split in splits], shape.n_intervals)
+    every = configs[0].trainer.gradient_accumulation_steps
+    optimizer = BankOptimizer(bank, configs, -(-n_batches // every))
+    blank = np.full((len(splits), len(points)), np.nan)
+    best = {name: tensor.detach().clone() for name, tensor in bank.tensors.items()}
+    weights = LossWeights.of(configs, data.dtype, data.device)
+    return BankTrainer(
+        bank,
+        points,
+        configs,
+        mixup_kind,
+        labels,
+        optimizer,
+        weights,
+        best,
+        blank,
+        np.zeros(blank.shape, int),
+        np.full(blank.shape, -1),
+    )

@@ -1,0 +1,257 @@
+"""A pass under way, on disk: everything its next step depends on, in one safetensors file that
+appears whole; two are kept."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from featurestore.disk.durable import appears_whole, crc32c, publish
+from featurestore.disk.maps import refuse_too_many
+from featurestore.disk.tensor_file import readable_name, save_tensors
+from featurestore.errors import InputError, MismatchError, NoAccessError, StoreDamaged
+from trainer.heads.saved import MOST_HEADER, Kept, differences, read_header
+from trainer.loop.bank_trainer import BankTrainer
+from trainer.loop.identity import Identity
+from trainer.loop.optimizer import BankOptimizer
+
+BYTES_A_TENSOR = 256  # in a header, at most
+TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+
+
+class Checkpoint:
+    """The newest state of one pass, and the one before it: a newest that is damaged costs some
+    epochs, not the sweep."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.previous = path, path.with_name(f"previous_{path.name}")
+
+    def save(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
+        """Keep the state of all banks, and what it depends on.
+
+        InputError if it cannot be written; the one before it is then kept.
+        """
+        self.path.parent.mkdir(exist_ok=True)
+        state = {
+            f"{b}/{name}": tensor.detach().cpu().contiguous()
+            for b, trainer in enumerate(trainers)
+            for name, tensor in _state(trainer).items()
+        }
+        if self.path.exists():
+            publish(self.path, self.previous)
+        try:
+            with appears_whole(self.path) as partial:
+                text = identity.to_json()
+                save_tensors(
+                    state,
+                    partial,
+                    {"crc32c": _crc32c(sorted(state.items()), text), "identity": text},
+                )
+        except (OSError, SafetensorError) as err:
+            raise InputError(
+                f"{self.path}: cannot be written ({err}); make room, then --resume the sweep"
+            ) from err
+
+    def check(self, identity: Identity) -> None:
+        """MismatchError if what is there was trained by other settings, or on other labels, folds
+        or tokens.
+
+        Tensors are read only where something differs. Of files that cannot be read `load` says what
+        to do.
+        """
+        for path in (self.path, self.previous):
+            with suppress(SafetensorError, ValueError, KeyError, OSError), _opened(path) as file:
+                try:
+                    _check(path, file.metadata() or {}, identity)
+                except MismatchError:
+                    # a flipped bit of the settings is damage, not a difference: ValueError
+                    _whole(file)
+                    raise
+
+    def load(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
+        """Put fresh trainers where the newest whole checkpoint's were; they stay fresh if there is
+        none.
+
+        MismatchError as by `check`, before anything is restored; one that keeps no identity, as
+        those of before, is warned of.
+        """
+        found = [path for path in (self.path, self.previous) if path.exists()]
+        errors = []
+        for path in found:
+            try:
+                _load(path, trainers, identity)
+            except PermissionError as err:
+                raise NoAccessError.of(err, path) from err
+            except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as err:
+                refuse_too_many(path, err)
+                errors.append(f"{path}: not a checkpoint of this sweep ({err})")
+            else:
+                if errors:
+                    warnings.warn(f"{errors[0]}; going on from {path.name}", stacklevel=2)
+                return
+        if errors:
+            raise StoreDamaged("; ".join(errors) + "; remove it to begin its pass again")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    with readable_name(path) as name, safe_open(name, "pt") as file:
+        yield file
+
+
+def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> None:
+    expected = _expected(trainers)
+    found = read_header(
+        path, MOST_HEADER + BYTES_A_TENSOR * len(expected) + 4 * len(identity.to_json())
+    )
+    with _opened(path) as file:
+        if not _check(path, _whole(file), identity):  # before anything is restored
+            warnings.warn(
+                f"{path}: made before checkpoints kept their settings and digests of labels, folds "
+                "and store; whether "
+                "they are still the same is not known",
+                stacklevel=4,
+            )
+        if not any("/adamw/" in name for name in found):  # saved before the optimiser's first step
+            expected = {name: kept for name, kept in expected.items() if "/adamw/" not in name}
+        for b in range(len(trainers)):
+            if found.get(f"{b}/losses", ("", (-1,)))[1][0] == 0:  # of no batch, so of no type
+                expected[f"{b}/losses"] = "F64", expected[f"{b}/losses"][1]
+        if faults := differences(found, expected):
+            raise ValueError(f"{len(faults)} of its tensors are others: {faults[0]}")
+        for b, trainer in enumerate(trainers):
+            state = {
+                name.split("/", 1)[1]: file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+                if name.startswith(f"{b}/")
+            }
+            _restore(trainer, state)
+
+
+def _whole(file: safe_open) -> dict[str, str]:
+    """The metadata of a file that is as it was saved; ValueError if it is not."""
+    metadata = file.metadata() or {}
+    tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+    found = _crc32c(tensors, metadata.get("identity", ""))
+    if (saved := metadata.get("crc32c")) != found:
+        raise ValueError(f"CRC-32C of its tensors {found}, {saved} when it was saved")
+    return metadata
+
+
+def _check(path: Path, metadata: Mapping[str, str], identity: Identity) -> bool:
+    """Refuse another identity; False if none is kept."""
+    if "identity" not in metadata:
+        return False
+    advice = f"bring that back, or remove {path.parent} to train from the first epoch"
+    identity.check(Identity.from_json(metadata["identity"], path), str(path), advice)
+    return True
+
+
+def _crc32c(tensors: Iterable[tuple[str, Tensor]], identity: str) -> str:
+    """Of the identity, and names, types, shapes and bytes: safetensors itself would not see a bit
+    that has flipped."""
+    crc = crc32c(identity.encode()) if identity else 0
+    for name, tensor in tensors:
+        crc = crc32c(
+            f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.numpy(), start=crc
+        )
+    return f"{crc:08x}"
+
+
+def _state(trainer: BankTrainer) -> dict[str, Tensor]:
+    """All tensors of a bank under training; of AdamW's, one a head and tensor."""
+    parts = {**_stacked(trainer), "adamw": _adamw_state(trainer.optimizer)}
+    shape = trainer.failed_QG.shape
+    # which may be empty
+    lists = {name: np.array(values).reshape(-1, *shape) for name, values in _lists(trainer).items()}
+    return (
+        {
+            f"{part}/{name}": tensor
+            for part, tensors in parts.items()
+            for name, tensor in tensors.items()
+        }
+        | {"counts": torch.tensor([trainer.optimizer.n_done, trainer.n_batches])}
+        | {name: torch.from_numpy(array) for name, array in (_noted(trainer) | lists).items()}
+    )
+
+
+def _expected(trainers: Sequence[BankTrainer]) -> dict[str, Kept]:
+    """Type and shape of every tensor of a checkpoint after the optimiser's first step."""
+    expected: dict[str, Kept] = {}
+    for b, trainer in enumerate(trainers):
+        state = _state(trainer)  # fresh, so without moments, and with lists of no batch
+        expected |= {
+            f"{b}/{name}": (TYPES[tensor.dtype], tuple(tensor.shape))
+            for name, tensor in state.items()
+        }
+        for name, dtype in (("losses", TYPES[trainer.labels.masses_N5.dtype]), ("errors", "F64")):
+            expected[f"{b}/{name}"] = dtype, (f"{b} {name}", *trainer.failed_QG.shape)
+        parameters = [
+            each for group in trainer.optimizer.adamw.param_groups for each in group["params"]
+        ]
+        for number, parameter in enumerate(parameters):
+            kept = TYPES[parameter.dtype], tuple(parameter.shape)
+            expected |= {
+                f"{b}/adamw/{number}/exp_avg": kept,
+                f"{b}/adamw/{number}/exp_avg_sq": kept,
+                f"{b}/adamw/{number}/step": ("F32", ()),
+            }
+    return expected
+
+
+def _noted(trainer: BankTrainer) -> dict[str, np.ndarray]:
+    """What a trainer notes of its heads, (Q, G) each."""
+    return {
+        "best_score": trainer.best_score_QG,
+        "best_epoch": trainer.best_epoch_QG,
+        "failed": trainer.failed_QG,
+    }
+
+
+def _lists(trainer: BankTrainer) -> dict[str, list[np.ndarray]]:
+    """The same of every batch of the epoch under way, and of every epoch."""
+    return {"losses": trainer.losses_QG, "errors": trainer.errors_QG}
+
+
+def _restore(trainer: BankTrainer, state: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for part, tensors in _stacked(trainer).items():
+            for name, tensor in tensors.items():
+                # in place: the optimiser's slices share this storage
+                tensor.copy_(state[f"{part}/{name}"])
+    adamw = trainer.optimizer.adamw
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if name.startswith("adamw/"):
+            _, number, key = name.split("/")
+            moments.setdefault(int(number), {})[key] = tensor
+    adamw.load_state_dict({"state": moments, "param_groups": adamw.state_dict()["param_groups"]})
+    trainer.optimizer.n_done, trainer.n_batches = state["counts"].tolist()
+    for name, noted in (_noted(trainer) | _lists(trainer)).items():
+        # a list would keep views of the mapped file, which may be cut later
+        noted[:] = state[name].numpy().copy()
+
+
+def _stacked(trainer: BankTrainer) -> dict[str, dict[str, Tensor]]:
+    """A bank's own tensors; gradients too, since an accumulation may be under way."""
+    tensors = trainer.bank.tensors
+    return {
+        "weights": tensors,
+        "grad": {name: tensor.grad for name, tensor in tensors.items()},
+        "average": trainer.optimizer.average,
+        "best": trainer.best,
+    }
+
+
+def _adamw_state(optimizer: BankOptimizer) -> dict[str, Tensor]:
+    state = optimizer.adamw.state_dict()["state"]
+    return {
+        f"{number}/{key}": tensor
+        for number, moments in state.items()
+        for key, tensor in moments.items()
+    }

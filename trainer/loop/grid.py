@@ -1,0 +1,368 @@
+"""A sweep's YAML, read: a list for a scalar is a grid axis, and what a kind does not read makes no
+other point.
+
+What keys there are, and what they may hold, is `config`'s.
+"""
+
+import difflib
+import functools
+import itertools
+import json
+import math
+import re
+import reprlib
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import ValidationError
+
+from featurestore.disk.yaml import read_yaml
+from featurestore.errors import InputError, list_some
+from trainer.config.sections import (
+    AugmentationConfig,
+    HeadConfig,
+    LossConfig,
+    MixupConfig,
+    OptimizationConfig,
+    PointConfig,
+    Section,
+)
+from trainer.heads import kinds
+
+SHARED = (
+    "experiment",
+    "backbone",
+    "dataset",
+    "trainer",
+    "augmentation.mixup.disable_ratio",
+    "inference",
+    "cv",
+)
+"""Sections and keys that are one for all points: they make the stream, or belong to the pass over
+it."""
+
+
+def load_point(path: Path) -> PointConfig:
+    """Read a resolved config. Raises InputError, also if it holds a grid."""
+    first, axes = _split_axes(read_yaml(path), path)
+    if axes:
+        raise InputError(
+            f"{path}: {', '.join(axes)}: a list where one value belongs; "
+            "this is a sweep's config, a run has one value for each key"
+        )
+    return _validated(first, path)
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """All points of a grid: the first one, and the axes along which the others differ."""
+
+    base: PointConfig
+    """The first point; keys that define the stream are equal in all."""
+
+    axes: dict[str, list]
+    """Values of each axis by dotted key, in the order of the file."""
+
+    @classmethod
+    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a sweep's YAML.
+
+        Parameters
+        ----------
+        path : a YAML file of plain values. A list for a scalar, or a list of lists for a list, is a
+            grid axis.
+        overrides : values by dotted key, e.g. {"cv.fold": 0}, that replace or add to those of the
+            file.
+
+        Raises InputError, naming file and dotted key, for whatever cannot be read, is unknown, or
+        has a wrong value.
+        """
+        raw = read_yaml(path)
+        for key, value in (overrides or {}).items():
+            _check_override(key, path)
+            _put(raw, key, value)
+        first, axes = _split_axes(raw, path)
+        base = _validated(first, path)
+        return cls(
+            base, {key: _axis_values(base, key, values, path) for key, values in axes.items()}
+        )
+
+    @classmethod
+    def of(cls, base: dict[str, Any], axes: dict[str, list], where: Path) -> Self:
+        """The config that `base` (as plain values) and `axes` came from; `where` is named by
+        errors."""
+        first = _validated(base, where)
+        return cls(
+            first, {key: _axis_values(first, key, values, where) for key, values in axes.items()}
+        )
+
+    @property
+    def n_combinations(self) -> int:
+        """How many points there are at most, known without making them: a grid may be huge by
+        mistake."""
+        return math.prod(len(values) for values in self.axes.values())
+
+    @functools.cached_property
+    def points(self) -> list[PointConfig]:
+        """Every combination, the last axis fastest; of those that differ only in what their kind
+        does not read, the first."""
+        return [point for point, _ in self._members]
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """A folder name for each point, e.g. `001_exp013_dinov3__lr-0_002__weight_decay-0_01`."""
+        digits = max(3, len(str(len(self._members))))
+        return [
+            self._name(f"{index:0{digits}d}", settings)
+            for index, (_, settings) in enumerate(self._members, 1)
+        ]
+
+    def with_folds(
+        self, path: Path | None, n_folds: int | None = None, repeats: int | None = None
+    ) -> Self:
+        """The same points over the folds of a table; n_folds and repeats are its own, once it is
+        read."""
+        known = {"n_folds": n_folds, "repeats": repeats} if n_folds else {}
+        cv = self.base.cv.model_copy(update={"folds": path, **known})
+        return replace(self, base=self.base.model_copy(update={"cv": cv}))
+
+    def settings(self, index: int) -> dict[str, Any]:
+        """A point's values on the axes that make a difference to it."""
+        return self._members[index][1]
+
+    @functools.cached_property
+    def _members(self) -> list[tuple[PointConfig, dict[str, Any]]]:
+        members: dict[str, tuple[PointConfig, dict[str, Any]]] = {}
+        for values in itertools.product(*self.axes.values()):
+            settings = dict(zip(self.axes, values, strict=True))
+            point = functools.reduce(_replaced, settings.items(), self.base)
+            idle = [key for key in idle_keys(point) if key in settings]
+            point = functools.reduce(_replaced, ((key, self.axes[key][0]) for key in idle), point)
+            shown = {key: value for key, value in settings.items() if key not in idle}
+            members.setdefault(_in_effect(point), (point, shown))
+        return list(members.values())
+
+    def _name(self, index: str, settings: Mapping[str, Any]) -> str:
+        words = [f"{self._word(key)}-{_spoken(value)}" for key, value in settings.items()]
+        return safe_name("__".join([f"{index}_{self.base.experiment.name}", *words]))
+
+    def _word(self, key: str) -> str:
+        """The last part of an axis' key, or two where another axis ends alike."""
+        parts = key.split(".")
+        return (
+            parts[-1]
+            if sum(other.endswith(f".{parts[-1]}") for other in self.axes) == 1
+            else "_".join(parts[-2:])
+        )
+
+
+def _in_effect(point: PointConfig) -> str:
+    """The same text for points that differ in spelling alone: no mixup has no kind, and pooled
+    vectors are mixed in one way."""
+    mixup, kind = point.augmentation.mixup, kinds.load(point.head.kind)
+    if not mixup.on:
+        mixup = MixupConfig(enabled=False, disable_ratio=mixup.disable_ratio)
+    elif kind.reads_pooled and mixup.kind == "pooled":
+        mixup = mixup.model_copy(update={"kind": "patches"})
+    effective = point.model_copy(update={"augmentation": AugmentationConfig(mixup=mixup)})
+    # model_dump_json refuses paths that are not UTF-8
+    return json.dumps(effective.model_dump(mode="json"))
+
+
+def idle_keys(point: PointConfig) -> list[str]:
+    """Keys that make no difference to a point: those its kind does not read, and settings of what
+    is switched off."""
+    kind, mixup = kinds.load(point.head.kind), point.augmentation.mixup
+    idle = [
+        f"head.{name}" for name in HeadConfig.model_fields if name not in ("kind", *kind.settings)
+    ]
+    if kind.seeded:
+        idle.remove("head.seed")
+    if not kind.trained:
+        idle += [
+            f"{section}.{name}"
+            for section, model in (("optimization", OptimizationConfig), ("loss", LossConfig))
+            for name in model.model_fields
+            if name != "space"
+        ]
+        idle += ["loss.space"] if kind.own_space else []
+        return idle + [f"augmentation.mixup.{name}" for name in MixupConfig.model_fields]
+    if not kind.has_state:
+        idle += [
+            "loss.state_weight",
+            "loss.height_weight",
+            "loss.intervals",
+            "loss.interval_weight",
+        ]
+    if not point.loss.intervals:
+        idle.append("loss.interval_weight")
+    if not mixup.enabled:
+        idle.append("augmentation.mixup.kind")
+    if not mixup.on:
+        idle.append("augmentation.mixup.alpha")
+    return (
+        idle
+        if point.optimization.use_ema
+        else [*idle, "optimization.ema_decay", "optimization.ema_start_ratio"]
+    )
+
+
+def safe_name(text: str) -> str:
+    """The text as one ASCII path component, at most 200 characters: no separators, dots or
+    blanks."""
+    return re.sub(r"[^A-Za-z0-9_+-]+", "_", text)[:200]
+
+
+def _spoken(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(_spoken(each) for each in value)
+    if isinstance(value, float):
+        return f"{value:g}".replace(".", "_")
+    return yaml.safe_dump(value).split("\n")[0]  # null, true, density: as in the file
+
+
+def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, list]]:
+    """The first point as nested plain values, and the axes. Refuses unknown keys and axes where
+    none may be."""
+    first: dict[str, Any] = {}
+    axes: dict[str, list] = {}
+    for key, annotation, value in _leaves(raw, PointConfig, "", path):
+        if _is_axis(annotation, value):
+            _check_axis(key, value, path)
+            axes[key], value = value, value[0]
+        _put(first, key, value)
+    return first, axes
+
+
+def _leaves(
+    raw: Any, section: type[Section], prefix: str, path: Path
+) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, annotation, value) of every value, in the order of the file."""
+    if not isinstance(raw, dict | None):
+        raise InputError(
+            f"{path}: {prefix[:-1]}: found {reprlib.repr(raw)}, expected a section with keys "
+            f"{', '.join(section.model_fields)}"
+        )
+    for name, value in (raw or {}).items():
+        _refuse_unknown(name, section, prefix, path)
+        annotation = section.model_fields[name].annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from _leaves(value, annotation, f"{prefix}{name}.", path)
+        else:
+            yield f"{prefix}{name}", annotation, value
+
+
+def _check_override(key: str, path: Path) -> None:
+    known = list(_keys(PointConfig))
+    if key not in known:
+        raise InputError(
+            f"{path}: {key}: no such key to override; {_nearest(key, known) or f'known: {known}'}"
+        )
+
+
+def _refuse_unknown(name: str, section: type[Section], prefix: str, path: Path) -> None:
+    if name not in section.model_fields:
+        here = [f"{prefix}{field}" for field in section.model_fields]
+        elsewhere = [key for key in _keys(PointConfig) if key.rsplit(".", 1)[-1] == name]
+        hint = (
+            _nearest(f"{prefix}{name}", here + elsewhere)
+            or f"known here: {', '.join(section.model_fields)}"
+        )
+        raise InputError(f"{path}: {prefix}{name}: unknown key; {hint}")
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """A hint, or nothing if no key is near; the last word counts, since the sections before it are
+    mostly shared."""
+    words = {each.rsplit(".", 1)[-1]: each for each in known}
+    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], words, n=1)
+    return f"did you mean {words[near[0]]}?" if near else ""
+
+
+def _keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _is_axis(annotation: Any, value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    return typing.get_origin(annotation) is not list or any(
+        isinstance(each, list) for each in value
+    )
+
+
+def _check_axis(key: str, values: list, path: Path) -> None:
+    if any(key == shared or key.startswith(f"{shared}.") for shared in SHARED):
+        raise InputError(
+            f"{path}: {key}: found {reprlib.repr(values)}, but it cannot be a grid axis: points "
+            "share "
+            "rows, partners and draws in one pass; give one value here, and each other its own "
+            "sweep"
+        )
+    if not values:
+        raise InputError(f"{path}: {key}: no values; a grid axis needs at least one")
+
+
+def _axis_values(base: PointConfig, key: str, values: list, path: Path) -> list:
+    """The axis' values in the schema's types, each one valid; none twice, in whatever spelling."""
+    checked: list = []
+    for raw in values:
+        data = base.model_dump()
+        _put(data, key, raw)
+        value = functools.reduce(getattr, key.split("."), _validated(data, path))
+        if value in checked:
+            raise InputError(
+                f"{path}: {key}: {value!r} is there twice; every value of a grid axis is one point"
+            )
+        checked.append(value)
+    return checked
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key, making the sections it needs; what is no section stays as it is, for the
+    schema to refuse."""
+    name, _, rest = key.partition(".")
+    if not rest:
+        tree[name] = value
+        return
+    if tree.get(name) is None:
+        tree[name] = {}
+    if isinstance(tree[name], dict):
+        _put(tree[name], rest, value)
+
+
+def _replaced(section: Any, setting: tuple[str, Any]) -> Any:
+    """The section with one dotted key set to a value already found valid."""
+    key, value = setting
+    name, _, rest = key.partition(".")
+    return section.model_copy(
+        update={name: _replaced(getattr(section, name), (rest, value)) if rest else value}
+    )
+
+
+def _validated(data: dict[str, Any], path: Path) -> PointConfig:
+    """The model, or InputError with every wrong key: pydantic's own error ends here."""
+    try:
+        return PointConfig.model_validate(data)
+    except ValidationError as err:
+        wrong = [_explained(error) for error in err.errors(include_url=False)]
+        several = f"{len(wrong)} keys are wrong:" + list_some(wrong)
+        raise InputError(f"{path}: {wrong[0] if len(wrong) == 1 else several}") from err
+
+
+def _explained(error: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{key}: missing, and it has no default"
+    if error["type"] == "value_error":  # ours: it says what was found
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+    wanted = error["msg"].replace("Input should be", "expected").replace(" after validation", "")
+    return f"{key}: found {reprlib.repr(error['input'])}, {wanted}"

@@ -1,0 +1,113 @@
+"""What a sweep's numbers depend on, as it is kept beside them: nothing goes on under other
+settings, labels, folds or tokens."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from featurestore.errors import MismatchError
+from trainer.config.sections import PointConfig
+from trainer.loop.grid import SweepConfig, idle_keys
+from trainer.loop.prepare import Sweep
+
+MOVE_NO_NUMBER = {
+    "experiment.name",
+    "backbone.model_name", "backbone.hidden_dim", "backbone.num_patches",
+    "dataset.store", "dataset.images", "dataset.img_size", "dataset.num_aug_patterns",
+    "dataset.balance_tolerance.grams", "dataset.balance_tolerance.share",
+    "trainer.checkpoint_every", "trainer.tensorboard", "trainer.memory_gb", "trainer.passes",
+    "cv.folds", "cv.groups", "cv.strata",
+}  # fmt: skip
+"""Names, places and checks; and what chooses images, folds and passes: digests and a checkpoint's
+points tell what was chosen."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Of the points that are trained together in one pass."""
+
+    points: dict[str, PointConfig]
+    """Complete settings by the name of the run."""
+    facts: dict[str, str]
+    """`Sweep.facts`."""
+
+    @classmethod
+    def of(cls, sweep: Sweep, points: Sequence[int]) -> Self:
+        return cls(
+            {sweep.config.names[p]: _without_places(sweep.run_config(p)) for p in points},
+            sweep.facts,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> Self:
+        """Settings are read as those of a saved sweep are, so a key that was added since has its
+        old meaning.
+
+        ValueError or KeyError if this is no identity.
+        """
+        saved = json.loads(text)
+        points = {
+            name: SweepConfig.of(point, {}, where).base for name, point in saved["points"].items()
+        }
+        return cls(points, dict(saved["facts"]))
+
+    def to_json(self) -> str:
+        points = {name: point.model_dump(mode="json") for name, point in self.points.items()}
+        return json.dumps({"points": points, "facts": self.facts})
+
+    def check(self, saved: "Identity", where: str, advice: str) -> None:
+        """MismatchError with the first difference between what was saved at `where` and this."""
+        if len(saved.points) != len(self.points):
+            raise MismatchError(
+                f"{where}: holds {_listed(saved.points)}, and this pass trains "
+                f"{_listed(self.points)}; {advice}"
+            )
+        for (name, now), before in zip(self.points.items(), saved.points.values(), strict=True):
+            check_settings(before, now, f"{where}: {name}", advice)
+        check_facts(saved.facts, self.facts, where, advice)
+
+
+def check_settings(before: PointConfig, now: PointConfig, where: str, advice: str) -> None:
+    """MismatchError with the first setting that moves a number and differs, and both its values."""
+    idle = set(idle_keys(before)) & set(idle_keys(now))
+    was, found = (dict(_leaves(point.model_dump(mode="json"))) for point in (before, now))
+    for key in found | was:
+        values = [json.dumps(leaves.get(key)) for leaves in (was, found)]
+        if len(set(values)) > 1 and key not in MOVE_NO_NUMBER | idle:
+            raise MismatchError(f"{where}: {key} was {values[0]} and is {values[1]} now; {advice}")
+
+
+def check_facts(before: Mapping[str, str], now: Mapping[str, str], where: str, advice: str) -> None:
+    """MismatchError with the first fact that differs; one that was not kept before is not
+    compared."""
+    for name, value in now.items():
+        if (was := before.get(name, value)) == value:
+            continue
+        if name in ("labels", "folds"):
+            raise MismatchError(
+                f"{where}: the {name} are not those that the sweep began with; {advice}"
+            )
+        raise MismatchError(f"{where}: {name} {value}, the sweep began with {was}; {advice}")
+
+
+def _without_places(point: PointConfig) -> PointConfig:
+    """A checkpoint keeps no paths, nor what may be a million ids a point."""
+    dataset = point.dataset.model_copy(update={"store": None, "images": []})
+    cv = point.cv.model_copy(update={"folds": None})
+    return point.model_copy(update={"dataset": dataset, "cv": cv})
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything that is no section."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _listed(points: Mapping[str, PointConfig]) -> str:
+    names = list(points)
+    return f"{len(names)} points ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -1,0 +1,83 @@
+"""AdamW over every head of a bank at once, each with its own rate and decay; warm-up, cosine;
+moving averages."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config.sections import PointConfig
+from trainer.heads.bank import Bank
+
+
+class BankOptimizer:
+    """Steps a bank's stacked tensors head by head in one fused call.
+
+    torch steps parameters, so each head's slice of a stacked tensor is one, sharing storage with
+    it, and its gradient is a slice of the stacked gradient; a group a head carries its learning
+    rate and weight decay.
+    """
+
+    def __init__(self, bank: Bank, points: Sequence[PointConfig], n_steps: int) -> None:
+        self.bank, self.points, self.n_steps, self.n_done = bank, points, n_steps, 0
+        for tensor in bank.tensors.values():
+            # in place from here on: replacing it would unhook the slices
+            tensor.grad = torch.zeros_like(tensor)
+        self.adamw = torch.optim.AdamW(list(self._groups()), fused=True)
+        self.average = {name: tensor.detach().clone() for name, tensor in bank.tensors.items()}
+
+    def _groups(self):
+        for q in range(self.bank.n_splits):
+            for g, point in enumerate(self.points):
+                yield {
+                    "params": [_slice(t, q, g) for t in self.bank.tensors.values()],
+                    "point": g,
+                    "lr": point.optimization.lr,
+                    "weight_decay": point.optimization.weight_decay,
+                }
+
+    def step(self) -> None:
+        """One step of every head, then of its moving average; gradients are zero afterwards."""
+        for group in self.adamw.param_groups:
+            group["lr"] = self.lr(group["point"])
+        self.adamw.step()
+        for tensor in self.bank.tensors.values():
+            tensor.grad.zero_()
+        self.n_done += 1
+        self._update_average()
+
+    def lr(self, g: int) -> float:
+        """Learning rate of point g at the coming step: linear warm-up, then half a cosine to
+        zero."""
+        settings = self.points[g].optimization
+        warm = settings.warmup_rate * self.n_steps
+        if self.n_done < warm:
+            return settings.lr * (self.n_done + 1) / (math.floor(warm) + 1)
+        return (
+            settings.lr
+            * (1 + math.cos(math.pi * (self.n_done - warm) / max(1, self.n_steps - warm)))
+            / 2
+        )
+
+    def _update_average(self) -> None:
+        """Move the average towards the weights; until its start, and where it is off, it is the
+        weights themselves."""
+        weight_G = torch.tensor(
+            [self._average_weight(point) for point in self.points], dtype=torch.float64
+        )
+        with torch.no_grad():
+            for name, tensor in self.bank.tensors.items():
+                average = self.average[name]
+                average.lerp_(tensor, weight_G.to(tensor).view(1, -1, *(1,) * (tensor.dim() - 2)))
+
+    def _average_weight(self, point: PointConfig) -> float:
+        settings = point.optimization
+        begun = settings.use_ema and self.n_done > settings.ema_start_ratio * self.n_steps
+        return 1 - settings.average_decay(self.n_steps) if begun else 1.0
+
+
+def _slice(tensor: Tensor, q: int, g: int) -> nn.Parameter:
+    parameter = nn.Parameter(tensor.detach()[q, g])
+    parameter.grad = tensor.grad[q, g]
+    return parameter

@@ -1,0 +1,202 @@
+"""What a sweep will cost, before it starts: heads, passes, bytes read, memory; and how points are
+dealt into passes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from featurestore.disk.usable import Memory, usable_memory
+from featurestore.errors import InputError
+from trainer.config.sections import PointConfig
+from trainer.data.dataset import TrainingData
+from trainer.data.stream import Split, Stream
+from trainer.heads import kinds
+from trainer.heads.bank import HeadShape
+from trainer.loop.grid import SweepConfig
+
+COPIES = 13
+"""Of a head's parameters in memory: itself, gradient, two of AdamW's, moving average, best, one on
+its way; and six in a checkpoint that is being written."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep's size. `passes` holds the points of each pass over the rows; regressors need
+    none."""
+
+    passes: list[list[int]]
+    n_regressors: int
+    n_splits: int
+    n_steps: int
+    n_epochs: int
+    bytes_read: int
+    """Token bytes read from the store by all passes, training and validation."""
+    reads_per_row: float
+    """How often a training epoch reads each image's row; 1 would be every row once."""
+    pass_bytes: int
+    """Memory of the largest pass: parameters, gradients, optimiser, averages, a checkpoint,
+    activations."""
+    fit_bytes: int
+    """Memory of the largest fit of a regressor."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most that is needed at once."""
+        return max(self.pass_bytes, self.fit_bytes)
+
+    def seconds(self, step_s: float, n_images: int, batch_size: int) -> float:
+        """About how long all passes take if a training step takes so long; validation only goes
+        forward: a third of that."""
+        return (
+            len(self.passes) * self.n_epochs * step_s * (self.n_steps + n_images / batch_size / 3)
+        )
+
+    def __str__(self) -> str:
+        n_points = sum(map(len, self.passes))
+        fitted = (
+            f", and {self.n_regressors * self.n_splits} regressors" if self.n_regressors else ""
+        )
+        tokens = (
+            f"{self.bytes_read / 1e9:.3g} GB of tokens"
+            if self.bytes_read
+            else "class tokens and pooled vectors alone"
+        )
+        reads = (
+            f", {self.reads_per_row:.2f} reads of a row an epoch"
+            if self.passes
+            else ", once a split"
+        )
+        return (
+            f"heads    {n_points * self.n_splits} = {self.n_splits} splits x {n_points} "
+            f"points{fitted}\n"
+            f"passes   {len(self.passes)}, {self.n_epochs} epochs of {self.n_steps} steps each\n"
+            f"reads    {tokens}{reads}\n"
+            f"memory   {self.memory_bytes / 1e9:.3g} GB"
+        )
+
+
+def plan_sweep(
+    config: SweepConfig, data: TrainingData, splits: Sequence[Split], stream: Stream
+) -> Plan:
+    """The plan of a sweep over a store.
+
+    Which points share a pass follows from the sweep, `trainer.memory_gb` and `trainer.passes`
+    alone, not from the memory that happens to be free: in float32 other passes give other
+    roundings. InputError for more passes than there are points to train.
+    """
+    base, tokens, splits = config.base, data.store.spec.tokens, list(splits)
+    n_crops = len(splits) * base.trainer.batch_size * tokens.n_tiles
+    needs, fits = {}, []
+    for p, point in enumerate(config.points):
+        if kinds.load(point.head.kind).trained:
+            shape = HeadShape.of(point, tokens, data.states)
+            needs[p] = _point_bytes(shape, len(splits), n_crops)
+        else:
+            fits.append(fit_bytes(point, data, splits))
+    if base.trainer.passes is None:
+        passes = _deal(needs, int(base.trainer.memory_gb * 1e9))
+    else:
+        passes = _deal_into(needs, base.trainer.passes)
+
+    row_bytes = (
+        data.store.layout.extents["patches"].array.row_bytes if data.store.spec.has_patches else 0
+    )
+    reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
+    held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
+    closing = held_out * (len(base.inference.tta_indices) if base.cv.tta else 1)
+    rows_a_pass = base.trainer.num_epochs * (reads + held_out) + closing
+    reading = sum(
+        any(kinds.load(config.points[p].head.kind).reads_patches for p in part) for part in passes
+    )
+    return Plan(
+        passes=passes,
+        n_regressors=len(fits),
+        n_splits=len(splits),
+        n_steps=stream.n_steps,
+        n_epochs=base.trainer.num_epochs,
+        bytes_read=reading * rows_a_pass * row_bytes,
+        reads_per_row=reads / data.n_images,
+        pass_bytes=max((sum(needs[p] for p in part) for part in passes), default=0),
+        fit_bytes=max(fits, default=0),
+    )
+
+
+def too_large(plan: Plan, device: torch.device) -> str | None:
+    """Why the largest pass, or the largest fit of a regressor, cannot run here. None if both
+    can."""
+    usable, main = device_memory(device), usable_memory()
+    if plan.pass_bytes > usable.n_bytes:
+        return (
+            f"trainer.memory_gb: the largest pass needs {plan.pass_bytes / 1e9:.3g} GB, and on "
+            f"{device} this "
+            f"process may use {usable}; lower trainer.memory_gb (or give --passes), or train fewer "
+            "points at once"
+        )
+    if plan.fit_bytes > main.n_bytes:
+        return (
+            f"head.features: the largest fit of a regressor needs {plan.fit_bytes / 1e9:.3g} GB, "
+            "and this process "
+            f"may use {main}; name fewer head.features, or leave the kind out"
+        )
+    return None
+
+
+def fit_bytes(point: PointConfig, data: TrainingData, splits: Sequence[Split]) -> int:
+    """About what a regressor's largest fit needs."""
+    n_features = len(point.head.features) * data.store.spec.tokens.width
+    return kinds.load(point.head.kind).fit_bytes(
+        max(len(split.train_N) for split in splits), n_features
+    )
+
+
+def device_memory(device: torch.device) -> Memory:
+    """Memory of the device that this process may still take."""
+    if device.type == "cuda":
+        return Memory(torch.cuda.mem_get_info(device)[0], "free")
+    return usable_memory()
+
+
+def _point_bytes(shape: HeadShape, n_splits: int, n_crops: int) -> int:
+    return 4 * (
+        n_splits * shape.n_parameters * COPIES
+        + n_crops * shape.n_patches * kinds.load(shape.kind).floats_per_patch
+    )
+
+
+def _deal(needs: Mapping[int, int], budget: int) -> list[list[int]]:
+    """Points in order, a new pass whenever the budget is full; one point alone may exceed it."""
+    passes: list[list[int]] = []
+    used = 0
+    for point, need in needs.items():
+        if not passes or used + need > budget:
+            passes.append([])
+            used = 0
+        passes[-1].append(point)
+        used += need
+    return passes
+
+
+def _deal_into(needs: Mapping[int, int], n_passes: int) -> list[list[int]]:
+    """Points in order, in so many passes, the largest of which needs as little as can be."""
+    if n_passes > len(needs):
+        raise InputError(
+            f"trainer.passes (--passes) {n_passes}: there are {len(needs)} points to train in "
+            "passes; "
+            "give at most as many"
+        )
+    low, high = max(needs.values()), sum(needs.values())
+    while low < high:
+        middle = (low + high) // 2
+        if len(_deal(needs, middle)) <= n_passes:
+            high = middle
+        else:
+            low = middle + 1
+    passes = _deal(needs, low)
+
+    while len(passes) < n_passes:  # fewer would do for this budget, but so many were asked for
+        i = max(range(len(passes)), key=lambda i: len(passes[i]))
+        half = len(passes[i]) // 2
+        passes[i : i + 1] = [passes[i][:half], passes[i][half:]]
+    return passes

@@ -1,0 +1,242 @@
+"""A sweep ready to run: what a config, a store and its folds come to. What can be refused is
+refused here, before any step."""
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from featurestore.backbone.backbone import choose_device
+from featurestore.errors import InputError, MismatchError
+from featurestore.photos.catalog import TARGETS
+from featurestore.photos.labels import check_balance, height_remarks
+from featurestore.photos.sites import has_sites, warn_of_sites
+from featurestore.store import FeatureStore
+from trainer.config.sections import BalanceTolerance, PointConfig, forgetting
+from trainer.data.dataset import TrainingData
+from trainer.data.splits import make_splits, read_splits, shape_of
+from trainer.data.stream import Split, Stream, make_splits_of
+from trainer.data.tokens import TokenReader
+from trainer.heads import kinds
+from trainer.loop.bank_trainer import BankTrainer, new_trainers
+from trainer.loop.events import writer_class
+from trainer.loop.grid import SweepConfig
+from trainer.loop.plan import Plan, plan_sweep
+from trainer.score.postprocess import rules_of
+
+LABELS = ("image_id", *TARGETS, "State", "Height_Ave_cm")
+MOST_LEFT = 0.05  # of the weights a head began with, in its moving average at the end
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep ready to run: its points, what they learn from and what each fold may see."""
+
+    config: SweepConfig
+    data: TrainingData
+    folds: pd.DataFrame
+    splits: list[Split]
+    stream: Stream
+
+    @classmethod
+    def of(
+        cls,
+        config: SweepConfig,
+        data: TrainingData,
+        folds: pd.DataFrame,
+        splits: list[Split] | None = None,
+    ) -> "Sweep":
+        """The sweep over these folds, or some splits of them."""
+        base = config.base
+        splits = make_splits_of(folds, base.cv.fold) if splits is None else splits
+        stream = Stream(
+            data.n_images,
+            len(data.store.view_names),
+            splits,
+            base.cv.n_folds,
+            base.trainer.batch_size,
+            base.experiment.seed,
+            folds["site"].to_numpy(),
+        )
+        return cls(config, data, folds, splits, stream)
+
+    @property
+    def base(self) -> PointConfig:
+        return self.config.base
+
+    @functools.cached_property
+    def facts(self) -> dict[str, str]:
+        """What its numbers depend on besides its settings: which tokens, and SHA-256 of labels and
+        folds of the images used."""
+        spec, catalog = self.data.store.spec, self.data.catalog
+        labels = catalog[[name for name in LABELS if name in catalog]]
+        return {
+            "fingerprint": spec.fingerprint,
+            "pooled_dtype": spec.pooled_dtype,
+            "labels": _sha256(labels),
+            "folds": _sha256(self.folds),
+        }
+
+    @property
+    def views(self) -> list[int]:
+        """What finished heads are scored under."""
+        return self.base.inference.tta_indices if self.base.cv.tta else [0]
+
+    @property
+    def n_batches(self) -> int:
+        """Of the whole training of a head."""
+        return self.base.trainer.num_epochs * self.stream.n_steps
+
+    @property
+    def remarks(self) -> list[str]:
+        """What somebody who chose these settings may not have meant, a sentence each."""
+        n_steps = max(1, self.n_batches // self.base.trainer.gradient_accumulation_steps)
+        decays = {
+            point.optimization.average_decay(n_steps)
+            for point in self.config.points
+            if kinds.load(point.head.kind).trained and point.optimization.use_ema
+        }
+        remarks = [
+            f"optimization.ema_decay {decay:g} leaves {decay**n_steps:.0%} of the first weights in "
+            "the averages after all "
+            f"{n_steps} steps; lower it, to {forgetting(n_steps):.2g} say, or train longer"
+            for decay in sorted(decays)
+            if decay**n_steps > MOST_LEFT
+        ]
+        if told := self.base.cv.lone_fold:
+            remarks.append(told)
+        truth_N5 = self.data.truth_N5
+        if truth_N5.min() == truth_N5.max():
+            remarks.append(
+                f"there is no score: all masses are {truth_N5.max():g} g, and R2 compares errors "
+                "with how much masses "
+                "differ; check the labels in train.csv"
+            )
+        return remarks + self._site_remarks()
+
+    def _site_remarks(self) -> list[str]:
+        if self.folds["site"].duplicated().any():
+            return []
+        remarks = []
+        if not has_sites(self.data.catalog):
+            remarks.append(
+                "the catalog does not tell State and Sampling_Date, so each photograph is its own "
+                "site; where "
+                "photographs of one visit err together, intervals are too narrow"
+            )
+        trained = [point for point in self.config.points if kinds.load(point.head.kind).trained]
+        if any(point.augmentation.mixup.kind == "same_site" for point in trained):
+            remarks.append(
+                "augmentation.mixup.kind same_site mixes nothing: no site has two photographs"
+            )
+        return remarks
+
+    @property
+    def holds_out(self) -> bool:
+        """Not so for a refit on every image."""
+        return len(self.splits[0].val_N) > 0
+
+    def run_config(self, p: int) -> PointConfig:
+        """A point's settings as its run folder keeps them: with what its heads were trained on."""
+        point = self.config.points[p]
+        fold = "all" if not self.holds_out else None if point.cv.fold == "all" else point.cv.fold
+        return point.model_copy(update={"cv": point.cv.model_copy(update={"fold": fold})})
+
+    def plan(self) -> Plan:
+        return plan_sweep(self.config, self.data, self.splits, self.stream)
+
+    def trainers(self, points: Sequence[int]) -> list[BankTrainer]:
+        """Fresh banks of these points."""
+        return new_trainers(points, self.config.points, self.data, self.splits, self.n_batches)
+
+    def reader(self) -> TokenReader:
+        """Stored rows on the sweep's device."""
+        return TokenReader(self.data.store, self.data.device)
+
+
+def prepare_sweep(
+    config: SweepConfig,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    begun: bool = False,
+    check: bool = True,
+) -> Sweep:
+    """Open the store, make or read the folds; all that can be refused is refused here, before any
+    step.
+
+    begun : the folds are those a sweep began with, so they must be of the very images that are used
+        now. Other folds may hold images that the store's build skipped. Masses that do not add up
+        are then warned of, not refused.
+    check : see TrainingData.
+    """
+    base = config.base
+    if base.dataset.store is None:
+        raise InputError("dataset.store: no store; name one in the config or with --store")
+    data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device), check)
+    _check_labels(data, base.dataset.balance_tolerance, begun)
+    _check_kinds(config, data.store)
+    _check_rules(config, data.states)
+    if base.trainer.tensorboard:
+        writer_class()
+    if base.cv.folds:
+        without = [] if begun else data.store.catalog["image_id"].drop(data.images_N)
+        folds = read_splits(base.cv.folds, data.catalog["image_id"].tolist(), data.catalog, without)
+        n_folds, repeats = shape_of(folds)
+        if isinstance(base.cv.fold, int) and base.cv.fold >= n_folds:
+            raise InputError(
+                f"{base.cv.folds}: no fold {base.cv.fold} (cv.fold); its {n_folds} folds are "
+                "numbered from 0"
+            )
+        config = config.with_folds(base.cv.folds, n_folds, repeats)
+    else:
+        folds = make_splits(
+            data.catalog,
+            base.cv.n_folds,
+            base.cv.repeats,
+            base.cv.groups,
+            base.cv.strata,
+            base.experiment.seed,
+        )
+    if not begun:
+        warn_of_sites(data.catalog, data.store.path)
+    return Sweep.of(config, data, folds)
+
+
+def _check_labels(data: TrainingData, tolerance: BalanceTolerance, begun: bool) -> None:
+    for remark in height_remarks(data.catalog):
+        warnings.warn(f"{data.store.path}: {remark}", stacklevel=3)
+    check_balance(data.catalog, data.store.path, tolerance.grams, tolerance.share, begun)
+
+
+def _sha256(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+
+
+def _check_kinds(config: SweepConfig, store: FeatureStore) -> None:
+    """A kind that reads patch tokens finds none in a pooled store."""
+    asked = dict.fromkeys(point.head.kind for point in config.points)
+    if not store.spec.has_patches and (
+        reading := [kind for kind in asked if kinds.load(kind).reads_patches]
+    ):
+        fit = [kind for kind in kinds.names() if not kinds.load(kind).reads_patches]
+        raise MismatchError(
+            f"{store.path}: a pooled store, it holds no patch tokens for head.kind "
+            f"{', '.join(reading)}; choose "
+            f"among {', '.join(fit)}, or build a store with them"
+        )
+
+
+def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:
+    for point, name in zip(config.points, config.names, strict=True):
+        kind = kinds.load(point.head.kind)
+        needing = [str(rule) for rule in rules_of(point.inference.postprocess) if rule.needs_state]
+        if needing and not (states and kind.trained and kind.has_state):
+            raise InputError(
+                f"{name}: inference.postprocess: {', '.join(needing)} needs the State that heads "
+                "predict, and "
+                f"{point.head.kind if states else 'the catalog'} tells none; leave it out"
+            )

@@ -1,0 +1,355 @@
+"""The folders a sweep leaves: one for the sweep, in it one for each point; every file appears
+whole."""
+
+import itertools
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from featurestore.disk.durable import appears_whole, check_writable, remove, write_whole
+from featurestore.disk.json_values import plain
+from featurestore.disk.tensor_file import save_tensors
+from featurestore.errors import InputError, NoAccessError
+from featurestore.format.spec import StoreSpec
+from featurestore.store import FeatureStore
+from trainer.config.sections import PointConfig, dump_yaml
+from trainer.heads import kinds
+from trainer.heads.bank import HeadShape
+from trainer.heads.saved import Kept, read_head
+from trainer.loop.grid import load_point, safe_name
+from trainer.score.metrics import MASSES
+
+WEIGHTS = ("best", "last")
+STAMP = "%Y%m%d_%H%M%S"  # local time
+SUMMARY = "summary.json"
+ALL_FILE = "{which}_all.safetensors"  # of a head trained on every image
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One point's folder."""
+
+    path: Path
+
+    def begin(
+        self, config: PointConfig, store: FeatureStore, states: list[str], n_epochs: int = 0
+    ) -> None:
+        """Make the folder, new or of a sweep that is resumed after n_epochs: later lines of its log
+        are dropped."""
+        (self.path / "weights").mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / "config.yaml", dump_yaml(config))
+        write_whole(
+            self.path / "spec.json",
+            dump_json(
+                {
+                    "store": json.loads(store.spec.to_json()),
+                    "states": states,
+                    "store_folder": store.folder,
+                }
+            ),
+        )
+        log = self.path / "metrics.jsonl"
+        lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
+        write_whole(log, "".join(lines[:n_epochs]))
+
+    @property
+    def config(self) -> PointConfig:
+        """InputError if it cannot be read; of a sweep's folder, which was meant for a run's, it
+        says so."""
+        file = self.path / "config.yaml"
+        if (self.path / "sweep.json").exists() and not file.exists():
+            raise InputError(
+                f"{self.path}: a sweep's folder, not a run's; give it as --sweep, or one of the "
+                "runs in it"
+            )
+        return load_point(file)
+
+    @property
+    def spec(self) -> StoreSpec:
+        return StoreSpec.from_json(
+            json.dumps(self._spec_json()["store"]), str(self.path / "spec.json")
+        )
+
+    @property
+    def states(self) -> list[str]:
+        return self._spec_json()["states"]
+
+    @property
+    def store_folder(self) -> Path:
+        """Where the store lay, and the backbone's weights beside it; what is not absolute is meant
+        from the run's folder."""
+        return self.path / self._spec_json()["store_folder"]
+
+    @property
+    def store_folders(self) -> list[Path]:
+        """Where the weights that were kept beside the store may be: where it lay, or where it lies
+        if all was moved together.
+
+        Of a run in a bundle, whose spec.json names a folder of the bundle, that one alone.
+        """
+        told = Path(self._spec_json()["store_folder"])
+        return [self.path / told, *(moved_places(told, self.path) if told.is_absolute() else [])]
+
+    def _spec_json(self) -> dict:
+        return read_json(self.path / "spec.json", "store", "states", "store_folder")
+
+    def log(self, record: Mapping) -> None:
+        """Add a line to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(record)) + "\n")
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        write_whole(self.path / name, table.to_csv(index=False))
+
+    def save_head(self, file: str, state: dict[str, Tensor]) -> None:
+        with appears_whole(self.path / "weights" / file) as partial:
+            save_tensors(state, partial)
+
+    def heads(
+        self, which: str, folds: list[int] | None = None, without: Collection[str] = ()
+    ) -> dict[str, dict[str, Tensor]]:
+        """File name and tensors of all heads or of some folds', less some files.
+
+        InputError if one is missing or damaged, MismatchError if it holds other tensors than a head
+        of this run.
+        """
+        files = [
+            self.path / "weights" / name
+            for name in self.head_files(which, folds)
+            if name not in without
+        ]
+        if missing := [f.name for f in files if not f.is_file()]:
+            raise InputError(
+                f"{self.path}: no {which} weights {', '.join(missing)}; the run is unfinished, a "
+                "head "
+                "failed, or files were lost; choose other --folds or --weights"
+            )
+        expected = self._head_tensors()
+        return {f.name: read_head(f, expected) for f in files}
+
+    def _head_tensors(self) -> dict[str, Kept] | None:
+        """Type and shape of each tensor of a saved head; None for a kind that does not say."""
+        config, tokens = self.config, self.spec.tokens
+        kind = kinds.load(config.head.kind)
+        if kind.trained:
+            return {
+                name: ("F32", shape)
+                for name, shape in HeadShape.of(config, tokens, self.states).tensors().items()
+            }
+        return kind.tensors(len(config.head.features) * tokens.width, len(MASSES))
+
+    def splits(self, folds: list[int] | None = None) -> list[tuple[int, int] | None]:
+        """(repeat, fold) of each head that `heads` gives, in its order; None for the one that
+        learned on every image."""
+        cv = self.config.cv
+        if cv.fold == "all":
+            return [None]
+        made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
+        return [
+            (repeat, fold)
+            for repeat in range(cv.repeats)
+            for fold in (made if folds is None else folds)
+        ]
+
+    def head_files(self, which: str, folds: list[int] | None = None) -> list[str]:
+        """Names of the files that `heads` reads, beside `splits`. InputError if the run cannot have
+        such heads."""
+        cv, kind = self.config.cv, kinds.load(self.config.head.kind)
+        if kind.report_only:
+            raise InputError(
+                f"{self.path}: {self.config.head.kind} is for reports only, it is not saved; "
+                "choose another run"
+            )
+        if not kind.trained and which != "last":
+            raise InputError(
+                f"{self.path}: {self.config.head.kind} has no epochs to choose from; it has last "
+                "weights alone"
+            )
+        if cv.fold == "all":
+            if folds is not None:
+                raise InputError(
+                    f"{self.path}: one head, trained on every image; there are no folds to choose"
+                )
+            return [ALL_FILE.format(which=which)]
+        return [head_file(which, *split, cv.repeats) for split in self.splits(folds)]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Where a sweep's folder is and what it found, best point first."""
+
+    path: Path
+    summary: pd.DataFrame
+    best: str | None
+    """Name of the first point that can be saved; None if all failed, or are for reports only."""
+    notes: list[str]
+    """What a reader of the leaderboard has to know, a sentence each."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Names of the runs that failed, `refit` among them, and what happened at which step."""
+
+    @property
+    def all_failed(self) -> bool:
+        """No point can be used."""
+        # of the baselines beside them it says nothing
+        names = self.summary.dropna(subset="failed")["name"]
+        return all(name in self.failed for name in names)
+
+    def table(self) -> str:
+        """The leaderboard as text."""
+        columns = [
+            "name",
+            "score_last",
+            "sd_last",
+            "vs_best",
+            "low",
+            "high",
+            "score_best",
+            "best_epoch",
+        ]
+        # regressors have no epochs to choose among: a sweep of them alone has no column of best
+        # ones
+        there = [c for c in columns if c in self.summary]
+        shown = self.summary[[c for c in there if self.summary[c].notna().any()]]
+        rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
+        return "\n".join([rows, *self.notes])
+
+
+class SweepFolder:
+    """The folder of a whole sweep, `STAMP_NAME`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, out: Path, name: str) -> "SweepFolder":
+        """A new folder named for the second it was begun in."""
+        stamp = time.strftime(STAMP)
+        check_writable(out)
+        taken = {path.name for path in out.iterdir()}
+        names = (f"{stamp}{f'-{i}' if i else ''}_{safe_name(name)}" for i in itertools.count())
+        path = out / next(each for each in names if each not in taken)
+        path.mkdir()
+        return cls(path)
+
+    def run(self, name: str) -> RunFolder:
+        """The folder of a point."""
+        return RunFolder(self.path / name)
+
+    @property
+    def refit(self) -> RunFolder:
+        """The folder of the chosen point trained on every image."""
+        return RunFolder(self.path / "refit")
+
+    @property
+    def is_refitted(self) -> bool:
+        return (self.refit.path / "weights" / ALL_FILE.format(which="last")).exists()
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / SUMMARY).exists()
+
+    def result(self) -> SweepResult:
+        """What a finished sweep found."""
+        summary = read_json(self.path / SUMMARY, "best", "notes", "points")
+        failed = {point["name"]: _failure(point) for point in summary["points"] if _failure(point)}
+        return SweepResult(
+            self.path,
+            pd.read_csv(self.path / "summary.csv"),
+            summary["best"],
+            summary["notes"],
+            failed,
+        )
+
+    def checkpoint(self, points: Sequence[int] | str) -> Path:
+        """File of the pass that trains these points."""
+        name = points if isinstance(points, str) else f"points{min(points)}-{max(points)}"
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def remove_checkpoints(self) -> None:
+        """A finished sweep needs none."""
+        remove(self.path / "checkpoints")
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        write_whole(self.path / name, table.to_csv(index=False))
+
+    def write_json(self, name: str, value: Mapping) -> None:
+        write_whole(self.path / name, dump_json(value))
+
+
+def moved_places(recorded: Path, run: Path) -> list[Path]:
+    """Where a path that was recorded in a run may be now, if its project was moved as a whole.
+
+    The run's folder and those above it, nearest first, each alone and with every end of the
+    recorded path: of /old/a/stores, for a run in /new/b/runs/S, the folder /new/b/stores is among
+    them.
+    """
+    parts = recorded.parts[1:]
+    ends = [Path(*parts[-n:]) for n in range(1, len(parts) + 1)]
+    folders = [
+        folder for folder in (run.absolute(), *run.absolute().parents) if folder != folder.parent
+    ]
+    return [place for folder in folders for place in (folder, *(folder / end for end in ends))]
+
+
+def head_file(which: str, repeat: int, fold: int, n_repeats: int) -> str:
+    """best_fold0.safetensors; with repeats best_r00_fold0.safetensors."""
+    return f"{which}_{f'r{repeat:02d}_' if n_repeats > 1 else ''}fold{fold}.safetensors"
+
+
+def best_run(sweep: Path) -> Path:
+    """The run of a sweep's best point. InputError if there is none, or this is no finished
+    sweep."""
+    if not (sweep / SUMMARY).exists():
+        if (sweep / "sweep.json").exists():
+            raise InputError(
+                f"{sweep}: this sweep is not finished; `biomass train --resume {sweep}` goes on "
+                "with it"
+            )
+        if (sweep / "config.yaml").exists():
+            raise InputError(f"{sweep}: a run's folder, not a sweep's; give it as --run")
+    best = read_json(sweep / SUMMARY, "best")["best"]
+    if best is None:
+        raise InputError(
+            f"{sweep}: there is no best run: all points failed, or are for reports only; lower "
+            "optimization.lr or "
+            "add another head.kind, and train again"
+        )
+    return sweep / best
+
+
+def read_json(path: Path, *keys: str) -> dict:
+    """A JSON object with at least these keys; InputError if there is no such file, or it is
+    something else."""
+    try:
+        value = json.loads(path.read_bytes())
+        if missing := [key for key in keys if key not in value]:
+            raise ValueError(f"lacks {', '.join(missing)}")
+        return value
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
+    except OSError as err:
+        raise InputError(
+            f"{path}: cannot be read ({err.strerror}); is this the folder of a sweep or run?"
+        ) from err
+    except (ValueError, TypeError, RecursionError) as err:
+        raise InputError(f"{path}: not the JSON of a sweep or run ({err})") from err
+
+
+def _failure(point: Mapping) -> str | None:
+    """Why a point of summary.json failed; those written before `failed` was there name the steps of
+    its heads alone."""
+    steps = point.get("failed_at_batch")
+    known = f"its loss was no longer finite after {min(steps.values())} steps" if steps else None
+    return point.get("failed") or known
+
+
+def dump_json(value: Mapping) -> str:
+    """JSON as UTF-8 can hold it: of a path whose name is not UTF-8 its bytes, as JSON's own
+    escapes, which reading gives back."""
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace").decode()

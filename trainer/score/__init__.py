@@ -1,0 +1,1 @@
+"""Metrics, and the rules that change predictions after training."""
