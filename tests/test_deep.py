@@ -159,6 +159,7 @@ def test_L13_a_store_of_12_bits_looks_as_one_of_8_would(data, twelve, pasture):
     gray = np.asarray(Image.open(path).convert("L")).astype(int)
     pixels = read_photograph(data / store.catalog["path"][0], store.spec.tokens.bits).pixels_HW3
     assert np.abs(pixels[..., 0] - gray).max() <= 1
+    assert abs(store.thumbs[0].mean() - gray.mean()) < 2
     assert "16-bit photographs read as 12 bits" in biomass("store", "info", twelve).stdout
 
 

@@ -71,6 +71,9 @@ class TokenSpec(Record):
     """Everything that changes a token, and nothing else; the fingerprint is taken over this
     record."""
 
+    # behind a serializer like `_without_bits` infinities would become null, which nobody refuses
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
     model: str
     weights_sha256: str
     layers: tuple[int, ...]
