@@ -16,8 +16,9 @@ from featurestore.explore.doctor import check_store
 
 ROOT = Path(__file__).parent.parent
 CUT = """
-import mmap, sys, cli
-with open(sys.argv[1], "w+b") as file, cli.plain_errors():
+import mmap, sys
+from featurestore.commands.running import plain_errors
+with open(sys.argv[1], "w+b") as file, plain_errors():
     file.write(bytes(9000))
     file.flush()
     mapped = mmap.mmap(file.fileno(), 0)
@@ -25,6 +26,8 @@ with open(sys.argv[1], "w+b") as file, cli.plain_errors():
     mapped[5000]
 """
 READS_NO_STORE = {"completion"}
+PACKAGES = ("featurestore", "trainer", "predictor", "service")
+SOURCES = [ROOT / "cli.py", *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))]
 
 
 def run(script: str, *arguments: object) -> tuple[int, str]:
@@ -37,12 +40,15 @@ def run(script: str, *arguments: object) -> tuple[int, str]:
 def test_a_map_that_is_cut_shows_the_line_that_read_it(tmp_path):
     code, said = run(CUT, tmp_path / "f")
     assert code == -signal.SIGBUS
-    assert said.startswith("Fatal Python error: Bus error") and 'File "<string>", line 8' in said
+    assert said.startswith("Fatal Python error: Bus error") and 'File "<string>", line 9' in said
 
 
 @pytest.mark.parametrize("stderr", ["None", "io.StringIO()"])
 def test_without_a_file_for_it_nothing_is_shown_and_nothing_fails(stderr):
-    script = f"import cli, io, sys; sys.stderr = {stderr}\nwith cli.plain_errors(): pass"
+    script = (
+        "import io, sys\nfrom featurestore.commands.running import plain_errors\n"
+        f"sys.stderr = {stderr}\nwith plain_errors(): pass"
+    )
     assert run(script) == (0, "")
 
 
@@ -54,7 +60,7 @@ def test_tracebacks_that_were_asked_for_stay_where_they_go(tmp_path):
 
 
 def test_every_command_that_may_map_a_store_shows_its_crashes():
-    parts = ast.parse((ROOT / "cli.py").read_text()).body
+    parts = [part for path in SOURCES for part in ast.parse(path.read_text()).body]
     functions = [part for part in parts if isinstance(part, ast.FunctionDef)]
     sources = {function.name: ast.unparse(function) for function in functions}
     commands = {name for name, source in sources.items() if ".command(" in source}

@@ -13,8 +13,8 @@ import pytest
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from sweeps import write_store
 
-from cli import plain_errors
 from featurestore import FeatureStore, open_writer
+from featurestore.commands.running import plain_errors
 from featurestore.disk import maps
 from featurestore.errors import InputError
 

@@ -14,8 +14,8 @@ import pytest
 from commands import biomass
 from conftest import write_tiny
 
-from cli import plain_errors
 from featurestore import FeatureStore
+from featurestore.commands.running import plain_errors
 from featurestore.disk.threads import Pool, check_thread, not_started
 from featurestore.errors import NoThreadError
 from featurestore.explore import doctor

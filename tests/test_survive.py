@@ -181,7 +181,7 @@ def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(
 
 REPEATED = """
 import os, signal
-from cli import plain_errors
+from featurestore.commands.running import plain_errors
 from featurestore.disk.interrupts import check_interrupt, deferred_interrupts
 try:
     with plain_errors(), deferred_interrupts():

@@ -1,0 +1,1 @@
+"""The commands over stores, and what the commands of all packages share."""

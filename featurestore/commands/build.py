@@ -1,0 +1,206 @@
+"""The commands that make a store: build, import and extend."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.commands.options import ANY, FILE, FOLDER
+from featurestore.commands.running import plain_errors
+
+
+@click.command("build")
+@click.option(
+    "--config", type=FILE, help="YAML with any of these options, named alike (image_size: 960)."
+)
+@click.option("--data", type=FOLDER, help="Folder with train.csv and its photographs.")
+@click.option("--out", type=ANY, help="The store: NAME.h5 or NAME.zarr.")
+@click.option(
+    "--backbone", help="timm name of a vision transformer.  [vit_huge_plus_patch16_dinov3]"
+)
+@click.option("--image-size", type=int, help="Side of a tile in pixels.  [960]")
+@click.option(
+    "--crop",
+    type=click.Choice(["squash", "halves", "whole"]),
+    help="How a photograph becomes tiles.  [halves]",
+)
+@click.option(
+    "--bits",
+    type=click.IntRange(8, 16),
+    help="Bits of the values in 16-bit photographs, e.g. 12.  [16]",
+)
+@click.option("--views", help="How many of the 20 views, or their names with commas.  [20]")
+@click.option("--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]")
+@click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
+@click.option("--device", help="auto, cpu, cuda, cuda:N.  [auto]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="What the backbone computes in.  [fp32]",
+)
+@click.option("--seed", type=int, help="Keys the views' draws and random weights.  [0]")
+@click.option(
+    "--tokens",
+    type=click.Choice(["all", "pooled"]),
+    help="pooled: no patch tokens; 0.3 % of the size at 960 pixels, 7 % at 192.  [all]",
+)
+@click.option(
+    "--pooled-dtype",
+    type=click.Choice(["float32", "float16"]),
+    help="Of the pooled vectors.  [float32]",
+)
+@click.option(
+    "--thumbs/--no-thumbs", default=None, help="Keep small pictures of the photographs.  [thumbs]"
+)
+@click.option("--reserve", type=int, help="Rows kept free for images to come.  [0]")
+@click.option(
+    "--skip-missing",
+    is_flag=True,
+    default=None,
+    help="Go without photographs that are missing or damaged.",
+)
+@click.option(
+    "--allow-outside",
+    is_flag=True,
+    default=None,
+    help="Take photographs from outside the data folder too.",
+)
+@click.option(
+    "--check-space/--no-check-space",
+    default=None,
+    help="Refuse to begin what the disk cannot hold.  [check]",
+)
+@click.option(
+    "--wait", is_flag=True, default=None, help="Wait for another builder of this store to end."
+)
+@click.option(
+    "--lock/--no-lock",
+    default=None,
+    help="Keep other builders out, where the file system can.  [lock]",
+)
+@click.option(
+    "--save-weights/--no-save-weights",
+    default=None,
+    help="Keep the weights beside the store.  [save]",
+)
+@click.option("--plan", is_flag=True, help="Print images, bytes, memory and hours, and stop.")
+def store_build(config: Path | None, plan: bool, **options: Any) -> None:
+    """Turn photographs into tokens on disk; goes on where it stopped.
+
+    For example: `biomass store build --data data --out features.h5`.
+    """
+    with plain_errors("the same command goes on from here"):
+        from featurestore.disk.yaml import read_yaml
+        from featurestore.write.build import BuildConfig, build_store
+        from featurestore.write.plan import plan_build
+
+        settings = read_yaml(config) if config else {}
+        settings |= {key: value for key, value in options.items() if value is not None}
+        checked = BuildConfig.check(**settings)
+        click.echo(plan_build(checked) if plan else build_store(checked))
+
+
+@click.command("import")
+@click.argument("folder", type=FOLDER)
+@click.option("--out", required=True, type=ANY, help="The store: NAME.h5 or NAME.zarr.")
+@click.option(
+    "--csv", type=FILE, help="Labels and paths, one row an image or long.  [train.csv of --data]"
+)
+@click.option(
+    "--data",
+    type=FOLDER,
+    help="The photographs' folder: sizes, hashes and thumbnails come from there.",
+)
+@click.option(
+    "--allow-outside", is_flag=True, help="Take photographs from outside the data folder too."
+)
+@click.option(
+    "--backbone",
+    "model",
+    default="vit_huge_plus_patch16_dinov3",
+    show_default=True,
+    help="timm name of the model that made the tokens.",
+)
+@click.option(
+    "--weights",
+    type=FILE,
+    help="Its .safetensors, for their hash: predict then accepts that backbone.",
+)
+@click.option(
+    "--image-size", type=int, help="Side of a tile in pixels.  [from the number of patches]"
+)
+@click.option(
+    "--crop",
+    default="squash",
+    show_default=True,
+    type=click.Choice(["squash", "whole"]),
+    help="How it was cut.",
+)
+@click.option(
+    "--bits",
+    type=click.IntRange(8, 16),
+    help="Bits of the values in 16-bit photographs, e.g. 12.  [16]",
+)
+@click.option(
+    "--views", help="Names of the files' views, in order.  [the plain flips, then imported_04, ...]"
+)
+def store_import(folder: Path, **options: Any) -> None:
+    """Make a store of an earlier experiment's .npz files.
+
+    FOLDER holds a file {image_id}.npz per image, with arrays cls_0, patches_0, cls_1, ... Goes on
+    where it stopped.
+    """
+    with plain_errors("the same command goes on from here"):
+        from featurestore.manage.npz import import_npz
+
+        click.echo(import_npz(folder, **options))
+
+
+@click.command("extend")
+@click.argument("source", type=ANY)
+@click.argument("out", type=ANY)
+@click.option(
+    "--data",
+    type=FOLDER,
+    help="Folder with train.csv and photographs, of old and new images.  [the old catalog]",
+)
+@click.option(
+    "--views", help="Of the new store: how many of the 20, or names with commas.  [the old ones]"
+)
+@click.option(
+    "--reserve",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Rows kept free for images to come.",
+)
+@click.option(
+    "--weights",
+    help="Of the backbone: FILE.safetensors, or random.  [those the old store was built with]",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="Of the backbone.  [the old store's]",
+)
+@click.option(
+    "--skip-missing", is_flag=True, help="Go without photographs that are missing or damaged."
+)
+@click.option(
+    "--allow-outside", is_flag=True, help="Take photographs from outside the data folder too."
+)
+@click.option(
+    "--relabel",
+    is_flag=True,
+    help="Take labels and columns of --data's train.csv, whatever the old store has.",
+)
+def store_extend(source: Path, out: Path, **options: Any) -> None:
+    """Copy a store to one with more images, views or room.
+
+    Also with other labels. The backbone works on what is new alone.
+    """
+    with plain_errors("the same command goes on from here"):
+        from featurestore.manage.extend import extend_store
+
+        click.echo(extend_store(source, out, **options))

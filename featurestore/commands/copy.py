@@ -1,0 +1,105 @@
+"""The commands that copy stores: convert and merge."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.commands.options import ANY, STORE, split_numbers, split_words
+from featurestore.commands.running import plain_errors
+
+
+@click.command("convert")
+@click.argument("source", type=STORE, metavar="SOURCE|URL")
+@click.argument("out", type=ANY)
+@click.option(
+    "--codec",
+    type=click.Choice(["zstd", "int8"]),
+    help="Write an archive: zstd loses nothing, int8 rounds tokens.",
+)
+@click.option("--images", help="Ids to keep, with commas, or a file with one a line.  [all]")
+@click.option("--views", help="How many of the views, or names with commas.  [all]")
+@click.option("--layers", help="Layers to keep, with commas, e.g. -4,-1.  [all]")
+@click.option(
+    "--tokens",
+    type=click.Choice(["all", "pooled"]),
+    default="all",
+    help="pooled: leave patch tokens out.  [all]",
+)
+@click.option(
+    "--reserve",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Rows kept free for images to come.",
+)
+@click.option("--skip-damaged", is_flag=True, help="Leave rotten images out instead of stopping.")
+def store_convert(
+    source: Path | str,
+    out: Path,
+    images: str | None,
+    views: str | None,
+    layers: str | None,
+    tokens: str,
+    **options: Any,
+) -> None:
+    """Copy a store: to another format, or a part of it.
+
+    HDF5 to Zarr or back, some images, views or layers, or to an archive and back.
+    """
+    after = "nothing is left of it" if options["codec"] else "the same command goes on from here"
+    with plain_errors(after):
+        from featurestore.errors import UsageError
+        from featurestore.manage.transfer import convert, open_source
+
+        opened = open_source(source)
+        chosen = {
+            "images": split_words(images),
+            "views": split_words(views),
+            "layers": split_numbers("--layers", layers),
+        }
+        if views and views.isdecimal():
+            names = opened.spec.tokens.view_names
+            if not 1 <= int(views) <= len(names):
+                raise UsageError(f"--views {views}: the store has {len(names)}: {', '.join(names)}")
+            chosen["views"] = names[: int(views)]
+
+        n_images = len(chosen["images"] or opened.sealed)
+        with _bytes_bar("store convert", opened.spec, n_images) as bar:
+            report = convert(
+                source, out, **chosen, patches=tokens == "all", progress=bar.update, **options
+            )
+        click.echo(report)
+
+
+@click.command("merge")
+@click.argument("parts", nargs=-1, required=True, type=ANY)
+@click.option("--out", required=True, type=ANY, help="The new store: NAME.h5 or NAME.zarr.")
+@click.option(
+    "--reserve",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Rows kept free for images to come.",
+)
+def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
+    """Make one store of several that hold the same tokens.
+
+    For example, of parts that were built on other machines. Takes all their sealed images.
+    """
+    with plain_errors("the same command goes on from here"):
+        from featurestore.manage.transfer import merge
+        from featurestore.store import FeatureStore
+
+        opened = [FeatureStore.open(path) for path in parts]
+        n_images = sum(len(each.sealed) for each in opened)
+        with _bytes_bar("store merge", opened[0].spec, n_images) as bar:
+            click.echo(merge(parts, out, reserve=reserve, progress=bar.update))
+
+
+def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:
+    """Progress in bytes of so many images' rows."""
+    from featurestore.disk.messages import new_bar
+    from featurestore.write.writer import image_bytes
+
+    return new_bar(title, n_images * image_bytes(spec), "B", unit_scale=True)

@@ -1,0 +1,34 @@
+"""The command that checks the installation, the machine and a folder."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from featurestore.commands.options import STORE
+from featurestore.commands.running import plain_errors
+
+
+@click.command()
+@click.argument("path", default=".", type=STORE, metavar="[PATH|URL]")
+@click.option("--json", "as_json", is_flag=True, help="As a JSON list of checks.")
+def doctor(path: Path | str, as_json: bool) -> None:
+    """Say what is wrong with the installation, machine or folder.
+
+    Checks packages, torch, CPU, memory, and the folder, data or store at PATH, or the store at URL
+    and the folder for its rows. A folder with train.csv or test.csv is one of data: its tables and
+    the photographs' headers are read.
+
+    A command that ended in "Bus error" (SIGBUS): the store was modified while the command read it.
+    This says whether it opens now; `biomass store verify` reads all of it.
+
+    Exit code 3 if something will break.
+    """
+    with plain_errors(needs_threads=False):
+        from featurestore.errors import InputError
+        from featurestore.explore.doctor import FAIL, examine, table, to_json
+
+        checks = examine(path)
+        click.echo(to_json(checks) if as_json else table(checks))
+        if any(check.level == FAIL for check in checks):
+            sys.exit(InputError.exit_code)

@@ -1,0 +1,71 @@
+"""Types of options and arguments that commands of all packages share, and lists that a user typed
+with commas."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.disk.urls import is_url
+from featurestore.errors import InputError, NoAccessError, UsageError
+
+
+class AnyPath(click.Path):
+    """A path; of one behind a folder that this account may not look into, click says that it does
+    not exist."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            try:
+                os.stat(value)
+            except PermissionError as err:
+                message = f"{value}: {err.strerror}: this account may not look into its folder"
+                self.fail(message, param, ctx)
+            except OSError:
+                pass
+            raise
+
+
+class StorePath(click.Path):
+    """A store's path, or its URL as it was typed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
+# readable=False: a file that this account may not read is the command's to explain, as it is in
+# Python
+FOLDER = AnyPath(exists=True, file_okay=False, readable=False, path_type=Path)
+FILE = AnyPath(exists=True, dir_okay=False, readable=False, path_type=Path)
+ANY = click.Path(path_type=Path)
+STORE = StorePath(path_type=Path)
+
+
+def split_words(text: str | None) -> list[str] | None:
+    """Words that a user gave with commas, or in a UTF-8 file with one a line; None stays None."""
+    if text is None:
+        return None
+    try:
+        words = Path(text).read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as err:
+        raise InputError(
+            f"{text}: byte {err.start} is not UTF-8; give a text file with one id a line"
+        ) from err
+    except PermissionError as err:
+        raise NoAccessError.of(err) from err
+    except OSError:  # no such file, or longer than a name can be: the words themselves
+        words = text.split(",")
+    return [word.strip() for word in words if word.strip()]
+
+
+def split_numbers(option: str, text: str | None) -> list[int] | None:
+    """Whole numbers that a user gave with commas; None stays None."""
+    if text is None:
+        return None
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError as err:
+        raise UsageError(f"{option} {text!r}: give numbers with commas, e.g. -4,-1") from err

@@ -1,0 +1,105 @@
+"""The commands that read a store: info, stats, verify and diff."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from featurestore.commands.options import FOLDER, STORE
+from featurestore.commands.running import plain_errors
+
+
+@click.command("info")
+@click.argument("path", type=STORE, metavar="PATH|URL")
+@click.option("--json", "as_json", is_flag=True, help="The spec and counts for machines.")
+def store_info(path: Path | str, as_json: bool) -> None:
+    """Print what a store or an archive holds.
+
+    Images, views, grid, bytes and backbone.
+    """
+    with plain_errors():
+        from featurestore.format.choose import is_archive
+        from featurestore.store import FeatureStore
+
+        if is_archive(path) and not as_json:
+            from featurestore.manage.archive import Archive
+
+            click.echo(repr(Archive.open(path)))
+            return
+        opened = FeatureStore.open(path)
+        click.echo(opened.to_json() if as_json else repr(opened))
+
+
+@click.command("stats")
+@click.argument("path", type=STORE, metavar="PATH|URL")
+@click.option("--json", "as_json", is_flag=True, help="As a JSON list of rows.")
+def store_stats(path: Path | str, as_json: bool) -> None:
+    """Print statistics of the tokens, per view and kind of token.
+
+    Mean, std, min, max, norm and non-finite values. No token is read.
+    """
+    with plain_errors():
+        from featurestore.store import FeatureStore
+
+        table = FeatureStore.open(path).stats()
+        click.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
+
+
+@click.command("verify")
+@click.argument("path", type=STORE, metavar="PATH")
+@click.option(
+    "--images", type=FOLDER, help="The data folder: find photographs that changed since, too."
+)
+@click.option(
+    "--repair", "mend", is_flag=True, help="Un-seal what is damaged: the next build makes it again."
+)
+def store_verify(path: Path, images: Path | None, mend: bool) -> None:
+    """Read every byte once and list every bad row.
+
+    Exit code 4 if there is one.
+    """
+    with plain_errors():
+        from featurestore.disk.messages import new_bar
+        from featurestore.errors import StoreDamaged, UsageError, list_some
+        from featurestore.manage.verify import repair, verify
+        from featurestore.store import FeatureStore
+
+        if mend and images:
+            raise UsageError(
+                "give --images or --repair: a photograph that changed is no damage of the store"
+            )
+        with (
+            FeatureStore.open(path) as opened,
+            new_bar("verify", opened.size_bytes, "B", unit_scale=True) as bar,
+        ):
+            report = repair(path, bar.update) if mend else verify(opened, bar.update, images)
+        click.echo(
+            f"{path}: {report.n_sealed} of {report.n_images} images sealed; read {report.pace()}"
+        )
+        if not report:
+            done = ""
+            if mend:
+                done = f"; un-sealed {len(report.damaged)} images, the next build makes them again"
+            faults = list_some(report.faults, 10_000)
+            raise StoreDamaged(f"{path}: {len(report.faults)} faults{done}:{faults}")
+        click.echo("all as committed")
+
+
+@click.command("diff")
+@click.argument("a", type=STORE, metavar="A|URL")
+@click.argument("b", type=STORE, metavar="B|URL")
+@click.option(
+    "--tokens", is_flag=True, help="Read the tokens of rows that differ, and say by how much."
+)
+def store_diff(a: Path | str, b: Path | str, tokens: bool) -> None:
+    """Compare spec, images, labels and rows of two stores.
+
+    Exit code 5 if anything differs.
+    """
+    with plain_errors():
+        from featurestore.errors import MismatchError
+        from featurestore.manage.diff import diff_stores
+
+        found = diff_stores(a, b, tokens)
+        click.echo(str(found) if found or found.notes else "no difference")
+        sys.exit(MismatchError.exit_code if found else 0)

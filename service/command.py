@@ -1,0 +1,61 @@
+"""The command that serves stores and sweeps over HTTP."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.commands.options import ANY, FOLDER
+from featurestore.commands.running import plain_errors
+
+
+@click.command("serve")
+@click.argument("paths", nargs=-1, required=True, type=ANY, metavar="STORE...")
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    type=FOLDER,
+    help="A sweep's folder to look at too; may be repeated.",
+)
+@click.option(
+    "--data",
+    type=FOLDER,
+    help="The photographs' folder: the page shows them in place of thumbnails.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 or :: for all.",
+)
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
+)
+@click.option(
+    "--token",
+    envvar="BIOMASS_TOKEN",
+    help="What requests must bring; better in BIOMASS_TOKEN.  [made up]",
+)
+@click.option(
+    "--no-token",
+    is_flag=True,
+    help="Answer everybody who can reach it; on loopback, else with --insecure.",
+)
+@click.option("--insecure", is_flag=True, help="With --no-token: on any address.")
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    help="Another name that requests may call the server by.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print url, port and token as JSON.")
+def store_serve(paths: tuple[Path, ...], **options: Any) -> None:
+    """Serve stores and sweeps over HTTP, with a page to look at them.
+
+    It reads only; Ctrl-C ends it.
+    """
+    with plain_errors():
+        from service.server import serve
+
+        serve(paths, say=lambda text: click.echo(text, err=True), **options)

@@ -1,0 +1,111 @@
+"""The command that trains a sweep."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from featurestore.commands.options import ANY, FILE, FOLDER, STORE, split_words
+from featurestore.commands.running import plain_errors
+
+
+@click.command()
+@click.option("--config", type=FILE, help="The sweep's YAML; a list for a scalar is a grid axis.")
+@click.option("--resume", type=FOLDER, help="Instead: go on with this stopped sweep.")
+@click.option(
+    "--store", type=STORE, help="The feature store, or its URL.  [dataset.store of the config]"
+)
+@click.option(
+    "--fold",
+    help="Train this fold only; all: every fold, then the best point on all images.  [cv.fold]",
+)
+@click.option(
+    "--folds",
+    type=FILE,
+    help="A folds.csv, ours or another tool's, in place of new folds.  [cv.folds]",
+)
+@click.option(
+    "--images",
+    help="Ids of the images to use, with commas, or a file with one a line.  [all: dataset.images]",
+)
+@click.option("--out", default="runs", show_default=True, type=ANY, help="Where sweep folders go.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@click.option(
+    "--passes",
+    type=click.IntRange(min=1),
+    help="Passes over the tokens.  [as few as trainer.memory_gb allows]",
+)
+@click.option(
+    "--plan", is_flag=True, help="Print heads, passes, bytes read, memory and hours, and stop."
+)
+@click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
+@click.option(
+    "--no-check", is_flag=True, help="Use stored rows without comparing them with their checksums."
+)
+def train(
+    config: Path | None,
+    resume: Path | None,
+    store: Path | str | None,
+    fold: str | None,
+    folds: Path | None,
+    images: str | None,
+    out: Path,
+    device: str,
+    passes: int | None,
+    plan: bool,
+    yes: bool,
+    no_check: bool,
+) -> None:
+    """Train all heads of a sweep in one pass.
+
+    For example: `biomass train --config configs/demo.yaml --store features.h5`.
+    """
+    with plain_errors():  # what goes on after a signal is known once there is a sweep's folder
+        from featurestore.errors import IN_PART, InputError, UsageError
+        from trainer.loop.grid import SweepConfig
+        from trainer.loop.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep
+
+        if (config is None) == (resume is None):
+            raise UsageError(
+                "give --config FILE to begin a sweep, or --resume SWEEP to go on with one"
+            )
+        if resume and (folds or images is not None or passes or plan or fold not in (None, "all")):
+            raise UsageError(
+                "--resume takes folds, images and passes from the sweep; give it alone, with "
+                "--store, or with --fold all"
+            )
+        ids = split_words(images)
+        if ids == []:
+            raise InputError(
+                f"--images {images!r}: names no image; give ids with commas, or a file with one a "
+                "line"
+            )
+        if resume:
+            result = resume_sweep(resume, fold, store, check=not no_check)
+        else:
+            overrides = {
+                "dataset.store": store,
+                "cv.fold": int(fold) if fold and fold.isdigit() else fold,
+                "cv.folds": folds,
+                "trainer.passes": passes,
+                "dataset.images": ids,
+            }
+            given = {key: value for key, value in overrides.items() if value is not None}
+            sweep = SweepConfig.load(config, given)
+            if sweep.n_combinations > 1000 and not yes:
+                raise UsageError(
+                    f"{config}: a grid of {sweep.n_combinations} points; if that is meant, add "
+                    "--yes"
+                )
+            if plan:
+                # what it times is not kept
+                click.echo(describe_plan(prepare_sweep(sweep, device, check=False)))
+                return
+            result = run_sweep(sweep, out, device, check=not no_check)
+        is_refitted = (result.path / "refit").exists() and "refit" not in result.failed
+        refitted = "\n" + str(result.path / "refit") if is_refitted else ""
+        click.echo(f"{result.table()}\n{result.path}{refitted}")
+        for name, why in result.failed.items():
+            click.echo(f"warning: {name} failed: {why}", err=True)
+        if result.failed:
+            sys.exit(InputError.exit_code if result.all_failed else IN_PART)
