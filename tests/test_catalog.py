@@ -256,10 +256,10 @@ def test_target_rows_of_a_wide_csv_are_all_targets_of_each_image(csv):
     assert (rows["sample_id"] == rows["image_id"] + "__" + rows["target_name"]).all()
 
 
-def test_the_examples_of_the_readme_are_one_photograph(csv):
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_examples_of_the_build_page_are_one_photograph(csv):
+    page = (Path(__file__).parent.parent / "docs" / "build.md").read_text()
     long, wide = (
-        read_catalog(csv(text)) for text in re.findall("```csv\n(.*?)```", readme, re.DOTALL)
+        read_catalog(csv(text)) for text in re.findall("```csv\n(.*?)```", page, re.DOTALL)
     )
     assert long["image_id"].tolist() == wide["image_id"].tolist() == ["ID1"]
     assert long.iloc[0].to_dict().items() <= wide.iloc[0].to_dict().items()
