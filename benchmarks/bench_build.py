@@ -18,9 +18,12 @@ from _forward import add_options, forward, ready_crops, timed
 
 from featurestore.backbone.backbone import Backbone, load_backbone
 from featurestore.backbone.demo.drawing import draw_pasture
-from featurestore.photos.catalog import find_photographs, read_catalog
+from featurestore.photos.catalog import read_catalog
+from featurestore.photos.find import find_photographs
 from featurestore.photos.views import choose_views
-from featurestore.write import build
+from featurestore.write import prepare
+from featurestore.write.build import build_store
+from featurestore.write.config import BuildConfig
 
 P6_MARK = 1.10
 
@@ -87,7 +90,7 @@ def photographs(data: Path) -> Iterator[tuple[str, Path]]:
 
 
 def build_all(options: argparse.Namespace, backbone: Backbone, data: Path, out: Path) -> None:
-    config = build.BuildConfig(
+    config = BuildConfig(
         data=data,
         out=out,
         backbone=options.backbone,
@@ -97,8 +100,8 @@ def build_all(options: argparse.Namespace, backbone: Backbone, data: Path, out: 
         device=options.device,
         precision=options.precision,
     )
-    with patch.object(build, "_load", lambda *_: backbone):
-        build.build_store(config, progress=False)
+    with patch.object(prepare, "_load", lambda *_: backbone):
+        build_store(config, progress=False)
 
 
 if __name__ == "__main__":

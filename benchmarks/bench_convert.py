@@ -29,9 +29,11 @@ from featurestore import FeatureStore
 from featurestore.backbone.demo.drawing import draw_pasture
 from featurestore.backbone.rounding import quantise
 from featurestore.disk.durable import remove
-from featurestore.manage.archive import Archive, ArchiveReport, write_archive
+from featurestore.manage.archive import Archive, ArchiveReport
+from featurestore.manage.archive_writer import write_archive
 from featurestore.manage.transfer import convert
-from featurestore.write.build import BuildConfig, build_store
+from featurestore.write.build import build_store
+from featurestore.write.config import BuildConfig
 from featurestore.write.writer import open_writer
 
 SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}

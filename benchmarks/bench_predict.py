@@ -18,7 +18,8 @@ from _forward import add_options, forward, ready_crops, timed
 
 from featurestore.backbone.demo.drawing import draw_pasture
 from featurestore.photos.views import tta_views
-from featurestore.write.build import BuildConfig, build_store
+from featurestore.write.build import build_store
+from featurestore.write.config import BuildConfig
 from predictor.command import predict_to_file
 from predictor.predictor import Predictor, test_photographs
 from trainer.loop.grid import SweepConfig

@@ -39,7 +39,8 @@ from _peers import Peer, installed, write_peers
 
 from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.store import FeatureStore
-from featurestore.write.writer import ImageRows, catalog_columns, open_writer
+from featurestore.write.columns import catalog_columns
+from featurestore.write.writer import ImageRows, open_writer
 from trainer.data.stored_row import StoredRow
 
 GRID, WIDTH = 60, 1280  # 3600 patches x 1280 channels of a 960-pixel tile, as ViT-H+/16 gives them

@@ -30,7 +30,8 @@ from torch.nn import functional as F
 
 from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
 from featurestore.store import FeatureStore
-from featurestore.write.writer import ImageRows, catalog_columns, open_writer
+from featurestore.write.columns import catalog_columns
+from featurestore.write.writer import ImageRows, open_writer
 from trainer.data.stream import Batch, Stream, make_splits_of
 from trainer.loop.grid import SweepConfig
 from trainer.loop.memory import keep_freed_memory

@@ -12,7 +12,8 @@ from featurestore.errors import InputError
 from featurestore.photos.decode import decode_ahead
 from featurestore.photos.sites import site_of
 from featurestore.store import FeatureStore
-from featurestore.write.build import BuildConfig, build_store
+from featurestore.write.build import build_store
+from featurestore.write.config import BuildConfig
 from predictor.bundle.bare import predict_bare
 from predictor.bundle.pack import BackboneChoice, make_bundle
 from predictor.extras.intervals import Intervals, within

@@ -10,7 +10,8 @@ import pandas as pd
 from featurestore.disk.durable import write_whole
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.format.spec import ViewSpec
-from featurestore.photos.catalog import find_photographs, read_catalog, spelled_as
+from featurestore.photos.catalog import read_catalog
+from featurestore.photos.find import find_photographs, spelled_as
 from predictor.members.combine import Combiner
 from predictor.members.member import Member, Raw
 from predictor.members.oof import TRUE

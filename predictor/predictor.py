@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featurestore.backbone.backbone import Backbone, choose_device
+from featurestore.backbone.backbone import Backbone
+from featurestore.backbone.device import choose_device
 from featurestore.disk.interrupts import check_interrupt, patient_keyboard
 from featurestore.disk.messages import new_bar, say
 from featurestore.disk.threads import starting, usable_threads
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
 from featurestore.format.spec import TokenSpec, ViewSpec
-from featurestore.photos.catalog import find_photographs, read_catalog, target_rows
+from featurestore.photos.catalog import read_catalog, target_rows
 from featurestore.photos.decode import (
     Decoded,
     check_photographs,
@@ -27,6 +28,7 @@ from featurestore.photos.decode import (
     decode_ahead,
     inspect_photographs,
 )
+from featurestore.photos.find import find_photographs
 from featurestore.photos.jpeg import UNCHECKED, can_check
 from featurestore.photos.views import chosen_tta
 from predictor.bundle.bundle import load_members

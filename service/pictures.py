@@ -9,7 +9,7 @@ from PIL import Image
 
 from featurestore.errors import InputError, NoAccessError
 from featurestore.explore.pictures import colours, on_photograph
-from featurestore.photos.catalog import find_photographs
+from featurestore.photos.find import find_photographs
 from featurestore.photos.images import read_photograph, thumbnail
 from featurestore.store import FeatureStore
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
-from featurestore.write.writer import ImageRows, catalog_columns, open_writer
+from featurestore.write.columns import catalog_columns
+from featurestore.write.writer import ImageRows, open_writer
 
 VIEWS = (
     ViewSpec(name="plain"),

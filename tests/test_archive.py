@@ -18,7 +18,8 @@ from featurestore import FeatureStore
 from featurestore.backbone.moments import pool
 from featurestore.backbone.rounding import dequantise, int8_rounded, quantise
 from featurestore.errors import InputError, StoreDamaged, UsageError
-from featurestore.manage.archive import Archive, write_archive
+from featurestore.manage.archive import Archive
+from featurestore.manage.archive_writer import write_archive
 from featurestore.write.writer import open_writer, row_crcs
 
 FIELDS = ("cls_VTD", "patches_VTPD", "pooled_VT5D", "stats_VS", "thumb_HW3")

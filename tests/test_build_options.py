@@ -217,7 +217,7 @@ def test_B15_a_plan_counts_what_would_be_skipped(data, tmp_path):
 
 @pytest.mark.parametrize(
     "place",
-    ["featurestore.photos.images.to_rgb", "featurestore.photos.images.Crop.__call__"],
+    ["featurestore.photos.images.to_rgb", "featurestore.photos.crop.Crop.__call__"],
     ids=["decode", "crop"],
 )
 def test_a_photograph_that_memory_is_short_for_is_named_and_not_skipped(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from featurestore.errors import InputError
-from featurestore.photos.catalog import TARGETS, find_photographs, read_catalog, target_rows
+from featurestore.photos.catalog import TARGETS, read_catalog, target_rows
+from featurestore.photos.find import find_photographs
 
 LONG = """sample_id,image_path,Sampling_Date,State,Height_Ave_cm,target_name,target
 ID7__Dry_Clover_g,train/ID7.jpg,2015/9/4,Tas,4.5,Dry_Clover_g,0

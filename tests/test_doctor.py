@@ -20,14 +20,15 @@ from served import TOKEN, serving
 from featurestore import FeatureStore
 from featurestore.about import DISTRIBUTION
 from featurestore.disk.usable import Memory
-from featurestore.explore import doctor
+from featurestore.explore import doctor, installation, machine
 from featurestore.explore.doctor import FAIL, OK, WARN, Check, mounts
 
 ROOT = Path(__file__).parent.parent
 PLACE = """
 import sys
 from pathlib import Path
-from featurestore.explore.doctor import check_place, check_packages, mounts
+from featurestore.explore.doctor import check_place, mounts
+from featurestore.explore.installation import check_packages
 for check in [*check_packages(), *check_place(Path(sys.argv[1]), mounts(Path("/proc/self/mountinfo").read_text()))]:
     print(check.level, check.name, check.found, sep="|")
 """
@@ -172,7 +173,7 @@ def test_packages_are_compared_with_our_own_metadata(tmp_path, monkeypatch):
     )
     (tmp_path / "half_there-1.0.dist-info").mkdir()  # pip was killed here
     monkeypatch.syspath_prepend(tmp_path)
-    checks = {check.name: check for check in doctor.check_packages()}
+    checks = {check.name: check for check in installation.check_packages()}
     assert {name: check.level for name, check in checks.items()} == {
         "Python": OK,
         "click": OK,
@@ -187,7 +188,7 @@ def test_packages_are_compared_with_our_own_metadata(tmp_path, monkeypatch):
 def test_an_older_python_than_we_need(tmp_path, monkeypatch):
     install(tmp_path, DISTRIBUTION, "9.9", "Requires-Python: >=99")
     monkeypatch.syspath_prepend(tmp_path)
-    (check,) = doctor.check_packages()
+    (check,) = installation.check_packages()
     assert (check.name, check.level, check.advice) == ("Python", FAIL, "use Python >=99")
 
 
@@ -201,7 +202,7 @@ def test_the_pair_by_metadata_alone(found, level, tmp_path, monkeypatch):
         tmp_path, "torchvision", "0.21.0", "Requires-Dist: numpy", "Requires-Dist: torch (==2.6.0)"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert doctor.check_pair().level == level
+    assert installation.check_pair().level == level
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_a_torchvision_that_does_not_load(body, said, tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("")
     (tmp_path / "torchvision.py").write_text(body)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (check,) = doctor.check_loading()
+    (check,) = installation.check_loading()
     assert (check.name, check.level) == ("torch loads", FAIL)
     assert said in check.found
 
@@ -228,8 +229,8 @@ def test_a_torchvision_that_does_not_load(body, said, tmp_path, monkeypatch):
 def test_a_torch_that_never_loads_is_given_up(tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("import time; time.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "LOAD_SECONDS", 1)
-    (check,) = doctor.check_loading()
+    monkeypatch.setattr(installation, "LOAD_SECONDS", 1)
+    (check,) = installation.check_loading()
     assert (check.level, check.found) == (FAIL, "not within 1 s")
 
 
@@ -254,7 +255,7 @@ def test_a_torch_that_never_loads_is_given_up(tmp_path, monkeypatch):
     ids=["two devices", "none", "CPU build", "old driver"],
 )
 def test_cuda(torch, has_driver, level, said):
-    check = doctor.check_cuda(torch, has_driver)
+    check = installation.check_cuda(torch, has_driver)
     assert check.level == level
     assert said in check.found
 
@@ -263,7 +264,7 @@ def test_cuda(torch, has_driver, level, said):
 
 
 def test_what_the_cpu_can():
-    found = doctor.check_cpu(
+    found = machine.check_cpu(
         "model name\t: Xeon 9\nflags\t\t: fpu avx512f avx512_bf16x amx_bf16\n", 7
     ).found
     assert (
@@ -276,18 +277,18 @@ def test_what_the_cpu_can():
     [(None, OK), ("3", OK), ("2,1", OK), ("4", WARN), ("0", WARN), ("many", WARN), ("", WARN)],
 )
 def test_threads_on_three_cpus(value, level):
-    assert doctor.check_threads(value, 3, 3).level == level
+    assert machine.check_threads(value, 3, 3).level == level
 
 
 def test_L5_a_quota_below_the_cores_is_a_warning_that_says_what_to_export():
-    check = doctor.check_threads(None, 2, 64)
+    check = machine.check_threads(None, 2, 64)
     assert (check.level, check.advice) == (WARN, "export OMP_NUM_THREADS=2")
     assert "64 cores" in check.found and "the CPU quota allows 2" in check.found
 
 
 @pytest.mark.parametrize("n_bytes, level", [(4 * 10**9, OK), (4 * 10**9 - 1, WARN)])
 def test_memory(n_bytes, level):
-    check = doctor.check_memory({"MemTotal": 9 * 10**9}, Memory(n_bytes, "a limit"))
+    check = machine.check_memory({"MemTotal": 9 * 10**9}, Memory(n_bytes, "a limit"))
     assert check.level == level
     assert check.found == "9.0 GB in the machine; usable 4 GB (a limit)"
 
@@ -309,11 +310,11 @@ def test_the_mount_a_folder_is_in():
         "host:/d rw\n"
     )
     kinds = {
-        path: doctor.check_file_system(Path(path), mounted).found.split(": ")[1].split(",")[0]
+        path: machine.check_file_system(Path(path), mounted).found.split(": ")[1].split(",")[0]
         for path in ("/my data/x", "/my dat", "/my/data", "/mine")
     }
     assert kinds == {"/my data/x": "nfs4", "/my dat": "ext4", "/my/data": "vfat", "/mine": "ext4"}
-    assert doctor.check_file_system(Path("/my"), mounted).level == WARN  # files end at 4 GB
+    assert machine.check_file_system(Path("/my"), mounted).level == WARN  # files end at 4 GB
 
 
 # -- the folder

@@ -12,14 +12,8 @@ import pytest
 from PIL import Image
 
 from featurestore.errors import InputError
-from featurestore.photos.images import (
-    Crop,
-    inspect_photograph,
-    plan_crop,
-    read_photograph,
-    thumbnail,
-    to_rgb,
-)
+from featurestore.photos.crop import Crop, plan_crop
+from featurestore.photos.images import inspect_photograph, read_photograph, thumbnail, to_rgb
 
 
 def noise(height: int, width: int) -> np.ndarray:

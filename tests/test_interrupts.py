@@ -20,7 +20,8 @@ from featurestore import FeatureStore
 from featurestore.backbone.backbone import Backbone
 from featurestore.disk.interrupts import COUNTED_ONCE, KILLING, patient_keyboard, stopped_by_signals
 from featurestore.manage.transfer import convert
-from featurestore.write.build import BuildConfig, build_store
+from featurestore.write.build import build_store
+from featurestore.write.config import BuildConfig
 from predictor.predictor import predict
 from trainer.data.tokens import TokenReader
 from trainer.loop import sweep as module

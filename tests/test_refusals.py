@@ -18,7 +18,7 @@ from featurestore import FeatureStore
 from featurestore.commands.running import plain_errors
 from featurestore.disk.threads import Pool, check_thread, not_started
 from featurestore.errors import NoThreadError
-from featurestore.explore import doctor
+from featurestore.explore import doctor, installation
 from featurestore.explore.doctor import FAIL
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +129,7 @@ def no_temporary(tmp_path, monkeypatch):
 
 
 def test_L12_doctor_names_the_folder_that_torch_needs(no_temporary):
-    check = doctor.check_temporary()
+    check = installation.check_temporary()
     assert (check.level, "set TMPDIR to one, such as the output's folder" in check.advice) == (
         FAIL,
         True,
@@ -143,7 +143,7 @@ def test_L12_doctor_does_not_advise_another_torch_where_it_fails_for_want_of_tha
     (tmp_path / "torch.py").write_text("")
     (tmp_path / "torchvision.py").write_text(raising)  # as torch's own import does then
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (check,) = doctor.check_loading()
+    (check,) = installation.check_loading()
     assert check.level == FAIL
     assert "set TMPDIR" in check.advice and "install" not in check.advice
 

@@ -13,7 +13,8 @@ from sweeps import config, write_store
 
 from featurestore import FeatureStore
 from featurestore.errors import InputError
-from featurestore.photos.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
+from featurestore.photos.catalog import read_catalog
+from featurestore.photos.find import find_photographs, in_spelling_of, spelled_as
 from trainer.loop.grid import SweepConfig
 from trainer.loop.prepare import prepare_sweep
 

@@ -11,7 +11,8 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from test_store import flip_bit
 
 from featurestore import FeatureStore, open_writer
-from featurestore.manage.verify import _non_finite, repair, verify
+from featurestore.manage.sums import _non_finite
+from featurestore.manage.verify import repair, verify
 
 
 @pytest.mark.parametrize(

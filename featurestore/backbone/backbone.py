@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from featurestore.backbone.device import PRECISIONS, choose_device
 from featurestore.backbone.rounding import int8_rounded
 from featurestore.backbone.timm_model import (
     checked_layers,
@@ -35,10 +36,8 @@ from featurestore.backbone.weights import (
 from featurestore.disk.usable import check_memory
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.format.spec import AND, DECODE_RULES, StoreSpec, TokenSpec, ViewSpec
-from featurestore.photos.images import Crop, plan_crop
+from featurestore.photos.crop import Crop, plan_crop
 from featurestore.photos.views import make_view, normalise, view_amounts
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NoDownload(InputError):
@@ -369,26 +368,6 @@ def _on_device(model: nn.Module, spec: TokenSpec, device: str, precision: str) -
         for tensor in [*module.parameters(recurse=False), *biases]:
             tensor.data = tensor.data.to(dtype)
     return Backbone(model.to(place).eval().requires_grad_(False), spec, place, dtype)
-
-
-def choose_device(device: str) -> torch.device:
-    """The device asked for; "auto" is CUDA where there is one. InputError rather than a silent
-    other one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as err:
-        raise InputError(
-            f"device {device!r}: not a torch device; use auto, cpu, cuda or cuda:N"
-        ) from err
-    if chosen.type not in ("cpu", "cuda"):
-        raise InputError(f"device {device!r}: not supported; use auto, cpu, cuda or cuda:N")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {device!r}: {torch.cuda.device_count()} CUDA devices here; use auto or cpu"
-        )
-    return chosen
 
 
 def _tile_size(model_name: str, crop: str, image_size: int, aspect: float) -> tuple[int, int]:

@@ -91,7 +91,8 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     """
     with plain_errors("the same command goes on from here"):
         from featurestore.disk.yaml import read_yaml
-        from featurestore.write.build import BuildConfig, build_store
+        from featurestore.write.build import build_store
+        from featurestore.write.config import BuildConfig
         from featurestore.write.plan import plan_build
 
         settings = read_yaml(config) if config else {}

@@ -18,28 +18,25 @@ from featurestore.errors import MismatchError, UsageError, list_some
 from featurestore.format.choose import check_suffix
 from featurestore.format.spec import OWN_COLUMNS, StoreSpec, ViewSpec, made_together
 from featurestore.manage.transfer import checked_rows
-from featurestore.photos.catalog import find_photographs, in_spelling_of, read_catalog
+from featurestore.photos.catalog import read_catalog
 from featurestore.photos.decode import dark_remark
+from featurestore.photos.find import find_photographs, in_spelling_of
 from featurestore.photos.labels import warn_of_labels
 from featurestore.photos.sites import warn_of_sites
 from featurestore.photos.views import choose_views
 from featurestore.read.rows import ImageRows
 from featurestore.store import FeatureStore
+from featurestore.write.agreement import check_labels
 from featurestore.write.build import (
     BuildReport,
     build_images,
     check_buffers,
     finish_build,
     images_bar,
-    usable,
 )
-from featurestore.write.writer import (
-    StoreWriter,
-    catalog_columns,
-    check_labels,
-    image_bytes,
-    open_writer,
-)
+from featurestore.write.columns import catalog_columns
+from featurestore.write.prepare import usable
+from featurestore.write.writer import StoreWriter, image_bytes, open_writer
 
 
 @dataclass(frozen=True)

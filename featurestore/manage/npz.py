@@ -10,9 +10,6 @@ import math
 import re
 import time
 import warnings
-import zipfile
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,27 +29,18 @@ from featurestore.disk.threads import Pool, lone_threads
 from featurestore.errors import InputError, list_some
 from featurestore.format.choose import check_suffix
 from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
-from featurestore.photos.catalog import find_photographs, in_spelling_of, read_catalog, spelled_as
+from featurestore.manage.npz_files import check_files, opened, read_values
+from featurestore.photos.catalog import read_catalog
 from featurestore.photos.decode import check_photographs, dark_remark, warn_of_sealed
+from featurestore.photos.find import find_photographs, in_spelling_of, spelled_as
 from featurestore.photos.images import read_photograph, thumbnail
 from featurestore.photos.labels import warn_of_labels
 from featurestore.photos.sites import warn_of_sites
 from featurestore.photos.views import VIEWS, choose_views
 from featurestore.read.rows import ImageRows
-from featurestore.write.build import THUMB_SIDE, there, warn_of_removed
-from featurestore.write.writer import catalog_columns, image_bytes, open_writer
-
-KEY = re.compile(r"(cls|patches)_(0|[1-9]\d*)\.npy", re.ASCII)
-READ_ERRORS = (
-    OSError,
-    ValueError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-LARGEST = float(np.finfo(np.float16).max)
+from featurestore.write.columns import catalog_columns
+from featurestore.write.prepare import THUMB_SIDE, there, warn_of_removed
+from featurestore.write.writer import image_bytes, open_writer
 
 
 @dataclass(frozen=True)
@@ -122,7 +110,7 @@ def import_npz(
     check_suffix(out)
     durable.check_writable(out.parent)
     files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix == ".npz"}
-    n_views, n_patches, width = _check_files(folder, list(files.values()))
+    n_views, n_patches, width = check_files(folder, list(files.values()))
     named = _catalog(folder, csv or (data / "train.csv" if data else None), files)
     known, sealed, _ = there(out)
     frame = in_spelling_of(named, known)
@@ -157,88 +145,6 @@ def import_npz(
     return ImportReport(out, len(image_ids), len(pending), time.monotonic() - start, tally.error())
 
 
-# -- what is there, before anything is written
-
-
-def _check_files(folder: Path, files: Sequence[Path]) -> tuple[int, int, int]:
-    """Views, patches and width that all files have; InputError listing those that cannot be read or
-    have others."""
-    if not files:
-        raise InputError(f"{folder}: no .npz files; expected one an image, named by its id")
-    expected, bad = None, []
-    for file in files:
-        try:
-            shapes = _shapes(file)
-            _check_keys(shapes)
-            _check_shapes(shapes, expected or shapes)
-            expected = expected or shapes  # once it has passed
-        except READ_ERRORS as err:
-            bad.append(f"{file.name}: {str(err) or type(err).__name__}")
-    if bad:
-        raise InputError(
-            f"{folder}: {len(bad)} of {len(files)} files cannot be imported; nothing was "
-            f"written:{list_some(bad)}"
-        )
-    return len(expected) // 2, *expected["patches_0"]
-
-
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of each cls and patches member, from its header; ValueError unless it is of floats and
-    as long as it should be."""
-    shapes = {}
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            if not KEY.fullmatch(member.filename):
-                continue
-            key = member.filename.removesuffix(".npy")
-            with archive.open(member) as stream:
-                shape, dtype = _read_header(stream, key)
-                n_bytes = stream.tell() + math.prod(shape) * dtype.itemsize
-            if member.file_size != n_bytes:
-                raise ValueError(
-                    f"{key} unpacks to {member.file_size} bytes, its header says {n_bytes}"
-                )
-            shapes[key] = shape
-    return shapes
-
-
-def _read_header(stream, key: str) -> tuple[tuple[int, ...], np.dtype]:
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    magic = np.lib.format.read_magic(stream)
-    if magic not in readers:
-        raise ValueError(f"{key}: npy version {magic}, expected 1.0 or 2.0")
-    shape, _, dtype = readers[magic](stream)
-    if dtype.kind != "f" or dtype.itemsize > 8:
-        raise ValueError(f"{key}: dtype {dtype}, expected float16, float32 or float64")
-    return shape, dtype
-
-
-def _check_keys(shapes: dict[str, tuple[int, ...]]) -> None:
-    n_views = max(1, -(-len(shapes) // 2))
-    keys = {f"{kind}_{view}" for kind in ("cls", "patches") for view in range(n_views)}
-    if missing := sorted(keys - shapes.keys()):
-        raise ValueError(
-            f"lacks {', '.join(missing[:5])}; has {', '.join(sorted(shapes)[:5]) or 'no tokens'}"
-        )
-
-
-def _check_shapes(shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
-    """ValueError unless a file's members are shaped as those of the first whole file, and those as
-    tokens are."""
-    patches = expected["patches_0"]
-    if len(patches) != 2 or min(patches) < 1:
-        raise ValueError(f"patches_0 is {patches}, expected (patches, width)")
-    if len(shapes) != len(expected):
-        raise ValueError(f"has {len(shapes) // 2} views, the first file {len(expected) // 2}")
-    for key, shape in shapes.items():
-        wanted = patches if key.startswith("patches") else patches[1:]
-        if shape != wanted:
-            raise ValueError(f"{key} is {shape}, expected {wanted}")
-
-
 def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataFrame:
     """One row a file: the CSV's, or the ids with the files' names for paths."""
     if csv is None:
@@ -268,9 +174,6 @@ def _photographs(frame: pd.DataFrame, data: Path | None, allow_outside: bool) ->
     if not any(path.is_file() for path in paths):
         return {}
     return dict(zip(frame["image_id"], find_photographs(frame, data, allow_outside), strict=True))
-
-
-# -- what they are
 
 
 def _views(text: str | None, n_views: int) -> tuple[ViewSpec, ...]:
@@ -367,9 +270,6 @@ def _thumb_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
     )
 
 
-# -- reading
-
-
 def _rows(
     file: Path, spec: StoreSpec, threads: Pool, tally: ErrorTally, photograph: Path | None
 ) -> ImageRows:
@@ -404,12 +304,12 @@ def _values(rows: ImageRows) -> tuple[np.ndarray, ...]:
 def _fill(file: Path, view: int, rows: ImageRows) -> ErrorTally:
     """Read one view, round it, and take its statistics; what rounding cost."""
     tally = ErrorTally()
-    with _opened(file) as arrays:
+    with opened(file) as arrays:
         for key, half_TXD in (
             (f"cls_{view}", rows.cls_VTD[view]),
             (f"patches_{view}", rows.patches_VTPD[view]),
         ):
-            values = _read(file, arrays, key, half_TXD[0].shape)
+            values = read_values(file, arrays, key, half_TXD[0].shape)
             half_TXD[0] = values
             tally.add(
                 torch.from_numpy(values.astype(np.float32, copy=False)),
@@ -423,31 +323,3 @@ def _fill(file: Path, view: int, rows: ImageRows) -> ErrorTally:
     rows.pooled_VT5D[view] = pooled_T5D
     rows.stats_VS[view] = row_stats(cls_TD, patches_TPD, pooled_T5D)
     return tally
-
-
-def _opened(file: Path):
-    try:
-        return np.load(file, allow_pickle=False)
-    except READ_ERRORS as err:
-        raise InputError(f"{file}: cannot be read: {err}; it changed since it was checked") from err
-
-
-def _read(file: Path, arrays, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """One array, all of whose values fit float16."""
-    try:
-        values = arrays[key]
-    except (*READ_ERRORS, KeyError) as err:
-        raise InputError(
-            f"{file}: {key}: cannot be read: {err}; restore the file, what was imported before it "
-            "is kept"
-        ) from err
-    if values.shape != shape:
-        raise InputError(
-            f"{file}: {key}: is {values.shape}, was {shape} when it was checked; import again"
-        )
-    if not np.abs(values).max() <= LARGEST:  # of NaN nothing is true
-        raise InputError(
-            f"{file}: {key}: its values are not finite or beyond float16's 65504; make it again or "
-            "leave it out"
-        )
-    return values

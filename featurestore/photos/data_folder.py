@@ -11,8 +11,9 @@ import pandas as pd
 
 from featurestore.checks import FAIL, OK, WARN, Check
 from featurestore.errors import InputError, list_some
-from featurestore.photos.catalog import find_photographs, read_catalog, target_rows
+from featurestore.photos.catalog import read_catalog, target_rows
 from featurestore.photos.decode import inspect_photographs
+from featurestore.photos.find import find_photographs
 from featurestore.photos.labels import (
     balance_remarks,
     height_remarks,

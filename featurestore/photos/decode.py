@@ -13,8 +13,8 @@ import torch
 from featurestore.disk.threads import Pool
 from featurestore.disk.usable import usable_cpus
 from featurestore.errors import InputError, NoAccessError, list_some
+from featurestore.photos.crop import Crop
 from featurestore.photos.images import (
-    Crop,
     find_brightest,
     find_damage,
     inspect_photograph,

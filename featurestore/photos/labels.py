@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from featurestore.errors import InputError, list_some
-from featurestore.photos.catalog import MISSING, TARGETS
+from featurestore.photos.catalog import TARGETS
+from featurestore.photos.tables import MISSING
 
 SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("GDM_g", "Dry_Dead_g")}
 """Each whole and its two parts. Predictions have the second part as the whole less the first."""

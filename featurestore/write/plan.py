@@ -12,7 +12,9 @@ from featurestore.disk.usable import usable_memory
 from featurestore.format.spec import StoreSpec
 from featurestore.photos.decode import decode
 from featurestore.photos.sites import count_sites
-from featurestore.write.build import N_BUFFERS, BuildConfig, BuildJob, prepare_build
+from featurestore.write.build import N_BUFFERS
+from featurestore.write.config import BuildConfig
+from featurestore.write.prepare import BuildJob, prepare_build
 from featurestore.write.writer import image_bytes
 
 LONG_H = 48  # hours that are told as days too

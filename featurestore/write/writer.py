@@ -21,16 +21,19 @@ import pandas as pd
 from featurestore.disk import durable
 from featurestore.disk.interrupts import patient_keyboard
 from featurestore.disk.maps import most_maps, with_room
-from featurestore.errors import InputError, MismatchError, NoAccessError, list_some
+from featurestore.errors import InputError, NoAccessError, list_some
 from featurestore.format.choose import create_store
 from featurestore.format.layout import Layout
-from featurestore.format.spec import OWN_COLUMNS, Column, StoreSpec
+from featurestore.format.spec import Column, StoreSpec
 from featurestore.read.rows import ImageRows
 from featurestore.store import FeatureStore, as_bytes
+from featurestore.write.agreement import check_labels, check_same
+from featurestore.write.columns import catalog_cells, encode_column
 
 # a group is one image or this long: a sync costs milliseconds, a lost group is computed again
 COMMIT_SECONDS = 2.0
-STATUS_WIDTH = 16
+
+
 DROPPED = "dropped"  # the status of an image without tokens that is no longer asked for
 
 
@@ -127,7 +130,7 @@ class StoreWriter:
                 f"{self._layout.path}: {len(frame)} new images, room for {self._layout.n - first}; "
                 "build another store, by `biomass store build --reserve` if it shall grow"
             )
-        cells = _cells(self._layout.spec, frame)  # all fit, or none is written
+        cells = catalog_cells(self._layout.spec, frame)  # all fit, or none is written
         ids = cells["image_id"]
         ids_by_row, ids[:, 0] = ids[:, 0].copy(), 0
         self._write_columns(first, cells)
@@ -169,9 +172,8 @@ class StoreWriter:
         """Give unsealed places in use these rows, where they differ."""
         if not len(places):
             return
-        cells = {
-            name: cell for name, cell in _cells(self._layout.spec, frame).items() if name in frame
-        }
+        cells = catalog_cells(self._layout.spec, frame)
+        cells = {name: values for name, values in cells.items() if name in frame}
         differs_N = np.zeros(len(places), bool)
         for name, cell in cells.items():
             there = as_bytes(self._store.array(self._column(name).node)[places])
@@ -335,122 +337,6 @@ def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserv
         FeatureStore(create_store(hidden, spec, len(frame) + reserve)) as store,
     ):
         StoreWriter(store.layout, store).add_images(frame)
-
-
-def check_same(store: FeatureStore, spec: StoreSpec) -> None:
-    """MismatchError naming each part of the spec that differs from the store's."""
-    ours, theirs = spec.tokens.model_dump(mode="json"), store.spec.tokens.model_dump(mode="json")
-    keys = {**theirs, **ours}
-    differing = [
-        _difference(key, theirs.get(key), ours.get(key))
-        for key in keys
-        if ours.get(key) != theirs.get(key)
-    ]
-    for name in ("has_patches", "pooled_dtype"):
-        if getattr(spec, name) != getattr(store.spec, name):
-            differing.append(
-                f"{name}: store {getattr(store.spec, name)}, asked {getattr(spec, name)}"
-            )
-    # their size is that of the photograph that came first
-    if bool(spec.thumb) != bool(store.spec.thumb):
-        differing.append(f"thumbs: store {bool(store.spec.thumb)}, asked {bool(spec.thumb)}")
-    if differing:
-        raise MismatchError(
-            f"{store.path}: holds other tokens; choose another name or remove it\n  "
-            + "\n  ".join(differing)
-        )
-
-
-def _difference(key: str, theirs: Any, ours: Any) -> str:
-    """A part of two token specs for messages; views by their names, if these tell them apart."""
-    if key == "views":
-        names = [[view["name"] for view in views] for views in (theirs, ours)]
-        if names[0] != names[1]:
-            theirs, ours = (f"{len(each)} ({', '.join(each)})" for each in names)
-            return f"views: store {theirs}, asked {ours}"
-    return f"{key}: store {theirs!r}, asked {ours!r}"
-
-
-def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
-    """MismatchError naming the sealed images whose cells in the CSV are not the store's: nothing
-    sealed is rewritten."""
-    advice = (
-        f"labels are part of a store; `biomass store extend {store.path} NEW --data DIR --relabel` "
-        "copies its tokens to "
-        "one with these"
-    )
-    known = store.catalog.iloc[store.sealed].set_index("image_id")
-    ours = frame.set_index("image_id")
-    ours = ours.loc[ours.index.isin(known.index)]
-    if missing := [name for name in ours.columns if name not in known.columns]:
-        raise MismatchError(
-            f"{store.path}: the CSV has columns the store lacks: {', '.join(missing)}; {advice}"
-        )
-    kinds = {column.name: column.kind for column in store.spec.columns}
-    for name in frame.columns.drop("image_id"):
-        kind = "number" if pd.api.types.is_numeric_dtype(frame[name]) else "text"
-        if kind != kinds[name] and not frame[name].isna().all():
-            raise MismatchError(
-                f"{store.path}: {name!r} is {kinds[name]} in the store, {kind} in the CSV; {advice}"
-            )
-    for name in ours.columns:
-        theirs = known.loc[ours.index, name]
-        # a table put together of several has NaN where the store has nothing
-        if kinds[name] == "text":
-            ours[name] = ours[name].fillna("")
-        differs = (ours[name] != theirs) & ~(ours[name].isna() & theirs.isna())
-        if differs.any():
-            raise MismatchError(
-                f"{store.path}: {name!r} in the CSV differs from the store's for "
-                f"{list_some(list(ours.index[differs]), 5)}\n{advice}"
-            )
-
-
-def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ...]:
-    """Columns of a catalog for this frame: our own, then the CSV's; texts as wide as the longest,
-    times slack."""
-    fixed = {"sha256": 64, "status": STATUS_WIDTH}
-    columns = []
-    for name in [*OWN_COLUMNS, *(c for c in frame.columns if c not in OWN_COLUMNS)]:
-        if name in ("width", "height") or (
-            name in frame and pd.api.types.is_numeric_dtype(frame[name])
-        ):
-            columns.append(Column(name=name, kind="number"))
-        else:
-            longest = (
-                max((len(str(text).encode()) for text in frame[name]), default=0)
-                if name in frame
-                else 0
-            )
-            width = fixed.get(name) or durable.round_up(max(1, int(longest * slack)), 8)
-            columns.append(Column(name=name, kind="text", width=width))
-    return tuple(columns)
-
-
-def _cells(spec: StoreSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Encoded cells of each column for new images; what the frame does not have is NaN or empty."""
-    return {
-        column.name: encode_column(
-            column, frame[column.name] if column.name in frame else np.full(len(frame), np.nan)
-        )
-        for column in spec.columns
-    }
-
-
-def encode_column(column: Column, values: Any) -> np.ndarray:
-    """Cells as the catalog holds them; InputError for a text that does not fit the column's fixed
-    width."""
-    if column.kind == "number":
-        return np.ascontiguousarray(values, "<f8")  # a DataFrame hands out strided columns
-    # NaN: an empty column of the CSV
-    encoded = [b"" if value != value else str(value).encode() for value in values]
-    if too_long := [text for text in encoded if len(text) > column.width]:
-        raise InputError(
-            f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's "
-            "column "
-            f"has {column.width}; build another store"
-        )
-    return np.array(encoded, f"S{column.width}").view(np.uint8).reshape(len(encoded), column.width)
 
 
 def row_crcs(rows: ImageRows, patch_crc_V: Sequence[int] | None = None) -> np.ndarray:

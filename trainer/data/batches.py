@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from featurestore.backbone.backbone import choose_device
+from featurestore.backbone.device import choose_device
 from featurestore.errors import InputError, MismatchError, UsageError, list_some
 from featurestore.photos.catalog import TARGETS
 from featurestore.store import FeatureStore

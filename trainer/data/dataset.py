@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.format.spec import POOLED
-from featurestore.photos.catalog import spelled_as
+from featurestore.photos.find import spelled_as
 from featurestore.store import FeatureStore
 from trainer.config.sections import PointConfig
 from trainer.data.stream import Batch, Split

@@ -15,7 +15,7 @@ import pandas as pd
 
 from featurestore.disk.durable import write_whole
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
-from featurestore.photos.catalog import check_separators, spelled_as
+from featurestore.photos.find import spelled_as
 from featurestore.photos.sites import (
     date_of,
     digests_of,
@@ -25,6 +25,7 @@ from featurestore.photos.sites import (
     site_of,
     state_of,
 )
+from featurestore.photos.tables import check_separators
 from trainer.data.partition import Counts, Measure, draw
 
 KEYS = ["image_id", "site", "group"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from featurestore.backbone.backbone import choose_device
+from featurestore.backbone.device import choose_device
 from featurestore.errors import InputError, MismatchError
 from featurestore.photos.catalog import TARGETS
 from featurestore.photos.labels import check_balance, height_remarks

@@ -26,7 +26,7 @@ from featurestore.backbone.demo.drawing import (
     leaf_cm2,
     plan_pasture,
 )
-from featurestore.photos.images import Crop
+from featurestore.photos.crop import Crop
 
 MASSES = ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"]
 PER_SEED = 60  # photographs drawn of one seed: some eleven sites, of all States

@@ -1,0 +1,113 @@
+"""Which views, layers and kinds of tokens of a store are copied."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from featurestore.backbone.moments import pool, row_stats
+from featurestore.errors import InputError
+from featurestore.format.spec import StoreSpec
+from featurestore.read.rows import ImageRows
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of an image goes over: positions of views and of layers, and whether patch tokens do."""
+
+    views: Sequence[int]
+    layers: Sequence[int]
+    patches: bool
+
+    @classmethod
+    def of(
+        cls,
+        spec: StoreSpec,
+        views: Sequence[str | int] | None,
+        layers: Sequence[int] | None,
+        patches: bool,
+    ) -> "Selection":
+        """Views by name or position, layers by the numbers they have in the spec; None takes all.
+        InputError for unknown ones."""
+        t = spec.tokens
+        asked = t.view_names if views is None else views
+        wanted = [t.view_names[v] if type(v) is int and v < len(t.views) else v for v in asked]
+        if unknown := [str(v) for v in wanted if v not in t.view_names]:
+            raise InputError(f"views {', '.join(unknown)}: the store has {', '.join(t.view_names)}")
+        if unknown := [str(layer) for layer in layers or () if layer not in t.layers]:
+            raise InputError(
+                f"layers {', '.join(unknown)}: the store has {', '.join(map(str, t.layers))}"
+            )
+        positions = [t.layers.index(layer) for layer in layers or t.layers]
+        if (
+            not wanted
+            or len(set(wanted)) < len(wanted)
+            or not all(a < b for a, b in pairwise(positions))
+        ):
+            raise InputError("name each view once, at least one, and layers in the store's order")
+        if len(positions) < len(t.layers) and t.dtype == "int8":
+            raise InputError(
+                "tokens of an int8 archive were rounded over all layers together; choose layers "
+                "before archiving"
+            )
+        if len(positions) < len(t.layers) and not spec.has_patches:
+            raise InputError(
+                "layers of a pooled store cannot be told apart in its statistics; take them all"
+            )
+        return cls(
+            [t.view_names.index(name) for name in wanted], positions, patches and spec.has_patches
+        )
+
+    def is_all(self, spec: StoreSpec) -> bool:
+        """Whether rows stay the bytes they are."""
+        return len(self.layers) == len(spec.tokens.layers) and self.patches == spec.has_patches
+
+    def spec(self, spec: StoreSpec) -> StoreSpec:
+        """The spec of a store of what is selected."""
+        t = spec.tokens
+        tokens = t.changed(
+            views=tuple(t.views[v] for v in self.views),
+            layers=tuple(t.layers[k] for k in self.layers),
+            width=t.width // len(t.layers) * len(self.layers),
+        )
+        return spec.changed(tokens=tokens, has_patches=self.patches)
+
+    def rows(self, rows: ImageRows, spec: StoreSpec) -> ImageRows:
+        """What is selected of an image's rows, as they are if that is all; statistics are taken
+        again where channels go."""
+        if self.is_all(spec) and list(self.views) == list(range(len(spec.tokens.views))):
+            return rows  # of the source's own map: picking views would copy every token
+        chosen = self._channels(spec)
+        patches = rows.patches_VTPD[self.views][..., chosen] if self.patches else None
+        cls, pooled = (
+            rows.cls_VTD[self.views][..., chosen],
+            rows.pooled_VT5D[self.views][..., chosen],
+        )
+        stats = rows.stats_VS[self.views]
+        if len(self.layers) < len(spec.tokens.layers):
+            every = patches if self.patches else rows.patches_VTPD[self.views][..., chosen]
+            stats = np.stack([_stats(*row) for row in zip(cls, every, strict=True)])
+        return replace(
+            rows,
+            cls_VTD=np.ascontiguousarray(cls),
+            pooled_VT5D=np.ascontiguousarray(pooled),
+            stats_VS=stats,
+            patches_VTPD=np.ascontiguousarray(patches) if self.patches else None,
+        )
+
+    def _channels(self, spec: StoreSpec) -> np.ndarray | slice:
+        if len(self.layers) == len(spec.tokens.layers):
+            return slice(None)
+        width = spec.tokens.width // len(spec.tokens.layers)
+        return np.concatenate([np.arange(k * width, (k + 1) * width) for k in self.layers])
+
+
+def _stats(cls_TD: np.ndarray, patches_TPD: np.ndarray) -> np.ndarray:
+    """(S,) of a row, as a build takes them: from vectors that are pooled anew, before any
+    rounding."""
+    cls, patches = (
+        torch.from_numpy(np.ascontiguousarray(values)) for values in (cls_TD, patches_TPD)
+    )
+    return row_stats(cls, patches, pool(patches)).numpy()

@@ -1,0 +1,122 @@
+"""Which file each path of a catalog means, however its name is spelled."""
+
+import os
+import unicodedata
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+import pandas as pd
+
+from featurestore.errors import NoAccessError
+from featurestore.photos.tables import error_listing
+
+
+def plain_path(path: str) -> str:
+    """The path with `/` where Windows writes a backslash, and with composed letters (NFC) where
+    macOS takes umlauts apart."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/"))
+
+
+def spelled_as(ids: Iterable[str], known: Collection[str]) -> list[str]:
+    """Ids as `known` spells them, where they differ in what `plain_path` makes equal: ids that were
+    stems of paths as written."""
+    ids, known = list(ids), dict.fromkeys(known)
+    own = set(ids)
+    other = {_plain_id(each): each for each in known if each not in own}
+    return [each if each in known else other.get(_plain_id(each), each) for each in ids]
+
+
+def in_spelling_of(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """The frame with ids and paths as a store's catalog has them, where they differ in spelling
+    alone."""
+    ids = spelled_as(frame["image_id"], known["image_id"])
+    path_of = dict(zip(known["image_id"], known["path"], strict=True))
+    paths = []
+    for image_id, path in zip(ids, frame["path"], strict=True):
+        there = path_of.get(image_id, path)
+        paths.append(there if plain_path(there) == plain_path(path) else path)
+    return frame.assign(image_id=np.array(ids, object), path=np.array(paths, object))
+
+
+def _plain_id(image_id: str) -> str:
+    return plain_path(image_id.rsplit("\\", 1)[-1])
+
+
+def find_photographs(
+    frame: pd.DataFrame,
+    root: Path,
+    outside: bool = False,
+    missing: bool = False,
+    allow: str = "",
+    without: str = "",
+) -> list[Path]:
+    """The resolved file of each image, in the frame's order; `frame` is what `read_catalog`
+    returned.
+
+    A path that is not there as written is looked for as `plain_path`, whichever way the file's own
+    name is composed. Raises InputError listing every path that is absolute, has `..` or leads out
+    of root through a symlink, unless `outside` allows them; and listing every file that is not
+    there, unless `missing` does. allow, without : options of the command that was typed, if it has
+    some, by which photographs may lie outside, and by which it goes without missing ones.
+    """
+    home = os.path.realpath(root)
+    listings: dict[str, dict[str, str]] = {}
+    found, astray = [], []
+    for path in frame["path"]:
+        is_there = os.path.lexists(os.path.join(home, path))
+        spelled = path if is_there else plain_path(path)
+        file = Path(
+            os.path.realpath(
+                os.path.join(home, path) if is_there else _composed(home, spelled, listings)
+            )
+        )
+        absolute = os.path.isabs(spelled) or PureWindowsPath(spelled).is_absolute()
+        if absolute or ".." in PurePosixPath(spelled).parts or not file.is_relative_to(home):
+            astray.append(f"{path} -> {file}")
+        found.append(file)
+    if astray and not outside:
+        raise error_listing(
+            root,
+            f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below it"
+            f"{f', or allow it with {allow}' if allow else ''}",
+            astray,
+            most=len(astray),
+        )
+    gone = [path for path, file in zip(frame["path"], found, strict=True) if not _is_file(file)]
+    if gone and not missing:
+        raise error_listing(
+            root,
+            f"{len(gone)} of {len(found)} photographs are missing; is this the folder that the "
+            "paths "
+            f"start from?{f' ({without} goes without them)' if without else ''}",
+            gone,
+            most=len(gone),
+        )
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; NoAccessError where a folder above it does not let this account
+    know."""
+    try:
+        return path.is_file()
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
+
+
+def _composed(home: str, path: str, listings: dict[str, dict[str, str]]) -> str:
+    """The file that a plain path means below a folder whose names may be decomposed; listings : of
+    folders, to be used again."""
+    place = home
+    for part in PurePosixPath(path).parts:
+        if part != ".." and not os.path.lexists(os.path.join(place, part)):
+            if place not in listings:
+                try:
+                    names = os.listdir(place) if os.path.isdir(place) else []
+                except PermissionError as err:
+                    raise NoAccessError.of(err, place) from err
+                listings[place] = {unicodedata.normalize("NFC", name): name for name in names}
+            part = listings[place].get(part, part)
+        place = os.path.join(place, part)
+    return place

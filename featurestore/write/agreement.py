@@ -1,0 +1,78 @@
+"""Whether a store that is there holds the tokens and labels that are to be written."""
+
+from typing import Any
+
+import pandas as pd
+
+from featurestore.errors import MismatchError, list_some
+from featurestore.format.spec import StoreSpec
+from featurestore.store import FeatureStore
+
+
+def check_same(store: FeatureStore, spec: StoreSpec) -> None:
+    """MismatchError naming each part of the spec that differs from the store's."""
+    ours, theirs = spec.tokens.model_dump(mode="json"), store.spec.tokens.model_dump(mode="json")
+    keys = {**theirs, **ours}
+    differing = [
+        _difference(key, theirs.get(key), ours.get(key))
+        for key in keys
+        if ours.get(key) != theirs.get(key)
+    ]
+    for name in ("has_patches", "pooled_dtype"):
+        if getattr(spec, name) != getattr(store.spec, name):
+            differing.append(
+                f"{name}: store {getattr(store.spec, name)}, asked {getattr(spec, name)}"
+            )
+    # their size is that of the photograph that came first
+    if bool(spec.thumb) != bool(store.spec.thumb):
+        differing.append(f"thumbs: store {bool(store.spec.thumb)}, asked {bool(spec.thumb)}")
+    if differing:
+        raise MismatchError(
+            f"{store.path}: holds other tokens; choose another name or remove it\n  "
+            + "\n  ".join(differing)
+        )
+
+
+def _difference(key: str, theirs: Any, ours: Any) -> str:
+    """A part of two token specs for messages; views by their names, if these tell them apart."""
+    if key == "views":
+        names = [[view["name"] for view in views] for views in (theirs, ours)]
+        if names[0] != names[1]:
+            theirs, ours = (f"{len(each)} ({', '.join(each)})" for each in names)
+            return f"views: store {theirs}, asked {ours}"
+    return f"{key}: store {theirs!r}, asked {ours!r}"
+
+
+def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
+    """MismatchError naming the sealed images whose cells in the CSV are not the store's: nothing
+    sealed is rewritten."""
+    advice = (
+        f"labels are part of a store; `biomass store extend {store.path} NEW --data DIR --relabel` "
+        "copies its tokens to "
+        "one with these"
+    )
+    known = store.catalog.iloc[store.sealed].set_index("image_id")
+    ours = frame.set_index("image_id")
+    ours = ours.loc[ours.index.isin(known.index)]
+    if missing := [name for name in ours.columns if name not in known.columns]:
+        raise MismatchError(
+            f"{store.path}: the CSV has columns the store lacks: {', '.join(missing)}; {advice}"
+        )
+    kinds = {column.name: column.kind for column in store.spec.columns}
+    for name in frame.columns.drop("image_id"):
+        kind = "number" if pd.api.types.is_numeric_dtype(frame[name]) else "text"
+        if kind != kinds[name] and not frame[name].isna().all():
+            raise MismatchError(
+                f"{store.path}: {name!r} is {kinds[name]} in the store, {kind} in the CSV; {advice}"
+            )
+    for name in ours.columns:
+        theirs = known.loc[ours.index, name]
+        # a table put together of several has NaN where the store has nothing
+        if kinds[name] == "text":
+            ours[name] = ours[name].fillna("")
+        differs = (ours[name] != theirs) & ~(ours[name].isna() & theirs.isna())
+        if differs.any():
+            raise MismatchError(
+                f"{store.path}: {name!r} in the CSV differs from the store's for "
+                f"{list_some(list(ours.index[differs]), 5)}\n{advice}"
+            )

@@ -1,0 +1,95 @@
+"""Everything that `store build` can be told."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from featurestore.errors import InputError, UsageError
+
+
+class BuildConfig(BaseModel):
+    """Everything `store build` can be told; the keys of its `--config` are these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path
+    """Folder with train.csv and the photographs it names."""
+    out: Path
+    """The store: NAME.h5 or NAME.zarr."""
+    backbone: str = "vit_huge_plus_patch16_dinov3"
+    """timm name of a vision transformer with a class token."""
+    image_size: Annotated[int, Field(ge=1)] = 960
+    """Pixels, the side of a tile (crop whole: its short side)."""
+    crop: Literal["squash", "halves", "whole"] = "halves"
+    """squash: the whole picture to one square; halves: left and right square of a 2:1 picture;
+    whole: keep the aspect."""
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None
+    """How many bits the values of 16-bit photographs have, e.g. 12; nothing takes them for 16."""
+    views: str = "20"
+    """How many of the views, or their names with commas."""
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
+    """Blocks whose normed tokens are kept, one after another along the width."""
+    weights: str | None = None
+    """FILE.safetensors, `random`, or nothing for timm's download."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What the backbone computes in; tokens are stored as float16."""
+    seed: int = 0
+    """Keys the views' draws and random weights."""
+    tokens: Literal["all", "pooled"] = "all"
+    """pooled: class tokens and pooled vectors alone, enough for regressors and the pooled_mlp head.
+    With P patches a tile they take about 11 / (11 + P) of the room of all tokens: 0.3 % at 3600
+    patches, 7 % at 144."""
+    pooled_dtype: Literal["float32", "float16"] = "float32"
+    """Of the pooled vectors; float16 halves a pooled store."""
+    thumbs: bool = True
+    """Keep small pictures of the photographs."""
+    reserve: Annotated[int, Field(ge=0)] = 0
+    """Rows kept free for images to come."""
+    skip_missing: bool = False
+    """Go without photographs that are missing or damaged; their status in the catalog says so."""
+    allow_outside: bool = False
+    """Take photographs from outside the data folder too."""
+    check_space: bool = True
+    """Refuse to begin what the disk cannot hold."""
+    wait: bool = False
+    """Wait for another builder to end rather than stop with exit code 75."""
+    lock: bool = True
+    """Hold the builder's lock; without it, on file systems that have none, nothing keeps a second
+    builder out."""
+    save_weights: bool = True
+    """Keep the weights beside the store, where predict finds them."""
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _views_may_be_a_number(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _layers_may_be_one_or_text(cls, value: object) -> object:
+        return (
+            value.split(",") if isinstance(value, str) else [value] if type(value) is int else value
+        )
+
+    @classmethod
+    def check(cls, **values: object) -> "BuildConfig":
+        """The config, or InputError naming the key that is wrong."""
+        try:
+            return cls(**values)
+        except ValidationError as err:
+            first = err.errors()[0]
+            if missing := [
+                "--" + str(each["loc"][0]) for each in err.errors() if each["type"] == "missing"
+            ]:
+                raise UsageError(
+                    f"{' and '.join(missing)} must be given, here or in --config"
+                ) from err
+            known = (
+                f"; known: {', '.join(cls.model_fields)}"
+                if first["type"] == "extra_forbidden"
+                else ""
+            )
+            raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}{known}") from err
