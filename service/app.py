@@ -10,12 +10,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from featurestore.errors import BiomassError
-from service import log, metrics, openapi, pages, rows, stores, zarr_view
+from service import log
+from service.answers import openapi
+from service.answers.computations import Computations
+from service.connection.guard import Guard
+from service.connection.metrics import Counting, Metrics
 from service.errors import ServiceError, translated
-from service.guard import Guard
-from service.heavy import Heavy
 from service.library import HIDDEN, Library
 from service.relay import Relay
+from service.routes import health, images, page, rows, stores, sweeps, zarr_objects
 
 
 def create_app(
@@ -24,51 +27,45 @@ def create_app(
     """The service as an ASGI application.
 
     library : what it serves. hosts : names and addresses that a request's Host may have, whatever
-        its port. token : what a
-    request must bring, None lets everybody in. relay : answers what must be computed; None computes
-    it here, beside all else.
+        its port. token : what a request must bring, None lets everybody in. relay : answers what
+        must be computed; None computes it here, beside all else.
     """
-    counts = metrics.Metrics()
-    around = [Middleware(metrics.Counting, counts), Middleware(Guard, token=token, hosts=hosts)]
-    computed = _computed() if relay is None else [relay.through(route) for route in _computed()]
+    metrics = Metrics()
+    middleware = [Middleware(Counting, metrics), Middleware(Guard, token=token, hosts=hosts)]
+    computed = _computed()
+    if relay is not None:
+        metrics.registry.register(relay)
+        computed = [relay.through(route) for route in computed]
     app = Starlette(
         routes=[*_read(), *computed],
-        middleware=around,
+        middleware=middleware,
         exception_handlers={ServiceError: _answer, BiomassError: _translate, HTTPException: _plain},
     )
     app.router.redirect_slashes = False
-    app.state.library, app.state.metrics, app.state.relay, app.state.heavy = (
-        library,
-        counts,
-        relay,
-        Heavy(),
-    )
+    app.state.library = library
+    app.state.metrics = metrics
+    app.state.computations = Computations()
     return app
 
 
 def _read() -> list[BaseRoute]:
     """What is read and sent as it is."""
     return [
-        Route("/healthz", metrics.healthz),
-        Route("/metrics", metrics.metrics),
+        Route("/healthz", health.healthz),
+        Route("/metrics", health.metrics),
         Route("/openapi.json", openapi.document),
-        Route("/v1/stores", stores.listing),
-        Route("/v1/stores/{s}", stores.one),
+        *stores.read_routes(),
         Route("/v1/stores/{s}/rows/{image}/{view}", rows.row),
         Route("/v1/stores/{s}/arrays/{name:path}", rows.array),
-        Route("/v1/stores/{s}/zarr/{key:path}", zarr_view.zarr_object),
+        Route("/v1/stores/{s}/zarr/{key:path}", zarr_objects.zarr_object),
         Route("/v1/stores/{s}/file", rows.file),
-        *pages.shell(),
+        *page.routes(),
     ]
 
 
 def _computed() -> list[Route]:
     """What is computed, decoded or made into tables."""
-    return [
-        Route("/v1/stores/{s}/catalog.{format}", stores.catalog),
-        Route("/v1/stores/{s}/stats.{format}", stores.stats),
-        *pages.routes(),
-    ]
+    return [*stores.computed_routes(), *images.routes(), *sweeps.routes()]
 
 
 def _answer(request: Request, err: ServiceError) -> Response:

@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import wraps
 from pathlib import Path
 
 import h11
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
@@ -25,6 +27,7 @@ from featurestore.disk.urls import TOKEN
 from featurestore.disk.usable import usable_cpus
 from featurestore.errors import BiomassError, NoThreadError
 from service import log
+from service.connection.metrics import resident_bytes
 from service.errors import ServiceError
 from service.library import Library
 
@@ -77,6 +80,20 @@ class Relay:
             return _Relayed(self, request.scope)
 
         return Route(route.path, relayed)
+
+    def collect(self) -> Iterator[Metric]:
+        """The worker's counts, for a registry of prometheus_client."""
+        yield GaugeMetricFamily(
+            "biomass_worker_requests_now", "Requests that the worker answers now.", self.n_now
+        )
+        yield CounterMetricFamily(
+            "biomass_worker_starts", "How often the worker was started.", self.n_starts
+        )
+        yield GaugeMetricFamily(
+            "biomass_worker_resident_bytes",
+            "Memory of the worker's process.",
+            resident_bytes(self.pid),
+        )
 
     def connect(self) -> socket.socket:
         """A new connection to the worker; ServiceError `busy` if it has ended and cannot be started

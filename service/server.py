@@ -59,7 +59,7 @@ def serve(
     as_json: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Answer requests until a signal, which lets what is under way end within impatient.DRAIN_S.
+    """Answer requests until a signal, which lets what is under way end within time_limits.DRAIN_S.
 
     The signals are those that stop a command; handlers are put back. Off the main thread none are
     set.
@@ -88,7 +88,7 @@ def serve(
         import uvicorn
 
         from service.app import create_app
-        from service.impatient import config_of
+        from service.connection.time_limits import config_of
         from service.library import Library
         from service.relay import Relay
     except ModuleNotFoundError as err:

@@ -15,10 +15,10 @@ from featurestore.disk.interrupts import COUNTED_ONCE
 from featurestore.disk.messages import secure_standard_streams
 from service import log
 from service.app import create_app
-from service.impatient import config_of
+from service.connection.time_limits import config_of
+from service.connection.zero_copy import ZeroCopyProtocol
 from service.library import Library
 from service.relay import HOST
-from service.zero_copy import ZeroCopyProtocol
 
 NICE = 5  # the server goes first: its answers are small or copied by the kernel
 # threads that compute give way to answers that are ready ten times as often as by Python's 5 ms

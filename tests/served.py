@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.impatient import config_of
+from service.connection.time_limits import config_of
 from service.library import Library
 from service.server import LOOPBACK, listen
 

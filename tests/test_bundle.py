@@ -970,7 +970,7 @@ def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path):
         "trainer/heads/kinds/density.py",
         "featurestore/backbone/demo/CARD.md",
         "featurestore/backbone/demo/vit_demo_patch16_dinov3.safetensors",
-        "service/static/index.html",
+        "service/page/index.html",
         "biomass_tokens-0.1.0.dist-info/RECORD",
     } <= set(names)
     assert not [

@@ -15,7 +15,7 @@ from featurestore import FeatureStore
 from featurestore.backbone.weights import kept_weights
 from featurestore.errors import NoAccessError
 from predictor import __main__ as program
-from service.pictures import photograph_jpeg
+from service.explore.pictures import photograph_jpeg
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.runs import best_run
 

@@ -6,7 +6,7 @@ import pytest
 from commands import biomass
 from conftest import SWEEP
 
-from service import sweeps as shown
+from service.explore import sweeps as shown
 
 ONLY = "only fold 1 of 2 is trained (cv.fold, --fold)"
 pytestmark = pytest.mark.filterwarnings("ignore:.*random weights")

@@ -15,9 +15,9 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from served import client_of, error_of, serving, write_served
 
 from featurestore import FeatureStore, open_writer
-from service import body
+from service.answers import file_bytes
+from service.answers.computations import Computations
 from service.errors import ServiceError
-from service.heavy import Heavy
 from service.library import HIDDEN, Library, Served
 
 S = "/v1/stores/features"
@@ -90,17 +90,17 @@ def test_s10_a_file_cut_while_it_is_sent_ends_the_connection_early(tmp_path, mon
 
     path = tmp_path / "features.h5"
     write_tiny(path, n=40)
-    monkeypatch.setattr("service.body.CHUNK_BYTES", 1000)
-    monkeypatch.setattr("service.body.is_cached", lambda *_: False)
+    monkeypatch.setattr("service.answers.file_bytes.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("service.answers.file_bytes.is_cached", lambda *_: False)
     first_sent, cut = threading.Event(), threading.Event()
 
-    def slow_pread(fd, span, read=body._pread):
+    def slow_pread(fd, span, read=file_bytes._pread):
         if first_sent.is_set():
             cut.wait(10)
         first_sent.set()
         return read(fd, span)
 
-    monkeypatch.setattr("service.body._pread", slow_pread)
+    monkeypatch.setattr("service.answers.file_bytes._pread", slow_pread)
     with serving(path) as url:
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
         connection.request("GET", f"{S}/file")
@@ -155,7 +155,7 @@ def test_s20_appended_images_are_found_by_their_ids(store_path):
 
 def test_an_etag_of_bytes_just_written_holds_for_nothing_else(tmp_path, monkeypatch):
     # two requests may take longer than what is real
-    monkeypatch.setattr("service.body.SETTLED_S", 60)
+    monkeypatch.setattr("service.answers.file_bytes.SETTLED_S", 60)
     client = client_of(write_served(tmp_path, "h5"))
     first, second = (client.get(f"{S}/arrays/seal").headers["ETag"] for _ in range(2))
     assert first != second
@@ -193,7 +193,7 @@ def test_s09_many_requests_for_one_computation_are_one_computation(tmp_path, mon
 
 def test_s09_other_computations_than_there_are_slots_for_are_busy():
     async def ask():
-        heavy, done = Heavy(slots=1, waiting=1), threading.Event()
+        heavy, done = Computations(slots=1, waiting=1), threading.Event()
         running = [asyncio.ensure_future(heavy.run(key, done.wait)) for key in "ab"]
         await asyncio.sleep(0)
         same = asyncio.ensure_future(heavy.run("a", done.wait))
@@ -211,7 +211,7 @@ def test_s09_other_computations_than_there_are_slots_for_are_busy():
 
 def test_results_are_kept_as_long_as_there_is_room():
     async def ask():
-        heavy, made = Heavy(kept_bytes=2500), []
+        heavy, made = Computations(kept_bytes=2500), []
         for key in "aabcba":
             await heavy.run(key, lambda key=key: (made.append(key), np.zeros(1000, np.uint8))[1])
         return made
@@ -221,7 +221,7 @@ def test_results_are_kept_as_long_as_there_is_room():
 
 def test_an_error_is_told_to_all_who_wait_and_not_kept():
     async def ask():
-        heavy, made = Heavy(), []
+        heavy, made = Computations(), []
 
         def fail():
             made.append(1)

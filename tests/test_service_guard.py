@@ -178,7 +178,7 @@ def test_s18_no_error_tells_a_path_or_a_traceback(path, monkeypatch, capfd):
     def broken(*_):
         raise RuntimeError(f"{path} broke\nerror: a forged line \x1b[2J")
 
-    monkeypatch.setattr("service.stores.describe", broken)
+    monkeypatch.setattr("service.routes.stores.describe", broken)
     answer = client_of(path).get(S + "?token=secret%0aforged")
     assert error_of(answer) == (500, "internal")
     assert str(path) not in answer.text and "RuntimeError" not in answer.text
@@ -209,7 +209,7 @@ def test_s18_messages_of_the_store_lose_their_paths(path, monkeypatch, capfd, al
 
 
 def test_more_requests_than_may_be_under_way_are_busy(path, monkeypatch):
-    monkeypatch.setattr("service.guard.MOST_REQUESTS", 0)
+    monkeypatch.setattr("service.connection.guard.MOST_REQUESTS", 0)
     client = client_of(path)
     answer = client.get("/v1/stores")
     assert error_of(answer) == (503, "busy") and int(answer.headers["Retry-After"]) > 0

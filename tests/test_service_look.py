@@ -17,8 +17,8 @@ from featurestore import open_writer
 from featurestore.errors import InputError, StoreDamaged, UsageError
 from featurestore.format.choose import open_layout
 from featurestore.format.spec import STATS, ViewSpec
-from service import heat, look, maps, odd, pictures
 from service.errors import ServiceError
+from service.explore import maps, outliers, overview, patch_grids, pictures
 from service.pread import PreadStore
 
 MAX, STD = STATS.index("patch_max"), STATS.index("cls_m2")
@@ -61,15 +61,15 @@ def stats(n: int, seed: int = 0) -> np.ndarray:
 
 
 def test_images_that_are_alike_are_not_odd():
-    assert not len(odd.odd_rows(stats(5000)))
+    assert not len(outliers.outlying_rows(stats(5000)))
 
 
 def test_a_row_far_from_the_others_is_odd_by_its_worst_statistic():
     rows_NS = stats(50)
     rows_NS[7, MAX] += 3
     rows_NS[7, STD] += 500
-    (found,) = odd.odd_rows(rows_NS).to_dict("records")
-    assert (found["row"], found["what"]) == (7, "cls_std") and found["score"] > odd.ODD
+    (found,) = outliers.outlying_rows(rows_NS).to_dict("records")
+    assert (found["row"], found["what"]) == (7, "cls_std") and found["score"] > outliers.OUTLYING
     assert found["typical"] == pytest.approx(1.2**0.5, abs=0.01) and found[
         "value"
     ] == pytest.approx(6.2**0.5, abs=0.01)
@@ -84,7 +84,7 @@ def test_what_is_not_finite_comes_first_and_has_no_score(tmp_path):
         rows.stats_VS[2, MAX] += 50 * (image == 5)
         return rows
 
-    found = odd.odd(written(tmp_path / "a.h5", change, n=30))
+    found = outliers.outliers(written(tmp_path / "a.h5", change, n=30))
     assert found["image_id"].tolist() == ["ID009", "ID003", "ID005"] and found["view"].tolist() == [
         "hflip",
         "hflip",
@@ -95,24 +95,26 @@ def test_what_is_not_finite_comes_first_and_has_no_score(tmp_path):
 
 
 def test_of_a_handful_of_images_none_is_odd():
-    rows_NS = stats(odd.FEWEST)
+    rows_NS = stats(outliers.FEWEST)
     rows_NS[7, MAX] += 30
-    assert len(odd.odd_rows(rows_NS)) == 1 and not len(odd.odd_rows(rows_NS[1:]))
+    assert len(outliers.outlying_rows(rows_NS)) == 1 and not len(
+        outliers.outlying_rows(rows_NS[1:])
+    )
 
 
 def test_where_most_are_equal_a_step_of_half_precision_is_not_odd():
     rows_NS = stats(1)[[0] * 40]
     rows_NS[3, MAX] *= 1 + 2.0**-11
-    assert not len(odd.odd_rows(rows_NS))
+    assert not len(outliers.outlying_rows(rows_NS))
     rows_NS[3, MAX] *= 1.5
-    assert odd.odd_rows(rows_NS)["row"].tolist() == [3]
+    assert outliers.outlying_rows(rows_NS)["row"].tolist() == [3]
 
 
 # -- targets
 
 
 def test_targets_by_state_and_by_date_in_their_order(store):
-    found = look.overview(opened(store))["targets"]
+    found = overview.overview(opened(store))["targets"]
     assert [row["group"] for row in found["Sampling_Date"]][::5] == [
         f"2015/9/{day}" for day in range(1, 11)
     ]
@@ -135,8 +137,8 @@ def test_a_catalog_without_states_or_masses_has_no_such_groups(tmp_path):
     frame = pd.DataFrame(
         {"image_id": list("abcd"), "path": list("abcd"), "Dry_Total_g": [1.0, np.nan, 3.0, 4.0]}
     )
-    assert list(look.overview(written(tmp_path / "a.h5", frame=frame))["targets"]) == ["all"]
-    assert look.targets(frame[["image_id"]].assign(State="Vic")) == {"all": []}
+    assert list(overview.overview(written(tmp_path / "a.h5", frame=frame))["targets"]) == ["all"]
+    assert overview.targets(frame[["image_id"]].assign(State="Vic")) == {"all": []}
 
 
 # -- maps
@@ -209,10 +211,10 @@ def test_the_most_similar_patch_lies_where_the_photograph_has_it(tmp_path, name)
         return rows
 
     store = written(tmp_path / "a.h5", change, n=2, views=VIEWS)
-    own = heat.norms(store, 0, view)
+    own = patch_grids.norms(store, 0, view)
     assert (own["rows"], own["columns"]) == (2, 6)
     at = divmod(int(np.argmax(own["values"])), 6)
-    found = heat.similar(store, 0, at, view, k=1)
+    found = patch_grids.similar(store, 0, at, view, k=1)
     assert found["others"][0] | {"values": None} == {
         "image_id": "ID001",
         "best": 1.0,
@@ -231,9 +233,9 @@ def test_what_is_not_finite_is_null(tmp_path):
 
     store = written(tmp_path / "a.h5", change)
     found = [
-        heat.norms(store, 0),
-        heat.similar(store, 0, (0, 1)),
-        heat.similar(store, 0, (0, 0), k=2),
+        patch_grids.norms(store, 0),
+        patch_grids.similar(store, 0, (0, 1)),
+        patch_grids.similar(store, 0, (0, 0), k=2),
     ]
     assert [each["values"][1] for each in found] == [None, None, None] and found[0]["values"].count(
         None
@@ -245,9 +247,9 @@ def test_what_is_not_finite_is_null(tmp_path):
 def test_patches_and_numbers_that_are_not_there_are_refused(tmp_path):
     store = written(tmp_path / "a.h5")
     with pytest.raises(UsageError, match="row 0 to 1 and column 0 to 5"):
-        heat.similar(store, 0, (2, 0))
+        patch_grids.similar(store, 0, (2, 0))
     with pytest.raises(UsageError, match="0 to 24"):
-        heat.similar(store, 0, (0, 0), k=25)
+        patch_grids.similar(store, 0, (0, 0), k=25)
 
 
 def test_a_store_that_was_cut_is_an_error(store_path):
@@ -256,15 +258,15 @@ def test_a_store_that_was_cut_is_an_error(store_path):
     last = store.layout.extents["patches"].paths[-1]
     with open(last, "r+b") as file:
         file.truncate(last.stat().st_size // 3)
-    for ask in (heat.norms, heat.similar, pictures.pca_png):
+    for ask in (patch_grids.norms, patch_grids.similar, pictures.pca_png):
         with pytest.raises(StoreDamaged, match="cut"):
-            ask(store, 4, *{heat.similar: [(0, 0)], pictures.pca_png: [0]}.get(ask, []))
+            ask(store, 4, *{patch_grids.similar: [(0, 0)], pictures.pca_png: [0]}.get(ask, []))
 
 
 def test_the_card_walks_over_sealed_images(tmp_path):
     write_tiny(tmp_path / "a.h5", n=5, seal=3)
     store = opened(tmp_path / "a.h5")
-    cards = [look.image_card(store, image, k=1) for image in range(3)]
+    cards = [overview.image_card(store, image, k=1) for image in range(3)]
     assert [(card["previous"], card["next"]) for card in cards] == [
         (None, "ID001"),
         ("ID000", "ID002"),
@@ -272,7 +274,7 @@ def test_the_card_walks_over_sealed_images(tmp_path):
     ]
     assert cards[0]["grid"] == [2, 6] and cards[0]["aspect"] == 2 and len(cards[0]["nearest"]) == 1
     with pytest.raises(InputError, match="not built yet"):
-        look.image_card(store, 3)
+        overview.image_card(store, 3)
 
 
 # -- photographs

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from sweeps import config
 
 from featurestore.errors import InputError
-from service import sweeps
+from service.explore import sweeps
 from trainer.loop.sweep import run_sweep
 
 S = "/v1/stores/features"
@@ -269,7 +269,7 @@ def test_a_sweep_that_lists_no_runs_still_tells_its_settings(finished, tmp_path)
 
 def test_settings_are_read_without_torch(finished):
     code = (
-        "import sys; from pathlib import Path; from service import sweeps; sweep = "
+        "import sys; from pathlib import Path; from service.explore import sweeps; sweep = "
         "Path(sys.argv[1]); "
         "print(len(sweeps.describe(sweep, sweeps.plan(sweep))['settings']), 'torch' in sys.modules)"
     )

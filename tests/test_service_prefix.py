@@ -21,7 +21,7 @@ from served import TOKEN, serving, write_served
 
 from featurestore import FeatureStore
 
-STATIC = Path(__file__).parent.parent / "service" / "static"
+PAGE = Path(__file__).parent.parent / "service" / "page"
 PREFIX = "/user/me/proxy/8571"
 
 
@@ -151,7 +151,7 @@ def test_a_store_is_opened_through_the_prefix(page, tmp_path):
 def test_no_address_of_the_page_is_absolute():
     """An address of the service that begins with / passes through `here` on its way to the
     browser."""
-    for file in STATIC.rglob("*"):
+    for file in PAGE.rglob("*"):
         text = file.read_text() if file.is_file() else ""
         assert not re.search(r"""(href|src)\s*[=:]\s*["'`]/|fetch\((?!here\()""", text), file
         assert file.suffix != ".css" or "url(/" not in text

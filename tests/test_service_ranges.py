@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served import client_of, error_of, write_served
 
-from service.body import Span, Zeros, cut
+from service.answers.file_bytes import Span, Zeros, cut
+from service.answers.ranges import asked_ranges
 from service.errors import ServiceError
-from service.ranges import asked_ranges
 
 ROW = "/v1/stores/features/rows/@0/0"
 

@@ -89,7 +89,7 @@ def test_a_table_has_two_formats_only(client):
 
 def test_many_rows_come_in_blocks_that_fit_together(client, monkeypatch):
     whole = client.get(f"{S}/catalog.json").json()
-    monkeypatch.setattr("service.tables.BLOCK", 7)
+    monkeypatch.setattr("service.answers.tables.BLOCK", 7)
     assert json.loads(client.get(f"{S}/catalog.json").text) == whole
 
 

@@ -162,10 +162,10 @@ def test_s09_what_is_read_is_answered_while_it_computes(server):
             "/metrics",
         ):
             assert ask(port, address)[0] == 200
-        assert b"\nbiomass_worker_requests_now 128\n" in ask(port, "/metrics")[2]
+        assert b"\nbiomass_worker_requests_now 128.0\n" in ask(port, "/metrics")[2]
         for connection in waiting[:64]:
             connection.close()  # who goes makes room
-        wait_for(lambda: b"\nbiomass_worker_requests_now 64\n" in ask(port, "/metrics")[2])
+        wait_for(lambda: b"\nbiomass_worker_requests_now 64.0\n" in ask(port, "/metrics")[2])
     finally:
         os.kill(worker_of(process), signal.SIGCONT)
     answers = Counter(connection.getresponse().status for connection in waiting[64:])
@@ -181,7 +181,7 @@ def test_it_is_started_again_when_it_ended(tmp_path):
         os.kill(first, signal.SIGSTOP)
         cut = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         cut.request("GET", f"{S}/stats.json")
-        wait_for(lambda: b"\nbiomass_worker_requests_now 1\n" in ask(port, "/metrics")[2])
+        wait_for(lambda: b"\nbiomass_worker_requests_now 1.0\n" in ask(port, "/metrics")[2])
         gone.rename(tmp_path / "elsewhere")
         os.kill(first, signal.SIGKILL)
         answer = cut.getresponse()
@@ -193,7 +193,7 @@ def test_it_is_started_again_when_it_ended(tmp_path):
         assert (status, json.loads(body)["error"]["kind"]) == (503, "store-gone")
         (tmp_path / "elsewhere").rename(gone)
         assert ask(port, f"{S}-2/stats.json")[0] == 200
-        assert b"\nbiomass_worker_starts_total 2\n" in ask(port, "/metrics")[2]
+        assert b"\nbiomass_worker_starts_total 2.0\n" in ask(port, "/metrics")[2]
         process.terminate()
         assert "(signal 9) and is started again" in process.stderr.read()
 

@@ -135,7 +135,7 @@ def test_rows_of_images_that_are_not_sealed_are_an_error_and_never_zeros(tmp_pat
 
 
 def test_small_arrays_come_in_chunks_whose_last_is_filled_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.zarr_view.CHUNK_BYTES", 900)
+    monkeypatch.setattr("service.routes.zarr_objects.CHUNK_BYTES", 900)
     path = write_served(tmp_path, "h5")
     client, store = client_of(path), FeatureStore.open(path)
     n = json.loads(client.get(f"{S}/zarr/stats/zarr.json").content)["chunk_grid"]["configuration"][

@@ -15,7 +15,8 @@ import pytest
 from served import serving, write_served
 
 from featurestore import FeatureStore
-from service import body, zero_copy
+from service.answers import file_bytes
+from service.connection import zero_copy
 
 ROW = "/v1/stores/features/rows/@3/1"
 
@@ -37,11 +38,11 @@ def refuse(*_):
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "cold"])
 @pytest.mark.parametrize("chunk", [64, 1 << 20], ids=["many chunks", "one chunk"])
 def test_a_row_comes_whole_either_way(store, monkeypatch, cached, chunk):
-    monkeypatch.setattr(body, "ZERO_COPY_BYTES", chunk)
-    monkeypatch.setattr(body, "CHUNK_BYTES", chunk)
-    monkeypatch.setattr(body, "is_cached", lambda *_: cached)
+    monkeypatch.setattr(file_bytes, "ZERO_COPY_BYTES", chunk)
+    monkeypatch.setattr(file_bytes, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(file_bytes, "is_cached", lambda *_: cached)
     monkeypatch.setattr(
-        *((body, "_pread") if cached else (zero_copy.ZeroCopyProtocol, "_send_file")), refuse
+        *((file_bytes, "_pread") if cached else (zero_copy.ZeroCopyProtocol, "_send_file")), refuse
     )
     row = store.patches[3, 1]
     with serving(store.path) as url:
@@ -72,7 +73,7 @@ def test_where_the_kernel_cannot_send_a_file_it_is_read(store, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.EINVAL, "no such system call here")
 
-    monkeypatch.setattr(body, "is_cached", lambda *_: True)
+    monkeypatch.setattr(file_bytes, "is_cached", lambda *_: True)
     monkeypatch.setattr(os, "sendfile", unsupported)
     with serving(store.path) as url:
         assert read(url + ROW) == store.patches[3, 1].tobytes()
@@ -84,7 +85,7 @@ def test_a_client_that_goes_just_before_a_part_is_sent_is_no_failure(store, monk
         client.close()
         raise BrokenPipeError(errno.EPIPE, "the client has gone")
 
-    monkeypatch.setattr(body, "is_cached", lambda *_: True)
+    monkeypatch.setattr(file_bytes, "is_cached", lambda *_: True)
     with (
         serving(store.path) as url,
         socket.create_connection(("127.0.0.1", urlsplit(url).port), 10) as client,
@@ -100,31 +101,31 @@ def test_a_client_that_goes_just_before_a_part_is_sent_is_no_failure(store, monk
 
 def test_a_file_cut_while_it_is_sent_ends_the_connection_early(store, monkeypatch, capfd):
     path = store.layout.extents["patches"].locate(3 * 2 + 1)[0]
-    cached = body.is_cached
+    cached = file_bytes.is_cached
 
     def cut(fd, offset, n_bytes):
         os.truncate(path, offset + n_bytes // 2)
         return True
 
-    monkeypatch.setattr(body, "is_cached", cut)
+    monkeypatch.setattr(file_bytes, "is_cached", cut)
     with serving(store.path) as url:
         with pytest.raises(IncompleteRead):
             read(url + ROW)
-        monkeypatch.setattr(body, "is_cached", cached)
+        monkeypatch.setattr(file_bytes, "is_cached", cached)
         assert b"ok" in read(url + "/healthz")
     assert capfd.readouterr().err == f"error: GET {ROW}: a file was cut while it was sent\n"
 
 
 def test_a_client_that_takes_nothing_is_dropped(tmp_path, monkeypatch):
     monkeypatch.setattr(zero_copy, "TAKE_S", 0.3)
-    monkeypatch.setattr(body, "_pread", refuse)
+    monkeypatch.setattr(file_bytes, "_pread", refuse)
     large = write_served(tmp_path, "h5")
     os.truncate(large, 1 << 30)  # a hole: more than buffers of sockets hold, and no byte on disk
     with (
         serving(large) as url,
         socket.create_connection(("127.0.0.1", urlsplit(url).port), 20) as client,
     ):
-        monkeypatch.setattr(body, "is_cached", lambda *_: True)
+        monkeypatch.setattr(file_bytes, "is_cached", lambda *_: True)
         client.sendall(b"GET /v1/stores/features/file HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         time.sleep(1)
         with pytest.raises(ConnectionResetError):

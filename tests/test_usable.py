@@ -15,7 +15,7 @@ from served import write_served
 from featurestore.disk.threads import usable_threads
 from featurestore.disk.usable import Memory, check_memory, usable_cpus, usable_memory
 from featurestore.errors import MemoryShortError
-from service.heavy import Heavy
+from service.answers.computations import Computations
 from service.library import Library
 from service.relay import Relay
 
@@ -340,8 +340,10 @@ def test_L5_tokens_that_do_not_fit_are_refused_before_a_store_is_laid_out(
     ids=["much", "a small container"],
 )
 def test_L5_a_server_keeps_at_most_a_quarter_of_what_is_usable(usable, kept, monkeypatch):
-    monkeypatch.setattr("service.heavy.usable_memory", lambda: Memory(usable, "a limit"))
-    assert Heavy().kept_bytes == kept
+    monkeypatch.setattr(
+        "service.answers.computations.usable_memory", lambda: Memory(usable, "a limit")
+    )
+    assert Computations().kept_bytes == kept
 
 
 def test_L5_a_servers_worker_starts_with_the_quotas_threads(quota, tmp_path, monkeypatch):

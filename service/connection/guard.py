@@ -17,7 +17,7 @@ from service import log
 from service.errors import ServiceError
 
 MOST_URL_BYTES = 8192
-MOST_REQUESTS = 256  # under way at once; each may hold body.CHUNK_BYTES twice
+MOST_REQUESTS = 256  # under way at once; each may hold file_bytes.CHUNK_BYTES twice
 OPEN = ("/healthz",)
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "

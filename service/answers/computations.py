@@ -32,10 +32,10 @@ async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> A
     Raises ServiceError `busy` (503, Retry-After) when all SLOTS are taken by other work and WAITING
     more wait, and what function raises; an error is not kept.
     """
-    return await request.app.state.heavy.run(key, function)
+    return await request.app.state.computations.run(key, function)
 
 
-class Heavy:
+class Computations:
     """The slots, the work under way and the results of one application."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Heavy:
         self.most, self.kept_bytes = slots + waiting, kept_bytes
         if kept_bytes is None:
             self.kept_bytes = min(KEPT_BYTES, usable_memory().n_bytes // KEPT_SHARE)
-        self._pool = Pool(slots, thread_name_prefix="heavy")
+        self._pool = Pool(slots, thread_name_prefix="computing")
         self._running: dict[Hashable, asyncio.Future] = {}
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 

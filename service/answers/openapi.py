@@ -11,13 +11,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from featurestore.about import DISTRIBUTION
-from service.asked import library_of
+from service.answers.parameters import library_of
+from service.answers.tables import LIMIT, MOST_LIMIT
+from service.connection.guard import OPEN
 from service.errors import STATUS
-from service.guard import OPEN
 from service.library import Library
-from service.tables import LIMIT, MOST_LIMIT
 
 WHOLE = {"type": "integer", "minimum": 0}
+VIEW = ("A view's name or position.", {"type": "string", "default": "0"})
 TABLE_QUERY = {
     "offset": ("First row.", WHOLE | {"default": 0}),
     "limit": (

@@ -6,7 +6,7 @@ import asyncio
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.zero_copy import TAKE_S, ZeroCopyProtocol
+from service.connection.zero_copy import TAKE_S, ZeroCopyProtocol
 
 HEAD_S = 10
 """A request's head, from the connection or its first byte, must be there within this."""
@@ -16,11 +16,13 @@ DRAIN_S = 4
 
 
 def config_of(app: ASGIApp, protocol: type[asyncio.Protocol] | None = None) -> uvicorn.Config:
-    """How uvicorn serves the application: by this protocol, ImpatientProtocol if None, without logs
-    and headers of its own."""
+    """uvicorn's settings for this application, without logs and headers of its own.
+
+    protocol : TimeLimitedProtocol if None.
+    """
     return uvicorn.Config(
         app,
-        http=protocol or ImpatientProtocol,
+        http=protocol or TimeLimitedProtocol,
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -35,7 +37,7 @@ def config_of(app: ASGIApp, protocol: type[asyncio.Protocol] | None = None) -> u
     )
 
 
-class ImpatientProtocol(ZeroCopyProtocol):
+class TimeLimitedProtocol(ZeroCopyProtocol):
     """One connection; aborted, with what is buffered for it, when its client takes too long."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:

@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 from featurestore.errors import StoreDamaged
 from featurestore.format.layout import Layout
 from featurestore.store import is_cached
+from service.answers.ranges import asked_ranges
+from service.connection.zero_copy import ZERO_COPY
 from service.errors import ServiceError
 from service.library import SETTLED_S, Opened
-from service.ranges import asked_ranges
-from service.zero_copy import ZERO_COPY
 
 # read and sent at once: what a client that does not read makes the server hold
 CHUNK_BYTES = 512 << 10

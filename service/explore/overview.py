@@ -1,4 +1,4 @@
-"""What a store says of itself and of one image, as plain values; pure functions of an open
+"""The overview of a store and the card of one image, as plain values; pure functions of an open
 FeatureStore."""
 
 import re
@@ -11,7 +11,7 @@ from featurestore.explore.pictures import aspect, facts, nearest
 from featurestore.format.spec import STATS
 from featurestore.photos.catalog import TARGETS
 from featurestore.store import FeatureStore
-from service.odd import odd
+from service.explore.outliers import outliers
 
 GROUPS = ("State", "Sampling_Date")
 
@@ -20,7 +20,7 @@ GROUPS = ("State", "Sampling_Date")
 
 
 def overview(store: FeatureStore) -> dict[str, Any]:
-    """Counts, grid, backbone; how many rows are odd; targets of all images, by State and by
+    """Counts, grid, backbone; how many rows are outliers; targets of all images, by State and by
     date."""
     t = store.spec.tokens
     n_images, n_sealed = store.n_images, len(store.sealed)
@@ -42,7 +42,7 @@ def overview(store: FeatureStore) -> dict[str, Any]:
         "has_patches": store.spec.has_patches,
         "has_thumbs": store.spec.thumb is not None,
         "tokens": facts(store)["tokens"],
-        "odd": len(odd(store)),
+        "odd": len(outliers(store)),
         "targets": targets(store.catalog),
     }
 

@@ -15,7 +15,7 @@ import pandas as pd
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from service.asked import number_of
+from service.answers.parameters import number_of
 from service.errors import ServiceError
 
 LIMIT, MOST_LIMIT = 10_000, 100_000
@@ -31,7 +31,7 @@ def table_response(request: Request, frame: pd.DataFrame, format: str) -> Respon
 
     frame : any; its index is left out. Missing and infinite numbers become null, or empty cells.
         Make it once
-    (`heavy.run`) and answer any part of it. format : `json` or `csv`.
+    (`computations.run`) and answer any part of it. format : `json` or `csv`.
 
     ServiceError `not-found` for another format, `bad-request` for columns that are not there or a
     bad number.

@@ -1,5 +1,4 @@
-"""Which sealed images are odd, by the statistics that are stored with their rows: a list to look
-at, worst first."""
+"""Which sealed images' rows are outliers by the statistics stored with them, worst first."""
 
 import numpy as np
 import pandas as pd
@@ -7,17 +6,17 @@ import pandas as pd
 from featurestore.format.spec import STATS
 from featurestore.store import FeatureStore
 
-FEWEST = 20  # sealed images; the spread of fewer says too little to call one of them odd
+FEWEST = 20  # sealed images; the spread of fewer says too little to call one of them an outlier
 # robust standard deviations. In the demo a black, a white and a noisy picture are beyond it (5.6 to
 # 9.2), and none of its 357 photographs in four views is; of 20 views x 10 statistics x 100,000
 # normal images some 10 would be, by chance
-ODD = 5.0
+OUTLYING = 5.0
 # of a normal distribution, by its median and mean absolute deviation
 MAD_TO_SD, MEAN_TO_SD = 1.4826, 1.2533
 HALF_STEP = 2.0**-11  # relative step of float16: tokens that differ by less do not differ
 
 
-def odd(store: FeatureStore) -> pd.DataFrame:
+def outliers(store: FeatureStore) -> pd.DataFrame:
     """Sealed images' rows that are not finite, or whose stored statistics lie far from the others'
     of their view; worst first.
 
@@ -25,8 +24,8 @@ def odd(store: FeatureStore) -> pd.DataFrame:
     score is the distance from the median in robust standard deviations: 1.4826 times the median
     absolute deviation; 1.2533 times the mean one where more than half are equal (Iglewicz and
     Hoaglin 1993, How to detect and handle outliers); at least float16's step. Of a row the
-    statistic with the greatest score counts, and it is odd from ODD on. Stores of fewer than FEWEST
-    sealed images have only rows that are not finite. No token is read.
+    statistic with the greatest score counts, and it is an outlier from OUTLYING on. Stores of fewer
+    than FEWEST sealed images have only rows that are not finite. No token is read.
 
     Returns image_id, view, what (`cls_max`, `patch_non_finite`, ...), value, typical (the median),
     score; what is not finite comes first, NaN as its score.
@@ -34,7 +33,7 @@ def odd(store: FeatureStore) -> pd.DataFrame:
     images_N = store.sealed
     stats_NVS = store.array("stats")[images_N]
     parts = [
-        odd_rows(stats_NVS[:, v], store.spec.has_patches).assign(view=name)
+        outlying_rows(stats_NVS[:, v], store.spec.has_patches).assign(view=name)
         for v, name in enumerate(store.view_names)
     ]
     found = pd.concat(parts, ignore_index=True)
@@ -47,7 +46,7 @@ def odd(store: FeatureStore) -> pd.DataFrame:
     ]
 
 
-def odd_rows(stats_NS: np.ndarray, has_patches: bool = True) -> pd.DataFrame:
+def outlying_rows(stats_NS: np.ndarray, has_patches: bool = True) -> pd.DataFrame:
     """Those of one view: row, what, value, typical, score."""
     kinds = ("cls", "patch") if has_patches else ("cls",)
     fields = dict(zip(STATS, stats_NS.T, strict=True))
@@ -90,7 +89,7 @@ def _far(compared: dict[str, np.ndarray], rows_N: np.ndarray) -> pd.DataFrame:
     score_NK, median_K = robust_scores(values_NK)
     worst_N = score_NK.argmax(1)
     score_N = score_NK[np.arange(len(rows_N)), worst_N]
-    far = np.flatnonzero(score_N >= ODD)
+    far = np.flatnonzero(score_N >= OUTLYING)
     k = worst_N[far]
     return pd.DataFrame(
         {
@@ -104,8 +103,8 @@ def _far(compared: dict[str, np.ndarray], rows_N: np.ndarray) -> pd.DataFrame:
 
 
 def robust_scores(values_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, K) distances from the medians in robust standard deviations, 0 or more, see `odd`; and
-    the medians (K,)."""
+    """(N, K) distances from the medians in robust standard deviations (see `outliers`), 0 or more;
+    and the medians (K,)."""
     median_K = np.median(values_NK, 0)
     distance_NK = np.abs(values_NK - median_K)
     scale_K = MAD_TO_SD * np.median(distance_NK, 0)

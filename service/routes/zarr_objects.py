@@ -18,12 +18,12 @@ from featurestore.errors import StoreDamaged
 from featurestore.format.layout import Extent
 from featurestore.format.spec import FORMAT, FORMAT_VERSION, Array
 from featurestore.store import FeatureStore
-from service.asked import name_of, opened_of, require_sealed
-from service.body import BytesResponse, Piece, Span, Zeros, file_etag
+from service.answers.file_bytes import BytesResponse, Piece, Span, Zeros, file_etag
+from service.answers.openapi import described
+from service.answers.parameters import name_of, opened_of, require_sealed
 from service.errors import ServiceError
 from service.library import Opened
-from service.openapi import described
-from service.rows import array_headers, row_etag
+from service.routes.rows import array_headers, row_etag
 
 CHUNK_BYTES = 1 << 20
 MOST_METADATA_BYTES = 1 << 24

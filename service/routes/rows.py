@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from featurestore.store import FeatureStore
-from service.asked import choice_of, name_of, opened_of, sealed_image_of, view_of
-from service.body import BytesResponse, Piece, Span, file_etag, length
+from service.answers.file_bytes import BytesResponse, Piece, Span, file_etag, length
+from service.answers.openapi import described
+from service.answers.parameters import choice_of, name_of, opened_of, sealed_image_of, view_of
 from service.errors import ServiceError
-from service.openapi import described
 
 PARTS = ("patches", "cls", "pooled", "row")
 

@@ -1,4 +1,4 @@
-"""What is served, in JSON: the list of stores and sweeps, one store, its catalog and statistics."""
+"""Addresses of stores: the list of what is served, one store, and tables of all its images."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -11,14 +11,37 @@ import pandas as pd
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
+from featurestore.disk.json_values import plain
 from featurestore.errors import BiomassError
-from service import heavy
-from service.asked import library_of, name_of, opened_of
+from service.answers import computations
+from service.answers.json_text import JsonText
+from service.answers.openapi import VIEW, described
+from service.answers.parameters import choice_of, library_of, name_of, opened_of, view_of
+from service.answers.tables import table_response
 from service.errors import ServiceError, translated
+from service.explore import maps
+from service.explore.outliers import outliers
+from service.explore.overview import overview as overview_of
 from service.library import Opened
-from service.openapi import described
-from service.tables import table_response
+
+
+def read_routes() -> list[Route]:
+    """What is read and sent as it is."""
+    return [Route("/v1/stores", listing), Route("/v1/stores/{s}", one)]
+
+
+def computed_routes() -> list[Route]:
+    """What is computed or made into tables."""
+    address = "/v1/stores/{s}"
+    return [
+        Route(f"{address}/catalog.{{format}}", catalog),
+        Route(f"{address}/stats.{{format}}", stats),
+        Route(f"{address}/overview.json", overview),
+        Route(f"{address}/odd.{{format}}", odd),
+        Route(f"{address}/map.{{format}}", image_map),
+    ]
 
 
 @described("json", ())
@@ -97,7 +120,7 @@ def one(request: Request) -> Response:
 async def catalog(request: Request) -> Response:
     """The catalog, a row an image, with its position and whether it is sealed."""
     opened = await run_in_threadpool(opened_of, request)
-    frame = await heavy.run(request, (opened.state, "catalog"), lambda: catalog_of(opened))
+    frame = await computations.run(request, (opened.state, "catalog"), lambda: catalog_of(opened))
     return table_response(request, frame, name_of(request, "format"))
 
 
@@ -117,5 +140,47 @@ def catalog_of(opened: Opened) -> pd.DataFrame:
 async def stats(request: Request) -> Response:
     """Statistics per view and kind of token, of all sealed images."""
     opened = await run_in_threadpool(opened_of, request)
-    frame = await heavy.run(request, (opened.state, "stats"), opened.store.stats)
+    frame = await computations.run(request, (opened.state, "stats"), opened.store.stats)
+    return table_response(request, frame, name_of(request, "format"))
+
+
+@described("json", errors=("not-found", "store-damaged", "store-gone"))
+async def overview(request: Request) -> Response:
+    """What the store is: counts, grid, backbone, how many rows are outliers, targets by State and
+    date."""
+    opened = await run_in_threadpool(opened_of, request)
+    key = (opened.state, "overview")
+    found = await computations.run(request, key, lambda: overview_of(opened.store))
+    return JsonText(plain(found))
+
+
+@described("table")
+async def odd(request: Request) -> Response:
+    """Rows that are not finite, or whose statistics lie far from the others' of their view; worst
+    first."""
+    opened = await run_in_threadpool(opened_of, request)
+    frame = await computations.run(request, (opened.state, "odd"), lambda: outliers(opened.store))
+    return table_response(request, frame, name_of(request, "format"))
+
+
+@described(
+    "table",
+    errors=("not-found", "not-installed", "store-damaged", "store-gone"),
+    view=VIEW,
+    method=(
+        "How directions become points.",
+        {"type": "string", "enum": list(maps.METHODS), "default": "pca"},
+    ),
+)
+async def image_map(request: Request) -> Response:
+    """Where sealed images lie beside each other in two dimensions, by their class tokens in a
+    view."""
+    opened = await run_in_threadpool(opened_of, request)
+    view = view_of(request, opened)
+    method = choice_of(request, "method", tuple(maps.METHODS))
+    frame = await computations.run(
+        request,
+        (opened.state, "map", method, view),
+        lambda: maps.image_map(opened.store, method, view),
+    )
     return table_response(request, frame, name_of(request, "format"))

@@ -1,5 +1,4 @@
-"""Numbers of patch tokens on the photograph's grid, to be drawn over it: norms, and how alike
-patches are.
+"""Numbers of patch tokens on the photograph's grid, to be drawn over it: norms and similarities.
 
 Grids are the whole photograph's: tiles side by side, the view's flips and transpose undone.
 """
@@ -24,7 +23,7 @@ def on_grid(store: FeatureStore, image: int, view: int) -> np.ndarray:
 def norms(store: FeatureStore, image: int, view: int = 0) -> dict[str, Any]:
     """Norm of each patch token on the photograph's grid, row by row."""
     grid_HWD = on_grid(store, image, view).astype(np.float32)
-    return _heat(np.linalg.norm(grid_HWD, axis=-1))
+    return _as_grid(np.linalg.norm(grid_HWD, axis=-1))
 
 
 def similar(
@@ -49,7 +48,7 @@ def similar(
     token_D = own_HWD[patch]
     near = nearest(store, image, k, view) if k else None
     others = [] if near is None else near["image_id"].tolist()
-    return _heat(cosines(own_HWD, token_D)) | {
+    return _as_grid(cosines(own_HWD, token_D)) | {
         "others": [_other(store, other, view, token_D) for other in others]
     }
 
@@ -60,7 +59,7 @@ def _other(store: FeatureStore, image_id: str, view: int, token_D: np.ndarray) -
     if np.isfinite(cosine_HW).any():
         at = [int(i) for i in np.unravel_index(np.nanargmax(cosine_HW), cosine_HW.shape)]
         best = round(float(cosine_HW[tuple(at)]), ROUND)
-    return {"image_id": image_id, "best": best, "at": at, **_heat(cosine_HW)}
+    return {"image_id": image_id, "best": best, "at": at, **_as_grid(cosine_HW)}
 
 
 def cosines(grid_HWD: np.ndarray, token_D: np.ndarray) -> np.ndarray:
@@ -72,7 +71,7 @@ def cosines(grid_HWD: np.ndarray, token_D: np.ndarray) -> np.ndarray:
     return cosine_P.clip(-1, 1).reshape(grid_HWD.shape[:2])
 
 
-def _heat(values_HW: np.ndarray) -> dict[str, Any]:
+def _as_grid(values_HW: np.ndarray) -> dict[str, Any]:
     """A grid as rows, columns and values, row by row; null for what is not finite."""
     flat = values_HW.astype(np.float64).round(ROUND).ravel()
     values = np.where(np.isfinite(flat), flat, None) if not np.isfinite(flat).all() else flat

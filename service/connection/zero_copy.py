@@ -13,8 +13,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 ZERO_COPY = "http.response.zerocopysend"
 TAKE_S = 60
-"""What is sent but not taken, at most `body.ZERO_COPY_BYTES`, must be taken within this: 35 kB/s at
-least."""
+"""The client must take what was sent, at most `file_bytes.ZERO_COPY_BYTES`, within this: 35 kB/s
+or more."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import { get, imageUrl } from "./api.js";
 import { photographLink } from "./cards.js";
 import { gradient, viridis } from "./colours.js";
 import { count, el, fixed, num, problem, say, section, select } from "./dom.js";
-import { drawHeat, ends, patchOf, placeCell } from "./heat.js";
+import { drawHeat, ends, patchOf, placeCell } from "./heatmap.js";
 import { put } from "./state.js";
 
 const LAYERS = {

@@ -1,0 +1,1 @@
+"""What surrounds every request: who may ask, limits of a connection, counts."""

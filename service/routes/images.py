@@ -1,0 +1,193 @@
+"""Addresses of one image: card, neighbours, predictions, pictures, and numbers of its patches."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import pandas as pd
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from featurestore.disk.json_values import plain
+from featurestore.explore.pictures import nearest as nearest_images
+from service.answers.json_text import JsonText
+from service.answers.openapi import VIEW, described
+from service.answers.parameters import (
+    library_of,
+    name_of,
+    number_of,
+    opened_of,
+    sealed_image_of,
+    view_of,
+)
+from service.answers.tables import table_response
+from service.errors import ServiceError
+from service.explore import overview, patch_grids, pictures, sweeps
+from service.library import Opened
+
+# requests about one image that are computed together, at some 100 MB each; others wait their turn
+AT_ONCE = 4
+PATCH = re.compile(r"(\d{1,6}),(\d{1,6})", re.ASCII)
+CELL = (
+    "Row and column on the photograph's grid: 3,14.",
+    {"type": "string", "pattern": r"^\d{1,6},\d{1,6}$"},
+    True,
+)
+NEAREST = (
+    "How many of the nearest photographs.",
+    {"type": "integer", "minimum": 0, "maximum": patch_grids.MOST_SIMILAR},
+)
+ERRORS = ("not-found", "not-sealed", "store-damaged", "store-gone")
+PREDICTION = ["sweep", "run", "target", "true", "predicted"]
+
+T = TypeVar("T")
+
+
+def routes() -> list[Route]:
+    address = "/v1/stores/{s}/images/{image}"
+    return [
+        Route(address, card),
+        Route(f"{address}/nearest.{{format}}", nearest),
+        Route(f"{address}/predictions.{{format}}", predictions),
+        Route(f"{address}/views.{{format}}", views),
+        Route(f"{address}/thumb.jpg", thumb),
+        Route(f"{address}/photograph.jpg", photograph),
+        Route(f"{address}/pca.png", pca),
+        Route(f"{address}/norms.json", norms),
+        Route(f"{address}/similar.json", similar),
+    ]
+
+
+@described("json", errors=ERRORS, view=VIEW, k=NEAREST)
+async def card(request: Request) -> Response:
+    """Labels, norms, nearest photographs, and what the served sweeps predict for it out of fold."""
+    opened = await run_in_threadpool(opened_of, request)
+    view = view_of(request, opened)
+    k = number_of(request, "k", 12, patch_grids.MOST_SIMILAR, least=1)
+
+    def made(image: int) -> Response:
+        found = overview.image_card(opened.store, image, k, view)
+        predicted = _predictions(request, found["image_id"])
+        return JsonText(plain(found | {"predictions": predicted}))
+
+    return await _of_image(request, opened, made)
+
+
+@described("table", errors=ERRORS, view=VIEW, k=NEAREST)
+async def nearest(request: Request) -> Response:
+    """The nearest photographs by class token in a view, with their targets; most similar first."""
+    opened = await run_in_threadpool(opened_of, request)
+    view = view_of(request, opened)
+    k = number_of(request, "k", 12, patch_grids.MOST_SIMILAR, least=1)
+
+    def found(image: int) -> pd.DataFrame:
+        return nearest_images(opened.store, image, k, view).drop(columns="path")
+
+    frame = await _of_image(request, opened, found)
+    return table_response(request, frame, name_of(request, "format"))
+
+
+@described("table", errors=ERRORS)
+async def predictions(request: Request) -> Response:
+    """What the served sweeps predict for it out of fold, a row a run and target; averaged over
+    repeats."""
+    opened = await run_in_threadpool(opened_of, request)
+
+    def found(image: int) -> pd.DataFrame:
+        rows = _predictions(request, opened.store.image_ids[image])
+        return pd.DataFrame(rows, columns=PREDICTION)
+
+    frame = await _of_image(request, opened, found)
+    return table_response(request, frame, name_of(request, "format"))
+
+
+@described("table", errors=ERRORS)
+async def views(request: Request) -> Response:
+    """Its views: mean norms of class and patch tokens, and how many of their values are not
+    finite."""
+    opened = await run_in_threadpool(opened_of, request)
+    found = await _of_image(request, opened, partial(overview.view_norms, opened.store))
+    return table_response(request, pd.DataFrame(found), name_of(request, "format"))
+
+
+@described("jpeg", errors=ERRORS)
+async def thumb(request: Request) -> Response:
+    """The stored thumbnail."""
+    opened = await run_in_threadpool(opened_of, request)
+    body = await _of_image(request, opened, partial(pictures.thumb_jpeg, opened.store))
+    return Response(body, media_type="image/jpeg")
+
+
+@described("jpeg", errors=ERRORS)
+async def photograph(request: Request) -> Response:
+    """The photograph where the server has it, else the thumbnail; the header X-Photograph says
+    which, and whether it changed."""
+    opened = await run_in_threadpool(opened_of, request)
+    make = partial(pictures.photograph_jpeg, opened.store, data=library_of(request).data)
+    body, state = await _of_image(request, opened, make)
+    return Response(body, headers={"X-Photograph": state}, media_type="image/jpeg")
+
+
+@described("png", errors=ERRORS, view=VIEW)
+async def pca(request: Request) -> Response:
+    """The patch tokens' principal components as colours, a patch a pixel, upright."""
+    opened = await run_in_threadpool(opened_of, request)
+    make = partial(pictures.pca_png, opened.store, view=view_of(request, opened))
+    return Response(await _of_image(request, opened, make), media_type="image/png")
+
+
+@described("json", errors=ERRORS, view=VIEW)
+async def norms(request: Request) -> Response:
+    """Norm of each patch token on the photograph's grid."""
+    opened = await run_in_threadpool(opened_of, request)
+    view = view_of(request, opened)
+
+    # the text, too, is made in the thread: that of a large grid takes long
+    def made(image: int) -> Response:
+        return JsonText(patch_grids.norms(opened.store, image, view))
+
+    return await _of_image(request, opened, made)
+
+
+@described("json", errors=ERRORS, view=VIEW, k=NEAREST, patch=CELL)
+async def similar(request: Request) -> Response:
+    """Cosine of one patch with every patch of its photograph and of the nearest photographs."""
+    opened = await run_in_threadpool(opened_of, request)
+    view = view_of(request, opened)
+    k = number_of(request, "k", 8, patch_grids.MOST_SIMILAR)
+    found = PATCH.fullmatch(request.query_params.get("patch", ""))
+    if not found:
+        raise ServiceError(
+            "bad-request",
+            "patch: row and column on the photograph's grid were expected",
+            "e.g. ?patch=3,14",
+        )
+    patch = int(found[1]), int(found[2])
+
+    def made(image: int) -> Response:
+        return JsonText(patch_grids.similar(opened.store, image, patch, view, k))
+
+    return await _of_image(request, opened, made)
+
+
+def _predictions(request: Request, image_id: str) -> list[dict[str, Any]]:
+    return [
+        {"sweep": name} | each
+        for name, folder in library_of(request).sweep_folders.items()
+        for each in sweeps.predictions(folder, image_id)
+    ]
+
+
+async def _of_image(request: Request, opened: Opened, function: Callable[[int], T]) -> T:
+    """What function(image) gives for the sealed image that the request names; AT_ONCE such requests
+    are computed together, the others wait their turn."""
+    state = request.app.state
+    if not hasattr(state, "images_at_once"):
+        state.images_at_once = anyio.CapacityLimiter(AT_ONCE)
+    return await anyio.to_thread.run_sync(
+        lambda: function(sealed_image_of(request, opened)), limiter=state.images_at_once
+    )

@@ -1,0 +1,77 @@
+"""Addresses of a sweep: what it is, its leaderboard, and a run's predictions and curves."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from featurestore.disk.json_values import plain
+from service.answers import computations
+from service.answers.json_text import JsonText
+from service.answers.openapi import described
+from service.answers.parameters import choice_of, library_of, name_of
+from service.answers.tables import table_response
+from service.explore import sweeps
+
+
+def routes() -> list[Route]:
+    return [
+        Route("/v1/sweeps/{w}", one_sweep),
+        Route("/v1/sweeps/{w}/leaderboard.{format}", leaderboard),
+        Route("/v1/sweeps/{w}/runs/{r}/oof.{format}", oof),
+        Route("/v1/sweeps/{w}/runs/{r}/curves.{format}", curves),
+    ]
+
+
+@described("json", errors=("not-found",))
+async def one_sweep(request: Request) -> Response:
+    """Settings in words, runs with their parameters, baselines, the honest estimate."""
+    folder = _sweep_of(request)
+    stamp = await run_in_threadpool(sweeps.stamp, folder / "sweep.json")
+    plan = await computations.run(request, ("plan", stamp), lambda: sweeps.plan(folder))
+    found = await run_in_threadpool(sweeps.describe, folder, plan)
+    name = name_of(request, "w")
+    return JsonText(plain({"name": name, "url": f"/v1/sweeps/{quote(name, safe='')}", **found}))
+
+
+@described("table", errors=("not-found",))
+def leaderboard(request: Request) -> Response:
+    """Every point's scores, ranked, and the baselines."""
+    frame = sweeps.leaderboard(_sweep_of(request))
+    return table_response(request, frame, name_of(request, "format"))
+
+
+@described(
+    "table",
+    errors=("not-found",),
+    weights=("Of which epoch.", {"type": "string", "enum": list(sweeps.WEIGHTS)}),
+    averaged=("1: over repeats.", {"type": "integer", "enum": [0, 1], "default": 0}),
+)
+async def oof(request: Request) -> Response:
+    """Out-of-fold predictions of a run, a row an image and target; averaged over repeats if
+    requested."""
+    run = await run_in_threadpool(_run_of, request)
+    weights = None
+    if "weights" in request.query_params:
+        weights = choice_of(request, "weights", sweeps.WEIGHTS)
+    averaged = choice_of(request, "averaged", ("0", "1")) == "1"
+    key = ("oof", sweeps.stamp(run / "oof.csv"), weights, averaged)
+    frame = await computations.run(request, key, lambda: sweeps.oof(run, weights, averaged))
+    return table_response(request, frame, name_of(request, "format"))
+
+
+@described("table", errors=("not-found",))
+def curves(request: Request) -> Response:
+    """Loss and held-out score of every epoch, all folds together and each."""
+    return table_response(request, sweeps.curves(_run_of(request)), name_of(request, "format"))
+
+
+def _sweep_of(request: Request) -> Path:
+    return library_of(request).sweep(name_of(request, "w"))
+
+
+def _run_of(request: Request) -> Path:
+    return sweeps.run_folder(_sweep_of(request), name_of(request, "r"))
