@@ -20,7 +20,7 @@ from featurestore.backbone.demo.drawing import draw_pasture
 from featurestore.photos.views import tta_views
 from featurestore.write.build import build_store
 from featurestore.write.config import BuildConfig
-from predictor.command import predict_to_file
+from predictor.end_to_end import predict_to_file
 from predictor.predictor import Predictor, test_photographs
 from trainer.loop.grid import SweepConfig
 from trainer.loop.runs import best_run

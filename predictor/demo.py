@@ -1,20 +1,25 @@
 """`biomass demo`: the whole path on a drawn pasture, with the plain functions a user would call."""
 
+import os
+import subprocess
+import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 
 from featurestore.backbone.demo.drawing import Photo, draw_pasture, plan_pasture
+from featurestore.disk.threads import starting
 from featurestore.errors import InputError
 from featurestore.photos.decode import decode_ahead
 from featurestore.photos.sites import site_of
 from featurestore.store import FeatureStore
 from featurestore.write.build import build_store
 from featurestore.write.config import BuildConfig
-from predictor.bundle.bare import predict_bare
 from predictor.bundle.pack import BackboneChoice, make_bundle
 from predictor.extras.intervals import Intervals, within
 from predictor.members.ensemble import pooled_as_stored
@@ -87,7 +92,7 @@ def run_demo(
     scores = _scores(data, FeatureStore.open(store_path), predictor, photographs, predictions)
     say(_coverage(intervals, predictions, _truth(data), plan_pasture(seed, n_train, n_test)))
     say(
-        "5. a bundle, and the same predictions by nothing but the bundle, with a picture of every "
+        "5. a bundle, and the same predictions by the bundle alone, with a picture of every "
         "photograph"
     )
     make_bundle(
@@ -123,37 +128,46 @@ def _scores(
 
 
 def _from_bundle(out: Path, level: float) -> str:
-    """Predict by the bundle alone into out/offline, with pictures; whether that gives the run's
+    """Predict by the bundle's wheel into out/offline, with pictures; whether that gives the run's
     numbers, in a sentence."""
     offline = out / "offline"
-    predict_bare(
+    run_wheel(
         out / "bundle",
-        "--data",
-        out / "data",
-        "--tta",
-        4,
-        "--device",
-        "cpu",
-        "--interval",
-        level,
-        "--out",
-        offline / "submission.csv",
-        "--explain",
-        offline / "pictures",
+        *("--data", out / "data", "--tta", 4, "--device", "cpu", "--interval", level),
+        *("--out", offline / "submission.csv", "--explain", offline / "pictures"),
     )
-    ours, theirs = (
-        pd.read_csv(folder / "predictions.csv").set_index("image_id") for folder in (out, offline)
-    )
+    ours = pd.read_csv(out / "predictions.csv").set_index("image_id")
+    theirs = pd.read_csv(offline / "predictions.csv").set_index("image_id")
+    if ours.equals(theirs):
+        return "by the bundle's own wheel: every number is the run's"
     apart_g = float((ours - theirs).abs().to_numpy().max(initial=0))
-    told = (
-        "every number is the run's"
-        if ours.equals(theirs)
-        else f"up to {apart_g:.2g} g from the run's numbers"
-    )
-    return (
-        "without click, h5py, zarr, scikit-learn, a HOME or a network, by the bundle's own "
-        f"wheel: {told}"
-    )
+    return f"by the bundle's own wheel: up to {apart_g:.2g} g from the run's numbers"
+
+
+def run_wheel(bundle: Path, *arguments: object) -> None:
+    """Run `python -m predictor --bundle` with these arguments, and with the bundle's wheel for all
+    of this project.
+
+    InputError unless it succeeds; what it says goes to stderr.
+    """
+    (wheel,) = (bundle / "wheel").glob("*.whl")
+    # beside the bundle, which must not change; unpacked, since weights in a zip cannot be mapped
+    with TemporaryDirectory(prefix=".biomass-", dir=bundle.absolute().parent) as unpacked:
+        zipfile.ZipFile(wheel).extractall(unpacked)
+        # -P: the folder where this was started is not searched for packages
+        command = [sys.executable, "-P", "-m", "predictor", "--bundle", bundle, *arguments]
+        with starting():
+            done = subprocess.run(
+                [str(word) for word in command],
+                env={**os.environ, "PYTHONPATH": unpacked},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+    if done.returncode:
+        raise InputError(
+            f"{bundle}: predicting with its {wheel.name} ended with exit code {done.returncode}; "
+            "the reason is above"
+        )
 
 
 def _intervals(predictor: Predictor) -> Intervals:

@@ -1,5 +1,6 @@
 """Running `biomass` in this process, as a user would type it."""
 
+import os
 import re
 import signal
 
@@ -31,6 +32,13 @@ def biomass(*arguments: object, code: int = 0):
         raise result.exception
     assert result.exit_code == code, result.output
     return result
+
+
+def environment_without_home(**more: object) -> dict[str, str]:
+    """Of a child process that computes the same bits, and finds nothing of ours but what it is
+    given."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "PYTHONPATH")}
+    return kept | {name: str(value) for name, value in more.items()}
 
 
 def options_named(text: str) -> set[str]:

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from members import drawn_table, member, oof_table
 from scipy.optimize import minimize
-from scipy.optimize import nnls as scipys_nnls
 
 from featurestore.errors import InputError
-from predictor.extras.blend import blend_weights, nnls, simplex_weights, weighed
+from predictor.extras.blend import blend_weights, simplex_weights, weighed
 from trainer.score.metrics import TARGETS, weighted_r2
 
 
@@ -30,15 +29,6 @@ def members(tmp_path, seed: int, sds, n_sites: int = 30):
         )
         for i, sd in enumerate(sds)
     ]
-
-
-@settings(deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 6), st.sampled_from([1e-3, 1.0, 1e4]))
-def test_nnls_is_scipys(seed, n_variables, size):
-    rng = np.random.default_rng(seed)
-    a, b = size * rng.normal(size=(12, n_variables)), rng.normal(size=12)
-    ours, (theirs, _) = nnls(a.T @ a, a.T @ b), scipys_nnls(a, b)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9 / size)
 
 
 @settings(deadline=None, max_examples=50)

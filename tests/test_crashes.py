@@ -66,13 +66,6 @@ def test_every_command_that_may_map_a_store_shows_its_crashes():
     commands = {name for name, source in sources.items() if ".command(" in source}
     showing = {name for name, source in sources.items() if "with plain_errors(" in source}
     assert commands - showing == READS_NO_STORE
-    assert "show_crashes()" in ast.unparse(main_of_predictor())
-
-
-def main_of_predictor() -> ast.FunctionDef:
-    """`python -m predictor`, which works without click and reads a store with --oof."""
-    parts = ast.parse((ROOT / "predictor" / "__main__.py").read_text()).body
-    return next(part for part in parts if isinstance(part, ast.FunctionDef))
 
 
 def test_doctor_says_what_a_bus_error_was(tmp_path):

@@ -5,8 +5,6 @@ import errno
 import os
 import re
 import shutil
-import subprocess
-import sys
 from html import escape, unescape
 from pathlib import Path
 from urllib.parse import unquote
@@ -22,7 +20,6 @@ from torch import nn
 from featurestore.backbone.backbone import Backbone
 from featurestore.photos.decode import decode
 from featurestore.photos.views import TRANSPOSES, VIEWS, make_view, tta_views, view_amounts
-from predictor.bundle.bare import rounding_variables
 from predictor.extras.explain import laid_out, picture_names, regridded, upright
 from predictor.extras.picture import Map, colours, draw_picture, fitted, overlay
 from predictor.extras.report import PAGE_BYTES, About, Entry, write_report
@@ -314,42 +311,6 @@ def test_what_does_not_go_together_is_refused(sweep, pasture, tmp_path):
     assert "leave --explain out, or --oof" in explain(tmp_path, *arguments, "--oof", code=2).stderr
     (tmp_path / "seen").write_text("")
     assert "is a file" in explain(tmp_path, *arguments, code=2).stderr
-
-
-def test_pictures_need_no_more_than_prediction(sweep, pasture, tmp_path):
-    code = (
-        "import sys, runpy\n"
-        "for name in ('h5py', 'zarr', 'click', 'sklearn', 'scipy', 'matplotlib', 'google_crc32c', "
-        "'tensorstore'):\n"
-        "    sys.modules[name] = None\n"
-        "runpy.run_module('predictor', run_name='__main__', alter_sys=True)\n"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "--data",
-        pasture,
-        "--run",
-        run_of(sweep, "density"),
-        "--tta",
-        "1",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "s.csv",
-        "--explain",
-        tmp_path / "seen",
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)} | rounding_variables(),
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "seen").glob("*.png"))) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(sweep, pasture, tmp_path):

@@ -90,8 +90,8 @@ def test_L6_python_m_predictor_says_it_too(sweep, pasture, tmp_path, monkeypatch
     ]
     monkeypatch.setattr("sys.argv", ["predictor", *map(str, arguments)])
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    with unreadable(pasture / name):
-        assert program.main() == 3
+    with unreadable(pasture / name), pytest.raises(SystemExit, match="3"):
+        program.main()
     assert SAID in capsys.readouterr().err
 
 

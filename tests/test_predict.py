@@ -3,8 +3,6 @@ not there."""
 
 import resource
 import shutil
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from featurestore.checks import FAIL
 from featurestore.errors import InputError
 from featurestore.photos.data_folder import check_data
 from featurestore.photos.decode import decode
-from predictor.bundle.bare import rounding_variables
 from predictor.members.submission import submission, wide_path, write_predictions
 from predictor.predictor import Predictor, predict
 from trainer.loop.runs import RunFolder, best_run
@@ -156,46 +153,6 @@ def test_fewer_folds_are_fewer_heads(sweep, pasture):
     assert Predictor.load(run, folds=[1], device="cpu").ensemble.bank.n_points == 1
     with pytest.raises(InputError, match="no last weights last_fold7.safetensors"):
         Predictor.load(run, folds=[7], device="cpu")
-
-
-@pytest.mark.system  # test_bundle has the same of a bundle
-def test_predict_runs_where_most_packages_are_absent(sweep, pasture, tmp_path):
-    """h5py, zarr, click, scikit-learn, scipy, matplotlib and google-crc32c cannot be imported
-    here."""
-    code = (
-        "import sys, runpy\n"
-        "for name in ('h5py', 'zarr', 'click', 'sklearn', 'scipy', 'matplotlib', 'google_crc32c', "
-        "'tensorstore'):\n"
-        "    sys.modules[name] = None\n"
-        "runpy.run_module('predictor', run_name='__main__', alter_sys=True)\n"
-    )
-    root = Path(__file__).parent.parent
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "--data",
-        pasture,
-        "--run",
-        best_run(sweep),
-        "--tta",
-        "1",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "submission.csv",
-    ]
-    bare = {
-        "capture_output": True,
-        "text": True,
-        "cwd": tmp_path,
-        "env": {"PYTHONPATH": str(root)} | rounding_variables(),
-    }
-    done = subprocess.run(command, **bare)
-    assert done.returncode == 0, done.stderr
-    assert len(pd.read_csv(tmp_path / "submission.csv")) == 10
-    done = subprocess.run([*command[:3], "--data", tmp_path], **bare)
-    assert done.returncode == 3 and "no finished sweep" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ zipfile.ZipFile(wheel).extractall(unpacked.name)"""
 PREDICT = """\
 import torch
 from predictor.bundle.bundle import check_bundle
-from predictor.command import predict_to_file
+from predictor.end_to_end import predict_to_file
 
 print(check_bundle(bundle, SHA256 or None))
 device = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count())) or "cpu"
@@ -168,7 +168,8 @@ From another folder, since nothing may be added to this one, and Python imports 
 biomass predict --bundle DIR --data FOLDER_WITH_TEST_CSV
 ```
 
-or, with torch, torchvision, timm, numpy, pandas, Pillow, safetensors, pydantic, PyYAML and tqdm alone,
+or, where biomass is not installed but torch, torchvision, timm, numpy, pandas, scipy, Pillow, safetensors, pydantic, PyYAML, tqdm, click
+and Jinja2 are,
 
 ```
 pip install --no-deps --no-index DIR/wheel/{wheel}

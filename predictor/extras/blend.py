@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+from scipy.optimize import nnls
 
 from predictor.members.member import Member
 from predictor.members.oof import OutOfFold, check_held_out, without_table
@@ -114,41 +115,14 @@ def simplex_weights(gram_MM: np.ndarray) -> np.ndarray:
     that is s^2 q + (1 - s)^2 with q = |E w|^2, at its best s it is q / (1 + q), and this grows with
     q.
     """
-    n_members, scale = len(gram_MM), np.trace(gram_MM) / len(gram_MM)
+    n_members = len(gram_MM)
+    scale = np.trace(gram_MM) / n_members
     if scale == 0:
         return np.full(n_members, 1 / n_members)
-    v_M = nnls(gram_MM / scale + 1, np.ones(n_members))
+    # gram = E^T E determines E up to a rotation, which changes no length. Eigenvectors, and not a
+    # Cholesky factor, since members that are alike make gram singular.
+    value_M, vector_MM = np.linalg.eigh(gram_MM / scale)
+    error_MM = np.sqrt(np.maximum(value_M, 0))[:, None] * vector_MM.T
+    aim = np.append(np.zeros(n_members), 1.0)
+    v_M, _ = nnls(np.vstack([error_MM, np.ones(n_members)]), aim)
     return v_M / v_M.sum()
-
-
-def nnls(gram_MM: np.ndarray, aim_M: np.ndarray) -> np.ndarray:
-    """(M,) v >= 0 that makes |A v - b|^2 least, from gram = A^T A and aim = A^T b.
-
-    Source: Lawson and Hanson 1974, Solving Least Squares Problems, chapter 23 (active set).
-    """
-    v_M, free_M = np.zeros(len(aim_M)), np.zeros(len(aim_M), bool)
-    # it ends before that, unless rounding frees and fixes one variable for ever
-    for _ in range(3 * len(aim_M)):
-        slope_M = np.where(free_M, -np.inf, aim_M - gram_MM @ v_M)
-        if slope_M.max() <= 1e-12 * np.abs(aim_M).max():
-            break
-        free_M[slope_M.argmax()] = True
-        v_M, free_M = _solved(gram_MM, aim_M, v_M, free_M)
-    return v_M
-
-
-def _solved(
-    gram_MM: np.ndarray, aim_M: np.ndarray, v_M: np.ndarray, free_M: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The least squares solution in the free variables, and which are left free: those that would
-    fall below 0 stay there."""
-    while True:
-        wanted_M = np.zeros(len(v_M))
-        # lstsq: members may be alike
-        wanted_M[free_M] = np.linalg.lstsq(gram_MM[np.ix_(free_M, free_M)], aim_M[free_M])[0]
-        falls_M = wanted_M < 0
-        if not falls_M.any():
-            return wanted_M, free_M
-        way_M = np.where(falls_M, v_M / np.where(falls_M, v_M - wanted_M, 1), np.inf)
-        v_M = np.maximum(v_M + way_M.min() * (wanted_M - v_M), 0)
-        free_M = free_M & (way_M > way_M.min())

@@ -1,9 +1,9 @@
-"""Runs `python -m predictor` or a notebook's cells where a bundle has to do: other packages are
+"""Runs `python -m predictor` or a notebook's cells as on an offline machine: some packages are
 absent, nothing connects, nothing is unpickled, and no file is opened to be written outside of one
 folder.
 
-    python bare_child.py FOLDER -m ARGUMENT...
-    python bare_child.py FOLDER NOTEBOOK
+    python offline_child.py FOLDER -m ARGUMENT...
+    python offline_child.py FOLDER NOTEBOOK
 """
 
 import json
@@ -12,19 +12,7 @@ import runpy
 import sys
 from pathlib import Path
 
-ABSENT = (
-    "h5py",
-    "zarr",
-    "click",
-    "sklearn",
-    "scipy",
-    "matplotlib",
-    "google_crc32c",
-    "tensorstore",
-    "xarray",
-    "IPython",
-    "simplejpeg",
-)
+ABSENT = ("zarr", "google_crc32c", "matplotlib", "tensorstore", "simplejpeg")
 NEVER = (
     "socket.__new__",
     "socket.connect",

@@ -1,0 +1,99 @@
+"""The commands that make and check a bundle."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurestore.commands.options import ANY, FILE, split_numbers
+from featurestore.commands.running import plain_errors
+
+
+class MakeByDefault(click.Group):
+    """`biomass bundle SWEEP --out DIR` is `biomass bundle make SWEEP --out DIR`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {*self.commands, *self.get_help_option_names(ctx)}
+        return super().parse_args(ctx, args if not args or args[0] in known else ["make", *args])
+
+
+@click.group(cls=MakeByDefault)
+def bundle() -> None:
+    """Pack all that an offline machine needs to predict.
+
+    `biomass bundle SWEEP --out DIR` is short for `biomass bundle make SWEEP --out DIR`.
+    """
+
+
+@bundle.command("make")
+@click.argument("sources", nargs=-1, required=True, type=ANY, metavar="SWEEP|RUN...")
+@click.option("--out", required=True, type=ANY, help="The bundle's folder; must not exist.")
+@click.option(
+    "--points",
+    default="best",
+    show_default=True,
+    help="Of sweeps: best, all, or names of runs with commas.",
+)
+@click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
+@click.option(
+    "--weights",
+    type=click.Choice(["best", "last"]),
+    default="last",
+    show_default=True,
+    help="Which epoch's heads.",
+)
+@click.option(
+    "--blend",
+    type=click.Choice(["equal", "fitted"]),
+    help="How members are weighed, as predict does.  [equal]",
+)
+@click.option("--with-backbone", is_flag=True, help="The backbone's weights too.")
+@click.option("--backbone-weights", type=FILE, help="Their file.  [beside the store]")
+@click.option(
+    "--backbone-licence",
+    type=FILE,
+    help="Text of their licence, which DINOv3's must have with them.",
+)
+def bundle_make(
+    sources: tuple[Path, ...],
+    out: Path,
+    folds: str | None,
+    with_backbone: bool,
+    backbone_weights: Path | None,
+    backbone_licence: Path | None,
+    **options: Any,
+) -> None:
+    """Put heads, what they need and this program in one folder.
+
+    The program is a wheel; a notebook is there too. The same inputs give the same bytes.
+    """
+    with plain_errors():
+        from predictor.bundle.pack import BackboneChoice, make_bundle
+
+        choice = BackboneChoice(
+            with_backbone, backbone_weights and str(backbone_weights), backbone_licence
+        )
+        click.echo(
+            make_bundle(
+                sources,
+                out,
+                folds=split_numbers("--folds", folds),
+                backbone=choice,
+                say=lambda text: click.echo(text, err=True),
+                **options,
+            )
+        )
+
+
+@bundle.command("check")
+@click.argument("folder", type=ANY, metavar="DIR")
+@click.option("--sha256", help="Of bundle.json, as it was printed when the bundle was made.")
+def bundle_check(folder: Path, sha256: str | None) -> None:
+    """Read every byte of a bundle and check what it holds.
+
+    Nothing may be changed, missing, extra, too large, too deep, a link or a pickle.
+    """
+    with plain_errors():
+        from predictor.bundle.bundle import check_bundle
+
+        click.echo(check_bundle(folder, sha256))

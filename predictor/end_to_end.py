@@ -1,0 +1,190 @@
+"""What `biomass predict` and `python -m predictor` both do: find the heads, predict, write."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from featurestore.disk.durable import check_writable
+from featurestore.errors import IN_PART, InputError, UsageError, list_some
+from predictor.bundle.bundle import LISTING
+from predictor.extras.blend import Blend, weighed
+from predictor.extras.explain import PICTURE_S
+from predictor.members.combine import Average
+from predictor.members.deadline import parse_duration
+from predictor.members.member import say_lone_folds
+from predictor.members.oof import check_held_out
+from predictor.members.submission import asked_rows, write_predictions
+from predictor.parity import check_oof
+from predictor.predictor import Predictor, test_photographs
+from trainer.loop.newest import newest_sweep
+from trainer.loop.runs import best_run
+
+OnError = Literal["fail", "mean"]
+
+
+def predict_to_file(
+    data: Path,
+    out: Path,
+    say: Callable[[str], object],
+    run: Sequence[Path] = (),
+    sweep: Path | None = None,
+    bundle: Path | None = None,
+    tta: int | str | None = None,
+    average: Average | None = None,
+    constraints: str | None = None,
+    on_error: OnError | None = None,
+    deadline: str | None = None,
+    resume: bool = False,
+    interval: float | None = None,
+    blend: Blend | None = None,
+    oof: bool = False,
+    explain: Path | None = None,
+    allow_outside: bool = False,
+    **options,
+) -> int:
+    """Predict test.csv of `data`, write `out` and the wide table (`submission.wide_path`); returns
+    the exit code, 0 or IN_PART.
+
+    run : folders of runs, several as an ensemble. Without a run, sweep or bundle, the best run of
+        the newest sweep under ./runs.
+    tta : views, None is 4.
+    on_error : None or `fail` lists all photographs that cannot be used before work starts; `mean`
+        writes the training mean.
+    deadline : `8h30m` from now; resume : take up what a stopped prediction of this output had
+        finished.
+    interval : level of the intervals in the wide table; blend : how an ensemble's members are
+        weighed, None as they say.
+    oof : the training photographs instead, see `check_oof`; all that the run says by itself cannot
+        be chosen then.
+    explain : folder for a picture of every photograph and report.html, drawn when the submission is
+        written.
+    allow_outside : also take photographs that are not below `data`.
+    say : told what a person should know; options as `Predictor.load`.
+    """
+    start = time.monotonic()
+    runs = find_runs(run, sweep, bundle, say)
+    _check_places(data, runs, out, explain)
+    if oof:
+        _check_oof_alone(
+            tta=tta,
+            average=average,
+            constraints=constraints,
+            on_error=on_error,
+            deadline=deadline,
+            interval=interval,
+            blend=blend,
+            explain=explain,
+        )
+        predictor = Predictor.load(runs, **options)
+        say_lone_folds(predictor.members, say)
+        check_oof(predictor, data, out, say, resume, allow_outside)
+        return 0
+    tta = 4 if tta is None else tta
+    asked_rows(data / "test.csv")  # what cannot be followed is refused before the work
+    paths = test_photographs(data, on_error == "mean", allow_outside)
+    weigh = partial(weighed, how=blend, say=say) if blend else None
+    predictor = Predictor.load(
+        runs, weigh=weigh, average=average, constraints=constraints, **options
+    )
+    say_lone_folds(predictor.members, say)
+    if on_error == "mean":
+        check_held_out(predictor.members, "--on-error mean")
+    intervals = predictor.intervals(interval) if interval is not None else None
+    explainer = predictor.explainer(explain, tta, list(paths.values())) if explain else None
+    kept = predictor.journal(out.with_name(out.name + ".progress"), tta, resume)
+    unusable = {} if on_error == "mean" else None
+    left_s = _left_s(deadline, start, len(paths) if explain else 0)
+    table = predictor.predict(
+        paths, tta, deadline_s=left_s, kept=kept, unusable=unusable, explainer=explainer, say=say
+    )
+    if intervals:
+        table = intervals.added(table, unusable or ())
+    write_predictions(data / "test.csv", table, out)
+    if explainer:
+        say(f"pictures: {explainer.report(paths, table, unusable or {}, interval)}")
+    kept.close()
+    if unusable:
+        say(
+            f"the training mean stands for {len(unusable)} "
+            f"photographs:{list_some(list(unusable.values()), len(unusable))}"
+        )
+    return IN_PART if unusable else 0
+
+
+def find_runs(
+    run: Sequence[Path], sweep: Path | None, bundle: Path | None, say: Callable[[str], object]
+) -> list[Path]:
+    """The runs or bundle meant: those given, else the best run of the sweep given, else of the
+    newest one under ./runs."""
+    if bool(run) + bool(sweep) + bool(bundle) > 1:
+        raise UsageError(
+            "give one of --run, --sweep and --bundle: a sweep stands for its best run, a bundle "
+            "for all runs in it"
+        )
+    if bundle and not (bundle / LISTING).exists():
+        raise InputError(
+            f"{bundle}: no bundle, it has no {LISTING}; `biomass bundle SWEEP --out DIR` makes one"
+        )
+    if bundle or run:
+        return [bundle] if bundle else list(run)
+    folder, why = (sweep, "") if sweep else newest_sweep(Path("runs"))
+    best = best_run(folder)
+    say(f"heads of {best}, the best run of this sweep" + (f": {why}" if why else ""))
+    return [best]
+
+
+def _left_s(deadline: str | None, start: float, n_pictures: int) -> float | None:
+    """Seconds to predict in, of a deadline that began at `start` and must leave time to draw; None
+    has no end."""
+    return (
+        parse_duration(deadline) - (time.monotonic() - start) - PICTURE_S * n_pictures
+        if deadline
+        else None
+    )
+
+
+def _check_oof_alone(**given: object) -> None:
+    """UsageError for options given that --oof would have to ignore."""
+    if named := [
+        f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None
+    ]:
+        raise UsageError(
+            "--oof predicts as the sweep scored its heads, with the run's own views, constraints "
+            "and rules: leave "
+            f"{', '.join(named)} out, or --oof"
+        )
+
+
+def _check_places(data: Path, runs: Sequence[Path], out: Path, explain: Path | None) -> None:
+    """UsageError for what would be written over an input, or into a bundle, which must not hold a
+    file too many."""
+    check_output(
+        out, [data / "test.csv", data / "train.csv", *(folder / "oof.csv" for folder in runs)]
+    )
+    bundles = [folder for folder in runs if (folder / LISTING).exists()]
+    for option, path in {"--out": out, "--explain": explain}.items():
+        if path and any(
+            Path(os.path.realpath(path)).is_relative_to(os.path.realpath(bundle))
+            for bundle in bundles
+        ):
+            raise UsageError(
+                f"{option} {path}: lies in the bundle, which must not change; name a place outside "
+                "of it"
+            )
+
+
+def check_output(out: Path, read: Sequence[Path] = ()) -> None:
+    """UsageError or InputError unless the output can be written where it shall go, which is none of
+    the files to be read."""
+    if out.is_dir() or out.name == "predictions.csv":
+        raise UsageError(
+            f"--out {out}: name a file; predictions.csv is the wide table that goes beside it"
+        )
+    if os.path.realpath(out) in map(os.path.realpath, read):
+        raise UsageError(
+            f"--out {out}: is read to predict, and would be written over; name another file"
+        )
+    check_writable(out.absolute().parent)
