@@ -274,26 +274,31 @@ def _row(family: list[Found]) -> str:
 TEXT = """\
 # Backbones
 
-`--backbone NAME` takes a vision transformer of timm that has one class token and returns it with a square grid of patch tokens.
-timm {timm} has {n} models with a class token; {usable} of them can be used. `tools/list_backbones.py` tried each of them and
-wrote this page (torch {torch}, random weights, names without the tag of their weights). Each was tried at its own image size on
-torch's meta device, which computes shapes alone. For {computed} of the usable models tokens of small tiles were computed on the
-CPU as well, once for all models of the same modules: they were finite, and a changed patch showed in its own token. The other
+`--backbone NAME` takes a vision transformer of timm that has one class token and returns it with a
+square grid of patch tokens. timm {timm} has {n} models with a class token; {usable} of them can be
+used. `tools/list_backbones.py` tried each of them and wrote this page (torch {torch}, random
+weights, names without the tag of their weights).
+
+Each model was tried at its own image size on torch's meta device, which computes shapes only. For
+{computed} of the usable models, tokens of small tiles were computed on the CPU too, once for all
+models of the same modules: they were finite, and a changed patch changed its own token. The other
 {meta} have more than {most} parameters.
 
-Commands make the trial on the meta device too, before they fetch weights or write anything. So another version of timm may have
-other models: those are accepted or refused by the same trial.
+Commands make the trial on the meta device too, before they load weights or write anything. So
+models of another version of timm are accepted or refused by the same trial.
 
 | timm's module | class | models | usable | parameters, millions | patch, pixels | layers | other image sizes |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-- Patch: the side of the square that one patch token stands for. Convolutions before the transformer and stages within it count:
-  it is 32 for `vit_tiny_r_s16_p8_224`. An image size is a multiple of it.
-- Layers: `any` takes several (`--layers -4,-1`). Of a class with `the last`, timm gives no class token of earlier layers.
-- Other image sizes: whether weights made for the model's own image size can be used at another, because timm fits position
-  embeddings to it. Tried with the smallest model of each row. Where it says `no`, give the size in the model's name, for example
-  `--image-size 224 --crop squash`.
+- Patch: the side of the square that one patch token stands for. Convolutions before the transformer
+  and stages within it count: it is 32 for `vit_tiny_r_s16_p8_224`. The image size must be a
+  multiple of it.
+- Layers: `any` allows several (`--layers -4,-1`). For a class with `the last`, timm gives no class
+  token of earlier layers.
+- Other image sizes: whether weights for the model's own image size work at another size, because
+  timm resizes the position embeddings. Tried with the smallest model of each row. If it says `no`,
+  give the size in the model's name, for example `--image-size 224 --crop squash`.
 
 ## Not usable
 
@@ -304,7 +309,7 @@ other models: those are accepted or refused by the same trial.
 ## Usable
 
 {lists}
-"""
+"""  # noqa: E501 (the head of the table)
 
 
 def main() -> None:

@@ -18,8 +18,9 @@ head: {kind: [density, ridge]}
 optimization: {lr: [1e-3, 3e-3], weight_decay: 1e-2}
 ```
 
-A list where one value belongs is an axis of the grid, and a list of lists where a list does. A run's `config.yaml` has every key
-with the value it was trained by. This page is what `python -m trainer.config.reference` prints.
+A list in place of a single value is an axis of the grid; so is a list of lists in place of a list.
+A run's `config.yaml` has every key with the value it was trained with. `python -m
+trainer.config.reference` prints this page.
 
 | key | default | meaning |
 | --- | --- | --- |
