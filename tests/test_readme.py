@@ -91,3 +91,11 @@ def anchors(page: Path) -> set[str]:
     """Of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_wraps_at_100_columns(page):
+    prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    unbroken = ("|", "!", "- ") if page.name == "backbones.md" else ("|", "!")  # tables, pictures
+    long = [line for line in prose.splitlines() if len(line) > 100]
+    assert [line for line in long if not line.startswith(unbroken)] == []

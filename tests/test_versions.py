@@ -104,5 +104,8 @@ def test_the_docs_list_the_versions_that_predicting_needs():
         "pydantic",
         "PyYAML",
         "tqdm",
+        "click",
+        "scipy",
+        "Jinja2",
     }
     assert told == {name: needed[name] for name in names}
