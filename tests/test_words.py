@@ -35,6 +35,7 @@ NAMES_THAT_STAY = {
     # YAML loaders and classifiers are what the libraries call them
     "_PlainLoader",
     "_without_classifier",
+    "odd",  # the address odd.json is public
 }
 
 NAMES_TO_RENAME = {
@@ -48,7 +49,6 @@ NAMES_TO_RENAME = {
     "asked_ranges",
     "asked_rows",
     "asked_views",
-    "odd",
     "plain",
     "plain_errors",
     "plain_path",
