@@ -13,9 +13,9 @@ from pathlib import Path
 
 from featurestore.disk.durable import crc32c
 from featurestore.errors import BiomassError, InputError, NoAccessError, StoreDamaged
-from featurestore.format.choose import open_layout
+from featurestore.read.sources.pread import Pread
+from featurestore.store import FeatureStore
 from service.errors import ServiceError
-from service.pread import PreadStore
 
 HIDDEN = "the server's log says what is wrong"
 ABSOLUTE = re.compile(r"(?<![\w.~-])/[^\s]")
@@ -29,7 +29,7 @@ class Opened:
     """A store as one request sees it, from its first byte to its last."""
 
     name: str
-    store: PreadStore
+    store: FeatureStore
     generation: str
     """16 hex digits over fingerprint, metadata, and device and inode of every file: other files,
     another generation."""
@@ -114,7 +114,7 @@ class Served:
             ) from err
 
     def _open(self) -> Opened:
-        store = PreadStore(open_layout(self.path))
+        store = FeatureStore(Pread.open(self.path))
         files = ";".join(f"{dev}:{ino}" for dev, ino in store.layout.inodes.values())
         metadata = int(store.array("metadata_crc32c")[0])
         generation = hashlib.sha256(
@@ -138,7 +138,9 @@ class Served:
             f"{self._opened.generation}-{crc32c(*(store.array(name)[:] for name in arrays)):08x}"
         )
         if state != self._opened.state:
-            self._opened = replace(self._opened, store=store.read_anew(), state=state)
+            # another reader of the same files: who works with this one keeps its catalog
+            anew = FeatureStore(store.source, store.check, store.seals)
+            self._opened = replace(self._opened, store=anew, state=state)
         self._written = written if time.time_ns() - max(written) > SETTLED_S * 1e9 else ()
 
 

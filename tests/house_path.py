@@ -11,8 +11,9 @@ from sweeps import config, write_store
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("cli.py", "featurestore", "trainer")
-MAPPED = "_mapped"
-"""The function that hands out an array of a mapped file."""
+MAPPED = "featurestore/read/sources/mapped.py:Mapped.patches"
+"""The function that hands out rows of a mapped file."""
+NAME = MAPPED.rpartition(".")[2]
 
 
 def first_row() -> list[str]:
@@ -21,9 +22,9 @@ def first_row() -> list[str]:
     found: list[list[str]] = []
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_name == MAPPED and not found:
+        if event == "call" and frame.f_code.co_name == NAME and not found:
             calls = stack(frame)
-            if any("pooling" in call for call in calls):
+            if calls[-1] == MAPPED and any("pooling" in call for call in calls):
                 found.append(calls)
 
     with tempfile.TemporaryDirectory() as folder:

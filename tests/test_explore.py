@@ -216,7 +216,7 @@ def test_an_unsealed_image_has_no_picture(store_path):
 
 def test_nearest_is_the_cosine_of_tile_means(tiny, monkeypatch):
     monkeypatch.setattr(
-        "featurestore.explore.pictures.BLOCK_BYTES", 2 * 2 * 7 * 4
+        "featurestore.explore.neighbours.BLOCK_BYTES", 2 * 2 * 7 * 4
     )  # two images a block
     unit_NTD = np.stack([tiny_rows(tiny.spec, i).cls_VTD[1] for i in range(5)]).astype(float)
     unit_NTD /= np.linalg.norm(unit_NTD, axis=-1, keepdims=True)
@@ -282,16 +282,15 @@ def test_xarray_names_everything_and_copies_nothing(tiny):
 
 def test_xarray_reads_the_rows_asked_for_and_no_others(tiny, monkeypatch):
     read = []
+    patches = tiny.source.patches
     monkeypatch.setattr(
-        tiny,
-        "image_patches",
-        lambda i, asked, real=tiny.image_patches: (read.append(i), real(i))[1],
+        tiny.source, "patches", lambda i, views: read.append((i, views)) or patches(i, views)
     )
     ds = tiny.to_xarray()
     repr(ds), ds._repr_html_()
     assert read == []
     assert ds.patches.isel(image=3, view=1).values.shape == (2, 6, 7)
-    assert read == [3]
+    assert read == [(3, [1])]
 
 
 def test_xarray_selections_are_what_numpy_gives(tiny):
@@ -388,7 +387,7 @@ def test_labels_are_the_catalogs_row(tiny):
 
 
 def test_a_wrong_id_is_answered_with_close_ones_among_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("featurestore.store.MANY_NAMES", 10)
+    monkeypatch.setattr("featurestore.read.catalog.MANY_NAMES", 10)
     write_tiny(tmp_path / "a.h5", n=200, seal=0)
     with pytest.raises(InputError, match="did you mean.*ID123"):
         FeatureStore.open(tmp_path / "a.h5")["ID1230"]

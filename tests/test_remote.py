@@ -34,7 +34,7 @@ def elsewhere(tmp_path, monkeypatch):
     wait."""
     monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("BIOMASS_TOKEN", raising=False)
-    monkeypatch.setattr("featurestore.read.http.WAITS_S", (0.0, 0.01))
+    monkeypatch.setattr("featurestore.read.sources.http_client.WAITS_S", (0.0, 0.01))
     monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 25_000)
 
 
@@ -67,7 +67,7 @@ def test_every_array_and_row_is_the_same(local, store):
     assert store.stats().equals(local.stats())
     assert store.nearest("ID003", k=2).equals(local.nearest("ID003", k=2))
     assert np.array_equal(store.pca(2), local.pca(2))
-    assert store.row_crc(4, 1) == local.row_crc(4, 1)
+    assert store.checksums.of_row(4, 1) == local.checksums.of_row(4, 1)
     assert np.array_equal(store.rows(1).patches_VTPD, local.rows(1).patches_VTPD)
     assert np.array_equal(store.raw.cls, local.raw.cls)
     assert str(store).splitlines()[1:] == str(local).splitlines()[1:]
@@ -122,7 +122,7 @@ def test_rows_are_fetched_ahead_and_once(local, server, store):
 
 
 def test_large_arrays_come_in_several_requests(local, server, store, monkeypatch):
-    monkeypatch.setattr("featurestore.read.remote.BLOCK_BYTES", 100)
+    monkeypatch.setattr("featurestore.read.sources.http.BLOCK_BYTES", 100)
     assert np.array_equal(store.pooled, local.pooled)
     assert server.asked.count("/v1/stores/features/arrays/pooled") == -(-local.pooled.nbytes // 100)
 
@@ -295,7 +295,7 @@ def test_a_cache_that_is_removed_while_in_use_says_so(local, store):
 @pytest.fixture
 def tight(server, monkeypatch):
     """The same with room for about two of three files."""
-    monkeypatch.setattr("featurestore.read.cache.LEAST_FILES", 1)
+    monkeypatch.setattr("featurestore.read.sources.http_cache.LEAST_FILES", 1)
     with FeatureStore.open(server.url) as store:
         used = sum(
             os.stat(path).st_blocks * 512
@@ -334,7 +334,7 @@ def test_the_cache_stays_within_its_bound(local, tight):
 
 def test_other_caches_go_first(local, server, tight, tmp_path):
     tight.patches[0]
-    root, bound = tight.layout.path.parent, tight._given[1]
+    root, bound = tight.layout.path.parent, tight.source._given[1]
     tight.close()
     write_tiny(tmp_path / "other.h5", n=4)
     mine = root / "a store of mine.zarr"
@@ -424,7 +424,7 @@ def test_what_passes_is_tried_again(local, server, store, fault):
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(local, server, monkeypatch):
-    monkeypatch.setattr("featurestore.read.http.READ_S", 0.2)
+    monkeypatch.setattr("featurestore.read.sources.http_client.READ_S", 0.2)
     server.fault = once(lambda request, body: time.sleep(0.6))
     with FeatureStore.open(server.url) as store:
         assert np.array_equal(store.patches[3, 1], local.patches[3, 1])
@@ -674,7 +674,7 @@ def test_heads_trained_over_http_are_those_of_the_local_store(labelled, tmp_path
 
 
 def test_the_service_is_read_like_its_store(local, monkeypatch):
-    monkeypatch.setattr("featurestore.read.remote.BLOCK_BYTES", 100)
+    monkeypatch.setattr("featurestore.read.sources.http.BLOCK_BYTES", 100)
     with served.serving(local.path) as address, FeatureStore.open(address) as store:
         for name in local.layout.extents.keys() - {"patches", "metadata_crc32c"}:
             assert np.array_equal(store.array(name), local.array(name)), name

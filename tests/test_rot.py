@@ -12,6 +12,7 @@ from sweeps import config, write_store
 
 from featurestore import FeatureStore, open_writer
 from featurestore.errors import StoreDamaged
+from featurestore.read.checksums import Checksums
 from trainer import MixupBatches
 from trainer.loop.grid import SweepConfig
 from trainer.loop.sweep import prepare_sweep, resume_sweep, run_sweep
@@ -136,9 +137,9 @@ def test_K9_a_pooled_store_is_checked_as_well(tmp_path):
 
 
 def test_K9_a_row_is_compared_once(tmp_path, path, monkeypatch):
-    rows, row_crc = [], FeatureStore.row_crc
+    rows, of_row = [], Checksums.of_row
     monkeypatch.setattr(
-        FeatureStore, "row_crc", lambda self, *row: rows.append(row) or row_crc(self, *row)
+        Checksums, "of_row", lambda self, *row: rows.append(row) or of_row(self, *row)
     )
     trained(tmp_path, small(tmp_path, path, epochs=5))
     assert len(rows) == len(set(rows)) > 12
@@ -206,7 +207,7 @@ def test_K9_mixup_batches_check_their_rows(path, part):
 
 def test_K9_rows_from_a_server_are_not_checked_twice(tmp_path, path, monkeypatch):
     with serving(path) as server, FeatureStore.open(server.url, cache=tmp_path / "cache") as store:
-        monkeypatch.setattr(FeatureStore, "check_rows", None)  # not called
+        monkeypatch.setattr(Checksums, "check", None)  # not called
         assert len(list(MixupBatches(store, batch_size=6))) == 2
 
 
@@ -242,12 +243,14 @@ def test_a_row_that_is_built_again_is_checked_again(path):
 def test_K9_no_more_than_a_window_is_asked_for_ahead_of_the_check(path, monkeypatch):
     store = FeatureStore.open(path)
     row_bytes = store.layout.extents["patches"].array.row_bytes
-    monkeypatch.setattr("featurestore.store.CHECK_AHEAD_BYTES", 3 * row_bytes)
+    monkeypatch.setattr("featurestore.read.checksums.AHEAD_BYTES", 3 * row_bytes)
     asked, ahead = [], []
-    monkeypatch.setattr(store, "_ask_for", asked.extend)
-    row_crc = store.row_crc
+    monkeypatch.setattr(store.source, "will_need", asked.extend)
+    of_row = store.checksums.of_row
     monkeypatch.setattr(
-        store, "row_crc", lambda *row: ahead.append(len(asked) - len(ahead)) or row_crc(*row)
+        store.checksums,
+        "of_row",
+        lambda *row: ahead.append(len(asked) - len(ahead)) or of_row(*row),
     )
     rows = [(image, view) for image in range(4) for view in range(3)]
     store.check_rows(rows)

@@ -36,7 +36,8 @@ def test_patches_come_as_raw_bytes_with_their_shape(client, path):
 @pytest.mark.parametrize("name", ["cls", "pooled", "patches"])
 def test_npy_is_what_numpy_loads(client, path, name):
     answer = client.get(f"{S}/rows/@1/2?tokens={name}&format=npy")
-    expected = FeatureStore.open(path).row(name, 1, 2)
+    store = FeatureStore.open(path)
+    expected = store.patches[1, 2] if name == "patches" else store.array(name)[1, 2]
     np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), expected)
 
 

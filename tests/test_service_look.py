@@ -13,22 +13,23 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from PIL import Image
 from sweeps import write_store
 
-from featurestore import open_writer
+from featurestore import FeatureStore, open_writer
 from featurestore.errors import InputError, StoreDamaged, UsageError
-from featurestore.format.choose import open_layout
 from featurestore.format.spec import STATS, ViewSpec
+from featurestore.read.sources.pread import Pread
 from service.errors import ServiceError
 from service.explore import maps, outliers, overview, patch_grids, pictures
-from service.pread import PreadStore
 
 MAX, STD = STATS.index("patch_max"), STATS.index("cls_m2")
 
 
-def opened(path) -> PreadStore:
-    return PreadStore(open_layout(path))
+def opened(path) -> FeatureStore:
+    return FeatureStore(Pread.open(path))
 
 
-def written(path, change=lambda rows, image: rows, n: int = 4, frame=None, **tokens) -> PreadStore:
+def written(
+    path, change=lambda rows, image: rows, n: int = 4, frame=None, **tokens
+) -> FeatureStore:
     """A store of n images whose rows were changed before they were put."""
     frame = tiny_frame(n) if frame is None else frame
     spec = tiny_spec(frame, **tokens)
@@ -152,7 +153,7 @@ def test_the_map_is_that_of_an_svd_in_blocks_or_not(tmp_path, monkeypatch):
     x_ND /= np.linalg.norm(x_ND, axis=-1, keepdims=True)
     u, s, _ = np.linalg.svd(x_ND - x_ND.mean(0), full_matrices=False)
     np.testing.assert_allclose(np.abs(whole[["x", "y"]]), np.abs((u * s)[:, :2]), atol=2e-3)
-    monkeypatch.setattr("featurestore.explore.pictures.BLOCK_BYTES", 300)
+    monkeypatch.setattr("featurestore.explore.neighbours.BLOCK_BYTES", 300)
     pd.testing.assert_frame_equal(maps.image_map(store, view=1), whole, atol=2e-5)
 
 

@@ -10,15 +10,14 @@ from served import write_served
 
 from featurestore import FeatureStore
 from featurestore.errors import StoreDamaged
-from featurestore.format.choose import open_layout
-from service.pread import PreadStore
+from featurestore.read.sources.pread import Pread
 
 
 @pytest.fixture(scope="module", params=["h5", "zarr"])
 def both(request, tmp_path_factory):
     """A store that reads and one that maps."""
     path = write_served(tmp_path_factory.mktemp("read"), request.param)
-    return PreadStore(open_layout(path)), FeatureStore.open(path)
+    return FeatureStore(Pread.open(path)), FeatureStore.open(path)
 
 
 INDICES = [
@@ -44,7 +43,7 @@ INDICES = [
 @pytest.mark.parametrize("index", INDICES, ids=repr)
 @pytest.mark.parametrize("part_bytes", [0, 4096])
 def test_every_index_reads_what_the_map_shows(both, index, part_bytes, monkeypatch):
-    monkeypatch.setattr("service.pread.PART_BYTES", part_bytes)
+    monkeypatch.setattr("featurestore.read.sources.pread.PART_BYTES", part_bytes)
     read, mapped = both
     if isinstance(index, list) and not index:
         index = np.array([], int)
@@ -69,13 +68,13 @@ def test_what_a_store_can_do_it_does_by_reading(both):
     assert read.stats().equals(mapped.stats()) and read.catalog.equals(mapped.catalog)
     assert read.nearest("ID002", 3).equals(mapped.nearest("ID002", 3))
     np.testing.assert_array_equal(read.pca(1, "vflip"), mapped.pca(1, "vflip"))
-    assert read.row_crc(3, 2) == mapped.row_crcs(3)[2]
+    assert read.checksums.of_row(3, 2) == mapped.row_crcs(3)[2]
     assert read.verify()
 
 
 def test_nothing_is_mapped_and_no_file_stays_open(tmp_path):
     write_tiny(tmp_path / "features.h5")
-    store = PreadStore(open_layout(tmp_path / "features.h5"))
+    store = FeatureStore(Pread.open(tmp_path / "features.h5"))
     store.stats(), store.nearest(0), store.pca(0), store.patches[1, 1]
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
     assert str(store.path) not in {
@@ -86,7 +85,7 @@ def test_nothing_is_mapped_and_no_file_stays_open(tmp_path):
 def test_r03_a_store_that_is_cut_is_an_error(tmp_path):
     path = tmp_path / "features.h5"
     write_tiny(path)
-    store = PreadStore(open_layout(path))
+    store = FeatureStore(Pread.open(path))
     os.truncate(path, 4096)
     for read in (
         lambda: store.stats(),

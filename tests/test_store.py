@@ -68,7 +68,7 @@ def test_C1_what_was_never_sealed_is_never_returned(store_path):
 def test_C4_a_reader_sees_a_store_grow(store_path):
     write_tiny(store_path, seal=1)
     store = FeatureStore.open(store_path)
-    assert (store.n_sealed, store.is_sealed(4)) == (1, False)
+    assert (store.n_sealed, store.seals.is_sealed(4)) == (1, False)
     spec = write_tiny(store_path)
     assert store.n_sealed == 5
     assert np.array_equal(store.patches[4, 2], tiny_rows(spec, 4).patches_VTPD[2])
@@ -203,7 +203,7 @@ def test_C1_a_seal_that_does_not_match_is_no_seal(store_path):
         file.seek(offset)
         file.write(b"\xff")
     store = FeatureStore.open(store_path)
-    assert [store.is_sealed(i) for i in range(5)] == [True, True, False, True, True]
+    assert [store.seals.is_sealed(i) for i in range(5)] == [True, True, False, True, True]
     with pytest.raises(StoreDamaged, match="does not match"):
         store.patches[2, 0]
     assert len(store.verify().faults) == 1

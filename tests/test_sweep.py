@@ -300,7 +300,7 @@ def test_mapped_rows_are_not_copied_on_their_way_to_torch(store):
         store, config(store.parent, store).base, torch.float32, torch.device("cpu")
     )
     reader = TokenReader(data.store, data.device)
-    assert reader.row(3, 1).data_ptr() == data.store.patches[3, 1].ctypes.data
+    assert reader.step([(3, 1)])[0].data_ptr() == data.store.patches[3, 1].ctypes.data
 
 
 @pytest.mark.parametrize(

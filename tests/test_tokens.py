@@ -203,9 +203,10 @@ def test_the_kernel_is_asked_for_every_byte_of_cold_rows_alone(store_path, monke
     write_tiny(store_path)
     store, calls = FeatureStore.open(store_path), []
     places = [store.layout.extents["patches"].locate(3 * i + v)[:2] for i, v in STEPS[0]]
-    monkeypatch.setattr("featurestore.store.ADVISE_BYTES", 100)
+    monkeypatch.setattr("featurestore.disk.page_cache.ADVISE_BYTES", 100)
     monkeypatch.setattr(
-        "featurestore.store.is_cached", lambda fd, offset, n: (file_of(fd), offset) == places[1]
+        "featurestore.read.sources.local.is_cached",
+        lambda fd, offset, n: (file_of(fd), offset) == places[1],
     )
     monkeypatch.setattr(
         os, "posix_fadvise", lambda fd, offset, n, advice: calls.append((file_of(fd), offset, n))

@@ -169,7 +169,7 @@ def import_graph(files: list[Source]) -> dict[str, set[str]]:
 
 
 def room_of(module: str) -> str:
-    """featurestore.read of featurestore.read.cache; a file that lies in no room stands for
+    """featurestore.read of featurestore.read.rows; a file that lies in no room stands for
     itself."""
     parts = module.split(".")
     return ".".join(parts[:2])

@@ -165,9 +165,9 @@ def locate(path: Path) -> tuple[Path, Path | None]:
 def check_store(path: Path | str) -> Check:
     """One line about the store, or why it does not open."""
     try:
-        from featurestore.store import FeatureStore
+        from featurestore.read.open import open_reader
 
-        with FeatureStore.open(path) as store:
+        with open_reader(path) as store:
             n_sealed, n_skipped = len(store.sealed), len(store.skipped)
             n_open = store.n_images - n_sealed - n_skipped
             skipped = f", {n_skipped} skipped" if n_skipped else ""

@@ -1,17 +1,25 @@
 """A store as an xarray.Dataset: arrays of both formats by name of axis, view and image, each read
 where it is asked for."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import xarray as xr
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
+from featurestore.errors import UsageError
 from featurestore.format.spec import POOLED, STATS
+from featurestore.read.positions import views_of
+from featurestore.read.reader import Reader
 
-if TYPE_CHECKING:
-    from featurestore.store import FeatureStore
+try:
+    import xarray as xr
+    from xarray.backends import BackendArray
+    from xarray.core import indexing
+except ModuleNotFoundError as err:
+    if err.name != "xarray":
+        raise
+    raise UsageError(
+        "to_xarray: xarray is not installed; pip install xarray (or biomass[xarray])"
+    ) from err
 
 NAMES = ("cls", "patches", "pooled", "stats", "thumbs")
 
@@ -20,7 +28,7 @@ class StoredArray(BackendArray):
     """One array of a store behind xarray's lazy indexing; travels to other processes as the store's
     path."""
 
-    def __init__(self, store: "FeatureStore", name: str) -> None:
+    def __init__(self, store: Reader, name: str) -> None:
         self._store, self._name = store, name
         array = store.layout.extents[name].array
         self.shape, self.dtype = (store.n_images, *array.shape[1:]), np.dtype(array.dtype)
@@ -35,13 +43,13 @@ class StoredArray(BackendArray):
         there is no array."""
         image, *rest = key
         one = isinstance(image, int | np.integer)
-        images = (
-            [int(image)]
-            if one
-            else image.tolist()
-            if isinstance(image, np.ndarray)
-            else range(self.shape[0])[image]
-        )
+        if one:
+            images = [int(image)]
+        elif isinstance(image, np.ndarray):
+            images = image.tolist()
+        else:
+            images = range(self.shape[0])[image]
+
         if self._name == "patches" or self._store.check == "first-touch":
             for each in images:
                 self._store.require(each)
@@ -49,7 +57,9 @@ class StoredArray(BackendArray):
             return _outer(self._store.array(self._name), key)
         if not images:
             return _outer(np.empty((0, *self.shape[1:]), self.dtype), (slice(None), *rest))
-        rows = [_outer(self._store.image_patches(each, rest), rest) for each in images]
+        views = views_of(tuple(rest), self.shape[1])
+        source = self._store.source
+        rows = [_outer(source.patches(each, views), rest) for each in images]
         return rows[0] if one else np.stack(rows)
 
 
@@ -65,7 +75,7 @@ def _outer(array: np.ndarray, key: Any) -> np.ndarray:
     return array
 
 
-def dataset(store: "FeatureStore") -> xr.Dataset:
+def dataset(store: Reader) -> xr.Dataset:
     """Tokens, statistics and thumbnails of the sealed images, the catalog's columns as coordinates
     of `image`.
 
@@ -90,7 +100,7 @@ def dataset(store: "FeatureStore") -> xr.Dataset:
     )
 
 
-def _coordinates(store: "FeatureStore", images: slice | np.ndarray) -> dict[str, Any]:
+def _coordinates(store: Reader, images: slice | np.ndarray) -> dict[str, Any]:
     """Names of images, views, poolings and statistics; where a patch lies on its tile; the
     catalog."""
     t, catalog = store.spec.tokens, store.catalog.iloc[images]
@@ -115,7 +125,7 @@ def _coordinates(store: "FeatureStore", images: slice | np.ndarray) -> dict[str,
     }
 
 
-def _attributes(store: "FeatureStore") -> dict[str, Any]:
+def _attributes(store: Reader) -> dict[str, Any]:
     """What a token depends on, as texts and numbers."""
     tokens = store.spec.tokens.model_dump(mode="json", exclude={"views"})
     return {"store": str(store.path), "fingerprint": store.spec.fingerprint, **tokens}

@@ -25,8 +25,10 @@ from featurestore.manage.archive_layout import (
     check_array,
     check_attributes,
 )
-from featurestore.read.rows import ImageRows, bounded
-from featurestore.store import catalog_frame, seals
+from featurestore.read.catalog import catalog_frame
+from featurestore.read.positions import bounded
+from featurestore.read.rows import ImageRows
+from featurestore.read.seals import seals
 from featurestore.write.writer import row_crcs
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class ArchiveReport:
 
 
 class Archive:
-    """An archive open for reading; like a FeatureStore it has spec, catalog, sealed and
+    """An archive open for reading; like a store it has spec, catalog, sealed and
     rows(image)."""
 
     def __init__(self, path: Path, scheme: Scheme, attributes: dict, root: "zarr.Group") -> None:

@@ -20,8 +20,9 @@ from featurestore.manage.archive_layout import (
     Codec,
     Scheme,
 )
+from featurestore.read.reader import Reader
 from featurestore.read.rows import ImageRows
-from featurestore.store import FeatureStore, seals
+from featurestore.read.seals import seals
 from featurestore.write.columns import encode_column
 from featurestore.write.writer import image_bytes, row_crcs
 
@@ -32,7 +33,7 @@ from featurestore.manage.archive_int8 import rounded_rows
 
 
 def write_archive(
-    source: FeatureStore | Archive,
+    source: Reader | Archive,
     path: Path,
     codec: Codec,
     images: Sequence[int],
@@ -100,7 +101,7 @@ def _spec_of(spec: StoreSpec, codec: Codec, views: Sequence[int] | None) -> Stor
 
 
 def _check_request(
-    source: FeatureStore | Archive, path: Path, codec: Codec, images: Sequence[int]
+    source: Reader | Archive, path: Path, codec: Codec, images: Sequence[int]
 ) -> None:
     check_archive_name(path)
     if codec not in get_args(Codec):
@@ -127,12 +128,12 @@ def _check_request(
 
 
 def _sources(
-    source: FeatureStore | Archive, images: Sequence[int], views: Sequence[int] | None
+    source: Reader | Archive, images: Sequence[int], views: Sequence[int] | None
 ) -> Iterator[ImageRows]:
     """Rows of each image, its bytes checked."""
-    if isinstance(source, FeatureStore) and not source.is_remote:
+    if isinstance(source, Reader):
         # rot must not get a checksum of its own
-        source = FeatureStore(source.layout, "first-touch")
+        source = Reader(source.source, "first-touch")
     for image in images:
         rows = source.rows(image)
         if views is not None:

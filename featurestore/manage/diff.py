@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from featurestore.errors import list_some
-from featurestore.store import FeatureStore
+from featurestore.read.open import open_reader
+from featurestore.read.reader import Reader
 
 MOST = 20  # of one sort of difference are told one by one
 
@@ -33,7 +34,7 @@ def diff_stores(a_path: Path | str, b_path: Path | str, tokens: bool = False) ->
 
     tokens : also read the patch tokens of rows whose checksums differ, and say by how much.
     """
-    with FeatureStore.open(a_path) as a, FeatureStore.open(b_path) as b:
+    with open_reader(a_path) as a, open_reader(b_path) as b:
         diff = StoreDiff()
         diff.lines += [
             *_spec_lines(a, b),
@@ -54,7 +55,7 @@ def diff_stores(a_path: Path | str, b_path: Path | str, tokens: bool = False) ->
         return diff
 
 
-def _spec_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
+def _spec_lines(a: Reader, b: Reader) -> Iterator[str]:
     ours, theirs = (store.spec.tokens.model_dump(mode="json") for store in (a, b))
     for key in {**ours, **theirs}:
         if ours.get(key) != theirs.get(key):
@@ -70,7 +71,7 @@ def _spec_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
             yield f"spec: {key} {getattr(a.spec, key)!r} | {getattr(b.spec, key)!r}"
 
 
-def _image_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
+def _image_lines(a: Reader, b: Reader) -> Iterator[str]:
     for one, other in ((a, b), (b, a)):
         missing = sorted(_ids(one, range(one.n_images)) - _ids(other, range(other.n_images)))
         if missing:
@@ -82,11 +83,11 @@ def _image_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
             yield f"images: {len(unsealed)} sealed only in {one.path}:{list_some(unsealed, MOST)}"
 
 
-def _ids(store: FeatureStore, images) -> set[str]:
+def _ids(store: Reader, images) -> set[str]:
     return set(store.catalog["image_id"].iloc[list(images)])
 
 
-def _cell_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
+def _cell_lines(a: Reader, b: Reader) -> Iterator[str]:
     one, other = (store.catalog.set_index("image_id") for store in (a, b))
     for name in [
         c
@@ -104,7 +105,7 @@ def _cell_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
             yield f"catalog: {name!r} differs in {len(cells)} images:{list_some(cells, MOST)}"
 
 
-def _row_lines(a: FeatureStore, b: FeatureStore, tokens: bool) -> Iterator[str]:
+def _row_lines(a: Reader, b: Reader, tokens: bool) -> Iterator[str]:
     """Rows of images sealed in both, under views of the same name."""
     places = dict(zip(a.catalog["image_id"].iloc[a.sealed], a.sealed.tolist(), strict=True))
     pairs = [
@@ -129,7 +130,7 @@ def _row_lines(a: FeatureStore, b: FeatureStore, tokens: bool) -> Iterator[str]:
         yield f"rows: {len(rows)} of {differs_MW.size} have other bytes:{list_some(rows, MOST)}"
 
 
-def _thumb_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
+def _thumb_lines(a: Reader, b: Reader) -> Iterator[str]:
     """Thumbnails of images sealed in both; their size is the spec's business."""
     if not a.spec.thumb or a.spec.thumb != b.spec.thumb:
         return
@@ -144,7 +145,7 @@ def _thumb_lines(a: FeatureStore, b: FeatureStore) -> Iterator[str]:
         yield f"thumbs: {len(ids)} differ:{list_some(ids, MOST)}"
 
 
-def _row_shape(store: FeatureStore) -> list[tuple]:
+def _row_shape(store: Reader) -> list[tuple]:
     return [
         (array.name, array.shape[2:], array.dtype)
         for array in store.spec.arrays(1)
@@ -152,12 +153,13 @@ def _row_shape(store: FeatureStore) -> list[tuple]:
     ]
 
 
-def _apart(a: FeatureStore, b: FeatureStore, one: tuple[int, int], other: tuple[int, int]) -> str:
+def _apart(a: Reader, b: Reader, one: tuple[int, int], other: tuple[int, int]) -> str:
     """How far the tokens of two rows are apart."""
     name = "patches" if a.spec.has_patches else "cls"
+    arrays = [store.patches if name == "patches" else store.array("cls") for store in (a, b)]
     x, y = (
-        np.asarray(store.row(name, int(i), int(v)), np.float32)
-        for store, (i, v) in ((a, one), (b, other))
+        np.asarray(array[int(i), int(v)], np.float32)
+        for array, (i, v) in zip(arrays, (one, other), strict=True)
     )
     apart = np.abs(x - y)
     return (

@@ -24,8 +24,9 @@ from featurestore.photos.find import find_photographs, in_spelling_of
 from featurestore.photos.labels import warn_of_labels
 from featurestore.photos.sites import warn_of_sites
 from featurestore.photos.views import choose_views
+from featurestore.read.open import open_reader
+from featurestore.read.reader import Reader
 from featurestore.read.rows import ImageRows
-from featurestore.store import FeatureStore
 from featurestore.write.agreement import check_labels
 from featurestore.write.build import (
     BuildReport,
@@ -43,7 +44,7 @@ from featurestore.write.writer import StoreWriter, image_bytes, open_writer
 class Extension:
     """Where each image and view of the new store is found in the old one."""
 
-    source: FeatureStore
+    source: Reader
     view_of: dict[int, int]
     """Position of a view in the new store -> in the old one, for those it has."""
     n_views: int
@@ -51,7 +52,7 @@ class Extension:
     """Position in the old store of each of its sealed images."""
 
     @classmethod
-    def of(cls, source: FeatureStore, views: Sequence[ViewSpec]) -> "Extension":
+    def of(cls, source: Reader, views: Sequence[ViewSpec]) -> "Extension":
         old = source.spec.tokens.views
         view_of = {v: old.index(view) for v, view in enumerate(views) if view in old}
         # before the catalog: what is sealed later may have empty cells in it
@@ -141,7 +142,7 @@ def extend_store(
         raise UsageError(f"{out}: is the source; give the new store another name")
     if relabel and data is None:
         raise UsageError("--relabel: takes labels from train.csv; give --data FOLDER")
-    source = FeatureStore.open(source_path)
+    source = open_reader(source_path)
     spec, extension, frame = _planned(source, data, views, reserve, relabel)
     if not out.exists():
         durable.check_free(out.parent, len(frame) * image_bytes(spec))
@@ -191,7 +192,7 @@ def extend_store(
 
 
 def _planned(
-    source: FeatureStore, data: Path | None, views: str | None, reserve: int, relabel: bool
+    source: Reader, data: Path | None, views: str | None, reserve: int, relabel: bool
 ) -> tuple[StoreSpec, Extension, pd.DataFrame]:
     """The new store's spec, what of it the old one has, and its catalog."""
     tokens = source.spec.tokens.changed(
@@ -220,7 +221,7 @@ def _planned(
 
 def _backbone(
     spec: StoreSpec,
-    source: FeatureStore,
+    source: Reader,
     out: Path,
     weights: str | None,
     device: str,

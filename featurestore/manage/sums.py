@@ -19,7 +19,8 @@ from featurestore.disk.durable import (
 from featurestore.disk.threads import Pool
 from featurestore.errors import StoreDamaged
 from featurestore.format.layout import Extent
-from featurestore.store import FeatureStore
+from featurestore.read.files import OpenFiles
+from featurestore.read.reader import Reader
 
 PIECE = 1 << 20  # bytes read and summed at once: they stay in the cache between the two
 
@@ -43,8 +44,9 @@ class RowSums:
     """CRC-32C of every row of the images that have a seal, array by array in the order the format
     chains them."""
 
-    def __init__(self, store: FeatureStore, progress: Progress) -> None:
+    def __init__(self, store: Reader, progress: Progress) -> None:
         self.store = store
+        self.files = OpenFiles(store.layout)
         self.n_bytes = 0
         self.waited_s = 0.0
         """Seconds that the checksum waited for bytes."""
@@ -175,7 +177,7 @@ class RowSums:
         )
 
     def _pread(self, path: Path, buffer: np.ndarray, offset: int) -> np.ndarray:
-        with self.store.opened(path) as fd:
+        with self.files.opened(path) as fd:
             pread_into(fd, buffer, offset)
         return buffer
 

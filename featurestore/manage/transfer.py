@@ -22,12 +22,13 @@ from featurestore.manage.archive import Archive, ArchiveReport
 from featurestore.manage.archive_writer import write_archive
 from featurestore.manage.selection import Selection
 from featurestore.photos.find import spelled_as
+from featurestore.read.open import open_reader
+from featurestore.read.reader import Reader
 from featurestore.read.rows import ImageRows
-from featurestore.store import FeatureStore
 from featurestore.write.agreement import check_same
 from featurestore.write.writer import StoreWriter, image_bytes, open_writer, row_crcs
 
-Source = FeatureStore | Archive
+Source = Reader | Archive
 
 
 Progress = Callable[[int], object]
@@ -105,7 +106,7 @@ def merge(
     of, and named in `made_by`. An image may be in several parts if its rows and labels are the same
     there. MismatchError for other tokens (both values are given), or for an image that differs.
     """
-    sources = [FeatureStore.open(path) for path in parts]
+    sources = [open_reader(path) for path in parts]
     first = sources[0]
     for other in sources[1:]:
         check_same(other, first.spec)
@@ -139,14 +140,14 @@ def merge(
 
 def open_source(path: Path | str) -> Source:
     """A store or an archive, whichever is there."""
-    return Archive.open(path) if is_archive(path) else FeatureStore.open(path)
+    return Archive.open(path) if is_archive(path) else open_reader(path)
 
 
 def checked_rows(source: Source, image: int) -> ImageRows:
     """All rows of an image, once they are what was committed; StoreDamaged naming image, view, file
     and offset if not."""
     rows = source.rows(image)
-    if isinstance(source, FeatureStore):  # an archive has checked what it decoded
+    if isinstance(source, Reader):  # an archive has checked what it decoded
         differs = np.flatnonzero(row_crcs(rows) != source.array("crc32c")[image])
         if len(differs):
             raise StoreDamaged(
@@ -237,7 +238,7 @@ def source_of(places: dict[str, tuple[Source, int]]) -> Source:
 def check_holds(out: Path, places: dict[str, tuple[Source, int]], selection: Selection) -> None:
     """MismatchError unless what a store at `out` has sealed is what would be copied there: an
     earlier run of the same."""
-    with FeatureStore.open(out) as store:
+    with open_reader(out) as store:
         ids = store.catalog["image_id"].iloc[store.sealed]
         if strange := sorted(set(ids) - set(places)):
             raise MismatchError(
@@ -255,9 +256,7 @@ def check_holds(out: Path, places: dict[str, tuple[Source, int]], selection: Sel
             )
 
 
-def _same_rows(
-    store: FeatureStore, image: int, source: Source, place: int, selection: Selection
-) -> bool:
+def _same_rows(store: Reader, image: int, source: Source, place: int, selection: Selection) -> bool:
     """By their checksums where rows go over as they are, else by the photograph's."""
     if selection.is_all(source.spec):
         return np.array_equal(store.array("crc32c")[image], source.row_crcs(place)[selection.views])
@@ -268,7 +267,7 @@ def _sealed(source: Source) -> np.ndarray:
     """Sealed images, with a catalog read after they were: one that is sealed later may still have
     empty cells in it."""
     sealed = np.asarray(source.sealed)
-    if isinstance(source, FeatureStore):
+    if isinstance(source, Reader):
         source.refresh()
     return sealed
 
@@ -278,7 +277,7 @@ def _given(spec: StoreSpec) -> list[str]:
     return [column.name for column in spec.columns if column.name not in OWN_COLUMNS[2:]]
 
 
-def _merged_columns(sources: list[FeatureStore]) -> tuple[Column, ...]:
+def _merged_columns(sources: list[Reader]) -> tuple[Column, ...]:
     """Every column of any part, texts as wide as the widest."""
     columns: dict[str, Column] = {}
     for source in sources:
@@ -293,7 +292,7 @@ def _merged_columns(sources: list[FeatureStore]) -> tuple[Column, ...]:
     return tuple(columns.values())
 
 
-def _warn_of_other_making(sources: Sequence[FeatureStore]) -> None:
+def _warn_of_other_making(sources: Sequence[Reader]) -> None:
     for key in ROUNDING:
         made: dict[str, Path] = {}
         for source in sources:
@@ -303,9 +302,7 @@ def _warn_of_other_making(sources: Sequence[FeatureStore]) -> None:
             warnings.warn(f"{key}: {each}; tokens agree only within rounding", stacklevel=3)
 
 
-def _check_twin(
-    image_id: str, one: tuple[FeatureStore, int], other: tuple[FeatureStore, int]
-) -> None:
+def _check_twin(image_id: str, one: tuple[Reader, int], other: tuple[Reader, int]) -> None:
     """MismatchError unless an image that two parts hold is the same in both."""
     (a, i), (b, j) = one, other
     cells = [store.catalog.iloc[k][_given(store.spec)] for store, k in (one, other)]

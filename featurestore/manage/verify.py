@@ -4,6 +4,7 @@ a build makes them again."""
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from featurestore.manage.sums import Progress, RowSums
 from featurestore.photos.find import find_photographs
 from featurestore.photos.images import find_damage
 from featurestore.photos.jpeg import UNCHECKED, can_check
-from featurestore.store import FeatureStore
+from featurestore.read.files import OpenFiles
+from featurestore.read.open import open_reader
+from featurestore.read.reader import Reader
 from featurestore.write.writer import StoreWriter
 
 
@@ -77,7 +80,7 @@ class VerifyReport:
 
 
 def verify(
-    store: FeatureStore, progress: Progress = lambda n_bytes: None, images: Path | None = None
+    store: Reader, progress: Progress = lambda n_bytes: None, images: Path | None = None
 ) -> VerifyReport:
     """Check every sealed image: its seal, and each of its rows, value by value; unsealed images are
     counted as absent.
@@ -92,15 +95,18 @@ def verify(
     store.refresh()
     start = time.perf_counter()
     sums = RowSums(store, progress)
-    sums.run()
-    report = VerifyReport(store.n_images, len(sums.sealed), sums.n_bytes, waited_s=sums.waited_s)
-    store.refresh()  # a builder may have added images meanwhile
-    report.faults += [
-        *_row_faults(sums),
-        *_seal_faults(store),
-        *_catalog_faults(store),
-        *_metadata_faults(store),
-    ]
+    with closing(sums.files):
+        sums.run()
+        report = VerifyReport(
+            store.n_images, len(sums.sealed), sums.n_bytes, waited_s=sums.waited_s
+        )
+        store.refresh()  # a builder may have added images meanwhile
+        report.faults += [
+            *_row_faults(sums),
+            *_seal_faults(store),
+            *_catalog_faults(store),
+            *_metadata_faults(store, sums.files),
+        ]
     report.seconds = time.perf_counter() - start
     if images:
         report.faults += _photograph_faults(store, images)
@@ -115,7 +121,7 @@ def repair(path: Path, progress: Progress = lambda n_bytes: None) -> VerifyRepor
     Nothing else is changed. LockedError while a builder is at work.
     """
     _refuse_remote(path)
-    with locked(path), FeatureStore.open(path) as store:
+    with locked(path), open_reader(path) as store:
         report = verify(store, progress)
         StoreWriter(store.layout, store).unseal(report.damaged)
     return report
@@ -148,7 +154,7 @@ def _row_faults(sums: RowSums) -> Iterator[Fault]:
         )
 
 
-def _seal_faults(store: FeatureStore) -> Iterator[Fault]:
+def _seal_faults(store: Reader) -> Iterator[Fault]:
     seal_N, extent = store.array("seal"), store.layout.extents["seal"]
     for image in np.setdiff1d(np.flatnonzero(seal_N[: store.n_images] != 0), store.sealed).tolist():
         path, offset, _ = extent.locate(image)
@@ -172,7 +178,7 @@ def _seal_faults(store: FeatureStore) -> Iterator[Fault]:
         )
 
 
-def _catalog_faults(store: FeatureStore) -> Iterator[Fault]:
+def _catalog_faults(store: Reader) -> Iterator[Fault]:
     """A place in use always has a path: a bit that flipped in a free place's id puts it in use
     without one."""
     for image in np.flatnonzero(store.array("catalog/path")[: store.n_images, 0] == 0).tolist():
@@ -187,7 +193,7 @@ def _catalog_faults(store: FeatureStore) -> Iterator[Fault]:
         )
 
 
-def _metadata_faults(store: FeatureStore) -> Iterator[Fault]:
+def _metadata_faults(store: Reader, files: OpenFiles) -> Iterator[Fault]:
     path, offset, _ = store.layout.extents["metadata_crc32c"].locate(0)
     if metadata_crc(store.layout) != store.array("metadata_crc32c")[0]:
         yield Fault(
@@ -201,7 +207,7 @@ def _metadata_faults(store: FeatureStore) -> Iterator[Fault]:
         )
     for file, start, n_bytes in store.layout.padding:
         buffer = np.empty(n_bytes, np.uint8)
-        with store.opened(file) as fd:
+        with files.opened(file) as fd:
             pread_into(fd, buffer, start)
         if buffer.any():
             yield Fault(
@@ -214,7 +220,7 @@ def _metadata_faults(store: FeatureStore) -> Iterator[Fault]:
             )
 
 
-def _photograph_faults(store: FeatureStore, root: Path) -> Iterator[Fault]:
+def _photograph_faults(store: Reader, root: Path) -> Iterator[Fault]:
     """Photographs that are gone, have other bytes than those the tokens were made of, or were
     damaged when they were encoded."""
     if not can_check():

@@ -1,19 +1,16 @@
-"""Rows of a store by index and by name: what `store.patches` and `store["ID..."]` hand out."""
+"""Rows of patch tokens by index, as numpy's arrays are indexed: what `store.patches` hands out."""
 
 import math
-import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from featurestore.errors import UsageError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from featurestore.store import FeatureStore
+from featurestore.errors import InputError
+from featurestore.read.catalog import Catalog
+from featurestore.read.positions import bounded, is_integer, views_of
+from featurestore.read.source import Source
 
 
 @dataclass(frozen=True)
@@ -42,15 +39,22 @@ class RowArray:
 
     A view is read-only. torch does not know read-only memory: a write into
     `torch.from_numpy(store.patches[i, v])` ends the process (SIGSEGV). Write into `.clone()` of it.
+
+    require : raises unless these views of an image may be handed out.
     """
 
-    def __init__(self, store: "FeatureStore") -> None:
-        self._store, self._array = store, store.layout.extents["patches"].array
+    def __init__(
+        self, source: Source, catalog: Catalog, require: Callable[[int, Sequence[int]], None]
+    ) -> None:
+        self._source = source
+        self._catalog = catalog
+        self._require = require
+        self._array = source.layout.extents["patches"].array
         self.dtype = np.dtype(self._array.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self._store.n_images, *self._array.shape[1:])
+        return (self._catalog.n_images, *self._array.shape[1:])
 
     @property
     def ndim(self) -> int:
@@ -69,25 +73,24 @@ class RowArray:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         before, image, rest = self._parted(key if isinstance(key, tuple) else (key,))
-        if _is_integer(image):
+        if is_integer(image):
             # one image, as if it were the only one: what numpy makes of the other indices is then
             # numpy's own
             return self._image(bounded(image, len(self), "image"), rest)[None][(*before, 0, *rest)]
-        if not isinstance(image, slice) or not all(
-            _is_integer(k) or k is None or isinstance(k, _SLICES) for k in rest
-        ):
+
+        takes_rest = all(is_integer(k) or k is None or isinstance(k, _SLICES) for k in rest)
+        if not isinstance(image, slice) or not takes_rest:
             raise IndexError(
                 "patches of several images take integers and slices; gather other rows with "
                 "store.take(rows)"
             )
         images = range(len(self))[image]
-        empty_NVTPD = np.empty((0, *self.shape[1:]), self.dtype)
-        rows = (
-            np.stack([self._image(i, rest)[rest] for i in images])
-            if images
-            else empty_NVTPD[(slice(None), *rest)]
-        )
-        return rows[(*(k for k in before if k is None), ...)]
+        if images:
+            rows = np.stack([self._image(i, rest)[rest] for i in images])
+        else:
+            rows = np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+        new_axes = [k for k in before if k is None]
+        return rows[(*new_axes, ...)]
 
     def _parted(self, key: tuple) -> tuple[tuple, Any, tuple]:
         """A key as what comes before the image's index, that index, and what comes after."""
@@ -101,6 +104,7 @@ class RowArray:
             )
         if sum(k is Ellipsis for k in key) > 1:
             raise IndexError("an index can only have a single ellipsis ('...')")
+
         at = 0
         while at < len(key) and (key[at] is None or (key[at] is Ellipsis and n == self.ndim)):
             at += 1
@@ -112,10 +116,10 @@ class RowArray:
         return key[:at], key[at], key[at + 1 :]
 
     def _image(self, image: int, rest: tuple) -> np.ndarray:
-        self._store.require(
-            image, asked_views(rest, self.shape[1]) if self._store.check == "first-touch" else ()
-        )
-        return self._store.image_patches(image, rest)
+        """(V, T, P, D) of one image, with the views that the rest of a key touches."""
+        views = views_of(rest, self._array.shape[1])
+        self._require(image, views)
+        return self._source.patches(image, views)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -131,178 +135,12 @@ class RowArray:
         )
 
 
-class ImageTokens:
-    """One photograph of a store: its labels and the tokens of its views, by view name or
-    position."""
-
-    def __init__(self, store: "FeatureStore", image: int) -> None:
-        self._store, self._image = store, image
-
-    @property
-    def labels(self) -> pd.Series:
-        return (
-            self._store.catalog_rows(np.s_[self._image : self._image + 1])
-            .iloc[0]
-            .rename(self._image)
-        )
-
-    def patches(self, view: int | str = 0) -> np.ndarray:
-        """(T, P, D) float16, zero copy, read-only."""
-        return self._store.patches[self._image, self._store.view_index(view)]
-
-    def grid(self, view: int | str = 0) -> np.ndarray:
-        """(T, h, w, D) float16: the patches where they lie on each tile, zero copy."""
-        patches_TPD = self.patches(view)
-        return patches_TPD.reshape(len(patches_TPD), *self._store.spec.tokens.grid, -1)
-
-    def cls(self, view: int | str = 0) -> np.ndarray:
-        """(T, D) float16."""
-        return self._small("cls", view)
-
-    def pooled(self, view: int | str = 0) -> np.ndarray:
-        """(T, 5, D) float32."""
-        return self._small("pooled", view)
-
-    def pca(self, view: int | str = 0, scale: int = 1) -> np.ndarray:
-        """(H, W, 3) uint8: the patch tokens as colours, see `FeatureStore.pca`."""
-        return self._store.pca(self._image, view, scale)
-
-    def show(self, view: int | str = 0) -> "Image":
-        """A PIL picture: the thumbnail beside the patch tokens as colours. InputError if the store
-        has neither."""
-        from featurestore.explore.pictures import show
-
-        return show(self._store, self._image, view)
-
-    @property
-    def thumb(self) -> np.ndarray:
-        """(h, w, 3) uint8."""
-        self._store.require(self._image)
-        return self._store.array("thumbs")[self._image]
-
-    def _small(self, name: str, view: int | str) -> np.ndarray:
-        self._store.require(self._image)
-        return self._store.array(name)[self._image, self._store.view_index(view)]
-
-    def __len__(self) -> int:
-        return len(self._store.view_names)
-
-    def __getitem__(self, view: int | str) -> "RowView":
-        return RowView(self, self._store.view_names[self._store.view_index(view)])
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(self._store.view_names)
-
-    def __repr__(self) -> str:
-        labels = self.labels
-        return (
-            f"{labels['image_id']}: views {', '.join(self._store.view_names)}\n{labels.to_string()}"
-        )
-
-    def _repr_html_(self) -> str:
-        from featurestore.explore.pictures import image_html
-
-        return image_html(self._store, self._image)
-
-
-class RowView:
-    """One view of a photograph, `store["ID..."]["hflip"]`: what ImageTokens gives for it, as
-    attributes."""
-
-    def __init__(self, image: ImageTokens, view: str) -> None:
-        self._image, self.view = image, view
-
-    @property
-    def patches(self) -> np.ndarray:
-        """(T, P, D) float16, zero copy, read-only."""
-        return self._image.patches(self.view)
-
-    @property
-    def grid(self) -> np.ndarray:
-        """(T, h, w, D) float16, zero copy, read-only."""
-        return self._image.grid(self.view)
-
-    @property
-    def cls(self) -> np.ndarray:
-        """(T, D) float16."""
-        return self._image.cls(self.view)
-
-    @property
-    def pooled(self) -> np.ndarray:
-        """(T, 5, D) float32."""
-        return self._image.pooled(self.view)
-
-    def show(self) -> "Image":
-        """A PIL picture, see `ImageTokens.show`."""
-        return self._image.show(self.view)
-
-    def __repr__(self) -> str:
-        return (
-            f"<{self._image.labels['image_id']}, view {self.view!r}: .patches .grid .cls "
-            ".pooled .show()>"
-        )
-
-
-def asked_views(asked: tuple, n_views: int) -> list[int]:
-    """Positions of the views of an image that an index touches: those of an integer, a slice or a
-    list; of all else, all."""
-    first = next((key for key in asked if key is not None), Ellipsis)
-    every = np.arange(n_views)
-    if isinstance(first, bool | np.bool_) or first is Ellipsis:
-        return every.tolist()
-    try:
-        return np.unique(every[first]).tolist()
-    except IndexError:  # numpy says what is wrong with it, and needs no row for that
-        return [] if np.ndim(first) == 0 else every.tolist()
-
-
 _SLICES = (slice, type(Ellipsis))
-PAIRS = (
-    "give pairs of positions, (image, view), e.g. store.take([(3, 0), (7, 2)]); of some images' "
-    "first view "
-    "[(i, 0) for i in positions]"
-)
 
 
-def _is_integer(index: Any) -> bool:
-    """Whether numpy would take it as the index of one row: no mask, no array of several."""
-    if isinstance(index, bool | np.bool_) or (
-        isinstance(index, np.ndarray) and (index.ndim or index.dtype == bool)
-    ):
-        return False
-    try:
-        operator.index(index)
-    except TypeError:
-        return False
-    return True
-
-
-def pairs_of(rows_B2: Any) -> np.ndarray:
-    """(B, 2) integers, pairs of image and view, as given; UsageError for anything else."""
-    try:
-        rows = np.asarray(rows_B2)
-    except ValueError as err:  # of different lengths
-        raise UsageError(f"rows: {err}; {PAIRS}") from err
-    if rows.size == 0 and rows.dtype != bool:
-        return np.empty((0, 2), int)
-    if rows.dtype == bool:
-        raise UsageError(
-            f"rows: a mask of shape {rows.shape}; {PAIRS}, of a mask of images and views "
-            "np.argwhere(mask)"
+def require_patches(source: Source) -> None:
+    """InputError for a pooled store."""
+    if not source.layout.spec.has_patches:
+        raise InputError(
+            f"{source.path}: a pooled store, it holds no patch tokens; build one with them"
         )
-    if rows.ndim != 2 or rows.shape[1] != 2 or rows.dtype.kind not in "iu":
-        raise UsageError(f"rows: {rows.dtype} of shape {rows.shape}; {PAIRS}")
-    return rows
-
-
-def bounded(index: Any, n: int, what: str) -> int:
-    """A position from 0; IndexError if there are not so many, UsageError for what is no integer
-    (true and false are none)."""
-    if not _is_integer(index):
-        raise UsageError(
-            f"{what} {index!r}: neither a name nor a position; give an id or an integer"
-        )
-    index = operator.index(index)
-    if not -n <= index < n:
-        raise IndexError(f"{what} {index} is out of bounds, there are {n}")
-    return index % n

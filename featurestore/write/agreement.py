@@ -6,10 +6,10 @@ import pandas as pd
 
 from featurestore.errors import MismatchError, list_some
 from featurestore.format.spec import StoreSpec
-from featurestore.store import FeatureStore
+from featurestore.read.reader import Reader
 
 
-def check_same(store: FeatureStore, spec: StoreSpec) -> None:
+def check_same(store: Reader, spec: StoreSpec) -> None:
     """MismatchError naming each part of the spec that differs from the store's."""
     ours, theirs = spec.tokens.model_dump(mode="json"), store.spec.tokens.model_dump(mode="json")
     keys = {**theirs, **ours}
@@ -43,7 +43,7 @@ def _difference(key: str, theirs: Any, ours: Any) -> str:
     return f"{key}: store {theirs!r}, asked {ours!r}"
 
 
-def check_labels(store: FeatureStore, frame: pd.DataFrame) -> None:
+def check_labels(store: Reader, frame: pd.DataFrame) -> None:
     """MismatchError naming the sealed images whose cells in the CSV are not the store's: nothing
     sealed is rewritten."""
     advice = (

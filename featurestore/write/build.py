@@ -32,7 +32,7 @@ from featurestore.photos.decode import (
     decode_ahead,
 )
 from featurestore.photos.sites import count_sites
-from featurestore.store import FeatureStore
+from featurestore.read.open import open_reader
 from featurestore.write.config import BuildConfig
 from featurestore.write.prepare import prepare_build
 from featurestore.write.writer import ImageRows, StoreWriter, image_bytes, open_writer
@@ -111,7 +111,7 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
             f"{len(skipped)} photographs skipped; their images have no tokens:{list_some(skipped)}",
             stacklevel=3,
         )
-    with FeatureStore.open(path) as store:
+    with open_reader(path) as store:
         sealed = store.catalog.iloc[store.sealed]
         same = sealed[sealed["sha256"].duplicated(keep=False) & (sealed["sha256"] != "")]
         if len(same):

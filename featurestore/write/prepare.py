@@ -26,7 +26,7 @@ from featurestore.photos.jpeg import UNCHECKED, can_check
 from featurestore.photos.labels import warn_of_labels
 from featurestore.photos.sites import warn_of_sites
 from featurestore.photos.views import choose_views
-from featurestore.store import FeatureStore
+from featurestore.read.open import open_reader
 from featurestore.write.columns import catalog_columns
 from featurestore.write.config import BuildConfig
 
@@ -100,7 +100,7 @@ def there(out: Path) -> tuple[pd.DataFrame, set[str], StoreSpec | None]:
     """
     if not out.exists():
         return pd.DataFrame(columns=["image_id", "path"], dtype=object), set(), None
-    with FeatureStore.open(out) as store:
+    with open_reader(out) as store:
         known = store.catalog[["image_id", "path"]].copy()
         return known, set(known["image_id"].iloc[store.sealed]), store.spec
 

@@ -25,8 +25,11 @@ from featurestore.errors import InputError, NoAccessError, list_some
 from featurestore.format.choose import create_store
 from featurestore.format.layout import Layout
 from featurestore.format.spec import Column, StoreSpec
+from featurestore.read.open import open_reader
+from featurestore.read.reader import Reader
 from featurestore.read.rows import ImageRows
-from featurestore.store import FeatureStore, as_bytes
+from featurestore.read.seals import as_bytes
+from featurestore.read.sources.mapped import Mapped
 from featurestore.write.agreement import check_labels, check_same
 from featurestore.write.columns import catalog_cells, encode_column
 
@@ -40,7 +43,7 @@ DROPPED = "dropped"  # the status of an image without tokens that is no longer a
 class StoreWriter:
     """The one writer of a store; made by `open_writer`, which holds the lock."""
 
-    def __init__(self, layout: Layout, store: FeatureStore) -> None:
+    def __init__(self, layout: Layout, store: Reader) -> None:
         self._layout, self._store = layout, store
         self._fds: dict[Path, int] = {}
         self._seals: dict[int, int] = {}
@@ -92,7 +95,7 @@ class StoreWriter:
                 self._write(name, image, value)
             self._write_patches(image, rows.patches_VTPD, patch_crc_V)
             self._write_cells(image, rows.facts)
-            self._seals[image] = self._store.expected_seals(image, image + 1)[0]
+            self._seals[image] = self._store.seals.expected(image, image + 1)[0]
 
     def skip(self, statuses: Mapping[int, str]) -> None:
         """Note durably why unsealed images have no tokens; a later build tries them again."""
@@ -294,7 +297,7 @@ def open_writer(
     with durable.locked(path, wait) if lock else nullcontext(), _plain_os_errors(path):
         if not path.exists():
             create_with_catalog(path, spec, frame, reserve)
-        with FeatureStore.open(path) as store:
+        with open_reader(path) as store:
             if reserve and store.layout.n < max(store.n_images, len(frame)) + reserve:
                 warnings.warn(
                     f"{path}: has room for {store.layout.n} images, which does not change; "
@@ -334,7 +337,7 @@ def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserv
     hidden = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     with (
         durable.appears_whole(path, hidden),
-        FeatureStore(create_store(hidden, spec, len(frame) + reserve)) as store,
+        Reader(Mapped(create_store(hidden, spec, len(frame) + reserve))) as store,
     ):
         StoreWriter(store.layout, store).add_images(frame)
 

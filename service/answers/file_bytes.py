@@ -15,9 +15,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from featurestore.disk.page_cache import is_cached
 from featurestore.errors import StoreDamaged
 from featurestore.format.layout import Layout
-from featurestore.store import is_cached
 from service.answers.ranges import asked_ranges
 from service.connection.zero_copy import ZERO_COPY
 from service.errors import ServiceError

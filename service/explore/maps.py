@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from featurestore.errors import UsageError
-from featurestore.explore.pictures import components, direction_blocks
+from featurestore.explore.neighbours import direction_blocks
+from featurestore.explore.pictures import components
 from featurestore.store import FeatureStore
 from service.errors import ServiceError
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featurestore.explore.pictures import aspect, facts, nearest
+from featurestore.explore.cards import facts
+from featurestore.explore.neighbours import nearest
+from featurestore.explore.pictures import aspect
 from featurestore.format.spec import STATS
 from featurestore.photos.catalog import TARGETS
 from featurestore.store import FeatureStore

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import UsageError
-from featurestore.explore.pictures import nearest, on_photograph
+from featurestore.explore.neighbours import nearest
+from featurestore.explore.pictures import on_photograph
 from featurestore.store import FeatureStore
 
 MOST_SIMILAR = 24

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from featurestore.disk.json_values import plain
-from featurestore.explore.pictures import nearest as nearest_images
+from featurestore.explore.neighbours import nearest as nearest_images
 from service.answers.json_text import JsonText
 from service.answers.openapi import VIEW, described
 from service.answers.parameters import (

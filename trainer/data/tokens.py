@@ -60,7 +60,8 @@ class TokenReader:
 
     def step(self, rows_U2: np.ndarray) -> "StepRows":
         """The rows of a step; from the first one that is used, all are on their way."""
-        self._step, self._next = StepRows(self, _rows(rows_U2)), []
+        self._step = StepRows(_rows(rows_U2), self._place, self.begin)
+        self._next = []
         return self._step
 
     def expect(self, rows_U2: np.ndarray) -> None:
@@ -76,20 +77,20 @@ class TokenReader:
         self._place.begin(rows)
         self._place.expect(self._next)
 
-    def row(self, image: int, view: int) -> Tensor:
-        """(T, P, D) float16 of one stored row; on the CPU a view of the file."""
-        return self._place.row((int(image), int(view)))
-
-    @property
-    def held_bytes(self) -> float:
-        return self._place.held_bytes
-
 
 class StepRows(Sequence):
-    """The distinct rows of one step, as they are stored."""
+    """The distinct rows of one step, as they are stored: (T, P, D) float16, on the CPU views of the
+    file.
 
-    def __init__(self, reader: TokenReader, rows: Sequence[Row]) -> None:
-        self._reader, self._rows = reader, rows
+    begin : told all rows before the first one is read.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], place: "Place", begin: Callable[[Sequence[Row]], None]
+    ) -> None:
+        self._rows = rows
+        self._place = place
+        self._begin = begin
         self._held: dict[int, Tensor] = {}
         self._latest: tuple[int, Tensor] | None = None
         self.begun = False
@@ -101,19 +102,17 @@ class StepRows(Sequence):
         if u in self._held:
             return self._held[u]
         if self._latest is None or self._latest[0] != u:
-            self._latest = (u, self._read(u))
-        row = self._latest[1]
-        if (len(self._held) + 1) * row.nbytes <= self._reader.held_bytes:
-            self._held[u] = row
-        return row
+            # first: what is no row of this step ends a loop over it, and begins nothing
+            row = self._rows[u]
+            if not self.begun:
+                self.begun = True
+                self._begin(self._rows)
+            self._latest = (u, self._place.row(row))
 
-    def _read(self, u: int) -> Tensor:
-        # first: what is no row of this step ends a loop over it, and begins nothing
-        row = self._rows[u]
-        if not self.begun:
-            self.begun = True
-            self._reader.begin(self._rows)
-        return self._reader.row(*row)
+        tokens_TPD = self._latest[1]
+        if (len(self._held) + 1) * tokens_TPD.nbytes <= self._place.held_bytes:
+            self._held[u] = tokens_TPD
+        return tokens_TPD
 
 
 class Ahead:
@@ -178,23 +177,27 @@ class Mapped:
     """
 
     def __init__(self, store: FeatureStore) -> None:
-        self._store, self.n_bytes_read = store, 0
+        self._store, self._source = store, store.source
+        self.n_bytes_read = 0
         one_file = len(store.layout.extents["patches"].paths) == 1
         # views cost nothing, but that each keeps the map of its file
         self.held_bytes = math.inf if one_file else max(1, most_maps() // 4) * _row_bytes(store)
         self._ahead = Ahead(self._ask, _count(store, GROUP_BYTES), _count(store, WINDOW_BYTES))
         self._n_rest = self._rested = 0
         self._cold = True
-        where = (
-            "fetched from the server, and kept in a cache"
-            if store.is_remote
-            else "read where they lie in the file"
-        )
-        self.residency = f"mapped: {_gb(_all_bytes(store))} {where}"
+        self.residency = f"mapped: {_gb(_all_bytes(store))} {store.source.manner}"
 
     def begin(self, rows: Sequence[Row]) -> None:
-        """Even asking costs a few percent of reading warm rows: the longer none was cold, the more
-        steps go by without."""
+        """Require the rows of a step, so that each can come straight from the source; and have them
+        read ahead.
+
+        Even asking costs a few percent of reading warm rows: the longer none was cold, the more
+        steps go by without.
+        """
+        self._store.require_rows(rows)
+        if self._store.check == "first-touch":
+            self._store.check_rows(rows)
+
         if self._rested < self._n_rest:
             self._rested += 1
             return
@@ -208,7 +211,8 @@ class Mapped:
 
     def row(self, row: Row) -> Tensor:
         self._ahead.take(row)
-        tokens_TPD = torch.from_dlpack(self._store.patches[row])
+        image, view = row
+        tokens_TPD = torch.from_dlpack(self._source.patches(image, (view,))[view])
         self.n_bytes_read += tokens_TPD.nbytes
         return tokens_TPD
 
@@ -340,9 +344,10 @@ class Nowhere:
         return torch.from_dlpack(self._store.patches[row])
 
 
-def _place(
-    store: FeatureStore, device: torch.device, room_bytes: int | None
-) -> Mapped | Resident | Ring | Nowhere:
+Place = Mapped | Resident | Ring | Nowhere
+
+
+def _place(store: FeatureStore, device: torch.device, room_bytes: int | None) -> Place:
     """By measured size: all that fits, else some at a time."""
     if not store.spec.has_patches:
         return Nowhere(store)

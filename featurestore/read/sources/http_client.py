@@ -1,9 +1,9 @@
 """GETs of one store that a server offers: bounded, tried again where that helps, every error one of
 the family.
 
-What the answers mean is `remote`'s. Of the standard library: httpx brought 290 MB/s of a core for
-rows of 9.2 MB, this 1.2 GB/s and more (once, 2 cores): h11 parses in Python, under the lock that
-training wants.
+What the answers mean is `sources.http`'s. Of the standard library: httpx brought 290 MB/s of a core
+for rows of 9.2 MB, this 1.2 GB/s and more (once, 2 cores): h11 parses in Python, under the lock
+that training wants.
 """
 
 import json
@@ -44,7 +44,7 @@ class TryAgain(Exception):
         self.after_s = after_s
 
 
-class Http:
+class Client:
     """A store's address. Safe to use from several threads, not across a fork; one connection for
     each request under way."""
 
@@ -279,7 +279,7 @@ def the_only_store(url: str) -> str:
     parts = urlsplit(shown)
     if parts.path not in ("", "/v1", "/v1/stores"):
         return shown
-    server = Http(f"{origin(shown)}/v1/stores")
+    server = Client(f"{origin(shown)}/v1/stores")
     try:
         stores = server.json().get("stores")
     finally:

@@ -1,59 +1,54 @@
-"""A store whose arrays are read and never mapped: one that is cut while it is served is an error,
-where a map ends in SIGBUS."""
+"""Files of this machine, read and never mapped: one that is cut while it is read is an error, where
+a map ends in SIGBUS."""
 
 import operator
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from featurestore.disk.durable import pread_into
 from featurestore.format.layout import Extent, Layout
-from featurestore.store import FeatureStore
+from featurestore.read.positions import is_integer
+from featurestore.read.sources.local import Local
 
 PART_BYTES = 4096  # a part of each row is read alone if it has as much
 
 
-class PreadStore(FeatureStore):
-    """A FeatureStore that reads what is asked for, each time, by pread. No file stays open, no byte
-    is mapped or kept.
+class Pread(Local):
+    """A Source that reads what is asked for, each time, by pread. No byte is mapped or kept.
 
     Every read checks that the file is the one that was opened and is not cut: StoreDamaged if it
     is.
     """
 
-    def _mapped(self, name: str, file: int) -> "FileArray":
-        return FileArray(self.layout, self.layout.extents[name], file)
+    def array(self, name: str) -> "FileArray":
+        return FileArray(self.layout, self.layout.extents[name], 0)
 
-    def read_anew(self) -> "PreadStore":
-        """The same files as another store, whose catalog is the one of now; this one stays as it is
-        for who works with it.
+    def patches(self, image: int, views: Sequence[int]) -> np.ndarray:
+        file, within = divmod(image * self._n_views, self._patches.rows_per_file)
+        rows = FileArray(self.layout, self._patches, file)
+        if len(views) == self._n_views:
+            return rows[within : within + self._n_views]
 
-        What was checked of seals is taken over, but for those that were taken back.
-        """
-        store = PreadStore(self.layout, self.check)
-        store._state_N[:] = self._state_N
-        store.refresh()
-        return store
-
-    def image_patches(self, image: int, asked: tuple = ()) -> np.ndarray:
-        """(V, T, P, D) float16, of which the views that `asked` begins with were read: all, or
-        one."""
-        extent, n_views = self.layout.extents["patches"], len(self.view_names)
-        file, within = divmod(image * n_views, extent.rows_per_file)
-        rows = self._mapped("patches", file)
-        if not (asked and _is_position(asked[0])):
-            return rows[within : within + n_views]
-        # what is not touched takes no memory
-        patches_VTPD = np.empty((n_views, *rows.shape[1:]), rows.dtype)
-        view = range(n_views)[operator.index(asked[0])]
-        patches_VTPD[view] = rows[within + view]
+        # the other views take no memory: they are not touched
+        patches_VTPD = np.empty((self._n_views, *rows.shape[1:]), rows.dtype)
+        for view in views:
+            patches_VTPD[view] = rows[within + view]
         return patches_VTPD
+
+    def patches_crc(self, image: int, view: int) -> int:
+        path, offset, n_bytes = self._patches.locate(image * self._n_views + view)
+        crc = np.empty(1, "<u4")
+        with self._files.opened(path) as fd:
+            pread_into(fd, crc, offset + n_bytes)
+        return int(crc[0])
 
 
 class FileArray:
-    """(n, *row shape) of a file, with as much of numpy's indexing as FeatureStore uses; every index
-    is a read.
+    """(n, *row shape) of a file, with as much of numpy's indexing as a reader uses; every index is
+    a read.
 
     The first index (integer, slice, or array of positions) chooses rows; the others are applied to
     what was read.
@@ -72,9 +67,9 @@ class FileArray:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         first, *rest = index if isinstance(index, tuple) else (index,)
-        one = _is_position(first)
+        one = is_integer(first)
         rows = [range(len(self))[operator.index(first)]] if one else _positions(first, len(self))
-        if rest and _is_position(rest[0]) and self._part_bytes >= PART_BYTES:
+        if rest and is_integer(rest[0]) and self._part_bytes >= PART_BYTES:
             part = range(self.shape[1])[operator.index(rest[0])]
             read = self._read(rows, self.shape[2:], part * self._part_bytes)
             rest = rest[1:]
@@ -99,10 +94,6 @@ class FileArray:
         finally:
             os.close(fd)
         return read
-
-
-def _is_position(index: Any) -> bool:
-    return hasattr(index, "__index__") and np.ndim(index) == 0
 
 
 def _positions(index: Any, n: int) -> "range | list[int]":

@@ -1,0 +1,187 @@
+"""What a store or a photograph says of itself: text for a shell, a card for a notebook, JSON."""
+
+import base64
+import io
+import json
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from featurestore.errors import BiomassError
+from featurestore.explore.pictures import SHOW_GAP, pictures, resized
+from featurestore.explore.statistics import stats
+from featurestore.format.spec import POOLED
+from featurestore.read.reader import Reader
+
+CARD_THUMBS, CARD_THUMB_HEIGHT = 8, 60
+CARD_STATS_ROWS = 8  # of more, the table is folded
+
+
+def facts(store: Reader) -> dict[str, str]:
+    """What one asks first of a store; nothing is read but ids, states and seals, no seal is
+    checked."""
+    t, n = store.spec.tokens, store.n_images
+    rounded = "" if t.dtype == "float16" else f", patches rounded to {t.dtype}"
+    rows = (
+        f"1 + {t.grid[0]} x {t.grid[1]}" if store.spec.has_patches else f"1 + {len(POOLED)} pooled"
+    )
+    return {
+        "images": f"{n} images x {len(t.views)} views, {store.n_sealed} sealed / {n} total, "
+        f"{_n_skipped(store)} skipped, "
+        f"room for {store.layout.n}",
+        "tokens": f"{t.n_tiles} tile(s) x ({rows}) x {t.width} float16{rounded}"
+        + ("" if store.spec.has_patches else "; pooled only, no patch tokens"),
+        "size": _size_text(store.size_bytes),
+        "backbone": f"{t.model}, layers {list(t.layers)}",
+        "tiles": f"{t.crop}, {t.tile_height} x {t.tile_width} pixels, {t.grid[0]} x {t.grid[1]} "
+        f"patches of {t.patch_size}"
+        + (f"; 16-bit photographs read as {t.bits} bits" if t.bits else ""),
+        "views": ", ".join(t.view_names),
+        "fingerprint": store.spec.fingerprint[:12],
+    }
+
+
+def store_text(store: Reader) -> str:
+    """The facts, one a line."""
+    return "\n".join(
+        [
+            f"FeatureStore {store.path}",
+            *(f"  {name:<11}  {text}" for name, text in facts(store).items()),
+        ]
+    )
+
+
+def store_json(store: Reader) -> str:
+    """Spec, fingerprint and counts, for machines."""
+    counts = {
+        "path": str(store.path),
+        "n_images": store.n_images,
+        "n_sealed": store.n_sealed,
+        "n_room": store.layout.n,
+    }
+    return json.dumps(counts | json.loads(store.spec.to_json()), indent=1, ensure_ascii=False)
+
+
+def _n_skipped(store: Reader) -> int:
+    cells_NW = np.ascontiguousarray(store.array("catalog/status")[: store.n_images])
+    status_N = cells_NW.view(f"S{cells_NW.shape[1]}")[:, 0]
+    return int(
+        np.count_nonzero(
+            (status_N != b"") & (status_N != b"ok") & (store.array("seal")[: store.n_images] == 0)
+        )
+    )
+
+
+def _size_text(n_bytes: int) -> str:
+    unit = next((power for power in (9, 6, 3) if n_bytes >= 10**power), 0)
+    return f"{n_bytes / 10**unit:.3g} {({9: 'GB', 6: 'MB', 3: 'kB', 0: 'bytes'})[unit]}"
+
+
+def store_html(store: Reader) -> str:
+    """A notebook's card: facts, some thumbnails, statistics. It needs nothing from outside and sets
+    no colours."""
+    frame = stats(store)
+    table = _table(frame.columns, frame.to_numpy(object))
+    unfolded = " open" if len(frame) <= CARD_STATS_ROWS else ""
+    return _card(
+        f"FeatureStore {store.path}",
+        _facts_table(facts(store))
+        + _thumb_strip(store)
+        + f"<details{unfolded}><summary>statistics of the sealed images</summary>{table}</details>",
+    )
+
+
+def image_html(store: Reader, image: int) -> str:
+    """A notebook's card of one image: its picture, or why there is none, and its labels."""
+    labels = store.catalog_rows(np.s_[image : image + 1]).iloc[0]
+    try:
+        shown = "".join(
+            f'<img src="{_data_uri(picture, kind)}" style="max-width:100%">'
+            for kind, picture in pictures(store, image, 0).items()
+        )
+    except BiomassError as err:
+        shown = f"<div>{escape(str(err))}</div>"
+    shown = f'<div style="display:flex;flex-wrap:wrap;gap:{SHOW_GAP}px">{shown}</div>'
+    return _card(
+        f"{labels['image_id']}: views {', '.join(store.view_names)}",
+        shown + _facts_table(labels.to_dict()),
+    )
+
+
+def _card(title: str, body: str) -> str:
+    return (
+        '<div style="border:1px solid rgba(128,128,128,.4);border-radius:6px;padding:.6em '
+        '.9em;max-width:max-content">'
+        f'<div style="font-weight:600;margin-bottom:.4em">{escape(title)}</div>{body}</div>'
+    )
+
+
+def _facts_table(pairs: dict[str, Any]) -> str:
+    rows = (
+        '<tr style="background:none"><td style="text-align:left;opacity:.65;padding:0 1.2em 0 '
+        f'0">{escape(str(name))}</td>'
+        f'<td style="text-align:left;padding:0">{_cell(value)}</td></tr>'
+        for name, value in pairs.items()
+    )
+    return f'<table style="border:none;margin:.3em 0">{"".join(rows)}</table>'
+
+
+def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    lines = [
+        "".join(
+            f'<th style="text-align:right;padding:0 .6em">{escape(str(name))}</th>' for name in head
+        )
+    ]
+    lines += [
+        "".join(f'<td style="text-align:right;padding:0 .6em">{_cell(cell)}</td>' for cell in row)
+        for row in rows
+    ]
+    body = "".join(f'<tr style="background:none">{line}</tr>' for line in lines)
+    return (
+        f'<table style="border:none;margin:.3em 0;font-variant-numeric:tabular-nums">{body}</table>'
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value as HTML text; whole numbers, which the catalog and counts hold as floats, without a
+    point."""
+    if isinstance(value, float):
+        value = f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    return escape(str(value))
+
+
+def _thumb_strip(store: Reader) -> str:
+    """Thumbnails of some sealed images, spread over the store."""
+    if not store.spec.thumb or not len(store.sealed):
+        return ""
+    some = np.unique(np.linspace(0, len(store.sealed) - 1, CARD_THUMBS).round().astype(int))
+    images = [_thumb_image(store, image) for image in store.sealed[some].tolist()]
+    return f'<div style="display:flex;flex-wrap:wrap;gap:4px;margin:.5em 0">{"".join(images)}</div>'
+
+
+def _thumb_image(store: Reader, image: int) -> str:
+    """One <img>; the id shows under the mouse."""
+    height, width = store.spec.thumb
+    small = resized(
+        store.array("thumbs")[image],
+        max(1, round(width * CARD_THUMB_HEIGHT / height)),
+        CARD_THUMB_HEIGHT,
+    )
+    name = escape(_ids(store, [image])[0])
+    return (
+        f'<img src="{_data_uri(small, "JPEG")}" alt="{name}" title="{name}" '
+        f'style="height:{CARD_THUMB_HEIGHT}px">'
+    )
+
+
+def _ids(store: Reader, images: Any) -> list[str]:
+    return store.catalog_rows(np.asarray(images))["image_id"].tolist()
+
+
+def _data_uri(picture: Image.Image, kind: str) -> str:
+    file = io.BytesIO()
+    picture.save(file, kind, optimize=True)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,85 @@
+"""Checksums: whether the bytes of rows are still those that were committed."""
+
+from typing import Any
+
+import numpy as np
+
+from featurestore.disk.durable import crc32c, crc32c_append
+from featurestore.errors import StoreDamaged
+from featurestore.read.catalog import row_name
+from featurestore.read.positions import pairs_of
+from featurestore.read.source import Row, Source
+
+AHEAD_BYTES = 512 << 20  # of rows that are to be compared, asked for ahead of the comparison
+# how much of a row has been compared: nothing, all but its patch tokens, all of it
+UNKNOWN, VECTORS, WHOLE = 0, 1, 2
+
+
+class Checksums:
+    """The checksums of one reader; each row is compared once."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._spec = source.layout.spec
+        self._level_NV = np.zeros((source.layout.n, len(self._spec.tokens.views)), np.uint8)
+
+    def check(self, rows_B2: Any, patches: bool = True) -> None:
+        """StoreDamaged unless rows are what was committed; see `Reader.check_rows`."""
+        rows_B2 = pairs_of(rows_B2)
+        # in HDF5 a row has one checksum for all, so that its patches must be read as well
+        has_own_crc = self._spec.has_patches and self._source.layout.extents["patches"].row_crc
+        level = VECTORS if has_own_crc and not patches else WHOLE
+
+        unchecked = rows_B2[self._level_NV[rows_B2[:, 0], rows_B2[:, 1]] < level]
+        rows = list(dict.fromkeys(map(tuple, unchecked.tolist())))
+        n_ahead = 0
+        if level == WHOLE and self._spec.has_patches:
+            row_bytes = self._source.layout.extents["patches"].array.row_bytes
+            n_ahead = max(1, AHEAD_BYTES // row_bytes)
+            self._source.will_need(rows[:n_ahead])
+
+        for position, row in enumerate(rows):
+            if n_ahead:
+                self._source.will_need(rows[position + n_ahead : position + n_ahead + 1])
+            committed = self._source.array("crc32c")[row]
+            is_right = level == VECTORS and self._crc_of_vectors(row) == committed
+            # of VECTORS it may be the patches' own sum that rotted
+            if not is_right and self.of_row(*row) != committed:
+                raise StoreDamaged(
+                    f"{row_name(self._source, *row)}: its bytes changed since they were committed; "
+                    f"`biomass store verify {self._source.path}` lists all such rows"
+                    f"{self._source.distrust()}"
+                )
+            self._level_NV[row] = level
+
+    def of_row(self, image: int, view: int) -> int:
+        """CRC-32C of a row's bytes as they are now."""
+        cls = vector(self._source, "cls", image, view)
+        patches = []
+        if self._spec.has_patches:
+            patches.append(np.ascontiguousarray(self._source.patches(image, (view,))[view]))
+        pooled = vector(self._source, "pooled", image, view)
+        stats = vector(self._source, "stats", image, view)
+        return crc32c(cls, *patches, pooled, stats)
+
+    def _crc_of_vectors(self, row: Row) -> int:
+        """The same as `of_row`; of the patches only the checksum that lies beside them is read."""
+        return crc_with(self._source, self._source.patches_crc(*row), *row)
+
+    def forget(self, images_N: np.ndarray) -> None:
+        """Compare the rows of these images (a mask) again."""
+        self._level_NV[images_N] = UNKNOWN
+
+
+def crc_with(source: Source, patches_crc: int, image: int, view: int) -> int:
+    """CRC-32C of a row whose patches have this one."""
+    append = crc32c_append(source.layout.extents["patches"].array.row_bytes)
+    cls_crc = crc32c(vector(source, "cls", image, view))
+    pooled = vector(source, "pooled", image, view)
+    stats = vector(source, "stats", image, view)
+    return crc32c(pooled, stats, start=append(cls_crc, patches_crc))
+
+
+def vector(source: Source, name: str, image: int, view: int) -> np.ndarray:
+    """A row's part of an array other than patches, contiguous."""
+    return np.ascontiguousarray(source.array(name)[image, view])

@@ -1,0 +1,43 @@
+"""Open files of a store that lies on this machine."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from featurestore.format.layout import Layout
+
+# files that one store keeps open to read them by; of more, each is opened for each read
+MOST_OPEN = 64
+
+
+class OpenFiles:
+    """Descriptors to read a store's files by. A store of few files keeps them open until `close`.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._fds: dict[Path, int] = {}
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[int]:
+        """The descriptor of one file; StoreDamaged if it was replaced or cut."""
+        if len(self._layout.sizes) > MOST_OPEN:
+            fd = self._layout.open_file(path)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+            return
+
+        if path not in self._fds:
+            fd = self._layout.open_file(path)
+            if self._fds.setdefault(path, fd) != fd:  # a thread that reads ahead was faster
+                os.close(fd)
+        yield self._fds[path]
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[1])

@@ -1,0 +1,1 @@
+"""Where a store's bytes come from: mapped files, files that are read, a server."""
