@@ -48,7 +48,6 @@ NAMES_TO_RENAME = {
     "_samples",
     "asked_ranges",
     "asked_rows",
-    "asked_views",
     "plain",
     "plain_errors",
     "plain_path",
