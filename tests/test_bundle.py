@@ -934,6 +934,10 @@ def test_the_wheel_holds_what_runs_and_nothing_else(tmp_path):
     assert {
         "cli.py",
         "predictor/__main__.py",
+        "predictor/bundle/templates/README.md",
+        "predictor/extras/templates/report.css",
+        "predictor/extras/templates/report.html",
+        "predictor/extras/templates/report.js",
         "trainer/heads/kinds/density.py",
         "featurestore/backbone/demo/CARD.md",
         "featurestore/backbone/demo/vit_demo_patch16_dinov3.safetensors",

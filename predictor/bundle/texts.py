@@ -5,7 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
 
+from featurestore.format.spec import TokenSpec
 from predictor.bundle.bundle import LISTING, ListedBackbone, ListedMember
 from predictor.members.member import Member
 from trainer.score.metrics import TARGETS, weighted_r2
@@ -16,34 +18,48 @@ TITLE = "biomass-bundle"
 ABOUT = """\
 # Dry masses of pasture photographs
 
-Needs this folder, a folder with `test.csv` and its photographs, and no network. Leaves `submission.csv`, and `predictions.csv`
-with all masses and their spread. Run all cells. This file is one of those that are checked: change settings in a copy of it
-elsewhere, or by the variables `BIOMASS_...`."""
+Needs this folder, a folder with `test.csv` and its photographs, and no network. Leaves
+`submission.csv`, and `predictions.csv` with all masses and their spread. Run all cells. This file
+is one of those that are checked: change settings in a copy of it elsewhere, or by the variables
+`BIOMASS_...`."""
 
 SETTINGS = """\
 import os
 from pathlib import Path
 
 INPUTS = Path("/kaggle/input")
-BUNDLE = os.environ.get("BIOMASS_BUNDLE", "")  # folder with bundle.json; empty: this one, or the only one under INPUTS
-DATA = os.environ.get("BIOMASS_DATA", "")      # folder with test.csv; empty: this one, or the only one under INPUTS
-SHA256 = ""                                    # of bundle.json, as `biomass bundle` printed it; empty: not compared
-TTA = 4                                        # views averaged: 1, 2, 4 or 8
-DEADLINE = "8h30m"                             # from when the last cell starts: fewer views rather than overrun
-ALLOW_OUTSIDE = bool(os.environ.get("BIOMASS_ALLOW_OUTSIDE"))  # True: also photographs that test.csv's folder only links to
+# Folder with bundle.json; empty: this one, or the only one under INPUTS
+BUNDLE = os.environ.get("BIOMASS_BUNDLE", "")
+# Folder with test.csv; empty: this one, or the only one under INPUTS
+DATA = os.environ.get("BIOMASS_DATA", "")
+# sha256 of bundle.json, as `biomass bundle` printed it; empty: not compared
+SHA256 = ""
+# Views averaged: 1, 2, 4 or 8
+TTA = 4
+# From when the last cell starts: fewer views rather than overrun
+DEADLINE = "8h30m"
+# True: also photographs that test.csv's folder only links to
+ALLOW_OUTSIDE = bool(os.environ.get("BIOMASS_ALLOW_OUTSIDE"))
 OUT = Path(os.environ.get("BIOMASS_OUT", "submission.csv"))
 
 
 def folder_with(name, told, setting):
-    found = [Path(told)] if told else [Path()] if Path(name).exists() else sorted(file.parent for file in INPUTS.rglob(name))
+    if told:
+        found = [Path(told)]
+    elif Path(name).exists():
+        found = [Path()]
+    else:
+        found = sorted(file.parent for file in INPUTS.rglob(name))
     if len(found) != 1 or not (found[0] / name).exists():
-        raise FileNotFoundError(f"set {setting}: one folder with {name} is needed, found {', '.join(map(str, found)) or 'none'}")
+        places = ", ".join(map(str, found)) or "none"
+        raise FileNotFoundError(f"set {setting}: one folder with {name} is needed, found {places}")
     return found[0].resolve()
 
 
-bundle, data = folder_with("bundle.json", BUNDLE, "BUNDLE"), folder_with("test.csv", DATA, "DATA")
+bundle = folder_with("bundle.json", BUNDLE, "BUNDLE")
+data = folder_with("test.csv", DATA, "DATA")
 if bundle in OUT.resolve().parents:
-    OUT = bundle.parent / OUT.name             # a bundle stays as it is
+    OUT = bundle.parent / OUT.name  # a bundle stays as it is
 print(bundle, data, OUT, sep="\\n")"""
 
 UNPACK = """\
@@ -52,9 +68,12 @@ import sys
 import tempfile
 import zipfile
 
-wheel = bundle / "wheel" / "{name}"  # pure Python: unpacked it can be imported, and nothing is installed
+# Pure Python: unpacked it can be imported, and nothing is installed
+wheel = bundle / "wheel" / "{name}"
 if hashlib.sha256(wheel.read_bytes()).hexdigest() != "{sha256}":
-    raise ImportError(f"{{wheel}} is not the one that this notebook was made with; copy the bundle again")
+    raise ImportError(
+        f"{{wheel}} is not the one that this notebook was made with; copy the bundle again"
+    )
 if "unpacked" not in globals():  # run again, it goes to the same place: what is imported stays so
     unpacked = tempfile.TemporaryDirectory(prefix=".biomass-", dir=OUT.absolute().parent)
     sys.path.insert(0, unpacked.name)
@@ -67,8 +86,17 @@ from predictor.end_to_end import predict_to_file
 
 print(check_bundle(bundle, SHA256 or None))
 device = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count())) or "cpu"
-predict_to_file(data, OUT, print, bundle=bundle, tta=TTA, device=device, deadline=DEADLINE, resume=True,
-                allow_outside=ALLOW_OUTSIDE)
+predict_to_file(
+    data,
+    OUT,
+    print,
+    bundle=bundle,
+    tta=TTA,
+    device=device,
+    deadline=DEADLINE,
+    resume=True,
+    allow_outside=ALLOW_OUTSIDE,
+)
 unpacked.cleanup()"""
 
 LOOK = """\
@@ -139,61 +167,6 @@ def _json(value: Mapping) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-README = """\
----
-tags: [biomass, pasture, regression]
----
-# {title}
-
-Heads that predict dry masses, in grams, from top-view photographs of pasture: {targets}. Made by biomass {version}.
-
-| member | kind | weights | folds | heads | share | out of fold |
-| --- | --- | --- | --- | --- | --- | --- |
-{members}
-
-"Out of fold" is the weighted R2 of predictions by heads that never saw a photograph's site, over all folds, mean of the repeats.
-
-| backbone | tokens | weights here | licence of the weights, as timm has it | sha256 of its tensors |
-| --- | --- | --- | --- | --- |
-{backbones}
-
-Not for decisions about animals or land without measurements beside it: the heads know the pastures, seasons and the camera
-height they learned from. `runs/*/oof.csv` holds the masses of the training photographs; publish it where their licence lets you.
-
-## Predict
-
-From another folder, since nothing may be added to this one, and Python imports what lies where it is started; DIR is this one:
-
-```
-biomass predict --bundle DIR --data FOLDER_WITH_TEST_CSV
-```
-
-or, where biomass is not installed but torch, torchvision, timm, numpy, pandas, scipy, Pillow, safetensors, pydantic, PyYAML, tqdm, click
-and Jinja2 are,
-
-```
-pip install --no-deps --no-index DIR/wheel/{wheel}
-python -m predictor --bundle DIR --data FOLDER_WITH_TEST_CSV
-```
-
-or `predict.ipynb`. All check every file against `{listing}` first; `biomass bundle check DIR --sha256 HEX` compares that file's
-own sha256 too.
-
-## Upload, with your own account and tools
-
-Put your name and a title into `dataset-metadata.json` (and `kernel-metadata.json`, with the contest under `competition_sources`);
-these two are no part of what is checked. Then
-
-```
-kaggle datasets create -p . -r zip -t            # private; later: kaggle datasets version -p . -r zip -t -m "what changed"
-kaggle kernels push -p .                         # predict.ipynb over it, offline
-python -c "import kagglehub; kagglehub.dataset_upload('USER/NAME', '.')"    # instead of the first
-hf upload USER/NAME . . --private                # Hugging Face
-hf download USER/NAME --local-dir DIR --exclude .gitattributes && rm -r DIR/.cache
-```
-"""
-
-
 def readme(
     members: Mapping[str, Member],
     listed: Sequence[ListedMember],
@@ -201,41 +174,44 @@ def readme(
     wheel: str,
 ) -> str:
     """README.md, in the manner of a model card."""
-    rows = [
-        _row(name, member, told)
+    about_members = [
+        {
+            "name": name,
+            "kind": member.config.head.kind,
+            "weights": told.weights,
+            "folds": "all" if told.folds is None else ", ".join(map(str, told.folds)),
+            "n_heads": len(member.heads),
+            "share": f"{told.weight:.3f}",
+            "score": _score(member),
+        }
         for (name, member), told in zip(members.items(), listed, strict=True)
     ]
     specs = {member.spec.tokens.weights_sha256: member.spec.tokens for member in members.values()}
-    about = [
-        f"| {each.model} | {specs[each.weights_sha256].crop}, "
-        f"{specs[each.weights_sha256].tile_height} x "
-        f"{specs[each.weights_sha256].tile_width} pixels | {each.file or 'no'} | {each.licence} | "
-        f"{each.weights_sha256} |"
+    about_backbones = [
+        {
+            "model": each.model,
+            "tokens": _tokens(specs[each.weights_sha256]),
+            "file": each.file,
+            "licence": each.licence,
+            "weights_sha256": each.weights_sha256,
+        }
         for each in backbones
     ]
-    return README.format(
+    # Markdown, in which nothing is escaped: what stands here is the maker's own
+    texts = Environment(loader=PackageLoader("predictor.bundle"), keep_trailing_newline=True)
+    return texts.get_template("README.md").render(
         title=TITLE,
-        targets=", ".join(TARGETS),
+        targets=TARGETS,
         version=wheel.split("-")[1],
-        members="\n".join(rows),
-        backbones="\n".join(about),
+        members=about_members,
+        backbones=about_backbones,
         wheel=wheel,
         listing=LISTING,
     )
 
 
-def _row(name: str, member: Member, told: ListedMember) -> str:
-    folds = "all" if told.folds is None else ", ".join(map(str, told.folds))
-    cells = [
-        name.replace("|", "&#124;"),
-        member.config.head.kind,
-        told.weights,
-        folds,
-        len(member.heads),
-        f"{told.weight:.3f}",
-        _score(member),
-    ]
-    return f"| {' | '.join(map(str, cells))} |"
+def _tokens(tokens: TokenSpec) -> str:
+    return f"{tokens.crop}, {tokens.tile_height} x {tokens.tile_width} pixels"
 
 
 def _score(member: Member) -> str:
