@@ -88,8 +88,8 @@ class Backbone:
             if not (torch.isfinite(c).all() and torch.isfinite(p.sum(dtype=torch.float32))):
                 raise InputError(
                     f"image {image_id!r}, view {view.name!r}, layer {layer}: tokens are not finite "
-                    "or beyond "
-                    "float16's 65504; try --precision fp32, or check the photograph and the weights"
+                    "or beyond float16's 65504; try --precision fp32, or check the photograph and "
+                    "the weights"
                 )
         patches_TPD = torch.cat(patches, -1)
         return torch.cat(cls, -1), int8_rounded(
@@ -136,8 +136,8 @@ class Backbone:
             precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
             raise InputError(
                 f"{self.spec.model}: cannot be used on {self.device} in {precision}, a trial with "
-                "a grey tile "
-                f"failed ({short(err)}); try --precision fp32, or another --device or backbone"
+                f"a grey tile failed ({short(err)}); try --precision fp32, or another --device or "
+                "backbone"
             ) from err
 
     @torch.inference_mode()
@@ -180,8 +180,7 @@ def load_backbone(
     except NoDownload as err:
         raise InputError(
             f"{err}; on an offline machine give --weights FILE.safetensors (or --weights random to "
-            "try things "
-            "out)"
+            "try things out)"
         ) from err
     spec = _token_spec(
         model, model_name, weights_hash(model), crop, size, views, layers, seed, bits
@@ -264,9 +263,8 @@ def backbone_of_store(
     if tokens.weights_sha256 == UNKNOWN_WEIGHTS:
         raise MismatchError(
             f"{tokens.model}: nobody recorded which weights made the store's tokens, so none can "
-            "be accepted; "
-            "import the tokens again by `biomass store import` with --weights FILE.safetensors, "
-            "and train again"
+            "be accepted; import the tokens again by `biomass store import` with --weights "
+            "FILE.safetensors, and train again"
         )
     source = weights or kept_weights(spec, folders)
     try:
@@ -281,8 +279,7 @@ def backbone_of_store(
         name = saved_weights_path(Path(), tokens.weights_sha256).name
         raise InputError(
             f"{err}; give the store's weights with {option} FILE.safetensors, or put {name} beside "
-            "the store. "
-            f"It was looked for in:{places or ' no folder that exists'}"
+            f"the store. It was looked for in:{places or ' no folder that exists'}"
         ) from err
     except (InputError, MismatchError) as err:
         if advice := _newer_timm(spec.made_by):
@@ -298,16 +295,14 @@ def restore_backbone(
     if spec.decode_rules != DECODE_RULES:
         raise MismatchError(
             f"photographs were decoded by rules {spec.decode_rules}, this program has "
-            f"{DECODE_RULES}; "
-            "use the biomass version that built the store"
+            f"{DECODE_RULES}; use the biomass version that built the store"
         )
     model = _create(spec.model, weights, (spec.tile_height, spec.tile_width), spec.seed)
     found = weights_hash(model)
     if found != spec.weights_sha256:
         raise MismatchError(
             f"{spec.model}: weights from {weights or 'timm'} have hash {found}, the tokens were "
-            "made with "
-            f"{spec.weights_sha256}; give the file that has them with {option}"
+            f"made with {spec.weights_sha256}; give the file that has them with {option}"
         )
     return _on_device(model, spec, device, precision)
 
@@ -323,8 +318,8 @@ def _check_shapes(spec: TokenSpec) -> None:
     if found != (spec.patch_size, spec.width):
         raise MismatchError(
             f"{spec.model}: here it has patches of {found[0]} pixels and width {found[1]}, the "
-            "tokens were made "
-            f"with patches of {spec.patch_size} and width {spec.width}; use the timm that made them"
+            f"tokens were made with patches of {spec.patch_size} and width {spec.width}; use the "
+            "timm that made them"
         )
     _check_memory(model, spec.model)
 
@@ -346,8 +341,7 @@ def _newer_timm(made_by: Mapping[str, str]) -> str | None:
         return None
     return (
         f"the tokens were made with timm {there} and torch {made_by.get('torch', 'unknown')}; here "
-        "are timm "
-        f"{timm.__version__} and torch {torch.__version__}: install timm {there} or newer"
+        f"are timm {timm.__version__} and torch {torch.__version__}: install timm {there} or newer"
     )
 
 

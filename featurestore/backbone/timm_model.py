@@ -64,8 +64,8 @@ def tried_model(model_name: str, size: tuple[int, int], layers: Sequence[int]) -
     except Exception as err:  # of whatever kind: it comes from inside a model that others wrote
         raise InputError(
             f"{model_name}: cannot be used, a trial with a tile of {height} x {width} pixels "
-            "failed "
-            f"({type(err).__name__}: {short(err)}); try the model's own image size, or {EXAMPLES}"
+            f"failed ({type(err).__name__}: {short(err)}); try the model's own image size, or "
+            f"{EXAMPLES}"
         ) from err
     n_patches = height // patch_size(model) * (width // patch_size(model))
     expected = (1, model.num_features), (1, n_patches, model.num_features)
@@ -74,8 +74,7 @@ def tried_model(model_name: str, size: tuple[int, int], layers: Sequence[int]) -
         if found != expected:
             raise InputError(
                 f"{model_name}: cannot be used, class token and patches of a tile of {height} x "
-                f"{width} pixels have "
-                f"the shapes {found}, expected {expected}; try {EXAMPLES}"
+                f"{width} pixels have the shapes {found}, expected {expected}; try {EXAMPLES}"
             )
     return model
 
@@ -136,8 +135,7 @@ def checked_layers(model: nn.Module, layers: Sequence[int]) -> tuple[int, ...]:
     if not positions or None in positions or positions != sorted(set(positions)):
         raise InputError(
             f"layers {list(layers)}: the model has {n}; give rising numbers from 0 to {n - 1}, or "
-            "from the "
-            "end, -1 the last"
+            "from the end, -1 the last"
         )
     return tuple(layers)
 

@@ -135,9 +135,8 @@ def _refuse_pickles(path: Path) -> None:
     if what:
         raise InputError(
             f"{path}: not safetensors weights: it {what}, and nothing here is unpickled; give the "
-            "weights as "
-            ".safetensors (where you trust the file, load it with torch and save its state by "
-            "safetensors.torch.save_file)"
+            "weights as .safetensors (where you trust the file, load it with torch and save its "
+            "state by safetensors.torch.save_file)"
         )
 
 
@@ -151,8 +150,7 @@ def _misfit(model: nn.Module, found: Sequence[str], err: Exception) -> str:
         side = model.pretrained_cfg["input_size"][-1]
         advice = (
             f"timm fits no position embeddings of a {type(model).__name__}: use the image size "
-            "that the weights were made "
-            f"for, by timm's account {side}"
+            f"that the weights were made for, by timm's account {side}"
             if all("pos" in line.partition(":")[0] for line in sizes)
             else "give the weights of this very model"
         )
@@ -166,9 +164,8 @@ def _misfit(model: nn.Module, found: Sequence[str], err: Exception) -> str:
     source = f", for example model.safetensors of {hub} on huggingface.co" if hub else ""
     return (
         f"of {len(expected)} expected tensors {len(missing)} are missing ({_some(missing)}); of "
-        f"{len(found)} found ones "
-        f"{len(others)} have other names{theirs} ({_some(others)}); give weights under timm's "
-        f"names{source}"
+        f"{len(found)} found ones {len(others)} have other names{theirs} ({_some(others)}); give "
+        f"weights under timm's names{source}"
     )
 
 

@@ -199,8 +199,8 @@ def check_free(folder: Path, n_bytes: int, instead: str = "") -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise InputError(
-            f"{folder}: {n_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
-            f"make room, or choose another place{f', or {instead}' if instead else ''}"
+            f"{folder}: {n_bytes / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; make "
+            f"room, or choose another place{f', or {instead}' if instead else ''}"
         )
 
 
@@ -283,8 +283,7 @@ def _flock(fd: int, lock: Path, wait: bool, needed: bool) -> None:
                 return
             raise InputError(
                 f"{lock}: this file system has no locks ({err.strerror}); build on a local disk, "
-                "or by "
-                "`biomass store build --no-lock` if no other builder can come"
+                "or by `biomass store build --no-lock` if no other builder can come"
             ) from err
         holder = os.pread(fd, 1000, 0).decode(errors="replace") or "another process"
         raise LockedError(

@@ -15,8 +15,7 @@ ASKED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 NOT_STARTED = "can't start new thread"  # CPython's only words for it
 NO_MORE = (
     "the system starts no further thread or process; raise `ulimit -u` (in a container its limit "
-    "of processes) or "
-    "`ulimit -v`, end other programs, or set OMP_NUM_THREADS=1"
+    "of processes) or `ulimit -v`, end other programs, or set OMP_NUM_THREADS=1"
 )
 
 

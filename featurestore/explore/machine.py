@@ -62,8 +62,8 @@ def check_threads(value: str | None, n_cpus: int, n_cores: int) -> Check:
     the affinity, quota or not."""
     if value is None and n_cpus < n_cores:
         found = (
-            f"not set: train takes a thread for each of {n_cores} cores, and the CPU quota "
-            f"allows {n_cpus}"
+            f"not set: train takes a thread for each of {n_cores} cores, and the CPU quota allows "
+            f"{n_cpus}"
         )
         return Check("OMP_NUM_THREADS", WARN, found, f"export OMP_NUM_THREADS={n_cpus}")
     if value is None:
@@ -205,8 +205,7 @@ PROBES: dict[str, tuple[Callable[[Path], str], str, str]] = {
         _flock,
         FAIL,
         "reading a store works here; building one needs flock, which keeps a second builder out: "
-        "build on a "
-        "local disk and move the store",
+        "build on a local disk and move the store",
     ),
     "mmap": (
         _mmap,
@@ -216,8 +215,8 @@ PROBES: dict[str, tuple[Callable[[Path], str], str, str]] = {
     "sparse files": (
         _sparse_files,
         WARN,
-        "reading and building work here; a new store takes all its room, and the time for it, "
-        "at once",
+        "reading and building work here; a new store takes all its room, and the time for it, at "
+        "once",
     ),
     "fdatasync": (
         _fdatasync,

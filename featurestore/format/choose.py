@@ -70,8 +70,8 @@ def _format_of(path: Path) -> ModuleType:
     if {"http:", "https:"} & set(path.parts):  # the Path that a URL became
         raise InputError(
             f"{path}: a URL where a file or folder is wanted; `biomass store convert URL OUT` "
-            "copies what is served "
-            "there; train, store info, stats and diff, and FeatureStore.open take the URL itself"
+            "copies what is served there; train, store info, stats and diff, and FeatureStore.open "
+            "take the URL itself"
         )
     if "/v1/stores/" in str(path):
         raise InputError(f"{path}: no such store; a URL begins with http:// or https://")

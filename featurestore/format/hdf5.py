@@ -65,12 +65,11 @@ def open_layout(path: Path) -> Layout:
         if "h5clear" in str(err):
             raise StoreDamaged(
                 f"{path}: another program has it open for writing, or died so: stop it, then "
-                f"`h5clear -s {path}` "
-                f"(of hdf5-tools) and `biomass store verify {path}`"
+                f"`h5clear -s {path}` (of hdf5-tools) and `biomass store verify {path}`"
             ) from err
         raise InputError(
-            f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}; "
-            "if it was a store, restore it or build it again"
+            f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}; if it was a store, "
+            "restore it or build it again"
         ) from err
     end = max(extent.offset + extent.array.n_bytes for extent in extents.values())
     layout = Layout(path, spec, extents, {path: max(path.stat().st_size, end)})
@@ -205,8 +204,8 @@ def _extent(path: Path, file, array: Array) -> Extent:
     dataset = _dataset(file, array.name)
     if dataset.shape != array.shape or dataset.dtype != np.dtype(array.dtype):
         raise StoreDamaged(
-            f"{path}: array {array.name!r} is {dataset.dtype} {dataset.shape}, "
-            f"its spec says {array.dtype} {array.shape}"
+            f"{path}: array {array.name!r} is {dataset.dtype} {dataset.shape}, its spec says "
+            f"{array.dtype} {array.shape}"
         )
     return Extent(array, (path,), array.n_rows, _offset(path, dataset, array), array.row_bytes)
 
@@ -231,7 +230,7 @@ def _offset(path: Path, dataset, array: Array) -> int:
         or end - first != (array.n_rows - 1) * array.row_bytes
     ):
         raise StoreDamaged(
-            f"{path}: the chunks of {array.name!r} do not lie in one block; "
-            "another program rewrote this store, build it again"
+            f"{path}: the chunks of {array.name!r} do not lie in one block; another program "
+            "rewrote this store, build it again"
         )
     return first

@@ -121,8 +121,7 @@ def check_format(path: Path, name: object, version: object) -> None:
     if name == ARCHIVE_FORMAT:
         raise InputError(
             f"{path}: an archive, a compressed copy that cannot be mapped; `biomass store convert "
-            f"{path} OUT.h5` "
-            "makes it a store again"
+            f"{path} OUT.h5` makes it a store again"
         )
     if name != FORMAT:
         raise InputError(f"{path}: not a {FORMAT}: its root attribute 'format' is {name!r}")

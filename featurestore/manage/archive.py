@@ -51,8 +51,7 @@ class ArchiveReport:
     def __str__(self) -> str:
         return (
             f"{self.path}: {self.n_images} images in {self.seconds:.1f} s, "
-            f"{_kept(self.bytes_in, self.bytes_out)}, "
-            f"{_lost(self.codec, self.error)}"
+            f"{_kept(self.bytes_in, self.bytes_out)}, {_lost(self.codec, self.error)}"
         )
 
 
@@ -183,8 +182,8 @@ class Archive:
         if len(wrong):
             raise StoreDamaged(
                 f"{self.path}: {self._name(image)}, view "
-                f"{self.spec.tokens.view_names[wrong[0]]!r}: its bytes are "
-                "not those archived (CRC-32C differs); take another copy of the archive"
+                f"{self.spec.tokens.view_names[wrong[0]]!r}: its bytes are not those archived "
+                "(CRC-32C differs); take another copy of the archive"
             )
         cells = [column[image : image + 1] for column in self._cells]
         thumb = None if rows.thumb_HW3 is None else rows.thumb_HW3[None]
@@ -194,8 +193,7 @@ class Archive:
         ):
             raise StoreDamaged(
                 f"{self.path}: {self._name(image)}: its seal does not match its catalog row, "
-                "thumbnail and "
-                "checksums; take another copy of the archive"
+                "thumbnail and checksums; take another copy of the archive"
             )
 
     def _name(self, image: int) -> str:
@@ -212,8 +210,7 @@ class Archive:
             refuse_too_many(self.path / name, err)
             raise StoreDamaged(
                 f"{self.path / name}{what}: cannot be decoded ({str(err).splitlines()[0][:200]}); "
-                "take another "
-                "copy of the archive"
+                "take another copy of the archive"
             ) from err
 
     def __repr__(self) -> str:

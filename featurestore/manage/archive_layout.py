@@ -139,8 +139,7 @@ def check_attributes(path: Path, attributes: dict) -> None:
     if attributes.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{path}: format version {attributes.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; "
-            "use a newer biomass"
+            f"{FORMAT_VERSION}; use a newer biomass"
         )
     error, sizes = (
         attributes.get("error", 0),
@@ -159,8 +158,7 @@ def check_attributes(path: Path, attributes: dict) -> None:
     ):
         raise StoreDamaged(
             f"{path}/zarr.json: attributes codec, error, bytes_in or bytes_out are not an "
-            "archive's; take another "
-            "copy of the archive"
+            "archive's; take another copy of the archive"
         )
 
 

@@ -225,6 +225,5 @@ def _plain_os_errors(path: Path) -> Iterator[None]:
     except OSError as err:
         raise InputError(
             f"{path}: writing failed: {err.strerror}; nothing of it is left, the source is as it "
-            "was; "
-            "make room, or choose another place"
+            "was; make room, or choose another place"
         ) from err

@@ -164,6 +164,5 @@ def _apart(a: Reader, b: Reader, one: tuple[int, int], other: tuple[int, int]) -
     apart = np.abs(x - y)
     return (
         f": {name} at most {apart.max():.3g} apart, root mean square "
-        f"{np.sqrt(np.mean(apart**2)):.3g} "
-        f"of {np.sqrt(np.mean(x**2)):.3g}"
+        f"{np.sqrt(np.mean(apart**2)):.3g} of {np.sqrt(np.mean(x**2)):.3g}"
     )

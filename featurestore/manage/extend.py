@@ -212,8 +212,7 @@ def _planned(
     if gone := sorted(set(extension.image_of) - set(frame["image_id"])):
         raise MismatchError(
             f"{data / 'train.csv'}: lacks {len(gone)} images that {source.path} holds; name old "
-            "and new ones "
-            f"(`biomass store convert --images` keeps some only):{list_some(gone)}"
+            f"and new ones (`biomass store convert --images` keeps some only):{list_some(gone)}"
         )
     columns = catalog_columns(frame, 2.0 if reserve else 1.0)
     return source.spec.changed(tokens=tokens, columns=columns), extension, frame
@@ -231,8 +230,7 @@ def _backbone(
     if precision not in (None, made_in):
         warnings.warn(
             f"the old store was computed in {made_in}, what is new will be in {precision}; tokens "
-            "agree only within "
-            "rounding",
+            "agree only within rounding",
             stacklevel=3,
         )
     return backbone_of_store(

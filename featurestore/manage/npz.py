@@ -57,8 +57,7 @@ class ImportReport:
     def __str__(self) -> str:
         rounding = (
             f"; rounded to float16 by {self.error['rms_relative']:.2g} of a token's norm (rms), "
-            "single values by at most "
-            f"{self.error['max']:.2g}"
+            f"single values by at most {self.error['max']:.2g}"
             if self.n_imported
             else ""
         )
@@ -160,8 +159,8 @@ def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataF
     if without_row or without_file:
         raise InputError(
             f"{csv} and {folder} must name the same images; in the one "
-            f"alone:{list_some(without_file) or ' none'}"
-            f"\nin the other alone:{list_some(without_row) or ' none'}"
+            f"alone:{list_some(without_file) or ' none'}\n"
+            f"in the other alone:{list_some(without_row) or ' none'}"
         )
     return frame
 
@@ -186,8 +185,8 @@ def _views(text: str | None, n_views: int) -> tuple[ViewSpec, ...]:
     if len(names) != n_views or len(set(names)) < len(names):
         raise InputError(
             f"views: {len(names)} names, {len(set(names))} different ones, the files have "
-            f"{n_views}; name each view "
-            "once, and those that are none of ours imported_00, imported_01, ..."
+            f"{n_views}; name each view once, and those that are none of ours imported_00, "
+            "imported_01, ..."
         )
     by_name = {view.name: view for view in VIEWS}
     return tuple(by_name.get(name) or ViewSpec(name=name) for name in names)
@@ -226,9 +225,8 @@ def _token_spec(
     if (spec.n_patches, spec.width) != (n_patches, width):
         raise InputError(
             f"{model} at {image_size} pixels ({crop}) gives {spec.n_patches} patches of width "
-            f"{spec.width}, the "
-            f"files hold {n_patches} of width {width}; give the model and image size they were "
-            "made with"
+            f"{spec.width}, the files hold {n_patches} of width {width}; give the model and image "
+            "size they were made with"
         )
     return spec
 
@@ -242,8 +240,7 @@ def _made_by(tokens: TokenSpec, weights: Path | None) -> dict[str, str]:
     if not weights:
         warnings.warn(
             "the weights that made these tokens are unknown, so predict will accept no backbone "
-            "for heads trained on "
-            "them; give --weights FILE.safetensors if you have it",
+            "for heads trained on them; give --weights FILE.safetensors if you have it",
             stacklevel=3,
         )
     if theirs := [view.name for view in tokens.views if view.name.startswith("imported_")]:

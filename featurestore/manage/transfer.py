@@ -86,8 +86,7 @@ def convert(
         if reserve or skip_damaged or not selection.is_all(source.spec):
             raise UsageError(
                 "an archive keeps all layers and tokens, grows no further and takes no damaged "
-                "images; convert to a "
-                "store like that first"
+                "images; convert to a store like that first"
             )
         return write_archive(source, out, codec, chosen, selection.views, progress)
     spec = selection.spec(source.spec)
@@ -113,8 +112,7 @@ def merge(
         if other.spec.thumb != first.spec.thumb:
             raise MismatchError(
                 f"{other.path}: thumbnails are {other.spec.thumb}, in {first.path} "
-                f"{first.spec.thumb}; "
-                "build the parts alike, or without thumbnails"
+                f"{first.spec.thumb}; build the parts alike, or without thumbnails"
             )
     _warn_of_other_making(sources)
     made_by = made_together([source.spec.made_by for source in sources])
@@ -152,10 +150,8 @@ def checked_rows(source: Source, image: int) -> ImageRows:
         if len(differs):
             raise StoreDamaged(
                 f"{source.where(image, int(differs[0]))}: its bytes changed since they were "
-                "committed; leave it "
-                "out by `biomass store convert --skip-damaged`, or `biomass store verify --repair "
-                f"{source.path}` "
-                "and build it again"
+                "committed; leave it out by `biomass store convert --skip-damaged`, or `biomass "
+                f"store verify --repair {source.path}` and build it again"
             )
     return rows
 
@@ -311,6 +307,5 @@ def _check_twin(image_id: str, one: tuple[Reader, int], other: tuple[Reader, int
         what = "labels" if same_rows else "tokens"
         raise MismatchError(
             f"{image_id}: its {what} in {a.path} are not those in {b.path}; keep it in one part "
-            "only "
-            "(`biomass store convert --images` leaves images out)"
+            "only (`biomass store convert --images` leaves images out)"
         )

@@ -74,8 +74,7 @@ class VerifyReport:
         limit = "the disk" if self.waited_s > self.seconds / 2 else "the checksum"
         return (
             f"{self.n_bytes / 1e9:.3g} GB in {self.seconds:.2g} s, "
-            f"{self.n_bytes / 1e9 / max(self.seconds, 1e-9):.2g} GB/s, "
-            f"as fast as {limit} allows"
+            f"{self.n_bytes / 1e9 / max(self.seconds, 1e-9):.2g} GB/s, as fast as {limit} allows"
         )
 
 
@@ -131,8 +130,7 @@ def _refuse_remote(path: Path | str) -> None:
     if is_url(path):
         raise UsageError(
             f"{path}: verify reads files where they lie; run it on the server's machine. (Rows "
-            "that are fetched are "
-            "compared with their checksums.)"
+            "that are fetched are compared with their checksums.)"
         )
 
 
@@ -202,8 +200,8 @@ def _metadata_faults(store: Reader, files: OpenFiles) -> Iterator[Fault]:
             None,
             str(path),
             offset,
-            "the metadata is not what was laid out, by rot or another program; "
-            "no row suffers: `biomass store convert` makes a new store of them",
+            "the metadata is not what was laid out, by rot or another program; no row suffers: "
+            "`biomass store convert` makes a new store of them",
         )
     for file, start, n_bytes in store.layout.padding:
         buffer = np.empty(n_bytes, np.uint8)

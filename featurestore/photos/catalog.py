@@ -73,8 +73,7 @@ def _need(csv_path: Path, table: pd.DataFrame, names: Iterable[str]) -> None:
     if missing:
         raise InputError(
             f"{csv_path}: no column {', '.join(missing)}; found {', '.join(table.columns)}; a long "
-            "CSV "
-            f"needs {', '.join(LONG_COLUMNS)}, a wide one image_path or path"
+            f"CSV needs {', '.join(LONG_COLUMNS)}, a wide one image_path or path"
         )
 
 
@@ -99,8 +98,8 @@ def _check_once(csv_path: Path, sample_ids: pd.Series) -> None:
     twice = sample_ids[sample_ids.duplicated(keep=False)]
     if len(twice):
         problem = (
-            "these rows come more than once, and each needs a sample_id of its own; remove "
-            "the copies"
+            "these rows come more than once, and each needs a sample_id of its own; remove the "
+            "copies"
         )
         raise error_listing(
             csv_path, problem, [f"line {line}: {sample_id}" for line, sample_id in twice.items()]

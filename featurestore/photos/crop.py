@@ -45,8 +45,7 @@ class Crop:
             )
             raise InputError(
                 f"a photograph of {width} x {height} has aspect {width / height:.3f}; crop "
-                f"{self.kind!r} "
-                f"needs {wanted:.3f} within {ASPECT_TOLERANCE:.0%}; use {others}"
+                f"{self.kind!r} needs {wanted:.3f} within {ASPECT_TOLERANCE:.0%}; use {others}"
             )
 
     def __call__(self, pixels_HW3: np.ndarray) -> np.ndarray:
@@ -100,9 +99,8 @@ def plan_crop(
     if abs(stretch * image_size / long - 1) > ASPECT_TOLERANCE:
         raise InputError(
             f"crop 'whole': {image_size} x {long}, the nearest sides in whole patches of "
-            f"{patch_size}, "
-            f"miss the aspect {aspect:.3f} by more than {ASPECT_TOLERANCE:.0%}; use a larger image "
-            "size"
+            f"{patch_size}, miss the aspect {aspect:.3f} by more than {ASPECT_TOLERANCE:.0%}; use "
+            "a larger image size"
         )
     if long * image_size > MAX_PIXELS:
         raise InputError(

@@ -129,8 +129,8 @@ def _photographs(frame: pd.DataFrame, folder: Path, name: str, command: str, adv
         return Check(name, FAIL, _one_line(found), advice)
     if other_aspect:
         found = (
-            f"{len(other_aspect)} of {len(paths)} have not the aspect that --crop "
-            f"{DEFAULT_CROP} (the default) needs, 2:1"
+            f"{len(other_aspect)} of {len(paths)} have not the aspect that --crop {DEFAULT_CROP} "
+            "(the default) needs, 2:1"
         )
         return Check(
             name,

@@ -105,8 +105,7 @@ def warn_of_sealed(path: Path, damage: str) -> None:
     """Say that tokens were made of a damaged photograph, and stay."""
     warnings.warn(
         f"{path}: {damage}; its tokens are kept as they are. Restore the photograph and build a "
-        "new store, or go "
-        "without this image",
+        "new store, or go without this image",
         stacklevel=3,
     )
 
@@ -143,10 +142,9 @@ def dark_remark(paths: Iterable[Path], command: str = "build") -> str | None:
     bits = max(8, max(greatest).bit_length())
     return (
         f"the 16-bit photographs are nearly black: {len(greatest)} were looked at, and no value is "
-        f"above {max(greatest)} of "
-        f"65535. If their values have {bits} bits, make a store with `biomass store {command} "
-        f"--bits {bits}`, which every "
-        "later command then follows; give more bits if other photographs may be brighter"
+        f"above {max(greatest)} of 65535. If their values have {bits} bits, make a store with "
+        f"`biomass store {command} --bits {bits}`, which every later command then follows; give "
+        "more bits if other photographs may be brighter"
     )
 
 
@@ -163,8 +161,8 @@ def check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:
     size, unusable = inspect_photographs(paths, crop)
     if unusable:
         raise InputError(
-            f"{len(unusable)} of {len(paths)} photographs cannot be used:"
-            f"{list_some([each.why for each in unusable.values()])}"
+            f"{len(unusable)} of {len(paths)} photographs cannot be "
+            f"used:{list_some([each.why for each in unusable.values()])}"
         )
     return size
 

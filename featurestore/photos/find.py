@@ -78,8 +78,8 @@ def find_photographs(
     if astray and not outside:
         raise error_listing(
             root,
-            f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below it"
-            f"{f', or allow it with {allow}' if allow else ''}",
+            f"{len(astray)} of {len(found)} photographs lie outside; use relative paths below "
+            f"it{f', or allow it with {allow}' if allow else ''}",
             astray,
             most=len(astray),
         )
@@ -88,8 +88,7 @@ def find_photographs(
         raise error_listing(
             root,
             f"{len(gone)} of {len(found)} photographs are missing; is this the folder that the "
-            "paths "
-            f"start from?{f' ({without} goes without them)' if without else ''}",
+            f"paths start from?{f' ({without} goes without them)' if without else ''}",
             gone,
             most=len(gone),
         )

@@ -141,8 +141,7 @@ def naming_memory(path: Path) -> Iterator[None]:
     except MemoryError as err:
         raise MemoryShortError(
             f"{path}: not enough memory to decode it; free some or raise the limit and start "
-            "again, or shrink "
-            "the photograph"
+            "again, or shrink the photograph"
         ) from err
 
 

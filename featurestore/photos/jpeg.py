@@ -11,8 +11,7 @@ import numpy as np
 
 UNCHECKED = (
     "simplejpeg is not installed: JPEGs are not checked for damage inside the picture, which "
-    "Pillow "
-    "leaves grey without a word; `pip install simplejpeg` adds the check"
+    "Pillow leaves grey without a word; `pip install simplejpeg` adds the check"
 )
 COLOUR = (
     0xE0,

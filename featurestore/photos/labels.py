@@ -34,8 +34,8 @@ class Imbalance:
 
     def __str__(self) -> str:
         return (
-            f"{self.image_id}: {self.whole} is {self.mass_g:g}, {' + '.join(SUMS[self.whole])} "
-            f"is {self.sum_g:g}"
+            f"{self.image_id}: {self.whole} is {self.mass_g:g}, {' + '.join(SUMS[self.whole])} is "
+            f"{self.sum_g:g}"
         )
 
 
@@ -45,9 +45,8 @@ def masses_of(frame: pd.DataFrame, names: Sequence[str] = TARGETS) -> np.ndarray
     if missing := [name for name in names if name not in frame]:
         raise InputError(
             f"no column {', '.join(missing)}, which training needs; put it in train.csv (if there "
-            "is a store, "
-            "`biomass store extend STORE NEW --data DIR --relabel` copies its tokens to one with "
-            "these labels)"
+            "is a store, `biomass store extend STORE NEW --data DIR --relabel` copies its tokens "
+            "to one with these labels)"
         )
     masses_N5 = frame[list(names)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     bad = frame["image_id"][~(np.isfinite(masses_N5) & (masses_N5 >= 0)).all(1)]
@@ -142,8 +141,7 @@ def balance_remarks(frame: pd.DataFrame) -> Iterator[str]:
         )
         yield (
             f"{len(found)} masses are not the sum of their parts; {what_acts(found)}; {train} off "
-            f"by more than {limit}:"
-            f"{list_some([str(each) for each in found])}"
+            f"by more than {limit}:{list_some([str(each) for each in found])}"
         )
 
 
@@ -173,15 +171,15 @@ def check_balance(
         return
     problem = (
         f"{where}: {len(found)} masses are not the sum of their parts, by more than "
-        "dataset.balance_tolerance "
-        f"({grams:g} g or {share:.3g} of the mass, whichever is more); {what_acts(found)}"
+        f"dataset.balance_tolerance ({grams:g} g or {share:.3g} of the mass, whichever is more); "
+        f"{what_acts(found)}"
     )
     rows = list_some([str(each) for each in found])
     if not begun:
         raise InputError(
             f"{problem}. Correct train.csv, then `biomass store extend STORE NEW --data DIR "
-            "--relabel` copies the "
-            f"tokens to a store with its labels; or raise the tolerance:{rows}"
+            "--relabel` copies the tokens to a store with its labels; or raise the "
+            f"tolerance:{rows}"
         )
     warnings.warn(
         f"{problem}; the sweep began with these labels, so it goes on:{rows}", stacklevel=3

@@ -126,8 +126,8 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
         return []
     return [
         f"sites that look alike ({len(alike)} pairs) are held out apart, so scores read too high "
-        "where they are one visit; "
-        f"spell State and Sampling_Date (2015-07-21) in one way:{list_some(alike)}"
+        "where they are one visit; spell State and Sampling_Date (2015-07-21) in one "
+        f"way:{list_some(alike)}"
     ]
 
 
@@ -145,8 +145,7 @@ def require_columns(frame: pd.DataFrame, columns: Iterable[str]) -> None:
         raise InputError(
             f"no column {', '.join(absent)} in the catalog, which has {', '.join(frame.columns)}; "
             "folds need it: put it in train.csv, then `biomass store extend STORE NEW --data DIR "
-            "--relabel` copies "
-            "the tokens to a store with it"
+            "--relabel` copies the tokens to a store with it"
         )
     for column in columns:
         empty = _is_empty(frame[column])
@@ -284,10 +283,8 @@ def _refuse_swappable(frame: pd.DataFrame, written: pd.Series, parsed: pd.Series
         ]
         raise InputError(
             "Sampling_Date: day and month of these dates could be swapped, so one visit may be two "
-            "sites; write all "
-            "dates of train.csv as 2015-07-21 (a store that is there takes them by `biomass store "
-            "extend STORE NEW "
-            f"--data DIR --relabel`):{list_some(lines)}"
+            "sites; write all dates of train.csv as 2015-07-21 (a store that is there takes them "
+            f"by `biomass store extend STORE NEW --data DIR --relabel`):{list_some(lines)}"
         )
 
 

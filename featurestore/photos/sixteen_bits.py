@@ -45,8 +45,7 @@ def rgb_of_bits(png: bytes, bits: int) -> tuple[Image.Image, Image.Image | None]
     if (found := int(colours_HWC.max())) > greatest:
         raise ValueError(
             f"16-bit values up to {found}, more than the {greatest} of {bits} bits (--bits of "
-            "`store build`); "
-            "save it in the range of the other photographs"
+            "`store build`); save it in the range of the other photographs"
         )
     # to the nearest in integers; greatest is odd, so there are no ties
     rgb_HWC = (2 * 255 * colours_HWC.astype(np.uint32) + greatest) // (2 * greatest)

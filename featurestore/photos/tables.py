@@ -36,8 +36,8 @@ def check_separators(csv_path: Path, text: str) -> None:
     if decimal:
         problem += f", and its decimals by commas ({decimal!r})"
         remedy = (
-            "save it with commas between cells and points in numbers (a spreadsheet does so "
-            "in an English locale)"
+            "save it with commas between cells and points in numbers (a spreadsheet does so in an "
+            "English locale)"
         )
     raise InputError(f"{csv_path}: {problem}; {remedy}")
 
@@ -70,8 +70,7 @@ def _read_text(csv_path: Path) -> str:
     except OSError as err:
         raise InputError(
             f"{csv_path}: {err.strerror}; expected a CSV file with image_path, a row a photograph, "
-            "or with the "
-            f"contest's {', '.join(LONG_COLUMNS)}"
+            f"or with the contest's {', '.join(LONG_COLUMNS)}"
         ) from err
     except UnicodeDecodeError as err:
         raise InputError(

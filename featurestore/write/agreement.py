@@ -48,8 +48,7 @@ def check_labels(store: Reader, frame: pd.DataFrame) -> None:
     sealed is rewritten."""
     advice = (
         f"labels are part of a store; `biomass store extend {store.path} NEW --data DIR --relabel` "
-        "copies its tokens to "
-        "one with these"
+        "copies its tokens to one with these"
     )
     known = store.catalog.iloc[store.sealed].set_index("image_id")
     ours = frame.set_index("image_id")

@@ -61,8 +61,7 @@ class BuildReport:
         sites = f"; {self.n_sites} site{'s' if self.n_sites > 1 else ''}" if self.n_sites else ""
         return (
             f"{self.path}: {self.n_images} images sealed, {self.n_built} of them now in "
-            f"{self.seconds:.1f} s{rate}, "
-            f"{self.n_bytes / 1e9:.3g} GB{sites}"
+            f"{self.seconds:.1f} s{rate}, {self.n_bytes / 1e9:.3g} GB{sites}"
         )
 
 

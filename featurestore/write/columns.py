@@ -53,7 +53,6 @@ def encode_column(column: Column, values: Any) -> np.ndarray:
     if too_long := [text for text in encoded if len(text) > column.width]:
         raise InputError(
             f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's "
-            "column "
-            f"has {column.width}; build another store"
+            f"column has {column.width}; build another store"
         )
     return np.array(encoded, f"S{column.width}").view(np.uint8).reshape(len(encoded), column.width)

@@ -55,16 +55,13 @@ class BuildPlan:
             f"{self.path}: {self.n_images} images{sites}, {self.n_pending} to build{left_out}; "
             "nothing was written\n"
             f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x "
-            f"{t.grid[1]}) x {t.width}"
-            f"{'' if self.spec.has_patches else ', pooled only'}\n"
+            f"{t.grid[1]}) x {t.width}{'' if self.spec.has_patches else ', pooled only'}\n"
             f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} "
-            "GB to write, "
-            f"{self.free_bytes / 1e9:.3g} GB free{rooms}\n"
+            f"GB to write, {self.free_bytes / 1e9:.3g} GB free{rooms}\n"
             f"  memory  {self.memory_bytes / 1e9:.2g} GB, {self.usable_bytes / 1e9:.3g} GB "
             f"usable{memory}\n"
             f"  time    {self.hours:.3g} h{days}: {self.view_s:.3g} s a view on "
-            f"{made_by['device']} in "
-            f"{made_by['precision']}"
+            f"{made_by['device']} in {made_by['precision']}"
         )
 
 

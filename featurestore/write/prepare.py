@@ -111,10 +111,9 @@ def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
     if ids:
         warnings.warn(
             f"{source}: lacks {len(ids)} images that {store} holds. They stay in the store, and "
-            "train uses them; "
-            "`biomass train --images FILE` goes without, and "
-            f"`biomass store convert {store} NEW --images FILE` makes a store without them. "
-            f"FILE has the ids to keep, one a line. It lacks:{list_some(sorted(ids))}",
+            "train uses them; `biomass train --images FILE` goes without, and `biomass store "
+            f"convert {store} NEW --images FILE` makes a store without them. FILE has the ids to "
+            f"keep, one a line. It lacks:{list_some(sorted(ids))}",
             stacklevel=3,
         )
 
@@ -133,8 +132,8 @@ def usable(
         missing = f"{n_missing} missing; " if n_missing else ""
         hint = "" if skip or refused else f" ({missing}--skip-missing builds the others)"
         raise InputError(
-            f"{len(unusable)} of {len(paths)} photographs cannot be used{hint}:"
-            f"{list_some([each.why for each in unusable.values()], len(paths))}"
+            f"{len(unusable)} of {len(paths)} photographs cannot be "
+            f"used{hint}:{list_some([each.why for each in unusable.values()], len(paths))}"
         )
     return size, {paths[i]: each for i, each in unusable.items()}
 

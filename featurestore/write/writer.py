@@ -201,8 +201,7 @@ class StoreWriter:
             ids = self._store.catalog["image_id"].iloc[left].tolist()
             warnings.warn(
                 f"{self._layout.path}: {len(left)} images that it has no tokens of are no longer "
-                "asked for; their "
-                f"status is now {DROPPED!r}:{list_some(ids)}",
+                f"asked for; their status is now {DROPPED!r}:{list_some(ids)}",
                 stacklevel=2,
             )
             self.skip(dict.fromkeys(left, DROPPED))
@@ -301,8 +300,7 @@ def open_writer(
             if reserve and store.layout.n < max(store.n_images, len(frame)) + reserve:
                 warnings.warn(
                     f"{path}: has room for {store.layout.n} images, which does not change; "
-                    "`biomass store extend "
-                    "--reserve` makes a store with more",
+                    "`biomass store extend --reserve` makes a store with more",
                     stacklevel=3,
                 )
             check_same(store, spec)
@@ -325,8 +323,7 @@ def _plain_os_errors(path: Path) -> Iterator[None]:
     except OSError as err:
         raise InputError(
             f"{path}: writing failed: {err.strerror}; what is sealed is safe, the same command "
-            "goes on "
-            "from there once there is room and the disk is well"
+            "goes on from there once there is room and the disk is well"
         ) from err
 
 
