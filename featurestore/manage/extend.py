@@ -1,23 +1,25 @@
-"""A larger store from one that is full: more images, more views, more room. What the old one holds
-is copied, not made again."""
+"""A larger store from one that is full: more images, more views, more room.
+
+What the old one holds is copied, not made again.
+"""
 
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from featurestore.backbone.backbone import Backbone, backbone_of_store
+from featurestore.backbone.backbone import backbone_of_store
 from featurestore.disk import durable
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.threads import usable_threads
 from featurestore.errors import MismatchError, UsageError, list_some
 from featurestore.format.choose import check_suffix
-from featurestore.format.spec import OWN_COLUMNS, StoreSpec, ViewSpec, made_together
-from featurestore.manage.transfer import checked_rows
+from featurestore.format.spec import StoreSpec, ViewSpec, made_together
+from featurestore.manage.transfer import checked_rows, given_columns
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.decode import dark_remark
 from featurestore.photos.find import find_photographs, in_spelling_of
@@ -36,7 +38,7 @@ from featurestore.write.build import (
     images_bar,
 )
 from featurestore.write.columns import catalog_columns
-from featurestore.write.prepare import usable
+from featurestore.write.prepare import find_unusable
 from featurestore.write.writer import StoreWriter, image_bytes, open_writer
 
 
@@ -62,31 +64,28 @@ class Extension:
         return cls(source, view_of, len(views), dict(zip(ids, sealed.tolist(), strict=True)))
 
     def is_whole(self, image_id: str) -> bool:
-        """Whether the old store has every view of an image, so that its photograph is not
-        needed."""
+        """Whether the old store has every view of an image: its photograph is not needed."""
         return image_id in self.image_of and len(self.view_of) == self.n_views
 
     def rows(self, image_id: str) -> ImageRows:
         """All rows of such an image, views in the new order."""
-        rows, order = (
-            checked_rows(self.source, self.image_of[image_id]),
-            [self.view_of[v] for v in range(self.n_views)],
-        )
+        rows = checked_rows(self.source, self.image_of[image_id])
+        order = [self.view_of[v] for v in range(self.n_views)]
         if order == list(range(len(rows.cls_VTD))):
-            return rows
-        patches = None if rows.patches_VTPD is None else rows.patches_VTPD[order]
-        return ImageRows(
-            rows.cls_VTD[order],
-            patches,
-            rows.pooled_VT5D[order],
-            rows.stats_VS[order],
-            rows.thumb_HW3,
-            rows.facts,
+            return rows  # of the old store's map: picking views would copy every token
+        return replace(
+            rows,
+            cls_VTD=rows.cls_VTD[order],
+            patches_VTPD=None if rows.patches_VTPD is None else rows.patches_VTPD[order],
+            pooled_VT5D=rows.pooled_VT5D[order],
+            stats_VS=rows.stats_VS[order],
         )
 
     def known(self, image_id: str, sha256: str) -> dict[int, tuple]:
-        """Rows (cls, patches, pooled, stats) by view of an image that gets further views; its
-        photograph must be the same."""
+        """Rows (cls, patches, pooled, stats) by view of an image that gets further views.
+
+        Its photograph must be the same, else MismatchError.
+        """
         if image_id not in self.image_of:
             return {}
         rows = checked_rows(self.source, self.image_of[image_id])
@@ -95,13 +94,14 @@ class Extension:
                 f"{image_id}: its photograph has sha256 {sha256}, that in {self.source.path} had "
                 f"{rows.facts['sha256']}; restore it, or build a new store"
             )
-        patches = [None] * len(rows.cls_VTD) if rows.patches_VTPD is None else rows.patches_VTPD
-        return {
-            v: tuple(
-                map(_plain, (rows.cls_VTD[o], patches[o], rows.pooled_VT5D[o], rows.stats_VS[o]))
+        arrays = rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS
+        known = {}
+        for view, old_view in self.view_of.items():
+            # copies that may be written to: torch warns of mapped ones
+            known[view] = tuple(
+                None if array is None else np.array(array[old_view]) for array in arrays
             )
-            for v, o in self.view_of.items()
-        }
+        return known
 
 
 @usable_threads()
@@ -142,109 +142,105 @@ def extend_store(
         raise UsageError(f"{out}: is the source; give the new store another name")
     if relabel and data is None:
         raise UsageError("--relabel: takes labels from train.csv; give --data FOLDER")
+
     source = open_reader(source_path)
     spec, extension, frame = _planned(source, data, views, reserve, relabel)
     if not out.exists():
         durable.check_free(out.parent, len(frame) * image_bytes(spec))
+
+    # images that need the backbone, and their photographs
     fresh = frame[[not extension.is_whole(image_id) for image_id in frame["image_id"]]]
     if data is None:  # what was not built stays so
         fresh = fresh[fresh["image_id"].isin(extension.image_of)]
-    if len(fresh) and precision not in (None, source.spec.precision):
-        spec = spec.changed(
-            made_by=made_together(
-                [source.spec.made_by, source.spec.made_by | {"precision": precision}]
-            )
-        )
     paths = []
     if len(fresh):
-        paths = find_photographs(
-            fresh, _needed(data, fresh), allow_outside, missing=True, allow="--allow-outside"
-        )
-    unusable = usable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
+        if data is None:
+            some = list_some(list(fresh["image_id"]), 5)
+            raise UsageError(
+                f"{len(fresh)} images need their photographs; give --data FOLDER:{some}"
+            )
+        paths = find_photographs(fresh, data, allow_outside, missing=True, allow="--allow-outside")
+    unusable = find_unusable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
     usable_paths = [path for path in paths if path not in unusable]
-    if spec.tokens.bits is None and (remark := dark_remark(usable_paths)):
-        warnings.warn(remark, stacklevel=2)
-    backbone = _backbone(spec, source, out, weights, device, precision) if len(fresh) else None
-    if backbone:
+    if spec.tokens.bits is None:
+        remark = dark_remark(usable_paths)
+        if remark:
+            warnings.warn(remark, stacklevel=2)
+
+    backbone = None
+    if len(fresh):
+        made_in = source.spec.precision
+        if precision not in (None, made_in):
+            made_by = [source.spec.made_by, source.spec.made_by | {"precision": precision}]
+            spec = spec.changed(made_by=made_together(made_by))
+            warnings.warn(
+                f"the old store was computed in {made_in}, what is new will be in {precision}; "
+                "tokens agree only within rounding",
+                stacklevel=2,
+            )
+        folders = [source.path.parent, out.parent]
+        backbone = backbone_of_store(spec, weights, folders, "--weights", device, precision)
         backbone.try_out()
         check_buffers(spec, len(fresh))
+
     with open_writer(out, spec, frame, reserve) as writer:
         n_pending = len(writer.pending())
         _copy_whole(extension, writer)
-        ids, path_of = writer.image_ids, dict(zip(fresh["image_id"], paths, strict=True))
+        ids = writer.image_ids
+        path_of = dict(zip(fresh["image_id"], paths, strict=True))
         todo = {image: path_of[ids[image]] for image in writer.pending() if ids[image] in path_of}
         skipped = {image: unusable[path] for image, path in todo.items() if path in unusable}
         writer.skip({image: each.status for image, each in skipped.items()})
         if backbone:
             todo = {image: path for image, path in todo.items() if image not in skipped}
+            bar = images_bar("store extend", len(ids), len(todo), progress)
             build_images(
                 backbone,
                 writer,
                 todo,
-                images_bar("store extend", len(ids), len(todo), progress),
+                bar,
                 skipped if skip_missing else None,
                 lambda image, sha256: extension.known(ids[image], sha256),
                 sealed={image for image in todo if ids[image] in extension.image_of},
             )
         writer.commit()  # what was put last is pending until then
         n_built = n_pending - len(writer.pending())
-    return finish_build(out, n_built, [each.why for each in skipped.values()], start)
+    reasons = [each.why for each in skipped.values()]
+    return finish_build(out, n_built, reasons, start)
 
 
 def _planned(
     source: Reader, data: Path | None, views: str | None, reserve: int, relabel: bool
 ) -> tuple[StoreSpec, Extension, pd.DataFrame]:
     """The new store's spec, what of it the old one has, and its catalog."""
-    tokens = source.spec.tokens.changed(
-        views=choose_views(views) if views else source.spec.tokens.views
-    )
+    tokens = source.spec.tokens
+    if views:
+        tokens = tokens.changed(views=choose_views(views))
     extension = Extension.of(source, tokens.views)
     if data is None:
-        given = [
-            column.name for column in source.spec.columns if column.name not in OWN_COLUMNS[2:]
-        ]
-        return source.spec.changed(tokens=tokens), extension, source.catalog[given]
-    frame = in_spelling_of(read_catalog(data / "train.csv"), source.catalog)
-    warn_of_labels(frame, data / "train.csv")
-    warn_of_sites(frame, data / "train.csv")
+        return source.spec.changed(tokens=tokens), extension, source.catalog[given_columns(source)]
+
+    csv_path = data / "train.csv"
+    frame = in_spelling_of(read_catalog(csv_path), source.catalog)
+    warn_of_labels(frame, csv_path)
+    warn_of_sites(frame, csv_path)
     if not relabel:
         check_labels(source, frame)
-    if gone := sorted(set(extension.image_of) - set(frame["image_id"])):
+    gone = sorted(set(extension.image_of) - set(frame["image_id"]))
+    if gone:
         raise MismatchError(
-            f"{data / 'train.csv'}: lacks {len(gone)} images that {source.path} holds; name old "
+            f"{csv_path}: lacks {len(gone)} images that {source.path} holds; name old "
             f"and new ones (`biomass store convert --images` keeps some only):{list_some(gone)}"
         )
     columns = catalog_columns(frame, 2.0 if reserve else 1.0)
     return source.spec.changed(tokens=tokens, columns=columns), extension, frame
 
 
-def _backbone(
-    spec: StoreSpec,
-    source: Reader,
-    out: Path,
-    weights: str | None,
-    device: str,
-    precision: str | None,
-) -> Backbone:
-    made_in = source.spec.precision
-    if precision not in (None, made_in):
-        warnings.warn(
-            f"the old store was computed in {made_in}, what is new will be in {precision}; tokens "
-            "agree only within rounding",
-            stacklevel=3,
-        )
-    return backbone_of_store(
-        spec, weights, [source.path.parent, out.parent], "--weights", device, precision
-    )
-
-
 def _copy_whole(extension: Extension, writer: StoreWriter) -> None:
-    """Put the images that need no backbone, and say of those that the old store lacks why it
-    does."""
-    image_ids, status = (
-        writer.image_ids,
-        dict(zip(extension.source.image_ids, extension.source.catalog["status"], strict=True)),
-    )
+    """Put the images that need no backbone; those that the old store lacks keep their status."""
+    image_ids = writer.image_ids
+    catalog = extension.source.catalog
+    status = dict(zip(catalog["image_id"], catalog["status"], strict=True))
     for image in writer.pending():
         if extension.is_whole(image_ids[image]):
             writer.put(image, extension.rows(image_ids[image]))
@@ -253,16 +249,3 @@ def _copy_whole(extension: Extension, writer: StoreWriter) -> None:
     writer.commit()
     left = {image: status.get(image_ids[image], "") for image in writer.pending()}
     writer.skip({image: text for image, text in left.items() if text not in ("", "ok")})
-
-
-def _needed(data: Path | None, fresh: pd.DataFrame) -> Path:
-    """The folder of photographs, or UsageError naming whose are needed."""
-    if data is None:
-        some = list_some(list(fresh["image_id"]), 5)
-        raise UsageError(f"{len(fresh)} images need their photographs; give --data FOLDER:{some}")
-    return data
-
-
-def _plain(values: np.ndarray | None) -> np.ndarray | None:
-    """A copy that may be written to: torch warns of the mapped one."""
-    return None if values is None else np.array(values)

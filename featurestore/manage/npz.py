@@ -39,7 +39,7 @@ from featurestore.photos.sites import warn_of_sites
 from featurestore.photos.views import VIEWS, choose_views
 from featurestore.read.rows import ImageRows
 from featurestore.write.columns import catalog_columns
-from featurestore.write.prepare import THUMB_SIDE, there, warn_of_removed
+from featurestore.write.prepare import read_existing, thumb_size, warn_of_removed
 from featurestore.write.writer import image_bytes, open_writer
 
 
@@ -111,7 +111,7 @@ def import_npz(
     files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix == ".npz"}
     n_views, n_patches, width = check_files(folder, list(files.values()))
     named = _catalog(folder, csv or (data / "train.csv" if data else None), files)
-    known, sealed, _ = there(out)
+    known, sealed, _ = read_existing(out)
     frame = in_spelling_of(named, known)
     files = {
         image_id: files[name]
@@ -126,7 +126,7 @@ def import_npz(
     )
     spec = StoreSpec(
         tokens=tokens,
-        thumb=_thumb_size(size),
+        thumb=thumb_size(*size) if size else None,
         columns=catalog_columns(frame),
         made_by=_made_by(tokens, weights),
     )
@@ -253,18 +253,6 @@ def _made_by(tokens: TokenSpec, weights: Path | None) -> dict[str, str]:
             stacklevel=3,
         )
     return made_by
-
-
-def _thumb_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Height and width of thumbnails of photographs of (width, height) pixels."""
-    return (
-        (
-            max(1, round(size[1] * THUMB_SIDE / max(size))),
-            max(1, round(size[0] * THUMB_SIDE / max(size))),
-        )
-        if size
-        else None
-    )
 
 
 def _rows(

@@ -29,11 +29,15 @@ class Selection:
         layers: Sequence[int] | None,
         patches: bool,
     ) -> "Selection":
-        """Views by name or position, layers by the numbers they have in the spec; None takes all.
-        InputError for unknown ones."""
+        """Views by name or position, layers by their numbers in the spec; None takes all.
+
+        InputError for unknown ones.
+        """
         t = spec.tokens
-        asked = t.view_names if views is None else views
-        wanted = [t.view_names[v] if type(v) is int and v < len(t.views) else v for v in asked]
+        wanted = []
+        for view in t.view_names if views is None else views:
+            is_position = type(view) is int and view < len(t.views)
+            wanted.append(t.view_names[view] if is_position else view)
         if unknown := [str(v) for v in wanted if v not in t.view_names]:
             raise InputError(f"views {', '.join(unknown)}: the store has {', '.join(t.view_names)}")
         if unknown := [str(layer) for layer in layers or () if layer not in t.layers]:
@@ -41,11 +45,8 @@ class Selection:
                 f"layers {', '.join(unknown)}: the store has {', '.join(map(str, t.layers))}"
             )
         positions = [t.layers.index(layer) for layer in layers or t.layers]
-        if (
-            not wanted
-            or len(set(wanted)) < len(wanted)
-            or not all(a < b for a, b in pairwise(positions))
-        ):
+        is_rising = all(a < b for a, b in pairwise(positions))
+        if not wanted or len(set(wanted)) < len(wanted) or not is_rising:
             raise InputError("name each view once, at least one, and layers in the store's order")
         if len(positions) < len(t.layers) and t.dtype == "int8":
             raise InputError(
@@ -75,39 +76,35 @@ class Selection:
         return spec.changed(tokens=tokens, has_patches=self.patches)
 
     def rows(self, rows: ImageRows, spec: StoreSpec) -> ImageRows:
-        """What is selected of an image's rows, as they are if that is all; statistics are taken
-        again where channels go."""
+        """What is selected of an image's rows; statistics are taken again where channels go."""
         if self.is_all(spec) and list(self.views) == list(range(len(spec.tokens.views))):
             return rows  # of the source's own map: picking views would copy every token
-        chosen = self._channels(spec)
-        patches = rows.patches_VTPD[self.views][..., chosen] if self.patches else None
-        cls, pooled = (
-            rows.cls_VTD[self.views][..., chosen],
-            rows.pooled_VT5D[self.views][..., chosen],
-        )
+
+        has_all_layers = len(self.layers) == len(spec.tokens.layers)
+        channels: np.ndarray | slice = slice(None)
+        if not has_all_layers:
+            width = spec.tokens.width // len(spec.tokens.layers)
+            spans = [np.arange(k * width, (k + 1) * width) for k in self.layers]
+            channels = np.concatenate(spans)
+
+        cls = np.ascontiguousarray(rows.cls_VTD[self.views][..., channels])
+        pooled = np.ascontiguousarray(rows.pooled_VT5D[self.views][..., channels])
+        patches = None
+        if self.patches or not has_all_layers:
+            patches = np.ascontiguousarray(rows.patches_VTPD[self.views][..., channels])
         stats = rows.stats_VS[self.views]
-        if len(self.layers) < len(spec.tokens.layers):
-            every = patches if self.patches else rows.patches_VTPD[self.views][..., chosen]
-            stats = np.stack([_stats(*row) for row in zip(cls, every, strict=True)])
+        if not has_all_layers:
+            stats = np.stack([_stats(*row) for row in zip(cls, patches, strict=True)])
         return replace(
             rows,
-            cls_VTD=np.ascontiguousarray(cls),
-            pooled_VT5D=np.ascontiguousarray(pooled),
+            cls_VTD=cls,
+            pooled_VT5D=pooled,
             stats_VS=stats,
-            patches_VTPD=np.ascontiguousarray(patches) if self.patches else None,
+            patches_VTPD=patches if self.patches else None,
         )
-
-    def _channels(self, spec: StoreSpec) -> np.ndarray | slice:
-        if len(self.layers) == len(spec.tokens.layers):
-            return slice(None)
-        width = spec.tokens.width // len(spec.tokens.layers)
-        return np.concatenate([np.arange(k * width, (k + 1) * width) for k in self.layers])
 
 
 def _stats(cls_TD: np.ndarray, patches_TPD: np.ndarray) -> np.ndarray:
-    """(S,) of a row, as a build takes them: from vectors that are pooled anew, before any
-    rounding."""
-    cls, patches = (
-        torch.from_numpy(np.ascontiguousarray(values)) for values in (cls_TD, patches_TPD)
-    )
+    """(S,) of a row, as a build takes them: of vectors pooled anew, before any rounding."""
+    cls, patches = torch.from_numpy(cls_TD), torch.from_numpy(patches_TPD)
     return row_stats(cls, patches, pool(patches)).numpy()

@@ -65,8 +65,7 @@ def convert(
     skip_damaged: bool = False,
     progress: Progress = lambda n_bytes: None,
 ) -> TransferReport | ArchiveReport:
-    """Copy the sealed images of a store, or an archive, into a new store or archive; goes on where
-    it stopped.
+    """Copy sealed images of a store or archive to a new store or archive; goes on where it stopped.
 
     Parameters
     ----------
@@ -90,7 +89,7 @@ def convert(
             )
         return write_archive(source, out, codec, chosen, selection.views, progress)
     spec = selection.spec(source.spec)
-    frame = source.catalog.iloc[chosen][_given(source.spec)]
+    frame = source.catalog.iloc[chosen][given_columns(source)]
     places = {image_id: (source, i) for image_id, i in zip(frame["image_id"], chosen, strict=True)}
     return _copy(places, out, spec, frame, reserve, selection, skip_damaged, progress)
 
@@ -98,8 +97,7 @@ def convert(
 def merge(
     parts: Sequence[Path], out: Path, *, reserve: int = 0, progress: Progress = lambda n_bytes: None
 ) -> TransferReport:
-    """One store of all sealed images of several that hold the same tokens; goes on where it
-    stopped.
+    """One store of all sealed images of several with the same tokens; goes on where it stopped.
 
     Parts that were computed at another precision, on another device or by other versions are warned
     of, and named in `made_by`. An image may be in several parts if its rows and labels are the same
@@ -121,7 +119,7 @@ def merge(
     frames = []
     for source in sources:
         sealed = _sealed(source)
-        frames.append(source.catalog.iloc[sealed][_given(source.spec)])
+        frames.append(source.catalog.iloc[sealed][given_columns(source)])
         for image_id, i in zip(frames[-1]["image_id"], sealed.tolist(), strict=True):
             known = places.setdefault(image_id, (source, i))
             if known != (source, i):
@@ -142,8 +140,7 @@ def open_source(path: Path | str) -> Source:
 
 
 def checked_rows(source: Source, image: int) -> ImageRows:
-    """All rows of an image, once they are what was committed; StoreDamaged naming image, view, file
-    and offset if not."""
+    """All rows of an image, checked: StoreDamaged names image, view, file and offset of rot."""
     rows = source.rows(image)
     if isinstance(source, Reader):  # an archive has checked what it decoded
         differs = np.flatnonzero(row_crcs(rows) != source.array("crc32c")[image])
@@ -167,7 +164,8 @@ def _copy(
     progress: Progress,
 ) -> TransferReport:
     """Put the rows of each image from where it is; what `out` has already is left."""
-    start, damaged = time.monotonic(), {}
+    start = time.monotonic()
+    damaged = {}
     check_suffix(out)
     check_writable(out.parent)
     if any(source.path == out.absolute() for source, _ in places.values()):
@@ -190,9 +188,8 @@ def _copy(
             progress(image_bytes(spec))
         writer.skip(dict.fromkeys(damaged, "damaged"))
     if damaged:
-        warnings.warn(
-            f"{len(damaged)} images were left out:{list_some(list(damaged.values()))}", stacklevel=3
-        )
+        reasons = list_some(list(damaged.values()))
+        warnings.warn(f"{len(damaged)} images were left out:{reasons}", stacklevel=3)
     n_copied = len(pending) - len(damaged)
     return TransferReport(
         out, len(image_ids), n_copied, time.monotonic() - start, n_copied * image_bytes(spec)
@@ -232,20 +229,19 @@ def source_of(places: dict[str, tuple[Source, int]]) -> Source:
 
 
 def check_holds(out: Path, places: dict[str, tuple[Source, int]], selection: Selection) -> None:
-    """MismatchError unless what a store at `out` has sealed is what would be copied there: an
-    earlier run of the same."""
+    """MismatchError unless what `out` has sealed was copied by an earlier run of the same."""
     with open_reader(out) as store:
         ids = store.catalog["image_id"].iloc[store.sealed]
-        if strange := sorted(set(ids) - set(places)):
+        strange = sorted(set(ids) - set(places))
+        if strange:
             raise MismatchError(
                 f"{out}: holds images that are not to be copied; choose another "
                 f"name:{list_some(strange)}"
             )
-        other = [
-            image_id
-            for image_id, i in zip(ids, store.sealed, strict=True)
-            if not _same_rows(store, i, *places[image_id], selection)
-        ]
+        other = []
+        for image_id, image in zip(ids, store.sealed, strict=True):
+            if not _same_rows(store, image, *places[image_id], selection):
+                other.append(image_id)
         if other:
             raise MismatchError(
                 f"{out}: holds other rows of these images; choose another name:{list_some(other)}"
@@ -260,17 +256,20 @@ def _same_rows(store: Reader, image: int, source: Source, place: int, selection:
 
 
 def _sealed(source: Source) -> np.ndarray:
-    """Sealed images, with a catalog read after they were: one that is sealed later may still have
-    empty cells in it."""
+    """Sealed images; the catalog is read after them.
+
+    The cells of an image that is sealed later may still be empty.
+    """
     sealed = np.asarray(source.sealed)
     if isinstance(source, Reader):
         source.refresh()
     return sealed
 
 
-def _given(spec: StoreSpec) -> list[str]:
+def given_columns(source: Source) -> list[str]:
     """Columns that a build is given; it finds the others while it reads photographs."""
-    return [column.name for column in spec.columns if column.name not in OWN_COLUMNS[2:]]
+    found_columns = OWN_COLUMNS[2:]
+    return [column.name for column in source.spec.columns if column.name not in found_columns]
 
 
 def _merged_columns(sources: list[Reader]) -> tuple[Column, ...]:
@@ -301,9 +300,9 @@ def _warn_of_other_making(sources: Sequence[Reader]) -> None:
 def _check_twin(image_id: str, one: tuple[Reader, int], other: tuple[Reader, int]) -> None:
     """MismatchError unless an image that two parts hold is the same in both."""
     (a, i), (b, j) = one, other
-    cells = [store.catalog.iloc[k][_given(store.spec)] for store, k in (one, other)]
     same_rows = np.array_equal(a.array("crc32c")[i], b.array("crc32c")[j])
-    if not same_rows or not cells[0].equals(cells[1]):
+    same_labels = a.catalog.iloc[i][given_columns(a)].equals(b.catalog.iloc[j][given_columns(b)])
+    if not (same_rows and same_labels):
         what = "labels" if same_rows else "tokens"
         raise MismatchError(
             f"{image_id}: its {what} in {a.path} are not those in {b.path}; keep it in one part "

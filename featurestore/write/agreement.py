@@ -11,19 +11,17 @@ from featurestore.read.reader import Reader
 
 def check_same(store: Reader, spec: StoreSpec) -> None:
     """MismatchError naming each part of the spec that differs from the store's."""
-    ours, theirs = spec.tokens.model_dump(mode="json"), store.spec.tokens.model_dump(mode="json")
-    keys = {**theirs, **ours}
-    differing = [
-        _difference(key, theirs.get(key), ours.get(key))
-        for key in keys
-        if ours.get(key) != theirs.get(key)
-    ]
+    ours = spec.tokens.model_dump(mode="json")
+    theirs = store.spec.tokens.model_dump(mode="json")
+    differing = []
+    for key in {**theirs, **ours}:
+        if ours.get(key) != theirs.get(key):
+            differing.append(_difference(key, theirs.get(key), ours.get(key)))
     for name in ("has_patches", "pooled_dtype"):
-        if getattr(spec, name) != getattr(store.spec, name):
-            differing.append(
-                f"{name}: store {getattr(store.spec, name)}, asked {getattr(spec, name)}"
-            )
-    # their size is that of the photograph that came first
+        there, here = getattr(store.spec, name), getattr(spec, name)
+        if there != here:
+            differing.append(f"{name}: store {there}, asked {here}")
+    # whether there are any, not their size, which is that of the photograph that came first
     if bool(spec.thumb) != bool(store.spec.thumb):
         differing.append(f"thumbs: store {bool(store.spec.thumb)}, asked {bool(spec.thumb)}")
     if differing:
@@ -44,8 +42,10 @@ def _difference(key: str, theirs: Any, ours: Any) -> str:
 
 
 def check_labels(store: Reader, frame: pd.DataFrame) -> None:
-    """MismatchError naming the sealed images whose cells in the CSV are not the store's: nothing
-    sealed is rewritten."""
+    """MismatchError naming sealed images whose cells in the CSV are not the store's.
+
+    Nothing sealed is rewritten.
+    """
     advice = (
         f"labels are part of a store; `biomass store extend {store.path} NEW --data DIR --relabel` "
         "copies its tokens to one with these"

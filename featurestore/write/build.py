@@ -8,13 +8,11 @@ import time
 import warnings
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from featurestore.backbone.backbone import Backbone
@@ -25,7 +23,7 @@ from featurestore.disk.messages import new_bar
 from featurestore.disk.threads import Pool, usable_threads
 from featurestore.disk.usable import check_memory
 from featurestore.errors import InputError, list_some
-from featurestore.format.spec import POOLED, ROUNDING, STATS, StoreSpec, ViewSpec
+from featurestore.format.spec import POOLED, ROUNDING, STATS, StoreSpec
 from featurestore.photos.decode import (
     Decoded,
     Unusable,
@@ -76,27 +74,28 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     start = time.monotonic()
     job = prepare_build(config)
     if config.check_space:
-        durable.check_free(
-            config.out.parent,
-            job.n_pending * image_bytes(job.spec),
-            "fewer views, or go on all the same with --no-check-space",
-        )
+        need = job.n_pending * image_bytes(job.spec)
+        advice = "fewer views, or go on all the same with --no-check-space"
+        durable.check_free(config.out.parent, need, advice)
     check_buffers(job.spec, job.n_pending)
+
     with open_writer(
         config.out, job.spec, job.frame, config.reserve, config.wait, config.lock
     ) as writer:
         _warn_of_other_precision(writer.spec, job.spec)
-        images = _pending_photographs(writer, job.frame, job.paths)
+        path_of = dict(zip(job.frame["image_id"], job.paths, strict=True))
+        image_ids = writer.image_ids
+        images = {image: path_of[image_ids[image]] for image in writer.pending()}
         skipped = {
             image: job.unusable[path] for image, path in images.items() if path in job.unusable
         }
         writer.skip({image: each.status for image, each in skipped.items()})
         todo = {image: path for image, path in images.items() if image not in skipped}
-        bar = images_bar("store build", len(writer.image_ids), len(todo), progress)
+        bar = images_bar("store build", len(image_ids), len(todo), progress)
         build_images(job.backbone, writer, todo, bar, skipped if config.skip_missing else None)
-    return finish_build(
-        config.out, len(images) - len(skipped), [each.why for each in skipped.values()], start
-    )
+
+    reasons = [each.why for each in skipped.values()]
+    return finish_build(config.out, len(images) - len(skipped), reasons, start)
 
 
 def images_bar(title: str, n: int, n_todo: int, progress: bool) -> tqdm:
@@ -122,22 +121,20 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
             )
         return BuildReport(
             path,
-            len(sealed),
-            count_sites(sealed),
-            n_built,
-            time.monotonic() - start,
-            image_bytes(store.spec) * len(sealed),
+            n_images=len(sealed),
+            n_sites=count_sites(sealed),
+            n_built=n_built,
+            seconds=time.monotonic() - start,
+            n_bytes=image_bytes(store.spec) * len(sealed),
         )
 
 
 def check_buffers(spec: StoreSpec, n_images: int) -> None:
-    """MemoryShortError if the tokens of the photographs that a build holds at once do not fit in
-    memory."""
+    """MemoryShortError if memory cannot hold the tokens that a build holds at once."""
     need = min(N_BUFFERS, n_images) * image_bytes(spec)
     what = f"holding the tokens of {N_BUFFERS} photographs, as a build does,"
-    check_memory(
-        need, what, "free some memory, raise the limit, or choose fewer views or smaller images"
-    )
+    advice = "free some memory, raise the limit, or choose fewer views or smaller images"
+    check_memory(need, what, advice)
 
 
 def build_images(
@@ -149,48 +146,45 @@ def build_images(
     known: Known | None = None,
     sealed: Collection[int] = (),
 ) -> None:
-    """Decode ahead, compute, write behind; leaving, also by an error, waits for what is being
-    written.
+    """Decode ahead, compute, write behind.
+
+    Leaving, also by an error, waits for what is being written.
 
     skipped : gets the images whose photographs are damaged; None stops at the first.
     known, sealed : rows that are there already, and images that have some: their photographs may be
         damaged inside.
     """
-    image_ids, buffers = (
-        writer.image_ids,
-        [_new_rows(writer.spec) for _ in range(min(N_BUFFERS, len(images)))],
-    )
+    image_ids = writer.image_ids
+    buffers = [new_rows(writer.spec) for _ in range(min(N_BUFFERS, len(images)))]
     written: Future | None = None
+
+    def skip(image: int, err: InputError) -> None:
+        if skipped is None:
+            raise InputError(f"{err}; --skip-missing builds the others") from err
+        skipped[image] = Unusable("damaged", str(err))
+        writer.skip({image: "damaged"})
+
+    def write(image: int, rows: ImageRows) -> None:
+        writer.put(image, rows)
+        writer.commit_if_due()
+
     with bar, Pool(1) as writing:
-
-        def skip(image: int, err: InputError) -> None:
-            if skipped is None:
-                raise InputError(f"{err}; --skip-missing builds the others") from err
-            skipped[image] = Unusable("damaged", str(err))
-            writer.skip({image: "damaged"})
-
         photographs = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed)
         for done, (image, photograph) in enumerate(photographs):
             there = known(image, photograph.facts["sha256"]) if known else {}
-            rows = _compute(
-                backbone, image_ids[image], photograph, buffers[done % N_BUFFERS], there
-            )
+            buffer = buffers[done % N_BUFFERS]
+            rows = _compute(backbone, image_ids[image], photograph, buffer, there)
             if written:
                 written.result()  # raises what went wrong; and only now is the other buffer free
-            written = writing.submit(_write, writer, image, rows)
+            written = writing.submit(write, image, rows)
             bar.update()
             check_interrupt()
         if written:
             written.result()
 
 
-def _write(writer: StoreWriter, image: int, rows: ImageRows) -> None:
-    writer.put(image, rows)
-    writer.commit_if_due()
-
-
-def _new_rows(spec: StoreSpec) -> ImageRows:
-    """Buffers for one image's rows, used again for every second image."""
+def new_rows(spec: StoreSpec) -> ImageRows:
+    """Buffers for one image's rows, without thumbnail and facts."""
     t = spec.tokens
     shape = (len(t.views), t.n_tiles)
     patches = np.empty((*shape, t.n_patches, t.width), np.float16) if spec.has_patches else None
@@ -205,29 +199,21 @@ def _new_rows(spec: StoreSpec) -> ImageRows:
 def _compute(
     backbone: Backbone, image_id: str, decoded: Decoded, rows: ImageRows, known: dict[int, tuple]
 ) -> ImageRows:
-    """Fill the buffers with one photograph's tokens, view by view; known views are (cls, patches,
-    pooled, stats) rows."""
+    """Fill the buffers with one photograph's tokens, view by view.
+
+    known : rows (cls, patches, pooled, stats) by view, which the backbone need not compute.
+    """
     buffers = (rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS)
     for v, view in enumerate(backbone.spec.views):
-        for buffer, values in zip(
-            buffers, known.get(v) or _row(backbone, decoded, image_id, view), strict=True
-        ):
+        row = known.get(v)
+        if row is None:
+            cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, image_id, view)
+            pooled_T5D = pool(patches_TPD)
+            row = cls_TD, patches_TPD, pooled_T5D, row_stats(cls_TD, patches_TPD, pooled_T5D)
+        for buffer, values in zip(buffers, row, strict=True):
             if buffer is not None:  # the one copy: from the device to the buffer that is written
                 torch.from_numpy(buffer[v]).copy_(torch.as_tensor(values))
-    return ImageRows(
-        rows.cls_VTD,
-        rows.patches_VTPD,
-        rows.pooled_VT5D,
-        rows.stats_VS,
-        decoded.thumb_HW3,
-        decoded.facts,
-    )
-
-
-def _row(backbone: Backbone, decoded: Decoded, image_id: str, view: ViewSpec) -> tuple[Tensor, ...]:
-    cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, image_id, view)
-    pooled_T5D = pool(patches_TPD)
-    return cls_TD, patches_TPD, pooled_T5D, row_stats(cls_TD, patches_TPD, pooled_T5D)
+    return replace(rows, thumb_HW3=decoded.thumb_HW3, facts=decoded.facts)
 
 
 def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
@@ -238,11 +224,3 @@ def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
                 f"{asked.made_by.get(key)}; tokens agree only within rounding",
                 stacklevel=3,
             )
-
-
-def _pending_photographs(
-    writer: StoreWriter, frame: pd.DataFrame, paths: list[Path]
-) -> dict[int, Path]:
-    """Photograph of each image that is to be put."""
-    path_of, image_ids = dict(zip(frame["image_id"], paths, strict=True)), writer.image_ids
-    return {image: path_of[image_ids[image]] for image in writer.pending()}

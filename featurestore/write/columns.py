@@ -13,44 +13,42 @@ STATUS_WIDTH = 16
 
 
 def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ...]:
-    """Columns of a catalog for this frame: our own, then the CSV's; texts as wide as the longest,
-    times slack."""
+    """Columns of a catalog for this frame: our own, then the CSV's.
+
+    slack : texts are as wide as the longest one times this.
+    """
     fixed = {"sha256": 64, "status": STATUS_WIDTH}
+    given = [name for name in frame.columns if name not in OWN_COLUMNS]
     columns = []
-    for name in [*OWN_COLUMNS, *(c for c in frame.columns if c not in OWN_COLUMNS)]:
-        if name in ("width", "height") or (
-            name in frame and pd.api.types.is_numeric_dtype(frame[name])
-        ):
+    for name in (*OWN_COLUMNS, *given):
+        cells = frame[name] if name in frame else pd.Series([], dtype=object)
+        is_number = name in frame and pd.api.types.is_numeric_dtype(cells)
+        if is_number or name in ("width", "height"):
             columns.append(Column(name=name, kind="number"))
-        else:
-            longest = (
-                max((len(str(text).encode()) for text in frame[name]), default=0)
-                if name in frame
-                else 0
-            )
-            width = fixed.get(name) or durable.round_up(max(1, int(longest * slack)), 8)
-            columns.append(Column(name=name, kind="text", width=width))
+            continue
+        longest = max((len(str(text).encode()) for text in cells), default=0)
+        width = fixed.get(name) or durable.round_up(max(1, int(longest * slack)), 8)
+        columns.append(Column(name=name, kind="text", width=width))
     return tuple(columns)
 
 
 def catalog_cells(spec: StoreSpec, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """Encoded cells of each column for new images; what the frame does not have is NaN or empty."""
-    return {
-        column.name: encode_column(
-            column, frame[column.name] if column.name in frame else np.full(len(frame), np.nan)
-        )
-        for column in spec.columns
-    }
+    missing = np.full(len(frame), np.nan)
+    cells = {}
+    for column in spec.columns:
+        cells[column.name] = encode_column(column, frame.get(column.name, missing))
+    return cells
 
 
 def encode_column(column: Column, values: Any) -> np.ndarray:
-    """Cells as the catalog holds them; InputError for a text that does not fit the column's fixed
-    width."""
+    """Cells as the catalog holds them; InputError for a text too long for the column."""
     if column.kind == "number":
         return np.ascontiguousarray(values, "<f8")  # a DataFrame hands out strided columns
-    # NaN: an empty column of the CSV
+    # value != value is NaN: an empty column of the CSV
     encoded = [b"" if value != value else str(value).encode() for value in values]
-    if too_long := [text for text in encoded if len(text) > column.width]:
+    too_long = [text for text in encoded if len(text) > column.width]
+    if too_long:
         raise InputError(
             f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's "
             f"column has {column.width}; build another store"

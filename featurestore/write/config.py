@@ -70,9 +70,9 @@ class BuildConfig(BaseModel):
     @field_validator("layers", mode="before")
     @classmethod
     def _layers_may_be_one_or_text(cls, value: object) -> object:
-        return (
-            value.split(",") if isinstance(value, str) else [value] if type(value) is int else value
-        )
+        if isinstance(value, str):
+            return value.split(",")
+        return [value] if type(value) is int else value
 
     @classmethod
     def check(cls, **values: object) -> "BuildConfig":
@@ -80,16 +80,16 @@ class BuildConfig(BaseModel):
         try:
             return cls(**values)
         except ValidationError as err:
-            first = err.errors()[0]
-            if missing := [
-                "--" + str(each["loc"][0]) for each in err.errors() if each["type"] == "missing"
-            ]:
+            wrong = err.errors()
+            missing = [f"--{each['loc'][0]}" for each in wrong if each["type"] == "missing"]
+            if missing:
                 raise UsageError(
                     f"{' and '.join(missing)} must be given, here or in --config"
                 ) from err
-            known = (
-                f"; known: {', '.join(cls.model_fields)}"
-                if first["type"] == "extra_forbidden"
-                else ""
-            )
-            raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}{known}") from err
+
+            first = wrong[0]
+            key = ".".join(map(str, first["loc"]))
+            known = ""
+            if first["type"] == "extra_forbidden":
+                known = f"; known: {', '.join(cls.model_fields)}"
+            raise InputError(f"{key}: {first['msg']}{known}") from err

@@ -50,53 +50,51 @@ class BuildJob:
 
 
 def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
-    """All checks that come before the first byte of a store; errors as `build_store`. save : keep
-    the weights beside it."""
+    """All checks that come before the first byte of a store; errors as `build_store`.
+
+    save : keep the weights beside the store.
+    """
     check_suffix(config.out)
     durable.check_writable(config.out.parent)
-    frame = read_catalog(config.data / "train.csv")
-    warn_of_labels(frame, config.data / "train.csv")
-    warn_of_sites(frame, config.data / "train.csv")
-    known, sealed, spec = there(config.out)
+
+    csv_path = config.data / "train.csv"
+    frame = read_catalog(csv_path)
+    warn_of_labels(frame, csv_path)
+    warn_of_sites(frame, csv_path)
+
+    known, sealed, spec = read_existing(config.out)
     frame = in_spelling_of(frame, known)
-    warn_of_removed(config.out, sealed - set(frame["image_id"]), config.data / "train.csv")
+    warn_of_removed(config.out, sealed - set(frame["image_id"]), csv_path)
     paths = find_photographs(
         frame, config.data, config.allow_outside, missing=True, allow="--allow-outside"
     )
-    todo = [
-        path
-        for image_id, path in zip(frame["image_id"], paths, strict=True)
-        if image_id not in sealed
-    ]
-    size, unusable = usable(todo or paths[:1], config.crop, config.skip_missing)
+    is_sealed = frame["image_id"].isin(sealed)
+    todo = [path for path, is_done in zip(paths, is_sealed, strict=True) if not is_done]
+    done = [path for path, is_done in zip(paths, is_sealed, strict=True) if is_done]
+    size, unusable = find_unusable(todo or paths[:1], config.crop, config.skip_missing)
     if spec and CHECKED_BY not in spec.made_by:  # a newer store took no damaged photograph
-        warn_of_all_sealed(
-            [
-                path
-                for image_id, path in zip(frame["image_id"], paths, strict=True)
-                if image_id in sealed
-            ]
-        )
-    # the store's own tiles, whichever photograph came first then
+        warn_of_all_sealed(done)
+    if config.bits is None:
+        remark = dark_remark(path for path in todo if path not in unusable)
+        if remark:
+            warnings.warn(remark, stacklevel=3)
+
+    width, height = size
     if spec and config.crop == "whole":
-        size = spec.tokens.tile_width, spec.tokens.tile_height
-    if config.bits is None and (
-        remark := dark_remark(path for path in todo if path not in unusable)
-    ):
-        warnings.warn(remark, stacklevel=3)
-    backbone = _load(config, spec, size[0] / size[1], save)
-    if n_pending := len(todo) - len(unusable):
+        # the store's own tiles, whichever photograph came first then
+        width, height = spec.tokens.tile_width, spec.tokens.tile_height
+    backbone = _load(config, spec, width / height, save)
+    n_pending = len(todo) - len(unusable)
+    if n_pending:
         backbone.try_out()
-    return BuildJob(
-        frame, paths, unusable, backbone, _store_spec(config, backbone, frame, *size), n_pending
-    )
+    spec = _store_spec(config, backbone, frame, width, height)
+    return BuildJob(frame, paths, unusable, backbone, spec, n_pending)
 
 
-def there(out: Path) -> tuple[pd.DataFrame, set[str], StoreSpec | None]:
-    """Ids and paths, sealed ids, and spec of a store that is there already; empty and None without
-    one.
+def read_existing(out: Path) -> tuple[pd.DataFrame, set[str], StoreSpec | None]:
+    """Ids and paths, sealed ids, and spec of a store that is there already; empty without one.
 
-    What is something else is so refused before the backbone is loaded.
+    A file that is no store is so refused before the backbone is loaded.
     """
     if not out.exists():
         return pd.DataFrame(columns=["image_id", "path"], dtype=object), set(), None
@@ -106,8 +104,7 @@ def there(out: Path) -> tuple[pd.DataFrame, set[str], StoreSpec | None]:
 
 
 def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
-    """Say which images a store holds that its source no longer names: nothing sealed is taken out
-    of a store."""
+    """Warn of images in a store that its source no longer names: nothing sealed is taken out."""
     if ids:
         warnings.warn(
             f"{source}: lacks {len(ids)} images that {store} holds. They stay in the store, and "
@@ -118,29 +115,33 @@ def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
         )
 
 
-def usable(
+def find_unusable(
     paths: list[Path], crop: str, skip: bool
 ) -> tuple[tuple[int, int], dict[Path, Unusable]]:
-    """Size of the first photograph that can be used, and those that cannot; InputError listing them
-    unless they may be left."""
+    """Size of the first photograph that can be used, and those that cannot be.
+
+    InputError listing them, unless all of them may be skipped.
+    """
     if not can_check():
         warnings.warn(UNCHECKED, stacklevel=3)
     size, unusable = inspect_photographs(paths, crop)
     refused = {each.status for each in unusable.values()} & {"aspect", "unreadable"}
     if size is None or (unusable and not skip) or refused:
-        n_missing = sum(each.status == "missing" for each in unusable.values())
-        missing = f"{n_missing} missing; " if n_missing else ""
-        hint = "" if skip or refused else f" ({missing}--skip-missing builds the others)"
+        hint = ""
+        if not (skip or refused):
+            n_missing = sum(each.status == "missing" for each in unusable.values())
+            missing = f"{n_missing} missing; " if n_missing else ""
+            hint = f" ({missing}--skip-missing builds the others)"
+        reasons = [each.why for each in unusable.values()]
         raise InputError(
-            f"{len(unusable)} of {len(paths)} photographs cannot be "
-            f"used{hint}:{list_some([each.why for each in unusable.values()], len(paths))}"
+            f"{len(unusable)} of {len(paths)} photographs cannot be used{hint}:"
+            f"{list_some(reasons, len(paths))}"
         )
     return size, {paths[i]: each for i, each in unusable.items()}
 
 
 def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool) -> Backbone:
-    """The backbone; where the store is there already and no weights are named, with those that it
-    keeps, not a download."""
+    """The backbone; where a store is there and no weights are named, with those kept beside it."""
     weights = config.weights
     if weights is None and spec and spec.tokens.model == config.backbone:
         kept = kept_weights(spec, [config.out.parent])
@@ -166,20 +167,29 @@ def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool
 def _store_spec(
     config: BuildConfig, backbone: Backbone, frame: pd.DataFrame, width: int, height: int
 ) -> StoreSpec:
-    scale = THUMB_SIDE / max(width, height)
-    thumb = (max(1, round(height * scale)), max(1, round(width * scale)))
-    packages = ("torch", "timm", "numpy", "pillow", *([CHECKED_BY] if can_check() else []))
-    made_by = {name: version(name) for name in packages} | {
-        "device": backbone.device.type,
-        "precision": config.precision,
-        "weights": RANDOM if config.weights == RANDOM else "file" if config.weights else "timm",
-    }
+    packages = ["torch", "timm", "numpy", "pillow"]
+    if can_check():
+        packages.append(CHECKED_BY)
+    made_by = {name: version(name) for name in packages}
+    made_by["device"] = backbone.device.type
+    made_by["precision"] = config.precision
+    if config.weights == RANDOM:
+        made_by["weights"] = RANDOM
+    else:
+        made_by["weights"] = "file" if config.weights else "timm"
+
     slack = 2.0 if config.reserve else 1.0  # ids and paths to come may be longer
     return StoreSpec(
         tokens=backbone.spec,
         has_patches=config.tokens == "all",
         pooled_dtype=config.pooled_dtype,
-        thumb=thumb if config.thumbs else None,
+        thumb=thumb_size(width, height) if config.thumbs else None,
         columns=catalog_columns(frame, slack),
         made_by=made_by,
     )
+
+
+def thumb_size(width: int, height: int) -> tuple[int, int]:
+    """Height and width of the thumbnail of a photograph."""
+    scale = THUMB_SIDE / max(width, height)
+    return max(1, round(height * scale)), max(1, round(width * scale))

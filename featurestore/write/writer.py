@@ -1,5 +1,4 @@
-"""Writing a store: put an image's rows, commit images in groups, resume where a killed builder
-stopped.
+"""Writing a store: rows are put, committed in groups, and resumed where a builder was killed.
 
 Order of a commit: the rows' bytes, catalog cells, thumbnail and crc rows -> fdatasync -> seals ->
 fdatasync. A seal is never durable before what it seals, so a reader that believes seals reads only
@@ -13,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,8 +33,6 @@ from featurestore.write.columns import catalog_cells, encode_column
 
 # a group is one image or this long: a sync costs milliseconds, a lost group is computed again
 COMMIT_SECONDS = 2.0
-
-
 DROPPED = "dropped"  # the status of an image without tokens that is no longer asked for
 
 
@@ -44,7 +40,8 @@ class StoreWriter:
     """The one writer of a store; made by `open_writer`, which holds the lock."""
 
     def __init__(self, layout: Layout, store: Reader) -> None:
-        self._layout, self._store = layout, store
+        self._layout = layout
+        self._store = store
         self._fds: dict[Path, int] = {}
         self._seals: dict[int, int] = {}
         self._last_commit = time.monotonic()
@@ -62,8 +59,7 @@ class StoreWriter:
         return self._store.catalog["image_id"].tolist()
 
     def pending(self) -> list[int]:
-        """Images that are to be put, in order: not sealed, and asked for by who opened the
-        writer."""
+        """Images to be put, in order: not sealed, and in the frame the writer was opened with."""
         open_N = self._unsealed()
         if self._wanted is None:
             return open_N.tolist()
@@ -75,26 +71,31 @@ class StoreWriter:
 
     def put(self, image: int, rows: ImageRows) -> None:
         """Write one image's bytes; it is not there for readers until the commit that follows."""
+        has_patches = self._layout.spec.has_patches
         arrays = {"cls": rows.cls_VTD, "pooled": rows.pooled_VT5D, "stats": rows.stats_VS}
         if self._layout.spec.thumb:
             arrays["thumbs"] = rows.thumb_HW3
-        if self._layout.spec.has_patches:
+        if has_patches:
             self._check("patches", rows.patches_VTPD)
         for name, value in arrays.items():
             self._check(name, value)
-        patch_crc_V = (
-            [durable.crc32c(row) for row in rows.patches_VTPD]
-            if self._layout.spec.has_patches
-            else None
-        )
+
+        patch_crc_V = None
+        if has_patches:  # a shard keeps them behind each row, too
+            patch_crc_V = [durable.crc32c(row) for row in rows.patches_VTPD]
         arrays["crc32c"] = row_crcs(rows, patch_crc_V)
+
         with self._lock:
             if len(self._fds) >= most_maps() // 4:  # each stays open until it is synced
                 self.commit()
             for name, value in arrays.items():
                 self._write(name, image, value)
-            self._write_patches(image, rows.patches_VTPD, patch_crc_V)
-            self._write_cells(image, rows.facts)
+            if has_patches:
+                self._write_patches(image, rows.patches_VTPD, patch_crc_V)
+            for column in self._layout.spec.columns:
+                if column.name in rows.facts:
+                    cell = encode_column(column, [rows.facts[column.name]])
+                    self._write_columns(image, {column.name: cell})
             self._seals[image] = self._store.seals.expected(image, image + 1)[0]
 
     def skip(self, statuses: Mapping[int, str]) -> None:
@@ -112,8 +113,10 @@ class StoreWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Make all put images durable, then visible. An error of a sync is final: what it lost
-        cannot be known."""
+        """Make all put images durable, then visible.
+
+        An error of a sync is final: what it lost cannot be known.
+        """
         with self._lock:
             # forgotten first: a failed sync must not be tried again and believed
             seals, self._seals = self._seals, {}
@@ -127,20 +130,20 @@ class StoreWriter:
 
     def add_images(self, frame: pd.DataFrame) -> None:
         """Give images that the catalog lacks the next free rows; InputError if they do not fit."""
-        first, last = self._store.n_images, self._store.n_images + len(frame)
-        if last > self._layout.n:
+        first = self._store.n_images
+        if first + len(frame) > self._layout.n:
             raise InputError(
                 f"{self._layout.path}: {len(frame)} new images, room for {self._layout.n - first}; "
                 "build another store, by `biomass store build --reserve` if it shall grow"
             )
         cells = catalog_cells(self._layout.spec, frame)  # all fit, or none is written
-        ids = cells["image_id"]
-        ids_by_row, ids[:, 0] = ids[:, 0].copy(), 0
+        # an id's first byte puts its place in use: it is written last and in order, so that a place
+        # in use is whole
+        first_bytes = cells["image_id"][:, 0].tolist()
+        cells["image_id"][:, 0] = 0
         self._write_columns(first, cells)
         self._sync()
-        # an id's first byte puts its row in use: last and in order, so that a row in use is a whole
-        # row
-        for image, byte in enumerate(ids_by_row.tolist(), first):
+        for image, byte in enumerate(first_bytes, first):
             path, offset, _ = self._layout.extents["catalog/image_id"].locate(image)
             durable.pwrite(self._fd(path), [bytes([byte])], offset)
         self._sync()
@@ -148,23 +151,26 @@ class StoreWriter:
         self._store.refresh()
 
     def settle(self, frame: pd.DataFrame) -> None:
-        """Make the catalog of all that is not sealed what the frame says: nothing but a seal
-        vouches for a cell.
+        """Make the catalog of all that is not sealed what the frame says.
+
+        Nothing but a seal vouches for a cell.
 
         Images that the catalog lacks take the places of unsealed ones that the frame lacks (a
         rotten id, say), then free ones. What is left of the former is free again at the end of the
         catalog, and has the status `dropped` elsewhere.
         """
         stale = self._unsealed()
-        # before anything that it would vouch for changes
+        # seals that do not match go first, before anything that they would vouch for changes
         self.unseal(stale[self._store.array("seal")[stale] != 0].tolist())
+
         known = self._store.catalog["image_id"]
         open_N = self._unsealed()
         is_stray = ~known.iloc[open_N].isin(frame["image_id"]).to_numpy()
+        kept, strays = open_N[~is_stray], open_N[is_stray]
         new = frame[~frame["image_id"].isin(known)]
-        strays = open_N[is_stray]
         by_id = frame.set_index("image_id", drop=False)
-        self._rewrite(open_N[~is_stray], by_id.loc[known.iloc[open_N[~is_stray]]])
+
+        self._rewrite(kept, by_id.loc[known.iloc[kept]])
         self._rewrite(strays[: len(new)], new.iloc[: len(strays)])
         if len(new) > len(strays):
             self.add_images(new.iloc[len(strays) :])
@@ -178,19 +184,17 @@ class StoreWriter:
         cells = catalog_cells(self._layout.spec, frame)
         cells = {name: values for name, values in cells.items() if name in frame}
         differs_N = np.zeros(len(places), bool)
-        for name, cell in cells.items():
-            there = as_bytes(self._store.array(self._column(name).node)[places])
-            differs_N |= (there != as_bytes(cell)).any(1)
+        for name, values in cells.items():
+            stored = as_bytes(self._store.array(self._column(name).node)[places])
+            differs_N |= (stored != as_bytes(values)).any(1)
         for k in np.flatnonzero(differs_N).tolist():
-            self._write_columns(
-                int(places[k]), {name: cell[k : k + 1] for name, cell in cells.items()}
-            )
+            own = {name: values[k : k + 1] for name, values in cells.items()}
+            self._write_columns(int(places[k]), own)
         self._sync()
         self._store.refresh()
 
     def _release(self, places: np.ndarray) -> None:
-        """Free unsealed places at the end of the catalog; note of the others that nobody asks for
-        them."""
+        """Free unsealed places at the end of the catalog; the others get the status `dropped`."""
         left = places.tolist()
         while left and left[-1] == self._store.n_images - 1:
             path, offset, n_bytes = self._layout.extents["catalog/image_id"].locate(left.pop())
@@ -216,8 +220,7 @@ class StoreWriter:
             durable.pwrite(self._fd(path), [values], offset)
 
     def unseal(self, images: list[int]) -> None:
-        """Declare images absent, durably: their bytes are damaged, and a build shall make them
-        again.
+        """Declare images absent, durably: they are damaged, and a build shall make them again.
 
         An id whose first byte was lost gets another one, since a catalog ends where an id is empty.
         """
@@ -245,24 +248,14 @@ class StoreWriter:
         path, offset, _ = self._layout.extents[name].locate(image)
         durable.pwrite(self._fd(path), [np.ascontiguousarray(value)], offset)
 
-    def _write_patches(
-        self, image: int, patches_VTPD: np.ndarray | None, crc_V: list[int] | None
-    ) -> None:
-        if not self._layout.spec.has_patches:
-            return
+    def _write_patches(self, image: int, patches_VTPD: np.ndarray, crc_V: list[int]) -> None:
         extent = self._layout.extents["patches"]
         for view, row in enumerate(patches_VTPD):
             path, offset, _ = extent.locate(image * len(patches_VTPD) + view)
-            tail = [crc_V[view].to_bytes(4, "little")] if extent.row_crc else []
-            durable.pwrite(self._fd(path), [row, *tail], offset)
-
-    def _write_cells(self, image: int, facts: dict[str, Any]) -> None:
-        for column in self._layout.spec.columns:
-            if column.name in facts:
-                path, offset, _ = self._layout.extents[column.node].locate(image)
-                durable.pwrite(
-                    self._fd(path), [encode_column(column, [facts[column.name]])], offset
-                )
+            parts = [row]
+            if extent.row_crc:
+                parts.append(crc_V[view].to_bytes(4, "little"))
+            durable.pwrite(self._fd(path), parts, offset)
 
     def _fd(self, path: Path) -> int:
         if path not in self._fds:
@@ -328,9 +321,8 @@ def _plain_os_errors(path: Path) -> Iterator[None]:
 
 
 def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int) -> None:
-    """An empty store whose catalog is filled; it appears under its name when that is so, never
-    before."""
-    # no name that somebody gave a store
+    """An empty store with its catalog; it appears under its name once that is filled."""
+    # hidden, so that it is no name that somebody gave a store
     hidden = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     with (
         durable.appears_whole(path, hidden),
@@ -340,15 +332,17 @@ def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserv
 
 
 def row_crcs(rows: ImageRows, patch_crc_V: Sequence[int] | None = None) -> np.ndarray:
-    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats; those of
-    the patches may be known."""
+    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats.
+
+    patch_crc_V : those of the patches alone, if they are known.
+    """
     crc_V = durable.crc32c_rows(rows.cls_VTD)
     if rows.patches_VTPD is not None:
         append = durable.crc32c_append(rows.patches_VTPD[0].nbytes)
-        known = patch_crc_V or [durable.crc32c(row) for row in rows.patches_VTPD]
-        crc_V = np.array(
-            [append(int(crc), each) for crc, each in zip(crc_V, known, strict=True)], np.uint32
-        )
+        if patch_crc_V is None:
+            patch_crc_V = [durable.crc32c(row) for row in rows.patches_VTPD]
+        both = zip(crc_V, patch_crc_V, strict=True)
+        crc_V = np.array([append(int(crc), patch_crc) for crc, patch_crc in both], np.uint32)
     return durable.crc32c_rows(rows.pooled_VT5D, rows.stats_VS, start_N=crc_V)
 
 
