@@ -1,5 +1,4 @@
-"""Archives: a smaller copy of a store's sealed images, for keeping and sending. Not mapped, not for
-training: converted back.
+"""Archives: a smaller copy of a store's sealed images, to keep and to send, not to train on.
 
 An archive is a Zarr v3 group of the arrays that docs/format.md names, compressed by codecs of the
 Zarr v3 registry, so any client reads it. Which images and views go in, and making a store of them
@@ -60,10 +59,14 @@ class Archive:
     rows(image)."""
 
     def __init__(self, path: Path, scheme: Scheme, attributes: dict, root: "zarr.Group") -> None:
-        self.path, self.spec, self.codec = path, scheme.spec, scheme.codec
+        self.path = path
+        self.spec = scheme.spec
+        self.codec = scheme.codec
         self.error: dict[str, float] | None = attributes["error"]
-        self.bytes_in, self.bytes_out = attributes["bytes_in"], attributes["bytes_out"]
-        self._scheme, self._root = scheme, root
+        self.bytes_in: int = attributes["bytes_in"]
+        self.bytes_out: int = attributes["bytes_out"]
+        self._scheme = scheme
+        self._root = root
         self._block: tuple[int, dict[str, np.ndarray]] = (-1, {})
 
     @classmethod
@@ -82,17 +85,14 @@ class Archive:
         scheme = Scheme(attributes["codec"], spec, count_images(path))
         for array in scheme.arrays:
             check_array(path, array, scheme)
-        if links := [str(each) for each in path.rglob("*") if each.is_symlink()]:
+        links = [str(each) for each in path.rglob("*") if each.is_symlink()]
+        if links:
             raise StoreDamaged(
                 f"{path}: holds links; an archive's own files are not followed "
                 f"elsewhere:{list_some(links)}"
             )
-        return cls(
-            path,
-            scheme,
-            attributes,
-            zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False),
-        )
+        root = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+        return cls(path, scheme, attributes, root)
 
     @property
     def n_images(self) -> int:
@@ -128,54 +128,52 @@ class Archive:
         return self._crc_NV[image]
 
     def rows(self, image: int) -> ImageRows:
-        """All of an image, decoded, as a store takes it; StoreDamaged, naming image and view, if it
-        is not what was archived."""
+        """All of an image, decoded, as a store takes it.
+
+        StoreDamaged, naming image and view, if it is not what was archived.
+        """
         image = bounded(image, self.n_images, "image")
-        small = {
-            name: values[image % self._block_images]
-            for name, values in self._block_of(image).items()
-        }
-        facts = {name: self.catalog[name][image] for name in OWN_COLUMNS[2:]}
+        small = self._small_arrays(image)
+        patches = None
+        if self.spec.has_patches:
+            patches = self._stored_patches(image)
+            if self.codec == "int8":
+                patches = dequantised(patches, small["patches_scale"])
         rows = ImageRows(
             small["cls"],
-            self._patches(image, small) if self.spec.has_patches else None,
+            patches,
             small["pooled"],
             small["stats"],
             small.get("thumbs"),
-            facts,
+            {name: self.catalog[name][image] for name in OWN_COLUMNS[2:]},
         )
         self._check(image, rows)
         return rows
 
-    @property
-    def _block_images(self) -> int:
-        return self._root["cls"].chunks[0]
+    def _small_arrays(self, image: int) -> dict[str, np.ndarray]:
+        """An image's part of all arrays but patches.
 
-    def _block_of(self, image: int) -> dict[str, np.ndarray]:
-        """All arrays but patches of the images written together with this one; the last block stays
-        at hand."""
-        number, size = image // self._block_images, self._block_images
+        They are decoded for all images that were written together; the last such block stays at
+        hand.
+        """
+        size = self._root["cls"].chunks[0]
+        number = image // size
         if self._block[0] != number:
             span = slice(number * size, (number + 1) * size)
-            self._block = (
-                number,
-                {
-                    array.name: self._read(array.name, span, f" of {self._name(image)} or near it")
-                    for array in self._scheme.arrays
-                    if array.name in BLOCK_NAMES
-                },
-            )
-        return self._block[1]
+            what = f" of {self._name(image)} or near it"
+            names = [array.name for array in self._scheme.arrays if array.name in BLOCK_NAMES]
+            self._block = number, {name: self._read(name, span, what) for name in names}
+        return {name: values[image % size] for name, values in self._block[1].items()}
 
-    def _patches(self, image: int, small: dict[str, np.ndarray]) -> np.ndarray:
-        """(V, T, P, D) float16."""
+    def _stored_patches(self, image: int) -> np.ndarray:
+        """(V, T, P, D) as archived: float16 or int8."""
         try:
-            stored = self._read("patches", image)
+            return self._read("patches", image)
         except StoreDamaged:
+            # which view it is
             for view, name in enumerate(self.spec.tokens.view_names):
                 self._read("patches", (image, view), f" of {self._name(image)}, view {name!r}")
             raise
-        return dequantised(stored, small["patches_scale"]) if self.codec == "int8" else stored
 
     def _check(self, image: int, rows: ImageRows) -> None:
         wrong = np.flatnonzero(row_crcs(rows) != self._crc_NV[image])
@@ -187,10 +185,8 @@ class Archive:
             )
         cells = [column[image : image + 1] for column in self._cells]
         thumb = None if rows.thumb_HW3 is None else rows.thumb_HW3[None]
-        if (
-            seals(self.spec, image, cells, thumb, self._crc_NV[image : image + 1])[0]
-            != self._seal_N[image]
-        ):
+        (expected,) = seals(self.spec, image, cells, thumb, self._crc_NV[image : image + 1])
+        if expected != self._seal_N[image]:
             raise StoreDamaged(
                 f"{self.path}: {self._name(image)}: its seal does not match its catalog row, "
                 "thumbnail and checksums; take another copy of the archive"

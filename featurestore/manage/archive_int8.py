@@ -1,6 +1,7 @@
 """Patch tokens of an int8 archive: rounded view by view, and given back."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,25 +24,23 @@ VALUES_AT_ONCE = 1 << 18
 def rounded_rows(
     spec: StoreSpec, rows: ImageRows, tally: ErrorTally
 ) -> tuple[ImageRows, dict[str, np.ndarray]]:
-    """An image's rows as an int8 archive gives them back, view by view, and what it keeps for
-    that."""
-    restored = ImageRows(
-        rows.cls_VTD,
-        np.empty_like(rows.patches_VTPD),
-        np.empty(rows.pooled_VT5D.shape, spec.pooled_dtype),
-        np.empty_like(rows.stats_VS),
-        rows.thumb_HW3,
+    """An image's rows as an int8 archive gives them back, and the arrays that it keeps for that."""
+    restored = replace(
+        rows,
+        patches_VTPD=np.empty_like(rows.patches_VTPD),
+        pooled_VT5D=np.empty(rows.pooled_VT5D.shape, spec.pooled_dtype),
+        stats_VS=np.empty_like(rows.stats_VS),
     )
     parts = {
         "patches": np.empty(rows.patches_VTPD.shape, np.int8),
         "patches_scale": np.empty(rows.patches_VTPD.shape[:-1], np.float32),
     }
+
+    def round_view(v: int) -> ErrorTally:
+        return _round_view(v, rows, restored, parts)
+
     with lone_threads() as threads:
-        tallies = list(
-            threads.map(
-                lambda v: _round_view(v, rows, restored, parts), range(len(rows.patches_VTPD))
-            )
-        )
+        tallies = list(threads.map(round_view, range(len(rows.patches_VTPD))))
     for each in tallies:  # in the views' order: the same archive, the same last digit
         tally.merge(each)
     return restored, parts
@@ -71,20 +70,18 @@ def _round_view(
 def dequantised(q_VTPD: np.ndarray, scale_VTP: np.ndarray) -> np.ndarray:
     """(V, T, P, D) float16."""
     tokens_VTPD = np.empty(q_VTPD.shape, np.float16)
+
+    def fill(q_TPD: np.ndarray, scale_TP1: np.ndarray, tokens_TPD: np.ndarray) -> None:
+        for q, scale, tokens in _blocks(q_TPD, scale_TP1, tokens_TPD):
+            tokens[:] = dequantise(q, scale[:, 0])
+
     with lone_threads() as threads:
-        list(threads.map(_dequantise_view, q_VTPD, scale_VTP[..., None], tokens_VTPD))
+        list(threads.map(fill, q_VTPD, scale_VTP[..., None], tokens_VTPD))  # raises what a view did
     return tokens_VTPD
-
-
-def _dequantise_view(q_TPD: np.ndarray, scale_TP1: np.ndarray, tokens_TPD: np.ndarray) -> None:
-    for q, scale, tokens in _blocks(q_TPD, scale_TP1, tokens_TPD):
-        tokens[:] = dequantise(q, scale[:, 0])
 
 
 def _blocks(*arrays_TPX: np.ndarray) -> Iterator[tuple[torch.Tensor, ...]]:
     """The same few tokens of each array, as tensors that share its memory."""
     at_once = max(1, VALUES_AT_ONCE // arrays_TPX[0].shape[-1])
-    return zip(
-        *(torch.from_dlpack(array).flatten(0, 1).split(at_once) for array in arrays_TPX),
-        strict=True,
-    )
+    parts = [torch.from_dlpack(array).flatten(0, 1).split(at_once) for array in arrays_TPX]
+    return zip(*parts, strict=True)

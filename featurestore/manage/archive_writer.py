@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -40,8 +41,7 @@ def write_archive(
     views: Sequence[int] | None = None,
     progress: Callable[[int], object] = lambda n_bytes: None,
 ) -> ArchiveReport:
-    """Keep images of a store, or of another archive, in a new archive, which appears whole or not
-    at all.
+    """Keep images of a store or archive in a new archive, which appears whole or not at all.
 
     Parameters
     ----------
@@ -56,7 +56,8 @@ def write_archive(
     before they get a new one. Raises InputError if path cannot be an archive's or is taken, an
     image is not sealed, or int8 has no patches to round; StoreDamaged if the source has rotten.
     """
-    start, path = time.monotonic(), Path(path)
+    start = time.monotonic()
+    path = Path(path)
     _check_request(source, path, codec, images)
     scheme = Scheme(codec, _spec_of(source.spec, codec, views), len(images))
     durable.check_writable(path.parent)
@@ -68,17 +69,10 @@ def write_archive(
         bytes_in = image_bytes(scheme.spec) * scheme.n
         bytes_out = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
         error = tally.error() if tally else None
-        root.update_attributes(
-            {
-                "error": error,
-                "bytes_in": bytes_in,
-                "bytes_out": bytes_out,
-                "ratio": bytes_in / bytes_out,
-            }
-        )
-    return ArchiveReport(
-        path, codec, scheme.n, time.monotonic() - start, bytes_in, bytes_out, error
-    )
+        told = {"error": error, "bytes_in": bytes_in, "bytes_out": bytes_out}
+        root.update_attributes(told | {"ratio": bytes_in / bytes_out})
+    seconds = time.monotonic() - start
+    return ArchiveReport(path, codec, scheme.n, seconds, bytes_in, bytes_out, error)
 
 
 def check_archive_name(path: Path) -> None:
@@ -139,8 +133,12 @@ def _sources(
         if views is not None:
             at = list(views)
             patches = None if rows.patches_VTPD is None else rows.patches_VTPD[at]
-            rows = ImageRows(
-                rows.cls_VTD[at], patches, rows.pooled_VT5D[at], rows.stats_VS[at], rows.thumb_HW3
+            rows = replace(
+                rows,
+                cls_VTD=rows.cls_VTD[at],
+                patches_VTPD=patches,
+                pooled_VT5D=rows.pooled_VT5D[at],
+                stats_VS=rows.stats_VS[at],
             )
         yield rows
 
@@ -152,8 +150,10 @@ def _write_rows(
     tally: ErrorTally | None,
     progress: Callable[[int], object],
 ) -> np.ndarray:
-    """Write all arrays of rows, block by block; (N, V) uint32, the CRC-32C of the rows as they will
-    be restored."""
+    """Write all arrays of rows, block by block.
+
+    Returns (N, V) uint32, the CRC-32C of the rows as they will be restored.
+    """
     crc_NV = np.zeros((scheme.n, len(scheme.spec.tokens.views)), np.uint32)
     for block in _spans(0, scheme.n, scheme.per_block):
         small = scheme.buffers(BLOCK_NAMES, len(block))
@@ -162,8 +162,10 @@ def _write_rows(
             for image, rows in zip(span, sources, strict=False):
                 parts, crc_NV[image] = _encoded(scheme.spec, rows, tally)
                 for name, values in parts.items():
-                    buffer, first = (large, span.start) if name in large else (small, block.start)
-                    buffer[name][image - first] = values
+                    if name in large:
+                        large[name][image - span.start] = values
+                    else:
+                        small[name][image - block.start] = values
                 progress(image_bytes(scheme.spec))
                 check_interrupt()
             _put(arrays, large, span)
@@ -183,15 +185,17 @@ def _put(arrays: "dict[str, zarr.Array]", buffers: dict[str, np.ndarray], span: 
 def _encoded(
     spec: StoreSpec, rows: ImageRows, tally: ErrorTally | None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """An image's values by array of the archive, and (V,) uint32, the CRC-32C of each of its rows
-    as it will be restored."""
+    """An image's values by array of the archive, and its rows' CRC-32C (V,) as they will be
+    restored."""
     parts = {}
     if tally:
         rows, parts = rounded_rows(spec, rows, tally)
     elif spec.has_patches:
-        parts = {"patches": rows.patches_VTPD}
+        parts["patches"] = rows.patches_VTPD
     parts |= {"cls": rows.cls_VTD, "pooled": rows.pooled_VT5D, "stats": rows.stats_VS}
-    return parts | ({"thumbs": rows.thumb_HW3} if spec.thumb else {}), row_crcs(rows)
+    if spec.thumb:
+        parts["thumbs"] = rows.thumb_HW3
+    return parts, row_crcs(rows)
 
 
 def _write_catalog(

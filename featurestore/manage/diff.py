@@ -1,5 +1,4 @@
-"""What differs between two stores: what they are, which images they hold, labels, and rows by their
-checksums or values."""
+"""What differs between two stores: spec, images, labels, and rows by checksum or value."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,36 +35,30 @@ def diff_stores(a_path: Path | str, b_path: Path | str, tokens: bool = False) ->
     """
     with open_reader(a_path) as a, open_reader(b_path) as b:
         diff = StoreDiff()
-        diff.lines += [
-            *_spec_lines(a, b),
-            *_image_lines(a, b),
-            *_cell_lines(a, b),
-            *_row_lines(a, b, tokens),
-            *_thumb_lines(a, b),
-        ]
-        made = {
-            key: (a.spec.made_by.get(key), b.spec.made_by.get(key))
-            for key in {**a.spec.made_by, **b.spec.made_by}
-        }
-        diff.notes += [
-            f"made by: {key} {one!r} | {other!r}"
-            for key, (one, other) in made.items()
-            if one != other
-        ]
+        diff.lines += _spec_lines(a, b)
+        diff.lines += _image_lines(a, b)
+        diff.lines += _cell_lines(a, b)
+        diff.lines += _row_lines(a, b, tokens)
+        diff.lines += _thumb_lines(a, b)
+        for key in {**a.spec.made_by, **b.spec.made_by}:
+            one, other = a.spec.made_by.get(key), b.spec.made_by.get(key)
+            if one != other:
+                diff.notes.append(f"made by: {key} {one!r} | {other!r}")
         return diff
 
 
 def _spec_lines(a: Reader, b: Reader) -> Iterator[str]:
-    ours, theirs = (store.spec.tokens.model_dump(mode="json") for store in (a, b))
+    ours = a.spec.tokens.model_dump(mode="json")
+    theirs = b.spec.tokens.model_dump(mode="json")
     for key in {**ours, **theirs}:
-        if ours.get(key) != theirs.get(key):
-            one, other = (
-                store.get(key) if key != "views" else [view["name"] for view in store[key]]
-                for store in (ours, theirs)
-            )
-            yield f"spec: {key} {one!r} | {other!r}" + (
-                " (or their parameters)" if one == other else ""
-            )
+        one, other = ours.get(key), theirs.get(key)
+        if one == other:
+            continue
+        if key == "views":
+            one = [view["name"] for view in one]
+            other = [view["name"] for view in other]
+        same_names = " (or their parameters)" if one == other else ""
+        yield f"spec: {key} {one!r} | {other!r}{same_names}"
     for key in ("has_patches", "pooled_dtype", "thumb"):
         if getattr(a.spec, key) != getattr(b.spec, key):
             yield f"spec: {key} {getattr(a.spec, key)!r} | {getattr(b.spec, key)!r}"
@@ -73,27 +66,27 @@ def _spec_lines(a: Reader, b: Reader) -> Iterator[str]:
 
 def _image_lines(a: Reader, b: Reader) -> Iterator[str]:
     for one, other in ((a, b), (b, a)):
-        missing = sorted(_ids(one, range(one.n_images)) - _ids(other, range(other.n_images)))
+        ids, other_ids = set(one.catalog["image_id"]), set(other.catalog["image_id"])
+        missing = sorted(ids - other_ids)
         if missing:
             yield f"images: {len(missing)} only in {one.path}:{list_some(missing, MOST)}"
-        unsealed = sorted(
-            (_ids(one, one.sealed) & _ids(other, range(other.n_images))) - _ids(other, other.sealed)
-        )
+        sealed, other_sealed = _sealed_places(one).keys(), _sealed_places(other).keys()
+        unsealed = sorted((sealed & other_ids) - other_sealed)
         if unsealed:
             yield f"images: {len(unsealed)} sealed only in {one.path}:{list_some(unsealed, MOST)}"
 
 
-def _ids(store: Reader, images) -> set[str]:
-    return set(store.catalog["image_id"].iloc[list(images)])
+def _sealed_places(store: Reader) -> dict[str, int]:
+    """Position of each sealed image, by id."""
+    sealed = store.sealed
+    return dict(zip(store.catalog["image_id"].iloc[sealed], sealed.tolist(), strict=True))
 
 
 def _cell_lines(a: Reader, b: Reader) -> Iterator[str]:
     one, other = (store.catalog.set_index("image_id") for store in (a, b))
-    for name in [
-        c
-        for c in [*one.columns, *other.columns.difference(one.columns)]
-        if c not in one or c not in other
-    ]:
+    for name in [*one.columns, *other.columns.difference(one.columns)]:
+        if name in one and name in other:
+            continue
         yield f"catalog: column {name!r} only in {a.path if name in one else b.path}"
     both = one.index.intersection(other.index, sort=False)
     for name in one.columns.intersection(other.columns, sort=False):
@@ -107,25 +100,21 @@ def _cell_lines(a: Reader, b: Reader) -> Iterator[str]:
 
 def _row_lines(a: Reader, b: Reader, tokens: bool) -> Iterator[str]:
     """Rows of images sealed in both, under views of the same name."""
-    places = dict(zip(a.catalog["image_id"].iloc[a.sealed], a.sealed.tolist(), strict=True))
-    pairs = [
-        (places[image_id], j)
-        for image_id, j in zip(b.catalog["image_id"].iloc[b.sealed], b.sealed.tolist(), strict=True)
-        if image_id in places
-    ]
-    views = [
-        (v, b.view_names.index(name)) for v, name in enumerate(a.view_names) if name in b.view_names
-    ]
+    places_a, places_b = _sealed_places(a), _sealed_places(b)
+    pairs = [(places_a[name], j) for name, j in places_b.items() if name in places_a]
+    views_b = b.view_names
+    views = [(v, views_b.index(name)) for v, name in enumerate(a.view_names) if name in views_b]
     # rows of other shapes are other bytes in any case
     if not pairs or not views or _row_shape(a) != _row_shape(b):
         return
     (i_M, j_M), (v_W, w_W) = np.array(pairs).T, np.array(views).T
     differs_MW = a.array("crc32c")[i_M][:, v_W] != b.array("crc32c")[j_M][:, w_W]
-    rows = [
-        f"{a.catalog['image_id'][i_M[m]]}, {a.view_names[v_W[k]]}"
-        + (_apart(a, b, (i_M[m], v_W[k]), (j_M[m], w_W[k])) if tokens else "")
-        for m, k in np.argwhere(differs_MW)
-    ]
+    rows = []
+    for m, k in np.argwhere(differs_MW):
+        row = f"{a.catalog['image_id'][i_M[m]]}, {a.view_names[v_W[k]]}"
+        if tokens:
+            row += _apart(a, b, (i_M[m], v_W[k]), (j_M[m], w_W[k]))
+        rows.append(row)
     if rows:
         yield f"rows: {len(rows)} of {differs_MW.size} have other bytes:{list_some(rows, MOST)}"
 
@@ -134,13 +123,12 @@ def _thumb_lines(a: Reader, b: Reader) -> Iterator[str]:
     """Thumbnails of images sealed in both; their size is the spec's business."""
     if not a.spec.thumb or a.spec.thumb != b.spec.thumb:
         return
-    places = dict(zip(b.catalog["image_id"].iloc[b.sealed], b.sealed.tolist(), strict=True))
-    thumbs = a.array("thumbs"), b.array("thumbs")
-    ids = [
-        image_id
-        for image_id, i in zip(a.catalog["image_id"].iloc[a.sealed], a.sealed.tolist(), strict=True)
-        if image_id in places and not np.array_equal(thumbs[0][i], thumbs[1][places[image_id]])
-    ]
+    places = _sealed_places(b)
+    thumbs_a, thumbs_b = a.array("thumbs"), b.array("thumbs")
+    ids = []
+    for image_id, i in _sealed_places(a).items():
+        if image_id in places and not np.array_equal(thumbs_a[i], thumbs_b[places[image_id]]):
+            ids.append(image_id)
     if ids:
         yield f"thumbs: {len(ids)} differ:{list_some(ids, MOST)}"
 
@@ -156,11 +144,8 @@ def _row_shape(store: Reader) -> list[tuple]:
 def _apart(a: Reader, b: Reader, one: tuple[int, int], other: tuple[int, int]) -> str:
     """How far the tokens of two rows are apart."""
     name = "patches" if a.spec.has_patches else "cls"
-    arrays = [store.patches if name == "patches" else store.array("cls") for store in (a, b)]
-    x, y = (
-        np.asarray(array[int(i), int(v)], np.float32)
-        for array, (i, v) in zip(arrays, (one, other), strict=True)
-    )
+    x = np.asarray(a.row(name, int(one[0]), int(one[1])), np.float32)
+    y = np.asarray(b.row(name, int(other[0]), int(other[1])), np.float32)
     apart = np.abs(x - y)
     return (
         f": {name} at most {apart.max():.3g} apart, root mean square "

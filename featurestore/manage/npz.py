@@ -10,7 +10,7 @@ import math
 import re
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from featurestore.disk.messages import new_bar
 from featurestore.disk.threads import Pool, lone_threads
 from featurestore.errors import InputError, list_some
 from featurestore.format.choose import check_suffix
-from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.format.spec import StoreSpec, TokenSpec, ViewSpec
 from featurestore.manage.npz_files import check_files, opened, read_values
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.decode import check_photographs, dark_remark, warn_of_sealed
@@ -38,6 +38,7 @@ from featurestore.photos.labels import warn_of_labels
 from featurestore.photos.sites import warn_of_sites
 from featurestore.photos.views import VIEWS, choose_views
 from featurestore.read.rows import ImageRows
+from featurestore.write.build import new_rows
 from featurestore.write.columns import catalog_columns
 from featurestore.write.prepare import read_existing, thumb_size, warn_of_removed
 from featurestore.write.writer import image_bytes, open_writer
@@ -105,22 +106,26 @@ def import_npz(
     later, by file and key, for damage, and for values that are not finite or beyond float16's
     65504.
     """
-    start, tally = time.monotonic(), ErrorTally()
+    start = time.monotonic()
     check_suffix(out)
     durable.check_writable(out.parent)
+
     files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix == ".npz"}
     n_views, n_patches, width = check_files(folder, list(files.values()))
-    named = _catalog(folder, csv or (data / "train.csv" if data else None), files)
+    table = csv or (data / "train.csv" if data else None)
+    named = _catalog(folder, table, files)
     known, sealed, _ = read_existing(out)
     frame = in_spelling_of(named, known)
-    files = {
-        image_id: files[name]
-        for image_id, name in zip(frame["image_id"], named["image_id"], strict=True)
-    }
+    names = zip(frame["image_id"], named["image_id"], strict=True)
+    files = {image_id: files[name] for image_id, name in names}
+
     photographs = _photographs(frame, data, allow_outside)
     size = check_photographs(list(photographs.values()), crop) if photographs else None
-    if bits is None and (remark := dark_remark(photographs.values(), "import")):
-        warnings.warn(remark, stacklevel=2)
+    if bits is None:
+        remark = dark_remark(photographs.values(), "import")
+        if remark:
+            warnings.warn(remark, stacklevel=2)
+
     tokens = _token_spec(
         model, weights, crop, image_size, _views(views, n_views), n_patches, width, size, bits
     )
@@ -132,13 +137,15 @@ def import_npz(
     )
     warn_of_removed(out, sealed - set(frame["image_id"]), csv or folder)
     durable.check_free(out.parent, len(set(frame["image_id"]) - sealed) * image_bytes(spec))
+
+    tally = ErrorTally()
     with open_writer(out, spec, frame) as writer, lone_threads() as threads:
-        image_ids, pending = writer.image_ids, writer.pending()
+        image_ids = writer.image_ids
+        pending = writer.pending()
         for image in new_bar("store import", len(pending), "image", progress, iterable=pending):
             image_id = image_ids[image]
-            writer.put(
-                image, _rows(files[image_id], spec, threads, tally, photographs.get(image_id))
-            )
+            rows = _rows(files[image_id], spec, threads, tally, photographs.get(image_id))
+            writer.put(image, rows)
             writer.commit_if_due()
             check_interrupt()
     return ImportReport(out, len(image_ids), len(pending), time.monotonic() - start, tally.error())
@@ -217,11 +224,10 @@ def _token_spec(
         "aspect": size[0] / size[1] if size else 2.0,
         "bits": bits,
     }
-    spec = (
-        load_backbone(model, str(weights), **options).spec
-        if weights
-        else spec_without_weights(model, **options)
-    )
+    if weights:
+        spec = load_backbone(model, str(weights), **options).spec
+    else:
+        spec = spec_without_weights(model, **options)
     if (spec.n_patches, spec.width) != (n_patches, width):
         raise InputError(
             f"{model} at {image_size} pixels ({crop}) gives {spec.n_patches} patches of width "
@@ -233,9 +239,8 @@ def _token_spec(
 
 def _made_by(tokens: TokenSpec, weights: Path | None) -> dict[str, str]:
     """Texts for people; what cannot be known or made again is warned of, too."""
-    made_by = {name: version(name) for name in ("torch", "timm", "numpy")} | {
-        "source": "npz files of an earlier experiment"
-    }
+    made_by = {name: version(name) for name in ("torch", "timm", "numpy")}
+    made_by["source"] = "npz files of an earlier experiment"
     made_by["weights"] = "file" if weights else "unknown"
     if not weights:
         warnings.warn(
@@ -259,51 +264,32 @@ def _rows(
     file: Path, spec: StoreSpec, threads: Pool, tally: ErrorTally, photograph: Path | None
 ) -> ImageRows:
     """One file as rows of the store, views side by side, and what its photograph says."""
-    t = spec.tokens
-    shape = (len(t.views), t.n_tiles)
-    rows = ImageRows(
-        np.empty((*shape, t.width), np.float16),
-        np.empty((*shape, t.n_patches, t.width), np.float16),
-        np.empty((*shape, len(POOLED), t.width), np.float32),
-        np.empty((shape[0], len(STATS))),
-    )
-    for each in threads.map(lambda view: _fill(file, view, rows), range(shape[0])):
+    rows = new_rows(spec)
+    for each in threads.map(lambda view: _fill(file, view, rows), range(len(spec.tokens.views))):
         tally.merge(each)
     if photograph is None:
-        return ImageRows(
-            *_values(rows),
-            None,
-            {"sha256": "", "width": math.nan, "height": math.nan, "status": "ok"},
-        )
+        unknown = {"sha256": "", "width": math.nan, "height": math.nan, "status": "ok"}
+        return replace(rows, facts=unknown)
+
     found = read_photograph(photograph, spec.tokens.bits)
     if found.damage:
         warn_of_sealed(photograph, found.damage)
     facts = {"sha256": found.sha256, "width": found.width, "height": found.height, "status": "ok"}
-    return ImageRows(*_values(rows), thumbnail(found.pixels_HW3, *spec.thumb), facts)
-
-
-def _values(rows: ImageRows) -> tuple[np.ndarray, ...]:
-    return rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS
+    return replace(rows, thumb_HW3=thumbnail(found.pixels_HW3, *spec.thumb), facts=facts)
 
 
 def _fill(file: Path, view: int, rows: ImageRows) -> ErrorTally:
     """Read one view, round it, and take its statistics; what rounding cost."""
     tally = ErrorTally()
+    halves_TXD = {f"cls_{view}": rows.cls_VTD[view], f"patches_{view}": rows.patches_VTPD[view]}
     with opened(file) as arrays:
-        for key, half_TXD in (
-            (f"cls_{view}", rows.cls_VTD[view]),
-            (f"patches_{view}", rows.patches_VTPD[view]),
-        ):
+        for key, half_TXD in halves_TXD.items():
             values = read_values(file, arrays, key, half_TXD[0].shape)
             half_TXD[0] = values
-            tally.add(
-                torch.from_numpy(values.astype(np.float32, copy=False)),
-                torch.from_numpy(half_TXD[0]),
-            )
-    cls_TD, patches_TPD = (
-        torch.from_numpy(rows.cls_VTD[view]),
-        torch.from_numpy(rows.patches_VTPD[view]),
-    )
+            exact = torch.from_numpy(values.astype(np.float32, copy=False))
+            tally.add(exact, torch.from_numpy(half_TXD[0]))
+    cls_TD = torch.from_numpy(rows.cls_VTD[view])
+    patches_TPD = torch.from_numpy(rows.patches_VTPD[view])
     pooled_T5D = pool(patches_TPD)
     rows.pooled_VT5D[view] = pooled_T5D
     rows.stats_VS[view] = row_stats(cls_TD, patches_TPD, pooled_T5D)
