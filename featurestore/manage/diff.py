@@ -144,8 +144,10 @@ def _row_shape(store: Reader) -> list[tuple]:
 def _apart(a: Reader, b: Reader, one: tuple[int, int], other: tuple[int, int]) -> str:
     """How far the tokens of two rows are apart."""
     name = "patches" if a.spec.has_patches else "cls"
-    x = np.asarray(a.row(name, int(one[0]), int(one[1])), np.float32)
-    y = np.asarray(b.row(name, int(other[0]), int(other[1])), np.float32)
+    array_a = a.patches if a.spec.has_patches else a.array("cls")
+    array_b = b.patches if b.spec.has_patches else b.array("cls")
+    x = np.asarray(array_a[int(one[0]), int(one[1])], np.float32)
+    y = np.asarray(array_b[int(other[0]), int(other[1])], np.float32)
     apart = np.abs(x - y)
     return (
         f": {name} at most {apart.max():.3g} apart, root mean square "
