@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from featurestore.disk.interrupts import COUNTED_ONCE
@@ -16,7 +17,6 @@ from featurestore.disk.messages import secure_standard_streams
 from service import log
 from service.app import create_app
 from service.connection.time_limits import config_of
-from service.connection.zero_copy import ZeroCopyProtocol
 from service.library import Library
 from service.relay import HOST
 
@@ -48,7 +48,7 @@ def main(control: int, served: str) -> None:
 async def _answer(control: socket.socket, app) -> None:
     loop, config, state, tasks = (
         asyncio.get_running_loop(),
-        config_of(app, ZeroCopyProtocol),
+        config_of(app, H11Protocol),
         ServerState(),
         set(),
     )

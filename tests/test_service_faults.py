@@ -91,7 +91,6 @@ def test_s10_a_file_cut_while_it_is_sent_ends_the_connection_early(tmp_path, mon
     path = tmp_path / "features.h5"
     write_tiny(path, n=40)
     monkeypatch.setattr("service.answers.file_bytes.CHUNK_BYTES", 1000)
-    monkeypatch.setattr("service.answers.file_bytes.is_cached", lambda *_: False)
     first_sent, cut = threading.Event(), threading.Event()
 
     def slow_pread(fd, span, read=file_bytes._pread):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from served import client_of, error_of, write_served
 
 from service.answers.file_bytes import Span, Zeros, cut
-from service.answers.ranges import asked_ranges
+from service.answers.ranges import requested_ranges
 from service.errors import ServiceError
 
 ROW = "/v1/stores/features/rows/@0/0"
@@ -104,7 +104,7 @@ def test_pieces_are_cut_as_their_bytes_would_be(lengths, a, b):
 @given(st.text("bytes=0123456789-, x", max_size=30), st.integers(0, 100))
 def test_no_header_asks_for_what_is_not_there(header, n_bytes):
     try:
-        ranges = asked_ranges(header, n_bytes)
+        ranges = requested_ranges(header, n_bytes)
     except ServiceError:
         return
     assert ranges is None or all(0 <= a < b <= n_bytes for a, b in ranges)

@@ -4,8 +4,7 @@ than the client takes it."""
 import os
 import secrets
 import time
-from asyncio import SendfileNotAvailableError
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,14 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from featurestore.disk.page_cache import is_cached
 from featurestore.errors import StoreDamaged
 from featurestore.format.layout import Layout
-from service.answers.ranges import asked_ranges
-from service.connection.zero_copy import ZERO_COPY
+from service.answers.ranges import requested_ranges
 from service.errors import ServiceError
 from service.library import SETTLED_S, Opened
 
 # read and sent at once: what a client that does not read makes the server hold
 CHUNK_BYTES = 512 << 10
-ZERO_COPY_BYTES = 2 << 20  # sent at once without being read: nothing is held
 
 
 @dataclass(frozen=True)
@@ -106,36 +102,35 @@ class BytesResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with ExitStack() as files:
-            response = self._response(
-                scope["method"],
-                Headers(scope=scope),
-                files,
-                ZERO_COPY in scope.get("extensions", {}),
-            )
+            response = self._response(scope["method"], Headers(scope=scope), files)
             await response(scope, receive, send)
 
-    def _response(self, method: str, asked: Headers, files: ExitStack, zero_copy: bool) -> Response:
-        if _matches(asked.get("if-none-match"), self.etag):
+    def _response(self, method: str, request: Headers, files: ExitStack) -> Response:
+        if _matches(request.get("if-none-match"), self.etag):
             return Response(None, 304, self.given)
+
         n_bytes = sum(map(length, self.pieces))
-        wants = asked.get("if-range") in (None, self.etag)
-        try:
-            ranges = (
-                asked_ranges(asked.get("range"), n_bytes) if wants and method == "GET" else None
-            )
-        except ServiceError as err:
-            return err.answer()
-        status, pieces, headers = 200, self.pieces, {"Content-Type": "application/octet-stream"}
+        ranges = None
+        if method == "GET" and request.get("if-range") in (None, self.etag):
+            try:
+                ranges = requested_ranges(request.get("range"), n_bytes)
+            except ServiceError as err:
+                return err.answer()
+
+        status = 200
+        pieces = self.pieces
+        headers = {"Content-Type": "application/octet-stream"}
         if ranges:
-            status, pieces, headers = _partial(self.pieces, ranges, n_bytes)
+            status = 206
+            pieces, headers = _partial(self.pieces, ranges, n_bytes)
         headers = {**self.given, **headers, "Content-Length": str(sum(map(length, pieces)))}
-        opened = {
-            path: _open(self.layout, path, files)
-            for path in {p.path for p in pieces if isinstance(p, Span)}
-        }
+
+        # opened for HEAD too: it tells the same errors as GET
+        paths = {piece.path for piece in pieces if isinstance(piece, Span)}
+        opened = {path: _open(self.layout, path, files) for path in paths}
         if method == "HEAD":
             return Response(None, status, headers)
-        return _Pieces(pieces, opened, zero_copy, status, headers)
+        return StreamingResponse(_read(pieces, opened), status, headers)
 
 
 def _open(layout: Layout, path: Path, files: ExitStack) -> int:
@@ -152,83 +147,38 @@ def _matches(header: str | None, etag: str) -> bool:
 
 def _partial(
     pieces: list[Piece], ranges: list[tuple[int, int]], n_bytes: int
-) -> tuple[int, list[Piece], dict[str, str]]:
-    """Status, pieces and headers of one range, or of several as multipart/byteranges."""
+) -> tuple[list[Piece], dict[str, str]]:
+    """Pieces and headers of one range, or of several as multipart/byteranges."""
     if len(ranges) == 1:
         a, b = ranges[0]
         headers = {
             "Content-Range": f"bytes {a}-{b - 1}/{n_bytes}",
             "Content-Type": "application/octet-stream",
         }
-        return 206, cut(pieces, a, b), headers
-    boundary, parts = secrets.token_hex(16), []
+        return cut(pieces, a, b), headers
+
+    boundary = secrets.token_hex(16)
+    parts: list[Piece] = []
     for a, b in ranges:
         head = (
-            f"--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes "
-            f"{a}-{b - 1}/{n_bytes}\r\n\r\n"
+            f"--{boundary}\r\nContent-Type: application/octet-stream\r\n"
+            f"Content-Range: bytes {a}-{b - 1}/{n_bytes}\r\n\r\n"
         )
         parts += [head.encode(), *cut(pieces, a, b), b"\r\n"]
-    return (
-        206,
-        [*parts, f"--{boundary}--\r\n".encode()],
-        {"Content-Type": f"multipart/byteranges; boundary={boundary}"},
-    )
+    parts.append(f"--{boundary}--\r\n".encode())
+    return parts, {"Content-Type": f"multipart/byteranges; boundary={boundary}"}
 
 
-class _Pieces(StreamingResponse):
-    """Pieces of open files as they are taken: from the page cache without a copy where the server
-    can, else read by a thread."""
-
-    def __init__(
-        self,
-        pieces: list[Piece],
-        files: dict[Path, int],
-        zero_copy: bool,
-        status: int,
-        headers: Mapping[str, str],
-    ) -> None:
-        super().__init__((), status, headers)
-        self._pieces, self._files, self._zero_copy = pieces, files, zero_copy
-
-    async def stream_response(self, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
-        for part in _chunks(self._pieces, ZERO_COPY_BYTES if self._zero_copy else CHUNK_BYTES):
-            await self._send_chunk(part, send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send_chunk(self, chunk: Piece, send: Send) -> None:
-        fd = self._files[chunk.path] if isinstance(chunk, Span) else -1
-        # what is not in the page cache would be waited for by the kernel, and with it by all other
-        # clients
-        if (
-            self._zero_copy
-            and isinstance(chunk, Span)
-            and is_cached(fd, chunk.offset, chunk.n_bytes)
-        ):
-            try:
-                await send(
-                    {
-                        "type": ZERO_COPY,
-                        "file": fd,
-                        "offset": chunk.offset,
-                        "count": chunk.n_bytes,
-                        "more_body": True,
-                    }
-                )
-                return
-            except SendfileNotAvailableError:
-                # nothing was sent: it is read, and if the client has gone, that ends as it does for
-                # all who go
-                pass
-            except OSError as err:
-                raise StoreDamaged("a file was cut while it was sent") from err
-        for part in _chunks([chunk], CHUNK_BYTES):
-            data = (
-                await run_in_threadpool(_pread, fd, part) if isinstance(part, Span) else _held(part)
-            )
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+async def _read(pieces: list[Piece], files: dict[Path, int]) -> AsyncIterator[bytes]:
+    """The pieces' bytes as they are taken. Threads read them: what is not in the page cache would
+    hold up all other clients."""
+    for part in _chunks(pieces, CHUNK_BYTES):
+        if isinstance(part, Span):
+            yield await run_in_threadpool(_pread, files[part.path], part)
+        elif isinstance(part, Zeros):
+            yield bytes(part.n_bytes)
+        else:
+            yield part
 
 
 def _chunks(pieces: list[Piece], n_bytes: int) -> Iterator[Piece]:
@@ -236,10 +186,6 @@ def _chunks(pieces: list[Piece], n_bytes: int) -> Iterator[Piece]:
     for piece in pieces:
         for start in range(0, length(piece), n_bytes):
             yield _cut_one(piece, start, min(start + n_bytes, length(piece)))
-
-
-def _held(piece: bytes | Zeros) -> bytes:
-    return bytes(piece.n_bytes) if isinstance(piece, Zeros) else piece
 
 
 def _pread(fd: int, span: Span) -> bytes:

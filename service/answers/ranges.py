@@ -8,7 +8,7 @@ MOST_RANGES = 16
 RANGE = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
 
 
-def asked_ranges(header: str | None, n_bytes: int) -> list[tuple[int, int]] | None:
+def requested_ranges(header: str | None, n_bytes: int) -> list[tuple[int, int]] | None:
     """(start, end) of each range that lies in a body of n_bytes, in the order asked; None for the
     whole body.
 

@@ -67,8 +67,7 @@ class Counting:
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
-            # after it was sent: a part that the kernel could not take comes again
-            metrics.sent.inc(len(message.get("body", b"")) + message.get("count", 0))
+            metrics.sent.inc(len(message.get("body", b"")))
 
         with metrics.now.track_inprogress():
             try:

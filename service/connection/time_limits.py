@@ -1,15 +1,17 @@
-"""uvicorn's HTTP/1.1 protocol with the time limits it lacks: for a request's head, and for taking
-an answer."""
+"""uvicorn's HTTP/1.1 protocol with two time limits that it lacks: for a request's head, and for
+taking an answer."""
 
 import asyncio
 
 import uvicorn
 from starlette.types import ASGIApp
-
-from service.connection.zero_copy import TAKE_S, ZeroCopyProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S = 10
 """A request's head, from the connection or its first byte, must be there within this."""
+
+TAKE_S = 60
+"""A client must take what is buffered for it, some `file_bytes.CHUNK_BYTES`, within this."""
 
 DRAIN_S = 4
 """SIGTERM: what is under way may end within this; uvicorn takes some tenths of a second more."""
@@ -37,7 +39,7 @@ def config_of(app: ASGIApp, protocol: type[asyncio.Protocol] | None = None) -> u
     )
 
 
-class TimeLimitedProtocol(ZeroCopyProtocol):
+class TimeLimitedProtocol(H11Protocol):
     """One connection; aborted, with what is buffered for it, when its client takes too long."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
