@@ -290,7 +290,7 @@ def test_xarray_reads_the_rows_asked_for_and_no_others(tiny, monkeypatch):
     repr(ds), ds._repr_html_()
     assert read == []
     assert ds.patches.isel(image=3, view=1).values.shape == (2, 6, 7)
-    assert read == [(3, [1])]
+    assert read == [(3, (1,))]
 
 
 def test_xarray_selections_are_what_numpy_gives(tiny):

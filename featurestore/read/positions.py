@@ -1,6 +1,7 @@
 """Images, views and rows as a caller names them, turned into positions or refused."""
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,20 +58,22 @@ def pairs_of(rows_B2: Any) -> np.ndarray:
     return rows
 
 
-def views_of(key: tuple, n_views: int) -> list[int]:
+def views_of(key: tuple, n_views: int) -> Sequence[int]:
     """Positions of the views that an index of one image's patches touches; of an index that numpy
     will refuse, none or all."""
-    first = next((each for each in key if each is not None), Ellipsis)
+    every = range(n_views)
+    while key and key[0] is None:
+        key = key[1:]
+    if not key or key[0] is Ellipsis or isinstance(key[0], bool | np.bool_):
+        return every
+
+    first = key[0]
     if isinstance(first, slice):
-        return list(range(n_views)[first])
+        return every[first]
     if is_integer(first):
         view = operator.index(first)
-        return [view % n_views] if -n_views <= view < n_views else []
-
-    every = np.arange(n_views)
-    if isinstance(first, bool | np.bool_) or first is Ellipsis:
-        return every.tolist()
+        return (view % n_views,) if -n_views <= view < n_views else ()
     try:
-        return np.unique(every[first]).tolist()
+        return np.unique(np.arange(n_views)[first]).tolist()
     except IndexError:
-        return every.tolist()
+        return every

@@ -72,6 +72,13 @@ class RowArray:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> np.ndarray:
+        # one row, by far the commonest key, comes without what other keys need: half the time
+        if isinstance(key, tuple) and len(key) == 2 and type(key[0]) is type(key[1]) is int:
+            image, view = key
+            if 0 <= image < self._catalog.n_images and 0 <= view < self._array.shape[1]:
+                self._require(image, (view,))
+                return self._source.patches(image, (view,))[view]
+
         before, image, rest = self._parted(key if isinstance(key, tuple) else (key,))
         if is_integer(image):
             # one image, as if it were the only one: what numpy makes of the other indices is then

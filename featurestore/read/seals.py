@@ -27,12 +27,10 @@ class Seals:
 
     def is_sealed(self, image: int) -> bool:
         """Whether the image has a seal that matches."""
-        seal = self._source.array("seal")[image]
-        if seal == 0:  # a repair may have taken it back
-            return False
-        if self._right_N[image] != seal:
+        seal = self._source.array("seal")[image]  # a repair may have taken it back
+        if seal != self._right_N[image]:
             self._compare(image, image + 1)
-        return bool(self._right_N[image] == seal)
+        return bool(seal != 0 and seal == self._right_N[image])
 
     def sealed(self) -> np.ndarray:
         """Positions of all images whose seal matches."""
