@@ -12,7 +12,7 @@ from test_store import flip_bit
 
 from featurestore import FeatureStore, open_writer
 from featurestore.manage.sums import _non_finite
-from featurestore.manage.verify import repair, verify
+from featurestore.manage.verify import VerifyReport, repair, verify
 
 
 @pytest.mark.parametrize(
@@ -175,3 +175,34 @@ def test_photographs_that_changed_or_went_are_named_and_are_no_damage(tmp_path):
         f"ID002 (all views): its photograph is missing ({gone} at byte 0)",
     ]
     assert report.damaged == []
+
+
+def test_the_pace_says_what_set_it():
+    report = VerifyReport(1, n_bytes=3_000_000_000, seconds=2.0, waited_s=1.5)
+    assert report.pace() == "3 GB in 2 s, 1.5 GB/s, as fast as the disk allows"
+    report.waited_s = 0.5
+    assert report.pace() == "3 GB in 2 s, 1.5 GB/s, as fast as the checksum allows"
+
+
+@pytest.mark.parametrize("image, view", [(1, 2), (4, 0)])
+def test_a_committed_value_that_is_not_finite_is_named_by_its_row(tmp_path, image, view):
+    """As a writer that does not look would leave it: its checksum holds."""
+    frame = tiny_frame(5)
+    spec = tiny_spec(frame)
+    with open_writer(tmp_path / "f.h5", spec, frame) as writer:
+        for each in writer.pending():
+            rows = tiny_rows(spec, each)
+            if each == image:
+                rows.cls_VTD[view, 1, 3] = np.nan
+            writer.put(each, rows)
+            writer.commit()
+    (fault,) = FeatureStore.open(tmp_path / "f.h5").verify().faults
+    assert (fault.image, fault.view) == (image, ("plain", "hflip", "vflip")[view])
+    assert fault.what == "values of cls are not finite"
+
+
+def test_rows_of_several_pieces_are_read_in_turn(store_path, monkeypatch):
+    """Buffers are used again: a piece must not be overwritten before it is summed."""
+    monkeypatch.setattr("featurestore.manage.sums.PIECE", 64)
+    write_tiny(store_path)
+    assert FeatureStore.open(store_path).verify()

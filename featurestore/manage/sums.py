@@ -171,7 +171,8 @@ class RowSums:
         """Bytes of a file, of which the first n_values are tokens; looked through here, beside the
         thread that sums."""
         self._pread(path, buffer, offset)
-        values = buffer[:n_values]
+        # in Zarr a piece may begin behind the row's last token, in what follows the row
+        values = buffer[: max(0, n_values)]
         return Piece(
             values, buffer[len(values) :].tobytes(), not _non_finite(values.view(np.float16))
         )
