@@ -3,12 +3,10 @@ traceback.
 
     BiomassError                 exit code
       UsageError                 2     the command or call cannot mean anything
-      InputError                 3     photographs, CSVs, configs, weights: what was handed in is
-        wrong NoAccessError            3     this account may not read or write a file, which may be
-        sound
+      InputError                 3     a photograph, CSV, config or weights file is wrong
+        NoAccessError            3     this account may not read or write a file
       StoreDamaged               4     a store's bytes are not what they were
-      MismatchError              5     two things that must agree (backbone, fingerprint, dtype) do
-      not
+      MismatchError              5     two things that must agree (backbone, dtype) do not
       LockedError                75    another process is writing here (EX_TEMPFAIL: try again)
       MemoryShortError           75    there is not enough memory for this at the moment
       NoThreadError              75    the system starts no further thread or process

@@ -95,6 +95,5 @@ def lone_threads() -> Iterator[Pool]:
         ) as threads:
             yield threads
     finally:
-        torch.set_num_threads(
-            n
-        )  # what threads that begin later take; this thread's own number never changed
+        # what threads that begin later take; this thread's own number never changed
+        torch.set_num_threads(n)

@@ -53,11 +53,9 @@ def examine(path: Path | str) -> list[Check]:
 
     path : or a store's URL; the folder is then the one that its rows are kept in.
     """
-    mounted, n_cpus, n_cores = (
-        mounts(read(PROC / "self/mountinfo")),
-        usable_cpus(),
-        len(os.sched_getaffinity(0)),
-    )
+    mounted = mounts(read(PROC / "self/mountinfo"))
+    n_cpus = usable_cpus()
+    n_cores = len(os.sched_getaffinity(0))
     return [
         *check_packages(),
         check_pair(),

@@ -56,20 +56,13 @@ class Crop:
         """
         self.check(pixels_HW3.shape[1], pixels_HW3.shape[0])
         middle = pixels_HW3.shape[1] // 2
-        # cut before resizing: Pillow's `box` would let the filter look past the cut into the other
-        # half
-        parts = (
-            (pixels_HW3[:, :middle], pixels_HW3[:, middle:])
-            if self.kind == "halves"
-            else (pixels_HW3,)
-        )
+        parts = [pixels_HW3]
+        if self.kind == "halves":
+            # cut before resizing: Pillow's `box` would let the filter look past the cut
+            parts = [pixels_HW3[:, :middle], pixels_HW3[:, middle:]]
         method = Image.Resampling[self.interpolation.upper()]
-        return np.stack(
-            [
-                np.asarray(Image.fromarray(part).resize((self.width, self.height), method))
-                for part in parts
-            ]
-        )
+        tiles = [Image.fromarray(part).resize((self.width, self.height), method) for part in parts]
+        return np.stack([np.asarray(tile) for tile in tiles])
 
 
 def plan_crop(

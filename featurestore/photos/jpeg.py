@@ -13,10 +13,8 @@ UNCHECKED = (
     "simplejpeg is not installed: JPEGs are not checked for damage inside the picture, which "
     "Pillow leaves grey without a word; `pip install simplejpeg` adds the check"
 )
-COLOUR = (
-    0xE0,
-    0xEE,
-)  # APP0 and APP14: only how colour is coded, of which decoders warn without damage
+# APP0 and APP14: only how colour is coded, of which decoders warn without damage
+COLOUR = (0xE0, 0xEE)
 # libjpeg's jerror.h; its other warnings are of odd headers, which lose nothing
 DAMAGE = ("Corrupt JPEG data: ", "Premature end of JPEG file", "Inconsistent progression sequence")
 LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
@@ -90,9 +88,8 @@ def _flat_rows(pixels_HWC: np.ndarray) -> tuple[int, int]:
 
     So look rows without data, and rows of zeros.
     """
-    inner_HWC = pixels_HWC[:, BLOCK:-BLOCK].astype(
-        np.int16
-    )  # at the edges colour is blurred otherwise
+    # not the edges, where colour is blurred otherwise
+    inner_HWC = pixels_HWC[:, BLOCK:-BLOCK].astype(np.int16)
     if inner_HWC.shape[1] <= BLOCK:
         return 0, 0
     change_HWC = np.abs(inner_HWC[:, BLOCK:] - inner_HWC[:, :-BLOCK])
