@@ -46,7 +46,6 @@ NAMES_TO_RENAME = {
     "_plain_of",
     "_plain_os_errors",
     "_samples",
-    "asked_ranges",
     "asked_rows",
     "plain",
     "plain_errors",
