@@ -39,7 +39,11 @@ def create_app(
     app = Starlette(
         routes=[*_read(), *computed],
         middleware=middleware,
-        exception_handlers={ServiceError: _answer, BiomassError: _translate, HTTPException: _plain},
+        exception_handlers={
+            ServiceError: _answer,
+            BiomassError: _translate,
+            HTTPException: _refuse,
+        },
     )
     app.router.redirect_slashes = False
     app.state.library = library
@@ -81,7 +85,7 @@ def _translate(request: Request, err: BiomassError) -> Response:
     return error.answer()
 
 
-def _plain(request: Request, err: HTTPException) -> Response:
+def _refuse(request: Request, err: HTTPException) -> Response:
     """What Starlette itself refuses."""
     kind = {404: "not-found", 405: "method-not-allowed"}.get(err.status_code, "bad-request")
     return ServiceError(

@@ -215,13 +215,12 @@ class _Ended(Exception):
 
 async def _events(scope: Scope, connection: socket.socket) -> AsyncIterator[h11.Event]:
     """What the worker answers over a connection: h11's Response, Data and EndOfMessage."""
-    loop, http, event, query = (
-        asyncio.get_running_loop(),
-        h11.Connection(h11.CLIENT),
-        None,
-        scope["query_string"],
-    )
-    target = scope["path"].encode("latin-1") + (b"?" + query if query else b"")
+    loop = asyncio.get_running_loop()
+    http = h11.Connection(h11.CLIENT)
+    event = None
+    target = scope["path"].encode("latin-1")
+    if scope["query_string"]:
+        target += b"?" + scope["query_string"]
     request = h11.Request(method=scope["method"], target=target, headers=[("Host", HOST)])
     try:
         await loop.sock_sendall(connection, http.send(request) + http.send(h11.EndOfMessage()))

@@ -46,13 +46,12 @@ def main(control: int, served: str) -> None:
 
 
 async def _answer(control: socket.socket, app) -> None:
-    loop, config, state, tasks = (
-        asyncio.get_running_loop(),
-        config_of(app, H11Protocol),
-        ServerState(),
-        set(),
-    )
+    loop = asyncio.get_running_loop()
+    # the server has the time limits; it alone is a client here
+    config = config_of(app, H11Protocol)
     config.load()
+    state = ServerState()
+    tasks = set()  # the loop itself keeps only weak references to them
 
     def take() -> None:
         message, descriptors, *_ = socket.recv_fds(control, 1, 1)

@@ -92,13 +92,10 @@ def plan(sweep: Path) -> Plan:
     """
     found = _json(sweep / "sweep.json")
     try:
-        config, runs = (
-            SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json"),
-            found.get("runs", {}),
-        )
-        return _in_words(config, len(runs)), {
-            name: dict(settings) for name, settings in runs.items()
-        }
+        config = SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json")
+        runs = found.get("runs", {})
+        parameters = {name: dict(settings) for name, settings in runs.items()}
+        return _in_words(config, len(runs)), parameters
     except (BiomassError, AttributeError, KeyError, TypeError, ValueError):
         return {}, {}
 
@@ -200,11 +197,9 @@ def _wide(run: Path, weights: str | None) -> pd.DataFrame:
         ) from err
     except (OSError, ValueError) as err:  # pandas' own errors of CSVs are ValueErrors
         raise InputError(f"{where}: its out-of-fold table cannot be read; train it again") from err
-    if missing := [
-        name
-        for name in ("weights", "repeat", "image_id", "site", "fold", *MASSES)
-        if name not in table
-    ]:
+    needed = ("weights", "repeat", "image_id", "site", "fold", *MASSES)
+    missing = [name for name in needed if name not in table]
+    if missing:
         raise InputError(
             f"{where}: its out-of-fold table lacks {', '.join(missing)}; train it again"
         )
@@ -264,8 +259,9 @@ def curves(run: Path) -> pd.DataFrame:
 
     A last line that is not whole yet is left out: the sweep is being trained.
     """
-    records, splits, rows = _log(run), _splits(run), []
-    for record in records:
+    splits = _splits(run)
+    rows = []
+    for record in _log(run):
         rows.append((record.get("epoch"), None, None, record.get("loss"), record.get("score")))
         of_folds = [record.get(f"fold_{name}") for name in ("loss", "score")]
         if all(isinstance(values, list) and len(values) == len(splits) for values in of_folds):

@@ -36,10 +36,8 @@ def row(request: Request) -> Response:
     """
     opened = opened_of(request)
     image, view = sealed_image_of(request, opened), view_of(request, opened)
-    tokens, format = (
-        choice_of(request, "tokens", PARTS),
-        choice_of(request, "format", ("raw", "npy")),
-    )
+    tokens = choice_of(request, "tokens", PARTS)
+    format = choice_of(request, "format", ("raw", "npy"))
     etag = row_etag(opened.store, image, view)
     if tokens == "row":
         if format == "npy" or "patch" in request.query_params:

@@ -48,7 +48,8 @@ def computed_routes() -> list[Route]:
 def listing(request: Request) -> Response:
     """All stores and sweeps served. One that is gone or damaged is left out and named under
     `failing`."""
-    library, failing = library_of(request), []
+    library = library_of(request)
+    failing = []
 
     def working(
         names: Iterable[str], describe_one: Callable[[str], dict[str, Any]]
