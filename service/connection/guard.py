@@ -44,7 +44,9 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             raise RuntimeError("only HTTP is served")
-        scope["path"] = _raw_path(scope)
+        # percent-encoded, as routes match it: a name may hold a slash
+        raw_path = scope.get("raw_path") or scope["path"].encode()
+        scope["path"] = raw_path.decode("latin-1")
         scope["state"] = {}
         self.n_now += 1
         answer = _Answer(scope, send)
@@ -158,11 +160,6 @@ class _Answer:
         elif self.scope["method"] == "HEAD":
             message = {**message, "body": b""}
         await self._send(message)
-
-
-def _raw_path(scope: Scope) -> str:
-    raw = scope.get("raw_path") or scope["path"].encode()
-    return raw.decode("latin-1")
 
 
 def _query(scope: Scope) -> list[tuple[str, str]]:

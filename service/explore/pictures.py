@@ -48,7 +48,11 @@ def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple
         return thumb_jpeg(store, image), "damaged"
     known = cells["sha256"][0]
     state = "unknown" if not known else "same" if known == photograph.sha256 else "changed"
-    return _encoded(_at_most_wide(photograph.pixels_HW3), "JPEG"), state
+    pixels_HW3 = photograph.pixels_HW3
+    height, width = pixels_HW3.shape[:2]
+    if width > MOST_WIDE:
+        pixels_HW3 = thumbnail(pixels_HW3, max(1, round(height * MOST_WIDE / width)), MOST_WIDE)
+    return _encoded(pixels_HW3, "JPEG"), state
 
 
 def pca_png(store: FeatureStore, image: int, view: int) -> bytes:
@@ -62,15 +66,6 @@ def pca_png(store: FeatureStore, image: int, view: int) -> bytes:
 def _finite(tokens: np.ndarray) -> np.ndarray:
     """What is not finite as 0: one such value would leave no component."""
     return np.nan_to_num(tokens, nan=0, posinf=0, neginf=0)
-
-
-def _at_most_wide(pixels_HW3: np.ndarray) -> np.ndarray:
-    height, width = pixels_HW3.shape[:2]
-    return (
-        pixels_HW3
-        if width <= MOST_WIDE
-        else thumbnail(pixels_HW3, max(1, round(height * MOST_WIDE / width)), MOST_WIDE)
-    )
 
 
 def _encoded(pixels_HW3: np.ndarray, kind: str) -> bytes:
