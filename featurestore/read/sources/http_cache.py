@@ -117,7 +117,8 @@ class Cache:
         partial = path.with_name(path.name + ".partial")
         with _in_use(self.path):
             partial.write_bytes(b"")
-            self._write(partial, [_tail(path, end, size - end)], end)
+            with open(path, "rb", buffering=0) as old:  # what follows the rows is kept
+                self._write(partial, [os.pread(old.fileno(), size - end, end)], end)
             # neither synced nor durable: a cache that is torn is made anew
             os.replace(partial, path)
             found = os.stat(path)
@@ -184,7 +185,8 @@ class Cache:
         if not self._complete:
             return
         for path in self._files_of(self._complete):
-            _synced(path)
+            with open(path, "rb") as file:
+                datasync(file.fileno())
         path, _, _ = self.layout.extents["seal"].locate(0)
         for image, seal in sorted(self._complete.items()):
             self._write(
@@ -303,16 +305,6 @@ def _disk_bytes(path: Path) -> int:
     with suppress(FileNotFoundError):
         return os.stat(path).st_blocks * 512
     return 0
-
-
-def _tail(path: Path, offset: int, n_bytes: int) -> bytes:
-    with open(path, "rb") as file:
-        return os.pread(file.fileno(), n_bytes, offset)
-
-
-def _synced(path: Path) -> None:
-    with open(path, "rb") as file:
-        datasync(file.fileno())
 
 
 def _read_sums(path: Path) -> dict[str, list]:
