@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InputError
-from trainer.config.sections import PointConfig, Section, dump_yaml
+from trainer.config.section import Section
+from trainer.config.sections import PointConfig, dump_yaml
 from trainer.loop.grid import SweepConfig, load_point, safe_name
 
 MINIMAL = """

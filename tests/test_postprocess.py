@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from featurestore.errors import InputError
-from trainer.config.sections import ClipRule, FactorRule, WaDeadZeroRule
+from trainer.config.rules import ClipRule, FactorRule, WaDeadZeroRule
 from trainer.score.metrics import TARGETS, weighted_r2
 from trainer.score.postprocess import PARTS, RULES, Clip, Factor, WaDeadZero, apply, judge, rules_of
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from pydantic.fields import FieldInfo
 
-from trainer.config.sections import PointConfig, Section
+from trainer.config.section import Section
+from trainer.config.sections import PointConfig
 
 HEAD = """# The keys of a sweep's YAML
 

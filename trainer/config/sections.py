@@ -1,8 +1,7 @@
-"""The keys of a sweep's YAML as typed, frozen models, one point at a time; reading files and grids
-is `grid`'s.
+"""The keys of a sweep's YAML as typed, frozen models, one point at a time.
 
-Plain values only: the code that uses them builds the objects. Whether they fit a store is checked
-where one is opened.
+Plain values only: the code that uses them builds the objects. `trainer.loop.grid` reads files and
+grids; whether a config fits a store is checked where one is opened.
 """
 
 import reprlib
@@ -10,21 +9,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from featurestore.disk.urls import is_url, without_token
 from featurestore.format.spec import POOLED
-from featurestore.photos.catalog import TARGETS
 from featurestore.photos.labels import TOLERANCE_G, TOLERANCE_SHARE
-from trainer.heads import kinds
+from trainer.config.rules import Rule
+from trainer.config.section import (
+    BelowOne,
+    Count,
+    CountFromZero,
+    PositiveNumber,
+    Section,
+    Share,
+    Weight,
+)
 
-
-def _number(value: Any) -> Any:
-    """`2e-3` is text to PyYAML (YAML 1.1 wants a dot); where the schema says number, it is one."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value  # pydantic's refusal names what was found
+Feature = Literal[("cls", *POOLED)]
 
 
 def _exactly(*names: str) -> AfterValidator:
@@ -47,9 +48,12 @@ def _each_once(value: list[int]) -> list[int]:
     return value
 
 
-def _known_kind(name: str) -> str:
-    if name not in kinds.names():
-        raise ValueError(f"found {name!r}, expected one of {', '.join(kinds.names())}")
+def _known_kind(name: str, info: ValidationInfo) -> str:
+    """Refuse a kind that is not among `kinds` of the validation context: heads are built above
+    this room, so whoever loads a config says which there are."""
+    known = (info.context or {}).get("kinds", [name])
+    if name not in known:
+        raise ValueError(f"found {name!r}, expected one of {', '.join(known)}")
     return name
 
 
@@ -58,25 +62,6 @@ def _store_place(value: Any) -> Any:
     if is_url(value):
         return without_token(value)
     return Path(value) if isinstance(value, str) else value
-
-
-Number = Annotated[float, BeforeValidator(_number)]
-PositiveNumber = Annotated[Number, Field(gt=0)]
-Weight = Annotated[Number, Field(ge=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-BelowOne = Annotated[Number, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-CountFromZero = Annotated[int, Field(ge=0)]
-Feature = Literal[("cls", *POOLED)]
-Target = Literal[tuple(TARGETS)]
-
-
-class Section(BaseModel):
-    """Frozen, nothing unknown, and strict: a bool is not a number, a number is not a string."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class ExperimentConfig(Section):
@@ -140,9 +125,9 @@ class DatasetConfig(Section):
 
 class HeadConfig(Section):
     kind: Annotated[str, AfterValidator(_known_kind)]
-    """A file of trainer/kinds: heads trained together (cls_gating, density, attention, pooled_mlp),
-    or a regressor on pooled rows (ridge, kernel_ridge, svr, pls, gpr, hist_gbdt). A key that a kind
-    does not read makes no other point of it."""
+    """A file of trainer/heads/kinds: heads trained together (cls_gating, density, attention,
+    pooled_mlp), or a regressor on pooled rows (ridge, kernel_ridge, svr, pls, gpr, hist_gbdt). Keys
+    that a kind ignores do not multiply the grid."""
 
     seed: CountFromZero = 0
     """Another number, other initial weights and dropout over the same folds and rows: as an axis,
@@ -281,47 +266,6 @@ class MixupConfig(Section):
 class AugmentationConfig(Section):
     mixup: MixupConfig = MixupConfig()
     """Zhang et al. 2018, arXiv:1710.09412."""
-
-
-class WaDeadZeroRule(Section):
-    rule: Literal["wa_dead_zero"]
-    """Where the predicted State is WA, Dead is 0: there it was never sorted out."""
-
-
-class ClipRule(Section):
-    rule: Literal["clip"]
-    """Bring a mass into bounds; its parts scale along."""
-
-    target: Target
-    """The mass."""
-
-    low: Weight = 0.0
-    """Least grams."""
-
-    high: PositiveNumber
-    """Most grams."""
-
-    @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(
-                f"found low {self.low:g} above high {self.high:g}; the bounds of a clip rise"
-            )
-        return self
-
-
-class FactorRule(Section):
-    rule: Literal["factor"]
-    """Multiply a mass; its parts scale along."""
-
-    target: Target
-    """The mass."""
-
-    factor: PositiveNumber
-    """What it is multiplied by."""
-
-
-Rule = Annotated[WaDeadZeroRule | ClipRule | FactorRule, Field(discriminator="rule")]
 
 
 class InferenceConfig(Section):

@@ -1,10 +1,9 @@
-"""The banks: H = Q splits x G points heads of one kind and shape, held as stacked tensors; one head
-is one slice.
+"""Banks: Q splits x G points heads of one kind and shape, held as stacked tensors.
 
-What a kind computes is its file in trainer/kinds; here is what all kinds share. Mass is additive
-over area, so a head works on each tile and its masses are summed; State, Height and intervals are
-averaged. A saved head is a plain torch.nn module's state (docs/sweep.md): whatever normalisation it
-learned under is folded into it.
+What a kind computes is its file in trainer/heads/kinds; here is what all kinds share. Mass is
+additive over area, so a head works on each tile and its masses are summed; State, Height and
+intervals are averaged. A saved head is a plain torch.nn module's state (docs/sweep.md): whatever
+normalisation it learned under is folded into it.
 """
 
 import itertools
@@ -138,8 +137,10 @@ class Outputs:
 
 
 class HeadKind:
-    """One kind of head: what its file in trainer/kinds defines. All tensors of a bank are (Q, G,
-    *), weights (Q, G, in, out)."""
+    """One kind of head: what its file in trainer/heads/kinds defines.
+
+    All tensors of a bank are (Q, G, *), weights (Q, G, in, out).
+    """
 
     trained, seeded, report_only = True, True, False  # as a Regressor says of itself
     settings: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """Regressors on pooled rows over the sweep's own folds: points of a grid, and what every trained
 head has to beat.
 
-The kinds themselves are files of trainer/kinds; here is which rows they are fitted on, in which
-space, and what they predict.
+The kinds themselves are files of trainer/heads/kinds; here is which rows they are fitted on, in
+which space, and what they predict.
 """
 
 from collections.abc import Mapping, Sequence

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from featurestore.disk.yaml import read_yaml
 from featurestore.errors import InputError, list_some
+from trainer.config.section import Section
 from trainer.config.sections import (
     AugmentationConfig,
     HeadConfig,
@@ -29,7 +30,6 @@ from trainer.config.sections import (
     MixupConfig,
     OptimizationConfig,
     PointConfig,
-    Section,
 )
 from trainer.heads import kinds
 
@@ -351,7 +351,7 @@ def _replaced(section: Any, setting: tuple[str, Any]) -> Any:
 def _validated(data: dict[str, Any], path: Path) -> PointConfig:
     """The model, or InputError with every wrong key: pydantic's own error ends here."""
     try:
-        return PointConfig.model_validate(data)
+        return PointConfig.model_validate(data, context={"kinds": kinds.names()})
     except ValidationError as err:
         wrong = [_explained(error) for error in err.errors(include_url=False)]
         several = f"{len(wrong)} keys are wrong:" + list_some(wrong)

@@ -1,0 +1,30 @@
+"""What every section of a sweep's YAML is made of: the strict base model, and kinds of numbers."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _number(value: Any) -> Any:
+    """`2e-3` is text to PyYAML (YAML 1.1 wants a dot); where the schema says number, it is one."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value  # pydantic's refusal names what was found
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+PositiveNumber = Annotated[Number, Field(gt=0)]
+Weight = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+BelowOne = Annotated[Number, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+CountFromZero = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Frozen, nothing unknown, and strict: a bool is not a number, a number is not a string."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
