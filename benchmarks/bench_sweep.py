@@ -35,7 +35,8 @@ from featurestore.write.writer import ImageRows, open_writer
 from trainer.data.stream import Batch, Stream, make_splits_of
 from trainer.loop.grid import SweepConfig
 from trainer.loop.memory import keep_freed_memory
-from trainer.loop.sweep import Sweep, prepare_sweep, train_epoch, train_step
+from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.sweep import train_step
 
 MARKS = {"P3": 100, "P3 shared": 5, "P4": 8, "P5": 1.15, "P8": 1}
 YAML = """
@@ -122,13 +123,13 @@ def ready(sweep: Sweep):
     """A function that runs one epoch's steps of a sweep and gives seconds a step."""
     reader, trainers = sweep.reader(), sweep.trainers(range(len(sweep.config.points)))
 
-    def step(epoch: int) -> float:
+    def run_epoch(epoch: int) -> float:
         start = time.perf_counter()
-        # epochs rise: one that is done would be skipped
-        train_epoch(sweep, trainers, reader, epoch)
+        for step in range(sweep.stream.n_steps):
+            train_step(sweep, trainers, reader, epoch, step)
         return (time.perf_counter() - start) / sweep.stream.n_steps
 
-    return step
+    return run_epoch
 
 
 class PlainHead(nn.Module):

@@ -1,6 +1,6 @@
 """A small store with labels that its tokens explain, and configs over it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +11,11 @@ from conftest import VIEWS, tiny_spec
 
 from featurestore import FeatureStore
 from featurestore.write.writer import ImageRows, open_writer
+from trainer.data.tokens import TokenReader
+from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.grid import SweepConfig
+from trainer.loop.prepare import Sweep
+from trainer.loop.sweep import train_step
 
 YAML = """
 experiment: {{name: tiny, seed: 5}}
@@ -24,6 +28,14 @@ augmentation: {{mixup: {{kind: {mixup}, alpha: {alpha}, disable_ratio: 0.3}}}}
 inference: {{tta_indices: [0, 2], postprocess: {postprocess}}}
 cv: {{n_folds: {n_folds}, repeats: {repeats}}}
 """
+
+
+def train_epoch(
+    sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReader, epoch: int
+) -> None:
+    """The steps of one epoch, without what follows them in a sweep."""
+    for step in range(sweep.stream.n_steps):
+        train_step(sweep, trainers, reader, epoch, step)
 
 
 def write_store(

@@ -24,7 +24,7 @@ from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.grid import SweepConfig
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.runs import RunFolder
-from trainer.loop.sweep import _train_pass
+from trainer.loop.sweep import train_pass
 
 KINDS = ["cls_gating", "density", "attention", "pooled_mlp"]
 N_VIEWS, N_TILES, GRID, WIDTH = 3, 2, (3, 5), 7
@@ -176,7 +176,7 @@ def subject(request, files, tmp_path_factory) -> Subject:
     )
     sweep = prepare_sweep(SweepConfig.load(folder / "sweep.yaml"), "cpu", torch.float64)
     runs = {p: RunFolder(folder / name) for p, name in enumerate(sweep.config.names)}
-    trainers = _train_pass(
+    trainers = train_pass(
         sweep, list(runs), runs, Checkpoint(folder / "checkpoint"), sweep.reader(), progress=False
     )
     return Subject(sweep, trainers, runs)

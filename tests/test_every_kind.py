@@ -47,8 +47,8 @@ def test_K1_every_kind_alone_has_a_leaderboard(tmp_path, twelve, kind):
 @pytest.mark.parametrize("pair", list(itertools.combinations(kinds.names(), 2)), ids="+".join)
 def test_K1_every_pair_of_kinds_has_a_leaderboard(tmp_path, twelve, pair, monkeypatch):
     # most of the time; the test above draws them
-    for picture in ("draw_curves", "draw_leaderboard"):
-        monkeypatch.setattr(f"trainer.loop.results.{picture}", lambda *_: None)
+    for picture in ("results.draw_curves", "summary.draw_leaderboard"):
+        monkeypatch.setattr(f"trainer.loop.{picture}", lambda *_: None)
     assert_a_leaderboard_of(pair, tmp_path, twelve)
 
 

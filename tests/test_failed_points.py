@@ -9,8 +9,9 @@ import torch
 from commands import biomass
 from sweeps import config
 
+from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import SweepFolder
-from trainer.loop.sweep import resume_sweep, run_sweep
+from trainer.loop.sweep import run_sweep
 
 
 def train(folder, store, *arguments, code, **changes):
@@ -99,7 +100,7 @@ def test_K8_points_that_failed_are_not_counted_among_those_told_apart(tmp_path, 
 def test_K8_many_failures_are_counted_in_the_notes_and_named_in_the_summary(
     tmp_path, store, monkeypatch
 ):
-    monkeypatch.setattr("trainer.loop.results.MOST_NOTED", 1)
+    monkeypatch.setattr("trainer.loop.summary.MOST_NOTED", 1)
     result = run_sweep(
         config(tmp_path, store, kind="[density]", lr="[1e30, 2e30, 3e30]", epochs=1),
         tmp_path,

@@ -14,7 +14,8 @@ from featurestore import FeatureStore
 from featurestore.errors import InputError
 from trainer.loop.grid import SweepConfig
 from trainer.loop.prepare import prepare_sweep
-from trainer.loop.sweep import resume_sweep, run_sweep
+from trainer.loop.resume import resume_sweep
+from trainer.loop.sweep import run_sweep
 
 KEPT = [f"ID{i}" for i in range(30) if i not in (4, 17)]
 RUN = "001_tiny__weight_decay-0_01"

@@ -27,8 +27,9 @@ from trainer.data.tokens import TokenReader
 from trainer.loop import sweep as module
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.grid import SweepConfig
+from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import RunFolder, best_run
-from trainer.loop.sweep import resume_sweep, run_sweep
+from trainer.loop.sweep import run_sweep
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sweeps import config, write_store
+from sweeps import config, train_epoch, write_store
 
 from trainer.data.stream import Split
 from trainer.judge.baselines import fit_splits
-from trainer.loop.sweep import Sweep, prepare_sweep, train_epoch
+from trainer.loop.prepare import Sweep, prepare_sweep
 
 KINDS = "[cls_gating, density, attention, pooled_mlp]"
 

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import VIEWS, tiny_spec
+from sweeps import train_epoch
 
 from featurestore.write.writer import ImageRows, open_writer
 from trainer.loop.evaluate import pooled_score, predict_held_out
 from trainer.loop.grid import SweepConfig
 from trainer.loop.prepare import Sweep, prepare_sweep
-from trainer.loop.sweep import train_epoch
 from trainer.score.metrics import in_targets_order
 
 N, WIDTH = 40, 64

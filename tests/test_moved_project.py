@@ -116,7 +116,7 @@ def test_K5_a_moved_sweep_finds_its_store(moved, no_network):
 
 
 def test_K5_another_store_at_the_old_place_is_not_taken_for_the_sweeps(moved, tmp_path):
-    from trainer.loop.sweep import _found_store
+    from trainer.loop.resume import find_store
 
     other, mine = tmp_path / "old/f.h5", tmp_path / "new/f.h5"
     other.parent.mkdir()
@@ -124,7 +124,7 @@ def test_K5_another_store_at_the_old_place_is_not_taken_for_the_sweeps(moved, tm
     write_store(other)
     shutil.copy(moved / "stores/f.h5", mine)
     with pytest.warns(UserWarning, match="another store now"):
-        assert _found_store(
+        assert find_store(
             str(other), mine.parent / "runs/S", FeatureStore.open(mine).spec.fingerprint
         ) == str(mine)
 

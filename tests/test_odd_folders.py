@@ -19,8 +19,9 @@ from featurestore.disk.tensor_file import readable_name
 from predictor.predictor import predict
 from trainer.loop.grid import SweepConfig
 from trainer.loop.newest import newest_sweep
+from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import RunFolder, best_run
-from trainer.loop.sweep import resume_sweep, run_sweep
+from trainer.loop.sweep import run_sweep
 
 LATIN = os.fsdecode(b"caf\xe9")
 

@@ -23,8 +23,10 @@ from predictor.members.ensemble import pooled_as_stored
 from predictor.predictor import Predictor
 from trainer import MixupBatches
 from trainer.data.dataset import TrainingData, pooled_features
+from trainer.loop.prepare import prepare_sweep
+from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import RunFolder
-from trainer.loop.sweep import prepare_sweep, resume_sweep, run_sweep
+from trainer.loop.sweep import run_sweep
 
 KINDS = "[pooled_mlp, ridge, kernel_ridge, svr, pls, gpr, hist_gbdt]"
 DTYPES = ["float32", "float16"]

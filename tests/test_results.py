@@ -14,9 +14,10 @@ from sweeps import config, write_store
 from featurestore.errors import InputError
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.grid import SweepConfig, load_point
-from trainer.loop.results import close_regressor, finish
+from trainer.loop.results import close_regressor
 from trainer.loop.runs import RunFolder, SweepFolder, best_run
-from trainer.loop.sweep import _train_pass, describe_plan, prepare_sweep, run_sweep
+from trainer.loop.summary import finish
+from trainer.loop.sweep import describe_plan, prepare_sweep, run_sweep, train_pass
 
 RULES = (
     "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, "
@@ -387,7 +388,7 @@ def test_errors_noted_each_epoch_are_those_of_the_scores(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store, epochs=3, repeats=2), "cpu")
     folder, points = SweepFolder.create(tmp_path, "noted"), range(4)
     runs = {p: folder.run(name) for p, name in enumerate(sweep.config.names)}
-    trainers = _train_pass(
+    trainers = train_pass(
         sweep, points, runs, Checkpoint(tmp_path / "checkpoint"), sweep.reader(), progress=False
     )
 

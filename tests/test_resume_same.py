@@ -15,8 +15,10 @@ from featurestore.errors import MismatchError, StoreDamaged
 from trainer.loop import checkpoint
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
+from trainer.loop.prepare import prepare_sweep
+from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import SweepFolder
-from trainer.loop.sweep import prepare_sweep, resume_sweep, run_sweep
+from trainer.loop.sweep import run_sweep
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,9 @@ from featurestore.errors import StoreDamaged
 from featurestore.read.checksums import Checksums
 from trainer import MixupBatches
 from trainer.loop.grid import SweepConfig
-from trainer.loop.sweep import prepare_sweep, resume_sweep, run_sweep
+from trainer.loop.prepare import prepare_sweep
+from trainer.loop.resume import resume_sweep
+from trainer.loop.sweep import run_sweep
 
 PARTS = ("cls", "patches", "pooled", "stats")
 

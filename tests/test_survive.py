@@ -17,15 +17,17 @@ import pytest
 import torch
 from commands import biomass
 from safetensors.torch import load_file
-from sweeps import as_found, config, write_store
+from sweeps import as_found, config, train_epoch, write_store
 
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.errors import InputError, StoreDamaged
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
+from trainer.loop.prepare import prepare_sweep
+from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import RunFolder
-from trainer.loop.sweep import prepare_sweep, resume_sweep, run_sweep, train_epoch
+from trainer.loop.sweep import run_sweep
 
 ROOT = Path(__file__).parent.parent
 KILLED = """

@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import biomass
 from plain_heads import plain_masses
-from sweeps import as_found, config
+from sweeps import as_found, config, train_epoch
 
 from featurestore.disk.usable import Memory
 from featurestore.errors import InputError, MismatchError
@@ -20,7 +20,8 @@ from trainer.data.tokens import TokenReader
 from trainer.loop.evaluate import predict_held_out, score
 from trainer.loop.grid import SweepConfig
 from trainer.loop.plan import too_large
-from trainer.loop.sweep import Sweep, describe_plan, prepare_sweep, run_sweep, train_epoch
+from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.sweep import describe_plan, run_sweep
 from trainer.score.metrics import in_targets_order
 
 

@@ -10,8 +10,9 @@ import torch
 from commands import biomass
 from sweeps import config, write_store
 
-from trainer.loop import sweep as sweeps
-from trainer.loop.sweep import resume_sweep, run_sweep
+from trainer.loop import resume, sweep
+from trainer.loop.resume import resume_sweep
+from trainer.loop.sweep import run_sweep
 from trainer.loop.threads import same_threads
 
 
@@ -44,16 +45,16 @@ def stopped(began, tmp_path):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """Threads at each epoch, and when the store is read for the first time."""
+    """Threads at each step, and when the store is read for the first time."""
     found = set()
-    for name in ("prepare_sweep", "train_epoch"):
-        original = getattr(sweeps, name)
+    for module, name in ((resume, "prepare_sweep"), (sweep, "train_step")):
+        original = getattr(module, name)
 
         def noting(*arguments, original=original, **options):
             found.add(torch.get_num_threads())
             return original(*arguments, **options)
 
-        monkeypatch.setattr(sweeps, name, noting)
+        monkeypatch.setattr(module, name, noting)
     monkeypatch.setattr("trainer.loop.threads.usable_cpus", lambda: 4)
     return found
 

@@ -63,7 +63,9 @@ def train(
     with plain_errors():  # what goes on after a signal is known once there is a sweep's folder
         from featurestore.errors import IN_PART, InputError, UsageError
         from trainer.loop.grid import SweepConfig
-        from trainer.loop.sweep import describe_plan, prepare_sweep, resume_sweep, run_sweep
+        from trainer.loop.prepare import prepare_sweep
+        from trainer.loop.resume import resume_sweep
+        from trainer.loop.sweep import describe_plan, run_sweep
 
         if (config is None) == (resume is None):
             raise UsageError(

@@ -6,11 +6,9 @@ intervals are averaged. A saved head is a plain torch.nn module's state (docs/sw
 normalisation it learned under is folded into it.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ N_MAIN, N_AUX = 3, 2  # Total, GDM, Green; Dead, Clover
 
 @dataclass(frozen=True)
 class HeadShape:
-    """What heads of one bank have in common; 0 or () where their kind does not ask."""
+    """What heads of one bank have in common; 0 or () where their kind has no such setting."""
 
     kind: str
     width: int
@@ -43,17 +41,19 @@ class HeadShape:
     @classmethod
     def of(cls, point: PointConfig, tokens: TokenSpec, states: Sequence[str]) -> "HeadShape":
         """The shape of a config's heads over a store's tokens."""
-        head, kind = point.head, kinds.load(point.head.kind)
+        head = point.head
+        kind = kinds.load(head.kind)
         sizes = {
             "gate_hidden": head.gate_hidden or tokens.width // 4,
             "shared_hidden": head.shared_hidden,
             "queries": head.queries,
             "features": tuple(head.features),
         }
-        asked = {name: size for name, size in sizes.items() if name in kind.settings}
+        # only what the kind reads: other settings must not split a bank
+        own = {name: size for name, size in sizes.items() if name in kind.settings}
         n_intervals = point.loss.intervals if kind.has_state else 0
         return cls(
-            head.kind, tokens.width, tokens.n_patches, max(1, len(states)), n_intervals, **asked
+            head.kind, tokens.width, tokens.n_patches, max(1, len(states)), n_intervals, **own
         )
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -68,8 +68,7 @@ class HeadShape:
 
 @dataclass
 class Inputs:
-    """One step as a bank sees it. share_QGB is None where nothing is mixed; partners are then not
-    looked at."""
+    """One step as a bank sees it. Partners are used only where share_QGB says what to mix."""
 
     rows: Sequence[Tensor]
     own_QB: np.ndarray
@@ -101,9 +100,11 @@ class Inputs:
         """(Q, G or 1, B, ...) values of each sample, mixed with its partner's."""
         if self.share_QGB is None:
             return own_QGB
-        index = torch.from_numpy(self.partner_QB).to(own_QGB.device)
-        partner_QGB = torch.stack([x[:, i] for x, i in zip(own_QGB, index, strict=True)])
-        share = self.share_QGB.reshape(*self.share_QGB.shape, *(1,) * (own_QGB.dim() - 3))
+        index_QB = torch.from_numpy(self.partner_QB).to(own_QGB.device)
+        partners = [own_GB[:, index_B] for own_GB, index_B in zip(own_QGB, index_QB, strict=True)]
+        partner_QGB = torch.stack(partners)
+        n_more = own_QGB.dim() - 3
+        share = self.share_QGB.reshape(*self.share_QGB.shape, *(1,) * n_more)
         return share * own_QGB + (1 - share) * partner_QGB
 
     def project(self, weight_QGDK: Tensor) -> Tensor:
@@ -116,10 +117,12 @@ class Inputs:
         pooled results are mixed."""
         if self.share_QGB is None or self.mix_pooled:
             return attend(weight_QGBTP, self.rows, self.own_QB[..., None], self.half)[:, :, :, 0]
-        partner = np.take_along_axis(self.own_QB, self.partner_QB, 1)
-        y = attend(weight_QGBTP, self.rows, np.stack([self.own_QB, partner], -1), self.half)
-        # several maps a head
-        share = self.share_QGB.repeat_interleave(y.shape[1] // self.share_QGB.shape[1], 1)
+        # the same weights over own and partner's patches: mixing commutes with a linear map
+        partner_QB = np.take_along_axis(self.own_QB, self.partner_QB, 1)
+        row_QB2 = np.stack([self.own_QB, partner_QB], -1)
+        y = attend(weight_QGBTP, self.rows, row_QB2, self.half)
+        n_maps = y.shape[1] // self.share_QGB.shape[1]  # of each head
+        share = self.share_QGB.repeat_interleave(n_maps, 1)
         return torch.lerp(y[:, :, :, 1], y[:, :, :, 0], share[..., None, None])
 
 
@@ -184,8 +187,7 @@ class Bank:
     """Q x G heads of one shape. Tensors are (Q, G, *), weights transposed to (Q, G, in, out).
 
     moments : mean and std (Q, D) of "cls", "patch" and pooled channels by a split's own training
-        rows, which normalise what
-    heads read; None leaves it as it is.
+        rows, which normalise what heads read; None leaves it as it is.
     """
 
     shape: HeadShape
@@ -211,18 +213,17 @@ class Bank:
 
     def head_state(self, q: int, g: int) -> dict[str, Tensor]:
         """One head as a plain module's state dict, float32, normalisation folded in."""
-        state = {
-            name: tensor[q, g].detach().double().cpu() for name, tensor in self.tensors.items()
-        }
+        state = {}
+        for name, tensor in self.tensors.items():
+            state[name] = tensor[q, g].detach().double().cpu()
         if self.moments:
-            of_split = {
-                part: [m[q].double().cpu() for m in moments]
-                for part, moments in self.moments.items()
-            }
+            of_split = {}
+            for part, (mean, std) in self.moments.items():
+                of_split[part] = mean[q].double().cpu(), std[q].double().cpu()
             _fold(state, self.kind.reads(self.shape), of_split)
-        return {
-            name: (t.T if t.dim() == 2 else t).float().contiguous() for name, t in state.items()
-        }
+        # nn.Linear's weights are (out, in)
+        linear = {name: t.T if t.dim() == 2 else t for name, t in state.items()}
+        return {name: t.float().contiguous() for name, t in linear.items()}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "Bank":
         """The same heads' places with other values, e.g. their moving averages."""
@@ -239,15 +240,14 @@ class Bank:
         return y.view(q, g, b, t, -1)
 
     def normal(self, part: str, x_QGBTD: Tensor) -> Tensor:
-        """A part of the tokens (Q, G or 1, B, T, D) brought to mean 0 and std 1, if this bank
-        normalises."""
+        """A part of the tokens (Q, G or 1, B, T, D), at mean 0 and std 1 if the bank normalises."""
         if not self.moments:
             return x_QGBTD
         mean, std = (m[:, None, None, None] for m in self.moments[part])
         return (x_QGBTD - mean) / std
 
     def own_cls(self, inputs: Inputs) -> Tensor:
-        """(Q, 1, B, T, D) class tokens of each sample's own photograph, normalised."""
+        """(Q, 1, B, T, D) class tokens of each sample's own photograph, as `normal` leaves them."""
         return self.normal("cls", inputs.cls_QBTD[:, None])
 
     def each_point(self, x_Q1BTD: Tensor) -> Tensor:
@@ -275,80 +275,29 @@ class _Linear(torch.autograd.Function):
             leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         ctx.weight.grad.flatten(0, 1).baddbmm_(x_HMI.transpose(1, 2), dy_HMO)
         ctx.bias.grad.flatten(0, 1).add_(dy_HMO.sum(1))
-        dx = (
-            torch.bmm(dy_HMO, ctx.weight.detach().flatten(0, 1).transpose(1, 2))
-            if ctx.needs_input_grad[0]
-            else None
-        )
-        return dx, None, None
+        dx_HMI = None
+        if ctx.needs_input_grad[0]:
+            weight_HIO = ctx.weight.detach().flatten(0, 1)
+            dx_HMI = torch.bmm(dy_HMO, weight_HIO.transpose(1, 2))
+        return dx_HMI, None, None
 
 
 def load_bank(
     shape: HeadShape, states: Sequence[Mapping[str, Tensor]], device: torch.device
 ) -> Bank:
     """Saved heads as one bank of one split, to predict with."""
-    for state, (name, size) in itertools.product(states, shape.tensors().items()):
-        if name not in state or state[name].shape != size:
-            found = list(state[name].shape) if name in state else "missing"
-            raise MismatchError(
-                f"saved head: {name} is {found}, its config and tokens make it {list(size)}"
-            )
-    tensors = {
-        name: torch.stack([s[name].T if s[name].dim() == 2 else s[name] for s in states])[None].to(
-            device
-        )
-        for name in shape.tensors()
-    }
-    return Bank(shape, tensors, torch.zeros(len(states), device=device))
-
-
-def new_bank(
-    shape: HeadShape,
-    splits: Sequence,
-    points: Sequence[PointConfig],
-    dtype: torch.dtype,
-    biases: Sequence[Mapping[str, np.ndarray]],
-    moments: dict[str, tuple[Tensor, Tensor]] | None,
-    device: torch.device,
-) -> Bank:
-    """Fresh heads: points of a split start alike, from draws keyed by (seed, repeat, fold, tensor)
-    and `head.seed`.
-
-    biases : for each split, values of the output biases; from zero they would take hundreds of
-        steps to get there.
-    """
-    seed, tensors = points[0].experiment.seed, {}
+    tensors = {}
     for name, size in shape.tensors().items():
-        # contiguous: a fused AdamW walks weight, gradient and moments as plain memory, whatever
-        # their strides say
-        tensors[name] = torch.empty(
-            len(splits), len(points), *size[::-1], dtype=dtype, device=device
-        )
-        for (q, split), own in itertools.product(
-            enumerate(splits), {point.head.seed for point in points}
-        ):
-            drawn = (
-                biases[q][name]
-                if name in biases[q]
-                else _initial(name, size, shape, (seed, split.repeat, split.fold), own)
-            )
-            same = [g for g, point in enumerate(points) if point.head.seed == own]
-            tensors[name][q, same] = torch.tensor(drawn.T, dtype=dtype, device=device)
-        tensors[name].requires_grad_()
-    rates = torch.tensor([point.head.dropout for point in points], dtype=dtype, device=device)
-    return Bank(shape, tensors, rates, moments)
-
-
-def _initial(
-    name: str, size: tuple[int, ...], shape: HeadShape, address: tuple[int, ...], own: int
-) -> np.ndarray:
-    """nn.Linear's and nn.LayerNorm's own defaults: uniform within 1 / sqrt(fan in); ones and
-    zeros."""
-    weight = shape.tensors()[f"{name.rsplit('.', 1)[0]}.weight"]
-    if len(weight) == 1:
-        return np.full(size, float(name.endswith("weight")))
-    rng = np.random.default_rng([*address, crc32(name.encode()), *([own] if own else [])])
-    return rng.uniform(-1, 1, size) / np.sqrt(weight[1])
+        heads = []
+        for state in states:
+            if name not in state or state[name].shape != size:
+                found = list(state[name].shape) if name in state else "missing"
+                raise MismatchError(
+                    f"saved head: {name} is {found}, its config and tokens make it {list(size)}"
+                )
+            heads.append(state[name].T if state[name].dim() == 2 else state[name])
+        tensors[name] = torch.stack(heads)[None].to(device)
+    return Bank(shape, tensors, torch.zeros(len(states), device=device))
 
 
 def trunk_tensors(shape: HeadShape, n_in: int) -> dict[str, tuple[int, ...]]:
@@ -369,21 +318,29 @@ def trunk_tensors(shape: HeadShape, n_in: int) -> dict[str, tuple[int, ...]]:
 
 def linear_tensors(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
     """Weight and bias of nn.Linear layers given as (out, in)."""
-    return {
-        f"{name}.{part}": shape
-        for name, (o, i) in layers.items()
-        for part, shape in (("weight", (o, i)), ("bias", (o,)))
-    }
+    tensors = {}
+    for name, (n_out, n_in) in layers.items():
+        tensors[f"{name}.weight"] = (n_out, n_in)
+        tensors[f"{name}.bias"] = (n_out,)
+    return tensors
 
 
 def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
     """What most kinds end in: a shared layer (linear, LayerNorm, GELU, dropout), then a layer for
     each output."""
     shared = bank.linear("shared_mlp.0", x_QGBTI)
-    features = _dropout(bank, inputs, F.gelu(_layer_norm(bank, "shared_mlp.1", shared)))
-    masses = F.softplus(
-        torch.cat([bank.linear("main_head", features), bank.linear("aux_head", features)], -1)
-    ).sum(3)
+    scale = bank.tensors["shared_mlp.1.weight"][:, :, None, None]
+    shift = bank.tensors["shared_mlp.1.bias"][:, :, None, None]
+    normed = F.layer_norm(shared, shared.shape[-1:]) * scale + shift
+    features = F.gelu(normed)
+    if inputs.dropout_QGBTS is not None:  # training
+        rate = bank.rate_G.view(1, -1, 1, 1, 1)
+        features = features * (inputs.dropout_QGBTS >= rate) / (1 - rate)
+
+    # masses add up over tiles; what describes the whole photograph is averaged
+    main = bank.linear("main_head", features)
+    aux = bank.linear("aux_head", features)
+    masses = F.softplus(torch.cat([main, aux], -1)).sum(3)
     state = bank.linear("state_head", features).mean(3)
     height = F.softplus(bank.linear("height_head", features)).mean(3)[..., 0]
     if not bank.shape.n_intervals:
@@ -392,29 +349,15 @@ def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
     return Outputs(masses, state, height, intervals)
 
 
-def _layer_norm(bank: Bank, name: str, x_QGBTS: Tensor) -> Tensor:
-    scale, shift = (bank.tensors[f"{name}.{part}"][:, :, None, None] for part in ("weight", "bias"))
-    return F.layer_norm(x_QGBTS, x_QGBTS.shape[-1:]) * scale + shift
-
-
-def _dropout(bank: Bank, inputs: Inputs, x_QGBTS: Tensor) -> Tensor:
-    if inputs.dropout_QGBTS is None:
-        return x_QGBTS
-    rate = bank.rate_G.view(1, -1, 1, 1, 1)
-    return x_QGBTS * (inputs.dropout_QGBTS >= rate) / (1 - rate)
-
-
 def _fold(
     state: dict[str, Tensor],
     reads: Mapping[str, Sequence[str]],
     moments: Mapping[str, Sequence[Tensor]],
 ) -> None:
-    """Move (x - mean) / std from before the first layers into them; state's weights are (in, out).
-
-    A first layer without a bias feeds a softmax, which does not see the constant.
-    """
+    """Move (x - mean) / std from before the first layers into them; weights are (in, out)."""
     for layer, parts in reads.items():
-        mean, std = (torch.cat([moments[part][i] for part in parts]) for i in (0, 1))
+        mean = torch.cat([moments[part][0] for part in parts])
+        std = torch.cat([moments[part][1] for part in parts])
         state[f"{layer}.weight"] = state[f"{layer}.weight"] / std[:, None]
-        if f"{layer}.bias" in state:
+        if f"{layer}.bias" in state:  # one without feeds a softmax, which sees no constant
             state[f"{layer}.bias"] = state[f"{layer}.bias"] - mean @ state[f"{layer}.weight"]

@@ -1,5 +1,7 @@
-"""A bank under training: its loss, optimiser, best copies and errors so far. What it is fed, and
-when, is `sweep`'s."""
+"""A bank under training: its loss, optimiser, best copies and errors so far.
+
+What it is fed, and when, `trainer.loop.sweep` says.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +14,8 @@ from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Batch, Split, Stream, mixup_share
 from trainer.heads import kinds
-from trainer.heads.bank import Bank, HeadShape, Inputs, new_bank
+from trainer.heads.bank import Bank, HeadShape, Inputs, Outputs
+from trainer.heads.initial import new_bank
 from trainer.heads.loss import Labels, LossWeights, initial_biases, multi_task_loss
 from trainer.judge.selection import squared_errors
 from trainer.loop.optimizer import BankOptimizer
@@ -68,31 +71,35 @@ class BankTrainer:
             dropout_QGBTS=self._dropout(stream, place, shared.n_tiles, data.device),
         )
 
-    def step(self, inputs: Inputs, batch: Batch, every: int, last: bool) -> None:
-        """Add one batch's gradients; every so many batches, and at the last, step the optimiser."""
+    def loss(self, outputs: Outputs, inputs: Inputs, batch: Batch) -> Tensor:
+        """(Q, G) losses of one batch; labels are mixed as the inputs are."""
         labels = self.labels.take(torch.from_numpy(batch.images_QB))
         if inputs.share_QGB is not None:
             partner = torch.from_numpy(np.take_along_axis(batch.images_QB, inputs.partner_QB, 1))
             labels = labels.mix(self.labels.take(partner), inputs.share_QGB)
-        loss_QG = multi_task_loss(self.bank(inputs), labels, self.weights)
+        return multi_task_loss(outputs, labels, self.weights)
+
+    def step(self, loss_QG: Tensor, every: int, is_last: bool) -> None:
+        """Add one batch's gradients; every so many batches, and at the last, step the optimiser."""
         self.is_whole = False
         (loss_QG.sum() / every).backward()
         self.losses_QG.append(loss_QG.detach().cpu().numpy())
         self.failed_QG[(self.failed_QG < 0) & ~np.isfinite(self.losses_QG[-1])] = self.n_batches
         self.n_batches += 1
-        if self.n_batches % every == 0 or last:
+        if self.n_batches % every == 0 or is_last:
             self.optimizer.step()
         self.is_whole = True
 
     def _share(self, batch: Batch, data: TrainingData) -> Tensor | None:
         """(Q, G, B): the part of a sample that is its own row, by each point's mixup; None where
         nothing is mixed."""
-        mixup = [config.augmentation.mixup for config in self.configs]
-        if not any(m.on for m in mixup):
+        mixups = [config.augmentation.mixup for config in self.configs]
+        if not any(mixup.on for mixup in mixups):
             return None
+        # of a point without mixup beside points that mix, every sample is wholly its own row
+        whole_QB = np.ones_like(batch.uniform_QB)
         shares = [
-            mixup_share(batch.uniform_QB, m.alpha) if m.on else np.ones_like(batch.uniform_QB)
-            for m in mixup
+            mixup_share(batch.uniform_QB, mixup.alpha) if mixup.on else whole_QB for mixup in mixups
         ]
         return torch.tensor(np.stack(shares, 1), dtype=data.dtype, device=data.device)
 
@@ -101,15 +108,17 @@ class BankTrainer:
     ) -> Tensor | None:
         """(Q, G or 1, B, T, S) uniforms that points of one `head.seed` share; None for heads
         without dropout."""
-        width, seeds = self.bank.shape.shared_hidden, [config.head.seed for config in self.configs]
+        width = self.bank.shape.shared_hidden
         if not width or not any(config.head.dropout for config in self.configs):
             return None
         shape = (stream.batch_size, n_tiles, width)
-        draws = {
-            seed: torch.from_numpy(stream.dropout(*place, shape, seed)).to(device)
-            for seed in set(seeds)
-        }
-        return torch.stack([draws[seed] for seed in (seeds if len(draws) > 1 else seeds[:1])], 1)
+        seeds = [config.head.seed for config in self.configs]
+        draws = {}
+        for seed in set(seeds):
+            draws[seed] = torch.from_numpy(stream.dropout(*place, shape, seed)).to(device)
+        if len(draws) == 1:  # one axis of length 1 serves all points
+            seeds = seeds[:1]
+        return torch.stack([draws[seed] for seed in seeds], 1)
 
     def masses(self, raw_GRN5: np.ndarray) -> np.ndarray:
         """(G, R, N, 5) raw masses in MASSES order -> TARGETS order, by each point's constraints."""
@@ -127,15 +136,13 @@ class BankTrainer:
         A fold whose score is not defined (one image, no spread) keeps its latest weights.
         """
         score_QG = scored.score_QG
-        better = (score_QG > self.best_score_QG) | np.isnan(self.best_score_QG)
+        better_QG = (score_QG > self.best_score_QG) | np.isnan(self.best_score_QG)
         self.is_whole = False
-        for q, g in zip(*np.nonzero(better), strict=True):
+        for q, g in zip(*np.nonzero(better_QG), strict=True):
             for name, average in self.optimizer.average.items():
                 self.best[name][q, g] = average[q, g]
-        self.best_score_QG[better], self.best_epoch_QG[better] = (
-            score_QG[better],
-            len(self.errors_QG),
-        )
+        self.best_score_QG[better_QG] = score_QG[better_QG]
+        self.best_epoch_QG[better_QG] = len(self.errors_QG)
         self.errors_QG.append(scored.errors_QG)
         self.losses_QG.clear()
         self.is_whole = True
@@ -181,17 +188,15 @@ def new_trainers(
     groups: dict[tuple, list[int]] = {}
     for p in points:
         mixup = configs[p].augmentation.mixup
+        mixup_kind = mixup.kind if mixup.on else "patches"  # unmixed among mixed: its share is 1
         shape = HeadShape.of(configs[p], data.store.spec.tokens, data.states)
-        # what is not mixed can stand among what is: its share is 1
-        groups.setdefault(
-            (shape, configs[p].head.normalize, mixup.kind if mixup.on else "patches"), []
-        ).append(p)
-    return [
-        _new_trainer(
-            shape, mixup_kind, members, [configs[p] for p in members], data, splits, n_batches
-        )
-        for (shape, _, mixup_kind), members in groups.items()
-    ]
+        groups.setdefault((shape, configs[p].head.normalize, mixup_kind), []).append(p)
+
+    trainers = []
+    for (shape, _, mixup_kind), members in groups.items():
+        own = [configs[p] for p in members]
+        trainers.append(_new_trainer(shape, mixup_kind, members, own, data, splits, n_batches))
+    return trainers
 
 
 def _new_trainer(
@@ -203,8 +208,11 @@ def _new_trainer(
     splits: Sequence[Split],
     n_batches: int,
 ) -> BankTrainer:
-    t, labels = data.store.spec.tokens, data.labels
-    biases = [initial_biases(labels, split.train_N, t.n_tiles, t.n_patches) for split in splits]
+    tokens = data.store.spec.tokens
+    labels = data.labels
+    biases = [
+        initial_biases(labels, split.train_N, tokens.n_tiles, tokens.n_patches) for split in splits
+    ]
     moments = None
     if configs[0].head.normalize:
         reads = kinds.load(shape.kind).reads(shape)
@@ -212,21 +220,20 @@ def _new_trainer(
     bank = new_bank(shape, splits, configs, data.dtype, biases, moments, data.device)
     if shape.n_intervals:
         labels = labels.with_intervals([split.train_N for split in splits], shape.n_intervals)
+
     every = configs[0].trainer.gradient_accumulation_steps
-    optimizer = BankOptimizer(bank, configs, -(-n_batches // every))
-    blank = np.full((len(splits), len(points)), np.nan)
-    best = {name: tensor.detach().clone() for name, tensor in bank.tensors.items()}
-    weights = LossWeights.of(configs, data.dtype, data.device)
+    n_steps = -(-n_batches // every)  # rounded up: the last batch always steps
+    shape_QG = (len(splits), len(points))
     return BankTrainer(
-        bank,
-        points,
-        configs,
-        mixup_kind,
-        labels,
-        optimizer,
-        weights,
-        best,
-        blank,
-        np.zeros(blank.shape, int),
-        np.full(blank.shape, -1),
+        bank=bank,
+        points=points,
+        configs=configs,
+        mixup_kind=mixup_kind,
+        labels=labels,
+        optimizer=BankOptimizer(bank, configs, n_steps),
+        weights=LossWeights.of(configs, data.dtype, data.device),
+        best={name: tensor.detach().clone() for name, tensor in bank.tensors.items()},
+        best_score_QG=np.full(shape_QG, np.nan),
+        best_epoch_QG=np.zeros(shape_QG, int),
+        failed_QG=np.full(shape_QG, -1),
     )

@@ -1,5 +1,7 @@
-"""A pass under way, on disk: everything its next step depends on, in one safetensors file that
-appears whole; two are kept."""
+"""A pass under way, on disk: everything its next step depends on, in one safetensors file.
+
+It appears whole; two are kept.
+"""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +20,6 @@ from featurestore.errors import InputError, MismatchError, NoAccessError, StoreD
 from trainer.heads.saved import MOST_HEADER, Kept, differences, read_header
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.identity import Identity
-from trainer.loop.optimizer import BankOptimizer
 
 BYTES_A_TENSOR = 256  # in a header, at most
 TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
@@ -37,21 +38,17 @@ class Checkpoint:
         InputError if it cannot be written; the one before it is then kept.
         """
         self.path.parent.mkdir(exist_ok=True)
-        state = {
-            f"{b}/{name}": tensor.detach().cpu().contiguous()
-            for b, trainer in enumerate(trainers)
-            for name, tensor in _state(trainer).items()
-        }
+        state = {}
+        for b, trainer in enumerate(trainers):
+            for name, tensor in _state(trainer).items():
+                state[f"{b}/{name}"] = tensor.detach().cpu().contiguous()
         if self.path.exists():
             publish(self.path, self.previous)
         try:
             with appears_whole(self.path) as partial:
                 text = identity.to_json()
-                save_tensors(
-                    state,
-                    partial,
-                    {"crc32c": _crc32c(sorted(state.items()), text), "identity": text},
-                )
+                metadata = {"crc32c": _crc32c(sorted(state.items()), text), "identity": text}
+                save_tensors(state, partial, metadata)
         except (OSError, SafetensorError) as err:
             raise InputError(
                 f"{self.path}: cannot be written ({err}); make room, then --resume the sweep"
@@ -113,8 +110,7 @@ def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> No
         if not _check(path, _whole(file), identity):  # before anything is restored
             warnings.warn(
                 f"{path}: made before checkpoints kept their settings and digests of labels, folds "
-                "and store; whether "
-                "they are still the same is not known",
+                "and store; whether they are still the same is not known",
                 stacklevel=4,
             )
         if not any("/adamw/" in name for name in found):  # saved before the optimiser's first step
@@ -165,19 +161,21 @@ def _crc32c(tensors: Iterable[tuple[str, Tensor]], identity: str) -> str:
 
 def _state(trainer: BankTrainer) -> dict[str, Tensor]:
     """All tensors of a bank under training; of AdamW's, one a head and tensor."""
-    parts = {**_stacked(trainer), "adamw": _adamw_state(trainer.optimizer)}
-    shape = trainer.failed_QG.shape
-    # which may be empty
-    lists = {name: np.array(values).reshape(-1, *shape) for name, values in _lists(trainer).items()}
-    return (
-        {
-            f"{part}/{name}": tensor
-            for part, tensors in parts.items()
-            for name, tensor in tensors.items()
-        }
-        | {"counts": torch.tensor([trainer.optimizer.n_done, trainer.n_batches])}
-        | {name: torch.from_numpy(array) for name, array in (_noted(trainer) | lists).items()}
-    )
+    state = {}
+    for part, tensors in _stacked(trainer).items():
+        for name, tensor in tensors.items():
+            state[f"{part}/{name}"] = tensor
+    for number, moments in trainer.optimizer.adamw.state_dict()["state"].items():
+        for key, tensor in moments.items():
+            state[f"adamw/{number}/{key}"] = tensor
+    state["counts"] = torch.tensor([trainer.optimizer.n_done, trainer.n_batches])
+    for name, array in _noted(trainer).items():
+        state[name] = torch.from_numpy(array)
+    for name, values in _lists(trainer).items():
+        # with its axes even where it is empty
+        array = np.array(values).reshape(-1, *trainer.failed_QG.shape)
+        state[name] = torch.from_numpy(array)
+    return state
 
 
 def _expected(trainers: Sequence[BankTrainer]) -> dict[str, Kept]:
@@ -185,22 +183,21 @@ def _expected(trainers: Sequence[BankTrainer]) -> dict[str, Kept]:
     expected: dict[str, Kept] = {}
     for b, trainer in enumerate(trainers):
         state = _state(trainer)  # fresh, so without moments, and with lists of no batch
-        expected |= {
-            f"{b}/{name}": (TYPES[tensor.dtype], tuple(tensor.shape))
-            for name, tensor in state.items()
-        }
+        for name, tensor in state.items():
+            expected[f"{b}/{name}"] = TYPES[tensor.dtype], tuple(tensor.shape)
+
+        # of any length: batches of an epoch under way, epochs so far
         for name, dtype in (("losses", TYPES[trainer.labels.masses_N5.dtype]), ("errors", "F64")):
             expected[f"{b}/{name}"] = dtype, (f"{b} {name}", *trainer.failed_QG.shape)
-        parameters = [
-            each for group in trainer.optimizer.adamw.param_groups for each in group["params"]
-        ]
+
+        parameters = []
+        for group in trainer.optimizer.adamw.param_groups:
+            parameters += group["params"]
         for number, parameter in enumerate(parameters):
             kept = TYPES[parameter.dtype], tuple(parameter.shape)
-            expected |= {
-                f"{b}/adamw/{number}/exp_avg": kept,
-                f"{b}/adamw/{number}/exp_avg_sq": kept,
-                f"{b}/adamw/{number}/step": ("F32", ()),
-            }
+            expected[f"{b}/adamw/{number}/exp_avg"] = kept
+            expected[f"{b}/adamw/{number}/exp_avg_sq"] = kept
+            expected[f"{b}/adamw/{number}/step"] = ("F32", ())
     return expected
 
 
@@ -245,13 +242,4 @@ def _stacked(trainer: BankTrainer) -> dict[str, dict[str, Tensor]]:
         "grad": {name: tensor.grad for name, tensor in tensors.items()},
         "average": trainer.optimizer.average,
         "best": trainer.best,
-    }
-
-
-def _adamw_state(optimizer: BankOptimizer) -> dict[str, Tensor]:
-    state = optimizer.adamw.state_dict()["state"]
-    return {
-        f"{number}/{key}": tensor
-        for number, moments in state.items()
-        for key, tensor in moments.items()
     }

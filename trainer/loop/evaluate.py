@@ -1,5 +1,4 @@
-"""Predictions of heads for images they never saw, and their scores: raw masses in, the contest's
-score out."""
+"""Predictions of heads for images they never saw, and their scores."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,8 +19,10 @@ from trainer.score.postprocess import most_probable
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What heads predict for images they never saw: raw, NaN where no split of a repeat holds the
-    image out."""
+    """What heads predict for images they never saw, raw.
+
+    NaN where no split of a repeat holds the image out.
+    """
 
     masses_GRN5: np.ndarray
     """Grams, MASSES order."""
@@ -94,9 +95,9 @@ class Scores:
     @property
     def sd(self) -> float:
         """Over repeats; NaN for a single one."""
-        return (
-            float(np.std(self.per_repeat_R, ddof=1)) if len(self.per_repeat_R) > 1 else float("nan")
-        )
+        if len(self.per_repeat_R) < 2:
+            return float("nan")
+        return float(np.std(self.per_repeat_R, ddof=1))
 
 
 def score(
@@ -113,33 +114,27 @@ def score(
     truth_RN5 = _held_out_truth(truth_N5, prediction_RN5, splits)
     state = np.asarray(state_N)
     held_out = sorted(set(state[~np.isnan(truth_RN5).all((0, 2))]))
-    per_fold = {
-        f"r{s.repeat:02d}_fold{s.fold}": float(
-            weighted_r2(truth_N5[s.val_N], prediction_RN5[s.repeat, s.val_N])
-        )
-        for s in splits
-    }
-    per_target = dict(
-        zip(TARGETS, target_r2(truth_RN5, prediction_RN5).mean(0).tolist(), strict=True)
-    )
-    per_state = {
-        str(name): float(
-            np.mean(weighted_r2(truth_RN5[:, state == name], prediction_RN5[:, state == name]))
-        )
-        for name in held_out
-    }
-    return Scores(
-        np.asarray(weighted_r2(truth_RN5, prediction_RN5)), per_fold, per_target, per_state
-    )
+    per_repeat_R = np.asarray(weighted_r2(truth_RN5, prediction_RN5))
+    per_fold = {}
+    for s in splits:
+        r2 = weighted_r2(truth_N5[s.val_N], prediction_RN5[s.repeat, s.val_N])
+        per_fold[f"r{s.repeat:02d}_fold{s.fold}"] = float(r2)
+    r2_K = target_r2(truth_RN5, prediction_RN5).mean(0)
+    per_target = dict(zip(TARGETS, r2_K.tolist(), strict=True))
+    per_state = {}
+    for name in held_out:
+        own_N = state == name
+        r2_R = weighted_r2(truth_RN5[:, own_N], prediction_RN5[:, own_N])
+        per_state[str(name)] = float(np.mean(r2_R))
+    return Scores(per_repeat_R, per_fold, per_target, per_state)
 
 
 def pooled_score(
     truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]
 ) -> float:
     """The mean over repeats alone, `Scores.mean`, for every epoch of every point."""
-    return float(
-        np.mean(weighted_r2(_held_out_truth(truth_N5, prediction_RN5, splits), prediction_RN5))
-    )
+    truth_RN5 = _held_out_truth(truth_N5, prediction_RN5, splits)
+    return float(np.mean(weighted_r2(truth_RN5, prediction_RN5)))
 
 
 def _held_out_truth(
@@ -162,27 +157,24 @@ def oof_table(
 ) -> pd.DataFrame:
     """Out-of-fold predictions of one point: a row per repeat and image, grams, the truth beside
     them; States it tells."""
-    truth_N5 = in_targets_order(data.truth_N5)
+    truth = pd.DataFrame(
+        in_targets_order(data.truth_N5), columns=[f"true_{name}" for name in TARGETS]
+    )
     parts = []
     for repeat, prediction_N5 in enumerate(prediction_RN5):
-        held_out = folds[f"r{repeat:02d}"].isin([s.fold for s in splits if s.repeat == repeat])
-        part = pd.DataFrame(
+        fold_N = folds[f"r{repeat:02d}"]
+        held_out = fold_N.isin([s.fold for s in splits if s.repeat == repeat])
+        about = pd.DataFrame(
             {
                 "weights": which,
                 "repeat": repeat,
                 "image_id": data.catalog["image_id"],
                 "site": folds["site"],
-                "fold": folds[f"r{repeat:02d}"],
+                "fold": fold_N,
             }
         )
-        part = pd.concat(
-            [
-                part,
-                pd.DataFrame(prediction_N5, columns=list(TARGETS)),
-                pd.DataFrame(truth_N5, columns=[f"true_{name}" for name in TARGETS]),
-            ],
-            axis=1,
-        )
+        prediction = pd.DataFrame(prediction_N5, columns=list(TARGETS))
+        part = pd.concat([about, prediction, truth], axis=1)
         if state_RNC is not None and data.states:
             part["predicted_State"] = most_probable(state_RNC[repeat], data.states)
         parts.append(part[held_out])

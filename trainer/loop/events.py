@@ -1,5 +1,4 @@
-"""TensorBoard events beside metrics.jsonl, for those who watch a sweep there; metrics.jsonl is what
-everything else reads."""
+"""TensorBoard events beside metrics.jsonl, which is what everything else reads."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,7 @@ SCALARS = ("loss", "score", "lr", "train_s")
 
 
 class Events:
-    """A writer for each run that asks for one. InputError if the package tensorboard is not
-    installed."""
+    """A writer for each of some runs. InputError if the package tensorboard is not installed."""
 
     def __init__(self, runs: Sequence[Path], first: int) -> None:
         """first : epoch they begin with; later ones of a run that was killed are dropped."""
@@ -32,7 +30,6 @@ def writer_class() -> type:
     except ImportError as err:
         raise InputError(
             f"trainer.tensorboard: the package tensorboard is not installed ({err}); pip install "
-            "tensorboard, or "
-            "leave it off: metrics.jsonl holds the same"
+            "tensorboard, or leave it off: metrics.jsonl holds the same"
         ) from err
     return SummaryWriter

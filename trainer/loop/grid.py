@@ -1,7 +1,6 @@
-"""A sweep's YAML, read: a list for a scalar is a grid axis, and what a kind does not read makes no
-other point.
+"""A sweep's YAML, read: a list for a scalar is a grid axis; keys a kind ignores add no points.
 
-What keys there are, and what they may hold, is `config`'s.
+`trainer.config.sections` says what keys there are, and what they may hold.
 """
 
 import difflib
@@ -42,8 +41,7 @@ SHARED = (
     "inference",
     "cv",
 )
-"""Sections and keys that are one for all points: they make the stream, or belong to the pass over
-it."""
+"""Sections and keys that are one for all points: they make the stream, or belong to its pass."""
 
 
 def load_point(path: Path) -> PointConfig:
@@ -82,23 +80,22 @@ class SweepConfig:
         has a wrong value.
         """
         raw = read_yaml(path)
+        known = list(_keys(PointConfig))
         for key, value in (overrides or {}).items():
-            _check_override(key, path)
+            if key not in known:
+                hint = _nearest(key, known) or f"known: {known}"
+                raise InputError(f"{path}: {key}: no such key to override; {hint}")
             _put(raw, key, value)
         first, axes = _split_axes(raw, path)
-        base = _validated(first, path)
-        return cls(
-            base, {key: _axis_values(base, key, values, path) for key, values in axes.items()}
-        )
+        return cls.of(first, axes, path)
 
     @classmethod
     def of(cls, base: dict[str, Any], axes: dict[str, list], where: Path) -> Self:
         """The config that `base` (as plain values) and `axes` came from; `where` is named by
         errors."""
         first = _validated(base, where)
-        return cls(
-            first, {key: _axis_values(first, key, values, where) for key, values in axes.items()}
-        )
+        checked = {key: _axis_values(first, key, values, where) for key, values in axes.items()}
+        return cls(first, checked)
 
     @property
     def n_combinations(self) -> int:
@@ -108,18 +105,25 @@ class SweepConfig:
 
     @functools.cached_property
     def points(self) -> list[PointConfig]:
-        """Every combination, the last axis fastest; of those that differ only in what their kind
-        does not read, the first."""
+        """Every combination, the last axis fastest; of those that differ only in keys that their
+        kind ignores, the first."""
         return [point for point, _ in self._members]
 
     @functools.cached_property
     def names(self) -> list[str]:
         """A folder name for each point, e.g. `001_exp013_dinov3__lr-0_002__weight_decay-0_01`."""
         digits = max(3, len(str(len(self._members))))
-        return [
-            self._name(f"{index:0{digits}d}", settings)
-            for index, (_, settings) in enumerate(self._members, 1)
-        ]
+        ends = [key.rpartition(".")[2] for key in self.axes]
+        names = []
+        for index, (_, settings) in enumerate(self._members, 1):
+            words = [f"{index:0{digits}d}_{self.base.experiment.name}"]
+            for key, value in settings.items():
+                parts = key.split(".")
+                # the last part, or two where another axis ends alike
+                word = parts[-1] if ends.count(parts[-1]) == 1 else "_".join(parts[-2:])
+                words.append(f"{word}-{_spoken(value)}")
+            names.append(safe_name("__".join(words)))
+        return names
 
     def with_folds(
         self, path: Path | None, n_folds: int | None = None, repeats: int | None = None
@@ -140,30 +144,19 @@ class SweepConfig:
         for values in itertools.product(*self.axes.values()):
             settings = dict(zip(self.axes, values, strict=True))
             point = functools.reduce(_replaced, settings.items(), self.base)
-            idle = [key for key in idle_keys(point) if key in settings]
-            point = functools.reduce(_replaced, ((key, self.axes[key][0]) for key in idle), point)
+            # of what makes no difference the first value, so that such points are equal
+            idle = {key: self.axes[key][0] for key in idle_keys(point) if key in settings}
+            point = functools.reduce(_replaced, idle.items(), point)
             shown = {key: value for key, value in settings.items() if key not in idle}
             members.setdefault(_in_effect(point), (point, shown))
         return list(members.values())
-
-    def _name(self, index: str, settings: Mapping[str, Any]) -> str:
-        words = [f"{self._word(key)}-{_spoken(value)}" for key, value in settings.items()]
-        return safe_name("__".join([f"{index}_{self.base.experiment.name}", *words]))
-
-    def _word(self, key: str) -> str:
-        """The last part of an axis' key, or two where another axis ends alike."""
-        parts = key.split(".")
-        return (
-            parts[-1]
-            if sum(other.endswith(f".{parts[-1]}") for other in self.axes) == 1
-            else "_".join(parts[-2:])
-        )
 
 
 def _in_effect(point: PointConfig) -> str:
     """The same text for points that differ in spelling alone: no mixup has no kind, and pooled
     vectors are mixed in one way."""
-    mixup, kind = point.augmentation.mixup, kinds.load(point.head.kind)
+    mixup = point.augmentation.mixup
+    kind = kinds.load(point.head.kind)
     if not mixup.on:
         mixup = MixupConfig(enabled=False, disable_ratio=mixup.disable_ratio)
     elif kind.reads_pooled and mixup.kind == "pooled":
@@ -176,39 +169,32 @@ def _in_effect(point: PointConfig) -> str:
 def idle_keys(point: PointConfig) -> list[str]:
     """Keys that make no difference to a point: those its kind does not read, and settings of what
     is switched off."""
-    kind, mixup = kinds.load(point.head.kind), point.augmentation.mixup
-    idle = [
-        f"head.{name}" for name in HeadConfig.model_fields if name not in ("kind", *kind.settings)
-    ]
+    kind = kinds.load(point.head.kind)
+    mixup = point.augmentation.mixup
+    read = ("kind", *kind.settings)
+    idle = [f"head.{name}" for name in HeadConfig.model_fields if name not in read]
     if kind.seeded:
         idle.remove("head.seed")
-    if not kind.trained:
-        idle += [
-            f"{section}.{name}"
-            for section, model in (("optimization", OptimizationConfig), ("loss", LossConfig))
-            for name in model.model_fields
-            if name != "space"
-        ]
-        idle += ["loss.space"] if kind.own_space else []
+
+    if not kind.trained:  # a regressor: no steps, no mixing, of the loss the space alone
+        idle += [f"optimization.{name}" for name in OptimizationConfig.model_fields]
+        idle += [f"loss.{name}" for name in LossConfig.model_fields if name != "space"]
+        if kind.own_space:
+            idle.append("loss.space")
         return idle + [f"augmentation.mixup.{name}" for name in MixupConfig.model_fields]
+
     if not kind.has_state:
-        idle += [
-            "loss.state_weight",
-            "loss.height_weight",
-            "loss.intervals",
-            "loss.interval_weight",
-        ]
+        weights = ("state_weight", "height_weight", "intervals", "interval_weight")
+        idle += [f"loss.{name}" for name in weights]
     if not point.loss.intervals:
         idle.append("loss.interval_weight")
     if not mixup.enabled:
         idle.append("augmentation.mixup.kind")
     if not mixup.on:
         idle.append("augmentation.mixup.alpha")
-    return (
-        idle
-        if point.optimization.use_ema
-        else [*idle, "optimization.ema_decay", "optimization.ema_start_ratio"]
-    )
+    if not point.optimization.use_ema:
+        idle += ["optimization.ema_decay", "optimization.ema_start_ratio"]
+    return idle
 
 
 def safe_name(text: str) -> str:
@@ -231,9 +217,12 @@ def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[s
     first: dict[str, Any] = {}
     axes: dict[str, list] = {}
     for key, annotation, value in _leaves(raw, PointConfig, "", path):
-        if _is_axis(annotation, value):
+        is_list_key = typing.get_origin(annotation) is list
+        holds_lists = isinstance(value, list) and any(isinstance(each, list) for each in value)
+        if isinstance(value, list) and (holds_lists or not is_list_key):
             _check_axis(key, value, path)
-            axes[key], value = value, value[0]
+            axes[key] = value
+            value = value[0]
         _put(first, key, value)
     return first, axes
 
@@ -256,14 +245,6 @@ def _leaves(
             yield f"{prefix}{name}", annotation, value
 
 
-def _check_override(key: str, path: Path) -> None:
-    known = list(_keys(PointConfig))
-    if key not in known:
-        raise InputError(
-            f"{path}: {key}: no such key to override; {_nearest(key, known) or f'known: {known}'}"
-        )
-
-
 def _refuse_unknown(name: str, section: type[Section], prefix: str, path: Path) -> None:
     if name not in section.model_fields:
         here = [f"{prefix}{field}" for field in section.model_fields]
@@ -276,8 +257,7 @@ def _refuse_unknown(name: str, section: type[Section], prefix: str, path: Path) 
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    """A hint, or nothing if no key is near; the last word counts, since the sections before it are
-    mostly shared."""
+    """A hint, or nothing if no key is near; its last word counts, sections are mostly shared."""
     words = {each.rsplit(".", 1)[-1]: each for each in known}
     near = difflib.get_close_matches(key.rsplit(".", 1)[-1], words, n=1)
     return f"did you mean {words[near[0]]}?" if near else ""
@@ -291,21 +271,12 @@ def _keys(section: type[Section], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _is_axis(annotation: Any, value: Any) -> bool:
-    if not isinstance(value, list):
-        return False
-    return typing.get_origin(annotation) is not list or any(
-        isinstance(each, list) for each in value
-    )
-
-
 def _check_axis(key: str, values: list, path: Path) -> None:
     if any(key == shared or key.startswith(f"{shared}.") for shared in SHARED):
         raise InputError(
             f"{path}: {key}: found {reprlib.repr(values)}, but it cannot be a grid axis: points "
-            "share "
-            "rows, partners and draws in one pass; give one value here, and each other its own "
-            "sweep"
+            "share rows, partners and draws in one pass; give one value here, and each other its "
+            "own sweep"
         )
     if not values:
         raise InputError(f"{path}: {key}: no values; a grid axis needs at least one")
@@ -327,8 +298,10 @@ def _axis_values(base: PointConfig, key: str, values: list, path: Path) -> list:
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key, making the sections it needs; what is no section stays as it is, for the
-    schema to refuse."""
+    """Set a dotted key, making the sections it needs.
+
+    What is no section stays as it is, for the schema to refuse.
+    """
     name, _, rest = key.partition(".")
     if not rest:
         tree[name] = value
@@ -354,8 +327,8 @@ def _validated(data: dict[str, Any], path: Path) -> PointConfig:
         return PointConfig.model_validate(data, context={"kinds": kinds.names()})
     except ValidationError as err:
         wrong = [_explained(error) for error in err.errors(include_url=False)]
-        several = f"{len(wrong)} keys are wrong:" + list_some(wrong)
-        raise InputError(f"{path}: {wrong[0] if len(wrong) == 1 else several}") from err
+        text = wrong[0] if len(wrong) == 1 else f"{len(wrong)} keys are wrong:" + list_some(wrong)
+        raise InputError(f"{path}: {text}") from err
 
 
 def _explained(error: Mapping[str, Any]) -> str:

@@ -1,5 +1,4 @@
-"""What a sweep's numbers depend on, as it is kept beside them: nothing goes on under other
-settings, labels, folds or tokens."""
+"""What a sweep's numbers depend on, kept beside them: no sweep goes on under something else."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,10 +34,16 @@ class Identity:
 
     @classmethod
     def of(cls, sweep: Sweep, points: Sequence[int]) -> Self:
-        return cls(
-            {sweep.config.names[p]: _without_places(sweep.run_config(p)) for p in points},
-            sweep.facts,
-        )
+        settings = {}
+        for p in points:
+            point = sweep.run_config(p)
+            # a checkpoint keeps no paths, nor what may be a million ids a point
+            dataset = point.dataset.model_copy(update={"store": None, "images": []})
+            cv = point.cv.model_copy(update={"folds": None})
+            settings[sweep.config.names[p]] = point.model_copy(
+                update={"dataset": dataset, "cv": cv}
+            )
+        return cls(settings, sweep.facts)
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> Self:
@@ -48,9 +53,9 @@ class Identity:
         ValueError or KeyError if this is no identity.
         """
         saved = json.loads(text)
-        points = {
-            name: SweepConfig.of(point, {}, where).base for name, point in saved["points"].items()
-        }
+        points = {}
+        for name, point in saved["points"].items():
+            points[name] = SweepConfig.of(point, {}, where).base
         return cls(points, dict(saved["facts"]))
 
     def to_json(self) -> str:
@@ -71,32 +76,29 @@ class Identity:
 
 def check_settings(before: PointConfig, now: PointConfig, where: str, advice: str) -> None:
     """MismatchError with the first setting that moves a number and differs, and both its values."""
-    idle = set(idle_keys(before)) & set(idle_keys(now))
-    was, found = (dict(_leaves(point.model_dump(mode="json"))) for point in (before, now))
+    free = MOVE_NO_NUMBER | (set(idle_keys(before)) & set(idle_keys(now)))
+    was = dict(_leaves(before.model_dump(mode="json")))
+    found = dict(_leaves(now.model_dump(mode="json")))
     for key in found | was:
-        values = [json.dumps(leaves.get(key)) for leaves in (was, found)]
-        if len(set(values)) > 1 and key not in MOVE_NO_NUMBER | idle:
-            raise MismatchError(f"{where}: {key} was {values[0]} and is {values[1]} now; {advice}")
+        # as text: 1 and 1.0 are equal in Python, and another setting in a file
+        old = json.dumps(was.get(key))
+        new = json.dumps(found.get(key))
+        if old != new and key not in free:
+            raise MismatchError(f"{where}: {key} was {old} and is {new} now; {advice}")
 
 
 def check_facts(before: Mapping[str, str], now: Mapping[str, str], where: str, advice: str) -> None:
     """MismatchError with the first fact that differs; one that was not kept before is not
     compared."""
     for name, value in now.items():
-        if (was := before.get(name, value)) == value:
+        was = before.get(name, value)
+        if was == value:
             continue
         if name in ("labels", "folds"):
             raise MismatchError(
                 f"{where}: the {name} are not those that the sweep began with; {advice}"
             )
         raise MismatchError(f"{where}: {name} {value}, the sweep began with {was}; {advice}")
-
-
-def _without_places(point: PointConfig) -> PointConfig:
-    """A checkpoint keeps no paths, nor what may be a million ids a point."""
-    dataset = point.dataset.model_copy(update={"store": None, "images": []})
-    cv = point.cv.model_copy(update={"folds": None})
-    return point.model_copy(update={"dataset": dataset, "cv": cv})
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

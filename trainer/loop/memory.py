@@ -1,5 +1,4 @@
-"""Memory of a training process: keep what is freed, since every step asks for the same large
-buffers again."""
+"""Memory of a training process: keep what is freed, every step needs the same buffers again."""
 
 import ctypes
 

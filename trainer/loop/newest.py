@@ -1,5 +1,7 @@
-"""The sweep that was finished last, for who names none; by what sweeps say of themselves, since
-copying changes files' times."""
+"""The sweep that was finished last.
+
+By what sweeps say of themselves: copying changes the times of files.
+"""
 
 import time
 from dataclasses import dataclass
@@ -57,13 +59,10 @@ def newest_sweep(out: Path) -> tuple[Path, str]:
             f"give --sweep{unread}"
         )
     newest = max(finished)
-    n_others = len(finished) - 1
-    others = (
-        f"the newest of {n_others + 1} under {out}; --sweep names another"
-        if n_others
-        else f"the only one under {out}"
-    )
-    ahead = (
-        "; that is in the future, so a clock was wrong" if newest.when > datetime.now(UTC) else ""
-    )
+    others = f"the only one under {out}"
+    if len(finished) > 1:
+        others = f"the newest of {len(finished)} under {out}; --sweep names another"
+    ahead = ""
+    if newest.when > datetime.now(UTC):
+        ahead = "; that is in the future, so a clock was wrong"
     return newest.path, f"{newest.why}{ahead}, {others}{unread}"

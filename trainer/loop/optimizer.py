@@ -1,5 +1,4 @@
-"""AdamW over every head of a bank at once, each with its own rate and decay; warm-up, cosine;
-moving averages."""
+"""AdamW over every head of a bank at once, each with its own rate and decay; moving averages."""
 
 import math
 from collections.abc import Sequence
@@ -48,8 +47,7 @@ class BankOptimizer:
         self._update_average()
 
     def lr(self, g: int) -> float:
-        """Learning rate of point g at the coming step: linear warm-up, then half a cosine to
-        zero."""
+        """Learning rate of point g at the coming step: linear warm-up, then half a cosine to 0."""
         settings = self.points[g].optimization
         warm = settings.warmup_rate * self.n_steps
         if self.n_done < warm:
@@ -63,18 +61,16 @@ class BankOptimizer:
     def _update_average(self) -> None:
         """Move the average towards the weights; until its start, and where it is off, it is the
         weights themselves."""
-        weight_G = torch.tensor(
-            [self._average_weight(point) for point in self.points], dtype=torch.float64
-        )
+        weights = []
+        for point in self.points:
+            settings = point.optimization
+            begun = settings.use_ema and self.n_done > settings.ema_start_ratio * self.n_steps
+            weights.append(1 - settings.average_decay(self.n_steps) if begun else 1.0)
+        weight_G = torch.tensor(weights, dtype=torch.float64)
         with torch.no_grad():
             for name, tensor in self.bank.tensors.items():
                 average = self.average[name]
                 average.lerp_(tensor, weight_G.to(tensor).view(1, -1, *(1,) * (tensor.dim() - 2)))
-
-    def _average_weight(self, point: PointConfig) -> float:
-        settings = point.optimization
-        begun = settings.use_ema and self.n_done > settings.ema_start_ratio * self.n_steps
-        return 1 - settings.average_decay(self.n_steps) if begun else 1.0
 
 
 def _slice(tensor: Tensor, q: int, g: int) -> nn.Parameter:

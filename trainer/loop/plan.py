@@ -1,5 +1,4 @@
-"""What a sweep will cost, before it starts: heads, passes, bytes read, memory; and how points are
-dealt into passes."""
+"""What a sweep will cost, before it starts, and how its points are dealt into passes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,10 @@ its way; and six in a checkpoint that is being written."""
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's size. `passes` holds the points of each pass over the rows; regressors need
-    none."""
+    """A sweep's size."""
 
     passes: list[list[int]]
+    """Points of each pass over the rows; regressors need none."""
     n_regressors: int
     n_splits: int
     n_steps: int
@@ -55,19 +54,15 @@ class Plan:
 
     def __str__(self) -> str:
         n_points = sum(map(len, self.passes))
-        fitted = (
-            f", and {self.n_regressors * self.n_splits} regressors" if self.n_regressors else ""
-        )
-        tokens = (
-            f"{self.bytes_read / 1e9:.3g} GB of tokens"
-            if self.bytes_read
-            else "class tokens and pooled vectors alone"
-        )
-        reads = (
-            f", {self.reads_per_row:.2f} reads of a row an epoch"
-            if self.passes
-            else ", once a split"
-        )
+        fitted = ""
+        if self.n_regressors:
+            fitted = f", and {self.n_regressors * self.n_splits} regressors"
+        tokens = "class tokens and pooled vectors alone"
+        if self.bytes_read:
+            tokens = f"{self.bytes_read / 1e9:.3g} GB of tokens"
+        reads = ", once a split"
+        if self.passes:
+            reads = f", {self.reads_per_row:.2f} reads of a row an epoch"
         return (
             f"heads    {n_points * self.n_splits} = {self.n_splits} splits x {n_points} "
             f"points{fitted}\n"
@@ -86,13 +81,18 @@ def plan_sweep(
     alone, not from the memory that happens to be free: in float32 other passes give other
     roundings. InputError for more passes than there are points to train.
     """
-    base, tokens, splits = config.base, data.store.spec.tokens, list(splits)
-    n_crops = len(splits) * base.trainer.batch_size * tokens.n_tiles
-    needs, fits = {}, []
+    base = config.base
+    tokens = data.store.spec.tokens
+    n_tiles = len(splits) * base.trainer.batch_size * tokens.n_tiles  # of a step
+    needs = {}
+    fits = []
     for p, point in enumerate(config.points):
-        if kinds.load(point.head.kind).trained:
+        kind = kinds.load(point.head.kind)
+        if kind.trained:
             shape = HeadShape.of(point, tokens, data.states)
-            needs[p] = _point_bytes(shape, len(splits), n_crops)
+            parameters = len(splits) * shape.n_parameters * COPIES
+            activations = n_tiles * shape.n_patches * kind.floats_per_patch
+            needs[p] = 4 * (parameters + activations)  # bytes of a float32
         else:
             fits.append(fit_bytes(point, data, splits))
     if base.trainer.passes is None:
@@ -100,24 +100,26 @@ def plan_sweep(
     else:
         passes = _deal_into(needs, base.trainer.passes)
 
-    row_bytes = (
-        data.store.layout.extents["patches"].array.row_bytes if data.store.spec.has_patches else 0
-    )
-    reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
-    held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
-    closing = held_out * (len(base.inference.tta_indices) if base.cv.tta else 1)
-    rows_a_pass = base.trainer.num_epochs * (reads + held_out) + closing
-    reading = sum(
-        any(kinds.load(config.points[p].head.kind).reads_patches for p in part) for part in passes
-    )
+    row_bytes = 0
+    if data.store.spec.has_patches:
+        row_bytes = data.store.layout.extents["patches"].array.row_bytes
+    n_reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
+    n_held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
+    # view 0 after every epoch, all views of inference at the end
+    n_closing = n_held_out * (len(base.inference.tta_indices) if base.cv.tta else 1)
+    rows_a_pass = base.trainer.num_epochs * (n_reads + n_held_out) + n_closing
+    n_reading = 0  # passes with a head that reads patch tokens
+    for part in passes:
+        of_pass = [kinds.load(config.points[p].head.kind) for p in part]
+        n_reading += any(kind.reads_patches for kind in of_pass)
     return Plan(
         passes=passes,
         n_regressors=len(fits),
         n_splits=len(splits),
         n_steps=stream.n_steps,
         n_epochs=base.trainer.num_epochs,
-        bytes_read=reading * rows_a_pass * row_bytes,
-        reads_per_row=reads / data.n_images,
+        bytes_read=n_reading * rows_a_pass * row_bytes,
+        reads_per_row=n_reads / data.n_images,
         pass_bytes=max((sum(needs[p] for p in part) for part in passes), default=0),
         fit_bytes=max(fits, default=0),
     )
@@ -126,19 +128,18 @@ def plan_sweep(
 def too_large(plan: Plan, device: torch.device) -> str | None:
     """Why the largest pass, or the largest fit of a regressor, cannot run here. None if both
     can."""
-    usable, main = device_memory(device), usable_memory()
+    usable = device_memory(device)
     if plan.pass_bytes > usable.n_bytes:
         return (
             f"trainer.memory_gb: the largest pass needs {plan.pass_bytes / 1e9:.3g} GB, and on "
-            f"{device} this "
-            f"process may use {usable}; lower trainer.memory_gb (or give --passes), or train fewer "
-            "points at once"
+            f"{device} this process may use {usable}; lower trainer.memory_gb (or give --passes), "
+            "or train fewer points at once"
         )
+    main = usable_memory()  # regressors are fitted on the CPU
     if plan.fit_bytes > main.n_bytes:
         return (
             f"head.features: the largest fit of a regressor needs {plan.fit_bytes / 1e9:.3g} GB, "
-            "and this process "
-            f"may use {main}; name fewer head.features, or leave the kind out"
+            f"and this process may use {main}; name fewer head.features, or leave the kind out"
         )
     return None
 
@@ -146,9 +147,8 @@ def too_large(plan: Plan, device: torch.device) -> str | None:
 def fit_bytes(point: PointConfig, data: TrainingData, splits: Sequence[Split]) -> int:
     """About what a regressor's largest fit needs."""
     n_features = len(point.head.features) * data.store.spec.tokens.width
-    return kinds.load(point.head.kind).fit_bytes(
-        max(len(split.train_N) for split in splits), n_features
-    )
+    n_rows = max(len(split.train_N) for split in splits)
+    return kinds.load(point.head.kind).fit_bytes(n_rows, n_features)
 
 
 def device_memory(device: torch.device) -> Memory:
@@ -156,13 +156,6 @@ def device_memory(device: torch.device) -> Memory:
     if device.type == "cuda":
         return Memory(torch.cuda.mem_get_info(device)[0], "free")
     return usable_memory()
-
-
-def _point_bytes(shape: HeadShape, n_splits: int, n_crops: int) -> int:
-    return 4 * (
-        n_splits * shape.n_parameters * COPIES
-        + n_crops * shape.n_patches * kinds.load(shape.kind).floats_per_patch
-    )
 
 
 def _deal(needs: Mapping[int, int], budget: int) -> list[list[int]]:
@@ -183,10 +176,11 @@ def _deal_into(needs: Mapping[int, int], n_passes: int) -> list[list[int]]:
     if n_passes > len(needs):
         raise InputError(
             f"trainer.passes (--passes) {n_passes}: there are {len(needs)} points to train in "
-            "passes; "
-            "give at most as many"
+            "passes; give at most as many"
         )
-    low, high = max(needs.values()), sum(needs.values())
+    # the least budget that does, by bisection
+    low = max(needs.values())
+    high = sum(needs.values())
     while low < high:
         middle = (low + high) // 2
         if len(_deal(needs, middle)) <= n_passes:
@@ -195,7 +189,7 @@ def _deal_into(needs: Mapping[int, int], n_passes: int) -> list[list[int]]:
             low = middle + 1
     passes = _deal(needs, low)
 
-    while len(passes) < n_passes:  # fewer would do for this budget, but so many were asked for
+    while len(passes) < n_passes:  # fewer would do for this budget: halve the longest
         i = max(range(len(passes)), key=lambda i: len(passes[i]))
         half = len(passes[i]) // 2
         passes[i : i + 1] = [passes[i][:half], passes[i][half:]]

@@ -1,5 +1,7 @@
-"""A sweep ready to run: what a config, a store and its folds come to. What can be refused is
-refused here, before any step."""
+"""A sweep ready to run: what a config, a store and its folds come to.
+
+What can be refused is refused here, before any step.
+"""
 
 import functools
 import hashlib
@@ -16,7 +18,7 @@ from featurestore.photos.catalog import TARGETS
 from featurestore.photos.labels import check_balance, height_remarks
 from featurestore.photos.sites import has_sites, warn_of_sites
 from featurestore.store import FeatureStore
-from trainer.config.sections import BalanceTolerance, PointConfig, forgetting
+from trainer.config.sections import PointConfig, forgetting
 from trainer.data.dataset import TrainingData
 from trainer.data.splits import make_splits, read_splits, shape_of
 from trainer.data.stream import Split, Stream, make_splits_of
@@ -72,7 +74,8 @@ class Sweep:
     def facts(self) -> dict[str, str]:
         """What its numbers depend on besides its settings: which tokens, and SHA-256 of labels and
         folds of the images used."""
-        spec, catalog = self.data.store.spec, self.data.catalog
+        spec = self.data.store.spec
+        catalog = self.data.catalog
         labels = catalog[[name for name in LABELS if name in catalog]]
         return {
             "fingerprint": spec.fingerprint,
@@ -94,41 +97,35 @@ class Sweep:
     @property
     def remarks(self) -> list[str]:
         """What somebody who chose these settings may not have meant, a sentence each."""
+        remarks = []
+        trained = [point for point in self.config.points if kinds.load(point.head.kind).trained]
         n_steps = max(1, self.n_batches // self.base.trainer.gradient_accumulation_steps)
-        decays = {
-            point.optimization.average_decay(n_steps)
-            for point in self.config.points
-            if kinds.load(point.head.kind).trained and point.optimization.use_ema
-        }
-        remarks = [
-            f"optimization.ema_decay {decay:g} leaves {decay**n_steps:.0%} of the first weights in "
-            "the averages after all "
-            f"{n_steps} steps; lower it, to {forgetting(n_steps):.2g} say, or train longer"
-            for decay in sorted(decays)
-            if decay**n_steps > MOST_LEFT
-        ]
+        averaging = [point.optimization for point in trained if point.optimization.use_ema]
+        for decay in sorted({settings.average_decay(n_steps) for settings in averaging}):
+            left = decay**n_steps
+            if left > MOST_LEFT:
+                remarks.append(
+                    f"optimization.ema_decay {decay:g} leaves {left:.0%} of the first weights in "
+                    f"the averages after all {n_steps} steps; lower it, to "
+                    f"{forgetting(n_steps):.2g} say, or train longer"
+                )
         if told := self.base.cv.lone_fold:
             remarks.append(told)
         truth_N5 = self.data.truth_N5
         if truth_N5.min() == truth_N5.max():
             remarks.append(
                 f"there is no score: all masses are {truth_N5.max():g} g, and R2 compares errors "
-                "with how much masses "
-                "differ; check the labels in train.csv"
+                "with how much masses differ; check the labels in train.csv"
             )
-        return remarks + self._site_remarks()
-
-    def _site_remarks(self) -> list[str]:
         if self.folds["site"].duplicated().any():
-            return []
-        remarks = []
+            return remarks
+
+        # each photograph is its own site
         if not has_sites(self.data.catalog):
             remarks.append(
                 "the catalog does not tell State and Sampling_Date, so each photograph is its own "
-                "site; where "
-                "photographs of one visit err together, intervals are too narrow"
+                "site; where photographs of one visit err together, intervals are too narrow"
             )
-        trained = [point for point in self.config.points if kinds.load(point.head.kind).trained]
         if any(point.augmentation.mixup.kind == "same_site" for point in trained):
             remarks.append(
                 "augmentation.mixup.kind same_site mixes nothing: no site has two photographs"
@@ -143,7 +140,11 @@ class Sweep:
     def run_config(self, p: int) -> PointConfig:
         """A point's settings as its run folder keeps them: with what its heads were trained on."""
         point = self.config.points[p]
-        fold = "all" if not self.holds_out else None if point.cv.fold == "all" else point.cv.fold
+        fold = point.cv.fold
+        if not self.holds_out:
+            fold = "all"
+        elif fold == "all":  # every fold here; the refit has a run folder of its own
+            fold = None
         return point.model_copy(update={"cv": point.cv.model_copy(update={"fold": fold})})
 
     def plan(self) -> Plan:
@@ -177,7 +178,10 @@ def prepare_sweep(
     if base.dataset.store is None:
         raise InputError("dataset.store: no store; name one in the config or with --store")
     data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device), check)
-    _check_labels(data, base.dataset.balance_tolerance, begun)
+    for remark in height_remarks(data.catalog):
+        warnings.warn(f"{data.store.path}: {remark}", stacklevel=2)
+    tolerance = base.dataset.balance_tolerance
+    check_balance(data.catalog, data.store.path, tolerance.grams, tolerance.share, begun)
     _check_kinds(config, data.store)
     _check_rules(config, data.states)
     if base.trainer.tensorboard:
@@ -206,27 +210,21 @@ def prepare_sweep(
     return Sweep.of(config, data, folds)
 
 
-def _check_labels(data: TrainingData, tolerance: BalanceTolerance, begun: bool) -> None:
-    for remark in height_remarks(data.catalog):
-        warnings.warn(f"{data.store.path}: {remark}", stacklevel=3)
-    check_balance(data.catalog, data.store.path, tolerance.grams, tolerance.share, begun)
-
-
 def _sha256(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def _check_kinds(config: SweepConfig, store: FeatureStore) -> None:
     """A kind that reads patch tokens finds none in a pooled store."""
-    asked = dict.fromkeys(point.head.kind for point in config.points)
-    if not store.spec.has_patches and (
-        reading := [kind for kind in asked if kinds.load(kind).reads_patches]
-    ):
+    if store.spec.has_patches:
+        return
+    used = dict.fromkeys(point.head.kind for point in config.points)  # once each, in order
+    reading = [kind for kind in used if kinds.load(kind).reads_patches]
+    if reading:
         fit = [kind for kind in kinds.names() if not kinds.load(kind).reads_patches]
         raise MismatchError(
             f"{store.path}: a pooled store, it holds no patch tokens for head.kind "
-            f"{', '.join(reading)}; choose "
-            f"among {', '.join(fit)}, or build a store with them"
+            f"{', '.join(reading)}; choose among {', '.join(fit)}, or build a store with them"
         )
 
 
@@ -237,6 +235,6 @@ def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:
         if needing and not (states and kind.trained and kind.has_state):
             raise InputError(
                 f"{name}: inference.postprocess: {', '.join(needing)} needs the State that heads "
-                "predict, and "
-                f"{point.head.kind if states else 'the catalog'} tells none; leave it out"
+                f"predict, and {point.head.kind if states else 'the catalog'} tells none; leave it "
+                "out"
             )

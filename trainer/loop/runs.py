@@ -1,5 +1,7 @@
-"""The folders a sweep leaves: one for the sweep, in it one for each point; every file appears
-whole."""
+"""The folders a sweep leaves: one for the sweep, in it one for each point.
+
+Every file appears whole.
+"""
 
 import itertools
 import json
@@ -20,7 +22,7 @@ from featurestore.store import FeatureStore
 from trainer.config.sections import PointConfig, dump_yaml
 from trainer.heads import kinds
 from trainer.heads.bank import HeadShape
-from trainer.heads.saved import Kept, read_head
+from trainer.heads.saved import read_head
 from trainer.loop.grid import load_point, safe_name
 from trainer.score.metrics import MASSES
 
@@ -43,16 +45,12 @@ class RunFolder:
         are dropped."""
         (self.path / "weights").mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "config.yaml", dump_yaml(config))
-        write_whole(
-            self.path / "spec.json",
-            dump_json(
-                {
-                    "store": json.loads(store.spec.to_json()),
-                    "states": states,
-                    "store_folder": store.folder,
-                }
-            ),
-        )
+        spec = {
+            "store": json.loads(store.spec.to_json()),
+            "states": states,
+            "store_folder": store.folder,
+        }
+        write_whole(self.path / "spec.json", dump_json(spec))
         log = self.path / "metrics.jsonl"
         lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
         write_whole(log, "".join(lines[:n_epochs]))
@@ -81,8 +79,10 @@ class RunFolder:
 
     @property
     def store_folder(self) -> Path:
-        """Where the store lay, and the backbone's weights beside it; what is not absolute is meant
-        from the run's folder."""
+        """Where the store lay, and the backbone's weights beside it.
+
+        A path that is not absolute starts at the run's folder.
+        """
         return self.path / self._spec_json()["store_folder"]
 
     @property
@@ -118,30 +118,24 @@ class RunFolder:
         InputError if one is missing or damaged, MismatchError if it holds other tensors than a head
         of this run.
         """
-        files = [
-            self.path / "weights" / name
-            for name in self.head_files(which, folds)
-            if name not in without
-        ]
+        names = [name for name in self.head_files(which, folds) if name not in without]
+        files = [self.path / "weights" / name for name in names]
         if missing := [f.name for f in files if not f.is_file()]:
             raise InputError(
                 f"{self.path}: no {which} weights {', '.join(missing)}; the run is unfinished, a "
-                "head "
-                "failed, or files were lost; choose other --folds or --weights"
+                "head failed, or files were lost; choose other --folds or --weights"
             )
-        expected = self._head_tensors()
-        return {f.name: read_head(f, expected) for f in files}
 
-    def _head_tensors(self) -> dict[str, Kept] | None:
-        """Type and shape of each tensor of a saved head; None for a kind that does not say."""
-        config, tokens = self.config, self.spec.tokens
+        # what the config makes of each tensor, before any is read; None: the kind does not say
+        config = self.config
+        tokens = self.spec.tokens
         kind = kinds.load(config.head.kind)
         if kind.trained:
-            return {
-                name: ("F32", shape)
-                for name, shape in HeadShape.of(config, tokens, self.states).tensors().items()
-            }
-        return kind.tensors(len(config.head.features) * tokens.width, len(MASSES))
+            shapes = HeadShape.of(config, tokens, self.states).tensors()
+            expected = {name: ("F32", shape) for name, shape in shapes.items()}
+        else:
+            expected = kind.tensors(len(config.head.features) * tokens.width, len(MASSES))
+        return {f.name: read_head(f, expected) for f in files}
 
     def splits(self, folds: list[int] | None = None) -> list[tuple[int, int] | None]:
         """(repeat, fold) of each head that `heads` gives, in its order; None for the one that
@@ -149,12 +143,9 @@ class RunFolder:
         cv = self.config.cv
         if cv.fold == "all":
             return [None]
-        made = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
-        return [
-            (repeat, fold)
-            for repeat in range(cv.repeats)
-            for fold in (made if folds is None else folds)
-        ]
+        if folds is None:
+            folds = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
+        return list(itertools.product(range(cv.repeats), folds))
 
     def head_files(self, which: str, folds: list[int] | None = None) -> list[str]:
         """Names of the files that `heads` reads, beside `splits`. InputError if the run cannot have
@@ -211,8 +202,7 @@ class SweepResult:
             "score_best",
             "best_epoch",
         ]
-        # regressors have no epochs to choose among: a sweep of them alone has no column of best
-        # ones
+        # a sweep of regressors alone has no columns of the best epoch
         there = [c for c in columns if c in self.summary]
         shown = self.summary[[c for c in there if self.summary[c].notna().any()]]
         rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
@@ -231,7 +221,8 @@ class SweepFolder:
         stamp = time.strftime(STAMP)
         check_writable(out)
         taken = {path.name for path in out.iterdir()}
-        names = (f"{stamp}{f'-{i}' if i else ''}_{safe_name(name)}" for i in itertools.count())
+        suffixes = itertools.chain([""], (f"-{i}" for i in itertools.count(1)))  # begun together
+        names = (f"{stamp}{suffix}_{safe_name(name)}" for suffix in suffixes)
         path = out / next(each for each in names if each not in taken)
         path.mkdir()
         return cls(path)
@@ -256,7 +247,14 @@ class SweepFolder:
     def result(self) -> SweepResult:
         """What a finished sweep found."""
         summary = read_json(self.path / SUMMARY, "best", "notes", "points")
-        failed = {point["name"]: _failure(point) for point in summary["points"] if _failure(point)}
+        failed = {}
+        for point in summary["points"]:
+            failure = point.get("failed")
+            steps = point.get("failed_at_batch")
+            if not failure and steps:  # written before `failed` was there
+                failure = f"its loss was no longer finite after {min(steps.values())} steps"
+            if failure:
+                failed[point["name"]] = failure
         return SweepResult(
             self.path,
             pd.read_csv(self.path / "summary.csv"),
@@ -290,15 +288,18 @@ def moved_places(recorded: Path, run: Path) -> list[Path]:
     """
     parts = recorded.parts[1:]
     ends = [Path(*parts[-n:]) for n in range(1, len(parts) + 1)]
-    folders = [
-        folder for folder in (run.absolute(), *run.absolute().parents) if folder != folder.parent
-    ]
-    return [place for folder in folders for place in (folder, *(folder / end for end in ends))]
+    places = []
+    for folder in (run.absolute(), *run.absolute().parents):
+        if folder != folder.parent:  # not in the root of all files
+            places.append(folder)
+            places += [folder / end for end in ends]
+    return places
 
 
 def head_file(which: str, repeat: int, fold: int, n_repeats: int) -> str:
     """best_fold0.safetensors; with repeats best_r00_fold0.safetensors."""
-    return f"{which}_{f'r{repeat:02d}_' if n_repeats > 1 else ''}fold{fold}.safetensors"
+    of_repeat = f"r{repeat:02d}_" if n_repeats > 1 else ""
+    return f"{which}_{of_repeat}fold{fold}.safetensors"
 
 
 def best_run(sweep: Path) -> Path:
@@ -316,8 +317,7 @@ def best_run(sweep: Path) -> Path:
     if best is None:
         raise InputError(
             f"{sweep}: there is no best run: all points failed, or are for reports only; lower "
-            "optimization.lr or "
-            "add another head.kind, and train again"
+            "optimization.lr or add another head.kind, and train again"
         )
     return sweep / best
 
@@ -340,16 +340,10 @@ def read_json(path: Path, *keys: str) -> dict:
         raise InputError(f"{path}: not the JSON of a sweep or run ({err})") from err
 
 
-def _failure(point: Mapping) -> str | None:
-    """Why a point of summary.json failed; those written before `failed` was there name the steps of
-    its heads alone."""
-    steps = point.get("failed_at_batch")
-    known = f"its loss was no longer finite after {min(steps.values())} steps" if steps else None
-    return point.get("failed") or known
-
-
 def dump_json(value: Mapping) -> str:
-    """JSON as UTF-8 can hold it: of a path whose name is not UTF-8 its bytes, as JSON's own
-    escapes, which reading gives back."""
+    """JSON as UTF-8 can hold it.
+
+    Bytes of a path that are not UTF-8 become JSON's own escapes, which reading gives back.
+    """
     text = json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n"
     return text.encode(errors="backslashreplace").decode()

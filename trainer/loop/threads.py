@@ -1,5 +1,4 @@
-"""With how many threads a sweep computes: torch splits a sum by their number, which changes how it
-is rounded."""
+"""With how many threads a sweep computes: their number changes how torch rounds sums."""
 
 import warnings
 from collections.abc import Iterator

@@ -1,0 +1,61 @@
+"""What heads begin with: the values of every tensor of a fresh bank."""
+
+from collections.abc import Mapping, Sequence
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.config.sections import PointConfig
+from trainer.heads.bank import Bank, HeadShape
+
+
+def new_bank(
+    shape: HeadShape,
+    splits: Sequence,
+    points: Sequence[PointConfig],
+    dtype: torch.dtype,
+    biases: Sequence[Mapping[str, np.ndarray]],
+    moments: dict[str, tuple[Tensor, Tensor]] | None,
+    device: torch.device,
+) -> Bank:
+    """Fresh heads: points of a split start alike, from draws keyed by (seed, repeat, fold, tensor)
+    and `head.seed`.
+
+    biases : for each split, values of the output biases; from zero they would take hundreds of
+        steps to get there.
+    """
+    seed = points[0].experiment.seed
+    points_of_seed: dict[int, list[int]] = {}
+    for g, point in enumerate(points):
+        points_of_seed.setdefault(point.head.seed, []).append(g)
+
+    tensors = {}
+    for name, size in shape.tensors().items():
+        # contiguous: a fused AdamW walks weight, gradient and moments as plain memory, whatever
+        # their strides say
+        tensor_QG = torch.empty(len(splits), len(points), *size[::-1], dtype=dtype, device=device)
+        for q, split in enumerate(splits):
+            address = (seed, split.repeat, split.fold)
+            for own_seed, same in points_of_seed.items():
+                if name in biases[q]:
+                    values = biases[q][name]
+                else:
+                    values = _initial(name, size, shape, address, own_seed)
+                tensor_QG[q, same] = torch.tensor(values.T, dtype=dtype, device=device)
+        tensors[name] = tensor_QG.requires_grad_()
+    rates = torch.tensor([point.head.dropout for point in points], dtype=dtype, device=device)
+    return Bank(shape, tensors, rates, moments)
+
+
+def _initial(
+    name: str, size: tuple[int, ...], shape: HeadShape, address: tuple[int, ...], own: int
+) -> np.ndarray:
+    """nn.Linear's and nn.LayerNorm's own defaults: uniform within 1 / sqrt(fan in); ones and
+    zeros."""
+    weight = shape.tensors()[f"{name.rsplit('.', 1)[0]}.weight"]
+    if len(weight) == 1:
+        return np.full(size, float(name.endswith("weight")))
+    rng = np.random.default_rng([*address, crc32(name.encode()), *([own] if own else [])])
+    return rng.uniform(-1, 1, size) / np.sqrt(weight[1])

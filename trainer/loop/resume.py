@@ -1,0 +1,157 @@
+"""resume_sweep: a sweep that was stopped goes on, if nothing it depends on has changed."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from featurestore.disk.urls import is_url
+from featurestore.errors import BiomassError, InputError, MismatchError
+from featurestore.store import FeatureStore
+from trainer.heads import kinds
+from trainer.loop.checkpoint import Checkpoint
+from trainer.loop.grid import SweepConfig
+from trainer.loop.identity import Identity, check_facts, check_settings
+from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.runs import SweepFolder, SweepResult, moved_places, read_json
+from trainer.loop.sweep import train_sweep
+from trainer.loop.threads import same_threads
+
+
+def resume_sweep(
+    path: Path,
+    fold: str | None = None,
+    store: Path | str | None = None,
+    progress: bool = True,
+    check: bool = True,
+) -> SweepResult:
+    """Go on with a sweep that was stopped, from the last checkpoint of each pass.
+
+    On CPU it ends with the same bits as without the stop. It computes with as many threads as the
+    sweep began with, and warns where torch cannot set that number.
+
+    Parameters
+    ----------
+    store : where its store is now, path or URL; None is where it was, or where it is if it was
+        moved together with the sweep.
+    fold : "all" refits the chosen point on all images afterwards; so it can be asked of a finished
+        sweep too.
+    check : as in `run_sweep`.
+
+    Raises InputError if the folder is no sweep's, or the images that can be used are others;
+    MismatchError if tokens, labels, folds, or settings that move a number are no longer those it
+    began with.
+    """
+    file = path / "sweep.json"
+    plan = read_json(file, "base", "axes", "passes", "device", "fingerprint")
+    with same_threads(plan.get("threads"), file):
+        recorded = plan["base"]["dataset"]["store"]
+        plan["base"]["dataset"]["store"] = str(
+            store or find_store(recorded, path, plan["fingerprint"])
+        )
+        given = SweepConfig.of(plan["base"], plan["axes"], file)
+
+        # The folds as the sweep wrote them: they hold whatever made them. The configs of its runs
+        # go on naming what did.
+        own_folds = given.with_folds(path / "folds.csv")
+        sweep = prepare_sweep(own_folds, plan["device"], begun=True, check=check)
+        sweep = replace(sweep, config=sweep.config.with_folds(given.base.cv.folds))
+
+        # sweeps made before this was kept pooled in float32
+        began = {"pooled_dtype": "float32", **plan}
+        advice = "bring back that store and folds.csv, or begin a new sweep"
+        check_facts(began, sweep.facts, f"{sweep.data.store.path}, {path / 'folds.csv'}", advice)
+
+        folder = SweepFolder(path)
+        refits = fold == "all" or sweep.base.cv.fold == "all"
+        if folder.is_finished:
+            if not refits or folder.is_refitted:
+                raise InputError(
+                    f"{path}: this sweep is finished, there is nothing to resume; --fold all "
+                    "refits its best point on all images"
+                )
+            _check_finished(sweep, folder, "labels" in plan)
+        _check_checkpoints(sweep, folder, plan["passes"])
+        return train_sweep(sweep, folder, plan["passes"], refits, progress)
+
+
+def _check_finished(sweep: Sweep, folder: SweepFolder, has_digests: bool) -> None:
+    """A refit must be of the point that was chosen, as it was trained; MismatchError if sweep.json
+    says something else now."""
+    best = folder.result().best
+    if best is None:
+        return
+
+    plan = folder.path / "sweep.json"
+    if best not in sweep.config.names:
+        raise MismatchError(
+            f"{plan}: has no point {best} any more, which the sweep found best; bring back the "
+            "file as it was"
+        )
+    now = sweep.run_config(sweep.config.names.index(best))
+    advice = f"it was {best}'s when the sweep was trained: bring that back"
+    check_settings(folder.run(best).config, now, str(plan), advice)
+
+    if not has_digests:
+        warnings.warn(
+            f"{plan}: made before sweeps kept digests of labels and folds; whether they are still "
+            "the same is not known",
+            stacklevel=3,
+        )
+
+
+def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]]) -> None:
+    """MismatchError, before regressors are fitted and their runs written, if a checkpoint is not of
+    these passes and settings."""
+    plan = folder.path / "sweep.json"
+    trained = {
+        p for p, point in enumerate(sweep.config.points) if kinds.load(point.head.kind).trained
+    }
+    if {p for points in passes for p in points} != trained:
+        raise MismatchError(
+            f"{plan}: its passes train the points {list(passes)}, its grid has {sorted(trained)} "
+            "to train; bring back the file as it was"
+        )
+
+    refit = folder.checkpoint("refit")
+    known = {refit, *map(folder.checkpoint, passes)}
+    for file in sorted(refit.parent.glob("*.safetensors")):
+        if file.with_name(file.name.removeprefix("previous_")) not in known:
+            raise MismatchError(
+                f"{file}: of no pass in {plan.name}; bring back that file as it was, or remove the "
+                "checkpoint to train from the first epoch"
+            )
+    for points in passes:
+        Checkpoint(folder.checkpoint(points)).check(Identity.of(sweep, points))
+
+
+def find_store(recorded: str, sweep: Path, fingerprint: str) -> str:
+    """Where the sweep's store is: where it was, or at the same place beside the sweep, if all was
+    moved together."""
+    if is_url(recorded):
+        return recorded
+
+    was = Path(recorded)
+    for place in (was, *moved_places(was, sweep)):
+        if place.name != was.name or not os.path.exists(place):
+            continue
+        try:
+            with FeatureStore.open(place) as opened:
+                is_same = opened.spec.fingerprint == fingerprint
+        except BiomassError:  # something else of that name
+            continue
+        if is_same:
+            if place != was:
+                warnings.warn(
+                    f"{recorded}: not there, or another store now; the sweep's store is {place}",
+                    stacklevel=3,
+                )
+            return str(place)
+
+    if not was.exists():
+        raise InputError(
+            f"{recorded}: the sweep's store is no longer there, nor at the same place beside "
+            f"{sweep} or above it; name its place with --store"
+        )
+    return recorded
