@@ -1,5 +1,4 @@
-"""Every key of a sweep's YAML, its default and meaning, as the models have them: `python -m
-trainer.config.reference` prints it."""
+"""Every key of a sweep's YAML, its default and meaning; `python -m trainer.config.reference`."""
 
 import json
 from collections.abc import Iterator
@@ -30,11 +29,12 @@ trainer.config.reference` prints this page.
 
 def reference() -> str:
     """The page, Markdown."""
-    rows = [
-        f"| `{key}` | {_default(field)} | {_cell(field.description or '')} |\n"
-        for key, field in _leaves(PointConfig)
-    ]
-    return HEAD + "".join(rows)
+    page = HEAD
+    for key, field in _leaves(PointConfig):
+        default = "needed" if field.is_required() else f"`{json.dumps(field.default)}`"
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        page += f"| `{key}` | {default} | {meaning} |\n"
+    return page
 
 
 def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -43,14 +43,6 @@ def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Fie
             yield from _leaves(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name, field
-
-
-def _default(field: FieldInfo) -> str:
-    return "needed" if field.is_required() else f"`{json.dumps(field.default)}`"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 if __name__ == "__main__":

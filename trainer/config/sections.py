@@ -317,8 +317,8 @@ class CvConfig(Section):
         heads = "one head" if self.repeats == 1 else f"{self.repeats} heads"
         return (
             f"only fold {self.fold} of {self.n_folds} is trained (cv.fold, --fold): scores are of "
-            "the images that it holds "
-            f"out, and {heads} a point can predict; train without it for all folds"
+            f"the images that it holds out, and {heads} a point can predict; train without it for "
+            "all folds"
         )
 
     @model_validator(mode="after")
@@ -365,8 +365,6 @@ class PointConfig(Section):
 
 
 def dump_yaml(model: PointConfig) -> str:
-    """The config as YAML, every default written out; `PointConfig.load` of it gives an equal
-    config."""
-    return yaml.safe_dump(
-        model.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120
-    )
+    """The config as YAML, every default written out; `load_point` gives an equal config."""
+    values = model.model_dump(mode="json")
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)

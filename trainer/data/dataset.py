@@ -1,5 +1,4 @@
-"""What a sweep takes from a store besides patch tokens: checks, labels, class tokens, channel
-moments."""
+"""What a sweep takes from a store besides patch tokens: labels, class tokens, channel moments."""
 
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -29,8 +28,10 @@ LEAST_STD = 1e-2
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A store open for training, and its labels. Positions of images are those in `catalog`: of the
-    images that are used."""
+    """A store open for training, and its labels.
+
+    Positions of images are those in `catalog`, which holds the images that are used.
+    """
 
     store: FeatureStore
     images_N: np.ndarray
@@ -110,15 +111,14 @@ class TrainingData:
 
         StoreDamaged, before any of them learns from it, if a row is not what was committed.
         """
-        self.check_rows(
-            self.stored(batch.rows_U2), patches=any(kind.reads_patches for kind in kinds)
-        )
-        pooled = any(kind.reads_pooled for kind in kinds)
+        reads_patches = any(kind.reads_patches for kind in kinds)
+        self.check_rows(self.stored(batch.rows_U2), reads_patches)
+        reads_pooled = any(kind.reads_pooled for kind in kinds)
         return Inputs(
             rows,
             batch.own_QB,
             self.cls_tokens(batch),
-            self.pooled_rows(batch) if pooled else None,
+            self.pooled_rows(batch) if reads_pooled else None,
             half=self.half,
         )
 
@@ -127,7 +127,8 @@ class TrainingData:
         predict from."""
         stored_n = self.images_N[images_n]
         self.check_rows(np.stack([stored_n, np.full(len(stored_n), view)], 1), patches=False)
-        cls_NTD, pooled_NT5D = (self.store.array(name)[:, view] for name in ("cls", "pooled"))
+        cls_NTD = self.store.array("cls")[:, view]
+        pooled_NT5D = self.store.array("pooled")[:, view]
         return pooled_features(cls_NTD, pooled_NT5D, names, stored_n)
 
     def moments(
@@ -138,41 +139,41 @@ class TrainingData:
 
         From the stored pooled rows, so no patch token is read.
         """
-        moments, n_Q1 = {}, np.array([[len(s.train_N)] for s in splits])
+        moments = {}
+        n_Q1 = np.array([[len(split.train_N)] for split in splits])
         for part in parts:
-            sums_Q2D = self._sums(part, [s.train_N for s in splits])
-            mean_QD, square_QD = sums_Q2D[:, 0] / n_Q1, sums_Q2D[:, 1] / n_Q1
+            # over each split's training images: sums of their mean and of their mean square
+            sums_Q2D = np.zeros((len(splits), 2, self.store.spec.tokens.width))
+            for block in _blocks(self.n_images, self.store.array("cls")[0].size):
+                means_n2D = self._means(part, self.images_N[block])
+                for q, split in enumerate(splits):
+                    train_N = split.train_N
+                    inside_N = (train_N >= block.start) & (train_N < block.stop)
+                    own_n2D = means_n2D[train_N[inside_N] - block.start]
+                    # the sum so far as the first row: images are added one after another, wherever
+                    # blocks end
+                    sums_Q2D[q] = np.concatenate([sums_Q2D[q][None], own_n2D]).sum(0)
+
+            mean_QD = sums_Q2D[:, 0] / n_Q1
+            square_QD = sums_Q2D[:, 1] / n_Q1
+            # rounding may make the difference negative; the last term keeps a channel of zeros
             variance_QD = np.maximum(square_QD - mean_QD**2, LEAST_STD**2 * square_QD + 1e-12)
             moments[part] = self._tensor(mean_QD), self._tensor(np.sqrt(variance_QD))
         return moments
 
-    def _sums(self, part: str, trains: Sequence[np.ndarray]) -> np.ndarray:
-        """(Q, 2, D) over each split's training images: the sums of their mean and of their mean
-        square."""
-        sums_Q2D = np.zeros((len(trains), 2, self.store.spec.tokens.width))
-        for block in _blocks(self.n_images, self.store.array("cls")[0].size):
-            means_n2D = self._means(part, self.images_N[block])
-            for q, train_N in enumerate(trains):
-                inside = train_N[(train_N >= block.start) & (train_N < block.stop)] - block.start
-                # the sum so far as the first row: images are added one after another, wherever
-                # blocks end
-                sums_Q2D[q] = np.concatenate([sums_Q2D[q][None], means_n2D[inside]]).sum(0)
-        return sums_Q2D
-
     def _means(self, part: str, stored_n: np.ndarray) -> np.ndarray:
-        """(n, 2, D) each image's mean and mean square of a part, over views and tiles (and
-        patches)."""
+        """(n, 2, D) each image's mean and mean square of a part, over views, tiles and patches."""
         views_V = np.arange(len(self.store.view_names))
-        self.check_rows(
-            np.stack(np.meshgrid(stored_n, views_V, indexing="ij"), -1).reshape(-1, 2),
-            patches=False,
-        )
+        rows_nV2 = np.stack(np.meshgrid(stored_n, views_V, indexing="ij"), -1)
+        self.check_rows(rows_nV2.reshape(-1, 2), patches=False)
+        std = 0.0
         if part == "cls":
-            mean, std = self.store.array("cls")[stored_n].astype(np.float64), 0.0
-        elif part == "patch":
-            mean, std = (self._vector(name, stored_n) for name in ("mean", "std"))
+            mean = self.store.array("cls")[stored_n].astype(np.float64)
+        elif part == "patch":  # of each row's patches; E[x^2] = mean^2 + std^2
+            mean = self._vector("mean", stored_n)
+            std = self._vector("std", stored_n)
         else:
-            mean, std = self._vector(part, stored_n), 0.0
+            mean = self._vector(part, stored_n)
         return np.stack([mean.mean((1, 2)), (mean**2 + std**2).mean((1, 2))], 1)
 
     def _vector(self, name: str, stored_n: np.ndarray) -> np.ndarray:
@@ -192,10 +193,12 @@ def pooled_features(
     """(n, F) float64: the named vectors one after another, averaged over tiles, of some images or
     all.
 
-    M = len(names), F = M D. What is not named is not read, and beside the result there is one block
-    of a vector.
+    M = len(names), F = M D. What is not named is not read; the result apart, one block of a vector
+    is in memory.
     """
-    vectors = {"cls": cls_NTD} | {name: pooled_NT5D[:, :, i] for i, name in enumerate(POOLED)}
+    vectors = {"cls": cls_NTD}
+    for i, name in enumerate(POOLED):
+        vectors[name] = pooled_NT5D[:, :, i]
     images_n = np.arange(len(cls_NTD)) if images_n is None else images_n
     x_nMD = np.empty((len(images_n), len(names), cls_NTD.shape[-1]))
     for k, name in enumerate(names):
@@ -220,7 +223,16 @@ def used_images(store: FeatureStore, ids: Sequence[str] = ()) -> np.ndarray:
     left.
     """
     if ids:
-        return _named_images(store, ids)
+        sealed_N = np.asarray(store.sealed)
+        known = store.catalog["image_id"].iloc[sealed_N]
+        ids = spelled_as(ids, known)
+        if unknown := sorted(set(ids) - set(known)):
+            raise InputError(
+                f"{store.path}: has no such images, or no tokens of them (dataset.images, "
+                f"--images):{list_some(unknown)}"
+            )
+        return sealed_N[known.isin(ids).to_numpy()]
+
     skipped = store.skipped
     images_N = np.setdiff1d(np.arange(store.n_images), skipped)
     for image in np.setdiff1d(images_N, store.sealed):
@@ -234,34 +246,22 @@ def used_images(store: FeatureStore, ids: Sequence[str] = ()) -> np.ndarray:
         ids = store.catalog["image_id"][skipped].tolist()
         warnings.warn(
             f"{store.path}: {len(skipped)} of {store.n_images} images have no tokens and are left "
-            "out, their "
-            f"photographs were missing or damaged when it was built:{list_some(ids, 5)}",
+            "out, their photographs were missing or damaged when it was built:"
+            f"{list_some(ids, 5)}",
             stacklevel=2,
         )
     return images_N
 
 
-def _named_images(store: FeatureStore, ids: Sequence[str]) -> np.ndarray:
-    sealed_N = np.asarray(store.sealed)
-    known = store.catalog["image_id"].iloc[sealed_N]
-    ids = spelled_as(ids, known)
-    if unknown := sorted(set(ids) - set(known)):
-        raise InputError(
-            f"{store.path}: has no such images, or no tokens of them (dataset.images, --images):"
-            f"{list_some(unknown)}"
-        )
-    return sealed_N[known.isin(ids).to_numpy()]
-
-
 def check_store(store: FeatureStore, config: PointConfig) -> None:
     """MismatchError with both values where the config names something else than the store holds."""
-    t = store.spec.tokens
+    tokens = store.spec.tokens
     found = {
-        "backbone.model_name": t.model,
-        "backbone.hidden_dim": t.width,
-        "backbone.num_patches": t.n_patches,
-        "dataset.img_size": min(t.tile_height, t.tile_width),
-        "dataset.num_aug_patterns": len(t.views),
+        "backbone.model_name": tokens.model,
+        "backbone.hidden_dim": tokens.width,
+        "backbone.num_patches": tokens.n_patches,
+        "dataset.img_size": min(tokens.tile_height, tokens.tile_width),
+        "dataset.num_aug_patterns": len(tokens.views),
     }
     for key, value in found.items():
         section, name = key.split(".")
@@ -271,9 +271,10 @@ def check_store(store: FeatureStore, config: PointConfig) -> None:
                 f"{store.path}: {key} is {value!r}, the config says {wanted!r}; change one of the "
                 "two"
             )
-    if beyond := [i for i in config.inference.tta_indices if i >= len(t.views)]:
+    n_views = len(tokens.views)
+    if beyond := [i for i in config.inference.tta_indices if i >= n_views]:
+        names = ", ".join(view.name for view in tokens.views)
         raise InputError(
-            f"inference.tta_indices: {beyond}, the store has {len(t.views)} views, numbered from 0 "
-            f"({', '.join(view.name for view in t.views)}); name some of these, inference: "
-            f"{{tta_indices: [0]}} say"
+            f"inference.tta_indices: {beyond}, the store has {n_views} views, numbered from 0 "
+            f"({names}); name some of these, inference: {{tta_indices: [0]}} say"
         )

@@ -1,9 +1,8 @@
-"""Groups dealt into folds at random, balanced as well as scikit-learn's StratifiedGroupKFold
-balances them.
+"""Groups dealt into folds at random, as balanced as scikit-learn's StratifiedGroupKFold makes them.
 
 That class shuffles only groups of about the same class distribution, so most of its draws are one
-partition; here every draw starts from another random one. Arrays in, arrays out; what a group or a
-stratum is, is `splits`'s business.
+partition; here every draw starts from another random one. Arrays in, arrays out; `splits` says what
+a group or a stratum is.
 """
 
 from dataclasses import dataclass
@@ -46,9 +45,8 @@ class Counts:
             far.
         Source: the criterion of scikit-learn's StratifiedGroupKFold.
         """
-        std_nK = np.sqrt(self.n_folds * square_nK - sum_K**2) / (
-            self.n_folds * self.count_GK.sum(0)
-        )
+        scale_K = self.n_folds * self.count_GK.sum(0)
+        std_nK = np.sqrt(self.n_folds * square_nK - sum_K**2) / scale_K
         return np.stack([std_nK[..., :-1].mean(-1), std_nK[..., -1]], -1)
 
     def imbalance_of(self, fold_G: np.ndarray) -> np.ndarray:
@@ -78,7 +76,8 @@ class Measure:
         Groups of the most uneven strata come first, and each goes where shares are then spread
         least. Equally uneven ones are dealt in some orders, the same ones for the same counts.
         """
-        rng, n_groups = np.random.default_rng(0), len(counts.count_GK)
+        rng = np.random.default_rng(0)
+        n_groups = len(counts.count_GK)
         n_orders = min(MOST_ORDERS, 1 + MOST_DEALT // n_groups)
         orders = [np.arange(n_groups), *(rng.permutation(n_groups) for _ in range(n_orders - 1))]
         folds = [_greedy(counts, order_G) for order_G in orders]
@@ -122,11 +121,13 @@ def _from_random_start(
 ) -> np.ndarray | None:
     """A random partition, made balanced enough; None where no move or swap of a single group helps
     any more."""
-    count_GK, n_folds, n_groups = counts.count_GK, counts.n_folds, len(counts.count_GK)
+    count_GK = counts.count_GK
+    n_folds = counts.n_folds
+    n_groups = len(count_GK)
     total_K = count_GK.sum(0)
-    fold_G = rng.permutation(
-        np.append(np.arange(n_folds), rng.integers(0, n_folds, n_groups - n_folds))
-    )
+    # one group for each fold, the rest anywhere: no fold starts empty
+    anywhere = rng.integers(0, n_folds, n_groups - n_folds)
+    fold_G = rng.permutation(np.append(np.arange(n_folds), anywhere))
     count_FK = counts.in_folds(fold_G)
     square_K = (count_FK**2).sum(0)
     excess = _excess(counts.imbalance(square_K, total_K), enough_2)
@@ -142,8 +143,9 @@ def _from_random_start(
         partner_n = np.flatnonzero(fold_G != home)
         if len(partner_n) > MOST_PARTNERS:
             partner_n = rng.choice(partner_n, MOST_PARTNERS, replace=False)
-        to_n, gone_nK = fold_G[partner_n], count_GK[g] - count_GK[partner_n]
-        if (fold_G == home).sum() > 1:
+        to_n = fold_G[partner_n]
+        gone_nK = count_GK[g] - count_GK[partner_n]
+        if (fold_G == home).sum() > 1:  # alone it would leave its fold empty
             others_n = np.delete(np.arange(n_folds), home)
             to_n = np.append(to_n, others_n)
             gone_nK = np.append(gone_nK, np.tile(count_GK[g], (len(others_n), 1)), axis=0)
@@ -158,7 +160,8 @@ def _from_random_start(
         fold_G[g] = to_n[best]
         count_FK[home] -= gone_nK[best]
         count_FK[to_n[best]] += gone_nK[best]
-        square_K, excess = square_nK[best], excess_n[best]
+        square_K = square_nK[best]
+        excess = excess_n[best]
         waiting = rng.permutation(n_groups).tolist()
     return fold_G
 

@@ -1,7 +1,7 @@
 """Which images are held out together: site of each image -> repeats and folds, as one small table.
 
-The table is made once, saved as `folds.csv` and read back by all; what is done with a fold is
-decided elsewhere.
+The table is made once, saved as `folds.csv` and read back by all. `trainer.data.stream` decides
+what is done with a fold.
 """
 
 import io
@@ -34,8 +34,7 @@ KEYS = ["image_id", "site", "group"]
 def make_splits(
     frame: pd.DataFrame, n_folds: int, repeats: int, groups: str, strata: Iterable[str], seed: int
 ) -> pd.DataFrame:
-    """The folds table: image_id, site, group, and r00, r01, ... with the fold each image is held
-    out in.
+    """The folds table: image_id, site, group; in r00, r01, ... the fold that holds an image out.
 
     Every repeat is an independent draw: a random partition of the groups, made as balanced as
     scikit-learn's StratifiedGroupKFold would make it, and no more. The same images give the same
@@ -63,24 +62,28 @@ def make_splits(
     (.008) was too small.
     """
     require_columns(frame, ["image_id"])
-    folds = pd.DataFrame(
-        {"image_id": frame["image_id"].astype(str), "site": site_of(frame)}
-    ).reset_index(drop=True)
+    columns = {"image_id": frame["image_id"].astype(str), "site": site_of(frame)}
+    folds = pd.DataFrame(columns).reset_index(drop=True)
     _refuse_twice(folds["image_id"])
-    folds["group"] = share_copies(_group_of(frame, groups), digests_of(frame))
-    if groups == "state":
-        _check_state(folds["group"], n_folds, repeats)
-        folds["r00"] = np.unique(folds["group"], return_inverse=True)[1]
-        return folds
-    _check_enough(folds["group"], n_folds, groups)
+
+    together = {"site": site_of, "date": date_of, "state": state_of}
+    if groups not in together:
+        raise UsageError(f"groups {groups!r}: expected 'site', 'date' or 'state'")
+    folds["group"] = share_copies(together[groups](frame), digests_of(frame))
     # by name, so that the order of images does not matter
     group_N = np.unique(folds["group"], return_inverse=True)[1]
+    if groups == "state":
+        _check_state(folds["group"], n_folds, repeats)
+        folds["r00"] = group_N
+        return folds
+
+    _check_enough(folds["group"], n_folds, groups)
     counts = Counts.of(group_N, _stratum_of(frame, list(strata)), n_folds)
     measure = Measure.of(counts)
     for repeat in range(repeats):
-        folds[f"r{repeat:02d}"] = draw(counts, measure, np.random.default_rng([seed, repeat]))[
-            group_N
-        ]
+        # of its own, so that a repeat does not depend on how many there are
+        rng = np.random.default_rng([seed, repeat])
+        folds[f"r{repeat:02d}"] = draw(counts, measure, rng)[group_N]
     return folds
 
 
@@ -106,14 +109,35 @@ def read_splits(
     Raises InputError if the file cannot be read, an id is unknown, missing or there twice, a fold
     is not an integer, folds are not 0, 1, 2, ..., or a group is in two folds of a repeat.
     """
-    table, image_ids, without = _read_csv(path), list(image_ids), list(without)
+    table = _read_csv(path)
+    image_ids = list(image_ids)
+    without = list(without)
     if "image_id" in table:
         table["image_id"] = spelled_as(table["image_id"], [*image_ids, *without])
         table = table[~table["image_id"].isin(without)].reset_index(drop=True)
     if frame is not None and not {"site", "group"} <= set(table.columns):
         table = _of_another_tool(path, table, frame)
-    _check_columns(path, list(table.columns))
-    _check_ids(path, table["image_id"], image_ids)
+
+    columns = list(table.columns)
+    expected = KEYS + [f"r{repeat:02d}" for repeat in range(max(1, len(columns) - len(KEYS)))]
+    if columns != expected:
+        raise InputError(
+            f"{path}: columns are {', '.join(columns)}; expected {', '.join(expected)}"
+        )
+
+    _refuse_twice(table["image_id"], str(path))
+    unknown = sorted(set(table["image_id"]) - set(image_ids))
+    missing = sorted(set(image_ids) - set(table["image_id"]))
+    if unknown or missing:
+        message = (
+            f"{path}: made for other images than the store's; make new folds, or to resume bring "
+            "back the store as it was"
+        )
+        for ids, what in ((unknown, "only there"), (missing, "missing there")):
+            if ids:
+                message += f"\n{len(ids)} {what}:{list_some(ids)}"
+        raise InputError(message)
+
     table = table.set_index("image_id").loc[image_ids].reset_index()
     for repeat in table.columns[len(KEYS) :]:
         table[repeat] = _checked_folds(path, table, repeat)
@@ -129,21 +153,19 @@ def _warn_of_torn_copies(path: Path, folds: pd.DataFrame, frame: pd.DataFrame) -
         return
     digests = frame.set_index(frame["image_id"].astype(str))["sha256"]
     digest_N = folds["image_id"].map(digests).fillna("")
+    is_known_N = digest_N != ""  # older stores keep none
+    by_digest = folds[is_known_N].groupby(digest_N[is_known_N], sort=False)
     for repeat in folds.columns[len(KEYS) :]:
-        known = folds[digest_N != ""].groupby(digest_N[digest_N != ""], sort=False)
-        torn = [
-            " = ".join(
-                f"{image_id} (fold {fold})"
-                for image_id, fold in copies[["image_id", repeat]].to_numpy()
-            )
-            for _, copies in known
-            if copies[repeat].nunique() > 1
-        ]
+        torn = []
+        for _, copies in by_digest:
+            if copies[repeat].nunique() > 1:
+                pairs = copies[["image_id", repeat]].to_numpy()
+                torn.append(" = ".join(f"{image_id} (fold {fold})" for image_id, fold in pairs))
         if torn:
             warnings.warn(
                 f"{path}: {repeat} holds {len(torn)} photographs and their copies (equal bytes) "
-                "out apart; scores read "
-                f"too high where heads learn from what they are scored on:{list_some(torn)}",
+                "out apart; scores read too high where heads learn from what they are scored on:"
+                f"{list_some(torn)}",
                 stacklevel=3,
             )
 
@@ -169,34 +191,37 @@ def _of_another_tool(path: Path, table: pd.DataFrame, frame: pd.DataFrame) -> pd
         if torn := n_folds.index[n_folds > 1].tolist():
             warnings.warn(
                 f"{path}: {column} has {len(torn)} sites in more than one fold; scores read too "
-                "high where heads learn "
-                f"from the visit they are scored on (.08 on the contest's data):{list_some(torn)}",
+                "high where heads learn from the visit they are scored on (.08 on the contest's "
+                f"data):{list_some(torn)}",
                 stacklevel=3,
             )
     return ours
 
 
 def n_partitions(folds: pd.DataFrame) -> int:
-    """How many of a table's repeats are different partitions; how folds are numbered makes no other
-    one."""
-    return len({pd.factorize(folds[repeat])[0].tobytes() for repeat in folds.columns[len(KEYS) :]})
+    """How many of a table's repeats are different partitions, however their folds are numbered."""
+    # numbered by first appearance, equal partitions are equal arrays
+    renumbered = [pd.factorize(folds[repeat])[0] for repeat in folds.columns[len(KEYS) :]]
+    return len({fold_N.tobytes() for fold_N in renumbered})
 
 
 def describe_folds(folds: pd.DataFrame) -> str:
     """Images, sites, folds and repeats of a folds table, in a sentence."""
     n_folds, repeats = shape_of(folds)
-    n_sites, different = folds["site"].nunique(), n_partitions(folds)
-    sites = (
-        ", each its own site,"
-        if n_sites == len(folds)
-        else " of 1 site"
-        if n_sites == 1
-        else f" of {n_sites} sites"
-    )
+    n_sites = folds["site"].nunique()
+    if n_sites == len(folds):
+        sites = ", each its own site,"
+    elif n_sites == 1:
+        sites = " of 1 site"
+    else:
+        sites = f" of {n_sites} sites"
+    text = f"{len(folds)} images{sites} in {n_folds} folds"
+    if repeats == 1:
+        return text
+
+    different = n_partitions(folds)
     told = "all different" if different == repeats else f"only {different} of them different"
-    return f"{len(folds)} images{sites} in {n_folds} folds" + (
-        f"; {repeats} repeats, {told}" if repeats > 1 else ""
-    )
+    return f"{text}; {repeats} repeats, {told}"
 
 
 def shape_of(folds: pd.DataFrame) -> tuple[int, int]:
@@ -211,16 +236,6 @@ def shape_of(folds: pd.DataFrame) -> tuple[int, int]:
     return next(iter(n_folds.values())), len(n_folds)
 
 
-def _group_of(frame: pd.DataFrame, groups: str) -> pd.Series:
-    if groups == "site":
-        return site_of(frame)
-    if groups == "date":
-        return date_of(frame)
-    if groups == "state":
-        return state_of(frame)
-    raise UsageError(f"groups {groups!r}: expected 'site', 'date' or 'state'")
-
-
 def _stratum_of(frame: pd.DataFrame, strata: list[str]) -> np.ndarray:
     """(N,) int, one number for each combination of columns > 0."""
     require_columns(frame, strata)
@@ -230,7 +245,7 @@ def _stratum_of(frame: pd.DataFrame, strata: list[str]) -> np.ndarray:
             f"strata (cv.strata) must be numbers, {', '.join(text)} is text; name columns in grams"
         )
     present = (frame[strata] > 0).to_numpy(dtype=np.int64)
-    return present @ (1 << np.arange(len(strata)))
+    return present @ (1 << np.arange(len(strata)))  # a bit a column
 
 
 def _check_enough(group: pd.Series, n_folds: int, groups: str) -> None:
@@ -243,11 +258,9 @@ def _check_enough(group: pd.Series, n_folds: int, groups: str) -> None:
     if n_groups == 1:
         raise InputError(
             f"all {len(group)} images are of one site, {group.iloc[0]}; it stays in one fold, so "
-            "none can be "
-            "held out. To train on them alone, deal them into folds yourself: --folds FILE, a CSV "
-            "with the columns "
-            "image_id,fold (0, 1, ...). Scores then tell of further photographs of this visit, not "
-            "of other visits"
+            "none can be held out. To train on them alone, deal them into folds yourself: --folds "
+            "FILE, a CSV with the columns image_id,fold (0, 1, ...). Scores then tell of further "
+            "photographs of this visit, not of other visits"
         )
     if n_groups < n_folds:
         raise InputError(
@@ -266,8 +279,7 @@ def _check_state(group: pd.Series, n_folds: int, repeats: int) -> None:
     if n_folds != len(names):
         raise InputError(
             f"groups 'state' leaves each State out once: there are {len(names)} "
-            f"({', '.join(names)}), "
-            f"cv.n_folds is {n_folds}; set it to {len(names)}"
+            f"({', '.join(names)}), cv.n_folds is {n_folds}; set it to {len(names)}"
         )
     if repeats != 1:
         raise InputError(
@@ -298,38 +310,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table
 
 
-def _check_columns(path: Path, columns: list[str]) -> None:
-    expected = KEYS + [f"r{repeat:02d}" for repeat in range(max(1, len(columns) - len(KEYS)))]
-    if columns != expected:
-        raise InputError(
-            f"{path}: columns are {', '.join(columns)}; expected {', '.join(expected)}"
-        )
-
-
-def _check_ids(path: Path, found: pd.Series, expected: list[str]) -> None:
-    _refuse_twice(found, str(path))
-    unknown, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
-    if unknown or missing:
-        lists = [
-            f"\n{len(ids)} {what}:{list_some(ids)}"
-            for what, ids in [("only there", unknown), ("missing there", missing)]
-            if ids
-        ]
-        raise InputError(
-            f"{path}: made for other images than the store's; make new folds, or to resume bring "
-            "back "
-            "the store as it was" + "".join(lists)
-        )
-
-
 def _checked_folds(path: Path, table: pd.DataFrame, repeat: str) -> pd.Series:
     """The repeat's column as integers, once it is known to be a partition of the groups."""
     wrong = ~table[repeat].str.fullmatch("[0-9]{1,9}")
     if wrong.any():
-        found = [
-            f"{image_id}: {fold!r}"
-            for image_id, fold in table.loc[wrong, ["image_id", repeat]].to_numpy()
-        ]
+        cells = table.loc[wrong, ["image_id", repeat]].to_numpy()
+        found = [f"{image_id}: {fold!r}" for image_id, fold in cells]
         raise InputError(
             f"{path}: {repeat} must be a fold number, 0 or more; found:" + list_some(found)
         )

@@ -59,11 +59,23 @@ class StoredRow(Tensor):
         kwargs = kwargs or {}
         written, gives_views = _effects(func)
         for position, name in written:
-            _refuse_rows(func, args[position] if position < len(args) else kwargs.get(name))
-        plain_args = [_each(_plain_of, value) for value in args]
-        plain_kwargs = {name: _each(_plain_of, value) for name, value in kwargs.items()}
-        out = func(*plain_args, **plain_kwargs)
-        return _each(_guarded, out) if gives_views else out
+            target = args[position] if position < len(args) else kwargs.get(name)
+            targets = target if isinstance(target, list | tuple) else [target]
+            if any(isinstance(each, StoredRow) for each in targets):
+                raise UsageError(
+                    f"{func.overloadpacket.__name__}: would write into a row of "
+                    "MixupBatches(lazy=True), which is the store's own memory and is only read; "
+                    "use an operation that returns a new tensor (row * 0.5 in place of "
+                    "row.mul_(0.5)), or write into row.clone()"
+                )
+
+        memory_args = [_each(_memory_of, value) for value in args]
+        memory_kwargs = {name: _each(_memory_of, value) for name, value in kwargs.items()}
+        out = func(*memory_args, **memory_kwargs)
+        if not gives_views:
+            return out
+        # a view is the same memory, so it is guarded too
+        return _each(lambda x: StoredRow.of(x) if isinstance(x, Tensor) else x, out)
 
     def numpy(self, *, force: bool = False) -> np.ndarray:
         """A read-only array of the same memory."""
@@ -100,8 +112,7 @@ class StoredRow(Tensor):
 
 @functools.cache
 def _effects(func: Any) -> tuple[list[tuple[int, str]], bool]:
-    """Position and name of the arguments that an operation writes to; whether it returns views of
-    others."""
+    """Position and name of the arguments an operation writes to; whether it returns views."""
     written = []
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info and argument.alias_info.is_write:
@@ -110,28 +121,11 @@ def _effects(func: Any) -> tuple[list[tuple[int, str]], bool]:
     return written, gives_views and not written
 
 
-def _refuse_rows(func: Any, target: Any) -> None:
-    """UsageError if an argument that is about to be written to is a row, or a list with one."""
-    targets = target if isinstance(target, list | tuple) else [target]
-    if any(isinstance(each, StoredRow) for each in targets):
-        raise UsageError(
-            f"{func.overloadpacket.__name__}: would write into a row of MixupBatches(lazy=True), "
-            "which is the store's own memory "
-            "and is only read; use an operation that returns a new tensor (row * 0.5 in place of "
-            "row.mul_(0.5)), or write into "
-            "row.clone()"
-        )
-
-
 def _each(change: Callable[[Any], Any], value: Any) -> Any:
-    """An operation's argument or result, changed; each of its members if it is a list of
-    tensors."""
+    """An operation's argument or result, changed; of a list of tensors each member."""
     return [change(x) for x in value] if isinstance(value, list | tuple) else change(value)
 
 
-def _plain_of(value: Any) -> Any:
+def _memory_of(value: Any) -> Any:
+    """A row's memory as an ordinary tensor, whatever else as it is."""
     return value._plain if isinstance(value, StoredRow) else value
-
-
-def _guarded(value: Any) -> Any:
-    return StoredRow.of(value) if isinstance(value, Tensor) else value

@@ -1,5 +1,4 @@
-"""Which rows, in which order, with which partner and draws: integers and uniforms only, no I/O, no
-heads.
+"""Which rows, in which order, with which partner and draws: integers and uniforms, no I/O.
 
 A fold's stream depends on (seed, repeat, fold, folds.csv, views, batch size, epochs) and on no
 head, so all points of a fold are compared on the same rows, partners and draws; and any batch can
@@ -16,8 +15,10 @@ PERMUTATION, BATCH, DROPOUT = range(3)  # what a generator draws; keeps equal ad
 
 @dataclass(frozen=True)
 class Split:
-    """One fold of one repeat: positions (in folds.csv) of the images it trains on and of those it
-    holds out."""
+    """One fold of one repeat: which images it trains on, and which it holds out.
+
+    Images are positions in folds.csv.
+    """
 
     repeat: int
     fold: int
@@ -27,8 +28,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step of every split. Rows are distinct (image, view) pairs; the rest are positions, Q
-    splits x B samples."""
+    """One step of every split: its rows, distinct (image, view) pairs, and who reads which.
+
+    A sample is one place in a split's batch, (Q, B); what it refers to are positions.
+    """
 
     rows_U2: np.ndarray
     own_QB: np.ndarray
@@ -43,20 +46,21 @@ class Batch:
 
     @property
     def images_QB(self) -> np.ndarray:
-        """Image of each sample; of a missing one any, its results are not looked at."""
+        """Image of each sample; of a missing one any, its results are not used."""
         return self.rows_U2[self.own_QB, 0]
 
 
 def make_splits_of(folds: pd.DataFrame, fold: int | str | None = None) -> list[Split]:
     """The splits of a folds table (columns r00, r01, ...), of all folds (None, "all") or of one."""
+    columns = [c for c in folds.columns if c[0] == "r" and c[1:].isdigit()]
     splits = []
-    for repeat, column in enumerate(c for c in folds.columns if c[0] == "r" and c[1:].isdigit()):
+    for repeat, column in enumerate(columns):
         fold_N = folds[column].to_numpy()
         for f in range(fold_N.max() + 1):
             if fold in (None, "all", f):
-                splits.append(
-                    Split(repeat, f, np.flatnonzero(fold_N != f), np.flatnonzero(fold_N == f))
-                )
+                train_N = np.flatnonzero(fold_N != f)
+                val_N = np.flatnonzero(fold_N == f)
+                splits.append(Split(repeat, f, train_N, val_N))
     return splits
 
 
@@ -89,48 +93,55 @@ class Stream:
         seed: int,
         site_N: np.ndarray | None = None,
     ) -> None:
-        self.n_images, self.n_views, self.splits = n_images, n_views, splits
+        self.n_images = n_images
+        self.n_views = n_views
+        self.splits = splits
+        self.batch_size = batch_size
+        self.seed = seed
         self.site_N = None if site_N is None else np.unique(site_N, return_inverse=True)[1]
-        self.batch_size, self.seed = batch_size, seed
         self.n_steps = max(1, int(n_images * (1 - 1 / n_folds)) // batch_size)
         self._epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
         self._made: dict[tuple[int, int], Batch] = {}
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """The batch at an address; the last two asked for are kept, so that a step may look at the
-        next one."""
+        """The batch at an address; the last two are kept, so that a step can read ahead."""
         if (epoch, step) not in self._made:
             latest = list(self._made.items())[-1:]
             self._made = dict(latest) | {(epoch, step): self._new_batch(epoch, step)}
         return self._made[epoch, step]
 
     def _new_batch(self, epoch: int, step: int) -> Batch:
-        kept, view_N = self._order(epoch)
-        images_QB = np.stack([self._samples(order, step) for order in kept])
-        rows = images_QB * self.n_views + view_N[images_QB]
-        distinct, own = np.unique(rows, return_inverse=True)
-        partner_QB, uniform_QB, key_QB = (
-            np.stack(draw)
-            for draw in zip(
-                *(self._draws(epoch, step, split) for split in self.splits), strict=True
-            )
-        )
-        site_partner_QB = (
-            None
-            if self.site_N is None
-            else np.stack(
-                [
-                    _shuffled_within(self.site_N[images], keys)
-                    for images, keys in zip(images_QB, key_QB, strict=True)
-                ]
-            )
-        )
+        orders, view_N = self._order(epoch)
+        images = []
+        partners = []
+        uniforms = []
+        site_partners = []
+        for split, order in zip(self.splits, orders, strict=True):
+            # from where this step is in the epoch: between steps are gaps where a split has many
+            # images, overlaps where it has few
+            start = step * len(order) // self.n_steps
+            images_B = order[(start + np.arange(self.batch_size)) % len(order)]
+            images.append(images_B)
+
+            # drawn for every split, used or not, and always in this order: so a batch can be
+            # replayed whatever else is trained
+            rng = self.rng(BATCH, epoch, step, split.repeat, split.fold)
+            partners.append(rng.permutation(self.batch_size))
+            uniforms.append(rng.random(self.batch_size))
+            key_B = rng.random(self.batch_size)
+            if self.site_N is not None:
+                site_partners.append(_shuffled_within(self.site_N[images_B], key_B))
+
+        # a row as one number: what several splits show at this step is read once
+        images_QB = np.stack(images)
+        rows_QB = images_QB * self.n_views + view_N[images_QB]
+        distinct_U, own = np.unique(rows_QB, return_inverse=True)
         return Batch(
-            np.stack(np.divmod(distinct, self.n_views), 1),
-            own.reshape(rows.shape),
-            partner_QB,
-            uniform_QB,
-            site_partner_QB,
+            rows_U2=np.stack(np.divmod(distinct_U, self.n_views), 1),
+            own_QB=own.reshape(rows_QB.shape),
+            partner_QB=np.stack(partners),
+            uniform_QB=np.stack(uniforms),
+            site_partner_QB=np.stack(site_partners) if site_partners else None,
         )
 
     def rng(self, kind: int, *address: int) -> np.random.Generator:
@@ -143,42 +154,20 @@ class Stream:
             rng = self.rng(PERMUTATION, epoch)
             order = rng.permutation(self.n_images)
             view_N = rng.integers(self.n_views, size=self.n_images)
-            self._epoch = (
-                epoch,
-                [order[np.isin(order, split.train_N)] for split in self.splits],
-                view_N,
-            )
+            # one order for all: splits that share images show them at about the same steps
+            orders = [order[np.isin(order, split.train_N)] for split in self.splits]
+            self._epoch = (epoch, orders, view_N)
         return self._epoch[1:]
-
-    def _samples(self, order: np.ndarray, step: int) -> np.ndarray:
-        """B images from where this step is in the epoch; between steps are gaps where there are
-        many, overlaps where few."""
-        start = step * len(order) // self.n_steps
-        return order[(start + np.arange(self.batch_size)) % len(order)]
-
-    def _draws(
-        self, epoch: int, step: int, split: Split
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Partners, uniforms for the shares, and keys that order partners within a site."""
-        rng = self.rng(BATCH, epoch, step, split.repeat, split.fold)
-        return (
-            rng.permutation(self.batch_size),
-            rng.random(self.batch_size),
-            rng.random(self.batch_size),
-        )
 
     def dropout(self, epoch: int, step: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
         """(Q, *shape) float32 uniforms for one layer, compared with each point's rate; other draws
         for another head's seed."""
-        more = [seed] if seed else []
-        return np.stack(
-            [
-                self.rng(DROPOUT, epoch, step, split.repeat, split.fold, *more).random(
-                    shape, np.float32
-                )
-                for split in self.splits
-            ]
-        )
+        more = [seed] if seed else []  # seed 0 has the address of before there were seeds
+        draws = []
+        for split in self.splits:
+            rng = self.rng(DROPOUT, epoch, step, split.repeat, split.fold, *more)
+            draws.append(rng.random(shape, np.float32))
+        return np.stack(draws)
 
 
 def _shuffled_within(site_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
@@ -191,30 +180,30 @@ def _shuffled_within(site_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
 def validation_batches(
     splits: list[Split], n_images: int, batch_size: int, view: int = 0
 ) -> list[Batch]:
-    """Batches that show every held-out image once, in order, to the splits that hold it out; each
-    row is read once.
+    """Batches that show every held-out image once, in order, to the splits that hold it out.
 
     A split has few of a batch's images: its samples are padded with -1.
     """
     batches = []
     for start in range(0, n_images, batch_size):
-        mine = [
-            split.val_N[(split.val_N >= start) & (split.val_N < start + batch_size)]
-            for split in splits
-        ]
-        images = np.unique(np.concatenate(mine))
-        if len(images):
-            own_QB = np.full((len(splits), max(map(len, mine))), -1)
-            for q, held_out in enumerate(mine):
-                own_QB[q, : len(held_out)] = np.searchsorted(images, held_out)
-            rows = np.stack([images, np.full(len(images), view)], 1)
-            batches.append(Batch(rows, own_QB, np.zeros_like(own_QB), np.zeros(own_QB.shape)))
+        end = start + batch_size
+        held_out = [split.val_N[(split.val_N >= start) & (split.val_N < end)] for split in splits]
+        images = np.unique(np.concatenate(held_out))
+        if not len(images):  # only one fold is trained, and it holds out none of these
+            continue
+        own_QB = np.full((len(splits), max(map(len, held_out))), -1)
+        for q, own in enumerate(held_out):
+            own_QB[q, : len(own)] = np.searchsorted(images, own)
+        rows_U2 = np.stack([images, np.full(len(images), view)], 1)
+        batches.append(Batch(rows_U2, own_QB, np.zeros_like(own_QB), np.zeros(own_QB.shape)))
     return batches
 
 
 def mixup_share(uniform: np.ndarray, alpha: float) -> np.ndarray:
-    """Share of a sample's own row: the draw's quantile of Beta(alpha, alpha). Zhang et al. 2018,
-    arXiv:1710.09412."""
+    """Share of a sample's own row: the draw's quantile of Beta(alpha, alpha).
+
+    Source: Zhang et al. 2018, arXiv:1710.09412.
+    """
     if alpha == 1:
         return uniform
     from scipy.special import betaincinv  # not at the top: predictors run without scipy

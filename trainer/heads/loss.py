@@ -1,5 +1,4 @@
-"""The multi-task loss, per head: smooth L1 on masses and Height, cross-entropy on State; no
-reduction over heads."""
+"""The multi-task loss of each head: smooth L1 on masses and Height, cross-entropy on State."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,11 +33,8 @@ class Labels:
         """Labels of (Q, B) images as (Q, 1, B, ...), to broadcast over points."""
         intervals = None
         if self.interval_QN5I is not None:
-            each = [
-                of_split[images]
-                for of_split, images in zip(self.interval_QN5I, images_QB, strict=True)
-            ]
-            intervals = torch.stack(each)[:, None]
+            pairs = zip(self.interval_QN5I, images_QB, strict=True)
+            intervals = torch.stack([of_split[images] for of_split, images in pairs])[:, None]
         images = images_QB[:, None]
         return Labels(
             self.masses_N5[images], self.state_NC[images], self.height_N[images], intervals
@@ -54,12 +50,8 @@ class Labels:
             borders_I5 = np.quantile(masses_N5[train_N], share, axis=0)
             # equal borders leave an interval empty
             of_splits.append((masses_N5[:, None] >= borders_I5).sum(1))
-        return replace(
-            self,
-            interval_QN5I=F.one_hot(torch.tensor(np.stack(of_splits)), n_intervals).to(
-                self.masses_N5
-            ),
-        )
+        one_hot = F.one_hot(torch.tensor(np.stack(of_splits)), n_intervals)
+        return replace(self, interval_QN5I=one_hot.to(self.masses_N5))
 
     def mix(self, partner: "Labels", share: Tensor) -> "Labels":
         """share * these + (1 - share) * the partner's; a partner without any share cannot spoil a
@@ -69,9 +61,9 @@ class Labels:
             s = share.reshape(*share.shape, *(1,) * (own.dim() - share.dim()))
             return torch.where(s == 1, own, s * own + (1 - s) * other)
 
-        intervals = (
-            None if self.interval_QN5I is None else blend(self.interval_QN5I, partner.interval_QN5I)
-        )
+        intervals = None
+        if self.interval_QN5I is not None:
+            intervals = blend(self.interval_QN5I, partner.interval_QN5I)
         return Labels(
             blend(self.masses_N5, partner.masses_N5),
             blend(self.state_NC, partner.state_NC),
@@ -98,13 +90,11 @@ class LossWeights:
         cls, points: Sequence[PointConfig], dtype: torch.dtype, device: torch.device
     ) -> "LossWeights":
         def stack(field: str) -> Tensor:
-            return torch.tensor(
-                [getattr(point.loss, field) for point in points], dtype=dtype, device=device
-            )
+            values = [getattr(point.loss, field) for point in points]
+            return torch.tensor(values, dtype=dtype, device=device)
 
-        space = torch.tensor(
-            [list(SPACES).index(point.loss.space) for point in points], device=device
-        )
+        spaces = list(SPACES)
+        space = torch.tensor([spaces.index(point.loss.space) for point in points], device=device)
         return cls(
             stack("beta"),
             stack("main_weights"),
@@ -125,11 +115,9 @@ def labels_of(
 ) -> Labels:
     """Labels from a store's catalog. InputError names the images whose masses are missing or no
     masses."""
-    state = (
-        catalog.get("State", pd.Series("", catalog.index)).to_numpy()[:, None]
-        == np.array(states)[None]
-    )
-    arrays = (masses_of(catalog, MASSES), state, heights_of(catalog))
+    state_N = catalog.get("State", pd.Series("", catalog.index)).to_numpy()
+    one_hot_NC = state_N[:, None] == np.array(states)[None]
+    arrays = (masses_of(catalog, MASSES), one_hot_NC, heights_of(catalog))
     return Labels(*(torch.tensor(np.array(x), dtype=dtype, device=device) for x in arrays))
 
 
@@ -137,9 +125,8 @@ def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tenso
     """(Q, G) loss of each head, the mean over its samples; labels are (Q, G, B, ...) or broadcast
     to that."""
     beta_G = weights.beta
-    prediction, truth = (
-        _in_space(masses, weights.space) for masses in (out.masses_QGB5, labels.masses_N5)
-    )
+    prediction = _in_space(out.masses_QGB5, weights.space)
+    truth = _in_space(labels.masses_N5, weights.space)
     errors = smooth_l1(prediction, truth, beta_G[:, None, None]).mean(2)
     loss = (errors[..., :3] * weights.main).sum(-1) + errors[..., 3:].mean(-1) * weights.aux
     if out.state_QGBC is not None:
@@ -161,6 +148,7 @@ def _in_space(masses_QGB5: Tensor, space_G: Tensor) -> Tensor:
     if len(used) == 1:
         return spaces[used[0]](masses_QGB5)
     index = space_G.view(-1, 1, 1)
+    # every space that a point uses, for all points: a selection costs less than a loop over them
     return sum(torch.where(index == i, spaces[i](masses_QGB5), 0.0) for i in used)
 
 
@@ -173,17 +161,18 @@ def smooth_l1(prediction: Tensor, truth: Tensor, beta: Tensor) -> Tensor:
 def initial_biases(
     labels: Labels, train_N: np.ndarray, n_tiles: int, n_patches: int
 ) -> dict[str, np.ndarray]:
-    """Output biases at which every head starts from its training fold's means (mass shared by
-    tiles, or by patches too)."""
+    """Output biases at which every head starts from its training fold's means.
+
+    A mass is shared by tiles, for `density` by patches too.
+    """
     masses = labels.masses_N5[train_N].double().mean(0).cpu().numpy()
     height = labels.height_N[train_N].double().cpu().numpy()
     known = height[~np.isnan(height)]
+    mean_cm = known.mean(keepdims=True) if len(known) else np.ones(1)
     return {
         "main_head.bias": inverse_softplus(masses[:3] / n_tiles),
         "aux_head.bias": inverse_softplus(masses[3:] / n_tiles),
-        "height_head.bias": inverse_softplus(
-            known.mean(keepdims=True) if len(known) else np.ones(1)
-        ),
+        "height_head.bias": inverse_softplus(mean_cm),
         "density.bias": inverse_softplus(masses / n_tiles / n_patches),
     }
 

@@ -1,5 +1,4 @@
-"""What a regressor on pooled rows is, and the two forms they are saved in: a linear map, and a sum
-of kernels.
+"""What a regressor on pooled rows is, and the base of those that are saved as a sum of kernels.
 
 scikit-learn is imported where it fits and nowhere else: predicting is NumPy. Which rows, in which
 space, is the caller's.
@@ -61,11 +60,11 @@ class Regressor:
         """Type and shape of each array of a saved fit; None for a kind that does not say what it
         saves."""
         sizes = {"F": n_features, "K": n_masses}
-        shapes = {
-            name: tuple(sizes.get(axis, axis) for axis in name.rsplit("_", 1)[1])
-            for name in self.saved
-        }
-        return {name: (dtype, shapes[name]) for name, dtype in self.saved.items()} or None
+        tensors = {}
+        for name, dtype in self.saved.items():
+            axes = name.rsplit("_", 1)[1]
+            tensors[name] = dtype, tuple(sizes.get(axis, axis) for axis in axes)
+        return tensors or None
 
     def fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         """What is to be saved: plain arrays, no larger than prediction needs.
@@ -159,10 +158,8 @@ class KernelRegressor(Regressor):
         z_NF = standardised(x_NF, state["center_F"], state["scale_F"])
         distance_NM = squared_distances(z_NF, state["support_MF"].astype(np.float64))
         targets = zip(state["gamma_K"], state["coef_MK"].T, strict=True)
-        return (
-            np.stack([np.exp(-gamma * distance_NM) @ coef_M for gamma, coef_M in targets], 1)
-            + state["intercept_K"]
-        )
+        sums = [np.exp(-gamma * distance_NM) @ coef_M for gamma, coef_M in targets]
+        return np.stack(sums, 1) + state["intercept_K"]
 
 
 class SearchedKernel(KernelRegressor):
@@ -196,28 +193,25 @@ class SearchedKernel(KernelRegressor):
         ) -> np.ndarray:
             gamma, *penalty = setting
             kernel_Nn = np.exp(-gamma * distance_NN[:, train_n])
-            return (
-                self.estimator(*penalty)
-                .fit(kernel_Nn[train_n], u_NK[train_n])
-                .predict(kernel_Nn[held_m])
-            )
-
-        def final(setting: tuple[float, ...], u_N: np.ndarray) -> tuple[np.ndarray, float]:
-            gamma, *penalty = setting
-            return self.dual(
-                self.estimator(*penalty).fit(np.exp(-gamma * distance_NN), u_N[:, None]), len(u_N)
-            )
+            fitted = self.estimator(*penalty).fit(kernel_Nn[train_n], u_NK[train_n])
+            return fitted.predict(kernel_Nn[held_m])
 
         grid = [
             (gamma, *penalty) for gamma, penalty in itertools.product(self.gammas, self.penalties)
         ]
         chosen_K = choose(grid, held_out, u_NK, inner_folds(group_N))
-        coefs, intercepts = zip(*map(final, chosen_K, u_NK.T), strict=True)
-        return (
-            np.array([gamma for gamma, *_ in chosen_K]) / n_varying,
-            np.stack(coefs, 1),
-            np.array(intercepts),
-        )
+
+        # each target on all training rows, by its own setting
+        coefs = []
+        intercepts = []
+        for (gamma, *penalty), u_N in zip(chosen_K, u_NK.T, strict=True):
+            kernel_NN = np.exp(-gamma * distance_NN)
+            fitted = self.estimator(*penalty).fit(kernel_NN, u_N[:, None])
+            coef_N, intercept = self.dual(fitted, len(u_N))
+            coefs.append(coef_N)
+            intercepts.append(intercept)
+        gamma_K = np.array([gamma for gamma, *_ in chosen_K]) / n_varying
+        return gamma_K, np.stack(coefs, 1), np.array(intercepts)
 
 
 def inner_folds(group_N: np.ndarray) -> list[Fold]:
@@ -254,10 +248,11 @@ def choose(
 
 
 def moments(x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(F,) mean and std over rows; a constant column has exactly its value and 0, whatever rounding
-    says."""
+    """(F,) mean and std over rows; a constant column has exactly its value and 0."""
     constant_F = x_NF.max(0) == x_NF.min(0)
-    return np.where(constant_F, x_NF[0], x_NF.mean(0)), np.where(constant_F, 0.0, x_NF.std(0))
+    mean_F = np.where(constant_F, x_NF[0], x_NF.mean(0))
+    std_F = np.where(constant_F, 0.0, x_NF.std(0))
+    return mean_F, std_F
 
 
 def unit_moments(y_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -310,10 +305,10 @@ def finite(what: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array, np.float64)
     if np.isfinite(array).all():
         return array
-    bad = np.argwhere(~np.isfinite(array))
-    row, column = bad[0]
+    wrong = np.argwhere(~np.isfinite(array))
+    row, column = wrong[0]
     raise InputError(
-        f"{what}: {len(bad)} of {array.size} numbers are not finite, the first is "
-        f"{array[row, column]} "
-        f"in row {row}, column {column}; a regressor needs them all: mend or leave out that row"
+        f"{what}: {len(wrong)} of {array.size} numbers are not finite, the first is "
+        f"{array[row, column]} in row {row}, column {column}; a regressor needs them all: mend or "
+        "leave out that row"
     )

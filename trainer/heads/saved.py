@@ -1,5 +1,4 @@
-"""Tensors that were saved: what a file says it holds is compared with what it must hold, before any
-of them is read.
+"""Tensors that were saved: a file's header is compared with what it must hold before it is read.
 
 A safetensors file begins with eight bytes of length and a JSON object of names, types, shapes and
 offsets. Its own reader sees to the offsets; it takes the last of two equal names, any number of
@@ -43,16 +42,16 @@ def read_head(path: Path, expected: Mapping[str, Kept] | None) -> dict[str, Tens
     if expected is not None and (faults := differences(found, expected)):
         raise MismatchError(
             f"{path}: not a head of this run, whose config.yaml and spec.json say what it holds; "
-            "copy the run "
-            f"again, or train it again:{list_some(faults, 5)}"
+            f"copy the run again, or train it again:{list_some(faults, 5)}"
         )
     try:
         with readable_name(path) as name:
             tensors = load_file(name)
     except SafetensorError as err:
         raise _damaged(path, str(err)) from err
-    if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise _damaged(path, f"values of {', '.join(odd)} are not finite")
+    wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise _damaged(path, f"values of {', '.join(wrong)} are not finite")
     return tensors
 
 
@@ -77,10 +76,13 @@ def differences(found: Mapping[str, Kept], expected: Mapping[str, Kept]) -> list
     faults += [f"{name}: not expected" for name in found if name not in expected]
     lengths: dict[str, int] = {}
     for name in sorted(expected.keys() & found.keys()):
-        (dtype, shape), (wanted, axes) = found[name], expected[name]
+        dtype, shape = found[name]
+        wanted, axes = expected[name]
         fits = dtype == wanted and len(shape) == len(axes)
         for size, axis in zip(shape, axes, strict=False):
-            fits &= size == (lengths.setdefault(axis, size) if isinstance(axis, str) else axis)
+            # the first tensor with an axis of that letter says how long it is
+            length = lengths.setdefault(axis, size) if isinstance(axis, str) else axis
+            fits &= size == length
         if not fits:
             faults.append(f"{name}: {dtype} {list(shape)}, expected {wanted} {list(axes)}")
     return faults
@@ -88,7 +90,8 @@ def differences(found: Mapping[str, Kept], expected: Mapping[str, Kept]) -> list
 
 def _each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     pairs = list(pairs)
-    if len(found := dict(pairs)) < len(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice!r} is there twice")
@@ -96,12 +99,11 @@ def _each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _kept(name: str, entry: Any) -> Kept:
-    dtype, shape = entry.get("dtype"), entry.get("shape")
-    if (
-        not isinstance(dtype, str)
-        or not isinstance(shape, list)
-        or not all(type(size) is int for size in shape)
-    ):
+    dtype = entry.get("dtype")
+    shape = entry.get("shape")
+    # type() and not isinstance: true and false are ints in Python
+    is_shape = isinstance(shape, list) and all(type(size) is int for size in shape)
+    if not (isinstance(dtype, str) and is_shape):
         raise ValueError(f"{name!r} has no type and shape")
     return dtype, tuple(shape)
 

@@ -1,5 +1,4 @@
-"""Regressors on pooled rows over the sweep's own folds: points of a grid, and what every trained
-head has to beat.
+"""Regressors on pooled rows over the sweep's own folds: points of a grid, and baselines.
 
 The kinds themselves are files of trainer/heads/kinds; here is which rows they are fitted on, in
 which space, and what they predict.
@@ -45,8 +44,10 @@ def fit_splits(
     """
     regressor: Regressor = kinds.load(config.head.kind)
     into, back = SPACES["raw" if regressor.own_space else config.loss.space]
-    y_N5, group_N = into(data.truth_N5), joined_sites(folds["site"], data.catalog)
-    states, raw = [], {view: blank_masses(data, splits) for view in views}
+    y_N5 = into(data.truth_N5)
+    group_N = joined_sites(folds["site"], data.catalog)
+    states = []
+    raw = {view: blank_masses(data, splits) for view in views}
     for s in splits:
         try:
             state, z_VnK = _fit_one(
@@ -55,18 +56,16 @@ def fit_splits(
         except MemoryError as err:
             raise InputError(
                 f"{config.head.kind}: {len(s.train_N)} images do not fit in memory ({err}); name "
-                "fewer "
-                "head.features, or leave the kind out"
+                "fewer head.features, or leave the kind out"
             ) from err
         except np.linalg.LinAlgError as err:
             raise InputError(
                 f"{config.head.kind}: its equations have no solution on {len(s.train_N)} images "
-                f"({err}); choose "
-                "other head.features, or leave the kind out"
+                f"({err}); choose other head.features, or leave the kind out"
             ) from err
         states.append(state)
         for view, z_nK in zip(raw, z_VnK, strict=True):
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore"):  # expm1 of a wild guess; not finite is noted as NaN
                 grams_nK = np.maximum(back(z_nK), 0)
             raw[view][s.repeat, s.val_N] = np.where(np.isfinite(grams_nK), grams_nK, np.nan)
     return states, raw
@@ -83,15 +82,17 @@ def _fit_one(
 ) -> tuple[dict[str, np.ndarray] | None, list[np.ndarray]]:
     """What is to be saved of a split, and by view (n, 5) of what it holds out, in the space of the
     fit."""
-    names, train_n, val_n = config.head.features, split.train_N, split.val_N
-    known = data.features(names, 0, train_n), y_n5, group_n, config.head.seed
+    names = config.head.features
+    known = data.features(names, 0, split.train_N), y_n5, group_n, config.head.seed
     state = None if regressor.report_only else regressor.fit(*known)
     if not views:
         return state, []
-    new_MF = np.concatenate([data.features(names, view, val_n) for view in views])
-    z_MK = (
-        regressor.fit_predict(*known, new_MF) if state is None else regressor.predict(state, new_MF)
-    )
+    # all views at once: a kind for reports only would be fitted anew for each
+    new_MF = np.concatenate([data.features(names, view, split.val_N) for view in views])
+    if state is None:
+        z_MK = regressor.fit_predict(*known, new_MF)
+    else:
+        z_MK = regressor.predict(state, new_MF)
     return state, np.split(z_MK, len(views))
 
 
@@ -106,7 +107,8 @@ def predict_masses(
 
 def blank_masses(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
     """(R, N, 5) NaN: what nobody has predicted yet."""
-    return np.full((max(s.repeat for s in splits) + 1, data.n_images, len(MASSES)), np.nan)
+    n_repeats = max(split.repeat for split in splits) + 1
+    return np.full((n_repeats, data.n_images, len(MASSES)), np.nan)
 
 
 def mean_predictor(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:

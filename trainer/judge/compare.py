@@ -80,12 +80,12 @@ def compare_pairs(
     """Every pair (a, b), a < b: what `compare` says of point b with reference a. All of them on the
     same resamples."""
     sums = SiteSums.of(truth_N5, prediction_GRN5, site_N)
-    return {
-        (a, b): comparison
-        for a in range(len(prediction_GRN5))
-        for b, comparison in enumerate(_against(sums, a, seed, n_resamples))
-        if b > a
-    }
+    pairs = {}
+    for a in range(len(prediction_GRN5)):
+        for b, comparison in enumerate(_against(sums, a, seed, n_resamples)):
+            if b > a:
+                pairs[a, b] = comparison
+    return pairs
 
 
 def _against(sums: "SiteSums", reference: int, seed: int, n_resamples: int) -> list[Comparison]:
@@ -98,16 +98,14 @@ def _against(sums: "SiteSums", reference: int, seed: int, n_resamples: int) -> l
         low_G, high_G = _interval(sums.differences(counts_BS, reference), n_sites)
     apart_G = (low_G > 0) | (high_G < 0)
     columns = difference_G, low_G, high_G, apart_G, sums.sd(reference)
-    return [
-        Comparison(*values) for values in zip(*(column.tolist() for column in columns), strict=True)
-    ]
+    lists = [column.tolist() for column in columns]  # Python's numbers, for JSON
+    return [Comparison(*values) for values in zip(*lists, strict=True)]
 
 
 def draw_sites(n_sites: int, n_resamples: int, seed: int) -> np.ndarray:
     """(B resamples, S sites) int: how often each site is drawn."""
-    return np.random.default_rng(seed).multinomial(
-        n_sites, np.full(n_sites, 1 / n_sites), size=n_resamples
-    )
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_sites, np.full(n_sites, 1 / n_sites), size=n_resamples)
 
 
 def interval_levels(n_sites: int) -> tuple[float, float]:
@@ -141,22 +139,22 @@ class SiteSums:
         cls, truth_N5: np.ndarray, prediction_GRN5: np.ndarray, site_N: np.ndarray
     ) -> "SiteSums":
         """Inputs as in `compare`. Sites of which no image counts are left out."""
-        truth_N5, prediction_GRN5 = (
-            np.asarray(truth_N5, np.float64),
-            np.asarray(prediction_GRN5, np.float64),
-        )
+        truth_N5 = np.asarray(truth_N5, np.float64)
+        prediction_GRN5 = np.asarray(prediction_GRN5, np.float64)
         held_out_RN = ~np.isnan(prediction_GRN5).all((0, 3))
         weight_RN5 = np.where(held_out_RN[..., None] & ~np.isnan(truth_N5), WEIGHTS, 0.0)
-        member_NS = _membership(site_N, weight_RN5.any((0, 2)))
+        # 1 where an image is of a site, of sites whose images count: a product sums over sites
+        sites_S = np.unique(np.asarray(site_N)[weight_RN5.any((0, 2))])
+        member_NS = (np.asarray(site_N)[:, None] == sites_S).astype(np.float64)
         truth_N5 = np.nan_to_num(truth_N5)
         powers_3RN = np.stack([(weight_RN5 * truth_N5**power).sum(-1) for power in range(3)])
         failed_G = ~(np.isfinite(prediction_GRN5) | (weight_RN5 == 0)).all((1, 2, 3))
         error_GRS = np.zeros((len(prediction_GRN5), len(held_out_RN), member_NS.shape[1]))
         # one at a time: a thousand points' pairs at once would be gigabytes
         for g in np.flatnonzero(~failed_G):
-            error_RN = np.where(
-                weight_RN5 > 0, weight_RN5 * (truth_N5 - prediction_GRN5[g]) ** 2, 0.0
-            ).sum(-1)
+            error_RN5 = weight_RN5 * (truth_N5 - prediction_GRN5[g]) ** 2
+            # what does not count may be NaN
+            error_RN = np.where(weight_RN5 > 0, error_RN5, 0.0).sum(-1)
             error_GRS[g] = error_RN @ member_NS
         return cls(error_GRS, powers_3RN @ member_NS, failed_G)
 
@@ -171,12 +169,11 @@ class SiteSums:
         weight_BRS = share_BR[..., None] * counts_BS[:, None]
         # the mean over repeats of counts @ error / sst, as one product over repeats and sites
         more_GRS = self.error_GRS - self.error_GRS[reference]
-        difference_BG = (
-            -weight_BRS.reshape(len(counts_BS), -1) @ more_GRS.reshape(len(more_GRS), -1).T + 0.0
-        )
-        return np.where(
-            self._failed(reference) | np.isnan(sst_BR).all(1)[:, None], np.nan, difference_BG
-        )
+        flat_BM = -weight_BRS.reshape(len(counts_BS), -1)
+        flat_GM = more_GRS.reshape(len(more_GRS), -1)
+        difference_BG = flat_BM @ flat_GM.T + 0.0  # no -0.0 for the reference itself
+        unknown_BG = self._failed(reference) | np.isnan(sst_BR).all(1)[:, None]
+        return np.where(unknown_BG, np.nan, difference_BG)
 
     def sd(self, reference: int) -> np.ndarray:
         """(G,) sd over repeats of the difference; NaN for a single repeat, where one has no score,
@@ -198,12 +195,6 @@ class SiteSums:
 
     def _failed(self, reference: int) -> np.ndarray:
         return self.failed_G | self.failed_G[reference]
-
-
-def _membership(site_N: np.ndarray, counts_N: np.ndarray) -> np.ndarray:
-    """(N, S) float64, 1 where an image is of a site; sites of images that count."""
-    site_N = np.asarray(site_N)
-    return (site_N[:, None] == np.unique(site_N[counts_N])).astype(np.float64)
 
 
 def _interval(difference_BG: np.ndarray, n_sites: int) -> np.ndarray:

@@ -1,5 +1,4 @@
-"""Pictures of a sweep: training curves of a run, the leaderboard of all points beside the
-baselines."""
+"""Pictures of a sweep: training curves of a run, the leaderboard beside the baselines."""
 
 import json
 from collections.abc import Sequence
@@ -19,23 +18,18 @@ def draw_curves(metrics: Path, out: Path) -> None:
     holds."""
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
     figure, axes = _figure(1, 2, (10, 3.6))
-    for ax, key, title in zip(
-        axes,
-        ("loss", "score"),
-        ("training loss", "held-out score (weighted R2, view 0)"),
-        strict=True,
-    ):
+    panels = (
+        ("loss", "training loss", "mean"),
+        ("score", "held-out score (weighted R2, view 0)", "all folds pooled"),
+    )
+    for ax, (key, title, label) in zip(axes, panels, strict=True):
         folds = np.array([line[f"fold_{key}"] for line in lines], float)
         ax.plot(folds, color=PALE, linewidth=0.8)
-        ax.plot(
-            [line[key] for line in lines],
-            color=BLUE,
-            linewidth=1.8,
-            label="all folds pooled" if key == "score" else "mean",
-        )
+        ax.plot([line[key] for line in lines], color=BLUE, linewidth=1.8, label=label)
         ax.set(title=title, xlabel="epoch")
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
+    # of the scores, which the loop above drew last
     low = np.nanpercentile(folds, 25) if np.isfinite(folds).any() else 0
     # the first epochs may be far below; the end is what matters
     axes[1].set_ylim(max(-0.5, min(low - 0.3, 0)), 1)
@@ -45,8 +39,10 @@ def draw_curves(metrics: Path, out: Path) -> None:
 def draw_leaderboard(
     summary: pd.DataFrame, out: Path, notes: Sequence[str] = (), most: int = 40
 ) -> None:
-    """Points by score, best at the top, mean +- sd over repeats, pale where told apart from the
-    best; baselines as lines."""
+    """Points by score, best at the top, with the sd over repeats; baselines as lines.
+
+    Pale bars are told apart from the best.
+    """
     points = summary[~summary["name"].isin(BASELINES)].head(most).iloc[::-1]
     figure, ax = _figure(1, 1, (10, 1.6 + 0.34 * len(points) + 0.2 * len(notes)))
     height = np.arange(len(points))
@@ -78,14 +74,9 @@ def draw_leaderboard(
         for value in summary.loc[summary["name"] == name, "score_last"]:
             ax.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.3f}")
     for y, value in zip(height, points["score_last"], strict=True):
-        ax.text(
-            0.004,
-            y,
-            f" {value:.3f}" if np.isfinite(value) else " failed",
-            va="center",
-            fontsize=9,
-            color="white" if np.isfinite(value) else "black",
-        )
+        # inside the bar; a point that failed has none
+        text, colour = (f" {value:.3f}", "white") if np.isfinite(value) else (" failed", "black")
+        ax.text(0.004, y, text, va="center", fontsize=9, color=colour)
     ax.set_yticks(height, points["name"].str.replace("__", "  ").tolist(), fontsize=8)
     ax.set(
         xlabel="out-of-fold score (weighted R2 over all images and targets)", title="leaderboard"

@@ -1,5 +1,4 @@
-"""What a selected point is worth: its error where neither its choice nor the choice of its epoch
-has looked.
+"""What a selected point is worth: an estimate that is free of selection bias.
 
 Arrays in, numbers out, in float64. Which point is trained on, saved and predicted with is decided
 elsewhere.
@@ -48,9 +47,8 @@ def squared_errors(
     """
     known_N5 = ~np.isnan(truth_N5)
     difference = np.asarray(prediction_RN5, np.float64) - truth_N5
-    error_RN = np.square(difference, out=np.zeros_like(difference), where=known_N5) @ np.array(
-        WEIGHTS
-    )
+    squares = np.square(difference, out=np.zeros_like(difference), where=known_N5)
+    error_RN = squares @ np.array(WEIGHTS)
     return np.stack([error_RN[..., s.repeat, s.val_N].sum(-1) for s in splits], -1)
 
 
@@ -93,10 +91,10 @@ def honest_estimate(
     sites whole.
     """
     n_points = errors_EGQ.shape[1]
-    choice_Q, choice_epoch_Q = (
-        _choices(errors, splits) for errors in (errors_EGQ[-1:], errors_EGQ)
-    )
-    score_R = _scores(errors_EGQ[-1:], choice_Q, truth_N5, splits)
+    last_1GQ = errors_EGQ[-1:]
+    choice_Q = _choices(last_1GQ, splits)
+    score_R = _scores(last_1GQ, choice_Q, truth_N5, splits)
+    choice_epoch_Q = _choices(errors_EGQ, splits)
     score_epoch_R = _scores(errors_EGQ, choice_epoch_Q, truth_N5, splits)
     return HonestEstimate(
         *_mean_and_sd(score_R),
@@ -132,31 +130,29 @@ def _scores(
     choice."""
     error_Q = errors_EGQ.reshape(-1, len(splits))[choice_Q, np.arange(len(splits))]
     error_Q = np.where(choice_Q < 0, np.nan, error_Q)
-    repeat_Q = np.array([s.repeat for s in splits])
-    return np.array(
-        [
-            1 - error_Q[repeat_Q == r].sum() / _sst(truth_N5[_held_out(splits, r)])
-            for r in np.unique(repeat_Q)
-        ]
-    )
-
-
-def _held_out(splits: Sequence[Split], repeat: int) -> np.ndarray:
-    return np.concatenate([s.val_N for s in splits if s.repeat == repeat])
+    repeat_Q = np.array([split.repeat for split in splits])
+    scores = []
+    for repeat in np.unique(repeat_Q):
+        # pooled over the repeat's folds: a single fold may hold out too few images for a score
+        held_out_n = np.concatenate([s.val_N for s in splits if s.repeat == repeat])
+        scores.append(1 - error_Q[repeat_Q == repeat].sum() / _sst(truth_N5[held_out_n]))
+    return np.array(scores)
 
 
 def _sst(truth_N5: np.ndarray) -> float:
     """Weighted sum of squares around the weighted mean, `metrics.weighted_r2`'s denominator; NaN
     where nothing varies."""
     known_N5 = ~np.isnan(truth_N5)
-    y, w = truth_N5[known_N5], np.broadcast_to(WEIGHTS, truth_N5.shape)[known_N5]
+    y = truth_N5[known_N5]
+    w = np.broadcast_to(WEIGHTS, truth_N5.shape)[known_N5]
     if not y.size or y.min() == y.max():
         return float("nan")
     return float(w @ (y - np.average(y, weights=w)) ** 2)
 
 
 def _mean_and_sd(score_R: np.ndarray) -> tuple[float, float]:
-    return float(score_R.mean()), float(score_R.std(ddof=1)) if len(score_R) > 1 else float("nan")
+    sd = float(score_R.std(ddof=1)) if len(score_R) > 1 else float("nan")
+    return float(score_R.mean()), sd
 
 
 def _how_often(choice_Q: np.ndarray, n_points: int) -> list[int]:

@@ -1,5 +1,4 @@
-"""Scores of predicted masses, and the two ways to make three raw masses obey the balance of all
-five.
+"""Scores of predicted masses, and two ways to make three raw masses obey the balance of all five.
 
 Arrays in, numbers out, in float64: what is predicted and on which rows is decided elsewhere.
 """
@@ -9,12 +8,10 @@ import numpy as np
 from featurestore.photos.catalog import TARGETS
 
 WEIGHTS = (0.1, 0.1, 0.1, 0.2, 0.5)
-"""Weights of the targets in the contest's score, in that order (CSIRO Image2Biomass, evaluation
-page)."""
+"""Weights of the TARGETS in the contest's score (CSIRO Image2Biomass, evaluation page)."""
 
 MASSES = ("Dry_Total_g", "GDM_g", "Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g")
-"""Outputs of every head, in this order: the three of the main loss, then the two of the auxiliary
-one."""
+"""Outputs of every head: the three masses of the main loss, then the two of the auxiliary loss."""
 
 
 def weighted_r2(truth_NK: np.ndarray, prediction_NK: np.ndarray) -> float | np.ndarray:
@@ -65,16 +62,16 @@ def order_constraint(total_N: np.ndarray, gdm_N: np.ndarray, green_N: np.ndarray
     1.4.4 (min-max).
     """
     total, gdm, green = _float64(total_N, gdm_N, green_N)
-    w_green, w_gdm, w_total = (
-        WEIGHTS[TARGETS.index(name)] for name in ("Dry_Green_g", "GDM_g", "Dry_Total_g")
-    )
+    weight = dict(zip(TARGETS, WEIGHTS, strict=True))
+    w_green = weight["Dry_Green_g"]
+    w_gdm = weight["GDM_g"]
+    w_total = weight["Dry_Total_g"]
     # Each mean is its first member plus a correction: pooling equal values then changes no bit, as
     # a plain mean might.
     total_gdm = total + w_gdm * (gdm - total) / (w_total + w_gdm)
     gdm_green = gdm + w_green * (green - gdm) / (w_gdm + w_green)
-    all_three = total + (w_gdm * (gdm - total) + w_green * (green - total)) / (
-        w_total + w_gdm + w_green
-    )
+    correction = w_gdm * (gdm - total) + w_green * (green - total)
+    all_three = total + correction / (w_total + w_gdm + w_green)
     from_total = np.maximum(total_gdm, all_three)
     return _balanced(
         np.maximum(np.maximum(total, from_total), 0),
@@ -102,7 +99,15 @@ def _r2(
     weight_K: np.ndarray,
     axis: int | tuple[int, ...],
 ) -> float | np.ndarray:
-    truth, prediction, known = _pairs(truth_NK, prediction_NK)
+    truth, prediction = _float64(truth_NK, prediction_NK)
+    if truth.shape[-2:] != prediction.shape[-2:]:  # numpy would stretch an axis of 1 and score it
+        raise ValueError(
+            f"truth is {truth.shape}, prediction is {prediction.shape}: rows and targets must be "
+            "the same"
+        )
+    truth, prediction = np.broadcast_arrays(truth, prediction)
+    known = ~np.isnan(truth)
+
     weight = np.where(known, weight_K, 0.0)
     truth = np.where(known, truth, 0.0)
     lowest = truth.min(axis, initial=np.inf, where=known)
@@ -113,20 +118,6 @@ def _r2(
         error = np.sum(weight * (truth - prediction) ** 2, axis, where=known)
         r2 = 1 - error / np.sum(weight * (truth - mean) ** 2, axis, where=known)
     return np.where(highest > lowest, r2, np.nan)[()]  # equal truths may miss their rounded mean
-
-
-def _pairs(
-    truth_NK: np.ndarray, prediction_NK: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both in float64 and one shape, and where the truth is known."""
-    truth, prediction = _float64(truth_NK, prediction_NK)
-    if truth.shape[-2:] != prediction.shape[-2:]:  # numpy would stretch an axis of 1 and score it
-        raise ValueError(
-            f"truth is {truth.shape}, prediction is {prediction.shape}: rows and targets must be "
-            "the same"
-        )
-    truth, prediction = np.broadcast_arrays(truth, prediction)
-    return truth, prediction, ~np.isnan(truth)
 
 
 def _float64(*arrays: np.ndarray) -> list[np.ndarray]:

@@ -1,9 +1,8 @@
-"""Rules for masses that already balance, each keeping GDM = Green + Clover, Total = GDM + Dead and
-every mass from 0.
+"""Rules for masses that already balance.
 
-Arrays in, arrays out, in float64. Rules change the three parts (green, dead, clover) and add the
-sums up anew; a row that a rule does not touch keeps every bit. Which rules there are is the
-config's business, whether they help `judge`'s.
+Each keeps GDM = Green + Clover, Total = GDM + Dead and every mass from 0. Arrays in, arrays out, in
+float64. Rules change the three parts (green, dead, clover) and add the sums up anew; a row that a
+rule does not touch keeps every bit. A config says which rules apply, `judge` whether they help.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +43,8 @@ class WaDeadZero:
     needs_state: ClassVar[bool] = True
 
     def __call__(self, masses_N5: np.ndarray, state_N: np.ndarray) -> np.ndarray:
-        gdm_N, total_N = masses_N5[..., GDM], masses_N5[..., TOTAL]
+        gdm_N = masses_N5[..., GDM]
+        total_N = masses_N5[..., TOTAL]
         mean_N = gdm_N + WEIGHTS[TOTAL] * (total_N - gdm_N) / (WEIGHTS[GDM] + WEIGHTS[TOTAL])
         parts_N3 = _brought_to(masses_N5, "GDM_g", mean_N)[..., :3].copy()
         parts_N3[..., DEAD] *= 0  # not = 0: what is NaN stays NaN
@@ -57,8 +57,10 @@ class WaDeadZero:
 
 @dataclass(frozen=True)
 class Clip:
-    """A target is brought into [low, high] grams, 0 <= low <= high, by scaling its parts; from 0 it
-    is raised as Green."""
+    """A target is brought into [low, high] grams, 0 <= low <= high, by scaling its parts.
+
+    From 0 it is raised as Green.
+    """
 
     target: str
     low: float
@@ -84,9 +86,8 @@ class Factor:
     needs_state: ClassVar[bool] = False
 
     def __call__(self, masses_N5: np.ndarray, state_N: np.ndarray) -> np.ndarray:
-        return _brought_to(
-            masses_N5, self.target, masses_N5[..., TARGETS.index(self.target)] * self.factor
-        )
+        mass_N = masses_N5[..., TARGETS.index(self.target)]
+        return _brought_to(masses_N5, self.target, mass_N * self.factor)
 
     def __str__(self) -> str:
         return f"{self.name} {self.target} x {self.factor:g}"
@@ -98,13 +99,16 @@ RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (WaDeadZero, Clip, F
 
 
 def rules_of(sections: Sequence[Any]) -> list[Rule]:
-    """The rules of a config's `inference.postprocess`: objects with `rule`, a name, and the rule's
-    settings beside it."""
-    kinds = [RULES[section.rule] for section in sections]
-    return [
-        kind(**{field.name: getattr(section, field.name) for field in fields(kind)})
-        for kind, section in zip(kinds, sections, strict=True)
-    ]
+    """The rules of a config's `inference.postprocess`.
+
+    sections : objects with `rule`, a name, and the rule's settings beside it.
+    """
+    rules = []
+    for section in sections:
+        kind = RULES[section.rule]
+        settings = {field.name: getattr(section, field.name) for field in fields(kind)}
+        rules.append(kind(**settings))
+    return rules
 
 
 def apply(
@@ -133,9 +137,8 @@ def apply(
     if needing and not told and masses_N5.size:
         raise InputError(
             f"inference.postprocess: {', '.join(needing)} needs the predicted State, and these "
-            "heads tell none; "
-            "leave the rule out or choose a kind of head that learns State, with States in the "
-            "catalog"
+            "heads tell none; leave the rule out or choose a kind of head that learns State, with "
+            "States in the catalog"
         )
     state_N = most_probable(state_NC, states) if told else np.array("")
     for rule in rules:
@@ -144,8 +147,7 @@ def apply(
 
 
 def judge(rules: Sequence[Rule], score: Callable[[Sequence[Rule]], Score]) -> dict[str, Score]:
-    """What rules gain: `score` of the whole list ("all"), of no rule ("none"), and of the list
-    "without" each of them alone.
+    """What rules gain: `score` of all of them, of none, and without each of them alone.
 
     Scores by which a rule is kept are no longer out of sample for it; with a few rules of few
     settings that is little.
@@ -154,9 +156,9 @@ def judge(rules: Sequence[Rule], score: Callable[[Sequence[Rule]], Score]) -> di
     scores = {"all": score(rules), "none": score([])}
     for i, rule in enumerate(rules):
         name = f"without {rule}"
-        scores[f"{name} (rule {i + 1})" if name in scores else name] = score(
-            rules[:i] + rules[i + 1 :]
-        )
+        if name in scores:  # the same rule twice
+            name = f"{name} (rule {i + 1})"
+        scores[name] = score(rules[:i] + rules[i + 1 :])
     return scores
 
 

@@ -37,24 +37,23 @@ class Attention(HeadKind):
         return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
-        return inputs.early(inputs.project(_weight(bank))).softmax(4)
-
-
-def _weight(bank: Bank) -> Tensor:
-    weight = bank.tensors["attention.weight"]
-    return weight / bank.moments["patch"][1][:, None, :, None] if bank.moments else weight
+        weight = bank.tensors["attention.weight"]
+        if (
+            bank.moments
+        ):  # into the weights: normalising every patch would be a pass over the tokens
+            _, std = bank.moments["patch"]
+            weight = weight / std[:, None, :, None]
+        return inputs.early(inputs.project(weight)).softmax(4)
 
 
 def _pooled(bank: Bank, inputs: Inputs, w_QGBTPM: Tensor) -> Tensor:
     """(Q, G, B, T, M D): the patches under each query's weights."""
     q, g, b, t, p, m = w_QGBTPM.shape
-    z = inputs.attend(w_QGBTPM.permute(0, 1, 5, 2, 3, 4).reshape(q, g * m, b, t, p))
-    return (
-        bank.normal("patch", z)
-        .view(q, g, m, b, t, -1)
-        .permute(0, 1, 3, 4, 2, 5)
-        .reshape(q, g, b, t, -1)
-    )
+    # queries beside points, as if they were more heads
+    flat = w_QGBTPM.permute(0, 1, 5, 2, 3, 4).reshape(q, g * m, b, t, p)
+    z = bank.normal("patch", inputs.attend(flat))
+    z_QGBTMD = z.view(q, g, m, b, t, -1).permute(0, 1, 3, 4, 2, 5)
+    return z_QGBTMD.reshape(q, g, b, t, -1)
 
 
 KIND = Attention()

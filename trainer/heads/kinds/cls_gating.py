@@ -1,5 +1,4 @@
-"""The class token weighs the patches, an MLP reads both: the head of the experiment this project
-starts from."""
+"""The class token weighs the patches, an MLP reads both: the head this project starts from."""
 
 import torch
 from torch import Tensor
@@ -18,8 +17,10 @@ from trainer.heads.bank import (
 
 
 class ClsGating(HeadKind):
-    """w = softmax(gate_mlp(cls)) over patches, z = w @ T, then the trunk over [cls, z]. Tied to one
-    grid of patches."""
+    """w = softmax(gate_mlp(cls)) over patches, z = w @ T, then the trunk over [cls, z].
+
+    Tied to one grid of patches: the gate has an output for each.
+    """
 
     settings = ("gate_hidden", "shared_hidden", "dropout", "normalize")
     maps_say = "share"

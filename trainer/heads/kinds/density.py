@@ -1,5 +1,4 @@
-"""Grams of every patch, summed over the photograph: 5 (D + 1) parameters, whatever the
-resolution."""
+"""Grams of every patch, summed over the photograph: 5 (D + 1) parameters, at any resolution."""
 
 import torch
 from torch import Tensor

@@ -45,14 +45,12 @@ def _reduced(x_NF: np.ndarray, x_new_MF: np.ndarray) -> tuple[np.ndarray, np.nda
     """Both as unit features, or where these are many as their principal components in the training
     rows."""
     center_F, scale_F = moments(x_NF)
-    z_NF, z_new_MF = (
-        standardised(x_NF, center_F, scale_F),
-        standardised(x_new_MF, center_F, scale_F),
-    )
+    z_NF = standardised(x_NF, center_F, scale_F)
+    z_new_MF = standardised(x_new_MF, center_F, scale_F)
     if x_NF.shape[1] <= N_COMPONENTS:
         return z_NF, z_new_MF
+    # the smaller of both products has the same eigenvalues; ascending, R = min(N, F)
     wide = len(z_NF) <= z_NF.shape[1]
-    # ascending; R = min(N, F)
     value_R, vector_RR = np.linalg.eigh(z_NF @ z_NF.T if wide else z_NF.T @ z_NF)
     # the rest is rounding, which trees would split as readily
     known_R = value_R >= 1e-9 * value_R[-1]

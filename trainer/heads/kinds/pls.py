@@ -63,10 +63,8 @@ def _components(position_NR: np.ndarray, u_NK: np.ndarray) -> tuple[np.ndarray, 
     from sklearn.cross_decomposition import PLSRegression
     from sklearn.exceptions import ConvergenceWarning
 
-    rotation_RC, loading_KC = (
-        np.zeros((position_NR.shape[1], MOST)),
-        np.zeros((u_NK.shape[1], MOST)),
-    )
+    rotation_RC = np.zeros((position_NR.shape[1], MOST))
+    loading_KC = np.zeros((u_NK.shape[1], MOST))
     n = min(MOST, int(np.linalg.matrix_rank(position_NR - position_NR.mean(0))))
     if n:
         with warnings.catch_warnings():
@@ -76,7 +74,8 @@ def _components(position_NR: np.ndarray, u_NK: np.ndarray) -> tuple[np.ndarray, 
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.filterwarnings("ignore", "y residual is constant")
             pls = PLSRegression(n, scale=False).fit(position_NR, u_NK)
-        rotation_RC[:, :n], loading_KC[:, :n] = pls.x_rotations_, pls.y_loadings_
+        rotation_RC[:, :n] = pls.x_rotations_
+        loading_KC[:, :n] = pls.y_loadings_
     return rotation_RC, loading_KC
 
 

@@ -1,5 +1,4 @@
-"""An MLP over the class token and the stored pooled vectors: no patch is read, so it costs next to
-nothing.
+"""An MLP over the class token and the stored pooled vectors: no patch is read.
 
 Pooled vectors are not linear in the tokens (a maximum of a mix is no mix of maxima): mixup mixes
 vectors here, whatever its kind.

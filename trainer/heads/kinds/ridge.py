@@ -36,12 +36,19 @@ class Ridge(Regressor):
             raise InputError(
                 f"masses: the least is {y_NK.min():g}; ridge takes grams, which start at 0"
             )
-        center_F, scale_F = _robust_moments(x_NF)
+        # median and interquartile range: scikit-learn's RobustScaler, in 0.2 s for 285 x 7,680,
+        # not 1.6
+        low_F, center_F, high_F = np.quantile(x_NF, (0.25, 0.5, 0.75), axis=0)
+        range_F = high_F - low_F
+        scale_F = np.where(range_F < 10 * np.finfo(np.float64).eps, 1.0, range_F)
         z_NF = (x_NF - center_F) / scale_F
+
+        # both spaces side by side, each target with a strength of its own
         target_N2K = np.hstack([y_NK, np.log1p(y_NK)])
         ridge = linear_model.Ridge(_strengths(z_NF, target_N2K, group_N)).fit(z_NF, target_N2K)
         weight_F2K, bias_2K = folded(ridge.coef_.T, ridge.intercept_, center_F, scale_F)
-        (raw_FK, log_FK), (raw_K, log_K) = np.split(weight_F2K, 2, axis=1), np.split(bias_2K, 2)
+        raw_FK, log_FK = np.split(weight_F2K, 2, axis=1)
+        raw_K, log_K = np.split(bias_2K, 2)
         return {
             "weight_raw_FK": raw_FK,
             "bias_raw_K": raw_K,
@@ -53,14 +60,6 @@ class Ridge(Regressor):
         raw_NK = x_NF @ state["weight_raw_FK"] + state["bias_raw_K"]
         log_NK = x_NF @ state["weight_log_FK"] + state["bias_log_K"]
         return np.maximum((raw_NK + np.expm1(log_NK)) / 2, 0)
-
-
-def _robust_moments(x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median and interquartile range (1 where that is 0): scikit-learn's RobustScaler, in 0.2 s for
-    285 x 7,680, not 1.6."""
-    low_F, center_F, high_F = np.quantile(x_NF, (0.25, 0.5, 0.75), axis=0)
-    range_F = high_F - low_F
-    return center_F, np.where(range_F < 10 * np.finfo(np.float64).eps, 1.0, range_F)
 
 
 def _strengths(z_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray) -> np.ndarray:
@@ -79,10 +78,12 @@ def _guesses(x_nR: np.ndarray, y_nK: np.ndarray, new_mR: np.ndarray) -> np.ndarr
     scikit-learn's Ridge decomposes anew for each. Source: Hastie, Tibshirani and Friedman 2009, The
     Elements of Statistical Learning, equation 3.47.
     """
-    center_R, mean_K = x_nR.mean(0), y_nK.mean(0)
+    center_R = x_nR.mean(0)
+    mean_K = y_nK.mean(0)
     x_nR = x_nR - center_R
     size_R, axis_RR = np.linalg.eigh(x_nR.T @ x_nR)
-    new_mR, y_RK = (new_mR - center_R) @ axis_RR, axis_RR.T @ (x_nR.T @ (y_nK - mean_K))
+    new_mR = (new_mR - center_R) @ axis_RR
+    y_RK = axis_RR.T @ (x_nR.T @ (y_nK - mean_K))
     size_AR1 = np.maximum(size_R, 0)[:, None] + ALPHAS[:, None, None]  # rounding may leave less
     return np.stack([new_mR @ (y_RK / size_R1) for size_R1 in size_AR1]) + mean_K
 
