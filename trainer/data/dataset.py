@@ -174,7 +174,8 @@ class TrainingData:
             std = self._vector("std", stored_n)
         else:
             mean = self._vector(part, stored_n)
-        return np.stack([mean.mean((1, 2)), (mean**2 + std**2).mean((1, 2))], 1)
+        square = mean**2 + std**2
+        return np.stack([mean.mean((1, 2)), square.mean((1, 2))], 1)
 
     def _vector(self, name: str, stored_n: np.ndarray) -> np.ndarray:
         """(n, V, T, D) one pooled vector."""

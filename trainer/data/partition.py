@@ -101,7 +101,8 @@ def draw(counts: Counts, measure: Measure, rng: np.random.Generator) -> np.ndarr
 
 
 def _greedy(counts: Counts, order_G: np.ndarray) -> np.ndarray:
-    count_GK, n_folds = counts.count_GK, counts.n_folds
+    count_GK = counts.count_GK
+    n_folds = counts.n_folds
     order_G = order_G[np.argsort(-count_GK[order_G, :-1].std(1), kind="stable")]
     fold_G = np.empty(len(count_GK), np.int64)
     count_FK = np.zeros((n_folds, count_GK.shape[1]), np.int64)

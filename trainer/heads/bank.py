@@ -145,7 +145,10 @@ class HeadKind:
     All tensors of a bank are (Q, G, *), weights (Q, G, in, out).
     """
 
-    trained, seeded, report_only = True, True, False  # as a Regressor says of itself
+    # as a Regressor says of itself
+    trained = True
+    seeded = True
+    report_only = False
     settings: tuple[str, ...] = ()
     """Keys of the config's `head` section that make a difference to it, beside `kind` and
     `seed`."""
@@ -265,7 +268,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_HMI: Tensor, weight_QGIO: Tensor, bias_QGO: Tensor) -> Tensor:
         ctx.save_for_backward(x_HMI)
-        ctx.weight, ctx.bias = weight_QGIO, bias_QGO  # leaves: kept as they are for their .grad
+        # leaves: kept as they are for their .grad
+        ctx.weight = weight_QGIO
+        ctx.bias = bias_QGO
         return torch.baddbmm(bias_QGO.flatten(0, 1)[:, None], x_HMI, weight_QGIO.flatten(0, 1))
 
     @staticmethod

@@ -128,7 +128,8 @@ def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tenso
     prediction = _in_space(out.masses_QGB5, weights.space)
     truth = _in_space(labels.masses_N5, weights.space)
     errors = smooth_l1(prediction, truth, beta_G[:, None, None]).mean(2)
-    loss = (errors[..., :3] * weights.main).sum(-1) + errors[..., 3:].mean(-1) * weights.aux
+    main = (errors[..., :3] * weights.main).sum(-1)
+    loss = main + errors[..., 3:].mean(-1) * weights.aux
     if out.state_QGBC is not None:
         cross_entropy = -(labels.state_NC * out.state_QGBC.log_softmax(-1)).sum(-1)
         loss = loss + cross_entropy.mean(-1) * weights.state

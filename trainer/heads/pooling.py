@@ -45,14 +45,18 @@ class _Attend(torch.autograd.Function):
         ctx, w_QGBTP: Tensor, rows: Sequence[Tensor], touches: Touches, half: bool
     ) -> Tensor:
         q, g, b, t, p = w_QGBTP.shape
-        w, out = w_QGBTP.permute(0, 2, 3, 1, 4).reshape(q * b, t, g, p), None
+        w = w_QGBTP.permute(0, 2, 3, 1, 4).reshape(q * b, t, g, p)
+        out = None  # its width is known with the first row
         for u, entries in touches.by_row:
             a_TPM = w[entries // touches.n_slots].permute(1, 3, 0, 2).reshape(t, p, -1)
             y_TDM = transposed_times(rows[u], a_TPM, half)
             if out is None:
                 out = w.new_zeros(q * b * touches.n_slots, t, g, y_TDM.shape[1])
             out[entries] = y_TDM.unflatten(2, (len(entries), g)).permute(2, 0, 3, 1)
-        ctx.rows, ctx.touches, ctx.half, ctx.shape = rows, touches, half, (q, g, b, t, p)
+        ctx.rows = rows
+        ctx.touches = touches
+        ctx.half = half
+        ctx.shape = (q, g, b, t, p)
         return out.view(q, b, touches.n_slots, t, g, -1).permute(0, 4, 1, 2, 3, 5)
 
     @staticmethod
@@ -63,11 +67,8 @@ class _Attend(torch.autograd.Function):
         dw = dy.new_zeros(q * b, t, g, p)
         for u, entries in ctx.touches.by_row:
             d_TMD = dy[entries].permute(1, 0, 2, 3).reshape(t, len(entries) * g, -1)
-            part = (
-                times(ctx.rows[u], d_TMD.transpose(1, 2), ctx.half)
-                .view(t, p, len(entries), g)
-                .permute(2, 0, 3, 1)
-            )
+            dw_TPM = times(ctx.rows[u], d_TMD.transpose(1, 2), ctx.half)
+            part = dw_TPM.view(t, p, len(entries), g).permute(2, 0, 3, 1)
             # one at a time: index_add_ took 32 ms of a core for a full-size step of 30 heads, this
             # 18
             for sample, each in zip((entries // n_slots).tolist(), part, strict=True):
@@ -83,7 +84,8 @@ class _Project(torch.autograd.Function):
         ctx, w_QGDK: Tensor, rows: Sequence[Tensor], touches: Touches, b: int, half: bool
     ) -> Tensor:
         q, g, d, k = w_QGDK.shape
-        w, out = w_QGDK.permute(0, 2, 1, 3).reshape(q, d, g * k), None
+        w = w_QGDK.permute(0, 2, 1, 3).reshape(q, d, g * k)
+        out = None  # the grid of patches is known with the first row
         for u, entries in touches.by_row:
             t, p, _ = rows[u].shape
             stacked = w[entries // b].transpose(0, 1).reshape(1, d, -1).expand(t, -1, -1)
@@ -91,7 +93,10 @@ class _Project(torch.autograd.Function):
             if out is None:
                 out = w.new_zeros(q * b, t, p, g, k)
             out[entries] = y.view(t, p, len(entries), g, k).permute(2, 0, 1, 3, 4)
-        ctx.rows, ctx.touches, ctx.half, ctx.shape = rows, touches, half, (q, g, d, k, b)
+        ctx.rows = rows
+        ctx.touches = touches
+        ctx.half = half
+        ctx.shape = (q, g, d, k, b)
         return out.view(q, b, *out.shape[1:]).permute(0, 4, 1, 2, 3, 5)
 
     @staticmethod
@@ -102,11 +107,8 @@ class _Project(torch.autograd.Function):
         dw = dy.new_zeros(q, d, g * k)
         for u, entries in ctx.touches.by_row:
             d_TPM = dy[entries].permute(1, 2, 0, 3).reshape(t, p, -1)
-            part = (
-                transposed_times(ctx.rows[u], d_TPM, ctx.half)
-                .sum(0)
-                .unflatten(1, (len(entries), g * k))
-            )
+            dw_DM = transposed_times(ctx.rows[u], d_TPM, ctx.half).sum(0)
+            part = dw_DM.unflatten(1, (len(entries), g * k))
             for i, split in enumerate((entries // b).tolist()):
                 dw[split] += part[:, i]
         return dw.view(q, d, g, k).permute(0, 2, 1, 3), None, None, None, None
@@ -160,12 +162,16 @@ def transposed_times(row_TPD: Tensor, x_TPM: Tensor, half: bool) -> Tensor:
     """(T, D, M) = row^T @ x in x's dtype."""
     if half:
         return _scaled_product(row_TPD.transpose(1, 2), x_TPM)
-    (t, _, d), m = row_TPD.shape, x_TPM.shape[2]
+    t, _, d = row_TPD.shape
+    m = x_TPM.shape[2]
     few = m < FEW
     out = x_TPM.new_zeros(t, *((m, d) if few else (d, m)))
     for tile, part, block in _blocks(row_TPD, x_TPM.dtype):
         x_PM = x_TPM[tile, part]
-        out[tile].addmm_(x_PM.T, block) if few else out[tile].addmm_(block.T, x_PM)
+        if few:
+            out[tile].addmm_(x_PM.T, block)
+        else:
+            out[tile].addmm_(block.T, x_PM)
     return out.transpose(1, 2) if few else out
 
 
@@ -188,5 +194,6 @@ def _blocks(row_TPD: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, slice, T
 
 def _scaled_product(a_TMK: Tensor, x_TKN: Tensor) -> Tensor:
     """a @ x in half precision; the columns of x are scaled by powers of two, which is exact."""
-    scale = torch.exp2(L1_TARGET - x_TKN.abs().sum(1, keepdim=True).clamp_min(1e-30).log2().floor())
+    size = x_TKN.abs().sum(1, keepdim=True).clamp_min(1e-30)
+    scale = torch.exp2(L1_TARGET - size.log2().floor())
     return torch.bmm(a_TMK, (x_TKN * scale).half()).to(x_TKN.dtype) / scale

@@ -31,7 +31,10 @@ class Regressor:
     seeded = False
     """It draws, so `head.seed` makes a difference."""
 
-    reads_pooled, reads_patches, maps_say = True, False, None
+    # as a HeadKind says of itself
+    reads_pooled = True
+    reads_patches = False
+    maps_say = None
 
     copies = 5
     """Of its training rows' features alive in a fit, themselves among them (3.7 to 5.2 seen), to

@@ -30,7 +30,8 @@ class Checkpoint:
     epochs, not the sweep."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.previous = path, path.with_name(f"previous_{path.name}")
+        self.path = path
+        self.previous = path.with_name(f"previous_{path.name}")
 
     def save(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
         """Keep the state of all banks, and what it depends on.

@@ -45,7 +45,8 @@ class _Finished:
 def newest_sweep(out: Path) -> tuple[Path, str]:
     """The sweep under `out` that was finished last, and why it is that one. InputError if there is
     none."""
-    finished, closed = [], []
+    finished = []
+    closed = []
     for folder in sorted(out.iterdir()) if out.is_dir() else []:
         try:
             if (folder / SUMMARY).is_file():

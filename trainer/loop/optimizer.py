@@ -19,7 +19,10 @@ class BankOptimizer:
     """
 
     def __init__(self, bank: Bank, points: Sequence[PointConfig], n_steps: int) -> None:
-        self.bank, self.points, self.n_steps, self.n_done = bank, points, n_steps, 0
+        self.bank = bank
+        self.points = points
+        self.n_steps = n_steps
+        self.n_done = 0
         for tensor in bank.tensors.values():
             # in place from here on: replacing it would unhook the slices
             tensor.grad = torch.zeros_like(tensor)

@@ -150,7 +150,8 @@ class RunFolder:
     def head_files(self, which: str, folds: list[int] | None = None) -> list[str]:
         """Names of the files that `heads` reads, beside `splits`. InputError if the run cannot have
         such heads."""
-        cv, kind = self.config.cv, kinds.load(self.config.head.kind)
+        cv = self.config.cv
+        kind = kinds.load(self.config.head.kind)
         if kind.report_only:
             raise InputError(
                 f"{self.path}: {self.config.head.kind} is for reports only, it is not saved; "

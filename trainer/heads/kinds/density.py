@@ -34,7 +34,8 @@ class Density(HeadKind):
         return Outputs(inputs.late(self.maps(bank, inputs).sum((3, 4))))
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
-        weight, bias = bank.tensors["density.weight"], bank.tensors["density.bias"]
+        weight = bank.tensors["density.weight"]
+        bias = bank.tensors["density.bias"]
         # into the weights: normalising every patch would be a pass over the tokens
         if bank.moments:
             mean, std = bank.moments["patch"]

@@ -14,7 +14,8 @@ class PooledMlp(HeadKind):
     """The trunk over `features`: any of cls, mean, std, max, min, gem, one after another."""
 
     settings = ("features", "shared_hidden", "dropout", "normalize")
-    reads_pooled, reads_patches = True, False
+    reads_pooled = True
+    reads_patches = False
     floats_per_patch = 0
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
