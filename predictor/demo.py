@@ -15,6 +15,7 @@ import pandas as pd
 from featurestore.backbone.demo.drawing import Photo, draw_pasture, plan_pasture
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
+from featurestore.photos.catalog import target_rows
 from featurestore.photos.decode import decode_ahead
 from featurestore.photos.sites import site_of
 from featurestore.store import FeatureStore
@@ -88,7 +89,7 @@ def run_demo(
     photographs = test_photographs(data)
     intervals = _intervals(predictor)
     predictions = intervals.added(predictor.predict(photographs, tta=4))
-    write_predictions(data / "test.csv", predictions, out / "submission.csv")
+    write_predictions(target_rows(data / "test.csv"), predictions, out / "submission.csv")
     scores = _scores(data, FeatureStore.open(store_path), predictor, photographs, predictions)
     say(_coverage(intervals, predictions, _truth(data), plan_pasture(seed, n_train, n_test)))
     say(

@@ -9,6 +9,7 @@ from typing import Literal
 
 from featurestore.disk.durable import check_writable
 from featurestore.errors import IN_PART, InputError, UsageError, list_some
+from featurestore.photos.catalog import read_test
 from predictor.bundle.bundle import LISTING
 from predictor.extras.blend import Blend, weighed
 from predictor.extras.explain import PICTURE_S
@@ -16,9 +17,9 @@ from predictor.members.combine import Average
 from predictor.members.deadline import parse_duration
 from predictor.members.member import say_lone_folds
 from predictor.members.oof import check_held_out
-from predictor.members.submission import asked_rows, write_predictions
+from predictor.members.submission import check_targets, write_predictions
 from predictor.parity import check_oof
-from predictor.predictor import Predictor, test_photographs
+from predictor.predictor import Predictor, photographs_of
 from trainer.loop.newest import newest_sweep
 from trainer.loop.runs import best_run
 
@@ -83,8 +84,12 @@ def predict_to_file(
         check_oof(predictor, data, out, say, resume, allow_outside)
         return 0
     tta = 4 if tta is None else tta
-    asked_rows(data / "test.csv")  # what cannot be followed is refused before the work
-    paths = test_photographs(data, on_error == "mean", allow_outside)
+
+    # what cannot be followed or read is refused before anything heavy is loaded
+    images, rows = read_test(data / "test.csv")
+    check_targets(data / "test.csv", rows)
+    paths = photographs_of(images, data, on_error == "mean", allow_outside)
+
     weigh = partial(weighed, how=blend, say=say) if blend else None
     predictor = Predictor.load(
         runs, weigh=weigh, average=average, constraints=constraints, **options
@@ -96,22 +101,28 @@ def predict_to_file(
     explainer = predictor.explainer(explain, tta, list(paths.values())) if explain else None
     kept = predictor.journal(out.with_name(out.name + ".progress"), tta, resume)
     unusable = {} if on_error == "mean" else None
-    left_s = _left_s(deadline, start, len(paths) if explain else 0)
+
+    left_s = None
+    if deadline:
+        drawing_s = PICTURE_S * len(paths) if explain else 0
+        left_s = parse_duration(deadline) - (time.monotonic() - start) - drawing_s
+
     table = predictor.predict(
         paths, tta, deadline_s=left_s, kept=kept, unusable=unusable, explainer=explainer, say=say
     )
     if intervals:
         table = intervals.added(table, unusable or ())
-    write_predictions(data / "test.csv", table, out)
+    write_predictions(rows, table, out)
+
+    # pictures come last, so that they never stand between a deadline and the submission
     if explainer:
         say(f"pictures: {explainer.report(paths, table, unusable or {}, interval)}")
     kept.close()
-    if unusable:
-        say(
-            f"the training mean stands for {len(unusable)} "
-            f"photographs:{list_some(list(unusable.values()), len(unusable))}"
-        )
-    return IN_PART if unusable else 0
+    if not unusable:
+        return 0
+    reasons = list_some(list(unusable.values()), len(unusable))
+    say(f"the training mean stands for {len(unusable)} photographs:{reasons}")
+    return IN_PART
 
 
 def find_runs(
@@ -134,16 +145,6 @@ def find_runs(
     best = best_run(folder)
     say(f"heads of {best}, the best run of this sweep" + (f": {why}" if why else ""))
     return [best]
-
-
-def _left_s(deadline: str | None, start: float, n_pictures: int) -> float | None:
-    """Seconds to predict in, of a deadline that began at `start` and must leave time to draw; None
-    has no end."""
-    return (
-        parse_duration(deadline) - (time.monotonic() - start) - PICTURE_S * n_pictures
-        if deadline
-        else None
-    )
 
 
 def _check_oof_alone(**given: object) -> None:

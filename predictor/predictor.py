@@ -2,11 +2,8 @@
 made the store's."""
 
 import os
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,15 +14,14 @@ from featurestore.backbone.backbone import Backbone
 from featurestore.backbone.device import choose_device
 from featurestore.disk.interrupts import check_interrupt, patient_keyboard
 from featurestore.disk.messages import new_bar, say
-from featurestore.disk.threads import starting, usable_threads
+from featurestore.disk.threads import usable_threads
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
 from featurestore.format.spec import TokenSpec, ViewSpec
-from featurestore.photos.catalog import read_catalog, target_rows
+from featurestore.photos.catalog import read_test
 from featurestore.photos.decode import (
     Decoded,
     check_photographs,
     dark_remark,
-    decode_ahead,
     inspect_photographs,
 )
 from featurestore.photos.find import find_photographs
@@ -39,8 +35,7 @@ from predictor.members.deadline import Clock
 from predictor.members.ensemble import BankEnsemble, RegressorEnsemble
 from predictor.members.journal import Journal, journal_key
 from predictor.members.member import Member, Raw, Stage, by_spec
-
-Found = tuple[str, list[Raw], str, int, float]  # image_id, what members say, sha256, views, seconds
+from predictor.photographs import Pass
 
 
 @dataclass
@@ -167,33 +162,41 @@ class Predictor:
         """
         if not can_check():
             say(UNCHECKED)
-        views, groups = chosen_tta(tta), by_spec(self.members)
-        raw_NM: dict[str, list[Raw] | None] = {
-            image_id: [None] * len(self.members) for image_id in paths
-        }
+        views = chosen_tta(tta)
+        groups = by_spec(self.members)
         for group in groups:
-            _check_views(views, self.members[group[0]].spec.tokens)
-            _check_photographs(paths, self.members[group[0]].spec.tokens.crop, unusable)
-        todo = {
-            image_id: path for image_id, path in paths.items() if image_id not in (unusable or {})
-        }
+            tokens = self.members[group[0]].spec.tokens
+            _check_views(views, tokens)
+            _check_photographs(paths, tokens.crop, unusable)
+        left_out = unusable or {}
+        todo = {image_id: path for image_id, path in paths.items() if image_id not in left_out}
+
         takes_16_bits = any(member.spec.tokens.bits is None for member in self.members)
         if takes_16_bits and (remark := dark_remark(todo.values())):
             say(f"warning: {remark}")
-        waits = patient_keyboard("the same call goes on from here") if kept else nullcontext()
+
+        def damaged(image_id: str, err: InputError) -> None:
+            unusable[image_id] = str(err)
+
+        raw_NM: dict[str, list[Raw] | None] = {
+            image_id: [None] * len(self.members) for image_id in paths
+        }
         clock = Clock(deadline_s, len(todo) * len(groups), say, len(self.devices))
+        waits = patient_keyboard("the same call goes on from here") if kept else nullcontext()
         with waits, new_bar("predict", clock.n_left, "image", progress) as bar:
+            # one pass over the photographs for each backbone, since two may not fit in memory
             for group, positions in enumerate(groups):
-                found = self._group(group, todo, views, clock, kept, unusable, explainer, sealed)
-                for image_id, raws, sha256, n_views, seconds in found:
-                    _check_finite(
-                        [self.members[position] for position in positions], raws, image_id
-                    )
-                    if kept and n_views:
-                        kept.add(group, image_id, sha256, raws)
-                    clock.done(n_views, seconds)
-                    for position, raw in zip(positions, raws, strict=True):
-                        raw_NM[image_id][position] = raw
+                members = [self.members[position] for position in positions]
+                stages = [self.stage(group, device) for device in self.devices]
+                may_lack = None if unusable is None else damaged
+                work = Pass(group, views, clock, kept, explainer, may_lack, sealed)
+                for found in work.run(stages, todo):
+                    _check_finite(members, found.raws, found.image_id)
+                    if kept and found.n_views:
+                        kept.add(group, found.image_id, found.sha256, found.raws)
+                    clock.done(found.n_views, found.seconds)
+                    for position, raw in zip(positions, found.raws, strict=True):
+                        raw_NM[found.image_id][position] = raw
                     bar.update()
                     check_interrupt()
         return raw_NM | dict.fromkeys(unusable or {})
@@ -235,114 +238,6 @@ class Predictor:
             folder, self.members, names, journal_key(self.members, names, self.precision)
         )
 
-    def _group(
-        self,
-        group: int,
-        paths: dict[str, Path],
-        views: Sequence[ViewSpec],
-        clock: Clock,
-        kept: Journal | None,
-        unusable: dict[str, str] | None,
-        explainer: Explainer | None,
-        sealed: bool,
-    ) -> Iterator[Found]:
-        """Every photograph by one backbone's members, as they are finished; several devices share
-        them."""
-        stages = [self.stage(group, device) for device in self.devices]
-        shares = [dict(list(paths.items())[k :: len(stages)]) for k in range(len(stages))]
-        work = [
-            _photographs(stage, share, group, views, clock, kept, unusable, explainer, sealed)
-            for stage, share in zip(stages, shares, strict=True)
-        ]
-        return work[0] if len(work) == 1 else _together(work)
-
-
-def _photographs(
-    stage: Stage,
-    paths: dict[str, Path],
-    group: int,
-    views: Sequence[ViewSpec],
-    clock: Clock,
-    kept: Journal | None,
-    unusable: dict[str, str] | None,
-    explainer: Explainer | None,
-    sealed: bool,
-) -> Iterator[Found]:
-    """Photographs of one device in their order; what the journal has comes at once, with no
-    views."""
-    damaged = (
-        None if unusable is None else (lambda image_id, err: unusable.update({image_id: str(err)}))
-    )
-    for image_id, photograph in decode_ahead(
-        paths, stage.backbone.crop, None, damaged, paths if sealed else ()
-    ):
-        sha256, start = photograph.facts["sha256"], time.monotonic()
-        raws = kept.get(group, image_id, sha256) if kept else None
-        n_known = raws[0].masses_HV5.shape[1] if raws else 0
-        chosen = [] if n_known == len(views) else clock.views(views)
-        # a deadline may have left fewer to it; if there is time now, that is made up for
-        if len(chosen) > n_known:
-            tokens = stage.tokens(photograph, image_id, chosen)
-            raws = stage.told(tokens)
-            if explainer:
-                explainer.keep(group, image_id, sha256, stage, tokens, chosen)
-        else:
-            chosen = []
-            # predicted before without a map: one view will do
-            if explainer and not explainer.has(group, image_id, sha256):
-                explainer.keep(
-                    group,
-                    image_id,
-                    sha256,
-                    stage,
-                    stage.tokens(photograph, image_id, views[:1]),
-                    views[:1],
-                )
-        yield image_id, raws, sha256, len(chosen), time.monotonic() - start
-
-
-def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
-    """What several iterators give, each run by a thread of its own; the first error of any, or a
-    signal, ends them all.
-
-    They are waited for, each until its photograph is done: torch aborts a process that ends while a
-    thread computes.
-    """
-    found: queue.SimpleQueue = queue.SimpleQueue()
-    stop = threading.Event()
-
-    def run(items: Iterator[Found]) -> None:
-        try:
-            with closing(items):
-                for item in items:
-                    found.put(item)
-                    if stop.is_set():
-                        return
-            found.put(None)
-        except BaseException as err:  # noqa: BLE001  raised again where the results are read
-            found.put(err)
-
-    threads: list[threading.Thread] = []
-    try:
-        for items in work:
-            thread = threading.Thread(target=run, args=(items,))
-            with starting():
-                thread.start()
-            threads.append(thread)
-        n_running = len(threads)
-        while n_running:
-            item = found.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                n_running -= 1
-            else:
-                yield item
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
 
 def predict(
     run: Path | Sequence[Path],
@@ -380,12 +275,18 @@ def test_photographs(
 ) -> dict[str, Path]:
     """Photograph of each image of test.csv; InputError listing all that are missing or outside
     `data`, unless they may be."""
-    target_rows(data / "test.csv")  # refuses rows that come twice, long or wide
-    frame = read_catalog(data / "test.csv", may_be_empty=True)
+    images, _ = read_test(data / "test.csv")
+    return photographs_of(images, data, missing, allow_outside)
+
+
+def photographs_of(
+    images: pd.DataFrame, data: Path, missing: bool = False, allow_outside: bool = False
+) -> dict[str, Path]:
+    """As `test_photographs`, of a table with image_id and path."""
     paths = find_photographs(
-        frame, data, allow_outside, missing, allow="--allow-outside", without="--on-error mean"
+        images, data, allow_outside, missing, allow="--allow-outside", without="--on-error mean"
     )
-    return dict(zip(frame["image_id"], paths, strict=True))
+    return dict(zip(images["image_id"], paths, strict=True))
 
 
 def _check_views(views: Sequence[ViewSpec], tokens: TokenSpec) -> None:

@@ -16,9 +16,10 @@ from plain_heads import plain_masses
 from featurestore import FeatureStore
 from featurestore.checks import FAIL
 from featurestore.errors import InputError
+from featurestore.photos.catalog import target_rows
 from featurestore.photos.data_folder import check_data
 from featurestore.photos.decode import decode
-from predictor.members.submission import submission, wide_path, write_predictions
+from predictor.members.submission import check_targets, submission, wide_path, write_predictions
 from predictor.predictor import Predictor, predict
 from trainer.loop.runs import RunFolder, best_run
 from trainer.score.metrics import TARGETS, constrained
@@ -244,19 +245,19 @@ def test_a_submission_follows_test_csv_whatever_its_order(tmp_path):
     wide = pd.DataFrame(
         {"image_id": ["A", "B"], **{t: [i + 1.0, i + 10.0] for i, t in enumerate(TARGETS)}}
     )
-    assert submission(csv, wide)["target"].tolist() == [13.0, 5.0]
+    assert submission(target_rows(csv), wide)["target"].tolist() == [13.0, 5.0]
     with pytest.raises(InputError, match="no masses:\n  B__GDM_g"):
-        submission(csv, wide.assign(GDM_g=[1, np.nan]))
+        submission(target_rows(csv), wide.assign(GDM_g=[1, np.nan]))
     csv.write_text("sample_id,image_path,target_name\nB__Weeds_g,test/B.jpg,Weeds_g\n")
     with pytest.raises(InputError, match="unknown targets Weeds_g"):
-        submission(csv, wide)
+        check_targets(csv, target_rows(csv))
 
 
 def test_the_wide_table_has_no_index_and_six_decimals(tmp_path):
     csv = tmp_path / "test.csv"
     csv.write_text("sample_id,image_path,target_name\nA__GDM_g,test/A.jpg,GDM_g\n")
     wide = pd.DataFrame({"image_id": ["A"], **{t: [1 / 3] for t in TARGETS}})
-    write_predictions(csv, wide, tmp_path / "submission.csv")
+    write_predictions(target_rows(csv), wide, tmp_path / "submission.csv")
     assert (
         tmp_path / "predictions.csv"
     ).read_text() == f"image_id,{','.join(TARGETS)}\nA{5 * ',0.333333'}\n"
@@ -270,10 +271,10 @@ def test_one_value_that_is_no_mass_is_refused_by_its_row(tmp_path, value):
         "sample_id,image_path,target_name\na__GDM_g,test/a.jpg,GDM_g\nb__GDM_g,test/b.jpg,GDM_g\n"
     )
     wide = pd.DataFrame({"image_id": ["a", "b"], **dict.fromkeys(TARGETS, 1.0)})
-    table = submission(csv, wide)
+    table = submission(target_rows(csv), wide)
     assert table.columns.tolist() == ["sample_id", "target"] and table["target"].tolist() == [1, 1]
     with pytest.raises(InputError, match="1 predictions are no masses:\n  b__GDM_g"):
-        submission(csv, wide.assign(GDM_g=[1, value]))
+        submission(target_rows(csv), wide.assign(GDM_g=[1, value]))
 
 
 def test_unknown_targets_are_refused_before_the_work(sweep, pasture, tmp_path):
@@ -328,7 +329,7 @@ def test_P04_a_full_disk_leaves_the_old_files_or_none(tmp_path):
                 if limit == 100_000
                 else pytest.raises(InputError, match="choose another place with --out")
             ):
-                write_predictions(tmp_path / "test.csv", wide, tmp_path / "s.csv")
+                write_predictions(target_rows(tmp_path / "test.csv"), wide, tmp_path / "s.csv")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         if limit < 100_000:

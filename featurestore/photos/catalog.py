@@ -42,6 +42,28 @@ def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     return _from_wide(csv_path, table)
 
 
+def read_test(csv_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A test.csv, which may have no rows: its images, as `read_catalog` has them, and the rows that
+    a submission follows, as `target_rows`.
+
+    Raises InputError for all that either of them refuses.
+    """
+    table = read_table(csv_path, may_be_empty=True)
+    columns = ["sample_id", "image_id", "target_name"]
+    if _is_long(table):
+        table = _with_ids(csv_path, table)
+        images = _from_long(csv_path, table)
+        _check_once(csv_path, table["sample_id"])
+        return images, table[columns].reset_index(drop=True)
+    images = _from_wide(csv_path, table)
+    rows = [
+        (f"{image_id}__{target}", image_id, target)
+        for image_id in images["image_id"]
+        for target in TARGETS
+    ]
+    return images, pd.DataFrame(rows, columns=columns, dtype=object)
+
+
 def target_rows(csv_path: Path) -> pd.DataFrame:
     """The rows of a long CSV as it has them: sample_id, image_id, target_name (str), for a
     submission in its order.
@@ -50,18 +72,7 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
     everything `read_catalog` refuses but a table without rows, and for a row that comes more than
     once.
     """
-    table = read_table(csv_path, may_be_empty=True)
-    if not _is_long(table):
-        ids = _from_wide(csv_path, table)["image_id"].tolist()
-        return pd.DataFrame(
-            [(f"{image_id}__{target}", image_id, target) for image_id in ids for target in TARGETS],
-            columns=["sample_id", "image_id", "target_name"],
-            dtype=object,
-        )
-    table = _with_ids(csv_path, table)
-    _from_long(csv_path, table)
-    _check_once(csv_path, table["sample_id"])
-    return table[["sample_id", "image_id", "target_name"]].reset_index(drop=True)
+    return read_test(csv_path)[1]
 
 
 def _is_long(table: pd.DataFrame) -> bool:

@@ -10,32 +10,28 @@ import pandas as pd
 
 from featurestore.disk.durable import appears_whole
 from featurestore.errors import InputError, list_some
-from featurestore.photos.catalog import target_rows
 from trainer.score.metrics import TARGETS
 
 
-def asked_rows(test_csv: Path) -> pd.DataFrame:
-    """The rows of test.csv: sample_id, image_id, target_name; InputError for a CSV no submission
-    can follow."""
-    rows = target_rows(test_csv)
+def check_targets(test_csv: Path, rows: pd.DataFrame) -> None:
+    """InputError for rows of test.csv that no submission can follow."""
     if unknown := sorted(set(rows["target_name"]) - set(TARGETS)):
         raise InputError(
             f"{test_csv}: unknown targets {', '.join(unknown)}; heads predict {', '.join(TARGETS)}"
         )
-    return rows
 
 
-def submission(test_csv: Path, predictions: pd.DataFrame) -> pd.DataFrame:
-    """sample_id and target for exactly the rows of test.csv, in its order, from the wide table of
+def submission(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """sample_id and target for exactly these rows, in their order, from the wide table of
     `predict`.
 
-    InputError as `asked_rows`, and for a prediction that is not a finite mass from 0.
+    rows : of test.csv, as `target_rows`. InputError for a prediction that is not a finite mass
+        from 0.
     """
-    rows = asked_rows(test_csv)
-    long = predictions.melt("image_id", list(TARGETS), "target_name", "target").set_index(
-        ["image_id", "target_name"]
-    )["target"]
-    target = long.loc[list(zip(rows["image_id"], rows["target_name"], strict=True))].to_numpy()
+    long = predictions.melt("image_id", list(TARGETS), "target_name", "target")
+    target_of = long.set_index(["image_id", "target_name"])["target"]
+    names = list(zip(rows["image_id"], rows["target_name"], strict=True))
+    target = target_of.loc[names].to_numpy()
     if len(bad := rows["sample_id"][~(np.isfinite(target) & (target >= 0))]):
         raise InputError(f"{len(bad)} predictions are no masses:{list_some(list(bad))}")
     return pd.DataFrame({"sample_id": rows["sample_id"], "target": target})
@@ -49,10 +45,11 @@ def wide_path(out: Path) -> Path:
     )
 
 
-def write_predictions(test_csv: Path, predictions: pd.DataFrame, out: Path) -> None:
+def write_predictions(rows: pd.DataFrame, predictions: pd.DataFrame, out: Path) -> None:
     """Write `out` (long, test.csv's rows) and the wide table with spreads beside it: both or none
     of them."""
-    long, wide = submission(test_csv, predictions), wide_path(out)
+    long = submission(rows, predictions)
+    wide = wide_path(out)
     with can_write(out), appears_whole(out) as partial, appears_whole(wide) as wide_partial:
         predictions.to_csv(wide_partial, index=False, float_format="%.6f")
         long.to_csv(partial, index=False)

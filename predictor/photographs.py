@@ -1,0 +1,129 @@
+"""One pass over the photographs by one backbone: what is done for each of them, on one device or
+several."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurestore.disk.threads import starting
+from featurestore.errors import InputError
+from featurestore.format.spec import ViewSpec
+from featurestore.photos.decode import Decoded, decode_ahead
+from predictor.extras.explain import Explainer
+from predictor.members.deadline import Clock
+from predictor.members.journal import Journal
+from predictor.members.member import Raw, Stage
+
+
+@dataclass(frozen=True)
+class Found:
+    """What members say of one photograph, and what that took."""
+
+    image_id: str
+    raws: list[Raw]
+    sha256: str
+    n_views: int
+    """Views that were computed now; 0 where the journal had it all."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one backbone's pass does besides tokens and heads; None is without."""
+
+    group: int
+    """Of members that read this backbone's tokens, see `by_spec`."""
+    views: Sequence[ViewSpec]
+    clock: Clock
+    journal: Journal | None
+    explainer: Explainer | None
+    damaged: Callable[[str, InputError], None] | None
+    """Told of a photograph that is damaged, which is left out; None raises."""
+    sealed: bool
+    """A store holds tokens of these photographs: damage in them is a warning."""
+
+    def run(self, stages: Sequence[Stage], paths: dict[str, Path]) -> Iterator[Found]:
+        """Every photograph, as it is finished; several devices share them."""
+        shares = [dict(list(paths.items())[k :: len(stages)]) for k in range(len(stages))]
+        work = [self._on(stage, share) for stage, share in zip(stages, shares, strict=True)]
+        return work[0] if len(work) == 1 else _together(work)
+
+    def _on(self, stage: Stage, paths: dict[str, Path]) -> Iterator[Found]:
+        """Photographs of one device, in their order."""
+        sealed = paths if self.sealed else ()
+        decoding = decode_ahead(paths, stage.backbone.crop, None, self.damaged, sealed)
+        # an error's traceback would keep the iterator, and with it the threads that decode
+        with closing(decoding) as decoded:
+            for image_id, photograph in decoded:
+                yield self._predict(stage, image_id, photograph)
+
+    def _predict(self, stage: Stage, image_id: str, photograph: Decoded) -> Found:
+        """One photograph: what the journal has, else as many views as the clock allows."""
+        start = time.monotonic()
+        sha256 = photograph.facts["sha256"]
+
+        raws = self.journal.get(self.group, image_id, sha256) if self.journal else None
+        n_known = raws[0].masses_HV5.shape[1] if raws else 0
+        views = [] if n_known == len(self.views) else self.clock.views(self.views)
+
+        # a deadline may have left fewer views to it; if there is time now, that is made up for
+        if len(views) > n_known:
+            tokens = stage.tokens(photograph, image_id, views)
+            raws = stage.told(tokens)
+            if self.explainer:
+                self.explainer.keep(self.group, image_id, sha256, stage, tokens, views)
+            return Found(image_id, raws, sha256, len(views), time.monotonic() - start)
+
+        # predicted before without a map: one view will do
+        if self.explainer and not self.explainer.has(self.group, image_id, sha256):
+            plain = self.views[:1]
+            tokens = stage.tokens(photograph, image_id, plain)
+            self.explainer.keep(self.group, image_id, sha256, stage, tokens, plain)
+        return Found(image_id, raws, sha256, 0, time.monotonic() - start)
+
+
+def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:
+    """What several iterators give, each run by a thread of its own; the first error of any, or a
+    signal, ends them all.
+
+    They are waited for, each until its photograph is done: torch aborts a process that ends while a
+    thread computes.
+    """
+    found: queue.SimpleQueue = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def run(items: Iterator[Found]) -> None:
+        try:
+            with closing(items):
+                for item in items:
+                    found.put(item)
+                    if stop.is_set():
+                        return
+            found.put(None)
+        except BaseException as err:  # noqa: BLE001  raised again where the results are read
+            found.put(err)
+
+    threads: list[threading.Thread] = []
+    try:
+        for items in work:
+            thread = threading.Thread(target=run, args=(items,))
+            with starting():
+                thread.start()
+            threads.append(thread)
+        n_running = len(threads)
+        while n_running:
+            item = found.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                n_running -= 1
+            else:
+                yield item
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
