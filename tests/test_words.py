@@ -44,7 +44,6 @@ NAMES_TO_RENAME = {
     "_plain",
     "_plain_id",
     "_plain_os_errors",
-    "asked_rows",
     "plain",
     "plain_errors",
     "plain_path",
