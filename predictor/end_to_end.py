@@ -10,7 +10,7 @@ from typing import Literal
 from featurestore.disk.durable import check_writable
 from featurestore.errors import IN_PART, InputError, UsageError, list_some
 from featurestore.photos.catalog import read_test
-from predictor.bundle.bundle import LISTING
+from predictor.bundle.listing import LISTING
 from predictor.extras.blend import Blend, weighed
 from predictor.extras.explain import PICTURE_S
 from predictor.members.combine import Average

@@ -25,7 +25,8 @@ import predictor
 from featurestore.about import DISTRIBUTION
 from featurestore.backbone.backbone import saved_weights_path
 from featurestore.errors import InputError, StoreDamaged
-from predictor.bundle.bundle import LISTING, MAX_BYTES, UPLOAD_FILES, check_bundle, load_members
+from predictor.bundle.bundle import check_bundle, load_members
+from predictor.bundle.listing import LISTING, MAX_BYTES, UPLOAD_FILES
 from predictor.bundle.pack import licence_note, make_bundle
 from predictor.bundle.texts import SETTINGS
 from predictor.bundle.wheel import write_wheel
@@ -582,7 +583,7 @@ def test_an_out_of_fold_table_that_is_none_is_refused(broken, text):
 
 
 def test_more_files_than_a_bundle_has_are_not_gone_through(broken, monkeypatch):
-    monkeypatch.setattr("predictor.bundle.bundle.MAX_FILES", 9)
+    monkeypatch.setattr("predictor.bundle.contents.MAX_FILES", 9)
     for k in range(5):
         (broken / f"runs/{k}").mkdir()
     assert "more than 9 files" in biomass("bundle", "check", broken, code=3).stderr

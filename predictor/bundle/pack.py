@@ -22,20 +22,18 @@ from featurestore.disk.durable import appears_whole, check_writable, file_sha256
 from featurestore.disk.messages import say
 from featurestore.disk.tensor_file import save_tensors
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
-from predictor.bundle.bundle import (
+from predictor.bundle.bundle import Bundle, check_bundle, check_reach
+from predictor.bundle.listing import (
     BACKBONE_FOLDER,
     FORMAT,
     FORMAT_VERSION,
     LISTING,
     NAME,
     UPLOAD_FILES,
-    Bundle,
     ListedBackbone,
     ListedFile,
     ListedMember,
     Listing,
-    check_bundle,
-    check_reach,
 )
 from predictor.bundle.texts import dataset_metadata, kernel_metadata, notebook, readme
 from predictor.bundle.wheel import metadata, write_wheel

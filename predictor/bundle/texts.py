@@ -8,7 +8,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from featurestore.format.spec import TokenSpec
-from predictor.bundle.bundle import LISTING, ListedBackbone, ListedMember
+from predictor.bundle.listing import LISTING, ListedBackbone, ListedMember
 from predictor.members.member import Member
 from trainer.score.metrics import TARGETS, weighted_r2
 

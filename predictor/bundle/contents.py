@@ -1,0 +1,165 @@
+"""The files of a bundle's folder: what must not be there, is missing, was changed, or is not what
+its name says."""
+
+import codecs
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from featurestore.disk.durable import file_sha256
+from featurestore.disk.pickles import HEAD_BYTES, PICKLED, pickled
+from featurestore.errors import InputError, list_some
+from predictor.bundle.listing import (
+    EMPTY,
+    LISTING,
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_FILES,
+    MAX_LISTING,
+    MAX_NESTING,
+    UPLOAD_FILES,
+    Listing,
+    is_deep,
+)
+
+
+def refuse(path: Path, what: str, problems: list[str]) -> None:
+    if problems:
+        raise InputError(
+            f"{path}: refused, it has {what}; remove that, or get the bundle "
+            f"elsewhere:{list_some(problems)}"
+        )
+
+
+def walk(path: Path) -> dict[str, int | str]:
+    """Size of every file below the folder, or why it is none, by its path there; no link is
+    followed."""
+    found: dict[str, int | str] = {}
+    for name, why in _entries(path, ""):
+        found[name] = why
+        if len(found) > MAX_FILES + len(UPLOAD_FILES) + 1:
+            raise InputError(f"{path}: more than {MAX_FILES} files; that is no bundle")
+    return dict(sorted(found.items()))
+
+
+def _entries(folder: Path, above: str) -> Iterator[tuple[str, int | str]]:
+    with os.scandir(folder) as entries:  # not sorted here: there may be too many to hold
+        empty = True
+        for entry in entries:
+            name, mode, empty = above + entry.name, entry.stat(follow_symlinks=False), False
+            if stat.S_ISLNK(mode.st_mode):
+                yield name, "a link"
+            elif name.count("/") >= MAX_DEPTH:
+                yield name, f"more than {MAX_DEPTH} folders deep"
+            elif stat.S_ISDIR(mode.st_mode):
+                yield from _entries(folder / entry.name, name + "/")
+            else:
+                yield (
+                    name,
+                    mode.st_size if stat.S_ISREG(mode.st_mode) else "neither a file nor a folder",
+                )
+    if empty and above:
+        yield above, EMPTY
+
+
+def find_strange(sizes: dict[str, int | str], listing: Listing) -> Iterator[str]:
+    """What is in the folder and must not be, and why."""
+    for name, size in sizes.items():
+        if isinstance(size, str):
+            # all heads of a run may be missing
+            if size != EMPTY or not any(each.startswith(name) for each in listing.files):
+                yield f"{name}: {size}"
+        elif name in UPLOAD_FILES or name == LISTING:
+            if size > MAX_LISTING:
+                yield f"{name}: {size} bytes, of at most {MAX_LISTING}"
+        elif Path(name).suffix.lower() in PICKLED:
+            yield (
+                f"{name}: {Path(name).suffix} files can hold pickles, which are never read; "
+                "weights are .safetensors"
+            )
+        elif name not in listing.files:
+            yield f"{name}: extra, not listed in {LISTING}"
+        elif size > (most := _most_bytes(name)):
+            yield f"{name}: {size} bytes, of at most {most}"
+
+
+def find_misnamed(listing: Listing) -> Iterator[str]:
+    for name, file in listing.files.items():
+        if not (most := _most_bytes(name)):
+            yield f"{name}: listed, and not a kind of file that bundles have"
+        elif file.size > most:
+            yield f"{name}: listed with {file.size} bytes, of at most {most}"
+    for member in listing.members:
+        run = f"runs/{member.name}/"
+        if not {run + "config.yaml", run + "spec.json"} <= set(listing.files):
+            yield f"{run}: a member whose config.yaml or spec.json is not listed"
+        if not any(name.startswith(run + "weights/") for name in listing.files):
+            yield f"{run}: a member of which no head is listed"
+
+
+def _most_bytes(name: str) -> int:
+    """Bound of a path in a bundle; 0 where no such file may be."""
+    return next((most for pattern, most in MAX_BYTES.items() if re.fullmatch(pattern, name)), 0)
+
+
+def find_damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> dict[str, str]:
+    """Listed files that are missing or changed, and how; InputError if one is not what its name
+    says."""
+    damaged, disguised = {}, []
+    for name, file in listing.files.items():
+        if name not in sizes:
+            damaged[name] = "missing"
+        elif why := _pickled(path / name):
+            disguised.append(f"{name}: {why}")
+        elif sizes[name] != file.size:
+            damaged[name] = f"changed, {sizes[name]} bytes instead of {file.size}"
+        elif (found := file_sha256(path / name)) != file.sha256:
+            damaged[name] = f"changed, sha256 {found} instead of {file.sha256}"
+        elif why := _malformed(path / name):
+            disguised.append(f"{name}: {why}")
+    refuse(path, "files that are not what their names say", disguised)
+    return damaged
+
+
+def _pickled(path: Path) -> str | None:
+    """What a file is by its first bytes, where they are of a kind that can hold pickles; a wheel is
+    a zip."""
+    what = None if path.suffix == ".whl" else pickled(path)
+    return what and f"{what}, which is never read"
+
+
+def _malformed(path: Path) -> str | None:
+    """Why a file is not of the kind that its name says, if it is not; nothing is loaded."""
+    head = _head(path)
+    if path.suffix == ".whl":
+        return None if head.startswith(b"PK\x03\x04") else "not a wheel"
+    if path.suffix == ".safetensors":  # the length of a JSON object, and that object
+        sound = head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= path.stat().st_size
+        return None if sound else "not safetensors"
+    return _not_text(path)
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def _not_text(path: Path) -> str | None:
+    decoder, nested = (
+        codecs.getincrementaldecoder("utf-8")(),
+        path.suffix in (".json", ".ipynb", ".yaml"),
+    )
+    try:
+        with open(path, "rb") as file:
+            # files that can nest are of one block
+            for block in iter(lambda: file.read(1 << 24), b""):
+                if "\0" in decoder.decode(block):
+                    return "not text"
+                if nested and is_deep(block):
+                    return f"nested more than {MAX_NESTING} deep"
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return "not text"
+    return None
