@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install '.[peers]'"
 INSTALL_MDS = (
-    "pip install --no-deps mosaicml-streaming; pip install transformers catalogue "
-    "Brotli "
+    "pip install --no-deps mosaicml-streaming; pip install transformers catalogue Brotli "
     "python-snappy xxhash zstd"
 )
 ReadRow = Callable[[int], np.ndarray]

@@ -61,8 +61,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     for name, each in found.items():
         print(
             f"{name}: {100 * each['share']['median']:.2f} % of the sweep, "
-            f"{100 * each['cpu_share']['median']:.2f} % of its "
-            "processor time"
+            f"{100 * each['cpu_share']['median']:.2f} % of its processor time"
         )
     print(f"mark {100 * MARK:g} %, of 30 heads")
     settings = {key: str(value) for key, value in vars(options).items()}

@@ -572,8 +572,7 @@ def bench_open(folder: Path, repeats: int) -> dict:
     result = {}
     print(
         "P9  a fresh process, warm cache, after import, s (min-max):  open   first batch   open + "
-        "batch   open again"
-        "   catalog"
+        "batch   open again   catalog"
     )
     for what, sizes in stores.items():
         for suffix in ("h5", "zarr"):

@@ -102,8 +102,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     p8 = memory_in_a_cgroup(options, folder) if options.p8_gb else None
     print(
         f"P3 {p3['median']:.1f} x per head, {shared['median']:.1f} x the shared loop   P4 "
-        f"{p4['median']:.2f} x   P5 {p5}   "
-        f"P8 {p8 and p8['of_allowed']}   marks {MARKS}"
+        f"{p4['median']:.2f} x   P5 {p5}   P8 {p8 and p8['of_allowed']}   marks {MARKS}"
     )
     settings = {key: str(value) for key, value in vars(options).items()}
     return {

@@ -149,8 +149,7 @@ def print_rates(rates: dict[str, np.ndarray], result: dict, cache: str) -> None:
         ratio = case["vs_limit"]
         print(
             f"    .{suffix}: the limit is the {case['limit']}; verify reaches "
-            f"{ratio['median']:.2f} of it"
-            f" ({ratio['min']:.2f}-{ratio['max']:.2f})"
+            f"{ratio['median']:.2f} of it ({ratio['min']:.2f}-{ratio['max']:.2f})"
         )
 
 

@@ -192,9 +192,8 @@ def _coverage(
     )
     return (
         f"intervals at level {intervals.level:.2f}, from {intervals.n_sites} known sites: "
-        f"{inside_N.mean():.3f} of the "
-        f"masses at {len(by_site)} unseen sites lie within, {by_site.mean():.3f} where each site "
-        "counts the same"
+        f"{inside_N.mean():.3f} of the masses at {len(by_site)} unseen sites lie within, "
+        f"{by_site.mean():.3f} where each site counts the same"
     )
 
 

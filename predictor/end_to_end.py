@@ -154,8 +154,7 @@ def _check_oof_alone(**given: object) -> None:
     ]:
         raise UsageError(
             "--oof predicts as the sweep scored its heads, with the run's own views, constraints "
-            "and rules: leave "
-            f"{', '.join(named)} out, or --oof"
+            f"and rules: leave {', '.join(named)} out, or --oof"
         )
 
 

@@ -56,10 +56,8 @@ def check_oof(
     if not np.allclose(ours_N5, theirs_N5, **TOLERANCE):
         raise MismatchError(
             f"{out}: up to {apart_5.max():.3g} g from oof.csv, more than {TOLERANCE['atol']:g} g "
-            "and "
-            f"{TOLERANCE['rtol']:g} of the mass; photographs, heads or weights have changed, or "
-            "device, "
-            "precision or versions are not those of the store and the sweep"
+            f"and {TOLERANCE['rtol']:g} of the mass; photographs, heads or weights have changed, "
+            "or device, precision or versions are not those of the store and the sweep"
         )
 
 
@@ -125,8 +123,7 @@ def _photographs(data: Path, known: pd.DataFrame, allow_outside: bool) -> dict[s
     if absent := sorted(set(known["image_id"]) - set(frame["image_id"])):
         raise InputError(
             f"{data / 'train.csv'}: lacks {len(absent)} images that the run held out; give the "
-            "data its store was "
-            f"built from:{list_some(absent)}"
+            f"data its store was built from:{list_some(absent)}"
         )
     frame = frame[frame["image_id"].isin(known["image_id"])]
     paths = find_photographs(frame, data, allow_outside, allow="--allow-outside")

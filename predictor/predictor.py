@@ -210,8 +210,7 @@ class Predictor:
         if others:
             raise UsageError(
                 "--interval: errors out of fold are known of means over heads and views and "
-                f"constraints {scored!r} "
-                f"alone; leave out --interval, or {' and '.join(others)}"
+                f"constraints {scored!r} alone; leave out --interval, or {' and '.join(others)}"
             )
         return Intervals.of(self.members, level)
 
@@ -293,8 +292,7 @@ def _check_views(views: Sequence[ViewSpec], tokens: TokenSpec) -> None:
     if any(view.transpose for view in views) and tokens.tile_height != tokens.tile_width:
         raise InputError(
             f"transposed views need square tiles, these are {tokens.tile_height} x "
-            f"{tokens.tile_width}; "
-            "choose --tta 1, 2 or 4, or other views"
+            f"{tokens.tile_width}; choose --tta 1, 2 or 4, or other views"
         )
 
 

@@ -175,8 +175,7 @@ class Library:
             if not (folder / "sweep.json").is_file():
                 raise InputError(
                     f"{folder}: not a sweep's folder: it has no sweep.json; give one that `biomass "
-                    "train` made, "
-                    "e.g. runs/20261228_123456_halves"
+                    "train` made, e.g. runs/20261228_123456_halves"
                 )
 
     def sweep(self, name: str) -> Path:

@@ -40,8 +40,7 @@ PAUSE_S = 1  # between two starts: a worker that cannot start must not keep a co
 ROOT = Path(__file__).parent.parent
 START = (
     "import sys; root, control, served = sys.argv[1:]; root in sys.path or sys.path.insert(0, "
-    "root); "
-    "from service.worker import main; main(int(control), served)"
+    "root); from service.worker import main; main(int(control), served)"
 )
 """The worker's program: of the package that this module is of, wherever another is installed; -P:
 or lies where we are."""

@@ -80,8 +80,7 @@ def serve(
     if token and not TOKEN.fullmatch(token):
         raise UsageError(
             "the token (--token or BIOMASS_TOKEN): 16 or more letters, digits, - or _ were "
-            "expected; without it one "
-            "is made up"
+            "expected; without it one is made up"
         )
     token = None if no_token else token or secrets.token_urlsafe(24)
     try:

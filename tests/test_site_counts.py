@@ -100,8 +100,7 @@ def test_the_interval_over_repeats_says_what_it_covers(tmp_path, store):
     interval = f"95 % interval {mean - half:.4f} to {mean + half:.4f}"
     assert (
         f"best point: the mean over 3 different regroupings is {mean:.4f}, {interval}; it covers "
-        "the luck of grouping "
-        "these sites, not other sites: for those see low and high"
+        "the luck of grouping these sites, not other sites: for those see low and high"
     ) in result.notes
 
 

@@ -45,8 +45,7 @@ def test_an_older_timm_is_told_with_the_version_to_install(spec, tokens, error):
         backbone_of_store(newer, None, [], "--backbone-weights", "cpu")
     assert str(caught.value).endswith(
         f"(the tokens were made with timm 99.1.2 and torch {spec.made_by['torch']}; here are timm "
-        f"{timm.__version__} and torch "
-        f"{torch.__version__}: install timm 99.1.2 or newer)"
+        f"{timm.__version__} and torch {torch.__version__}: install timm 99.1.2 or newer)"
     )
 
 

@@ -114,8 +114,7 @@ def pictures(store: Reader, image: int, view: int) -> dict[str, Image.Image]:
     if not pictures:
         raise InputError(
             f"{store.path}: neither thumbnails nor patch tokens are stored, there is nothing to "
-            "show; "
-            "build a store with one of them"
+            "show; build a store with one of them"
         )
     return pictures
 

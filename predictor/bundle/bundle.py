@@ -123,8 +123,7 @@ def load_members(
     if bundle.left_out:
         warnings.warn(
             f"{path}: {len(bundle.left_out)} heads are missing or damaged; the others predict "
-            "without them:"
-            f"{list_some(sorted(bundle.left_out))}",
+            f"without them:{list_some(sorted(bundle.left_out))}",
             stacklevel=2,
         )
     return bundle.members(folds, weights, backbone_weights)
@@ -136,8 +135,7 @@ def check_reach(run: RunFolder) -> None:
     if ":" in tokens.model:  # timm's hf-hub:NAME and local-dir:PATH
         raise InputError(
             f"{run.path}: its backbone {tokens.model} is described on a hub or in a folder, where "
-            "no bundle may "
-            "look; build the store with a model that timm knows by name"
+            "no bundle may look; build the store with a model that timm knows by name"
         )
     if (pixels := tokens.tile_height * tokens.tile_width) > MAX_TILE:
         raise InputError(
@@ -221,6 +219,5 @@ def _read_listing(path: Path) -> bytes:
     except OSError as err:
         raise InputError(
             f"{path / LISTING}: cannot be read ({err.strerror}); `biomass bundle SWEEP --out DIR` "
-            "makes a "
-            "bundle"
+            "makes a bundle"
         ) from err

@@ -107,8 +107,7 @@ def parse_listing(text: bytes, where: Path) -> Listing:
     if told != (FORMAT, FORMAT_VERSION):
         raise InputError(
             f"{where}: format {told[0]!r} version {told[1]!r}, this program reads {FORMAT!r} "
-            "version "
-            f"{FORMAT_VERSION}; use the biomass that made the bundle"
+            f"version {FORMAT_VERSION}; use the biomass that made the bundle"
         )
     return validated(Listing, value, where)
 

@@ -131,8 +131,7 @@ def make_bundle(
     except OSError as err:
         raise InputError(
             f"{err.filename or out}: cannot be read or written ({err.strerror}); make room, or "
-            "choose another "
-            "--out"
+            "choose another --out"
         ) from err
     return replace(made, path=out)
 
@@ -351,8 +350,7 @@ def _write_backbone(folder: Path, member: Member, choice: BackboneChoice) -> Pat
     if "dinov3" in tokens.model and tokens.model != PACKAGED and not random and not choice.licence:
         raise InputError(
             f"{tokens.model}: DINOv3's weights may be passed on with the text of their licence "
-            "only; "
-            "give it with --backbone-licence FILE, or make the bundle without --with-backbone"
+            "only; give it with --backbone-licence FILE, or make the bundle without --with-backbone"
         )
     model = backbone_of_store(
         member.spec, choice.weights, member.run.store_folders, "--backbone-weights", "cpu", "fp32"

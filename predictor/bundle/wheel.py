@@ -110,8 +110,7 @@ def _of_install() -> Metadata:
     except PackageNotFoundError as err:
         raise InputError(
             f"{ROOT}: neither a checkout with setup.cfg nor installed by pip, so a wheel cannot "
-            "say its version; "
-            "`pip install .` in the checkout first"
+            "say its version; `pip install .` in the checkout first"
         ) from err
     told = found.metadata
     # with a ; it is an extra's

@@ -72,8 +72,7 @@ def _gain(oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: n
         float(weighted_r2(oof.truth_N5, oof.combined(weight_M))) for weight_M in (equal_M, fitted_M)
     )
     known = (
-        f"out-of-fold score: equal weights {equal:.4f}; fitted {fitted:.4f} on the "
-        "photographs "
+        f"out-of-fold score: equal weights {equal:.4f}; fitted {fitted:.4f} on the photographs "
         "they were fitted on"
     )
     if len(gram_SMM) < 2:
@@ -81,8 +80,7 @@ def _gain(oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: n
     honest = float(weighted_r2(oof.truth_N5, left_out(oof, gram_SMM)))
     return (
         f"{known}, {honest:.4f} where each of {len(gram_SMM)} sites is predicted by weights fitted "
-        "without it: "
-        f"fitting gains {honest - equal:+.4f}"
+        f"without it: fitting gains {honest - equal:+.4f}"
     )
 
 

@@ -123,9 +123,8 @@ def _check_sites(oof: OutOfFold, k: int, level: float) -> int:
     if level > n_sites / (n_sites + 1):
         raise InputError(
             f"--interval {level:g}: {n_sites} sites with a known {TARGETS[k]} support levels up to "
-            f"{n_sites} / "
-            f"{n_sites + 1} = {n_sites / (n_sites + 1):.3f}; choose a lower level, or train on "
-            "more sites"
+            f"{n_sites} / {n_sites + 1} = {n_sites / (n_sites + 1):.3f}; choose a lower level, or "
+            "train on more sites"
         )
     return n_sites
 

@@ -81,8 +81,7 @@ def _averaged(member: Member) -> pd.DataFrame:
     if len(bad := oof["image_id"][~np.isfinite(numbers[list(TARGETS)]).all(axis=1)]):
         raise InputError(
             f"{member.name}: {len(bad)} out-of-fold predictions are not finite, a head failed; "
-            "choose another run:"
-            f"{list_some(bad.tolist())}"
+            f"choose another run:{list_some(bad.tolist())}"
         )
     by_image = pd.concat([oof[["image_id", "site"]], numbers], axis=1).groupby("image_id")
     return by_image[[*TARGETS, *TRUE]].mean().join(by_image["site"].first())

@@ -99,8 +99,7 @@ def _embedded(
     if finite_N.sum() < FEWEST:
         raise UsageError(
             f"{finite_N.sum()} images with finite class tokens are too few for this method, "
-            f"{FEWEST} or more are "
-            "needed; use method=pca"
+            f"{FEWEST} or more are needed; use method=pca"
         )
     place_N2 = np.full((len(images_N), 2), np.nan)
     place_N2[finite_N] = embed(x_ND[finite_N])

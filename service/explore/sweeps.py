@@ -125,8 +125,7 @@ def leaderboard(sweep: Path) -> pd.DataFrame:
     if table is None:
         raise InputError(
             f"sweep {sweep.name!r} is not finished, it has no leaderboard yet; the curves of its "
-            "runs tell how far "
-            "they are"
+            "runs tell how far they are"
         )
     return table
 

@@ -287,8 +287,7 @@ def _check_usage(
     if pin_memory and (lazy or device.type != "cpu" or not torch.cuda.is_available()):
         raise UsageError(
             "pin_memory is for mixed batches that are made on the CPU (lazy=False, device='cpu') "
-            "beside a CUDA "
-            "device; leave it out"
+            "beside a CUDA device; leave it out"
         )
 
 
@@ -358,7 +357,6 @@ def _targets_of(store: FeatureStore, images_N: np.ndarray, targets: Sequence[str
     if len(bad := images_N[~np.isfinite(values_NK[images_N]).all(1)]):
         raise InputError(
             f"{len(bad)} images lack a number in {', '.join(names)}; leave them out of images, or "
-            "the target out:"
-            f"{list_some(catalog['image_id'][bad].tolist())}"
+            f"the target out:{list_some(catalog['image_id'][bad].tolist())}"
         )
     return values_NK

@@ -247,8 +247,7 @@ def used_images(store: FeatureStore, ids: Sequence[str] = ()) -> np.ndarray:
         ids = store.catalog["image_id"][skipped].tolist()
         warnings.warn(
             f"{store.path}: {len(skipped)} of {store.n_images} images have no tokens and are left "
-            "out, their photographs were missing or damaged when it was built:"
-            f"{list_some(ids, 5)}",
+            f"out, their photographs were missing or damaged when it was built:{list_some(ids, 5)}",
             stacklevel=2,
         )
     return images_N

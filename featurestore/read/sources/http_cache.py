@@ -232,8 +232,7 @@ def check_bound(arrays: list[Array], most_bytes: int) -> None:
     if most_bytes < least:
         raise UsageError(
             f"cache_bytes {most_bytes}: less than the {least} bytes that this store's small arrays "
-            "and some files "
-            "of its patches take; give more"
+            "and some files of its patches take; give more"
         )
 
 
@@ -335,6 +334,5 @@ def _unusable(path: Path, err: OSError) -> InputError:
     free = f", {shutil.disk_usage(path).free / 1e9:.3g} GB are free there" if path.exists() else ""
     return InputError(
         f"{path}: rows cannot be kept here ({err.strerror}{free}); make room, choose another "
-        f"folder with {CACHE}, "
-        "or a smaller cache_bytes"
+        f"folder with {CACHE}, or a smaller cache_bytes"
     )

@@ -74,8 +74,7 @@ class Client:
         except (ValueError, RecursionError) as err:
             raise InputError(
                 f"{self.url}{path}: the answer is no JSON; is this URL a store's, as `biomass "
-                "store serve` prints "
-                "it?"
+                "store serve` prints it?"
             ) from err
         if not isinstance(found, dict):
             raise InputError(
@@ -180,8 +179,7 @@ class Client:
             )
             return InputError(
                 f"{self.url}: the server wants {why} (401): set {TOKEN}, or add ?token=... to the "
-                "URL; "
-                "`biomass store serve` prints it where it runs"
+                "URL; `biomass store serve` prints it where it runs"
             )
         if status == 409:
             return InputError(
@@ -246,8 +244,7 @@ def _read_exactly(response: HTTPResponse, where: str, n_bytes: int) -> np.ndarra
     told = response.headers.get("Content-Length")
     wrong = StoreDamaged(
         f"{where}: {told or 'more'} bytes, {n_bytes} expected from the store's spec; open the "
-        "store again, and "
-        "see to it on the server's machine"
+        "store again, and see to it on the server's machine"
     )
     if told not in (None, str(n_bytes)):
         raise wrong
