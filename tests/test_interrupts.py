@@ -20,6 +20,7 @@ from featurestore import FeatureStore
 from featurestore.backbone.backbone import Backbone
 from featurestore.disk.interrupts import COUNTED_ONCE, KILLING, patient_keyboard, stopped_by_signals
 from featurestore.manage.transfer import convert
+from featurestore.read.reader import Reader
 from featurestore.write.build import build_store
 from featurestore.write.config import BuildConfig
 from predictor.predictor import predict
@@ -153,7 +154,7 @@ def test_L2_a_signal_ends_the_step_and_leaves_a_checkpoint(
 @pytest.mark.parametrize("number", COUNTED_ONCE, ids=lambda number: number.name)
 def test_L2_other_commands_end_at_once(built, tmp_path, keyboard, monkeypatch, number):
     """What is copied so far is kept."""
-    at_call(monkeypatch, FeatureStore, "rows", 3, lambda: signal.raise_signal(number))
+    at_call(monkeypatch, Reader, "rows", 3, lambda: signal.raise_signal(number))
     said = biomass("store", "convert", built, tmp_path / "f.zarr", code=128 + number).stderr
     assert "stopping; the same command goes on from here" in said
     assert FeatureStore.open(tmp_path / "f.zarr").n_sealed == 2
@@ -315,7 +316,7 @@ def test_L3_a_stopped_build_keeps_the_photograph_in_hand(
 
 
 def test_L3_a_stopped_copy_keeps_the_image_in_hand(built, tmp_path, keyboard, monkeypatch):
-    at_call(monkeypatch, FeatureStore, "rows", 3, _thread.interrupt_main)
+    at_call(monkeypatch, Reader, "rows", 3, _thread.interrupt_main)
     with pytest.raises(KeyboardInterrupt):
         convert(built, tmp_path / "f.zarr")
     assert FeatureStore.open(tmp_path / "f.zarr").n_sealed == 3
