@@ -121,6 +121,7 @@ print("all")
 """
 
 
+@pytest.mark.system
 def test_K11_train_convert_and_merge_pass_with_few_descriptors(tmp_path, one_a_shard):
     """60 shards at 110 descriptors; before, each took two."""
     path = tmp_path / "features.zarr"
