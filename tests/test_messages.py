@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from sweeps import config, write_store
 
 from featurestore import FeatureStore
@@ -121,6 +122,7 @@ def test_L1_commands_outlive_the_readers_of_what_they_say(tmp_path):
 CLOSE_ALL = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
 
 
+@pytest.mark.system
 def test_L4_commands_run_without_standard_descriptors(tmp_path):
     """No stdin, stdout or stderr: messages are lost, and no data file takes their place."""
     run_commands(tmp_path, CLOSE_ALL)
