@@ -16,7 +16,8 @@ from conftest import write_tiny
 
 from featurestore import FeatureStore
 from featurestore.commands.running import plain_errors
-from featurestore.disk.threads import Pool, check_thread, not_started
+from featurestore.disk.refusals import as_ours
+from featurestore.disk.threads import Pool, check_thread, not_started, starting
 from featurestore.errors import NoThreadError
 from featurestore.explore import doctor, installation
 from featurestore.explore.doctor import FAIL
@@ -181,3 +182,9 @@ TMPDIR=/mnt {predict}
     assert first.startswith("error: No usable temporary directory") and "set TMPDIR" in first
     # of what came after torch: there is no such run
     assert second.startswith("error: ") and "temporary" not in second
+
+
+def test_L15_another_error_of_a_thread_stays_itself_and_is_no_refusal():
+    with pytest.raises(RuntimeError, match="of its own") as caught, starting():
+        raise RuntimeError("of its own")
+    assert caught.value.__cause__ is None and as_ours(caught.value) is None

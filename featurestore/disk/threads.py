@@ -27,7 +27,10 @@ def starting() -> Iterator[None]:
     except BlockingIOError as err:  # of fork
         raise NoThreadError(NO_MORE) from err
     except RuntimeError as err:
-        raise not_started(err) or err from err
+        ours = not_started(err)
+        if ours is None:
+            raise  # `from err` would make it its own cause, and a search for causes endless
+        raise ours from err
 
 
 def not_started(err: BaseException) -> NoThreadError | None:
