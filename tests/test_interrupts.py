@@ -2,6 +2,7 @@
 to the same bits."""
 
 import _thread
+import errno
 import os
 import pty
 import signal
@@ -19,6 +20,7 @@ from sweeps import config
 from featurestore import FeatureStore
 from featurestore.backbone.backbone import Backbone
 from featurestore.disk.interrupts import COUNTED_ONCE, KILLING, patient_keyboard, stopped_by_signals
+from featurestore.errors import InputError
 from featurestore.manage.transfer import convert
 from featurestore.read.reader import Reader
 from featurestore.write.build import build_store
@@ -112,6 +114,20 @@ def test_L1_an_exception_between_two_steps_leaves_a_checkpoint(given, whole, tmp
     (checkpoint,) = checkpoints(tmp_path)
     assert n_batches(checkpoint) > 0
     assert_goes_on(tmp_path, whole)
+
+
+def test_L1_a_full_disk_is_met_once_for_each_state(given, tmp_path, monkeypatch):
+    """The state that could not be saved at an epoch's end is not tried again on the way out."""
+    tried = []
+
+    def full(tensors, *_):
+        tried.append(len(tensors))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainer.loop.checkpoint.save_tensors", full)
+    with pytest.raises(InputError, match="cannot be written"):
+        run_sweep(given, tmp_path, "cpu", progress=False)
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize("owner", [torch.optim.AdamW, BankTrainer])

@@ -206,11 +206,20 @@ def test_K7_a_checkpoint_of_before_is_taken_with_a_warning(stopped, finished):
     assert (stopped / "summary.csv").read_bytes() == (finished / "summary.csv").read_bytes()
 
 
-def test_K7_a_flipped_bit_of_the_settings_is_damage_not_another_setting(stopped):
+@pytest.mark.parametrize(
+    "kept, flipped",
+    [
+        (rb"\"weight_decay\": 0.01", rb"\"weight_decay\": 0.41"),
+        (rb"\"num_epochs\"", rb"\"num_epocis\""),
+        (rb"\"order\"", rb"\"orddr\""),
+    ],
+    ids=["a number", "a key", "a choice"],
+)
+def test_K7_a_flipped_bit_of_the_settings_is_damage_not_another_setting(stopped, kept, flipped):
     for file in stopped.glob("checkpoints/*"):
-        file.write_bytes(
-            file.read_bytes().replace(rb"\"weight_decay\": 0.01", rb"\"weight_decay\": 0.41")
-        )
+        content = file.read_bytes()
+        assert kept in content
+        file.write_bytes(content.replace(kept, flipped))
     with pytest.raises(StoreDamaged, match="CRC-32C"):
         resume_sweep(stopped, progress=False)
 

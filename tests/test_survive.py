@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,37 @@ def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, st
         checkpoint.load(fresh, identity)
 
 
+def test_a_full_disk_keeps_the_whole_checkpoint_where_the_newest_was_damaged(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[1e-2]"), "cpu")
+    checkpoint = Checkpoint(tmp_path / "checkpoints" / "points0-0.safetensors")
+    identity = Identity.of(sweep, [0])
+    trainers = sweep.trainers([0])
+    for epoch in range(2):
+        train_epoch(sweep, trainers, sweep.reader(), epoch)
+        checkpoint.save(trainers, identity)
+    checkpoint.path.write_bytes(b"")
+    whole = checkpoint.previous.read_bytes()
+    with pytest.warns(UserWarning, match="going on from previous_points0-0.safetensors"):
+        checkpoint.load(trainers, identity)
+    train_epoch(sweep, trainers, sweep.reader(), 1)
+    with full_disk(), pytest.raises(InputError, match="cannot be written"):
+        checkpoint.save(trainers, identity)
+    assert checkpoint.previous.read_bytes() == whole
+    checkpoint.save(trainers, identity)
+    assert checkpoint.previous.read_bytes() == whole
+
+
+@contextmanager
+def full_disk():
+    """Writing beyond fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_heads_that_failed_are_still_marked_after_a_resume(tmp_path, store):
     sweep = prepare_sweep(config(tmp_path, store, kind="[cls_gating]", lr="[1e-2, 1e30]"), "cpu")
     checkpoint, (trainer,) = (
@@ -280,14 +312,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, store):
     train_epoch(sweep, trainers, sweep.reader(), 0)
     checkpoint.save(trainers, identity)
     train_epoch(sweep, trainers, sweep.reader(), 1)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # writing beyond fails as on a full disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        with pytest.raises(InputError, match="cannot be written"):
-            checkpoint.save(trainers, identity)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with full_disk(), pytest.raises(InputError, match="cannot be written"):
+        checkpoint.save(trainers, identity)
     fresh = sweep.trainers(range(4))
     checkpoint.load(fresh, identity)
     assert [trainer.n_batches for trainer in fresh] == [sweep.stream.n_steps] * len(fresh)

@@ -87,7 +87,7 @@ def train(
         else:
             overrides = {
                 "dataset.store": store,
-                "cv.fold": int(fold) if fold and fold.isdigit() else fold,
+                "cv.fold": int(fold) if fold and fold.isdecimal() else fold,
                 "cv.folds": folds,
                 "trainer.passes": passes,
                 "dataset.images": ids,

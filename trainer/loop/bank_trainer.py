@@ -169,8 +169,13 @@ class Scored:
 def can_go_on(trainers: Sequence[BankTrainer]) -> bool:
     """Whether all banks stand between two steps, or between a step and the end of its epoch, and at
     the same place."""
-    places = {(trainer.n_batches, len(trainer.errors_QG)) for trainer in trainers}
+    places = {place_of(trainer) for trainer in trainers}
     return len(places) == 1 and all(trainer.is_whole for trainer in trainers)
+
+
+def place_of(trainer: BankTrainer) -> tuple[int, int]:
+    """Batches that a bank has learned from, and epochs that were scored."""
+    return trainer.n_batches, len(trainer.errors_QG)
 
 
 def new_trainers(

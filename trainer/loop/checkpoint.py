@@ -18,7 +18,7 @@ from featurestore.disk.maps import refuse_too_many
 from featurestore.disk.tensor_file import readable_name, save_tensors
 from featurestore.errors import InputError, MismatchError, NoAccessError, StoreDamaged
 from trainer.heads.saved import MOST_HEADER, Kept, differences, read_header
-from trainer.loop.bank_trainer import BankTrainer
+from trainer.loop.bank_trainer import BankTrainer, place_of
 from trainer.loop.identity import Identity
 
 BYTES_A_TENSOR = 256  # in a header, at most
@@ -32,18 +32,22 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.previous = path.with_name(f"previous_{path.name}")
+        self._newest_is_damaged = False
+        self._tried: tuple[int, int] | None = None
 
     def save(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
         """Keep the state of all banks, and what it depends on.
 
         InputError if it cannot be written; the one before it is then kept.
         """
+        self._tried = place_of(trainers[0])
         self.path.parent.mkdir(exist_ok=True)
         state = {}
         for b, trainer in enumerate(trainers):
             for name, tensor in _state(trainer).items():
                 state[f"{b}/{name}"] = tensor.detach().cpu().contiguous()
-        if self.path.exists():
+        # a damaged one must not take the good one's place
+        if self.path.exists() and not self._newest_is_damaged:
             publish(self.path, self.previous)
         try:
             with appears_whole(self.path) as partial:
@@ -54,6 +58,12 @@ class Checkpoint:
             raise InputError(
                 f"{self.path}: cannot be written ({err}); make room, then --resume the sweep"
             ) from err
+        self._newest_is_damaged = False
+
+    def has_tried(self, trainers: Sequence[BankTrainer]) -> bool:
+        """Whether the state that these banks are in was the last to be saved, with success or
+        without."""
+        return place_of(trainers[0]) == self._tried
 
     def check(self, identity: Identity) -> None:
         """MismatchError if what is there was trained by other settings, or on other labels, folds
@@ -66,7 +76,7 @@ class Checkpoint:
             with suppress(SafetensorError, ValueError, KeyError, OSError), _opened(path) as file:
                 try:
                     _check(path, file.metadata() or {}, identity)
-                except MismatchError:
+                except (MismatchError, InputError):
                     # a flipped bit of the settings is damage, not a difference: ValueError
                     _whole(file)
                     raise
@@ -91,6 +101,7 @@ class Checkpoint:
             else:
                 if errors:
                     warnings.warn(f"{errors[0]}; going on from {path.name}", stacklevel=2)
+                self._newest_is_damaged = path == self.previous and self.path in found
                 return
         if errors:
             raise StoreDamaged("; ".join(errors) + "; remove it to begin its pass again")

@@ -171,7 +171,7 @@ def train_pass(
                 check_interrupt()
     except BaseException:
         # a stop between two steps, or a fault: a row that rotted, a full disk, too little memory
-        if can_go_on(trainers):
+        if can_go_on(trainers) and not checkpoint.has_tried(trainers):
             checkpoint.save(trainers, identity)
         raise
     return trainers
