@@ -10,6 +10,7 @@ import click
 
 from featurestore.commands import build, copy, show
 from featurestore.commands.doctor import doctor
+from featurestore.commands.options import HELP
 from featurestore.disk.messages import secure_standard_streams
 from predictor.bundle.command import bundle
 from predictor.command import demo, predict
@@ -25,9 +26,7 @@ class _Main(click.Group):
         return super().main(*args, **options)
 
 
-@click.group(
-    cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
-)
+@click.group(cls=_Main, context_settings=HELP)
 @click.version_option(package_name="biomass-tokens")
 def main() -> None:
     """Frozen ViT tokens in a mapped store, every head of a sweep in one pass, prediction end to

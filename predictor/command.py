@@ -7,13 +7,11 @@ from typing import Any
 
 import click
 
-from featurestore.commands.options import ANY, FOLDER, split_numbers
+from featurestore.commands.options import ANY, FOLDER, HELP, split_numbers
 from featurestore.commands.running import plain_errors
 
+
 # `python -m predictor` has no group above it that would say so
-HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
-
-
 @click.command(context_settings=HELP)
 @click.option(
     "--data", required=True, type=FOLDER, help="Folder with test.csv and its photographs."
@@ -111,7 +109,7 @@ def predict(folds: str | None, out: Path | None, oof: bool, **options: Any) -> N
 
         out = out or Path("oof_predictions.csv" if oof else "submission.csv")
         code = predict_to_file(
-            out=out, oof=oof, folds=split_numbers("--folds", folds), say=say, **options
+            out=out, oof=oof, folds=split_numbers("--folds", folds, "0,2"), say=say, **options
         )
         click.echo(out)
         sys.exit(code)

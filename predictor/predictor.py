@@ -2,6 +2,7 @@
 made the store's."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -160,6 +161,7 @@ class Predictor:
         sealed : a store holds tokens of all these photographs; damage inside their pictures is a
             warning then.
         """
+        start = time.monotonic()  # of the deadline: what is looked at before counts as well
         if not can_check():
             say(UNCHECKED)
         views = chosen_tta(tta)
@@ -175,21 +177,21 @@ class Predictor:
         if takes_16_bits and (remark := dark_remark(todo.values())):
             say(f"warning: {remark}")
 
-        def damaged(image_id: str, err: InputError) -> None:
+        def note_damaged(image_id: str, err: InputError) -> None:
             unusable[image_id] = str(err)
 
+        damaged = None if unusable is None else note_damaged
         raw_NM: dict[str, list[Raw] | None] = {
             image_id: [None] * len(self.members) for image_id in paths
         }
-        clock = Clock(deadline_s, len(todo) * len(groups), say, len(self.devices))
+        clock = Clock(deadline_s, len(todo) * len(groups), say, len(self.devices), start)
         waits = patient_keyboard("the same call goes on from here") if kept else nullcontext()
         with waits, new_bar("predict", clock.n_left, "image", progress) as bar:
             # one pass over the photographs for each backbone, since two may not fit in memory
             for group, positions in enumerate(groups):
                 members = [self.members[position] for position in positions]
                 stages = [self.stage(group, device) for device in self.devices]
-                may_lack = None if unusable is None else damaged
-                work = Pass(group, views, clock, kept, explainer, may_lack, sealed)
+                work = Pass(group, views, clock, kept, explainer, damaged, sealed)
                 for found in work.run(stages, todo):
                     _check_finite(members, found.raws, found.image_id)
                     if kept and found.n_views:

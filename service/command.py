@@ -56,6 +56,7 @@ def store_serve(paths: tuple[Path, ...], **options: Any) -> None:
     It reads only; Ctrl-C ends it.
     """
     with plain_errors():
+        from featurestore.disk.messages import say
         from service.server import serve
 
-        serve(paths, say=lambda text: click.echo(text, err=True), **options)
+        serve(paths, say=say, **options)

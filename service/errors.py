@@ -1,9 +1,8 @@
 """What goes wrong with a request: a kind, a message and a hint, as JSON. None of them tells a path
 of this machine."""
 
-from starlette.responses import JSONResponse
-
 from featurestore.errors import BiomassError, InputError, StoreDamaged, UsageError
+from service.json_text import JsonText
 
 STATUS = {
     "bad-request": 400,
@@ -42,13 +41,13 @@ class ServiceError(Exception):
     def status(self) -> int:
         return STATUS[self.kind]
 
-    def answer(self) -> JSONResponse:
+    def answer(self) -> JsonText:
         """The response that says so."""
         headers = {"Cache-Control": "no-store", **self.headers}
         if self.status == 503:
             headers["Retry-After"] = str(RETRY_S)
         body = {"error": {"kind": self.kind, "message": self.message, "hint": self.hint}}
-        return JSONResponse(body, self.status, headers)
+        return JsonText(body, self.status, headers)
 
 
 def translated(err: BiomassError, without_paths: str) -> ServiceError:

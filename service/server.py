@@ -25,8 +25,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN = re.compile(r"[\w-]{16,}", re.ASCII)
 
 
+PACKAGES = ("starlette", "uvicorn", "h11", "anyio", "prometheus_client")
+
+
 class NotInstalled(BiomassError):
-    """A package of the extra `serve` is not there."""
+    """A package that the service needs is not there."""
 
     exit_code = 3
 
@@ -91,7 +94,7 @@ def serve(
         from service.library import Library
         from service.relay import Relay
     except ModuleNotFoundError as err:
-        if (err.name or "").split(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
+        if (err.name or "").split(".")[0] not in PACKAGES:
             raise
         raise NotInstalled(
             f"store serve needs {err.name}, which this installation lacks; `pip install .` in the "

@@ -20,7 +20,7 @@ from service.connection.time_limits import config_of
 from service.library import Library
 from service.relay import HOST
 
-NICE = 5  # the server goes first: its answers are small or copied by the kernel
+NICE = 5  # the server goes first: its answers are small, or read from disk
 # threads that compute give way to answers that are ready ten times as often as by Python's 5 ms
 SWITCH_S = 5e-4
 

@@ -24,6 +24,7 @@ def test_every_address_is_in_it(path, document):
     operations = [each["get"] for each in document["paths"].values()]
     assert len({each["operationId"] for each in operations}) == len(operations)
     assert all(each["summary"] and each["responses"]["200"] for each in operations)
+    assert not [each["summary"] for each in operations if not each["summary"].endswith(".")]
 
 
 OPERATIONS = [

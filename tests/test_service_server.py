@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -288,3 +289,15 @@ def test_L1_the_server_outlives_the_readers_of_its_messages(path):
                 head = f"GET {place} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
                 connection.sendall(head.encode())
                 assert _rest(connection).startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "starlette", "prometheus_client"])
+def test_a_package_that_is_not_there_is_named(package):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from pathlib import Path; from service.server import NotInstalled, serve\n"
+        "try: serve([Path('absent.h5')], port=0)\n"
+        "except NotInstalled as err: print(err)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith(f"store serve needs {package}"), done.stderr

@@ -56,7 +56,7 @@ def store_convert(
         chosen = {
             "images": split_words(images),
             "views": split_words(views),
-            "layers": split_numbers("--layers", layers),
+            "layers": split_numbers("--layers", layers, "-4,-1", negative=True),
         }
         if views and views.isdecimal():
             names = opened.spec.tokens.view_names

@@ -2,6 +2,7 @@
 with commas."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class StorePath(click.Path):
         return value if is_url(value) else super().convert(value, param, ctx)
 
 
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+"""How click shows help, for whatever stands above all else on a command line."""
+
 # readable=False: a file that this account may not read is the command's to explain, as it is in
 # Python
 FOLDER = AnyPath(exists=True, file_okay=False, readable=False, path_type=Path)
@@ -61,11 +65,14 @@ def split_words(text: str | None) -> list[str] | None:
     return [word.strip() for word in words if word.strip()]
 
 
-def split_numbers(option: str, text: str | None) -> list[int] | None:
-    """Whole numbers that a user gave with commas; None stays None."""
+def split_numbers(
+    option: str, text: str | None, example: str, negative: bool = False
+) -> list[int] | None:
+    """Whole numbers that a user gave with commas, from 0 unless `negative`; None stays None."""
     if text is None:
         return None
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError as err:
-        raise UsageError(f"{option} {text!r}: give numbers with commas, e.g. -4,-1") from err
+    pattern = "-?[0-9]+" if negative else "[0-9]+"
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch(pattern, word) for word in words):
+        raise UsageError(f"{option} {text!r}: give numbers with commas, e.g. {example}")
+    return [int(word) for word in words]

@@ -185,6 +185,8 @@ def check_bundle(path: Path, sha256: str | None = None, allow_partial: bool = Fa
             path, "what no bundle holds", [*find_strange(sizes, listing), *find_misnamed(listing)]
         )
         left_out = find_damaged(path, listing, sizes)
+    except PermissionError as err:
+        raise NoAccessError.of(err, path) from err
     except OSError as err:
         raise InputError(
             f"{err.filename or path}: cannot be read ({err.strerror}); make it readable"

@@ -77,9 +77,8 @@ def bundle_make(
             make_bundle(
                 sources,
                 out,
-                folds=split_numbers("--folds", folds),
+                folds=split_numbers("--folds", folds, "0,2"),
                 backbone=choice,
-                say=lambda text: click.echo(text, err=True),
                 **options,
             )
         )

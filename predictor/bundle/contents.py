@@ -12,10 +12,8 @@ from featurestore.disk.durable import file_sha256
 from featurestore.disk.pickles import HEAD_BYTES, PICKLED, pickled
 from featurestore.errors import InputError, list_some
 from predictor.bundle.listing import (
-    EMPTY,
     LISTING,
     MAX_BYTES,
-    MAX_DEPTH,
     MAX_FILES,
     MAX_LISTING,
     MAX_NESTING,
@@ -24,8 +22,12 @@ from predictor.bundle.listing import (
     is_deep,
 )
 
+MAX_DEPTH = 4
+EMPTY = "an empty folder"
+
 
 def refuse(path: Path, what: str, problems: list[str]) -> None:
+    """InputError listing the problems, if there are any; `what` says what they have in common."""
     if problems:
         raise InputError(
             f"{path}: refused, it has {what}; remove that, or get the bundle "

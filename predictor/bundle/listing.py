@@ -18,8 +18,9 @@ UPLOAD_FILES = ("dataset-metadata.json", "kernel-metadata.json")
 them."""
 
 NAME = r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*"  # of a member, which is a folder's
-MAX_LISTING, MAX_FILES, MAX_DEPTH, MAX_NESTING = 16 << 20, 10_000, 4, 64
-EMPTY = "an empty folder"
+MAX_LISTING = 16 << 20  # bytes
+MAX_FILES = 10_000
+MAX_NESTING = 64
 MAX_TILE = 4096 * 4096  # pixels
 MAX_BYTES = {  # of each kind of file there is; paths of no kind are refused
     rf"runs/{NAME}/config\.yaml": 1 << 20,

@@ -70,6 +70,8 @@ class BackboneChoice:
         try:
             with open(self.licence, encoding="utf-8") as file:
                 text = file.read(MAX_LICENCE)
+        except PermissionError as err:
+            raise NoAccessError.of(err, self.licence) from err
         except (OSError, UnicodeDecodeError) as err:
             raise InputError(
                 f"{self.licence}: cannot be read as UTF-8 text ({err}); give the licence's text"

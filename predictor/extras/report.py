@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from featurestore.disk.durable import write_whole
@@ -97,6 +96,8 @@ def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequenc
     greatest_g = max(table["Dry_Total_g_high" if has_intervals else "Dry_Total_g"], default=1.0)
     photographs = [(masses[i], entries[i], _track(masses[i], 1.05 * greatest_g)) for i in order]
 
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
     # .html is escaped; the style and the script that it includes are ours
     pages = Environment(loader=PackageLoader("predictor.extras"), autoescape=select_autoescape())
     page = pages.get_template("report.html").render(
@@ -108,7 +109,8 @@ def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequenc
         parts=parts,
         photographs=photographs,
     )
-    write_whole(path, page + "\n")
+    # a folder's name may not be UTF-8
+    write_whole(path, (page + "\n").encode(errors="replace"))
     return path
 
 

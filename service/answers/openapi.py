@@ -145,7 +145,7 @@ def _operation(route: Route, library: Library) -> dict[str, Any]:
     ]
     return {
         "operationId": f"{route.endpoint.__module__.rpartition('.')[2]}.{route.endpoint.__name__}",
-        "summary": doc.splitlines()[0],
+        "summary": " ".join(doc.partition("\n\n")[0].split()),
         "description": doc,
         "parameters": parameters,
         "responses": _responses(what),

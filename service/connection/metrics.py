@@ -43,9 +43,9 @@ class Metrics:
         )
         resident.set_function(lambda: resident_bytes("self"))
 
-    def text(self) -> tuple[str, str]:
+    def text(self) -> tuple[bytes, str]:
         """The counts in Prometheus' text format, and its content type."""
-        return generate_latest(self.registry).decode(), CONTENT_TYPE_PLAIN_0_0_4
+        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class Counting:

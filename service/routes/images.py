@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 from featurestore.disk.json_values import plain
 from featurestore.explore.neighbours import nearest as nearest_images
-from service.answers.json_text import JsonText
 from service.answers.openapi import VIEW, described
 from service.answers.parameters import (
     library_of,
@@ -27,6 +26,7 @@ from service.answers.parameters import (
 from service.answers.tables import table_response
 from service.errors import ServiceError
 from service.explore import overview, patch_grids, pictures, sweeps
+from service.json_text import JsonText
 from service.library import Opened
 
 # requests about one image that are computed together, at some 100 MB each; others wait their turn

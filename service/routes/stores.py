@@ -16,7 +16,6 @@ from starlette.routing import Route
 from featurestore.disk.json_values import plain
 from featurestore.errors import BiomassError
 from service.answers import computations
-from service.answers.json_text import JsonText
 from service.answers.openapi import VIEW, described
 from service.answers.parameters import choice_of, library_of, name_of, opened_of, view_of
 from service.answers.tables import table_response
@@ -24,6 +23,7 @@ from service.errors import ServiceError, translated
 from service.explore import maps
 from service.explore.outliers import outliers
 from service.explore.overview import overview as overview_of
+from service.json_text import JsonText
 from service.library import Opened
 
 

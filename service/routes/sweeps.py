@@ -10,11 +10,11 @@ from starlette.routing import Route
 
 from featurestore.disk.json_values import plain
 from service.answers import computations
-from service.answers.json_text import JsonText
 from service.answers.openapi import described
 from service.answers.parameters import choice_of, library_of, name_of
 from service.answers.tables import table_response
 from service.explore import sweeps
+from service.json_text import JsonText
 
 
 def routes() -> list[Route]:
