@@ -17,8 +17,8 @@ from featurestore.read.reader import Reader
 if TYPE_CHECKING:
     from featurestore.manage.verify import VerifyReport
 
-# Modules of explore and manage are imported when they are first used: opening a store needs neither
-# Pillow nor what writes stores.
+# What needs Pillow, or writes stores, is imported when it is first used: opening a store needs
+# neither.
 
 
 class FeatureStore(Reader):

@@ -702,3 +702,42 @@ def test_a_served_store_can_be_copied_and_compared(local, server, tmp_path, name
     if codec:
         biomass("store", "convert", tmp_path / name, tmp_path / "copy.zarr")
     assert biomass("store", "diff", server.url, tmp_path / "copy.zarr").output == "no difference\n"
+
+
+@pytest.mark.filterwarnings("default:.*fork:DeprecationWarning")
+def test_a_forked_child_compares_what_it_fetches_itself(tmp_path):
+    from stored import write_kind
+
+    write_kind(tmp_path / "pooled.zarr", "pooled")
+    with (
+        serving(tmp_path / "pooled.zarr") as server,
+        FeatureStore.open(server.url, check="first-touch") as store,
+    ):
+        assert store.pooled.any()
+        server.fault = lambda request, body: (
+            request.path.endswith("/arrays/pooled") and (request.answer(spoilt(body)), True)[1]
+        )
+        child = os.fork()
+        if child == 0:
+            try:
+                store.pooled.sum()
+            except StoreDamaged:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_one_rotten_id_has_other_arrays_fetched_anew_once(local, server):
+    place = local.layout.extents["catalog/image_id"]
+    path, offset, _ = place.locate(3)
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(b"\0")
+    with FeatureStore.open(server.url) as store:
+        asked = []
+        for image in range(3):
+            store["ID00" + str(image)].cls()
+            asked.append(len(server.asked))
+            server.asked.clear()
+        assert asked[1] <= 2 and asked[2] <= 2, "the ids alone"

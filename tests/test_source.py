@@ -15,6 +15,7 @@ class InMemory:
     """A Source of arrays in memory, without files: what somebody would write for another storage."""
 
     checks_rows = False
+    n_begun = 1
     manner = "held in memory"
     path = address = "memory://made-up"
     folder = "."

@@ -13,6 +13,7 @@ from conftest import tiny_rows, write_tiny
 
 from featurestore import FeatureStore
 from featurestore.errors import InputError, StoreDamaged
+from featurestore.read.sources.mapped import Mapped
 from trainer.data.tokens import TokenReader
 
 CPU = torch.device("cpu")
@@ -51,9 +52,7 @@ def scarce(monkeypatch):
 def asked(monkeypatch) -> list[tuple[int, int]]:
     """Rows that the kernel was asked for, in order; all seem cold."""
     rows = []
-    monkeypatch.setattr(
-        FeatureStore, "will_need", lambda self, group: rows.extend(group) or len(group)
-    )
+    monkeypatch.setattr(Mapped, "will_need", lambda self, group: rows.extend(group) or len(group))
     return rows
 
 
@@ -182,7 +181,7 @@ def settle(reader: TokenReader) -> None:
 
 
 def test_what_is_in_memory_is_asked_for_ever_more_rarely(store, asked, monkeypatch):
-    monkeypatch.setattr(FeatureStore, "will_need", lambda self, group: asked.extend(group) or 0)
+    monkeypatch.setattr(Mapped, "will_need", lambda self, group: asked.extend(group) or 0)
     reader = TokenReader(store, CPU)
     for _ in range(500):
         list(reader.step(STEPS[2]))
@@ -240,3 +239,16 @@ def test_rows_that_are_not_there_are_refused(tmp_path):
         store.will_need([(3, 0)])
     with pytest.raises(InputError, match="not built yet"):
         TokenReader(store, CPU).step(STEPS[0])[0]
+
+
+def test_a_row_that_may_not_be_read_is_refused_each_time(tmp_path):
+    path = tmp_path / "features.h5"
+    write_tiny(path)
+    file, offset, _ = FeatureStore.open(path).layout.extents["patches"].locate(3 * 3 + 1)
+    with open(file, "r+b") as rotten:
+        rotten.seek(offset)
+        rotten.write(b"\xff")
+    step = TokenReader(FeatureStore.open(path, check="first-touch"), CPU).step(np.array([(3, 1)]))
+    for _ in range(3):
+        with pytest.raises(StoreDamaged, match="ID003"):
+            step[0]

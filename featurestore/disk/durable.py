@@ -258,15 +258,8 @@ def locked(path: Path, wait: bool = False, needed: bool = True) -> Iterator[None
         # who holds it is for people: a full disk must not keep a repair out
         with suppress(OSError):
             os.ftruncate(fd, 0)
-            pwrite(
-                fd,
-                [
-                    json.dumps(
-                        {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
-                    ).encode()
-                ],
-                0,
-            )
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
+            pwrite(fd, [json.dumps(holder).encode()], 0)
         yield
     finally:
         if fd in _held:

@@ -38,10 +38,10 @@ def check_interrupt() -> None:
 
 @contextmanager
 def deferred_interrupts(way_on: str = "") -> Iterator[None]:
-    """In this block a stop waits for a `check_interrupt`, or for the block's end; `way_on` says how
-    to go on afterwards.
+    """In this block a stop waits for a `check_interrupt`; `way_on` says how to go on afterwards.
 
-    In Python, too, the first KeyboardInterrupt waits, as in `patient_keyboard`.
+    A signal that no check met stops the command at its end, a KeyboardInterrupt in Python, as in
+    `patient_keyboard`, at the end of the block.
     """
     global _deferred, _way_on
     if not _on_main_thread():

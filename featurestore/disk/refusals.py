@@ -15,10 +15,10 @@ def as_ours(err: Exception) -> BiomassError | None:
     if isinstance(err, PermissionError) and err.filename is not None:
         return NoAccessError.of(err, what="read or write")
     if isinstance(err, OSError) and err.errno in (errno.EMFILE, errno.ENFILE):
+        from featurestore.disk.maps import TOO_MANY  # with numpy, for which --help does not wait
+
         where = err.filename or "a file could not be opened"
-        return InputError(
-            f"{where}: {err.strerror}; raise `ulimit -n` and run the same command again"
-        )
+        return InputError(f"{where}: {err.strerror}; {TOO_MANY[err.errno]}")
     if isinstance(err, FileNotFoundError) and NO_TEMPORARY in str(err.strerror):
         return InputError(f"{err.strerror}; {SET_TMPDIR}")
     return not_started(err)

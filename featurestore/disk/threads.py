@@ -37,9 +37,11 @@ def not_started(err: BaseException) -> NoThreadError | None:
     """The error to raise for one that a thread which could not be started is behind; None for any
     other."""
     cause: BaseException | None = err
-    while cause is not None:
+    seen = set()  # an error that was raised again may be a cause of its own cause
+    while cause is not None and id(cause) not in seen:
         if isinstance(cause, RuntimeError) and NOT_STARTED in str(cause):
             return NoThreadError(NO_MORE)
+        seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
     return None
 

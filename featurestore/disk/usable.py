@@ -85,7 +85,7 @@ def cgroups(controller: str, proc: Path = PROC) -> Iterator[Path]:
     own path, the mount's root.
     """
     mounted = mounts(read(proc / "self/mountinfo"))
-    for line in read(proc / "self/cgroup").splitlines():  # number:controllers:path
+    for line in filter(None, read(proc / "self/cgroup").split("\n")):  # number:controllers:path
         _, controllers, path = line.split(":", 2)
         if not controllers:
             mine = [mount for mount in mounted if mount.kind == "cgroup2"]
@@ -126,10 +126,8 @@ def _quota(folder: Path) -> float:
     """CPUs' worth of time that a cgroup may use; infinite without a quota."""
     if both := re.fullmatch(r"(\d+) (\d+)", read(folder / "cpu.max").strip()):
         return int(both[1]) / int(both[2])
-    quota, period = (
-        _first_number(folder / "cpu.cfs_quota_us"),
-        _first_number(folder / "cpu.cfs_period_us"),
-    )
+    quota = _first_number(folder / "cpu.cfs_quota_us")
+    period = _first_number(folder / "cpu.cfs_period_us")
     return quota / period if quota and period else float("inf")
 
 
@@ -154,24 +152,22 @@ class Mount:
 def mounts(mountinfo: str) -> list[Mount]:
     """What is mounted, in the order of mounting."""
     found = []
-    for line in mountinfo.splitlines():
+    for line in filter(None, mountinfo.split("\n")):  # a path may hold other breaks of lines
         left, right = (part.split() for part in line.split(" - ", 1))
         fields = [*left[3:6], *right[:2], right[2] if len(right) > 2 else ""]
-        found.append(
-            Mount(
-                *(
-                    re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field)
-                    for field in fields
-                )
-            )
-        )
+        found.append(Mount(*map(_unescaped, fields)))
     return found
+
+
+def _unescaped(field: str) -> str:
+    r"""A field of mountinfo, where blanks are written as \040."""
+    return re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field)
 
 
 def read(path: str | Path) -> str:
     """The text of a file of the kernel's; empty where this kernel, or container, does not have
     it."""
     try:
-        return Path(path).read_text(errors="surrogateescape")
+        return Path(path).read_bytes().decode(errors="surrogateescape")
     except OSError:
         return ""

@@ -27,9 +27,7 @@ class Catalog:
     @cached_property
     def n_images(self) -> int:
         """Images in the catalog, sealed or not; reserved rows are not counted."""
-        used = self._source.array("catalog/image_id")[:, 0] != 0
-        # up to the first gap: what follows was never finished
-        return len(used) if used.all() else int(np.argmin(used))
+        return count_images(self._source.array("catalog/image_id"))
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -62,6 +60,13 @@ class Catalog:
         """Read everything anew when it is next asked for."""
         for name in ("n_images", "frame", "ids", "positions"):
             self.__dict__.pop(name, None)
+
+
+def count_images(ids_NW: np.ndarray) -> int:
+    """Images in the catalog, up to the first place without an id: what follows was never
+    finished."""
+    used_N = ids_NW[:, 0] != 0
+    return len(used_N) if used_N.all() else int(np.argmin(used_N))
 
 
 def catalog_frame(spec: StoreSpec, cells: list[np.ndarray]) -> pd.DataFrame:

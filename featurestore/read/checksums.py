@@ -22,10 +22,16 @@ class Checksums:
         self._source = source
         self._spec = source.layout.spec
         self._level_NV = np.zeros((source.layout.n, len(self._spec.tokens.views)), np.uint8)
+        self._n_begun = source.n_begun
 
     def check(self, rows_B2: Any, patches: bool = True) -> None:
         """StoreDamaged unless rows are what was committed; see `Reader.check_rows`."""
         rows_B2 = pairs_of(rows_B2)
+        self._source.array("crc32c")  # in a forked child a source begins anew with its first array
+        if self._source.n_begun != self._n_begun:
+            self._n_begun = self._source.n_begun
+            self.forget(np.ones(len(self._level_NV), bool))
+
         # in HDF5 a row has one checksum for all, so that its patches must be read as well
         has_own_crc = self._spec.has_patches and self._source.layout.extents["patches"].row_crc
         level = VECTORS if has_own_crc and not patches else WHOLE
@@ -45,10 +51,11 @@ class Checksums:
             is_right = level == VECTORS and self._crc_of_vectors(row) == committed
             # of VECTORS it may be the patches' own sum that rotted
             if not is_right and self.of_row(*row) != committed:
+                name = row_name(self._source, *row)
+                advice = self._source.distrust()
                 raise StoreDamaged(
-                    f"{row_name(self._source, *row)}: its bytes changed since they were committed; "
-                    f"`biomass store verify {self._source.path}` lists all such rows"
-                    f"{self._source.distrust()}"
+                    f"{name}: its bytes changed since they were committed; `biomass store verify "
+                    f"{self._source.path}` lists all such rows{advice}"
                 )
             self._level_NV[row] = level
 

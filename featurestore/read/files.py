@@ -14,7 +14,7 @@ MOST_OPEN = 64
 class OpenFiles:
     """Descriptors to read a store's files by. A store of few files keeps them open until `close`.
 
-    Safe to use from several threads.
+    Safe to use from several threads until it is closed.
     """
 
     def __init__(self, layout: Layout) -> None:

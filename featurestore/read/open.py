@@ -1,4 +1,4 @@
-"""Opening a store: the one place that chooses where bytes come from."""
+"""Opening a store at a path or a URL, whose bytes come from a source chosen here."""
 
 import os
 from typing import Literal, TypeVar

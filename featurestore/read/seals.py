@@ -24,10 +24,11 @@ class Seals:
         self._spec = source.layout.spec
         # the value that was found right, so that another one is compared again; 0 is no seal
         self._right_N = known._right_N.copy() if known else np.zeros(source.layout.n, np.uint32)
+        self._n_begun = source.n_begun
 
     def is_sealed(self, image: int) -> bool:
         """Whether the image has a seal that matches."""
-        seal = self._source.array("seal")[image]  # a repair may have taken it back
+        seal = self._seals()[image]  # a repair may have taken it back
         if seal != self._right_N[image]:
             self._compare(image, image + 1)
         return bool(seal != 0 and seal == self._right_N[image])
@@ -35,13 +36,21 @@ class Seals:
     def sealed(self) -> np.ndarray:
         """Positions of all images whose seal matches."""
         n = self._catalog.n_images
-        seal_N = self._source.array("seal")[:n]
+        seal_N = self._seals()[:n]
         unknown = np.flatnonzero((seal_N != 0) & (self._right_N[:n] != seal_N))
         if len(unknown):
             end = int(unknown[-1]) + 1
             for start in range(int(unknown[0]), end, SEAL_BLOCK):
                 self._compare(start, min(start + SEAL_BLOCK, end))
         return np.flatnonzero((seal_N != 0) & (self._right_N[:n] == seal_N))
+
+    def _seals(self) -> np.ndarray:
+        """The seals as they are; nothing counts as compared in a source that began anew."""
+        seal_N = self._source.array("seal")
+        if self._source.n_begun != self._n_begun:
+            self._n_begun = self._source.n_begun
+            self._right_N[:] = 0
+        return seal_N
 
     def open_images(self) -> np.ndarray:
         """Positions of the images of the catalog whose seal is absent or does not match."""
@@ -88,7 +97,8 @@ class Seals:
             )
         if array("seal")[image]:
             advice = self._source.distrust()
-            self._catalog.forget()
+            if advice:  # the catalog is fetched anew as well
+                self._catalog.forget()
             return StoreDamaged(
                 f"{path}: the seal of image {image} ({image_id}) does not match its catalog row, "
                 f"thumbnail and checksums; build again{advice}"

@@ -32,6 +32,9 @@ class Source(Protocol):
     """Where the weights of the store's backbone are kept."""
     checks_rows: bool
     """Whether rows of patches have been compared with their checksums when they are handed out."""
+    n_begun: int
+    """How often the source began. Arrays are fetched anew then, in a forked child say, and what was
+    compared before says nothing of them."""
     manner: str
     """How rows of patches are read, in a few words for people."""
 

@@ -195,13 +195,13 @@ class MixupBatches(IterableDataset):
 
     def _made(self, batch: Batch, rows_UTPD: Sequence[Tensor]) -> MixupBatch:
         """Tokens and labels of a batch."""
-        own_B, partner_B, share_B = (
-            batch.own_QB[0],
-            batch.partner_QB[0],
-            mixup_share(batch.uniform_QB[0], self.alpha),
-        )
-        if not self.mixup:
-            partner_B, share_B = np.arange(len(own_B)), np.ones(len(own_B))
+        own_B = batch.own_QB[0]
+        if self.mixup:
+            partner_B = batch.partner_QB[0]
+            share_B = mixup_share(batch.uniform_QB[0], self.alpha)
+        else:
+            partner_B = np.arange(len(own_B))
+            share_B = np.ones(len(own_B))
         images_B, views_B = batch.rows_U2[own_B].T
         rows = [rows_UTPD[u] for u in own_B]
         return MixupBatch(

@@ -19,6 +19,7 @@ from torch import Tensor
 from featurestore.disk.durable import page_aligned
 from featurestore.disk.maps import most_maps
 from featurestore.disk.threads import Pool
+from featurestore.read.source import Row
 from featurestore.store import FeatureStore
 
 # rows that are read ahead together: a hand-over to the other thread costs 25 us
@@ -29,9 +30,6 @@ WINDOW_BYTES = 512 << 20  # rows on their way at once, at most; and no more than
 HELD_BYTES = 1 << 30
 MOST_REST = 31  # steps without asking, when all was in memory
 N_BUFFERS = 2  # pinned: one is filled while the other is copied from
-
-Row = tuple[int, int]
-"""Image and view."""
 
 
 class TokenReader:
@@ -105,8 +103,8 @@ class StepRows(Sequence):
             # first: what is no row of this step ends a loop over it, and begins nothing
             row = self._rows[u]
             if not self.begun:
+                self._begin(self._rows)  # raises for a row that may not be read, each time
                 self.begun = True
-                self._begin(self._rows)
             self._latest = (u, self._place.row(row))
 
         tokens_TPD = self._latest[1]
@@ -217,7 +215,8 @@ class Mapped:
         return tokens_TPD
 
     def _ask(self, rows: list[Row]) -> None:
-        self._cold |= self._store.will_need(rows) > 0
+        # a step requires its rows when it begins; those of the next one are only a hint
+        self._cold |= self._source.will_need(rows) > 0
 
 
 @dataclass(frozen=True)

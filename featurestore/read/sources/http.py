@@ -24,7 +24,7 @@ from featurestore.disk.urls import default_root
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
 from featurestore.format.layout import MOST_IMAGES, Layout
 from featurestore.format.spec import StoreSpec, canonical_json
-from featurestore.read.catalog import row_name
+from featurestore.read.catalog import count_images, row_name
 from featurestore.read.checksums import crc_with
 from featurestore.read.source import Row
 from featurestore.read.sources.http_cache import CACHE_BYTES, Cache
@@ -56,12 +56,12 @@ class Http:
         self._url = the_only_store(url)
         self._given = cache and str(cache), cache_bytes
         self.layout: Layout | None = None
+        self.n_begun = 0
         self._begin()
 
     def _begin(self) -> None:
         """Ask the server what it has, and take a cache; in a forked child, a connection and a cache
         of its own."""
-        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._fetching = threading.RLock()
         self._client = Client(self._url)
@@ -89,8 +89,12 @@ class Http:
         self._kept: set[str] = set()  # arrays that the cache holds as they are now
         self._here_NV = np.zeros((n, self._n_views), bool)
         self._flying: dict[Row, Future] = {}
+        self._has_rotten_ids = False
         self._threads = FetchThreads(N_REQUESTS)
         weakref.finalize(self, self._threads.stop)
+        self.n_begun += 1
+        # last: a child that could not begin must not go on with its parent's cache
+        self._pid = os.getpid()
 
     def _described(self) -> tuple[StoreSpec, int]:
         """Spec and room of the store, as the server tells them."""
@@ -148,7 +152,7 @@ class Http:
     def distrust(self) -> str:
         with self._fetching, self._lock:
             self._kept.clear()
-            self._cache.forget_arrays()
+            self._cache.forget_arrays(self.layout.extents)
         return " (on the server's machine; if all is well there, ask again: it is fetched anew)"
 
     # -- arrays that are fetched whole
@@ -161,18 +165,29 @@ class Http:
             return self._seal_N
         if name not in self._kept and name not in OWN:
             self._fetch_array(name)
-            if name == "catalog/image_id" and self._lacks_ids():
-                self.distrust()
-                self._fetch_array(name)
-                if self._lacks_ids():
-                    self.distrust()  # it is not kept, and fetched at each use until it is right
+            if name == "catalog/image_id":
+                self._check_ids()
         return self._cached.array(name)
+
+    def _check_ids(self) -> None:
+        """Have all arrays fetched anew, once, where images with a seal came without an id.
+
+        If they still do, the ids are not kept: they are fetched at each use until they are right.
+        """
+        name = "catalog/image_id"
+        if self._lacks_ids() and not self._has_rotten_ids:
+            self.distrust()
+            self._fetch_array(name)
+        self._has_rotten_ids = self._lacks_ids()
+        if self._has_rotten_ids:
+            with self._fetching, self._lock:
+                self._kept.discard(name)
+                self._cache.forget_arrays([name])
 
     def _lacks_ids(self) -> bool:
         """Whether images have a seal, but came without an id: their rows of the catalog were
         damaged on their way."""
-        has_id_N = self._cached.array("catalog/image_id")[:, 0] != 0
-        n = len(has_id_N) if has_id_N.all() else int(np.argmin(has_id_N))
+        n = count_images(self._cached.array("catalog/image_id"))
         return bool(self._seal_N[n:].any())
 
     def _seals(self, n: int) -> np.ndarray:

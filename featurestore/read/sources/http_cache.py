@@ -162,9 +162,9 @@ class Cache:
         self._write_sums()
         return emptied
 
-    def forget_arrays(self) -> None:
-        """No array is here any more: one is not what was committed, and nobody knows which."""
-        self._sums = dict.fromkeys(self._sums, NO_SUM)
+    def forget_arrays(self, names: Iterable[str]) -> None:
+        """These arrays are not here any more: one is not what was committed."""
+        self._sums |= dict.fromkeys(self._sums.keys() & set(names), NO_SUM)
         self._write_sums()
 
     def _write_sums(self) -> None:

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -66,11 +67,8 @@ class Client:
     def json(self, path: str = "") -> dict[str, Any]:
         """An answer that is a JSON object."""
         try:
-            found = json.loads(
-                self._retried(
-                    path, {}, lambda response, where: _read_text(response, where, MOST_JSON)
-                )
-            )
+            text = self._retried(path, {}, partial(_read_text, most_bytes=MOST_JSON))
+            found = json.loads(text)
         except (ValueError, RecursionError) as err:
             raise InputError(
                 f"{self.url}{path}: the answer is no JSON; is this URL a store's, as `biomass "

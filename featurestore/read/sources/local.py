@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -17,13 +18,14 @@ from featurestore.format.layout import Layout
 from featurestore.read.files import OpenFiles
 from featurestore.read.source import Row
 
-READ_THREADS = min(4, usable_cpus())
+MOST_THREADS = 4
 
 
 class Local:
     """The part of a Source that `Mapped` and `Pread` share."""
 
     checks_rows = False
+    n_begun = 1
     manner = "read where they lie in the file"
 
     def __init__(self, layout: Layout) -> None:
@@ -69,13 +71,17 @@ class Local:
                     read_ahead(fd, offset, n_bytes)
         return n_cold
 
+    @cached_property
+    def _n_threads(self) -> int:
+        return min(MOST_THREADS, usable_cpus())
+
     def read_into(self, rows: Sequence[Row], out: np.ndarray) -> None:
         def read(row: Row, into: np.ndarray) -> None:
             with self._placed(row) as (fd, offset):
                 pread_into(fd, into, offset)
 
         # pread frees the GIL, and a cold disk wants several requests
-        with Pool(READ_THREADS) as pool:
+        with Pool(self._n_threads) as pool:
             list(pool.map(read, rows, out))
 
     @contextmanager

@@ -19,8 +19,8 @@ PART_BYTES = 4096  # a part of each row is read alone if it has as much
 class Pread(Local):
     """A Source that reads what is asked for, each time, by pread. No byte is mapped or kept.
 
-    Every read checks that the file is the one that was opened and is not cut: StoreDamaged if it
-    is.
+    `array` and `patches` check at each read that the file is the one that was opened and is not cut
+    (StoreDamaged); other reads go by descriptors that were checked when they were first used.
     """
 
     def array(self, name: str) -> "FileArray":
