@@ -173,6 +173,15 @@ def test_B28_an_edited_photograph_is_found_by_its_bytes(data, tmp_path):
     assert "2 faults" in stderr
 
 
+@pytest.fixture(scope="module")
+def both_built(pasture, tmp_path_factory):
+    """A folder with a store of each format."""
+    folder = tmp_path_factory.mktemp("both")
+    for suffix in ("h5", "zarr"):
+        build(pasture, folder / f"f.{suffix}")
+    return folder
+
+
 @pytest.mark.parametrize("suffix", ["h5", "zarr"])
 @pytest.mark.parametrize(
     "name",
@@ -190,10 +199,9 @@ def test_B28_an_edited_photograph_is_found_by_its_bytes(data, tmp_path):
     ],
 )
 def test_R08_repair_unseals_what_is_damaged_and_a_build_makes_it_again(
-    pasture, tmp_path, name, suffix
+    pasture, both_built, tmp_path, name, suffix
 ):
-    out = tmp_path / f"f.{suffix}"
-    build(pasture, out)
+    out = shutil.copytree(both_built, tmp_path / "both") / f"f.{suffix}"
     whole = digest(out)
     store = FeatureStore.open(out)
     image_id = store.catalog["image_id"][2]

@@ -367,6 +367,7 @@ def test_views_by_name():
         ),
     ],
 )
+@pytest.mark.system
 def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path, program):
     """The first photograph is finished, the second is waited for, then the signal comes."""
     code = (

@@ -148,6 +148,7 @@ def test_L4_missing_descriptors_are_dev_null_also_for_children(tmp_path):
     assert (tmp_path / "told").read_text() == "True 0 [True, True, True] ''"
 
 
+@pytest.mark.system
 def test_L4_python_m_predictor_opens_them_too(tmp_path):
     command = [*CLOSE_ALL, sys.executable, "-m", "predictor", "--data", tmp_path, "--run", tmp_path]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 3

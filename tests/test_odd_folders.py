@@ -104,7 +104,7 @@ def test_L9_a_bundle_is_made_and_predicts_there(project):
     assert len(pd.read_csv(project / "b.csv"))
 
 
-@pytest.mark.parametrize("suffix", ["h5", "zarr"])
+@pytest.mark.parametrize("suffix", ["h5", pytest.param("zarr", marks=pytest.mark.system)])
 def test_L9_stores_are_copied_and_examined_there(odd, suffix):
     source = odd / f"f.{suffix}"
     write_tiny(source)

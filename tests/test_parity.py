@@ -107,6 +107,7 @@ def test_kinds_with_states_two_repeats_and_the_rule_for_wa(built, pasture, tmp_p
     assert len(ruled) and (ruled["Dry_Dead_g"] == 0).all()
 
 
+@pytest.mark.system
 def test_density_and_regressors_two_repeats(built, pasture, tmp_path):
     rules = "{rule: clip, target: Dry_Total_g, high: 40}"
     runs = train(tmp_path, built, "density, ridge, kernel_ridge, svr, pls, gpr", rules=rules)

@@ -97,7 +97,7 @@ def assert_same_sweep(found: Path, whole: Path):
 
 
 # the rest: test-system
-SHORT = {"in a step of the optimiser", "writing a checkpoint", "in the second pass"}
+SHORT = {"in a step of the optimiser", "writing a checkpoint"}
 
 
 @pytest.mark.parametrize(
@@ -395,6 +395,7 @@ def undisturbed(store, tmp_path_factory):
 ZARR_SHARD = pytest.param("features.zarr/patches/c/0/0/0/0/0", marks=pytest.mark.system)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("cut", ["features.h5", ZARR_SHARD])
 def test_a_sweep_whose_store_is_cut_shows_the_line_and_can_be_resumed(tmp_path, undisturbed, cut):
     """R03. And once the store is back, the sweep ends where it would have."""
@@ -412,6 +413,7 @@ def test_a_sweep_whose_store_is_cut_shows_the_line_and_can_be_resumed(tmp_path, 
 @pytest.mark.parametrize(
     "name", ["features.h5", pytest.param("features.zarr", marks=pytest.mark.system)]
 )
+@pytest.mark.system
 def test_a_store_that_is_replaced_is_read_to_the_end(tmp_path, undisturbed, name):
     """R10. Maps and descriptors are those of the store that was opened."""
     path, other = write_store(tmp_path / name), write_store(tmp_path / f"other_{name}", seed=1)
