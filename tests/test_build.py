@@ -359,13 +359,8 @@ def built_slowly(pasture, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGTERM, id="SIGTERM"),
-        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.system),
-    ],
-)
+@pytest.mark.system
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_B03_a_stopped_build_says_so_and_goes_on_to_the_same_bytes(
     pasture, built_slowly, tmp_path, number
 ):

@@ -823,6 +823,7 @@ def test_the_child_that_shows_it_would_notice(tmp_path):
         assert offline(tmp_path, "n.ipynb").returncode == 1, breach
 
 
+@pytest.mark.system
 def test_P08_the_notebooks_cells_run_offline(whole, pasture, tmp_path):
     done = offline(tmp_path, whole / "predict.ipynb", BIOMASS_BUNDLE=whole, BIOMASS_DATA=pasture)
     assert done.returncode == 0, done.stderr

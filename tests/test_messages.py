@@ -113,6 +113,7 @@ def run_commands(folder: Path, command: list[str], **options: object) -> None:
     assert len(list(folder.glob("runs/*/summary.json"))) == 1
 
 
+@pytest.mark.system
 def test_L1_commands_outlive_the_readers_of_what_they_say(tmp_path):
     pipe = pipe_without_reader()
     run_commands(tmp_path, [], stdout=pipe, stderr=pipe)

@@ -63,6 +63,7 @@ def test_L11_the_api_takes_linked_photographs_when_told(sweep, linked):
     assert table["Dry_Total_g"].notna().all()
 
 
+@pytest.mark.system
 def test_L11_python_m_predictor_takes_linked_photographs_when_told(sweep, linked, tmp_path):
     out = tmp_path / "s.csv"
     command = [

@@ -141,7 +141,7 @@ def test_ridge_that_would_not_fit_in_memory_is_left_out(tmp_path, pooled, monkey
 # -- rounded to float16, and predicted with
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("float32", marks=pytest.mark.system)])
 @pytest.mark.filterwarnings("ignore:.*random weights")
 def test_predict_from_a_pooled_store_end_to_end(tmp_path, pasture, dtype):
     """And what heads are given of a photograph is bit for bit what the store holds of it."""

@@ -34,7 +34,7 @@ def mixed(store, tmp_path_factory):
         "[cls_gating, density, attention, pooled_mlp, ridge, kernel_ridge, svr, pls, gpr, "
         "hist_gbdt]"
     )
-    config(folder, store, kind=kinds, lr="[3e-2, 1e-30]", epochs=20, repeats=2)
+    config(folder, store, kind=kinds, lr="[3e-2, 1e-30]", epochs=10, repeats=2)
     out = biomass(
         "train",
         "--config",

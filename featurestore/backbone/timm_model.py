@@ -5,6 +5,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -53,6 +54,12 @@ def tried_model(model_name: str, size: tuple[int, int], layers: Sequence[int]) -
     Raises InputError if the model cannot be created at that size, fails, or gives other tokens than
     one class token and a grid of patches.
     """
+    return _tried_model(model_name, tuple(size), tuple(layers))
+
+
+# members of an ensemble share their backbone, and each is tried before it is loaded
+@lru_cache(maxsize=8)
+def _tried_model(model_name: str, size: tuple[int, int], layers: tuple[int, ...]) -> nn.Module:
     height, width = size
     try:
         with torch.device("meta"), torch.inference_mode():
@@ -113,6 +120,7 @@ def patch_size(model: nn.Module) -> int:
     return height
 
 
+@lru_cache(maxsize=8)
 def patch_size_of(model_name: str) -> int:
     """As `patch_size`, of a model that is created without its weights."""
     with torch.device("meta"):

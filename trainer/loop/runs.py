@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -55,7 +56,7 @@ class RunFolder:
         lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
         write_whole(log, "".join(lines[:n_epochs]))
 
-    @property
+    @cached_property
     def config(self) -> PointConfig:
         """InputError if it cannot be read; of a sweep's folder, which was meant for a run's, it
         says so."""
@@ -70,12 +71,12 @@ class RunFolder:
     @property
     def spec(self) -> StoreSpec:
         return StoreSpec.from_json(
-            json.dumps(self._spec_json()["store"]), str(self.path / "spec.json")
+            json.dumps(self._spec_json["store"]), str(self.path / "spec.json")
         )
 
     @property
     def states(self) -> list[str]:
-        return self._spec_json()["states"]
+        return self._spec_json["states"]
 
     @property
     def store_folder(self) -> Path:
@@ -83,7 +84,7 @@ class RunFolder:
 
         A path that is not absolute starts at the run's folder.
         """
-        return self.path / self._spec_json()["store_folder"]
+        return self.path / self._spec_json["store_folder"]
 
     @property
     def store_folders(self) -> list[Path]:
@@ -92,9 +93,10 @@ class RunFolder:
 
         Of a run in a bundle, whose spec.json names a folder of the bundle, that one alone.
         """
-        told = Path(self._spec_json()["store_folder"])
+        told = Path(self._spec_json["store_folder"])
         return [self.path / told, *(moved_places(told, self.path) if told.is_absolute() else [])]
 
+    @cached_property
     def _spec_json(self) -> dict:
         return read_json(self.path / "spec.json", "store", "states", "store_folder")
 
