@@ -442,7 +442,13 @@ def outcome(array, key):
 @given(key=INDICES | st.lists(INDICES, max_size=7).map(tuple))
 def test_slices_of_images_are_numpys(both_ways, key):
     ours, whole = both_ways
-    assert outcome(ours, key) == outcome(whole, key)
+    found, expected = outcome(ours, key), outcome(whole, key)
+    parts = key if isinstance(key, tuple) else (key,)
+    if any(isinstance(part, slice) and part.step == 0 for part in parts):
+        # a key may have a second fault, and NumPy does not say which of two it names
+        assert {found, expected} <= {IndexError, ValueError}
+    else:
+        assert found == expected
 
 
 @given(
