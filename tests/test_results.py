@@ -12,6 +12,7 @@ from commands import biomass
 from sweeps import config, write_store
 
 from featurestore.errors import InputError
+from predictor.bundle.pack import chosen_runs
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.grid import SweepConfig, load_point
 from trainer.loop.results import close_regressor
@@ -275,6 +276,10 @@ def test_what_is_for_reports_only_is_never_the_best(tmp_path, store):
     )
     assert "hist_gbdt" in result.summary["name"][0] and "density" in result.best
     assert (result.path / "refit/weights/last_all.safetensors").exists()
+    said = []
+    assert [run.name for run in chosen_runs([result.path], "all", said.append)] == [result.best]
+    left_out = result.summary["name"][0]
+    assert said == [f"without {left_out}: failed, or for reports only"]
 
 
 def test_differences_and_the_honest_estimate_are_of_what_can_be_chosen(tmp_path, store):

@@ -165,7 +165,8 @@ def _of_sweep(sweep: Path, points: str, say: Callable[[str], object]) -> list[Pa
         return [best]
     known = [path.name for path in sorted(sweep.iterdir()) if (path / "config.yaml").exists()]
     if points == "all":
-        return [sweep / name for name in known if name in _usable(sweep, say)]
+        usable = _usable(sweep, say)
+        return [sweep / name for name in known if name in usable]
     names = [name.strip() for name in points.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"{sweep}: no point {', '.join(unknown)}; it has:{list_some(known)}")
