@@ -58,7 +58,7 @@ SETTINGS = {
         "intervals": 3,
         "beta": 2.0,
         "lr": "2e-2",
-        "warmup": 0.5,
+        "warmup": 0.4,
         "average": "true",
         "mixup": "[patches, pooled, same_site, none]",
         "alpha": 0.4,

@@ -167,6 +167,13 @@ def test_leading_axes_are_kept():
 
 
 @pytest.mark.parametrize("rule", [WaDeadZero(), Clip("GDM_g", 5, 9), Factor("GDM_g", 2)], ids=str)
+def test_whole_grams_are_computed_as_fractions(rule):
+    whole = masses(3, 7, 1).astype(np.int64)
+    expected = apply([rule], masses(3, 7, 1), WA[None], STATES)
+    np.testing.assert_array_equal(apply([rule], whole, WA[None], STATES), expected)
+
+
+@pytest.mark.parametrize("rule", [WaDeadZero(), Clip("GDM_g", 5, 9), Factor("GDM_g", 2)], ids=str)
 def test_inputs_are_not_written_to(rule):
     before, state = masses(3, 7, 1), WA[None].copy()
     after = apply([rule], before, state, STATES)

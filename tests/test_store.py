@@ -83,6 +83,35 @@ def test_take_gathers_rows_in_the_order_asked(store_path):
         assert np.array_equal(got, tiny_rows(spec, i).patches_VTPD[v])
 
 
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.empty((2, 2, 6, 7), np.float16),
+        np.empty((3, 2, 6, 7), np.float32),
+        np.empty((3, 2, 6, 14), np.float16)[..., ::2],
+    ],
+    ids=["shape", "type", "order"],
+)
+def test_take_refuses_another_buffer(store_path, out):
+    write_tiny(store_path)
+    before = out.copy()
+    with pytest.raises(InputError, match=r"needs C-contiguous float16 \(3, 2, 6, 7\)"):
+        FeatureStore.open(store_path).take([(4, 2), (0, 1), (4, 0)], out=out)
+    assert np.array_equal(out.view(np.uint16), before.view(np.uint16)) or out.dtype == np.float32
+
+
+def test_rows_are_named_and_fetched_by_image_and_view(store_path, monkeypatch):
+    write_tiny(store_path)
+    store = FeatureStore.open(store_path)
+    assert store.where(3, 1).endswith("image 3 (ID003), view 'hflip'")
+    fetched = []
+    monkeypatch.setattr(
+        store.source, "will_need", lambda rows: fetched.extend(map(tuple, rows)) or len(rows)
+    )
+    assert store.will_need([(4, 2), (0, 1)]) == 2
+    assert fetched == [(4, 2), (0, 1)]
+
+
 def test_slices_over_rows_are_what_numpy_gives(store_path):
     spec = write_tiny(store_path)
     whole = np.stack([tiny_rows(spec, i).patches_VTPD for i in range(5)])

@@ -128,6 +128,7 @@ def test_validation_shows_every_held_out_image_once_to_its_splits():
     for q, split in enumerate(splits):
         rows = [b.rows_U2[b.own_QB[q][b.own_QB[q] >= 0]] for b in batches]
         assert np.concatenate(rows).tolist() == [[image, 3] for image in split.val_N]
+    assert all(b.own_QB.min() >= -1 for b in batches)  # -1 where a split has fewer
     read = np.concatenate([b.rows_U2[:, 0] for b in batches])
     assert read.tolist() == list(range(23))  # once for both repeats
 

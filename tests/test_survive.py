@@ -3,28 +3,23 @@ lost."""
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from commands import biomass
 from safetensors.torch import load_file
 from sweeps import as_found, config, train_epoch, write_store
 
 from featurestore.disk.interrupts import check_interrupt
-from featurestore.errors import InputError, StoreDamaged
-from trainer.loop.checkpoint import Checkpoint
+from featurestore.errors import StoreDamaged
 from trainer.loop.grid import SweepConfig
-from trainer.loop.identity import Identity
 from trainer.loop.prepare import prepare_sweep
 from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import RunFolder
@@ -208,116 +203,6 @@ def test_a_stopped_sweep_goes_on_to_the_same_heads(stopped):
     uninterrupted = run_sweep(given, folder.parent.parent / "whole", "cpu", False).path
     assert "ridge" in biomass("train", "--resume", folder).stdout
     assert_same_sweep(folder, uninterrupted)
-
-
-def flipped(whole: bytes) -> bytes:
-    """One bit of the last tensor."""
-    return whole[:-2] + bytes([whole[-2] ^ 0x40]) + whole[-1:]
-
-
-@pytest.mark.parametrize(
-    "damaged", [lambda whole: whole[:1000], flipped], ids=["cut", "a bit flipped"]
-)
-def test_a_damaged_checkpoint_costs_the_epochs_since_the_one_before(tmp_path, store, damaged):
-    sweep = prepare_sweep(config(tmp_path, store), "cpu")
-    checkpoint, identity = (
-        Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors"),
-        Identity.of(sweep, range(4)),
-    )
-    trainers = sweep.trainers(range(4))
-    for epoch in range(2):
-        train_epoch(sweep, trainers, sweep.reader(), epoch)
-        checkpoint.save(trainers, identity)
-    checkpoint.path.write_bytes(damaged(checkpoint.path.read_bytes()))
-    fresh = sweep.trainers(range(4))
-    with pytest.warns(UserWarning, match="going on from previous_points0-3.safetensors"):
-        checkpoint.load(fresh, identity)
-    assert [trainer.n_batches for trainer in fresh] == [sweep.stream.n_steps] * len(fresh)
-    checkpoint.previous.write_bytes(b"")
-    with pytest.raises(StoreDamaged, match="not a checkpoint of this sweep"):
-        checkpoint.load(fresh, identity)
-
-
-def test_a_full_disk_keeps_the_whole_checkpoint_where_the_newest_was_damaged(tmp_path, store):
-    sweep = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[1e-2]"), "cpu")
-    checkpoint = Checkpoint(tmp_path / "checkpoints" / "points0-0.safetensors")
-    identity = Identity.of(sweep, [0])
-    trainers = sweep.trainers([0])
-    for epoch in range(2):
-        train_epoch(sweep, trainers, sweep.reader(), epoch)
-        checkpoint.save(trainers, identity)
-    checkpoint.path.write_bytes(b"")
-    whole = checkpoint.previous.read_bytes()
-    with pytest.warns(UserWarning, match="going on from previous_points0-0.safetensors"):
-        checkpoint.load(trainers, identity)
-    train_epoch(sweep, trainers, sweep.reader(), 1)
-    with full_disk(), pytest.raises(InputError, match="cannot be written"):
-        checkpoint.save(trainers, identity)
-    assert checkpoint.previous.read_bytes() == whole
-    checkpoint.save(trainers, identity)
-    assert checkpoint.previous.read_bytes() == whole
-
-
-@contextmanager
-def full_disk():
-    """Writing beyond fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_heads_that_failed_are_still_marked_after_a_resume(tmp_path, store):
-    sweep = prepare_sweep(config(tmp_path, store, kind="[cls_gating]", lr="[1e-2, 1e30]"), "cpu")
-    checkpoint, (trainer,) = (
-        Checkpoint(tmp_path / "checkpoints" / "points0-1.safetensors"),
-        sweep.trainers([0, 1]),
-    )
-    identity = Identity.of(sweep, [0, 1])
-    train_epoch(sweep, [trainer], sweep.reader(), 0)
-    checkpoint.save([trainer], identity)
-    (fresh,) = sweep.trainers([0, 1])
-    checkpoint.load([fresh], identity)
-    # the first step of the optimiser spoils the second batch
-    assert (fresh.failed_QG == [[-1, 1]] * 3).all()
-    train_epoch(sweep, [fresh], sweep.reader(), 1)
-    assert (fresh.failed_QG == [[-1, 1]] * 3).all()
-
-
-def test_a_flipped_bit_is_found_before_anything_is_restored(tmp_path, store):
-    sweep = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[1e-2]"), "cpu")
-    checkpoint, (trainer,) = (
-        Checkpoint(tmp_path / "checkpoints" / "points0-0.safetensors"),
-        sweep.trainers([0]),
-    )
-    identity = Identity.of(sweep, [0])
-    checkpoint.save([trainer], identity)
-    checkpoint.path.write_bytes(flipped(checkpoint.path.read_bytes()))
-    train_epoch(sweep, [trainer], sweep.reader(), 0)
-    trained = {name: tensor.detach().clone() for name, tensor in trainer.bank.tensors.items()}
-    with pytest.raises(StoreDamaged, match="CRC-32C of its tensors"):
-        checkpoint.load([trainer], identity)
-    assert all(torch.equal(trainer.bank.tensors[name], tensor) for name, tensor in trained.items())
-
-
-def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, store):
-    sweep = prepare_sweep(config(tmp_path, store), "cpu")
-    checkpoint, trainers = (
-        Checkpoint(tmp_path / "checkpoints" / "points0-3.safetensors"),
-        sweep.trainers(range(4)),
-    )
-    identity = Identity.of(sweep, range(4))
-    train_epoch(sweep, trainers, sweep.reader(), 0)
-    checkpoint.save(trainers, identity)
-    train_epoch(sweep, trainers, sweep.reader(), 1)
-    with full_disk(), pytest.raises(InputError, match="cannot be written"):
-        checkpoint.save(trainers, identity)
-    fresh = sweep.trainers(range(4))
-    checkpoint.load(fresh, identity)
-    assert [trainer.n_batches for trainer in fresh] == [sweep.stream.n_steps] * len(fresh)
-    assert [p.name for p in checkpoint.path.parent.iterdir()] == ["previous_points0-3.safetensors"]
 
 
 def test_a_finished_sweep_or_another_store_is_not_resumed(tmp_path, whole):

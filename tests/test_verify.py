@@ -85,7 +85,9 @@ def test_an_id_without_a_path_is_damage(store_path):
     overwrite(extents_of(store_path)["catalog/image_id"].locate(3), b"\x01")
     report = FeatureStore.open(store_path).verify()
     (fault,) = report.faults
-    assert (fault.image, fault.what) == (3, "it has an id, but no path") and report.damaged == [3]
+    path, offset, _ = extents_of(store_path)["catalog/image_id"].locate(3)
+    assert (fault.image, fault.what) == (3, "it has an id, but no path")
+    assert fault.path == str(path) and report.damaged == [3]
 
 
 @pytest.mark.parametrize("name", ["patches", "pooled"])
@@ -175,6 +177,21 @@ def test_photographs_that_changed_or_went_are_named_and_are_no_damage(tmp_path):
         f"ID002 (all views): its photograph is missing ({gone} at byte 0)",
     ]
     assert report.damaged == []
+    assert [(fault.image, fault.image_id, fault.view) for fault in report.faults] == [
+        (0, "ID000", None),
+        (2, "ID002", None),
+    ]
+
+
+def test_faults_are_in_the_order_of_images(store_path):
+    """Bytes of rows are looked at before seals and catalog, which may damage an image before."""
+    write_tiny(store_path)
+    places = extents_of(store_path)
+    for name, image in (("cls", 3), ("seal", 1), ("cls", 0)):
+        path, offset, n_bytes = places[name].locate(image)
+        flip_bit(path, offset + n_bytes - 1)
+    images = [fault.image for fault in FeatureStore.open(store_path).verify().faults]
+    assert images == sorted(images) and set(images) == {0, 1, 3}
 
 
 def test_the_pace_says_what_set_it():
@@ -206,3 +223,7 @@ def test_rows_of_several_pieces_are_read_in_turn(store_path, monkeypatch):
     monkeypatch.setattr("featurestore.manage.sums.PIECE", 64)
     write_tiny(store_path)
     assert FeatureStore.open(store_path).verify()
+    path, offset, n_bytes = extents_of(store_path)["cls"].locate(4)
+    flip_bit(path, offset + n_bytes - 1)
+    (fault, *_) = FeatureStore.open(store_path).verify().faults
+    assert fault.image == 4

@@ -252,7 +252,7 @@ class Reader(AbstractContextManager):
         out = page_aligned(shape, array.dtype) if out is None else out
         if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
             raise InputError(
-                f"take: out is {out.dtype} {out.shape}, needs C-contiguous {array.dtype} {shape}"
+                f"take: out is {out.dtype} {out.shape}, needs C-contiguous float16 {shape}"
             )
 
         if self.check == "first-touch":
