@@ -93,8 +93,8 @@ def run_demo(
     scores = _scores(data, FeatureStore.open(store_path), predictor, photographs, predictions)
     say(_coverage(intervals, predictions, _truth(data), plan_pasture(seed, n_train, n_test)))
     say(
-        "5. a bundle, and the same predictions by the bundle alone, with a picture of every "
-        "photograph"
+        "5. a bundle, and the same predictions by the bundle alone, "
+        "with a picture of every photograph"
     )
     make_bundle(
         [best_run(result.path)], out / "bundle", backbone=BackboneChoice(included=True), say=say

@@ -65,7 +65,7 @@ def predict_to_file(
     allow_outside : also take photographs that are not below `data`.
     say : told what a person should know; options as `Predictor.load`.
     """
-    start = time.monotonic()
+    start_s = time.monotonic()
     runs = find_runs(run, sweep, bundle, say)
     _check_places(data, runs, out, explain)
     if oof:
@@ -83,46 +83,93 @@ def predict_to_file(
         say_lone_folds(predictor.members, say)
         check_oof(predictor, data, out, say, resume, allow_outside)
         return 0
-    tta = 4 if tta is None else tta
 
+    unusable = _predict_test(
+        data,
+        out,
+        say,
+        runs,
+        tta=4 if tta is None else tta,
+        average=average,
+        constraints=constraints,
+        takes_mean=on_error == "mean",
+        end_s=start_s + parse_duration(deadline) if deadline else None,
+        resume=resume,
+        interval=interval,
+        blend=blend,
+        explain=explain,
+        allow_outside=allow_outside,
+        **options,
+    )
+    if not unusable:
+        return 0
+    reasons = list_some(list(unusable.values()), len(unusable))
+    say(f"the training mean stands for {len(unusable)} photographs:{reasons}")
+    return IN_PART
+
+
+def _predict_test(
+    data: Path,
+    out: Path,
+    say: Callable[[str], object],
+    runs: Sequence[Path],
+    *,
+    tta: int | str,
+    average: Average | None,
+    constraints: str | None,
+    takes_mean: bool,
+    end_s: float | None,
+    resume: bool,
+    interval: float | None,
+    blend: Blend | None,
+    explain: Path | None,
+    allow_outside: bool,
+    **options,
+) -> dict[str, str]:
+    """Predict test.csv and write all files; returns why photographs got the training mean, by id.
+
+    takes_mean : `--on-error mean`; end_s : the deadline, by time.monotonic().
+    """
     # what cannot be followed or read is refused before anything heavy is loaded
     images, rows = read_test(data / "test.csv")
     check_targets(data / "test.csv", rows)
-    paths = photographs_of(images, data, on_error == "mean", allow_outside)
+    paths = photographs_of(images, data, takes_mean, allow_outside)
 
     weigh = partial(weighed, how=blend, say=say) if blend else None
     predictor = Predictor.load(
         runs, weigh=weigh, average=average, constraints=constraints, **options
     )
     say_lone_folds(predictor.members, say)
-    if on_error == "mean":
+    if takes_mean:
         check_held_out(predictor.members, "--on-error mean")
     intervals = predictor.intervals(interval) if interval is not None else None
     explainer = predictor.explainer(explain, tta, list(paths.values())) if explain else None
     kept = predictor.journal(out.with_name(out.name + ".progress"), tta, resume)
-    unusable = {} if on_error == "mean" else None
 
     left_s = None
-    if deadline:
+    if end_s is not None:
         drawing_s = PICTURE_S * len(paths) if explain else 0
-        left_s = parse_duration(deadline) - (time.monotonic() - start) - drawing_s
+        left_s = end_s - time.monotonic() - drawing_s
 
+    unusable: dict[str, str] = {}
     table = predictor.predict(
-        paths, tta, deadline_s=left_s, kept=kept, unusable=unusable, explainer=explainer, say=say
+        paths,
+        tta,
+        deadline_s=left_s,
+        kept=kept,
+        unusable=unusable if takes_mean else None,
+        explainer=explainer,
+        say=say,
     )
     if intervals:
-        table = intervals.added(table, unusable or ())
+        table = intervals.added(table, unusable)
     write_predictions(rows, table, out)
 
     # pictures come last, so that they never stand between a deadline and the submission
     if explainer:
-        say(f"pictures: {explainer.report(paths, table, unusable or {}, interval)}")
+        say(f"pictures: {explainer.report(paths, table, unusable, interval)}")
     kept.close()
-    if not unusable:
-        return 0
-    reasons = list_some(list(unusable.values()), len(unusable))
-    say(f"the training mean stands for {len(unusable)} photographs:{reasons}")
-    return IN_PART
+    return unusable
 
 
 def find_runs(
@@ -149,9 +196,8 @@ def find_runs(
 
 def _check_oof_alone(**given: object) -> None:
     """UsageError for options given that --oof would have to ignore."""
-    if named := [
-        f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None
-    ]:
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if named:
         raise UsageError(
             "--oof predicts as the sweep scored its heads, with the run's own views, constraints "
             f"and rules: leave {', '.join(named)} out, or --oof"
@@ -171,8 +217,8 @@ def _check_places(data: Path, runs: Sequence[Path], out: Path, explain: Path | N
             for bundle in bundles
         ):
             raise UsageError(
-                f"{option} {path}: lies in the bundle, which must not change; name a place outside "
-                "of it"
+                f"{option} {path}: lies in the bundle, which must not change; name a place "
+                "outside of it"
             )
 
 

@@ -105,8 +105,8 @@ def scored_views(member: Member) -> list[ViewSpec]:
 def _only(predictor: Predictor) -> Member:
     if len(predictor.members) > 1:
         raise InputError(
-            f"--oof compares one run with its oof.csv; {len(predictor.members)} were given, choose "
-            "one --run"
+            f"--oof compares one run with its oof.csv; {len(predictor.members)} were given, "
+            "choose one --run"
         )
     return predictor.members[0]
 

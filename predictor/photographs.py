@@ -56,7 +56,8 @@ class Pass:
         """Photographs of one device, in their order."""
         sealed = paths if self.sealed else ()
         decoding = decode_ahead(paths, stage.backbone.crop, None, self.damaged, sealed)
-        # an error's traceback would keep the iterator, and with it the threads that decode
+
+        # closed here: an error's traceback would keep the iterator, and its decoding threads
         with closing(decoding) as decoded:
             for image_id, photograph in decoded:
                 yield self._predict(stage, image_id, photograph)

@@ -77,8 +77,8 @@ def serve(
     """
     if no_token and host not in LOOPBACK and not insecure:
         raise UsageError(
-            f"--no-token on {host}: everybody who reaches it could read; add --insecure if that is "
-            "meant"
+            f"--no-token on {host}: everybody who reaches it could read; "
+            "add --insecure if that is meant"
         )
     if token and not TOKEN.fullmatch(token):
         raise UsageError(

@@ -20,6 +20,7 @@ from torch import nn
 from featurestore.backbone.backbone import Backbone
 from featurestore.photos.decode import decode
 from featurestore.photos.views import TRANSPOSES, VIEWS, make_view, tta_views, view_amounts
+from predictor.extras import report
 from predictor.extras.explain import laid_out, picture_names, regridded, upright
 from predictor.extras.picture import Map, colours, draw_picture, fitted, overlay
 from predictor.extras.report import PAGE_BYTES, About, Entry, write_report
@@ -391,3 +392,14 @@ def test_800_photographs_are_a_page_of_bounded_size(tmp_path):
         tmp_path / "report.html", About([], ["plain"], None, None), table, [entry] * 800
     )
     assert page.stat().st_size < 1.1 * PAGE_BYTES and page.read_text().count("<tr role") == 801
+
+
+def test_braces_in_the_style_are_not_the_templates(tmp_path, monkeypatch):
+    package = Path(report.__file__).parent
+    shutil.copytree(package / "templates", tmp_path / "templates")
+    style = tmp_path / "templates/report.css"
+    style.write_text(style.read_text() + "/* {{ no_name }} {% nor this */\n")
+    monkeypatch.setattr(report.resources, "files", lambda name: tmp_path)
+    table = pd.DataFrame(columns=["image_id", *TARGETS, "Dry_Total_g_sd"])
+    page = write_report(tmp_path / "report.html", About([], ["plain"], None, None), table, [])
+    assert style.read_text() in page.read_text()

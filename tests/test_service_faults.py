@@ -15,6 +15,7 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from served import client_of, error_of, serving, write_served
 
 from featurestore import FeatureStore, open_writer
+from featurestore.disk.usable import Memory
 from service.answers import file_bytes
 from service.answers.computations import Computations
 from service.errors import ServiceError
@@ -192,25 +193,30 @@ def test_s09_many_requests_for_one_computation_are_one_computation(tmp_path, mon
 
 def test_s09_other_computations_than_there_are_slots_for_are_busy():
     async def ask():
-        heavy, done = Computations(slots=1, waiting=1), threading.Event()
-        running = [asyncio.ensure_future(heavy.run(key, done.wait)) for key in "ab"]
+        heavy = Computations()
+        done = threading.Event()
+        running = [asyncio.ensure_future(heavy.run(key, done.wait)) for key in range(10)]
         await asyncio.sleep(0)
-        same = asyncio.ensure_future(heavy.run("a", done.wait))
+        same = asyncio.ensure_future(heavy.run(0, done.wait))
         with pytest.raises(
-            ServiceError, match="2 long computations are under way or wait"
+            ServiceError, match="10 long computations are under way or wait"
         ) as refused:
-            await heavy.run("c", done.wait)
+            await heavy.run("one more", done.wait)
         done.set()
-        assert await asyncio.gather(*running, same) == [True] * 3
-        return refused.value.answer(), await heavy.run("c", lambda: 3), heavy.n_running
+        assert await asyncio.gather(*running, same) == [True] * 11
+        return refused.value.answer(), await heavy.run("one more", lambda: 3), heavy.n_running
 
     answer, third, n_running = asyncio.run(ask())
     assert (answer.status_code, third, n_running) == (503, 3, 0) and answer.headers["Retry-After"]
 
 
-def test_results_are_kept_as_long_as_there_is_room():
+def test_results_are_kept_as_long_as_there_is_room(monkeypatch):
+    usable = Memory(10_000, "a limit")  # a quarter of it holds two results
+    monkeypatch.setattr("service.answers.computations.usable_memory", lambda: usable)
+
     async def ask():
-        heavy, made = Computations(kept_bytes=2500), []
+        heavy = Computations()
+        made = []
         for key in "aabcba":
             await heavy.run(key, lambda key=key: (made.append(key), np.zeros(1000, np.uint8))[1])
         return made

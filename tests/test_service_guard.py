@@ -1,6 +1,9 @@
 """Who may ask: token, cookie, Host, methods; what every answer carries and what none tells."""
 
+import os
 import re
+import subprocess
+import sys
 from http.client import HTTPConnection
 
 import pytest
@@ -229,3 +232,14 @@ def test_counts_for_prometheus(path):
     assert 'biomass_requests_total{address="other",status="404"} 1' in text
     assert 'biomass_request_seconds_bucket{le="+Inf"} 2' in text and text.endswith("\n")
     assert BEARER["Authorization"] not in text
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["a folder", "no such folder"])
+def test_counts_stay_in_memory_whatever_other_programs_share(exists, tmp_path):
+    folder = tmp_path / "shared"
+    if exists:
+        folder.mkdir()
+    script = "from service.connection.metrics import Metrics; Metrics().sent.inc()"
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    subprocess.run([sys.executable, "-W", "error", "-c", script], env=environment, check=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["shared"] * exists

@@ -212,8 +212,8 @@ def _read_listing(path: Path) -> bytes:
         found = os.lstat(path / LISTING)
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_LISTING:
             raise InputError(
-                f"{path / LISTING}: not a file of at most {MAX_LISTING} bytes; get the bundle "
-                "elsewhere"
+                f"{path / LISTING}: not a file of at most {MAX_LISTING} bytes; "
+                "get the bundle elsewhere"
             )
         return (path / LISTING).read_bytes()
     except PermissionError as err:

@@ -50,18 +50,19 @@ def _entries(folder: Path, above: str) -> Iterator[tuple[str, int | str]]:
     with os.scandir(folder) as entries:  # not sorted here: there may be too many to hold
         empty = True
         for entry in entries:
-            name, mode, empty = above + entry.name, entry.stat(follow_symlinks=False), False
-            if stat.S_ISLNK(mode.st_mode):
+            empty = False
+            name = above + entry.name
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
                 yield name, "a link"
             elif name.count("/") >= MAX_DEPTH:
                 yield name, f"more than {MAX_DEPTH} folders deep"
-            elif stat.S_ISDIR(mode.st_mode):
+            elif stat.S_ISDIR(status.st_mode):
                 yield from _entries(folder / entry.name, name + "/")
+            elif stat.S_ISREG(status.st_mode):
+                yield name, status.st_size
             else:
-                yield (
-                    name,
-                    mode.st_size if stat.S_ISREG(mode.st_mode) else "neither a file nor a folder",
-                )
+                yield name, "neither a file nor a folder"
     if empty and above:
         yield above, EMPTY
 
@@ -109,7 +110,8 @@ def _most_bytes(name: str) -> int:
 def find_damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> dict[str, str]:
     """Listed files that are missing or changed, and how; InputError if one is not what its name
     says."""
-    damaged, disguised = {}, []
+    damaged: dict[str, str] = {}
+    disguised: list[str] = []
     for name, file in listing.files.items():
         if name not in sizes:
             damaged[name] = "missing"
@@ -149,10 +151,8 @@ def _head(path: Path) -> bytes:
 
 
 def _not_text(path: Path) -> str | None:
-    decoder, nested = (
-        codecs.getincrementaldecoder("utf-8")(),
-        path.suffix in (".json", ".ipynb", ".yaml"),
-    )
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    nested = path.suffix in (".json", ".ipynb", ".yaml")
     try:
         with open(path, "rb") as file:
             # files that can nest are of one block

@@ -152,8 +152,8 @@ def chosen_runs(
             found.append(source)
         else:
             raise InputError(
-                f"{source}: neither a run's folder nor a finished sweep's; `biomass train` makes "
-                "both"
+                f"{source}: neither a run's folder nor a finished sweep's; "
+                "`biomass train` makes both"
             )
     return list({run.resolve(): run for run in found})  # `.` has no name to go by
 

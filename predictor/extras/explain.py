@@ -56,8 +56,8 @@ class Explainer:
     def __post_init__(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(
-                f"--explain {self.folder}: is a file; name a folder for the pictures and "
-                "report.html"
+                f"--explain {self.folder}: is a file; "
+                "name a folder for the pictures and report.html"
             )
         with self._can_write():
             self._maps.mkdir(parents=True, exist_ok=True)

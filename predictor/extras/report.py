@@ -10,6 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,12 @@ def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequenc
 
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    # .html is escaped; the style and the script that it includes are ours
     pages = Environment(loader=PackageLoader("predictor.extras"), autoescape=select_autoescape())
+    templates = resources.files("predictor.extras") / "templates"
     page = pages.get_template("report.html").render(
+        # as they are: braces in them are their own, not Jinja's
+        style=(templates / "report.css").read_text(encoding="utf-8").rstrip("\n"),
+        script=(templates / "report.js").read_text(encoding="utf-8").rstrip("\n"),
         facts=_facts(about, table, entries),
         histogram=_histogram(table["Dry_Total_g"].to_numpy(float)),
         about_maps=MAPS[about.unit],

@@ -54,11 +54,8 @@ class Combiner:
         """(5,) grams in TARGETS order: raw masses averaged over heads and views, over members by
         weight, then constrained."""
         raw_M5 = np.array([self._averaged(raw.masses_HV5) for raw in raw_M])
-        return self._grams(
-            self._shares @ raw_M5,
-            self._shares,
-            [self._state(m, raw, True) for m, raw in enumerate(raw_M)],
-        )
+        state_MC = [self._state(m, raw, True) for m, raw in enumerate(raw_M)]
+        return self._grams(self._shares @ raw_M5, self._shares, state_MC)
 
     def spread(self, raw_M: Sequence[Raw]) -> np.ndarray:
         """(5,) grams: weighted standard deviation of single heads under single views, each
@@ -67,12 +64,12 @@ class Combiner:
             self._grams(raw.masses_HV5.reshape(-1, 5), None, [self._state(m, raw, False)])
             for m, raw in enumerate(raw_M)
         ]
-        share_X = np.concatenate(
-            [
-                np.full(len(part), share / len(part))
-                for share, part in zip(self._shares, parts, strict=True)
-            ]
-        )
+        # a member's share is spread evenly over its heads and views
+        shares = [
+            np.full(len(part), share / len(part))
+            for share, part in zip(self._shares, parts, strict=True)
+        ]
+        share_X = np.concatenate(shares)
         all_X5 = np.concatenate(parts)
         return np.sqrt(share_X @ (all_X5 - share_X @ all_X5) ** 2)
 
@@ -86,22 +83,22 @@ class Combiner:
         return sorted({state for member in self.members for state in member.states})
 
     def _averaged(self, x_HVK: np.ndarray) -> np.ndarray:
-        return (np.median if self.average == "median" else np.mean)(
-            x_HVK.reshape(-1, x_HVK.shape[-1]), 0
-        )
+        x_XK = x_HVK.reshape(-1, x_HVK.shape[-1])
+        return np.median(x_XK, 0) if self.average == "median" else x_XK.mean(0)
 
     def _state(self, m: int, raw: Raw, averaged: bool) -> np.ndarray | None:
         """(C,) or (X, C) probabilities over the States of all members; None from one that tells
         none."""
         if raw.state_HVC is None:
             return None
-        told = (
-            self._averaged(raw.state_HVC)
-            if averaged
-            else raw.state_HVC.reshape(-1, raw.state_HVC.shape[-1])
-        )
+        if averaged:
+            told = self._averaged(raw.state_HVC)
+        else:
+            told = raw.state_HVC.reshape(-1, raw.state_HVC.shape[-1])
+
+        columns = [self._states.index(state) for state in self.members[m].states]
         placed = np.zeros((*told.shape[:-1], len(self._states)))
-        placed[..., [self._states.index(state) for state in self.members[m].states]] = told
+        placed[..., columns] = told
         return placed
 
     def _grams(
@@ -109,18 +106,14 @@ class Combiner:
     ) -> np.ndarray:
         """(..., 5) masses constrained, then the runs' rules; States by the members that tell
         them."""
-        inference, known = (
-            self.members[0].config.inference,
-            [i for i, state in enumerate(state_MC) if state is not None],
-        )
-        state, weights = None, np.ones(len(state_MC)) if share_M is None else share_M
+        known = [i for i, state in enumerate(state_MC) if state is not None]
+        weights = np.ones(len(state_MC)) if share_M is None else share_M
+        state = None
         if weights[known].sum() > 0:
-            state = np.average([state_MC[i] for i in known], axis=0, weights=weights[known])
+            known_states = [state_MC[i] for i in known]
+            state = np.atleast_2d(np.average(known_states, axis=0, weights=weights[known]))
+
+        inference = self.members[0].config.inference
         masses = constrained(np.atleast_2d(raw_X5), self.constraints or inference.constraints)
-        ruled = apply(
-            rules_of(inference.postprocess),
-            masses,
-            None if state is None else np.atleast_2d(state),
-            self._states,
-        )
+        ruled = apply(rules_of(inference.postprocess), masses, state, self._states)
         return ruled.reshape(raw_X5.shape)

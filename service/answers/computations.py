@@ -16,18 +16,23 @@ from featurestore.disk.usable import usable_memory
 from service.errors import ServiceError
 
 SLOTS = 2
-WAITING = 8  # more than a page asks for at once when nothing is kept yet
-# at most; and at most one part in so many of the memory that is usable
-KEPT_BYTES, KEPT_SHARE = 256 << 20, 4
+"""Computed at once, each by one thread."""
+
+WAITING = 8
+"""More than a page requests at once when nothing is kept yet."""
+
+KEPT_BYTES = 256 << 20
+"""Most bytes of results, unless usable memory / KEPT_SHARE is less."""
+
+KEPT_SHARE = 4
 
 
 async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> Any:
     """What function() returns: kept from before, awaited with others that ask for the same, or
     computed in a thread.
 
-    key : names the work and what it was made from, `(opened.state, "stats")` say: what is returned
-        for it is never made again
-    while it is kept. Do not change what you get, others get it too.
+    key : names the work and what it was made from, e.g. `(opened.state, "stats")`. Its result is
+        never made again while it is kept. Do not change what you get, others get it too.
 
     Raises ServiceError `busy` (503, Retry-After) when all SLOTS are taken by other work and WAITING
     more wait, and what function raises; an error is not kept.
@@ -38,13 +43,9 @@ async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> A
 class Computations:
     """The slots, the work under way and the results of one application."""
 
-    def __init__(
-        self, slots: int = SLOTS, waiting: int = WAITING, kept_bytes: int | None = None
-    ) -> None:
-        self.most, self.kept_bytes = slots + waiting, kept_bytes
-        if kept_bytes is None:
-            self.kept_bytes = min(KEPT_BYTES, usable_memory().n_bytes // KEPT_SHARE)
-        self._pool = Pool(slots, thread_name_prefix="computing")
+    def __init__(self) -> None:
+        self.kept_bytes = min(KEPT_BYTES, usable_memory().n_bytes // KEPT_SHARE)
+        self._pool = Pool(SLOTS, thread_name_prefix="computing")
         self._running: dict[Hashable, asyncio.Future] = {}
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
@@ -63,10 +64,11 @@ class Computations:
         return result
 
     def _begin(self, key: Hashable, function: Callable[[], Any]) -> None:
-        if self.n_running >= self.most:
+        most = SLOTS + WAITING
+        if self.n_running >= most:
             raise ServiceError(
                 "busy",
-                f"{self.most} long computations are under way or wait",
+                f"{most} long computations are under way or wait",
                 "ask again in some seconds",
             )
         future = asyncio.get_running_loop().run_in_executor(

@@ -10,6 +10,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     disable_created_metrics,
+    values,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 BOUNDS_S = (0.01, 0.1, 1.0, 10.0)
 
 disable_created_metrics()  # a series more for each counter, of when it was first counted
+
+# counts stay in memory: PROMETHEUS_MULTIPROC_DIR, perhaps set for other programs, would put them
+# into files there, and a later process of the same id would count on from them
+values.ValueClass = values.MutexValue
 
 
 class Metrics:
