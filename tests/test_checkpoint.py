@@ -3,11 +3,13 @@
 import resource
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from sweeps import config, train_epoch
 
 from featurestore.errors import InputError, MismatchError, StoreDamaged
+from trainer.loop.bank_trainer import Scored, can_go_on
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.identity import Identity
 from trainer.loop.prepare import prepare_sweep
@@ -99,6 +101,18 @@ def test_settings_are_compared_where_the_newest_is_cut(tmp_path, store):
     other = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[2e-2]"), "cpu")
     with pytest.raises(MismatchError, match="optimization.lr was 0.01 and is 0.02 now"):
         checkpoint.check(Identity.of(other, [0]))
+
+
+def test_a_bank_whose_epoch_broke_off_at_its_end_is_not_whole(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store, kind="[density]", lr="[1e-2]"), "cpu")
+    (trainer,) = sweep.trainers([0])
+    train_epoch(sweep, [trainer], sweep.reader(), 0)
+    scores_QG = np.ones(trainer.failed_QG.shape)
+    trainer.best.clear()
+    trainer.best_score_QG[:] = np.nan
+    with pytest.raises(KeyError):
+        trainer.keep_best(Scored(scores_QG, scores_QG))
+    assert not trainer.is_whole and not can_go_on([trainer])
 
 
 def test_heads_that_failed_are_still_marked_after_a_resume(tmp_path, store):

@@ -3,9 +3,9 @@ mutants`.
 
 mutmut makes the mutants and runs the tests (its settings are in setup.cfg). This draws a sample of
 them with a seed and prints the share that tests found in each module. It leaves out what no test
-can see: the words of a message, `strict=` of a zip, which is for mistakes of our own, and
-`device=`, since there is no GPU. Mutants that a person judged equivalent are listed in
-tools/equivalent_mutants.csv. Exit code 1 if a module's share is below the target.
+can see: the words of a message and the `stacklevel=` of a warning, `strict=` of a zip, which is for
+mistakes of our own, and `device=`, since there is no GPU. Mutants that a person judged equivalent
+are listed in tools/equivalent_mutants.csv. Exit code 1 if a module's share is below the target.
 
 mutmut changes no decorated function and nothing outside functions, such as constants and the
 defaults of fields; `--unseen` lists them.
@@ -54,7 +54,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--sample", type=int, default=60, help="Mutants of each module, or all of a smaller one."
+        "--sample", type=int, default=40, help="Mutants of each module, or all of a smaller one."
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the sample.")
     parser.add_argument(
@@ -170,7 +170,7 @@ def renamed(node: ast.FunctionDef) -> ast.FunctionDef:
 
 class Visible(ast.NodeTransformer):
     """Blanks texts, and None for a text, below a `raise` or a call that warns or reports, and drops
-    `strict=` and `device=`."""
+    `strict=`, `device=` and `stacklevel=`."""
 
     SAYING = (
         "warn",
@@ -182,7 +182,7 @@ class Visible(ast.NodeTransformer):
         "IndexError",
         "ValueError",
     )
-    UNSEEN = ("strict", "device")
+    UNSEEN = ("strict", "device", "stacklevel")
 
     def __init__(self) -> None:
         self._depth = 0
