@@ -222,7 +222,8 @@ def test_a_second_trainer_on_a_sweep_is_refused(tmp_path, whole):
     taken = shutil.copytree(whole, tmp_path / "taken")
     (taken / "summary.json").unlink()
     with locked(taken / "sweep"):
-        assert "taken" in biomass("train", "--resume", taken, code=75).stderr
+        said = biomass("train", "--resume", taken, code=75).stderr
+    assert "taken" in said and "wait until it has ended" in said and "store build" not in said
 
 
 # -- a store that is cut or replaced while a sweep reads it

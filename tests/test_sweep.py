@@ -21,6 +21,7 @@ from trainer.loop.evaluate import predict_held_out, score
 from trainer.loop.grid import SweepConfig
 from trainer.loop.plan import too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.resume import resume_sweep
 from trainer.loop.sweep import describe_plan, run_sweep
 from trainer.score.metrics import in_targets_order
 
@@ -241,10 +242,16 @@ def test_the_command_line_says_how_many_passes(tmp_path, store):
     biomass(*arguments, "--out", tmp_path / "runs")
     (folder,) = (tmp_path / "runs").iterdir()
     assert json.loads((folder / "sweep.json").read_text())["passes"] == [[0, 1], [2, 3]]
-    assert (
-        "--resume takes folds, images and passes"
-        in biomass("train", "--resume", folder, "--passes", 2, code=2).stderr
-    )
+    said = biomass("train", "--resume", folder, "--passes", 2, code=2).stderr
+    assert "--resume takes folds, images and passes" in said
+
+
+@pytest.mark.parametrize(
+    "option", [["--device", "cpu"], ["--out", "runs"], ["--yes"], ["--plan"], ["--fold", "1"]]
+)
+def test_options_that_a_resumed_sweep_has_its_own_of_are_refused(tmp_path, option):
+    said = biomass("train", "--resume", tmp_path, *option, code=2).stderr
+    assert f"leave out {' '.join(option) if option[0] == '--fold' else option[0]}" in said
 
 
 def test_a_pass_that_does_not_fit_is_refused_before_anything_is_written(
@@ -276,6 +283,30 @@ def test_L5_with_a_memory_gb_below_what_is_usable_the_same_sweep_plans_within_it
     ).plan()
     assert too_large(smaller, torch.device("cpu")) is None
     assert smaller.pass_bytes <= 0.6 * whole.pass_bytes
+
+
+def test_L5_a_refit_of_a_regressor_on_all_images_is_counted(tmp_path, store):
+    sweep = prepare_sweep(config(tmp_path, store, kind="[ridge]"), "cpu")
+    of_folds = sweep.plan(refits=False).fit_bytes
+    assert sweep.plan(refits=True).fit_bytes > of_folds == sweep.plan().fit_bytes
+
+
+def test_L5_a_resumed_sweep_that_does_not_fit_is_refused_before_it_goes_on(
+    tmp_path, store, monkeypatch
+):
+    given = config(tmp_path, store, kind="[ridge, cls_gating]", epochs=1)
+    whole = run_sweep(given, tmp_path / "runs", "cpu", progress=False).path
+    trained = prepare_sweep(given, "cpu").plan().pass_bytes
+    monkeypatch.setattr("trainer.loop.plan.usable_memory", lambda: Memory(1000, "a limit"))
+    # the refit alone is left of a finished sweep
+    with pytest.raises(InputError, match="free memory, or go on where there is more"):
+        resume_sweep(whole, "all", progress=False)
+    assert not (whole / "refit").exists()
+
+    (whole / "summary.json").unlink()
+    monkeypatch.setattr("trainer.loop.plan.usable_memory", lambda: Memory(trained - 1, "a limit"))
+    with pytest.raises(InputError, match="the largest pass needs .* go on where there is more"):
+        resume_sweep(whole, progress=False)
 
 
 def test_L5_a_fit_that_does_not_fit_is_refused_too(tmp_path, store, monkeypatch):

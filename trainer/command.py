@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from featurestore.commands.options import ANY, FILE, FOLDER, STORE, split_words
 from featurestore.commands.running import plain_errors
@@ -71,16 +72,23 @@ def train(
             raise UsageError(
                 "give --config FILE to begin a sweep, or --resume SWEEP to go on with one"
             )
-        if resume and (folds or images is not None or passes or plan or fold not in (None, "all")):
+        # defaults cannot be told from what was typed otherwise
+        typed = click.get_current_context().get_parameter_source
+        fixed = ("folds", "images", "out", "device", "passes", "plan", "yes")
+        refused = [f"--{name}" for name in fixed if typed(name) is ParameterSource.COMMANDLINE]
+        if fold not in (None, "all"):
+            refused.append(f"--fold {fold}")
+        if resume and refused:
             raise UsageError(
-                "--resume takes folds, images and passes from the sweep; give it alone, with "
-                "--store, or with --fold all"
+                "--resume takes folds, images and passes from the sweep, and its place and device "
+                f"too; leave out {', '.join(refused)}, and give it alone or with --store, "
+                "--no-check or --fold all"
             )
         ids = split_words(images)
         if ids == []:
             raise InputError(
-                f"--images {images!r}: names no image; give ids with commas, or a file with one a "
-                "line"
+                f"--images {images!r}: names no image; give ids with commas, "
+                "or a file with one a line"
             )
         if resume:
             result = resume_sweep(resume, fold, store, check=not no_check)
@@ -96,8 +104,8 @@ def train(
             sweep = SweepConfig.load(config, given)
             if sweep.n_combinations > 1000 and not yes:
                 raise UsageError(
-                    f"{config}: a grid of {sweep.n_combinations} points; if that is meant, add "
-                    "--yes"
+                    f"{config}: a grid of {sweep.n_combinations} points; if that is meant, "
+                    "add --yes"
                 )
             if plan:
                 # what it times is not kept

@@ -234,7 +234,9 @@ os.register_at_fork(after_in_child=_drop_locks_in_child)
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False, needed: bool = True) -> Iterator[None]:
+def locked(
+    path: Path, wait: bool = False, needed: bool = True, command: str | None = None
+) -> Iterator[None]:
     """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it; LockedError names
     the holder, or wait for it.
 
@@ -242,6 +244,7 @@ def locked(path: Path, wait: bool = False, needed: bool = True) -> Iterator[None
     would race). It is not a lock on the store itself: libhdf5 locks what it opens, and ours there
     would keep every h5py reader out.
     needed : False goes on where the file system has no locks.
+    command : what the user runs, if it has --wait and --no-lock to advise.
     """
     path = Path(os.path.realpath(path))  # one lock for all names of a store
     lock = path.with_name(path.name + ".lock")
@@ -249,12 +252,11 @@ def locked(path: Path, wait: bool = False, needed: bool = True) -> Iterator[None
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as err:
         raise InputError(
-            f"{lock}: cannot be opened to write ({err.strerror}); who builds must be able to write "
-            "there"
+            f"{lock}: cannot be opened to write ({err.strerror}); you need leave to write beside it"
         ) from err
     _held.add(fd)
     try:
-        _flock(fd, lock, wait, needed)
+        _flock(fd, lock, wait, needed, command)
         # who holds it is for people: a full disk must not keep a repair out
         with suppress(OSError):
             os.ftruncate(fd, 0)
@@ -267,19 +269,21 @@ def locked(path: Path, wait: bool = False, needed: bool = True) -> Iterator[None
             os.close(fd)
 
 
-def _flock(fd: int, lock: Path, wait: bool, needed: bool) -> None:
+def _flock(fd: int, lock: Path, wait: bool, needed: bool, command: str | None) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as err:
         if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             if not needed:
                 return
+            unlocked = f", or `{command} --no-lock` if nobody else writes there" if command else ""
             raise InputError(
-                f"{lock}: this file system has no locks ({err.strerror}); build on a local disk, "
-                "or by `biomass store build --no-lock` if no other builder can come"
+                f"{lock}: this file system has no locks ({err.strerror}); write to a local disk"
+                f"{unlocked}"
             ) from err
         holder = os.pread(fd, 1000, 0).decode(errors="replace") or "another process"
+        waiting = f" (`{command} --wait` does)" if command else ""
         raise LockedError(
-            f"{lock.with_suffix('')}: locked by {holder}; stop it, or wait until it has ended "
-            "(`biomass store build --wait` does)"
+            f"{lock.with_suffix('')}: locked by {holder}; stop it, or wait until it has ended"
+            f"{waiting}"
         ) from err

@@ -286,7 +286,8 @@ def open_writer(
     work (unless told to wait). On leaving, also by an error, what was put is committed. In Python
     the first KeyboardInterrupt waits for the image in hand.
     """
-    with durable.locked(path, wait) if lock else nullcontext(), _plain_os_errors(path):
+    held = durable.locked(path, wait, command="biomass store build") if lock else nullcontext()
+    with held, _plain_os_errors(path):
         if not path.exists():
             create_with_catalog(path, spec, frame, reserve)
         with open_reader(path) as store:

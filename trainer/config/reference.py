@@ -1,11 +1,8 @@
 """Every key of a sweep's YAML, its default and meaning; `python -m trainer.config.reference`."""
 
 import json
-from collections.abc import Iterator
 
-from pydantic.fields import FieldInfo
-
-from trainer.config.section import Section
+from trainer.config.section import fields_of
 from trainer.config.sections import PointConfig
 
 HEAD = """# The keys of a sweep's YAML
@@ -30,19 +27,11 @@ trainer.config.reference` prints this page.
 def reference() -> str:
     """The page, Markdown."""
     page = HEAD
-    for key, field in _leaves(PointConfig):
+    for key, field in fields_of(PointConfig):
         default = "needed" if field.is_required() else f"`{json.dumps(field.default)}`"
         meaning = " ".join((field.description or "").split()).replace("|", "\\|")
         page += f"| `{key}` | {default} | {meaning} |\n"
     return page
-
-
-def _leaves(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _leaves(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ def _exactly(*names: str) -> AfterValidator:
 def _each_once(value: list[int]) -> list[int]:
     if len(set(value)) < len(value):
         raise ValueError(
-            f"found {reprlib.repr(value)}, expected each once: what is there twice would count "
-            "twice"
+            f"found {reprlib.repr(value)}, expected each once: "
+            "what is there twice would count twice"
         )
     return value
 
@@ -317,8 +317,8 @@ class CvConfig(Section):
         heads = "one head" if self.repeats == 1 else f"{self.repeats} heads"
         return (
             f"only fold {self.fold} of {self.n_folds} is trained (cv.fold, --fold): scores are of "
-            f"the images that it holds out, and {heads} a point can predict; train without it for "
-            "all folds"
+            f"the images that it holds out, and {heads} a point can predict; "
+            "train without it for all folds"
         )
 
     @model_validator(mode="after")

@@ -20,10 +20,12 @@ from trainer.heads.bank import HeadKind, Inputs
 from trainer.heads.loss import Labels, labels_of
 from trainer.heads.pooling import in_half
 
-# converted to float64 at a time: a store may hold a million images, of which a sum is wanted
 BLOCK_BYTES = 16 << 20
-# of a channel's size: half precision holds ten bits of a value, what varies less is mostly rounding
+"""Converted to float64 at a time: a store may hold a million images, of which a sum is wanted."""
+
 LEAST_STD = 1e-2
+"""Of a channel's size: half precision holds ten bits of a value, so what varies less is mostly
+rounding."""
 
 
 @dataclass(frozen=True)
@@ -268,8 +270,8 @@ def check_store(store: FeatureStore, config: PointConfig) -> None:
         wanted = getattr(getattr(config, section), name)
         if wanted not in (None, value):
             raise MismatchError(
-                f"{store.path}: {key} is {value!r}, the config says {wanted!r}; change one of the "
-                "two"
+                f"{store.path}: {key} is {value!r}, the config says {wanted!r}; "
+                "change one of the two"
             )
     n_views = len(tokens.views)
     if beyond := [i for i in config.inference.tta_indices if i >= n_views]:

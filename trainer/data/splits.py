@@ -176,8 +176,8 @@ def _of_another_tool(path: Path, table: pd.DataFrame, frame: pd.DataFrame) -> pd
     repeats = [column for column in table.columns if re.fullmatch("fold|r[0-9]{2,}", column)]
     if "image_id" not in table or not repeats:
         raise InputError(
-            f"{path}: columns are {', '.join(table.columns)}; expected image_id, and fold or r00, "
-            "r01, ..."
+            f"{path}: columns are {', '.join(table.columns)}; expected image_id, "
+            "and fold or r00, r01, ..."
         )
     ids = table["image_id"]
     if has_sites(frame):
@@ -230,8 +230,8 @@ def shape_of(folds: pd.DataFrame) -> tuple[int, int]:
     n_folds = {column: int(folds[column].max()) + 1 for column in folds.columns[len(KEYS) :]}
     if len(set(n_folds.values())) > 1:
         raise InputError(
-            f"folds table: repeats have different numbers of folds ({n_folds}); give them one "
-            "sweep each"
+            f"folds table: repeats have different numbers of folds ({n_folds}); "
+            "give them one sweep each"
         )
     return next(iter(n_folds.values())), len(n_folds)
 
@@ -323,8 +323,8 @@ def _checked_folds(path: Path, table: pd.DataFrame, repeat: str) -> pd.Series:
     present = sorted(fold.unique().tolist())
     if len(present) < 2 or present != list(range(len(present))):
         raise InputError(
-            f"{path}: {repeat} has folds {present}; expected two or more, 0, 1, 2, ..., none left "
-            "out"
+            f"{path}: {repeat} has folds {present}; expected two or more, 0, 1, 2, ..., "
+            "none left out"
         )
     n_folds = fold.groupby(table["group"]).nunique()
     if (n_folds > 1).any():

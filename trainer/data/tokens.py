@@ -325,8 +325,8 @@ class Nowhere:
     """The patch tokens of a pooled store: none. Heads that read none ask for none."""
 
     residency = (
-        "none: a pooled store; heads read class tokens and pooled vectors where they lie "
-        "in the file"
+        "none: a pooled store; heads read class tokens "
+        "and pooled vectors where they lie in the file"
     )
     held_bytes, n_bytes_read = math.inf, 0
 

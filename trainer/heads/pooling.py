@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# of a converted block of patches: it stays in the cache, a converted row (18 MB) does not
 BLOCK_BYTES = 2 << 20
-# columns: with fewer, MKL multiplies from the other side up to six times as fast (2 columns: .1 ms
-# a block, not .6)
+"""Of a converted block of patches: it stays in the cache, a converted row (18 MB) does not."""
+
 FEW = 16
-# half precision: columns are scaled to a sum of magnitudes in [32, 64): far from underflow and
-# overflow
+"""Columns: with fewer, MKL multiplies from the other side up to six times as fast (2 columns: .1 ms
+a block, not .6)."""
+
 L1_TARGET = 5
+"""In half precision columns are scaled to a sum of magnitudes in [32, 64), as a power of two: far
+from underflow and overflow."""
 
 
 class Touches:
@@ -69,8 +71,7 @@ class _Attend(torch.autograd.Function):
             d_TMD = dy[entries].permute(1, 0, 2, 3).reshape(t, len(entries) * g, -1)
             dw_TPM = times(ctx.rows[u], d_TMD.transpose(1, 2), ctx.half)
             part = dw_TPM.view(t, p, len(entries), g).permute(2, 0, 3, 1)
-            # one at a time: index_add_ took 32 ms of a core for a full-size step of 30 heads, this
-            # 18
+            # one at a time: 18 ms of a core for a full-size step of 30 heads, index_add_ took 32
             for sample, each in zip((entries // n_slots).tolist(), part, strict=True):
                 dw[sample] += each
         return dw.view(q, b, t, g, p).permute(0, 3, 1, 2, 4), None, None, None

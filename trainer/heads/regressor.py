@@ -297,8 +297,8 @@ def checked(
         )
     if len(x_NF) < 2:
         raise InputError(
-            f"{len(x_NF)} training rows: a regressor needs at least 2; label more images or make "
-            "fewer folds"
+            f"{len(x_NF)} training rows: a regressor needs at least 2; "
+            "label more images or make fewer folds"
         )
     return finite("features", x_NF), finite("masses", y_NK)
 

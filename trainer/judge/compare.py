@@ -15,6 +15,7 @@ from trainer.score.metrics import WEIGHTS
 LEAST_SITES = 6
 """Fewer cannot reach 95 %: if all S sites favour one point, a sign test still gives it p = 2 / 2^S,
 .06 for five."""
+N_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def compare(
     site_N: np.ndarray,
     reference: int,
     seed: int,
-    n_resamples: int = 2000,
+    n_resamples: int = N_RESAMPLES,
 ) -> list[Comparison]:
     """Every point against one of them, on the same resamples: a paired cluster bootstrap, the same
     for one seed.
@@ -67,7 +68,8 @@ def compare(
     interval); Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (whole
     clusters are drawn, as they are).
     """
-    return _against(SiteSums.of(truth_N5, prediction_GRN5, site_N), reference, seed, n_resamples)
+    sums = SiteSums.of(truth_N5, prediction_GRN5, site_N)
+    return _against(sums, reference, draw_sites(sums.n_sites, n_resamples, seed))
 
 
 def compare_pairs(
@@ -75,27 +77,28 @@ def compare_pairs(
     prediction_GRN5: np.ndarray,
     site_N: np.ndarray,
     seed: int,
-    n_resamples: int = 2000,
 ) -> dict[tuple[int, int], Comparison]:
     """Every pair (a, b), a < b: what `compare` says of point b with reference a. All of them on the
     same resamples."""
     sums = SiteSums.of(truth_N5, prediction_GRN5, site_N)
+    counts_BS = draw_sites(sums.n_sites, N_RESAMPLES, seed)
     pairs = {}
     for a in range(len(prediction_GRN5)):
-        for b, comparison in enumerate(_against(sums, a, seed, n_resamples)):
+        for b, comparison in enumerate(_against(sums, a, counts_BS)):
             if b > a:
                 pairs[a, b] = comparison
     return pairs
 
 
-def _against(sums: "SiteSums", reference: int, seed: int, n_resamples: int) -> list[Comparison]:
-    n_points, _, n_sites = sums.error_GRS.shape
-    as_it_is = np.ones((1, n_sites))
+def _against(sums: "SiteSums", reference: int, counts_BS: np.ndarray) -> list[Comparison]:
+    as_it_is = np.ones((1, sums.n_sites))
     difference_G = sums.differences(as_it_is, reference)[0]
-    low_G, high_G = np.full((2, n_points), np.nan)
-    if n_sites >= LEAST_SITES:
-        counts_BS = draw_sites(n_sites, n_resamples, seed)
-        low_G, high_G = _interval(sums.differences(counts_BS, reference), n_sites)
+    if sums.n_sites < LEAST_SITES:
+        low_G = np.full(len(difference_G), np.nan)
+        high_G = low_G
+    else:
+        low_G, high_G = _interval(sums.differences(counts_BS, reference), sums.n_sites)
+
     apart_G = (low_G > 0) | (high_G < 0)
     columns = difference_G, low_G, high_G, apart_G, sums.sd(reference)
     lists = [column.tolist() for column in columns]  # Python's numbers, for JSON
@@ -104,6 +107,8 @@ def _against(sums: "SiteSums", reference: int, seed: int, n_resamples: int) -> l
 
 def draw_sites(n_sites: int, n_resamples: int, seed: int) -> np.ndarray:
     """(B resamples, S sites) int: how often each site is drawn."""
+    if not n_sites:  # no point predicts anything
+        return np.zeros((n_resamples, 0), int)
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_sites, np.full(n_sites, 1 / n_sites), size=n_resamples)
 
@@ -133,6 +138,10 @@ class SiteSums:
     truth_3RS: np.ndarray
     """Of w, w y and w y^2, over the pairs that count."""
     failed_G: np.ndarray
+
+    @property
+    def n_sites(self) -> int:
+        return self.error_GRS.shape[-1]
 
     @classmethod
     def of(

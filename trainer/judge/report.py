@@ -10,7 +10,9 @@ import pandas as pd
 from featurestore.disk.durable import appears_whole
 
 BASELINES = {"mean": "#9a9a9a", "ridge": "#d08a2e"}
-BLUE, PALE = "#2f6d8f", "#a9c6d5"
+BLUE = "#2f6d8f"
+PALE = "#a9c6d5"
+MOST_BARS = 40  # more cannot be read on a page
 
 
 def draw_curves(metrics: Path, out: Path) -> None:
@@ -36,14 +38,12 @@ def draw_curves(metrics: Path, out: Path) -> None:
     _save(figure, out)
 
 
-def draw_leaderboard(
-    summary: pd.DataFrame, out: Path, notes: Sequence[str] = (), most: int = 40
-) -> None:
+def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = ()) -> None:
     """Points by score, best at the top, with the sd over repeats; baselines as lines.
 
     Pale bars are told apart from the best.
     """
-    points = summary[~summary["name"].isin(BASELINES)].head(most).iloc[::-1]
+    points = summary[~summary["name"].isin(BASELINES)].head(MOST_BARS).iloc[::-1]
     figure, ax = _figure(1, 1, (10, 1.6 + 0.34 * len(points) + 0.2 * len(notes)))
     height = np.arange(len(points))
     apart = points["apart"].to_numpy(bool) | points["failed"].to_numpy(bool)

@@ -22,6 +22,11 @@ class Events:
                 self._writers[run].add_scalar(name, record[name], epoch)
             self._writers[run].flush()
 
+    def close(self) -> None:
+        """End the writers' threads."""
+        for writer in self._writers.values():
+            writer.close()
+
 
 def writer_class() -> type:
     """SummaryWriter, or InputError if the package is not installed."""

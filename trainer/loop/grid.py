@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from featurestore.disk.yaml import read_yaml
 from featurestore.errors import InputError, list_some
-from trainer.config.section import Section
+from trainer.config.section import Section, fields_of
 from trainer.config.sections import (
     AugmentationConfig,
     HeadConfig,
@@ -80,7 +80,7 @@ class SweepConfig:
         has a wrong value.
         """
         raw = read_yaml(path)
-        known = list(_keys(PointConfig))
+        known = [key for key, _ in fields_of(PointConfig)]
         for key, value in (overrides or {}).items():
             if key not in known:
                 hint = _nearest(key, known) or f"known: {known}"
@@ -248,11 +248,10 @@ def _leaves(
 def _refuse_unknown(name: str, section: type[Section], prefix: str, path: Path) -> None:
     if name not in section.model_fields:
         here = [f"{prefix}{field}" for field in section.model_fields]
-        elsewhere = [key for key in _keys(PointConfig) if key.rsplit(".", 1)[-1] == name]
-        hint = (
-            _nearest(f"{prefix}{name}", here + elsewhere)
-            or f"known here: {', '.join(section.model_fields)}"
-        )
+        keys = [key for key, _ in fields_of(PointConfig)]
+        elsewhere = [key for key in keys if key.rsplit(".", 1)[-1] == name]
+        hint = _nearest(f"{prefix}{name}", here + elsewhere)
+        hint = hint or f"known here: {', '.join(section.model_fields)}"
         raise InputError(f"{path}: {prefix}{name}: unknown key; {hint}")
 
 
@@ -263,20 +262,12 @@ def _nearest(key: str, known: list[str]) -> str:
     return f"did you mean {words[near[0]]}?" if near else ""
 
 
-def _keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
 def _check_axis(key: str, values: list, path: Path) -> None:
     if any(key == shared or key.startswith(f"{shared}.") for shared in SHARED):
         raise InputError(
             f"{path}: {key}: found {reprlib.repr(values)}, but it cannot be a grid axis: points "
-            "share rows, partners and draws in one pass; give one value here, and each other its "
-            "own sweep"
+            "share rows, partners and draws in one pass; give one value here, "
+            "and each other its own sweep"
         )
     if not values:
         raise InputError(f"{path}: {key}: no values; a grid axis needs at least one")
@@ -316,9 +307,9 @@ def _replaced(section: Any, setting: tuple[str, Any]) -> Any:
     """The section with one dotted key set to a value already found valid."""
     key, value = setting
     name, _, rest = key.partition(".")
-    return section.model_copy(
-        update={name: _replaced(getattr(section, name), (rest, value)) if rest else value}
-    )
+    if rest:
+        value = _replaced(getattr(section, name), (rest, value))
+    return section.model_copy(update={name: value})
 
 
 def _validated(data: dict[str, Any], path: Path) -> PointConfig:

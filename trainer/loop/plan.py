@@ -1,7 +1,7 @@
 """What a sweep will cost, before it starts, and how its points are dealt into passes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -73,29 +73,38 @@ class Plan:
 
 
 def plan_sweep(
-    config: SweepConfig, data: TrainingData, splits: Sequence[Split], stream: Stream
+    config: SweepConfig,
+    data: TrainingData,
+    splits: Sequence[Split],
+    stream: Stream,
+    begun: Sequence[Sequence[int]] | None = None,
+    refits: bool = False,
 ) -> Plan:
     """The plan of a sweep over a store.
 
     Which points share a pass follows from the sweep, `trainer.memory_gb` and `trainer.passes`
     alone, not from the memory that happens to be free: in float32 other passes give other
     roundings. InputError for more passes than there are points to train.
+
+    begun : the passes of a sweep that goes on; None deals the points into new ones.
+    refits : a point is trained on every image afterwards.
     """
     base = config.base
-    tokens = data.store.spec.tokens
-    n_tiles = len(splits) * base.trainer.batch_size * tokens.n_tiles  # of a step
     needs = {}
     fits = []
     for p, point in enumerate(config.points):
         kind = kinds.load(point.head.kind)
         if kind.trained:
-            shape = HeadShape.of(point, tokens, data.states)
-            parameters = len(splits) * shape.n_parameters * COPIES
-            activations = n_tiles * shape.n_patches * kind.floats_per_patch
-            needs[p] = 4 * (parameters + activations)  # bytes of a float32
+            needs[p] = heads_bytes(point, data, len(splits))
+        elif refits and not kind.report_only:
+            # The refit learns from more rows than any split. Trained heads need no such care: one
+            # head on every image takes no more than the same point's heads of the splits.
+            fits.append(fit_bytes(point, data, data.n_images))
         else:
-            fits.append(fit_bytes(point, data, splits))
-    if base.trainer.passes is None:
+            fits.append(fit_bytes(point, data, most_rows(splits)))
+    if begun is not None:
+        passes = [list(points) for points in begun]
+    elif base.trainer.passes is None:
         passes = _deal(needs, int(base.trainer.memory_gb * 1e9))
     else:
         passes = _deal_into(needs, base.trainer.passes)
@@ -125,29 +134,54 @@ def plan_sweep(
     )
 
 
-def too_large(plan: Plan, device: torch.device) -> str | None:
-    """Why the largest pass, or the largest fit of a regressor, cannot run here. None if both
-    can."""
+def too_large(plan: Plan, device: torch.device, begun: bool = False) -> str | None:
+    """Why the largest pass or fit of a regressor cannot run here; None if both can.
+
+    begun : the sweep goes on, so its settings can no longer be changed.
+    """
+    elsewhere = "free memory, or go on where there is more"
     usable = device_memory(device)
     if plan.pass_bytes > usable.n_bytes:
+        fewer = "lower trainer.memory_gb (or give --passes), or train fewer points at once"
         return (
             f"trainer.memory_gb: the largest pass needs {plan.pass_bytes / 1e9:.3g} GB, and on "
-            f"{device} this process may use {usable}; lower trainer.memory_gb (or give --passes), "
-            "or train fewer points at once"
+            f"{device} this process may use {usable}; {elsewhere if begun else fewer}"
         )
     main = usable_memory()  # regressors are fitted on the CPU
     if plan.fit_bytes > main.n_bytes:
+        smaller = "name fewer head.features, or leave the kind out"
         return (
             f"head.features: the largest fit of a regressor needs {plan.fit_bytes / 1e9:.3g} GB, "
-            f"and this process may use {main}; name fewer head.features, or leave the kind out"
+            f"and this process may use {main}; {elsewhere if begun else smaller}"
         )
     return None
 
 
-def fit_bytes(point: PointConfig, data: TrainingData, splits: Sequence[Split]) -> int:
-    """About what a regressor's largest fit needs."""
+def refit_costs(plan: Plan, point: PointConfig, data: TrainingData) -> Plan:
+    """The plan of a finished sweep of which the refit of one point is left."""
+    if kinds.load(point.head.kind).trained:
+        return replace(plan, pass_bytes=heads_bytes(point, data, 1), fit_bytes=0)
+    return replace(plan, pass_bytes=0, fit_bytes=fit_bytes(point, data, data.n_images))
+
+
+def heads_bytes(point: PointConfig, data: TrainingData, n_splits: int) -> int:
+    """About what training a point's heads of so many splits needs."""
+    tokens = data.store.spec.tokens
+    shape = HeadShape.of(point, tokens, data.states)
+    n_tiles = n_splits * point.trainer.batch_size * tokens.n_tiles  # of a step
+    parameters = n_splits * shape.n_parameters * COPIES
+    activations = n_tiles * shape.n_patches * kinds.load(point.head.kind).floats_per_patch
+    return 4 * (parameters + activations)  # bytes of a float32
+
+
+def most_rows(splits: Sequence[Split]) -> int:
+    """Images of the largest training side."""
+    return max(len(split.train_N) for split in splits)
+
+
+def fit_bytes(point: PointConfig, data: TrainingData, n_rows: int) -> int:
+    """About what the fit of a regressor on so many images needs."""
     n_features = len(point.head.features) * data.store.spec.tokens.width
-    n_rows = max(len(split.train_N) for split in splits)
     return kinds.load(point.head.kind).fit_bytes(n_rows, n_features)
 
 

@@ -147,8 +147,13 @@ class Sweep:
             fold = None
         return point.model_copy(update={"cv": point.cv.model_copy(update={"fold": fold})})
 
-    def plan(self) -> Plan:
-        return plan_sweep(self.config, self.data, self.splits, self.stream)
+    def plan(
+        self, begun: Sequence[Sequence[int]] | None = None, refits: bool | None = None
+    ) -> Plan:
+        """What it will cost; see `plan_sweep`. refits : None is as `cv.fold` says."""
+        if refits is None:
+            refits = self.base.cv.fold == "all"
+        return plan_sweep(self.config, self.data, self.splits, self.stream, begun, refits)
 
     def trainers(self, points: Sequence[int]) -> list[BankTrainer]:
         """Fresh banks of these points."""
@@ -235,6 +240,6 @@ def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:
         if needing and not (states and kind.trained and kind.has_state):
             raise InputError(
                 f"{name}: inference.postprocess: {', '.join(needing)} needs the State that heads "
-                f"predict, and {point.head.kind if states else 'the catalog'} tells none; leave it "
-                "out"
+                f"predict, and {point.head.kind if states else 'the catalog'} tells none; "
+                "leave it out"
             )

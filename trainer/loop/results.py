@@ -19,7 +19,7 @@ from trainer.judge.report import draw_curves
 from trainer.judge.selection import squared_errors
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
-from trainer.loop.plan import fit_bytes
+from trainer.loop.plan import fit_bytes, most_rows
 from trainer.loop.prepare import Sweep
 from trainer.loop.runs import ALL_FILE, WEIGHTS, RunFolder, head_file
 from trainer.score.metrics import constrained, in_targets_order
@@ -171,8 +171,8 @@ def close_regressor(sweep: Sweep, p: int, run: RunFolder) -> PointResult:
     errors_Q = squared_errors(in_targets_order(sweep.data.truth_N5), own_RN5, sweep.splits)
     if failure is None and not np.isfinite(errors_Q).all():
         failure = (
-            "it predicts masses that are not finite; choose another loss.space, or leave the kind "
-            "out"
+            "it predicts masses that are not finite; choose another loss.space, "
+            "or leave the kind out"
         )
     blank = np.zeros(len(sweep.splits), int)
     result = PointResult(
@@ -207,7 +207,7 @@ def baselines(sweep: Sweep) -> dict[str, Scores]:
     raw = {"mean": mean_predictor(sweep.data, sweep.splits)}
     ridge = sweep.base.model_copy(update={"head": HeadConfig(kind="ridge")})
     try:
-        need = fit_bytes(ridge, sweep.data, sweep.splits)
+        need = fit_bytes(ridge, sweep.data, most_rows(sweep.splits))
         usable = usable_memory()
         if need > usable.n_bytes:
             raise InputError(

@@ -13,6 +13,7 @@ from trainer.heads import kinds
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity, check_facts, check_settings
+from trainer.loop.plan import refit_costs, too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.runs import SweepFolder, SweepResult, moved_places, read_json
 from trainer.loop.sweep import train_sweep
@@ -73,6 +74,12 @@ def resume_sweep(
                 )
             _check_finished(sweep, folder, "labels" in plan)
         _check_checkpoints(sweep, folder, plan["passes"])
+        costs = sweep.plan(plan["passes"], refits)
+        if folder.is_finished and (best := folder.result().best):
+            point = sweep.config.points[sweep.config.names.index(best)]
+            costs = refit_costs(costs, point, sweep.data)
+        if refusal := too_large(costs, sweep.data.device, begun=True):
+            raise InputError(f"{path}: {refusal}")
         return train_sweep(sweep, folder, plan["passes"], refits, progress)
 
 

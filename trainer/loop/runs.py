@@ -63,8 +63,8 @@ class RunFolder:
         file = self.path / "config.yaml"
         if (self.path / "sweep.json").exists() and not file.exists():
             raise InputError(
-                f"{self.path}: a sweep's folder, not a run's; give it as --sweep, or one of the "
-                "runs in it"
+                f"{self.path}: a sweep's folder, not a run's; give it as --sweep, "
+                "or one of the runs in it"
             )
         return load_point(file)
 
@@ -311,8 +311,8 @@ def best_run(sweep: Path) -> Path:
     if not (sweep / SUMMARY).exists():
         if (sweep / "sweep.json").exists():
             raise InputError(
-                f"{sweep}: this sweep is not finished; `biomass train --resume {sweep}` goes on "
-                "with it"
+                f"{sweep}: this sweep is not finished; "
+                f"`biomass train --resume {sweep}` goes on with it"
             )
         if (sweep / "config.yaml").exists():
             raise InputError(f"{sweep}: a run's folder, not a sweep's; give it as --run")

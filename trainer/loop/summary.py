@@ -235,8 +235,8 @@ def _over_repeats(sweep: Sweep, best: Scores) -> list[str]:
     interval = f"{best.mean - half:.4f} to {best.mean + half:.4f}"
     return [
         f"best point: the mean over {n} different regroupings is {best.mean:.4f}, 95 % interval "
-        f"{interval}; it covers the luck of grouping these sites, not other sites: for those see "
-        "low and high"
+        f"{interval}; it covers the luck of grouping these sites, not other sites: "
+        "for those see low and high"
     ]
 
 

@@ -174,6 +174,8 @@ def train_pass(
         if can_go_on(trainers) and not checkpoint.has_tried(trainers):
             checkpoint.save(trainers, identity)
         raise
+    finally:
+        events.close()
     return trainers
 
 

@@ -102,8 +102,8 @@ def _r2(
     truth, prediction = _float64(truth_NK, prediction_NK)
     if truth.shape[-2:] != prediction.shape[-2:]:  # numpy would stretch an axis of 1 and score it
         raise ValueError(
-            f"truth is {truth.shape}, prediction is {prediction.shape}: rows and targets must be "
-            "the same"
+            f"truth is {truth.shape}, prediction is {prediction.shape}: "
+            "rows and targets must be the same"
         )
     truth, prediction = np.broadcast_arrays(truth, prediction)
     known = ~np.isnan(truth)

@@ -166,8 +166,8 @@ def most_probable(state_NC: np.ndarray, states: Sequence[str]) -> np.ndarray:
     """(..., N) names of the most probable States; "" where probabilities are NaN."""
     if state_NC.shape[-1] != len(states):
         raise ValueError(
-            f"probabilities are {state_NC.shape}, of {len(states)} States: the last axis must be "
-            "theirs"
+            f"probabilities are {state_NC.shape}, of {len(states)} States: "
+            "the last axis must be theirs"
         )
     unknown_N = np.isnan(state_NC).any(-1)
     return np.where(unknown_N, "", np.array(states)[np.nan_to_num(state_NC).argmax(-1)])

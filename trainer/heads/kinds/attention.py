@@ -38,9 +38,8 @@ class Attention(HeadKind):
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
         weight = bank.tensors["attention.weight"]
-        if (
-            bank.moments
-        ):  # into the weights: normalising every patch would be a pass over the tokens
+        if bank.moments:
+            # into the weights: normalising every patch would be a pass over the tokens
             _, std = bank.moments["patch"]
             weight = weight / std[:, None, :, None]
         return inputs.early(inputs.project(weight)).softmax(4)

@@ -7,8 +7,9 @@ import numpy as np
 
 from trainer.heads.regressor import KernelRegressor
 
-# of a target's variance: less would be to go through every mass, and solve what is all but singular
 LEAST_NOISE = 1e-3
+"""Of a target's variance: with less the curve goes through every mass, and the matrix to solve is
+all but singular."""
 
 
 class Gpr(KernelRegressor):

@@ -5,8 +5,9 @@ import numpy as np
 
 from trainer.heads.regressor import Regressor, checked, finite, moments, standardised
 
-# of up to 7,680 features: trees look at each one for each split, 30 s a target in place of 0.6
 N_COMPONENTS = 64
+"""Of up to 7,680 features: trees look at each one for each split, 30 s a target in place of 0.6."""
+
 ROUNDS = 150
 
 
