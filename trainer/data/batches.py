@@ -1,5 +1,4 @@
-"""MixupBatches: a store's batches for a training loop of one's own, with the sweep's rows, partners
-and shares.
+"""MixupBatches: the sweep's batches (rows, partners, shares) for a training loop of one's own.
 
 Which rows come when is `stream`'s, where they are `tokens`'s; here they are mixed, or handed out as
 pair and share.
@@ -32,8 +31,7 @@ BLOCK = 1 << 18  # values mixed at a time on the CPU: both parents' and the mix 
 
 @dataclass(frozen=True)
 class MixupBatch:
-    """B photographs, each mixed with another of the same batch: share * own + (1 - share) *
-    partner's."""
+    """B photographs, each mixed with another of its batch: share * own + (1 - share) * other."""
 
     cls: Tensor
     """(B, T, D) class tokens, mixed."""

@@ -24,8 +24,7 @@ BLOCK_BYTES = 16 << 20
 """Converted to float64 at a time: a store may hold a million images, of which a sum is wanted."""
 
 LEAST_STD = 1e-2
-"""Of a channel's size: half precision holds ten bits of a value, so what varies less is mostly
-rounding."""
+"""Of a channel's size: half precision holds ten bits, so what varies less is mostly rounding."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ class TrainingData:
         device: torch.device,
         check: bool = True,
     ) -> "TrainingData":
-        """InputError or MismatchError, before any step, for a store that is unfinished or not what
-        the config expects."""
+        """InputError or MismatchError for a store that is unfinished or not what was expected."""
         store = FeatureStore.open(path)
         check_store(store, config)
         images_N = used_images(store, config.dataset.images)
@@ -108,8 +106,7 @@ class TrainingData:
             self.store.check_rows(stored_U2, patches)
 
     def inputs(self, batch: Batch, rows: Sequence[Tensor], kinds: Collection[HeadKind]) -> Inputs:
-        """A batch as banks of these kinds see it, unmixed; with pooled rows if one of them reads
-        some.
+        """A batch as banks of these kinds see it, unmixed; with pooled rows if one reads them.
 
         StoreDamaged, before any of them learns from it, if a row is not what was committed.
         """
@@ -125,8 +122,7 @@ class TrainingData:
         )
 
     def features(self, names: Sequence[str], view: int, images_n: np.ndarray) -> np.ndarray:
-        """(n, F) float64 of some images, averaged over tiles: what regressors are fitted on, and
-        predict from."""
+        """(n, F) float64 features of some images for a regressor, averaged over tiles."""
         stored_n = self.images_N[images_n]
         self.check_rows(np.stack([stored_n, np.full(len(stored_n), view)], 1), patches=False)
         cls_NTD = self.store.array("cls")[:, view]
@@ -193,8 +189,7 @@ def pooled_features(
     names: Sequence[str],
     images_n: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(n, F) float64: the named vectors one after another, averaged over tiles, of some images or
-    all.
+    """(n, F) float64: the named vectors of some images or all, joined and averaged over tiles.
 
     M = len(names), F = M D. What is not named is not read; the result apart, one block of a vector
     is in memory.

@@ -38,8 +38,7 @@ class Counts:
         return cls(np.column_stack([count_GS, count_GS.sum(1)]), n_folds)
 
     def imbalance(self, square_nK: np.ndarray, sum_K: np.ndarray) -> np.ndarray:
-        """(n, 2) of strata and of sizes: the std over folds of a fold's share of a column; of
-        strata the mean.
+        """(n, 2) std over folds of a fold's share: the mean over strata, and of sizes.
 
         square_nK : sums over folds of the squared counts. sum_K : of the counts that are dealt so
             far.
@@ -86,8 +85,7 @@ class Measure:
 
 
 def draw(counts: Counts, measure: Measure, rng: np.random.Generator) -> np.ndarray:
-    """(G,) fold of each group: a random partition, no fold empty, that is balanced enough in strata
-    and in sizes.
+    """(G,) fold of each group: a random partition, balanced enough, that leaves no fold empty.
 
     Moves and swaps of groups end as soon as it is so: going on to the best there is would make all
     draws alike. A start that leads nowhere is dropped for another one; where none leads there, the
@@ -120,8 +118,7 @@ def _greedy(counts: Counts, order_G: np.ndarray) -> np.ndarray:
 def _from_random_start(
     counts: Counts, enough_2: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """A random partition, made balanced enough; None where no move or swap of a single group helps
-    any more."""
+    """A random partition, made balanced enough; None where no single move or swap helps."""
     count_GK = counts.count_GK
     n_folds = counts.n_folds
     n_groups = len(count_GK)
@@ -168,7 +165,6 @@ def _from_random_start(
 
 
 def _excess(imbalance_n2: np.ndarray, enough_2: np.ndarray) -> np.ndarray:
-    """(n,) how far strata and sizes are from balanced enough, each in units of what is enough; 0
-    where both are."""
+    """(n,) how far strata and sizes are from balanced enough, in units of that; 0 if both are."""
     unit_2 = np.maximum(enough_2, 1e-6)
     return (np.maximum(imbalance_n2 - enough_2 - ROUNDING, 0) / unit_2).sum(-1)

@@ -171,8 +171,7 @@ def _warn_of_torn_copies(path: Path, folds: pd.DataFrame, frame: pd.DataFrame) -
 
 
 def _of_another_tool(path: Path, table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    """Its folds in our columns. Groups are the images themselves: what it kept together is its own
-    business."""
+    """Its folds in our columns, each image its own group: what it kept together is not known."""
     repeats = [column for column in table.columns if re.fullmatch("fold|r[0-9]{2,}", column)]
     if "image_id" not in table or not repeats:
         raise InputError(

@@ -41,8 +41,7 @@ class Batch:
     uniform_QB: np.ndarray
     """One draw a sample in [0, 1), from which each point takes its share."""
     site_partner_QB: np.ndarray | None = None
-    """Sample of the same batch and site that it is mixed with instead; itself where there is no
-    other."""
+    """Partner within the batch and site; the sample itself where there is no other."""
 
     @property
     def images_QB(self) -> np.ndarray:

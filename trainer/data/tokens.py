@@ -63,8 +63,7 @@ class TokenReader:
         return self._step
 
     def expect(self, rows_U2: np.ndarray) -> None:
-        """Tell which rows the step after this one will want; they follow this step's. Only a
-        hint."""
+        """Hint which rows the next step will want; they follow this step's."""
         self._next = _rows(rows_U2)
         if self._step and self._step.begun:
             self._place.expect(self._next)
@@ -77,8 +76,7 @@ class TokenReader:
 
 
 class StepRows(Sequence):
-    """The distinct rows of one step, as they are stored: (T, P, D) float16, on the CPU views of the
-    file.
+    """The distinct rows of a step as stored: (T, P, D) float16, on the CPU views of the file.
 
     begin : told all rows before the first one is read.
     """
@@ -228,8 +226,7 @@ class _Arrived:
 
 
 class Ring:
-    """Rows copied to the device through a few pinned buffers, the next step's while this one
-    computes.
+    """Rows copied to the device through pinned buffers, the next step's while this one computes.
 
     Every row handed out is memory of its own, for as long as somebody holds it; only the buffers
     are used again. On the CPU the same without pinning and streams.

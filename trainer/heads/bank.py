@@ -57,8 +57,7 @@ class HeadShape:
         )
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each tensor of a saved head, as nn.Linear and nn.LayerNorm have
-        them."""
+        """Name and shape of each tensor of a saved head, as in nn.Linear and nn.LayerNorm."""
         return kinds.load(self.kind).tensors(self)
 
     @property
@@ -108,8 +107,7 @@ class Inputs:
         return share * own_QGB + (1 - share) * partner_QGB
 
     def project(self, weight_QGDK: Tensor) -> Tensor:
-        """(Q, G, B, T, P, K): every patch of each sample's own photograph through its heads' linear
-        map."""
+        """(Q, G, B, T, P, K): every patch of each sample's own photograph through linear maps."""
         return project(weight_QGDK, self.rows, self.own_QB, self.half)
 
     def attend(self, weight_QGBTP: Tensor) -> Tensor:
@@ -128,8 +126,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of every head and sample, in grams, logits and cm; a kind without State has None in all but
-    masses."""
+    """Of every head and sample, in grams, logits and cm; a kind without State has masses alone."""
 
     masses_QGB5: Tensor
     """Total, GDM, Green, Dead, Clover; summed over tiles."""
@@ -150,8 +147,7 @@ class HeadKind:
     seeded = True
     report_only = False
     settings: tuple[str, ...] = ()
-    """Keys of the config's `head` section that make a difference to it, beside `kind` and
-    `seed`."""
+    """Keys of the config's `head` section that it reads, beside `kind` and `seed`."""
     has_state = True
     """It predicts State, Height and, if asked, intervals beside the masses."""
     reads_pooled = False
@@ -161,8 +157,7 @@ class HeadKind:
     floats_per_patch = 8
     """Floats alive for each sample and patch of a step, to plan memory by."""
     maps_say: Literal["grams", "share"] | None = None
-    """What `maps` says of a patch: its grams, or its share of what a head looks at; None: this kind
-    has no map."""
+    """What `maps` says of a patch: its grams, or its share of the attention; None: no map."""
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor, as nn.Linear has them: weights (out, in)."""
@@ -331,8 +326,7 @@ def linear_tensors(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int
 
 
 def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
-    """What most kinds end in: a shared layer (linear, LayerNorm, GELU, dropout), then a layer for
-    each output."""
+    """Shared layer (linear, LayerNorm, GELU, dropout), then a layer for each output."""
     shared = bank.linear("shared_mlp.0", x_QGBTI)
     scale = bank.tensors["shared_mlp.1.weight"][:, :, None, None]
     shift = bank.tensors["shared_mlp.1.bias"][:, :, None, None]

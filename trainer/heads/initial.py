@@ -20,8 +20,7 @@ def new_bank(
     moments: dict[str, tuple[Tensor, Tensor]] | None,
     device: torch.device,
 ) -> Bank:
-    """Fresh heads: points of a split start alike, from draws keyed by (seed, repeat, fold, tensor)
-    and `head.seed`.
+    """Fresh heads, drawn by (seed, repeat, fold, tensor, head.seed): points of a split start alike.
 
     biases : for each split, values of the output biases; from zero they would take hundreds of
         steps to get there.
@@ -52,8 +51,7 @@ def new_bank(
 def _initial(
     name: str, size: tuple[int, ...], shape: HeadShape, address: tuple[int, ...], own: int
 ) -> np.ndarray:
-    """nn.Linear's and nn.LayerNorm's own defaults: uniform within 1 / sqrt(fan in); ones and
-    zeros."""
+    """Defaults of nn.Linear and nn.LayerNorm: uniform within 1 / sqrt(fan in); ones and zeros."""
     weight = shape.tensors()[f"{name.rsplit('.', 1)[0]}.weight"]
     if len(weight) == 1:
         return np.full(size, float(name.endswith("weight")))

@@ -17,8 +17,7 @@ from trainer.score.metrics import MASSES
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of all images; mixed, they are the labels of mixed images (masses in grams, State as
-    one-hot)."""
+    """Labels of all images, or of mixed ones: masses in grams, State as one-hot."""
 
     masses_N5: Tensor
     state_NC: Tensor
@@ -54,8 +53,7 @@ class Labels:
         return replace(self, interval_QN5I=one_hot.to(self.masses_N5))
 
     def mix(self, partner: "Labels", share: Tensor) -> "Labels":
-        """share * these + (1 - share) * the partner's; a partner without any share cannot spoil a
-        Height."""
+        """share * these + (1 - share) * the partner's; a partner of no share spoils no Height."""
 
         def blend(own: Tensor, other: Tensor) -> Tensor:
             s = share.reshape(*share.shape, *(1,) * (own.dim() - share.dim()))
@@ -113,8 +111,7 @@ SPACES = {"raw": lambda y: y, "log1p": torch.log1p, "sqrt": lambda y: y.clamp_mi
 def labels_of(
     catalog: pd.DataFrame, states: Sequence[str], dtype: torch.dtype, device: torch.device
 ) -> Labels:
-    """Labels from a store's catalog. InputError names the images whose masses are missing or no
-    masses."""
+    """Labels from a store's catalog. InputError names the images without valid masses."""
     state_N = catalog.get("State", pd.Series("", catalog.index)).to_numpy()
     one_hot_NC = state_N[:, None] == np.array(states)[None]
     arrays = (masses_of(catalog, MASSES), one_hot_NC, heights_of(catalog))
@@ -122,8 +119,7 @@ def labels_of(
 
 
 def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tensor:
-    """(Q, G) loss of each head, the mean over its samples; labels are (Q, G, B, ...) or broadcast
-    to that."""
+    """(Q, G) mean loss of each head; labels are (Q, G, B, ...) or broadcast to that."""
     beta_G = weights.beta
     prediction = _in_space(out.masses_QGB5, weights.space)
     truth = _in_space(labels.masses_N5, weights.space)

@@ -24,8 +24,7 @@ from underflow and overflow."""
 
 
 class Touches:
-    """Which samples touch which row: for each row, the flat positions in a (Q, B, slots) array of
-    rows (-1: none)."""
+    """For each row, where in a (Q, B, slots) array of rows (-1: none) samples touch it."""
 
     def __init__(self, row_QBS: np.ndarray, device: torch.device) -> None:
         self.n_slots = row_QBS.shape[-1]
@@ -149,8 +148,7 @@ def in_half(device: torch.device, use_amp: bool, parameters: torch.dtype) -> boo
 
 
 def times(row_TPD: Tensor, x_TDM: Tensor, half: bool) -> Tensor:
-    """(T, P, M) = row @ x in x's dtype; a transposed x is as good as another, and better for few
-    columns."""
+    """(T, P, M) = row @ x in x's dtype; with few columns a transposed x is faster."""
     if half:
         return _scaled_product(row_TPD, x_TDM)
     out_TPM = x_TDM.new_empty(*row_TPD.shape[:2], x_TDM.shape[2])

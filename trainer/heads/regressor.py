@@ -19,8 +19,7 @@ INNER_PARTS = 4
 
 
 class Regressor:
-    """Base of the kinds on pooled rows: `_fit` and `_predict` are theirs, what is handed in is
-    checked here."""
+    """Base of the kinds on pooled rows: checks inputs; `_fit` and `_predict` are theirs."""
 
     settings: tuple[str, ...] = ("features",)
     """Keys of the config's `head` section that it reads."""
@@ -60,8 +59,7 @@ class Regressor:
     def tensors(
         self, n_features: int, n_masses: int
     ) -> dict[str, tuple[str, tuple[int | str, ...]]] | None:
-        """Type and shape of each array of a saved fit; None for a kind that does not say what it
-        saves."""
+        """Type and shape of each array of a saved fit; None for a kind that does not say."""
         sizes = {"F": n_features, "K": n_masses}
         tensors = {}
         for name, dtype in self.saved.items():
@@ -88,8 +86,7 @@ class Regressor:
         return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
     def predict(self, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
-        """(N, K) float64 in the space of fitting, each row by itself. InputError if a feature is
-        not finite."""
+        """(N, K) float64 in the space of fitting, row by row. InputError if x is not finite."""
         return self._predict(state, finite("features", x_NF))
 
     def fit_predict(

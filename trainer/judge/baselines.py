@@ -80,8 +80,7 @@ def _fit_one(
     group_n: np.ndarray,
     views: Sequence[int],
 ) -> tuple[dict[str, np.ndarray] | None, list[np.ndarray]]:
-    """What is to be saved of a split, and by view (n, 5) of what it holds out, in the space of the
-    fit."""
+    """What to save of a split, and by view (n, 5) of what it holds out, in the space of the fit."""
     names = config.head.features
     known = data.features(names, 0, split.train_N), y_n5, group_n, config.head.seed
     state = None if regressor.report_only else regressor.fit(*known)
@@ -112,8 +111,7 @@ def blank_masses(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
 
 
 def mean_predictor(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
-    """(R, N, 5) raw masses, MASSES order: the mean of each split's training images, for what it
-    holds out."""
+    """(R, N, 5) raw masses, MASSES order: for what is held out, the mean of the training images."""
     raw = blank_masses(data, splits)
     for s in splits:
         raw[s.repeat, s.val_N] = data.truth_N5[s.train_N].mean(0)

@@ -1,5 +1,4 @@
-"""Which points can be told apart: paired differences of their scores, with intervals by a bootstrap
-over sites.
+"""Which points can be told apart: paired differences, with intervals by a bootstrap over sites.
 
 Arrays in, numbers out, in float64. Photographs of one visit err together, so visits are what is
 drawn anew, not photographs.
@@ -25,8 +24,7 @@ class Comparison:
     difference: float
     """Mean over repeats."""
     low: float
-    """With `high` the 95 % interval of the difference for other visits; NaN below LEAST_SITES
-    sites."""
+    """With `high` the 95 % interval for other visits; NaN below LEAST_SITES sites."""
     high: float
     apart: bool
     """The interval excludes 0."""
@@ -43,8 +41,7 @@ def compare(
     seed: int,
     n_resamples: int = N_RESAMPLES,
 ) -> list[Comparison]:
-    """Every point against one of them, on the same resamples: a paired cluster bootstrap, the same
-    for one seed.
+    """Every point against one of them on the same resamples: a paired cluster bootstrap.
 
     Sites are drawn with replacement, as many as there are; a score is that of the drawn sites'
     images, averaged over repeats as `evaluate.Scores.mean` is. The interval is between percentiles,
@@ -78,8 +75,7 @@ def compare_pairs(
     site_N: np.ndarray,
     seed: int,
 ) -> dict[tuple[int, int], Comparison]:
-    """Every pair (a, b), a < b: what `compare` says of point b with reference a. All of them on the
-    same resamples."""
+    """Every pair (a, b), a < b: what `compare` says of b with reference a; on one draw of sites."""
     sums = SiteSums.of(truth_N5, prediction_GRN5, site_N)
     counts_BS = draw_sites(sums.n_sites, N_RESAMPLES, seed)
     pairs = {}
@@ -130,8 +126,7 @@ def interval_levels(n_sites: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class SiteSums:
-    """Sums over each site's images, R repeats x S sites: all that a score of any draw of sites
-    needs."""
+    """Sums over each site's images, R repeats x S sites: all that scores of drawn sites need."""
 
     error_GRS: np.ndarray
     """Of w (y - p)^2; 0 for points that failed."""
@@ -168,8 +163,7 @@ class SiteSums:
         return cls(error_GRS, powers_3RN @ member_NS, failed_G)
 
     def differences(self, counts_BS: np.ndarray, reference: int) -> np.ndarray:
-        """(B, G): each point's score less the reference's where site s counts counts_BS[b, s]
-        times.
+        """(B, G): score less the reference's where site s counts counts_BS[b, s] times.
 
         Mean over the repeats that have a score there; NaN where none has, or either point failed.
         """
@@ -195,8 +189,7 @@ class SiteSums:
         return np.where(self._failed(reference), np.nan, difference_GR.std(1, ddof=1))
 
     def _sst(self, counts_BS: np.ndarray) -> np.ndarray:
-        """(B, R) weighted sum of squares around the mean, NaN where truths are unknown or all
-        equal."""
+        """(B, R) weighted sum of squares around the mean; NaN for unknown or equal truths."""
         w_RB, wy_RB, wyy_RB = self.truth_3RS @ counts_BS.T
         sst_RB = wyy_RB - wy_RB**2 / np.where(w_RB > 0, w_RB, 1)
         # equal truths leave a rounding error
@@ -207,8 +200,7 @@ class SiteSums:
 
 
 def _interval(difference_BG: np.ndarray, n_sites: int) -> np.ndarray:
-    """(2, G) ends of the interval, over the resamples that have a score; NaN for points that have
-    none."""
+    """(2, G) ends of the interval, over resamples that have a score; NaN for points without."""
     scored = ~np.isnan(difference_BG).all(1)
     if not scored.any():
         return np.full((2, difference_BG.shape[1]), np.nan)

@@ -16,8 +16,7 @@ MOST_BARS = 40  # more cannot be read on a page
 
 
 def draw_curves(metrics: Path, out: Path) -> None:
-    """Loss and held-out score by epoch, each fold pale, their mean in full; what metrics.jsonl
-    holds."""
+    """Loss and held-out score by epoch from metrics.jsonl, each fold pale, their mean in full."""
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
     figure, axes = _figure(1, 2, (10, 3.6))
     panels = (

@@ -15,8 +15,7 @@ from trainer.score.metrics import WEIGHTS
 
 @dataclass(frozen=True)
 class HonestEstimate:
-    """Scores of the selected point by `honest_estimate`, means over repeats; plain values, ready
-    for a summary."""
+    """Scores of the selected point by `honest_estimate`, means over repeats, as plain values."""
 
     score: float
     """Of the point chosen by its last epoch."""
@@ -55,8 +54,7 @@ def squared_errors(
 def honest_estimate(
     errors_EGQ: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]
 ) -> HonestEstimate:
-    """The score of choosing the best point, where each fold is predicted by a choice made without
-    it.
+    """The score of choosing the best point, where each fold's choice is made without it.
 
     For every fold of a repeat the point with the least error on the repeat's other folds is chosen,
     and its error on this fold counts: 1 - sum_f error(choice(f), f) / SST, pooled over the repeat's
@@ -107,8 +105,7 @@ def honest_estimate(
 
 
 def _choices(errors_EGQ: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
-    """(Q,) epoch * G + point of the least error over the repeat's other folds; -1 where nothing can
-    be chosen."""
+    """(Q,) epoch * G + point of the least error over the repeat's other folds; -1 where none."""
     fails_EG = ~np.isfinite(errors_EGQ).all(-1)
     choice_Q = np.full(len(splits), -1)
     for q, split in enumerate(splits):
@@ -126,8 +123,7 @@ def _choices(errors_EGQ: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
 def _scores(
     errors_EGQ: np.ndarray, choice_Q: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]
 ) -> np.ndarray:
-    """(R,) score of each repeat where split q is predicted by choice_Q[q]; NaN where a split has no
-    choice."""
+    """(R,) score of each repeat where choice_Q[q] predicts split q; NaN where one is missing."""
     error_Q = errors_EGQ.reshape(-1, len(splits))[choice_Q, np.arange(len(splits))]
     error_Q = np.where(choice_Q < 0, np.nan, error_Q)
     repeat_Q = np.array([split.repeat for split in splits])
@@ -140,8 +136,7 @@ def _scores(
 
 
 def _sst(truth_N5: np.ndarray) -> float:
-    """Weighted sum of squares around the weighted mean, `metrics.weighted_r2`'s denominator; NaN
-    where nothing varies."""
+    """Denominator of `metrics.weighted_r2`; NaN where nothing varies."""
     known_N5 = ~np.isnan(truth_N5)
     y = truth_N5[known_N5]
     w = np.broadcast_to(WEIGHTS, truth_N5.shape)[known_N5]

@@ -39,8 +39,7 @@ class BankTrainer:
     failed_QG: np.ndarray
     """Batch at which a head's loss was no longer finite; -1 for heads that are well."""
     is_whole: bool = True
-    """False while a step or the end of an epoch changes it: an exception then leaves no state to go
-    on from."""
+    """False while a step or an epoch's end changes it: an exception then leaves no usable state."""
     n_batches: int = 0
     losses_QG: list[np.ndarray] = field(default_factory=list)
     """Of each batch of the epoch under way."""
@@ -91,8 +90,7 @@ class BankTrainer:
         self.is_whole = True
 
     def _share(self, batch: Batch, data: TrainingData) -> Tensor | None:
-        """(Q, G, B): the part of a sample that is its own row, by each point's mixup; None where
-        nothing is mixed."""
+        """(Q, G, B) share of a sample's own row by each point's mixup; None if nothing is mixed."""
         mixups = [config.augmentation.mixup for config in self.configs]
         if not any(mixup.on for mixup in mixups):
             return None
@@ -106,8 +104,7 @@ class BankTrainer:
     def _dropout(
         self, stream: Stream, place: tuple[int, int], n_tiles: int, device: torch.device
     ) -> Tensor | None:
-        """(Q, G or 1, B, T, S) uniforms that points of one `head.seed` share; None for heads
-        without dropout."""
+        """(Q, G or 1, B, T, S) uniforms shared by points of a `head.seed`; None without dropout."""
         width = self.bank.shape.shared_hidden
         if not width or not any(config.head.dropout for config in self.configs):
             return None
@@ -130,8 +127,7 @@ class BankTrainer:
         )
 
     def keep_best(self, scored: "Scored") -> None:
-        """End an epoch: copy the averages of every head whose own fold it now predicts best, note
-        errors, forget losses.
+        """End an epoch: copy averages that predict their own fold best so far, note errors.
 
         A fold whose score is not defined (one image, no spread) keeps its latest weights.
         """
@@ -150,8 +146,7 @@ class BankTrainer:
 
 @dataclass(frozen=True)
 class Scored:
-    """How a bank's heads predict what they hold out: (Q, G) fold scores, and weighted squared
-    errors."""
+    """(Q, G) fold scores and weighted squared errors of what a bank's heads hold out."""
 
     score_QG: np.ndarray
     errors_QG: np.ndarray
@@ -167,8 +162,7 @@ class Scored:
 
 
 def can_go_on(trainers: Sequence[BankTrainer]) -> bool:
-    """Whether all banks stand between two steps, or between a step and the end of its epoch, and at
-    the same place."""
+    """Whether all banks stand at the same place, none of them in the middle of a change."""
     places = {place_of(trainer) for trainer in trainers}
     return len(places) == 1 and all(trainer.is_whole for trainer in trainers)
 
@@ -185,8 +179,7 @@ def new_trainers(
     splits: Sequence[Split],
     n_batches: int,
 ) -> list[BankTrainer]:
-    """A trainer for each group of points whose heads have one shape and one treatment of what they
-    read.
+    """A trainer for each group of points whose heads have one shape and one treatment of inputs.
 
     configs : of all points of the sweep; n_batches : of a whole training.
     """

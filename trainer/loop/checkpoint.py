@@ -61,13 +61,11 @@ class Checkpoint:
         self._newest_is_damaged = False
 
     def has_tried(self, trainers: Sequence[BankTrainer]) -> bool:
-        """Whether the state that these banks are in was the last to be saved, with success or
-        without."""
+        """Whether these banks' state was the last to be saved, with success or without."""
         return place_of(trainers[0]) == self._tried
 
     def check(self, identity: Identity) -> None:
-        """MismatchError if what is there was trained by other settings, or on other labels, folds
-        or tokens.
+        """MismatchError if it was trained by other settings, or on other labels, folds or tokens.
 
         Tensors are read only where something differs. Of files that cannot be read `load` says what
         to do.
@@ -82,8 +80,7 @@ class Checkpoint:
                     raise
 
     def load(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
-        """Put fresh trainers where the newest whole checkpoint's were; they stay fresh if there is
-        none.
+        """Put fresh trainers where the newest whole checkpoint's were, if there is one.
 
         MismatchError as by `check`, before anything is restored; one that keeps no identity, as
         those of before, is warned of.
@@ -161,8 +158,7 @@ def _check(path: Path, metadata: Mapping[str, str], identity: Identity) -> bool:
 
 
 def _crc32c(tensors: Iterable[tuple[str, Tensor]], identity: str) -> str:
-    """Of the identity, and names, types, shapes and bytes: safetensors itself would not see a bit
-    that has flipped."""
+    """Of identity, names, types, shapes and bytes: safetensors would not see a flipped bit."""
     crc = crc32c(identity.encode()) if identity else 0
     for name, tensor in tensors:
         crc = crc32c(

@@ -80,8 +80,7 @@ def predict_held_out(
 
 @dataclass(frozen=True)
 class Scores:
-    """One point's scores by held-out predictions; every score is the contest's, pooled over all
-    images unless said."""
+    """A point's held-out scores: the contest's, pooled over all images unless said otherwise."""
 
     per_repeat_R: np.ndarray
     per_fold: dict[str, float]
@@ -106,8 +105,7 @@ def score(
     splits: Sequence[Split],
     state_N: Sequence[str],
 ) -> Scores:
-    """Scores of (R, N, 5) predictions in TARGETS order, each repeat over the images its splits hold
-    out.
+    """Scores of (R, N, 5) predictions in TARGETS order, over the images each repeat holds out.
 
     A head that diverged predicts NaN and makes the score NaN: a point must not gain by failing.
     """

@@ -91,16 +91,14 @@ class SweepConfig:
 
     @classmethod
     def of(cls, base: dict[str, Any], axes: dict[str, list], where: Path) -> Self:
-        """The config that `base` (as plain values) and `axes` came from; `where` is named by
-        errors."""
+        """The config that `base` (plain values) and `axes` came from; errors name `where`."""
         first = _validated(base, where)
         checked = {key: _axis_values(first, key, values, where) for key, values in axes.items()}
         return cls(first, checked)
 
     @property
     def n_combinations(self) -> int:
-        """How many points there are at most, known without making them: a grid may be huge by
-        mistake."""
+        """At most so many points, known without making them: a grid may be huge by mistake."""
         return math.prod(len(values) for values in self.axes.values())
 
     @functools.cached_property
@@ -128,8 +126,7 @@ class SweepConfig:
     def with_folds(
         self, path: Path | None, n_folds: int | None = None, repeats: int | None = None
     ) -> Self:
-        """The same points over the folds of a table; n_folds and repeats are its own, once it is
-        read."""
+        """The same points over the folds of a table, with its n_folds and repeats once read."""
         known = {"n_folds": n_folds, "repeats": repeats} if n_folds else {}
         cv = self.base.cv.model_copy(update={"folds": path, **known})
         return replace(self, base=self.base.model_copy(update={"cv": cv}))
@@ -167,8 +164,7 @@ def _in_effect(point: PointConfig) -> str:
 
 
 def idle_keys(point: PointConfig) -> list[str]:
-    """Keys that make no difference to a point: those its kind does not read, and settings of what
-    is switched off."""
+    """Keys that make no difference: what its kind does not read, and settings of what is off."""
     kind = kinds.load(point.head.kind)
     mixup = point.augmentation.mixup
     read = ("kind", *kind.settings)
@@ -198,8 +194,7 @@ def idle_keys(point: PointConfig) -> list[str]:
 
 
 def safe_name(text: str) -> str:
-    """The text as one ASCII path component, at most 200 characters: no separators, dots or
-    blanks."""
+    """The text as an ASCII path component of at most 200 characters, no dots or blanks."""
     return re.sub(r"[^A-Za-z0-9_+-]+", "_", text)[:200]
 
 
@@ -212,8 +207,7 @@ def _spoken(value: Any) -> str:
 
 
 def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, list]]:
-    """The first point as nested plain values, and the axes. Refuses unknown keys and axes where
-    none may be."""
+    """The first point as nested plain values, and the axes; refuses unknown keys and wrong axes."""
     first: dict[str, Any] = {}
     axes: dict[str, list] = {}
     for key, annotation, value in _leaves(raw, PointConfig, "", path):

@@ -47,8 +47,7 @@ class Identity:
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> Self:
-        """Settings are read as those of a saved sweep are, so a key that was added since has its
-        old meaning.
+        """Read as a saved sweep's settings are, so a key that was added since has its old meaning.
 
         ValueError or KeyError if this is no identity.
         """
@@ -88,8 +87,7 @@ def check_settings(before: PointConfig, now: PointConfig, where: str, advice: st
 
 
 def check_facts(before: Mapping[str, str], now: Mapping[str, str], where: str, advice: str) -> None:
-    """MismatchError with the first fact that differs; one that was not kept before is not
-    compared."""
+    """MismatchError with the first fact that differs, of those that were kept before."""
     for name, value in now.items():
         was = before.get(name, value)
         if was == value:

@@ -43,8 +43,7 @@ class _Finished:
 
 
 def newest_sweep(out: Path) -> tuple[Path, str]:
-    """The sweep under `out` that was finished last, and why it is that one. InputError if there is
-    none."""
+    """The sweep under `out` finished last, and why that one. InputError if there is none."""
     finished = []
     closed = []
     for folder in sorted(out.iterdir()) if out.is_dir() else []:

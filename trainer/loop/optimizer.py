@@ -62,8 +62,7 @@ class BankOptimizer:
         )
 
     def _update_average(self) -> None:
-        """Move the average towards the weights; until its start, and where it is off, it is the
-        weights themselves."""
+        """Move the average towards the weights; before its start, or if off, it equals them."""
         weights = []
         for point in self.points:
             settings = point.optimization

@@ -35,8 +35,7 @@ class Plan:
     reads_per_row: float
     """How often a training epoch reads each image's row; 1 would be every row once."""
     pass_bytes: int
-    """Memory of the largest pass: parameters, gradients, optimiser, averages, a checkpoint,
-    activations."""
+    """Memory of the largest pass: all copies of its parameters (see COPIES), activations."""
     fit_bytes: int
     """Memory of the largest fit of a regressor."""
 

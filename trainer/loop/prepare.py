@@ -171,8 +171,7 @@ def prepare_sweep(
     begun: bool = False,
     check: bool = True,
 ) -> Sweep:
-    """Open the store, make or read the folds; all that can be refused is refused here, before any
-    step.
+    """Open the store, make or read the folds, and refuse all that can be refused before any step.
 
     begun : the folds are those a sweep began with, so they must be of the very images that are used
         now. Other folds may hold images that the store's build skipped. Masses that do not add up

@@ -134,8 +134,7 @@ def loss_failure(failed_Q: np.ndarray, n_steps: int) -> str | None:
 def save_heads(
     sweep: Sweep, trainer: BankTrainer, runs: Mapping[int, RunFolder], which: str
 ) -> None:
-    """Save the heads of every point but those whose weights are not finite: nobody should predict
-    with them."""
+    """Save the heads of every point, but not those whose weights are not finite."""
     bank = trainer.averaged if which == "last" else trainer.bank.with_tensors(trainer.best)
     for g, p in enumerate(trainer.points):
         for q, split in enumerate(sweep.splits):
@@ -145,8 +144,7 @@ def save_heads(
 
 
 def close_regressor(sweep: Sweep, p: int, run: RunFolder) -> PointResult:
-    """Fit a point's regressor in every split, save it, predict what is held out under the TTA
-    views.
+    """Fit a point's regressor in every split, save it, predict what is held out under TTA views.
 
     One that cannot be fitted has failed, as a head whose loss diverged has: the other points go on.
     """

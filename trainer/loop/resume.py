@@ -134,8 +134,7 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
 
 
 def find_store(recorded: str, sweep: Path, fingerprint: str) -> str:
-    """Where the sweep's store is: where it was, or at the same place beside the sweep, if all was
-    moved together."""
+    """Where the sweep's store is: where it was, or at the same place beside the moved sweep."""
     if is_url(recorded):
         return recorded
 

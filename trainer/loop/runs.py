@@ -42,8 +42,7 @@ class RunFolder:
     def begin(
         self, config: PointConfig, store: FeatureStore, states: list[str], n_epochs: int = 0
     ) -> None:
-        """Make the folder, new or of a sweep that is resumed after n_epochs: later lines of its log
-        are dropped."""
+        """Make the folder; of a sweep resumed after n_epochs, drop later lines of its log."""
         (self.path / "weights").mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "config.yaml", dump_yaml(config))
         spec = {
@@ -58,8 +57,7 @@ class RunFolder:
 
     @cached_property
     def config(self) -> PointConfig:
-        """InputError if it cannot be read; of a sweep's folder, which was meant for a run's, it
-        says so."""
+        """InputError if it cannot be read; it says so if the folder is a sweep's."""
         file = self.path / "config.yaml"
         if (self.path / "sweep.json").exists() and not file.exists():
             raise InputError(
@@ -150,8 +148,7 @@ class RunFolder:
         return list(itertools.product(range(cv.repeats), folds))
 
     def head_files(self, which: str, folds: list[int] | None = None) -> list[str]:
-        """Names of the files that `heads` reads, beside `splits`. InputError if the run cannot have
-        such heads."""
+        """Names of the files that `heads` reads, beside `splits`; InputError if it has none."""
         cv = self.config.cv
         kind = kinds.load(self.config.head.kind)
         if kind.report_only:
@@ -306,8 +303,7 @@ def head_file(which: str, repeat: int, fold: int, n_repeats: int) -> str:
 
 
 def best_run(sweep: Path) -> Path:
-    """The run of a sweep's best point. InputError if there is none, or this is no finished
-    sweep."""
+    """The run of a finished sweep's best point. InputError if there is none."""
     if not (sweep / SUMMARY).exists():
         if (sweep / "sweep.json").exists():
             raise InputError(
@@ -326,8 +322,7 @@ def best_run(sweep: Path) -> Path:
 
 
 def read_json(path: Path, *keys: str) -> dict:
-    """A JSON object with at least these keys; InputError if there is no such file, or it is
-    something else."""
+    """A JSON object with at least these keys; InputError if the file does not hold one."""
     try:
         value = json.loads(path.read_bytes())
         if missing := [key for key in keys if key not in value]:

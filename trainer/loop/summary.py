@@ -30,8 +30,7 @@ MOST_PAIRED = 64  # points whose pairs are compared, from the top: 2016 pairs
 def finish(
     sweep: Sweep, folder: SweepFolder, results: list[PointResult], beside: Mapping[str, Scores]
 ) -> SweepResult:
-    """Rank the points, say what can be told apart, set the baselines beside them, write what a
-    sweep leaves.
+    """Rank the points beside the baselines, say what can be told apart, write the results.
 
     The best point is the first that can be saved: what is for reports only stands at its place
     beside it, and is never chosen.

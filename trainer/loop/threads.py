@@ -13,8 +13,7 @@ from featurestore.disk.usable import usable_cpus
 
 @contextmanager
 def same_threads(began: Any, plan: Path) -> Iterator[None]:
-    """In this block torch computes with as many threads as a sweep began with; a warning where it
-    cannot.
+    """Compute with as many threads as a sweep began with; warn where torch cannot.
 
     began : `threads` in the sweep's `sweep.json`; None, in a file that was made before this was
         kept, changes nothing.

@@ -15,8 +15,7 @@ MASSES = ("Dry_Total_g", "GDM_g", "Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g")
 
 
 def weighted_r2(truth_NK: np.ndarray, prediction_NK: np.ndarray) -> float | np.ndarray:
-    """The contest's score: 1 - sum w (y - p)^2 / sum w (y - ybar)^2 over all pairs, ybar one global
-    weighted mean.
+    """The contest's score, 1 - sum w (y - p)^2 / sum w (y - ybar)^2, ybar the global weighted mean.
 
     It is not the mean of the five R2: the targets' own means score about 0.24 on the contest's
     labels, not 0.
@@ -37,14 +36,12 @@ def weighted_r2(truth_NK: np.ndarray, prediction_NK: np.ndarray) -> float | np.n
 
 
 def target_r2(truth_NK: np.ndarray, prediction_NK: np.ndarray) -> np.ndarray:
-    """Plain R2 of each target, (..., K); NaN where a target is unknown or constant. Inputs as in
-    `weighted_r2`."""
+    """(..., K) R2 of each target, NaN if unknown or constant. Inputs as in `weighted_r2`."""
     return _r2(truth_NK, prediction_NK, np.ones(1), axis=-2)
 
 
 def order_constraint(total_N: np.ndarray, gdm_N: np.ndarray, green_N: np.ndarray) -> np.ndarray:
-    """The nearest masses with Total >= GDM >= Green >= 0, in the metric's weights; Dead and Clover
-    are differences.
+    """Masses with Total >= GDM >= Green >= 0, nearest in the metric's weights.
 
     Weighted isotonic regression (what pool-adjacent-violators computes) by its min-max formula, all
     rows at once; the bound at zero then is a clip. Masses already in order come back bit for bit.
@@ -56,7 +53,7 @@ def order_constraint(total_N: np.ndarray, gdm_N: np.ndarray, green_N: np.ndarray
 
     Returns
     -------
-    (..., N, 5) float64, grams in TARGETS order.
+    (..., N, 5) float64, grams in TARGETS order; Dead and Clover are the differences.
 
     Source: Robertson, Wright and Dykstra 1988, Order Restricted Statistical Inference, theorem
     1.4.4 (min-max).
@@ -81,8 +78,7 @@ def order_constraint(total_N: np.ndarray, gdm_N: np.ndarray, green_N: np.ndarray
 
 
 def clip_constraint(total_N: np.ndarray, gdm_N: np.ndarray, green_N: np.ndarray) -> np.ndarray:
-    """The same promise by raising alone: Green to 0, GDM to Green, Total to GDM. Shapes as in
-    `order_constraint`."""
+    """The same by raising alone: Green to 0, GDM to Green, Total to GDM; see `order_constraint`."""
     total, gdm, green = _float64(total_N, gdm_N, green_N)
     green = np.maximum(green, 0)
     gdm = np.maximum(gdm, green)
@@ -130,8 +126,7 @@ def _balanced(total_N: np.ndarray, gdm_N: np.ndarray, green_N: np.ndarray) -> np
 
 
 def constrained(raw_N5: np.ndarray, constraints: str) -> np.ndarray:
-    """(..., N, 5) raw masses in MASSES order -> masses in TARGETS order whose sums hold; NaN rows
-    stay NaN."""
+    """(..., N, 5) raw masses, MASSES order -> TARGETS order, sums hold; NaN rows stay NaN."""
     total, gdm, green = np.moveaxis(raw_N5[..., :3], -1, 0)
     return CONSTRAINTS[constraints](total, gdm, green)
 

@@ -1,5 +1,4 @@
-"""Patches score themselves: learned queries weigh them by what they hold, so one head serves every
-resolution.
+"""Learned queries weigh the patches by what they hold, so one head serves every resolution.
 
 Scores and sums both need the tokens: four passes over a row a step (T @ W and A @ T, forward and
 backward), twice those of `cls_gating`.

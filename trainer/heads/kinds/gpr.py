@@ -8,8 +8,7 @@ import numpy as np
 from trainer.heads.regressor import KernelRegressor
 
 LEAST_NOISE = 1e-3
-"""Of a target's variance: with less the curve goes through every mass, and the matrix to solve is
-all but singular."""
+"""Of a target's variance: with less the matrix to solve is all but singular."""
 
 
 class Gpr(KernelRegressor):

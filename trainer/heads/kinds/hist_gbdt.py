@@ -1,5 +1,4 @@
-"""Boosted trees on principal components of the features: for reports only, trees are no plain
-arrays."""
+"""Boosted trees on principal components: for reports only, as trees are no plain arrays."""
 
 import numpy as np
 
@@ -12,8 +11,7 @@ ROUNDS = 150
 
 
 class HistGbdt(Regressor):
-    """scikit-learn's HistGradientBoostingRegressor, one for each target, small trees and slow
-    steps."""
+    """scikit-learn's HistGradientBoostingRegressor for each target: small trees, slow steps."""
 
     report_only = True
     seeded = True
@@ -43,8 +41,7 @@ class HistGbdt(Regressor):
 
 
 def _reduced(x_NF: np.ndarray, x_new_MF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as unit features, or where these are many as their principal components in the training
-    rows."""
+    """Both as unit features, or where these are many as the training rows' principal components."""
     center_F, scale_F = moments(x_NF)
     z_NF = standardised(x_NF, center_F, scale_F)
     z_new_MF = standardised(x_new_MF, center_F, scale_F)

@@ -1,5 +1,4 @@
-"""Ridge in the space of an RBF kernel: all but linear where the kernel is wide, local where it is
-narrow."""
+"""Ridge with an RBF kernel: nearly linear where the kernel is wide, local where it is narrow."""
 
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""Partial least squares: a few directions that features and masses share, and a linear map through
-them."""
+"""Partial least squares: a linear map through a few directions that features and masses share."""
 
 import warnings
 from collections.abc import Mapping
@@ -46,8 +45,7 @@ class Pls(Regressor):
 
 
 def _n_components(position_NR: np.ndarray, u_NK: np.ndarray, group_N: np.ndarray) -> int:
-    """The least squared error over held-out rows and targets; 1 where there are too few rows to
-    hold any out."""
+    """The least held-out squared error; 1 where there are too few rows to hold any out."""
     errors_C = np.zeros(MOST)
     for train_n, held_m in inner_folds(group_N):
         rotation_RC, loading_KC = _components(position_NR[train_n], u_NK[train_n])

@@ -12,8 +12,7 @@ ALPHAS = np.logspace(5, 0, 11)
 
 
 class Ridge(Regressor):
-    """Two linear maps over robustly scaled features, the strength of each for every target by
-    grouped cross-validation.
+    """Two linear maps over robustly scaled features, of strengths by grouped cross-validation.
 
     Saved as weight_raw_FK, bias_raw_K, weight_log_FK, bias_log_K over the features as they are;
     predicts grams from 0. Inner parts share the scaling of all training rows, as those of

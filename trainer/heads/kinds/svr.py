@@ -1,5 +1,4 @@
-"""Support vector regression with an RBF kernel: errors within epsilon are free, larger ones count
-once, not squared."""
+"""Support vector regression with an RBF kernel: errors within epsilon are free, others linear."""
 
 import itertools
 from typing import Any
