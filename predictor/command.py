@@ -1,5 +1,4 @@
-"""The commands that predict: `biomass predict`, which `python -m predictor` is too, and `biomass
-demo`."""
+"""The commands `biomass predict`, which is `python -m predictor` too, and `biomass demo`."""
 
 import sys
 from pathlib import Path

@@ -111,8 +111,7 @@ def _scores(
     photographs: dict[str, Path],
     predictions: pd.DataFrame,
 ) -> dict[str, float]:
-    """The contest's score on the test photographs: of the heads, of ridge and of the training
-    mean."""
+    """Scores on the test photographs: of the heads, of ridge and of the training mean."""
     truth = _truth(data).loc[predictions["image_id"], list(TARGETS)].to_numpy()
     train_N5 = store.catalog[list(TARGETS)].to_numpy()
     ridge, names = kinds.load("ridge"), HeadConfig(kind="ridge").features
@@ -146,8 +145,7 @@ def _from_bundle(out: Path, level: float) -> str:
 
 
 def run_wheel(bundle: Path, *arguments: object) -> None:
-    """Run `python -m predictor --bundle` with these arguments, and with the bundle's wheel for all
-    of this project.
+    """Run `python -m predictor --bundle` with these arguments, from the bundle's wheel alone.
 
     InputError unless it succeeds; what it says goes to stderr.
     """

@@ -205,8 +205,7 @@ def _check_oof_alone(**given: object) -> None:
 
 
 def _check_places(data: Path, runs: Sequence[Path], out: Path, explain: Path | None) -> None:
-    """UsageError for what would be written over an input, or into a bundle, which must not hold a
-    file too many."""
+    """UsageError for an output that is also an input, or that lies in a bundle."""
     check_output(
         out, [data / "test.csv", data / "train.csv", *(folder / "oof.csv" for folder in runs)]
     )

@@ -35,8 +35,7 @@ def check_oof(
     resume: bool = False,
     allow_outside: bool = False,
 ) -> None:
-    """Write the table of `out_of_fold`, and say how far it is from oof.csv; MismatchError beyond
-    the tolerance."""
+    """Write the table of `out_of_fold`; MismatchError unless it agrees with oof.csv."""
     member = _only(predictor)
     kept = predictor.journal(out.with_name(out.name + ".progress"), scored_views(member), resume)
     table = out_of_fold(predictor, data, allow_outside, kept=kept, say=say)

@@ -1,5 +1,4 @@
-"""One pass over the photographs by one backbone: what is done for each of them, on one device or
-several."""
+"""One pass over the photographs by one backbone, on one device or several."""
 
 import queue
 import threading

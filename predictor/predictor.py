@@ -1,5 +1,4 @@
-"""Predictor: images -> tokens -> heads -> grams. The tokens are made by the same functions that
-made the store's."""
+"""Predictor: images -> tokens -> heads -> grams, by the functions that made the store."""
 
 import os
 import time
@@ -65,8 +64,7 @@ class Predictor:
         allow_partial: bool = False,
         weigh: Callable[[list[Member]], list[Member]] | None = None,
     ) -> "Predictor":
-        """The predictor of one run's folder, or of several together, or of a bundle's, which is
-        checked first.
+        """The predictor of a run's folder, of several, or of a bundle's, which is checked first.
 
         folds : which folds' heads (all repeats of them); weights : `last` or `best`; None is all,
             and `last` or a bundle's own.
@@ -92,7 +90,8 @@ class Predictor:
         predictor = cls(
             members, devices, precision, backbone_weights, average or "mean", constraints
         )
-        predictor.combiner  # noqa: B018  members that do not go together are refused before a backbone is loaded
+        # members that do not go together are refused before a backbone is loaded
+        predictor.combiner  # noqa: B018
         predictor.stage(0, devices[0])
         return predictor
 
@@ -149,8 +148,7 @@ class Predictor:
         sealed: bool = False,
         say: Callable[[str], object] = say,
     ) -> dict[str, list[Raw] | None]:
-        """What each member says of each photograph, by id; one pass over the photographs per
-        backbone.
+        """What each member says of each photograph, by id; one pass per backbone.
 
         tta : 1, 2, 4 or 8, names of views with commas, or views.
         deadline_s : seconds from now; views are left out rather than overrun, and `say` is told.
@@ -227,8 +225,7 @@ class Predictor:
     def explainer(
         self, folder: Path, tta: int | str | Sequence[ViewSpec], photographs: Sequence[Path] = ()
     ) -> Explainer:
-        """What keeps and draws maps of such a prediction, in a folder that is none of the
-        photographs'."""
+        """What keeps and draws maps of such a prediction, in a folder without photographs."""
         if os.path.realpath(folder) in {os.path.realpath(path.parent) for path in photographs}:
             raise UsageError(
                 f"--explain {folder}: photographs lie there, and pictures may take their names; "
@@ -250,8 +247,7 @@ def predict(
     keep: Path | None = None,
     **options,
 ) -> pd.DataFrame:
-    """Masses of every photograph in data/test.csv, by the heads of a run, several, or a bundle;
-    options as `Predictor.load`.
+    """Masses of every photograph in data/test.csv; options as `Predictor.load`.
 
     allow_outside : also take photographs that are not below `data`, by an absolute path, `..` or a
         link.

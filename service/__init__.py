@@ -1,2 +1,1 @@
-"""A read-only HTTP service over stores and sweeps; what it answers is written down in
-docs/service.md."""
+"""A read-only HTTP service over stores and sweeps, described in docs/service.md."""

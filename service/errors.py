@@ -1,5 +1,4 @@
-"""What goes wrong with a request: a kind, a message and a hint, as JSON. None of them tells a path
-of this machine."""
+"""What goes wrong with a request: kind, message and hint as JSON, without the server's paths."""
 
 from featurestore.errors import BiomassError, InputError, StoreDamaged, UsageError
 from service.json_text import JsonText

@@ -31,8 +31,7 @@ class Opened:
     name: str
     store: FeatureStore
     generation: str
-    """16 hex digits over fingerprint, metadata, and device and inode of every file: other files,
-    another generation."""
+    """16 hex digits over fingerprint, metadata, and device and inode of every file."""
     state: str
     """The generation, and a checksum of seals and ids: what was computed from sealed images holds
     as long as this stays."""
@@ -55,8 +54,7 @@ class Served:
         self._opened: Opened | None = None
 
     def now(self) -> Opened:
-        """The store, opened anew if its files were replaced; its catalog is fresh if images were
-        added or sealed.
+        """The store, opened anew if its files were replaced, with an up-to-date catalog.
 
         ServiceError `store-gone` if it is not there, `store-damaged` if a file is missing or cut.
         Some system calls a file.
@@ -145,8 +143,7 @@ class Served:
 
 
 class Library:
-    """All that the server may answer from, by the names that addresses use. Nothing else is ever
-    opened.
+    """All that the server may answer from, by names in addresses; nothing else is opened.
 
     stores : Served by name. sweep_folders : folder of each sweep, by name. data : folder of the
         photographs, or None.
@@ -165,8 +162,7 @@ class Library:
         self.data = data and Path(os.path.abspath(data))
 
     def require_all(self) -> None:
-        """InputError or StoreDamaged if a store cannot be opened, InputError if a sweep's folder
-        has no sweep.json."""
+        """InputError or StoreDamaged unless all stores open and all sweeps have a sweep.json."""
         for served in self.stores.values():
             served.require()
         for folder in self.sweep_folders.values():
@@ -179,8 +175,7 @@ class Library:
                 )
 
     def sweep(self, name: str) -> Path:
-        """A sweep's folder; ServiceError `not-found` if there is none of this name, or it is not
-        there now."""
+        """A sweep's folder; ServiceError `not-found` if it is unknown or not there now."""
         if name not in self.sweep_folders:
             served = ", ".join(self.sweep_folders) or "none; start with --sweep DIR"
             raise ServiceError("not-found", f"no sweep {name!r}", f"served: {served}")
@@ -191,8 +186,7 @@ class Library:
         return self.sweep_folders[name]
 
     def without_paths(self, text: str) -> str:
-        """A message as anybody may read it: what is served by its name; HIDDEN if it tells another
-        absolute path."""
+        """A message fit for anybody: served files by name; HIDDEN if another path is in it."""
         known = {str(served.path): name for name, served in self.stores.items()}
         known |= {str(path): name for name, path in self.sweep_folders.items()} | (
             {str(self.data): "data"} if self.data else {}

@@ -95,8 +95,7 @@ class Relay:
         )
 
     def connect(self) -> socket.socket:
-        """A new connection to the worker; ServiceError `busy` if it has ended and cannot be started
-        now."""
+        """A new connection to the worker; ServiceError `busy` if it cannot be started now."""
         try:
             ours, theirs = socket.socketpair()
         except OSError as err:  # no descriptors left
@@ -182,8 +181,7 @@ class _Relayed(StreamingResponse):
         self._relay, self._scope = relay, scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ServiceError `busy` if MOST_REQUESTS are under way, which is said before anything is
-        waited for."""
+        """ServiceError `busy`, before anything waits, if MOST_REQUESTS are under way."""
         if self._relay.n_now >= MOST_REQUESTS:
             raise _busy(f"{MOST_REQUESTS} requests wait for what must be computed")
         self._relay.n_now += 1

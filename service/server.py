@@ -1,5 +1,4 @@
-"""Listening: the socket, the printed address, the limits of a connection, and an end within
-seconds."""
+"""Listening: the socket, the printed address, the limits of a connection, and a quick end."""
 
 import errno
 import json
@@ -173,8 +172,7 @@ def names_of(host: str) -> tuple[str, ...]:
 def announce(
     listening: Listening, token: str | None, as_json: bool, say: Callable[[str], None]
 ) -> None:
-    """Say once where the server is: the page's address with the token for people, the parts for
-    programs."""
+    """Print the server's address once: with the token for people, in parts for programs."""
     if as_json:
         print(
             json.dumps({"url": listening.url, "port": listening.port, "token": token}), flush=True

@@ -1,5 +1,4 @@
-"""The worker's process: it computes answers for a server, a connection a request, and ends when the
-server does."""
+"""The worker's process: answers for a server, one connection per request, ends with it."""
 
 import asyncio
 import json
@@ -26,8 +25,7 @@ SWITCH_S = 5e-4
 
 
 def main(control: int, served: str) -> None:
-    """Answer what comes over the socket `control`, see service.relay, until its other end is
-    closed.
+    """Answer what comes over the socket `control` (see service.relay) until it closes.
 
     served : stores, sweeps and folder of photographs, as JSON.
     """

@@ -1,5 +1,4 @@
-"""A bundle: everything an offline machine needs in one folder. Its check before use, the members in
-it.
+"""A bundle: all that an offline machine needs in one folder, checked before use.
 
 How one is made is in `predictor.bundle.pack`. Nothing in a bundle is believed before `check_bundle`
 has gone over all of it: names, kinds and sizes first, from what the folder says, then every byte.

@@ -1,5 +1,4 @@
-"""The files of a bundle's folder: what must not be there, is missing, was changed, or is not what
-its name says."""
+"""The files of a bundle's folder: extra, missing, changed, or not what their names say."""
 
 import codecs
 import os
@@ -36,8 +35,7 @@ def refuse(path: Path, what: str, problems: list[str]) -> None:
 
 
 def walk(path: Path) -> dict[str, int | str]:
-    """Size of every file below the folder, or why it is none, by its path there; no link is
-    followed."""
+    """Size of every file below the folder, by its path there, or why it is no regular file."""
     found: dict[str, int | str] = {}
     for name, why in _entries(path, ""):
         found[name] = why
@@ -108,8 +106,7 @@ def _most_bytes(name: str) -> int:
 
 
 def find_damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> dict[str, str]:
-    """Listed files that are missing or changed, and how; InputError if one is not what its name
-    says."""
+    """Listed files that are missing or changed, and how; InputError if one belies its name."""
     damaged: dict[str, str] = {}
     disguised: list[str] = []
     for name, file in listing.files.items():
@@ -128,8 +125,7 @@ def find_damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> d
 
 
 def _pickled(path: Path) -> str | None:
-    """What a file is by its first bytes, where they are of a kind that can hold pickles; a wheel is
-    a zip."""
+    """The kind of a file by its first bytes, if it can hold pickles; a wheel is a zip."""
     what = None if path.suffix == ".whl" else pickled(path)
     return what and f"{what}, which is never read"
 

@@ -14,8 +14,7 @@ LISTING = "bundle.json"
 # of a run in a bundle: where its spec.json says that the store lay
 BACKBONE_FOLDER = "../../backbone"
 UPLOAD_FILES = ("dataset-metadata.json", "kernel-metadata.json")
-"""What upload tools read, users edit, and Kaggle takes away: not listed, and nothing here reads
-them."""
+"""What upload tools read, users edit and Kaggle removes: not listed, and never read here."""
 
 NAME = r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*"  # of a member, which is a folder's
 MAX_LISTING = 16 << 20  # bytes
@@ -71,8 +70,7 @@ class ListedBackbone(Part):
 
 
 class Listing(Part):
-    """The content of bundle.json: the members of the ensemble, and every file but itself and
-    UPLOAD_FILES."""
+    """The content of bundle.json: the ensemble's members, and all other files."""
 
     format: Literal["biomass-bundle"]
     format_version: Literal[1]
@@ -94,8 +92,7 @@ class Listing(Part):
 
 
 class ListedSpec(Part):
-    """The content of a run's spec.json in a bundle; what `store` may say is `StoreSpec`'s to
-    check."""
+    """The content of a run's spec.json in a bundle; `StoreSpec` checks `store`."""
 
     store: dict[str, Any]
     states: list[str]

@@ -1,5 +1,4 @@
-"""Making a bundle: the chosen heads of runs and sweeps, what they need to predict, and a list of it
-all."""
+"""Making a bundle: the heads of runs and sweeps, what they need to predict, and a list."""
 
 import csv
 import io
@@ -312,8 +311,7 @@ def _rows_of(table: str, weights: str) -> str:
 def _write_backbones(
     folder: Path, members: Sequence[Member], choice: BackboneChoice, say: Callable[[str], object]
 ) -> list[ListedBackbone]:
-    """The backbones that the members need, each once; their weights written where they are asked
-    for."""
+    """The backbones that the members need, each once, with their weights if requested."""
     distinct = {
         (member.spec.tokens.model, member.spec.tokens.weights_sha256): member for member in members
     }

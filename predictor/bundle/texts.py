@@ -1,5 +1,4 @@
-"""What a bundle tells people and upload tools: predict.ipynb, README.md, and the metadata that
-`kaggle` reads."""
+"""What a bundle tells people and upload tools: notebook, README.md, and Kaggle's metadata."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -41,8 +41,7 @@ class Metadata:
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write biomass_tokens-VERSION-py3-none-any.whl in a folder; InputError if the project's
-    metadata are nowhere."""
+    """Write this project's wheel in a folder; InputError if its metadata cannot be found."""
     told = metadata()
     # as wheels spell a distribution's name
     name = f"{DISTRIBUTION.replace('-', '_')}-{told.version}"

@@ -65,8 +65,7 @@ def _shares(members: Sequence[Member], weight_M: np.ndarray) -> str:
 
 
 def _gain(oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: np.ndarray) -> str:
-    """Scores of both kinds of weights, and of weights that never saw the site they are scored
-    on."""
+    """Scores of both kinds of weights, and of weights fitted without the site they score."""
     equal, fitted = (
         float(weighted_r2(oof.truth_N5, oof.combined(weight_M))) for weight_M in (equal_M, fitted_M)
     )

@@ -65,8 +65,7 @@ class Explainer:
 
     @cached_property
     def unit(self) -> str | None:
-        """What the maps say: grams if any member counts them, else the share of what heads look at,
-        else nothing."""
+        """What the maps say: grams if any member counts them, else shares, else nothing."""
         told = [kinds.load(member.config.head.kind).maps_say for member in self.members]
         return next((unit for unit in ("grams", "share") if unit in told), None)
 
@@ -95,8 +94,7 @@ class Explainer:
         tokens: Sequence[Tokens],
         views: Sequence[ViewSpec],
     ) -> None:
-        """A group's map of one photograph from the tokens of its views, flips undone and
-        averaged."""
+        """A group's map of one photograph: the mean over its views, with flips undone."""
         share_M = self.shares[by_spec(self.members)[group]]
         maps = [
             share * upright(ensemble.maps(tokens), views, stage.backbone.spec.grid)
@@ -112,8 +110,7 @@ class Explainer:
                 np.save(file, laid_out(sum(maps), self.unit).astype(np.float32))
 
     def map(self, image_id: str, sha256: str) -> Map | None:
-        """All groups' maps of a photograph together, on the finest of their grids; None where there
-        is none."""
+        """All groups' maps of a photograph together, on their finest grid, or None."""
         paths = [self._path(group, image_id, sha256) for group in range(len(by_spec(self.members)))]
         maps = [np.load(path).astype(float) for path in paths if path.exists()]
         if not maps:
@@ -129,8 +126,7 @@ class Explainer:
         level: float | None = None,
         progress: bool = True,
     ) -> Path:
-        """Draw a picture of every row of `table`, and report.html with all of them; returns the
-        page's path.
+        """Draw a picture of every row of `table`, and report.html; returns the page's path.
 
         unusable : why, by image_id, of photographs that the training mean stands for; level : of
             the table's intervals.
@@ -185,8 +181,7 @@ class Explainer:
 
 
 def _by_name(text: str, path: Path) -> str:
-    """The text with the file's name for its whole path: there is little room, and pages are passed
-    on."""
+    """The text with file names for whole paths: room is short, and pages are passed on."""
     return text.replace(f"{path.parent}{os.sep}", "")
 
 
@@ -208,8 +203,7 @@ def laid_out(map_ThwM: np.ndarray, unit: str) -> np.ndarray:
 
 
 def regridded(map_HWM: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(height, width, M): the same sums over the same places, each patch spread evenly over what it
-    covers."""
+    """(height, width, M): the same sums, each patch spread evenly over the area it covers."""
     return np.einsum(
         "yh,xw,hwm->yxm",
         _overlap(map_HWM.shape[0], height),

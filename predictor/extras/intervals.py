@@ -16,8 +16,7 @@ BASE_G = 1.0  # keeps the scale above zero where nothing is predicted
 
 
 def scale(mass_N5: np.ndarray) -> np.ndarray:
-    """(..., 5) what an error is measured in where this mass is predicted: sqrt(mass + 1 g), for
-    every target.
+    """(..., 5) the unit of errors where this mass is predicted: sqrt(mass + 1 g).
 
     On the demo's out-of-fold tables (seed 0, 6 points x 5 targets) |error| grows with the power 0.2
     to 1 of the prediction, at the median 0.5; its rank correlation with the prediction falls from
@@ -67,8 +66,7 @@ class Intervals:
 
     @classmethod
     def of(cls, members: Sequence[Member], level: float) -> "Intervals":
-        """From the out-of-fold tables of a run's heads, or of an ensemble's, combined by their
-        weights.
+        """From the out-of-fold tables of a run, or of an ensemble's combined by weight.
 
         UsageError for a level outside (0, 1). InputError for one that the sites cannot support, or
         members that predict other photographs out of fold, or none.
@@ -91,8 +89,7 @@ class Intervals:
         )
 
     def added(self, table: pd.DataFrame, stand_ins: Container[str] = ()) -> pd.DataFrame:
-        """The wide table of `predict` with `TARGET_low`, never below 0, and `TARGET_high`, in
-        grams.
+        """The wide table of `predict` with `TARGET_low`, at least 0, and `TARGET_high`, in grams.
 
         stand_ins : image_ids of photographs that could not be used, whose prediction is the
             training mean.

@@ -100,8 +100,7 @@ def overlay(photograph: Image.Image, layer_HW: np.ndarray, top: float) -> Image.
 
 
 def scale_top(layer_HW: np.ndarray) -> float:
-    """Where the scale ends: 1 patch in 200 may lie beyond it, so that a single bright one does not
-    darken all others."""
+    """Where the scale ends: 1 patch in 200 may exceed it, so that one cannot darken all others."""
     top = float(np.quantile(layer_HW, 0.995))
     return top if top > 0 else 1.0
 
@@ -291,8 +290,7 @@ def _words(
 
 
 def _plain(text: str) -> str:
-    """ASCII, as Pillow's own font has little else: accents dropped, ? for other letters (the page
-    shows them all)."""
+    """ASCII, as Pillow's font has little else: no accents, ? for other letters."""
     letters = [
         letter
         for letter in unicodedata.normalize("NFKD", text)

@@ -167,8 +167,7 @@ def _histogram(total_N: np.ndarray) -> dict | None:
 
 
 def _track(mass: Mapping[str, float], widest_g: float) -> dict[str, float]:
-    """Total and its interval, or else ± sd, in per cent of a line that is the same for all
-    photographs."""
+    """Total and its interval, or else ± sd, in per cent of a scale shared by all photographs."""
     total_g = mass["Dry_Total_g"]
     sd_g = mass["Dry_Total_g_sd"]
     low_g = mass.get("Dry_Total_g_low", max(total_g - sd_g, 0))

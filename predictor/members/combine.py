@@ -51,8 +51,7 @@ class Combiner:
         return mean_5, sd_5
 
     def masses(self, raw_M: Sequence[Raw]) -> np.ndarray:
-        """(5,) grams in TARGETS order: raw masses averaged over heads and views, over members by
-        weight, then constrained."""
+        """(5,) grams in TARGETS order: averaged over heads, views and members, then constrained."""
         raw_M5 = np.array([self._averaged(raw.masses_HV5) for raw in raw_M])
         state_MC = [self._state(m, raw, True) for m, raw in enumerate(raw_M)]
         return self._grams(self._shares @ raw_M5, self._shares, state_MC)
@@ -87,8 +86,7 @@ class Combiner:
         return np.median(x_XK, 0) if self.average == "median" else x_XK.mean(0)
 
     def _state(self, m: int, raw: Raw, averaged: bool) -> np.ndarray | None:
-        """(C,) or (X, C) probabilities over the States of all members; None from one that tells
-        none."""
+        """(C,) or (X, C) probabilities over all members' States; None if this one predicts none."""
         if raw.state_HVC is None:
             return None
         if averaged:
@@ -104,8 +102,7 @@ class Combiner:
     def _grams(
         self, raw_X5: np.ndarray, share_M: np.ndarray | None, state_MC: list[np.ndarray | None]
     ) -> np.ndarray:
-        """(..., 5) masses constrained, then the runs' rules; States by the members that tell
-        them."""
+        """(..., 5) masses constrained, then ruled; only some members predict States."""
         known = [i for i, state in enumerate(state_MC) if state is not None]
         weights = np.ones(len(state_MC)) if share_M is None else share_M
         state = None

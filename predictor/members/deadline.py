@@ -1,5 +1,4 @@
-"""Time left and views that fit into it: a prediction that would overrun takes fewer views rather
-than none."""
+"""Time left, and views that fit into it: a late prediction takes fewer views, not none."""
 
 import re
 import time

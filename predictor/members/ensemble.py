@@ -1,5 +1,4 @@
-"""All chosen heads of a run, asked together: tokens of one photograph in, raw masses of every head
-and view out."""
+"""All chosen heads of a run together: tokens of a photograph in, raw masses out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

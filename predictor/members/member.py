@@ -108,8 +108,7 @@ class Member:
 
     @property
     def training_mean_sd(self) -> np.ndarray:
-        """(2, 5) grams in TARGETS order: mean and standard deviation of the masses that the heads
-        learned.
+        """(2, 5) grams in TARGETS order: mean and standard deviation of the training masses.
 
         Of a run of one fold alone those of the images it held out: its folder has no others.
         """
@@ -152,16 +151,14 @@ class Stage:
 
 
 def say_lone_folds(members: Sequence[Member], say: Callable[[str], object]) -> None:
-    """Tell of members whose sweep trained one fold alone: few heads, which never saw a part of the
-    images."""
+    """Warn of members trained on one fold alone: few heads, blind to a part of the images."""
     for member in members:
         if told := member.config.cv.lone_fold:
             say(f"{member.name}: {told}")
 
 
 def by_spec(members: Sequence[Member]) -> list[list[int]]:
-    """Positions of members that read the same tokens, together; an ensemble of backbones has
-    several such groups."""
+    """Positions of members that read the same tokens, grouped: one group a backbone."""
     groups: dict[str, list[int]] = {}
     for position, member in enumerate(members):
         groups.setdefault(member.spec.fingerprint, []).append(position)

@@ -64,8 +64,7 @@ def without_table(members: Sequence[Member]) -> list[str]:
 
 
 def check_held_out(members: Sequence[Member], option: str) -> None:
-    """InputError unless every member has an out-of-fold table, without which `option` knows
-    nothing."""
+    """InputError unless every member has an out-of-fold table, which `option` needs."""
     if lacking := without_table(members):
         raise InputError(
             f"{option} needs what heads predicted out of fold, and {', '.join(lacking)} has no "

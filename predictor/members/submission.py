@@ -22,8 +22,7 @@ def check_targets(test_csv: Path, rows: pd.DataFrame) -> None:
 
 
 def submission(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """sample_id and target for exactly these rows, in their order, from the wide table of
-    `predict`.
+    """sample_id and target of exactly these rows, in their order, from a wide table.
 
     rows : of test.csv, as `target_rows`. InputError for a prediction that is not a finite mass
         from 0.
@@ -38,16 +37,14 @@ def submission(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def wide_path(out: Path) -> Path:
-    """Where the wide table goes: predictions.csv beside submission.csv, NAME.predictions.csv beside
-    NAME.csv."""
+    """Where the wide table goes: predictions.csv, or NAME.predictions.csv beside NAME.csv."""
     return out.with_name(
         "predictions.csv" if out.name == "submission.csv" else f"{out.stem}.predictions.csv"
     )
 
 
 def write_predictions(rows: pd.DataFrame, predictions: pd.DataFrame, out: Path) -> None:
-    """Write `out` (long, test.csv's rows) and the wide table with spreads beside it: both or none
-    of them."""
+    """Write `out` (long) and the wide table with spreads beside it: both or none."""
     long = submission(rows, predictions)
     wide = wide_path(out)
     with can_write(out), appears_whole(out) as partial, appears_whole(wide) as wide_partial:

@@ -1,5 +1,4 @@
-"""Work that takes long: few at a time, each once, its results kept as long as they are right and
-there is room."""
+"""Long computations: few at a time, each once, results kept while valid and while there is room."""
 
 import asyncio
 import sys

@@ -65,8 +65,7 @@ def _cut_one(piece: Piece, a: int, b: int) -> Piece:
 
 
 def file_etag(opened: Opened, *paths: Path) -> str:
-    """The ETag of bytes that a writer may still change: the generation, and when their files were
-    last written."""
+    """The ETag of bytes that a writer may still change: generation and modification times."""
     try:
         written = max(path.stat().st_mtime_ns for path in paths)
     except OSError as err:

@@ -1,5 +1,4 @@
-"""The OpenAPI 3.1 document, made of the routes themselves: each endpoint says what it answers by
-`@described`."""
+"""The OpenAPI 3.1 document, made of the routes: `@described` says what each answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -52,8 +51,7 @@ CONTENT = {
 
 @dataclass(frozen=True)
 class Description:
-    """What an endpoint answers: a key of CONTENT, its query parameters, and the kinds of errors it
-    knows."""
+    """What an endpoint answers: a key of CONTENT, its query parameters, its kinds of errors."""
 
     answer: str
     query: dict[str, tuple] = field(default_factory=dict)

@@ -30,8 +30,7 @@ def name_of(request: Request, parameter: str) -> str:
 
 
 def opened_of(request: Request) -> Opened:
-    """The store `{s}`, one and the same for all of this request; its generation goes into the
-    answer's header.
+    """The store `{s}`, the same for all of a request; its generation goes into the header.
 
     ServiceError `not-found`, `store-gone`, `store-damaged`. It asks the disk: call it from a plain
     `def` endpoint, or from an `async def` one by `await run_in_threadpool(opened_of, request)`.
@@ -47,8 +46,7 @@ def opened_of(request: Request) -> Opened:
 
 
 def image_of(request: Request, opened: Opened) -> int:
-    """Position of the image `{image}`, an id or `@N`, sealed or not; ServiceError `not-found` with
-    close ids."""
+    """Position of the image `{image}`, an id or `@N`, sealed or not; else `not-found`."""
     raw, text = request.path_params["image"], name_of(request, "image")
     position = POSITION.fullmatch(text)
     store = opened.store
@@ -106,8 +104,7 @@ def _named(store: FeatureStore, image: int) -> str:
 
 
 def view_of(request: Request, opened: Opened) -> int:
-    """Position of the view `{view}`, or `?view=`, or else the first: a name or a position.
-    ServiceError `not-found`."""
+    """Position of the view `{view}`, or `?view=`, by name or position; the first by default."""
     name = (
         name_of(request, "view")
         if "view" in request.path_params
@@ -122,8 +119,7 @@ def view_of(request: Request, opened: Opened) -> int:
 
 
 def number_of(request: Request, parameter: str, default: int, most: int, least: int = 0) -> int:
-    """`?parameter=` as an integer, capped at `most`; ServiceError `bad-request` if it is none or
-    less than `least`."""
+    """`?parameter=` as an integer from `least`, capped at `most`; else `bad-request`."""
     text = request.query_params.get(parameter)
     if text is None:
         return default
@@ -136,8 +132,7 @@ def number_of(request: Request, parameter: str, default: int, most: int, least: 
 
 
 def choice_of(request: Request, parameter: str, choices: tuple[str, ...]) -> str:
-    """`?parameter=` as one of the choices, of which the first is the default; ServiceError
-    `bad-request`."""
+    """`?parameter=` as one of the choices, the first by default; else `bad-request`."""
     text = request.query_params.get(parameter, choices[0])
     if text not in choices:
         raise ServiceError(

@@ -9,8 +9,7 @@ RANGE = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
 
 
 def requested_ranges(header: str | None, n_bytes: int) -> list[tuple[int, int]] | None:
-    """(start, end) of each range that lies in a body of n_bytes, in the order asked; None for the
-    whole body.
+    """(start, end) of each range within n_bytes, as requested; None for the whole body.
 
     A header that is no Range of bytes is passed over, as the RFC wants it. ServiceError `range`
     (416) if no range can be satisfied, if there are more than MOST_RANGES, or if together they ask

@@ -1,5 +1,4 @@
-"""A DataFrame as JSON or CSV, a part at a time: chosen rows and columns, and where the next rows
-are."""
+"""A DataFrame as JSON or CSV, a part at a time: chosen rows and columns, and the next part."""
 
 import csv
 import json

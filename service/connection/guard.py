@@ -30,8 +30,7 @@ HEADERS = {
 
 
 class Guard:
-    """Lets requests through that are allowed, each with an address that is still percent-encoded;
-    answers the others."""
+    """Lets allowed requests through, their addresses still percent-encoded; refuses others."""
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:
         self.n_now = 0
@@ -118,8 +117,7 @@ class Guard:
         )
 
     def _without_token(self, scope: Scope) -> Response | None:
-        """The page's address without the token, and the token as a cookie; None if the address has
-        none."""
+        """A redirect that turns the address's token into a cookie; None without a token."""
         query = _query(scope)
         if "token" not in dict(query):
             return None
@@ -186,6 +184,5 @@ def _host_name(host: str) -> str:
 
 
 def _cookie(headers: Headers, name: str) -> str:
-    """A cookie's value; as browsers read them, whatever other servers of this host have put beside
-    it."""
+    """A cookie's value as browsers send it, whatever other cookies this host has."""
     return cookie_parser(headers.get("cookie", "")).get(name, "")

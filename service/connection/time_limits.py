@@ -1,5 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol with two time limits that it lacks: for a request's head, and for
-taking an answer."""
+"""uvicorn's HTTP/1.1 protocol with time limits for a request's head and for taking an answer."""
 
 import asyncio
 

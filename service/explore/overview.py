@@ -1,5 +1,4 @@
-"""The overview of a store and the card of one image, as plain values; pure functions of an open
-FeatureStore."""
+"""The overview of a store and the card of one image: plain values from an open FeatureStore."""
 
 import re
 from typing import Any
@@ -22,8 +21,7 @@ GROUPS = ("State", "Sampling_Date")
 
 
 def overview(store: FeatureStore) -> dict[str, Any]:
-    """Counts, grid, backbone; how many rows are outliers; targets of all images, by State and by
-    date."""
+    """Counts, grid, backbone, the number of outliers, and targets by State and by date."""
     t = store.spec.tokens
     n_images, n_sealed = store.n_images, len(store.sealed)
     counts = {
@@ -123,8 +121,7 @@ def _neighbours(store: FeatureStore, image: int) -> tuple[str | None, str | None
 
 
 def view_norms(store: FeatureStore, image: int) -> list[dict[str, Any]]:
-    """A view's mean norms of class and patch tokens, and how many of their values are not
-    finite."""
+    """A view's mean norms of class and patch tokens, and the counts of non-finite values."""
     stats_VS = store.array("stats")[image]
     kinds = ("cls", "patch") if store.spec.has_patches else ("cls",)
     return [

@@ -30,8 +30,7 @@ def norms(store: FeatureStore, image: int, view: int = 0) -> dict[str, Any]:
 def similar(
     store: FeatureStore, image: int, patch: tuple[int, int], view: int = 0, k: int = 8
 ) -> dict[str, Any]:
-    """Cosine of one patch with every patch of its photograph, and of the k photographs nearest by
-    class token.
+    """Cosine of one patch with all patches of its photograph, and of the k nearest ones.
 
     patch : row and column on the photograph's grid. A row's tokens are in memory at a time, as
         float32.

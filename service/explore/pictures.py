@@ -1,5 +1,4 @@
-"""Pictures of an image as files for a browser: the photograph, its thumbnail, its patch tokens as
-colours."""
+"""Pictures of an image for a browser: photograph, thumbnail, patch tokens as colours."""
 
 import io
 from pathlib import Path
@@ -56,8 +55,7 @@ def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple
 
 
 def pca_png(store: FeatureStore, image: int, view: int) -> bytes:
-    """Patch tokens as colours, a patch a pixel, as they lie on the photograph; see
-    `featurestore.explore.pictures.pca`."""
+    """Patch tokens as colours, a patch a pixel; see `featurestore.explore.pictures.pca`."""
     return _encoded(
         colours(on_photograph(_finite(store.patches[image, view]), store.spec.tokens, view)), "PNG"
     )

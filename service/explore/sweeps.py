@@ -1,5 +1,4 @@
-"""What a sweep's folder tells, finished or not: its settings, leaderboard, out-of-fold tables,
-curves.
+"""What a sweep's folder tells, finished or not: settings, leaderboard, predictions, curves.
 
 Pure functions of folders that `biomass train` leaves (trainer.loop.runs). A folder that lacks
 something gives what there is, and InputError for what is not, by the sweep's and run's names.
@@ -44,8 +43,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
-    """Settings in words, runs with their parameters, baselines, the honest estimate and the sweep's
-    own notes.
+    """Settings in words, runs with parameters, baselines, the honest estimate and notes.
 
     plan : what `plan` made of this sweep.
     """
@@ -83,8 +81,7 @@ def run_names(sweep: Path) -> list[str]:
 
 
 def plan(sweep: Path) -> Plan:
-    """What sweep.json says: settings in words, and each point's values on the grid's axes by its
-    run's name.
+    """What sweep.json says: settings in words, and each run's values on the grid's axes.
 
     Both are empty where this program cannot read it. Runs are taken from there, for a config that
     counts its points imports every kind, and torch with it; a sweep that was begun before they
@@ -216,8 +213,7 @@ def _wide(run: Path, weights: str | None) -> pd.DataFrame:
 
 
 def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
-    """What the heads that never saw an image predict for it: run, target, true and predicted grams,
-    averaged over repeats.
+    """Predictions for an image by heads that never saw it, averaged over repeats.
 
     Runs without an out-of-fold table, or without the image, are left out.
     """

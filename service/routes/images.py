@@ -93,8 +93,7 @@ async def nearest(request: Request) -> Response:
 
 @described("table", errors=ERRORS)
 async def predictions(request: Request) -> Response:
-    """What the served sweeps predict for it out of fold, a row a run and target; averaged over
-    repeats."""
+    """Out-of-fold predictions of served sweeps, a row a run and target, averaged over repeats."""
     opened = await run_in_threadpool(opened_of, request)
 
     def found(image: int) -> pd.DataFrame:
@@ -107,8 +106,7 @@ async def predictions(request: Request) -> Response:
 
 @described("table", errors=ERRORS)
 async def views(request: Request) -> Response:
-    """Its views: mean norms of class and patch tokens, and how many of their values are not
-    finite."""
+    """Its views: mean norms of class and patch tokens, and counts of non-finite values."""
     opened = await run_in_threadpool(opened_of, request)
     found = await _of_image(request, opened, partial(overview.view_norms, opened.store))
     return table_response(request, pd.DataFrame(found), name_of(request, "format"))

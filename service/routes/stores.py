@@ -46,8 +46,7 @@ def computed_routes() -> list[Route]:
 
 @described("json", ())
 def listing(request: Request) -> Response:
-    """All stores and sweeps served. One that is gone or damaged is left out and named under
-    `failing`."""
+    """All stores and sweeps served; those gone or damaged are named under `failing` instead."""
     library = library_of(request)
     failing = []
 
@@ -147,8 +146,7 @@ async def stats(request: Request) -> Response:
 
 @described("json", errors=("not-found", "store-damaged", "store-gone"))
 async def overview(request: Request) -> Response:
-    """What the store is: counts, grid, backbone, how many rows are outliers, targets by State and
-    date."""
+    """What the store is: counts, grid, backbone, number of outliers, targets by State and date."""
     opened = await run_in_threadpool(opened_of, request)
     key = (opened.state, "overview")
     found = await computations.run(request, key, lambda: overview_of(opened.store))
@@ -157,8 +155,7 @@ async def overview(request: Request) -> Response:
 
 @described("table")
 async def odd(request: Request) -> Response:
-    """Rows that are not finite, or whose statistics lie far from the others' of their view; worst
-    first."""
+    """Rows that are not finite, or far from the others of their view; worst first."""
     opened = await run_in_threadpool(opened_of, request)
     frame = await computations.run(request, (opened.state, "odd"), lambda: outliers(opened.store))
     return table_response(request, frame, name_of(request, "format"))
@@ -174,8 +171,7 @@ async def odd(request: Request) -> Response:
     ),
 )
 async def image_map(request: Request) -> Response:
-    """Where sealed images lie beside each other in two dimensions, by their class tokens in a
-    view."""
+    """Positions of sealed images in two dimensions, by their class tokens in a view."""
     opened = await run_in_threadpool(opened_of, request)
     view = view_of(request, opened)
     method = choice_of(request, "method", tuple(maps.METHODS))

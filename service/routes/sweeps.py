@@ -51,8 +51,7 @@ def leaderboard(request: Request) -> Response:
     averaged=("1: over repeats.", {"type": "integer", "enum": [0, 1], "default": 0}),
 )
 async def oof(request: Request) -> Response:
-    """Out-of-fold predictions of a run, a row an image and target; averaged over repeats if
-    requested."""
+    """Out-of-fold predictions of a run, a row an image and target, optionally averaged."""
     run = await run_in_threadpool(_run_of, request)
     weights = None
     if "weights" in request.query_params:

@@ -1,5 +1,4 @@
-"""A store as a Zarr v3 group of static objects: a Zarr store's own files, or an HDF5 store as if it
-were one.
+"""A store as a Zarr v3 group: a Zarr store's own files, or a view of an HDF5 store.
 
 Every key is found in a table or counted within an array's shape; none becomes part of a file name.
 """
