@@ -70,9 +70,13 @@ class Computations:
                 f"{most} long computations are under way or wait",
                 "ask again in some seconds",
             )
-        future = asyncio.get_running_loop().run_in_executor(
-            self._pool, lambda: _weighed(function())
-        )
+
+        def weighed() -> tuple[Any, int]:
+            # in the thread, too: to size a large table takes long
+            result = function()
+            return result, _size(result)
+
+        future = asyncio.get_running_loop().run_in_executor(self._pool, weighed)
         self._running[key] = future
         future.add_done_callback(lambda done: self._finish(key, done))
 
@@ -81,16 +85,11 @@ class Computations:
         if done.cancelled() or done.exception():
             return
         self._kept[key] = done.result()
-        while (
-            len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > self.kept_bytes
-        ):
-            # the last one stays: who pages through a large table asks again at once
-            self._kept.popitem(last=False)
-
-
-def _weighed(result: Any) -> tuple[Any, int]:
-    """A result and its size: of a large table that takes long, too."""
-    return result, _size(result)
+        n_bytes = sum(size for _, size in self._kept.values())
+        # the last one stays: who pages through a large table asks again at once
+        while len(self._kept) > 1 and n_bytes > self.kept_bytes:
+            _, (_, size) = self._kept.popitem(last=False)
+            n_bytes -= size
 
 
 def _size(result: Any) -> int:

@@ -126,16 +126,13 @@ class BytesResponse(Response):
 
         # opened for HEAD too: it tells the same errors as GET
         paths = {piece.path for piece in pieces if isinstance(piece, Span)}
-        opened = {path: _open(self.layout, path, files) for path in paths}
+        opened = {}
+        for path in paths:
+            opened[path] = self.layout.open_file(path)
+            files.callback(os.close, opened[path])
         if method == "HEAD":
             return Response(None, status, headers)
         return StreamingResponse(_read(pieces, opened), status, headers)
-
-
-def _open(layout: Layout, path: Path, files: ExitStack) -> int:
-    fd = layout.open_file(path)
-    files.callback(os.close, fd)
-    return fd
 
 
 def _matches(header: str | None, etag: str) -> bool:

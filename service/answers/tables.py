@@ -17,7 +17,8 @@ from starlette.responses import Response, StreamingResponse
 from service.answers.parameters import number_of
 from service.errors import ServiceError
 
-LIMIT, MOST_LIMIT = 10_000, 100_000
+LIMIT = 10_000
+MOST_LIMIT = 100_000
 # the last four: the first, full-width
 RUN = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -39,11 +40,20 @@ def table_response(request: Request, frame: pd.DataFrame, format: str) -> Respon
         raise ServiceError(
             "not-found", f"no format {format[:20]!r}", "a table comes as .json or .csv"
         )
-    names, total = _columns(request, frame), len(frame)
+    names = _columns(request, frame)
+    total = len(frame)
     offset = number_of(request, "offset", 0, total)
     limit = number_of(request, "limit", LIMIT, MOST_LIMIT, least=1)
     end = min(offset + limit, total)
-    following = _url_of(request, end, limit) if end < total else None
+    following = None
+    if end < total:
+        others = [
+            (key, value)
+            for key, value in request.query_params.multi_items()
+            if key not in ("offset", "limit")
+        ]
+        query = urlencode([*others, ("offset", end), ("limit", limit)])
+        following = f"{request.scope['path']}?{query}"
     part = frame.iloc[offset:end][names]
     if format == "csv":
         # relative to the address asked for: behind a proxy that may be below some prefix
@@ -78,15 +88,6 @@ def _columns(request: Request, frame: pd.DataFrame) -> list[str]:
             f"there are {', '.join(map(str, frame.columns))}",
         )
     return list(dict.fromkeys(names))
-
-
-def _url_of(request: Request, offset: int, limit: int) -> str:
-    kept = [
-        (key, value)
-        for key, value in request.query_params.multi_items()
-        if key not in ("offset", "limit")
-    ]
-    return f"{request.scope['path']}?{urlencode([*kept, ('offset', offset), ('limit', limit)])}"
 
 
 def _json(part: pd.DataFrame, after: dict[str, Any]) -> Iterator[str]:

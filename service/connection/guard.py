@@ -104,7 +104,9 @@ class Guard:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._is_token(given.strip()):
             return None
-        if self._is_token(_cookie(headers, self.cookie)):
+        # as browsers send it, whatever other cookies this host has
+        cookies = cookie_parser(headers.get("cookie", ""))
+        if self._is_token(cookies.get(self.cookie, "")):
             return self._without_token(scope) if scope["path"] == "/" else None
         entering = scope["path"] == "/" and self._is_token(dict(_query(scope)).get("token", ""))
         if entering:
@@ -181,8 +183,3 @@ def _host_name(host: str) -> str:
     if not colon or host.endswith("]") or not port.isdecimal():
         name = host
     return name.strip("[]").lower()
-
-
-def _cookie(headers: Headers, name: str) -> str:
-    """A cookie's value as browsers send it, whatever other cookies this host has."""
-    return cookie_parser(headers.get("cookie", "")).get(name, "")

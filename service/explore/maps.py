@@ -48,7 +48,8 @@ def image_map(store: FeatureStore, method: str = "pca", view: int = 0) -> pd.Dat
 def _pca(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     """(N, 2): by the first two principal components, the largest loading of each positive."""
     some_N = images_N[np.linspace(0, len(images_N) - 1, min(len(images_N), SAMPLE)).astype(int)]
-    sample_MD = _finite(_directions(store, some_N, view))
+    sample_MD = _directions(store, some_N, view)
+    sample_MD = sample_MD[np.isfinite(sample_MD).all(1)]
     place_N2 = np.full((len(images_N), 2), np.nan, np.float32)
     if not len(sample_MD):
         return place_N2
@@ -109,10 +110,6 @@ def _embedded(
 def _directions(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     empty_0D = np.empty((0, store.spec.tokens.width), np.float32)
     return np.concatenate([empty_0D, *direction_blocks(store, images_N, view)])
-
-
-def _finite(x_ND: np.ndarray) -> np.ndarray:
-    return x_ND[np.isfinite(x_ND).all(1)]
 
 
 def _class(module: str, name: str, package: str) -> type:

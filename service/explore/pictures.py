@@ -56,14 +56,10 @@ def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple
 
 def pca_png(store: FeatureStore, image: int, view: int) -> bytes:
     """Patch tokens as colours, a patch a pixel; see `featurestore.explore.pictures.pca`."""
-    return _encoded(
-        colours(on_photograph(_finite(store.patches[image, view]), store.spec.tokens, view)), "PNG"
-    )
-
-
-def _finite(tokens: np.ndarray) -> np.ndarray:
-    """What is not finite as 0: one such value would leave no component."""
-    return np.nan_to_num(tokens, nan=0, posinf=0, neginf=0)
+    # one value that is not finite would leave no component
+    finite_PD = np.nan_to_num(store.patches[image, view], nan=0, posinf=0, neginf=0)
+    upright = on_photograph(finite_PD, store.spec.tokens, view)
+    return _encoded(colours(upright), "PNG")
 
 
 def _encoded(pixels_HW3: np.ndarray, kind: str) -> bytes:
