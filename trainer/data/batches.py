@@ -189,7 +189,8 @@ class MixupBatches(IterableDataset):
         """The stream's batch, its images and views by their numbers in the store."""
         batch = self._stream.batch(epoch, step)
         images_U, views_U = batch.rows_U2.T
-        return replace(batch, rows_U2=np.stack([self._used_M[images_U], self.views_V[views_U]], 1))
+        stored_U2 = np.stack([self._used_M[images_U], self.views_V[views_U]], 1)
+        return replace(batch, rows_U2=stored_U2)
 
     def _made(self, batch: Batch, rows_UTPD: Sequence[Tensor]) -> MixupBatch:
         """Tokens and labels of a batch."""
@@ -239,9 +240,8 @@ class MixupBatches(IterableDataset):
 
 def _mix_row(own: Tensor, partner: Tensor, share: float, out: Tensor, other: Tensor) -> None:
     """out = share * own + (1 - share) * partner, block by block; `other` is room for one."""
-    for a, b, mixed in zip(
-        *(x.reshape(-1).split(len(other)) for x in (own, partner, out)), strict=True
-    ):
+    blocks = [x.reshape(-1).split(len(other)) for x in (own, partner, out)]
+    for a, b, mixed in zip(*blocks, strict=True):
         mixed.copy_(a)
         torch.lerp(other[: len(b)].copy_(b), mixed, share, out=mixed)
 

@@ -13,8 +13,8 @@ import numpy as np
 MOST_STARTS = 100
 # groups that one group is tried against: a step costs the same however many there are
 MOST_PARTNERS = 256
-# in which groups are dealt to find the measure; groups dealt in all of them
-MOST_ORDERS, MOST_DEALT = 10, 5000
+MOST_ORDERS = 10  # in which groups are dealt to find the measure
+MOST_DEALT = 5000  # groups, in all of them
 ROUNDING = 1e-9  # in shares: sums of square roots round
 
 

@@ -325,7 +325,8 @@ class Nowhere:
         "none: a pooled store; heads read class tokens "
         "and pooled vectors where they lie in the file"
     )
-    held_bytes, n_bytes_read = math.inf, 0
+    held_bytes = math.inf
+    n_bytes_read = 0
 
     def __init__(self, store: FeatureStore) -> None:
         self._store = store

@@ -21,7 +21,8 @@ from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 from trainer.heads.pooling import attend, project
 
-N_MAIN, N_AUX = 3, 2  # Total, GDM, Green; Dead, Clover
+N_MAIN = 3  # Total, GDM, Green
+N_AUX = 2  # Dead, Clover
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,17 @@ class Inputs:
         """(Q, G, B, T, D): patches under each sample's weights, of the mixed photograph unless
         pooled results are mixed."""
         if self.share_QGB is None or self.mix_pooled:
-            return attend(weight_QGBTP, self.rows, self.own_QB[..., None], self.half)[:, :, :, 0]
+            y = attend(weight_QGBTP, self.rows, self.own_QB[..., None], self.half)
+            return y[:, :, :, 0]
         # the same weights over own and partner's patches: mixing commutes with a linear map
         partner_QB = np.take_along_axis(self.own_QB, self.partner_QB, 1)
         row_QB2 = np.stack([self.own_QB, partner_QB], -1)
         y = attend(weight_QGBTP, self.rows, row_QB2, self.half)
         n_maps = y.shape[1] // self.share_QGB.shape[1]  # of each head
         share = self.share_QGB.repeat_interleave(n_maps, 1)
-        return torch.lerp(y[:, :, :, 1], y[:, :, :, 0], share[..., None, None])
+        own = y[:, :, :, 0]
+        partner = y[:, :, :, 1]
+        return torch.lerp(partner, own, share[..., None, None])
 
 
 @dataclass(frozen=True)

@@ -55,5 +55,8 @@ def _initial(
     weight = shape.tensors()[f"{name.rsplit('.', 1)[0]}.weight"]
     if len(weight) == 1:
         return np.full(size, float(name.endswith("weight")))
-    rng = np.random.default_rng([*address, crc32(name.encode()), *([own] if own else [])])
+    entropy = [*address, crc32(name.encode())]
+    if own:  # seed 0 draws as heads did before there was `head.seed`
+        entropy.append(own)
+    rng = np.random.default_rng(entropy)
     return rng.uniform(-1, 1, size) / np.sqrt(weight[1])

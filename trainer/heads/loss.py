@@ -56,7 +56,8 @@ class Labels:
         """share * these + (1 - share) * the partner's; a partner of no share spoils no Height."""
 
         def blend(own: Tensor, other: Tensor) -> Tensor:
-            s = share.reshape(*share.shape, *(1,) * (own.dim() - share.dim()))
+            trailing = (1,) * (own.dim() - share.dim())
+            s = share.reshape(*share.shape, *trailing)
             return torch.where(s == 1, own, s * own + (1 - s) * other)
 
         intervals = None
@@ -104,7 +105,11 @@ class LossWeights:
         )
 
 
-SPACES = {"raw": lambda y: y, "log1p": torch.log1p, "sqrt": lambda y: y.clamp_min(1e-6).sqrt()}
+SPACES = {
+    "raw": lambda y: y,
+    "log1p": torch.log1p,
+    "sqrt": lambda y: y.clamp_min(1e-6).sqrt(),
+}
 """Grams to what errors are measured in; the root's slope at 0 is infinite, so it begins above."""
 
 
@@ -115,7 +120,8 @@ def labels_of(
     state_N = catalog.get("State", pd.Series("", catalog.index)).to_numpy()
     one_hot_NC = state_N[:, None] == np.array(states)[None]
     arrays = (masses_of(catalog, MASSES), one_hot_NC, heights_of(catalog))
-    return Labels(*(torch.tensor(np.array(x), dtype=dtype, device=device) for x in arrays))
+    tensors = [torch.tensor(np.array(x), dtype=dtype, device=device) for x in arrays]
+    return Labels(*tensors)
 
 
 def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tensor:

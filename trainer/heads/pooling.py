@@ -49,31 +49,37 @@ class _Attend(torch.autograd.Function):
         w = w_QGBTP.permute(0, 2, 3, 1, 4).reshape(q * b, t, g, p)
         out = None  # its width is known with the first row
         for u, entries in touches.by_row:
-            a_TPM = w[entries // touches.n_slots].permute(1, 3, 0, 2).reshape(t, p, -1)
+            own = w[entries // touches.n_slots]
+            a_TPM = own.permute(1, 3, 0, 2).reshape(t, p, -1)
             y_TDM = transposed_times(rows[u], a_TPM, half)
             if out is None:
                 out = w.new_zeros(q * b * touches.n_slots, t, g, y_TDM.shape[1])
-            out[entries] = y_TDM.unflatten(2, (len(entries), g)).permute(2, 0, 3, 1)
+            y = y_TDM.unflatten(2, (len(entries), g))
+            out[entries] = y.permute(2, 0, 3, 1)
         ctx.rows = rows
         ctx.touches = touches
         ctx.half = half
         ctx.shape = (q, g, b, t, p)
-        return out.view(q, b, touches.n_slots, t, g, -1).permute(0, 4, 1, 2, 3, 5)
+        out = out.view(q, b, touches.n_slots, t, g, -1)
+        return out.permute(0, 4, 1, 2, 3, 5)
 
     @staticmethod
     def backward(ctx, dy_QGBSTD: Tensor) -> tuple:
         q, g, b, t, p = ctx.shape
         n_slots = ctx.touches.n_slots
-        dy = dy_QGBSTD.permute(0, 2, 3, 4, 1, 5).reshape(q * b * n_slots, t, g, -1)
+        dy = dy_QGBSTD.permute(0, 2, 3, 4, 1, 5)
+        dy = dy.reshape(q * b * n_slots, t, g, -1)
         dw = dy.new_zeros(q * b, t, g, p)
         for u, entries in ctx.touches.by_row:
-            d_TMD = dy[entries].permute(1, 0, 2, 3).reshape(t, len(entries) * g, -1)
+            d_TMD = dy[entries].permute(1, 0, 2, 3)
+            d_TMD = d_TMD.reshape(t, len(entries) * g, -1)
             dw_TPM = times(ctx.rows[u], d_TMD.transpose(1, 2), ctx.half)
             part = dw_TPM.view(t, p, len(entries), g).permute(2, 0, 3, 1)
             # one at a time: 18 ms of a core for a full-size step of 30 heads, index_add_ took 32
             for sample, each in zip((entries // n_slots).tolist(), part, strict=True):
                 dw[sample] += each
-        return dw.view(q, b, t, g, p).permute(0, 3, 1, 2, 4), None, None, None
+        dw_QGBTP = dw.view(q, b, t, g, p).permute(0, 3, 1, 2, 4)
+        return dw_QGBTP, None, None, None
 
 
 class _Project(torch.autograd.Function):
@@ -88,22 +94,25 @@ class _Project(torch.autograd.Function):
         out = None  # the grid of patches is known with the first row
         for u, entries in touches.by_row:
             t, p, _ = rows[u].shape
-            stacked = w[entries // b].transpose(0, 1).reshape(1, d, -1).expand(t, -1, -1)
-            y = times(rows[u], stacked, half)
+            stacked = w[entries // b].transpose(0, 1).reshape(1, d, -1)
+            y = times(rows[u], stacked.expand(t, -1, -1), half)
             if out is None:
                 out = w.new_zeros(q * b, t, p, g, k)
-            out[entries] = y.view(t, p, len(entries), g, k).permute(2, 0, 1, 3, 4)
+            y = y.view(t, p, len(entries), g, k)
+            out[entries] = y.permute(2, 0, 1, 3, 4)
         ctx.rows = rows
         ctx.touches = touches
         ctx.half = half
         ctx.shape = (q, g, d, k, b)
-        return out.view(q, b, *out.shape[1:]).permute(0, 4, 1, 2, 3, 5)
+        out = out.view(q, b, *out.shape[1:])
+        return out.permute(0, 4, 1, 2, 3, 5)
 
     @staticmethod
     def backward(ctx, dy_QGBTPK: Tensor) -> tuple:
         q, g, d, k, b = ctx.shape
         t, p = dy_QGBTPK.shape[3:5]
-        dy = dy_QGBTPK.permute(0, 2, 3, 4, 1, 5).reshape(q * b, t, p, g * k)
+        dy = dy_QGBTPK.permute(0, 2, 3, 4, 1, 5)
+        dy = dy.reshape(q * b, t, p, g * k)
         dw = dy.new_zeros(q, d, g * k)
         for u, entries in ctx.touches.by_row:
             d_TPM = dy[entries].permute(1, 2, 0, 3).reshape(t, p, -1)
@@ -111,7 +120,8 @@ class _Project(torch.autograd.Function):
             part = dw_DM.unflatten(1, (len(entries), g * k))
             for i, split in enumerate((entries // b).tolist()):
                 dw[split] += part[:, i]
-        return dw.view(q, d, g, k).permute(0, 2, 1, 3), None, None, None, None
+        dw_QGDK = dw.view(q, d, g, k).permute(0, 2, 1, 3)
+        return dw_QGDK, None, None, None, None
 
 
 def attend(

@@ -269,7 +269,9 @@ def standardised(x_NF: np.ndarray, center_F: np.ndarray, scale_F: np.ndarray) ->
 
 def squared_distances(a_NF: np.ndarray, b_MF: np.ndarray) -> np.ndarray:
     """(N, M) squared Euclidean distances between rows."""
-    squares_NM = (a_NF**2).sum(1)[:, None] + (b_MF**2).sum(1) - 2 * a_NF @ b_MF.T
+    a_N1 = (a_NF**2).sum(1)[:, None]
+    b_M = (b_MF**2).sum(1)
+    squares_NM = a_N1 + b_M - 2 * a_NF @ b_MF.T
     return np.maximum(squares_NM, 0)  # rounding may leave -1e-12
 
 

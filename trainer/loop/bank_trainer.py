@@ -82,8 +82,10 @@ class BankTrainer:
         """Add one batch's gradients; every so many batches, and at the last, step the optimiser."""
         self.is_whole = False
         (loss_QG.sum() / every).backward()
-        self.losses_QG.append(loss_QG.detach().cpu().numpy())
-        self.failed_QG[(self.failed_QG < 0) & ~np.isfinite(self.losses_QG[-1])] = self.n_batches
+        loss_QG = loss_QG.detach().cpu().numpy()
+        self.losses_QG.append(loss_QG)
+        fails_QG = (self.failed_QG < 0) & ~np.isfinite(loss_QG)
+        self.failed_QG[fails_QG] = self.n_batches
         self.n_batches += 1
         if self.n_batches % every == 0 or is_last:
             self.optimizer.step()

@@ -39,8 +39,10 @@ class HeldOut:
     @classmethod
     def mean(cls, views: Sequence["HeldOut"]) -> "HeldOut":
         """The average over views."""
-        states = None if views[0].state_GRNC is None else np.mean([v.state_GRNC for v in views], 0)
-        return cls(np.mean([v.masses_GRN5 for v in views], 0), states)
+        masses = np.mean([view.masses_GRN5 for view in views], 0)
+        if views[0].state_GRNC is None:
+            return cls(masses, None)
+        return cls(masses, np.mean([view.state_GRNC for view in views], 0))
 
     def put(self, out: Outputs, splits: Sequence[Split], batch: Batch) -> None:
         """Fill in a batch's outputs."""

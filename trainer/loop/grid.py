@@ -118,7 +118,8 @@ class SweepConfig:
             for key, value in settings.items():
                 parts = key.split(".")
                 # the last part, or two where another axis ends alike
-                word = parts[-1] if ends.count(parts[-1]) == 1 else "_".join(parts[-2:])
+                n_parts = 1 if ends.count(parts[-1]) == 1 else 2
+                word = "_".join(parts[-n_parts:])
                 words.append(f"{word}-{_spoken(value)}")
             names.append(safe_name("__".join(words)))
         return names

@@ -26,18 +26,18 @@ class BankOptimizer:
         for tensor in bank.tensors.values():
             # in place from here on: replacing it would unhook the slices
             tensor.grad = torch.zeros_like(tensor)
-        self.adamw = torch.optim.AdamW(list(self._groups()), fused=True)
-        self.average = {name: tensor.detach().clone() for name, tensor in bank.tensors.items()}
-
-    def _groups(self):
-        for q in range(self.bank.n_splits):
-            for g, point in enumerate(self.points):
-                yield {
-                    "params": [_slice(t, q, g) for t in self.bank.tensors.values()],
+        groups = []
+        for q in range(bank.n_splits):
+            for g, point in enumerate(points):
+                group = {
+                    "params": [_slice(tensor, q, g) for tensor in bank.tensors.values()],
                     "point": g,
                     "lr": point.optimization.lr,
                     "weight_decay": point.optimization.weight_decay,
                 }
+                groups.append(group)
+        self.adamw = torch.optim.AdamW(groups, fused=True)
+        self.average = {name: tensor.detach().clone() for name, tensor in bank.tensors.items()}
 
     def step(self) -> None:
         """One step of every head, then of its moving average; gradients are zero afterwards."""
@@ -55,11 +55,8 @@ class BankOptimizer:
         warm = settings.warmup_rate * self.n_steps
         if self.n_done < warm:
             return settings.lr * (self.n_done + 1) / (math.floor(warm) + 1)
-        return (
-            settings.lr
-            * (1 + math.cos(math.pi * (self.n_done - warm) / max(1, self.n_steps - warm)))
-            / 2
-        )
+        part = math.pi * (self.n_done - warm) / max(1, self.n_steps - warm)
+        return settings.lr * (1 + math.cos(part)) / 2
 
     def _update_average(self) -> None:
         """Move the average towards the weights; before its start, or if off, it equals them."""
@@ -72,7 +69,8 @@ class BankOptimizer:
         with torch.no_grad():
             for name, tensor in self.bank.tensors.items():
                 average = self.average[name]
-                average.lerp_(tensor, weight_G.to(tensor).view(1, -1, *(1,) * (tensor.dim() - 2)))
+                axes = (1, -1, *(1,) * (tensor.dim() - 2))
+                average.lerp_(tensor, weight_G.to(tensor).view(axes))
 
 
 def _slice(tensor: Tensor, q: int, g: int) -> nn.Parameter:

@@ -92,7 +92,10 @@ class RunFolder:
         Of a run in a bundle, whose spec.json names a folder of the bundle, that one alone.
         """
         told = Path(self._spec_json["store_folder"])
-        return [self.path / told, *(moved_places(told, self.path) if told.is_absolute() else [])]
+        places = [self.path / told]
+        if told.is_absolute():
+            places += moved_places(told, self.path)
+        return places
 
     @cached_property
     def _spec_json(self) -> dict:
@@ -204,7 +207,8 @@ class SweepResult:
         ]
         # a sweep of regressors alone has no columns of the best epoch
         there = [c for c in columns if c in self.summary]
-        shown = self.summary[[c for c in there if self.summary[c].notna().any()]]
+        filled = [c for c in there if self.summary[c].notna().any()]
+        shown = self.summary[filled]
         rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
         return "\n".join([rows, *self.notes])
 

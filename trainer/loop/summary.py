@@ -38,11 +38,14 @@ def finish(
     check_interrupt()
     scores = {}
     for r in results:
-        scores[r.index] = {which: scores_of(sweep, p.masses_RN5) for which, p in r.held_out.items()}
+        scores[r.index] = {}
+        for which, prediction in r.held_out.items():
+            scores[r.index][which] = scores_of(sweep, prediction.masses_RN5)
 
     # those that failed last, then by score; one that is not defined stands behind all others
     def rank(r: PointResult) -> tuple[bool, float]:
-        return r.failed, -np.nan_to_num(scores[r.index]["last"].mean, nan=-np.inf)
+        score = scores[r.index]["last"].mean
+        return r.failed, -np.nan_to_num(score, nan=-np.inf)
 
     results = sorted(results, key=rank)
     choices = [r for r in results if not kinds.load(r.config.head.kind).report_only]

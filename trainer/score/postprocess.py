@@ -179,8 +179,9 @@ def _brought_to(masses_N5: np.ndarray, target: str, wanted_N: np.ndarray) -> np.
     old = masses_N5[..., parts]
     total = old.sum(-1, keepdims=True)
     nothing = total == 0
-    # a ratio of totals may overflow
-    share = np.where(nothing, np.arange(len(parts)) == 0, old / np.where(nothing, 1, total))
+    # shares, not one ratio of totals, which may overflow; of nothing the first part has all
+    whole_to_first = np.arange(len(parts)) == 0
+    share = np.where(nothing, whole_to_first, old / np.where(nothing, 1, total))
     parts_N3 = masses_N5[..., :3].copy()
     parts_N3[..., parts] = share * wanted_N[..., None]
     there_N = wanted_N == masses_N5[..., TARGETS.index(target)]
