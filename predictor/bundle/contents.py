@@ -132,18 +132,16 @@ def _pickled(path: Path) -> str | None:
 
 def _malformed(path: Path) -> str | None:
     """Why a file is not of the kind that its name says, if it is not; nothing is loaded."""
-    head = _head(path)
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
     if path.suffix == ".whl":
         return None if head.startswith(b"PK\x03\x04") else "not a wheel"
-    if path.suffix == ".safetensors":  # the length of a JSON object, and that object
-        sound = head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= path.stat().st_size
+    if path.suffix == ".safetensors":
+        # it begins with the length of a JSON object, and that object
+        n_bytes = int.from_bytes(head[:8], "little")
+        sound = head[8:9] == b"{" and 8 + n_bytes <= path.stat().st_size
         return None if sound else "not safetensors"
     return _not_text(path)
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(HEAD_BYTES)
 
 
 def _not_text(path: Path) -> str | None:

@@ -176,18 +176,18 @@ def _usable(sweep: Path, say: Callable[[str], object]) -> set[str]:
     """Points of a sweep that have heads to predict with."""
     # of the mean and ridge beside them it says nothing
     summary = pd.read_csv(sweep / "summary.csv").dropna(subset="failed")
-    usable = {
-        name
-        for name, failed in zip(summary["name"], summary["failed"], strict=True)
-        if not bool(failed) and _has_heads(sweep / name / "weights")
-    }
-    if lacking := sorted(set(summary["name"]) - usable):
+    usable = set()
+    for name, failed in zip(summary["name"], summary["failed"], strict=True):
+        weights = sweep / name / "weights"
+        if bool(failed) or not weights.is_dir():
+            continue
+        if any(file.suffix == ".safetensors" for file in weights.iterdir()):
+            usable.add(name)
+
+    lacking = sorted(set(summary["name"]) - usable)
+    if lacking:
         say(f"without {', '.join(lacking)}: failed, or for reports only")
     return usable
-
-
-def _has_heads(folder: Path) -> bool:
-    return folder.is_dir() and any(file.suffix == ".safetensors" for file in folder.iterdir())
 
 
 def _names(runs: Sequence[Path]) -> dict[Path, str]:

@@ -45,17 +45,19 @@ class Journal:
             [raw.masses_HV5.tolist(), None if raw.state_HVC is None else raw.state_HVC.tolist()]
             for raw in raws
         ]
-        self._append(
-            {"key": self._key, "group": group, "image_id": image_id, "sha256": sha256, "raw": plain}
-        )
+        line = {
+            "key": self._key,
+            "group": group,
+            "image_id": image_id,
+            "sha256": sha256,
+            "raw": plain,
+        }
+        with can_write(self.path), open(self.path, "a") as file:
+            file.write(_text(line))
 
     def close(self) -> None:
         """The output is written."""
         remove(self.path)
-
-    def _append(self, line: dict) -> None:
-        with can_write(self.path), open(self.path, "a") as file:
-            file.write(_text(line))
 
     def _lines(self) -> Iterator[dict]:
         for text in self.path.read_text(errors="replace").splitlines():
