@@ -55,7 +55,8 @@ class MixupBatch:
 
         For lazy batches: `batch.mix(torch.stack([row.float() @ weight for row in batch.patches]))`.
         """
-        return torch.lerp(own[self.partner], own, _column(self.share, own).to(own.dtype))
+        share = _column(self.share, own).to(own.dtype)
+        return torch.lerp(own[self.partner], own, share)
 
 
 class MixupBatches(IterableDataset):

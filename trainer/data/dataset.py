@@ -124,7 +124,8 @@ class TrainingData:
     def features(self, names: Sequence[str], view: int, images_n: np.ndarray) -> np.ndarray:
         """(n, F) float64 features of some images for a regressor, averaged over tiles."""
         stored_n = self.images_N[images_n]
-        self.check_rows(np.stack([stored_n, np.full(len(stored_n), view)], 1), patches=False)
+        rows_n2 = np.stack([stored_n, np.full(len(stored_n), view)], 1)
+        self.check_rows(rows_n2, patches=False)
         cls_NTD = self.store.array("cls")[:, view]
         pooled_NT5D = self.store.array("pooled")[:, view]
         return pooled_features(cls_NTD, pooled_NT5D, names, stored_n)
@@ -177,7 +178,8 @@ class TrainingData:
 
     def _vector(self, name: str, stored_n: np.ndarray) -> np.ndarray:
         """(n, V, T, D) one pooled vector."""
-        return self.store.array("pooled")[..., POOLED.index(name), :][stored_n].astype(np.float64)
+        vector_NVTD = self.store.array("pooled")[..., POOLED.index(name), :]
+        return vector_NVTD[stored_n].astype(np.float64)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=self.dtype, device=self.device)

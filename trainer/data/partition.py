@@ -46,11 +46,14 @@ class Counts:
         """
         scale_K = self.n_folds * self.count_GK.sum(0)
         std_nK = np.sqrt(self.n_folds * square_nK - sum_K**2) / scale_K
-        return np.stack([std_nK[..., :-1].mean(-1), std_nK[..., -1]], -1)
+        strata_n = std_nK[..., :-1].mean(-1)
+        sizes_n = std_nK[..., -1]
+        return np.stack([strata_n, sizes_n], -1)
 
     def imbalance_of(self, fold_G: np.ndarray) -> np.ndarray:
         """(2,) of strata and of sizes, of a whole partition."""
-        return self.imbalance((self.in_folds(fold_G) ** 2).sum(0), self.count_GK.sum(0))
+        square_K = (self.in_folds(fold_G) ** 2).sum(0)
+        return self.imbalance(square_K, self.count_GK.sum(0))
 
     def in_folds(self, fold_G: np.ndarray) -> np.ndarray:
         """(F, K) counts of each fold."""
@@ -106,7 +109,8 @@ def _greedy(counts: Counts, order_G: np.ndarray) -> np.ndarray:
     count_FK = np.zeros((n_folds, count_GK.shape[1]), np.int64)
     for n_dealt, g in enumerate(order_G):
         square_FK = (count_FK**2).sum(0) + (2 * count_FK + count_GK[g]) * count_GK[g]
-        strata_F = counts.imbalance(square_FK, count_FK.sum(0) + count_GK[g])[:, 0].round(12)
+        dealt_K = count_FK.sum(0) + count_GK[g]
+        strata_F = counts.imbalance(square_FK, dealt_K)[:, 0].round(12)
         empty_F = count_FK[:, -1] == 0
         if len(order_G) - n_dealt <= empty_F.sum():
             strata_F[~empty_F] = np.inf
@@ -146,7 +150,8 @@ def _from_random_start(
         if (fold_G == home).sum() > 1:  # alone it would leave its fold empty
             others_n = np.delete(np.arange(n_folds), home)
             to_n = np.append(to_n, others_n)
-            gone_nK = np.append(gone_nK, np.tile(count_GK[g], (len(others_n), 1)), axis=0)
+            alone_nK = np.tile(count_GK[g], (len(others_n), 1))
+            gone_nK = np.append(gone_nK, alone_nK, axis=0)
         square_nK = square_K + 2 * gone_nK * (count_FK[to_n] - count_FK[home] + gone_nK)
         excess_n = _excess(counts.imbalance(square_nK, total_K), enough_2)
         best = np.argmin(excess_n)

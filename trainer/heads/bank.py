@@ -348,7 +348,8 @@ def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
     height = F.softplus(bank.linear("height_head", features)).mean(3)[..., 0]
     if not bank.shape.n_intervals:
         return Outputs(masses, state, height)
-    intervals = bank.linear("interval_head", features).mean(3).unflatten(-1, (N_MAIN + N_AUX, -1))
+    intervals = bank.linear("interval_head", features).mean(3)
+    intervals = intervals.unflatten(-1, (N_MAIN + N_AUX, -1))
     return Outputs(masses, state, height, intervals)
 
 

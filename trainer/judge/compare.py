@@ -168,7 +168,8 @@ class SiteSums:
         Mean over the repeats that have a score there; NaN where none has, or either point failed.
         """
         sst_BR = self._sst(counts_BS)
-        share_BR = np.nan_to_num(1 / sst_BR) / np.isfinite(sst_BR).sum(1, keepdims=True).clip(1)
+        n_scored_B1 = np.isfinite(sst_BR).sum(1, keepdims=True)
+        share_BR = np.nan_to_num(1 / sst_BR) / n_scored_B1.clip(1)
         weight_BRS = share_BR[..., None] * counts_BS[:, None]
         # the mean over repeats of counts @ error / sst, as one product over repeats and sites
         more_GRS = self.error_GRS - self.error_GRS[reference]

@@ -80,7 +80,8 @@ def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = ()
     ax.set(
         xlabel="out-of-fold score (weighted R2 over all images and targets)", title="leaderboard"
     )
-    ax.set_xlim(left=min(0, np.nanmin(points["score_last"].to_numpy(float), initial=0)))
+    lowest = np.nanmin(points["score_last"].to_numpy(float), initial=0)
+    ax.set_xlim(left=min(0, lowest))
     figure.legend(
         frameon=False,
         fontsize=8,

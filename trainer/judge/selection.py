@@ -48,7 +48,8 @@ def squared_errors(
     difference = np.asarray(prediction_RN5, np.float64) - truth_N5
     squares = np.square(difference, out=np.zeros_like(difference), where=known_N5)
     error_RN = squares @ np.array(WEIGHTS)
-    return np.stack([error_RN[..., s.repeat, s.val_N].sum(-1) for s in splits], -1)
+    errors = [error_RN[..., split.repeat, split.val_N].sum(-1) for split in splits]
+    return np.stack(errors, -1)
 
 
 def honest_estimate(

@@ -191,7 +191,8 @@ def close_regressor(sweep: Sweep, p: int, run: RunFolder) -> PointResult:
 def save_regressor(sweep: Sweep, p: int, run: RunFolder) -> None:
     """Fit a point's regressor on every image and save it."""
     run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
-    (state,) = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])[0]
+    states, _ = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])
+    (state,) = states
     run.save_head(ALL_FILE.format(which="last"), _tensors(state))
 
 

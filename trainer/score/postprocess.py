@@ -170,7 +170,8 @@ def most_probable(state_NC: np.ndarray, states: Sequence[str]) -> np.ndarray:
             "the last axis must be theirs"
         )
     unknown_N = np.isnan(state_NC).any(-1)
-    return np.where(unknown_N, "", np.array(states)[np.nan_to_num(state_NC).argmax(-1)])
+    most_N = np.nan_to_num(state_NC).argmax(-1)
+    return np.where(unknown_N, "", np.array(states)[most_N])
 
 
 def _brought_to(masses_N5: np.ndarray, target: str, wanted_N: np.ndarray) -> np.ndarray:

@@ -50,8 +50,11 @@ def _n_components(position_NR: np.ndarray, u_NK: np.ndarray, group_N: np.ndarray
     for train_n, held_m in inner_folds(group_N):
         rotation_RC, loading_KC = _components(position_NR[train_n], u_NK[train_n])
         score_mC = (position_NR[held_m] - position_NR[train_n].mean(0)) @ rotation_RC
-        guess_mCK = np.cumsum(score_mC[:, :, None] * loading_KC.T, axis=1) + u_NK[train_n].mean(0)
-        errors_C += ((guess_mCK - u_NK[held_m][:, None]) ** 2).sum((0, 2))
+        part_mCK = score_mC[:, :, None] * loading_KC.T
+        # a fit with n components is the sum of the first n parts
+        guess_mCK = np.cumsum(part_mCK, axis=1) + u_NK[train_n].mean(0)
+        error_mCK = guess_mCK - u_NK[held_m][:, None]
+        errors_C += (error_mCK**2).sum((0, 2))
     return int(errors_C.argmin()) + 1
 
 

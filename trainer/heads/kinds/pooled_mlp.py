@@ -27,8 +27,9 @@ class PooledMlp(HeadKind):
     def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
         vectors = {name: inputs.pooled_QBT5D[:, None, :, :, i] for i, name in enumerate(POOLED)}
         vectors["cls"] = inputs.cls_QBTD[:, None]
-        x = torch.cat([bank.normal(name, vectors[name]) for name in bank.shape.features], -1)
-        return trunk(bank, inputs, bank.each_point(inputs.mixed(x)))
+        features = [bank.normal(name, vectors[name]) for name in bank.shape.features]
+        mixed = inputs.mixed(torch.cat(features, -1))
+        return trunk(bank, inputs, bank.each_point(mixed))
 
 
 KIND = PooledMlp()
