@@ -92,8 +92,8 @@ class Layout:
             if found is None or found.st_size != size:
                 found_text = f"{found.st_size} bytes long" if found else "missing"
                 raise StoreDamaged(
-                    f"{path}: {found_text}, {size} bytes expected; restore it or build the store "
-                    "again"
+                    f"{path}: {found_text}, {size} bytes expected; "
+                    "restore it or build the store again"
                 )
             self.inodes[path] = found.st_dev, found.st_ino
 
@@ -127,6 +127,6 @@ def check_format(path: Path, name: object, version: object) -> None:
         raise InputError(f"{path}: not a {FORMAT}: its root attribute 'format' is {name!r}")
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use a newer "
-            "biomass"
+            f"{path}: format version {version}, this program reads "
+            f"{FORMAT_VERSION}; use a newer biomass"
         )
