@@ -12,6 +12,7 @@ from test_sweep import assert_same_head, head_of, trained
 from trainer.config.sections import HeadConfig
 from trainer.heads import kinds
 from trainer.heads.bank import HeadKind
+from trainer.heads.kinds import density
 from trainer.heads.regressor import Regressor
 from trainer.loop.runs import RunFolder
 from trainer.loop.sweep import Sweep, prepare_sweep, run_sweep
@@ -58,3 +59,14 @@ def test_every_kind_says_what_it_reads_and_is_documented(name):
         HeadConfig.model_fields
     )
     assert f"`{name}`" in DOCS
+
+
+def test_a_kind_whose_outputs_start_far_from_the_means_is_told_of(tmp_path, store, monkeypatch):
+    """Its layers have other names than those whose biases are known."""
+    code = Path(density.__file__).read_text("utf-8").replace('"density', '"output')
+    (tmp_path / "kinds").mkdir()
+    (tmp_path / "kinds" / "renamed.py").write_text(code)
+    monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path / "kinds")])
+    sweep = prepare_sweep(config(tmp_path, store, kind="[renamed]", lr="[1e-2]"), "cpu")
+    with pytest.warns(UserWarning, match="renamed: it has none of main_head.bias, aux_head.bias"):
+        sweep.trainers([0])

@@ -1,5 +1,6 @@
 """What heads begin with: the values of every tensor of a fresh bank."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from zlib import crc32
 
@@ -25,6 +26,12 @@ def new_bank(
     biases : for each split, values of the output biases; from zero they would take hundreds of
         steps to get there.
     """
+    if not biases[0].keys() & shape.tensors().keys():
+        warnings.warn(
+            f"head.kind {shape.kind}: it has none of {', '.join(biases[0])}, so its predictions "
+            "start far from the training means; name its output layers so (docs/design.md)",
+            stacklevel=2,
+        )
     seed = points[0].experiment.seed
     points_of_seed: dict[int, list[int]] = {}
     for g, point in enumerate(points):
