@@ -15,7 +15,7 @@ test: $(VENV)/.installed-test
 test-system: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs -m "system or not system"
 
-# changes in the code, one at a time: do the quick tests notice? Long
+# changes in the code, one at a time: do the quick tests notice? 920 of them in 54 minutes on 2 cores
 mutants: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[mutants]"
 	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py
