@@ -174,7 +174,7 @@ def load_backbone(
     """
     size = _tile_size(model_name, crop, image_size, aspect)
     # before any weights are fetched
-    _check_memory(tried_model(model_name, size, layers), model_name)
+    _check_memory(tried_model(model_name, size, tuple(layers)), model_name)
     try:
         model = _create(model_name, weights, size, seed)
     except NoDownload as err:

@@ -45,7 +45,9 @@ def new_model(model_name: str, arguments: dict[str, Any]) -> nn.Module:
     return model
 
 
-def tried_model(model_name: str, size: tuple[int, int], layers: Sequence[int]) -> nn.Module:
+# a process may load one model several times: for each device, or in a notebook
+@lru_cache(maxsize=8)
+def tried_model(model_name: str, size: tuple[int, int], layers: tuple[int, ...]) -> nn.Module:
     """The model without weights, on the meta device, once a tile of (height, width) pixels went
     through it.
 
@@ -54,12 +56,6 @@ def tried_model(model_name: str, size: tuple[int, int], layers: Sequence[int]) -
     Raises InputError if the model cannot be created at that size, fails, or gives other tokens than
     one class token and a grid of patches.
     """
-    return _tried_model(model_name, tuple(size), tuple(layers))
-
-
-# members of an ensemble share their backbone, and each is tried before it is loaded
-@lru_cache(maxsize=8)
-def _tried_model(model_name: str, size: tuple[int, int], layers: tuple[int, ...]) -> nn.Module:
     height, width = size
     try:
         with torch.device("meta"), torch.inference_mode():

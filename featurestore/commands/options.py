@@ -38,7 +38,7 @@ class StorePath(click.Path):
 
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
-"""How click shows help, for whatever stands above all else on a command line."""
+"""Settings of the outermost command: its options for help, and the width of the text."""
 
 # readable=False: a file that this account may not read is the command's to explain, as it is in
 # Python

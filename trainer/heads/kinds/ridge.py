@@ -83,8 +83,8 @@ def solve(
     """(F, K) coefficients and (K,) intercepts of a ridge whose strength is each target's own.
 
     The strength is the one of ALPHAS whose squared error over all held-out rows is least. One
-    matrix of products serves all folds, and one decomposition of a fold's part all strengths and
-    targets. Products are of rows, or of features where those are fewer.
+    decomposition of a fold's products serves all strengths and targets. Products are of rows, one
+    matrix for all folds, or where features are fewer of those, a matrix a fold.
     Source: Hastie, Tibshirani and Friedman 2009, The Elements of Statistical Learning, equations
     3.47 and 18.13.
     """
