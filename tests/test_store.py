@@ -86,18 +86,17 @@ def test_take_gathers_rows_in_the_order_asked(store_path):
 @pytest.mark.parametrize(
     "out",
     [
-        np.empty((2, 2, 6, 7), np.float16),
-        np.empty((3, 2, 6, 7), np.float32),
-        np.empty((3, 2, 6, 14), np.float16)[..., ::2],
+        np.zeros((2, 2, 6, 7), np.float16),
+        np.zeros((3, 2, 6, 7), np.float32),
+        np.zeros((3, 2, 6, 14), np.float16)[..., ::2],
     ],
     ids=["shape", "type", "order"],
 )
 def test_take_refuses_another_buffer(store_path, out):
     write_tiny(store_path)
-    before = out.copy()
     with pytest.raises(InputError, match=r"needs C-contiguous float16 \(3, 2, 6, 7\)"):
         FeatureStore.open(store_path).take([(4, 2), (0, 1), (4, 0)], out=out)
-    assert np.array_equal(out.view(np.uint16), before.view(np.uint16)) or out.dtype == np.float32
+    assert not out.any(), "it stays as it was"
 
 
 def test_rows_are_named_and_fetched_by_image_and_view(store_path, monkeypatch):

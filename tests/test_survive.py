@@ -278,11 +278,8 @@ def undisturbed(store, tmp_path_factory):
     return left(next((folder / "runs").iterdir()))
 
 
-ZARR_SHARD = pytest.param("features.zarr/patches/c/0/0/0/0/0", marks=pytest.mark.system)
-
-
 @pytest.mark.system
-@pytest.mark.parametrize("cut", ["features.h5", ZARR_SHARD])
+@pytest.mark.parametrize("cut", ["features.h5", "features.zarr/patches/c/0/0/0/0/0"])
 def test_a_sweep_whose_store_is_cut_shows_the_line_and_can_be_resumed(tmp_path, undisturbed, cut):
     """R03. And once the store is back, the sweep ends where it would have."""
     path, file = write_store(tmp_path / cut.split("/")[0]), tmp_path / cut
@@ -296,10 +293,8 @@ def test_a_sweep_whose_store_is_cut_shows_the_line_and_can_be_resumed(tmp_path, 
     assert left(folder) == undisturbed
 
 
-@pytest.mark.parametrize(
-    "name", ["features.h5", pytest.param("features.zarr", marks=pytest.mark.system)]
-)
 @pytest.mark.system
+@pytest.mark.parametrize("name", ["features.h5", "features.zarr"])
 def test_a_store_that_is_replaced_is_read_to_the_end(tmp_path, undisturbed, name):
     """R10. Maps and descriptors are those of the store that was opened."""
     path, other = write_store(tmp_path / name), write_store(tmp_path / f"other_{name}", seed=1)

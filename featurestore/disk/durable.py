@@ -252,7 +252,8 @@ def locked(
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as err:
         raise InputError(
-            f"{lock}: cannot be opened to write ({err.strerror}); you need permission to write there"
+            f"{lock}: cannot be opened to write ({err.strerror}); "
+            "you need permission to write there"
         ) from err
     _held.add(fd)
     try:
