@@ -21,8 +21,8 @@ IN_PART = 6
 NO_TEMPORARY = "No usable temporary directory"
 """How tempfile's error begins where there is no such folder."""
 SET_TMPDIR = (
-    "torch needs one writable folder for temporary files: set TMPDIR "
-    "to one, such as the output's folder"
+    "torch needs one writable folder for temporary files: "
+    "set TMPDIR to one, such as the output's folder"
 )
 
 

@@ -104,8 +104,8 @@ def train(
             sweep = SweepConfig.load(config, given)
             if sweep.n_combinations > 1000 and not yes:
                 raise UsageError(
-                    f"{config}: a grid of {sweep.n_combinations} "
-                    "points; if that is meant, add --yes"
+                    f"{config}: a grid of {sweep.n_combinations} points; "
+                    "if that is meant, add --yes"
                 )
             if plan:
                 # what it times is not kept

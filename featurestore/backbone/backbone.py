@@ -88,8 +88,8 @@ class Backbone:
             if not (torch.isfinite(c).all() and torch.isfinite(p.sum(dtype=torch.float32))):
                 raise InputError(
                     f"image {image_id!r}, view {view.name!r}, layer {layer}: tokens are not finite "
-                    "or beyond float16's 65504; try --precision fp32, or "
-                    "check the photograph and the weights"
+                    "or beyond float16's 65504; "
+                    "try --precision fp32, or check the photograph and the weights"
                 )
         patches_TPD = torch.cat(patches, -1)
         return torch.cat(cls, -1), int8_rounded(
@@ -136,8 +136,8 @@ class Backbone:
             precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
             raise InputError(
                 f"{self.spec.model}: cannot be used on {self.device} in {precision}, a trial with "
-                f"a grey tile failed ({short(err)}); try --precision "
-                "fp32, or another --device or backbone"
+                f"a grey tile failed ({short(err)}); "
+                "try --precision fp32, or another --device or backbone"
             ) from err
 
     @torch.inference_mode()

@@ -67,8 +67,8 @@ def tried_model(model_name: str, size: tuple[int, int], layers: tuple[int, ...])
     except Exception as err:  # of whatever kind: it comes from inside a model that others wrote
         raise InputError(
             f"{model_name}: cannot be used, a trial with a tile of {height} x {width} pixels "
-            f"failed ({type(err).__name__}: {short(err)}); try the "
-            f"model's own image size, or {EXAMPLES}"
+            f"failed ({type(err).__name__}: {short(err)}); "
+            f"try the model's own image size, or {EXAMPLES}"
         ) from err
     n_patches = height // patch_size(model) * (width // patch_size(model))
     expected = (1, model.num_features), (1, n_patches, model.num_features)

@@ -123,8 +123,8 @@ def pread_into(fd: int, buffer: np.ndarray, offset: int) -> None:
         n = os.preadv(fd, [view], offset)
         if n == 0:
             raise StoreDamaged(
-                f"file ends at byte {offset}, {len(view)} more "
-                "were expected; it was cut after opening"
+                f"file ends at byte {offset}, {len(view)} more were expected; "
+                "it was cut after opening"
             )
         view, offset = view[n:], offset + n
 

@@ -62,8 +62,8 @@ def check_threads(value: str | None, n_cpus: int, n_cores: int) -> Check:
     the affinity, quota or not."""
     if value is None and n_cpus < n_cores:
         found = (
-            f"not set: train takes a thread for each of {n_cores} "
-            f"cores, and the CPU quota allows {n_cpus}"
+            "not set: "
+            f"train takes a thread for each of {n_cores} cores, and the CPU quota allows {n_cpus}"
         )
         return Check("OMP_NUM_THREADS", WARN, found, f"export OMP_NUM_THREADS={n_cpus}")
     if value is None:

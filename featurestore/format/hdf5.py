@@ -194,8 +194,8 @@ def _dataset(file, name: str):
         or group.id.get_create_plist().get_nfilters()
     ):
         raise StoreDamaged(
-            f"{file.filename}: array {name!r} is not plain bytes "
-            "in this file (a filter, or external)"
+            f"{file.filename}: "
+            f"array {name!r} is not plain bytes in this file (a filter, or external)"
         )
     return group
 

@@ -127,6 +127,6 @@ def check_format(path: Path, name: object, version: object) -> None:
         raise InputError(f"{path}: not a {FORMAT}: its root attribute 'format' is {name!r}")
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{path}: format version {version}, this program reads "
-            f"{FORMAT_VERSION}; use a newer biomass"
+            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; "
+            "use a newer biomass"
         )

@@ -86,8 +86,8 @@ def count_images(path: Path) -> int:
         and 1 <= shape[0] <= MOST_IMAGES
     ):
         raise StoreDamaged(
-            f"{path / 'seal'}/zarr.json: shape is {shape}, one axis "
-            f"of 1 to {MOST_IMAGES} images expected"
+            f"{path / 'seal'}/zarr.json: "
+            f"shape is {shape}, one axis of 1 to {MOST_IMAGES} images expected"
         )
     return shape[0]
 
@@ -202,8 +202,8 @@ def _check_indices(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...
             handle.seek(_index_offset(extent, chunk, file))
             if handle.read() != expected:
                 raise StoreDamaged(
-                    f"{path}: its shard index is not the one of "
-                    "this layout; restore it or build again"
+                    f"{path}: its shard index is not the one of this layout; "
+                    "restore it or build again"
                 )
 
 

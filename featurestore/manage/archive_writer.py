@@ -106,8 +106,8 @@ def _check_request(
         )
     if not len(images) or len(set(images)) < len(images):
         raise InputError(
-            f"{path}: {len(images)} images, {len(set(images))} different "
-            "ones; name each once, and at least one"
+            f"{path}: {len(images)} images, {len(set(images))} different ones; "
+            "name each once, and at least one"
         )
     t = source.spec.tokens
     if codec == "int8" and not source.spec.has_patches:
@@ -116,8 +116,8 @@ def _check_request(
         )
     if t.n_tiles * t.n_patches * t.width * 2 > MOST_CHUNK_BYTES:
         raise InputError(
-            f"{source.path}: a row is over 2 GB, more than one compressed "
-            "chunk can hold; keep the store itself"
+            f"{source.path}: a row is over 2 GB, more than one compressed chunk can hold; "
+            "keep the store itself"
         )
 
 

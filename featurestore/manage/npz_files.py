@@ -120,8 +120,8 @@ def read_values(file: Path, arrays, key: str, shape: tuple[int, ...]) -> np.ndar
         values = arrays[key]
     except (*READ_ERRORS, KeyError) as err:
         raise InputError(
-            f"{file}: {key}: cannot be read: {err}; restore the file, "
-            "what was imported before it is kept"
+            f"{file}: {key}: cannot be read: {err}; "
+            "restore the file, what was imported before it is kept"
         ) from err
     if values.shape != shape:
         raise InputError(
@@ -129,7 +129,7 @@ def read_values(file: Path, arrays, key: str, shape: tuple[int, ...]) -> np.ndar
         )
     if not np.abs(values).max() <= LARGEST:  # of NaN nothing is true
         raise InputError(
-            f"{file}: {key}: its values are not finite or beyond float16's "
-            "65504; make it again or leave it out"
+            f"{file}: {key}: its values are not finite or beyond float16's 65504; "
+            "make it again or leave it out"
         )
     return values

@@ -280,8 +280,8 @@ def _merged_columns(sources: list[Reader]) -> tuple[Column, ...]:
             known = columns.setdefault(column.name, column)
             if known.kind != column.kind:
                 raise MismatchError(
-                    f"{source.path}: column {column.name!r} is "
-                    f"{column.kind}, in another part {known.kind}"
+                    f"{source.path}: "
+                    f"column {column.name!r} is {column.kind}, in another part {known.kind}"
                 )
             columns[column.name] = max(known, column, key=lambda each: each.width)
     return tuple(columns.values())

@@ -109,8 +109,8 @@ def _check_once(csv_path: Path, sample_ids: pd.Series) -> None:
     twice = sample_ids[sample_ids.duplicated(keep=False)]
     if len(twice):
         problem = (
-            "these rows come more than once, and each needs a "
-            "sample_id of its own; remove the copies"
+            "these rows come more than once, and each needs a sample_id of its own; "
+            "remove the copies"
         )
         raise error_listing(
             csv_path, problem, [f"line {line}: {sample_id}" for line, sample_id in twice.items()]
@@ -126,8 +126,8 @@ def _check_names(csv_path: Path, names: list[str]) -> None:
     clashing = sorted({name for name in names if name in OWN_COLUMNS or names.count(name) > 1})
     if clashing:
         raise InputError(
-            f"{csv_path}: {', '.join(clashing)}: a catalog has a "
-            "column of that name already; rename it"
+            f"{csv_path}: {', '.join(clashing)}: "
+            "a catalog has a column of that name already; rename it"
         )
 
 

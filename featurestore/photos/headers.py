@@ -43,8 +43,8 @@ class Header:
     def __post_init__(self) -> None:
         if not 0 < self.width * self.height <= MAX_PIXELS:
             raise ValueError(
-                f"{self.width} x {self.height} pixels; between 1 "
-                f"and {MAX_PIXELS:,} are read, shrink it"
+                f"{self.width} x {self.height} pixels; "
+                f"between 1 and {MAX_PIXELS:,} are read, shrink it"
             )
 
     @property
@@ -61,8 +61,8 @@ def read_header(fp: BinaryIO) -> Header:
     if start.startswith(JPEG_MAGIC):
         return _jpeg_header(fp)
     raise ValueError(
-        "neither JPEG nor PNG, whatever its name: it starts with "
-        f"{start!r}; save it as one of the two"
+        f"neither JPEG nor PNG, whatever its name: it starts with {start!r}; "
+        "save it as one of the two"
     )
 
 
@@ -138,8 +138,8 @@ def _read(fp: BinaryIO, n: int) -> bytes:
     data = fp.read(n)
     if len(data) < n:
         raise ValueError(
-            f"cut short: it ends at byte {fp.tell()}, in the middle "
-            "of its header or data; copy it again"
+            "cut short: "
+            f"it ends at byte {fp.tell()}, in the middle of its header or data; copy it again"
         )
     return data
 

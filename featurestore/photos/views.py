@@ -70,8 +70,8 @@ def tta_views(n: int) -> tuple[ViewSpec, ...]:
     transposes (square tiles)."""
     if n not in (1, 2, 4, 8):
         raise InputError(
-            f"tta {n}: choose 1 (plain), 2 (and hflip), 4 (all "
-            "flips) or 8 (all symmetries of a square)"
+            f"tta {n}: "
+            "choose 1 (plain), 2 (and hflip), 4 (all flips) or 8 (all symmetries of a square)"
         )
     return (VIEWS[:4] + TRANSPOSES)[:n]
 

@@ -106,8 +106,8 @@ class RowArray:
         )
         if n > self.ndim:
             raise IndexError(
-                "too many indices for array: array is "
-                f"{self.ndim}-dimensional, but {n} were indexed"
+                "too many indices for array: "
+                f"array is {self.ndim}-dimensional, but {n} were indexed"
             )
         if sum(k is Ellipsis for k in key) > 1:
             raise IndexError("an index can only have a single ellipsis ('...')")
