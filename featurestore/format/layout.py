@@ -32,8 +32,25 @@ class Extent:
         file, within = divmod(row, self.rows_per_file)
         return self.paths[file], self.offset + within * self.stride, self.array.row_bytes
 
+    def locate_row(self, image: int, view: int) -> tuple[Path, int, int]:
+        """File, offset and length in bytes of one (image, view) of patches."""
+        return self.locate(image * self.array.shape[1] + view)
+
+    def locate_image(self, image: int) -> tuple[int, int]:
+        """Number of the file that holds an image's patches, and where in it its first view is.
+
+        A file holds whole images, so that all views of one follow there.
+        """
+        return divmod(image * self.array.shape[1], self.rows_per_file)
+
     def rows_in(self, file: int) -> int:
         return min(self.rows_per_file, self.array.n_rows - file * self.rows_per_file)
+
+    def images_in(self, file: int) -> range:
+        """Images whose patches one file holds."""
+        n_views = self.array.shape[1]
+        first = file * self.rows_per_file // n_views
+        return range(first, first + self.rows_in(file) // n_views)
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ class Layout:
         n_views, parts = len(self.spec.tokens.views), []
         for name in ("cls", "patches", "pooled", "stats"):
             if name == "patches" and self.spec.has_patches:
-                parts.append(self.extents[name].locate(image * n_views + view))
+                parts.append(self.extents[name].locate_row(image, view))
             elif name != "patches":
                 path, offset, n_bytes = self.extents[name].locate(image)
                 parts.append((path, offset + view * (n_bytes // n_views), n_bytes // n_views))

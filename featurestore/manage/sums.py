@@ -106,7 +106,7 @@ class RowSums:
         stride = extent.stride
         sizes = [min(PIECE, stride - at) for at in range(0, stride, PIECE)]
         rows = [(int(i), v) for i in self.sealed for v in range(n_views)]
-        places = (extent.locate(i * n_views + v)[:2] for i, v in rows)
+        places = (extent.locate_row(image, view)[:2] for image, view in rows)
         pieces = self._ahead(
             readers,
             (

@@ -251,7 +251,7 @@ class StoreWriter:
     def _write_patches(self, image: int, patches_VTPD: np.ndarray, crc_V: list[int]) -> None:
         extent = self._layout.extents["patches"]
         for view, row in enumerate(patches_VTPD):
-            path, offset, _ = extent.locate(image * len(patches_VTPD) + view)
+            path, offset, _ = extent.locate_row(image, view)
             parts = [row]
             if extent.row_crc:
                 parts.append(crc_V[view].to_bytes(4, "little"))

@@ -93,9 +93,10 @@ def _chunk(opened: Opened, extent: Extent, indices: tuple[int, ...]) -> Response
     headers = array_headers(shape, array.dtype)
     if array.name == "patches":
         # absent, it would read as zeros: an error is what clients do not take for an empty chunk
-        require_sealed(store, indices[0])
-        span = Span(*extent.locate(indices[0] * array.shape[1] + indices[1]))
-        return BytesResponse(store.layout, [span], row_etag(store, indices[0], indices[1]), headers)
+        image, view = indices[:2]
+        require_sealed(store, image)
+        span = Span(*extent.locate_row(image, view))
+        return BytesResponse(store.layout, [span], row_etag(store, image, view), headers)
     first = indices[0] * shape[0]
     n_rows = min(shape[0], array.n_rows - first)
     path, offset, n_bytes = extent.locate(first)

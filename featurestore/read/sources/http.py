@@ -83,11 +83,10 @@ class Http:
         self.checks_rows = spec.has_patches
         self._patches = self.layout.extents.get("patches")
         self._cached = Mapped(self.layout)
-        self._n_views = len(spec.tokens.views)
 
         self._seal_N = seal_N
         self._kept: set[str] = set()  # arrays that the cache holds as they are now
-        self._here_NV = np.zeros((n, self._n_views), bool)
+        self._here_NV = np.zeros((n, len(spec.tokens.views)), bool)
         self._flying: dict[Row, Future] = {}
         self._has_rotten_ids = False
         self._threads = FetchThreads(N_REQUESTS)
@@ -251,7 +250,7 @@ class Http:
             # no other thread's row may take the place of these before they are mapped
             with self._lock:
                 if self._here_NV[image, views].all():
-                    self._cache.use(self._row(image, 0))
+                    self._cache.use(image)
                     return self._cached.patches(image, views)
 
     def patches_crc(self, image: int, view: int) -> int:
@@ -296,7 +295,7 @@ class Http:
         if self._here_NV[image, view]:
             return True
         with self._lock:
-            if not self._cache.begun(self._row(image, view)):
+            if not self._cache.begun(image, view):
                 return False
             rows_VTPD = self._cached.patches(image, (view,))
         if not self._is_committed(crc32c(rows_VTPD[view]), image, view):
@@ -312,9 +311,7 @@ class Http:
             tokens_TPD, patches_crc = self._downloaded(image, view)
             with self._lock:
                 if self._cache is not None and not self._here_NV[image, view]:
-                    self._drop_maps(
-                        self._cache.write_row(self._row(image, view), tokens_TPD, patches_crc)
-                    )
+                    self._drop_maps(self._cache.write_row(image, view, tokens_TPD, patches_crc))
                     self._note(image, view)
         finally:
             with self._lock:
@@ -349,16 +346,11 @@ class Http:
         if self._here_NV[image].all():
             self._cache.complete(image, int(self._seal_N[image]))
 
-    def _row(self, image: int, view: int) -> int:
-        return image * self._n_views + view
-
     def _drop_maps(self, emptied: list[int]) -> None:
         """Forget the maps of files that were emptied; views of them stay valid, of the rows as they
         were."""
         for file in emptied:
-            first = file * self._patches.rows_per_file // self._n_views
-            n_images = self._patches.rows_in(file) // self._n_views
-            self._here_NV[first : first + n_images] = False
+            self._here_NV[self._patches.images_in(file)] = False
             self._cached.forget(self._patches.paths[file])
 
 

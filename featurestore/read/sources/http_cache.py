@@ -71,25 +71,25 @@ class Cache:
 
     # -- rows of patches
 
-    def use(self, row: int) -> int:
-        """Number of the file that a row of patches lies in; it is the one that was used last."""
-        file = row // self._patches.rows_per_file
+    def use(self, image: int) -> int:
+        """Number of the file that an image's patches lie in; it is the one that was used last."""
+        file, _ = self._patches.locate_image(image)
         self._used[file] = self._used.pop(file, 0)
         return file
 
-    def begun(self, row: int) -> bool:
+    def begun(self, image: int, view: int) -> bool:
         """Whether something was written of a row; whether it is whole, its checksum says."""
-        path, offset, n_bytes = self._patches.locate(row)
+        path, offset, n_bytes = self._patches.locate_row(image, view)
         # not mapped: a hole may be in a tmpfs that is full
         with _in_use(self.path), with_room(path, lambda: open(path, "rb", buffering=0)) as file:
             return any(os.pread(file.fileno(), 4, offset + n_bytes))
 
-    def write_row(self, row: int, tokens_TPD: np.ndarray, crc: int) -> list[int]:
+    def write_row(self, image: int, view: int, tokens_TPD: np.ndarray, crc: int) -> list[int]:
         """Keep a row and its CRC-32C; numbers of the files that were emptied for it. Views of their
         maps stay as they are."""
-        file = self.use(row)
+        file = self.use(image)
         emptied = self._make_room(self._patches.stride, file)
-        path, offset, _ = self._patches.locate(row)
+        path, offset, _ = self._patches.locate_row(image, view)
         self._write(path, [tokens_TPD, crc.to_bytes(4, "little")], offset)
         self._used[file] += self._patches.stride
         self._n_bytes += self._patches.stride
@@ -111,8 +111,7 @@ class Cache:
     def _empty(self, file: int) -> None:
         """Put a new sparse file in the place of one; whoever has the old one mapped keeps it."""
         path, extent = self._patches.paths[file], self._patches
-        first, n_views = file * extent.rows_per_file, len(self.layout.spec.tokens.views)
-        self.unseal(range(first // n_views, (first + extent.rows_in(file)) // n_views))
+        self.unseal(extent.images_in(file))
         end, size = extent.rows_in(file) * extent.stride, self.layout.sizes[path]
         partial = path.with_name(path.name + ".partial")
         with _in_use(self.path):
@@ -195,13 +194,12 @@ class Cache:
         self._complete.clear()
 
     def _files_of(self, images: Mapping[int, int]) -> set[Path]:
-        n_views = len(self.layout.spec.tokens.views)
         paths = {
             extent.paths[0] for name, extent in self.layout.extents.items() if name != "patches"
         }
-        return paths | {
-            self._patches.locate(image * n_views)[0] for image in images if self._patches
-        }
+        if self._patches:
+            paths |= {self._patches.locate_row(image, 0)[0] for image in images}
+        return paths
 
     def unseal(self, images: range) -> None:
         """Images of which something is about to go."""

@@ -53,7 +53,7 @@ class Local:
 
     def place(self, image: int, view: int) -> str:
         if self._patches:
-            path, offset, _ = self._patches.locate(image * self._n_views + view)
+            path, offset, _ = self._patches.locate_row(image, view)
         else:
             path, offset, _ = self.layout.extents["cls"].locate(image)
         return f"{path} at byte {offset}"
@@ -87,8 +87,7 @@ class Local:
     @contextmanager
     def _placed(self, row: Row) -> Iterator[tuple[int, int]]:
         """File descriptor and offset of a row of patches."""
-        image, view = row
-        path, offset, _ = self._patches.locate(image * self._n_views + view)
+        path, offset, _ = self._patches.locate_row(*row)
         with self._files.opened(path) as fd:
             yield fd, offset
 

@@ -25,12 +25,11 @@ class Mapped(Local):
         return self._in_file(name, 0)
 
     def patches(self, image: int, views: Sequence[int]) -> np.ndarray:
-        # a file holds whole images, so that all views of one are a slice of one map
-        file, within = divmod(image * self._n_views, self._patches.rows_per_file)
+        file, within = self._patches.locate_image(image)
         return self._in_file("patches", file)[within : within + self._n_views]
 
     def patches_crc(self, image: int, view: int) -> int:
-        path, offset, n_bytes = self._patches.locate(image * self._n_views + view)
+        path, offset, n_bytes = self._patches.locate_row(image, view)
         end = offset + n_bytes
         return int.from_bytes(self._maps.get(path).map[end : end + 4], "little")
 

@@ -27,7 +27,7 @@ class Pread(Local):
         return FileArray(self.layout, self.layout.extents[name], 0)
 
     def patches(self, image: int, views: Sequence[int]) -> np.ndarray:
-        file, within = divmod(image * self._n_views, self._patches.rows_per_file)
+        file, within = self._patches.locate_image(image)
         rows = FileArray(self.layout, self._patches, file)
         if len(views) == self._n_views:
             return rows[within : within + self._n_views]
@@ -39,7 +39,7 @@ class Pread(Local):
         return patches_VTPD
 
     def patches_crc(self, image: int, view: int) -> int:
-        path, offset, n_bytes = self._patches.locate(image * self._n_views + view)
+        path, offset, n_bytes = self._patches.locate_row(image, view)
         crc = np.empty(1, "<u4")
         with self._files.opened(path) as fd:
             pread_into(fd, crc, offset + n_bytes)
