@@ -18,12 +18,6 @@ A message says where, what was found, what was expected and what to do.
 import os
 
 IN_PART = 6
-NO_TEMPORARY = "No usable temporary directory"
-"""How tempfile's error begins where there is no such folder."""
-SET_TMPDIR = (
-    "torch needs one writable folder for temporary files: "
-    "set TMPDIR to one, such as the output's folder"
-)
 
 
 class BiomassError(Exception):

@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from featurestore.commands.options import ANY, FOLDER, HELP, split_numbers
+from featurestore.commands.options import (
+    ANY,
+    FOLDER,
+    HELP,
+    allow_outside_option,
+    precision_option,
+    split_numbers,
+)
 from featurestore.commands.running import plain_errors
 
 
@@ -56,19 +63,13 @@ from featurestore.commands.running import plain_errors
     show_default=True,
     help="auto, cpu, cuda, cuda:N; several with commas.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    help="Of the backbone.  [the store's]",
-)
+@precision_option("Of the backbone.  [the store's]")
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "mean"]),
     help="mean: the training mean for photographs that cannot be used, exit code 6.  [fail]",
 )
-@click.option(
-    "--allow-outside", is_flag=True, help="Take photographs from outside the data folder too."
-)
+@allow_outside_option()
 @click.option("--deadline", help="Time from now, e.g. 8h30m: fewer views rather than overrun.")
 @click.option(
     "--resume", is_flag=True, help="Take up what a stopped prediction of this output had finished."

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from featurestore.commands.options import ANY, FILE, FOLDER, STORE, split_words
+from featurestore.commands.options import ANY, FILE, FOLDER, STORE, device_option, split_words
 from featurestore.commands.running import plain_errors
 
 
@@ -30,7 +30,7 @@ from featurestore.commands.running import plain_errors
     help="Ids of the images to use, with commas, or a file with one a line.  [all: dataset.images]",
 )
 @click.option("--out", default="runs", show_default=True, type=ANY, help="Where sweep folders go.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
+@device_option
 @click.option(
     "--passes",
     type=click.IntRange(min=1),

@@ -5,7 +5,17 @@ from typing import Any
 
 import click
 
-from featurestore.commands.options import ANY, FILE, FOLDER
+from featurestore.commands.options import (
+    ANY,
+    FILE,
+    FOLDER,
+    allow_outside_option,
+    bits_option,
+    device_option,
+    precision_option,
+    reserve_option,
+    skip_missing_option,
+)
 from featurestore.commands.running import plain_errors
 
 
@@ -24,20 +34,12 @@ from featurestore.commands.running import plain_errors
     type=click.Choice(["squash", "halves", "whole"]),
     help="How a photograph becomes tiles.  [halves]",
 )
-@click.option(
-    "--bits",
-    type=click.IntRange(8, 16),
-    help="Bits of the values in 16-bit photographs, e.g. 12.  [16]",
-)
+@bits_option
 @click.option("--views", help="How many of the 20 views, or their names with commas.  [20]")
 @click.option("--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]")
 @click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
 @click.option("--device", help="auto, cpu, cuda, cuda:N.  [auto]")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    help="What the backbone computes in.  [fp32]",
-)
+@precision_option("What the backbone computes in.  [fp32]")
 @click.option("--seed", type=int, help="Keys the views' draws and random weights.  [0]")
 @click.option(
     "--tokens",
@@ -53,18 +55,8 @@ from featurestore.commands.running import plain_errors
     "--thumbs/--no-thumbs", default=None, help="Keep small pictures of the photographs.  [thumbs]"
 )
 @click.option("--reserve", type=int, help="Rows kept free for images to come.  [0]")
-@click.option(
-    "--skip-missing",
-    is_flag=True,
-    default=None,
-    help="Go without photographs that are missing or damaged.",
-)
-@click.option(
-    "--allow-outside",
-    is_flag=True,
-    default=None,
-    help="Take photographs from outside the data folder too.",
-)
+@skip_missing_option(default=None)
+@allow_outside_option(default=None)
 @click.option(
     "--check-space/--no-check-space",
     default=None,
@@ -112,9 +104,7 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     type=FOLDER,
     help="The photographs' folder: sizes, hashes and thumbnails come from there.",
 )
-@click.option(
-    "--allow-outside", is_flag=True, help="Take photographs from outside the data folder too."
-)
+@allow_outside_option()
 @click.option(
     "--backbone",
     "model",
@@ -137,11 +127,7 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     type=click.Choice(["squash", "whole"]),
     help="How it was cut.",
 )
-@click.option(
-    "--bits",
-    type=click.IntRange(8, 16),
-    help="Bits of the values in 16-bit photographs, e.g. 12.  [16]",
-)
+@bits_option
 @click.option(
     "--views", help="Names of the files' views, in order.  [the plain flips, then imported_04, ...]"
 )
@@ -168,29 +154,15 @@ def store_import(folder: Path, **options: Any) -> None:
 @click.option(
     "--views", help="Of the new store: how many of the 20, or names with commas.  [the old ones]"
 )
-@click.option(
-    "--reserve",
-    default=0,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Rows kept free for images to come.",
-)
+@reserve_option
 @click.option(
     "--weights",
     help="Of the backbone: FILE.safetensors, or random.  [those the old store was built with]",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N.")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    help="Of the backbone.  [the old store's]",
-)
-@click.option(
-    "--skip-missing", is_flag=True, help="Go without photographs that are missing or damaged."
-)
-@click.option(
-    "--allow-outside", is_flag=True, help="Take photographs from outside the data folder too."
-)
+@device_option
+@precision_option("Of the backbone.  [the old store's]")
+@skip_missing_option()
+@allow_outside_option()
 @click.option(
     "--relabel",
     is_flag=True,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.options import ANY, STORE, split_numbers, split_words
+from featurestore.commands.options import ANY, STORE, reserve_option, split_numbers, split_words
 from featurestore.commands.running import plain_errors
 
 
@@ -26,13 +26,7 @@ from featurestore.commands.running import plain_errors
     default="all",
     help="pooled: leave patch tokens out.  [all]",
 )
-@click.option(
-    "--reserve",
-    default=0,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Rows kept free for images to come.",
-)
+@reserve_option
 @click.option("--skip-damaged", is_flag=True, help="Leave rotten images out instead of stopping.")
 def store_convert(
     source: Path | str,
@@ -50,9 +44,9 @@ def store_convert(
     after = "nothing is left of it" if options["codec"] else "the same command goes on from here"
     with plain_errors(after):
         from featurestore.errors import UsageError
-        from featurestore.manage.transfer import convert, open_source
+        from featurestore.manage.transfer import convert, open_store_or_archive
 
-        opened = open_source(source)
+        opened = open_store_or_archive(source)
         chosen = {
             "images": split_words(images),
             "views": split_words(views),
@@ -75,13 +69,7 @@ def store_convert(
 @click.command("merge")
 @click.argument("parts", nargs=-1, required=True, type=ANY)
 @click.option("--out", required=True, type=ANY, help="The new store: NAME.h5 or NAME.zarr.")
-@click.option(
-    "--reserve",
-    default=0,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Rows kept free for images to come.",
-)
+@reserve_option
 def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
     """Make one store of several that hold the same tokens.
 

@@ -1,8 +1,9 @@
-"""Types of options and arguments that commands of all packages share, and lists that a user typed
-with commas."""
+"""Options and arguments that commands of all packages share, and lists that a user typed with
+commas."""
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,47 @@ FOLDER = AnyPath(exists=True, file_okay=False, readable=False, path_type=Path)
 FILE = AnyPath(exists=True, dir_okay=False, readable=False, path_type=Path)
 ANY = click.Path(path_type=Path)
 STORE = StorePath(path_type=Path)
+
+bits_option = click.option(
+    "--bits",
+    type=click.IntRange(8, 16),
+    help="Bits of the values in 16-bit photographs, e.g. 12.  [16]",
+)
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."
+)
+reserve_option = click.option(
+    "--reserve",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Rows kept free for images to come.",
+)
+
+
+def precision_option(text: str) -> Callable:
+    """text : its help, which says where the default comes from."""
+    return click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help=text)
+
+
+def allow_outside_option(default: bool | None = False) -> Callable:
+    """default : None where a config may set it as well, so that a flag not given is no answer."""
+    return click.option(
+        "--allow-outside",
+        is_flag=True,
+        default=default,
+        help="Take photographs from outside the data folder too.",
+    )
+
+
+def skip_missing_option(default: bool | None = False) -> Callable:
+    """default : as in `allow_outside_option`."""
+    return click.option(
+        "--skip-missing",
+        is_flag=True,
+        default=default,
+        help="Go without photographs that are missing or damaged.",
+    )
 
 
 def split_words(text: str | None) -> list[str] | None:

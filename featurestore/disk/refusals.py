@@ -4,7 +4,14 @@ temporary files."""
 import errno
 
 from featurestore.disk.threads import not_started
-from featurestore.errors import NO_TEMPORARY, SET_TMPDIR, BiomassError, InputError, NoAccessError
+from featurestore.errors import BiomassError, InputError, NoAccessError
+
+NO_TEMPORARY = "No usable temporary directory"
+"""How tempfile's error begins where there is no such folder."""
+SET_TMPDIR = (
+    "torch needs one writable folder for temporary files: "
+    "set TMPDIR to one, such as the output's folder"
+)
 
 
 def as_ours(err: Exception) -> BiomassError | None:

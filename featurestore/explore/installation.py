@@ -12,8 +12,9 @@ from typing import Any
 
 from featurestore.about import DISTRIBUTION
 from featurestore.checks import FAIL, OK, WARN, Check
+from featurestore.disk.refusals import NO_TEMPORARY, SET_TMPDIR
 from featurestore.disk.threads import check_thread
-from featurestore.errors import NO_TEMPORARY, SET_TMPDIR, BiomassError
+from featurestore.errors import BiomassError
 
 LOAD_SECONDS = 300  # torch from a cold network disk takes minutes
 

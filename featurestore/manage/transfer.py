@@ -28,7 +28,7 @@ from featurestore.read.rows import ImageRows
 from featurestore.write.agreement import check_same
 from featurestore.write.writer import StoreWriter, image_bytes, open_writer, row_crcs
 
-Source = Reader | Archive
+StoreOrArchive = Reader | Archive
 
 
 Progress = Callable[[int], object]
@@ -78,7 +78,7 @@ def convert(
     Raises InputError for what the source lacks, StoreDamaged for rot, MismatchError if `out` holds
     something else.
     """
-    source = open_source(source_path)
+    source = open_store_or_archive(source_path)
     chosen = _chosen(source, images)
     selection = Selection.of(source.spec, views, layers, patches)
     if codec:
@@ -115,7 +115,7 @@ def merge(
     _warn_of_other_making(sources)
     made_by = made_together([source.spec.made_by for source in sources])
     spec = first.spec.changed(columns=_merged_columns(sources), made_by=made_by)
-    places: dict[str, tuple[Source, int]] = {}
+    places: dict[str, tuple[StoreOrArchive, int]] = {}
     frames = []
     for source in sources:
         sealed = _sealed(source)
@@ -134,12 +134,12 @@ def merge(
     )
 
 
-def open_source(path: Path | str) -> Source:
+def open_store_or_archive(path: Path | str) -> StoreOrArchive:
     """A store or an archive, whichever is there."""
     return Archive.open(path) if is_archive(path) else open_reader(path)
 
 
-def checked_rows(source: Source, image: int) -> ImageRows:
+def checked_rows(source: StoreOrArchive, image: int) -> ImageRows:
     """All rows of an image, checked: StoreDamaged names image, view, file and offset of rot."""
     rows = source.rows(image)
     if isinstance(source, Reader):  # an archive has checked what it decoded
@@ -154,7 +154,7 @@ def checked_rows(source: Source, image: int) -> ImageRows:
 
 
 def _copy(
-    places: dict[str, tuple[Source, int]],
+    places: dict[str, tuple[StoreOrArchive, int]],
     out: Path,
     spec: StoreSpec,
     frame: pd.DataFrame,
@@ -202,7 +202,7 @@ def _put(writer: StoreWriter, image: int, rows: ImageRows) -> None:
     check_interrupt()
 
 
-def _chosen(source: Source, images: Sequence[str] | None) -> list[int]:
+def _chosen(source: StoreOrArchive, images: Sequence[str] | None) -> list[int]:
     """Positions of the sealed images asked for, in store order."""
     sealed = _sealed(source)
     catalog = source.catalog
@@ -223,12 +223,14 @@ def _chosen(source: Source, images: Sequence[str] | None) -> list[int]:
     return sealed.tolist()
 
 
-def source_of(places: dict[str, tuple[Source, int]]) -> Source:
+def source_of(places: dict[str, tuple[StoreOrArchive, int]]) -> StoreOrArchive:
     """Any of the sources: their rows are alike."""
     return next(iter(places.values()))[0]
 
 
-def check_holds(out: Path, places: dict[str, tuple[Source, int]], selection: Selection) -> None:
+def check_holds(
+    out: Path, places: dict[str, tuple[StoreOrArchive, int]], selection: Selection
+) -> None:
     """MismatchError unless what `out` has sealed was copied by an earlier run of the same."""
     with open_reader(out) as store:
         ids = store.catalog["image_id"].iloc[store.sealed]
@@ -248,14 +250,16 @@ def check_holds(out: Path, places: dict[str, tuple[Source, int]], selection: Sel
             )
 
 
-def _same_rows(store: Reader, image: int, source: Source, place: int, selection: Selection) -> bool:
+def _same_rows(
+    store: Reader, image: int, source: StoreOrArchive, place: int, selection: Selection
+) -> bool:
     """By their checksums where rows go over as they are, else by the photograph's."""
     if selection.is_all(source.spec):
         return np.array_equal(store.array("crc32c")[image], source.row_crcs(place)[selection.views])
     return store.catalog["sha256"][image] == source.catalog["sha256"][place]
 
 
-def _sealed(source: Source) -> np.ndarray:
+def _sealed(source: StoreOrArchive) -> np.ndarray:
     """Sealed images; the catalog is read after them.
 
     The cells of an image that is sealed later may still be empty.
@@ -266,7 +270,7 @@ def _sealed(source: Source) -> np.ndarray:
     return sealed
 
 
-def given_columns(source: Source) -> list[str]:
+def given_columns(source: StoreOrArchive) -> list[str]:
     """Columns that a build is given; it finds the others while it reads photographs."""
     found_columns = OWN_COLUMNS[2:]
     return [column.name for column in source.spec.columns if column.name not in found_columns]
