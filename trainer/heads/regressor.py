@@ -52,6 +52,14 @@ class Regressor:
     report_only = False
     """True: cannot be saved, `fit_predict` is all there is and overridden."""
 
+    def in_space(self, space: str) -> "Regressor":
+        """The same kind with a value of `loss.space`; another object for one of `own_space`."""
+        return self
+
+    def spaces_of(self, state: Mapping[str, np.ndarray]) -> list[str] | None:
+        """The space that a saved fit chose for each mass; None for a kind that chooses none."""
+        return None
+
     def fit_bytes(self, n_rows: int, n_features: int) -> int:
         """About what a fit needs."""
         return 8 * n_rows * (self.copies * n_features + self.squares * n_rows)

@@ -16,14 +16,8 @@ from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split
 from trainer.heads import kinds
 from trainer.heads.regressor import Regressor
+from trainer.heads.spaces import SPACES, grams
 from trainer.score.metrics import MASSES
-
-SPACES = {
-    "raw": (lambda y: y, lambda z: z),
-    "log1p": (np.log1p, np.expm1),
-    "sqrt": (np.sqrt, lambda z: np.maximum(z, 0) ** 2),
-}
-"""Grams to what a regressor is fitted on, and back (trainer.heads.loss.SPACES for arrays)."""
 
 
 def fit_splits(
@@ -42,9 +36,8 @@ def fit_splits(
     together. InputError where one cannot be fitted: it does not fit in memory, has no solution, or
     its numbers are not finite.
     """
-    regressor: Regressor = kinds.load(config.head.kind)
-    into, back = SPACES["raw" if regressor.own_space else config.loss.space]
-    y_N5 = into(data.truth_N5)
+    regressor, space = of_config(config)
+    y_N5 = SPACES[space][0](data.truth_N5)
     group_N = joined_sites(folds["site"], data.catalog)
     states = []
     raw = {view: blank_masses(data, splits) for view in views}
@@ -65,8 +58,8 @@ def fit_splits(
             ) from err
         states.append(state)
         for view, z_nK in zip(raw, z_VnK, strict=True):
-            with np.errstate(over="ignore"):  # expm1 of a wild guess; not finite is noted as NaN
-                grams_nK = np.maximum(back(z_nK), 0)
+            grams_nK = grams(space, z_nK)
+            # expm1 of a wild guess
             raw[view][s.repeat, s.val_N] = np.where(np.isfinite(grams_nK), grams_nK, np.nan)
     return states, raw
 
@@ -99,9 +92,16 @@ def predict_masses(
     config: PointConfig, state: Mapping[str, np.ndarray], x_NF: np.ndarray
 ) -> np.ndarray:
     """(N, 5) raw masses of a saved regressor, grams, MASSES order."""
-    regressor: Regressor = kinds.load(config.head.kind)
-    _, back = SPACES["raw" if regressor.own_space else config.loss.space]
-    return np.maximum(back(regressor.predict(state, x_NF)), 0)
+    regressor, space = of_config(config)
+    return grams(space, regressor.predict(state, x_NF))
+
+
+def of_config(config: PointConfig) -> tuple[Regressor, str]:
+    """A point's regressor, and the space that it is handed masses in."""
+    kind: Regressor = kinds.load(config.head.kind)
+    if kind.own_space:
+        return kind.in_space("average"), "raw"
+    return kind, config.loss.space
 
 
 def blank_masses(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:

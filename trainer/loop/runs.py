@@ -24,6 +24,7 @@ from trainer.config.sections import PointConfig, dump_yaml
 from trainer.heads import kinds
 from trainer.heads.bank import HeadShape
 from trainer.heads.saved import read_head
+from trainer.judge.baselines import of_config
 from trainer.loop.grid import load_point, safe_name
 from trainer.score.metrics import MASSES
 
@@ -137,7 +138,8 @@ class RunFolder:
             shapes = HeadShape.of(config, tokens, self.states).tensors()
             expected = {name: ("F32", shape) for name, shape in shapes.items()}
         else:
-            expected = kind.tensors(len(config.head.features) * tokens.width, len(MASSES))
+            regressor, _ = of_config(config)
+            expected = regressor.tensors(len(config.head.features) * tokens.width, len(MASSES))
         return {f.name: read_head(f, expected) for f in files}
 
     def splits(self, folds: list[int] | None = None) -> list[tuple[int, int] | None]:

@@ -1,32 +1,59 @@
-"""Ridge on grams and on log1p of grams, averaged: the plainest thing a trained head has to beat."""
+"""Ridge in the space that suits each target: the plainest thing a trained head has to beat."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from featurestore.errors import InputError
-from trainer.heads.regressor import Fold, Regressor, State, folded, inner_folds
+from trainer.heads.regressor import Regressor, State, folded, inner_folds
+from trainer.heads.shrinkage import Paths, robust_scale
+from trainer.heads.spaces import SPACES, grams
 
-# the smoothest first: it is what a tie, or rows too few to hold any out, come to
-ALPHAS = np.logspace(5, 0, 11)
+AVERAGED = ("raw", "log1p")
+CHOICES = ("average", *SPACES)
+"""What a target's inner folds choose among; the first of equals, and without folds."""
 
 
 class Ridge(Regressor):
-    """Two linear maps over robustly scaled features, of strengths by grouped cross-validation.
+    """Linear maps over robustly scaled features, of strengths by grouped cross-validation.
 
-    Saved as weight_raw_FK, bias_raw_K, weight_log_FK, bias_log_K over the features as they are;
-    predicts grams from 0. Inner parts share the scaling of all training rows, as those of
-    `SearchedKernel` do.
+    space : `raw`, `log1p`, `sqrt` are fitted in that space. `average` is the mean of raw and log1p.
+        `chosen` is one of these four for each target, by squared error in grams of what the inner
+        folds hold out; each map has the strength that is best in its own space.
+
+    Takes grams from 0 and predicts grams from 0. Inner parts share the scaling of all training
+    rows, as those of `SearchedKernel` do.
+
+    Saved are linear maps over the features as they are, for `average` weight_raw_FK, bias_raw_K,
+    weight_log_FK and bias_log_K. Else weight_FM and bias_M hold the M maps that are used, and
+    raw_MK, log1p_MK and sqrt_MK the share of map m in target k: a target is the sum over spaces and
+    maps of its share * the map's value in grams.
     """
 
     own_space = True
-    saved = {
-        "weight_raw_FK": "F64",
-        "bias_raw_K": "F64",
-        "weight_log_FK": "F64",
-        "bias_log_K": "F64",
-    }
+    spaces = ("chosen", *CHOICES)
+    default_space = "chosen"
     copies = 8  # 5.2 seen for 285 x 7,680, 6.0 for 6,000 x 1,280, 7.8 for 4,000 x 5,000
+
+    def __init__(self, space: str = "chosen") -> None:
+        self.space = space
+        names = ["weight_FM", "bias_M", *(f"{each}_MK" for each in SPACES)]
+        if space == "average":
+            names = ["weight_raw_FK", "bias_raw_K", "weight_log_FK", "bias_log_K"]
+        self.saved = dict.fromkeys(names, "F64")
+
+    def in_space(self, space: str) -> "Ridge":
+        return Ridge(space)
+
+    def spaces_of(self, state: Mapping[str, np.ndarray]) -> list[str] | None:
+        if self.space != "chosen":
+            return None
+        n_spaces_K = sum((state[f"{space}_MK"] != 0).any(0).astype(int) for space in SPACES)
+        spaces = ["average"] * len(n_spaces_K)
+        for space in SPACES:
+            for k in np.flatnonzero((state[f"{space}_MK"] != 0).any(0) & (n_spaces_K == 1)):
+                spaces[k] = space
+        return spaces
 
     def _fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         if (y_NK < 0).any():
@@ -37,126 +64,93 @@ class Ridge(Regressor):
         z_NF = x_NF - center_F
         z_NF /= scale_F
 
-        # both spaces side by side, each target with a strength of its own
-        target_N2K = np.hstack([y_NK, np.log1p(y_NK)])
-        coef_F2K, intercept_2K = solve(z_NF, target_N2K, inner_folds(group_N))
-        weight_F2K, bias_2K = folded(coef_F2K, intercept_2K, center_F, scale_F)
-        raw_FK, log_FK = np.split(weight_F2K, 2, axis=1)
-        raw_K, log_K = np.split(bias_2K, 2)
-        return {
-            "weight_raw_FK": raw_FK,
-            "bias_raw_K": raw_K,
-            "weight_log_FK": log_FK,
-            "bias_log_K": log_K,
-        }
+        # spaces side by side, each target with a strength of its own in each
+        spaces = _spaces_in(self.space)
+        target_NT = np.hstack([SPACES[space][0](y_NK) for space in spaces])
+        paths = Paths.of(z_NF, target_NT, inner_folds(group_N))
+        if self.space == "average":
+            coef_FT, intercept_T = paths.coefficients(np.arange(target_NT.shape[1]))
+            weight_FT, bias_T = folded(coef_FT, intercept_T, center_F, scale_F)
+            raw_FK, log_FK = np.split(weight_FT, 2, axis=1)
+            raw_K, log_K = np.split(bias_T, 2)
+            return {
+                "weight_raw_FK": raw_FK,
+                "bias_raw_K": raw_K,
+                "weight_log_FK": log_FK,
+                "bias_log_K": log_K,
+            }
+
+        choices = [self.space] * y_NK.shape[1]
+        if self.space == "chosen":
+            guesses = np.split(paths.held_out(), len(spaces), axis=1)
+            choices = choose_spaces(dict(zip(spaces, guesses, strict=True)), y_NK)
+        used_M, shares = _shares(choices, spaces)
+        coef_FM, intercept_M = paths.coefficients(used_M)
+        weight_FM, bias_M = folded(coef_FM, intercept_M, center_F, scale_F)
+        return {"weight_FM": weight_FM, "bias_M": bias_M, **shares}
 
     def _predict(self, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
-        raw_NK = x_NF @ state["weight_raw_FK"] + state["bias_raw_K"]
-        log_NK = x_NF @ state["weight_log_FK"] + state["bias_log_K"]
+        if self.space == "average":
+            raw_NK = x_NF @ state["weight_raw_FK"] + state["bias_raw_K"]
+            log_NK = x_NF @ state["weight_log_FK"] + state["bias_log_K"]
+            return _averaged(raw_NK, log_NK)
+
+        z_NM = x_NF @ state["weight_FM"] + state["bias_M"]
+        sums_NK = np.zeros((len(z_NM), state["raw_MK"].shape[1]))
+        for space, (_, back) in SPACES.items():
+            share_MK = state[f"{space}_MK"]
+            # map by map: a matrix product would meet 0 * inf where another target's map is wild
+            for m, k in np.argwhere(share_MK):
+                with np.errstate(over="ignore"):
+                    sums_NK[:, k] += share_MK[m, k] * back(z_NM[:, m])
+        return np.maximum(sums_NK, 0)
+
+
+def choose_spaces(guesses: Mapping[str, np.ndarray], y_NK: np.ndarray) -> list[str]:
+    """For each target the one of CHOICES whose squared error in grams is least.
+
+    guesses : by space (N, K) in that space, NaN for rows that no part held out. A space with a
+        guess that is too large for a number is not chosen.
+    """
+    held_N = ~np.isnan(guesses["raw"]).any(1)
+    in_grams = {
+        "average": _averaged(guesses["raw"][held_N], guesses["log1p"][held_N]),
+        **{space: grams(space, guess_NK[held_N]) for space, guess_NK in guesses.items()},
+    }
+    errors_CK = []
+    for choice in CHOICES:
+        with np.errstate(over="ignore"):
+            errors_CK.append(((in_grams[choice] - y_NK[held_N]) ** 2).sum(0))
+    errors_CK = np.nan_to_num(errors_CK, nan=np.inf, posinf=np.inf)
+    return [CHOICES[c] for c in errors_CK.argmin(0)]
+
+
+def _spaces_in(space: str) -> Sequence[str]:
+    """What is fitted for it."""
+    return {"average": AVERAGED, "chosen": tuple(SPACES)}.get(space, (space,))
+
+
+def _averaged(raw_NK: np.ndarray, log_NK: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
         return np.maximum((raw_NK + np.expm1(log_NK)) / 2, 0)
 
 
-def robust_scale(x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(F,) median, and interquartile range or 1 where that is 0: scikit-learn's RobustScaler.
-
-    One sort of each column gives all three quantiles: 20 ms for 285 x 7,680, where np.quantile
-    takes 130 and RobustScaler 1,600.
-    """
-    sorted_FN = np.sort(np.ascontiguousarray(x_NF.T), axis=1)
-    low_F, center_F, high_F = (_quantile(sorted_FN, share) for share in (0.25, 0.5, 0.75))
-    range_F = high_F - low_F
-    return center_F, np.where(range_F < 10 * np.finfo(np.float64).eps, 1.0, range_F)
-
-
-def _quantile(sorted_FN: np.ndarray, share: float) -> np.ndarray:
-    """(F,) linear between the two values beside the place, as np.quantile."""
-    place = share * (sorted_FN.shape[1] - 1)
-    below = int(place)
-    above = min(below + 1, sorted_FN.shape[1] - 1)
-    low_F = sorted_FN[:, below]
-    return low_F + (place - below) * (sorted_FN[:, above] - low_F)
-
-
-def solve(
-    z_NF: np.ndarray, y_NK: np.ndarray, folds: Sequence[Fold]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(F, K) coefficients and (K,) intercepts of a ridge whose strength is each target's own.
-
-    The strength is the one of ALPHAS whose squared error over all held-out rows is least. One
-    decomposition of a fold's products serves all strengths and targets. Products are of rows, one
-    matrix for all folds, or where features are fewer of those, a matrix a fold.
-    Source: Hastie, Tibshirani and Friedman 2009, The Elements of Statistical Learning, equations
-    3.47 and 18.13.
-    """
-    products = _RowProducts(z_NF) if len(z_NF) <= z_NF.shape[1] else _FeatureProducts(z_NF)
-    errors_AK = np.zeros((len(ALPHAS), y_NK.shape[1]))
-    for train_n, held_m in folds:
-        mean_K = y_NK[train_n].mean(0)
-        size_R, axis_rR, y_RK = products.decompose(train_n, y_NK[train_n] - mean_K)
-        new_mR = products.of_new(train_n, held_m) @ axis_rR
-        for error_K, alpha in zip(errors_AK, ALPHAS, strict=True):
-            guess_mK = new_mR @ (y_RK / (size_R[:, None] + alpha)) + mean_K
-            error_K += ((guess_mK - y_NK[held_m]) ** 2).sum(0)
-    alpha_K = ALPHAS[errors_AK.argmin(0)]
-
-    mean_K = y_NK.mean(0)
-    size_R, axis_rR, y_RK = products.decompose(np.arange(len(y_NK)), y_NK - mean_K)
-    coef_FK = products.coefficients(axis_rR @ (y_RK / (size_R[:, None] + alpha_K)))
-    return coef_FK, mean_K - z_NF.mean(0) @ coef_FK
-
-
-class _RowProducts:
-    """Each row times each: where rows are fewer than features."""
-
-    def __init__(self, z_NF: np.ndarray) -> None:
-        self.z_NF = z_NF
-        self.product_NN = z_NF @ z_NF.T
-
-    def decompose(
-        self, train_n: np.ndarray, y_nK: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Eigenvalues (n,) and axes (n, n) of the products of centred rows, and y along them."""
-        size_n, axis_nn = _eigh(self.of_new(train_n, train_n))
-        return size_n, axis_nn, axis_nn.T @ y_nK
-
-    def of_new(self, train_n: np.ndarray, new_m: np.ndarray) -> np.ndarray:
-        """(m, n) products of rows with the training rows, both about the training rows' mean."""
-        product_nn = self.product_NN[np.ix_(train_n, train_n)]
-        with_mean_n = product_nn.mean(0)
-        new_mn = self.product_NN[np.ix_(new_m, train_n)]
-        return new_mn - new_mn.mean(1, keepdims=True) - with_mean_n + with_mean_n.mean()
-
-    def coefficients(self, share_NK: np.ndarray) -> np.ndarray:
-        # shares sum to 0, as centred targets do, so rows need no centring
-        return self.z_NF.T @ share_NK
-
-
-class _FeatureProducts:
-    """Each feature times each, over the training rows."""
-
-    def __init__(self, z_NF: np.ndarray) -> None:
-        self.z_NF = z_NF
-
-    def decompose(
-        self, train_n: np.ndarray, y_nK: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Eigenvalues (F,) and axes (F, F) of the products of centred features, and their products
-        with y along those axes."""
-        x_nF = self.of_new(train_n, train_n)
-        size_F, axis_FF = _eigh(x_nF.T @ x_nF)
-        return size_F, axis_FF, axis_FF.T @ (x_nF.T @ y_nK)
-
-    def of_new(self, train_n: np.ndarray, new_m: np.ndarray) -> np.ndarray:
-        """(m, F) rows about the training rows' mean."""
-        return self.z_NF[new_m] - self.z_NF[train_n].mean(0)
-
-    def coefficients(self, share_FK: np.ndarray) -> np.ndarray:
-        return share_FK
-
-
-def _eigh(symmetric_RR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    size_R, axis_RR = np.linalg.eigh(symmetric_RR)
-    return np.maximum(size_R, 0), axis_RR  # rounding may leave less
+def _shares(
+    choices: Sequence[str], spaces: Sequence[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Which columns of the fit are used, in order, and by space the share (M, K) of each in each
+    target."""
+    n_targets = len(choices)
+    share_STK = np.zeros((len(spaces), len(spaces) * n_targets, n_targets))
+    for k, choice in enumerate(choices):
+        for space in _spaces_in(choice):
+            s = spaces.index(space)
+            share_STK[s, s * n_targets + k, k] = 1 / len(_spaces_in(choice))
+    used_M = np.flatnonzero(share_STK.any((0, 2)))
+    shares = {f"{space}_MK": np.zeros((len(used_M), n_targets)) for space in SPACES}
+    for space, share_TK in zip(spaces, share_STK, strict=True):
+        shares[f"{space}_MK"] = share_TK[used_M]
+    return used_M, shares
 
 
 KIND = Ridge()

@@ -1,0 +1,127 @@
+"""trainer.heads.kinds.ridge: the space of each target, what is saved, and its equal by hand."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
+from sklearn.preprocessing import RobustScaler
+
+from trainer.heads import kinds
+from trainer.heads.kinds.ridge import choose_spaces
+from trainer.heads.shrinkage import ALPHAS, solutions
+
+N, M = 48, 30
+SITES = np.repeat(np.arange(8), 6)  # alike in size, so that a mean over folds is a mean over rows
+INTO = {"raw": lambda y: y, "log1p": np.log1p, "sqrt": np.sqrt}
+BACK = {"raw": lambda z: z, "log1p": np.expm1, "sqrt": lambda z: np.maximum(z, 0) ** 2}
+SPACES = ("average", *INTO)
+
+
+def draw(f: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, masses that are linear in raw, sqrt and log1p, and features of new rows."""
+    rng = np.random.default_rng(0)
+    cause_N3 = rng.normal(size=(N + M, 3))
+    x = 5 + cause_N3 @ rng.normal(size=(3, f)) + 0.3 * rng.normal(size=(N + M, f))
+    raw, root, log = (cause_N3 @ rng.normal(size=(3, 3))).T
+    y = np.stack([np.maximum(20 + 5 * raw, 0), (5 + 2 * root) ** 2, np.exp(2 + log)], 1)
+    return x[:N], y[:N], x[N:]
+
+
+def by_hand(x_NF, y_N, new_MF) -> tuple[str, dict[str, np.ndarray]]:
+    """The space that scikit-learn's own cross-validation chooses, and predictions in each."""
+    scaler = RobustScaler().fit(x_NF)
+    z_NF, new_MF = scaler.transform(x_NF), scaler.transform(new_MF)
+    grid, folds = {"alpha": ALPHAS}, GroupKFold(4)
+    held, new = {}, {}
+    for space, into in INTO.items():
+        search = GridSearchCV(SklearnRidge(), grid, scoring="neg_mean_squared_error", cv=folds)
+        search.fit(z_NF, into(y_N), groups=SITES)
+        best = SklearnRidge(**search.best_params_)
+        held[space] = BACK[space](cross_val_predict(best, z_NF, into(y_N), groups=SITES, cv=folds))
+        new[space] = BACK[space](search.predict(new_MF))
+    for each in (held, new):
+        each["average"] = (each["raw"] + each["log1p"]) / 2
+    errors = {space: ((np.maximum(held[space], 0) - y_N) ** 2).sum() for space in SPACES}
+    return min(errors, key=errors.get), {space: np.maximum(new[space], 0) for space in SPACES}
+
+
+@pytest.mark.parametrize("f", [7, 100], ids=["few features", "more features than rows"])
+def test_each_target_is_fitted_in_the_space_that_sklearn_finds_best(f):
+    x, y, new = draw(f)
+    kind = kinds.load("ridge").in_space("chosen")
+    state = kind.fit(x, y, SITES, 0)
+    chosen, guesses = zip(*(by_hand(x, y_N, new) for y_N in y.T), strict=True)
+    assert kind.spaces_of(state) == list(chosen) and len(set(chosen)) > 1
+    wanted = np.stack([each[space] for space, each in zip(chosen, guesses, strict=True)], 1)
+    np.testing.assert_allclose(kind.predict(state, new), wanted, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("f", [7, 100], ids=["few features", "more features than rows"])
+@pytest.mark.parametrize("space", SPACES)
+def test_a_space_that_is_named_is_heeded(space, f):
+    x, y, new = draw(f)
+    kind = kinds.load("ridge").in_space(space)
+    state = kind.fit(x, y, SITES, 0)
+    wanted = np.stack([by_hand(x, y_N, new)[1][space] for y_N in y.T], 1)
+    np.testing.assert_allclose(kind.predict(state, new), wanted, rtol=1e-8, atol=1e-8)
+    assert kind.spaces_of(state) is None
+
+
+def test_the_kind_chooses_unless_a_space_is_named():
+    assert kinds.load("ridge").space == "chosen"
+
+
+def test_only_maps_that_are_used_are_saved():
+    x, y, _ = draw(100)
+    kind = kinds.load("ridge")
+    state = kind.fit(x, y, SITES, 0)
+    shares = {space: state[f"{space}_MK"] for space in INTO}
+    # each map serves one target in one space, alone or with another
+    assert all(sum((share != 0).sum(1) for share in shares.values()) == 1)
+    assert (sum(share.sum(0) for share in shares.values()) == 1).all()
+    n_maps = sum(2 if space == "average" else 1 for space in kind.spaces_of(state))
+    assert state["weight_FM"].shape == (100, n_maps) and state["bias_M"].shape == (n_maps,)
+
+
+def test_a_space_with_an_endless_guess_is_not_chosen():
+    y_NK = np.array([[1.0], [2.0], [3.0]])
+    far = np.array([[np.log1p(1.0)], [np.log1p(2.0)], [800.0]])  # expm1 is infinite
+    guesses = {"raw": y_NK + 1, "log1p": far, "sqrt": np.sqrt(y_NK) + 9}
+    assert choose_spaces(guesses, y_NK) == ["raw"]
+    guesses["log1p"] = np.log1p(y_NK)
+    assert choose_spaces(guesses, y_NK) == ["log1p"]
+
+
+def test_guesses_are_judged_in_grams_from_0():
+    y_NK = np.zeros((2, 1))
+    guesses = {"raw": y_NK - 50, "log1p": y_NK + 0.1, "sqrt": y_NK + 0.1}
+    assert choose_spaces(guesses, y_NK) in (["raw"], ["average"])
+
+
+def test_rows_that_no_part_holds_out_are_not_judged():
+    y_NK = np.array([[1.0], [2.0], [3.0]])
+    guesses = {space: np.where([[1], [1], [0]], INTO[space](y_NK) + 0.1, np.nan) for space in INTO}
+    guesses["sqrt"] = np.where([[1], [1], [0]], np.sqrt(y_NK), np.nan)
+    assert choose_spaces(guesses, y_NK) == ["sqrt"]
+
+
+def test_a_wild_map_of_one_target_spoils_no_other():
+    kind = kinds.load("ridge")
+    eye = np.eye(2)
+    state = {
+        "weight_FM": np.array([[1.0, 0.0]]),
+        "bias_M": np.array([0.0, 3.0]),
+        "raw_MK": eye * [0, 1],
+        "log1p_MK": eye * [1, 0],
+        "sqrt_MK": 0 * eye,
+    }
+    assert kind.predict(state, np.array([[5000.0]])).tolist() == [[np.inf, 3.0]]
+
+
+def test_a_strength_that_rounding_hides_is_solved_all_the_same():
+    row_N = 1e10 * np.arange(1, 7)
+    product_NN = np.outer(row_N, row_N)  # 1e20 beside a strength of 1: no Cholesky factor
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(product_NN + np.eye(6))
+    for share_NT in solutions(product_NN, row_N[:, None], [1.0, 10.0]):
+        np.testing.assert_allclose(product_NN @ share_NT, row_N[:, None], rtol=1e-6)
