@@ -14,7 +14,7 @@ from featurestore.commands.options import (
     precision_option,
     split_numbers,
 )
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 
 
 # `python -m predictor` has no group above it that would say so
@@ -103,7 +103,7 @@ def predict(folds: str | None, out: Path | None, oof: bool, **options: Any) -> N
     For example: `biomass predict --tta 4 --data data`. With --out NAME.csv the wide table goes to
     NAME.predictions.csv, by default to predictions.csv.
     """
-    with plain_errors("with --resume the same command goes on from here"):
+    with one_line_errors("with --resume the same command goes on from here"):
         from featurestore.disk.messages import say
         from predictor.end_to_end import predict_to_file
 
@@ -132,7 +132,7 @@ def demo(out: Path, seed: int) -> None:
     Draw photographs, build a store, train a sweep, predict unseen sites and score them; then again
     by a bundle, with pictures.
     """
-    with plain_errors():
+    with one_line_errors():
         from predictor.demo import run_demo
 
         run_demo(out, seed, say=click.echo)

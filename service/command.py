@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from featurestore.commands.options import ANY, FOLDER
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 
 
 @click.command("serve")
@@ -55,7 +55,7 @@ def store_serve(paths: tuple[Path, ...], **options: Any) -> None:
 
     It reads only; Ctrl-C ends it.
     """
-    with plain_errors():
+    with one_line_errors():
         from featurestore.disk.messages import say
         from service.server import serve
 

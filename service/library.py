@@ -204,10 +204,10 @@ def _by_name(paths: Iterable[Path], naming: Callable[[Path], str]) -> Iterable[t
     in it is `?`."""
     taken: set[str] = set()
     for path in paths:
-        plain = naming(path).encode(errors="replace").decode()  # an address holds UTF-8 alone
-        name, n = plain, 1
+        stem = naming(path).encode(errors="replace").decode()  # an address holds UTF-8 alone
+        name, n = stem, 1
         while name in taken:
             n += 1
-            name = f"{plain}-{n}"
+            name = f"{stem}-{n}"
         taken.add(name)
         yield name, path

@@ -17,8 +17,8 @@ from featurestore.explore.doctor import check_store
 ROOT = Path(__file__).parent.parent
 CUT = """
 import mmap, sys
-from featurestore.commands.running import plain_errors
-with open(sys.argv[1], "w+b") as file, plain_errors():
+from featurestore.commands.running import one_line_errors
+with open(sys.argv[1], "w+b") as file, one_line_errors():
     file.write(bytes(9000))
     file.flush()
     mapped = mmap.mmap(file.fileno(), 0)
@@ -46,8 +46,8 @@ def test_a_map_that_is_cut_shows_the_line_that_read_it(tmp_path):
 @pytest.mark.parametrize("stderr", ["None", "io.StringIO()"])
 def test_without_a_file_for_it_nothing_is_shown_and_nothing_fails(stderr):
     script = (
-        "import io, sys\nfrom featurestore.commands.running import plain_errors\n"
-        f"sys.stderr = {stderr}\nwith plain_errors(): pass"
+        "import io, sys\nfrom featurestore.commands.running import one_line_errors\n"
+        f"sys.stderr = {stderr}\nwith one_line_errors(): pass"
     )
     assert run(script) == (0, "")
 
@@ -64,7 +64,7 @@ def test_every_command_that_may_map_a_store_shows_its_crashes():
     functions = [part for part in parts if isinstance(part, ast.FunctionDef)]
     sources = {function.name: ast.unparse(function) for function in functions}
     commands = {name for name, source in sources.items() if ".command(" in source}
-    showing = {name for name, source in sources.items() if "with plain_errors(" in source}
+    showing = {name for name, source in sources.items() if "with one_line_errors(" in source}
     assert commands - showing == READS_NO_STORE
 
 

@@ -14,7 +14,7 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from sweeps import write_store
 
 from featurestore import FeatureStore, open_writer
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 from featurestore.disk import maps
 from featurestore.errors import InputError
 
@@ -272,7 +272,7 @@ def test_K11_photographs_are_not_called_damaged_for_want_of_descriptors(tmp_path
 
 
 def test_K11_a_command_that_finds_no_descriptor_left_says_what_to_do(few_files, capsys):
-    with pytest.raises(SystemExit) as ended, plain_errors(), ExitStack() as files:
+    with pytest.raises(SystemExit) as ended, one_line_errors(), ExitStack() as files:
         for _ in range(1000):
             files.enter_context(open("/dev/null"))
     assert ended.value.code == 3

@@ -15,7 +15,7 @@ from commands import biomass
 from conftest import write_tiny
 
 from featurestore import FeatureStore
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 from featurestore.disk.refusals import as_ours
 from featurestore.disk.threads import Pool, check_thread, not_started, starting
 from featurestore.errors import NoThreadError
@@ -150,7 +150,7 @@ def test_L12_doctor_does_not_advise_another_torch_where_it_fails_for_want_of_tha
 
 
 def test_L12_a_command_ends_in_a_sentence(no_temporary, capsys):
-    with pytest.raises(SystemExit, match="3"), plain_errors():
+    with pytest.raises(SystemExit, match="3"), one_line_errors():
         tempfile.gettempdir()  # as torch's own import does
     stderr = capsys.readouterr().err
     assert "No usable temporary directory found" in stderr and stderr.endswith(

@@ -179,10 +179,10 @@ def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(
 
 REPEATED = """
 import os, signal
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 from featurestore.disk.interrupts import check_interrupt, deferred_interrupts
 try:
-    with plain_errors(), deferred_interrupts():
+    with one_line_errors(), deferred_interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
         check_interrupt()
 finally:

@@ -7,7 +7,7 @@ import click
 from click.core import ParameterSource
 
 from featurestore.commands.options import ANY, FILE, FOLDER, STORE, device_option, split_words
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 
 
 @click.command()
@@ -61,7 +61,7 @@ def train(
 
     For example: `biomass train --config configs/demo.yaml --store features.h5`.
     """
-    with plain_errors():  # what goes on after a signal is known once there is a sweep's folder
+    with one_line_errors():  # what goes on after a signal is known once there is a sweep's folder
         from featurestore.errors import IN_PART, InputError, UsageError
         from trainer.loop.grid import SweepConfig
         from trainer.loop.prepare import prepare_sweep

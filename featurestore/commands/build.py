@@ -16,7 +16,7 @@ from featurestore.commands.options import (
     reserve_option,
     skip_missing_option,
 )
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 
 
 @click.command("build")
@@ -81,7 +81,7 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
 
     For example: `biomass store build --data data --out features.h5`.
     """
-    with plain_errors("the same command goes on from here"):
+    with one_line_errors("the same command goes on from here"):
         from featurestore.disk.yaml import read_yaml
         from featurestore.write.build import build_store
         from featurestore.write.config import BuildConfig
@@ -137,7 +137,7 @@ def store_import(folder: Path, **options: Any) -> None:
     FOLDER holds a file {image_id}.npz per image, with arrays cls_0, patches_0, cls_1, ... Goes on
     where it stopped.
     """
-    with plain_errors("the same command goes on from here"):
+    with one_line_errors("the same command goes on from here"):
         from featurestore.manage.npz import import_npz
 
         click.echo(import_npz(folder, **options))
@@ -173,7 +173,7 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
 
     Also with other labels. The backbone works on what is new alone.
     """
-    with plain_errors("the same command goes on from here"):
+    with one_line_errors("the same command goes on from here"):
         from featurestore.manage.extend import extend_store
 
         click.echo(extend_store(source, out, **options))

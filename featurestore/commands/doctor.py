@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from featurestore.commands.options import STORE
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 
 
 @click.command()
@@ -24,7 +24,7 @@ def doctor(path: Path | str, as_json: bool) -> None:
 
     Exit code 3 if something will break.
     """
-    with plain_errors(needs_threads=False):
+    with one_line_errors(needs_threads=False):
         from featurestore.errors import InputError
         from featurestore.explore.doctor import FAIL, examine, table, to_json
 

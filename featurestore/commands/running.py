@@ -14,7 +14,7 @@ from featurestore.disk.threads import check_thread
 
 
 @contextmanager
-def plain_errors(after: str = "", needs_threads: bool = True) -> Iterator[None]:
+def one_line_errors(after: str = "", needs_threads: bool = True) -> Iterator[None]:
     """A BiomassError becomes one line and its exit code, here and nowhere else; a signal 128 + its
     number.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from featurestore.commands.options import FOLDER, STORE
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 
 
 @click.command("info")
@@ -17,7 +17,7 @@ def store_info(path: Path | str, as_json: bool) -> None:
 
     Images, views, grid, bytes and backbone.
     """
-    with plain_errors():
+    with one_line_errors():
         from featurestore.format.choose import is_archive
         from featurestore.store import FeatureStore
 
@@ -38,7 +38,7 @@ def store_stats(path: Path | str, as_json: bool) -> None:
 
     Mean, std, min, max, norm and non-finite values. No token is read.
     """
-    with plain_errors():
+    with one_line_errors():
         from featurestore.store import FeatureStore
 
         table = FeatureStore.open(path).stats()
@@ -58,7 +58,7 @@ def store_verify(path: Path, images: Path | None, mend: bool) -> None:
 
     Exit code 4 if there is one.
     """
-    with plain_errors():
+    with one_line_errors():
         from featurestore.disk.messages import new_bar
         from featurestore.errors import StoreDamaged, UsageError, list_some
         from featurestore.manage.verify import repair, verify
@@ -96,7 +96,7 @@ def store_diff(a: Path | str, b: Path | str, tokens: bool) -> None:
 
     Exit code 5 if anything differs.
     """
-    with plain_errors():
+    with one_line_errors():
         from featurestore.errors import MismatchError
         from featurestore.manage.diff import diff_stores
 

@@ -2,6 +2,9 @@
 temporary files."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from featurestore.disk.threads import not_started
 from featurestore.errors import BiomassError, InputError, NoAccessError
@@ -29,3 +32,17 @@ def as_ours(err: Exception) -> BiomassError | None:
     if isinstance(err, FileNotFoundError) and NO_TEMPORARY in str(err.strerror):
         return InputError(f"{err.strerror}; {SET_TMPDIR}")
     return not_started(err)
+
+
+@contextmanager
+def write_errors(path: Path, advice: str) -> Iterator[None]:
+    """What the system says while something is written at path, as an error of ours.
+
+    advice : what became of what was written, and what to do.
+    """
+    try:
+        yield
+    except PermissionError as err:
+        raise NoAccessError.of(err, path, what="read or write") from err
+    except OSError as err:
+        raise InputError(f"{path}: writing failed: {err.strerror}; {advice}") from err

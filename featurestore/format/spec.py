@@ -137,11 +137,11 @@ class Column(Record):
     def node(self) -> str:
         """Path of the array; every byte outside [A-Za-z0-9_-] of the name becomes ~ and two hex
         digits."""
-        plain = (
+        letters = (
             chr(b) if chr(b).isalnum() and b < 128 or b in b"_-" else f"~{b:02x}"
             for b in self.name.encode()
         )
-        return "catalog/" + "".join(plain)
+        return "catalog/" + "".join(letters)
 
 
 AND = " + "

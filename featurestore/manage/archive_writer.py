@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -13,7 +12,8 @@ import pandas as pd
 from featurestore.backbone.rounding import ErrorTally
 from featurestore.disk import durable
 from featurestore.disk.interrupts import check_interrupt
-from featurestore.errors import InputError, NoAccessError, UsageError
+from featurestore.disk.refusals import write_errors
+from featurestore.errors import InputError, UsageError
 from featurestore.format.spec import StoreSpec, TokenSpec
 from featurestore.manage.archive_layout import (
     BLOCK_NAMES,
@@ -61,7 +61,12 @@ def write_archive(
     _check_request(source, path, codec, images)
     scheme = Scheme(codec, _spec_of(source.spec, codec, views), len(images))
     durable.check_writable(path.parent)
-    with durable.locked(path), _plain_os_errors(path), durable.appears_whole(path) as partial:
+    advice = "nothing of it is left, the source is as it was; make room, or choose another place"
+    with (
+        durable.locked(path),
+        write_errors(path, advice),
+        durable.appears_whole(path) as partial,
+    ):
         root, arrays = scheme.create(partial)
         tally = ErrorTally() if codec == "int8" else None
         crc_NV = _write_rows(arrays, scheme, _sources(source, images, views), tally, progress)
@@ -218,16 +223,3 @@ def _write_catalog(
             crc_NV[at],
         )
     arrays["seal"][...] = seal_N
-
-
-@contextmanager
-def _plain_os_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as err:
-        raise NoAccessError.of(err, path, what="read or write") from err
-    except OSError as err:
-        raise InputError(
-            f"{path}: writing failed: {err.strerror}; nothing of it is left, the source is as it "
-            "was; make room, or choose another place"
-        ) from err

@@ -12,7 +12,7 @@ import pandas as pd
 
 from featurestore.errors import InputError
 from featurestore.format.spec import OWN_COLUMNS
-from featurestore.photos.find import plain_path
+from featurestore.photos.find import normalise_path
 from featurestore.photos.tables import LONG_COLUMNS, error_listing, number_in, read_table
 
 TARGETS = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
@@ -24,8 +24,8 @@ def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """One row an image, in the order of first appearance.
 
     A CSV is long (sample_id, image_path, target_name and perhaps target, a row per image and
-    target) or wide (image_path or path, perhaps image_id, else the stem of `plain_path`, a row per
-    image).
+    target) or wide (image_path or path, perhaps image_id, else the stem of `normalise_path`, a row
+    per image).
 
     Returns
     -------
@@ -203,7 +203,7 @@ def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     ids = (
         table["image_id"]
         if "image_id" in table.columns
-        else paths.map(lambda path: PurePosixPath(plain_path(path)).stem)
+        else paths.map(lambda path: PurePosixPath(normalise_path(path)).stem)
     )
     _check_ids(csv_path, ids, paths)
     for name in metadata.columns.intersection(TARGETS):

@@ -12,19 +12,21 @@ from featurestore.errors import NoAccessError
 from featurestore.photos.tables import error_listing
 
 
-def plain_path(path: str) -> str:
+def normalise_path(path: str) -> str:
     """The path with `/` where Windows writes a backslash, and with composed letters (NFC) where
     macOS takes umlauts apart."""
     return unicodedata.normalize("NFC", path.replace("\\", "/"))
 
 
 def spelled_as(ids: Iterable[str], known: Collection[str]) -> list[str]:
-    """Ids as `known` spells them, where they differ in what `plain_path` makes equal: ids that were
-    stems of paths as written."""
+    """Ids as `known` spells them, where `normalise_path` makes both equal.
+
+    Ids are often stems of paths, and were once taken from paths as written.
+    """
     ids, known = list(ids), dict.fromkeys(known)
     own = set(ids)
-    other = {_plain_id(each): each for each in known if each not in own}
-    return [each if each in known else other.get(_plain_id(each), each) for each in ids]
+    other = {_normalise_id(each): each for each in known if each not in own}
+    return [each if each in known else other.get(_normalise_id(each), each) for each in ids]
 
 
 def in_spelling_of(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
@@ -35,12 +37,12 @@ def in_spelling_of(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     paths = []
     for image_id, path in zip(ids, frame["path"], strict=True):
         there = path_of.get(image_id, path)
-        paths.append(there if plain_path(there) == plain_path(path) else path)
+        paths.append(there if normalise_path(there) == normalise_path(path) else path)
     return frame.assign(image_id=np.array(ids, object), path=np.array(paths, object))
 
 
-def _plain_id(image_id: str) -> str:
-    return plain_path(image_id.rsplit("\\", 1)[-1])
+def _normalise_id(image_id: str) -> str:
+    return normalise_path(image_id.rsplit("\\", 1)[-1])
 
 
 def find_photographs(
@@ -51,21 +53,22 @@ def find_photographs(
     allow: str = "",
     without: str = "",
 ) -> list[Path]:
-    """The resolved file of each image, in the frame's order; `frame` is what `read_catalog`
-    returned.
+    """The resolved file of each image of a catalog, in the catalog's order.
 
-    A path that is not there as written is looked for as `plain_path`, whichever way the file's own
-    name is composed. Raises InputError listing every path that is absolute, has `..` or leads out
-    of root through a symlink, unless `outside` allows them; and listing every file that is not
-    there, unless `missing` does. allow, without : options of the command that was typed, if it has
-    some, by which photographs may lie outside, and by which it goes without missing ones.
+    A path that is not there as written is looked for as `normalise_path` gives it, whichever way
+    the file's own name is composed. Raises InputError listing every path that is absolute, has `..`
+    or leads out of root through a symlink, unless `outside` allows them; and listing every file
+    that is not there, unless `missing` does.
+
+    allow, without : options of the command that was typed, if it has some, by which photographs may
+        lie outside, and by which it goes without missing ones.
     """
     home = os.path.realpath(root)
     listings: dict[str, dict[str, str]] = {}
     found, astray = [], []
     for path in frame["path"]:
         is_there = os.path.lexists(os.path.join(home, path))
-        spelled = path if is_there else plain_path(path)
+        spelled = path if is_there else normalise_path(path)
         file = Path(
             os.path.realpath(
                 os.path.join(home, path) if is_there else _composed(home, spelled, listings)

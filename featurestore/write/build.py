@@ -72,27 +72,26 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     other tokens) or LockedError (another builder).
     """
     start = time.monotonic()
-    job = prepare_build(config)
+    prepared = prepare_build(config)
     if config.check_space:
-        need = job.n_pending * image_bytes(job.spec)
+        need = prepared.n_pending * image_bytes(prepared.spec)
         advice = "fewer views, or go on all the same with --no-check-space"
         durable.check_free(config.out.parent, need, advice)
-    check_buffers(job.spec, job.n_pending)
+    check_buffers(prepared.spec, prepared.n_pending)
 
     with open_writer(
-        config.out, job.spec, job.frame, config.reserve, config.wait, config.lock
+        config.out, prepared.spec, prepared.frame, config.reserve, config.wait, config.lock
     ) as writer:
-        _warn_of_other_precision(writer.spec, job.spec)
-        path_of = dict(zip(job.frame["image_id"], job.paths, strict=True))
+        _warn_of_other_precision(writer.spec, prepared.spec)
+        path_of = dict(zip(prepared.frame["image_id"], prepared.paths, strict=True))
         image_ids = writer.image_ids
         images = {image: path_of[image_ids[image]] for image in writer.pending()}
-        skipped = {
-            image: job.unusable[path] for image, path in images.items() if path in job.unusable
-        }
+        unusable = prepared.unusable
+        skipped = {image: unusable[path] for image, path in images.items() if path in unusable}
         writer.skip({image: each.status for image, each in skipped.items()})
         todo = {image: path for image, path in images.items() if image not in skipped}
         bar = images_bar("store build", len(image_ids), len(todo), progress)
-        build_images(job.backbone, writer, todo, bar, skipped if config.skip_missing else None)
+        build_images(prepared.backbone, writer, todo, bar, skipped if config.skip_missing else None)
 
     reasons = [each.why for each in skipped.values()]
     return finish_build(config.out, len(images) - len(skipped), reasons, start)

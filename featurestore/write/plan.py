@@ -14,7 +14,7 @@ from featurestore.photos.decode import decode
 from featurestore.photos.sites import count_sites
 from featurestore.write.build import N_BUFFERS
 from featurestore.write.config import BuildConfig
-from featurestore.write.prepare import BuildJob, prepare_build
+from featurestore.write.prepare import PreparedBuild, prepare_build
 from featurestore.write.writer import image_bytes
 
 LONG_H = 48  # hours that are told as days too
@@ -70,19 +70,19 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     """Check all that `build_store` checks before it writes, then time the backbone. Errors as
     there."""
     usable_bytes = usable_memory().n_bytes + _peak_bytes()
-    job = prepare_build(config, save=False)
-    view_s = _time_view(job)
-    each, n_images = image_bytes(job.spec), len(job.frame) + config.reserve
+    prepared = prepare_build(config, save=False)
+    view_s = _time_view(prepared)
+    each, n_images = image_bytes(prepared.spec), len(prepared.frame) + config.reserve
     return BuildPlan(
         config.out,
-        job.spec,
-        len(job.frame),
-        count_sites(job.frame),
-        job.n_pending,
-        len(job.unusable),
+        prepared.spec,
+        len(prepared.frame),
+        count_sites(prepared.frame),
+        prepared.n_pending,
+        len(prepared.unusable),
         view_s,
         each * n_images,
-        each * job.n_pending,
+        each * prepared.n_pending,
         shutil.disk_usage(config.out.parent).free,
         _peak_bytes() + N_BUFFERS * each,
         usable_bytes,
@@ -94,14 +94,14 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _time_view(job: BuildJob) -> float:
+def _time_view(prepared: PreparedBuild) -> float:
     """Seconds that one view of the first usable photograph takes, decoding left out: it goes on
     meanwhile."""
-    path = next(path for path in job.paths if path not in job.unusable)
-    photograph, view_s = decode(path, job.backbone.crop), 0.0
+    path = next(path for path in prepared.paths if path not in prepared.unusable)
+    photograph, view_s = decode(path, prepared.backbone.crop), 0.0
     for _ in range(2):
         start = time.perf_counter()
-        job.backbone.tokens(photograph.tiles_THW3, "plan", job.backbone.spec.views[0])
+        prepared.backbone.tokens(photograph.tiles_THW3, "plan", prepared.backbone.spec.views[0])
         view_s = time.perf_counter() - start
         if view_s > AGAIN_S:
             break

@@ -38,7 +38,7 @@ CHECKED_BY = "simplejpeg"
 
 
 @dataclass(frozen=True)
-class BuildJob:
+class PreparedBuild:
     """What a build comes to, found out before anything is written."""
 
     frame: pd.DataFrame
@@ -49,7 +49,7 @@ class BuildJob:
     n_pending: int
 
 
-def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
+def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     """All checks that come before the first byte of a store; errors as `build_store`.
 
     save : keep the weights beside the store.
@@ -88,7 +88,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> BuildJob:
     if n_pending:
         backbone.try_out()
     spec = _store_spec(config, backbone, frame, width, height)
-    return BuildJob(frame, paths, unusable, backbone, spec, n_pending)
+    return PreparedBuild(frame, paths, unusable, backbone, spec, n_pending)
 
 
 def read_existing(out: Path) -> tuple[pd.DataFrame, set[str], StoreSpec | None]:

@@ -19,7 +19,8 @@ import pandas as pd
 from featurestore.disk import durable
 from featurestore.disk.interrupts import patient_keyboard
 from featurestore.disk.maps import most_maps, with_room
-from featurestore.errors import InputError, NoAccessError, list_some
+from featurestore.disk.refusals import write_errors
+from featurestore.errors import InputError, list_some
 from featurestore.format.choose import create_store
 from featurestore.format.layout import Layout
 from featurestore.format.spec import Column, StoreSpec
@@ -287,7 +288,11 @@ def open_writer(
     the first KeyboardInterrupt waits for the image in hand.
     """
     held = durable.locked(path, wait, command="biomass store build") if lock else nullcontext()
-    with held, _plain_os_errors(path):
+    advice = (
+        "what is sealed is safe, the same command goes on from there once there is room and the "
+        "disk is well"
+    )
+    with held, write_errors(path, advice):
         if not path.exists():
             create_with_catalog(path, spec, frame, reserve)
         with open_reader(path) as store:
@@ -306,19 +311,6 @@ def open_writer(
                     yield writer
                 finally:
                     writer.commit()
-
-
-@contextmanager
-def _plain_os_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except PermissionError as err:
-        raise NoAccessError.of(err, path, what="read or write") from err
-    except OSError as err:
-        raise InputError(
-            f"{path}: writing failed: {err.strerror}; what is sealed is safe, the same command "
-            "goes on from there once there is room and the disk is well"
-        ) from err
 
 
 def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from featurestore.commands.options import ANY, FILE, split_numbers
-from featurestore.commands.running import plain_errors
+from featurestore.commands.running import one_line_errors
 
 
 class MakeByDefault(click.Group):
@@ -67,7 +67,7 @@ def bundle_make(
 
     The program is a wheel; a notebook is there too. The same inputs give the same bytes.
     """
-    with plain_errors():
+    with one_line_errors():
         from predictor.bundle.pack import BackboneChoice, make_bundle
 
         choice = BackboneChoice(
@@ -92,7 +92,7 @@ def bundle_check(folder: Path, sha256: str | None) -> None:
 
     Nothing may be changed, missing, extra, too large, too deep, a link or a pickle.
     """
-    with plain_errors():
+    with one_line_errors():
         from predictor.bundle.bundle import check_bundle
 
         click.echo(check_bundle(folder, sha256))

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from featurestore.disk.json_values import plain
+from featurestore.disk.json_values import json_value
 from featurestore.explore.neighbours import nearest as nearest_images
 from service.answers.openapi import VIEW, described
 from service.answers.parameters import (
@@ -72,7 +72,7 @@ async def card(request: Request) -> Response:
     def made(image: int) -> Response:
         found = overview.image_card(opened.store, image, k, view)
         predicted = _predictions(request, found["image_id"])
-        return JsonText(plain(found | {"predictions": predicted}))
+        return JsonText(json_value(found | {"predictions": predicted}))
 
     return await _of_image(request, opened, made)
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from featurestore.disk.json_values import plain
+from featurestore.disk.json_values import json_value
 from featurestore.errors import BiomassError
 from service.answers import computations
 from service.answers.openapi import VIEW, described
@@ -150,7 +150,7 @@ async def overview(request: Request) -> Response:
     opened = await run_in_threadpool(opened_of, request)
     key = (opened.state, "overview")
     found = await computations.run(request, key, lambda: overview_of(opened.store))
-    return JsonText(plain(found))
+    return JsonText(json_value(found))
 
 
 @described("table")

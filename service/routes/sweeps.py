@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from featurestore.disk.json_values import plain
+from featurestore.disk.json_values import json_value
 from service.answers import computations
 from service.answers.openapi import described
 from service.answers.parameters import choice_of, library_of, name_of
@@ -34,7 +34,8 @@ async def one_sweep(request: Request) -> Response:
     plan = await computations.run(request, ("plan", stamp), lambda: sweeps.plan(folder))
     found = await run_in_threadpool(sweeps.describe, folder, plan)
     name = name_of(request, "w")
-    return JsonText(plain({"name": name, "url": f"/v1/sweeps/{quote(name, safe='')}", **found}))
+    url = f"/v1/sweeps/{quote(name, safe='')}"
+    return JsonText(json_value({"name": name, "url": url, **found}))
 
 
 @described("table", errors=("not-found",))

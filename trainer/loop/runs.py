@@ -15,7 +15,7 @@ import pandas as pd
 from torch import Tensor
 
 from featurestore.disk.durable import appears_whole, check_writable, remove, write_whole
-from featurestore.disk.json_values import plain
+from featurestore.disk.json_values import json_value
 from featurestore.disk.tensor_file import save_tensors
 from featurestore.errors import InputError, NoAccessError
 from featurestore.format.spec import StoreSpec
@@ -105,7 +105,7 @@ class RunFolder:
     def log(self, record: Mapping) -> None:
         """Add a line to metrics.jsonl."""
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(record)) + "\n")
+            file.write(json.dumps(json_value(record)) + "\n")
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         write_whole(self.path / name, table.to_csv(index=False))
@@ -349,5 +349,5 @@ def dump_json(value: Mapping) -> str:
 
     Bytes of a path that are not UTF-8 become JSON's own escapes, which reading gives back.
     """
-    text = json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(json_value(value), indent=1, ensure_ascii=False) + "\n"
     return text.encode(errors="backslashreplace").decode()
