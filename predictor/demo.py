@@ -40,9 +40,9 @@ CONFIG = """\
 # Do both kinds of heads find the masses drawn into the demo's pasture?
 experiment: {name: demo, seed: 42}
 head: {kind: [cls_gating, density], gate_hidden: 64, shared_hidden: 64, normalize: true}
-loss: {beta: 10}
+loss: {scale: none, beta: 10}
 trainer: {num_epochs: 60, batch_size: 16}
-optimization: {lr: [3e-2, 1e-2, 3e-3], weight_decay: 1e-2, ema_decay: 0.95}
+optimization: {lr: [3e-2, 1e-2, 3e-3], weight_decay: 1e-2, decay_biases: true, ema_decay: 0.95}
 augmentation: {mixup: {enabled: false}}
 """
 

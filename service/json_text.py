@@ -7,10 +7,8 @@ from starlette.responses import JSONResponse
 
 
 class JsonText(JSONResponse):
-    """JSON of text that may not be valid UTF-8, as file names may be.
-
-    A lone surrogate is escaped, where Starlette's own JSONResponse would fail.
-    """
+    """Starlette's JSONResponse for text that may not be valid UTF-8, as file names may be: a lone
+    surrogate is escaped, where Starlette's own would fail."""
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

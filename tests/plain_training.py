@@ -84,9 +84,11 @@ class PlainTraining:
         self.every = self.point.trainer.gradient_accumulation_steps
         self.n_batches = self.point.trainer.num_epochs * self.stream.n_steps
         self.n_steps = math.ceil(self.n_batches / self.every)
-        self.adamw = torch.optim.AdamW(
-            self.head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-        )
+        # matrices alone decay, unless biases and the LayerNorm's weights are to
+        matrices = [p for p in self.head.parameters() if p.dim() > 1 or settings.decay_biases]
+        others = [p for p in self.head.parameters() if p.dim() == 1 and not settings.decay_biases]
+        groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        self.adamw = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adamw, self._rate)
 
     def train(self) -> "PlainTraining":
@@ -259,7 +261,8 @@ class PlainTraining:
     def _loss_of(self, out: PlainOutputs, labels: Labels) -> Tensor:
         settings = self.point.loss
         space = SPACES[settings.space]
-        guess_B5, truth_B5 = space(out.masses_5), space(labels.masses_B5)
+        mass_unit, height_unit = self._units()
+        guess_B5, truth_B5 = space(out.masses_5) / mass_unit, space(labels.masses_B5) / mass_unit
 
         def smooth_l1(guess: Tensor, truth: Tensor) -> Tensor:
             return F.smooth_l1_loss(guess, truth, beta=settings.beta)
@@ -271,12 +274,27 @@ class PlainTraining:
             loss = loss + settings.state_weight * F.cross_entropy(out.state_C, labels.state_BC)
             known_B = ~labels.height_B.isnan()
             if known_B.any():  # unknown ones count as samples without an error
-                height = smooth_l1(out.height[known_B], labels.height_B[known_B])
+                height = smooth_l1(
+                    out.height[known_B] / height_unit, labels.height_B[known_B] / height_unit
+                )
                 loss = loss + settings.height_weight * height * known_B.double().mean()
         if out.interval_5I is not None:
             logits, labels_BI = out.interval_5I.flatten(0, 1), labels.interval_B5I.flatten(0, 1)
             loss = loss + settings.interval_weight * F.cross_entropy(logits, labels_BI)
         return loss
+
+    def _units(self) -> tuple[float, float]:
+        """Grams (in the loss's space) and centimetres that errors are counted in: the training
+        rows' root mean square distance from each mass's mean, and of Height from its own."""
+        settings = self.point.loss
+        if settings.scale == "none":
+            return 1.0, 1.0
+        train_N = self.split.train_N
+        values_n5 = SPACES[settings.space](self.photos.masses_N5[train_N])
+        squares_n5 = (values_n5 - values_n5.mean(0)) ** 2
+        height_n = self.photos.height_N[train_N]
+        known_n = height_n[~height_n.isnan()]
+        return squares_n5.mean().sqrt().item(), known_n.std(correction=0).item()
 
     # -- the optimiser's schedule, the average
 

@@ -24,7 +24,7 @@ head: {{kind: {kind}, seed: {seed}, gate_hidden: 5, shared_hidden: 6, dropout: {
 loss: {{space: {space}, intervals: {intervals}}}
 trainer: {{num_epochs: {epochs}, batch_size: 8, gradient_accumulation_steps: {accumulate}}}
 optimization: {{lr: {lr}, weight_decay: [0.01], ema_decay: 0.9}}
-augmentation: {{mixup: {{kind: {mixup}, alpha: {alpha}, disable_ratio: 0.3}}}}
+augmentation: {{mixup: {{enabled: true, kind: {mixup}, alpha: {alpha}, disable_ratio: 0.3}}}}
 inference: {{tta_indices: [0, 2], postprocess: {postprocess}}}
 cv: {{n_folds: {n_folds}, repeats: {repeats}}}
 """

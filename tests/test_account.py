@@ -40,13 +40,13 @@ head:
   {{kind: {kind}, gate_hidden: 3, shared_hidden: 5, queries: 3, dropout: 0.2,
     normalize: {normalize}, seed: {seed}}}
 loss:
-  {{space: {space}, intervals: {intervals}, beta: {beta}, main_weights: [0.9, 0.5, 0.3],
+  {{space: {space}, scale: {scale}, intervals: {intervals}, beta: {beta}, main_weights: [0.9, 0.5, 0.3],
     state_weight: 0.7, height_weight: 0.4, aux_weight: 0.2, interval_weight: 0.6}}
 trainer: {{num_epochs: 2, batch_size: 5, gradient_accumulation_steps: 3}}
 optimization:
   {{lr: {lr}, weight_decay: 0.3, warmup_rate: {warmup}, use_ema: {average},
-    ema_decay: 0.8, ema_start_ratio: 0.4}}
-augmentation: {{mixup: {{kind: {mixup}, alpha: {alpha}, disable_ratio: 0.5}}}}
+    ema_decay: 0.8, ema_start_ratio: 0.4, decay_biases: {decay_biases}}}
+augmentation: {{mixup: {{enabled: true, kind: {mixup}, alpha: {alpha}, disable_ratio: 0.5}}}}
 inference: {{tta_indices: [0], constraints: {constraints}}}
 cv: {{folds: {folds}}}
 """
@@ -55,6 +55,8 @@ SETTINGS = {
         "normalize": "true",
         "seed": 0,
         "space": "raw",
+        "scale": "[spread, none]",
+        "decay_biases": "true",
         "intervals": 3,
         "beta": 2.0,
         "lr": "2e-2",
@@ -68,6 +70,8 @@ SETTINGS = {
         "normalize": "false",
         "seed": 4,
         "space": "[log1p, sqrt]",
+        "scale": "spread",
+        "decay_biases": "[false, true]",
         "intervals": 0,
         "beta": 0.3,
         "lr": "[3e-2, 1e-2]",

@@ -12,6 +12,7 @@ from featurestore.errors import InputError
 from trainer.config.section import Section
 from trainer.config.sections import PointConfig, dump_yaml
 from trainer.loop.grid import SweepConfig, load_point, safe_name
+from trainer.loop.versions import resolved
 
 MINIMAL = """
 experiment: {name: exp013_dinov3, seed: 7}
@@ -33,9 +34,8 @@ def load(tmp_path):
 
 def test_a_sweep_without_axes_is_one_point(load):
     sweep = load()
-    assert (
-        sweep.points == [sweep.base] and sweep.axes == {} and sweep.names == ["001_exp013_dinov3"]
-    )
+    assert sweep.points == [resolved(sweep.base)]
+    assert (sweep.axes, sweep.names) == ({}, ["001_exp013_dinov3"])
 
 
 def test_defaults_are_the_first_experiment(load):
@@ -70,8 +70,9 @@ def test_last_axis_of_the_file_is_fastest(load):
 
 def test_points_differ_in_the_axes_alone(load):
     sweep = load(MINIMAL, {"head.dropout": [0.1, 0.5]})
-    assert sweep.points[1].model_dump(exclude={"head"}) == sweep.base.model_dump(exclude={"head"})
-    assert sweep.points[1].head == sweep.base.head.model_copy(update={"dropout": 0.5})
+    first, second = sweep.points
+    assert second.model_dump(exclude={"head"}) == first.model_dump(exclude={"head"})
+    assert second.head == first.head.model_copy(update={"dropout": 0.5})
 
 
 def test_names_say_what_differs(load):
@@ -154,7 +155,7 @@ def test_what_a_kind_does_not_read_makes_no_other_point(load):
         "augmentation.mixup.kind": ["none", "patches"],
         "augmentation.mixup.alpha": [0.2, 1],
     }
-    sweep = load(MINIMAL, axes)
+    sweep = load(MINIMAL, axes | {"augmentation.mixup.enabled": True})
     by_kind = {
         kind: [
             name
@@ -274,10 +275,10 @@ def test_mixup_and_ema_are_axes(load, key):
         ("trainer: {lr: 3}", "trainer.lr: unknown key; did you mean optimization.lr?"),
         ("optimisation: {}", "optimisation: unknown key; did you mean optimization?"),
         ("cv: {zzzz: 3}", "cv.zzzz: unknown key; known here: n_folds, repeats,"),
-        ("loss: 3", "loss: found 3, expected a section with keys space, beta,"),
+        ("loss: 3", "loss: found 3, expected a section with keys space, scale, beta,"),
         (
             "loss: [{beta: 1}]",
-            "loss: found [{'beta': 1}], expected a section with keys space, beta,",
+            "loss: found [{'beta': 1}], expected a section with keys space, scale, beta,",
         ),
     ],
 )
@@ -346,7 +347,7 @@ def test_a_dumped_config_loads_again(tmp_path_factory, name, lr, store):
     )
     path = tmp_path_factory.getbasetemp() / "config.yaml"
     path.write_text(dump_yaml(point))
-    assert load_point(path) == point
+    assert load_point(path) == resolved(point)
 
 
 def test_a_run_has_no_grid(tmp_path):
@@ -362,7 +363,7 @@ def test_our_configs_load_and_open_with_their_question(path):
     assert opening.startswith("# ") and "?" in opening
 
 
-def test_the_first_experiment_is_the_defaults_and_its_grid(load):
+def test_the_first_experiment_writes_out_what_other_defaults_would_change(load):
     sweep = SweepConfig.load(CONFIGS[0].with_name("exp013_dinov3.yaml"))
     given_there = {
         "experiment.seed": 42,
@@ -373,9 +374,76 @@ def test_the_first_experiment_is_the_defaults_and_its_grid(load):
         "dataset.num_aug_patterns": 20,
         "optimization.lr": 2e-3,
         "optimization.weight_decay": 1e-2,
-        "optimization.ema_decay": 0.997,
-    }  # at its 1600 steps the default's own
+        "optimization.ema_decay": 0.997,  # at its 1600 steps the default's own
+        "head.normalize": False,
+        "loss.space": "raw",
+        "loss.scale": "none",
+        "optimization.decay_biases": True,
+        "augmentation.mixup.enabled": True,
+    }
     assert len(sweep.points) == 6 and sweep.base == load(MINIMAL, given_there).base
+
+
+def test_a_config_saved_before_there_were_versions_means_what_it_meant(tmp_path):
+    """Keys it lacks have their defaults of then, and ridge's space is what ridge did then."""
+    old = """
+experiment: {name: old, seed: 7}
+head: {kind: ridge}
+loss: {space: log1p}
+optimization: {lr: 1.0e-3, weight_decay: 0.01}
+"""
+    (tmp_path / "config.yaml").write_text(old)
+    point = load_point(tmp_path / "config.yaml")
+    assert (point.loss.space, point.loss.scale, point.head.normalize) == ("average", "none", False)
+    assert (point.optimization.decay_biases, point.augmentation.mixup.enabled) == (True, True)
+
+    for kind in ("gpr", "density"):
+        (tmp_path / "config.yaml").write_text(old.replace("ridge", kind))
+        assert load_point(tmp_path / "config.yaml").loss.space == "log1p"
+    # what a sweep of before left out was raw for every kind
+    (tmp_path / "config.yaml").write_text(old.replace("{space: log1p}", "").replace("ridge", "gpr"))
+    assert load_point(tmp_path / "config.yaml").loss.space == "raw"
+
+
+def test_a_grid_of_before_keeps_its_points_and_their_names(tmp_path):
+    """Ridge read no loss.space: one point, whatever the axis says."""
+    base = {
+        "experiment": {"name": "old", "seed": 7},
+        "head": {"kind": "ridge"},
+        "optimization": {"lr": 1e-3, "weight_decay": 0.01},
+    }
+    axes = {"head.kind": ["ridge", "gpr"], "loss.space": ["raw", "sqrt"]}
+    old = SweepConfig.of(base, axes, tmp_path)
+    assert old.names == [
+        "001_old__kind-ridge",
+        "002_old__kind-gpr__space-raw",
+        "003_old__kind-gpr__space-sqrt",
+    ]
+    assert [point.loss.space for point in old.points] == ["average", "raw", "sqrt"]
+
+
+def test_null_is_what_the_kind_does_best(load):
+    kinds = ["cls_gating", "density", "gpr", "kernel_ridge", "svr", "pls"]
+    points = load(MINIMAL, {"head.kind": kinds}).points
+    raw, root = ("raw", "sqrt")
+    assert [point.loss.space for point in points] == [raw, raw, root, root, root, raw]
+    assert [point.head.normalize for point in points[:2]] == [False, True]
+
+
+def test_a_point_that_spells_the_default_out_is_no_other_point(load):
+    axes = {"head.kind": ["density", "gpr"], "loss.space": [None, "raw", "sqrt"]}
+    names = load(MINIMAL, axes | {"head.normalize": [None, True]}).names
+    assert [name.split("__", 1)[1] for name in names] == [
+        "kind-density__normalize-null__space-null",
+        "kind-density__normalize-null__space-sqrt",
+        "kind-gpr__space-null",
+        "kind-gpr__space-raw",
+    ]
+
+
+def test_a_space_that_a_kind_does_not_take_is_refused(load):
+    with pytest.raises(InputError, match="sweep.yaml: loss.space: found 'average', head.kind gpr"):
+        load(MINIMAL, {"head.kind": ["ridge", "gpr"], "loss.space": "average"})
 
 
 def test_every_key_explains_itself():

@@ -17,7 +17,7 @@ experiment: {name: given, seed: 5}
 head: {kind: %s}
 trainer: {num_epochs: 1}
 inference: {tta_indices: [0]}
-augmentation: {mixup: {kind: same_site}}
+augmentation: {mixup: {enabled: true, kind: same_site}}
 optimization: {lr: 1e-2, weight_decay: 1e-2}
 """
 

@@ -24,11 +24,11 @@ YAML = """
 experiment: {{name: learning, seed: 0}}
 dataset: {{store: {store}}}
 head: {{kind: pooled_mlp, features: [cls], shared_hidden: 32, dropout: [0, 0.5], normalize: true}}
-loss: {{state_weight: 0, height_weight: 0}}
+loss: {{scale: none, state_weight: 0, height_weight: 0}}
 trainer: {{num_epochs: 30, batch_size: 4}}
 optimization:
   {{lr: 0.1, weight_decay: [0, 0.3], warmup_rate: [0.1, 1.0],
-    use_ema: [false, true], ema_decay: 0.9}}
+    use_ema: [false, true], ema_decay: 0.9, decay_biases: true}}
 augmentation: {{mixup: {{enabled: [false, true], alpha: 4, disable_ratio: 0}}}}
 inference: {{tta_indices: [0]}}
 cv: {{folds: {folds}}}

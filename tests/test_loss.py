@@ -32,6 +32,7 @@ SETTINGS = {
     "aux_weight": 0.0,
     "interval_weight": 0.0,
     "space": "raw",
+    "scale": "none",
 }
 
 
@@ -47,7 +48,7 @@ def labels(masses_B5=TRUTH_B5, state=((0, 1, 0), (0, 0, 0)), height=(9.0, np.nan
 def loss(out: Outputs, truth: Labels, **settings) -> float:
     """Of one head of one split."""
     point = SimpleNamespace(loss=SimpleNamespace(**SETTINGS | settings))
-    weights = LossWeights.of([point], torch.float64, torch.device("cpu"))
+    weights = LossWeights.of([point], labels(), [])
     one_split = truth.take(torch.tensor([[0, 1]]))
     return multi_task_loss(out, one_split, weights).item()
 
@@ -91,7 +92,7 @@ def test_points_of_one_bank_have_a_space_each():
         SimpleNamespace(loss=SimpleNamespace(**SETTINGS | {"space": s, "beta": 0.01}))
         for s in ("sqrt", "raw")
     ]
-    weights = LossWeights.of(points, torch.float64, torch.device("cpu"))
+    weights = LossWeights.of(points, labels(), [])
     masses = torch.full((1, 2, 1, 5), 9.0, dtype=torch.float64)
     truth = Labels(torch.full((1, 1, 1, 5), 4.0), torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1))
     found = multi_task_loss(Outputs(masses), truth, weights)
@@ -102,7 +103,7 @@ def test_the_root_begins_above_zero():
     nothing = torch.zeros(1, 1, 1, 5, dtype=torch.float64, requires_grad=True)
     truth = Labels(torch.ones(1, 1, 1, 5), torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1))
     point = SimpleNamespace(loss=SimpleNamespace(**SETTINGS | {"space": "sqrt"}))
-    weights = LossWeights.of([point], torch.float64, torch.device("cpu"))
+    weights = LossWeights.of([point], labels(), [])
     multi_task_loss(Outputs(nothing), truth, weights).sum().backward()
     assert nothing.grad.isfinite().all()
 

@@ -8,10 +8,8 @@ from featurestore.read.reader import Reader
 
 
 def stats(store: Reader) -> pd.DataFrame:
-    """Count, mean, std, min, max, mean norm and non-finite values of all sealed images.
-
-    A row per view and token kind.
-    """
+    """Per view and token kind: count, mean, std, min, max, mean norm, non-finite values, of all
+    sealed images."""
     kinds = ("cls", "patch") if store.spec.has_patches else ("cls",)
     sealed = store.sealed
     rows = []

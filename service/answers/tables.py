@@ -114,9 +114,8 @@ def _csv_text(rows: Any) -> str:
 
 
 def _inert(cell: Any) -> Any:
-    """A cell that no spreadsheet computes: a formula gets an apostrophe in front.
-
-    A number stays as it is.
+    """A cell that no spreadsheet computes: a text that would be run gets an apostrophe first,
+    unless it is a plain number.
 
     Source: OWASP, CSV Injection, https://owasp.org/www-community/attacks/CSV_Injection
     """

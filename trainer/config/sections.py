@@ -148,18 +148,26 @@ class HeadConfig(Section):
     dropout: BelowOne = 0.2
     """Rate after the shared layer. `cls_gating`, `attention`, `pooled_mlp`."""
 
-    normalize: bool = False
-    """Bring each channel to mean 0 and std 1, by the rows of the training fold alone. Regressors
-    always do."""
+    normalize: bool | None = None
+    """Bring each channel to mean 0 and std 1, by the rows of the training fold alone; null = as the
+    kind does best: `density` does, kinds with a LayerNorm do not. Regressors always do."""
 
 
 class LossConfig(Section):
-    space: Literal["raw", "log1p", "sqrt"] = "raw"
-    """What the masses are compared in; heads predict grams in each. `ridge` always averages raw and
-    log1p."""
+    space: Literal["raw", "log1p", "sqrt", "average", "chosen"] | None = None
+    """What the masses are compared in; heads predict grams in each. null = the kind's own: `chosen`
+    for `ridge`, `sqrt` for `kernel_ridge`, `gpr` and `svr`, `raw` for all others. For `ridge`
+    alone: `average` of a fit in raw and one in log1p; `chosen` for each mass among these four by
+    the inner folds of the training rows."""
+
+    scale: Literal["none", "spread"] = "spread"
+    """Divide errors of masses by their spread in the training fold (in `space`, the root of the
+    five variances' mean), and those of Height by its own: weights and `beta` then mean the same
+    in every space; none = errors in units of `space`, and in cm."""
 
     beta: PositiveNumber = 1.0
-    """Error, in units of that space, below which smooth L1 is quadratic."""
+    """Error, in spreads or, without `scale`, in units of `space`, below which smooth L1 is
+    quadratic."""
 
     main_weights: Annotated[list[Weight], Field(min_length=3, max_length=3)] = [1.0, 0.5, 0.3]
     """Weights of Total, GDM and Green."""
@@ -224,6 +232,10 @@ class OptimizationConfig(Section):
     weight_decay: Weight
     """Decoupled weight decay of AdamW."""
 
+    decay_biases: bool = False
+    """Decay biases and the weights of LayerNorms, too. It pulls masses at the mean of features
+    towards 0."""
+
     warmup_rate: Share = 0.1
     """First part of the steps, in which the rate rises linearly; then it falls as a cosine."""
 
@@ -244,7 +256,7 @@ class OptimizationConfig(Section):
 
 
 class MixupConfig(Section):
-    enabled: bool = True
+    enabled: bool = False
     """Mix each image with a partner of its batch."""
 
     kind: Literal["none", "patches", "pooled", "same_site"] = "patches"
@@ -332,6 +344,10 @@ class CvConfig(Section):
 
 class PointConfig(Section):
     """One hyper-parameter setting, complete: what is saved beside the weights."""
+
+    config_version: Literal[1, 2] = 2
+    """What missing keys and null mean. A saved config without it is of version 1, whose defaults
+    were others (docs/sweep.md)."""
 
     experiment: ExperimentConfig
     """What this is called and the seed."""

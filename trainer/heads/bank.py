@@ -20,6 +20,7 @@ from featurestore.format.spec import TokenSpec
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 from trainer.heads.pooling import attend, project
+from trainer.heads.spaces import SPACES
 
 N_MAIN = 3  # Total, GDM, Green
 N_AUX = 2  # Dead, Clover
@@ -152,6 +153,13 @@ class HeadKind:
     report_only = False
     settings: tuple[str, ...] = ()
     """Keys of the config's `head` section that it reads, beside `kind` and `seed`."""
+    spaces: tuple[str, ...] = tuple(SPACES)
+    """Values of `loss.space` that it takes."""
+    default_space = "raw"
+    """What `loss.space: null` means."""
+    normalizes = False
+    """What `head.normalize: null` means: without a LayerNorm, channels of the largest scale would
+    lead."""
     has_state = True
     """It predicts State, Height and, if asked, intervals beside the masses."""
     reads_pooled = False

@@ -83,17 +83,30 @@ class LossWeights:
     interval: Tensor
     space: Tensor
     """Index in SPACES."""
+    mass_unit_QG: Tensor | None = None
+    """What errors of masses are divided by in each split; None: nothing."""
+    height_unit_QG: Tensor | None = None
+    """The same for Height."""
 
     @classmethod
     def of(
-        cls, points: Sequence[PointConfig], dtype: torch.dtype, device: torch.device
+        cls, points: Sequence[PointConfig], labels: Labels, trains: Sequence[np.ndarray]
     ) -> "LossWeights":
+        """The settings of a bank's points; trains : (Q,) images each split learns from."""
+        dtype = labels.masses_N5.dtype
+        device = labels.masses_N5.device
+
         def stack(field: str) -> Tensor:
             values = [getattr(point.loss, field) for point in points]
             return torch.tensor(values, dtype=dtype, device=device)
 
         spaces = list(SPACES)
         space = torch.tensor([spaces.index(point.loss.space) for point in points], device=device)
+        units = {}
+        if any(point.loss.scale == "spread" for point in points):
+            units_QG2 = [[_units(labels, train_N, point) for point in points] for train_N in trains]
+            of_both = torch.tensor(units_QG2, dtype=dtype, device=device)
+            units = {"mass_unit_QG": of_both[..., 0], "height_unit_QG": of_both[..., 1]}
         return cls(
             stack("beta"),
             stack("main_weights"),
@@ -102,6 +115,7 @@ class LossWeights:
             stack("aux_weight"),
             stack("interval_weight"),
             space,
+            **units,
         )
 
 
@@ -129,6 +143,10 @@ def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tenso
     beta_G = weights.beta
     prediction = _in_space(out.masses_QGB5, weights.space)
     truth = _in_space(labels.masses_N5, weights.space)
+    if weights.mass_unit_QG is not None:
+        unit_QG11 = weights.mass_unit_QG[..., None, None]
+        prediction = prediction / unit_QG11
+        truth = truth / unit_QG11
     errors = smooth_l1(prediction, truth, beta_G[:, None, None]).mean(2)
     main = (errors[..., :3] * weights.main).sum(-1)
     loss = main + errors[..., 3:].mean(-1) * weights.aux
@@ -136,8 +154,13 @@ def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tenso
         cross_entropy = -(labels.state_NC * out.state_QGBC.log_softmax(-1)).sum(-1)
         loss = loss + cross_entropy.mean(-1) * weights.state
         known = ~labels.height_N.isnan()
-        height = smooth_l1(out.height_QGB, torch.nan_to_num(labels.height_N), beta_G[:, None])
-        loss = loss + (height * known).mean(-1) * weights.height
+        height = out.height_QGB
+        true_height = torch.nan_to_num(labels.height_N)
+        if weights.height_unit_QG is not None:
+            height = height / weights.height_unit_QG[..., None]
+            true_height = true_height / weights.height_unit_QG[..., None]
+        error = smooth_l1(height, true_height, beta_G[:, None])
+        loss = loss + (error * known).mean(-1) * weights.height
     if out.interval_QGB5I is not None:
         cross_entropy = -(labels.interval_QN5I * out.interval_QGB5I.log_softmax(-1)).sum(-1)
         loss = loss + cross_entropy.mean((-2, -1)) * weights.interval
@@ -159,6 +182,29 @@ def smooth_l1(prediction: Tensor, truth: Tensor, beta: Tensor) -> Tensor:
     """Elementwise: quadratic below beta, linear above. Girshick 2015, arXiv:1504.08083."""
     error = (prediction - truth).abs()
     return torch.where(error < beta, error.square() / (2 * beta), error - beta / 2)
+
+
+def spread(masses_n5: np.ndarray, space: str) -> float:
+    """One number for how much a fold's masses vary in a space: the root of the five variances'
+    mean; 1 where none varies.
+
+    One for all five: a spread each would weigh Clover's grams above those of Total, which the
+    contest's score does not.
+    """
+    values_n5 = SPACES[space](torch.from_numpy(masses_n5)).numpy()
+    variance = float(values_n5.var(0).mean())
+    return variance**0.5 if variance > 0 else 1.0
+
+
+def _units(labels: Labels, train_N: np.ndarray, point: PointConfig) -> tuple[float, float]:
+    """What a point's errors of masses and of Height are divided by in a split."""
+    if point.loss.scale == "none":
+        return 1.0, 1.0
+    masses_n5 = labels.masses_N5[train_N].double().cpu().numpy()
+    height_n = labels.height_N[train_N].double().cpu().numpy()
+    known_n = height_n[~np.isnan(height_n)]
+    height_unit = float(known_n.std()) if len(known_n) else 0.0
+    return spread(masses_n5, point.loss.space), height_unit or 1.0
 
 
 def initial_biases(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import InputError
+from trainer.heads.spaces import SPACES
 
 State = dict[str, np.ndarray]
 Fold = tuple[np.ndarray, np.ndarray]
@@ -44,6 +45,15 @@ class Regressor:
 
     own_space = False
     """True: chooses the spaces it is fitted in itself, and is handed grams."""
+
+    spaces: tuple[str, ...] = tuple(SPACES)
+    """Values of `loss.space` that it takes."""
+
+    default_space = "raw"
+    """What `loss.space: null` means."""
+
+    normalizes = False
+    """`head.normalize` makes no difference: features are always scaled."""
 
     saved: Mapping[str, str] = {}
     """Name and type (F32, F64) of each array of a fit. A name ends in its axes: F features, K

@@ -1,4 +1,4 @@
-"""The spaces that regressors are fitted in (trainer.heads.loss.SPACES for arrays)."""
+"""The spaces that masses are compared in (trainer.heads.loss.SPACES for tensors)."""
 
 from collections.abc import Callable
 

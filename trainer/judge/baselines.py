@@ -100,7 +100,7 @@ def of_config(config: PointConfig) -> tuple[Regressor, str]:
     """A point's regressor, and the space that it is handed masses in."""
     kind: Regressor = kinds.load(config.head.kind)
     if kind.own_space:
-        return kind.in_space("average"), "raw"
+        return kind.in_space(config.loss.space), "raw"
     return kind, config.loss.space
 
 

@@ -231,7 +231,7 @@ def _new_trainer(
         mixup_kind=mixup_kind,
         labels=labels,
         optimizer=BankOptimizer(bank, configs, n_steps),
-        weights=LossWeights.of(configs, data.dtype, data.device),
+        weights=LossWeights.of(configs, labels, [split.train_N for split in splits]),
         best={name: tensor.detach().clone() for name, tensor in bank.tensors.items()},
         best_score_QG=np.full(shape_QG, np.nan),
         best_epoch_QG=np.zeros(shape_QG, int),

@@ -31,8 +31,10 @@ from trainer.config.sections import (
     PointConfig,
 )
 from trainer.heads import kinds
+from trainer.loop.versions import NEWEST, check_space, of_version, resolved
 
 SHARED = (
+    "config_version",
     "experiment",
     "backbone",
     "dataset",
@@ -45,14 +47,15 @@ SHARED = (
 
 
 def load_point(path: Path) -> PointConfig:
-    """Read a resolved config. Raises InputError, also if it holds a grid."""
+    """Read a run's config, with what its version stands for written out. Raises InputError, also
+    if it holds a grid."""
     first, axes = _split_axes(read_yaml(path), path)
     if axes:
         raise InputError(
             f"{path}: {', '.join(axes)}: a list where one value belongs; "
             "this is a sweep's config, a run has one value for each key"
         )
-    return _validated(first, path)
+    return resolved(SweepConfig.of(first, {}, path).base)
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,27 @@ class SweepConfig:
                 raise InputError(f"{path}: {key}: no such key to override; {hint}")
             _put(raw, key, value)
         first, axes = _split_axes(raw, path)
-        return cls.of(first, axes, path)
+        return cls.of(first, axes, path, missing_version=NEWEST)
 
     @classmethod
-    def of(cls, base: dict[str, Any], axes: dict[str, list], where: Path) -> Self:
-        """The config that `base` (plain values) and `axes` came from; errors name `where`."""
-        first = _validated(base, where)
+    def of(
+        cls,
+        base: dict[str, Any],
+        axes: dict[str, list],
+        where: Path,
+        missing_version: int = 1,
+    ) -> Self:
+        """The config that `base` (plain values) and `axes` came from; errors name `where`.
+
+        missing_version : what a `base` without `config_version` is of; 1 for what was saved.
+        """
+        first = _validated(of_version(base, missing_version), where)
         checked = {key: _axis_values(first, key, values, where) for key, values in axes.items()}
+        used_kinds = checked.get("head.kind", [first.head.kind])
+        used_spaces = checked.get("loss.space", [first.loss.space])
+        for kind, space in itertools.product(used_kinds, used_spaces):
+            if first.config_version > 1:
+                check_space(kind, space, where)
         return cls(first, checked)
 
     @property
@@ -146,6 +163,7 @@ class SweepConfig:
             idle = {key: self.axes[key][0] for key in idle_keys(point) if key in settings}
             point = functools.reduce(_replaced, idle.items(), point)
             shown = {key: value for key, value in settings.items() if key not in idle}
+            point = resolved(point)
             members.setdefault(_in_effect(point), (point, shown))
         return list(members.values())
 
@@ -176,7 +194,7 @@ def idle_keys(point: PointConfig) -> list[str]:
     if not kind.trained:  # a regressor: no steps, no mixing, of the loss the space alone
         idle += [f"optimization.{name}" for name in OptimizationConfig.model_fields]
         idle += [f"loss.{name}" for name in LossConfig.model_fields if name != "space"]
-        if kind.own_space:
+        if "average" in kind.spaces and point.config_version == 1:
             idle.append("loss.space")
         return idle + [f"augmentation.mixup.{name}" for name in MixupConfig.model_fields]
 

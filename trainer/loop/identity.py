@@ -54,7 +54,7 @@ class Identity:
         saved = json.loads(text)
         points = {}
         for name, point in saved["points"].items():
-            points[name] = SweepConfig.of(point, {}, where).base
+            (points[name],) = SweepConfig.of(point, {}, where).points
         return cls(points, dict(saved["facts"]))
 
     def to_json(self) -> str:

@@ -29,13 +29,23 @@ class BankOptimizer:
         groups = []
         for q in range(bank.n_splits):
             for g, point in enumerate(points):
-                group = {
-                    "params": [_slice(tensor, q, g) for tensor in bank.tensors.values()],
-                    "point": g,
-                    "lr": point.optimization.lr,
-                    "weight_decay": point.optimization.weight_decay,
-                }
-                groups.append(group)
+                settings = point.optimization
+                decayed = [
+                    name
+                    for name, size in bank.shape.tensors().items()
+                    # a bias, or a LayerNorm's weight
+                    if settings.decay_biases or len(size) > 1
+                ]
+                others = [name for name in bank.tensors if name not in decayed]
+                for names, decay in ((decayed, settings.weight_decay), (others, 0.0)):
+                    if names:
+                        group = {
+                            "params": [_slice(bank.tensors[name], q, g) for name in names],
+                            "point": g,
+                            "lr": settings.lr,
+                            "weight_decay": decay,
+                        }
+                        groups.append(group)
         self.adamw = torch.optim.AdamW(groups, fused=True)
         self.average = {name: tensor.detach().clone() for name, tensor in bank.tensors.items()}
 

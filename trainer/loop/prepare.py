@@ -109,6 +109,18 @@ class Sweep:
                     f"the averages after all {n_steps} steps; lower it, to "
                     f"{forgetting(n_steps):.2g} say, or train longer"
                 )
+        given = self.base.loss.model_fields_set
+        if "beta" in given and "scale" not in given:
+            remarks.append(
+                f"loss.beta {self.base.loss.beta:g} counts spreads of the training fold "
+                "(loss.scale: spread, the default since config_version 2); where it was meant in "
+                "units of loss.space, add loss.scale: none"
+            )
+        if self.says_how_to_mix and not any(p.augmentation.mixup.enabled for p in trained):
+            remarks.append(
+                "augmentation.mixup says how to mix, and nothing is mixed: it is off unless "
+                "augmentation.mixup.enabled is true (the default since config_version 2)"
+            )
         if told := self.base.cv.lone_fold:
             remarks.append(told)
         truth_N5 = self.data.truth_N5
@@ -131,6 +143,13 @@ class Sweep:
                 "augmentation.mixup.kind same_site mixes nothing: no site has two photographs"
             )
         return remarks
+
+    @property
+    def says_how_to_mix(self) -> bool:
+        """Whether the config names a kind or alpha of mixup, and does not say if it is on."""
+        named = self.base.augmentation.mixup.model_fields_set
+        axes = {key.removeprefix("augmentation.mixup.") for key in self.config.axes}
+        return bool({"kind", "alpha"} & (named | axes)) and "enabled" not in named | axes
 
     @property
     def holds_out(self) -> bool:

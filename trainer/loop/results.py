@@ -11,7 +11,7 @@ import torch
 
 from featurestore.disk.usable import usable_memory
 from featurestore.errors import InputError
-from trainer.config.sections import HeadConfig, PointConfig
+from trainer.config.sections import HeadConfig, LossConfig, PointConfig
 from trainer.data.stream import Split
 from trainer.data.tokens import TokenReader
 from trainer.judge.baselines import blank_masses, fit_splits, mean_predictor
@@ -22,6 +22,7 @@ from trainer.loop.evaluate import HeldOut, Scores, oof_table, predict_held_out, 
 from trainer.loop.plan import fit_bytes, most_rows
 from trainer.loop.prepare import Sweep
 from trainer.loop.runs import ALL_FILE, WEIGHTS, RunFolder, head_file
+from trainer.loop.versions import resolved
 from trainer.score.metrics import constrained, in_targets_order
 from trainer.score.postprocess import Rule, apply, rules_of
 
@@ -204,7 +205,9 @@ def baselines(sweep: Sweep) -> dict[str, Scores]:
     is left out, with a warning.
     """
     raw = {"mean": mean_predictor(sweep.data, sweep.splits)}
-    ridge = sweep.base.model_copy(update={"head": HeadConfig(kind="ridge")})
+    # in the space that ridge does best, whatever the points are compared in
+    own = {"head": HeadConfig(kind="ridge"), "loss": LossConfig()}
+    ridge = resolved(sweep.base.model_copy(update=own))
     try:
         need = fit_bytes(ridge, sweep.data, most_rows(sweep.splits))
         usable = usable_memory()

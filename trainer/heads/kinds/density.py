@@ -20,6 +20,7 @@ class Density(HeadKind):
     """softplus(density(T)) summed over patches and tiles; it knows no State and no Height."""
 
     settings = ("normalize",)
+    normalizes = True
     has_state = False
     floats_per_patch = 24
     maps_say = "grams"

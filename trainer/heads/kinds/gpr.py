@@ -19,6 +19,7 @@ class Gpr(KernelRegressor):
     section 5.4.1.
     """
 
+    default_space = "sqrt"
     squares = 16
 
     def solve(

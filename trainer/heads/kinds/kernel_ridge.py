@@ -14,6 +14,7 @@ class KernelRidge(SearchedKernel):
     Variables.
     """
 
+    default_space = "sqrt"
     gammas = (0.03, 0.1, 0.3, 1.0)
     penalties = tuple((float(alpha),) for alpha in np.logspace(1, -3, 9))
 

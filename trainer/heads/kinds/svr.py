@@ -18,6 +18,7 @@ class Svr(SearchedKernel):
     Source: Smola and Schölkopf 2004, A tutorial on support vector regression.
     """
 
+    default_space = "sqrt"
     gammas = (0.1, 0.3, 1.0)
     penalties = tuple(itertools.product((0.3, 1.0, 3.0, 10.0), (0.3, 0.1)))
 
