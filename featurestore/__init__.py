@@ -15,8 +15,7 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str):
-    """Import a public name when it is first asked for: torch and h5py stay out until they are
-    needed."""
+    """Import a public name when it is first used, so that torch and h5py can stay out."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

@@ -1,4 +1,6 @@
-"""What this project is called where packages are installed: PyPI's `biomass` is another
-project's."""
+"""What this project is called where packages are installed.
+
+PyPI's `biomass` is another project's.
+"""
 
 DISTRIBUTION = "biomass-tokens"

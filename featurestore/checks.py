@@ -7,8 +7,10 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: ok; warn, it works and should be known; or FAIL, something will
-    break."""
+    """One line of the report.
+
+    ok; warn: it works and should be known; FAIL: something will break.
+    """
 
     name: str
     level: str

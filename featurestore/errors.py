@@ -1,5 +1,6 @@
-"""The one family of errors a user can cause or must act on; anything else is a bug and stays a
-traceback.
+"""The one family of errors a user can cause or must act on.
+
+Anything else is a bug and stays a traceback.
 
     BiomassError                 exit code
       UsageError                 2     the command or call cannot mean anything
@@ -66,7 +67,6 @@ class NoThreadError(BiomassError):
 
 
 def list_some(items: list[str], most: int = 20) -> str:
-    """The items one a line, indented, the tail counted: long lists stay readable and complete
-    enough to act on."""
+    """The items one a line, indented; of more than `most` the rest is counted."""
     lines = [f"\n  {item}" for item in items[:most]]
     return "".join(lines) + (f"\n  ... and {len(items) - most} more" if len(items) > most else "")

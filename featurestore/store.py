@@ -37,8 +37,9 @@ class FeatureStore(Reader):
         cache: str | os.PathLike | None = None,
         cache_bytes: int | None = None,
     ) -> "FeatureStore":
-        """Open the store at path, HDF5 file or Zarr folder; or one that a server offers,
-        http://host:port/v1/stores/name.
+        """Open the store at path, HDF5 file or Zarr folder, or at a server's URL.
+
+        A URL looks like http://host:port/v1/stores/name.
 
         cache, cache_bytes : of a URL, the folder in which fetched rows are kept ($BIOMASS_CACHE or
             ~/.cache/biomass), and how much of it they may take (20 GB).
@@ -72,8 +73,10 @@ class FeatureStore(Reader):
         return self.image_ids
 
     def stats(self) -> pd.DataFrame:
-        """Per view and token kind: count, mean, std, min, max, mean norm, non-finite values, of all
-        sealed images; no token is read."""
+        """Count, mean, std, min, max, mean norm and non-finite values of all sealed images.
+
+        A row per view and token kind; no token is read.
+        """
         from featurestore.explore.statistics import stats
 
         return stats(self)
@@ -85,22 +88,28 @@ class FeatureStore(Reader):
         return store_json(self)
 
     def nearest(self, image: int | str, k: int = 5, view: int | str = 0) -> pd.DataFrame:
-        """The k sealed images most like this one by their class tokens; see
-        featurestore.explore.neighbours."""
+        """The k sealed images most like this one by their class tokens.
+
+        See featurestore.explore.neighbours.
+        """
         from featurestore.explore.neighbours import nearest
 
         return nearest(self, image, k, view)
 
     def pca(self, image: int | str, view: int | str = 0, scale: int = 1) -> np.ndarray:
-        """(H, W, 3) uint8: the photograph's patch tokens as colours, a patch a pixel; see
-        featurestore.explore.pictures."""
+        """(H, W, 3) uint8: the photograph's patch tokens as colours, a patch a pixel.
+
+        See featurestore.explore.pictures.
+        """
         from featurestore.explore.pictures import pca
 
         return pca(self, image, view, scale)
 
     def to_xarray(self) -> Any:
-        """The sealed images as an xarray.Dataset whose arrays are read when they are asked for; see
-        featurestore.explore.xarray."""
+        """The sealed images as an xarray.Dataset whose arrays are read when they are used.
+
+        See featurestore.explore.xarray.
+        """
         from featurestore.explore.xarray import dataset
 
         return dataset(self)

@@ -22,8 +22,9 @@ RETRY_S = 2
 
 
 class ServiceError(Exception):
-    """A request that gets no answer. It becomes `{"error": {"kind", "message", "hint"}}` with the
-    kind's status.
+    """A request that gets no answer.
+
+    It becomes `{"error": {"kind", "message", "hint"}}` with the kind's status.
 
     kind : a key of STATUS. message : what was asked for and why it is not there. hint : what to do,
         may be empty.
@@ -50,7 +51,9 @@ class ServiceError(Exception):
 
 
 def translated(err: BiomassError, without_paths: str) -> ServiceError:
-    """An error of the store or a sweep as one of the service; `without_paths` is its message as
-    anybody may read it."""
+    """An error of the store or a sweep as one of the service.
+
+    without_paths : its message as anybody may read it.
+    """
     kind = next((kind for base, kind in KINDS.items() if isinstance(err, base)), "internal")
     return ServiceError(kind, without_paths)

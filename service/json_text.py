@@ -7,8 +7,10 @@ from starlette.responses import JSONResponse
 
 
 class JsonText(JSONResponse):
-    """Starlette's JSONResponse for text that may not be valid UTF-8, as file names may be: a lone
-    surrogate is escaped, where Starlette's own would fail."""
+    """JSON of text that may not be valid UTF-8, as file names may be.
+
+    A lone surrogate is escaped, where Starlette's own JSONResponse would fail.
+    """
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

@@ -1,5 +1,7 @@
-"""What is served: stores and sweeps by name, named once at the start; a store is opened anew when
-its files were replaced."""
+"""What is served: stores and sweeps by name, named once at the start.
+
+A store is opened anew when its files were replaced.
+"""
 
 import functools
 import hashlib
@@ -122,8 +124,10 @@ class Served:
         return Opened(self.name, store, generation, generation)
 
     def _renew(self) -> None:
-        """Look again at what a writer may have changed, if the files were written to since: ids,
-        seals, or all of it."""
+        """Read again what a writer may have changed, if the files were written to since.
+
+        Ids, seals, or all of it.
+        """
         store = self._opened.store
         arrays = {
             name: store.layout.extents[name].paths[0]
@@ -200,8 +204,10 @@ class Library:
 
 
 def _by_name(paths: Iterable[Path], naming: Callable[[Path], str]) -> Iterable[tuple[str, Path]]:
-    """(name, path) of each; a name that is taken gets -2, -3 ... behind it, and what is not UTF-8
-    in it is `?`."""
+    """(name, path) of each; a name that is taken gets -2, -3 ... behind it.
+
+    What is not UTF-8 in a name becomes `?`.
+    """
     taken: set[str] = set()
     for path in paths:
         stem = naming(path).encode(errors="replace").decode()  # an address holds UTF-8 alone

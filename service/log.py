@@ -1,5 +1,7 @@
-"""Lines for the operator, on stderr. No text of a request can pass for a line of its own, and no
-token is ever in one."""
+"""Lines for the operator, on stderr.
+
+No text of a request can pass for a line of its own, and no token is ever in one.
+"""
 
 import traceback
 

@@ -1,6 +1,7 @@
-"""Answers that a process of their own makes, the worker: who computes holds the interpreter's lock,
-and here others are answered meanwhile. Each request goes to it as HTTP over a socket pair of its
-own; uvicorn serves it there, h11 reads the answer here.
+"""Answers that a process of their own makes, the worker.
+
+Who computes holds the interpreter's lock, and here others are answered meanwhile. Each request goes
+to it as HTTP over a socket pair of its own; uvicorn serves it there, h11 reads the answer here.
 """
 
 import asyncio
@@ -173,8 +174,10 @@ class Relay:
 
 
 class _Relayed(StreamingResponse):
-    """The worker's answer to a request, handed on as it comes and no faster than the client takes
-    it, as long as it is there."""
+    """The worker's answer to a request, handed on no faster than the client takes it.
+
+    Only as long as the client is there.
+    """
 
     def __init__(self, relay: Relay, scope: Scope) -> None:
         super().__init__(())
@@ -194,8 +197,10 @@ class _Relayed(StreamingResponse):
             self._relay.n_now -= 1
 
     async def stream_response(self, send: Send) -> None:
-        """ServiceError `busy` if the worker ends before it answers; BiomassError, which cuts the
-        connection, if it does later."""
+        """ServiceError `busy` if the worker ends before it answers.
+
+        BiomassError, which cuts the connection, if it ends later.
+        """
         begun = False
         try:
             with self._relay.connect() as connection:

@@ -155,8 +155,10 @@ def listen(host: str, port: int) -> Listening:
 
 
 def names_of(host: str) -> tuple[str, ...]:
-    """What a request to this address may call its host. A name of somebody else's that leads here
-    is not among them."""
+    """What a request to this address may call its host.
+
+    A name of somebody else's that leads here is not among them.
+    """
     if host in LOOPBACK:
         return LOOPBACK
     if host not in ("0.0.0.0", "::"):

@@ -1,5 +1,4 @@
-"""A frozen timm vision transformer: photograph tiles in, class and patch tokens out, with the
-model's own preprocessing."""
+"""A frozen timm vision transformer with its own preprocessing: tiles in, tokens out."""
 
 import re
 import warnings
@@ -64,8 +63,7 @@ class Backbone:
         )
 
     def tokens(self, tiles_THW3: Tensor, image_id: str, view: ViewSpec) -> tuple[Tensor, Tensor]:
-        """Tokens of one view of one photograph: its T tiles are one batch, whatever else is asked
-        for.
+        """Tokens of one view of one photograph, whose T tiles are one batch.
 
         Parameters
         ----------
@@ -97,8 +95,7 @@ class Backbone:
         ) if self.spec.dtype == "int8" else patches_TPD
 
     def _forward(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Class and patch tokens of each layer; where a device cannot hold a batch, it gets the
-        halves."""
+        """Class and patch tokens of each layer; a batch too large for the device is halved."""
         try:
             return self._forward_at_once(x_T3HW)
         except torch.OutOfMemoryError:
@@ -117,8 +114,7 @@ class Backbone:
         )
 
     def try_out(self) -> None:
-        """Pass one grey tile through the model: what fails on this device in this precision fails
-        before a store is laid out."""
+        """Pass one grey tile through the model, so that it fails before a store is laid out."""
         try:
             self._forward(
                 torch.zeros(
@@ -199,8 +195,7 @@ def spec_without_weights(
     aspect: float = 2.0,
     bits: int | None = None,
 ) -> TokenSpec:
-    """The spec of tokens that a model made elsewhere, by weights that nobody knows: their hash is
-    zeros. Nothing is loaded."""
+    """The spec of tokens that a model made elsewhere, by unknown weights: their hash is zeros."""
     size = _tile_size(model_name, crop, image_size, aspect)
     model = tried_model(model_name, size, (-1,))
     return _token_spec(model, model_name, UNKNOWN_WEIGHTS, crop, size, views, (-1,), 0, bits)
@@ -290,8 +285,7 @@ def backbone_of_store(
 def restore_backbone(
     spec: TokenSpec, weights: str | None, device: str, precision: str, option: str = "--weights"
 ) -> Backbone:
-    """The backbone that made tokens of this spec, for the same tokens again; MismatchError if the
-    weights are others."""
+    """The backbone that made tokens of this spec; MismatchError if the weights are others."""
     if spec.decode_rules != DECODE_RULES:
         raise MismatchError(
             f"photographs were decoded by rules {spec.decode_rules}, this program has "
@@ -308,8 +302,9 @@ def restore_backbone(
 
 
 def _check_shapes(spec: TokenSpec) -> None:
-    """MismatchError if the installed timm's model of that name gives other tokens; it is asked
-    before weights are fetched.
+    """MismatchError if the installed timm's model of that name gives other tokens.
+
+    Asked before weights are fetched.
 
     MemoryShortError if its weights do not fit in memory.
     """
@@ -325,8 +320,7 @@ def _check_shapes(spec: TokenSpec) -> None:
 
 
 def _check_memory(model: nn.Module, name: str) -> None:
-    """MemoryShortError if the weights, which are float32 in main memory first, do not fit: the
-    kernel would end the process."""
+    """MemoryShortError if the weights, first float32 in main memory, do not fit."""
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     advice = "free some memory, raise the limit or use a smaller backbone"
     check_memory(4 * n_parameters, f"{name}: a copy of its weights", advice)

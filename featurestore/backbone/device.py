@@ -8,8 +8,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def choose_device(device: str) -> torch.device:
-    """The device asked for; "auto" is CUDA where there is one. InputError rather than a silent
-    other one."""
+    """The requested device, where "auto" is CUDA if there is one.
+
+    InputError rather than a silent other one.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

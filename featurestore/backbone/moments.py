@@ -1,13 +1,11 @@
-"""What a row's tokens come to: pooled vectors and moments, taken once while the tokens are at
-hand."""
+"""What a row's tokens come to: pooled vectors and moments, taken while they are at hand."""
 
 import torch
 from torch import Tensor
 
 
 def pool(patches_TPD: Tensor) -> Tensor:
-    """(T, 5, D) float32: per channel mean, std, max, min and signed GeM(3) over the P patches of
-    each tile.
+    """(T, 5, D) float32: per tile and channel mean, std, max, min and signed GeM(3) of patches.
 
     GeM: Radenovic et al. 2018, arXiv:1711.02512; with p = 3 the cube keeps the sign, so negative
     channels count.
@@ -20,8 +18,7 @@ def pool(patches_TPD: Tensor) -> Tensor:
 
 
 def row_stats(cls_TD: Tensor, patches_TPD: Tensor, pooled_T5D: Tensor) -> Tensor:
-    """(14,) float64, the fields of spec.STATS: count, non-finite, min, max, mean, M2 and mean norm,
-    of cls and patches."""
+    """(14,) float64, the fields of spec.STATS, of cls and of patches."""
     mean, std, greatest, least, _ = pooled_T5D.double().unbind(1)
     n = patches_TPD.numel()
     whole = mean.mean()

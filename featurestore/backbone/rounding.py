@@ -1,5 +1,6 @@
-"""Rounding tokens to eight bits: what an int8 archive keeps, and what predict does to its own
-tokens for heads trained on one.
+"""Rounding tokens to eight bits, as an int8 archive keeps them.
+
+Predict rounds its own tokens so for heads that were trained on one.
 
 One pair of functions, in single operations that IEEE 754 defines, so that every device rounds a
 token to the same bits.
@@ -13,8 +14,9 @@ ERROR_FIELDS = {"max", "rms", "max_relative", "rms_relative"}
 
 
 def quantise(tokens_XD: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., D) float16 -> q (..., D) int8 and scale (...) float32: scale = max|token| / 127, q =
-    round(token / scale).
+    """(..., D) float16 -> q (..., D) int8 and scale (...) float32.
+
+    scale = the greatest absolute value of a token / 127, and q = round(token / scale).
 
     Halves are rounded to even. A token of zeros has scale 0 and q 0. Of an integer multiple of the
     scale nothing is lost: quantising what `dequantise` returned gives the same token again.
@@ -65,8 +67,10 @@ class ErrorTally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def error(self) -> dict[str, float]:
-        """ERROR_FIELDS: greatest and root mean square of single values; then of the norm of a
-        token's change to its own norm."""
+        """ERROR_FIELDS: greatest and root mean square error of values, then of tokens.
+
+        A token's error is the norm of its change relative to its own norm.
+        """
         return {
             "max": self._max,
             "rms": (self._square / max(1, self._n_values)) ** 0.5,

@@ -1,5 +1,7 @@
-"""A vision transformer of timm, and how its class and patch tokens are read. Its weights are left
-to `backbone.py`."""
+"""A vision transformer of timm, and how its class and patch tokens are read.
+
+Its weights are left to `backbone.py`.
+"""
 
 import difflib
 import inspect
@@ -26,8 +28,10 @@ EXAMPLES = "vit_huge_plus_patch16_dinov3 or vit_small_patch14_dinov2"
 
 
 def new_model(model_name: str, arguments: dict[str, Any]) -> nn.Module:
-    """A model of timm without a classifier; InputError for an unknown one, or one whose tokens
-    cannot be read."""
+    """A model of timm without a classifier.
+
+    InputError for an unknown one, or one whose tokens cannot be read.
+    """
     import timm
 
     import featurestore.backbone.demo.model  # noqa: F401  once it is imported, timm knows the demo's backbone too
@@ -48,8 +52,9 @@ def new_model(model_name: str, arguments: dict[str, Any]) -> nn.Module:
 # a process may load one model several times: for each device, or in a notebook
 @lru_cache(maxsize=8)
 def tried_model(model_name: str, size: tuple[int, int], layers: tuple[int, ...]) -> nn.Module:
-    """The model without weights, on the meta device, once a tile of (height, width) pixels went
-    through it.
+    """The model without weights, on the meta device, after a trial with one tile.
+
+    size : height and width of the tile in pixels.
 
     Shapes alone are computed, so this takes a fraction of a second, whatever the model's size.
 
@@ -85,8 +90,10 @@ def tried_model(model_name: str, size: tuple[int, int], layers: tuple[int, ...])
 def read_tokens(
     model: nn.Module, layers: Sequence[int], x_T3HW: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Class tokens (T, D) and patch tokens (T, P, D) of each layer, after the model's final norm;
-    patches row by row."""
+    """Class tokens (T, D) and patch tokens (T, P, D) of each layer, after the final norm.
+
+    Patches come row by row.
+    """
     if type(model).__name__ in BY_FEATURES:
         tokens_TXD = model.forward_features(x_T3HW)
         return [tokens_TXD[:, 0]], [tokens_TXD[:, 1:]]
@@ -102,8 +109,7 @@ def read_tokens(
 
 
 def patch_size(model: nn.Module) -> int:
-    """Pixels, the side of the square that a patch token stands for; InputError if it is no
-    square."""
+    """Side in pixels of the square that a patch token stands for; InputError if it is none."""
     embed = getattr(model, "patch_embed", None)
     if hasattr(embed, "feat_ratio"):  # a stem of convolutions counts too
         height, width = embed.feat_ratio(as_scalar=False)
@@ -124,8 +130,10 @@ def patch_size_of(model_name: str) -> int:
 
 
 def checked_layers(model: nn.Module, layers: Sequence[int]) -> tuple[int, ...]:
-    """Layers as given, if they exist, rise and are not named twice (timm returns them in the
-    model's order)."""
+    """Layers as given, if they exist, rise and are not named twice.
+
+    timm returns them in the model's order.
+    """
     kind = type(model).__name__
     if kind in BY_FEATURES:
         if tuple(layers) != (-1,):

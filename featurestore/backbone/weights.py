@@ -1,5 +1,7 @@
-"""A backbone's weights: loaded from a file, named by their hash, kept beside a store and found
-there. Nothing is unpickled."""
+"""A backbone's weights: loaded from a file, named by their hash, kept beside a store.
+
+Nothing is unpickled.
+"""
 
 import hashlib
 import os
@@ -45,8 +47,10 @@ def is_random(spec: StoreSpec) -> bool:
 
 
 def kept_weights(spec: StoreSpec, folders: Iterable[Path]) -> str | None:
-    """Where the weights that made a store come from when nobody says: the first file kept in a
-    folder, random, or None: timm."""
+    """Where the weights that made a store are, when nobody says.
+
+    The first file kept in a folder, "random", or None for timm's own.
+    """
     for folder in folders:
         kept = saved_weights_path(folder, spec.tokens.weights_sha256)
         # False also where a folder may not be looked into: the next one may have it
@@ -56,8 +60,7 @@ def kept_weights(spec: StoreSpec, folders: Iterable[Path]) -> str | None:
 
 
 def cached_weights(model_name: str) -> str | None:
-    """The file of timm's own weights that an earlier download left on this machine. No network is
-    asked."""
+    """The file of timm's own weights that an earlier download left here, without a network."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -69,8 +72,7 @@ def cached_weights(model_name: str) -> str | None:
 
 
 def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) -> Path:
-    """Keep weights beside the store, under a name that is their hash; nothing is written if they
-    are there.
+    """Keep weights beside the store under a name that is their hash, unless they are there.
 
     Waits for another process that writes them; InputError if they cannot be written.
     """
@@ -94,8 +96,10 @@ def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) ->
 
 
 def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
-    """A model with the weights of a safetensors file, ours as they are, others by timm's own
-    conversion."""
+    """A model with the weights of a safetensors file.
+
+    Ours are loaded as they are, others by timm's own conversion.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -141,8 +145,7 @@ def _refuse_pickles(path: Path) -> None:
 
 
 def _misfit(model: nn.Module, found: Sequence[str], err: Exception) -> str:
-    """Which tensors a model expects and which a file has, or whose shapes differ, and what to
-    do."""
+    """Which tensors are missing, unknown or of another shape, and what to do."""
     expected = list(model.state_dict())
     told = str(err).splitlines()
     sizes = [line.strip().rstrip(".") for line in told if "size mismatch for" in line]
@@ -174,8 +177,10 @@ def _some(items: Sequence[str], most: int = 3, comma: str = ", ") -> str:
 
 
 def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state less the classifier we do not have; only then does timm load strictly, and what is
-    missing is an error."""
+    """The state less its classifier, which we do not have.
+
+    Only then does timm load strictly, so that a missing tensor is an error.
+    """
     names = model.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
     return (

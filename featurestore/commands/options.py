@@ -1,5 +1,4 @@
-"""Options and arguments that commands of all packages share, and lists that a user typed with
-commas."""
+"""Options that commands of all packages share, and lists that a user typed with commas."""
 
 import os
 import re
@@ -14,8 +13,10 @@ from featurestore.errors import InputError, NoAccessError, UsageError
 
 
 class AnyPath(click.Path):
-    """A path; of one behind a folder that this account may not look into, click says that it does
-    not exist."""
+    """A path; a folder that this account may not look into is named as the reason.
+
+    click alone would say that the path does not exist.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:

@@ -15,8 +15,9 @@ from featurestore.disk.threads import check_thread
 
 @contextmanager
 def one_line_errors(after: str = "", needs_threads: bool = True) -> Iterator[None]:
-    """A BiomassError becomes one line and its exit code, here and nowhere else; a signal 128 + its
-    number.
+    """A BiomassError becomes one line and its exit code, here and nowhere else.
+
+    A signal becomes 128 + its number.
 
     after : what a user can do after a signal, said when it comes.
     needs_threads : refuse at once where the system starts no thread.

@@ -1,5 +1,4 @@
-"""The only durable writes: checksums, whole-buffer pwrite, sync, files that appear whole, the
-builder's lock.
+"""The only durable writes: checksums, pwrite, sync, files that appear whole, the lock.
 
 Nothing else in the project syncs, renames or locks, so the order of a crash-safe commit can be
 read, and tested, here.
@@ -32,8 +31,7 @@ def round_up(n: int, unit: int = PAGE) -> int:
 
 
 def crc32c(*buffers: "np.ndarray | bytes", start: int = 0) -> int:
-    """CRC-32C (Castagnoli, RFC 3720) of the buffers one after another, nothing copied; arrays must
-    be C-contiguous."""
+    """CRC-32C (Castagnoli, RFC 3720) of C-contiguous buffers one after another; no copy."""
     import google_crc32c  # zarr brings it; predict, which never checks a store, runs without
 
     for buffer in buffers:  # the extension takes arrays and bytes, not memoryviews
@@ -42,8 +40,10 @@ def crc32c(*buffers: "np.ndarray | bytes", start: int = 0) -> int:
 
 
 def crc32c_rows(*parts_NX: np.ndarray, start_N: np.ndarray | None = None) -> np.ndarray:
-    """(N,) uint32: CRC-32C of each row's bytes, the parts' rows one after another; parts are
-    C-contiguous within a row."""
+    """(N,) uint32: CRC-32C of each row's bytes, the parts' rows one after another.
+
+    Parts are C-contiguous within a row.
+    """
     from google_crc32c import extend
 
     crc_N = np.empty(len(parts_NX[0]), np.uint32)
@@ -63,8 +63,9 @@ def crc32c_rows(*parts_NX: np.ndarray, start_N: np.ndarray | None = None) -> np.
 
 @lru_cache(64)
 def crc32c_append(n_bytes: int) -> Callable[[int, int], int]:
-    """A function (crc of A, crc of B) -> crc of A and B one after another, for any B of n_bytes;
-    nothing is read again.
+    """A function (crc of A, crc of B) -> crc of A and B, for any B of n_bytes.
+
+    Nothing is read again.
 
     CRC is linear over GF(2): appending n zero bytes is a 32 x 32 matrix of bits, made by squaring
     that of one byte (as zlib's crc32_combine does).
@@ -116,8 +117,7 @@ def pwrite(fd: int, buffers: list["np.ndarray | bytes"], offset: int) -> None:
 
 
 def pread_into(fd: int, buffer: np.ndarray, offset: int) -> None:
-    """Fill a C-contiguous array from the file; a file that ends early is StoreDamaged, never
-    zeros."""
+    """Fill a C-contiguous array from the file; StoreDamaged, never zeros, if it ends early."""
     view = memoryview(buffer).cast("B")
     while len(view):
         n = os.preadv(fd, [view], offset)
@@ -168,8 +168,9 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def appears_whole(path: Path, partial: Path | None = None) -> Iterator[Path]:
-    """Hand out `NAME.partial`, or what is given; when the block ends well it is synced and gets its
-    name, else it is removed.
+    """Hand out `NAME.partial`, which gets its name when the block ends well.
+
+    It is synced before that. After an error it is removed. partial : another name for it.
 
     Also for folders, as long as the final name is free. Litter of a killed process is removed on
     the next try.
@@ -191,8 +192,9 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 
 def check_free(folder: Path, n_bytes: int, instead: str = "") -> None:
-    """InputError if the folder's file system cannot hold so many more bytes (stores are sparse:
-    they fail late).
+    """InputError if the folder's file system cannot hold so many more bytes.
+
+    Checked early because stores are sparse, and would fail late.
 
     instead : what else the command that was typed can do.
     """
@@ -224,8 +226,7 @@ _held: set[int] = set()  # descriptors of locks this process holds
 
 
 def _drop_locks_in_child() -> None:
-    """A forked child shares the lock's open file; kept, it would hold the lock after the builder is
-    gone."""
+    """Close the lock in a forked child, which would hold it after the builder is gone."""
     while _held:
         os.close(_held.pop())
 
@@ -237,8 +238,9 @@ os.register_at_fork(after_in_child=_drop_locks_in_child)
 def locked(
     path: Path, wait: bool = False, needed: bool = True, command: str | None = None
 ) -> Iterator[None]:
-    """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it; LockedError names
-    the holder, or wait for it.
+    """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it.
+
+    LockedError names the holder, unless `wait` waits for it.
 
     The kernel releases it with the process, so a stale file never blocks (and is left: unlinking it
     would race). It is not a lock on the store itself: libhdf5 locks what it opens, and ours there

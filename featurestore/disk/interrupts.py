@@ -1,5 +1,4 @@
-"""A stop that was asked for: noted before anything is said of it, acted on where nothing is half
-done.
+"""A stop that was requested: noted at once, acted on where nothing is half done.
 
 A command is stopped by a signal and ends by SystemExit, exit code 128 + number. In Python SIGINT
 stops (a notebook's button), and KeyboardInterrupt is raised.
@@ -30,8 +29,10 @@ _way_on = ""
 
 
 def check_interrupt() -> None:
-    """Raise SystemExit or KeyboardInterrupt if a stop was asked for. Signals are the main thread's:
-    others are not stopped."""
+    """Raise SystemExit or KeyboardInterrupt if a stop was requested.
+
+    Signals are the main thread's: others are not stopped.
+    """
     if _stop is not None and _on_main_thread():
         raise _stop()
 
@@ -57,8 +58,9 @@ def deferred_interrupts(way_on: str = "") -> Iterator[None]:
 
 @contextmanager
 def patient_keyboard(way_on: str) -> Iterator[None]:
-    """In this block the first KeyboardInterrupt waits for a `check_interrupt`, or the block's end;
-    a second one comes at once.
+    """The first KeyboardInterrupt waits for a `check_interrupt`, or the block's end.
+
+    A second one comes at once.
 
     Only where SIGINT has Python's own handler: a command's or the user's is left, and so is an
     ignored signal. Handlers are put back. Off the main thread nothing is changed.
@@ -84,8 +86,9 @@ def patient_keyboard(way_on: str) -> Iterator[None]:
 
 @contextmanager
 def stopped_by_signals(after: str = "") -> Iterator[None]:
-    """For a command: the first signal unwinds, so that what is begun is finished or dropped; a
-    second SIGINT or SIGTERM kills.
+    """For a command: the first signal unwinds, a second SIGINT or SIGTERM kills.
+
+    Unwinding finishes or drops what is begun.
 
     Where unwinding waits for a checkpoint, a second one within GRACE_S is taken for the same wish:
     schedulers repeat theirs. A signal of COUNTED_ONCE is left to whoever ignores it (nohup) or
@@ -121,8 +124,7 @@ class _Handler:
         self._kills_from_s: float | None = None
 
     def is_ending(self, number: int) -> bool:
-        """Whether the process ends, and a repeated signal must not kill it before its exit code is
-        known."""
+        """Whether the process ends, and must live until its exit code is known."""
         return self._asked and (self._has_waited or number in COUNTED_ONCE)
 
     def __call__(self, number: int, _frame: object) -> None:

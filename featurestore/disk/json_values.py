@@ -8,8 +8,10 @@ import numpy as np
 
 
 def json_value(value: Any) -> Any:
-    """NumPy numbers as Python's, tuples as lists, what is not finite as None: JSON has no NaN. All
-    else as it is."""
+    """NumPy numbers as Python's, tuples as lists, what is not finite as None.
+
+    JSON has no NaN. All else stays as it is.
+    """
     if isinstance(value, Mapping):
         return {str(key): json_value(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,5 +1,4 @@
-"""Files that are mapped: those of all open stores that were used last, as many as the kernel lets a
-process have.
+"""Mapped files: those of all open stores that were used last, as many as the kernel allows.
 
 A map takes a descriptor (Python keeps one beside it until 3.13) and one of vm.max_map_count places.
 Whoever holds a view keeps its map alive: what is dropped here is forgotten, not unmapped.
@@ -94,8 +93,10 @@ def most_maps() -> int:
 
 
 def _file_limits() -> tuple[int, int]:
-    """What this process may open, and what it may raise that to; no more than it could map
-    anyhow."""
+    """How many files this process may open, and what it may raise that to.
+
+    No more than it could map anyhow.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 2 * _max_map_count()
     return tuple(
@@ -122,8 +123,7 @@ def raise_file_limit() -> bool:
 
 
 def with_room(path: Path, take: Callable[[], T]) -> T:
-    """What `take` gives; where the kernel has no more room for it, once more after maps that nobody
-    uses were dropped.
+    """What `take` gives; without room, once more after unused maps were dropped.
 
     InputError if there is none then.
     """

@@ -29,8 +29,10 @@ def say(text: str) -> None:
 
 
 def show_crashes() -> None:
-    """Have a crash show its line on stderr: SIGBUS, where a mapped store was modified, is no
-    exception that could be caught."""
+    """Have a crash show its line on stderr.
+
+    SIGBUS, where a mapped store was modified, is no exception that could be caught.
+    """
     if not faulthandler.is_enabled():
         with suppress(OSError, RuntimeError):  # stderr is closed, or no file
             faulthandler.enable()

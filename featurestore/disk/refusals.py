@@ -1,5 +1,4 @@
-"""What the system refuses, as errors of ours: access to a file, descriptors, threads, a folder for
-temporary files."""
+"""What the system refuses, as errors of ours: files, descriptors, threads, temporary files."""
 
 import errno
 from collections.abc import Iterator
@@ -18,8 +17,10 @@ SET_TMPDIR = (
 
 
 def as_ours(err: Exception) -> BiomassError | None:
-    """The error that tells a user what happened and what to do; None for a bug, which stays a
-    traceback."""
+    """The error that tells a user what happened and what to do; None for a bug.
+
+    A bug stays a traceback.
+    """
     if isinstance(err, BiomassError):
         return err
     if isinstance(err, PermissionError) and err.filename is not None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 @contextmanager
 def readable_name(path: Path) -> Iterator[Path]:
-    """A name of the file by which safetensors opens it: its reader refuses folders whose names are
-    not UTF-8.
+    """A name of the file by which safetensors opens it.
+
+    Its reader refuses folders whose names are not UTF-8.
 
     Valid within the block. Raises OSError if the file cannot be opened.
     """

@@ -1,5 +1,4 @@
-"""Threads: how many torch takes by default, threads for work on views side by side, and a system
-that starts none."""
+"""Threads: how many torch takes, pools for work on views, and a system that starts none."""
 
 import os
 import threading
@@ -34,8 +33,7 @@ def starting() -> Iterator[None]:
 
 
 def not_started(err: BaseException) -> NoThreadError | None:
-    """The error to raise for one that a thread which could not be started is behind; None for any
-    other."""
+    """The error to raise if a thread that could not be started is behind `err`, else None."""
     cause: BaseException | None = err
     seen = set()  # an error that was raised again may be a cause of its own cause
     while cause is not None and id(cause) not in seen:
@@ -55,8 +53,10 @@ class Pool(ThreadPoolExecutor):
 
 
 def check_thread() -> None:
-    """NoThreadError if no thread can be started at all: OpenBLAS and OpenMP would end the process
-    without a word of ours."""
+    """NoThreadError if no thread can be started at all.
+
+    OpenBLAS and OpenMP would end the process without a word of ours.
+    """
     thread = threading.Thread(target=bool)
     with starting():
         thread.start()
@@ -65,8 +65,9 @@ def check_thread() -> None:
 
 @contextmanager
 def usable_threads() -> Iterator[None]:
-    """In this block torch takes no more threads than this process has CPUs, where its environment
-    does not say how many.
+    """In this block torch takes no more threads than this process has CPUs.
+
+    Nothing changes where its environment says how many.
 
     Torch itself heeds the affinity, not a cgroup's quota: of 64 threads with a quota of 2 CPUs most
     wait for the others.

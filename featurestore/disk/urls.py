@@ -1,5 +1,4 @@
-"""A store's URL as it is typed, shown and kept: apart from the token that goes with it; and where
-the rows it gives are kept."""
+"""A store's URL apart from the token that goes with it, and where its rows are kept."""
 
 import os
 from pathlib import Path
@@ -28,8 +27,9 @@ def is_url(path: object) -> bool:
 
 
 def without_token(url: str) -> str:
-    """The URL as it may be shown and kept; a token in its query is remembered in this process
-    alone.
+    """The URL as it may be shown and kept.
+
+    A token in its query is remembered in this process alone.
 
     UsageError for what no store's URL has.
     """

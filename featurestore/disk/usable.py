@@ -1,5 +1,6 @@
-"""What this process may use: memory and CPUs. Less than the machine has where a cgroup limits it,
-as in most containers.
+"""What this process may use: memory and CPUs.
+
+Less than the machine has where a cgroup limits it, as in most containers.
 
 Of the standard library alone, for `doctor` must run where nothing else loads.
 """
@@ -30,8 +31,9 @@ class Memory:
 
 
 def usable_memory(proc: Path = PROC) -> Memory:
-    """The least of MemAvailable and what is left of each memory limit, from this process's cgroup
-    up to its mount's root.
+    """The least of MemAvailable and what is left of each memory limit.
+
+    Limits are those of this process's cgroup and of all above it, up to its mount's root.
 
     Of a limit so much is left as no anonymous memory and no tmpfs takes; page cache does not count,
     since the kernel drops it. cgroup v1 and v2. proc : where procfs is mounted.
@@ -55,8 +57,10 @@ def usable_memory(proc: Path = PROC) -> Memory:
 
 
 def check_memory(need: int, what: str, advice: str, proc: Path = PROC) -> None:
-    """MemoryShortError if `what` needs more bytes of main memory than this process may use;
-    `advice` is what to do then."""
+    """MemoryShortError if `what` needs more main memory than this process may use.
+
+    need : bytes. advice : what to do then.
+    """
     usable = usable_memory(proc)
     if need > usable.n_bytes:
         raise MemoryShortError(
@@ -65,8 +69,10 @@ def check_memory(need: int, what: str, advice: str, proc: Path = PROC) -> None:
 
 
 def usable_cpus(proc: Path = PROC) -> int:
-    """CPUs of this process's affinity, or fewer by the least quota of its cgroups, rounded down; at
-    least 1."""
+    """CPUs of this process's affinity, or the least quota of its cgroups; at least 1.
+
+    Quotas are rounded down.
+    """
     quotas = [_quota(folder) for folder in cgroups(CPU, proc)]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
 
@@ -78,8 +84,9 @@ def meminfo(proc: Path = PROC) -> dict[str, int]:
 
 
 def cgroups(controller: str, proc: Path = PROC) -> Iterator[Path]:
-    """Folders of this process's cgroup and of those above it, up to the mount's root, of each
-    hierarchy with the controller.
+    """Folders of this process's cgroup and of those above it, up to the mount's root.
+
+    Of each hierarchy that has the controller.
 
     Where /proc/self/cgroup names no folder below a mount, as in a container that does not see its
     own path, the mount's root.
@@ -165,8 +172,7 @@ def _unescaped(field: str) -> str:
 
 
 def read(path: str | Path) -> str:
-    """The text of a file of the kernel's; empty where this kernel, or container, does not have
-    it."""
+    """The text of a file of the kernel's; empty where this kernel or container has none."""
     try:
         return Path(path).read_bytes().decode(errors="surrogateescape")
     except OSError:

@@ -43,8 +43,10 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. InputError, naming file and line, for anything but plain values
-    under unique keys."""
+    """The mapping in a YAML file of plain values under unique keys.
+
+    InputError for anything else names file and line.
+    """
     try:
         raw = yaml.load(path.read_bytes(), Loader=_PlainLoader)
     except PermissionError as err:

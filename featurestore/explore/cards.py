@@ -21,8 +21,10 @@ CARD_STATS_ROWS = 8  # of more, the table is folded
 
 
 def facts(store: Reader) -> dict[str, str]:
-    """What one asks first of a store; nothing is read but ids, states and seals, no seal is
-    checked."""
+    """What one asks first of a store.
+
+    Only ids, states and seals are read, and no seal is checked.
+    """
     t, n = store.spec.tokens, store.n_images
     rounded = "" if t.dtype == "float16" else f", patches rounded to {t.dtype}"
     rows = (
@@ -81,8 +83,10 @@ def _size_text(n_bytes: int) -> str:
 
 
 def store_html(store: Reader) -> str:
-    """A notebook's card: facts, some thumbnails, statistics. It needs nothing from outside and sets
-    no colours."""
+    """A notebook's card: facts, some thumbnails, statistics.
+
+    It needs nothing from outside and sets no colours.
+    """
     frame = stats(store)
     table = _table(frame.columns, frame.to_numpy(object))
     unfolded = " open" if len(frame) <= CARD_STATS_ROWS else ""
@@ -146,8 +150,10 @@ def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value as HTML text; whole numbers, which the catalog and counts hold as floats, without a
-    point."""
+    """A value as HTML text.
+
+    The catalog and counts hold whole numbers as floats: they get no point.
+    """
     if isinstance(value, float):
         value = f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
     return escape(str(value))

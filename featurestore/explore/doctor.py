@@ -1,5 +1,4 @@
-"""What is wrong with this installation, this machine or this folder: one line a check, for a person
-with a problem.
+"""What is wrong with this installation, machine or folder, one line a check.
 
 Of the standard library alone, and packaging where it is there: it must run where numpy, torch or
 h5py do not load. What may crash is tried in a process of its own. Folders are tried with temporary
@@ -48,8 +47,7 @@ MODIFIED = (
 
 
 def examine(path: Path | str) -> list[Check]:
-    """Everything checked: the installation, the machine, the folder at path, and the store there if
-    it is one.
+    """All checks: the installation, the machine, the folder at path, and a store there.
 
     path : or a store's URL; the folder is then the one that its rows are kept in.
     """
@@ -84,8 +82,7 @@ def to_json(checks: list[Check]) -> str:
 
 
 def check_served(url: str, mounted: list[Mount]) -> Iterator[Check]:
-    """The folder that rows from elsewhere are kept in, made if it is not there yet; and the store,
-    opened."""
+    """The folder that rows from elsewhere are kept in, made if missing, and the store, opened."""
     folder = default_root()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,8 +96,7 @@ def check_served(url: str, mounted: list[Mount]) -> Iterator[Check]:
 
 
 def check_place(path: Path, mounted: list[Mount]) -> Iterator[Check]:
-    """The folder at path, or that a store at path lies in, tried with temporary files; the store or
-    data there, opened."""
+    """The folder at or around path, tried with temporary files, and the store or data there."""
     if path.name in TABLES:
         path = path.parent
     folder, store = locate(path)
@@ -146,8 +142,10 @@ def check_folder(folder: Path, mounted: list[Mount], read_only: str) -> Iterator
 
 
 def locate(path: Path) -> tuple[Path, Path | None]:
-    """The folder to try, and the store at path or around it, if there is one: inside of a store
-    nothing is ever tried."""
+    """The folder to try, and the store at path or around it, if there is one.
+
+    Nothing is ever tried inside of a store.
+    """
     path = Path(os.path.realpath(path))
     around = [
         each

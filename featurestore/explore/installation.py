@@ -76,8 +76,10 @@ def check_version(name: str, found: str | None, allowed: Any, advice: str) -> Ch
 
 
 def check_pair() -> Check:
-    """Whether torch is the one torchvision's metadata asks for: told without importing a pair that
-    may crash."""
+    """Whether torch is the one that torchvision's metadata requires.
+
+    Neither is imported: a wrong pair may crash.
+    """
     try:
         needed = [each for each in requirements("torchvision") if each.name == "torch"]
     except ModuleNotFoundError as err:
@@ -100,8 +102,10 @@ def check_pair() -> Check:
 
 
 def requirements(name: str) -> list[Any]:
-    """packaging's Requirements of an installed package, its extras left out; ModuleNotFoundError if
-    there is none."""
+    """packaging's Requirements of an installed package, without extras.
+
+    ModuleNotFoundError if there is no such package.
+    """
     from packaging.requirements import Requirement
 
     found = [Requirement(text) for text in metadata.requires(name) or []]
@@ -109,8 +113,10 @@ def requirements(name: str) -> list[Any]:
 
 
 def version(name: str) -> str | None:
-    """The installed version; None if there is none, or pip was killed before its metadata was
-    whole."""
+    """The installed version; None without a package, or without whole metadata.
+
+    pip may have been killed before it wrote that.
+    """
     try:
         return metadata.version(name)
     except (metadata.PackageNotFoundError, KeyError):
@@ -135,8 +141,10 @@ def check_starting() -> Check:
 
 
 def check_loading() -> Iterator[Check]:
-    """Whether torchvision truly loads, and what CUDA shows, told by another process: a bad library
-    may take it down."""
+    """Whether torchvision truly loads, and what CUDA shows.
+
+    Another process tells, because a bad library may take it down.
+    """
     try:  # -P: a torch.py in the current folder is not what `biomass` would import
         done = subprocess.run(
             [sys.executable, "-P", "-c", LOAD], capture_output=True, text=True, timeout=LOAD_SECONDS
@@ -170,8 +178,11 @@ def check_loading() -> Iterator[Check]:
 
 
 def check_cuda(torch: dict[str, Any], has_driver: bool) -> Check:
-    """torch : cuda (the version it is built for, or None), devices, and said, its warnings;
-    has_driver : NVIDIA's."""
+    """What torch says of CUDA.
+
+    torch : cuda (the version it is built for, or None), devices, and said, its warnings. has_driver
+    : whether NVIDIA's is there.
+    """
     if torch["devices"]:
         return Check(
             "CUDA", OK, "; ".join(f"cuda:{i} {name}" for i, name in enumerate(torch["devices"]))

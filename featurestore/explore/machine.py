@@ -58,8 +58,11 @@ def check_cpu(cpuinfo: str, n_cpus: int) -> Check:
 
 
 def check_threads(value: str | None, n_cpus: int, n_cores: int) -> Check:
-    """value : OMP_NUM_THREADS, which may be a list for nested loops; n_cpus : usable; n_cores : of
-    the affinity, quota or not."""
+    """Whether OMP_NUM_THREADS fits the CPUs that are usable.
+
+    value : the variable, which may be a list for nested loops. n_cpus : usable. n_cores : of the
+    affinity, quota or not.
+    """
     if value is None and n_cpus < n_cores:
         found = (
             "not set: "
@@ -101,8 +104,7 @@ def check_memory(fields: dict[str, int], usable: Memory) -> Check:
 
 
 def check_file_system(folder: Path, mounted: list[Mount]) -> Check:
-    """Which file system the folder is in: of the mount points above it the longest, mounted
-    last."""
+    """Which file system the folder is in: of the longest mount point above it, the last."""
     above = [mount for mount in mounted if folder.is_relative_to(mount.point)]
     if not above:
         return Check("file system", OK, f"{folder}: not known to /proc/self/mountinfo")

@@ -38,8 +38,10 @@ def nearest(store: Reader, image: int | str, k: int = 5, view: int | str = 0) ->
 
 
 def direction_blocks(store: Reader, images_N: np.ndarray, view: int) -> Iterator[np.ndarray]:
-    """(n, D) float32 photographs' directions, a block of images at a time, see `nearest`; zero
-    where a mean over tiles is."""
+    """(n, D) float32 directions of photographs, a block of images at a time, see `nearest`.
+
+    Zero where a mean over tiles is zero.
+    """
     t, cls_NVTD = store.spec.tokens, store.array("cls")
     block = max(1, BLOCK_BYTES // (4 * t.n_tiles * t.width))
     for start in range(0, len(images_N), block):

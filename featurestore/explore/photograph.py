@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 
 class ImageTokens:
-    """One photograph of a store: its labels and the tokens of its views, by view name or
-    position."""
+    """One photograph of a store: its labels, and its views' tokens by name or position."""
 
     def __init__(self, store: Reader, image: int) -> None:
         self._store = store
@@ -58,8 +57,10 @@ class ImageTokens:
         return pca(self._store, self._image, view, scale)
 
     def show(self, view: int | str = 0) -> "Image":
-        """A PIL picture: the thumbnail beside the patch tokens as colours. InputError if the store
-        has neither."""
+        """A PIL picture: the thumbnail beside the patch tokens as colours.
+
+        InputError if the store has neither.
+        """
         from featurestore.explore.pictures import show
 
         return show(self._store, self._image, view)
@@ -85,8 +86,7 @@ class ImageTokens:
 
 
 class RowView:
-    """One view of a photograph, `store["ID..."]["hflip"]`: what ImageTokens gives for it, as
-    attributes."""
+    """One view, `store["ID..."]["hflip"]`: what ImageTokens gives for it, as attributes."""
 
     def __init__(self, image: ImageTokens, view: str) -> None:
         self._image = image

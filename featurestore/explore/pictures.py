@@ -41,8 +41,10 @@ def pca(store: Reader, image: int | str, view: int | str = 0, scale: int = 1) ->
 
 
 def on_photograph(patches_TPD: np.ndarray, tokens: TokenSpec, view: int) -> np.ndarray:
-    """(H, W, D): a row's patches where they lie on the photograph, tiles side by side, the view's
-    flips and transpose undone."""
+    """(H, W, D): a row's patches where they lie on the photograph.
+
+    Tiles are side by side; the view's flips and transpose are undone.
+    """
     spec = tokens.views[view]
     h, w = tokens.grid[:: -1 if spec.transpose else 1]
     return np.concatenate(
@@ -90,8 +92,9 @@ def components(x_ND: np.ndarray, extra: int = 8, rounds: int = 8) -> np.ndarray:
 
 
 def show(store: Reader, image: int | str, view: int | str = 0) -> Image.Image:
-    """A picture about 256 pixels high: the thumbnail, and right of it the patch tokens as colours,
-    see `pca`; or what there is.
+    """A picture about 256 pixels high: the thumbnail, and right of it the patch tokens.
+
+    Tokens as colours, see `pca`. Whichever of the two there is.
 
     InputError if the store has neither, or the image is not sealed.
     """
@@ -120,8 +123,7 @@ def pictures(store: Reader, image: int, view: int) -> dict[str, Image.Image]:
 
 
 def aspect(store: Reader, image: int) -> float:
-    """Width / height of the photograph; a thumbnail is squeezed to the shape of the store's
-    first."""
+    """Width / height of the photograph; thumbnails are squeezed to the shape of the first."""
     width, height = (float(store.array(f"catalog/{name}")[image]) for name in ("width", "height"))
     if not (width > 0 and height > 0):  # of imported tokens nobody may know
         t = store.spec.tokens

@@ -8,8 +8,10 @@ from featurestore.read.reader import Reader
 
 
 def stats(store: Reader) -> pd.DataFrame:
-    """Per view and token kind: count, mean, std, min, max, mean norm, non-finite values, of all
-    sealed images."""
+    """Count, mean, std, min, max, mean norm and non-finite values of all sealed images.
+
+    A row per view and token kind.
+    """
     kinds = ("cls", "patch") if store.spec.has_patches else ("cls",)
     sealed = store.sealed
     rows = []

@@ -1,5 +1,4 @@
-"""A store as an xarray.Dataset: arrays of both formats by name of axis, view and image, each read
-where it is asked for."""
+"""A store as an xarray.Dataset with named axes, each array read where it is used."""
 
 from typing import Any
 
@@ -25,8 +24,7 @@ NAMES = ("cls", "patches", "pooled", "stats", "thumbs")
 
 
 class StoredArray(BackendArray):
-    """One array of a store behind xarray's lazy indexing; travels to other processes as the store's
-    path."""
+    """One array of a store behind xarray's lazy indexing; pickled as the store's path."""
 
     def __init__(self, store: Reader, name: str) -> None:
         self._store, self._name = store, name
@@ -39,8 +37,7 @@ class StoredArray(BackendArray):
         )
 
     def _read(self, key: tuple) -> np.ndarray:
-        """Outer indexing: each integer, slice or array of the key along its own axis. A view if
-        there is no array."""
+        """Index each axis by its own integer, slice or array; a view if there is no array."""
         image, *rest = key
         one = isinstance(image, int | np.integer)
         if one:
@@ -64,8 +61,7 @@ class StoredArray(BackendArray):
 
 
 def _outer(array: np.ndarray, key: Any) -> np.ndarray:
-    """Integers and slices first: they read nothing; then the arrays from the first axis on, views
-    before channels."""
+    """Apply integers and slices first, which read nothing; then arrays, views before channels."""
     array = array[tuple(slice(None) if isinstance(k, np.ndarray) else k for k in key)]
     axis = 0
     for k in key:
@@ -76,8 +72,9 @@ def _outer(array: np.ndarray, key: Any) -> np.ndarray:
 
 
 def dataset(store: Reader) -> xr.Dataset:
-    """Tokens, statistics and thumbnails of the sealed images, the catalog's columns as coordinates
-    of `image`.
+    """Tokens, statistics and thumbnails of the sealed images.
+
+    The catalog's columns are coordinates of `image`.
 
     Nothing is read before it is asked for: `.isel(image=3, view=1)` reads one row of patches, and
     what is not patches comes as views of the file. Images that are not sealed are left out; `image`
@@ -101,8 +98,7 @@ def dataset(store: Reader) -> xr.Dataset:
 
 
 def _coordinates(store: Reader, images: slice | np.ndarray) -> dict[str, Any]:
-    """Names of images, views, poolings and statistics; where a patch lies on its tile; the
-    catalog."""
+    """Names of images, views, poolings and statistics; a patch's place; the catalog."""
     t, catalog = store.spec.tokens, store.catalog.iloc[images]
     row, column = np.divmod(np.arange(t.n_patches), t.grid[1])
     own = {

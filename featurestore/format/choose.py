@@ -13,8 +13,9 @@ from featurestore.format.spec import ARCHIVE_FORMAT, StoreSpec
 
 
 def open_layout(path: Path) -> Layout:
-    """Layout of the store at path, whichever format it is; metadata is read once, no file stays
-    open.
+    """Layout of the store at path, whichever format it is.
+
+    Metadata is read once; no file stays open.
 
     InputError if there is nothing or something else, NoAccessError if it may not be read;
     StoreDamaged if it is a store that cannot be whole.
@@ -27,8 +28,9 @@ def open_layout(path: Path) -> Layout:
 
 
 def create_store(path: Path, spec: StoreSpec, n: int) -> Layout:
-    """Lay out an empty store with room for n images; the suffix says the format. Sparse: it takes
-    no room yet.
+    """Lay out an empty store with room for n images; the suffix says the format.
+
+    It is sparse, and takes no room yet.
 
     Nothing is synced and the name is there at once; `writer.create_with_catalog` hides it until it
     is whole.

@@ -44,8 +44,10 @@ def _lay_out(path: Path, spec: StoreSpec, n: int) -> None:
 
 
 def open_layout(path: Path) -> Layout:
-    """Read the metadata with libhdf5, once; foreign links, filters or external bytes are refused
-    before any read."""
+    """Read the metadata with libhdf5, once.
+
+    Foreign links, filters or external bytes are refused before any read.
+    """
     try:
         with _open_unlocked(path) as file:
             check_format(path, _attribute(file, "format"), _attribute(file, "format_version"))
@@ -132,8 +134,9 @@ def _add_attribute(file, name: str, text: str) -> None:
 
 
 def _add_dimension(file, name: str, size: int, number: int) -> None:
-    """A dimension as netCDF-4 has it, so that its readers (xarray among them) name the axes; it
-    takes no room.
+    """A dimension as netCDF-4 has it, so that its readers, as xarray, name the axes.
+
+    It takes no room.
 
     Source: NetCDF-4 file format specification, "Dimensions without coordinate variables".
     """
@@ -174,8 +177,7 @@ def _attribute(file, name: str) -> object:
 
 
 def _dataset(file, name: str):
-    """The dataset behind hard links only, of plain bytes in this very file; anything else is
-    StoreDamaged."""
+    """The dataset behind hard links only, of bytes in this very file; else StoreDamaged."""
     import h5py
 
     group = file

@@ -1,5 +1,4 @@
-"""Where the bytes of a store are: the answer both formats give, and all that reading, writing and
-verifying ask of them."""
+"""Where the bytes of a store are: what reading, writing and verifying ask of both formats."""
 
 import os
 from dataclasses import dataclass, field
@@ -15,8 +14,10 @@ MOST_IMAGES = 1 << 24
 
 @dataclass(frozen=True)
 class Extent:
-    """One array on disk: row r is `array.row_bytes` bytes of file r // rows_per_file, in C order,
-    little-endian."""
+    """One array on disk: row r is `array.row_bytes` bytes of file r // rows_per_file.
+
+    In C order, little-endian.
+    """
 
     array: Array
     paths: tuple[Path, ...]
@@ -55,8 +56,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Layout:
-    """An opened store's spec, where each of its arrays lies, and how long each of its files must
-    be."""
+    """An opened store's spec, where each array lies, and how long each file must be."""
 
     path: Path
     spec: StoreSpec
@@ -86,8 +86,10 @@ class Layout:
         return parts
 
     def _below(self) -> set[str]:
-        """All files and folders of a store that is a folder; as text, since pathlib takes longer
-        than the kernel."""
+        """All files and folders of a store that is a folder.
+
+        As text, since pathlib takes longer than the kernel.
+        """
         root, found = str(self.path), set()
         for file in self.sizes:
             path = str(file)
@@ -97,8 +99,10 @@ class Layout:
         return found
 
     def check_sizes(self) -> None:
-        """StoreDamaged if a file is missing, cut or a link: mapping it would end in SIGBUS, read as
-        zeros, or read elsewhere."""
+        """StoreDamaged if a file is missing, cut or a link.
+
+        Mapping it would end in SIGBUS, read as zeros, or read elsewhere.
+        """
         for path in self._below():
             if os.path.islink(path):
                 raise StoreDamaged(
@@ -115,8 +119,10 @@ class Layout:
             self.inodes[path] = found.st_dev, found.st_ino
 
     def open_file(self, path: Path) -> int:
-        """A descriptor to read one of the store's files; StoreDamaged if it is not the file that
-        was checked, or was cut."""
+        """A descriptor to read one of the store's files.
+
+        StoreDamaged if it is not the file that was checked, or was cut.
+        """
         try:
             fd = with_room(path, lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError as err:
@@ -133,8 +139,7 @@ class Layout:
 
 
 def check_format(path: Path, name: object, version: object) -> None:
-    """InputError for something that is not a store, or is of a version this program does not
-    know."""
+    """InputError for no store, or for one of a version this program does not know."""
     if name == ARCHIVE_FORMAT:
         raise InputError(
             f"{path}: an archive, a compressed copy that cannot be mapped; `biomass store convert "

@@ -1,5 +1,4 @@
-"""What a store is: the record of everything that changes a token, its fingerprint, and the arrays
-that follow from it.
+"""What a store is: what changes a token, its fingerprint, and the arrays that follow.
 
 The text of `docs/format.md` is normative; this module is its vocabulary. How the arrays lie on disk
 is left to the formats.
@@ -42,22 +41,28 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Record(BaseModel):
-    """A frozen part of the spec; unknown keys are refused: a newer store must not be half
-    understood."""
+    """A frozen part of the spec.
+
+    Unknown keys are refused: a newer store must not be half understood.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def changed(self, **fields: Any) -> Self:
-        """The record with some fields changed, checked anew; pydantic's own copy would keep a
-        cached fingerprint."""
+        """The record with some fields changed, checked anew.
+
+        pydantic's own copy would keep a cached fingerprint.
+        """
         return type(self)(
             **{name: getattr(self, name) for name in type(self).model_fields} | fields
         )
 
 
 class ViewSpec(Record):
-    """One named transform: flips, then at most one colour change whose amounts are drawn from
-    [-amount, amount]."""
+    """One named transform: flips, then at most one colour change.
+
+    Amounts of the change are drawn from [-amount, amount].
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     hflip: bool = False
@@ -68,8 +73,7 @@ class ViewSpec(Record):
 
 
 class TokenSpec(Record):
-    """Everything that changes a token, and nothing else; the fingerprint is taken over this
-    record."""
+    """Everything that changes a token, and nothing else; the fingerprint is taken of it."""
 
     # behind a serializer like `_without_bits` infinities would become null, which nobody refuses
     model_config = ConfigDict(ser_json_inf_nan="constants")
@@ -98,8 +102,10 @@ class TokenSpec(Record):
 
     @model_serializer(mode="wrap")
     def _without_bits(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Bits stand in the record where they were given alone: fingerprints are what they were
-        before there was such a key."""
+        """Leave `bits` out where they were not given.
+
+        Fingerprints are then what they were before there was such a key.
+        """
         fields = fields_of(self)
         return {
             name: value for name, value in fields.items() if name != "bits" or value is not None
@@ -120,8 +126,10 @@ class TokenSpec(Record):
 
 
 class Column(Record):
-    """One column of the catalog: a float64 number, or UTF-8 text in `width` bytes, padded with
-    zeros."""
+    """One column of the catalog: a float64 number, or UTF-8 text padded with zeros.
+
+    width : bytes of a text.
+    """
 
     name: Annotated[str, Field(min_length=1)]
     kind: Literal["number", "text"]
@@ -135,8 +143,7 @@ class Column(Record):
 
     @cached_property
     def node(self) -> str:
-        """Path of the array; every byte outside [A-Za-z0-9_-] of the name becomes ~ and two hex
-        digits."""
+        """Path of the array; a byte outside [A-Za-z0-9_-] becomes ~ and two hex digits."""
         letters = (
             chr(b) if chr(b).isalnum() and b < 128 or b in b"_-" else f"~{b:02x}"
             for b in self.name.encode()
@@ -190,8 +197,7 @@ class StoreSpec(Record):
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "StoreSpec":
-        """StoreDamaged if the text is not a spec of this version or its fingerprint is not its
-        own."""
+        """StoreDamaged if the text is no spec of this version, or its fingerprint is wrong."""
         try:
             fields = json.loads(text)
             fingerprint = fields.pop("fingerprint")

@@ -1,5 +1,6 @@
-"""The Zarr v3 format: a folder whose every array is sharded without compression, so that each row
-is bytes at a known offset.
+"""The Zarr v3 format: a folder of sharded, uncompressed arrays.
+
+So each row is bytes at a known offset.
 
 zarr-python writes the metadata; the shard files are laid out here, index included, before a single
 row exists. Metadata is read back as the JSON it is: opening must be quick, and anything but the one
@@ -43,8 +44,10 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
 
 
 def open_layout(path: Path) -> Layout:
-    """Read the folder's metadata; the codecs, grids and shard indices must be exactly those that
-    `create` writes."""
+    """Read the folder's metadata.
+
+    Codecs, grids and shard indices must be exactly those that `create` writes.
+    """
     attributes = read_metadata(path, "group").get("attributes", {})
     check_format(path, attributes.get("format"), attributes.get("format_version"))
     spec = StoreSpec.from_json(str(attributes.get("spec")), str(path))
@@ -98,8 +101,10 @@ def rows_per_file(array: Array) -> int:
 
 
 def metadata_crc(layout: Layout) -> int:
-    """CRC-32C of every zarr.json, the root's first, the others in order of their array's name; they
-    never change."""
+    """CRC-32C of every zarr.json, which never change.
+
+    The root's comes first, the others follow in order of their array's name.
+    """
     files = [
         layout.path,
         layout.path / "catalog",
@@ -109,8 +114,10 @@ def metadata_crc(layout: Layout) -> int:
 
 
 def _grid(array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Inner chunk and shard shape: rows of patches one by one in files of whole images, all else in
-    one file."""
+    """Inner chunk and shard shape.
+
+    Rows of patches are chunks of their own in files of whole images; all else is in one file.
+    """
     if array.row_axes == 2:
         image_bytes = array.shape[1] * _stride(array)
         per_file = max(1, min(array.shape[0], SHARD_BYTES // image_bytes))
@@ -174,8 +181,10 @@ def _index_offset(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
 
 
 def _index(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...], file: int) -> bytes:
-    """The shard's index: (offset, length) of each inner chunk, absent beyond the array, then its
-    CRC-32C."""
+    """The shard's index: (offset, length) of each inner chunk, then its CRC-32C.
+
+    Chunks beyond the array are absent.
+    """
     per_chunk = _rows_per_chunk(extent, chunk)
     n_bytes = per_chunk * extent.array.row_bytes + (4 if extent.row_crc else 0)
     return _index_of(
@@ -246,8 +255,7 @@ def _grid_of(node: dict, path: Path, array: Array) -> tuple[tuple[int, ...], tup
 
 
 def _check_array(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Inner chunk and shard shape of an array whose metadata is what `create` writes; StoreDamaged
-    if it is not."""
+    """Inner chunk and shard shape of an array; StoreDamaged unless `create` writes such."""
     node = read_metadata(path / array.name, "array")
     chunk, shard = _grid_of(node, path, array)
     if shard[0] > round_up(array.shape[0], chunk[0]):

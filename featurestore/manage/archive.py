@@ -55,8 +55,7 @@ class ArchiveReport:
 
 
 class Archive:
-    """An archive open for reading; like a store it has spec, catalog, sealed and
-    rows(image)."""
+    """An archive open for reading; it has spec, catalog, sealed and rows(image), as a store."""
 
     def __init__(self, path: Path, scheme: Scheme, attributes: dict, root: "zarr.Group") -> None:
         self.path = path

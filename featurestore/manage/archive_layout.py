@@ -1,5 +1,7 @@
-"""How an archive's arrays lie in their Zarr group: chunks, codecs, and what is refused of metadata
-before it costs anything."""
+"""How an archive's arrays lie in their Zarr group: chunks and codecs.
+
+Metadata is refused before it costs anything.
+"""
 
 import json
 import math
@@ -41,8 +43,10 @@ class Scheme:
 
     @cached_property
     def arrays(self) -> list[Array]:
-        """Those of the store, less the checksum of its metadata; with int8, patches as i1 and a
-        scale for each token."""
+        """Those of the store, less the checksum of its metadata.
+
+        With int8, patches are i1 with a scale for each token.
+        """
         arrays = [array for array in self.spec.arrays(self.n) if array.name != "metadata_crc32c"]
         if self.codec == "int8":
             at, patches = next(
@@ -76,8 +80,10 @@ class Scheme:
         }
 
     def create(self, path: Path) -> "tuple[zarr.Group, dict[str, zarr.Array]]":
-        """Lay out the group; the arrays are to be written by these handles (others would leave out
-        chunks of zeros)."""
+        """Lay out the group.
+
+        Write the arrays by these handles: others would leave out chunks of zeros.
+        """
         import zarr
 
         root = zarr.create_group(
@@ -120,8 +126,7 @@ class Scheme:
         )  # so that a missing file is damage
 
     def grid(self, array: Array) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        """Chunk and shard: a row of patches in a file of whole images; a block of rows; the whole
-        of a column."""
+        """Chunk and shard: a row of patches in a file of images, a block of rows, a column."""
         if array.name == "patches":
             return (1, 1, *array.row_shape), (self.per_file, *array.shape[1:])
         first = self.per_block if array.name in BLOCK_NAMES else self.n
@@ -129,8 +134,7 @@ class Scheme:
 
 
 def check_attributes(path: Path, attributes: dict) -> None:
-    """What is no archive, or of another version, is refused; an archive's own attributes must be of
-    the kinds we use."""
+    """InputError for no archive or another version, StoreDamaged for wrong attributes."""
     if attributes.get("format") != ARCHIVE_FORMAT:
         raise InputError(
             f"{path}: not a {ARCHIVE_FORMAT}: its root attribute 'format' is "
@@ -163,8 +167,10 @@ def check_attributes(path: Path, attributes: dict) -> None:
 
 
 def check_array(path: Path, array: Array, scheme: Scheme) -> None:
-    """StoreDamaged unless an array's metadata is what `create` writes, but for the number of images
-    in a chunk, and its files are there: a chunk that is missing would read as zeros."""
+    """StoreDamaged unless an array is as `create` lays it out, and all its files are there.
+
+    The number of images in a chunk may differ. A chunk that is missing would read as zeros.
+    """
     node, where = read_metadata(path / array.name, "array"), f"{path / array.name}/zarr.json"
     first = _images_per_file(node, where, scheme.n)
     chunk, shard = (1, 1, *array.row_shape), (first, *array.shape[1:])

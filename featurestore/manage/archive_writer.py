@@ -190,8 +190,7 @@ def _put(arrays: "dict[str, zarr.Array]", buffers: dict[str, np.ndarray], span: 
 def _encoded(
     spec: StoreSpec, rows: ImageRows, tally: ErrorTally | None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """An image's values by array of the archive, and its rows' CRC-32C (V,) as they will be
-    restored."""
+    """An image's values by array of the archive, and its rows' CRC-32C (V,) when restored."""
     parts = {}
     if tally:
         rows, parts = rounded_rows(spec, rows, tally)

@@ -1,5 +1,6 @@
-"""Import of an earlier experiment's tokens: a folder of `{image_id}.npz` to a store, without a
-backbone.
+"""Import of an earlier experiment's tokens: a folder of `{image_id}.npz` to a store.
+
+No backbone is needed.
 
 A file holds, in float, `cls_0`, `cls_1`, ... (D,) and `patches_0`, `patches_1`, ... (P, D), one
 pair a view. Nothing in it is unpickled, and no array is read before its shape, from the zip's
@@ -46,8 +47,10 @@ from featurestore.write.writer import image_bytes, open_writer
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did; error as featurestore.backbone.rounding counts it, of the images imported
-    now."""
+    """What an import did.
+
+    error : of the images imported now, as featurestore.backbone.rounding counts it.
+    """
 
     path: Path
     n_images: int

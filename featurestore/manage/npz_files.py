@@ -29,8 +29,10 @@ LARGEST = float(np.finfo(np.float16).max)
 
 
 def check_files(folder: Path, files: Sequence[Path]) -> tuple[int, int, int]:
-    """Views, patches and width that all files have; InputError listing those that cannot be read or
-    have others."""
+    """Views, patches and width that all files have.
+
+    InputError lists those that cannot be read or have others.
+    """
     if not files:
         raise InputError(f"{folder}: no .npz files; expected one an image, named by its id")
     expected, bad = None, []
@@ -51,8 +53,10 @@ def check_files(folder: Path, files: Sequence[Path]) -> tuple[int, int, int]:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of each cls and patches member, from its header; ValueError unless it is of floats and
-    as long as it should be."""
+    """Shape of each cls and patches member, from its header.
+
+    ValueError unless it is of floats and as long as it should be.
+    """
     shapes = {}
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
@@ -94,8 +98,7 @@ def _check_keys(shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
-    """ValueError unless a file's members are shaped as those of the first whole file, and those as
-    tokens are."""
+    """ValueError unless members are shaped as tokens are, and as those of the first file."""
     patches = expected["patches_0"]
     if len(patches) != 2 or min(patches) < 1:
         raise ValueError(f"patches_0 is {patches}, expected (patches, width)")

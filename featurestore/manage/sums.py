@@ -41,8 +41,10 @@ class Piece:
 
 
 class RowSums:
-    """CRC-32C of every row of the images that have a seal, array by array in the order the format
-    chains them."""
+    """CRC-32C of every row of the images that have a seal.
+
+    Array by array, in the order in which the format chains them.
+    """
 
     def __init__(self, store: Reader, progress: Progress) -> None:
         self.store = store
@@ -123,8 +125,10 @@ class RowSums:
     def _sum_row(
         self, row: tuple[int, int], extent: Extent, pieces: Iterator[Piece | Exception]
     ) -> int:
-        """CRC-32C of one row's patches, from pieces as they come; what one holds is gone when the
-        next is asked for."""
+        """CRC-32C of one row's patches, from pieces as they come.
+
+        A piece's buffer is used again when the next one is taken.
+        """
         crc, tail = 0, b""
         for piece in pieces:
             if isinstance(piece, Exception):
@@ -145,8 +149,10 @@ class RowSums:
     def _ahead(
         self, readers: Pool, places: Iterator[tuple[Path, int, int, int]]
     ) -> Iterator[Piece | Exception]:
-        """The piece at each place in turn, or why it cannot be had, a few being read meanwhile; a
-        buffer is used again."""
+        """The piece at each place in turn, or why it cannot be had.
+
+        A few are read meanwhile; a buffer is used again.
+        """
         buffers, waiting = deque(np.empty(PIECE, np.uint8) for _ in range(AHEAD)), deque()
         for path, offset, size, n_values in places:
             waiting.append(
@@ -168,8 +174,10 @@ class RowSums:
         return piece
 
     def _read_piece(self, path: Path, buffer: np.ndarray, offset: int, n_values: int) -> Piece:
-        """Bytes of a file, of which the first n_values are tokens; looked through here, beside the
-        thread that sums."""
+        """Bytes of a file, of which the first n_values are tokens.
+
+        Looked through here, beside the thread that sums.
+        """
         self._pread(path, buffer, offset)
         # in Zarr a piece may begin behind the row's last token, in what follows the row
         values = buffer[: max(0, n_values)]
@@ -189,8 +197,10 @@ class RowSums:
 
 
 def _non_finite(values: np.ndarray) -> bool:
-    """Whether any value is infinite or no number: such bit patterns are the greatest of either
-    sign, at memory speed."""
+    """Whether any value is infinite or no number, told at memory speed.
+
+    Such bit patterns are the greatest of either sign.
+    """
     info = np.finfo(values.dtype)
     signed, unsigned = np.dtype(f"i{info.bits // 8}"), np.dtype(f"u{info.bits // 8}")
     infinity = int(np.array(np.inf, values.dtype).view(unsigned))

@@ -1,5 +1,7 @@
-"""Every byte of a store, once: which rows are not what was committed; and un-sealing those, so that
-a build makes them again."""
+"""Every byte of a store, once: which rows are not what was committed.
+
+`repair` un-seals those, so that a build makes them again.
+"""
 
 import time
 import warnings
@@ -30,8 +32,7 @@ from featurestore.write.writer import StoreWriter
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: with a row, with an image when view is None, with the store when
-    image is None."""
+    """One thing that is wrong with a row, an image (view is None) or the store (image is None)."""
 
     image: int | None
     image_id: str
@@ -81,8 +82,7 @@ class VerifyReport:
 def verify(
     store: Reader, progress: Progress = lambda n_bytes: None, images: Path | None = None
 ) -> VerifyReport:
-    """Check every sealed image: its seal, and each of its rows, value by value; unsealed images are
-    counted as absent.
+    """Check the seal and every value of each sealed image; others are counted as absent.
 
     Reads with pread, so rot, a cut file and a bad disk are all reported, never a crash.
 
@@ -114,8 +114,9 @@ def verify(
 
 
 def repair(path: Path, progress: Progress = lambda n_bytes: None) -> VerifyReport:
-    """Verify, and un-seal what is damaged, under the builder's lock: the next build makes those
-    images again.
+    """Verify, and un-seal what is damaged, so that the next build makes it again.
+
+    Holds the builder's lock.
 
     Nothing else is changed. LockedError while a builder is at work.
     """
@@ -177,8 +178,10 @@ def _seal_faults(store: Reader) -> Iterator[Fault]:
 
 
 def _catalog_faults(store: Reader) -> Iterator[Fault]:
-    """A place in use always has a path: a bit that flipped in a free place's id puts it in use
-    without one."""
+    """Places in use that have no path.
+
+    A place in use always has one: a bit that flipped in a free place's id puts it in use.
+    """
     for image in np.flatnonzero(store.array("catalog/path")[: store.n_images, 0] == 0).tolist():
         path, offset, _ = store.layout.extents["catalog/image_id"].locate(image)
         yield Fault(
@@ -219,8 +222,10 @@ def _metadata_faults(store: Reader, files: OpenFiles) -> Iterator[Fault]:
 
 
 def _photograph_faults(store: Reader, root: Path) -> Iterator[Fault]:
-    """Photographs that are gone, have other bytes than those the tokens were made of, or were
-    damaged when they were encoded."""
+    """Photographs that are gone, have other bytes than when tokens were made, or are damaged.
+
+    The last means damage from when they were encoded.
+    """
     if not can_check():
         warnings.warn(UNCHECKED, stacklevel=3)
     catalog = store.catalog.iloc[store.sealed]
@@ -246,8 +251,10 @@ def _photograph_faults(store: Reader, root: Path) -> Iterator[Fault]:
 
 
 def _damage_of(photograph: Path) -> str | None:
-    """Damage inside a photograph; None also for a format that only the program knew whose tokens
-    were imported."""
+    """Damage inside a photograph; None also for a format that cannot be read here.
+
+    Tokens that were imported may be of such.
+    """
     try:
         return find_damage(photograph)
     except InputError:

@@ -1,5 +1,6 @@
-"""From train.csv or test.csv, long or wide, to one row an image; and from its paths to files that
-exist.
+"""From train.csv or test.csv, long or wide, to one row an image.
+
+And from its paths to files that exist.
 
 Opening the photographs is `images`'s business, what the columns mean is the trainer's.
 """
@@ -43,8 +44,9 @@ def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
 
 
 def read_test(csv_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A test.csv, which may have no rows: its images, as `read_catalog` has them, and the rows that
-    a submission follows, as `target_rows`.
+    """A test.csv, which may have no rows: its images, and the rows of its submission.
+
+    As `read_catalog` and `target_rows` have them.
 
     Raises InputError for all that either of them refuses.
     """
@@ -65,8 +67,9 @@ def read_test(csv_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def target_rows(csv_path: Path) -> pd.DataFrame:
-    """The rows of a long CSV as it has them: sample_id, image_id, target_name (str), for a
-    submission in its order.
+    """The rows of a long CSV in its order: sample_id, image_id, target_name (str).
+
+    A submission follows them.
 
     Of a wide CSV all TARGETS of each image, as a long one would have them. Raises InputError for
     everything `read_catalog` refuses but a table without rows, and for a row that comes more than
@@ -156,8 +159,10 @@ def _check_agreement(csv_path: Path, table: pd.DataFrame, name: str) -> None:
 
 
 def _targets(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """One float64 column per target, indexed by image_id; NaN where an image has no such row or an
-    empty cell."""
+    """One float64 column per target, indexed by image_id.
+
+    NaN where an image has no such row or an empty cell.
+    """
     grams = table[["image_id", "target_name"]].assign(
         target=_grams(csv_path, table["target"], table["sample_id"])
     )
@@ -236,7 +241,9 @@ def _assemble(ids: pd.Series, paths: pd.Series, metadata: pd.DataFrame) -> pd.Da
 
 
 def _typed(cells: Iterable[str]) -> np.ndarray:
-    """float64 if every cell is a number or missing, else the str as they are: pandas would make
-    them its own type."""
+    """float64 if every cell is a number or missing, else the str as they are.
+
+    pandas would make strings its own type.
+    """
     numbers = [number_in(cell) for cell in cells]
     return np.array(list(cells), object) if None in numbers else np.array(numbers, np.float64)

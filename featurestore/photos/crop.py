@@ -34,8 +34,7 @@ class Crop:
         return 2 if self.kind == "halves" else 1
 
     def check(self, width: int, height: int) -> None:
-        """Raise InputError if a photograph of this size has an aspect the crop would distort by
-        more than 5 %."""
+        """InputError if the crop would distort a photograph of this size by more than 5 %."""
         wanted = self.n_tiles * self.width / self.height
         if self.kind != "squash" and abs(width / height / wanted - 1) > ASPECT_TOLERANCE:
             others = (
@@ -49,8 +48,9 @@ class Crop:
             )
 
     def __call__(self, pixels_HW3: np.ndarray) -> np.ndarray:
-        """Tiles of one photograph: (H, W, 3) uint8 -> (T, height, width, 3) uint8, C-contiguous,
-        writable.
+        """Tiles of one photograph: (H, W, 3) uint8 -> (T, height, width, 3) uint8.
+
+        C-contiguous, writable.
 
         Raises InputError if the aspect does not fit, see `check`.
         """

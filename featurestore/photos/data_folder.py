@@ -1,5 +1,6 @@
-"""What `store build`, `train` and `predict` will say of a data folder: its train.csv and test.csv,
-and the photographs they name.
+"""What `store build`, `train` and `predict` will say of a data folder.
+
+Of its train.csv and test.csv, and of the photographs they name.
 
 Nothing is written, and of the photographs only headers are read.
 """

@@ -1,5 +1,4 @@
-"""Photographs checked before work starts, and decoded in threads ahead of whoever needs them
-next."""
+"""Photographs checked before work starts, and decoded in threads ahead of their use."""
 
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
@@ -111,8 +110,10 @@ def warn_of_sealed(path: Path, damage: str) -> None:
 
 
 def warn_of_all_sealed(paths: list[Path]) -> None:
-    """`warn_of_sealed` for each of many photographs that is damaged inside its picture; others, and
-    missing ones, are passed."""
+    """`warn_of_sealed` for each of many photographs that is damaged inside its picture.
+
+    Sound and missing ones are passed.
+    """
     with Pool(min(AHEAD, usable_cpus())) as pool:
         for path, damage in zip(paths, pool.map(_damage_or_none, paths), strict=True):
             if damage:
@@ -120,8 +121,9 @@ def warn_of_all_sealed(paths: list[Path]) -> None:
 
 
 def dark_remark(paths: Iterable[Path], command: str = "build") -> str | None:
-    """What to say where no 16-bit photograph uses an eighth of its range; None where one does, or
-    there are none.
+    """What to say where no 16-bit photograph uses an eighth of its range, else None.
+
+    None also where there are no 16-bit photographs.
 
     The first LOOKED_AT of them are read, or as many as it takes to find a brighter one. command :
     of `biomass store`.
@@ -156,8 +158,10 @@ def _damage_or_none(path: Path) -> str | None:
 
 
 def check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:
-    """Width and height of the first photograph, from headers alone; InputError listing every one
-    that cannot be used."""
+    """Width and height of the first photograph, from headers alone.
+
+    InputError lists every one that cannot be used.
+    """
     size, unusable = inspect_photographs(paths, crop)
     if unusable:
         raise InputError(
@@ -188,8 +192,10 @@ def _size_or_error(path: Path) -> tuple[int, int] | InputError:
 def inspect_photographs(
     paths: list[Path], crop: str
 ) -> tuple[tuple[int, int] | None, dict[int, Unusable]]:
-    """Width and height of the first photograph that can be used, from headers alone, and by
-    position those that cannot."""
+    """Width and height of the first usable photograph, and by position the unusable ones.
+
+    From headers alone.
+    """
     first, unusable = None, {}
     with Pool(min(AHEAD, usable_cpus())) as pool:
         found = list(pool.map(_size_or_error, paths))

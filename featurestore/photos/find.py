@@ -13,8 +13,10 @@ from featurestore.photos.tables import error_listing
 
 
 def normalise_path(path: str) -> str:
-    """The path with `/` where Windows writes a backslash, and with composed letters (NFC) where
-    macOS takes umlauts apart."""
+    """The path with `/` and composed letters (NFC).
+
+    Windows writes a backslash, and macOS takes umlauts apart.
+    """
     return unicodedata.normalize("NFC", path.replace("\\", "/"))
 
 
@@ -30,8 +32,7 @@ def spelled_as(ids: Iterable[str], known: Collection[str]) -> list[str]:
 
 
 def in_spelling_of(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """The frame with ids and paths as a store's catalog has them, where they differ in spelling
-    alone."""
+    """The frame with ids and paths as a store's catalog spells them."""
     ids = spelled_as(frame["image_id"], known["image_id"])
     path_of = dict(zip(known["image_id"], known["path"], strict=True))
     paths = []
@@ -99,8 +100,10 @@ def find_photographs(
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is such a file; NoAccessError where a folder above it does not let this account
-    know."""
+    """Whether there is such a file.
+
+    NoAccessError where a folder above it does not let this account know.
+    """
     try:
         return path.is_file()
     except PermissionError as err:
@@ -108,8 +111,10 @@ def _is_file(path: Path) -> bool:
 
 
 def _composed(home: str, path: str, listings: dict[str, dict[str, str]]) -> str:
-    """The file that a plain path means below a folder whose names may be decomposed; listings : of
-    folders, to be used again."""
+    """The file that a normalised path means below a folder whose names may be decomposed.
+
+    listings : of folders, to be used again.
+    """
     place = home
     for part in PurePosixPath(path).parts:
         if part != ".." and not os.path.lexists(os.path.join(place, part)):

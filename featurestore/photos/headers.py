@@ -67,8 +67,10 @@ def read_header(fp: BinaryIO) -> Header:
 
 
 def _jpeg_header(fp: BinaryIO) -> Header:
-    """Follow the segments up to the scan (ITU-T T.81, B.1). APP0 and APP14 say how colour is coded,
-    the rest may go."""
+    """Follow the segments up to the scan (ITU-T T.81, B.1).
+
+    APP0 and APP14 say how colour is coded, the rest may go.
+    """
     fp.seek(2)
     frame, orientation, spans = None, None, [(0, 2)]
     while (marker := _next_marker(fp)) != 0xDA:
@@ -103,8 +105,10 @@ def _next_marker(fp: BinaryIO) -> int:
 
 
 def _find_end_of_jpeg(fp: BinaryIO, scan: int) -> None:
-    """Raise ValueError if no end-of-image marker follows the scan; phones append whole videos, so
-    look twice."""
+    """ValueError if no end-of-image marker follows the scan.
+
+    Phones append whole videos, so it is looked for twice.
+    """
     size = fp.seek(0, os.SEEK_END)
     for start in (max(scan, size - TAIL_BYTES), scan):
         fp.seek(start)
@@ -114,8 +118,10 @@ def _find_end_of_jpeg(fp: BinaryIO, scan: int) -> None:
 
 
 def _png_header(fp: BinaryIO) -> Header:
-    """Follow the chunks to the end (PNG 3rd edition, 5.3). Critical chunks and tRNS make the
-    pixels; others may go."""
+    """Follow the chunks to the end (PNG 3rd edition, 5.3).
+
+    Critical chunks and tRNS make the pixels; others may go.
+    """
     frame, orientation, kind, spans = None, 1, b"", [(0, 8)]
     while kind != b"IEND":
         start = fp.tell()
@@ -145,8 +151,7 @@ def _read(fp: BinaryIO, n: int) -> bytes:
 
 
 def _orientation(tiff: bytes) -> int:
-    """Orientation 1 to 8 from the first directory of an EXIF block; what cannot be read counts as
-    upright."""
+    """Orientation 1 to 8 from the first directory of an EXIF block; upright if unreadable."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 1

@@ -1,5 +1,4 @@
-"""From a photograph's bytes to tiles of RGB pixels; the same functions for building a store and for
-predicting.
+"""From a photograph's bytes to tiles of RGB pixels, alike for building and predicting.
 
 Pixels are as stored: ICC profiles, gamma chunks and XMP are ignored, of EXIF only the orientation
 counts. Which images there are is `catalog`'s business, views of a tile are `views`'. Everything
@@ -35,8 +34,10 @@ from featurestore.photos.sixteen_bits import HEAD_BYTES, brightest, has_16_bits,
 
 @dataclass(frozen=True)
 class Photograph:
-    """One decoded photograph: pixels_HW3 upright uint8 RGB, read-only; sha256 of the file's bytes,
-    in hex."""
+    """One decoded photograph.
+
+    pixels_HW3 : upright uint8 RGB, read-only. sha256 : of the file's bytes, in hex.
+    """
 
     pixels_HW3: np.ndarray
     sha256: str
@@ -54,8 +55,9 @@ class Photograph:
 
 
 def inspect_photograph(path: Path) -> tuple[int, int]:
-    """Width and height in pixels after EXIF orientation, from the headers alone: milliseconds,
-    nothing is decoded.
+    """Width and height in pixels after EXIF orientation, from the headers alone.
+
+    That takes milliseconds; nothing is decoded.
 
     Raises InputError, naming the file, if it is missing, empty, not JPEG or PNG by content,
     unreadable, visibly cut short, or has more than MAX_PIXELS pixels. Damage inside the pixels is
@@ -93,24 +95,30 @@ def read_photograph(path: Path, bits: int | None = None) -> Photograph:
 
 
 def find_damage(path: Path) -> str | None:
-    """`Photograph.damage` of a file without decoding its pixels twice. Raises as
-    `read_photograph`."""
+    """`Photograph.damage` of a file without decoding its pixels twice.
+
+    Raises as `read_photograph`.
+    """
     with naming_memory(path), _naming(path):
         data = Path(path).read_bytes()
         return _damage(data, read_header(io.BytesIO(data)))
 
 
 def find_brightest(path: Path) -> int | None:
-    """The greatest value of a 16-bit PNG's colours; None, after its first bytes, for other files.
-    Raises as `read_photograph`."""
+    """The greatest value of a 16-bit PNG's colours; None for other files.
+
+    Of those only the first bytes are read. Raises as `read_photograph`.
+    """
     with naming_memory(path), _naming(path), open(path, "rb") as fp:
         start = fp.read(HEAD_BYTES)
         return brightest(_checked(start + fp.read())) if has_16_bits(start) else None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB, transparency over white. Raises ValueError for floats and
-    colour spaces."""
+    """An image of any mode as 8-bit RGB, transparency over white.
+
+    Raises ValueError for floats and colour spaces.
+    """
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_gray16(image)
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr"):
@@ -124,8 +132,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def thumbnail(pixels_HW3: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The whole picture squeezed to (height, width, 3) uint8, to look at; never fed to a
-    backbone."""
+    """The whole picture squeezed to (height, width, 3) uint8, for people alone.
+
+    Never fed to a backbone.
+    """
     image = Image.fromarray(pixels_HW3).resize(
         (width, height), Image.Resampling.BILINEAR, reducing_gap=2.0
     )
@@ -134,8 +144,10 @@ def thumbnail(pixels_HW3: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @contextmanager
 def naming_memory(path: Path) -> Iterator[None]:
-    """Turn a MemoryError into MemoryShortError that names the photograph: it is sound, so it must
-    not be skipped as damaged."""
+    """Turn a MemoryError into a MemoryShortError that names the photograph.
+
+    It is sound, so it must not be skipped as damaged.
+    """
     try:
         yield
     except MemoryError as err:
@@ -160,8 +172,10 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _decode(data: bytes, header: Header) -> Image.Image:
-    """The pixels as Pillow stores them. The classes are called directly: Image.open would look for
-    MPO frames."""
+    """The pixels as Pillow stores them.
+
+    The classes are called directly: Image.open would look for MPO frames.
+    """
     if data.startswith(PNG_MAGIC):
         _check_chunks(data, header)
     reader = PngImageFile if data.startswith(PNG_MAGIC) else JpegImageFile
@@ -196,8 +210,10 @@ def _of_bits(data: bytes, bits: int) -> Image.Image:
 
 
 def _damage(data: bytes, header: Header) -> str | None:
-    """What is wrong inside a JPEG's picture; of its headers the decoder is shown only what it
-    needs, so none can warn."""
+    """What is wrong inside a JPEG's picture.
+
+    Of its headers the decoder is shown only what it needs, so none can warn.
+    """
     if not data.startswith(JPEG_MAGIC):
         return None
     jpeg = b"".join(
@@ -210,8 +226,7 @@ def _damage(data: bytes, header: Header) -> str | None:
 
 
 def _check_chunks(data: bytes, header: Header) -> None:
-    """Raise ValueError if a PNG chunk fails its CRC; Pillow looks at those before the pixels
-    only."""
+    """ValueError if a PNG chunk fails its CRC; Pillow checks only those before the pixels."""
     view = memoryview(data)
     for start, stop in header.spans[1:]:
         if zlib.crc32(view[start + 4 : stop - 4]) != int.from_bytes(view[stop - 4 : stop], "big"):

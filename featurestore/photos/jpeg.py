@@ -32,8 +32,9 @@ def can_check() -> bool:
 
 
 def scan_warning(jpeg: bytes) -> str | None:
-    """The decoder's first warning of damage inside a JPEG's scan; None if there is none, or no
-    simplejpeg.
+    """The decoder's first warning of damage inside a JPEG's scan, else None.
+
+    None also without simplejpeg.
 
     Raises MemoryError where memory is short.
     """
@@ -52,8 +53,10 @@ def scan_warning(jpeg: bytes) -> str | None:
 
 
 def tell_damage(jpeg: bytes, warning: str, pixels_HWC: np.ndarray) -> str | None:
-    """What a warning means for a picture, in words; None where only padding follows the scan, as
-    some cameras write it."""
+    """What a warning means for a picture, in words.
+
+    None where only padding follows the scan, as some cameras write it.
+    """
     height = len(pixels_HWC)
     start, stop = _flat_rows(pixels_HWC)
     if _is_padding(jpeg, warning) and stop < height:
@@ -83,8 +86,9 @@ def _is_padding(jpeg: bytes, warning: str) -> bool:
 
 
 def _flat_rows(pixels_HWC: np.ndarray) -> tuple[int, int]:
-    """Start and stop of the most rows, one after another, that show the same block over and over;
-    (0, 0) if there are none.
+    """Start and stop of the longest run of rows that show the same block over and over.
+
+    (0, 0) if there is none.
 
     So look rows without data, and rows of zeros.
     """

@@ -1,5 +1,6 @@
-"""What a table of labels must hold to be learned from: five masses that add up, heights that are
-numbers.
+"""What a table of labels must hold to be learned from.
+
+Five masses that add up, heights that are numbers.
 
 `store build` and `doctor` say it of train.csv, `train` of a store's catalog; reading a CSV is
 `catalog`'s business.
@@ -40,8 +41,10 @@ class Imbalance:
 
 
 def masses_of(frame: pd.DataFrame, names: Sequence[str] = TARGETS) -> np.ndarray:
-    """(N, 5) float64, grams, in the order of names. InputError for missing columns, and naming
-    images without all masses."""
+    """(N, 5) float64, grams, in the order of names.
+
+    InputError for missing columns, and naming images without all masses.
+    """
     if missing := [name for name in names if name not in frame]:
         raise InputError(
             f"no column {', '.join(missing)}, which training needs; put it in train.csv (if there "
@@ -60,8 +63,9 @@ def masses_of(frame: pd.DataFrame, names: Sequence[str] = TARGETS) -> np.ndarray
 def unbalanced(
     frame: pd.DataFrame, grams: float = TOLERANCE_G, share: float = TOLERANCE_SHARE
 ) -> list[Imbalance]:
-    """Every mass that is not the sum of its parts; where one of the three is unknown, nothing is
-    said.
+    """Every mass that is not the sum of its parts.
+
+    Where one of the three is unknown, nothing is said.
 
     grams, share : how far the two may be apart, in grams and as a share of the larger one;
         whichever is more.
@@ -119,8 +123,10 @@ def height_remarks(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def label_remarks(frame: pd.DataFrame) -> Iterator[str]:
-    """What a person should know about the labels of a table, a sentence each; a store can be built
-    all the same."""
+    """What a person should know about the labels of a table, a sentence each.
+
+    A store can be built all the same.
+    """
     yield from balance_remarks(frame)
     yield from height_remarks(frame)
     yield from zero_remarks(frame)
@@ -164,8 +170,10 @@ def warn_of_labels(frame: pd.DataFrame, where: object) -> None:
 def check_balance(
     frame: pd.DataFrame, where: object, grams: float, share: float, begun: bool = False
 ) -> None:
-    """InputError listing the masses that are off by more than the tolerance; a warning for a sweep
-    that has begun with them."""
+    """InputError listing the masses that are off by more than the tolerance.
+
+    A warning for a sweep that has begun with them.
+    """
     found = unbalanced(frame, grams, share)
     if not found:
         return

@@ -63,15 +63,18 @@ def site_of(frame: pd.DataFrame) -> pd.Series:
 
 
 def state_of(frame: pd.DataFrame) -> pd.Series:
-    """State of each image; where letter case differs (NSW, nsw), the spelling that sorts first.
-    InputError as `site_of`."""
+    """State of each image; where letter case differs (NSW, nsw), the one that sorts first.
+
+    InputError as `site_of`.
+    """
     require_columns(frame, ["State"])
     return _one_case(frame["State"].map(_tidy))
 
 
 def date_of(frame: pd.DataFrame) -> pd.Series:
-    """Sampling_Date of each image, without time: 2015/7/21 for 2015-07-21 10:00, 20150721,
-    21/7/2015 and 21 July 2015.
+    """Sampling_Date of each image, without time, in one spelling.
+
+    2015/7/21 for 2015-07-21 10:00, 20150721, 21/7/2015 and 21 July 2015.
 
     A day and month up to 12 before the year (3/4/2015) keep their order, and other text is taken as
     it is, in one letter case. Raises InputError as `site_of`, and if such a day and month could be
@@ -86,8 +89,10 @@ def date_of(frame: pd.DataFrame) -> pd.Series:
 
 
 def joined_sites(site: Iterable[str], catalog: pd.DataFrame) -> np.ndarray:
-    """(N,) site of each image; sites that hold copies of one photograph (`sha256`, if known) are
-    one, whoever made the folds."""
+    """(N,) site of each image, whoever made the folds.
+
+    Sites that hold copies of one photograph (`sha256`, if known) are one.
+    """
     return np.array(share_copies(site, digests_of(catalog)))
 
 
@@ -100,8 +105,10 @@ def has_sites(frame: pd.DataFrame) -> bool:
 
 
 def count_sites(frame: pd.DataFrame) -> int | None:
-    """How many sites the images are of; None where that cannot be told (`doubts_about_sites` may
-    say why)."""
+    """How many sites the images are of; None where that cannot be told.
+
+    `doubts_about_sites` may say why.
+    """
     try:
         return site_of(frame).nunique()
     except InputError:
@@ -109,8 +116,9 @@ def count_sites(frame: pd.DataFrame) -> int | None:
 
 
 def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
-    """What a person should look at before folds are made, a message each: dates that are refused,
-    sites that look alike.
+    """What a person should look at before folds are made, a message each.
+
+    Dates that are refused, sites that look alike.
 
     Nothing is said of a frame without State or Sampling_Date: its folds come from elsewhere.
     """
@@ -167,8 +175,10 @@ def digests_of(catalog: pd.DataFrame) -> Iterable[str]:
 
 
 def share_copies(group: Iterable[str], digests: Iterable[str]) -> list[str]:
-    """Groups joined wherever they hold the same photograph (union-find), named by the first of
-    their names."""
+    """Groups joined wherever they hold the same photograph (union-find).
+
+    Named by the first of their names.
+    """
     parent = {name: name for name in group}
     holder: dict[str, str] = {}
     for name, digest in zip(group, digests, strict=True):
@@ -310,8 +320,10 @@ def _alike(sites: list[tuple[str, str]]) -> list[str]:
 
 
 def _numbers_or_words(day: str) -> tuple:
-    """Equal for dates that may be the same: of the same three numbers in any order (15 is 2015), or
-    the same words."""
+    """Equal for dates that may be the same.
+
+    Those of the same three numbers in any order (15 is 2015), or of the same words.
+    """
     words = re.findall(r"\d+|[^\W\d_]+", day.casefold())
     numbers = [int(word) if word.isdigit() else _month(word) for word in words]
     if len(numbers) == 3 and all(numbers):
@@ -320,8 +332,10 @@ def _numbers_or_words(day: str) -> tuple:
 
 
 def _may_be_one_day(a: str, b: str) -> bool:
-    """Of two dates with equal numbers or words: not if both are certain, or are written in one way
-    (3/4/2015 and 4/3/2015)."""
+    """Whether two dates with equal numbers or words may be one.
+
+    Not if both are certain, or are written in one way (3/4/2015 and 4/3/2015).
+    """
     years = [re.findall(r"\d{4}", day) for day in (a, b)]
     if all(years) and years[0] != years[1]:
         return False
@@ -330,8 +344,10 @@ def _may_be_one_day(a: str, b: str) -> bool:
 
 
 def _may_be_one_state(a: str, b: str) -> bool:
-    """Whether two names differ in punctuation alone (N.S.W.), or one may abbreviate the other: Tas,
-    WA, Qld."""
+    """Whether two names may be one State.
+
+    They differ in punctuation alone (N.S.W.), or one may abbreviate the other: Tas, WA, Qld.
+    """
     short, long = sorted((re.sub(r"[\W_]", "", name.casefold()) for name in (a, b)), key=len)
     if short == long:
         return True
@@ -346,8 +362,10 @@ def _may_be_one_state(a: str, b: str) -> bool:
 
 
 def _tidy(cell: object) -> str:
-    """A cell as text, without spaces that nobody sees; a column of numbers alone is read as
-    float64, 20150721.0 say."""
+    """A cell as text, without spaces that nobody sees.
+
+    A column of numbers alone is read as float64, 20150721.0 say.
+    """
     return (
         str(int(cell))
         if isinstance(cell, float) and cell.is_integer()

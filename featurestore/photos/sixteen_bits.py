@@ -35,8 +35,9 @@ def brightest(png: bytes) -> int:
 
 
 def rgb_of_bits(png: bytes, bits: int) -> tuple[Image.Image, Image.Image | None]:
-    """A 16-bit PNG whose samples have so many bits as 8-bit RGB, round(255 x / (2^bits - 1)), and
-    its alpha if it has any.
+    """A 16-bit PNG as 8-bit RGB, round(255 x / (2^bits - 1)), and its alpha if it has any.
+
+    bits : how many its samples have.
 
     Raises ValueError for a sample beyond them: nothing is clipped.
     """
@@ -59,8 +60,10 @@ def _rawmode(png: bytes) -> str:
 
 
 def _unpacked(png: bytes, rawmode: str) -> np.ndarray:
-    """Pixels as Pillow unpacks them in another raw mode; of 16 bits, `L` takes the byte that `B`
-    leaves out."""
+    """Pixels as Pillow unpacks them in another raw mode.
+
+    Of 16 bits, `L` takes the byte that `B` leaves out.
+    """
     image = PngImageFile(io.BytesIO(png))
     image.tile = [image.tile[0]._replace(args=rawmode)]
     return np.asarray(image)

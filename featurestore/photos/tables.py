@@ -24,8 +24,10 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 
 def check_separators(csv_path: Path, text: str) -> None:
-    """InputError if a CSV's cells are separated by something else than commas; it says so of
-    decimal commas, too."""
+    """InputError if a CSV's cells are separated by something else than commas.
+
+    Decimal commas are named, too.
+    """
     header = text.lstrip().split("\n", 1)[0]
     mark = next((mark for mark in ";\t|" if mark in header), None)
     if mark is None or "," in header:
@@ -43,8 +45,7 @@ def check_separators(csv_path: Path, text: str) -> None:
 
 
 def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
-    """All cells as stripped str in object columns; the index is the line in the file where each row
-    ends."""
+    """All cells as stripped str in object columns; the index is each row's last line."""
     text = _read_text(csv_path)
     check_separators(csv_path, text)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -1,5 +1,4 @@
-"""Named views of a tile, and how each is made; the same list serves building and test-time
-augmentation.
+"""Named views of a tile, the same for building and for test-time augmentation.
 
 A view acts on a tile after the crop, so tile t is always the same part of the photograph. Its
 amounts are keyed by (store seed, image_id, view name): a view can be made again, alone, anywhere.
@@ -49,8 +48,10 @@ TRANSPOSES = tuple(_view(flip, None, transpose=True) for flip in FLIPS)
 
 
 def choose_views(text: str) -> tuple[ViewSpec, ...]:
-    """Views from what a user types: a number (the first so many), or names with commas. InputError
-    names them all."""
+    """Views from what a user types: a number (the first so many), or names with commas.
+
+    InputError names them all.
+    """
     if text.isdecimal() and 1 <= int(text) <= len(VIEWS):
         return VIEWS[: int(text)]
     known = {view.name: view for view in VIEWS}
@@ -66,8 +67,10 @@ def choose_views(text: str) -> tuple[ViewSpec, ...]:
 
 
 def tta_views(n: int) -> tuple[ViewSpec, ...]:
-    """Views of test-time augmentation: 1 plain, 2 adds the horizontal flip, 4 all flips, 8 the
-    transposes (square tiles)."""
+    """Views of test-time augmentation, by their number.
+
+    1 plain, 2 adds the horizontal flip, 4 all flips, 8 the transposes (square tiles).
+    """
     if n not in (1, 2, 4, 8):
         raise InputError(
             f"tta {n}: "
@@ -77,8 +80,10 @@ def tta_views(n: int) -> tuple[ViewSpec, ...]:
 
 
 def chosen_tta(tta: int | str | Sequence[ViewSpec]) -> tuple[ViewSpec, ...]:
-    """Views of test-time augmentation from a number, see `tta_views`, or from names with commas,
-    transposes among them."""
+    """Views of test-time augmentation from a number or from names with commas.
+
+    A number as in `tta_views`; names may be of transposes.
+    """
     if not isinstance(tta, int | str):
         return tuple(tta)
     if isinstance(tta, int) or tta.isdecimal():

@@ -63,8 +63,10 @@ class Catalog:
 
 
 def count_images(ids_NW: np.ndarray) -> int:
-    """Images in the catalog, up to the first place without an id: what follows was never
-    finished."""
+    """Images in the catalog, up to the first place without an id.
+
+    What follows was never finished.
+    """
     used_N = ids_NW[:, 0] != 0
     return len(used_N) if used_N.all() else int(np.argmin(used_N))
 

@@ -28,8 +28,10 @@ def is_integer(index: Any) -> bool:
 
 
 def bounded(index: Any, n: int, what: str) -> int:
-    """A position from 0; IndexError if there are not so many, UsageError for what is no integer
-    (true and false are none)."""
+    """A position from 0; IndexError if there are not so many, UsageError for no integer.
+
+    True and false are none.
+    """
     if not is_integer(index):
         raise UsageError(
             f"{what} {index!r}: neither a name nor a position; give an id or an integer"
@@ -59,8 +61,10 @@ def pairs_of(rows_B2: Any) -> np.ndarray:
 
 
 def views_of(key: tuple, n_views: int) -> Sequence[int]:
-    """Positions of the views that an index of one image's patches touches; of an index that numpy
-    will refuse, none or all."""
+    """Positions of the views that an index of one image's patches touches.
+
+    Of an index that numpy will refuse, none or all.
+    """
     every = range(n_views)
     while key and key[0] is None:
         key = key[1:]

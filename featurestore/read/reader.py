@@ -66,8 +66,10 @@ class Reader(AbstractContextManager):
         return _reopened, (type(self), self.source, self.check, self.spec.fingerprint)
 
     def refresh(self) -> None:
-        """Forget what was read of the catalog and seals: a builder has added images, committed
-        some, or taken seals back."""
+        """Forget what was read of the catalog and seals.
+
+        A builder has added images, committed some, or taken seals back.
+        """
         self.source.refresh()
         self.checksums.forget(self.seals.refresh())
         self.images.forget()
@@ -96,21 +98,24 @@ class Reader(AbstractContextManager):
 
     @property
     def skipped(self) -> list[int]:
-        """Positions of images without tokens that a build was told to go without; their status says
-        why."""
+        """Positions of images that a build left without tokens; their status says why."""
         open_N = self.seals.open_images()
         status = texts(self.array("catalog/status")[open_N])
         return [int(i) for i, text in zip(open_N, status, strict=True) if text not in ("", "ok")]
 
     @property
     def catalog(self) -> pd.DataFrame:
-        """One row an image, in store order: image_id, path, sha256, width, height, status, and the
-        CSV's columns."""
+        """One row an image, in store order.
+
+        Columns are image_id, path, sha256, width, height, status, and the CSV's.
+        """
         return self.images.frame
 
     def catalog_rows(self, images: slice | np.ndarray) -> pd.DataFrame:
-        """The catalog of some images alone, by position: of a million images all of it takes
-        seconds."""
+        """The catalog of some images alone, by position.
+
+        Of a million images all of it takes seconds.
+        """
         return self.images.rows(images)
 
     @property
@@ -119,8 +124,9 @@ class Reader(AbstractContextManager):
         return self.images.ids
 
     def index(self, image: int | str) -> int:
-        """Position of an image given by id or position; InputError with close names, or IndexError,
-        if it is not there.
+        """Position of an image given by id or position.
+
+        InputError with close names, or IndexError, if it is not there.
 
         UsageError for what is neither, a mask or a float say.
         """
@@ -137,8 +143,7 @@ class Reader(AbstractContextManager):
     # -- what may be read
 
     def require(self, image: int, views: Sequence[int] | None = None) -> None:
-        """Raise unless the image is sealed and, with check="first-touch", its rows are what was
-        committed.
+        """Raise unless the image is sealed, and with "first-touch" its rows are as committed.
 
         views : those that are about to be read; None is all of them.
         """
@@ -166,8 +171,9 @@ class Reader(AbstractContextManager):
         return rows
 
     def check_rows(self, rows_B2: Any, patches: bool = True) -> None:
-        """StoreDamaged unless rows of sealed images are what was committed; each is compared with
-        its CRC-32C once.
+        """StoreDamaged unless rows of sealed images are what was committed.
+
+        Each is compared with its CRC-32C once.
 
         patches : False where class tokens and pooled vectors alone are about to be read. Zarr keeps
             the patch tokens' own CRC-32C beside them, which then stands for them; in HDF5 they are
@@ -199,8 +205,10 @@ class Reader(AbstractContextManager):
 
     @property
     def pooled(self) -> np.ndarray:
-        """(N, V, T, 5, D) float32: mean, std, max, min and signed GeM(3) over patches; every image
-        sealed."""
+        """(N, V, T, 5, D) float32: mean, std, max, min and signed GeM(3) over patches.
+
+        Every image must be sealed.
+        """
         return self._whole("pooled")
 
     @property
@@ -217,8 +225,7 @@ class Reader(AbstractContextManager):
         return self.source.array(name)
 
     def rows(self, image: int) -> ImageRows:
-        """All of a sealed image, as it would be put into another store; a mapped store copies
-        nothing."""
+        """All of a sealed image, as it would be put into another store; no copy if mapped."""
         self.require(image)
         patches = None
         if self.spec.has_patches:
@@ -235,8 +242,9 @@ class Reader(AbstractContextManager):
         )
 
     def take(self, rows_B2: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """Gather patch tokens of (image, view) pairs into one buffer, several rows being read at
-        once.
+        """Gather patch tokens of (image, view) pairs into one buffer.
+
+        Several rows are read at once.
 
         Parameters
         ----------
@@ -261,8 +269,9 @@ class Reader(AbstractContextManager):
         return out
 
     def will_need(self, rows_B2: Any) -> int:
-        """Begin to fetch rows of patch tokens, from the disk into the page cache say; how many of
-        them were not at hand.
+        """Begin to fetch rows of patch tokens, from the disk into the page cache say.
+
+        Returns how many of them were not at hand.
 
         Back when they are asked for, not when they are there; errors of fetching come when a row is
         read. For rows that will be touched where they are mapped. rows_B2 and errors as in `take`.

@@ -31,8 +31,9 @@ class ImageRows:
 
 
 class RowArray:
-    """`store.patches`: (N, V, T, P, D) float16, indexed as numpy's arrays are, by integers, slices,
-    None and Ellipsis.
+    """`store.patches`: (N, V, T, P, D) float16, indexed as numpy's arrays are.
+
+    By integers, slices, None and Ellipsis.
 
     All of one image, and what is sliced from it, is a view of the file; images of a slice are
     gathered into a copy.

@@ -1,5 +1,8 @@
-"""Seals: which images of a store are committed. A seal vouches for an image's catalog row,
-thumbnail and checksums of rows (docs/format.md, section 5)."""
+"""Seals: which images of a store are committed.
+
+A seal vouches for an image's catalog row, thumbnail and checksums of rows (docs/format.md, section
+5).
+"""
 
 import numpy as np
 
@@ -109,8 +112,10 @@ class Seals:
         )
 
     def refresh(self) -> np.ndarray:
-        """(all places,) bool: the images whose seal is not the one that was compared; these are
-        forgotten."""
+        """(all places,) bool: images whose seal is not the one that was compared.
+
+        These are forgotten.
+        """
         seal_N = self._source.array("seal")[:]
         stale_N = (seal_N == 0) | (seal_N != self._right_N)
         self._right_N[stale_N] = 0
@@ -124,8 +129,10 @@ def seals(
     thumbs_NHW3: np.ndarray | None,
     crc_NV: np.ndarray,
 ) -> np.ndarray:
-    """(n,) uint32: the seals of n images from position `start` on; cells are their catalog columns,
-    in order, as stored."""
+    """(n,) uint32: the seals of n images from position `start` on.
+
+    cells : their catalog columns, in order, as stored.
+    """
     n = len(crc_NV)
     print_NF = np.broadcast_to(np.frombuffer(spec.fingerprint.encode(), np.uint8), (n, 64))
     number_N8 = np.arange(start, start + n, dtype="<u8").view(np.uint8).reshape(n, 8)

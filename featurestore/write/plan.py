@@ -1,5 +1,4 @@
-"""What a build would take: images, bytes, memory, and hours by timing one view of one photograph.
-Nothing is written."""
+"""What a build would take: images, bytes, memory and hours. Nothing is written."""
 
 import resource
 import shutil
@@ -23,8 +22,10 @@ AGAIN_S = 20.0  # a first view that took less is timed once more: it paid for wh
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build comes to; bytes are of the whole store, of what is to be written, and of
-    memory."""
+    """What a build comes to.
+
+    Bytes are of the whole store, of what is to be written, and of memory.
+    """
 
     path: Path
     spec: StoreSpec
@@ -67,8 +68,10 @@ class BuildPlan:
 
 @usable_threads()
 def plan_build(config: BuildConfig) -> BuildPlan:
-    """Check all that `build_store` checks before it writes, then time the backbone. Errors as
-    there."""
+    """Check all that `build_store` checks before it writes, then time the backbone.
+
+    Errors as there.
+    """
     usable_bytes = usable_memory().n_bytes + _peak_bytes()
     prepared = prepare_build(config, save=False)
     view_s = _time_view(prepared)
@@ -95,8 +98,10 @@ def _peak_bytes() -> int:
 
 
 def _time_view(prepared: PreparedBuild) -> float:
-    """Seconds that one view of the first usable photograph takes, decoding left out: it goes on
-    meanwhile."""
+    """Seconds that one view of the first usable photograph takes.
+
+    Decoding is left out: it goes on meanwhile.
+    """
     path = next(path for path in prepared.paths if path not in prepared.unusable)
     photograph, view_s = decode(path, prepared.backbone.crop), 0.0
     for _ in range(2):

@@ -27,8 +27,9 @@ KEPT_SHARE = 4
 
 
 async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> Any:
-    """What function() returns: kept from before, awaited with others that ask for the same, or
-    computed in a thread.
+    """What function() returns: kept from before, or computed in a thread.
+
+    Requests for the same await one computation.
 
     key : names the work and what it was made from, e.g. `(opened.state, "stats")`. Its result is
         never made again while it is kept. Do not change what you get, others get it too.

@@ -1,5 +1,7 @@
-"""Bytes of a store's files as a response: ranges, conditions, and a stream that reads no faster
-than the client takes it."""
+"""Bytes of a store's files as a response: ranges, conditions and a stream.
+
+It reads no faster than the client takes it.
+"""
 
 import os
 import secrets
@@ -77,8 +79,10 @@ def file_etag(opened: Opened, *paths: Path) -> str:
 
 
 class BytesResponse(Response):
-    """The pieces, one after another, or the ranges of them that were asked for. No byte is read
-    before the answer begins, none for HEAD, and no more than CHUNK_BYTES ahead of the client.
+    """The pieces, one after another, or the ranges of them that were requested.
+
+    No byte is read before the answer begins, none for HEAD, and no more than CHUNK_BYTES ahead of
+    the client.
 
     layout : of the store, which says whether a file is the one that was opened. etag : with its
         quotes; of one URL the same
@@ -166,8 +170,10 @@ def _partial(
 
 
 async def _read(pieces: list[Piece], files: dict[Path, int]) -> AsyncIterator[bytes]:
-    """The pieces' bytes as they are taken. Threads read them: what is not in the page cache would
-    hold up all other clients."""
+    """The pieces' bytes as they are taken.
+
+    Threads read them: what is not in the page cache would hold up all other clients.
+    """
     for part in _chunks(pieces, CHUNK_BYTES):
         if isinstance(part, Span):
             yield await run_in_threadpool(_pread, files[part.path], part)

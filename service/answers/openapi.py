@@ -63,8 +63,9 @@ def described(
     errors: Sequence[str] = ("not-found", "store-damaged", "store-gone"),
     **query: tuple,
 ) -> Callable:
-    """A decorator for endpoints: `@described("json", view=("A view's name or position.", {"type":
-    "string"}))`.
+    """A decorator that describes an endpoint's answer, parameters and errors.
+
+    For example `@described("json", view=("A view's name or position.", {"type": "string"}))`.
 
     answer : json, table (json or csv by `{format}`, its parameters are added), png, jpeg, html,
         text or bytes.

@@ -1,5 +1,7 @@
-"""What a request asks for: which store, image, view, numbers. Names are looked up in catalogs,
-never joined to a path."""
+"""What a request names: a store, image, view, numbers.
+
+Names are looked up in catalogs, never joined to a path.
+"""
 
 import re
 from urllib.parse import unquote
@@ -19,8 +21,10 @@ def library_of(request: Request) -> Library:
 
 
 def name_of(request: Request, parameter: str) -> str:
-    """A part of the address as text. Addresses are matched percent-encoded, so that a name may hold
-    a slash."""
+    """A part of the address as text.
+
+    Addresses are matched percent-encoded, so that a name may hold a slash.
+    """
     try:
         return unquote(request.path_params[parameter], errors="strict")
     except UnicodeDecodeError as err:
@@ -66,16 +70,20 @@ def image_of(request: Request, opened: Opened) -> int:
 
 
 def sealed_image_of(request: Request, opened: Opened) -> int:
-    """As `image_of`, of an image whose tokens are there; ServiceError `not-sealed` or
-    `store-damaged` if they are not."""
+    """As `image_of`, of an image whose tokens are there.
+
+    ServiceError `not-sealed` or `store-damaged` if they are not.
+    """
     image = image_of(request, opened)
     require_sealed(opened.store, image)
     return image
 
 
 def require_sealed(store: FeatureStore, image: int) -> None:
-    """ServiceError `not-sealed` if the image is not built yet or was skipped, `store-damaged` if
-    its seal does not match."""
+    """ServiceError unless the image's tokens are there and its seal matches.
+
+    `not-sealed` if it is not built yet or was skipped, else `store-damaged`.
+    """
     try:
         store.require(image)
     except StoreDamaged as err:

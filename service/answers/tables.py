@@ -114,8 +114,9 @@ def _csv_text(rows: Any) -> str:
 
 
 def _inert(cell: Any) -> Any:
-    """A cell that no spreadsheet computes: a text that would be run gets an apostrophe first,
-    unless it is a plain number.
+    """A cell that no spreadsheet computes: a formula gets an apostrophe in front.
+
+    A number stays as it is.
 
     Source: OWASP, CSV Injection, https://owasp.org/www-community/attacks/CSV_Injection
     """

@@ -1,5 +1,7 @@
-"""Who may ask, and how: methods, Host, token; and what every answer carries. Nothing behind it sees
-a request it refuses."""
+"""Who may ask, and how: methods, Host, token; and what every answer carries.
+
+Nothing behind it sees a request that it refuses.
+"""
 
 import asyncio
 import hashlib

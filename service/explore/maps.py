@@ -1,5 +1,7 @@
-"""Where photographs lie beside each other in two dimensions, by the directions of their class
-tokens: a map to look at."""
+"""Photographs in two dimensions, by the directions of their class tokens.
+
+A map to look at: like ones lie beside each other.
+"""
 
 import importlib
 from collections.abc import Callable
@@ -22,8 +24,9 @@ DIGITS = 5
 
 
 def image_map(store: FeatureStore, method: str = "pca", view: int = 0) -> pd.DataFrame:
-    """image_id, position, x and y of every sealed image; NaN where its class token is not finite.
-    The same store, the same map.
+    """image_id, position, x and y of every sealed image; one store, one map.
+
+    NaN where its class token is not finite.
 
     method : `pca`, in blocks, whatever the number of images; `tsne` and `umap` up to MOST.
     UsageError for another method or too many images; ServiceError `not-installed`, naming the

@@ -17,8 +17,9 @@ HALF_STEP = 2.0**-11  # relative step of float16: tokens that differ by less do 
 
 
 def outliers(store: FeatureStore) -> pd.DataFrame:
-    """Sealed images' rows that are not finite, or whose stored statistics lie far from the others'
-    of their view; worst first.
+    """Sealed images' rows that are not finite, or far from others by their statistics.
+
+    Far is measured among the rows of their view; the worst come first.
 
     Per view and statistic (least, greatest, mean, sd, mean norm, of class and of patch tokens) the
     score is the distance from the median in robust standard deviations: 1.4826 times the median
@@ -103,8 +104,10 @@ def _far(compared: dict[str, np.ndarray], rows_N: np.ndarray) -> pd.DataFrame:
 
 
 def robust_scores(values_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, K) distances from the medians in robust standard deviations (see `outliers`), 0 or more;
-    and the medians (K,)."""
+    """(N, K) distances from the medians in robust standard deviations; the medians (K,).
+
+    Distances are 0 or more; see `outliers`.
+    """
     median_K = np.median(values_NK, 0)
     distance_NK = np.abs(values_NK - median_K)
     scale_K = MAD_TO_SD * np.median(distance_NK, 0)

@@ -54,8 +54,10 @@ def grid_on_photograph(store: FeatureStore) -> list[int]:
 
 
 def targets(catalog: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """`all`, and by State and date where the catalog has them: group, target, count, mean and sd
-    (grams) of what is known."""
+    """Masses by group: `all`, and State and date where the catalog has them.
+
+    group, target, count, mean and sd (grams) of what is known.
+    """
     names = [
         name for name in TARGETS if name in catalog and pd.api.types.is_numeric_dtype(catalog[name])
     ]
@@ -93,8 +95,10 @@ def _in_order(text: str) -> tuple[list[int], str]:
 
 
 def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> dict[str, Any]:
-    """Labels, norms of each view, the k nearest by class token in a view, who comes before and
-    after; of a sealed image."""
+    """What the page shows of a sealed image.
+
+    Labels, norms of each view, the k nearest by class token in a view, who comes before and after.
+    """
     store.require(image)
     labels = store[image].labels.to_dict()
     near = nearest(store, image, k, view)

@@ -24,8 +24,9 @@ def thumb_jpeg(store: FeatureStore, image: int) -> bytes:
 
 
 def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple[bytes, str]:
-    """The photograph below the folder `data`, at most MOST_WIDE pixels wide, or else the thumbnail;
-    and which of them it is.
+    """The photograph below the folder `data`, or else the thumbnail; and which of them.
+
+    At most MOST_WIDE pixels wide.
 
     `same` and `changed` (other bytes than the tokens were made of) are the photograph, `unknown`
     too, where the catalog has no sha256 of it; `absent` and `damaged` the thumbnail. A path that

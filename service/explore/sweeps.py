@@ -141,8 +141,9 @@ def run_folder(sweep: Path, name: str) -> Path:
 
 
 def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.DataFrame:
-    """Out-of-fold predictions, a row per repeat, image and target: image_id, site, repeat, fold,
-    target, true, predicted, error.
+    """Out-of-fold predictions, a row per repeat, image and target.
+
+    image_id, site, repeat, fold, target, true, predicted, error.
 
     weights : whose rows, `best` or `last`; None takes `last` where there are some. averaged : over
         repeats; of several, repeat
@@ -233,8 +234,9 @@ def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
 
 @functools.lru_cache(KEPT_SWEEPS)
 def _averaged(stamps: tuple[Stamp, ...]) -> pd.DataFrame:
-    """Masses and truths of a sweep's runs by image_id, sorted, averaged over repeats; of those
-    whose table can be read.
+    """Masses and truths of a sweep's runs by image_id, sorted, averaged over repeats.
+
+    Of the runs whose table can be read.
 
     By the stamps of their tables: what changed is read again.
     """
@@ -249,8 +251,9 @@ def _averaged(stamps: tuple[Stamp, ...]) -> pd.DataFrame:
 
 
 def curves(run: Path) -> pd.DataFrame:
-    """Loss and held-out score by epoch: a row of all folds together (repeat and fold missing), and
-    one a repeat and fold.
+    """Loss and held-out score by epoch, of all folds together and of each.
+
+    A row for all has neither repeat nor fold.
 
     A last line that is not whole yet is left out: the sweep is being trained.
     """
@@ -271,8 +274,10 @@ def curves(run: Path) -> pd.DataFrame:
 
 
 def _splits(run: Path) -> list[tuple[int, int]]:
-    """(repeat, fold) of a run's heads, in the order of its log; none for the refit, or where its
-    config cannot be read."""
+    """(repeat, fold) of a run's heads, in the order of its log.
+
+    None for the refit, or where its config cannot be read.
+    """
     try:
         cv = load_point(run / "config.yaml").cv
     except BiomassError:

@@ -122,8 +122,10 @@ async def thumb(request: Request) -> Response:
 
 @described("jpeg", errors=ERRORS)
 async def photograph(request: Request) -> Response:
-    """The photograph where the server has it, else the thumbnail; the header X-Photograph says
-    which, and whether it changed."""
+    """The photograph where the server has it, else the thumbnail.
+
+    The header X-Photograph says which, and whether it changed.
+    """
     opened = await run_in_threadpool(opened_of, request)
     make = partial(pictures.photograph_jpeg, opened.store, data=library_of(request).data)
     body, state = await _of_image(request, opened, make)
@@ -181,8 +183,10 @@ def _predictions(request: Request, image_id: str) -> list[dict[str, Any]]:
 
 
 async def _of_image(request: Request, opened: Opened, function: Callable[[int], T]) -> T:
-    """What function(image) gives for the sealed image that the request names; AT_ONCE such requests
-    are computed together, the others wait their turn."""
+    """What function(image) gives for the sealed image that the request names.
+
+    AT_ONCE such requests are computed together, the others wait their turn.
+    """
     state = request.app.state
     if not hasattr(state, "images_at_once"):
         state.images_at_once = anyio.CapacityLimiter(AT_ONCE)

@@ -113,8 +113,10 @@ def _metadata(opened: Opened, node: dict[str, Any]) -> Response:
 
 
 def group(store: FeatureStore, root: bool) -> dict[str, Any]:
-    """zarr.json of the root or of `catalog`; the root's lists all arrays, since over HTTP a client
-    cannot list them."""
+    """zarr.json of the root or of `catalog`.
+
+    The root's lists all arrays, since over HTTP a client cannot list them.
+    """
     node = {"zarr_format": 3, "node_type": "group", "attributes": {}}
     if not root:
         return node

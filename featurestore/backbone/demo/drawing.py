@@ -1,5 +1,4 @@
-"""The drawn pasture: a small data set in the contest's layout whose masses are known, because every
-leaf was drawn.
+"""The drawn pasture: a small data set in the contest's layout, whose masses are known.
 
 A leaf is an outline in centimetres; its mass is its area times a mass per square centimetre. What
 overlaps is hidden but weighed, as in a real quadrat. Reading the CSVs back is `catalog`'s, decoding
@@ -67,8 +66,10 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Site:
-    """One visit, State + date: what its photographs share. Colours are in 0-255; warmth 0 is
-    neutral light."""
+    """One visit (State and date): what its photographs share.
+
+    Colours are in 0-255; warmth 0 is neutral light.
+    """
 
     state: str
     date: str
@@ -85,8 +86,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph to draw. Its masses are what is sown; the true ones are those of the leaves
-    that came up."""
+    """One photograph to draw.
+
+    Its masses are what is sown; the true ones are those of the leaves that came up.
+    """
 
     image_id: str
     split: str
@@ -98,8 +101,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class Layer:
-    """Leaves of one kind: outlines (S, E, 2) in cm, colours (S, 3) in 0-255, level in the canopy
-    (S,), 0 = ground."""
+    """Leaves of one kind.
+
+    Outlines (S, E, 2) in cm, colours (S, 3) in 0-255, level in the canopy (S,), 0 = ground.
+    """
 
     outline_SE2: np.ndarray
     rgb_S3: np.ndarray
@@ -109,8 +114,9 @@ class Layer:
 def draw_pasture(
     out: Path, seed: int = 0, n_train: int = 120, n_test: int = 36, workers: int | None = None
 ) -> None:
-    """Draw photographs and tables under `out`, the tables last; one seed, one set of bytes,
-    whatever `workers` is.
+    """Draw photographs and tables under `out`, the tables last.
+
+    One seed gives one set of bytes, whatever `workers` is.
 
     train.csv, test.csv, sample_submission.csv, train/*.jpg and test/*.jpg are laid out as the
     contest's; test_truth.csv (sample_id, target) is ours: the true masses of the test photographs,
@@ -127,8 +133,10 @@ def draw_pasture(
 
 
 def plan_pasture(seed: int = 0, n_train: int = 120, n_test: int = 36) -> list[Photo]:
-    """What will be drawn, in the order of the image ids: sites of 1 to 10 photographs, none of them
-    in both splits."""
+    """What will be drawn, in the order of the image ids.
+
+    Sites have 1 to 10 photographs, and none is in both splits.
+    """
     rng = np.random.default_rng([seed, 0])
     days = iter(rng.permutation(max(340, n_train + n_test)))  # no two sites share a date
     numbers = iter(100_000_000 + rng.choice(2_000_000_000, n_train + n_test, replace=False))
@@ -221,8 +229,10 @@ def _sow(rng: np.random.Generator, photo: Photo) -> dict[str, Layer]:
 
 
 def weigh(layers: dict[str, Layer]) -> dict[str, float]:
-    """All five targets in grams; the sums hold to the last printed digit, as they are made in whole
-    0.1 mg."""
+    """All five targets in grams.
+
+    The sums hold to the last printed digit, as they are made in whole 0.1 mg.
+    """
     units = {name: round(1e4 * G_PER_CM2 * area_cm2(layer)) for name, layer in layers.items()}
     units["GDM_g"] = units["Dry_Green_g"] + units["Dry_Clover_g"]
     units["Dry_Total_g"] = units["GDM_g"] + units["Dry_Dead_g"]
@@ -244,8 +254,7 @@ def leaf_cm2(outline_SE2: np.ndarray) -> np.ndarray:
 
 
 def _ndvi(rng: np.random.Generator, layers: dict[str, Layer]) -> float:
-    """Rises with the green ground cover, which saturates as leaves overlap, and is as noisy as a
-    hand-held sensor."""
+    """An NDVI: it rises with the green cover, saturates, and is as noisy as a hand-held sensor."""
     leaf_area_index = (
         area_cm2(layers["Dry_Green_g"]) + area_cm2(layers["Dry_Clover_g"])
     ) / QUADRAT_CM.prod()

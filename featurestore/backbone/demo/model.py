@@ -1,5 +1,6 @@
-"""`vit_demo_patch16_dinov3`: a small model of timm's DINOv3 kind whose weights are packaged;
-importing this makes timm know it.
+"""`vit_demo_patch16_dinov3`: a small model of timm's DINOv3 kind with packaged weights.
+
+Importing this makes timm know it.
 
 timm then treats it as any model of its own, with a file where others have an address to download
 from.
@@ -40,8 +41,10 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def vit_demo_patch16_dinov3(pretrained: bool = False, **kwargs) -> Eva:
-    """timm's vit_tiny_patch16_dinov3_qkvb, but narrower, of 4 blocks, and with layer scales that
-    let it learn in an hour."""
+    """timm's vit_tiny_patch16_dinov3_qkvb, narrower and of 4 blocks.
+
+    Its layer scales let it learn in an hour.
+    """
     arguments = {
         "img_size": PIXELS,
         "patch_size": PATCH,

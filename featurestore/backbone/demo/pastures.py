@@ -1,5 +1,4 @@
-"""Pastures the demo backbone learns from: squares of drawn photographs, and the grams that lie
-under each of their patches.
+"""Pastures the demo backbone learns from: drawn squares, and the grams under each patch.
 
 Seeds, sites and lights are others than the demo's: its seeds are small numbers, these are millions;
 its light varies by a twentieth, this one by three times as much.
@@ -48,8 +47,10 @@ class Pastures:
 def draw_pastures(
     n: int, seed: int, side: int, patch: int, strange: bool, workers: int | None = None
 ) -> Pastures:
-    """Draw n photographs from `seed` on, in squares of `side` pixels; one seed, one result,
-    whatever `workers` is."""
+    """Draw n photographs from `seed` on, in squares of `side` pixels.
+
+    One seed gives one result, whatever `workers` is.
+    """
     photos = [
         (first, photo)
         for first in range(seed, seed + -(-n // PER_SEED))
@@ -81,8 +82,7 @@ def _draw(
 
 
 def made_strange(rng: np.random.Generator, photo: Photo) -> Photo:
-    """The same kinds of plants, often more of them, on another soil, of another tint, under a light
-    that no demo has."""
+    """The same kinds of plants, often more, on a soil, in a tint and a light that no demo has."""
     site, masses_3 = photo.site, np.array([photo.clover_g, photo.dead_g, photo.green_g])
     # the heaviest are the rarest
     clover_g, dead_g, green_g = masses_3 * min(rng.uniform(0.6, 2.2), 190 / masses_3.sum())
@@ -107,8 +107,7 @@ def _tinted(rng: np.random.Generator, rgb: RGB) -> RGB:
 
 
 def grams_per_patch(layer: Layer, cells: int) -> np.ndarray:
-    """(cells, 2 cells) float32 grams: a leaf's mass is shared evenly by the corners of its outline,
-    and lies where they do.
+    """(cells, 2 cells) float32 grams; a leaf's mass is shared evenly by its outline's corners.
 
     A blade is as long as three patches; where its middle lies alone would be noise to a patch that
     sees its tip.

@@ -1,5 +1,4 @@
-"""Train the demo backbone on drawn pastures: `python -m featurestore.backbone.demo.train`, see
-CARD.md.
+"""Train the demo backbone: `python -m featurestore.backbone.demo.train`, see CARD.md.
 
 Two layers that are thrown away afterwards teach it: grams of a square from its class token, grams
 of a patch from its token.
@@ -54,8 +53,7 @@ class Teacher(nn.Module):
         self.square_head = nn.Linear(model.num_features, 3)
 
     def forward(self, x_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, P, 3) grams of every patch, (B, 3) grams of the square by its class token; x in [0,
-        1]."""
+        """(B, P, 3) grams of each patch; (B, 3) of the square, by its class token; x in [0, 1]."""
         data = self.model.pretrained_cfg
         tokens_BLD = self.model.forward_features(normalise(x_B3HW, data["mean"], data["std"]))
         patches_BPD = tokens_BLD[:, self.model.num_prefix_tokens :]
@@ -68,8 +66,7 @@ class Teacher(nn.Module):
 def train(
     recipe: Recipe, say: Callable[[str], object] = print, workers: int | None = None
 ) -> tuple[nn.Module, dict[str, float]]:
-    """A trained backbone as it is after rounding to half precision, and its scores on pastures it
-    never saw."""
+    """A trained backbone, rounded to half precision, and its scores on unseen pastures."""
     import timm
 
     start = time.monotonic()
@@ -137,8 +134,10 @@ def _groups(teacher: Teacher, weight_decay: float) -> list[dict]:
 
 
 def _loss(teacher: Teacher, x_B3HW: Tensor, grams_BP3: Tensor) -> Tensor:
-    """Huber losses of patches, of their sum and of the class token's masses, in units of a mean
-    patch or square."""
+    """Huber losses of patches, of their sum and of the class token's masses.
+
+    In units of a mean patch or square.
+    """
     patches_BP3, square_B3 = teacher(x_B3HW)
     n_patches = grams_BP3.shape[1]
     dense = F.smooth_l1_loss(patches_BP3 * n_patches / SQUARE_G, grams_BP3 * n_patches / SQUARE_G)
@@ -154,8 +153,7 @@ def _square_loss(masses_B3: Tensor, truth_B3: Tensor) -> Tensor:
 
 
 def _batches(pastures: Pastures, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """Squares anywhere along the photographs, in one of eight symmetries, under a jittered light;
-    and their grams."""
+    """Squares anywhere along the photographs, turned and under a jittered light; their grams."""
     rng = np.random.default_rng([recipe.seed, 5])
     for _ in range(recipe.steps):
         squares = [
@@ -196,8 +194,10 @@ def _jitter(x_B3HW: Tensor, rng: np.random.Generator) -> Tensor:
 
 @torch.inference_mode()
 def score(teacher: Teacher, pastures: Pastures) -> dict[str, float]:
-    """The contest's weighted R2 of what lies in the frame: by the sum over patches, and by the two
-    class tokens."""
+    """The contest's weighted R2 of what lies in the frame.
+
+    By the sum over patches, and by the two class tokens.
+    """
     side = pastures.pixels_NHW3.shape[1]
     by_patches, by_square = [], []
     for pixels_HW3 in pastures.pixels_NHW3:

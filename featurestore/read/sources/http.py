@@ -38,8 +38,10 @@ OWN = ("seal", "metadata_crc32c")  # arrays that a cache has of its own, not the
 
 
 class Http:
-    """A Source whose path is a URL. Arrays are fetched at their first use, rows of patches one by
-    one; both are kept in a cache, and mapped from there.
+    """A Source whose path is a URL.
+
+    Arrays are fetched at their first use, rows of patches one by one. Both are kept in a cache, and
+    mapped from there.
 
     cache, cache_bytes : see `FeatureStore.open`.
     """
@@ -60,8 +62,10 @@ class Http:
         self._begin()
 
     def _begin(self) -> None:
-        """Ask the server what it has, and take a cache; in a forked child, a connection and a cache
-        of its own."""
+        """Ask the server what it has, and take a cache.
+
+        In a forked child, a connection and a cache of its own.
+        """
         self._lock = threading.RLock()
         self._fetching = threading.RLock()
         self._client = Client(self._url)
@@ -119,8 +123,10 @@ class Http:
             raise UsageError(f"{self.path}: this handle was closed; open the store again")
 
     def close(self) -> None:
-        """Let go of connections and cache; nothing can be read any more. Rows that were handed out
-        stay as they are."""
+        """Let go of connections and cache; nothing can be read any more.
+
+        Rows that were handed out stay as they are.
+        """
         self._cached.close()
         if self._cache is not None and os.getpid() == self._pid:
             self._threads.stop()
@@ -137,8 +143,10 @@ class Http:
         return self.path
 
     def refresh(self) -> None:
-        """Ask for the seals again, and for all else at its next use if images were sealed or
-        added."""
+        """Ask for the seals again, and at its next use for all else if images changed.
+
+        They changed if some were sealed or added.
+        """
         self._ready()
         seal_N = self._seals(self.layout.n)
         with self._lock:
@@ -184,8 +192,10 @@ class Http:
                 self._cache.forget_arrays([name])
 
     def _lacks_ids(self) -> bool:
-        """Whether images have a seal, but came without an id: their rows of the catalog were
-        damaged on their way."""
+        """Whether images have a seal, but came without an id.
+
+        Their rows of the catalog were damaged on their way.
+        """
         n = count_images(self._cached.array("catalog/image_id"))
         return bool(self._seal_N[n:].any())
 
@@ -204,8 +214,9 @@ class Http:
             self._kept.add(name)
 
     def _stamp(self, name: str) -> str:
-        """What an array's bytes follow from: seals vouch for their images' catalog rows, thumbnails
-        and checksums of rows.
+        """What an array's bytes follow from.
+
+        Seals vouch for their images' catalog rows, thumbnails and checksums of rows.
 
         For no image without a seal, whose catalog row may change: as long as there are such, the
         catalog is fetched each time.
@@ -216,8 +227,10 @@ class Http:
         return stamp
 
     def _blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
-        """Offset and bytes of an array's blocks, in order; some are in flight at once, and no
-        more."""
+        """Offset and bytes of an array's blocks, in order.
+
+        Some are in flight at once, and no more.
+        """
         n_bytes, path = self.layout.extents[name].array.n_bytes, f"/arrays/{name}"
         spans = [(at, min(at + BLOCK_BYTES, n_bytes)) for at in range(0, n_bytes, BLOCK_BYTES)]
         if len(spans) < 2:
@@ -257,8 +270,10 @@ class Http:
         return crc32c(self.patches(image, (view,))[view])
 
     def will_need(self, rows: Sequence[Row]) -> int:
-        """Begin to fetch rows that are not in the cache; how many those are. Errors come when a row
-        is asked for."""
+        """Begin to fetch rows that are not in the cache; how many those are.
+
+        Errors come when a row is read.
+        """
         self._ready()
         return self._fetch(rows)
 
@@ -280,8 +295,10 @@ class Http:
         return len(absent)
 
     def _need(self, image: int, view: int) -> None:
-        """Come back when a row is here: it was, a thread has just fetched it, or it is fetched
-        now."""
+        """Come back when a row is here.
+
+        It was, a thread has just fetched it, or it is fetched now.
+        """
         while not self._is_here(image, view):
             future = self._flying.get((image, view))
             if future is None or future.cancel():
@@ -290,8 +307,10 @@ class Http:
                 future.result()
 
     def _is_here(self, image: int, view: int) -> bool:
-        """Whether a row is in the cache; compared with its checksum once by this process, whoever
-        wrote it."""
+        """Whether a row is in the cache.
+
+        This process compares it with its checksum once, whoever wrote it.
+        """
         if self._here_NV[image, view]:
             return True
         with self._lock:
@@ -318,8 +337,10 @@ class Http:
                 self._flying.pop((image, view), None)
 
     def _downloaded(self, image: int, view: int) -> tuple[np.ndarray, int]:
-        """(T, P, D) float16, checked, and its CRC-32C; a row that was spoilt on its way is asked
-        for once more."""
+        """(T, P, D) float16, checked, and its CRC-32C.
+
+        A row that was spoilt on its way is fetched once more.
+        """
         array = self._patches.array
         for _ in range(2):
             row = self._client.bytes(f"/rows/@{image}/{view}?tokens=patches", array.row_bytes)
@@ -347,8 +368,10 @@ class Http:
             self._cache.complete(image, int(self._seal_N[image]))
 
     def _drop_maps(self, emptied: list[int]) -> None:
-        """Forget the maps of files that were emptied; views of them stay valid, of the rows as they
-        were."""
+        """Forget the maps of files that were emptied.
+
+        Views of them stay valid, of the rows as they were.
+        """
         for file in emptied:
             self._here_NV[self._patches.images_in(file)] = False
             self._cached.forget(self._patches.paths[file])

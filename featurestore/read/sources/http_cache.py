@@ -1,5 +1,6 @@
-"""Where a remote store's rows are kept: a sparse Zarr store on this machine, bounded, whose least
-used files are emptied.
+"""Where a remote store's rows are kept: a sparse, bounded Zarr store on this machine.
+
+The files used least recently are emptied.
 
 Nothing here knows the network. A folder belongs to one process at a time, by its lock. What is
 whole in it is not written down: a row is there if its bytes have their checksum.
@@ -34,8 +35,9 @@ SLOTS = 64  # processes that read the same store on this machine, each from a fo
 
 
 class Cache:
-    """A store like the remote one, of which rows and arrays are there that were fetched. One thread
-    at a time.
+    """A store like the remote one, with the rows and arrays that were fetched.
+
+    For one thread at a time.
 
     key : what stores must share whose rows may be kept in one folder.
     most_bytes : bound of the whole folder `root`, what other processes are using now not counted.
@@ -63,8 +65,10 @@ class Cache:
             raise
 
     def close(self) -> None:
-        """Seal what is complete, and let another process have the folder; a forked child leaves it
-        as it is."""
+        """Seal what is complete, and let another process have the folder.
+
+        A forked child leaves it as it is.
+        """
         with self._held, suppress(OSError, InputError):
             if os.getpid() == self._pid:
                 self.seal()
@@ -85,8 +89,10 @@ class Cache:
             return any(os.pread(file.fileno(), 4, offset + n_bytes))
 
     def write_row(self, image: int, view: int, tokens_TPD: np.ndarray, crc: int) -> list[int]:
-        """Keep a row and its CRC-32C; numbers of the files that were emptied for it. Views of their
-        maps stay as they are."""
+        """Keep a row and its CRC-32C; numbers of the files that were emptied for it.
+
+        Views of their maps stay as they are.
+        """
         file = self.use(image)
         emptied = self._make_room(self._patches.stride, file)
         path, offset, _ = self._patches.locate_row(image, view)
@@ -147,8 +153,10 @@ class Cache:
     def write_array(
         self, name: str, blocks: Iterable[tuple[int, np.ndarray]], stamp: str
     ) -> list[int]:
-        """Keep an array that comes in blocks with their offsets, in order; the same as `write_row`
-        gives."""
+        """Keep an array that comes in blocks with their offsets, in order.
+
+        Returns the same as `write_row`.
+        """
         extent, crc = self.layout.extents[name], 0
         emptied = [] if name in self._sums else self._make_room(extent.array.n_bytes)
         self._n_bytes += 0 if name in self._sums else extent.array.n_bytes
@@ -179,8 +187,10 @@ class Cache:
         self._complete[image] = seal
 
     def seal(self) -> None:
-        """Make complete images readable where the folder is opened as a store; their bytes
-        first."""
+        """Make complete images readable where the folder is opened as a store.
+
+        Their bytes are synced first.
+        """
         if not self._complete:
             return
         for path in self._files_of(self._complete):
@@ -218,8 +228,10 @@ class Cache:
 
 
 def check_bound(arrays: list[Array], most_bytes: int) -> None:
-    """UsageError if a cache could not hold what is always kept, and some files of patches; nothing
-    has been allocated yet."""
+    """UsageError if a cache could not hold all small arrays, and some files of patches.
+
+    Nothing has been allocated yet.
+    """
     small = sum(array.n_bytes for array in arrays if array.name != "patches")
     patches = next((array for array in arrays if array.name == "patches"), None)
     n_rows = min(patches.n_rows, LEAST_FILES * rows_per_file(patches)) if patches else 0

@@ -1,5 +1,6 @@
-"""GETs of one store that a server offers: bounded, tried again where that helps, every error one of
-the family.
+"""GETs of one store that a server offers, bounded and tried again where that helps.
+
+Every error is one of the family.
 
 What the answers mean is `sources.http`'s. Of the standard library: httpx brought 290 MB/s of a core
 for rows of 9.2 MB, this 1.2 GB/s and more (once, 2 cores): h11 parses in Python, under the lock
@@ -46,8 +47,10 @@ class TryAgain(Exception):
 
 
 class Client:
-    """A store's address. Safe to use from several threads, not across a fork; one connection for
-    each request under way."""
+    """A store's address, with one connection for each request under way.
+
+    Safe to use from several threads, not across a fork.
+    """
 
     def __init__(self, url: str) -> None:
         self.url, self.generation, self._reached = without_token(url), "", False
@@ -81,8 +84,10 @@ class Client:
         return found
 
     def bytes(self, path: str, n_bytes: int, span: tuple[int, int] | None = None) -> np.ndarray:
-        """(n,) uint8: an answer of n_bytes, or a span of it. Of another length is StoreDamaged,
-        before room is made for it."""
+        """(n,) uint8: an answer of n_bytes, or a span of it.
+
+        StoreDamaged for another length, before room is made for it.
+        """
         first, end = span or (0, n_bytes)
         headers = {"Range": f"bytes={first}-{end - 1}"} if span else {}
         return self._retried(
@@ -258,8 +263,7 @@ def _read_exactly(response: HTTPResponse, where: str, n_bytes: int) -> np.ndarra
 
 
 def _pieces(response: HTTPResponse, n_bytes: int) -> Iterator[bytes]:
-    """The body as it comes, each piece by one read of the socket; TryAgain when it comes too
-    slowly."""
+    """The body as it comes, a piece for each read of the socket; TryAgain if too slow."""
     until = time.monotonic() + READ_S + n_bytes / LEAST_PACE
     while piece := response.read1(PIECE):
         yield piece
@@ -269,7 +273,9 @@ def _pieces(response: HTTPResponse, n_bytes: int) -> Iterator[bytes]:
 
 def the_only_store(url: str) -> str:
     """The URL of the one store a server offers, given the server's own; others as they are.
-    InputError lists several."""
+
+    InputError lists several.
+    """
     shown = without_token(url)
     parts = urlsplit(shown)
     if parts.path not in ("", "/v1", "/v1/stores"):

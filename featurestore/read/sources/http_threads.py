@@ -11,8 +11,10 @@ from featurestore.errors import NoThreadError
 
 
 class FetchThreads:
-    """Threads that fetch rows in the order asked. Daemons: what nobody waits for must not keep a
-    program from ending."""
+    """Threads that fetch rows in the order of the requests.
+
+    Daemons: what nobody waits for must not keep a program from ending.
+    """
 
     def __init__(self, n: int) -> None:
         self._n = n

@@ -1,5 +1,7 @@
-"""Files of this machine, read and never mapped: one that is cut while it is read is an error, where
-a map ends in SIGBUS."""
+"""Files of this machine, read and never mapped.
+
+One that is cut while it is read is an error, where a map ends in SIGBUS.
+"""
 
 import operator
 import os
@@ -47,8 +49,9 @@ class Pread(Local):
 
 
 class FileArray:
-    """(n, *row shape) of a file, with as much of numpy's indexing as a reader uses; every index is
-    a read.
+    """(n, *row shape) of a file, with as much of numpy's indexing as a reader uses.
+
+    Every index is a read.
 
     The first index (integer, slice, or array of positions) chooses rows; the others are applied to
     what was read.
@@ -83,8 +86,10 @@ class FileArray:
         return self._extent.array.row_bytes // self.shape[1] if len(self.shape) > 1 else 0
 
     def _read(self, rows: "range | list[int]", shape: tuple[int, ...], skip: int) -> np.ndarray:
-        """(len(rows), *shape): of each row what begins `skip` bytes into it; neighbours that touch
-        come in one read."""
+        """(len(rows), *shape): of each row what begins `skip` bytes into it.
+
+        Neighbours that touch come in one read.
+        """
         read = np.empty((len(rows), *shape), self.dtype)
         stride, n_bytes = self._extent.stride, read.nbytes // max(1, len(rows))
         fd = self._layout.open_file(self._path)
@@ -101,8 +106,10 @@ def _positions(index: Any, n: int) -> "range | list[int]":
 
 
 def _runs(rows: "range | list[int]", touching: bool) -> list[tuple[int, int]]:
-    """Where each run of consecutive rows begins, and its length; one row each unless rows touch on
-    disk."""
+    """Where each run of consecutive rows begins, and its length.
+
+    A run is one row unless rows touch on disk.
+    """
     if not len(rows):
         return []
     if touching and isinstance(rows, range) and rows.step == 1:
