@@ -158,22 +158,19 @@ def test_layers_of_a_pooled_store_cannot_be_told_apart(layered, tmp_path):
     )
 
 
-def test_a_killed_copy_goes_on(tmp_path, monkeypatch):
+def test_a_killed_copy_goes_on(tmp_path):
     from featurestore.manage import transfer
 
     write_tiny(tmp_path / "f.h5")
-    put, n = transfer._put, []
+    copied = []
 
-    def interrupted(*arguments):
-        n.append(1)
-        if len(n) == 3:
+    def interrupt_after_two(n_bytes):
+        copied.append(n_bytes)
+        if len(copied) == 2:
             raise KeyboardInterrupt
-        put(*arguments)
 
-    monkeypatch.setattr(transfer, "_put", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        transfer.convert(tmp_path / "f.h5", tmp_path / "out.zarr")
-    monkeypatch.setattr(transfer, "_put", put)
+        transfer.convert(tmp_path / "f.h5", tmp_path / "out.zarr", progress=interrupt_after_two)
     assert FeatureStore.open(tmp_path / "out.zarr").n_sealed == 2
     assert transfer.convert(tmp_path / "f.h5", tmp_path / "out.zarr").n_copied == 3
 

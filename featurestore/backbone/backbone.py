@@ -72,8 +72,8 @@ class Backbone:
         Returns
         -------
         cls_TD, patches_TPD : (T, D) and (T, P, D) float16 on the device; D holds all layers one
-            after another. Where the
-        spec's dtype is int8, patch tokens are rounded as those of the restored archive were.
+            after another. Where the spec's dtype is int8, patch tokens are rounded as those of the
+            restored archive were.
 
         Raises InputError, naming image, view and layer, where a token is not finite or does not fit
         float16.
@@ -90,14 +90,17 @@ class Backbone:
                     "try --precision fp32, or check the photograph and the weights"
                 )
         patches_TPD = torch.cat(patches, -1)
-        return torch.cat(cls, -1), int8_rounded(
-            patches_TPD
-        ) if self.spec.dtype == "int8" else patches_TPD
+        if self.spec.dtype == "int8":
+            patches_TPD = int8_rounded(patches_TPD)
+        return torch.cat(cls, -1), patches_TPD
 
     def _forward(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Class and patch tokens of each layer; a batch too large for the device is halved."""
         try:
-            return self._forward_at_once(x_T3HW)
+            with torch.inference_mode():
+                cls, patches = read_tokens(self.model, self.spec.layers, x_T3HW)
+                cls = [layer_TD.half() for layer_TD in cls]
+                return cls, [layer_TPD.half() for layer_TPD in patches]
         except torch.OutOfMemoryError:
             if len(x_T3HW) == 1:
                 raise
@@ -116,16 +119,8 @@ class Backbone:
     def try_out(self) -> None:
         """Pass one grey tile through the model, so that it fails before a store is laid out."""
         try:
-            self._forward(
-                torch.zeros(
-                    1,
-                    3,
-                    self.spec.tile_height,
-                    self.spec.tile_width,
-                    dtype=self.dtype,
-                    device=self.device,
-                )
-            )
+            size = 1, 3, self.spec.tile_height, self.spec.tile_width
+            self._forward(torch.zeros(size, dtype=self.dtype, device=self.device))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as err:
@@ -135,11 +130,6 @@ class Backbone:
                 f"a grey tile failed ({short(err)}); "
                 "try --precision fp32, or another --device or backbone"
             ) from err
-
-    @torch.inference_mode()
-    def _forward_at_once(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        cls, patches = read_tokens(self.model, self.spec.layers, x_T3HW)
-        return [layer_TD.half() for layer_TD in cls], [layer_TPD.half() for layer_TPD in patches]
 
 
 def load_backbone(
@@ -374,12 +364,8 @@ def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: i
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return new_model(model_name, {"img_size": size})
-    if weights is None:
-        return _downloaded(model_name, size)
-    return model_with(model_name, Path(weights), size)
-
-
-def _downloaded(model_name: str, size: tuple[int, int]) -> nn.Module:
+    if weights is not None:
+        return model_with(model_name, Path(weights), size)
     try:
         return new_model(model_name, {"img_size": size, "pretrained": True})
     except (OSError, RuntimeError, ValueError) as err:

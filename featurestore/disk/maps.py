@@ -59,26 +59,25 @@ class Maps:
             _held.move_to_end(key)
             return _held[key]
         except KeyError:  # not mapped, or another thread has just dropped it
-            return self._map(key)
+            pass
+        fd = self._open_file(path)
+        try:
+            # shared and read-only: the kernel's overcommit refuses a private writable map of a
+            # large store
+            mapped = with_room(path, lambda: mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ))
+        finally:
+            os.close(fd)
+        # two threads may have mapped it: both get the one that was kept first
+        file = _held.setdefault(key, MappedFile(mapped))
+        while len(_held) > most_maps() and not raise_file_limit():
+            _held.popitem(last=False)
+        return file
 
     def drop(self, path: Path) -> None:
         _held.pop((self._number, path), None)
 
     def clear(self) -> None:
         _forget(self._number)
-
-    def _map(self, key: tuple[int, Path]) -> MappedFile:
-        fd = self._open_file(key[1])
-        try:
-            # shared and read-only: the kernel's overcommit refuses a private writable map of a
-            # large store
-            mapped = with_room(key[1], lambda: mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ))
-        finally:
-            os.close(fd)
-        file = _held.setdefault(key, MappedFile(mapped))
-        while len(_held) > most_maps() and not raise_file_limit():
-            _held.popitem(last=False)
-        return file
 
 
 def _forget(number: int) -> None:

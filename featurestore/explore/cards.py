@@ -30,9 +30,14 @@ def facts(store: Reader) -> dict[str, str]:
     rows = (
         f"1 + {t.grid[0]} x {t.grid[1]}" if store.spec.has_patches else f"1 + {len(POOLED)} pooled"
     )
+    # bytes are compared: to decode a million texts would take seconds
+    cells_NW = np.ascontiguousarray(store.array("catalog/status")[:n])
+    status_N = cells_NW.view(f"S{cells_NW.shape[1]}")[:, 0]
+    has_no_seal_N = store.array("seal")[:n] == 0
+    n_skipped = np.count_nonzero((status_N != b"") & (status_N != b"ok") & has_no_seal_N)
     return {
         "images": f"{n} images x {len(t.views)} views, {store.n_sealed} sealed / {n} total, "
-        f"{_n_skipped(store)} skipped, "
+        f"{n_skipped} skipped, "
         f"room for {store.layout.n}",
         "tokens": f"{t.n_tiles} tile(s) x ({rows}) x {t.width} float16{rounded}"
         + ("" if store.spec.has_patches else "; pooled only, no patch tokens"),
@@ -65,16 +70,6 @@ def store_json(store: Reader) -> str:
         "n_room": store.layout.n,
     }
     return json.dumps(counts | json.loads(store.spec.to_json()), indent=1, ensure_ascii=False)
-
-
-def _n_skipped(store: Reader) -> int:
-    cells_NW = np.ascontiguousarray(store.array("catalog/status")[: store.n_images])
-    status_N = cells_NW.view(f"S{cells_NW.shape[1]}")[:, 0]
-    return int(
-        np.count_nonzero(
-            (status_N != b"") & (status_N != b"ok") & (store.array("seal")[: store.n_images] == 0)
-        )
-    )
 
 
 def _size_text(n_bytes: int) -> str:
@@ -176,15 +171,11 @@ def _thumb_image(store: Reader, image: int) -> str:
         max(1, round(width * CARD_THUMB_HEIGHT / height)),
         CARD_THUMB_HEIGHT,
     )
-    name = escape(_ids(store, [image])[0])
+    name = escape(store.catalog_rows(np.array([image]))["image_id"].iloc[0])
     return (
         f'<img src="{_data_uri(small, "JPEG")}" alt="{name}" title="{name}" '
         f'style="height:{CARD_THUMB_HEIGHT}px">'
     )
-
-
-def _ids(store: Reader, images: Any) -> list[str]:
-    return store.catalog_rows(np.asarray(images))["image_id"].tolist()
 
 
 def _data_uri(picture: Image.Image, kind: str) -> str:

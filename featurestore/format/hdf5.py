@@ -17,30 +17,29 @@ from featurestore.format.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
 
 def create(path: Path, spec: StoreSpec, n: int) -> None:
     """Lay out an empty store for n images; 65.8 GB take milliseconds, since nothing is written."""
+    import h5py
+
+    arrays = spec.arrays(n)
+    sizes: dict[str, int] = {}
+    for array in arrays:
+        sizes |= zip(array.dims, array.shape, strict=True)
+
     try:
-        _lay_out(path, spec, n)
+        with _new_file(path) as file:
+            _add_attribute(file, "format", FORMAT)
+            file.attrs["format_version"] = np.int64(FORMAT_VERSION)
+            _add_attribute(file, "spec", spec.to_json())
+            h5py.h5g.create(file.id, b"catalog", gcpl=_untimed(h5py.h5p.GROUP_CREATE))
+            # dimensions first: datasets are attached to them
+            for number, (dim, size) in enumerate(sizes.items()):
+                _add_dimension(file, dim, size, number)
+            for array in arrays:
+                _add_dataset(file, array)
     except (OSError, RuntimeError) as err:
         # how libhdf5 says that the disk is full, or the file too large
         raise InputError(
             f"{path}: cannot be created: {str(err).splitlines()[0]}; make room there"
         ) from err
-
-
-def _lay_out(path: Path, spec: StoreSpec, n: int) -> None:
-    import h5py
-
-    with _new_file(path) as file:
-        _add_attribute(file, "format", FORMAT)
-        file.attrs["format_version"] = np.int64(FORMAT_VERSION)
-        _add_attribute(file, "spec", spec.to_json())
-        h5py.h5g.create(file.id, b"catalog", gcpl=_untimed(h5py.h5p.GROUP_CREATE))
-        arrays = spec.arrays(n)
-        for number, (dim, size) in enumerate(
-            {d: s for a in arrays for d, s in zip(a.dims, a.shape, strict=True)}.items()
-        ):
-            _add_dimension(file, dim, size, number)
-        for array in arrays:
-            _add_dataset(file, array)
 
 
 def open_layout(path: Path) -> Layout:

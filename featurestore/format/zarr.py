@@ -61,18 +61,13 @@ def open_layout(path: Path) -> Layout:
             sizes[file_path] = _index_offset(extent, chunk, file) + len(
                 _index(extent, chunk, shard, file)
             )
-    ends = {
-        name: _index_offset(extents[name], grids[name][0], 0)
-        for name in extents
-        if name != "patches"
-    }
-    layout = Layout(
-        path,
-        spec,
-        extents,
-        sizes,
-        tuple(_padding(extents[name], end) for name, end in ends.items()),
-    )
+    padding = []
+    for name, extent in extents.items():
+        # rows of patches are chunks of their own: what follows each is looked at with the row
+        if name != "patches":
+            end = _index_offset(extent, grids[name][0], 0)
+            padding.append((extent.paths[0], extent.array.n_bytes, end - extent.array.n_bytes))
+    layout = Layout(path, spec, extents, sizes, tuple(padding))
     layout.check_sizes()
     for name, extent in extents.items():
         _check_indices(extent, *grids[name])
@@ -170,10 +165,6 @@ def _rows_per_chunk(extent: Extent, chunk: tuple[int, ...]) -> int:
 
 def _chunks_in(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
     return -(-extent.rows_in(file) // _rows_per_chunk(extent, chunk))
-
-
-def _padding(extent: Extent, end: int) -> tuple[Path, int, int]:
-    return extent.paths[0], extent.array.n_bytes, end - extent.array.n_bytes
 
 
 def _index_offset(extent: Extent, chunk: tuple[int, ...], file: int) -> int:

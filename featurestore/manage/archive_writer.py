@@ -59,7 +59,14 @@ def write_archive(
     start = time.monotonic()
     path = Path(path)
     _check_request(source, path, codec, images)
-    scheme = Scheme(codec, _spec_of(source.spec, codec, views), len(images))
+    # what the archive becomes when it is converted back
+    tokens = source.spec.tokens.model_dump()
+    if views is not None:
+        tokens["views"] = tuple(tokens["views"][view] for view in views)
+    if codec == "int8":
+        tokens["dtype"] = "int8"
+    spec = StoreSpec(**{**source.spec.model_dump(), "tokens": TokenSpec(**tokens)})
+    scheme = Scheme(codec, spec, len(images))
     durable.check_writable(path.parent)
     advice = "nothing of it is left, the source is as it was; make room, or choose another place"
     with (
@@ -87,16 +94,6 @@ def check_archive_name(path: Path) -> None:
             f"{path}: an archive's name ends in .zarr: HDF5 reads zstd by a plugin only, Zarr v3 "
             "clients have it"
         )
-
-
-def _spec_of(spec: StoreSpec, codec: Codec, views: Sequence[int] | None) -> StoreSpec:
-    """What the archive becomes when it is converted back."""
-    tokens = spec.tokens.model_dump()
-    if views is not None:
-        tokens["views"] = tuple(tokens["views"][view] for view in views)
-    if codec == "int8":
-        tokens["dtype"] = "int8"
-    return StoreSpec(**{**spec.model_dump(), "tokens": TokenSpec(**tokens)})
 
 
 def _check_request(

@@ -148,46 +148,29 @@ def extend_store(
     if not out.exists():
         durable.check_free(out.parent, len(frame) * image_bytes(spec))
 
-    # images that need the backbone, and their photographs
-    fresh = frame[[not extension.is_whole(image_id) for image_id in frame["image_id"]]]
-    if data is None:  # what was not built stays so
-        fresh = fresh[fresh["image_id"].isin(extension.image_of)]
-    paths = []
-    if len(fresh):
-        if data is None:
-            some = list_some(list(fresh["image_id"]), 5)
-            raise UsageError(
-                f"{len(fresh)} images need their photographs; give --data FOLDER:{some}"
-            )
-        paths = find_photographs(fresh, data, allow_outside, missing=True, allow="--allow-outside")
+    path_of = _photographs(extension, frame, data, allow_outside)
+    paths = list(path_of.values())
     unusable = find_unusable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
-    usable_paths = [path for path in paths if path not in unusable]
     if spec.tokens.bits is None:
-        remark = dark_remark(usable_paths)
+        remark = dark_remark([path for path in paths if path not in unusable])
         if remark:
             warnings.warn(remark, stacklevel=2)
 
     backbone = None
-    if len(fresh):
-        made_in = source.spec.precision
-        if precision not in (None, made_in):
-            made_by = [source.spec.made_by, source.spec.made_by | {"precision": precision}]
-            spec = spec.changed(made_by=made_together(made_by))
-            warnings.warn(
-                f"the old store was computed in {made_in}, what is new will be in {precision}; "
-                "tokens agree only within rounding",
-                stacklevel=2,
-            )
+    if path_of:
+        if precision is not None:
+            spec = _made_in(spec, precision)
+        # the weights may have been kept beside either store
         folders = [source.path.parent, out.parent]
         backbone = backbone_of_store(spec, weights, folders, "--weights", device, precision)
         backbone.try_out()
-        check_buffers(spec, len(fresh))
+        check_buffers(spec, len(path_of))
 
     with open_writer(out, spec, frame, reserve) as writer:
         n_pending = len(writer.pending())
+        # first what costs nothing: after a stop less is left to compute
         _copy_whole(extension, writer)
         ids = writer.image_ids
-        path_of = dict(zip(fresh["image_id"], paths, strict=True))
         todo = {image: path_of[ids[image]] for image in writer.pending() if ids[image] in path_of}
         skipped = {image: unusable[path] for image, path in todo.items() if path in unusable}
         writer.skip({image: each.status for image, each in skipped.items()})
@@ -234,6 +217,38 @@ def _planned(
         )
     columns = catalog_columns(frame, 2.0 if reserve else 1.0)
     return source.spec.changed(tokens=tokens, columns=columns), extension, frame
+
+
+def _photographs(
+    extension: Extension, frame: pd.DataFrame, data: Path | None, allow_outside: bool
+) -> dict[str, Path]:
+    """Photographs, by image id, of the images of the new catalog that need the backbone."""
+    fresh = frame[[not extension.is_whole(image_id) for image_id in frame["image_id"]]]
+    if data is None:
+        # an image that the old store lacks stays unbuilt: no new photographs were offered
+        fresh = fresh[fresh["image_id"].isin(extension.image_of)]
+    if not len(fresh):
+        return {}
+    if data is None:
+        some = list_some(list(fresh["image_id"]), 5)
+        raise UsageError(f"{len(fresh)} images need their photographs; give --data FOLDER:{some}")
+
+    paths = find_photographs(fresh, data, allow_outside, missing=True, allow="--allow-outside")
+    return dict(zip(fresh["image_id"], paths, strict=True))
+
+
+def _made_in(spec: StoreSpec, precision: str) -> StoreSpec:
+    """The spec once rows are added in this precision; a warning if the old ones are in another."""
+    if precision == spec.precision:
+        return spec
+    warnings.warn(
+        f"the old store was computed in {spec.precision}, what is new will be in {precision}; "
+        "tokens agree only within rounding",
+        stacklevel=3,
+    )
+    return spec.changed(
+        made_by=made_together([spec.made_by, spec.made_by | {"precision": precision}])
+    )
 
 
 def _copy_whole(extension: Extension, writer: StoreWriter) -> None:

@@ -22,11 +22,9 @@ from featurestore.format.layout import Extent
 from featurestore.read.files import OpenFiles
 from featurestore.read.reader import Reader
 
-PIECE = 1 << 20  # bytes read and summed at once: they stay in the cache between the two
-
-
-READERS, AHEAD = 2, 6  # threads, and buffers of theirs
-
+PIECE = 1 << 20  # bytes read and summed at once: they stay in the CPU's cache between the two
+READERS = 2  # threads
+AHEAD = 6  # buffers that they read into
 
 Progress = Callable[[int], object]
 
@@ -80,7 +78,14 @@ class RowSums:
         try:
             self._pread(extent.paths[0], values, extent.locate(start)[1])
         except (OSError, StoreDamaged) as err:
-            self._halve(extent, start, end, err)
+            # halves again and again, until the images that cannot be read are found
+            if end - start > 1:
+                middle = (start + end) // 2
+                self._sum_block(extent, start, middle)
+                self._sum_block(extent, middle, end)
+                return
+            unread = [(start, view) for view in range(self.crc_NV.shape[1])]
+            self.wrong |= dict.fromkeys(unread, f"cannot be read: {err}")
             return
         self._count(values.nbytes, time.perf_counter() - began)
         crc_NV = self.crc_NV[start:end]
@@ -88,19 +93,8 @@ class RowSums:
             shape
         )
         if _non_finite(values):
-            odd = [(start + i, v) for i, v in np.ndindex(shape) if _non_finite(values[i, v])]
-            self.wrong.update(dict.fromkeys(odd, f"values of {extent.array.name} are not finite"))
-
-    def _halve(self, extent: Extent, start: int, end: int, err: Exception) -> None:
-        """Find the images of a block that cannot be read."""
-        if end - start == 1:
-            self.wrong.update(
-                {(start, view): f"cannot be read: {err}" for view in range(self.crc_NV.shape[1])}
-            )
-            return
-        middle = (start + end) // 2
-        self._sum_block(extent, start, middle)
-        self._sum_block(extent, middle, end)
+            rows = [(start + i, v) for i, v in np.ndindex(shape) if _non_finite(values[i, v])]
+            self.wrong |= dict.fromkeys(rows, f"values of {extent.array.name} are not finite")
 
     def _sum_patches(self, readers: Pool) -> None:
         extent, n_views = self.store.layout.extents["patches"], self.crc_NV.shape[1]

@@ -26,7 +26,7 @@ from featurestore.read.open import open_reader
 from featurestore.read.reader import Reader
 from featurestore.read.rows import ImageRows
 from featurestore.write.agreement import check_same
-from featurestore.write.writer import StoreWriter, image_bytes, open_writer, row_crcs
+from featurestore.write.writer import image_bytes, open_writer, row_crcs
 
 StoreOrArchive = Reader | Archive
 
@@ -184,7 +184,9 @@ def _copy(
                     raise
                 damaged[image] = str(err)
                 continue
-            _put(writer, image, selection.rows(rows, source_of(places).spec))
+            writer.put(image, selection.rows(rows, source_of(places).spec))
+            writer.commit_if_due()
+            check_interrupt()
             progress(image_bytes(spec))
         writer.skip(dict.fromkeys(damaged, "damaged"))
     if damaged:
@@ -194,12 +196,6 @@ def _copy(
     return TransferReport(
         out, len(image_ids), n_copied, time.monotonic() - start, n_copied * image_bytes(spec)
     )
-
-
-def _put(writer: StoreWriter, image: int, rows: ImageRows) -> None:
-    writer.put(image, rows)
-    writer.commit_if_due()
-    check_interrupt()
 
 
 def _chosen(source: StoreOrArchive, images: Sequence[str] | None) -> list[int]:

@@ -6,7 +6,7 @@
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -246,16 +246,11 @@ def _photograph_faults(store: Reader, root: Path) -> Iterator[Fault]:
                 "its photograph changed since it was encoded",
                 False,
             )
-        elif damage := _damage_of(file):
-            yield Fault(image, image_id, None, str(file), 0, f"its photograph is {damage}", False)
-
-
-def _damage_of(photograph: Path) -> str | None:
-    """Damage inside a photograph; None also for a format that cannot be read here.
-
-    Tokens that were imported may be of such.
-    """
-    try:
-        return find_damage(photograph)
-    except InputError:
-        return None
+        else:
+            # tokens that were imported may be of a format that cannot be read here
+            damage = None
+            with suppress(InputError):
+                damage = find_damage(file)
+            if damage:
+                what = f"its photograph is {damage}"
+                yield Fault(image, image_id, None, str(file), 0, what, False)

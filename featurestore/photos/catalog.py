@@ -166,6 +166,7 @@ def _targets(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     grams = table[["image_id", "target_name"]].assign(
         target=_grams(csv_path, table["target"], table["sample_id"])
     )
+    # the same row twice does no harm
     grams = grams.drop_duplicates()
     torn = grams[grams.duplicated(["image_id", "target_name"], keep=False)]
     if len(torn):
@@ -246,4 +247,6 @@ def _typed(cells: Iterable[str]) -> np.ndarray:
     pandas would make strings its own type.
     """
     numbers = [number_in(cell) for cell in cells]
-    return np.array(list(cells), object) if None in numbers else np.array(numbers, np.float64)
+    if None in numbers:
+        return np.array(list(cells), object)
+    return np.array(numbers, np.float64)

@@ -24,7 +24,7 @@ from featurestore.photos.images import (
 
 AHEAD = 4  # a slow file must not stop the backbone
 DARK = 1 << 13  # an eighth of the range of 16 bits
-LOOKED_AT = 100
+LOOKED_AT = 100  # photographs that are decoded in vain before a build begins
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,15 @@ def warn_of_all_sealed(paths: list[Path]) -> None:
 
     Sound and missing ones are passed.
     """
+
+    def damage_of(path: Path) -> str | None:
+        try:
+            return find_damage(path)
+        except InputError:
+            return None
+
     with Pool(min(AHEAD, usable_cpus())) as pool:
-        for path, damage in zip(paths, pool.map(_damage_or_none, paths), strict=True):
+        for path, damage in zip(paths, pool.map(damage_of, paths), strict=True):
             if damage:
                 warn_of_sealed(path, damage)
 
@@ -150,13 +157,6 @@ def dark_remark(paths: Iterable[Path], command: str = "build") -> str | None:
     )
 
 
-def _damage_or_none(path: Path) -> str | None:
-    try:
-        return find_damage(path)
-    except InputError:
-        return None
-
-
 def check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:
     """Width and height of the first photograph, from headers alone.
 
@@ -182,13 +182,6 @@ class Unusable:
     why: str
 
 
-def _size_or_error(path: Path) -> tuple[int, int] | InputError:
-    try:
-        return inspect_photograph(path)
-    except InputError as err:
-        return err
-
-
 def inspect_photographs(
     paths: list[Path], crop: str
 ) -> tuple[tuple[int, int] | None, dict[int, Unusable]]:
@@ -196,9 +189,18 @@ def inspect_photographs(
 
     From headers alone.
     """
-    first, unusable = None, {}
+
+    def size_of(path: Path) -> tuple[int, int] | InputError:
+        try:
+            return inspect_photograph(path)
+        except InputError as err:
+            return err
+
+    # threads: on a network share the files' latency is what counts
     with Pool(min(AHEAD, usable_cpus())) as pool:
-        found = list(pool.map(_size_or_error, paths))
+        found = list(pool.map(size_of, paths))
+
+    first, unusable = None, {}
     for i, (path, size) in enumerate(zip(paths, found, strict=True)):
         if isinstance(size, InputError):
             unreadable = isinstance(size, NoAccessError)
@@ -206,6 +208,8 @@ def inspect_photographs(
             unusable[i] = Unusable(status, str(size))
             continue
         try:
+            # "whole" takes the first photograph's aspect for all; of the others' crops the
+            # aspect alone is checked, for which any size serves
             width, height = (first or size) if crop == "whole" else (1, 1)
             Crop(crop, height, width, "bicubic").check(*size)
             first = first or size

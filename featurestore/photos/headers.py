@@ -8,14 +8,9 @@ from typing import BinaryIO
 from PIL import Image
 
 MAX_PIXELS = 80_000_000  # 240 MB as RGB; below Pillow's own warning limit of 89.5 million
-
-
-TAIL_BYTES = 1 << 16
-
-
-JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-
-
+TAIL_BYTES = 1 << 16  # read first for a JPEG's end: few files have more behind it
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # EXIF 2.32, tag 0x0112: what undoes each orientation; 5 to 8 exchange the sides
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,15 +68,18 @@ def _jpeg_header(fp: BinaryIO) -> Header:
     """
     fp.seek(2)
     frame, orientation, spans = None, None, [(0, 2)]
-    while (marker := _next_marker(fp)) != 0xDA:
+    while (marker := _next_marker(fp)) != 0xDA:  # SOS: the scan follows
+        # TEM, RSTn, SOI and EOI have no length behind them
         if marker == 0x01 or 0xD0 <= marker <= 0xD9:
             continue
         start = fp.tell()
         stop = start + struct.unpack(">H", _read(fp, 2))[0]
+        # a frame header (SOFn); among these codes DHT, JPG and DAC are none
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             frame = struct.unpack(">BHH", _read(fp, 5))
         elif marker == 0xE1 and orientation is None and fp.read(6) == b"Exif\0\0":
             orientation = _orientation(_read(fp, stop - fp.tell()))
+        # of APPn and COM only those that say how colour is coded
         if marker in (0xE0, 0xEE) or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             spans.append((start - 2, stop))
         fp.seek(stop)
@@ -100,7 +98,7 @@ def _next_marker(fp: BinaryIO) -> int:
             pass
         while (code := _read(fp, 1)) == b"\xff":
             pass
-        if code != b"\0":
+        if code != b"\0":  # ff 00 is a byte of data
             return code[0]
 
 
@@ -130,7 +128,8 @@ def _png_header(fp: BinaryIO) -> Header:
             frame = struct.unpack(">IIB", _read(fp, 9))
         elif kind == b"eXIf":
             orientation = _orientation(_read(fp, length))
-        stop = start + 12 + length
+        stop = start + 12 + length  # length, kind and CRC take four bytes each
+        # a capital first letter marks a critical chunk
         if kind[:1].isupper() or kind == b"tRNS":
             spans.append((start, stop))
         fp.seek(stop - 1)
@@ -161,9 +160,9 @@ def _orientation(tiff: bytes) -> int:
         for entry in range(at + 2, at + 2 + 12 * n_entries, 12):
             tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
             if tag == 0x0112:
-                value = struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], tiff, entry + 8)[
-                    0
-                ]
+                # SHORT by the standard; some writers take BYTE or LONG
+                code = {1: "B", 3: "H", 4: "I"}[kind]
+                (value,) = struct.unpack_from(order + code, tiff, entry + 8)
                 return value if value in UPRIGHT else 1
     except (struct.error, KeyError):
         pass

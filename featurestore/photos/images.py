@@ -84,9 +84,11 @@ def read_photograph(path: Path, bits: int | None = None) -> Photograph:
     with naming_memory(path), _naming(path):
         data = Path(path).read_bytes()
         header = read_header(io.BytesIO(data))
-        image = (
-            _of_bits(data, bits) if bits and has_16_bits(data) else to_rgb(_decode(data, header))
-        )
+        if bits and has_16_bits(data):
+            rgb, alpha = rgb_of_bits(_checked(data), bits)
+            image = _over_white(rgb, alpha) if alpha else rgb
+        else:
+            image = to_rgb(_decode(data, header))
         if header.orientation in UPRIGHT:
             image = image.transpose(UPRIGHT[header.orientation])
         return Photograph(
@@ -204,11 +206,6 @@ def _checked(data: bytes) -> bytes:
     return b"".join([data[start:stop] for start, stop in header.spans])
 
 
-def _of_bits(data: bytes, bits: int) -> Image.Image:
-    rgb, alpha = rgb_of_bits(_checked(data), bits)
-    return _over_white(rgb, alpha) if alpha else rgb
-
-
 def _damage(data: bytes, header: Header) -> str | None:
     """What is wrong inside a JPEG's picture.
 
@@ -220,16 +217,18 @@ def _damage(data: bytes, header: Header) -> str | None:
         [data[start:stop] for start, stop in header.spans if data[start + 1] not in COLOUR]
     )
     warning = scan_warning(jpeg)
-    return (
-        tell_damage(jpeg, warning, np.asarray(to_rgb(_decode(data, header)))) if warning else None
-    )
+    if not warning:
+        return None
+    return tell_damage(jpeg, warning, np.asarray(to_rgb(_decode(data, header))))
 
 
 def _check_chunks(data: bytes, header: Header) -> None:
     """ValueError if a PNG chunk fails its CRC; Pillow checks only those before the pixels."""
     view = memoryview(data)
-    for start, stop in header.spans[1:]:
-        if zlib.crc32(view[start + 4 : stop - 4]) != int.from_bytes(view[stop - 4 : stop], "big"):
+    for start, stop in header.spans[1:]:  # the first is the file's magic
+        # the CRC covers kind and data, not the length before them
+        committed = int.from_bytes(view[stop - 4 : stop], "big")
+        if zlib.crc32(view[start + 4 : stop - 4]) != committed:
             raise ValueError(
                 f"the PNG chunk at byte {start} does not match its checksum; copy it again"
             )

@@ -20,11 +20,13 @@ def has_16_bits(start: bytes) -> bool:
 
 def deep_values(png: bytes) -> np.ndarray:
     """(H, W, C) uint16 samples of a 16-bit PNG; C is 1, 2 (gray and alpha), 3 or 4."""
-    mode, rawmode = PngImageFile(io.BytesIO(png)).mode, _rawmode(png)
+    image = PngImageFile(io.BytesIO(png))
+    mode, rawmode = image.mode, image.tile[0].args
     if rawmode == "LA;16B":  # a pixel is as wide as one of 8-bit RGBA
         return np.ascontiguousarray(_unpacked(png, "RGBA")).view(">u2").astype(np.uint16)
     if mode not in ("RGB", "RGBA"):
-        return np.asarray(PngImageFile(io.BytesIO(png))).astype(np.uint16)[..., None]
+        return np.asarray(image).astype(np.uint16)[..., None]
+    # Pillow keeps one byte of each sample of 16-bit colour; decoded twice, it gives both
     high, low = (_unpacked(png, f"{mode};16{order}").astype(np.uint16) for order in "BL")
     return high << 8 | low
 
@@ -55,10 +57,6 @@ def rgb_of_bits(png: bytes, bits: int) -> tuple[Image.Image, Image.Image | None]
     return rgb, None if alpha_HW is None else Image.fromarray(alpha_HW)
 
 
-def _rawmode(png: bytes) -> str:
-    return PngImageFile(io.BytesIO(png)).tile[0].args
-
-
 def _unpacked(png: bytes, rawmode: str) -> np.ndarray:
     """Pixels as Pillow unpacks them in another raw mode.
 
@@ -70,6 +68,7 @@ def _unpacked(png: bytes, rawmode: str) -> np.ndarray:
 
 
 def _colours(values_HWC: np.ndarray) -> np.ndarray:
+    # without alpha, which is the second of two samples, or the fourth
     return values_HWC[..., : 1 if values_HWC.shape[-1] < 3 else 3]
 
 

@@ -11,15 +11,9 @@ import pandas as pd
 from featurestore.errors import InputError, NoAccessError, list_some
 
 LONG_COLUMNS = ("sample_id", "image_path", "target_name")
-
-
 MISSING = ("", "NA", "NaN", "null")
-
-
 # 007 stays text, and so does an id of 16 digits or more, which a float64 would round
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,14})(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-
-
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 
@@ -28,6 +22,7 @@ def check_separators(csv_path: Path, text: str) -> None:
 
     Decimal commas are named, too.
     """
+    # by the header alone: cells of text may well hold such marks
     header = text.lstrip().split("\n", 1)[0]
     mark = next((mark for mark in ";\t|" if mark in header), None)
     if mark is None or "," in header:
@@ -48,6 +43,7 @@ def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """All cells as stripped str in object columns; the index is each row's last line."""
     text = _read_text(csv_path)
     check_separators(csv_path, text)
+    # not pandas' reader: it guesses types, so that 007 becomes 7, and gives no line numbers
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines, rows = [], []
     try:
@@ -65,6 +61,7 @@ def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
 
 def _read_text(csv_path: Path) -> str:
     try:
+        # utf-8-sig: Excel writes a byte order mark, which would become part of the first name
         text = Path(csv_path).read_bytes().decode("utf-8-sig")
     except PermissionError as err:
         raise NoAccessError.of(err, csv_path) from err
