@@ -32,8 +32,7 @@ def create_app(
     """
     metrics = Metrics()
     middleware = [Middleware(Counting, metrics), Middleware(Guard, token=token, hosts=hosts)]
-    # what is computed, decoded or made into tables; all else is read and sent as it is
-    computed = [*stores.computed_routes(), *images.routes(), *sweeps.routes()]
+    computed = _computed()
     if relay is not None:
         metrics.registry.register(relay)
         computed = [relay.through(route) for route in computed]
@@ -46,7 +45,6 @@ def create_app(
             HTTPException: _refuse,
         },
     )
-    # a redirection would name the host as the server knows it, which a proxy may have changed
     app.router.redirect_slashes = False
     app.state.library = library
     app.state.metrics = metrics
@@ -69,8 +67,12 @@ def _read() -> list[BaseRoute]:
     ]
 
 
+def _computed() -> list[Route]:
+    """What is computed, decoded or made into tables."""
+    return [*stores.computed_routes(), *images.routes(), *sweeps.routes()]
+
+
 def _answer(request: Request, err: ServiceError) -> Response:
-    # the answer hides paths and causes; who runs the server needs them
     if err.__cause__ and err.status == 500 or err.kind == "store-gone":
         log.say(f"{request.scope['path']}: {err.__cause__}")
     return err.answer()

@@ -73,7 +73,7 @@ class PlainTraining:
     def __post_init__(self) -> None:
         self.head = plain_head(self._initial())
         self.average = {name: t.detach().clone() for name, t in self.head.state_dict().items()}
-        self.best, self.best_epoch, self.best_score = dict(self.average), -1, -math.inf
+        self.best, self.best_epoch, self.best_merit = dict(self.average), -1, -math.inf
         self.loss_E: list[float] = []
         self.score_E: list[float] = []
         self.lr_E: list[float] = []
@@ -115,7 +115,8 @@ class PlainTraining:
 
     def _initial(self) -> dict[str, Tensor]:
         """Uniform within 1 / sqrt(fan in), as nn.Linear has it; outputs start at training means."""
-        state, biases = {}, self._starting_biases()
+        means = self.point.optimization.initial_biases == "means"
+        state, biases = {}, self._starting_biases() if means else {}
         for name, shape in self._shapes().items():
             layer, part = name.rsplit(".", 1)
             if layer == "shared_mlp.1":
@@ -300,14 +301,18 @@ class PlainTraining:
 
     def _rate(self, n_done: int) -> float:
         """Part of the peak rate: linear warm-up, then half a cosine to zero."""
-        warm = self.point.optimization.warmup_rate * self.n_steps
+        settings = self.point.optimization
+        warm = settings.warmup_rate * self.n_steps
+        if n_done < warm and settings.warmup_from_zero:
+            return n_done / warm
         if n_done < warm:
             return (n_done + 1) / (int(warm) + 1)
         return 0.5 + 0.5 * math.cos(math.pi * (n_done - warm) / max(1, self.n_steps - warm))
 
     def _move_average(self, n_steps: int) -> None:
         settings = self.point.optimization
-        begun = settings.use_ema and n_steps > settings.ema_start_ratio * self.n_steps
+        start = settings.ema_start_ratio * self.n_steps + settings.ema_delay
+        begun = settings.use_ema and n_steps > start
         decay = settings.ema_decay if begun else 0.0
         for name, tensor in self.head.state_dict().items():
             self.average[name] = decay * self.average[name] + (1 - decay) * tensor
@@ -321,12 +326,23 @@ class PlainTraining:
         held_out_N5 = np.full(truth_N5.shape, np.nan)
         held_out_N5[val_N] = self.predict(self.average)
         score = score_of(truth_N5[val_N], held_out_N5[val_N])
-        if score > self.best_score:
-            self.best_score, self.best_epoch, self.best = score, epoch, dict(self.average)
+        merit = -self._held_out_loss() if self.point.trainer.best_by == "loss" else score
+        if merit > self.best_merit:
+            self.best_merit, self.best_epoch, self.best = merit, epoch, dict(self.average)
         errors_n5 = (held_out_N5[val_N] - truth_N5[val_N]) ** 2
         self.error_E.append(float((errors_n5 * SCORE_WEIGHTS).sum()))
         self.score_E.append(score)
         self.held_out_EN5.append(held_out_N5)
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float:
+        """The training's loss of the averages, without mixing or dropout, over what is held out."""
+        head: nn.ModuleDict = plain_head(dict(self.average))
+        val_N = self.split.val_N
+        x_BTI = read(head, *self._rows(val_N, np.zeros_like(val_N)))
+        nobody_else = torch.ones(len(val_N), dtype=torch.float64)
+        labels = self._labels(val_N, np.arange(len(val_N)), nobody_else)
+        return self._loss_of(plain_outputs(head, x_BTI), labels).item()
 
     @torch.no_grad()
     def predict(self, weights: Mapping[str, Tensor]) -> np.ndarray:

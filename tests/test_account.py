@@ -42,10 +42,11 @@ head:
 loss:
   {{space: {space}, scale: {scale}, intervals: {intervals}, beta: {beta}, main_weights: [0.9, 0.5, 0.3],
     state_weight: 0.7, height_weight: 0.4, aux_weight: 0.2, interval_weight: 0.6}}
-trainer: {{num_epochs: 2, batch_size: 5, gradient_accumulation_steps: 3}}
+trainer: {{num_epochs: 2, batch_size: 5, gradient_accumulation_steps: 3, best_by: {best_by}}}
 optimization:
   {{lr: {lr}, weight_decay: 0.3, warmup_rate: {warmup}, use_ema: {average},
-    ema_decay: 0.8, ema_start_ratio: 0.4, decay_biases: {decay_biases}}}
+    ema_decay: 0.8, ema_start_ratio: {start}, ema_delay: {delay},
+    decay_biases: {decay_biases}, initial_biases: {biases}, warmup_from_zero: {from_zero}}}
 augmentation: {{mixup: {{enabled: true, kind: {mixup}, alpha: {alpha}, disable_ratio: 0.5}}}}
 inference: {{tta_indices: [0], constraints: {constraints}}}
 cv: {{folds: {folds}}}
@@ -56,6 +57,11 @@ SETTINGS = {
         "seed": 0,
         "space": "raw",
         "scale": "[spread, none]",
+        "biases": "means",
+        "from_zero": "false",
+        "start": 0.4,
+        "delay": 0,
+        "best_by": "loss",
         "decay_biases": "true",
         "intervals": 3,
         "beta": 2.0,
@@ -66,17 +72,22 @@ SETTINGS = {
         "alpha": 0.4,
         "constraints": "order",
     },
-    "as stored, in other spaces, without averages": {
+    "as stored, in other spaces, as the first experiment was": {
         "normalize": "false",
         "seed": 4,
         "space": "[log1p, sqrt]",
         "scale": "spread",
-        "decay_biases": "[false, true]",
+        "biases": "[drawn, means]",
+        "from_zero": "true",
+        "start": 0.1,
+        "delay": 1,
+        "best_by": "score",
+        "decay_biases": "false",
         "intervals": 0,
         "beta": 0.3,
-        "lr": "[3e-2, 1e-2]",
-        "warmup": 0.0,
-        "average": "false",
+        "lr": "3e-2",
+        "warmup": 0.4,
+        "average": "[false, true]",
         "mixup": "patches",
         "alpha": 1.0,
         "constraints": "clip",

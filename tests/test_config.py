@@ -379,7 +379,14 @@ def test_the_first_experiment_writes_out_what_other_defaults_would_change(load):
         "loss.space": "raw",
         "loss.scale": "none",
         "optimization.decay_biases": True,
+        "optimization.initial_biases": "drawn",
+        "optimization.warmup_from_zero": True,
+        "optimization.ema_delay": 1,
         "augmentation.mixup.enabled": True,
+        "trainer.best_by": "loss",
+        "inference.constraints": "clip",
+        "cv.splitter": "group_kfold",
+        "cv.strata": [],
     }
     assert len(sweep.points) == 6 and sweep.base == load(MINIMAL, given_there).base
 
@@ -444,6 +451,13 @@ def test_a_point_that_spells_the_default_out_is_no_other_point(load):
 def test_a_space_that_a_kind_does_not_take_is_refused(load):
     with pytest.raises(InputError, match="sweep.yaml: loss.space: found 'average', head.kind gpr"):
         load(MINIMAL, {"head.kind": ["ridge", "gpr"], "loss.space": "average"})
+
+
+def test_group_kfold_has_one_repeat(load):
+    with pytest.raises(
+        InputError, match=r"sweep.yaml: cv: repeats 3: splitter group_kfold has one"
+    ):
+        load(MINIMAL, {"cv.splitter": "group_kfold", "cv.repeats": 3})
 
 
 def test_every_key_explains_itself():

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import GroupKFold
 
 from featurestore.errors import InputError, UsageError
 from featurestore.photos.sites import joined_sites, site_of
@@ -37,6 +38,25 @@ def catalog():
 
 def splits(frame, n_folds=3, repeats=2, groups="site", strata=STRATA, seed=5):
     return make_splits(frame, n_folds, repeats, groups, strata, seed)
+
+
+def test_group_kfold_is_scikit_learns():
+    """Sites of unequal size, in any order; strata and seed make no difference."""
+    rng = np.random.default_rng(0)
+    site_N = rng.permutation(np.repeat(np.arange(11), rng.integers(1, 9, 11)))
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"ID{i}" for i in range(len(site_N))],
+            "State": "Tas",
+            "Sampling_Date": [f"2015-09-{site + 1:02d}" for site in site_N],
+        }
+    )
+    folds = make_splits(frame, 4, 1, "site", ["Dry_Clover_g"], 3, "group_kfold")
+    expected_N = np.full(len(site_N), -1)
+    parts = GroupKFold(4).split(site_N, groups=folds["group"])
+    for fold, (_, held_out) in enumerate(parts):
+        expected_N[held_out] = fold
+    assert folds["r00"].tolist() == expected_N.tolist()
 
 
 def folds_per_group(folds, repeat="r00"):

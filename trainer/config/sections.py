@@ -6,15 +6,15 @@ grids; whether a config fits a store is checked where one is opened.
 
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from featurestore.disk.urls import is_url, without_token
 from featurestore.format.spec import POOLED
 from featurestore.photos.labels import TOLERANCE_G, TOLERANCE_SHARE
-from trainer.config.rules import Rule
+from trainer.config.scoring import CvConfig, InferenceConfig
 from trainer.config.section import (
     BelowOne,
     Count,
@@ -37,15 +37,6 @@ def _exactly(*names: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
-
-
-def _each_once(value: list[int]) -> list[int]:
-    if len(set(value)) < len(value):
-        raise ValueError(
-            f"found {reprlib.repr(value)}, expected each once: "
-            "what is there twice would count twice"
-        )
-    return value
 
 
 def _known_kind(name: str, info: ValidationInfo) -> str:
@@ -208,6 +199,10 @@ class TrainerConfig(Section):
     """Epochs between checkpoints to resume from; 0 = only when a signal, KeyboardInterrupt or an
     error stops the sweep."""
 
+    best_by: Literal["score", "loss"] = "score"
+    """What chooses a head's `best` weights among the epochs: the score of what it holds out, or the
+    loss it was trained by, of the same images."""
+
     memory_gb: PositiveNumber = 8.0
     """Memory of the device that trains, in GB, that one pass over the tokens may plan with. Points
     are dealt into as many passes as that takes; a sweep keeps its passes, whatever is free when it
@@ -236,8 +231,16 @@ class OptimizationConfig(Section):
     """Decay biases and the weights of LayerNorms, too. It pulls masses at the mean of features
     towards 0."""
 
+    initial_biases: Literal["means", "drawn"] = "means"
+    """Where the biases of outputs begin: at the means of the training fold, or drawn as all other
+    weights are."""
+
     warmup_rate: Share = 0.1
     """First part of the steps, in which the rate rises linearly; then it falls as a cosine."""
+
+    warmup_from_zero: bool = False
+    """The first step has a rate of 0, as by transformers' schedules; else it has a first part of
+    the rise."""
 
     use_ema: bool = True
     """Score and save the moving average of the weights."""
@@ -249,6 +252,9 @@ class OptimizationConfig(Section):
 
     ema_start_ratio: Share = 0.025
     """First part of the steps, in which the average follows the weights exactly."""
+
+    ema_delay: CountFromZero = 0
+    """Further steps in which it does."""
 
     def average_decay(self, n_steps: int) -> float:
         """`ema_decay` of a training of so many steps."""
@@ -278,68 +284,6 @@ class MixupConfig(Section):
 class AugmentationConfig(Section):
     mixup: MixupConfig = MixupConfig()
     """Zhang et al. 2018, arXiv:1710.09412."""
-
-
-class InferenceConfig(Section):
-    tta_indices: Annotated[list[CountFromZero], Field(min_length=1), AfterValidator(_each_once)] = [
-        0,
-        1,
-        2,
-        3,
-    ]
-    """Views averaged when `best` and `last` are scored; 0 to 3 are the plain flips."""
-
-    constraints: Literal["order", "clip"] = "order"
-    """How averaged masses are made to hold Total >= GDM >= Green >= 0: isotonic projection, or
-    clipping upwards."""
-
-    postprocess: list[Rule] = []
-    """Rules applied after that, in order; the summary says what each of them gains out of fold."""
-
-
-class CvConfig(Section):
-    n_folds: Annotated[int, Field(ge=2)] = 5
-    """Parts the groups are dealt into; the number of States for groups `state`."""
-
-    repeats: Count = 1
-    """Regroupings, each an independent draw with all its folds; 20 give error bars."""
-
-    groups: Literal["site", "date", "state"] = "site"
-    """What is held out together; `state` leaves one State out."""
-
-    strata: list[str] = ["Dry_Clover_g", "Dry_Dead_g"]
-    """Columns whose > 0 is spread evenly over the folds, as well as scikit-learn's
-    StratifiedGroupKFold does it."""
-
-    fold: CountFromZero | Literal["all"] | None = None
-    """Train only this fold of each repeat; null = every one; all = every one, then the chosen point
-    on all images."""
-
-    folds: Annotated[Path, Field(strict=False)] | None = None
-    """A folds table (folds.csv), ours or another tool's, in place of new folds."""
-
-    tta: bool = True
-    """Score `best` and `last` with the views of `inference.tta_indices` too."""
-
-    @property
-    def lone_fold(self) -> str | None:
-        """What to know of a sweep or run of one fold, None for all others."""
-        if not isinstance(self.fold, int):
-            return None
-        heads = "one head" if self.repeats == 1 else f"{self.repeats} heads"
-        return (
-            f"only fold {self.fold} of {self.n_folds} is trained (cv.fold, --fold): scores are of "
-            f"the images that it holds out, and {heads} a point can predict; "
-            "train without it for all folds"
-        )
-
-    @model_validator(mode="after")
-    def _fold_exists(self) -> Self:
-        if self.folds is None and isinstance(self.fold, int) and self.fold >= self.n_folds:
-            raise ValueError(
-                f"fold {self.fold} does not exist: n_folds is {self.n_folds}, the first fold is 0"
-            )
-        return self
 
 
 class PointConfig(Section):

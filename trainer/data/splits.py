@@ -32,7 +32,13 @@ KEYS = ["image_id", "site", "group"]
 
 
 def make_splits(
-    frame: pd.DataFrame, n_folds: int, repeats: int, groups: str, strata: Iterable[str], seed: int
+    frame: pd.DataFrame,
+    n_folds: int,
+    repeats: int,
+    groups: str,
+    strata: Iterable[str],
+    seed: int,
+    splitter: str = "balanced",
 ) -> pd.DataFrame:
     """The folds table: image_id, site, group; in r00, r01, ... the fold that holds an image out.
 
@@ -51,6 +57,8 @@ def make_splits(
     strata : columns in grams; which of them are > 0 is spread evenly over the folds. Unused for
         "state".
     seed : 0 or more; with the repeat's number it seeds the draw of that repeat.
+    splitter : "balanced" as above; "group_kfold" is scikit-learn's GroupKFold, one repeat, which
+        looks neither at strata nor at the seed.
 
     Raises InputError for missing columns or values, ids given twice, or fewer groups than folds;
     UsageError for another word in `groups`.
@@ -78,6 +86,15 @@ def make_splits(
         return folds
 
     _check_enough(folds["group"], n_folds, groups)
+    if splitter == "group_kfold":
+        from sklearn.model_selection import GroupKFold
+
+        parts = GroupKFold(n_folds).split(group_N, groups=group_N)
+        folds["r00"] = 0
+        for fold, (_, held_out_n) in enumerate(parts):
+            folds.loc[held_out_n, "r00"] = fold
+        return folds
+
     counts = Counts.of(group_N, _stratum_of(frame, list(strata)), n_folds)
     measure = Measure.of(counts)
     for repeat in range(repeats):

@@ -140,6 +140,13 @@ class Outputs:
     interval_QGB5I: Tensor | None = None
     """Logits of the interval each mass lies in, where the loss asks for intervals."""
 
+    def of_split(self, q: int, sample_B: np.ndarray) -> "Outputs":
+        """The same of one split and some of its samples; its axis Q stays, with length 1."""
+        picked = {}
+        for name, values in vars(self).items():
+            picked[name] = None if values is None else values[q : q + 1, :, sample_B]
+        return Outputs(**picked)
+
 
 class HeadKind:
     """One kind of head: what its file in trainer/heads/kinds defines.

@@ -36,6 +36,9 @@ def new_bank(
     points_of_seed: dict[int, list[int]] = {}
     for g, point in enumerate(points):
         points_of_seed.setdefault(point.head.seed, []).append(g)
+    from_means = [
+        g for g, point in enumerate(points) if point.optimization.initial_biases == "means"
+    ]
 
     tensors = {}
     for name, size in shape.tensors().items():
@@ -45,11 +48,11 @@ def new_bank(
         for q, split in enumerate(splits):
             address = (seed, split.repeat, split.fold)
             for own_seed, same in points_of_seed.items():
-                if name in biases[q]:
-                    values = biases[q][name]
-                else:
-                    values = _initial(name, size, shape, address, own_seed)
+                values = _initial(name, size, shape, address, own_seed)
                 tensor_QG[q, same] = torch.tensor(values.T, dtype=dtype, device=device)
+            if name in biases[q]:
+                means = torch.tensor(biases[q][name], dtype=dtype, device=device)
+                tensor_QG[q, from_means] = means
         tensors[name] = tensor_QG.requires_grad_()
     rates = torch.tensor([point.head.dropout for point in points], dtype=dtype, device=device)
     return Bank(shape, tensors, rates, moments)

@@ -39,6 +39,12 @@ class Labels:
             self.masses_N5[images], self.state_NC[images], self.height_N[images], intervals
         )
 
+    def of_split(self, q: int) -> "Labels":
+        """Those of one split; axis Q stays, with length 1."""
+        if self.interval_QN5I is None:
+            return self
+        return replace(self, interval_QN5I=self.interval_QN5I[q : q + 1])
+
     def with_intervals(self, trains: Sequence[np.ndarray], n_intervals: int) -> "Labels":
         """The same, and for each split the interval of every mass; borders are quantiles of the
         split's training images alone."""
@@ -87,6 +93,16 @@ class LossWeights:
     """What errors of masses are divided by in each split; None: nothing."""
     height_unit_QG: Tensor | None = None
     """The same for Height."""
+
+    def of_split(self, q: int) -> "LossWeights":
+        """Those of one split; axis Q stays, with length 1."""
+        if self.mass_unit_QG is None:
+            return self
+        units = {
+            "mass_unit_QG": self.mass_unit_QG[q : q + 1],
+            "height_unit_QG": self.height_unit_QG[q : q + 1],
+        }
+        return replace(self, **units)
 
     @classmethod
     def of(

@@ -78,6 +78,20 @@ class BankTrainer:
             labels = labels.mix(self.labels.take(partner), inputs.share_QGB)
         return multi_task_loss(outputs, labels, self.weights)
 
+    def held_out_loss(self, outputs: Outputs, batch: Batch) -> np.ndarray:
+        """(Q, G) sums of the loss over a batch's images that each split holds out."""
+        sums_QG = np.zeros(self.failed_QG.shape)
+        for q, own_B in enumerate(batch.own_QB):
+            held_out = own_B >= 0
+            if not held_out.any():
+                continue
+            images_1B = torch.from_numpy(batch.images_QB[q : q + 1, held_out])
+            labels = self.labels.of_split(q).take(images_1B)
+            weights = self.weights.of_split(q)
+            loss_1G = multi_task_loss(outputs.of_split(q, held_out), labels, weights)
+            sums_QG[q] = held_out.sum() * loss_1G[0].double().cpu().numpy()
+        return sums_QG
+
     def step(self, loss_QG: Tensor, every: int, is_last: bool) -> None:
         """Add one batch's gradients; every so many batches, and at the last, step the optimiser."""
         self.is_whole = False
@@ -131,9 +145,10 @@ class BankTrainer:
     def keep_best(self, scored: "Scored") -> None:
         """End an epoch: copy averages that predict their own fold best so far, note errors.
 
-        A fold whose score is not defined (one image, no spread) keeps its latest weights.
+        Best is of the highest score, or of the least loss where that was computed. A fold whose
+        score is not defined (one image, no spread) keeps its latest weights.
         """
-        score_QG = scored.score_QG
+        score_QG = scored.score_QG if scored.loss_QG is None else -scored.loss_QG
         better_QG = (score_QG > self.best_score_QG) | np.isnan(self.best_score_QG)
         self.is_whole = False
         for q, g in zip(*np.nonzero(better_QG), strict=True):
@@ -152,15 +167,24 @@ class Scored:
 
     score_QG: np.ndarray
     errors_QG: np.ndarray
+    loss_QG: np.ndarray | None = None
+    """Mean loss over the same images; None where nothing depends on it."""
 
     @classmethod
-    def of(cls, masses_GRN5: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]) -> "Scored":
-        """Both in TARGETS order."""
+    def of(
+        cls,
+        masses_GRN5: np.ndarray,
+        truth_N5: np.ndarray,
+        splits: Sequence[Split],
+        loss_QG: np.ndarray | None = None,
+    ) -> "Scored":
+        """Masses and truth in TARGETS order."""
         score_QG = [
             [weighted_r2(truth_N5[s.val_N], masses[s.repeat, s.val_N]) for masses in masses_GRN5]
             for s in splits
         ]
-        return cls(np.array(score_QG), squared_errors(truth_N5, masses_GRN5, splits).T)
+        errors_QG = squared_errors(truth_N5, masses_GRN5, splits).T
+        return cls(np.array(score_QG), errors_QG, loss_QG)
 
 
 def can_go_on(trainers: Sequence[BankTrainer]) -> bool:

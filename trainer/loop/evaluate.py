@@ -1,7 +1,7 @@
 """Predictions of heads for images they never saw, and their scores."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,9 +63,13 @@ def predict_held_out(
     splits: Sequence[Split],
     batch_size: int,
     view: int = 0,
+    see: Callable[[int, Outputs, Batch], None] = lambda b, outputs, batch: None,
 ) -> list[HeldOut]:
     """Each bank's raw predictions for every image by the heads that hold it out, in one pass over
-    the rows of a view."""
+    the rows of a view.
+
+    see : is shown the outputs of bank b for every batch.
+    """
     n_repeats = max(split.repeat for split in splits) + 1
     predictions = [HeldOut.blank(bank, n_repeats, data.n_images) for bank in banks]
     kinds = {bank.kind for bank in banks}
@@ -75,8 +79,10 @@ def predict_held_out(
         inputs = data.inputs(batch, reader.step(data.stored(batch.rows_U2)), kinds)
         if following:
             reader.expect(data.stored(following.rows_U2))
-        for bank, prediction in zip(banks, predictions, strict=True):
-            prediction.put(bank(inputs), splits, batch)
+        for b, (bank, prediction) in enumerate(zip(banks, predictions, strict=True)):
+            outputs = bank(inputs)
+            prediction.put(outputs, splits, batch)
+            see(b, outputs, batch)
     return predictions
 
 

@@ -208,7 +208,7 @@ def idle_keys(point: PointConfig) -> list[str]:
     if not mixup.on:
         idle.append("augmentation.mixup.alpha")
     if not point.optimization.use_ema:
-        idle += ["optimization.ema_decay", "optimization.ema_start_ratio"]
+        idle += [f"optimization.ema_{name}" for name in ("decay", "start_ratio", "delay")]
     return idle
 
 

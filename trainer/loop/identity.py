@@ -17,7 +17,7 @@ MOVE_NO_NUMBER = {
     "dataset.store", "dataset.images", "dataset.img_size", "dataset.num_aug_patterns",
     "dataset.balance_tolerance.grams", "dataset.balance_tolerance.share",
     "trainer.checkpoint_every", "trainer.tensorboard", "trainer.memory_gb", "trainer.passes",
-    "cv.folds", "cv.groups", "cv.strata",
+    "cv.folds", "cv.groups", "cv.strata", "cv.splitter",
 }  # fmt: skip
 """Names, places and checks; and what chooses images, folds and passes: digests and a checkpoint's
 points tell what was chosen."""

@@ -60,9 +60,14 @@ class BankOptimizer:
         self._update_average()
 
     def lr(self, g: int) -> float:
-        """Learning rate of point g at the coming step: linear warm-up, then half a cosine to 0."""
+        """Learning rate of point g at the coming step: linear warm-up, then half a cosine to 0.
+
+        Warm-up from zero is transformers' get_cosine_schedule_with_warmup.
+        """
         settings = self.points[g].optimization
         warm = settings.warmup_rate * self.n_steps
+        if self.n_done < warm and settings.warmup_from_zero:
+            return settings.lr * self.n_done / warm
         if self.n_done < warm:
             return settings.lr * (self.n_done + 1) / (math.floor(warm) + 1)
         part = math.pi * (self.n_done - warm) / max(1, self.n_steps - warm)
@@ -73,7 +78,8 @@ class BankOptimizer:
         weights = []
         for point in self.points:
             settings = point.optimization
-            begun = settings.use_ema and self.n_done > settings.ema_start_ratio * self.n_steps
+            start = settings.ema_start_ratio * self.n_steps + settings.ema_delay
+            begun = settings.use_ema and self.n_done > start
             weights.append(1 - settings.average_decay(self.n_steps) if begun else 1.0)
         weight_G = torch.tensor(weights, dtype=torch.float64)
         with torch.no_grad():

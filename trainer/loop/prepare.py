@@ -227,6 +227,7 @@ def prepare_sweep(
             base.cv.groups,
             base.cv.strata,
             base.experiment.seed,
+            base.cv.splitter,
         )
     if not begun:
         warn_of_sites(data.catalog, data.store.path)

@@ -19,14 +19,14 @@ from featurestore.disk.interrupts import check_interrupt, deferred_interrupts
 from featurestore.disk.messages import new_bar
 from featurestore.errors import InputError, list_some
 from trainer.data.splits import describe_folds, save_splits
-from trainer.data.stream import everything
+from trainer.data.stream import Batch, everything
 from trainer.data.tokens import TokenReader
 from trainer.heads import kinds
+from trainer.heads.bank import Outputs
 from trainer.loop.bank_trainer import BankTrainer, Scored, can_go_on
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.evaluate import pooled_score, predict_held_out
 from trainer.loop.events import Events
-from trainer.loop.fits import FitNote, close_regressor, save_regressor, time_fits
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
 from trainer.loop.memory import keep_freed_memory
@@ -35,8 +35,10 @@ from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.results import (
     baselines,
     close_bank,
+    close_regressor,
     loss_failure,
     save_heads,
+    save_regressor,
 )
 from trainer.loop.runs import RunFolder, SweepFolder, SweepResult
 from trainer.loop.summary import finish
@@ -97,14 +99,12 @@ def train_sweep(
             result = folder.result()
         else:
             runs = {p: folder.run(name) for p, name in enumerate(sweep.config.names)}
-            fitted = [p for p in runs if not kinds.load(sweep.config.points[p].head.kind).trained]
-            n_fits = (1 + len(fitted)) * len(sweep.splits)  # with ridge, which is always beside
-            with new_bar("fit", n_fits, "fit", progress) as bar:
-                beside = baselines(sweep, bar.update)
-                results = []
-                for p in fitted:
-                    note = FitNote(folder.fit_note(p))
-                    results.append(close_regressor(sweep, p, runs[p], note, bar.update))
+            beside = baselines(sweep)
+            results = []
+            for p, point in enumerate(sweep.config.points):
+                if not kinds.load(point.head.kind).trained:
+                    check_interrupt()
+                    results.append(close_regressor(sweep, p, runs[p]))
             for points in passes:
                 checkpoint = Checkpoint(folder.checkpoint(points))
                 trainers = train_pass(sweep, points, runs, checkpoint, reader, progress)
@@ -209,14 +209,26 @@ def score_epoch(
     point, and of each bank."""
     averaged = [trainer.averaged for trainer in trainers]
     batch_size = sweep.base.trainer.batch_size
-    predictions = predict_held_out(averaged, sweep.data, reader, sweep.splits, batch_size)
+    # a refit holds nothing out: its latest weights are its best
+    by_loss = sweep.base.trainer.best_by == "loss" and sweep.holds_out
+    loss_sums = [np.zeros(trainer.failed_QG.shape) for trainer in trainers]
 
+    def add_loss(b: int, outputs: Outputs, batch: Batch) -> None:
+        if by_loss:
+            loss_sums[b] += trainers[b].held_out_loss(outputs, batch)
+
+    predictions = predict_held_out(
+        averaged, sweep.data, reader, sweep.splits, batch_size, see=add_loss
+    )
+
+    n_held_out_Q1 = np.array([[len(split.val_N)] for split in sweep.splits])
     truth_N5 = in_targets_order(sweep.data.truth_N5)
     records = {}
     scored = []
-    for trainer, prediction in zip(trainers, predictions, strict=True):
+    for trainer, prediction, sum_QG in zip(trainers, predictions, loss_sums, strict=True):
         masses_GRN5 = trainer.masses(prediction.masses_GRN5)
-        each = Scored.of(masses_GRN5, truth_N5, sweep.splits)
+        held_out_loss_QG = sum_QG / n_held_out_Q1 if by_loss else None
+        each = Scored.of(masses_GRN5, truth_N5, sweep.splits, held_out_loss_QG)
         scored.append(each)
         loss_QG = np.mean(trainer.losses_QG, 0)
         for g, p in enumerate(trainer.points):
@@ -228,6 +240,8 @@ def score_epoch(
                 "lr": trainer.optimizer.lr(g),
                 "train_s": train_s,
             }
+            if by_loss:
+                records[p]["fold_val_loss"] = held_out_loss_QG[:, g].tolist()
     return records, scored
 
 
@@ -267,34 +281,26 @@ def _refit(
 
 
 def describe_plan(sweep: Sweep) -> str:
-    """Heads, passes, bytes, memory; hours by a step and by a fit of each regressor, timed here."""
+    """Heads, passes, bytes, memory; hours by a step timed here."""
     plan = sweep.plan()
     size = f"folds    {describe_folds(sweep.folds)}\n{plan}"
+    if not plan.passes:
+        return size
     notes = "".join(f"\nnote     {remark}" for remark in sweep.remarks)
     if refusal := too_large(plan, sweep.data.device):
         return f"{size}\nrefused  {refusal}{notes}"
 
+    reader = sweep.reader()
     keep_freed_memory()
-    seconds = 0.0
-    timed = []
-    if plan.passes:
-        reader = sweep.reader()
-        size += f"\ntokens   {reader.residency}"
-        step_s = _time_step(sweep, plan.passes[0], reader)
-        seconds = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size)
-        timed.append(f"a step takes {1000 * step_s:.0f} ms")
-    for each in time_fits(sweep):
-        seconds += each.n_fits * each.one_s
-        timed.append(f"a fit of {each.kind} {each.one_s:.2g} s")
-    return f"{size}\ntime     about {seconds / 3600:.2g} h: {', '.join(timed)} here{notes}"
-
-
-def _time_step(sweep: Sweep, points: Sequence[int], reader: TokenReader) -> float:
-    """Seconds of a training step of these points."""
-    trainers = sweep.trainers(points)
+    trainers = sweep.trainers(plan.passes[0])
     times = []
     for step in range(3):
         start = time.monotonic()
         train_step(sweep, trainers, reader, 0, step % sweep.stream.n_steps)
         times.append(time.monotonic() - start)
-    return min(times[1:])  # the first one warms up
+    step_s = min(times[1:])  # the first one warms up
+    hours = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size) / 3600
+    return (
+        f"{size}\ntokens   {reader.residency}\ntime     about {hours:.2g} h: a step takes "
+        f"{1000 * step_s:.0f} ms here{notes}"
+    )
