@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from conftest import VIEWS, tiny_frame, tiny_rows, tiny_spec, write_tiny
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from sweeps import set_status, write_store
@@ -455,6 +455,7 @@ def test_slices_of_images_are_numpys(both_ways, key):
     image=st.integers(-5, 4),
     rest=st.lists(INDICES | st.lists(st.integers(-2, 1), max_size=3) | st.booleans(), max_size=5),
 )
+@example(image=0, rest=[slice(None, None, 0), 1.5])  # two faults: numpy names the float
 def test_whatever_numpy_takes_is_taken_of_one_image(both_ways, image, rest):
     ours, whole = both_ways
     assert outcome(ours, (image, *rest)) == outcome(whole, (image, *rest))

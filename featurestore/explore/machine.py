@@ -71,6 +71,7 @@ def check_threads(value: str | None, n_cpus: int, n_cores: int) -> Check:
         return Check("OMP_NUM_THREADS", WARN, found, f"export OMP_NUM_THREADS={n_cpus}")
     if value is None:
         return Check("OMP_NUM_THREADS", OK, "not set: as many threads as cores")
+    # OpenMP takes a list, a number for each level of nesting
     first = value.split(",")[0].strip()
     if not (first.isdecimal() and int(first)):
         return Check(
@@ -108,6 +109,7 @@ def check_file_system(folder: Path, mounted: list[Mount]) -> Check:
     above = [mount for mount in mounted if folder.is_relative_to(mount.point)]
     if not above:
         return Check("file system", OK, f"{folder}: not known to /proc/self/mountinfo")
+    # of mounts at one point the last hides the others; max keeps the first that it meets
     mount = max(reversed(above), key=lambda each: len(each.point))
     found = f"{folder}: {mount.kind}, {mount.source} on {mount.point}{KINDS.get(mount.kind, '')}"
     if mount.kind in SMALL_FILES:
@@ -153,7 +155,7 @@ def _flock(folder: Path) -> str:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        except (BlockingIOError, PermissionError):  # which of the two depends on the file system
             return "a second lock is refused, as it must be"
     raise OSError(0, "two locks were granted on one file")
 
@@ -162,6 +164,7 @@ def _mmap(folder: Path) -> str:
     with _scratch(folder) as file:
         file.write(bytes(PAGE))
         with mmap.mmap(file.fileno(), PAGE, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
+            # as a builder does beside readers: by the descriptor, not through the map
             os.pwrite(file.fileno(), b"biomass", 0)
             if mapped[:7] != b"biomass":
                 raise OSError(0, "a mapped file does not show what is written to it")

@@ -68,6 +68,7 @@ def colours(grid_HWD: np.ndarray) -> np.ndarray:
     parts_NC = centred_ND @ components(centred_ND)
     low_C, high_C = np.percentile(parts_NC, PERCENTILES, axis=0)
     span_C = high_C - low_C
+    # a component that hardly varies beside the first is noise, and stays gray
     tells_C = span_C > 1e-4 * max(span_C[0], np.finfo(np.float32).tiny)
     rgb_N3 = np.full((len(x_ND), 3), GRAY, np.uint8)
     share_NC = (parts_NC[:, tells_C] - low_C[tells_C]) / span_C[tells_C]
@@ -87,6 +88,7 @@ def components(x_ND: np.ndarray, extra: int = 8, rounds: int = 8) -> np.ndarray:
         basis_Dn = np.linalg.qr(x_ND.T @ (x_ND @ np.linalg.qr(basis_Dn)[0]))[0]
     turn_nn = np.linalg.svd(x_ND @ basis_Dn, full_matrices=False)[2]
     loadings_DC = basis_Dn @ turn_nn[:3].T
+    # a singular vector's sign is arbitrary: the largest entry is made positive, on every machine
     largest_C = loadings_DC[np.abs(loadings_DC).argmax(0), range(loadings_DC.shape[1])]
     return loadings_DC * np.where(largest_C < 0, -1, 1).astype(np.float32)
 
@@ -128,6 +130,7 @@ def aspect(store: Reader, image: int) -> float:
     if not (width > 0 and height > 0):  # of imported tokens nobody may know
         t = store.spec.tokens
         width, height = t.n_tiles * t.tile_width, t.tile_height
+    # a catalog may say anything; a picture must stay a picture
     return min(max(width / height, 0.1), 10.0)
 
 

@@ -67,6 +67,7 @@ def _outer(array: np.ndarray, key: Any) -> np.ndarray:
     for k in key:
         if isinstance(k, np.ndarray):
             array = array.take(k, axis)
+        # an integer's axis is gone already
         axis += not isinstance(k, int | np.integer)
     return array
 

@@ -85,6 +85,7 @@ class Scheme:
         Write the arrays by these handles: others would leave out chunks of zeros.
         """
         import zarr
+        from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
         root = zarr.create_group(
             path,
@@ -97,33 +98,32 @@ class Scheme:
             },
         )
         root.create_group("catalog")
-        return root, {array.name: self._add(root, array) for array in self.arrays}
-
-    def _add(self, root: "zarr.Group", array: Array) -> "zarr.Array":
-        from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
-
-        chunk, shard = self.grid(array)
-        itemsize = np.dtype(array.dtype).itemsize
-        blosc = BloscCodec(
-            cname="zstd",
-            clevel=1,
-            typesize=itemsize,
-            shuffle="shuffle" if itemsize > 1 else "noshuffle",
-            blocksize=BLOSC_BLOCK,
-        )
-        return root.create_array(
-            array.name,
-            shape=array.shape,
-            dtype=array.dtype,
-            chunks=chunk,
-            shards=shard,
-            fill_value=0,
-            filters=None,
-            serializer=BytesCodec(endian="little"),
-            compressors=[blosc, Crc32cCodec()],
-            dimension_names=array.dims,
-            config={"write_empty_chunks": True},
-        )  # so that a missing file is damage
+        handles = {}
+        for array in self.arrays:
+            chunk, shard = self.grid(array)
+            itemsize = np.dtype(array.dtype).itemsize
+            blosc = BloscCodec(
+                cname="zstd",
+                clevel=1,
+                typesize=itemsize,
+                shuffle="shuffle" if itemsize > 1 else "noshuffle",
+                blocksize=BLOSC_BLOCK,
+            )
+            handles[array.name] = root.create_array(
+                array.name,
+                shape=array.shape,
+                dtype=array.dtype,
+                chunks=chunk,
+                shards=shard,
+                fill_value=0,
+                filters=None,
+                serializer=BytesCodec(endian="little"),
+                compressors=[blosc, Crc32cCodec()],
+                dimension_names=array.dims,
+                # so that a missing file is damage
+                config={"write_empty_chunks": True},
+            )
+        return root, handles
 
     def grid(self, array: Array) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Chunk and shard: a row of patches in a file of images, a block of rows, a column."""
@@ -145,17 +145,13 @@ def check_attributes(path: Path, attributes: dict) -> None:
             f"{path}: format version {attributes.get('format_version')}, this program reads "
             f"{FORMAT_VERSION}; use a newer biomass"
         )
-    error, sizes = (
-        attributes.get("error", 0),
-        [attributes.get("bytes_in"), attributes.get("bytes_out")],
-    )
-    known = (
-        error is None
-        or isinstance(error, dict)
-        and {name for name, x in error.items() if type(x) is float} == ERROR_FIELDS
-    )
+    sizes = [attributes.get("bytes_in"), attributes.get("bytes_out")]
+    error = attributes.get("error", 0)  # None is an answer: nothing was rounded
+    is_error = error is None
+    if isinstance(error, dict):
+        is_error = {name for name, x in error.items() if type(x) is float} == ERROR_FIELDS
     if not (
-        known
+        is_error
         and isinstance(attributes.get("spec"), str)
         and attributes.get("codec") in get_args(Codec)
         and all(type(size) is int and size > 0 for size in sizes)
@@ -172,7 +168,12 @@ def check_array(path: Path, array: Array, scheme: Scheme) -> None:
     The number of images in a chunk may differ. A chunk that is missing would read as zeros.
     """
     node, where = read_metadata(path / array.name, "array"), f"{path / array.name}/zarr.json"
-    first = _images_per_file(node, where, scheme.n)
+    try:
+        first = node["chunk_grid"]["configuration"]["chunk_shape"][0]  # images in a file
+    except (KeyError, IndexError, TypeError) as err:
+        raise StoreDamaged(f"{where}: no chunk grid of this format ({err})") from err
+    if type(first) is not int or not 1 <= first <= scheme.n:
+        raise StoreDamaged(f"{where}: chunks of {first} images, there are {scheme.n}")
     chunk, shard = (1, 1, *array.row_shape), (first, *array.shape[1:])
     expected = {
         "shape": list(array.shape),
@@ -194,16 +195,6 @@ def check_array(path: Path, array: Array, scheme: Scheme) -> None:
         file = path.joinpath(array.name, "c", str(k), *("0" for _ in array.shape[1:]))
         if not file.is_file():
             raise StoreDamaged(f"{file}: missing; take another copy of the archive")
-
-
-def _images_per_file(node: dict, where: str, n: int) -> int:
-    try:
-        first = node["chunk_grid"]["configuration"]["chunk_shape"][0]
-    except (KeyError, IndexError, TypeError) as err:
-        raise StoreDamaged(f"{where}: no chunk grid of this format ({err})") from err
-    if type(first) is not int or not 1 <= first <= n:
-        raise StoreDamaged(f"{where}: chunks of {first} images, there are {n}")
-    return first
 
 
 def _check_sharding(node: dict, where: str, chunk: tuple[int, ...]) -> None:

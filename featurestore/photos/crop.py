@@ -86,8 +86,15 @@ def plan_crop(
         raise InputError(
             f"interpolation {interpolation!r} is unknown; use one of {', '.join(INTERPOLATIONS)}"
         )
-    _check_patches(image_size, patch_size)
+    if image_size < 1 or image_size % patch_size:
+        below = image_size // patch_size * patch_size
+        sizes = " or ".join(str(size) for size in (below, below + patch_size) if size > 0)
+        raise InputError(
+            f"image size {image_size} is not a multiple of the patch size {patch_size}; use {sizes}"
+        )
+
     stretch = max(aspect, 1 / aspect) if kind == "whole" else 1
+    # rounded to whole patches: a partial one would have no token
     long = round(image_size * stretch / patch_size) * patch_size
     if abs(stretch * image_size / long - 1) > ASPECT_TOLERANCE:
         raise InputError(
@@ -102,12 +109,3 @@ def plan_crop(
         )
     height, width = (image_size, long) if aspect >= 1 else (long, image_size)
     return Crop(kind, height, width, interpolation)
-
-
-def _check_patches(image_size: int, patch_size: int) -> None:
-    if image_size < 1 or image_size % patch_size:
-        below = image_size // patch_size * patch_size
-        sizes = " or ".join(str(size) for size in (below, below + patch_size) if size > 0)
-        raise InputError(
-            f"image size {image_size} is not a multiple of the patch size {patch_size}; use {sizes}"
-        )

@@ -84,6 +84,7 @@ def date_of(frame: pd.DataFrame) -> pd.Series:
     require_columns(frame, ["Sampling_Date"])
     written = frame["Sampling_Date"].map(_tidy)
     parsed = written.map({text: parse_date(text) for text in written.unique()})
+    # one visit as two sites would put its photographs into two folds: better no folds at all
     _refuse_swappable(frame, written, parsed)
     return _one_case(parsed.map(str))
 
@@ -129,6 +130,7 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
     except InputError as err:
         return [str(err)]
     pairs = sites.drop_duplicates().sort_values(["state", "day"])
+    # a warning only: photographs of two farms may well have been taken on one day
     alike = _alike(list(pairs.itertuples(index=False, name=None)))
     if not alike:
         return []
@@ -218,8 +220,17 @@ class ParsedDate:
 def parse_date(text: str) -> ParsedDate:
     """What a cell of Sampling_Date says."""
     text = TIME.sub("", text)
-    if year_last := YEAR_LAST.fullmatch(text):
-        return _year_last(text, *map(int, year_last.group(1, 3, 4)))
+    if found := YEAR_LAST.fullmatch(text):
+        first, second, year = map(int, found.group(1, 3, 4))
+        by_day, by_month = _day(year, second, first), _day(year, first, second)
+        if by_day and by_month and by_day != by_month:
+            return ParsedDate(f"{first}/{second}/{year}", swappable=(first, second, year))
+        if by_day or by_month:
+            # 5/5/2015 is certain, and tells nothing of the order
+            same = by_day == by_month
+            return _certain(by_day or by_month, None if same else by_day is not None)
+        return ParsedDate(text)
+
     day = None
     if found := YEAR_FIRST.fullmatch(text):
         day = _day(*found.group(1, 3, 4))
@@ -230,16 +241,6 @@ def parse_date(text: str) -> ParsedDate:
     elif found := MONTH_NAME_DAY.fullmatch(text.lower()):
         day = _day(found[3], _month(found[1]), found[2])
     return _certain(day) if day else ParsedDate(text)
-
-
-def _year_last(text: str, first: int, second: int, year: int) -> ParsedDate:
-    by_day, by_month = _day(year, second, first), _day(year, first, second)
-    if by_day and by_month and by_day != by_month:
-        return ParsedDate(f"{first}/{second}/{year}", swappable=(first, second, year))
-    if by_day or by_month:
-        same = by_day == by_month
-        return _certain(by_day or by_month, None if same else by_day is not None)
-    return ParsedDate(text)
 
 
 def _certain(day: date, day_first: bool | None = None) -> ParsedDate:
@@ -336,6 +337,7 @@ def _may_be_one_day(a: str, b: str) -> bool:
 
     Not if both are certain, or are written in one way (3/4/2015 and 4/3/2015).
     """
+    # of two years, whatever the rest
     years = [re.findall(r"\d{4}", day) for day in (a, b)]
     if all(years) and years[0] != years[1]:
         return False
@@ -351,6 +353,8 @@ def _may_be_one_state(a: str, b: str) -> bool:
     short, long = sorted((re.sub(r"[\W_]", "", name.casefold()) for name in (a, b)), key=len)
     if short == long:
         return True
+    # letters of the short name in the order of the long one's: `in` takes them from the iterator.
+    # At least two letters shorter, so that no slip of one letter counts
     letters = iter(long)
     return (
         short.isalpha()
@@ -366,16 +370,12 @@ def _tidy(cell: object) -> str:
 
     A column of numbers alone is read as float64, 20150721.0 say.
     """
-    return (
-        str(int(cell))
-        if isinstance(cell, float) and cell.is_integer()
-        else " ".join(str(cell).split())
-    )
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return " ".join(str(cell).split())
 
 
 def _ids(frame: pd.DataFrame) -> pd.Series:
-    return (
-        frame["image_id"].astype(str)
-        if "image_id" in frame
-        else frame.index.to_series().astype(str)
-    )
+    # tables in notebooks are often indexed by image
+    ids = frame["image_id"] if "image_id" in frame else frame.index.to_series()
+    return ids.astype(str)

@@ -102,6 +102,7 @@ def chosen_tta(tta: int | str | Sequence[ViewSpec]) -> tuple[ViewSpec, ...]:
 
 def view_amounts(view: ViewSpec, seed: int, image_id: str) -> list[float]:
     """The view's drawn amounts, uniform in [-amount, amount] for each."""
+    # by its address alone: a view is the same in another order, on another machine, in predict
     key = hashlib.sha256(f"{seed}/{image_id}/{view.name}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(key, np.uint32))
     return [float(rng.uniform(-amount, amount)) for amount in view.amounts]
@@ -133,7 +134,7 @@ def shift_hsv(x: Tensor, hue: float, saturation: float, value: float) -> Tensor:
     x = tv.adjust_hue(x, hue)
     v, least = x.amax(-3, keepdim=True), x.amin(-3, keepdim=True)
     chroma = v - least
-    k = (v - x) / chroma.clamp_min(1e-6)
+    k = (v - x) / chroma.clamp_min(1e-6)  # of gray 0 / 1e-6: no hue comes up
     s = (chroma / v.clamp_min(1e-6) + saturation).clamp(0, 1)
     return (v + value).clamp(0, 1) * (1 - s * k)
 

@@ -73,7 +73,10 @@ def views_of(key: tuple, n_views: int) -> Sequence[int]:
 
     first = key[0]
     if isinstance(first, slice):
-        return every[first]
+        try:
+            return every[first]
+        except (TypeError, ValueError):  # a step of 0, say: numpy may find another fault first
+            return every
     if is_integer(first):
         view = operator.index(first)
         return (view % n_views,) if -n_views <= view < n_views else ()

@@ -255,12 +255,11 @@ def leaf_cm2(outline_SE2: np.ndarray) -> np.ndarray:
 
 def _ndvi(rng: np.random.Generator, layers: dict[str, Layer]) -> float:
     """An NDVI: it rises with the green cover, saturates, and is as noisy as a hand-held sensor."""
-    leaf_area_index = (
-        area_cm2(layers["Dry_Green_g"]) + area_cm2(layers["Dry_Clover_g"])
-    ) / QUADRAT_CM.prod()
-    return round(
-        float(np.clip(0.85 - 0.65 * np.exp(-leaf_area_index) + rng.normal(0, 0.05), 0.1, 0.92)), 2
-    )
+    green_cm2 = area_cm2(layers["Dry_Green_g"]) + area_cm2(layers["Dry_Clover_g"])
+    leaf_area_index = green_cm2 / QUADRAT_CM.prod()
+    # 0.2 over bare soil, 0.85 under a closed canopy
+    ndvi = 0.85 - 0.65 * np.exp(-leaf_area_index) + rng.normal(0, 0.05)
+    return round(float(np.clip(ndvi, 0.1, 0.92)), 2)
 
 
 def sow_blades(
@@ -339,37 +338,30 @@ def paint(ground: Image.Image, layers: list[Layer]) -> Image.Image:
     """All leaves from the ground up, the low ones in shade; averaged down to the picture's size."""
     leaves = []
     for layer in layers:
-        leaves += zip(layer.level_S, _outlines_px(layer), _shaded(layer), strict=True)
+        n_numbers = (
+            2 * layer.outline_SE2.shape[1]
+        )  # x and y of each edge point, as Pillow takes them
+        outline_SX = layer.outline_SE2.reshape(-1, n_numbers) * PIXELS_PER_CM
+        # light falls in from above: what lies on the ground gets 80 % of it
+        rgb_S3 = layer.rgb_S3 * (0.8 + 0.2 * layer.level_S[:, None])
+        fills = [tuple(rgb) for rgb in rgb_S3.astype(int).tolist()]
+        leaves += zip(layer.level_S, outline_SX.tolist(), fills, strict=True)
     draw = ImageDraw.Draw(ground)
     for _, outline, rgb in sorted(leaves, key=itemgetter(0)):
         draw.polygon(outline, fill=rgb)
     return ground.reduce(FINE)
 
 
-def _outlines_px(layer: Layer) -> list[list[float]]:
-    flat_SX = layer.outline_SE2.reshape(-1, 2 * layer.outline_SE2.shape[1])
-    return (flat_SX * PIXELS_PER_CM).tolist()
-
-
-def _shaded(layer: Layer) -> list[tuple[int, ...]]:
-    rgb_S3 = layer.rgb_S3 * (0.8 + 0.2 * layer.level_S[:, None])
-    return [tuple(rgb) for rgb in rgb_S3.astype(int).tolist()]
-
-
 def expose(rng: np.random.Generator, picture: Image.Image, site: Site) -> Image.Image:
     """The site's light, falling off to one side, and the sensor's noise."""
     x = np.asarray(picture, np.float32)
-    fall_off_W1 = (
-        1 + rng.uniform(-0.05, 0.05) * np.linspace(-1, 1, WIDTH, dtype=np.float32)[:, None]
-    )
-    gain_W3 = (
-        fall_off_W1 * np.array([1 + site.warmth, 1, 1 - site.warmth], np.float32) * site.brightness
-    )
-    x = (
-        (x * gain_W3 - 110) * site.contrast
-        + 110
-        + 3 * rng.standard_normal((HEIGHT, WIDTH, 1), np.float32)
-    )
+    across_W1 = np.linspace(-1, 1, WIDTH, dtype=np.float32)[:, None]
+    fall_off_W1 = 1 + rng.uniform(-0.05, 0.05) * across_W1
+    tint_3 = np.array([1 + site.warmth, 1, 1 - site.warmth], np.float32)
+    gain_W3 = fall_off_W1 * tint_3 * site.brightness
+    noise_HW1 = 3 * rng.standard_normal((HEIGHT, WIDTH, 1), np.float32)
+    # contrast about a middle grey of 110
+    x = (x * gain_W3 - 110) * site.contrast + 110 + noise_HW1
     return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
 
 

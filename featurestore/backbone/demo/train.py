@@ -58,9 +58,9 @@ class Teacher(nn.Module):
         tokens_BLD = self.model.forward_features(normalise(x_B3HW, data["mean"], data["std"]))
         patches_BPD = tokens_BLD[:, self.model.num_prefix_tokens :]
         patch_g = SQUARE_G / patches_BPD.shape[1]
-        return patch_g * F.softplus(self.patch_head(patches_BPD)), SQUARE_G * F.softplus(
-            self.square_head(tokens_BLD[:, 0])
-        )
+        # softplus: a mass is never negative
+        patches_BP3 = patch_g * F.softplus(self.patch_head(patches_BPD))
+        return patches_BP3, SQUARE_G * F.softplus(self.square_head(tokens_BLD[:, 0]))
 
 
 def train(
@@ -104,7 +104,15 @@ def _repeatable(seed: int) -> Iterator[None]:
 def _fit(
     teacher: Teacher, pastures: Pastures, recipe: Recipe, say: Callable[[str], object]
 ) -> None:
-    optimizer = torch.optim.AdamW(_groups(teacher, recipe.weight_decay), recipe.lr)
+    # matrices decay; biases, norms, scales and single tokens do not. The class token is (1, 1, D)
+    parameters = list(teacher.parameters())
+    matrices = [p for p in parameters if p.ndim > 1 and p.shape[0] > 1]
+    others = [p for p in parameters if p.ndim == 1 or p.shape[0] == 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, recipe.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, recipe.steps, pct_start=0.1
     )
@@ -120,17 +128,6 @@ def _fit(
         recent.append(loss.item())
         if step % 100 == 0:
             say(f"step {step}, {time.monotonic() - start:.0f} s: loss {np.mean(recent[-100:]):.4f}")
-
-
-def _groups(teacher: Teacher, weight_decay: float) -> list[dict]:
-    """Matrices decay; biases, norms, scales and single tokens do not."""
-    # the class token is (1, 1, D)
-    matrices = [p for p in teacher.parameters() if p.ndim > 1 and p.shape[0] > 1]
-    others = [p for p in teacher.parameters() if p.ndim == 1 or p.shape[0] == 1]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
 
 
 def _loss(teacher: Teacher, x_B3HW: Tensor, grams_BP3: Tensor) -> Tensor:
