@@ -2,6 +2,7 @@
 folds."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +14,10 @@ from sweeps import config, write_store
 
 from featurestore.errors import InputError
 from predictor.bundle.pack import chosen_runs
+from trainer.loop import fits
 from trainer.loop.checkpoint import Checkpoint
+from trainer.loop.fits import FitNote, close_regressor
 from trainer.loop.grid import SweepConfig, load_point
-from trainer.loop.results import close_regressor
 from trainer.loop.runs import RunFolder, SweepFolder, best_run
 from trainer.loop.summary import finish
 from trainer.loop.sweep import describe_plan, prepare_sweep, run_sweep, train_pass
@@ -243,9 +245,25 @@ def test_a_huge_grid_is_counted_and_asks_for_a_flag(tmp_path, store):
 def test_the_plan_counts_regressors_and_hours(tmp_path, store):
     config(tmp_path, store, kind="[density, ridge]")
     out = biomass("train", "--config", tmp_path / "sweep.yaml", "--device", "cpu", "--plan").stdout
-    assert (
-        "heads    6 = 3 splits x 2 points, and 3 regressors" in out and " h: a step takes " in out
-    )
+    assert "heads    6 = 3 splits x 2 points, and 3 regressors" in out
+    assert re.search(r"time     about \S+ h: a step takes \d+ ms, a fit of ridge \S+ s here", out)
+
+
+def test_the_plan_times_each_regressor_and_the_ridge_beside(tmp_path, store, monkeypatch):
+    sweep = prepare_sweep(config(tmp_path, store, kind="[pls, ridge]", lr="[1e-2]"), "cpu")
+    # the clock moves by a second in a fit and nowhere else
+    clock = [0.0]
+    original = fits.fit_splits
+    monkeypatch.setattr(fits.time, "monotonic", lambda: clock[0])
+
+    def slow(*arguments):
+        clock[0] += 3600
+        return original(*arguments)
+
+    monkeypatch.setattr(fits, "fit_splits", slow)
+    # 3 splits of pls, of ridge, of the ridge beside them
+    said = "time     about 9 h: a fit of pls 3.6e+03 s, a fit of ridge 3.6e+03 s here"
+    assert said in describe_plan(sweep)
 
 
 @pytest.mark.filterwarnings("ignore:.*more than one fold")
@@ -331,7 +349,8 @@ def test_sites_that_share_a_photograph_are_drawn_as_one(tmp_path, store):
     # ten sites in pairs
     catalog = sweep.data.catalog.assign(sha256=[f"{i // 2 if i < 10 else i:x}" for i in range(30)])
     sweep = replace(sweep, data=replace(sweep.data, catalog=catalog))
-    result = finish(sweep, folder, [close_regressor(sweep, 0, folder.run("ridge"))], {})
+    fitted = close_regressor(sweep, 0, folder.run("ridge"), FitNote(folder.fit_note(0)))
+    result = finish(sweep, folder, [fitted], {})
     assert "5 sites are held out" in result.notes[0] and np.isnan(result.summary["low"][0])
 
 

@@ -17,7 +17,7 @@ from featurestore.errors import InputError, MismatchError, StoreDamaged
 from predictor.members.member import Member
 from trainer.heads import kinds
 from trainer.heads.saved import read_header
-from trainer.loop.checkpoint import Checkpoint, _crc32c
+from trainer.loop.checkpoint import Checkpoint, checksum
 from trainer.loop.identity import Identity
 from trainer.loop.runs import RunFolder
 from trainer.loop.sweep import prepare_sweep, train_step
@@ -140,7 +140,7 @@ def test_K10_a_file_that_is_no_heads_is_refused(run, spoil, says):
     assert str(run / HEAD) in str(raised.value)
 
 
-@pytest.mark.parametrize("kind, name", [("ridge", "weight_raw_FK"), ("gpr", "coef_MK")])
+@pytest.mark.parametrize("kind, name", [("ridge", "weight_FM"), ("gpr", "coef_MK")])
 def test_K10_regressors_are_compared_as_well(sweep, tmp_path, kind, name):
     run = copied(sweep, kind, tmp_path)
     Member.load(run)
@@ -197,7 +197,7 @@ def checkpoint_of(tmp_path: Path, store: Path) -> tuple[Checkpoint, list, Identi
 
 def again(path: Path, tensors: dict, metadata: dict) -> None:
     """Saved with a checksum that is right."""
-    metadata["crc32c"] = _crc32c(sorted(tensors.items()), metadata["identity"])
+    metadata["crc32c"] = checksum(sorted(tensors.items()), metadata["identity"])
     save_file(tensors, path, metadata)
 
 

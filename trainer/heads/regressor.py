@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from featurestore.disk.interrupts import check_interrupt
 from featurestore.errors import InputError
 from trainer.heads.spaces import SPACES
 
@@ -119,6 +120,7 @@ class Regressor:
         return self.predict(self.fit(x_NF, y_NK, group_N, seed), x_new_MF)
 
     def _fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
+        """As `fit`; it calls `check_interrupt` where a stop would have to wait for seconds."""
         raise NotImplementedError
 
     def _predict(self, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
@@ -261,6 +263,7 @@ def choose(
     errors_GK = np.zeros((len(grid), y_NK.shape[1]))
     for error_K, setting in zip(errors_GK, grid, strict=True):
         for train_n, held_m in folds:
+            check_interrupt()
             error_K += ((held_out(setting, train_n, held_m) - y_NK[held_m]) ** 2).sum(0)
     return [grid[g] for g in errors_GK.argmin(0)]
 

@@ -4,11 +4,12 @@ The kinds themselves are files of trainer/heads/kinds; here is which rows they a
 which space, and what they predict.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from featurestore.disk.interrupts import check_interrupt
 from featurestore.errors import InputError
 from featurestore.photos.sites import joined_sites
 from trainer.config.sections import PointConfig
@@ -26,25 +27,49 @@ def fit_splits(
     splits: Sequence[Split],
     config: PointConfig,
     views: Sequence[int],
+    after_each: Callable[[], object] = lambda: None,
 ) -> tuple[list[dict[str, np.ndarray] | None], dict[int, np.ndarray]]:
-    """Fit a point's regressor on the plain view of every split's training images.
+    """Fit a point's regressor in every split, as `fit_each` does.
 
     Returns what is to be saved of each split (None for kinds that are for reports only), and by
-    view the raw masses (R, N, 5) of what splits hold out, grams, MASSES order, NaN where none does
-    or they are not finite. Features are made a split at a time: those of all images may not fit
-    beside what a fit needs. A fit that holds rows out keeps sites, and copies of a photograph,
-    together. InputError where one cannot be fitted: it does not fit in memory, has no solution, or
-    its numbers are not finite.
+    view the raw masses (R, N, 5) of what splits hold out, grams, MASSES order, NaN where none does.
+    """
+    states = []
+    raw = {view: blank_masses(data, splits) for view in views}
+    fits = fit_each(data, folds, splits, config, list(raw))
+    for split, (state, raw_Vn5) in zip(splits, fits, strict=True):
+        states.append(state)
+        for raw_RN5, raw_n5 in zip(raw.values(), raw_Vn5, strict=True):
+            raw_RN5[split.repeat, split.val_N] = raw_n5
+        after_each()
+    return states, raw
+
+
+def fit_each(
+    data: TrainingData,
+    folds: pd.DataFrame,
+    splits: Sequence[Split],
+    config: PointConfig,
+    views: Sequence[int],
+) -> Iterator[tuple[dict[str, np.ndarray] | None, np.ndarray]]:
+    """Fit a point's regressor on the plain view of each split's training images, one split after
+    another.
+
+    Yields what is to be saved (None for kinds that are for reports only) and (V, n, 5) raw masses
+    of what the split holds out under the views, grams, MASSES order, NaN where they are not finite.
+    Features are made a split at a time: those of all images may not fit beside what a fit needs. A
+    fit that holds rows out keeps sites, and copies of a photograph, together. InputError where one
+    cannot be fitted: it does not fit in memory, has no solution, or its numbers are not finite. A
+    signal is acted on before each fit, and where a kind asks for it within.
     """
     regressor, space = of_config(config)
     y_N5 = SPACES[space][0](data.truth_N5)
     group_N = joined_sites(folds["site"], data.catalog)
-    states = []
-    raw = {view: blank_masses(data, splits) for view in views}
     for s in splits:
+        check_interrupt()
         try:
-            state, z_VnK = _fit_one(
-                regressor, data, config, s, y_N5[s.train_N], group_N[s.train_N], list(raw)
+            state, z_Vn5 = _fit_one(
+                regressor, data, config, s, y_N5[s.train_N], group_N[s.train_N], views
             )
         except MemoryError as err:
             raise InputError(
@@ -56,12 +81,9 @@ def fit_splits(
                 f"{config.head.kind}: its equations have no solution on {len(s.train_N)} images "
                 f"({err}); choose other head.features, or leave the kind out"
             ) from err
-        states.append(state)
-        for view, z_nK in zip(raw, z_VnK, strict=True):
-            grams_nK = grams(space, z_nK)
-            # expm1 of a wild guess
-            raw[view][s.repeat, s.val_N] = np.where(np.isfinite(grams_nK), grams_nK, np.nan)
-    return states, raw
+        raw_Vn5 = grams(space, z_Vn5)
+        # expm1 of a wild guess
+        yield state, np.where(np.isfinite(raw_Vn5), raw_Vn5, np.nan)
 
 
 def _fit_one(
@@ -72,20 +94,20 @@ def _fit_one(
     y_n5: np.ndarray,
     group_n: np.ndarray,
     views: Sequence[int],
-) -> tuple[dict[str, np.ndarray] | None, list[np.ndarray]]:
-    """What to save of a split, and by view (n, 5) of what it holds out, in the space of the fit."""
+) -> tuple[dict[str, np.ndarray] | None, np.ndarray]:
+    """What to save of a split, and (V, n, 5) of what it holds out, in the space of the fit."""
     names = config.head.features
     known = data.features(names, 0, split.train_N), y_n5, group_n, config.head.seed
     state = None if regressor.report_only else regressor.fit(*known)
-    if not views:
-        return state, []
+    if not len(views):
+        return state, np.empty((0, 0, len(MASSES)))
     # all views at once: a kind for reports only would be fitted anew for each
     new_MF = np.concatenate([data.features(names, view, split.val_N) for view in views])
     if state is None:
         z_MK = regressor.fit_predict(*known, new_MF)
     else:
         z_MK = regressor.predict(state, new_MF)
-    return state, np.split(z_MK, len(views))
+    return state, z_MK.reshape(len(views), -1, z_MK.shape[1])
 
 
 def predict_masses(

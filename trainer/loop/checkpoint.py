@@ -52,7 +52,7 @@ class Checkpoint:
         try:
             with appears_whole(self.path) as partial:
                 text = identity.to_json()
-                metadata = {"crc32c": _crc32c(sorted(state.items()), text), "identity": text}
+                metadata = {"crc32c": checksum(sorted(state.items()), text), "identity": text}
                 save_tensors(state, partial, metadata)
         except (OSError, SafetensorError) as err:
             raise InputError(
@@ -71,12 +71,12 @@ class Checkpoint:
         to do.
         """
         for path in (self.path, self.previous):
-            with suppress(SafetensorError, ValueError, KeyError, OSError), _opened(path) as file:
+            with suppress(SafetensorError, ValueError, KeyError, OSError), opened(path) as file:
                 try:
-                    _check(path, file.metadata() or {}, identity)
+                    check_identity(path, file.metadata() or {}, identity)
                 except (MismatchError, InputError):
                     # a flipped bit of the settings is damage, not a difference: ValueError
-                    _whole(file)
+                    whole_metadata(file)
                     raise
 
     def load(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
@@ -105,7 +105,7 @@ class Checkpoint:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
+def opened(path: Path) -> Iterator[safe_open]:
     with readable_name(path) as name, safe_open(name, "pt") as file:
         yield file
 
@@ -115,8 +115,8 @@ def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> No
     found = read_header(
         path, MOST_HEADER + BYTES_A_TENSOR * len(expected) + 4 * len(identity.to_json())
     )
-    with _opened(path) as file:
-        if not _check(path, _whole(file), identity):  # before anything is restored
+    with opened(path) as file:
+        if not check_identity(path, whole_metadata(file), identity):  # before anything is restored
             warnings.warn(
                 f"{path}: made before checkpoints kept their settings and digests of labels, folds "
                 "and store; whether they are still the same is not known",
@@ -138,17 +138,17 @@ def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> No
             _restore(trainer, state)
 
 
-def _whole(file: safe_open) -> dict[str, str]:
+def whole_metadata(file: safe_open) -> dict[str, str]:
     """The metadata of a file that is as it was saved; ValueError if it is not."""
     metadata = file.metadata() or {}
     tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
-    found = _crc32c(tensors, metadata.get("identity", ""))
+    found = checksum(tensors, metadata.get("identity", ""))
     if (saved := metadata.get("crc32c")) != found:
         raise ValueError(f"CRC-32C of its tensors {found}, {saved} when it was saved")
     return metadata
 
 
-def _check(path: Path, metadata: Mapping[str, str], identity: Identity) -> bool:
+def check_identity(path: Path, metadata: Mapping[str, str], identity: Identity) -> bool:
     """Refuse another identity; False if none is kept."""
     if "identity" not in metadata:
         return False
@@ -157,7 +157,7 @@ def _check(path: Path, metadata: Mapping[str, str], identity: Identity) -> bool:
     return True
 
 
-def _crc32c(tensors: Iterable[tuple[str, Tensor]], identity: str) -> str:
+def checksum(tensors: Iterable[tuple[str, Tensor]], identity: str) -> str:
     """Of identity, names, types, shapes and bytes: safetensors would not see a flipped bit."""
     crc = crc32c(identity.encode()) if identity else 0
     for name, tensor in tensors:

@@ -2,21 +2,19 @@
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
 from featurestore.disk.usable import usable_memory
 from featurestore.errors import InputError
 from trainer.config.sections import HeadConfig, LossConfig, PointConfig
 from trainer.data.stream import Split
 from trainer.data.tokens import TokenReader
-from trainer.judge.baselines import blank_masses, fit_splits, mean_predictor
+from trainer.judge.baselines import fit_splits, mean_predictor
 from trainer.judge.report import draw_curves
-from trainer.judge.selection import squared_errors
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
 from trainer.loop.plan import fit_bytes, most_rows
@@ -65,6 +63,8 @@ class PointResult:
     """Steps that a split's head took before it failed; -1 for those that are well."""
     failure: str | None = None
     """What happened and what to do, if it failed."""
+    n_by_space: Mapping[str, Mapping[str, int]] | None = None
+    """How many fits chose each space, by mass; None for a kind that chooses none."""
 
     @property
     def failed(self) -> bool:
@@ -141,63 +141,10 @@ def save_heads(
         for q, split in enumerate(sweep.splits):
             state = bank.head_state(q, g)
             if all(tensor.isfinite().all() for tensor in state.values()):
-                runs[p].save_head(_head_file(sweep, which, split), state)
+                runs[p].save_head(head_file_of(sweep, which, split), state)
 
 
-def close_regressor(sweep: Sweep, p: int, run: RunFolder) -> PointResult:
-    """Fit a point's regressor in every split, save it, predict what is held out under TTA views.
-
-    One that cannot be fitted has failed, as a head whose loss diverged has: the other points go on.
-    """
-    config = sweep.config.points[p]
-    run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
-
-    views = sorted({0, *sweep.views})  # errors are those of view 0, as a bank's are
-    failure = None
-    try:
-        fitted, by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, config, views)
-    except InputError as err:
-        failure = str(err)
-        fitted = [None] * len(sweep.splits)
-        by_view = dict.fromkeys(views, blank_masses(sweep.data, sweep.splits))
-    for split, state in zip(sweep.splits, fitted, strict=True):
-        if state is not None:
-            run.save_head(_head_file(sweep, "last", split), _tensors(state))
-
-    mean_RN5 = np.mean([by_view[view] for view in sweep.views], 0)
-    prediction = Prediction(mean_RN5, None, config, [])
-    own_RN5 = constrained(by_view[0], config.inference.constraints)
-    errors_Q = squared_errors(in_targets_order(sweep.data.truth_N5), own_RN5, sweep.splits)
-    if failure is None and not np.isfinite(errors_Q).all():
-        failure = (
-            "it predicts masses that are not finite; choose another loss.space, "
-            "or leave the kind out"
-        )
-    blank = np.zeros(len(sweep.splits), int)
-    result = PointResult(
-        p,
-        sweep.config.names[p],
-        config,
-        {"last": prediction},
-        errors_Q[None],
-        blank,
-        blank - 1,
-        failure,
-    )
-    run.log({"epoch": 0, "score": scores_of(sweep, prediction.masses_RN5).mean})
-    write_oof(sweep, result, run)
-    return result
-
-
-def save_regressor(sweep: Sweep, p: int, run: RunFolder) -> None:
-    """Fit a point's regressor on every image and save it."""
-    run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
-    states, _ = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])
-    (state,) = states
-    run.save_head(ALL_FILE.format(which="last"), _tensors(state))
-
-
-def baselines(sweep: Sweep) -> dict[str, Scores]:
+def baselines(sweep: Sweep, after_each: Callable[[], object] = lambda: None) -> dict[str, Scores]:
     """What every head has to beat, under the same views and constraints: the training mean, and
     ridge on all pooled rows.
 
@@ -205,18 +152,11 @@ def baselines(sweep: Sweep) -> dict[str, Scores]:
     is left out, with a warning.
     """
     raw = {"mean": mean_predictor(sweep.data, sweep.splits)}
-    # in the space that ridge does best, whatever the points are compared in
-    own = {"head": HeadConfig(kind="ridge"), "loss": LossConfig()}
-    ridge = resolved(sweep.base.model_copy(update=own))
     try:
-        need = fit_bytes(ridge, sweep.data, most_rows(sweep.splits))
-        usable = usable_memory()
-        if need > usable.n_bytes:
-            raise InputError(
-                f"it would take {need / 1e9:.3g} GB of memory, usable are {usable}; as a point of "
-                "the grid it can have fewer head.features"
-            )
-        by_view = fit_splits(sweep.data, sweep.folds, sweep.splits, ridge, sweep.views)[1]
+        ridge = ridge_beside(sweep)
+        _, by_view = fit_splits(
+            sweep.data, sweep.folds, sweep.splits, ridge, sweep.views, after_each
+        )
         raw["ridge"] = np.mean(list(by_view.values()), 0)
     except InputError as err:
         warnings.warn(
@@ -226,6 +166,22 @@ def baselines(sweep: Sweep) -> dict[str, Scores]:
         name: scores_of(sweep, Prediction(each, None, sweep.base, []).by_rules([]))
         for name, each in raw.items()
     }
+
+
+def ridge_beside(sweep: Sweep) -> PointConfig:
+    """Ridge on all pooled rows, which stands beside every board; InputError if it would not fit in
+    memory."""
+    # in the space that ridge does best, whatever the points are compared in
+    own = {"head": HeadConfig(kind="ridge"), "loss": LossConfig()}
+    ridge = resolved(sweep.base.model_copy(update=own))
+    need = fit_bytes(ridge, sweep.data, most_rows(sweep.splits))
+    usable = usable_memory()
+    if need > usable.n_bytes:
+        raise InputError(
+            f"it would take {need / 1e9:.3g} GB of memory, usable are {usable}; as a point of "
+            "the grid it can have fewer head.features"
+        )
+    return ridge
 
 
 def scores_of(sweep: Sweep, masses_RN5: np.ndarray) -> Scores:
@@ -251,11 +207,8 @@ def write_oof(sweep: Sweep, result: PointResult, run: RunFolder) -> None:
     run.write_table("oof.csv", pd.concat(tables))
 
 
-def _head_file(sweep: Sweep, which: str, split: Split) -> str:
+def head_file_of(sweep: Sweep, which: str, split: Split) -> str:
+    """Name of the file of a split's head."""
     if not sweep.holds_out:
         return ALL_FILE.format(which=which)
     return head_file(which, split.repeat, split.fold, sweep.base.cv.repeats)
-
-
-def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor(array) for name, array in state.items()}

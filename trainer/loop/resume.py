@@ -11,6 +11,7 @@ from featurestore.errors import BiomassError, InputError, MismatchError
 from featurestore.store import FeatureStore
 from trainer.heads import kinds
 from trainer.loop.checkpoint import Checkpoint
+from trainer.loop.fits import FitNote
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity, check_facts, check_settings
 from trainer.loop.plan import refit_costs, too_large
@@ -121,8 +122,9 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
             "to train; bring back the file as it was"
         )
 
+    fitted = [p for p in range(len(sweep.config.points)) if p not in trained]
     refit = folder.checkpoint("refit")
-    known = {refit, *map(folder.checkpoint, passes)}
+    known = {refit, *map(folder.checkpoint, passes), *map(folder.fit_note, fitted)}
     for file in sorted(refit.parent.glob("*.safetensors")):
         if file.with_name(file.name.removeprefix("previous_")) not in known:
             raise MismatchError(
@@ -131,6 +133,8 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
             )
     for points in passes:
         Checkpoint(folder.checkpoint(points)).check(Identity.of(sweep, points))
+    for p in fitted:
+        FitNote(folder.fit_note(p)).check(Identity.of(sweep, [p]))
 
 
 def find_store(recorded: str, sweep: Path, fingerprint: str) -> str:

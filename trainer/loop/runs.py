@@ -274,6 +274,10 @@ class SweepFolder:
         name = points if isinstance(points, str) else f"points{min(points)}-{max(points)}"
         return self.path / "checkpoints" / f"{name}.safetensors"
 
+    def fit_note(self, p: int) -> Path:
+        """The same for a point that is fitted on pooled rows."""
+        return self.checkpoint(f"fit{p}")
+
     def remove_checkpoints(self) -> None:
         """A finished sweep needs none."""
         remove(self.path / "checkpoints")

@@ -27,6 +27,7 @@ from trainer.loop.bank_trainer import BankTrainer, Scored, can_go_on
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.evaluate import pooled_score, predict_held_out
 from trainer.loop.events import Events
+from trainer.loop.fits import FitNote, close_regressor, save_regressor, time_fits
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
 from trainer.loop.memory import keep_freed_memory
@@ -35,10 +36,8 @@ from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.results import (
     baselines,
     close_bank,
-    close_regressor,
     loss_failure,
     save_heads,
-    save_regressor,
 )
 from trainer.loop.runs import RunFolder, SweepFolder, SweepResult
 from trainer.loop.summary import finish
@@ -99,12 +98,14 @@ def train_sweep(
             result = folder.result()
         else:
             runs = {p: folder.run(name) for p, name in enumerate(sweep.config.names)}
-            beside = baselines(sweep)
-            results = []
-            for p, point in enumerate(sweep.config.points):
-                if not kinds.load(point.head.kind).trained:
-                    check_interrupt()
-                    results.append(close_regressor(sweep, p, runs[p]))
+            fitted = [p for p in runs if not kinds.load(sweep.config.points[p].head.kind).trained]
+            n_fits = (1 + len(fitted)) * len(sweep.splits)  # with ridge, which is always beside
+            with new_bar("fit", n_fits, "fit", progress) as bar:
+                beside = baselines(sweep, bar.update)
+                results = []
+                for p in fitted:
+                    note = FitNote(folder.fit_note(p))
+                    results.append(close_regressor(sweep, p, runs[p], note, bar.update))
             for points in passes:
                 checkpoint = Checkpoint(folder.checkpoint(points))
                 trainers = train_pass(sweep, points, runs, checkpoint, reader, progress)
@@ -281,26 +282,34 @@ def _refit(
 
 
 def describe_plan(sweep: Sweep) -> str:
-    """Heads, passes, bytes, memory; hours by a step timed here."""
+    """Heads, passes, bytes, memory; hours by a step and by a fit of each regressor, timed here."""
     plan = sweep.plan()
     size = f"folds    {describe_folds(sweep.folds)}\n{plan}"
-    if not plan.passes:
-        return size
     notes = "".join(f"\nnote     {remark}" for remark in sweep.remarks)
     if refusal := too_large(plan, sweep.data.device):
         return f"{size}\nrefused  {refusal}{notes}"
 
-    reader = sweep.reader()
     keep_freed_memory()
-    trainers = sweep.trainers(plan.passes[0])
+    seconds = 0.0
+    timed = []
+    if plan.passes:
+        reader = sweep.reader()
+        size += f"\ntokens   {reader.residency}"
+        step_s = _time_step(sweep, plan.passes[0], reader)
+        seconds = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size)
+        timed.append(f"a step takes {1000 * step_s:.0f} ms")
+    for each in time_fits(sweep):
+        seconds += each.n_fits * each.one_s
+        timed.append(f"a fit of {each.kind} {each.one_s:.2g} s")
+    return f"{size}\ntime     about {seconds / 3600:.2g} h: {', '.join(timed)} here{notes}"
+
+
+def _time_step(sweep: Sweep, points: Sequence[int], reader: TokenReader) -> float:
+    """Seconds of a training step of these points."""
+    trainers = sweep.trainers(points)
     times = []
     for step in range(3):
         start = time.monotonic()
         train_step(sweep, trainers, reader, 0, step % sweep.stream.n_steps)
         times.append(time.monotonic() - start)
-    step_s = min(times[1:])  # the first one warms up
-    hours = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size) / 3600
-    return (
-        f"{size}\ntokens   {reader.residency}\ntime     about {hours:.2g} h: a step takes "
-        f"{1000 * step_s:.0f} ms here{notes}"
-    )
+    return min(times[1:])  # the first one warms up

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from featurestore.disk.interrupts import check_interrupt
 from trainer.heads.regressor import Regressor, checked, finite, moments, standardised
 
 N_COMPONENTS = 64
@@ -37,7 +38,11 @@ class HistGbdt(Regressor):
             early_stopping=False,
             random_state=seed,
         )
-        return np.stack([trees.fit(c_NC, y_N).predict(c_new_MC) for y_N in y_NK.T], 1)
+        guesses = []
+        for y_N in y_NK.T:
+            check_interrupt()
+            guesses.append(trees.fit(c_NC, y_N).predict(c_new_MC))
+        return np.stack(guesses, 1)
 
 
 def _reduced(x_NF: np.ndarray, x_new_MF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from featurestore.disk.interrupts import check_interrupt
 from trainer.heads.regressor import (
     Regressor,
     State,
@@ -64,6 +65,7 @@ def _components(position_NR: np.ndarray, u_NK: np.ndarray) -> tuple[np.ndarray, 
     from sklearn.cross_decomposition import PLSRegression
     from sklearn.exceptions import ConvergenceWarning
 
+    check_interrupt()
     rotation_RC = np.zeros((position_NR.shape[1], MOST))
     loading_KC = np.zeros((u_NK.shape[1], MOST))
     n = min(MOST, int(np.linalg.matrix_rank(position_NR - position_NR.mean(0))))

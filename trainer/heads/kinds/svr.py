@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from featurestore.disk.interrupts import check_interrupt
 from trainer.heads.regressor import SearchedKernel
 
 # at the usual 1e-3, rounding in a kernel's last digit moved predictions by up to 1 % (40 drawn
@@ -26,7 +27,13 @@ class Svr(SearchedKernel):
         from sklearn.multioutput import MultiOutputRegressor
         from sklearn.svm import SVR
 
-        return MultiOutputRegressor(SVR(kernel="precomputed", C=C, epsilon=epsilon, tol=TOLERANCE))
+        class Interruptible(SVR):
+            def fit(self, *arguments: Any, **options: Any) -> SVR:
+                check_interrupt()
+                return super().fit(*arguments, **options)
+
+        svr = Interruptible(kernel="precomputed", C=C, epsilon=epsilon, tol=TOLERANCE)
+        return MultiOutputRegressor(svr)
 
     def dual(self, fitted: Any, n: int) -> tuple[np.ndarray, float]:
         svr = fitted.estimators_[0]

@@ -1,0 +1,257 @@
+"""Regressors of a sweep: one fit a split, noted as they come, so that a resume goes on from there.
+
+A note lies among the checkpoints of a sweep under way, one for each point.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from featurestore.disk.durable import appears_whole, crc32c
+from featurestore.disk.tensor_file import save_tensors
+from featurestore.errors import InputError, MismatchError
+from trainer.config.sections import PointConfig
+from trainer.heads import kinds
+from trainer.judge.baselines import blank_masses, fit_each, fit_splits, of_config
+from trainer.judge.selection import squared_errors
+from trainer.loop.checkpoint import check_identity, checksum, opened, whole_metadata
+from trainer.loop.identity import Identity
+from trainer.loop.prepare import Sweep
+from trainer.loop.results import (
+    PointResult,
+    Prediction,
+    head_file_of,
+    ridge_beside,
+    scores_of,
+    write_oof,
+)
+from trainer.loop.runs import ALL_FILE, RunFolder
+from trainer.score.metrics import MASSES, constrained, in_targets_order
+
+WARM_S = 2.0
+"""A first fit imports its library; one that takes longer than this is not timed again."""
+
+
+@dataclass
+class Fits:
+    """What the fits of a point came to so far, its splits in order."""
+
+    raw_VRN5: np.ndarray
+    """Raw masses of what is held out, NaN where nobody has predicted yet."""
+    files: dict[str, int] = field(default_factory=dict)
+    """CRC-32C of each head's file."""
+    spaces: list[list[str]] = field(default_factory=list)
+    """Of each fit, the space that it chose for each of MASSES; of no fit if its kind chooses
+    none."""
+    n_done: int = 0
+    failure: str | None = None
+
+    @property
+    def n_by_space(self) -> dict[str, dict[str, int]] | None:
+        """How many fits chose each space, by target; None if none chose."""
+        if not self.spaces:
+            return None
+        by_target = zip(MASSES, zip(*self.spaces, strict=True), strict=True)
+        return {target: dict(Counter(chosen).most_common()) for target, chosen in by_target}
+
+
+class FitNote:
+    """The fits of one point on disk, in a file that appears whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save(self, fits: Fits, identity: Identity) -> None:
+        """InputError if it cannot be written."""
+        about = {name: value for name, value in vars(fits).items() if name != "raw_VRN5"}
+        text = identity.to_json()
+        state = {
+            "raw": torch.from_numpy(fits.raw_VRN5),
+            # as a tensor, so that the checksum sees a flipped bit
+            "about": torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8),
+        }
+        self.path.parent.mkdir(exist_ok=True)
+        try:
+            with appears_whole(self.path) as partial:
+                crc = checksum(sorted(state.items()), text)
+                save_tensors(state, partial, {"crc32c": crc, "identity": text})
+        except (OSError, SafetensorError) as err:
+            raise InputError(
+                f"{self.path}: cannot be written ({err}); make room, then --resume the sweep"
+            ) from err
+
+    def check(self, identity: Identity) -> None:
+        """MismatchError if it is of other settings, or of other labels, folds or tokens."""
+        self.load(identity)
+
+    def load(self, identity: Identity) -> Fits | None:
+        """What was noted; None if nothing was, or it is damaged: then all is fitted again."""
+        try:
+            with opened(self.path) as file:
+                metadata = whole_metadata(file)
+                if not check_identity(self.path, metadata, identity):
+                    return None
+                about = json.loads(file.get_tensor("about").numpy().tobytes())
+                return Fits(file.get_tensor("raw").numpy().copy(), **about)
+        except MismatchError:
+            raise
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def close_regressor(
+    sweep: Sweep,
+    p: int,
+    run: RunFolder,
+    note: FitNote,
+    after_each: Callable[[], object] = lambda: None,
+) -> PointResult:
+    """Fit a point's regressor in every split, save it, predict what is held out under TTA views.
+
+    One that cannot be fitted has failed, as a head whose loss diverged has: the other points go on.
+    after_each : called once a split, for those too that an earlier call fitted.
+    """
+    config = sweep.config.points[p]
+    run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
+    fits = _fit_splits(sweep, p, run, note, after_each)
+
+    views = _views(sweep)
+    raw_RN5 = np.mean([fits.raw_VRN5[views.index(view)] for view in sweep.views], 0)
+    prediction = Prediction(raw_RN5, None, config, [])
+    own_RN5 = constrained(fits.raw_VRN5[views.index(0)], config.inference.constraints)
+    errors_Q = squared_errors(in_targets_order(sweep.data.truth_N5), own_RN5, sweep.splits)
+    failure = fits.failure
+    if failure is None and not np.isfinite(errors_Q).all():
+        failure = (
+            "it predicts masses that are not finite; choose another loss.space, "
+            "or leave the kind out"
+        )
+    blank = np.zeros(len(sweep.splits), int)
+    result = PointResult(
+        p,
+        sweep.config.names[p],
+        config,
+        {"last": prediction},
+        errors_Q[None],
+        blank,
+        blank - 1,
+        failure,
+        fits.n_by_space,
+    )
+    run.log({"epoch": 0, "score": scores_of(sweep, prediction.masses_RN5).mean})
+    write_oof(sweep, result, run)
+    return result
+
+
+def _fit_splits(
+    sweep: Sweep, p: int, run: RunFolder, note: FitNote, after_each: Callable[[], object]
+) -> Fits:
+    """The fits of a point, those that are noted as they are, the others made, saved and noted.
+
+    Whatever stops it, what was fitted so far is noted.
+    """
+    config = sweep.config.points[p]
+    regressor, _ = of_config(config)
+    identity = Identity.of(sweep, [p])
+    fits = note.load(identity)
+    if fits is None or not _are_whole(fits.files, run):
+        blank_RN5 = blank_masses(sweep.data, sweep.splits)
+        fits = Fits(np.stack([blank_RN5 for _ in _views(sweep)]))
+    for _ in range(fits.n_done):
+        after_each()
+    left = sweep.splits[fits.n_done :]
+    if fits.failure or not left:
+        return fits
+
+    each_fit = fit_each(sweep.data, sweep.folds, left, config, _views(sweep))
+    try:
+        for split, (state, raw_Vn5) in zip(left, each_fit, strict=True):
+            if state is not None:
+                file = head_file_of(sweep, "last", split)
+                run.save_head(file, _tensors(state))
+                fits.files[file] = _crc32c(run, file)
+                if spaces := regressor.spaces_of(state):
+                    fits.spaces.append(spaces)
+            fits.raw_VRN5[:, split.repeat, split.val_N] = raw_Vn5
+            fits.n_done += 1
+            after_each()
+    except InputError as err:
+        fits.failure = str(err)
+        fits.raw_VRN5[:] = np.nan
+    finally:
+        note.save(fits, identity)
+    return fits
+
+
+@dataclass(frozen=True)
+class FitTime:
+    """What the fits of a kind on so many features cost."""
+
+    kind: str
+    n_fits: int
+    one_s: float
+
+
+def time_fits(sweep: Sweep) -> list[FitTime]:
+    """Time one fit of each kind here, on the split that trains on most images.
+
+    The ridge beside the board is counted in; what cannot be fitted takes no time.
+    """
+    points = [point for point in sweep.config.points if not kinds.load(point.head.kind).trained]
+    with suppress(InputError):
+        points.append(ridge_beside(sweep))
+    alike: dict[tuple[str, int], list[PointConfig]] = {}
+    for point in points:
+        alike.setdefault((point.head.kind, len(point.head.features)), []).append(point)
+
+    largest = max(sweep.splits, key=lambda split: len(split.train_N))
+    times = []
+    for (kind, _), (point, *others) in alike.items():
+        one_s = 0.0
+        for _ in range(2):
+            start = time.monotonic()
+            with suppress(InputError):
+                fit_splits(sweep.data, sweep.folds, [largest], point, sweep.views)
+            one_s = time.monotonic() - start
+            if one_s > WARM_S:
+                break
+        times.append(FitTime(kind, (1 + len(others)) * len(sweep.splits), one_s))
+    return times
+
+
+def save_regressor(sweep: Sweep, p: int, run: RunFolder) -> None:
+    """Fit a point's regressor on every image and save it."""
+    run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
+    states, _ = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])
+    (state,) = states
+    run.save_head(ALL_FILE.format(which="last"), _tensors(state))
+
+
+def _views(sweep: Sweep) -> list[int]:
+    """What is predicted: the views of the score, and view 0, whose errors are compared with those
+    of a bank."""
+    return sorted({0, *sweep.views})
+
+
+def _are_whole(files: Mapping[str, int], run: RunFolder) -> bool:
+    """Whether heads that were noted are there as they were saved."""
+    with suppress(OSError):
+        return all(_crc32c(run, file) == crc for file, crc in files.items())
+    return False
+
+
+def _crc32c(run: RunFolder, file: str) -> int:
+    return crc32c((run.path / "weights" / file).read_bytes())
+
+
+def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.tensor(array) for name, array in state.items()}
