@@ -1,15 +1,21 @@
 """trainer.loop.fits: what was fitted is not fitted again, and a stop is acted on within a fit."""
 
+import json
+from collections import Counter
+
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from sweeps import config
 
 from featurestore.errors import InputError
 from trainer.heads import kinds
 from trainer.heads.regressor import Regressor
+from trainer.heads.spaces import SPACES
 from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import SweepFolder
 from trainer.loop.sweep import run_sweep
+from trainer.score.metrics import MASSES
 
 KINDS = "[ridge, hist_gbdt, pls]"
 N_FITS = 3 * 4  # splits of each point, and of the ridge beside them
@@ -98,6 +104,42 @@ def test_what_is_lost_is_fitted_again(given, tmp_path, count, harm, monkeypatch)
     count["fits"] = 0
     resume_sweep(folder, progress=False)
     assert count["fits"] == 3 + 3 and files_of(folder) == before  # beside the board, and the point
+
+
+def test_the_board_tells_which_spaces_were_chosen(tmp_path, store, count):
+    given = config(tmp_path, store, kind="[ridge]", lr="[1e-2]", space="[chosen, average]")
+    folder = run_sweep(given, tmp_path / "whole", "cpu", progress=False).path
+    summary = json.loads((folder / "summary.json").read_text())
+    points = {point["name"]: point for point in summary["points"]}
+    name = "001_tiny__kind-ridge__space-chosen"
+    assert ["spaces" in point for point in points.values()].count(True) == 1
+    chosen = points[name]["spaces"]
+
+    # as the shares in the saved files say
+    heads = [load_file(file) for file in folder.glob(f"{name}/weights/last_*")]
+    assert len(heads) == 3 and list(chosen) == list(MASSES)
+    for k, mass in enumerate(MASSES):
+        shares = [[head[f"{space}_MK"][:, k].sum() for space in SPACES] for head in heads]
+        singles = [
+            space for share in shares for space, s in zip(SPACES, share, strict=True) if s == 1
+        ]
+        n_average = sum(max(share) == 0.5 for share in shares)
+        counted = Counter(singles) + Counter(average=n_average)
+        assert chosen[mass] == dict(counted)
+    (note,) = [note for note in summary["notes"] if "spaces that 3 fits chose" in note]
+    space, n = next(iter(chosen["GDM_g"].items()))
+    assert note.startswith(f"{name}: ") and f"; GDM_g {space} {n}" in note
+
+    # and after a resume, which fits nothing again
+    count.update(fits=0, stop_at=3 + 3 + 2)
+    with pytest.raises(Stop):
+        run_sweep(given, tmp_path / "stopped", "cpu", progress=False)
+    (stopped,) = (tmp_path / "stopped").iterdir()
+    resume_sweep(stopped, progress=False)
+    again = json.loads((stopped / "summary.json").read_text())
+    assert [p.get("spaces") for p in again["points"]] == [
+        p.get("spaces") for p in summary["points"]
+    ]
 
 
 def test_fits_have_a_bar(given, tmp_path, capsys):

@@ -23,7 +23,7 @@ from trainer.loop.runs import SUMMARY, SweepFolder, SweepResult
 from trainer.score.metrics import in_targets_order
 from trainer.score.postprocess import judge, rules_of
 
-MOST_NOTED = 10  # failed points, one a note
+MOST_NOTED = 10  # failed points, and those that chose spaces, one a note
 MOST_PAIRED = 64  # points whose pairs are compared, from the top: 2016 pairs
 
 
@@ -181,8 +181,10 @@ def _as_json(
 ) -> dict:
     names = [f"r{s.repeat:02d}_fold{s.fold}" for s in sweep.splits]
     steps = dict(zip(names, result.failed_Q.tolist(), strict=True))
+    spaces = {} if result.n_by_space is None else {"spaces": result.n_by_space}
     return {
         "name": result.name,
+        **spaces,
         "best_epoch_Q": result.best_epoch_Q.tolist(),
         "vs_best": vars(versus),
         "failed": result.failure,
@@ -264,7 +266,19 @@ def _notes(
             f"{honest['epoch']:.4f})"
         )
     notes += failed
+    choosing = [r for r in results if r.n_by_space]
+    notes += [_spaces_note(r) for r in choosing[:MOST_NOTED]]
     if judged:
         scores = ", ".join(f"{name} {value:.4f}" for name, value in judged.items())
         notes.append(f"post-processing: {scores}")
     return notes
+
+
+def _spaces_note(result: PointResult) -> str:
+    """How often a point's fits chose each space, for every mass."""
+    n_fits = sum(next(iter(result.n_by_space.values())).values())
+    chosen = []
+    for mass, n_by_space in result.n_by_space.items():
+        counts = ", ".join(f"{space} {n}" for space, n in n_by_space.items())
+        chosen.append(f"{mass} {counts}")
+    return f"{result.name}: spaces that {n_fits} fits chose: {'; '.join(chosen)}"
