@@ -32,7 +32,8 @@ def create_app(
     """
     metrics = Metrics()
     middleware = [Middleware(Counting, metrics), Middleware(Guard, token=token, hosts=hosts)]
-    computed = _computed()
+    # what is computed, decoded or made into tables; all else is read and sent as it is
+    computed = [*stores.computed_routes(), *images.routes(), *sweeps.routes()]
     if relay is not None:
         metrics.registry.register(relay)
         computed = [relay.through(route) for route in computed]
@@ -45,6 +46,7 @@ def create_app(
             HTTPException: _refuse,
         },
     )
+    # a redirection would name the host as the server knows it, which a proxy may have changed
     app.router.redirect_slashes = False
     app.state.library = library
     app.state.metrics = metrics
@@ -67,12 +69,8 @@ def _read() -> list[BaseRoute]:
     ]
 
 
-def _computed() -> list[Route]:
-    """What is computed, decoded or made into tables."""
-    return [*stores.computed_routes(), *images.routes(), *sweeps.routes()]
-
-
 def _answer(request: Request, err: ServiceError) -> Response:
+    # the answer hides paths and causes; who runs the server needs them
     if err.__cause__ and err.status == 500 or err.kind == "store-gone":
         log.say(f"{request.scope['path']}: {err.__cause__}")
     return err.answer()

@@ -81,11 +81,10 @@ class Served:
             found = {path: os.stat(path) for path in layout.sizes}
         except OSError:
             return True
-        if any(
-            (each.st_dev, each.st_ino) != layout.inodes[path] or each.st_size != layout.sizes[path]
-            for path, each in found.items()
-        ):
-            return True
+        for path, each in found.items():
+            is_same_file = (each.st_dev, each.st_ino) == layout.inodes[path]
+            if not is_same_file or each.st_size != layout.sizes[path]:
+                return True
         try:
             return int(self._opened.store.array("metadata_crc32c")[0]) != self._metadata
         except StoreDamaged:  # it went just now
@@ -117,9 +116,8 @@ class Served:
         store = FeatureStore(Pread.open(self.path))
         files = ";".join(f"{dev}:{ino}" for dev, ino in store.layout.inodes.values())
         metadata = int(store.array("metadata_crc32c")[0])
-        generation = hashlib.sha256(
-            f"{store.spec.fingerprint};{metadata};{files}".encode()
-        ).hexdigest()[:16]
+        what = f"{store.spec.fingerprint};{metadata};{files}"
+        generation = hashlib.sha256(what.encode()).hexdigest()[:16]
         self._metadata, self._written = metadata, ()
         return Opened(self.name, store, generation, generation)
 
@@ -136,13 +134,13 @@ class Served:
         written = tuple(os.stat(path).st_mtime_ns for path in arrays.values())
         if written == self._written:
             return
-        state = (
-            f"{self._opened.generation}-{crc32c(*(store.array(name)[:] for name in arrays)):08x}"
-        )
+        crc = crc32c(*(store.array(name)[:] for name in arrays))
+        state = f"{self._opened.generation}-{crc:08x}"
         if state != self._opened.state:
             # another reader of the same files: who works with this one keeps its catalog
             anew = FeatureStore(store.source, store.check, store.seals)
             self._opened = replace(self._opened, store=anew, state=state)
+        # () matches no time stamps: look again at the next request
         self._written = written if time.time_ns() - max(written) > SETTLED_S * 1e9 else ()
 
 
@@ -195,6 +193,7 @@ class Library:
         known |= {str(path): name for name, path in self.sweep_folders.items()} | (
             {str(self.data): "data"} if self.data else {}
         )
+        # the longest first: a store may lie below a sweep's folder
         for path in sorted(known, key=len, reverse=True):
             if path != "/":
                 text = re.sub(

@@ -64,7 +64,7 @@ class Relay:
             ]
         )
         self.n_now = self.n_starts = 0
-        self.turn = asyncio.Lock()
+        self.turn = asyncio.Lock()  # of a request that begins, see _Relayed
         self._start()
 
     @property
@@ -122,15 +122,9 @@ class Relay:
         with theirs:
             # a new interpreter, for a fork shares locks with our threads; a process group of its
             # own: ^C is for us
-            command = [
-                sys.executable,
-                "-P",
-                "-c",
-                START,
-                str(ROOT),
-                str(theirs.fileno()),
-                self._served,
-            ]
+            arguments = [str(ROOT), str(theirs.fileno()), self._served]
+            command = [sys.executable, "-P", "-c", START, *arguments]
+            # who may ask is decided here; the token must not stand in /proc of another process
             environment = {name: value for name, value in os.environ.items() if name != TOKEN}
             if not any(environment.get(name) for name in ASKED):
                 # BLAS takes the cores of the machine, whatever the quota
@@ -165,7 +159,9 @@ class Relay:
         self.close()
         if time.monotonic() < self._started + PAUSE_S:
             raise _ended()
-        log.say(f"the worker ended ({_end_of(self._process.returncode)}) and is started again")
+        code = self._process.returncode
+        end = f"signal {-code}" if code < 0 else f"exit code {code}"
+        log.say(f"the worker ended ({end}) and is started again")
         try:
             self._start()
         except (OSError, NoThreadError) as err:
@@ -205,7 +201,16 @@ class _Relayed(StreamingResponse):
         try:
             with self._relay.connect() as connection:
                 async for event in _events(self._scope, connection):
-                    await send(_message_of(event))
+                    if isinstance(event, h11.Response):
+                        headers = [(name, text) for name, text in event.headers if name not in HOP]
+                        message = {"type": "http.response.start", "status": event.status_code}
+                        message["headers"] = headers
+                    else:
+                        has_data = isinstance(event, h11.Data)  # else EndOfMessage
+                        body = bytes(event.data) if has_data else b""
+                        message = {"type": "http.response.body", "body": body}
+                        message["more_body"] = has_data
+                    await send(message)
                     begun = True
         except _Ended as err:
             raise BiomassError("the worker's answer ended early") if begun else _ended() from err
@@ -236,26 +241,9 @@ async def _events(scope: Scope, connection: socket.socket) -> AsyncIterator[h11.
         raise _Ended from err
 
 
-def _message_of(event: h11.Event) -> dict:
-    """An event of the worker's answer as ASGI has it."""
-    if isinstance(event, h11.Response):
-        headers = [(name, value) for name, value in event.headers if name not in HOP]
-        return {"type": "http.response.start", "status": event.status_code, "headers": headers}
-    more = isinstance(event, h11.Data)
-    return {
-        "type": "http.response.body",
-        "body": bytes(event.data) if more else b"",
-        "more_body": more,
-    }
-
-
 def _busy(message: str) -> ServiceError:
     return ServiceError("busy", message, "ask again in some seconds")
 
 
 def _ended() -> ServiceError:
     return _busy("the worker, which computes answers, has ended and is started again")
-
-
-def _end_of(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -84,6 +84,7 @@ class Archive:
         scheme = Scheme(attributes["codec"], spec, count_images(path))
         for array in scheme.arrays:
             check_array(path, array, scheme)
+        # zarr would follow them
         links = [str(each) for each in path.rglob("*") if each.is_symlink()]
         if links:
             raise StoreDamaged(
@@ -135,7 +136,13 @@ class Archive:
         small = self._small_arrays(image)
         patches = None
         if self.spec.has_patches:
-            patches = self._stored_patches(image)
+            try:
+                patches = self._read("patches", image)
+            except StoreDamaged:
+                # which view it is: each lies in a chunk of its own
+                for view, name in enumerate(self.spec.tokens.view_names):
+                    self._read("patches", (image, view), f" of {self._name(image)}, view {name!r}")
+                raise
             if self.codec == "int8":
                 patches = dequantised(patches, small["patches_scale"])
         rows = ImageRows(
@@ -163,16 +170,6 @@ class Archive:
             names = [array.name for array in self._scheme.arrays if array.name in BLOCK_NAMES]
             self._block = number, {name: self._read(name, span, what) for name in names}
         return {name: values[image % size] for name, values in self._block[1].items()}
-
-    def _stored_patches(self, image: int) -> np.ndarray:
-        """(V, T, P, D) as archived: float16 or int8."""
-        try:
-            return self._read("patches", image)
-        except StoreDamaged:
-            # which view it is
-            for view, name in enumerate(self.spec.tokens.view_names):
-                self._read("patches", (image, view), f" of {self._name(image)}, view {name!r}")
-            raise
 
     def _check(self, image: int, rows: ImageRows) -> None:
         wrong = np.flatnonzero(row_crcs(rows) != self._crc_NV[image])

@@ -91,6 +91,7 @@ def _cell_lines(a: Reader, b: Reader) -> Iterator[str]:
     both = one.index.intersection(other.index, sort=False)
     for name in one.columns.intersection(other.columns, sort=False):
         x, y = one.loc[both, name], other.loc[both, name]
+        # an empty cell is NaN, which does not equal itself
         differs = ((x != y) & ~(x.isna() & y.isna())).to_numpy()
         if differs.any():
             pairs = zip(both[differs], x[differs].tolist(), y[differs].tolist(), strict=True)
@@ -113,7 +114,17 @@ def _row_lines(a: Reader, b: Reader, tokens: bool) -> Iterator[str]:
     for m, k in np.argwhere(differs_MW):
         row = f"{a.catalog['image_id'][i_M[m]]}, {a.view_names[v_W[k]]}"
         if tokens:
-            row += _apart(a, b, (i_M[m], v_W[k]), (j_M[m], w_W[k]))
+            name = "patches" if a.spec.has_patches else "cls"
+            array_a = a.patches if a.spec.has_patches else a.array("cls")
+            array_b = b.patches if b.spec.has_patches else b.array("cls")
+            # float16 would overflow in squares
+            x = np.asarray(array_a[int(i_M[m]), int(v_W[k])], np.float32)
+            y = np.asarray(array_b[int(j_M[m]), int(w_W[k])], np.float32)
+            apart = np.abs(x - y)
+            row += (
+                f": {name} at most {apart.max():.3g} apart, root mean square "
+                f"{np.sqrt(np.mean(apart**2)):.3g} of {np.sqrt(np.mean(x**2)):.3g}"
+            )
         rows.append(row)
     if rows:
         yield f"rows: {len(rows)} of {differs_MW.size} have other bytes:{list_some(rows, MOST)}"
@@ -139,17 +150,3 @@ def _row_shape(store: Reader) -> list[tuple]:
         for array in store.spec.arrays(1)
         if "view" in array.dims[1:2]
     ]
-
-
-def _apart(a: Reader, b: Reader, one: tuple[int, int], other: tuple[int, int]) -> str:
-    """How far the tokens of two rows are apart."""
-    name = "patches" if a.spec.has_patches else "cls"
-    array_a = a.patches if a.spec.has_patches else a.array("cls")
-    array_b = b.patches if b.spec.has_patches else b.array("cls")
-    x = np.asarray(array_a[int(one[0]), int(one[1])], np.float32)
-    y = np.asarray(array_b[int(other[0]), int(other[1])], np.float32)
-    apart = np.abs(x - y)
-    return (
-        f": {name} at most {apart.max():.3g} apart, root mean square "
-        f"{np.sqrt(np.mean(apart**2)):.3g} of {np.sqrt(np.mean(x**2)):.3g}"
-    )

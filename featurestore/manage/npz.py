@@ -122,7 +122,13 @@ def import_npz(
     names = zip(frame["image_id"], named["image_id"], strict=True)
     files = {image_id: files[name] for image_id, name in names}
 
-    photographs = _photographs(frame, data, allow_outside)
+    photographs = {}
+    if data:
+        paths = find_photographs(frame, data, allow_outside, missing=True, allow="--allow-outside")
+        if any(path.is_file() for path in paths):
+            # where there are some, a missing one is an error, which this says
+            paths = find_photographs(frame, data, allow_outside)
+            photographs = dict(zip(frame["image_id"], paths, strict=True))
     size = check_photographs(list(photographs.values()), crop) if photographs else None
     if bits is None:
         remark = dark_remark(photographs.values(), "import")
@@ -175,16 +181,6 @@ def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataF
     return frame
 
 
-def _photographs(frame: pd.DataFrame, data: Path | None, allow_outside: bool) -> dict[str, Path]:
-    """Photograph of each image, by id, if they are there; InputError if only some of them are."""
-    if data is None:
-        return {}
-    paths = find_photographs(frame, data, allow_outside, missing=True, allow="--allow-outside")
-    if not any(path.is_file() for path in paths):
-        return {}
-    return dict(zip(frame["image_id"], find_photographs(frame, data, allow_outside), strict=True))
-
-
 def _views(text: str | None, n_views: int) -> tuple[ViewSpec, ...]:
     """The files' views in order; only ours, and imported_NN, can be named."""
     known = [view.name for view in VIEWS[:4]] + [f"imported_{v:02d}" for v in range(4, n_views)]
@@ -219,6 +215,7 @@ def _token_spec(
             f"crop {crop!r}: such files hold one tile a view; give squash, or whole with --data "
             "and --image-size"
         )
+    # of a square tile, as earlier experiments had them: as many patches along as down
     image_size = image_size or math.isqrt(n_patches) * patch_size_of(model)
     options = {
         "crop": crop,
@@ -288,7 +285,7 @@ def _fill(file: Path, view: int, rows: ImageRows) -> ErrorTally:
     with opened(file) as arrays:
         for key, half_TXD in halves_TXD.items():
             values = read_values(file, arrays, key, half_TXD[0].shape)
-            half_TXD[0] = values
+            half_TXD[0] = values  # rounds to float16, in place in the row
             exact = torch.from_numpy(values.astype(np.float32, copy=False))
             tally.add(exact, torch.from_numpy(half_TXD[0]))
     cls_TD = torch.from_numpy(rows.cls_VTD[view])

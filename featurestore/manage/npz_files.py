@@ -14,6 +14,7 @@ from featurestore.errors import InputError, list_some
 KEY = re.compile(r"(cls|patches)_(0|[1-9]\d*)\.npy", re.ASCII)
 
 
+# what numpy, zipfile and zlib raise for files that are cut or not what they say
 READ_ERRORS = (
     OSError,
     ValueError,
@@ -23,8 +24,6 @@ READ_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-
-
 LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -39,7 +38,11 @@ def check_files(folder: Path, files: Sequence[Path]) -> tuple[int, int, int]:
     for file in files:
         try:
             shapes = _shapes(file)
-            _check_keys(shapes)
+            n_views = max(1, -(-len(shapes) // 2))
+            keys = {f"{kind}_{view}" for kind in ("cls", "patches") for view in range(n_views)}
+            if missing := sorted(keys - shapes.keys()):
+                has = ", ".join(sorted(shapes)[:5]) or "no tokens"
+                raise ValueError(f"lacks {', '.join(missing[:5])}; has {has}")
             _check_shapes(shapes, expected or shapes)
             expected = expected or shapes  # once it has passed
         except READ_ERRORS as err:
@@ -66,6 +69,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
             with archive.open(member) as stream:
                 shape, dtype = _read_header(stream, key)
                 n_bytes = stream.tell() + math.prod(shape) * dtype.itemsize
+            # numpy would take whatever a header says, and make room for it
             if member.file_size != n_bytes:
                 raise ValueError(
                     f"{key} unpacks to {member.file_size} bytes, its header says {n_bytes}"
@@ -83,18 +87,10 @@ def _read_header(stream, key: str) -> tuple[tuple[int, ...], np.dtype]:
     if magic not in readers:
         raise ValueError(f"{key}: npy version {magic}, expected 1.0 or 2.0")
     shape, _, dtype = readers[magic](stream)
+    # not long double, which other machines read otherwise
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise ValueError(f"{key}: dtype {dtype}, expected float16, float32 or float64")
     return shape, dtype
-
-
-def _check_keys(shapes: dict[str, tuple[int, ...]]) -> None:
-    n_views = max(1, -(-len(shapes) // 2))
-    keys = {f"{kind}_{view}" for kind in ("cls", "patches") for view in range(n_views)}
-    if missing := sorted(keys - shapes.keys()):
-        raise ValueError(
-            f"lacks {', '.join(missing[:5])}; has {', '.join(sorted(shapes)[:5]) or 'no tokens'}"
-        )
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:

@@ -90,11 +90,17 @@ class Selection:
         cls = np.ascontiguousarray(rows.cls_VTD[self.views][..., channels])
         pooled = np.ascontiguousarray(rows.pooled_VT5D[self.views][..., channels])
         patches = None
+        # also to leave patches out, where statistics are taken of them
         if self.patches or not has_all_layers:
             patches = np.ascontiguousarray(rows.patches_VTPD[self.views][..., channels])
         stats = rows.stats_VS[self.views]
         if not has_all_layers:
-            stats = np.stack([_stats(*row) for row in zip(cls, patches, strict=True)])
+            # as a build takes them: of vectors that are pooled anew, before any rounding
+            rows_of_stats = []
+            for cls_TD, patches_TPD in zip(map(torch.from_numpy, cls), patches, strict=True):
+                tokens_TPD = torch.from_numpy(patches_TPD)
+                rows_of_stats.append(row_stats(cls_TD, tokens_TPD, pool(tokens_TPD)).numpy())
+            stats = np.stack(rows_of_stats)
         return replace(
             rows,
             cls_VTD=cls,
@@ -102,9 +108,3 @@ class Selection:
             stats_VS=stats,
             patches_VTPD=patches if self.patches else None,
         )
-
-
-def _stats(cls_TD: np.ndarray, patches_TPD: np.ndarray) -> np.ndarray:
-    """(S,) of a row, as a build takes them: of vectors pooled anew, before any rounding."""
-    cls, patches = torch.from_numpy(cls_TD), torch.from_numpy(patches_TPD)
-    return row_stats(cls, patches, pool(patches)).numpy()

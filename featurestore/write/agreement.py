@@ -59,6 +59,7 @@ def check_labels(store: Reader, frame: pd.DataFrame) -> None:
         )
     kinds = {column.name: column.kind for column in store.spec.columns}
     for name in frame.columns.drop("image_id"):
+        # a column without values is of no kind: pandas takes it for numbers
         kind = "number" if pd.api.types.is_numeric_dtype(frame[name]) else "text"
         if kind != kinds[name] and not frame[name].isna().all():
             raise MismatchError(

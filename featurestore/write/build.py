@@ -169,6 +169,7 @@ def build_images(
 
     with bar, Pool(1) as writing:
         photographs = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed)
+        # one thread writes image k while the backbone works on image k + 1, in turns of buffers
         for done, (image, photograph) in enumerate(photographs):
             there = known(image, photograph.facts["sha256"]) if known else {}
             buffer = buffers[done % N_BUFFERS]

@@ -9,7 +9,7 @@ from featurestore.disk import durable
 from featurestore.errors import InputError
 from featurestore.format.spec import OWN_COLUMNS, Column, StoreSpec
 
-STATUS_WIDTH = 16
+STATUS_WIDTH = 16  # bytes; the longest of today's statuses takes seven
 
 
 def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ...]:

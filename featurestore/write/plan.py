@@ -94,7 +94,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
 
 def _peak_bytes() -> int:
     """The most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in kB
 
 
 def _time_view(prepared: PreparedBuild) -> float:
@@ -104,6 +104,7 @@ def _time_view(prepared: PreparedBuild) -> float:
     """
     path = next(path for path in prepared.paths if path not in prepared.unusable)
     photograph, view_s = decode(path, prepared.backbone.crop), 0.0
+    # the first pass warms up (CUDA loads its kernels), and counts only where it is slow anyhow
     for _ in range(2):
         start = time.perf_counter()
         prepared.backbone.tokens(photograph.tiles_THW3, "plan", prepared.backbone.spec.views[0])

@@ -30,7 +30,7 @@ from featurestore.read.open import open_reader
 from featurestore.write.columns import catalog_columns
 from featurestore.write.config import BuildConfig
 
-THUMB_SIDE = 192
+THUMB_SIDE = 192  # pixels of a thumbnail's long side
 
 
 CHECKED_BY = "simplejpeg"
@@ -71,6 +71,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     is_sealed = frame["image_id"].isin(sealed)
     todo = [path for path, is_done in zip(paths, is_sealed, strict=True) if not is_done]
     done = [path for path, is_done in zip(paths, is_sealed, strict=True) if is_done]
+    # with nothing to do one photograph is looked at all the same: its size makes the spec
     size, unusable = find_unusable(todo or paths[:1], config.crop, config.skip_missing)
     if spec and CHECKED_BY not in spec.made_by:  # a newer store took no damaged photograph
         warn_of_all_sealed(done)
@@ -85,7 +86,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
         width, height = spec.tokens.tile_width, spec.tokens.tile_height
     backbone = _load(config, spec, width / height, save)
     n_pending = len(todo) - len(unusable)
-    if n_pending:
+    if n_pending:  # else the backbone has nothing to do
         backbone.try_out()
     spec = _store_spec(config, backbone, frame, width, height)
     return PreparedBuild(frame, paths, unusable, backbone, spec, n_pending)

@@ -92,11 +92,18 @@ class StoreWriter:
             for name, value in arrays.items():
                 self._write(name, image, value)
             if has_patches:
-                self._write_patches(image, rows.patches_VTPD, patch_crc_V)
+                extent = self._layout.extents["patches"]
+                for view, row in enumerate(rows.patches_VTPD):
+                    path, offset, _ = extent.locate_row(image, view)
+                    parts = [row]
+                    if extent.row_crc:
+                        parts.append(patch_crc_V[view].to_bytes(4, "little"))
+                    durable.pwrite(self._fd(path), parts, offset)
             for column in self._layout.spec.columns:
                 if column.name in rows.facts:
                     cell = encode_column(column, [rows.facts[column.name]])
                     self._write_columns(image, {column.name: cell})
+            # of the bytes as they now are on disk: a seal vouches for what was written
             self._seals[image] = self._store.seals.expected(image, image + 1)[0]
 
     def skip(self, statuses: Mapping[int, str]) -> None:
@@ -105,6 +112,7 @@ class StoreWriter:
         with self._lock:
             for image, status in statuses.items():
                 cell = encode_column(column, [status])
+                # a build that changes nothing writes nothing
                 if self._store.array(column.node)[image].tobytes() != cell.tobytes():
                     self._write_columns(image, {"status": cell})
             self._sync()
@@ -197,6 +205,7 @@ class StoreWriter:
     def _release(self, places: np.ndarray) -> None:
         """Free unsealed places at the end of the catalog; the others get the status `dropped`."""
         left = places.tolist()
+        # one at a time, the last first: a crash in between leaves no hole in the catalog
         while left and left[-1] == self._store.n_images - 1:
             path, offset, n_bytes = self._layout.extents["catalog/image_id"].locate(left.pop())
             durable.pwrite(self._fd(path), [bytes(n_bytes)], offset)
@@ -248,15 +257,6 @@ class StoreWriter:
     def _write(self, name: str, image: int, value: np.ndarray) -> None:
         path, offset, _ = self._layout.extents[name].locate(image)
         durable.pwrite(self._fd(path), [np.ascontiguousarray(value)], offset)
-
-    def _write_patches(self, image: int, patches_VTPD: np.ndarray, crc_V: list[int]) -> None:
-        extent = self._layout.extents["patches"]
-        for view, row in enumerate(patches_VTPD):
-            path, offset, _ = extent.locate_row(image, view)
-            parts = [row]
-            if extent.row_crc:
-                parts.append(crc_V[view].to_bytes(4, "little"))
-            durable.pwrite(self._fd(path), parts, offset)
 
     def _fd(self, path: Path) -> int:
         if path not in self._fds:

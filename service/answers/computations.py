@@ -64,6 +64,7 @@ class Computations:
         return result
 
     def _begin(self, key: Hashable, function: Callable[[], Any]) -> None:
+        # refused rather than queued without end: the client hears at once, and may ask again
         most = SLOTS + WAITING
         if self.n_running >= most:
             raise ServiceError(

@@ -75,7 +75,9 @@ def file_etag(opened: Opened, *paths: Path) -> str:
             f"{err.filename}: gone since the store was opened; restore it or build the store again"
         ) from err
     settled = time.time_ns() - written > SETTLED_S * 1e9
-    return f'"{opened.generation}-{written:x}{"" if settled else "-" + secrets.token_hex(4)}"'
+    # a file may be written again within the same tick of the clock: such bytes match nothing
+    unsettled = "" if settled else f"-{secrets.token_hex(4)}"
+    return f'"{opened.generation}-{written:x}{unsettled}"'
 
 
 class BytesResponse(Response):
@@ -84,9 +86,9 @@ class BytesResponse(Response):
     No byte is read before the answer begins, none for HEAD, and no more than CHUNK_BYTES ahead of
     the client.
 
-    layout : of the store, which says whether a file is the one that was opened. etag : with its
-        quotes; of one URL the same
-    exactly as long as the bytes are. headers : further ones.
+    layout : of the store, which says whether a file is the one that was opened.
+    etag : with its quotes; of one URL the same exactly as long as the bytes are.
+    headers : further ones.
 
     Raises StoreDamaged if a file was replaced or cut before it begins. What is cut later ends the
     connection early.
@@ -114,6 +116,7 @@ class BytesResponse(Response):
 
         n_bytes = sum(map(length, self.pieces))
         ranges = None
+        # If-Range by strong comparison: bytes that changed since are sent whole
         if method == "GET" and request.get("if-range") in (None, self.etag):
             try:
                 ranges = requested_ranges(request.get("range"), n_bytes)
@@ -141,6 +144,7 @@ class BytesResponse(Response):
 
 def _matches(header: str | None, etag: str) -> bool:
     """Whether If-None-Match names the ETag, or any."""
+    # by weak comparison (RFC 9110, 13.1.2)
     given = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
     return given == ["*"] or etag in given
 

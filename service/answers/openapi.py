@@ -69,9 +69,9 @@ def described(
 
     answer : json, table (json or csv by `{format}`, its parameters are added), png, jpeg, html,
         text or bytes.
-    errors : kinds beside ANYWHERE and `bad-request`, see service.errors.STATUS. query : text and
-        JSON schema of each, and
-    True behind them if it must be there.
+    errors : kinds beside ANYWHERE and `bad-request`, see service.errors.STATUS.
+    query : text and JSON schema of each, and True behind them if it must be there.
+
     The first line of the endpoint's docstring becomes its summary.
     """
 
@@ -95,7 +95,7 @@ def openapi(routes: Sequence[BaseRoute], library: Library) -> dict[str, Any]:
     """The document of these routes; names of stores and sweeps stand in it as they are served."""
     try:
         ours = version(DISTRIBUTION)
-    except PackageNotFoundError:
+    except PackageNotFoundError:  # run from a checkout that is not installed
         ours = "0"
     described_routes = [route for route in routes if isinstance(route, Route)]
     paths = {

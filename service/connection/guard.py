@@ -18,9 +18,9 @@ from featurestore.errors import BiomassError
 from service import log
 from service.errors import ServiceError
 
-MOST_URL_BYTES = 8192
+MOST_URL_BYTES = 8192  # as nginx and Apache allow
 MOST_REQUESTS = 256  # under way at once; each may hold file_bytes.CHUNK_BYTES twice
-OPEN = ("/healthz",)
+OPEN = ("/healthz",)  # without a token: a monitor has none
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; object-src 'none'",
@@ -78,7 +78,15 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             _check_form(scope, headers)
-            self._check_host(headers)
+            # else a page of somebody else's could read us through a name that leads here (DNS
+            # rebinding)
+            given = headers.getlist("host")
+            if len(given) != 1 or _host_name(given[0]) not in self.hosts:
+                raise ServiceError(
+                    "bad-request",
+                    "this Host is not one the server answers for",
+                    "use the address it printed, or start it with --allow-host NAME",
+                )
             if scope["path"] in OPEN:
                 return None
             if self.token and (response := self._check_token(scope, headers)):
@@ -92,15 +100,6 @@ class Guard:
             response = err.answer()
             response.headers["Connection"] = "close"
             return response
-
-    def _check_host(self, headers: Headers) -> None:
-        given = headers.getlist("host")
-        if len(given) != 1 or _host_name(given[0]) not in self.hosts:
-            raise ServiceError(
-                "bad-request",
-                "this Host is not one the server answers for",
-                "use the address it printed, or start it with --allow-host NAME",
-            )
 
     def _check_token(self, scope: Scope, headers: Headers) -> Response | None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -141,6 +140,7 @@ class Guard:
         return response
 
     def _is_token(self, given: str) -> bool:
+        # in constant time: how long it takes must not tell how much of a guess was right
         return hmac.compare_digest(given.encode(errors="replace"), self.token.encode())
 
 

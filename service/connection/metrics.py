@@ -65,7 +65,7 @@ class Counting:
             return await self.app(scope, receive, send)
         metrics = self.metrics
         begun = time.perf_counter()
-        status = 500
+        status = 500  # unless an answer begins
 
         async def counted(message: Message) -> None:
             nonlocal status

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -78,13 +78,14 @@ class Cache:
     def use(self, image: int) -> int:
         """Number of the file that an image's patches lie in; it is the one that was used last."""
         file, _ = self._patches.locate_image(image)
-        self._used[file] = self._used.pop(file, 0)
+        self._used[file] = self._used.pop(file, 0)  # a dict keeps the order of insertion
         return file
 
     def begun(self, image: int, view: int) -> bool:
         """Whether something was written of a row; whether it is whole, its checksum says."""
         path, offset, n_bytes = self._patches.locate_row(image, view)
-        # not mapped: a hole may be in a tmpfs that is full
+        # the four bytes behind a row are its CRC-32C, zeros where nothing was written. Read, not
+        # mapped: a hole may be in a tmpfs that is full
         with _in_use(self.path), with_room(path, lambda: open(path, "rb", buffering=0)) as file:
             return any(os.pread(file.fileno(), 4, offset + n_bytes))
 
@@ -105,7 +106,7 @@ class Cache:
         emptied: list[int] = []
         while self._n_bytes + sum(n for _, n in self._others) + n_bytes > self._most_bytes:
             oldest = next((file for file, n in self._used.items() if n and file != kept), None)
-            if self._others:
+            if self._others:  # caches that nobody uses go before rows of this one
                 _drop(self._others.pop(0)[0])
             elif oldest is None:
                 break
@@ -158,9 +159,11 @@ class Cache:
         Returns the same as `write_row`.
         """
         extent, crc = self.layout.extents[name], 0
-        emptied = [] if name in self._sums else self._make_room(extent.array.n_bytes)
-        self._n_bytes += 0 if name in self._sums else extent.array.n_bytes
-        self._sums[name] = NO_SUM
+        emptied = []
+        if name not in self._sums:  # else its room is taken already
+            emptied = self._make_room(extent.array.n_bytes)
+            self._n_bytes += extent.array.n_bytes
+        self._sums[name] = NO_SUM  # until all of it is written
         self.unseal(range(self.layout.n))
         for offset, block in blocks:
             self._write(extent.paths[0], [block], extent.offset + offset)
@@ -193,7 +196,12 @@ class Cache:
         """
         if not self._complete:
             return
-        for path in self._files_of(self._complete):
+        # every file that holds something of these images
+        extents = self.layout.extents.items()
+        paths = {extent.paths[0] for name, extent in extents if name != "patches"}
+        if self._patches:
+            paths |= {self._patches.locate_row(image, 0)[0] for image in self._complete}
+        for path in paths:
             with open(path, "rb") as file:
                 datasync(file.fileno())
         path, _, _ = self.layout.extents["seal"].locate(0)
@@ -202,14 +210,6 @@ class Cache:
                 path, [np.array([seal], "<u4")], self.layout.extents["seal"].locate(image)[1]
             )
         self._complete.clear()
-
-    def _files_of(self, images: Mapping[int, int]) -> set[Path]:
-        paths = {
-            extent.paths[0] for name, extent in self.layout.extents.items() if name != "patches"
-        }
-        if self._patches:
-            paths |= {self._patches.locate_row(image, 0)[0] for image in images}
-        return paths
 
     def unseal(self, images: range) -> None:
         """Images of which something is about to go."""
@@ -278,15 +278,19 @@ def _opened(path: Path, spec: StoreSpec, n: int) -> Layout:
 
 def _others(root: Path, own: Path) -> list[tuple[Path, int]]:
     """Caches of other stores, and their bytes; that which was used least recently first."""
-    found = [
-        path
-        for path in Path(os.path.realpath(root)).iterdir()
-        if OURS.fullmatch(path.name) and path != own
-    ]
-    return [
-        (path, _tree_bytes(path))
-        for path in sorted(found, key=lambda path: _age(path.with_name(path.name + ".lock")))
-    ]
+
+    def used_ns(path: Path) -> int:
+        # a process writes its name into the lock when it takes a cache
+        lock = path.with_name(path.name + ".lock")
+        return lock.stat().st_mtime_ns if lock.exists() else 0
+
+    inside = Path(os.path.realpath(root)).iterdir()
+    found = [path for path in inside if OURS.fullmatch(path.name) and path != own]
+    others = []
+    for path in sorted(found, key=used_ns):
+        files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+        others.append((path, sum(map(_disk_bytes, files))))
+    return others
 
 
 def _drop(path: Path) -> None:
@@ -300,18 +304,9 @@ def _drop_files(path: Path) -> None:
     remove(path)
 
 
-def _age(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def _tree_bytes(path: Path) -> int:
-    return sum(
-        _disk_bytes(Path(folder) / name) for folder, _, names in os.walk(path) for name in names
-    )
-
-
 def _disk_bytes(path: Path) -> int:
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):  # another process may have removed it
+        # blocks, of 512 bytes whatever the file system: files are sparse, their size says nothing
         return os.stat(path).st_blocks * 512
     return 0
 

@@ -55,15 +55,20 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url, self.generation, self._reached = without_token(url), "", False
         token = token_for(self.url)
-        self._headers = {"Accept-Encoding": "identity"} | (
-            {"Authorization": f"Bearer {token}"} if token else {}
-        )
+        # http.client decodes nothing, and tokens would hardly compress
+        self._headers = {"Accept-Encoding": "identity"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
         self._idle: list[HTTPConnection] = []
         self._closed, self._lock = False, threading.Lock()
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        with self._lock:
             while self._idle:
                 self._idle.pop().close()
 
@@ -114,7 +119,7 @@ class Client:
                 "GET", urlsplit(self.url).path + path, headers=self._headers | headers
             )
             response = connection.getresponse()
-            self._reached = True
+            self._reached = True  # from here on failures may pass, and are tried again
             if response.status not in (200, 206):
                 raise self._error(response, path)
             self.check_generation(response.headers.get("X-Store-Generation", ""))
@@ -124,8 +129,16 @@ class Client:
             return whole
         except (OSError, HTTPException, UnicodeError) as err:
             # the server may have gone, and come back: they are all as old as this one
-            self._forget_idle()
-            raise _not_whole(err, response is not None) from err
+            self._close_idle()
+            why = _printable(str(err)).strip() or type(err).__name__
+            if response is None:
+                raise TryAgain(
+                    f"no answer ({why}); is `biomass store serve` running there, and the address "
+                    "right?"
+                ) from err
+            raise TryAgain(
+                f"an answer was cut ({why}); is the server being stopped, or the network failing?"
+            ) from err
         finally:
             if connection is not None:
                 connection.close()
@@ -140,6 +153,7 @@ class Client:
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = kind(parts.hostname, parts.port, timeout=CONNECT_S)
         connection.connect()
+        # one limit to find the server, another for each read of its answer
         connection.sock.settimeout(READ_S)
         return connection
 
@@ -153,11 +167,6 @@ class Client:
             else:
                 connection.close()
 
-    def _forget_idle(self) -> None:
-        with self._lock:
-            while self._idle:
-                self._idle.pop().close()
-
     def check_generation(self, generation: str) -> None:
         """MismatchError if an answer comes from other files than the first one did."""
         if generation and self.generation and generation != self.generation:
@@ -168,10 +177,9 @@ class Client:
         status, where = response.status, f"{self.url}{path}"
         kind, said = _said(response, where)
         if status == 503:
-            return TryAgain(
-                f"the server is not ready (503): {said}",
-                _seconds(response.headers.get("Retry-After", "")),
-            )
+            after = response.headers.get("Retry-After", "")  # a proxy may send a date instead
+            after_s = float(after) if after.isdecimal() else 0.0
+            return TryAgain(f"the server is not ready (503): {said}", after_s)
         if status == 401:
             # else the right one in the environment would not be asked next time
             forget_token(self.url)
@@ -200,21 +208,6 @@ class Client:
         if kind == "store-damaged":
             return StoreDamaged(f"{where}: {said}; see to the store on the server's machine")
         return InputError(f"{where}: refused ({status}): {said}")
-
-
-def _seconds(text: str) -> float:
-    return float(text) if text.isdecimal() else 0.0
-
-
-def _not_whole(err: Exception, begun: bool) -> TryAgain:
-    why = _printable(str(err)).strip() or type(err).__name__
-    if begun:
-        return TryAgain(
-            f"an answer was cut ({why}); is the server being stopped, or the network failing?"
-        )
-    return TryAgain(
-        f"no answer ({why}); is `biomass store serve` running there, and the address right?"
-    )
 
 
 def _said(response: HTTPResponse, where: str) -> tuple[str, str]:
