@@ -22,6 +22,7 @@ def row_stats(cls_TD: Tensor, patches_TPD: Tensor, pooled_T5D: Tensor) -> Tensor
     mean, std, greatest, least, _ = pooled_T5D.double().unbind(1)
     n = patches_TPD.numel()
     whole = mean.mean()
+    # M2 of all values from the channels' means and deviations (Chan et al. 1979): no second pass
     m2 = (std.square() + (mean - whole).square()).sum() * patches_TPD.shape[1]
     norms = torch.linalg.vector_norm(patches_TPD.float(), dim=-1).double().mean()
     patch = [n, _non_finite(patches_TPD, norms), least.min(), greatest.max(), whole, m2, norms]

@@ -32,6 +32,7 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(
             f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode()
         )
+        # as bytes: numpy has no bfloat16
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -183,8 +184,6 @@ def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str,
     """
     names = model.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-    return (
-        {key: tensor for key, tensor in state.items() if not key.startswith(heads)}
-        if heads
-        else state
-    )
+    if not heads:
+        return state
+    return {key: tensor for key, tensor in state.items() if not key.startswith(heads)}

@@ -131,11 +131,12 @@ def pread_into(fd: int, buffer: np.ndarray, offset: int) -> None:
 
 def datasync(fd: int) -> None:
     """Make what was written to a file of fixed size durable."""
-    os.fdatasync(fd)
+    os.fdatasync(fd)  # a size that does not change is no metadata to wait for
 
 
 def sync_folder(folder: Path) -> None:
     """Make a rename in the folder durable."""
+    # a new name lies in the folder's own data, which a sync of the file leaves out
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -274,6 +275,7 @@ def locked(
 
 def _flock(fd: int, lock: Path, wait: bool, needed: bool, command: str | None) -> None:
     try:
+        # flock, not lockf: closing any other descriptor of the file would end a POSIX lock
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as err:
         if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):

@@ -132,7 +132,7 @@ def with_room(path: Path, take: Callable[[], T]) -> T:
         if err.errno not in SHORT:
             raise
     raise_file_limit()
-    _held.clear()
+    _held.clear()  # of all stores; those in use are mapped again when they are next needed
     try:
         return take()
     except OSError as err:

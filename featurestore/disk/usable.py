@@ -131,6 +131,7 @@ def _unreclaimable(folder: Path) -> int:
 
 def _quota(folder: Path) -> float:
     """CPUs' worth of time that a cgroup may use; infinite without a quota."""
+    # cgroup v2 has quota and period in one file, v1 in two
     if both := re.fullmatch(r"(\d+) (\d+)", read(folder / "cpu.max").strip()):
         return int(both[1]) / int(both[2])
     quota = _first_number(folder / "cpu.cfs_quota_us")

@@ -132,7 +132,7 @@ def check_folder(folder: Path, mounted: list[Mount], read_only: str) -> Iterator
     yield check_file_system(folder, mounted)
     yield probe("free room", folder)
     writing = probe("writing", folder)
-    if writing.level == OK:
+    if writing.level == OK:  # the others need files of their own
         yield from (
             writing,
             *(probe(name, folder) for name in ("flock", "mmap", "sparse files", "fdatasync")),
@@ -147,6 +147,7 @@ def locate(path: Path) -> tuple[Path, Path | None]:
     Nothing is ever tried inside of a store.
     """
     path = Path(os.path.realpath(path))
+    # the outermost: the arrays of a Zarr store have a zarr.json of their own
     around = [
         each
         for each in (path, *path.parents)

@@ -84,11 +84,8 @@ def check_pair() -> Check:
         needed = [each for each in requirements("torchvision") if each.name == "torch"]
     except ModuleNotFoundError as err:
         return Check("torch pair", WARN, f"not compared: {err.name} is not installed", TOGETHER)
-    bad = [
-        each
-        for each in needed
-        if not each.specifier.contains(version("torch") or "0", prereleases=True)
-    ]
+    found = version("torch") or "0"
+    bad = [each for each in needed if not each.specifier.contains(found, prereleases=True)]
     pair = (
         f"torchvision {version('torchvision')} needs "
         f"torch{', '.join(str(each.specifier) for each in bad or needed)}"
@@ -180,8 +177,8 @@ def check_loading() -> Iterator[Check]:
 def check_cuda(torch: dict[str, Any], has_driver: bool) -> Check:
     """What torch says of CUDA.
 
-    torch : cuda (the version it is built for, or None), devices, and said, its warnings. has_driver
-    : whether NVIDIA's is there.
+    torch : cuda (the version it is built for, or None), devices, and said, its warnings.
+    has_driver : whether NVIDIA's is there.
     """
     if torch["devices"]:
         return Check(

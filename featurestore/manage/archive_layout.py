@@ -62,6 +62,7 @@ class Scheme:
     def per_file(self) -> int:
         """Images whose patches share a file."""
         patches = [array.n_bytes // self.n for array in self.arrays if array.name == "patches"]
+        # by their size before compression: what is written is smaller
         return max(1, min(self.n, SHARD_BYTES // patches[0])) if patches else 1
 
     @cached_property

@@ -19,6 +19,7 @@ from featurestore.photos.tables import MISSING
 
 SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("GDM_g", "Dry_Dead_g")}
 """Each whole and its two parts. Predictions have the second part as the whole less the first."""
+# dataset.balance_tolerance unless a config says otherwise
 TOLERANCE_G, TOLERANCE_SHARE = 0.5, 0.01
 ROUNDING_G = 0.15 + 1e-6  # three masses, each rounded to a tenth of a gram
 HEIGHT = "Height_Ave_cm"
@@ -174,6 +175,7 @@ def check_balance(
 
     A warning for a sweep that has begun with them.
     """
+    # before any head learns: constraints would change predictions where labels disagree with them
     found = unbalanced(frame, grams, share)
     if not found:
         return

@@ -19,7 +19,7 @@ from service.errors import ServiceError
 SAMPLE = 10_000
 # sealed images: minutes, and all their directions in memory
 MOST = {"tsne": 20_000, "umap": 100_000}
-FEWEST = 4
+FEWEST = 4  # t-SNE and UMAP need neighbours
 DIGITS = 5
 
 
@@ -56,6 +56,7 @@ def _pca(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     place_N2 = np.full((len(images_N), 2), np.nan, np.float32)
     if not len(sample_MD):
         return place_N2
+    # summed in float64, as float32 would lose digits over 10,000 rows
     mean_D = sample_MD.mean(0, dtype=np.float64).astype(np.float32)
     axes_DC = components(sample_MD - mean_D)[:, :2]
     start = 0

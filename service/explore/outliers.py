@@ -67,22 +67,14 @@ def outlying_rows(stats_NS: np.ndarray, has_patches: bool = True) -> pd.DataFram
     fine = np.flatnonzero(~bad_N2.any(1))
     if len(fine) < FEWEST:
         return found
-    return pd.concat(
-        [found, _far({name: each[fine] for name, each in _compared(fields, kinds).items()}, fine)]
-    )
 
-
-def _compared(fields: dict[str, np.ndarray], kinds: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The statistics that are compared, by name, (N,) each."""
     compared = {}
     for kind in kinds:
-        compared |= {
-            f"{kind}_{name}": fields[f"{kind}_{name}"] for name in ("min", "max", "mean", "norm")
-        }
-        compared[f"{kind}_std"] = np.sqrt(
-            fields[f"{kind}_m2"] / np.maximum(fields[f"{kind}_count"], 1)
-        )
-    return compared
+        for name in ("min", "max", "mean", "norm"):
+            compared[f"{kind}_{name}"] = fields[f"{kind}_{name}"][fine]
+        variance_N = fields[f"{kind}_m2"] / np.maximum(fields[f"{kind}_count"], 1)
+        compared[f"{kind}_std"] = np.sqrt(variance_N)[fine]
+    return pd.concat([found, _far(compared, fine)])
 
 
 def _far(compared: dict[str, np.ndarray], rows_N: np.ndarray) -> pd.DataFrame:
@@ -111,6 +103,7 @@ def robust_scores(values_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     median_K = np.median(values_NK, 0)
     distance_NK = np.abs(values_NK - median_K)
     scale_K = MAD_TO_SD * np.median(distance_NK, 0)
+    # a median deviation of 0 where more than half are equal: the mean one tells more
     scale_K = np.where(scale_K > 0, scale_K, MEAN_TO_SD * distance_NK.mean(0))
     scale_K = np.maximum(scale_K, HALF_STEP * np.abs(median_K))
     return distance_NK / np.maximum(scale_K, np.finfo(float).tiny), median_K

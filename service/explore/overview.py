@@ -73,6 +73,11 @@ def targets(catalog: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
 def _moments(masses: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
     by_group = masses.groupby(group)
     count, mean, sd = by_group.count(), by_group.mean(), by_group.std()
+
+    def in_order(text: str) -> tuple[list[int], str]:
+        # 2015/9/30 before 2015/10/1, names by their letters
+        return [int(number) for number in re.findall(r"\d+", text)], text
+
     return [
         {
             "group": name,
@@ -81,14 +86,9 @@ def _moments(masses: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
             "mean": mean.at[name, target],
             "sd": sd.at[name, target],
         }
-        for name in sorted(count.index, key=_in_order)
+        for name in sorted(count.index, key=in_order)
         for target in masses
     ]
-
-
-def _in_order(text: str) -> tuple[list[int], str]:
-    """2015/9/30 before 2015/10/1, names by their letters."""
-    return [int(number) for number in re.findall(r"\d+", text)], text
 
 
 # -- an image
@@ -102,7 +102,11 @@ def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> d
     store.require(image)
     labels = store[image].labels.to_dict()
     near = nearest(store, image, k, view)
-    before, after = _neighbours(store, image)
+    # the sealed images next to it in the store
+    sealed_N = store.sealed
+    at = int(np.searchsorted(sealed_N, image))
+    before = store.image_ids[sealed_N[at - 1]] if at > 0 else None
+    after = store.image_ids[sealed_N[at + 1]] if at + 1 < len(sealed_N) else None
     return {
         "image_id": labels["image_id"],
         "position": image,
@@ -114,14 +118,6 @@ def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> d
         "aspect": aspect(store, image),
         "grid": grid_on_photograph(store),
     }
-
-
-def _neighbours(store: FeatureStore, image: int) -> tuple[str | None, str | None]:
-    """Ids of the sealed images next to it in the store."""
-    sealed_N = store.sealed
-    at = int(np.searchsorted(sealed_N, image))
-    there = [at - 1 if at > 0 else None, at + 1 if at + 1 < len(sealed_N) else None]
-    return tuple(None if i is None else store.image_ids[sealed_N[i]] for i in there)
 
 
 def view_norms(store: FeatureStore, image: int) -> list[dict[str, Any]]:

@@ -48,18 +48,16 @@ def similar(
     token_D = own_HWD[patch]
     near = nearest(store, image, k, view) if k else None
     others = [] if near is None else near["image_id"].tolist()
-    return _as_grid(cosines(own_HWD, token_D)) | {
-        "others": [_other(store, other, view, token_D) for other in others]
-    }
-
-
-def _other(store: FeatureStore, image_id: str, view: int, token_D: np.ndarray) -> dict[str, Any]:
-    cosine_HW = cosines(on_grid(store, store.index(image_id), view).astype(np.float32), token_D)
-    best, at = None, None
-    if np.isfinite(cosine_HW).any():
-        at = [int(i) for i in np.unravel_index(np.nanargmax(cosine_HW), cosine_HW.shape)]
-        best = round(float(cosine_HW[tuple(at)]), ROUND)
-    return {"image_id": image_id, "best": best, "at": at, **_as_grid(cosine_HW)}
+    found = []
+    for image_id in others:
+        other_HWD = on_grid(store, store.index(image_id), view).astype(np.float32)
+        cosine_HW = cosines(other_HWD, token_D)
+        best, at = None, None
+        if np.isfinite(cosine_HW).any():  # nanargmax takes no grid of NaN alone
+            at = [int(i) for i in np.unravel_index(np.nanargmax(cosine_HW), cosine_HW.shape)]
+            best = round(float(cosine_HW[tuple(at)]), ROUND)
+        found.append({"image_id": image_id, "best": best, "at": at, **_as_grid(cosine_HW)})
+    return _as_grid(cosines(own_HWD, token_D)) | {"others": found}
 
 
 def cosines(grid_HWD: np.ndarray, token_D: np.ndarray) -> np.ndarray:

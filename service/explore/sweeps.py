@@ -145,9 +145,10 @@ def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.Dat
 
     image_id, site, repeat, fold, target, true, predicted, error.
 
-    weights : whose rows, `best` or `last`; None takes `last` where there are some. averaged : over
-        repeats; of several, repeat
-    and fold are missing then. error is predicted - true, in grams; missing where the truth is.
+    weights : whose rows, `best` or `last`; None takes `last` where there are some.
+    averaged : over repeats; of several, repeat and fold are missing then.
+
+    error is predicted - true, in grams; missing where the truth is.
     """
     wide = _wide(run, weights)
     if averaged and wide["repeat"].nunique() > 1:
