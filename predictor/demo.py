@@ -27,7 +27,7 @@ from predictor.members.ensemble import pooled_as_stored
 from predictor.members.submission import write_predictions
 from predictor.predictor import Predictor, test_photographs
 from trainer.config.sections import HeadConfig
-from trainer.data.dataset import pooled_features
+from trainer.data.used_store import pooled_features
 from trainer.heads import kinds
 from trainer.loop.grid import SweepConfig
 from trainer.loop.runs import best_run

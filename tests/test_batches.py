@@ -191,7 +191,7 @@ def test_order_and_views_are_the_sweep_s(tmp_path, skipped):
         sweep = prepare_sweep(config(tmp_path, path, kind="density"), "cpu")
         learned = sweep.data.images_N[sweep.splits[0].train_N]
         theirs = sweep.stream.batch(0, 0)
-    rows = sweep.data.stored(theirs.rows_U2)[theirs.own_QB[0]]
+    rows = sweep.data.first.stored(theirs.rows_U2)[theirs.own_QB[0]]
     batch = next(
         iter(
             MixupBatches(

@@ -27,7 +27,8 @@ from predictor.extras.report import PAGE_BYTES, About, Entry, write_report
 from predictor.members.ensemble import BankEnsemble
 from predictor.predictor import Predictor
 from predictor.predictor import test_photographs as photographs_of
-from trainer.heads.bank import HeadShape, load_bank
+from trainer.heads.bank import load_bank
+from trainer.heads.shape import HeadShape
 from trainer.loop.runs import RunFolder
 from trainer.score.metrics import TARGETS
 

@@ -58,7 +58,7 @@ def test_K4_a_sweep_of_fewer_images_never_sees_the_others(tmp_path, store):
         for step in range(sweep.stream.n_steps)
     ]
     seen = set(
-        np.concatenate([sweep.data.stored(batch.rows_U2)[:, 0] for batch in batches]).tolist()
+        np.concatenate([sweep.data.first.stored(batch.rows_U2)[:, 0] for batch in batches]).tolist()
     )
     assert not {4, 17} & seen and len(seen) > 20
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from sweeps import write_store
 
 from featurestore import FeatureStore
-from trainer.loop.runs import moved_places
+from trainer.loop.places import moved_places
 
 NAME = "vit_tiny_patch16_dinov3_qkvb"
 BUILD = ["--backbone", NAME, "--image-size", 64, "--views", 1, "--device", "cpu"]
@@ -116,7 +116,7 @@ def test_K5_a_moved_sweep_finds_its_store(moved, no_network):
 
 
 def test_K5_another_store_at_the_old_place_is_not_taken_for_the_sweeps(moved, tmp_path):
-    from trainer.loop.resume import find_store
+    from trainer.loop.places import find_store
 
     other, mine = tmp_path / "old/f.h5", tmp_path / "new/f.h5"
     other.parent.mkdir()

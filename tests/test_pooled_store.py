@@ -22,7 +22,8 @@ from featurestore.write.writer import ImageRows, open_writer
 from predictor.members.ensemble import pooled_as_stored
 from predictor.predictor import Predictor
 from trainer import MixupBatches
-from trainer.data.dataset import TrainingData, pooled_features
+from trainer.data.dataset import TrainingData
+from trainer.data.used_store import pooled_features
 from trainer.loop.prepare import prepare_sweep
 from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import RunFolder
@@ -96,7 +97,7 @@ def test_the_reader_of_a_pooled_store_reads_nothing_and_refuses_to(tmp_path, poo
     rows = reader.step(np.array([[0, 0], [1, 2]]))
     reader.expect(np.array([[3, 0]]))
     with pytest.raises(InputError, match="a pooled store"):
-        rows[0]
+        rows[""][0]
     assert reader.n_bytes_read == 0
 
 
@@ -109,7 +110,7 @@ def test_features_are_the_named_vectors_in_whatever_blocks(pooled, monkeypatch):
     ]
     expected_NF = np.concatenate([part.astype(np.float64).mean(1) for part in parts], 1)
     for n_bytes in (1, 300, 1 << 20):
-        monkeypatch.setattr("trainer.data.dataset.BLOCK_BYTES", n_bytes)
+        monkeypatch.setattr("trainer.data.used_store.BLOCK_BYTES", n_bytes)
         assert np.array_equal(
             pooled_features(store.cls[:, 1], store.pooled[:, 1], names), expected_NF
         )
@@ -119,7 +120,7 @@ def test_features_are_the_named_vectors_in_whatever_blocks(pooled, monkeypatch):
 def test_moments_are_the_same_in_whatever_blocks(tmp_path, pooled, monkeypatch, part):
     sweep = prepare_sweep(config(tmp_path, pooled, kind="[pooled_mlp]"), "cpu", torch.float64)
     whole = sweep.data.moments(sweep.splits, [part])[part]
-    monkeypatch.setattr("trainer.data.dataset.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("trainer.data.used_store.BLOCK_BYTES", 1000)
     assert all(
         torch.equal(a, b)
         for a, b in zip(whole, sweep.data.moments(sweep.splits, [part])[part], strict=True)
@@ -326,4 +327,4 @@ def test_batches_leave_skipped_images_out(gappy):
 def test_a_store_of_skipped_images_alone_is_refused(tmp_path):
     path = write_store(tmp_path / "f.h5", skipped=dict.fromkeys(range(30), "missing"))
     with pytest.raises(InputError, match="no image to learn from, 30 were skipped"):
-        TrainingData.open(path, config(tmp_path, path).base, torch.float32, torch.device("cpu"))
+        TrainingData.open(config(tmp_path, path).base, torch.float32, torch.device("cpu"))

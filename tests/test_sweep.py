@@ -328,9 +328,7 @@ def test_a_step_reads_each_row_once_for_all_heads(tmp_path, store):
 
 
 def test_mapped_rows_are_not_copied_on_their_way_to_torch(store):
-    data = TrainingData.open(
-        store, config(store.parent, store).base, torch.float32, torch.device("cpu")
-    )
+    data = TrainingData.open(config(store.parent, store).base, torch.float32, torch.device("cpu"))
     reader = TokenReader(data.store, data.device)
     assert reader.step([(3, 1)])[0].data_ptr() == data.store.patches[3, 1].ctypes.data
 

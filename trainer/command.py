@@ -1,20 +1,59 @@
 """The command that trains a sweep."""
 
+import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from featurestore.commands.options import ANY, FILE, FOLDER, STORE, device_option, split_words
+from featurestore.commands.options import ANY, FILE, FOLDER, StorePath, device_option, split_words
 from featurestore.commands.running import one_line_errors
+from featurestore.errors import UsageError
+
+
+class NamedStore(StorePath):
+    """A name and a store's path or URL, of `NAME=PATH`; of `PATH` the name is empty."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from trainer.config.stores import NAME  # not at the top: --help stays instant
+
+        if not isinstance(value, str):
+            return value
+        name, equals, place = value.partition("=")
+        if not equals or not re.fullmatch(NAME, name) or os.path.exists(value):
+            name, place = "", value
+        return name, super().convert(place, param, ctx)
+
+
+def _by_name(
+    stores: Sequence[tuple[str, Path | str]],
+) -> tuple[dict[str, Path | str], Path | str | None]:
+    """Of what --store gave, places by name, and the place of the only store. UsageError for both,
+    and for a name that is there twice."""
+    places = dict(stores)
+    if len(places) < len(stores) or ("" in places and len(places) > 1):
+        raise UsageError(
+            "--store: give one PATH, or NAME=PATH for each of several stores, each name once"
+        )
+    only = places.pop("", None)
+    return places, only
 
 
 @click.command()
 @click.option("--config", type=FILE, help="The sweep's YAML; a list for a scalar is a grid axis.")
 @click.option("--resume", type=FOLDER, help="Instead: go on with this stopped sweep.")
 @click.option(
-    "--store", type=STORE, help="The feature store, or its URL.  [dataset.store of the config]"
+    "--store",
+    "stores",
+    type=NamedStore(path_type=Path),
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="The feature store, or its URL; of several stores NAME=PATH each.  [dataset.store, "
+    "dataset.stores]",
 )
 @click.option(
     "--fold",
@@ -46,7 +85,7 @@ from featurestore.commands.running import one_line_errors
 def train(
     config: Path | None,
     resume: Path | None,
-    store: Path | str | None,
+    stores: tuple[tuple[str, Path | str], ...],
     fold: str | None,
     folds: Path | None,
     images: str | None,
@@ -62,7 +101,7 @@ def train(
     For example: `biomass train --config configs/demo.yaml --store features.h5`.
     """
     with one_line_errors():  # what goes on after a signal is known once there is a sweep's folder
-        from featurestore.errors import IN_PART, InputError, UsageError
+        from featurestore.errors import IN_PART, InputError
         from trainer.loop.grid import SweepConfig
         from trainer.loop.prepare import prepare_sweep
         from trainer.loop.resume import resume_sweep
@@ -90,11 +129,13 @@ def train(
                 f"--images {images!r}: names no image; give ids with commas, "
                 "or a file with one a line"
             )
+        named, store = _by_name(stores)
         if resume:
-            result = resume_sweep(resume, fold, store, check=not no_check)
+            result = resume_sweep(resume, fold, named or store, check=not no_check)
         else:
             overrides = {
                 "dataset.store": store,
+                "dataset.stores": named or None,
                 "cv.fold": int(fold) if fold and fold.isdecimal() else fold,
                 "cv.folds": folds,
                 "trainer.passes": passes,

@@ -79,7 +79,7 @@ class Bundle:
             )
         for member in [] if backbone_weights else loaded:
             if (
-                kept_weights(member.spec, member.run.store_folders) is None
+                kept_weights(member.spec, member.run.store_folders()) is None
                 and member.spec.tokens.model != PACKAGED
             ):
                 raise InputError(

@@ -354,7 +354,7 @@ def _write_backbone(folder: Path, member: Member, choice: BackboneChoice) -> Pat
             "only; give it with --backbone-licence FILE, or make the bundle without --with-backbone"
         )
     model = backbone_of_store(
-        member.spec, choice.weights, member.run.store_folders, "--backbone-weights", "cpu", "fp32"
+        member.spec, choice.weights, member.run.store_folders(), "--backbone-weights", "cpu", "fp32"
     ).model
     folder.mkdir(exist_ok=True)
     path = saved_weights_path(folder, tokens.weights_sha256)

@@ -10,10 +10,11 @@ from torch import Tensor
 from featurestore.backbone.moments import pool
 from featurestore.format.spec import StoreSpec
 from trainer.config.sections import PointConfig
-from trainer.data.dataset import pooled_features
+from trainer.data.used_store import pooled_features
 from trainer.heads import kinds
-from trainer.heads.bank import Bank, HeadShape, Inputs, load_bank
+from trainer.heads.bank import Bank, Inputs, load_bank
 from trainer.heads.pooling import in_half
+from trainer.heads.shape import HeadShape
 from trainer.judge.baselines import predict_masses
 
 Tokens = tuple[Tensor, Tensor]
@@ -97,7 +98,7 @@ def new_ensemble(
     if kinds.load(config.head.kind).trained:
         half = in_half(device, config.trainer.use_amp, torch.float32)
         return BankEnsemble(
-            load_bank(HeadShape.of(config, spec.tokens, states), heads, device),
+            load_bank(HeadShape.of(config, {"": spec.tokens}, states), heads, device),
             half,
             spec.pooled_dtype,
         )

@@ -62,6 +62,11 @@ class Member:
         folder = RunFolder(Path(run))
         if folds is not None and not len(folds):
             raise UsageError("no folds: name some, or leave them out for the heads of all")
+        if folder.config.dataset.stores:
+            raise InputError(
+                f"{folder.path}: it learned from several stores (dataset.stores), which `predict` "
+                "and `bundle` cannot use yet; choose a run of one store"
+            )
         chosen = None if folds is None else sorted(set(folds))
         files = folder.head_files(weights, chosen)
         splits = [
@@ -130,7 +135,7 @@ class Stage:
         """MismatchError if the backbone's weights are not those that made the members' tokens."""
         first = members[0]
         backbone = backbone_of_store(
-            first.spec, weights, first.run.store_folders, "--backbone-weights", device, precision
+            first.spec, weights, first.run.store_folders(), "--backbone-weights", device, precision
         )
         return cls(
             backbone,

@@ -103,9 +103,10 @@ def _in_words(config: SweepConfig, n_points: int) -> dict[str, str]:
     cv, trainer, mixup = base.cv, base.trainer, base.augmentation.mixup
     axes = {f"grid: {key}": ", ".join(map(str, values)) for key, values in config.axes.items()}
     trained = f"only fold {cv.fold} of {cv.n_folds}" if cv.lone_fold else str(cv.n_folds)
+    places = base.dataset.stores.values() or [base.dataset.store]
     return {
         "name": base.experiment.name,
-        "store": Path(base.dataset.store or "").name,
+        "store": ", ".join(Path(place or "").name for place in places),
         **points,
         **axes,
         "folds": f"{trained} x {cv.repeats} repeats, {cv.groups} kept together",

@@ -4,16 +4,19 @@ Plain values only: the code that uses them builds the objects. `trainer.loop.gri
 grids; whether a config fits a store is checked where one is opened.
 """
 
-import reprlib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+)
 
-from featurestore.disk.urls import is_url, without_token
 from featurestore.format.spec import POOLED
-from featurestore.photos.labels import TOLERANCE_G, TOLERANCE_SHARE
+from trainer.config.dataset import DatasetConfig
 from trainer.config.scoring import CvConfig, InferenceConfig
 from trainer.config.section import (
     BelowOne,
@@ -24,19 +27,7 @@ from trainer.config.section import (
     Share,
     Weight,
 )
-
-Feature = Literal[("cls", *POOLED)]
-
-
-def _exactly(*names: str) -> AfterValidator:
-    def check(value: list[str]) -> list[str]:
-        if value != list(names):
-            raise ValueError(
-                f"found {reprlib.repr(value)}, expected {list(names)}: others are not supported yet"
-            )
-        return value
-
-    return AfterValidator(check)
+from trainer.config.stores import StoreName, VectorName
 
 
 def _known_kind(name: str, info: ValidationInfo) -> str:
@@ -46,13 +37,6 @@ def _known_kind(name: str, info: ValidationInfo) -> str:
     if name not in known:
         raise ValueError(f"found {name!r}, expected one of {', '.join(known)}")
     return name
-
-
-def _store_place(value: Any) -> Any:
-    """A URL without its token, which must not get into a saved config; other text as a path."""
-    if is_url(value):
-        return without_token(value)
-    return Path(value) if isinstance(value, str) else value
 
 
 class ExperimentConfig(Section):
@@ -74,46 +58,6 @@ class BackboneConfig(Section):
     """Patches P of one tile; null = not checked."""
 
 
-class BalanceTolerance(Section):
-    grams: Weight = TOLERANCE_G
-    """How far GDM may be from Green + Clover, and Total from GDM + Dead; beyond it train refuses
-    the labels."""
-
-    share: Share = TOLERANCE_SHARE
-    """The same as a share of the mass; whichever allows more counts."""
-
-
-class DatasetConfig(Section):
-    store: Annotated[Path | str, BeforeValidator(_store_place)] | None = None
-    """The feature store, or its URL; null = given on the command line."""
-
-    images: list[Annotated[str, Field(min_length=1)]] = []
-    """Ids of the images to learn from; [] = every sealed one. `--images` reads them from a file,
-    too."""
-
-    img_size: Count | None = None
-    """Side of a tile in pixels; null = not checked."""
-
-    num_aug_patterns: Count | None = None
-    """Views V of each image; null = not checked."""
-
-    target_cols: Annotated[list[str], _exactly("Dry_Total_g", "GDM_g", "Dry_Green_g")] = [
-        "Dry_Total_g",
-        "GDM_g",
-        "Dry_Green_g",
-    ]
-    """Masses of the main loss, in the order of `loss.main_weights`."""
-
-    aux_target_cols: Annotated[list[str], _exactly("Dry_Dead_g", "Dry_Clover_g")] = [
-        "Dry_Dead_g",
-        "Dry_Clover_g",
-    ]
-    """Masses of the auxiliary loss."""
-
-    balance_tolerance: BalanceTolerance = BalanceTolerance()
-    """How well masses must add up."""
-
-
 class HeadConfig(Section):
     kind: Annotated[str, AfterValidator(_known_kind)]
     """A file of trainer/heads/kinds: heads trained together (cls_gating, density, attention,
@@ -133,8 +77,13 @@ class HeadConfig(Section):
     queries: Count = 2
     """Ways to weigh the patches that are learned side by side. `attention`."""
 
-    features: Annotated[list[Feature], Field(min_length=1)] = ["cls", *POOLED]
-    """Pooled vectors of a photograph, one after another. `pooled_mlp` and regressors."""
+    features: Annotated[list[VectorName], Field(min_length=1)] = ["cls", *POOLED]
+    """Pooled vectors of a photograph, one after another. NAME/cls is one store's of
+    `dataset.stores`, cls that of every store in order. `pooled_mlp` and regressors."""
+
+    store: StoreName | None = None
+    """Which of `dataset.stores` patches are read from; null = the first. Kinds that read
+    patches."""
 
     dropout: BelowOne = 0.2
     """Rate after the shared layer. `cls_gating`, `attention`, `pooled_mlp`."""
@@ -142,6 +91,12 @@ class HeadConfig(Section):
     normalize: bool | None = None
     """Bring each channel to mean 0 and std 1, by the rows of the training fold alone; null = as the
     kind does best: `density` does, kinds with a LayerNorm do not. Regressors always do."""
+
+    @model_serializer(mode="wrap")
+    def _without_store(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As of `DatasetConfig`."""
+        values = plain(self).items()
+        return {name: value for name, value in values if name != "store" or value is not None}
 
 
 class LossConfig(Section):

@@ -1,9 +1,8 @@
-"""What a sweep takes from a store besides patch tokens: labels, class tokens, channel moments."""
+"""What a sweep takes from its stores besides patch tokens: labels, class tokens, moments."""
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,32 +10,27 @@ import torch
 from torch import Tensor
 
 from featurestore.errors import InputError, MismatchError, list_some
-from featurestore.format.spec import POOLED
+from featurestore.format.spec import TokenSpec
 from featurestore.photos.find import spelled_as
 from featurestore.store import FeatureStore
 from trainer.config.sections import PointConfig
+from trainer.config.stores import split_vector
 from trainer.data.stream import Batch, Split
-from trainer.heads.bank import HeadKind, Inputs
+from trainer.data.used_store import UsedStore
+from trainer.heads.bank import Bank, Inputs
 from trainer.heads.loss import Labels, labels_of
 from trainer.heads.pooling import in_half
-
-BLOCK_BYTES = 16 << 20
-"""Converted to float64 at a time: a store may hold a million images, of which a sum is wanted."""
-
-LEAST_STD = 1e-2
-"""Of a channel's size: half precision holds ten bits, so what varies less is mostly rounding."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A store open for training, and its labels.
+    """The stores of a sweep open for training, and the labels, which are the first one's.
 
     Positions of images are those in `catalog`, which holds the images that are used.
     """
 
-    store: FeatureStore
-    images_N: np.ndarray
-    """Each one's position in the store."""
+    stores: dict[str, UsedStore]
+    """By name, in the order of `dataset.stores`; the only one has an empty name."""
     catalog: pd.DataFrame
     states: list[str]
     labels: Labels
@@ -44,35 +38,60 @@ class TrainingData:
     device: torch.device
     half: bool
     """Multiply tokens in half precision."""
-    check: bool = True
-    """Compare every row with its checksum before it is used first."""
 
     @classmethod
     def open(
         cls,
-        path: Path | str,
         config: PointConfig,
         dtype: torch.dtype,
         device: torch.device,
         check: bool = True,
     ) -> "TrainingData":
-        """InputError or MismatchError for a store that is unfinished or not what was expected."""
+        """The stores that a config names. check : compare every row with its checksum before it is
+        used first.
+
+        InputError or MismatchError for a store that is unfinished or not what was expected.
+        """
+        places = config.dataset.stores or {"": config.dataset.store}
+        (name, path), *others = places.items()
         store = FeatureStore.open(path)
         check_store(store, config)
         images_N = used_images(store, config.dataset.images)
         catalog = store.catalog.iloc[images_N].reset_index(drop=True)
+        stores = {name: UsedStore(store, images_N, check)}
+        for name, path in others:
+            stores[name] = UsedStore.beside(path, catalog, check)
+            check_store(stores[name].store, config)
+
         states = sorted({state for state in catalog.get("State", []) if state})
         return cls(
-            store,
-            images_N,
+            stores,
             catalog,
             states,
             labels_of(catalog, states, dtype, device),
             dtype,
             device,
             in_half(device, config.trainer.use_amp, dtype),
-            check,
         )
+
+    @property
+    def first(self) -> UsedStore:
+        return next(iter(self.stores.values()))
+
+    @property
+    def store(self) -> FeatureStore:
+        """The first store."""
+        return self.first.store
+
+    @property
+    def images_N(self) -> np.ndarray:
+        """Positions in the first store."""
+        return self.first.images_N
+
+    @property
+    def tokens(self) -> dict[str, TokenSpec]:
+        """What the tokens of each store are, by its name."""
+        return {name: used.tokens for name, used in self.stores.items()}
 
     @property
     def n_images(self) -> int:
@@ -82,135 +101,73 @@ class TrainingData:
     def truth_N5(self) -> np.ndarray:
         return self.labels.masses_N5.double().cpu().numpy()
 
-    def stored(self, rows_U2: np.ndarray) -> np.ndarray:
-        """The same rows, their images by position in the store."""
-        return np.stack([self.images_N[rows_U2[:, 0]], rows_U2[:, 1]], 1)
+    def inputs(
+        self, batch: Batch, rows: Mapping[str, Sequence[Tensor]], banks: Collection[Bank]
+    ) -> dict[str, Inputs]:
+        """A batch as these banks see it, by the names of the stores they read, unmixed; with pooled
+        rows where one reads them.
 
-    def cls_tokens(self, batch: Batch) -> Tensor:
-        """(Q, B, T, D) class tokens of each sample's own row."""
-        return self._own("cls", batch)
-
-    def pooled_rows(self, batch: Batch) -> Tensor:
-        """(Q, B, T, 5, D) pooled vectors of each sample's own row."""
-        return self._own("pooled", batch)
-
-    def _own(self, name: str, batch: Batch) -> Tensor:
-        images_U, views_U = self.stored(batch.rows_U2).T
-        rows_U = torch.from_numpy(self.store.array(name)[images_U, views_U])
-        return rows_U.to(self.device, self.dtype)[torch.from_numpy(batch.own_QB)]
-
-    def check_rows(self, stored_U2: np.ndarray, patches: bool) -> None:
-        """StoreDamaged if a row about to be used is not what was committed; patches: its patch
-        tokens are used too."""
-        if self.check:
-            self.store.check_rows(stored_U2, patches)
-
-    def inputs(self, batch: Batch, rows: Sequence[Tensor], kinds: Collection[HeadKind]) -> Inputs:
-        """A batch as banks of these kinds see it, unmixed; with pooled rows if one reads them.
-
+        rows : of the stores whose patch tokens are read.
         StoreDamaged, before any of them learns from it, if a row is not what was committed.
         """
-        reads_patches = any(kind.reads_patches for kind in kinds)
-        self.check_rows(self.stored(batch.rows_U2), reads_patches)
-        reads_pooled = any(kind.reads_pooled for kind in kinds)
-        return Inputs(
-            rows,
-            batch.own_QB,
-            self.cls_tokens(batch),
-            self.pooled_rows(batch) if reads_pooled else None,
-            half=self.half,
-        )
+        shared = {}
+        for name in dict.fromkeys(store for bank in banks for store in bank.shape.stores):
+            used = self.stores[name]
+            reading = [bank.kind for bank in banks if name in bank.shape.stores]
+            used.check_rows(used.stored(batch.rows_U2), any(kind.reads_patches for kind in reading))
+            reads_pooled = any(kind.reads_pooled for kind in reading)
+            shared[name] = Inputs(
+                rows.get(name, ()),
+                batch.own_QB,
+                self._own(used, "cls", batch),
+                self._own(used, "pooled", batch) if reads_pooled else None,
+                half=self.half,
+            )
+        return shared
 
-    def features(self, names: Sequence[str], view: int, images_n: np.ndarray) -> np.ndarray:
-        """(n, F) float64 features of some images for a regressor, averaged over tiles."""
-        stored_n = self.images_N[images_n]
-        rows_n2 = np.stack([stored_n, np.full(len(stored_n), view)], 1)
-        self.check_rows(rows_n2, patches=False)
-        cls_NTD = self.store.array("cls")[:, view]
-        pooled_NT5D = self.store.array("pooled")[:, view]
-        return pooled_features(cls_NTD, pooled_NT5D, names, stored_n)
+    def _own(self, used: UsedStore, name: str, batch: Batch) -> Tensor:
+        """(Q, B, T, ...) class tokens or pooled vectors of each sample's own row."""
+        rows_U = torch.from_numpy(used.rows(name, batch.rows_U2))
+        return rows_U.to(self.device, self.dtype)[torch.from_numpy(batch.own_QB)]
+
+    def features(self, vectors: Sequence[str], view: int, images_n: np.ndarray) -> np.ndarray:
+        """(n, F) float64 features of some images for a regressor, averaged over tiles.
+
+        vectors : names of pooled vectors or `cls`, each with its store, joined in this order.
+        """
+        named = [split_vector(vector) for vector in vectors]
+        widths = [self.stores[store].tokens.width for store, _ in named]
+        # filled in place: a copy may not fit beside it
+        x_nF = np.empty((len(images_n), sum(widths)))
+        parts = np.split(x_nF, np.cumsum(widths)[:-1], axis=1)
+        for (store, name), part_nD in zip(named, parts, strict=True):
+            part_nD[:] = self.stores[store].feature(name, view, images_n)
+        return x_nF
 
     def moments(
-        self, splits: Sequence[Split], parts: Collection[str]
+        self, splits: Sequence[Split], parts: Collection[str], store: str | None = None
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Per split, mean and std (Q, D) of every channel of "patch", "cls" or pooled vectors, over
         its training images alone.
 
-        From the stored pooled rows, so no patch token is read.
+        store : of the parts that name none; None is the first.
         """
+        own = next(iter(self.stores)) if store is None else store
         moments = {}
-        n_Q1 = np.array([[len(split.train_N)] for split in splits])
         for part in parts:
-            # over each split's training images: sums of their mean and of their mean square
-            sums_Q2D = np.zeros((len(splits), 2, self.store.spec.tokens.width))
-            for block in _blocks(self.n_images, self.store.array("cls")[0].size):
-                means_n2D = self._means(part, self.images_N[block])
-                for q, split in enumerate(splits):
-                    train_N = split.train_N
-                    inside_N = (train_N >= block.start) & (train_N < block.stop)
-                    own_n2D = means_n2D[train_N[inside_N] - block.start]
-                    # the sum so far as the first row: images are added one after another, wherever
-                    # blocks end
-                    sums_Q2D[q] = np.concatenate([sums_Q2D[q][None], own_n2D]).sum(0)
-
-            mean_QD = sums_Q2D[:, 0] / n_Q1
-            square_QD = sums_Q2D[:, 1] / n_Q1
-            # rounding may make the difference negative; the last term keeps a channel of zeros
-            variance_QD = np.maximum(square_QD - mean_QD**2, LEAST_STD**2 * square_QD + 1e-12)
-            moments[part] = self._tensor(mean_QD), self._tensor(np.sqrt(variance_QD))
+            name, vector = split_vector(part)
+            mean_QD, std_QD = self.stores[name or own].moments(splits, vector)
+            moments[part] = self._tensor(mean_QD), self._tensor(std_QD)
         return moments
-
-    def _means(self, part: str, stored_n: np.ndarray) -> np.ndarray:
-        """(n, 2, D) each image's mean and mean square of a part, over views, tiles and patches."""
-        views_V = np.arange(len(self.store.view_names))
-        rows_nV2 = np.stack(np.meshgrid(stored_n, views_V, indexing="ij"), -1)
-        self.check_rows(rows_nV2.reshape(-1, 2), patches=False)
-        std = 0.0
-        if part == "cls":
-            mean = self.store.array("cls")[stored_n].astype(np.float64)
-        elif part == "patch":  # of each row's patches; E[x^2] = mean^2 + std^2
-            mean = self._vector("mean", stored_n)
-            std = self._vector("std", stored_n)
-        else:
-            mean = self._vector(part, stored_n)
-        square = mean**2 + std**2
-        return np.stack([mean.mean((1, 2)), square.mean((1, 2))], 1)
-
-    def _vector(self, name: str, stored_n: np.ndarray) -> np.ndarray:
-        """(n, V, T, D) one pooled vector."""
-        vector_NVTD = self.store.array("pooled")[..., POOLED.index(name), :]
-        return vector_NVTD[stored_n].astype(np.float64)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=self.dtype, device=self.device)
 
 
-def pooled_features(
-    cls_NTD: np.ndarray,
-    pooled_NT5D: np.ndarray,
-    names: Sequence[str],
-    images_n: np.ndarray | None = None,
-) -> np.ndarray:
-    """(n, F) float64: the named vectors of some images or all, joined and averaged over tiles.
-
-    M = len(names), F = M D. What is not named is not read; the result apart, one block of a vector
-    is in memory.
-    """
-    vectors = {"cls": cls_NTD}
-    for i, name in enumerate(POOLED):
-        vectors[name] = pooled_NT5D[:, :, i]
-    images_n = np.arange(len(cls_NTD)) if images_n is None else images_n
-    x_nMD = np.empty((len(images_n), len(names), cls_NTD.shape[-1]))
-    for k, name in enumerate(names):
-        for block in _blocks(len(images_n), cls_NTD[0].size if len(cls_NTD) else 1):
-            x_nMD[block, k] = vectors[name][images_n[block]].astype(np.float64).mean(1)
-    return x_nMD.reshape(len(images_n), -1)
-
-
-def _blocks(n: int, size: int) -> Iterator[slice]:
-    """Spans of n images, each of `size` float64 numbers, that are converted at once."""
-    step = max(1, BLOCK_BYTES // (8 * size))
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+def inputs_of(bank: Bank, shared: Mapping[str, Inputs]) -> Inputs:
+    """What a bank sees of a batch: its own store's inputs, and beside them those of all it may
+    name."""
+    return replace(shared[bank.shape.store], stores=shared)
 
 
 def used_images(store: FeatureStore, ids: Sequence[str] = ()) -> np.ndarray:

@@ -16,55 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featurestore.errors import MismatchError
-from featurestore.format.spec import TokenSpec
-from trainer.config.sections import PointConfig
+from featurestore.format.spec import POOLED
+from trainer.config.stores import split_vector
 from trainer.heads import kinds
 from trainer.heads.pooling import attend, project
+from trainer.heads.shape import HeadShape
 from trainer.heads.spaces import SPACES
 
 N_MAIN = 3  # Total, GDM, Green
 N_AUX = 2  # Dead, Clover
-
-
-@dataclass(frozen=True)
-class HeadShape:
-    """What heads of one bank have in common; 0 or () where their kind has no such setting."""
-
-    kind: str
-    width: int
-    n_patches: int
-    n_states: int = 1
-    n_intervals: int = 0
-    gate_hidden: int = 0
-    shared_hidden: int = 0
-    queries: int = 0
-    features: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, point: PointConfig, tokens: TokenSpec, states: Sequence[str]) -> "HeadShape":
-        """The shape of a config's heads over a store's tokens."""
-        head = point.head
-        kind = kinds.load(head.kind)
-        sizes = {
-            "gate_hidden": head.gate_hidden or tokens.width // 4,
-            "shared_hidden": head.shared_hidden,
-            "queries": head.queries,
-            "features": tuple(head.features),
-        }
-        # only what the kind reads: other settings must not split a bank
-        own = {name: size for name, size in sizes.items() if name in kind.settings}
-        n_intervals = point.loss.intervals if kind.has_state else 0
-        return cls(
-            head.kind, tokens.width, tokens.n_patches, max(1, len(states)), n_intervals, **own
-        )
-
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each tensor of a saved head, as in nn.Linear and nn.LayerNorm."""
-        return kinds.load(self.kind).tensors(self)
-
-    @property
-    def n_parameters(self) -> int:
-        return sum(int(np.prod(shape)) for shape in self.tensors().values())
 
 
 @dataclass
@@ -84,6 +44,17 @@ class Inputs:
     """Uniforms in [0, 1), G or 1 of them; None in evaluation."""
     half: bool = False
     """Multiply tokens in half precision."""
+    stores: Mapping[str, "Inputs"] = field(default_factory=dict)
+    """The same step in each store by name; these are the inputs of one of them."""
+
+    def vector(self, name: str) -> Tensor:
+        """(Q, 1, B, T, D) a vector of `head.features`, with its store where there are several, of
+        each sample's own photograph."""
+        store, vector = split_vector(name)
+        own = self.stores[store] if store else self
+        if vector == "cls":
+            return own.cls_QBTD[:, None]
+        return own.pooled_QBT5D[:, None, :, :, POOLED.index(vector)]
 
     @property
     def n_tiles(self) -> int:
@@ -183,7 +154,7 @@ class HeadKind:
         raise NotImplementedError
 
     def reads(self, shape: HeadShape) -> dict[str, list[str]]:
-        """What each first layer is fed, in order: "cls", "patch" or names of spec.POOLED;
+        """What each first layer is fed, in order: "cls", "patch" or vectors of `shape.features`;
         normalisation is folded in there."""
         raise NotImplementedError
 

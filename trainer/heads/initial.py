@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trainer.config.sections import PointConfig
-from trainer.heads.bank import Bank, HeadShape
+from trainer.heads.bank import Bank
+from trainer.heads.shape import HeadShape
 
 
 def new_bank(

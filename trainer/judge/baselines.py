@@ -16,6 +16,7 @@ from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split
 from trainer.heads import kinds
+from trainer.heads.reads import vectors_of
 from trainer.heads.regressor import Regressor
 from trainer.heads.spaces import SPACES, grams
 from trainer.score.metrics import MASSES
@@ -96,7 +97,7 @@ def _fit_one(
     views: Sequence[int],
 ) -> tuple[dict[str, np.ndarray] | None, np.ndarray]:
     """What to save of a split, and (V, n, 5) of what it holds out, in the space of the fit."""
-    names = config.head.features
+    names = vectors_of(config)
     known = data.features(names, 0, split.train_N), y_n5, group_n, config.head.seed
     state = None if regressor.report_only else regressor.fit(*known)
     if not len(views):

@@ -14,9 +14,10 @@ from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Batch, Split, Stream, mixup_share
 from trainer.heads import kinds
-from trainer.heads.bank import Bank, HeadShape, Inputs, Outputs
+from trainer.heads.bank import Bank, Inputs, Outputs
 from trainer.heads.initial import new_bank
 from trainer.heads.loss import Labels, LossWeights, initial_biases, multi_task_loss
+from trainer.heads.shape import HeadShape
 from trainer.judge.selection import squared_errors
 from trainer.loop.optimizer import BankOptimizer
 from trainer.score.metrics import constrained, weighted_r2
@@ -213,7 +214,7 @@ def new_trainers(
     for p in points:
         mixup = configs[p].augmentation.mixup
         mixup_kind = mixup.kind if mixup.on else "patches"  # unmixed among mixed: its share is 1
-        shape = HeadShape.of(configs[p], data.store.spec.tokens, data.states)
+        shape = HeadShape.of(configs[p], data.tokens, data.states)
         groups.setdefault((shape, configs[p].head.normalize, mixup_kind), []).append(p)
 
     trainers = []
@@ -232,7 +233,7 @@ def _new_trainer(
     splits: Sequence[Split],
     n_batches: int,
 ) -> BankTrainer:
-    tokens = data.store.spec.tokens
+    tokens = data.tokens[shape.store]
     labels = data.labels
     biases = [
         initial_biases(labels, split.train_N, tokens.n_tiles, tokens.n_patches) for split in splits
@@ -240,7 +241,8 @@ def _new_trainer(
     moments = None
     if configs[0].head.normalize:
         reads = kinds.load(shape.kind).reads(shape)
-        moments = data.moments(splits, {part for parts in reads.values() for part in parts})
+        parts = {part for parts in reads.values() for part in parts}
+        moments = data.moments(splits, parts, shape.store)
     bank = new_bank(shape, splits, configs, data.dtype, biases, moments, data.device)
     if shape.n_intervals:
         labels = labels.with_intervals([split.train_N for split in splits], shape.n_intervals)

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 
 from featurestore.disk.interrupts import check_interrupt
-from trainer.data.dataset import TrainingData
+from trainer.data.dataset import TrainingData, inputs_of
+from trainer.data.readers import TokenReaders
 from trainer.data.stream import Batch, Split, validation_batches
-from trainer.data.tokens import TokenReader
 from trainer.heads.bank import Bank, Outputs
 from trainer.score.metrics import MASSES, TARGETS, in_targets_order, target_r2, weighted_r2
 from trainer.score.postprocess import most_probable
@@ -59,7 +59,7 @@ class HeldOut:
 def predict_held_out(
     banks: Sequence[Bank],
     data: TrainingData,
-    reader: TokenReader,
+    reader: TokenReaders,
     splits: Sequence[Split],
     batch_size: int,
     view: int = 0,
@@ -72,15 +72,14 @@ def predict_held_out(
     """
     n_repeats = max(split.repeat for split in splits) + 1
     predictions = [HeldOut.blank(bank, n_repeats, data.n_images) for bank in banks]
-    kinds = {bank.kind for bank in banks}
     batches = validation_batches(list(splits), data.n_images, batch_size, view)
     for batch, following in itertools.zip_longest(batches, batches[1:]):
         check_interrupt()
-        inputs = data.inputs(batch, reader.step(data.stored(batch.rows_U2)), kinds)
+        shared = data.inputs(batch, reader.step(batch.rows_U2), banks)
         if following:
-            reader.expect(data.stored(following.rows_U2))
+            reader.expect(following.rows_U2)
         for b, (bank, prediction) in enumerate(zip(banks, predictions, strict=True)):
-            outputs = bank(inputs)
+            outputs = bank(inputs_of(bank, shared))
             prediction.put(outputs, splits, batch)
             see(b, outputs, batch)
     return predictions

@@ -21,6 +21,7 @@ from featurestore.disk.tensor_file import save_tensors
 from featurestore.errors import InputError, MismatchError
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
+from trainer.heads.reads import widths_of
 from trainer.judge.baselines import blank_masses, fit_each, fit_splits, of_config
 from trainer.judge.selection import squared_errors
 from trainer.loop.checkpoint import check_identity, checksum, opened, whole_metadata
@@ -121,7 +122,7 @@ def close_regressor(
     after_each : called once a split, for those too that an earlier call fitted.
     """
     config = sweep.config.points[p]
-    run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
+    run.begin(sweep.run_config(p), sweep.data)
     fits = _fit_splits(sweep, p, run, note, after_each)
 
     views = _views(sweep)
@@ -211,7 +212,8 @@ def time_fits(sweep: Sweep) -> list[FitTime]:
         points.append(ridge_beside(sweep))
     alike: dict[tuple[str, int], list[PointConfig]] = {}
     for point in points:
-        alike.setdefault((point.head.kind, len(point.head.features)), []).append(point)
+        n_features = sum(widths_of(point, sweep.data.tokens))
+        alike.setdefault((point.head.kind, n_features), []).append(point)
 
     largest = max(sweep.splits, key=lambda split: len(split.train_N))
     times = []
@@ -230,7 +232,7 @@ def time_fits(sweep: Sweep) -> list[FitTime]:
 
 def save_regressor(sweep: Sweep, p: int, run: RunFolder) -> None:
     """Fit a point's regressor on every image and save it."""
-    run.begin(sweep.run_config(p), sweep.data.store, sweep.data.states)
+    run.begin(sweep.run_config(p), sweep.data)
     states, _ = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])
     (state,) = states
     run.save_head(ALL_FILE.format(which="last"), _tensors(state))

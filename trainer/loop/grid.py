@@ -31,6 +31,7 @@ from trainer.config.sections import (
     PointConfig,
 )
 from trainer.heads import kinds
+from trainer.heads.reads import store_of, unknown_store
 from trainer.loop.versions import NEWEST, check_space, of_version, resolved
 
 SHARED = (
@@ -88,6 +89,8 @@ class SweepConfig:
             if key not in known:
                 hint = _nearest(key, known) or f"known: {known}"
                 raise InputError(f"{path}: {key}: no such key to override; {hint}")
+            if key == "dataset.stores":  # further ones, or other places of those in the file
+                value = {**((raw.get("dataset") or {}).get("stores") or {}), **value}
             _put(raw, key, value)
         first, axes = _split_axes(raw, path)
         return cls.of(first, axes, path, missing_version=NEWEST)
@@ -177,7 +180,12 @@ def _in_effect(point: PointConfig) -> str:
         mixup = MixupConfig(enabled=False, disable_ratio=mixup.disable_ratio)
     elif kind.reads_pooled and mixup.kind == "pooled":
         mixup = mixup.model_copy(update={"kind": "patches"})
-    effective = point.model_copy(update={"augmentation": AugmentationConfig(mixup=mixup)})
+    head = point.head
+    if point.dataset.stores and kind.reads_patches:
+        head = head.model_copy(update={"store": store_of(point)})  # null is the first one
+    effective = point.model_copy(
+        update={"augmentation": AugmentationConfig(mixup=mixup), "head": head}
+    )
     # model_dump_json refuses paths that are not UTF-8
     return json.dumps(effective.model_dump(mode="json"))
 
@@ -186,7 +194,8 @@ def idle_keys(point: PointConfig) -> list[str]:
     """Keys that make no difference: what its kind does not read, and settings of what is off."""
     kind = kinds.load(point.head.kind)
     mixup = point.augmentation.mixup
-    read = ("kind", *kind.settings)
+    patches = ("store",) if kind.reads_patches else ()
+    read = ("kind", *patches, *kind.settings)
     idle = [f"head.{name}" for name in HeadConfig.model_fields if name not in read]
     if kind.seeded:
         idle.remove("head.seed")
@@ -328,11 +337,14 @@ def _replaced(section: Any, setting: tuple[str, Any]) -> Any:
 def _validated(data: dict[str, Any], path: Path) -> PointConfig:
     """The model, or InputError with every wrong key: pydantic's own error ends here."""
     try:
-        return PointConfig.model_validate(data, context={"kinds": kinds.names()})
+        point = PointConfig.model_validate(data, context={"kinds": kinds.names()})
     except ValidationError as err:
         wrong = [_explained(error) for error in err.errors(include_url=False)]
         text = wrong[0] if len(wrong) == 1 else f"{len(wrong)} keys are wrong:" + list_some(wrong)
         raise InputError(f"{path}: {text}") from err
+    if wrong := unknown_store(point):
+        raise InputError(f"{path}: {wrong}")
+    return point
 
 
 def _explained(error: Mapping[str, Any]) -> str:

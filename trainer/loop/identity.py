@@ -29,7 +29,7 @@ class Identity:
 
     points: dict[str, PointConfig]
     """Complete settings by the name of the run."""
-    facts: dict[str, str]
+    facts: dict[str, Any]
     """`Sweep.facts`."""
 
     @classmethod
@@ -38,7 +38,10 @@ class Identity:
         for p in points:
             point = sweep.run_config(p)
             # a checkpoint keeps no paths, nor what may be a million ids a point
-            dataset = point.dataset.model_copy(update={"store": None, "images": []})
+            stores = {name: Path(name) for name in point.dataset.stores}
+            dataset = point.dataset.model_copy(
+                update={"store": None, "stores": stores, "images": []}
+            )
             cv = point.cv.model_copy(update={"folds": None})
             settings[sweep.config.names[p]] = point.model_copy(
                 update={"dataset": dataset, "cv": cv}
@@ -75,7 +78,12 @@ class Identity:
 
 def check_settings(before: PointConfig, now: PointConfig, where: str, advice: str) -> None:
     """MismatchError with the first setting that moves a number and differs, and both its values."""
+    names = before.dataset.store_names, now.dataset.store_names
+    if names[0] != names[1]:
+        old, new = (", ".join(each) or "one store alone" for each in names)
+        raise MismatchError(f"{where}: dataset.stores named {old} and names {new} now; {advice}")
     free = MOVE_NO_NUMBER | (set(idle_keys(before)) & set(idle_keys(now)))
+    free |= {f"dataset.stores.{name}" for name in names[0]}
     was = dict(_leaves(before.model_dump(mode="json")))
     found = dict(_leaves(now.model_dump(mode="json")))
     for key in found | was:
@@ -86,10 +94,11 @@ def check_settings(before: PointConfig, now: PointConfig, where: str, advice: st
             raise MismatchError(f"{where}: {key} was {old} and is {new} now; {advice}")
 
 
-def check_facts(before: Mapping[str, str], now: Mapping[str, str], where: str, advice: str) -> None:
+def check_facts(before: Mapping[str, Any], now: Mapping[str, Any], where: str, advice: str) -> None:
     """MismatchError with the first fact that differs, of those that were kept before."""
-    for name, value in now.items():
-        was = before.get(name, value)
+    kept = dict(_leaves(before))
+    for name, value in _leaves(now):
+        was = kept.get(name, value)
         if was == value:
             continue
         if name in ("labels", "folds"):

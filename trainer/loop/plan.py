@@ -12,7 +12,8 @@ from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split, Stream
 from trainer.heads import kinds
-from trainer.heads.bank import HeadShape
+from trainer.heads.reads import store_of, widths_of
+from trainer.heads.shape import HeadShape
 from trainer.loop.grid import SweepConfig
 
 COPIES = 13
@@ -108,25 +109,27 @@ def plan_sweep(
     else:
         passes = _deal_into(needs, base.trainer.passes)
 
-    row_bytes = 0
-    if data.store.spec.has_patches:
-        row_bytes = data.store.layout.extents["patches"].array.row_bytes
+    row_bytes = dict.fromkeys(data.stores, 0)
+    for name, used in data.stores.items():
+        if used.store.spec.has_patches:
+            row_bytes[name] = used.store.layout.extents["patches"].array.row_bytes
     n_reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
     n_held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
     # view 0 after every epoch, all views of inference at the end
     n_closing = n_held_out * (len(base.inference.tta_indices) if base.cv.tta else 1)
     rows_a_pass = base.trainer.num_epochs * (n_reads + n_held_out) + n_closing
-    n_reading = 0  # passes with a head that reads patch tokens
+    bytes_a_row = 0  # of all stores whose patch tokens a pass reads, over the passes
     for part in passes:
-        of_pass = [kinds.load(config.points[p].head.kind) for p in part]
-        n_reading += any(kind.reads_patches for kind in of_pass)
+        of_pass = [config.points[p] for p in part]
+        read = {store_of(each) for each in of_pass if kinds.load(each.head.kind).reads_patches}
+        bytes_a_row += sum(row_bytes[name] for name in read)
     return Plan(
         passes=passes,
         n_regressors=len(fits),
         n_splits=len(splits),
         n_steps=stream.n_steps,
         n_epochs=base.trainer.num_epochs,
-        bytes_read=n_reading * rows_a_pass * row_bytes,
+        bytes_read=rows_a_pass * bytes_a_row,
         reads_per_row=n_reads / data.n_images,
         pass_bytes=max((sum(needs[p] for p in part) for part in passes), default=0),
         fit_bytes=max(fits, default=0),
@@ -165,9 +168,8 @@ def refit_costs(plan: Plan, point: PointConfig, data: TrainingData) -> Plan:
 
 def heads_bytes(point: PointConfig, data: TrainingData, n_splits: int) -> int:
     """About what training a point's heads of so many splits needs."""
-    tokens = data.store.spec.tokens
-    shape = HeadShape.of(point, tokens, data.states)
-    n_tiles = n_splits * point.trainer.batch_size * tokens.n_tiles  # of a step
+    shape = HeadShape.of(point, data.tokens, data.states)
+    n_tiles = n_splits * point.trainer.batch_size * data.tokens[shape.store].n_tiles  # of a step
     parameters = n_splits * shape.n_parameters * COPIES
     activations = n_tiles * shape.n_patches * kinds.load(point.head.kind).floats_per_patch
     return 4 * (parameters + activations)  # bytes of a float32
@@ -180,7 +182,7 @@ def most_rows(splits: Sequence[Split]) -> int:
 
 def fit_bytes(point: PointConfig, data: TrainingData, n_rows: int) -> int:
     """About what the fit of a regressor on so many images needs."""
-    n_features = len(point.head.features) * data.store.spec.tokens.width
+    n_features = sum(widths_of(point, data.tokens))
     return kinds.load(point.head.kind).fit_bytes(n_rows, n_features)
 
 

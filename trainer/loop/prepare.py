@@ -8,26 +8,29 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
 
 from featurestore.backbone.device import choose_device
-from featurestore.errors import InputError, MismatchError
+from featurestore.errors import InputError
 from featurestore.photos.catalog import TARGETS
 from featurestore.photos.labels import check_balance, height_remarks
 from featurestore.photos.sites import has_sites, warn_of_sites
-from featurestore.store import FeatureStore
 from trainer.config.sections import PointConfig, forgetting
 from trainer.data.dataset import TrainingData
+from trainer.data.readers import TokenReaders
 from trainer.data.splits import make_splits, read_splits, shape_of
 from trainer.data.stream import Split, Stream, make_splits_of
-from trainer.data.tokens import TokenReader
+from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
+from trainer.heads.reads import store_of
 from trainer.loop.bank_trainer import BankTrainer, new_trainers
 from trainer.loop.events import writer_class
 from trainer.loop.grid import SweepConfig
 from trainer.loop.plan import Plan, plan_sweep
+from trainer.loop.store_checks import check_stores
 from trainer.score.postprocess import rules_of
 
 LABELS = ("image_id", *TARGETS, "State", "Height_Ave_cm")
@@ -71,18 +74,19 @@ class Sweep:
         return self.config.base
 
     @functools.cached_property
-    def facts(self) -> dict[str, str]:
+    def facts(self) -> dict[str, Any]:
         """What its numbers depend on besides its settings: which tokens, and SHA-256 of labels and
         folds of the images used."""
-        spec = self.data.store.spec
         catalog = self.data.catalog
         labels = catalog[[name for name in LABELS if name in catalog]]
-        return {
-            "fingerprint": spec.fingerprint,
-            "pooled_dtype": spec.pooled_dtype,
+        facts = {
+            **_facts_of(self.data.first),
             "labels": _sha256(labels),
             "folds": _sha256(self.folds),
         }
+        if "" not in self.data.stores:
+            facts["stores"] = {name: _facts_of(used) for name, used in self.data.stores.items()}
+        return facts
 
     @property
     def views(self) -> list[int]:
@@ -178,9 +182,14 @@ class Sweep:
         """Fresh banks of these points."""
         return new_trainers(points, self.config.points, self.data, self.splits, self.n_batches)
 
-    def reader(self) -> TokenReader:
+    def reader(self) -> TokenReaders:
         """Stored rows on the sweep's device."""
-        return TokenReader(self.data.store, self.data.device)
+        points = [point for point in self.config.points if kinds.load(point.head.kind).trained]
+        reading = {store_of(point) for point in points if kinds.load(point.head.kind).reads_patches}
+        # where no head reads patches the first store says so
+        read = reading or set(list(self.data.stores)[:1])
+        stores = {name: used for name, used in self.data.stores.items() if name in read}
+        return TokenReaders(stores, self.data.device)
 
 
 def prepare_sweep(
@@ -198,14 +207,14 @@ def prepare_sweep(
     check : see TrainingData.
     """
     base = config.base
-    if base.dataset.store is None:
+    if base.dataset.store is None and not base.dataset.stores:
         raise InputError("dataset.store: no store; name one in the config or with --store")
-    data = TrainingData.open(base.dataset.store, base, dtype, choose_device(device), check)
+    data = TrainingData.open(base, dtype, choose_device(device), check)
     for remark in height_remarks(data.catalog):
         warnings.warn(f"{data.store.path}: {remark}", stacklevel=2)
     tolerance = base.dataset.balance_tolerance
     check_balance(data.catalog, data.store.path, tolerance.grams, tolerance.share, begun)
-    _check_kinds(config, data.store)
+    check_stores(config, data)
     _check_rules(config, data.states)
     if base.trainer.tensorboard:
         writer_class()
@@ -234,22 +243,13 @@ def prepare_sweep(
     return Sweep.of(config, data, folds)
 
 
+def _facts_of(used: UsedStore) -> dict[str, str]:
+    spec = used.store.spec
+    return {"fingerprint": spec.fingerprint, "pooled_dtype": spec.pooled_dtype}
+
+
 def _sha256(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
-
-
-def _check_kinds(config: SweepConfig, store: FeatureStore) -> None:
-    """A kind that reads patch tokens finds none in a pooled store."""
-    if store.spec.has_patches:
-        return
-    used = dict.fromkeys(point.head.kind for point in config.points)  # once each, in order
-    reading = [kind for kind in used if kinds.load(kind).reads_patches]
-    if reading:
-        fit = [kind for kind in kinds.names() if not kinds.load(kind).reads_patches]
-        raise MismatchError(
-            f"{store.path}: a pooled store, it holds no patch tokens for head.kind "
-            f"{', '.join(reading)}; choose among {', '.join(fit)}, or build a store with them"
-        )
 
 
 def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:

@@ -11,8 +11,8 @@ import pandas as pd
 from featurestore.disk.usable import usable_memory
 from featurestore.errors import InputError
 from trainer.config.sections import HeadConfig, LossConfig, PointConfig
+from trainer.data.readers import TokenReaders
 from trainer.data.stream import Split
-from trainer.data.tokens import TokenReader
 from trainer.judge.baselines import fit_splits, mean_predictor
 from trainer.judge.report import draw_curves
 from trainer.loop.bank_trainer import BankTrainer
@@ -72,7 +72,7 @@ class PointResult:
 
 
 def close_bank(
-    sweep: Sweep, trainer: BankTrainer, reader: TokenReader, runs: Mapping[int, RunFolder]
+    sweep: Sweep, trainer: BankTrainer, reader: TokenReaders, runs: Mapping[int, RunFolder]
 ) -> list[PointResult]:
     """Predict with last and best weights under the TTA views; save heads, tables and curves of
     every point of a bank."""

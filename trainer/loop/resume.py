@@ -1,22 +1,20 @@
 """resume_sweep: a sweep that was stopped goes on, if nothing it depends on has changed."""
 
-import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from featurestore.disk.urls import is_url
-from featurestore.errors import BiomassError, InputError, MismatchError
-from featurestore.store import FeatureStore
+from featurestore.errors import InputError, MismatchError
 from trainer.heads import kinds
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.fits import FitNote
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity, check_facts, check_settings
+from trainer.loop.places import Place, places_now
 from trainer.loop.plan import refit_costs, too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
-from trainer.loop.runs import SweepFolder, SweepResult, moved_places, read_json
+from trainer.loop.runs import SweepFolder, SweepResult, read_json
 from trainer.loop.sweep import train_sweep
 from trainer.loop.threads import same_threads
 
@@ -24,7 +22,7 @@ from trainer.loop.threads import same_threads
 def resume_sweep(
     path: Path,
     fold: str | None = None,
-    store: Path | str | None = None,
+    store: Place | Mapping[str, Place] | None = None,
     progress: bool = True,
     check: bool = True,
 ) -> SweepResult:
@@ -35,8 +33,9 @@ def resume_sweep(
 
     Parameters
     ----------
-    store : where its store is now, path or URL; None is where it was, or where it is if it was
-        moved together with the sweep.
+    store : where its store is now, path or URL; of several stores those of some by name. None, and
+        where a store is not named, is where it was, or where it is if it was moved together with
+        the sweep.
     fold : "all" refits the chosen point on all images afterwards; so it can be asked of a finished
         sweep too.
     check : as in `run_sweep`.
@@ -48,10 +47,7 @@ def resume_sweep(
     file = path / "sweep.json"
     plan = read_json(file, "base", "axes", "passes", "device", "fingerprint")
     with same_threads(plan.get("threads"), file):
-        recorded = plan["base"]["dataset"]["store"]
-        plan["base"]["dataset"]["store"] = str(
-            store or find_store(recorded, path, plan["fingerprint"])
-        )
+        plan["base"]["dataset"] |= places_now(plan, path, store)
         given = SweepConfig.of(plan["base"], plan["axes"], file)
 
         # The folds as the sweep wrote them: they hold whatever made them. The configs of its runs
@@ -135,33 +131,3 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
         Checkpoint(folder.checkpoint(points)).check(Identity.of(sweep, points))
     for p in fitted:
         FitNote(folder.fit_note(p)).check(Identity.of(sweep, [p]))
-
-
-def find_store(recorded: str, sweep: Path, fingerprint: str) -> str:
-    """Where the sweep's store is: where it was, or at the same place beside the moved sweep."""
-    if is_url(recorded):
-        return recorded
-
-    was = Path(recorded)
-    for place in (was, *moved_places(was, sweep)):
-        if place.name != was.name or not os.path.exists(place):
-            continue
-        try:
-            with FeatureStore.open(place) as opened:
-                is_same = opened.spec.fingerprint == fingerprint
-        except BiomassError:  # something else of that name
-            continue
-        if is_same:
-            if place != was:
-                warnings.warn(
-                    f"{recorded}: not there, or another store now; the sweep's store is {place}",
-                    stacklevel=3,
-                )
-            return str(place)
-
-    if not was.exists():
-        raise InputError(
-            f"{recorded}: the sweep's store is no longer there, nor at the same place beside "
-            f"{sweep} or above it; name its place with --store"
-        )
-    return recorded

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import Tensor
@@ -21,11 +22,14 @@ from featurestore.errors import InputError, NoAccessError
 from featurestore.format.spec import StoreSpec
 from featurestore.store import FeatureStore
 from trainer.config.sections import PointConfig, dump_yaml
+from trainer.data.dataset import TrainingData
 from trainer.heads import kinds
-from trainer.heads.bank import HeadShape
+from trainer.heads.reads import widths_of
 from trainer.heads.saved import read_head
+from trainer.heads.shape import HeadShape
 from trainer.judge.baselines import of_config
 from trainer.loop.grid import load_point, safe_name
+from trainer.loop.places import moved_places
 from trainer.score.metrics import MASSES
 
 WEIGHTS = ("best", "last")
@@ -40,18 +44,21 @@ class RunFolder:
 
     path: Path
 
-    def begin(
-        self, config: PointConfig, store: FeatureStore, states: list[str], n_epochs: int = 0
-    ) -> None:
+    def begin(self, config: PointConfig, data: TrainingData, n_epochs: int = 0) -> None:
         """Make the folder; of a sweep resumed after n_epochs, drop later lines of its log."""
         (self.path / "weights").mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "config.yaml", dump_yaml(config))
+        told = {name: _told_of(used.store) for name, used in data.stores.items()}
+        first, *others = told
         spec = {
-            "store": json.loads(store.spec.to_json()),
-            "states": states,
-            "store_folder": store.folder,
+            "store": told[first]["store"],
+            "states": data.states,
+            "store_folder": told[first]["store_folder"],
         }
         write_whole(self.path / "spec.json", dump_json(spec))
+        if others:
+            further = {name: told[name] for name in others}
+            write_whole(self.path / "stores.json", dump_json(further))
         log = self.path / "metrics.jsonl"
         lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
         write_whole(log, "".join(lines[:n_epochs]))
@@ -69,9 +76,18 @@ class RunFolder:
 
     @property
     def spec(self) -> StoreSpec:
-        return StoreSpec.from_json(
-            json.dumps(self._spec_json["store"]), str(self.path / "spec.json")
-        )
+        """Of the first store."""
+        return _spec_of(self._spec_json, self.path / "spec.json")
+
+    @cached_property
+    def specs(self) -> dict[str, StoreSpec]:
+        """Of every store, by the names that `dataset.stores` gives them; of the only one by an
+        empty name."""
+        first, *others = self.config.dataset.store_names
+        specs = {first: self.spec}
+        for name in others:
+            specs[name] = _spec_of(self._stores_json[name], self.path / "stores.json")
+        return specs
 
     @property
     def states(self) -> list[str]:
@@ -79,20 +95,21 @@ class RunFolder:
 
     @property
     def store_folder(self) -> Path:
-        """Where the store lay, and the backbone's weights beside it.
+        """Where the first store lay, and the backbone's weights beside it.
 
         A path that is not absolute starts at the run's folder.
         """
         return self.path / self._spec_json["store_folder"]
 
-    @property
-    def store_folders(self) -> list[Path]:
-        """Where the weights that were kept beside the store may be: where it lay, or where it lies
-        if all was moved together.
+    def store_folders(self, name: str | None = None) -> list[Path]:
+        """Where the weights that were kept beside a store may be: where it lay, or where it lies if
+        all was moved together. name : of the store; None is the first.
 
         Of a run in a bundle, whose spec.json names a folder of the bundle, that one alone.
         """
-        told = Path(self._spec_json["store_folder"])
+        is_first = name is None or name == self.config.dataset.store_names[0]
+        about = self._spec_json if is_first else self._stores_json[name]
+        told = Path(about["store_folder"])
         places = [self.path / told]
         if told.is_absolute():
             places += moved_places(told, self.path)
@@ -101,6 +118,20 @@ class RunFolder:
     @cached_property
     def _spec_json(self) -> dict:
         return read_json(self.path / "spec.json", "store", "states", "store_folder")
+
+    @cached_property
+    def _stores_json(self) -> dict[str, dict]:
+        """What spec.json says of the first store, of the others by name."""
+        file = self.path / "stores.json"
+        names = self.config.dataset.store_names[1:]
+        told = read_json(file, *names)
+        for name in names:
+            about = told[name]
+            if not isinstance(about, dict) or not {"store", "store_folder"} <= about.keys():
+                raise InputError(
+                    f"{file}: {name}: not what a run says of a store; copy the run again"
+                )
+        return told
 
     def log(self, record: Mapping) -> None:
         """Add a line to metrics.jsonl."""
@@ -132,14 +163,14 @@ class RunFolder:
 
         # what the config makes of each tensor, before any is read; None: the kind does not say
         config = self.config
-        tokens = self.spec.tokens
+        tokens = {name: spec.tokens for name, spec in self.specs.items()}
         kind = kinds.load(config.head.kind)
         if kind.trained:
             shapes = HeadShape.of(config, tokens, self.states).tensors()
             expected = {name: ("F32", shape) for name, shape in shapes.items()}
         else:
             regressor, _ = of_config(config)
-            expected = regressor.tensors(len(config.head.features) * tokens.width, len(MASSES))
+            expected = regressor.tensors(sum(widths_of(config, tokens)), len(MASSES))
         return {f.name: read_head(f, expected) for f in files}
 
     def splits(self, folds: list[int] | None = None) -> list[tuple[int, int] | None]:
@@ -289,21 +320,13 @@ class SweepFolder:
         write_whole(self.path / name, dump_json(value))
 
 
-def moved_places(recorded: Path, run: Path) -> list[Path]:
-    """Where a path that was recorded in a run may be now, if its project was moved as a whole.
+def _told_of(store: FeatureStore) -> dict[str, Any]:
+    """What a run keeps of a store."""
+    return {"store": json.loads(store.spec.to_json()), "store_folder": store.folder}
 
-    The run's folder and those above it, nearest first, each alone and with every end of the
-    recorded path: of /old/a/stores, for a run in /new/b/runs/S, the folder /new/b/stores is among
-    them.
-    """
-    parts = recorded.parts[1:]
-    ends = [Path(*parts[-n:]) for n in range(1, len(parts) + 1)]
-    places = []
-    for folder in (run.absolute(), *run.absolute().parents):
-        if folder != folder.parent:  # not in the root of all files
-            places.append(folder)
-            places += [folder / end for end in ends]
-    return places
+
+def _spec_of(told: Mapping, where: Path) -> StoreSpec:
+    return StoreSpec.from_json(json.dumps(told["store"]), str(where))
 
 
 def head_file(which: str, repeat: int, fold: int, n_repeats: int) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from featurestore.disk.durable import locked
 from featurestore.disk.interrupts import check_interrupt, deferred_interrupts
 from featurestore.disk.messages import new_bar
 from featurestore.errors import InputError, list_some
+from trainer.data.dataset import inputs_of
+from trainer.data.readers import TokenReaders
 from trainer.data.splits import describe_folds, save_splits
 from trainer.data.stream import Batch, everything
-from trainer.data.tokens import TokenReader
+from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
 from trainer.heads.bank import Outputs
 from trainer.loop.bank_trainer import BankTrainer, Scored, can_go_on
@@ -67,7 +70,7 @@ def run_sweep(
     folder = SweepFolder.create(out, sweep.base.experiment.name)
     save_splits(sweep.folds, folder.path / "folds.csv")
     base = config.base.model_dump(mode="json")
-    base["dataset"]["store"] = sweep.data.store.address
+    base["dataset"] |= _addresses(sweep.data.stores)
     plan = {
         "base": base,
         "axes": config.axes,
@@ -123,7 +126,7 @@ def train_pass(
     points: Sequence[int],
     runs: Mapping[int, RunFolder],
     checkpoint: Checkpoint,
-    reader: TokenReader,
+    reader: TokenReaders,
     progress: bool,
 ) -> list[BankTrainer]:
     """Train the heads of some points together, from their checkpoint if there is one.
@@ -139,7 +142,7 @@ def train_pass(
 
     first = len(trainers[0].errors_QG)  # epochs that the checkpoint ended; all banks agree
     for p in points:
-        runs[p].begin(sweep.run_config(p), sweep.data.store, sweep.data.states, first)
+        runs[p].begin(sweep.run_config(p), sweep.data, first)
     events = Events([runs[p].path for p in points] if settings.tensorboard else [], first)
     try:
         with new_bar("train", n_epochs, "epoch", progress, initial=first) as bar:
@@ -182,29 +185,30 @@ def train_pass(
 
 
 def train_step(
-    sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReader, epoch: int, step: int
+    sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReaders, epoch: int, step: int
 ) -> None:
     """One batch of every split, for every bank: its rows are read once and serve all of them."""
     stream = sweep.stream
     settings = sweep.base.trainer
     batch = stream.batch(epoch, step)
-    rows = reader.step(sweep.data.stored(batch.rows_U2))
-    shared = sweep.data.inputs(batch, rows, {trainer.bank.kind for trainer in trainers})
+    rows = reader.step(batch.rows_U2)
+    shared = sweep.data.inputs(batch, rows, [trainer.bank for trainer in trainers])
     if step + 1 < stream.n_steps:  # read ahead while this batch computes
-        reader.expect(sweep.data.stored(stream.batch(epoch, step + 1).rows_U2))
+        reader.expect(stream.batch(epoch, step + 1).rows_U2)
 
     disable_ratio = sweep.base.augmentation.mixup.disable_ratio
     mixes = epoch < round((1 - disable_ratio) * settings.num_epochs)
     is_last = epoch * stream.n_steps + step + 1 == sweep.n_batches
     for trainer in trainers:
-        inputs = trainer.inputs(shared, sweep.data, stream, batch, (epoch, step), mixes)
+        own = inputs_of(trainer.bank, shared)
+        inputs = trainer.inputs(own, sweep.data, stream, batch, (epoch, step), mixes)
         outputs = trainer.bank(inputs)
         loss_QG = trainer.loss(outputs, inputs, batch)
         trainer.step(loss_QG, settings.gradient_accumulation_steps, is_last)
 
 
 def score_epoch(
-    sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReader, train_s: float
+    sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReaders, train_s: float
 ) -> tuple[dict[int, dict], list[Scored]]:
     """Score the averages of all heads on view 0 of what they hold out: what is to be logged of each
     point, and of each bank."""
@@ -247,7 +251,7 @@ def score_epoch(
 
 
 def _refit(
-    sweep: Sweep, folder: SweepFolder, result: SweepResult, reader: TokenReader, progress: bool
+    sweep: Sweep, folder: SweepFolder, result: SweepResult, reader: TokenReaders, progress: bool
 ) -> str | None:
     """Train the best point on every image, as many steps as the heads of each fold took; its
     estimate is the sweep's.
@@ -281,6 +285,12 @@ def _refit(
     return loss_failure(trainer.failed_QG[:, 0], whole.n_batches)
 
 
+def _addresses(stores: Mapping[str, UsedStore]) -> dict[str, Any]:
+    """Where the stores are, as `dataset.store` or `dataset.stores` says it."""
+    places = {name: used.store.address for name, used in stores.items()}
+    return {"store": places[""]} if "" in places else {"stores": places}
+
+
 def describe_plan(sweep: Sweep) -> str:
     """Heads, passes, bytes, memory; hours by a step and by a fit of each regressor, timed here."""
     plan = sweep.plan()
@@ -304,7 +314,7 @@ def describe_plan(sweep: Sweep) -> str:
     return f"{size}\ntime     about {seconds / 3600:.2g} h: {', '.join(timed)} here{notes}"
 
 
-def _time_step(sweep: Sweep, points: Sequence[int], reader: TokenReader) -> float:
+def _time_step(sweep: Sweep, points: Sequence[int], reader: TokenReaders) -> float:
     """Seconds of a training step of these points."""
     trainers = sweep.trainers(points)
     times = []

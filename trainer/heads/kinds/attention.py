@@ -7,7 +7,8 @@ backward), twice those of `cls_gating`.
 import torch
 from torch import Tensor
 
-from trainer.heads.bank import Bank, HeadKind, HeadShape, Inputs, Outputs, trunk, trunk_tensors
+from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, trunk, trunk_tensors
+from trainer.heads.shape import HeadShape
 
 
 class Attention(HeadKind):

@@ -4,16 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.heads.bank import (
-    Bank,
-    HeadKind,
-    HeadShape,
-    Inputs,
-    Outputs,
-    linear_tensors,
-    trunk,
-    trunk_tensors,
-)
+from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, linear_tensors, trunk, trunk_tensors
+from trainer.heads.shape import HeadShape
 
 
 class ClsGating(HeadKind):

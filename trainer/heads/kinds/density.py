@@ -4,16 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.heads.bank import (
-    N_AUX,
-    N_MAIN,
-    Bank,
-    HeadKind,
-    HeadShape,
-    Inputs,
-    Outputs,
-    linear_tensors,
-)
+from trainer.heads.bank import N_AUX, N_MAIN, Bank, HeadKind, Inputs, Outputs, linear_tensors
+from trainer.heads.shape import HeadShape
 
 
 class Density(HeadKind):

@@ -6,12 +6,12 @@ vectors here, whatever its kind.
 
 import torch
 
-from featurestore.format.spec import POOLED
-from trainer.heads.bank import Bank, HeadKind, HeadShape, Inputs, Outputs, trunk, trunk_tensors
+from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, trunk, trunk_tensors
+from trainer.heads.shape import HeadShape
 
 
 class PooledMlp(HeadKind):
-    """The trunk over `features`: any of cls, mean, std, max, min, gem, one after another."""
+    """The trunk over `features`: cls, mean, std, max, min, gem3 of any store, one after another."""
 
     settings = ("features", "shared_hidden", "dropout", "normalize")
     reads_pooled = True
@@ -19,15 +19,13 @@ class PooledMlp(HeadKind):
     floats_per_patch = 0
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
-        return trunk_tensors(shape, len(shape.features) * shape.width)
+        return trunk_tensors(shape, sum(shape.feature_widths))
 
     def reads(self, shape: HeadShape) -> dict[str, list[str]]:
         return {"shared_mlp.0": list(shape.features)}
 
     def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
-        vectors = {name: inputs.pooled_QBT5D[:, None, :, :, i] for i, name in enumerate(POOLED)}
-        vectors["cls"] = inputs.cls_QBTD[:, None]
-        features = [bank.normal(name, vectors[name]) for name in bank.shape.features]
+        features = [bank.normal(name, inputs.vector(name)) for name in bank.shape.features]
         mixed = inputs.mixed(torch.cat(features, -1))
         return trunk(bank, inputs, bank.each_point(mixed))
 

@@ -1,0 +1,69 @@
+"""What heads of one bank have in common: their kind, and the sizes of what they read and hold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurestore.format.spec import TokenSpec
+from trainer.config.sections import PointConfig
+from trainer.heads import kinds
+from trainer.heads.reads import store_of, stores_of, vectors_of, widths_of
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What heads of one bank have in common; 0 or () where their kind has no such setting."""
+
+    kind: str
+    width: int
+    n_patches: int
+    n_states: int = 1
+    n_intervals: int = 0
+    gate_hidden: int = 0
+    shared_hidden: int = 0
+    queries: int = 0
+    features: tuple[str, ...] = ()
+    """Each with its store, where there are several."""
+    feature_widths: tuple[int, ...] = ()
+    store: str = ""
+    """Name of the store whose width, patches and tiles these are."""
+    stores: tuple[str, ...] = ("",)
+    """Every store that is read."""
+
+    @classmethod
+    def of(
+        cls, point: PointConfig, tokens: Mapping[str, TokenSpec], states: Sequence[str]
+    ) -> "HeadShape":
+        """The shape of a config's heads over the tokens of stores, by name."""
+        head = point.head
+        kind = kinds.load(head.kind)
+        own_tokens = tokens[store_of(point)]
+        sizes = {
+            "gate_hidden": head.gate_hidden or own_tokens.width // 4,
+            "shared_hidden": head.shared_hidden,
+            "queries": head.queries,
+        }
+        # only what the kind reads: other settings must not split a bank
+        own = {name: size for name, size in sizes.items() if name in kind.settings}
+        if "features" in kind.settings:
+            own["features"] = tuple(vectors_of(point))
+            own["feature_widths"] = tuple(widths_of(point, tokens))
+        return cls(
+            head.kind,
+            own_tokens.width,
+            own_tokens.n_patches,
+            n_states=max(1, len(states)),
+            n_intervals=point.loss.intervals if kind.has_state else 0,
+            store=store_of(point),
+            stores=tuple(stores_of(point)),
+            **own,
+        )
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each tensor of a saved head, as in nn.Linear and nn.LayerNorm."""
+        return kinds.load(self.kind).tensors(self)
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.tensors().values())
