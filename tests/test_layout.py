@@ -1,5 +1,6 @@
 """Files of a store: only those that were checked when it was opened are read, each where its rows lie."""
 
+import gc
 import os
 
 import pytest
@@ -27,6 +28,20 @@ def test_every_row_lies_in_a_file_that_has_room_for_it(layout):
         for row in range(rows):
             path, offset, n_bytes = extent.locate(row)
             assert offset + n_bytes <= layout.sizes[path]
+
+
+def test_a_store_that_is_let_go_leaves_no_descriptor(store_path):
+    """Without `close`, however its rows were read: mapped, copied, read ahead or checked."""
+    write_tiny(store_path)
+    gc.collect()  # what earlier tests left in cycles
+    before = n_open_files()
+    for _ in range(3):
+        store = FeatureStore.open(store_path, check="first-touch")
+        store.rows(0)
+        store.take([(1, 0), (2, 1)])
+        store.will_need([(3, 0)])
+        del store
+    assert n_open_files() == before
 
 
 def test_a_file_of_the_same_size_in_its_place_is_not_read(layout):

@@ -1,6 +1,7 @@
 """Open files of a store that lies on this machine."""
 
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,16 @@ MOST_OPEN = 64
 
 
 class OpenFiles:
-    """Descriptors to read a store's files by. A store of few files keeps them open until `close`.
+    """Descriptors to read a store's files by.
 
-    Safe to use from several threads until it is closed.
+    A store of few files keeps them open until `close`, or until nobody holds it any more. Safe to use from several threads until it is closed.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._fds: dict[Path, int] = {}
+        # plain numbers: nothing else would close those of a store that is let go
+        weakref.finalize(self, _close_all, self._fds)
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[int]:
@@ -39,5 +42,9 @@ class OpenFiles:
         yield self._fds[path]
 
     def close(self) -> None:
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+        _close_all(self._fds)
+
+
+def _close_all(fds: dict[Path, int]) -> None:
+    while fds:
+        os.close(fds.popitem()[1])
