@@ -15,7 +15,8 @@ MOST_OPEN = 64
 class OpenFiles:
     """Descriptors to read a store's files by.
 
-    A store of few files keeps them open until `close`, or until nobody holds it any more. Safe to use from several threads until it is closed.
+    A store of few files keeps them open until `close`, or until nobody holds it any more. Safe to
+    use from several threads until it is closed.
     """
 
     def __init__(self, layout: Layout) -> None:
