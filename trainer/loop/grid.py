@@ -56,7 +56,9 @@ def load_point(path: Path) -> PointConfig:
             f"{path}: {', '.join(axes)}: a list where one value belongs; "
             "this is a sweep's config, a run has one value for each key"
         )
-    return resolved(SweepConfig.of(first, {}, path).base)
+    point = resolved(SweepConfig.of(first, {}, path).base)
+    check_space(point.head.kind, point.loss.space, path)
+    return point
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class SweepConfig:
                 value = {**((raw.get("dataset") or {}).get("stores") or {}), **value}
             _put(raw, key, value)
         first, axes = _split_axes(raw, path)
-        return cls.of(first, axes, path, missing_version=NEWEST)
+        config = cls.of(first, axes, path, missing_version=NEWEST)
+        config._check_spaces(path)
+        return config
 
     @classmethod
     def of(
@@ -109,12 +113,16 @@ class SweepConfig:
         """
         first = _validated(of_version(base, missing_version), where)
         checked = {key: _axis_values(first, key, values, where) for key, values in axes.items()}
-        used_kinds = checked.get("head.kind", [first.head.kind])
-        used_spaces = checked.get("loss.space", [first.loss.space])
-        for kind, space in itertools.product(used_kinds, used_spaces):
-            if first.config_version > 1:
-                check_space(kind, space, where)
         return cls(first, checked)
+
+    def _check_spaces(self, where: Path) -> None:
+        """Not part of `of`: it imports every kind, and torch with it."""
+        if self.base.config_version == 1:
+            return
+        used_kinds = self.axes.get("head.kind", [self.base.head.kind])
+        used_spaces = self.axes.get("loss.space", [self.base.loss.space])
+        for kind, space in itertools.product(used_kinds, used_spaces):
+            check_space(kind, space, where)
 
     @property
     def n_combinations(self) -> int:
