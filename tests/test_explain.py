@@ -30,7 +30,7 @@ from predictor.predictor import test_photographs as photographs_of
 from trainer.heads.bank import load_bank
 from trainer.heads.shape import HeadShape
 from trainer.loop.runs import RunFolder
-from trainer.score.metrics import TARGETS
+from trainer.score.metrics import MASSES, TARGETS
 
 ROOT = Path(__file__).parent.parent
 MAPS = "report.html.progress"
@@ -189,6 +189,24 @@ def test_pictures_of_any_shape(size):
     )
     for seen in (None, Map("share", np.full((2, 3, 1), 1 / 6)), Map("grams", np.zeros((2, 3, 5)))):
         assert draw_picture(photograph, seen, row, "a note", 0.9).width >= 600
+
+
+def test_maps_of_a_photograph_share_one_scale_with_a_floor():
+    """Half a gram of Dead beside 40 g of Green stays dark, and so does a photograph of 2 g."""
+
+    def brightest(grams_5: tuple) -> dict[str, int]:
+        """Of each map over a black photograph, 0 to 255; inferno's last colour has 252."""
+        seen = Map("grams", np.tile(np.array(grams_5) / 12, (3, 4, 1)))
+        black = Image.new("RGB", (40, 30))
+        return {
+            name: int(np.asarray(overlay(black, seen.layer(name), seen.top)).max())
+            for name in ("Dry_Total_g", "Dry_Dead_g")
+        }
+
+    assert MASSES == ("Dry_Total_g", "GDM_g", "Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g")
+    dense = brightest((40.5, 40, 40, 0.5, 0))
+    assert dense["Dry_Total_g"] > 240 and dense["Dry_Dead_g"] < 30
+    assert brightest((2.0, 2, 2, 0, 0))["Dry_Total_g"] < 130
 
 
 def test_names_are_safe_and_unique():

@@ -15,6 +15,8 @@ from trainer.score.metrics import MASSES, TARGETS
 
 LONGEST = 1200  # pixels of a photograph's longer side
 LEAST = 600  # smaller ones are enlarged: the words around them need room
+# grams over a photograph: if spread evenly, they have the last colour of a photograph with no more
+LEAST_G = 10.0
 MARGIN, GAP, BAR = 28, 20, 14
 INK, MUTED, PAPER, RULE = (24, 26, 27), (92, 98, 102), (255, 255, 255), (216, 220, 222)
 WARNING = (170, 60, 20)
@@ -67,9 +69,21 @@ class Map:
                 f"{height} patches"
             )
         return (
-            f"Total in each of {width} x {height} patches, "
-            f"{self.layer('Dry_Total_g').sum():.1f} g in all"
+            f"Where the head reads Total from: {self.layer('Dry_Total_g').sum():.1f} g over "
+            f"{width} x {height} patches"
         )
+
+    @property
+    def top(self) -> float:
+        """What the last colour means in all maps of the photograph, in the unit of `layer`.
+
+        One scale for Total and its parts: a mass that is nearly absent stays dark, and so does a
+        photograph with less than LEAST_G. 1 patch in 200 may exceed it, so that one cannot darken
+        all others.
+        """
+        layer_HW = self.layer("Dry_Total_g")
+        floor = LEAST_G / layer_HW.size if self.unit == "grams" else 1.0
+        return max(float(np.quantile(layer_HW, 0.995)), floor)
 
     def layer(self, name: str) -> np.ndarray:
         """(H, W) grams per patch of a mass; or how many times an even look each patch gets."""
@@ -97,12 +111,6 @@ def overlay(photograph: Image.Image, layer_HW: np.ndarray, top: float) -> Image.
     light_HW = np.asarray(ImageOps.autocontrast(photograph.convert("L"), 1), np.float32)
     relief_HW1 = RELIEF * (light_HW - light_HW.mean())[..., None]
     return Image.fromarray(np.clip(np.asarray(painted) + relief_HW1, 0, 255).astype(np.uint8))
-
-
-def scale_top(layer_HW: np.ndarray) -> float:
-    """Where the scale ends: 1 patch in 200 may exceed it, so that one cannot darken all others."""
-    top = float(np.quantile(layer_HW, 0.995))
-    return top if top > 0 else 1.0
 
 
 def fitted(pixels_HW3: np.ndarray) -> Image.Image:
@@ -169,10 +177,9 @@ def draw_thumbnail(photograph: Image.Image, seen: Map | None, side: int) -> Imag
     small.thumbnail((side, side), reducing_gap=3.0)
     if seen is None:
         return small
-    layer = seen.layer("Dry_Total_g")
     both = Image.new("RGB", (2 * small.width, small.height))
     both.paste(small, (0, 0))
-    both.paste(overlay(small, layer, scale_top(layer)), (small.width, 0))
+    both.paste(overlay(small, seen.layer("Dry_Total_g"), seen.top), (small.width, 0))
     return both
 
 
@@ -209,7 +216,9 @@ def _foot(seen: Map | None, level: float | None, width: int) -> Image.Image:
         + (f"; below it the {level:.0%} interval" if level else "")
     ]
     if seen is not None and seen.unit == "grams":
-        lines.append("Maps: what heads say by themselves; the masses on top are made to balance")
+        lines.append(
+            "Maps: where heads read their grams from, on one scale; not where plants stand"
+        )
     image = Image.new("RGB", (width, 20 * len(lines)), PAPER)
     for i, line in enumerate(lines):
         _words(ImageDraw.Draw(image), (0, 20 * i), line, 15, MUTED, width)
@@ -226,7 +235,7 @@ def _panel(picture: Image.Image, caption: str) -> Image.Image:
 def _mapped(photograph: Image.Image, seen: Map, name: str, caption: str) -> Image.Image:
     """A map over the photograph, and its scale."""
     layer = seen.layer(name)
-    top = scale_top(layer)
+    top = seen.top
     painted = _panel(overlay(photograph, layer, top), caption)
     unit = "g a patch" if seen.unit == "grams" else "times an even look"
     return _below(

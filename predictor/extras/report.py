@@ -28,9 +28,9 @@ SIZES = ((300, 80), (300, 60), (220, 60), (150, 60), (110, 50), (80, 40))
 N_BINS = 20
 
 MAPS = {
-    "grams": "The maps show grams in every patch of a photograph, as the heads that count them see "
-    "them: they sum to what "
-    "these heads say of it, before masses are made to balance.",
+    "grams": "The maps show where in a photograph the heads read their grams from, not where "
+    "plants stand. All maps of a photograph share one scale. They sum to what these heads say of "
+    "it, before masses are made to balance.",
     "share": "The maps show where the heads looked, not grams: 1 is an even look at all patches.",
     None: "These heads say nothing of single patches, so there are no maps.",
 }
