@@ -1,16 +1,17 @@
-"""One pass over the photographs by one backbone, on one device or several."""
+"""One pass over the photographs by the backbones of a stage, on one device or several."""
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
 from featurestore.format.spec import ViewSpec
+from featurestore.photos.crop import Crop
 from featurestore.photos.decode import Decoded, decode_ahead
 from predictor.extras.explain import Explainer
 from predictor.members.deadline import Clock
@@ -32,10 +33,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one backbone's pass does besides tokens and heads; None is without."""
+    """What a stage's pass does besides tokens and heads; None is without."""
 
     group: int
-    """Of members that read this backbone's tokens, see `by_spec`."""
+    """Of members that read these backbones' tokens, see `by_spec`."""
     views: Sequence[ViewSpec]
     clock: Clock
     journal: Journal | None
@@ -54,17 +55,21 @@ class Pass:
     def _on(self, stage: Stage, paths: dict[str, Path]) -> Iterator[Found]:
         """Photographs of one device, in their order."""
         sealed = paths if self.sealed else ()
-        decoding = decode_ahead(paths, stage.backbone.crop, None, self.damaged, sealed)
-
-        # closed here: an error's traceback would keep the iterator, and its decoding threads
-        with closing(decoding) as decoded:
-            for image_id, photograph in decoded:
+        with ExitStack() as stack:
+            decodings = []
+            for crop in stage.crops:
+                decoding = decode_ahead(paths, crop, None, self.damaged, sealed)
+                # closed here: an error's traceback would keep the iterator, and its decoding
+                # threads
+                decodings.append(stack.enter_context(closing(decoding)))
+            for image_id, photographs in side_by_side(decodings, list(paths)):
+                photograph = dict(zip(stage.crops, photographs, strict=True))
                 yield self._predict(stage, image_id, photograph)
 
-    def _predict(self, stage: Stage, image_id: str, photograph: Decoded) -> Found:
+    def _predict(self, stage: Stage, image_id: str, photograph: Mapping[Crop, Decoded]) -> Found:
         """One photograph: what the journal has, else as many views as the clock allows."""
         start = time.monotonic()
-        sha256 = photograph.facts["sha256"]
+        sha256 = photograph[stage.crops[0]].facts["sha256"]
 
         raws = self.journal.get(self.group, image_id, sha256) if self.journal else None
         n_known = raws[0].masses_HV5.shape[1] if raws else 0
@@ -84,6 +89,24 @@ class Pass:
             tokens = stage.tokens(photograph, image_id, plain)
             self.explainer.keep(self.group, image_id, sha256, stage, tokens, plain)
         return Found(image_id, raws, sha256, 0, time.monotonic() - start)
+
+
+def side_by_side(
+    decodings: Sequence[Iterator[tuple[str, Decoded]]], image_ids: Sequence[str]
+) -> Iterator[tuple[str, list[Decoded]]]:
+    """Photographs that every decoding gives, in the order of their ids, which all keep; what is
+    damaged for one of them is left out."""
+    place = {image_id: position for position, image_id in enumerate(image_ids)}
+    latest = [next(decoding, None) for decoding in decodings]
+    while None not in latest:
+        places = [place[image_id] for image_id, _ in latest]
+        if len(set(places)) == 1:
+            yield latest[0][0], [decoded for _, decoded in latest]
+        last = max(places)
+        for d, decoding in enumerate(decodings):
+            # of those that are level each goes on; else those that are behind
+            if places[d] < last or len(set(places)) == 1:
+                latest[d] = next(decoding, None)
 
 
 def _together(work: Sequence[Iterator[Found]]) -> Iterator[Found]:

@@ -48,7 +48,7 @@ class Predictor:
     backbone_weights: str | None = None
     average: Average = "mean"
     constraints: str | None = None
-    _stages: dict[tuple[str, str], Stage] = field(default_factory=dict)
+    _stages: dict[tuple[int, str], Stage] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -110,9 +110,9 @@ class Predictor:
         return self.stage(0, self.devices[0]).ensembles[0]
 
     def stage(self, group: int, device: str) -> Stage:
-        """Backbone and heads of a group of members on a device; those of other groups are let go,
+        """Backbones and heads of a group of members on a device; those of other groups are let go,
         since two may not fit."""
-        key = (self.members[by_spec(self.members)[group][0]].spec.fingerprint, device)
+        key = (group, device)
         if key not in self._stages:
             for other in [each for each in self._stages if each[0] != key[0]]:
                 del self._stages[other]
@@ -122,7 +122,8 @@ class Predictor:
 
     def raw(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> Raw:
         """What the first member says of one photograph."""
-        return self.stage(0, self.devices[0])(photograph, image_id, views)[0]
+        stage = self.stage(0, self.devices[0])
+        return stage.told(stage.tokens({stage.backbone.crop: photograph}, image_id, views))[0]
 
     def predict(
         self, paths: dict[str, Path], tta: int | str = 4, progress: bool = True, **options
@@ -165,13 +166,16 @@ class Predictor:
         views = chosen_tta(tta)
         groups = by_spec(self.members)
         for group in groups:
-            tokens = self.members[group[0]].spec.tokens
-            _check_views(views, tokens)
-            _check_photographs(paths, tokens.crop, unusable)
+            specs = [spec for m in group for spec in self.members[m].specs.values()]
+            for spec in specs:
+                _check_views(views, spec.tokens)
+            for crop in dict.fromkeys(spec.tokens.crop for spec in specs):
+                _check_photographs(paths, crop, unusable)
         left_out = unusable or {}
         todo = {image_id: path for image_id, path in paths.items() if image_id not in left_out}
 
-        takes_16_bits = any(member.spec.tokens.bits is None for member in self.members)
+        all_specs = [spec for member in self.members for spec in member.specs.values()]
+        takes_16_bits = any(spec.tokens.bits is None for spec in all_specs)
         if takes_16_bits and (remark := dark_remark(todo.values())):
             say(f"warning: {remark}")
 

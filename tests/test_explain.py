@@ -87,7 +87,7 @@ def test_shares_equal_plain_torch(sweep, pasture):
             predictor.backbone.tokens(decode(path, predictor.backbone.crop).tiles_THW3, "a", view)
             for view in VIEWS[:2]
         ]
-        maps_VTPM = predictor.ensemble.maps(tokens)
+        maps_VTPM = predictor.ensemble.maps({"": tokens})
         states = list(RunFolder(run_of(sweep, kind)).heads("last").values())
         for (cls_TD, patches_TPD), map_TPM in zip(tokens, maps_VTPM, strict=True):
             plain_HTP = torch.stack(
@@ -147,12 +147,14 @@ def test_the_patch_a_head_sees_is_bright_where_it_lies():
     state = {"density.weight": torch.ones(5, 3), "density.bias": torch.full((5,), -9.0)}
     patches_TPD = torch.zeros(2, 12, 3)
     patches_TPD[1, 1 * 4 + 2] = 4.0  # right half, row 1 of 3, column 2 of 4
-    ensemble = BankEnsemble(load_bank(shape, [state], torch.device("cpu")), False, "float16")
+    ensemble = BankEnsemble(load_bank(shape, [state], torch.device("cpu")), False, {})
     tokens = [
         (torch.zeros(2, 3), patches_TPD),
         (torch.zeros(2, 3), patches_TPD.view(2, 3, 4, 3).flip(2).flatten(1, 2)),
     ]
-    seen = Map("grams", laid_out(upright(ensemble.maps(tokens), tta_views(2), (3, 4)), "grams"))
+    seen = Map(
+        "grams", laid_out(upright(ensemble.maps({"": tokens}), tta_views(2), (3, 4)), "grams")
+    )
     painted = np.asarray(
         overlay(Image.new("RGB", (800, 300), (90, 90, 90)), seen.layer("Dry_Total_g"), 3.0)
     ).sum(2)

@@ -174,7 +174,7 @@ def test_predict_from_a_pooled_store_end_to_end(tmp_path, pasture, dtype):
         biomass("predict", "--data", pasture, "--run", run, "--out", out, "--device", "cpu")
         assert np.isfinite(pd.read_csv(out)["target"]).all()
         predictor = Predictor.load(run, device="cpu")
-        assert predictor.ensemble.pooled_dtype == dtype == RunFolder(run).spec.pooled_dtype
+        assert predictor.ensemble.pooled_dtypes[""] == dtype == RunFolder(run).spec.pooled_dtype
     decoded = decode(pasture / store.catalog["path"][3], predictor.backbone.crop)
     tokens = [
         predictor.backbone.tokens(decoded.tiles_THW3, store.catalog["image_id"][3], v)

@@ -25,6 +25,7 @@ from predictor.bundle.listing import (
     MAX_TILE,
     ListedMember,
     ListedSpec,
+    ListedStore,
     Listing,
     parse_json,
     parse_listing,
@@ -78,15 +79,14 @@ class Bundle:
                 f"{self.path}: no head is left that is as listed; copy the bundle again"
             )
         for member in [] if backbone_weights else loaded:
-            if (
-                kept_weights(member.spec, member.run.store_folders()) is None
-                and member.spec.tokens.model != PACKAGED
-            ):
-                raise InputError(
-                    f"{self.path}: holds no weights of {member.spec.tokens.model}; give them with "
-                    "--backbone-weights FILE.safetensors, or make it again: `biomass bundle SWEEP "
-                    "--with-backbone`"
-                )
+            for name, spec in member.specs.items():
+                kept = kept_weights(spec, member.run.store_folders(name))
+                if kept is None and spec.tokens.model != PACKAGED:
+                    raise InputError(
+                        f"{self.path}: holds no weights of {spec.tokens.model}; give them with "
+                        "--backbone-weights FILE.safetensors, or make it again: `biomass bundle "
+                        "SWEEP --with-backbone`"
+                    )
         return loaded
 
     def _member(
@@ -130,16 +130,17 @@ def load_members(
 
 def check_reach(run: RunFolder) -> None:
     """InputError if a run names what a bundle cannot hold, or asks for more than one may."""
-    tokens, cv = run.spec.tokens, run.config.cv
-    if ":" in tokens.model:  # timm's hf-hub:NAME and local-dir:PATH
-        raise InputError(
-            f"{run.path}: its backbone {tokens.model} is described on a hub or in a folder, where "
-            "no bundle may look; build the store with a model that timm knows by name"
-        )
-    if (pixels := tokens.tile_height * tokens.tile_width) > MAX_TILE:
-        raise InputError(
-            f"{run.path}: tiles of {pixels} pixels, of at most {MAX_TILE}; choose another run"
-        )
+    cv = run.config.cv
+    for tokens in [spec.tokens for spec in run.specs.values()]:
+        if ":" in tokens.model:  # timm's hf-hub:NAME and local-dir:PATH
+            raise InputError(
+                f"{run.path}: its backbone {tokens.model} is described on a hub or in a folder, "
+                "where no bundle may look; build the store with a model that timm knows by name"
+            )
+        if (pixels := tokens.tile_height * tokens.tile_width) > MAX_TILE:
+            raise InputError(
+                f"{run.path}: tiles of {pixels} pixels, of at most {MAX_TILE}; choose another run"
+            )
     if (n_heads := cv.repeats * cv.n_folds) > MAX_FILES:
         raise InputError(
             f"{run.path}: {n_heads} heads, of at most {MAX_FILES} files; choose another run"
@@ -149,11 +150,19 @@ def check_reach(run: RunFolder) -> None:
 def _check_run(run: Path) -> None:
     """InputError if a run's folder in a bundle points out of it, or reaches too far."""
     spec = run / "spec.json"
-    told = validated(ListedSpec, parse_json(spec.read_bytes(), spec), spec)
-    if told.store_folder != BACKBONE_FOLDER:
-        raise InputError(
-            f"{spec}: points out of the bundle, to {told.store_folder}; get the bundle elsewhere"
-        )
+    told: dict[str, ListedStore] = {
+        str(spec): validated(ListedSpec, parse_json(spec.read_bytes(), spec), spec)
+    }
+    stores = run / "stores.json"  # of a run that learned from several
+    if stores.exists():
+        for name, store in parse_json(stores.read_bytes(), stores).items():
+            told[f"{stores}: {name}"] = validated(ListedStore, store, stores)
+    for where, each in told.items():
+        if each.store_folder != BACKBONE_FOLDER:
+            raise InputError(
+                f"{where}: points out of the bundle, to {each.store_folder}; "
+                "get the bundle elsewhere"
+            )
     check_reach(RunFolder(run))
 
 

@@ -24,6 +24,7 @@ MAX_TILE = 4096 * 4096  # pixels
 MAX_BYTES = {  # of each kind of file there is; paths of no kind are refused
     rf"runs/{NAME}/config\.yaml": 1 << 20,
     rf"runs/{NAME}/spec\.json": 16 << 20,
+    rf"runs/{NAME}/stores\.json": 16 << 20,
     rf"runs/{NAME}/oof\.csv": 1 << 30,
     rf"runs/{NAME}/weights/{NAME}\.safetensors": 4 << 30,
     rf"backbone/{NAME}\.safetensors": 64 << 30,
@@ -91,12 +92,18 @@ class Listing(Part):
         return members
 
 
-class ListedSpec(Part):
-    """The content of a run's spec.json in a bundle; `StoreSpec` checks `store`."""
+class ListedStore(Part):
+    """What stores.json says of each further store of a run in a bundle; `StoreSpec` checks
+    `store`."""
 
     store: dict[str, Any]
-    states: list[str]
     store_folder: str
+
+
+class ListedSpec(ListedStore):
+    """The content of a run's spec.json in a bundle."""
+
+    states: list[str]
 
 
 def parse_listing(text: bytes, where: Path) -> Listing:

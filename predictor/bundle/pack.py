@@ -276,12 +276,13 @@ def _write_run(folder: Path, member: Member, folds: Sequence[int] | None) -> Non
     for file in run.head_files(member.weights, list(folds) if folds else None):
         copyfile(run.path / "weights" / file, folder / "weights" / file)
     _write(folder / "config.yaml", dump_yaml(_without_folders(member.config)))
-    _write(
-        folder / "spec.json",
-        dump_json(
-            json.loads((run.path / "spec.json").read_bytes()) | {"store_folder": BACKBONE_FOLDER}
-        ),
-    )
+    here = {"store_folder": BACKBONE_FOLDER}
+    spec = json.loads((run.path / "spec.json").read_bytes())
+    _write(folder / "spec.json", dump_json(spec | here))
+    if len(run.specs) > 1:
+        stores = json.loads((run.path / "stores.json").read_bytes())
+        others = {name: told | here for name, told in stores.items()}
+        _write(folder / "stores.json", dump_json(others))
     if (run.path / "oof.csv").exists():  # a refit has none
         _write(
             folder / "oof.csv",
@@ -292,7 +293,10 @@ def _write_run(folder: Path, member: Member, folds: Sequence[int] | None) -> Non
 def _without_folders(config: PointConfig) -> PointConfig:
     """The config, its files by their names alone."""
     store, folds = config.dataset.store, config.cv.folds
-    dataset = config.dataset.model_copy(update={"store": Path(store.name) if store else None})
+    stores = {name: Path(Path(place).name) for name, place in config.dataset.stores.items()}
+    dataset = config.dataset.model_copy(
+        update={"store": Path(Path(store).name) if store else None, "stores": stores}
+    )
     cv = config.cv.model_copy(update={"folds": Path(folds.name) if folds else None})
     return config.model_copy(update={"dataset": dataset, "cv": cv})
 
@@ -312,9 +316,10 @@ def _write_backbones(
     folder: Path, members: Sequence[Member], choice: BackboneChoice, say: Callable[[str], object]
 ) -> list[ListedBackbone]:
     """The backbones that the members need, each once, with their weights if requested."""
-    distinct = {
-        (member.spec.tokens.model, member.spec.tokens.weights_sha256): member for member in members
-    }
+    distinct = {}
+    for member in members:
+        for name, spec in member.specs.items():
+            distinct[spec.tokens.model, spec.tokens.weights_sha256] = member, name
     if choice.weights and len(distinct) > 1:
         raise UsageError(
             f"--backbone-weights is one file, the runs need {len(distinct)} backbones; keep each "
@@ -324,9 +329,12 @@ def _write_backbones(
         (folder / "backbone").mkdir()
         _write(folder / LICENCE_FILE, choice.licence_text())
     listed = []
-    for (model, weights_sha256), member in sorted(distinct.items()):
-        file = _write_backbone(folder / "backbone", member, choice) if choice.included else None
-        random = is_random(member.spec)
+    for model, weights_sha256 in sorted(distinct):
+        member, name = distinct[model, weights_sha256]
+        file = None
+        if choice.included:
+            file = _write_backbone(folder / "backbone", member, name, choice)
+        random = is_random(member.specs[name])
         if file is None and not (choice.included or model == PACKAGED or random):
             say(
                 f"without the weights of {model}: where this predicts, give them with "
@@ -344,17 +352,19 @@ def _write_backbones(
     return listed
 
 
-def _write_backbone(folder: Path, member: Member, choice: BackboneChoice) -> Path:
-    """Weights in a file named for their hash, once that was compared with the store's."""
-    tokens = member.spec.tokens
-    random = is_random(member.spec) and not choice.weights
+def _write_backbone(folder: Path, member: Member, name: str, choice: BackboneChoice) -> Path:
+    """Weights in a file named for their hash, once that was compared with that of a member's store
+    of this name."""
+    spec = member.specs[name]
+    tokens = spec.tokens
+    random = is_random(spec) and not choice.weights
     if "dinov3" in tokens.model and tokens.model != PACKAGED and not random and not choice.licence:
         raise InputError(
             f"{tokens.model}: DINOv3's weights may be passed on with the text of their licence "
             "only; give it with --backbone-licence FILE, or make the bundle without --with-backbone"
         )
     model = backbone_of_store(
-        member.spec, choice.weights, member.run.store_folders(), "--backbone-weights", "cpu", "fp32"
+        spec, choice.weights, member.run.store_folders(name), "--backbone-weights", "cpu", "fp32"
     ).model
     folder.mkdir(exist_ok=True)
     path = saved_weights_path(folder, tokens.weights_sha256)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
-from featurestore.format.spec import TokenSpec
+from featurestore.format.spec import StoreSpec
 from predictor.bundle.listing import LISTING, ListedBackbone, ListedMember
 from predictor.members.member import Member
 from trainer.score.metrics import TARGETS, weighted_r2
@@ -185,11 +185,11 @@ def readme(
         }
         for (name, member), told in zip(members.items(), listed, strict=True)
     ]
-    specs = {member.spec.tokens.weights_sha256: member.spec.tokens for member in members.values()}
+    specs = [spec for member in members.values() for spec in member.specs.values()]
     about_backbones = [
         {
             "model": each.model,
-            "tokens": _tokens(specs[each.weights_sha256]),
+            "tokens": _tokens(specs, each.weights_sha256),
             "file": each.file,
             "licence": each.licence,
             "weights_sha256": each.weights_sha256,
@@ -209,8 +209,14 @@ def readme(
     )
 
 
-def _tokens(tokens: TokenSpec) -> str:
-    return f"{tokens.crop}, {tokens.tile_height} x {tokens.tile_width} pixels"
+def _tokens(specs: Sequence[StoreSpec], weights_sha256: str) -> str:
+    """What tokens of these weights are made from: of several stores each, once."""
+    made_from = [
+        f"{spec.tokens.crop}, {spec.tokens.tile_height} x {spec.tokens.tile_width} pixels"
+        for spec in specs
+        if spec.tokens.weights_sha256 == weights_sha256
+    ]
+    return "; ".join(dict.fromkeys(made_from))
 
 
 def _score(member: Member) -> str:

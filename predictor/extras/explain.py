@@ -34,8 +34,7 @@ from featurestore.photos.decode import AHEAD
 from featurestore.photos.images import read_photograph
 from predictor.extras.picture import Map, blank, draw_picture, fitted
 from predictor.extras.report import About, Entry, write_report
-from predictor.members.ensemble import Tokens
-from predictor.members.member import Member, Stage, by_spec
+from predictor.members.member import Member, Stage, StageTokens, by_spec
 from predictor.members.submission import can_write
 from trainer.heads import kinds
 
@@ -91,23 +90,23 @@ class Explainer:
         image_id: str,
         sha256: str,
         stage: Stage,
-        tokens: Sequence[Tokens],
+        tokens: StageTokens,
         views: Sequence[ViewSpec],
     ) -> None:
         """A group's map of one photograph: the mean over its views, with flips undone."""
         share_M = self.shares[by_spec(self.members)[group]]
-        maps = [
-            share * upright(ensemble.maps(tokens), views, stage.backbone.spec.grid)
-            for share, ensemble in zip(share_M, stage.ensembles, strict=True)
-            if share
-        ]
+        maps = []
+        for m in np.flatnonzero(share_M):
+            map_VTPM = stage.ensembles[m].maps(stage.read(m, tokens))
+            map_ThwM = upright(map_VTPM, views, stage.members[m].spec.tokens.grid)
+            maps.append(share_M[m] * laid_out(map_ThwM, self.unit))
         if maps:
             with (
                 self._can_write(),
                 appears_whole(self._path(group, image_id, sha256)) as partial,
                 open(partial, "wb") as file,
             ):
-                np.save(file, laid_out(sum(maps), self.unit).astype(np.float32))
+                np.save(file, summed(maps).astype(np.float32))
 
     def map(self, image_id: str, sha256: str) -> Map | None:
         """All groups' maps of a photograph together, on their finest grid, or None."""
@@ -115,8 +114,7 @@ class Explainer:
         maps = [np.load(path).astype(float) for path in paths if path.exists()]
         if not maps:
             return None
-        height, width = max((each.shape[:2] for each in maps), key=np.prod)
-        return Map(self.unit, sum(regridded(each, height, width) for each in maps))
+        return Map(self.unit, summed(maps))
 
     def report(
         self,
@@ -200,6 +198,15 @@ def laid_out(map_ThwM: np.ndarray, unit: str) -> np.ndarray:
     shares of the photograph."""
     whole = np.concatenate(list(map_ThwM), 1)
     return whole / len(map_ThwM) if unit == "share" else whole
+
+
+def summed(maps_HWM: Sequence[np.ndarray]) -> np.ndarray:
+    """(H, W, M): all maps together, on the grid of the finest."""
+    height, width = max((each.shape[:2] for each in maps_HWM), key=np.prod)
+    return sum(
+        each if each.shape[:2] == (height, width) else regridded(each, height, width)
+        for each in maps_HWM
+    )
 
 
 def regridded(map_HWM: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -124,7 +124,8 @@ def _facts(about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> dict[
     heads: Counter[str] = Counter()
     for member in members:
         heads[member.config.head.kind] += len(member.heads)
-    backbones = [f"{m.spec.tokens.model}, {m.spec.tokens.crop}" for m in members]
+    specs = [spec for member in members for spec in member.specs.values()]
+    backbones = [f"{spec.tokens.model}, {spec.tokens.crop}" for spec in specs]
 
     facts = {
         "Heads": ", ".join(f"{n} {kind}" for kind, n in heads.items()),

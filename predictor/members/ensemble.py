@@ -10,10 +10,13 @@ from torch import Tensor
 from featurestore.backbone.moments import pool
 from featurestore.format.spec import StoreSpec
 from trainer.config.sections import PointConfig
+from trainer.config.stores import split_vector
+from trainer.data.dataset import inputs_of
 from trainer.data.used_store import pooled_features
 from trainer.heads import kinds
 from trainer.heads.bank import Bank, Inputs, load_bank
 from trainer.heads.pooling import in_half
+from trainer.heads.reads import vectors_of
 from trainer.heads.shape import HeadShape
 from trainer.judge.baselines import predict_masses
 
@@ -35,13 +38,15 @@ class BankEnsemble:
 
     bank: Bank
     half: bool
-    pooled_dtype: str
-    """Of the store that the heads learned on."""
+    pooled_dtypes: Mapping[str, str]
+    """Of the stores that the heads learned on, by name."""
 
     @torch.inference_mode()
-    def __call__(self, tokens: Sequence[Tokens]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of V views' (cls_TD, patches_TPD): raw masses (H, V, 5), MASSES order, and States'
-        probabilities (H, V, C) or None."""
+    def __call__(
+        self, tokens: Mapping[str, Sequence[Tokens]]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of V views' (cls_TD, patches_TPD) by store: raw masses (H, V, 5), MASSES order, and
+        States' probabilities (H, V, C) or None."""
         out = self.bank(self._inputs(tokens))
         state = (
             None if out.state_QGBC is None else out.state_QGBC[0].softmax(-1).double().cpu().numpy()
@@ -49,7 +54,7 @@ class BankEnsemble:
         return out.masses_QGB5[0].double().cpu().numpy(), state
 
     @torch.inference_mode()
-    def maps(self, tokens: Sequence[Tokens]) -> np.ndarray:
+    def maps(self, tokens: Mapping[str, Sequence[Tokens]]) -> np.ndarray:
         """(V, T, P, M), mean over heads of what its kind `maps_say`; M is 1 for shares, averaged
         over softmaxes too."""
         maps_HVTPM = self.bank.kind.maps(self.bank, self._inputs(tokens))[0].double()
@@ -60,15 +65,17 @@ class BankEnsemble:
             .numpy()
         )
 
-    def _inputs(self, tokens: Sequence[Tokens]) -> Inputs:
-        rows = [patches for _, patches in tokens]
-        cls_QBTD = torch.stack([cls for cls, _ in tokens]).float()[None]
-        pooled = (
-            pooled_as_stored(tokens, self.pooled_dtype)[None]
-            if self.bank.kind.reads_pooled
-            else None
-        )
-        return Inputs(rows, np.arange(len(tokens))[None], cls_QBTD, pooled, half=self.half)
+    def _inputs(self, tokens: Mapping[str, Sequence[Tokens]]) -> Inputs:
+        shared = {}
+        for name, own in tokens.items():
+            rows = [patches for _, patches in own]
+            cls_QBTD = torch.stack([cls for cls, _ in own]).float()[None]
+            pooled = None
+            if self.bank.kind.reads_pooled:
+                pooled = pooled_as_stored(own, self.pooled_dtypes[name])[None]
+            own_QB = np.arange(len(own))[None]
+            shared[name] = Inputs(rows, own_QB, cls_QBTD, pooled, half=self.half)
+        return inputs_of(self.bank, shared)
 
 
 @dataclass(frozen=True)
@@ -76,31 +83,33 @@ class RegressorEnsemble:
     """Fitted regressors: pooled rows and NumPy."""
 
     config: PointConfig
-    pooled_dtype: str
+    pooled_dtypes: Mapping[str, str]
     states: Sequence[Mapping[str, np.ndarray]]
 
-    def __call__(self, tokens: Sequence[Tokens]) -> tuple[np.ndarray, None]:
+    def __call__(self, tokens: Mapping[str, Sequence[Tokens]]) -> tuple[np.ndarray, None]:
         """As `BankEnsemble`; a regressor knows no State."""
-        cls_VTD = torch.stack([cls for cls, _ in tokens]).cpu().numpy()
-        pooled_VT5D = pooled_as_stored(tokens, self.pooled_dtype).cpu().numpy()
-        x_VF = pooled_features(cls_VTD, pooled_VT5D, self.config.head.features)
+        stored = {}
+        for name, own in tokens.items():
+            cls_VTD = torch.stack([cls for cls, _ in own]).cpu().numpy()
+            stored[name] = cls_VTD, pooled_as_stored(own, self.pooled_dtypes[name]).cpu().numpy()
+        vectors = [split_vector(vector) for vector in vectors_of(self.config)]
+        x_VF = np.hstack([pooled_features(*stored[store], [name]) for store, name in vectors])
         return np.stack([predict_masses(self.config, state, x_VF) for state in self.states]), None
 
 
 def new_ensemble(
     config: PointConfig,
-    spec: StoreSpec,
+    specs: Mapping[str, StoreSpec],
     states: Sequence[str],
     heads: Sequence[Mapping[str, Tensor]],
     device: torch.device,
 ) -> BankEnsemble | RegressorEnsemble:
-    """The ensemble of a run's saved heads; spec : of the store they learned on."""
+    """The ensemble of a run's saved heads; specs : of the stores they learned on, by name."""
+    pooled_dtypes = {name: spec.pooled_dtype for name, spec in specs.items()}
     if kinds.load(config.head.kind).trained:
         half = in_half(device, config.trainer.use_amp, torch.float32)
-        return BankEnsemble(
-            load_bank(HeadShape.of(config, {"": spec.tokens}, states), heads, device),
-            half,
-            spec.pooled_dtype,
-        )
+        tokens = {name: spec.tokens for name, spec in specs.items()}
+        bank = load_bank(HeadShape.of(config, tokens, states), heads, device)
+        return BankEnsemble(bank, half, pooled_dtypes)
     fitted = [{name: tensor.numpy() for name, tensor in head.items()} for head in heads]
-    return RegressorEnsemble(config, spec.pooled_dtype, fitted)
+    return RegressorEnsemble(config, pooled_dtypes, fitted)

@@ -11,6 +11,7 @@ import numpy as np
 from featurestore.disk.durable import remove, write_whole
 from predictor.members.member import Member, Raw
 from predictor.members.submission import can_write
+from trainer.heads.reads import vectors_of
 
 
 class Journal:
@@ -78,7 +79,8 @@ def journal_key(members: Sequence[Member], view_names: Sequence[str], precision:
     predictions what they are."""
     digest = hashlib.sha256(json.dumps([list(view_names), precision]).encode())
     for member in members:
-        digest.update(member.spec.fingerprint.encode())
+        for spec in member.specs.values():
+            digest.update(spec.fingerprint.encode())
         # two heads may have the same tensors, and read other vectors, in another space, or for
         # States in another order
         reads = [
@@ -86,6 +88,8 @@ def journal_key(members: Sequence[Member], view_names: Sequence[str], precision:
             member.config.loss.space,
             member.states,
         ]
+        if len(member.specs) > 1:
+            reads.append(vectors_of(member.config))
         digest.update(json.dumps(reads).encode())
         for head in member.heads:
             for name, tensor in sorted(head.items()):

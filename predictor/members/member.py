@@ -1,7 +1,7 @@
 """A member of an ensemble: the chosen heads of one run, from its folder; and a stage: members that
 share a backbone, loaded."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +11,20 @@ import pandas as pd
 from torch import Tensor
 
 from featurestore.backbone.backbone import Backbone, backbone_of_store
+from featurestore.backbone.device import choose_device
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.format.spec import StoreSpec, ViewSpec
+from featurestore.photos.crop import Crop
 from featurestore.photos.decode import Decoded
 from predictor.members.ensemble import BankEnsemble, RegressorEnsemble, Tokens, new_ensemble
 from trainer.config.sections import PointConfig
+from trainer.heads.reads import stores_of
 from trainer.loop.runs import RunFolder
 from trainer.score.metrics import TARGETS
 
 KEYS = ["weights", "repeat", "image_id", "site", "fold"]
+StageTokens = Mapping[str, Sequence[Tokens]]
+"""Class and patch tokens of a photograph's views, by the fingerprint of what made them."""
 GRAMS = [*TARGETS, *(f"true_{name}" for name in TARGETS)]
 
 
@@ -38,7 +43,8 @@ class Member:
 
     run: RunFolder
     config: PointConfig
-    spec: StoreSpec
+    specs: dict[str, StoreSpec]
+    """Of the stores whose tokens the heads read, by name; the one they read first is first."""
     states: list[str]
     splits: list[tuple[int, int] | None]
     """(repeat, fold) that each head was held out from; None learned on every image."""
@@ -62,11 +68,6 @@ class Member:
         folder = RunFolder(Path(run))
         if folds is not None and not len(folds):
             raise UsageError("no folds: name some, or leave them out for the heads of all")
-        if folder.config.dataset.stores:
-            raise InputError(
-                f"{folder.path}: it learned from several stores (dataset.stores), which `predict` "
-                "and `bundle` cannot use yet; choose a run of one store"
-            )
         chosen = None if folds is None else sorted(set(folds))
         files = folder.head_files(weights, chosen)
         splits = [
@@ -77,7 +78,7 @@ class Member:
         return cls(
             folder,
             folder.config,
-            folder.spec,
+            {name: folder.specs[name] for name in stores_of(folder.config)},
             folder.states,
             splits,
             list(folder.heads(weights, chosen, without).values()),
@@ -87,6 +88,11 @@ class Member:
     @property
     def name(self) -> str:
         return self.run.path.name
+
+    @property
+    def spec(self) -> StoreSpec:
+        """Of the store whose patches are read, or the first vector."""
+        return next(iter(self.specs.values()))
 
     def weighing(self, weight: float) -> "Member":
         return replace(self, weight=weight)
@@ -123,36 +129,61 @@ class Member:
 
 @dataclass(frozen=True)
 class Stage:
-    """A backbone on its device, and the members that read its tokens."""
+    """Backbones on their device, and the members that read their tokens."""
 
-    backbone: Backbone
+    backbones: dict[str, Backbone]
+    """By the fingerprint of their tokens."""
+    members: Sequence[Member]
     ensembles: list[BankEnsemble | RegressorEnsemble]
+    """Of the members, in their order."""
 
     @classmethod
     def load(
         cls, members: Sequence[Member], device: str, precision: str | None, weights: str | None
     ) -> "Stage":
         """MismatchError if the backbone's weights are not those that made the members' tokens."""
-        first = members[0]
-        backbone = backbone_of_store(
-            first.spec, weights, first.run.store_folders(), "--backbone-weights", device, precision
-        )
-        return cls(
-            backbone,
-            [new_ensemble(m.config, m.spec, m.states, m.heads, backbone.device) for m in members],
-        )
+        backbones: dict[str, Backbone] = {}
+        for member in members:
+            for name, spec in member.specs.items():
+                if spec.fingerprint not in backbones:
+                    folders = member.run.store_folders(name)
+                    backbones[spec.fingerprint] = backbone_of_store(
+                        spec, weights, folders, "--backbone-weights", device, precision
+                    )
+        place = choose_device(device)
+        ensembles = [new_ensemble(m.config, m.specs, m.states, m.heads, place) for m in members]
+        return cls(backbones, members, ensembles)
 
-    def __call__(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> list[Raw]:
-        """Of one photograph: what each member says; its tokens are made once."""
-        return self.told(self.tokens(photograph, image_id, views))
+    @property
+    def backbone(self) -> Backbone:
+        """The first member's first."""
+        return next(iter(self.backbones.values()))
 
-    def tokens(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> list[Tokens]:
-        """Class and patch tokens of each view."""
-        return [self.backbone.tokens(photograph.tiles_THW3, image_id, view) for view in views]
+    @property
+    def crops(self) -> list[Crop]:
+        """How photographs are decoded for the backbones, each way once."""
+        return list(dict.fromkeys(backbone.crop for backbone in self.backbones.values()))
 
-    def told(self, tokens: Sequence[Tokens]) -> list[Raw]:
+    def tokens(
+        self, photograph: Mapping[Crop, Decoded], image_id: str, views: Sequence[ViewSpec]
+    ) -> StageTokens:
+        """Class and patch tokens of each view by each backbone, once."""
+        return {
+            fingerprint: [
+                backbone.tokens(photograph[backbone.crop].tiles_THW3, image_id, view)
+                for view in views
+            ]
+            for fingerprint, backbone in self.backbones.items()
+        }
+
+    def read(self, m: int, tokens: StageTokens) -> dict[str, Sequence[Tokens]]:
+        """What member m reads of a photograph's tokens, by the names that it gives its stores."""
+        specs = self.members[m].specs
+        return {name: tokens[spec.fingerprint] for name, spec in specs.items()}
+
+    def told(self, tokens: StageTokens) -> list[Raw]:
         """What each member says of a photograph's tokens."""
-        return [Raw(*ensemble(tokens)) for ensemble in self.ensembles]
+        return [Raw(*each(self.read(m, tokens))) for m, each in enumerate(self.ensembles)]
 
 
 def say_lone_folds(members: Sequence[Member], say: Callable[[str], object]) -> None:
@@ -163,11 +194,18 @@ def say_lone_folds(members: Sequence[Member], say: Callable[[str], object]) -> N
 
 
 def by_spec(members: Sequence[Member]) -> list[list[int]]:
-    """Positions of members that read the same tokens, grouped: one group a backbone."""
-    groups: dict[str, list[int]] = {}
+    """Positions of members in groups that have no tokens in common: one group a backbone, unless a
+    member reads several."""
+    groups: list[tuple[set[str], list[int]]] = []
     for position, member in enumerate(members):
-        groups.setdefault(member.spec.fingerprint, []).append(position)
-    return list(groups.values())
+        reads = {spec.fingerprint for spec in member.specs.values()}
+        positions = [position]
+        for group in [group for group in groups if group[0] & reads]:
+            groups.remove(group)
+            reads |= group[0]
+            positions += group[1]
+        groups.append((reads, sorted(positions)))
+    return sorted(positions for _, positions in groups)
 
 
 def check_alike(members: Sequence[Member]) -> None:
