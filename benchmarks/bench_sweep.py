@@ -21,6 +21,7 @@ import threading
 import time
 from pathlib import Path
 
+import _ridge
 import numpy as np
 import pandas as pd
 import torch
@@ -63,9 +64,18 @@ def main() -> None:
     )
     parser.add_argument("--p8-child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dir", type=Path, help="where the store goes for the time being")
+    parser.add_argument(
+        "--ridge", action="store_true", help="time ridge fits, 357 images x 7,680 features, alone"
+    )
+    _ridge.add_options(parser)
     options = parser.parse_args()
     if options.p8_child:
         finish(watch_memory(options.p8_child))
+        return
+    if options.ridge:
+        with work_folder(options.dir) as folder:
+            of_store = argparse.Namespace(images=357, width=options.width, grid=2)
+            finish(_ridge.measure(options, make_store(of_store, folder / "features.h5")))
         return
     with work_folder(options.dir) as folder:
         finish(measure(options, folder))

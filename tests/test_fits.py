@@ -39,7 +39,7 @@ def count(monkeypatch):
 
         return fit
 
-    monkeypatch.setattr(Regressor, "fit", counted(Regressor.fit))
+    monkeypatch.setattr(Regressor, "fit_rows", counted(Regressor.fit_rows))
     trees = type(kinds.load("hist_gbdt"))
     monkeypatch.setattr(trees, "fit_predict", counted(trees.fit_predict))
     monkeypatch.setattr("trainer.heads.kinds.hist_gbdt.ROUNDS", 2)
@@ -76,7 +76,7 @@ def test_a_point_that_failed_is_not_tried_again(given, tmp_path, count, monkeypa
     def refused(*_):
         raise InputError("no")
 
-    monkeypatch.setattr(type(kinds.load("ridge")), "_fit", refused)
+    monkeypatch.setattr(type(kinds.load("ridge")), "_fit_rows", refused)
     count["stop_at"] = 6  # after 1 + 1 that fail, and the trees' 3
     with pytest.raises(Stop), pytest.warns(UserWarning, match="left out: no"):
         run_sweep(given, tmp_path, "cpu", progress=False)

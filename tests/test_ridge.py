@@ -5,10 +5,15 @@ import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.preprocessing import RobustScaler
+from sweeps import config
 
-from trainer.heads import kinds
+from trainer.heads import kinds, shrinkage
 from trainer.heads.kinds.ridge import choose_spaces
 from trainer.heads.shrinkage import ALPHAS, solutions
+from trainer.heads.table import Table
+from trainer.judge.baselines import fit_splits
+from trainer.loop.grid import SweepConfig
+from trainer.loop.prepare import prepare_sweep
 
 N, M = 48, 30
 SITES = np.repeat(np.arange(8), 6)  # alike in size, so that a mean over folds is a mean over rows
@@ -118,10 +123,53 @@ def test_a_wild_map_of_one_target_spoils_no_other():
     assert kind.predict(state, np.array([[5000.0]])).tolist() == [[np.inf, 3.0]]
 
 
-def test_a_strength_that_rounding_hides_is_solved_all_the_same():
+@pytest.mark.parametrize("few", [0, 1500], ids=["factors", "reflections"])
+def test_a_strength_that_rounding_hides_is_solved_all_the_same(few, monkeypatch):
     row_N = 1e10 * np.arange(1, 7)
     product_NN = np.outer(row_N, row_N)  # 1e20 beside a strength of 1: no Cholesky factor
     with pytest.raises(np.linalg.LinAlgError):
         np.linalg.cholesky(product_NN + np.eye(6))
-    for share_NT in solutions(product_NN, row_N[:, None], [1.0, 10.0]):
+    monkeypatch.setattr(shrinkage, "FEW", few)
+    for share_NT in solutions(product_NN, row_N[:, None], np.array([1.0, 10.0])):
         np.testing.assert_allclose(product_NN @ share_NT, row_N[:, None], rtol=1e-6)
+
+
+def test_quantiles_of_some_rows_are_those_of_robust_scaler():
+    rng = np.random.default_rng(0)
+    x_NF = rng.normal(size=(23, 9)).round(1)  # with ties
+    x_NF[:, 3] = 0.1
+    table = Table(x_NF)
+    for rows in (np.arange(23), np.arange(0, 23, 2), np.array([5, 1, 20, 9]), np.array([4, 2])):
+        center_F, scale_F = table.robust_scale(rows)
+        scaler = RobustScaler().fit(x_NF[rows])
+        np.testing.assert_allclose(center_F, scaler.center_, rtol=1e-14, atol=1e-15)
+        np.testing.assert_allclose(scale_F, scaler.scale_, rtol=1e-13)
+        z_nF = table.scaled(rows, center_F, scale_F)
+        np.testing.assert_allclose(z_nF, scaler.transform(x_NF[rows]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("few", [0, 1500], ids=["factors", "reflections"])
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_every_strength_solves_its_equations(few, n, monkeypatch):
+    monkeypatch.setattr(shrinkage, "FEW", few)
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(n, 12))
+    product_RR, y_RT, alphas = half @ half.T, rng.normal(size=(n, 4)), np.array([100.0, 1.0, 0.1])
+    for alpha, share_RT in zip(alphas, solutions(product_RR, y_RT, alphas), strict=True):
+        wanted = np.linalg.solve(product_RR + alpha * np.eye(n), y_RT)
+        np.testing.assert_allclose(share_RT, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_features_kept_in_memory_or_read_a_split_at_a_time_give_the_same_bits(tmp_path, store):
+    found = []
+    for memory_gb in (8.0, 1e-6):
+        config(tmp_path, store, kind="ridge", lr="[1e-2]")
+        path = tmp_path / "sweep.yaml"
+        sweep = prepare_sweep(SweepConfig.load(path, {"trainer.memory_gb": memory_gb}), "cpu")
+        point = sweep.config.points[0]
+        found.append(fit_splits(sweep.data, sweep.folds, sweep.splits, point, [0, 2]))
+    (states, raw), (read_states, read_raw) = found
+    for state, read in zip(states, read_states, strict=True):
+        assert all((state[name] == read[name]).all() for name in state)
+    np.testing.assert_array_equal(raw[2], read_raw[2])
+    assert np.isfinite(raw[0]).all()

@@ -13,6 +13,7 @@ import numpy as np
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.errors import InputError
 from trainer.heads.spaces import SPACES
+from trainer.heads.table import Table, finite
 
 State = dict[str, np.ndarray]
 Fold = tuple[np.ndarray, np.ndarray]
@@ -99,8 +100,19 @@ class Regressor:
 
         Raises InputError if a number is not finite or there is only one row.
         """
-        x_NF, y_NK = checked(x_NF, y_NK, group_N)
-        state = self._fit(x_NF, y_NK, np.asarray(group_N), seed)
+        return self.fit_rows(Table(x_NF), np.arange(len(x_NF)), y_NK, group_N, seed)
+
+    def fit_rows(
+        self,
+        table: Table,
+        rows_n: np.ndarray,
+        y_nK: np.ndarray,
+        group_n: np.ndarray,
+        seed: int,
+    ) -> State:
+        """As `fit`, on some rows of a table that several fits share."""
+        y_nK = checked(rows_n, y_nK, group_n)
+        state = self._fit_rows(table, rows_n, y_nK, np.asarray(group_n), seed)
         # what safetensors can write
         return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
@@ -118,6 +130,16 @@ class Regressor:
     ) -> np.ndarray:
         """(M, K) predictions of rows that were not fitted on."""
         return self.predict(self.fit(x_NF, y_NK, group_N, seed), x_new_MF)
+
+    def _fit_rows(
+        self,
+        table: Table,
+        rows_n: np.ndarray,
+        y_nK: np.ndarray,
+        group_n: np.ndarray,
+        seed: int,
+    ) -> State:
+        return self._fit(table.x_NF[rows_n], y_nK, group_n, seed)
 
     def _fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         """As `fit`; it calls `check_interrupt` where a stop would have to wait for seconds."""
@@ -306,32 +328,16 @@ def folded(
     return weight_FK, intercept_K - center_F @ weight_FK
 
 
-def checked(
-    x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features and masses of training rows in float64, or InputError."""
-    if not len(x_NF) == len(y_NK) == len(group_N):
+def checked(rows_n: np.ndarray, y_nK: np.ndarray, group_n: np.ndarray) -> np.ndarray:
+    """Masses of training rows in float64, or InputError."""
+    if not len(rows_n) == len(y_nK) == len(group_n):
         raise ValueError(
-            f"{len(x_NF)} rows of features, {len(y_NK)} of masses and {len(group_N)} groups: they "
-            "must be the same"
+            f"{len(rows_n)} rows of features, {len(y_nK)} of masses and {len(group_n)} groups: "
+            "they must be the same"
         )
-    if len(x_NF) < 2:
+    if len(rows_n) < 2:
         raise InputError(
-            f"{len(x_NF)} training rows: a regressor needs at least 2; "
+            f"{len(rows_n)} training rows: a regressor needs at least 2; "
             "label more images or make fewer folds"
         )
-    return finite("features", x_NF), finite("masses", y_NK)
-
-
-def finite(what: str, array: np.ndarray) -> np.ndarray:
-    """The table in float64, or InputError with the place of the first number that is none."""
-    array = np.asarray(array, np.float64)
-    if np.isfinite(array).all():
-        return array
-    wrong = np.argwhere(~np.isfinite(array))
-    row, column = wrong[0]
-    raise InputError(
-        f"{what}: {len(wrong)} of {array.size} numbers are not finite, the first is "
-        f"{array[row, column]} in row {row}, column {column}; a regressor needs them all: mend or "
-        "leave out that row"
-    )
+    return finite("masses", y_nK)

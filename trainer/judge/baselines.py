@@ -10,16 +10,21 @@ import numpy as np
 import pandas as pd
 
 from featurestore.disk.interrupts import check_interrupt
+from featurestore.disk.usable import usable_memory
 from featurestore.errors import InputError
 from featurestore.photos.sites import joined_sites
 from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split
 from trainer.heads import kinds
-from trainer.heads.reads import vectors_of
+from trainer.heads.reads import vectors_of, widths_of
 from trainer.heads.regressor import Regressor
 from trainer.heads.spaces import SPACES, grams
+from trainer.heads.table import Table
 from trainer.score.metrics import MASSES
+
+SORTING = 3
+"""Copies of a table that are alive while its quantiles are prepared."""
 
 
 def fit_splits(
@@ -58,19 +63,20 @@ def fit_each(
 
     Yields what is to be saved (None for kinds that are for reports only) and (V, n, 5) raw masses
     of what the split holds out under the views, grams, MASSES order, NaN where they are not finite.
-    Features are made a split at a time: those of all images may not fit beside what a fit needs. A
-    fit that holds rows out keeps sites, and copies of a photograph, together. InputError where one
-    cannot be fitted: it does not fit in memory, has no solution, or its numbers are not finite. A
-    signal is acted on before each fit, and where a kind asks for it within.
+    A fit that holds rows out keeps sites, and copies of a photograph, together. InputError where
+    one cannot be fitted: it does not fit in memory, has no solution, or its numbers are not finite.
+    A signal is acted on before each fit, and where a kind asks for it within.
     """
     regressor, space = of_config(config)
     y_N5 = SPACES[space][0](data.truth_N5)
     group_N = joined_sites(folds["site"], data.catalog)
+    pooled = _PooledRows(data, config, splits, views)
+    seed = config.head.seed
     for s in splits:
         check_interrupt()
         try:
             state, z_Vn5 = _fit_one(
-                regressor, data, config, s, y_N5[s.train_N], group_N[s.train_N], views
+                regressor, pooled, seed, s, y_N5[s.train_N], group_N[s.train_N], views
             )
         except MemoryError as err:
             raise InputError(
@@ -89,26 +95,64 @@ def fit_each(
 
 def _fit_one(
     regressor: Regressor,
-    data: TrainingData,
-    config: PointConfig,
+    pooled: "_PooledRows",
+    seed: int,
     split: Split,
     y_n5: np.ndarray,
     group_n: np.ndarray,
     views: Sequence[int],
 ) -> tuple[dict[str, np.ndarray] | None, np.ndarray]:
     """What to save of a split, and (V, n, 5) of what it holds out, in the space of the fit."""
-    names = vectors_of(config)
-    known = data.features(names, 0, split.train_N), y_n5, group_n, config.head.seed
-    state = None if regressor.report_only else regressor.fit(*known)
+    table, rows_n = pooled.table(split.train_N)
+    state = None
+    if not regressor.report_only:
+        state = regressor.fit_rows(table, rows_n, y_n5, group_n, seed)
     if not len(views):
         return state, np.empty((0, 0, len(MASSES)))
     # all views at once: a kind for reports only would be fitted anew for each
-    new_MF = np.concatenate([data.features(names, view, split.val_N) for view in views])
+    new_MF = np.concatenate([pooled.of(view, split.val_N) for view in views])
     if state is None:
-        z_MK = regressor.fit_predict(*known, new_MF)
+        z_MK = regressor.fit_predict(table.x_NF[rows_n], y_n5, group_n, seed, new_MF)
     else:
         z_MK = regressor.predict(state, new_MF)
     return state, z_MK.reshape(len(views), -1, z_MK.shape[1])
+
+
+class _PooledRows:
+    """Features of a point's images: of all of them, read once, where they fit beside a fit into
+    memory and `trainer.memory_gb`; else read a split at a time."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        config: PointConfig,
+        splits: Sequence[Split],
+        views: Sequence[int],
+    ) -> None:
+        self._data = data
+        self._vectors = vectors_of(config)
+        self._tables: dict[int, Table] = {}
+        every_N = np.arange(data.n_images)
+        n_features = sum(widths_of(config, data.tokens))
+        n_rows = max(len(split.train_N) for split in splits)
+        need = kinds.load(config.head.kind).fit_bytes(n_rows, n_features)
+        kept = {0, *views}
+        need += 8 * data.n_images * n_features * (len(kept) + SORTING)
+        if len(splits) > 1 and need <= min(1e9 * config.trainer.memory_gb, usable_memory().n_bytes):
+            for view in kept:
+                self._tables[view] = Table(data.features(self._vectors, view, every_N))
+
+    def table(self, images_n: np.ndarray) -> tuple[Table, np.ndarray]:
+        """What a fit on these images takes: a table under the plain view, and their rows in it."""
+        if self._tables:
+            return self._tables[0], images_n
+        return Table(self.of(0, images_n)), np.arange(len(images_n))
+
+    def of(self, view: int, images_n: np.ndarray) -> np.ndarray:
+        """(n, F) features of some images."""
+        if self._tables:
+            return self._tables[view].x_NF[images_n]
+        return self._data.features(self._vectors, view, images_n)
 
 
 def predict_masses(

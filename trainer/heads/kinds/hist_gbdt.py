@@ -3,7 +3,8 @@
 import numpy as np
 
 from featurestore.disk.interrupts import check_interrupt
-from trainer.heads.regressor import Regressor, checked, finite, moments, standardised
+from trainer.heads.regressor import Regressor, checked, moments, standardised
+from trainer.heads.table import finite
 
 N_COMPONENTS = 64
 """Of up to 7,680 features: trees look at each one for each split, 30 s a target in place of 0.6."""
@@ -27,7 +28,8 @@ class HistGbdt(Regressor):
     ) -> np.ndarray:
         from sklearn.ensemble import HistGradientBoostingRegressor
 
-        x_NF, y_NK = checked(x_NF, y_NK, group_N)
+        x_NF = finite("features", x_NF)
+        y_NK = checked(x_NF, y_NK, group_N)
         c_NC, c_new_MC = _reduced(x_NF, finite("features", x_new_MF))
         trees = HistGradientBoostingRegressor(
             learning_rate=0.05,

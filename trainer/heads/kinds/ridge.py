@@ -6,8 +6,9 @@ import numpy as np
 
 from featurestore.errors import InputError
 from trainer.heads.regressor import Regressor, State, folded, inner_folds
-from trainer.heads.shrinkage import Paths, robust_scale
+from trainer.heads.shrinkage import Paths
 from trainer.heads.spaces import SPACES, grams
+from trainer.heads.table import Table
 
 AVERAGED = ("raw", "log1p")
 CHOICES = ("average", *SPACES)
@@ -48,21 +49,26 @@ class Ridge(Regressor):
     def spaces_of(self, state: Mapping[str, np.ndarray]) -> list[str] | None:
         if self.space != "chosen":
             return None
-        n_spaces_K = sum((state[f"{space}_MK"] != 0).any(0).astype(int) for space in SPACES)
-        spaces = ["average"] * len(n_spaces_K)
-        for space in SPACES:
-            for k in np.flatnonzero((state[f"{space}_MK"] != 0).any(0) & (n_spaces_K == 1)):
-                spaces[k] = space
+        spaces = []
+        for shares in zip(*(state[f"{space}_MK"].T for space in SPACES), strict=True):
+            used = [space for space, share_M in zip(SPACES, shares, strict=True) if share_M.any()]
+            spaces.append("average" if len(used) > 1 else used[0])
         return spaces
 
-    def _fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
+    def _fit_rows(
+        self,
+        table: Table,
+        rows_N: np.ndarray,
+        y_NK: np.ndarray,
+        group_N: np.ndarray,
+        seed: int,
+    ) -> State:
         if (y_NK < 0).any():
             raise InputError(
                 f"masses: the least is {y_NK.min():g}; ridge takes grams, which start at 0"
             )
-        center_F, scale_F = robust_scale(x_NF)
-        z_NF = x_NF - center_F
-        z_NF /= scale_F
+        center_F, scale_F = table.robust_scale(rows_N)
+        z_NF = table.scaled(rows_N, center_F, scale_F)
 
         # spaces side by side, each target with a strength of its own in each
         spaces = _spaces_in(self.space)
@@ -120,7 +126,8 @@ def choose_spaces(guesses: Mapping[str, np.ndarray], y_NK: np.ndarray) -> list[s
     errors_CK = []
     for choice in CHOICES:
         with np.errstate(over="ignore"):
-            errors_CK.append(((in_grams[choice] - y_NK[held_N]) ** 2).sum(0))
+            error_mK = in_grams[choice] - y_NK[held_N]
+            errors_CK.append((error_mK**2).sum(0))
     errors_CK = np.nan_to_num(errors_CK, nan=np.inf, posinf=np.inf)
     return [CHOICES[c] for c in errors_CK.argmin(0)]
 
