@@ -25,7 +25,7 @@ from trainer.loop.memory import keep_freed_memory
 from trainer.loop.prepare import Sweep, prepare_sweep
 
 MARK = 5
-"""Times faster than the ridge of commit 2918dd0, which took 150 s."""
+"""Times faster than the ridge of commit 2918dd0."""
 YAML = """
 experiment: {{name: bench, seed: 0}}
 dataset: {{store: {store}}}
