@@ -33,7 +33,11 @@ from featurestore.commands.running import one_line_errors
 @click.option(
     "--sweep",
     type=FOLDER,
-    help="A sweep's folder: its best run.  [the one under runs/ that finished last]",
+    help="A sweep's folder: what it chose.  [the one under runs/ that finished last]",
+)
+@click.option(
+    "--point",
+    help="A row of the sweep's board by name, or best, its best single run.  [what it chose]",
 )
 @click.option("--bundle", type=FOLDER, help="A bundle's folder, which is checked first.")
 @click.option(

@@ -18,10 +18,11 @@ from predictor.members.deadline import parse_duration
 from predictor.members.member import say_lone_folds
 from predictor.members.oof import check_held_out
 from predictor.members.submission import check_targets, write_predictions
+from predictor.members.sweep_rows import describe_row, row_of
 from predictor.parity import check_oof
 from predictor.predictor import Predictor, photographs_of
+from trainer.loop.blend_folder import is_blend, shared_runs
 from trainer.loop.newest import newest_sweep
-from trainer.loop.runs import best_run
 
 OnError = Literal["fail", "mean"]
 
@@ -33,6 +34,7 @@ def predict_to_file(
     run: Sequence[Path] = (),
     sweep: Path | None = None,
     bundle: Path | None = None,
+    point: str | None = None,
     tta: int | str | None = None,
     average: Average | None = None,
     constraints: str | None = None,
@@ -49,8 +51,9 @@ def predict_to_file(
     """Predict test.csv of `data`, write `out` and the wide table (`submission.wide_path`); returns
     the exit code, 0 or IN_PART.
 
-    run : folders of runs, several as an ensemble. Without a run, sweep or bundle, the best run of
-        the newest sweep under ./runs.
+    run : folders of runs, several as an ensemble. Without a run, sweep or bundle, what the newest
+        sweep under ./runs chose.
+    point : of the sweep, a row of its board; None is what it chose.
     tta : views, None is 4.
     on_error : None or `fail` lists all photographs that cannot be used before work starts; `mean`
         writes the training mean.
@@ -66,7 +69,7 @@ def predict_to_file(
     say : told what a person should know; options as `Predictor.load`.
     """
     start_s = time.monotonic()
-    runs = find_runs(run, sweep, bundle, say)
+    runs = find_runs(run, sweep, bundle, say, point)
     _check_places(data, runs, out, explain)
     if oof:
         _check_oof_alone(
@@ -79,9 +82,12 @@ def predict_to_file(
             blend=blend,
             explain=explain,
         )
-        predictor = Predictor.load(runs, **options)
+        # members without a share too: they may have one in some fold
+        parts = [part.path for each in runs for part in shared_runs(each)]
+        predictor = Predictor.load(parts, **options)
         say_lone_folds(predictor.members, say)
-        check_oof(predictor, data, out, say, resume, allow_outside)
+        blend = runs[0] if len(runs) == 1 and is_blend(runs[0]) else None
+        check_oof(predictor, data, out, say, resume, allow_outside, blend)
         return 0
 
     unusable = _predict_test(
@@ -173,15 +179,24 @@ def _predict_test(
 
 
 def find_runs(
-    run: Sequence[Path], sweep: Path | None, bundle: Path | None, say: Callable[[str], object]
+    run: Sequence[Path],
+    sweep: Path | None,
+    bundle: Path | None,
+    say: Callable[[str], object],
+    point: str | None = None,
 ) -> list[Path]:
-    """The runs or bundle meant: those given, else the best run of the sweep given, else of the
-    newest one under ./runs."""
+    """The folders of runs, blends or a bundle meant: those given, else what the sweep given chose,
+    or the newest one under ./runs.
+
+    point : a row of the sweep's board instead, or `best`, its best single run.
+    """
     if bool(run) + bool(sweep) + bool(bundle) > 1:
         raise UsageError(
-            "give one of --run, --sweep and --bundle: a sweep stands for its best run, a bundle "
+            "give one of --run, --sweep and --bundle: a sweep stands for what it chose, a bundle "
             "for all runs in it"
         )
+    if point and (run or bundle):
+        raise UsageError("--point names a row of a sweep's board: give --sweep, or neither")
     if bundle and not (bundle / LISTING).exists():
         raise InputError(
             f"{bundle}: no bundle, it has no {LISTING}; `biomass bundle SWEEP --out DIR` makes one"
@@ -189,9 +204,9 @@ def find_runs(
     if bundle or run:
         return [bundle] if bundle else list(run)
     folder, why = (sweep, "") if sweep else newest_sweep(Path("runs"))
-    best = best_run(folder)
-    say(f"heads of {best}, the best run of this sweep" + (f": {why}" if why else ""))
-    return [best]
+    found = row_of(folder, point)
+    say(f"heads of {describe_row(found, point)}" + (f": {why}" if why else ""))
+    return [found]
 
 
 def _check_oof_alone(**given: object) -> None:
@@ -206,9 +221,9 @@ def _check_oof_alone(**given: object) -> None:
 
 def _check_places(data: Path, runs: Sequence[Path], out: Path, explain: Path | None) -> None:
     """UsageError for an output that is also an input, or that lies in a bundle."""
-    check_output(
-        out, [data / "test.csv", data / "train.csv", *(folder / "oof.csv" for folder in runs)]
-    )
+    parts = [part.path for each in runs for part in shared_runs(each)]
+    tables = [folder / "oof.csv" for folder in [*runs, *parts]]
+    check_output(out, [data / "test.csv", data / "train.csv", *tables])
     bundles = [folder for folder in runs if (folder / LISTING).exists()]
     for option, path in {"--out": out, "--explain": explain}.items():
         if path and any(

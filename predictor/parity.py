@@ -13,10 +13,11 @@ from featurestore.format.spec import ViewSpec
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.find import find_photographs, spelled_as
 from predictor.members.combine import Combiner
-from predictor.members.member import Member, Raw
+from predictor.members.member import Member, Raw, read_oof
 from predictor.members.oof import TRUE
 from predictor.members.submission import can_write
 from predictor.predictor import Predictor
+from trainer.loop.blend_folder import shares_of
 from trainer.score.metrics import TARGETS, weighted_r2
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-3}
@@ -34,12 +35,13 @@ def check_oof(
     say: Callable[[str], object],
     resume: bool = False,
     allow_outside: bool = False,
+    blend: Path | None = None,
 ) -> None:
     """Write the table of `out_of_fold`; MismatchError unless it agrees with oof.csv."""
-    member = _only(predictor)
-    kept = predictor.journal(out.with_name(out.name + ".progress"), scored_views(member), resume)
-    table = out_of_fold(predictor, data, allow_outside, kept=kept, say=say)
-    known = held_out_rows(member)
+    known, source = _known(predictor, blend)
+    views = scored_views(predictor.members[0])
+    kept = predictor.journal(out.with_name(out.name + ".progress"), views, resume)
+    table = out_of_fold(predictor, data, allow_outside, blend, kept=kept, say=say)
     with can_write(out):
         write_whole(out, table.to_csv(index=False))
     kept.close()
@@ -47,8 +49,8 @@ def check_oof(
     apart_5 = np.abs(ours_N5 - theirs_N5).max(0, initial=0)
     say(
         f"{len(table)} rows of {table['image_id'].nunique()} photographs, "
-        f"{len(scored_views(member))} views, beside "
-        f"{member.run.path / 'oof.csv'}\ngreatest difference in grams: "
+        f"{len(views)} views, beside "
+        f"{source}\ngreatest difference in grams: "
         + ", ".join(f"{name} {apart:.2g}" for name, apart in zip(TARGETS, apart_5, strict=True))
         + f"\nscore: {_score(table):.6f} predicted, {_score(known):.6f} in oof.csv"
     )
@@ -61,37 +63,74 @@ def check_oof(
 
 
 def out_of_fold(
-    predictor: Predictor, data: Path, allow_outside: bool = False, **options
+    predictor: Predictor,
+    data: Path,
+    allow_outside: bool = False,
+    blend: Path | None = None,
+    **options,
 ) -> pd.DataFrame:
     """Rows as `held_out_rows`, targets predicted anew from the photographs of data/train.csv as the
     sweep scored its heads.
 
     That is: averaged over the views of `scored_views`, constrained and ruled as the run says.
-    allow_outside : also take photographs that are not below `data`. options : of `Predictor.raws`.
+    allow_outside : also take photographs that are not below `data`. blend : folder of the blend
+    that the predictor's members are, if they are one: heads of a split are averaged by the shares
+    that were learned without it. options : of `Predictor.raws`.
     """
-    member = _only(predictor)
-    known, combiner = held_out_rows(member), Combiner([member])
+    members = predictor.members
+    known, _ = _known(predictor, blend)
     photographs = _photographs(data, known, allow_outside)
-    raw_N = predictor.raws(photographs, scored_views(member), sealed=True, **options)
-    masses = [
-        combiner.masses(
-            [_by_head(raw_N[row.image_id][0], member.splits.index((row.repeat, row.fold)))]
-        )
-        for row in known.itertuples()
-    ]
+    raw_NM = predictor.raws(photographs, scored_views(members[0]), sealed=True, **options)
+
+    combiners = {}
+    masses = []
+    for row in known.itertuples():
+        split = (row.repeat, row.fold)
+        if split not in combiners:
+            shares = shares_of(blend, *split) if blend else [1.0]
+            weighing = []
+            for member, share in zip(members, shares, strict=True):
+                weighing.append(member.weighing(share))
+            combiners[split] = Combiner(weighing)
+
+        by_head = []
+        for member, raw in zip(members, raw_NM[row.image_id], strict=True):
+            head = member.splits.index(split)
+            by_head.append(_by_head(raw, head))
+        masses.append(combiners[split].masses(by_head))
     return known.assign(**dict(zip(TARGETS, np.reshape(masses, (-1, len(TARGETS))).T, strict=True)))
 
 
 def held_out_rows(member: Member) -> pd.DataFrame:
     """The rows of oof.csv whose heads the member has: weights, repeat, image_id, site, fold,
     targets, truths."""
+    return _rows_of(member, lambda: member.oof)
+
+
+def _known(predictor: Predictor, blend: Path | None) -> tuple[pd.DataFrame, Path]:
+    """The rows that a prediction is compared with, and the file they are in."""
+    first = predictor.members[0]
+    if blend is None:
+        return held_out_rows(_only(predictor)), first.run.path / "oof.csv"
+    if any(member.weights != "last" for member in predictor.members):
+        raise InputError(
+            f"{blend}: blends were scored by last weights alone; leave --weights best out, or "
+            "choose one run with --point"
+        )
+    path = blend / "oof.csv"
+    return _rows_of(first, lambda: read_oof(path, "last")), path
+
+
+def _rows_of(member: Member, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Rows of an out-of-fold table whose heads a member has."""
     if None in member.splits:
         raise InputError(
             f"{member.name}: its head learned on every image, none was held out; choose a run of "
             "the sweep's points"
         )
-    splits = pd.MultiIndex.from_frame(member.oof[["repeat", "fold"]])
-    rows = member.oof[splits.isin(member.splits)].reset_index(drop=True)
+    oof = read()
+    splits = pd.MultiIndex.from_frame(oof[["repeat", "fold"]])
+    rows = oof[splits.isin(member.splits)].reset_index(drop=True)
     return rows[["weights", "repeat", "image_id", "site", "fold", *TARGETS, *TRUE]]
 
 

@@ -13,7 +13,8 @@ from members import drawn_table, member, oof_table
 from scipy.optimize import minimize
 
 from featurestore.errors import InputError
-from predictor.extras.blend import blend_weights, simplex_weights, weighed
+from predictor.extras.blend import blend_weights, weighed
+from trainer.judge.simplex import simplex_weights
 from trainer.score.metrics import TARGETS, weighted_r2
 
 

@@ -238,7 +238,6 @@ def test_a_failed_head_is_said_and_the_other_folds_can_be_chosen(sweep, tmp_path
     [
         (["--points", "007"], 3, "no point 007"),
         (["--folds", 7], 3, "no last weights last_fold7.safetensors"),
-        (["--points", "005_small__kind-ridge", "--weights", "best"], 3, "no epochs"),
         (["--folds", "a"], 2, "numbers with commas"),
         (["--backbone-weights", __file__], 2, "add that"),
     ],

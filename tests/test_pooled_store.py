@@ -59,7 +59,9 @@ def test_all_that_reads_no_patches_learns_the_same_from_a_pooled_store(tmp_path,
         )
         for path in (store, pooled)
     ]
-    assert len(found[0]) == 4 + 8 + 3 * (2 * 2 + 5) and found[0] == found[1]
+    blends, ridge = 2, 3 + 1
+    n_files = 4 + 8 + 3 * (2 * 2 + 5) + blends + ridge
+    assert len(found[0]) == n_files and found[0] == found[1]
 
 
 @pytest.mark.parametrize("kind", ["cls_gating", "density", "attention"])

@@ -77,7 +77,8 @@ def whole(store, tmp_path_factory):
 def assert_same_sweep(found: Path, whole: Path):
     names = {"summary.json", "spec.json", "config.yaml"}
     kept = [p for p in whole.rglob("*") if p.suffix in {".safetensors", ".csv"} or p.name in names]
-    assert len(kept) == 4 + 2 * (3 + 6) + (3 + 3)
+    blends, ridge = 2, 3 + 3
+    assert len(kept) == 4 + 2 * (3 + 6) + (3 + 3) + blends + ridge
     for file in kept:
         assert as_found(found / file.relative_to(whole)) == as_found(file), file
     assert not list(found.rglob("checkpoints")) and not list(found.rglob("*.partial"))

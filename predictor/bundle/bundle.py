@@ -32,6 +32,7 @@ from predictor.bundle.listing import (
     validated,
 )
 from predictor.members.member import Member
+from trainer.loop.blend_folder import shared_runs
 from trainer.loop.runs import RunFolder
 
 
@@ -92,12 +93,12 @@ class Bundle:
     def _member(
         self, listed: ListedMember, folds: Sequence[int] | None, weights: str | None
     ) -> Member:
-        if weights not in (None, listed.weights):
+        run = self.path / "runs" / listed.name
+        if weights and RunFolder(run).weights_for(weights) != listed.weights:
             raise InputError(
                 f"{self.path}: has {listed.weights} weights of {listed.name}, not {weights}; leave "
                 "--weights out"
             )
-        run = self.path / "runs" / listed.name
         without = {
             path.rpartition("/")[2]
             for path in self.left_out
@@ -115,9 +116,14 @@ def load_members(
     backbone_weights: str | None = None,
     allow_partial: bool = False,
 ) -> list[Member]:
-    """Members of a bundle's folder, which is checked first, or the one that a run's folder is."""
+    """Members of a bundle's folder, which is checked first, of a blend's, or the one that a run's
+    folder is."""
     if not (path / LISTING).exists():
-        return [Member.load(path, folds, weights or "last")]
+        return [
+            Member.load(run.path, folds, weights or "last").weighing(run.share)
+            for run in shared_runs(path)
+            if run.share > 0
+        ]
     bundle = check_bundle(path, allow_partial=allow_partial)
     if bundle.left_out:
         warnings.warn(

@@ -30,9 +30,9 @@ def bundle() -> None:
 @click.option("--out", required=True, type=ANY, help="The bundle's folder; must not exist.")
 @click.option(
     "--points",
-    default="best",
+    default="chosen",
     show_default=True,
-    help="Of sweeps: best, all, or names of runs with commas.",
+    help="Of sweeps: chosen, best, all, or rows of the board with commas.",
 )
 @click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
 @click.option(

@@ -20,7 +20,7 @@ from featurestore.backbone.weights import is_random, saved_weights_path
 from featurestore.disk.durable import appears_whole, check_writable, file_sha256
 from featurestore.disk.messages import say
 from featurestore.disk.tensor_file import save_tensors
-from featurestore.errors import InputError, NoAccessError, UsageError, list_some
+from featurestore.errors import InputError, NoAccessError, UsageError
 from predictor.bundle.bundle import Bundle, check_bundle, check_reach
 from predictor.bundle.listing import (
     BACKBONE_FOLDER,
@@ -39,8 +39,10 @@ from predictor.bundle.wheel import metadata, write_wheel
 from predictor.extras.blend import Blend, weighed
 from predictor.members.combine import Combiner
 from predictor.members.member import Member, say_lone_folds
+from predictor.members.sweep_rows import describe_row, row_names, row_of
 from trainer.config.sections import PointConfig, dump_yaml
-from trainer.loop.runs import best_run, dump_json
+from trainer.loop.blend_folder import SharedRun, is_blend, shared_runs
+from trainer.loop.runs import dump_json
 
 LICENCE_FILE = "backbone/LICENCE.txt"
 MAX_LICENCE = 1 << 20
@@ -86,7 +88,7 @@ class BackboneChoice:
 def make_bundle(
     sources: Sequence[Path],
     out: Path,
-    points: str = "best",
+    points: str = "chosen",
     folds: Sequence[int] | None = None,
     weights: str = "last",
     blend: Blend | None = None,
@@ -95,9 +97,10 @@ def make_bundle(
 ) -> Bundle:
     """Make the folder `out`, whole or not at all: the same inputs give the same bytes.
 
-    sources : folders of runs and sweeps; points : of sweeps, `best`, `all` or names with commas.
-    folds, weights : which heads; blend : shares in the ensemble, None is equal; backbone : None is
-        without.
+    sources : folders of runs, blends and sweeps; points : of sweeps, `chosen`, `best`, `all` or
+        names with commas.
+    folds, weights : which heads; blend : shares in the ensemble, None is as the sources say.
+    backbone : None is without.
     say : told what a person should know.
 
     Raises InputError if `out` exists or cannot be written, a run lacks something, or a licence is
@@ -107,8 +110,9 @@ def make_bundle(
     if os.path.lexists(place):
         raise InputError(f"{out}: exists; remove it or choose another --out")
     folds = sorted(set(folds)) if folds else None
-    names = _names(chosen_runs(sources, points, say))
-    members = [Member.load(run, folds, weights) for run in names]
+    runs = chosen_runs(sources, points, say)
+    names = _names([run.path for run in runs])
+    members = [Member.load(run.path, folds, weights).weighing(run.share) for run in runs]
     for member in members:
         check_reach(member.run)
     say_lone_folds(members, say)
@@ -138,43 +142,47 @@ def make_bundle(
 
 
 def chosen_runs(
-    sources: Sequence[Path], points: str = "best", say: Callable[[str], object] = say
-) -> list[Path]:
-    """The runs meant, each once, however it was spelled; InputError for a folder that is neither a
-    run nor a sweep, or a sweep without such points.
+    sources: Sequence[Path], points: str = "chosen", say: Callable[[str], object] = say
+) -> list[SharedRun]:
+    """The runs meant, each once, however it was spelled, with its share; InputError for a folder
+    that is neither a run, a blend nor a sweep, or a sweep without such points.
+
+    A blend's members share one; a run alone has one of its own.
     """
     found: list[Path] = []
     for source in map(Path, sources):
+        is_run = (source / "config.yaml").exists() and (source / "weights").exists()
         if (source / "summary.json").exists():
             found += _of_sweep(source, points, say)
-        elif (source / "config.yaml").exists() and (source / "weights").exists():
+        elif is_run or is_blend(source):
             found.append(source)
         else:
             raise InputError(
                 f"{source}: neither a run's folder nor a finished sweep's; "
                 "`biomass train` makes both"
             )
-    return list({run.resolve(): run for run in found})  # `.` has no name to go by
+    shares: dict[Path, float] = {}
+    for folder in dict.fromkeys(path.resolve() for path in found):  # `.` has no name to go by
+        for run in shared_runs(folder):
+            if run.share > 0:
+                shares[run.path] = shares.get(run.path, 0.0) + run.share
+    return [SharedRun(path, share) for path, share in shares.items()]
 
 
 def _of_sweep(sweep: Path, points: str, say: Callable[[str], object]) -> list[Path]:
-    if points == "best":
-        best = best_run(sweep)
-        say(f"heads of {best}, the best run of this sweep")
-        return [best]
-    known = [path.name for path in sorted(sweep.iterdir()) if (path / "config.yaml").exists()]
+    if points in ("chosen", "best"):
+        found = row_of(sweep, points)
+        say(f"heads of {describe_row(found, points)}")
+        return [found]
     if points == "all":
         usable = _usable(sweep, say)
-        return [sweep / name for name in known if name in usable]
-    names = [name.strip() for name in points.split(",")]
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"{sweep}: no point {', '.join(unknown)}; it has:{list_some(known)}")
-    return [sweep / name for name in names]
+        return [sweep / name for name in row_names(sweep) if name in usable]
+    return [row_of(sweep, name.strip()) for name in points.split(",")]
 
 
 def _usable(sweep: Path, say: Callable[[str], object]) -> set[str]:
     """Points of a sweep that have heads to predict with."""
-    # of the mean and ridge beside them it says nothing
+    # of the mean and ridge beside them it says nothing, of blends that they cannot fail
     summary = pd.read_csv(sweep / "summary.csv").dropna(subset="failed")
     usable = set()
     for name, failed in zip(summary["name"], summary["failed"], strict=True):
@@ -184,7 +192,8 @@ def _usable(sweep: Path, say: Callable[[str], object]) -> set[str]:
         if any(file.suffix == ".safetensors" for file in weights.iterdir()):
             usable.add(name)
 
-    lacking = sorted(set(summary["name"]) - usable)
+    blends = {name for name in summary["name"] if is_blend(sweep / name)}
+    lacking = sorted(set(summary["name"]) - usable - blends)
     if lacking:
         say(f"without {', '.join(lacking)}: failed, or for reports only")
     return usable

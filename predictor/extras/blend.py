@@ -8,7 +8,8 @@ import numpy as np
 
 from predictor.members.member import Member
 from predictor.members.oof import OutOfFold, check_held_out, without_table
-from trainer.score.metrics import WEIGHTS, weighted_r2
+from trainer.judge.simplex import error_gram, simplex_weights
+from trainer.score.metrics import weighted_r2
 
 Blend = Literal["equal", "fitted"]
 
@@ -17,17 +18,12 @@ def blend_weights(members: Sequence[Member], how: Blend) -> tuple[list[float], s
     """A weight for each member, summing to one, and a text that says what they are and what fitting
     gains out of fold.
 
-    Fitted weights are the non-negative ones that sum to one with the best score out of fold. They
-    are found under that sum, and not scaled to it afterwards: an ensemble averages its members, so
-    weights fitted without the sum (which would also shrink or stretch all masses) are no longer the
-    best ones once they are scaled.
+    Fitted weights are the non-negative ones that sum to one with the best score out of fold:
+    `simplex_weights`.
 
     Photographs that some members do not have are left out, which the text says. Each counts once,
     its repeats averaged: heads of all repeats predict together. InputError as `OutOfFold.of`, and
     for a fitted weight of a member without such a table.
-
-    Source: Breiman 1996, Stacked regressions, Machine Learning 24 (non-negative weights on
-    out-of-sample predictions).
     """
     equal_M = np.full(len(members), 1 / len(members))
     if len(members) == 1:
@@ -92,35 +88,9 @@ def left_out(oof: OutOfFold, gram_SMM: np.ndarray) -> np.ndarray:
 
 
 def _site_grams(oof: OutOfFold) -> np.ndarray:
-    """(S, M, M) products of the members' errors in the metric's weights, summed over each site: all
-    that weights depend on."""
-    # unknown truths do not count
-    error_MN5 = np.nan_to_num(oof.prediction_MN5 - oof.truth_N5) * np.sqrt(WEIGHTS)
-    of_sites = (
-        error_MN5[:, oof.site_N == site].reshape(len(error_MN5), -1)
-        for site in np.unique(oof.site_N)
-    )
-    return np.array([error_MX @ error_MX.T for error_MX in of_sites])
-
-
-def simplex_weights(gram_MM: np.ndarray) -> np.ndarray:
-    """(M,) w >= 0 with sum 1 that makes w @ gram @ w least; equal where all errors are 0.
-
-    With that sum the error of the average is the average of the errors, E w. And v, the
-    non-negative least squares solution of |E v|^2 + (1 - sum v)^2, is a multiple of w: for v = s w
-    that is s^2 q + (1 - s)^2 with q = |E w|^2, at its best s it is q / (1 + q), and this grows with
-    q.
-    """
-    from scipy.optimize import nnls  # .24 s that a prediction without a blend need not wait
-
-    n_members = len(gram_MM)
-    scale = np.trace(gram_MM) / n_members
-    if scale == 0:
-        return np.full(n_members, 1 / n_members)
-    # gram = E^T E determines E up to a rotation, which changes no length. Eigenvectors, and not a
-    # Cholesky factor, since members that are alike make gram singular.
-    value_M, vector_MM = np.linalg.eigh(gram_MM / scale)
-    error_MM = np.sqrt(np.maximum(value_M, 0))[:, None] * vector_MM.T
-    aim = np.append(np.zeros(n_members), 1.0)
-    v_M, _ = nnls(np.vstack([error_MM, np.ones(n_members)]), aim)
-    return v_M / v_M.sum()
+    """(S, M, M) products of the members' errors, summed over each site."""
+    grams = []
+    for site in np.unique(oof.site_N):
+        here = oof.site_N == site
+        grams.append(error_gram(oof.truth_N5[here], oof.prediction_MN5[:, here]))
+    return np.array(grams)

@@ -63,12 +63,14 @@ class Member:
     ) -> "Member":
         """All heads of a run's folder, or those of some folds, less those of some files.
 
+        A regressor gives its only weights, also for `best`.
         Raises InputError or MismatchError if the folder lacks something, UsageError for no folds.
         """
         folder = RunFolder(Path(run))
         if folds is not None and not len(folds):
             raise UsageError("no folds: name some, or leave them out for the heads of all")
         chosen = None if folds is None else sorted(set(folds))
+        weights = folder.weights_for(weights)
         files = folder.head_files(weights, chosen)
         splits = [
             split
@@ -101,21 +103,7 @@ class Member:
     def oof(self) -> pd.DataFrame:
         """The run's out-of-fold rows for these weights: repeat, image_id, site, fold, the targets,
         `true_` targets."""
-        path = self.run.path / "oof.csv"
-        if not path.is_file():
-            raise InputError(
-                f"{path}: missing, as for every refit, whose heads learned on all images; it holds "
-                "what is known of "
-                "heads' errors, and the training means: choose a run of the sweep's points"
-            )
-        try:
-            table = pd.read_csv(path, dtype={"image_id": str, "site": str}, keep_default_na=False)
-            table[GRAMS] = table[GRAMS].apply(pd.to_numeric)
-            return table[table["weights"] == self.weights][KEYS + GRAMS]
-        except (ValueError, KeyError) as err:  # pandas' own, and what is no UTF-8, are ValueErrors
-            raise InputError(
-                f"{path}: no out-of-fold table ({err}); copy the run again, or train it again"
-            ) from err
+        return read_oof(self.run.path / "oof.csv", self.weights)
 
     @property
     def training_mean_sd(self) -> np.ndarray:
@@ -125,6 +113,24 @@ class Member:
         """
         truth = self.oof.drop_duplicates("image_id")[[f"true_{name}" for name in TARGETS]]
         return np.array([truth.mean(), truth.std(ddof=0)])
+
+
+def read_oof(path: Path, weights: str) -> pd.DataFrame:
+    """The rows of an out-of-fold table for some weights; InputError if it cannot be read."""
+    if not path.is_file():
+        raise InputError(
+            f"{path}: missing, as for every refit, whose heads learned on all images; it holds "
+            "what is known of "
+            "heads' errors, and the training means: choose a run of the sweep's points"
+        )
+    try:
+        table = pd.read_csv(path, dtype={"image_id": str, "site": str}, keep_default_na=False)
+        table[GRAMS] = table[GRAMS].apply(pd.to_numeric)
+        return table[table["weights"] == weights][KEYS + GRAMS]
+    except (ValueError, KeyError) as err:  # pandas' own, and what is no UTF-8, are ValueErrors
+        raise InputError(
+            f"{path}: no out-of-fold table ({err}); copy the run again, or train it again"
+        ) from err
 
 
 @dataclass(frozen=True)

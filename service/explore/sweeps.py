@@ -75,8 +75,9 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
 
 
 def run_names(sweep: Path) -> list[str]:
-    """Names of the runs that were begun, the refit last."""
-    names = sorted(file.parent.name for file in sweep.glob("*/config.yaml"))
+    """Names of the runs of points that were begun, the refit last."""
+    begun = {file.parent.name for file in sweep.glob("*/config.yaml")}
+    names = sorted(begun.difference(BASELINES))
     return sorted(names, key=lambda name: name == REFIT)
 
 

@@ -33,7 +33,9 @@ class HonestEstimate:
 
 
 def squared_errors(
-    truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]
+    truth_N5: np.ndarray,
+    prediction_RN5: np.ndarray,
+    splits: Sequence[Split],
 ) -> np.ndarray:
     """(..., Q) weighted sum of squared errors of what each split holds out, known pairs only; NaN
     where a head failed.
@@ -53,7 +55,10 @@ def squared_errors(
 
 
 def honest_estimate(
-    errors_EGQ: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]
+    errors_EGQ: np.ndarray,
+    truth_N5: np.ndarray,
+    splits: Sequence[Split],
+    others_EGQ: np.ndarray | None = None,
 ) -> HonestEstimate:
     """The score of choosing the best point, where each fold's choice is made without it.
 
@@ -80,6 +85,9 @@ def honest_estimate(
     truth_N5 : (N, 5), grams in TARGETS order, NaN where unknown.
     splits : Q of them. With one fold a repeat there are no other folds, and the scores are NaN; so
         they are where nothing can be chosen or truths are all equal.
+    others_EGQ : error by which the choice of a split is made, as `others_errors` adds it up, which
+        None does. A blend has others: its shares are learned anew without the split. inf is never
+        chosen.
 
     Ties go to the earlier epoch, then the earlier point.
     Source: Varma and Simon 2006, Bias in error estimation when using cross-validation for model
@@ -90,10 +98,12 @@ def honest_estimate(
     sites whole.
     """
     n_points = errors_EGQ.shape[1]
+    if others_EGQ is None:
+        others_EGQ = others_errors(errors_EGQ, splits)
     last_1GQ = errors_EGQ[-1:]
-    choice_Q = _choices(last_1GQ, splits)
+    choice_Q = _choices(last_1GQ, others_EGQ[-1:], splits)
     score_R = _scores(last_1GQ, choice_Q, truth_N5, splits)
-    choice_epoch_Q = _choices(errors_EGQ, splits)
+    choice_epoch_Q = _choices(errors_EGQ, others_EGQ, splits)
     score_epoch_R = _scores(errors_EGQ, choice_epoch_Q, truth_N5, splits)
     return HonestEstimate(
         *_mean_and_sd(score_R),
@@ -105,24 +115,43 @@ def honest_estimate(
     )
 
 
-def _choices(errors_EGQ: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
-    """(Q,) epoch * G + point of the least error over the repeat's other folds; -1 where none."""
-    fails_EG = ~np.isfinite(errors_EGQ).all(-1)
-    choice_Q = np.full(len(splits), -1)
-    for q, split in enumerate(splits):
-        others = [
+def other_folds(splits: Sequence[Split]) -> list[list[int]]:
+    """Of each split, positions of the other folds of its repeat."""
+    return [
+        [
             o
             for o, other in enumerate(splits)
             if other.repeat == split.repeat and other.fold != split.fold
         ]
+        for split in splits
+    ]
+
+
+def others_errors(errors_EGQ: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
+    """(E, G, Q) error over the other folds of each split's repeat."""
+    totals = [errors_EGQ[..., others].sum(-1) for others in other_folds(splits)]
+    return np.stack(totals, -1)
+
+
+def _choices(
+    errors_EGQ: np.ndarray,
+    others_EGQ: np.ndarray,
+    splits: Sequence[Split],
+) -> np.ndarray:
+    """(Q,) epoch * G + point of the least error over the repeat's other folds; -1 where none."""
+    fails_EG = ~np.isfinite(errors_EGQ).all(-1)
+    choice_Q = np.full(len(splits), -1)
+    for q, others in enumerate(other_folds(splits)):
         if others and not fails_EG.all():
-            total_EG = np.sum([errors_EGQ[..., o] for o in others], 0)
-            choice_Q[q] = np.where(fails_EG, np.inf, total_EG).argmin()
+            choice_Q[q] = np.where(fails_EG, np.inf, others_EGQ[..., q]).argmin()
     return choice_Q
 
 
 def _scores(
-    errors_EGQ: np.ndarray, choice_Q: np.ndarray, truth_N5: np.ndarray, splits: Sequence[Split]
+    errors_EGQ: np.ndarray,
+    choice_Q: np.ndarray,
+    truth_N5: np.ndarray,
+    splits: Sequence[Split],
 ) -> np.ndarray:
     """(R,) score of each repeat where choice_Q[q] predicts split q; NaN where one is missing."""
     error_Q = errors_EGQ.reshape(-1, len(splits))[choice_Q, np.arange(len(splits))]

@@ -5,10 +5,11 @@ A note lies among the checkpoints of a sweep under way, one for each point.
 
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from featurestore.disk.durable import appears_whole, crc32c
+from featurestore.disk.durable import appears_whole, crc32c, remove
 from featurestore.disk.tensor_file import save_tensors
 from featurestore.errors import InputError, MismatchError
 from trainer.config.sections import PointConfig
@@ -25,6 +26,7 @@ from trainer.heads.reads import widths_of
 from trainer.judge.baselines import blank_masses, fit_each, fit_splits, of_config
 from trainer.judge.selection import squared_errors
 from trainer.loop.checkpoint import check_identity, checksum, opened, whole_metadata
+from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
 from trainer.loop.prepare import Sweep
 from trainer.loop.results import (
@@ -35,7 +37,7 @@ from trainer.loop.results import (
     scores_of,
     write_oof,
 )
-from trainer.loop.runs import ALL_FILE, RunFolder
+from trainer.loop.runs import ALL_FILE, RIDGE, RunFolder
 from trainer.score.metrics import MASSES, constrained, in_targets_order
 
 WARM_S = 2.0
@@ -153,8 +155,42 @@ def close_regressor(
     return result
 
 
+def close_ridge(
+    sweep: Sweep,
+    run: RunFolder,
+    note: FitNote,
+    after_each: Callable[[], object] = lambda: None,
+) -> PointResult | None:
+    """Fit the ridge that stands beside the board, as a run of its own.
+
+    A sweep that has no ridge among its points must not die of it: where ridge cannot be fitted it
+    is left out, with a warning, and None is returned.
+    """
+    try:
+        result = close_regressor(ridge_alone(sweep), 0, run, note, after_each)
+        failure = result.failure
+    except InputError as err:
+        failure = str(err)
+    if failure is None:
+        return replace(result, name=RIDGE)
+    remove(run.path)
+    warnings.warn(
+        f"ridge on all pooled rows, to compare with, is left out: {failure}", stacklevel=2
+    )
+    return None
+
+
+def ridge_alone(sweep: Sweep) -> Sweep:
+    """The same folds and rows with the ridge beside the board as the only point."""
+    return replace(sweep, config=SweepConfig(ridge_beside(sweep), {}))
+
+
 def _fit_splits(
-    sweep: Sweep, p: int, run: RunFolder, note: FitNote, after_each: Callable[[], object]
+    sweep: Sweep,
+    p: int,
+    run: RunFolder,
+    note: FitNote,
+    after_each: Callable[[], object],
 ) -> Fits:
     """The fits of a point, those that are noted as they are, the others made, saved and noted.
 
@@ -230,7 +266,11 @@ def time_fits(sweep: Sweep) -> list[FitTime]:
     return times
 
 
-def save_regressor(sweep: Sweep, p: int, run: RunFolder) -> None:
+def save_regressor(
+    sweep: Sweep,
+    p: int,
+    run: RunFolder,
+) -> None:
     """Fit a point's regressor on every image and save it."""
     run.begin(sweep.run_config(p), sweep.data)
     states, _ = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])

@@ -1,8 +1,7 @@
 """What finished heads leave in their run's folder: weights, out-of-fold tables, scores."""
 
 import functools
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from featurestore.errors import InputError
 from trainer.config.sections import HeadConfig, LossConfig, PointConfig
 from trainer.data.readers import TokenReaders
 from trainer.data.stream import Split
-from trainer.judge.baselines import fit_splits, mean_predictor
+from trainer.judge.baselines import mean_predictor
 from trainer.judge.report import draw_curves
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
@@ -47,7 +46,7 @@ class Prediction:
         return self.by_rules(rules_of(self.config.inference.postprocess))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # itself alone: its arrays have no one answer to ==
 class PointResult:
     """What one point reached."""
 
@@ -72,7 +71,10 @@ class PointResult:
 
 
 def close_bank(
-    sweep: Sweep, trainer: BankTrainer, reader: TokenReaders, runs: Mapping[int, RunFolder]
+    sweep: Sweep,
+    trainer: BankTrainer,
+    reader: TokenReaders,
+    runs: Mapping[int, RunFolder],
 ) -> list[PointResult]:
     """Predict with last and best weights under the TTA views; save heads, tables and curves of
     every point of a bank."""
@@ -133,7 +135,10 @@ def loss_failure(failed_Q: np.ndarray, n_steps: int) -> str | None:
 
 
 def save_heads(
-    sweep: Sweep, trainer: BankTrainer, runs: Mapping[int, RunFolder], which: str
+    sweep: Sweep,
+    trainer: BankTrainer,
+    runs: Mapping[int, RunFolder],
+    which: str,
 ) -> None:
     """Save the heads of every point, but not those whose weights are not finite."""
     bank = trainer.averaged if which == "last" else trainer.bank.with_tensors(trainer.best)
@@ -144,35 +149,20 @@ def save_heads(
                 runs[p].save_head(head_file_of(sweep, which, split), state)
 
 
-def baselines(sweep: Sweep, after_each: Callable[[], object] = lambda: None) -> dict[str, Scores]:
-    """What every head has to beat, under the same views and constraints: the training mean, and
-    ridge on all pooled rows.
-
-    A sweep that has no ridge among its points must not die of it: where ridge cannot be fitted it
-    is left out, with a warning.
-    """
-    raw = {"mean": mean_predictor(sweep.data, sweep.splits)}
-    try:
-        ridge = ridge_beside(sweep)
-        _, by_view = fit_splits(
-            sweep.data, sweep.folds, sweep.splits, ridge, sweep.views, after_each
-        )
-        raw["ridge"] = np.mean(list(by_view.values()), 0)
-    except InputError as err:
-        warnings.warn(
-            f"ridge on all pooled rows, to compare with, is left out: {err}", stacklevel=2
-        )
-    return {
-        name: scores_of(sweep, Prediction(each, None, sweep.base, []).by_rules([]))
-        for name, each in raw.items()
-    }
+def score_mean(sweep: Sweep) -> Scores:
+    """Of the training mean, under the constraints of the points."""
+    raw_RN5 = mean_predictor(sweep.data, sweep.splits)
+    return scores_of(sweep, Prediction(raw_RN5, None, sweep.base, []).by_rules([]))
 
 
 def ridge_beside(sweep: Sweep) -> PointConfig:
-    """Ridge on all pooled rows, which stands beside every board; InputError if it would not fit in
-    memory."""
+    """Ridge on all pooled rows, which stands beside every board, under the views, constraints and
+    rules of the points; InputError if it would not fit in memory."""
     # in the space that ridge does best, whatever the points are compared in
     own = {"head": HeadConfig(kind="ridge"), "loss": LossConfig()}
+    inference = sweep.base.inference
+    if any(rule.needs_state for rule in rules_of(inference.postprocess)):  # it tells no State
+        own["inference"] = inference.model_copy(update={"postprocess": []})
     ridge = resolved(sweep.base.model_copy(update=own))
     need = fit_bytes(ridge, sweep.data, most_rows(sweep.splits))
     usable = usable_memory()
@@ -191,8 +181,17 @@ def scores_of(sweep: Sweep, masses_RN5: np.ndarray) -> Scores:
     return score(in_targets_order(sweep.data.truth_N5), masses_RN5, sweep.splits, state)
 
 
-def write_oof(sweep: Sweep, result: PointResult, run: RunFolder) -> None:
+def write_oof(
+    sweep: Sweep,
+    result: PointResult,
+    run: RunFolder,
+) -> None:
     """oof.csv: what a point's heads predict for what they hold out, by each kind of weights."""
+    run.write_table("oof.csv", oof_of(sweep, result.held_out))
+
+
+def oof_of(sweep: Sweep, held_out: Mapping[str, Prediction]) -> pd.DataFrame:
+    """The out-of-fold table of predictions by `last` and, for trained heads, `best` weights."""
     tables = [
         oof_table(
             which,
@@ -202,12 +201,16 @@ def write_oof(sweep: Sweep, result: PointResult, run: RunFolder) -> None:
             prediction.masses_RN5,
             prediction.state_RNC,
         )
-        for which, prediction in sorted(result.held_out.items())
+        for which, prediction in sorted(held_out.items())
     ]
-    run.write_table("oof.csv", pd.concat(tables))
+    return pd.concat(tables)
 
 
-def head_file_of(sweep: Sweep, which: str, split: Split) -> str:
+def head_file_of(
+    sweep: Sweep,
+    which: str,
+    split: Split,
+) -> str:
     """Name of the file of a split's head."""
     if not sweep.holds_out:
         return ALL_FILE.format(which=which)

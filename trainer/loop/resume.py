@@ -2,19 +2,20 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from featurestore.errors import InputError, MismatchError
 from trainer.heads import kinds
 from trainer.loop.checkpoint import Checkpoint
-from trainer.loop.fits import FitNote
+from trainer.loop.fits import FitNote, ridge_alone
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity, check_facts, check_settings
 from trainer.loop.places import Place, places_now
 from trainer.loop.plan import refit_costs, too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
-from trainer.loop.runs import SweepFolder, SweepResult, read_json
+from trainer.loop.runs import RIDGE, SweepFolder, SweepResult, read_json
 from trainer.loop.sweep import train_sweep
 from trainer.loop.threads import same_threads
 
@@ -120,7 +121,8 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
 
     fitted = [p for p in range(len(sweep.config.points)) if p not in trained]
     refit = folder.checkpoint("refit")
-    known = {refit, *map(folder.checkpoint, passes), *map(folder.fit_note, fitted)}
+    notes = map(folder.fit_note, [*fitted, RIDGE])
+    known = {refit, *map(folder.checkpoint, passes), *notes}
     for file in sorted(refit.parent.glob("*.safetensors")):
         if file.with_name(file.name.removeprefix("previous_")) not in known:
             raise MismatchError(
@@ -131,3 +133,5 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
         Checkpoint(folder.checkpoint(points)).check(Identity.of(sweep, points))
     for p in fitted:
         FitNote(folder.fit_note(p)).check(Identity.of(sweep, [p]))
+    with suppress(InputError):  # it does not fit in memory, and will be left out
+        FitNote(folder.fit_note(RIDGE)).check(Identity.of(ridge_alone(sweep), [0]))

@@ -35,6 +35,7 @@ from trainer.score.metrics import MASSES
 WEIGHTS = ("best", "last")
 STAMP = "%Y%m%d_%H%M%S"  # local time
 SUMMARY = "summary.json"
+RIDGE = "ridge"  # the run that stands beside every board
 ALL_FILE = "{which}_all.safetensors"  # of a head trained on every image
 
 
@@ -183,6 +184,11 @@ class RunFolder:
             folds = list(range(cv.n_folds)) if cv.fold is None else [cv.fold]
         return list(itertools.product(range(cv.repeats), folds))
 
+    def weights_for(self, which: str) -> str:
+        """The weights that `best` or `last` means here: a regressor has no epochs to choose from,
+        and gives its last ones for either."""
+        return which if kinds.load(self.config.head.kind).trained else "last"
+
     def head_files(self, which: str, folds: list[int] | None = None) -> list[str]:
         """Names of the files that `heads` reads, beside `splits`; InputError if it has none."""
         cv = self.config.cv
@@ -192,11 +198,7 @@ class RunFolder:
                 f"{self.path}: {self.config.head.kind} is for reports only, it is not saved; "
                 "choose another run"
             )
-        if not kind.trained and which != "last":
-            raise InputError(
-                f"{self.path}: {self.config.head.kind} has no epochs to choose from; it has last "
-                "weights alone"
-            )
+        which = self.weights_for(which)
         if cv.fold == "all":
             if folds is not None:
                 raise InputError(
@@ -305,9 +307,9 @@ class SweepFolder:
         name = points if isinstance(points, str) else f"points{min(points)}-{max(points)}"
         return self.path / "checkpoints" / f"{name}.safetensors"
 
-    def fit_note(self, p: int) -> Path:
-        """The same for a point that is fitted on pooled rows."""
-        return self.checkpoint(f"fit{p}")
+    def fit_note(self, point: int | str) -> Path:
+        """The same for a point that is fitted on pooled rows, or for RIDGE."""
+        return self.checkpoint(f"fit{point}" if isinstance(point, int) else f"fit_{point}")
 
     def remove_checkpoints(self) -> None:
         """A finished sweep needs none."""
@@ -337,6 +339,23 @@ def head_file(which: str, repeat: int, fold: int, n_repeats: int) -> str:
 
 def best_run(sweep: Path) -> Path:
     """The run of a finished sweep's best point. InputError if there is none."""
+    return sweep / _finished(sweep)["best"]
+
+
+def chosen_run(sweep: Path) -> Path:
+    """What a finished sweep chose: the first row of its board that can be saved, a run's folder or
+    a blend's.
+
+    Of sweeps that were trained before there were blends, the best point's. InputError if there is
+    none.
+    """
+    summary = _finished(sweep)
+    chosen = summary.get("chosen")
+    return sweep / (chosen["name"] if chosen else summary["best"])
+
+
+def _finished(sweep: Path) -> dict:
+    """summary.json of a finished sweep that has a best point; InputError for another folder."""
     if not (sweep / SUMMARY).exists():
         if (sweep / "sweep.json").exists():
             raise InputError(
@@ -345,13 +364,13 @@ def best_run(sweep: Path) -> Path:
             )
         if (sweep / "config.yaml").exists():
             raise InputError(f"{sweep}: a run's folder, not a sweep's; give it as --run")
-    best = read_json(sweep / SUMMARY, "best")["best"]
-    if best is None:
+    summary = read_json(sweep / SUMMARY, "best")
+    if summary["best"] is None:
         raise InputError(
             f"{sweep}: there is no best run: all points failed, or are for reports only; lower "
             "optimization.lr or add another head.kind, and train again"
         )
-    return sweep / best
+    return summary
 
 
 def read_json(path: Path, *keys: str) -> dict:

@@ -15,10 +15,12 @@ from trainer.data.splits import describe_folds, n_partitions
 from trainer.heads import kinds
 from trainer.judge.compare import LEAST_SITES, Comparison, compare, compare_pairs
 from trainer.judge.report import draw_leaderboard
-from trainer.judge.selection import honest_estimate, squared_errors
+from trainer.judge.selection import honest_estimate, others_errors, squared_errors
+from trainer.loop.blend_folder import save_blend, split_name
+from trainer.loop.blends import Blend, Row, blend_errors, blend_members, form_blends
 from trainer.loop.evaluate import Scores
 from trainer.loop.prepare import Sweep
-from trainer.loop.results import PointResult, scores_of
+from trainer.loop.results import PointResult, oof_of, score_mean, scores_of
 from trainer.loop.runs import SUMMARY, SweepFolder, SweepResult
 from trainer.score.metrics import in_targets_order
 from trainer.score.postprocess import judge, rules_of
@@ -28,53 +30,69 @@ MOST_PAIRED = 64  # points whose pairs are compared, from the top: 2016 pairs
 
 
 def finish(
-    sweep: Sweep, folder: SweepFolder, results: list[PointResult], beside: Mapping[str, Scores]
+    sweep: Sweep,
+    folder: SweepFolder,
+    results: list[PointResult],
+    ridge: PointResult | None,
 ) -> SweepResult:
-    """Rank the points beside the baselines, say what can be told apart, write the results.
+    """Rank points and their blends beside the baselines, say what can be told apart, write the
+    results.
 
-    The best point is the first that can be saved: what is for reports only stands at its place
-    beside it, and is never chosen.
+    The best point is the first that can be saved, the chosen row the first point or blend that can:
+    what is for reports only stands at its place beside it, and is never chosen.
+
+    ridge : the run that stands beside the board; None if it could not be fitted.
     """
     check_interrupt()
-    scores = {}
-    for r in results:
-        scores[r.index] = {}
-        for which, prediction in r.held_out.items():
-            scores[r.index][which] = scores_of(sweep, prediction.masses_RN5)
-
-    # those that failed last, then by score; one that is not defined stands behind all others
-    def rank(r: PointResult) -> tuple[bool, float]:
-        score = scores[r.index]["last"].mean
-        return r.failed, -np.nan_to_num(score, nan=-np.inf)
-
-    results = sorted(results, key=rank)
+    scores = {r.name: _scores(sweep, r) for r in results}
+    results = sorted(results, key=lambda r: _rank(r, scores[r.name]))
     choices = [r for r in results if not kinds.load(r.config.head.kind).report_only]
     best = next((r for r in choices if not r.failed), None)
 
+    members = blend_members(sweep, choices, ridge)
+    blends = form_blends(sweep, members)
+    beside = {"mean": score_mean(sweep)}
+    if ridge:
+        beside[ridge.name] = _scores(sweep, ridge)["last"]
+    scores |= {blend.name: _scores(sweep, blend) for blend in blends}
+    rows = sorted([*results, *blends], key=lambda r: _rank(r, scores[r.name]))
+    can_be_chosen = [r for r in rows if r in choices or r in blends]
+    chosen = next((r for r in can_be_chosen if not r.failed), None)
+
     site_N = joined_sites(sweep.folds["site"], sweep.data.catalog)
-    comparisons, pairs = _compare(sweep, results, site_N, results.index(best) if best else 0)
-    honest = _honest(sweep, choices) if choices else None
-    rules = rules_of(best.config.inference.postprocess) if best else []
+    reference = rows.index(chosen) if chosen else 0
+    comparisons, pairs = _compare(sweep, rows, site_N, reference)
+    names = [blend.name for blend in blends]
+    honest = _honest(sweep, choices, members, names) if choices else None
+    rules = rules_of(sweep.base.inference.postprocess) if chosen else []
     judged = {}
     if rules:
-        last = best.held_out["last"]
+        last = chosen.held_out["last"]
         judged = judge(rules, lambda some: scores_of(sweep, last.by_rules(some)).mean)
 
-    notes = _notes(results, _level(sweep, results, site_N, best, comparisons), honest, judged)
+    notes = _notes(rows, _level(sweep, rows, site_N, chosen, comparisons), honest, judged)
+    notes += [_told(blend) for blend in blends]
     notes.append(describe_folds(sweep.folds))
-    if best:
-        notes += _over_repeats(sweep, scores[best.index]["last"])
+    if chosen:
+        kind = "blend" if isinstance(chosen, Blend) else "point"
+        notes += _over_repeats(sweep, scores[chosen.name]["last"], kind)
     notes += sweep.remarks
 
-    rows = []
+    table = []
     points = []
-    for r, versus in zip(results, comparisons, strict=True):
-        rows.append(_summary_row(sweep, r, scores[r.index], versus))
-        points.append(_as_json(sweep, r, scores[r.index], versus))
+    about_blends = []
+    for r, versus in zip(rows, comparisons, strict=True):
+        table.append(_summary_row(sweep, r, scores[r.name], versus))
+        if isinstance(r, Blend):
+            about_blends.append(_blend_json(sweep, r, scores[r.name], versus))
+        else:
+            points.append(_as_json(sweep, r, scores[r.name], versus))
     for name, each in beside.items():
-        rows.append({"name": name, "score_last": each.mean, "sd_last": each.sd, **_parts(each)})
-    summary = pd.DataFrame(rows)
+        table.append({"name": name, "score_last": each.mean, "sd_last": each.sd, **_parts(each)})
+    summary = pd.DataFrame(table)
 
+    for blend in blends:
+        _save_blend(sweep, folder, blend)
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
     draw_leaderboard(summary, folder.path / "leaderboard.png", notes)
@@ -84,6 +102,7 @@ def finish(
         {
             "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "best": best.name if best else None,
+            "chosen": _chosen_json(chosen),
             "selected_by": "score_last: pooled out-of-fold score of the last epoch's moving "
             "averages",
             "notes": notes,
@@ -94,6 +113,7 @@ def finish(
             "fold": sweep.base.cv.fold if sweep.base.cv.lone_fold else None,
             "fingerprint": sweep.data.store.spec.fingerprint,
             "points": points,
+            "blends": about_blends,
             "baselines": {name: _scores_json(each) for name, each in beside.items()},
         },
     )
@@ -101,10 +121,72 @@ def finish(
     return SweepResult(folder.path, summary, best.name if best else None, notes, failed)
 
 
+def _scores(sweep: Sweep, row: Row) -> dict[str, Scores]:
+    """By which weights."""
+    return {
+        which: scores_of(sweep, prediction.masses_RN5) for which, prediction in row.held_out.items()
+    }
+
+
+def _rank(row: Row, scores: Mapping[str, Scores]) -> tuple[bool, float]:
+    """Those that failed last, then by score; one that is not defined stands behind all others."""
+    return row.failed, -np.nan_to_num(scores["last"].mean, nan=-np.inf)
+
+
+def _save_blend(
+    sweep: Sweep,
+    folder: SweepFolder,
+    blend: Blend,
+) -> None:
+    """A blend's folder: who predicts by which shares, and what they predict out of fold."""
+    own = folder.run(blend.name)
+    own.path.mkdir(exist_ok=True)
+    own.write_table("oof.csv", oof_of(sweep, blend.held_out))
+    members = [f"../{member.name}" for member in blend.members]
+    names = [split_name(split) for split in sweep.splits]
+    by_split = dict(zip(names, blend.share_QM.tolist(), strict=True))
+    save_blend(own.path, members, blend.share_M.tolist(), by_split)
+
+
+def _chosen_json(chosen: Row | None) -> dict[str, Any] | None:
+    """What `predict` takes: its name on the board, and the runs that predict together."""
+    if chosen is None:
+        return None
+    members, shares = [chosen.name], [1.0]
+    if isinstance(chosen, Blend):
+        members, shares = chosen.weighing()
+    return {"name": chosen.name, "members": members, "shares": shares}
+
+
+def _blend_json(
+    sweep: Sweep,
+    blend: Blend,
+    scores: Mapping[str, Scores],
+    versus: Comparison,
+) -> dict:
+    return {
+        "name": blend.name,
+        "members": [member.name for member in blend.members],
+        "shares": blend.share_M.tolist(),
+        "vs_best": vars(versus),
+        "last": _scores_json(scores["last"]),
+    }
+
+
+def _told(blend: Blend) -> str:
+    """Who is in a blend, in a sentence."""
+    members, shares = blend.weighing()
+    parts = [f"{share:.3f} {name}" for name, share in zip(members, shares, strict=True)]
+    return f"{blend.name}: {', '.join(parts)}"
+
+
 def _compare(
-    sweep: Sweep, results: Sequence[PointResult], site_N: np.ndarray, reference: int
+    sweep: Sweep,
+    results: Sequence[Row],
+    site_N: np.ndarray,
+    reference: int,
 ) -> tuple[list[Comparison], pd.DataFrame]:
-    """Every point against one of them, and a table of all pairs of the first MOST_PAIRED."""
+    """Every row against one of them, and a table of all pairs of the first MOST_PAIRED."""
     masses_GRN5 = np.stack([r.held_out["last"].masses_RN5 for r in results])
     truth_N5 = in_targets_order(sweep.data.truth_N5)
     seed = sweep.base.experiment.seed
@@ -118,18 +200,31 @@ def _compare(
     return compare(truth_N5, masses_GRN5, site_N, reference, seed), table
 
 
-def _honest(sweep: Sweep, results: Sequence[PointResult]) -> dict[str, Any]:
-    """What the selected point is worth, by choices that never saw the fold they are scored on.
+def _honest(
+    sweep: Sweep,
+    results: Sequence[PointResult],
+    members: Sequence[PointResult],
+    blends: Sequence[str],
+) -> dict[str, Any]:
+    """What the selected row is worth, by choices that never saw the fold they are scored on.
 
-    `last` is like score_last: points chosen and scored by their last weights under all views.
-    `epoch` chooses among all epochs too, by what was noted while training: view 0, without rules;
-    `plain` is `last` on that view, to compare with it.
+    `last` is like score_last: points and blends chosen and scored by their last weights under all
+    views. `epoch` chooses among points alone, and among all epochs too, by what was noted while
+    training: view 0, without rules; `plain` is the choice by the last epoch on that view, to
+    compare with it.
     """
     truth_N5 = in_targets_order(sweep.data.truth_N5)
     last_GQ = np.stack(
         [squared_errors(truth_N5, r.held_out["last"].masses_RN5, sweep.splits) for r in results]
     )
-    last = honest_estimate(last_GQ[None], truth_N5, sweep.splits)
+    formed = blend_errors(sweep, members, blends)
+    others_GQ = others_errors(last_GQ, sweep.splits)
+    last = honest_estimate(
+        np.concatenate([last_GQ, formed.own_BQ])[None],
+        truth_N5,
+        sweep.splits,
+        np.concatenate([others_GQ, formed.others_BQ])[None],
+    )
 
     # a regressor has one epoch, which counts as each of a head's
     n_epochs = max(len(r.errors_EQ) for r in results)
@@ -145,13 +240,17 @@ def _honest(sweep: Sweep, results: Sequence[PointResult]) -> dict[str, Any]:
         "sd_epoch": noted.sd_epoch,
         "epoch_per_repeat": noted.per_repeat_epoch_R,
         "points": [r.name for r in results],
+        "blends": formed.names,
         "chosen_by_last": last.chosen_G,
         "chosen_with_epoch": noted.chosen_epoch_G,
     }
 
 
 def _summary_row(
-    sweep: Sweep, result: PointResult, scores: Mapping[str, Scores], versus: Comparison
+    sweep: Sweep,
+    result: Row,
+    scores: Mapping[str, Scores],
+    versus: Comparison,
 ) -> dict:
     last = scores["last"]
     row = {
@@ -168,7 +267,9 @@ def _summary_row(
         row["score_best"] = scores["best"].mean
         row["sd_best"] = scores["best"].sd
         row["best_epoch"] = float(np.mean(result.best_epoch_Q))
-    return {**row, **sweep.config.settings(result.index), **_parts(last)}
+    if isinstance(result, PointResult):
+        row |= sweep.config.settings(result.index)
+    return row | _parts(last)
 
 
 def _parts(scores: Scores) -> dict:
@@ -177,9 +278,12 @@ def _parts(scores: Scores) -> dict:
 
 
 def _as_json(
-    sweep: Sweep, result: PointResult, scores: Mapping[str, Scores], versus: Comparison
+    sweep: Sweep,
+    result: PointResult,
+    scores: Mapping[str, Scores],
+    versus: Comparison,
 ) -> dict:
-    names = [f"r{s.repeat:02d}_fold{s.fold}" for s in sweep.splits]
+    names = [split_name(split) for split in sweep.splits]
     steps = dict(zip(names, result.failed_Q.tolist(), strict=True))
     spaces = {} if result.n_by_space is None else {"spaces": result.n_by_space}
     return {
@@ -199,12 +303,12 @@ def _scores_json(scores: Scores) -> dict:
 
 def _level(
     sweep: Sweep,
-    results: Sequence[PointResult],
+    results: Sequence[Row],
     site_N: np.ndarray,
-    best: PointResult | None,
+    best: Row | None,
     comparisons: Sequence[Comparison],
 ) -> str:
-    """How many points cannot be told apart from the best, or why nobody knows."""
+    """How many rows cannot be told apart from the best, or why nobody knows."""
     if best is None:
         return "there is no best point: all failed, or are for reports only"
     held_out = np.concatenate([split.val_N for split in sweep.splits])
@@ -220,14 +324,20 @@ def _level(
     if not others:
         return "there is no other point to compare the best with"
     n_level = sum(not c.apart for c in others)
-    some = f"{n_level} of {len(others)} other points cannot"
+    # what stands on the board
+    kind = "points and blends" if any(isinstance(r, Blend) for r in results) else "points"
+    some = f"{n_level} of {len(others)} other {kind} cannot"
     if not n_level:
-        some = f"all {len(others)} other points can"
+        some = f"all {len(others)} other {kind} can"
     return f"{some} be told apart from the best (site-level bootstrap, 95 %)"
 
 
-def _over_repeats(sweep: Sweep, best: Scores) -> list[str]:
-    """The interval of the best point's mean over repeats, if there is one, and what it covers.
+def _over_repeats(
+    sweep: Sweep,
+    best: Scores,
+    kind: str,
+) -> list[str]:
+    """The interval of the chosen row's mean over repeats, if there is one, and what it covers.
 
     Source: Student's t of the repeats' scores, of which those on the same partition count once:
     they tell nothing new.
@@ -238,14 +348,14 @@ def _over_repeats(sweep: Sweep, best: Scores) -> list[str]:
     half = float(-stdtrit(n - 1, 0.025)) * best.sd / np.sqrt(n)
     interval = f"{best.mean - half:.4f} to {best.mean + half:.4f}"
     return [
-        f"best point: the mean over {n} different regroupings is {best.mean:.4f}, 95 % interval "
+        f"best {kind}: the mean over {n} different regroupings is {best.mean:.4f}, 95 % interval "
         f"{interval}; it covers the luck of grouping these sites, not other sites: "
         "for those see low and high"
     ]
 
 
 def _notes(
-    results: Sequence[PointResult],
+    results: Sequence[Row],
     level: str,
     honest: Mapping[str, Any] | None,
     judged: Mapping[str, float],
@@ -261,8 +371,9 @@ def _notes(
     notes = [level]
     if honest and np.isfinite(honest["last"]):
         notes.append(
-            f"selected point: {honest['last']:.4f} where its choice never saw the reported fold "
-            f"(on the plain view alone {honest['plain']:.4f}; with the epoch chosen so too "
+            f"selected {'row' if honest['blends'] else 'point'}: {honest['last']:.4f} where its "
+            f"choice never saw the reported fold ({'points alone, ' if honest['blends'] else ''}"
+            f"on the plain view alone {honest['plain']:.4f}; with the epoch chosen so too "
             f"{honest['epoch']:.4f})"
         )
     notes += failed

@@ -30,19 +30,18 @@ from trainer.loop.bank_trainer import BankTrainer, Scored, can_go_on
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.evaluate import pooled_score, predict_held_out
 from trainer.loop.events import Events
-from trainer.loop.fits import FitNote, close_regressor, save_regressor, time_fits
+from trainer.loop.fits import FitNote, close_regressor, close_ridge, save_regressor, time_fits
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
 from trainer.loop.memory import keep_freed_memory
 from trainer.loop.plan import too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.results import (
-    baselines,
     close_bank,
     loss_failure,
     save_heads,
 )
-from trainer.loop.runs import RunFolder, SweepFolder, SweepResult
+from trainer.loop.runs import RIDGE, RunFolder, SweepFolder, SweepResult
 from trainer.loop.summary import finish
 from trainer.score.metrics import in_targets_order
 
@@ -104,7 +103,8 @@ def train_sweep(
             fitted = [p for p in runs if not kinds.load(sweep.config.points[p].head.kind).trained]
             n_fits = (1 + len(fitted)) * len(sweep.splits)  # with ridge, which is always beside
             with new_bar("fit", n_fits, "fit", progress) as bar:
-                beside = baselines(sweep, bar.update)
+                note = FitNote(folder.fit_note(RIDGE))
+                ridge = close_ridge(sweep, folder.run(RIDGE), note, bar.update)
                 results = []
                 for p in fitted:
                     note = FitNote(folder.fit_note(p))
@@ -114,7 +114,7 @@ def train_sweep(
                 trainers = train_pass(sweep, points, runs, checkpoint, reader, progress)
                 while trainers:  # a bank is gone before the next pass makes its own
                     results += close_bank(sweep, trainers.pop(0), reader, runs)
-            result = finish(sweep, folder, results, beside)
+            result = finish(sweep, folder, results, ridge)
         if refits and (failure := _refit(sweep, folder, result, reader, progress)):
             result = replace(result, failed=result.failed | {"refit": failure})
         folder.remove_checkpoints()

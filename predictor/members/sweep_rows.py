@@ -1,0 +1,43 @@
+"""Which folder a row of a sweep's board is: a run's, or a blend's."""
+
+from pathlib import Path
+
+from featurestore.errors import InputError, list_some
+from trainer.loop.blend_folder import is_blend, shared_runs
+from trainer.loop.runs import best_run, chosen_run
+
+
+def row_of(sweep: Path, name: str | None = None) -> Path:
+    """The folder of a row by its name, of `best`, the best single run, or (None, `chosen`) of what
+    the sweep chose.
+
+    InputError if the sweep is not finished, or has no such row.
+    """
+    if name in (None, "chosen"):
+        return chosen_run(sweep)
+    best = best_run(sweep)
+    if name == "best":
+        return best
+    if name not in (known := row_names(sweep)):
+        raise InputError(f"{sweep}: no point {name}; it has:{list_some(known)}")
+    return sweep / name
+
+
+def row_names(sweep: Path) -> list[str]:
+    """Names of a sweep's runs and blends, as they stand on its board."""
+    found = [path for path in sorted(sweep.iterdir()) if path.name != "refit"]
+    return [path.name for path in found if (path / "config.yaml").exists() or is_blend(path)]
+
+
+def describe_row(found: Path, name: str | None = None) -> str:
+    """Whose heads they are, for people."""
+    if name not in (None, "best", "chosen"):
+        why = "the row of this sweep that was asked for"
+    elif is_blend(found):
+        why = "the chosen blend of this sweep"
+    else:
+        why = "the best run of this sweep"
+    if not is_blend(found):
+        return f"{found}, {why}"
+    parts = [f"{run.share:.3f} {run.path.name}" for run in shared_runs(found) if run.share > 0]
+    return f"{found}, {why} ({', '.join(parts)})"
