@@ -1,6 +1,7 @@
 """Pictures of a sweep: training curves of a run, the leaderboard beside the baselines."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from featurestore.disk.durable import appears_whole
 BASELINES = {"mean": "#9a9a9a", "ridge": "#d08a2e"}
 BLUE = "#2f6d8f"
 PALE = "#a9c6d5"
+NOTE_CHARACTERS = 150  # as wide as the picture
 MOST_BARS = 40  # more cannot be read on a page
 
 
@@ -43,7 +45,10 @@ def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = ()
     Pale bars are told apart from the best.
     """
     points = summary[~summary["name"].isin(BASELINES)].head(MOST_BARS).iloc[::-1]
-    figure, ax = _figure(1, 1, (10, 1.6 + 0.34 * len(points) + 0.2 * len(notes)))
+    lines = []
+    for note in notes:
+        lines += textwrap.wrap(note, NOTE_CHARACTERS)
+    figure, ax = _figure(1, 1, (10, 1.6 + 0.34 * len(points) + 0.2 * len(lines)))
     height = np.arange(len(points))
     apart = points["apart"].to_numpy(bool) | points["failed"].to_numpy(bool)
     for these, colour, label in (
@@ -87,7 +92,7 @@ def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = ()
         fontsize=8,
         loc="outside lower center",
         ncols=5,
-        title="\n".join(notes),
+        title="\n".join(lines),
         title_fontsize=8,
     )
     _save(figure, out)
