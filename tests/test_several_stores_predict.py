@@ -58,7 +58,7 @@ def sweep(stores, tmp_path_factory) -> Path:
 
 def runs_of(sweep: Path) -> dict[str, Path]:
     """By kind, and by the store of kinds that read patches."""
-    found = {path.parent.name: path.parent for path in sorted(sweep.glob("*/config.yaml"))}
+    found = {path.parent.name: path.parent for path in sorted(sweep.glob("0*/config.yaml"))}
     names = ["ridge", "pooled_mlp", "density-small", "density-large"]
     chosen = {}
     for name in names:

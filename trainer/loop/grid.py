@@ -91,8 +91,6 @@ class SweepConfig:
             if key not in known:
                 hint = _nearest(key, known) or f"known: {known}"
                 raise InputError(f"{path}: {key}: no such key to override; {hint}")
-            if key == "dataset.stores":  # further ones, or other places of those in the file
-                value = {**((raw.get("dataset") or {}).get("stores") or {}), **value}
             _put(raw, key, value)
         first, axes = _split_axes(raw, path)
         config = cls.of(first, axes, path, missing_version=NEWEST)
@@ -325,7 +323,9 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     """
     name, _, rest = key.partition(".")
     if not rest:
-        tree[name] = value
+        # of what is named, stores say, only those that the value names are replaced
+        both = isinstance(value, dict) and isinstance(tree.get(name), dict)
+        tree[name] = tree[name] | value if both else value
         return
     if tree.get(name) is None:
         tree[name] = {}
