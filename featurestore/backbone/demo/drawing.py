@@ -129,7 +129,7 @@ def draw_pasture(
     # __main__ guard
     with Pool(workers or usable_cpus()) as pool:
         wide = pd.DataFrame(pool.map(partial(_draw_photo, out, seed), photos))
-    _write_tables(out, wide)
+    write_tables(out, wide)
 
 
 def plan_pasture(seed: int = 0, n_train: int = 120, n_test: int = 36) -> list[Photo]:
@@ -166,8 +166,8 @@ def _plan_site(seed: int, state: str, day: int) -> Site:
         total_g=TOTAL_G[state] * rng.lognormal(0, 0.5),
         dead_share=DEAD_SHARE[state] * rng.uniform(0.4, 1.6),
         clover_share=SPECIES[species][0] * rng.uniform(0.5, 1.5),
-        soil_rgb=_mix((94, 70, 54), (120, 94, 72), dry),
-        green_rgb=_mix((112, 146, 60), (84, 134, 57), lush),
+        soil_rgb=mix((94, 70, 54), (120, 94, 72), dry),
+        green_rgb=mix((112, 146, 60), (84, 134, 57), lush),
         # brightness of 0.9-1.1 and such cost a ridge on random tokens 0.1 of R2 against none (4
         # seeds, folds by site)
         brightness=rng.uniform(0.95, 1.05),
@@ -204,7 +204,7 @@ def _draw_photo(out: Path, seed: int, photo: Photo) -> dict[str, object]:
 
 def draw_photo(rng: np.random.Generator, photo: Photo) -> tuple[dict[str, Layer], Image.Image]:
     """The leaves of one photograph, by target, and its picture as the camera sees it."""
-    layers = _sow(rng, photo)
+    layers = sow_leaves(rng, photo)
     return layers, expose(rng, paint(lay_soil(rng, photo.site), list(layers.values())), photo.site)
 
 
@@ -213,7 +213,7 @@ def _blade_cm(photo: Photo) -> float:
     return SPECIES[photo.site.species][1] * ((photo.green_g + 5) / 30) ** 0.45
 
 
-def _sow(rng: np.random.Generator, photo: Photo) -> dict[str, Layer]:
+def sow_leaves(rng: np.random.Generator, photo: Photo) -> dict[str, Layer]:
     """The photograph's leaves by target; dead blades are shorter and lie lower."""
     blade_cm, width_cm = _blade_cm(photo), SPECIES[photo.site.species][2]
     clover_cm2, dead_cm2, green_cm2 = (
@@ -229,11 +229,18 @@ def _sow(rng: np.random.Generator, photo: Photo) -> dict[str, Layer]:
 
 
 def weigh(layers: dict[str, Layer]) -> dict[str, float]:
-    """All five targets in grams.
+    """All five targets in grams."""
+    return with_sums(
+        {name: round(1e4 * G_PER_CM2 * area_cm2(layer)) for name, layer in layers.items()}
+    )
 
-    The sums hold to the last printed digit, as they are made in whole 0.1 mg.
+
+def with_sums(units: dict[str, int]) -> dict[str, float]:
+    """All five targets in grams, from clover, dead and green in whole 0.1 mg.
+
+    So the sums hold to the last printed digit.
     """
-    units = {name: round(1e4 * G_PER_CM2 * area_cm2(layer)) for name, layer in layers.items()}
+    units = dict(units)
     units["GDM_g"] = units["Dry_Green_g"] + units["Dry_Clover_g"]
     units["Dry_Total_g"] = units["GDM_g"] + units["Dry_Dead_g"]
     return {name: n / 1e4 for name, n in units.items()}
@@ -277,10 +284,10 @@ def sow_blades(
     along_5, taper_5 = np.array([-0.5, -0.25, 0, 0.25, 0.5]), np.array([0.8, 1, 0.95, 0.65, 0])
     turn_S5 = rng.uniform(0, 2 * np.pi, (n, 1)) + rng.normal(0, 0.5, (n, 1)) * along_5
     way_S52 = np.stack([np.cos(turn_S5), np.sin(turn_S5)], -1)
-    spine_S52 = _scatter(rng, n)[:, None] + length_S[:, None, None] * along_5[:, None] * way_S52
+    spine_S52 = scatter(rng, n)[:, None] + length_S[:, None, None] * along_5[:, None] * way_S52
     side_S52 = way_S52[..., ::-1] * [-1, 1] * (half_S[:, None] * taper_5)[..., None]
     outline_SE2 = np.concatenate([spine_S52 + side_S52, (spine_S52 - side_S52)[:, 3::-1]], 1)
-    return Layer(outline_SE2, _tint(rng, n, rgb), rng.uniform(*levels, n))
+    return Layer(outline_SE2, tint(rng, n, rgb), rng.uniform(*levels, n))
 
 
 def sow_clover(rng: np.random.Generator, sown_cm2: float, levels: tuple[float, float]) -> Layer:
@@ -293,9 +300,9 @@ def sow_clover(rng: np.random.Generator, sown_cm2: float, levels: tuple[float, f
     cos_S3, sin_S3 = np.cos(turn_S3), np.sin(turn_S3)
     rotate_S322 = np.stack([cos_S3, -sin_S3, sin_S3, cos_S3], -1).reshape(n, 3, 2, 2)
     leaflet_S3E2 = np.einsum("slij,ej->slei", rotate_S322, LEAFLET_E2) * size_S[:, None, None, None]
-    outline_SE2 = (leaflet_S3E2 + _scatter(rng, n)[:, None, None]).reshape(-1, *LEAFLET_E2.shape)
+    outline_SE2 = (leaflet_S3E2 + scatter(rng, n)[:, None, None]).reshape(-1, *LEAFLET_E2.shape)
     return Layer(
-        outline_SE2, np.repeat(_tint(rng, n, LEAFLET), 3, 0), np.repeat(rng.uniform(*levels, n), 3)
+        outline_SE2, np.repeat(tint(rng, n, LEAFLET), 3, 0), np.repeat(rng.uniform(*levels, n), 3)
     )
 
 
@@ -305,7 +312,7 @@ def _n_leaves(rng: np.random.Generator, sown_cm2: float, leaf_cm2: float) -> int
     return rng.poisson(sown_cm2 * frame_and_margin / leaf_cm2)
 
 
-def _scatter(rng: np.random.Generator, n: int) -> np.ndarray:
+def scatter(rng: np.random.Generator, n: int) -> np.ndarray:
     """Places (n, 2) in cm, frame and margin: most anywhere, some around tussocks."""
     low, span = -MARGIN_CM, QUADRAT_CM + 2 * MARGIN_CM
     anywhere_S2 = rng.uniform(0, span, (n, 2))
@@ -314,13 +321,13 @@ def _scatter(rng: np.random.Generator, n: int) -> np.ndarray:
     return low + np.where(rng.random((n, 1)) < 0.85, anywhere_S2, near_S2 % span)
 
 
-def _tint(rng: np.random.Generator, n: int, rgb: RGB) -> np.ndarray:
+def tint(rng: np.random.Generator, n: int, rgb: RGB) -> np.ndarray:
     """Colours (n, 3) around one: lighter or darker, yellower or bluer."""
     light, yellow = rng.normal(1, 0.12, (n, 1)), rng.normal(0, 0.06, (n, 1))
     return np.clip(np.array(rgb) * light * (1 + yellow * [1, 0.2, -1]), 0, 255)
 
 
-def _mix(a: RGB, b: RGB, share: float) -> RGB:
+def mix(a: RGB, b: RGB, share: float) -> RGB:
     return tuple(x + share * (y - x) for x, y in zip(a, b, strict=True))
 
 
@@ -365,7 +372,7 @@ def expose(rng: np.random.Generator, picture: Image.Image, site: Site) -> Image.
     return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
 
 
-def _write_tables(out: Path, wide: pd.DataFrame) -> None:
+def write_tables(out: Path, wide: pd.DataFrame) -> None:
     """The contest's long tables, five rows an image, and the truth it does not publish."""
     long = wide.melt(wide.columns.difference(TARGETS, sort=False), TARGETS, "target_name", "target")
     long = long.sort_values(["image_id", "target_name"])
