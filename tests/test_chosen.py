@@ -118,3 +118,42 @@ def test_a_bundle_holds_what_was_chosen_with_its_shares(blended, pasture, tmp_pa
     assert len(load_members(tmp_path / "c")) == 1
     biomass("bundle", blended, "--points", "ridge", "--out", tmp_path / "d")
     assert [m.name for m in load_members(tmp_path / "d")] == ["ridge"]
+
+
+def test_a_refit_is_every_member_of_what_was_chosen_with_its_share(blended, pasture, tmp_path):
+    """Two members, to be quick: one by steps and one fitted; predicted with and bundled."""
+    folder = shutil.copytree(blended, tmp_path / "sweep")
+    summary = json.loads((folder / "summary.json").read_text())
+    members = [name for name in summary["chosen"]["members"] if "density" in name or "gpr" in name]
+    summary["chosen"] |= {"members": members, "shares": [0.25, 0.75]}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+    biomass("train", "--resume", folder, "--fold", "all")
+    table, _ = predicted(pasture, tmp_path, "--run", folder / "refit")
+    alone = [predicted(pasture, tmp_path, "--run", folder / "refit" / name)[0] for name in members]
+    mean = 0.25 * alone[0]["Dry_Total_g"] + 0.75 * alone[1]["Dry_Total_g"]
+    np.testing.assert_allclose(table["Dry_Total_g"], mean, rtol=1e-5)
+
+    biomass("bundle", folder / "refit", "--out", tmp_path / "bundle")
+    bundled, _ = predicted(pasture, tmp_path, "--bundle", tmp_path / "bundle")
+    assert bundled[list(TARGETS)].equals(table[list(TARGETS)])
+
+
+def test_a_refit_made_before_there_were_blends_stays_a_run(blended, pasture, tmp_path):
+    folder = shutil.copytree(blended, tmp_path / "sweep")
+    summary = json.loads((folder / "summary.json").read_text())
+    density = next(name for name in summary["chosen"]["members"] if "density" in name)
+    summary |= {"best": density, "chosen": None}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    biomass("train", "--resume", folder, "--fold", "all")
+    by_name, _ = predicted(pasture, tmp_path, "--run", folder / "refit")
+
+    # as it was laid out then: the run's files in refit/ itself
+    (folder / "refit" / "blend.json").unlink()
+    (folder / "refit" / density).rename(tmp_path / "run")
+    (folder / "refit").rmdir()
+    (tmp_path / "run").rename(folder / "refit")
+    again, _ = predicted(pasture, tmp_path, "--run", folder / "refit")
+    assert again.equals(by_name)
+    said = biomass("train", "--resume", folder, "--fold", "all", code=3).stderr
+    assert "nothing to resume" in said

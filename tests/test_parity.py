@@ -162,7 +162,7 @@ def test_what_has_no_held_out_photographs_is_refused(built, pasture, sweep, tmp_
             said = biomass("predict", *source, *options[1:], *option, code=3).stderr
             assert (
                 f"{option[0]}" in said
-                and "refit has no oof.csv" in said
+                and "has no oof.csv: heads of a refit learned on every image" in said
                 and "predict with the sweep's points" in said
             )
     runs = [argument for run in sorted(sweep.glob("00[12]*")) for argument in ("--run", run)]

@@ -89,17 +89,16 @@ def test_kinds_of_all_sorts_share_a_leaderboard(mixed):
 
 def test_the_refitted_point_learned_from_every_image_and_predicts(mixed, store):
     path, _ = mixed
-    best = json.loads((path / "summary.json").read_text())["best"]
-    refit, run = RunFolder(path / "refit"), RunFolder(path / best)
-    ((name, head),) = refit.heads("last").items()
-    assert (
-        name == "last_all.safetensors"
-        and refit.config.cv.fold == "all"
-        and run.config.cv.fold is None
-    )
-    assert {k: v.shape for k, v in head.items()} == {
-        k: v.shape for k, v in next(iter(run.heads("last").values())).items()
-    }
+    chosen = json.loads((path / "summary.json").read_text())["chosen"]
+    weighty = [n for n, s in zip(chosen["members"], chosen["shares"], strict=True) if s > 0]
+    assert sorted(p.name for p in (path / "refit").iterdir()) == sorted([*weighty, "blend.json"])
+    for member in weighty:
+        refit, run = RunFolder(path / "refit" / member), RunFolder(path / member)
+        ((name, head),) = refit.heads("last").items()
+        assert name == "last_all.safetensors"
+        assert (refit.config.cv.fold, run.config.cv.fold) == ("all", None)
+        of_folds = next(iter(run.heads("last").values()))
+        assert {k: v.dtype for k, v in head.items()} == {k: v.dtype for k, v in of_folds.items()}
     assert "nothing to resume" in biomass("train", "--resume", path, "--fold", "all", code=3).stderr
 
 
@@ -115,10 +114,15 @@ def test_a_refit_of_a_finished_sweep_equals_one_asked_for_at_once(tmp_path, stor
         SweepConfig.load(tmp_path / "sweep.yaml"), tmp_path / "b", "cpu", progress=False
     ).path
     biomass("train", "--resume", later, "--fold", "all")
-    ours, theirs = (
-        RunFolder(path / "refit").heads("last")["last_all.safetensors"] for path in (at_once, later)
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    members = {path.name for path in (at_once / "refit").iterdir() if path.is_dir()}
+    assert len(members) > 1  # a blend with the ridge beside the board
+    for member in members:
+        ours, theirs = (
+            RunFolder(path / "refit" / member).heads("last")["last_all.safetensors"]
+            for path in (at_once, later)
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (at_once / "refit/blend.json").read_bytes() == (later / "refit/blend.json").read_bytes()
 
 
 def test_every_run_keeps_a_config_that_loads(mixed):
@@ -300,7 +304,7 @@ def test_what_is_for_reports_only_is_never_the_best(tmp_path, store, no_ridge):
     )
     left_out = result.summary["name"][0]
     assert "hist_gbdt" in left_out and "density" in result.best
-    assert (result.path / "refit/weights/last_all.safetensors").exists()
+    assert (result.path / "refit" / result.best / "weights/last_all.safetensors").exists()
     said = []
     chosen = chosen_runs([result.path], "all", said.append)
     assert [run.path.name for run in chosen] == [result.best]

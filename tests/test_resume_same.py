@@ -234,7 +234,7 @@ def test_K7_a_refit_of_a_finished_sweep_is_of_its_own_settings(finished, tmp_pat
         edit(folder, key, value)
         summary = json.loads((folder / "summary.json").read_text())
         best = next(point["name"] for point in summary["points"] if "density" in point["name"])
-        (folder / "summary.json").write_text(json.dumps(summary | {"best": best}))
+        (folder / "summary.json").write_text(json.dumps(summary | {"best": best, "chosen": None}))
         with pytest.raises(MismatchError, match=message):
             resume_sweep(folder, "all", progress=False)
         assert not (folder / "refit").exists()

@@ -57,7 +57,7 @@ def _by_name(
 )
 @click.option(
     "--fold",
-    help="Train this fold only; all: every fold, then the best point on all images.  [cv.fold]",
+    help="Train this fold only; all: every fold, then what was chosen on all images.  [cv.fold]",
 )
 @click.option(
     "--folds",

@@ -11,9 +11,7 @@ from pathlib import Path
 from featurestore.disk.durable import write_whole
 from featurestore.errors import InputError
 from trainer.data.stream import Split
-from trainer.loop.runs import dump_json, read_json
-
-BLEND = "blend.json"
+from trainer.loop.runs import BLEND, dump_json, read_json
 
 
 @dataclass(frozen=True)

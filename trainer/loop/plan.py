@@ -159,11 +159,16 @@ def too_large(plan: Plan, device: torch.device, begun: bool = False) -> str | No
     return None
 
 
-def refit_costs(plan: Plan, point: PointConfig, data: TrainingData) -> Plan:
-    """The plan of a finished sweep of which the refit of one point is left."""
-    if kinds.load(point.head.kind).trained:
-        return replace(plan, pass_bytes=heads_bytes(point, data, 1), fit_bytes=0)
-    return replace(plan, pass_bytes=0, fit_bytes=fit_bytes(point, data, data.n_images))
+def refit_costs(plan: Plan, points: Sequence[PointConfig], data: TrainingData) -> Plan:
+    """The plan of a finished sweep of which the refit of some points is left, one after another."""
+    passes = []
+    fits = []
+    for point in points:
+        if kinds.load(point.head.kind).trained:
+            passes.append(heads_bytes(point, data, 1))
+        else:
+            fits.append(fit_bytes(point, data, data.n_images))
+    return replace(plan, pass_bytes=max(passes, default=0), fit_bytes=max(fits, default=0))
 
 
 def heads_bytes(point: PointConfig, data: TrainingData, n_splits: int) -> int:

@@ -15,6 +15,7 @@ from trainer.loop.identity import Identity, check_facts, check_settings
 from trainer.loop.places import Place, places_now
 from trainer.loop.plan import refit_costs, too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.refit import chosen_shares, refit_members
 from trainer.loop.runs import RIDGE, SweepFolder, SweepResult, read_json
 from trainer.loop.sweep import train_sweep
 from trainer.loop.threads import same_threads
@@ -68,35 +69,36 @@ def resume_sweep(
             if not refits or folder.is_refitted:
                 raise InputError(
                     f"{path}: this sweep is finished, there is nothing to resume; --fold all "
-                    "refits its best point on all images"
+                    "refits what it chose on all images"
                 )
             _check_finished(sweep, folder, "labels" in plan)
         _check_checkpoints(sweep, folder, plan["passes"])
         costs = sweep.plan(plan["passes"], refits)
-        if folder.is_finished and (best := folder.result().best):
-            point = sweep.config.points[sweep.config.names.index(best)]
-            costs = refit_costs(costs, point, sweep.data)
+        if folder.is_finished and (members := refit_members(sweep, folder)):
+            costs = refit_costs(costs, [member.config for member in members], sweep.data)
         if refusal := too_large(costs, sweep.data.device, begun=True):
             raise InputError(f"{path}: {refusal}")
         return train_sweep(sweep, folder, plan["passes"], refits, progress)
 
 
 def _check_finished(sweep: Sweep, folder: SweepFolder, has_digests: bool) -> None:
-    """A refit must be of the point that was chosen, as it was trained; MismatchError if sweep.json
-    says something else now."""
-    best = folder.result().best
-    if best is None:
+    """A refit must be of what was chosen, as it was trained; MismatchError if sweep.json says
+    something else now."""
+    names = chosen_shares(folder)
+    if not names:
         return
 
     plan = folder.path / "sweep.json"
-    if best not in sweep.config.names:
-        raise MismatchError(
-            f"{plan}: has no point {best} any more, which the sweep found best; bring back the "
-            "file as it was"
-        )
-    now = sweep.run_config(sweep.config.names.index(best))
-    advice = f"it was {best}'s when the sweep was trained: bring that back"
-    check_settings(folder.run(best).config, now, str(plan), advice)
+    for name in names:
+        if name not in (*sweep.config.names, RIDGE):
+            raise MismatchError(
+                f"{plan}: has no point {name} any more, which the sweep chose; bring back the "
+                "file as it was"
+            )
+    for member in refit_members(sweep, folder):
+        now = member.sweep.run_config(member.p)
+        advice = f"it was {member.name}'s when the sweep was trained: bring that back"
+        check_settings(folder.run(member.name).config, now, str(plan), advice)
 
     if not has_digests:
         warnings.warn(
@@ -123,6 +125,8 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
     refit = folder.checkpoint("refit")
     notes = map(folder.fit_note, [*fitted, RIDGE])
     known = {refit, *map(folder.checkpoint, passes), *notes}
+    if folder.is_finished:
+        known |= {member.checkpoint for member in refit_members(sweep, folder)}
     for file in sorted(refit.parent.glob("*.safetensors")):
         if file.with_name(file.name.removeprefix("previous_")) not in known:
             raise MismatchError(

@@ -35,6 +35,7 @@ from trainer.score.metrics import MASSES
 WEIGHTS = ("best", "last")
 STAMP = "%Y%m%d_%H%M%S"  # local time
 SUMMARY = "summary.json"
+BLEND = "blend.json"
 RIDGE = "ridge"  # the run that stands beside every board
 ALL_FILE = "{which}_all.safetensors"  # of a head trained on every image
 
@@ -272,12 +273,13 @@ class SweepFolder:
 
     @property
     def refit(self) -> RunFolder:
-        """The folder of the chosen point trained on every image."""
+        """Of what was chosen, trained on every image."""
         return RunFolder(self.path / "refit")
 
     @property
     def is_refitted(self) -> bool:
-        return (self.refit.path / "weights" / ALL_FILE.format(which="last")).exists()
+        of_before = self.refit.path / "weights" / ALL_FILE.format(which="last")
+        return (self.refit.path / BLEND).exists() or of_before.exists()
 
     @property
     def is_finished(self) -> bool:
@@ -343,11 +345,9 @@ def best_run(sweep: Path) -> Path:
 
 
 def chosen_run(sweep: Path) -> Path:
-    """What a finished sweep chose: the first row of its board that can be saved, a run's folder or
-    a blend's.
+    """The folder of what a finished sweep chose, a run's or a blend's.
 
-    Of sweeps that were trained before there were blends, the best point's. InputError if there is
-    none.
+    Of sweeps of before there were blends, the best point's. InputError if there is none.
     """
     summary = _finished(sweep)
     chosen = summary.get("chosen")

@@ -22,7 +22,7 @@ from featurestore.errors import InputError, list_some
 from trainer.data.dataset import inputs_of
 from trainer.data.readers import TokenReaders
 from trainer.data.splits import describe_folds, save_splits
-from trainer.data.stream import Batch, everything
+from trainer.data.stream import Batch
 from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
 from trainer.heads.bank import Outputs
@@ -36,6 +36,7 @@ from trainer.loop.identity import Identity
 from trainer.loop.memory import keep_freed_memory
 from trainer.loop.plan import too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.refit import RefitMember, end_refit, refit_members
 from trainer.loop.results import (
     close_bank,
     loss_failure,
@@ -89,7 +90,7 @@ def train_sweep(
     """What is fitted on pooled rows, then every pass over the tokens, then the results; of a
     finished sweep the refit alone.
 
-    refits : train the best point on all images afterwards.
+    refits : train what the sweep chose on all images afterwards.
     """
     keep_freed_memory()
     option = " --fold all" if refits and sweep.base.cv.fold != "all" else ""
@@ -253,32 +254,44 @@ def score_epoch(
 def _refit(
     sweep: Sweep, folder: SweepFolder, result: SweepResult, reader: TokenReaders, progress: bool
 ) -> str | None:
-    """Train the best point on every image, as many steps as the heads of each fold took; its
-    estimate is the sweep's.
+    """Train each member of what the sweep chose on every image, as many steps as the heads of each
+    fold took; the estimate is the sweep's.
 
-    Returns why it failed, or None.
+    Returns why one failed, or None.
     """
-    if result.best is None:
+    members = refit_members(sweep, folder)
+    if not members:
         failed = list_some([f"{name}: {why}" for name, why in result.failed.items()])
         raise InputError(
             f"{folder.path}: no point can be refitted: all failed, or are for reports only{failed}"
         )
 
-    p = sweep.config.names.index(result.best)
-    runs = {p: folder.refit}
-    split = everything(sweep.data.n_images, sweep.base.cv.n_folds)
-    whole = Sweep.of(sweep.config, sweep.data, sweep.folds, [split])
-    if not kinds.load(sweep.config.points[p].head.kind).trained:
+    for member in members:
+        check_interrupt()
+        if member.is_done:
+            continue
+        failure = _refit_member(member, reader, progress)
+        if failure:
+            return f"{member.name}: {failure}" if len(members) > 1 else failure
+    end_refit(folder, members)
+    return None
+
+
+def _refit_member(member: RefitMember, reader: TokenReaders, progress: bool) -> str | None:
+    whole = member.whole
+    if not member.is_trained:
         try:
-            save_regressor(whole, p, runs[p])
+            save_regressor(whole, member.p, member.run)
         except InputError as err:
             return str(err)
         return None
 
-    checkpoint = Checkpoint(folder.checkpoint("refit"))
-    (trainer,) = train_pass(whole, [p], runs, checkpoint, reader, progress)
+    runs = {member.p: member.run}
+    (trainer,) = train_pass(
+        whole, [member.p], runs, Checkpoint(member.checkpoint), reader, progress
+    )
     save_heads(whole, trainer, runs, "last")
-    if folder.is_refitted:
+    if member.is_done:
         return None
     # no head was saved, though its loss may have been finite: its last step spoilt the weights
     trainer.failed_QG[trainer.failed_QG < 0] = trainer.n_batches
