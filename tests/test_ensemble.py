@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from featurestore import FeatureStore
 from featurestore.backbone.backbone import Backbone, load_backbone
+from featurestore.backbone.timm_model import read_tokens
 from featurestore.errors import InputError, UsageError
 from featurestore.photos.views import VIEWS, chosen_tta, tta_views
 from predictor.extras.picture import draw_picture
@@ -192,15 +193,14 @@ def test_out_of_device_memory_halves_the_batch_and_goes_on(monkeypatch):
     )
     tiles = torch.arange(5 * 64 * 64 * 3).remainder(251).to(torch.uint8).reshape(5, 64, 64, 3)
     whole, sizes = backbone.tokens(tiles, "a", VIEWS[0]), []
-    at_once = Backbone._forward_at_once
 
-    def small(self, x):
+    def small(model, layers, x):
         sizes.append(len(x))
         if len(x) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return at_once(self, x)
+        return read_tokens(model, layers, x)
 
-    monkeypatch.setattr(Backbone, "_forward_at_once", small)
+    monkeypatch.setattr("featurestore.backbone.backbone.read_tokens", small)
     with pytest.warns(UserWarning, match="out of memory with 5 tiles"):
         parts = backbone.tokens(tiles, "a", VIEWS[0])
     assert sizes == [5, 3, 2, 1, 2]
@@ -335,7 +335,7 @@ def test_K7_what_the_same_tensors_said_in_another_way_is_not_taken(sweep):
     reads = config.head.model_copy(update={"features": config.head.features[::-1]})
     for other in (
         config.model_copy(update={"head": reads}),
-        config.model_copy(update={"loss": config.loss.model_copy(update={"space": "sqrt"})}),
+        config.model_copy(update={"loss": config.loss.model_copy(update={"space": "log1p"})}),
     ):
         keys.add(journal_key([dataclasses.replace(member, config=other)], ["plain"], None))
     keys.add(journal_key([dataclasses.replace(member, states=["Vic", "Tas"])], ["plain"], None))
