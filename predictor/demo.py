@@ -30,7 +30,7 @@ from trainer.config.sections import HeadConfig
 from trainer.data.used_store import pooled_features
 from trainer.heads import kinds
 from trainer.loop.grid import SweepConfig
-from trainer.loop.runs import best_run
+from trainer.loop.runs import chosen_run
 from trainer.loop.sweep import run_sweep
 from trainer.score.metrics import TARGETS, weighted_r2
 
@@ -85,7 +85,8 @@ def run_demo(
     )
     say(result.table())
     say("4. predicting photographs of sites never seen in training, TTA 4")
-    predictor = Predictor.load(best_run(result.path), device="cpu")
+    chosen = chosen_run(result.path)
+    predictor = Predictor.load(chosen, device="cpu")
     photographs = test_photographs(data)
     intervals = _intervals(predictor)
     predictions = intervals.added(predictor.predict(photographs, tta=4))
@@ -96,9 +97,7 @@ def run_demo(
         "5. a bundle, and the same predictions by the bundle alone, "
         "with a picture of every photograph"
     )
-    make_bundle(
-        [best_run(result.path)], out / "bundle", backbone=BackboneChoice(included=True), say=say
-    )
+    make_bundle([chosen], out / "bundle", backbone=BackboneChoice(included=True), say=say)
     say(_from_bundle(out, intervals.level))
     say(_report(out, result.path, scores, time.monotonic() - start))
     return scores
@@ -121,7 +120,7 @@ def _scores(
         fitted, pooled_features(*_pooled(predictor, photographs, store.spec.pooled_dtype), names)
     )
     return {
-        "best run": weighted_r2(truth, predictions[list(TARGETS)].to_numpy()),
+        "what was chosen": weighted_r2(truth, predictions[list(TARGETS)].to_numpy()),
         "ridge": weighted_r2(truth, by_ridge),
         "mean predictor": weighted_r2(truth, np.broadcast_to(train_N5.mean(0), truth.shape)),
     }
@@ -139,9 +138,9 @@ def _from_bundle(out: Path, level: float) -> str:
     ours = pd.read_csv(out / "predictions.csv").set_index("image_id")
     theirs = pd.read_csv(offline / "predictions.csv").set_index("image_id")
     if ours.equals(theirs):
-        return "by the bundle's own wheel: every number is the run's"
+        return "by the bundle's own wheel: every number is the same"
     apart_g = float((ours - theirs).abs().to_numpy().max(initial=0))
-    return f"by the bundle's own wheel: up to {apart_g:.2g} g from the run's numbers"
+    return f"by the bundle's own wheel: up to {apart_g:.2g} g from those numbers"
 
 
 def run_wheel(bundle: Path, *arguments: object) -> None:
@@ -222,7 +221,7 @@ def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) ->
         f"store        {out / 'features.h5'}",
         f"sweep        {sweep}",
         f"leaderboard  {sweep / 'leaderboard.png'}",
-        f"best run     {best_run(sweep)}",
+        f"chosen       {chosen_run(sweep)}",
         f"submission   {out / 'submission.csv'}, {out / 'predictions.csv'}",
         f"bundle       {out / 'bundle'}",
         f"by it alone  {out / 'offline' / 'submission.csv'}",

@@ -77,7 +77,8 @@ def fail() -> None:
 
 
 def checkpoints(out: Path) -> list[Path]:
-    return list(out.glob("*/checkpoints/*.safetensors"))
+    """Of passes; what regressors have fitted is noted beside them."""
+    return list(out.glob("*/checkpoints/*points*.safetensors"))
 
 
 def n_batches(checkpoint: Path) -> int:

@@ -36,7 +36,7 @@ def test_the_demo_walks_the_whole_path_and_repeats_itself(tmp_path, small, monke
     monkeypatch.setattr("predictor.demo._from_bundle", lambda *_: "")  # once is enough
     again = biomass("demo", "--out", tmp_path / "b").stdout
     (score,) = re.findall(
-        "score on unseen sites.*: (best run .*, ridge .*, mean predictor .*)", said
+        "score on unseen sites.*: (what was chosen .*, ridge .*, mean predictor .*)", said
     )
     assert score in again
     for word in (
@@ -49,7 +49,7 @@ def test_the_demo_walks_the_whole_path_and_repeats_itself(tmp_path, small, monke
         assert word in said
     first, second = (pd.read_csv(tmp_path / name / "submission.csv") for name in ("a", "b"))
     assert len(first) == 20 and first.equals(second)
-    assert "by the bundle's own wheel: every number is the run's" in said
+    assert "by the bundle's own wheel: every number is the same" in said
     for name in ("submission.csv", "predictions.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (
             tmp_path / "a" / "offline" / name
