@@ -147,6 +147,7 @@ def test_a_sweep_says_what_it_tried_and_found(client, finished):
         and about["honest"]["last"] == about["honest"]["last"]
     )
     board = rows(asked(client, f"/v1/sweeps/{finished.name}/leaderboard.json"))
+    assert about["chosen"] == board["name"][0]
     assert board["score_last"].tolist() == pytest.approx(
         pd.read_csv(finished / "summary.csv")["score_last"].tolist()
     )

@@ -66,6 +66,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
         "settings": settings,
         "runs": runs,
         "best": summary.get("best"),
+        "chosen": (summary.get("chosen") or {}).get("name"),
         "baselines": {name: scores[name] for name in BASELINES if name in scores},
         "honest": summary.get("honest"),
         "notes": summary.get("notes", []),

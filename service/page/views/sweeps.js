@@ -46,7 +46,7 @@ async function board(sweep, about, chosen, signal) {
         Array.from({ length: found.n }, (_, i) => found.row(i)),
         found.names,
         chosen,
-        about.best,
+        about,
       ),
       twins(url, "Leaderboard"),
     ];
@@ -91,7 +91,9 @@ function scoreRange(points, beside) {
 const vsBest = ({ vs_best: difference, low, high }) =>
   Number.isFinite(difference) ? `${fixed(difference, 4)} [${fixed(low, 3)}, ${fixed(high, 3)}]` : "–";
 
-function leaderboard(rows, names, chosen, best) {
+function leaderboard(rows, names, chosen, about) {
+  const runs = new Set(about.runs.map(({ name }) => name)); // a blend has no page of its own
+  const first = about.chosen ?? about.best; // what the others are compared with
   const whisker = row => [row.score_last - (row.sd_last ?? 0), row.score_last + (row.sd_last ?? 0)];
   const points = rows.filter(row => !BASELINES.includes(row.name)),
     beside = rows.filter(row => BASELINES.includes(row.name));
@@ -109,13 +111,13 @@ function leaderboard(rows, names, chosen, best) {
       of: row => row.name,
       text: true,
       show: row =>
-        BASELINES.includes(row.name)
-          ? `${row.name} (baseline)`
-          : el(
+        runs.has(row.name)
+          ? el(
               "a",
               { class: "run", href: href({ run: row.name, fold: null }), "aria-current": row.name === chosen ? "true" : null },
               row.name,
-            ),
+            )
+          : `${row.name} (${BASELINES.includes(row.name) ? "baseline" : "blend"})`,
     },
     { title: "Score", of: row => row.score_last, show: row => (row.failed ? "failed" : fixed(row.score_last, 4)) },
     ...(spread ? [{ title: "± sd", of: row => row.sd_last, show: row => fixed(row.sd_last, 4) }] : []),
@@ -133,7 +135,7 @@ function leaderboard(rows, names, chosen, best) {
     {
       title: "vs best [95 %]",
       of: row => row.vs_best,
-      show: row => (row.name === best ? "best" : vsBest(row)),
+      show: row => (row.name === first ? "best" : vsBest(row)),
     },
     ...settingNames.map(name => ({
       title: name.replace(/^.*\./, ""),
