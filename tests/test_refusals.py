@@ -162,7 +162,7 @@ def test_L12_a_command_ends_in_a_sentence(no_temporary, capsys):
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare(1)")
 def test_L12_on_a_real_read_only_root_the_outputs_folder_will_do():
     folders = " ".join(each for each in ("/tmp", "/var/tmp", "/usr/tmp") if os.path.isdir(each))
-    predict = f"{sys.executable} -m predictor --data data --run run --out /mnt/s.csv"
+    predict = f"{sys.executable} -m predictor --data . --run . --out /mnt/s.csv"
     script = f"""
 for each in {folders}; do mount -t tmpfs -o ro none $each || exit 99; done
 mount -t tmpfs none /mnt && cd /proc || exit 99
