@@ -126,6 +126,7 @@ def blend_errors(
     chosen_QM = _chosen_without(sweep, results, others)
     used = sorted(set().union(*chosen_QM))
     gram_QUU = _grams(sweep, [results[g] for g in used])
+    truth_N5 = in_targets_order(sweep.data.truth_N5)
     for q, known in enumerate(others):
         members = [results[g] for g in chosen_QM[q]]
         at = [used.index(g) for g in chosen_QM[q]]
@@ -138,11 +139,11 @@ def blend_errors(
                 own_M = simplex_weights(gram_QMM[known].sum(0))
                 by_judge = _shares_without_each(gram_QMM, known)
 
-            own_BQ[b, q] = _error(sweep, members, own_M, sweep.splits[q])
+            own_BQ[b, q] = _error(truth_N5, members, own_M, sweep.splits[q])
             if by_judge:
                 others_BQ[b, q] = 0
             for o, share_M in by_judge.items():
-                others_BQ[b, q] += _error(sweep, members, share_M, sweep.splits[o])
+                others_BQ[b, q] += _error(truth_N5, members, share_M, sweep.splits[o])
     return BlendErrors(list(names), own_BQ, others_BQ)
 
 
@@ -262,14 +263,13 @@ def _grams(sweep: Sweep, members: Sequence[PointResult]) -> np.ndarray:
 
 
 def _error(
-    sweep: Sweep,
+    truth_N5: np.ndarray,
     members: Sequence[PointResult],
     share_M: np.ndarray,
     split: Split,
 ) -> float:
     """Squared error of a blend on what a split holds out."""
     prediction = blended(members, share_M, split.repeat, split.val_N)
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
     all_of_them = Split(
         repeat=0,
         fold=split.fold,
