@@ -13,6 +13,7 @@ import os
 import stat
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,20 +134,29 @@ def _extent(path: Path, array: Array, shard: tuple[int, ...]) -> Extent:
 
 
 def _add_array(root, array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
-    from zarr.codecs import BytesCodec, Crc32cCodec
+    from zarr.codecs import Crc32cCodec
 
     root.create_array(
-        array.name,
-        shape=array.shape,
-        dtype=array.dtype,
-        chunks=chunk,
-        shards=shard,
-        fill_value=0,
-        filters=None,
-        serializer=BytesCodec(endian="little"),
-        dimension_names=array.dims,
+        **array_settings(array, chunk, shard),
         compressors=[Crc32cCodec()] if array.row_axes == 2 else None,
     )
+
+
+def array_settings(array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> dict[str, Any]:
+    """What zarr-python's `create_array` takes for an array of ours, compressors apart."""
+    from zarr.codecs import BytesCodec
+
+    return {
+        "name": array.name,
+        "shape": array.shape,
+        "dtype": array.dtype,
+        "chunks": chunk,
+        "shards": shard,
+        "fill_value": 0,
+        "filters": None,
+        "serializer": BytesCodec(endian="little"),
+        "dimension_names": array.dims,
+    }
 
 
 def _add_files(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:

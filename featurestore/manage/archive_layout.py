@@ -16,7 +16,7 @@ import numpy as np
 from featurestore.backbone.rounding import ERROR_FIELDS
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.format.spec import ARCHIVE_FORMAT, FORMAT_VERSION, Array, StoreSpec
-from featurestore.format.zarr import read_metadata
+from featurestore.format.zarr import array_settings, read_metadata
 
 if TYPE_CHECKING:
     import zarr
@@ -86,7 +86,7 @@ class Scheme:
         Write the arrays by these handles: others would leave out chunks of zeros.
         """
         import zarr
-        from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+        from zarr.codecs import BloscCodec, Crc32cCodec
 
         root = zarr.create_group(
             path,
@@ -111,16 +111,8 @@ class Scheme:
                 blocksize=BLOSC_BLOCK,
             )
             handles[array.name] = root.create_array(
-                array.name,
-                shape=array.shape,
-                dtype=array.dtype,
-                chunks=chunk,
-                shards=shard,
-                fill_value=0,
-                filters=None,
-                serializer=BytesCodec(endian="little"),
+                **array_settings(array, chunk, shard),
                 compressors=[blosc, Crc32cCodec()],
-                dimension_names=array.dims,
                 # so that a missing file is damage
                 config={"write_empty_chunks": True},
             )
