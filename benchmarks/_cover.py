@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from featurestore.backbone.demo.drawing import (
@@ -26,6 +25,7 @@ from featurestore.backbone.demo.drawing import (
     Layer,
     Photo,
     Site,
+    draw_photographs,
     expose,
     lay_soil,
     mix,
@@ -35,10 +35,7 @@ from featurestore.backbone.demo.drawing import (
     sow_leaves,
     tint,
     with_sums,
-    write_tables,
 )
-from featurestore.disk.threads import Pool
-from featurestore.disk.usable import usable_cpus
 
 MASSES = ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"]
 FULL_G = 60.0
@@ -91,11 +88,7 @@ def draw_cover(
     One seed gives one set of bytes, whatever `workers` is. There are no test photographs.
     """
     plan = plan_cover(seed, n_train, n_sites)
-    for split in ("train", "test"):
-        (out / split).mkdir(parents=True, exist_ok=True)
-    with Pool(workers or usable_cpus()) as pool:
-        wide = pd.DataFrame(pool.map(partial(_draw_photo, out, seed), plan))
-    write_tables(out, wide)
+    draw_photographs(out, partial(_draw_photo, out, seed), plan, workers)
 
 
 def plan_cover(seed: int, n_train: int, n_sites: int) -> list[tuple[Photo, Ground]]:
