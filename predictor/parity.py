@@ -104,7 +104,8 @@ def out_of_fold(
 def held_out_rows(member: Member) -> pd.DataFrame:
     """The rows of oof.csv whose heads the member has: weights, repeat, image_id, site, fold,
     targets, truths."""
-    return _rows_of(member, lambda: member.oof)
+    _require_folds(member)
+    return _rows_of(member, member.oof)
 
 
 def _known(predictor: Predictor, blend: Path | None) -> tuple[pd.DataFrame, Path]:
@@ -117,18 +118,22 @@ def _known(predictor: Predictor, blend: Path | None) -> tuple[pd.DataFrame, Path
             f"{blend}: blends were scored by last weights alone; leave --weights best out, or "
             "choose one run with --point"
         )
+    _require_folds(first)
     path = blend / "oof.csv"
-    return _rows_of(first, lambda: read_oof(path, "last")), path
+    return _rows_of(first, read_oof(path, "last")), path
 
 
-def _rows_of(member: Member, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Rows of an out-of-fold table whose heads a member has."""
+def _require_folds(member: Member) -> None:
+    """InputError for a refit."""
     if None in member.splits:
         raise InputError(
             f"{member.name}: its head learned on every image, none was held out; choose a run of "
             "the sweep's points"
         )
-    oof = read()
+
+
+def _rows_of(member: Member, oof: pd.DataFrame) -> pd.DataFrame:
+    """Rows of an out-of-fold table whose heads a member has."""
     splits = pd.MultiIndex.from_frame(oof[["repeat", "fold"]])
     rows = oof[splits.isin(member.splits)].reset_index(drop=True)
     return rows[["weights", "repeat", "image_id", "site", "fold", *TARGETS, *TRUE]]
