@@ -120,7 +120,7 @@ class Sweep:
                 "(loss.scale: spread, the default since config_version 2); where it was meant in "
                 "units of loss.space, add loss.scale: none"
             )
-        if self.says_how_to_mix and not any(p.augmentation.mixup.enabled for p in trained):
+        if _says_how_to_mix(self.config) and not any(p.augmentation.mixup.enabled for p in trained):
             remarks.append(
                 "augmentation.mixup says how to mix, and nothing is mixed: it is off unless "
                 "augmentation.mixup.enabled is true (the default since config_version 2)"
@@ -147,13 +147,6 @@ class Sweep:
                 "augmentation.mixup.kind same_site mixes nothing: no site has two photographs"
             )
         return remarks
-
-    @property
-    def says_how_to_mix(self) -> bool:
-        """Whether the config names a kind or alpha of mixup, and does not say if it is on."""
-        named = self.base.augmentation.mixup.model_fields_set
-        axes = {key.removeprefix("augmentation.mixup.") for key in self.config.axes}
-        return bool({"kind", "alpha"} & (named | axes)) and "enabled" not in named | axes
 
     @property
     def holds_out(self) -> bool:
@@ -246,6 +239,13 @@ def prepare_sweep(
 def _facts_of(used: UsedStore) -> dict[str, str]:
     spec = used.store.spec
     return {"fingerprint": spec.fingerprint, "pooled_dtype": spec.pooled_dtype}
+
+
+def _says_how_to_mix(config: SweepConfig) -> bool:
+    """Whether a config names a kind or alpha of mixup, and does not say if it is on."""
+    axes = {key.removeprefix("augmentation.mixup.") for key in config.axes}
+    named = config.base.augmentation.mixup.model_fields_set | axes
+    return bool({"kind", "alpha"} & named) and "enabled" not in named
 
 
 def _sha256(table: pd.DataFrame) -> str:
