@@ -1,6 +1,8 @@
-"""Regressors of a sweep: one fit a split, noted as they come, so that a resume goes on from there.
+"""Regressors of a sweep: one fit a split, noted when a point's fits end or are stopped, so that a
+resume goes on from there.
 
-A note lies among the checkpoints of a sweep under way, one for each point.
+A note lies among the checkpoints of a sweep under way, one for each point. What ends the process at
+once, SIGKILL say, loses the fits of the point under way.
 """
 
 import json
