@@ -1,5 +1,5 @@
 """How long do the ridges of a sweep take? 100 fits, 20 repeats of 5 folds, over the contest's 357
-images and 7,680 features.
+images and 7,680 features, or what is asked for.
 
 A fit reads the pooled vectors of its split, chooses strengths and spaces by inner folds, and
 predicts what the split holds out. The ridge of an earlier commit takes turns, which reads its
@@ -42,6 +42,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--before", default="2918dd0", metavar="REV", help="whose ridge takes turns"
     )
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--ridge-images", type=int, default=357, metavar="N")
+    parser.add_argument(
+        "--ridge-vectors",
+        default="cls,mean,std,max,min,gem3",
+        metavar="NAME,...",
+        help="with more images than features, fits are made by sums",
+    )
 
 
 def measure(options: argparse.Namespace, store: FeatureStore) -> dict:
@@ -51,7 +58,8 @@ def measure(options: argparse.Namespace, store: FeatureStore) -> dict:
     path.write_text(YAML.format(store=store.path, repeats=options.repeats))
     sweeps = {}
     for space in ("chosen", "average"):
-        given = SweepConfig.load(path, {"loss.space": space})
+        vectors = options.ridge_vectors.split(",")
+        given = SweepConfig.load(path, {"loss.space": space, "head.features": vectors})
         sweeps[space] = prepare_sweep(given, "cpu")
     kind = ridge_of(options.before).KIND
     ways = {

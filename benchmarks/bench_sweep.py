@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--p8-child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dir", type=Path, help="where the store goes for the time being")
     parser.add_argument(
-        "--ridge", action="store_true", help="time ridge fits, 357 images x 7,680 features, alone"
+        "--ridge",
+        action="store_true",
+        help="time ridge fits alone, 357 images x 7,680 features if nothing else is said",
     )
     _ridge.add_options(parser)
     options = parser.parse_args()
@@ -74,7 +76,7 @@ def main() -> None:
         return
     if options.ridge:
         with work_folder(options.dir) as folder:
-            of_store = argparse.Namespace(images=357, width=options.width, grid=2)
+            of_store = argparse.Namespace(images=options.ridge_images, width=options.width, grid=2)
             finish(_ridge.measure(options, make_store(of_store, folder / "features.h5")))
         return
     with work_folder(options.dir) as folder:

@@ -5,12 +5,15 @@ import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.preprocessing import RobustScaler
-from sweeps import config
+from sweeps import config, write_store
 
-from trainer.heads import kinds, shrinkage
+from featurestore.errors import InputError
+from trainer.heads import kinds, shrinkage, table
 from trainer.heads.kinds.ridge import choose_spaces
+from trainer.heads.regressor import TrainingRows
 from trainer.heads.shrinkage import ALPHAS, solutions
-from trainer.heads.table import Table
+from trainer.heads.table import ReadTable, Table
+from trainer.judge import baselines
 from trainer.judge.baselines import fit_splits
 from trainer.loop.grid import SweepConfig
 from trainer.loop.prepare import prepare_sweep
@@ -138,13 +141,13 @@ def test_quantiles_of_some_rows_are_those_of_robust_scaler():
     rng = np.random.default_rng(0)
     x_NF = rng.normal(size=(23, 9)).round(1)  # with ties
     x_NF[:, 3] = 0.1
-    table = Table(x_NF)
+    of_all = Table(x_NF)
     for rows in (np.arange(23), np.arange(0, 23, 2), np.array([5, 1, 20, 9]), np.array([4, 2])):
-        center_F, scale_F = table.robust_scale(rows)
+        center_F, scale_F = of_all.robust_scale(rows)
         scaler = RobustScaler().fit(x_NF[rows])
         np.testing.assert_allclose(center_F, scaler.center_, rtol=1e-14, atol=1e-15)
         np.testing.assert_allclose(scale_F, scaler.scale_, rtol=1e-13)
-        z_nF = table.scaled(rows, center_F, scale_F)
+        z_nF = of_all.scaled(rows, center_F, scale_F)
         np.testing.assert_allclose(z_nF, scaler.transform(x_NF[rows]), rtol=1e-12, atol=1e-12)
 
 
@@ -169,6 +172,70 @@ def test_features_kept_in_memory_or_read_a_split_at_a_time_give_the_same_bits(tm
         point = sweep.config.points[0]
         found.append(fit_splits(sweep.data, sweep.folds, sweep.splits, point, [0, 2]))
     (states, raw), (read_states, read_raw) = found
+    for state, read in zip(states, read_states, strict=True):
+        assert all((state[name] == read[name]).all() for name in state)
+    np.testing.assert_array_equal(raw[2], read_raw[2])
+    assert np.isfinite(raw[0]).all()
+
+
+def test_sums_over_blocks_are_those_of_all_rows_at_once(monkeypatch):
+    x, y, new = draw(7)
+    kind = kinds.load("ridge")
+    whole = kind.predict(kind.fit(x, y, SITES, 0), new)
+    monkeypatch.setattr(table, "READ", 5)
+    in_blocks = kind.predict(kind.fit(x, y, SITES, 0), new)
+    np.testing.assert_allclose(in_blocks, whole, rtol=1e-10)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 10**9], ids=["one a pass", "all in one pass"])
+def test_more_rows_than_memory_holds_give_the_bits_of_those_that_fit(n_bytes):
+    x, y, _ = draw(7)
+    kind = kinds.load("ridge")
+    in_memory = Table(x)
+    each = []
+    for left_out in (3, 5):
+        rows_n = np.flatnonzero(left_out != SITES)
+        each.append(TrainingRows(rows_n, y[rows_n], SITES[rows_n]))
+    passes = []
+
+    def read(rows_n):
+        passes.append(rows_n[0] == 0)
+        return x[rows_n]
+
+    read_again = ReadTable(read, *x.shape, n_bytes)
+    states = list(kind.fit_together(read_again, each, n_bytes))
+    # quantiles of a feature a pass or of all in one; then sums, and what inner folds hold out
+    assert sum(passes) == (7 + 2 * 2 if n_bytes == 0 else 1 + 2)
+    for rows, state in zip(each, states, strict=True):
+        alone = kind.fit_rows(in_memory, rows.rows_n, rows.y_nK, rows.group_n, 0)
+        assert all((state[name] == alone[name]).all() for name in alone)
+
+
+def test_a_number_that_is_not_finite_is_named_by_its_row_in_the_table():
+    x, y, _ = draw(7)
+    x[40, 2] = np.nan
+    broken = ReadTable(lambda rows_n: x[rows_n], *x.shape, 10**9)
+    rows = TrainingRows(np.arange(N), y, SITES)
+    with pytest.raises(InputError, match="nan in row 40, column 2"):
+        list(kinds.load("ridge").fit_together(broken, [rows], 0))
+
+
+def test_a_sweep_over_more_images_than_features_reads_them_in_blocks(tmp_path, monkeypatch):
+    """The plan's memory does not grow with the images, and what is found does not depend on it."""
+    monkeypatch.setattr(baselines, "READ", 7)
+    monkeypatch.setattr(table, "READ", 16)
+    found = []
+    for n_images in (60, 90):
+        config(tmp_path, write_store(tmp_path / f"{n_images}.h5", n_images), kind="ridge", lr=1e-2)
+        path = tmp_path / "sweep.yaml"
+        for memory_gb in (8.0, 1e-6):
+            settings = {"trainer.memory_gb": memory_gb, "head.features": ["cls"]}
+            sweep = prepare_sweep(SweepConfig.load(path, settings), "cpu")
+            point = sweep.config.points[0]
+            fits = fit_splits(sweep.data, sweep.folds, sweep.splits, point, [0, 2])
+            found.append((sweep.plan().fit_bytes, *fits))
+    (few_bytes, *_), _, (many_bytes, states, raw), (_, read_states, read_raw) = found
+    assert few_bytes == many_bytes
     for state, read in zip(states, read_states, strict=True):
         assert all((state[name] == read[name]).all() for name in state)
     np.testing.assert_array_equal(raw[2], read_raw[2])

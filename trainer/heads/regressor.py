@@ -5,7 +5,8 @@ space, is the caller's.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,20 @@ import numpy as np
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.errors import InputError
 from trainer.heads.spaces import SPACES
-from trainer.heads.table import Table, finite
+from trainer.heads.table import ReadTable, Table, finite
 
 State = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What one fit learns from: rows of a table, with their masses and sites."""
+
+    rows_n: np.ndarray
+    y_nK: np.ndarray
+    group_n: np.ndarray
+
+
 Fold = tuple[np.ndarray, np.ndarray]
 # of the training rows, to choose hyper-parameters: six of the contest's sites in each
 INNER_PARTS = 4
@@ -87,6 +99,10 @@ class Regressor:
             tensors[name] = dtype, tuple(sizes.get(axis, axis) for axis in axes)
         return tensors or None
 
+    def fits_by_sums(self, n_rows: int, n_features: int) -> bool:
+        """Whether a fit needs sums over its rows alone, which `fit_together` adds up."""
+        return False
+
     def fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
         """What is to be saved: plain arrays, no larger than prediction needs.
 
@@ -112,9 +128,16 @@ class Regressor:
     ) -> State:
         """As `fit`, on some rows of a table that several fits share."""
         y_nK = checked(rows_n, y_nK, group_n)
-        state = self._fit_rows(table, rows_n, y_nK, np.asarray(group_n), seed)
-        # what safetensors can write
-        return {name: np.ascontiguousarray(array) for name, array in state.items()}
+        return as_saved(self._fit_rows(table, rows_n, y_nK, np.asarray(group_n), seed))
+
+    def fit_together(
+        self, table: ReadTable, each: Sequence[TrainingRows], n_bytes: int
+    ) -> Iterator[State]:
+        """As `fit_rows` for several fits `by sums`, on features that memory need not hold.
+
+        As many are made in one pass over the table as n_bytes allow, at least one.
+        """
+        raise NotImplementedError
 
     def predict(self, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
         """(N, K) float64 in the space of fitting, row by row. InputError if x is not finite."""
@@ -254,6 +277,11 @@ class SearchedKernel(KernelRegressor):
             intercepts.append(intercept)
         gamma_K = np.array([gamma for gamma, *_ in chosen_K]) / n_varying
         return gamma_K, np.stack(coefs, 1), np.array(intercepts)
+
+
+def as_saved(state: State) -> State:
+    """The arrays of a fit in the order in memory that safetensors can write."""
+    return {name: np.ascontiguousarray(array) for name, array in state.items()}
 
 
 def inner_folds(group_N: np.ndarray) -> list[Fold]:

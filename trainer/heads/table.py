@@ -1,13 +1,24 @@
 """Features that regressors are fitted on some rows of, and what such fits share."""
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from featurestore.disk.interrupts import check_interrupt
 from featurestore.errors import InputError
 
 BLOCK = 8
 """Rows that are scaled at a time."""
+
+READ = 4096
+"""Rows that are read at a time."""
+
+SORTING = 5
+"""Copies of features, beside themselves, that are alive while their quantiles are found."""
+
+Block = tuple[int, np.ndarray]
+Scale = tuple[np.ndarray, np.ndarray]
 
 
 class Table:
@@ -15,6 +26,20 @@ class Table:
 
     def __init__(self, x_NF: np.ndarray) -> None:
         self.x_NF = finite("features", x_NF)
+
+    @property
+    def n_features(self) -> int:
+        return self.x_NF.shape[1]
+
+    def blocks(self) -> Iterator[Block]:
+        """All rows in order, some at a time, with the number of the first."""
+        for start in range(0, len(self.x_NF), READ):
+            check_interrupt()
+            yield start, self.x_NF[start : start + READ]
+
+    def robust_scales(self, each_rows_n: Sequence[np.ndarray]) -> list[Scale]:
+        """`robust_scale` of several fits."""
+        return [self.robust_scale(rows_n) for rows_n in each_rows_n]
 
     @functools.cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +86,54 @@ class Table:
         return z_nF
 
 
-def finite(what: str, array: np.ndarray) -> np.ndarray:
+class ReadTable:
+    """Features of more rows than memory holds: they are read again whenever they are needed.
+
+    Whatever is computed from `blocks` and `robust_scales` has the bits it has with a `Table`.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[np.ndarray], np.ndarray],
+        n_rows: int,
+        n_features: int,
+        n_bytes: int,
+    ) -> None:
+        """read : (n, F) float64 of some rows. n_bytes : what quantiles may take."""
+        self._read = read
+        self._n_rows = n_rows
+        self.n_features = n_features
+        self._n_bytes = n_bytes
+
+    def blocks(self) -> Iterator[Block]:
+        """All rows in order, some at a time, with the number of the first.
+
+        InputError if a number is not finite.
+        """
+        for start in range(0, self._n_rows, READ):
+            check_interrupt()
+            rows_n = np.arange(start, min(start + READ, self._n_rows))
+            yield start, finite("features", self._read(rows_n), first_row=start)
+
+    def robust_scales(self, each_rows_n: Sequence[np.ndarray]) -> list[Scale]:
+        """`Table.robust_scale` of several fits, from as many features at a time as fit in memory,
+        each time in a pass over all rows."""
+        scales = [(np.empty(self.n_features), np.empty(self.n_features)) for _ in each_rows_n]
+        n_at_once = max(1, self._n_bytes // (8 * (1 + SORTING) * self._n_rows))
+        for first in range(0, self.n_features, n_at_once):
+            some = slice(first, first + n_at_once)
+            x_Nf = np.empty((self._n_rows, min(n_at_once, self.n_features - first)))
+            for start, x_bF in self.blocks():
+                x_Nf[start : start + len(x_bF)] = x_bF[:, some]
+            part = Table(x_Nf)
+            for (center_F, scale_F), rows_n in zip(scales, each_rows_n, strict=True):
+                check_interrupt()
+                center_F[some], scale_F[some] = part.robust_scale(rows_n)
+            del part, x_Nf  # before the next
+        return scales
+
+
+def finite(what: str, array: np.ndarray, first_row: int = 0) -> np.ndarray:
     """The table in float64, or InputError with the place of the first number that is none."""
     array = np.asarray(array, np.float64)
     if np.isfinite(array).all():
@@ -70,6 +142,6 @@ def finite(what: str, array: np.ndarray) -> np.ndarray:
     row, column = wrong[0]
     raise InputError(
         f"{what}: {len(wrong)} of {array.size} numbers are not finite, the first is "
-        f"{array[row, column]} in row {row}, column {column}; a regressor needs them all: mend or "
-        "leave out that row"
+        f"{array[row, column]} in row {first_row + row}, column {column}; a regressor needs them "
+        "all: mend or leave out that row"
     )

@@ -4,6 +4,7 @@ The kinds themselves are files of trainer/heads/kinds; here is which rows they a
 which space, and what they predict.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -18,13 +19,10 @@ from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split
 from trainer.heads import kinds
 from trainer.heads.reads import vectors_of, widths_of
-from trainer.heads.regressor import Regressor
+from trainer.heads.regressor import Regressor, State, TrainingRows
 from trainer.heads.spaces import SPACES, grams
-from trainer.heads.table import Table
+from trainer.heads.table import READ, SORTING, ReadTable, Table
 from trainer.score.metrics import MASSES
-
-SORTING = 3
-"""Copies of a table that are alive while its quantiles are prepared."""
 
 
 def fit_splits(
@@ -71,13 +69,13 @@ def fit_each(
     y_N5 = SPACES[space][0](data.truth_N5)
     group_N = joined_sites(folds["site"], data.catalog)
     pooled = _PooledRows(data, config, splits, views)
-    seed = config.head.seed
-    for s in splits:
+    each = [TrainingRows(s.train_N, y_N5[s.train_N], group_N[s.train_N]) for s in splits]
+    states = _states(regressor, pooled, each, config.head.seed)
+    for s, rows in zip(splits, each, strict=True):
         check_interrupt()
         try:
-            state, z_Vn5 = _fit_one(
-                regressor, pooled, seed, s, y_N5[s.train_N], group_N[s.train_N], views
-            )
+            state = next(states)
+            z_Vn5 = _held_out(regressor, pooled, state, rows, config.head.seed, s.val_N, views)
         except MemoryError as err:
             raise InputError(
                 f"{config.head.kind}: {len(s.train_N)} images do not fit in memory ({err}); name "
@@ -93,34 +91,55 @@ def fit_each(
         yield state, np.where(np.isfinite(raw_Vn5), raw_Vn5, np.nan)
 
 
-def _fit_one(
+def _states(
+    regressor: Regressor, pooled: "_PooledRows", each: Sequence[TrainingRows], seed: int
+) -> Iterator[State | None]:
+    """What to save of each fit, in order; None of a kind that is for reports only."""
+    if regressor.report_only:
+        yield from itertools.repeat(None, len(each))
+    elif pooled.by_sums:
+        yield from regressor.fit_together(pooled.every_row(), each, pooled.n_bytes)
+    else:
+        for rows in each:
+            table, rows_n = pooled.table(rows.rows_n)
+            yield regressor.fit_rows(table, rows_n, rows.y_nK, rows.group_n, seed)
+
+
+def _held_out(
     regressor: Regressor,
     pooled: "_PooledRows",
+    state: State | None,
+    rows: TrainingRows,
     seed: int,
-    split: Split,
-    y_n5: np.ndarray,
-    group_n: np.ndarray,
+    images_n: np.ndarray,
     views: Sequence[int],
-) -> tuple[dict[str, np.ndarray] | None, np.ndarray]:
-    """What to save of a split, and (V, n, 5) of what it holds out, in the space of the fit."""
-    table, rows_n = pooled.table(split.train_N)
-    state = None
-    if not regressor.report_only:
-        state = regressor.fit_rows(table, rows_n, y_n5, group_n, seed)
+) -> np.ndarray:
+    """(V, n, 5) of what a split holds out, in the space of the fit."""
     if not len(views):
-        return state, np.empty((0, 0, len(MASSES)))
-    # all views at once: a kind for reports only would be fitted anew for each
-    new_MF = np.concatenate([pooled.of(view, split.val_N) for view in views])
+        return np.empty((0, 0, len(MASSES)))
     if state is None:
-        z_MK = regressor.fit_predict(table.x_NF[rows_n], y_n5, group_n, seed, new_MF)
-    else:
-        z_MK = regressor.predict(state, new_MF)
-    return state, z_MK.reshape(len(views), -1, z_MK.shape[1])
+        # all views at once: it would be fitted anew for each
+        new_MF = np.concatenate([pooled.of(view, images_n) for view in views])
+        table, rows_n = pooled.table(rows.rows_n)
+        z_MK = regressor.fit_predict(table.x_NF[rows_n], rows.y_nK, rows.group_n, seed, new_MF)
+        return z_MK.reshape(len(views), -1, z_MK.shape[1])
+    return np.stack([_predictions(regressor, state, pooled, view, images_n) for view in views])
+
+
+def _predictions(
+    regressor: Regressor, state: State, pooled: "_PooledRows", view: int, images_n: np.ndarray
+) -> np.ndarray:
+    """(n, 5) a saved fit's, in its space; features of a block of images are in memory."""
+    parts = [
+        regressor.predict(state, pooled.of(view, images_n[start : start + READ]))
+        for start in range(0, len(images_n), READ)
+    ]
+    return np.concatenate(parts)
 
 
 class _PooledRows:
     """Features of a point's images: of all of them, read once, where they fit beside a fit into
-    memory and `trainer.memory_gb`; else read a split at a time."""
+    memory and `trainer.memory_gb`; else read a split at a time, or a block for fits by sums."""
 
     def __init__(
         self,
@@ -129,16 +148,23 @@ class _PooledRows:
         splits: Sequence[Split],
         views: Sequence[int],
     ) -> None:
+        kind = kinds.load(config.head.kind)
+        n_rows = [len(split.train_N) for split in splits]
         self._data = data
         self._vectors = vectors_of(config)
         self._tables: dict[int, Table] = {}
+        self._n_features = sum(widths_of(config, data.tokens))
+        self.by_sums = kind.fits_by_sums(min(n_rows), self._n_features)
+        self.n_bytes = min(int(1e9 * config.trainer.memory_gb), usable_memory().n_bytes)
+        """What fits may take that are made together, beside the features that are kept."""
+
         every_N = np.arange(data.n_images)
-        n_features = sum(widths_of(config, data.tokens))
-        n_rows = max(len(split.train_N) for split in splits)
-        need = kinds.load(config.head.kind).fit_bytes(n_rows, n_features)
         kept = {0, *views}
-        need += 8 * data.n_images * n_features * (len(kept) + SORTING)
-        if len(splits) > 1 and need <= min(1e9 * config.trainer.memory_gb, usable_memory().n_bytes):
+        kept_bytes = 8 * data.n_images * self._n_features * (len(kept) + SORTING)
+        need = kind.fit_bytes(max(n_rows), self._n_features) + kept_bytes
+        read_often = len(splits) > 1 or self.by_sums
+        if read_often and need <= self.n_bytes:
+            self.n_bytes -= kept_bytes
             for view in kept:
                 self._tables[view] = Table(data.features(self._vectors, view, every_N))
 
@@ -147,6 +173,16 @@ class _PooledRows:
         if self._tables:
             return self._tables[0], images_n
         return Table(self.of(0, images_n)), np.arange(len(images_n))
+
+    def every_row(self) -> Table | ReadTable:
+        """All images under the plain view."""
+        if self._tables:
+            return self._tables[0]
+
+        def read(images_n: np.ndarray) -> np.ndarray:
+            return self.of(0, images_n)
+
+        return ReadTable(read, self._data.n_images, self._n_features, self.n_bytes)
 
     def of(self, view: int, images_n: np.ndarray) -> np.ndarray:
         """(n, F) features of some images."""

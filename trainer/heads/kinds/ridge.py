@@ -1,14 +1,24 @@
 """Ridge in the space that suits each target: the plainest thing a trained head has to beat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from featurestore.errors import InputError
-from trainer.heads.regressor import Regressor, State, folded, inner_folds
+from trainer.heads.regressor import (
+    INNER_PARTS,
+    Regressor,
+    State,
+    TrainingRows,
+    as_saved,
+    checked,
+    folded,
+    inner_folds,
+)
 from trainer.heads.shrinkage import Paths
 from trainer.heads.spaces import SPACES, grams
-from trainer.heads.table import Table
+from trainer.heads.sums import SQUARES, SummedPaths, add_up
+from trainer.heads.table import READ, ReadTable, Scale, Table
 
 AVERAGED = ("raw", "log1p")
 CHOICES = ("average", *SPACES)
@@ -34,7 +44,7 @@ class Ridge(Regressor):
     own_space = True
     spaces = ("chosen", *CHOICES)
     default_space = "chosen"
-    copies = 8  # 5.2 seen for 285 x 7,680, 6.0 for 6,000 x 1,280, 7.8 for 4,000 x 5,000
+    copies = 8  # 5.2 seen for 285 x 7,680
 
     def __init__(self, space: str = "chosen") -> None:
         self.space = space
@@ -63,20 +73,63 @@ class Ridge(Regressor):
         group_N: np.ndarray,
         seed: int,
     ) -> State:
+        if self.fits_by_sums(len(rows_N), table.n_features):
+            only = TrainingRows(rows_N, y_NK, group_N)
+            (state,) = self.fit_together(table, [only], n_bytes=0)
+            return state
+        target_NT = self._targets(y_NK)
+        center_F, scale_F = table.robust_scale(rows_N)
+        z_NF = table.scaled(rows_N, center_F, scale_F)
+        paths = Paths(z_NF, target_NT, inner_folds(group_N))
+        return self._state(paths, y_NK, (center_F, scale_F))
+
+    def fits_by_sums(self, n_rows: int, n_features: int) -> bool:
+        return n_rows > n_features
+
+    def fit_bytes(self, n_rows: int, n_features: int) -> int:
+        if not self.fits_by_sums(n_rows, n_features):
+            return super().fit_bytes(n_rows, n_features)
+        return _bytes_of_one(n_features) + _bytes_of_all(n_features)
+
+    def fit_together(
+        self, table: Table | ReadTable, each: Sequence[TrainingRows], n_bytes: int
+    ) -> Iterator[State]:
+        scales = table.robust_scales([rows.rows_n for rows in each])
+        left = n_bytes - _bytes_of_all(table.n_features)
+        n_at_once = max(1, left // _bytes_of_one(table.n_features))
+        for start in range(0, len(each), n_at_once):
+            some = slice(start, start + n_at_once)
+            yield from self._summed(table, each[some], scales[some])
+
+    def _summed(
+        self, table: Table | ReadTable, each: Sequence[TrainingRows], scales: Sequence[Scale]
+    ) -> Iterator[State]:
+        """Several fits in one pass, or in two where they choose a space."""
+        masses = [checked(rows.rows_n, rows.y_nK, rows.group_n) for rows in each]
+        together = [
+            SummedPaths(rows.rows_n, self._targets(y_nK), inner_folds(rows.group_n), *scale)
+            for rows, y_nK, scale in zip(each, masses, scales, strict=True)
+        ]
+        add_up(table, together, with_guesses=self.space == "chosen")
+        for paths, y_nK, scale in zip(together, masses, scales, strict=True):
+            yield as_saved(self._state(paths, y_nK, scale))
+
+    def _targets(self, y_NK: np.ndarray) -> np.ndarray:
+        """(N, T) masses in the spaces that are fitted, side by side: each has a strength of its own
+        in each."""
         if (y_NK < 0).any():
             raise InputError(
                 f"masses: the least is {y_NK.min():g}; ridge takes grams, which start at 0"
             )
-        center_F, scale_F = table.robust_scale(rows_N)
-        z_NF = table.scaled(rows_N, center_F, scale_F)
+        return np.hstack([SPACES[space][0](y_NK) for space in _spaces_in(self.space)])
 
-        # spaces side by side, each target with a strength of its own in each
+    def _state(self, paths: Paths | SummedPaths, y_NK: np.ndarray, scale: Scale) -> State:
+        """What is to be saved of a fit."""
         spaces = _spaces_in(self.space)
-        target_NT = np.hstack([SPACES[space][0](y_NK) for space in spaces])
-        paths = Paths.of(z_NF, target_NT, inner_folds(group_N))
+        n_targets = y_NK.shape[1]
         if self.space == "average":
-            coef_FT, intercept_T = paths.coefficients(np.arange(target_NT.shape[1]))
-            weight_FT, bias_T = folded(coef_FT, intercept_T, center_F, scale_F)
+            coef_FT, intercept_T = paths.coefficients(np.arange(len(spaces) * n_targets))
+            weight_FT, bias_T = folded(coef_FT, intercept_T, *scale)
             raw_FK, log_FK = np.split(weight_FT, 2, axis=1)
             raw_K, log_K = np.split(bias_T, 2)
             return {
@@ -86,13 +139,13 @@ class Ridge(Regressor):
                 "bias_log_K": log_K,
             }
 
-        choices = [self.space] * y_NK.shape[1]
+        choices = [self.space] * n_targets
         if self.space == "chosen":
             guesses = np.split(paths.held_out(), len(spaces), axis=1)
             choices = choose_spaces(dict(zip(spaces, guesses, strict=True)), y_NK)
         used_M, shares = _shares(choices, spaces)
         coef_FM, intercept_M = paths.coefficients(used_M)
-        weight_FM, bias_M = folded(coef_FM, intercept_M, center_F, scale_F)
+        weight_FM, bias_M = folded(coef_FM, intercept_M, *scale)
         return {"weight_FM": weight_FM, "bias_M": bias_M, **shares}
 
     def _predict(self, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
@@ -130,6 +183,16 @@ def choose_spaces(guesses: Mapping[str, np.ndarray], y_NK: np.ndarray) -> list[s
             errors_CK.append((error_mK**2).sum(0))
     errors_CK = np.nan_to_num(errors_CK, nan=np.inf, posinf=np.inf)
     return [CHOICES[c] for c in errors_CK.argmin(0)]
+
+
+def _bytes_of_one(n_features: int) -> int:
+    """Of one fit: the sums of its inner parts, and those of rows that no part holds out."""
+    return 8 * n_features**2 * (INNER_PARTS + 1)
+
+
+def _bytes_of_all(n_features: int) -> int:
+    """Of what fits that are summed together share: what is solved, and a block of rows."""
+    return 8 * n_features * (SQUARES * n_features + 4 * READ)
 
 
 def _spaces_in(space: str) -> Sequence[str]:
