@@ -25,6 +25,7 @@ from torch.nn import functional as F
 SCORED = [2, 3, 4, 1, 0]
 """Green, Dead, Clover, GDM, Total: the order that masses are scored and written in."""
 SCORE_WEIGHTS = np.array([0.1, 0.1, 0.1, 0.2, 0.5])
+OUTPUTS = {f"{name}_head" for name in ("main", "aux", "state", "height", "interval")} | {"density"}
 SPACES: dict[str, Callable[[Tensor], Tensor]] = {
     "raw": lambda grams: grams,
     "log1p": lambda grams: (1 + grams).log(),
@@ -114,13 +115,17 @@ class PlainTraining:
     # -- where a head starts
 
     def _initial(self) -> dict[str, Tensor]:
-        """Uniform within 1 / sqrt(fan in), as nn.Linear has it; outputs start at training means."""
+        """Uniform within 1 / sqrt(fan in), as nn.Linear has it; outputs start at training means,
+        their weights at 0 if the point asks."""
         means = self.point.optimization.initial_biases == "means"
+        zero = self.point.optimization.initial_weights == "zero"
         state, biases = {}, self._starting_biases() if means else {}
         for name, shape in self._shapes().items():
             layer, part = name.rsplit(".", 1)
             if layer == "shared_mlp.1":
                 values = np.ones(shape) if part == "weight" else np.zeros(shape)
+            elif layer in OUTPUTS and part == "weight" and zero:
+                values = np.zeros(shape)
             elif name in biases:
                 values = biases[name]
             else:

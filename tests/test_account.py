@@ -46,7 +46,8 @@ trainer: {{num_epochs: 2, batch_size: 5, gradient_accumulation_steps: 3, best_by
 optimization:
   {{lr: {lr}, weight_decay: 0.3, warmup_rate: {warmup}, use_ema: {average},
     ema_decay: 0.8, ema_start_ratio: {start}, ema_delay: {delay},
-    decay_biases: {decay_biases}, initial_biases: {biases}, warmup_from_zero: {from_zero}}}
+    decay_biases: {decay_biases}, initial_biases: {biases},
+    initial_weights: {weights}, warmup_from_zero: {from_zero}}}
 augmentation: {{mixup: {{enabled: true, kind: {mixup}, alpha: {alpha}, disable_ratio: 0.5}}}}
 inference: {{tta_indices: [0], constraints: {constraints}}}
 cv: {{folds: {folds}}}
@@ -58,6 +59,7 @@ SETTINGS = {
         "space": "raw",
         "scale": "[spread, none]",
         "biases": "means",
+        "weights": "zero",
         "from_zero": "false",
         "start": 0.4,
         "delay": 0,
@@ -78,6 +80,7 @@ SETTINGS = {
         "space": "[log1p, sqrt]",
         "scale": "spread",
         "biases": "[drawn, means]",
+        "weights": "drawn",
         "from_zero": "true",
         "start": 0.1,
         "delay": 1,

@@ -190,6 +190,10 @@ class OptimizationConfig(Section):
     """Where the biases of outputs begin: at the means of the training fold, or drawn as all other
     weights are."""
 
+    initial_weights: Literal["drawn", "zero"] = "drawn"
+    """Where the weights of output layers begin: drawn as all other weights are, or at 0, so that
+    every prediction begins at the biases. `zero` helps `density` (docs/drawn.md)."""
+
     warmup_rate: Share = 0.1
     """First part of the steps, in which the rate rises linearly; then it falls as a cosine."""
 

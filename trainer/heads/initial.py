@@ -1,7 +1,7 @@
 """What heads begin with: the values of every tensor of a fresh bank."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from zlib import crc32
 
 import numpy as np
@@ -40,6 +40,9 @@ def new_bank(
     from_means = [
         g for g, point in enumerate(points) if point.optimization.initial_biases == "means"
     ]
+    from_zero = [
+        g for g, point in enumerate(points) if point.optimization.initial_weights == "zero"
+    ]
 
     tensors = {}
     for name, size in shape.tensors().items():
@@ -54,9 +57,18 @@ def new_bank(
             if name in biases[q]:
                 means = torch.tensor(biases[q][name], dtype=dtype, device=device)
                 tensor_QG[q, from_means] = means
+        if _weighs_outputs(name, biases[0]):
+            tensor_QG[:, from_zero] = 0
         tensors[name] = tensor_QG.requires_grad_()
     rates = torch.tensor([point.head.dropout for point in points], dtype=dtype, device=device)
     return Bank(shape, tensors, rates, moments)
+
+
+def _weighs_outputs(name: str, biases: Collection[str]) -> bool:
+    """Whether a tensor is the weight of an output layer: `main_head`, `state_head` and so on, or
+    one whose bias begins at training means."""
+    layer, part = name.rsplit(".", 1)
+    return part == "weight" and (layer.endswith("_head") or f"{layer}.bias" in biases)
 
 
 def _initial(
