@@ -1,0 +1,107 @@
+"""Which columns of a table could be targets, and the `targets:` block that says so in a config.
+
+`store build` tells it of a new table, `train` of a catalog without targets.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from featurestore.format.spec import OWN_COLUMNS
+from featurestore.photos.sites import parse_date
+from featurestore.photos.tables import MISSING
+
+MOST_CLASSES = 50
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A column that could be a target."""
+
+    name: str
+    kind: str
+    """`amount`, `level`, `share` or `class`, guessed from its cells; a config may say another."""
+    n_known: int
+    """Photographs that have a value."""
+    n_images: int
+    n_values: int
+    """Different values."""
+
+    def __str__(self) -> str:
+        """E.g. `class of 4 values, 118 of 120 photographs`."""
+        kind = f"class of {self.n_values} values" if self.kind == "class" else self.kind
+        return f"{kind}, {self.n_known} of {self.n_images} photographs"
+
+
+def could_be_targets(frame: pd.DataFrame) -> list[Candidate]:
+    """Columns of a catalog that heads could learn, in its order.
+
+    Numbers that are not all the same are a level where some are below 0, a share where all are
+    within 0 to 1 and some are fractions, else an amount. Texts are a class if there are 2 to 50 of
+    them and each stands for two photographs on average or more. Ids, paths, dates and running
+    numbers are none.
+    """
+    found = []
+    for name in frame.columns:
+        cells = known_cells(frame[name])
+        kind = None if name in OWN_COLUMNS else _kind_of(cells)
+        if kind:
+            found.append(Candidate(name, kind, len(cells), len(frame), cells.nunique()))
+    return found
+
+
+def known_cells(column: pd.Series) -> pd.Series:
+    """Cells that hold a value, texts without spaces around them."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column[np.isfinite(column)]
+    cells = column.dropna().astype(str).str.strip()
+    return cells[~cells.isin(MISSING)]
+
+
+def are_dates(cells: Iterable[object]) -> bool:
+    """Whether every cell is a date, in any spelling that `sites` reads."""
+    # 20150721 in a column of such numbers alone was read as 20150721.0
+    texts = {f"{cell:.0f}" if isinstance(cell, float) else str(cell) for cell in cells}
+    dates = [parse_date(text) for text in texts]
+    return bool(dates) and all(each.day or each.swappable for each in dates)
+
+
+def _kind_of(cells: pd.Series) -> str | None:
+    if cells.nunique() < 2 or are_dates(cells):
+        return None
+    if pd.api.types.is_numeric_dtype(cells):
+        return _kind_of_numbers(cells.to_numpy(np.float64))
+    repeats = cells.nunique() <= len(cells) / 2
+    return "class" if repeats and cells.nunique() <= MOST_CLASSES else None
+
+
+def _kind_of_numbers(value_N: np.ndarray) -> str | None:
+    if len(value_N) > 2 and (np.diff(value_N) == 1).all():
+        return None  # a running number
+    if (value_N < 0).any():
+        return "level"
+    has_fractions = (value_N % 1 != 0).any()
+    return "share" if has_fractions and (value_N <= 1).all() else "amount"
+
+
+def block_to_write(candidates: Sequence[Candidate]) -> str:
+    """The `targets:` block of a config with these columns, a comment behind each."""
+    lines = [_line_of(candidate) for candidate in candidates]
+    width = max(map(len, lines), default=0)
+    commented = [
+        f"  {line:<{width}}  # {candidate}"
+        for line, candidate in zip(lines, candidates, strict=True)
+    ]
+    return "\n".join(["targets:", *commented])
+
+
+def _line_of(candidate: Candidate) -> str:
+    settings = {} if candidate.kind == "amount" else {"kind": candidate.kind}
+    # PyYAML knows which names need quotes, e.g. `yes` or `Height: cm`
+    block = {candidate.name: settings}
+    return yaml.safe_dump(
+        block, default_flow_style=None, allow_unicode=True, width=float("inf")
+    ).strip()
