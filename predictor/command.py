@@ -59,7 +59,9 @@ from featurestore.commands.running import one_line_errors
     help="How masses are made to balance.  [the run's]",
 )
 @click.option(
-    "--backbone-weights", help="FILE.safetensors, or random.  [those the store was built with]"
+    "--backbone-weights",
+    help="FILE.safetensors, or random.  [those the store was built with]  For heads that learned "
+    "from an imported store of unknown weights, a FILE that you know to be the right one.",
 )
 @click.option(
     "--device",

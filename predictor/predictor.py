@@ -220,11 +220,7 @@ class Predictor:
 
     def journal(self, path: Path, tta: int | str | Sequence[ViewSpec], resume: bool) -> Journal:
         """Where finished photographs of such a prediction are kept until its output is written."""
-        return Journal(
-            path,
-            journal_key(self.members, [view.name for view in chosen_tta(tta)], self.precision),
-            resume,
-        )
+        return Journal(path, self._key([view.name for view in chosen_tta(tta)]), resume)
 
     def explainer(
         self, folder: Path, tta: int | str | Sequence[ViewSpec], photographs: Sequence[Path] = ()
@@ -236,9 +232,10 @@ class Predictor:
                 "name another folder"
             )
         names = [view.name for view in chosen_tta(tta)]
-        return Explainer(
-            folder, self.members, names, journal_key(self.members, names, self.precision)
-        )
+        return Explainer(folder, self.members, names, self._key(names))
+
+    def _key(self, view_names: Sequence[str]) -> str:
+        return journal_key(self.members, view_names, self.precision, self.backbone_weights)
 
 
 def predict(

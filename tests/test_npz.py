@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from commands import biomass
+from imported import MODEL, demo_backbone, write_tokens
 
 from featurestore import FeatureStore
 from featurestore.backbone.moments import pool
 from featurestore.errors import InputError
 from featurestore.manage.npz import import_npz
 
-MODEL = "vit_demo_patch16_dinov3"
 WIDTH, PATCHES, VIEWS = 96, 9, 6
 unknown = pytest.mark.filterwarnings("ignore:the weights:UserWarning", "ignore:views:UserWarning")
 
@@ -114,24 +114,8 @@ def test_the_command_warns_of_what_cannot_be_known_and_goes_on(folder, csv, tmp_
 def test_photographs_and_weights_make_it_a_store_predict_accepts(built, pasture, tmp_path):
     """Tokens of the pasture written as npz and imported: the same backbone is found, the same facts
     are read."""
-    from featurestore.backbone.backbone import load_backbone
-    from featurestore.photos.decode import decode
-    from featurestore.photos.views import choose_views
-
-    views = choose_views("plain,hflip")
-    backbone = load_backbone(
-        MODEL, None, crop="squash", image_size=64, views=views, keep_in=tmp_path
-    )
-    weights = next(tmp_path.glob("*.safetensors"))
-    photographs = sorted((pasture / "train").glob("*.jpg"))
-    (tmp_path / "npz").mkdir()
-    for photograph in photographs:
-        tiles = decode(photograph, backbone.crop).tiles_THW3
-        arrays = {}
-        for v, view in enumerate(views):
-            cls_TD, patches_TPD = backbone.tokens(tiles, photograph.stem, view)
-            arrays |= {f"cls_{v}": cls_TD[0].float(), f"patches_{v}": patches_TPD[0].float()}
-        np.savez_compressed(tmp_path / "npz" / photograph.stem, **arrays)
+    backbone, weights = demo_backbone(64, tmp_path)
+    write_tokens(tmp_path / "npz", sorted((pasture / "train").glob("*.jpg")), backbone)
     biomass(
         "store",
         "import",

@@ -26,6 +26,7 @@ from featurestore.backbone.weights import (
     RANDOM,
     UNKNOWN_WEIGHTS,
     cached_weights,
+    check_given,
     kept_weights,
     model_with,
     save_weights,
@@ -231,6 +232,7 @@ def backbone_of_store(
     option: str,
     device: str,
     precision: str | None = None,
+    believes: bool = False,
 ) -> Backbone:
     """The backbone that made a store's tokens, for the same tokens again.
 
@@ -239,21 +241,22 @@ def backbone_of_store(
         timm downloaded to this machine earlier; else a download.
     option : of the command that was typed, by which weights can be given; messages name it.
     precision : None is the store's.
+    believes : where nobody recorded the weights of the tokens, take a file that is given, with a
+        warning; else a store of unknown weights is refused.
 
     Raises InputError or MismatchError if the installed timm or the weights are not those of the
     store, MemoryShortError if they do not fit in memory.
     """
     tokens, precision = spec.tokens, precision or spec.precision
     choose_device(device)
-    if tokens.weights_sha256 == UNKNOWN_WEIGHTS:
-        raise MismatchError(
-            f"{tokens.model}: nobody recorded which weights made the store's tokens, so none can "
-            "be accepted; import the tokens again by `biomass store import` with --weights "
-            "FILE.safetensors, and train again"
-        )
+    unknown = tokens.weights_sha256 == UNKNOWN_WEIGHTS
+    if unknown:
+        check_given(tokens.model, weights, option if believes else None)
     source = weights or kept_weights(spec, folders)
     try:
         _check_shapes(tokens)
+        if unknown:
+            return restore_backbone(tokens, source, device, precision, option, compares=False)
         cached = cached_weights(tokens.model) if source is None else None
         if cached:
             with suppress(InputError, MismatchError):  # it is of other weights of that model
@@ -273,9 +276,15 @@ def backbone_of_store(
 
 
 def restore_backbone(
-    spec: TokenSpec, weights: str | None, device: str, precision: str, option: str = "--weights"
+    spec: TokenSpec,
+    weights: str | None,
+    device: str,
+    precision: str,
+    option: str = "--weights",
+    compares: bool = True,
 ) -> Backbone:
-    """The backbone that made tokens of this spec; MismatchError if the weights are others."""
+    """The backbone that made tokens of this spec; MismatchError if the weights are others, unless
+    they are not compared."""
     if spec.decode_rules != DECODE_RULES:
         raise MismatchError(
             f"photographs were decoded by rules {spec.decode_rules}, this program has "
@@ -283,7 +292,7 @@ def restore_backbone(
         )
     model = _create(spec.model, weights, (spec.tile_height, spec.tile_width), spec.seed)
     found = weights_hash(model)
-    if found != spec.weights_sha256:
+    if compares and found != spec.weights_sha256:
         raise MismatchError(
             f"{spec.model}: weights from {weights or 'timm'} have hash {found}, the tokens were "
             f"made with {spec.weights_sha256}; give the file that has them with {option}"

@@ -5,6 +5,7 @@ Nothing is unpickled.
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from featurestore.backbone.timm_model import new_model, short
 from featurestore.disk.durable import appears_whole, locked
 from featurestore.disk.pickles import PICKLED, pickled
-from featurestore.errors import InputError
+from featurestore.errors import InputError, MismatchError
 from featurestore.format.spec import AND, StoreSpec
 
 RANDOM = "random"
@@ -58,6 +59,30 @@ def kept_weights(spec: StoreSpec, folders: Iterable[Path]) -> str | None:
         if os.path.isfile(kept):
             return str(kept)
     return RANDOM if is_random(spec) else None
+
+
+def check_given(model_name: str, weights: str | None, option: str | None) -> None:
+    """Warn of weights that stand for unknown ones; MismatchError unless a file is given.
+
+    option : by which it can be; None where no file is believed.
+    """
+    why = f"{model_name}: nobody recorded which weights made the store's tokens"
+    again = (
+        "import the tokens again by `biomass store import` with --weights FILE.safetensors, and "
+        "train again"
+    )
+    if option is None:
+        raise MismatchError(f"{why}, so none can be accepted; {again}")
+    if weights in (None, RANDOM):
+        raise MismatchError(
+            f"{why}; give the file, if you know which it was, with {option} FILE.safetensors, or "
+            f"{again}"
+        )
+    warnings.warn(
+        f"{why}, so {weights} could not be compared with them, and predictions are wrong if it is "
+        "another; `biomass predict --oof` compares predictions of the training photographs",
+        stacklevel=3,
+    )
 
 
 def cached_weights(model_name: str) -> str | None:

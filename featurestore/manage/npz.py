@@ -97,7 +97,7 @@ def import_npz(
     views : names with commas. None: the four plain flips, then imported_04, imported_05, ..., which
         cannot be made again.
     weights : .safetensors of the model, for their hash: predict accepts that backbone. None:
-        unknown, no backbone is accepted.
+        unknown, no backbone is accepted without being told.
     bits : how many bits the values of 16-bit photographs have, as `store build` takes them: predict
         reads them so too.
     data : folder the paths start from; where the photographs are, sha256, size and thumbnail are
@@ -245,7 +245,8 @@ def _made_by(tokens: TokenSpec, weights: Path | None) -> dict[str, str]:
     if not weights:
         warnings.warn(
             "the weights that made these tokens are unknown, so predict will accept no backbone "
-            "for heads trained on them; give --weights FILE.safetensors if you have it",
+            "for heads trained on them but a file that it cannot check (--backbone-weights); give "
+            "--weights FILE.safetensors if you have it",
             stacklevel=3,
         )
     if theirs := [view.name for view in tokens.views if view.name.startswith("imported_")]:

@@ -296,6 +296,14 @@ def _warn_of_other_making(sources: Sequence[Reader]) -> None:
             each = ", ".join(f"{value} in {path}" for value, path in made.items())
             warnings.warn(f"{key}: {each}; tokens agree only within rounding", stacklevel=3)
 
+    unknown = [str(s.path) for s in sources if s.spec.made_by.get("weights") == "unknown"]
+    if len(unknown) > 1:
+        warnings.warn(
+            f"nobody recorded which weights made the tokens of {', '.join(unknown)}; merge them "
+            "only if you know that they were the same",
+            stacklevel=3,
+        )
+
 
 def _check_twin(image_id: str, one: tuple[Reader, int], other: tuple[Reader, int]) -> None:
     """MismatchError unless an image that two parts hold is the same in both."""

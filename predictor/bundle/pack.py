@@ -16,7 +16,7 @@ import pandas as pd
 
 from featurestore.backbone.backbone import backbone_of_store
 from featurestore.backbone.demo.model import NAME as PACKAGED
-from featurestore.backbone.weights import is_random, saved_weights_path
+from featurestore.backbone.weights import UNKNOWN_WEIGHTS, is_random, saved_weights_path
 from featurestore.disk.durable import appears_whole, check_writable, file_sha256
 from featurestore.disk.messages import say
 from featurestore.disk.tensor_file import save_tensors
@@ -344,7 +344,8 @@ def _write_backbones(
         if choice.included:
             file = _write_backbone(folder / "backbone", member, name, choice)
         random = is_random(member.specs[name])
-        if file is None and not (choice.included or model == PACKAGED or random):
+        packaged = model == PACKAGED and weights_sha256 != UNKNOWN_WEIGHTS
+        if file is None and not (choice.included or packaged or random):
             say(
                 f"without the weights of {model}: where this predicts, give them with "
                 "--backbone-weights"

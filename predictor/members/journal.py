@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore.disk.durable import remove, write_whole
+from featurestore.disk.durable import file_sha256, remove, write_whole
 from predictor.members.member import Member, Raw
 from predictor.members.submission import can_write
 from trainer.heads.reads import vectors_of
@@ -74,10 +74,20 @@ def _text(line: dict) -> str:
     return json.dumps(line) + "\n"
 
 
-def journal_key(members: Sequence[Member], view_names: Sequence[str], precision: str | None) -> str:
+def journal_key(
+    members: Sequence[Member],
+    view_names: Sequence[str],
+    precision: str | None,
+    weights: str | None = None,
+) -> str:
     """sha256 over all heads, how they read tokens, their specs and the views: what makes raw
-    predictions what they are."""
+    predictions what they are.
+
+    weights : file of the backbone; it counts where nobody recorded which weights made the tokens.
+    """
     digest = hashlib.sha256(json.dumps([list(view_names), precision]).encode())
+    if weights and any(member.unknown_stores for member in members):
+        digest.update(file_sha256(Path(weights)).encode())
     for member in members:
         for spec in member.specs.values():
             digest.update(spec.fingerprint.encode())

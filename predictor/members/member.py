@@ -12,6 +12,7 @@ from torch import Tensor
 
 from featurestore.backbone.backbone import Backbone, backbone_of_store
 from featurestore.backbone.device import choose_device
+from featurestore.backbone.weights import UNKNOWN_WEIGHTS
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.format.spec import StoreSpec, ViewSpec
 from featurestore.photos.crop import Crop
@@ -106,6 +107,17 @@ class Member:
         return read_oof(self.run.path / "oof.csv", self.weights)
 
     @property
+    def unknown_stores(self) -> list[Path]:
+        """Stores whose weights nobody recorded, of those that the heads read."""
+        dataset = self.config.dataset
+        places = []
+        for name, spec in self.specs.items():
+            if spec.tokens.weights_sha256 == UNKNOWN_WEIGHTS:
+                place = dataset.stores.get(name, dataset.store)
+                places.append(self.run.store_folders(name)[0] / Path(str(place)).name)
+        return places
+
+    @property
     def training_mean_sd(self) -> np.ndarray:
         """(2, 5) grams in TARGETS order: mean and standard deviation of the training masses.
 
@@ -154,7 +166,13 @@ class Stage:
                 if spec.fingerprint not in backbones:
                     folders = member.run.store_folders(name)
                     backbones[spec.fingerprint] = backbone_of_store(
-                        spec, weights, folders, "--backbone-weights", device, precision
+                        spec,
+                        weights,
+                        folders,
+                        "--backbone-weights",
+                        device,
+                        precision,
+                        believes=True,
                     )
         place = choose_device(device)
         ensembles = [new_ensemble(m.config, m.specs, m.states, m.heads, place) for m in members]
@@ -215,7 +233,16 @@ def by_spec(members: Sequence[Member]) -> list[list[int]]:
 
 
 def check_alike(members: Sequence[Member]) -> None:
-    """InputError unless all members make masses balance by the same constraints and rules."""
+    """InputError unless all members make masses balance by the same constraints and rules, and
+    read no more than one store of unknown weights: two need not be of one backbone."""
+    unknown = {place for member in members for place in member.unknown_stores}
+    if len(unknown) > 1:
+        raise InputError(
+            f"nobody recorded which weights made the tokens of {len(unknown)} stores, so they may "
+            "be of different backbones; use runs of one of them alone, or import them again by "
+            f"`biomass store import` with --weights:{list_some(sorted(map(str, unknown)))}"
+        )
+
     told = {
         member.name: (member.config.inference.constraints, str(member.config.inference.postprocess))
         for member in members
