@@ -78,10 +78,8 @@ def test_a_missing_and_a_damaged_photograph_are_named(data):
 def test_a_train_csv_of_one_letter(data):
     (data / "train.csv").write_text("x")
     assert "no rows; expected a header line and at least one image" in the(data, "train.csv", FAIL)
-    (data / "test.csv").write_text("image_path;target_name\na.jpg;1,5\n")
-    assert "its cells are separated by ';', and its decimals by commas" in the(
-        data, "test.csv", FAIL
-    )
+    (data / "test.csv").write_text("image_path|target_name\na.jpg|1,5\n")
+    assert "its cells are separated by '|'" in the(data, "test.csv", FAIL)
 
 
 def test_labels_that_train_would_refuse(data):

@@ -1,6 +1,5 @@
 """Paths and CSVs as Windows, macOS and German spreadsheets write them."""
 
-import shutil
 import unicodedata
 from pathlib import Path
 
@@ -116,19 +115,6 @@ def test_ids_of_folds_and_images_are_matched_in_both_spellings(tmp_path):
     assert FeatureStore.open(tmp_path / "g.h5").catalog["image_id"].tolist() == ids[:2]
 
 
-GERMAN = "image_path;Sampling_Date;State;Dry_Total_g\ntrain/a.jpg;2015/9/4;Tas;16,3\n"
-
-
-@pytest.mark.parametrize("name", ["train.csv", "test.csv"])
-def test_semicolons_and_decimal_commas_are_both_named(tmp_path, name):
-    (tmp_path / name).write_text(GERMAN)
-    with pytest.raises(
-        InputError,
-        match="separated by ';', and its decimals by commas \\('16,3'\\); save it with commas",
-    ):
-        read_catalog(tmp_path / name, may_be_empty=name == "test.csv")
-
-
 @pytest.mark.parametrize(
     "text, mark", [("image_id;fold\nID0;0\n", "';'"), ("image_id\tfold\nID0\t0\n", "'\\\\t'")]
 )
@@ -141,34 +127,3 @@ def test_folds_with_semicolons_are_told_so(tmp_path, store, text, mark):
         prepare_sweep(
             SweepConfig.load(tmp_path / "sweep.yaml", {"cv.folds": tmp_path / "folds.csv"}), "cpu"
         )
-
-
-def test_import_and_build_and_predict_say_so_too(tmp_path, pasture, sweep):
-    (tmp_path / "labels.csv").write_text(GERMAN)
-    np.savez(
-        tmp_path / "a.npz", cls_0=np.zeros(7, np.float32), patches_0=np.zeros((4, 7), np.float32)
-    )
-    said = [
-        biomass(
-            "store",
-            "import",
-            tmp_path,
-            "--csv",
-            tmp_path / "labels.csv",
-            "--out",
-            tmp_path / "o.h5",
-            code=3,
-        ).stderr
-    ]
-    data = shutil.copytree(pasture, tmp_path / "data")
-    for name in ("train.csv", "test.csv"):
-        (data / name).write_text(GERMAN)
-    said.append(
-        biomass("store", "build", "--data", data, "--out", tmp_path / "o.h5", *TINY, code=3).stderr
-    )
-    said.append(
-        biomass(
-            "predict", "--data", data, "--sweep", sweep, "--out", tmp_path / "s.csv", code=3
-        ).stderr
-    )
-    assert all("';', and its decimals by commas ('16,3')" in text for text in said)

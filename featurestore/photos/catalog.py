@@ -13,8 +13,9 @@ import pandas as pd
 
 from featurestore.errors import InputError
 from featurestore.format.spec import OWN_COLUMNS
+from featurestore.photos.csv_file import LONG_COLUMNS, read_table
 from featurestore.photos.find import normalise_path
-from featurestore.photos.tables import LONG_COLUMNS, error_listing, number_in, read_table
+from featurestore.photos.tables import error_listing, number_in
 
 TARGETS = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
 """The contest's targets in grams, the order of every K axis that holds all five: GDM = Green +
@@ -33,7 +34,7 @@ def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     Columns image_id and path (str, as written), then the CSV's other columns, then for a long CSV
     with targets one float64 column per target_name. A column is float64, empty cells and NA, NaN,
     null as NaN, if all its other cells are plain finite numbers; else it is object, holding str as
-    written and "" for an empty cell.
+    written and "" for an empty cell. Decimal commas are read as points.
 
     Raises InputError, naming file and line or image, for what cannot be read or contradicts itself.
     """
@@ -79,7 +80,9 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
 
 
 def _is_long(table: pd.DataFrame) -> bool:
-    return "sample_id" in table.columns or "target_name" in table.columns
+    # a wide table may have sample_ids of its own
+    columns = set(table.columns)
+    return "target_name" in columns or {"sample_id", "target"} <= columns
 
 
 def _need(csv_path: Path, table: pd.DataFrame, names: Iterable[str]) -> None:
@@ -129,8 +132,9 @@ def _check_names(csv_path: Path, names: list[str]) -> None:
     clashing = sorted({name for name in names if name in OWN_COLUMNS or names.count(name) > 1})
     if clashing:
         raise InputError(
-            f"{csv_path}: {', '.join(clashing)}: "
-            "a catalog has a column of that name already; rename it"
+            f"{csv_path}: {', '.join(clashing)}: a catalog has a column of that name already (its "
+            f"own are {', '.join(OWN_COLUMNS)}, of the photograph); rename it, e.g. to "
+            f"plant_{clashing[0]}"
         )
 
 
@@ -163,40 +167,44 @@ def _targets(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
     NaN where an image has no such row or an empty cell.
     """
-    grams = table[["image_id", "target_name"]].assign(
-        target=_grams(csv_path, table["target"], table["sample_id"])
-    )
+    is_mass_N = table["target_name"].isin(TARGETS)
+    numbers = _numbers(csv_path, table["target"], table["sample_id"], is_mass_N)
+    values = table[["image_id", "target_name"]].assign(target=numbers)
     # the same row twice does no harm
-    grams = grams.drop_duplicates()
-    torn = grams[grams.duplicated(["image_id", "target_name"], keep=False)]
+    values = values.drop_duplicates()
+    torn = values[values.duplicated(["image_id", "target_name"], keep=False)]
     if len(torn):
         raise error_listing(
             csv_path,
             "the same sample has several targets",
             [
-                f"line {line}: {table['sample_id'][line]} = {gram}"
-                for line, gram in torn["target"].items()
+                f"line {line}: {table['sample_id'][line]} = {value}"
+                for line, value in torn["target"].items()
             ],
         )
-    wide = grams.pivot(index="image_id", columns="target_name", values="target")
-    return wide[list(grams["target_name"].unique())].rename_axis(columns=None)
+    wide = values.pivot(index="image_id", columns="target_name", values="target")
+    return wide[list(values["target_name"].unique())].rename_axis(columns=None)
 
 
-def _grams(csv_path: Path, cells: pd.Series, owners: pd.Series) -> np.ndarray:
-    """Masses as float64, NaN for a missing one; `owners` name the rows in the error."""
-    grams = [number_in(cell) for cell in cells]
+def _numbers(
+    csv_path: Path, cells: pd.Series, owners: pd.Series, is_mass_N: pd.Series
+) -> np.ndarray:
+    """Cells as float64, NaN for a missing one; `owners` name the rows in the error.
+
+    is_mass_N : whether a cell is one of the contest's masses, which are never negative.
+    """
+    numbers = [number_in(cell) for cell in cells]
     bad = [
         f"line {line}: {owner}: {cell!r}"
-        for line, owner, cell, gram in zip(cells.index, owners, cells, grams, strict=True)
-        if gram is None or gram < 0
+        for line, owner, cell, number, is_mass in zip(
+            cells.index, owners, cells, numbers, is_mass_N, strict=True
+        )
+        if number is None or (is_mass and number < 0)
     ]
     if bad:
-        raise error_listing(
-            csv_path,
-            f"{cells.name} must be a finite number of grams, 0 or more, with a decimal point",
-            bad,
-        )
-    return np.array(grams, np.float64)
+        limit = ", a mass 0 or more" if is_mass_N.any() else ""
+        raise error_listing(csv_path, f"{cells.name} must be a finite number{limit}", bad)
+    return np.array(numbers, np.float64)
 
 
 def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -212,8 +220,10 @@ def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
         else paths.map(lambda path: PurePosixPath(normalise_path(path)).stem)
     )
     _check_ids(csv_path, ids, paths)
-    for name in metadata.columns.intersection(TARGETS):
-        _grams(csv_path, metadata[name], ids)
+    # with all five a table is the contest's; a GDM_g alone may be anything, a difference too
+    if set(TARGETS) <= set(metadata.columns):
+        for name in TARGETS:
+            _numbers(csv_path, metadata[name], ids, pd.Series(True, metadata.index))
     return _assemble(ids, paths, metadata)
 
 

@@ -1,0 +1,109 @@
+"""A CSV file as a table of texts, however its cells are separated.
+
+Every refusal names the lines at fault.
+"""
+
+import codecs
+import csv
+import functools
+import io
+import itertools
+from pathlib import Path
+
+import pandas as pd
+
+from featurestore.disk.messages import say
+from featurestore.errors import InputError, NoAccessError
+from featurestore.photos.separators import SEPARATORS, separator_of, with_points
+from featurestore.photos.tables import error_listing
+
+LONG_COLUMNS = ("sample_id", "image_path", "target_name")
+PATH_COLUMNS = ("image_path", "path")
+TEXT_COLUMNS = {"image_id", *LONG_COLUMNS, *PATH_COLUMNS}
+"""Columns that are never numbers, whatever their cells look like."""
+
+
+def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
+    """All cells as stripped str in object columns; the index is each row's last line.
+
+    Decimal commas have become points. What was recognised, beside commas and points, is said.
+    """
+    text = _read_text(csv_path)
+    separator = separator_of(csv_path, text, PATH_COLUMNS)
+    # not pandas' reader: it guesses types, so that 007 becomes 7, and gives no line numbers
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines, rows = [], []
+    try:
+        for row in reader:
+            if row:  # csv gives [] for a blank line
+                lines.append(reader.line_num)
+                rows.append([cell.strip() for cell in row])
+    except csv.Error as err:
+        raise InputError(f"{csv_path}: line {reader.line_num}: not CSV: {err}") from err
+    if len(rows) < (1 if may_be_empty else 2):
+        raise InputError(f"{csv_path}: no rows; expected a header line and at least one image")
+    _check_shape(csv_path, lines, rows, separator)
+
+    table = pd.DataFrame(rows[1:], index=lines[1:], columns=rows[0], dtype=object)
+    table, had_commas = with_points(csv_path, table, separator, TEXT_COLUMNS)
+    if separator != ",":
+        decimals = " and decimal comma" if had_commas else ""
+        _say_once(f"{csv_path}: read with separator {SEPARATORS[separator]}{decimals}")
+    return table
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """A command may read a table more than once."""
+    say(text)
+
+
+def _read_text(csv_path: Path) -> str:
+    try:
+        # utf-8-sig: Excel writes a byte order mark, which would become part of the first name
+        text = Path(csv_path).read_bytes().decode("utf-8-sig")
+    except PermissionError as err:
+        raise NoAccessError.of(err, csv_path) from err
+    except OSError as err:
+        raise InputError(
+            f"{csv_path}: {err.strerror}; expected a CSV file with image_path, a row a photograph, "
+            f"or with the contest's {', '.join(LONG_COLUMNS)}"
+        ) from err
+    except UnicodeDecodeError as err:
+        raise _other_encoding(csv_path, err) from err
+    if "\0" in text:  # no file name can hold one
+        raise InputError(f"{csv_path}: holds NUL characters, as UTF-16 does; save it as CSV UTF-8")
+    return text
+
+
+def _other_encoding(csv_path: Path, err: UnicodeDecodeError) -> InputError:
+    raw, at = err.object, err.start
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return InputError(f"{csv_path}: is UTF-16 (`Unicode text`); save it as CSV UTF-8")
+    line = raw.count(b"\n", 0, at) + 1
+    letter = raw[at : at + 1].decode("cp1252", "replace")
+    return InputError(
+        f"{csv_path}: line {line}: byte {at} is not UTF-8 (in Windows-1252 it is {letter!r}); save "
+        "it as CSV UTF-8"
+    )
+
+
+def _check_shape(csv_path: Path, lines: list[int], rows: list[list[str]], separator: str) -> None:
+    header = rows[0]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice or "" in header:
+        problem = f"{', '.join(twice)} twice" if any(twice) else "a column without a name"
+        raise InputError(f"{csv_path}: the header has {problem}; give each column its own name")
+    ragged = {line: row for line, row in zip(lines, rows, strict=True) if len(row) != len(header)}
+    if ragged:
+        problem = f"the header has {len(header)} cells, these rows do not"
+        if separator == "," and any(_has_split_number(row, header) for row in ragged.values()):
+            problem += " (with decimal commas, separate the cells with ; or write points)"
+        cells = [f"line {line}: {len(row)} cells" for line, row in ragged.items()]
+        raise error_listing(csv_path, problem, cells)
+
+
+def _has_split_number(row: list[str], header: list[str]) -> bool:
+    """Whether a decimal comma may have made two cells of one."""
+    pairs = itertools.pairwise(row)
+    return len(row) > len(header) and any(a.isdigit() and b.isdigit() for a, b in pairs)
