@@ -11,6 +11,7 @@ from featurestore.commands.options import (
     FOLDER,
     HELP,
     allow_outside_option,
+    csv_option,
     precision_option,
     split_numbers,
 )
@@ -22,6 +23,7 @@ from featurestore.commands.running import one_line_errors
 @click.option(
     "--data", required=True, type=FOLDER, help="Folder with test.csv and its photographs."
 )
+@csv_option("test.csv")
 @click.option(
     "--out",
     type=ANY,

@@ -46,6 +46,7 @@ def predict_to_file(
     oof: bool = False,
     explain: Path | None = None,
     allow_outside: bool = False,
+    csv: Path | None = None,
     **options,
 ) -> int:
     """Predict test.csv of `data`, write `out` and the wide table (`submission.wide_path`); returns
@@ -66,11 +67,13 @@ def predict_to_file(
     explain : folder for a picture of every photograph and report.html, drawn when the submission is
         written.
     allow_outside : also take photographs that are not below `data`.
+    csv : the table to read, instead of test.csv or with `oof` of train.csv.
     say : told what a person should know; options as `Predictor.load`.
     """
     start_s = time.monotonic()
     runs = find_runs(run, sweep, bundle, say, point)
-    _check_places(data, runs, out, explain)
+    tables = [data / "test.csv", data / "train.csv", *([csv] if csv else [])]
+    _check_places(tables, runs, out, explain)
     if oof:
         _check_oof_alone(
             tta=tta,
@@ -87,11 +90,12 @@ def predict_to_file(
         predictor = Predictor.load(parts, **options)
         say_lone_folds(predictor.members, say)
         blend = runs[0] if len(runs) == 1 and is_blend(runs[0]) else None
-        check_oof(predictor, data, out, say, resume, allow_outside, blend)
+        check_oof(predictor, data, out, say, resume, allow_outside, blend, csv)
         return 0
 
     unusable = _predict_test(
         data,
+        csv or data / "test.csv",
         out,
         say,
         runs,
@@ -116,6 +120,7 @@ def predict_to_file(
 
 def _predict_test(
     data: Path,
+    test_csv: Path,
     out: Path,
     say: Callable[[str], object],
     runs: Sequence[Path],
@@ -137,8 +142,8 @@ def _predict_test(
     takes_mean : `--on-error mean`; end_s : the deadline, by time.monotonic().
     """
     # what cannot be followed or read is refused before anything heavy is loaded
-    images, rows = read_test(data / "test.csv")
-    check_targets(data / "test.csv", rows)
+    images, rows = read_test(test_csv)
+    check_targets(test_csv, rows)
     paths = photographs_of(images, data, takes_mean, allow_outside)
 
     weigh = partial(weighed, how=blend, say=say) if blend else None
@@ -219,11 +224,13 @@ def _check_oof_alone(**given: object) -> None:
         )
 
 
-def _check_places(data: Path, runs: Sequence[Path], out: Path, explain: Path | None) -> None:
+def _check_places(
+    tables: Sequence[Path], runs: Sequence[Path], out: Path, explain: Path | None
+) -> None:
     """UsageError for an output that is also an input, or that lies in a bundle."""
     parts = [part.path for each in runs for part in shared_runs(each)]
-    tables = [folder / "oof.csv" for folder in [*runs, *parts]]
-    check_output(out, [data / "test.csv", data / "train.csv", *tables])
+    known = [folder / "oof.csv" for folder in [*runs, *parts]]
+    check_output(out, [*tables, *known])
     bundles = [folder for folder in runs if (folder / LISTING).exists()]
     for option, path in {"--out": out, "--explain": explain}.items():
         if path and any(

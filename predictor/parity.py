@@ -36,12 +36,13 @@ def check_oof(
     resume: bool = False,
     allow_outside: bool = False,
     blend: Path | None = None,
+    csv: Path | None = None,
 ) -> None:
     """Write the table of `out_of_fold`; MismatchError unless it agrees with oof.csv."""
     known, source = _known(predictor, blend)
     views = scored_views(predictor.members[0])
     kept = predictor.journal(out.with_name(out.name + ".progress"), views, resume)
-    table = out_of_fold(predictor, data, allow_outside, blend, kept=kept, say=say)
+    table = out_of_fold(predictor, data, allow_outside, blend, csv, kept=kept, say=say)
     with can_write(out):
         write_whole(out, table.to_csv(index=False))
     kept.close()
@@ -67,6 +68,7 @@ def out_of_fold(
     data: Path,
     allow_outside: bool = False,
     blend: Path | None = None,
+    csv: Path | None = None,
     **options,
 ) -> pd.DataFrame:
     """Rows as `held_out_rows`, targets predicted anew from the photographs of data/train.csv as the
@@ -75,11 +77,12 @@ def out_of_fold(
     That is: averaged over the views of `scored_views`, constrained and ruled as the run says.
     allow_outside : also take photographs that are not below `data`. blend : folder of the blend
     that the predictor's members are, if they are one: heads of a split are averaged by the shares
-    that were learned without it. options : of `Predictor.raws`.
+    that were learned without it. csv : the table instead of train.csv. options : of
+    `Predictor.raws`.
     """
     members = predictor.members
     known, _ = _known(predictor, blend)
-    photographs = _photographs(data, known, allow_outside)
+    photographs = _photographs(data, csv or data / "train.csv", known, allow_outside)
     raw_NM = predictor.raws(photographs, scored_views(members[0]), sealed=True, **options)
 
     combiners = {}
@@ -159,13 +162,15 @@ def _by_head(raw: Raw, head: int) -> Raw:
     return Raw(raw.masses_HV5[[head]], None if raw.state_HVC is None else raw.state_HVC[[head]])
 
 
-def _photographs(data: Path, known: pd.DataFrame, allow_outside: bool) -> dict[str, Path]:
-    """Photographs of the rows, by id; InputError listing those that train.csv does not have."""
-    frame = read_catalog(data / "train.csv")
+def _photographs(
+    data: Path, table: Path, known: pd.DataFrame, allow_outside: bool
+) -> dict[str, Path]:
+    """Photographs of the rows, by id; InputError listing those that the table does not have."""
+    frame = read_catalog(table)
     frame["image_id"] = spelled_as(frame["image_id"], known["image_id"])
     if absent := sorted(set(known["image_id"]) - set(frame["image_id"])):
         raise InputError(
-            f"{data / 'train.csv'}: lacks {len(absent)} images that the run held out; give the "
+            f"{table}: lacks {len(absent)} images that the run held out; give the "
             f"data its store was built from:{list_some(absent)}"
         )
     frame = frame[frame["image_id"].isin(known["image_id"])]

@@ -246,6 +246,7 @@ def predict(
     interval: float | None = None,
     allow_outside: bool = False,
     keep: Path | None = None,
+    csv: Path | None = None,
     **options,
 ) -> pd.DataFrame:
     """Masses of every photograph in data/test.csv; options as `Predictor.load`.
@@ -254,11 +255,12 @@ def predict(
         link.
     keep : file for finished photographs until the table is returned; after a stop the same call
         goes on from there.
+    csv : the table to read instead of test.csv; its paths start from `data` all the same.
 
     Returns the wide table of `Predictor.predict`, with the ends of `Intervals` at a level if one is
     given. Missing or damaged photographs are all listed before work starts.
     """
-    paths = test_photographs(Path(data), allow_outside=allow_outside)
+    paths = test_photographs(Path(data), allow_outside=allow_outside, csv=csv)
     predictor = Predictor.load(run, **options)
     intervals = None if interval is None else predictor.intervals(interval)
     kept = predictor.journal(keep, tta, resume=True) if keep else None
@@ -269,11 +271,11 @@ def predict(
 
 
 def test_photographs(
-    data: Path, missing: bool = False, allow_outside: bool = False
+    data: Path, missing: bool = False, allow_outside: bool = False, csv: Path | None = None
 ) -> dict[str, Path]:
-    """Photograph of each image of test.csv; InputError listing all that are missing or outside
-    `data`, unless they may be."""
-    images, _ = read_test(data / "test.csv")
+    """Photograph of each image of test.csv or `csv`; InputError listing all that are missing or
+    outside `data`, unless they may be."""
+    images, _ = read_test(csv or data / "test.csv")
     return photographs_of(images, data, missing, allow_outside)
 
 

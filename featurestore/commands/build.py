@@ -11,6 +11,7 @@ from featurestore.commands.options import (
     FOLDER,
     allow_outside_option,
     bits_option,
+    csv_option,
     device_option,
     precision_option,
     reserve_option,
@@ -24,6 +25,7 @@ from featurestore.commands.running import one_line_errors
     "--config", type=FILE, help="YAML with any of these options, named alike (image_size: 960)."
 )
 @click.option("--data", type=FOLDER, help="Folder with train.csv and its photographs.")
+@csv_option("train.csv")
 @click.option("--out", type=ANY, help="The store: NAME.h5 or NAME.zarr.")
 @click.option(
     "--backbone", help="timm name of a vision transformer.  [vit_huge_plus_patch16_dinov3]"
@@ -151,6 +153,7 @@ def store_import(folder: Path, **options: Any) -> None:
     type=FOLDER,
     help="Folder with train.csv and photographs, of old and new images.  [the old catalog]",
 )
+@csv_option("train.csv")
 @click.option(
     "--views", help="Of the new store: how many of the 20, or names with commas.  [the old ones]"
 )
@@ -166,7 +169,7 @@ def store_import(folder: Path, **options: Any) -> None:
 @click.option(
     "--relabel",
     is_flag=True,
-    help="Take labels and columns of --data's train.csv, whatever the old store has.",
+    help="Take labels and columns of the table, whatever the old store has.",
 )
 def store_extend(source: Path, out: Path, **options: Any) -> None:
     """Copy a store to one with more images, views or room.

@@ -66,6 +66,15 @@ reserve_option = click.option(
 )
 
 
+def csv_option(table: str) -> Callable:
+    """table : what is read from --data without the option."""
+    return click.option(
+        "--csv",
+        type=FILE,
+        help=f"The table to read; its paths start from --data.  [{table} of --data]",
+    )
+
+
 def precision_option(text: str) -> Callable:
     """text : its help, which says where the default comes from."""
     return click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help=text)

@@ -109,6 +109,7 @@ def extend_store(
     source_path: Path,
     out: Path,
     data: Path | None = None,
+    csv: Path | None = None,
     views: str | None = None,
     reserve: int = 0,
     weights: str | None = None,
@@ -125,30 +126,36 @@ def extend_store(
     ----------
     data : folder with train.csv and photographs of all images, old and new; None keeps the old
         catalog.
+    csv : the table, instead of train.csv in `data`; new labels alone need no `data` then.
     views : of the new store, as `store build` takes them; None keeps the old ones.
     weights, device, precision : of the backbone, which works on what is new only; None is what made
         the old store.
     skip_missing, allow_outside : as `store build` has them.
-    relabel : take labels and columns of train.csv, whatever the old store has: tokens do not depend
+    relabel : take labels and columns of the table, whatever the old store has: tokens do not depend
         on them.
 
     Raises MismatchError if labels, photographs or weights are not those of the old store,
-    UsageError for `relabel` without `data`; errors of `build_store` otherwise.
+    UsageError for `relabel` without a table; errors of `build_store` otherwise.
     """
     start = time.monotonic()
     check_suffix(out)
     durable.check_writable(out.parent)
     if out.absolute() == Path(source_path).absolute():
         raise UsageError(f"{out}: is the source; give the new store another name")
-    if relabel and data is None:
-        raise UsageError("--relabel: takes labels from train.csv; give --data FOLDER")
+    table = csv or (data / "train.csv" if data else None)
+    if relabel and table is None:
+        raise UsageError("--relabel: takes labels from a table; give --data FOLDER or --csv FILE")
 
     source = open_reader(source_path)
-    spec, extension, frame = _planned(source, data, views, reserve, relabel)
+    spec, extension, frame = _planned(source, table, views, reserve, relabel)
     if not out.exists():
         durable.check_free(out.parent, len(frame) * image_bytes(spec))
 
-    path_of = _photographs(extension, frame, data, allow_outside)
+    fresh = frame[[not extension.is_whole(image_id) for image_id in frame["image_id"]]]
+    if table is None:
+        # an image that the old store lacks stays unbuilt: no new photographs were offered
+        fresh = fresh[fresh["image_id"].isin(extension.image_of)]
+    path_of = _photographs(fresh, data, allow_outside)
     paths = list(path_of.values())
     unusable = find_unusable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
     if spec.tokens.bits is None:
@@ -193,17 +200,16 @@ def extend_store(
 
 
 def _planned(
-    source: Reader, data: Path | None, views: str | None, reserve: int, relabel: bool
+    source: Reader, csv_path: Path | None, views: str | None, reserve: int, relabel: bool
 ) -> tuple[StoreSpec, Extension, pd.DataFrame]:
     """The new store's spec, what of it the old one has, and its catalog."""
     tokens = source.spec.tokens
     if views:
         tokens = tokens.changed(views=choose_views(views))
     extension = Extension.of(source, tokens.views)
-    if data is None:
+    if csv_path is None:
         return source.spec.changed(tokens=tokens), extension, source.catalog[given_columns(source)]
 
-    csv_path = data / "train.csv"
     frame = in_spelling_of(read_catalog(csv_path), source.catalog)
     warn_of_labels(frame, csv_path)
     warn_of_sites(frame, csv_path)
@@ -219,14 +225,8 @@ def _planned(
     return source.spec.changed(tokens=tokens, columns=columns), extension, frame
 
 
-def _photographs(
-    extension: Extension, frame: pd.DataFrame, data: Path | None, allow_outside: bool
-) -> dict[str, Path]:
-    """Photographs, by image id, of the images of the new catalog that need the backbone."""
-    fresh = frame[[not extension.is_whole(image_id) for image_id in frame["image_id"]]]
-    if data is None:
-        # an image that the old store lacks stays unbuilt: no new photographs were offered
-        fresh = fresh[fresh["image_id"].isin(extension.image_of)]
+def _photographs(fresh: pd.DataFrame, data: Path | None, allow_outside: bool) -> dict[str, Path]:
+    """Photographs, by image id, of images that need the backbone."""
     if not len(fresh):
         return {}
     if data is None:

@@ -14,9 +14,11 @@ class BuildConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path
-    """Folder with train.csv and the photographs it names."""
+    """Folder of the photographs, and of train.csv unless `csv` is given."""
     out: Path
     """The store: NAME.h5 or NAME.zarr."""
+    csv: Path | None = None
+    """The table to read instead of train.csv in `data`, where its paths start all the same."""
     backbone: str = "vit_huge_plus_patch16_dinov3"
     """timm name of a vision transformer with a class token."""
     image_size: Annotated[int, Field(ge=1)] = 960
@@ -61,6 +63,11 @@ class BuildConfig(BaseModel):
     builder out."""
     save_weights: bool = True
     """Keep the weights beside the store, where predict finds them."""
+
+    @property
+    def table(self) -> Path:
+        """The CSV that names the photographs."""
+        return self.csv or self.data / "train.csv"
 
     @field_validator("views", mode="before")
     @classmethod

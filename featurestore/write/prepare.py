@@ -57,14 +57,13 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     check_suffix(config.out)
     durable.check_writable(config.out.parent)
 
-    csv_path = config.data / "train.csv"
-    frame = read_catalog(csv_path)
-    warn_of_labels(frame, csv_path)
-    warn_of_sites(frame, csv_path)
+    frame = read_catalog(config.table)
+    warn_of_labels(frame, config.table)
+    warn_of_sites(frame, config.table)
 
     known, sealed, spec = read_existing(config.out)
     frame = in_spelling_of(frame, known)
-    warn_of_removed(config.out, sealed - set(frame["image_id"]), csv_path)
+    warn_of_removed(config.out, sealed - set(frame["image_id"]), config.table)
     paths = find_photographs(
         frame, config.data, config.allow_outside, missing=True, allow="--allow-outside"
     )
