@@ -310,7 +310,7 @@ def test_weights_of_something_else_are_refused_even_where_timm_is_lenient(tmp_pa
         "another model": timm.create_model("resnet18", pretrained=False).state_dict(),
     }[spoil]
     save_file(bad, tmp_path / "bad.safetensors")
-    with pytest.raises(InputError, match="not safetensors weights of vit_tiny"):
+    with pytest.raises(InputError, match="not whole weights of vit_tiny"):
         load_backbone(name, tmp_path / "bad.safetensors", **settings)
 
 

@@ -10,7 +10,7 @@ from commands import biomass
 from safetensors.torch import save_file
 
 from featurestore import FeatureStore
-from featurestore.backbone.weights import model_with
+from featurestore.backbone.weights_file import model_with
 from featurestore.errors import InputError
 
 NAME = "vit_tiny_patch16_dinov3_qkvb"
@@ -27,30 +27,42 @@ def refusal(name: str, path, size: tuple[int, int] = (64, 64)) -> str:
     return str(caught.value)
 
 
-def test_hf_weights_names_of_transformers_are_told_beside_those_expected(state, tmp_path):
+def test_hf_weights_an_incomplete_file_is_told_what_is_missing(state, tmp_path):
+    """By transformers' names, as the file has them."""
     theirs = {
         "embeddings.cls_token": state["cls_token"],
         "embeddings.patch_embeddings.weight": state["patch_embed.proj.weight"],
     }
     save_file(theirs, tmp_path / "model.safetensors")
-    told = refusal(NAME, tmp_path / "model.safetensors")
-    n = len(state)
-    assert (
-        f"not safetensors weights of {NAME}: of {n} expected tensors {n} are missing (cls_token, "
-        "reg_token, " in told
+    # q, k and v are three tensors there
+    n = len(state) + 2 * 12
+    assert refusal(NAME, tmp_path / "model.safetensors") == (
+        f"{tmp_path}/model.safetensors: not whole weights of {NAME}: read as DINOv3 under "
+        f"transformers' names, of {n} tensors {n - 2} are missing (embeddings.register_tokens, "
+        "embeddings.patch_embeddings.bias, layer.0.layer_scale1.lambda1, ...); copy the file "
+        "again, or give the backbone that these weights were made for"
     )
-    assert (
-        "of 2 found ones 2 have other names, as transformers has them (embeddings.cls_token, "
-        "embeddings.patch_embeddings.weight); give weights under timm's names"
-    ) in told
 
 
 def test_hf_weights_the_message_names_where_timms_file_is(tmp_path):
     save_file({"layer.0.norm1.weight": torch.ones(384)}, tmp_path / "model.safetensors")
     told = refusal("vit_small_patch16_dinov3", tmp_path / "model.safetensors")
+    assert "of 162 tensors 162 are missing (cls_token, reg_token, " in told
+    assert "1 are left over (layer.0.norm1.weight)" in told
     assert told.endswith(
         "for example model.safetensors of timm/vit_small_patch16_dinov3.lvd1689m on huggingface.co"
     )
+
+
+def test_an_incomplete_file_of_timms_names_is_told_all_that_is_wrong(state, tmp_path):
+    wrong = {name: tensor for name, tensor in state.items() if name != "norm.bias"}
+    wrong |= {"norm.weight": torch.ones(3), "norm.extra": torch.ones(3)}
+    save_file(wrong, tmp_path / "w.safetensors")
+    told = refusal(NAME, tmp_path / "w.safetensors")
+    assert (
+        f"of {len(state)} tensors 1 are missing (norm.bias), 1 are left over (norm.extra)" in told
+    )
+    assert "1 have another shape (size mismatch for norm.weight" in told
 
 
 @pytest.mark.parametrize(
@@ -59,16 +71,12 @@ def test_hf_weights_the_message_names_where_timms_file_is(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_hf_weights_pickles_are_refused_by_name_and_by_content(state, tmp_path, name, zipped):
     torch.save(state, tmp_path / name, _use_new_zipfile_serialization=zipped)
-    assert "and nothing here is unpickled; give the weights as .safetensors" in refusal(
-        NAME, tmp_path / name
-    )
+    assert f"run `biomass weights convert {tmp_path / name} " in refusal(NAME, tmp_path / name)
 
 
 def test_hf_weights_a_file_called_as_a_pickle_is_not_opened(tmp_path):
     (tmp_path / "model.pth").write_bytes(b"")
-    assert "it is a .pth file, and nothing here is unpickled" in refusal(
-        NAME, tmp_path / "model.pth"
-    )
+    assert "it is a .pth file, which can hold a pickle" in refusal(NAME, tmp_path / "model.pth")
 
 
 def test_hf_weights_a_cut_file_is_called_so(state, tmp_path):

@@ -28,11 +28,11 @@ from featurestore.backbone.weights import (
     cached_weights,
     check_given,
     kept_weights,
-    model_with,
     save_weights,
     saved_weights_path,
     weights_hash,
 )
+from featurestore.backbone.weights_file import model_with
 from featurestore.disk.usable import check_memory
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.format.spec import AND, DECODE_RULES, StoreSpec, TokenSpec, ViewSpec

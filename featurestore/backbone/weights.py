@@ -1,26 +1,23 @@
-"""A backbone's weights: loaded from a file, named by their hash, kept beside a store.
+"""A backbone's weights: named by their hash, kept beside a store.
 
-Nothing is unpickled.
+`weights_file.py` reads a user's file.
 """
 
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from featurestore.backbone.timm_model import new_model, short
+from featurestore.backbone.timm_model import short
 from featurestore.disk.durable import appears_whole, locked
-from featurestore.disk.pickles import PICKLED, pickled
 from featurestore.errors import InputError, MismatchError
 from featurestore.format.spec import AND, StoreSpec
 
 RANDOM = "random"
 UNKNOWN_WEIGHTS = "0" * 64  # the hash of no weights
-THEIR_NAMES = ("embeddings.", "encoder.layer", "layer.", "model.layer", "vit.", "dinov2.")
-"""How names begin in transformers' files of vision transformers."""
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -119,96 +116,3 @@ def save_weights(state: dict[str, Tensor], weights_sha256: str, folder: Path) ->
             f"{path}: cannot be written ({short(err)}); make room, or --no-save-weights"
         ) from err
     return path
-
-
-def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
-    """A model with the weights of a safetensors file.
-
-    Ours are loaded as they are, others by timm's own conversion.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from featurestore.disk.tensor_file import readable_name
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights; give a .safetensors file")
-    _refuse_pickles(path)
-    try:
-        with readable_name(path) as name:
-            state = load_file(name)
-    except (SafetensorError, OSError) as err:
-        raise InputError(
-            f"{path}: not safetensors weights: {short(err)}; copy the file again, or give another"
-        ) from err
-    model = new_model(model_name, {"img_size": size})
-    ours = model.state_dict()
-    if state.keys() == ours.keys() and all(state[k].shape == ours[k].shape for k in ours):
-        model.load_state_dict(state)
-        return model
-    found = list(state)  # timm's conversion may change the dict
-    overlay = {"state_dict": _without_classifier(model, state), "source": "", "num_classes": 0}
-    try:
-        return new_model(
-            model_name, {"img_size": size, "pretrained": True, "pretrained_cfg_overlay": overlay}
-        )
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as err:
-        raise InputError(
-            f"{path}: not safetensors weights of {model_name}: {_misfit(model, found, err)}"
-        ) from err
-
-
-def _refuse_pickles(path: Path) -> None:
-    what = f"is a {path.suffix} file" if path.suffix.lower() in PICKLED else None
-    if begins := None if what else pickled(path):
-        what = f"begins as {begins}"
-    if what:
-        raise InputError(
-            f"{path}: not safetensors weights: it {what}, and nothing here is unpickled; give the "
-            "weights as .safetensors (where you trust the file, load it with torch and save its "
-            "state by safetensors.torch.save_file)"
-        )
-
-
-def _misfit(model: nn.Module, found: Sequence[str], err: Exception) -> str:
-    """Which tensors are missing, unknown or of another shape, and what to do."""
-    expected = list(model.state_dict())
-    told = str(err).splitlines()
-    sizes = [line.strip().rstrip(".") for line in told if "size mismatch for" in line]
-    if sizes and "Missing key" not in str(err):
-        side = model.pretrained_cfg["input_size"][-1]
-        advice = (
-            f"timm fits no position embeddings of a {type(model).__name__}: use the image size "
-            f"that the weights were made for, by timm's account {side}"
-            if all("pos" in line.partition(":")[0] for line in sizes)
-            else "give the weights of this very model"
-        )
-        return f"{_some(sizes, 2, '; ')}; {advice}"
-    missing = [name for name in expected if name not in found]
-    others = [name for name in found if name not in expected]
-    theirs = (
-        ", as transformers has them" if any(name.startswith(THEIR_NAMES) for name in others) else ""
-    )
-    hub = model.pretrained_cfg.get("hf_hub_id")
-    source = f", for example model.safetensors of {hub} on huggingface.co" if hub else ""
-    return (
-        f"of {len(expected)} expected tensors {len(missing)} are missing ({_some(missing)}); of "
-        f"{len(found)} found ones {len(others)} have other names{theirs} ({_some(others)}); give "
-        f"weights under timm's names{source}"
-    )
-
-
-def _some(items: Sequence[str], most: int = 3, comma: str = ", ") -> str:
-    return comma.join([*items[:most], *["..."] * (len(items) > most)]) or "none"
-
-
-def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state less its classifier, which we do not have.
-
-    Only then does timm load strictly, so that a missing tensor is an error.
-    """
-    names = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-    if not heads:
-        return state
-    return {key: tensor for key, tensor in state.items() if not key.startswith(heads)}
