@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands import build, copy, show
+from featurestore.commands import build, copy, show, weights
 from featurestore.commands.doctor import doctor
 from featurestore.commands.options import HELP
 from featurestore.disk.messages import secure_standard_streams
@@ -51,6 +51,14 @@ for command in (
     store_serve,
 ):
     store.add_command(command)
+
+
+@main.group("weights")
+def weights_group() -> None:
+    """Look at files of backbone weights and convert them."""
+
+
+weights_group.add_command(weights.weights_convert)
 
 for command in (train, predict, bundle, demo, doctor):
     main.add_command(command)

@@ -2,6 +2,7 @@
 README."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,11 @@ def test_nothing_unpickles(path):
     assert not {"pickle", "joblib", "dill", "shelve"} & {
         name.split(".")[0] for name in imported(path)
     }
-    assert "torch.load(" not in path.read_text()
+    loads = re.findall(r"\btorch\.load\(.*", path.read_text())
+    if path.name == "convert_child.py":  # the one exception, see docs/weights.md
+        assert all("weights_only=True)" in line for line in loads)
+    else:
+        assert loads == []
 
 
 def commands(group: click.Group, prefix: str = "biomass"):
@@ -65,7 +70,9 @@ def test_every_command_has_help_and_is_in_the_readme(name, command):
 
 
 @pytest.mark.parametrize(
-    "group", [[], ["store"], ["bundle"]], ids=lambda group: " ".join(group) or "biomass"
+    "group",
+    [[], ["store"], ["bundle"], ["weights"]],
+    ids=lambda group: " ".join(group) or "biomass",
 )
 def test_the_list_of_commands_cuts_no_text(group):
     """Click takes a text up to its first period, and cuts that at the terminal's 80 columns."""

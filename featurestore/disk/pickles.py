@@ -1,4 +1,7 @@
-"""Which files can hold pickles, by name and by first bytes. Nothing here or elsewhere unpickles."""
+"""Which files can hold pickles, by name and by first bytes.
+
+Nothing unpickles them but `biomass weights convert`, which reads tensors and plain values alone.
+"""
 
 from pathlib import Path
 
