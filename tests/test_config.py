@@ -215,6 +215,10 @@ def test_a_date_is_a_name(load):
             "inference.tta_indices: found [0, 0, 2], expected each once",
         ),
         ("cv.fold", 5, "cv: fold 5 does not exist: n_folds is 5"),
+        ("cv.groups", [], "cv.groups: found [], expected columns of the table, [Farm, Date] say"),
+        ("cv.groups", 3, "cv.groups: found 3, expected columns of the table, [Farm, Date] say"),
+        ("cv.groups", ["Farm", 3], "cv.groups: found ['Farm', 3], expected columns of the table"),
+        ("cv.strata", "Farm", "cv.strata: found 'Farm', expected a valid list"),
         ("loss.beta", [], "loss.beta: no values"),
         ("loss.beta", [0.002, 1, "2e-3"], "loss.beta: 0.002 is there twice"),
         ("loss.bta", 1, "loss.bta: no such key to override; did you mean loss.beta?"),
@@ -237,6 +241,7 @@ def test_a_wrong_value_is_named(load, key, value, says):
         ("trainer.num_epochs", [10, 20]),
         ("cv.fold", [0, 1]),
         ("cv.strata", [["Dry_Dead_g"], []]),
+        ("cv.groups", [["Farm"], ["Date"]]),
         ("dataset.store", ["a", "b"]),
         ("backbone.hidden_dim", [192, 384]),
         ("augmentation.mixup.disable_ratio", [0.1, 0.2]),
@@ -247,6 +252,29 @@ def test_a_wrong_value_is_named(load, key, value, says):
 def test_what_makes_the_stream_is_no_axis(load, key, values):
     with pytest.raises(InputError, match=rf"{key}: found .*cannot be a grid axis"):
         load(MINIMAL, {key: values})
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("[Farm, Date]", ["Farm", "Date"]),
+        ("Farm", ["Farm"]),
+        ("[site]", ["site"]),  # a column of that name
+        ("site", "site"),
+        ("none", "none"),
+        ("null", None),
+    ],
+)
+def test_groups_are_a_word_or_columns(load, given, meant):
+    config = load(MINIMAL + f"cv: {{groups: {given}}}")
+    assert config.base.cv.groups == meant and not config.axes
+
+
+def test_leave_one_out_has_one_repeat(load):
+    with pytest.raises(InputError, match="splitter leave_one_out has one result; set repeats to 1"):
+        load(MINIMAL + "cv: {groups: [Farm], splitter: leave_one_out, repeats: 2}")
+    # how many folds there are is not known yet
+    load(MINIMAL + "cv: {groups: [Farm], splitter: leave_one_out, fold: 7}")
 
 
 @pytest.mark.parametrize(
@@ -385,6 +413,8 @@ def test_the_first_experiment_writes_out_what_other_defaults_would_change(load):
         "augmentation.mixup.enabled": True,
         "trainer.best_by": "loss",
         "inference.constraints": "clip",
+        "cv.n_folds": 5,
+        "cv.groups": "site",
         "cv.splitter": "group_kfold",
         "cv.strata": [],
     }

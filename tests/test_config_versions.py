@@ -12,7 +12,7 @@ import pytest
 import yaml
 from sweeps import write_store
 
-from trainer.loop.grid import SweepConfig
+from trainer.loop.grid import SweepConfig, load_point
 from trainer.loop.prepare import prepare_sweep
 from trainer.loop.resume import resume_sweep
 
@@ -63,6 +63,18 @@ def test_its_runs_say_what_was_in_effect(resumed):
     assert in_effect("001_before__kind-density__space-raw") == ("raw", "none", False, True, True)
     assert in_effect("005_before__kind-ridge") == ("average", "none", False, True, True)
     assert in_effect("007_before__kind-gpr__space-log1p")[0] == "log1p"
+
+
+@pytest.mark.parametrize("version", ["", "config_version: 1", "config_version: 2"])
+def test_what_was_saved_without_keys_of_cv_means_what_it_meant(tmp_path, version):
+    """Null, which asks the table, came later."""
+    (tmp_path / "config.yaml").write_text(PLAIN.replace("cv: {n_folds: 2}", version))
+    cv = load_point(tmp_path / "config.yaml").cv
+    assert (cv.n_folds, cv.groups, cv.strata) == (5, "site", ["Dry_Clover_g", "Dry_Dead_g"])
+
+    written = SweepConfig.load(tmp_path / "config.yaml").base.cv
+    is_of_1 = version.endswith("1")
+    assert written.groups == ("site" if is_of_1 else None)
 
 
 PLAIN = """

@@ -113,10 +113,13 @@ def test_sites(data):
     assert "could be swapped" in the(
         relabelled(data, Sampling_Date=[*dates[:4], "3/4/2015", "2015-04-03"]), "sites", FAIL
     )
-    assert "with folds of your own" in the(
+    assert "train with cv.groups none" in the(
         relabelled(data, Sampling_Date="2015/9/4", State="Tas"), "sites", WARN
     )
-    assert "train with --folds FILE" in the(relabelled(data, Sampling_Date=None), "sites", WARN)
+    farms = relabelled(data, Sampling_Date=None, Farm=["North", "South"] * 3)
+    said = the(farms, "sites", WARN)
+    assert "holds each photograph out on its own" in said
+    assert "name what they share (columns such as Species, Farm) in cv.groups" in said
 
 
 def test_photographs_that_the_default_crop_refuses(data):

@@ -97,9 +97,10 @@ def test_folds_without_state_tell_points_apart_by_images(tmp_path):
     assert other["low"] <= other["difference"] <= other["high"]  # of 12 sites
 
 
-def test_without_folds_state_is_asked_for(tmp_path):
+@pytest.mark.filterwarnings("default")
+def test_without_state_and_folds_each_photograph_is_held_out_alone(tmp_path):
     store = write_store(
-        tmp_path / "features.h5", n=12, labels=lambda frame: frame.drop(columns="State")
+        tmp_path / "features.h5", n=20, labels=lambda frame: frame.drop(columns="State")
     )
     result = biomass(
         "train",
@@ -109,9 +110,20 @@ def test_without_folds_state_is_asked_for(tmp_path):
         store,
         "--out",
         tmp_path / "runs",
-        code=3,
+        "--device",
+        "cpu",
     )
-    assert "no column State" in result.stderr and not (tmp_path / "runs").exists()
+    warning = (
+        "each photograph is held out on its own (cv.groups none). Where several are of one place "
+        "and visit, scores read too high and intervals too narrow; name what they share in "
+        "cv.groups, columns such as Sampling_Date"
+    )
+    assert warning in result.stderr
+    found = summary(tmp_path / "runs")["notes"]
+    assert warning in found and "20 images, each held out on its own, in 5 folds" in found
+    # what null stood for is saved
+    saved = json.loads(next((tmp_path / "runs").glob("*/sweep.json")).read_text())["base"]["cv"]
+    assert (saved["groups"], saved["n_folds"]) == ("none", 5)
 
 
 @pytest.mark.filterwarnings("default")
@@ -133,18 +145,29 @@ def test_one_site_is_refused_with_advice_that_works(tmp_path):
     ]
     refused = biomass(*command, code=3).stderr
     assert "all 12 images are of one site, Tas_2015/9/4" in refused
-    assert "--folds FILE, a CSV with the columns image_id,fold (0, 1, ...)" in refused
+    assert "Set cv.groups to none to hold each photograph out on its own" in refused
 
-    folds = write_folds(tmp_path / "folds.csv", [f"ID{i}" for i in range(12)])
-    said = biomass(*command, "--folds", folds).stderr
-    assert "fold has 1 sites in more than one fold; scores read too high" in said
-    assert "12 images of 1 site in 3 folds" in summary(tmp_path / "runs")["notes"]
+    (tmp_path / "sweep.yaml").write_text(SWEEP % "ridge" + "cv: {groups: none}\n")
+    said = biomass(*command).stderr
+    assert "scores read too high and intervals too narrow; cv.groups site holds visits out" in said
+    notes = summary(tmp_path / "runs")["notes"]
+    assert "12 images, each held out on its own, in 5 folds" in notes
+
+
+@pytest.mark.filterwarnings("default")
+def test_folds_of_another_tool_that_tear_a_site_are_told(tmp_path):
+    one_visit = {"State": "Tas", "Sampling_Date": "2015/9/4"}
+    frame = pasture(range(12)).assign(**one_visit)
+    folds = write_folds(tmp_path / "folds.csv", frame["image_id"])
+    with pytest.warns(UserWarning, match="fold has 1 sites in more than one fold; scores read too"):
+        table = read_splits(folds, frame["image_id"], frame)
+    assert describe_folds(table) == "12 images of 1 site in 3 folds"
 
 
 @pytest.mark.parametrize(
     ("groups", "n_folds", "says"),
     [
-        ("site", 5, "13 groups by site; .*set cv.n_folds to 13 or less"),
+        ("site", 5, "13 sites; .*set cv.n_folds to 13 or less"),
         ("state", 5, "cv.n_folds is 5; set it to 3"),
     ],
 )

@@ -310,7 +310,7 @@ def test_folds_given_may_name_skipped_images(tmp_path, gappy, store):
     prepared.folds[["image_id", "r00"]].rename(columns={"r00": "fold"}).to_csv(
         tmp_path / "theirs.csv", index=False
     )
-    text = config(tmp_path, gappy).with_folds(tmp_path / "theirs.csv")
+    text = config(tmp_path, gappy).with_cv(folds=tmp_path / "theirs.csv")
     folds = prepare_sweep(text, "cpu").folds
     kept = ~prepared.folds["image_id"].isin([f"ID{i}" for i in SKIPPED])
     assert folds["r00"].tolist() == prepared.folds["r00"][kept].tolist()

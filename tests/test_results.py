@@ -365,6 +365,7 @@ def test_sites_that_share_a_photograph_are_drawn_as_one(tmp_path, store):
     assert "5 sites are held out" in result.notes[0] and np.isnan(result.summary["low"][0])
 
 
+@pytest.mark.filterwarnings("ignore:.*3 sites for 3 photographs")
 def test_ridge_that_cannot_be_fitted_is_left_out(tmp_path):
     three = write_store(tmp_path / "three.h5", n=3)
     with pytest.warns(

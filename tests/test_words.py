@@ -49,7 +49,7 @@ PUBLIC_KEYS_THAT_STAY = {
     "dataset.num_aug_patterns": "number of views",
     "dataset.img_size": "side of a tile",
     "head.features": "pooled vectors",
-    "cv.groups": "sites, or States",
+    "cv.groups": "what is held out together: sites, or what shares columns",
     "cv.n_folds": "folds of a repeat",
 }
 PUBLIC_OPTIONS_THAT_STAY = {

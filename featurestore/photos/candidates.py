@@ -3,7 +3,7 @@
 `store build` tells it of a new table, `train` of a catalog without targets.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,8 @@ import pandas as pd
 import yaml
 
 from featurestore.format.spec import OWN_COLUMNS
-from featurestore.photos.sites import parse_date
+from featurestore.photos.columns import tidy
+from featurestore.photos.dates import are_dates
 from featurestore.photos.tables import MISSING
 
 MOST_CLASSES = 50
@@ -61,16 +62,8 @@ def known_cells(column: pd.Series) -> pd.Series:
     return cells[~cells.isin(MISSING)]
 
 
-def are_dates(cells: Iterable[object]) -> bool:
-    """Whether every cell is a date, in any spelling that `sites` reads."""
-    # 20150721 in a column of such numbers alone was read as 20150721.0
-    texts = {f"{cell:.0f}" if isinstance(cell, float) else str(cell) for cell in cells}
-    dates = [parse_date(text) for text in texts]
-    return bool(dates) and all(each.day or each.swappable for each in dates)
-
-
 def _kind_of(cells: pd.Series) -> str | None:
-    if cells.nunique() < 2 or are_dates(cells):
+    if cells.nunique() < 2 or are_dates(cells.map(tidy).unique()):
         return None
     if pd.api.types.is_numeric_dtype(cells):
         return _kind_of_numbers(cells.to_numpy(np.float64))

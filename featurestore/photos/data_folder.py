@@ -22,7 +22,12 @@ from featurestore.photos.labels import (
     unbalanced,
     zero_remarks,
 )
-from featurestore.photos.sites import count_sites, doubts_about_sites, has_sites
+from featurestore.photos.sites import (
+    count_sites,
+    doubts_about_sites,
+    has_sites,
+    possible_groups,
+)
 
 DEFAULT_CROP = "halves"
 USUAL_FOLDS = 5  # of cv.n_folds
@@ -82,11 +87,14 @@ def check_labels(frame: pd.DataFrame) -> Iterator[Check]:
 def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
     """How many sites there are to make folds of, and what is doubtful about them."""
     if not has_sites(frame):
+        could_be = possible_groups(frame)
+        columns = f" (columns such as {', '.join(could_be)})" if could_be else ""
         yield Check(
             "sites",
             WARN,
             "not known: there is no State and Sampling_Date",
-            "fill them in, or train with --folds FILE: then each photograph is a site of its own",
+            "train then holds each photograph out on its own, and scores read too high where "
+            f"several are of one place and visit; name what they share{columns} in cv.groups",
         )
         return
     doubts, n_sites = doubts_about_sites(frame), count_sites(frame)
@@ -97,7 +105,7 @@ def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
         advice = (
             f"set cv.n_folds to {n_sites} or fewer"
             if n_sites > 1
-            else "train with --folds FILE, with folds of your own"
+            else "train with cv.groups none, which holds each photograph out on its own"
         )
         yield Check(
             "sites",

@@ -6,87 +6,73 @@ and else told.
 """
 
 import itertools
+import json
 import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from featurestore.errors import InputError, list_some
+from featurestore.format.spec import OWN_COLUMNS
+from featurestore.photos.columns import is_empty, one_case, require_columns, tidy
+from featurestore.photos.dates import are_dates, dates_of, month_of, parse_date
 
 SITE_COLUMNS = ("State", "Sampling_Date")
-MONTHS = (
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-)
-CENTURIES = range(1900, 2100)
-"""Years in which eight digits in a row are taken for a date."""
-
-TIME = re.compile(
-    r"(?:\s+|(?<=\d)[tT])"  # 2015-07-21 10:00, 2015-07-21T10:00
-    r"\d{1,2}(?::\d{2}){1,2}(?:[.,]\d+)?"
-    r"(?:\s*[aApP]\.?[mM]\.?)?"
-    r"\s*(?:[zZ]|UTC|GMT|[+-]\d{2}:?\d{2})?$"
-)
-YEAR_FIRST = re.compile(r"(\d{4})([-/._:])(\d{1,2})\2(\d{1,2})")  # cameras write colons
-# the digits behind are a time
-COMPACT = re.compile(r"(\d{4})(\d{2})(\d{2})(?:[tT]?\d{4}(?:\d{2})?[zZ]?)?")
-YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})")
-DAY_MONTH_NAME = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?[\s./-]*([a-z]+)[\s.,/-]*(\d{4})")
-MONTH_NAME_DAY = re.compile(r"([a-z]+)[\s./-]*(\d{1,2})(?:st|nd|rd|th)?[\s,]+(\d{4})")
 
 
 def site_of(frame: pd.DataFrame) -> pd.Series:
     """State + "_" + Sampling_Date of each image: one visit, what cross-validation keeps together.
 
-    A date is written as the contest does, 2015/7/21, however it is spelled; see `date_of` and
-    `state_of`. Raises InputError if a column is missing or empty for an image, or a date can be
-    read in two ways.
+    A date is written as the contest does, 2015/7/21, however it is spelled. Raises InputError as
+    `shared_values`.
     """
-    require_columns(frame, SITE_COLUMNS)
-    return (state_of(frame) + "_" + date_of(frame)).rename("site")
+    return shared_values(frame, SITE_COLUMNS).rename("site")
 
 
-def state_of(frame: pd.DataFrame) -> pd.Series:
-    """State of each image; where letter case differs (NSW, nsw), the one that sorts first.
+def shared_values(frame: pd.DataFrame, columns: Iterable[str], key: str = "folds") -> pd.Series:
+    """A label of each image, equal where images share the values of all columns: North_2015/7/21.
 
-    InputError as `site_of`.
+    Spaces, and where letter case differs all but the spelling that sorts first (NSW, nsw), make no
+    difference. A column that holds nothing but dates is read as `dates_of` reads Sampling_Date.
+
+    key : of the config, to name in the InputError for a column that is missing or empty for an
+        image, or holds a date that can be read in two ways.
     """
-    require_columns(frame, ["State"])
-    return _one_case(frame["State"].map(_tidy))
+    columns = list(dict.fromkeys(columns))
+    require_columns(frame, columns, key)
+    parts = pd.DataFrame({column: _values_of(frame, column) for column in columns})
+    labels = parts[columns[0]]
+    for column in columns[1:]:
+        labels = labels + "_" + parts[column]
+    if labels.nunique() < len(parts.drop_duplicates()):
+        # a_b and c would be the same as a and b_c
+        rows = parts.itertuples(index=False, name=None)
+        labels = pd.Series([json.dumps(row) for row in rows], parts.index)
+    return labels
 
 
-def date_of(frame: pd.DataFrame) -> pd.Series:
-    """Sampling_Date of each image, without time, in one spelling.
+def _values_of(frame: pd.DataFrame, column: str) -> pd.Series:
+    texts = frame[column].map(tidy)
+    if column == "Sampling_Date" or are_dates(texts.unique()):
+        return dates_of(frame, column)
+    return one_case(texts)
 
-    2015/7/21 for 2015-07-21 10:00, 20150721, 21/7/2015 and 21 July 2015.
 
-    A day and month up to 12 before the year (3/4/2015) keep their order, and other text is taken as
-    it is, in one letter case. Raises InputError as `site_of`, and if such a day and month could be
-    swapped: 3/4/2015 beside 2015/4/3 or 2015/3/4, or beside 4/3/2015 where some dates begin with
-    the day and some with the month.
-    """
-    require_columns(frame, ["Sampling_Date"])
-    written = frame["Sampling_Date"].map(_tidy)
-    parsed = written.map({text: parse_date(text) for text in written.unique()})
-    # one visit as two sites would put its photographs into two folds: better no folds at all
-    _refuse_swappable(frame, written, parsed)
-    return _one_case(parsed.map(str))
+def possible_groups(frame: pd.DataFrame) -> list[str]:
+    """Columns of text that could say which photographs belong together: each value is, on average,
+    of two images at least, and there is more than one."""
+    possible = []
+    for column in frame.columns.difference(OWN_COLUMNS, sort=False):
+        cells = frame[column]
+        if pd.api.types.is_numeric_dtype(cells) or is_empty(cells).any():
+            continue
+        if 2 <= cells.nunique() <= len(cells) / 2:
+            possible.append(column)
+    return possible
 
 
 def joined_sites(site: Iterable[str], catalog: pd.DataFrame) -> np.ndarray:
@@ -100,7 +86,7 @@ def joined_sites(site: Iterable[str], catalog: pd.DataFrame) -> np.ndarray:
 def has_sites(frame: pd.DataFrame) -> bool:
     """Whether a catalog has State and Sampling_Date, of some image at least."""
     absent = [
-        column for column in SITE_COLUMNS if column not in frame or _is_empty(frame[column]).all()
+        column for column in SITE_COLUMNS if column not in frame or is_empty(frame[column]).all()
     ]
     return not absent
 
@@ -126,10 +112,11 @@ def doubts_about_sites(frame: pd.DataFrame) -> list[str]:
     if not has_sites(frame):
         return []
     try:
-        sites = pd.DataFrame({"state": state_of(frame), "day": date_of(frame)})
+        require_columns(frame, SITE_COLUMNS)
+        sites = pd.DataFrame({column: _values_of(frame, column) for column in SITE_COLUMNS})
     except InputError as err:
         return [str(err)]
-    pairs = sites.drop_duplicates().sort_values(["state", "day"])
+    pairs = sites.drop_duplicates().sort_values(list(SITE_COLUMNS))
     # a warning only: photographs of two farms may well have been taken on one day
     alike = _alike(list(pairs.itertuples(index=False, name=None)))
     if not alike:
@@ -145,30 +132,6 @@ def warn_of_sites(frame: pd.DataFrame, source: Path | str) -> None:
     """Warn of `doubts_about_sites`; source : where the frame is from."""
     for doubt in doubts_about_sites(frame):
         warnings.warn(f"{source}: {doubt}", stacklevel=3)
-
-
-def require_columns(frame: pd.DataFrame, columns: Iterable[str]) -> None:
-    """InputError for what folds need and a catalog lacks, or has no value of for some images."""
-    columns = list(columns)
-    absent = [column for column in columns if column not in frame]
-    if absent:
-        raise InputError(
-            f"no column {', '.join(absent)} in the catalog, which has {', '.join(frame.columns)}; "
-            "folds need it: put it in train.csv, then `biomass store extend STORE NEW --data DIR "
-            "--relabel` copies the tokens to a store with it"
-        )
-    for column in columns:
-        empty = _is_empty(frame[column])
-        if empty.any():
-            ids = _ids(frame)[empty].tolist()
-            raise InputError(
-                f"column {column} is empty for {len(ids)} images; fill it in or leave them out:"
-                + list_some(ids)
-            )
-
-
-def _is_empty(cells: pd.Series) -> pd.Series:
-    return cells.isna() | (cells.astype(str).str.strip() == "")
 
 
 def digests_of(catalog: pd.DataFrame) -> Iterable[str]:
@@ -199,111 +162,6 @@ def _root(parent: dict[str, str], name: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class ParsedDate:
-    """A date as far as its spelling tells it."""
-
-    text: str
-    """Its one spelling: 2015/7/21 of a certain date, else what was written, without time."""
-    day: date | None = None
-    """Of a certain date."""
-    day_first: bool | None = None
-    """Whether what was written began with the day; None where it did not begin with the one or the
-    other for certain."""
-    swappable: tuple[int, int, int] | None = None
-    """Two numbers up to 12 before the year, and the year."""
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def parse_date(text: str) -> ParsedDate:
-    """What a cell of Sampling_Date says."""
-    text = TIME.sub("", text)
-    if found := YEAR_LAST.fullmatch(text):
-        first, second, year = map(int, found.group(1, 3, 4))
-        by_day, by_month = _day(year, second, first), _day(year, first, second)
-        if by_day and by_month and by_day != by_month:
-            return ParsedDate(f"{first}/{second}/{year}", swappable=(first, second, year))
-        if by_day or by_month:
-            # 5/5/2015 is certain, and tells nothing of the order
-            same = by_day == by_month
-            return _certain(by_day or by_month, None if same else by_day is not None)
-        return ParsedDate(text)
-
-    day = None
-    if found := YEAR_FIRST.fullmatch(text):
-        day = _day(*found.group(1, 3, 4))
-    elif found := COMPACT.fullmatch(text):
-        day = _day(*found.groups()) if int(found[1]) in CENTURIES else None
-    elif found := DAY_MONTH_NAME.fullmatch(text.lower()):
-        day = _day(found[3], _month(found[2]), found[1])
-    elif found := MONTH_NAME_DAY.fullmatch(text.lower()):
-        day = _day(found[3], _month(found[1]), found[2])
-    return _certain(day) if day else ParsedDate(text)
-
-
-def _certain(day: date, day_first: bool | None = None) -> ParsedDate:
-    return ParsedDate(f"{day.year}/{day.month}/{day.day}", day, day_first)
-
-
-def _day(year: str | int, month: str | int, day: str | int) -> date | None:
-    """None if there is no such day: 2015/21/7 may be meant the other way round."""
-    try:
-        return date(int(year), int(month), int(day))
-    except ValueError:
-        return None
-
-
-def _month(name: str) -> int:
-    """1 to 12 by an English name or at least its first three letters, 0 for another word."""
-    fitting = [
-        number
-        for number, month in enumerate(MONTHS, 1)
-        if len(name) >= 3 and month.startswith(name)
-    ]
-    return fitting[0] if fitting else 0
-
-
-def _refuse_swappable(frame: pd.DataFrame, written: pd.Series, parsed: pd.Series) -> None:
-    """InputError naming each date of which another spelling of the same day may be there."""
-    dates = set(parsed)
-    certain = {each.day for each in dates if each.day}
-    swappable = {each.swappable for each in dates if each.swappable}
-    both_orders = {True, False} <= {each.day_first for each in dates}
-    beside: dict[str, str] = {}
-    for first, second, year in sorted(swappable):
-        twins = [
-            str(_certain(day))
-            for day in (_day(year, second, first), _day(year, first, second))
-            if day in certain
-        ]
-        if both_orders and (second, first, year) in swappable:
-            twins.append(f"{second}/{first}/{year}")
-        if twins:
-            beside[f"{first}/{second}/{year}"] = " and ".join(twins)
-    if beside:
-        of_text = defaultdict(list)
-        for image_id, text, each in zip(_ids(frame), written, parsed, strict=True):
-            if str(each) in beside:
-                of_text[text, str(each)].append(image_id)
-        lines = [
-            f"{text} ({ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}) beside "
-            f"{beside[name]}"
-            for (text, name), ids in of_text.items()
-        ]
-        raise InputError(
-            "Sampling_Date: day and month of these dates could be swapped, so one visit may be two "
-            "sites; write all dates of train.csv as 2015-07-21 (a store that is there takes them "
-            f"by `biomass store extend STORE NEW --data DIR --relabel`):{list_some(lines)}"
-        )
-
-
-def _one_case(texts: pd.Series) -> pd.Series:
-    """Texts that differ in letter case alone become the one of them that sorts first."""
-    return texts.groupby(texts.str.casefold()).transform("min")
-
-
 def _alike(sites: list[tuple[str, str]]) -> list[str]:
     """Pairs of sites (State, date) that may be one, `a | b` each."""
     by_state, by_day = defaultdict(list), defaultdict(list)
@@ -326,7 +184,7 @@ def _numbers_or_words(day: str) -> tuple:
     Those of the same three numbers in any order (15 is 2015), or of the same words.
     """
     words = re.findall(r"\d+|[^\W\d_]+", day.casefold())
-    numbers = [int(word) if word.isdigit() else _month(word) for word in words]
+    numbers = [int(word) if word.isdigit() else month_of(word) for word in words]
     if len(numbers) == 3 and all(numbers):
         return tuple(sorted(number % 100 for number in numbers))
     return tuple(words)
@@ -363,19 +221,3 @@ def _may_be_one_state(a: str, b: str) -> bool:
         and long[0] == short[0]
         and all(letter in letters for letter in short)
     )
-
-
-def _tidy(cell: object) -> str:
-    """A cell as text, without spaces that nobody sees.
-
-    A column of numbers alone is read as float64, 20150721.0 say.
-    """
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return " ".join(str(cell).split())
-
-
-def _ids(frame: pd.DataFrame) -> pd.Series:
-    # tables in notebooks are often indexed by image
-    ids = frame["image_id"] if "image_id" in frame else frame.index.to_series()
-    return ids.astype(str)

@@ -70,11 +70,11 @@ def _gain(oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: n
         "they were fitted on"
     )
     if len(gram_SMM) < 2:
-        return f"{known}; one site alone does not say what they are worth elsewhere"
+        return f"{known}; one {oof.unit} alone does not say what they are worth elsewhere"
     honest = float(weighted_r2(oof.truth_N5, left_out(oof, gram_SMM)))
     return (
-        f"{known}, {honest:.4f} where each of {len(gram_SMM)} sites is predicted by weights fitted "
-        f"without it: fitting gains {honest - equal:+.4f}"
+        f"{known}, {honest:.4f} where each of {len(gram_SMM)} {oof.unit}s is predicted by weights "
+        f"fitted without it: fitting gains {honest - equal:+.4f}"
     )
 
 

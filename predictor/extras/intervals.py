@@ -119,9 +119,9 @@ def _check_sites(oof: OutOfFold, k: int, level: float) -> int:
     n_sites = len(np.unique(oof.site_N[~np.isnan(oof.truth_N5[:, k])]))
     if level > n_sites / (n_sites + 1):
         raise InputError(
-            f"--interval {level:g}: {n_sites} sites with a known {TARGETS[k]} support levels up to "
-            f"{n_sites} / {n_sites + 1} = {n_sites / (n_sites + 1):.3f}; choose a lower level, or "
-            "train on more sites"
+            f"--interval {level:g}: {n_sites} {oof.unit}s with a known {TARGETS[k]} support levels "
+            f"up to {n_sites} / {n_sites + 1} = {n_sites / (n_sites + 1):.3f}; choose a lower "
+            f"level, or train on more {oof.unit}s"
         )
     return n_sites
 

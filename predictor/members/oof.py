@@ -49,6 +49,12 @@ class OutOfFold:
             shared, tables[0]["site"].to_numpy(), tables[0][TRUE].to_numpy(float), prediction_MN5
         )
 
+    @property
+    def unit(self) -> str:
+        """What errs together, in a word."""
+        is_alone = len(np.unique(self.site_N)) == len(self.site_N)
+        return "photograph" if is_alone else "site"
+
     def combined(self, weight_M: Sequence[float]) -> np.ndarray:
         """(N, 5) grams, averaged over members by weight, as the ensemble averages what it predicts.
 

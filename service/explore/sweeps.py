@@ -16,6 +16,7 @@ import pandas as pd
 
 from featurestore.errors import BiomassError, InputError
 from featurestore.photos.catalog import TARGETS
+from trainer.config.scoring import CvConfig
 from trainer.loop.grid import SweepConfig, load_point
 
 # the leaderboard ranks by the last; the epoch of the best was chosen by the fold that scores it
@@ -111,12 +112,21 @@ def _in_words(config: SweepConfig, n_points: int) -> dict[str, str]:
         "store": ", ".join(Path(place or "").name for place in places),
         **points,
         **axes,
-        "folds": f"{trained} x {cv.repeats} repeats, {cv.groups} kept together",
+        "folds": f"{trained} x {cv.repeats} repeats, {_kept_together(cv)}",
         "training": f"{trainer.num_epochs} epochs, batches of {trainer.batch_size}",
         "mixup": mixup.kind if mixup.on else "none",
         "views averaged": ", ".join(map(str, base.inference.tta_indices)),
         "seed": str(base.experiment.seed),
     }
+
+
+def _kept_together(cv: CvConfig) -> str:
+    if cv.folds:
+        return "dealt by a folds table"
+    if cv.groups == "none":
+        return "each photograph on its own"
+    columns = [cv.groups] if isinstance(cv.groups, str) else cv.groups
+    return f"{' and '.join(columns)} kept together"
 
 
 def leaderboard(sweep: Path) -> pd.DataFrame:

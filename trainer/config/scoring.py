@@ -2,12 +2,14 @@
 
 import reprlib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trainer.config.rules import Rule
 from trainer.config.section import Count, CountFromZero, Section
+
+USUAL_FOLDS = 5
 
 
 def _each_once(value: list[int]) -> list[int]:
@@ -36,23 +38,44 @@ class InferenceConfig(Section):
     """Rules applied after that, in order; the summary says what each of them gains out of fold."""
 
 
+def _groups(value: Any) -> Any:
+    """A word or a list of columns; another text is a column."""
+    if value is None or value in ("site", "date", "state", "none"):
+        return value
+    columns = [value] if isinstance(value, str) else value
+    if not columns or not isinstance(columns, list):
+        columns = [None]
+    if not all(isinstance(column, str) for column in columns):
+        raise ValueError(
+            f"found {reprlib.repr(value)}, expected columns of the table, [Farm, Date] say, or "
+            "site, date, state or none"
+        )
+    return columns
+
+
 class CvConfig(Section):
-    n_folds: Annotated[int, Field(ge=2)] = 5
-    """Parts the groups are dealt into; the number of States for groups `state`."""
+    n_folds: Annotated[int, Field(ge=2)] | None = None
+    """Parts the groups are dealt into; null = 5, or as many as there are groups where each is left
+    out once."""
 
     repeats: Count = 1
     """Regroupings, each an independent draw with all its folds; 20 give error bars."""
 
-    groups: Literal["site", "date", "state"] = "site"
-    """What is held out together; `state` leaves one State out."""
+    groups: Annotated[list[str] | str | None, BeforeValidator(_groups)] = None
+    """What is held out together: columns, [Farm, Date] say (photographs that share the values of
+    all of them), `site` (State and Sampling_Date), `date`, `state` (leaves each State out once) or
+    `none` (each photograph alone). null = `site` where the table has State and Sampling_Date, else
+    `none`. Copies of a photograph are always held out together."""
 
-    splitter: Literal["balanced", "group_kfold"] = "balanced"
-    """How groups are dealt: at random, then balanced by `strata`; or by scikit-learn's GroupKFold,
-    which balances sizes alone and has one result, so it allows one repeat."""
+    splitter: Literal["balanced", "group_kfold", "leave_one_out"] = "balanced"
+    """How groups are dealt: at random, then balanced by `strata`; by scikit-learn's GroupKFold,
+    which balances sizes alone; or each is a fold of its own. The last two have one result, so they
+    allow one repeat."""
 
-    strata: list[str] = ["Dry_Clover_g", "Dry_Dead_g"]
-    """Columns whose > 0 is spread evenly over the folds, as well as scikit-learn's
-    StratifiedGroupKFold does it."""
+    strata: list[str] | None = None
+    """Columns that folds are balanced by, as well as scikit-learn's StratifiedGroupKFold does it:
+    a class by its values, an amount by whether it is 0, a level or share by its median. null =
+    Dry_Clover_g and Dry_Dead_g where the table has both, else none."""
 
     fold: CountFromZero | Literal["all"] | None = None
     """Train only this fold of each repeat; null = every one; all = every one, then the chosen point
@@ -63,6 +86,11 @@ class CvConfig(Section):
 
     tta: bool = True
     """Score `best` and `last` with the views of `inference.tta_indices` too."""
+
+    @property
+    def leaves_one_out(self) -> bool:
+        """Each group is a fold of its own."""
+        return self.splitter == "leave_one_out" or self.groups == "state"
 
     @property
     def lone_fold(self) -> str | None:
@@ -78,17 +106,21 @@ class CvConfig(Section):
 
     @model_validator(mode="after")
     def _one_result(self) -> Self:
-        if self.splitter == "group_kfold" and self.repeats > 1 and self.folds is None:
+        if self.splitter != "balanced" and self.repeats > 1 and self.folds is None:
             raise ValueError(
-                f"repeats {self.repeats}: splitter group_kfold has one result; set repeats to 1, "
-                "or splitter to balanced"
+                f"repeats {self.repeats}: splitter {self.splitter} has one result; set repeats to "
+                "1, or splitter to balanced"
             )
         return self
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
-        if self.folds is None and isinstance(self.fold, int) and self.fold >= self.n_folds:
+        n_folds = self.n_folds
+        if n_folds is None and not self.leaves_one_out:
+            n_folds = USUAL_FOLDS
+        known = self.folds is None and n_folds is not None
+        if known and isinstance(self.fold, int) and self.fold >= n_folds:
             raise ValueError(
-                f"fold {self.fold} does not exist: n_folds is {self.n_folds}, the first fold is 0"
+                f"fold {self.fold} does not exist: n_folds is {n_folds}, the first fold is 0"
             )
         return self

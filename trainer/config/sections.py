@@ -226,8 +226,8 @@ class MixupConfig(Section):
 
     kind: Literal["none", "patches", "pooled", "same_site"] = "patches"
     """`patches`: patch by patch, before heads pool them. `pooled`: what a head pooled from each
-    photograph. `same_site`: as `patches`, with partners of the same visit; an image alone in its
-    batch stays unmixed. `none` is the same as not enabled."""
+    photograph. `same_site`: as `patches`, with partners of the same site (`cv.groups`); an
+    image alone in its batch stays unmixed. `none` is the same as not enabled."""
 
     alpha: PositiveNumber = 1.0
     """Beta(alpha, alpha) draws the share of the first image."""

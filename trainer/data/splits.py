@@ -7,38 +7,35 @@ what is done with a fold.
 import io
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
 from featurestore.disk.durable import write_whole
-from featurestore.errors import InputError, NoAccessError, UsageError, list_some
+from featurestore.errors import InputError, NoAccessError, list_some
+from featurestore.photos.columns import require_columns
 from featurestore.photos.find import spelled_as
-from featurestore.photos.sites import (
-    date_of,
-    digests_of,
-    has_sites,
-    require_columns,
-    share_copies,
-    site_of,
-    state_of,
-)
 from featurestore.photos.tables import check_separators
+from trainer.config.scoring import USUAL_FOLDS
+from trainer.data.groups import Groups, add_groups, check_count, sites_for, told
 from trainer.data.partition import Counts, Measure, draw
+from trainer.data.strata import stratum_of
 
 KEYS = ["image_id", "site", "group"]
 
 
 def make_splits(
     frame: pd.DataFrame,
-    n_folds: int,
+    n_folds: int | None,
     repeats: int,
-    groups: str,
-    strata: Iterable[str],
+    groups: Groups,
+    strata: Sequence[str],
     seed: int,
     splitter: str = "balanced",
+    kinds: Mapping[str, str] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """The folds table: image_id, site, group; in r00, r01, ... the fold that holds an image out.
 
@@ -48,20 +45,17 @@ def make_splits(
 
     Parameters
     ----------
-    frame : one row an image: image_id, State, Sampling_Date, the strata columns, and sha256 if
-        known. Images of equal bytes share a group, and so do the groups they belong to: a copy must
-        not be in train and val.
-    n_folds : 2 or more; for groups "state" the number of States.
-    repeats : how many regroupings; for groups "state" 1, since there is only one.
-    groups : "site", "date" or "state" (leave one State out), what is kept together.
-    strata : columns in grams; which of them are > 0 is spread evenly over the folds. Unused for
-        "state".
+    frame : one row an image: image_id, the columns of groups and strata, and sha256 if known.
+    n_folds : 2 or more; None is USUAL_FOLDS, or the number of groups where each is left out once.
+    repeats : how many regroupings; 1 where each group is left out once: there is one way to do so.
+    groups : what is kept together, see `add_groups`; "state" leaves each State out once.
+    strata, kinds : columns whose parts are spread evenly over the folds, see `stratum_of`. Unused
+        where each group is left out once.
     seed : 0 or more; with the repeat's number it seeds the draw of that repeat.
-    splitter : "balanced" as above; "group_kfold" is scikit-learn's GroupKFold, one repeat, which
-        looks neither at strata nor at the seed.
+    splitter : "balanced" as above; "leave_one_out" makes a fold of each group; "group_kfold" is
+        scikit-learn's GroupKFold, one repeat, which looks neither at strata nor at the seed.
 
-    Raises InputError for missing columns or values, ids given twice, or fewer groups than folds;
-    UsageError for another word in `groups`.
+    Raises InputError for missing columns or values, ids given twice, or fewer groups than folds.
 
     On the contest's images random folds read .08 too high. One ridge over 100 such draws scores
     .684, sd .015, range .638 to .725; over 20 unstratified ones sd .021.
@@ -70,22 +64,20 @@ def make_splits(
     (.008) was too small.
     """
     require_columns(frame, ["image_id"])
-    columns = {"image_id": frame["image_id"].astype(str), "site": site_of(frame)}
-    folds = pd.DataFrame(columns).reset_index(drop=True)
+    folds = pd.DataFrame({"image_id": frame["image_id"].astype(str)}).reset_index(drop=True)
     _refuse_twice(folds["image_id"])
 
-    together = {"site": site_of, "date": date_of, "state": state_of}
-    if groups not in together:
-        raise UsageError(f"groups {groups!r}: expected 'site', 'date' or 'state'")
-    folds["group"] = share_copies(together[groups](frame), digests_of(frame))
+    add_groups(folds, frame, groups)
     # by name, so that the order of images does not matter
     group_N = np.unique(folds["group"], return_inverse=True)[1]
-    if groups == "state":
-        _check_state(folds["group"], n_folds, repeats)
+    leaves_one_out = groups == "state" or splitter == "leave_one_out"
+    if n_folds is None:
+        n_folds = int(group_N.max()) + 1 if leaves_one_out else USUAL_FOLDS
+    check_count(folds["group"], groups, n_folds, repeats, leaves_one_out)
+    if leaves_one_out:
         folds["r00"] = group_N
         return folds
 
-    _check_enough(folds["group"], n_folds, groups)
     if splitter == "group_kfold":
         from sklearn.model_selection import GroupKFold
 
@@ -95,7 +87,7 @@ def make_splits(
             folds.loc[held_out_n, "r00"] = fold
         return folds
 
-    counts = Counts.of(group_N, _stratum_of(frame, list(strata)), n_folds)
+    counts = Counts.of(group_N, stratum_of(frame, strata, kinds), n_folds)
     measure = Measure.of(counts)
     for repeat in range(repeats):
         # of its own, so that a repeat does not depend on how many there are
@@ -114,14 +106,15 @@ def read_splits(
     image_ids: Iterable[str],
     frame: pd.DataFrame | None = None,
     without: Iterable[str] = (),
+    groups: Groups = "site",
 ) -> pd.DataFrame:
     """The folds table of a CSV, ours or another tool's, in the order of `image_ids`.
 
     Columns as `make_splits` leaves them. With a catalog (`frame`, one row an image) it may be
-    another tool's: image_id, and `fold` or r00, r01, ...; what else it has is not looked at, and a
-    site in two folds is warned of. Without State or Sampling_Date in the catalog each photograph is
-    its own site. Copies of a photograph in two folds are warned of, whoever made the table. Rows of
-    the ids in `without` are left out.
+    another tool's: image_id, and `fold` or r00, r01, ...; what else it has is not looked at. Its
+    sites are then by `groups`, see `sites_for`, and a site in two folds is warned of. Copies of a
+    photograph in two folds are warned of, whoever made the table. Rows of the ids in `without` are
+    left out.
 
     Raises InputError if the file cannot be read, an id is unknown, missing or there twice, a fold
     is not an integer, folds are not 0, 1, 2, ..., or a group is in two folds of a repeat.
@@ -133,7 +126,7 @@ def read_splits(
         table["image_id"] = spelled_as(table["image_id"], [*image_ids, *without])
         table = table[~table["image_id"].isin(without)].reset_index(drop=True)
     if frame is not None and not {"site", "group"} <= set(table.columns):
-        table = _of_another_tool(path, table, frame)
+        table = _of_another_tool(path, table, frame, groups)
 
     columns = list(table.columns)
     expected = KEYS + [f"r{repeat:02d}" for repeat in range(max(1, len(columns) - len(KEYS)))]
@@ -187,7 +180,9 @@ def _warn_of_torn_copies(path: Path, folds: pd.DataFrame, frame: pd.DataFrame) -
             )
 
 
-def _of_another_tool(path: Path, table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+def _of_another_tool(
+    path: Path, table: pd.DataFrame, frame: pd.DataFrame, groups: Groups
+) -> pd.DataFrame:
     """Its folds in our columns, each image its own group: what it kept together is not known."""
     repeats = [column for column in table.columns if re.fullmatch("fold|r[0-9]{2,}", column)]
     if "image_id" not in table or not repeats:
@@ -196,11 +191,8 @@ def _of_another_tool(path: Path, table: pd.DataFrame, frame: pd.DataFrame) -> pd
             "and fold or r00, r01, ..."
         )
     ids = table["image_id"]
-    if has_sites(frame):
-        sites = pd.Series(site_of(frame).to_numpy(), frame["image_id"].astype(str))
-        ours = pd.DataFrame({"image_id": ids, "site": ids.map(sites).fillna(""), "group": ids})
-    else:
-        ours = pd.DataFrame({"image_id": ids, "site": ids, "group": ids})
+    sites = pd.Series(sites_for(frame, groups).to_numpy(), frame["image_id"].astype(str))
+    ours = pd.DataFrame({"image_id": ids, "site": ids.map(sites).fillna(""), "group": ids})
     for number, column in enumerate(repeats):
         ours[f"r{number:02d}"] = table[column]
         n_folds = table[column].groupby(ours["site"]).nunique()
@@ -221,23 +213,19 @@ def n_partitions(folds: pd.DataFrame) -> int:
     return len({fold_N.tobytes() for fold_N in renumbered})
 
 
-def describe_folds(folds: pd.DataFrame) -> str:
-    """Images, sites, folds and repeats of a folds table, in a sentence."""
+def describe_folds(folds: pd.DataFrame, groups: Groups = "site") -> str:
+    """Images, groups, folds and repeats of a folds table, in a sentence.
+
+    groups : what the table holds out together.
+    """
     n_folds, repeats = shape_of(folds)
-    n_sites = folds["site"].nunique()
-    if n_sites == len(folds):
-        sites = ", each its own site,"
-    elif n_sites == 1:
-        sites = " of 1 site"
-    else:
-        sites = f" of {n_sites} sites"
-    text = f"{len(folds)} images{sites} in {n_folds} folds"
+    text = f"{len(folds)} images{told(folds, groups)} in {n_folds} folds"
     if repeats == 1:
         return text
 
     different = n_partitions(folds)
-    told = "all different" if different == repeats else f"only {different} of them different"
-    return f"{text}; {repeats} repeats, {told}"
+    how_many = "all different" if different == repeats else f"only {different} of them different"
+    return f"{text}; {repeats} repeats, {how_many}"
 
 
 def shape_of(folds: pd.DataFrame) -> tuple[int, int]:
@@ -250,57 +238,6 @@ def shape_of(folds: pd.DataFrame) -> tuple[int, int]:
             "give them one sweep each"
         )
     return next(iter(n_folds.values())), len(n_folds)
-
-
-def _stratum_of(frame: pd.DataFrame, strata: list[str]) -> np.ndarray:
-    """(N,) int, one number for each combination of columns > 0."""
-    require_columns(frame, strata)
-    text = [column for column in strata if not pd.api.types.is_numeric_dtype(frame[column])]
-    if text:
-        raise InputError(
-            f"strata (cv.strata) must be numbers, {', '.join(text)} is text; name columns in grams"
-        )
-    present = (frame[strata] > 0).to_numpy(dtype=np.int64)
-    return present @ (1 << np.arange(len(strata)))  # a bit a column
-
-
-def _check_enough(group: pd.Series, n_folds: int, groups: str) -> None:
-    n_groups = group.nunique()
-    if n_groups == 1 and groups == "date":
-        raise InputError(
-            f"all {len(group)} images are of one date, {group.iloc[0]}; none can be held out, set "
-            "cv.groups to site"
-        )
-    if n_groups == 1:
-        raise InputError(
-            f"all {len(group)} images are of one site, {group.iloc[0]}; it stays in one fold, so "
-            "none can be held out. To train on them alone, deal them into folds yourself: --folds "
-            "FILE, a CSV with the columns image_id,fold (0, 1, ...). Scores then tell of further "
-            "photographs of this visit, not of other visits"
-        )
-    if n_groups < n_folds:
-        raise InputError(
-            f"{n_folds} folds (cv.n_folds) but the images have {n_groups} groups by {groups}; "
-            f"a group stays in one fold, so set cv.n_folds to {n_groups} or less, or add images"
-        )
-
-
-def _check_state(group: pd.Series, n_folds: int, repeats: int) -> None:
-    names = sorted(set(group))
-    if len(names) == 1:
-        raise InputError(
-            f"groups 'state' leaves each State out once, and all images are of {names[0]}; set "
-            "cv.groups to site"
-        )
-    if n_folds != len(names):
-        raise InputError(
-            f"groups 'state' leaves each State out once: there are {len(names)} "
-            f"({', '.join(names)}), cv.n_folds is {n_folds}; set it to {len(names)}"
-        )
-    if repeats != 1:
-        raise InputError(
-            f"groups 'state' has one way to make folds, cv.repeats is {repeats}; set it to 1"
-        )
 
 
 def _refuse_twice(image_id: pd.Series, where: str = "catalog") -> None:
@@ -345,7 +282,7 @@ def _checked_folds(path: Path, table: pd.DataFrame, repeat: str) -> pd.Series:
     n_folds = fold.groupby(table["group"]).nunique()
     if (n_folds > 1).any():
         raise InputError(
-            f"{path}: {repeat} has groups in more than one fold, so heads would be scored on sites "
+            f"{path}: {repeat} has groups in more than one fold, so heads would be scored on what "
             "they learned from:" + list_some(n_folds.index[n_folds > 1].tolist())
         )
     return fold

@@ -150,12 +150,9 @@ class SweepConfig:
             names.append(safe_name("__".join(words)))
         return names
 
-    def with_folds(
-        self, path: Path | None, n_folds: int | None = None, repeats: int | None = None
-    ) -> Self:
-        """The same points over the folds of a table, with its n_folds and repeats once read."""
-        known = {"n_folds": n_folds, "repeats": repeats} if n_folds else {}
-        cv = self.base.cv.model_copy(update={"folds": path, **known})
+    def with_cv(self, **values: Any) -> Self:
+        """The same points with other values of some keys of `cv`."""
+        cv = self.base.cv.model_copy(update=values)
         return replace(self, base=self.base.model_copy(update={"cv": cv}))
 
     def settings(self, index: int) -> dict[str, Any]:
@@ -245,7 +242,7 @@ def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[s
     first: dict[str, Any] = {}
     axes: dict[str, list] = {}
     for key, annotation, value in _leaves(raw, PointConfig, "", path):
-        is_list_key = typing.get_origin(annotation) is list
+        is_list_key = _takes_a_list(annotation)
         holds_lists = isinstance(value, list) and any(isinstance(each, list) for each in value)
         if isinstance(value, list) and (holds_lists or not is_list_key):
             _check_axis(key, value, path)
@@ -253,6 +250,12 @@ def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[s
             value = value[0]
         _put(first, key, value)
     return first, axes
+
+
+def _takes_a_list(annotation: Any) -> bool:
+    """Whether a list is a value of the key, alone or among others."""
+    choices = annotation, *typing.get_args(annotation)
+    return any(typing.get_origin(choice) is list for choice in choices)
 
 
 def _leaves(

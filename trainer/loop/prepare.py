@@ -20,8 +20,11 @@ from featurestore.photos.labels import check_balance, height_remarks
 from featurestore.photos.sites import has_sites, warn_of_sites
 from trainer.config.sections import PointConfig, forgetting
 from trainer.data.dataset import TrainingData
+from trainer.data.groups import Groups, doubts_about_groups
+from trainer.data.groups import decided as decided_groups
 from trainer.data.readers import TokenReaders
 from trainer.data.splits import make_splits, read_splits, shape_of
+from trainer.data.strata import decided as decided_strata
 from trainer.data.stream import Split, Stream, make_splits_of
 from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
@@ -133,11 +136,13 @@ class Sweep:
                 f"there is no score: all masses are {truth_N5.max():g} g, and R2 compares errors "
                 "with how much masses differ; check the labels in train.csv"
             )
+        if self.base.cv.folds is None:
+            remarks += doubts_about_groups(self.folds, self.data.catalog, self.base.cv.groups)
         if self.folds["site"].duplicated().any():
             return remarks
 
         # each photograph is its own site
-        if not has_sites(self.data.catalog):
+        if self.base.cv.folds and not has_sites(self.data.catalog):
             remarks.append(
                 "the catalog does not tell State and Sampling_Date, so each photograph is its own "
                 "site; where photographs of one visit err together, intervals are too narrow"
@@ -147,6 +152,11 @@ class Sweep:
                 "augmentation.mixup.kind same_site mixes nothing: no site has two photographs"
             )
         return remarks
+
+    @property
+    def groups(self) -> Groups:
+        """What is held out together, in words; of a folds table that was given, sites."""
+        return "site" if self.base.cv.folds else self.base.cv.groups
 
     @property
     def holds_out(self) -> bool:
@@ -211,29 +221,52 @@ def prepare_sweep(
     _check_rules(config, data.states)
     if base.trainer.tensorboard:
         writer_class()
-    if base.cv.folds:
+    config, folds = _with_folds(config, data, begun)
+    if not begun:
+        _warn_of_groups(config.base, data, folds)
+    return Sweep.of(config, data, folds)
+
+
+def _with_folds(
+    config: SweepConfig, data: TrainingData, begun: bool
+) -> tuple[SweepConfig, pd.DataFrame]:
+    """The folds, read or made, and the config with what null of `cv` stands for written out."""
+    base = config.base
+    cv = base.cv
+    groups = decided_groups(cv.groups, data.catalog)
+    strata = decided_strata(cv.strata, data.catalog)
+    if cv.folds:
         without = [] if begun else data.store.catalog["image_id"].drop(data.images_N)
-        folds = read_splits(base.cv.folds, data.catalog["image_id"].tolist(), data.catalog, without)
-        n_folds, repeats = shape_of(folds)
-        if isinstance(base.cv.fold, int) and base.cv.fold >= n_folds:
-            raise InputError(
-                f"{base.cv.folds}: no fold {base.cv.fold} (cv.fold); its {n_folds} folds are "
-                "numbered from 0"
-            )
-        config = config.with_folds(base.cv.folds, n_folds, repeats)
+        ids = data.catalog["image_id"].tolist()
+        folds = read_splits(cv.folds, ids, data.catalog, without, groups)
     else:
         folds = make_splits(
             data.catalog,
-            base.cv.n_folds,
-            base.cv.repeats,
-            base.cv.groups,
-            base.cv.strata,
+            cv.n_folds,
+            cv.repeats,
+            groups,
+            strata,
             base.experiment.seed,
-            base.cv.splitter,
+            cv.splitter,
+            dict.fromkeys(TARGETS, "amount"),
         )
-    if not begun:
+
+    n_folds, repeats = shape_of(folds)
+    if isinstance(cv.fold, int) and cv.fold >= n_folds:
+        where = f"{cv.folds}: no fold" if cv.folds else "no fold"
+        raise InputError(f"{where} {cv.fold} (cv.fold); its {n_folds} folds are numbered from 0")
+    known = {"groups": groups, "strata": strata, "n_folds": n_folds, "repeats": repeats}
+    return config.with_cv(**known), folds
+
+
+def _warn_of_groups(base: PointConfig, data: TrainingData, folds: pd.DataFrame) -> None:
+    """What a person should look at before heads learn: sites that look alike, and photographs that
+    may belong together and are held out apart."""
+    if base.cv.groups in ("site", "date", "state"):
         warn_of_sites(data.catalog, data.store.path)
-    return Sweep.of(config, data, folds)
+    if base.cv.folds is None:
+        for doubt in doubts_about_groups(folds, data.catalog, base.cv.groups):
+            warnings.warn(f"{data.store.path}: {doubt}", stacklevel=3)
 
 
 def _facts_of(used: UsedStore) -> dict[str, str]:

@@ -54,9 +54,9 @@ def resume_sweep(
 
         # The folds as the sweep wrote them: they hold whatever made them. The configs of its runs
         # go on naming what did.
-        own_folds = given.with_folds(path / "folds.csv")
+        own_folds = given.with_cv(folds=path / "folds.csv")
         sweep = prepare_sweep(own_folds, plan["device"], begun=True, check=check)
-        sweep = replace(sweep, config=sweep.config.with_folds(given.base.cv.folds))
+        sweep = replace(sweep, config=sweep.config.with_cv(folds=given.base.cv.folds))
 
         # sweeps made before this was kept pooled in float32
         began = {"pooled_dtype": "float32", **plan}

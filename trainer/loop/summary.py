@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.photos.sites import joined_sites
+from trainer.data.groups import unit_of
 from trainer.data.splits import describe_folds, n_partitions
 from trainer.heads import kinds
 from trainer.judge.compare import LEAST_SITES, Comparison, compare, compare_pairs
@@ -72,7 +73,7 @@ def finish(
 
     notes = _notes(rows, _level(sweep, rows, site_N, chosen, comparisons), honest, judged)
     notes += [_told(blend) for blend in blends]
-    notes.append(describe_folds(sweep.folds))
+    notes.append(describe_folds(sweep.folds, sweep.groups))
     if chosen:
         kind = "blend" if isinstance(chosen, Blend) else "point"
         notes += _over_repeats(sweep, scores[chosen.name]["last"], kind)
@@ -313,10 +314,11 @@ def _level(
         return "there is no best point: all failed, or are for reports only"
     held_out = np.concatenate([split.val_N for split in sweep.splits])
     n_sites = len(np.unique(site_N[held_out]))
+    unit = unit_of(sweep.groups)
     if n_sites < LEAST_SITES:
         return (
-            f"which points can be told apart from the best is not known: {n_sites} sites are held "
-            f"out, too few for an interval, which takes {LEAST_SITES}"
+            f"which points can be told apart from the best is not known: {n_sites} {unit}s are "
+            f"held out, too few for an interval, which takes {LEAST_SITES}"
         )
     others = [
         c for r, c in zip(results, comparisons, strict=True) if r is not best and not r.failed
@@ -329,7 +331,7 @@ def _level(
     some = f"{n_level} of {len(others)} other {kind} cannot"
     if not n_level:
         some = f"all {len(others)} other {kind} can"
-    return f"{some} be told apart from the best (site-level bootstrap, 95 %)"
+    return f"{some} be told apart from the best ({unit}-level bootstrap, 95 %)"
 
 
 def _over_repeats(
@@ -346,10 +348,11 @@ def _over_repeats(
     if n < 2 or not np.isfinite(best.sd):
         return []
     half = float(-stdtrit(n - 1, 0.025)) * best.sd / np.sqrt(n)
+    units = f"{unit_of(sweep.groups)}s"
     interval = f"{best.mean - half:.4f} to {best.mean + half:.4f}"
     return [
         f"best {kind}: the mean over {n} different regroupings is {best.mean:.4f}, 95 % interval "
-        f"{interval}; it covers the luck of grouping these sites, not other sites: "
+        f"{interval}; it covers the luck of grouping these {units}, not other {units}: "
         "for those see low and high"
     ]
 

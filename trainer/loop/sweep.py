@@ -69,7 +69,7 @@ def run_sweep(
 
     folder = SweepFolder.create(out, sweep.base.experiment.name)
     save_splits(sweep.folds, folder.path / "folds.csv")
-    base = config.base.model_dump(mode="json")
+    base = sweep.base.model_dump(mode="json")
     base["dataset"] |= _addresses(sweep.data.stores)
     plan = {
         "base": base,
@@ -307,7 +307,7 @@ def _addresses(stores: Mapping[str, UsedStore]) -> dict[str, Any]:
 def describe_plan(sweep: Sweep) -> str:
     """Heads, passes, bytes, memory; hours by a step and by a fit of each regressor, timed here."""
     plan = sweep.plan()
-    size = f"folds    {describe_folds(sweep.folds)}\n{plan}"
+    size = f"folds    {describe_folds(sweep.folds, sweep.groups)}\n{plan}"
     notes = "".join(f"\nnote     {remark}" for remark in sweep.remarks)
     if refusal := too_large(plan, sweep.data.device):
         return f"{size}\nrefused  {refusal}{notes}"

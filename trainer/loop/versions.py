@@ -22,6 +22,12 @@ DEFAULTS_OF_1 = {
 }
 """Values that version 1 gave to keys whose default is another one now."""
 
+SAVED_WITHOUT = {
+    "cv": {"n_folds": 5, "groups": "site", "strata": ["Dry_Clover_g", "Dry_Dead_g"]},
+}
+"""Values of keys that a config was saved without, of whatever version: since null depends on the
+table, a sweep saves what it stood for."""
+
 
 def of_version(data: Mapping[str, Any], missing: int) -> dict[str, Any]:
     """A point's plain values with its version, and what that version alone knows.
@@ -30,9 +36,12 @@ def of_version(data: Mapping[str, Any], missing: int) -> dict[str, Any]:
         user writes is new.
     """
     versioned = {"config_version": missing, **data}
-    if versioned["config_version"] != 1:
-        return versioned
-    return _under(DEFAULTS_OF_1, versioned)
+    is_of_1 = versioned["config_version"] == 1
+    if is_of_1:
+        versioned = _under(DEFAULTS_OF_1, versioned)
+    if is_of_1 or missing == 1:
+        versioned = _under(SAVED_WITHOUT, versioned)
+    return versioned
 
 
 def resolved(point: PointConfig) -> PointConfig:
