@@ -51,7 +51,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     summary = sweep_of_cover(options, folder)
     ridge = summary["baselines"]["ridge"]
     top = summary["chosen"]["name"]
-    scores = {}
+    scores = {"ridge": ridge["per_repeat_R"]}
     for row in [*summary["points"], *summary["blends"]]:
         scores[row["name"]] = row["last"]["per_repeat_R"]
 

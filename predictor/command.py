@@ -39,7 +39,8 @@ from featurestore.commands.running import one_line_errors
 )
 @click.option(
     "--point",
-    help="A row of the sweep's board by name, or best, its best single run.  [what it chose]",
+    help="A row of the sweep's board by name, or best, the best point of its grid.  [what it "
+    "chose]",
 )
 @click.option("--bundle", type=FOLDER, help="A bundle's folder, which is checked first.")
 @click.option(

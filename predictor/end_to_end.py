@@ -193,7 +193,7 @@ def find_runs(
     """The folders of runs, blends or a bundle meant: those given, else what the sweep given chose,
     or the newest one under ./runs.
 
-    point : a row of the sweep's board instead, or `best`, its best single run.
+    point : a row of the sweep's board instead, or `best`, the best point of its grid.
     """
     if bool(run) + bool(sweep) + bool(bundle) > 1:
         raise UsageError(

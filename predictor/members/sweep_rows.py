@@ -4,11 +4,11 @@ from pathlib import Path
 
 from featurestore.errors import InputError, list_some
 from trainer.loop.blend_folder import is_blend, shared_runs
-from trainer.loop.runs import best_run, chosen_run
+from trainer.loop.runs import RIDGE, best_run, chosen_run
 
 
 def row_of(sweep: Path, name: str | None = None) -> Path:
-    """The folder of a row by its name, of `best`, the best single run, or (None, `chosen`) of what
+    """The folder of a row by its name, of `best`, the best point, or (None, `chosen`) of what
     the sweep chose.
 
     InputError if the sweep is not finished, or has no such row.
@@ -35,6 +35,8 @@ def describe_row(found: Path, name: str | None = None) -> str:
         why = "the row of this sweep that was asked for"
     elif is_blend(found):
         why = "the chosen blend of this sweep"
+    elif name != "best" and found.name == RIDGE:
+        why = "the ridge on this sweep's board, which it chose"
     else:
         why = "the best run of this sweep"
     if not is_blend(found):

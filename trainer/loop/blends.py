@@ -68,14 +68,15 @@ def blend_members(
     """Who may be in a blend: points that can be saved and did not fail, and the ridge beside the
     board where none of them is one."""
     members = [r for r in choices if not r.failed]
-    if ridge is None:
-        return members
-    if ridge.config.head.kind in _by_kind(members):
-        return members
-    # members of a blend have their rules in common
-    if ridge.config.inference != sweep.base.inference:
+    if not has_their_rules(sweep, ridge) or ridge.config.head.kind in _by_kind(members):
         return members
     return [*members, ridge]
+
+
+def has_their_rules(sweep: Sweep, ridge: PointResult | None) -> bool:
+    """Whether there is a ridge beside the board that predicts by the rules of the points: it knows
+    no State, and goes without rules that need one."""
+    return ridge is not None and ridge.config.inference == sweep.base.inference
 
 
 def form_blends(sweep: Sweep, results: Sequence[PointResult]) -> list[Blend]:

@@ -18,11 +18,26 @@ from trainer.judge.compare import LEAST_SITES, Comparison, compare, compare_pair
 from trainer.judge.report import draw_leaderboard
 from trainer.judge.selection import honest_estimate, others_errors, squared_errors
 from trainer.loop.blend_folder import save_blend, split_name
-from trainer.loop.blends import Blend, Row, blend_errors, blend_members, form_blends
+from trainer.loop.blends import (
+    Blend,
+    Row,
+    blend_errors,
+    blend_members,
+    form_blends,
+    has_their_rules,
+)
+from trainer.loop.board import (
+    blend_json,
+    chosen_json,
+    parts_of,
+    point_json,
+    scores_json,
+    summary_row,
+)
 from trainer.loop.evaluate import Scores
 from trainer.loop.prepare import Sweep
 from trainer.loop.results import PointResult, oof_of, score_mean, scores_of
-from trainer.loop.runs import SUMMARY, SweepFolder, SweepResult
+from trainer.loop.runs import RIDGE, SUMMARY, SweepFolder, SweepResult
 from trainer.score.metrics import in_targets_order
 from trainer.score.postprocess import judge, rules_of
 
@@ -36,13 +51,13 @@ def finish(
     results: list[PointResult],
     ridge: PointResult | None,
 ) -> SweepResult:
-    """Rank points and their blends beside the baselines, say what can be told apart, write the
-    results.
+    """Rank points, their blends and ridge, say what can be told apart, write the results.
 
-    The best point is the first that can be saved, the chosen row the first point or blend that can:
-    what is for reports only stands at its place beside it, and is never chosen.
+    The best point is the first that can be saved, the chosen row the first point, blend or ridge
+    that can: what is for reports only stands at its place, and is never chosen.
 
-    ridge : the run that stands beside the board; None if it could not be fitted.
+    ridge : the run that stands on every board; None if it could not be fitted. It is ranked with
+        the points if one of them can be chosen and their rules are its own, else below them.
     """
     check_interrupt()
     scores = {r.name: _scores(sweep, r) for r in results}
@@ -52,19 +67,21 @@ def finish(
 
     members = blend_members(sweep, choices, ridge)
     blends = form_blends(sweep, members)
-    beside = {"mean": score_mean(sweep)}
+    baselines = {"mean": score_mean(sweep)}
     if ridge:
-        beside[ridge.name] = _scores(sweep, ridge)["last"]
+        scores[ridge.name] = _scores(sweep, ridge)
+        baselines[ridge.name] = scores[ridge.name]["last"]
+    rival = [ridge] if best and has_their_rules(sweep, ridge) else []
     scores |= {blend.name: _scores(sweep, blend) for blend in blends}
-    rows = sorted([*results, *blends], key=lambda r: _rank(r, scores[r.name]))
-    can_be_chosen = [r for r in rows if r in choices or r in blends]
-    chosen = next((r for r in can_be_chosen if not r.failed), None)
+    rows = sorted([*results, *blends, *rival], key=lambda r: _rank(r, scores[r.name]))
+    can_be_chosen = [*choices, *blends, *rival]
+    chosen = next((r for r in rows if r in can_be_chosen and not r.failed), None)
 
     site_N = joined_sites(sweep.folds["site"], sweep.data.catalog)
     reference = rows.index(chosen) if chosen else 0
     comparisons, pairs = _compare(sweep, rows, site_N, reference)
     names = [blend.name for blend in blends]
-    honest = _honest(sweep, choices, members, names) if choices else None
+    honest = _honest(sweep, [*choices, *rival], members, names) if choices else None
     rules = rules_of(sweep.base.inference.postprocess) if chosen else []
     judged = {}
     if rules:
@@ -75,7 +92,7 @@ def finish(
     notes += [_told(blend) for blend in blends]
     notes.append(describe_folds(sweep.folds, sweep.groups))
     if chosen:
-        kind = "blend" if isinstance(chosen, Blend) else "point"
+        kind = "blend" if isinstance(chosen, Blend) else "run" if chosen is ridge else "point"
         notes += _over_repeats(sweep, scores[chosen.name]["last"], kind)
     notes += sweep.remarks
 
@@ -83,13 +100,15 @@ def finish(
     points = []
     about_blends = []
     for r, versus in zip(rows, comparisons, strict=True):
-        table.append(_summary_row(sweep, r, scores[r.name], versus))
+        table.append(summary_row(sweep, r, scores[r.name], versus))
         if isinstance(r, Blend):
-            about_blends.append(_blend_json(sweep, r, scores[r.name], versus))
-        else:
-            points.append(_as_json(sweep, r, scores[r.name], versus))
-    for name, each in beside.items():
-        table.append({"name": name, "score_last": each.mean, "sd_last": each.sd, **_parts(each)})
+            about_blends.append(blend_json(sweep, r, scores[r.name], versus))
+        elif r is not ridge:
+            points.append(point_json(sweep, r, scores[r.name], versus))
+    for name, each in baselines.items():
+        if name in [r.name for r in rows]:
+            continue
+        table.append({"name": name, "score_last": each.mean, "sd_last": each.sd, **parts_of(each)})
     summary = pd.DataFrame(table)
 
     for blend in blends:
@@ -103,7 +122,7 @@ def finish(
         {
             "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "best": best.name if best else None,
-            "chosen": _chosen_json(chosen),
+            "chosen": chosen_json(chosen),
             "selected_by": "score_last: pooled out-of-fold score of the last epoch's moving "
             "averages",
             "notes": notes,
@@ -115,7 +134,7 @@ def finish(
             "fingerprint": sweep.data.store.spec.fingerprint,
             "points": points,
             "blends": about_blends,
-            "baselines": {name: _scores_json(each) for name, each in beside.items()},
+            "baselines": {name: scores_json(each) for name, each in baselines.items()},
         },
     )
     failed = {r.name: r.failure for r in results if r.failure}
@@ -147,31 +166,6 @@ def _save_blend(
     names = [split_name(split) for split in sweep.splits]
     by_split = dict(zip(names, blend.share_QM.tolist(), strict=True))
     save_blend(own.path, members, blend.share_M.tolist(), by_split)
-
-
-def _chosen_json(chosen: Row | None) -> dict[str, Any] | None:
-    """What `predict` takes: its name on the board, and the runs that predict together."""
-    if chosen is None:
-        return None
-    members, shares = [chosen.name], [1.0]
-    if isinstance(chosen, Blend):
-        members, shares = chosen.weighing()
-    return {"name": chosen.name, "members": members, "shares": shares}
-
-
-def _blend_json(
-    sweep: Sweep,
-    blend: Blend,
-    scores: Mapping[str, Scores],
-    versus: Comparison,
-) -> dict:
-    return {
-        "name": blend.name,
-        "members": [member.name for member in blend.members],
-        "shares": blend.share_M.tolist(),
-        "vs_best": vars(versus),
-        "last": _scores_json(scores["last"]),
-    }
 
 
 def _told(blend: Blend) -> str:
@@ -247,61 +241,6 @@ def _honest(
     }
 
 
-def _summary_row(
-    sweep: Sweep,
-    result: Row,
-    scores: Mapping[str, Scores],
-    versus: Comparison,
-) -> dict:
-    last = scores["last"]
-    row = {
-        "name": result.name,
-        "score_last": last.mean,
-        "sd_last": last.sd,
-        "vs_best": versus.difference,
-        "low": versus.low,
-        "high": versus.high,
-        "apart": versus.apart,
-        "failed": result.failed,
-    }
-    if "best" in scores:  # trained heads: regressors have no epochs to choose among
-        row["score_best"] = scores["best"].mean
-        row["sd_best"] = scores["best"].sd
-        row["best_epoch"] = float(np.mean(result.best_epoch_Q))
-    if isinstance(result, PointResult):
-        row |= sweep.config.settings(result.index)
-    return row | _parts(last)
-
-
-def _parts(scores: Scores) -> dict:
-    parts = {f"r2_{target}": value for target, value in scores.per_target.items()}
-    return parts | {f"score_{state}": value for state, value in scores.per_state.items()}
-
-
-def _as_json(
-    sweep: Sweep,
-    result: PointResult,
-    scores: Mapping[str, Scores],
-    versus: Comparison,
-) -> dict:
-    names = [split_name(split) for split in sweep.splits]
-    steps = dict(zip(names, result.failed_Q.tolist(), strict=True))
-    spaces = {} if result.n_by_space is None else {"spaces": result.n_by_space}
-    return {
-        "name": result.name,
-        **spaces,
-        "best_epoch_Q": result.best_epoch_Q.tolist(),
-        "vs_best": vars(versus),
-        "failed": result.failure,
-        "failed_at_batch": {name: step for name, step in steps.items() if step >= 0},
-        **{which: _scores_json(each) for which, each in scores.items()},
-    }
-
-
-def _scores_json(scores: Scores) -> dict:
-    return vars(scores) | {"per_repeat_R": scores.per_repeat_R.tolist()}
-
-
 def _level(
     sweep: Sweep,
     results: Sequence[Row],
@@ -321,7 +260,9 @@ def _level(
             f"held out, too few for an interval, which takes {LEAST_SITES}"
         )
     others = [
-        c for r, c in zip(results, comparisons, strict=True) if r is not best and not r.failed
+        c
+        for r, c in zip(results, comparisons, strict=True)
+        if r is not best and r.name != RIDGE and not r.failed
     ]
     if not others:
         return "there is no other point to compare the best with"

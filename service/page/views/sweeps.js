@@ -156,5 +156,5 @@ function leaderboard(rows, names, chosen, about) {
   ];
   const what = spread ? "mean ± sd over repeats" : "of one repeat, so without ± sd";
   const told = `Out-of-fold score, ${what}; pale: told apart from the best${marks.length ? `; upright lines: ${drawn.map(row => `${row.name} ${num(row.score_last, 3)}`).join(", ")}` : ""}`;
-  return sortable(told, columns, [...points, ...beside], { mark: row => (row.name === chosen ? "chosen" : null) });
+  return sortable(told, columns, rows, { mark: row => (row.name === chosen ? "chosen" : null) });
 }
