@@ -58,7 +58,8 @@ def weights_group() -> None:
     """Look at files of backbone weights and convert them."""
 
 
-weights_group.add_command(weights.weights_convert)
+for command in (weights.weights_convert, weights.weights_list, weights.weights_check):
+    weights_group.add_command(command)
 
 for command in (train, predict, bundle, demo, doctor):
     main.add_command(command)

@@ -72,7 +72,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
     if path.name.endswith(INDEX):
         state = {}
-        for part in _parts_of(path):
+        for part in parts_of(path):
             state |= load_state(part)
         return state
     if not path.is_file():
@@ -87,7 +87,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
         ) from err
 
 
-def _parts_of(index: Path) -> list[Path]:
+def parts_of(index: Path) -> list[Path]:
     """The files beside an index that together hold one model's weights."""
     try:
         names = json.loads(index.read_text("utf-8"))["weight_map"].values()

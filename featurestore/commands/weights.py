@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from featurestore.commands.options import ANY, FILE
+from featurestore.commands.options import ANY, FILE, FOLDER, STORE
 from featurestore.commands.running import one_line_errors
 
 
@@ -41,3 +41,47 @@ def weights_convert(source: Path, out: Path, memory_gb: float | None, force: boo
         click.echo(f"{out}: {done.n_tensors} tensors, {done.n_bytes / 1e6:.1f} MB")
         if done.left_out:
             click.echo(f"left out, for they are no weights:{list_some(list(done.left_out), 5)}")
+
+
+@click.command("check")
+@click.argument("file", type=FILE)
+@click.option("--backbone", help="timm's name of the model.  [those it could be of]")
+@click.option("--image-size", type=click.IntRange(min=1), help="Of --backbone.  [the model's own]")
+@click.option("--store", type=STORE, help="Compare with the weights that made its tokens.")
+@click.option("--json", is_flag=True, help="As JSON, for machines.")
+def weights_check(
+    file: Path, backbone: str | None, image_size: int | None, store: Path | None, json: bool
+) -> None:
+    """Say which backbone a file is whole for, and its hash.
+
+    The file is read as `store build --weights` reads it. Exit code 3 if it does not fit, and 5 if
+    it fits the backbone of --store, but the tokens were made with other weights.
+    """
+    with one_line_errors():
+        from featurestore.errors import MismatchError, UsageError
+        from featurestore.explore.weights_files import as_json, check_weights
+
+        if store and (backbone or image_size):
+            raise UsageError("--store says the backbone and its image size; give it alone")
+        if image_size and not backbone:
+            raise UsageError("--image-size is that of --backbone; give both")
+        found = check_weights(file, backbone, image_size, store)
+        click.echo(as_json(found) if json else found)
+        if store and not found.needed_by:
+            raise MismatchError(f"{store}: its tokens were made with other weights")
+
+
+@click.command("list")
+@click.argument("folder", default=".", type=FOLDER, metavar="[DIR]")
+@click.option("--json", is_flag=True, help="As JSON, for machines.")
+def weights_list(folder: Path, json: bool) -> None:
+    """List the files of backbone weights in a folder, and the stores that need them.
+
+    Each file is read whole, for its hash. A file that no store needs is compared with the models
+    that its shapes point to, which takes some seconds.
+    """
+    with one_line_errors():
+        from featurestore.explore.weights_files import as_json, list_weights
+
+        found = list_weights(folder)
+        click.echo(as_json(found) if json else found)
