@@ -25,6 +25,7 @@ def catalog(**columns) -> pd.DataFrame:
         ([0.25, 0.5, 1.0, 0.0], "share"),
         ([0.25, 0.5, 1.5, 0.0], "amount"),
         ([11.0, 12.0, 13.0, 14.0], None),
+        ([1.5, 2.5, 3.5, 4.5], "amount"),
         ([20150721.0, 20150722.0, 20150721.0, 20150904.0], None),
         (["oats", "rye", "oats", "rye "], "class"),
         (["oats", "rye", "oats", "NA"], None),
@@ -33,7 +34,7 @@ def catalog(**columns) -> pd.DataFrame:
         (["2015-07-21", "21/7/2015", "2015-07-21", "3/4/2015"], None),
     ],
     ids=[
-        "amount", "zeros and ones", "constant", "negative", "share", "beyond 1", "running number",
+        "amount", "zeros and ones", "constant", "negative", "share", "beyond 1", "running number", "steps of 1",
         "dates as numbers", "class", "class without repeats", "one class", "unique texts", "dates",
     ],
 )  # fmt: skip

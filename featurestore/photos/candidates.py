@@ -72,11 +72,11 @@ def _kind_of(cells: pd.Series) -> str | None:
 
 
 def _kind_of_numbers(value_N: np.ndarray) -> str | None:
-    if len(value_N) > 2 and (np.diff(value_N) == 1).all():
+    has_fractions = (value_N % 1 != 0).any()
+    if len(value_N) > 2 and not has_fractions and (np.diff(value_N) == 1).all():
         return None  # a running number
     if (value_N < 0).any():
         return "level"
-    has_fractions = (value_N % 1 != 0).any()
     return "share" if has_fractions and (value_N <= 1).all() else "amount"
 
 

@@ -28,9 +28,9 @@ from featurestore.photos.sites import (
     has_sites,
     possible_groups,
 )
+from featurestore.photos.trainable import USUAL_FOLDS
 
 DEFAULT_CROP = "halves"
-USUAL_FOLDS = 5  # of cv.n_folds
 
 
 def check_data(folder: Path) -> Iterator[Check]:

@@ -11,6 +11,7 @@ import pandas as pd
 from featurestore.backbone.backbone import Backbone, load_backbone
 from featurestore.backbone.weights import RANDOM, kept_weights
 from featurestore.disk import durable
+from featurestore.disk.messages import say
 from featurestore.errors import InputError, list_some
 from featurestore.format.choose import check_suffix
 from featurestore.format.spec import StoreSpec
@@ -25,6 +26,7 @@ from featurestore.photos.find import find_photographs, in_spelling_of
 from featurestore.photos.jpeg import UNCHECKED, can_check
 from featurestore.photos.labels import warn_of_labels
 from featurestore.photos.sites import warn_of_sites
+from featurestore.photos.trainable import what_could_be_trained
 from featurestore.photos.views import choose_views
 from featurestore.read.open import open_reader
 from featurestore.write.columns import catalog_columns
@@ -60,6 +62,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     frame = read_catalog(config.table)
     warn_of_labels(frame, config.table)
     warn_of_sites(frame, config.table)
+    say(what_could_be_trained(frame, config.table))
 
     known, sealed, spec = read_existing(config.out)
     frame = in_spelling_of(frame, known)

@@ -1,0 +1,105 @@
+"""What could be trained from a table, and what is missing for it, in words.
+
+`store build` says it before any work, `doctor` line by line.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from featurestore.photos.candidates import Candidate, could_be_targets, known_cells
+from featurestore.photos.catalog import TARGETS
+from featurestore.photos.sites import SITE_COLUMNS, count_sites, has_sites, possible_groups
+from featurestore.photos.tables import number_in
+
+USUAL_FOLDS = 5  # of cv.n_folds
+MOST_NAMED = 8
+
+
+def what_could_be_trained(frame: pd.DataFrame, where: object) -> str:
+    """A paragraph on a table: its photographs, possible targets, what keeps others from being some,
+    and groups for folds."""
+    lines = {"targets": describe_targets(frame), "groups": describe_groups(frame)}
+    if missing := [*missing_masses(frame), *almost_numbers(frame)]:
+        lines["missing"] = _some(missing, "; ")
+    told = [f"  {name:<8} {text}" for name, text in lines.items()]
+    return "\n".join([f"{where}: {len(frame)} photographs", *told])
+
+
+def has_masses(frame: pd.DataFrame) -> bool:
+    """Whether the contest's five masses are columns, so that `targets: csiro` is the default."""
+    return set(TARGETS) <= set(frame.columns)
+
+
+def describe_targets(frame: pd.DataFrame) -> str:
+    """The columns that could be targets, what they are and how many photographs have them."""
+    candidates = could_be_targets(frame)
+    if not has_masses(frame):
+        return _named(candidates) or (
+            "none: no column has numbers that differ, or 2 to 50 texts that come more than once; "
+            "add one with what is to be predicted"
+        )
+    n_known = frame[list(TARGETS)].notna().all(axis=1).sum()
+    others = [each for each in candidates if each.name not in TARGETS]
+    besides = f"; besides: {_named(others)}" if others else ""
+    return (
+        f"csiro, the contest's five masses, of which {n_known} of {len(frame)} photographs have "
+        f"all{besides}"
+    )
+
+
+def missing_masses(frame: pd.DataFrame) -> list[str]:
+    """What the preset still needs, where some of its masses are there."""
+    absent = [name for name in TARGETS if name not in frame]
+    if absent and len(absent) < len(TARGETS):
+        return [f"for `targets: csiro` {', '.join(absent)}"]
+    return []
+
+
+def almost_numbers(frame: pd.DataFrame) -> list[str]:
+    """Columns of text that would be numbers but for some cells."""
+    found = []
+    for name in frame.columns.difference(["image_id", "path"], sort=False):
+        if pd.api.types.is_numeric_dtype(frame[name]):
+            continue
+        cells = known_cells(frame[name])
+        texts = cells[[number_in(cell) is None for cell in cells]]
+        if 0 < len(texts) <= len(cells) / 2:
+            image_id = frame["image_id"][texts.index[0]]
+            found.append(
+                f"{name} is text, since {len(texts)} of its {len(cells)} cells are no numbers "
+                f"({image_id}: {texts.iloc[0]!r}); empty or correct them"
+            )
+    return found
+
+
+def describe_groups(frame: pd.DataFrame) -> str:
+    """What could be held out together: sites, and columns with how many values each has."""
+    n_sites = count_sites(frame)
+    columns = [name for name in possible_groups(frame) if name not in SITE_COLUMNS]
+    others = _some([f"{name} ({frame[name].nunique()})" for name in columns])
+    if not has_sites(frame):
+        alone = "each photograph is held out on its own"
+        if others:
+            return (
+                f"no State and Sampling_Date, so {alone} unless cv.groups names columns: {others}"
+            )
+        return f"no column says which photographs are of one place, so {alone}"
+
+    sites = f"{n_sites} sites of State and Sampling_Date"
+    if n_sites is None:
+        sites = "State and Sampling_Date cannot be read as sites, as the warning says"
+    elif n_sites < USUAL_FOLDS:
+        sites += f", fewer than the {USUAL_FOLDS} folds that cv.n_folds is by default"
+    return f"{sites}; besides: {others}" if others else sites
+
+
+def _named(candidates: Sequence[Candidate]) -> str:
+    return _some([f"{each.name} ({each})" for each in candidates])
+
+
+def _some(items: Sequence[str], mark: str = ", ") -> str:
+    """The first few, and how many more there are."""
+    named = mark.join(items[:MOST_NAMED])
+    n_more = len(items) - MOST_NAMED
+    return f"{named}{mark}and {n_more} more" if n_more > 0 else named
