@@ -12,6 +12,7 @@ from sweeps import write_store
 
 from featurestore.errors import InputError
 from featurestore.photos.sites import joined_sites, possible_groups, shared_values
+from service.explore.sweeps import plan as plan_of
 from trainer.data.groups import counted, decided, doubts_about_groups, unit_of
 from trainer.data.splits import describe_folds, make_splits, read_splits
 
@@ -209,13 +210,36 @@ cv: {groups: [Farm, Date], strata: [Farm, Height_Ave_cm], n_folds: 3, repeats: 2
 """
 
 
+def with_farms(frame):
+    """Labels of farms and dates in place of States."""
+    farm = np.array(["North", "South", "East", "West"])[np.arange(len(frame)) % 4]
+    date = [f"2021-03-{1 + i % 3:02d}" for i in range(len(frame))]
+    return frame.drop(columns=["State", "Sampling_Date"]).assign(Farm=farm, Date=date)
+
+
+@pytest.mark.parametrize(("fold", "code"), [(3, 0), (4, 3)], ids=["last", "beyond"])
+def test_one_farm_is_held_out_by_its_fold(tmp_path, fold, code):
+    """How many folds there are is known once the table is."""
+    store = write_store(tmp_path / "features.h5", n=36, labels=with_farms)
+    (tmp_path / "sweep.yaml").write_text(
+        """
+experiment: {name: farms, seed: 5}
+head: {kind: ridge}
+optimization: {lr: 1e-2, weight_decay: 1e-2}
+inference: {tta_indices: [0]}
+cv: {groups: Farm, splitter: leave_one_out}
+"""
+    )
+    train = ["train", "--config", tmp_path / "sweep.yaml", "--store", store, "--device", "cpu"]
+    result = biomass(*train, "--fold", fold, "--plan", code=code)
+    if code:
+        assert "no fold 4 (cv.fold); the 4 folds are numbered from 0" in result.stderr
+    else:
+        assert "only fold 3 of 4 is trained" in result.stdout
+
+
 def test_a_table_with_farms_and_dates_is_trained_by_the_command(tmp_path):
     """Masses as ever, farms in place of States: plan, training, resume, intervals, page's words."""
-
-    def with_farms(frame):
-        farm = np.array(["North", "South", "East", "West"])[np.arange(len(frame)) % 4]
-        date = [f"2021-03-{1 + i % 3:02d}" for i in range(len(frame))]
-        return frame.drop(columns=["State", "Sampling_Date"]).assign(Farm=farm, Date=date)
 
     store = write_store(tmp_path / "features.h5", n=36, labels=with_farms)
     (tmp_path / "sweep.yaml").write_text(SWEEP)
@@ -233,6 +257,8 @@ def test_a_table_with_farms_and_dates_is_trained_by_the_command(tmp_path):
     assert summary["points"][1]["vs_best"]["low"] is not None
     saved = json.loads((sweep / "sweep.json").read_text())["base"]["cv"]
     assert saved["groups"] == FARM_AND_DATE and saved["strata"] == ["Farm", "Height_Ave_cm"]
+
+    assert plan_of(sweep)[0]["folds"] == "3 x 2 repeats, Farm and Date kept together"
 
     (sweep / "summary.json").unlink()
     before = (sweep / "summary.csv").read_bytes()

@@ -290,7 +290,7 @@ def test_a_fold_the_table_does_not_have_is_refused(tmp_path, store):
         if works:
             assert len(prepare_sweep(sweep, "cpu").splits) == 1
         else:
-            with pytest.raises(InputError, match="no fold 7.*its 7 folds"):
+            with pytest.raises(InputError, match="no fold 7.*the 7 folds"):
                 prepare_sweep(sweep, "cpu")
 
 

@@ -253,8 +253,10 @@ def _with_folds(
 
     n_folds, repeats = shape_of(folds)
     if isinstance(cv.fold, int) and cv.fold >= n_folds:
-        where = f"{cv.folds}: no fold" if cv.folds else "no fold"
-        raise InputError(f"{where} {cv.fold} (cv.fold); its {n_folds} folds are numbered from 0")
+        where = f"{cv.folds}: " if cv.folds else ""
+        raise InputError(
+            f"{where}no fold {cv.fold} (cv.fold); the {n_folds} folds are numbered from 0"
+        )
     known = {"groups": groups, "strata": strata, "n_folds": n_folds, "repeats": repeats}
     return config.with_cv(**known), folds
 
