@@ -12,6 +12,7 @@ from featurestore.commands.options import (
     HELP,
     allow_outside_option,
     csv_option,
+    max_pixels_option,
     precision_option,
     split_numbers,
 )
@@ -79,6 +80,7 @@ from featurestore.commands.running import one_line_errors
     help="mean: the training mean for photographs that cannot be used, exit code 6.  [fail]",
 )
 @allow_outside_option()
+@max_pixels_option
 @click.option("--deadline", help="Time from now, e.g. 8h30m: fewer views rather than overrun.")
 @click.option(
     "--resume", is_flag=True, help="Take up what a stopped prediction of this output had finished."

@@ -16,7 +16,7 @@ from featurestore.disk.interrupts import check_interrupt, patient_keyboard
 from featurestore.disk.messages import new_bar, say
 from featurestore.disk.threads import usable_threads
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
-from featurestore.format.spec import TokenSpec, ViewSpec
+from featurestore.format.spec import StoreSpec, TokenSpec, ViewSpec
 from featurestore.photos.catalog import read_test
 from featurestore.photos.decode import (
     Decoded,
@@ -48,6 +48,7 @@ class Predictor:
     backbone_weights: str | None = None
     average: Average = "mean"
     constraints: str | None = None
+    max_pixels: int | None = None
     _stages: dict[tuple[int, str], Stage] = field(default_factory=dict)
 
     @classmethod
@@ -63,6 +64,7 @@ class Predictor:
         constraints: str | None = None,
         allow_partial: bool = False,
         weigh: Callable[[list[Member]], list[Member]] | None = None,
+        max_pixels: int | None = None,
     ) -> "Predictor":
         """The predictor of a run's folder, of several, or of a bundle's, which is checked first.
 
@@ -76,6 +78,7 @@ class Predictor:
             made the store.
         device : one, or several with commas that share the photographs; precision : of the
             backbone; None is the store's.
+        max_pixels : the most that a photograph may have, None is the store's.
         average : over heads and views, None is the mean; constraints : `order` or `clip`, None is
             the run's.
 
@@ -88,7 +91,13 @@ class Predictor:
         members = weigh(members) if weigh else members
         devices = [str(choose_device(name)) for name in device.split(",")]
         predictor = cls(
-            members, devices, precision, backbone_weights, average or "mean", constraints
+            members,
+            devices,
+            precision,
+            backbone_weights,
+            average or "mean",
+            constraints,
+            max_pixels,
         )
         # members that do not go together are refused before a backbone is loaded
         predictor.combiner  # noqa: B018
@@ -117,7 +126,8 @@ class Predictor:
             for other in [each for each in self._stages if each[0] != key[0]]:
                 del self._stages[other]
             members = [self.members[m] for m in by_spec(self.members)[group]]
-            self._stages[key] = Stage.load(members, device, self.precision, self.backbone_weights)
+            given = self.precision, self.backbone_weights, self.max_pixels
+            self._stages[key] = Stage.load(members, device, *given)
         return self._stages[key]
 
     def raw(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> Raw:
@@ -169,15 +179,18 @@ class Predictor:
             specs = [spec for m in group for spec in self.members[m].specs.values()]
             for spec in specs:
                 _check_views(views, spec.tokens)
-            for crop in dict.fromkeys(spec.tokens.crop for spec in specs):
-                _check_photographs(paths, crop, unusable)
+            for crop, most in dict.fromkeys((s.tokens.crop, self._most_of(s)) for s in specs):
+                _check_photographs(paths, crop, most, unusable)
         left_out = unusable or {}
         todo = {image_id: path for image_id, path in paths.items() if image_id not in left_out}
 
         all_specs = [spec for member in self.members for spec in member.specs.values()]
         takes_16_bits = any(spec.tokens.bits is None for spec in all_specs)
-        if takes_16_bits and (remark := dark_remark(todo.values())):
-            say(f"warning: {remark}")
+        if takes_16_bits:
+            most = max(self._most_of(spec) for spec in all_specs)
+            remark = dark_remark(todo.values(), max_pixels=most)
+            if remark:
+                say(f"warning: {remark}")
 
         def note_damaged(image_id: str, err: InputError) -> None:
             unusable[image_id] = str(err)
@@ -204,6 +217,10 @@ class Predictor:
                     bar.update()
                     check_interrupt()
         return raw_NM | dict.fromkeys(unusable or {})
+
+    def _most_of(self, spec: StoreSpec) -> int:
+        """The most pixels that a photograph may have for the tokens of a store."""
+        return self.max_pixels or spec.max_pixels
 
     def intervals(self, level: float) -> Intervals:
         """At this level, as `Intervals.of`; UsageError for a way to predict whose errors out of
@@ -232,7 +249,8 @@ class Predictor:
                 "name another folder"
             )
         names = [view.name for view in chosen_tta(tta)]
-        return Explainer(folder, self.members, names, self._key(names))
+        most = self._most_of(self.members[0].spec)
+        return Explainer(folder, self.members, names, self._key(names), most)
 
     def _key(self, view_names: Sequence[str]) -> str:
         return journal_key(self.members, view_names, self.precision, self.backbone_weights)
@@ -312,13 +330,15 @@ def _split_name(split: tuple[int, int] | None) -> str:
     return f"repeat {split[0]} fold {split[1]}" if split else "the refit"
 
 
-def _check_photographs(paths: dict[str, Path], crop: str, unusable: dict[str, str] | None) -> None:
+def _check_photographs(
+    paths: dict[str, Path], crop: str, max_pixels: int, unusable: dict[str, str] | None
+) -> None:
     """Note what cannot be used, or InputError listing it all, from headers alone."""
     if paths and unusable is None:
-        check_photographs(list(paths.values()), crop)
+        check_photographs(list(paths.values()), crop, max_pixels)
     elif paths:
         ids = list(paths)
-        found = inspect_photographs(list(paths.values()), crop)[1]
+        found = inspect_photographs(list(paths.values()), crop, max_pixels)[1]
         if unreadable := [each.why for each in found.values() if each.status == "unreadable"]:
             raise NoAccessError(
                 f"{len(unreadable)} of {len(ids)} photographs may not be "

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands.options import ANY, FOLDER
+from featurestore.commands.options import ANY, FOLDER, max_pixels_option
 from featurestore.commands.running import one_line_errors
 
 
@@ -23,6 +23,7 @@ from featurestore.commands.running import one_line_errors
     type=FOLDER,
     help="The photographs' folder: the page shows them in place of thumbnails.",
 )
+@max_pixels_option
 @click.option(
     "--host",
     default="127.0.0.1",

@@ -148,11 +148,15 @@ class Library:
     """All that the server may answer from, by names in addresses; nothing else is opened.
 
     stores : Served by name. sweep_folders : folder of each sweep, by name. data : folder of the
-        photographs, or None.
+        photographs, or None. max_pixels : the most that one may have, None is the store's.
     """
 
     def __init__(
-        self, stores: Sequence[Path], sweeps: Sequence[Path] = (), data: Path | None = None
+        self,
+        stores: Sequence[Path],
+        sweeps: Sequence[Path] = (),
+        data: Path | None = None,
+        max_pixels: int | None = None,
     ) -> None:
         paths, folders = (
             [Path(os.path.abspath(path)) for path in given] for given in (stores, sweeps)
@@ -162,6 +166,7 @@ class Library:
         }
         self.sweep_folders = dict(_by_name(folders, lambda path: path.name))
         self.data = data and Path(os.path.abspath(data))
+        self.max_pixels = max_pixels
 
     def require_all(self) -> None:
         """InputError or StoreDamaged unless all stores open and all sweeps have a sweep.json."""

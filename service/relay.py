@@ -61,6 +61,7 @@ class Relay:
                 [str(served.path) for served in library.stores.values()],
                 [str(folder) for folder in library.sweep_folders.values()],
                 library.data and str(library.data),
+                library.max_pixels,
             ]
         )
         self.n_now = self.n_starts = 0

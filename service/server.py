@@ -52,6 +52,7 @@ def serve(
     sweeps: Sequence[Path] = (),
     data: Path | None = None,
     *,
+    max_pixels: int | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
@@ -100,7 +101,7 @@ def serve(
             "project's folder installs it"
         ) from err
     open_missing_descriptors()
-    library = Library(stores, sweeps, data)
+    library = Library(stores, sweeps, data, max_pixels)
     library.require_all()
     listening = listen(host, port)
     raise_file_limit()  # a connection takes a descriptor, and so does each file that is being sent

@@ -180,7 +180,7 @@ def test_colours_are_infernos():
 
 @pytest.mark.parametrize("size", [(2000, 1000), (300, 900), (3, 5), (4000, 3)], ids=str)
 def test_pictures_of_any_shape(size):
-    photograph = fitted(np.zeros((size[1], size[0], 3), np.uint8))
+    photograph = fitted(Image.new("RGB", size))
     assert 600 <= max(photograph.size) <= 1200
     row = pd.Series(
         {

@@ -13,7 +13,8 @@ from PIL import Image
 
 from featurestore.errors import InputError
 from featurestore.photos.crop import Crop, plan_crop
-from featurestore.photos.images import inspect_photograph, read_photograph, thumbnail, to_rgb
+from featurestore.photos.images import inspect_photograph, read_photograph, to_rgb
+from featurestore.photos.picture import Picture
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -225,8 +226,8 @@ def jpeg(**options) -> bytes:
     "data, reason",
     [
         (b"", "empty"),
-        (b"<!DOCTYPE html><html>", "neither JPEG nor PNG"),
-        (b"GIF89a" + bytes(30), "neither JPEG nor PNG"),
+        (b"<!DOCTYPE html><html>", "a HTML or XML file, whatever its name; save it as JPEG, PNG"),
+        (b"GIF89a" + bytes(30), "a GIF file"),
         (jpeg()[:-900], "no JPEG end-of-image marker"),
         (jpeg()[:100], "cut short"),
         # a thumbnail's end is not the picture's
@@ -363,6 +364,6 @@ def test_odd_pictures_can_be_squashed(height, width):
 
 
 def test_thumbnail_has_the_size_asked_for():
-    small = thumbnail(noise(300, 500), 3, 5)
+    small = Picture(Image.fromarray(noise(300, 500))).thumbnail(3, 5)
     assert small.shape == (3, 5, 3) and small.dtype == np.uint8
     assert abs(small.mean() - 127.5) < 5  # of noise, averaged

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,7 +35,14 @@ from featurestore.backbone.weights import (
 from featurestore.backbone.weights_file import model_with
 from featurestore.disk.usable import check_memory
 from featurestore.errors import InputError, MismatchError, list_some
-from featurestore.format.spec import AND, DECODE_RULES, StoreSpec, TokenSpec, ViewSpec
+from featurestore.format.spec import (
+    AND,
+    DECODE_RULES,
+    MAX_PIXELS,
+    StoreSpec,
+    TokenSpec,
+    ViewSpec,
+)
 from featurestore.photos.crop import Crop, plan_crop
 from featurestore.photos.views import make_view, normalise, view_amounts
 
@@ -52,16 +59,12 @@ class Backbone:
     spec: TokenSpec
     device: torch.device
     dtype: torch.dtype
+    max_pixels: int = MAX_PIXELS
+    """Of the photographs that are read for it."""
 
     @property
     def crop(self) -> Crop:
-        return Crop(
-            self.spec.crop,
-            self.spec.tile_height,
-            self.spec.tile_width,
-            self.spec.interpolation,
-            self.spec.bits,
-        )
+        return Crop.of(self.spec, self.max_pixels)
 
     def tokens(self, tiles_THW3: Tensor, image_id: str, view: ViewSpec) -> tuple[Tensor, Tensor]:
         """Tokens of one view of one photograph, whose T tiles are one batch.
@@ -233,6 +236,7 @@ def backbone_of_store(
     device: str,
     precision: str | None = None,
     believes: bool = False,
+    max_pixels: int | None = None,
 ) -> Backbone:
     """The backbone that made a store's tokens, for the same tokens again.
 
@@ -240,14 +244,28 @@ def backbone_of_store(
         from the first of `folders` that has it; else random weights, if the store's were; else what
         timm downloaded to this machine earlier; else a download.
     option : of the command that was typed, by which weights can be given; messages name it.
-    precision : None is the store's.
+    precision, max_pixels : None is the store's.
     believes : where nobody recorded the weights of the tokens, take a file that is given, with a
         warning; else a store of unknown weights is refused.
 
     Raises InputError or MismatchError if the installed timm or the weights are not those of the
     store, MemoryShortError if they do not fit in memory.
     """
-    tokens, precision = spec.tokens, precision or spec.precision
+    given = weights, folders, option, device, precision or spec.precision
+    found = _restored(spec, *given, believes)
+    return replace(found, max_pixels=max_pixels or spec.max_pixels)
+
+
+def _restored(
+    spec: StoreSpec,
+    weights: str | None,
+    folders: Sequence[Path],
+    option: str,
+    device: str,
+    precision: str,
+    believes: bool,
+) -> Backbone:
+    tokens = spec.tokens
     choose_device(device)
     unknown = tokens.weights_sha256 == UNKNOWN_WEIGHTS
     if unknown:

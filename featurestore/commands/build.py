@@ -13,6 +13,7 @@ from featurestore.commands.options import (
     bits_option,
     csv_option,
     device_option,
+    max_pixels_option,
     precision_option,
     reserve_option,
     skip_missing_option,
@@ -37,6 +38,7 @@ from featurestore.commands.running import one_line_errors
     help="How a photograph becomes tiles.  [halves]",
 )
 @bits_option
+@max_pixels_option
 @click.option("--views", help="How many of the 20 views, or their names with commas.  [20]")
 @click.option("--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]")
 @click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
@@ -130,6 +132,7 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     help="How it was cut.",
 )
 @bits_option
+@max_pixels_option
 @click.option(
     "--views", help="Names of the files' views, in order.  [the plain flips, then imported_04, ...]"
 )
@@ -166,6 +169,7 @@ def store_import(folder: Path, **options: Any) -> None:
 @precision_option("Of the backbone.  [the old store's]")
 @skip_missing_option()
 @allow_outside_option()
+@max_pixels_option
 @click.option(
     "--relabel",
     is_flag=True,

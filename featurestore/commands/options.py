@@ -54,6 +54,11 @@ bits_option = click.option(
     type=click.IntRange(8, 16),
     help="Bits of the values in 16-bit photographs, e.g. 12.  [16]",
 )
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    help="The most pixels that a photograph may have.  [the store's, 80 million at first]",
+)
 device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."
 )

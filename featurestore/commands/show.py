@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from featurestore.commands.options import FOLDER, STORE
+from featurestore.commands.options import FOLDER, STORE, max_pixels_option
 from featurestore.commands.running import one_line_errors
 
 
@@ -50,10 +50,11 @@ def store_stats(path: Path | str, as_json: bool) -> None:
 @click.option(
     "--images", type=FOLDER, help="The data folder: find photographs that changed since, too."
 )
+@max_pixels_option
 @click.option(
     "--repair", "mend", is_flag=True, help="Un-seal what is damaged: the next build makes it again."
 )
-def store_verify(path: Path, images: Path | None, mend: bool) -> None:
+def store_verify(path: Path, images: Path | None, max_pixels: int | None, mend: bool) -> None:
     """Read every byte once and list every bad row.
 
     Exit code 4 if there is one.
@@ -72,7 +73,10 @@ def store_verify(path: Path, images: Path | None, mend: bool) -> None:
             FeatureStore.open(path) as opened,
             new_bar("verify", opened.size_bytes, "B", unit_scale=True) as bar,
         ):
-            report = repair(path, bar.update) if mend else verify(opened, bar.update, images)
+            if mend:
+                report = repair(path, bar.update)
+            else:
+                report = verify(opened, bar.update, images, max_pixels)
         click.echo(
             f"{path}: {report.n_sealed} of {report.n_images} images sealed; read {report.pace()}"
         )

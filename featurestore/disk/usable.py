@@ -5,6 +5,7 @@ Less than the machine has where a cgroup limits it, as in most containers.
 Of the standard library alone, for `doctor` must run where nothing else loads.
 """
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -54,6 +55,16 @@ def usable_memory(proc: Path = PROC) -> Memory:
     return min(
         bounds, key=lambda memory: memory.n_bytes, default=Memory(NO_LIMIT, "no bound is known")
     )
+
+
+def give_back_freed_memory() -> None:
+    """Let the kernel have what was freed, of which glibc keeps some in each thread's heap.
+
+    Does nothing where the C library has no malloc_trim.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def check_memory(need: int, what: str, advice: str, proc: Path = PROC) -> None:

@@ -29,6 +29,7 @@ FORMAT = "biomass-feature-store"
 ARCHIVE_FORMAT = "biomass-feature-archive"  # its smaller copies, see featurestore.manage.archive
 FORMAT_VERSION = 1
 DECODE_RULES = 1  # raised when featurestore.photos.images would give other pixels for the same file
+MAX_PIXELS = 80_000_000  # of a photograph, unless told: 320 MB as Pillow holds them
 POOLED = ("mean", "std", "max", "min", "gem3")
 STATS = tuple(
     f"{kind}_{field}"
@@ -185,6 +186,12 @@ class StoreSpec(Record):
         made_in = self.made_by.get("precision", "fp32").split(AND)
         return "fp32" if "fp32" in made_in else made_in[0]
 
+    @property
+    def max_pixels(self) -> int:
+        """The most pixels that a photograph may have; of several makers the most generous."""
+        told = self.made_by.get("max_pixels", "").split(AND)
+        return max(int(each) if each.isdecimal() else MAX_PIXELS for each in told)
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256, in hex, of the canonical JSON of `tokens`."""
@@ -279,6 +286,11 @@ class Array:
     @property
     def n_bytes(self) -> int:
         return self.n_rows * self.row_bytes
+
+
+def max_pixels_told(max_pixels: int) -> dict[str, str]:
+    """What `made_by` says of the most pixels of a photograph: nothing where they are the usual."""
+    return {} if max_pixels == MAX_PIXELS else {"max_pixels": str(max_pixels)}
 
 
 def canonical_json(value: Any) -> str:

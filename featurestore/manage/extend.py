@@ -118,6 +118,7 @@ def extend_store(
     skip_missing: bool = False,
     allow_outside: bool = False,
     relabel: bool = False,
+    max_pixels: int | None = None,
     progress: bool = True,
 ) -> BuildReport:
     """A new store with all that an old one holds, and more; goes on where it stopped.
@@ -130,7 +131,7 @@ def extend_store(
     views : of the new store, as `store build` takes them; None keeps the old ones.
     weights, device, precision : of the backbone, which works on what is new only; None is what made
         the old store.
-    skip_missing, allow_outside : as `store build` has them.
+    skip_missing, allow_outside, max_pixels : as `store build` has them.
     relabel : take labels and columns of the table, whatever the old store has: tokens do not depend
         on them.
 
@@ -157,9 +158,13 @@ def extend_store(
         fresh = fresh[fresh["image_id"].isin(extension.image_of)]
     path_of = _photographs(fresh, data, allow_outside)
     paths = list(path_of.values())
-    unusable = find_unusable(paths, spec.tokens.crop, skip_missing)[1] if paths else {}
+    if max_pixels and max_pixels != spec.max_pixels:
+        spec = spec.changed(made_by=spec.made_by | {"max_pixels": str(max_pixels)})
+    most = spec.max_pixels
+    unusable = find_unusable(paths, spec.tokens.crop, skip_missing, most)[1] if paths else {}
     if spec.tokens.bits is None:
-        remark = dark_remark([path for path in paths if path not in unusable])
+        usable = [path for path in paths if path not in unusable]
+        remark = dark_remark(usable, max_pixels=most)
         if remark:
             warnings.warn(remark, stacklevel=2)
 

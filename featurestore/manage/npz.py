@@ -29,12 +29,18 @@ from featurestore.disk.messages import new_bar
 from featurestore.disk.threads import Pool, lone_threads
 from featurestore.errors import InputError, list_some
 from featurestore.format.choose import check_suffix
-from featurestore.format.spec import StoreSpec, TokenSpec, ViewSpec
+from featurestore.format.spec import (
+    MAX_PIXELS,
+    StoreSpec,
+    TokenSpec,
+    ViewSpec,
+    max_pixels_told,
+)
 from featurestore.manage.npz_files import check_files, opened, read_values
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.decode import check_photographs, dark_remark, warn_of_sealed
 from featurestore.photos.find import find_photographs, in_spelling_of, spelled_as
-from featurestore.photos.images import read_photograph, thumbnail
+from featurestore.photos.images import read_photograph
 from featurestore.photos.labels import warn_of_labels
 from featurestore.photos.sites import warn_of_sites
 from featurestore.photos.views import VIEWS, choose_views
@@ -83,6 +89,7 @@ def import_npz(
     data: Path | None = None,
     allow_outside: bool = False,
     bits: int | None = None,
+    max_pixels: int | None = None,
     progress: bool = True,
 ) -> ImportReport:
     """Make a store of a folder's npz files; goes on where an earlier import stopped.
@@ -100,6 +107,7 @@ def import_npz(
         unknown, no backbone is accepted without being told.
     bits : how many bits the values of 16-bit photographs have, as `store build` takes them: predict
         reads them so too.
+    max_pixels : the most that a photograph may have, None is MAX_PIXELS.
     data : folder the paths start from; where the photographs are, sha256, size and thumbnail are
         read from them.
     allow_outside : also take photographs that are not below `data`.
@@ -129,9 +137,11 @@ def import_npz(
             # where there are some, a missing one is an error, which this says
             paths = find_photographs(frame, data, allow_outside)
             photographs = dict(zip(frame["image_id"], paths, strict=True))
-    size = check_photographs(list(photographs.values()), crop) if photographs else None
+    max_pixels = max_pixels or MAX_PIXELS
+    found = list(photographs.values())
+    size = check_photographs(found, crop, max_pixels) if found else None
     if bits is None:
-        remark = dark_remark(photographs.values(), "import")
+        remark = dark_remark(found, "import", max_pixels)
         if remark:
             warnings.warn(remark, stacklevel=2)
 
@@ -142,7 +152,7 @@ def import_npz(
         tokens=tokens,
         thumb=thumb_size(*size) if size else None,
         columns=catalog_columns(frame),
-        made_by=_made_by(tokens, weights),
+        made_by=_made_by(tokens, weights) | max_pixels_told(max_pixels),
     )
     warn_of_removed(out, sealed - set(frame["image_id"]), csv or folder)
     durable.check_free(out.parent, len(set(frame["image_id"]) - sealed) * image_bytes(spec))
@@ -272,11 +282,11 @@ def _rows(
         unknown = {"sha256": "", "width": math.nan, "height": math.nan, "status": "ok"}
         return replace(rows, facts=unknown)
 
-    found = read_photograph(photograph, spec.tokens.bits)
+    found = read_photograph(photograph, spec.tokens.bits, spec.max_pixels)
     if found.damage:
         warn_of_sealed(photograph, found.damage)
     facts = {"sha256": found.sha256, "width": found.width, "height": found.height, "status": "ok"}
-    return replace(rows, thumb_HW3=thumbnail(found.pixels_HW3, *spec.thumb), facts=facts)
+    return replace(rows, thumb_HW3=found.picture.thumbnail(*spec.thumb), facts=facts)
 
 
 def _fill(file: Path, view: int, rows: ImageRows) -> ErrorTally:

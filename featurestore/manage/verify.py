@@ -80,7 +80,10 @@ class VerifyReport:
 
 
 def verify(
-    store: Reader, progress: Progress = lambda n_bytes: None, images: Path | None = None
+    store: Reader,
+    progress: Progress = lambda n_bytes: None,
+    images: Path | None = None,
+    max_pixels: int | None = None,
 ) -> VerifyReport:
     """Check the seal and every value of each sealed image; others are counted as absent.
 
@@ -89,6 +92,7 @@ def verify(
     progress : told how many more bytes were read.
     images : folder the catalog's paths start from; photographs that changed since, or are damaged
         inside, are faults too.
+    max_pixels : the most that one of them may have, None is the store's.
     """
     _refuse_remote(store.path)
     store.refresh()
@@ -108,7 +112,7 @@ def verify(
         ]
     report.seconds = time.perf_counter() - start
     if images:
-        report.faults += _photograph_faults(store, images)
+        report.faults += _photograph_faults(store, images, max_pixels or store.spec.max_pixels)
     report.faults.sort(key=lambda fault: -1 if fault.image is None else fault.image)
     return report
 
@@ -221,7 +225,7 @@ def _metadata_faults(store: Reader, files: OpenFiles) -> Iterator[Fault]:
             )
 
 
-def _photograph_faults(store: Reader, root: Path) -> Iterator[Fault]:
+def _photograph_faults(store: Reader, root: Path, max_pixels: int) -> Iterator[Fault]:
     """Photographs that are gone, have other bytes than when tokens were made, or are damaged.
 
     The last means damage from when they were encoded.
@@ -250,7 +254,7 @@ def _photograph_faults(store: Reader, root: Path) -> Iterator[Fault]:
             # tokens that were imported may be of a format that cannot be read here
             damage = None
             with suppress(InputError):
-                damage = find_damage(file)
+                damage = find_damage(file, max_pixels)
             if damage:
                 what = f"its photograph is {damage}"
                 yield Fault(image, image_id, None, str(file), 0, what, False)

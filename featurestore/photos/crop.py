@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from featurestore.errors import InputError
-from featurestore.photos.headers import MAX_PIXELS
+from featurestore.format.spec import MAX_PIXELS, TokenSpec
+from featurestore.photos.picture import Picture
 
 ASPECT_TOLERANCE = 0.05
 
@@ -19,8 +20,8 @@ class Crop:
     """How a photograph becomes T tiles; height and width in pixels are those of one tile.
 
     kind is "squash" (all of it, aspect lost), "halves" (left and right square of a 2:1 picture) or
-    "whole" (all of it, aspect kept); interpolation is one of INTERPOLATIONS; bits are those of
-    `read_photograph`. Make one with `plan_crop`.
+    "whole" (all of it, aspect kept); interpolation is one of INTERPOLATIONS; bits and
+    max_pixels are those of `read_photograph`. Make one with `plan_crop`.
     """
 
     kind: str
@@ -28,6 +29,19 @@ class Crop:
     width: int
     interpolation: str
     bits: int | None = None
+    max_pixels: int = MAX_PIXELS
+
+    @classmethod
+    def of(cls, tokens: TokenSpec, max_pixels: int = MAX_PIXELS) -> "Crop":
+        """The crop that tokens of this spec were made by."""
+        return cls(
+            tokens.crop,
+            tokens.tile_height,
+            tokens.tile_width,
+            tokens.interpolation,
+            tokens.bits,
+            max_pixels,
+        )
 
     @property
     def n_tiles(self) -> int:
@@ -47,21 +61,25 @@ class Crop:
                 f"{self.kind!r} needs {wanted:.3f} within {ASPECT_TOLERANCE:.0%}; use {others}"
             )
 
-    def __call__(self, pixels_HW3: np.ndarray) -> np.ndarray:
-        """Tiles of one photograph: (H, W, 3) uint8 -> (T, height, width, 3) uint8.
+    def __call__(self, photograph: Picture | np.ndarray) -> np.ndarray:
+        """Tiles of one photograph, which may be (H, W, 3) uint8: (T, height, width, 3) uint8.
 
         C-contiguous, writable.
 
         Raises InputError if the aspect does not fit, see `check`.
         """
-        self.check(pixels_HW3.shape[1], pixels_HW3.shape[0])
-        middle = pixels_HW3.shape[1] // 2
-        parts = [pixels_HW3]
+        if isinstance(photograph, np.ndarray):
+            photograph = Picture(Image.fromarray(photograph))
+        width, height = photograph.size
+        self.check(width, height)
+        middle = width // 2
+        boxes = [(0, 0, width, height)]
         if self.kind == "halves":
             # cut before resizing: Pillow's `box` would let the filter look past the cut
-            parts = [pixels_HW3[:, :middle], pixels_HW3[:, middle:]]
+            boxes = (0, 0, middle, height), (middle, 0, width, height)
         method = Image.Resampling[self.interpolation.upper()]
-        tiles = [Image.fromarray(part).resize((self.width, self.height), method) for part in parts]
+        size = self.width, self.height
+        tiles = [photograph.resized(box, size, method) for box in boxes]
         return np.stack([np.asarray(tile) for tile in tiles])
 
 

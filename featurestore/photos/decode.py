@@ -1,5 +1,6 @@
 """Photographs checked before work starts, and decoded in threads ahead of their use."""
 
+import threading
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from featurestore.disk.threads import Pool
-from featurestore.disk.usable import usable_cpus
+from featurestore.disk.usable import give_back_freed_memory, usable_cpus
 from featurestore.errors import InputError, NoAccessError, list_some
+from featurestore.format.spec import MAX_PIXELS
 from featurestore.photos.crop import Crop
 from featurestore.photos.images import (
     find_brightest,
@@ -19,12 +21,13 @@ from featurestore.photos.images import (
     inspect_photograph,
     naming_memory,
     read_photograph,
-    thumbnail,
 )
 
 AHEAD = 4  # a slow file must not stop the backbone
 DARK = 1 << 13  # an eighth of the range of 16 bits
 LOOKED_AT = 100  # photographs that are decoded in vain before a build begins
+LARGE = 40_000_000  # pixels, 160 MB as Pillow holds them, twice that while it turns them
+_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,25 @@ def decode(
     Raises InputError as `read_photograph`, and for damage inside the picture; of a sealed one that
     is a warning.
     """
-    photograph = read_photograph(path, crop.bits)
+    width, height = inspect_photograph(path, crop.max_pixels)
+    if width * height <= LARGE:
+        return _decode(path, crop, thumb, sealed)
+    # of large ones there is one at a time
+    with _turn:
+        decoded = _decode(path, crop, thumb, sealed)
+        give_back_freed_memory()
+        return decoded
+
+
+def _decode(path: Path, crop: Crop, thumb: tuple[int, int] | None, sealed: bool) -> Decoded:
+    photograph = read_photograph(path, crop.bits, crop.max_pixels)
     if photograph.damage and sealed:
         warn_of_sealed(path, photograph.damage)
     elif photograph.damage:
         raise InputError(f"{path}: {photograph.damage}; copy it again")
     with naming_memory(path):
-        small = thumbnail(photograph.pixels_HW3, *thumb) if thumb else None
-        tiles_THW3 = torch.from_numpy(crop(photograph.pixels_HW3))
+        small = photograph.picture.thumbnail(*thumb) if thumb else None
+        tiles_THW3 = torch.from_numpy(crop(photograph.picture))
     facts = {
         "sha256": photograph.sha256,
         "width": photograph.width,
@@ -109,7 +123,7 @@ def warn_of_sealed(path: Path, damage: str) -> None:
     )
 
 
-def warn_of_all_sealed(paths: list[Path]) -> None:
+def warn_of_all_sealed(paths: list[Path], max_pixels: int) -> None:
     """`warn_of_sealed` for each of many photographs that is damaged inside its picture.
 
     Sound and missing ones are passed.
@@ -117,7 +131,7 @@ def warn_of_all_sealed(paths: list[Path]) -> None:
 
     def damage_of(path: Path) -> str | None:
         try:
-            return find_damage(path)
+            return find_damage(path, max_pixels)
         except InputError:
             return None
 
@@ -127,7 +141,9 @@ def warn_of_all_sealed(paths: list[Path]) -> None:
                 warn_of_sealed(path, damage)
 
 
-def dark_remark(paths: Iterable[Path], command: str = "build") -> str | None:
+def dark_remark(
+    paths: Iterable[Path], command: str = "build", max_pixels: int = MAX_PIXELS
+) -> str | None:
     """What to say where no 16-bit photograph uses an eighth of its range, else None.
 
     None also where there are no 16-bit photographs.
@@ -138,7 +154,7 @@ def dark_remark(paths: Iterable[Path], command: str = "build") -> str | None:
     greatest = []
     for path in paths:
         try:
-            found = find_brightest(path)
+            found = find_brightest(path, max_pixels)
         except InputError:  # others say so
             continue
         if found is not None and found >= DARK:
@@ -157,12 +173,14 @@ def dark_remark(paths: Iterable[Path], command: str = "build") -> str | None:
     )
 
 
-def check_photographs(paths: list[Path], crop: str) -> tuple[int, int]:
+def check_photographs(
+    paths: list[Path], crop: str, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
     """Width and height of the first photograph, from headers alone.
 
     InputError lists every one that cannot be used.
     """
-    size, unusable = inspect_photographs(paths, crop)
+    size, unusable = inspect_photographs(paths, crop, max_pixels)
     if unusable:
         raise InputError(
             f"{len(unusable)} of {len(paths)} photographs cannot be "
@@ -183,7 +201,7 @@ class Unusable:
 
 
 def inspect_photographs(
-    paths: list[Path], crop: str
+    paths: list[Path], crop: str, max_pixels: int = MAX_PIXELS
 ) -> tuple[tuple[int, int] | None, dict[int, Unusable]]:
     """Width and height of the first usable photograph, and by position the unusable ones.
 
@@ -192,7 +210,7 @@ def inspect_photographs(
 
     def size_of(path: Path) -> tuple[int, int] | InputError:
         try:
-            return inspect_photograph(path)
+            return inspect_photograph(path, max_pixels)
         except InputError as err:
             return err
 

@@ -1,32 +1,35 @@
-"""Headers of JPEG and PNG files: size, orientation, and which bytes make the pixels."""
+"""Headers of photographs: size, orientation, and which bytes make the pixels.
+
+JPEG and PNG are parsed here, since Pillow cannot say from headers that such a file was cut short,
+warns of broken EXIF (in threads nobody can catch a warning), and does not compare the checksums of
+a PNG's pixels. Of other formats Pillow tells all that is needed.
+"""
 
 import os
+import re
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL import Image
+from featurestore.format.spec import MAX_PIXELS
+from featurestore.photos.kinds import BITS_PER_SAMPLE, START_BYTES, kind_of, opened
+from featurestore.photos.limits import MOST_SCANS, check_parts, check_pixels
+from featurestore.photos.picture import EXCHANGED, UPRIGHT
 
-MAX_PIXELS = 80_000_000  # 240 MB as RGB; below Pillow's own warning limit of 89.5 million
 TAIL_BYTES = 1 << 16  # read first for a JPEG's end: few files have more behind it
-JPEG_MAGIC = b"\xff\xd8\xff"
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-# EXIF 2.32, tag 0x0112: what undoes each orientation; 5 to 8 exchange the sides
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# of a scan's data: a marker that is neither a stuffed zero nor a restart
+NEXT_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+SCAN, END = 0xDA, 0xD9
 
 
 @dataclass(frozen=True)
 class Header:
-    """What precedes the pixels; width and height as stored, bits of one sample."""
+    """What precedes the pixels; width and height as stored, bits of one sample.
 
+    kind : the format, as `kinds.kind_of` names it.
+    """
+
+    kind: str
     width: int
     height: int
     bits: int
@@ -35,30 +38,50 @@ class Header:
     """The bytes that make the pixels, as slices of the file. Pillow is shown nothing else, so
     broken EXIF, MPO or APNG data can neither warn, nor refuse, nor choose another frame."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.width * self.height <= MAX_PIXELS:
-            raise ValueError(
-                f"{self.width} x {self.height} pixels; "
-                f"between 1 and {MAX_PIXELS:,} are read, shrink it"
-            )
-
     @property
     def upright_size(self) -> tuple[int, int]:
-        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+        size = self.width, self.height
+        return size[::-1] if self.orientation in EXCHANGED else size
 
 
-def read_header(fp: BinaryIO) -> Header:
-    start = fp.read(len(PNG_MAGIC))
-    if not start:
-        raise ValueError("the file is empty")
-    if start == PNG_MAGIC:
-        return _png_header(fp)
-    if start.startswith(JPEG_MAGIC):
-        return _jpeg_header(fp)
-    raise ValueError(
-        f"neither JPEG nor PNG, whatever its name: it starts with {start!r}; "
-        "save it as one of the two"
-    )
+def read_header(fp: BinaryIO, max_pixels: int = MAX_PIXELS) -> Header:
+    """ValueError for a file that is no photograph, is cut short, or has too many pixels."""
+    kind = kind_of(fp.read(START_BYTES))
+    fp.seek(0)
+    if kind == "JPEG":
+        header = _jpeg_header(fp)
+    elif kind == "PNG":
+        header = _png_header(fp)
+    else:
+        header = _header_by_pillow(kind, fp)
+    check_pixels(header.width, header.height, max_pixels)
+    return header
+
+
+def check_scans(jpeg: bytes, header: Header) -> None:
+    """ValueError for a JPEG of more scans than any encoder writes."""
+    at, n_scans = header.spans[-1][0], 0
+    while found := NEXT_MARKER.search(jpeg, at):
+        at, code = found.end(), found[1][0]
+        if code == END:
+            return
+        n_scans += code == SCAN
+        if n_scans > MOST_SCANS:
+            raise ValueError(f"more than {MOST_SCANS} scans; export it again, best not progressive")
+        if code != 0x01:  # TEM has no length behind it
+            at += int.from_bytes(jpeg[at : at + 2], "big")
+
+
+def _header_by_pillow(kind: str, fp: BinaryIO) -> Header:
+    image = opened(kind, fp)
+    bits, orientation = 8, 1
+    if kind == "TIFF":
+        bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (8,)))
+    if kind == "WebP":
+        # the block of EXIF, with or without the name before it
+        exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        orientation = _orientation(exif)
+    return Header(kind, *image.size, bits, orientation, ((0, None),))
 
 
 def _jpeg_header(fp: BinaryIO) -> Header:
@@ -67,8 +90,9 @@ def _jpeg_header(fp: BinaryIO) -> Header:
     APP0 and APP14 say how colour is coded, the rest may go.
     """
     fp.seek(2)
-    frame, orientation, spans = None, None, [(0, 2)]
-    while (marker := _next_marker(fp)) != 0xDA:  # SOS: the scan follows
+    frame, orientation, spans, n_parts = None, None, [(0, 2)], 0
+    while (marker := _next_marker(fp)) != SCAN:
+        check_parts(n_parts := n_parts + 1)
         # TEM, RSTn, SOI and EOI have no length behind them
         if marker == 0x01 or 0xD0 <= marker <= 0xD9:
             continue
@@ -88,14 +112,16 @@ def _jpeg_header(fp: BinaryIO) -> Header:
     if frame is None:
         raise ValueError("JPEG without a frame header; it is damaged, export it again")
     bits, height, width = frame
-    return Header(width, height, bits, orientation or 1, (*spans, (scan - 2, None)))
+    spans.append((scan - 2, None))
+    return Header("JPEG", width, height, bits, orientation or 1, tuple(spans))
 
 
 def _next_marker(fp: BinaryIO) -> int:
     """The code of the next marker; fill bytes and stray ones before it are skipped."""
+    n_stray = 0
     while True:
         while _read(fp, 1) != b"\xff":
-            pass
+            check_parts(n_stray := n_stray + 1)
         while (code := _read(fp, 1)) == b"\xff":
             pass
         if code != b"\0":  # ff 00 is a byte of data
@@ -120,8 +146,10 @@ def _png_header(fp: BinaryIO) -> Header:
 
     Critical chunks and tRNS make the pixels; others may go.
     """
+    fp.seek(8)
     frame, orientation, kind, spans = None, 1, b"", [(0, 8)]
     while kind != b"IEND":
+        check_parts(len(spans))
         start = fp.tell()
         length, kind = struct.unpack(">I4s", _read(fp, 8))
         if kind == b"IHDR":
@@ -136,7 +164,7 @@ def _png_header(fp: BinaryIO) -> Header:
         _read(fp, 1)  # a seek goes past the end of a file unnoticed, a read does not
     if frame is None:
         raise ValueError("PNG without IHDR; it is damaged, export it again")
-    return Header(*frame, orientation, tuple(spans))
+    return Header("PNG", *frame, orientation, tuple(spans))
 
 
 def _read(fp: BinaryIO, n: int) -> bytes:

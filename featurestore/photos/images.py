@@ -16,104 +16,121 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 
 from featurestore.disk.maps import TOO_MANY
 from featurestore.errors import InputError, MemoryShortError, NoAccessError
+from featurestore.format.spec import MAX_PIXELS
 from featurestore.photos.headers import (
-    JPEG_MAGIC,
-    PNG_MAGIC,
-    UPRIGHT,
     Header,
+    check_scans,
     read_header,
 )
 from featurestore.photos.jpeg import COLOUR, scan_warning, tell_damage
-from featurestore.photos.sixteen_bits import HEAD_BYTES, brightest, has_16_bits, rgb_of_bits
+from featurestore.photos.kinds import opened
+from featurestore.photos.limits import TimedBytes
+from featurestore.photos.picture import Picture
+from featurestore.photos.sixteen_bits import brightest, deep_values, rgb_of_bits
 
 
 @dataclass(frozen=True)
 class Photograph:
     """One decoded photograph.
 
-    pixels_HW3 : upright uint8 RGB, read-only. sha256 : of the file's bytes, in hex.
+    sha256 : of the file's bytes, in hex.
     """
 
-    pixels_HW3: np.ndarray
+    picture: Picture
     sha256: str
     damage: str | None = None
     """What is wrong inside a JPEG's picture, whose pixels came out all the same; None too where
     simplejpeg is missing."""
 
     @property
+    def pixels_HW3(self) -> np.ndarray:
+        """A copy of the upright pixels, uint8, read-only."""
+        return np.asarray(self.image)
+
+    @property
+    def image(self) -> Image.Image:
+        """A copy of the picture, upright."""
+        return self.picture.cut((0, 0, self.width, self.height))
+
+    @property
     def width(self) -> int:
-        return self.pixels_HW3.shape[1]
+        return self.picture.size[0]
 
     @property
     def height(self) -> int:
-        return self.pixels_HW3.shape[0]
+        return self.picture.size[1]
 
 
-def inspect_photograph(path: Path) -> tuple[int, int]:
+def inspect_photograph(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height in pixels after EXIF orientation, from the headers alone.
 
     That takes milliseconds; nothing is decoded.
 
-    Raises InputError, naming the file, if it is missing, empty, not JPEG or PNG by content,
-    unreadable, visibly cut short, or has more than MAX_PIXELS pixels. Damage inside the pixels is
-    left to `read_photograph`.
+    Raises InputError, naming the file, if it is missing, empty, by content of a format that is not
+    read, unreadable, visibly cut short, or has more than max_pixels pixels. Damage inside the
+    pixels is left to `read_photograph`.
     """
     with _naming(path), open(path, "rb") as fp:
-        return read_header(fp).upright_size
+        return read_header(fp, max_pixels).upright_size
 
 
-def read_photograph(path: Path, bits: int | None = None) -> Photograph:
-    """Decode a JPEG or PNG file to upright 8-bit RGB.
+def read_photograph(
+    path: Path, bits: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Photograph:
+    """Decode a photograph to upright 8-bit RGB; which formats, `kinds` says.
 
     bits : how many bits the values of 16-bit pictures have, gray and colour, see
         `sixteen_bits.rgb_of_bits`; None is as follows.
 
     Gray is repeated, 16-bit gray is scaled (round(x / 257)), of 16-bit colour the high byte is
-    taken, CMYK is inverted as Adobe writes it, transparency of any kind is laid over white; of
-    several frames the first counts. Of a JPEG that is damaged inside its picture `damage` tells:
-    whether it can be used is the caller's decision.
+    taken, CMYK is inverted in a JPEG, as Adobe writes it, transparency of any kind is laid over
+    white; of several frames the first counts. Of a JPEG that is damaged inside its picture `damage`
+    tells: whether it can be used is the caller's decision.
 
     Raises InputError, naming the file, for everything `inspect_photograph` refuses and for pixels
     that do not decode; MemoryShortError if memory is not enough for it.
     """
     with naming_memory(path), _naming(path):
-        data = Path(path).read_bytes()
-        header = read_header(io.BytesIO(data))
-        if bits and has_16_bits(data):
-            rgb, alpha = rgb_of_bits(_checked(data), bits)
+        data, header = _loaded(path, max_pixels)
+        # first, while there are no pixels in memory
+        damage = _damage(data, header)
+        if bits and header.bits == 16:
+            image = _decode(data, header)
+            rgb, alpha = rgb_of_bits(image, _pixel_bytes(data, header), bits)
             image = _over_white(rgb, alpha) if alpha else rgb
         else:
             image = to_rgb(_decode(data, header))
-        if header.orientation in UPRIGHT:
-            image = image.transpose(UPRIGHT[header.orientation])
-        return Photograph(
-            np.asarray(image), hashlib.sha256(data).hexdigest(), _damage(data, header)
-        )
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Photograph(Picture(image, header.orientation), sha256, damage)
 
 
-def find_damage(path: Path) -> str | None:
+def find_damage(path: Path, max_pixels: int = MAX_PIXELS) -> str | None:
     """`Photograph.damage` of a file without decoding its pixels twice.
 
     Raises as `read_photograph`.
     """
     with naming_memory(path), _naming(path):
-        data = Path(path).read_bytes()
-        return _damage(data, read_header(io.BytesIO(data)))
+        return _damage(*_loaded(path, max_pixels))
 
 
-def find_brightest(path: Path) -> int | None:
-    """The greatest value of a 16-bit PNG's colours; None for other files.
+def find_brightest(path: Path, max_pixels: int = MAX_PIXELS) -> int | None:
+    """The greatest value of a 16-bit picture's colours; None for other files.
 
-    Of those only the first bytes are read. Raises as `read_photograph`.
+    Of those only headers are read, and None too is a TIFF in colour, of which Pillow keeps the
+    high byte. Raises as `read_photograph`.
     """
-    with naming_memory(path), _naming(path), open(path, "rb") as fp:
-        start = fp.read(HEAD_BYTES)
-        return brightest(_checked(start + fp.read())) if has_16_bits(start) else None
+    with naming_memory(path), _naming(path):
+        with open(path, "rb") as fp:
+            if read_header(fp, max_pixels).bits != 16:
+                return None
+        data, header = _loaded(path, max_pixels)
+        image = _decode(data, header)
+        if header.kind == "TIFF" and not image.mode.startswith("I;16"):
+            return None
+        return brightest(deep_values(image, _pixel_bytes(data, header)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -126,22 +143,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr"):
         raise ValueError(f"pixels of mode {image.mode!r} have no defined RGB; save it as 8-bit RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        # what is RGB already would be copied
+        return image if image.mode == "RGB" else image.convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")  # Pillow has no direct way to RGBA
     rgba = image.convert("RGBA")
     return _over_white(rgba.convert("RGB"), rgba.getchannel("A"))
-
-
-def thumbnail(pixels_HW3: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The whole picture squeezed to (height, width, 3) uint8, for people alone.
-
-    Never fed to a backbone.
-    """
-    image = Image.fromarray(pixels_HW3).resize(
-        (width, height), Image.Resampling.BILINEAR, reducing_gap=2.0
-    )
-    return np.array(image)
 
 
 @contextmanager
@@ -166,29 +173,41 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except PermissionError as err:
         raise NoAccessError.of(err, path) from err
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as err:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as err:
         # nothing is wrong with the photograph
         if isinstance(err, OSError) and err.errno in TOO_MANY:
             raise
         raise InputError(f"{path}: {getattr(err, 'strerror', None) or err}") from err
 
 
-def _decode(data: bytes, header: Header) -> Image.Image:
-    """The pixels as Pillow stores them.
+def _loaded(path: Path, max_pixels: int) -> tuple[bytes, Header]:
+    """A file's bytes and header, once it is known that decoding it comes to an end."""
+    data = Path(path).read_bytes()
+    header = read_header(io.BytesIO(data), max_pixels)
+    if header.kind == "JPEG":
+        check_scans(data, header)
+    return data, header
 
-    The classes are called directly: Image.open would look for MPO frames.
-    """
-    if data.startswith(PNG_MAGIC):
+
+def _pixel_bytes(data: bytes, header: Header) -> bytes:
+    """Of a file the bytes that make its pixels."""
+    if header.spans == ((0, None),):
+        return data
+    return b"".join([data[start:stop] for start, stop in header.spans])
+
+
+def _decode(data: bytes, header: Header) -> Image.Image:
+    """The pixels as Pillow stores them."""
+    if header.kind == "PNG":
         _check_chunks(data, header)
-    reader = PngImageFile if data.startswith(PNG_MAGIC) else JpegImageFile
-    image = reader(io.BytesIO(b"".join(data[start:stop] for start, stop in header.spans)))
+    image = opened(header.kind, TimedBytes(_pixel_bytes(data, header)))
     if image.size != (header.width, header.height):  # a second header would slip past the cap
         raise ValueError(
             f"its headers say both {header.width} x {header.height} and {image.width} x "
             f"{image.height}"
         )
     image.load()
-    key = image.info.get("transparency")
+    key = image.info.get("transparency") if header.kind == "PNG" else None
     # Pillow 13 stretches the pixels, not the key
     if image.mode == "L" and header.bits < 8 and key is not None:
         image.info["transparency"] = (
@@ -200,18 +219,12 @@ def _decode(data: bytes, header: Header) -> Image.Image:
     return image
 
 
-def _checked(data: bytes) -> bytes:
-    """Of a file that decodes, the bytes that make its pixels."""
-    _decode(data, header := read_header(io.BytesIO(data)))
-    return b"".join([data[start:stop] for start, stop in header.spans])
-
-
 def _damage(data: bytes, header: Header) -> str | None:
     """What is wrong inside a JPEG's picture.
 
     Of its headers the decoder is shown only what it needs, so none can warn.
     """
-    if not data.startswith(JPEG_MAGIC):
+    if header.kind != "JPEG":
         return None
     jpeg = b"".join(
         [data[start:stop] for start, stop in header.spans if data[start + 1] not in COLOUR]

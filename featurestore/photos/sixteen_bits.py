@@ -1,7 +1,7 @@
-"""PNGs with 16 bits a sample, of which fewer were used: their values, and how they become 8 bits.
+"""Pictures with 16 bits a sample, of which fewer were used: their values, and how they become 8.
 
-A camera's 10 or 12 bits in a 16-bit PNG are nearly black when they are read as 16. Alpha always has
-all 16.
+A camera's 10 or 12 bits in a 16-bit file are nearly black when they are read as 16. Alpha always
+has all 16.
 """
 
 import io
@@ -10,40 +10,41 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-HEAD_BYTES = 25  # up to the bits in IHDR
 
+def deep_values(image: Image.Image, data: bytes) -> np.ndarray:
+    """(H, W, C) uint16 samples of a 16-bit picture; C is 1, 2 (gray and alpha), 3 or 4.
 
-def has_16_bits(start: bytes) -> bool:
-    """Whether a file that begins so is a PNG with 16 bits a sample."""
-    return start[:4] == b"\x89PNG" and start[12:16] == b"IHDR" and start[24:HEAD_BYTES] == b"\x10"
+    image : as Pillow decodes it. data : the bytes that it was decoded from.
 
-
-def deep_values(png: bytes) -> np.ndarray:
-    """(H, W, C) uint16 samples of a 16-bit PNG; C is 1, 2 (gray and alpha), 3 or 4."""
-    image = PngImageFile(io.BytesIO(png))
-    mode, rawmode = image.mode, image.tile[0].args
-    if rawmode == "LA;16B":  # a pixel is as wide as one of 8-bit RGBA
-        return np.ascontiguousarray(_unpacked(png, "RGBA")).view(">u2").astype(np.uint16)
-    if mode not in ("RGB", "RGBA"):
+    Raises ValueError for what Pillow gives no 16 bits of, as for a TIFF in colour.
+    """
+    if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]
+    if not isinstance(image, PngImageFile):
+        raise ValueError("this kind of 16-bit TIFF cannot be read with --bits; save it as PNG")
+    png = PngImageFile(io.BytesIO(data))
+    if png.tile[0].args == "LA;16B":  # a pixel is as wide as one of 8-bit RGBA
+        return np.ascontiguousarray(_unpacked(data, "RGBA")).view(">u2").astype(np.uint16)
     # Pillow keeps one byte of each sample of 16-bit colour; decoded twice, it gives both
-    high, low = (_unpacked(png, f"{mode};16{order}").astype(np.uint16) for order in "BL")
+    high, low = (_unpacked(data, f"{png.mode};16{order}").astype(np.uint16) for order in "BL")
     return high << 8 | low
 
 
-def brightest(png: bytes) -> int:
-    """The greatest sample of a 16-bit PNG's colours."""
-    return int(_colours(deep_values(png)).max())
+def brightest(values_HWC: np.ndarray) -> int:
+    """The greatest sample of a picture's colours."""
+    return int(_colours(values_HWC).max())
 
 
-def rgb_of_bits(png: bytes, bits: int) -> tuple[Image.Image, Image.Image | None]:
-    """A 16-bit PNG as 8-bit RGB, round(255 x / (2^bits - 1)), and its alpha if it has any.
+def rgb_of_bits(
+    image: Image.Image, data: bytes, bits: int
+) -> tuple[Image.Image, Image.Image | None]:
+    """A 16-bit picture as 8-bit RGB, round(255 x / (2^bits - 1)), and its alpha if it has any.
 
-    bits : how many its samples have.
+    image, data : as `deep_values` takes them. bits : how many its samples have.
 
     Raises ValueError for a sample beyond them: nothing is clipped.
     """
-    values_HWC = deep_values(png)
+    values_HWC = deep_values(image, data)
     colours_HWC, greatest = _colours(values_HWC), (1 << bits) - 1
     if (found := int(colours_HWC.max())) > greatest:
         raise ValueError(
@@ -53,7 +54,10 @@ def rgb_of_bits(png: bytes, bits: int) -> tuple[Image.Image, Image.Image | None]
     # to the nearest in integers; greatest is odd, so there are no ties
     rgb_HWC = (2 * 255 * colours_HWC.astype(np.uint32) + greatest) // (2 * greatest)
     rgb = Image.fromarray(np.broadcast_to(rgb_HWC, (*rgb_HWC.shape[:2], 3)).astype(np.uint8))
-    alpha_HW = _alpha(values_HWC, PngImageFile(io.BytesIO(png)).info.get("transparency"))
+    key = None
+    if isinstance(image, PngImageFile):
+        key = PngImageFile(io.BytesIO(data)).info.get("transparency")
+    alpha_HW = _alpha(values_HWC, key)
     return rgb, None if alpha_HW is None else Image.fromarray(alpha_HW)
 
 

@@ -217,6 +217,12 @@ def _compute(
 
 
 def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:
+    if store.max_pixels < asked.max_pixels:
+        warnings.warn(
+            f"the store was begun with --max-pixels {store.max_pixels}, and keeps that; give "
+            f"predict --max-pixels {asked.max_pixels} too",
+            stacklevel=3,
+        )
     for key in ROUNDING:
         if store.made_by.get(key) != asked.made_by.get(key):
             warnings.warn(

@@ -28,6 +28,8 @@ class BuildConfig(BaseModel):
     whole: keep the aspect."""
     bits: Annotated[int, Field(ge=8, le=16)] | None = None
     """How many bits the values of 16-bit photographs have, e.g. 12; nothing takes them for 16."""
+    max_pixels: Annotated[int, Field(ge=1)] | None = None
+    """The most pixels that a photograph may have; nothing is 80 million, or what the store has."""
     views: str = "20"
     """How many of the views, or their names with commas."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from featurestore.disk import durable
 from featurestore.disk.messages import say
 from featurestore.errors import InputError, list_some
 from featurestore.format.choose import check_suffix
-from featurestore.format.spec import StoreSpec
+from featurestore.format.spec import MAX_PIXELS, StoreSpec, max_pixels_told
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.decode import (
     Unusable,
@@ -73,12 +73,14 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     is_sealed = frame["image_id"].isin(sealed)
     todo = [path for path, is_done in zip(paths, is_sealed, strict=True) if not is_done]
     done = [path for path, is_done in zip(paths, is_sealed, strict=True) if is_done]
+    max_pixels = config.max_pixels or (spec.max_pixels if spec else MAX_PIXELS)
     # with nothing to do one photograph is looked at all the same: its size makes the spec
-    size, unusable = find_unusable(todo or paths[:1], config.crop, config.skip_missing)
+    size, unusable = find_unusable(todo or paths[:1], config.crop, config.skip_missing, max_pixels)
     if spec and CHECKED_BY not in spec.made_by:  # a newer store took no damaged photograph
-        warn_of_all_sealed(done)
+        warn_of_all_sealed(done, max_pixels)
     if config.bits is None:
-        remark = dark_remark(path for path in todo if path not in unusable)
+        usable = [path for path in todo if path not in unusable]
+        remark = dark_remark(usable, max_pixels=max_pixels)
         if remark:
             warnings.warn(remark, stacklevel=3)
 
@@ -87,6 +89,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
         # the store's own tiles, whichever photograph came first then
         width, height = spec.tokens.tile_width, spec.tokens.tile_height
     backbone = _load(config, spec, width / height, save)
+    backbone = replace(backbone, max_pixels=max_pixels)
     n_pending = len(todo) - len(unusable)
     if n_pending:  # else the backbone has nothing to do
         backbone.try_out()
@@ -119,7 +122,7 @@ def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
 
 
 def find_unusable(
-    paths: list[Path], crop: str, skip: bool
+    paths: list[Path], crop: str, skip: bool, max_pixels: int
 ) -> tuple[tuple[int, int], dict[Path, Unusable]]:
     """Size of the first photograph that can be used, and those that cannot be.
 
@@ -127,7 +130,7 @@ def find_unusable(
     """
     if not can_check():
         warnings.warn(UNCHECKED, stacklevel=3)
-    size, unusable = inspect_photographs(paths, crop)
+    size, unusable = inspect_photographs(paths, crop, max_pixels)
     refused = {each.status for each in unusable.values()} & {"aspect", "unreadable"}
     if size is None or (unusable and not skip) or refused:
         hint = ""
@@ -180,6 +183,8 @@ def _store_spec(
         made_by["weights"] = RANDOM
     else:
         made_by["weights"] = "file" if config.weights else "timm"
+
+    made_by |= max_pixels_told(backbone.max_pixels)
 
     slack = 2.0 if config.reserve else 1.0  # ids and paths to come may be longer
     return StoreSpec(

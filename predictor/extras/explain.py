@@ -29,7 +29,7 @@ from featurestore.disk.threads import Pool
 from featurestore.disk.usable import usable_cpus
 from featurestore.errors import InputError, UsageError
 from featurestore.explore.pictures import upright_grid
-from featurestore.format.spec import ViewSpec
+from featurestore.format.spec import MAX_PIXELS, ViewSpec
 from featurestore.photos.decode import AHEAD
 from featurestore.photos.images import read_photograph
 from predictor.extras.picture import Map, blank, draw_picture, fitted
@@ -51,6 +51,8 @@ class Explainer:
     view_names: Sequence[str]
     key: str
     """What maps depend on besides their photograph: `journal_key`."""
+    max_pixels: int = MAX_PIXELS
+    """Of a photograph that is drawn."""
 
     def __post_init__(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
@@ -157,10 +159,10 @@ class Explainer:
 
     def _look(self, image_id: str, path: Path) -> tuple[Image.Image, Map | None]:
         try:
-            photograph = read_photograph(path, self.members[0].spec.tokens.bits)
+            photograph = read_photograph(path, self.members[0].spec.tokens.bits, self.max_pixels)
         except InputError as err:
             return blank(_by_name(f"no picture: {err}", path)), None
-        return fitted(photograph.pixels_HW3), self.map(image_id, photograph.sha256)
+        return fitted(photograph.image), self.map(image_id, photograph.sha256)
 
     def _can_write(self) -> AbstractContextManager[None]:
         return can_write(self.folder, "--explain")

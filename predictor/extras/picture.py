@@ -113,9 +113,8 @@ def overlay(photograph: Image.Image, layer_HW: np.ndarray, top: float) -> Image.
     return Image.fromarray(np.clip(np.asarray(painted) + relief_HW1, 0, 255).astype(np.uint8))
 
 
-def fitted(pixels_HW3: np.ndarray) -> Image.Image:
+def fitted(image: Image.Image) -> Image.Image:
     """The photograph with its longer side between LEAST and LONGEST pixels."""
-    image = Image.fromarray(pixels_HW3)
     longer = max(image.size)
     ratio = min(max(longer, LEAST), LONGEST) / longer
     size = [max(1, round(side * ratio)) for side in image.size]

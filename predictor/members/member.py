@@ -157,7 +157,12 @@ class Stage:
 
     @classmethod
     def load(
-        cls, members: Sequence[Member], device: str, precision: str | None, weights: str | None
+        cls,
+        members: Sequence[Member],
+        device: str,
+        precision: str | None,
+        weights: str | None,
+        max_pixels: int | None = None,
     ) -> "Stage":
         """MismatchError if the backbone's weights are not those that made the members' tokens."""
         backbones: dict[str, Backbone] = {}
@@ -173,6 +178,7 @@ class Stage:
                         device,
                         precision,
                         believes=True,
+                        max_pixels=max_pixels,
                     )
         place = choose_device(device)
         ensembles = [new_ensemble(m.config, m.specs, m.states, m.heads, place) for m in members]

@@ -9,7 +9,7 @@ from PIL import Image
 from featurestore.errors import InputError, NoAccessError
 from featurestore.explore.pictures import colours, on_photograph
 from featurestore.photos.find import find_photographs
-from featurestore.photos.images import read_photograph, thumbnail
+from featurestore.photos.images import read_photograph
 from featurestore.store import FeatureStore
 
 MOST_WIDE = 1600  # pixels
@@ -23,7 +23,9 @@ def thumb_jpeg(store: FeatureStore, image: int) -> bytes:
     return _encoded(store.array("thumbs")[image], "JPEG")
 
 
-def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple[bytes, str]:
+def photograph_jpeg(
+    store: FeatureStore, image: int, data: Path | None, max_pixels: int | None = None
+) -> tuple[bytes, str]:
     """The photograph below the folder `data`, or else the thumbnail; and which of them.
 
     At most MOST_WIDE pixels wide.
@@ -41,18 +43,19 @@ def photograph_jpeg(store: FeatureStore, image: int, data: Path | None) -> tuple
     if file is None:
         return thumb_jpeg(store, image), "absent"
     try:
-        photograph = read_photograph(file, store.spec.tokens.bits)
+        most = max_pixels or store.spec.max_pixels
+        photograph = read_photograph(file, store.spec.tokens.bits, most)
     except NoAccessError:
         return thumb_jpeg(store, image), "absent"
     except InputError:
         return thumb_jpeg(store, image), "damaged"
     known = cells["sha256"][0]
     state = "unknown" if not known else "same" if known == photograph.sha256 else "changed"
-    pixels_HW3 = photograph.pixels_HW3
-    height, width = pixels_HW3.shape[:2]
-    if width > MOST_WIDE:
-        pixels_HW3 = thumbnail(pixels_HW3, max(1, round(height * MOST_WIDE / width)), MOST_WIDE)
-    return _encoded(pixels_HW3, "JPEG"), state
+    width, height = photograph.width, photograph.height
+    if width <= MOST_WIDE:
+        return _encoded(photograph.pixels_HW3, "JPEG"), state
+    low = max(1, round(height * MOST_WIDE / width))
+    return _encoded(photograph.picture.thumbnail(low, MOST_WIDE), "JPEG"), state
 
 
 def pca_png(store: FeatureStore, image: int, view: int) -> bytes:

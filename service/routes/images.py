@@ -127,7 +127,9 @@ async def photograph(request: Request) -> Response:
     The header X-Photograph says which, and whether it changed.
     """
     opened = await run_in_threadpool(opened_of, request)
-    make = partial(pictures.photograph_jpeg, opened.store, data=library_of(request).data)
+    library = library_of(request)
+    given = {"data": library.data, "max_pixels": library.max_pixels}
+    make = partial(pictures.photograph_jpeg, opened.store, **given)
     body, state = await _of_image(request, opened, make)
     return Response(body, headers={"X-Photograph": state}, media_type="image/jpeg")
 
