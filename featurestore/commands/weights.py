@@ -75,7 +75,7 @@ def weights_check(
 @click.argument("folder", default=".", type=FOLDER, metavar="[DIR]")
 @click.option("--json", is_flag=True, help="As JSON, for machines.")
 def weights_list(folder: Path, json: bool) -> None:
-    """List the files of backbone weights in a folder, and the stores that need them.
+    """List backbone weights in a folder, and stores that need them.
 
     Each file is read whole, for its hash. A file that no store needs is compared with the models
     that its shapes point to, which takes some seconds.

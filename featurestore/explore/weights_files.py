@@ -145,10 +145,10 @@ def list_weights(folder: Path) -> Listing:
 def as_json(value: object) -> str:
     """For machines; paths become texts."""
 
-    def plain_value(each: object) -> object:
+    def as_value(each: object) -> object:
         return str(each) if isinstance(each, Path) else asdict(each)
 
-    return json.dumps(value, default=plain_value)
+    return json.dumps(value, default=as_value)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
