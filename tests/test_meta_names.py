@@ -22,11 +22,11 @@ DINOV3 = (
 
 def drawn(name: str) -> torch.nn.Module:
     """A timm model none of whose tensors is as it begins."""
-    model = timm.create_model(name, num_classes=0, img_size=SIZE)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data += 0.1 * noise
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=0, img_size=SIZE)
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape)
     return model.requires_grad_(False)
 
 

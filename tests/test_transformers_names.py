@@ -107,11 +107,11 @@ MODELS = {
 
 def drawn(kind: str, config: str, arguments: dict) -> torch.nn.Module:
     """A model of transformers with random weights, none of them zero."""
-    model = getattr(transformers, kind)(getattr(transformers, config)(**arguments)).eval()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data += 0.1 * noise
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, kind)(getattr(transformers, config)(**arguments)).eval()
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape)
     return model.requires_grad_(False)
 
 
@@ -227,6 +227,8 @@ def test_hf_weights_a_store_is_built_with_the_file_as_transformers_saves_it(past
     spec = FeatureStore.open(tmp_path / "f.h5").spec
     ours = model_with("vit_demo_patch16_dinov3", weights, (64, 64))
     assert spec.tokens.weights_sha256 == weights_hash(ours)
+    told = biomass("weights", "check", weights, "--store", tmp_path / "f.h5").output
+    assert "names of transformers" in told and told.endswith(f"needed by {tmp_path}/f.h5\n")
     assert same_tokens(theirs, ours)
 
 
