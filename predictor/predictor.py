@@ -75,7 +75,7 @@ class Predictor:
         weigh : gives members their shares in the ensemble, and leaves some out, before anything
             heavy is loaded for them.
         backbone_weights : file of the backbone; None takes those kept beside the store, else what
-            made the store.
+            made the store. Where nobody recorded that, the file is believed, with a warning.
         device : one, or several with commas that share the photographs; precision : of the
             backbone; None is the store's.
         max_pixels : the most that a photograph may have, None is the store's.
