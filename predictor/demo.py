@@ -15,7 +15,7 @@ import pandas as pd
 from featurestore.backbone.demo.drawing import Photo, draw_pasture, plan_pasture
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
-from featurestore.photos.catalog import target_rows
+from featurestore.photos.catalog import TARGETS, target_rows
 from featurestore.photos.decode import decode_ahead
 from featurestore.photos.sites import site_of
 from featurestore.store import FeatureStore
@@ -32,7 +32,7 @@ from trainer.heads import kinds
 from trainer.loop.grid import SweepConfig
 from trainer.loop.runs import chosen_run
 from trainer.loop.sweep import run_sweep
-from trainer.score.metrics import TARGETS, weighted_r2
+from trainer.score.metrics import weighted_r2
 
 BACKBONE, IMAGE_SIZE, VIEWS = "vit_demo_patch16_dinov3", 192, "4"
 LEVEL = 0.9  # of the intervals
@@ -179,9 +179,8 @@ def _coverage(
 ) -> str:
     """How many masses of unseen sites lie within, in a sentence."""
     site_of_id = {photo.image_id: photo.site for photo in photos}
-    inside_N = within(
-        predictions, truth.loc[predictions["image_id"], list(TARGETS)].to_numpy()
-    ).mean(1)
+    truth_N5 = truth.loc[predictions["image_id"], list(TARGETS)].to_numpy()
+    inside_N = within(predictions, truth_N5, intervals.targets).mean(1)
     by_site = (
         pd.Series(inside_N)
         .groupby([site_of_id[image_id].date for image_id in predictions["image_id"]])

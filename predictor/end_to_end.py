@@ -7,9 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
+
 from featurestore.disk.durable import check_writable
 from featurestore.errors import IN_PART, InputError, UsageError, list_some
-from featurestore.photos.catalog import read_test
+from featurestore.photos.catalog import is_long, read_test
+from featurestore.photos.targets import Targets
 from predictor.bundle.listing import LISTING
 from predictor.extras.blend import Blend, weighed
 from predictor.extras.explain import PICTURE_S
@@ -23,6 +26,7 @@ from predictor.parity import check_oof
 from predictor.predictor import Predictor, photographs_of
 from trainer.loop.blend_folder import is_blend, shared_runs
 from trainer.loop.newest import newest_sweep
+from trainer.loop.runs import RunFolder
 
 OnError = Literal["fail", "mean"]
 
@@ -143,7 +147,8 @@ def _predict_test(
     """
     # what cannot be followed or read is refused before anything heavy is loaded
     images, rows = read_test(test_csv)
-    check_targets(test_csv, rows)
+    if targets := _targets_of(runs[0]):
+        rows = _rows_to_follow(test_csv, rows, targets)
     paths = photographs_of(images, data, takes_mean, allow_outside)
 
     weigh = partial(weighed, how=blend, say=say) if blend else None
@@ -151,6 +156,9 @@ def _predict_test(
         runs, weigh=weigh, average=average, constraints=constraints, **options
     )
     say_lone_folds(predictor.members, say)
+    if not targets:
+        targets = predictor.combiner.targets
+        rows = _rows_to_follow(data / "test.csv", rows, targets)
     if takes_mean:
         check_held_out(predictor.members, "--on-error mean")
     intervals = predictor.intervals(interval) if interval is not None else None
@@ -174,13 +182,29 @@ def _predict_test(
     )
     if intervals:
         table = intervals.added(table, unusable)
-    write_predictions(rows, table, out)
+    write_predictions(rows, table, out, targets)
 
     # pictures come last, so that they never stand between a deadline and the submission
     if explainer:
         say(f"pictures: {explainer.report(paths, table, unusable, interval)}")
     kept.close()
     return unusable
+
+
+def _targets_of(run: Path) -> Targets | None:
+    """What a run or a blend predicts; None of a bundle, whose files are not yet checked."""
+    if (run / LISTING).exists():
+        return None
+    return RunFolder(shared_runs(run)[0].path).targets
+
+
+def _rows_to_follow(test_csv: Path, rows: pd.DataFrame, targets: Targets) -> pd.DataFrame | None:
+    """The rows of the submission; None where none is asked for: the table is wide, and the targets
+    are not the preset's."""
+    if not targets.preset and not is_long(test_csv):
+        return None
+    check_targets(test_csv, rows, targets)
+    return rows
 
 
 def find_runs(

@@ -13,12 +13,11 @@ from featurestore.format.spec import ViewSpec
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.find import find_photographs, spelled_as
 from predictor.members.combine import Combiner
-from predictor.members.member import Member, Raw, read_oof
-from predictor.members.oof import TRUE
+from predictor.members.member import Member, Raw, read_oof, true_names
+from predictor.members.oof import score_of
 from predictor.members.submission import can_write
 from predictor.predictor import Predictor
 from trainer.loop.blend_folder import shares_of
-from trainer.score.metrics import TARGETS, weighted_r2
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-3}
 """Of a mass, and grams. On one device, precision and versions tokens are bit-equal, and what is
@@ -46,19 +45,23 @@ def check_oof(
     with can_write(out):
         write_whole(out, table.to_csv(index=False))
     kept.close()
-    ours_N5, theirs_N5 = (each[list(TARGETS)].to_numpy(float) for each in (table, known))
-    apart_5 = np.abs(ours_N5 - theirs_N5).max(0, initial=0)
+    first = predictor.members[0]
+    names = list(first.targets.names)
+    ours_NK, theirs_NK = (each[names].to_numpy(float) for each in (table, known))
+    apart_K = np.abs(ours_NK - theirs_NK).max(0, initial=0)
+    unit = " in grams" if first.targets.preset else ""
     say(
         f"{len(table)} rows of {table['image_id'].nunique()} photographs, "
         f"{len(views)} views, beside "
-        f"{source}\ngreatest difference in grams: "
-        + ", ".join(f"{name} {apart:.2g}" for name, apart in zip(TARGETS, apart_5, strict=True))
-        + f"\nscore: {_score(table):.6f} predicted, {_score(known):.6f} in oof.csv"
+        f"{source}\ngreatest difference{unit}: "
+        + ", ".join(f"{name} {apart:.2g}" for name, apart in zip(names, apart_K, strict=True))
+        + f"\nscore: {score_of(first, table):.6f} predicted, "
+        + f"{score_of(first, known):.6f} in oof.csv"
     )
-    if not np.allclose(ours_N5, theirs_N5, **TOLERANCE):
+    if not np.allclose(ours_NK, theirs_NK, **TOLERANCE):
         raise MismatchError(
-            f"{out}: up to {apart_5.max():.3g} g from oof.csv, more than {TOLERANCE['atol']:g} g "
-            f"and {TOLERANCE['rtol']:g} of the mass; photographs, heads or weights have changed, "
+            f"{out}: up to {apart_K.max():.3g} from oof.csv, more than {TOLERANCE['atol']:g} "
+            f"and {TOLERANCE['rtol']:g} of the value; photographs, heads or weights have changed, "
             "or device, precision or versions are not those of the store and the sweep"
         )
 
@@ -86,7 +89,7 @@ def out_of_fold(
     raw_NM = predictor.raws(photographs, scored_views(members[0]), sealed=True, **options)
 
     combiners = {}
-    masses = []
+    values = []
     for row in known.itertuples():
         split = (row.repeat, row.fold)
         if split not in combiners:
@@ -100,8 +103,10 @@ def out_of_fold(
         for member, raw in zip(members, raw_NM[row.image_id], strict=True):
             head = member.splits.index(split)
             by_head.append(_by_head(raw, head))
-        masses.append(combiners[split].masses(by_head))
-    return known.assign(**dict(zip(TARGETS, np.reshape(masses, (-1, len(TARGETS))).T, strict=True)))
+        values.append(combiners[split].values(by_head))
+    names = members[0].targets.names
+    columns = np.reshape(values, (-1, len(names))).T
+    return known.assign(**dict(zip(names, columns, strict=True)))
 
 
 def held_out_rows(member: Member) -> pd.DataFrame:
@@ -123,7 +128,7 @@ def _known(predictor: Predictor, blend: Path | None) -> tuple[pd.DataFrame, Path
         )
     _require_folds(first)
     path = blend / "oof.csv"
-    return _rows_of(first, read_oof(path, "last")), path
+    return _rows_of(first, read_oof(path, "last", first.targets)), path
 
 
 def _require_folds(member: Member) -> None:
@@ -139,7 +144,9 @@ def _rows_of(member: Member, oof: pd.DataFrame) -> pd.DataFrame:
     """Rows of an out-of-fold table whose heads a member has."""
     splits = pd.MultiIndex.from_frame(oof[["repeat", "fold"]])
     rows = oof[splits.isin(member.splits)].reset_index(drop=True)
-    return rows[["weights", "repeat", "image_id", "site", "fold", *TARGETS, *TRUE]]
+    targets = member.targets
+    about = ["weights", "repeat", "image_id", "site", "fold"]
+    return rows[[*about, *targets.names, *true_names(targets)]]
 
 
 def scored_views(member: Member) -> list[ViewSpec]:
@@ -159,7 +166,7 @@ def _only(predictor: Predictor) -> Member:
 
 def _by_head(raw: Raw, head: int) -> Raw:
     """What a single head says."""
-    return Raw(raw.masses_HV5[[head]], None if raw.state_HVC is None else raw.state_HVC[[head]])
+    return Raw(raw.values_HVK[[head]], None if raw.word_HVC is None else raw.word_HVC[[head]])
 
 
 def _photographs(
@@ -176,16 +183,3 @@ def _photographs(
     frame = frame[frame["image_id"].isin(known["image_id"])]
     paths = find_photographs(frame, data, allow_outside, allow="--allow-outside")
     return dict(zip(frame["image_id"], paths, strict=True))
-
-
-def _score(table: pd.DataFrame) -> float:
-    """The contest's, over each repeat's rows; the mean over repeats."""
-    numbers = table[[*TARGETS, *TRUE]].apply(pd.to_numeric)
-    return float(
-        np.mean(
-            [
-                weighted_r2(each[TRUE], each[list(TARGETS)])
-                for _, each in numbers.groupby(table["repeat"])
-            ]
-        )
-    )

@@ -138,11 +138,11 @@ class Predictor:
     def predict(
         self, paths: dict[str, Path], tta: int | str = 4, progress: bool = True, **options
     ) -> pd.DataFrame:
-        """Masses of photographs by id; options as `raws`.
+        """Predictions of photographs by id; options as `raws`.
 
-        Returns one row an image: image_id, the five targets in grams (averaged over views, heads
-        and members, then constrained), and for each `TARGET_sd`, the spread of single heads and
-        views, which are constrained on their own.
+        Returns one row an image: image_id, the targets (averaged over views, heads and members,
+        then constrained), and for each `TARGET_sd`, the spread of single heads and views, which are
+        constrained on their own; see `Combiner.table`.
         """
         return self.combiner.table(self.raws(paths, tta, progress, **options))
 
@@ -248,6 +248,10 @@ class Predictor:
                 f"--explain {folder}: photographs lie there, and pictures may take their names; "
                 "name another folder"
             )
+        if not self.combiner.targets.preset:
+            raise UsageError(
+                "--explain draws the preset's masses alone so far; leave it out for other targets"
+            )
         names = [view.name for view in chosen_tta(tta)]
         most = self._most_of(self.members[0].spec)
         return Explainer(folder, self.members, names, self._key(names), most)
@@ -316,12 +320,12 @@ def _check_views(views: Sequence[ViewSpec], tokens: TokenSpec) -> None:
 
 
 def _check_finite(members: Sequence[Member], raws: Sequence[Raw], image_id: str) -> None:
-    """InputError at the first mass that is none, rather than after the last photograph."""
+    """InputError at the first number that is not finite, rather than after the last photograph."""
     for member, raw in zip(members, raws, strict=True):
-        if len(failed := np.flatnonzero(~np.isfinite(raw.masses_HV5).all((1, 2)))):
+        if len(failed := np.flatnonzero(~np.isfinite(raw.values_HVK).all((1, 2)))):
             names = ", ".join(_split_name(member.splits[h]) for h in failed)
             raise InputError(
-                f"{member.name}: {len(failed)} heads say no finite mass of {image_id}: {names}; "
+                f"{member.name}: {len(failed)} heads say no finite number of {image_id}: {names}; "
                 "choose other --folds, or another run"
             )
 

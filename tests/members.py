@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from preset import TARGETS
 
 from predictor.members.member import Member
 from trainer.loop.runs import RunFolder
-from trainer.score.metrics import TARGETS
 
 
 def member(run: Path, table: pd.DataFrame, weight: float = 1.0) -> Member:

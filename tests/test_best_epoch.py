@@ -4,12 +4,12 @@ failed."""
 import numpy as np
 import pytest
 import torch
+from preset import BY
 from sklearn.metrics import r2_score
 from sweeps import config
 
 from trainer.loop.bank_trainer import Scored
 from trainer.loop.sweep import prepare_sweep, train_step
-from trainer.score.metrics import in_targets_order
 
 N_POINTS = 2
 
@@ -27,7 +27,7 @@ class Judged:
 
     def __init__(self, sweep) -> None:
         self.splits, (self.trainer,) = sweep.splits, sweep.trainers(range(N_POINTS))
-        self.truth_N5 = in_targets_order(sweep.data.truth_N5)
+        self.truth_N5 = sweep.data.truth_table_NK
         self.n_epochs = 0
         with torch.no_grad():
             for tensor in self.trainer.bank.tensors.values():
@@ -47,9 +47,9 @@ class Judged:
         for average in self.trainer.optimizer.average.values():
             average.fill_(self.n_epochs)
         self.n_epochs += 1
-        scored = Scored.of(masses_GRN5, truth_N5, self.splits)
+        scored = Scored.of(BY, masses_GRN5, truth_N5, self.splits)
         self.trainer.keep_best(scored)
-        return scored.score_QG
+        return scored.merit_QG
 
     @property
     def kept_QG(self) -> list[list[int]]:

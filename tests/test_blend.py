@@ -10,12 +10,13 @@ from commands import biomass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from members import drawn_table, member, oof_table
+from preset import TARGETS
 from scipy.optimize import minimize
 
 from featurestore.errors import InputError
 from predictor.extras.blend import blend_weights, weighed
 from trainer.judge.simplex import simplex_weights
-from trainer.score.metrics import TARGETS, weighted_r2
+from trainer.score.metrics import weighted_r2
 
 
 def members(tmp_path, seed: int, sds, n_sites: int = 30):

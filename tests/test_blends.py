@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from preset import MASSES, WEIGHTS, csiro
 from scipy.optimize import minimize
 
 from trainer.data.stream import Split
 from trainer.loop.blends import EQUAL, FITTED, blend_errors, blend_members, form_blends
 from trainer.loop.results import PointResult, Prediction
-from trainer.score.metrics import MASSES, WEIGHTS, in_targets_order
 
 N_IMAGES, N_REPEATS = 40, 2
 
@@ -51,7 +51,7 @@ def drawn(n_folds: int, sds: dict[str, float]) -> tuple[SimpleNamespace, list[Po
         noise = sd * rng.uniform(-1, 1, (N_REPEATS, N_IMAGES, 3))
         config = SimpleNamespace(head=SimpleNamespace(kind=name.split("-")[0]), inference=inference)
         raw_RN5 = in_order(np.maximum(parts_N3 + noise, 0.1))
-        last = Prediction(raw_RN5, None, config, [])
+        last = Prediction(raw_RN5, None, config, csiro())
         blank = np.zeros(0)
         results.append(PointResult(index, name, config, {"last": last}, blank, blank, blank))
     sweep = SimpleNamespace(splits=folds(n_folds), data=SimpleNamespace(truth_N5=truth_N5))
@@ -84,22 +84,22 @@ def test_blends_hold_the_best_point_of_each_kind():
     equal, fitted = form_blends(sweep, results)
     for blend in (equal, fitted):
         assert [member.name for member in blend.members] == ["a-1", "b-1", "c-1"]
-    masses_MRN5 = np.stack([m.held_out["last"].masses_RN5 for m in equal.members])
-    np.testing.assert_allclose(equal.held_out["last"].masses_RN5, masses_MRN5.mean(0))
+    masses_MRN5 = np.stack([m.held_out["last"].values_RNK for m in equal.members])
+    np.testing.assert_allclose(equal.held_out["last"].values_RNK, masses_MRN5.mean(0))
     assert equal.share_M == pytest.approx([1 / 3] * 3) and fitted.share_M.sum() == pytest.approx(1)
 
 
 def test_shares_of_a_fold_are_learned_on_the_other_folds_of_its_repeat():
     sweep, results = drawn(4, KINDS)
     _, fitted = form_blends(sweep, results)
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
-    masses_MRN5 = np.stack([m.held_out["last"].masses_RN5 for m in fitted.members])
+    truth_N5 = sweep.data.truth_table_NK
+    masses_MRN5 = np.stack([m.held_out["last"].values_RNK for m in fitted.members])
     for split, share_M in zip(sweep.splits, fitted.share_QM, strict=True):
         own_MN5 = masses_MRN5[:, split.repeat]
         expected_M = best_shares(truth_N5[split.train_N], own_MN5[:, split.train_N])
         assert share_M == pytest.approx(expected_M, abs=1e-4)
         np.testing.assert_allclose(
-            fitted.held_out["last"].masses_RN5[split.repeat, split.val_N],
+            fitted.held_out["last"].values_RNK[split.repeat, split.val_N],
             np.tensordot(share_M, own_MN5[:, split.val_N], 1),
         )
     # what is saved learned from all rows of both repeats
@@ -138,8 +138,8 @@ def test_one_fold_alone_leaves_nothing_to_learn_shares_from():
 def test_honest_errors_saw_their_fold_neither_in_members_nor_in_shares():
     # a-1 and a-2 err alike, so that folds disagree which is better
     sweep, results = drawn(4, {"a-1": 12.0, "b-1": 12.5, "a-2": 12.0, "c-1": 15.0})
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
-    masses_GRN5 = np.stack([r.held_out["last"].masses_RN5 for r in results])
+    truth_N5 = sweep.data.truth_table_NK
+    masses_GRN5 = np.stack([r.held_out["last"].values_RNK for r in results])
     found = blend_errors(sweep, results, [EQUAL, FITTED])
 
     def error(share_M, members, repeat, images):

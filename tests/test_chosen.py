@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import biomass
+from preset import TARGETS
 
 from predictor.bundle.bundle import load_members
 from trainer.loop.runs import chosen_run
-from trainer.score.metrics import TARGETS, weighted_r2
+from trainer.score.metrics import weighted_r2
 
 TRUE = [f"true_{name}" for name in TARGETS]
 

@@ -1,18 +1,18 @@
 """trainer.judge.compare: the arithmetic on sums against drawing images, the intervals against data
 whose truth is known."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from preset import BY
 
-from trainer.judge.compare import (
-    LEAST_SITES,
-    SiteSums,
-    compare,
-    compare_pairs,
-    draw_sites,
-    interval_levels,
-)
+from trainer.judge import compare as comparing
+from trainer.judge.compare import LEAST_SITES, SiteSums, draw_sites, interval_levels
 from trainer.score.metrics import weighted_r2
+
+compare = partial(comparing.compare, BY)
+compare_pairs = partial(comparing.compare_pairs, BY)
 
 
 def pasture(seed: int, n_sites: int = 30) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +62,7 @@ def test_sums_are_the_scores_of_drawn_images():
     counts = draw_sites(11, 40, seed=3)
     expected = slow_differences(truth, prediction, site, counts)
     np.testing.assert_allclose(
-        SiteSums.of(truth, prediction, site).differences(counts, 1), expected, atol=1e-12
+        SiteSums.of(BY, truth, prediction, site).differences(counts, 1), expected, atol=1e-12
     )
 
 
@@ -74,7 +74,7 @@ def test_repeats_that_hold_out_different_images_are_scored_on_their_own():
     counts = draw_sites(11, 40, seed=3)
     expected = slow_differences(truth, prediction, site, counts)
     np.testing.assert_allclose(
-        SiteSums.of(truth, prediction, site).differences(counts, 1), expected, atol=1e-12
+        SiteSums.of(BY, truth, prediction, site).differences(counts, 1), expected, atol=1e-12
     )
 
 

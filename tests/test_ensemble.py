@@ -18,6 +18,7 @@ import torch
 from commands import TINY, biomass
 from conftest import SWEEP
 from PIL import Image
+from preset import TARGETS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -34,7 +35,7 @@ from predictor.members.member import Member, Raw
 from predictor.predictor import Predictor, predict
 from predictor.predictor import test_photographs as photographs_of
 from trainer.loop.runs import RunFolder
-from trainer.score.metrics import TARGETS, constrained
+from trainer.score.constraints import constrained
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("default")
@@ -87,9 +88,9 @@ def test_an_ensemble_of_runs_and_backbones_averages_raw_masses(
     assert made == ["halves"] * 4 + ["squash"] * 4  # 2 photographs x 2 views, once a backbone
     together = masses(predict(chosen, pasture, tta=2, progress=False, device="cpu"))
     for n, raw_M in enumerate(raw_NM.values()):
-        raw_5 = np.mean([raw.masses_HV5.mean((0, 1)) for raw in raw_M], 0)
+        raw_5 = np.mean([raw.values_HVK.mean((0, 1)) for raw in raw_M], 0)
         np.testing.assert_allclose(together[n], constrained(raw_5[None], "order")[0], rtol=1e-9)
-        assert [raw.masses_HV5.shape for raw in raw_M] == [(2, 2, 5)] * 3
+        assert [raw.values_HVK.shape for raw in raw_M] == [(2, 2, 5)] * 3
 
 
 def test_from_the_command_line(sweep, other_sweep, pasture, tmp_path):
@@ -433,7 +434,7 @@ def test_two_backbones_explain_together(sweep, other_sweep, pasture, tmp_path, m
         photographs_of(pasture), 2, False
     )
     total_N = [
-        np.mean([raw.masses_HV5[..., 0].mean() for raw in raw_M]) for raw_M in raw_NM.values()
+        np.mean([raw.values_HVK[..., 0].mean() for raw in raw_M]) for raw_M in raw_NM.values()
     ]
     assert maps[0].values_HWM.shape == (4, 8, 5)
     np.testing.assert_allclose(
@@ -500,13 +501,13 @@ def test_views_that_a_deadline_took_are_made_up_for_with_resume(sweep, pasture, 
         kept=predictor.journal(path, 4, False),
         say=said.append,
     )
-    assert [raw.masses_HV5.shape[1] for (raw,) in few.values()] == [4, 1]
+    assert [raw.values_HVK.shape[1] for (raw,) in few.values()] == [4, 1]
     again = predictor.raws(photographs, 4, False, kept=predictor.journal(path, 4, True))
-    assert [raw.masses_HV5.shape[1] for (raw,) in again.values()] == [4, 4]
+    assert [raw.values_HVK.shape[1] for (raw,) in again.values()] == [4, 4]
     kept = predictor.raws(
         photographs, 4, False, deadline_s=0.0, kept=predictor.journal(path, 4, True)
     )
-    assert [raw.masses_HV5.shape[1] for (raw,) in kept.values()] == [4, 4]
+    assert [raw.values_HVK.shape[1] for (raw,) in kept.values()] == [4, 4]
 
 
 def test_a_photograph_that_changed_is_predicted_anew(sweep, pasture, tmp_path):
@@ -521,7 +522,7 @@ def test_a_photograph_that_changed_is_predicted_anew(sweep, pasture, tmp_path):
     one, other = predictor.raws(
         photographs, 1, False, kept=predictor.journal(path, 1, True)
     ).values()
-    np.testing.assert_array_equal(one[0].masses_HV5, other[0].masses_HV5)
+    np.testing.assert_array_equal(one[0].values_HVK, other[0].values_HVK)
 
 
 def test_P03_a_head_that_says_no_number_ends_it_at_the_first_photograph(sweep, pasture, tmp_path):

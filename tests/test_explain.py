@@ -15,6 +15,7 @@ import pytest
 import torch
 from commands import biomass
 from PIL import Image
+from preset import MASSES, TARGETS
 from torch import nn
 
 from featurestore.backbone.backbone import Backbone
@@ -30,7 +31,6 @@ from predictor.predictor import test_photographs as photographs_of
 from trainer.heads.bank import load_bank
 from trainer.heads.shape import HeadShape
 from trainer.loop.runs import RunFolder
-from trainer.score.metrics import MASSES, TARGETS
 
 ROOT = Path(__file__).parent.parent
 MAPS = "report.html.progress"
@@ -75,7 +75,7 @@ def test_a_density_map_sums_to_the_masses(sweep, pasture, tmp_path):
     for seen, (raw,) in looked([run_of(sweep, "density")], pasture, tmp_path):
         assert seen.unit == "grams" and seen.values_HWM.shape == (4, 8, 5)
         np.testing.assert_allclose(
-            seen.values_HWM.sum((0, 1)), raw.masses_HV5.mean((0, 1)), rtol=1e-5
+            seen.values_HWM.sum((0, 1)), raw.values_HVK.mean((0, 1)), rtol=1e-5
         )
 
 

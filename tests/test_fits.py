@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from preset import MASSES
 from safetensors.numpy import load_file
 from sweeps import config
 
@@ -15,7 +16,6 @@ from trainer.heads.spaces import SPACES
 from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import SweepFolder
 from trainer.loop.sweep import run_sweep
-from trainer.score.metrics import MASSES
 
 KINDS = "[ridge, hist_gbdt, pls]"
 N_FITS = 3 * 4  # splits of each point, and of the ridge beside them

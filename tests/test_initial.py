@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import biomass
+from preset import TARGETS
 from safetensors.numpy import load_file
 from sweeps import write_store
-
-from trainer.score.metrics import TARGETS
 
 OUTPUTS = {
     "density": ["density"],

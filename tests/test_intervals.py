@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from commands import biomass
 from members import drawn_table, member, oof_table
+from preset import TARGETS
 
 from featurestore.errors import InputError, UsageError
 from predictor.extras.blend import weighed
 from predictor.extras.intervals import Intervals, scale, site_quantile, within
 from predictor.predictor import Predictor, predict
 from trainer.loop.runs import best_run
-from trainer.score.metrics import TARGETS
 
 
 def drawn(

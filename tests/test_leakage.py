@@ -37,9 +37,9 @@ def spoiled(tmp_path_factory):
         given = config(folder, folder / "spoiled.h5", **changes)
         # its rows are not what was committed
         other = prepare_sweep(given, "cpu", torch.float64, check=False)
-        other.data.labels.masses_N5[images] += 100
-        other.data.labels.height_N[images] += 100
-        other.data.labels.state_NC[images] = other.data.labels.state_NC[images].roll(1, -1)
+        labels = other.data.labels
+        labels.values_NK[images] += 100
+        labels.word_NC[images] = labels.word_NC[images].roll(1, -1)
         return other
 
     return clean, spoil

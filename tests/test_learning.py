@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 from conftest import VIEWS, tiny_spec
+from preset import BY
 from sweeps import train_epoch
 
 from featurestore.write.writer import ImageRows, open_writer
 from trainer.loop.evaluate import pooled_score, predict_held_out
 from trainer.loop.grid import SweepConfig
 from trainer.loop.prepare import Sweep, prepare_sweep
-from trainer.score.metrics import in_targets_order
 
 N, WIDTH = 40, 64
 YAML = """
@@ -104,12 +104,12 @@ def score_of(tmp_path_factory):
     for epoch in range(sweep.base.trainer.num_epochs):
         train_epoch(sweep, [trainer], reader, epoch)
 
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
+    truth_NK = sweep.data.truth_table_NK
     (held_out,) = predict_held_out(
         [trainer.averaged], sweep.data, reader, sweep.splits, batch_size=N
     )
-    masses_GRN5 = trainer.masses(held_out.masses_GRN5)
-    scores = [pooled_score(truth_N5, masses_RN5, sweep.splits) for masses_RN5 in masses_GRN5]
+    values_GRNK = trainer.constrained(held_out.values_GRNK)
+    scores = [pooled_score(BY, truth_NK, each_RNK, sweep.splits) for each_RNK in values_GRNK]
 
     def score(changes: dict) -> float:
         return scores[asked.index(changes)]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from preset import csiro
 
 from trainer.heads.bank import Outputs
 from trainer.heads.loss import (
@@ -42,7 +43,14 @@ def tensor(values) -> torch.Tensor:
 
 def labels(masses_B5=TRUTH_B5, state=((0, 1, 0), (0, 0, 0)), height=(9.0, np.nan)) -> Labels:
     """Two samples: of the second neither State nor Height is known."""
-    return Labels(tensor(masses_B5), tensor(state), tensor(height))
+    return Labels(csiro(STATES), with_height(masses_B5, height), tensor(state))
+
+
+def with_height(masses_B5, height_B) -> torch.Tensor:
+    """(B, 6): what heads learn numbers of."""
+    masses_B5 = torch.as_tensor(masses_B5, dtype=torch.float64)
+    height_B1 = torch.as_tensor(height_B, dtype=torch.float64)[..., None]
+    return torch.cat([masses_B5, height_B1], -1)
 
 
 def loss(out: Outputs, truth: Labels, **settings) -> float:
@@ -54,9 +62,7 @@ def loss(out: Outputs, truth: Labels, **settings) -> float:
 
 
 def outputs(masses_B5=TRUTH_B5, state=((0.0, 0, 0), (0, 0, 0)), height=(0.0, 0.0)) -> Outputs:
-    return Outputs(
-        tensor(masses_B5)[None, None], tensor(state)[None, None], tensor(height)[None, None]
-    )
+    return Outputs(with_height(masses_B5, height)[None, None], tensor(state)[None, None])
 
 
 MISSED = outputs(np.add(TRUTH_B5, OFF_BY_B5))
@@ -94,14 +100,14 @@ def test_points_of_one_bank_have_a_space_each():
     ]
     weights = LossWeights.of(points, labels(), [])
     masses = torch.full((1, 2, 1, 5), 9.0, dtype=torch.float64)
-    truth = Labels(torch.full((1, 1, 1, 5), 4.0), torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1))
+    truth = Labels(csiro(STATES), torch.full((1, 1, 1, 6), 4.0), torch.zeros(1, 1, 1, 3))
     found = multi_task_loss(Outputs(masses), truth, weights)
     assert found[0].tolist() == pytest.approx([1.75 * (1 - 0.005), 1.75 * (5 - 0.005)])
 
 
 def test_the_root_begins_above_zero():
     nothing = torch.zeros(1, 1, 1, 5, dtype=torch.float64, requires_grad=True)
-    truth = Labels(torch.ones(1, 1, 1, 5), torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1))
+    truth = Labels(csiro(STATES), torch.ones(1, 1, 1, 6), torch.zeros(1, 1, 1, 3))
     point = SimpleNamespace(loss=SimpleNamespace(**SETTINGS | {"space": "sqrt"}))
     weights = LossWeights.of([point], labels(), [])
     multi_task_loss(Outputs(nothing), truth, weights).sum().backward()
@@ -122,10 +128,10 @@ def test_a_height_that_is_not_known_counts_as_a_sample_without_error():
 
 def test_intervals_cost_the_mean_over_masses_and_samples():
     one_hot = torch.nn.functional.one_hot(torch.tensor([[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]), 2)
-    truth = replace(labels(), interval_QN5I=one_hot[None].double())
+    truth = replace(labels(), interval_QNAI=one_hot[None].double())
     logits = torch.zeros(1, 1, 2, 5, 2, dtype=torch.float64)
     logits[..., 0] = LOG(3)  # the first interval has 3 of 4 parts
-    out = replace(RIGHT, interval_QGB5I=logits)
+    out = replace(RIGHT, interval_QGBAI=logits)
     assert loss(out, truth, interval_weight=0.5) == pytest.approx(
         0.5 * (9 * LOG(4 / 3) + LOG(4)) / 10
     )
@@ -133,11 +139,11 @@ def test_intervals_cost_the_mean_over_masses_and_samples():
 
 def test_a_mass_at_a_border_is_of_the_interval_above():
     masses = tensor([[m] * 5 for m in (0, 10, 20, 30, 40, 20, 19.9, 99)])
-    all_of_them = Labels(masses, torch.zeros(8, 1), torch.zeros(8))
+    all_of_them = Labels(csiro(), with_height(masses, np.zeros(8)), torch.zeros(8, 1))
     trains = [np.arange(5), np.array([0, 2, 4])]
-    interval_QN5 = all_of_them.with_intervals(trains, 2).interval_QN5I.argmax(-1)
+    interval_QN5 = all_of_them.with_intervals(trains, 2).interval_QNAI.argmax(-1)
     assert interval_QN5[0, :, 0].tolist() == [0, 0, 1, 1, 1, 1, 0, 1]  # median 20 of the first five
-    thirds_QN5 = all_of_them.with_intervals(trains[1:], 4).interval_QN5I.argmax(-1)
+    thirds_QN5 = all_of_them.with_intervals(trains[1:], 4).interval_QNAI.argmax(-1)
     assert thirds_QN5[0, :, 4].tolist() == [
         0,
         1,
@@ -152,27 +158,29 @@ def test_a_mass_at_a_border_is_of_the_interval_above():
 
 def test_every_split_has_its_own_borders():
     masses = tensor([[m] * 5 for m in (1, 2, 3, 10, 20, 30)])
-    both = Labels(masses, torch.zeros(6, 1), torch.zeros(6))
-    of_splits = both.with_intervals([np.arange(3), np.arange(3, 6)], 2).interval_QN5I.argmax(-1)
+    both = Labels(csiro(), with_height(masses, np.zeros(6)), torch.zeros(6, 1))
+    of_splits = both.with_intervals([np.arange(3), np.arange(3, 6)], 2).interval_QNAI.argmax(-1)
     assert of_splits[..., 2].tolist() == [[0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]]
     taken = both.with_intervals([np.arange(3), np.arange(3, 6)], 2).take(torch.tensor([[1], [1]]))
-    assert taken.interval_QN5I[:, 0, 0, 0].tolist() == [[0, 1], [1, 0]]
+    assert taken.interval_QNAI[:, 0, 0, 0].tolist() == [[0, 1], [1, 0]]
 
 
 def test_mixed_labels_are_those_of_both_parts():
     own, other = labels(), labels(TRUTH_B5[::-1], ((0, 0, 1), (1, 0, 0)), (5.0, 7))
     share = tensor([[[0.75, 1.0]]])
     mixed = own.take(torch.tensor([[0, 1]])).mix(other.take(torch.tensor([[0, 1]])), share)
-    assert mixed.masses_N5[0, 0].tolist() == [[8.5, 6.25, 4.75, 2.25, 1.5], TRUTH_B5[1]]
-    assert mixed.state_NC[0, 0].tolist() == [[0, 0.75, 0.25], [0, 0, 0]]
-    assert mixed.height_N[0, 0, 0] == 8 and mixed.height_N[0, 0, 1].isnan()
+    masses, height = mixed.values_NK[0, 0, :, :5], mixed.values_NK[0, 0, :, 5]
+    assert masses.tolist() == [[8.5, 6.25, 4.75, 2.25, 1.5], TRUTH_B5[1]]
+    assert mixed.word_NC[0, 0].tolist() == [[0, 0.75, 0.25], [0, 0, 0]]
+    assert height[0] == 8 and height[1].isnan()
 
 
 def test_a_partner_without_a_share_spoils_no_height():
     own, other = labels(height=(9.0, 8)), labels(height=(np.nan, np.nan))
     share = tensor([[[1.0, 0.5]]])
     mixed = own.take(torch.tensor([[0, 1]])).mix(other.take(torch.tensor([[0, 1]])), share)
-    assert mixed.height_N[0, 0, 0] == 9 and mixed.height_N[0, 0, 1].isnan()
+    height = mixed.values_NK[0, 0, :, 5]
+    assert height[0] == 9 and height[1].isnan()
 
 
 def test_labels_are_the_catalogs():
@@ -188,15 +196,15 @@ def test_labels_are_the_catalogs():
             "Dry_Clover_g": [1.0, 0, 0, 0],
         }
     )
-    found = labels_of(catalog, STATES, torch.float64, torch.device("cpu"))
-    assert found.masses_N5[0].tolist() == [6, 4, 3, 2, 1]
-    assert found.state_NC.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
-    assert found.height_N[0] == 3.5 and found.height_N[1:].isnan().all()  # infinite is not known
+    found = labels_of(catalog, csiro(STATES), torch.float64, torch.device("cpu"))
+    assert found.values_NK[0].tolist() == [6, 4, 3, 2, 1, 3.5]
+    assert found.word_NC.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert found.values_NK[1:, 5].isnan().all()  # infinite is not known
 
 
 def test_heads_start_at_the_training_means():
     masses = tensor([[8.0, 6, 4, 2, 0], [12, 10, 6, 2, 0], [99, 99, 99, 99, 99]])
-    known = Labels(masses, torch.zeros(3, 1), tensor([5.0, np.nan, 99]))
+    known = Labels(csiro(), with_height(masses, [5.0, np.nan, 99]), torch.zeros(3, 1))
     found = initial_biases(known, np.array([0, 1]), n_tiles=2, n_patches=15)
     told = {name: np.logaddexp(0, bias) for name, bias in found.items()}  # softplus
     assert told["main_head.bias"] * 2 == pytest.approx([10, 8, 5])
@@ -208,7 +216,7 @@ def test_heads_start_at_the_training_means():
 
 
 def test_where_no_height_is_known_it_starts_at_one():
-    none = Labels(torch.ones(2, 5), torch.zeros(2, 1), torch.full((2,), np.nan))
+    none = Labels(csiro(), with_height(np.ones((2, 5)), [np.nan] * 2), torch.zeros(2, 1))
     assert np.logaddexp(
         0, initial_biases(none, np.array([0, 1]), 2, 15)["height_head.bias"]
     ) == pytest.approx([1])

@@ -6,17 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from preset import TARGETS, WEIGHTS
 from sklearn.isotonic import IsotonicRegression
 
-from trainer.score.metrics import (
-    CONSTRAINTS,
-    TARGETS,
-    WEIGHTS,
-    clip_constraint,
-    order_constraint,
-    target_r2,
-    weighted_r2,
-)
+from trainer.score.constraints import CONSTRAINTS, clip_constraint, order_constraint
+from trainer.score.metrics import target_r2, weighted_r2
 
 TRUTH = np.array([[1.0, 0, 0, 1, 1], [0, 0, 0, 0, 4]])
 GRAMS = st.floats(-200, 200)

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from commands import biomass
 from PIL import Image
+from preset import TARGETS
 
 from featurestore.backbone.backbone import Backbone
 from predictor.parity import TOLERANCE
-from trainer.score.metrics import TARGETS
 
 CONFIG = """
 experiment: {{name: parity, seed: 3}}

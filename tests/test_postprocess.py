@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from preset import TARGETS, csiro
 
 from featurestore.errors import InputError
 from trainer.config.rules import ClipRule, FactorRule, WaDeadZeroRule
-from trainer.score.metrics import TARGETS, weighted_r2
-from trainer.score.postprocess import PARTS, RULES, Clip, Factor, WaDeadZero, apply, judge, rules_of
+from trainer.score.metrics import weighted_r2
+from trainer.score.postprocess import RULES, Clip, Factor, WaDeadZero, apply, judge, rules_of
 
 STATES = ["NSW", "Tas", "WA"]
 NSW, TAS, WA = np.eye(3)
@@ -25,7 +26,7 @@ def masses(green: float, dead: float, clover: float) -> np.ndarray:
 
 
 def applied(rule, *parts: float, state: np.ndarray = WA) -> list[float]:
-    return apply([rule], masses(*parts), state[None], STATES)[0].tolist()
+    return apply([rule], masses(*parts), state[None], csiro(STATES))[0].tolist()
 
 
 def test_dead_is_zero_in_wa():
@@ -44,7 +45,7 @@ def test_dead_stays_elsewhere():
 
 def test_the_most_probable_state_decides():
     state_NC = np.array([[0.3, 0.3, 0.4], [0.45, 0.1, 0.45]])
-    found = apply([WaDeadZero()], np.repeat(masses(3, 7, 1), 2, 0), state_NC, STATES)
+    found = apply([WaDeadZero()], np.repeat(masses(3, 7, 1), 2, 0), state_NC, csiro(STATES))
     assert (found[:, 1] == [0, 7]).all()
 
 
@@ -52,7 +53,13 @@ def test_the_most_probable_state_decides():
 def test_an_image_without_probabilities_is_of_no_state(states):
     """Wherever WA stands: what is not known must not be taken for the first or the last State."""
     unknown = np.full((1, 3), np.nan)
-    assert apply([WaDeadZero()], masses(3, 7, 1), unknown, states)[0].tolist() == [3, 7, 1, 4, 11]
+    assert apply([WaDeadZero()], masses(3, 7, 1), unknown, csiro(states))[0].tolist() == [
+        3,
+        7,
+        1,
+        4,
+        11,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -109,8 +116,8 @@ def test_a_trace_can_be_raised():
 def test_rules_follow_one_another():
     rules = [Factor("Dry_Dead_g", 2), Clip("Dry_Dead_g", 0, 5)]
     assert (
-        apply(rules, masses(3, 4, 1), None, [])[0, 1] == 5
-        and apply(rules[::-1], masses(3, 4, 1), None, [])[0, 1] == 8
+        apply(rules, masses(3, 4, 1), None, csiro())[0, 1] == 5
+        and apply(rules[::-1], masses(3, 4, 1), None, csiro())[0, 1] == 8
     )
 
 
@@ -127,14 +134,16 @@ def test_sums_hold_after_any_rules(rules, parts_N3):
 @given(target=TARGET, parts=st.tuples(GRAMS, GRAMS, GRAMS), ends=st.tuples(GRAMS, GRAMS))
 def test_a_clipped_mass_is_within_its_bounds(target, parts, ends):
     low, high = sorted(ends)
-    found = apply([Clip(target, low, high)], masses(*parts), None, [])[0, TARGETS.index(target)]
+    found = apply([Clip(target, low, high)], masses(*parts), None, csiro())[
+        0, TARGETS.index(target)
+    ]
     # 1e-300 g: parts of a mass near the smallest float, 5e-324, are rounded to 0
     assert low * (1 - 1e-12) - 1e-300 <= found <= high * (1 + 1e-12)
 
 
 @given(target=TARGET, parts=st.tuples(*[st.floats(0.1, 200)] * 3), factor=st.floats(0.01, 10))
 def test_a_factor_keeps_shares(target, parts, factor):
-    found = apply([Factor(target, factor)], masses(*parts), None, [])[0, PARTS[target]]
+    found = apply([Factor(target, factor)], masses(*parts), None, csiro())[0, PARTS[target]]
     np.testing.assert_allclose(found, factor * masses(*parts)[0, PARTS[target]])
 
 
@@ -145,7 +154,7 @@ def test_rows_that_no_rule_touches_keep_every_bit(rule):
     total, gdm, green = -np.sort(-np.random.default_rng(0).uniform(0, 90, (3, 50)), axis=0)
     # as constraints leave them: not the sums of their parts
     before = np.stack([green, total - gdm, gdm - green, gdm, total], 1)
-    assert (apply([rule], before, np.tile(TAS, (50, 1)), STATES) == before).all()
+    assert (apply([rule], before, np.tile(TAS, (50, 1)), csiro(STATES)) == before).all()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +162,7 @@ def test_rows_that_no_rule_touches_keep_every_bit(rule):
 )
 def test_nan_stays_nan(rule):
     assert np.isnan(
-        apply([rule], np.full((2, 5), np.nan), np.stack([WA, np.full(3, np.nan)]), STATES)
+        apply([rule], np.full((2, 5), np.nan), np.stack([WA, np.full(3, np.nan)]), csiro(STATES))
     ).all()
 
 
@@ -162,21 +171,21 @@ def test_leading_axes_are_kept():
     before = np.stack([np.concatenate([masses(*parts) for parts in each]) for each in stack])
     state = np.random.default_rng(1).dirichlet(np.ones(3), (2, 7))
     rules = [WaDeadZero(), Factor("Dry_Green_g", 1.1)]
-    expected = [apply(rules, *each, STATES) for each in zip(before, state, strict=True)]
-    np.testing.assert_array_equal(apply(rules, before, state, STATES), expected)
+    expected = [apply(rules, *each, csiro(STATES)) for each in zip(before, state, strict=True)]
+    np.testing.assert_array_equal(apply(rules, before, state, csiro(STATES)), expected)
 
 
 @pytest.mark.parametrize("rule", [WaDeadZero(), Clip("GDM_g", 5, 9), Factor("GDM_g", 2)], ids=str)
 def test_whole_grams_are_computed_as_fractions(rule):
     whole = masses(3, 7, 1).astype(np.int64)
-    expected = apply([rule], masses(3, 7, 1), WA[None], STATES)
-    np.testing.assert_array_equal(apply([rule], whole, WA[None], STATES), expected)
+    expected = apply([rule], masses(3, 7, 1), WA[None], csiro(STATES))
+    np.testing.assert_array_equal(apply([rule], whole, WA[None], csiro(STATES)), expected)
 
 
 @pytest.mark.parametrize("rule", [WaDeadZero(), Clip("GDM_g", 5, 9), Factor("GDM_g", 2)], ids=str)
 def test_inputs_are_not_written_to(rule):
     before, state = masses(3, 7, 1), WA[None].copy()
-    after = apply([rule], before, state, STATES)
+    after = apply([rule], before, state, csiro(STATES))
     assert before.dtype == after.dtype == np.float64 and not np.array_equal(after, before)
     after[:] = 99
     assert before.tolist() == masses(3, 7, 1).tolist() and state.tolist() == [WA.tolist()]
@@ -184,7 +193,7 @@ def test_inputs_are_not_written_to(rule):
 
 def test_masses_without_rules_are_a_copy():
     before = masses(3, 7, 1)
-    apply([], before, None, [])[0, 0] = 99
+    apply([], before, None, csiro())[0, 0] = 99
     assert before.tolist() == masses(3, 7, 1).tolist()
 
 
@@ -201,7 +210,7 @@ def test_a_rule_that_needs_state_is_refused_without(state, states):
 
 
 def test_no_images_need_no_state():
-    assert apply([WaDeadZero()], np.empty((0, 5)), None, STATES).shape == (0, 5)
+    assert apply([WaDeadZero()], np.empty((0, 5)), None, csiro(STATES)).shape == (0, 5)
 
 
 def test_probabilities_of_other_states_are_refused():
@@ -222,7 +231,7 @@ def test_rules_of_a_config():
 def test_judge_leaves_out_each_rule_alone():
     truth, before = masses(3, 4, 1), masses(3, 7, 1)
     rules = [Clip("Dry_Dead_g", 0, 5), Factor("Dry_Dead_g", 0.8)]
-    found = judge(rules, lambda some: weighted_r2(truth, apply(some, before, None, [])))
+    found = judge(rules, lambda some: weighted_r2(truth, apply(some, before, None, csiro())))
     assert found == pytest.approx(
         {
             "all": 1,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from commands import biomass
 from plain_heads import plain_masses
+from preset import TARGETS
 
 from featurestore import FeatureStore
 from featurestore.checks import FAIL
@@ -22,7 +23,7 @@ from featurestore.photos.decode import decode
 from predictor.members.submission import check_targets, submission, wide_path, write_predictions
 from predictor.predictor import Predictor, predict
 from trainer.loop.runs import RunFolder, best_run
-from trainer.score.metrics import TARGETS, constrained
+from trainer.score.constraints import constrained
 
 
 def predictors(sweep):
@@ -98,7 +99,7 @@ def test_heads_predict_what_plain_torch_modules_do(sweep, pasture, built):
         raw_HV5 = (
             Predictor.load(run, device="cpu")
             .raw(decoded, store.catalog["image_id"][3], store.spec.tokens.views)
-            .masses_HV5
+            .values_HVK
         )
         for h, state in enumerate(RunFolder(run).heads("last").values()):
             for v in range(2):
@@ -134,9 +135,9 @@ def test_tta_is_the_mean_of_its_single_views(sweep, pasture):
     predictor = predictors(sweep)[1]
     (image_id, path), *_ = photographs_of(pasture).items()
     decoded = decode(path, predictor.backbone.crop)
-    together = predictor.raw(decoded, image_id, tta_views(8)).masses_HV5
+    together = predictor.raw(decoded, image_id, tta_views(8)).values_HVK
     singles = np.concatenate(
-        [predictor.raw(decoded, image_id, [view]).masses_HV5 for view in tta_views(8)], 1
+        [predictor.raw(decoded, image_id, [view]).values_HVK for view in tta_views(8)], 1
     )
     np.testing.assert_allclose(together, singles, rtol=1e-5)
     total = constrained(together.reshape(-1, 5).mean(0)[None], "order")[0]

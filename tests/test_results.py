@@ -428,7 +428,7 @@ def test_errors_noted_each_epoch_are_those_of_the_scores(tmp_path, store):
         sweep, points, runs, Checkpoint(tmp_path / "checkpoint"), sweep.reader(), progress=False
     )
 
-    truth_N5 = sweep.data.truth_N5[:, [2, 3, 4, 1, 0]]
+    truth_N5 = sweep.data.truth_NK[:, [2, 3, 4, 1, 0]]
     weight_N5 = np.broadcast_to([0.1, 0.1, 0.1, 0.2, 0.5], truth_N5.shape)
     spread = np.sum(weight_N5 * (truth_N5 - np.average(truth_N5, weights=weight_N5)) ** 2)
     for trainer in trainers:

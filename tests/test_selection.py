@@ -3,10 +3,20 @@ luck."""
 
 import numpy as np
 import pytest
+from preset import BY, WEIGHTS
 
 from trainer.data.stream import Split
-from trainer.judge.selection import honest_estimate, squared_errors
-from trainer.score.metrics import WEIGHTS, weighted_r2
+from trainer.judge import selection
+from trainer.score.metrics import weighted_r2
+
+
+def squared_errors(truth_N5, prediction_RN5, splits):
+    return BY.split_errors(truth_N5, prediction_RN5, splits)
+
+
+def honest_estimate(errors_EGQ, truth_N5, splits):
+    return selection.honest_estimate(BY, errors_EGQ, truth_N5, splits)
+
 
 TWO = [Split(0, f, np.array([1 - f]), np.array([f])) for f in range(2)]
 TRUTH = np.array([[1.0, 0, 0, 1, 1], [0, 0, 0, 0, 4]])

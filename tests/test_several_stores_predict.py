@@ -129,7 +129,7 @@ def test_an_ensemble_says_of_each_member_what_it_says_alone(tmp_path, pasture, s
     for m, run in enumerate(runs.values()):
         alone = Predictor.load(run, device="cpu").raws(photographs, 2, progress=False)
         for image_id, (raw,) in alone.items():
-            np.testing.assert_array_equal(raw.masses_HV5, together[image_id][m].masses_HV5)
+            np.testing.assert_array_equal(raw.values_HVK, together[image_id][m].values_HVK)
 
 
 def test_a_prediction_goes_on_from_what_is_kept(tmp_path, pasture, sweep):
@@ -159,7 +159,7 @@ def test_a_photograph_of_the_first_member_is_decoded_for_its_backbone(pasture, s
     decoded = decode(path, predictor.backbone.crop)
     assert decoded.tiles_THW3.shape[1:3] == (96, 96)
     raw = predictor.raw(decoded, "a", predictor.members[0].spec.tokens.views)
-    assert raw.masses_HV5.shape == (2, 2, 5)
+    assert raw.values_HVK.shape == (2, 2, 5)
 
 
 def test_a_bundle_predicts_as_its_runs(tmp_path, pasture, sweep, bundle):

@@ -23,7 +23,6 @@ from trainer.loop.plan import too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.resume import resume_sweep
 from trainer.loop.sweep import describe_plan, run_sweep
-from trainer.score.metrics import in_targets_order
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,7 @@ def test_a_saved_head_is_a_plain_torch_module_with_equal_output(
     for trainer in trained(sweep, range(len(HEADS))):
         raw_GRN5 = predict_held_out(
             [trainer.averaged], sweep.data, sweep.reader(), sweep.splits, 8
-        )[0].masses_GRN5
+        )[0].values_GRNK
         for q, split in enumerate(sweep.splits):
             i = split.val_N[2]
             row = sweep.data.store[int(i)]
@@ -175,7 +174,9 @@ def test_a_sweep_leaves_what_the_readme_lists(finished):
 
 
 def test_the_oof_table_gives_the_score_of_the_summary(finished):
-    from trainer.score.metrics import TARGETS, weighted_r2
+    from preset import TARGETS
+
+    from trainer.score.metrics import weighted_r2
 
     best = json.loads((finished.path / "summary.json").read_text())["best"]
     oof = pd.read_csv(finished.path / best / "oof.csv").query("weights == 'last'")
@@ -432,7 +433,7 @@ def test_bad_configs_stop_with_one_line(tmp_path, store, change, code, message):
 
 def test_a_head_that_diverged_spoils_its_points_score(store, tmp_path):
     sweep = prepare_sweep(config(tmp_path, store, repeats=2), "cpu")
-    truth = in_targets_order(sweep.data.truth_N5)
+    truth = sweep.data.truth_table_NK
     prediction = np.stack([truth + 1, truth + 1])
     state = sweep.data.catalog["State"]
     assert np.isfinite(score(truth, prediction, sweep.splits, state).mean)

@@ -79,6 +79,11 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
     return read_test(csv_path)[1]
 
 
+def is_long(csv_path: Path) -> bool:
+    """Whether a table has a row for each image and target."""
+    return _is_long(read_table(csv_path, may_be_empty=True))
+
+
 def _is_long(table: pd.DataFrame) -> bool:
     # a wide table may have sample_ids of its own
     columns = set(table.columns)

@@ -16,29 +16,96 @@ import pandas as pd
 from featurestore.errors import InputError, list_some
 from featurestore.photos.catalog import TARGETS
 from featurestore.photos.tables import MISSING
+from featurestore.photos.targets import CSIRO, Target, Targets
 
-SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("GDM_g", "Dry_Dead_g")}
-"""Each whole and its two parts. Predictions have the second part as the whole less the first."""
 # dataset.balance_tolerance unless a config says otherwise
 TOLERANCE_G, TOLERANCE_SHARE = 0.5, 0.01
 ROUNDING_G = 0.15 + 1e-6  # three masses, each rounded to a tenth of a gram
 HEIGHT = "Height_Ave_cm"
+NOT_LABELS = ("image_id", "path", "sha256", "width", "height", "status")
 
 
 @dataclass(frozen=True)
 class Imbalance:
-    """A mass of one image that is not the sum of its parts, in grams."""
+    """An amount of one image that is not the sum of its parts."""
 
     image_id: str
     whole: str
+    parts: tuple[str, ...]
     mass_g: float
     sum_g: float
 
     def __str__(self) -> str:
         return (
-            f"{self.image_id}: {self.whole} is {self.mass_g:g}, {' + '.join(SUMS[self.whole])} is "
+            f"{self.image_id}: {self.whole} is {self.mass_g:g}, {' + '.join(self.parts)} is "
             f"{self.sum_g:g}"
         )
+
+
+def values_of(frame: pd.DataFrame, targets: Targets) -> np.ndarray:
+    """(N, K) float64 labels of `targets.outputs`; NaN where one is not known.
+
+    InputError for missing columns, and naming images whose labels cannot be: a text, an amount
+    below 0, a share outside 0..1; under the preset a mass that is not known.
+    """
+    if targets.preset:
+        names = [target.name for target in targets.outputs[: targets.n_predicted]]
+        return np.hstack([masses_of(frame, names), heights_of(frame)[:, None]])
+    for target in targets.each:
+        if target.name not in frame:
+            there = ", ".join(name for name in frame if name not in NOT_LABELS)
+            raise InputError(f"targets.{target.name}: the store has no such column; it has {there}")
+    columns = [_numbers(frame, target) for target in targets.outputs]
+    return np.stack(columns, 1) if columns else np.empty((len(frame), 0))
+
+
+def words_of(frame: pd.DataFrame, targets: Targets) -> np.ndarray:
+    """(N, C) float64 one-hot over each class's words, one class after another; all zero where it is
+    not known."""
+    columns = []
+    for target in targets.classes:
+        cells = class_cells(frame, target)
+        columns += [cells == word for word in target.values]
+        if not target.values:  # a head has an output all the same
+            columns.append(np.zeros(len(frame)))
+    if not columns:
+        return np.empty((len(frame), 0))
+    return np.stack(columns, 1).astype(np.float64)
+
+
+def class_cells(frame: pd.DataFrame, target: Target) -> np.ndarray:
+    """(N,) words of a class as text, empty where it is not known or there is no such column."""
+    if target.name not in frame:
+        return np.full(len(frame), "", object)
+    column = frame[target.name]
+    cells = column.map(lambda cell: f"{cell:g}" if isinstance(cell, float) else str(cell))
+    return cells.mask(column.isna() | cells.str.strip().isin(MISSING), "").to_numpy(object)
+
+
+def _numbers(frame: pd.DataFrame, target: Target) -> np.ndarray:
+    """(N,) labels of a number, NaN where it is not known."""
+    column = frame[target.name]
+    value_N = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    is_text_N = np.isnan(value_N) & ~column.isna().to_numpy()
+    is_text_N &= ~column.astype(str).str.strip().isin(MISSING).to_numpy()
+    is_wrong_N = is_text_N | np.isinf(value_N)
+    wanted = "a number"
+    if target.kind == "amount":
+        is_wrong_N |= value_N < 0
+        wanted = "a number from 0, as an amount is; a level (kind: level) may be negative"
+    elif target.kind == "share":
+        is_wrong_N |= (value_N < 0) | (value_N > 1)
+        wanted = "a number from 0 to 1, as a share is"
+    if is_wrong_N.any():
+        pairs = zip(frame["image_id"][is_wrong_N], column[is_wrong_N], strict=True)
+        rows = list_some([f"{image_id}: {cell!r}" for image_id, cell in pairs])
+        raise InputError(f"targets.{target.name}: {is_wrong_N.sum()} cells are not {wanted}:{rows}")
+    if np.isnan(value_N).all():
+        raise InputError(
+            f"targets.{target.name}: no image of the store has a label; leave it out, or add "
+            "labels to the table"
+        )
+    return value_N
 
 
 def masses_of(frame: pd.DataFrame, names: Sequence[str] = TARGETS) -> np.ndarray:
@@ -62,37 +129,43 @@ def masses_of(frame: pd.DataFrame, names: Sequence[str] = TARGETS) -> np.ndarray
 
 
 def unbalanced(
-    frame: pd.DataFrame, grams: float = TOLERANCE_G, share: float = TOLERANCE_SHARE
+    frame: pd.DataFrame,
+    grams: float = TOLERANCE_G,
+    share: float = TOLERANCE_SHARE,
+    targets: Targets = CSIRO,
 ) -> list[Imbalance]:
-    """Every mass that is not the sum of its parts.
+    """Every amount that is not the sum of its parts.
 
-    Where one of the three is unknown, nothing is said.
+    Where one of them is unknown, nothing is said.
 
     grams, share : how far the two may be apart, in grams and as a share of the larger one;
         whichever is more.
     """
     found = []
-    for whole, (first, second) in SUMS.items():
-        if not {whole, first, second} <= set(frame.columns):
+    for whole, parts in targets.sums.items():
+        if not {whole, *parts} <= set(frame.columns):
             continue
-        masses_N3 = (
-            frame[[first, second, whole]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-        )
-        sum_N, whole_N = masses_N3[:, 0] + masses_N3[:, 1], masses_N3[:, 2]
+        numbers = frame[[*parts, whole]].apply(pd.to_numeric, errors="coerce")
+        *parts_N, whole_N = numbers.to_numpy(np.float64).T
+        sum_N = np.sum(parts_N, 0)
         allowed_N = np.maximum(grams, share * np.maximum(whole_N, sum_N))
         for i in np.flatnonzero(np.abs(whole_N - sum_N) > allowed_N):  # of NaN nothing is true
             found.append(
-                Imbalance(str(frame["image_id"].iloc[i]), whole, float(whole_N[i]), float(sum_N[i]))
+                Imbalance(
+                    str(frame["image_id"].iloc[i]), whole, parts, float(whole_N[i]), float(sum_N[i])
+                )
             )
     return found
 
 
-def what_acts(found: Sequence[Imbalance]) -> str:
-    """Which constraint overrules the labels of these masses."""
+def what_acts(found: Sequence[Imbalance], targets: Targets = CSIRO) -> str:
+    """Which constraint overrules the labels of these amounts."""
     wholes = {each.whole for each in found}
+    if not targets.preset:
+        return f"predictions add up: {', '.join(wholes)} is predicted as the sum of its parts"
     rests = " and ".join(
         f"{second} is predicted as {whole} - {first}"
-        for whole, (first, second) in SUMS.items()
+        for whole, (first, second) in targets.sums.items()
         if whole in wholes
     )
     return f"inference.constraints makes predictions add up: {rests}, whatever its label"
@@ -169,20 +242,25 @@ def warn_of_labels(frame: pd.DataFrame, where: object) -> None:
 
 
 def check_balance(
-    frame: pd.DataFrame, where: object, grams: float, share: float, begun: bool = False
+    frame: pd.DataFrame,
+    where: object,
+    grams: float,
+    share: float,
+    begun: bool = False,
+    targets: Targets = CSIRO,
 ) -> None:
     """InputError listing the masses that are off by more than the tolerance.
 
     A warning for a sweep that has begun with them.
     """
     # before any head learns: constraints would change predictions where labels disagree with them
-    found = unbalanced(frame, grams, share)
+    found = unbalanced(frame, grams, share, targets)
     if not found:
         return
     problem = (
         f"{where}: {len(found)} masses are not the sum of their parts, by more than "
         f"dataset.balance_tolerance ({grams:g} g or {share:.3g} of the mass, whichever is more); "
-        f"{what_acts(found)}"
+        f"{what_acts(found, targets)}"
     )
     rows = list_some([str(each) for each in found])
     if not begun:

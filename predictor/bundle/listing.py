@@ -104,6 +104,8 @@ class ListedSpec(ListedStore):
     """The content of a run's spec.json in a bundle."""
 
     states: list[str]
+    targets: dict[str, Any] | None = None
+    """Of other tasks than the preset, as `Targets.to_json`."""
 
 
 def parse_listing(text: bytes, where: Path) -> Listing:

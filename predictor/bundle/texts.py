@@ -3,13 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from featurestore.format.spec import StoreSpec
 from predictor.bundle.listing import LISTING, ListedBackbone, ListedMember
 from predictor.members.member import Member
-from trainer.score.metrics import TARGETS, weighted_r2
+from predictor.members.oof import score_of
 
 USER = "INSERT_KAGGLE_USER"
 TITLE = "biomass-bundle"
@@ -200,7 +199,7 @@ def readme(
     texts = Environment(loader=PackageLoader("predictor.bundle"), keep_trailing_newline=True)
     return texts.get_template("README.md").render(
         title=TITLE,
-        targets=TARGETS,
+        targets=next(iter(members.values())).targets.names,
         version=wheel.split("-")[1],
         members=about_members,
         backbones=about_backbones,
@@ -220,14 +219,7 @@ def _tokens(specs: Sequence[StoreSpec], weights_sha256: str) -> str:
 
 
 def _score(member: Member) -> str:
-    """Weighted R2 of the run's out-of-fold table, mean of its repeats."""
+    """Of the run's out-of-fold table, mean of its repeats."""
     if not (member.run.path / "oof.csv").exists():
         return "learned on every image"
-    scores = [
-        weighted_r2(
-            table[[f"true_{name}" for name in TARGETS]].to_numpy(float),
-            table[list(TARGETS)].to_numpy(float),
-        )
-        for _, table in member.oof.groupby("repeat")
-    ]
-    return f"{np.mean(scores):.4f}"
+    return f"{score_of(member, member.oof):.4f}"

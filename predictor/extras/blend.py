@@ -9,7 +9,7 @@ import numpy as np
 from predictor.members.member import Member
 from predictor.members.oof import OutOfFold, check_held_out, without_table
 from trainer.judge.simplex import error_gram, simplex_weights
-from trainer.score.metrics import weighted_r2
+from trainer.score.metrics import Score
 
 Blend = Literal["equal", "fitted"]
 
@@ -34,11 +34,12 @@ def blend_weights(members: Sequence[Member], how: Blend) -> tuple[list[float], s
     check_held_out(members, "--blend fitted")
     notes: list[str] = []
     oof = OutOfFold.of(members, notes.append)
-    gram_SMM = _site_grams(oof)
+    by = _score_of(members)
+    gram_SMM = _site_grams(by, oof)
     fitted_M = simplex_weights(gram_SMM.sum(0))
     chosen_M = fitted_M if how == "fitted" else equal_M
     return chosen_M.tolist(), "\n".join(
-        [_shares(members, chosen_M), *notes, _gain(oof, equal_M, fitted_M, gram_SMM)]
+        [_shares(members, chosen_M), *notes, _gain(by, oof, equal_M, fitted_M, gram_SMM)]
     )
 
 
@@ -54,24 +55,33 @@ def weighed(members: Sequence[Member], how: Blend, say: Callable[[str], object])
     ]
 
 
+def _score_of(members: Sequence[Member]) -> Score:
+    """What ranks the members' numbers; of absolute errors the mean of R2, which is of squares."""
+    first = members[0]
+    by = Score.of(first.config.score, first.targets)
+    name = by.name if by.name in ("contest", "r2", "rmse") else "r2"
+    weights = first.targets.weights if any(first.targets.weights) else by.weights
+    return Score(name, weights)
+
+
 def _shares(members: Sequence[Member], weight_M: np.ndarray) -> str:
     return "weights: " + ", ".join(
         f"{weight:.3f} {member.name}" for weight, member in zip(weight_M, members, strict=True)
     )
 
 
-def _gain(oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: np.ndarray) -> str:
+def _gain(
+    by: Score, oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: np.ndarray
+) -> str:
     """Scores of both kinds of weights, and of weights fitted without the site they score."""
-    equal, fitted = (
-        float(weighted_r2(oof.truth_N5, oof.combined(weight_M))) for weight_M in (equal_M, fitted_M)
-    )
+    equal, fitted = (float(by(oof.truth_NK, oof.combined(each))) for each in (equal_M, fitted_M))
     known = (
         f"out-of-fold score: equal weights {equal:.4f}; fitted {fitted:.4f} on the photographs "
         "they were fitted on"
     )
     if len(gram_SMM) < 2:
         return f"{known}; one {oof.unit} alone does not say what they are worth elsewhere"
-    honest = float(weighted_r2(oof.truth_N5, left_out(oof, gram_SMM)))
+    honest = float(by(oof.truth_NK, left_out(oof, gram_SMM)))
     return (
         f"{known}, {honest:.4f} where each of {len(gram_SMM)} {oof.unit}s is predicted by weights "
         f"fitted without it: fitting gains {honest - equal:+.4f}"
@@ -79,18 +89,19 @@ def _gain(oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: n
 
 
 def left_out(oof: OutOfFold, gram_SMM: np.ndarray) -> np.ndarray:
-    """(N, 5) grams: each site's photographs combined by weights fitted on the other sites."""
-    total_MM, prediction_N5 = gram_SMM.sum(0), np.empty_like(oof.truth_N5)
+    """(N, K): each site's photographs combined by weights fitted on the other sites."""
+    total_MM, prediction_NK = gram_SMM.sum(0), np.empty_like(oof.truth_NK)
     for gram_MM, site in zip(gram_SMM, np.unique(oof.site_N), strict=True):
         here = oof.site_N == site
-        prediction_N5[here] = oof.combined(simplex_weights(total_MM - gram_MM))[here]
-    return prediction_N5
+        prediction_NK[here] = oof.combined(simplex_weights(total_MM - gram_MM))[here]
+    return prediction_NK
 
 
-def _site_grams(oof: OutOfFold) -> np.ndarray:
+def _site_grams(by: Score, oof: OutOfFold) -> np.ndarray:
     """(S, M, M) products of the members' errors, summed over each site."""
+    weight_K = by.error_weights(oof.truth_NK)
     grams = []
     for site in np.unique(oof.site_N):
         here = oof.site_N == site
-        grams.append(error_gram(oof.truth_N5[here], oof.prediction_MN5[:, here]))
+        grams.append(error_gram(oof.truth_NK[here], oof.prediction_MNK[:, here], weight_K))
     return np.array(grams)

@@ -8,22 +8,25 @@ import numpy as np
 import pandas as pd
 
 from featurestore.errors import InputError, UsageError
+from featurestore.photos.targets import Targets
 from predictor.members.member import Member
 from predictor.members.oof import OutOfFold, check_held_out
-from trainer.score.metrics import TARGETS
 
 BASE_G = 1.0  # keeps the scale above zero where nothing is predicted
 
 
-def scale(mass_N5: np.ndarray) -> np.ndarray:
-    """(..., 5) the unit of errors where this mass is predicted: sqrt(mass + 1 g).
+def scale(values_NK: np.ndarray, targets: Targets) -> np.ndarray:
+    """(..., K) the unit of errors where this is predicted: of an amount sqrt(amount + 1), of others
+    1.
 
     On the demo's out-of-fold tables (seed 0, 6 points x 5 targets) |error| grows with the power 0.2
     to 1 of the prediction, at the median 0.5; its rank correlation with the prediction falls from
     0.4 to 0.13 when divided by this, and would turn to -0.1 divided by mass + 1 g. It has no
     constant learned from the errors it divides, as the guarantee wants.
     """
-    return np.sqrt(mass_N5 + BASE_G)
+    is_amount_K = np.array([target.kind == "amount" for target in targets.predicted])
+    amounts = np.where(is_amount_K, values_NK, 0.0)
+    return np.where(is_amount_K, np.sqrt(amounts + BASE_G), 1.0)
 
 
 def site_quantile(score_N: np.ndarray, site_N: np.ndarray, level: float) -> float:
@@ -59,10 +62,11 @@ class Intervals:
 
     level: float
     n_sites: int
-    quantile_5: np.ndarray
+    targets: Targets
+    quantile_K: np.ndarray
     """Of |error| / scale."""
-    mean_width_5: np.ndarray
-    """Grams about the training mean, for photographs that it stands in for."""
+    mean_width_K: np.ndarray
+    """About the training mean, for photographs that it stands in for."""
 
     @classmethod
     def of(cls, members: Sequence[Member], level: float) -> "Intervals":
@@ -75,63 +79,75 @@ class Intervals:
             raise UsageError(f"--interval {level:g}: a level lies between 0 and 1, e.g. 0.9")
         check_held_out(members, "--interval")
         oof, weight_M = OutOfFold.of(members), [member.weight for member in members]
-        prediction_N5 = oof.combined(weight_M)
-        error_N5 = np.abs(oof.truth_N5 - prediction_N5)
-        mean_5 = np.average(
+        targets = oof.targets
+        prediction_NK = oof.combined(weight_M)
+        error_NK = np.abs(oof.truth_NK - prediction_NK)
+        mean_K = np.average(
             [member.training_mean_sd[0] for member in members], axis=0, weights=weight_M
         )
-        n_sites = min(_check_sites(oof, k, level) for k in range(len(TARGETS)))
+        n_sites = min(_check_sites(oof, k, level) for k in range(targets.n_predicted))
         return cls(
             level,
             n_sites,
-            _quantiles(error_N5 / scale(prediction_N5), oof, level),
-            _quantiles(np.abs(oof.truth_N5 - mean_5), oof, level),
+            targets,
+            _quantiles(error_NK / scale(prediction_NK, targets), oof, level),
+            _quantiles(np.abs(oof.truth_NK - mean_K), oof, level),
         )
 
     def added(self, table: pd.DataFrame, stand_ins: Container[str] = ()) -> pd.DataFrame:
-        """The wide table of `predict` with `TARGET_low`, at least 0, and `TARGET_high`, in grams.
+        """The wide table of `predict` with `TARGET_low` and `TARGET_high`; amounts and shares stay
+        from 0, shares up to 1.
 
         stand_ins : image_ids of photographs that could not be used, whose prediction is the
             training mean.
         """
-        mass_N5 = table[list(TARGETS)].to_numpy(float)
+        targets = self.targets
+        value_NK = table[list(targets.names)].to_numpy(float)
         mean_N1 = np.array([image_id in stand_ins for image_id in table["image_id"]], bool)[:, None]
-        width_N5 = np.where(mean_N1, self.mean_width_5, self.quantile_5 * scale(mass_N5))
-        ends = {"low": np.maximum(mass_N5 - width_N5, 0), "high": mass_N5 + width_N5}
+        own_width_NK = self.quantile_K * scale(value_NK, targets)
+        width_NK = np.where(mean_N1, self.mean_width_K, own_width_NK)
+        kinds = [target.kind for target in targets.predicted]
+        least_K = [-np.inf if kind == "level" else 0.0 for kind in kinds]
+        most_K = [1.0 if kind == "share" else np.inf for kind in kinds]
+        ends = {
+            "low": np.maximum(value_NK - width_NK, least_K),
+            "high": np.minimum(value_NK + width_NK, most_K),
+        }
         columns = {
             f"{name}_{end}": values[:, k]
-            for k, name in enumerate(TARGETS)
+            for k, name in enumerate(targets.names)
             for end, values in ends.items()
         }
         return table.assign(**columns)
 
 
-def within(table: pd.DataFrame, truth_N5: np.ndarray) -> np.ndarray:
-    """(N, 5) bool, which truths lie within the intervals of a table that `Intervals.added` gave."""
-    low_N5, high_N5 = (
-        table[[f"{name}_{end}" for name in TARGETS]].to_numpy(float) for end in ("low", "high")
+def within(table: pd.DataFrame, truth_NK: np.ndarray, targets: Targets) -> np.ndarray:
+    """(N, K) bool, which truths lie within the intervals of a table that `Intervals.added` gave."""
+    low_NK, high_NK = (
+        table[[f"{name}_{end}" for name in targets.names]].to_numpy(float)
+        for end in ("low", "high")
     )
-    return (low_N5 <= truth_N5) & (truth_N5 <= high_N5)
+    return (low_NK <= truth_NK) & (truth_NK <= high_NK)
 
 
 def _check_sites(oof: OutOfFold, k: int, level: float) -> int:
     """Number of sites where target k is known; InputError if they are too few for the level."""
-    n_sites = len(np.unique(oof.site_N[~np.isnan(oof.truth_N5[:, k])]))
+    n_sites = len(np.unique(oof.site_N[~np.isnan(oof.truth_NK[:, k])]))
     if level > n_sites / (n_sites + 1):
         raise InputError(
-            f"--interval {level:g}: {n_sites} {oof.unit}s with a known {TARGETS[k]} support levels "
-            f"up to {n_sites} / {n_sites + 1} = {n_sites / (n_sites + 1):.3f}; choose a lower "
-            f"level, or train on more {oof.unit}s"
+            f"--interval {level:g}: {n_sites} {oof.unit}s with a known {oof.targets.names[k]} "
+            f"support levels up to {n_sites} / {n_sites + 1} = {n_sites / (n_sites + 1):.3f}; "
+            f"choose a lower level, or train on more {oof.unit}s"
         )
     return n_sites
 
 
-def _quantiles(score_N5: np.ndarray, oof: OutOfFold, level: float) -> np.ndarray:
-    """(5,) site quantile of each target's scores, where its truth is known."""
-    known_N5 = ~np.isnan(oof.truth_N5)
+def _quantiles(score_NK: np.ndarray, oof: OutOfFold, level: float) -> np.ndarray:
+    """(K,) site quantile of each target's scores, where its truth is known."""
+    known_NK = ~np.isnan(oof.truth_NK)
     return np.array(
         [
-            site_quantile(score_N5[known, k], oof.site_N[known], level)
-            for k, known in enumerate(known_N5.T)
+            site_quantile(score_NK[known, k], oof.site_N[known], level)
+            for k, known in enumerate(known_NK.T)
         ]
     )

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from trainer.score.metrics import MASSES, TARGETS
+from featurestore.photos.targets import CSIRO
+
+MASSES = tuple(target.name for target in CSIRO.outputs[: CSIRO.n_predicted])
 
 LONGEST = 1200  # pixels of a photograph's longer side
 LEAST = 600  # smaller ones are enlarged: the words around them need room
@@ -312,4 +314,4 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-assert set(NAMES) == set(TARGETS)
+assert set(NAMES) == set(CSIRO.names)

@@ -1,6 +1,7 @@
-"""From what heads say of a photograph to its masses: views, heads and members averaged, then
+"""From what heads say of a photograph to its prediction: views, heads and members averaged, then
 constrained, with their spread."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +9,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from featurestore.photos.targets import Targets
 from predictor.members.member import Member, Raw, check_alike
-from trainer.score.metrics import TARGETS, constrained
-from trainer.score.postprocess import apply, rules_of
+from trainer.heads.outputs import word_slices
+from trainer.score.constraints import constrained
+from trainer.score.postprocess import apply, most_probable, rules_of
 
 Average = Literal["mean", "median"]
 
@@ -28,89 +31,121 @@ class Combiner:
         check_alike(self.members)
 
     def table(self, raw_NM: Mapping[str, Sequence[Raw] | None]) -> pd.DataFrame:
-        """One row an image: image_id, the five targets in grams, and for each `TARGET_sd`, the
-        spread of single heads and views.
+        """One row an image: image_id, each number, and `TARGET_sd`, the spread of single heads and
+        views; but for the preset, of each class the most probable word and its probability.
 
         raw_NM : by image_id; None for a photograph that could not be used gives the training
-            photographs' mean and spread.
+            photographs' mean and spread, and no word.
         """
         rows = [
-            self._known if raw_M is None else (self.masses(raw_M), self.spread(raw_M))
+            self._known if raw_M is None else (self.values(raw_M), self.spread(raw_M))
             for raw_M in raw_NM.values()
         ]
-        mean_N5, sd_N5 = np.array(rows).reshape(-1, 2, len(TARGETS)).transpose(1, 0, 2)
-        columns = {name: mean_N5[:, k] for k, name in enumerate(TARGETS)}
-        spread = {f"{name}_sd": sd_N5[:, k] for k, name in enumerate(TARGETS)}
-        return pd.DataFrame({"image_id": list(raw_NM), **columns, **spread})
+        names = self.targets.names
+        mean_NK, sd_NK = np.array(rows).reshape(-1, 2, len(names)).transpose(1, 0, 2)
+        columns = {name: mean_NK[:, k] for k, name in enumerate(names)}
+        spread = {f"{name}_sd": sd_NK[:, k] for k, name in enumerate(names)}
+        told = {} if self.targets.preset else self._words(list(raw_NM.values()))
+        return pd.DataFrame({"image_id": list(raw_NM), **columns, **spread, **told})
+
+    def _words(self, raw_NM: Sequence[Sequence[Raw] | None]) -> dict[str, np.ndarray]:
+        """Columns of classes: the most probable word, and its probability."""
+        n_words = sum(own.stop - own.start for own in word_slices(self.targets))
+        share_NC = np.full((len(raw_NM), n_words), np.nan)
+        for share_C, raw_M in zip(share_NC, raw_NM, strict=True):
+            told = None if raw_M is None else self._told(raw_M)
+            if told is not None:
+                share_C[:] = told
+        columns = {}
+        for target, own in zip(self.targets.classes, word_slices(self.targets), strict=True):
+            columns[target.name] = most_probable(share_NC[:, own], target.values)
+            columns[f"{target.name}_probability"] = share_NC[:, own].max(1)
+        return columns
 
     @property
     def _known(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and spread of the masses that the heads learned, by the members' shares."""
-        both_M25 = np.array([member.training_mean_sd for member in self.members])
-        mean_5, sd_5 = np.tensordot(self._shares, both_M25, 1)
-        return mean_5, sd_5
+        """Mean and spread of the labels that the heads learned, by the members' shares."""
+        both_M2K = np.array([member.training_mean_sd for member in self.members])
+        mean_K, sd_K = np.tensordot(self._shares, both_M2K, 1)
+        return mean_K, sd_K
 
-    def masses(self, raw_M: Sequence[Raw]) -> np.ndarray:
-        """(5,) grams in TARGETS order: averaged over heads, views and members, then constrained."""
-        raw_M5 = np.array([self._averaged(raw.masses_HV5) for raw in raw_M])
-        state_MC = [self._state(m, raw, True) for m, raw in enumerate(raw_M)]
-        return self._grams(self._shares @ raw_M5, self._shares, state_MC)
+    def values(self, raw_M: Sequence[Raw]) -> np.ndarray:
+        """(K,) numbers in the order of tables: averaged over heads, views and members, then
+        constrained."""
+        raw_MK = np.array([self._averaged(raw.values_HVK) for raw in raw_M])
+        return self._constrained(self._shares @ raw_MK, self._told(raw_M))
 
     def spread(self, raw_M: Sequence[Raw]) -> np.ndarray:
-        """(5,) grams: weighted standard deviation of single heads under single views, each
-        constrained on its own."""
-        parts = [
-            self._grams(raw.masses_HV5.reshape(-1, 5), None, [self._state(m, raw, False)])
-            for m, raw in enumerate(raw_M)
-        ]
+        """(K,) weighted standard deviation of single heads under single views, each constrained on
+        its own."""
+        parts = []
+        for m, raw in enumerate(raw_M):
+            raw_XK = raw.values_HVK.reshape(-1, raw.values_HVK.shape[-1])
+            parts.append(self._constrained(raw_XK, self._placed(m, raw, False)))
         # a member's share is spread evenly over its heads and views
         shares = [
             np.full(len(part), share / len(part))
             for share, part in zip(self._shares, parts, strict=True)
         ]
         share_X = np.concatenate(shares)
-        all_X5 = np.concatenate(parts)
-        return np.sqrt(share_X @ (all_X5 - share_X @ all_X5) ** 2)
+        all_XK = np.concatenate(parts)
+        return np.sqrt(share_X @ (all_XK - share_X @ all_XK) ** 2)
 
     @property
     def _shares(self) -> np.ndarray:
         weight_M = np.array([member.weight for member in self.members])
         return weight_M / weight_M.sum()
 
-    @property
-    def _states(self) -> list[str]:
-        return sorted({state for member in self.members for state in member.states})
+    @functools.cached_property
+    def targets(self) -> Targets:
+        """What the members predict, with the words of all of them."""
+        words: dict[str, set[str]] = {}
+        for member in self.members:
+            for target in member.targets.classes:
+                words.setdefault(target.name, set()).update(target.values)
+        return self.members[0].targets.with_values({name: sorted(w) for name, w in words.items()})
 
     def _averaged(self, x_HVK: np.ndarray) -> np.ndarray:
         x_XK = x_HVK.reshape(-1, x_HVK.shape[-1])
         return np.median(x_XK, 0) if self.average == "median" else x_XK.mean(0)
 
-    def _state(self, m: int, raw: Raw, averaged: bool) -> np.ndarray | None:
-        """(C,) or (X, C) probabilities over all members' States; None if this one predicts none."""
-        if raw.state_HVC is None:
+    def _told(self, raw_M: Sequence[Raw]) -> np.ndarray | None:
+        """(C,) probabilities averaged over the members that tell words; None if none does."""
+        placed_MC = [self._placed(m, raw, True) for m, raw in enumerate(raw_M)]
+        telling = [m for m, placed in enumerate(placed_MC) if placed is not None]
+        share_M = self._shares[telling]
+        if not share_M.sum() > 0:
+            return None
+        return np.average([placed_MC[m] for m in telling], axis=0, weights=share_M)
+
+    def _placed(self, m: int, raw: Raw, averaged: bool) -> np.ndarray | None:
+        """(C,) or (X, C) probabilities over all members' words; None if this one tells none."""
+        if raw.word_HVC is None:
             return None
         if averaged:
-            told = self._averaged(raw.state_HVC)
+            told = self._averaged(raw.word_HVC)
         else:
-            told = raw.state_HVC.reshape(-1, raw.state_HVC.shape[-1])
+            told = raw.word_HVC.reshape(-1, raw.word_HVC.shape[-1])
 
-        columns = [self._states.index(state) for state in self.members[m].states]
-        placed = np.zeros((*told.shape[:-1], len(self._states)))
-        placed[..., columns] = told
+        own_targets = self.members[m].targets
+        n_words = sum(own.stop - own.start for own in word_slices(self.targets))
+        placed = np.zeros((*told.shape[:-1], n_words))
+        for theirs, own, everyones in zip(
+            own_targets.classes,
+            word_slices(own_targets),
+            word_slices(self.targets),
+            strict=True,
+        ):
+            known = self.targets[theirs.name].values
+            columns = [everyones.start + known.index(word) for word in theirs.values]
+            placed[..., columns] = told[..., own.start : own.start + len(columns)]
         return placed
 
-    def _grams(
-        self, raw_X5: np.ndarray, share_M: np.ndarray | None, state_MC: list[np.ndarray | None]
-    ) -> np.ndarray:
-        """(..., 5) masses constrained, then ruled; only some members predict States."""
-        known = [i for i, state in enumerate(state_MC) if state is not None]
-        weights = np.ones(len(state_MC)) if share_M is None else share_M
-        state = None
-        if weights[known].sum() > 0:
-            known_states = [state_MC[i] for i in known]
-            state = np.atleast_2d(np.average(known_states, axis=0, weights=weights[known]))
-
+    def _constrained(self, raw_XK: np.ndarray, word_XC: np.ndarray | None) -> np.ndarray:
+        """(..., K) numbers constrained, then ruled."""
         inference = self.members[0].config.inference
-        masses = constrained(np.atleast_2d(raw_X5), self.constraints or inference.constraints)
-        ruled = apply(rules_of(inference.postprocess), masses, state, self._states)
-        return ruled.reshape(raw_X5.shape)
+        how = self.constraints or inference.constraints
+        values_XK = constrained(np.atleast_2d(raw_XK), self.targets, how)
+        word = None if word_XC is None else np.atleast_2d(word_XC)
+        ruled = apply(rules_of(inference.postprocess), values_XK, word, self.targets)
+        return ruled.reshape(raw_XK.shape)

@@ -9,16 +9,18 @@ from torch import Tensor
 
 from featurestore.backbone.moments import pool
 from featurestore.format.spec import StoreSpec
+from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.config.stores import split_vector
 from trainer.data.dataset import inputs_of
 from trainer.data.used_store import pooled_features
 from trainer.heads import kinds
 from trainer.heads.bank import Bank, Inputs, load_bank
+from trainer.heads.outputs import word_probabilities
 from trainer.heads.pooling import in_half
 from trainer.heads.reads import vectors_of
 from trainer.heads.shape import HeadShape
-from trainer.judge.baselines import predict_masses
+from trainer.judge.baselines import predict_numbers
 
 Tokens = tuple[Tensor, Tensor]
 
@@ -45,13 +47,15 @@ class BankEnsemble:
     def __call__(
         self, tokens: Mapping[str, Sequence[Tokens]]
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of V views' (cls_TD, patches_TPD) by store: raw masses (H, V, 5), MASSES order, and
-        States' probabilities (H, V, C) or None."""
+        """Of V views' (cls_TD, patches_TPD) by store: raw numbers (H, V, K) in the order of heads,
+        and probabilities of each class's words (H, V, C) or None."""
         out = self.bank(self._inputs(tokens))
-        state = (
-            None if out.state_QGBC is None else out.state_QGBC[0].softmax(-1).double().cpu().numpy()
-        )
-        return out.masses_QGB5[0].double().cpu().numpy(), state
+        targets = self.bank.shape.targets
+        values_HVK = out.values_QGBK[0, ..., : targets.n_predicted].double().cpu().numpy()
+        if out.word_QGBC is None:
+            return values_HVK, None
+        share_HVC = word_probabilities(targets, out.word_QGBC[0])
+        return values_HVK, share_HVC.double().cpu().numpy()
 
     @torch.inference_mode()
     def maps(self, tokens: Mapping[str, Sequence[Tokens]]) -> np.ndarray:
@@ -83,24 +87,26 @@ class RegressorEnsemble:
     """Fitted regressors: pooled rows and NumPy."""
 
     config: PointConfig
+    targets: Targets
     pooled_dtypes: Mapping[str, str]
     states: Sequence[Mapping[str, np.ndarray]]
 
     def __call__(self, tokens: Mapping[str, Sequence[Tokens]]) -> tuple[np.ndarray, None]:
-        """As `BankEnsemble`; a regressor knows no State."""
+        """As `BankEnsemble`; a regressor knows no class."""
         stored = {}
         for name, own in tokens.items():
             cls_VTD = torch.stack([cls for cls, _ in own]).cpu().numpy()
             stored[name] = cls_VTD, pooled_as_stored(own, self.pooled_dtypes[name]).cpu().numpy()
         vectors = [split_vector(vector) for vector in vectors_of(self.config)]
         x_VF = np.hstack([pooled_features(*stored[store], [name]) for store, name in vectors])
-        return np.stack([predict_masses(self.config, state, x_VF) for state in self.states]), None
+        told = [predict_numbers(self.config, self.targets, each, x_VF) for each in self.states]
+        return np.stack(told), None
 
 
 def new_ensemble(
     config: PointConfig,
     specs: Mapping[str, StoreSpec],
-    states: Sequence[str],
+    targets: Targets,
     heads: Sequence[Mapping[str, Tensor]],
     device: torch.device,
 ) -> BankEnsemble | RegressorEnsemble:
@@ -109,7 +115,7 @@ def new_ensemble(
     if kinds.load(config.head.kind).trained:
         half = in_half(device, config.trainer.use_amp, torch.float32)
         tokens = {name: spec.tokens for name, spec in specs.items()}
-        bank = load_bank(HeadShape.of(config, tokens, states), heads, device)
+        bank = load_bank(HeadShape.of(config, tokens, targets), heads, device)
         return BankEnsemble(bank, half, pooled_dtypes)
     fitted = [{name: tensor.numpy() for name, tensor in head.items()} for head in heads]
-    return RegressorEnsemble(config, pooled_dtypes, fitted)
+    return RegressorEnsemble(config, targets, pooled_dtypes, fitted)

@@ -43,7 +43,7 @@ class Journal:
     def add(self, group: int, image_id: str, sha256: str, raws: Sequence[Raw]) -> None:
         """Keep a finished photograph: from here on a kill does not lose it."""
         plain = [
-            [raw.masses_HV5.tolist(), None if raw.state_HVC is None else raw.state_HVC.tolist()]
+            [raw.values_HVK.tolist(), None if raw.word_HVC is None else raw.word_HVC.tolist()]
             for raw in raws
         ]
         line = {
@@ -96,7 +96,7 @@ def journal_key(
         reads = [
             member.config.head.model_dump(mode="json"),
             member.config.loss.space,
-            member.states,
+            member.targets.to_json(),
         ]
         if len(member.specs) > 1:
             reads.append(vectors_of(member.config))

@@ -17,25 +17,24 @@ from featurestore.errors import InputError, UsageError, list_some
 from featurestore.format.spec import StoreSpec, ViewSpec
 from featurestore.photos.crop import Crop
 from featurestore.photos.decode import Decoded
+from featurestore.photos.targets import Targets
 from predictor.members.ensemble import BankEnsemble, RegressorEnsemble, Tokens, new_ensemble
 from trainer.config.sections import PointConfig
 from trainer.heads.reads import stores_of
 from trainer.loop.runs import RunFolder
-from trainer.score.metrics import TARGETS
 
 KEYS = ["weights", "repeat", "image_id", "site", "fold"]
 StageTokens = Mapping[str, Sequence[Tokens]]
 """Class and patch tokens of a photograph's views, by the fingerprint of what made them."""
-GRAMS = [*TARGETS, *(f"true_{name}" for name in TARGETS)]
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What a member's heads say of one photograph: masses_HV5 in grams, MASSES order; probabilities
-    of States or None."""
+    """What a member's heads say of one photograph: raw numbers in the order of heads; probabilities
+    of each class's words, one class after another, or None."""
 
-    masses_HV5: np.ndarray
-    state_HVC: np.ndarray | None
+    values_HVK: np.ndarray
+    word_HVC: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Member:
     config: PointConfig
     specs: dict[str, StoreSpec]
     """Of the stores whose tokens the heads read, by name; the one they read first is first."""
-    states: list[str]
+    targets: Targets
     splits: list[tuple[int, int] | None]
     """(repeat, fold) that each head was held out from; None learned on every image."""
     heads: list[dict[str, Tensor]]
@@ -82,7 +81,7 @@ class Member:
             folder,
             folder.config,
             {name: folder.specs[name] for name in stores_of(folder.config)},
-            folder.states,
+            folder.targets,
             splits,
             list(folder.heads(weights, chosen, without).values()),
             weights,
@@ -104,7 +103,7 @@ class Member:
     def oof(self) -> pd.DataFrame:
         """The run's out-of-fold rows for these weights: repeat, image_id, site, fold, the targets,
         `true_` targets."""
-        return read_oof(self.run.path / "oof.csv", self.weights)
+        return read_oof(self.run.path / "oof.csv", self.weights, self.targets)
 
     @property
     def unknown_stores(self) -> list[Path]:
@@ -119,15 +118,20 @@ class Member:
 
     @property
     def training_mean_sd(self) -> np.ndarray:
-        """(2, 5) grams in TARGETS order: mean and standard deviation of the training masses.
+        """(2, K) in the order of tables: mean and standard deviation of the training labels.
 
         Of a run of one fold alone those of the images it held out: its folder has no others.
         """
-        truth = self.oof.drop_duplicates("image_id")[[f"true_{name}" for name in TARGETS]]
+        truth = self.oof.drop_duplicates("image_id")[true_names(self.targets)]
         return np.array([truth.mean(), truth.std(ddof=0)])
 
 
-def read_oof(path: Path, weights: str) -> pd.DataFrame:
+def true_names(targets: Targets) -> list[str]:
+    """Columns of the truth in an out-of-fold table."""
+    return [f"true_{name}" for name in targets.names]
+
+
+def read_oof(path: Path, weights: str, targets: Targets) -> pd.DataFrame:
     """The rows of an out-of-fold table for some weights; InputError if it cannot be read."""
     if not path.is_file():
         raise InputError(
@@ -137,8 +141,9 @@ def read_oof(path: Path, weights: str) -> pd.DataFrame:
         )
     try:
         table = pd.read_csv(path, dtype={"image_id": str, "site": str}, keep_default_na=False)
-        table[GRAMS] = table[GRAMS].apply(pd.to_numeric)
-        return table[table["weights"] == weights][KEYS + GRAMS]
+        numbers = [*targets.names, *true_names(targets)]
+        table[numbers] = table[numbers].apply(pd.to_numeric)
+        return table[table["weights"] == weights][KEYS + numbers]
     except (ValueError, KeyError) as err:  # pandas' own, and what is no UTF-8, are ValueErrors
         raise InputError(
             f"{path}: no out-of-fold table ({err}); copy the run again, or train it again"
@@ -181,7 +186,7 @@ class Stage:
                         max_pixels=max_pixels,
                     )
         place = choose_device(device)
-        ensembles = [new_ensemble(m.config, m.specs, m.states, m.heads, place) for m in members]
+        ensembles = [new_ensemble(m.config, m.specs, m.targets, m.heads, place) for m in members]
         return cls(backbones, members, ensembles)
 
     @property
@@ -239,7 +244,7 @@ def by_spec(members: Sequence[Member]) -> list[list[int]]:
 
 
 def check_alike(members: Sequence[Member]) -> None:
-    """InputError unless all members make masses balance by the same constraints and rules, and
+    """InputError unless all members predict the same targets by the same constraints and rules, and
     read no more than one store of unknown weights: two need not be of one backbone."""
     unknown = {place for member in members for place in member.unknown_stores}
     if len(unknown) > 1:
@@ -249,6 +254,15 @@ def check_alike(members: Sequence[Member]) -> None:
             f"`biomass store import` with --weights:{list_some(sorted(map(str, unknown)))}"
         )
 
+    words = {target.name: () for target in members[0].targets.classes}
+    first = members[0].targets.with_values(words)
+    for member in members[1:]:
+        if member.targets.with_values(words) != first:
+            raise InputError(
+                f"runs of one ensemble must have the same targets; {members[0].name} predicts "
+                f"{', '.join(first.names)}, {member.name} {', '.join(member.targets.names)}, or "
+                "they differ in kinds, weights or sums"
+            )
     told = {
         member.name: (member.config.inference.constraints, str(member.config.inference.postprocess))
         for member in members

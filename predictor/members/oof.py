@@ -2,16 +2,16 @@
 that their heads never saw."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from featurestore.errors import InputError, list_some
-from predictor.members.member import Member
-from trainer.score.metrics import TARGETS
+from featurestore.photos.targets import Targets
+from predictor.members.member import Member, true_names
+from trainer.score.metrics import Score
 
-TRUE = [f"true_{name}" for name in TARGETS]
 SAME_G = 1e-6  # truths of one photograph differ by less, or the members learned other labels
 
 
@@ -19,12 +19,13 @@ SAME_G = 1e-6  # truths of one photograph differ by less, or the members learned
 class OutOfFold:
     """Photographs that every member predicts out of fold, in order of their ids."""
 
+    targets: Targets
     image_ids: list[str]
     site_N: np.ndarray
-    truth_N5: np.ndarray
-    """Grams, TARGETS order; NaN where unknown."""
-    prediction_MN5: np.ndarray
-    """Each member's, grams, constrained, averaged over its repeats."""
+    truth_NK: np.ndarray
+    """In the order of tables; NaN where unknown."""
+    prediction_MNK: np.ndarray
+    """Each member's, constrained, averaged over its repeats."""
 
     @classmethod
     def of(
@@ -44,10 +45,10 @@ class OutOfFold:
         tables = [table.loc[shared] for table in tables]
         for member, table in zip(members[1:], tables[1:], strict=True):
             _check_agree(members[0], tables[0], member, table)
-        prediction_MN5 = np.array([table[list(TARGETS)].to_numpy(float) for table in tables])
-        return cls(
-            shared, tables[0]["site"].to_numpy(), tables[0][TRUE].to_numpy(float), prediction_MN5
-        )
+        targets = members[0].targets
+        prediction_MNK = np.array([table[list(targets.names)].to_numpy(float) for table in tables])
+        truth_NK = tables[0][true_names(targets)].to_numpy(float)
+        return cls(targets, shared, tables[0]["site"].to_numpy(), truth_NK, prediction_MNK)
 
     @property
     def unit(self) -> str:
@@ -56,12 +57,12 @@ class OutOfFold:
         return "photograph" if is_alone else "site"
 
     def combined(self, weight_M: Sequence[float]) -> np.ndarray:
-        """(N, 5) grams, averaged over members by weight, as the ensemble averages what it predicts.
+        """(N, K) averaged over members by weight, as the ensemble averages what it predicts.
 
-        Masses that balance are averaged, where the ensemble averages raw ones and constrains once:
-        the sums hold either way.
+        Numbers whose sums hold are averaged, where the ensemble averages raw ones and constrains
+        once: the sums hold either way.
         """
-        return np.average(self.prediction_MN5, axis=0, weights=weight_M)
+        return np.average(self.prediction_MNK, axis=0, weights=weight_M)
 
 
 def without_table(members: Sequence[Member]) -> list[str]:
@@ -82,14 +83,16 @@ def check_held_out(members: Sequence[Member], option: str) -> None:
 def _averaged(member: Member) -> pd.DataFrame:
     """A row an image, by its id: site, targets averaged over repeats, truths."""
     oof = member.oof
-    numbers = oof[[*TARGETS, *TRUE]].apply(pd.to_numeric)
-    if len(bad := oof["image_id"][~np.isfinite(numbers[list(TARGETS)]).all(axis=1)]):
+    names = list(member.targets.names)
+    both = names + true_names(member.targets)
+    numbers = oof[both].apply(pd.to_numeric)
+    if len(bad := oof["image_id"][~np.isfinite(numbers[names]).all(axis=1)]):
         raise InputError(
             f"{member.name}: {len(bad)} out-of-fold predictions are not finite, a head failed; "
             f"choose another run:{list_some(bad.tolist())}"
         )
     by_image = pd.concat([oof[["image_id", "site"]], numbers], axis=1).groupby("image_id")
-    return by_image[[*TARGETS, *TRUE]].mean().join(by_image["site"].first())
+    return by_image[both].mean().join(by_image["site"].first())
 
 
 def _check_shared(
@@ -114,7 +117,9 @@ def _check_shared(
 
 def _check_agree(first: Member, known: pd.DataFrame, other: Member, table: pd.DataFrame) -> None:
     """InputError unless truths and sites of the same photographs are the same."""
-    same = np.isclose(known[TRUE], table[TRUE], rtol=SAME_G, atol=SAME_G, equal_nan=True).all(1)
+    names = true_names(first.targets)
+    tolerance = {"rtol": SAME_G, "atol": SAME_G, "equal_nan": True}
+    same = np.isclose(known[names], table[names], **tolerance).all(1)
     differ = table.index[~(same & (known["site"] == table["site"]).to_numpy())]
     if len(differ):
         raise InputError(
@@ -122,3 +127,18 @@ def _check_agree(first: Member, known: pd.DataFrame, other: Member, table: pd.Da
             "photographs; runs of one "
             f"ensemble must have the same labels:{list_some(differ.tolist())}"
         )
+
+
+def score_of(member: Member, table: pd.DataFrame) -> float:
+    """The score of numbers over each repeat's rows; the mean over repeats."""
+    targets = member.targets
+    by = Score.of(member.config.score, targets)
+    if not any(by.weights[: targets.n_predicted]):  # classes alone are ranked
+        by = Score("r2", (1.0,) * targets.n_predicted)
+    by = replace(by, weights=by.weights[: targets.n_predicted])
+    names = list(targets.names)
+    truths = true_names(targets)
+    numbers = table[[*names, *truths]].apply(pd.to_numeric)
+    by_repeat = numbers.groupby(table["repeat"])
+    scores = [by(each[truths].to_numpy(), each[names].to_numpy()) for _, each in by_repeat]
+    return float(np.mean(scores))

@@ -10,29 +10,34 @@ import pandas as pd
 
 from featurestore.disk.durable import appears_whole
 from featurestore.errors import InputError, list_some
-from trainer.score.metrics import TARGETS
+from featurestore.photos.targets import Targets
 
 
-def check_targets(test_csv: Path, rows: pd.DataFrame) -> None:
+def check_targets(test_csv: Path, rows: pd.DataFrame, targets: Targets) -> None:
     """InputError for rows of test.csv that no submission can follow."""
-    if unknown := sorted(set(rows["target_name"]) - set(TARGETS)):
+    if unknown := sorted(set(rows["target_name"]) - set(targets.names)):
         raise InputError(
-            f"{test_csv}: unknown targets {', '.join(unknown)}; heads predict {', '.join(TARGETS)}"
+            f"{test_csv}: unknown targets {', '.join(unknown)}; heads predict "
+            f"{', '.join(targets.names)}"
         )
 
 
-def submission(rows: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+def submission(rows: pd.DataFrame, predictions: pd.DataFrame, targets: Targets) -> pd.DataFrame:
     """sample_id and target of exactly these rows, in their order, from a wide table.
 
-    rows : of test.csv, as `target_rows`. InputError for a prediction that is not a finite mass
-        from 0.
+    rows : of test.csv, as `target_rows`. InputError for a prediction that is not finite, or an
+        amount below 0.
     """
-    long = predictions.melt("image_id", list(TARGETS), "target_name", "target")
+    long = predictions.melt("image_id", list(targets.names), "target_name", "target")
     target_of = long.set_index(["image_id", "target_name"])["target"]
     names = list(zip(rows["image_id"], rows["target_name"], strict=True))
     target = target_of.loc[names].to_numpy()
-    if len(bad := rows["sample_id"][~(np.isfinite(target) & (target >= 0))]):
-        raise InputError(f"{len(bad)} predictions are no masses:{list_some(list(bad))}")
+    amounts = [each.name for each in targets.of_kind("amount")]
+    is_below = rows["target_name"].isin(amounts).to_numpy() & (target < 0)
+    if len(bad := rows["sample_id"][~np.isfinite(target) | is_below]):
+        raise InputError(
+            f"{len(bad)} predictions are not finite, or below 0:{list_some(list(bad))}"
+        )
     return pd.DataFrame({"sample_id": rows["sample_id"], "target": target})
 
 
@@ -43,9 +48,18 @@ def wide_path(out: Path) -> Path:
     )
 
 
-def write_predictions(rows: pd.DataFrame, predictions: pd.DataFrame, out: Path) -> None:
-    """Write `out` (long) and the wide table with spreads beside it: both or none."""
-    long = submission(rows, predictions)
+def write_predictions(
+    rows: pd.DataFrame | None, predictions: pd.DataFrame, out: Path, targets: Targets
+) -> None:
+    """Write `out` (long) and the wide table with spreads beside it: both or none.
+
+    rows : of test.csv; None where no submission is asked for: then `out` is the wide table.
+    """
+    if rows is None:
+        with can_write(out), appears_whole(out) as partial:
+            predictions.to_csv(partial, index=False, float_format="%.6f")
+        return
+    long = submission(rows, predictions, targets)
     wide = wide_path(out)
     with can_write(out), appears_whole(out) as partial, appears_whole(wide) as wide_partial:
         predictions.to_csv(wide_partial, index=False, float_format="%.6f")

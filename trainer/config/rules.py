@@ -4,10 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from featurestore.photos.catalog import TARGETS
 from trainer.config.section import PositiveNumber, Section, Weight
 
-Target = Literal[tuple(TARGETS)]
+TargetName = Annotated[str, Field(min_length=1)]
 
 
 class WaDeadZeroRule(Section):
@@ -17,16 +16,16 @@ class WaDeadZeroRule(Section):
 
 class ClipRule(Section):
     rule: Literal["clip"]
-    """Bring a mass into bounds; its parts scale along."""
+    """Bring a number into bounds; parts that it is the sum of scale along."""
 
-    target: Target
-    """The mass."""
+    target: TargetName
+    """Its name."""
 
     low: Weight = 0.0
-    """Least grams."""
+    """Its least value."""
 
     high: PositiveNumber
-    """Most grams."""
+    """Its greatest value."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -39,10 +38,10 @@ class ClipRule(Section):
 
 class FactorRule(Section):
     rule: Literal["factor"]
-    """Multiply a mass; its parts scale along."""
+    """Multiply a number; parts that it is the sum of scale along."""
 
-    target: Target
-    """The mass."""
+    target: TargetName
+    """Its name."""
 
     factor: PositiveNumber
     """What it is multiplied by."""

@@ -4,7 +4,7 @@ Plain values only: the code that uses them builds the objects. `trainer.loop.gri
 grids; whether a config fits a store is checked where one is opened.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -13,6 +13,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationInfo,
     model_serializer,
+    model_validator,
 )
 
 from featurestore.format.spec import POOLED
@@ -28,6 +29,7 @@ from trainer.config.section import (
     Weight,
 )
 from trainer.config.stores import StoreName, VectorName
+from trainer.config.targets import OLD_KEYS, Preset, ScoreName, TargetTable
 
 
 def _known_kind(name: str, info: ValidationInfo) -> str:
@@ -261,6 +263,16 @@ class PointConfig(Section):
     dataset: DatasetConfig = DatasetConfig()
     """Which store, and which masses are learned."""
 
+    targets: Preset | TargetTable | None = None
+    """What is learned: `csiro`, the contest's five masses with State and Height beside them, or a
+    table of names, each with `kind`, `weight`, `loss_weight`, `sum_of` and `auxiliary`
+    (docs/targets.md). null = csiro where the store has its five columns."""
+
+    score: ScoreName | None = None
+    """What ranks: `contest`, one weighted R2 over all targets; `r2`, the weighted mean of each
+    target's; `rmse`, `mae`; of classes `log_loss`, `accuracy`. null = contest under the preset,
+    else r2, or log_loss where only classes are scored."""
+
     head: HeadConfig
     """The small model."""
 
@@ -281,6 +293,43 @@ class PointConfig(Section):
 
     cv: CvConfig = CvConfig()
     """What is held out."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> Self:
+        if self.has_own_targets and (given := self.old_keys_given):
+            told = ", ".join(f"{key} ({OLD_KEYS[key]} says it)" for key in given)
+            raise ValueError(f"beside `targets` there is no {told}; leave it out")
+        return self
+
+    @property
+    def has_own_targets(self) -> bool:
+        """Targets of its own, not the preset's."""
+        return isinstance(self.targets, dict)
+
+    @property
+    def old_keys_given(self) -> list[str]:
+        """Keys of the preset that a config names."""
+        given = []
+        for key in OLD_KEYS:
+            section, name = key.split(".")
+            if name in getattr(self, section).model_fields_set:
+                given.append(key)
+        return given
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The preset is saved as before there were targets, for older programs; elsewhere its own
+        keys are left out."""
+        values = plain(self)
+        if self.has_own_targets:
+            for key in OLD_KEYS:
+                section, name = key.split(".")
+                del values[section][name]
+            return values
+        del values["targets"]
+        if self.score is None:
+            del values["score"]
+        return values
 
 
 def dump_yaml(model: PointConfig) -> str:

@@ -12,10 +12,12 @@ from torch import Tensor
 from featurestore.errors import InputError, MismatchError, list_some
 from featurestore.format.spec import TokenSpec
 from featurestore.photos.find import spelled_as
+from featurestore.photos.targets import Targets
 from featurestore.store import FeatureStore
 from trainer.config.sections import PointConfig
 from trainer.config.stores import split_vector
 from trainer.data.stream import Batch, Split
+from trainer.data.targets import targets_in
 from trainer.data.used_store import UsedStore
 from trainer.heads.bank import Bank, Inputs
 from trainer.heads.loss import Labels, labels_of
@@ -32,7 +34,6 @@ class TrainingData:
     stores: dict[str, UsedStore]
     """By name, in the order of `dataset.stores`; the only one has an empty name."""
     catalog: pd.DataFrame
-    states: list[str]
     labels: Labels
     dtype: torch.dtype
     device: torch.device
@@ -63,12 +64,11 @@ class TrainingData:
             stores[name] = UsedStore.beside(path, catalog, check)
             check_store(stores[name].store, config)
 
-        states = sorted({state for state in catalog.get("State", []) if state})
+        targets = targets_in(catalog, config, store.path)
         return cls(
             stores,
             catalog,
-            states,
-            labels_of(catalog, states, dtype, device),
+            labels_of(catalog, targets, dtype, device),
             dtype,
             device,
             in_half(device, config.trainer.use_amp, dtype),
@@ -98,8 +98,19 @@ class TrainingData:
         return len(self.catalog)
 
     @property
-    def truth_N5(self) -> np.ndarray:
-        return self.labels.masses_N5.double().cpu().numpy()
+    def targets(self) -> Targets:
+        """With the words of each class."""
+        return self.labels.targets
+
+    @property
+    def truth_NK(self) -> np.ndarray:
+        """Labels of what is predicted, in the order of heads; NaN where one is not known."""
+        return self.labels.values_NK[:, : self.targets.n_predicted].double().cpu().numpy()
+
+    @property
+    def truth_table_NK(self) -> np.ndarray:
+        """The same in the order of tables."""
+        return self.targets.in_table_order(self.truth_NK)
 
     def inputs(
         self, batch: Batch, rows: Mapping[str, Sequence[Tensor]], banks: Collection[Bank]

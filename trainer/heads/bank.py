@@ -1,9 +1,9 @@
 """Banks: Q splits x G points heads of one kind and shape, held as stacked tensors.
 
-What a kind computes is its file in trainer/heads/kinds; here is what all kinds share. Mass is
-additive over area, so a head works on each tile and its masses are summed; State, Height and
-intervals are averaged. A saved head is a plain torch.nn module's state (docs/sweep.md): whatever
-normalisation it learned under is folded into it.
+What a kind computes is its file in trainer/heads/kinds; here is what all kinds share. An amount is
+additive over area, so a head works on each tile and its amounts are summed; levels, shares, classes
+and intervals are averaged. A saved head is a plain torch.nn module's state (docs/sweep.md):
+whatever normalisation it learned under is folded into it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,10 @@ from featurestore.errors import MismatchError
 from featurestore.format.spec import POOLED
 from trainer.config.stores import split_vector
 from trainer.heads import kinds
+from trainer.heads.outputs import numbers_over_tiles, output_layers
 from trainer.heads.pooling import attend, project
 from trainer.heads.shape import HeadShape
 from trainer.heads.spaces import SPACES
-
-N_MAIN = 3  # Total, GDM, Green
-N_AUX = 2  # Dead, Clover
 
 
 @dataclass
@@ -102,14 +100,15 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of every head and sample, in grams, logits and cm; a kind without State has masses alone."""
+    """Of every head and sample; a kind without a trunk has numbers alone."""
 
-    masses_QGB5: Tensor
-    """Total, GDM, Green, Dead, Clover; summed over tiles."""
-    state_QGBC: Tensor | None = None
-    height_QGB: Tensor | None = None
-    interval_QGB5I: Tensor | None = None
-    """Logits of the interval each mass lies in, where the loss asks for intervals."""
+    values_QGBK: Tensor
+    """Numbers in the order of `targets.outputs`, all or those that are `predicted`; amounts are
+    summed over tiles."""
+    word_QGBC: Tensor | None = None
+    """Logits of each class's words, one class after another."""
+    interval_QGBAI: Tensor | None = None
+    """Logits of the interval each amount lies in, where the loss asks for intervals."""
 
     def of_split(self, q: int, sample_B: np.ndarray) -> "Outputs":
         """The same of one split and some of its samples; its axis Q stays, with length 1."""
@@ -138,8 +137,9 @@ class HeadKind:
     normalizes = False
     """What `head.normalize: null` means: without a LayerNorm, channels of the largest scale would
     lead."""
-    has_state = True
-    """It predicts State, Height and, if asked, intervals beside the masses."""
+    has_trunk = True
+    """It learns classes, what is not told and, if asked, intervals beside the numbers that it
+    predicts."""
     reads_pooled = False
     """It reads pooled rows; what needs no patches never causes a read of them."""
     reads_patches = True
@@ -163,9 +163,10 @@ class HeadKind:
         raise NotImplementedError
 
     def maps(self, bank: "Bank", inputs: Inputs) -> Tensor:
-        """(Q, G, B, T, P, M), of every patch: grams of all five MASSES, which sum to the head's
-        masses over patches and tiles; or its share under each of M softmaxes, which sum to 1 over a
-        tile. Asked of a kind whose `maps_say` is not None.
+        """(Q, G, B, T, P, M), of every patch: its part of each predicted number, which sum to the
+        head's amounts over patches and tiles, and average to its levels and shares; or its share
+        under each of M softmaxes, which sum to 1 over a tile. Asked of a kind whose `maps_say` is
+        not None.
         """
         raise NotImplementedError
 
@@ -292,15 +293,12 @@ def load_bank(
 
 def trunk_tensors(shape: HeadShape, n_in: int) -> dict[str, tuple[int, ...]]:
     """Tensors of `trunk`, which reads n_in channels."""
-    layers = {
-        "shared_mlp.0": (shape.shared_hidden, n_in),
-        "main_head": (N_MAIN, shape.shared_hidden),
-        "state_head": (shape.n_states, shape.shared_hidden),
-        "height_head": (1, shape.shared_hidden),
-        "aux_head": (N_AUX, shape.shared_hidden),
-    }
+    layers = {"shared_mlp.0": (shape.shared_hidden, n_in)}
+    for layer in output_layers(shape.targets):
+        layers[layer.name] = (layer.width, shape.shared_hidden)
     if shape.n_intervals:
-        layers["interval_head"] = ((N_MAIN + N_AUX) * shape.n_intervals, shape.shared_hidden)
+        n_amounts = len(shape.targets.of_kind("amount"))
+        layers["interval_head"] = (n_amounts * shape.n_intervals, shape.shared_hidden)
     return linear_tensors(layers) | {
         f"shared_mlp.1.{part}": (shape.shared_hidden,) for part in ("weight", "bias")
     }
@@ -326,17 +324,20 @@ def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
         rate = bank.rate_G.view(1, -1, 1, 1, 1)
         features = features * (inputs.dropout_QGBTS >= rate) / (1 - rate)
 
-    # masses add up over tiles; what describes the whole photograph is averaged
-    main = bank.linear("main_head", features)
-    aux = bank.linear("aux_head", features)
-    masses = F.softplus(torch.cat([main, aux], -1)).sum(3)
-    state = bank.linear("state_head", features).mean(3)
-    height = F.softplus(bank.linear("height_head", features)).mean(3)[..., 0]
+    raw = []
+    words = []
+    for layer in output_layers(bank.shape.targets):
+        of_layer = bank.linear(layer.name, features)
+        if layer.kind == "class":
+            words.append(of_layer.mean(3))
+        else:
+            raw.append(of_layer)
+    values = numbers_over_tiles(bank.shape.targets, raw)
+    word = torch.cat(words, -1) if words else None
     if not bank.shape.n_intervals:
-        return Outputs(masses, state, height)
+        return Outputs(values, word)
     intervals = bank.linear("interval_head", features).mean(3)
-    intervals = intervals.unflatten(-1, (N_MAIN + N_AUX, -1))
-    return Outputs(masses, state, height, intervals)
+    return Outputs(values, word, intervals.unflatten(-1, (-1, bank.shape.n_intervals)))
 
 
 def _fold(

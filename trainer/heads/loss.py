@@ -1,4 +1,4 @@
-"""The multi-task loss of each head: smooth L1 on masses and Height, cross-entropy on State."""
+"""The multi-task loss of each head: smooth L1 on numbers, cross-entropy on classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,57 +9,59 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featurestore.photos.labels import heights_of, masses_of
+from featurestore.photos.labels import values_of, words_of
+from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads.bank import Outputs
-from trainer.score.metrics import MASSES
+from trainer.heads.outputs import output_layers, word_slices
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of all images, or of mixed ones: masses in grams, State as one-hot."""
+    """Labels of all images, or of mixed ones."""
 
-    masses_N5: Tensor
-    state_NC: Tensor
-    """One-hot; all zero where the State is not known."""
-    height_N: Tensor
-    """cm; NaN where it is not known."""
-    interval_QN5I: Tensor | None = None
-    """One-hot, the interval of each mass, where a bank classifies them; (Q, N, 5, I), since each
+    targets: Targets
+    values_NK: Tensor
+    """Numbers in the order of `targets.outputs`; NaN where one is not known."""
+    word_NC: Tensor
+    """One-hot over each class's words, one class after another; all zero where it is not known."""
+    interval_QNAI: Tensor | None = None
+    """One-hot, the interval of each amount, where a bank classifies them; (Q, N, A, I), since each
     split has its own borders."""
 
     def take(self, images_QB: Tensor) -> "Labels":
         """Labels of (Q, B) images as (Q, 1, B, ...), to broadcast over points."""
         intervals = None
-        if self.interval_QN5I is not None:
-            pairs = zip(self.interval_QN5I, images_QB, strict=True)
+        if self.interval_QNAI is not None:
+            pairs = zip(self.interval_QNAI, images_QB, strict=True)
             intervals = torch.stack([of_split[images] for of_split, images in pairs])[:, None]
         images = images_QB[:, None]
-        return Labels(
-            self.masses_N5[images], self.state_NC[images], self.height_N[images], intervals
-        )
+        return Labels(self.targets, self.values_NK[images], self.word_NC[images], intervals)
 
     def of_split(self, q: int) -> "Labels":
         """Those of one split; axis Q stays, with length 1."""
-        if self.interval_QN5I is None:
+        if self.interval_QNAI is None:
             return self
-        return replace(self, interval_QN5I=self.interval_QN5I[q : q + 1])
+        return replace(self, interval_QNAI=self.interval_QNAI[q : q + 1])
 
     def with_intervals(self, trains: Sequence[np.ndarray], n_intervals: int) -> "Labels":
-        """The same, and for each split the interval of every mass; borders are quantiles of the
-        split's training images alone."""
-        masses_N5 = self.masses_N5.double().cpu().numpy()
+        """The same, and for each split the interval of every amount; borders are quantiles of the
+        split's training images alone. An amount that is not known is in none."""
+        n_amounts = len(self.targets.of_kind("amount"))
+        amounts_NA = self.values_NK[:, :n_amounts].double().cpu().numpy()
         share = np.arange(1, n_intervals) / n_intervals
         of_splits = []
         for train_N in trains:
-            borders_I5 = np.quantile(masses_N5[train_N], share, axis=0)
+            borders_IA = np.nanquantile(amounts_NA[train_N], share, axis=0)
             # equal borders leave an interval empty
-            of_splits.append((masses_N5[:, None] >= borders_I5).sum(1))
+            of_splits.append((amounts_NA[:, None] >= borders_IA).sum(1))
         one_hot = F.one_hot(torch.tensor(np.stack(of_splits)), n_intervals)
-        return replace(self, interval_QN5I=one_hot.to(self.masses_N5))
+        one_hot = one_hot.to(self.values_NK)
+        one_hot[:, torch.from_numpy(np.isnan(amounts_NA))] = 0
+        return replace(self, interval_QNAI=one_hot)
 
     def mix(self, partner: "Labels", share: Tensor) -> "Labels":
-        """share * these + (1 - share) * the partner's; a partner of no share spoils no Height."""
+        """share * these + (1 - share) * the partner's; a partner of no share spoils no label."""
 
         def blend(own: Tensor, other: Tensor) -> Tensor:
             trailing = (1,) * (own.dim() - share.dim())
@@ -67,71 +69,81 @@ class Labels:
             return torch.where(s == 1, own, s * own + (1 - s) * other)
 
         intervals = None
-        if self.interval_QN5I is not None:
-            intervals = blend(self.interval_QN5I, partner.interval_QN5I)
+        if self.interval_QNAI is not None:
+            intervals = blend(self.interval_QNAI, partner.interval_QNAI)
         return Labels(
-            blend(self.masses_N5, partner.masses_N5),
-            blend(self.state_NC, partner.state_NC),
-            blend(self.height_N, partner.height_N),
+            self.targets,
+            blend(self.values_NK, partner.values_NK),
+            blend(self.word_NC, partner.word_NC),
             intervals,
         )
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Each point's settings, (G,) or (G, 3)."""
+    """Each point's settings, (G,) or (G, n)."""
 
     beta: Tensor
-    main: Tensor
-    state: Tensor
-    height: Tensor
+    main_GM: Tensor
+    """Of the first M numbers."""
     aux: Tensor
+    """Of the mean over the other predicted numbers."""
+    told_GL: Tensor
+    """Of numbers that are learned and not predicted."""
+    word_GW: Tensor
+    """Of each class."""
     interval: Tensor
     space: Tensor
-    """Index in SPACES."""
-    mass_unit_QG: Tensor | None = None
-    """What errors of masses are divided by in each split; None: nothing."""
-    height_unit_QG: Tensor | None = None
-    """The same for Height."""
+    """Index in SPACES, of amounts."""
+    unit_QGK: Tensor | None = None
+    """What errors of numbers are divided by in each split; None: nothing."""
 
     def of_split(self, q: int) -> "LossWeights":
         """Those of one split; axis Q stays, with length 1."""
-        if self.mass_unit_QG is None:
+        if self.unit_QGK is None:
             return self
-        units = {
-            "mass_unit_QG": self.mass_unit_QG[q : q + 1],
-            "height_unit_QG": self.height_unit_QG[q : q + 1],
-        }
-        return replace(self, **units)
+        return replace(self, unit_QGK=self.unit_QGK[q : q + 1])
 
     @classmethod
     def of(
         cls, points: Sequence[PointConfig], labels: Labels, trains: Sequence[np.ndarray]
     ) -> "LossWeights":
         """The settings of a bank's points; trains : (Q,) images each split learns from."""
-        dtype = labels.masses_N5.dtype
-        device = labels.masses_N5.device
+        dtype = labels.values_NK.dtype
+        device = labels.values_NK.device
 
-        def stack(field: str) -> Tensor:
-            values = [getattr(point.loss, field) for point in points]
+        def stack(values: Sequence) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
         spaces = list(SPACES)
         space = torch.tensor([spaces.index(point.loss.space) for point in points], device=device)
-        units = {}
+        unit_QGK = None
         if any(point.loss.scale == "spread" for point in points):
-            units_QG2 = [[_units(labels, train_N, point) for point in points] for train_N in trains]
-            of_both = torch.tensor(units_QG2, dtype=dtype, device=device)
-            units = {"mass_unit_QG": of_both[..., 0], "height_unit_QG": of_both[..., 1]}
+            units = [[_units(labels, train_N, point) for point in points] for train_N in trains]
+            unit_QGK = stack(np.array(units))
+        losses = [point.loss for point in points]
+        targets = labels.targets
+        if targets.preset:
+            of_targets = {
+                "main_GM": stack([loss.main_weights for loss in losses]),
+                "told_GL": stack([[loss.height_weight] for loss in losses]),
+                "word_GW": stack([[loss.state_weight] for loss in losses]),
+            }
+        else:
+            of_numbers = [target.loss_weight for target in targets.outputs]
+            of_classes = [target.loss_weight for target in targets.classes]
+            of_targets = {
+                "main_GM": stack([of_numbers] * len(points)),
+                "told_GL": stack([[]] * len(points)),
+                "word_GW": stack([of_classes] * len(points)),
+            }
         return cls(
-            stack("beta"),
-            stack("main_weights"),
-            stack("state_weight"),
-            stack("height_weight"),
-            stack("aux_weight"),
-            stack("interval_weight"),
-            space,
-            **units,
+            stack([loss.beta for loss in losses]),
+            aux=stack([loss.aux_weight for loss in losses]),
+            interval=stack([loss.interval_weight for loss in losses]),
+            space=space,
+            unit_QGK=unit_QGK,
+            **of_targets,
         )
 
 
@@ -144,54 +156,69 @@ SPACES = {
 
 
 def labels_of(
-    catalog: pd.DataFrame, states: Sequence[str], dtype: torch.dtype, device: torch.device
+    catalog: pd.DataFrame, targets: Targets, dtype: torch.dtype, device: torch.device
 ) -> Labels:
-    """Labels from a store's catalog. InputError names the images without valid masses."""
-    state_N = catalog.get("State", pd.Series("", catalog.index)).to_numpy()
-    one_hot_NC = state_N[:, None] == np.array(states)[None]
-    arrays = (masses_of(catalog, MASSES), one_hot_NC, heights_of(catalog))
-    tensors = [torch.tensor(np.array(x), dtype=dtype, device=device) for x in arrays]
-    return Labels(*tensors)
+    """Labels from a store's catalog. InputError names what is missing, or no number."""
+    arrays = (values_of(catalog, targets), words_of(catalog, targets))
+    tensors = [torch.tensor(x, dtype=dtype, device=device) for x in arrays]
+    return Labels(targets, *tensors)
 
 
 def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tensor:
     """(Q, G) mean loss of each head; labels are (Q, G, B, ...) or broadcast to that."""
-    beta_G = weights.beta
-    prediction = _in_space(out.masses_QGB5, weights.space)
-    truth = _in_space(labels.masses_N5, weights.space)
-    if weights.mass_unit_QG is not None:
-        unit_QG11 = weights.mass_unit_QG[..., None, None]
-        prediction = prediction / unit_QG11
-        truth = truth / unit_QG11
-    errors = smooth_l1(prediction, truth, beta_G[:, None, None]).mean(2)
-    main = (errors[..., :3] * weights.main).sum(-1)
-    loss = main + errors[..., 3:].mean(-1) * weights.aux
-    if out.state_QGBC is not None:
-        cross_entropy = -(labels.state_NC * out.state_QGBC.log_softmax(-1)).sum(-1)
-        loss = loss + cross_entropy.mean(-1) * weights.state
-        known = ~labels.height_N.isnan()
-        height = out.height_QGB
-        true_height = torch.nan_to_num(labels.height_N)
-        if weights.height_unit_QG is not None:
-            height = height / weights.height_unit_QG[..., None]
-            true_height = true_height / weights.height_unit_QG[..., None]
-        error = smooth_l1(height, true_height, beta_G[:, None])
-        loss = loss + (error * known).mean(-1) * weights.height
-    if out.interval_QGB5I is not None:
-        cross_entropy = -(labels.interval_QN5I * out.interval_QGB5I.log_softmax(-1)).sum(-1)
+    errors = _number_errors(out.values_QGBK, labels, weights)
+    n_main = weights.main_GM.shape[-1]
+    n_predicted = labels.targets.n_predicted
+    loss = (errors[..., :n_main] * weights.main_GM).sum(-1)
+    if n_main < n_predicted:
+        loss = loss + errors[..., n_main:n_predicted].mean(-1) * weights.aux
+    if out.word_QGBC is not None:
+        for w, own in enumerate(word_slices(labels.targets)):
+            log_share = out.word_QGBC[..., own].log_softmax(-1)
+            cross_entropy = -(labels.word_NC[..., own] * log_share).sum(-1)
+            loss = loss + cross_entropy.mean(-1) * weights.word_GW[:, w]
+    if errors.shape[-1] > n_predicted:
+        loss = loss + (errors[..., n_predicted:] * weights.told_GL).sum(-1)
+    if out.interval_QGBAI is not None:
+        cross_entropy = -(labels.interval_QNAI * out.interval_QGBAI.log_softmax(-1)).sum(-1)
         loss = loss + cross_entropy.mean((-2, -1)) * weights.interval
     return loss
 
 
-def _in_space(masses_QGB5: Tensor, space_G: Tensor) -> Tensor:
-    """Masses, (Q, G or 1, B, 5), in each point's own space."""
+def _number_errors(prediction_QGBK: Tensor, labels: Labels, weights: LossWeights) -> Tensor:
+    """(Q, G, K) mean smooth L1 of each number; an image whose label is not known adds 0."""
+    n_numbers = prediction_QGBK.shape[-1]  # of a kind that learns predicted ones alone, fewer
+    truth = labels.values_NK[..., :n_numbers]
+    known = ~truth.isnan()
+    truth = torch.nan_to_num(truth)
+    n_amounts = len(labels.targets.of_kind("amount"))
+    prediction = _in_space(prediction_QGBK, weights.space, n_amounts)
+    truth = _in_space(truth, weights.space, n_amounts)
+    if weights.unit_QGK is not None:
+        unit_QG1K = weights.unit_QGK[..., None, :n_numbers]
+        prediction = prediction / unit_QG1K
+        truth = truth / unit_QG1K
+    error = smooth_l1(prediction, truth, weights.beta[:, None, None])
+    return (error * known).mean(2)
+
+
+def _in_space(values_QGBK: Tensor, space_G: Tensor, n_amounts: int) -> Tensor:
+    """Numbers, (Q, G or 1, B, K), the amounts among them in each point's own space."""
+    amounts = _amounts_in_space(values_QGBK[..., :n_amounts], space_G)
+    if n_amounts == values_QGBK.shape[-1]:
+        return amounts
+    others = values_QGBK[..., n_amounts:].expand(*amounts.shape[:-1], -1)
+    return torch.cat([amounts, others], -1)
+
+
+def _amounts_in_space(amounts_QGBA: Tensor, space_G: Tensor) -> Tensor:
     spaces = list(SPACES.values())
     used = space_G.unique().tolist()
     if len(used) == 1:
-        return spaces[used[0]](masses_QGB5)
+        return spaces[used[0]](amounts_QGBA)
     index = space_G.view(-1, 1, 1)
     # every space that a point uses, for all points: a selection costs less than a loop over them
-    return sum(torch.where(index == i, spaces[i](masses_QGB5), 0.0) for i in used)
+    return sum(torch.where(index == i, spaces[i](amounts_QGBA), 0.0) for i in used)
 
 
 def smooth_l1(prediction: Tensor, truth: Tensor, beta: Tensor) -> Tensor:
@@ -200,27 +227,37 @@ def smooth_l1(prediction: Tensor, truth: Tensor, beta: Tensor) -> Tensor:
     return torch.where(error < beta, error.square() / (2 * beta), error - beta / 2)
 
 
-def spread(masses_n5: np.ndarray, space: str) -> float:
-    """One number for how much a fold's masses vary in a space: the root of the five variances'
-    mean; 1 where none varies.
+def spread(values_nK: np.ndarray, space: str) -> float:
+    """One number for how much a fold's masses vary in a space: the root of their variances' mean; 1
+    where none varies.
 
     One for all five: a spread each would weigh Clover's grams above those of Total, which the
     contest's score does not.
     """
-    values_n5 = SPACES[space](torch.from_numpy(masses_n5)).numpy()
-    variance = float(values_n5.var(0).mean())
+    in_space = SPACES[space](torch.from_numpy(values_nK)).numpy()
+    variance = float(in_space.var(0).mean())
     return variance**0.5 if variance > 0 else 1.0
 
 
-def _units(labels: Labels, train_N: np.ndarray, point: PointConfig) -> tuple[float, float]:
-    """What a point's errors of masses and of Height are divided by in a split."""
+def _units(labels: Labels, train_N: np.ndarray, point: PointConfig) -> np.ndarray:
+    """(K,) what a point's errors of each number are divided by in a split: its own spread, or under
+    the preset one for all masses."""
+    targets = labels.targets
     if point.loss.scale == "none":
-        return 1.0, 1.0
-    masses_n5 = labels.masses_N5[train_N].double().cpu().numpy()
-    height_n = labels.height_N[train_N].double().cpu().numpy()
-    known_n = height_n[~np.isnan(height_n)]
-    height_unit = float(known_n.std()) if len(known_n) else 0.0
-    return spread(masses_n5, point.loss.space), height_unit or 1.0
+        return np.ones(len(targets.outputs))
+    values_nK = labels.values_NK[train_N].double().cpu().numpy()
+    units = []
+    for target, values_n in zip(targets.outputs, values_nK.T, strict=True):
+        known_n = values_n[~np.isnan(values_n)]
+        if target.kind == "amount":
+            known_n = SPACES[point.loss.space](torch.from_numpy(known_n)).numpy()
+        units.append(float(known_n.std()) if len(known_n) else 0.0)
+    units_K = np.array([unit or 1.0 for unit in units])
+    if targets.preset:
+        units_K[: targets.n_predicted] = spread(
+            values_nK[:, : targets.n_predicted], point.loss.space
+        )
+    return units_K
 
 
 def initial_biases(
@@ -228,18 +265,37 @@ def initial_biases(
 ) -> dict[str, np.ndarray]:
     """Output biases at which every head starts from its training fold's means.
 
-    A mass is shared by tiles, for `density` by patches too.
+    An amount is shared by tiles, for `density` by patches too. A number of which no label is known
+    starts at 1.
     """
-    masses = labels.masses_N5[train_N].double().mean(0).cpu().numpy()
-    height = labels.height_N[train_N].double().cpu().numpy()
-    known = height[~np.isnan(height)]
-    mean_cm = known.mean(keepdims=True) if len(known) else np.ones(1)
-    return {
-        "main_head.bias": inverse_softplus(masses[:3] / n_tiles),
-        "aux_head.bias": inverse_softplus(masses[3:] / n_tiles),
-        "height_head.bias": inverse_softplus(mean_cm),
-        "density.bias": inverse_softplus(masses / n_tiles / n_patches),
-    }
+    targets = labels.targets
+    values_nK = labels.values_NK[train_N].double().cpu().numpy()
+    is_known_nK = ~np.isnan(values_nK)
+    sums_K = np.where(is_known_nK, values_nK, 0).sum(0)
+    n_K = is_known_nK.sum(0)
+    mean_K = np.where(n_K > 0, sums_K / np.maximum(n_K, 1), 1.0)
+    place = {target.name: k for k, target in enumerate(targets.outputs)}
+
+    biases = {}
+    for layer in output_layers(targets):
+        if layer.kind != "class":
+            own = [place[target.name] for target in layer.targets]
+            biases[f"{layer.name}.bias"] = _raw_of(targets, layer.kind, mean_K[own], n_tiles)
+    parts = []
+    for kind in ("amount", "level", "share"):
+        own = [k for k in range(targets.n_predicted) if targets.outputs[k].kind == kind]
+        parts.append(_raw_of(targets, kind, mean_K[own], n_tiles * n_patches))
+    return biases | {"density.bias": np.concatenate(parts)}
+
+
+def _raw_of(targets: Targets, kind: str, mean_n: np.ndarray, n_parts: int) -> np.ndarray:
+    """Raw outputs whose numbers are these means, of amounts in so many equal parts."""
+    if kind == "amount":
+        return inverse_softplus(mean_n / n_parts)
+    if kind == "share":
+        inside_n = np.clip(mean_n, 1e-3, 1 - 1e-3)
+        return np.log(inside_n / (1 - inside_n))
+    return inverse_softplus(mean_n) if targets.preset else mean_n
 
 
 def inverse_softplus(y: np.ndarray) -> np.ndarray:

@@ -76,8 +76,11 @@ class Regressor:
     report_only = False
     """True: cannot be saved, `fit_predict` is all there is and overridden."""
 
-    def in_space(self, space: str) -> "Regressor":
-        """The same kind with a value of `loss.space`; another object for one of `own_space`."""
+    def in_space(self, space: str, n_others: int = 0) -> "Regressor":
+        """The same kind with a value of `loss.space`; another object for one of `own_space`.
+
+        n_others : last numbers that are no amounts, which are fitted as they are.
+        """
         return self
 
     def spaces_of(self, state: Mapping[str, np.ndarray]) -> list[str] | None:

@@ -1,11 +1,12 @@
 """What heads of one bank have in common: their kind, and the sizes of what they read and hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from featurestore.format.spec import TokenSpec
+from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 from trainer.heads.reads import store_of, stores_of, vectors_of, widths_of
@@ -18,7 +19,8 @@ class HeadShape:
     kind: str
     width: int
     n_patches: int
-    n_states: int = 1
+    targets: Targets
+    """With the words of each class."""
     n_intervals: int = 0
     gate_hidden: int = 0
     shared_hidden: int = 0
@@ -33,7 +35,7 @@ class HeadShape:
 
     @classmethod
     def of(
-        cls, point: PointConfig, tokens: Mapping[str, TokenSpec], states: Sequence[str]
+        cls, point: PointConfig, tokens: Mapping[str, TokenSpec], targets: Targets
     ) -> "HeadShape":
         """The shape of a config's heads over the tokens of stores, by name."""
         head = point.head
@@ -53,8 +55,8 @@ class HeadShape:
             head.kind,
             own_tokens.width,
             own_tokens.n_patches,
-            n_states=max(1, len(states)),
-            n_intervals=point.loss.intervals if kind.has_state else 0,
+            targets,
+            n_intervals=point.loss.intervals if kind.has_trunk else 0,
             store=store_of(point),
             stores=tuple(stores_of(point)),
             **own,

@@ -14,15 +14,15 @@ from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.usable import usable_memory
 from featurestore.errors import InputError
 from featurestore.photos.sites import joined_sites
+from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split
 from trainer.heads import kinds
+from trainer.heads.columns import Columns, known_together, merged, parted
 from trainer.heads.reads import vectors_of, widths_of
 from trainer.heads.regressor import Regressor, State, TrainingRows
-from trainer.heads.spaces import SPACES, grams
 from trainer.heads.table import READ, SORTING, ReadTable, Table
-from trainer.score.metrics import MASSES
 
 
 def fit_splits(
@@ -36,15 +36,16 @@ def fit_splits(
     """Fit a point's regressor in every split, as `fit_each` does.
 
     Returns what is to be saved of each split (None for kinds that are for reports only), and by
-    view the raw masses (R, N, 5) of what splits hold out, grams, MASSES order, NaN where none does.
+    view the raw numbers (R, N, K) of what splits hold out, in the order of heads, NaN where none
+    does.
     """
     states = []
-    raw = {view: blank_masses(data, splits) for view in views}
+    raw = {view: blank_values(data, splits) for view in views}
     fits = fit_each(data, folds, splits, config, list(raw))
-    for split, (state, raw_Vn5) in zip(splits, fits, strict=True):
+    for split, (state, raw_VnK) in zip(splits, fits, strict=True):
         states.append(state)
-        for raw_RN5, raw_n5 in zip(raw.values(), raw_Vn5, strict=True):
-            raw_RN5[split.repeat, split.val_N] = raw_n5
+        for raw_RNK, raw_nK in zip(raw.values(), raw_VnK, strict=True):
+            raw_RNK[split.repeat, split.val_N] = raw_nK
         after_each()
     return states, raw
 
@@ -59,23 +60,29 @@ def fit_each(
     """Fit a point's regressor on the plain view of each split's training images, one split after
     another.
 
-    Yields what is to be saved (None for kinds that are for reports only) and (V, n, 5) raw masses
-    of what the split holds out under the views, grams, MASSES order, NaN where they are not finite.
+    Yields what is to be saved (None for kinds that are for reports only) and (V, n, K) raw numbers
+    of what the split holds out under the views, in the order of heads, NaN where they are not
+    finite.
     A fit that holds rows out keeps sites, and copies of a photograph, together. InputError where
     one cannot be fitted: it does not fit in memory, has no solution, or its numbers are not finite.
     A signal is acted on before each fit, and where a kind asks for it within.
     """
-    regressor, space = of_config(config)
-    y_N5 = SPACES[space][0](data.truth_N5)
+    groups = known_together(data.targets, data.truth_NK)
     group_N = joined_sites(folds["site"], data.catalog)
     pooled = _PooledRows(data, config, splits, views)
-    each = [TrainingRows(s.train_N, y_N5[s.train_N], group_N[s.train_N]) for s in splits]
-    states = _states(regressor, pooled, each, config.head.seed)
-    for s, rows in zip(splits, each, strict=True):
+    parts = [_Part(config, *group, data, splits, group_N) for group in groups]
+    states = [part.states(pooled) for part in parts]
+    for q, s in enumerate(splits):
         check_interrupt()
+        raw_VnK = np.full((len(views), len(s.val_N), data.targets.n_predicted), np.nan)
+        fitted = []
         try:
-            state = next(states)
-            z_Vn5 = _held_out(regressor, pooled, state, rows, config.head.seed, s.val_N, views)
+            for part, of_part in zip(parts, states, strict=True):
+                state = next(of_part)
+                fitted.append(state)
+                if len(views):
+                    own = part.held_out(pooled, state, q, s.val_N, views)
+                    raw_VnK[..., list(part.columns.places)] = own
         except MemoryError as err:
             raise InputError(
                 f"{config.head.kind}: {len(s.train_N)} images do not fit in memory ({err}); name "
@@ -86,55 +93,82 @@ def fit_each(
                 f"{config.head.kind}: its equations have no solution on {len(s.train_N)} images "
                 f"({err}); choose other head.features, or leave the kind out"
             ) from err
-        raw_Vn5 = grams(space, z_Vn5)
+        state = None if None in fitted else merged(fitted, [part.columns for part in parts])
         # expm1 of a wild guess
-        yield state, np.where(np.isfinite(raw_Vn5), raw_Vn5, np.nan)
+        yield state, np.where(np.isfinite(raw_VnK), raw_VnK, np.nan)
 
 
-def _states(
-    regressor: Regressor, pooled: "_PooledRows", each: Sequence[TrainingRows], seed: int
-) -> Iterator[State | None]:
-    """What to save of each fit, in order; None of a kind that is for reports only."""
-    if regressor.report_only:
-        yield from itertools.repeat(None, len(each))
-    elif pooled.by_sums:
-        yield from regressor.fit_together(pooled.every_row(), each, pooled.n_bytes)
-    else:
-        for rows in each:
-            table, rows_n = pooled.table(rows.rows_n)
-            yield regressor.fit_rows(table, rows_n, rows.y_nK, rows.group_n, seed)
+class _Part:
+    """The fits of numbers whose labels are known for the same images."""
 
+    def __init__(
+        self,
+        config: PointConfig,
+        columns: Columns,
+        known_N: np.ndarray,
+        data: TrainingData,
+        splits: Sequence[Split],
+        group_N: np.ndarray,
+    ) -> None:
+        self.columns = columns
+        self._regressor, self._space = of_config(config, columns)
+        self._seed = config.head.seed
+        truth_NK = data.truth_NK
+        self._each = []
+        for split in splits:
+            rows_n = split.train_N[known_N[split.train_N]]
+            y_nk = columns.in_space(self._space, truth_NK[rows_n])
+            self._each.append(TrainingRows(rows_n, y_nk, group_N[rows_n]))
 
-def _held_out(
-    regressor: Regressor,
-    pooled: "_PooledRows",
-    state: State | None,
-    rows: TrainingRows,
-    seed: int,
-    images_n: np.ndarray,
-    views: Sequence[int],
-) -> np.ndarray:
-    """(V, n, 5) of what a split holds out, in the space of the fit."""
-    if not len(views):
-        return np.empty((0, 0, len(MASSES)))
-    if state is None:
-        # all views at once: it would be fitted anew for each
+    def states(self, pooled: "_PooledRows") -> Iterator[State | None]:
+        """What to save of each split, in order; None of a kind that is for reports only."""
+        if self._regressor.report_only:
+            yield from itertools.repeat(None, len(self._each))
+        elif pooled.by_sums:
+            yield from self._regressor.fit_together(pooled.every_row(), self._each, pooled.n_bytes)
+        else:
+            for rows in self._each:
+                table, rows_n = pooled.table(rows.rows_n)
+                yield self._regressor.fit_rows(table, rows_n, rows.y_nK, rows.group_n, self._seed)
+
+    def held_out(
+        self,
+        pooled: "_PooledRows",
+        state: State | None,
+        q: int,
+        images_n: np.ndarray,
+        views: Sequence[int],
+    ) -> np.ndarray:
+        """(V, n, k) predictions of what split q holds out."""
+        if state is None:
+            z_Vnk = self._fit_predict(pooled, self._each[q], images_n, views)
+        else:
+            z_Vnk = np.stack([self._predict(pooled, state, view, images_n) for view in views])
+        return self.columns.from_space(self._space, z_Vnk)
+
+    def _predict(
+        self, pooled: "_PooledRows", state: State, view: int, images_n: np.ndarray
+    ) -> np.ndarray:
+        """(n, k) in the space of the fit; features of a block of images are in memory."""
+        parts = [
+            self._regressor.predict(state, pooled.of(view, images_n[start : start + READ]))
+            for start in range(0, len(images_n), READ)
+        ]
+        return np.concatenate(parts)
+
+    def _fit_predict(
+        self,
+        pooled: "_PooledRows",
+        rows: TrainingRows,
+        images_n: np.ndarray,
+        views: Sequence[int],
+    ) -> np.ndarray:
+        """The same under all views at once: it would be fitted anew for each."""
         new_MF = np.concatenate([pooled.of(view, images_n) for view in views])
         table, rows_n = pooled.table(rows.rows_n)
-        z_MK = regressor.fit_predict(table.x_NF[rows_n], rows.y_nK, rows.group_n, seed, new_MF)
-        return z_MK.reshape(len(views), -1, z_MK.shape[1])
-    return np.stack([_predictions(regressor, state, pooled, view, images_n) for view in views])
-
-
-def _predictions(
-    regressor: Regressor, state: State, pooled: "_PooledRows", view: int, images_n: np.ndarray
-) -> np.ndarray:
-    """(n, 5) a saved fit's, in its space; features of a block of images are in memory."""
-    parts = [
-        regressor.predict(state, pooled.of(view, images_n[start : start + READ]))
-        for start in range(0, len(images_n), READ)
-    ]
-    return np.concatenate(parts)
+        x_nF = table.x_NF[rows_n]
+        z_Mk = self._regressor.fit_predict(x_nF, rows.y_nK, rows.group_n, self._seed, new_MF)
+        return z_Mk.reshape(len(views), -1, z_Mk.shape[1])
 
 
 class _PooledRows:
@@ -191,31 +225,56 @@ class _PooledRows:
         return self._data.features(self._vectors, view, images_n)
 
 
-def predict_masses(
-    config: PointConfig, state: Mapping[str, np.ndarray], x_NF: np.ndarray
+def predict_numbers(
+    config: PointConfig, targets: Targets, state: Mapping[str, np.ndarray], x_NF: np.ndarray
 ) -> np.ndarray:
-    """(N, 5) raw masses of a saved regressor, grams, MASSES order."""
-    regressor, space = of_config(config)
-    return grams(space, regressor.predict(state, x_NF))
+    """(N, K) raw numbers of a saved regressor, in the order of heads."""
+    raw_NK = np.empty((len(x_NF), targets.n_predicted))
+    for columns, own in parted(state, targets):
+        regressor, space = of_config(config, columns)
+        z_Nk = regressor.predict(own, x_NF)
+        raw_NK[:, list(columns.places)] = columns.from_space(space, z_Nk)
+    return raw_NK
 
 
-def of_config(config: PointConfig) -> tuple[Regressor, str]:
-    """A point's regressor, and the space that it is handed masses in."""
+def spaces_of(
+    config: PointConfig, targets: Targets, state: Mapping[str, np.ndarray]
+) -> list[str] | None:
+    """The space that a saved fit chose for each number; None for a kind that chooses none."""
+    spaces = [""] * targets.n_predicted
+    for columns, own in parted(state, targets):
+        regressor, _ = of_config(config, columns)
+        chosen = regressor.spaces_of(own)
+        if chosen is None:
+            return None
+        for k, space in zip(columns.places, chosen, strict=True):
+            spaces[k] = space
+    return spaces
+
+
+def of_config(config: PointConfig, columns: Columns) -> tuple[Regressor, str]:
+    """A point's regressor of some numbers, and the space that it is handed amounts in."""
     kind: Regressor = kinds.load(config.head.kind)
     if kind.own_space:
-        return kind.in_space(config.loss.space), "raw"
+        n_others = len(columns.places) - columns.n_amounts
+        return kind.in_space(config.loss.space, n_others), "raw"
     return kind, config.loss.space
 
 
-def blank_masses(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
-    """(R, N, 5) NaN: what nobody has predicted yet."""
+def blank_values(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
+    """(R, N, K) NaN: what nobody has predicted yet."""
     n_repeats = max(split.repeat for split in splits) + 1
-    return np.full((n_repeats, data.n_images, len(MASSES)), np.nan)
+    return np.full((n_repeats, data.n_images, data.targets.n_predicted), np.nan)
 
 
 def mean_predictor(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
-    """(R, N, 5) raw masses, MASSES order: for what is held out, the mean of the training images."""
-    raw = blank_masses(data, splits)
+    """(R, N, K) raw numbers, in the order of heads: for what is held out, the mean of the training
+    images whose labels are known."""
+    raw_RNK = blank_values(data, splits)
     for s in splits:
-        raw[s.repeat, s.val_N] = data.truth_N5[s.train_N].mean(0)
-    return raw
+        with np.errstate(invalid="ignore"):
+            truth_nK = data.truth_NK[s.train_N]
+            known_nK = ~np.isnan(truth_nK)
+            mean_K = truth_nK.mean(0, where=known_nK)
+        raw_RNK[s.repeat, s.val_N] = mean_K
+    return raw_RNK

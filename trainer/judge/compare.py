@@ -4,12 +4,13 @@ Arrays in, numbers out, in float64. Photographs of one visit err together, so vi
 drawn anew, not photographs.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from trainer.score.metrics import WEIGHTS
+from trainer.score.metrics import Score
 
 LEAST_SITES = 6
 """Fewer cannot reach 95 %: if all S sites favour one point, a sign test still gives it p = 2 / 2^S,
@@ -34,8 +35,9 @@ class Comparison:
 
 
 def compare(
-    truth_N5: np.ndarray,
-    prediction_GRN5: np.ndarray,
+    by: Score,
+    truth_NK: np.ndarray,
+    prediction_GRNK: np.ndarray,
     site_N: np.ndarray,
     reference: int,
     seed: int,
@@ -54,8 +56,8 @@ def compare(
 
     Parameters
     ----------
-    truth_N5 : (N, 5), grams in TARGETS order; NaN where a mass is unknown.
-    prediction_GRN5 : (G points, R repeats, N, 5), grams; NaN where a repeat does not hold an image
+    truth_NK : (N, K) in the order of tables; NaN where a target is unknown.
+    prediction_GRNK : (G points, R repeats, N, K); NaN where a repeat does not hold an image
         out, for all points alike. A point that alone is not finite where others predict has failed;
         what no point predicts counts as not held out.
     site_N : (N,) any labels.
@@ -65,28 +67,31 @@ def compare(
     interval); Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8 (whole
     clusters are drawn, as they are).
     """
-    sums = SiteSums.of(truth_N5, prediction_GRN5, site_N)
+    sums = site_sums(by, truth_NK, prediction_GRNK, site_N)
     return _against(sums, reference, draw_sites(sums.n_sites, n_resamples, seed))
 
 
 def compare_pairs(
-    truth_N5: np.ndarray,
-    prediction_GRN5: np.ndarray,
+    by: Score,
+    truth_NK: np.ndarray,
+    prediction_GRNK: np.ndarray,
     site_N: np.ndarray,
     seed: int,
 ) -> dict[tuple[int, int], Comparison]:
     """Every pair (a, b), a < b: what `compare` says of b with reference a; on one draw of sites."""
-    sums = SiteSums.of(truth_N5, prediction_GRN5, site_N)
+    sums = site_sums(by, truth_NK, prediction_GRNK, site_N)
     counts_BS = draw_sites(sums.n_sites, N_RESAMPLES, seed)
     pairs = {}
-    for a in range(len(prediction_GRN5)):
+    for a in range(len(prediction_GRNK)):
         for b, comparison in enumerate(_against(sums, a, counts_BS)):
             if b > a:
                 pairs[a, b] = comparison
     return pairs
 
 
-def _against(sums: "SiteSums", reference: int, counts_BS: np.ndarray) -> list[Comparison]:
+def _against(
+    sums: "SiteSums | TargetSums", reference: int, counts_BS: np.ndarray
+) -> list[Comparison]:
     as_it_is = np.ones((1, sums.n_sites))
     difference_G = sums.differences(as_it_is, reference)[0]
     if sums.n_sites < LEAST_SITES:
@@ -126,7 +131,8 @@ def interval_levels(n_sites: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class SiteSums:
-    """Sums over each site's images, R repeats x S sites: all that scores of drawn sites need."""
+    """Sums over each site's images, R repeats x S sites: all that the contest's score of drawn
+    sites needs."""
 
     error_GRS: np.ndarray
     """Of w (y - p)^2; 0 for points that failed."""
@@ -140,25 +146,29 @@ class SiteSums:
 
     @classmethod
     def of(
-        cls, truth_N5: np.ndarray, prediction_GRN5: np.ndarray, site_N: np.ndarray
+        cls,
+        by: Score,
+        truth_NK: np.ndarray,
+        prediction_GRNK: np.ndarray,
+        site_N: np.ndarray,
     ) -> "SiteSums":
         """Inputs as in `compare`. Sites of which no image counts are left out."""
-        truth_N5 = np.asarray(truth_N5, np.float64)
-        prediction_GRN5 = np.asarray(prediction_GRN5, np.float64)
-        held_out_RN = ~np.isnan(prediction_GRN5).all((0, 3))
-        weight_RN5 = np.where(held_out_RN[..., None] & ~np.isnan(truth_N5), WEIGHTS, 0.0)
+        truth_NK = np.asarray(truth_NK, np.float64)
+        prediction_GRNK = np.asarray(prediction_GRNK, np.float64)
+        held_out_RN = ~np.isnan(prediction_GRNK).all((0, 3))
+        weight_RNK = np.where(held_out_RN[..., None] & ~np.isnan(truth_NK), by.weights, 0.0)
         # 1 where an image is of a site, of sites whose images count: a product sums over sites
-        sites_S = np.unique(np.asarray(site_N)[weight_RN5.any((0, 2))])
+        sites_S = np.unique(np.asarray(site_N)[weight_RNK.any((0, 2))])
         member_NS = (np.asarray(site_N)[:, None] == sites_S).astype(np.float64)
-        truth_N5 = np.nan_to_num(truth_N5)
-        powers_3RN = np.stack([(weight_RN5 * truth_N5**power).sum(-1) for power in range(3)])
-        failed_G = ~(np.isfinite(prediction_GRN5) | (weight_RN5 == 0)).all((1, 2, 3))
-        error_GRS = np.zeros((len(prediction_GRN5), len(held_out_RN), member_NS.shape[1]))
+        truth_NK = np.nan_to_num(truth_NK)
+        powers_3RN = np.stack([(weight_RNK * truth_NK**power).sum(-1) for power in range(3)])
+        failed_G = ~(np.isfinite(prediction_GRNK) | (weight_RNK == 0)).all((1, 2, 3))
+        error_GRS = np.zeros((len(prediction_GRNK), len(held_out_RN), member_NS.shape[1]))
         # one at a time: a thousand points' pairs at once would be gigabytes
         for g in np.flatnonzero(~failed_G):
-            error_RN5 = weight_RN5 * (truth_N5 - prediction_GRN5[g]) ** 2
+            error_RNK = weight_RNK * (truth_NK - prediction_GRNK[g]) ** 2
             # what does not count may be NaN
-            error_RN = np.where(weight_RN5 > 0, error_RN5, 0.0).sum(-1)
+            error_RN = np.where(weight_RNK > 0, error_RNK, 0.0).sum(-1)
             error_GRS[g] = error_RN @ member_NS
         return cls(error_GRS, powers_3RN @ member_NS, failed_G)
 
@@ -198,6 +208,83 @@ class SiteSums:
 
     def _failed(self, reference: int) -> np.ndarray:
         return self.failed_G | self.failed_G[reference]
+
+
+@dataclass(frozen=True)
+class TargetSums:
+    """The same for scores that look at each target by itself: sums by target, K of them."""
+
+    by: Score
+    error_GRSK: np.ndarray
+    """Of squared or absolute errors; 0 for points that failed."""
+    truth_3RSK: np.ndarray
+    """Of 1, y and y^2, over the pairs that count."""
+    failed_G: np.ndarray
+
+    @property
+    def n_sites(self) -> int:
+        return self.error_GRSK.shape[2]
+
+    @classmethod
+    def of(
+        cls,
+        by: Score,
+        truth_NK: np.ndarray,
+        prediction_GRNK: np.ndarray,
+        site_N: np.ndarray,
+    ) -> "TargetSums":
+        """Inputs as in `compare`. Sites of which no image counts are left out."""
+        held_out_RN = ~np.isnan(prediction_GRNK).all((0, 3))
+        scored_K = np.array(by.weights) > 0
+        counts_RNK = held_out_RN[..., None] & ~np.isnan(truth_NK) & scored_K
+        sites_S = np.unique(np.asarray(site_N)[counts_RNK.any((0, 2))])
+        member_SN = (sites_S[:, None] == np.asarray(site_N)).astype(np.float64)
+        truth_NK = np.nan_to_num(truth_NK)
+        powers = [member_SN @ (counts_RNK * truth_NK**power) for power in range(3)]
+        failed_G = ~(np.isfinite(prediction_GRNK) | ~counts_RNK).all((1, 2, 3))
+        n_points = len(prediction_GRNK)
+        error_GRSK = np.zeros((n_points, *powers[0].shape))
+        for g in np.flatnonzero(~failed_G):
+            error_RNK = by.elements(truth_NK, prediction_GRNK[g])
+            error_GRSK[g] = member_SN @ np.where(counts_RNK, error_RNK, 0.0)
+        return cls(by, error_GRSK, np.stack(powers), failed_G)
+
+    def differences(self, counts_BS: np.ndarray, reference: int) -> np.ndarray:
+        """As `SiteSums.differences`."""
+        scores_BGR = self._scores(counts_BS)
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # where no repeat has a score
+            difference_BG = np.nanmean(scores_BGR - scores_BGR[:, [reference]], axis=2)
+        failed_G = self.failed_G | self.failed_G[reference]
+        return np.where(failed_G, np.nan, difference_BG)
+
+    def sd(self, reference: int) -> np.ndarray:
+        """As `SiteSums.sd`."""
+        n_repeats = self.error_GRSK.shape[1]
+        if n_repeats < 2:
+            return np.full(len(self.error_GRSK), np.nan)
+        (scores_GR,) = self._scores(np.ones((1, self.n_sites)))
+        sd_G = (scores_GR - scores_GR[reference]).std(1, ddof=1)
+        return np.where(self.failed_G | self.failed_G[reference], np.nan, sd_G)
+
+    def _scores(self, counts_BS: np.ndarray) -> np.ndarray:
+        """(B, G, R) scores where site s counts counts_BS[b, s] times; NaN where there is none."""
+        n_BRK, y_BRK, yy_BRK = np.einsum("bs,prsk->pbrk", counts_BS, self.truth_3RSK)
+        weight_BRK = self.by.coefficients(n_BRK, y_BRK, yy_BRK)
+        scores = []
+        for error_RSK in self.error_GRSK:
+            error_BRK = np.einsum("bs,rsk->brk", counts_BS, error_RSK)
+            error_BR = (weight_BRK * error_BRK).sum(-1)
+            scores.append(self.by.from_error(error_BR, weight_BRK.any(-1)))
+        return np.stack(scores, 1)
+
+
+def site_sums(
+    by: Score, truth_NK: np.ndarray, prediction_GRNK: np.ndarray, site_N: np.ndarray
+) -> SiteSums | TargetSums:
+    """What a score of drawn sites needs."""
+    kind = SiteSums if by.name == "contest" else TargetSums
+    return kind.of(by, truth_NK, prediction_GRNK, site_N)
 
 
 def _interval(difference_BG: np.ndarray, n_sites: int) -> np.ndarray:

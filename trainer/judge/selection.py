@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.data.stream import Split
-from trainer.score.metrics import WEIGHTS
+from trainer.score.metrics import Score, held_out_of
 
 
 @dataclass(frozen=True)
@@ -32,39 +32,18 @@ class HonestEstimate:
     """The same where the epoch was chosen too."""
 
 
-def squared_errors(
-    truth_N5: np.ndarray,
-    prediction_RN5: np.ndarray,
-    splits: Sequence[Split],
-) -> np.ndarray:
-    """(..., Q) weighted sum of squared errors of what each split holds out, known pairs only; NaN
-    where a head failed.
-
-    Parameters
-    ----------
-    truth_N5 : (N, 5), grams in TARGETS order; NaN where a mass is unknown.
-    prediction_RN5 : (..., R repeats, N, 5), grams; of a repeat only what its splits hold out is
-        looked at.
-    """
-    known_N5 = ~np.isnan(truth_N5)
-    difference = np.asarray(prediction_RN5, np.float64) - truth_N5
-    squares = np.square(difference, out=np.zeros_like(difference), where=known_N5)
-    error_RN = squares @ np.array(WEIGHTS)
-    errors = [error_RN[..., split.repeat, split.val_N].sum(-1) for split in splits]
-    return np.stack(errors, -1)
-
-
 def honest_estimate(
+    by: Score,
     errors_EGQ: np.ndarray,
-    truth_N5: np.ndarray,
+    truth_NK: np.ndarray,
     splits: Sequence[Split],
     others_EGQ: np.ndarray | None = None,
 ) -> HonestEstimate:
     """The score of choosing the best point, where each fold's choice is made without it.
 
     For every fold of a repeat the point with the least error on the repeat's other folds is chosen,
-    and its error on this fold counts: 1 - sum_f error(choice(f), f) / SST, pooled over the repeat's
-    folds as the contest's score is.
+    and its error on this fold counts, pooled over the repeat's folds as the score is: of R2 that is
+    1 - sum_f error(choice(f), f) / SST.
 
     It guards against the optimism of reporting the highest of many scores, or the best of many
     epochs, on the images that made it the highest. It does not guard against
@@ -79,10 +58,10 @@ def honest_estimate(
 
     Parameters
     ----------
-    errors_EGQ : (E epochs, G points, Q splits), from `squared_errors`, on the plain view. An epoch
-        of a point that is not finite in every split is never chosen: that a head failed shows
-        without looking at truths.
-    truth_N5 : (N, 5), grams in TARGETS order, NaN where unknown.
+    errors_EGQ : (E epochs, G points, Q splits), from `Score.split_errors`, on the plain view. An
+        epoch of a point that is not finite in every split is never chosen: that a head failed
+        shows without looking at truths.
+    truth_NK : (N, K), in the order of tables, NaN where unknown.
     splits : Q of them. With one fold a repeat there are no other folds, and the scores are NaN; so
         they are where nothing can be chosen or truths are all equal.
     others_EGQ : error by which the choice of a split is made, as `others_errors` adds it up, which
@@ -102,9 +81,9 @@ def honest_estimate(
         others_EGQ = others_errors(errors_EGQ, splits)
     last_1GQ = errors_EGQ[-1:]
     choice_Q = _choices(last_1GQ, others_EGQ[-1:], splits)
-    score_R = _scores(last_1GQ, choice_Q, truth_N5, splits)
+    score_R = _scores(by, last_1GQ, choice_Q, truth_NK, splits)
     choice_epoch_Q = _choices(errors_EGQ, others_EGQ, splits)
-    score_epoch_R = _scores(errors_EGQ, choice_epoch_Q, truth_N5, splits)
+    score_epoch_R = _scores(by, errors_EGQ, choice_epoch_Q, truth_NK, splits)
     return HonestEstimate(
         *_mean_and_sd(score_R),
         *_mean_and_sd(score_epoch_R),
@@ -148,9 +127,10 @@ def _choices(
 
 
 def _scores(
+    by: Score,
     errors_EGQ: np.ndarray,
     choice_Q: np.ndarray,
-    truth_N5: np.ndarray,
+    truth_NK: np.ndarray,
     splits: Sequence[Split],
 ) -> np.ndarray:
     """(R,) score of each repeat where choice_Q[q] predicts split q; NaN where one is missing."""
@@ -160,19 +140,9 @@ def _scores(
     scores = []
     for repeat in np.unique(repeat_Q):
         # pooled over the repeat's folds: a single fold may hold out too few images for a score
-        held_out_n = np.concatenate([s.val_N for s in splits if s.repeat == repeat])
-        scores.append(1 - error_Q[repeat_Q == repeat].sum() / _sst(truth_N5[held_out_n]))
+        own_truth_nK = truth_NK[held_out_of(splits, repeat)]
+        scores.append(by.of_errors(error_Q[repeat_Q == repeat].sum(), own_truth_nK))
     return np.array(scores)
-
-
-def _sst(truth_N5: np.ndarray) -> float:
-    """Denominator of `metrics.weighted_r2`; NaN where nothing varies."""
-    known_N5 = ~np.isnan(truth_N5)
-    y = truth_N5[known_N5]
-    w = np.broadcast_to(WEIGHTS, truth_N5.shape)[known_N5]
-    if not y.size or y.min() == y.max():
-        return float("nan")
-    return float(w @ (y - np.average(y, weights=w)) ** 2)
 
 
 def _mean_and_sd(score_R: np.ndarray) -> tuple[float, float]:

@@ -6,17 +6,18 @@ elsewhere.
 
 import numpy as np
 
-from trainer.score.metrics import WEIGHTS
 
+def error_gram(
+    truth_NK: np.ndarray, prediction_MNK: np.ndarray, weight_K: np.ndarray
+) -> np.ndarray:
+    """(M, M) products of M members' errors in some weights, summed over images: all that shares
+    depend on.
 
-def error_gram(truth_N5: np.ndarray, prediction_MN5: np.ndarray) -> np.ndarray:
-    """(M, M) products of M members' errors in the metric's weights, summed over images: all that
-    shares depend on.
-
-    truth_N5 : (N, 5) grams in TARGETS order; NaN where a mass is unknown, which does not count.
+    truth_NK : (N, K) in the order of tables; NaN where a target is unknown, which does not count.
+    weight_K : `Score.error_weights`, of a squared error.
     """
-    error_MN5 = np.nan_to_num(prediction_MN5 - truth_N5) * np.sqrt(WEIGHTS)
-    error_MX = error_MN5.reshape(len(error_MN5), -1)
+    error_MNK = np.nan_to_num(prediction_MNK - truth_NK) * np.sqrt(weight_K)
+    error_MX = error_MNK.reshape(len(error_MNK), -1)
     return error_MX @ error_MX.T
 
 

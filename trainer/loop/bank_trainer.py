@@ -18,9 +18,9 @@ from trainer.heads.bank import Bank, Inputs, Outputs
 from trainer.heads.initial import new_bank
 from trainer.heads.loss import Labels, LossWeights, initial_biases, multi_task_loss
 from trainer.heads.shape import HeadShape
-from trainer.judge.selection import squared_errors
 from trainer.loop.optimizer import BankOptimizer
-from trainer.score.metrics import constrained, weighted_r2
+from trainer.score.constraints import constrained
+from trainer.score.metrics import Score
 
 
 @dataclass
@@ -45,7 +45,7 @@ class BankTrainer:
     losses_QG: list[np.ndarray] = field(default_factory=list)
     """Of each batch of the epoch under way."""
     errors_QG: list[np.ndarray] = field(default_factory=list)
-    """Weighted squared errors on view 0 of what each split holds out, of every epoch."""
+    """Errors (`Score.split_errors`) on view 0 of what each split holds out, of every epoch."""
 
     @property
     def averaged(self) -> Bank:
@@ -134,12 +134,13 @@ class BankTrainer:
             seeds = seeds[:1]
         return torch.stack([draws[seed] for seed in seeds], 1)
 
-    def masses(self, raw_GRN5: np.ndarray) -> np.ndarray:
-        """(G, R, N, 5) raw masses in MASSES order -> TARGETS order, by each point's constraints."""
+    def constrained(self, raw_GRNK: np.ndarray) -> np.ndarray:
+        """(G, R, N, K) raw numbers, in the order of heads -> in the order of tables, by each
+        point's constraints."""
         return np.stack(
             [
-                constrained(raw, config.inference.constraints)
-                for raw, config in zip(raw_GRN5, self.configs, strict=True)
+                constrained(raw_RNK, self.labels.targets, config.inference.constraints)
+                for raw_RNK, config in zip(raw_GRNK, self.configs, strict=True)
             ]
         )
 
@@ -149,7 +150,7 @@ class BankTrainer:
         Best is of the highest score, or of the least loss where that was computed. A fold whose
         score is not defined (one image, no spread) keeps its latest weights.
         """
-        score_QG = scored.score_QG if scored.loss_QG is None else -scored.loss_QG
+        score_QG = scored.merit_QG if scored.loss_QG is None else -scored.loss_QG
         better_QG = (score_QG > self.best_score_QG) | np.isnan(self.best_score_QG)
         self.is_whole = False
         for q, g in zip(*np.nonzero(better_QG), strict=True):
@@ -164,9 +165,10 @@ class BankTrainer:
 
 @dataclass(frozen=True)
 class Scored:
-    """(Q, G) fold scores and weighted squared errors of what a bank's heads hold out."""
+    """(Q, G) fold scores and errors of what a bank's heads hold out."""
 
-    score_QG: np.ndarray
+    merit_QG: np.ndarray
+    """The scores, negative where smaller is better."""
     errors_QG: np.ndarray
     loss_QG: np.ndarray | None = None
     """Mean loss over the same images; None where nothing depends on it."""
@@ -174,18 +176,19 @@ class Scored:
     @classmethod
     def of(
         cls,
-        masses_GRN5: np.ndarray,
-        truth_N5: np.ndarray,
+        by: Score,
+        scored_GRNK: np.ndarray,
+        truth_NK: np.ndarray,
         splits: Sequence[Split],
         loss_QG: np.ndarray | None = None,
     ) -> "Scored":
-        """Masses and truth in TARGETS order."""
+        """scored_GRNK : predictions as `Sweep.scored`."""
         score_QG = [
-            [weighted_r2(truth_N5[s.val_N], masses[s.repeat, s.val_N]) for masses in masses_GRN5]
+            [by(truth_NK[s.val_N], each_RNK[s.repeat, s.val_N]) for each_RNK in scored_GRNK]
             for s in splits
         ]
-        errors_QG = squared_errors(truth_N5, masses_GRN5, splits).T
-        return cls(np.array(score_QG), errors_QG, loss_QG)
+        errors_QG = by.split_errors(truth_NK, scored_GRNK, splits).T
+        return cls(by.merit(np.array(score_QG)), errors_QG, loss_QG)
 
 
 def can_go_on(trainers: Sequence[BankTrainer]) -> bool:
@@ -214,7 +217,7 @@ def new_trainers(
     for p in points:
         mixup = configs[p].augmentation.mixup
         mixup_kind = mixup.kind if mixup.on else "patches"  # unmixed among mixed: its share is 1
-        shape = HeadShape.of(configs[p], data.tokens, data.states)
+        shape = HeadShape.of(configs[p], data.tokens, data.targets)
         groups.setdefault((shape, configs[p].head.normalize, mixup_kind), []).append(p)
 
     trainers = []

@@ -1,17 +1,19 @@
 """Blends on the board: averages of the best point of each kind, scored out of fold like a point."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
+from featurestore.photos.targets import Targets
 from trainer.data.stream import Split
-from trainer.judge.selection import other_folds, squared_errors
+from trainer.heads.outputs import word_slices
+from trainer.judge.selection import other_folds
 from trainer.judge.simplex import error_gram, simplex_weights
 from trainer.loop.prepare import Sweep
-from trainer.loop.results import PointResult, Prediction
-from trainer.score.metrics import in_targets_order
+from trainer.loop.results import PointResult, Prediction, scored_of
+from trainer.score.metrics import CLASS_SCORES, held_out_of
 
 EQUAL, FITTED = "blend_equal", "blend_fitted"
 
@@ -127,7 +129,6 @@ def blend_errors(
     chosen_QM = _chosen_without(sweep, results, others)
     used = sorted(set().union(*chosen_QM))
     gram_QUU = _grams(sweep, [results[g] for g in used])
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
     for q, known in enumerate(others):
         members = [results[g] for g in chosen_QM[q]]
         at = [used.index(g) for g in chosen_QM[q]]
@@ -140,11 +141,11 @@ def blend_errors(
                 own_M = simplex_weights(gram_QMM[known].sum(0))
                 by_judge = _shares_without_each(gram_QMM, known)
 
-            own_BQ[b, q] = _error(truth_N5, members, own_M, sweep.splits[q])
+            own_BQ[b, q] = _error(sweep, members, own_M, sweep.splits[q])
             if by_judge:
                 others_BQ[b, q] = 0
             for o, share_M in by_judge.items():
-                others_BQ[b, q] += _error(truth_N5, members, share_M, sweep.splits[o])
+                others_BQ[b, q] += _error(sweep, members, share_M, sweep.splits[o])
     return BlendErrors(list(names), own_BQ, others_BQ)
 
 
@@ -154,11 +155,10 @@ def _chosen_without(
     others: Sequence[Sequence[int]],
 ) -> list[list[int]]:
     """Of each split, positions of each kind's best point by the other folds of its repeat."""
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
     errors = []
     for result in results:
-        masses_RN5 = result.held_out["last"].masses_RN5
-        errors.append(squared_errors(truth_N5, masses_RN5, sweep.splits))
+        scored_RNK = scored_of(sweep, result.held_out["last"])
+        errors.append(sweep.by.split_errors(sweep.truth_NK, scored_RNK, sweep.splits))
     errors_GQ = np.stack(errors)
 
     position = {result.name: g for g, result in enumerate(results)}
@@ -192,7 +192,7 @@ def blended(
     repeat: int,
     images_n: np.ndarray,
 ) -> Prediction:
-    """Of some images of a repeat, as an ensemble predicts: raw masses averaged by share, States
+    """Of some images of a repeat, as an ensemble predicts: raw numbers averaged by share, classes
     over the members that tell them; constraints and rules come after.
 
     Its arrays are (1, n, ...).
@@ -200,22 +200,21 @@ def blended(
     raw = []
     told = []
     telling = []
-    states: Sequence[str] = []
     for m, member in enumerate(members):
         prediction = member.held_out["last"]
-        raw.append(prediction.raw_RN5[repeat, images_n])
-        if prediction.state_RNC is not None:
+        raw.append(prediction.raw_RNK[repeat, images_n])
+        if prediction.word_RNC is not None:
             telling.append(m)
-            told.append(prediction.state_RNC[repeat, images_n])
-            states = prediction.states
+            told.append(prediction.word_RNC[repeat, images_n])
 
-    raw_n5 = np.tensordot(share_M, np.stack(raw), 1)
-    state_1nC = None
+    raw_nK = np.tensordot(share_M, np.stack(raw), 1)
+    word_1nC = None
     telling_M = share_M[telling]
     if telling_M.sum() > 0:
-        state_nC = np.average(told, axis=0, weights=telling_M)
-        state_1nC = state_nC[None]
-    return Prediction(raw_n5[None], state_1nC, members[0].config, states)
+        word_nC = np.average(told, axis=0, weights=telling_M)
+        word_1nC = word_nC[None]
+    like = members[0].held_out["last"]
+    return Prediction(raw_nK[None], word_1nC, members[0].config, like.targets)
 
 
 def _by_kind(ranked: Sequence[PointResult]) -> dict[str, PointResult]:
@@ -234,48 +233,67 @@ def _blend(
     share_QM: np.ndarray,
 ) -> Blend:
     like = members[0].held_out["last"]
-    raw_RN5 = np.full_like(like.raw_RN5, np.nan)
-    state_RNC = None
-    states: Sequence[str] = []
+    raw_RNK = np.full_like(like.raw_RNK, np.nan)
+    word_RNC = None
     for split, own_M in zip(sweep.splits, share_QM, strict=True):
         part = blended(members, own_M, split.repeat, split.val_N)
-        raw_RN5[split.repeat, split.val_N] = part.raw_RN5[0]
-        if part.state_RNC is None:
+        raw_RNK[split.repeat, split.val_N] = part.raw_RNK[0]
+        if part.word_RNC is None:
             continue
-        if state_RNC is None:
-            states = part.states
-            state_RNC = np.full((*raw_RN5.shape[:2], len(states)), np.nan)
-        state_RNC[split.repeat, split.val_N] = part.state_RNC[0]
-    prediction = Prediction(raw_RN5, state_RNC, like.config, states)
+        if word_RNC is None:
+            n_words = part.word_RNC.shape[-1]
+            word_RNC = np.full((*raw_RNK.shape[:2], n_words), np.nan)
+        word_RNC[split.repeat, split.val_N] = part.word_RNC[0]
+    prediction = Prediction(raw_RNK, word_RNC, like.config, like.targets)
     return Blend(name, members, share_M, share_QM, {"last": prediction})
 
 
 def _grams(sweep: Sweep, members: Sequence[PointResult]) -> np.ndarray:
-    """(Q, M, M) products of the members' errors on what each split holds out."""
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
-    masses = [member.held_out["last"].masses_RN5 for member in members]
-    masses_MRN5 = np.stack(masses)
+    """(Q, M, M) products of the members' errors on what each split holds out.
+
+    Of classes those are the errors of probabilities, whatever ranks.
+    """
+    predictions = [member.held_out["last"] for member in members]
     grams = []
     for split in sweep.splits:
-        truth_n5 = truth_N5[split.val_N]
-        masses_Mn5 = masses_MRN5[:, split.repeat, split.val_N]
-        grams.append(error_gram(truth_n5, masses_Mn5))
+        at = split.repeat, split.val_N
+        if sweep.by.name in CLASS_SCORES:
+            truth_nL = sweep.true_words_NC[split.val_N]
+            told = [each.word_RNC[at] for each in predictions]
+            weight_L = word_weights(sweep.data.targets)
+        else:
+            truth_nL = sweep.data.truth_table_NK[split.val_N]
+            told = [each.values_RNK[at] for each in predictions]
+            weight_L = squared_weights(sweep, split.repeat)
+        grams.append(error_gram(truth_nL, np.stack(told), weight_L))
     return np.stack(grams)
 
 
+def word_weights(targets: Targets) -> np.ndarray:
+    """(C,) what an error of each word's probability weighs: as its class in the score."""
+    weights = []
+    for target, own in zip(targets.classes, word_slices(targets), strict=True):
+        weights += [target.weight] * (own.stop - own.start)
+    return np.array(weights)
+
+
+def squared_weights(sweep: Sweep, repeat: int) -> np.ndarray:
+    """(K,) what a squared error of each number weighs: as in the score, by absolute errors as in
+    the mean of R2."""
+    by = replace(sweep.by, name="r2") if sweep.by.name == "mae" else sweep.by
+    weight_K = by.error_weights(sweep.truth_NK[held_out_of(sweep.splits, repeat)])
+    return weight_K[: sweep.data.targets.n_predicted]
+
+
 def _error(
-    truth_N5: np.ndarray,
+    sweep: Sweep,
     members: Sequence[PointResult],
     share_M: np.ndarray,
     split: Split,
 ) -> float:
-    """Squared error of a blend on what a split holds out."""
+    """Error of a blend on what a split holds out."""
     prediction = blended(members, share_M, split.repeat, split.val_N)
-    all_of_them = Split(
-        repeat=0,
-        fold=split.fold,
-        train_N=split.train_N,
-        val_N=np.arange(len(split.val_N)),
-    )
-    error_1 = squared_errors(truth_N5[split.val_N], prediction.masses_RN5, [all_of_them])
-    return float(error_1[0])
+    truth_NK = sweep.truth_NK
+    weight_K = sweep.by.error_weights(truth_NK[held_out_of(sweep.splits, split.repeat)])
+    scored_1nK = sweep.scored(prediction.values_RNK, prediction.word_RNC, split.val_N)
+    return float(sweep.by.errors(truth_NK[split.val_N], scored_1nK[0], weight_K).sum())

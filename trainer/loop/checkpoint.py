@@ -195,7 +195,7 @@ def _expected(trainers: Sequence[BankTrainer]) -> dict[str, Kept]:
             expected[f"{b}/{name}"] = TYPES[tensor.dtype], tuple(tensor.shape)
 
         # of any length: batches of an epoch under way, epochs so far
-        for name, dtype in (("losses", TYPES[trainer.labels.masses_N5.dtype]), ("errors", "F64")):
+        for name, dtype in (("losses", TYPES[trainer.labels.values_NK.dtype]), ("errors", "F64")):
             expected[f"{b}/{name}"] = dtype, (f"{b} {name}", *trainer.failed_QG.shape)
 
         parameters = []

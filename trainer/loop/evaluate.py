@@ -9,11 +9,13 @@ import pandas as pd
 import torch
 
 from featurestore.disk.interrupts import check_interrupt
+from featurestore.photos.targets import Targets
 from trainer.data.dataset import TrainingData, inputs_of
 from trainer.data.readers import TokenReaders
 from trainer.data.stream import Batch, Split, validation_batches
 from trainer.heads.bank import Bank, Outputs
-from trainer.score.metrics import MASSES, TARGETS, in_targets_order, target_r2, weighted_r2
+from trainer.heads.outputs import word_probabilities, word_slices
+from trainer.score.metrics import Score, target_r2
 from trainer.score.postprocess import most_probable
 
 
@@ -24,30 +26,39 @@ class HeldOut:
     NaN where no split of a repeat holds the image out.
     """
 
-    masses_GRN5: np.ndarray
-    """Grams, MASSES order."""
-    state_GRNC: np.ndarray | None
-    """Probability of each State; None for kinds that know none."""
+    targets: Targets
+    values_GRNK: np.ndarray
+    """Predicted numbers in the order of heads."""
+    word_GRNC: np.ndarray | None
+    """Probability of each class's words, one class after another; None for kinds that learn
+    none."""
 
     @classmethod
     def blank(cls, bank: Bank, n_repeats: int, n_images: int) -> "HeldOut":
         def nan(n: int) -> np.ndarray:
             return np.full((bank.n_points, n_repeats, n_images, n), np.nan)
 
-        return cls(nan(len(MASSES)), nan(bank.shape.n_states) if bank.kind.has_state else None)
+        targets = bank.shape.targets
+        n_words = sum(own.stop - own.start for own in word_slices(targets))
+        told = bank.kind.has_trunk and n_words > 0
+        return cls(targets, nan(targets.n_predicted), nan(n_words) if told else None)
 
     @classmethod
     def mean(cls, views: Sequence["HeldOut"]) -> "HeldOut":
         """The average over views."""
-        masses = np.mean([view.masses_GRN5 for view in views], 0)
-        if views[0].state_GRNC is None:
-            return cls(masses, None)
-        return cls(masses, np.mean([view.state_GRNC for view in views], 0))
+        values = np.mean([view.values_GRNK for view in views], 0)
+        targets = views[0].targets
+        if views[0].word_GRNC is None:
+            return cls(targets, values, None)
+        return cls(targets, values, np.mean([view.word_GRNC for view in views], 0))
 
     def put(self, out: Outputs, splits: Sequence[Split], batch: Batch) -> None:
         """Fill in a batch's outputs."""
-        state = None if out.state_QGBC is None else out.state_QGBC.softmax(-1)
-        for all_GRN, batch_QGB in ((self.masses_GRN5, out.masses_QGB5), (self.state_GRNC, state)):
+        predicted = out.values_QGBK[..., : self.targets.n_predicted]
+        word = None
+        if out.word_QGBC is not None:
+            word = word_probabilities(self.targets, out.word_QGBC)
+        for all_GRN, batch_QGB in ((self.values_GRNK, predicted), (self.word_GRNC, word)):
             if all_GRN is not None:
                 values = batch_QGB.double().cpu().numpy()
                 for q, split in enumerate(splits):
@@ -87,7 +98,7 @@ def predict_held_out(
 
 @dataclass(frozen=True)
 class Scores:
-    """A point's held-out scores: the contest's, pooled over all images unless said otherwise."""
+    """A point's held-out scores, pooled over all images unless said otherwise."""
 
     per_repeat_R: np.ndarray
     per_fold: dict[str, float]
@@ -107,49 +118,55 @@ class Scores:
 
 
 def score(
-    truth_N5: np.ndarray,
-    prediction_RN5: np.ndarray,
+    by: Score,
+    names: Sequence[str],
+    truth_NK: np.ndarray,
+    prediction_RNK: np.ndarray,
     splits: Sequence[Split],
     state_N: Sequence[str],
 ) -> Scores:
-    """Scores of (R, N, 5) predictions in TARGETS order, over the images each repeat holds out.
+    """Scores of (R, N, K) predictions in the order of tables, over the images each repeat holds
+    out.
+
+    names : of the predicted numbers, which come first.
 
     A head that diverged predicts NaN and makes the score NaN: a point must not gain by failing.
     """
-    truth_RN5 = _held_out_truth(truth_N5, prediction_RN5, splits)
+    truth_RNK = _held_out_truth(truth_NK, prediction_RNK, splits)
     state = np.asarray(state_N)
-    held_out = sorted(set(state[~np.isnan(truth_RN5).all((0, 2))]))
-    per_repeat_R = np.asarray(weighted_r2(truth_RN5, prediction_RN5))
+    held_out = sorted(set(state[~np.isnan(truth_RNK).all((0, 2))]))
+    per_repeat_R = np.asarray(by(truth_RNK, prediction_RNK))
     per_fold = {}
     for s in splits:
-        r2 = weighted_r2(truth_N5[s.val_N], prediction_RN5[s.repeat, s.val_N])
-        per_fold[f"r{s.repeat:02d}_fold{s.fold}"] = float(r2)
-    r2_K = target_r2(truth_RN5, prediction_RN5).mean(0)
-    per_target = dict(zip(TARGETS, r2_K.tolist(), strict=True))
+        of_fold = by(truth_NK[s.val_N], prediction_RNK[s.repeat, s.val_N])
+        per_fold[f"r{s.repeat:02d}_fold{s.fold}"] = float(of_fold)
+    n_numbers = len(names)
+    r2_K = target_r2(truth_RNK[..., :n_numbers], prediction_RNK[..., :n_numbers]).mean(0)
+    per_target = dict(zip(names, r2_K.tolist(), strict=True))
     per_state = {}
     for name in held_out:
         own_N = state == name
-        r2_R = weighted_r2(truth_RN5[:, own_N], prediction_RN5[:, own_N])
-        per_state[str(name)] = float(np.mean(r2_R))
+        of_state_R = by(truth_RNK[:, own_N], prediction_RNK[:, own_N])
+        per_state[str(name)] = float(np.mean(of_state_R))
     return Scores(per_repeat_R, per_fold, per_target, per_state)
 
 
 def pooled_score(
-    truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]
+    by: Score, truth_NK: np.ndarray, prediction_RNK: np.ndarray, splits: Sequence[Split]
 ) -> float:
     """The mean over repeats alone, `Scores.mean`, for every epoch of every point."""
-    truth_RN5 = _held_out_truth(truth_N5, prediction_RN5, splits)
-    return float(np.mean(weighted_r2(truth_RN5, prediction_RN5)))
+    truth_RNK = _held_out_truth(truth_NK, prediction_RNK, splits)
+    return float(np.mean(by(truth_RNK, prediction_RNK)))
 
 
 def _held_out_truth(
-    truth_N5: np.ndarray, prediction_RN5: np.ndarray, splits: Sequence[Split]
+    truth_NK: np.ndarray, prediction_RNK: np.ndarray, splits: Sequence[Split]
 ) -> np.ndarray:
-    """(R, N, 5) truth, NaN where a repeat's splits do not hold the image out."""
-    truth_RN5 = np.full(prediction_RN5.shape, np.nan)
+    """(R, N, K) truth, NaN where a repeat's splits do not hold the image out."""
+    truth_RNK = np.full(prediction_RNK.shape, np.nan)
     for s in splits:
-        truth_RN5[s.repeat, s.val_N] = truth_N5[s.val_N]
-    return truth_RN5
+        truth_RNK[s.repeat, s.val_N] = truth_NK[s.val_N]
+    return truth_RNK
 
 
 def oof_table(
@@ -157,16 +174,16 @@ def oof_table(
     data: TrainingData,
     folds: pd.DataFrame,
     splits: Sequence[Split],
-    prediction_RN5: np.ndarray,
-    state_RNC: np.ndarray | None,
+    prediction_RNK: np.ndarray,
+    word_RNC: np.ndarray | None,
 ) -> pd.DataFrame:
-    """Out-of-fold predictions of one point: a row per repeat and image, grams, the truth beside
-    them; States it tells."""
-    truth = pd.DataFrame(
-        in_targets_order(data.truth_N5), columns=[f"true_{name}" for name in TARGETS]
-    )
+    """Out-of-fold predictions of one point: a row per repeat and image, the truth beside them;
+    classes it tells."""
+    targets = data.targets
+    true_names = [f"true_{name}" for name in targets.names]
+    truth = pd.DataFrame(data.truth_table_NK, columns=true_names)
     parts = []
-    for repeat, prediction_N5 in enumerate(prediction_RN5):
+    for repeat, prediction_NK in enumerate(prediction_RNK):
         fold_N = folds[f"r{repeat:02d}"]
         held_out = fold_N.isin([s.fold for s in splits if s.repeat == repeat])
         about = pd.DataFrame(
@@ -178,9 +195,12 @@ def oof_table(
                 "fold": fold_N,
             }
         )
-        prediction = pd.DataFrame(prediction_N5, columns=list(TARGETS))
+        prediction = pd.DataFrame(prediction_NK, columns=list(targets.names))
         part = pd.concat([about, prediction, truth], axis=1)
-        if state_RNC is not None and data.states:
-            part["predicted_State"] = most_probable(state_RNC[repeat], data.states)
+        if word_RNC is not None:
+            for target, own in zip(targets.classes, word_slices(targets), strict=True):
+                if target.values:
+                    told = most_probable(word_RNC[repeat][:, own], target.values)
+                    part[f"predicted_{target.name}"] = told
         parts.append(part[held_out])
     return pd.concat(parts)

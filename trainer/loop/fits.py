@@ -22,11 +22,11 @@ from torch import Tensor
 from featurestore.disk.durable import appears_whole, crc32c, remove
 from featurestore.disk.tensor_file import save_tensors
 from featurestore.errors import InputError, MismatchError
+from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 from trainer.heads.reads import widths_of
-from trainer.judge.baselines import blank_masses, fit_each, fit_splits, of_config
-from trainer.judge.selection import squared_errors
+from trainer.judge.baselines import blank_values, fit_each, fit_splits, spaces_of
 from trainer.loop.checkpoint import check_identity, checksum, opened, whole_metadata
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
@@ -40,7 +40,7 @@ from trainer.loop.results import (
     write_oof,
 )
 from trainer.loop.runs import ALL_FILE, RIDGE, RunFolder
-from trainer.score.metrics import MASSES, constrained, in_targets_order
+from trainer.score.constraints import constrained
 
 WARM_S = 2.0
 """A first fit imports its library; one that takes longer than this is not timed again."""
@@ -50,23 +50,26 @@ WARM_S = 2.0
 class Fits:
     """What the fits of a point came to so far, its splits in order."""
 
-    raw_VRN5: np.ndarray
-    """Raw masses of what is held out, NaN where nobody has predicted yet."""
+    raw_VRNK: np.ndarray
+    """Raw numbers of what is held out, NaN where nobody has predicted yet."""
     files: dict[str, int] = field(default_factory=dict)
     """CRC-32C of each head's file."""
     spaces: list[list[str]] = field(default_factory=list)
-    """Of each fit, the space that it chose for each of MASSES; of no fit if its kind chooses
-    none."""
+    """Of each fit, the space that it chose for each number, in the order of heads; of no fit if its
+    kind chooses none."""
     n_done: int = 0
     failure: str | None = None
 
-    @property
-    def n_by_space(self) -> dict[str, dict[str, int]] | None:
-        """How many fits chose each space, by target; None if none chose."""
+    def n_by_space(self, targets: Targets) -> dict[str, dict[str, int]] | None:
+        """How many fits chose each space, by amount; None if none chose."""
         if not self.spaces:
             return None
-        by_target = zip(MASSES, zip(*self.spaces, strict=True), strict=True)
-        return {target: dict(Counter(chosen).most_common()) for target, chosen in by_target}
+        by_target = zip(targets.outputs, zip(*self.spaces, strict=True), strict=False)
+        return {
+            target.name: dict(Counter(chosen).most_common())
+            for target, chosen in by_target
+            if target.kind == "amount"
+        }
 
 
 class FitNote:
@@ -77,10 +80,10 @@ class FitNote:
 
     def save(self, fits: Fits, identity: Identity) -> None:
         """InputError if it cannot be written."""
-        about = {name: value for name, value in vars(fits).items() if name != "raw_VRN5"}
+        about = {name: value for name, value in vars(fits).items() if name != "raw_VRNK"}
         text = identity.to_json()
         state = {
-            "raw": torch.from_numpy(fits.raw_VRN5),
+            "raw": torch.from_numpy(fits.raw_VRNK),
             # as a tensor, so that the checksum sees a flipped bit
             "about": torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8),
         }
@@ -130,14 +133,16 @@ def close_regressor(
     fits = _fit_splits(sweep, p, run, note, after_each)
 
     views = _views(sweep)
-    raw_RN5 = np.mean([fits.raw_VRN5[views.index(view)] for view in sweep.views], 0)
-    prediction = Prediction(raw_RN5, None, config, [])
-    own_RN5 = constrained(fits.raw_VRN5[views.index(0)], config.inference.constraints)
-    errors_Q = squared_errors(in_targets_order(sweep.data.truth_N5), own_RN5, sweep.splits)
+    targets = sweep.data.targets
+    raw_RNK = np.mean([fits.raw_VRNK[views.index(view)] for view in sweep.views], 0)
+    prediction = Prediction(raw_RNK, None, config, targets)
+    own_RNK = constrained(fits.raw_VRNK[views.index(0)], targets, config.inference.constraints)
+    scored_RNK = sweep.scored(own_RNK, None)
+    errors_Q = sweep.by.split_errors(sweep.truth_NK, scored_RNK, sweep.splits)
     failure = fits.failure
     if failure is None and not np.isfinite(errors_Q).all():
         failure = (
-            "it predicts masses that are not finite; choose another loss.space, "
+            "it predicts numbers that are not finite; choose another loss.space, "
             "or leave the kind out"
         )
     blank = np.zeros(len(sweep.splits), int)
@@ -150,9 +155,9 @@ def close_regressor(
         blank,
         blank - 1,
         failure,
-        fits.n_by_space,
+        fits.n_by_space(targets),
     )
-    run.log({"epoch": 0, "score": scores_of(sweep, prediction.masses_RN5).mean})
+    run.log({"epoch": 0, "score": scores_of(sweep, prediction.values_RNK, None).mean})
     write_oof(sweep, result, run)
     return result
 
@@ -199,12 +204,11 @@ def _fit_splits(
     Whatever stops it, what was fitted so far is noted.
     """
     config = sweep.config.points[p]
-    regressor, _ = of_config(config)
     identity = Identity.of(sweep, [p])
     fits = note.load(identity)
     if fits is None or not _are_whole(fits.files, run):
-        blank_RN5 = blank_masses(sweep.data, sweep.splits)
-        fits = Fits(np.stack([blank_RN5 for _ in _views(sweep)]))
+        blank_RNK = blank_values(sweep.data, sweep.splits)
+        fits = Fits(np.stack([blank_RNK for _ in _views(sweep)]))
     for _ in range(fits.n_done):
         after_each()
     left = sweep.splits[fits.n_done :]
@@ -213,19 +217,19 @@ def _fit_splits(
 
     each_fit = fit_each(sweep.data, sweep.folds, left, config, _views(sweep))
     try:
-        for split, (state, raw_Vn5) in zip(left, each_fit, strict=True):
+        for split, (state, raw_VnK) in zip(left, each_fit, strict=True):
             if state is not None:
                 file = head_file_of(sweep, "last", split)
                 run.save_head(file, _tensors(state))
                 fits.files[file] = _crc32c(run, file)
-                if spaces := regressor.spaces_of(state):
+                if spaces := spaces_of(config, sweep.data.targets, state):
                     fits.spaces.append(spaces)
-            fits.raw_VRN5[:, split.repeat, split.val_N] = raw_Vn5
+            fits.raw_VRNK[:, split.repeat, split.val_N] = raw_VnK
             fits.n_done += 1
             after_each()
     except InputError as err:
         fits.failure = str(err)
-        fits.raw_VRN5[:] = np.nan
+        fits.raw_VRNK[:] = np.nan
     finally:
         note.save(fits, identity)
     return fits

@@ -30,6 +30,7 @@ from trainer.config.sections import (
     OptimizationConfig,
     PointConfig,
 )
+from trainer.config.targets import check_score, targets_of
 from trainer.heads import kinds
 from trainer.heads.reads import store_of, unknown_store
 from trainer.loop.versions import NEWEST, check_space, of_version, resolved
@@ -39,6 +40,8 @@ SHARED = (
     "experiment",
     "backbone",
     "dataset",
+    "targets",
+    "score",
     "trainer",
     "augmentation.mixup.disable_ratio",
     "inference",
@@ -210,7 +213,7 @@ def idle_keys(point: PointConfig) -> list[str]:
             idle.append("loss.space")
         return idle + [f"augmentation.mixup.{name}" for name in MixupConfig.model_fields]
 
-    if not kind.has_state:
+    if not kind.has_trunk:
         weights = ("state_weight", "height_weight", "intervals", "interval_weight")
         idle += [f"loss.{name}" for name in weights]
     if not point.loss.intervals:
@@ -355,6 +358,11 @@ def _validated(data: dict[str, Any], path: Path) -> PointConfig:
         raise InputError(f"{path}: {text}") from err
     if wrong := unknown_store(point):
         raise InputError(f"{path}: {wrong}")
+    if point.has_own_targets:
+        try:
+            check_score(point.score, targets_of(point.targets))
+        except InputError as err:
+            raise InputError(f"{path}: {err}") from err
     return point
 
 

@@ -173,7 +173,7 @@ def refit_costs(plan: Plan, points: Sequence[PointConfig], data: TrainingData) -
 
 def heads_bytes(point: PointConfig, data: TrainingData, n_splits: int) -> int:
     """About what training a point's heads of so many splits needs."""
-    shape = HeadShape.of(point, data.tokens, data.states)
+    shape = HeadShape.of(point, data.tokens, data.targets)
     n_tiles = n_splits * point.trainer.batch_size * data.tokens[shape.store].n_tiles  # of a step
     parameters = n_splits * shape.n_parameters * COPIES
     activations = n_tiles * shape.n_patches * kinds.load(point.head.kind).floats_per_patch

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from featurestore.backbone.device import choose_device
 from featurestore.errors import InputError
-from featurestore.photos.catalog import TARGETS
 from featurestore.photos.labels import check_balance, height_remarks
 from featurestore.photos.sites import has_sites, warn_of_sites
+from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig, forgetting
 from trainer.data.dataset import TrainingData
 from trainer.data.groups import Groups, doubts_about_groups
@@ -34,9 +35,9 @@ from trainer.loop.events import writer_class
 from trainer.loop.grid import SweepConfig
 from trainer.loop.plan import Plan, plan_sweep
 from trainer.loop.store_checks import check_stores
+from trainer.score.metrics import Score, class_columns
 from trainer.score.postprocess import rules_of
 
-LABELS = ("image_id", *TARGETS, "State", "Height_Ave_cm")
 MOST_LEFT = 0.05  # of the weights a head began with, in its moving average at the end
 
 
@@ -81,7 +82,8 @@ class Sweep:
         """What its numbers depend on besides its settings: which tokens, and SHA-256 of labels and
         folds of the images used."""
         catalog = self.data.catalog
-        labels = catalog[[name for name in LABELS if name in catalog]]
+        learned = ["image_id", *(target.name for target in self.data.targets.each)]
+        labels = catalog[[name for name in learned if name in catalog]]
         facts = {
             **_facts_of(self.data.first),
             "labels": _sha256(labels),
@@ -95,6 +97,42 @@ class Sweep:
     def views(self) -> list[int]:
         """What finished heads are scored under."""
         return self.base.inference.tta_indices if self.base.cv.tta else [0]
+
+    @functools.cached_property
+    def by(self) -> Score:
+        """What ranks its points."""
+        return Score.of(self.base.score, self.data.targets)
+
+    @functools.cached_property
+    def truth_NK(self) -> np.ndarray:
+        """What scores compare with: numbers in the order of tables, 0 for the scored classes."""
+        true_NC = self.true_words_NC
+        losses_NW = class_columns(self.by, self.data.targets, true_NC, true_NC)
+        truth_NW = np.where(np.isnan(losses_NW), np.nan, 0.0)
+        return np.hstack([self.data.truth_table_NK, truth_NW])
+
+    @functools.cached_property
+    def true_words_NC(self) -> np.ndarray:
+        """One-hot over each class's words."""
+        return self.data.labels.word_NC.double().cpu().numpy()
+
+    def scored(
+        self,
+        values_NK: np.ndarray,
+        word_NC: np.ndarray | None,
+        images_N: np.ndarray | slice = slice(None),
+    ) -> np.ndarray:
+        """(..., N, K) predictions of all or some images to compare with `truth_NK`.
+
+        values_NK, word_NC : constrained numbers in the order of tables, and probabilities of words.
+        """
+        true_NC = self.true_words_NC[images_N]
+        losses_NW = class_columns(self.by, self.data.targets, true_NC, word_NC)
+        n_classes = losses_NW.shape[-1]
+        if not n_classes:
+            return values_NK
+        losses_NW = np.broadcast_to(losses_NW, (*values_NK.shape[:-1], n_classes))
+        return np.concatenate([values_NK, losses_NW], -1)
 
     @property
     def n_batches(self) -> int:
@@ -130,12 +168,7 @@ class Sweep:
             )
         if told := self.base.cv.lone_fold:
             remarks.append(told)
-        truth_N5 = self.data.truth_N5
-        if truth_N5.min() == truth_N5.max():
-            remarks.append(
-                f"there is no score: all masses are {truth_N5.max():g} g, and R2 compares errors "
-                "with how much masses differ; check the labels in train.csv"
-            )
+        remarks += self._constant_remarks()
         if self.base.cv.folds is None:
             remarks += doubts_about_groups(self.folds, self.data.catalog, self.base.cv.groups)
         if self.folds["site"].duplicated().any():
@@ -152,6 +185,22 @@ class Sweep:
                 "augmentation.mixup.kind same_site mixes nothing: no site has two photographs"
             )
         return remarks
+
+    def _constant_remarks(self) -> list[str]:
+        """A sentence if R2 has nothing to compare errors with."""
+        truth_NK = self.data.truth_NK
+        if not truth_NK.size or self.by.name not in ("contest", "r2"):
+            return []
+        lowest, highest = np.nanmin(truth_NK), np.nanmax(truth_NK)
+        if lowest != highest:
+            return []
+        what = (
+            f"masses are {highest:g} g" if self.data.targets.preset else f"labels are {highest:g}"
+        )
+        return [
+            f"there is no score: all {what}, and R2 compares errors with how much they differ; "
+            "check the labels in train.csv"
+        ]
 
     @property
     def groups(self) -> Groups:
@@ -213,12 +262,15 @@ def prepare_sweep(
     if base.dataset.store is None and not base.dataset.stores:
         raise InputError("dataset.store: no store; name one in the config or with --store")
     data = TrainingData.open(base, dtype, choose_device(device), check)
-    for remark in height_remarks(data.catalog):
-        warnings.warn(f"{data.store.path}: {remark}", stacklevel=2)
+    if data.targets.preset:
+        for remark in height_remarks(data.catalog):
+            warnings.warn(f"{data.store.path}: {remark}", stacklevel=2)
     tolerance = base.dataset.balance_tolerance
-    check_balance(data.catalog, data.store.path, tolerance.grams, tolerance.share, begun)
+    check_balance(
+        data.catalog, data.store.path, tolerance.grams, tolerance.share, begun, data.targets
+    )
     check_stores(config, data)
-    _check_rules(config, data.states)
+    _check_rules(config, data.targets)
     if base.trainer.tensorboard:
         writer_class()
     config, folds = _with_folds(config, data, begun)
@@ -287,11 +339,19 @@ def _sha256(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
-def _check_rules(config: SweepConfig, states: Sequence[str]) -> None:
+def _check_rules(config: SweepConfig, targets: Targets) -> None:
+    states = targets["State"].values if targets.preset else ()
     for point, name in zip(config.points, config.names, strict=True):
         kind = kinds.load(point.head.kind)
-        needing = [str(rule) for rule in rules_of(point.inference.postprocess) if rule.needs_state]
-        if needing and not (states and kind.trained and kind.has_state):
+        rules = rules_of(point.inference.postprocess)
+        for rule in rules:
+            if not rule.needs_state and rule.target not in targets.names:
+                raise InputError(
+                    f"{name}: inference.postprocess: {rule}: no such number is predicted; there "
+                    f"are {', '.join(targets.names)}"
+                )
+        needing = [str(rule) for rule in rules if rule.needs_state]
+        if needing and not (states and kind.trained and kind.has_trunk):
             raise InputError(
                 f"{name}: inference.postprocess: {', '.join(needing)} needs the State that heads "
                 f"predict, and {point.head.kind if states else 'the catalog'} tells none; "

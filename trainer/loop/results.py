@@ -9,9 +9,11 @@ import pandas as pd
 
 from featurestore.disk.usable import usable_memory
 from featurestore.errors import InputError
+from featurestore.photos.targets import Targets
 from trainer.config.sections import HeadConfig, LossConfig, PointConfig
 from trainer.data.readers import TokenReaders
 from trainer.data.stream import Split
+from trainer.heads.outputs import word_slices
 from trainer.judge.baselines import mean_predictor
 from trainer.judge.report import draw_curves
 from trainer.loop.bank_trainer import BankTrainer
@@ -20,7 +22,7 @@ from trainer.loop.plan import fit_bytes, most_rows
 from trainer.loop.prepare import Sweep
 from trainer.loop.runs import ALL_FILE, WEIGHTS, RunFolder, head_file
 from trainer.loop.versions import resolved
-from trainer.score.metrics import constrained, in_targets_order
+from trainer.score.constraints import constrained
 from trainer.score.postprocess import Rule, apply, rules_of
 
 
@@ -28,20 +30,21 @@ from trainer.score.postprocess import Rule, apply, rules_of
 class Prediction:
     """Of one point's heads for what they hold out, averaged over views."""
 
-    raw_RN5: np.ndarray
-    """Raw masses, MASSES order."""
-    state_RNC: np.ndarray | None
-    """Probabilities of the States; None for a kind that knows none."""
+    raw_RNK: np.ndarray
+    """Raw numbers, in the order of heads."""
+    word_RNC: np.ndarray | None
+    """Probabilities of each class's words; None for a kind that learns none."""
     config: PointConfig
-    states: Sequence[str]
+    targets: Targets
 
     def by_rules(self, rules: Sequence[Rule]) -> np.ndarray:
-        """(R, N, 5) grams in TARGETS order: constrained, then rules."""
-        masses_RN5 = constrained(self.raw_RN5, self.config.inference.constraints)
-        return apply(rules, masses_RN5, self.state_RNC, self.states)
+        """(R, N, K) numbers in the order of tables: constrained, then rules."""
+        how = self.config.inference.constraints
+        values_RNK = constrained(self.raw_RNK, self.targets, how)
+        return apply(rules, values_RNK, self.word_RNC, self.targets)
 
     @functools.cached_property
-    def masses_RN5(self) -> np.ndarray:
+    def values_RNK(self) -> np.ndarray:
         """The same by the rules of the config: what is scored, compared and written."""
         return self.by_rules(rules_of(self.config.inference.postprocess))
 
@@ -85,9 +88,7 @@ def close_bank(
         predict_held_out(list(banks.values()), sweep.data, reader, sweep.splits, batch_size, view)
         for view in sweep.views
     ]
-    held_out = {
-        which: HeldOut.mean([masses[i] for masses in by_view]) for i, which in enumerate(banks)
-    }
+    held_out = {which: HeldOut.mean([view[i] for view in by_view]) for i, which in enumerate(banks)}
 
     # a loss was finite at every batch, and the last step spoilt the weights: errors tell
     spoilt_QG = (trainer.failed_QG < 0) & ~np.isfinite(trainer.errors_QG[-1])
@@ -101,9 +102,9 @@ def close_bank(
         config = trainer.configs[g]
         predictions = {}
         for which, each in held_out.items():
-            state_RNC = None if each.state_GRNC is None else each.state_GRNC[g]
+            word_RNC = None if each.word_GRNC is None else each.word_GRNC[g]
             predictions[which] = Prediction(
-                each.masses_GRN5[g], state_RNC, config, sweep.data.states
+                each.values_GRNK[g], word_RNC, config, sweep.data.targets
             )
         failed_Q = trainer.failed_QG[:, g]
         result = PointResult(
@@ -151,8 +152,9 @@ def save_heads(
 
 def score_mean(sweep: Sweep) -> Scores:
     """Of the training mean, under the constraints of the points."""
-    raw_RN5 = mean_predictor(sweep.data, sweep.splits)
-    return scores_of(sweep, Prediction(raw_RN5, None, sweep.base, []).by_rules([]))
+    raw_RNK = mean_predictor(sweep.data, sweep.splits)
+    values_RNK = Prediction(raw_RNK, None, sweep.base, sweep.data.targets).by_rules([])
+    return scores_of(sweep, values_RNK, frequencies(sweep))
 
 
 def ridge_beside(sweep: Sweep) -> PointConfig:
@@ -174,11 +176,32 @@ def ridge_beside(sweep: Sweep) -> PointConfig:
     return ridge
 
 
-def scores_of(sweep: Sweep, masses_RN5: np.ndarray) -> Scores:
-    """Scores of predictions in TARGETS order for what the sweep holds out."""
+def frequencies(sweep: Sweep) -> np.ndarray:
+    """(R, N, C) how often each word is among the training images, for what splits hold out: what
+    the training mean is of classes."""
+    true_NC = sweep.true_words_NC
+    n_repeats = max(split.repeat for split in sweep.splits) + 1
+    share_RNC = np.full((n_repeats, *true_NC.shape), np.nan)
+    for split in sweep.splits:
+        for own in word_slices(sweep.data.targets):
+            n_V = true_NC[split.train_N][:, own].sum(0)
+            share_RNC[split.repeat, split.val_N, own] = n_V / max(n_V.sum(), 1)
+    return share_RNC
+
+
+def scored_of(sweep: Sweep, prediction: Prediction) -> np.ndarray:
+    """(R, N, K) a prediction as scores compare it."""
+    return sweep.scored(prediction.values_RNK, prediction.word_RNC)
+
+
+def scores_of(sweep: Sweep, values_RNK: np.ndarray, word_RNC: np.ndarray | None) -> Scores:
+    """Scores of predictions, numbers in the order of tables and probabilities of words, for what
+    the sweep holds out."""
     catalog = sweep.data.catalog
     state = catalog.get("State", pd.Series("", catalog.index))
-    return score(in_targets_order(sweep.data.truth_N5), masses_RN5, sweep.splits, state)
+    scored_RNK = sweep.scored(values_RNK, word_RNC)
+    names = sweep.data.targets.names
+    return score(sweep.by, names, sweep.truth_NK, scored_RNK, sweep.splits, state)
 
 
 def write_oof(
@@ -198,8 +221,8 @@ def oof_of(sweep: Sweep, held_out: Mapping[str, Prediction]) -> pd.DataFrame:
             sweep.data,
             sweep.folds,
             sweep.splits,
-            prediction.masses_RN5,
-            prediction.state_RNC,
+            prediction.values_RNK,
+            prediction.word_RNC,
         )
         for which, prediction in sorted(held_out.items())
     ]

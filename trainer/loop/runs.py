@@ -20,17 +20,18 @@ from featurestore.disk.json_values import json_value
 from featurestore.disk.tensor_file import save_tensors
 from featurestore.errors import InputError, NoAccessError
 from featurestore.format.spec import StoreSpec
+from featurestore.photos.targets import CSIRO, Targets
 from featurestore.store import FeatureStore
 from trainer.config.sections import PointConfig, dump_yaml
 from trainer.data.dataset import TrainingData
 from trainer.heads import kinds
+from trainer.heads.columns import all_columns
 from trainer.heads.reads import widths_of
-from trainer.heads.saved import read_head
+from trainer.heads.saved import Kept, read_head
 from trainer.heads.shape import HeadShape
 from trainer.judge.baselines import of_config
 from trainer.loop.grid import load_point, safe_name
 from trainer.loop.places import moved_places
-from trainer.score.metrics import MASSES
 
 WEIGHTS = ("best", "last")
 STAMP = "%Y%m%d_%H%M%S"  # local time
@@ -54,9 +55,11 @@ class RunFolder:
         first, *others = told
         spec = {
             "store": told[first]["store"],
-            "states": data.states,
+            "states": states_of(data.targets),
             "store_folder": told[first]["store_folder"],
         }
+        if not data.targets.preset:
+            spec["targets"] = data.targets.to_json()
         write_whole(self.path / "spec.json", dump_json(spec))
         if others:
             further = {name: told[name] for name in others}
@@ -92,8 +95,21 @@ class RunFolder:
         return specs
 
     @property
-    def states(self) -> list[str]:
-        return self._spec_json["states"]
+    def targets(self) -> Targets:
+        """What its heads learned, with the words of each class.
+
+        Runs of before there were targets are of the preset.
+        """
+        about = self._spec_json
+        if "targets" not in about:
+            return CSIRO.with_values({"State": about["states"]})
+        try:
+            return Targets.from_json(about["targets"])
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise InputError(
+                f"{self.path / 'spec.json'}: targets: not what a run says of them; copy the run "
+                "again"
+            ) from err
 
     @property
     def store_folder(self) -> Path:
@@ -168,12 +184,19 @@ class RunFolder:
         tokens = {name: spec.tokens for name, spec in self.specs.items()}
         kind = kinds.load(config.head.kind)
         if kind.trained:
-            shapes = HeadShape.of(config, tokens, self.states).tensors()
+            shapes = HeadShape.of(config, tokens, self.targets).tensors()
             expected = {name: ("F32", shape) for name, shape in shapes.items()}
         else:
-            regressor, _ = of_config(config)
-            expected = regressor.tensors(sum(widths_of(config, tokens)), len(MASSES))
+            expected = self._of_regressor(sum(widths_of(config, tokens)))
         return {f.name: read_head(f, expected) for f in files}
+
+    def _of_regressor(self, n_features: int) -> dict[str, Kept] | None:
+        """Type and shape of each tensor of a fit; None where several fits may stand together."""
+        if not self.targets.preset:
+            return None
+        columns = all_columns(self.targets)
+        regressor, _ = of_config(self.config, columns)
+        return regressor.tensors(n_features, len(columns.places))
 
     def splits(self, folds: list[int] | None = None) -> list[tuple[int, int] | None]:
         """(repeat, fold) of each head that `heads` gives, in its order; None for the one that
@@ -322,6 +345,11 @@ class SweepFolder:
 
     def write_json(self, name: str, value: Mapping) -> None:
         write_whole(self.path / name, dump_json(value))
+
+
+def states_of(targets: Targets) -> list[str]:
+    """The States that heads of the preset tell; none elsewhere."""
+    return list(targets["State"].values) if targets.preset else []
 
 
 def _told_of(store: FeatureStore) -> dict[str, Any]:

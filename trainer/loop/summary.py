@@ -16,7 +16,7 @@ from trainer.data.splits import describe_folds, n_partitions
 from trainer.heads import kinds
 from trainer.judge.compare import LEAST_SITES, Comparison, compare, compare_pairs
 from trainer.judge.report import draw_leaderboard
-from trainer.judge.selection import honest_estimate, others_errors, squared_errors
+from trainer.judge.selection import honest_estimate, others_errors
 from trainer.loop.blend_folder import save_blend, split_name
 from trainer.loop.blends import (
     Blend,
@@ -36,9 +36,9 @@ from trainer.loop.board import (
 )
 from trainer.loop.evaluate import Scores
 from trainer.loop.prepare import Sweep
-from trainer.loop.results import PointResult, oof_of, score_mean, scores_of
+from trainer.loop.results import PointResult, oof_of, score_mean, scored_of, scores_of
 from trainer.loop.runs import RIDGE, SUMMARY, SweepFolder, SweepResult
-from trainer.score.metrics import in_targets_order
+from trainer.score.metrics import Score
 from trainer.score.postprocess import judge, rules_of
 
 MOST_NOTED = 10  # failed points, and those that chose spaces, one a note
@@ -61,7 +61,7 @@ def finish(
     """
     check_interrupt()
     scores = {r.name: _scores(sweep, r) for r in results}
-    results = sorted(results, key=lambda r: _rank(r, scores[r.name]))
+    results = sorted(results, key=lambda r: _rank(sweep.by, r, scores[r.name]))
     choices = [r for r in results if not kinds.load(r.config.head.kind).report_only]
     best = next((r for r in choices if not r.failed), None)
 
@@ -73,7 +73,7 @@ def finish(
         baselines[ridge.name] = scores[ridge.name]["last"]
     rival = [ridge] if best and has_their_rules(sweep, ridge) else []
     scores |= {blend.name: _scores(sweep, blend) for blend in blends}
-    rows = sorted([*results, *blends, *rival], key=lambda r: _rank(r, scores[r.name]))
+    rows = sorted([*results, *blends, *rival], key=lambda r: _rank(sweep.by, r, scores[r.name]))
     can_be_chosen = [*choices, *blends, *rival]
     chosen = next((r for r in rows if r in can_be_chosen and not r.failed), None)
 
@@ -86,7 +86,9 @@ def finish(
     judged = {}
     if rules:
         last = chosen.held_out["last"]
-        judged = judge(rules, lambda some: scores_of(sweep, last.by_rules(some)).mean)
+        judged = judge(
+            rules, lambda some: scores_of(sweep, last.by_rules(some), last.word_RNC).mean
+        )
 
     notes = _notes(rows, _level(sweep, rows, site_N, chosen, comparisons), honest, judged)
     notes += [_told(blend) for blend in blends]
@@ -144,13 +146,14 @@ def finish(
 def _scores(sweep: Sweep, row: Row) -> dict[str, Scores]:
     """By which weights."""
     return {
-        which: scores_of(sweep, prediction.masses_RN5) for which, prediction in row.held_out.items()
+        which: scores_of(sweep, prediction.values_RNK, prediction.word_RNC)
+        for which, prediction in row.held_out.items()
     }
 
 
-def _rank(row: Row, scores: Mapping[str, Scores]) -> tuple[bool, float]:
+def _rank(by: Score, row: Row, scores: Mapping[str, Scores]) -> tuple[bool, float]:
     """Those that failed last, then by score; one that is not defined stands behind all others."""
-    return row.failed, -np.nan_to_num(scores["last"].mean, nan=-np.inf)
+    return row.failed, -np.nan_to_num(by.merit(scores["last"].mean), nan=-np.inf)
 
 
 def _save_blend(
@@ -182,17 +185,17 @@ def _compare(
     reference: int,
 ) -> tuple[list[Comparison], pd.DataFrame]:
     """Every row against one of them, and a table of all pairs of the first MOST_PAIRED."""
-    masses_GRN5 = np.stack([r.held_out["last"].masses_RN5 for r in results])
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
+    scored_GRNK = np.stack([scored_of(sweep, r.held_out["last"]) for r in results])
+    truth_NK = sweep.truth_NK
     seed = sweep.base.experiment.seed
-    pairs = compare_pairs(truth_N5, masses_GRN5[:MOST_PAIRED], site_N, seed)
+    pairs = compare_pairs(sweep.by, truth_NK, scored_GRNK[:MOST_PAIRED], site_N, seed)
     rows = [
         {"better": results[a].name, "other": results[b].name, **vars(c)}
         for (a, b), c in pairs.items()
     ]
     columns = ["better", "other", *(field.name for field in fields(Comparison))]
     table = pd.DataFrame(rows, columns=columns)
-    return compare(truth_N5, masses_GRN5, site_N, reference, seed), table
+    return compare(sweep.by, truth_NK, scored_GRNK, site_N, reference, seed), table
 
 
 def _honest(
@@ -208,15 +211,15 @@ def _honest(
     training: view 0, without rules; `plain` is the choice by the last epoch on that view, to
     compare with it.
     """
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
-    last_GQ = np.stack(
-        [squared_errors(truth_N5, r.held_out["last"].masses_RN5, sweep.splits) for r in results]
-    )
+    truth_NK = sweep.truth_NK
+    scored_GRNK = np.stack([scored_of(sweep, r.held_out["last"]) for r in results])
+    last_GQ = sweep.by.split_errors(truth_NK, scored_GRNK, sweep.splits)
     formed = blend_errors(sweep, members, blends)
     others_GQ = others_errors(last_GQ, sweep.splits)
     last = honest_estimate(
+        sweep.by,
         np.concatenate([last_GQ, formed.own_BQ])[None],
-        truth_N5,
+        truth_NK,
         sweep.splits,
         np.concatenate([others_GQ, formed.others_BQ])[None],
     )
@@ -225,7 +228,7 @@ def _honest(
     n_epochs = max(len(r.errors_EQ) for r in results)
     shape_EQ = (n_epochs, len(sweep.splits))
     noted_EGQ = np.stack([np.broadcast_to(r.errors_EQ, shape_EQ) for r in results], 1)
-    noted = honest_estimate(noted_EGQ, truth_N5, sweep.splits)
+    noted = honest_estimate(sweep.by, noted_EGQ, truth_NK, sweep.splits)
     return {
         "last": last.score,
         "sd_last": last.sd,

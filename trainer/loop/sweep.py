@@ -44,7 +44,6 @@ from trainer.loop.results import (
 )
 from trainer.loop.runs import RIDGE, RunFolder, SweepFolder, SweepResult
 from trainer.loop.summary import finish
-from trainer.score.metrics import in_targets_order
 
 
 def run_sweep(
@@ -228,21 +227,21 @@ def score_epoch(
     )
 
     n_held_out_Q1 = np.array([[len(split.val_N)] for split in sweep.splits])
-    truth_N5 = in_targets_order(sweep.data.truth_N5)
     records = {}
     scored = []
     for trainer, prediction, sum_QG in zip(trainers, predictions, loss_sums, strict=True):
-        masses_GRN5 = trainer.masses(prediction.masses_GRN5)
+        values_GRNK = trainer.constrained(prediction.values_GRNK)
+        scored_GRNK = sweep.scored(values_GRNK, prediction.word_GRNC)
         held_out_loss_QG = sum_QG / n_held_out_Q1 if by_loss else None
-        each = Scored.of(masses_GRN5, truth_N5, sweep.splits, held_out_loss_QG)
+        each = Scored.of(sweep.by, scored_GRNK, sweep.truth_NK, sweep.splits, held_out_loss_QG)
         scored.append(each)
         loss_QG = np.mean(trainer.losses_QG, 0)
         for g, p in enumerate(trainer.points):
             records[p] = {
                 "loss": loss_QG[:, g].mean(),
-                "score": pooled_score(truth_N5, masses_GRN5[g], sweep.splits),
+                "score": pooled_score(sweep.by, sweep.truth_NK, scored_GRNK[g], sweep.splits),
                 "fold_loss": loss_QG[:, g].tolist(),
-                "fold_score": each.score_QG[:, g].tolist(),
+                "fold_score": sweep.by.merit(each.merit_QG[:, g]).tolist(),
                 "lr": trainer.optimizer.lr(g),
                 "train_s": train_s,
             }

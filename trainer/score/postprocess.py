@@ -1,8 +1,8 @@
-"""Rules for masses that already balance.
+"""Rules for predictions whose sums already hold.
 
-Each keeps GDM = Green + Clover, Total = GDM + Dead and every mass from 0. Arrays in, arrays out, in
-float64. Rules change the three parts (green, dead, clover) and add the sums up anew; a row that a
-rule does not touch keeps every bit. A config says which rules apply, `judge` whether they help.
+Each keeps all sums, and amounts from 0. Arrays in, arrays out, in float64. Rules change what is no
+sum and add the sums up anew; a row that a rule does not touch keeps every bit. A config says which
+rules apply, `judge` whether they help.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,18 +12,9 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from featurestore.errors import InputError
-from featurestore.photos.catalog import TARGETS
-from trainer.score.metrics import WEIGHTS
+from featurestore.photos.targets import CSIRO, Targets
 
-GREEN, DEAD, CLOVER, GDM, TOTAL = range(len(TARGETS))
-PARTS = {
-    "Dry_Green_g": [GREEN],
-    "Dry_Dead_g": [DEAD],
-    "Dry_Clover_g": [CLOVER],
-    "GDM_g": [GREEN, CLOVER],
-    "Dry_Total_g": [GREEN, DEAD, CLOVER],
-}
-"""What a target is the sum of; the first takes it all where there is nothing to scale."""
+GREEN, DEAD, CLOVER, GDM, TOTAL = range(CSIRO.n_predicted)
 
 Score = TypeVar("Score")
 
@@ -42,14 +33,15 @@ class WaDeadZero:
     name: ClassVar[str] = "wa_dead_zero"
     needs_state: ClassVar[bool] = True
 
-    def __call__(self, masses_N5: np.ndarray, state_N: np.ndarray) -> np.ndarray:
-        gdm_N = masses_N5[..., GDM]
-        total_N = masses_N5[..., TOTAL]
-        mean_N = gdm_N + WEIGHTS[TOTAL] * (total_N - gdm_N) / (WEIGHTS[GDM] + WEIGHTS[TOTAL])
-        parts_N3 = _brought_to(masses_N5, "GDM_g", mean_N)[..., :3].copy()
-        parts_N3[..., DEAD] *= 0  # not = 0: what is NaN stays NaN
-        changes_N = (state_N == "WA") & (masses_N5[..., DEAD] != 0)
-        return np.where(changes_N[..., None], _summed(parts_N3), masses_N5)
+    def __call__(self, values_NK: np.ndarray, targets: Targets, state_N: np.ndarray) -> np.ndarray:
+        gdm_N = values_NK[..., GDM]
+        total_N = values_NK[..., TOTAL]
+        weights = targets.weights
+        mean_N = gdm_N + weights[TOTAL] * (total_N - gdm_N) / (weights[GDM] + weights[TOTAL])
+        changed_NK = _brought_to(values_NK, targets, "GDM_g", mean_N).copy()
+        changed_NK[..., DEAD] *= 0  # not = 0: what is NaN stays NaN
+        changes_N = (state_N == "WA") & (values_NK[..., DEAD] != 0)
+        return np.where(changes_N[..., None], summed(changed_NK, targets), values_NK)
 
     def __str__(self) -> str:
         return self.name
@@ -57,9 +49,9 @@ class WaDeadZero:
 
 @dataclass(frozen=True)
 class Clip:
-    """A target is brought into [low, high] grams, 0 <= low <= high, by scaling its parts.
+    """A target is brought into [low, high], 0 <= low <= high, by scaling its parts.
 
-    From 0 it is raised as Green.
+    From 0 the first of them is raised, Green in the preset.
     """
 
     target: str
@@ -68,9 +60,9 @@ class Clip:
     name: ClassVar[str] = "clip"
     needs_state: ClassVar[bool] = False
 
-    def __call__(self, masses_N5: np.ndarray, state_N: np.ndarray) -> np.ndarray:
-        mass_N = masses_N5[..., TARGETS.index(self.target)]
-        return _brought_to(masses_N5, self.target, np.clip(mass_N, self.low, self.high))
+    def __call__(self, values_NK: np.ndarray, targets: Targets, state_N: np.ndarray) -> np.ndarray:
+        value_N = values_NK[..., targets.names.index(self.target)]
+        return _brought_to(values_NK, targets, self.target, np.clip(value_N, self.low, self.high))
 
     def __str__(self) -> str:
         return f"{self.name} {self.target} to {self.low:g}..{self.high:g}"
@@ -85,9 +77,9 @@ class Factor:
     name: ClassVar[str] = "factor"
     needs_state: ClassVar[bool] = False
 
-    def __call__(self, masses_N5: np.ndarray, state_N: np.ndarray) -> np.ndarray:
-        mass_N = masses_N5[..., TARGETS.index(self.target)]
-        return _brought_to(masses_N5, self.target, mass_N * self.factor)
+    def __call__(self, values_NK: np.ndarray, targets: Targets, state_N: np.ndarray) -> np.ndarray:
+        value_N = values_NK[..., targets.names.index(self.target)]
+        return _brought_to(values_NK, targets, self.target, value_N * self.factor)
 
     def __str__(self) -> str:
         return f"{self.name} {self.target} x {self.factor:g}"
@@ -112,38 +104,40 @@ def rules_of(sections: Sequence[Any]) -> list[Rule]:
 
 
 def apply(
-    rules: Sequence[Rule], masses_N5: np.ndarray, state_NC: np.ndarray | None, states: Sequence[str]
+    rules: Sequence[Rule],
+    values_NK: np.ndarray,
+    word_NC: np.ndarray | None,
+    targets: Targets,
 ) -> np.ndarray:
-    """Masses after all rules, in order.
+    """Predictions after all rules, in order.
 
     Parameters
     ----------
-    masses_N5 : (..., N, 5), grams in TARGETS order, not negative, whose sums hold; NaN rows stay
-        NaN.
-    state_NC : (..., N, C) probabilities of `states`, averaged as the masses are; leading axes of
-        both broadcast. The predicted State is the most probable, none where they are NaN. None for
-        heads that tell no State.
-    states : C names.
+    values_NK : (..., N, K) in the order of tables, whose sums hold; NaN rows stay NaN.
+    word_NC : (..., N, C) probabilities of each class's words, one class after another, averaged as
+        the values are; leading axes of both broadcast. The predicted word is the most probable,
+        none where they are NaN. None for heads that tell no class.
 
     Returns
     -------
-    (..., N, 5) float64; the inputs are not written to.
+    (..., N, K) float64; the inputs are not written to.
 
     Raises InputError if a rule asks for the State of images and heads tell none.
     """
-    masses_N5 = np.array(masses_N5, np.float64)
-    told = state_NC is not None and len(states) > 0
+    values_NK = np.array(values_NK, np.float64)
     needing = [str(rule) for rule in rules if rule.needs_state]
-    if needing and not told and masses_N5.size:
+    told = bool(needing) and word_NC is not None and len(targets["State"].values) > 0
+    if needing and not told and values_NK.size:
         raise InputError(
             f"inference.postprocess: {', '.join(needing)} needs the predicted State, and these "
             "heads tell none; leave the rule out or choose a kind of head that learns State, with "
             "States in the catalog"
         )
-    state_N = most_probable(state_NC, states) if told else np.array("")
+    # the preset's only class
+    state_N = most_probable(word_NC, targets["State"].values) if told else np.array("")
     for rule in rules:
-        masses_N5 = rule(masses_N5, state_N)
-    return masses_N5
+        values_NK = rule(values_NK, targets, state_N)
+    return values_NK
 
 
 def judge(rules: Sequence[Rule], score: Callable[[Sequence[Rule]], Score]) -> dict[str, Score]:
@@ -162,35 +156,43 @@ def judge(rules: Sequence[Rule], score: Callable[[Sequence[Rule]], Score]) -> di
     return scores
 
 
-def most_probable(state_NC: np.ndarray, states: Sequence[str]) -> np.ndarray:
-    """(..., N) names of the most probable States; "" where probabilities are NaN."""
-    if state_NC.shape[-1] != len(states):
+def most_probable(word_NC: np.ndarray, words: Sequence[str]) -> np.ndarray:
+    """(..., N) the most probable words of one class; "" where probabilities are NaN."""
+    if word_NC.shape[-1] != len(words):
         raise ValueError(
-            f"probabilities are {state_NC.shape}, of {len(states)} States: "
+            f"probabilities are {word_NC.shape}, of {len(words)} words: "
             "the last axis must be theirs"
         )
-    unknown_N = np.isnan(state_NC).any(-1)
-    most_N = np.nan_to_num(state_NC).argmax(-1)
-    return np.where(unknown_N, "", np.array(states)[most_N])
+    unknown_N = np.isnan(word_NC).any(-1)
+    most_N = np.nan_to_num(word_NC).argmax(-1)
+    return np.where(unknown_N, "", np.array(words)[most_N])
 
 
-def _brought_to(masses_N5: np.ndarray, target: str, wanted_N: np.ndarray) -> np.ndarray:
-    """The masses with a target's parts scaled until they add up to what is wanted."""
-    parts = PARTS[target]
-    old = masses_N5[..., parts]
+def _brought_to(
+    values_NK: np.ndarray, targets: Targets, name: str, wanted_N: np.ndarray
+) -> np.ndarray:
+    """The values with a target's parts scaled until they add up to what is wanted."""
+    place = {target: k for k, target in enumerate(targets.names)}
+    parts = sorted(place[part] for part in targets.parts_of(name))
+    old = values_NK[..., parts]
     total = old.sum(-1, keepdims=True)
     nothing = total == 0
     # shares, not one ratio of totals, which may overflow; of nothing the first part has all
     whole_to_first = np.arange(len(parts)) == 0
     share = np.where(nothing, whole_to_first, old / np.where(nothing, 1, total))
-    parts_N3 = masses_N5[..., :3].copy()
-    parts_N3[..., parts] = share * wanted_N[..., None]
-    there_N = wanted_N == masses_N5[..., TARGETS.index(target)]
-    return np.where(there_N[..., None], masses_N5, _summed(parts_N3))
+    changed_NK = values_NK.copy()
+    changed_NK[..., parts] = share * wanted_N[..., None]
+    there_N = wanted_N == values_NK[..., place[name]]
+    return np.where(there_N[..., None], values_NK, summed(changed_NK, targets))
 
 
-def _summed(parts_N3: np.ndarray) -> np.ndarray:
-    """(..., N, 5) in TARGETS order from green, dead and clover."""
-    green_N, dead_N, clover_N = np.moveaxis(parts_N3, -1, 0)
-    gdm_N = green_N + clover_N
-    return np.stack([green_N, dead_N, clover_N, gdm_N, gdm_N + dead_N], -1)
+def summed(values_NK: np.ndarray, targets: Targets) -> np.ndarray:
+    """(..., N, K) values, in the order of tables, with every sum added up anew from its parts."""
+    place = {target: k for k, target in enumerate(targets.names)}
+    values_NK = values_NK.copy()
+    for name, sum_of in targets.sums.items():
+        first, *others = (values_NK[..., place[part]] for part in sum_of)
+        for other in others:
+            first = first + other
+        values_NK[..., place[name]] = first
+    return values_NK

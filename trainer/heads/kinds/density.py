@@ -1,30 +1,40 @@
-"""Grams of every patch, summed over the photograph: 5 (D + 1) parameters, at any resolution."""
+"""Every patch's part of each number: K (D + 1) parameters, at any resolution."""
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from trainer.heads.bank import N_AUX, N_MAIN, Bank, HeadKind, Inputs, Outputs, linear_tensors
+from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, linear_tensors
+from trainer.heads.outputs import of_patches
 from trainer.heads.shape import HeadShape
 
 
 class Density(HeadKind):
-    """softplus(density(T)) summed over patches and tiles; it knows no State and no Height."""
+    """softplus(density(T)) summed over patches and tiles; levels and shares are averaged over them.
+
+    It learns predicted numbers alone, no classes.
+    """
 
     settings = ("normalize",)
     normalizes = True
-    has_state = False
+    has_trunk = False
     floats_per_patch = 24
     maps_say = "grams"
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
-        return linear_tensors({"density": (N_MAIN + N_AUX, shape.width)})
+        return linear_tensors({"density": (shape.targets.n_predicted, shape.width)})
 
     def reads(self, shape: HeadShape) -> dict[str, list[str]]:
         return {"density": ["patch"]}
 
     def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
-        return Outputs(inputs.late(self.maps(bank, inputs).sum((3, 4))))
+        targets = bank.shape.targets
+        n_amounts = len(targets.of_kind("amount"))
+        of_patch = self.maps(bank, inputs)
+        values = of_patch.sum((3, 4))
+        if n_amounts < targets.n_predicted:
+            averaged = of_patch[..., n_amounts:].mean((3, 4))
+            values = torch.cat([values[..., :n_amounts], averaged], -1)
+        return Outputs(inputs.late(values))
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
         weight = bank.tensors["density.weight"]
@@ -35,7 +45,15 @@ class Density(HeadKind):
             weight = weight / std[:, None, :, None]
             bias = bias - torch.einsum("qd,qgdk->qgk", mean, weight)
         y_QGBTPK = inputs.early(inputs.project(weight))
-        return F.softplus(y_QGBTPK + bias[:, :, None, None, None])
+        raw = y_QGBTPK + bias[:, :, None, None, None]
+        kinds = [target.kind for target in bank.shape.targets.outputs]
+        parts = []
+        for kind in ("amount", "level", "share"):
+            own = [k for k in range(raw.shape[-1]) if kinds[k] == kind]
+            if own:
+                part = raw[..., own[0] : own[-1] + 1]
+                parts.append(of_patches(kind, bank.shape.targets, part))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 KIND = Density()

@@ -20,6 +20,8 @@ from trainer.heads.spaces import SPACES, grams
 from trainer.heads.sums import SQUARES, SummedPaths, add_up
 from trainer.heads.table import READ, ReadTable, Scale, Table
 
+AS_IT_IS = ""
+"""What a number has for a choice that is no amount."""
 AVERAGED = ("raw", "log1p")
 CHOICES = ("average", *SPACES)
 """What a target's inner folds choose among; the first of equals, and without folds."""
@@ -46,15 +48,16 @@ class Ridge(Regressor):
     default_space = "chosen"
     copies = 8  # 5.2 seen for 285 x 7,680
 
-    def __init__(self, space: str = "chosen") -> None:
+    def __init__(self, space: str = "chosen", n_others: int = 0) -> None:
         self.space = space
+        self._n_others = n_others
         names = ["weight_FM", "bias_M", *(f"{each}_MK" for each in SPACES)]
-        if space == "average":
+        if space == "average" and not n_others:
             names = ["weight_raw_FK", "bias_raw_K", "weight_log_FK", "bias_log_K"]
         self.saved = dict.fromkeys(names, "F64")
 
-    def in_space(self, space: str) -> "Ridge":
-        return Ridge(space)
+    def in_space(self, space: str, n_others: int = 0) -> "Ridge":
+        return Ridge(space, n_others)
 
     def spaces_of(self, state: Mapping[str, np.ndarray]) -> list[str] | None:
         if self.space != "chosen":
@@ -117,17 +120,24 @@ class Ridge(Regressor):
     def _targets(self, y_NK: np.ndarray) -> np.ndarray:
         """(N, T) masses in the spaces that are fitted, side by side: each has a strength of its own
         in each."""
-        if (y_NK < 0).any():
+        n_amounts = y_NK.shape[1] - self._n_others
+        amounts = y_NK[:, :n_amounts]
+        if (amounts < 0).any():
             raise InputError(
-                f"masses: the least is {y_NK.min():g}; ridge takes grams, which start at 0"
+                f"masses: the least is {amounts.min():g}; ridge takes grams, which start at 0"
             )
-        return np.hstack([SPACES[space][0](y_NK) for space in _spaces_in(self.space)])
+        spaces = []
+        for space in _spaces_in(self.space):
+            into, _ = SPACES[space]
+            # others stand in each space as they are; only the first of them is used
+            spaces += [into(amounts), y_NK[:, n_amounts:]]
+        return np.hstack(spaces)
 
     def _state(self, paths: Paths | SummedPaths, y_NK: np.ndarray, scale: Scale) -> State:
         """What is to be saved of a fit."""
         spaces = _spaces_in(self.space)
         n_targets = y_NK.shape[1]
-        if self.space == "average":
+        if self.space == "average" and not self._n_others:
             coef_FT, intercept_T = paths.coefficients(np.arange(len(spaces) * n_targets))
             weight_FT, bias_T = folded(coef_FT, intercept_T, *scale)
             raw_FK, log_FK = np.split(weight_FT, 2, axis=1)
@@ -143,6 +153,8 @@ class Ridge(Regressor):
         if self.space == "chosen":
             guesses = np.split(paths.held_out(), len(spaces), axis=1)
             choices = choose_spaces(dict(zip(spaces, guesses, strict=True)), y_NK)
+        n_amounts = n_targets - self._n_others
+        choices[n_amounts:] = [AS_IT_IS] * self._n_others
         used_M, shares = _shares(choices, spaces)
         coef_FM, intercept_M = paths.coefficients(used_M)
         weight_FM, bias_M = folded(coef_FM, intercept_M, *scale)
@@ -155,14 +167,17 @@ class Ridge(Regressor):
             return _averaged(raw_NK, log_NK)
 
         z_NM = x_NF @ state["weight_FM"] + state["bias_M"]
-        sums_NK = np.zeros((len(z_NM), state["raw_MK"].shape[1]))
+        n_targets = state["raw_MK"].shape[1]
+        sums_NK = np.zeros((len(z_NM), n_targets))
         for space, (_, back) in SPACES.items():
             share_MK = state[f"{space}_MK"]
             # map by map: a matrix product would meet 0 * inf where another target's map is wild
             for m, k in np.argwhere(share_MK):
                 with np.errstate(over="ignore"):
                     sums_NK[:, k] += share_MK[m, k] * back(z_NM[:, m])
-        return np.maximum(sums_NK, 0)
+        n_amounts = n_targets - self._n_others
+        sums_NK[:, :n_amounts] = np.maximum(sums_NK[:, :n_amounts], 0)
+        return sums_NK
 
 
 def choose_spaces(guesses: Mapping[str, np.ndarray], y_NK: np.ndarray) -> list[str]:
@@ -211,15 +226,21 @@ def _shares(
     """Which columns of the fit are used, in order, and by space the share (M, K) of each in each
     target."""
     n_targets = len(choices)
-    share_STK = np.zeros((len(spaces), len(spaces) * n_targets, n_targets))
+    parts = []
     for k, choice in enumerate(choices):
-        for space in _spaces_in(choice):
-            s = spaces.index(space)
-            share_STK[s, s * n_targets + k, k] = 1 / len(_spaces_in(choice))
-    used_M = np.flatnonzero(share_STK.any((0, 2)))
+        if choice == AS_IT_IS:
+            parts.append(("raw", k, k, 1.0))
+            continue
+        of_choice = _spaces_in(choice)
+        for space in of_choice:
+            column = spaces.index(space) * n_targets + k
+            parts.append((space, column, k, 1 / len(of_choice)))
+
+    used_M = np.unique([column for _, column, _, _ in parts])
     shares = {f"{space}_MK": np.zeros((len(used_M), n_targets)) for space in SPACES}
-    for space, share_TK in zip(spaces, share_STK, strict=True):
-        shares[f"{space}_MK"] = share_TK[used_M]
+    for space, column, k, share in parts:
+        m = np.searchsorted(used_M, column)
+        shares[f"{space}_MK"][m, k] = share
     return used_M, shares
 
 

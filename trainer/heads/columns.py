@@ -1,0 +1,80 @@
+"""Numbers that are fitted together: those whose labels are known for the same images.
+
+A fit over several such groups is saved as one state, each name with its group's number before it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurestore.photos.targets import Targets
+from trainer.heads.regressor import State
+from trainer.heads.spaces import SPACES, grams
+
+PLACES = "places"
+"""Saved beside a group's arrays: which of a task's numbers it predicts."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some of a task's numbers, in the order of heads: amounts come first."""
+
+    places: tuple[int, ...]
+    n_amounts: int
+
+    def in_space(self, space: str, y_nK: np.ndarray) -> np.ndarray:
+        """Labels of the task's numbers -> those of these, amounts in a space."""
+        y_nk = y_nK[:, list(self.places)]
+        into, _ = SPACES[space]
+        return np.hstack([into(y_nk[:, : self.n_amounts]), y_nk[:, self.n_amounts :]])
+
+    def from_space(self, space: str, z_nk: np.ndarray) -> np.ndarray:
+        """Predictions of these back again, amounts from 0."""
+        amounts = grams(space, z_nk[..., : self.n_amounts])
+        return np.concatenate([amounts, z_nk[..., self.n_amounts :]], -1)
+
+
+def all_columns(targets: Targets, places: Sequence[int] | None = None) -> Columns:
+    """All of a task's predicted numbers, or some of them."""
+    places = tuple(range(targets.n_predicted)) if places is None else tuple(places)
+    kinds = [targets.outputs[k].kind for k in places]
+    return Columns(places, kinds.count("amount"))
+
+
+def known_together(targets: Targets, truth_NK: np.ndarray) -> list[tuple[Columns, np.ndarray]]:
+    """Groups of numbers, and (N,) which images have their labels; one group where all are known."""
+    is_known_NK = ~np.isnan(truth_NK)
+    patterns: dict[bytes, list[int]] = {}
+    for k in range(truth_NK.shape[1]):
+        patterns.setdefault(is_known_NK[:, k].tobytes(), []).append(k)
+    return [
+        (all_columns(targets, places), is_known_NK[:, places[0]]) for places in patterns.values()
+    ]
+
+
+def merged(states: Sequence[State], groups: Sequence[Columns]) -> State:
+    """One state of several groups' fits; the only group's own."""
+    if len(groups) == 1:
+        return states[0]
+    together = {}
+    for g, (state, columns) in enumerate(zip(states, groups, strict=True)):
+        together |= {f"{g}.{name}": array for name, array in state.items()}
+        together[f"{g}.{PLACES}"] = np.array(columns.places)
+    return together
+
+
+def parted(
+    state: Mapping[str, np.ndarray], targets: Targets
+) -> Iterator[tuple[Columns, dict[str, np.ndarray]]]:
+    """The groups of a saved state, and each one's own."""
+    if f"0.{PLACES}" not in state:
+        yield all_columns(targets), dict(state)
+        return
+    for g in range(sum(name.endswith(f".{PLACES}") for name in state)):
+        own = {
+            name.removeprefix(f"{g}."): array
+            for name, array in state.items()
+            if name.startswith(f"{g}.")
+        }
+        yield all_columns(targets, own.pop(PLACES).tolist()), own

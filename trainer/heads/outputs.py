@@ -1,0 +1,105 @@
+"""The output layers of heads: which targets each computes, and what their numbers mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from featurestore.photos.targets import Kind, Target, Targets
+
+PRESET_LAYERS = {
+    "main_head": ("Dry_Total_g", "GDM_g", "Dry_Green_g"),
+    "state_head": ("State",),
+    "height_head": ("Height_Ave_cm",),
+    "aux_head": ("Dry_Dead_g", "Dry_Clover_g"),
+}
+
+
+@dataclass(frozen=True)
+class OutputLayer:
+    """A linear layer after the trunk: numbers of one kind side by side, or one class."""
+
+    name: str
+    targets: tuple[Target, ...]
+
+    @property
+    def kind(self) -> Kind:
+        return self.targets[0].kind
+
+    @property
+    def width(self) -> int:
+        """Its outputs: one a number, one a word of a class."""
+        if self.kind == "class":
+            return n_words(self.targets[0])
+        return len(self.targets)
+
+
+def n_words(target: Target) -> int:
+    """Outputs of a class: one for each of its words, one where none is known."""
+    return max(1, len(target.values))
+
+
+def output_layers(targets: Targets) -> list[OutputLayer]:
+    """All layers of a task; under the preset those of the head that this project started from."""
+    if targets.preset:
+        return [
+            OutputLayer(name, tuple(targets[each] for each in columns))
+            for name, columns in PRESET_LAYERS.items()
+        ]
+    layers = [
+        OutputLayer(f"{kind}_head", targets.of_kind(kind))
+        for kind in ("amount", "level", "share")
+        if targets.of_kind(kind)
+    ]
+    layers += [OutputLayer(f"class_head_{i}", (each,)) for i, each in enumerate(targets.classes)]
+    return layers
+
+
+def numbers_over_tiles(targets: Targets, raw: Sequence[Tensor]) -> Tensor:
+    """(Q, G, B, K) numbers of photographs in the order of `targets.outputs`: amounts add up over
+    tiles, what describes the whole photograph is averaged.
+
+    raw : (Q, G, B, T, n) of each layer of numbers, in the order of `output_layers`.
+    """
+    layers = [layer for layer in output_layers(targets) if layer.kind != "class"]
+    by_kind: dict[str, list[Tensor]] = {"amount": [], "level": [], "share": []}
+    for layer, of_layer in zip(layers, raw, strict=True):
+        by_kind[layer.kind].append(of_layer)
+    numbers = []
+    for kind, parts in by_kind.items():
+        if parts:
+            numbers.append(_over_tiles(kind, targets, torch.cat(parts, -1)))
+    return numbers[0] if len(numbers) == 1 else torch.cat(numbers, -1)
+
+
+def _over_tiles(kind: str, targets: Targets, raw_QGBTK: Tensor) -> Tensor:
+    if kind == "amount":
+        return F.softplus(raw_QGBTK).sum(3)
+    return of_patches(kind, targets, raw_QGBTK).mean(3)
+
+
+def of_patches(kind: str, targets: Targets, raw_K: Tensor) -> Tensor:
+    """Raw outputs as what they mean: amounts from 0, shares in 0..1, levels as they are; the
+    preset's height from 0."""
+    if kind == "share":
+        return raw_K.sigmoid()
+    if kind == "amount" or targets.preset:
+        return F.softplus(raw_K)
+    return raw_K
+
+
+def word_slices(targets: Targets) -> list[slice]:
+    """Where each class's words lie among those of all."""
+    slices = []
+    start = 0
+    for target in targets.classes:
+        slices.append(slice(start, start + n_words(target)))
+        start += n_words(target)
+    return slices
+
+
+def word_probabilities(targets: Targets, word_C: Tensor) -> Tensor:
+    """(..., C) probabilities from logits, which sum to 1 over each class's words."""
+    return torch.cat([word_C[..., own].softmax(-1) for own in word_slices(targets)], -1)
