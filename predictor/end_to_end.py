@@ -158,7 +158,7 @@ def _predict_test(
     say_lone_folds(predictor.members, say)
     if not targets:
         targets = predictor.combiner.targets
-        rows = _rows_to_follow(data / "test.csv", rows, targets)
+        rows = _rows_to_follow(test_csv, rows, targets)
     if takes_mean:
         check_held_out(predictor.members, "--on-error mean")
     intervals = predictor.intervals(interval) if interval is not None else None

@@ -143,7 +143,7 @@ def test_masses_obey_each_points_constraints(sweep):
     raw = np.array(
         [3.0, 10, 2, 77, 88]
     )  # GDM above Total; Dead and Clover are differences, whatever was predicted
-    ordered, clipped = trainer.masses(np.tile(raw, (N_POINTS, 1, 1, 1)))[:, 0, 0]
+    ordered, clipped = trainer.constrained(np.tile(raw, (N_POINTS, 1, 1, 1)))[:, 0, 0]
     assert ordered == pytest.approx([2, 0, 3, 5, 5])  # (.5 * 3 + .2 * 10) / .7
     assert clipped == pytest.approx([2, 0, 8, 10, 10])
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from preset import MASSES, WEIGHTS, csiro
+from preset import BY, IN_TABLES, MASSES, WEIGHTS, csiro
 from scipy.optimize import minimize
 
 from trainer.data.stream import Split
@@ -54,7 +54,14 @@ def drawn(n_folds: int, sds: dict[str, float]) -> tuple[SimpleNamespace, list[Po
         last = Prediction(raw_RN5, None, config, csiro())
         blank = np.zeros(0)
         results.append(PointResult(index, name, config, {"last": last}, blank, blank, blank))
-    sweep = SimpleNamespace(splits=folds(n_folds), data=SimpleNamespace(truth_N5=truth_N5))
+    truth_table_NK = truth_N5[:, IN_TABLES]
+    sweep = SimpleNamespace(
+        splits=folds(n_folds),
+        by=BY,
+        truth_NK=truth_table_NK,
+        data=SimpleNamespace(truth_table_NK=truth_table_NK, targets=csiro()),
+        scored=lambda values_NK, word_NC, images_N=None: values_NK,
+    )
     return sweep, results
 
 

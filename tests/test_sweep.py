@@ -11,6 +11,7 @@ import pytest
 import torch
 from commands import biomass
 from plain_heads import plain_masses
+from preset import BY, TARGETS, csiro
 from sweeps import as_found, config, train_epoch
 
 from featurestore.disk.usable import Memory
@@ -23,6 +24,7 @@ from trainer.loop.plan import too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.resume import resume_sweep
 from trainer.loop.sweep import describe_plan, run_sweep
+from trainer.score.metrics import weighted_r2
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +176,6 @@ def test_a_sweep_leaves_what_the_readme_lists(finished):
 
 
 def test_the_oof_table_gives_the_score_of_the_summary(finished):
-    from preset import TARGETS
-
-    from trainer.score.metrics import weighted_r2
-
     best = json.loads((finished.path / "summary.json").read_text())["best"]
     oof = pd.read_csv(finished.path / best / "oof.csv").query("weights == 'last'")
     assert sorted(oof.query("repeat == 1")["image_id"]) == sorted(f"ID{i}" for i in range(30))
@@ -369,9 +367,9 @@ def test_labels_that_are_no_masses_are_refused_by_id(tmp_path):
         }
     )
     with pytest.raises(InputError, match="1 images lack.*\n  B"):
-        labels_of(catalog, [], torch.float32, torch.device("cpu"))
+        labels_of(catalog, csiro(), torch.float32, torch.device("cpu"))
     with pytest.raises(InputError, match="no column GDM_g"):
-        labels_of(catalog.drop(columns="GDM_g"), [], torch.float32, torch.device("cpu"))
+        labels_of(catalog.drop(columns="GDM_g"), csiro(), torch.float32, torch.device("cpu"))
 
 
 def test_one_fold_alone_gives_the_heads_of_the_whole(tmp_path, store):
@@ -436,14 +434,14 @@ def test_a_head_that_diverged_spoils_its_points_score(store, tmp_path):
     truth = sweep.data.truth_table_NK
     prediction = np.stack([truth + 1, truth + 1])
     state = sweep.data.catalog["State"]
-    assert np.isfinite(score(truth, prediction, sweep.splits, state).mean)
+    assert np.isfinite(score(BY, TARGETS, truth, prediction, sweep.splits, state).mean)
     one = [s for s in sweep.splits if s.fold == 1]
     partly = np.full_like(prediction, np.nan)
     for s in one:
         partly[s.repeat, s.val_N] = prediction[s.repeat, s.val_N]
-    assert np.isfinite(score(truth, partly, one, state).mean)
+    assert np.isfinite(score(BY, TARGETS, truth, partly, one, state).mean)
     prediction[0, one[0].val_N] = np.nan
-    assert np.isnan(score(truth, prediction, sweep.splits, state).mean)
+    assert np.isnan(score(BY, TARGETS, truth, prediction, sweep.splits, state).mean)
 
 
 def test_lost_or_damaged_heads_are_named(tmp_path, finished):

@@ -300,7 +300,7 @@ def _with_folds(
             strata,
             base.experiment.seed,
             cv.splitter,
-            dict.fromkeys(TARGETS, "amount"),
+            {target.name: target.kind for target in data.targets.each},
         )
 
     n_folds, repeats = shape_of(folds)
