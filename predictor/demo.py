@@ -16,6 +16,7 @@ from featurestore.backbone.demo.drawing import Photo, draw_pasture, plan_pasture
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
 from featurestore.photos.catalog import TARGETS, target_rows
+from featurestore.photos.targets import CSIRO
 from featurestore.photos.decode import decode_ahead
 from featurestore.photos.sites import site_of
 from featurestore.store import FeatureStore

@@ -49,7 +49,7 @@ def check_oof(
     names = list(first.targets.names)
     ours_NK, theirs_NK = (each[names].to_numpy(float) for each in (table, known))
     apart_K = np.abs(ours_NK - theirs_NK).max(0, initial=0)
-    unit = " in grams" if first.targets.preset else ""
+    unit, unit_g = (" in grams", " g") if first.targets.preset else ("", "")
     say(
         f"{len(table)} rows of {table['image_id'].nunique()} photographs, "
         f"{len(views)} views, beside "
@@ -60,8 +60,8 @@ def check_oof(
     )
     if not np.allclose(ours_NK, theirs_NK, **TOLERANCE):
         raise MismatchError(
-            f"{out}: up to {apart_K.max():.3g} from oof.csv, more than {TOLERANCE['atol']:g} "
-            f"and {TOLERANCE['rtol']:g} of the value; photographs, heads or weights have changed, "
+            f"{out}: up to {apart_K.max():.3g}{unit_g} from oof.csv, more than "
+            f"{TOLERANCE['atol']:g}{unit_g} and {TOLERANCE['rtol']:g} of the value; photographs, heads or weights have changed, "
             "or device, precision or versions are not those of the store and the sweep"
         )
 

@@ -72,7 +72,7 @@ class Pass:
         sha256 = photograph[stage.crops[0]].facts["sha256"]
 
         raws = self.journal.get(self.group, image_id, sha256) if self.journal else None
-        n_known = raws[0].masses_HV5.shape[1] if raws else 0
+        n_known = raws[0].values_HVK.shape[1] if raws else 0
         views = [] if n_known == len(self.views) else self.clock.views(self.views)
 
         # a deadline may have left fewer views to it; if there is time now, that is made up for

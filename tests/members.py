@@ -1,20 +1,23 @@
 """Members of an ensemble of which only the out-of-fold table is there, drawn with known errors."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from preset import TARGETS
+from preset import TARGETS, csiro
 
 from predictor.members.member import Member
 from trainer.loop.runs import RunFolder
+
+CONFIG = SimpleNamespace(score=None)
 
 
 def member(run: Path, table: pd.DataFrame, weight: float = 1.0) -> Member:
     """The member of a run's folder that holds this oof.csv, and no heads."""
     run.mkdir()
     table.to_csv(run / "oof.csv", index=False)
-    return Member(RunFolder(run), None, None, [], [], [], "last", weight)
+    return Member(RunFolder(run), CONFIG, {}, csiro(), [], [], "last", weight)
 
 
 def oof_table(truth_N5: np.ndarray, prediction_RN5: np.ndarray, site_N) -> pd.DataFrame:

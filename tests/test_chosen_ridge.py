@@ -10,7 +10,8 @@ from commands import biomass
 
 from predictor.bundle.bundle import load_members
 from service.explore.sweeps import describe, plan
-from trainer.score.metrics import TARGETS, weighted_r2
+from preset import TARGETS
+from trainer.score.metrics import weighted_r2
 
 YAML = """
 experiment: {{name: lazy, seed: 3}}

@@ -18,7 +18,7 @@ import torch
 from commands import TINY, biomass
 from conftest import SWEEP
 from PIL import Image
-from preset import TARGETS
+from preset import TARGETS, csiro
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -89,7 +89,7 @@ def test_an_ensemble_of_runs_and_backbones_averages_raw_masses(
     together = masses(predict(chosen, pasture, tta=2, progress=False, device="cpu"))
     for n, raw_M in enumerate(raw_NM.values()):
         raw_5 = np.mean([raw.values_HVK.mean((0, 1)) for raw in raw_M], 0)
-        np.testing.assert_allclose(together[n], constrained(raw_5[None], "order")[0], rtol=1e-9)
+        np.testing.assert_allclose(together[n], constrained(raw_5[None], csiro())[0], rtol=1e-9)
         assert [raw.values_HVK.shape for raw in raw_M] == [(2, 2, 5)] * 3
 
 
@@ -116,11 +116,11 @@ def member(sweep, weight=1.0):
 def test_weights_and_median_count(sweep):
     a, b = member(sweep, 3), member(sweep, 1)
     low, high = (Raw(np.full((2, 3, 5), value), None) for value in (10.0, 30.0))
-    assert Combiner([a, b]).masses([low, high]).tolist() == pytest.approx(
+    assert Combiner([a, b]).values([low, high]).tolist() == pytest.approx(
         constrained(np.full((1, 5), 15.0), "order")[0]
     )
     odd = Raw(np.concatenate([np.full((4, 1, 5), 10.0), np.full((1, 1, 5), 1e6)]), None)
-    assert Combiner([a], average="median").masses([odd]).max() == pytest.approx(10)
+    assert Combiner([a], average="median").values([odd]).max() == pytest.approx(10)
     sd = Combiner([a, b]).spread([low, high])
     each = [constrained(np.full((1, 5), value), "order")[0] for value in (10.0, 30.0)]
     assert sd == pytest.approx(np.sqrt(0.75 * 0.25) * np.abs(each[1] - each[0]))
@@ -132,7 +132,7 @@ def test_states_that_only_a_member_of_no_share_tells_are_not_told(sweep):
         Raw(np.full((2, 3, 5), 10.0), None),
         Raw(np.full((2, 3, 5), 30.0), np.full((2, 3, 2), 0.5)),
     ]
-    assert Combiner([silent, telling]).masses(raw).tolist() == pytest.approx(
+    assert Combiner([silent, telling]).values(raw).tolist() == pytest.approx(
         constrained(np.full((1, 5), 10.0), "order")[0]
     )
 

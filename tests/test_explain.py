@@ -15,7 +15,7 @@ import pytest
 import torch
 from commands import biomass
 from PIL import Image
-from preset import MASSES, TARGETS
+from preset import MASSES, TARGETS, csiro
 from torch import nn
 
 from featurestore.backbone.backbone import Backbone
@@ -143,7 +143,7 @@ def test_every_view_is_turned_back():
 
 
 def test_the_patch_a_head_sees_is_bright_where_it_lies():
-    shape = HeadShape("density", width=3, n_patches=12)
+    shape = HeadShape("density", width=3, n_patches=12, targets=csiro())
     state = {"density.weight": torch.ones(5, 3), "density.bias": torch.full((5,), -9.0)}
     patches_TPD = torch.zeros(2, 12, 3)
     patches_TPD[1, 1 * 4 + 2] = 4.0  # right half, row 1 of 3, column 2 of 4

@@ -139,7 +139,7 @@ def test_K8_a_regressor_that_predicts_infinite_masses_has_failed(tmp_path, store
         False,
     )
     assert result.failed == {
-        "001_tiny__kind-pls": "it predicts masses that are not finite; choose another loss.space, "
+        "001_tiny__kind-pls": "it predicts numbers that are not finite; choose another loss.space, "
         "or leave "
         "the kind out"
     }

@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import biomass
 from plain_heads import plain_masses
-from preset import TARGETS
+from preset import TARGETS, csiro
 
 from featurestore import FeatureStore
 from featurestore.checks import FAIL
@@ -140,7 +140,7 @@ def test_tta_is_the_mean_of_its_single_views(sweep, pasture):
         [predictor.raw(decoded, image_id, [view]).values_HVK for view in tta_views(8)], 1
     )
     np.testing.assert_allclose(together, singles, rtol=1e-5)
-    total = constrained(together.reshape(-1, 5).mean(0)[None], "order")[0]
+    total = constrained(together.reshape(-1, 5).mean(0)[None], csiro())[0]
     wide = predictor.predict({image_id: path}, tta=8, progress=False)
     np.testing.assert_allclose(wide[list(TARGETS)].iloc[0].to_numpy(float), total, rtol=1e-6)
 
@@ -246,19 +246,19 @@ def test_a_submission_follows_test_csv_whatever_its_order(tmp_path):
     wide = pd.DataFrame(
         {"image_id": ["A", "B"], **{t: [i + 1.0, i + 10.0] for i, t in enumerate(TARGETS)}}
     )
-    assert submission(target_rows(csv), wide)["target"].tolist() == [13.0, 5.0]
+    assert submission(target_rows(csv), wide, csiro())["target"].tolist() == [13.0, 5.0]
     with pytest.raises(InputError, match="no masses:\n  B__GDM_g"):
-        submission(target_rows(csv), wide.assign(GDM_g=[1, np.nan]))
+        submission(target_rows(csv), wide.assign(GDM_g=[1, np.nan]), csiro())
     csv.write_text("sample_id,image_path,target_name\nB__Weeds_g,test/B.jpg,Weeds_g\n")
     with pytest.raises(InputError, match="unknown targets Weeds_g"):
-        check_targets(csv, target_rows(csv))
+        check_targets(csv, target_rows(csv), csiro())
 
 
 def test_the_wide_table_has_no_index_and_six_decimals(tmp_path):
     csv = tmp_path / "test.csv"
     csv.write_text("sample_id,image_path,target_name\nA__GDM_g,test/A.jpg,GDM_g\n")
     wide = pd.DataFrame({"image_id": ["A"], **{t: [1 / 3] for t in TARGETS}})
-    write_predictions(target_rows(csv), wide, tmp_path / "submission.csv")
+    write_predictions(target_rows(csv), wide, tmp_path / "submission.csv", csiro())
     assert (
         tmp_path / "predictions.csv"
     ).read_text() == f"image_id,{','.join(TARGETS)}\nA{5 * ',0.333333'}\n"
@@ -272,10 +272,10 @@ def test_one_value_that_is_no_mass_is_refused_by_its_row(tmp_path, value):
         "sample_id,image_path,target_name\na__GDM_g,test/a.jpg,GDM_g\nb__GDM_g,test/b.jpg,GDM_g\n"
     )
     wide = pd.DataFrame({"image_id": ["a", "b"], **dict.fromkeys(TARGETS, 1.0)})
-    table = submission(target_rows(csv), wide)
+    table = submission(target_rows(csv), wide, csiro())
     assert table.columns.tolist() == ["sample_id", "target"] and table["target"].tolist() == [1, 1]
     with pytest.raises(InputError, match="1 predictions are no masses:\n  b__GDM_g"):
-        submission(target_rows(csv), wide.assign(GDM_g=[1, value]))
+        submission(target_rows(csv), wide.assign(GDM_g=[1, value]), csiro())
 
 
 def test_unknown_targets_are_refused_before_the_work(sweep, pasture, tmp_path):
@@ -330,7 +330,7 @@ def test_P04_a_full_disk_leaves_the_old_files_or_none(tmp_path):
                 if limit == 100_000
                 else pytest.raises(InputError, match="choose another place with --out")
             ):
-                write_predictions(target_rows(tmp_path / "test.csv"), wide, tmp_path / "s.csv")
+                write_predictions(target_rows(tmp_path / "test.csv"), wide, tmp_path / "s.csv", csiro())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         if limit < 100_000:
