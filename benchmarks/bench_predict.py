@@ -22,8 +22,8 @@ from featurestore.write.build import build_store
 from featurestore.write.config import BuildConfig
 from predictor.end_to_end import predict_to_file
 from predictor.predictor import Predictor, test_photographs
+from trainer.loop.chosen import best_run
 from trainer.loop.grid import SweepConfig
-from trainer.loop.runs import best_run
 from trainer.loop.sweep import run_sweep
 
 P7_MARK = 1.10

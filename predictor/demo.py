@@ -16,7 +16,6 @@ from featurestore.backbone.demo.drawing import Photo, draw_pasture, plan_pasture
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
 from featurestore.photos.catalog import TARGETS, target_rows
-from featurestore.photos.targets import CSIRO
 from featurestore.photos.decode import decode_ahead
 from featurestore.photos.sites import site_of
 from featurestore.store import FeatureStore
@@ -30,8 +29,8 @@ from predictor.predictor import Predictor, test_photographs
 from trainer.config.sections import HeadConfig
 from trainer.data.used_store import pooled_features
 from trainer.heads import kinds
+from trainer.loop.chosen import chosen_run
 from trainer.loop.grid import SweepConfig
-from trainer.loop.runs import chosen_run
 from trainer.loop.sweep import run_sweep
 from trainer.score.metrics import weighted_r2
 
@@ -91,7 +90,8 @@ def run_demo(
     photographs = test_photographs(data)
     intervals = _intervals(predictor)
     predictions = intervals.added(predictor.predict(photographs, tta=4))
-    write_predictions(target_rows(data / "test.csv"), predictions, out / "submission.csv")
+    rows = target_rows(data / "test.csv")
+    write_predictions(rows, predictions, out / "submission.csv", CSIRO)
     scores = _scores(data, FeatureStore.open(store_path), predictor, photographs, predictions)
     say(_coverage(intervals, predictions, _truth(data), plan_pasture(seed, n_train, n_test)))
     say(

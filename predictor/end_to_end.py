@@ -195,7 +195,9 @@ def _targets_of(run: Path) -> Targets | None:
     """What a run or a blend predicts; None of a bundle, whose files are not yet checked."""
     if (run / LISTING).exists():
         return None
-    return RunFolder(shared_runs(run)[0].path).targets
+    folder = RunFolder(shared_runs(run)[0].path)
+    folder.config  # noqa: B018 -- what is no run's folder is told apart by it
+    return folder.targets
 
 
 def _rows_to_follow(test_csv: Path, rows: pd.DataFrame, targets: Targets) -> pd.DataFrame | None:

@@ -61,8 +61,9 @@ def check_oof(
     if not np.allclose(ours_NK, theirs_NK, **TOLERANCE):
         raise MismatchError(
             f"{out}: up to {apart_K.max():.3g}{unit_g} from oof.csv, more than "
-            f"{TOLERANCE['atol']:g}{unit_g} and {TOLERANCE['rtol']:g} of the value; photographs, heads or weights have changed, "
-            "or device, precision or versions are not those of the store and the sweep"
+            f"{TOLERANCE['atol']:g}{unit_g} and {TOLERANCE['rtol']:g} of the value; photographs, "
+            "heads or weights have changed, or device, precision or versions are not those of the "
+            "store and the sweep"
         )
 
 

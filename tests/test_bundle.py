@@ -33,7 +33,8 @@ from predictor.bundle.wheel import write_wheel
 from predictor.extras.blend import weighed
 from predictor.members.member import Member
 from predictor.predictor import test_photographs as photographs_of
-from trainer.loop.runs import RunFolder, best_run
+from trainer.loop.chosen import best_run
+from trainer.loop.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent
 HEAD = "runs/002_small__kind-density/weights/last_fold0.safetensors"

@@ -12,7 +12,7 @@ from commands import biomass
 from preset import TARGETS
 
 from predictor.bundle.bundle import load_members
-from trainer.loop.runs import chosen_run
+from trainer.loop.chosen import chosen_run
 from trainer.score.metrics import weighted_r2
 
 TRUE = [f"true_{name}" for name in TARGETS]

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import biomass
+from preset import TARGETS
 
 from predictor.bundle.bundle import load_members
 from service.explore.sweeps import describe, plan
-from preset import TARGETS
 from trainer.score.metrics import weighted_r2
 
 YAML = """

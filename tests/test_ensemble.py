@@ -117,23 +117,26 @@ def test_weights_and_median_count(sweep):
     a, b = member(sweep, 3), member(sweep, 1)
     low, high = (Raw(np.full((2, 3, 5), value), None) for value in (10.0, 30.0))
     assert Combiner([a, b]).values([low, high]).tolist() == pytest.approx(
-        constrained(np.full((1, 5), 15.0), "order")[0]
+        constrained(np.full((1, 5), 15.0), csiro())[0]
     )
     odd = Raw(np.concatenate([np.full((4, 1, 5), 10.0), np.full((1, 1, 5), 1e6)]), None)
     assert Combiner([a], average="median").values([odd]).max() == pytest.approx(10)
     sd = Combiner([a, b]).spread([low, high])
-    each = [constrained(np.full((1, 5), value), "order")[0] for value in (10.0, 30.0)]
+    each = [constrained(np.full((1, 5), value), csiro())[0] for value in (10.0, 30.0)]
     assert sd == pytest.approx(np.sqrt(0.75 * 0.25) * np.abs(each[1] - each[0]))
 
 
 def test_states_that_only_a_member_of_no_share_tells_are_not_told(sweep):
-    silent, telling = member(sweep, 1), dataclasses.replace(member(sweep, 0), states=["NSW", "Tas"])
+    silent, telling = (
+        member(sweep, 1),
+        dataclasses.replace(member(sweep, 0), targets=csiro(["NSW", "Tas"])),
+    )
     raw = [
         Raw(np.full((2, 3, 5), 10.0), None),
         Raw(np.full((2, 3, 5), 30.0), np.full((2, 3, 2), 0.5)),
     ]
     assert Combiner([silent, telling]).values(raw).tolist() == pytest.approx(
-        constrained(np.full((1, 5), 10.0), "order")[0]
+        constrained(np.full((1, 5), 10.0), csiro())[0]
     )
 
 
@@ -339,7 +342,9 @@ def test_K7_what_the_same_tensors_said_in_another_way_is_not_taken(sweep):
         config.model_copy(update={"loss": config.loss.model_copy(update={"space": "log1p"})}),
     ):
         keys.add(journal_key([dataclasses.replace(member, config=other)], ["plain"], None))
-    keys.add(journal_key([dataclasses.replace(member, states=["Vic", "Tas"])], ["plain"], None))
+    keys.add(
+        journal_key([dataclasses.replace(member, targets=csiro(["Vic", "Tas"]))], ["plain"], None)
+    )
     assert len(keys) == 4
 
 
@@ -537,7 +542,7 @@ def test_P03_a_head_that_says_no_number_ends_it_at_the_first_photograph(sweep, p
     save_file(huge, file, safe_open(file, "pt").metadata())
     said = biomass(*command(pasture, tmp_path / "s.csv", copy), "--tta", 1, code=3).stderr
     assert (
-        f"failed: 1 heads say no finite mass of {next(iter(photographs_of(pasture)))}: repeat 0 "
+        f"failed: 1 heads say no finite number of {next(iter(photographs_of(pasture)))}: repeat 0 "
         "fold 1" in said
     )
     assert "0/2" in said and not (tmp_path / "s.csv").exists()

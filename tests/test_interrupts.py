@@ -29,9 +29,10 @@ from predictor.predictor import predict
 from trainer.data.tokens import TokenReader
 from trainer.loop import sweep as module
 from trainer.loop.bank_trainer import BankTrainer
+from trainer.loop.chosen import best_run
 from trainer.loop.grid import SweepConfig
 from trainer.loop.resume import resume_sweep
-from trainer.loop.runs import RunFolder, best_run
+from trainer.loop.runs import RunFolder
 from trainer.loop.sweep import run_sweep
 
 ROOT = Path(__file__).parent.parent

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from commands import biomass
 from members import drawn_table, member, oof_table
-from preset import TARGETS
+from preset import TARGETS, csiro
 
 from featurestore.errors import InputError, UsageError
 from predictor.extras.blend import weighed
-from predictor.extras.intervals import Intervals, scale, site_quantile, within
+from predictor.extras.intervals import Intervals, site_quantile, within
 from predictor.predictor import Predictor, predict
-from trainer.loop.runs import best_run
+from trainer.loop.chosen import best_run
 
 
 def drawn(
@@ -80,7 +80,7 @@ def test_intervals_cover_new_photographs_and_widen_with_the_mass(tmp_path):
     new = drawn_table(1, 3000, n_repeats=1)
     table = intervals.added(new[["image_id", *TARGETS]])
     inside = (
-        pd.DataFrame(within(table, new[[f"true_{t}" for t in TARGETS]].to_numpy()))
+        pd.DataFrame(within(table, new[[f"true_{t}" for t in TARGETS]].to_numpy(), csiro()))
         .groupby(new["site"])
         .mean()
     )
@@ -88,7 +88,7 @@ def test_intervals_cover_new_photographs_and_widen_with_the_mass(tmp_path):
     assert (inside.mean() > 0.85).all() and (inside.mean() < 0.98).all()
     assert (table[[f"{t}_low" for t in TARGETS]].to_numpy() >= 0).all()
     width = table["Dry_Total_g_high"] - table["Dry_Total_g"]
-    np.testing.assert_allclose(width / scale(table["Dry_Total_g"]), intervals.quantile_5[4])
+    np.testing.assert_allclose(width / np.sqrt(table["Dry_Total_g"] + 1), intervals.quantile_K[4])
     assert list(table)[6:8] == ["Dry_Green_g_low", "Dry_Green_g_high"]
 
 
@@ -100,7 +100,7 @@ def test_what_stands_in_for_a_photograph_has_the_intervals_of_the_mean(tmp_path)
     )
     table = intervals.added(row, stand_ins={"B"})
     heads, mean = table["Dry_Total_g_high"] - table["Dry_Total_g"]
-    assert mean == pytest.approx(intervals.mean_width_5[4]) and mean > 1.5 * heads
+    assert mean == pytest.approx(intervals.mean_width_K[4]) and mean > 1.5 * heads
 
 
 def test_residuals_are_of_predictions_averaged_over_repeats(tmp_path):
@@ -109,10 +109,10 @@ def test_residuals_are_of_predictions_averaged_over_repeats(tmp_path):
     noisy, shifted = (
         oof_table(truth_N5, truth_N5 + shift, range(10)) for shift in (apart, apart + 2)
     )
-    assert Intervals.of([member(tmp_path / "noisy", noisy)], 0.9).quantile_5 == pytest.approx(
+    assert Intervals.of([member(tmp_path / "noisy", noisy)], 0.9).quantile_K == pytest.approx(
         np.zeros(5)
     )
-    assert Intervals.of([member(tmp_path / "shifted", shifted)], 0.9).quantile_5 == pytest.approx(
+    assert Intervals.of([member(tmp_path / "shifted", shifted)], 0.9).quantile_K == pytest.approx(
         2 / np.sqrt(27)
     )
 
@@ -123,8 +123,8 @@ def test_an_ensembles_errors_are_those_of_its_average(tmp_path):
         member(tmp_path / name, oof_table(truth_N5, truth_N5[None] + shift, range(10)))
         for name, shift in (("high", 3.0), ("low", -1.0))
     )
-    assert Intervals.of([high, low.weighing(3)], 0.9).quantile_5 == pytest.approx(np.zeros(5))
-    assert Intervals.of([high, low], 0.9).quantile_5 == pytest.approx(1 / np.sqrt(26))
+    assert Intervals.of([high, low.weighing(3)], 0.9).quantile_K == pytest.approx(np.zeros(5))
+    assert Intervals.of([high, low], 0.9).quantile_K == pytest.approx(1 / np.sqrt(26))
 
 
 def test_members_of_other_photographs_or_labels_are_refused(tmp_path):
@@ -147,7 +147,7 @@ def test_members_of_other_photographs_or_labels_are_refused(tmp_path):
 
 def test_levels_that_cannot_be_are_refused(tmp_path):
     few = member(tmp_path / "few", drawn_table(0, 9))
-    assert np.isfinite(Intervals.of([few], 0.9).quantile_5).all()
+    assert np.isfinite(Intervals.of([few], 0.9).quantile_K).all()
     with pytest.raises(
         InputError,
         match=r"--interval 0\.91: 9 sites with a known Dry_Green_g support .* 9 / 10 = 0\.900",
@@ -230,7 +230,7 @@ def test_a_bundle_gives_its_runs_intervals(sweep, pasture, tmp_path):
         Predictor.load(each, device="cpu", weigh=weigh).intervals(0.5)
         for each, weigh in ((tmp_path / "b", None), (runs, partial(weighed, how="fitted", say=str)))
     )
-    np.testing.assert_array_equal(by_bundle.quantile_5, by_runs.quantile_5)
+    np.testing.assert_array_equal(by_bundle.quantile_K, by_runs.quantile_K)
     biomass(
         "predict",
         "--data",

@@ -68,5 +68,5 @@ def test_a_kind_whose_outputs_start_far_from_the_means_is_told_of(tmp_path, stor
     (tmp_path / "kinds" / "renamed.py").write_text(code)
     monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path / "kinds")])
     sweep = prepare_sweep(config(tmp_path, store, kind="[renamed]", lr="[1e-2]"), "cpu")
-    with pytest.warns(UserWarning, match="renamed: it has none of main_head.bias, aux_head.bias"):
+    with pytest.warns(UserWarning, match="renamed: it has none of main_head.bias"):
         sweep.trainers([0])

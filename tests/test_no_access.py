@@ -17,7 +17,7 @@ from featurestore.errors import NoAccessError
 from predictor import __main__ as program
 from service.explore.pictures import photograph_jpeg
 from trainer.loop.checkpoint import Checkpoint
-from trainer.loop.runs import best_run
+from trainer.loop.chosen import best_run
 
 CONFIG = """\
 experiment: {name: small, seed: 3}

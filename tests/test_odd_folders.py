@@ -17,10 +17,11 @@ from sweeps import as_found, config, write_store
 
 from featurestore.disk.tensor_file import readable_name
 from predictor.predictor import predict
+from trainer.loop.chosen import best_run
 from trainer.loop.grid import SweepConfig
 from trainer.loop.newest import newest_sweep
 from trainer.loop.resume import resume_sweep
-from trainer.loop.runs import RunFolder, best_run
+from trainer.loop.runs import RunFolder
 from trainer.loop.sweep import run_sweep
 
 LATIN = os.fsdecode(b"caf\xe9")

@@ -13,7 +13,7 @@ from commands import biomass
 from featurestore.errors import InputError
 from featurestore.photos.data_folder import check_data
 from predictor.predictor import predict
-from trainer.loop.runs import best_run
+from trainer.loop.chosen import best_run
 
 
 @pytest.fixture

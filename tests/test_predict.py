@@ -22,7 +22,8 @@ from featurestore.photos.data_folder import check_data
 from featurestore.photos.decode import decode
 from predictor.members.submission import check_targets, submission, wide_path, write_predictions
 from predictor.predictor import Predictor, predict
-from trainer.loop.runs import RunFolder, best_run
+from trainer.loop.chosen import best_run
+from trainer.loop.runs import RunFolder
 from trainer.score.constraints import constrained
 
 
@@ -247,7 +248,7 @@ def test_a_submission_follows_test_csv_whatever_its_order(tmp_path):
         {"image_id": ["A", "B"], **{t: [i + 1.0, i + 10.0] for i, t in enumerate(TARGETS)}}
     )
     assert submission(target_rows(csv), wide, csiro())["target"].tolist() == [13.0, 5.0]
-    with pytest.raises(InputError, match="no masses:\n  B__GDM_g"):
+    with pytest.raises(InputError, match="not finite, or below 0:\n  B__GDM_g"):
         submission(target_rows(csv), wide.assign(GDM_g=[1, np.nan]), csiro())
     csv.write_text("sample_id,image_path,target_name\nB__Weeds_g,test/B.jpg,Weeds_g\n")
     with pytest.raises(InputError, match="unknown targets Weeds_g"):
@@ -274,7 +275,7 @@ def test_one_value_that_is_no_mass_is_refused_by_its_row(tmp_path, value):
     wide = pd.DataFrame({"image_id": ["a", "b"], **dict.fromkeys(TARGETS, 1.0)})
     table = submission(target_rows(csv), wide, csiro())
     assert table.columns.tolist() == ["sample_id", "target"] and table["target"].tolist() == [1, 1]
-    with pytest.raises(InputError, match="1 predictions are no masses:\n  b__GDM_g"):
+    with pytest.raises(InputError, match="1 predictions are not finite, or below 0:\n  b__GDM_g"):
         submission(target_rows(csv), wide.assign(GDM_g=[1, value]), csiro())
 
 
@@ -330,7 +331,9 @@ def test_P04_a_full_disk_leaves_the_old_files_or_none(tmp_path):
                 if limit == 100_000
                 else pytest.raises(InputError, match="choose another place with --out")
             ):
-                write_predictions(target_rows(tmp_path / "test.csv"), wide, tmp_path / "s.csv", csiro())
+                write_predictions(
+                    target_rows(tmp_path / "test.csv"), wide, tmp_path / "s.csv", csiro()
+                )
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         if limit < 100_000:

@@ -16,9 +16,10 @@ from featurestore.errors import InputError
 from predictor.bundle.pack import chosen_runs
 from trainer.loop import fits
 from trainer.loop.checkpoint import Checkpoint
+from trainer.loop.chosen import best_run
 from trainer.loop.fits import FitNote, close_regressor
 from trainer.loop.grid import SweepConfig, load_point
-from trainer.loop.runs import RunFolder, SweepFolder, best_run
+from trainer.loop.runs import RunFolder, SweepFolder
 from trainer.loop.summary import finish
 from trainer.loop.sweep import describe_plan, prepare_sweep, run_sweep, train_pass
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from featurestore.errors import InputError, list_some
 from trainer.loop.blend_folder import is_blend, shared_runs
-from trainer.loop.runs import RIDGE, best_run, chosen_run
+from trainer.loop.chosen import best_run, chosen_run
+from trainer.loop.runs import RIDGE
 
 
 def row_of(sweep: Path, name: str | None = None) -> Path:

@@ -53,7 +53,7 @@ def output_layers(targets: Targets) -> list[OutputLayer]:
         for kind in ("amount", "level", "share")
         if targets.of_kind(kind)
     ]
-    layers += [OutputLayer(f"class_head_{i}", (each,)) for i, each in enumerate(targets.classes)]
+    layers += [OutputLayer(f"class_{i}_head", (each,)) for i, each in enumerate(targets.classes)]
     return layers
 
 
