@@ -19,7 +19,7 @@ from featurestore.photos.sites import joined_sites
 from featurestore.store import FeatureStore
 from trainer.heads.reads import vectors_of
 from trainer.heads.regressor import Regressor
-from trainer.judge.baselines import blank_masses, fit_splits
+from trainer.judge.baselines import blank_values, fit_splits
 from trainer.loop.grid import SweepConfig
 from trainer.loop.memory import keep_freed_memory
 from trainer.loop.prepare import Sweep, prepare_sweep
@@ -107,7 +107,7 @@ def fit_all_before(sweep: Sweep, kind: Regressor) -> np.ndarray:
     data = sweep.data
     names = vectors_of(sweep.config.points[0])
     group_N = joined_sites(sweep.folds["site"], data.catalog)
-    raw_RN5 = blank_masses(data, sweep.splits)
+    raw_RN5 = blank_values(data, sweep.splits)
     for split in sweep.splits:
         train_N = split.train_N
         x_nF = data.features(names, 0, train_N)

@@ -169,7 +169,7 @@ def plain(sweep: Sweep, n_points: int):
     t = sweep.data.store.spec.tokens
     heads = nn.ModuleDict(
         {
-            f"{q}-{g}": PlainHead(t.width, t.n_patches, len(sweep.data.states))
+            f"{q}-{g}": PlainHead(t.width, t.n_patches, len(sweep.data.targets["State"].values))
             for q in range(len(sweep.splits))
             for g in range(n_points)
         }
@@ -196,7 +196,7 @@ def mixed_batch(
     sweep: Sweep, batch: Batch, q: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Class tokens, patches and masses of one fold's batch, mixed in float32."""
-    store, masses = sweep.data.store, sweep.data.labels.masses_N5
+    store, masses = sweep.data.store, sweep.data.labels.values_NK[:, :5]
     images, partners = batch.images_QB[q], batch.images_QB[q][batch.partner_QB[q]]
     share = torch.tensor(batch.uniform_QB[q], dtype=torch.float32)[:, None, None]
     own, other = (

@@ -18,6 +18,7 @@ from featurestore.errors import InputError
 from featurestore.photos.catalog import TARGETS, target_rows
 from featurestore.photos.decode import decode_ahead
 from featurestore.photos.sites import site_of
+from featurestore.photos.targets import CSIRO
 from featurestore.store import FeatureStore
 from featurestore.write.build import build_store
 from featurestore.write.config import BuildConfig

@@ -16,11 +16,16 @@ from trainer.config.section import Count, Section, Share, Weight
 from trainer.config.stores import StoreName, StorePlace
 
 
-def _exactly(*names: str) -> AfterValidator:
+def _exactly(*names: str, settings: str = "{}") -> AfterValidator:
+    """The preset's own columns; settings : what others have under `targets`."""
+
     def check(value: list[str]) -> list[str]:
         if value != list(names):
+            block = "".join(f"\n  {name}: {settings}" for name in value)
             raise ValueError(
-                f"found {reprlib.repr(value)}, expected {list(names)}: others are not supported yet"
+                f"found {reprlib.repr(value)}; this key is of the preset csiro, whose columns are "
+                f"{', '.join(names)}. Leave it out, and name other targets at the top of the config"
+                + (f":\ntargets:{block}" if block else "")
             )
         return value
 
@@ -61,7 +66,9 @@ class DatasetConfig(Section):
     ]
     """Masses of the main loss, in the order of `loss.main_weights`."""
 
-    aux_target_cols: Annotated[list[str], _exactly("Dry_Dead_g", "Dry_Clover_g")] = [
+    aux_target_cols: Annotated[
+        list[str], _exactly("Dry_Dead_g", "Dry_Clover_g", settings="{auxiliary: true}")
+    ] = [
         "Dry_Dead_g",
         "Dry_Clover_g",
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from featurestore.errors import InputError, list_some
+from featurestore.photos.candidates import block_to_write, could_be_targets
 from featurestore.photos.labels import NOT_LABELS, class_cells
 from featurestore.photos.targets import CSIRO, Targets, has_preset
 from trainer.config.sections import PointConfig
@@ -42,4 +43,7 @@ def _what_to_write(catalog: pd.DataFrame, config: PointConfig, where: Path | str
     if given := config.old_keys_given:
         replaced = [f"{key}: {OLD_KEYS[key]}" for key in given]
         told += f"Keys of the preset do not say it elsewhere:{list_some(replaced)}\n"
-    return told + f"Columns of the store:{list_some(columns)}"
+    candidates = could_be_targets(catalog)
+    if not candidates:
+        return told + f"No column of the store could be a target; it has{list_some(columns)}"
+    return told + f"Write, and leave out what should not be learned:\n{block_to_write(candidates)}"

@@ -332,7 +332,10 @@ def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
             words.append(of_layer.mean(3))
         else:
             raw.append(of_layer)
-    values = numbers_over_tiles(bank.shape.targets, raw)
+    if raw:
+        values = numbers_over_tiles(bank.shape.targets, raw)
+    else:  # classes alone
+        values = features.new_zeros(*features.shape[:3], 0)
     word = torch.cat(words, -1) if words else None
     if not bank.shape.n_intervals:
         return Outputs(values, word)

@@ -27,7 +27,7 @@ def new_bank(
     biases : for each split, values of the output biases; from zero they would take hundreds of
         steps to get there.
     """
-    if not biases[0].keys() & shape.tensors().keys():
+    if biases[0] and not biases[0].keys() & shape.tensors().keys():
         warnings.warn(
             f"head.kind {shape.kind}: it has none of {', '.join(biases[0])}, so its predictions "
             "start far from the training means; name its output layers so (docs/design.md)",

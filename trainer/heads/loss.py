@@ -281,6 +281,8 @@ def initial_biases(
         if layer.kind != "class":
             own = [place[target.name] for target in layer.targets]
             biases[f"{layer.name}.bias"] = _raw_of(targets, layer.kind, mean_K[own], n_tiles)
+    if not targets.n_predicted:
+        return biases
     parts = []
     for kind in ("amount", "level", "share"):
         own = [k for k in range(targets.n_predicted) if targets.outputs[k].kind == kind]

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from featurestore.disk.interrupts import check_interrupt
+from featurestore.photos.labels import class_cells
 from featurestore.photos.targets import Targets
 from trainer.data.dataset import TrainingData, inputs_of
 from trainer.data.readers import TokenReaders
@@ -169,6 +170,23 @@ def _held_out_truth(
     return truth_RNK
 
 
+def _words_told(data: TrainingData, word_NC: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of classes: the most probable word; but for the preset, its truth and the
+    probability of each word too."""
+    targets = data.targets
+    columns = {}
+    for target, own in zip(targets.classes, word_slices(targets), strict=True):
+        if not target.values:
+            continue
+        columns[f"predicted_{target.name}"] = most_probable(word_NC[:, own], target.values)
+        if targets.preset:
+            continue
+        columns[f"true_{target.name}"] = class_cells(data.catalog, target)
+        for word, share_N in zip(target.values, word_NC[:, own].T, strict=True):
+            columns[f"probability_{target.name}_{word}"] = share_N
+    return columns
+
+
 def oof_table(
     which: str,
     data: TrainingData,
@@ -198,9 +216,6 @@ def oof_table(
         prediction = pd.DataFrame(prediction_NK, columns=list(targets.names))
         part = pd.concat([about, prediction, truth], axis=1)
         if word_RNC is not None:
-            for target, own in zip(targets.classes, word_slices(targets), strict=True):
-                if target.values:
-                    told = most_probable(word_RNC[repeat][:, own], target.values)
-                    part[f"predicted_{target.name}"] = told
+            part = part.assign(**_words_told(data, word_RNC[repeat]))
         parts.append(part[held_out])
     return pd.concat(parts)

@@ -41,6 +41,7 @@ from trainer.loop.results import (
 )
 from trainer.loop.runs import ALL_FILE, RIDGE, RunFolder
 from trainer.score.constraints import constrained
+from trainer.score.metrics import CLASS_SCORES
 
 WARM_S = 2.0
 """A first fit imports its library; one that takes longer than this is not timed again."""
@@ -171,8 +172,10 @@ def close_ridge(
     """Fit the ridge that stands beside the board, as a run of its own.
 
     A sweep that has no ridge among its points must not die of it: where ridge cannot be fitted it
-    is left out, with a warning, and None is returned.
+    is left out, with a warning, and None is returned; without one where classes alone are ranked.
     """
+    if sweep.by.name in CLASS_SCORES:
+        return None
     try:
         result = close_regressor(ridge_alone(sweep), 0, run, note, after_each)
         failure = result.failure

@@ -35,7 +35,7 @@ from trainer.loop.events import writer_class
 from trainer.loop.grid import SweepConfig
 from trainer.loop.plan import Plan, plan_sweep
 from trainer.loop.store_checks import check_stores
-from trainer.score.metrics import Score, class_columns
+from trainer.score.metrics import CLASS_SCORES, Score, class_columns
 from trainer.score.postprocess import rules_of
 
 MOST_LEFT = 0.05  # of the weights a head began with, in its moving average at the end
@@ -271,6 +271,7 @@ def prepare_sweep(
     )
     check_stores(config, data)
     _check_rules(config, data.targets)
+    _check_classes(config, data.targets)
     if base.trainer.tensorboard:
         writer_class()
     config, folds = _with_folds(config, data, begun)
@@ -337,6 +338,20 @@ def _says_how_to_mix(config: SweepConfig) -> bool:
 
 def _sha256(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+
+
+def _check_classes(config: SweepConfig, targets: Targets) -> None:
+    """InputError for a kind that tells no class where classes alone are ranked."""
+    by = Score.of(config.base.score, targets)
+    if by.name not in CLASS_SCORES:
+        return
+    for point, name in zip(config.points, config.names, strict=True):
+        kind = kinds.load(point.head.kind)
+        if not (kind.trained and kind.has_trunk):
+            raise InputError(
+                f"{name}: classes alone are ranked ({by.name}), and {point.head.kind} tells none; "
+                "choose another head.kind, or score numbers"
+            )
 
 
 def _check_rules(config: SweepConfig, targets: Targets) -> None:
