@@ -9,7 +9,7 @@ import pytest
 import torch
 from commands import biomass
 from preset import BY
-from sklearn.metrics import accuracy_score, log_loss, r2_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, r2_score
 from sweeps import write_store
 
 from featurestore.errors import InputError
@@ -231,3 +231,22 @@ def test_without_targets_the_block_to_write_is_shown(tmp_path, store):
     targets = prepare_sweep(SweepConfig.load(path), "cpu").data.targets
     assert {"yield_t", "ndvi", "crop"} <= {target.name for target in targets.each}
     assert BY.name == "contest"
+
+
+def test_other_scores_and_the_confusion_of_classes_stand_beside(finished):
+    board = pd.read_csv(finished / "summary.csv").set_index("name")
+    assert board["rmse"].notna().all() and (board["contest"] < 1).all()
+    summary = json.loads((finished / "summary.json").read_text())
+    point = next(point for point in summary["points"] if "pooled_mlp" in point["name"])
+    told = point["last"]["classes"]["crop"]
+    oof = pd.read_csv(finished / point["name"] / "oof.csv").query("weights == 'last'")
+    known = oof.dropna(subset="true_crop")
+    truth, guess = known["true_crop"], known["predicted_crop"]
+    assert told["words"] == ["oat", "rye"]
+    assert told["confusion"] == confusion_matrix(truth, guess).tolist()
+    assert told["accuracy"] == pytest.approx(accuracy_score(truth, guess))
+    assert told["macro_f1"] == pytest.approx(f1_score(truth, guess, average="macro"))
+    assert board.loc[point["name"], "f1_crop"] == pytest.approx(told["macro_f1"])
+    squares = [np.nanmean((oof[f"true_{n}"] - oof[n]) ** 2) for n in NUMBERS]
+    expected = np.average(squares, weights=[2, 1, 0, 1, 1, 0]) ** 0.5
+    assert board.loc[point["name"], "rmse"] == pytest.approx(expected)

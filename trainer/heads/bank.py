@@ -19,7 +19,7 @@ from featurestore.errors import MismatchError
 from featurestore.format.spec import POOLED
 from trainer.config.stores import split_vector
 from trainer.heads import kinds
-from trainer.heads.outputs import numbers_over_tiles, output_layers
+from trainer.heads.outputs import layers_by_kind, numbers_over_tiles, output_layers
 from trainer.heads.pooling import attend, project
 from trainer.heads.shape import HeadShape
 from trainer.heads.spaces import SPACES
@@ -326,7 +326,7 @@ def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
 
     raw = []
     words = []
-    for layer in output_layers(bank.shape.targets):
+    for layer in layers_by_kind(bank.shape.targets):
         of_layer = bank.linear(layer.name, features)
         if layer.kind == "class":
             words.append(of_layer.mean(3))

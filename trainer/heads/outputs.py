@@ -57,13 +57,22 @@ def output_layers(targets: Targets) -> list[OutputLayer]:
     return layers
 
 
+def layers_by_kind(targets: Targets) -> list[OutputLayer]:
+    """The same in the order that heads compute them in: amounts, classes, levels, shares.
+
+    Gradients of the trunk are added up in the reverse order: another one rounds otherwise.
+    """
+    order = ("amount", "class", "level", "share")
+    return sorted(output_layers(targets), key=lambda layer: order.index(layer.kind))
+
+
 def numbers_over_tiles(targets: Targets, raw: Sequence[Tensor]) -> Tensor:
     """(Q, G, B, K) numbers of photographs in the order of `targets.outputs`: amounts add up over
     tiles, what describes the whole photograph is averaged.
 
-    raw : (Q, G, B, T, n) of each layer of numbers, in the order of `output_layers`.
+    raw : (Q, G, B, T, n) of each layer of numbers, in the order of `layers_by_kind`.
     """
-    layers = [layer for layer in output_layers(targets) if layer.kind != "class"]
+    layers = [layer for layer in layers_by_kind(targets) if layer.kind != "class"]
     by_kind: dict[str, list[Tensor]] = {"amount": [], "level": [], "share": []}
     for layer, of_layer in zip(layers, raw, strict=True):
         by_kind[layer.kind].append(of_layer)

@@ -13,6 +13,9 @@ from trainer.loop.prepare import Sweep
 from trainer.loop.results import PointResult
 from trainer.loop.runs import RIDGE
 
+ALWAYS = ("per_fold", "per_target", "per_state")
+"""Of scores, what stands in summary.json though it is empty."""
+
 
 def chosen_json(chosen: Row | None) -> dict[str, Any] | None:
     """What `predict` takes: its name on the board, and the runs that predict together."""
@@ -71,7 +74,11 @@ def summary_row(
 def parts_of(scores: Scores) -> dict:
     """Scores of each target and each State, as columns."""
     parts = {f"r2_{target}": value for target, value in scores.per_target.items()}
-    return parts | {f"score_{state}": value for state, value in scores.per_state.items()}
+    for name, about in scores.classes.items():
+        parts[f"accuracy_{name}"] = about["accuracy"]
+        parts[f"f1_{name}"] = about["macro_f1"]
+    parts |= {f"score_{state}": value for state, value in scores.per_state.items()}
+    return scores.others | parts
 
 
 def point_json(
@@ -97,4 +104,5 @@ def point_json(
 
 def scores_json(scores: Scores) -> dict:
     """Scores as JSON holds them."""
-    return vars(scores) | {"per_repeat_R": scores.per_repeat_R.tolist()}
+    told = {name: value for name, value in vars(scores).items() if value != {} or name in ALWAYS}
+    return told | {"per_repeat_R": scores.per_repeat_R.tolist()}

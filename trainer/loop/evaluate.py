@@ -2,7 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,6 +106,10 @@ class Scores:
     per_fold: dict[str, float]
     per_target: dict[str, float]
     per_state: dict[str, float]
+    others: dict[str, float] = field(default_factory=dict)
+    """Other scores by name; of other tasks than the preset."""
+    classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """`class_report`; the same."""
 
     @property
     def mean(self) -> float:
@@ -133,7 +138,7 @@ def score(
 
     A head that diverged predicts NaN and makes the score NaN: a point must not gain by failing.
     """
-    truth_RNK = _held_out_truth(truth_NK, prediction_RNK, splits)
+    truth_RNK = held_out_truth(truth_NK, prediction_RNK, splits)
     state = np.asarray(state_N)
     held_out = sorted(set(state[~np.isnan(truth_RNK).all((0, 2))]))
     per_repeat_R = np.asarray(by(truth_RNK, prediction_RNK))
@@ -156,11 +161,11 @@ def pooled_score(
     by: Score, truth_NK: np.ndarray, prediction_RNK: np.ndarray, splits: Sequence[Split]
 ) -> float:
     """The mean over repeats alone, `Scores.mean`, for every epoch of every point."""
-    truth_RNK = _held_out_truth(truth_NK, prediction_RNK, splits)
+    truth_RNK = held_out_truth(truth_NK, prediction_RNK, splits)
     return float(np.mean(by(truth_RNK, prediction_RNK)))
 
 
-def _held_out_truth(
+def held_out_truth(
     truth_NK: np.ndarray, prediction_RNK: np.ndarray, splits: Sequence[Split]
 ) -> np.ndarray:
     """(R, N, K) truth, NaN where a repeat's splits do not hold the image out."""

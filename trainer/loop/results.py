@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,17 @@ from trainer.data.readers import TokenReaders
 from trainer.data.stream import Split
 from trainer.heads.outputs import word_slices
 from trainer.judge.baselines import mean_predictor
+from trainer.judge.beside import class_report, other_scores
 from trainer.judge.report import draw_curves
 from trainer.loop.bank_trainer import BankTrainer
-from trainer.loop.evaluate import HeldOut, Scores, oof_table, predict_held_out, score
+from trainer.loop.evaluate import (
+    HeldOut,
+    Scores,
+    held_out_truth,
+    oof_table,
+    predict_held_out,
+    score,
+)
 from trainer.loop.plan import fit_bytes, most_rows
 from trainer.loop.prepare import Sweep
 from trainer.loop.runs import ALL_FILE, WEIGHTS, RunFolder, head_file
@@ -200,8 +208,14 @@ def scores_of(sweep: Sweep, values_RNK: np.ndarray, word_RNC: np.ndarray | None)
     catalog = sweep.data.catalog
     state = catalog.get("State", pd.Series("", catalog.index))
     scored_RNK = sweep.scored(values_RNK, word_RNC)
-    names = sweep.data.targets.names
-    return score(sweep.by, names, sweep.truth_NK, scored_RNK, sweep.splits, state)
+    targets = sweep.data.targets
+    scores = score(sweep.by, targets.names, sweep.truth_NK, scored_RNK, sweep.splits, state)
+    if targets.preset:
+        return scores
+    truth_RNK = held_out_truth(sweep.data.truth_table_NK, values_RNK, sweep.splits)
+    others = other_scores(sweep.by, targets, truth_RNK, values_RNK, sweep.true_words_NC, word_RNC)
+    classes = class_report(targets, sweep.true_words_NC, word_RNC)
+    return replace(scores, others=others, classes=classes)
 
 
 def write_oof(

@@ -14,6 +14,7 @@ from trainer.data.stream import Split
 
 SMALLER_IS_BETTER = ("rmse", "mae", "log_loss")
 CLASS_SCORES = ("log_loss", "accuracy")
+SCORES = ("contest", "r2", "rmse", "mae", *CLASS_SCORES)
 LEAST_SHARE = 1e-12
 """Of a word, so that a log-loss is finite."""
 
