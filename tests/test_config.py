@@ -207,7 +207,7 @@ def test_a_date_is_a_name(load):
         (
             "dataset.target_cols",
             ["GDM_g"],
-            "dataset.target_cols: found ['GDM_g'], expected ['Dry_Total_g', 'GDM_g', ",
+            "dataset.target_cols: found ['GDM_g']; this key is of the preset csiro",
         ),
         (
             "inference.tta_indices",
