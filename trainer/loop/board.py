@@ -104,5 +104,5 @@ def point_json(
 
 def scores_json(scores: Scores) -> dict:
     """Scores as JSON holds them."""
-    told = {name: value for name, value in vars(scores).items() if value != {} or name in ALWAYS}
-    return told | {"per_repeat_R": scores.per_repeat_R.tolist()}
+    told = vars(scores) | {"per_repeat_R": scores.per_repeat_R.tolist()}
+    return {name: value for name, value in told.items() if value != {} or name in ALWAYS}
