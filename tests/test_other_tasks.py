@@ -9,10 +9,14 @@ import pytest
 import torch
 from commands import biomass
 from preset import BY
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, r2_score
+from sklearn.preprocessing import StandardScaler
 from sweeps import write_store
 
 from featurestore.errors import InputError
+from trainer.heads.kinds.logistic import STRENGTHS
+from trainer.judge.baselines import fit_splits, predict_numbers
 from trainer.loop import sweep as loop
 from trainer.loop.grid import SweepConfig
 from trainer.loop.prepare import prepare_sweep
@@ -172,7 +176,7 @@ def test_regressors_learn_from_the_known_labels_alone(tmp_path, store):
 def test_classes_alone_are_ranked_by_log_loss(tmp_path, store):
     task = TASK[: TASK.index("targets:")] + TASK[TASK.index("head:") :]
     task = task.replace("head:", "targets: {{crop: {{kind: class}}}}\nhead:")
-    given = config(tmp_path, store, "[cls_gating, pooled_mlp]", task=task)
+    given = config(tmp_path, store, "[cls_gating, pooled_mlp, logistic]", task=task)
     result = run_sweep(given, tmp_path / "runs", "cpu", progress=False)
     board = result.summary.set_index("name")["score_last"]
     assert list(board.drop("mean")) == sorted(board.drop("mean"))
@@ -183,6 +187,35 @@ def test_classes_alone_are_ranked_by_log_loss(tmp_path, store):
         log_loss(oof["true_crop"], oof["probability_crop_rye"], labels=["oat", "rye"])
     )
     assert accuracy_score(oof["true_crop"], oof["predicted_crop"]) > 0.7
+
+
+def test_logistic_regression_is_sklearns(tmp_path, store):
+    """With the strength that it chose, on the features and rows of its split."""
+    task = TASK[: TASK.index("targets:")] + TASK[TASK.index("head:") :]
+    task = task.replace(
+        "head:", "targets: {{crop: {{kind: class}}, grain_t: {{auxiliary: true}}}}\nhead:"
+    )
+    sweep = prepare_sweep(config(tmp_path, store, "[logistic]", task=task), "cpu", torch.float64)
+    point = sweep.config.points[0]
+    states, raw = fit_splits(sweep.data, sweep.folds, sweep.splits, point, [0])
+    word_N = sweep.data.catalog["crop"].to_numpy()
+    x_NF = sweep.data.features(["cls", "mean"], 0, np.arange(30))
+    for split, state in zip(sweep.splits, states, strict=True):
+        known = split.train_N[word_N[split.train_N] != ""]
+        scaler = StandardScaler().fit(x_NF[known])
+        guesses = [
+            LogisticRegression(C=c, max_iter=10_000, tol=1e-8)
+            .fit(scaler.transform(x_NF[known]), word_N[known])
+            .predict_proba(scaler.transform(x_NF[split.val_N]))
+            for c in STRENGTHS
+        ]
+        told_n3 = raw[0][0, split.val_N]
+        assert min(np.abs(guess - told_n3[:, 1:]).max() for guess in guesses) < 1e-3
+        grain = sweep.data.catalog["grain_t"].to_numpy()[split.train_N].mean()
+        np.testing.assert_allclose(told_n3[:, 0], grain)
+        np.testing.assert_array_equal(
+            predict_numbers(point, sweep.data.targets, state, x_NF[split.val_N]), told_n3
+        )
 
 
 def test_a_stopped_sweep_goes_on_to_the_same_tables(tmp_path, store, monkeypatch):

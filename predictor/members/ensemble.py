@@ -16,6 +16,7 @@ from trainer.data.dataset import inputs_of
 from trainer.data.used_store import pooled_features
 from trainer.heads import kinds
 from trainer.heads.bank import Bank, Inputs, load_bank
+from trainer.heads.columns import numbers_and_words
 from trainer.heads.outputs import word_probabilities
 from trainer.heads.pooling import in_half
 from trainer.heads.reads import vectors_of
@@ -91,8 +92,10 @@ class RegressorEnsemble:
     pooled_dtypes: Mapping[str, str]
     states: Sequence[Mapping[str, np.ndarray]]
 
-    def __call__(self, tokens: Mapping[str, Sequence[Tokens]]) -> tuple[np.ndarray, None]:
-        """As `BankEnsemble`; a regressor knows no class."""
+    def __call__(
+        self, tokens: Mapping[str, Sequence[Tokens]]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `BankEnsemble`."""
         stored = {}
         for name, own in tokens.items():
             cls_VTD = torch.stack([cls for cls, _ in own]).cpu().numpy()
@@ -100,7 +103,7 @@ class RegressorEnsemble:
         vectors = [split_vector(vector) for vector in vectors_of(self.config)]
         x_VF = np.hstack([pooled_features(*stored[store], [name]) for store, name in vectors])
         told = [predict_numbers(self.config, self.targets, each, x_VF) for each in self.states]
-        return np.stack(told), None
+        return numbers_and_words(np.stack(told), self.targets)
 
 
 def new_ensemble(

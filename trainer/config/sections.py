@@ -63,8 +63,8 @@ class BackboneConfig(Section):
 class HeadConfig(Section):
     kind: Annotated[str, AfterValidator(_known_kind)]
     """A file of trainer/heads/kinds: heads trained together (cls_gating, density, attention,
-    pooled_mlp), or a regressor on pooled rows (ridge, kernel_ridge, svr, pls, gpr, hist_gbdt). Keys
-    that a kind ignores do not multiply the grid."""
+    pooled_mlp), or a regressor on pooled rows (ridge, kernel_ridge, svr, pls, gpr, logistic,
+    hist_gbdt). Keys that a kind ignores do not multiply the grid."""
 
     seed: CountFromZero = 0
     """Another number, other initial weights and dropout over the same folds and rows: as an axis,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurestore.photos.targets import Targets
+from trainer.heads.outputs import word_slices
 from trainer.heads.regressor import State
 from trainer.heads.spaces import SPACES, grams
 
@@ -54,9 +55,18 @@ def known_together(targets: Targets, truth_NK: np.ndarray) -> list[tuple[Columns
     ]
 
 
+def class_columns_of(targets: Targets, true_NC: np.ndarray) -> list[tuple[Columns, np.ndarray]]:
+    """The same for words: each class by itself, its places behind those of all numbers."""
+    groups = []
+    for own in word_slices(targets):
+        places = tuple(range(targets.n_predicted + own.start, targets.n_predicted + own.stop))
+        groups.append((Columns(places, 0), true_NC[:, own].any(1)))
+    return groups
+
+
 def merged(states: Sequence[State], groups: Sequence[Columns]) -> State:
-    """One state of several groups' fits; the only group's own."""
-    if len(groups) == 1:
+    """One state of several groups' fits; the only group's own where it is of all numbers."""
+    if len(groups) == 1 and groups[0].places[0] == 0:
         return states[0]
     together = {}
     for g, (state, columns) in enumerate(zip(states, groups, strict=True)):
@@ -78,4 +88,17 @@ def parted(
             for name, array in state.items()
             if name.startswith(f"{g}.")
         }
-        yield all_columns(targets, own.pop(PLACES).tolist()), own
+        places = tuple(own.pop(PLACES).tolist())
+        if places[0] >= targets.n_predicted:
+            yield Columns(places, 0), own
+        else:
+            yield all_columns(targets, places), own
+
+
+def numbers_and_words(raw_NK: np.ndarray, targets: Targets) -> tuple[np.ndarray, np.ndarray | None]:
+    """What a regressor told, apart: (..., K) numbers, and (..., C) probabilities of words or
+    None."""
+    n_numbers = targets.n_predicted
+    if raw_NK.shape[-1] == n_numbers:
+        return raw_NK, None
+    return raw_NK[..., :n_numbers], raw_NK[..., n_numbers:]

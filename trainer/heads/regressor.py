@@ -60,6 +60,9 @@ class Regressor:
     own_space = False
     """True: chooses the spaces it is fitted in itself, and is handed grams."""
 
+    tells_words = False
+    """True: it is fitted on one-hot words of classes, and predicts their probabilities."""
+
     spaces: tuple[str, ...] = tuple(SPACES)
     """Values of `loss.space` that it takes."""
 

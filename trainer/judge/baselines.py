@@ -19,10 +19,14 @@ from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split
 from trainer.heads import kinds
-from trainer.heads.columns import Columns, known_together, merged, parted
+from trainer.heads.columns import Columns, class_columns_of, known_together, merged, parted
+from trainer.heads.outputs import word_slices
 from trainer.heads.reads import vectors_of, widths_of
 from trainer.heads.regressor import Regressor, State, TrainingRows
 from trainer.heads.table import READ, SORTING, ReadTable, Table
+
+MEANS = "means"
+"""Saved beside words: what is told of numbers."""
 
 
 def fit_splits(
@@ -40,7 +44,7 @@ def fit_splits(
     does.
     """
     states = []
-    raw = {view: blank_values(data, splits) for view in views}
+    raw = {view: blank_values(data, splits, config) for view in views}
     fits = fit_each(data, folds, splits, config, list(raw))
     for split, (state, raw_VnK) in zip(splits, fits, strict=True):
         states.append(state)
@@ -67,14 +71,18 @@ def fit_each(
     one cannot be fitted: it does not fit in memory, has no solution, or its numbers are not finite.
     A signal is acted on before each fit, and where a kind asks for it within.
     """
-    groups = known_together(data.targets, data.truth_NK)
+    truth_NK, groups = _labels(data, config)
     group_N = joined_sites(folds["site"], data.catalog)
     pooled = _PooledRows(data, config, splits, views)
-    parts = [_Part(config, *group, data, splits, group_N) for group in groups]
+    parts = [_Part(config, *group, truth_NK, splits, group_N) for group in groups]
     states = [part.states(pooled) for part in parts]
     for q, s in enumerate(splits):
         check_interrupt()
-        raw_VnK = np.full((len(views), len(s.val_N), data.targets.n_predicted), np.nan)
+        raw_VnK = np.full((len(views), len(s.val_N), truth_NK.shape[1]), np.nan)
+        if parts[0].tells_words:
+            # numbers beside the classes: what is known without looking
+            mean_K = _known_means(data.truth_NK[s.train_N])
+            raw_VnK[..., : len(mean_K)] = mean_K
         fitted = []
         try:
             for part, of_part in zip(parts, states, strict=True):
@@ -94,8 +102,33 @@ def fit_each(
                 f"({err}); choose other head.features, or leave the kind out"
             ) from err
         state = None if None in fitted else merged(fitted, [part.columns for part in parts])
+        if parts[0].tells_words and data.targets.n_predicted:
+            state[MEANS] = mean_K
         # expm1 of a wild guess
         yield state, np.where(np.isfinite(raw_VnK), raw_VnK, np.nan)
+
+
+def _labels(
+    data: TrainingData, config: PointConfig
+) -> tuple[np.ndarray, list[tuple[Columns, np.ndarray]]]:
+    """(N, K) numbers that a point's regressor is fitted on, or (N, K + C) with one-hot words behind
+    them for one that tells words; and what is fitted together."""
+    truth_NK = data.truth_NK
+    if not kinds.load(config.head.kind).tells_words:
+        return truth_NK, known_together(data.targets, truth_NK)
+    if not data.targets.classes:
+        raise InputError(
+            f"{config.head.kind}: it learns classes, and no target is one; leave the kind out"
+        )
+    true_NC = data.labels.word_NC.double().cpu().numpy()
+    return np.hstack([truth_NK, true_NC]), class_columns_of(data.targets, true_NC)
+
+
+def _known_means(truth_nK: np.ndarray) -> np.ndarray:
+    """(K,) means of known labels; 0 where none is known."""
+    known_nK = ~np.isnan(truth_nK)
+    n_K = np.maximum(known_nK.sum(0), 1)
+    return np.where(known_nK, truth_nK, 0).sum(0) / n_K
 
 
 class _Part:
@@ -106,19 +139,22 @@ class _Part:
         config: PointConfig,
         columns: Columns,
         known_N: np.ndarray,
-        data: TrainingData,
+        truth_NK: np.ndarray,
         splits: Sequence[Split],
         group_N: np.ndarray,
     ) -> None:
         self.columns = columns
         self._regressor, self._space = of_config(config, columns)
         self._seed = config.head.seed
-        truth_NK = data.truth_NK
         self._each = []
         for split in splits:
             rows_n = split.train_N[known_N[split.train_N]]
             y_nk = columns.in_space(self._space, truth_NK[rows_n])
             self._each.append(TrainingRows(rows_n, y_nk, group_N[rows_n]))
+
+    @property
+    def tells_words(self) -> bool:
+        return self._regressor.tells_words
 
     def states(self, pooled: "_PooledRows") -> Iterator[State | None]:
         """What to save of each split, in order; None of a kind that is for reports only."""
@@ -228,8 +264,14 @@ class _PooledRows:
 def predict_numbers(
     config: PointConfig, targets: Targets, state: Mapping[str, np.ndarray], x_NF: np.ndarray
 ) -> np.ndarray:
-    """(N, K) raw numbers of a saved regressor, in the order of heads."""
-    raw_NK = np.empty((len(x_NF), targets.n_predicted))
+    """(N, K) raw numbers of a saved regressor, in the order of heads; behind them probabilities of
+    words where it tells them."""
+    n_columns = targets.n_predicted
+    if kinds.load(config.head.kind).tells_words:
+        n_columns += word_slices(targets)[-1].stop
+    raw_NK = np.empty((len(x_NF), n_columns))
+    if MEANS in state:
+        raw_NK[:, : targets.n_predicted] = state[MEANS]
     for columns, own in parted(state, targets):
         regressor, space = of_config(config, columns)
         z_Nk = regressor.predict(own, x_NF)
@@ -261,10 +303,15 @@ def of_config(config: PointConfig, columns: Columns) -> tuple[Regressor, str]:
     return kind, config.loss.space
 
 
-def blank_values(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
-    """(R, N, K) NaN: what nobody has predicted yet."""
+def blank_values(
+    data: TrainingData, splits: Sequence[Split], config: PointConfig | None = None
+) -> np.ndarray:
+    """(R, N, K) NaN: what nobody has predicted yet. config : of a regressor that may tell words."""
     n_repeats = max(split.repeat for split in splits) + 1
-    return np.full((n_repeats, data.n_images, data.targets.n_predicted), np.nan)
+    n_columns = data.targets.n_predicted
+    if config is not None and kinds.load(config.head.kind).tells_words:
+        n_columns += data.labels.word_NC.shape[1]
+    return np.full((n_repeats, data.n_images, n_columns), np.nan)
 
 
 def mean_predictor(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:

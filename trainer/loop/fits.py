@@ -25,6 +25,7 @@ from featurestore.errors import InputError, MismatchError
 from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
+from trainer.heads.columns import numbers_and_words
 from trainer.heads.reads import widths_of
 from trainer.judge.baselines import blank_values, fit_each, fit_splits, spaces_of
 from trainer.loop.checkpoint import check_identity, checksum, opened, whole_metadata
@@ -135,10 +136,11 @@ def close_regressor(
 
     views = _views(sweep)
     targets = sweep.data.targets
-    raw_RNK = np.mean([fits.raw_VRNK[views.index(view)] for view in sweep.views], 0)
-    prediction = Prediction(raw_RNK, None, config, targets)
-    own_RNK = constrained(fits.raw_VRNK[views.index(0)], targets, config.inference.constraints)
-    scored_RNK = sweep.scored(own_RNK, None)
+    mean_RNK = np.mean([fits.raw_VRNK[views.index(view)] for view in sweep.views], 0)
+    prediction = Prediction(*numbers_and_words(mean_RNK, targets), config, targets)
+    own_RNK, own_RNC = numbers_and_words(fits.raw_VRNK[views.index(0)], targets)
+    own_RNK = constrained(own_RNK, targets, config.inference.constraints)
+    scored_RNK = sweep.scored(own_RNK, own_RNC)
     errors_Q = sweep.by.split_errors(sweep.truth_NK, scored_RNK, sweep.splits)
     failure = fits.failure
     if failure is None and not np.isfinite(errors_Q).all():
@@ -158,7 +160,9 @@ def close_regressor(
         failure,
         fits.n_by_space(targets),
     )
-    run.log({"epoch": 0, "score": scores_of(sweep, prediction.values_RNK, None).mean})
+    run.log(
+        {"epoch": 0, "score": scores_of(sweep, prediction.values_RNK, prediction.word_RNC).mean}
+    )
     write_oof(sweep, result, run)
     return result
 
@@ -210,7 +214,7 @@ def _fit_splits(
     identity = Identity.of(sweep, [p])
     fits = note.load(identity)
     if fits is None or not _are_whole(fits.files, run):
-        blank_RNK = blank_values(sweep.data, sweep.splits)
+        blank_RNK = blank_values(sweep.data, sweep.splits, config)
         fits = Fits(np.stack([blank_RNK for _ in _views(sweep)]))
     for _ in range(fits.n_done):
         after_each()

@@ -347,7 +347,7 @@ def _check_classes(config: SweepConfig, targets: Targets) -> None:
         return
     for point, name in zip(config.points, config.names, strict=True):
         kind = kinds.load(point.head.kind)
-        if not (kind.trained and kind.has_trunk):
+        if not (kind.has_trunk if kind.trained else kind.tells_words):
             raise InputError(
                 f"{name}: classes alone are ranked ({by.name}), and {point.head.kind} tells none; "
                 "choose another head.kind, or score numbers"

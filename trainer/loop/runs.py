@@ -192,7 +192,7 @@ class RunFolder:
 
     def _of_regressor(self, n_features: int) -> dict[str, Kept] | None:
         """Type and shape of each tensor of a fit; None where several fits may stand together."""
-        if not self.targets.preset:
+        if not self.targets.preset or kinds.load(self.config.head.kind).tells_words:
             return None
         columns = all_columns(self.targets)
         regressor, _ = of_config(self.config, columns)
