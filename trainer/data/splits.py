@@ -18,7 +18,7 @@ from featurestore.disk.durable import write_whole
 from featurestore.errors import InputError, NoAccessError, list_some
 from featurestore.photos.columns import require_columns
 from featurestore.photos.find import spelled_as
-from featurestore.photos.tables import check_separators
+from featurestore.photos.separators import separator_of
 from trainer.config.scoring import USUAL_FOLDS
 from trainer.data.groups import Groups, add_groups, check_count, sites_for, told
 from trainer.data.partition import Counts, Measure, draw
@@ -252,8 +252,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
     """Every cell as text: an id may look like a number, a site like NA."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        check_separators(path, text)
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        separator = separator_of(path, text, KEYS)
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
     except PermissionError as err:
         raise NoAccessError.of(err, path) from err
     except (OSError, ValueError) as err:  # pandas' parser errors and bad UTF-8 are ValueErrors
