@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from featurestore.errors import UsageError
-from featurestore.photos.catalog import TARGETS
+from featurestore.photos.candidates import could_be_targets
+from featurestore.photos.targets import CSIRO, has_preset
 from featurestore.read.reader import Reader
 
 # of class tokens as float32 at a time: they stay in the cache, half the time of 16 MB
@@ -34,7 +35,14 @@ def nearest(store: Reader, image: int | str, k: int = 5, view: int | str = 0) ->
     similarity_N = np.concatenate([np.empty(0, np.float32), *similar]).clip(-1, 1)
     best = np.argsort(-similarity_N, kind="stable")[:k]  # ties in store order
     found = store.catalog_rows(others_N[best]).assign(similarity=similarity_N[best].astype(float))
-    return found[["image_id", "similarity", "path", *(name for name in TARGETS if name in found)]]
+    return found[["image_id", "similarity", "path", *_labels_in(store.catalog)]]
+
+
+def _labels_in(catalog: pd.DataFrame) -> list[str]:
+    """The preset's masses, or whatever could be a target."""
+    if has_preset(catalog.columns):
+        return list(CSIRO.names)
+    return [candidate.name for candidate in could_be_targets(catalog)]
 
 
 def direction_blocks(store: Reader, images_N: np.ndarray, view: int) -> Iterator[np.ndarray]:

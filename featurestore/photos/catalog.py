@@ -16,8 +16,9 @@ from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.csv_file import LONG_COLUMNS, read_table
 from featurestore.photos.find import normalise_path
 from featurestore.photos.tables import error_listing, number_in
+from featurestore.photos.targets import CSIRO
 
-TARGETS = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
+TARGETS = CSIRO.names
 """The contest's targets in grams, the order of every K axis that holds all five: GDM = Green +
 Clover, Total = GDM + Dead."""
 
@@ -225,7 +226,7 @@ def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
         else paths.map(lambda path: PurePosixPath(normalise_path(path)).stem)
     )
     _check_ids(csv_path, ids, paths)
-    # with all five a table is the contest's; a GDM_g alone may be anything, a difference too
+    # with all five a table is the contest's; one of them alone may be anything, a difference too
     if set(TARGETS) <= set(metadata.columns):
         for name in TARGETS:
             _numbers(csv_path, metadata[name], ids, pd.Series(True, metadata.index))

@@ -16,12 +16,12 @@ import pandas as pd
 from featurestore.errors import InputError, list_some
 from featurestore.photos.catalog import TARGETS
 from featurestore.photos.tables import MISSING
-from featurestore.photos.targets import CSIRO, Target, Targets
+from featurestore.photos.targets import CSIRO, CSIRO_HEIGHT, Target, Targets
 
 # dataset.balance_tolerance unless a config says otherwise
 TOLERANCE_G, TOLERANCE_SHARE = 0.5, 0.01
 ROUNDING_G = 0.15 + 1e-6  # three masses, each rounded to a tenth of a gram
-HEIGHT = "Height_Ave_cm"
+HEIGHT = CSIRO_HEIGHT
 NOT_LABELS = ("image_id", "path", "sha256", "width", "height", "status")
 
 

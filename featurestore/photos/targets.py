@@ -210,9 +210,14 @@ def _refuse_circle(name: str, targets: Mapping[str, Target], above: Sequence[str
         _refuse_circle(part, targets, [*above, name])
 
 
-CSIRO_OUTPUTS = (
-    "Dry_Total_g", "GDM_g", "Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "Height_Ave_cm",
-)  # fmt: skip
+CSIRO_MAIN = ("Dry_Total_g", "GDM_g", "Dry_Green_g")
+"""Of the main loss, and the chain that constraints act on: each is a part of the one before."""
+CSIRO_OTHERS = ("Dry_Dead_g", "Dry_Clover_g")
+"""Of the auxiliary loss; predicted as differences."""
+CSIRO_HEIGHT = "Height_Ave_cm"
+CSIRO_OUTPUTS = (*CSIRO_MAIN, *CSIRO_OTHERS, CSIRO_HEIGHT)
+CSIRO_STRATA = ("Dry_Clover_g", "Dry_Dead_g")
+"""What is spread evenly over folds."""
 CSIRO = Targets(
     (
         Target("Dry_Green_g", weight=0.1, loss_weight=0.3),
@@ -221,7 +226,7 @@ CSIRO = Targets(
         Target("GDM_g", weight=0.2, loss_weight=0.5, sum_of=("Dry_Green_g", "Dry_Clover_g")),
         Target("Dry_Total_g", weight=0.5, loss_weight=1.0, sum_of=("GDM_g", "Dry_Dead_g")),
         Target("State", "class", 0.0, 0.1, auxiliary=True),
-        Target("Height_Ave_cm", "level", 0.0, 0.1, auxiliary=True),
+        Target(CSIRO_HEIGHT, "level", 0.0, 0.1, auxiliary=True),
     ),
     preset="csiro",
 )

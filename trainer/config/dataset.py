@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from featurestore.photos.labels import TOLERANCE_G, TOLERANCE_SHARE
+from featurestore.photos.targets import CSIRO_MAIN, CSIRO_OTHERS
 from trainer.config.section import Count, Section, Share, Weight
 from trainer.config.stores import StoreName, StorePlace
 
@@ -59,19 +60,12 @@ class DatasetConfig(Section):
     num_aug_patterns: Count | None = None
     """Views V of each image; null = not checked."""
 
-    target_cols: Annotated[list[str], _exactly("Dry_Total_g", "GDM_g", "Dry_Green_g")] = [
-        "Dry_Total_g",
-        "GDM_g",
-        "Dry_Green_g",
-    ]
+    target_cols: Annotated[list[str], _exactly(*CSIRO_MAIN)] = list(CSIRO_MAIN)
     """Masses of the main loss, in the order of `loss.main_weights`."""
 
-    aux_target_cols: Annotated[
-        list[str], _exactly("Dry_Dead_g", "Dry_Clover_g", settings="{auxiliary: true}")
-    ] = [
-        "Dry_Dead_g",
-        "Dry_Clover_g",
-    ]
+    aux_target_cols: Annotated[list[str], _exactly(*CSIRO_OTHERS, settings="{auxiliary: true}")] = (
+        list(CSIRO_OTHERS)
+    )
     """Masses of the auxiliary loss."""
 
     balance_tolerance: BalanceTolerance = BalanceTolerance()

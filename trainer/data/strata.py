@@ -7,8 +7,9 @@ import pandas as pd
 
 from featurestore.errors import InputError
 from featurestore.photos.columns import is_empty, one_case, require_names, tidy
+from featurestore.photos.targets import CSIRO_STRATA
 
-CONTEST = ["Dry_Clover_g", "Dry_Dead_g"]
+CONTEST = list(CSIRO_STRATA)
 """Of the contest, whose folds are balanced by them where `cv.strata` is null."""
 
 MOST = 256  # folds cannot be balanced by more, and each takes memory for every group

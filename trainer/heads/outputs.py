@@ -7,13 +7,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featurestore.photos.targets import Kind, Target, Targets
+from featurestore.photos.targets import (
+    CSIRO_HEIGHT,
+    CSIRO_MAIN,
+    CSIRO_OTHERS,
+    Kind,
+    Target,
+    Targets,
+)
 
 PRESET_LAYERS = {
-    "main_head": ("Dry_Total_g", "GDM_g", "Dry_Green_g"),
+    "main_head": CSIRO_MAIN,
     "state_head": ("State",),
-    "height_head": ("Height_Ave_cm",),
-    "aux_head": ("Dry_Dead_g", "Dry_Clover_g"),
+    "height_head": (CSIRO_HEIGHT,),
+    "aux_head": CSIRO_OTHERS,
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import InputError
+from featurestore.photos.targets import CSIRO_STRATA
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 
@@ -23,7 +24,7 @@ DEFAULTS_OF_1 = {
 """Values that version 1 gave to keys whose default is another one now."""
 
 SAVED_WITHOUT = {
-    "cv": {"n_folds": 5, "groups": "site", "strata": ["Dry_Clover_g", "Dry_Dead_g"]},
+    "cv": {"n_folds": 5, "groups": "site", "strata": list(CSIRO_STRATA)},
 }
 """Values of keys that a config was saved without, of whatever version: since null depends on the
 table, a sweep saves what it stood for."""

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from featurestore.photos.targets import CSIRO, Targets
+from featurestore.photos.targets import CSIRO, CSIRO_MAIN, Targets
 
-CHAIN = ("Dry_Total_g", "GDM_g", "Dry_Green_g")
-CHAIN_WEIGHTS = tuple(CSIRO[name].weight for name in CHAIN)
+CHAIN_WEIGHTS = tuple(CSIRO[name].weight for name in CSIRO_MAIN)
 LEAST_SHARE = 0.01
 """Of the largest weight: what a target that is not scored weighs in a projection."""
 MOST_ROUNDS = 10_000

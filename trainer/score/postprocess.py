@@ -38,7 +38,7 @@ class WaDeadZero:
         total_N = values_NK[..., TOTAL]
         weights = targets.weights
         mean_N = gdm_N + weights[TOTAL] * (total_N - gdm_N) / (weights[GDM] + weights[TOTAL])
-        changed_NK = _brought_to(values_NK, targets, "GDM_g", mean_N).copy()
+        changed_NK = _brought_to(values_NK, targets, targets.names[GDM], mean_N).copy()
         changed_NK[..., DEAD] *= 0  # not = 0: what is NaN stays NaN
         changes_N = (state_N == "WA") & (values_NK[..., DEAD] != 0)
         return np.where(changes_N[..., None], summed(changed_NK, targets), values_NK)
