@@ -161,6 +161,21 @@ def test_a_target_that_does_not_vary_has_no_r2_and_the_others_count():
     assert np.isnan(Score.of("r2", targets)(np.full((9, 2), np.nan), guess_NK))
 
 
+def test_what_has_no_weight_may_be_nan_in_every_score():
+    targets = Targets.of({"a": {}, "b": {"auxiliary": True}, "c": {"kind": "class"}})
+    rng = np.random.default_rng(0)
+    truth_NK = rng.normal(size=(20, 3)) * [1, 1, 0]
+    guess_NK = truth_NK + rng.normal(size=(20, 3))
+    guess_NK[:, 1:] = np.nan  # a regressor tells no class
+    splits = [Split(0, 0, np.arange(10), np.arange(10, 20))]
+    for name in ("contest", "r2", "rmse", "mae"):
+        by = Score.of(name, targets)
+        assert by.weights == (1, 0, 0) and np.isfinite(by(truth_NK, guess_NK))
+        assert np.isfinite(by.split_errors(truth_NK, guess_NK[None], splits)).all()
+    own = r2_score(truth_NK[:, 0], guess_NK[:, 0])
+    assert Score.of("contest", targets)(truth_NK, guess_NK) == pytest.approx(own)
+
+
 @pytest.mark.parametrize("name", ["log_loss", "accuracy"])
 def test_scores_of_classes_are_those_of_sklearn(name):
     targets = Targets.of({"kind": {"kind": "class"}, "side": {"kind": "class", "auxiliary": True}})

@@ -251,6 +251,7 @@ def _r2(
     axis: int | tuple[int, ...],
 ) -> float | np.ndarray:
     truth, prediction, known = _alike(truth_NK, prediction_NK)
+    known = known & (weight_K > 0)  # what does not count may be NaN
     weight = np.where(known, weight_K, 0.0)
     truth = np.where(known, truth, 0.0)
     lowest = truth.min(axis, initial=np.inf, where=known)
