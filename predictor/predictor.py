@@ -18,6 +18,7 @@ from featurestore.disk.threads import usable_threads
 from featurestore.errors import InputError, NoAccessError, UsageError, list_some
 from featurestore.format.spec import StoreSpec, TokenSpec, ViewSpec
 from featurestore.photos.catalog import read_test
+from featurestore.photos.crop import Crop
 from featurestore.photos.decode import (
     Decoded,
     check_photographs,
@@ -179,8 +180,8 @@ class Predictor:
             specs = [spec for m in group for spec in self.members[m].specs.values()]
             for spec in specs:
                 _check_views(views, spec.tokens)
-            for crop, most in dict.fromkeys((s.tokens.crop, self._most_of(s)) for s in specs):
-                _check_photographs(paths, crop, most, unusable)
+            for crop in dict.fromkeys(Crop.of(spec.tokens, self._most_of(spec)) for spec in specs):
+                _check_photographs(paths, crop, unusable)
         left_out = unusable or {}
         todo = {image_id: path for image_id, path in paths.items() if image_id not in left_out}
 
@@ -253,8 +254,9 @@ class Predictor:
                 "--explain draws the preset's masses alone so far; leave it out for other targets"
             )
         names = [view.name for view in chosen_tta(tta)]
-        most = self._most_of(self.members[0].spec)
-        return Explainer(folder, self.members, names, self._key(names), most)
+        first = self.members[0].spec
+        crop = Crop.of(first.tokens, self._most_of(first))
+        return Explainer(folder, self.members, names, self._key(names), crop)
 
     def _key(self, view_names: Sequence[str]) -> str:
         return journal_key(self.members, view_names, self.precision, self.backbone_weights)
@@ -334,15 +336,13 @@ def _split_name(split: tuple[int, int] | None) -> str:
     return f"repeat {split[0]} fold {split[1]}" if split else "the refit"
 
 
-def _check_photographs(
-    paths: dict[str, Path], crop: str, max_pixels: int, unusable: dict[str, str] | None
-) -> None:
+def _check_photographs(paths: dict[str, Path], crop: Crop, unusable: dict[str, str] | None) -> None:
     """Note what cannot be used, or InputError listing it all, from headers alone."""
     if paths and unusable is None:
-        check_photographs(list(paths.values()), crop, max_pixels)
+        check_photographs(list(paths.values()), crop)
     elif paths:
         ids = list(paths)
-        found = inspect_photographs(list(paths.values()), crop, max_pixels)[1]
+        found = inspect_photographs(list(paths.values()), crop)[1]
         if unreadable := [each.why for each in found.values() if each.status == "unreadable"]:
             raise NoAccessError(
                 f"{len(unreadable)} of {len(ids)} photographs may not be "

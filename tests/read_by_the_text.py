@@ -21,8 +21,8 @@ class TextReader:
     def __init__(self, path: Path) -> None:
         self.path, self.is_hdf5 = path, path.is_file()
         attributes = self._hdf5_attributes() if self.is_hdf5 else _json(path)["attributes"]
-        if attributes["format"] != "biomass-feature-store" or attributes["format_version"] > 1:
-            raise ValueError(f"{path}: not a store of version 1")
+        if attributes["format"] != "biomass-feature-store" or attributes["format_version"] > 2:
+            raise ValueError(f"{path}: not a store of version 1 or 2")
         self.spec, self.tokens = (spec := json.loads(attributes["spec"])), spec["tokens"]
         if (
             spec.keys() != SPEC_KEYS

@@ -22,7 +22,7 @@ from featurestore.backbone.backbone import Backbone
 from featurestore.photos.decode import decode
 from featurestore.photos.views import TRANSPOSES, VIEWS, make_view, tta_views, view_amounts
 from predictor.extras import report
-from predictor.extras.explain import laid_out, picture_names, regridded, upright
+from predictor.extras.explain import picture_names, regridded, upright
 from predictor.extras.picture import Map, colours, draw_picture, fitted, overlay
 from predictor.extras.report import PAGE_BYTES, About, Entry, write_report
 from predictor.members.ensemble import BankEnsemble
@@ -153,7 +153,7 @@ def test_the_patch_a_head_sees_is_bright_where_it_lies():
         (torch.zeros(2, 3), patches_TPD.view(2, 3, 4, 3).flip(2).flatten(1, 2)),
     ]
     seen = Map(
-        "grams", laid_out(upright(ensemble.maps({"": tokens}), tta_views(2), (3, 4)), "grams")
+        "grams", np.concatenate(upright(ensemble.maps({"": tokens}), tta_views(2), (3, 4)), 1)
     )
     painted = np.asarray(
         overlay(Image.new("RGB", (800, 300), (90, 90, 90)), seen.layer("Dry_Total_g"), 3.0)

@@ -347,7 +347,7 @@ def test_planned_tiles_hold_whole_patches(kind, aspect, tile):
     [
         (("squash", 30, 14, "bicubic", 1.0), "not a multiple of the patch size 14; use 28 or 42"),
         (("squash", 5, 14, "bicubic", 1.0), "use 14$"),
-        (("middle", 28, 14, "bicubic", 1.0), "use squash, halves or whole"),
+        (("middle", 28, 14, "bicubic", 1.0), "use squash, halves, grid:RxC, center or whole"),
         (("squash", 28, 14, "cubic", 1.0), "use one of nearest, .*bicubic"),
         (("whole", 28, 14, "bicubic", 1.2), "28 x 28, the nearest .* miss the aspect 1.200"),
         (("whole", 448, 14, "bicubic", 1000.0), "more than 80,000,000 pixels"),

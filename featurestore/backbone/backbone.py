@@ -150,6 +150,7 @@ def load_backbone(
     precision: str = "fp32",
     keep_in: Path | None = None,
     bits: int | None = None,
+    fit: str | None = None,
 ) -> Backbone:
     """A backbone for new tokens, with mean, std and interpolation from the model's own data config.
 
@@ -162,7 +163,8 @@ def load_backbone(
     Raises InputError for an unknown model, one that is no vision transformer with a class token, or
     unusable weights; MemoryShortError if the weights do not fit in memory.
     """
-    size = _tile_size(model_name, crop, image_size, aspect)
+    planned = plan_crop(crop, image_size, patch_size_of(model_name), "bicubic", aspect, fit)
+    size = planned.height, planned.width
     # before any weights are fetched
     _check_memory(tried_model(model_name, size, tuple(layers)), model_name)
     try:
@@ -172,9 +174,7 @@ def load_backbone(
             f"{err}; on an offline machine give --weights FILE.safetensors (or --weights random to "
             "try things out)"
         ) from err
-    spec = _token_spec(
-        model, model_name, weights_hash(model), crop, size, views, layers, seed, bits
-    )
+    spec = _token_spec(model, model_name, weights_hash(model), planned, views, layers, seed, bits)
     if keep_in:
         save_weights(model.state_dict(), spec.weights_sha256, keep_in)
     return _on_device(model, spec, device, precision)
@@ -188,19 +188,20 @@ def spec_without_weights(
     views: Sequence[ViewSpec],
     aspect: float = 2.0,
     bits: int | None = None,
+    fit: str | None = None,
 ) -> TokenSpec:
     """The spec of tokens that a model made elsewhere, by unknown weights: their hash is zeros."""
-    size = _tile_size(model_name, crop, image_size, aspect)
+    planned = plan_crop(crop, image_size, patch_size_of(model_name), "bicubic", aspect, fit)
+    size = planned.height, planned.width
     model = tried_model(model_name, size, (-1,))
-    return _token_spec(model, model_name, UNKNOWN_WEIGHTS, crop, size, views, (-1,), 0, bits)
+    return _token_spec(model, model_name, UNKNOWN_WEIGHTS, planned, views, (-1,), 0, bits)
 
 
 def _token_spec(
     model: nn.Module,
     model_name: str,
     weights_sha256: str,
-    crop: str,
-    size: tuple[int, int],
+    crop: Crop,
     views: Sequence[ViewSpec],
     layers: Sequence[int],
     seed: int,
@@ -213,14 +214,15 @@ def _token_spec(
         model=model_name,
         weights_sha256=weights_sha256,
         layers=checked_layers(model, layers),
-        crop=crop,
-        tile_height=size[0],
-        tile_width=size[1],
+        crop=crop.kind,
+        fit=crop.fit,
+        tile_height=crop.height,
+        tile_width=crop.width,
         interpolation=data["interpolation"],
         mean=data["mean"],
         std=data["std"],
         patch_size=patch_size(model),
-        n_tiles=2 if crop == "halves" else 1,
+        n_tiles=crop.n_tiles,
         width=model.num_features * len(layers),
         views=tuple(views),
         seed=seed,
@@ -373,12 +375,6 @@ def _on_device(model: nn.Module, spec: TokenSpec, device: str, precision: str) -
         for tensor in [*module.parameters(recurse=False), *biases]:
             tensor.data = tensor.data.to(dtype)
     return Backbone(model.to(place).eval().requires_grad_(False), spec, place, dtype)
-
-
-def _tile_size(model_name: str, crop: str, image_size: int, aspect: float) -> tuple[int, int]:
-    """Height and width of a tile."""
-    planned = plan_crop(crop, image_size, patch_size_of(model_name), "bicubic", aspect)
-    return planned.height, planned.width
 
 
 def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: int) -> nn.Module:

@@ -34,8 +34,12 @@ from featurestore.commands.running import one_line_errors
 @click.option("--image-size", type=int, help="Side of a tile in pixels.  [960]")
 @click.option(
     "--crop",
-    type=click.Choice(["squash", "halves", "whole"]),
-    help="How a photograph becomes tiles.  [halves]",
+    help="How a photograph becomes tiles: squash, halves, grid:RxC, center or whole.  [halves]",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["squash", "crop"]),
+    help="What becomes of an aspect that does not fit the crop.  [refused]",
 )
 @bits_option
 @max_pixels_option

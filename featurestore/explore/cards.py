@@ -43,7 +43,8 @@ def facts(store: Reader) -> dict[str, str]:
         + ("" if store.spec.has_patches else "; pooled only, no patch tokens"),
         "size": _size_text(store.size_bytes),
         "backbone": f"{t.model}, layers {list(t.layers)}",
-        "tiles": f"{t.crop}, {t.tile_height} x {t.tile_width} pixels, {t.grid[0]} x {t.grid[1]} "
+        "tiles": f"{t.crop_and_fit}, {t.tile_height} x {t.tile_width} pixels, "
+        f"{t.grid[0]} x {t.grid[1]} "
         f"patches of {t.patch_size}"
         + (f"; 16-bit photographs read as {t.bits} bits" if t.bits else ""),
         "views": ", ".join(t.view_names),

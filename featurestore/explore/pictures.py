@@ -43,13 +43,12 @@ def pca(store: Reader, image: int | str, view: int | str = 0, scale: int = 1) ->
 def on_photograph(patches_TPD: np.ndarray, tokens: TokenSpec, view: int) -> np.ndarray:
     """(H, W, D): a row's patches where they lie on the photograph.
 
-    Tiles are side by side; the view's flips and transpose are undone.
+    Tiles are where the crop cut them; the view's flips and transpose are undone.
     """
     spec = tokens.views[view]
     h, w = tokens.grid[:: -1 if spec.transpose else 1]
-    return np.concatenate(
-        upright_grid(patches_TPD.reshape(-1, h, w, patches_TPD.shape[-1]), spec), axis=1
-    )
+    grid_ThwD = patches_TPD.reshape(-1, h, w, patches_TPD.shape[-1])
+    return tokens.laid_out(upright_grid(grid_ThwD, spec))
 
 
 def upright_grid(grid_ThwD: np.ndarray, view: ViewSpec) -> np.ndarray:
@@ -125,10 +124,13 @@ def pictures(store: Reader, image: int, view: int) -> dict[str, Image.Image]:
 
 
 def aspect(store: Reader, image: int) -> float:
-    """Width / height of the photograph; thumbnails are squeezed to the shape of the first."""
+    """Width / height of what tiles show of the photograph; thumbnails are of one shape."""
+    t = store.spec.tokens
+    if t.fit or t.crop == "center":
+        rows, columns = t.tile_grid
+        return columns * t.tile_width / (rows * t.tile_height)
     width, height = (float(store.array(f"catalog/{name}")[image]) for name in ("width", "height"))
     if not (width > 0 and height > 0):  # of imported tokens nobody may know
-        t = store.spec.tokens
         width, height = t.n_tiles * t.tile_width, t.tile_height
     # a catalog may say anything; a picture must stay a picture
     return min(max(width / height, 0.1), 10.0)

@@ -11,8 +11,8 @@ import numpy as np
 from featurestore.disk.durable import PAGE, crc32c
 from featurestore.disk.maps import with_room
 from featurestore.errors import InputError, StoreDamaged
-from featurestore.format.layout import MOST_IMAGES, Extent, Layout, check_format
-from featurestore.format.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
+from featurestore.format.layout import MOST_IMAGES, Extent, Layout, check_format, read_spec
+from featurestore.format.spec import FORMAT, Array, StoreSpec
 
 
 def create(path: Path, spec: StoreSpec, n: int) -> None:
@@ -27,7 +27,7 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
     try:
         with _new_file(path) as file:
             _add_attribute(file, "format", FORMAT)
-            file.attrs["format_version"] = np.int64(FORMAT_VERSION)
+            file.attrs["format_version"] = np.int64(spec.format_version)
             _add_attribute(file, "spec", spec.to_json())
             h5py.h5g.create(file.id, b"catalog", gcpl=_untimed(h5py.h5p.GROUP_CREATE))
             # dimensions first: datasets are attached to them
@@ -49,8 +49,9 @@ def open_layout(path: Path) -> Layout:
     """
     try:
         with _open_unlocked(path) as file:
-            check_format(path, _attribute(file, "format"), _attribute(file, "format_version"))
-            spec = StoreSpec.from_json(str(_attribute(file, "spec")), str(path))
+            version = _attribute(file, "format_version")
+            check_format(path, _attribute(file, "format"), version)
+            spec = read_spec(path, _attribute(file, "spec"), version)
             seal = _dataset(file, "seal")
             if len(seal.shape or ()) != 1 or not 1 <= seal.shape[0] <= MOST_IMAGES:
                 raise StoreDamaged(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from featurestore.disk.maps import with_room
 from featurestore.errors import InputError, StoreDamaged
-from featurestore.format.spec import ARCHIVE_FORMAT, FORMAT, FORMAT_VERSION, Array, StoreSpec
+from featurestore.format.spec import ARCHIVE_FORMAT, FORMAT, FORMAT_VERSIONS, Array, StoreSpec
 
 # and so shards: metadata of somebody else's must not make us allocate without end
 MOST_IMAGES = 1 << 24
@@ -147,8 +147,23 @@ def check_format(path: Path, name: object, version: object) -> None:
         )
     if name != FORMAT:
         raise InputError(f"{path}: not a {FORMAT}: its root attribute 'format' is {name!r}")
-    if version != FORMAT_VERSION:
+    check_version(path, version)
+
+
+def check_version(path: Path, version: object) -> None:
+    """InputError for a version that this program does not know."""
+    if version not in FORMAT_VERSIONS:
+        known = " and ".join(map(str, FORMAT_VERSIONS))
         raise InputError(
-            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; "
-            "use a newer biomass"
+            f"{path}: format version {version}, this program reads {known}; use a newer biomass"
         )
+
+
+def read_spec(path: Path, text: object, version: object) -> StoreSpec:
+    """The spec of a store; StoreDamaged where it is of another version than the store says."""
+    spec = StoreSpec.from_json(str(text), str(path))
+    if spec.format_version != version:
+        raise StoreDamaged(
+            f"{path}: says format version {version}, its spec is of {spec.format_version}"
+        )
+    return spec

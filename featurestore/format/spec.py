@@ -7,6 +7,7 @@ is left to the formats.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,12 @@ from featurestore.errors import StoreDamaged
 
 FORMAT = "biomass-feature-store"
 ARCHIVE_FORMAT = "biomass-feature-archive"  # its smaller copies, see featurestore.manage.archive
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
+"""That are read; 2 is written where a store uses a crop or a fit that 1 does not know."""
+FIRST_CROPS = ("squash", "halves", "whole")
+GRID = re.compile(r"grid:([1-9][0-9]?)x([1-9][0-9]?)")
+Fit = Literal["squash", "crop"]
+"""What becomes of a photograph whose aspect does not fit its crop."""
 DECODE_RULES = 1  # raised when featurestore.photos.images would give other pixels for the same file
 MAX_PIXELS = 80_000_000  # of a photograph, unless told: 320 MB as Pillow holds them
 POOLED = ("mean", "std", "max", "min", "gem3")
@@ -59,6 +65,25 @@ class Record(BaseModel):
         )
 
 
+ANY_ASPECT = ("squash", "center")
+
+
+def named_crop(text: str) -> str:
+    """A crop by the one name that it has in a spec; ValueError for none."""
+    if text == "grid:1x2":
+        return "halves"
+    if text in (*FIRST_CROPS, "center") or GRID.fullmatch(text):
+        return text
+    raise ValueError(f"crop {text!r} is unknown; use squash, halves, grid:RxC, center or whole")
+
+
+def crop_grid(crop: str) -> tuple[int, int]:
+    """Rows and columns of a crop's tiles."""
+    if found := GRID.fullmatch(crop):
+        return int(found[1]), int(found[2])
+    return (1, 2) if crop == "halves" else (1, 1)
+
+
 class ViewSpec(Record):
     """One named transform: flips, then at most one colour change.
 
@@ -76,14 +101,17 @@ class ViewSpec(Record):
 class TokenSpec(Record):
     """Everything that changes a token, and nothing else; the fingerprint is taken of it."""
 
-    # behind a serializer like `_without_bits` infinities would become null, which nobody refuses
+    # behind a serializer like `_without_unused` infinities would become null, which nobody refuses
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
     model: str
     weights_sha256: str
     layers: tuple[int, ...]
     decode_rules: int = DECODE_RULES
-    crop: Literal["squash", "halves", "whole"]
+    crop: str
+    fit: Fit | None = None
+    """None refuses an aspect that does not fit, and is left out of the JSON."""
+
     tile_height: Count
     tile_width: Count
     interpolation: str
@@ -102,15 +130,43 @@ class TokenSpec(Record):
     """How many bits the values of 16-bit photographs have, where that was given."""
 
     @model_serializer(mode="wrap")
-    def _without_bits(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `bits` out where they were not given.
+    def _without_unused(self, fields_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `bits` and `fit` out where they were not given.
 
-        Fingerprints are then what they were before there was such a key.
+        Fingerprints are then what they were before there were such keys.
         """
         fields = fields_of(self)
-        return {
-            name: value for name, value in fields.items() if name != "bits" or value is not None
-        }
+        for name in ("bits", "fit"):
+            if fields[name] is None:
+                del fields[name]
+        return fields
+
+    @model_validator(mode="after")
+    def _crop_and_tiles_agree(self) -> "TokenSpec":
+        if self.crop != named_crop(self.crop):
+            raise ValueError(f"crop {self.crop!r} is called {named_crop(self.crop)!r} in a spec")
+        if self.crop not in FIRST_CROPS and math.prod(self.tile_grid) != self.n_tiles:
+            raise ValueError(f"crop {self.crop!r} has no {self.n_tiles} tiles")
+        if self.fit and self.crop in ANY_ASPECT:
+            raise ValueError(f"crop {self.crop!r} takes any aspect, it needs no fit")
+        return self
+
+    @property
+    def tile_grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles on a photograph."""
+        return (1, self.n_tiles) if self.crop in FIRST_CROPS else crop_grid(self.crop)
+
+    def laid_out(self, tiles_ThwX: np.ndarray) -> np.ndarray:
+        """(R h, C w, X): grids of tiles where they lie on the photograph."""
+        rows, columns = self.tile_grid
+        _, h, w, x = tiles_ThwX.shape
+        grid_RhCwX = tiles_ThwX.reshape(rows, columns, h, w, x).swapaxes(1, 2)
+        return grid_RhCwX.reshape(rows * h, columns * w, x)
+
+    @property
+    def crop_and_fit(self) -> str:
+        """Both, for people."""
+        return self.crop + (f", fit {self.fit}" if self.fit else "")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -179,6 +235,12 @@ class StoreSpec(Record):
     made_by: dict[str, str] = {}
     """Versions, device, precision and source of weights; where parts of a store were made
     differently, each of them, by AND."""
+
+    @property
+    def format_version(self) -> int:
+        """1 wherever a program that knows no other can read the store."""
+        is_first = self.tokens.crop in FIRST_CROPS and self.tokens.fit is None
+        return 1 if is_first else 2
 
     @property
     def precision(self) -> str:

@@ -20,8 +20,8 @@ import numpy as np
 from featurestore.disk.durable import crc32c, pwrite, round_up
 from featurestore.disk.maps import with_room
 from featurestore.errors import InputError, NoAccessError, StoreDamaged
-from featurestore.format.layout import MOST_IMAGES, Extent, Layout, check_format
-from featurestore.format.spec import FORMAT, FORMAT_VERSION, Array, StoreSpec
+from featurestore.format.layout import MOST_IMAGES, Extent, Layout, check_format, read_spec
+from featurestore.format.spec import FORMAT, Array, StoreSpec
 
 SHARD_BYTES = 256 << 20  # whole images up to this much in one file of patches
 CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
@@ -35,7 +35,11 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
     root = zarr.create_group(
         path,
         zarr_format=3,
-        attributes={"format": FORMAT, "format_version": FORMAT_VERSION, "spec": spec.to_json()},
+        attributes={
+            "format": FORMAT,
+            "format_version": spec.format_version,
+            "spec": spec.to_json(),
+        },
     )
     root.create_group("catalog")
     for array in spec.arrays(n):
@@ -50,8 +54,9 @@ def open_layout(path: Path) -> Layout:
     Codecs, grids and shard indices must be exactly those that `create` writes.
     """
     attributes = read_metadata(path, "group").get("attributes", {})
-    check_format(path, attributes.get("format"), attributes.get("format_version"))
-    spec = StoreSpec.from_json(str(attributes.get("spec")), str(path))
+    version = attributes.get("format_version")
+    check_format(path, attributes.get("format"), version)
+    spec = read_spec(path, attributes.get("spec"), version)
     read_metadata(path / "catalog", "group")
     n = count_images(path)
     extents, sizes, grids = {}, {}, {}

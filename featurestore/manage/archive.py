@@ -16,7 +16,8 @@ import pandas as pd
 
 from featurestore.disk.maps import refuse_too_many
 from featurestore.errors import NoAccessError, StoreDamaged, list_some
-from featurestore.format.spec import OWN_COLUMNS, StoreSpec
+from featurestore.format.layout import read_spec
+from featurestore.format.spec import OWN_COLUMNS
 from featurestore.format.zarr import count_images, read_metadata
 from featurestore.manage.archive_layout import (
     BLOCK_NAMES,
@@ -80,7 +81,7 @@ class Archive:
         path = Path(os.path.abspath(path))
         attributes = read_metadata(path, "group").get("attributes", {})
         check_attributes(path, attributes)
-        spec = StoreSpec.from_json(attributes["spec"], str(path))
+        spec = read_spec(path, attributes["spec"], attributes["format_version"])
         scheme = Scheme(attributes["codec"], spec, count_images(path))
         for array in scheme.arrays:
             check_array(path, array, scheme)
@@ -215,7 +216,7 @@ class Archive:
             f"  codec    {_lost(self.codec, self.error)}; {_kept(self.bytes_in, self.bytes_out)}\n"
             f"  tokens   {t.n_tiles} tile(s) x (1 + {t.grid[0]} x {t.grid[1]}) x {t.width} "
             f"{t.dtype}\n"
-            f"  backbone {t.model}, layers {list(t.layers)}, {t.crop} {t.tile_height} x "
+            f"  backbone {t.model}, layers {list(t.layers)}, {t.crop_and_fit} {t.tile_height} x "
             f"{t.tile_width}\n"
             f"  views    {', '.join(t.view_names)}"
         )

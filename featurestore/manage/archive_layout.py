@@ -15,7 +15,8 @@ import numpy as np
 
 from featurestore.backbone.rounding import ERROR_FIELDS
 from featurestore.errors import InputError, StoreDamaged
-from featurestore.format.spec import ARCHIVE_FORMAT, FORMAT_VERSION, Array, StoreSpec
+from featurestore.format.layout import check_version
+from featurestore.format.spec import ARCHIVE_FORMAT, Array, StoreSpec
 from featurestore.format.zarr import array_settings, read_metadata
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Scheme:
             zarr_format=3,
             attributes={
                 "format": ARCHIVE_FORMAT,
-                "format_version": FORMAT_VERSION,
+                "format_version": self.spec.format_version,
                 "spec": self.spec.to_json(),
                 "codec": self.codec,
             },
@@ -133,11 +134,7 @@ def check_attributes(path: Path, attributes: dict) -> None:
             f"{path}: not a {ARCHIVE_FORMAT}: its root attribute 'format' is "
             f"{attributes.get('format')!r}"
         )
-    if attributes.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format version {attributes.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; use a newer biomass"
-        )
+    check_version(path, attributes.get("format_version"))
     sizes = [attributes.get("bytes_in"), attributes.get("bytes_out")]
     error = attributes.get("error", 0)  # None is an answer: nothing was rounded
     is_error = error is None

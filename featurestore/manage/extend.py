@@ -21,6 +21,7 @@ from featurestore.format.choose import check_suffix
 from featurestore.format.spec import StoreSpec, ViewSpec, made_together
 from featurestore.manage.transfer import checked_rows, given_columns
 from featurestore.photos.catalog import read_catalog
+from featurestore.photos.crop import Crop
 from featurestore.photos.decode import dark_remark
 from featurestore.photos.find import find_photographs, in_spelling_of
 from featurestore.photos.labels import warn_of_labels
@@ -161,7 +162,8 @@ def extend_store(
     if max_pixels and max_pixels != spec.max_pixels:
         spec = spec.changed(made_by=spec.made_by | {"max_pixels": str(max_pixels)})
     most = spec.max_pixels
-    unusable = find_unusable(paths, spec.tokens.crop, skip_missing, most)[1] if paths else {}
+    crop = Crop.of(spec.tokens, most)
+    unusable = find_unusable(paths, crop, skip_missing)[1] if paths else {}
     if spec.tokens.bits is None:
         usable = [path for path in paths if path not in unusable]
         remark = dark_remark(usable, max_pixels=most)

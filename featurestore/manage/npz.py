@@ -38,6 +38,7 @@ from featurestore.format.spec import (
 )
 from featurestore.manage.npz_files import check_files, opened, read_values
 from featurestore.photos.catalog import read_catalog
+from featurestore.photos.crop import Crop
 from featurestore.photos.decode import check_photographs, dark_remark, warn_of_sealed
 from featurestore.photos.find import find_photographs, in_spelling_of, spelled_as
 from featurestore.photos.images import read_photograph
@@ -139,7 +140,7 @@ def import_npz(
             photographs = dict(zip(frame["image_id"], paths, strict=True))
     max_pixels = max_pixels or MAX_PIXELS
     found = list(photographs.values())
-    size = check_photographs(found, crop, max_pixels) if found else None
+    size = check_photographs(found, Crop.unsized(crop, None, max_pixels)) if found else None
     if bits is None:
         remark = dark_remark(found, "import", max_pixels)
         if remark:

@@ -12,7 +12,9 @@ import pandas as pd
 
 from featurestore.checks import FAIL, OK, WARN, Check
 from featurestore.errors import InputError, list_some
+from featurestore.format.spec import MAX_PIXELS
 from featurestore.photos.catalog import read_catalog, target_rows
+from featurestore.photos.crop import Crop
 from featurestore.photos.decode import inspect_photographs
 from featurestore.photos.find import find_photographs
 from featurestore.photos.labels import (
@@ -126,7 +128,7 @@ def _photographs(frame: pd.DataFrame, folder: Path, name: str, command: str, adv
         )
     except InputError as err:
         return Check(name, FAIL, _one_line(err))
-    size, unusable = inspect_photographs(paths, DEFAULT_CROP)
+    size, unusable = inspect_photographs(paths, Crop.unsized(DEFAULT_CROP, None, MAX_PIXELS))
     other_aspect = [each.why for each in unusable.values() if each.status == "aspect"]
     bad = [each.why for each in unusable.values() if each.status != "aspect"]
     if bad:
@@ -145,7 +147,8 @@ def _photographs(frame: pd.DataFrame, folder: Path, name: str, command: str, adv
             name,
             WARN,
             found,
-            "build the store with --crop squash, or with --crop whole if all are alike",
+            "build the store with --crop squash or center, with --crop whole if all are alike, or "
+            "with --fit crop",
         )
     return Check(
         name,

@@ -103,7 +103,7 @@ def _decode(path: Path, crop: Crop, thumb: tuple[int, int] | None, sealed: bool)
     elif photograph.damage:
         raise InputError(f"{path}: {photograph.damage}; copy it again")
     with naming_memory(path):
-        small = photograph.picture.thumbnail(*thumb) if thumb else None
+        small = crop.thumbnail(photograph.picture, *thumb) if thumb else None
         tiles_THW3 = torch.from_numpy(crop(photograph.picture))
     facts = {
         "sha256": photograph.sha256,
@@ -173,14 +173,12 @@ def dark_remark(
     )
 
 
-def check_photographs(
-    paths: list[Path], crop: str, max_pixels: int = MAX_PIXELS
-) -> tuple[int, int]:
+def check_photographs(paths: list[Path], crop: Crop) -> tuple[int, int]:
     """Width and height of the first photograph, from headers alone.
 
     InputError lists every one that cannot be used.
     """
-    size, unusable = inspect_photographs(paths, crop, max_pixels)
+    size, unusable = inspect_photographs(paths, crop)
     if unusable:
         raise InputError(
             f"{len(unusable)} of {len(paths)} photographs cannot be "
@@ -201,7 +199,7 @@ class Unusable:
 
 
 def inspect_photographs(
-    paths: list[Path], crop: str, max_pixels: int = MAX_PIXELS
+    paths: list[Path], crop: Crop
 ) -> tuple[tuple[int, int] | None, dict[int, Unusable]]:
     """Width and height of the first usable photograph, and by position the unusable ones.
 
@@ -210,7 +208,7 @@ def inspect_photographs(
 
     def size_of(path: Path) -> tuple[int, int] | InputError:
         try:
-            return inspect_photograph(path, max_pixels)
+            return inspect_photograph(path, crop.max_pixels)
         except InputError as err:
             return err
 
@@ -226,10 +224,7 @@ def inspect_photographs(
             unusable[i] = Unusable(status, str(size))
             continue
         try:
-            # "whole" takes the first photograph's aspect for all; of the others' crops the
-            # aspect alone is checked, for which any size serves
-            width, height = (first or size) if crop == "whole" else (1, 1)
-            Crop(crop, height, width, "bicubic").check(*size)
+            crop.sized_for(*(first or size)).check(*size)
             first = first or size
         except InputError as err:
             unusable[i] = Unusable("aspect", f"{path}: {err}")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from featurestore.errors import InputError, UsageError
+from featurestore.format.spec import Fit, named_crop
 
 
 class BuildConfig(BaseModel):
@@ -23,9 +24,13 @@ class BuildConfig(BaseModel):
     """timm name of a vision transformer with a class token."""
     image_size: Annotated[int, Field(ge=1)] = 960
     """Pixels, the side of a tile (crop whole: its short side)."""
-    crop: Literal["squash", "halves", "whole"] = "halves"
+    crop: str = "halves"
     """squash: the whole picture to one square; halves: left and right square of a 2:1 picture;
-    whole: keep the aspect."""
+    grid:RxC: R rows of C squares; center: the largest square in the middle; whole: keep the
+    aspect."""
+    fit: Fit | None = None
+    """Of a photograph whose aspect does not fit the crop: squash it, or take its middle (crop);
+    nothing refuses it."""
     bits: Annotated[int, Field(ge=8, le=16)] | None = None
     """How many bits the values of 16-bit photographs have, e.g. 12; nothing takes them for 16."""
     max_pixels: Annotated[int, Field(ge=1)] | None = None
@@ -75,6 +80,11 @@ class BuildConfig(BaseModel):
     @classmethod
     def _views_may_be_a_number(cls, value: object) -> object:
         return str(value) if type(value) is int else value
+
+    @field_validator("crop")
+    @classmethod
+    def _crop_by_its_name(cls, value: str) -> str:
+        return named_crop(value)
 
     @field_validator("layers", mode="before")
     @classmethod

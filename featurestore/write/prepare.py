@@ -16,6 +16,7 @@ from featurestore.errors import InputError, list_some
 from featurestore.format.choose import check_suffix
 from featurestore.format.spec import MAX_PIXELS, StoreSpec, max_pixels_told
 from featurestore.photos.catalog import read_catalog
+from featurestore.photos.crop import Crop
 from featurestore.photos.decode import (
     Unusable,
     dark_remark,
@@ -75,7 +76,11 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     done = [path for path, is_done in zip(paths, is_sealed, strict=True) if is_done]
     max_pixels = config.max_pixels or (spec.max_pixels if spec else MAX_PIXELS)
     # with nothing to do one photograph is looked at all the same: its size makes the spec
-    size, unusable = find_unusable(todo or paths[:1], config.crop, config.skip_missing, max_pixels)
+    crop = Crop.unsized(config.crop, config.fit, max_pixels)
+    if spec and spec.tokens.crop == crop.kind == "whole":
+        # the store's own tiles, whichever photograph came first then
+        crop = Crop.of(spec.tokens, max_pixels)
+    size, unusable = find_unusable(todo or paths[:1], crop, config.skip_missing)
     if spec and CHECKED_BY not in spec.made_by:  # a newer store took no damaged photograph
         warn_of_all_sealed(done, max_pixels)
     if config.bits is None:
@@ -122,7 +127,7 @@ def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
 
 
 def find_unusable(
-    paths: list[Path], crop: str, skip: bool, max_pixels: int
+    paths: list[Path], crop: Crop, skip: bool
 ) -> tuple[tuple[int, int], dict[Path, Unusable]]:
     """Size of the first photograph that can be used, and those that cannot be.
 
@@ -130,7 +135,7 @@ def find_unusable(
     """
     if not can_check():
         warnings.warn(UNCHECKED, stacklevel=3)
-    size, unusable = inspect_photographs(paths, crop, max_pixels)
+    size, unusable = inspect_photographs(paths, crop)
     refused = {each.status for each in unusable.values()} & {"aspect", "unreadable"}
     if size is None or (unusable and not skip) or refused:
         hint = ""
@@ -158,6 +163,7 @@ def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool
         config.backbone,
         weights,
         crop=config.crop,
+        fit=config.fit,
         image_size=config.image_size,
         aspect=aspect,
         views=choose_views(config.views),
@@ -191,10 +197,16 @@ def _store_spec(
         tokens=backbone.spec,
         has_patches=config.tokens == "all",
         pooled_dtype=config.pooled_dtype,
-        thumb=thumb_size(width, height) if config.thumbs else None,
+        thumb=thumb_size(*_shown_size(backbone.crop, width, height)) if config.thumbs else None,
         columns=catalog_columns(frame, slack),
         made_by=made_by,
     )
+
+
+def _shown_size(crop: Crop, width: int, height: int) -> tuple[int, int]:
+    """Width and height, or their ratio, of what the tiles show of a first photograph."""
+    # with a fit photographs may have any aspect, and their tiles have one
+    return crop.frame_size if crop.fit or crop.kind == "center" else (width, height)
 
 
 def thumb_size(width: int, height: int) -> tuple[int, int]:

@@ -211,7 +211,7 @@ def readme(
 def _tokens(specs: Sequence[StoreSpec], weights_sha256: str) -> str:
     """What tokens of these weights are made from: of several stores each, once."""
     made_from = [
-        f"{spec.tokens.crop}, {spec.tokens.tile_height} x {spec.tokens.tile_width} pixels"
+        f"{spec.tokens.crop_and_fit}, {spec.tokens.tile_height} x {spec.tokens.tile_width} pixels"
         for spec in specs
         if spec.tokens.weights_sha256 == weights_sha256
     ]

@@ -29,7 +29,8 @@ from featurestore.disk.threads import Pool
 from featurestore.disk.usable import usable_cpus
 from featurestore.errors import InputError, UsageError
 from featurestore.explore.pictures import upright_grid
-from featurestore.format.spec import MAX_PIXELS, ViewSpec
+from featurestore.format.spec import ViewSpec
+from featurestore.photos.crop import Crop
 from featurestore.photos.decode import AHEAD
 from featurestore.photos.images import read_photograph
 from predictor.extras.picture import Map, blank, draw_picture, fitted
@@ -51,10 +52,21 @@ class Explainer:
     view_names: Sequence[str]
     key: str
     """What maps depend on besides their photograph: `journal_key`."""
-    max_pixels: int = MAX_PIXELS
-    """Of a photograph that is drawn."""
+    crop: Crop
+    """Of the first member: what of a photograph is drawn."""
 
     def __post_init__(self) -> None:
+        shown = set()
+        for member in self.members:
+            for spec in member.specs.values():
+                t = spec.tokens
+                is_part = t.crop == "center" or t.fit == "crop"
+                shown.add((t.crop, t.fit) if is_part else None)
+        if len(shown) > 1:
+            raise UsageError(
+                "--explain: the members see other parts of a photograph, by stores of other crops; "
+                "choose members of one store"
+            )
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(
                 f"--explain {self.folder}: is a file; "
@@ -100,8 +112,11 @@ class Explainer:
         maps = []
         for m in np.flatnonzero(share_M):
             map_VTPM = stage.ensembles[m].maps(stage.read(m, tokens))
-            map_ThwM = upright(map_VTPM, views, stage.members[m].spec.tokens.grid)
-            maps.append(share_M[m] * laid_out(map_ThwM, self.unit))
+            told = stage.members[m].spec.tokens
+            map_ThwM = upright(map_VTPM, views, told.grid)
+            whole = told.laid_out(map_ThwM)
+            # shares of a tile become shares of the photograph
+            maps.append(share_M[m] * (whole / told.n_tiles if self.unit == "share" else whole))
         if maps:
             with (
                 self._can_write(),
@@ -159,10 +174,10 @@ class Explainer:
 
     def _look(self, image_id: str, path: Path) -> tuple[Image.Image, Map | None]:
         try:
-            photograph = read_photograph(path, self.members[0].spec.tokens.bits, self.max_pixels)
+            photograph = read_photograph(path, self.crop.bits, self.crop.max_pixels)
         except InputError as err:
             return blank(_by_name(f"no picture: {err}", path)), None
-        return fitted(photograph.image), self.map(image_id, photograph.sha256)
+        return fitted(self.crop.framed(photograph.picture)), self.map(image_id, photograph.sha256)
 
     def _can_write(self) -> AbstractContextManager[None]:
         return can_write(self.folder, "--explain")
@@ -193,13 +208,6 @@ def upright(maps_VTPM: np.ndarray, views: Sequence[ViewSpec], grid: tuple[int, i
         height, width = grid[::-1] if view.transpose else grid
         turned.append(upright_grid(map_TPM.reshape(len(map_TPM), height, width, -1), view))
     return np.mean(turned, 0)
-
-
-def laid_out(map_ThwM: np.ndarray, unit: str) -> np.ndarray:
-    """(h, T w, M): tiles side by side, as `Crop` cuts them, left to right; shares of a tile become
-    shares of the photograph."""
-    whole = np.concatenate(list(map_ThwM), 1)
-    return whole / len(map_ThwM) if unit == "share" else whole
 
 
 def summed(maps_HWM: Sequence[np.ndarray]) -> np.ndarray:

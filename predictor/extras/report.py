@@ -125,7 +125,7 @@ def _facts(about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> dict[
     for member in members:
         heads[member.config.head.kind] += len(member.heads)
     specs = [spec for member in members for spec in member.specs.values()]
-    backbones = [f"{spec.tokens.model}, {spec.tokens.crop}" for spec in specs]
+    backbones = [f"{spec.tokens.model}, {spec.tokens.crop_and_fit}" for spec in specs]
 
     facts = {
         "Heads": ", ".join(f"{n} {kind}" for kind, n in heads.items()),

@@ -33,7 +33,7 @@ def overview(store: FeatureStore) -> dict[str, Any]:
     return counts | {
         "size_bytes": store.size_bytes,
         "backbone": t.model,
-        "crop": t.crop,
+        "crop": t.crop_and_fit,
         "n_tiles": t.n_tiles,
         "width": t.width,
         "tile": [t.tile_height, t.tile_width],
@@ -48,9 +48,9 @@ def overview(store: FeatureStore) -> dict[str, Any]:
 
 
 def grid_on_photograph(store: FeatureStore) -> list[int]:
-    """Rows and columns of patches over a whole photograph, tiles side by side."""
-    (h, w), n_tiles = store.spec.tokens.grid, store.spec.tokens.n_tiles
-    return [h, n_tiles * w]
+    """Rows and columns of patches over a whole photograph."""
+    (h, w), (rows, columns) = store.spec.tokens.grid, store.spec.tokens.tile_grid
+    return [rows * h, columns * w]
 
 
 def targets(catalog: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from featurestore.errors import InputError, NoAccessError
 from featurestore.explore.pictures import colours, on_photograph
+from featurestore.photos.crop import Crop
 from featurestore.photos.find import find_photographs
 from featurestore.photos.images import read_photograph
 from featurestore.store import FeatureStore
@@ -43,19 +44,21 @@ def photograph_jpeg(
     if file is None:
         return thumb_jpeg(store, image), "absent"
     try:
-        most = max_pixels or store.spec.max_pixels
-        photograph = read_photograph(file, store.spec.tokens.bits, most)
+        crop = Crop.of(store.spec.tokens, max_pixels or store.spec.max_pixels)
+        photograph = read_photograph(file, crop.bits, crop.max_pixels)
     except NoAccessError:
         return thumb_jpeg(store, image), "absent"
     except InputError:
         return thumb_jpeg(store, image), "damaged"
     known = cells["sha256"][0]
     state = "unknown" if not known else "same" if known == photograph.sha256 else "changed"
-    width, height = photograph.width, photograph.height
+    picture = photograph.picture
+    left, top, right, bottom = crop.frame(*picture.size)
+    width, height = right - left, bottom - top
     if width <= MOST_WIDE:
-        return _encoded(photograph.pixels_HW3, "JPEG"), state
+        return _encoded(np.asarray(crop.framed(picture)), "JPEG"), state
     low = max(1, round(height * MOST_WIDE / width))
-    return _encoded(photograph.picture.thumbnail(low, MOST_WIDE), "JPEG"), state
+    return _encoded(crop.thumbnail(picture, low, MOST_WIDE), "JPEG"), state
 
 
 def pca_png(store: FeatureStore, image: int, view: int) -> bytes:

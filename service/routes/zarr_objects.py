@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from featurestore.errors import StoreDamaged
 from featurestore.format.layout import Extent
-from featurestore.format.spec import FORMAT, FORMAT_VERSION, Array
+from featurestore.format.spec import FORMAT, Array
 from featurestore.store import FeatureStore
 from service.answers.file_bytes import BytesResponse, Piece, Span, Zeros, file_etag
 from service.answers.openapi import described
@@ -123,7 +123,11 @@ def group(store: FeatureStore, root: bool) -> dict[str, Any]:
     inner = {"catalog": node} | {
         name: array_metadata(extent.array) for name, extent in store.layout.extents.items()
     }
-    attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "spec": store.spec.to_json()}
+    attributes = {
+        "format": FORMAT,
+        "format_version": store.spec.format_version,
+        "spec": store.spec.to_json(),
+    }
     return {
         **node,
         "attributes": attributes,
