@@ -91,7 +91,7 @@ def predict_to_file(
         )
         # members without a share too: they may have one in some fold
         parts = [part.path for each in runs for part in shared_runs(each)]
-        predictor = Predictor.load(parts, **options)
+        predictor = Predictor.load(parts, table=csv or data / "train.csv", **options)
         say_lone_folds(predictor.members, say)
         blend = runs[0] if len(runs) == 1 and is_blend(runs[0]) else None
         check_oof(predictor, data, out, say, resume, allow_outside, blend, csv)
@@ -153,7 +153,12 @@ def _predict_test(
 
     weigh = partial(weighed, how=blend, say=say) if blend else None
     predictor = Predictor.load(
-        runs, weigh=weigh, average=average, constraints=constraints, **options
+        runs,
+        weigh=weigh,
+        average=average,
+        constraints=constraints,
+        table=test_csv,
+        **options,
     )
     say_lone_folds(predictor.members, say)
     if not targets:

@@ -1,5 +1,6 @@
 """One pass over the photographs by the backbones of a stage, on one device or several."""
 
+import hashlib
 import queue
 import threading
 import time
@@ -7,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
@@ -25,7 +28,8 @@ class Found:
 
     image_id: str
     raws: list[Raw]
-    sha256: str
+    read: str
+    """SHA-256 of what they depend on: the photograph, and what is read beside it."""
     n_views: int
     """Views that were computed now; 0 where the journal had it all."""
     seconds: float
@@ -45,6 +49,8 @@ class Pass:
     """Told of a photograph that is damaged, which is left out; None raises."""
     sealed: bool
     """A store holds tokens of these photographs: damage in them is a warning."""
+    rows: Mapping[str, Sequence[np.ndarray]]
+    """What each member reads beside a photograph (`Member.columns`), by image."""
 
     def run(self, stages: Sequence[Stage], paths: dict[str, Path]) -> Iterator[Found]:
         """Every photograph, as it is finished; several devices share them."""
@@ -70,25 +76,33 @@ class Pass:
         """One photograph: what the journal has, else as many views as the clock allows."""
         start = time.monotonic()
         sha256 = photograph[stage.crops[0]].facts["sha256"]
+        rows = self.rows[image_id]
+        read = _with_rows(sha256, rows)
 
-        raws = self.journal.get(self.group, image_id, sha256) if self.journal else None
+        raws = self.journal.get(self.group, image_id, read) if self.journal else None
         n_known = raws[0].values_HVK.shape[1] if raws else 0
         views = [] if n_known == len(self.views) else self.clock.views(self.views)
 
         # a deadline may have left fewer views to it; if there is time now, that is made up for
         if len(views) > n_known:
             tokens = stage.tokens(photograph, image_id, views)
-            raws = stage.told(tokens)
+            raws = stage.told(tokens, rows)
             if self.explainer:
                 self.explainer.keep(self.group, image_id, sha256, stage, tokens, views)
-            return Found(image_id, raws, sha256, len(views), time.monotonic() - start)
+            return Found(image_id, raws, read, len(views), time.monotonic() - start)
 
         # predicted before without a map: one view will do
         if self.explainer and not self.explainer.has(self.group, image_id, sha256):
             plain = self.views[:1]
             tokens = stage.tokens(photograph, image_id, plain)
             self.explainer.keep(self.group, image_id, sha256, stage, tokens, plain)
-        return Found(image_id, raws, sha256, 0, time.monotonic() - start)
+        return Found(image_id, raws, read, 0, time.monotonic() - start)
+
+
+def _with_rows(sha256: str, rows: Sequence[np.ndarray]) -> str:
+    """SHA-256 of a photograph and its rows; of one without rows its own."""
+    beside = b"".join(row_C.tobytes() for row_C in rows)
+    return hashlib.sha256(sha256.encode() + beside).hexdigest() if beside else sha256
 
 
 def side_by_side(

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from predictor.members.deadline import Clock
 from predictor.members.ensemble import BankEnsemble, RegressorEnsemble
 from predictor.members.journal import Journal, journal_key
 from predictor.members.member import Member, Raw, Stage, by_spec
+from predictor.members.table import Table
 from predictor.photographs import Pass
 
 
@@ -50,6 +51,7 @@ class Predictor:
     average: Average = "mean"
     constraints: str | None = None
     max_pixels: int | None = None
+    table: Table | None = None
     _stages: dict[tuple[int, str], Stage] = field(default_factory=dict)
 
     @classmethod
@@ -66,6 +68,7 @@ class Predictor:
         allow_partial: bool = False,
         weigh: Callable[[list[Member]], list[Member]] | None = None,
         max_pixels: int | None = None,
+        table: Path | None = None,
     ) -> "Predictor":
         """The predictor of a run's folder, of several, or of a bundle's, which is checked first.
 
@@ -80,6 +83,8 @@ class Predictor:
         device : one, or several with commas that share the photographs; precision : of the
             backbone; None is the store's.
         max_pixels : the most that a photograph may have, None is the store's.
+        table : CSV of the photographs, of which heads read `head.columns`; InputError where some
+            do, and it lacks one.
         average : over heads and views, None is the mean; constraints : `order` or `clip`, None is
             the run's.
 
@@ -99,6 +104,7 @@ class Predictor:
             average or "mean",
             constraints,
             max_pixels,
+            Table.of(members, table),
         )
         # members that do not go together are refused before a backbone is loaded
         predictor.combiner  # noqa: B018
@@ -134,7 +140,9 @@ class Predictor:
     def raw(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> Raw:
         """What the first member says of one photograph."""
         stage = self.stage(0, self.devices[0])
-        return stage.told(stage.tokens({stage.backbone.crop: photograph}, image_id, views))[0]
+        tokens = stage.tokens({stage.backbone.crop: photograph}, image_id, views)
+        rows = self._rows([image_id], by_spec(self.members)[0])
+        return stage.told(tokens, rows[image_id])[0]
 
     def predict(
         self, paths: dict[str, Path], tta: int | str = 4, progress: bool = True, **options
@@ -207,11 +215,12 @@ class Predictor:
             for group, positions in enumerate(groups):
                 members = [self.members[position] for position in positions]
                 stages = [self.stage(group, device) for device in self.devices]
-                work = Pass(group, views, clock, kept, explainer, damaged, sealed)
+                rows = self._rows(todo, positions)
+                work = Pass(group, views, clock, kept, explainer, damaged, sealed, rows)
                 for found in work.run(stages, todo):
                     _check_finite(members, found.raws, found.image_id)
                     if kept and found.n_views:
-                        kept.add(group, found.image_id, found.sha256, found.raws)
+                        kept.add(group, found.image_id, found.read, found.raws)
                     clock.done(found.n_views, found.seconds)
                     for position, raw in zip(positions, found.raws, strict=True):
                         raw_NM[found.image_id][position] = raw
@@ -222,6 +231,13 @@ class Predictor:
     def _most_of(self, spec: StoreSpec) -> int:
         """The most pixels that a photograph may have for the tokens of a store."""
         return self.max_pixels or spec.max_pixels
+
+    def _rows(
+        self, image_ids: Iterable[str], positions: Sequence[int]
+    ) -> dict[str, list[np.ndarray]]:
+        """What each of some members reads beside each photograph."""
+        table = self.table or Table.of(self.members, None)
+        return table.rows(list(image_ids), [self.members[m] for m in positions])
 
     def intervals(self, level: float) -> Intervals:
         """At this level, as `Intervals.of`; UsageError for a way to predict whose errors out of
@@ -285,7 +301,7 @@ def predict(
     given. Missing or damaged photographs are all listed before work starts.
     """
     paths = test_photographs(Path(data), allow_outside=allow_outside, csv=csv)
-    predictor = Predictor.load(run, **options)
+    predictor = Predictor.load(run, table=csv or Path(data) / "test.csv", **options)
     intervals = None if interval is None else predictor.intervals(interval)
     kept = predictor.journal(keep, tta, resume=True) if keep else None
     table = predictor.predict(paths, tta, progress, kept=kept)

@@ -106,6 +106,8 @@ class ListedSpec(ListedStore):
     states: list[str]
     targets: dict[str, Any] | None = None
     """Of other tasks than the preset, as `Targets.to_json`."""
+    columns: dict[str, list[str]] | None = None
+    """Of heads that read columns, as `InputColumns.to_json`."""
 
 
 def parse_listing(text: bytes, where: Path) -> Listing:

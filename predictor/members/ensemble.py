@@ -17,6 +17,7 @@ from trainer.data.used_store import pooled_features
 from trainer.heads import kinds
 from trainer.heads.bank import Bank, Inputs, load_bank
 from trainer.heads.columns import numbers_and_words
+from trainer.heads.input_columns import InputColumns
 from trainer.heads.outputs import word_probabilities
 from trainer.heads.pooling import in_half
 from trainer.heads.reads import vectors_of
@@ -46,11 +47,20 @@ class BankEnsemble:
 
     @torch.inference_mode()
     def __call__(
-        self, tokens: Mapping[str, Sequence[Tokens]]
+        self, tokens: Mapping[str, Sequence[Tokens]], row_C: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Of V views' (cls_TD, patches_TPD) by store: raw numbers (H, V, K) in the order of heads,
-        and probabilities of each class's words (H, V, C) or None."""
-        out = self.bank(self._inputs(tokens))
+        and probabilities of each class's words (H, V, C) or None.
+
+        row_C : the photograph's row of `head.columns`, NaN for a number that is not known.
+        """
+        inputs = self._inputs(tokens)
+        columns = self.bank.shape.columns
+        if columns:
+            row_11C = torch.from_numpy(row_C).to(inputs.cls_QBTD)[None, None]
+            parts = row_11C.split([column.width for column in columns.each], -1)
+            inputs.columns = dict(zip(columns.names, parts, strict=True))
+        out = self.bank(inputs)
         targets = self.bank.shape.targets
         values_HVK = out.values_QGBK[0, ..., : targets.n_predicted].double().cpu().numpy()
         if out.word_QGBC is None:
@@ -93,7 +103,7 @@ class RegressorEnsemble:
     states: Sequence[Mapping[str, np.ndarray]]
 
     def __call__(
-        self, tokens: Mapping[str, Sequence[Tokens]]
+        self, tokens: Mapping[str, Sequence[Tokens]], row_C: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """As `BankEnsemble`."""
         stored = {}
@@ -102,6 +112,7 @@ class RegressorEnsemble:
             stored[name] = cls_VTD, pooled_as_stored(own, self.pooled_dtypes[name]).cpu().numpy()
         vectors = [split_vector(vector) for vector in vectors_of(self.config)]
         x_VF = np.hstack([pooled_features(*stored[store], [name]) for store, name in vectors])
+        x_VF = np.hstack([x_VF, np.tile(row_C, (len(x_VF), 1))])
         told = [predict_numbers(self.config, self.targets, each, x_VF) for each in self.states]
         return numbers_and_words(np.stack(told), self.targets)
 
@@ -110,6 +121,7 @@ def new_ensemble(
     config: PointConfig,
     specs: Mapping[str, StoreSpec],
     targets: Targets,
+    columns: InputColumns,
     heads: Sequence[Mapping[str, Tensor]],
     device: torch.device,
 ) -> BankEnsemble | RegressorEnsemble:
@@ -118,7 +130,8 @@ def new_ensemble(
     if kinds.load(config.head.kind).trained:
         half = in_half(device, config.trainer.use_amp, torch.float32)
         tokens = {name: spec.tokens for name, spec in specs.items()}
-        bank = load_bank(HeadShape.of(config, tokens, targets), heads, device)
+        shape = HeadShape.of(config, tokens, targets, columns)
+        bank = load_bank(shape, heads, device)
         return BankEnsemble(bank, half, pooled_dtypes)
     fitted = [{name: tensor.numpy() for name, tensor in head.items()} for head in heads]
     return RegressorEnsemble(config, targets, pooled_dtypes, fitted)

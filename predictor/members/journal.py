@@ -98,6 +98,8 @@ def journal_key(
             member.config.loss.space,
             member.targets.to_json(),
         ]
+        if member.columns:
+            reads.append(member.columns.to_json())
         if len(member.specs) > 1:
             reads.append(vectors_of(member.config))
         digest.update(json.dumps(reads).encode())

@@ -20,6 +20,7 @@ from featurestore.photos.decode import Decoded
 from featurestore.photos.targets import Targets
 from predictor.members.ensemble import BankEnsemble, RegressorEnsemble, Tokens, new_ensemble
 from trainer.config.sections import PointConfig
+from trainer.heads.input_columns import NO_COLUMNS, InputColumns
 from trainer.heads.reads import stores_of
 from trainer.loop.runs import RunFolder
 
@@ -52,6 +53,8 @@ class Member:
     weights: str
     """`last` or `best`: which epoch's heads these are."""
     weight: float = 1.0
+    columns: InputColumns = NO_COLUMNS
+    """What the heads read beside a photograph."""
 
     @classmethod
     def load(
@@ -85,6 +88,7 @@ class Member:
             splits,
             list(folder.heads(weights, chosen, without).values()),
             weights,
+            columns=folder.columns,
         )
 
     @property
@@ -186,7 +190,10 @@ class Stage:
                         max_pixels=max_pixels,
                     )
         place = choose_device(device)
-        ensembles = [new_ensemble(m.config, m.specs, m.targets, m.heads, place) for m in members]
+        ensembles = []
+        for m in members:
+            ensemble = new_ensemble(m.config, m.specs, m.targets, m.columns, m.heads, place)
+            ensembles.append(ensemble)
         return cls(backbones, members, ensembles)
 
     @property
@@ -216,9 +223,12 @@ class Stage:
         specs = self.members[m].specs
         return {name: tokens[spec.fingerprint] for name, spec in specs.items()}
 
-    def told(self, tokens: StageTokens) -> list[Raw]:
-        """What each member says of a photograph's tokens."""
-        return [Raw(*each(self.read(m, tokens))) for m, each in enumerate(self.ensembles)]
+    def told(self, tokens: StageTokens, rows: Sequence[np.ndarray]) -> list[Raw]:
+        """What each member says of a photograph's tokens, and of its row (C,) of `columns`."""
+        told = []
+        for m, (ensemble, row_C) in enumerate(zip(self.ensembles, rows, strict=True)):
+            told.append(Raw(*ensemble(self.read(m, tokens), row_C)))
+        return told
 
 
 def say_lone_folds(members: Sequence[Member], say: Callable[[str], object]) -> None:

@@ -41,6 +41,15 @@ def _known_kind(name: str, info: ValidationInfo) -> str:
     return name
 
 
+def _each_once(names: list[str]) -> list[str]:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} is there twice")
+    return names
+
+
+ColumnNames = Annotated[list[str], AfterValidator(_each_once)]
+
+
 class ExperimentConfig(Section):
     name: Annotated[str, Field(min_length=1)]
     """Opens the names of the sweep's folder and of its runs."""
@@ -83,6 +92,11 @@ class HeadConfig(Section):
     """Pooled vectors of a photograph, one after another. NAME/cls is one store's of
     `dataset.stores`, cls that of every store in order. `pooled_mlp` and regressors."""
 
+    columns: ColumnNames = []
+    """Columns of the store's catalog that are read beside the photograph: numbers, scaled by the
+    training fold alone, or words, a channel each. Photographs to predict need them in test.csv
+    (docs/sweep.md). All kinds but `density`."""
+
     store: StoreName | None = None
     """Which of `dataset.stores` patches are read from; null = the first. Kinds that read
     patches."""
@@ -97,8 +111,12 @@ class HeadConfig(Section):
     @model_serializer(mode="wrap")
     def _without_store(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As of `DatasetConfig`."""
-        values = plain(self).items()
-        return {name: value for name, value in values if name != "store" or value is not None}
+        values = plain(self)
+        if self.store is None:
+            del values["store"]
+        if not self.columns:
+            del values["columns"]
+        return values
 
 
 class LossConfig(Section):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,10 @@ from trainer.data.stream import Batch, Split
 from trainer.data.targets import targets_in
 from trainer.data.used_store import UsedStore
 from trainer.heads.bank import Bank, Inputs
+from trainer.heads.input_columns import InputColumns
 from trainer.heads.loss import Labels, labels_of
 from trainer.heads.pooling import in_half
+from trainer.heads.reads import columns_of, widths_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class TrainingData:
     device: torch.device
     half: bool
     """Multiply tokens in half precision."""
+    _encoded: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
+    """Columns that heads read, as numbers, once one did."""
 
     @classmethod
     def open(
@@ -102,6 +106,19 @@ class TrainingData:
         """With the words of each class."""
         return self.labels.targets
 
+    def columns_of(self, point: PointConfig) -> InputColumns:
+        """What a point's heads read beside photographs. InputError for columns that cannot be."""
+        names = columns_of(point)
+        return InputColumns.of(self.catalog, names, self.targets, self.store.path)
+
+    def column_rows(self, columns: InputColumns) -> np.ndarray:
+        """(N, C) float64 of every image, NaN for a number that is not known."""
+        return columns.encoded(self.catalog, self.store.path)
+
+    def n_features(self, point: PointConfig) -> int:
+        """That a point's regressor reads, those of columns among them."""
+        return sum(widths_of(point, self.tokens)) + self.columns_of(point).width
+
     @property
     def truth_NK(self) -> np.ndarray:
         """Labels of what is predicted, in the order of heads; NaN where one is not known."""
@@ -121,6 +138,7 @@ class TrainingData:
         rows : of the stores whose patch tokens are read.
         StoreDamaged, before any of them learns from it, if a row is not what was committed.
         """
+        columns = self._column_inputs(batch, banks)
         shared = {}
         for name in dict.fromkeys(store for bank in banks for store in bank.shape.stores):
             used = self.stores[name]
@@ -133,8 +151,20 @@ class TrainingData:
                 self._own(used, "cls", batch),
                 self._own(used, "pooled", batch) if reads_pooled else None,
                 half=self.half,
+                columns=columns,
             )
         return shared
+
+    def _column_inputs(self, batch: Batch, banks: Collection[Bank]) -> dict[str, Tensor]:
+        """(Q, B, C) each column that one of the banks reads, of each sample."""
+        each = {column.name: column for bank in banks for column in bank.shape.columns.each}
+        own_QB = batch.rows_U2[:, 0][batch.own_QB]
+        parts = {}
+        for name, column in each.items():
+            if name not in self._encoded:
+                self._encoded[name] = column.encoded(self.catalog, self.store.path)
+            parts[name] = self._tensor(self._encoded[name][own_QB])
+        return parts
 
     def _own(self, used: UsedStore, name: str, batch: Batch) -> Tensor:
         """(Q, B, T, ...) class tokens or pooled vectors of each sample's own row."""
@@ -170,6 +200,13 @@ class TrainingData:
             mean_QD, std_QD = self.stores[name or own].moments(splits, vector)
             moments[part] = self._tensor(mean_QD), self._tensor(std_QD)
         return moments
+
+    def column_scale(self, splits: Sequence[Split], columns: InputColumns) -> tuple[Tensor, Tensor]:
+        """Center and factor (Q, 1, C) of columns by each split's training images alone."""
+        x_NC = self.column_rows(columns)
+        scales = [columns.scale(x_NC[split.train_N]) for split in splits]
+        center_QC, factor_QC = (np.stack(each) for each in zip(*scales, strict=True))
+        return self._tensor(center_QC[:, None]), self._tensor(factor_QC[:, None])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, dtype=self.dtype, device=self.device)

@@ -7,7 +7,7 @@ whatever normalisation it learned under is folded into it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from trainer.config.stores import split_vector
 from trainer.heads import kinds
 from trainer.heads.outputs import layers_by_kind, numbers_over_tiles, output_layers
 from trainer.heads.pooling import attend, project
-from trainer.heads.shape import HeadShape
+from trainer.heads.shape import COLUMN_SCALE, HeadShape
 from trainer.heads.spaces import SPACES
 
 
@@ -42,6 +42,8 @@ class Inputs:
     """Uniforms in [0, 1), G or 1 of them; None in evaluation."""
     half: bool = False
     """Multiply tokens in half precision."""
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """(Q, B, C) each column of `head.columns`, by its name; NaN for a number that is not known."""
     stores: Mapping[str, "Inputs"] = field(default_factory=dict)
     """The same step in each store by name; these are the inputs of one of them."""
 
@@ -177,6 +179,8 @@ class Bank:
 
     moments : mean and std (Q, D) of "cls", "patch" and pooled channels by a split's own training
         rows, which normalise what heads read; None leaves it as it is.
+    column_scale : center and factor (Q, G or 1, C) of the columns that heads read, by the same rows
+        (`InputColumns.scale`).
     """
 
     shape: HeadShape
@@ -184,6 +188,7 @@ class Bank:
     rate_G: Tensor = field(default_factory=lambda: torch.zeros(1))
     """Dropout rate of each point."""
     moments: dict[str, tuple[Tensor, Tensor]] | None = None
+    column_scale: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, inputs: Inputs) -> Outputs:
         return self.kind.forward(self, inputs)
@@ -212,11 +217,13 @@ class Bank:
             _fold(state, self.kind.reads(self.shape), of_split)
         # nn.Linear's weights are (out, in)
         linear = {name: t.T if t.dim() == 2 else t for name, t in state.items()}
+        for name, scale in zip(COLUMN_SCALE, self.column_scale or (), strict=False):
+            linear[name] = scale[q, 0].cpu()
         return {name: t.float().contiguous() for name, t in linear.items()}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "Bank":
         """The same heads' places with other values, e.g. their moving averages."""
-        return Bank(self.shape, tensors, self.rate_G, self.moments)
+        return replace(self, tensors=tensors)
 
     def linear(self, name: str, x_QGBTI: Tensor) -> Tensor:
         """(Q, G, B, T, in) -> (Q, G, B, T, out) by each head's own layer."""
@@ -238,6 +245,13 @@ class Bank:
     def own_cls(self, inputs: Inputs) -> Tensor:
         """(Q, 1, B, T, D) class tokens of each sample's own photograph, as `normal` leaves them."""
         return self.normal("cls", inputs.cls_QBTD[:, None])
+
+    def columns(self, inputs: Inputs) -> Tensor:
+        """(Q, G or 1, B, C) columns of each sample: scaled, 0 where one is not known, mixed."""
+        x_QBC = torch.cat([inputs.columns[name] for name in self.shape.columns.names], -1)
+        center, factor = (scale[:, :, None] for scale in self.column_scale)
+        z = (x_QBC[:, None] - center) * factor
+        return inputs.mixed(z.nan_to_num())
 
     def each_point(self, x_Q1BTD: Tensor) -> Tensor:
         """What is the same for all points, once a point."""
@@ -278,7 +292,7 @@ def load_bank(
 ) -> Bank:
     """Saved heads as one bank of one split, to predict with."""
     tensors = {}
-    for name, size in shape.tensors().items():
+    for name, size in shape.saved().items():
         heads = []
         for state in states:
             if name not in state or state[name].shape != size:
@@ -288,12 +302,13 @@ def load_bank(
                 )
             heads.append(state[name].T if state[name].dim() == 2 else state[name])
         tensors[name] = torch.stack(heads)[None].to(device)
-    return Bank(shape, tensors, torch.zeros(len(states), device=device))
+    scale = tuple(tensors.pop(name) for name in COLUMN_SCALE) if shape.columns else None
+    return Bank(shape, tensors, torch.zeros(len(states), device=device), column_scale=scale)
 
 
 def trunk_tensors(shape: HeadShape, n_in: int) -> dict[str, tuple[int, ...]]:
-    """Tensors of `trunk`, which reads n_in channels."""
-    layers = {"shared_mlp.0": (shape.shared_hidden, n_in)}
+    """Tensors of `trunk`, which reads n_in channels, and those of columns behind them."""
+    layers = {"shared_mlp.0": (shape.shared_hidden, n_in + shape.columns.width)}
     for layer in output_layers(shape.targets):
         layers[layer.name] = (layer.width, shape.shared_hidden)
     if shape.n_intervals:
@@ -314,7 +329,14 @@ def linear_tensors(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int
 
 
 def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
-    """Shared layer (linear, LayerNorm, GELU, dropout), then a layer for each output."""
+    """Shared layer (linear, LayerNorm, GELU, dropout), then a layer for each output.
+
+    Each tile reads the columns of its photograph behind its own channels.
+    """
+    if bank.shape.columns:
+        columns = bank.columns(inputs)[:, :, :, None]
+        columns = columns.expand(*x_QGBTI.shape[:4], -1)
+        x_QGBTI = torch.cat([x_QGBTI, columns], -1)
     shared = bank.linear("shared_mlp.0", x_QGBTI)
     scale = bank.tensors["shared_mlp.1.weight"][:, :, None, None]
     shift = bank.tensors["shared_mlp.1.bias"][:, :, None, None]
@@ -352,6 +374,10 @@ def _fold(
     for layer, parts in reads.items():
         mean = torch.cat([moments[part][0] for part in parts])
         std = torch.cat([moments[part][1] for part in parts])
+        n_rest = len(state[f"{layer}.weight"]) - len(mean)
+        # channels of columns are scaled before they get here
+        mean = F.pad(mean, (0, n_rest))
+        std = F.pad(std, (0, n_rest), value=1.0)
         state[f"{layer}.weight"] = state[f"{layer}.weight"] / std[:, None]
         if f"{layer}.bias" in state:  # one without feeds a softmax, which sees no constant
             state[f"{layer}.bias"] = state[f"{layer}.bias"] - mean @ state[f"{layer}.weight"]

@@ -21,6 +21,7 @@ def new_bank(
     biases: Sequence[Mapping[str, np.ndarray]],
     moments: dict[str, tuple[Tensor, Tensor]] | None,
     device: torch.device,
+    column_scale: tuple[Tensor, Tensor] | None = None,
 ) -> Bank:
     """Fresh heads, drawn by (seed, repeat, fold, tensor, head.seed): points of a split start alike.
 
@@ -61,7 +62,7 @@ def new_bank(
             tensor_QG[:, from_zero] = 0
         tensors[name] = tensor_QG.requires_grad_()
     rates = torch.tensor([point.head.dropout for point in points], dtype=dtype, device=device)
-    return Bank(shape, tensors, rates, moments)
+    return Bank(shape, tensors, rates, moments, column_scale)
 
 
 def _weighs_outputs(name: str, biases: Collection[str]) -> bool:

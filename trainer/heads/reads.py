@@ -22,6 +22,11 @@ def vectors_of(point: PointConfig) -> list[str]:
     return vectors
 
 
+def columns_of(point: PointConfig) -> list[str]:
+    """`head.columns`, where a point's kind reads them."""
+    return point.head.columns if "columns" in kinds.load(point.head.kind).settings else []
+
+
 def store_of(point: PointConfig) -> str:
     """The store that a point's heads read first: patches and class tokens, or the first vector."""
     if kinds.load(point.head.kind).reads_patches:

@@ -36,7 +36,7 @@ INNER_PARTS = 4
 class Regressor:
     """Base of the kinds on pooled rows: checks inputs; `_fit` and `_predict` are theirs."""
 
-    settings: tuple[str, ...] = ("features",)
+    settings: tuple[str, ...] = ("features", "columns")
     """Keys of the config's `head` section that it reads."""
 
     trained = False

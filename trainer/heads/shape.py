@@ -9,7 +9,10 @@ from featurestore.format.spec import TokenSpec
 from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
+from trainer.heads.input_columns import NO_COLUMNS, InputColumns
 from trainer.heads.reads import store_of, stores_of, vectors_of, widths_of
+
+COLUMN_SCALE = ("columns.center", "columns.factor")
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,16 @@ class HeadShape:
     """Name of the store whose width, patches and tiles these are."""
     stores: tuple[str, ...] = ("",)
     """Every store that is read."""
+    columns: InputColumns = NO_COLUMNS
+    """Read beside the photograph, by the trunk."""
 
     @classmethod
     def of(
-        cls, point: PointConfig, tokens: Mapping[str, TokenSpec], targets: Targets
+        cls,
+        point: PointConfig,
+        tokens: Mapping[str, TokenSpec],
+        targets: Targets,
+        columns: InputColumns = NO_COLUMNS,
     ) -> "HeadShape":
         """The shape of a config's heads over the tokens of stores, by name."""
         head = point.head
@@ -59,12 +68,21 @@ class HeadShape:
             n_intervals=point.loss.intervals if kind.has_trunk else 0,
             store=store_of(point),
             stores=tuple(stores_of(point)),
+            columns=columns,
             **own,
         )
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor of a saved head, as in nn.Linear and nn.LayerNorm."""
         return kinds.load(self.kind).tensors(self)
+
+    def saved(self) -> dict[str, tuple[int, ...]]:
+        """The same, and what scales columns before the trunk reads them."""
+        return self.tensors() | dict.fromkeys(self._scales, (self.columns.width,))
+
+    @property
+    def _scales(self) -> tuple[str, ...]:
+        return COLUMN_SCALE if self.columns else ()
 
     @property
     def n_parameters(self) -> int:

@@ -19,14 +19,25 @@ from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split
 from trainer.heads import kinds
-from trainer.heads.columns import Columns, class_columns_of, known_together, merged, parted
+from trainer.heads.columns import (
+    Columns,
+    all_columns,
+    class_columns_of,
+    known_together,
+    merged,
+    parted,
+)
+from trainer.heads.input_columns import filled, means
 from trainer.heads.outputs import word_slices
-from trainer.heads.reads import vectors_of, widths_of
+from trainer.heads.reads import vectors_of
 from trainer.heads.regressor import Regressor, State, TrainingRows
+from trainer.heads.saved import Kept
 from trainer.heads.table import READ, SORTING, ReadTable, Table
 
 MEANS = "means"
 """Saved beside words: what is told of numbers."""
+COLUMN_MEANS = "column_mean_C"
+"""Saved beside a fit that reads `head.columns`: what stands for a number that is not known."""
 
 
 def fit_splits(
@@ -148,6 +159,7 @@ class _Part:
         self._seed = config.head.seed
         self._each = []
         for split in splits:
+            # means of columns, too, are of these rows alone
             rows_n = split.train_N[known_N[split.train_N]]
             y_nk = columns.in_space(self._space, truth_NK[rows_n])
             self._each.append(TrainingRows(rows_n, y_nk, group_N[rows_n]))
@@ -160,12 +172,18 @@ class _Part:
         """What to save of each split, in order; None of a kind that is for reports only."""
         if self._regressor.report_only:
             yield from itertools.repeat(None, len(self._each))
-        elif pooled.by_sums:
+            return
+        for rows, state in zip(self._each, self._fits(pooled), strict=True):
+            mean_C = pooled.column_means(rows.rows_n)
+            yield state | {COLUMN_MEANS: mean_C} if len(mean_C) else state
+
+    def _fits(self, pooled: "_PooledRows") -> Iterator[State]:
+        if pooled.by_sums:
             yield from self._regressor.fit_together(pooled.every_row(), self._each, pooled.n_bytes)
-        else:
-            for rows in self._each:
-                table, rows_n = pooled.table(rows.rows_n)
-                yield self._regressor.fit_rows(table, rows_n, rows.y_nK, rows.group_n, self._seed)
+            return
+        for rows in self._each:
+            table, rows_n = pooled.table(rows.rows_n)
+            yield self._regressor.fit_rows(table, rows_n, rows.y_nK, rows.group_n, self._seed)
 
     def held_out(
         self,
@@ -186,10 +204,11 @@ class _Part:
         self, pooled: "_PooledRows", state: State, view: int, images_n: np.ndarray
     ) -> np.ndarray:
         """(n, k) in the space of the fit; features of a block of images are in memory."""
-        parts = [
-            self._regressor.predict(state, pooled.of(view, images_n[start : start + READ]))
-            for start in range(0, len(images_n), READ)
-        ]
+        mean_C = state.get(COLUMN_MEANS, ())
+        parts = []
+        for start in range(0, len(images_n), READ):
+            x_nF = filled(pooled.of(view, images_n[start : start + READ]), mean_C)
+            parts.append(self._regressor.predict(state, x_nF))
         return np.concatenate(parts)
 
     def _fit_predict(
@@ -200,7 +219,8 @@ class _Part:
         views: Sequence[int],
     ) -> np.ndarray:
         """The same under all views at once: it would be fitted anew for each."""
-        new_MF = np.concatenate([pooled.of(view, images_n) for view in views])
+        mean_C = pooled.column_means(rows.rows_n)
+        new_MF = np.concatenate([filled(pooled.of(view, images_n), mean_C) for view in views])
         table, rows_n = pooled.table(rows.rows_n)
         x_nF = table.x_NF[rows_n]
         z_Mk = self._regressor.fit_predict(x_nF, rows.y_nK, rows.group_n, self._seed, new_MF)
@@ -222,9 +242,14 @@ class _PooledRows:
         n_rows = [len(split.train_N) for split in splits]
         self._data = data
         self._vectors = vectors_of(config)
+        self._kept: dict[int, np.ndarray] = {}
         self._tables: dict[int, Table] = {}
-        self._n_features = sum(widths_of(config, data.tokens))
-        self.by_sums = kind.fits_by_sums(min(n_rows), self._n_features)
+        self._n_features = data.n_features(config)
+        self._column_NC = data.column_rows(data.columns_of(config))
+        # what stands for a gap differs by fold, so folds share no table then
+        self._has_gaps = bool(np.isnan(self._column_NC).any())
+        sums_do = kind.fits_by_sums(min(n_rows), self._n_features)
+        self.by_sums = sums_do and not self._has_gaps
         self.n_bytes = min(int(1e9 * config.trainer.memory_gb), usable_memory().n_bytes)
         """What fits may take that are made together, beside the features that are kept."""
 
@@ -236,13 +261,20 @@ class _PooledRows:
         if read_often and need <= self.n_bytes:
             self.n_bytes -= kept_bytes
             for view in kept:
-                self._tables[view] = Table(data.features(self._vectors, view, every_N))
+                self._kept[view] = self._read(view, every_N)
+                if not self._has_gaps:
+                    self._tables[view] = Table(self._kept[view])
+
+    def column_means(self, images_n: np.ndarray) -> np.ndarray:
+        """(C,) what stands for a number of `head.columns` that is not known, by some images."""
+        return means(self._column_NC[images_n])
 
     def table(self, images_n: np.ndarray) -> tuple[Table, np.ndarray]:
         """What a fit on these images takes: a table under the plain view, and their rows in it."""
         if self._tables:
             return self._tables[0], images_n
-        return Table(self.of(0, images_n)), np.arange(len(images_n))
+        x_nF = filled(self.of(0, images_n), self.column_means(images_n))
+        return Table(x_nF), np.arange(len(images_n))
 
     def every_row(self) -> Table | ReadTable:
         """All images under the plain view."""
@@ -255,17 +287,24 @@ class _PooledRows:
         return ReadTable(read, self._data.n_images, self._n_features, self.n_bytes)
 
     def of(self, view: int, images_n: np.ndarray) -> np.ndarray:
-        """(n, F) features of some images."""
-        if self._tables:
-            return self._tables[view].x_NF[images_n]
-        return self._data.features(self._vectors, view, images_n)
+        """(n, F) features of some images, columns last, NaN in their gaps."""
+        if self._kept:
+            return self._kept[view][images_n]
+        return self._read(view, images_n)
+
+    def _read(self, view: int, images_n: np.ndarray) -> np.ndarray:
+        x_nF = self._data.features(self._vectors, view, images_n)
+        return np.hstack([x_nF, self._column_NC[images_n]]) if self._column_NC.size else x_nF
 
 
 def predict_numbers(
     config: PointConfig, targets: Targets, state: Mapping[str, np.ndarray], x_NF: np.ndarray
 ) -> np.ndarray:
     """(N, K) raw numbers of a saved regressor, in the order of heads; behind them probabilities of
-    words where it tells them."""
+    words where it tells them.
+
+    x_NF : pooled features, then those of `head.columns`, NaN for a number that is not known.
+    """
     n_columns = targets.n_predicted
     if kinds.load(config.head.kind).tells_words:
         n_columns += word_slices(targets)[-1].stop
@@ -274,7 +313,7 @@ def predict_numbers(
         raw_NK[:, : targets.n_predicted] = state[MEANS]
     for columns, own in parted(state, targets):
         regressor, space = of_config(config, columns)
-        z_Nk = regressor.predict(own, x_NF)
+        z_Nk = regressor.predict(own, filled(x_NF, own.get(COLUMN_MEANS, ())))
         raw_NK[:, list(columns.places)] = columns.from_space(space, z_Nk)
     return raw_NK
 
@@ -301,6 +340,24 @@ def of_config(config: PointConfig, columns: Columns) -> tuple[Regressor, str]:
         n_others = len(columns.places) - columns.n_amounts
         return kind.in_space(config.loss.space, n_others), "raw"
     return kind, config.loss.space
+
+
+def saved_arrays(
+    config: PointConfig, targets: Targets, n_pooled: int, n_beside: int
+) -> dict[str, Kept] | None:
+    """Type and shape of each array of a saved fit; None where several fits may stand together, or
+    the kind does not say.
+
+    n_pooled, n_beside : features of pooled vectors and of columns.
+    """
+    if not targets.preset or kinds.load(config.head.kind).tells_words:
+        return None
+    columns = all_columns(targets)
+    regressor, _ = of_config(config, columns)
+    arrays = regressor.tensors(n_pooled + n_beside, len(columns.places))
+    if arrays and n_beside:
+        arrays[COLUMN_MEANS] = "F64", (n_beside,)
+    return arrays
 
 
 def blank_values(

@@ -217,7 +217,7 @@ def new_trainers(
     for p in points:
         mixup = configs[p].augmentation.mixup
         mixup_kind = mixup.kind if mixup.on else "patches"  # unmixed among mixed: its share is 1
-        shape = HeadShape.of(configs[p], data.tokens, data.targets)
+        shape = HeadShape.of(configs[p], data.tokens, data.targets, data.columns_of(configs[p]))
         groups.setdefault((shape, configs[p].head.normalize, mixup_kind), []).append(p)
 
     trainers = []
@@ -246,7 +246,8 @@ def _new_trainer(
         reads = kinds.load(shape.kind).reads(shape)
         parts = {part for parts in reads.values() for part in parts}
         moments = data.moments(splits, parts, shape.store)
-    bank = new_bank(shape, splits, configs, data.dtype, biases, moments, data.device)
+    scale = data.column_scale(splits, shape.columns) if shape.columns else None
+    bank = new_bank(shape, splits, configs, data.dtype, biases, moments, data.device, scale)
     if shape.n_intervals:
         labels = labels.with_intervals([split.train_N for split in splits], shape.n_intervals)
 

@@ -26,7 +26,6 @@ from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 from trainer.heads.columns import numbers_and_words
-from trainer.heads.reads import widths_of
 from trainer.judge.baselines import blank_values, fit_each, fit_splits, spaces_of
 from trainer.loop.checkpoint import check_identity, checksum, opened, whole_metadata
 from trainer.loop.grid import SweepConfig
@@ -261,7 +260,7 @@ def time_fits(sweep: Sweep) -> list[FitTime]:
         points.append(ridge_beside(sweep))
     alike: dict[tuple[str, int], list[PointConfig]] = {}
     for point in points:
-        n_features = sum(widths_of(point, sweep.data.tokens))
+        n_features = sweep.data.n_features(point)
         alike.setdefault((point.head.kind, n_features), []).append(point)
 
     largest = max(sweep.splits, key=lambda split: len(split.train_N))

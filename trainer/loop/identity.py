@@ -101,7 +101,7 @@ def check_facts(before: Mapping[str, Any], now: Mapping[str, Any], where: str, a
         was = kept.get(name, value)
         if was == value:
             continue
-        if name in ("labels", "folds"):
+        if name in ("labels", "folds", "columns"):
             raise MismatchError(
                 f"{where}: the {name} are not those that the sweep began with; {advice}"
             )

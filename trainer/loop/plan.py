@@ -12,7 +12,7 @@ from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split, Stream
 from trainer.heads import kinds
-from trainer.heads.reads import store_of, widths_of
+from trainer.heads.reads import store_of
 from trainer.heads.shape import HeadShape
 from trainer.loop.grid import SweepConfig
 
@@ -173,7 +173,7 @@ def refit_costs(plan: Plan, points: Sequence[PointConfig], data: TrainingData) -
 
 def heads_bytes(point: PointConfig, data: TrainingData, n_splits: int) -> int:
     """About what training a point's heads of so many splits needs."""
-    shape = HeadShape.of(point, data.tokens, data.targets)
+    shape = HeadShape.of(point, data.tokens, data.targets, data.columns_of(point))
     n_tiles = n_splits * point.trainer.batch_size * data.tokens[shape.store].n_tiles  # of a step
     parameters = n_splits * shape.n_parameters * COPIES
     activations = n_tiles * shape.n_patches * kinds.load(point.head.kind).floats_per_patch
@@ -187,7 +187,7 @@ def most_rows(splits: Sequence[Split]) -> int:
 
 def fit_bytes(point: PointConfig, data: TrainingData, n_rows: int) -> int:
     """About what the fit of a regressor on so many images needs."""
-    n_features = sum(widths_of(point, data.tokens))
+    n_features = data.n_features(point)
     return kinds.load(point.head.kind).fit_bytes(n_rows, n_features)
 
 

@@ -29,7 +29,7 @@ from trainer.data.strata import decided as decided_strata
 from trainer.data.stream import Split, Stream, make_splits_of
 from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
-from trainer.heads.reads import store_of
+from trainer.heads.reads import columns_of, store_of
 from trainer.loop.bank_trainer import BankTrainer, new_trainers
 from trainer.loop.events import writer_class
 from trainer.loop.grid import SweepConfig
@@ -89,6 +89,8 @@ class Sweep:
             "labels": _sha256(labels),
             "folds": _sha256(self.folds),
         }
+        if columns := sorted({name for p in self.config.points for name in columns_of(p)}):
+            facts["columns"] = _sha256(catalog[["image_id", *columns]])
         if "" not in self.data.stores:
             facts["stores"] = {name: _facts_of(used) for name, used in self.data.stores.items()}
         return facts
@@ -272,6 +274,8 @@ def prepare_sweep(
     check_stores(config, data)
     _check_rules(config, data.targets)
     _check_classes(config, data.targets)
+    for point in config.points:
+        data.columns_of(point)  # refused here if they cannot be
     if base.trainer.tensorboard:
         writer_class()
     config, folds = _with_folds(config, data, begun)

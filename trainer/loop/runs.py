@@ -25,11 +25,11 @@ from featurestore.store import FeatureStore
 from trainer.config.sections import PointConfig, dump_yaml
 from trainer.data.dataset import TrainingData
 from trainer.heads import kinds
-from trainer.heads.columns import all_columns
-from trainer.heads.reads import widths_of
-from trainer.heads.saved import Kept, read_head
+from trainer.heads.input_columns import InputColumns
+from trainer.heads.reads import columns_of, widths_of
+from trainer.heads.saved import read_head
 from trainer.heads.shape import HeadShape
-from trainer.judge.baselines import of_config
+from trainer.judge.baselines import saved_arrays
 from trainer.loop.grid import load_point, safe_name
 from trainer.loop.places import moved_places
 
@@ -60,6 +60,8 @@ class RunFolder:
         }
         if not data.targets.preset:
             spec["targets"] = data.targets.to_json()
+        if columns := data.columns_of(config):
+            spec["columns"] = columns.to_json()
         write_whole(self.path / "spec.json", dump_json(spec))
         if others:
             further = {name: told[name] for name in others}
@@ -110,6 +112,12 @@ class RunFolder:
                 f"{self.path / 'spec.json'}: targets: not what a run says of them; copy the run "
                 "again"
             ) from err
+
+    @property
+    def columns(self) -> InputColumns:
+        """What its heads read beside photographs, with the words of classes."""
+        told = self._spec_json.get("columns", {})
+        return InputColumns.from_json(told, columns_of(self.config), self.path / "spec.json")
 
     @property
     def store_folder(self) -> Path:
@@ -184,19 +192,12 @@ class RunFolder:
         tokens = {name: spec.tokens for name, spec in self.specs.items()}
         kind = kinds.load(config.head.kind)
         if kind.trained:
-            shapes = HeadShape.of(config, tokens, self.targets).tensors()
+            shapes = HeadShape.of(config, tokens, self.targets, self.columns).saved()
             expected = {name: ("F32", shape) for name, shape in shapes.items()}
         else:
-            expected = self._of_regressor(sum(widths_of(config, tokens)))
+            n_features = sum(widths_of(config, tokens))
+            expected = saved_arrays(config, self.targets, n_features, self.columns.width)
         return {f.name: read_head(f, expected) for f in files}
-
-    def _of_regressor(self, n_features: int) -> dict[str, Kept] | None:
-        """Type and shape of each tensor of a fit; None where several fits may stand together."""
-        if not self.targets.preset or kinds.load(self.config.head.kind).tells_words:
-            return None
-        columns = all_columns(self.targets)
-        regressor, _ = of_config(self.config, columns)
-        return regressor.tensors(n_features, len(columns.places))
 
     def splits(self, folds: list[int] | None = None) -> list[tuple[int, int] | None]:
         """(repeat, fold) of each head that `heads` gives, in its order; None for the one that

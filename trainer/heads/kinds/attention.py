@@ -19,7 +19,7 @@ class Attention(HeadKind):
     2018, arXiv:1802.04712.
     """
 
-    settings = ("queries", "shared_hidden", "dropout", "normalize")
+    settings = ("queries", "columns", "shared_hidden", "dropout", "normalize")
     floats_per_patch = 16
     maps_say = "share"
 

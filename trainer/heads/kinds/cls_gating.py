@@ -14,7 +14,7 @@ class ClsGating(HeadKind):
     Tied to one grid of patches: the gate has an output for each.
     """
 
-    settings = ("gate_hidden", "shared_hidden", "dropout", "normalize")
+    settings = ("gate_hidden", "columns", "shared_hidden", "dropout", "normalize")
     maps_say = "share"
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from trainer.heads.shape import HeadShape
 class PooledMlp(HeadKind):
     """The trunk over `features`: cls, mean, std, max, min, gem3 of any store, one after another."""
 
-    settings = ("features", "shared_hidden", "dropout", "normalize")
+    settings = ("features", "columns", "shared_hidden", "dropout", "normalize")
     reads_pooled = True
     reads_patches = False
     floats_per_patch = 0
