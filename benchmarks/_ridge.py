@@ -107,14 +107,14 @@ def fit_all_before(sweep: Sweep, kind: Regressor) -> np.ndarray:
     data = sweep.data
     names = vectors_of(sweep.config.points[0])
     group_N = joined_sites(sweep.folds["site"], data.catalog)
-    raw_RN5 = blank_values(data, sweep.splits)
+    raw_RNK = blank_values(data, sweep.splits)
     for split in sweep.splits:
         train_N = split.train_N
         x_nF = data.features(names, 0, train_N)
-        state = kind.fit(x_nF, data.truth_N5[train_N], group_N[train_N], 0)
+        state = kind.fit(x_nF, data.truth_NK[train_N], group_N[train_N], 0)
         new_MF = data.features(names, sweep.views[0], split.val_N)
-        raw_RN5[split.repeat, split.val_N] = kind.predict(state, new_MF)
-    return raw_RN5
+        raw_RNK[split.repeat, split.val_N] = kind.predict(state, new_MF)
+    return raw_RNK
 
 
 def ridge_of(revision: str) -> ModuleType:
