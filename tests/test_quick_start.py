@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from commands import biomass
-from test_readme import README, ROOT, blocks
+from test_readme import README, ROOT
 
 from featurestore.backbone.demo.drawing import draw_pasture
 from featurestore.photos.catalog import read_catalog
@@ -24,7 +24,8 @@ def test_three_commands_lead_from_one_column_to_predictions(tmp_path, monkeypatc
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
 
-    (session,) = [block for block in blocks(README, "") if "configs/start.yaml" in block]
+    fenced = README.split("```")[1::2]
+    (session,) = [text.strip() for text in fenced if "--config configs/start.yaml" in text]
     commands = [shlex.split(line) for line in session.splitlines()]
     assert len(commands) == 3
     for name, *arguments in commands:
