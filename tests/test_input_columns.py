@@ -198,3 +198,17 @@ def test_a_sweep_does_not_go_on_with_other_columns(tmp_path, store):
     other = prepare_sweep(config(tmp_path, store, columns="[season]"), "cpu").facts
     none = prepare_sweep(config(tmp_path, store, columns="[]"), "cpu").facts
     assert facts["columns"] != other["columns"] and "columns" not in none
+
+
+def test_a_target_of_the_preset_is_refused_with_what_to_write():
+    frame = pd.DataFrame({"image_id": ["a"], "Height_Ave_cm": [3.0]})
+    with pytest.raises(InputError, match="name all targets but it in `targets`"):
+        InputColumns.of(frame, ["Height_Ave_cm"], csiro(), "f.h5")
+
+
+def test_words_that_look_like_numbers_are_found_in_a_table_of_numbers_alone():
+    """A CSV whose cells are all numbers is read as float64, however large they are."""
+    frame = pd.DataFrame({"image_id": list("abc"), "plot": ["20150721", "20150722", "edge"]})
+    columns = InputColumns.of(frame, ["plot"], csiro(), "f.h5")
+    numbers = pd.DataFrame({"image_id": list("de"), "plot": [20150722.0, 20150721.0]})
+    assert columns.encoded(numbers, "test.csv").tolist() == [[0, 1, 0], [1, 0, 0]]

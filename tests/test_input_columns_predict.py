@@ -155,6 +155,8 @@ def test_a_stopped_prediction_keeps_no_photograph_whose_row_changed(data, sweep,
 def test_a_bundle_reads_them_too(data, sweep, tmp_path):
     run = run_of(sweep, "pooled_mlp")
     biomass("bundle", run, "--out", tmp_path / "bundle")
+    readme = (tmp_path / "bundle" / "README.md").read_text()
+    assert "needs the columns rain_mm, season" in readme
     ours = predicted(tmp_path / "a.csv", "--run", run, "--data", data)
     theirs = predicted(tmp_path / "b.csv", "--bundle", tmp_path / "bundle", "--data", data)
     pd.testing.assert_series_equal(ours, theirs)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from featurestore.errors import InputError, list_some
 from featurestore.photos.catalog import TARGETS
+from featurestore.photos.columns import tidy
 from featurestore.photos.tables import MISSING
 from featurestore.photos.targets import CSIRO, CSIRO_HEIGHT, Target, Targets
 
@@ -78,7 +79,8 @@ def class_cells(frame: pd.DataFrame, target: Target) -> np.ndarray:
     if target.name not in frame:
         return np.full(len(frame), "", object)
     column = frame[target.name]
-    cells = column.map(lambda cell: f"{cell:g}" if isinstance(cell, float) else str(cell))
+    # of a table of numbers alone 20150721 is a float, and still a word of its own
+    cells = column.map(lambda cell: tidy(cell) if isinstance(cell, float) else str(cell))
     return cells.mask(column.isna() | cells.str.strip().isin(MISSING), "").to_numpy(object)
 
 

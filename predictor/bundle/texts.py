@@ -200,6 +200,7 @@ def readme(
     return texts.get_template("README.md").render(
         title=TITLE,
         targets=next(iter(members.values())).targets.names,
+        columns=list(dict.fromkeys(name for m in members.values() for name in m.columns.names)),
         version=wheel.split("-")[1],
         members=about_members,
         backbones=about_backbones,

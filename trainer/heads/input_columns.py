@@ -1,6 +1,6 @@
 """Columns of a table that heads read beside a photograph: which, and a row of them as numbers."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +71,7 @@ class InputColumns:
 
         InputError for a column that is missing, a target, of nothing known or of too many words.
         """
-        learned = {target.name for target in targets.each}
-        return cls(tuple(_column_of(catalog, name, learned, where) for name in names))
+        return cls(tuple(_column_of(catalog, name, targets, where) for name in names))
 
     @classmethod
     def from_json(cls, value: Any, names: Sequence[str], where: Path) -> Self:
@@ -146,12 +145,15 @@ def filled(x_NF: np.ndarray, mean_C: Sequence[float]) -> np.ndarray:
 
 
 def _column_of(
-    catalog: pd.DataFrame, name: str, learned: Collection[str], where: Path | str
+    catalog: pd.DataFrame, name: str, targets: Targets, where: Path | str
 ) -> InputColumn:
+    learned = [target.name for target in targets.each]
     if name in learned:
+        remedy = "leave it out of one of the two"
+        if targets.preset:
+            remedy = "leave it out, or name all targets but it in `targets` (docs/targets.md)"
         raise InputError(
-            f"{KEY}: {name} is a target (targets.{name}), and heads would read what they are to "
-            "tell; leave it out of one of the two"
+            f"{KEY}: {name} is a target, and heads would read what they are to tell; {remedy}"
         )
     if name not in catalog or name in NOT_LABELS:
         there = _listed(each for each in catalog if each not in (*NOT_LABELS, *learned))
