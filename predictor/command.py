@@ -28,7 +28,8 @@ from featurestore.commands.running import one_line_errors
 @click.option(
     "--out",
     type=ANY,
-    help="Where the submission goes.  [submission.csv; with --oof oof_predictions.csv]",
+    help="Where the submission goes.  [submission.csv; of other targets than the contest's "
+    "predictions.csv; with --oof oof_predictions.csv]",
 )
 @click.option(
     "--run", multiple=True, type=FOLDER, help="A run's folder; given several times, an ensemble."
@@ -118,11 +119,10 @@ def predict(folds: str | None, out: Path | None, oof: bool, **options: Any) -> N
         from featurestore.disk.messages import say
         from predictor.end_to_end import predict_to_file
 
-        out = out or Path("oof_predictions.csv" if oof else "submission.csv")
-        code = predict_to_file(
+        code, written = predict_to_file(
             out=out, oof=oof, folds=split_numbers("--folds", folds, "0,2"), say=say, **options
         )
-        click.echo(out)
+        click.echo(written)
         sys.exit(code)
 
 

@@ -33,7 +33,7 @@ OnError = Literal["fail", "mean"]
 
 def predict_to_file(
     data: Path,
-    out: Path,
+    out: Path | None,
     say: Callable[[str], object],
     run: Sequence[Path] = (),
     sweep: Path | None = None,
@@ -52,9 +52,12 @@ def predict_to_file(
     allow_outside: bool = False,
     csv: Path | None = None,
     **options,
-) -> int:
+) -> tuple[int, Path]:
     """Predict test.csv of `data`, write `out` and the wide table (`submission.wide_path`); returns
-    the exit code, 0 or IN_PART.
+    the exit code, 0 or IN_PART, and the file written.
+
+    out : None is submission.csv, predictions.csv where there is one table alone, or
+        oof_predictions.csv with `oof`.
 
     run : folders of runs, several as an ensemble. Without a run, sweep or bundle, what the newest
         sweep under ./runs chose.
@@ -77,7 +80,11 @@ def predict_to_file(
     start_s = time.monotonic()
     runs = find_runs(run, sweep, bundle, say, point)
     tables = [data / "test.csv", data / "train.csv", *([csv] if csv else [])]
-    _check_places(tables, runs, out, explain)
+    is_lone = not oof and _is_lone_table(runs[0], csv or data / "test.csv")
+    if out is None:
+        lone = "oof_predictions.csv" if oof else "predictions.csv"
+        out = Path(lone if oof or is_lone else "submission.csv")
+    _check_places(tables, runs, out, explain, is_lone)
     if oof:
         _check_oof_alone(
             tta=tta,
@@ -95,7 +102,7 @@ def predict_to_file(
         say_lone_folds(predictor.members, say)
         blend = runs[0] if len(runs) == 1 and is_blend(runs[0]) else None
         check_oof(predictor, data, out, say, resume, allow_outside, blend, csv)
-        return 0
+        return 0, out
 
     unusable = _predict_test(
         data,
@@ -116,10 +123,10 @@ def predict_to_file(
         **options,
     )
     if not unusable:
-        return 0
+        return 0, out
     reasons = list_some(list(unusable.values()), len(unusable))
     say(f"the training mean stands for {len(unusable)} photographs:{reasons}")
-    return IN_PART
+    return IN_PART, out
 
 
 def _predict_test(
@@ -205,6 +212,12 @@ def _targets_of(run: Path) -> Targets | None:
     return folder.targets
 
 
+def _is_lone_table(run: Path, test_csv: Path) -> bool:
+    """Whether there is one table alone: of other targets than the preset's, for a wide test.csv."""
+    targets = _targets_of(run)
+    return targets is not None and not targets.preset and not is_long(test_csv)
+
+
 def _rows_to_follow(test_csv: Path, rows: pd.DataFrame, targets: Targets) -> pd.DataFrame | None:
     """The rows of the submission; None where none is asked for: the table is wide, and the targets
     are not the preset's."""
@@ -256,12 +269,16 @@ def _check_oof_alone(**given: object) -> None:
 
 
 def _check_places(
-    tables: Sequence[Path], runs: Sequence[Path], out: Path, explain: Path | None
+    tables: Sequence[Path],
+    runs: Sequence[Path],
+    out: Path,
+    explain: Path | None,
+    is_lone: bool,
 ) -> None:
     """UsageError for an output that is also an input, or that lies in a bundle."""
     parts = [part.path for each in runs for part in shared_runs(each)]
     known = [folder / "oof.csv" for folder in [*runs, *parts]]
-    check_output(out, [*tables, *known])
+    check_output(out, [*tables, *known], is_lone)
     bundles = [folder for folder in runs if (folder / LISTING).exists()]
     for option, path in {"--out": out, "--explain": explain}.items():
         if path and any(
@@ -274,10 +291,13 @@ def _check_places(
             )
 
 
-def check_output(out: Path, read: Sequence[Path] = ()) -> None:
+def check_output(out: Path, read: Sequence[Path] = (), is_lone: bool = False) -> None:
     """UsageError or InputError unless the output can be written where it shall go, which is none of
-    the files to be read."""
-    if out.is_dir() or out.name == "predictions.csv":
+    the files to be read.
+
+    is_lone : no wide table goes beside it.
+    """
+    if out.is_dir() or (out.name == "predictions.csv" and not is_lone):
         raise UsageError(
             f"--out {out}: name a file; predictions.csv is the wide table that goes beside it"
         )

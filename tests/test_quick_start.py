@@ -31,4 +31,4 @@ def test_three_commands_lead_from_one_column_to_predictions(tmp_path, monkeypatc
     for name, *arguments in commands:
         assert name == "biomass"
         biomass(*arguments)
-    assert list(pd.read_csv(Path("biomass.csv"))) == ["image_id", "biomass", "biomass_sd"]
+    assert list(pd.read_csv(Path("predictions.csv"))) == ["image_id", "biomass", "biomass_sd"]
