@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 from sweeps import config
 
 from featurestore.errors import InputError
-from service.explore import sweeps
+from featurestore.photos.targets import CSIRO
+from service.explore import out_of_fold, sweeps
 from trainer.loop.sweep import run_sweep
 
 S = "/v1/stores/features"
@@ -223,8 +224,8 @@ def test_a_sweep_that_is_still_trained_shows_what_there_is(finished, tmp_path):
         and about["honest"] is None
         and [each["has_oof"] for each in about["runs"]] == [False, False]
     )
-    assert sweeps.predictions(sweep, "ID7") == []
-    for ask in (lambda: sweeps.leaderboard(sweep), lambda: sweeps.oof(run)):
+    assert out_of_fold.predictions(sweep, "ID7") == []
+    for ask in (lambda: sweeps.leaderboard(sweep), lambda: out_of_fold.oof(run)):
         with pytest.raises(InputError, match="not finished"):
             ask()
 
@@ -232,11 +233,11 @@ def test_a_sweep_that_is_still_trained_shows_what_there_is(finished, tmp_path):
 def test_a_table_that_changed_is_read_again(finished, tmp_path):
     sweep = tmp_path / finished.name
     shutil.copytree(finished, sweep)
-    before = sweeps.predictions(sweep, "ID7")
+    before = out_of_fold.predictions(sweep, "ID7")
     file = next(sweep.glob("001*")) / "oof.csv"
     table = pd.read_csv(file)
     table.assign(GDM_g=table["GDM_g"] + 10).to_csv(file, index=False)
-    after = sweeps.predictions(sweep, "ID7")
+    after = out_of_fold.predictions(sweep, "ID7")
     grown = [b["predicted"] - a["predicted"] for a, b in zip(before, after, strict=True)]
     assert grown == pytest.approx([0, 0, 0, 10, 0] + [0] * 5)
 
@@ -249,8 +250,8 @@ def test_a_table_with_a_cell_that_is_no_number_is_said_and_left_out(finished, tm
     table.loc[3, "GDM_g"] = "12.x"
     table.to_csv(file, index=False)
     with pytest.raises(InputError, match="12.x"):
-        sweeps.oof(file.parent)
-    assert {each["run"] for each in sweeps.predictions(sweep, "ID7")} == {
+        out_of_fold.oof(file.parent)
+    assert {each["run"] for each in out_of_fold.predictions(sweep, "ID7")} == {
         next(sweep.glob("002*")).name
     }
 
@@ -282,7 +283,7 @@ def test_settings_are_read_without_torch(finished):
 
 
 def test_ids_that_look_like_missing_values_stay_ids(tmp_path):
-    names = [*sweeps.TARGETS, *(f"true_{name}" for name in sweeps.TARGETS)]
+    names = [*CSIRO.names, *(f"true_{name}" for name in CSIRO.names)]
     run = tmp_path / "sweep/001_a"
     run.mkdir(parents=True)
     head = pd.DataFrame(
@@ -297,10 +298,10 @@ def test_ids_that_look_like_missing_values_stay_ids(tmp_path):
     head.join(pd.DataFrame(1.5, range(2), names)).assign(true_GDM_g=[np.nan, 1.0]).to_csv(
         run / "oof.csv", index=False
     )
-    found = sweeps.oof(run, averaged=True)
+    found = out_of_fold.oof(run, averaged=True)
     assert found["image_id"].unique().tolist() == ["NA", "007"] and found[
         "site"
     ].unique().tolist() == ["NA", "null"]
     assert found["error"].isna().tolist() == [False, False, False, True, False] + [False] * 5
     (run / "config.yaml").touch()
-    assert len(sweeps.predictions(tmp_path / "sweep", "NA")) == 5
+    assert len(out_of_fold.predictions(tmp_path / "sweep", "NA")) == 5

@@ -160,6 +160,12 @@ class Targets:
         return tuple(target.weight for target in self.predicted)
 
     @functools.cached_property
+    def foremost(self) -> Target:
+        """The scored target with the largest weight, the first of equals: what is shown first."""
+        scored = [target for target in self.each if not target.auxiliary]
+        return max(scored or self.each, key=lambda target: target.weight)
+
+    @functools.cached_property
     def sums(self) -> dict[str, tuple[str, ...]]:
         """What each target that is a sum consists of, parts before wholes."""
         sums = {target.name: target.sum_of for target in self.each if target.sum_of}

@@ -10,7 +10,8 @@ from featurestore.explore.cards import facts
 from featurestore.explore.neighbours import nearest
 from featurestore.explore.pictures import aspect
 from featurestore.format.spec import STATS
-from featurestore.photos.catalog import TARGETS
+from featurestore.photos.candidates import could_be_targets
+from featurestore.photos.targets import CSIRO, has_preset
 from featurestore.store import FeatureStore
 from service.explore.outliers import outliers
 
@@ -21,7 +22,7 @@ GROUPS = ("State", "Sampling_Date")
 
 
 def overview(store: FeatureStore) -> dict[str, Any]:
-    """Counts, grid, backbone, the number of outliers, and targets by State and by date."""
+    """Counts, grid, backbone, the number of outliers, and targets by groups of photographs."""
     t = store.spec.tokens
     n_images, n_sealed = store.n_images, len(store.sealed)
     counts = {
@@ -43,6 +44,7 @@ def overview(store: FeatureStore) -> dict[str, Any]:
         "has_thumbs": store.spec.thumb is not None,
         "tokens": facts(store)["tokens"],
         "odd": len(outliers(store)),
+        "target": first_target(store.catalog),
         "targets": targets(store.catalog),
     }
 
@@ -54,24 +56,39 @@ def grid_on_photograph(store: FeatureStore) -> list[int]:
 
 
 def targets(catalog: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Masses by group: `all`, and State and date where the catalog has them.
+    """Targets by group: `all`, and State and date where the catalog has them; but for the
+    contest's masses, each column that could be a class too.
 
-    group, target, count, mean and sd (grams) of what is known.
+    group, target, count, mean and sd of what is known.
     """
-    names = [
-        name for name in TARGETS if name in catalog and pd.api.types.is_numeric_dtype(catalog[name])
-    ]
-    groups = {
-        column: catalog[column].astype(str) for column in GROUPS if names and column in catalog
-    }
+    names = target_columns(catalog)
+    columns = [column for column in GROUPS if column in catalog]
+    if not has_preset(catalog.columns):
+        columns += [each.name for each in could_be_targets(catalog) if each.kind == "class"]
+    groups = {column: catalog[column].astype(str) for column in dict.fromkeys(columns) if names}
     everything = pd.Series("all", catalog.index)
     return {
         key: _moments(catalog[names], group) for key, group in {"all": everything, **groups}.items()
     }
 
 
-def _moments(masses: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
-    by_group = masses.groupby(group)
+def target_columns(catalog: pd.DataFrame) -> list[str]:
+    """The contest's masses where all are there, else all numbers that could be targets."""
+    if has_preset(catalog.columns):
+        return [name for name in CSIRO.names if pd.api.types.is_numeric_dtype(catalog[name])]
+    return [each.name for each in could_be_targets(catalog) if each.kind != "class"]
+
+
+def first_target(catalog: pd.DataFrame) -> str | None:
+    """The target that is shown first."""
+    names = target_columns(catalog)
+    if CSIRO.foremost.name in names:
+        return CSIRO.foremost.name
+    return names[0] if names else None
+
+
+def _moments(values: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
+    by_group = values.groupby(group)
     count, mean, sd = by_group.count(), by_group.mean(), by_group.std()
 
     def in_order(text: str) -> tuple[list[int], str]:
@@ -87,7 +104,7 @@ def _moments(masses: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
             "sd": sd.at[name, target],
         }
         for name in sorted(count.index, key=in_order)
-        for target in masses
+        for target in values
     ]
 
 

@@ -1,31 +1,24 @@
-"""What a sweep's folder tells, finished or not: settings, leaderboard, predictions, curves.
+"""What a sweep's folder tells, finished or not: settings, targets, leaderboard, curves.
 
 Pure functions of folders that `biomass train` leaves (trainer.loop.runs). A folder that lacks
 something gives what there is, and InputError for what is not, by the sweep's and run's names.
 """
 
-import functools
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from featurestore.errors import BiomassError, InputError
-from featurestore.photos.catalog import TARGETS
+from featurestore.photos.targets import CSIRO, Target, Targets
 from trainer.config.scoring import CvConfig
 from trainer.loop.grid import SweepConfig, load_point
+from trainer.score.metrics import Score
 
-# the leaderboard ranks by the last; the epoch of the best was chosen by the fold that scores it
-WEIGHTS = ("last", "best")
 BASELINES = ("mean", "ridge")  # rows of summary.csv that are no points
 REFIT = "refit"
-KEPT_SWEEPS = 4  # whose averaged predictions stay in memory
-TEXTS = {"weights": str, "image_id": str, "site": str, "predicted_State": str}
-MASSES = [*TARGETS, *(f"true_{name}" for name in TARGETS)]
 
 Stamp = tuple[str, int, int]
 Plan = tuple[dict[str, str], dict[str, dict[str, Any]]]
@@ -52,6 +45,8 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     summary = _json(sweep / "summary.json") or {}
     table = _summary(sweep)
     scores = {} if table is None else table.set_index("name")["score_last"].to_dict()
+    targets = targets_of_sweep(sweep)
+    score = _score(sweep, targets)
     runs = [
         {
             "name": name,
@@ -73,7 +68,46 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
         "notes": summary.get("notes", []),
         "refitted": (sweep / REFIT).is_dir(),
         "n_images": summary.get("n_images"),
+        "targets": [*targets.names, *(target.name for target in told_classes(targets))],
+        "target": targets.foremost.name,
+        "ranked_by": score.name,
+        "larger_is_better": score.larger_is_better,
     }
+
+
+def targets_of(run: Path) -> Targets:
+    """What a run's heads learn; the preset's where its folder does not say, as runs of before.
+
+    InputError if what it says cannot be read.
+    """
+    about = _json(run / "spec.json") or {}
+    if "targets" not in about:
+        return CSIRO
+    try:
+        return Targets.from_json(about["targets"])
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise InputError(
+            f"run {run.name!r} of sweep {run.parent.name!r}: spec.json: targets: not what a run "
+            "says of them; copy the run again"
+        ) from err
+
+
+def targets_of_sweep(sweep: Path) -> Targets:
+    """Of its first run: all learn the same."""
+    names = run_names(sweep)
+    return targets_of(sweep / names[0]) if names else CSIRO
+
+
+def told_classes(targets: Targets) -> tuple[Target, ...]:
+    """Classes whose probabilities stand in tables out of fold; the preset's State does not."""
+    return () if targets.preset else targets.classes
+
+
+def _score(sweep: Path, targets: Targets) -> Score:
+    """What ranks the sweep's points."""
+    base = (_json(sweep / "sweep.json") or {}).get("base")
+    name = base.get("score") if isinstance(base, dict) else None
+    return Score.of(name, targets)
 
 
 def run_names(sweep: Path) -> list[str]:
@@ -151,117 +185,6 @@ def run_folder(sweep: Path, name: str) -> Path:
             f"{', '.join(run_names(sweep)[:5]) or 'none yet'}"
         )
     return sweep / name
-
-
-def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.DataFrame:
-    """Out-of-fold predictions, a row per repeat, image and target.
-
-    image_id, site, repeat, fold, target, true, predicted, error.
-
-    weights : whose rows, `best` or `last`; None takes `last` where there are some.
-    averaged : over repeats; of several, repeat and fold are missing then.
-
-    error is predicted - true, in grams; missing where the truth is.
-    """
-    wide = _wide(run, weights)
-    if averaged and wide["repeat"].nunique() > 1:
-        first = wide.groupby("image_id", sort=False)[["site"]].first()
-        wide = (
-            first.join(wide.groupby("image_id", sort=False)[MASSES].mean())
-            .reset_index()
-            .assign(repeat=np.nan, fold=np.nan)
-        )
-    n, k = len(wide), len(TARGETS)
-    long = (
-        wide[["image_id", "site", "repeat", "fold"]]
-        .loc[wide.index.repeat(k)]
-        .reset_index(drop=True)
-    )
-    true, predicted = (
-        wide[names].to_numpy(float).reshape(n * k) for names in (MASSES[k:], MASSES[:k])
-    )
-    return long.assign(
-        target=np.tile(np.array(TARGETS, object), n),
-        true=true,
-        predicted=predicted,
-        error=predicted - true,
-    )
-
-
-def _wide(run: Path, weights: str | None) -> pd.DataFrame:
-    """oof.csv's rows of chosen weights, as they are."""
-    where = f"run {run.name!r} of sweep {run.parent.name!r}"
-    try:
-        table = pd.read_csv(
-            run / "oof.csv",
-            dtype=TEXTS,
-            keep_default_na=False,
-            na_values=dict.fromkeys(MASSES, ["", "nan"]),
-        )
-    except FileNotFoundError as err:
-        raise InputError(
-            f"{where} has no out-of-fold table: it is not finished, or learned on every image"
-        ) from err
-    except PermissionError as err:
-        raise InputError(
-            f"{where}: the server's account may not read its out-of-fold table; allow it"
-        ) from err
-    except (OSError, ValueError) as err:  # pandas' own errors of CSVs are ValueErrors
-        raise InputError(f"{where}: its out-of-fold table cannot be read; train it again") from err
-    needed = ("weights", "repeat", "image_id", "site", "fold", *MASSES)
-    missing = [name for name in needed if name not in table]
-    if missing:
-        raise InputError(
-            f"{where}: its out-of-fold table lacks {', '.join(missing)}; train it again"
-        )
-    try:
-        table = table.astype(dict.fromkeys(MASSES, float))
-    except ValueError as err:
-        raise InputError(
-            f"{where}: its out-of-fold table holds what is no number ({err}); train it again"
-        ) from err
-    there = [which for which in WEIGHTS if (table["weights"] == which).any()]
-    which = weights or next(iter(there), "last")
-    if weights and weights not in there:
-        raise InputError(f"{where} has no {weights} weights; it has {', '.join(there) or 'none'}")
-    return table[table["weights"] == which].reset_index(drop=True)
-
-
-def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
-    """Predictions for an image by heads that never saw it, averaged over repeats.
-
-    Runs without an out-of-fold table, or without the image, are left out.
-    """
-    table = _averaged(tuple(stamp(sweep / name / "oof.csv") for name in run_names(sweep)))
-    rows = table.loc[[image_id]] if image_id in table.index else table[:0]
-    return [
-        {
-            "run": row["run"],
-            "target": target,
-            "true": row[f"true_{target}"],
-            "predicted": row[target],
-        }
-        for row in rows.to_dict("records")
-        for target in TARGETS
-    ]
-
-
-@functools.lru_cache(KEPT_SWEEPS)
-def _averaged(stamps: tuple[Stamp, ...]) -> pd.DataFrame:
-    """Masses and truths of a sweep's runs by image_id, sorted, averaged over repeats.
-
-    Of the runs whose table can be read.
-
-    By the stamps of their tables: what changed is read again.
-    """
-    found = [pd.DataFrame(columns=["run", *MASSES])]
-    for path, *_ in stamps:
-        with suppress(InputError):
-            run = Path(path).parent
-            found.append(
-                _wide(run, None).groupby("image_id", sort=False)[MASSES].mean().assign(run=run.name)
-            )
-    return pd.concat(found[1:] or found).sort_index(kind="stable")
 
 
 def curves(run: Path) -> pd.DataFrame:

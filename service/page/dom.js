@@ -46,8 +46,13 @@ export function alike(values, digits = 4) {
 }
 
 export const fixed = (value, decimals) => (Number.isFinite(value) ? value.toFixed(decimals).replace("-", "−") : "–");
-export const grams = value => fixed(value, 1);
-export const signed = value => (typeof value === "number" ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}` : "–");
+/** Of a target: grams, where its name ends so, to a tenth; what else there is to three digits, its unit is not known. */
+export const unitOf = name => (name.endsWith("_g") ? " g" : "");
+export const amount = (name, value) => (unitOf(name) ? fixed(value, 1) : num(value, 3));
+export const withUnit = (name, value) => `${amount(name, value)}${unitOf(name)}`;
+export const axisOf = name => (unitOf(name) ? ", g" : "");
+export const signed = (name, value) =>
+  typeof value === "number" ? `${value < 0 ? "−" : "+"}${amount(name, Math.abs(value))}` : "–";
 export const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 export const plain = name => name.replace(/^Dry_/, "").replace(/_g$/, "").replace(/_/g, " ");
 

@@ -25,7 +25,7 @@ from service.answers.parameters import (
 )
 from service.answers.tables import table_response
 from service.errors import ServiceError
-from service.explore import overview, patch_grids, pictures, sweeps
+from service.explore import out_of_fold, overview, patch_grids, pictures
 from service.json_text import JsonText
 from service.library import Opened
 
@@ -180,7 +180,7 @@ def _predictions(request: Request, image_id: str) -> list[dict[str, Any]]:
     return [
         {"sweep": name} | each
         for name, folder in library_of(request).sweep_folders.items()
-        for each in sweeps.predictions(folder, image_id)
+        for each in out_of_fold.predictions(folder, image_id)
     ]
 
 

@@ -13,7 +13,7 @@ from service.answers import computations
 from service.answers.openapi import described
 from service.answers.parameters import choice_of, library_of, name_of
 from service.answers.tables import table_response
-from service.explore import sweeps
+from service.explore import out_of_fold, sweeps
 from service.json_text import JsonText
 
 
@@ -48,7 +48,7 @@ def leaderboard(request: Request) -> Response:
 @described(
     "table",
     errors=("not-found",),
-    weights=("Of which epoch.", {"type": "string", "enum": list(sweeps.WEIGHTS)}),
+    weights=("Of which epoch.", {"type": "string", "enum": list(out_of_fold.WEIGHTS)}),
     averaged=("1: over repeats.", {"type": "integer", "enum": [0, 1], "default": 0}),
 )
 async def oof(request: Request) -> Response:
@@ -56,10 +56,10 @@ async def oof(request: Request) -> Response:
     run = await run_in_threadpool(_run_of, request)
     weights = None
     if "weights" in request.query_params:
-        weights = choice_of(request, "weights", sweeps.WEIGHTS)
+        weights = choice_of(request, "weights", out_of_fold.WEIGHTS)
     averaged = choice_of(request, "averaged", ("0", "1")) == "1"
     key = ("oof", sweeps.stamp(run / "oof.csv"), weights, averaged)
-    frame = await computations.run(request, key, lambda: sweeps.oof(run, weights, averaged))
+    frame = await computations.run(request, key, lambda: out_of_fold.oof(run, weights, averaged))
     return table_response(request, frame, name_of(request, "format"))
 
 

@@ -3,7 +3,7 @@
 import { get, table, withQuery } from "../api.js";
 import { hoverCard } from "../cards.js";
 import { dark, scale } from "../colours.js";
-import { count, el, plain, problem, select, signed, twins } from "../dom.js";
+import { count, el, plain, problem, select, signed, twins, unitOf } from "../dom.js";
 import { Scatter } from "../scatter.js";
 import { go, photographHref, put } from "../state.js";
 
@@ -13,17 +13,21 @@ const METHODS = [
   ["tsne", "t-SNE"],
 ];
 const NEVER = new Set(["image_id", "path", "sha256", "status"]); // columns that tell nothing as a colour
-const FIRST = ["State", "Dry_Total_g", "position"];
 const HINT = "drag to move, wheel, fingers or + and − to zoom; a click opens a photograph";
 
 export async function show({ state, signal, store, sweep }) {
   const about = sweep ? get(sweep.url, signal) : Promise.resolve({ runs: [] }); // the map does not wait for it
   const names = (await get(`${store.url}/catalog.json?limit=1`, signal)).columns;
-  const colour = state.colour ?? FIRST.find(name => names.includes(name));
+  const colour = state.colour ?? (await firstColour(store, names, signal));
   const chosen = { method: state.method ?? "pca", view: state.view ?? store.views[0], colour, run: state.run };
   const map = new PhotographMap({ signal, store, sweep, chosen, names, about });
   map.draw(parsed(state.box));
   return { title: "Map", content: map.content };
+}
+
+async function firstColour(store, names, signal) {
+  if (names.includes("State")) return "State";
+  return (await get(`${store.url}/overview.json`, signal)).target ?? "position";
 }
 
 /** "x0,x1,y0,y1" as numbers, or null. */
@@ -49,10 +53,11 @@ class PhotographMap {
     });
     dark.addEventListener("change", () => this.draw(this.chart.box), { signal });
     this.content = [this.#controls(), this.chart.root, this.note, this.links];
-    this.ready = about.then(({ runs, best }) =>
+    this.ready = about.then(({ runs, best, targets }) =>
       this.#offer(
         runs.filter(run => run.has_oof).map(run => run.name),
         best,
+        targets,
       ),
     );
     this.ready.catch(() => {}); // told when it is needed
@@ -78,9 +83,9 @@ class PhotographMap {
   }
 
   /** Add the errors of these runs to the colours. */
-  #offer(runs, best) {
+  #offer(runs, best, learned = []) {
     const { chosen } = this,
-      targets = this.names.filter(name => name.endsWith("_g"));
+      targets = this.names.filter(name => learned.includes(name)); // in the catalog's order
     chosen.run = [chosen.run, best, runs[0]].find(name => runs.includes(name));
     if (!runs.length || !targets.length) return;
     const option = target =>
@@ -129,7 +134,9 @@ class PhotographMap {
     const colour = scale(name, values, how),
       there = value => value ?? NaN;
     this.ids = points.column("image_id");
-    this.texts = i => [`${name}: ${how.centred && values[i] !== null ? `${signed(values[i])} g` : colour.text(i)}`];
+    const target = this.#target,
+      error = i => `${signed(target, values[i])}${unitOf(target)}`;
+    this.texts = i => [`${name}: ${how.centred && values[i] !== null ? error(i) : colour.text(i)}`];
     const [x, y] = ["x", "y"].map(axis => Float32Array.from(points.column(axis), there));
     this.chart.set({ x, y, colours: colour.packed, box });
     const told = points.n ? `${count(points.n, "photograph")}; ${HINT}` : "No photograph is sealed yet.";
@@ -158,7 +165,7 @@ class PhotographMap {
       name,
       values: ids.map(id => byId.get(id) ?? null),
       centred: true,
-      unit: " g",
+      unit: unitOf(target),
       from: [url, "Predictions out of fold"],
     };
   }
@@ -172,7 +179,7 @@ class PhotographMap {
     return {
       name: plain(name),
       values: positions.map(position => byPosition.get(position) ?? null),
-      unit: name.endsWith("_g") ? " g" : "",
+      unit: unitOf(name),
     };
   }
 }

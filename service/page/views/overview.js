@@ -1,11 +1,12 @@
-// What the store is: what is odd in it first, then counts, masses by State and date, statistics per view.
+// What the store is: what is odd in it first, then counts, targets by groups and date, statistics per view.
 
 import { get, table } from "../api.js";
 import { span, track } from "../bars.js";
 import { hoverCard, photographLink } from "../cards.js";
 import { scale } from "../colours.js";
 import { day, dayText, monthTicks } from "../dates.js";
-import { alike, bytes, el, facts, grams, num, pending, plain, problem, section, select, twins } from "../dom.js";
+import { alike, amount, axisOf, bytes, unitOf, withUnit } from "../dom.js";
+import { el, facts, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { Scatter } from "../scatter.js";
 import { go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
@@ -31,8 +32,8 @@ export async function show({ state, signal, store, failing }) {
         pending(() => odd(store, about, signal)),
       ),
       section(
-        "Masses",
-        pending(() => masses(state, store, about, signal)),
+        targetsOf(about).every(unitOf) ? "Masses" : "Targets",
+        pending(() => targets(state, store, about, signal)),
       ),
       section(
         "Statistics of the tokens",
@@ -106,13 +107,16 @@ async function odd(store, about, signal) {
   ];
 }
 
-async function masses(state, store, about, signal) {
+/** Names of the targets there are. */
+const targetsOf = about => about.targets.all.map(row => row.target);
+
+async function targets(state, store, about, signal) {
   const url = `${store.url}/catalog.json`,
     names = (await get(`${url}?limit=1`, signal)).columns;
-  const targets = names.filter(name => name.endsWith("_g"));
-  if (!targets.length) return el("p", {}, "The catalog has no masses.");
+  const targets = names.filter(name => targetsOf(about).includes(name)); // in the catalog's order
+  if (!targets.length) return el("p", {}, "The catalog has no masses, nor other numbers that could be targets.");
   const place = el("div", { class: "beside" });
-  let chosen = targets.includes(state.target) ? state.target : targets.includes("Dry_Total_g") ? "Dry_Total_g" : targets[0];
+  let chosen = targets.includes(state.target) ? state.target : about.target;
   const draw = async () => {
     const columns = ["image_id", "State", "Sampling_Date", chosen].filter(name => names.includes(name));
     const rows = await table(`${url}?columns=${columns.map(encodeURIComponent).join(",")}`, signal);
@@ -122,7 +126,7 @@ async function masses(state, store, about, signal) {
         dates.only(name);
       };
     dates?.only(read().state ?? "");
-    place.replaceChildren(...[byState(about, chosen, dates && only), dates?.figure].filter(Boolean));
+    place.replaceChildren(...[...byGroup(about, chosen, dates && only), dates?.figure].filter(Boolean));
   };
   await draw();
   const change = name => {
@@ -152,9 +156,15 @@ const groups = (about, column, target) =>
     .filter(row => row.target === target && row.count)
     .map(({ group, count, mean, sd }) => ({ name: group, n: count, mean, sd }));
 
+/** A table for each column that groups photographs. */
+const byGroup = (about, target, only) =>
+  Object.keys(about.targets)
+    .filter(column => column !== "all" && column !== "Sampling_Date")
+    .map(column => ofColumn(about, column, target, column === "State" ? only : null));
+
 /** only(name): show the photographs of that State alone, or of all (""); null where there is no chart of them. */
-function byState(about, target, only) {
-  const found = groups(about, "State", target);
+function ofColumn(about, column, target, only) {
+  const found = groups(about, column, target);
   if (!found.length) return null;
   const range = span(
     found.flatMap(each => [each.mean - (each.sd ?? 0), each.mean + (each.sd ?? 0)]),
@@ -167,18 +177,18 @@ function byState(about, target, only) {
   };
   const state = ({ name }) => {
     if (!name) return "not known";
-    if (!only) return el("a", { href: href({ page: "map", colour: "State" }, ["store", "sweep"]) }, name);
+    if (!only) return el("a", { href: href({ page: "map", colour: column }, ["store", "sweep"]) }, name);
     const pressed = String(name === read().state);
     return el("button", { type: "button", class: "link", "aria-pressed": pressed, onclick: () => press(name) }, name);
   };
   const told = only ? "; a State's name shows its photographs alone" : "";
   const made = sortable(
-    `${plain(target)} in grams by State: mean ± standard deviation over photographs${told}`,
+    `${plain(target)}${unitOf(target) ? " in grams" : ""} by ${plain(column)}: mean ± standard deviation over photographs${told}`,
     [
-      { title: "State", of: row => row.name, text: true, show: state },
+      { title: plain(column), of: row => row.name, text: true, show: state },
       { title: "Photographs", of: row => row.n },
-      { title: "Mean", of: row => row.mean, show: row => grams(row.mean) },
-      { title: "sd", of: row => row.sd, show: row => grams(row.sd) },
+      { title: "Mean", of: row => row.mean, show: row => amount(target, row.mean) },
+      { title: "sd", of: row => row.sd, show: row => amount(target, row.sd) },
       {
         plain: true,
         show: row =>
@@ -208,12 +218,12 @@ function byDate(store, about, rows, target) {
     class: "wide-chart",
     axes: {
       x: { label: "date", format: dayText, ticks: monthTicks, room: 75 },
-      y: { label: `${plain(target)}, g`, format: value => num(value, 3) },
+      y: { label: `${plain(target)}${axisOf(target)}`, format: value => num(value, 3) },
     },
-    describe: i => `${ids[i]}, ${dates[i]}, ${grams(values[i])} grams`,
+    describe: i => `${ids[i]}, ${dates[i]}, ${amount(target, values[i])}${unitOf(target) && " grams"}`,
     open: i => go(photographHref(ids[i])),
     card: i =>
-      hoverCard(store, ids[i], [`${dates[i]} ${rows.column("State")?.[i] ?? ""}`, `${plain(target)} ${grams(values[i])} g`]),
+      hoverCard(store, ids[i], [`${dates[i]} ${rows.column("State")?.[i] ?? ""}`, `${plain(target)} ${withUnit(target, values[i])}`]),
     above: (ctx, toX, toY, ink) => alone || whiskers(ctx, means, toX, toY, ink),
   });
   const states = rows.column("State"),

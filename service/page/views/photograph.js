@@ -3,7 +3,7 @@
 import { get, imageUrl } from "../api.js";
 import { span, track } from "../bars.js";
 import { photographLink } from "../cards.js";
-import { alike, el, facts, fixed, grams, num, plain, problem, section, signed, twins } from "../dom.js";
+import { alike, amount, el, facts, fixed, num, plain, problem, section, signed, twins, unitOf, withUnit } from "../dom.js";
 import { Stage } from "../stage.js";
 import { go, href, put } from "../state.js";
 import { sortable } from "../table.js";
@@ -128,7 +128,7 @@ function labels(about) {
 
 function label(name, value) {
   if (name === "sha256") return `${String(value).slice(0, 12)} …`;
-  return name.endsWith("_g") && Number.isFinite(value) ? `${num(value)} g` : num(value);
+  return Number.isFinite(value) ? `${num(value)}${unitOf(name)}` : num(value);
 }
 
 /** A row a run, a column a target: what was predicted while the photograph was held out, and how far that is off. */
@@ -157,9 +157,12 @@ function predictions(store, about) {
       ),
     ),
   ];
+  const grams = targets.every(unitOf) ? " grams" : "",
+    classes = all.some(each => each.predicted_word) ? "; of a class the probability of the true word" : "",
+    told = `Predicted${grams}, and how far off; dot: predicted, upright line: true${classes}`;
   return section(
     "Predictions out of fold",
-    sortable("Predicted grams, and how far off; dot: predicted, upright line: true", columns, [...rows.values()], { most: 12 }),
+    sortable(told, columns, [...rows.values()], { most: 12 }),
     twins(imageUrl(store, about.image_id, "/predictions.json"), "Predictions out of fold"),
   );
 }
@@ -168,16 +171,18 @@ function column(target, all) {
   const range = span(all.flatMap(each => [each.true, each.predicted])),
     truth = all.find(each => each.true !== null)?.true ?? null;
   const error = each => (each === undefined || each.true === null || each.predicted === null ? null : each.predicted - each.true);
+  const word = all.find(each => each.true_word)?.true_word,
+    told = each => (each?.predicted_word ? `${each.predicted_word} ${num(each.predicted, 3)}` : amount(target, each?.predicted));
   return {
-    title: `${plain(target)}, true ${grams(truth)} g`,
+    title: `${plain(target)}, true ${word ?? withUnit(target, truth)}`,
     of: row => row[target]?.predicted,
     show: row =>
       el(
         "span",
         { class: "tracked" },
         track(range, { value: row[target]?.predicted, marks: [{ value: truth, kind: "truth" }], kind: "narrow" }),
-        grams(row[target]?.predicted),
-        el("span", { class: "muted error" }, signed(error(row[target]))),
+        told(row[target]),
+        el("span", { class: "muted error" }, signed(target, error(row[target]))),
       ),
   };
 }

@@ -3,10 +3,13 @@
 import { table } from "../api.js";
 import { hoverCard, photographLink } from "../cards.js";
 import { category, css } from "../colours.js";
-import { count, el, fixed, grams, num, pending, plain, say, select, signed, subsection, twins } from "../dom.js";
+import { amount, axisOf, count, fixed, num, signed, unitOf, withUnit } from "../dom.js";
+import { el, pending, plain, say, select, subsection, twins } from "../dom.js";
 import { lines } from "../lines.js";
 import { Scatter } from "../scatter.js";
+import { nameOfScore } from "../scores.js";
 import { go, photographHref, put } from "../state.js";
+import { sortable } from "../table.js";
 
 const FIRST_WORST = 12,
   EARLY = 0.1; // of the epochs: their scores may be far below, and must not take the whole scale
@@ -14,10 +17,10 @@ const CURVES_TOLD = `Thick: all folds together; thin, in its colour: each fold. 
   fold held out, the worst first, as the last epoch predicts them: of the others no predictions are kept.`;
 
 /** Elements of one run; each part loads, and fails, by itself: a sweep may still be training. */
-export function run({ state, signal, store, sweep, name }) {
+export function run({ state, signal, store, sweep, about, name }) {
   const url = `${sweep.url}/runs/${encodeURIComponent(name)}`,
     shown = { target: state.target, split: state.fold ?? "" };
-  const view = { url, signal, store, shown, drawOof: () => {}, markCurves: () => {}, toWorst: () => {} };
+  const view = { url, signal, store, about, shown, drawOof: () => {}, markCurves: () => {}, toWorst: () => {} };
   view.curves = table(`${url}/curves.json`, signal);
   view.curves.catch(() => {}); // told when it is needed
   view.setSplit = async split => {
@@ -45,13 +48,13 @@ function nameOf(split) {
 }
 
 async function outOfFold(view) {
-  const { url, signal, store, shown } = view,
+  const { url, signal, store, about, shown } = view,
     all = rowsOf(await table(`${url}/oof.json?averaged=1&weights=last`, signal));
   const targets = [...new Set(all.map(row => row.target))],
     splits = await splitsOf(view, all);
-  if (!targets.includes(shown.target)) shown.target = targets.includes("Dry_Total_g") ? "Dry_Total_g" : targets[0];
+  if (!targets.includes(shown.target)) shown.target = targets.includes(about.target) ? about.target : targets[0];
   if (!splits.includes(shown.split)) shown.split = "";
-  const charts = targets.map(target => oofChart(store, all, target)),
+  const charts = targets.map(target => (isClass(all, target) ? confusion : oofChart)(store, all, target)),
     place = el("div");
   const whole = splits[0]?.includes(".") ? "all, averaged over repeats" : "all";
   const options = ["", ...splits].map(split => [split, split ? nameOf(split) : whole]);
@@ -132,31 +135,59 @@ async function rowsOfSplit({ url, signal }, all, split) {
   return rows.filter(row => splitOf(row, repeats) === split);
 }
 
+/** Of a class the words stand beside the probability of the true one. */
+const isClass = (rows, target) => rows.some(row => row.target === target && row.predicted_word);
+
+/** How many photographs of each true word are predicted as each word. */
+function confusion(store, all, target) {
+  const mine = rows => rows.filter(row => row.target === target),
+    order = new Intl.Collator(undefined, { numeric: true }).compare;
+  const words = [...new Set(mine(all).flatMap(row => [row.true_word, row.predicted_word]))].sort(order);
+  const caption = el("figcaption"),
+    place = el("div");
+  const show = shown => {
+    const rows = mine(shown),
+      right = rows.filter(row => row.true_word === row.predicted_word).length;
+    const counted = (truth, word) => rows.filter(row => row.true_word === truth && row.predicted_word === word).length;
+    const columns = [
+      { title: "true", of: truth => truth, text: true },
+      ...words.map(word => ({ title: `predicted ${word}`, of: truth => counted(truth, word) })),
+    ];
+    caption.textContent = `${plain(target)} · accuracy ${fixed(right / rows.length, 3)}`;
+    place.replaceChildren(sortable(`${plain(target)}: photographs by true and predicted word`, columns, words));
+  };
+  return { show, figure: el("figure", {}, caption, place) };
+}
+
 function oofChart(store, all, target) {
   const mine = rows => rows.filter(row => row.target === target),
+    least = rows => rows.reduce((found, row) => Math.min(found, row.true, row.predicted), 0),
     most = rows => rows.reduce((found, row) => Math.max(found, row.true, row.predicted), 1e-9),
-    text = row => `true ${grams(row.true)} g, predicted ${grams(row.predicted)} g`;
+    text = row => `true ${withUnit(target, row.true)}, predicted ${withUnit(target, row.predicted)}`;
   let rows = [],
+    start = least(mine(all)), // of a level, which may be below 0
     end = most(mine(all));
   const chart = new Scatter({
     label: `${plain(target)}: predicted against true`,
     class: "small-chart",
     axes: {
-      x: { label: "true, g", format: value => num(value, 3) },
-      y: { label: "predicted, g", format: value => num(value, 3) },
+      x: { label: `true${axisOf(target)}`, format: value => num(value, 3) },
+      y: { label: `predicted${axisOf(target)}`, format: value => num(value, 3) },
     },
     describe: i => `${rows[i].image_id}, ${text(rows[i])}`,
     open: i => go(photographHref(rows[i].image_id)),
     card: i => hoverCard(store, rows[i].image_id, [rows[i].site ?? "", text(rows[i])]),
-    below: (ctx, toX, toY, ink) => diagonal(ctx, toX, toY, ink, end),
+    below: (ctx, toX, toY, ink) => diagonal(ctx, toX, toY, ink, start, end),
   });
   const caption = el("figcaption");
   chart.show = shown => {
     rows = mine(shown);
+    start = Math.min(start, least(rows));
     end = Math.max(end, most(rows));
-    chart.extent = [0, end, 0, end];
+    chart.extent = [start, end, start, end];
     const rmse = Math.sqrt(rows.reduce((sum, row) => sum + row.error ** 2, 0) / rows.length);
-    caption.textContent = `${plain(target)} · RMSE ${fixed(rmse, 2)} g`;
+    const told = unitOf(target) ? fixed(rmse, 2) : num(rmse, 3);
+    caption.textContent = `${plain(target)} · RMSE ${told}${unitOf(target)}`;
     chart.set({
       x: Float64Array.from(rows, row => row.true),
       y: Float64Array.from(rows, row => row.predicted),
@@ -167,10 +198,10 @@ function oofChart(store, all, target) {
   return chart;
 }
 
-function diagonal(ctx, toX, toY, ink, most) {
+function diagonal(ctx, toX, toY, ink, least, most) {
   ctx.strokeStyle = ink.muted;
   ctx.beginPath();
-  ctx.moveTo(toX(0), toY(0));
+  ctx.moveTo(toX(least), toY(least));
   ctx.lineTo(toX(most), toY(most));
   ctx.stroke();
 }
@@ -184,15 +215,21 @@ function foldLegend(folds) {
   return el("div", { class: "legend" }, folds.map(chip));
 }
 
+/** Two lines on how far a prediction is off. */
+function told(row) {
+  if (row.predicted_word)
+    return [`true ${row.true_word}, predicted ${row.predicted_word}`, `probability of the true word ${num(row.predicted, 3)}`];
+  const { target } = row;
+  return [
+    `error ${signed(target, row.error)}${unitOf(target)}`,
+    `true ${amount(target, row.true)}, predicted ${amount(target, row.predicted)}`,
+  ];
+}
+
 function worst(store, rows, { target, split }) {
   const found = rows.filter(row => row.target === target).sort((a, b) => Math.abs(b.error) - Math.abs(a.error));
   const place = el("div", { class: "photos" }),
-    card = row =>
-      photographLink(store, row.image_id, [
-        `error ${signed(row.error)} g`,
-        `true ${grams(row.true)}, predicted ${grams(row.predicted)}`,
-        row.site ?? "",
-      ]);
+    card = row => photographLink(store, row.image_id, [...told(row), row.site ?? ""]);
   const more = el(
     "button",
     {
@@ -208,8 +245,9 @@ function worst(store, rows, { target, split }) {
   place.append(...found.slice(0, FIRST_WORST).map(card));
   more.hidden = found.length <= FIRST_WORST;
   const held = split ? ` held out by ${nameOf(split)}` : "";
-  const told = `${count(found.length, "photograph")}${held}, by how far ${plain(target)} is off; grams`;
-  return el("div", {}, el("p", { class: "caption" }, told), place, more);
+  const unit = unitOf(target) ? "; grams" : "",
+    caption = `${count(found.length, "photograph")}${held}, by how far ${plain(target)} is off${unit}`;
+  return el("div", {}, el("p", { class: "caption" }, caption), place, more);
 }
 
 async function curveRows(view) {
@@ -218,7 +256,7 @@ async function curveRows(view) {
 }
 
 async function curves(view) {
-  const { url, shown } = view,
+  const { url, about, shown } = view,
     all = await curveRows(view);
   if (new Set(all.map(row => row.epoch)).size < 2)
     return el("p", { class: "muted" }, "This run was fitted, not trained over epochs: it has no curves.");
@@ -228,7 +266,9 @@ async function curves(view) {
   };
   const chart = (key, title, from = 0) => lines({ title, from, series: seriesOf(all, key), chosen: shown.split, choose });
   const early = Math.ceil(EARLY * all.reduce((most, row) => Math.max(most, row.epoch), 0));
-  const charts = [chart("loss", "training loss"), chart("score", "held-out score", early)];
+  const title = about.ranked_by === "contest" ? "held-out score" : `held-out ${nameOfScore(about.ranked_by)}`;
+  // where smaller is better the first epochs lie above
+  const charts = [chart("loss", "training loss"), chart("score", title, about.larger_is_better ? early : 0)];
   view.markCurves = split => charts.forEach(each => each.mark(split));
   return subsection(
     "Curves",

@@ -3,12 +3,13 @@
 import { get, table } from "../api.js";
 import { span, track } from "../bars.js";
 import { el, facts, fixed, num, pending, problem, section, select, twins } from "../dom.js";
+import { nameOfScore } from "../scores.js";
 import { go, href } from "../state.js";
 import { sortable } from "../table.js";
 import { run } from "./run.js";
 
 const BASELINES = ["mean", "ridge"];
-const PARTS = /^(r2|score)_/; // of the leaderboard's columns: by target and by State
+const PARTS = /^(r2|score)_|^(r2|rmse|mae|log_loss|accuracy)$/; // of the leaderboard's columns: by target, by State, other scores
 
 export async function show({ state, signal, store, sweep, sweeps }) {
   if (!sweep)
@@ -32,7 +33,7 @@ export async function show({ state, signal, store, sweep, sweeps }) {
         "Leaderboard",
         pending(() => board(sweep, about, chosen, signal)),
       ),
-      chosen ? el("section", {}, run({ state, signal, store, sweep, name: chosen })) : null,
+      chosen ? el("section", {}, run({ state, signal, store, sweep, about, name: chosen })) : null,
     ],
   };
 }
@@ -81,12 +82,15 @@ function settings(about) {
   );
 }
 
-/** The points' range; a baseline that lies far below would press them together, and is left out. */
-function scoreRange(points, beside) {
+/** The points' range; a baseline that is far worse would press them together, and is left out. */
+function scoreRange(points, beside, larger_is_better) {
   const [low, high] = span(points),
-    near = beside.filter(value => value > low - 2 * (high - low));
+    far = 2 * (high - low),
+    near = beside.filter(value => (larger_is_better ? value > low - far : value < high + far));
   return span([...points, ...near]);
 }
+
+const title = text => text[0].toUpperCase() + text.slice(1);
 
 const vsBest = ({ vs_best: difference, low, high }) =>
   Number.isFinite(difference) ? `${fixed(difference, 4)} [${fixed(low, 3)}, ${fixed(high, 3)}]` : "–";
@@ -100,11 +104,13 @@ function leaderboard(rows, names, chosen, about) {
   const range = scoreRange(
     points.flatMap(whisker).filter(Number.isFinite),
     beside.map(row => row.score_last),
+    about.larger_is_better,
   );
   const drawn = beside.filter(row => row.score_last >= range[0] && row.score_last <= range[1]),
     marks = drawn.map(row => ({ value: row.score_last, kind: row.name }));
   const spread = rows.some(row => Number.isFinite(row.sd_last));
   const settingNames = names.filter(name => name.includes("."));
+  const score = nameOfScore(about.ranked_by);
   const columns = [
     {
       title: "Run",
@@ -119,7 +125,7 @@ function leaderboard(rows, names, chosen, about) {
             )
           : `${row.name} (${BASELINES.includes(row.name) ? "baseline" : "blend"})`,
     },
-    { title: "Score", of: row => row.score_last, show: row => (row.failed ? "failed" : fixed(row.score_last, 4)) },
+    { title: title(score), of: row => row.score_last, show: row => (row.failed ? "failed" : fixed(row.score_last, 4)) },
     ...(spread ? [{ title: "± sd", of: row => row.sd_last, show: row => fixed(row.sd_last, 4) }] : []),
     {
       plain: true,
@@ -146,7 +152,7 @@ function leaderboard(rows, names, chosen, about) {
     ...names
       .filter(name => PARTS.test(name) && name !== "score_last" && name !== "score_best")
       .map(name => ({
-        title: name
+        title: nameOfScore(name)
           .replace(/^r2_Dry_|^r2_/, "R² ")
           .replace(/_g$/, "")
           .replace(/^score_/, ""),
@@ -155,6 +161,7 @@ function leaderboard(rows, names, chosen, about) {
       })),
   ];
   const what = spread ? "mean ± sd over repeats" : "of one repeat, so without ± sd";
-  const told = `Out-of-fold score, ${what}; pale: told apart from the best${marks.length ? `; upright lines: ${drawn.map(row => `${row.name} ${num(row.score_last, 3)}`).join(", ")}` : ""}`;
+  const direction = about.larger_is_better ? "" : ", smaller is better";
+  const told = `Out-of-fold ${score}${direction}, ${what}; pale: told apart from the best${marks.length ? `; upright lines: ${drawn.map(row => `${row.name} ${num(row.score_last, 3)}`).join(", ")}` : ""}`;
   return sortable(told, columns, rows, { mark: row => (row.name === chosen ? "chosen" : null) });
 }

@@ -1,0 +1,194 @@
+"""Predictions of a run for what its heads never saw, as long tables: a row a photograph and target.
+
+Of a class `predicted` is the probability of the true word, beside a `true` of 1; the words stand
+beside them.
+"""
+
+import functools
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featurestore.errors import InputError
+from featurestore.photos.targets import Target, Targets
+from service.explore.sweeps import (
+    Stamp,
+    run_names,
+    stamp,
+    targets_of,
+    targets_of_sweep,
+    told_classes,
+)
+
+# the leaderboard ranks by the last; the epoch of the best was chosen by the fold that scores it
+WEIGHTS = ("last", "best")
+KEPT_SWEEPS = 4  # whose averaged predictions stay in memory
+ABOUT = ("run", "image_id", "site", "repeat", "fold")
+
+
+def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.DataFrame:
+    """Out-of-fold predictions, a row per repeat, image and target.
+
+    image_id, site, repeat, fold, target, true, predicted, error; where there are classes also
+    true_word and predicted_word.
+
+    weights : whose rows, `best` or `last`; None takes `last` where there are some.
+    averaged : over repeats; of several, repeat and fold are missing then.
+
+    error is predicted - true, in the target's unit; missing where the truth is.
+    """
+    targets = targets_of(run)
+    wide = _wide(run, targets, weights)
+    if averaged and wide["repeat"].nunique() > 1:
+        first = wide.groupby("image_id", sort=False)[["site"]].first()
+        means = _means(wide, targets)
+        wide = first.join(means).reset_index().assign(repeat=np.nan, fold=np.nan)
+    return _long(wide, targets)
+
+
+def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
+    """Predictions for an image by heads that never saw it, averaged over repeats.
+
+    Runs without an out-of-fold table, or without the image, are left out, and classes of runs that
+    tell none.
+    """
+    table = _averaged(tuple(stamp(sweep / name / "oof.csv") for name in run_names(sweep)))
+    if image_id not in table.index:
+        return []
+    long = _long(table.loc[[image_id]].reset_index(), targets_of_sweep(sweep))
+    columns = ["run", "target", "true", "predicted"]
+    if "predicted_word" in long:
+        columns += ["true_word", "predicted_word"]
+        names = [target.name for target in told_classes(targets_of_sweep(sweep))]
+        long = long[~long["target"].isin(names) | (long["predicted_word"] != "")]
+    return long[columns].to_dict("records")
+
+
+def _long(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
+    """The same with a row for each target."""
+    truths = [wide[f"true_{name}"] for name in targets.names]
+    values = [wide[name] for name in targets.names]
+    none = np.full(len(wide), "", object)
+    words = [(none, none)] * len(values)
+    classes = [target for target in told_classes(targets) if set(_shares(target)) <= set(wide)]
+    for target in classes:
+        share_NW = wide[_shares(target)].to_numpy(float)
+        true_N = wide[f"true_{target.name}"].to_numpy(object)
+        is_true_NW = true_N[:, None] == np.array(target.values, object)
+        is_known_N = is_true_NW.any(1)
+        truths.append(np.where(is_known_N, 1.0, np.nan))
+        values.append(np.where(is_known_N, (share_NW * is_true_NW).sum(1), np.nan))
+        words.append((true_N, _most_probable(target, share_NW)))
+
+    names = [*targets.names, *(target.name for target in classes)]
+    n, k = len(wide), len(names)
+    about = wide[[name for name in ABOUT if name in wide]]
+    true = np.column_stack(truths).astype(float).reshape(n * k)
+    predicted = np.column_stack(values).astype(float).reshape(n * k)
+    long = about.loc[wide.index.repeat(k)].reset_index(drop=True)
+    long = long.assign(
+        target=np.tile(np.array(names, object), n),
+        true=true,
+        predicted=predicted,
+        error=predicted - true,
+    )
+    if classes:
+        true_words, predicted_words = (
+            np.column_stack(each).reshape(n * k) for each in zip(*words, strict=True)
+        )
+        long = long.assign(true_word=true_words, predicted_word=predicted_words)
+    return long
+
+
+def _most_probable(target: Target, share_NW: np.ndarray) -> np.ndarray:
+    """(N,) words; empty where a run tells none."""
+    is_told_N = np.isfinite(share_NW).all(1)
+    most_N = np.where(is_told_N, np.nan_to_num(share_NW).argmax(1), 0)
+    return np.where(is_told_N, np.array(target.values, object)[most_N], "")
+
+
+def _shares(target: Target) -> list[str]:
+    """Columns with the probabilities of a class's words."""
+    return [f"probability_{target.name}_{word}" for word in target.values]
+
+
+def _numbers(targets: Targets) -> list[str]:
+    """Columns that every run's table has, of numbers."""
+    return [*targets.names, *(f"true_{name}" for name in targets.names)]
+
+
+def _means(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
+    """Numbers by image_id, averaged over repeats, and the true words."""
+    by_image = wide.groupby("image_id", sort=False)
+    shares = [name for target in told_classes(targets) for name in _shares(target)]
+    means = by_image[[name for name in (*_numbers(targets), *shares) if name in wide]].mean()
+    words = [f"true_{target.name}" for target in told_classes(targets)]
+    words = [name for name in words if name in wide]
+    return means.join(by_image[words].first()) if words else means
+
+
+def _wide(run: Path, targets: Targets, weights: str | None) -> pd.DataFrame:
+    """oof.csv's rows of chosen weights, as they are."""
+    where = f"run {run.name!r} of sweep {run.parent.name!r}"
+    numbers = _numbers(targets)
+    shares = [name for target in told_classes(targets) for name in _shares(target)]
+    texts = ["weights", "image_id", "site", *(f"predicted_{each.name}" for each in targets.classes)]
+    texts += [f"true_{target.name}" for target in targets.classes]
+    try:
+        table = pd.read_csv(
+            run / "oof.csv",
+            dtype=dict.fromkeys(texts, str),
+            keep_default_na=False,
+            na_values=dict.fromkeys([*numbers, *shares], ["", "nan"]),
+        )
+    except FileNotFoundError as err:
+        raise InputError(
+            f"{where} has no out-of-fold table: it is not finished, or learned on every image"
+        ) from err
+    except PermissionError as err:
+        raise InputError(
+            f"{where}: the server's account may not read its out-of-fold table; allow it"
+        ) from err
+    except (OSError, ValueError) as err:  # pandas' own errors of CSVs are ValueErrors
+        raise InputError(f"{where}: its out-of-fold table cannot be read; train it again") from err
+    needed = ("weights", "repeat", "image_id", "site", "fold", *numbers)
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise InputError(
+            f"{where}: its out-of-fold table lacks {', '.join(missing)}; train it again"
+        )
+    there = [name for name in (*numbers, *shares) if name in table]
+    try:
+        table = table.astype(dict.fromkeys(there, float))
+    except ValueError as err:
+        raise InputError(
+            f"{where}: its out-of-fold table holds what is no number ({err}); train it again"
+        ) from err
+    kinds = [which for which in WEIGHTS if (table["weights"] == which).any()]
+    which = weights or next(iter(kinds), "last")
+    if weights and weights not in kinds:
+        raise InputError(f"{where} has no {weights} weights; it has {', '.join(kinds) or 'none'}")
+    return table[table["weights"] == which].reset_index(drop=True)
+
+
+@functools.lru_cache(KEPT_SWEEPS)
+def _averaged(stamps: tuple[Stamp, ...]) -> pd.DataFrame:
+    """Numbers and truths of a sweep's runs by image_id, sorted, averaged over repeats.
+
+    Of the runs whose table can be read.
+
+    By the stamps of their tables: what changed is read again.
+    """
+    found = []
+    for path, *_ in stamps:
+        with suppress(InputError):
+            run = Path(path).parent
+            targets = targets_of(run)
+            means = _means(_wide(run, targets, None), targets)
+            found.append(means.assign(run=run.name))
+    if not found:
+        return pd.DataFrame(columns=["run"])
+    return pd.concat(found).sort_index(kind="stable")

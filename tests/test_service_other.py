@@ -1,0 +1,93 @@
+"""What the service tells of stores and sweeps of other targets than the contest's."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from served import app_of
+from starlette.testclient import TestClient
+from sweeps import write_store
+from test_other_tasks import NUMBERS, TASK, config, other_labels
+
+from trainer.loop.sweep import run_sweep
+
+S = "/v1/stores/features"
+SCORED_BY_MAE = TASK.replace("features: [cls, mean],", "features: [mean],") + "score: mae\n"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("other")
+    return write_store(folder / "features.h5", labels=other_labels)
+
+
+@pytest.fixture(scope="module")
+def finished(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    task = SCORED_BY_MAE.replace("num_epochs: 12", "num_epochs: 3")
+    given = config(folder, store, "[pooled_mlp, pls]", task=task)
+    return run_sweep(given, folder, "cpu", progress=False).path
+
+
+@pytest.fixture(scope="module")
+def client(store, finished):
+    return TestClient(app_of(store, sweeps=[finished], hosts=["testserver"]))
+
+
+def asked(client, url: str):
+    """The JSON of an answer; NaN in it is refused."""
+    answer = client.get(url)
+    assert answer.status_code == 200, answer.text
+    return json.loads(answer.text, parse_constant=pytest.fail)
+
+
+def rows(table: dict) -> pd.DataFrame:
+    return pd.DataFrame(table["rows"], columns=table["columns"])
+
+
+def test_an_overview_tells_what_could_be_a_target(client, store):
+    about = asked(client, f"{S}/overview.json")
+    assert about["target"] == "yield_t"
+    assert list(about["targets"]) == ["all", "farm", "crop"]
+    assert [row["target"] for row in about["targets"]["all"]] == NUMBERS
+    counts = {row["target"]: row["count"] for row in about["targets"]["all"]}
+    assert (counts["ndvi"], counts["cover"], counts["soil_c"]) == (29, 28, 30)
+
+
+def test_a_sweep_tells_its_targets_and_which_scores_are_better(client, finished):
+    about = asked(client, f"/v1/sweeps/{finished.name}")
+    assert about["targets"] == [*NUMBERS, "crop"] and about["target"] == "yield_t"
+    assert about["ranked_by"] == "mae" and about["larger_is_better"] is False
+    board = rows(asked(client, f"/v1/sweeps/{finished.name}/leaderboard.json"))
+    assert board.dropna(subset="vs_best")["vs_best"].notna().all()
+
+
+@pytest.mark.parametrize("averaged", [0, 1])
+def test_out_of_fold_rows_have_each_target_and_the_words_of_classes(client, finished, averaged):
+    run = next(finished.glob("*pooled_mlp"))
+    url = f"/v1/sweeps/{finished.name}/runs/{run.name}/oof.json?averaged={averaged}"
+    found = rows(asked(client, url))
+    known = pd.read_csv(run / "oof.csv").query("weights == 'last'")
+    assert set(found["target"]) == {*NUMBERS, "crop"}
+    ndvi = found[found["target"] == "ndvi"]
+    np.testing.assert_allclose(ndvi["predicted"], known["ndvi"])
+    np.testing.assert_allclose(ndvi["error"], known["ndvi"] - known["true_ndvi"])
+    assert (ndvi["predicted_word"] == "").all()
+
+    crop = found[found["target"] == "crop"].set_index("image_id")
+    by_id = known.set_index("image_id")
+    assert crop["predicted_word"].to_dict() == by_id["predicted_crop"].to_dict()
+    rye = by_id[by_id["true_crop"] == "rye"]
+    np.testing.assert_allclose(crop.loc[rye.index, "predicted"], rye["probability_crop_rye"])
+    assert pd.isna(crop.loc["ID5", "error"])  # its crop is not known
+
+
+def test_a_card_has_the_predictions_of_each_target_that_a_run_tells(client, finished):
+    card = asked(client, f"{S}/images/ID7")
+    told = pd.DataFrame(card["predictions"]).groupby("run")["target"].agg(list).to_dict()
+    trained, fitted = sorted(told, key=lambda run: "pls" in run)
+    assert told[trained] == [*NUMBERS, "crop"]
+    assert told[fitted][: len(NUMBERS)] == NUMBERS
+    table = rows(asked(client, f"{S}/images/ID7/predictions.json"))
+    assert len(table) == len(card["predictions"])
