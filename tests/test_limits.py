@@ -47,6 +47,7 @@ def test_a_jpeg_of_endless_scans_is_refused(tmp_path, reader):
         reader(path)
 
 
+@pytest.mark.system
 def test_scans_up_to_the_bound_take_little_time(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(with_scans(jpeg(4000, 3000, progressive=True, quality=10), 89))

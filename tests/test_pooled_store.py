@@ -73,7 +73,7 @@ def test_a_kind_that_reads_patches_is_refused_before_any_step(tmp_path, pooled, 
         ).stderr
         assert (
             f"no patch tokens for head.kind {kind}; choose among gpr, hist_gbdt, kernel_ridge, "
-            "pls, pooled_mlp" in stderr
+            "logistic, pls, pooled_mlp" in stderr
         )
     assert not (tmp_path / "runs").exists()
 
