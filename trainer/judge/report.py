@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 
 from featurestore.disk.durable import appears_whole
+from trainer.score.metrics import Score
 
+SCORE_NAMES = {
+    "contest": "weighted R2",
+    "r2": "mean R2",
+    "rmse": "RMSE",
+    "mae": "mean absolute error",
+    "log_loss": "log-loss",
+    "accuracy": "accuracy",
+}
 BASELINES = {"mean": "#9a9a9a", "ridge": "#d08a2e"}
 BLUE = "#2f6d8f"
 PALE = "#a9c6d5"
@@ -17,13 +26,14 @@ NOTE_CHARACTERS = 150  # as wide as the picture
 MOST_BARS = 40  # more cannot be read on a page
 
 
-def draw_curves(metrics: Path, out: Path) -> None:
+def draw_curves(metrics: Path, out: Path, by: Score) -> None:
     """Loss and held-out score by epoch from metrics.jsonl, each fold pale, their mean in full."""
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
     figure, axes = _figure(1, 2, (10, 3.6))
+    name = SCORE_NAMES[by.name]
     panels = (
         ("loss", "training loss", "mean"),
-        ("score", "held-out score (weighted R2, view 0)", "all folds pooled"),
+        ("score", f"held-out score ({name}, view 0)", "all folds pooled"),
     )
     for ax, (key, title, label) in zip(axes, panels, strict=True):
         folds = np.array([line[f"fold_{key}"] for line in lines], float)
@@ -33,13 +43,19 @@ def draw_curves(metrics: Path, out: Path) -> None:
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
     # of the scores, which the loop above drew last
-    low = np.nanpercentile(folds, 25) if np.isfinite(folds).any() else 0
-    # the first epochs may be far below; the end is what matters
-    axes[1].set_ylim(max(-0.5, min(low - 0.3, 0)), 1)
+    is_known = np.isfinite(folds).any()
+    # the first epochs may be far worse; the end is what matters
+    if by.larger_is_better:
+        low = np.nanpercentile(folds, 25) if is_known else 0
+        axes[1].set_ylim(max(-0.5, min(low - 0.3, 0)), 1)
+    elif is_known:
+        axes[1].set_ylim(0, max(1.5 * np.nanpercentile(folds, 75), 1e-9))
     _save(figure, out)
 
 
-def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = ()) -> None:
+def draw_leaderboard(
+    summary: pd.DataFrame, out: Path, by: Score, notes: Sequence[str] = ()
+) -> None:
     """Points by score, best at the top, with the sd over repeats; baselines as lines.
 
     Pale bars are told apart from the best.
@@ -82,9 +98,10 @@ def draw_leaderboard(summary: pd.DataFrame, out: Path, notes: Sequence[str] = ()
         text, colour = (f" {value:.3f}", "white") if np.isfinite(value) else (" failed", "black")
         ax.text(0.004, y, text, va="center", fontsize=9, color=colour)
     ax.set_yticks(height, points["name"].str.replace("__", "  ").tolist(), fontsize=8)
-    ax.set(
-        xlabel="out-of-fold score (weighted R2 over all images and targets)", title="leaderboard"
-    )
+    told = f"{SCORE_NAMES[by.name]} over all images and targets"
+    if not by.larger_is_better:
+        told += "; smaller is better"
+    ax.set(xlabel=f"out-of-fold score ({told})", title="leaderboard")
     lowest = np.nanmin(points["score_last"].to_numpy(float), initial=0)
     ax.set_xlim(left=min(0, lowest))
     figure.legend(

@@ -125,7 +125,8 @@ def close_bank(
             failed_Q,
             loss_failure(failed_Q, sweep.n_batches),
         )
-        draw_curves(runs[p].path / "metrics.jsonl", runs[p].path / "training_curves.png")
+        folder = runs[p].path
+        draw_curves(folder / "metrics.jsonl", folder / "training_curves.png", sweep.by)
         write_oof(sweep, result, runs[p])
         results.append(result)
     return results

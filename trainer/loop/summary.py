@@ -117,7 +117,7 @@ def finish(
         _save_blend(sweep, folder, blend)
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
-    draw_leaderboard(summary, folder.path / "leaderboard.png", notes)
+    draw_leaderboard(summary, folder.path / "leaderboard.png", sweep.by, notes)
     # last: a folder with it is finished
     folder.write_json(
         SUMMARY,
