@@ -35,6 +35,7 @@ from featurestore.backbone.demo.drawing import (
     sow_leaves,
     tint,
     with_sums,
+    write_tables,
 )
 
 MASSES = ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"]
@@ -88,7 +89,7 @@ def draw_cover(
     One seed gives one set of bytes, whatever `workers` is. There are no test photographs.
     """
     plan = plan_cover(seed, n_train, n_sites)
-    draw_photographs(out, partial(_draw_photo, out, seed), plan, workers)
+    write_tables(out, draw_photographs(out, partial(_draw_photo, out, seed), plan, workers))
 
 
 def plan_cover(seed: int, n_train: int, n_sites: int) -> list[tuple[Photo, Ground]]:

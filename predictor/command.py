@@ -135,15 +135,27 @@ def predict(folds: str | None, out: Path | None, oof: bool, **options: Any) -> N
     help="Where everything goes; must not exist.",
 )
 @click.option(
-    "--seed", default=0, show_default=True, type=int, help="Another seed, another pasture."
+    "--seed", default=0, show_default=True, type=int, help="Another seed, other photographs."
 )
-def demo(out: Path, seed: int) -> None:
-    """Run the whole path once on a drawn pasture.
+@click.option(
+    "--task",
+    type=click.Choice(["pasture", "other"]),
+    default="pasture",
+    show_default=True,
+    help="The contest's five masses, or other targets: a yield, an NDVI and a crop.",
+)
+def demo(out: Path, seed: int, task: str) -> None:
+    """Run the whole path once on a drawn pasture, or on drawn fields.
 
     Draw photographs, build a store, train a sweep, predict unseen sites and score them; then again
-    by a bundle, with pictures.
+    by a bundle, of the pasture with pictures.
     """
     with one_line_errors():
+        if task == "other":
+            from predictor.other_demo import run_other_demo
+
+            run_other_demo(out, seed, say=click.echo)
+            return
         from predictor.demo import run_demo
 
         run_demo(out, seed, say=click.echo)

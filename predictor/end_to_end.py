@@ -84,7 +84,7 @@ def predict_to_file(
     if out is None:
         lone = "oof_predictions.csv" if oof else "predictions.csv"
         out = Path(lone if oof or is_lone else "submission.csv")
-    _check_places(tables, runs, out, explain, is_lone)
+    _check_places(tables, runs, out, explain)
     if oof:
         _check_oof_alone(
             tta=tta,
@@ -155,7 +155,7 @@ def _predict_test(
     # what cannot be followed or read is refused before anything heavy is loaded
     images, rows = read_test(test_csv)
     if targets := _targets_of(runs[0]):
-        rows = _rows_to_follow(test_csv, rows, targets)
+        rows = _rows_to_follow(test_csv, rows, targets, out)
     paths = photographs_of(images, data, takes_mean, allow_outside)
 
     weigh = partial(weighed, how=blend, say=say) if blend else None
@@ -170,7 +170,7 @@ def _predict_test(
     say_lone_folds(predictor.members, say)
     if not targets:
         targets = predictor.combiner.targets
-        rows = _rows_to_follow(test_csv, rows, targets)
+        rows = _rows_to_follow(test_csv, rows, targets, out)
     if takes_mean:
         check_held_out(predictor.members, "--on-error mean")
     intervals = predictor.intervals(interval) if interval is not None else None
@@ -218,11 +218,20 @@ def _is_lone_table(run: Path, test_csv: Path) -> bool:
     return targets is not None and not targets.preset and not is_long(test_csv)
 
 
-def _rows_to_follow(test_csv: Path, rows: pd.DataFrame, targets: Targets) -> pd.DataFrame | None:
+def _rows_to_follow(
+    test_csv: Path, rows: pd.DataFrame, targets: Targets, out: Path
+) -> pd.DataFrame | None:
     """The rows of the submission; None where none is asked for: the table is wide, and the targets
-    are not the preset's."""
+    are not the preset's.
+
+    UsageError where the submission would take the name of the wide table beside it.
+    """
     if not targets.preset and not is_long(test_csv):
         return None
+    if out.name == "predictions.csv":
+        raise UsageError(
+            f"--out {out}: name a file; predictions.csv is the wide table that goes beside it"
+        )
     check_targets(test_csv, rows, targets)
     return rows
 
@@ -273,12 +282,11 @@ def _check_places(
     runs: Sequence[Path],
     out: Path,
     explain: Path | None,
-    is_lone: bool,
 ) -> None:
     """UsageError for an output that is also an input, or that lies in a bundle."""
     parts = [part.path for each in runs for part in shared_runs(each)]
     known = [folder / "oof.csv" for folder in [*runs, *parts]]
-    check_output(out, [*tables, *known], is_lone)
+    check_output(out, [*tables, *known])
     bundles = [folder for folder in runs if (folder / LISTING).exists()]
     for option, path in {"--out": out, "--explain": explain}.items():
         if path and any(
@@ -291,16 +299,11 @@ def _check_places(
             )
 
 
-def check_output(out: Path, read: Sequence[Path] = (), is_lone: bool = False) -> None:
+def check_output(out: Path, read: Sequence[Path] = ()) -> None:
     """UsageError or InputError unless the output can be written where it shall go, which is none of
-    the files to be read.
-
-    is_lone : no wide table goes beside it.
-    """
-    if out.is_dir() or (out.name == "predictions.csv" and not is_lone):
-        raise UsageError(
-            f"--out {out}: name a file; predictions.csv is the wide table that goes beside it"
-        )
+    the files to be read."""
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a folder; name a file")
     if os.path.realpath(out) in map(os.path.realpath, read):
         raise UsageError(
             f"--out {out}: is read to predict, and would be written over; name another file"

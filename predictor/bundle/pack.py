@@ -251,7 +251,8 @@ def _fill(
         )
         for name, member in members.items()
     ]
-    _write(folder / "predict.ipynb", notebook(wheel.name, file_sha256(wheel)))
+    targets = next(iter(members.values())).targets
+    _write(folder / "predict.ipynb", notebook(wheel.name, file_sha256(wheel), targets))
     _write(folder / "README.md", readme(members, listed, backbones, wheel.name))
     files = {
         str(path.relative_to(folder)): ListedFile(

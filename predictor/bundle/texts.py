@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader
 
 from featurestore.format.spec import StoreSpec
+from featurestore.photos.targets import Targets
 from predictor.bundle.listing import LISTING, ListedBackbone, ListedMember
 from predictor.members.member import Member
 from predictor.members.oof import score_of
@@ -18,6 +19,15 @@ ABOUT = """\
 
 Needs this folder, a folder with `test.csv` and its photographs, and no network. Leaves
 `submission.csv`, and `predictions.csv` with all masses and their spread. Run all cells. This file
+is one of those that are checked: change settings in a copy of it elsewhere, or by the variables
+`BIOMASS_...`."""
+
+ABOUT_OTHERS = """\
+# {names} of photographs
+
+Needs this folder, a folder with `test.csv` and its photographs, and no network. Leaves
+`predictions.csv` with {names}. Where `test.csv` has a row for each photograph and target, set
+`BIOMASS_OUT` to the name of the table with the same rows. Run all cells. This file
 is one of those that are checked: change settings in a copy of it elsewhere, or by the variables
 `BIOMASS_...`."""
 
@@ -38,7 +48,7 @@ TTA = 4
 DEADLINE = "8h30m"
 # True: also photographs that test.csv's folder only links to
 ALLOW_OUTSIDE = bool(os.environ.get("BIOMASS_ALLOW_OUTSIDE"))
-OUT = Path(os.environ.get("BIOMASS_OUT", "submission.csv"))
+OUT = Path(os.environ.get("BIOMASS_OUT", "OUTPUT"))
 
 
 def folder_with(name, told, setting):
@@ -103,11 +113,15 @@ import pandas as pd
 pd.read_csv(OUT).head(10)"""
 
 
-def notebook(wheel: str, wheel_sha256: str) -> str:
+def notebook(wheel: str, wheel_sha256: str, targets: Targets) -> str:
     """predict.ipynb, which runs no other wheel than this one."""
+    about, output = ABOUT, "submission.csv"
+    if not targets.preset:
+        about = ABOUT_OTHERS.format(names=", ".join(target.name for target in targets.each))
+        output = "predictions.csv"
     cells = {
-        "about": ABOUT,
-        "settings": SETTINGS,
+        "about": about,
+        "settings": SETTINGS.replace("OUTPUT", output),
         "unpack": UNPACK.format(name=wheel, sha256=wheel_sha256),
         "predict": PREDICT,
         "look": LOOK,
@@ -196,11 +210,14 @@ def readme(
         for each in backbones
     ]
     # Markdown, in which nothing is escaped: what stands here is the maker's own
+    targets = next(iter(members.values())).targets
     texts = Environment(loader=PackageLoader("predictor.bundle"), keep_trailing_newline=True)
     return texts.get_template("README.md").render(
         title=TITLE,
-        targets=next(iter(members.values())).targets.names,
         columns=list(dict.fromkeys(name for m in members.values() for name in m.columns.names)),
+        targets=targets.names,
+        told=[target.name for target in targets.each],
+        is_contest=bool(targets.preset),
         version=wheel.split("-")[1],
         members=about_members,
         backbones=about_backbones,

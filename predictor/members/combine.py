@@ -32,7 +32,8 @@ class Combiner:
 
     def table(self, raw_NM: Mapping[str, Sequence[Raw] | None]) -> pd.DataFrame:
         """One row an image: image_id, each number, and `TARGET_sd`, the spread of single heads and
-        views; but for the preset, of each class the most probable word and its probability.
+        views; but for the preset, of each class the most probable word and its probability where
+        a member tells one.
 
         raw_NM : by image_id; None for a photograph that could not be used gives the training
             photographs' mean and spread, and no word.
@@ -45,8 +46,11 @@ class Combiner:
         mean_NK, sd_NK = np.array(rows).reshape(-1, 2, len(names)).transpose(1, 0, 2)
         columns = {name: mean_NK[:, k] for k, name in enumerate(names)}
         spread = {f"{name}_sd": sd_NK[:, k] for k, name in enumerate(names)}
-        told = {} if self.targets.preset else self._words(list(raw_NM.values()))
-        return pd.DataFrame({"image_id": list(raw_NM), **columns, **spread, **told})
+        telling = [member for member in self.members if member.tells_words and member.weight > 0]
+        words = {}
+        if telling and not self.targets.preset:
+            words = self._words(list(raw_NM.values()))
+        return pd.DataFrame({"image_id": list(raw_NM), **columns, **spread, **words})
 
     def _words(self, raw_NM: Sequence[Sequence[Raw] | None]) -> dict[str, np.ndarray]:
         """Columns of classes: the most probable word, and its probability."""

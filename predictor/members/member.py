@@ -20,6 +20,7 @@ from featurestore.photos.decode import Decoded
 from featurestore.photos.targets import Targets
 from predictor.members.ensemble import BankEnsemble, RegressorEnsemble, Tokens, new_ensemble
 from trainer.config.sections import PointConfig
+from trainer.heads import kinds
 from trainer.heads.input_columns import NO_COLUMNS, InputColumns
 from trainer.heads.reads import stores_of
 from trainer.loop.runs import RunFolder
@@ -102,6 +103,12 @@ class Member:
 
     def weighing(self, weight: float) -> "Member":
         return replace(self, weight=weight)
+
+    @property
+    def tells_words(self) -> bool:
+        """Whether its heads know classes."""
+        kind = kinds.load(self.config.head.kind)
+        return kind.has_trunk if kind.trained else kind.tells_words
 
     @cached_property
     def oof(self) -> pd.DataFrame:

@@ -125,24 +125,23 @@ def draw_pasture(
     to score a demonstration with.
     """
     photos = plan_pasture(seed, n_train, n_test)
-    draw_photographs(out, partial(_draw_photo, out, seed), photos, workers)
+    write_tables(out, draw_photographs(out, partial(_draw_photo, out, seed), photos, workers))
 
 
 def draw_photographs(
     out: Path, draw: Callable[[Any], Mapping], plan: Sequence, workers: int | None = None
-) -> None:
-    """Draw what is planned in threads, then write the tables.
+) -> pd.DataFrame:
+    """Draw what is planned in threads; the wide table.
 
     draw : takes one of `plan`, saves its photograph in out/train or out/test, returns its row of
-        the wide table.
+        the table.
     """
     for split in ("train", "test"):
         (out / split).mkdir(parents=True, exist_ok=True)
     # on two cores processes took 6.4 to 10.4 s and threads 9.4 to 10.4, but only threads need no
     # __main__ guard
     with Pool(workers or usable_cpus()) as pool:
-        wide = pd.DataFrame(pool.map(draw, plan))
-    write_tables(out, wide)
+        return pd.DataFrame(pool.map(draw, plan))
 
 
 def plan_pasture(seed: int = 0, n_train: int = 120, n_test: int = 36) -> list[Photo]:
@@ -209,7 +208,7 @@ def _draw_photo(out: Path, seed: int, photo: Photo) -> dict[str, object]:
         "Sampling_Date": photo.site.date,
         "State": photo.site.state,
         "Species": photo.site.species,
-        "Pre_GSHH_NDVI": _ndvi(rng, layers),
+        "Pre_GSHH_NDVI": ndvi(rng, layers),
         "Height_Ave_cm": round(0.7 * _blade_cm(photo) * rng.lognormal(0, 0.2), 4),
         **weigh(layers),
     }
@@ -273,13 +272,13 @@ def leaf_cm2(outline_SE2: np.ndarray) -> np.ndarray:
     return np.abs(doubled_S) / 2
 
 
-def _ndvi(rng: np.random.Generator, layers: dict[str, Layer]) -> float:
+def ndvi(rng: np.random.Generator, layers: dict[str, Layer]) -> float:
     """An NDVI: it rises with the green cover, saturates, and is as noisy as a hand-held sensor."""
     green_cm2 = area_cm2(layers["Dry_Green_g"]) + area_cm2(layers["Dry_Clover_g"])
     leaf_area_index = green_cm2 / QUADRAT_CM.prod()
     # 0.2 over bare soil, 0.85 under a closed canopy
-    ndvi = 0.85 - 0.65 * np.exp(-leaf_area_index) + rng.normal(0, 0.05)
-    return round(float(np.clip(ndvi, 0.1, 0.92)), 2)
+    index = 0.85 - 0.65 * np.exp(-leaf_area_index) + rng.normal(0, 0.05)
+    return round(float(np.clip(index, 0.1, 0.92)), 2)
 
 
 def sow_blades(

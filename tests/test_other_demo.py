@@ -1,0 +1,143 @@
+"""`biomass demo --task other` in small: an amount, a level and a class of farms through build,
+train, predict, bundle and page."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import biomass
+from sklearn.metrics import accuracy_score, r2_score
+
+from featurestore.backbone.demo.fields import draw_fields
+from predictor.other_demo import CONFIG, run_other_demo
+
+COLUMNS = ["image_id", "yield_t_ha", "ndvi", "yield_t_ha_sd", "ndvi_sd"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo's folder, and what it said."""
+    out = tmp_path_factory.mktemp("other") / "demo"
+    small = CONFIG.replace("num_epochs: 60", "num_epochs: 2")
+    small = small.replace("lr: [1e-2, 3e-3]", "lr: 1e-2")
+    small += "inference: {tta_indices: [0]}\n"
+    small = small.replace("groups: [farm]", "groups: [farm], n_folds: 2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("predictor.other_demo.IMAGE_SIZE", 64)
+        patch.setattr("predictor.other_demo.VIEWS", "1")
+        patch.setattr("predictor.other_demo.CONFIG", small)
+        shrunk = partial(run_other_demo, n_train=16, n_test=6)
+        patch.setattr("predictor.other_demo.run_other_demo", shrunk)
+        said = biomass("demo", "--task", "other", "--out", out).stdout
+    return out, said
+
+
+@pytest.fixture(scope="module")
+def sweep(demo):
+    (folder,) = (demo[0] / "runs").iterdir()
+    return folder
+
+
+def test_every_step_leaves_its_files(demo, sweep):
+    out, said = demo
+    train = pd.read_csv(out / "data/train.csv")
+    assert list(train) == ["image_path", "farm", "date", "yield_t_ha", "ndvi", "crop"]
+    assert train["ndvi"].isna().any() and train["yield_t_ha"].gt(0).all()
+    test, truth = (pd.read_csv(out / f"data/{name}.csv") for name in ("test", "test_truth"))
+    assert list(test) == ["image_path"]
+    assert not set(truth["farm"]) & set(train["farm"])
+    table = pd.read_csv(out / "predictions.csv")
+    ends = [f"{name}_{end}" for name in ("yield_t_ha", "ndvi") for end in ("low", "high")]
+    assert list(table) == [*COLUMNS, "crop", "crop_probability", *ends]
+    assert not (out / "submission.csv").exists()
+    board = pd.read_csv(sweep / "summary.csv")
+    assert {"ridge", "blend_equal"} <= set(board["name"])
+    assert "by the bundle's own wheel: every number is the same" in said
+    biomass("bundle", "check", out / "bundle")
+
+
+def test_the_scores_are_those_of_the_table(demo):
+    out, said = demo
+    table, truth = pd.read_csv(out / "predictions.csv"), pd.read_csv(out / "data/test_truth.csv")
+    assert [f"test/{name}.jpg" for name in table["image_id"]] == list(truth["image_path"])
+    scores = [r2_score(truth[name], table[name]) for name in ("yield_t_ha", "ndvi")]
+    scores.append(accuracy_score(truth["crop"], table["crop"]))
+    names = ["R2 of yield_t_ha", "R2 of ndvi", "accuracy of crop"]
+    told = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, scores, strict=True))
+    assert f"on unseen farms: {told}" in said
+
+
+def test_a_bundle_speaks_of_its_own_targets(demo):
+    bundle = demo[0] / "bundle"
+    for spec in bundle.glob("runs/*/spec.json"):
+        each = json.loads(spec.read_text())["targets"]["each"]
+        assert list(each) == ["yield_t_ha", "ndvi", "crop"]
+        assert each["crop"]["values"] == ["clover", "mixture", "ryegrass"]
+    texts = [(bundle / name).read_text() for name in ("README.md", "predict.ipynb")]
+    for text in texts:
+        assert "yield_t_ha, ndvi, crop" in text and "predictions.csv" in text
+        for word in ("masses", "submission.csv", "pasture", "grams"):
+            assert word not in text
+
+
+def test_members_without_words_leave_no_columns_for_them(demo, sweep, tmp_path):
+    base = ["predict", "--data", demo[0] / "data", "--device", "cpu", "--tta", 1]
+    biomass(*base, "--sweep", sweep, "--point", "ridge", "--out", tmp_path / "ridge.csv")
+    assert list(pd.read_csv(tmp_path / "ridge.csv")) == COLUMNS
+
+
+def test_training_photographs_are_predicted_as_the_sweep_scored_them(demo, sweep, tmp_path):
+    out = tmp_path / "oof.csv"
+    base = ["predict", "--data", demo[0] / "data", "--device", "cpu", "--oof"]
+    biomass(*base, "--sweep", sweep, "--point", "blend_equal", "--out", out)
+    assert len(pd.read_csv(out)) == 16
+
+
+def test_a_photograph_that_is_lost_gets_the_mean_and_no_word(demo, sweep, tmp_path):
+    data = demo[0] / "data"
+    lost = pd.concat(
+        [pd.read_csv(data / "test.csv")[:1], pd.DataFrame({"image_path": ["test/no.jpg"]})]
+    )
+    lost.to_csv(tmp_path / "some.csv", index=False)
+    base = ["predict", "--data", data, "--csv", tmp_path / "some.csv", "--device", "cpu"]
+    base += ["--tta", 1, "--on-error", "mean", "--interval", 0.5]
+    out = tmp_path / "predictions.csv"
+    biomass(*base, "--sweep", sweep, "--point", "blend_equal", "--out", out, code=6)
+    row = pd.read_csv(out).set_index("image_id").loc["no"]
+    train = pd.read_csv(data / "train.csv")
+    for name in ("yield_t_ha", "ndvi"):
+        assert row[name] == pytest.approx(train[name].mean(), abs=1e-6)
+        assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+    assert pd.isna(row["crop"]) and np.isnan(row["crop_probability"])
+
+
+def test_heads_of_every_image_predict_too(demo, sweep, tmp_path):
+    out, _ = demo
+    command = ["train", "--config", out / "other.yaml", "--store", out / "features.h5"]
+    biomass(*command, "--fold", "all", "--out", tmp_path / "runs")
+    (again,) = (tmp_path / "runs").iterdir()
+    base = ["predict", "--data", out / "data", "--device", "cpu", "--tta", 1]
+    biomass(*base, "--run", again / "refit", "--out", tmp_path / "predictions.csv")
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 6
+
+
+def test_the_service_answers_for_its_sweep(demo, sweep):
+    pytest.importorskip("starlette")
+    from served import client_of
+
+    client = client_of(demo[0] / "features.h5", sweeps=[sweep])
+    told = client.get(f"/v1/sweeps/{sweep.name}").json()
+    board = pd.read_csv(sweep / "summary.csv")
+    assert told["finished"] and told["chosen"] in set(board["name"])
+    assert told["n_images"] == 16
+
+
+def test_one_seed_draws_the_same_fields(tmp_path):
+    for workers, folder in ((1, "a"), (2, "b")):
+        draw_fields(tmp_path / folder, 3, 4, 2, workers)
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(files) == 3 + 6
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
