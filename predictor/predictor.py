@@ -265,10 +265,6 @@ class Predictor:
                 f"--explain {folder}: photographs lie there, and pictures may take their names; "
                 "name another folder"
             )
-        if not self.combiner.targets.preset:
-            raise UsageError(
-                "--explain draws the preset's masses alone so far; leave it out for other targets"
-            )
         names = [view.name for view in chosen_tta(tta)]
         first = self.members[0].spec
         crop = Crop.of(first.tokens, self._most_of(first))

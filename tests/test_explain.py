@@ -156,7 +156,7 @@ def test_the_patch_a_head_sees_is_bright_where_it_lies():
         "grams", np.concatenate(upright(ensemble.maps({"": tokens}), tta_views(2), (3, 4)), 1)
     )
     painted = np.asarray(
-        overlay(Image.new("RGB", (800, 300), (90, 90, 90)), seen.layer("Dry_Total_g"), 3.0)
+        overlay(Image.new("RGB", (800, 300), (90, 90, 90)), seen.layer("Dry_Total_g"), (0.0, 3.0))
     ).sum(2)
     expected = np.zeros((300, 800), bool)
     expected[100:200, 600:700] = True
@@ -201,7 +201,7 @@ def test_maps_of_a_photograph_share_one_scale_with_a_floor():
         seen = Map("grams", np.tile(np.array(grams_5) / 12, (3, 4, 1)))
         black = Image.new("RGB", (40, 30))
         return {
-            name: int(np.asarray(overlay(black, seen.layer(name), seen.top)).max())
+            name: int(np.asarray(overlay(black, seen.layer(name), seen.ends)).max())
             for name in ("Dry_Total_g", "Dry_Dead_g")
         }
 

@@ -35,6 +35,8 @@ from featurestore.photos.decode import AHEAD
 from featurestore.photos.images import read_photograph
 from predictor.extras.picture import Map, blank, draw_picture, fitted
 from predictor.extras.report import About, Entry, write_report
+from predictor.extras.shown import Shown
+from predictor.members.combine import Combiner
 from predictor.members.member import Member, Stage, StageTokens, by_spec
 from predictor.members.submission import can_write
 from trainer.heads import kinds
@@ -80,7 +82,12 @@ class Explainer:
     def unit(self) -> str | None:
         """What the maps say: grams if any member counts them, else shares, else nothing."""
         told = [kinds.load(member.config.head.kind).maps_say for member in self.members]
-        return next((unit for unit in ("grams", "share") if unit in told), None)
+        units = ("grams", "share") if self.shown.first else ("share",)
+        return next((unit for unit in units if unit in told), None)
+
+    @cached_property
+    def shown(self) -> Shown:
+        return Shown(Combiner(list(self.members)).targets)
 
     @cached_property
     def shares(self) -> np.ndarray:
@@ -116,7 +123,14 @@ class Explainer:
             map_ThwM = upright(map_VTPM, views, told.grid)
             whole = told.laid_out(map_ThwM)
             # shares of a tile become shares of the photograph
-            maps.append(share_M[m] * (whole / told.n_tiles if self.unit == "share" else whole))
+            if self.unit == "share":
+                whole = whole / told.n_tiles
+            else:
+                # levels and shares are means over patches: a part of them each, to sum to them
+                outputs = self.shown.targets.outputs[: whole.shape[-1]]
+                is_mean_M = [target.kind != "amount" for target in outputs]
+                whole = np.where(is_mean_M, whole / (whole.shape[0] * whole.shape[1]), whole)
+            maps.append(share_M[m] * whole)
         if maps:
             with (
                 self._can_write(),
@@ -131,7 +145,7 @@ class Explainer:
         maps = [np.load(path).astype(float) for path in paths if path.exists()]
         if not maps:
             return None
-        return Map(self.unit, summed(maps))
+        return Map(self.unit, summed(maps), self.shown)
 
     def report(
         self,
@@ -159,6 +173,7 @@ class Explainer:
                     row,
                     f"the training mean stands in: {why}" if why else "",
                     level,
+                    self.shown,
                 )
                 # 0.25 s and 3.0 MB; Pillow's own level 6: 0.6 s and 2.8 MB
                 picture.save(partial, "PNG", compress_level=1)
@@ -166,7 +181,7 @@ class Explainer:
 
         entries = _in_threads(entry, [row for _, row in table.iterrows()])
         bar = new_bar("explain", len(table), "image", progress, iterable=entries)
-        about = About(self.members, self.view_names, self.unit, level)
+        about = About(self.members, self.view_names, self.unit, level, self.shown)
         with self._can_write():
             page = write_report(self.folder / "report.html", about, table, list(bar))
         remove(self._maps)

@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from featurestore.photos.targets import CSIRO
-
-MASSES = tuple(target.name for target in CSIRO.outputs[: CSIRO.n_predicted])
+from predictor.extras.shown import PRESET, Shown
 
 LONGEST = 1200  # pixels of a photograph's longer side
 LEAST = 600  # smaller ones are enlarged: the words around them need room
@@ -25,14 +23,8 @@ WARNING = (170, 60, 20)
 # of the photograph's light and dark in a map: what grows there stays visible, and the colours near
 # the scale's
 RELIEF = 0.4
-NAMES = {
-    "Dry_Total_g": "Total",
-    "GDM_g": "GDM",
-    "Dry_Green_g": "Green",
-    "Dry_Dead_g": "Dead",
-    "Dry_Clover_g": "Clover",
-}
-"""What people call each mass, in the order they read them."""
+COLUMNS = 5  # numbers beside each other
+BIG, SMALL = 28, 22  # of a number, in a wide and a narrow picture
 
 # Ten evenly spaced colours of inferno, perceptually uniform. Source: van der Walt and Smith 2015,
 # matplotlib's colormaps.
@@ -55,43 +47,71 @@ _ANCHOR_A3 = np.array([[int(text[i : i + 2], 16) for i in (0, 2, 4)] for text in
 class Map:
     """values_HWM over a grid that covers the photograph.
 
-    grams : of the 5 MASSES in every patch, whose sums are the heads' raw masses; share : of what
-        heads look at, summing to 1.
+    grams : of the numbers that heads predict, in their order, what they say of every patch. Those
+        of an amount, a mass say, sum to the heads' raw prediction, and so do those of a level or
+        share, which heads average over patches.
+    share : of what heads look at, summing to 1.
     """
 
     unit: Literal["grams", "share"]
     values_HWM: np.ndarray
+    shown: Shown = PRESET
 
     @property
     def caption(self) -> str:
         height, width = self.values_HWM.shape[:2]
+        shown = self.shown
         if self.unit == "share":
+            but = ", not grams" if shown.targets.preset else ""
             return (
-                f"Where the heads looked, not grams: 1 is an even look at all {width} x "
-                f"{height} patches"
+                f"Where the heads looked{but}: 1 is an even look at all {width} x {height} patches"
             )
-        return (
-            f"Where the head reads Total from: {self.layer('Dry_Total_g').sum():.1f} g over "
-            f"{width} x {height} patches"
-        )
+        name = shown.first.name
+        told = shown.with_unit(name, self.told(name))
+        if shown.first.kind == "amount":
+            return (
+                f"Where the head reads {shown.titles[name]} from: {told} over {width} x {height} "
+                "patches"
+            )
+        return f"{name} as the head says it of each of {width} x {height} patches, mean {told}"
+
+    def told(self, name: str) -> float:
+        """What the heads say of the photograph."""
+        return float(self._values(name).sum())
 
     @property
-    def top(self) -> float:
-        """What the last colour means in all maps of the photograph, in the unit of `layer`.
+    def ends(self) -> tuple[float, float]:
+        """What the first and last colour mean in all maps of a photograph, in the unit of `layer`.
 
-        One scale for Total and its parts: a mass that is nearly absent stays dark, and so does a
-        photograph with less than LEAST_G. 1 patch in 200 may exceed it, so that one cannot darken
-        all others.
+        One scale for the first target and its parts: a mass that is nearly absent stays dark, and
+        so does a photograph with less than LEAST_G. 1 patch in 200 may exceed it, so that one
+        cannot darken all others. A level, which may be negative, has the photograph's own scale.
         """
-        layer_HW = self.layer("Dry_Total_g")
-        floor = LEAST_G / layer_HW.size if self.unit == "grams" else 1.0
-        return max(float(np.quantile(layer_HW, 0.995)), floor)
+        first = self.shown.first
+        layer_HW = self.layer(first.name if first else "")
+        top = float(np.quantile(layer_HW, 0.995))
+        if self.unit == "share":
+            return 0.0, max(top, 1.0)
+        if first.kind == "share":
+            return 0.0, 1.0
+        if first.kind == "level":
+            bottom = float(np.quantile(layer_HW, 0.005))
+            return bottom, max(top, bottom + 1e-9)
+        floor = LEAST_G / layer_HW.size if self.shown.unit(first.name) else 1e-9
+        return 0.0, max(top, floor)
 
     def layer(self, name: str) -> np.ndarray:
-        """(H, W) grams per patch of a mass; or how many times an even look each patch gets."""
-        if self.unit == "grams":
-            return self.values_HWM[..., MASSES.index(name)]
-        return self.values_HWM[..., 0] * self.values_HWM[..., 0].size
+        """(H, W) of a target: an amount per patch, or the level or share of each; or how many times
+        an even look each patch gets."""
+        if self.unit == "share":
+            return self.values_HWM[..., 0] * self.values_HWM[..., 0].size
+        values_HW = self._values(name)
+        is_amount = self.shown.targets[name].kind == "amount"
+        return values_HW if is_amount else values_HW * values_HW.size
+
+    def _values(self, name: str) -> np.ndarray:
+        names = [target.name for target in self.shown.targets.outputs]
+        return self.values_HWM[..., names.index(name)]
 
 
 def colours(share: np.ndarray) -> np.ndarray:
@@ -104,12 +124,14 @@ def colours(share: np.ndarray) -> np.ndarray:
     )
 
 
-def overlay(photograph: Image.Image, layer_HW: np.ndarray, top: float) -> Image.Image:
-    """A map's colours with the photograph's relief, every patch a rectangle where it lies; `top` is
-    the last colour."""
-    painted = Image.fromarray(colours(np.clip(layer_HW / top, 0, 1))).resize(
-        photograph.size, Image.Resampling.NEAREST
-    )
+def overlay(
+    photograph: Image.Image, layer_HW: np.ndarray, ends: tuple[float, float]
+) -> Image.Image:
+    """A map's colours with the photograph's relief, every patch a rectangle where it lies; `ends`
+    are the first and the last colour."""
+    bottom, top = ends
+    share_HW = np.clip((layer_HW - bottom) / (top - bottom), 0, 1)
+    painted = Image.fromarray(colours(share_HW)).resize(photograph.size, Image.Resampling.NEAREST)
     light_HW = np.asarray(ImageOps.autocontrast(photograph.convert("L"), 1), np.float32)
     relief_HW1 = RELIEF * (light_HW - light_HW.mean())[..., None]
     return Image.fromarray(np.clip(np.asarray(painted) + relief_HW1, 0, 255).astype(np.uint8))
@@ -138,6 +160,7 @@ def draw_picture(
     row: pd.Series,
     note: str = "",
     level: float | None = None,
+    shown: Shown = PRESET,
 ) -> Image.Image:
     """Numbers on top, then photograph and map one under the other (beside, if it is tall), then the
     parts of a gram map.
@@ -147,8 +170,9 @@ def draw_picture(
     note : said under the id.
     """
     blocks = [_panel(photograph, "Photograph")]
+    first = shown.first.name if shown.first else ""
     if seen is not None:
-        blocks.append(_mapped(photograph, seen, "Dry_Total_g", seen.caption))
+        blocks.append(_mapped(photograph, seen, first, seen.caption))
     tall = photograph.height > 0.8 * photograph.width
     body = _beside(blocks) if tall else _below(blocks)
     if seen is not None and seen.unit == "grams":
@@ -156,19 +180,15 @@ def draw_picture(
         small = photograph.resize(
             (third, max(1, round(photograph.height * third / photograph.width))), reducing_gap=3.0
         )
-        parts = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g")
-        body = _below(
-            [
-                body,
-                _beside(
-                    [
-                        _mapped(small, seen, name, f"{NAMES[name]}, {seen.layer(name).sum():.1f} g")
-                        for name in parts
-                    ]
-                ),
+        for three in _threes(shown.parts):
+            told = [
+                f"{shown.titles[name]}, {shown.with_unit(name, seen.told(name))}" for name in three
             ]
-        )
-    head = _numbers(row, note, max(body.width, LEAST))
+            maps = [
+                _mapped(small, seen, name, text) for name, text in zip(three, told, strict=True)
+            ]
+            body = _below([body, _beside(maps)])
+    head = _numbers(row, note, max(body.width, LEAST), shown)
     return ImageOps.expand(_below([head, body, _foot(seen, level, head.width)]), MARGIN, PAPER)
 
 
@@ -178,36 +198,48 @@ def draw_thumbnail(photograph: Image.Image, seen: Map | None, side: int) -> Imag
     small.thumbnail((side, side), reducing_gap=3.0)
     if seen is None:
         return small
+    first = seen.shown.first
     both = Image.new("RGB", (2 * small.width, small.height))
     both.paste(small, (0, 0))
-    both.paste(overlay(small, seen.layer("Dry_Total_g"), seen.top), (small.width, 0))
+    both.paste(overlay(small, seen.layer(first.name if first else ""), seen.ends), (small.width, 0))
     return both
 
 
-def _numbers(row: pd.Series, note: str, width: int) -> Image.Image:
-    """The id, and the five masses with their spread and interval."""
-    y, intervals = 70 if note else 46, "Dry_Total_g_low" in row
-    image = Image.new("RGB", (width, y + (102 if intervals else 80)), PAPER)
+def _numbers(row: pd.Series, note: str, width: int, shown: Shown) -> Image.Image:
+    """The id, and the numbers with their spread and interval, then classes with the probability."""
+    y = 70 if note else 46
+    cells = []
+    for name, title in shown.titles.items():
+        lines = [f"± {shown.write(name, row[f'{name}_sd'])}"]
+        if f"{name}_low" in row:
+            ends = [shown.write(name, row[f"{name}_{end}"]) for end in ("low", "high")]
+            lines.append(" to ".join(ends))
+        cells.append((title, shown.with_unit(name, row[name]), lines))
+    for name, (word, share) in shown.words(row).items():
+        cells.append((name, _plain(str(word)) or "-", [f"probability {share:.2f}"] if word else []))
+
+    tall = 102 if any(len(lines) > 1 for *_, lines in cells) else 80
+    n_rows = -(-len(cells) // COLUMNS)
+    n_columns = min(len(cells), COLUMNS)
+    image = Image.new("RGB", (width, y + tall * n_rows), PAPER)
     draw = ImageDraw.Draw(image)
     _words(draw, (0, 0), _plain(str(row["image_id"])), 26, INK, width)
     if note:
         _words(draw, (0, 34), _plain(note), 16, WARNING, width)
-    for k, (name, title) in enumerate(NAMES.items()):
-        x, room = k * width // len(NAMES), width // len(NAMES) - 8
-        draw.line([(x, y - 8), (x + room, y - 8)], RULE, 1)
-        _words(draw, (x, y), title, 16, MUTED, room)
-        _words(draw, (x, y + 20), f"{row[name]:.1f} g", 28 if width > 800 else 22, INK, room)
-        _words(draw, (x, y + 56), f"± {row[f'{name}_sd']:.1f}", 17, MUTED, room)
-        if intervals:
-            _words(
-                draw,
-                (x, y + 78),
-                f"{row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f}",
-                17,
-                MUTED,
-                room,
-            )
+    room = width // n_columns - 8
+    for k, (title, value, lines) in enumerate(cells):
+        x = k % COLUMNS * width // n_columns
+        top = y + k // COLUMNS * tall
+        draw.line([(x, top - 8), (x + room, top - 8)], RULE, 1)
+        _words(draw, (x, top), _plain(title), 16, MUTED, room)
+        _words(draw, (x, top + 20), value, BIG if width > 800 else SMALL, INK, room)
+        for i, line in enumerate(lines):
+            _words(draw, (x, top + 56 + 22 * i), line, 17, MUTED, room)
     return image
+
+
+def _threes(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[i : i + 3] for i in range(0, len(names), 3)]
 
 
 def _foot(seen: Map | None, level: float | None, width: int) -> Image.Image:
@@ -217,13 +249,19 @@ def _foot(seen: Map | None, level: float | None, width: int) -> Image.Image:
         + (f"; below it the {level:.0%} interval" if level else "")
     ]
     if seen is not None and seen.unit == "grams":
-        lines.append(
-            "Maps: where heads read their grams from, on one scale; not where plants stand"
-        )
+        lines.append(_about_maps(seen.shown))
     image = Image.new("RGB", (width, 20 * len(lines)), PAPER)
     for i, line in enumerate(lines):
         _words(ImageDraw.Draw(image), (0, 20 * i), line, 15, MUTED, width)
     return image
+
+
+def _about_maps(shown: Shown) -> str:
+    if shown.targets.preset:
+        return "Maps: where heads read their grams from, on one scale; not where plants stand"
+    if shown.first.kind == "amount":
+        return "Maps: where heads read amounts from, on one scale of this photograph"
+    return "Map: what heads say of each patch"
 
 
 def _panel(picture: Image.Image, caption: str) -> Image.Image:
@@ -236,26 +274,31 @@ def _panel(picture: Image.Image, caption: str) -> Image.Image:
 def _mapped(photograph: Image.Image, seen: Map, name: str, caption: str) -> Image.Image:
     """A map over the photograph, and its scale."""
     layer = seen.layer(name)
-    top = seen.top
-    painted = _panel(overlay(photograph, layer, top), caption)
-    unit = "g a patch" if seen.unit == "grams" else "times an even look"
+    bottom, top = seen.ends
+    painted = _panel(overlay(photograph, layer, seen.ends), _plain(caption))
+    unit = "times an even look"
+    if seen.unit == "grams":
+        a_patch = " a patch" * (seen.shown.first.kind == "amount")
+        unit = (seen.shown.unit(name) + a_patch).strip()
     return _below(
         [
             painted,
             _scale(
-                min(painted.width, 420), f"{top:.3g} {unit}{' or more' * bool(layer.max() > top)}"
+                min(painted.width, 420),
+                f"{bottom:.3g}",
+                f"{top:.3g} {unit}{' or more' * bool(layer.max() > top)}",
             ),
         ],
         8,
     )
 
 
-def _scale(length: int, last: str) -> Image.Image:
+def _scale(length: int, first: str, last: str) -> Image.Image:
     """Colours from 0 to the last one."""
     image = Image.new("RGB", (length, BAR + 24), PAPER)
     draw = ImageDraw.Draw(image)
     image.paste(Image.fromarray(np.tile(colours(np.linspace(0, 1, length)), (BAR, 1, 1))), (0, 0))
-    draw.text((0, BAR + 3), "0", MUTED, _font(15))
+    draw.text((0, BAR + 3), first, MUTED, _font(15))
     draw.text((length, BAR + 3), last, MUTED, _font(15), anchor="ra")
     return image
 
@@ -312,6 +355,3 @@ def _plain(text: str) -> str:
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
-
-
-assert set(NAMES) == set(CSIRO.names)

@@ -18,7 +18,8 @@ import pandas as pd
 from PIL import Image
 
 from featurestore.disk.durable import write_whole
-from predictor.extras.picture import NAMES, Map, draw_thumbnail
+from predictor.extras.picture import Map, draw_thumbnail
+from predictor.extras.shown import PRESET, Shown
 from predictor.members.member import Member
 
 PAGE_BYTES = 36_000_000  # of all thumbnails, as text
@@ -46,6 +47,7 @@ class About:
     """What the maps say."""
     level: float | None
     """Of the intervals, where the table has them."""
+    shown: Shown = PRESET
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,32 @@ class Entry:
 def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> Path:
     """Write the page. table : wide, as `Combiner.table`, perhaps with intervals; entries : of its
     rows."""
-    has_intervals = "Dry_Total_g_low" in table
+    shown = about.shown
+    first = shown.first.name if shown.first else None
+    has_intervals = f"{first}_low" in table
     has_notes = any(entry.why for entry in entries)
-    parts = dict(list(NAMES.items())[1:])
-    columns = ["Photograph", "Total", "± of Total"]
-    columns += ["Interval"] * has_intervals
-    columns += parts.values()
+    titles = dict(shown.titles)
+    first_title = titles.pop(first, "")
+    columns = ["Photograph"]
+    if first:
+        columns += [first_title, f"± of {first_title}"]
+        columns += ["Interval"] * has_intervals
+    columns += titles.values()
+    rows = table.to_dict("records")
+    words = [shown.words(row) for row in rows]
+    columns += words[0] if words else {}
     columns += ["Note"] * has_notes
 
-    # the widest spread comes first: there a look is worth the most
-    order = np.argsort(-table["Dry_Total_g_sd"].to_numpy(float), kind="stable")
-    masses = table.to_dict("records")
-    greatest_g = max(table["Dry_Total_g_high" if has_intervals else "Dry_Total_g"], default=1.0)
-    photographs = [(masses[i], entries[i], _track(masses[i], 1.05 * greatest_g)) for i in order]
+    order = np.arange(len(table))
+    tracks = [{}] * len(table)
+    if first:
+        # the widest spread comes first: there a look is worth the most
+        order = np.argsort(-table[f"{first}_sd"].to_numpy(float), kind="stable")
+        ends = [_ends(row, first, shown) for row in rows]
+        least = min((low for low, _ in ends), default=0.0)
+        scale = _scale_of(table, first, shown, least)
+        tracks = [_track(row[first], *own, *scale) for row, own in zip(rows, ends, strict=True)]
+    photographs = [(rows[i], entries[i], tracks[i], words[i]) for i in order]
 
     from jinja2 import Environment, PackageLoader, select_autoescape
 
@@ -106,11 +121,14 @@ def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequenc
         style=(templates / "report.css").read_text(encoding="utf-8").rstrip("\n"),
         script=(templates / "report.js").read_text(encoding="utf-8").rstrip("\n"),
         facts=_facts(about, table, entries),
-        histogram=_histogram(table["Dry_Total_g"].to_numpy(float)),
-        about_maps=MAPS[about.unit],
+        histogram=_histogram(table[first].to_numpy(float), shown) if first else None,
+        about_maps=_about_maps(about.unit, shown),
+        shown=shown,
+        first=first,
+        first_title=first_title,
         level=about.level if has_intervals else None,
         columns=columns,
-        parts=parts,
+        others=titles,
         photographs=photographs,
     )
     # a folder's name may not be UTF-8
@@ -133,26 +151,34 @@ def _facts(about: About, table: pd.DataFrame, entries: Sequence[Entry]) -> dict[
         "Backbone": ", ".join(dict.fromkeys(backbones)),
         "Views": ", ".join(about.view_names),
     }
-    total_N = table["Dry_Total_g"]
-    if len(total_N):
-        ends = f"from {total_N.min():.1f} to {total_N.max():.1f}"
-        facts["Total, median"] = f"{total_N.median():.1f} g, {ends}"
-        facts["± of Total, median"] = f"{table['Dry_Total_g_sd'].median():.1f} g"
+    shown = about.shown
+    if shown.first and len(table):
+        name = shown.first.name
+        title = shown.titles[name]
+        value_N = table[name]
+        ends = f"from {shown.write(name, value_N.min())} to {shown.write(name, value_N.max())}"
+        facts[f"{title}, median"] = f"{shown.with_unit(name, value_N.median())}, {ends}"
+        sd = table[f"{name}_sd"].median()
+        facts[f"± of {title}, median"] = shown.with_unit(name, sd)
     if n := sum(bool(entry.why) for entry in entries):
         photographs = f"{n:,} photograph{'' if n == 1 else 's'}"
         facts["Could not be used"] = f"{photographs}; the training mean stands in"
     return facts
 
 
-def _histogram(total_N: np.ndarray) -> dict | None:
-    """How many photographs have how much Total: bars of an SVG, and what they say."""
-    if not len(total_N):
+def _histogram(value_N: np.ndarray, shown: Shown) -> dict | None:
+    """How many photographs have how much of the first target: bars of an SVG, and what they say."""
+    if not len(value_N):
         return None
-    # all masses may be 0, and a histogram needs a range
-    n_B, edge_B = np.histogram(total_N, N_BINS, (0, max(float(total_N.max()), 1e-9)))
+    name = shown.first.name
+    unit = shown.unit(name)
+    least = float(value_N.min()) if shown.first.kind == "level" else 0
+    # all may be 0, and a histogram needs a range
+    n_B, edge_B = np.histogram(value_N, N_BINS, (least, max(float(value_N.max()), least + 1e-9)))
+    written = [f"{edge:.0f}" if unit else f"{edge:.3g}" for edge in edge_B]
     most = n_B.max()
     peak = int(n_B.argmax())
-    spans = [f"{edge_B[i]:.0f} to {edge_B[i + 1]:.0f} g" for i in range(N_BINS)]
+    spans = [f"{written[i]} to {written[i + 1]} {unit}".rstrip() for i in range(N_BINS)]
     bars = [
         {"x": 12 * i + 1, "height": 80 * n / most, "told": f"{spans[i]}: {n}"}
         for i, n in enumerate(n_B)
@@ -162,16 +188,50 @@ def _histogram(total_N: np.ndarray) -> dict | None:
         "width": 12 * N_BINS,
         "bars": bars,
         "most": most,
-        "last": f"{edge_B[-1]:.0f}",
-        "told": f"Histogram of Total: most photographs, {most}, have {spans[peak]}",
+        "first": written[0],
+        "last": f"{written[-1]} {unit}".rstrip(),
+        "told": f"Histogram of {shown.titles[name]}: most photographs, {most}, have {spans[peak]}",
     }
 
 
-def _track(mass: Mapping[str, float], widest_g: float) -> dict[str, float]:
-    """Total and its interval, or else ± sd, in per cent of a scale shared by all photographs."""
-    total_g = mass["Dry_Total_g"]
-    sd_g = mass["Dry_Total_g_sd"]
-    low_g = mass.get("Dry_Total_g_low", max(total_g - sd_g, 0))
-    high_g = mass.get("Dry_Total_g_high", total_g + sd_g)
-    left, middle, right = (100 * min(x / widest_g, 1) for x in (low_g, total_g, high_g))
+def _about_maps(unit: str | None, shown: Shown) -> str:
+    """What the maps of all photographs say."""
+    if shown.targets.preset or unit is None:
+        return MAPS[unit]
+    if unit == "share":
+        return "The maps show where the heads looked: 1 is an even look at all patches."
+    name = shown.first.name
+    if shown.first.kind == "amount":
+        return (
+            f"The maps show where in a photograph the heads read {name} from. All maps of a "
+            "photograph share one scale. They sum to what these heads say of it, before sums are "
+            "made to hold."
+        )
+    return (
+        f"The maps show what the heads say of {name} in each patch; their mean is what these heads "
+        "say of the photograph."
+    )
+
+
+def _ends(row: Mapping[str, float], name: str, shown: Shown) -> tuple[float, float]:
+    """An interval, or else ± sd; what cannot be negative ends at 0."""
+    value = row[name]
+    sd = row[f"{name}_sd"]
+    low = value - sd if shown.targets[name].kind == "level" else max(value - sd, 0)
+    return row.get(f"{name}_low", low), row.get(f"{name}_high", value + sd)
+
+
+def _scale_of(table: pd.DataFrame, name: str, shown: Shown, least: float) -> tuple[float, float]:
+    """Ends of the tracks' scale, shared by all photographs."""
+    high = f"{name}_high"
+    greatest = max(table[high if high in table else name], default=1.0)
+    if shown.targets[name].kind != "level":
+        return 0.0, 1.05 * greatest
+    return least, greatest + 0.05 * (greatest - least)
+
+
+def _track(value: float, low: float, high: float, least: float, widest: float) -> dict[str, float]:
+    """A value and its interval in per cent of a scale."""
+    room = max(widest - least, 1e-12)
+    left, middle, right = (100 * min((x - least) / room, 1) for x in (low, value, high))
     return {"left": left, "middle": middle, "width": right - left}

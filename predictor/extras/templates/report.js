@@ -9,7 +9,8 @@ function key(row, column) {
 }
 
 function sort(column, descending) {
-  const byText = column === 0 || heads[column].textContent === "Note";
+  const isWord = row => Number.isNaN(Number(key(row, column)));
+  const byText = column === 0 || heads[column].textContent === "Note" || [...body.rows].some(isWord);
   const order = byText ? compare : (a, b) => a - b;
   const rows = [...body.rows].sort((a, b) => order(key(a, column), key(b, column)) * (descending ? -1 : 1));
   body.append(...rows);
@@ -22,7 +23,7 @@ heads.forEach((head, column) => head.querySelector("button").addEventListener("c
   sort(column, descending);
   say(`sorted by ${head.textContent}, ${descending ? "descending" : "ascending"}`);
 }));
-if (heads.length > 2) heads[2].setAttribute("aria-sort", "descending");
+if (heads[2]?.textContent.startsWith("±")) heads[2].setAttribute("aria-sort", "descending");
 
 document.querySelector("input").addEventListener("input", event => {
   const wanted = event.target.value.trim().toLowerCase();
