@@ -11,19 +11,25 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from predictor.extras.shown import PRESET, Shown
+from predictor.extras.shown import PRESET, Shown, about_maps
 
 LONGEST = 1200  # pixels of a photograph's longer side
 LEAST = 600  # smaller ones are enlarged: the words around them need room
 # grams over a photograph: if spread evenly, they have the last colour of a photograph with no more
 LEAST_G = 10.0
 MARGIN, GAP, BAR = 28, 20, 14
-INK, MUTED, PAPER, RULE = (24, 26, 27), (92, 98, 102), (255, 255, 255), (216, 220, 222)
+INK, MUTED, PAPER, RULE = (
+    (24, 26, 27),
+    (92, 98, 102),
+    (255, 255, 255),
+    (216, 220, 222),
+)
 WARNING = (170, 60, 20)
 # of the photograph's light and dark in a map: what grows there stays visible, and the colours near
 # the scale's
 RELIEF = 0.4
 COLUMNS = 5  # numbers beside each other
+ROW_GAP = 24
 BIG, SMALL = 28, 22  # of a number, in a wide and a narrow picture
 
 # Ten evenly spaced colours of inferno, perceptually uniform. Source: van der Walt and Smith 2015,
@@ -40,7 +46,10 @@ _ANCHORS = (
     "f7d13d",
     "fcffa4",
 )
-_ANCHOR_A3 = np.array([[int(text[i : i + 2], 16) for i in (0, 2, 4)] for text in _ANCHORS], float)
+_ANCHOR_A3 = np.array(
+    [[int(text[i : i + 2], 16) for i in (0, 2, 4)] for text in _ANCHORS],
+    float,
+)
 
 
 @dataclass(frozen=True)
@@ -143,14 +152,23 @@ def fitted(image: Image.Image) -> Image.Image:
     ratio = min(max(longer, LEAST), LONGEST) / longer
     size = [max(1, round(side * ratio)) for side in image.size]
     return image.resize(
-        size, Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC, reducing_gap=3.0
+        size,
+        Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC,
+        reducing_gap=3.0,
     )
 
 
 def blank(message: str) -> Image.Image:
     """What stands where a photograph cannot be shown."""
     image = Image.new("RGB", (LEAST, LEAST // 4), (238, 240, 241))
-    _words(ImageDraw.Draw(image), (MARGIN, MARGIN), _plain(message), 18, MUTED, LEAST - 2 * MARGIN)
+    _words(
+        ImageDraw.Draw(image),
+        (MARGIN, MARGIN),
+        _plain(message),
+        18,
+        MUTED,
+        LEAST - 2 * MARGIN,
+    )
     return image
 
 
@@ -178,9 +196,14 @@ def draw_picture(
     if seen is not None and seen.unit == "grams":
         third = (body.width - 2 * GAP) // 3
         small = photograph.resize(
-            (third, max(1, round(photograph.height * third / photograph.width))), reducing_gap=3.0
+            (
+                third,
+                max(1, round(photograph.height * third / photograph.width)),
+            ),
+            reducing_gap=3.0,
         )
-        for three in _threes(shown.parts):
+        for i in range(0, len(shown.parts), 3):
+            three = shown.parts[i : i + 3]
             told = [
                 f"{shown.titles[name]}, {shown.with_unit(name, seen.told(name))}" for name in three
             ]
@@ -201,7 +224,10 @@ def draw_thumbnail(photograph: Image.Image, seen: Map | None, side: int) -> Imag
     first = seen.shown.first
     both = Image.new("RGB", (2 * small.width, small.height))
     both.paste(small, (0, 0))
-    both.paste(overlay(small, seen.layer(first.name if first else ""), seen.ends), (small.width, 0))
+    both.paste(
+        overlay(small, seen.layer(first.name if first else ""), seen.ends),
+        (small.width, 0),
+    )
     return both
 
 
@@ -216,12 +242,19 @@ def _numbers(row: pd.Series, note: str, width: int, shown: Shown) -> Image.Image
             lines.append(" to ".join(ends))
         cells.append((title, shown.with_unit(name, row[name]), lines))
     for name, (word, share) in shown.words(row).items():
-        cells.append((name, _plain(str(word)) or "-", [f"probability {share:.2f}"] if word else []))
+        cells.append(
+            (
+                name,
+                _plain(str(word)) or "-",
+                [f"probability {share:.2f}"] if word else [],
+            )
+        )
 
     tall = 102 if any(len(lines) > 1 for *_, lines in cells) else 80
     n_rows = -(-len(cells) // COLUMNS)
     n_columns = min(len(cells), COLUMNS)
-    image = Image.new("RGB", (width, y + tall * n_rows), PAPER)
+    height = y + tall * n_rows + ROW_GAP * (n_rows - 1)
+    image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
     _words(draw, (0, 0), _plain(str(row["image_id"])), 26, INK, width)
     if note:
@@ -229,17 +262,20 @@ def _numbers(row: pd.Series, note: str, width: int, shown: Shown) -> Image.Image
     room = width // n_columns - 8
     for k, (title, value, lines) in enumerate(cells):
         x = k % COLUMNS * width // n_columns
-        top = y + k // COLUMNS * tall
+        top = y + k // COLUMNS * (tall + ROW_GAP)
         draw.line([(x, top - 8), (x + room, top - 8)], RULE, 1)
         _words(draw, (x, top), _plain(title), 16, MUTED, room)
-        _words(draw, (x, top + 20), value, BIG if width > 800 else SMALL, INK, room)
+        _words(
+            draw,
+            (x, top + 20),
+            value,
+            BIG if width > 800 else SMALL,
+            INK,
+            room,
+        )
         for i, line in enumerate(lines):
             _words(draw, (x, top + 56 + 22 * i), line, 17, MUTED, room)
     return image
-
-
-def _threes(names: Sequence[str]) -> list[Sequence[str]]:
-    return [names[i : i + 3] for i in range(0, len(names), 3)]
 
 
 def _foot(seen: Map | None, level: float | None, width: int) -> Image.Image:
@@ -249,19 +285,11 @@ def _foot(seen: Map | None, level: float | None, width: int) -> Image.Image:
         + (f"; below it the {level:.0%} interval" if level else "")
     ]
     if seen is not None and seen.unit == "grams":
-        lines.append(_about_maps(seen.shown))
+        lines.append(about_maps(seen.shown))
     image = Image.new("RGB", (width, 20 * len(lines)), PAPER)
     for i, line in enumerate(lines):
         _words(ImageDraw.Draw(image), (0, 20 * i), line, 15, MUTED, width)
     return image
-
-
-def _about_maps(shown: Shown) -> str:
-    if shown.targets.preset:
-        return "Maps: where heads read their grams from, on one scale; not where plants stand"
-    if shown.first.kind == "amount":
-        return "Maps: where heads read amounts from, on one scale of this photograph"
-    return "Map: what heads say of each patch"
 
 
 def _panel(picture: Image.Image, caption: str) -> Image.Image:
@@ -297,7 +325,10 @@ def _scale(length: int, first: str, last: str) -> Image.Image:
     """Colours from 0 to the last one."""
     image = Image.new("RGB", (length, BAR + 24), PAPER)
     draw = ImageDraw.Draw(image)
-    image.paste(Image.fromarray(np.tile(colours(np.linspace(0, 1, length)), (BAR, 1, 1))), (0, 0))
+    image.paste(
+        Image.fromarray(np.tile(colours(np.linspace(0, 1, length)), (BAR, 1, 1))),
+        (0, 0),
+    )
     draw.text((0, BAR + 3), first, MUTED, _font(15))
     draw.text((length, BAR + 3), last, MUTED, _font(15), anchor="ra")
     return image
@@ -305,7 +336,12 @@ def _scale(length: int, first: str, last: str) -> Image.Image:
 
 def _below(blocks: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
     image = Image.new(
-        "RGB", (max(b.width for b in blocks), sum(b.height + gap for b in blocks) - gap), PAPER
+        "RGB",
+        (
+            max(b.width for b in blocks),
+            sum(b.height + gap for b in blocks) - gap,
+        ),
+        PAPER,
     )
     y = 0
     for block in blocks:
@@ -316,7 +352,12 @@ def _below(blocks: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
 
 def _beside(blocks: Sequence[Image.Image]) -> Image.Image:
     image = Image.new(
-        "RGB", (sum(b.width + GAP for b in blocks) - GAP, max(b.height for b in blocks)), PAPER
+        "RGB",
+        (
+            sum(b.width + GAP for b in blocks) - GAP,
+            max(b.height for b in blocks),
+        ),
+        PAPER,
     )
     x = 0
     for block in blocks:

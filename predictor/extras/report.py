@@ -74,7 +74,10 @@ class Entry:
         n_pictures: int,
     ) -> "Entry":
         for side, quality in SIZES:
-            image, buffer = draw_thumbnail(photograph, seen, side), io.BytesIO()
+            image, buffer = (
+                draw_thumbnail(photograph, seen, side),
+                io.BytesIO(),
+            )
             image.save(buffer, "JPEG", quality=quality, optimize=True)
             text = base64.b64encode(buffer.getvalue()).decode()
             if len(text) <= min(LARGEST_BYTES, PAGE_BYTES / n_pictures):
@@ -114,7 +117,10 @@ def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequenc
 
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    pages = Environment(loader=PackageLoader("predictor.extras"), autoescape=select_autoescape())
+    pages = Environment(
+        loader=PackageLoader("predictor.extras"),
+        autoescape=select_autoescape(),
+    )
     templates = resources.files("predictor.extras") / "templates"
     page = pages.get_template("report.html").render(
         # as they are: braces in them are their own, not Jinja's
@@ -180,7 +186,11 @@ def _histogram(value_N: np.ndarray, shown: Shown) -> dict | None:
     peak = int(n_B.argmax())
     spans = [f"{written[i]} to {written[i + 1]} {unit}".rstrip() for i in range(N_BINS)]
     bars = [
-        {"x": 12 * i + 1, "height": 80 * n / most, "told": f"{spans[i]}: {n}"}
+        {
+            "x": 12 * i + 1,
+            "height": 80 * n / most,
+            "told": f"{spans[i]}: {n}",
+        }
         for i, n in enumerate(n_B)
         if n
     ]

@@ -29,7 +29,11 @@ class Shown:
         where there are only classes."""
         numbers = self.targets.predicted
         scored = [target for target in numbers if not target.auxiliary]
-        return max(scored or numbers, key=lambda target: target.weight, default=None)
+        return max(
+            scored or numbers,
+            key=lambda target: target.weight,
+            default=None,
+        )
 
     @cached_property
     def titles(self) -> dict[str, str]:
@@ -63,10 +67,22 @@ class Shown:
         if self.targets.preset:
             return {}
         return {
-            target.name: (row[target.name], row[f"{target.name}_probability"])
+            target.name: (
+                row[target.name],
+                row[f"{target.name}_probability"],
+            )
             for target in self.targets.classes
             if target.name in row
         }
 
 
 PRESET = Shown()
+
+
+def about_maps(shown: Shown) -> str:
+    """What stands below a picture of maps."""
+    if shown.targets.preset:
+        return "Maps: where heads read their grams from, on one scale; not where plants stand"
+    if shown.first.kind == "amount":
+        return "Maps: where heads read amounts from, on one scale of this photograph"
+    return "Map: what heads say of each patch"
