@@ -99,7 +99,7 @@ def test_no_file_or_folder_of_a_zarr_store_may_be_a_link_but_its_parents_may(tmp
     [
         ("biomass-feature-archive", 1, "an archive"),
         ("another", 1, "not a biomass-feature-store: .* 'another'"),
-        ("biomass-feature-store", 2, "format version 2, this program reads 1"),
+        ("biomass-feature-store", 3, "format version 3, this program reads 1 and 2"),
     ],
 )
 def test_other_formats_are_refused_by_name_and_version(tmp_path, name, version, said):
