@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.disk.durable import write_whole
-from featurestore.errors import InputError, MismatchError, list_some
+from featurestore.errors import InputError, MismatchError, UsageError, list_some
 from featurestore.format.spec import ViewSpec
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.find import find_photographs, spelled_as
@@ -38,6 +38,8 @@ def check_oof(
     csv: Path | None = None,
 ) -> None:
     """Write the table of `out_of_fold`; MismatchError unless it agrees with oof.csv."""
+    if not predictor.members[0].targets.n_predicted:
+        raise UsageError("--oof compares numbers, and these heads predict classes alone")
     known, source = _known(predictor, blend)
     views = scored_views(predictor.members[0])
     kept = predictor.journal(out.with_name(out.name + ".progress"), views, resume)

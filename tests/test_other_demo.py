@@ -141,3 +141,25 @@ def test_one_seed_draws_the_same_fields(tmp_path):
     assert len(files) == 3 + 6
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_classes_alone_are_predicted_too(demo, tmp_path):
+    out, _ = demo
+    settings = CONFIG[: CONFIG.index("targets:")] + "targets: {crop: {kind: class}}\n"
+    settings += "head: {kind: [pooled_mlp, logistic]}\ntrainer: {num_epochs: 2, batch_size: 8}\n"
+    settings += "optimization: {lr: 1e-2, weight_decay: 1e-2}\ninference: {tta_indices: [0]}\n"
+    settings += "cv: {groups: [farm], n_folds: 2}\n"
+    (tmp_path / "alone.yaml").write_text(settings)
+    given = ["--store", next(out.glob("*.h5")), "--out", tmp_path / "runs", "--device", "cpu"]
+    biomass("train", "--config", tmp_path / "alone.yaml", *given)
+    (sweep,) = (tmp_path / "runs").iterdir()
+    predict = ["predict", "--sweep", sweep, "--data", out / "data", "--device", "cpu", "--tta", 1]
+    points = [path.name for path in sweep.glob("0*")]
+    for point in [*points, "blend_equal"]:
+        biomass(*predict, "--point", point, "--out", tmp_path / "p.csv")
+        table = pd.read_csv(tmp_path / "p.csv")
+        assert list(table) == ["image_id", "crop", "crop_probability"]
+        assert table["crop"].notna().all() and table["crop_probability"].between(0, 1).all()
+    for option in (["--oof"], ["--interval", 0.5]):
+        refused = biomass(*predict[:-2], "--out", tmp_path / "p.csv", *option, code=2)
+        assert "these heads predict classes alone" in refused.stderr

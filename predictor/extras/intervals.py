@@ -78,6 +78,8 @@ class Intervals:
         if not 0 < level < 1:
             raise UsageError(f"--interval {level:g}: a level lies between 0 and 1, e.g. 0.9")
         check_held_out(members, "--interval")
+        if not members[0].targets.n_predicted:
+            raise UsageError("--interval is of numbers, and these heads predict classes alone")
         oof, weight_M = OutOfFold.of(members), [member.weight for member in members]
         targets = oof.targets
         prediction_NK = oof.combined(weight_M)

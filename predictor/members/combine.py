@@ -43,7 +43,7 @@ class Combiner:
             for raw_M in raw_NM.values()
         ]
         names = self.targets.names
-        mean_NK, sd_NK = np.array(rows).reshape(-1, 2, len(names)).transpose(1, 0, 2)
+        mean_NK, sd_NK = np.array(rows).reshape(len(rows), 2, len(names)).transpose(1, 0, 2)
         columns = {name: mean_NK[:, k] for k, name in enumerate(names)}
         spread = {f"{name}_sd": sd_NK[:, k] for k, name in enumerate(names)}
         telling = [member for member in self.members if member.tells_words and member.weight > 0]
@@ -84,7 +84,7 @@ class Combiner:
         its own."""
         parts = []
         for m, raw in enumerate(raw_M):
-            raw_XK = raw.values_HVK.reshape(-1, raw.values_HVK.shape[-1])
+            raw_XK = _one_axis(raw.values_HVK)
             parts.append(self._constrained(raw_XK, self._placed(m, raw, False)))
         # a member's share is spread evenly over its heads and views
         shares = [
@@ -110,7 +110,7 @@ class Combiner:
         return self.members[0].targets.with_values({name: sorted(w) for name, w in words.items()})
 
     def _averaged(self, x_HVK: np.ndarray) -> np.ndarray:
-        x_XK = x_HVK.reshape(-1, x_HVK.shape[-1])
+        x_XK = _one_axis(x_HVK)
         return np.median(x_XK, 0) if self.average == "median" else x_XK.mean(0)
 
     def _told(self, raw_M: Sequence[Raw]) -> np.ndarray | None:
@@ -129,7 +129,7 @@ class Combiner:
         if averaged:
             told = self._averaged(raw.word_HVC)
         else:
-            told = raw.word_HVC.reshape(-1, raw.word_HVC.shape[-1])
+            told = _one_axis(raw.word_HVC)
 
         own_targets = self.members[m].targets
         n_words = sum(own.stop - own.start for own in word_slices(self.targets))
@@ -153,3 +153,8 @@ class Combiner:
         word = None if word_XC is None else np.atleast_2d(word_XC)
         ruled = apply(rules_of(inference.postprocess), values_XK, word, self.targets)
         return ruled.reshape(raw_XK.shape)
+
+
+def _one_axis(x_HVK: np.ndarray) -> np.ndarray:
+    """(H V, K) heads and views as one axis; K may be 0, of classes alone."""
+    return x_HVK.reshape(x_HVK.shape[0] * x_HVK.shape[1], x_HVK.shape[2])

@@ -80,7 +80,10 @@ def parted(
 ) -> Iterator[tuple[Columns, dict[str, np.ndarray]]]:
     """The groups of a saved state, and each one's own."""
     if f"0.{PLACES}" not in state:
-        yield all_columns(targets), dict(state)
+        columns = all_columns(targets)
+        if not columns.places:  # of one class alone
+            columns = Columns(tuple(range(word_slices(targets)[-1].stop)), 0)
+        yield columns, dict(state)
         return
     for g in range(sum(name.endswith(f".{PLACES}") for name in state)):
         own = {
