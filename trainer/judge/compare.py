@@ -5,7 +5,9 @@ drawn anew, not photographs.
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -68,7 +70,8 @@ def compare(
     clusters are drawn, as they are).
     """
     sums = site_sums(by, truth_NK, prediction_GRNK, site_N)
-    return _against(sums, reference, draw_sites(sums.n_sites, n_resamples, seed))
+    drawn = sums.drawn(draw_sites(sums.n_sites, n_resamples, seed))
+    return _against(sums, reference, drawn)
 
 
 def compare_pairs(
@@ -80,25 +83,27 @@ def compare_pairs(
 ) -> dict[tuple[int, int], Comparison]:
     """Every pair (a, b), a < b: what `compare` says of b with reference a; on one draw of sites."""
     sums = site_sums(by, truth_NK, prediction_GRNK, site_N)
-    counts_BS = draw_sites(sums.n_sites, N_RESAMPLES, seed)
+    # scores of the drawn sites serve every reference
+    drawn = sums.drawn(draw_sites(sums.n_sites, N_RESAMPLES, seed))
     pairs = {}
     for a in range(len(prediction_GRNK)):
-        for b, comparison in enumerate(_against(sums, a, counts_BS)):
+        for b, comparison in enumerate(_against(sums, a, drawn)):
             if b > a:
                 pairs[a, b] = comparison
     return pairs
 
 
 def _against(
-    sums: "SiteSums | TargetSums", reference: int, counts_BS: np.ndarray
+    sums: "SiteSums | TargetSums", reference: int, drawn: Callable[[int], np.ndarray]
 ) -> list[Comparison]:
+    """drawn : differences on resamples, by reference."""
     as_it_is = np.ones((1, sums.n_sites))
     difference_G = sums.differences(as_it_is, reference)[0]
     if sums.n_sites < LEAST_SITES:
         low_G = np.full(len(difference_G), np.nan)
         high_G = low_G
     else:
-        low_G, high_G = _interval(sums.differences(counts_BS, reference), sums.n_sites)
+        low_G, high_G = _interval(drawn(reference), sums.n_sites)
 
     apart_G = (low_G > 0) | (high_G < 0)
     columns = difference_G, low_G, high_G, apart_G, sums.sd(reference)
@@ -189,6 +194,10 @@ class SiteSums:
         unknown_BG = self._failed(reference) | np.isnan(sst_BR).all(1)[:, None]
         return np.where(unknown_BG, np.nan, difference_BG)
 
+    def drawn(self, counts_BS: np.ndarray) -> Callable[[int], np.ndarray]:
+        """`differences` on these resamples, by reference."""
+        return partial(self.differences, counts_BS)
+
     def sd(self, reference: int) -> np.ndarray:
         """(G,) sd over repeats of the difference; NaN for a single repeat, where one has no score,
         or a point failed."""
@@ -251,7 +260,13 @@ class TargetSums:
 
     def differences(self, counts_BS: np.ndarray, reference: int) -> np.ndarray:
         """As `SiteSums.differences`."""
-        scores_BGR = self._scores(counts_BS)
+        return self.drawn(counts_BS)(reference)
+
+    def drawn(self, counts_BS: np.ndarray) -> Callable[[int], np.ndarray]:
+        """As `SiteSums.drawn`; scores are computed here, once for all references."""
+        return partial(self._differences_of, self._scores(counts_BS))
+
+    def _differences_of(self, scores_BGR: np.ndarray, reference: int) -> np.ndarray:
         with np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # where no repeat has a score
             difference_BG = np.nanmean(scores_BGR - scores_BGR[:, [reference]], axis=2)
@@ -269,14 +284,19 @@ class TargetSums:
 
     def _scores(self, counts_BS: np.ndarray) -> np.ndarray:
         """(B, G, R) scores where site s counts counts_BS[b, s] times; NaN where there is none."""
-        n_BRK, y_BRK, yy_BRK = np.einsum("bs,prsk->pbrk", counts_BS, self.truth_3RSK)
+        n_BRK, y_BRK, yy_BRK = (_drawn_sums(counts_BS, each) for each in self.truth_3RSK)
         weight_BRK = self.by.coefficients(n_BRK, y_BRK, yy_BRK)
         scores = []
         for error_RSK in self.error_GRSK:
-            error_BRK = np.einsum("bs,rsk->brk", counts_BS, error_RSK)
+            error_BRK = _drawn_sums(counts_BS, error_RSK)
             error_BR = (weight_BRK * error_BRK).sum(-1)
             scores.append(self.by.from_error(error_BR, weight_BRK.any(-1)))
         return np.stack(scores, 1)
+
+
+def _drawn_sums(counts_BS: np.ndarray, sum_RSK: np.ndarray) -> np.ndarray:
+    """(B, R, K) sums over drawn sites."""
+    return np.tensordot(counts_BS, sum_RSK, (1, 1))
 
 
 def site_sums(
