@@ -36,6 +36,11 @@ class Target:
     values: tuple[str, ...] = ()
     """Of a class: the words there are, in order."""
 
+    @property
+    def n_words(self) -> int:
+        """Places of a class among words: one where none is known, too."""
+        return max(1, len(self.values))
+
     @classmethod
     def of(cls, name: str, settings: Mapping[str, Any]) -> Self:
         """From what a config says; a weight that it leaves out depends on the others."""
@@ -140,6 +145,26 @@ class Targets:
     @functools.cached_property
     def n_predicted(self) -> int:
         return len(self.predicted)
+
+    @functools.cached_property
+    def n_amounts(self) -> int:
+        """Amounts are the first of `outputs`."""
+        return len(self.of_kind("amount"))
+
+    @functools.cached_property
+    def word_slices(self) -> tuple[slice, ...]:
+        """Where each class's words lie among those of all."""
+        slices = []
+        start = 0
+        for target in self.classes:
+            slices.append(slice(start, start + target.n_words))
+            start += target.n_words
+        return tuple(slices)
+
+    @functools.cached_property
+    def n_words(self) -> int:
+        """Of all classes together."""
+        return self.word_slices[-1].stop if self.classes else 0
 
     def in_table_order(self, values_K: np.ndarray) -> np.ndarray:
         """(..., K) `predicted` numbers from the order of heads to that of tables."""

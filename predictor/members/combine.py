@@ -11,7 +11,6 @@ import pandas as pd
 
 from featurestore.photos.targets import Targets
 from predictor.members.member import Member, Raw, check_alike
-from trainer.heads.outputs import word_slices
 from trainer.score.constraints import constrained
 from trainer.score.postprocess import apply, most_probable, rules_of
 
@@ -54,14 +53,14 @@ class Combiner:
 
     def _words(self, raw_NM: Sequence[Sequence[Raw] | None]) -> dict[str, np.ndarray]:
         """Columns of classes: the most probable word, and its probability."""
-        n_words = sum(own.stop - own.start for own in word_slices(self.targets))
+        n_words = self.targets.n_words
         share_NC = np.full((len(raw_NM), n_words), np.nan)
         for share_C, raw_M in zip(share_NC, raw_NM, strict=True):
             told = None if raw_M is None else self._told(raw_M)
             if told is not None:
                 share_C[:] = told
         columns = {}
-        for target, own in zip(self.targets.classes, word_slices(self.targets), strict=True):
+        for target, own in zip(self.targets.classes, self.targets.word_slices, strict=True):
             columns[target.name] = most_probable(share_NC[:, own], target.values)
             columns[f"{target.name}_probability"] = share_NC[:, own].max(1)
         return columns
@@ -132,12 +131,12 @@ class Combiner:
             told = _one_axis(raw.word_HVC)
 
         own_targets = self.members[m].targets
-        n_words = sum(own.stop - own.start for own in word_slices(self.targets))
+        n_words = self.targets.n_words
         placed = np.zeros((*told.shape[:-1], n_words))
         for theirs, own, everyones in zip(
             own_targets.classes,
-            word_slices(own_targets),
-            word_slices(self.targets),
+            own_targets.word_slices,
+            self.targets.word_slices,
             strict=True,
         ):
             known = self.targets[theirs.name].values

@@ -19,7 +19,7 @@ from featurestore.errors import MismatchError
 from featurestore.format.spec import POOLED
 from trainer.config.stores import split_vector
 from trainer.heads import kinds
-from trainer.heads.outputs import layers_by_kind, numbers_over_tiles, output_layers
+from trainer.heads.outputs import numbers_over_tiles, output_layers
 from trainer.heads.pooling import attend, project
 from trainer.heads.shape import COLUMN_SCALE, HeadShape
 from trainer.heads.spaces import SPACES
@@ -312,7 +312,7 @@ def trunk_tensors(shape: HeadShape, n_in: int) -> dict[str, tuple[int, ...]]:
     for layer in output_layers(shape.targets):
         layers[layer.name] = (layer.width, shape.shared_hidden)
     if shape.n_intervals:
-        n_amounts = len(shape.targets.of_kind("amount"))
+        n_amounts = shape.targets.n_amounts
         layers["interval_head"] = (n_amounts * shape.n_intervals, shape.shared_hidden)
     return linear_tensors(layers) | {
         f"shared_mlp.1.{part}": (shape.shared_hidden,) for part in ("weight", "bias")
@@ -346,14 +346,10 @@ def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
         rate = bank.rate_G.view(1, -1, 1, 1, 1)
         features = features * (inputs.dropout_QGBTS >= rate) / (1 - rate)
 
-    raw = []
-    words = []
-    for layer in layers_by_kind(bank.shape.targets):
-        of_layer = bank.linear(layer.name, features)
-        if layer.kind == "class":
-            words.append(of_layer.mean(3))
-        else:
-            raw.append(of_layer)
+    raw: dict[str, list[Tensor]] = {}
+    for layer in bank.shape.layers:
+        raw.setdefault(layer.kind, []).append(bank.linear(layer.name, features))
+    words = [of_layer.mean(3) for of_layer in raw.pop("class", [])]
     if raw:
         values = numbers_over_tiles(bank.shape.targets, raw)
     else:  # classes alone

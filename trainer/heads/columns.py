@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurestore.photos.targets import Targets
-from trainer.heads.outputs import word_slices
 from trainer.heads.regressor import State
 from trainer.heads.spaces import SPACES, grams
 
@@ -58,7 +57,7 @@ def known_together(targets: Targets, truth_NK: np.ndarray) -> list[tuple[Columns
 def class_columns_of(targets: Targets, true_NC: np.ndarray) -> list[tuple[Columns, np.ndarray]]:
     """The same for words: each class by itself, its places behind those of all numbers."""
     groups = []
-    for own in word_slices(targets):
+    for own in targets.word_slices:
         places = tuple(range(targets.n_predicted + own.start, targets.n_predicted + own.stop))
         groups.append((Columns(places, 0), true_NC[:, own].any(1)))
     return groups
@@ -82,7 +81,7 @@ def parted(
     if f"0.{PLACES}" not in state:
         columns = all_columns(targets)
         if not columns.places:  # of one class alone
-            columns = Columns(tuple(range(word_slices(targets)[-1].stop)), 0)
+            columns = Columns(tuple(range(targets.n_words)), 0)
         yield columns, dict(state)
         return
     for g in range(sum(name.endswith(f".{PLACES}") for name in state)):

@@ -13,7 +13,7 @@ from featurestore.photos.labels import values_of, words_of
 from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads.bank import Outputs
-from trainer.heads.outputs import output_layers, word_slices
+from trainer.heads.outputs import output_layers
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Labels:
     def with_intervals(self, trains: Sequence[np.ndarray], n_intervals: int) -> "Labels":
         """The same, and for each split the interval of every amount; borders are quantiles of the
         split's training images alone. An amount that is not known is in none."""
-        n_amounts = len(self.targets.of_kind("amount"))
+        n_amounts = self.targets.n_amounts
         amounts_NA = self.values_NK[:, :n_amounts].double().cpu().numpy()
         share = np.arange(1, n_intervals) / n_intervals
         of_splits = []
@@ -173,7 +173,7 @@ def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tenso
     if n_main < n_predicted:
         loss = loss + errors[..., n_main:n_predicted].mean(-1) * weights.aux
     if out.word_QGBC is not None:
-        for w, own in enumerate(word_slices(labels.targets)):
+        for w, own in enumerate(labels.targets.word_slices):
             log_share = out.word_QGBC[..., own].log_softmax(-1)
             cross_entropy = -(labels.word_NC[..., own] * log_share).sum(-1)
             loss = loss + cross_entropy.mean(-1) * weights.word_GW[:, w]
@@ -191,7 +191,7 @@ def _number_errors(prediction_QGBK: Tensor, labels: Labels, weights: LossWeights
     truth = labels.values_NK[..., :n_numbers]
     known = ~truth.isnan()
     truth = torch.nan_to_num(truth)
-    n_amounts = len(labels.targets.of_kind("amount"))
+    n_amounts = labels.targets.n_amounts
     prediction = _in_space(prediction_QGBK, weights.space, n_amounts)
     truth = _in_space(truth, weights.space, n_amounts)
     if weights.unit_QGK is not None:

@@ -1,6 +1,6 @@
 """The output layers of heads: which targets each computes, and what their numbers mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,13 +39,8 @@ class OutputLayer:
     def width(self) -> int:
         """Its outputs: one a number, one a word of a class."""
         if self.kind == "class":
-            return n_words(self.targets[0])
+            return self.targets[0].n_words
         return len(self.targets)
-
-
-def n_words(target: Target) -> int:
-    """Outputs of a class: one for each of its words, one where none is known."""
-    return max(1, len(target.values))
 
 
 def output_layers(targets: Targets) -> list[OutputLayer]:
@@ -73,20 +68,15 @@ def layers_by_kind(targets: Targets) -> list[OutputLayer]:
     return sorted(output_layers(targets), key=lambda layer: order.index(layer.kind))
 
 
-def numbers_over_tiles(targets: Targets, raw: Sequence[Tensor]) -> Tensor:
+def numbers_over_tiles(targets: Targets, raw: Mapping[str, Sequence[Tensor]]) -> Tensor:
     """(Q, G, B, K) numbers of photographs in the order of `targets.outputs`: amounts add up over
     tiles, what describes the whole photograph is averaged.
 
-    raw : (Q, G, B, T, n) of each layer of numbers, in the order of `layers_by_kind`.
+    raw : by kind, in the order of `layers_by_kind`, (Q, G, B, T, n) of its layers.
     """
-    layers = [layer for layer in layers_by_kind(targets) if layer.kind != "class"]
-    by_kind: dict[str, list[Tensor]] = {"amount": [], "level": [], "share": []}
-    for layer, of_layer in zip(layers, raw, strict=True):
-        by_kind[layer.kind].append(of_layer)
     numbers = []
-    for kind, parts in by_kind.items():
-        if parts:
-            numbers.append(_over_tiles(kind, targets, torch.cat(parts, -1)))
+    for kind, parts in raw.items():
+        numbers.append(_over_tiles(kind, targets, torch.cat(parts, -1)))
     return numbers[0] if len(numbers) == 1 else torch.cat(numbers, -1)
 
 
@@ -106,16 +96,6 @@ def of_patches(kind: str, targets: Targets, raw_K: Tensor) -> Tensor:
     return raw_K
 
 
-def word_slices(targets: Targets) -> list[slice]:
-    """Where each class's words lie among those of all."""
-    slices = []
-    start = 0
-    for target in targets.classes:
-        slices.append(slice(start, start + n_words(target)))
-        start += n_words(target)
-    return slices
-
-
 def word_probabilities(targets: Targets, word_C: Tensor) -> Tensor:
     """(..., C) probabilities from logits, which sum to 1 over each class's words."""
-    return torch.cat([word_C[..., own].softmax(-1) for own in word_slices(targets)], -1)
+    return torch.cat([word_C[..., own].softmax(-1) for own in targets.word_slices], -1)

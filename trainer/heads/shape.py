@@ -1,5 +1,6 @@
 """What heads of one bank have in common: their kind, and the sizes of what they read and hold."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 from trainer.heads.input_columns import NO_COLUMNS, InputColumns
+from trainer.heads.outputs import OutputLayer, layers_by_kind
 from trainer.heads.reads import store_of, stores_of, vectors_of, widths_of
 
 COLUMN_SCALE = ("columns.center", "columns.factor")
@@ -75,6 +77,11 @@ class HeadShape:
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of each tensor of a saved head, as in nn.Linear and nn.LayerNorm."""
         return kinds.load(self.kind).tensors(self)
+
+    @functools.cached_property
+    def layers(self) -> list[OutputLayer]:
+        """Output layers of the trunk, as every step computes them."""
+        return layers_by_kind(self.targets)
 
     def saved(self) -> dict[str, tuple[int, ...]]:
         """The same, and what scales columns before the trunk reads them."""

@@ -28,7 +28,6 @@ from trainer.heads.columns import (
     parted,
 )
 from trainer.heads.input_columns import filled, means
-from trainer.heads.outputs import word_slices
 from trainer.heads.reads import vectors_of
 from trainer.heads.regressor import Regressor, State, TrainingRows
 from trainer.heads.saved import Kept
@@ -307,7 +306,7 @@ def predict_numbers(
     """
     n_columns = targets.n_predicted
     if kinds.load(config.head.kind).tells_words:
-        n_columns += word_slices(targets)[-1].stop
+        n_columns += targets.n_words
     raw_NK = np.empty((len(x_NF), n_columns))
     if MEANS in state:
         raw_NK[:, : targets.n_predicted] = state[MEANS]

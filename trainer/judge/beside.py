@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from featurestore.photos.targets import Targets
-from trainer.heads.outputs import word_slices
 from trainer.score.metrics import CLASS_SCORES, SCORES, Score, class_columns, scored_classes
 
 
@@ -58,7 +57,7 @@ def class_report(
     if share_RNC is None:
         return {}
     report = {}
-    for target, own in zip(targets.classes, word_slices(targets), strict=True):
+    for target, own in zip(targets.classes, targets.word_slices, strict=True):
         n_words = len(target.values)
         counts_VV = np.zeros((n_words, n_words), int)
         for share_NV in share_RNC[..., own]:

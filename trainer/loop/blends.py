@@ -8,7 +8,6 @@ import numpy as np
 
 from featurestore.photos.targets import Targets
 from trainer.data.stream import Split
-from trainer.heads.outputs import word_slices
 from trainer.judge.selection import other_folds
 from trainer.judge.simplex import error_gram, simplex_weights
 from trainer.loop.prepare import Sweep
@@ -272,7 +271,7 @@ def _grams(sweep: Sweep, members: Sequence[PointResult]) -> np.ndarray:
 def word_weights(targets: Targets) -> np.ndarray:
     """(C,) what an error of each word's probability weighs: as its class in the score."""
     weights = []
-    for target, own in zip(targets.classes, word_slices(targets), strict=True):
+    for target, own in zip(targets.classes, targets.word_slices, strict=True):
         weights += [target.weight] * (own.stop - own.start)
     return np.array(weights)
 

@@ -16,7 +16,7 @@ from trainer.data.dataset import TrainingData, inputs_of
 from trainer.data.readers import TokenReaders
 from trainer.data.stream import Batch, Split, validation_batches
 from trainer.heads.bank import Bank, Outputs
-from trainer.heads.outputs import word_probabilities, word_slices
+from trainer.heads.outputs import word_probabilities
 from trainer.score.metrics import Score, target_r2
 from trainer.score.postprocess import most_probable
 
@@ -41,7 +41,7 @@ class HeldOut:
             return np.full((bank.n_points, n_repeats, n_images, n), np.nan)
 
         targets = bank.shape.targets
-        n_words = sum(own.stop - own.start for own in word_slices(targets))
+        n_words = targets.n_words
         told = bank.kind.has_trunk and n_words > 0
         return cls(targets, nan(targets.n_predicted), nan(n_words) if told else None)
 
@@ -180,7 +180,7 @@ def _words_told(data: TrainingData, word_NC: np.ndarray) -> dict[str, np.ndarray
     probability of each word too."""
     targets = data.targets
     columns = {}
-    for target, own in zip(targets.classes, word_slices(targets), strict=True):
+    for target, own in zip(targets.classes, targets.word_slices, strict=True):
         if not target.values:
             continue
         columns[f"predicted_{target.name}"] = most_probable(word_NC[:, own], target.values)

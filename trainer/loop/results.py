@@ -13,7 +13,6 @@ from featurestore.photos.targets import Targets
 from trainer.config.sections import HeadConfig, LossConfig, PointConfig
 from trainer.data.readers import TokenReaders
 from trainer.data.stream import Split
-from trainer.heads.outputs import word_slices
 from trainer.judge.baselines import mean_predictor
 from trainer.judge.beside import class_report, other_scores
 from trainer.judge.report import draw_curves
@@ -192,7 +191,7 @@ def frequencies(sweep: Sweep) -> np.ndarray:
     n_repeats = max(split.repeat for split in sweep.splits) + 1
     share_RNC = np.full((n_repeats, *true_NC.shape), np.nan)
     for split in sweep.splits:
-        for own in word_slices(sweep.data.targets):
+        for own in sweep.data.targets.word_slices:
             n_V = true_NC[split.train_N][:, own].sum(0)
             share_RNC[split.repeat, split.val_N, own] = n_V / max(n_V.sum(), 1)
     return share_RNC

@@ -171,10 +171,7 @@ def class_columns(
     if share_NC is None:
         return np.full((len(true_NC), len(scored)), np.nan)
     losses = []
-    start = 0
-    for target in targets.classes:
-        own = slice(start, start + max(1, len(target.values)))
-        start = own.stop
+    for target, own in zip(targets.classes, targets.word_slices, strict=True):
         if target not in scored:
             continue
         true_NV = true_NC[:, own]

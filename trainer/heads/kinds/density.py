@@ -28,7 +28,7 @@ class Density(HeadKind):
 
     def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
         targets = bank.shape.targets
-        n_amounts = len(targets.of_kind("amount"))
+        n_amounts = targets.n_amounts
         of_patch = self.maps(bank, inputs)
         values = of_patch.sum((3, 4))
         if n_amounts < targets.n_predicted:
