@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.errors import InputError, list_some
+from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.catalog import TARGETS
 from featurestore.photos.columns import tidy
 from featurestore.photos.tables import MISSING
@@ -23,7 +24,6 @@ from featurestore.photos.targets import CSIRO, CSIRO_HEIGHT, Target, Targets
 TOLERANCE_G, TOLERANCE_SHARE = 0.5, 0.01
 ROUNDING_G = 0.15 + 1e-6  # three masses, each rounded to a tenth of a gram
 HEIGHT = CSIRO_HEIGHT
-NOT_LABELS = ("image_id", "path", "sha256", "width", "height", "status")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def values_of(frame: pd.DataFrame, targets: Targets) -> np.ndarray:
         return np.hstack([masses_of(frame, names), heights_of(frame)[:, None]])
     for target in targets.each:
         if target.name not in frame:
-            there = ", ".join(name for name in frame if name not in NOT_LABELS)
+            there = ", ".join(name for name in frame if name not in OWN_COLUMNS)
             raise InputError(f"targets.{target.name}: the store has no such column; it has {there}")
     columns = [_numbers(frame, target) for target in targets.outputs]
     return np.stack(columns, 1) if columns else np.empty((len(frame), 0))

@@ -5,15 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from featurestore.photos.targets import CSIRO, Target, Targets
+from featurestore.photos.targets import CSIRO, CSIRO_MAIN, CSIRO_OTHERS, Target, Targets
 
-CSIRO_TITLES = {
-    CSIRO.names[4]: "Total",
-    CSIRO.names[3]: "GDM",
-    CSIRO.names[0]: "Green",
-    CSIRO.names[1]: "Dead",
-    CSIRO.names[2]: "Clover",
-}
+MASSES = (*CSIRO_MAIN, *CSIRO_OTHERS)
+CSIRO_TITLES = dict(zip(MASSES, ("Total", "GDM", "Green", "Dead", "Clover"), strict=True))
 """What people call each mass, in the order they read them."""
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from featurestore.errors import InputError, list_some
+from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.candidates import block_to_write, could_be_targets
-from featurestore.photos.labels import NOT_LABELS, class_cells
+from featurestore.photos.labels import class_cells
 from featurestore.photos.targets import CSIRO, Targets, has_preset
 from trainer.config.sections import PointConfig
 from trainer.config.targets import OLD_KEYS, targets_of
@@ -36,7 +37,7 @@ def targets_in(catalog: pd.DataFrame, config: PointConfig, where: Path | str) ->
 
 def _what_to_write(catalog: pd.DataFrame, config: PointConfig, where: Path | str) -> str:
     """Why there is nothing to learn, and the block that says what is."""
-    columns = [name for name in catalog if name not in NOT_LABELS]
+    columns = [name for name in catalog if name not in OWN_COLUMNS]
     missing = [name for name in CSIRO.names if name not in catalog]
     told = f"{where}: what is to be learned? The config has no `targets`, and the store lacks "
     told += f"{', '.join(missing)} of the preset csiro. "

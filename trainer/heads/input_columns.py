@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from featurestore.errors import InputError, list_some
+from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.candidates import MOST_CLASSES, known_cells
-from featurestore.photos.labels import NOT_LABELS, class_cells
+from featurestore.photos.labels import class_cells
 from featurestore.photos.tables import MISSING
 from featurestore.photos.targets import Target, Targets
 
@@ -155,8 +156,8 @@ def _column_of(
         raise InputError(
             f"{KEY}: {name} is a target, and heads would read what they are to tell; {remedy}"
         )
-    if name not in catalog or name in NOT_LABELS:
-        there = _listed(each for each in catalog if each not in (*NOT_LABELS, *learned))
+    if name not in catalog or name in OWN_COLUMNS:
+        there = _listed(each for each in catalog if each not in (*OWN_COLUMNS, *learned))
         raise InputError(f"{KEY}: {where} has no column {name} to read; it has {there}")
     if known_cells(catalog[name]).empty:
         raise InputError(f"{KEY}: {where}: no photograph has a value of {name}; leave it out")

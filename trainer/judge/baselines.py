@@ -91,7 +91,7 @@ def fit_each(
         raw_VnK = np.full((len(views), len(s.val_N), truth_NK.shape[1]), np.nan)
         if parts[0].tells_words:
             # numbers beside the classes: what is known without looking
-            mean_K = _known_means(data.truth_NK[s.train_N])
+            mean_K = _known_means(truth_NK[s.train_N, : data.targets.n_predicted])
             raw_VnK[..., : len(mean_K)] = mean_K
         fitted = []
         try:
@@ -374,10 +374,7 @@ def mean_predictor(data: TrainingData, splits: Sequence[Split]) -> np.ndarray:
     """(R, N, K) raw numbers, in the order of heads: for what is held out, the mean of the training
     images whose labels are known."""
     raw_RNK = blank_values(data, splits)
+    truth_NK = data.truth_NK
     for s in splits:
-        with np.errstate(invalid="ignore"):
-            truth_nK = data.truth_NK[s.train_N]
-            known_nK = ~np.isnan(truth_nK)
-            mean_K = truth_nK.mean(0, where=known_nK)
-        raw_RNK[s.repeat, s.val_N] = mean_K
+        raw_RNK[s.repeat, s.val_N] = _known_means(truth_NK[s.train_N])
     return raw_RNK

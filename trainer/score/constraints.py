@@ -35,15 +35,15 @@ def constrained(raw_NK: np.ndarray, targets: Targets, how: str = "order") -> np.
         total, gdm, green = np.moveaxis(raw_NK[..., :3], -1, 0)
         return CONSTRAINTS[how](total, gdm, green)
 
-    values_NK = np.array(targets.in_table_order(raw_NK), np.float64)
+    raw_NK = targets.in_table_order(np.asarray(raw_NK, np.float64))
+    values_NK = raw_NK.copy()
     for k, target in enumerate(targets.predicted):
         if target.kind == "share":
             values_NK[..., k] = np.clip(values_NK[..., k], 0, 1)
         elif target.kind == "amount" and target.name not in targets.sums:
             values_NK[..., k] = np.maximum(values_NK[..., k], 0)
-    raw_table_NK = targets.in_table_order(raw_NK)
     for root in _roots(targets):
-        _balance(values_NK, raw_table_NK, targets, root)
+        _balance(values_NK, raw_NK, targets, root)
     return values_NK
 
 
