@@ -20,7 +20,7 @@ from featurestore.photos.decode import decode_ahead
 from featurestore.photos.sites import site_of
 from featurestore.photos.targets import CSIRO
 from featurestore.store import FeatureStore
-from featurestore.write.build import build_store
+from featurestore.write.build import BuildReport, build_store
 from featurestore.write.config import BuildConfig
 from predictor.bundle.pack import BackboneChoice, make_bundle
 from predictor.extras.intervals import Intervals, within
@@ -63,22 +63,7 @@ def run_demo(
         f"2. store: {BACKBONE}, which learned on other pastures, halves of {IMAGE_SIZE} pixels, "
         f"{VIEWS} views"
     )
-    say(
-        str(
-            build_store(
-                BuildConfig(
-                    data=data,
-                    out=store_path,
-                    backbone=BACKBONE,
-                    image_size=IMAGE_SIZE,
-                    crop="halves",
-                    views=VIEWS,
-                    device="cpu",
-                    seed=seed,
-                )
-            )
-        )
-    )
+    say(str(build_demo_store(data, store_path, seed, IMAGE_SIZE, VIEWS)))
     say("3. sweep: every head of both kinds in one pass")
     (out / "demo.yaml").write_text(CONFIG)
     result = run_sweep(
@@ -103,6 +88,22 @@ def run_demo(
     say(_from_bundle(out, intervals.level))
     say(_report(out, result.path, scores, time.monotonic() - start))
     return scores
+
+
+def build_demo_store(data: Path, out: Path, seed: int, image_size: int, views: str) -> BuildReport:
+    """A store of drawn photographs, by the small backbone that comes with the package."""
+    return build_store(
+        BuildConfig(
+            data=data,
+            out=out,
+            backbone=BACKBONE,
+            image_size=image_size,
+            crop="halves",
+            views=views,
+            device="cpu",
+            seed=seed,
+        )
+    )
 
 
 def _scores(

@@ -11,10 +11,8 @@ import pandas as pd
 from featurestore.backbone.demo.fields import draw_fields
 from featurestore.errors import InputError
 from featurestore.store import FeatureStore
-from featurestore.write.build import build_store
-from featurestore.write.config import BuildConfig
 from predictor.bundle.pack import BackboneChoice, make_bundle
-from predictor.demo import BACKBONE, IMAGE_SIZE, LEVEL, run_wheel
+from predictor.demo import BACKBONE, IMAGE_SIZE, LEVEL, build_demo_store, run_wheel
 from predictor.end_to_end import predict_to_file
 from trainer.loop.grid import SweepConfig
 from trainer.loop.sweep import run_sweep
@@ -55,19 +53,7 @@ def run_other_demo(
     draw_fields(data, seed, n_train, n_test)
 
     say(f"2. store: {BACKBONE}, halves of {IMAGE_SIZE} pixels, {VIEWS} views")
-    built = build_store(
-        BuildConfig(
-            data=data,
-            out=store_path,
-            backbone=BACKBONE,
-            image_size=IMAGE_SIZE,
-            crop="halves",
-            views=VIEWS,
-            device="cpu",
-            seed=seed,
-        )
-    )
-    say(str(built))
+    say(str(build_demo_store(data, store_path, seed, IMAGE_SIZE, VIEWS)))
 
     say("3. sweep: every head of all kinds in one pass, folds by farm")
     config_path = out / "other.yaml"

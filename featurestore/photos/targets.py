@@ -96,6 +96,17 @@ class Targets:
         each = [Target.of(name, about) for name, about in value["each"].items()]
         return cls(tuple(each), value["preset"])
 
+    @classmethod
+    def told(cls, about: Mapping[str, Any], where: str) -> Self:
+        """What a run's spec.json says of them; InputError, naming where it stands, if that cannot
+        be."""
+        try:
+            return cls.from_json(about["targets"])
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise InputError(
+                f"{where}: targets: not what a run says of them; copy the run again"
+            ) from err
+
     def to_json(self) -> dict[str, Any]:
         each = {target.name: target.to_json() for target in self.each}
         return {"preset": self.preset, "each": each}

@@ -83,13 +83,7 @@ def targets_of(run: Path) -> Targets:
     about = _json(run / "spec.json") or {}
     if "targets" not in about:
         return CSIRO
-    try:
-        return Targets.from_json(about["targets"])
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise InputError(
-            f"run {run.name!r} of sweep {run.parent.name!r}: spec.json: targets: not what a run "
-            "says of them; copy the run again"
-        ) from err
+    return Targets.told(about, f"run {run.name!r} of sweep {run.parent.name!r}: spec.json")
 
 
 def targets_of_sweep(sweep: Path) -> Targets:

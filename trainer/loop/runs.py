@@ -105,13 +105,7 @@ class RunFolder:
         about = self._spec_json
         if "targets" not in about:
             return CSIRO.with_values({"State": about["states"]})
-        try:
-            return Targets.from_json(about["targets"])
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
-            raise InputError(
-                f"{self.path / 'spec.json'}: targets: not what a run says of them; copy the run "
-                "again"
-            ) from err
+        return Targets.told(about, str(self.path / "spec.json"))
 
     @property
     def columns(self) -> InputColumns:
