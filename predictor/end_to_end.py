@@ -11,7 +11,7 @@ import pandas as pd
 
 from featurestore.disk.durable import check_writable
 from featurestore.errors import IN_PART, InputError, UsageError, list_some
-from featurestore.photos.catalog import is_long, read_test
+from featurestore.photos.catalog import ToPredict, read_test
 from featurestore.photos.targets import Targets
 from predictor.bundle.listing import LISTING
 from predictor.extras.blend import Blend, weighed
@@ -80,12 +80,9 @@ def predict_to_file(
     start_s = time.monotonic()
     runs = find_runs(run, sweep, bundle, say, point)
     tables = [data / "test.csv", data / "train.csv", *([csv] if csv else [])]
-    is_lone = not oof and _is_lone_table(runs[0], csv or data / "test.csv")
-    if out is None:
-        lone = "oof_predictions.csv" if oof else "predictions.csv"
-        out = Path(lone if oof or is_lone else "submission.csv")
-    _check_places(tables, runs, out, explain)
     if oof:
+        out = out or Path("oof_predictions.csv")
+        _check_places(tables, runs, out, explain)
         _check_oof_alone(
             tta=tta,
             average=average,
@@ -104,9 +101,18 @@ def predict_to_file(
         check_oof(predictor, data, out, say, resume, allow_outside, blend, csv)
         return 0, out
 
+    # what cannot be followed or read is refused before anything heavy is loaded
+    asked = read_test(csv or data / "test.csv")
+    targets = _targets_of(runs[0])
+    if out is None:
+        is_lone = targets is not None and not _has_submission(asked, targets)
+        out = Path("predictions.csv" if is_lone else "submission.csv")
+    _check_places(tables, runs, out, explain)
     unusable = _predict_test(
         data,
         csv or data / "test.csv",
+        asked,
+        targets,
         out,
         say,
         runs,
@@ -132,6 +138,8 @@ def predict_to_file(
 def _predict_test(
     data: Path,
     test_csv: Path,
+    asked: ToPredict,
+    targets: Targets | None,
     out: Path,
     say: Callable[[str], object],
     runs: Sequence[Path],
@@ -150,13 +158,13 @@ def _predict_test(
 ) -> dict[str, str]:
     """Predict test.csv and write all files; returns why photographs got the training mean, by id.
 
+    targets : None of a bundle, whose files are not yet checked.
     takes_mean : `--on-error mean`; end_s : the deadline, by time.monotonic().
     """
-    # what cannot be followed or read is refused before anything heavy is loaded
-    images, rows = read_test(test_csv)
-    if targets := _targets_of(runs[0]):
-        rows = _rows_to_follow(test_csv, rows, targets, out)
-    paths = photographs_of(images, data, takes_mean, allow_outside)
+    rows = None
+    if targets:
+        rows = _rows_to_follow(test_csv, asked, targets, out)
+    paths = photographs_of(asked.images, data, takes_mean, allow_outside)
 
     weigh = partial(weighed, how=blend, say=say) if blend else None
     predictor = Predictor.load(
@@ -170,7 +178,7 @@ def _predict_test(
     say_lone_folds(predictor.members, say)
     if not targets:
         targets = predictor.combiner.targets
-        rows = _rows_to_follow(test_csv, rows, targets, out)
+        rows = _rows_to_follow(test_csv, asked, targets, out)
     if takes_mean:
         check_held_out(predictor.members, "--on-error mean")
     intervals = predictor.intervals(interval) if interval is not None else None
@@ -212,28 +220,26 @@ def _targets_of(run: Path) -> Targets | None:
     return folder.targets
 
 
-def _is_lone_table(run: Path, test_csv: Path) -> bool:
-    """Whether there is one table alone: of other targets than the preset's, for a wide test.csv."""
-    targets = _targets_of(run)
-    return targets is not None and not targets.preset and not is_long(test_csv)
+def _has_submission(asked: ToPredict, targets: Targets) -> bool:
+    """Whether a long table is asked for: by a long test.csv, and always by the preset."""
+    return asked.is_long or targets.preset is not None
 
 
 def _rows_to_follow(
-    test_csv: Path, rows: pd.DataFrame, targets: Targets, out: Path
+    test_csv: Path, asked: ToPredict, targets: Targets, out: Path
 ) -> pd.DataFrame | None:
-    """The rows of the submission; None where none is asked for: the table is wide, and the targets
-    are not the preset's.
+    """The rows of the submission; None where there is none.
 
-    UsageError where the submission would take the name of the wide table beside it.
+    UsageError where it would take the name of the wide table beside it.
     """
-    if not targets.preset and not is_long(test_csv):
+    if not _has_submission(asked, targets):
         return None
     if out.name == "predictions.csv":
         raise UsageError(
             f"--out {out}: name a file; predictions.csv is the wide table that goes beside it"
         )
-    check_targets(test_csv, rows, targets)
-    return rows
+    check_targets(test_csv, asked.rows, targets)
+    return asked.rows
 
 
 def find_runs(

@@ -311,7 +311,7 @@ def test_photographs(
 ) -> dict[str, Path]:
     """Photograph of each image of test.csv or `csv`; InputError listing all that are missing or
     outside `data`, unless they may be."""
-    images, _ = read_test(csv or data / "test.csv")
+    images = read_test(csv or data / "test.csv").images
     return photographs_of(images, data, missing, allow_outside)
 
 

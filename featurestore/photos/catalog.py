@@ -6,6 +6,7 @@ Opening the photographs is `images`'s business, what the columns mean is the tra
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -45,12 +46,21 @@ def read_catalog(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     return _from_wide(csv_path, table)
 
 
-def read_test(csv_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A test.csv, which may have no rows: its images, and the rows of its submission.
+@dataclass(frozen=True)
+class ToPredict:
+    """A test.csv: its images, and the rows of its submission, as `read_catalog` and `target_rows`
+    have them."""
 
-    As `read_catalog` and `target_rows` have them.
+    images: pd.DataFrame
+    rows: pd.DataFrame
+    is_long: bool
+    """The file itself has a row for each image and target."""
 
-    Raises InputError for all that either of them refuses.
+
+def read_test(csv_path: Path) -> ToPredict:
+    """A test.csv, which may have no rows.
+
+    Raises InputError for all that `read_catalog` or `target_rows` refuses.
     """
     table = read_table(csv_path, may_be_empty=True)
     columns = ["sample_id", "image_id", "target_name"]
@@ -58,14 +68,14 @@ def read_test(csv_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         table = _with_ids(csv_path, table)
         images = _from_long(csv_path, table)
         _check_once(csv_path, table["sample_id"])
-        return images, table[columns].reset_index(drop=True)
+        return ToPredict(images, table[columns].reset_index(drop=True), True)
     images = _from_wide(csv_path, table)
     rows = [
         (f"{image_id}__{target}", image_id, target)
         for image_id in images["image_id"]
         for target in TARGETS
     ]
-    return images, pd.DataFrame(rows, columns=columns, dtype=object)
+    return ToPredict(images, pd.DataFrame(rows, columns=columns, dtype=object), False)
 
 
 def target_rows(csv_path: Path) -> pd.DataFrame:
@@ -77,12 +87,7 @@ def target_rows(csv_path: Path) -> pd.DataFrame:
     everything `read_catalog` refuses but a table without rows, and for a row that comes more than
     once.
     """
-    return read_test(csv_path)[1]
-
-
-def is_long(csv_path: Path) -> bool:
-    """Whether a table has a row for each image and target."""
-    return _is_long(read_table(csv_path, may_be_empty=True))
+    return read_test(csv_path).rows
 
 
 def _is_long(table: pd.DataFrame) -> bool:

@@ -32,7 +32,7 @@ class Table:
                 f"{reading[0].name}: its heads read {', '.join(reading[0].columns.names)} beside "
                 "the photographs; give their table, Predictor.load(..., table=CSV)"
             )
-        images, _ = read_test(csv)
+        images = read_test(csv).images
         for member in reading:
             member.columns.encoded(images, csv)
         return cls(images, csv)
