@@ -58,7 +58,7 @@ def drawn(n_folds: int, sds: dict[str, float]) -> tuple[SimpleNamespace, list[Po
     sweep = SimpleNamespace(
         splits=folds(n_folds),
         by=BY,
-        truth_NK=truth_table_NK,
+        scored_truth_NK=truth_table_NK,
         data=SimpleNamespace(truth_table_NK=truth_table_NK, targets=csiro()),
         scored=lambda values_NK, word_NC, images_N=None: values_NK,
     )

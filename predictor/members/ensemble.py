@@ -16,7 +16,7 @@ from trainer.data.dataset import inputs_of
 from trainer.data.used_store import pooled_features
 from trainer.heads import kinds
 from trainer.heads.bank import Bank, Inputs, load_bank
-from trainer.heads.columns import numbers_and_words
+from trainer.heads.fitted import numbers_and_words
 from trainer.heads.input_columns import InputColumns
 from trainer.heads.outputs import word_probabilities
 from trainer.heads.pooling import in_half

@@ -19,10 +19,10 @@ from trainer.config.sections import PointConfig
 from trainer.data.dataset import TrainingData
 from trainer.data.stream import Split
 from trainer.heads import kinds
-from trainer.heads.columns import (
-    Columns,
-    all_columns,
-    class_columns_of,
+from trainer.heads.fitted import (
+    FittedTogether,
+    all_numbers,
+    each_class,
     known_together,
     merged,
     parted,
@@ -100,7 +100,7 @@ def fit_each(
                 fitted.append(state)
                 if len(views):
                     own = part.held_out(pooled, state, q, s.val_N, views)
-                    raw_VnK[..., list(part.columns.places)] = own
+                    raw_VnK[..., list(part.together.places)] = own
         except MemoryError as err:
             raise InputError(
                 f"{config.head.kind}: {len(s.train_N)} images do not fit in memory ({err}); name "
@@ -111,7 +111,7 @@ def fit_each(
                 f"{config.head.kind}: its equations have no solution on {len(s.train_N)} images "
                 f"({err}); choose other head.features, or leave the kind out"
             ) from err
-        state = None if None in fitted else merged(fitted, [part.columns for part in parts])
+        state = None if None in fitted else merged(fitted, [part.together for part in parts])
         if parts[0].tells_words and data.targets.n_predicted:
             state[MEANS] = mean_K
         # expm1 of a wild guess
@@ -120,7 +120,7 @@ def fit_each(
 
 def _labels(
     data: TrainingData, config: PointConfig
-) -> tuple[np.ndarray, list[tuple[Columns, np.ndarray]]]:
+) -> tuple[np.ndarray, list[tuple[FittedTogether, np.ndarray]]]:
     """(N, K) numbers that a point's regressor is fitted on, or (N, K + C) with one-hot words behind
     them for one that tells words; and what is fitted together."""
     truth_NK = data.truth_NK
@@ -131,7 +131,7 @@ def _labels(
             f"{config.head.kind}: it learns classes, and no target is one; leave the kind out"
         )
     true_NC = data.labels.word_NC.double().cpu().numpy()
-    return np.hstack([truth_NK, true_NC]), class_columns_of(data.targets, true_NC)
+    return np.hstack([truth_NK, true_NC]), each_class(data.targets, true_NC)
 
 
 def _known_means(truth_nK: np.ndarray) -> np.ndarray:
@@ -147,20 +147,20 @@ class _Part:
     def __init__(
         self,
         config: PointConfig,
-        columns: Columns,
+        together: FittedTogether,
         known_N: np.ndarray,
         truth_NK: np.ndarray,
         splits: Sequence[Split],
         group_N: np.ndarray,
     ) -> None:
-        self.columns = columns
-        self._regressor, self._space = of_config(config, columns)
+        self.together = together
+        self._regressor, self._space = of_config(config, together)
         self._seed = config.head.seed
         self._each = []
         for split in splits:
             # means of columns, too, are of these rows alone
             rows_n = split.train_N[known_N[split.train_N]]
-            y_nk = columns.in_space(self._space, truth_NK[rows_n])
+            y_nk = together.in_space(self._space, truth_NK[rows_n])
             self._each.append(TrainingRows(rows_n, y_nk, group_N[rows_n]))
 
     @property
@@ -197,7 +197,7 @@ class _Part:
             z_Vnk = self._fit_predict(pooled, self._each[q], images_n, views)
         else:
             z_Vnk = np.stack([self._predict(pooled, state, view, images_n) for view in views])
-        return self.columns.from_space(self._space, z_Vnk)
+        return self.together.from_space(self._space, z_Vnk)
 
     def _predict(
         self, pooled: "_PooledRows", state: State, view: int, images_n: np.ndarray
@@ -310,10 +310,10 @@ def predict_numbers(
     raw_NK = np.empty((len(x_NF), n_columns))
     if MEANS in state:
         raw_NK[:, : targets.n_predicted] = state[MEANS]
-    for columns, own in parted(state, targets):
-        regressor, space = of_config(config, columns)
+    for together, own in parted(state, targets):
+        regressor, space = of_config(config, together)
         z_Nk = regressor.predict(own, filled(x_NF, own.get(COLUMN_MEANS, ())))
-        raw_NK[:, list(columns.places)] = columns.from_space(space, z_Nk)
+        raw_NK[:, list(together.places)] = together.from_space(space, z_Nk)
     return raw_NK
 
 
@@ -322,21 +322,21 @@ def spaces_of(
 ) -> list[str] | None:
     """The space that a saved fit chose for each number; None for a kind that chooses none."""
     spaces = [""] * targets.n_predicted
-    for columns, own in parted(state, targets):
-        regressor, _ = of_config(config, columns)
+    for together, own in parted(state, targets):
+        regressor, _ = of_config(config, together)
         chosen = regressor.spaces_of(own)
         if chosen is None:
             return None
-        for k, space in zip(columns.places, chosen, strict=True):
+        for k, space in zip(together.places, chosen, strict=True):
             spaces[k] = space
     return spaces
 
 
-def of_config(config: PointConfig, columns: Columns) -> tuple[Regressor, str]:
+def of_config(config: PointConfig, together: FittedTogether) -> tuple[Regressor, str]:
     """A point's regressor of some numbers, and the space that it is handed amounts in."""
     kind: Regressor = kinds.load(config.head.kind)
     if kind.own_space:
-        n_others = len(columns.places) - columns.n_amounts
+        n_others = len(together.places) - together.n_amounts
         return kind.in_space(config.loss.space, n_others), "raw"
     return kind, config.loss.space
 
@@ -351,9 +351,9 @@ def saved_arrays(
     """
     if not targets.preset or kinds.load(config.head.kind).tells_words:
         return None
-    columns = all_columns(targets)
-    regressor, _ = of_config(config, columns)
-    arrays = regressor.tensors(n_pooled + n_beside, len(columns.places))
+    together = all_numbers(targets)
+    regressor, _ = of_config(config, together)
+    arrays = regressor.tensors(n_pooled + n_beside, len(together.places))
     if arrays and n_beside:
         arrays[COLUMN_MEANS] = "F64", (n_beside,)
     return arrays

@@ -157,7 +157,7 @@ def _chosen_without(
     errors = []
     for result in results:
         scored_RNK = scored_of(sweep, result.held_out["last"])
-        errors.append(sweep.by.split_errors(sweep.truth_NK, scored_RNK, sweep.splits))
+        errors.append(sweep.by.split_errors(sweep.scored_truth_NK, scored_RNK, sweep.splits))
     errors_GQ = np.stack(errors)
 
     position = {result.name: g for g, result in enumerate(results)}
@@ -280,7 +280,7 @@ def squared_weights(sweep: Sweep, repeat: int) -> np.ndarray:
     """(K,) what a squared error of each number weighs: as in the score, by absolute errors as in
     the mean of R2."""
     by = replace(sweep.by, name="r2") if sweep.by.name == "mae" else sweep.by
-    weight_K = by.error_weights(sweep.truth_NK[held_out_of(sweep.splits, repeat)])
+    weight_K = by.error_weights(sweep.scored_truth_NK[held_out_of(sweep.splits, repeat)])
     return weight_K[: sweep.data.targets.n_predicted]
 
 
@@ -292,7 +292,7 @@ def _error(
 ) -> float:
     """Error of a blend on what a split holds out."""
     prediction = blended(members, share_M, split.repeat, split.val_N)
-    truth_NK = sweep.truth_NK
+    truth_NK = sweep.scored_truth_NK
     weight_K = sweep.by.error_weights(truth_NK[held_out_of(sweep.splits, split.repeat)])
     scored_1nK = sweep.scored(prediction.values_RNK, prediction.word_RNC, split.val_N)
     return float(sweep.by.errors(truth_NK[split.val_N], scored_1nK[0], weight_K).sum())

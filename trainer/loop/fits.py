@@ -25,7 +25,7 @@ from featurestore.errors import InputError, MismatchError
 from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
-from trainer.heads.columns import numbers_and_words
+from trainer.heads.fitted import numbers_and_words
 from trainer.judge.baselines import blank_values, fit_each, fit_splits, spaces_of
 from trainer.loop.checkpoint import check_identity, checksum, opened, whole_metadata
 from trainer.loop.grid import SweepConfig
@@ -140,7 +140,7 @@ def close_regressor(
     own_RNK, own_RNC = numbers_and_words(fits.raw_VRNK[views.index(0)], targets)
     own_RNK = constrained(own_RNK, targets, config.inference.constraints)
     scored_RNK = sweep.scored(own_RNK, own_RNC)
-    errors_Q = sweep.by.split_errors(sweep.truth_NK, scored_RNK, sweep.splits)
+    errors_Q = sweep.by.split_errors(sweep.scored_truth_NK, scored_RNK, sweep.splits)
     failure = fits.failure
     if failure is None and not np.isfinite(errors_Q).all():
         failure = (

@@ -106,7 +106,7 @@ class Sweep:
         return Score.of(self.base.score, self.data.targets)
 
     @functools.cached_property
-    def truth_NK(self) -> np.ndarray:
+    def scored_truth_NK(self) -> np.ndarray:
         """What scores compare with: numbers in the order of tables, 0 for the scored classes."""
         true_NC = self.true_words_NC
         losses_NW = class_columns(self.by, self.data.targets, true_NC, true_NC)
@@ -124,7 +124,7 @@ class Sweep:
         word_NC: np.ndarray | None,
         images_N: np.ndarray | slice = slice(None),
     ) -> np.ndarray:
-        """(..., N, K) predictions of all or some images to compare with `truth_NK`.
+        """(..., N, K) predictions of all or some images to compare with `scored_truth_NK`.
 
         values_NK, word_NC : constrained numbers in the order of tables, and probabilities of words.
         """

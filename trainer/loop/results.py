@@ -209,7 +209,7 @@ def scores_of(sweep: Sweep, values_RNK: np.ndarray, word_RNC: np.ndarray | None)
     state = catalog.get("State", pd.Series("", catalog.index))
     scored_RNK = sweep.scored(values_RNK, word_RNC)
     targets = sweep.data.targets
-    scores = score(sweep.by, targets.names, sweep.truth_NK, scored_RNK, sweep.splits, state)
+    scores = score(sweep.by, targets.names, sweep.scored_truth_NK, scored_RNK, sweep.splits, state)
     if targets.preset:
         return scores
     truth_RNK = held_out_truth(sweep.data.truth_table_NK, values_RNK, sweep.splits)

@@ -186,7 +186,7 @@ def _compare(
 ) -> tuple[list[Comparison], pd.DataFrame]:
     """Every row against one of them, and a table of all pairs of the first MOST_PAIRED."""
     scored_GRNK = np.stack([scored_of(sweep, r.held_out["last"]) for r in results])
-    truth_NK = sweep.truth_NK
+    truth_NK = sweep.scored_truth_NK
     seed = sweep.base.experiment.seed
     pairs = compare_pairs(sweep.by, truth_NK, scored_GRNK[:MOST_PAIRED], site_N, seed)
     rows = [
@@ -211,7 +211,7 @@ def _honest(
     training: view 0, without rules; `plain` is the choice by the last epoch on that view, to
     compare with it.
     """
-    truth_NK = sweep.truth_NK
+    truth_NK = sweep.scored_truth_NK
     scored_GRNK = np.stack([scored_of(sweep, r.held_out["last"]) for r in results])
     last_GQ = sweep.by.split_errors(truth_NK, scored_GRNK, sweep.splits)
     formed = blend_errors(sweep, members, blends)

@@ -233,13 +233,17 @@ def score_epoch(
         values_GRNK = trainer.constrained(prediction.values_GRNK)
         scored_GRNK = sweep.scored(values_GRNK, prediction.word_GRNC)
         held_out_loss_QG = sum_QG / n_held_out_Q1 if by_loss else None
-        each = Scored.of(sweep.by, scored_GRNK, sweep.truth_NK, sweep.splits, held_out_loss_QG)
+        each = Scored.of(
+            sweep.by, scored_GRNK, sweep.scored_truth_NK, sweep.splits, held_out_loss_QG
+        )
         scored.append(each)
         loss_QG = np.mean(trainer.losses_QG, 0)
         for g, p in enumerate(trainer.points):
             records[p] = {
                 "loss": loss_QG[:, g].mean(),
-                "score": pooled_score(sweep.by, sweep.truth_NK, scored_GRNK[g], sweep.splits),
+                "score": pooled_score(
+                    sweep.by, sweep.scored_truth_NK, scored_GRNK[g], sweep.splits
+                ),
                 "fold_loss": loss_QG[:, g].tolist(),
                 "fold_score": sweep.by.merit(each.merit_QG[:, g]).tolist(),
                 "lr": trainer.optimizer.lr(g),

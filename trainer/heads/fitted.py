@@ -17,7 +17,7 @@ PLACES = "places"
 
 
 @dataclass(frozen=True)
-class Columns:
+class FittedTogether:
     """Some of a task's numbers, in the order of heads: amounts come first."""
 
     places: tuple[int, ...]
@@ -36,53 +36,55 @@ class Columns:
         return np.concatenate([amounts, z_nk[..., self.n_amounts :]], -1)
 
 
-def all_columns(targets: Targets, places: Sequence[int] | None = None) -> Columns:
+def all_numbers(targets: Targets, places: Sequence[int] | None = None) -> FittedTogether:
     """All of a task's predicted numbers, or some of them."""
     places = tuple(range(targets.n_predicted)) if places is None else tuple(places)
     kinds = [targets.outputs[k].kind for k in places]
-    return Columns(places, kinds.count("amount"))
+    return FittedTogether(places, kinds.count("amount"))
 
 
-def known_together(targets: Targets, truth_NK: np.ndarray) -> list[tuple[Columns, np.ndarray]]:
+def known_together(
+    targets: Targets, truth_NK: np.ndarray
+) -> list[tuple[FittedTogether, np.ndarray]]:
     """Groups of numbers, and (N,) which images have their labels; one group where all are known."""
     is_known_NK = ~np.isnan(truth_NK)
     patterns: dict[bytes, list[int]] = {}
     for k in range(truth_NK.shape[1]):
         patterns.setdefault(is_known_NK[:, k].tobytes(), []).append(k)
     return [
-        (all_columns(targets, places), is_known_NK[:, places[0]]) for places in patterns.values()
+        (all_numbers(targets, places), is_known_NK[:, places[0]]) for places in patterns.values()
     ]
 
 
-def class_columns_of(targets: Targets, true_NC: np.ndarray) -> list[tuple[Columns, np.ndarray]]:
+def each_class(targets: Targets, true_NC: np.ndarray) -> list[tuple[FittedTogether, np.ndarray]]:
     """The same for words: each class by itself, its places behind those of all numbers."""
     groups = []
     for own in targets.word_slices:
         places = tuple(range(targets.n_predicted + own.start, targets.n_predicted + own.stop))
-        groups.append((Columns(places, 0), true_NC[:, own].any(1)))
+        groups.append((FittedTogether(places, 0), true_NC[:, own].any(1)))
     return groups
 
 
-def merged(states: Sequence[State], groups: Sequence[Columns]) -> State:
+def merged(states: Sequence[State], groups: Sequence[FittedTogether]) -> State:
     """One state of several groups' fits; the only group's own where it is of all numbers."""
     if len(groups) == 1 and groups[0].places[0] == 0:
         return states[0]
     together = {}
-    for g, (state, columns) in enumerate(zip(states, groups, strict=True)):
+    for g, (state, own) in enumerate(zip(states, groups, strict=True)):
         together |= {f"{g}.{name}": array for name, array in state.items()}
-        together[f"{g}.{PLACES}"] = np.array(columns.places)
+        together[f"{g}.{PLACES}"] = np.array(own.places)
     return together
 
 
 def parted(
     state: Mapping[str, np.ndarray], targets: Targets
-) -> Iterator[tuple[Columns, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[FittedTogether, dict[str, np.ndarray]]]:
     """The groups of a saved state, and each one's own."""
     if f"0.{PLACES}" not in state:
-        columns = all_columns(targets)
-        if not columns.places:  # of one class alone
-            columns = Columns(tuple(range(targets.n_words)), 0)
-        yield columns, dict(state)
+        together = all_numbers(targets)
+        if not together.places:  # of one class alone
+            together = FittedTogether(tuple(range(targets.n_words)), 0)
+        yield together, dict(state)
         return
     for g in range(sum(name.endswith(f".{PLACES}") for name in state)):
         own = {
@@ -92,9 +94,9 @@ def parted(
         }
         places = tuple(own.pop(PLACES).tolist())
         if places[0] >= targets.n_predicted:
-            yield Columns(places, 0), own
+            yield FittedTogether(places, 0), own
         else:
-            yield all_columns(targets, places), own
+            yield all_numbers(targets, places), own
 
 
 def numbers_and_words(raw_NK: np.ndarray, targets: Targets) -> tuple[np.ndarray, np.ndarray | None]:
