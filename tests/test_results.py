@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from commands import biomass
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from sweeps import config, write_store
 
 from featurestore.errors import InputError
+from featurestore.photos.catalog import TARGETS
+from featurestore.photos.targets import CSIRO
 from predictor.bundle.pack import chosen_runs
 from trainer.loop import fits
 from trainer.loop.checkpoint import Checkpoint
@@ -86,6 +89,25 @@ def test_kinds_of_all_sorts_share_a_leaderboard(mixed):
     assert len(pairs) == 17 * 16 / 2 and (pairs["difference"] <= 0).all()
     assert summary["vs_best"].iloc[0] == 0 and (summary["vs_best"].iloc[1:-1] <= 0).all()
     assert len(list(path.glob("0*/oof.csv"))) == 14
+
+
+def test_scores_that_do_not_rank_stand_behind_the_presets_own_columns(mixed):
+    path, _ = mixed
+    summary = pd.read_csv(path / "summary.csv", index_col="name")
+    assert list(summary)[-3:] == ["r2", "rmse", "mae"] and summary.iloc[:, -3:].notna().all(
+        axis=None
+    )
+    for run in (path / "ridge", next(path.glob("*svr")), path / "blend_equal"):
+        oof = pd.read_csv(run / "oof.csv")
+        found = {"r2": [], "rmse": [], "mae": []}
+        for _, rows in oof.groupby("repeat"):
+            truth, told = rows[[f"true_{name}" for name in TARGETS]], rows[list(TARGETS)]
+            by = {"multioutput": [CSIRO[name].weight for name in TARGETS]}
+            found["r2"].append(r2_score(truth, told, **by))
+            found["rmse"].append(mean_squared_error(truth, told, **by) ** 0.5)
+            found["mae"].append(mean_absolute_error(truth, told, **by))
+        for name, values in found.items():
+            assert summary.loc[run.name, name] == pytest.approx(np.mean(values)), name
 
 
 def test_the_refitted_point_learned_from_every_image_and_predicts(mixed, store):

@@ -13,8 +13,8 @@ from trainer.loop.prepare import Sweep
 from trainer.loop.results import PointResult
 from trainer.loop.runs import RIDGE
 
-OF_OTHER_TASKS = ("others", "classes")
-"""Of scores, what summary.json of the preset does not have."""
+IF_THERE = ("others", "classes")
+"""Of scores, what summary.json has where there is any."""
 
 
 def chosen_json(chosen: Row | None) -> dict[str, Any] | None:
@@ -105,4 +105,4 @@ def point_json(
 def scores_json(scores: Scores) -> dict:
     """Scores as JSON holds them."""
     told = vars(scores) | {"per_repeat_R": scores.per_repeat_R.tolist()}
-    return {name: value for name, value in told.items() if value or name not in OF_OTHER_TASKS}
+    return {name: value for name, value in told.items() if value or name not in IF_THERE}

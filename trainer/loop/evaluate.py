@@ -107,9 +107,9 @@ class Scores:
     per_target: dict[str, float]
     per_state: dict[str, float]
     others: dict[str, float] = field(default_factory=dict)
-    """Other scores by name; of other tasks than the preset."""
+    """Other scores by name."""
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """`class_report`; the same."""
+    """`class_report`; of other tasks than the preset."""
 
     @property
     def mean(self) -> float:

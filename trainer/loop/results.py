@@ -210,12 +210,12 @@ def scores_of(sweep: Sweep, values_RNK: np.ndarray, word_RNC: np.ndarray | None)
     scored_RNK = sweep.scored(values_RNK, word_RNC)
     targets = sweep.data.targets
     scores = score(sweep.by, targets.names, sweep.scored_truth_NK, scored_RNK, sweep.splits, state)
-    if targets.preset:
-        return scores
     truth_RNK = held_out_truth(sweep.data.truth_table_NK, values_RNK, sweep.splits)
     others = other_scores(sweep.by, targets, truth_RNK, values_RNK, sweep.true_words_NC, word_RNC)
-    classes = class_report(targets, sweep.true_words_NC, word_RNC)
-    return replace(scores, others=others, classes=classes)
+    scores = replace(scores, others=others)
+    if targets.preset:  # its State is scored nowhere
+        return scores
+    return replace(scores, classes=class_report(targets, sweep.true_words_NC, word_RNC))
 
 
 def write_oof(

@@ -112,6 +112,8 @@ def finish(
             continue
         table.append({"name": name, "score_last": each.mean, "sd_last": each.sd, **parts_of(each)})
     summary = pd.DataFrame(table)
+    if sweep.data.targets.preset:  # behind the columns that it always had
+        summary = _last(summary, list(baselines["mean"].others))
 
     for blend in blends:
         _save_blend(sweep, folder, blend)
@@ -154,6 +156,11 @@ def _scores(sweep: Sweep, row: Row) -> dict[str, Scores]:
 def _rank(by: Score, row: Row, scores: Mapping[str, Scores]) -> tuple[bool, float]:
     """Those that failed last, then by score; one that is not defined stands behind all others."""
     return row.failed, -np.nan_to_num(by.merit(scores["last"].mean), nan=-np.inf)
+
+
+def _last(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The table with some columns behind all others."""
+    return table[[*table.columns.difference(names, sort=False), *names]]
 
 
 def _save_blend(
