@@ -186,6 +186,16 @@ def test_packages_are_compared_with_our_own_metadata(tmp_path, monkeypatch):
     assert checks["no_such_package"].found == "not installed, >=1 is needed"
 
 
+def test_whether_heic_photographs_are_read(tmp_path, monkeypatch):
+    install(tmp_path, "pillow-heif", "1.2.3")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        assert installation.check_heic().found == "1.2.3, HEIC photographs are read"
+    monkeypatch.setattr(installation, "version", lambda name: None)
+    absent = installation.check_heic()
+    assert (absent.level, absent.advice) == (OK, "pip install pillow-heif if there are some")
+
+
 def test_an_older_python_than_we_need(tmp_path, monkeypatch):
     install(tmp_path, DISTRIBUTION, "9.9", "Requires-Python: >=99")
     monkeypatch.syspath_prepend(tmp_path)

@@ -11,6 +11,7 @@ from commands import biomass
 from featurestore.explore import doctor
 from featurestore.explore.doctor import FAIL, OK, WARN
 from featurestore.photos.catalog import read_catalog
+from featurestore.photos.labels import label_remarks
 
 
 @pytest.fixture
@@ -20,7 +21,8 @@ def data(pasture, tmp_path):
 
 def found(folder: Path) -> list[tuple[str, str, str]]:
     """Name, level and text of each line about the data."""
-    names = ("train.csv", "train photos", "test.csv", "test photos", "labels", "sites", "data")
+    names = ("train.csv", "train photos", "test.csv", "test photos", "targets", "labels")
+    names += ("sites", "data")
     return [
         (check.name, check.level, f"{check.found}; {check.advice}")
         for check in doctor.check_place(folder, [])
@@ -48,12 +50,13 @@ def test_a_sound_folder_by_its_name_or_its_tables(data):
     assert {(name, level) for name, level, _ in found(data) if name != "sites"} == {
         ("train.csv", OK),
         ("train photos", OK),
+        ("targets", OK),
         ("labels", OK),
         ("test.csv", OK),
         ("test photos", OK),
     }
     assert the(data, "sites", WARN).startswith(
-        "2, fewer than the 5 folds that cv.n_folds is by default; set cv.n_folds to 2 or"
+        "2 sites of State and Sampling_Date, fewer than the 5 folds that cv.n_folds is by default"
     )
     assert found(data / "train.csv") == found(data)
     checks = json.loads(biomass("doctor", data, "--json").stdout)
@@ -87,9 +90,32 @@ def test_labels_that_train_would_refuse(data):
     assert "1 images lack a mass" in the(
         relabelled(data, GDM_g=[*known[:-1], None]), "labels", FAIL
     )
-    assert "no column GDM_g, which training needs" in the(
-        relabelled(data, GDM_g=None), "labels", FAIL
+
+
+def test_a_table_of_other_targets_is_told_what_could_be_learned(data):
+    frame = read_catalog(data / "train.csv")
+    mass = ["1.5", "2", "lost", "3", "4.5", ""]
+    table = pd.DataFrame({"image_path": frame["path"], "ndvi": [-0.5, 1, 2, 2.5, 1, None]})
+    table.assign(mass=mass, crop=["rye", "oats"] * 3).to_csv(data / "train.csv", index=False)
+    assert {name for name, _, _ in found(data)} >= {"targets", "sites"}
+    assert "labels" not in {name for name, _, _ in found(data)}
+    assert the(data, "targets", OK) == (
+        "ndvi (level, 5 of 6 photographs), crop (class of 2 values, 6 of 6 photographs); a "
+        "config names what is to be learned, as configs/start.yaml does: "
+        "`targets: {ndvi: {kind: level}}`"
     )
+    assert "mass is text, since 1 of its 5 cells are no numbers" in the(data, "targets", WARN)
+    frame[["path"]].to_csv(data / "train.csv", index=False)
+    assert "none: no column has numbers that differ" in the(data, "targets", FAIL)
+
+
+def test_without_one_of_the_five_masses_the_others_are_targets_and_need_not_add_up(data):
+    total = read_catalog(data / "train.csv")["Dry_Total_g"] * 10
+    lacking = relabelled(data, GDM_g=None, Dry_Total_g=total, Height_Ave_cm="tall")
+    assert "Dry_Total_g (amount, 6 of 6 photographs)" in the(lacking, "targets", OK)
+    assert "`targets: csiro` would need GDM_g too" in the(lacking, "targets", WARN)
+    assert "labels" not in {name for name, _, _ in found(lacking)}
+    assert list(label_remarks(read_catalog(data / "train.csv"))) == []
 
 
 def test_sums_that_are_off(data):
@@ -108,7 +134,7 @@ def test_heights_of_text_and_masses_of_zero(data):
 def test_sites(data):
     dates = [f"2015/9/{day}" for day in range(1, 7)]
     assert the(relabelled(data, Sampling_Date=dates), "sites", OK).startswith(
-        "6 of State and Sampling_Date"
+        "6 sites of State and Sampling_Date"
     )
     assert "could be swapped" in the(
         relabelled(data, Sampling_Date=[*dates[:4], "3/4/2015", "2015-04-03"]), "sites", FAIL
@@ -118,8 +144,8 @@ def test_sites(data):
     )
     farms = relabelled(data, Sampling_Date=None, Farm=["North", "South"] * 3)
     said = the(farms, "sites", WARN)
-    assert "holds each photograph out on its own" in said
-    assert "name what they share (columns such as Species, Farm) in cv.groups" in said
+    assert "each photograph is held out on its own unless cv.groups names columns: Spec" in said
+    assert "Farm (2)" in said and "name what these share in cv.groups" in said
 
 
 def test_photographs_that_the_default_crop_refuses(data):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import yaml
 from commands import TINY, biomass
 
 from featurestore.photos.catalog import TARGETS
@@ -30,13 +31,15 @@ def test_targets_groups_and_what_is_missing():
         "cv.groups names columns: crop (2), farm (2)",
         "  missing  fresh is text, since 2 of its 4 cells are no numbers (p1: 'lost'); empty or "
         "correct them",
+        "  train    a config names what is to be learned, as configs/start.yaml does: "
+        "`targets: {mass: {}}`",
     ]
 
 
 def test_the_contests_masses_are_the_preset():
     masses = {name: [1.5, 2.5, np.nan, 3.5] for name in TARGETS}
     place = {"State": ["NSW", "NSW", "Vic", "Vic"], "Sampling_Date": ["2015/9/4"] * 4}
-    targets, groups = told(**masses, **place, Height_Ave_cm=[1, 2, 3.5, 9])
+    targets, groups, config = told(**masses, **place, Height_Ave_cm=[1, 2, 3.5, 9])
     assert targets == (
         "  targets  csiro, the contest's five masses, of which 3 of 4 photographs have all; "
         "besides: State (class of 2 values, 4 of 4 photographs), Height_Ave_cm (amount, 4 of 4 "
@@ -46,6 +49,7 @@ def test_the_contests_masses_are_the_preset():
         "  groups   2 sites of State and Sampling_Date, fewer than the 5 folds that cv.n_folds is "
         "by default"
     )
+    assert config.startswith("  train    a config without `targets:` learns the five masses")
 
 
 def test_nothing_but_paths():
@@ -55,13 +59,23 @@ def test_nothing_but_paths():
 
 
 def test_a_few_of_the_masses_name_the_others():
-    *_, missing = told(GDM_g=[1.5, 2.5], Dry_Dead_g=[0, 1.5])
-    assert missing == "  missing  for `targets: csiro` Dry_Green_g, Dry_Clover_g, Dry_Total_g"
+    *_, missing, _ = told(GDM_g=[1.5, 2.5], Dry_Dead_g=[0, 1.5])
+    assert missing == (
+        "  missing  `targets: csiro` would need Dry_Green_g, Dry_Clover_g, Dry_Total_g too"
+    )
 
 
 def test_many_columns_are_counted():
-    targets, _ = told(**{f"x{i}": [0.0, i + 1.5] for i in range(12)})
+    targets, *_ = told(**{f"x{i}": [0.0, i + 1.5] for i in range(12)})
     assert targets.endswith("x7 (amount, 2 of 2 photographs), and 4 more")
+
+
+def test_the_block_of_a_class_and_of_a_name_that_yaml_would_read_otherwise():
+    crops = ["rye", "oats", "rye", "oats"]
+    for name, columns in (("crop, main", {"crop, main": crops}), ("-", {"-": [-1.5, 2, 0, 0]})):
+        block = told(**columns)[-1].split("`")[1]
+        kind = "class" if len(name) > 1 else "level"
+        assert yaml.safe_load(block) == {"targets": {name: {"kind": kind}}}
 
 
 def test_a_plan_says_it_before_any_work(pasture, tmp_path):

@@ -24,6 +24,7 @@ from featurestore.disk.usable import (
 )
 from featurestore.errors import BiomassError
 from featurestore.explore.installation import (
+    check_heic,
     check_loading,
     check_packages,
     check_pair,
@@ -56,6 +57,7 @@ def examine(path: Path | str) -> list[Check]:
     n_cores = len(os.sched_getaffinity(0))
     return [
         *check_packages(),
+        check_heic(),
         check_pair(),
         check_temporary(),
         check_starting(),

@@ -16,6 +16,7 @@ from featurestore.disk.refusals import NO_TEMPORARY, SET_TMPDIR
 from featurestore.disk.threads import check_thread
 from featurestore.errors import BiomassError
 
+HEIF_PACKAGE = "pillow-heif"
 LOAD_SECONDS = 300  # torch from a cold network disk takes minutes
 
 
@@ -73,6 +74,19 @@ def check_version(name: str, found: str | None, allowed: Any, advice: str) -> Ch
     if not allowed.contains(found, prereleases=True):
         return Check(name, FAIL, f"{found}, {needed}", advice)
     return Check(name, OK, f"{found} ({needed})")
+
+
+def check_heic() -> Check:
+    """Whether HEIC photographs can be read, which needs a package of the extra `heif`."""
+    found = version(HEIF_PACKAGE)
+    if found:
+        return Check(HEIF_PACKAGE, OK, f"{found}, HEIC photographs are read")
+    return Check(
+        HEIF_PACKAGE,
+        OK,
+        "not installed, HEIC photographs are not read",
+        f"pip install {HEIF_PACKAGE} if there are some",
+    )
 
 
 def check_pair() -> Check:

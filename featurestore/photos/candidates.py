@@ -82,7 +82,7 @@ def _kind_of_numbers(value_N: np.ndarray) -> str | None:
 
 def block_to_write(candidates: Sequence[Candidate]) -> str:
     """The `targets:` block of a config with these columns, a comment behind each."""
-    lines = [_line_of(candidate) for candidate in candidates]
+    lines = [_as_yaml(candidate, is_flow=None) for candidate in candidates]
     width = max(map(len, lines), default=0)
     commented = [
         f"  {line:<{width}}  # {candidate}"
@@ -91,10 +91,15 @@ def block_to_write(candidates: Sequence[Candidate]) -> str:
     return "\n".join(["targets:", *commented])
 
 
-def _line_of(candidate: Candidate) -> str:
+def block_in_a_line(candidate: Candidate) -> str:
+    """That block for one column: `targets: {mass: {}}`."""
+    return f"targets: {_as_yaml(candidate, is_flow=True)}"
+
+
+def _as_yaml(candidate: Candidate, is_flow: bool | None) -> str:
     settings = {} if candidate.kind == "amount" else {"kind": candidate.kind}
     # PyYAML knows which names need quotes, e.g. `yes` or `Height: cm`
     block = {candidate.name: settings}
     return yaml.safe_dump(
-        block, default_flow_style=None, allow_unicode=True, width=float("inf")
+        block, default_flow_style=is_flow, allow_unicode=True, width=float("inf")
     ).strip()

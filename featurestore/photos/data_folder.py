@@ -13,7 +13,7 @@ import pandas as pd
 from featurestore.checks import FAIL, OK, WARN, Check
 from featurestore.errors import InputError, list_some
 from featurestore.format.spec import MAX_PIXELS
-from featurestore.photos.catalog import read_catalog, target_rows
+from featurestore.photos.catalog import read_catalog, read_test
 from featurestore.photos.crop import Crop
 from featurestore.photos.decode import inspect_photographs
 from featurestore.photos.find import find_photographs
@@ -24,13 +24,16 @@ from featurestore.photos.labels import (
     unbalanced,
     zero_remarks,
 )
-from featurestore.photos.sites import (
-    count_sites,
-    doubts_about_sites,
-    has_sites,
-    possible_groups,
+from featurestore.photos.sites import count_sites, doubts_about_sites, has_sites
+from featurestore.photos.targets import has_preset
+from featurestore.photos.trainable import (
+    USUAL_FOLDS,
+    almost_numbers,
+    describe_config,
+    describe_groups,
+    describe_targets,
+    missing_masses,
 )
-from featurestore.photos.trainable import USUAL_FOLDS
 
 DEFAULT_CROP = "halves"
 
@@ -56,11 +59,13 @@ def check_data(folder: Path) -> Iterator[Check]:
             yield from check_sites(frame)
     if test.is_file():
         try:
-            frame, n_rows = read_catalog(test, may_be_empty=True), len(target_rows(test))
+            asked = read_test(test)
         except InputError as err:
             yield Check("test.csv", FAIL, _one_line(err))
         else:
-            yield Check("test.csv", OK, f"{len(frame)} images, {n_rows} rows of a submission")
+            frame = asked.images
+            rows = f", {len(asked.rows)} rows of a submission" if asked.is_long else ""
+            yield Check("test.csv", OK, f"{len(frame)} images{rows}")
             yield _photographs(
                 frame,
                 folder,
@@ -71,12 +76,29 @@ def check_data(folder: Path) -> Iterator[Check]:
 
 
 def check_labels(frame: pd.DataFrame) -> Iterator[Check]:
+    """What could be learned of the table, what keeps columns from it, and whether the contest's
+    five masses, where they are, are whole and add up."""
+    targets, config = describe_targets(frame), describe_config(frame)
+    if config:
+        yield Check("targets", OK, targets, config)
+    else:
+        yield Check("targets", FAIL, targets, "a store can be built without; train refuses it")
+    for missing in (*missing_masses(frame), *almost_numbers(frame)):
+        yield Check("targets", WARN, missing)
+    if has_preset(frame.columns):
+        yield from check_masses(frame)
+
+
+def check_masses(frame: pd.DataFrame) -> Iterator[Check]:
     """Whether the contest's five masses can be learned: all there, and in balance."""
     try:
         masses_of(frame)
     except InputError as err:
         yield Check(
-            "labels", FAIL, _one_line(err), "a store can be built without; train refuses them"
+            "labels",
+            FAIL,
+            _one_line(err),
+            "train refuses them, unless `targets:` names columns of its own: those may have gaps",
         )
     else:
         yield Check("labels", OK, "every image has all masses")
@@ -87,16 +109,15 @@ def check_labels(frame: pd.DataFrame) -> Iterator[Check]:
 
 
 def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
-    """How many sites there are to make folds of, and what is doubtful about them."""
+    """What there is to make folds of, and what is doubtful about it."""
+    groups = describe_groups(frame)
     if not has_sites(frame):
-        could_be = possible_groups(frame)
-        columns = f" (columns such as {', '.join(could_be)})" if could_be else ""
         yield Check(
             "sites",
             WARN,
-            "not known: there is no State and Sampling_Date",
-            "train then holds each photograph out on its own, and scores read too high where "
-            f"several are of one place and visit; name what they share{columns} in cv.groups",
+            groups,
+            "scores read too high where several photographs are of one place and visit; name "
+            "what these share in cv.groups",
         )
         return
     doubts, n_sites = doubts_about_sites(frame), count_sites(frame)
@@ -109,14 +130,9 @@ def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
             if n_sites > 1
             else "train with cv.groups none, which holds each photograph out on its own"
         )
-        yield Check(
-            "sites",
-            WARN,
-            f"{n_sites}, fewer than the {USUAL_FOLDS} folds that cv.n_folds is by default",
-            advice,
-        )
+        yield Check("sites", WARN, groups, advice)
     else:
-        yield Check("sites", OK, f"{n_sites} of State and Sampling_Date")
+        yield Check("sites", OK, groups)
     for doubt in doubts:
         yield Check("sites", WARN, _one_line(doubt))
 

@@ -18,7 +18,7 @@ from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.catalog import TARGETS
 from featurestore.photos.columns import tidy
 from featurestore.photos.tables import MISSING
-from featurestore.photos.targets import CSIRO, CSIRO_HEIGHT, Target, Targets
+from featurestore.photos.targets import CSIRO, CSIRO_HEIGHT, Target, Targets, has_preset
 
 # dataset.balance_tolerance unless a config says otherwise
 TOLERANCE_G, TOLERANCE_SHARE = 0.5, 0.01
@@ -199,13 +199,15 @@ def height_remarks(frame: pd.DataFrame) -> Iterator[str]:
 
 
 def label_remarks(frame: pd.DataFrame) -> Iterator[str]:
-    """What a person should know about the labels of a table, a sentence each.
+    """What a person should know about the contest's labels, a sentence each.
 
-    A store can be built all the same.
+    Nothing of a table without its five masses: what is learned of it, and which sums should hold,
+    its config will say. A store can be built all the same.
     """
-    yield from balance_remarks(frame)
-    yield from height_remarks(frame)
-    yield from zero_remarks(frame)
+    if has_preset(frame.columns):
+        yield from balance_remarks(frame)
+        yield from height_remarks(frame)
+        yield from zero_remarks(frame)
 
 
 def balance_remarks(frame: pd.DataFrame) -> Iterator[str]:
@@ -229,11 +231,7 @@ def balance_remarks(frame: pd.DataFrame) -> Iterator[str]:
 
 def zero_remarks(frame: pd.DataFrame) -> Iterator[str]:
     """A sentence if there is nothing to weigh."""
-    if (
-        len(frame)
-        and set(TARGETS) <= set(frame.columns)
-        and (frame[list(TARGETS)] == 0).to_numpy().all()
-    ):
+    if len(frame) and (frame[list(TARGETS)] == 0).to_numpy().all():
         yield "all masses are 0: there is nothing to learn, and no score"
 
 

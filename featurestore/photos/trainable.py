@@ -7,34 +7,37 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from featurestore.photos.candidates import Candidate, could_be_targets, known_cells
+from featurestore.photos.candidates import (
+    Candidate,
+    block_in_a_line,
+    could_be_targets,
+    known_cells,
+)
 from featurestore.photos.catalog import TARGETS
 from featurestore.photos.sites import SITE_COLUMNS, count_sites, has_sites, possible_groups
 from featurestore.photos.tables import number_in
+from featurestore.photos.targets import has_preset
 
 USUAL_FOLDS = 5  # of cv.n_folds
 MOST_NAMED = 8
 
 
 def what_could_be_trained(frame: pd.DataFrame, where: object) -> str:
-    """A paragraph on a table: its photographs, possible targets, what keeps others from being some,
-    and groups for folds."""
+    """A paragraph on a table: its photographs, possible targets, groups for folds, what keeps other
+    columns from being targets, and how a config names them."""
     lines = {"targets": describe_targets(frame), "groups": describe_groups(frame)}
     if missing := [*missing_masses(frame), *almost_numbers(frame)]:
         lines["missing"] = _some(missing, "; ")
+    if config := describe_config(frame):
+        lines["train"] = config
     told = [f"  {name:<8} {text}" for name, text in lines.items()]
     return "\n".join([f"{where}: {len(frame)} photographs", *told])
-
-
-def has_masses(frame: pd.DataFrame) -> bool:
-    """Whether the contest's five masses are columns, so that `targets: csiro` is the default."""
-    return set(TARGETS) <= set(frame.columns)
 
 
 def describe_targets(frame: pd.DataFrame) -> str:
     """The columns that could be targets, what they are and how many photographs have them."""
     candidates = could_be_targets(frame)
-    if not has_masses(frame):
+    if not has_preset(frame.columns):
         return _named(candidates) or (
             "none: no column has numbers that differ, or 2 to 50 texts that come more than once; "
             "add one with what is to be predicted"
@@ -52,7 +55,7 @@ def missing_masses(frame: pd.DataFrame) -> list[str]:
     """What the preset still needs, where some of its masses are there."""
     absent = [name for name in TARGETS if name not in frame]
     if absent and len(absent) < len(TARGETS):
-        return [f"for `targets: csiro` {', '.join(absent)}"]
+        return [f"`targets: csiro` would need {', '.join(absent)} too"]
     return []
 
 
@@ -71,6 +74,18 @@ def almost_numbers(frame: pd.DataFrame) -> list[str]:
                 f"({image_id}: {texts.iloc[0]!r}); empty or correct them"
             )
     return found
+
+
+def describe_config(frame: pd.DataFrame) -> str:
+    """What a config says for heads to learn of this table; empty where nothing could be learned."""
+    if has_preset(frame.columns):
+        return "a config without `targets:` learns the five masses, as configs/halves.yaml does"
+    candidates = could_be_targets(frame)
+    if not candidates:
+        return ""
+    numbers = [each for each in candidates if each.kind != "class"]
+    example = block_in_a_line((numbers or candidates)[0])
+    return f"a config names what is to be learned, as configs/start.yaml does: `{example}`"
 
 
 def describe_groups(frame: pd.DataFrame) -> str:
