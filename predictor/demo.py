@@ -24,7 +24,7 @@ from featurestore.write.build import BuildReport, build_store
 from featurestore.write.config import BuildConfig
 from predictor.bundle.pack import BackboneChoice, make_bundle
 from predictor.extras.intervals import Intervals, within
-from predictor.members.ensemble import pooled_as_stored
+from predictor.members.ensemble import Tokens, pooled_as_stored
 from predictor.members.submission import write_predictions
 from predictor.predictor import Predictor, test_photographs
 from trainer.config.sections import HeadConfig
@@ -209,10 +209,12 @@ def _pooled(
     """Class tokens (N, T, D) and pooled patches (N, T, 5, D) of each photograph's plain view."""
     backbone = predictor.backbone
     tokens = [
-        backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0])
+        Tokens(*backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0]))
         for image_id, decoded in decode_ahead(photographs, backbone.crop)
     ]
-    return np.stack([cls.numpy() for cls, _ in tokens]), pooled_as_stored(tokens, dtype).numpy()
+    return np.stack([view.cls_TD.numpy() for view in tokens]), pooled_as_stored(
+        tokens, dtype
+    ).numpy()
 
 
 def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) -> str:

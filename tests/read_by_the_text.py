@@ -92,6 +92,43 @@ class TextReader:
             )
         return np.fromfile(path, dtype, prod(shape[2:]), offset=offset).reshape(shape[2:])
 
+    # section 4: padding
+
+    def photo(self, image: int, view: int) -> np.ndarray:
+        """(T, P) which patches hold any of the photograph."""
+        t = self.tokens
+        grid = re.fullmatch(r"grid:(\d+)x(\d+)", t["crop"])
+        first = (1, 2) if t["crop"] == "halves" else (1, 1)
+        rows, columns = (int(grid[1]), int(grid[2])) if grid else first
+        a, b = columns * t["tile_width"], rows * t["tile_height"]
+        w, h = (int(self.cells(f"catalog/{name}")[image]) for name in ("width", "height"))
+        inner_a, inner_b = a, b
+        if t.get("fit") == "pad" and abs(w / h / (a / b) - 1) > 0.05:
+            if w * b > h * a:
+                inner_b = max(1, h * a // w)
+            else:
+                inner_a = max(1, w * b // h)
+        x, y = (a - inner_a) // 2, (b - inner_b) // 2
+        pixels = np.zeros((b, a), bool)
+        pixels[y : y + inner_b, x : x + inner_a] = True
+
+        flip = t["views"][view]
+        patch = t["patch_size"]
+        masks = []
+        for row, column in np.ndindex(rows, columns):
+            top, left = row * t["tile_height"], column * t["tile_width"]
+            tile = pixels[top : top + t["tile_height"], left : left + t["tile_width"]]
+            if flip["transpose"]:
+                tile = tile.T
+            if flip["hflip"]:
+                tile = tile[:, ::-1]
+            if flip["vflip"]:
+                tile = tile[::-1]
+            n_down, n_across = tile.shape[0] // patch, tile.shape[1] // patch
+            patches = tile.reshape(n_down, patch, n_across, patch)
+            masks.append(patches.any((1, 3)).ravel())
+        return np.array(masks)
+
     # section 5: what to believe
 
     def sealed(self) -> list[int]:

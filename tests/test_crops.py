@@ -76,7 +76,9 @@ def test_a_photograph_with_fewer_pixels_than_tiles_is_refused():
 
 
 def test_the_ways_out_are_named():
-    with pytest.raises(InputError, match="use squash or whole, or build with --fit squash or crop"):
+    with pytest.raises(
+        InputError, match="use squash or whole, or build with --fit squash, crop or pad"
+    ):
         Crop("halves", 6, 6, "bicubic").check(40, 30)
 
 
@@ -148,7 +150,7 @@ def build(data, out, *more, code: int = 0):
 def test_phone_photographs_are_built_and_read_by_the_text(phone, tmp_path, form):
     out = tmp_path / f"f.{form}"
     said = build(phone, out, "--crop", "grid:3x4", code=3).stderr
-    assert "has aspect 0.750" in said and "or build with --fit squash or crop" in said
+    assert "has aspect 0.750" in said and "or build with --fit squash, crop or pad" in said
     build(phone, out, "--crop", "grid:3x4", "--fit", "crop")
     store, text = FeatureStore.open(out), TextReader(out)
     assert store.spec.format_version == 2 and store.spec.tokens.n_tiles == 12

@@ -19,7 +19,7 @@ from featurestore.errors import InputError, MismatchError
 from featurestore.format.spec import POOLED
 from featurestore.photos.decode import decode
 from featurestore.write.writer import ImageRows, open_writer
-from predictor.members.ensemble import pooled_as_stored
+from predictor.members.ensemble import Tokens, pooled_as_stored
 from predictor.predictor import Predictor
 from trainer import MixupBatches
 from trainer.data.dataset import TrainingData
@@ -179,7 +179,7 @@ def test_predict_from_a_pooled_store_end_to_end(tmp_path, pasture, dtype):
         assert predictor.ensemble.pooled_dtypes[""] == dtype == RunFolder(run).spec.pooled_dtype
     decoded = decode(pasture / store.catalog["path"][3], predictor.backbone.crop)
     tokens = [
-        predictor.backbone.tokens(decoded.tiles_THW3, store.catalog["image_id"][3], v)
+        Tokens(*predictor.backbone.tokens(decoded.tiles_THW3, store.catalog["image_id"][3], v))
         for v in store.spec.tokens.views
     ]
     assert np.array_equal(

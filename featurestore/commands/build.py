@@ -38,7 +38,7 @@ from featurestore.commands.running import one_line_errors
 )
 @click.option(
     "--fit",
-    type=click.Choice(["squash", "crop"]),
+    type=click.Choice(["squash", "crop", "pad"]),
     help="What becomes of an aspect that does not fit the crop.  [refused]",
 )
 @bits_option

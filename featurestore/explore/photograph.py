@@ -32,6 +32,14 @@ class ImageTokens:
         patches_TPD = self.patches(view)
         return patches_TPD.reshape(len(patches_TPD), *self._store.spec.tokens.grid, -1)
 
+    def photo(self, view: int | str = 0) -> np.ndarray:
+        """(T, P) bool: which patches hold any of the photograph; all, but with `--fit pad`."""
+        from featurestore.explore.pictures import row_photo
+
+        photo_TP = row_photo(self._store, self._image, self._store.view_index(view))
+        t = self._store.spec.tokens
+        return np.ones((t.n_tiles, t.n_patches), bool) if photo_TP is None else photo_TP
+
     def cls(self, view: int | str = 0) -> np.ndarray:
         """(T, D) float16."""
         return self._vector("cls", view)
@@ -103,6 +111,11 @@ class RowView:
         return self._image.grid(self.view)
 
     @property
+    def photo(self) -> np.ndarray:
+        """(T, P) bool, see `ImageTokens.photo`."""
+        return self._image.photo(self.view)
+
+    @property
     def cls(self) -> np.ndarray:
         """(T, D) float16."""
         return self._image.cls(self.view)
@@ -118,6 +131,6 @@ class RowView:
 
     def __repr__(self) -> str:
         return (
-            f"<{self._image.labels['image_id']}, view {self.view!r}: .patches .grid .cls "
-            ".pooled .show()>"
+            f"<{self._image.labels['image_id']}, view {self.view!r}: .patches .grid .photo "
+            ".cls .pooled .show()>"
         )

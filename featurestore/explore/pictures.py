@@ -8,6 +8,7 @@ from PIL import Image
 
 from featurestore.errors import InputError, UsageError
 from featurestore.format.spec import TokenSpec, ViewSpec
+from featurestore.photos.padding import photo_patches
 from featurestore.read.reader import Reader
 
 SHOW_HEIGHT, SHOW_GAP = 256, 8  # pixels
@@ -27,17 +28,14 @@ def pca(store: Reader, image: int | str, view: int | str = 0, scale: int = 1) ->
     ----------
     scale : pixels along each side of a patch.
 
-    Returns (scale * h, scale * T * w, 3) uint8; gray where tokens do not differ. InputError in a
-    pooled store or for an image that is not sealed.
+    Returns (scale * h, scale * T * w, 3) uint8; gray where tokens do not differ, and in padding.
+    InputError in a pooled store or for an image that is not sealed.
     """
     if scale < 1:
         raise UsageError(f"scale {scale}: pixels along a patch, 1 or more")
     i, v = store.index(image), store.view_index(view)
-    return (
-        colours(on_photograph(store.patches[i, v], store.spec.tokens, v))
-        .repeat(scale, 0)
-        .repeat(scale, 1)
-    )
+    grid_HWD = on_photograph(store.patches[i, v], store.spec.tokens, v)
+    return colours(grid_HWD, photo_grid(store, i, v)).repeat(scale, 0).repeat(scale, 1)
 
 
 def on_photograph(patches_TPD: np.ndarray, tokens: TokenSpec, view: int) -> np.ndarray:
@@ -51,6 +49,20 @@ def on_photograph(patches_TPD: np.ndarray, tokens: TokenSpec, view: int) -> np.n
     return tokens.laid_out(upright_grid(grid_ThwD, spec))
 
 
+def row_photo(store: Reader, image: int, view: int) -> np.ndarray | None:
+    """`photo_patches` of a row of a store."""
+    size = (store.array(f"catalog/{name}")[image] for name in ("width", "height"))
+    return photo_patches(store.spec.tokens, store.spec.tokens.views[view], *size)
+
+
+def photo_grid(store: Reader, image: int, view: int) -> np.ndarray | None:
+    """(H, W) bool: where `on_photograph` has no padding; None where it has none at all."""
+    photo_TP = row_photo(store, image, view)
+    if photo_TP is None:
+        return None
+    return on_photograph(photo_TP[..., None], store.spec.tokens, view)[..., 0]
+
+
 def upright_grid(grid_ThwD: np.ndarray, view: ViewSpec) -> np.ndarray:
     """What `views.make_view` did to each tile, undone: flips came last."""
     if flips := [axis for axis, flip in ((2, view.hflip), (1, view.vflip)) if flip]:
@@ -58,8 +70,12 @@ def upright_grid(grid_ThwD: np.ndarray, view: ViewSpec) -> np.ndarray:
     return grid_ThwD.swapaxes(1, 2) if view.transpose else grid_ThwD
 
 
-def colours(grid_HWD: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 by principal components; see `pca`."""
+def colours(grid_HWD: np.ndarray, photo_HW: np.ndarray | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 by principal components; see `pca`. photo_HW : where padding is not."""
+    if photo_HW is not None:
+        rgb_HW3 = np.full((*photo_HW.shape, 3), GRAY, np.uint8)
+        rgb_HW3[photo_HW] = colours(grid_HWD[photo_HW][None])[0]
+        return rgb_HW3
     x_ND = grid_HWD.reshape(-1, grid_HWD.shape[-1])
     # the mean in float64 is exact, so what is constant becomes zero and not noise that would be
     # scaled up to colours

@@ -32,7 +32,7 @@ FORMAT_VERSIONS = (1, 2)
 """That are read; 2 is written where a store uses a crop or a fit that 1 does not know."""
 FIRST_CROPS = ("squash", "halves", "whole")
 GRID = re.compile(r"grid:([1-9][0-9]?)x([1-9][0-9]?)")
-Fit = Literal["squash", "crop"]
+Fit = Literal["squash", "crop", "pad"]
 """What becomes of a photograph whose aspect does not fit its crop."""
 DECODE_RULES = 1  # raised when featurestore.photos.images would give other pixels for the same file
 MAX_PIXELS = 80_000_000  # of a photograph, unless told: 320 MB as Pillow holds them

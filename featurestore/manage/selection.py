@@ -10,6 +10,7 @@ import torch
 from featurestore.backbone.moments import pool, row_stats
 from featurestore.errors import InputError
 from featurestore.format.spec import StoreSpec
+from featurestore.photos.padding import photo_patches
 from featurestore.read.rows import ImageRows
 
 
@@ -97,9 +98,12 @@ class Selection:
         if not has_all_layers:
             # as a build takes them: of vectors that are pooled anew, before any rounding
             rows_of_stats = []
-            for cls_TD, patches_TPD in zip(map(torch.from_numpy, cls), patches, strict=True):
+            for v, cls_TD, patches_TPD in zip(self.views, cls, patches, strict=True):
+                photo_TP = photo_patches(spec.tokens, spec.tokens.views[v], *rows.photo_size)
                 tokens_TPD = torch.from_numpy(patches_TPD)
-                rows_of_stats.append(row_stats(cls_TD, tokens_TPD, pool(tokens_TPD)).numpy())
+                pooled_T5D = pool(tokens_TPD, photo_TP)
+                stats_S = row_stats(torch.from_numpy(cls_TD), tokens_TPD, pooled_T5D, photo_TP)
+                rows_of_stats.append(stats_S.numpy())
             stats = np.stack(rows_of_stats)
         return replace(
             rows,

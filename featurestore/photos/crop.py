@@ -15,6 +15,10 @@ WAYS_OUT = {
     "halves": "use squash or whole",
     "whole": "use squash, or crop the photographs alike",
 }
+LEAST_SHOWN = 16
+"""Of each side of a tile at least one part in so many must be photograph, the rest is padding."""
+UNIT = 1024
+"""Side of a tile while no backbone has given it a size: only ratios count then."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Crop:
     and max_pixels are those of `read_photograph`. Make one with `plan_crop`, or `Crop.of` a spec.
 
     fit says what becomes of an aspect that is more than 5 % away: None refuses it, "squash" loses
-    the aspect, "crop" takes the largest part in the middle that has it.
+    the aspect, "crop" takes the largest part in the middle that has it, "pad" shows all of it in
+    the middle of `background` (RGB).
     """
 
     kind: str
@@ -37,10 +42,14 @@ class Crop:
     bits: int | None = None
     max_pixels: int = MAX_PIXELS
     fit: str | None = None
+    background: tuple[int, int, int] = (0, 0, 0)
 
     @classmethod
     def of(cls, tokens: TokenSpec, max_pixels: int = MAX_PIXELS) -> "Crop":
         """The crop that tokens of this spec were made by."""
+        background = cls.background
+        if tokens.fit == "pad":  # the backbone's mean colour, which it sees as zeros
+            background = tuple(round(255 * mean) for mean in tokens.mean)
         return cls(
             tokens.crop,
             tokens.tile_height,
@@ -49,6 +58,7 @@ class Crop:
             tokens.bits,
             max_pixels,
             tokens.fit,
+            background,
         )
 
     @classmethod
@@ -60,7 +70,7 @@ class Crop:
         """The crop itself, or with the aspect that a first photograph of this size gives it."""
         if self.height:
             return self
-        sides = (height, width) if self.kind == "whole" else (1, 1)
+        sides = (height, width) if self.kind == "whole" else (UNIT, UNIT)
         return replace(self, height=sides[0], width=sides[1])
 
     @property
@@ -82,7 +92,13 @@ class Crop:
             raise InputError(
                 f"a photograph of {width} x {height} has aspect {width / height:.3f}; crop "
                 f"{self.kind!r} needs {wide / high:.3f} within {ASPECT_TOLERANCE:.0%}; {others}, "
-                "or build with --fit squash or crop"
+                "or build with --fit squash, crop or pad"
+            )
+        if not self._shows_in_every_tile(width, height):
+            raise InputError(
+                f"a photograph of {width} x {height} leaves tiles of crop {self.kind!r} with fit "
+                "'pad' to padding; build with a grid that has as many rows as columns "
+                "(grid:1x1 takes any aspect), or with --fit squash or crop"
             )
         for left, top, right, bottom in self.boxes(width, height):
             if left >= right or top >= bottom:
@@ -96,23 +112,58 @@ class Crop:
         if self.kind == "center":
             side = min(width, height)
             return _in_the_middle(width, height, side, side)
-        if self.fit in (None, "squash") or self._takes(width, height):
+        if self.fit != "crop" or self._takes(width, height):
             return 0, 0, width, height
         if width * high > height * wide:
             return _in_the_middle(width, height, height * wide // high, height)
         return _in_the_middle(width, height, width, width * high // wide)
 
-    def boxes(self, width: int, height: int) -> list[Box]:
-        """The part of a photograph that each tile shows, row by row."""
-        left, top, right, bottom = self.frame(width, height)
+    def place(self, width: int, height: int) -> Box:
+        """Where the photograph lies in the picture of all tiles, in pixels of that picture.
+
+        Everywhere, unless padding surrounds it.
+        """
+        wide, high = self.frame_size
+        if not self.pads(width, height):
+            return 0, 0, wide, high
+        if width * high > height * wide:
+            return _in_the_middle(wide, high, wide, max(1, height * wide // width))
+        return _in_the_middle(wide, high, max(1, width * high // height), high)
+
+    def pads(self, width: int, height: int) -> bool:
+        """Whether tiles of a photograph of this size have padding."""
+        return self.fit == "pad" and not self._takes(width, height)
+
+    def places(self, width: int, height: int) -> list[Box]:
+        """Where the photograph lies in each tile, row by row, in pixels of the tile."""
+        left, top, right, bottom = self.place(width, height)
         rows, columns = crop_grid(self.kind)
-        x = [left + (right - left) * column // columns for column in range(columns + 1)]
-        y = [top + (bottom - top) * row // rows for row in range(rows + 1)]
+        x = [_inside(left, right, column, self.width) for column in range(columns)]
+        y = [_inside(top, bottom, row, self.height) for row in range(rows)]
         return [
-            (x[column], y[row], x[column + 1], y[row + 1])
+            (x[column][0], y[row][0], x[column][1], y[row][1])
             for row in range(rows)
             for column in range(columns)
         ]
+
+    def boxes(self, width: int, height: int) -> list[Box]:
+        """The part of a photograph that each tile shows, row by row."""
+        left, top, right, bottom = self.frame(width, height)
+        placed_left, placed_top, placed_right, placed_bottom = self.place(width, height)
+        _, columns = crop_grid(self.kind)
+
+        def x_of(pixel: int) -> int:
+            return left + (pixel - placed_left) * (right - left) // (placed_right - placed_left)
+
+        def y_of(pixel: int) -> int:
+            return top + (pixel - placed_top) * (bottom - top) // (placed_bottom - placed_top)
+
+        boxes = []
+        for tile, (x0, y0, x1, y1) in enumerate(self.places(width, height)):
+            x = tile % columns * self.width
+            y = tile // columns * self.height
+            boxes.append((x_of(x + x0), y_of(y + y0), x_of(x + x1), y_of(y + y1)))
+        return boxes
 
     def __call__(self, photograph: Picture | np.ndarray) -> np.ndarray:
         """Tiles of one photograph, which may be (H, W, 3) uint8: (T, height, width, 3) uint8.
@@ -125,18 +176,64 @@ class Crop:
             photograph = Picture(Image.fromarray(photograph))
         self.check(*photograph.size)
         method = Image.Resampling[self.interpolation.upper()]
-        size = self.width, self.height
-        # cut before resizing: Pillow's `box` would let the filter look past the cut
-        tiles = [photograph.resized(box, size, method) for box in self.boxes(*photograph.size)]
+        tiles = []
+        boxes = self.boxes(*photograph.size)
+        places = self.places(*photograph.size)
+        for box, (left, top, right, bottom) in zip(boxes, places, strict=True):
+            # cut before resizing: Pillow's `box` would let the filter look past the cut
+            shown = photograph.resized(box, (right - left, bottom - top), method)
+            tiles.append(self._on_background(shown, (left, top), (self.width, self.height)))
         return np.stack([np.asarray(tile) for tile in tiles])
 
     def thumbnail(self, photograph: Picture, height: int, width: int) -> np.ndarray:
         """(height, width, 3) uint8: what the tiles show, for people alone."""
-        return np.array(photograph.small(self.frame(*photograph.size), (width, height)))
+        wide, high = self.frame_size
+        left, top, right, bottom = self.place(*photograph.size)
+        size = (right - left) * width // wide, (bottom - top) * height // high
+        shown = photograph.small(self.frame(*photograph.size), (max(1, size[0]), max(1, size[1])))
+        corner = left * width // wide, top * height // high
+        return np.array(self._on_background(shown, corner, (width, height)))
 
     def framed(self, photograph: Picture) -> Image.Image:
         """What the tiles show, at the photograph's own size."""
-        return photograph.cut(self.frame(*photograph.size))
+        shown = photograph.cut(self.frame(*photograph.size))
+        size = self.framed_size(*photograph.size)
+        corner = (size[0] - shown.width) // 2, (size[1] - shown.height) // 2
+        return self._on_background(shown, corner, size)
+
+    def framed_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of what the tiles show, at the photograph's own size."""
+        left, top, right, bottom = self.frame(width, height)
+        if not self.pads(width, height):
+            return right - left, bottom - top
+        wide, high = self.frame_size
+        if width * high > height * wide:
+            return width, width * high // wide
+        return height * wide // high, height
+
+    def _on_background(
+        self, shown: Image.Image, corner: tuple[int, int], size: tuple[int, int]
+    ) -> Image.Image:
+        """A picture of this size (width, height) with what is shown of a photograph."""
+        if shown.size == size:
+            return shown
+        whole = Image.new("RGB", size, self.background)
+        whole.paste(shown, corner)
+        return whole
+
+    def _shows_in_every_tile(self, width: int, height: int) -> bool:
+        """Whether padding leaves each tile a part of the photograph."""
+        if not self.pads(width, height):
+            return True
+        wide, high = self.frame_size
+        rows, columns = crop_grid(self.kind)
+        # as if tiles had no pixels: they may have no size yet
+        n_across = columns * width * high / (height * wide)
+        n_down = rows * height * wide / (width * high)
+        return all(
+            n == 1 or shown >= n - 2 + 2 / LEAST_SHOWN
+            for n, shown in ((columns, n_across), (rows, n_down))
+        )
 
     def _takes(self, width: int, height: int) -> bool:
         """Whether the aspect of a photograph is the one that the tiles have together."""
@@ -149,6 +246,11 @@ class Crop:
 def _in_the_middle(width: int, height: int, inner_width: int, inner_height: int) -> Box:
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
     return left, top, left + inner_width, top + inner_height
+
+
+def _inside(start: int, end: int, tile: int, side: int) -> tuple[int, int]:
+    """A span of pixels as one of the tiles in a line sees it."""
+    return max(0, start - tile * side), min(side, end - tile * side)
 
 
 def plan_crop(
@@ -176,7 +278,10 @@ def plan_crop(
     except ValueError as err:
         raise InputError(str(err)) from err
     if fit and kind in ANY_ASPECT:
-        raise InputError(f"crop {kind!r} takes photographs of any aspect; leave --fit out")
+        raise InputError(
+            f"crop {kind!r} takes photographs of any aspect; leave --fit out (--crop grid:1x1 "
+            "--fit pad keeps the aspect)"
+        )
     if interpolation not in INTERPOLATIONS:
         raise InputError(
             f"interpolation {interpolation!r} is unknown; use one of {', '.join(INTERPOLATIONS)}"

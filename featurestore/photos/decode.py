@@ -38,6 +38,11 @@ class Decoded:
     thumb_HW3: np.ndarray | None
     facts: dict
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the photograph, upright."""
+        return self.facts["width"], self.facts["height"]
+
 
 def decode_ahead(
     paths: Mapping[Hashable, Path],

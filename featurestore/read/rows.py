@@ -29,6 +29,11 @@ class ImageRows:
     facts: dict[str, Any] = field(default_factory=dict)
     """Catalog cells: sha256, width, height, status."""
 
+    @property
+    def photo_size(self) -> tuple[float, float]:
+        """Width and height of the photograph, as the catalog has them."""
+        return self.facts["width"], self.facts["height"]
+
 
 class RowArray:
     """`store.patches`: (N, V, T, P, D) float16, indexed as numpy's arrays are.

@@ -29,6 +29,7 @@ from featurestore.photos.decode import (
     Unusable,
     decode_ahead,
 )
+from featurestore.photos.padding import photo_patches
 from featurestore.photos.sites import count_sites
 from featurestore.read.open import open_reader
 from featurestore.write.config import BuildConfig
@@ -208,8 +209,10 @@ def _compute(
         row = known.get(v)
         if row is None:
             cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, image_id, view)
-            pooled_T5D = pool(patches_TPD)
-            row = cls_TD, patches_TPD, pooled_T5D, row_stats(cls_TD, patches_TPD, pooled_T5D)
+            photo_TP = photo_patches(backbone.spec, view, *decoded.size)
+            pooled_T5D = pool(patches_TPD, photo_TP)
+            stats_S = row_stats(cls_TD, patches_TPD, pooled_T5D, photo_TP)
+            row = cls_TD, patches_TPD, pooled_T5D, stats_S
         for buffer, values in zip(buffers, row, strict=True):
             if buffer is not None:  # the one copy: from the device to the buffer that is written
                 torch.from_numpy(buffer[v]).copy_(torch.as_tensor(values))

@@ -29,8 +29,8 @@ class BuildConfig(BaseModel):
     grid:RxC: R rows of C squares; center: the largest square in the middle; whole: keep the
     aspect."""
     fit: Fit | None = None
-    """Of a photograph whose aspect does not fit the crop: squash it, or take its middle (crop);
-    nothing refuses it."""
+    """Of a photograph whose aspect does not fit the crop: squash it, take its middle (crop), or
+    show all of it amid padding (pad); nothing refuses it."""
     bits: Annotated[int, Field(ge=8, le=16)] | None = None
     """How many bits the values of 16-bit photographs have, e.g. 12; nothing takes them for 16."""
     max_pixels: Annotated[int, Field(ge=1)] | None = None

@@ -62,11 +62,12 @@ class Explainer:
         for member in self.members:
             for spec in member.specs.values():
                 t = spec.tokens
-                is_part = t.crop == "center" or t.fit == "crop"
-                shown.add((t.crop, t.fit) if is_part else None)
+                is_whole = t.crop != "center" and t.fit not in ("crop", "pad")
+                shown.add(None if is_whole else (t.crop, t.fit))
         if len(shown) > 1:
             raise UsageError(
-                "--explain: the members see other parts of a photograph, by stores of other crops; "
+                "--explain: the members see other parts of a photograph, or padding around it, by "
+                "stores of other crops; "
                 "choose members of one store"
             )
         if self.folder.exists() and not self.folder.is_dir():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,16 +25,24 @@ from trainer.heads.reads import vectors_of
 from trainer.heads.shape import HeadShape
 from trainer.judge.baselines import predict_numbers
 
-Tokens = tuple[Tensor, Tensor]
+
+class Tokens(NamedTuple):
+    """Tokens of one view of a photograph."""
+
+    cls_TD: Tensor
+    patches_TPD: Tensor
+    photo_TP: np.ndarray | None = None
+    """Which patches are no padding, see `photo_patches`."""
 
 
 def pooled_as_stored(tokens: Sequence[Tokens], dtype: str) -> Tensor:
-    """(V, T, 5, D) float32 pooled vectors of V views' (cls_TD, patches_TPD), rounded as the store
-    of the heads holds them.
+    """(V, T, 5, D) float32 pooled vectors of V views' tokens, rounded as the store of the heads
+    holds them.
 
     dtype : `pooled_dtype` of its spec.
     """
-    return torch.stack([pool(patches) for _, patches in tokens]).to(getattr(torch, dtype)).float()
+    pooled = [pool(view.patches_TPD, view.photo_TP) for view in tokens]
+    return torch.stack(pooled).to(getattr(torch, dtype)).float()
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class BankEnsemble:
     def __call__(
         self, tokens: Mapping[str, Sequence[Tokens]], row_C: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of V views' (cls_TD, patches_TPD) by store: raw numbers (H, V, K) in the order of heads,
+        """Of V views' tokens by store: raw numbers (H, V, K) in the order of heads,
         and probabilities of each class's words (H, V, C) or None.
 
         row_C : the photograph's row of `head.columns`, NaN for a number that is not known.
@@ -83,8 +92,8 @@ class BankEnsemble:
     def _inputs(self, tokens: Mapping[str, Sequence[Tokens]]) -> Inputs:
         shared = {}
         for name, own in tokens.items():
-            rows = [patches for _, patches in own]
-            cls_QBTD = torch.stack([cls for cls, _ in own]).float()[None]
+            rows = [view.patches_TPD for view in own]
+            cls_QBTD = torch.stack([view.cls_TD for view in own]).float()[None]
             pooled = None
             if self.bank.kind.reads_pooled:
                 pooled = pooled_as_stored(own, self.pooled_dtypes[name])[None]
@@ -108,7 +117,7 @@ class RegressorEnsemble:
         """As `BankEnsemble`."""
         stored = {}
         for name, own in tokens.items():
-            cls_VTD = torch.stack([cls for cls, _ in own]).cpu().numpy()
+            cls_VTD = torch.stack([view.cls_TD for view in own]).cpu().numpy()
             stored[name] = cls_VTD, pooled_as_stored(own, self.pooled_dtypes[name]).cpu().numpy()
         vectors = [split_vector(vector) for vector in vectors_of(self.config)]
         x_VF = np.hstack([pooled_features(*stored[store], [name]) for store, name in vectors])

@@ -17,6 +17,7 @@ from featurestore.errors import InputError, UsageError, list_some
 from featurestore.format.spec import StoreSpec, ViewSpec
 from featurestore.photos.crop import Crop
 from featurestore.photos.decode import Decoded
+from featurestore.photos.padding import photo_patches
 from featurestore.photos.targets import Targets
 from predictor.members.ensemble import BankEnsemble, RegressorEnsemble, Tokens, new_ensemble
 from trainer.config.sections import PointConfig
@@ -217,13 +218,15 @@ class Stage:
         self, photograph: Mapping[Crop, Decoded], image_id: str, views: Sequence[ViewSpec]
     ) -> StageTokens:
         """Class and patch tokens of each view by each backbone, once."""
-        return {
-            fingerprint: [
-                backbone.tokens(photograph[backbone.crop].tiles_THW3, image_id, view)
-                for view in views
-            ]
-            for fingerprint, backbone in self.backbones.items()
-        }
+        tokens = {}
+        for fingerprint, backbone in self.backbones.items():
+            decoded = photograph[backbone.crop]
+            tokens[fingerprint] = []
+            for view in views:
+                of_view = backbone.tokens(decoded.tiles_THW3, image_id, view)
+                photo_TP = photo_patches(backbone.spec, view, *decoded.size)
+                tokens[fingerprint].append(Tokens(*of_view, photo_TP))
+        return tokens
 
     def read(self, m: int, tokens: StageTokens) -> dict[str, Sequence[Tokens]]:
         """What member m reads of a photograph's tokens, by the names that it gives its stores."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from featurestore.errors import UsageError
 from featurestore.explore.neighbours import nearest
-from featurestore.explore.pictures import on_photograph
+from featurestore.explore.pictures import on_photograph, photo_grid
 from featurestore.store import FeatureStore
 
 MOST_SIMILAR = 24
@@ -17,8 +17,13 @@ ROUND = 4  # decimals of what is drawn as colours
 
 
 def on_grid(store: FeatureStore, image: int, view: int) -> np.ndarray:
-    """(H, W, D) float16: a sealed row's patch tokens where they lie on the photograph."""
-    return on_photograph(store.patches[image, view], store.spec.tokens, view)
+    """(H, W, D) float16: a sealed row's patch tokens where they lie on the photograph; NaN in
+    padding."""
+    grid_HWD = on_photograph(store.patches[image, view], store.spec.tokens, view)
+    photo_HW = photo_grid(store, image, view)
+    if photo_HW is None:
+        return grid_HWD
+    return np.where(photo_HW[..., None], grid_HWD, np.float16(np.nan))
 
 
 def norms(store: FeatureStore, image: int, view: int = 0) -> dict[str, Any]:

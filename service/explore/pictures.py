@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from featurestore.errors import InputError, NoAccessError
-from featurestore.explore.pictures import colours, on_photograph
+from featurestore.explore.pictures import colours, on_photograph, photo_grid
 from featurestore.photos.crop import Crop
 from featurestore.photos.find import find_photographs
 from featurestore.photos.images import read_photograph
@@ -53,8 +53,7 @@ def photograph_jpeg(
     known = cells["sha256"][0]
     state = "unknown" if not known else "same" if known == photograph.sha256 else "changed"
     picture = photograph.picture
-    left, top, right, bottom = crop.frame(*picture.size)
-    width, height = right - left, bottom - top
+    width, height = crop.framed_size(*picture.size)
     if width <= MOST_WIDE:
         return _encoded(np.asarray(crop.framed(picture)), "JPEG"), state
     low = max(1, round(height * MOST_WIDE / width))
@@ -66,7 +65,7 @@ def pca_png(store: FeatureStore, image: int, view: int) -> bytes:
     # one value that is not finite would leave no component
     finite_PD = np.nan_to_num(store.patches[image, view], nan=0, posinf=0, neginf=0)
     upright = on_photograph(finite_PD, store.spec.tokens, view)
-    return _encoded(colours(upright), "PNG")
+    return _encoded(colours(upright, photo_grid(store, image, view)), "PNG")
 
 
 def _encoded(pixels_HW3: np.ndarray, kind: str) -> bytes:

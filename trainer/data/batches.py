@@ -298,6 +298,11 @@ def _positions_of(
         raise InputError(
             f"{store.path}: a pooled store, it holds no patch tokens to mix; build one with them"
         )
+    if store.spec.tokens.fit == "pad":
+        raise InputError(
+            f"{store.path}: built with --fit pad, and padding would be mixed with photographs; "
+            "build one with --fit squash or crop"
+        )
     given = used_images(store) if images is None else list(images)
     if any(isinstance(image, bool | np.bool_) for image in given):
         raise InputError(

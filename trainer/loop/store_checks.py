@@ -12,8 +12,8 @@ from trainer.loop.grid import SweepConfig
 
 
 def check_stores(config: SweepConfig, data: TrainingData) -> None:
-    """MismatchError if a kind lacks patch tokens, or stores that are read together have other views
-    or tiles."""
+    """MismatchError if a kind lacks patch tokens or would take padding for a photograph's, or
+    stores that are read together have other views or tiles."""
     _check_patches(config, data.stores)
     if len(data.stores) == 1:
         return
@@ -24,18 +24,24 @@ def check_stores(config: SweepConfig, data: TrainingData) -> None:
 
 
 def _check_patches(config: SweepConfig, stores: Mapping[str, UsedStore]) -> None:
-    """A kind that reads patch tokens finds none in a pooled store."""
+    """A kind that reads patch tokens finds none in a pooled store, and cannot leave padding out."""
     reading: dict[str, dict[str, None]] = {}  # kinds by store, each once and in order
     for point in config.points:
         if kinds.load(point.head.kind).reads_patches:
             reading.setdefault(store_of(point), {})[point.head.kind] = None
     for store, lacking in reading.items():
-        if stores[store].store.spec.has_patches:
+        used = stores[store]
+        if used.store.spec.has_patches and used.tokens.fit != "pad":
             continue
         fit = [kind for kind in kinds.names() if not kinds.load(kind).reads_patches]
+        why = "a pooled store, it holds no patch tokens for"
+        other = "with them"
+        if used.store.spec.has_patches:
+            why = "built with --fit pad, whose padding is left out of pooled vectors but not of"
+            other = "with --fit squash or crop"
         raise MismatchError(
-            f"{stores[store].store.path}: a pooled store, it holds no patch tokens for head.kind "
-            f"{', '.join(lacking)}; choose among {', '.join(fit)}, or build a store with them"
+            f"{used.store.path}: {why} head.kind {', '.join(lacking)}; choose among "
+            f"{', '.join(fit)}, or build a store {other}"
         )
 
 
