@@ -25,7 +25,7 @@ from predictor.extras import report
 from predictor.extras.explain import picture_names, regridded, upright
 from predictor.extras.picture import Map, colours, draw_picture, fitted, overlay
 from predictor.extras.report import PAGE_BYTES, About, Entry, write_report
-from predictor.members.ensemble import BankEnsemble
+from predictor.members.ensemble import BankEnsemble, Tokens
 from predictor.predictor import Predictor
 from predictor.predictor import test_photographs as photographs_of
 from trainer.heads.bank import load_bank
@@ -83,13 +83,11 @@ def test_shares_equal_plain_torch(sweep, pasture):
     path = next(iter(photographs_of(pasture).values()))
     for kind in ("cls_gating", "attention"):
         predictor = Predictor.load(run_of(sweep, kind), device="cpu")
-        tokens = [
-            predictor.backbone.tokens(decode(path, predictor.backbone.crop).tiles_THW3, "a", view)
-            for view in VIEWS[:2]
-        ]
+        tiles_THW3 = decode(path, predictor.backbone.crop).tiles_THW3
+        tokens = [Tokens(*predictor.backbone.tokens(tiles_THW3, "a", view)) for view in VIEWS[:2]]
         maps_VTPM = predictor.ensemble.maps({"": tokens})
         states = list(RunFolder(run_of(sweep, kind)).heads("last").values())
-        for (cls_TD, patches_TPD), map_TPM in zip(tokens, maps_VTPM, strict=True):
+        for (cls_TD, patches_TPD, _), map_TPM in zip(tokens, maps_VTPM, strict=True):
             plain_HTP = torch.stack(
                 [plain_share(state, cls_TD.float(), patches_TPD.float()) for state in states]
             )
@@ -149,8 +147,8 @@ def test_the_patch_a_head_sees_is_bright_where_it_lies():
     patches_TPD[1, 1 * 4 + 2] = 4.0  # right half, row 1 of 3, column 2 of 4
     ensemble = BankEnsemble(load_bank(shape, [state], torch.device("cpu")), False, {})
     tokens = [
-        (torch.zeros(2, 3), patches_TPD),
-        (torch.zeros(2, 3), patches_TPD.view(2, 3, 4, 3).flip(2).flatten(1, 2)),
+        Tokens(torch.zeros(2, 3), patches_TPD),
+        Tokens(torch.zeros(2, 3), patches_TPD.view(2, 3, 4, 3).flip(2).flatten(1, 2)),
     ]
     seen = Map(
         "grams", np.concatenate(upright(ensemble.maps({"": tokens}), tta_views(2), (3, 4)), 1)
