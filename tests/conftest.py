@@ -87,6 +87,24 @@ def store_path(request, tmp_path, monkeypatch) -> Path:
     return tmp_path / f"features.{request.param}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def rendering():
+    """A sweep's pictures are laid out and not rendered, which took most of a small sweep's time;
+    gives what renders them."""
+    from trainer.judge import report
+
+    save = report._save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_save", lambda _figure, out: out.write_bytes(b"no picture"))
+        yield save
+
+
+@pytest.fixture
+def rendered(rendering, monkeypatch) -> None:
+    """A sweep's pictures are rendered."""
+    monkeypatch.setattr("trainer.judge.report._save", rendering)
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory) -> Path:
     """A small store with labels that its tokens explain."""

@@ -784,6 +784,7 @@ def unpacked(whole, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.system  # without these guards the demos' bundles predict in the quick tests
 def test_P09_C8_a_bundle_predicts_without_zarr_matplotlib_a_network_or_a_home(
     sweep, whole, unpacked, pasture, tmp_path
 ):

@@ -112,7 +112,7 @@ def check_kills(build, folder: Path, suffix: str, step: int) -> int:
 
 @FORMATS
 def test_B01_C2_killed_at_a_durable_call_it_resumes_to_the_same_bytes(memory_path, build, suffix):
-    check_kills(build, memory_path, suffix, step=9 if suffix == "h5" else 27)
+    check_kills(build, memory_path, suffix, step=27 if suffix == "h5" else 81)
 
 
 @pytest.mark.system
@@ -198,7 +198,7 @@ def kill_at_random(build, folder: Path, suffix: str, n_kills: int, n: int, seed:
 
 @FORMATS
 def test_B02_C2_killed_at_random_times_nothing_acknowledged_is_lost(memory_path, build, suffix):
-    kill_at_random(build, memory_path, suffix, n_kills=12, n=30, seed=0)
+    kill_at_random(build, memory_path, suffix, n_kills=6, n=30, seed=0)
 
 
 @pytest.mark.system

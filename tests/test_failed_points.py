@@ -50,7 +50,9 @@ def test_K8_a_point_that_fails_is_named_with_its_step_and_the_exit_code_is_6(tmp
     assert SweepFolder(folder).is_refitted == (fold[1:] == ("all",))
 
 
-def test_K8_a_sweep_whose_points_all_failed_has_exit_code_3_and_its_folder(tmp_path, store):
+def test_K8_a_sweep_whose_points_all_failed_has_exit_code_3_and_its_folder(
+    tmp_path, store, rendered
+):
     said, folder = train(tmp_path, store, code=3, lr="[1e30, 1e31]")
     assert len(failures(folder)) == 2 and "every point failed" in said.stdout
     assert all(f"warning: {name} failed: its loss" in said.stderr for name in failures(folder))

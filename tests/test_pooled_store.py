@@ -199,7 +199,7 @@ def test_float16_vectors_are_read_as_their_values(tmp_path, pooled):
             file.write(row.astype("<f4").tobytes())
     found = []
     for path in (half, rounded):
-        given = config(tmp_path, path, kind="[pooled_mlp, ridge, svr]", lr="[1e-2]")
+        given = config(tmp_path, path, kind="[pooled_mlp, ridge, pls]", lr="[1e-2]")
         # rows have other bytes
         done = run_sweep(given, tmp_path / path.stem, "cpu", progress=False, check=False)
         found.append(left(done.path))

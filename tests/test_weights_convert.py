@@ -78,7 +78,10 @@ def test_a_wrapped_checkpoint_becomes_its_tensors(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pth", "c.safetensors"]
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "zipped",
+    [pytest.param(True, id="zip"), pytest.param(False, id="legacy", marks=pytest.mark.system)],
+)
 def test_U11_code_in_a_checkpoint_is_refused_and_does_not_run(zipped, tmp_path):
     canary = tmp_path / "canary"
     path = tmp_path / "evil.pth"
@@ -99,6 +102,7 @@ def test_U11_the_process_that_reads_can_do_nothing_else(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.system
 def test_U11_a_file_that_needs_more_memory_is_refused_with_the_option(tmp_path):
     torch.save({"a": torch.ones(1 << 24)}, tmp_path / "a.pth")  # 64 MiB
     command = "weights", "convert", tmp_path / "a.pth", tmp_path / "o.safetensors"
