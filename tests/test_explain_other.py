@@ -12,6 +12,10 @@ from PIL import Image
 
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.decode import decode
+from featurestore.photos.targets import Targets
+from predictor.extras.picture import draw_picture
+from predictor.extras.report import About, Entry, write_report
+from predictor.extras.shown import Shown
 from predictor.predictor import Predictor
 from predictor.predictor import test_photographs as photographs_of
 
@@ -127,3 +131,16 @@ def test_a_level_that_weighs_most_is_mapped_on_its_own_scale(trained, data, tmp_
     page = explained(trained("9"), "density", data, tmp_path)
     assert "what the heads say of soil_c in each patch" in page
     assert re.search(r'y="103">-\d', page)  # the histogram begins below 0
+
+
+def test_where_there_are_classes_alone_the_least_certain_word_comes_first(tmp_path):
+    targets = Targets.of({"crop": {"kind": "class", "values": ["oat", "rye"]}})
+    rows = [("a", "oat", 0.9), ("b", "rye", 0.5), ("c", None, np.nan), ("d", "oat", 0.7)]
+    table = pd.DataFrame(rows, columns=["image_id", "crop", "crop_probability"])
+    about = About([], ["plain"], None, None, Shown(targets))
+    entries = [Entry(f"{image_id}.png", "", "", 0, 0) for image_id in table["image_id"]]
+    page = write_report(tmp_path / "report.html", about, table, entries).read_text()
+    assert re.findall(r'class="id">(.)<', page) == ["b", "d", "a", "c"]
+    assert "Beside a word stands its probability" in page and "± is" not in page
+    foot = draw_picture(Image.new("RGB", (60, 40)), None, table.loc[0], shown=about.shown)
+    assert foot.width >= 600

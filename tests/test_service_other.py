@@ -1,6 +1,7 @@
 """What the service tells of stores and sweeps of other targets than the contest's."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,11 @@ from starlette.testclient import TestClient
 from sweeps import write_store
 from test_other_tasks import NUMBERS, TASK, config, other_labels
 
+from featurestore import FeatureStore
 from trainer.loop.sweep import run_sweep
 
 S = "/v1/stores/features"
+ENDS = ("last", "best")  # of columns `score_`, beside those of States
 SCORED_BY_MAE = TASK.replace("features: [cls, mean],", "features: [mean],") + "score: mae\n"
 
 
@@ -53,14 +56,20 @@ def test_an_overview_tells_what_could_be_a_target(client, store):
     assert [row["target"] for row in about["targets"]["all"]] == NUMBERS
     counts = {row["target"]: row["count"] for row in about["targets"]["all"]}
     assert (counts["ndvi"], counts["cover"], counts["soil_c"]) == (29, 28, 30)
+    labels = FeatureStore.open(store).catalog
+    assert about["classes"] == {
+        name: Counter(word for word in labels[name] if word) for name in ("farm", "crop")
+    }
 
 
 def test_a_sweep_tells_its_targets_and_which_scores_are_better(client, finished):
     about = asked(client, f"/v1/sweeps/{finished.name}")
     assert about["targets"] == [*NUMBERS, "crop"] and about["target"] == "yield_t"
+    assert about["classes"] == ["crop"]
     assert about["ranked_by"] == "mae" and about["larger_is_better"] is False
     board = rows(asked(client, f"/v1/sweeps/{finished.name}/leaderboard.json"))
     assert board.dropna(subset="vs_best")["vs_best"].notna().all()
+    assert not [name for name in board if name.startswith("score_") and name[6:] not in ENDS]
 
 
 @pytest.mark.parametrize("averaged", [0, 1])

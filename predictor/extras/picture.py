@@ -212,7 +212,8 @@ def draw_picture(
             ]
             body = _below([body, _beside(maps)])
     head = _numbers(row, note, max(body.width, LEAST), shown)
-    return ImageOps.expand(_below([head, body, _foot(seen, level, head.width)]), MARGIN, PAPER)
+    foot = _foot(seen, level, head.width, shown)
+    return ImageOps.expand(_below([head, body, foot]), MARGIN, PAPER)
 
 
 def draw_thumbnail(photograph: Image.Image, seen: Map | None, side: int) -> Image.Image:
@@ -278,14 +279,14 @@ def _numbers(row: pd.Series, note: str, width: int, shown: Shown) -> Image.Image
     return image
 
 
-def _foot(seen: Map | None, level: float | None, width: int) -> Image.Image:
+def _foot(seen: Map | None, level: float | None, width: int, shown: Shown) -> Image.Image:
     """What the numbers and maps are."""
-    lines = [
-        "± standard deviation over heads and views"
-        + (f"; below it the {level:.0%} interval" if level else "")
-    ]
+    lines = []
+    if shown.first:
+        interval = f"; below it the {level:.0%} interval" if level else ""
+        lines.append(f"± standard deviation over heads and views{interval}")
     if seen is not None and seen.unit == "grams":
-        lines.append(about_maps(seen.shown))
+        lines.append(about_maps(shown))
     image = Image.new("RGB", (width, 20 * len(lines)), PAPER)
     for i, line in enumerate(lines):
         _words(ImageDraw.Draw(image), (0, 20 * i), line, 15, MUTED, width)
@@ -314,7 +315,7 @@ def _mapped(photograph: Image.Image, seen: Map, name: str, caption: str) -> Imag
             _scale(
                 min(painted.width, 420),
                 f"{bottom:.3g}",
-                f"{top:.3g} {unit}{' or more' * bool(layer.max() > top)}",
+                " ".join(filter(None, [f"{top:.3g}", unit, "or more" * bool(layer.max() > top)])),
             ),
         ],
         8,

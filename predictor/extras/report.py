@@ -104,10 +104,11 @@ def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequenc
     columns += words[0] if words else {}
     columns += ["Note"] * has_notes
 
-    order = np.arange(len(table))
+    # the least certain comes first: there a look is worth the most
+    share_N = [min((share for _, share in each.values()), default=0.0) for each in words]
+    order = np.argsort(share_N, kind="stable")
     tracks = [{}] * len(table)
     if first:
-        # the widest spread comes first: there a look is worth the most
         order = np.argsort(-table[f"{first}_sd"].to_numpy(float), kind="stable")
         ends = [_ends(row, first, shown) for row in rows]
         least = min((low for low, _ in ends), default=0.0)
@@ -132,6 +133,7 @@ def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequenc
         shown=shown,
         first=first,
         first_title=first_title,
+        has_words=any(words),
         level=about.level if has_intervals else None,
         columns=columns,
         others=titles,
@@ -212,10 +214,10 @@ def _about_maps(unit: str | None, shown: Shown) -> str:
         return "The maps show where the heads looked: 1 is an even look at all patches."
     name = shown.first.name
     if shown.first.kind == "amount":
+        before = ", before sums are made to hold" if shown.targets.sums else ""
         return (
             f"The maps show where in a photograph the heads read {name} from. All maps of a "
-            "photograph share one scale. They sum to what these heads say of it, before sums are "
-            "made to hold."
+            f"photograph share one scale. They sum to what these heads say of it{before}."
         )
     return (
         f"The maps show what the heads say of {name} in each patch; their mean is what these heads "

@@ -10,7 +10,7 @@ from featurestore.explore.cards import facts
 from featurestore.explore.neighbours import nearest
 from featurestore.explore.pictures import aspect
 from featurestore.format.spec import STATS
-from featurestore.photos.candidates import could_be_targets
+from featurestore.photos.candidates import could_be_targets, known_cells
 from featurestore.photos.targets import CSIRO, has_preset
 from featurestore.store import FeatureStore
 from service.explore.outliers import outliers
@@ -46,6 +46,7 @@ def overview(store: FeatureStore) -> dict[str, Any]:
         "odd": len(outliers(store)),
         "target": first_target(store.catalog),
         "targets": targets(store.catalog),
+        "classes": classes(store.catalog),
     }
 
 
@@ -63,13 +64,25 @@ def targets(catalog: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """
     names = target_columns(catalog)
     columns = [column for column in GROUPS if column in catalog]
-    if not has_preset(catalog.columns):
-        columns += [each.name for each in could_be_targets(catalog) if each.kind == "class"]
+    columns += class_columns(catalog)
     groups = {column: catalog[column].astype(str) for column in dict.fromkeys(columns) if names}
     everything = pd.Series("all", catalog.index)
     return {
         key: _moments(catalog[names], group) for key, group in {"all": everything, **groups}.items()
     }
+
+
+def classes(catalog: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """How many photographs have each word, by column that could be a class."""
+    counted = {name: known_cells(catalog[name]).value_counts() for name in class_columns(catalog)}
+    return {name: counts.to_dict() for name, counts in counted.items()}
+
+
+def class_columns(catalog: pd.DataFrame) -> list[str]:
+    """Columns that could be classes; none beside the contest's masses."""
+    if has_preset(catalog.columns):
+        return []
+    return [each.name for each in could_be_targets(catalog) if each.kind == "class"]
 
 
 def target_columns(catalog: pd.DataFrame) -> list[str]:

@@ -69,6 +69,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
         "refitted": (sweep / REFIT).is_dir(),
         "n_images": summary.get("n_images"),
         "targets": [*targets.names, *(target.name for target in told_classes(targets))],
+        "classes": [target.name for target in told_classes(targets)],
         "target": targets.foremost.name,
         "ranked_by": score.name,
         "larger_is_better": score.larger_is_better,

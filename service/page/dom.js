@@ -54,7 +54,8 @@ export const axisOf = name => (unitOf(name) ? ", g" : "");
 export const signed = (name, value) =>
   typeof value === "number" ? `${value < 0 ? "−" : "+"}${amount(name, Math.abs(value))}` : "–";
 export const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
-export const plain = name => name.replace(/^Dry_/, "").replace(/_g$/, "").replace(/_/g, " ");
+/** A column as people read it: without its unit, which stands with the numbers. */
+export const plain = name => name.replace(/_g$/, "").replace(/_/g, " ");
 
 export function bytes(n) {
   const power = [12, 9, 6, 3].find(each => n >= 10 ** each) ?? 0;

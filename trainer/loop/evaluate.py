@@ -140,7 +140,7 @@ def score(
     """
     truth_RNK = held_out_truth(truth_NK, prediction_RNK, splits)
     state = np.asarray(state_N)
-    held_out = sorted(set(state[~np.isnan(truth_RNK).all((0, 2))]))
+    held_out = sorted(set(state[~np.isnan(truth_RNK).all((0, 2))]) - {""})
     per_repeat_R = np.asarray(by(truth_RNK, prediction_RNK))
     per_fold = {}
     for s in splits:

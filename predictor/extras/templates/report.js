@@ -39,7 +39,7 @@ function show(row) {
   shown = row;
   const picture = dialog.querySelector("img"), of = id(row);
   picture.src = row.querySelector("a").href;
-  picture.alt = `${of}: photograph, map and masses`;
+  picture.alt = `${of}: photograph, map and predictions`;
   dialog.querySelector("p").textContent = of;
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;

@@ -53,13 +53,15 @@ class PhotographMap {
     });
     dark.addEventListener("change", () => this.draw(this.chart.box), { signal });
     this.content = [this.#controls(), this.chart.root, this.note, this.links];
-    this.ready = about.then(({ runs, best, targets }) =>
+    this.classes = []; // of the sweep's targets
+    this.ready = about.then(({ runs, best, targets, classes }) => {
+      this.classes = classes ?? [];
       this.#offer(
         runs.filter(run => run.has_oof).map(run => run.name),
         best,
         targets,
-      ),
-    );
+      );
+    });
     this.ready.catch(() => {}); // told when it is needed
   }
 
@@ -88,8 +90,8 @@ class PhotographMap {
       targets = this.names.filter(name => learned.includes(name)); // in the catalog's order
     chosen.run = [chosen.run, best, runs[0]].find(name => runs.includes(name));
     if (!runs.length || !targets.length) return;
-    const option = target =>
-      el("option", { value: `error:${target}`, selected: target === this.#target }, `error of ${plain(target)}`);
+    const named = target => `${this.classes.includes(target) ? "probability of the true" : "error of"} ${plain(target)}`;
+    const option = target => el("option", { value: `error:${target}`, selected: target === this.#target }, named(target));
     this.colourField.querySelector("select").append(el("optgroup", { label: "Out of fold" }, targets.map(option)));
     this.runField = select(
       "Run",
@@ -157,14 +159,15 @@ class PhotographMap {
     const oofs = `${this.sweep.url}/runs/${encodeURIComponent(this.chosen.run)}/oof.json`,
       url = withQuery(oofs, { averaged: 1, weights: "last" });
     const oof = await table(url, this.signal);
-    const [of, targets, errors] = ["image_id", "target", "error"].map(name => oof.column(name)),
+    const isClass = this.classes.includes(target),
+      shown = isClass ? "predicted" : "error", // of a class, the probability of the true word
+      [of, targets, values] = ["image_id", "target", shown].map(name => oof.column(name)),
       byId = new Map();
-    for (let i = 0; i < oof.n; i++) if (targets[i] === target) byId.set(of[i], errors[i]);
-    const name = `${plain(target)}, predicted − true`;
+    for (let i = 0; i < oof.n; i++) if (targets[i] === target) byId.set(of[i], values[i]);
     return {
-      name,
+      name: isClass ? `probability of the true ${plain(target)}` : `${plain(target)}, predicted − true`,
       values: ids.map(id => byId.get(id) ?? null),
-      centred: true,
+      centred: !isClass,
       unit: unitOf(target),
       from: [url, "Predictions out of fold"],
     };

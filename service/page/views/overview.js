@@ -32,7 +32,7 @@ export async function show({ state, signal, store, failing }) {
         pending(() => odd(store, about, signal)),
       ),
       section(
-        targetsOf(about).every(unitOf) ? "Masses" : "Targets",
+        targetsOf(about).length && targetsOf(about).every(unitOf) ? "Masses" : "Targets",
         pending(() => targets(state, store, about, signal)),
       ),
       section(
@@ -114,7 +114,7 @@ async function targets(state, store, about, signal) {
   const url = `${store.url}/catalog.json`,
     names = (await get(`${url}?limit=1`, signal)).columns;
   const targets = names.filter(name => targetsOf(about).includes(name)); // in the catalog's order
-  if (!targets.length) return el("p", {}, "The catalog has no masses, nor other numbers that could be targets.");
+  if (!targets.length) return [byClass(about), twins(url, "Catalog")];
   const place = el("div", { class: "beside" });
   let chosen = targets.includes(state.target) ? state.target : about.target;
   const draw = async () => {
@@ -156,6 +156,26 @@ const groups = (about, column, target) =>
     .filter(row => row.target === target && row.count)
     .map(({ group, count, mean, sd }) => ({ name: group, n: count, mean, sd }));
 
+/** Where there are no numbers: how many photographs have each word of each column that could be a class. */
+function byClass(about) {
+  const tables = Object.entries(about.classes).map(([column, counts]) =>
+    sortable(
+      `Photographs by ${plain(column)}`,
+      [
+        { title: plain(column), of: ([word]) => word, text: true, show: ([word]) => onMap(column, word) },
+        { title: "Photographs", of: ([, n]) => n },
+      ],
+      Object.entries(counts),
+      { sort: 1, descending: true },
+    ),
+  );
+  return tables.length
+    ? el("div", { class: "beside" }, tables)
+    : el("p", {}, "No column of the catalog could be a target.");
+}
+
+const onMap = (column, text) => el("a", { href: href({ page: "map", colour: column }, ["store", "sweep"]) }, text);
+
 /** A table for each column that groups photographs. */
 const byGroup = (about, target, only) =>
   Object.keys(about.targets)
@@ -177,18 +197,19 @@ function ofColumn(about, column, target, only) {
   };
   const state = ({ name }) => {
     if (!name) return "not known";
-    if (!only) return el("a", { href: href({ page: "map", colour: column }, ["store", "sweep"]) }, name);
+    if (!only) return onMap(column, name);
     const pressed = String(name === read().state);
     return el("button", { type: "button", class: "link", "aria-pressed": pressed, onclick: () => press(name) }, name);
   };
+  const write = unitOf(target) ? value => amount(target, value) : alike(found.flatMap(each => [each.mean, each.sd]), 3);
   const told = only ? "; a State's name shows its photographs alone" : "";
   const made = sortable(
     `${plain(target)}${unitOf(target) ? " in grams" : ""} by ${plain(column)}: mean ± standard deviation over photographs${told}`,
     [
       { title: plain(column), of: row => row.name, text: true, show: state },
       { title: "Photographs", of: row => row.n },
-      { title: "Mean", of: row => row.mean, show: row => amount(target, row.mean) },
-      { title: "sd", of: row => row.sd, show: row => amount(target, row.sd) },
+      { title: "Mean", of: row => row.mean, show: row => write(row.mean) },
+      { title: "sd", of: row => row.sd, show: row => write(row.sd) },
       {
         plain: true,
         show: row =>

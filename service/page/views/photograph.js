@@ -168,11 +168,12 @@ function predictions(store, about) {
 }
 
 function column(target, all) {
-  const range = span(all.flatMap(each => [each.true, each.predicted])),
+  const word = all.find(each => each.true_word)?.true_word,
+    isClass = all.some(each => each.predicted_word);
+  const range = isClass ? [0, 1] : span(all.flatMap(each => [each.true, each.predicted])),
     truth = all.find(each => each.true !== null)?.true ?? null;
   const error = each => (each === undefined || each.true === null || each.predicted === null ? null : each.predicted - each.true);
-  const word = all.find(each => each.true_word)?.true_word,
-    told = each => (each?.predicted_word ? `${each.predicted_word} ${num(each.predicted, 3)}` : amount(target, each?.predicted));
+  const told = each => (each?.predicted_word ? `${each.predicted_word} ${num(each.predicted, 3)}` : amount(target, each?.predicted));
   return {
     title: `${plain(target)}, true ${word ?? withUnit(target, truth)}`,
     of: row => row[target]?.predicted,
@@ -182,7 +183,7 @@ function column(target, all) {
         { class: "tracked" },
         track(range, { value: row[target]?.predicted, marks: [{ value: truth, kind: "truth" }], kind: "narrow" }),
         told(row[target]),
-        el("span", { class: "muted error" }, signed(target, error(row[target]))),
+        isClass || truth === null ? null : el("span", { class: "muted error" }, signed(target, error(row[target]))),
       ),
   };
 }

@@ -50,11 +50,14 @@ function nameOf(split) {
 async function outOfFold(view) {
   const { url, signal, store, about, shown } = view,
     all = rowsOf(await table(`${url}/oof.json?averaged=1&weights=last`, signal));
-  const targets = [...new Set(all.map(row => row.target))],
+  const there = new Set(all.map(row => row.target)),
+    targets = about.targets.filter(target => there.has(target)),
     splits = await splitsOf(view, all);
   if (!targets.includes(shown.target)) shown.target = targets.includes(about.target) ? about.target : targets[0];
   if (!splits.includes(shown.split)) shown.split = "";
-  const charts = targets.map(target => (isClass(all, target) ? confusion : oofChart)(store, all, target)),
+  const tables = targets.filter(target => isClass(all, target)).map(target => confusion(all, target)),
+    numbers = targets.filter(target => !isClass(all, target)).map(target => oofChart(store, all, target)),
+    charts = [...numbers, ...tables],
     place = el("div");
   const whole = splits[0]?.includes(".") ? "all, averaged over repeats" : "all";
   const options = ["", ...splits].map(split => [split, split ? nameOf(split) : whole]);
@@ -102,10 +105,15 @@ async function outOfFold(view) {
       splits.length > 1
         ? el("div", { class: "controls" }, splitField, all.some(row => row.fold !== null) ? foldLegend(folds) : null)
         : null,
-      el(
-        "div",
-        { class: "small-charts" },
-        charts.map(chart => chart.figure),
+      ...[
+        ["small-charts", numbers],
+        ["confusions", tables],
+      ].map(([name, made]) =>
+        el(
+          "div",
+          { class: name },
+          made.map(chart => chart.figure),
+        ),
       ),
       twins(`${url}/oof.json?weights=last`, "Predictions out of fold"),
     ),
@@ -139,7 +147,7 @@ async function rowsOfSplit({ url, signal }, all, split) {
 const isClass = (rows, target) => rows.some(row => row.target === target && row.predicted_word);
 
 /** How many photographs of each true word are predicted as each word. */
-function confusion(store, all, target) {
+function confusion(all, target) {
   const mine = rows => rows.filter(row => row.target === target),
     order = new Intl.Collator(undefined, { numeric: true }).compare;
   const words = [...new Set(mine(all).flatMap(row => [row.true_word, row.predicted_word]))].sort(order);
@@ -151,10 +159,14 @@ function confusion(store, all, target) {
     const counted = (truth, word) => rows.filter(row => row.true_word === truth && row.predicted_word === word).length;
     const columns = [
       { title: "true", of: truth => truth, text: true },
-      ...words.map(word => ({ title: `predicted ${word}`, of: truth => counted(truth, word) })),
+      ...words.map(word => ({
+        title: word,
+        of: truth => counted(truth, word),
+        show: truth => el(truth === word ? "strong" : "span", {}, String(counted(truth, word))),
+      })),
     ];
     caption.textContent = `${plain(target)} · accuracy ${fixed(right / rows.length, 3)}`;
-    place.replaceChildren(sortable(`${plain(target)}: photographs by true and predicted word`, columns, words));
+    place.replaceChildren(sortable(`Photographs by ${plain(target)}: rows are true, columns predicted words`, columns, words));
   };
   return { show, figure: el("figure", {}, caption, place) };
 }
@@ -246,7 +258,10 @@ function worst(store, rows, { target, split }) {
   more.hidden = found.length <= FIRST_WORST;
   const held = split ? ` held out by ${nameOf(split)}` : "";
   const unit = unitOf(target) ? "; grams" : "",
-    caption = `${count(found.length, "photograph")}${held}, by how far ${plain(target)} is off${unit}`;
+    order = isClass(rows, target)
+      ? `the least probability of the true ${plain(target)} first`
+      : `by how far ${plain(target)} is off${unit}`,
+    caption = `${count(found.length, "photograph")}${held}, ${order}`;
   return el("div", {}, el("p", { class: "caption" }, caption), place, more);
 }
 

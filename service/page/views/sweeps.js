@@ -2,14 +2,15 @@
 
 import { get, table } from "../api.js";
 import { span, track } from "../bars.js";
-import { el, facts, fixed, num, pending, problem, section, select, twins } from "../dom.js";
+import { el, facts, fixed, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { nameOfScore } from "../scores.js";
 import { go, href } from "../state.js";
 import { sortable } from "../table.js";
 import { run } from "./run.js";
 
 const BASELINES = ["mean", "ridge"];
-const PARTS = /^(r2|score)_|^(r2|rmse|mae|log_loss|accuracy)$/; // of the leaderboard's columns: by target, by State, other scores
+const OF_TARGET = /^(r2|accuracy|f1)_(.*)$/; // of the leaderboard's columns
+const PARTS = /^(r2|accuracy|f1|score)_.|^(r2|rmse|mae|log_loss|accuracy)$/; // by target, by State, other scores
 
 export async function show({ state, signal, store, sweep, sweeps }) {
   if (!sweep)
@@ -90,6 +91,12 @@ function scoreRange(points, beside, larger_is_better) {
   return span([...points, ...near]);
 }
 
+/** Of a score of one target, of one State, or of all. */
+function partTitle(name) {
+  const [, score, target] = name.match(OF_TARGET) ?? [];
+  return target ? `${nameOfScore(score)} ${plain(target)}` : nameOfScore(name.replace(/^score_/, ""));
+}
+
 const title = text => text[0].toUpperCase() + text.slice(1);
 
 const vsBest = ({ vs_best: difference, low, high }) =>
@@ -152,10 +159,7 @@ function leaderboard(rows, names, chosen, about) {
     ...names
       .filter(name => PARTS.test(name) && name !== "score_last" && name !== "score_best")
       .map(name => ({
-        title: nameOfScore(name)
-          .replace(/^r2_Dry_|^r2_/, "R² ")
-          .replace(/_g$/, "")
-          .replace(/^score_/, ""),
+        title: partTitle(name),
         of: row => row[name],
         show: row => fixed(row[name], 3),
       })),
