@@ -2,6 +2,7 @@
 only what is new."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from test_writer import digest
 
 from featurestore import FeatureStore
 from featurestore.backbone.backbone import Backbone
+from featurestore.errors import MismatchError
 from featurestore.manage.extend import extend_store
 
 
@@ -118,6 +120,18 @@ def test_what_contradicts_the_old_store_is_refused(pasture, built, tmp_path):
         "differs from the store's"
         in biomass("store", "extend", built, tmp_path / "o.h5", "--data", data, code=5).stderr
     )
+
+
+def test_an_error_leaves_no_thread_that_reads_photographs(pasture, built, tmp_path):
+    """Also while somebody holds the error: the folder may be mended or removed at once."""
+    data = shutil.copytree(pasture, tmp_path / "data")
+    first, second, *_ = sorted((data / "train").iterdir())
+    first.write_bytes(second.read_bytes())
+    before = set(threading.enumerate())
+    more = {"views": "plain,hsv,vflip", "weights": "random", "device": "cpu", "progress": False}
+    with pytest.raises(MismatchError, match="its photograph has sha256") as held:
+        extend_store(built, tmp_path / "out.h5", data=data, **more)
+    assert held and set(threading.enumerate()) <= before
 
 
 def test_a_csv_that_forgets_old_images_is_refused(pasture, built, tmp_path):

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def build_images(
 ) -> None:
     """Decode ahead, compute, write behind.
 
-    Leaving, also by an error, waits for what is being written.
+    Leaving, also by an error, waits for what is being decoded and written.
 
     skipped : gets the images whose photographs are damaged; None stops at the first.
     known, sealed : rows that are there already, and images that have some: their photographs may be
@@ -168,8 +169,9 @@ def build_images(
         writer.put(image, rows)
         writer.commit_if_due()
 
-    with bar, Pool(1) as writing:
-        photographs = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed)
+    decoding = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed)
+    # closed here: an error's traceback would keep the iterator, and its decoding threads
+    with bar, Pool(1) as writing, closing(decoding) as photographs:
         # one thread writes image k while the backbone works on image k + 1, in turns of buffers
         for done, (image, photograph) in enumerate(photographs):
             there = known(image, photograph.facts["sha256"]) if known else {}
