@@ -37,8 +37,9 @@ from featurestore.backbone.demo.drawing import (
     with_sums,
     write_tables,
 )
+from featurestore.backbone.demo.pastures import MASSES
 
-MASSES = ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"]
+CLOVER, DEAD, GREEN = MASSES
 FULL_G = 60.0
 """What a mass levels off towards; a component alone on the whole picture has .92 of it."""
 LEVEL_COVER = 0.4
@@ -174,7 +175,7 @@ def _draw_photo(out: Path, seed: int, plan: tuple[Photo, Ground]) -> dict[str, o
     picture.save(out / image_path, quality=JPEG_QUALITY)
 
     covers = cover_of(leaves)
-    living = covers["Dry_Green_g"] + covers["Dry_Clover_g"]
+    living = covers[GREEN] + covers[CLOVER]
     ndvi = 0.2 + 0.65 * living + rng.normal(0, 0.05)
     return {
         "image_id": photo.image_id,

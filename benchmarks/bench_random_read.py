@@ -153,7 +153,7 @@ def frame_of(n: int) -> pd.DataFrame:
         {
             "image_id": ids,
             "path": [f"train/{image_id}.jpg" for image_id in ids],
-            "Dry_Total_g": np.arange(n, dtype=float),
+            "mass_g": np.arange(n, dtype=float),
         }
     )
 

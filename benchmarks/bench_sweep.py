@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.photos.targets import CSIRO
 from featurestore.store import FeatureStore
 from featurestore.write.columns import catalog_columns
 from featurestore.write.writer import ImageRows, open_writer
@@ -316,6 +317,7 @@ def make_store(options: argparse.Namespace, path: Path) -> FeatureStore:
     rng = np.random.default_rng(0)
     green, dead, clover = rng.gamma(2, [[12], [6], [4]], (3, n))
     clover[::3] = 0
+    masses = [green, dead, clover, green + clover, green + clover + dead]
     frame = pd.DataFrame(
         {
             "image_id": [f"ID{i}" for i in range(n)],
@@ -323,11 +325,7 @@ def make_store(options: argparse.Namespace, path: Path) -> FeatureStore:
             "State": "Tas",
             "Sampling_Date": [f"2015/9/{i % 10 + 1}" for i in range(n)],
             "Height_Ave_cm": green,
-            "Dry_Green_g": green,
-            "Dry_Dead_g": dead,
-            "Dry_Clover_g": clover,
-            "GDM_g": green + clover,
-            "Dry_Total_g": green + clover + dead,
+            **dict(zip(CSIRO.names, masses, strict=True)),
         }
     )
     tokens = TokenSpec(

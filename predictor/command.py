@@ -61,7 +61,7 @@ from featurestore.commands.running import one_line_errors
 @click.option(
     "--constraints",
     type=click.Choice(["order", "clip"]),
-    help="How masses are made to balance.  [the run's]",
+    help="How sums are made to hold.  [the run's]",
 )
 @click.option(
     "--backbone-weights",
@@ -107,7 +107,7 @@ from featurestore.commands.running import one_line_errors
 @click.option(
     "--explain",
     type=ANY,
-    help="A folder for a picture per photograph, where the mass is, and report.html with all.",
+    help="A folder for a picture per photograph, with maps, and report.html with all.",
 )
 def predict(folds: str | None, out: Path | None, oof: bool, **options: Any) -> None:
     """Predict the masses of photographs, end to end.

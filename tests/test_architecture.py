@@ -12,6 +12,7 @@ import pytest
 from commands import biomass
 
 from cli import main
+from featurestore.photos.targets import CSIRO
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {"featurestore": 0, "trainer": 1, "predictor": 2, "service": 3, "cli": 4}
@@ -99,3 +100,19 @@ def test_the_tree_is_formatted():
     for check in (["format", "--check"], ["check"]):
         done = subprocess.run([ruff, *check, ROOT], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+def test_only_the_preset_and_the_demo_know_the_contests_targets():
+    """Everything else takes names from what a config, a run or a table says."""
+    known = [
+        ROOT / "featurestore/photos/targets.py",
+        *(ROOT / "featurestore/backbone/demo").iterdir(),
+    ]
+    folders = ["featurestore", "trainer", "predictor", "service", "benchmarks", "tools"]
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.*") if path.is_file()]
+    wrong = []
+    for path in {*files, ROOT / "cli.py"}.difference(known):
+        if path.suffix in {".py", ".js", ".html", ".css", ".md", ".ipynb"}:
+            text = path.read_text()
+            wrong += [f"{path}: {name}" for name in [*CSIRO.names, "Dry_"] if name in text]
+    assert wrong == []

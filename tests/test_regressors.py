@@ -308,10 +308,10 @@ def test_each_target_chooses_for_itself_and_the_first_of_equals():
     "bad, message",
     [
         (0, "features: 1 of 2800 numbers are not finite, the first is nan in row 7, column 2"),
-        (1, "masses: 1 of 120 numbers are not finite, the first is nan in row 7, column 2"),
+        (1, "labels: 1 of 120 numbers are not finite, the first is nan in row 7, column 2"),
         (2, "features: 1 of 2100 numbers are not finite, the first is nan in row 7, column 2"),
     ],
-    ids=["features", "masses", "new features"],
+    ids=["features", "labels", "new features"],
 )
 def test_what_is_not_finite_is_named(name, bad, message):
     tables = [table.copy() for table in draw()[:3]]
@@ -327,13 +327,13 @@ def test_one_row_is_refused(name):
         predict(name, x[:1], y[:1], new, SITES[:1])
 
 
-def test_ridge_refuses_what_cannot_be_grams():
+def test_ridge_refuses_amounts_below_0():
     x, y, new, _ = draw()
-    with pytest.raises(InputError, match="ridge takes grams"):
+    with pytest.raises(InputError, match="ridge takes amounts"):
         predict("ridge", x, -y, new)
 
 
 def test_rows_must_match():
     x, y, new, _ = draw()
-    with pytest.raises(ValueError, match="40 rows of features, 39 of masses and 40 groups"):
+    with pytest.raises(ValueError, match="40 rows of features, 39 of labels and 40 groups"):
         predict("pls", x, y[1:], new)

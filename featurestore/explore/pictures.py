@@ -79,7 +79,8 @@ def colours(grid_HWD: np.ndarray, photo_HW: np.ndarray | None = None) -> np.ndar
     x_ND = grid_HWD.reshape(-1, grid_HWD.shape[-1])
     # the mean in float64 is exact, so what is constant becomes zero and not noise that would be
     # scaled up to colours
-    centred_ND = x_ND.astype(np.float32) - x_ND.mean(0, dtype=np.float64).astype(np.float32)
+    mean_D = x_ND.mean(0, dtype=np.float64)
+    centred_ND = x_ND.astype(np.float32) - mean_D.astype(np.float32)
     parts_NC = centred_ND @ components(centred_ND)
     low_C, high_C = np.percentile(parts_NC, PERCENTILES, axis=0)
     span_C = high_C - low_C
@@ -100,7 +101,8 @@ def components(x_ND: np.ndarray, extra: int = 8, rounds: int = 8) -> np.ndarray:
     n = min(3 + extra, *x_ND.shape)
     basis_Dn = np.random.default_rng(0).standard_normal((x_ND.shape[1], n)).astype(np.float32)
     for _ in range(rounds):
-        basis_Dn = np.linalg.qr(x_ND.T @ (x_ND @ np.linalg.qr(basis_Dn)[0]))[0]
+        basis_Dn = np.linalg.qr(basis_Dn)[0]
+        basis_Dn = np.linalg.qr(x_ND.T @ (x_ND @ basis_Dn))[0]
     turn_nn = np.linalg.svd(x_ND @ basis_Dn, full_matrices=False)[2]
     loadings_DC = basis_Dn @ turn_nn[:3].T
     # a singular vector's sign is arbitrary: the largest entry is made positive, on every machine
@@ -115,13 +117,15 @@ def show(store: Reader, image: int | str, view: int | str = 0) -> Image.Image:
 
     InputError if the store has neither, or the image is not sealed.
     """
-    return _side_by_side(list(pictures(store, store.index(image), store.view_index(view)).values()))
+    shown = pictures(store, store.index(image), store.view_index(view))
+    return _side_by_side(list(shown.values()))
 
 
 def pictures(store: Reader, image: int, view: int) -> dict[str, Image.Image]:
     """Thumbnail and tokens at one size, by the format that keeps each well and small."""
     store.require(image)
-    pictures, n_rows = {}, 1
+    pictures = {}
+    n_rows = 1
     if store.spec.has_patches:
         tokens_HW3 = pca(store, image, view)
         n_rows = len(tokens_HW3)

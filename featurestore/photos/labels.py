@@ -257,10 +257,11 @@ def check_balance(
     found = unbalanced(frame, grams, share, targets)
     if not found:
         return
+    amounts, unit = ("masses", " g") if targets.preset else ("amounts", "")
     problem = (
-        f"{where}: {len(found)} masses are not the sum of their parts, by more than "
-        f"dataset.balance_tolerance ({grams:g} g or {share:.3g} of the mass, whichever is more); "
-        f"{what_acts(found, targets)}"
+        f"{where}: {len(found)} {amounts} are not the sum of their parts, by more than "
+        f"dataset.balance_tolerance ({grams:g}{unit} or {share:.3g} of the sum, whichever is "
+        f"more); {what_acts(found, targets)}"
     )
     rows = list_some([str(each) for each in found])
     if not begun:

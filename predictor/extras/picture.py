@@ -309,17 +309,15 @@ def _mapped(photograph: Image.Image, seen: Map, name: str, caption: str) -> Imag
     if seen.unit == "grams":
         a_patch = " a patch" * (seen.shown.first.kind == "amount")
         unit = (seen.shown.unit(name) + a_patch).strip()
-    return _below(
-        [
-            painted,
-            _scale(
-                min(painted.width, 420),
-                f"{bottom:.3g}",
-                " ".join(filter(None, [f"{top:.3g}", unit, "or more" * bool(layer.max() > top)])),
-            ),
-        ],
-        8,
+    last = f"{top:.3g} {unit}".rstrip()
+    if layer.max() > top:
+        last += " or more"
+    scale = _scale(
+        min(painted.width, 420),
+        f"{bottom:.3g}",
+        last,
     )
+    return _below([painted, scale], 8)
 
 
 def _scale(length: int, first: str, last: str) -> Image.Image:

@@ -59,9 +59,15 @@ def similar(
         cosine_HW = cosines(other_HWD, token_D)
         best, at = None, None
         if np.isfinite(cosine_HW).any():  # nanargmax takes no grid of NaN alone
-            at = [int(i) for i in np.unravel_index(np.nanargmax(cosine_HW), cosine_HW.shape)]
-            best = round(float(cosine_HW[tuple(at)]), ROUND)
-        found.append({"image_id": image_id, "best": best, "at": at, **_as_grid(cosine_HW)})
+            row, column = np.unravel_index(np.nanargmax(cosine_HW), cosine_HW.shape)
+            at = [int(row), int(column)]
+            best = round(float(cosine_HW[row, column]), ROUND)
+        other = {
+            "image_id": image_id,
+            "best": best,
+            "at": at,
+        }
+        found.append(other | _as_grid(cosine_HW))
     return _as_grid(cosines(own_HWD, token_D)) | {"others": found}
 
 
@@ -77,5 +83,12 @@ def cosines(grid_HWD: np.ndarray, token_D: np.ndarray) -> np.ndarray:
 def _as_grid(values_HW: np.ndarray) -> dict[str, Any]:
     """A grid as rows, columns and values, row by row; null for what is not finite."""
     flat = values_HW.astype(np.float64).round(ROUND).ravel()
-    values = np.where(np.isfinite(flat), flat, None) if not np.isfinite(flat).all() else flat
-    return {"rows": values_HW.shape[0], "columns": values_HW.shape[1], "values": values.tolist()}
+    is_finite = np.isfinite(flat)
+    if not is_finite.all():
+        flat = np.where(is_finite, flat, None)
+    rows, columns = values_HW.shape
+    return {
+        "rows": rows,
+        "columns": columns,
+        "values": flat.tolist(),
+    }

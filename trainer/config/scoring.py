@@ -75,7 +75,7 @@ class CvConfig(Section):
     strata: list[str] | None = None
     """Columns that folds are balanced by, as well as scikit-learn's StratifiedGroupKFold does it:
     a class by its values, an amount by whether it is 0, a level or share by its median. null =
-    Dry_Clover_g and Dry_Dead_g where the table has both, else none."""
+    the contest's clover and dead mass where the table has both, else none."""
 
     fold: CountFromZero | Literal["all"] | None = None
     """Train only this fold of each repeat; null = every one; all = every one, then the chosen point

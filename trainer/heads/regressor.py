@@ -363,10 +363,10 @@ def folded(
 
 
 def checked(rows_n: np.ndarray, y_nK: np.ndarray, group_n: np.ndarray) -> np.ndarray:
-    """Masses of training rows in float64, or InputError."""
+    """Labels of training rows in float64, or InputError."""
     if not len(rows_n) == len(y_nK) == len(group_n):
         raise ValueError(
-            f"{len(rows_n)} rows of features, {len(y_nK)} of masses and {len(group_n)} groups: "
+            f"{len(rows_n)} rows of features, {len(y_nK)} of labels and {len(group_n)} groups: "
             "they must be the same"
         )
     if len(rows_n) < 2:
@@ -374,4 +374,4 @@ def checked(rows_n: np.ndarray, y_nK: np.ndarray, group_n: np.ndarray) -> np.nda
             f"{len(rows_n)} training rows: a regressor needs at least 2; "
             "label more images or make fewer folds"
         )
-    return finite("masses", y_nK)
+    return finite("labels", y_nK)

@@ -340,10 +340,10 @@ def _notes(
 
 
 def _spaces_note(result: PointResult) -> str:
-    """How often a point's fits chose each space, for every mass."""
+    """How often a point's fits chose each space, for every amount."""
     n_fits = sum(next(iter(result.n_by_space.values())).values())
     chosen = []
-    for mass, n_by_space in result.n_by_space.items():
+    for name, n_by_space in result.n_by_space.items():
         counts = ", ".join(f"{space} {n}" for space, n in n_by_space.items())
-        chosen.append(f"{mass} {counts}")
+        chosen.append(f"{name} {counts}")
     return f"{result.name}: spaces that {n_fits} fits chose: {'; '.join(chosen)}"

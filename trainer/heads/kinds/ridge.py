@@ -124,7 +124,7 @@ class Ridge(Regressor):
         amounts = y_NK[:, :n_amounts]
         if (amounts < 0).any():
             raise InputError(
-                f"masses: the least is {amounts.min():g}; ridge takes grams, which start at 0"
+                f"amounts: the least is {amounts.min():g}; ridge takes amounts, which start at 0"
             )
         spaces = []
         for space in _spaces_in(self.space):
