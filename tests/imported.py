@@ -12,10 +12,12 @@ from featurestore.photos.views import choose_views
 MODEL = "vit_demo_patch16_dinov3"
 
 
-def demo_backbone(size: int, keep_in: Path, views: str = "plain,hflip") -> tuple[Backbone, Path]:
+def demo_backbone(
+    size: int, keep_in: Path, views: str = "plain,hflip", crop: str = "squash"
+) -> tuple[Backbone, Path]:
     """The demo's backbone on squares, and the file of its weights."""
     backbone = load_backbone(
-        MODEL, None, crop="squash", image_size=size, views=choose_views(views), keep_in=keep_in
+        MODEL, None, crop=crop, image_size=size, views=choose_views(views), keep_in=keep_in
     )
     return backbone, next(keep_in.glob("*.safetensors"))
 

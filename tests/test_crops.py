@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from commands import TINY, biomass
 from conftest import tiny_frame, tiny_spec
+from imported import MODEL, demo_backbone, write_tokens
 from PIL import Image
 from read_by_the_text import TextReader
+from test_writer import digest
 
 from featurestore import FeatureStore
 from featurestore.errors import InputError
@@ -186,6 +188,59 @@ def test_a_store_of_version_2_is_copied_extended_and_compared(phone, tmp_path):
     )
     assert FeatureStore.open(tmp_path / "more.h5").spec.format_version == 2
     biomass("store", "verify", tmp_path / "more.h5", "--images", phone)
+
+
+@pytest.mark.parametrize("fit", ["crop", pytest.param("squash", marks=pytest.mark.system), "pad"])
+def test_parts_of_version_2_merge_to_the_store_of_all(phone, tmp_path, fit):
+    """In Zarr, and as an archive, and back in HDF5: the same file as a build of all."""
+    options = "--crop", "grid:1x3" if fit != "pad" else "grid:2x2", "--fit", fit
+    build(phone, tmp_path / "whole.h5", *options)
+    table = pd.read_csv(phone / "train.csv")
+    paths = table["image_path"].unique()
+    parts = [tmp_path / "a.h5", tmp_path / "b.zarr"]
+    for part, some in zip(parts, (paths[:2], paths[2:]), strict=True):
+        csv = tmp_path / f"{part.stem}.csv"
+        table[table["image_path"].isin(some)].to_csv(csv, index=False)
+        build(phone, part, *options, "--csv", csv)
+    biomass("store", "merge", *parts, "--out", tmp_path / "merged.zarr")
+    biomass("store", "diff", tmp_path / "whole.h5", tmp_path / "merged.zarr")
+    assert TextReader(tmp_path / "merged.zarr").is_as_committed(5, 1)
+    biomass("store", "verify", tmp_path / "merged.zarr", "--images", phone)
+    codec = "--codec", "zstd"
+    biomass("store", "convert", tmp_path / "merged.zarr", tmp_path / "archive.zarr", *codec)
+    biomass("store", "convert", tmp_path / "archive.zarr", tmp_path / "back.h5")
+    assert digest(tmp_path / "back.h5") == digest(tmp_path / "whole.h5")
+
+
+def test_parts_cut_otherwise_are_not_merged(phone, tmp_path):
+    first, other, center = (tmp_path / f"{name}.h5" for name in ("a", "b", "c"))
+    build(phone, first, "--crop", "halves", "--fit", "crop")
+    build(phone, other, "--crop", "halves", "--fit", "squash")
+    build(phone, center, "--crop", "center")
+    merge = "store", "merge", "--out", tmp_path / "m.h5", first
+    assert "fit: store 'squash', asked 'crop'" in biomass(*merge, other, code=5).stderr
+    refused = biomass(*merge, center, code=5).stderr
+    assert "crop: store 'center', asked 'halves'" in refused
+    assert "fit: store None, asked 'crop'" in refused
+    assert not (tmp_path / "m.h5").exists()
+
+
+def test_tokens_of_the_middle_are_imported_and_predict_accepts_them(phone, tmp_path):
+    backbone, weights = demo_backbone(64, tmp_path, crop="center")
+    write_tokens(tmp_path / "npz", sorted((phone / "train").iterdir()), backbone)
+    out = tmp_path / "f.zarr"
+    made = "--backbone", MODEL, "--weights", weights, "--crop", "center"
+    biomass("store", "import", tmp_path / "npz", "--out", out, "--data", phone, *made)
+    store, text = FeatureStore.open(out), TextReader(out)
+    assert store.spec.tokens == backbone.spec and store.spec.format_version == 2
+    assert text.sealed() == list(range(6)) and text.is_as_committed(5, 1)
+    assert store.thumbs.shape[1:3] == (192, 192)
+    biomass("store", "convert", out, tmp_path / "f.h5")
+    (tmp_path / "sweep.yaml").write_text(SWEEP.format(store=tmp_path / "f.h5"))
+    biomass("train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path / "runs")
+    (sweep,) = (tmp_path / "runs").iterdir()
+    predict = "predict", "--data", phone, "--sweep", sweep, "--device", "cpu", "--oof"
+    biomass(*predict, "--out", tmp_path / "oof.csv")
 
 
 def test_predict_cuts_as_build_did(phone, tmp_path):

@@ -138,7 +138,7 @@ def test_photographs_and_weights_make_it_a_store_predict_accepts(built, pasture,
         np.array_equal(store.thumbs, original.thumbs)
         and store.catalog["width"].tolist() == [768.0] * 6
     )
-    assert store.verify(images=pasture) if False else store.verify()
+    assert store.verify()
 
 
 @unknown

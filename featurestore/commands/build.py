@@ -132,7 +132,7 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     "--crop",
     default="squash",
     show_default=True,
-    type=click.Choice(["squash", "whole"]),
+    type=click.Choice(["squash", "center", "whole"]),
     help="How it was cut.",
 )
 @bits_option

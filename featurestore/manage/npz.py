@@ -99,7 +99,7 @@ def import_npz(
     ----------
     csv : labels and paths, as `read_catalog` reads them; None takes data/train.csv, or knows the
         ids alone.
-    model, crop : what made the tokens; timm's name, "squash" or "whole".
+    model, crop : what made the tokens; timm's name, "squash", "center" or "whole".
     image_size : pixels, the side of a square tile (crop whole: the short side); None takes it from
         the number of patches.
     views : names with commas. None: the four plain flips, then imported_04, imported_05, ..., which
@@ -151,7 +151,7 @@ def import_npz(
     )
     spec = StoreSpec(
         tokens=tokens,
-        thumb=thumb_size(*size) if size else None,
+        thumb=thumb_size(Crop.of(tokens), *size) if size else None,
         columns=catalog_columns(frame),
         made_by=_made_by(tokens, weights) | max_pixels_told(max_pixels),
     )
@@ -221,10 +221,10 @@ def _token_spec(
     bits: int | None,
 ) -> TokenSpec:
     """The spec of the files' tokens; InputError if the model cannot have made them."""
-    if crop not in ("squash", "whole") or crop == "whole" and not (size and image_size):
+    if crop not in ("squash", "center", "whole") or crop == "whole" and not (size and image_size):
         raise InputError(
-            f"crop {crop!r}: such files hold one tile a view; give squash, or whole with --data "
-            "and --image-size"
+            f"crop {crop!r}: such files hold one tile a view; give squash, center, or whole with "
+            "--data and --image-size"
         )
     # of a square tile, as earlier experiments had them: as many patches along as down
     image_size = image_size or math.isqrt(n_patches) * patch_size_of(model)
@@ -287,7 +287,8 @@ def _rows(
     if found.damage:
         warn_of_sealed(photograph, found.damage)
     facts = {"sha256": found.sha256, "width": found.width, "height": found.height, "status": "ok"}
-    return replace(rows, thumb_HW3=found.picture.thumbnail(*spec.thumb), facts=facts)
+    thumb_HW3 = Crop.of(spec.tokens).thumbnail(found.picture, *spec.thumb)
+    return replace(rows, thumb_HW3=thumb_HW3, facts=facts)
 
 
 def _fill(file: Path, view: int, rows: ImageRows) -> ErrorTally:

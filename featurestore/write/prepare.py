@@ -197,19 +197,16 @@ def _store_spec(
         tokens=backbone.spec,
         has_patches=config.tokens == "all",
         pooled_dtype=config.pooled_dtype,
-        thumb=thumb_size(*_shown_size(backbone.crop, width, height)) if config.thumbs else None,
+        thumb=thumb_size(backbone.crop, width, height) if config.thumbs else None,
         columns=catalog_columns(frame, slack),
         made_by=made_by,
     )
 
 
-def _shown_size(crop: Crop, width: int, height: int) -> tuple[int, int]:
-    """Width and height, or their ratio, of what the tiles show of a first photograph."""
+def thumb_size(crop: Crop, width: int, height: int) -> tuple[int, int]:
+    """Height and width of thumbnails, from width and height of the first photograph."""
     # with a fit photographs may have any aspect, and their tiles have one
-    return crop.frame_size if crop.fit or crop.kind == "center" else (width, height)
-
-
-def thumb_size(width: int, height: int) -> tuple[int, int]:
-    """Height and width of the thumbnail of a photograph."""
+    if crop.fit or crop.kind == "center":
+        width, height = crop.frame_size
     scale = THUMB_SIDE / max(width, height)
     return max(1, round(height * scale)), max(1, round(width * scale))
