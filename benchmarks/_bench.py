@@ -1,6 +1,7 @@
 """What the benchmarks share: a folder that goes away, medians with their spread, what it takes to
 repeat a figure."""
 
+import argparse
 import json
 import os
 import platform
@@ -52,6 +53,52 @@ def context(config: dict, packages: Iterable[str]) -> dict:
         "uncommitted": _git("status", "--porcelain").splitlines(),
         "config": config,
     }
+
+
+def beside(script: Path, before: Path, arguments: list[str], rounds: int) -> dict:
+    """Seconds of a benchmark by another checkout and by this one, in turns, each round in processes
+    of its own; `now_to_before` is of each round's."""
+    seconds: dict[str, dict[str, list[float]]] = {"before": {}, "now": {}}
+    for _ in range(rounds):
+        for name, root in (("before", before.resolve()), ("now", ROOT)):
+            command = [sys.executable, root / "benchmarks" / script.name, *arguments]
+            done = subprocess.run(
+                [*command, "--rounds", "1"],
+                env=os.environ | {"PYTHONPATH": str(root)},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            told = json.loads(done.stdout.splitlines()[-1])["seconds"]
+            for what, spread_s in told.items():
+                seconds[name].setdefault(what, []).append(spread_s["median"])
+    ratios = {}
+    for what, now in seconds["now"].items():
+        ratios[what] = spread(n / b for n, b in zip(now, seconds["before"][what], strict=True))
+        print(f"{what:8} takes {ratios[what]['median']:.3f} x what it took before")
+    spreads = {}
+    for name, told in seconds.items():
+        spreads[name] = {what: spread(values) for what, values in told.items()}
+    config = {"script": script.name, "before": str(before), "arguments": arguments}
+    return {"now_to_before": ratios, "seconds": spreads, **context(config, ["torch", "timm"])}
+
+
+def add_before(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--before", type=Path, help="another checkout, to be measured in turns with this one"
+    )
+
+
+def measured_beside(script: Path, options: argparse.Namespace) -> dict | None:
+    """`beside` of a benchmark's own command line, if it names another checkout."""
+    if options.before is None:
+        return None
+    arguments, skipped = [], False
+    for word in sys.argv[1:]:
+        if not skipped and word not in ("--before", "--rounds"):
+            arguments.append(word)
+        skipped = not skipped and word in ("--before", "--rounds")
+    return beside(script, options.before, arguments, options.rounds)
 
 
 def finish(result: dict) -> None:

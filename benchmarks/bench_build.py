@@ -13,11 +13,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from _bench import context, finish, spread, work_folder
+from _bench import add_before, context, finish, measured_beside, spread, work_folder
 from _forward import add_options, forward, ready_crops, timed
 
-from featurestore.backbone.backbone import Backbone, load_backbone
+from featurestore.backbone.backbone import Backbone
 from featurestore.backbone.demo.drawing import draw_pasture
+from featurestore.backbone.load import load_backbone
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.find import find_photographs
 from featurestore.photos.views import choose_views
@@ -32,7 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--views", default="2")
+    add_before(parser)
     options = parser.parse_args()
+    if compared := measured_beside(Path(__file__), options):
+        finish(compared)
+        return
     warnings.filterwarnings("ignore", message=".*random weights")
     with work_folder(options.dir) as folder:
         finish(measure(options, folder))

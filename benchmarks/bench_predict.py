@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from _bench import context, finish, spread, work_folder
+from _bench import add_before, context, finish, measured_beside, spread, work_folder
 from _forward import add_options, forward, ready_crops, timed
 
 from featurestore.backbone.demo.drawing import draw_pasture
@@ -46,7 +46,11 @@ def main() -> None:
         "--repeats", type=int, default=6, help="of five folds: heads are five times as many"
     )
     parser.add_argument("--tta", type=int, default=4)
+    add_before(parser)
     options = parser.parse_args()
+    if compared := measured_beside(Path(__file__), options):
+        finish(compared)
+        return
     warnings.filterwarnings("ignore", message=".*random weights")
     with work_folder(options.dir) as folder:
         finish(measure(options, folder))

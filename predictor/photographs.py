@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,11 @@ import numpy as np
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
 from featurestore.format.spec import ViewSpec
-from featurestore.photos.crop import Crop
 from featurestore.photos.decode import Decoded, decode_ahead
 from predictor.extras.explain import Explainer
 from predictor.members.deadline import Clock
 from predictor.members.journal import Journal
-from predictor.members.member import Raw, Stage
+from predictor.members.member import Photograph, Raw, Stage
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,11 @@ class Pass:
 
     def run(self, stages: Sequence[Stage], paths: dict[str, Path]) -> Iterator[Found]:
         """Every photograph, as it is finished; several devices share them."""
-        shares = [dict(list(paths.items())[k :: len(stages)]) for k in range(len(stages))]
-        work = [self._on(stage, share) for stage, share in zip(stages, shares, strict=True)]
+        work = []
+        photographs = list(paths.items())
+        for k, stage in enumerate(stages):
+            share = dict(photographs[k :: len(stages)])
+            work.append(self._on(stage, share))
         return work[0] if len(work) == 1 else _together(work)
 
     def _on(self, stage: Stage, paths: dict[str, Path]) -> Iterator[Found]:
@@ -68,35 +71,75 @@ class Pass:
                 # closed here: an error's traceback would keep the iterator, and its decoding
                 # threads
                 decodings.append(stack.enter_context(closing(decoding)))
-            for image_id, photographs in side_by_side(decodings, list(paths)):
-                photograph = dict(zip(stage.crops, photographs, strict=True))
-                yield self._predict(stage, image_id, photograph)
+            decoded = side_by_side(decodings, list(paths))
+            n_together = stage.n_photographs(len(self.views))
+            while together := list(islice(decoded, n_together)):
+                photographs = []
+                for image_id, cut in together:
+                    photograph = dict(zip(stage.crops, cut, strict=True))
+                    photographs.append((image_id, photograph))
+                yield from self._predict(stage, photographs)
 
-    def _predict(self, stage: Stage, image_id: str, photograph: Mapping[Crop, Decoded]) -> Found:
-        """One photograph: what the journal has, else as many views as the clock allows."""
+    def _predict(
+        self, stage: Stage, photographs: Sequence[tuple[str, Photograph]]
+    ) -> Iterator[Found]:
+        """Photographs whose views are computed together, in their order: what the journal has, else
+        as many views as the clock allows."""
         start = time.monotonic()
-        sha256 = photograph[stage.crops[0]].facts["sha256"]
-        rows = self.rows[image_id]
-        read = _with_rows(sha256, rows)
+        in_hand = [self._in_hand(stage, *each) for each in photographs]
+        is_all_known = all(each.n_known == len(self.views) for each in in_hand)
+        views = [] if is_all_known else self.clock.views(self.views)
 
-        raws = self.journal.get(self.group, image_id, read) if self.journal else None
-        n_known = raws[0].values_HVK.shape[1] if raws else 0
-        views = [] if n_known == len(self.views) else self.clock.views(self.views)
-
-        # a deadline may have left fewer views to it; if there is time now, that is made up for
-        if len(views) > n_known:
-            tokens = stage.tokens(photograph, image_id, views)
-            raws = stage.told(tokens, rows)
+        # a deadline may have left fewer views to some; if there is time now, that is made up for
+        todo = [each for each in in_hand if each.n_known < len(views)]
+        named = [(each.image_id, each.photograph) for each in todo]
+        ids = [image_id for image_id, _ in named]
+        tokens_of = dict(zip(ids, stage.tokens(named, views), strict=True))
+        seconds = (time.monotonic() - start) / max(1, len(todo))
+        for each in in_hand:
+            tokens = tokens_of.get(each.image_id)
+            if tokens is None:
+                self._explain_known(stage, each)
+                yield Found(each.image_id, each.known, each.read, 0, 0.0)
+                continue
+            start = time.monotonic()
+            raws = stage.told(tokens, self.rows[each.image_id])
             if self.explainer:
-                self.explainer.keep(self.group, image_id, sha256, stage, tokens, views)
-            return Found(image_id, raws, read, len(views), time.monotonic() - start)
+                key = self.group, each.image_id, each.sha256
+                self.explainer.keep(*key, stage, tokens, views)
+            took = seconds + time.monotonic() - start
+            yield Found(each.image_id, raws, each.read, len(views), took)
 
-        # predicted before without a map: one view will do
-        if self.explainer and not self.explainer.has(self.group, image_id, sha256):
+    def _in_hand(self, stage: Stage, image_id: str, photograph: Photograph) -> "_InHand":
+        sha256 = photograph[stage.crops[0]].facts["sha256"]
+        read = _with_rows(sha256, self.rows[image_id])
+        known = self.journal.get(self.group, image_id, read) if self.journal else None
+        return _InHand(image_id, photograph, sha256, read, known)
+
+    def _explain_known(self, stage: Stage, in_hand: "_InHand") -> None:
+        """Keep a map of a photograph that was predicted before without one; one view will do."""
+        key = self.group, in_hand.image_id, in_hand.sha256
+        if self.explainer and not self.explainer.has(*key):
             plain = self.views[:1]
-            tokens = stage.tokens(photograph, image_id, plain)
-            self.explainer.keep(self.group, image_id, sha256, stage, tokens, plain)
-        return Found(image_id, raws, read, 0, time.monotonic() - start)
+            named = [(in_hand.image_id, in_hand.photograph)]
+            (tokens,) = stage.tokens(named, plain)
+            self.explainer.keep(*key, stage, tokens, plain)
+
+
+@dataclass(frozen=True)
+class _InHand:
+    """A photograph, and what the journal says of it."""
+
+    image_id: str
+    photograph: Photograph
+    sha256: str
+    read: str
+    known: list[Raw] | None
+
+    @property
+    def n_known(self) -> int:
+        """Views that need not be computed."""
+        return self.known[0].values_HVK.shape[1] if self.known else 0
 
 
 def _with_rows(sha256: str, rows: Sequence[np.ndarray]) -> str:

@@ -140,7 +140,7 @@ class Predictor:
     def raw(self, photograph: Decoded, image_id: str, views: Sequence[ViewSpec]) -> Raw:
         """What the first member says of one photograph."""
         stage = self.stage(0, self.devices[0])
-        tokens = stage.tokens({stage.backbone.crop: photograph}, image_id, views)
+        tokens = stage.tokens([(image_id, {stage.backbone.crop: photograph})], views)[0]
         rows = self._rows([image_id], by_spec(self.members)[0])
         return stage.told(tokens, rows[image_id])[0]
 

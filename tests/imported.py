@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from featurestore.backbone.backbone import Backbone, load_backbone
+from featurestore.backbone.backbone import Backbone
+from featurestore.backbone.load import load_backbone
 from featurestore.photos.decode import decode
 from featurestore.photos.views import choose_views
 

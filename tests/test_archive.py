@@ -323,7 +323,7 @@ def test_rounding_is_within_half_a_step_and_settles_at_once(tokens):
 
 def test_predicted_tokens_equal_the_restored_row(built, pasture, tmp_path):
     """Bit for bit: what predict does with a spec of int8, and what came back from the archive."""
-    from featurestore.backbone.backbone import restore_backbone
+    from featurestore.backbone.load import restore_backbone
     from featurestore.photos.decode import decode
 
     write_archive(FeatureStore.open(built), tmp_path / "a.zarr", "int8", [3])

@@ -11,7 +11,8 @@ import torch
 from commands import biomass
 
 from featurestore import FeatureStore
-from featurestore.backbone.backbone import Backbone, load_backbone, spec_without_weights
+from featurestore.backbone.backbone import Backbone
+from featurestore.backbone.load import load_backbone, spec_without_weights
 from featurestore.backbone.timm_model import patch_size_of
 from featurestore.errors import InputError
 from featurestore.photos.views import VIEWS

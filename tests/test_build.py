@@ -20,7 +20,7 @@ from sklearn.datasets import load_sample_images
 from test_writer import digest
 
 from featurestore import FeatureStore
-from featurestore.backbone.backbone import restore_backbone
+from featurestore.backbone.load import restore_backbone
 from featurestore.photos.images import read_photograph
 
 
@@ -260,7 +260,7 @@ def test_without_weights_and_network_the_error_says_what_to_do(pasture, tmp_path
 
 
 def test_weights_from_a_file_are_kept_beside_the_store_and_checked(pasture, tmp_path, built):
-    from featurestore.backbone.backbone import save_weights
+    from featurestore.backbone.weights import save_weights
 
     backbone = restore_backbone(FeatureStore.open(built).spec.tokens, "random", "cpu", "fp32")
     weights = save_weights(backbone.model.state_dict(), backbone.spec.weights_sha256, tmp_path)
@@ -294,7 +294,7 @@ def test_weights_of_something_else_are_refused_even_where_timm_is_lenient(tmp_pa
     import timm
     from safetensors.torch import save_file
 
-    from featurestore.backbone.backbone import load_backbone
+    from featurestore.backbone.load import load_backbone
     from featurestore.errors import InputError
     from featurestore.photos.views import VIEWS
 
@@ -316,7 +316,7 @@ def test_weights_of_something_else_are_refused_even_where_timm_is_lenient(tmp_pa
 
 
 def test_weights_are_kept_as_hashed_whatever_the_precision(pasture, built, tmp_path):
-    from featurestore.backbone.backbone import load_backbone
+    from featurestore.backbone.load import load_backbone
     from featurestore.backbone.weights import saved_weights_path
     from featurestore.photos.views import VIEWS
 
@@ -339,14 +339,14 @@ def test_weights_are_kept_as_hashed_whatever_the_precision(pasture, built, tmp_p
 
 
 def test_B22_non_finite_tokens_are_refused_by_name(pasture, tmp_path, monkeypatch):
-    from featurestore.backbone.backbone import Backbone
+    from featurestore.backbone.forward import Forward
 
-    forward = Backbone._forward
+    once = Forward.once
 
     def infinite(self, x):
-        return tuple([tokens * float("inf") for tokens in part] for part in forward(self, x))
+        return tuple([tokens * float("inf") for tokens in part] for part in once(self, x))
 
-    monkeypatch.setattr(Backbone, "_forward", infinite)
+    monkeypatch.setattr(Forward, "once", infinite)
     result = biomass("store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY, code=3)
     assert "view 'plain', layer -1: tokens are not finite" in result.stderr
     assert FeatureStore.open(tmp_path / "f.h5").n_sealed == 0

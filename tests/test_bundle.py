@@ -23,7 +23,7 @@ from commands import biomass, environment_without_home
 
 import predictor
 from featurestore.about import DISTRIBUTION
-from featurestore.backbone.backbone import saved_weights_path
+from featurestore.backbone.weights import saved_weights_path
 from featurestore.errors import InputError, StoreDamaged
 from predictor.bundle.bundle import check_bundle, load_members
 from predictor.bundle.listing import LISTING, MAX_BYTES, UPLOAD_FILES

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from sklearn.linear_model import Ridge
 
-from featurestore.backbone.backbone import load_backbone, restore_backbone
 from featurestore.backbone.demo.drawing import G_PER_CM2, QUADRAT_CM, Layer
 from featurestore.backbone.demo.model import NAME, PIXELS, WEIGHTS
 from featurestore.backbone.demo.pastures import draw_pastures, grams_per_patch
 from featurestore.backbone.demo.train import Recipe, train
+from featurestore.backbone.load import load_backbone, restore_backbone
 from featurestore.backbone.weights import weights_hash
 from featurestore.photos.views import VIEWS
 

@@ -23,9 +23,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from featurestore import FeatureStore
-from featurestore.backbone.backbone import Backbone, load_backbone
+from featurestore.backbone.backbone import Backbone
+from featurestore.backbone.load import load_backbone
 from featurestore.backbone.timm_model import read_tokens
 from featurestore.errors import InputError, UsageError
+from featurestore.format.spec import StoreSpec
 from featurestore.photos.views import VIEWS, chosen_tta, tta_views
 from predictor.extras.picture import draw_picture
 from predictor.members.combine import Combiner
@@ -78,9 +80,9 @@ def test_an_ensemble_of_runs_and_backbones_averages_raw_masses(
     sweep, other_sweep, pasture, monkeypatch
 ):
     made = []
-    tokens = Backbone.tokens
+    encode = Backbone.encode
     monkeypatch.setattr(
-        Backbone, "tokens", lambda self, *a: made.append(self.spec.crop) or tokens(self, *a)
+        Backbone, "encode", lambda self, rows: made.append(self.spec.crop) or encode(self, rows)
     )
     chosen = [*runs(sweep)[:2], *runs(other_sweep)]
     photographs = photographs_of(pasture)
@@ -179,21 +181,36 @@ def test_two_devices_share_the_photographs(sweep, pasture):
 
 
 def test_an_error_on_one_of_two_devices_ends_both(sweep, pasture, monkeypatch):
-    tokens = Backbone.tokens
+    encode = Backbone.encode
 
-    def failing(self, tiles, image_id, view):
-        if image_id == list(photographs_of(pasture))[1]:
+    def failing(self, rows):
+        if rows[0].image_id == list(photographs_of(pasture))[1]:
             raise InputError("no such luck")
-        return tokens(self, tiles, image_id, view)
+        return encode(self, rows)
 
-    monkeypatch.setattr(Backbone, "tokens", failing)
+    monkeypatch.setattr(Backbone, "encode", failing)
     with pytest.raises(InputError, match="no such luck"):
         predict(runs(sweep)[1], pasture, tta=1, progress=False, device="cpu,cpu")
 
 
+def test_photographs_that_are_predicted_together_get_what_each_gets_alone(
+    sweep, pasture, monkeypatch
+):
+    paths = photographs_of(pasture)
+    alone = Predictor.load(runs(sweep), device="cpu").predict(paths, 2, progress=False)
+    sizes, encode = [], Backbone.encode
+    monkeypatch.setattr(StoreSpec, "batch", 12)
+    monkeypatch.setattr(
+        Backbone, "encode", lambda self, rows: sizes.append(len(rows)) or encode(self, rows)
+    )
+    together = Predictor.load(runs(sweep), device="cpu").predict(paths, 2, progress=False)
+    assert sizes == [4]  # two photographs, two views
+    assert together.equals(alone)
+
+
 def test_out_of_device_memory_halves_the_batch_and_goes_on(monkeypatch):
     backbone = load_backbone(
-        "vit_tiny_patch16_dinov3_qkvb", "random", crop="halves", image_size=64, views=VIEWS[:1]
+        "vit_tiny_patch16_dinov3_qkvb", "random", crop="grid:1x5", image_size=64, views=VIEWS[:1]
     )
     tiles = torch.arange(5 * 64 * 64 * 3).remainder(251).to(torch.uint8).reshape(5, 64, 64, 3)
     whole, sizes = backbone.tokens(tiles, "a", VIEWS[0]), []
@@ -204,10 +221,10 @@ def test_out_of_device_memory_halves_the_batch_and_goes_on(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return read_tokens(model, layers, x)
 
-    monkeypatch.setattr("featurestore.backbone.backbone.read_tokens", small)
+    monkeypatch.setattr("featurestore.backbone.forward.read_tokens", small)
     with pytest.warns(UserWarning, match="out of memory with 5 tiles"):
         parts = backbone.tokens(tiles, "a", VIEWS[0])
-    assert sizes == [5, 3, 2, 1, 2]
+    assert sizes == [5, 3, 2, 2, 2]
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-2)
 
@@ -323,8 +340,10 @@ def test_a_killed_prediction_resumes_with_the_photographs_it_had(
     assert len((tmp_path / "s.csv.progress").read_text().splitlines()) == 1
     with open(tmp_path / "s.csv.progress", "a") as file:
         file.write('{"key": "torn')
-    seen, tokens = [], Backbone.tokens
-    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: seen.append(a[1]) or tokens(self, *a))
+    seen, encode = [], Backbone.encode
+    monkeypatch.setattr(
+        Backbone, "encode", lambda self, rows: seen.append(rows[0].image_id) or encode(self, rows)
+    )
     biomass(*arguments, "--resume")
     assert len(seen) == 2 and len(set(seen)) == 1
     resumed = out.read_bytes()
@@ -415,10 +434,10 @@ def test_half_precision_computes_tokens_near_those_of_full(model):
 def test_two_backbones_explain_together(sweep, other_sweep, pasture, tmp_path, monkeypatch):
     """Density heads on halves and on the squashed whole: one map on the finer grid, its sum the raw
     mass."""
-    made, tokens = [], Backbone.tokens
+    made, encode = [], Backbone.encode
     maps, draw = [], draw_picture
     monkeypatch.setattr(
-        Backbone, "tokens", lambda self, *a: made.append(self.spec.crop) or tokens(self, *a)
+        Backbone, "encode", lambda self, rows: made.append(self.spec.crop) or encode(self, rows)
     )
     monkeypatch.setattr(
         "predictor.extras.explain.draw_picture", lambda *a: maps.append(a[1]) or draw(*a)
@@ -456,15 +475,15 @@ def test_two_backbones_explain_together(sweep, other_sweep, pasture, tmp_path, m
 
 def test_two_devices_leave_no_thread_behind(sweep, pasture, monkeypatch):
     """Torch aborts a process that ends while a thread computes."""
-    tokens = Backbone.tokens
+    encode = Backbone.encode
 
-    def slow(self, tiles, image_id, view):
-        if image_id == list(photographs_of(pasture))[0]:
+    def slow(self, rows):
+        if rows[0].image_id == list(photographs_of(pasture))[0]:
             raise InputError("no such luck")
         time.sleep(0.3)
-        return tokens(self, tiles, image_id, view)
+        return encode(self, rows)
 
-    monkeypatch.setattr(Backbone, "tokens", slow)
+    monkeypatch.setattr(Backbone, "encode", slow)
     before = threading.active_count()
     with pytest.raises(InputError, match="no such luck"):
         predict(runs(sweep)[1], pasture, tta=1, progress=False, device="cpu,cpu")

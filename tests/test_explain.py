@@ -298,8 +298,10 @@ def test_a_photograph_that_cannot_be_used_is_shown_as_such(sweep, pasture, tmp_p
 
 
 def test_resume_keeps_maps_and_makes_missing_ones_again(sweep, pasture, tmp_path, monkeypatch):
-    made, drawn, tokens = [], [], Backbone.tokens
-    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(a[1]) or tokens(self, *a))
+    made, drawn, encode = [], [], Backbone.encode
+    monkeypatch.setattr(
+        Backbone, "encode", lambda self, rows: made.append(rows[0].image_id) or encode(self, rows)
+    )
     stop = type("Stop", (Exception,), {})
 
     def stopping(row, *_):
@@ -317,7 +319,9 @@ def test_resume_keeps_maps_and_makes_missing_ones_again(sweep, pasture, tmp_path
     )
     next((tmp_path / "seen" / MAPS).iterdir()).unlink()
     monkeypatch.undo()
-    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(a[1]) or tokens(self, *a))
+    monkeypatch.setattr(
+        Backbone, "encode", lambda self, rows: made.append(rows[0].image_id) or encode(self, rows)
+    )
     explain(tmp_path, *arguments)
     assert (
         len(made) == 5

@@ -23,13 +23,13 @@ def build(data, out, views, *arguments):
 @pytest.fixture
 def seen(monkeypatch):
     """Every (image, view) the backbone was asked for."""
-    asked, tokens = [], Backbone.tokens
+    asked, encode = [], Backbone.encode
 
-    def counted(self, tiles, image_id, view):
-        asked.append((image_id, view.name))
-        return tokens(self, tiles, image_id, view)
+    def counted(self, rows):
+        asked.extend((row.image_id, row.view.name) for row in rows if row)
+        return encode(self, rows)
 
-    monkeypatch.setattr(Backbone, "tokens", counted)
+    monkeypatch.setattr(Backbone, "encode", counted)
     return asked
 
 

@@ -325,7 +325,7 @@ def test_L3_a_stopped_build_keeps_the_photograph_in_hand(
     options = dict(zip(names, TINY[1::2], strict=True))
     build = BuildConfig.check(data=pasture, out=out, views="plain,hsv", **options)
     with pytest.warns(UserWarning, match="random weights"), pytest.raises(KeyboardInterrupt):
-        at_call(monkeypatch, Backbone, "tokens", 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        at_call(monkeypatch, Backbone, "encode", 3, lambda: os.kill(os.getpid(), signal.SIGINT))
         build_store(build, progress=False)
     assert FeatureStore.open(out).n_sealed == 2
     with pytest.warns(UserWarning, match="random weights"):
@@ -344,11 +344,11 @@ def test_L3_a_stopped_prediction_keeps_the_photograph_in_hand(sweep, pasture, tm
     made, kept, run = [], tmp_path / "kept", best_run(sweep)
     options = {"tta": 1, "progress": False, "device": "cpu"}
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        at_call(patch, Backbone, "tokens", 1, _thread.interrupt_main)
+        at_call(patch, Backbone, "encode", 1, _thread.interrupt_main)
         predict(run, pasture, keep=kept, **options)
     with pytest.MonkeyPatch.context() as patch:
         at_call(
-            patch, Backbone, "tokens", 1, lambda: made.append(len(kept.read_text().splitlines()))
+            patch, Backbone, "encode", 1, lambda: made.append(len(kept.read_text().splitlines()))
         )
         table = predict(run, pasture, keep=kept, **options)
     assert made == [1] and not kept.exists()

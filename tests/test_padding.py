@@ -295,7 +295,8 @@ def test_heads_learn_and_predict_by_the_photograph_alone(phone, padded, tmp_path
     crop = stage.backbone.crop
     decoded = decode(phone / store.catalog["path"][0], crop)
     views = store.spec.tokens.views
-    (tokens,) = stage.tokens({crop: decoded}, store.catalog["image_id"][0], views).values()
+    asked = [(store.catalog["image_id"][0], {crop: decoded})]
+    (tokens,) = stage.tokens(asked, views)[0].values()
     for view, each in enumerate(tokens):
         assert np.array_equal(each.photo_TP, TextReader(padded).photo(0, view))
 

@@ -232,12 +232,14 @@ def test_a_bundle_says_its_runs_table_again(sweep, pasture, tmp_path):
 
 def test_it_goes_on_with_resume(sweep, pasture, tmp_path, monkeypatch):
     """Stopped when all is done but the table."""
-    made, tokens, stop = [], Backbone.tokens, type("Stop", (Exception,), {})
+    made, encode, stop = [], Backbone.encode, type("Stop", (Exception,), {})
     with monkeypatch.context() as patch:
         patch.setattr("predictor.parity.write_whole", lambda *_: (_ for _ in ()).throw(stop))
         with pytest.raises(stop):
             oof(next(sweep.glob("002*")), pasture, tmp_path / "o.csv")
-    monkeypatch.setattr(Backbone, "tokens", lambda self, *a: made.append(a[1]) or tokens(self, *a))
+    monkeypatch.setattr(
+        Backbone, "encode", lambda self, rows: made.append(rows) or encode(self, rows)
+    )
     check(next(sweep.glob("002*")), pasture, tmp_path / "o.csv", "--resume")
     assert not made
 

@@ -209,7 +209,7 @@ def test_missing_and_damaged_photographs_are_all_listed(sweep, pasture, tmp_path
 
 
 def test_other_backbone_weights_are_refused(sweep, pasture, tmp_path):
-    from featurestore.backbone.backbone import load_backbone
+    from featurestore.backbone.load import load_backbone
     from featurestore.backbone.weights import save_weights
     from featurestore.photos.views import VIEWS
 

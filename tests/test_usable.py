@@ -267,7 +267,7 @@ def test_L5_build_extend_and_predict_compute_by_the_quota_and_train_by_torchs_ow
             lambda *args, **more: seen.append(torch.get_num_threads()) or before(*args, **more),
         )
 
-    noting(Backbone, "tokens")
+    noting(Backbone, "encode")
     noting(BankTrainer, "step")
 
     def threads_of(*arguments):

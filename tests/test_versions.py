@@ -12,7 +12,7 @@ import torch
 from commands import biomass
 
 from featurestore import FeatureStore
-from featurestore.backbone.backbone import backbone_of_store
+from featurestore.backbone.load import backbone_of_store
 from featurestore.errors import InputError, MismatchError
 from featurestore.format.spec import StoreSpec
 

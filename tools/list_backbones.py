@@ -29,7 +29,8 @@ import torch
 from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 
-from featurestore.backbone.backbone import Backbone, load_backbone, spec_without_weights
+from featurestore.backbone.backbone import Backbone
+from featurestore.backbone.load import load_backbone, spec_without_weights
 from featurestore.backbone.timm_model import BY_FEATURES, CLASS_TOKEN, patch_size_of
 from featurestore.errors import InputError
 from featurestore.photos.views import VIEWS

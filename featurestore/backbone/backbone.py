@@ -1,73 +1,97 @@
-"""A frozen timm vision transformer with its own preprocessing: tiles in, tokens out."""
+"""A frozen timm vision transformer with its own preprocessing: tiles in, tokens out.
 
-import re
-import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+Where its weights come from is left to `load.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from featurestore.backbone.device import PRECISIONS, choose_device
+from featurestore.backbone.device import PRECISIONS
+from featurestore.backbone.forward import Forward
 from featurestore.backbone.rounding import int8_rounded
-from featurestore.backbone.timm_model import (
-    checked_layers,
-    new_model,
-    patch_size,
-    patch_size_of,
-    read_tokens,
-    short,
-    tried_model,
-)
-from featurestore.backbone.weights import (
-    RANDOM,
-    UNKNOWN_WEIGHTS,
-    cached_weights,
-    check_given,
-    kept_weights,
-    save_weights,
-    saved_weights_path,
-    weights_hash,
-)
-from featurestore.backbone.weights_file import model_with
-from featurestore.disk.usable import check_memory
-from featurestore.errors import InputError, MismatchError, list_some
-from featurestore.format.spec import (
-    AND,
-    DECODE_RULES,
-    MAX_PIXELS,
-    StoreSpec,
-    TokenSpec,
-    ViewSpec,
-)
-from featurestore.photos.crop import Crop, plan_crop
+from featurestore.backbone.timm_model import short
+from featurestore.errors import InputError
+from featurestore.format.spec import MAX_PIXELS, TokenSpec, ViewSpec
+from featurestore.photos.crop import Crop
 from featurestore.photos.views import make_view, normalise, view_amounts
 
 
-class NoDownload(InputError):
-    """timm's weights cannot be had; whoever asked for them knows what else there is."""
+@dataclass(frozen=True)
+class Row:
+    """A view of a photograph, before its tokens are made."""
+
+    image_id: str
+    view: ViewSpec
+    tiles_T3HW: Tensor
+    """As `Backbone.on_device` gives them; all views of a photograph may share them."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens of R rows, on the device."""
+
+    rows: Sequence[Row | None]
+    """None was an empty place."""
+    layers: Sequence[int]
+    cls_RTD: Tensor
+    """float16; D holds all layers one after another."""
+    patches_RTPD: Tensor
+    is_finite_RL: Tensor
+    """Whether a row's tokens of each layer are finite."""
+
+    def check(self, is_finite_RL: Tensor) -> None:
+        """InputError, naming image, view and layer, where a token is not finite or does not fit
+        float16.
+
+        is_finite_RL : the batch's own, or a copy; the host waits for it here.
+        """
+        for row, of_layers in zip(self.rows, is_finite_RL.tolist(), strict=True):
+            if row is None or all(of_layers):
+                continue
+            layer = self.layers[of_layers.index(False)]
+            raise InputError(
+                f"image {row.image_id!r}, view {row.view.name!r}, layer {layer}: tokens are not "
+                "finite or beyond float16's 65504; "
+                "try --precision fp32, or check the photograph and the weights"
+            )
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A loaded model on its device, and what makes its tokens these tokens."""
 
-    model: nn.Module
+    forward: Forward
     spec: TokenSpec
     device: torch.device
     dtype: torch.dtype
+    batch: int
+    """Crops that go through the model at once, always as many."""
     max_pixels: int = MAX_PIXELS
     """Of the photographs that are read for it."""
+
+    @property
+    def model(self) -> nn.Module:
+        return self.forward.model
 
     @property
     def crop(self) -> Crop:
         return Crop.of(self.spec, self.max_pixels)
 
+    @property
+    def n_rows(self) -> int:
+        """Rows of a batch: a row's tiles stay together, also where a batch holds fewer."""
+        return max(1, self.batch // self.spec.n_tiles)
+
+    def on_device(self, tiles_THW3: Tensor) -> Tensor:
+        """(T, H, W, 3) uint8, as `crop` gives them -> (T, 3, H, W) float32 in [0, 1], there."""
+        tiles_T3HW = tiles_THW3.to(self.device).permute(0, 3, 1, 2)
+        return tiles_T3HW.float().div_(255)
+
     def tokens(self, tiles_THW3: Tensor, image_id: str, view: ViewSpec) -> tuple[Tensor, Tensor]:
-        """Tokens of one view of one photograph, whose T tiles are one batch.
+        """Tokens of one view of one photograph.
 
         Parameters
         ----------
@@ -82,49 +106,72 @@ class Backbone:
         Raises InputError, naming image, view and layer, where a token is not finite or does not fit
         float16.
         """
-        x = tiles_THW3.to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        x = make_view(x, view, view_amounts(view, self.spec.seed, image_id))
-        x = normalise(x, self.spec.mean, self.spec.std).to(self.dtype)
-        cls, patches = self._forward(x)
-        for layer, c, p in zip(self.spec.layers, cls, patches, strict=True):
-            if not (torch.isfinite(c).all() and torch.isfinite(p.sum(dtype=torch.float32))):
-                raise InputError(
-                    f"image {image_id!r}, view {view.name!r}, layer {layer}: tokens are not finite "
-                    "or beyond float16's 65504; "
-                    "try --precision fp32, or check the photograph and the weights"
-                )
-        patches_TPD = torch.cat(patches, -1)
-        if self.spec.dtype == "int8":
-            patches_TPD = int8_rounded(patches_TPD)
-        return torch.cat(cls, -1), patches_TPD
+        row = Row(image_id, view, self.on_device(tiles_THW3))
+        return next(self.tokens_of([row]))
 
-    def _forward(self, x_T3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Class and patch tokens of each layer; a batch too large for the device is halved."""
-        try:
-            with torch.inference_mode():
-                cls, patches = read_tokens(self.model, self.spec.layers, x_T3HW)
-                cls = [layer_TD.half() for layer_TD in cls]
-                return cls, [layer_TPD.half() for layer_TPD in patches]
-        except torch.OutOfMemoryError:
-            if len(x_T3HW) == 1:
-                raise
-            warnings.warn(
-                f"{self.device}: out of memory with {len(x_T3HW)} tiles at once; going on with "
-                "half",
-                stacklevel=2,
-            )
-            torch.cuda.empty_cache()
-        parts = [self._forward(half) for half in x_T3HW.split(-(-len(x_T3HW) // 2))]
-        return tuple(
-            [torch.cat(layer) for layer in zip(*kind, strict=True)]
-            for kind in zip(*parts, strict=True)
+    def tokens_of(self, rows: Sequence[Row]) -> Iterator[tuple[Tensor, Tensor]]:
+        """`tokens` of each row, made a batch at a time."""
+        for start in range(0, len(rows), self.n_rows):
+            some = rows[start : start + self.n_rows]
+            batch = self.encode(some)
+            batch.check(batch.is_finite_RL)
+            for r in range(len(some)):
+                yield batch.cls_RTD[r], batch.patches_RTPD[r]
+
+    def encode(self, rows: Sequence[Row | None]) -> Batch:
+        """Tokens of at most `n_rows` rows at their places; nothing is checked yet.
+
+        On a device nothing waits here for what it computes.
+        """
+        padded = [*rows, *[None] * (self.n_rows - len(rows))]
+        cls, patches = self.forward(self._inputs(padded))
+        is_finite = []
+        for cls_BD, patches_BPD in zip(cls, patches, strict=True):
+            # halves cannot overflow the sum
+            patches_RX = patches_BPD.reshape(self.n_rows, -1)
+            sum_R = patches_RX.sum(1, dtype=torch.float32)
+            cls_RX = cls_BD.reshape(self.n_rows, -1)
+            is_finite_R = torch.isfinite(cls_RX).all(1)
+            is_finite_R &= torch.isfinite(sum_R)
+            is_finite.append(is_finite_R)
+
+        patches_BPD = torch.cat(patches, -1)
+        if self.spec.dtype == "int8":
+            patches_BPD = int8_rounded(patches_BPD)
+        cls_BD = torch.cat(cls, -1)
+        tiles = (self.n_rows, -1)
+        return Batch(
+            padded,
+            self.spec.layers,
+            cls_BD.unflatten(0, tiles),
+            patches_BPD.unflatten(0, tiles),
+            torch.stack(is_finite, 1),
         )
+
+    def _inputs(self, rows: Sequence[Row | None]) -> Tensor:
+        """(B, 3, H, W) as the model takes it; empty places are zeros."""
+        made = []
+        for row in rows:
+            if row is None:
+                made.append(None)
+                continue
+            amounts = view_amounts(row.view, self.spec.seed, row.image_id)
+            x = make_view(row.tiles_T3HW, row.view, amounts)
+            x = normalise(x, self.spec.mean, self.spec.std)
+            made.append(x.to(self.dtype))
+        if len(made) == 1:
+            return made[0]
+
+        first = next(x for x in made if x is not None)
+        empty = torch.zeros_like(first)
+        filled = [empty if x is None else x for x in made]
+        return torch.cat(filled)
 
     def try_out(self) -> None:
         """Pass one grey tile through the model, so that it fails before a store is laid out."""
         try:
             size = 1, 3, self.spec.tile_height, self.spec.tile_width
-            self._forward(torch.zeros(size, dtype=self.dtype, device=self.device))
+            self.forward.once(torch.zeros(size, dtype=self.dtype, device=self.device))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as err:
@@ -134,263 +181,3 @@ class Backbone:
                 f"a grey tile failed ({short(err)}); "
                 "try --precision fp32, or another --device or backbone"
             ) from err
-
-
-def load_backbone(
-    model_name: str,
-    weights: str | None,
-    *,
-    crop: str,
-    image_size: int,
-    views: Sequence[ViewSpec],
-    aspect: float = 2.0,
-    layers: Sequence[int] = (-1,),
-    seed: int = 0,
-    device: str = "cpu",
-    precision: str = "fp32",
-    keep_in: Path | None = None,
-    bits: int | None = None,
-    fit: str | None = None,
-) -> Backbone:
-    """A backbone for new tokens, with mean, std and interpolation from the model's own data config.
-
-    weights : None for timm's own (the demo backbone's are packaged, others are downloaded),
-        "random" (seeded, with a warning), or a .safetensors file of the model.
-    aspect : width / height of the photographs, for crop "whole".
-    keep_in : folder to save the weights in, as they are hashed, before any rounding to `precision`.
-    bits : of the values of 16-bit photographs, see `read_photograph`.
-
-    Raises InputError for an unknown model, one that is no vision transformer with a class token, or
-    unusable weights; MemoryShortError if the weights do not fit in memory.
-    """
-    planned = plan_crop(crop, image_size, patch_size_of(model_name), "bicubic", aspect, fit)
-    size = planned.height, planned.width
-    # before any weights are fetched
-    _check_memory(tried_model(model_name, size, tuple(layers)), model_name)
-    try:
-        model = _create(model_name, weights, size, seed)
-    except NoDownload as err:
-        raise InputError(
-            f"{err}; on an offline machine give --weights FILE.safetensors (or --weights random to "
-            "try things out)"
-        ) from err
-    spec = _token_spec(model, model_name, weights_hash(model), planned, views, layers, seed, bits)
-    if keep_in:
-        save_weights(model.state_dict(), spec.weights_sha256, keep_in)
-    return _on_device(model, spec, device, precision)
-
-
-def spec_without_weights(
-    model_name: str,
-    *,
-    crop: str,
-    image_size: int,
-    views: Sequence[ViewSpec],
-    aspect: float = 2.0,
-    bits: int | None = None,
-    fit: str | None = None,
-) -> TokenSpec:
-    """The spec of tokens that a model made elsewhere, by unknown weights: their hash is zeros."""
-    planned = plan_crop(crop, image_size, patch_size_of(model_name), "bicubic", aspect, fit)
-    size = planned.height, planned.width
-    model = tried_model(model_name, size, (-1,))
-    return _token_spec(model, model_name, UNKNOWN_WEIGHTS, planned, views, (-1,), 0, bits)
-
-
-def _token_spec(
-    model: nn.Module,
-    model_name: str,
-    weights_sha256: str,
-    crop: Crop,
-    views: Sequence[ViewSpec],
-    layers: Sequence[int],
-    seed: int,
-    bits: int | None,
-) -> TokenSpec:
-    from timm.data import resolve_model_data_config
-
-    data = resolve_model_data_config(model)
-    return TokenSpec(
-        model=model_name,
-        weights_sha256=weights_sha256,
-        layers=checked_layers(model, layers),
-        crop=crop.kind,
-        fit=crop.fit,
-        tile_height=crop.height,
-        tile_width=crop.width,
-        interpolation=data["interpolation"],
-        mean=data["mean"],
-        std=data["std"],
-        patch_size=patch_size(model),
-        n_tiles=crop.n_tiles,
-        width=model.num_features * len(layers),
-        views=tuple(views),
-        seed=seed,
-        bits=bits,
-    )
-
-
-def backbone_of_store(
-    spec: StoreSpec,
-    weights: str | None,
-    folders: Sequence[Path],
-    option: str,
-    device: str,
-    precision: str | None = None,
-    believes: bool = False,
-    max_pixels: int | None = None,
-) -> Backbone:
-    """The backbone that made a store's tokens, for the same tokens again.
-
-    weights : a .safetensors file, or "random". None takes the file that was kept beside the store,
-        from the first of `folders` that has it; else random weights, if the store's were; else what
-        timm downloaded to this machine earlier; else a download.
-    option : of the command that was typed, by which weights can be given; messages name it.
-    precision, max_pixels : None is the store's.
-    believes : where nobody recorded the weights of the tokens, take a file that is given, with a
-        warning; else a store of unknown weights is refused.
-
-    Raises InputError or MismatchError if the installed timm or the weights are not those of the
-    store, MemoryShortError if they do not fit in memory.
-    """
-    given = weights, folders, option, device, precision or spec.precision
-    found = _restored(spec, *given, believes)
-    return replace(found, max_pixels=max_pixels or spec.max_pixels)
-
-
-def _restored(
-    spec: StoreSpec,
-    weights: str | None,
-    folders: Sequence[Path],
-    option: str,
-    device: str,
-    precision: str,
-    believes: bool,
-) -> Backbone:
-    tokens = spec.tokens
-    choose_device(device)
-    unknown = tokens.weights_sha256 == UNKNOWN_WEIGHTS
-    if unknown:
-        check_given(tokens.model, weights, option if believes else None)
-    source = weights or kept_weights(spec, folders)
-    try:
-        _check_shapes(tokens)
-        if unknown:
-            return restore_backbone(tokens, source, device, precision, option, compares=False)
-        cached = cached_weights(tokens.model) if source is None else None
-        if cached:
-            with suppress(InputError, MismatchError):  # it is of other weights of that model
-                return restore_backbone(tokens, cached, device, precision, option)
-        return restore_backbone(tokens, source, device, precision, option)
-    except NoDownload as err:
-        places = list_some([str(folder) for folder in dict.fromkeys(folders) if folder.is_dir()])
-        name = saved_weights_path(Path(), tokens.weights_sha256).name
-        raise InputError(
-            f"{err}; give the store's weights with {option} FILE.safetensors, or put {name} beside "
-            f"the store. It was looked for in:{places or ' no folder that exists'}"
-        ) from err
-    except (InputError, MismatchError) as err:
-        if advice := _newer_timm(spec.made_by):
-            raise type(err)(f"{err} ({advice})") from err
-        raise
-
-
-def restore_backbone(
-    spec: TokenSpec,
-    weights: str | None,
-    device: str,
-    precision: str,
-    option: str = "--weights",
-    compares: bool = True,
-) -> Backbone:
-    """The backbone that made tokens of this spec; MismatchError if the weights are others, unless
-    they are not compared."""
-    if spec.decode_rules != DECODE_RULES:
-        raise MismatchError(
-            f"photographs were decoded by rules {spec.decode_rules}, this program has "
-            f"{DECODE_RULES}; use the biomass version that built the store"
-        )
-    model = _create(spec.model, weights, (spec.tile_height, spec.tile_width), spec.seed)
-    found = weights_hash(model)
-    if compares and found != spec.weights_sha256:
-        raise MismatchError(
-            f"{spec.model}: weights from {weights or 'timm'} have hash {found}, the tokens were "
-            f"made with {spec.weights_sha256}; give the file that has them with {option}"
-        )
-    return _on_device(model, spec, device, precision)
-
-
-def _check_shapes(spec: TokenSpec) -> None:
-    """MismatchError if the installed timm's model of that name gives other tokens.
-
-    Asked before weights are fetched.
-
-    MemoryShortError if its weights do not fit in memory.
-    """
-    model = tried_model(spec.model, (spec.tile_height, spec.tile_width), spec.layers)
-    found = patch_size(model), model.num_features * len(spec.layers)
-    if found != (spec.patch_size, spec.width):
-        raise MismatchError(
-            f"{spec.model}: here it has patches of {found[0]} pixels and width {found[1]}, the "
-            f"tokens were made with patches of {spec.patch_size} and width {spec.width}; use the "
-            "timm that made them"
-        )
-    _check_memory(model, spec.model)
-
-
-def _check_memory(model: nn.Module, name: str) -> None:
-    """MemoryShortError if the weights, first float32 in main memory, do not fit."""
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    advice = "free some memory, raise the limit or use a smaller backbone"
-    check_memory(4 * n_parameters, f"{name}: a copy of its weights", advice)
-
-
-def _newer_timm(made_by: Mapping[str, str]) -> str | None:
-    """What to install, if tokens were made with a newer timm than is here."""
-    import timm
-
-    there = max(made_by.get("timm", "").split(AND), key=_numbers)
-    if _numbers(there) <= _numbers(timm.__version__):
-        return None
-    return (
-        f"the tokens were made with timm {there} and torch {made_by.get('torch', 'unknown')}; here "
-        f"are timm {timm.__version__} and torch {torch.__version__}: install timm {there} or newer"
-    )
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
-
-
-def _on_device(model: nn.Module, spec: TokenSpec, device: str, precision: str) -> Backbone:
-    dtype, place = PRECISIONS[precision], choose_device(device)
-    for module in model.modules():
-        # takes half precision with its own numbers in float32, and not with some of each
-        if isinstance(module, _BatchNorm):
-            continue
-        biases = [
-            buffer for name, buffer in module.named_buffers(recurse=False) if name.endswith("bias")
-        ]
-        # not the other buffers: rotary positions lose too much
-        for tensor in [*module.parameters(recurse=False), *biases]:
-            tensor.data = tensor.data.to(dtype)
-    return Backbone(model.to(place).eval().requires_grad_(False), spec, place, dtype)
-
-
-def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: int) -> nn.Module:
-    """The model with its weights, on the CPU in float32."""
-    if weights == RANDOM:
-        warnings.warn(
-            f"{model_name}: random weights (seed {seed}); the tokens know nothing about images",
-            stacklevel=3,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return new_model(model_name, {"img_size": size})
-    if weights is not None:
-        return model_with(model_name, Path(weights), size)
-    try:
-        return new_model(model_name, {"img_size": size, "pretrained": True})
-    except (OSError, RuntimeError, ValueError) as err:
-        # hub, URL and file errors all are one of these
-        raise NoDownload(f"{model_name}: its weights cannot be downloaded ({short(err)})") from err

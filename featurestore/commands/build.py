@@ -48,6 +48,11 @@ from featurestore.commands.running import one_line_errors
 @click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
 @click.option("--device", help="auto, cpu, cuda, cuda:N.  [auto]")
 @precision_option("What the backbone computes in.  [fp32]")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Tiles that go through the backbone at once.  [one photograph's]",
+)
 @click.option("--seed", type=int, help="Keys the views' draws and random weights.  [0]")
 @click.option(
     "--tokens",

@@ -209,7 +209,7 @@ class Column(Record):
 
 
 AND = " + "
-ROUNDING = ("precision", "device", "torch", "timm")
+ROUNDING = ("precision", "device", "torch", "timm", "batch")
 """Parts of `made_by` that tokens agree only within rounding between."""
 
 
@@ -247,6 +247,12 @@ class StoreSpec(Record):
         """What tokens are computed in to agree with these: the most exact of what made them."""
         made_in = self.made_by.get("precision", "fp32").split(AND)
         return "fp32" if "fp32" in made_in else made_in[0]
+
+    @property
+    def batch(self) -> int:
+        """Tiles that the backbone takes at once; where nothing is told, those of one photograph."""
+        told = self.made_by.get("batch", "").split(AND)
+        return max([int(each) for each in told if each.isdecimal()] or [self.tokens.n_tiles])
 
     @property
     def max_pixels(self) -> int:
@@ -353,6 +359,16 @@ class Array:
 def max_pixels_told(max_pixels: int) -> dict[str, str]:
     """What `made_by` says of the most pixels of a photograph: nothing where they are the usual."""
     return {} if max_pixels == MAX_PIXELS else {"max_pixels": str(max_pixels)}
+
+
+def batch_told(batch: int, n_tiles: int) -> dict[str, str]:
+    """What `made_by` says of tiles at once: nothing where they are those of one photograph."""
+    return {} if batch == n_tiles else {"batch": str(batch)}
+
+
+def whole_rows(batch: int, n_tiles: int) -> int:
+    """The most tiles up to `batch` that are whole rows; of less than one row, `batch` itself."""
+    return batch if batch < n_tiles else batch // n_tiles * n_tiles
 
 
 def canonical_json(value: Any) -> str:

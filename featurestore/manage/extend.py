@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featurestore.backbone.backbone import backbone_of_store
+from featurestore.backbone.load import backbone_of_store
 from featurestore.disk import durable
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.threads import usable_threads
@@ -178,7 +178,7 @@ def extend_store(
         folders = [source.path.parent, out.parent]
         backbone = backbone_of_store(spec, weights, folders, "--weights", device, precision)
         backbone.try_out()
-        check_buffers(spec, len(path_of))
+        check_buffers(backbone, spec, len(path_of))
 
     with open_writer(out, spec, frame, reserve) as writer:
         n_pending = len(writer.pending())

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from featurestore.backbone.backbone import load_backbone, spec_without_weights
+from featurestore.backbone.load import load_backbone, spec_without_weights
 from featurestore.backbone.moments import pool, row_stats
 from featurestore.backbone.rounding import ErrorTally
 from featurestore.backbone.timm_model import patch_size_of

@@ -1,11 +1,12 @@
 """The one building loop: photographs + views + backbone -> store.
 
 Three things go on at once: threads decode the next photographs, the backbone works on this one, a
-thread writes the last one. At most two photographs' tokens are held.
+thread writes the last one. Tokens are held of two photographs, or of as many as a batch has.
 """
 
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import closing
@@ -13,11 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from featurestore.backbone.backbone import Backbone
-from featurestore.backbone.moments import pool, row_stats
 from featurestore.disk import durable
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.messages import new_bar
@@ -26,19 +25,15 @@ from featurestore.disk.usable import check_memory
 from featurestore.errors import InputError, list_some
 from featurestore.format.spec import POOLED, ROUNDING, STATS, StoreSpec
 from featurestore.photos.decode import (
-    Decoded,
     Unusable,
     decode_ahead,
 )
-from featurestore.photos.padding import photo_patches
 from featurestore.photos.sites import count_sites
 from featurestore.read.open import open_reader
 from featurestore.write.config import BuildConfig
+from featurestore.write.encoding import Encoding, Image, n_images_in_hand
 from featurestore.write.prepare import prepare_build
 from featurestore.write.writer import ImageRows, StoreWriter, image_bytes, open_writer
-
-N_BUFFERS = 2  # photographs whose tokens are held: one is written while the next is computed
-
 
 Known = Callable[[int, str], dict[int, tuple]]
 """From an image and the sha256 of its photograph: rows that need no backbone, by view."""
@@ -79,7 +74,7 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
         need = prepared.n_pending * image_bytes(prepared.spec)
         advice = "fewer views, or go on all the same with --no-check-space"
         durable.check_free(config.out.parent, need, advice)
-    check_buffers(prepared.spec, prepared.n_pending)
+    check_buffers(prepared.backbone, prepared.spec, prepared.n_pending)
 
     with open_writer(
         config.out, prepared.spec, prepared.frame, config.reserve, config.wait, config.lock
@@ -130,12 +125,15 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
         )
 
 
-def check_buffers(spec: StoreSpec, n_images: int) -> None:
+def check_buffers(backbone: Backbone, spec: StoreSpec, n_images: int) -> None:
     """MemoryShortError if memory cannot hold the tokens that a build holds at once."""
-    need = min(N_BUFFERS, n_images) * image_bytes(spec)
-    what = f"holding the tokens of {N_BUFFERS} photographs, as a build does,"
-    advice = "free some memory, raise the limit, or choose fewer views or smaller images"
-    check_memory(need, what, advice)
+    n_held = min(n_images_in_hand(backbone), n_images)
+    what = f"holding the tokens of {n_held} photographs, as a build does,"
+    advice = (
+        "free some memory, raise the limit, or choose fewer views, smaller images or a smaller "
+        "--batch"
+    )
+    check_memory(n_held * image_bytes(spec), what, advice)
 
 
 def build_images(
@@ -156,8 +154,9 @@ def build_images(
         damaged inside.
     """
     image_ids = writer.image_ids
-    buffers = [new_rows(writer.spec) for _ in range(min(N_BUFFERS, len(images)))]
-    written: Future | None = None
+    n_held = min(n_images_in_hand(backbone), len(images))
+    free = [new_rows(writer.spec) for _ in range(n_held)]
+    written: deque[tuple[Future, ImageRows]] = deque()
 
     def skip(image: int, err: InputError) -> None:
         if skipped is None:
@@ -165,25 +164,41 @@ def build_images(
         skipped[image] = Unusable("damaged", str(err))
         writer.skip({image: "damaged"})
 
-    def write(image: int, rows: ImageRows) -> None:
-        writer.put(image, rows)
+    def write(image: Image, before: Future | None) -> None:
+        if before:
+            before.result()  # nothing is written after what failed
+        writer.put(image.place, image.rows)
         writer.commit_if_due()
 
+    def finished(image: Image) -> None:
+        before = written[-1][0] if written else None
+        written.append((writing.submit(write, image, before), image.rows))
+        bar.update()
+
+    def free_buffer() -> ImageRows:
+        if not (free or written):
+            encoding.finish()
+        if not free:
+            future, rows = written.popleft()
+            future.result()  # raises what went wrong
+            free.append(rows)
+        return free.pop()
+
+    encoding = Encoding(backbone, finished, keeps_places=known is None)
     decoding = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed)
     # closed here: an error's traceback would keep the iterator, and its decoding threads
     with bar, Pool(1) as writing, closing(decoding) as photographs:
-        # one thread writes image k while the backbone works on image k + 1, in turns of buffers
-        for done, (image, photograph) in enumerate(photographs):
-            there = known(image, photograph.facts["sha256"]) if known else {}
-            buffer = buffers[done % N_BUFFERS]
-            rows = _compute(backbone, image_ids[image], photograph, buffer, there)
-            if written:
-                written.result()  # raises what went wrong; and only now is the other buffer free
-            written = writing.submit(write, image, rows)
-            bar.update()
+        # one thread writes images while the backbone works on the next
+        for place, photograph in photographs:
+            there = known(place, photograph.facts["sha256"]) if known else {}
+            thumb_and_facts = {"thumb_HW3": photograph.thumb_HW3, "facts": photograph.facts}
+            rows = replace(free_buffer(), **thumb_and_facts)
+            image = Image(place, image_ids[place], rows, photograph.size)
+            encoding.add(image, photograph, there)
             check_interrupt()
-        if written:
-            written.result()
+        encoding.finish()
+        for future, _ in written:
+            future.result()
 
 
 def new_rows(spec: StoreSpec) -> ImageRows:
@@ -197,28 +212,6 @@ def new_rows(spec: StoreSpec) -> ImageRows:
         np.empty((*shape, len(POOLED), t.width), spec.pooled_dtype),
         np.empty((shape[0], len(STATS))),
     )
-
-
-def _compute(
-    backbone: Backbone, image_id: str, decoded: Decoded, rows: ImageRows, known: dict[int, tuple]
-) -> ImageRows:
-    """Fill the buffers with one photograph's tokens, view by view.
-
-    known : rows (cls, patches, pooled, stats) by view, which the backbone need not compute.
-    """
-    buffers = (rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS)
-    for v, view in enumerate(backbone.spec.views):
-        row = known.get(v)
-        if row is None:
-            cls_TD, patches_TPD = backbone.tokens(decoded.tiles_THW3, image_id, view)
-            photo_TP = photo_patches(backbone.spec, view, *decoded.size)
-            pooled_T5D = pool(patches_TPD, photo_TP)
-            stats_S = row_stats(cls_TD, patches_TPD, pooled_T5D, photo_TP)
-            row = cls_TD, patches_TPD, pooled_T5D, stats_S
-        for buffer, values in zip(buffers, row, strict=True):
-            if buffer is not None:  # the one copy: from the device to the buffer that is written
-                torch.from_numpy(buffer[v]).copy_(torch.as_tensor(values))
-    return replace(rows, thumb_HW3=decoded.thumb_HW3, facts=decoded.facts)
 
 
 def _warn_of_other_precision(store: StoreSpec, asked: StoreSpec) -> None:

@@ -45,6 +45,9 @@ class BuildConfig(BaseModel):
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What the backbone computes in; tokens are stored as float16."""
+    batch: Annotated[int, Field(ge=1)] | None = None
+    """Tiles that go through the backbone at once, of several views and photographs; nothing is
+    those of one photograph, or what the store has."""
     seed: int = 0
     """Keys the views' draws and random weights."""
     tokens: Literal["all", "pooled"] = "all"

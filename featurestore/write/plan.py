@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from featurestore.backbone.backbone import Row
 from featurestore.disk.threads import usable_threads
 from featurestore.disk.usable import usable_memory
 from featurestore.format.spec import StoreSpec
 from featurestore.photos.decode import decode
 from featurestore.photos.sites import count_sites
-from featurestore.write.build import N_BUFFERS
 from featurestore.write.config import BuildConfig
+from featurestore.write.encoding import n_images_in_hand
 from featurestore.write.prepare import PreparedBuild, prepare_build
 from featurestore.write.writer import image_bytes
 
@@ -87,7 +88,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
         each * n_images,
         each * prepared.n_pending,
         shutil.disk_usage(config.out.parent).free,
-        _peak_bytes() + N_BUFFERS * each,
+        _peak_bytes() + n_images_in_hand(prepared.backbone) * each,
         usable_bytes,
     )
 
@@ -103,12 +104,16 @@ def _time_view(prepared: PreparedBuild) -> float:
     Decoding is left out: it goes on meanwhile.
     """
     path = next(path for path in prepared.paths if path not in prepared.unusable)
-    photograph, view_s = decode(path, prepared.backbone.crop), 0.0
+    backbone = prepared.backbone
+    photograph, view_s = decode(path, backbone.crop), 0.0
+    row = Row("plan", backbone.spec.views[0], backbone.on_device(photograph.tiles_THW3))
     # the first pass warms up (CUDA loads its kernels), and counts only where it is slow anyhow
     for _ in range(2):
         start = time.perf_counter()
-        prepared.backbone.tokens(photograph.tiles_THW3, "plan", prepared.backbone.spec.views[0])
-        view_s = time.perf_counter() - start
-        if view_s > AGAIN_S:
+        batch = backbone.encode([row] * backbone.n_rows)
+        batch.check(batch.is_finite_RL)
+        batch_s = time.perf_counter() - start
+        view_s = batch_s / backbone.n_rows
+        if batch_s > AGAIN_S:
             break
     return view_s

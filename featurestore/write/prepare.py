@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from featurestore.backbone.backbone import Backbone, load_backbone
+from featurestore.backbone.backbone import Backbone
+from featurestore.backbone.load import load_backbone
 from featurestore.backbone.weights import RANDOM, kept_weights
 from featurestore.disk import durable
 from featurestore.disk.messages import say
 from featurestore.errors import InputError, list_some
 from featurestore.format.choose import check_suffix
-from featurestore.format.spec import MAX_PIXELS, StoreSpec, max_pixels_told
+from featurestore.format.spec import (
+    MAX_PIXELS,
+    StoreSpec,
+    batch_told,
+    max_pixels_told,
+    whole_rows,
+)
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.crop import Crop
 from featurestore.photos.decode import (
@@ -173,7 +180,22 @@ def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool
         precision=config.precision,
         keep_in=config.out.parent if keep else None,
         bits=config.bits,
+        batch=_batch(config, spec),
     )
+
+
+def _batch(config: BuildConfig, spec: StoreSpec | None) -> int | None:
+    """Tiles at once: those of the store that is there, else those that are asked for."""
+    if spec is None:
+        return config.batch
+    asked = config.batch and whole_rows(config.batch, spec.tokens.n_tiles)
+    if asked not in (None, spec.batch):
+        warnings.warn(
+            f"{config.out}: was begun with --batch {spec.batch}, and keeps that; build a new store "
+            f"for --batch {config.batch}",
+            stacklevel=4,
+        )
+    return spec.batch
 
 
 def _store_spec(
@@ -191,6 +213,7 @@ def _store_spec(
         made_by["weights"] = "file" if config.weights else "timm"
 
     made_by |= max_pixels_told(backbone.max_pixels)
+    made_by |= batch_told(backbone.batch, backbone.spec.n_tiles)
 
     slack = 2.0 if config.reserve else 1.0  # ids and paths to come may be longer
     return StoreSpec(

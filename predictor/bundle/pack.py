@@ -14,8 +14,8 @@ from shutil import copyfile
 
 import pandas as pd
 
-from featurestore.backbone.backbone import backbone_of_store
 from featurestore.backbone.demo.model import NAME as PACKAGED
+from featurestore.backbone.load import backbone_of_store
 from featurestore.backbone.weights import UNKNOWN_WEIGHTS, is_random, saved_weights_path
 from featurestore.disk.durable import appears_whole, check_writable, file_sha256
 from featurestore.disk.messages import say

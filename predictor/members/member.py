@@ -4,14 +4,16 @@ share a backbone, loaded."""
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from featurestore.backbone.backbone import Backbone, backbone_of_store
+from featurestore.backbone.backbone import Backbone, Row
 from featurestore.backbone.device import choose_device
+from featurestore.backbone.load import backbone_of_store
 from featurestore.backbone.weights import UNKNOWN_WEIGHTS
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.format.spec import StoreSpec, ViewSpec
@@ -29,6 +31,8 @@ from trainer.loop.runs import RunFolder
 KEYS = ["weights", "repeat", "image_id", "site", "fold"]
 StageTokens = Mapping[str, Sequence[Tokens]]
 """Class and patch tokens of a photograph's views, by the fingerprint of what made them."""
+Photograph = Mapping[Crop, Decoded]
+"""A photograph's tiles, by the way that it was cut."""
 
 
 @dataclass(frozen=True)
@@ -214,19 +218,33 @@ class Stage:
         """How photographs are decoded for the backbones, each way once."""
         return list(dict.fromkeys(backbone.crop for backbone in self.backbones.values()))
 
+    def n_photographs(self, n_views: int) -> int:
+        """Photographs whose views fill a batch of every backbone."""
+        n_rows = max(backbone.n_rows for backbone in self.backbones.values())
+        return max(1, n_rows // n_views)
+
     def tokens(
-        self, photograph: Mapping[Crop, Decoded], image_id: str, views: Sequence[ViewSpec]
-    ) -> StageTokens:
-        """Class and patch tokens of each view by each backbone, once."""
-        tokens = {}
+        self, photographs: Sequence[tuple[str, Photograph]], views: Sequence[ViewSpec]
+    ) -> list[StageTokens]:
+        """Class and patch tokens of each view of each photograph by each backbone, once.
+
+        photographs : (image_id, tiles).
+        """
+        made: list[dict[str, list[Tokens]]] = [{} for _ in photographs]
         for fingerprint, backbone in self.backbones.items():
-            decoded = photograph[backbone.crop]
-            tokens[fingerprint] = []
-            for view in views:
-                of_view = backbone.tokens(decoded.tiles_THW3, image_id, view)
-                photo_TP = photo_patches(backbone.spec, view, *decoded.size)
-                tokens[fingerprint].append(Tokens(*of_view, photo_TP))
-        return tokens
+            rows = []
+            for image_id, decoded in photographs:
+                tiles_T3HW = backbone.on_device(decoded[backbone.crop].tiles_THW3)
+                rows += [Row(image_id, view, tiles_T3HW) for view in views]
+
+            of_rows = backbone.tokens_of(rows)
+            for tokens, (_, decoded) in zip(made, photographs, strict=True):
+                size = decoded[backbone.crop].size
+                tokens[fingerprint] = []
+                for view, of_view in zip(views, islice(of_rows, len(views)), strict=True):
+                    photo_TP = photo_patches(backbone.spec, view, *size)
+                    tokens[fingerprint].append(Tokens(*of_view, photo_TP))
+        return made
 
     def read(self, m: int, tokens: StageTokens) -> dict[str, Sequence[Tokens]]:
         """What member m reads of a photograph's tokens, by the names that it gives its stores."""
