@@ -21,7 +21,7 @@ from predictor.members.deadline import parse_duration
 from predictor.members.member import say_lone_folds
 from predictor.members.oof import check_held_out
 from predictor.members.submission import check_targets, write_predictions
-from predictor.members.sweep_rows import describe_row, row_of
+from predictor.members.sweep_rows import completed, describe_row, row_of
 from predictor.parity import check_oof
 from predictor.predictor import Predictor, photographs_of
 from trainer.loop.blend_folder import is_blend, shared_runs
@@ -78,7 +78,7 @@ def predict_to_file(
     say : told what a person should know; options as `Predictor.load`.
     """
     start_s = time.monotonic()
-    runs = find_runs(run, sweep, bundle, say, point)
+    runs = find_runs(run, sweep, bundle, say, point, alone=oof)
     tables = [data / "test.csv", data / "train.csv", *([csv] if csv else [])]
     if oof:
         out = out or Path("oof_predictions.csv")
@@ -176,6 +176,8 @@ def _predict_test(
         **options,
     )
     say_lone_folds(predictor.members, say)
+    if untold := predictor.combiner.untold:
+        say(untold)
     if not targets:
         targets = predictor.combiner.targets
         rows = _rows_to_follow(test_csv, asked, targets, out)
@@ -248,11 +250,13 @@ def find_runs(
     bundle: Path | None,
     say: Callable[[str], object],
     point: str | None = None,
+    alone: bool = False,
 ) -> list[Path]:
     """The folders of runs, blends or a bundle meant: those given, else what the sweep given chose,
-    or the newest one under ./runs.
+    or the newest one under ./runs, with the sweep's baselines that tell targets which it does not.
 
     point : a row of the sweep's board instead, or `best`, the best point of its grid.
+    alone : without baselines.
     """
     if bool(run) + bool(sweep) + bool(bundle) > 1:
         raise UsageError(
@@ -270,7 +274,12 @@ def find_runs(
     folder, why = (sweep, "") if sweep else newest_sweep(Path("runs"))
     found = row_of(folder, point)
     say(f"heads of {describe_row(found, point)}" + (f": {why}" if why else ""))
-    return [found]
+    if alone:
+        return [found]
+    rows = completed(folder, [found])
+    for beside in rows[1:]:
+        say(f"beside them {beside}, which tells targets that they do not")
+    return rows
 
 
 def _check_oof_alone(**given: object) -> None:

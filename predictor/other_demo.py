@@ -14,12 +14,12 @@ from featurestore.store import FeatureStore
 from predictor.bundle.pack import BackboneChoice, make_bundle
 from predictor.demo import BACKBONE, IMAGE_SIZE, LEVEL, build_demo_store, run_wheel
 from predictor.end_to_end import predict_to_file
+from trainer.loop.chosen import chosen_run
 from trainer.loop.grid import SweepConfig
 from trainer.loop.sweep import run_sweep
 from trainer.score.metrics import Score
 
 VIEWS = "4"
-BLEND = "blend_equal"
 NUMBERS, CROP = ("yield_t_ha", "ndvi"), "crop"
 CONFIG = """\
 # Do heads find the yield, the NDVI and the crop of drawn fields, on farms that they never saw?
@@ -63,16 +63,15 @@ def run_other_demo(
     say(result.table())
 
     say("4. predicting photographs of farms never seen in training, TTA 4")
-    # ridge and density know no class, the blend of all kinds does
     n_farms = FeatureStore.open(store_path).catalog["farm"].nunique()
     level = min(LEVEL, n_farms / (n_farms + 1))
-    chosen = {"sweep": result.path, "point": BLEND}
-    predict_to_file(data, table_path, say, **chosen, interval=level, device="cpu")
+    given = {"sweep": result.path, "interval": level, "device": "cpu"}
+    predict_to_file(data, table_path, say, **given)
     scores = _scores(pd.read_csv(table_path), pd.read_csv(data / "test_truth.csv"))
 
     say("5. a bundle, and the same predictions by the bundle alone")
     backbone = BackboneChoice(included=True)
-    make_bundle([result.path], out / "bundle", points=BLEND, backbone=backbone, say=say)
+    make_bundle([result.path], out / "bundle", backbone=backbone, say=say)
     by_bundle = out / "offline" / "predictions.csv"
     run_wheel(
         out / "bundle",
@@ -107,7 +106,7 @@ def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) ->
         f"store        {out / 'features.h5'}",
         f"config       {out / 'other.yaml'}",
         f"sweep        {sweep}",
-        f"predicts     {sweep / BLEND}",
+        f"predicts     {chosen_run(sweep)}",
         f"predictions  {out / 'predictions.csv'}",
         f"bundle       {out / 'bundle'}",
         f"by it alone  {out / 'offline' / 'predictions.csv'}",

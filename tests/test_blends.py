@@ -83,14 +83,14 @@ def best_shares(truth_N5, prediction_MN5):
     ).x
 
 
-KINDS = {"a-1": 9.0, "b-1": 12.0, "a-2": 14.0, "c-1": 40.0}
+KINDS = {"gpr-1": 9.0, "svr-1": 12.0, "gpr-2": 14.0, "pls-1": 40.0}
 
 
 def test_blends_hold_the_best_point_of_each_kind():
     sweep, results = drawn(4, KINDS)
     equal, fitted = form_blends(sweep, results)
     for blend in (equal, fitted):
-        assert [member.name for member in blend.members] == ["a-1", "b-1", "c-1"]
+        assert [member.name for member in blend.members] == ["gpr-1", "svr-1", "pls-1"]
     masses_MRN5 = np.stack([m.held_out["last"].values_RNK for m in equal.members])
     np.testing.assert_allclose(equal.held_out["last"].values_RNK, masses_MRN5.mean(0))
     assert equal.share_M == pytest.approx([1 / 3] * 3) and fitted.share_M.sum() == pytest.approx(1)
@@ -129,11 +129,11 @@ def test_members_did_not_fail_and_ridge_beside_stands_in_for_one_of_the_grid():
     def names(choices, ridge):
         return [member.name for member in blend_members(sweep, choices, ridge)]
 
-    assert names(points, beside) == ["a-1", "a-2", "c-1", "ridge"]
-    assert names([*points, ridge_point], beside) == ["a-1", "a-2", "c-1", "ridge-1"]
-    assert names(points, None) == ["a-1", "a-2", "c-1"]
+    assert names(points, beside) == ["gpr-1", "gpr-2", "pls-1", "ridge"]
+    assert names([*points, ridge_point], beside) == ["gpr-1", "gpr-2", "pls-1", "ridge-1"]
+    assert names(points, None) == ["gpr-1", "gpr-2", "pls-1"]
     sweep.base.inference = SimpleNamespace(constraints="order", postprocess=["a rule"])
-    assert names(points, beside) == ["a-1", "a-2", "c-1"]
+    assert names(points, beside) == ["gpr-1", "gpr-2", "pls-1"]
 
 
 def test_one_fold_alone_leaves_nothing_to_learn_shares_from():
@@ -144,7 +144,7 @@ def test_one_fold_alone_leaves_nothing_to_learn_shares_from():
 
 def test_honest_errors_saw_their_fold_neither_in_members_nor_in_shares():
     # a-1 and a-2 err alike, so that folds disagree which is better
-    sweep, results = drawn(4, {"a-1": 12.0, "b-1": 12.5, "a-2": 12.0, "c-1": 15.0})
+    sweep, results = drawn(4, {"gpr-1": 12.0, "svr-1": 12.5, "gpr-2": 12.0, "pls-1": 15.0})
     truth_N5 = sweep.data.truth_table_NK
     masses_GRN5 = np.stack([r.held_out["last"].values_RNK for r in results])
     found = blend_errors(sweep, results, [EQUAL, FITTED])

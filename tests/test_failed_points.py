@@ -93,7 +93,7 @@ def test_K8_points_that_failed_are_not_counted_among_those_told_apart(tmp_path, 
         False,
     )
     assert " of 3 other points and blends cannot be told apart" in result.notes[0]
-    monkeypatch.setattr("trainer.loop.sweep.close_ridge", lambda *_: None)
+    monkeypatch.setattr("trainer.loop.sweep.close_baselines", lambda *_: [])
     alone = run_sweep(
         config(tmp_path, store, kind="[cls_gating]", lr="[1e-2, 1e30]"), tmp_path, "cpu", False
     )

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import biomass
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import accuracy_score, log_loss, r2_score
 
 from featurestore.backbone.demo.fields import draw_fields
 from predictor.other_demo import CONFIG, run_other_demo
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*each photograph is held out on its own")
 COLUMNS = ["image_id", "yield_t_ha", "ndvi", "yield_t_ha_sd", "ndvi_sd"]
 
 
@@ -82,10 +83,32 @@ def test_a_bundle_speaks_of_its_own_targets(demo):
             assert word not in text
 
 
-def test_members_without_words_leave_no_columns_for_them(demo, sweep, tmp_path):
+def test_a_run_alone_that_tells_no_classes_says_so_and_a_sweep_adds_the_one_that_does(
+    demo, sweep, tmp_path
+):
     base = ["predict", "--data", demo[0] / "data", "--device", "cpu", "--tta", 1]
-    biomass(*base, "--sweep", sweep, "--point", "ridge", "--out", tmp_path / "ridge.csv")
-    assert list(pd.read_csv(tmp_path / "ridge.csv")) == COLUMNS
+    tables = {}
+
+    def predicted(name, *given):
+        said = biomass(*base, *given, "--out", tmp_path / f"{name}.csv").stderr
+        tables[name] = pd.read_csv(tmp_path / f"{name}.csv", index_col="image_id")
+        return said
+
+    said = predicted("alone", "--run", sweep / "ridge")
+    assert list(tables["alone"]) == COLUMNS[1:]
+    assert "no prediction of crop: heads of ridge tell no classes; add --run SWEEP/logistic" in said
+    said = predicted("logistic", "--run", sweep / "logistic")
+    assert "the training mean stands for yield_t_ha, ndvi: heads of logistic tell no" in said
+
+    density = next(sweep.glob("*density*")).name
+    for row in ("ridge", density):
+        said = predicted(row, "--sweep", sweep, "--point", row)
+        assert f"beside them {sweep / 'logistic'}" in said and "no prediction" not in said
+        classes = ["crop", "crop_probability"]
+        assert list(tables[row]) == [*COLUMNS[1:], *classes]
+        pd.testing.assert_frame_equal(tables[row][classes], tables["logistic"][classes])
+    numbers = COLUMNS[1:]
+    pd.testing.assert_frame_equal(tables["ridge"][numbers], tables["alone"])
 
 
 def test_training_photographs_are_predicted_as_the_sweep_scored_them(demo, sweep, tmp_path):
@@ -163,3 +186,87 @@ def test_classes_alone_are_predicted_too(demo, tmp_path):
     for option in (["--oof"], ["--interval", 0.5]):
         refused = biomass(*predict[:-2], "--out", tmp_path / "p.csv", *option, code=2)
         assert "these heads predict classes alone" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def of_crops(demo, tmp_path_factory):
+    """A sweep that ranks classes, and whose heads learn nothing: the logistic run leads it."""
+    folder = tmp_path_factory.mktemp("crops")
+    settings = CONFIG[: CONFIG.index("targets:")]
+    settings += "targets: {crop: {kind: class}, yield_t_ha: {auxiliary: true}}\n"
+    settings += "head: {kind: pooled_mlp, shared_hidden: 8}\n"
+    settings += "trainer: {num_epochs: 1, batch_size: 8}\n"
+    settings += "optimization: {lr: 1e-9, weight_decay: 1e-2}\ninference: {tta_indices: [0]}\n"
+    settings += "cv: {groups: none, n_folds: 4}\n"
+    (folder / "crops.yaml").write_text(settings)
+    given = ["--store", next(demo[0].glob("*.h5")), "--out", folder / "runs", "--device", "cpu"]
+    said = biomass("train", "--config", folder / "crops.yaml", *given, "--fold", "all").stdout
+    (sweep,) = (folder / "runs").iterdir()
+    return sweep, said
+
+
+def test_logistic_leads_a_board_of_classes_and_ridge_tells_the_numbers_beside(of_crops):
+    sweep, said = of_crops
+    board = pd.read_csv(sweep / "summary.csv", index_col="name")
+    assert board.index[0] == "logistic" and set(board.index[-2:]) == {"mean", "ridge"}
+    assert {"blend_equal", "blend_fitted"} <= set(board.index)
+    oof = {name: pd.read_csv(sweep / name / "oof.csv") for name in ("logistic", "ridge")}
+    own = oof["logistic"]
+    words = ["clover", "mixture", "ryegrass"]
+    shares = own[[f"probability_crop_{word}" for word in words]]
+    loss = log_loss(own["true_crop"], shares, labels=words)
+    assert board.loc["logistic", "score_last"] == pytest.approx(loss)
+    right = accuracy_score(own["true_crop"], own["predicted_crop"])
+    assert board.loc["logistic", "accuracy"] == pytest.approx(right)
+    r2 = r2_score(oof["ridge"]["true_yield_t_ha"], oof["ridge"]["yield_t_ha"])
+    ridge = board.loc["ridge"]
+    assert ridge["r2_yield_t_ha"] == pytest.approx(r2) and np.isnan(ridge["score_last"])
+    assert np.isnan(board.loc["logistic", "r2_yield_t_ha"])
+
+    summary = json.loads((sweep / "summary.json").read_text())
+    members = ["logistic", "ridge"]
+    assert summary["chosen"] == {"name": "logistic", "members": members, "shares": [1.0, 1.0]}
+    assert set(summary["baselines"]) == {"mean", "logistic", "ridge"}
+    assert summary["honest"]["points"][-1] == "logistic"
+    assert "logistic tells no numbers: predict takes yield_t_ha from ridge" in said
+
+
+def test_what_it_chose_predicts_by_sweep_bundle_and_refit(demo, of_crops, tmp_path):
+    sweep, _ = of_crops
+    base = ["predict", "--data", demo[0] / "data", "--device", "cpu", "--tta", 1, "--out"]
+    biomass("bundle", sweep, "--out", tmp_path / "bundle")
+    ways = {
+        "sweep": ["--sweep", sweep],
+        "bundle": ["--bundle", tmp_path / "bundle"],
+        "refit": ["--run", sweep / "refit"],
+        "logistic": ["--run", sweep / "logistic"],
+        "ridge": ["--run", sweep / "ridge"],
+    }
+    tables = {}
+    for name, given in ways.items():
+        biomass(*base, tmp_path / f"{name}.csv", *given)
+        tables[name] = pd.read_csv(tmp_path / f"{name}.csv")
+    pd.testing.assert_frame_equal(tables["sweep"], tables["bundle"])
+    pd.testing.assert_frame_equal(
+        tables["sweep"], tables["ridge"].join(tables["logistic"].iloc[:, -2:])
+    )
+    assert list(tables["refit"]) == list(tables["sweep"])
+    assert tables["refit"].notna().all(axis=None)
+    members = json.loads((sweep / "refit" / "blend.json").read_text())["members"]
+    assert members == ["logistic", "ridge"]
+
+
+def test_intervals_and_shares_of_an_ensemble_are_of_those_that_tell_numbers(
+    demo, of_crops, tmp_path
+):
+    sweep, _ = of_crops
+    base = ["predict", "--data", demo[0] / "data", "--device", "cpu", "--tta", 1]
+    base += ["--interval", 0.5]
+    both = ["--run", sweep / "logistic", "--run", sweep / "ridge"]
+    biomass(*base, "--run", sweep / "ridge", "--out", tmp_path / "ridge.csv")
+    ridge = pd.read_csv(tmp_path / "ridge.csv")
+    for name, given in {"plain": [], "fitted": ["--blend", "fitted"]}.items():
+        biomass(*base, *both, *given, "--out", tmp_path / f"{name}.csv")
+        table = pd.read_csv(tmp_path / f"{name}.csv")
+        pd.testing.assert_frame_equal(table[list(ridge)], ridge)
+        assert table["crop"].notna().all()

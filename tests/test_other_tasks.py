@@ -2,6 +2,7 @@
 them not known for all photographs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sweeps import write_store
 
 from featurestore.errors import InputError
+from predictor.members.member import Member, number_shares
 from trainer.heads.kinds.logistic import STRENGTHS
 from trainer.judge.baselines import fit_splits, predict_numbers
 from trainer.loop import sweep as loop
@@ -92,6 +94,7 @@ def test_every_kind_learns_them(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert not any(point["failed"] for point in summary["points"])
     board = pd.read_csv(finished / "summary.csv").set_index("name")["score_last"]
+    assert np.isnan(board.pop("logistic"))  # it tells no numbers, which rank
     assert (board.drop("mean") > board["mean"]).all()
     assert {f"r2_{name}" for name in NUMBERS} <= set(pd.read_csv(finished / "summary.csv"))
 
@@ -218,6 +221,32 @@ def test_logistic_regression_is_sklearns(tmp_path, store):
         )
 
 
+def test_blends_take_each_target_from_those_that_tell_it(tmp_path, store):
+    """Logistic regression tells the training mean of numbers, which counts in no blend."""
+    given = config(tmp_path, store, "[pooled_mlp, ridge, logistic]")
+    sweep = run_sweep(given, tmp_path / "runs", "cpu", progress=False).path
+    runs = {kind: next(sweep.glob(f"0*{kind}")) for kind in ("pooled_mlp", "ridge", "logistic")}
+    tables = {kind: pd.read_csv(run / "oof.csv") for kind, run in runs.items()}
+    own = tables["pooled_mlp"].query("weights == 'last'").reset_index(drop=True)
+    equal = pd.read_csv(sweep / "blend_equal" / "oof.csv")
+    levels = ["ndvi", "soil_c"]  # no sum moves them
+    np.testing.assert_allclose(equal[levels], (own[levels] + tables["ridge"][levels]) / 2)
+    shares = ["probability_crop_oat", "probability_crop_rye"]
+    np.testing.assert_allclose(equal[shares], (own[shares] + tables["logistic"][shares]) / 2)
+    members = json.loads((sweep / "blend_fitted" / "blend.json").read_text())["members"]
+    assert sorted(members) == sorted(f"../{runs[kind].name}" for kind in ("pooled_mlp", "ridge"))
+
+    loaded = [Member.load(run) for run in runs.values()]
+    assert number_shares(loaded).tolist() == [0.5, 0.5, 0]
+    # in runs of before, whose blends were scored so, the mean counts
+    heads = [
+        {name.replace("stand_in_K", "means"): tensor for name, tensor in head.items()}
+        for head in loaded[2].heads
+    ]
+    of_before = [*loaded[:2], replace(loaded[2], heads=heads)]
+    assert number_shares(of_before).tolist() == [1, 1, 1]
+
+
 def test_a_stopped_sweep_goes_on_to_the_same_tables(tmp_path, store, monkeypatch):
     given = config(tmp_path, store, "[pooled_mlp, ridge]")
     whole = run_sweep(given, tmp_path / "whole", "cpu", progress=False)
@@ -226,7 +255,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_tables(tmp_path, store, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "close_ridge", stop)
+        patch.setattr(loop, "close_baselines", stop)
         patch.setattr(loop, "close_regressor", stop)
         run_sweep(given, tmp_path / "stopped", "cpu", progress=False)
     (stopped,) = (tmp_path / "stopped").iterdir()
@@ -268,7 +297,8 @@ def test_without_targets_the_block_to_write_is_shown(tmp_path, store):
 
 def test_other_scores_and_the_confusion_of_classes_stand_beside(finished):
     board = pd.read_csv(finished / "summary.csv").set_index("name")
-    assert board["rmse"].notna().all() and (board["contest"] < 1).all()
+    own = board.drop("logistic")  # which tells no numbers
+    assert own["rmse"].notna().all() and (own["contest"] < 1).all()
     summary = json.loads((finished / "summary.json").read_text())
     point = next(point for point in summary["points"] if "pooled_mlp" in point["name"])
     told = point["last"]["classes"]["crop"]

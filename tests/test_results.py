@@ -168,7 +168,7 @@ def test_scores_of_seeds_differ_by_luck_alone(tmp_path, store):
 @pytest.fixture
 def no_ridge(monkeypatch):
     """No ridge beside the board, so that the only kind has nothing to be blended with."""
-    monkeypatch.setattr("trainer.loop.sweep.close_ridge", lambda *_: None)
+    monkeypatch.setattr("trainer.loop.sweep.close_baselines", lambda *_: [])
 
 
 def test_the_honest_estimate_is_that_of_the_saved_tables(tmp_path, store, no_ridge):
@@ -384,7 +384,7 @@ def test_sites_that_share_a_photograph_are_drawn_as_one(tmp_path, store):
     catalog = sweep.data.catalog.assign(sha256=[f"{i // 2 if i < 10 else i:x}" for i in range(30)])
     sweep = replace(sweep, data=replace(sweep.data, catalog=catalog))
     fitted = close_regressor(sweep, 0, folder.run("ridge"), FitNote(folder.fit_note(0)))
-    result = finish(sweep, folder, [fitted], None)
+    result = finish(sweep, folder, [fitted], [])
     assert "5 sites are held out" in result.notes[0] and np.isnan(result.summary["low"][0])
 
 

@@ -39,7 +39,7 @@ from predictor.bundle.wheel import metadata, write_wheel
 from predictor.extras.blend import Blend, weighed
 from predictor.members.combine import Combiner
 from predictor.members.member import Member, say_lone_folds
-from predictor.members.sweep_rows import describe_row, row_names, row_of
+from predictor.members.sweep_rows import completed, describe_row, row_names, row_of
 from trainer.config.sections import PointConfig, dump_yaml
 from trainer.loop.blend_folder import SharedRun, is_blend, shared_runs
 from trainer.loop.runs import dump_json
@@ -170,14 +170,16 @@ def chosen_runs(
 
 
 def _of_sweep(sweep: Path, points: str, say: Callable[[str], object]) -> list[Path]:
+    """Folders of rows, with baselines that tell targets which these do not."""
     if points in ("chosen", "best"):
-        found = row_of(sweep, points)
-        say(f"heads of {describe_row(found, points)}")
-        return [found]
-    if points == "all":
+        rows = [row_of(sweep, points)]
+        say(f"heads of {describe_row(rows[0], points)}")
+    elif points == "all":
         usable = _usable(sweep, say)
-        return [sweep / name for name in row_names(sweep) if name in usable]
-    return [row_of(sweep, name.strip()) for name in points.split(",")]
+        rows = [sweep / name for name in row_names(sweep) if name in usable]
+    else:
+        rows = [row_of(sweep, name.strip()) for name in points.split(",")]
+    return completed(sweep, rows) if rows else rows
 
 
 def _usable(sweep: Path, say: Callable[[str], object]) -> set[str]:

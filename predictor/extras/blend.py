@@ -45,14 +45,18 @@ def blend_weights(members: Sequence[Member], how: Blend) -> tuple[list[float], s
 
 def weighed(members: Sequence[Member], how: Blend, say: Callable[[str], object]) -> list[Member]:
     """The members with those weights, without those that weigh nothing: their heads need not run.
-    `say` is told the text."""
-    weights, text = blend_weights(members, how)
+    Weights are of members that tell numbers. `say` is told the text."""
+    telling = [member for member in members if member.tells_numbers] or members
+    weights, text = blend_weights(telling, how)
     say(text)
-    return [
+    weighty = [
         member.weighing(weight)
-        for member, weight in zip(members, weights, strict=True)
+        for member, weight in zip(telling, weights, strict=True)
         if weight > 0
     ]
+    # those of classes alone stand beside them, each like one of them
+    others = [member.weighing(1 / len(telling)) for member in members if member not in telling]
+    return [*weighty, *others]
 
 
 def _score_of(members: Sequence[Member]) -> Score:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from featurestore.errors import InputError, UsageError
 from featurestore.photos.targets import Targets
-from predictor.members.member import Member
+from predictor.members.member import Member, number_shares
 from predictor.members.oof import OutOfFold, check_held_out
 
 BASE_G = 1.0  # keeps the scale above zero where nothing is predicted
@@ -80,7 +80,7 @@ class Intervals:
         check_held_out(members, "--interval")
         if not members[0].targets.n_predicted:
             raise UsageError("--interval is of numbers, and these heads predict classes alone")
-        oof, weight_M = OutOfFold.of(members), [member.weight for member in members]
+        oof, weight_M = OutOfFold.of(members), number_shares(members)
         targets = oof.targets
         prediction_NK = oof.combined(weight_M)
         error_NK = np.abs(oof.truth_NK - prediction_NK)

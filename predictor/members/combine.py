@@ -11,6 +11,7 @@ import pandas as pd
 
 from featurestore.photos.targets import Targets
 from predictor.members.member import Member, Raw, check_alike
+from trainer.judge.simplex import shares_among
 from trainer.score.constraints import constrained
 from trainer.score.postprocess import apply, most_probable, rules_of
 
@@ -66,6 +67,27 @@ class Combiner:
         return columns
 
     @property
+    def untold(self) -> str | None:
+        """Which targets no member tells, in a sentence; None where each has one."""
+        telling = [member for member in self.members if member.weight > 0]
+        names = ", ".join(member.name for member in telling)
+        targets = self.targets
+        if targets.preset:  # its State is learned, and not predicted
+            return None
+        if targets.names and not any(member.tells_numbers for member in telling):
+            return (
+                f"the training mean stands for {', '.join(targets.names)}: heads of {names} tell "
+                "no numbers; add --run SWEEP/ridge"
+            )
+        if targets.classes and not any(member.tells_words for member in telling):
+            classes = ", ".join(target.name for target in targets.classes)
+            return (
+                f"no prediction of {classes}: heads of {names} tell no classes; "
+                "add --run SWEEP/logistic"
+            )
+        return None
+
+    @property
     def _known(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and spread of the labels that the heads learned, by the members' shares."""
         both_M2K = np.array([member.training_mean_sd for member in self.members])
@@ -94,10 +116,15 @@ class Combiner:
         all_XK = np.concatenate(parts)
         return np.sqrt(share_X @ (all_XK - share_X @ all_XK) ** 2)
 
-    @property
-    def _shares(self) -> np.ndarray:
+    @functools.cached_property
+    def _weights(self) -> np.ndarray:
         weight_M = np.array([member.weight for member in self.members])
         return weight_M / weight_M.sum()
+
+    @functools.cached_property
+    def _shares(self) -> np.ndarray:
+        """In numbers, which some members do not tell."""
+        return shares_among(self._weights, [member.tells_numbers for member in self.members])
 
     @functools.cached_property
     def targets(self) -> Targets:
@@ -116,7 +143,7 @@ class Combiner:
         """(C,) probabilities averaged over the members that tell words; None if none does."""
         placed_MC = [self._placed(m, raw, True) for m, raw in enumerate(raw_M)]
         telling = [m for m, placed in enumerate(placed_MC) if placed is not None]
-        share_M = self._shares[telling]
+        share_M = self._weights[telling]
         if not share_M.sum() > 0:
             return None
         return np.average([placed_MC[m] for m in telling], axis=0, weights=share_M)

@@ -26,6 +26,8 @@ from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 from trainer.heads.input_columns import NO_COLUMNS, InputColumns
 from trainer.heads.reads import stores_of
+from trainer.judge.baselines import MEANS
+from trainer.judge.simplex import shares_among
 from trainer.loop.runs import RunFolder
 
 KEYS = ["weights", "repeat", "image_id", "site", "fold"]
@@ -112,8 +114,13 @@ class Member:
     @property
     def tells_words(self) -> bool:
         """Whether its heads know classes."""
-        kind = kinds.load(self.config.head.kind)
-        return kind.has_trunk if kind.trained else kind.tells_words
+        return kinds.tells_words(self.config.head.kind)
+
+    @property
+    def tells_numbers(self) -> bool:
+        """Whether its heads know numbers, and tell no training means in their place."""
+        is_of_before = any(MEANS in head for head in self.heads)
+        return is_of_before or kinds.tells_numbers(self.config.head.kind)
 
     @cached_property
     def oof(self) -> pd.DataFrame:
@@ -264,6 +271,12 @@ def say_lone_folds(members: Sequence[Member], say: Callable[[str], object]) -> N
     for member in members:
         if told := member.config.cv.lone_fold:
             say(f"{member.name}: {told}")
+
+
+def number_shares(members: Sequence[Member]) -> np.ndarray:
+    """(M,) what members weigh in numbers: those that tell none nothing, beside others that do."""
+    weight_M = np.array([member.weight for member in members])
+    return shares_among(weight_M, [member.tells_numbers for member in members])
 
 
 def by_spec(members: Sequence[Member]) -> list[list[int]]:

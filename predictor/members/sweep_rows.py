@@ -1,11 +1,13 @@
 """Which folder a row of a sweep's board is: a run's, or a blend's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from featurestore.errors import InputError, list_some
+from trainer.loop.baselines import BASELINES, completing
 from trainer.loop.blend_folder import is_blend, shared_runs
 from trainer.loop.chosen import best_run, chosen_run
-from trainer.loop.runs import RIDGE
+from trainer.loop.runs import RunFolder
 
 
 def row_of(sweep: Path, name: str | None = None) -> Path:
@@ -24,6 +26,17 @@ def row_of(sweep: Path, name: str | None = None) -> Path:
     return sweep / name
 
 
+def completed(sweep: Path, rows: Sequence[Path]) -> list[Path]:
+    """Folders of a sweep's rows, and of its baselines that tell targets which these do not.
+
+    Sweeps of before there were such runs have none.
+    """
+    runs = [RunFolder(run.path) for row in rows for run in shared_runs(row) if run.share > 0]
+    told = [run.config.head.kind for run in runs]
+    there = [sweep / name for name in completing(runs[0].targets, told)]
+    return [*rows, *(folder for folder in there if (folder / "config.yaml").exists())]
+
+
 def row_names(sweep: Path) -> list[str]:
     """Names of a sweep's runs and blends, as they stand on its board."""
     found = [path for path in sorted(sweep.iterdir()) if path.name != "refit"]
@@ -36,8 +49,8 @@ def describe_row(found: Path, name: str | None = None) -> str:
         why = "the row of this sweep that was asked for"
     elif is_blend(found):
         why = "the chosen blend of this sweep"
-    elif name != "best" and found.name == RIDGE:
-        why = "the ridge on this sweep's board, which it chose"
+    elif name != "best" and found.name in BASELINES:
+        why = f"the {found.name} on this sweep's board, which it chose"
     else:
         why = "the best run of this sweep"
     if not is_blend(found):

@@ -14,10 +14,11 @@ import pandas as pd
 from featurestore.errors import BiomassError, InputError
 from featurestore.photos.targets import CSIRO, Target, Targets
 from trainer.config.scoring import CvConfig
+from trainer.loop.baselines import BASELINES
 from trainer.loop.grid import SweepConfig, load_point
 from trainer.score.metrics import Score
 
-BASELINES = ("mean", "ridge")  # rows of summary.csv that are no points
+BESIDE = ("mean", *BASELINES)  # rows of summary.csv that are no points
 REFIT = "refit"
 
 Stamp = tuple[str, int, int]
@@ -44,7 +45,8 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     settings, parameters = plan
     summary = _json(sweep / "summary.json") or {}
     table = _summary(sweep)
-    scores = {} if table is None else table.set_index("name")["score_last"].to_dict()
+    # a baseline that tells nothing of what ranks has no score
+    scores = {} if table is None else table.set_index("name")["score_last"].dropna().to_dict()
     targets = targets_of_sweep(sweep)
     score = _score(sweep, targets)
     runs = [
@@ -63,7 +65,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
         "runs": runs,
         "best": summary.get("best"),
         "chosen": (summary.get("chosen") or {}).get("name"),
-        "baselines": {name: scores[name] for name in BASELINES if name in scores},
+        "baselines": {name: scores[name] for name in BESIDE if name in scores},
         "honest": summary.get("honest"),
         "notes": summary.get("notes", []),
         "refitted": (sweep / REFIT).is_dir(),
@@ -108,7 +110,7 @@ def _score(sweep: Path, targets: Targets) -> Score:
 def run_names(sweep: Path) -> list[str]:
     """Names of the runs of points that were begun, the refit last."""
     begun = {file.parent.name for file in sweep.glob("*/config.yaml")}
-    names = sorted(begun.difference(BASELINES))
+    names = sorted(begun.difference(BESIDE))
     return sorted(names, key=lambda name: name == REFIT)
 
 

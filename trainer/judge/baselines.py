@@ -33,8 +33,10 @@ from trainer.heads.regressor import Regressor, State, TrainingRows
 from trainer.heads.saved import Kept
 from trainer.heads.table import READ, SORTING, ReadTable, Table
 
+STAND_INS = "stand_in_K"
+"""Saved beside words: training means, which stand for numbers that nobody tells."""
 MEANS = "means"
-"""Saved beside words: what is told of numbers."""
+"""The same in runs of before, which ensembles average like numbers that are told."""
 COLUMN_MEANS = "column_mean_C"
 """Saved beside a fit that reads `head.columns`: what stands for a number that is not known."""
 
@@ -113,7 +115,7 @@ def fit_each(
             ) from err
         state = None if None in fitted else merged(fitted, [part.together for part in parts])
         if parts[0].tells_words and data.targets.n_predicted:
-            state[MEANS] = mean_K
+            state[STAND_INS] = mean_K
         # expm1 of a wild guess
         yield state, np.where(np.isfinite(raw_VnK), raw_VnK, np.nan)
 
@@ -308,8 +310,9 @@ def predict_numbers(
     if kinds.load(config.head.kind).tells_words:
         n_columns += targets.n_words
     raw_NK = np.empty((len(x_NF), n_columns))
-    if MEANS in state:
-        raw_NK[:, : targets.n_predicted] = state[MEANS]
+    for name in (STAND_INS, MEANS):
+        if name in state:
+            raw_NK[:, : targets.n_predicted] = state[name]
     for together, own in parted(state, targets):
         regressor, space = of_config(config, together)
         z_Nk = regressor.predict(own, filled(x_NF, own.get(COLUMN_MEANS, ())))

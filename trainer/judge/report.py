@@ -19,7 +19,7 @@ SCORE_NAMES = {
     "log_loss": "log-loss",
     "accuracy": "accuracy",
 }
-BASELINES = {"mean": "#9a9a9a", "ridge": "#d08a2e"}
+BASELINES = {"mean": "#9a9a9a", "ridge": "#d08a2e", "logistic": "#7a6bb0"}
 BLUE = "#2f6d8f"
 PALE = "#a9c6d5"
 NOTE_CHARACTERS = 150  # as wide as the picture
@@ -90,8 +90,8 @@ def draw_leaderboard(
             label="best epoch (optimistic)",
         )
     for name, colour in BASELINES.items():
-        # ridge may have been left out
-        for value in summary.loc[summary["name"] == name, "score_last"]:
+        # it may have been left out, or tell nothing of what ranks
+        for value in summary.loc[summary["name"] == name, "score_last"].dropna():
             ax.axvline(value, color=colour, linestyle="--", label=f"{name} {value:.3f}")
     for y, value in zip(height, points["score_last"], strict=True):
         # inside the bar; a point that failed has none

@@ -4,6 +4,8 @@ Arrays in, numbers out, in float64. Who is blended, and on which rows shares are
 elsewhere.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -19,6 +21,15 @@ def error_gram(
     error_MNK = np.nan_to_num(prediction_MNK - truth_NK) * np.sqrt(weight_K)
     error_MX = error_MNK.reshape(len(error_MNK), -1)
     return error_MX @ error_MX.T
+
+
+def shares_among(share_M: np.ndarray, tells_M: Sequence[bool]) -> np.ndarray:
+    """(M,) shares of the members that tell a target, summing to one, 0 for others; as they are
+    where all tell it, or none that has a share."""
+    own_M = np.where(tells_M, share_M, 0.0)
+    if all(tells_M) or not own_M.sum() > 0:
+        return share_M
+    return own_M / own_M.sum()
 
 
 def simplex_weights(gram_MM: np.ndarray) -> np.ndarray:

@@ -8,8 +8,10 @@ import numpy as np
 
 from featurestore.photos.targets import Targets
 from trainer.data.stream import Split
+from trainer.heads import kinds
 from trainer.judge.selection import other_folds
-from trainer.judge.simplex import error_gram, simplex_weights
+from trainer.judge.simplex import error_gram, shares_among, simplex_weights
+from trainer.loop.baselines import tells_ranked
 from trainer.loop.prepare import Sweep
 from trainer.loop.results import PointResult, Prediction, scored_of
 from trainer.score.metrics import CLASS_SCORES, held_out_of
@@ -64,28 +66,28 @@ class BlendErrors:
 def blend_members(
     sweep: Sweep,
     choices: Sequence[PointResult],
-    ridge: PointResult | None,
+    baseline: PointResult | None,
 ) -> list[PointResult]:
-    """Who may be in a blend: points that can be saved and did not fail, and the ridge beside the
-    board where none of them is one."""
+    """Who may be in a blend: points that can be saved and did not fail, and the baseline that is
+    ranked where none of them is of its kind."""
     members = [r for r in choices if not r.failed]
-    if not has_their_rules(sweep, ridge) or ridge.config.head.kind in _by_kind(members):
+    if not has_their_rules(sweep, baseline) or baseline.config.head.kind in _by_kind(members):
         return members
-    return [*members, ridge]
+    return [*members, baseline]
 
 
-def has_their_rules(sweep: Sweep, ridge: PointResult | None) -> bool:
-    """Whether there is a ridge beside the board that predicts by the rules of the points: it knows
-    no State, and goes without rules that need one."""
-    return ridge is not None and ridge.config.inference == sweep.base.inference
+def has_their_rules(sweep: Sweep, baseline: PointResult | None) -> bool:
+    """Whether there is a baseline that predicts by the rules of the points: it knows no State, and
+    goes without rules that need one."""
+    return baseline is not None and baseline.config.inference == sweep.base.inference
 
 
 def form_blends(sweep: Sweep, results: Sequence[PointResult]) -> list[Blend]:
     """The equal average of the best point of each kind, and the average with fitted shares.
 
     results : who may be in it, of each kind the best first. None where there are fewer than two
-        kinds; no fitted one where a repeat has a single fold, which leaves nothing to learn shares
-        from.
+        kinds; no fitted one where fewer tell what ranks, or a repeat has a single fold, which
+        leaves nothing to learn shares from.
     """
     members = list(_by_kind(results).values())
     if len(members) < 2:
@@ -95,7 +97,8 @@ def form_blends(sweep: Sweep, results: Sequence[PointResult]) -> list[Blend]:
     blends = [_blend(EQUAL, sweep, members, equal_QM[0], equal_QM)]
 
     others = other_folds(sweep.splits)
-    if all(others):
+    members = _fitted_members(sweep, members)
+    if all(others) and len(members) > 1:
         gram_QMM = _grams(sweep, members)
         shares = []
         for known in others:
@@ -129,14 +132,17 @@ def blend_errors(
     used = sorted(set().union(*chosen_QM))
     gram_QUU = _grams(sweep, [results[g] for g in used])
     for q, known in enumerate(others):
-        members = [results[g] for g in chosen_QM[q]]
-        at = [used.index(g) for g in chosen_QM[q]]
-        gram_QMM = gram_QUU[:, at][:, :, at]
+        position = {results[g].name: used.index(g) for g in chosen_QM[q]}
+        each_kind = [results[g] for g in chosen_QM[q]]
         for b, name in enumerate(names):
             if name == EQUAL:
+                members = each_kind
                 own_M = np.full(len(members), 1 / len(members))
                 by_judge = dict.fromkeys(known, own_M)
             else:
+                members = _fitted_members(sweep, each_kind)
+                at = [position[member.name] for member in members]
+                gram_QMM = gram_QUU[:, at][:, :, at]
                 own_M = simplex_weights(gram_QMM[known].sum(0))
                 by_judge = _shares_without_each(gram_QMM, known)
 
@@ -191,22 +197,25 @@ def blended(
     repeat: int,
     images_n: np.ndarray,
 ) -> Prediction:
-    """Of some images of a repeat, as an ensemble predicts: raw numbers averaged by share, classes
-    over the members that tell them; constraints and rules come after.
+    """Of some images of a repeat, as an ensemble predicts: raw numbers averaged by share over the
+    members that tell numbers, classes over those that tell classes; constraints and rules come
+    after.
 
     Its arrays are (1, n, ...).
     """
     raw = []
     told = []
     telling = []
+    tells_numbers = []
     for m, member in enumerate(members):
         prediction = member.held_out["last"]
+        tells_numbers.append(kinds.tells_numbers(member.config.head.kind))
         raw.append(prediction.raw_RNK[repeat, images_n])
         if prediction.word_RNC is not None:
             telling.append(m)
             told.append(prediction.word_RNC[repeat, images_n])
 
-    raw_nK = np.tensordot(share_M, np.stack(raw), 1)
+    raw_nK = np.tensordot(shares_among(share_M, tells_numbers), np.stack(raw), 1)
     word_1nC = None
     telling_M = share_M[telling]
     if telling_M.sum() > 0:
@@ -214,6 +223,11 @@ def blended(
         word_1nC = word_nC[None]
     like = members[0].held_out["last"]
     return Prediction(raw_nK[None], word_1nC, members[0].config, like.targets)
+
+
+def _fitted_members(sweep: Sweep, members: Sequence[PointResult]) -> list[PointResult]:
+    """Those whose shares are fitted: what ranks is theirs to tell."""
+    return [member for member in members if tells_ranked(sweep.by, member.config.head.kind)]
 
 
 def _by_kind(ranked: Sequence[PointResult]) -> dict[str, PointResult]:

@@ -1,30 +1,37 @@
 """A row of a sweep's board, as a row of summary.csv and as summary.json tells it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trainer.judge.compare import Comparison
+from trainer.loop.baselines import BASELINES
 from trainer.loop.blend_folder import split_name
 from trainer.loop.blends import Blend, Row
 from trainer.loop.evaluate import Scores
 from trainer.loop.prepare import Sweep
 from trainer.loop.results import PointResult
-from trainer.loop.runs import RIDGE
 
 IF_THERE = ("others", "classes")
 """Of scores, what summary.json has where there is any."""
 
 
-def chosen_json(chosen: Row | None) -> dict[str, Any] | None:
-    """What `predict` takes: its name on the board, and the runs that predict together."""
+def chosen_json(
+    chosen: Row | None,
+    beside: Sequence[str] = (),
+) -> dict[str, Any] | None:
+    """What `predict` takes: its name on the board, and the runs that predict together.
+
+    beside : baselines that tell what it does not. Shares count among runs that tell a target.
+    """
     if chosen is None:
         return None
     members, shares = [chosen.name], [1.0]
     if isinstance(chosen, Blend):
         members, shares = chosen.weighing()
-    return {"name": chosen.name, "members": members, "shares": shares}
+    together = [*members, *beside]
+    return {"name": chosen.name, "members": together, "shares": [*shares, *[1.0] * len(beside)]}
 
 
 def blend_json(
@@ -60,13 +67,13 @@ def summary_row(
         "high": versus.high,
         "apart": versus.apart,
         # of baselines it says nothing
-        "failed": None if result.name == RIDGE else result.failed,
+        "failed": None if result.name in BASELINES else result.failed,
     }
     if "best" in scores:  # trained heads: regressors have no epochs to choose among
         row["score_best"] = scores["best"].mean
         row["sd_best"] = scores["best"].sd
         row["best_epoch"] = float(np.mean(result.best_epoch_Q))
-    if isinstance(result, PointResult) and result.name != RIDGE:
+    if isinstance(result, PointResult) and result.name not in BASELINES:
         row |= sweep.config.settings(result.index)
     return row | parts_of(last)
 

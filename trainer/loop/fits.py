@@ -27,6 +27,7 @@ from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 from trainer.heads.fitted import numbers_and_words
 from trainer.judge.baselines import blank_values, fit_each, fit_splits, spaces_of
+from trainer.loop.baselines import completing, tells_ranked
 from trainer.loop.checkpoint import check_identity, checksum, opened, whole_metadata
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
@@ -34,14 +35,13 @@ from trainer.loop.prepare import Sweep
 from trainer.loop.results import (
     PointResult,
     Prediction,
+    baseline_point,
     head_file_of,
-    ridge_beside,
     scores_of,
     write_oof,
 )
-from trainer.loop.runs import ALL_FILE, RIDGE, RunFolder
+from trainer.loop.runs import ALL_FILE, RunFolder, SweepFolder
 from trainer.score.constraints import constrained
-from trainer.score.metrics import CLASS_SCORES
 
 WARM_S = 2.0
 """A first fit imports its library; one that takes longer than this is not timed again."""
@@ -141,8 +141,12 @@ def close_regressor(
     own_RNK = constrained(own_RNK, targets, config.inference.constraints)
     scored_RNK = sweep.scored(own_RNK, own_RNC)
     errors_Q = sweep.by.split_errors(sweep.scored_truth_NK, scored_RNK, sweep.splits)
+    is_finite = np.isfinite(errors_Q).all()
+    if not tells_ranked(sweep.by, config.head.kind):  # a baseline of what is not ranked
+        told = [own_RNK[split.repeat, split.val_N] for split in sweep.splits]
+        is_finite = np.isfinite(np.concatenate(told)).all()
     failure = fits.failure
-    if failure is None and not np.isfinite(errors_Q).all():
+    if failure is None and not is_finite:
         failure = (
             "it predicts numbers that are not finite; choose another loss.space, "
             "or leave the kind out"
@@ -166,36 +170,38 @@ def close_regressor(
     return result
 
 
-def close_ridge(
+def close_baselines(
     sweep: Sweep,
-    run: RunFolder,
-    note: FitNote,
+    folder: SweepFolder,
     after_each: Callable[[], object] = lambda: None,
-) -> PointResult | None:
-    """Fit the ridge that stands beside the board, as a run of its own.
+) -> list[PointResult]:
+    """Fit the baselines that stand beside the board, each as a run of its own.
 
-    A sweep that has no ridge among its points must not die of it: where ridge cannot be fitted it
-    is left out, with a warning, and None is returned; without one where classes alone are ranked.
+    A sweep that has none of them among its points must not die of it: one that cannot be fitted is
+    left out, with a warning.
     """
-    if sweep.by.name in CLASS_SCORES:
-        return None
-    try:
-        result = close_regressor(ridge_alone(sweep), 0, run, note, after_each)
-        failure = result.failure
-    except InputError as err:
-        failure = str(err)
-    if failure is None:
-        return replace(result, name=RIDGE)
-    remove(run.path)
-    warnings.warn(
-        f"ridge on all pooled rows, to compare with, is left out: {failure}", stacklevel=2
-    )
-    return None
+    results = []
+    for name in completing(sweep.data.targets, []):
+        run = folder.run(name)
+        note = FitNote(folder.fit_note(name))
+        try:
+            result = close_regressor(baseline_alone(sweep, name), 0, run, note, after_each)
+            failure = result.failure
+        except InputError as err:
+            failure = str(err)
+        if failure is None:
+            results.append(replace(result, name=name))
+            continue
+        remove(run.path)
+        warnings.warn(
+            f"{name} on all pooled rows, to compare with, is left out: {failure}", stacklevel=2
+        )
+    return results
 
 
-def ridge_alone(sweep: Sweep) -> Sweep:
-    """The same folds and rows with the ridge beside the board as the only point."""
-    return replace(sweep, config=SweepConfig(ridge_beside(sweep), {}))
+def baseline_alone(sweep: Sweep, name: str) -> Sweep:
+    """The same folds and rows with a baseline as the only point."""
+    return replace(sweep, config=SweepConfig(baseline_point(sweep, name), {}))
 
 
 def _fit_splits(
@@ -253,11 +259,12 @@ class FitTime:
 def time_fits(sweep: Sweep) -> list[FitTime]:
     """Time one fit of each kind here, on the split that trains on most images.
 
-    The ridge beside the board is counted in; what cannot be fitted takes no time.
+    The baselines beside the board are counted in; what cannot be fitted takes no time.
     """
     points = [point for point in sweep.config.points if not kinds.load(point.head.kind).trained]
-    with suppress(InputError):
-        points.append(ridge_beside(sweep))
+    for name in completing(sweep.data.targets, []):
+        with suppress(InputError):
+            points.append(baseline_point(sweep, name))
     alike: dict[tuple[str, int], list[PointConfig]] = {}
     for point in points:
         n_features = sweep.data.n_features(point)

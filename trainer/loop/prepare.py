@@ -350,8 +350,7 @@ def _check_classes(config: SweepConfig, targets: Targets) -> None:
     if by.name not in CLASS_SCORES:
         return
     for point, name in zip(config.points, config.names, strict=True):
-        kind = kinds.load(point.head.kind)
-        if not (kind.has_trunk if kind.trained else kind.tells_words):
+        if not kinds.tells_words(point.head.kind):
             raise InputError(
                 f"{name}: classes alone are ranked ({by.name}), and {point.head.kind} tells none; "
                 "choose another head.kind, or score numbers"

@@ -6,10 +6,11 @@ from pathlib import Path
 from trainer.config.sections import PointConfig
 from trainer.data.stream import everything
 from trainer.heads import kinds
+from trainer.loop.baselines import BASELINES
 from trainer.loop.blend_folder import save_blend
-from trainer.loop.fits import ridge_alone
+from trainer.loop.fits import baseline_alone
 from trainer.loop.prepare import Sweep
-from trainer.loop.runs import ALL_FILE, RIDGE, SUMMARY, RunFolder, SweepFolder, read_json
+from trainer.loop.runs import ALL_FILE, SUMMARY, RunFolder, SweepFolder, read_json
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class RefitMember:
     name: str
     share: float
     sweep: Sweep
-    """Whose point it is: the sweep, or for the ridge beside its board one of that ridge alone."""
+    """Whose point it is: the sweep, or for a baseline beside its board one of that alone."""
     p: int
     """Position of the point in that sweep."""
     run: RunFolder
@@ -70,8 +71,8 @@ def refit_members(sweep: Sweep, folder: SweepFolder) -> list[RefitMember]:
 
     members = []
     for name, share in shares.items():
-        own = ridge_alone(sweep) if name == RIDGE else sweep
-        p = 0 if name == RIDGE else sweep.config.names.index(name)
+        own = baseline_alone(sweep, name) if name in BASELINES else sweep
+        p = 0 if name in BASELINES else sweep.config.names.index(name)
         run = folder.refit if is_of_before else RunFolder(folder.refit.path / name)
         checkpoint = folder.checkpoint("refit" if is_of_before else f"refit_{name}")
         members.append(RefitMember(name, share, own, p, run, checkpoint))

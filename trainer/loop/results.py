@@ -165,23 +165,23 @@ def score_mean(sweep: Sweep) -> Scores:
     return scores_of(sweep, values_RNK, frequencies(sweep))
 
 
-def ridge_beside(sweep: Sweep) -> PointConfig:
-    """Ridge on all pooled rows, which stands beside every board, under the views, constraints and
-    rules of the points; InputError if it would not fit in memory."""
-    # in the space that ridge does best, whatever the points are compared in
-    own = {"head": HeadConfig(kind="ridge"), "loss": LossConfig()}
+def baseline_point(sweep: Sweep, kind: str) -> PointConfig:
+    """A kind of regressor on all pooled rows, which stands beside the board, under the views,
+    constraints and rules of the points; InputError if it would not fit in memory."""
+    # in the space that the kind does best, whatever the points are compared in
+    own = {"head": HeadConfig(kind=kind), "loss": LossConfig()}
     inference = sweep.base.inference
     if any(rule.needs_state for rule in rules_of(inference.postprocess)):  # it tells no State
         own["inference"] = inference.model_copy(update={"postprocess": []})
-    ridge = resolved(sweep.base.model_copy(update=own))
-    need = fit_bytes(ridge, sweep.data, most_rows(sweep.splits))
+    point = resolved(sweep.base.model_copy(update=own))
+    need = fit_bytes(point, sweep.data, most_rows(sweep.splits))
     usable = usable_memory()
     if need > usable.n_bytes:
         raise InputError(
             f"it would take {need / 1e9:.3g} GB of memory, usable are {usable}; as a point of "
             "the grid it can have fewer head.features"
         )
-    return ridge
+    return point
 
 
 def frequencies(sweep: Sweep) -> np.ndarray:

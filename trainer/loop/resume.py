@@ -8,15 +8,16 @@ from pathlib import Path
 
 from featurestore.errors import InputError, MismatchError
 from trainer.heads import kinds
+from trainer.loop.baselines import BASELINES, completing
 from trainer.loop.checkpoint import Checkpoint
-from trainer.loop.fits import FitNote, ridge_alone
+from trainer.loop.fits import FitNote, baseline_alone
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity, check_facts, check_settings
 from trainer.loop.places import Place, places_now
 from trainer.loop.plan import refit_costs, too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.refit import chosen_shares, refit_members
-from trainer.loop.runs import RIDGE, SweepFolder, SweepResult, read_json
+from trainer.loop.runs import SweepFolder, SweepResult, read_json
 from trainer.loop.sweep import train_sweep
 from trainer.loop.threads import same_threads
 
@@ -90,7 +91,7 @@ def _check_finished(sweep: Sweep, folder: SweepFolder, has_digests: bool) -> Non
 
     plan = folder.path / "sweep.json"
     for name in names:
-        if name not in (*sweep.config.names, RIDGE):
+        if name not in (*sweep.config.names, *BASELINES):
             raise MismatchError(
                 f"{plan}: has no point {name} any more, which the sweep chose; bring back the "
                 "file as it was"
@@ -123,7 +124,7 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
 
     fitted = [p for p in range(len(sweep.config.points)) if p not in trained]
     refit = folder.checkpoint("refit")
-    notes = map(folder.fit_note, [*fitted, RIDGE])
+    notes = map(folder.fit_note, [*fitted, *BASELINES])
     known = {refit, *map(folder.checkpoint, passes), *notes}
     if folder.is_finished:
         known |= {member.checkpoint for member in refit_members(sweep, folder)}
@@ -137,5 +138,6 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
         Checkpoint(folder.checkpoint(points)).check(Identity.of(sweep, points))
     for p in fitted:
         FitNote(folder.fit_note(p)).check(Identity.of(sweep, [p]))
-    with suppress(InputError):  # it does not fit in memory, and will be left out
-        FitNote(folder.fit_note(RIDGE)).check(Identity.of(ridge_alone(sweep), [0]))
+    for name in completing(sweep.data.targets, []):
+        with suppress(InputError):  # it does not fit in memory, and will be left out
+            FitNote(folder.fit_note(name)).check(Identity.of(baseline_alone(sweep, name), [0]))

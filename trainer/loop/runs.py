@@ -37,7 +37,6 @@ WEIGHTS = ("best", "last")
 STAMP = "%Y%m%d_%H%M%S"  # local time
 SUMMARY = "summary.json"
 BLEND = "blend.json"
-RIDGE = "ridge"  # the run that stands beside every board
 ALL_FILE = "{which}_all.safetensors"  # of a head trained on every image
 
 
@@ -328,7 +327,7 @@ class SweepFolder:
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     def fit_note(self, point: int | str) -> Path:
-        """The same for a point that is fitted on pooled rows, or for RIDGE."""
+        """The same for a point that is fitted on pooled rows, or for a baseline."""
         return self.checkpoint(f"fit{point}" if isinstance(point, int) else f"fit_{point}")
 
     def remove_checkpoints(self) -> None:

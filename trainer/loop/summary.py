@@ -1,7 +1,7 @@
 """What a sweep found when all its points are in: ranking, comparisons, notes in sentences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from trainer.heads import kinds
 from trainer.judge.compare import LEAST_SITES, Comparison, compare, compare_pairs
 from trainer.judge.report import draw_leaderboard
 from trainer.judge.selection import honest_estimate, others_errors
+from trainer.loop.baselines import BASELINES, LOGISTIC, completing, tells_ranked
 from trainer.loop.blend_folder import save_blend, split_name
 from trainer.loop.blends import (
     Blend,
@@ -37,7 +38,7 @@ from trainer.loop.board import (
 from trainer.loop.evaluate import Scores
 from trainer.loop.prepare import Sweep
 from trainer.loop.results import PointResult, oof_of, score_mean, scored_of, scores_of
-from trainer.loop.runs import RIDGE, SUMMARY, SweepFolder, SweepResult
+from trainer.loop.runs import SUMMARY, SweepFolder, SweepResult
 from trainer.score.metrics import Score
 from trainer.score.postprocess import judge, rules_of
 
@@ -49,15 +50,15 @@ def finish(
     sweep: Sweep,
     folder: SweepFolder,
     results: list[PointResult],
-    ridge: PointResult | None,
+    beside: Sequence[PointResult],
 ) -> SweepResult:
-    """Rank points, their blends and ridge, say what can be told apart, write the results.
+    """Rank points, their blends and a baseline, say what can be told apart, write the results.
 
-    The best point is the first that can be saved, the chosen row the first point, blend or ridge
+    The best point is the first that can be saved, the chosen row the first point, blend or baseline
     that can: what is for reports only stands at its place, and is never chosen.
 
-    ridge : the run that stands on every board; None if it could not be fitted. It is ranked with
-        the points if one of them can be chosen and their rules are its own, else below them.
+    beside : the baselines that could be fitted. The one that tells what ranks is ranked with the
+        points if one of them can be chosen and their rules are its own; others stand below them.
     """
     check_interrupt()
     scores = {r.name: _scores(sweep, r) for r in results}
@@ -65,13 +66,14 @@ def finish(
     choices = [r for r in results if not kinds.load(r.config.head.kind).report_only]
     best = next((r for r in choices if not r.failed), None)
 
-    members = blend_members(sweep, choices, ridge)
-    blends = form_blends(sweep, members)
     baselines = {"mean": score_mean(sweep)}
-    if ridge:
-        scores[ridge.name] = _scores(sweep, ridge)
-        baselines[ridge.name] = scores[ridge.name]["last"]
-    rival = [ridge] if best and has_their_rules(sweep, ridge) else []
+    for each in beside:
+        scores[each.name] = _scores(sweep, _of_what_it_tells(each))
+        baselines[each.name] = scores[each.name]["last"]
+    ranked = next((each for each in beside if tells_ranked(sweep.by, each.name)), None)
+    members = blend_members(sweep, choices, ranked)
+    blends = form_blends(sweep, members)
+    rival = [ranked] if best and has_their_rules(sweep, ranked) else []
     scores |= {blend.name: _scores(sweep, blend) for blend in blends}
     rows = sorted([*results, *blends, *rival], key=lambda r: _rank(sweep.by, r, scores[r.name]))
     can_be_chosen = [*choices, *blends, *rival]
@@ -94,8 +96,10 @@ def finish(
     notes += [_told(blend) for blend in blends]
     notes.append(describe_folds(sweep.folds, sweep.groups))
     if chosen:
-        kind = "blend" if isinstance(chosen, Blend) else "run" if chosen is ridge else "point"
+        kind = "blend" if isinstance(chosen, Blend) else "run" if chosen in beside else "point"
         notes += _over_repeats(sweep, scores[chosen.name]["last"], kind)
+    joined = _beside_chosen(sweep, chosen, beside)
+    notes += [_joins(sweep, chosen, each) for each in joined]
     notes += sweep.remarks
 
     table = []
@@ -105,7 +109,7 @@ def finish(
         table.append(summary_row(sweep, r, scores[r.name], versus))
         if isinstance(r, Blend):
             about_blends.append(blend_json(sweep, r, scores[r.name], versus))
-        elif r is not ridge:
+        elif r not in beside:
             points.append(point_json(sweep, r, scores[r.name], versus))
     for name, each in baselines.items():
         if name in [r.name for r in rows]:
@@ -126,7 +130,7 @@ def finish(
         {
             "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "best": best.name if best else None,
-            "chosen": chosen_json(chosen),
+            "chosen": chosen_json(chosen, joined),
             "selected_by": "score_last: pooled out-of-fold score of the last epoch's moving "
             "averages",
             "notes": notes,
@@ -151,6 +155,44 @@ def _scores(sweep: Sweep, row: Row) -> dict[str, Scores]:
         which: scores_of(sweep, prediction.values_RNK, prediction.word_RNC)
         for which, prediction in row.held_out.items()
     }
+
+
+def _of_what_it_tells(baseline: PointResult) -> PointResult:
+    """A baseline without the training mean, which stands for numbers where it tells none."""
+    if kinds.tells_numbers(baseline.config.head.kind):
+        return baseline
+    last = baseline.held_out["last"]
+    blank = replace(last, raw_RNK=np.full_like(last.raw_RNK, np.nan))
+    return replace(baseline, held_out={"last": blank})
+
+
+def _beside_chosen(
+    sweep: Sweep,
+    chosen: Row | None,
+    beside: Sequence[PointResult],
+) -> list[str]:
+    """Names of baselines that predict together with the chosen row: they tell what it does not."""
+    if chosen is None:
+        return []
+    by_name = {chosen.name: chosen}
+    names = [chosen.name]
+    if isinstance(chosen, Blend):
+        by_name = {member.name: member for member in chosen.members}
+        names, _ = chosen.weighing()
+    told = [by_name[name].config.head.kind for name in names]
+    there = [each.name for each in beside]
+    return [name for name in completing(sweep.data.targets, told) if name in there]
+
+
+def _joins(sweep: Sweep, chosen: Row, name: str) -> str:
+    """What a baseline predicts beside the chosen row, in a sentence."""
+    targets = sweep.data.targets
+    of_classes = name == LOGISTIC
+    told = [each.name for each in (targets.classes if of_classes else targets.predicted)]
+    return (
+        f"{chosen.name} tells no {'classes' if of_classes else 'numbers'}: predict takes "
+        f"{', '.join(told)} from {name}"
+    )
 
 
 def _rank(by: Score, row: Row, scores: Mapping[str, Scores]) -> tuple[bool, float]:
@@ -272,7 +314,7 @@ def _level(
     others = [
         c
         for r, c in zip(results, comparisons, strict=True)
-        if r is not best and r.name != RIDGE and not r.failed
+        if r is not best and r.name not in BASELINES and not r.failed
     ]
     if not others:
         return "there is no other point to compare the best with"

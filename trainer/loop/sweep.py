@@ -27,10 +27,11 @@ from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
 from trainer.heads.bank import Outputs
 from trainer.loop.bank_trainer import BankTrainer, Scored, can_go_on
+from trainer.loop.baselines import completing
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.evaluate import pooled_score, predict_held_out
 from trainer.loop.events import Events
-from trainer.loop.fits import FitNote, close_regressor, close_ridge, save_regressor, time_fits
+from trainer.loop.fits import FitNote, close_baselines, close_regressor, save_regressor, time_fits
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
 from trainer.loop.memory import keep_freed_memory
@@ -42,7 +43,7 @@ from trainer.loop.results import (
     loss_failure,
     save_heads,
 )
-from trainer.loop.runs import RIDGE, RunFolder, SweepFolder, SweepResult
+from trainer.loop.runs import RunFolder, SweepFolder, SweepResult
 from trainer.loop.summary import finish
 
 
@@ -101,10 +102,10 @@ def train_sweep(
         else:
             runs = {p: folder.run(name) for p, name in enumerate(sweep.config.names)}
             fitted = [p for p in runs if not kinds.load(sweep.config.points[p].head.kind).trained]
-            n_fits = (1 + len(fitted)) * len(sweep.splits)  # with ridge, which is always beside
+            n_beside = len(completing(sweep.data.targets, []))
+            n_fits = (n_beside + len(fitted)) * len(sweep.splits)
             with new_bar("fit", n_fits, "fit", progress) as bar:
-                note = FitNote(folder.fit_note(RIDGE))
-                ridge = close_ridge(sweep, folder.run(RIDGE), note, bar.update)
+                baselines = close_baselines(sweep, folder, bar.update)
                 results = []
                 for p in fitted:
                     note = FitNote(folder.fit_note(p))
@@ -114,7 +115,7 @@ def train_sweep(
                 trainers = train_pass(sweep, points, runs, checkpoint, reader, progress)
                 while trainers:  # a bank is gone before the next pass makes its own
                     results += close_bank(sweep, trainers.pop(0), reader, runs)
-            result = finish(sweep, folder, results, ridge)
+            result = finish(sweep, folder, results, baselines)
         if refits and (failure := _refit(sweep, folder, result, reader, progress)):
             result = replace(result, failed=result.failed | {"refit": failure})
         folder.remove_checkpoints()

@@ -8,7 +8,7 @@ import { go, href } from "../state.js";
 import { sortable } from "../table.js";
 import { run } from "./run.js";
 
-const BASELINES = ["mean", "ridge"];
+const BASELINES = ["mean", "ridge", "logistic"];
 const OF_TARGET = /^(r2|accuracy|f1)_(.*)$/; // of the leaderboard's columns
 const PARTS = /^(r2|accuracy|f1|score)_.|^(r2|rmse|mae|log_loss|accuracy)$/; // by target, by State, other scores
 
@@ -110,10 +110,11 @@ function leaderboard(rows, names, chosen, about) {
     beside = rows.filter(row => BASELINES.includes(row.name));
   const range = scoreRange(
     points.flatMap(whisker).filter(Number.isFinite),
-    beside.map(row => row.score_last),
+    beside.map(row => row.score_last).filter(Number.isFinite), // one may tell nothing of what ranks
     about.larger_is_better,
   );
-  const drawn = beside.filter(row => row.score_last >= range[0] && row.score_last <= range[1]),
+  const inRange = value => Number.isFinite(value) && value >= range[0] && value <= range[1];
+  const drawn = beside.filter(row => inRange(row.score_last)),
     marks = drawn.map(row => ({ value: row.score_last, kind: row.name }));
   const spread = rows.some(row => Number.isFinite(row.sd_last));
   const settingNames = names.filter(name => name.includes("."));

@@ -18,3 +18,15 @@ def names() -> list[str]:
 def load(name: str):
     """The KIND of a file here: a HeadKind or a Regressor."""
     return import_module(f"{__name__}.{name}").KIND
+
+
+def tells_numbers(name: str) -> bool:
+    """Whether models of a kind learn amounts, levels and shares."""
+    kind = load(name)
+    return kind.trained or not kind.tells_words
+
+
+def tells_words(name: str) -> bool:
+    """Whether models of a kind learn classes."""
+    kind = load(name)
+    return kind.has_trunk if kind.trained else kind.tells_words
