@@ -274,12 +274,7 @@ def find_runs(
     folder, why = (sweep, "") if sweep else newest_sweep(Path("runs"))
     found = row_of(folder, point)
     say(f"heads of {describe_row(found, point)}" + (f": {why}" if why else ""))
-    if alone:
-        return [found]
-    rows = completed(folder, [found])
-    for beside in rows[1:]:
-        say(f"beside them {beside}, which tells targets that they do not")
-    return rows
+    return [found] if alone else completed(folder, [found], say)
 
 
 def _check_oof_alone(**given: object) -> None:

@@ -179,7 +179,7 @@ def _of_sweep(sweep: Path, points: str, say: Callable[[str], object]) -> list[Pa
         rows = [sweep / name for name in row_names(sweep) if name in usable]
     else:
         rows = [row_of(sweep, name.strip()) for name in points.split(",")]
-    return completed(sweep, rows) if rows else rows
+    return completed(sweep, rows, say) if rows else rows
 
 
 def _usable(sweep: Path, say: Callable[[str], object]) -> set[str]:

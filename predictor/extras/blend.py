@@ -46,17 +46,24 @@ def blend_weights(members: Sequence[Member], how: Blend) -> tuple[list[float], s
 def weighed(members: Sequence[Member], how: Blend, say: Callable[[str], object]) -> list[Member]:
     """The members with those weights, without those that weigh nothing: their heads need not run.
     Weights are of members that tell numbers. `say` is told the text."""
-    telling = [member for member in members if member.tells_numbers] or members
+    telling = []
+    others = []
+    for member in members:
+        among = telling if member.tells_numbers else others
+        among.append(member)
+    if not telling:
+        telling, others = others, []
+
     weights, text = blend_weights(telling, how)
     say(text)
-    weighty = [
-        member.weighing(weight)
-        for member, weight in zip(telling, weights, strict=True)
-        if weight > 0
-    ]
+    together = []
+    for member, weight in zip(telling, weights, strict=True):
+        if weight > 0:
+            together.append(member.weighing(weight))
     # those of classes alone stand beside them, each like one of them
-    others = [member.weighing(1 / len(telling)) for member in members if member not in telling]
-    return [*weighty, *others]
+    share = 1 / len(telling)
+    together += [member.weighing(share) for member in others]
+    return together
 
 
 def _score_of(members: Sequence[Member]) -> Score:
@@ -69,16 +76,18 @@ def _score_of(members: Sequence[Member]) -> Score:
 
 
 def _shares(members: Sequence[Member], weight_M: np.ndarray) -> str:
-    return "weights: " + ", ".join(
-        f"{weight:.3f} {member.name}" for weight, member in zip(weight_M, members, strict=True)
-    )
+    told = []
+    for weight, member in zip(weight_M, members, strict=True):
+        told.append(f"{weight:.3f} {member.name}")
+    return f"weights: {', '.join(told)}"
 
 
 def _gain(
     by: Score, oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: np.ndarray
 ) -> str:
     """Scores of both kinds of weights, and of weights fitted without the site they score."""
-    equal, fitted = (float(by(oof.truth_NK, oof.combined(each))) for each in (equal_M, fitted_M))
+    equal = float(by(oof.truth_NK, oof.combined(equal_M)))
+    fitted = float(by(oof.truth_NK, oof.combined(fitted_M)))
     known = (
         f"out-of-fold score: equal weights {equal:.4f}; fitted {fitted:.4f} on the photographs "
         "they were fitted on"
@@ -94,10 +103,12 @@ def _gain(
 
 def left_out(oof: OutOfFold, gram_SMM: np.ndarray) -> np.ndarray:
     """(N, K): each site's photographs combined by weights fitted on the other sites."""
-    total_MM, prediction_NK = gram_SMM.sum(0), np.empty_like(oof.truth_NK)
+    total_MM = gram_SMM.sum(0)
+    prediction_NK = np.empty_like(oof.truth_NK)
     for gram_MM, site in zip(gram_SMM, np.unique(oof.site_N), strict=True):
         here = oof.site_N == site
-        prediction_NK[here] = oof.combined(simplex_weights(total_MM - gram_MM))[here]
+        weight_M = simplex_weights(total_MM - gram_MM)
+        prediction_NK[here] = oof.combined(weight_M)[here]
     return prediction_NK
 
 

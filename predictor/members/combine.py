@@ -38,14 +38,19 @@ class Combiner:
         raw_NM : by image_id; None for a photograph that could not be used gives the training
             photographs' mean and spread, and no word.
         """
-        rows = [
-            self._known if raw_M is None else (self.values(raw_M), self.spread(raw_M))
-            for raw_M in raw_NM.values()
-        ]
+        rows = []
+        for raw_M in raw_NM.values():
+            if raw_M is None:
+                rows.append(self._known)
+            else:
+                rows.append((self.values(raw_M), self.spread(raw_M)))
         names = self.targets.names
-        mean_NK, sd_NK = np.array(rows).reshape(len(rows), 2, len(names)).transpose(1, 0, 2)
-        columns = {name: mean_NK[:, k] for k, name in enumerate(names)}
-        spread = {f"{name}_sd": sd_NK[:, k] for k, name in enumerate(names)}
+        both_N2K = np.array(rows).reshape(len(rows), 2, len(names))
+        columns = {}
+        spread = {}
+        for k, name in enumerate(names):
+            columns[name] = both_N2K[:, 0, k]
+            spread[f"{name}_sd"] = both_N2K[:, 1, k]
         telling = [member for member in self.members if member.tells_words and member.weight > 0]
         words = {}
         if telling and not self.targets.preset:
@@ -69,22 +74,28 @@ class Combiner:
     @property
     def untold(self) -> str | None:
         """Which targets no member tells, in a sentence; None where each has one."""
-        telling = [member for member in self.members if member.weight > 0]
-        names = ", ".join(member.name for member in telling)
         targets = self.targets
         if targets.preset:  # its State is learned, and not predicted
             return None
-        if targets.names and not any(member.tells_numbers for member in telling):
+        names = []
+        tells_numbers = False
+        tells_words = False
+        for member in self.members:
+            if member.weight > 0:
+                names.append(member.name)
+                tells_numbers |= member.tells_numbers
+                tells_words |= member.tells_words
+
+        heads = f"heads of {', '.join(names)}"
+        numbers = ", ".join(targets.names)
+        classes = ", ".join(target.name for target in targets.classes)
+        if numbers and not tells_numbers:
             return (
-                f"the training mean stands for {', '.join(targets.names)}: heads of {names} tell "
-                "no numbers; add --run SWEEP/ridge"
+                f"the training mean stands for {numbers}: {heads} tell no numbers; "
+                "add --run SWEEP/ridge"
             )
-        if targets.classes and not any(member.tells_words for member in telling):
-            classes = ", ".join(target.name for target in targets.classes)
-            return (
-                f"no prediction of {classes}: heads of {names} tell no classes; "
-                "add --run SWEEP/logistic"
-            )
+        if classes and not tells_words:
+            return f"no prediction of {classes}: {heads} tell no classes; add --run SWEEP/logistic"
         return None
 
     @property
@@ -107,11 +118,11 @@ class Combiner:
         for m, raw in enumerate(raw_M):
             raw_XK = _one_axis(raw.values_HVK)
             parts.append(self._constrained(raw_XK, self._placed(m, raw, False)))
-        # a member's share is spread evenly over its heads and views
-        shares = [
-            np.full(len(part), share / len(part))
-            for share, part in zip(self._shares, parts, strict=True)
-        ]
+        shares = []
+        for share, part in zip(self._shares, parts, strict=True):
+            # a member's share is spread evenly over its heads and views
+            n_parts = len(part)
+            shares.append(np.full(n_parts, share / n_parts))
         share_X = np.concatenate(shares)
         all_XK = np.concatenate(parts)
         return np.sqrt(share_X @ (all_XK - share_X @ all_XK) ** 2)
@@ -124,7 +135,8 @@ class Combiner:
     @functools.cached_property
     def _shares(self) -> np.ndarray:
         """In numbers, which some members do not tell."""
-        return shares_among(self._weights, [member.tells_numbers for member in self.members])
+        tells_M = [member.tells_numbers for member in self.members]
+        return shares_among(self._weights, tells_M)
 
     @functools.cached_property
     def targets(self) -> Targets:
@@ -133,7 +145,8 @@ class Combiner:
         for member in self.members:
             for target in member.targets.classes:
                 words.setdefault(target.name, set()).update(target.values)
-        return self.members[0].targets.with_values({name: sorted(w) for name, w in words.items()})
+        in_order = {name: sorted(each) for name, each in words.items()}
+        return self.members[0].targets.with_values(in_order)
 
     def _averaged(self, x_HVK: np.ndarray) -> np.ndarray:
         x_XK = _one_axis(x_HVK)
@@ -141,12 +154,17 @@ class Combiner:
 
     def _told(self, raw_M: Sequence[Raw]) -> np.ndarray | None:
         """(C,) probabilities averaged over the members that tell words; None if none does."""
-        placed_MC = [self._placed(m, raw, True) for m, raw in enumerate(raw_M)]
-        telling = [m for m, placed in enumerate(placed_MC) if placed is not None]
+        told = []
+        telling = []
+        for m, raw in enumerate(raw_M):
+            placed_C = self._placed(m, raw, True)
+            if placed_C is not None:
+                told.append(placed_C)
+                telling.append(m)
         share_M = self._weights[telling]
         if not share_M.sum() > 0:
             return None
-        return np.average([placed_MC[m] for m in telling], axis=0, weights=share_M)
+        return np.average(told, axis=0, weights=share_M)
 
     def _placed(self, m: int, raw: Raw, averaged: bool) -> np.ndarray | None:
         """(C,) or (X, C) probabilities over all members' words; None if this one tells none."""

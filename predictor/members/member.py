@@ -276,7 +276,8 @@ def say_lone_folds(members: Sequence[Member], say: Callable[[str], object]) -> N
 def number_shares(members: Sequence[Member]) -> np.ndarray:
     """(M,) what members weigh in numbers: those that tell none nothing, beside others that do."""
     weight_M = np.array([member.weight for member in members])
-    return shares_among(weight_M, [member.tells_numbers for member in members])
+    tells_M = [member.tells_numbers for member in members]
+    return shares_among(weight_M, tells_M)
 
 
 def by_spec(members: Sequence[Member]) -> list[list[int]]:

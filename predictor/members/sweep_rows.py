@@ -1,6 +1,6 @@
 """Which folder a row of a sweep's board is: a run's, or a blend's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from featurestore.errors import InputError, list_some
@@ -26,15 +26,26 @@ def row_of(sweep: Path, name: str | None = None) -> Path:
     return sweep / name
 
 
-def completed(sweep: Path, rows: Sequence[Path]) -> list[Path]:
-    """Folders of a sweep's rows, and of its baselines that tell targets which these do not.
+def completed(sweep: Path, rows: Sequence[Path], say: Callable[[str], object]) -> list[Path]:
+    """Folders of a sweep's rows, and of its baselines that tell targets which these do not; `say`
+    is told of them.
 
     Sweeps of before there were such runs have none.
     """
-    runs = [RunFolder(run.path) for row in rows for run in shared_runs(row) if run.share > 0]
-    told = [run.config.head.kind for run in runs]
-    there = [sweep / name for name in completing(runs[0].targets, told)]
-    return [*rows, *(folder for folder in there if (folder / "config.yaml").exists())]
+    told = []
+    for row in rows:
+        for run in shared_runs(row):
+            if run.share > 0:
+                folder = RunFolder(run.path)
+                told.append(folder.config.head.kind)
+
+    together = list(rows)
+    for name in completing(folder.targets, told):
+        beside = sweep / name
+        if (beside / "config.yaml").exists():
+            say(f"beside them {beside}, which tells targets that they do not")
+            together.append(beside)
+    return together
 
 
 def row_names(sweep: Path) -> list[str]:

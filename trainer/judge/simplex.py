@@ -27,9 +27,10 @@ def shares_among(share_M: np.ndarray, tells_M: Sequence[bool]) -> np.ndarray:
     """(M,) shares of the members that tell a target, summing to one, 0 for others; as they are
     where all tell it, or none that has a share."""
     own_M = np.where(tells_M, share_M, 0.0)
-    if all(tells_M) or not own_M.sum() > 0:
+    total = own_M.sum()
+    if all(tells_M) or not total > 0:
         return share_M
-    return own_M / own_M.sum()
+    return own_M / total
 
 
 def simplex_weights(gram_MM: np.ndarray) -> np.ndarray:

@@ -30,8 +30,10 @@ def chosen_json(
     members, shares = [chosen.name], [1.0]
     if isinstance(chosen, Blend):
         members, shares = chosen.weighing()
-    together = [*members, *beside]
-    return {"name": chosen.name, "members": together, "shares": [*shares, *[1.0] * len(beside)]}
+    for name in beside:
+        members.append(name)
+        shares.append(1.0)
+    return {"name": chosen.name, "members": members, "shares": shares}
 
 
 def blend_json(

@@ -70,7 +70,10 @@ def finish(
     for each in beside:
         scores[each.name] = _scores(sweep, _of_what_it_tells(each))
         baselines[each.name] = scores[each.name]["last"]
-    ranked = next((each for each in beside if tells_ranked(sweep.by, each.name)), None)
+    ranked = None
+    for each in beside:
+        if tells_ranked(sweep.by, each.name):
+            ranked = each
     members = blend_members(sweep, choices, ranked)
     blends = form_blends(sweep, members)
     rival = [ranked] if best and has_their_rules(sweep, ranked) else []
@@ -180,19 +183,19 @@ def _beside_chosen(
         by_name = {member.name: member for member in chosen.members}
         names, _ = chosen.weighing()
     told = [by_name[name].config.head.kind for name in names]
-    there = [each.name for each in beside]
-    return [name for name in completing(sweep.data.targets, told) if name in there]
+    needed = completing(sweep.data.targets, told)
+    return [each.name for each in beside if each.name in needed]
 
 
 def _joins(sweep: Sweep, chosen: Row, name: str) -> str:
     """What a baseline predicts beside the chosen row, in a sentence."""
     targets = sweep.data.targets
-    of_classes = name == LOGISTIC
-    told = [each.name for each in (targets.classes if of_classes else targets.predicted)]
-    return (
-        f"{chosen.name} tells no {'classes' if of_classes else 'numbers'}: predict takes "
-        f"{', '.join(told)} from {name}"
-    )
+    what = "numbers"
+    told = targets.names
+    if name == LOGISTIC:
+        what = "classes"
+        told = [target.name for target in targets.classes]
+    return f"{chosen.name} tells no {what}: predict takes {', '.join(told)} from {name}"
 
 
 def _rank(by: Score, row: Row, scores: Mapping[str, Scores]) -> tuple[bool, float]:
