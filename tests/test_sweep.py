@@ -69,8 +69,14 @@ def assert_same_head(ours, theirs, q, g, q2, g2):
             assert (a - b).norm() <= 1e-9 * b.norm(), name
 
 
-@pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("normalize", ["true", "false"], ids=["normalised", "as stored"])
+# with cls_gating and attention on normalised tokens: test-system
+QUICK = [(kind, "false") for kind in HEADS] + [("density", "true"), ("pooled_mlp", "true")]
+LONG = [
+    pytest.param(kind, "true", marks=pytest.mark.system) for kind in ("cls_gating", "attention")
+]
+
+
+@pytest.mark.parametrize("kind, normalize", QUICK + LONG)
 def test_a_head_in_a_sweep_equals_the_same_head_alone(tmp_path, store, kind, normalize):
     """float64, 24 batches, dropout, averages, accumulation, repeats, every mixup, space, seed: 1e-9
     of each tensor's norm."""
