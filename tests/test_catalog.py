@@ -165,7 +165,7 @@ def test_paths_keep_their_unicode_and_commas(csv):
         ("path,x,x\na.jpg,1,2\n", "header has x twice"),
         (",path\n0,a.jpg\n", "a column without a name"),
         ("path,x\na.jpg,1\nb.jpg\n", "header has 2 cells.*line 3: 1 cells"),
-        ("file,x\na.jpg,1\n", "no column path; found file, x; a long CSV needs sample_id"),
+        ("file,x\na.jpg,1\n", "no column image_path; found file, x; a long CSV needs sample_id"),
         (
             "sample_id,target\na__b,1\n",
             "no column image_path, target_name; found sample_id, target",

@@ -79,7 +79,7 @@ def test_a_photograph_with_fewer_pixels_than_tiles_is_refused():
 
 def test_the_ways_out_are_named():
     with pytest.raises(
-        InputError, match="use squash or whole, or build with --fit squash, crop or pad"
+        InputError, match="use squash, center or whole, or build with --fit squash, crop or pad"
     ):
         Crop("halves", 6, 6, "bicubic").check(40, 30)
 

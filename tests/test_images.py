@@ -314,7 +314,8 @@ def test_halves_of_the_right_size_are_the_pixels_themselves():
 
 
 @pytest.mark.parametrize(
-    "kind, width, advice", [("halves", 150, "use squash or whole"), ("whole", 150, "use squash")]
+    "kind, width, advice",
+    [("halves", 150, "use squash, center or whole"), ("whole", 150, "use squash")],
 )
 def test_an_aspect_that_does_not_fit_is_refused(kind, width, advice):
     crop = plan_crop(kind, 28, 14, "bicubic", aspect=2.0)

@@ -76,7 +76,7 @@ def test_long_tables_are_recognised_too(tmp_path):
         ("path;mass\na.jpg;1.500\n", "1.500 may be .*separate the cells with commas"),
         ("path;a,path\na.jpg;1,b.jpg\n", "line 1: .*separated by ',' or ';'"),
         ("path|mass\na.jpg|1\n", "separated by '|'; save it with commas, semicolons or tabs"),
-        ("file;mass\na.jpg;1\n", "no column path; found file, mass"),
+        ("file;mass\na.jpg;1\n", "no column image_path; found file, mass"),
     ],
     ids=[
         "both decimals", "both in a column", "quoted commas", "split commas", "comma thousands",

@@ -219,7 +219,8 @@ def _numbers(
 
 
 def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    path_column = "image_path" if "image_path" in table.columns else "path"
+    names = set(table.columns)
+    path_column = "path" if "path" in names and "image_path" not in names else "image_path"
     _need(csv_path, table, [path_column])
     _check_paths(csv_path, table.rename(columns={path_column: "image_path"}))
     metadata = table.drop(columns=[path_column, "image_id"], errors="ignore")

@@ -12,7 +12,6 @@ from featurestore.photos.picture import Box, Picture
 ASPECT_TOLERANCE = 0.05
 INTERPOLATIONS = tuple(method.name.lower() for method in Image.Resampling)
 WAYS_OUT = {
-    "halves": "use squash or whole",
     "whole": "use squash, or crop the photographs alike",
 }
 LEAST_SHOWN = 16

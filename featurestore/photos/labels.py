@@ -15,6 +15,7 @@ import pandas as pd
 
 from featurestore.errors import InputError, list_some
 from featurestore.format.spec import OWN_COLUMNS
+from featurestore.photos.candidates import block_in_a_line, could_be_targets
 from featurestore.photos.catalog import TARGETS
 from featurestore.photos.columns import tidy
 from featurestore.photos.tables import MISSING
@@ -55,7 +56,11 @@ def values_of(frame: pd.DataFrame, targets: Targets) -> np.ndarray:
     for target in targets.each:
         if target.name not in frame:
             there = ", ".join(name for name in frame if name not in OWN_COLUMNS)
-            raise InputError(f"targets.{target.name}: the store has no such column; it has {there}")
+            candidates = could_be_targets(frame)
+            example = f"; write {block_in_a_line(candidates[0])}, say" if candidates else ""
+            raise InputError(
+                f"targets.{target.name}: the store has no such column; it has {there}{example}"
+            )
     columns = [_numbers(frame, target) for target in targets.outputs]
     return np.stack(columns, 1) if columns else np.empty((len(frame), 0))
 
