@@ -101,6 +101,7 @@ def build_demo_store(data: Path, out: Path, seed: int, image_size: int, views: s
             crop="halves",
             views=views,
             device="cpu",
+            precision="fp32",
             seed=seed,
         )
     )

@@ -18,6 +18,8 @@ TINY = [
     "random",
     "--device",
     "cpu",
+    "--precision",
+    "fp32",
 ]
 
 

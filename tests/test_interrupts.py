@@ -321,7 +321,7 @@ def test_L3_a_stopped_build_keeps_the_photograph_in_hand(
     pasture, built, tmp_path, keyboard, monkeypatch
 ):
     out = tmp_path / "features.h5"
-    names = ("backbone", "image_size", "weights", "device")
+    names = ("backbone", "image_size", "weights", "device", "precision")
     options = dict(zip(names, TINY[1::2], strict=True))
     build = BuildConfig.check(data=pasture, out=out, views="plain,hsv", **options)
     with pytest.warns(UserWarning, match="random weights"), pytest.raises(KeyboardInterrupt):

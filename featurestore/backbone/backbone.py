@@ -81,6 +81,11 @@ class Backbone:
         return Crop.of(self.spec, self.max_pixels)
 
     @property
+    def precision(self) -> str:
+        """What it computes in, as `--precision` names it."""
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+
+    @property
     def n_rows(self) -> int:
         """Rows of a batch: a row's tiles stay together, also where a batch holds fewer."""
         return max(1, self.batch // self.spec.n_tiles)
@@ -175,9 +180,8 @@ class Backbone:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as err:
-            precision = next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
             raise InputError(
-                f"{self.spec.model}: cannot be used on {self.device} in {precision}, a trial with "
-                f"a grey tile failed ({short(err)}); "
+                f"{self.spec.model}: cannot be used on {self.device} in {self.precision}, a trial "
+                f"with a grey tile failed ({short(err)}); "
                 "try --precision fp32, or another --device or backbone"
             ) from err

@@ -1,5 +1,6 @@
 """Loading a backbone: a new one, or the one that made a store's tokens."""
 
+import copy
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -283,6 +284,21 @@ def _on_device(
     model: nn.Module, spec: TokenSpec, device: str, precision: str, batch: int | None
 ) -> Backbone:
     dtype, place = PRECISIONS[precision], choose_device(device)
+    _cast(model, dtype)
+    model = model.to(place).eval().requires_grad_(False)
+    batch = whole_rows(batch or spec.n_tiles, spec.n_tiles)
+    return Backbone(Forward(model, spec.layers, batch), spec, place, dtype, batch)
+
+
+def cast_backbone(backbone: Backbone, precision: str) -> Backbone:
+    """A copy of a backbone that computes in another precision."""
+    model, dtype = copy.deepcopy(backbone.model), PRECISIONS[precision]
+    _cast(model, dtype)
+    forward = Forward(model, backbone.spec.layers, backbone.batch)
+    return replace(backbone, forward=forward, dtype=dtype)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         # takes half precision with its own numbers in float32, and not with some of each
         if isinstance(module, _BatchNorm):
@@ -293,9 +309,6 @@ def _on_device(
         # not the other buffers: rotary positions lose too much
         for tensor in [*module.parameters(recurse=False), *biases]:
             tensor.data = tensor.data.to(dtype)
-    model = model.to(place).eval().requires_grad_(False)
-    batch = whole_rows(batch or spec.n_tiles, spec.n_tiles)
-    return Backbone(Forward(model, spec.layers, batch), spec, place, dtype, batch)
 
 
 def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: int) -> nn.Module:

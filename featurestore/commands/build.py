@@ -47,7 +47,11 @@ from featurestore.commands.running import one_line_errors
 @click.option("--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]")
 @click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
 @click.option("--device", help="auto, cpu, cuda, cuda:N.  [auto]")
-@precision_option("What the backbone computes in.  [fp32]")
+@precision_option(
+    "What the backbone computes in. auto: the store's, in a new one half where it is fast and "
+    "near.  [auto]",
+    "auto",
+)
 @click.option(
     "--batch",
     type=click.IntRange(min=1),

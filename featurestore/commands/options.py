@@ -80,9 +80,10 @@ def csv_option(table: str) -> Callable:
     )
 
 
-def precision_option(text: str) -> Callable:
-    """text : its help, which says where the default comes from."""
-    return click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help=text)
+def precision_option(text: str, *more: str) -> Callable:
+    """text : its help, which says where the default comes from; more : further choices."""
+    choices = click.Choice([*more, "fp32", "bf16", "fp16"])
+    return click.option("--precision", type=choices, help=text)
 
 
 def allow_outside_option(default: bool | None = False) -> Callable:

@@ -43,8 +43,10 @@ class BuildConfig(BaseModel):
     """FILE.safetensors, `random`, or nothing for timm's download."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """What the backbone computes in; tokens are stored as float16."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What the backbone computes in; tokens are stored as float16. auto: what the store has; in a
+    new one half precision, where the device multiplies it fast and tokens stay near those in fp32,
+    else fp32, as on every CPU."""
     batch: Annotated[int, Field(ge=1)] | None = None
     """Tiles that go through the backbone at once, of several views and photographs; nothing is
     those of one photograph, or what the store has."""

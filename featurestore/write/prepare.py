@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 
 from featurestore.backbone.backbone import Backbone
 from featurestore.backbone.load import load_backbone
+from featurestore.backbone.precision import chosen_precision, fast_halves
 from featurestore.backbone.weights import RANDOM, kept_weights
 from featurestore.disk import durable
 from featurestore.disk.messages import say
@@ -27,6 +29,7 @@ from featurestore.photos.crop import Crop
 from featurestore.photos.decode import (
     Unusable,
     dark_remark,
+    decode,
     inspect_photographs,
     warn_of_all_sealed,
 )
@@ -41,6 +44,7 @@ from featurestore.write.columns import catalog_columns
 from featurestore.write.config import BuildConfig
 
 THUMB_SIDE = 192  # pixels of a thumbnail's long side
+LOOKED_AT = 4  # photographs whose tokens choose a precision
 
 
 CHECKED_BY = "simplejpeg"
@@ -102,6 +106,9 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
         width, height = spec.tokens.tile_width, spec.tokens.tile_height
     backbone = _load(config, spec, width / height, save)
     backbone = replace(backbone, max_pixels=max_pixels)
+    if config.precision == "auto" and spec is None:
+        usable = [path for path in todo if path not in unusable]
+        backbone = _in_fast_half(backbone, usable[:LOOKED_AT])
     n_pending = len(todo) - len(unusable)
     if n_pending:  # else the backbone has nothing to do
         backbone.try_out()
@@ -177,11 +184,33 @@ def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool
         layers=config.layers,
         seed=config.seed,
         device=config.device,
-        precision=config.precision,
+        precision=_precision(config, spec),
         keep_in=config.out.parent if keep else None,
         bits=config.bits,
         batch=_batch(config, spec),
     )
+
+
+def _precision(config: BuildConfig, spec: StoreSpec | None) -> str:
+    """What is asked for; else the store's, and fp32 at first in a new one."""
+    if config.precision != "auto":
+        return config.precision
+    return spec.precision if spec else "fp32"
+
+
+def _in_fast_half(backbone: Backbone, paths: list[Path]) -> Backbone:
+    """A backbone in fp32 in the precision that is chosen for it, by its first photographs."""
+    if not fast_halves(backbone.device):
+        return backbone
+    photographs = []
+    for path in paths:
+        with suppress(InputError):  # damaged inside: whoever builds it says so
+            photographs.append(decode(path, backbone.crop).tiles_THW3)
+    if not photographs:
+        return backbone
+    chosen, found = chosen_precision(backbone, photographs)
+    say(f"precision {chosen.precision}; beside fp32, {'; '.join(found)}")
+    return chosen
 
 
 def _batch(config: BuildConfig, spec: StoreSpec | None) -> int | None:
@@ -206,7 +235,7 @@ def _store_spec(
         packages.append(CHECKED_BY)
     made_by = {name: version(name) for name in packages}
     made_by["device"] = backbone.device.type
-    made_by["precision"] = config.precision
+    made_by["precision"] = backbone.precision
     if config.weights == RANDOM:
         made_by["weights"] = RANDOM
     else:
