@@ -23,7 +23,7 @@ dataset: {{store: {store}}}
 head: {{kind: {kind}, seed: {seed}, gate_hidden: 5, shared_hidden: 6, dropout: {dropout}, normalize: {normalize}}}
 loss: {{space: {space}, intervals: {intervals}}}
 trainer: {{num_epochs: {epochs}, batch_size: 8, gradient_accumulation_steps: {accumulate}}}
-optimization: {{lr: {lr}, weight_decay: [0.01], ema_decay: 0.9}}
+optimization: {{lr: {lr}, weight_decay: {decay}, ema_decay: 0.9}}
 augmentation: {{mixup: {{enabled: true, kind: {mixup}, alpha: {alpha}, disable_ratio: 0.3}}}}
 inference: {{tta_indices: [0, 2], postprocess: {postprocess}}}
 cv: {{n_folds: {n_folds}, repeats: {repeats}}}
@@ -129,6 +129,7 @@ def config(tmp_path: Path, store: Path, **changes) -> SweepConfig:
         "store": store,
         "kind": "[cls_gating, density]",
         "lr": "[3e-2, 1e-2]",
+        "decay": "[0.01]",
         "dropout": 0.2,
         "normalize": "true",
         "epochs": 4,

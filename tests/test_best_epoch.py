@@ -153,7 +153,8 @@ def test_the_first_batch_without_a_finite_loss_is_noted_and_stays(tmp_path, stor
     (trainer,), reader, losses_QG = sweep.trainers(range(2)), sweep.reader(), []
     for epoch, step in np.ndindex(2, sweep.stream.n_steps):
         train_step(sweep, [trainer], reader, epoch, step)
-        losses_QG.append(trainer.losses_QG[-1])
+        losses_QG.append(trainer.losses_QG[-1].numpy())
+    trainer.noted()
     finite_Q = np.isfinite(np.array(losses_QG)[..., 1])
     assert not finite_Q[-2:].any()  # so there are several to choose from
     assert trainer.failed_QG[:, 1].tolist() == (~finite_Q).argmax(0).tolist()

@@ -109,9 +109,9 @@ def test_a_bank_whose_epoch_broke_off_at_its_end_is_not_whole(tmp_path, store):
     (trainer,) = sweep.trainers([0])
     train_epoch(sweep, [trainer], sweep.reader(), 0)
     scores_QG = np.ones(trainer.failed_QG.shape)
-    trainer.best.clear()
+    trainer.best_QGn = trainer.best_QGn[:0]
     trainer.best_score_QG[:] = np.nan
-    with pytest.raises(KeyError):
+    with pytest.raises(RuntimeError, match="size"):
         trainer.keep_best(Scored(scores_QG, scores_QG))
     assert not trainer.is_whole and not can_go_on([trainer])
 

@@ -116,7 +116,8 @@ def test_the_trunk_reads_them_scaled_by_its_fold(tmp_path, store, kind, normaliz
     (trainer,) = sweep.trainers([0])
     batch = sweep.stream.batch(0, 0)
     reader = sweep.reader()
-    shared = sweep.data.inputs(batch, reader.step(batch.rows_U2), [trainer.bank])
+    rows = reader.step(batch.rows_U2)
+    shared = sweep.data.inputs(batch, rows, [trainer.bank], {trainer.partners})
     inputs = trainer.inputs(shared[""], sweep.data, sweep.stream, batch, (0, 0), mixing=True)
     found_QGBC = trainer.bank.columns(inputs).numpy()
     for q, split in enumerate(sweep.splits):

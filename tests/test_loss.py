@@ -17,7 +17,6 @@ from trainer.heads.loss import (
     initial_biases,
     labels_of,
     multi_task_loss,
-    smooth_l1,
 )
 
 STATES = ["NSW", "Tas", "WA"]
@@ -70,8 +69,9 @@ RIGHT = outputs()
 
 
 @pytest.mark.parametrize("error, expected", [(0, 0), (1, 0.25), (2, 1), (3, 2), (-3, 2)])
-def test_smooth_l1_is_quadratic_below_beta(error, expected):
-    assert smooth_l1(tensor(5 + error), tensor(5), tensor(2)) == expected
+def test_errors_count_by_their_square_below_beta(error, expected):
+    guess = outputs(np.add(TRUTH_B5, [[error, 0, 0, 0, 0]] * 2))
+    assert loss(guess, labels(), main_weights=[1.0, 0, 0]) == pytest.approx(expected)
 
 
 def test_main_masses_are_weighted_means_over_samples():

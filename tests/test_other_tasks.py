@@ -142,7 +142,7 @@ def test_a_label_that_is_not_known_changes_nothing_of_the_others(tmp_path, store
     shared = sweep.data.inputs(batch, reader.step(batch.rows_U2), [trainer.bank])
     inputs = trainer.inputs(shared[""], sweep.data, sweep.stream, batch, (0, 0), mixing=False)
     out = trainer.bank(inputs)
-    found_QG = trainer.loss(out, inputs, batch)
+    found_QG = trainer.loss(out, inputs)
     values_NK = sweep.data.labels.values_NK.numpy()
     names = [target.name for target in sweep.data.targets.outputs]
     assert names == ["yield_t", "grain_t", "straw_t", "ndvi", "soil_c", "cover"]

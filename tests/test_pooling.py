@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.heads.pooling import attend, project, times, transposed_times
+from trainer.heads.pooling import attend, project
+from trainer.heads.samples import Samples
+from trainer.heads.tokens import StepTokens
 
 Q, G, B, T, P, D, K = 2, 3, 4, 2, 6, 7, 5
 RNG = np.random.default_rng(0)
 ROWS = [torch.from_numpy(RNG.normal(size=(T, P, D))) for _ in range(5)]
 OWN = np.array([[0, 3, 1, 1], [4, 0, -1, 2]])
-PARTNER = np.array([[3, 3, 0, 1], [2, 4, -1, 0]])
 
 
 def dense(row_QB: np.ndarray) -> torch.Tensor:
@@ -19,10 +20,30 @@ def dense(row_QB: np.ndarray) -> torch.Tensor:
     )
 
 
-def test_attend_equals_einsum_forward_and_backward():
+@pytest.fixture(params=["gathered", "row by row"])
+def tokens(request, monkeypatch) -> StepTokens:
+    """The rows, multiplied in both ways."""
+    if request.param == "row by row":
+        monkeypatch.setattr("trainer.heads.tokens.SMALL_BYTES", 0)
+    made = StepTokens(ROWS, torch.float64)
+    assert made.is_gathered == (request.param == "gathered")
+    return made
+
+
+def samples() -> Samples:
+    partners = {"any": np.array([[1, 0, 3, 2], [2, 3, 0, 1]])}
+    return Samples.of(OWN, len(ROWS), torch.device("cpu"), partners=partners)
+
+
+def partner_rows() -> np.ndarray:
+    return np.take_along_axis(OWN, samples().partner_QB["any"].numpy(), 1)
+
+
+def test_attend_equals_einsum_forward_and_backward(tokens):
     w = torch.rand(Q, G, B, T, P, dtype=torch.float64, requires_grad=True)
-    y = attend(w, ROWS, np.stack([OWN, PARTNER], -1))
-    expected = torch.einsum("qgbtp,qbstpd->qgbstd", w, torch.stack([dense(OWN), dense(PARTNER)], 2))
+    y = attend(w, tokens, samples().pairs["any"])
+    both = torch.stack([dense(OWN), dense(partner_rows())], 2)
+    expected = torch.einsum("qgbtp,qbstpd->qgbstd", w, both)
     assert torch.allclose(y, expected, rtol=1e-12)
     dy = torch.rand_like(y)
     (got,) = torch.autograd.grad(y, w, dy)
@@ -30,9 +51,9 @@ def test_attend_equals_einsum_forward_and_backward():
     assert torch.allclose(got, want, rtol=1e-12)
 
 
-def test_project_equals_einsum_forward_and_backward():
+def test_project_equals_einsum_forward_and_backward(tokens):
     w = torch.rand(Q, G, D, K, dtype=torch.float64, requires_grad=True)
-    y = project(w, ROWS, OWN)
+    y = project(w, tokens, samples().own)
     expected = torch.einsum("qbtpd,qgdk->qgbtpk", dense(OWN), w)
     assert torch.allclose(y, expected, rtol=1e-12)
     dy = torch.rand_like(y)
@@ -44,15 +65,24 @@ def test_project_equals_einsum_forward_and_backward():
 @pytest.mark.parametrize(
     "block", [1, 16 * D * 8, 1 << 20], ids=["smallest blocks", "several blocks", "one block"]
 )
-@pytest.mark.parametrize("columns", [3, 20])
-def test_blocks_of_patches_make_no_difference(monkeypatch, block, columns):
-    monkeypatch.setattr("trainer.heads.pooling.BLOCK_BYTES", block)
+@pytest.mark.parametrize("weights", [3, 20])
+def test_blocks_of_patches_make_no_difference(monkeypatch, block, weights):
+    monkeypatch.setattr("trainer.heads.tokens.BLOCK_BYTES", block)
+    monkeypatch.setattr("trainer.heads.tokens.SMALL_BYTES", 0)
     row = torch.from_numpy(RNG.normal(size=(2, 53, D)))
-    x_TDM, x_TPM = (torch.from_numpy(RNG.normal(size=(2, n, columns))) for n in (D, 53))
-    assert torch.allclose(times(row, x_TDM, half=False), row @ x_TDM, rtol=1e-12)
-    assert torch.allclose(
-        transposed_times(row, x_TPM, half=False), row.transpose(1, 2) @ x_TPM, rtol=1e-12
-    )
+    maps, sums = (torch.from_numpy(RNG.normal(size=(1, 2, weights, n))) for n in (D, 53))
+    tokens = StepTokens([row], torch.float64)
+    assert torch.allclose(tokens.through(maps, [weights])[0], maps[0] @ row.mT, rtol=1e-12)
+    assert torch.allclose(tokens.under(sums, [weights])[0], sums[0] @ row, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_most", [1, 2, 5])
+def test_rows_gathered_some_at_a_time_make_no_difference(monkeypatch, n_most):
+    whole = StepTokens(ROWS, torch.float64)
+    w_UTMP = torch.from_numpy(RNG.normal(size=(len(ROWS), T, 3, P)))
+    expected = whole.under(w_UTMP, [3] * len(ROWS))
+    monkeypatch.setattr("trainer.heads.tokens.GATHERED_BYTES", n_most * ROWS[0].nbytes)
+    assert torch.equal(StepTokens(ROWS, torch.float64).under(w_UTMP, [3] * len(ROWS)), expected)
 
 
 LIMIT = {False: 2e-6, True: 2e-3}
@@ -76,9 +106,12 @@ def products(
     w_TPM = torch.softmax(torch.from_numpy(rng.normal(size=(1, 900, m))), 1) * scale_M
     maps_TDM = torch.from_numpy(rng.normal(size=(1, 32, m))) * scale_M
     w_TPM, maps_TDM = w_TPM.float(), maps_TDM.float()
+    tokens = StepTokens([row_TPD], torch.float32, half)
+    under = tokens.under(w_TPM.transpose(1, 2)[None], [m])[0].transpose(1, 2)
+    through = tokens.through(maps_TDM.transpose(1, 2)[None], [m])[0].transpose(1, 2)
     return [
-        (transposed_times(row_TPD, w_TPM, half), row_TPD.double().transpose(1, 2) @ w_TPM.double()),
-        (times(row_TPD, maps_TDM, half), row_TPD.double() @ maps_TDM.double()),
+        (under, row_TPD.double().transpose(1, 2) @ w_TPM.double()),
+        (through, row_TPD.double() @ maps_TDM.double()),
     ]
 
 

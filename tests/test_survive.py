@@ -340,7 +340,7 @@ def first_without_a_loss(folder: Path, store: Path) -> dict[str, int]:
     (trainer,), reader = alone.trainers([0]), alone.reader()
     for epoch in range(alone.base.trainer.num_epochs):
         train_epoch(alone, [trainer], reader, epoch)
-    finite_NQ = np.isfinite(trainer.losses_QG)[:, :, 0]
+    finite_NQ = np.isfinite(trainer.noted())[:, :, 0]
     return {
         f"r00_fold{q}": int(np.flatnonzero(~finite_N)[0]) for q, finite_N in enumerate(finite_NQ.T)
     }

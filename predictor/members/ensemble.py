@@ -20,9 +20,10 @@ from trainer.heads.bank import Bank, Inputs, load_bank
 from trainer.heads.fitted import numbers_and_words
 from trainer.heads.input_columns import InputColumns
 from trainer.heads.outputs import word_probabilities
-from trainer.heads.pooling import in_half
 from trainer.heads.reads import vectors_of
+from trainer.heads.samples import Samples
 from trainer.heads.shape import HeadShape
+from trainer.heads.tokens import StepTokens, in_half
 from trainer.judge.baselines import predict_numbers
 
 
@@ -97,8 +98,9 @@ class BankEnsemble:
             pooled = None
             if self.bank.kind.reads_pooled:
                 pooled = pooled_as_stored(own, self.pooled_dtypes[name])[None]
-            own_QB = np.arange(len(own))[None]
-            shared[name] = Inputs(rows, own_QB, cls_QBTD, pooled, half=self.half)
+            step_tokens = StepTokens(rows, torch.float32, self.half)
+            samples = Samples.of(np.arange(len(own))[None], len(own), cls_QBTD.device)
+            shared[name] = Inputs(step_tokens, samples, cls_QBTD, pooled)
         return inputs_of(self.bank, shared)
 
 

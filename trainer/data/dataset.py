@@ -22,8 +22,9 @@ from trainer.data.used_store import UsedStore
 from trainer.heads.bank import Bank, Inputs
 from trainer.heads.input_columns import InputColumns
 from trainer.heads.loss import Labels, labels_of
-from trainer.heads.pooling import in_half
 from trainer.heads.reads import columns_of, widths_of
+from trainer.heads.samples import Samples
+from trainer.heads.tokens import StepTokens, in_half
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,21 @@ class TrainingData:
         return self.targets.in_table_order(self.truth_NK)
 
     def inputs(
-        self, batch: Batch, rows: Mapping[str, Sequence[Tensor]], banks: Collection[Bank]
+        self,
+        batch: Batch,
+        rows: Mapping[str, Sequence[Tensor]],
+        banks: Collection[Bank],
+        partners: Collection[str] = (),
     ) -> dict[str, Inputs]:
         """A batch as these banks see it, by the names of the stores they read, unmixed; with pooled
         rows where one reads them.
 
-        rows : of the stores whose patch tokens are read.
+        rows : of the stores whose patch tokens are read; partners: ways in which those that a bank
+        mixes with are chosen.
         StoreDamaged, before any of them learns from it, if a row is not what was committed.
         """
         columns = self._column_inputs(batch, banks)
+        samples = self._samples(batch, partners)
         shared = {}
         for name in dict.fromkeys(store for bank in banks for store in bank.shape.stores):
             used = self.stores[name]
@@ -146,14 +153,19 @@ class TrainingData:
             used.check_rows(used.stored(batch.rows_U2), any(kind.reads_patches for kind in reading))
             reads_pooled = any(kind.reads_pooled for kind in reading)
             shared[name] = Inputs(
-                rows.get(name, ()),
-                batch.own_QB,
-                self._own(used, "cls", batch),
-                self._own(used, "pooled", batch) if reads_pooled else None,
-                half=self.half,
+                StepTokens(rows.get(name, ()), self.dtype, self.half),
+                samples,
+                self._own(used, "cls", batch, samples),
+                self._own(used, "pooled", batch, samples) if reads_pooled else None,
                 columns=columns,
             )
         return shared
+
+    def _samples(self, batch: Batch, ways: Collection[str]) -> Samples:
+        of_way = {"any": batch.partner_QB, "same_site": batch.site_partner_QB}
+        partners = {way: of_way[way] for way in dict.fromkeys(ways)}
+        n_rows = len(batch.rows_U2)
+        return Samples.of(batch.own_QB, n_rows, self.device, batch.images_QB, partners)
 
     def _column_inputs(self, batch: Batch, banks: Collection[Bank]) -> dict[str, Tensor]:
         """(Q, B, C) each column that one of the banks reads, of each sample."""
@@ -166,10 +178,10 @@ class TrainingData:
             parts[name] = self._tensor(self._encoded[name][own_QB])
         return parts
 
-    def _own(self, used: UsedStore, name: str, batch: Batch) -> Tensor:
+    def _own(self, used: UsedStore, name: str, batch: Batch, samples: Samples) -> Tensor:
         """(Q, B, T, ...) class tokens or pooled vectors of each sample's own row."""
         rows_U = torch.from_numpy(used.rows(name, batch.rows_U2))
-        return rows_U.to(self.device, self.dtype)[torch.from_numpy(batch.own_QB)]
+        return rows_U.to(self.device, self.dtype)[samples.own_QB]
 
     def features(self, vectors: Sequence[str], view: int, images_n: np.ndarray) -> np.ndarray:
         """(n, F) float64 features of some images for a regressor, averaged over tiles.

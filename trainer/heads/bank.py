@@ -21,27 +21,28 @@ from trainer.config.stores import split_vector
 from trainer.heads import kinds
 from trainer.heads.outputs import numbers_over_tiles, output_layers
 from trainer.heads.pooling import attend, project
+from trainer.heads.samples import Samples
 from trainer.heads.shape import COLUMN_SCALE, HeadShape
 from trainer.heads.spaces import SPACES
+from trainer.heads.tokens import StepTokens
 
 
 @dataclass
 class Inputs:
     """One step as a bank sees it. Partners are used only where share_QGB says what to mix."""
 
-    rows: Sequence[Tensor]
-    own_QB: np.ndarray
+    tokens: StepTokens
+    samples: Samples
     cls_QBTD: Tensor
     pooled_QBT5D: Tensor | None = None
     """Pooled rows (spec.POOLED), for kinds that read them."""
-    partner_QB: np.ndarray | None = None
+    partners: str = "any"
+    """Which partners of the samples."""
     share_QGB: Tensor | None = None
     mix_pooled: bool = False
     """Mix what heads make of each photograph, not the patches it is made from."""
     dropout_QGBTS: Tensor | None = None
     """Uniforms in [0, 1), G or 1 of them; None in evaluation."""
-    half: bool = False
-    """Multiply tokens in half precision."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """(Q, B, C) each column of `head.columns`, by its name; NaN for a number that is not known."""
     stores: Mapping[str, "Inputs"] = field(default_factory=dict)
@@ -72,31 +73,25 @@ class Inputs:
         """(Q, G or 1, B, ...) values of each sample, mixed with its partner's."""
         if self.share_QGB is None:
             return own_QGB
-        index_QB = torch.from_numpy(self.partner_QB).to(own_QGB.device)
-        partners = [own_GB[:, index_B] for own_GB, index_B in zip(own_QGB, index_QB, strict=True)]
-        partner_QGB = torch.stack(partners)
+        partner_QGB = self.samples.partners_of(self.partners, own_QGB)
         n_more = own_QGB.dim() - 3
         share = self.share_QGB.reshape(*self.share_QGB.shape, *(1,) * n_more)
-        return share * own_QGB + (1 - share) * partner_QGB
+        return torch.lerp(partner_QGB, own_QGB, share)
 
     def project(self, weight_QGDK: Tensor) -> Tensor:
         """(Q, G, B, T, P, K): every patch of each sample's own photograph through linear maps."""
-        return project(weight_QGDK, self.rows, self.own_QB, self.half)
+        return project(weight_QGDK, self.tokens, self.samples.own)
 
     def attend(self, weight_QGBTP: Tensor) -> Tensor:
         """(Q, G, B, T, D): patches under each sample's weights, of the mixed photograph unless
         pooled results are mixed."""
         if self.share_QGB is None or self.mix_pooled:
-            y = attend(weight_QGBTP, self.rows, self.own_QB[..., None], self.half)
-            return y[:, :, :, 0]
+            return attend(weight_QGBTP, self.tokens, self.samples.own).squeeze(3)
         # the same weights over own and partner's patches: mixing commutes with a linear map
-        partner_QB = np.take_along_axis(self.own_QB, self.partner_QB, 1)
-        row_QB2 = np.stack([self.own_QB, partner_QB], -1)
-        y = attend(weight_QGBTP, self.rows, row_QB2, self.half)
+        y = attend(weight_QGBTP, self.tokens, self.samples.pairs[self.partners])
         n_maps = y.shape[1] // self.share_QGB.shape[1]  # of each head
         share = self.share_QGB.repeat_interleave(n_maps, 1)
-        own = y[:, :, :, 0]
-        partner = y[:, :, :, 1]
+        own, partner = y.unbind(3)
         return torch.lerp(partner, own, share[..., None, None])
 
 
@@ -225,6 +220,11 @@ class Bank:
         """The same heads' places with other values, e.g. their moving averages."""
         return replace(self, tensors=tensors)
 
+    def tensor(self, name: str) -> Tensor:
+        """One of `tensors`, to compute with: its gradient is added where it lies."""
+        tensor = self.tensors[name]
+        return _Leaf.apply(tensor) if tensor.requires_grad else tensor
+
     def linear(self, name: str, x_QGBTI: Tensor) -> Tensor:
         """(Q, G, B, T, in) -> (Q, G, B, T, out) by each head's own layer."""
         q, g, b, t, n_in = x_QGBTI.shape
@@ -258,6 +258,20 @@ class Bank:
         return x_Q1BTD.expand(-1, self.n_points, -1, -1, -1)
 
 
+class _Leaf(torch.autograd.Function):
+    """A bank's tensor as it is; autograd would want a gradient laid out otherwise than the buffer
+    of all gradients has it (`HeadLayout`)."""
+
+    @staticmethod
+    def forward(ctx, leaf: Tensor) -> Tensor:
+        ctx.leaf = leaf
+        return leaf.view_as(leaf)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> None:
+        _grad_of(ctx.leaf).add_(grad)
+
+
 class _Linear(torch.autograd.Function):
     """(H, M, in) by each head's own layer, adding to the weights' gradients where they are.
 
@@ -276,15 +290,19 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy_HMO: Tensor) -> tuple:
         (x_HMI,) = ctx.saved_tensors
-        for leaf in (ctx.weight, ctx.bias):
-            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        ctx.weight.grad.flatten(0, 1).baddbmm_(x_HMI.transpose(1, 2), dy_HMO)
-        ctx.bias.grad.flatten(0, 1).add_(dy_HMO.sum(1))
+        _grad_of(ctx.weight).flatten(0, 1).baddbmm_(x_HMI.transpose(1, 2), dy_HMO)
+        _grad_of(ctx.bias).flatten(0, 1).add_(dy_HMO.sum(1))
         dx_HMI = None
         if ctx.needs_input_grad[0]:
             weight_HIO = ctx.weight.detach().flatten(0, 1)
             dx_HMI = torch.bmm(dy_HMO, weight_HIO.transpose(1, 2))
         return dx_HMI, None, None
+
+
+def _grad_of(leaf: Tensor) -> Tensor:
+    if leaf.grad is None:
+        leaf.grad = torch.zeros_like(leaf)
+    return leaf.grad
 
 
 def load_bank(
@@ -338,13 +356,13 @@ def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
         columns = columns.expand(*x_QGBTI.shape[:4], -1)
         x_QGBTI = torch.cat([x_QGBTI, columns], -1)
     shared = bank.linear("shared_mlp.0", x_QGBTI)
-    scale = bank.tensors["shared_mlp.1.weight"][:, :, None, None]
-    shift = bank.tensors["shared_mlp.1.bias"][:, :, None, None]
+    scale = bank.tensor("shared_mlp.1.weight")[:, :, None, None]
+    shift = bank.tensor("shared_mlp.1.bias")[:, :, None, None]
     normed = F.layer_norm(shared, shared.shape[-1:]) * scale + shift
     features = F.gelu(normed)
     if inputs.dropout_QGBTS is not None:  # training
         rate = bank.rate_G.view(1, -1, 1, 1, 1)
-        features = features * (inputs.dropout_QGBTS >= rate) / (1 - rate)
+        features = features * ((inputs.dropout_QGBTS >= rate) / (1 - rate))
 
     raw: dict[str, list[Tensor]] = {}
     for layer in bank.shape.layers:

@@ -1,6 +1,6 @@
 """The multi-task loss of each head: smooth L1 on numbers, cross-entropy on classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads.bank import Outputs
 from trainer.heads.outputs import output_layers
+from trainer.heads.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,22 @@ class Labels:
     """One-hot, the interval of each amount, where a bank classifies them; (Q, N, A, I), since each
     split has its own borders."""
 
-    def take(self, images_QB: Tensor) -> "Labels":
+    def take(self, image_QB: Tensor) -> "Labels":
         """Labels of (Q, B) images as (Q, 1, B, ...), to broadcast over points."""
         intervals = None
         if self.interval_QNAI is not None:
-            pairs = zip(self.interval_QNAI, images_QB, strict=True)
-            intervals = torch.stack([of_split[images] for of_split, images in pairs])[:, None]
-        images = images_QB[:, None]
-        return Labels(self.targets, self.values_NK[images], self.word_NC[images], intervals)
+            split_Q1 = torch.arange(len(image_QB), device=image_QB.device)[:, None]
+            intervals = self.interval_QNAI[split_Q1, image_QB][:, None]
+        image_Q1B = image_QB[:, None]
+        return Labels(self.targets, self.values_NK[image_Q1B], self.word_NC[image_Q1B], intervals)
+
+    def partners(self, samples: Samples, way: str) -> "Labels":
+        """Of labels taken, those of each sample's partner."""
+        intervals = self.interval_QNAI
+        if intervals is not None:
+            intervals = samples.partners_of(way, intervals)
+        values = samples.partners_of(way, self.values_NK)
+        return Labels(self.targets, values, samples.partners_of(way, self.word_NC), intervals)
 
     def of_split(self, q: int) -> "Labels":
         """Those of one split; axis Q stays, with length 1."""
@@ -66,7 +75,7 @@ class Labels:
         def blend(own: Tensor, other: Tensor) -> Tensor:
             trailing = (1,) * (own.dim() - share.dim())
             s = share.reshape(*share.shape, *trailing)
-            return torch.where(s == 1, own, s * own + (1 - s) * other)
+            return torch.where(s == 1, own, torch.lerp(other, own, s))
 
         intervals = None
         if self.interval_QNAI is not None:
@@ -93,16 +102,17 @@ class LossWeights:
     word_GW: Tensor
     """Of each class."""
     interval: Tensor
-    space: Tensor
-    """Index in SPACES, of amounts."""
-    unit_QGK: Tensor | None = None
-    """What errors of numbers are divided by in each split; None: nothing."""
+    in_space: dict[str, Tensor]
+    """Which points measure amounts in each space that one of them names, (G, 1, 1)."""
+    bend_QGK: Tensor
+    """Error of each number up to which the loss is quadratic: beta, in units of `loss.scale`; one
+    for all splits or of each."""
 
     def of_split(self, q: int) -> "LossWeights":
         """Those of one split; axis Q stays, with length 1."""
-        if self.unit_QGK is None:
+        if len(self.bend_QGK) == 1:
             return self
-        return replace(self, unit_QGK=self.unit_QGK[q : q + 1])
+        return replace(self, bend_QGK=self.bend_QGK[q : q + 1])
 
     @classmethod
     def of(
@@ -115,13 +125,17 @@ class LossWeights:
         def stack(values: Sequence) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
-        spaces = list(SPACES)
-        space = torch.tensor([spaces.index(point.loss.space) for point in points], device=device)
-        unit_QGK = None
-        if any(point.loss.scale == "spread" for point in points):
-            units = [[_units(labels, train_N, point) for point in points] for train_N in trains]
-            unit_QGK = stack(np.array(units))
+        spaces = [point.loss.space for point in points]
+        in_space = {}
+        for space in dict.fromkeys(spaces):
+            is_own_G = torch.tensor([own == space for own in spaces], device=device)
+            in_space[space] = is_own_G[:, None, None]
         losses = [point.loss for point in points]
+        beta_G = np.array([loss.beta for loss in losses], float)
+        units_QGK = np.ones((1, len(points), labels.values_NK.shape[-1]))
+        if any(loss.scale == "spread" for loss in losses):
+            units = [[_units(labels, train_N, point) for point in points] for train_N in trains]
+            units_QGK = np.array(units)
         targets = labels.targets
         if targets.preset:
             of_targets = {
@@ -138,11 +152,11 @@ class LossWeights:
                 "word_GW": stack([of_classes] * len(points)),
             }
         return cls(
-            stack([loss.beta for loss in losses]),
+            stack(beta_G),
             aux=stack([loss.aux_weight for loss in losses]),
             interval=stack([loss.interval_weight for loss in losses]),
-            space=space,
-            unit_QGK=unit_QGK,
+            in_space=in_space,
+            bend_QGK=stack(units_QGK * beta_G[:, None]),
             **of_targets,
         )
 
@@ -169,16 +183,19 @@ def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tenso
     errors = _number_errors(out.values_QGBK, labels, weights)
     n_main = weights.main_GM.shape[-1]
     n_predicted = labels.targets.n_predicted
-    loss = (errors[..., :n_main] * weights.main_GM).sum(-1)
+    # one split, not a slice each: its gradient is one tensor
+    n_told = errors.shape[-1] - n_predicted
+    main, others, told = errors.split((n_main, n_predicted - n_main, n_told), -1)
+    loss = (main * weights.main_GM).sum(-1)
     if n_main < n_predicted:
-        loss = loss + errors[..., n_main:n_predicted].mean(-1) * weights.aux
+        loss = loss + others.mean(-1) * weights.aux
     if out.word_QGBC is not None:
         for w, own in enumerate(labels.targets.word_slices):
             log_share = out.word_QGBC[..., own].log_softmax(-1)
-            cross_entropy = -(labels.word_NC[..., own] * log_share).sum(-1)
-            loss = loss + cross_entropy.mean(-1) * weights.word_GW[:, w]
-    if errors.shape[-1] > n_predicted:
-        loss = loss + (errors[..., n_predicted:] * weights.told_GL).sum(-1)
+            likelihood = (labels.word_NC[..., own] * log_share).sum(-1)
+            loss = loss - likelihood.mean(-1) * weights.word_GW[:, w]
+    if told.shape[-1]:
+        loss = loss + (told * weights.told_GL).sum(-1)
     if out.interval_QGBAI is not None:
         cross_entropy = -(labels.interval_QNAI * out.interval_QGBAI.log_softmax(-1)).sum(-1)
         loss = loss + cross_entropy.mean((-2, -1)) * weights.interval
@@ -186,45 +203,40 @@ def multi_task_loss(out: Outputs, labels: Labels, weights: LossWeights) -> Tenso
 
 
 def _number_errors(prediction_QGBK: Tensor, labels: Labels, weights: LossWeights) -> Tensor:
-    """(Q, G, K) mean smooth L1 of each number; an image whose label is not known adds 0."""
+    """(Q, G, K) mean smooth L1 of each number; an image whose label is not known adds 0.
+
+    Source: Girshick 2015, arXiv:1504.08083.
+    """
     n_numbers = prediction_QGBK.shape[-1]  # of a kind that learns predicted ones alone, fewer
     truth = labels.values_NK[..., :n_numbers]
     known = ~truth.isnan()
     truth = torch.nan_to_num(truth)
     n_amounts = labels.targets.n_amounts
-    prediction = _in_space(prediction_QGBK, weights.space, n_amounts)
-    truth = _in_space(truth, weights.space, n_amounts)
-    if weights.unit_QGK is not None:
-        unit_QG1K = weights.unit_QGK[..., None, :n_numbers]
-        prediction = prediction / unit_QG1K
-        truth = truth / unit_QG1K
-    error = smooth_l1(prediction, truth, weights.beta[:, None, None])
-    return (error * known).mean(2)
+    prediction = _in_space(prediction_QGBK, weights.in_space, n_amounts)
+    truth = _in_space(truth, weights.in_space, n_amounts)
+    bend_QG1K = weights.bend_QGK[..., None, :n_numbers]
+    # the smooth L1 of beta is beta times that of 1, of errors in units of beta
+    error = F.smooth_l1_loss(prediction / bend_QG1K, truth / bend_QG1K, reduction="none")
+    return (error * known).mean(2) * weights.beta[:, None]
 
 
-def _in_space(values_QGBK: Tensor, space_G: Tensor, n_amounts: int) -> Tensor:
+def _in_space(values_QGBK: Tensor, in_space: Mapping[str, Tensor], n_amounts: int) -> Tensor:
     """Numbers, (Q, G or 1, B, K), the amounts among them in each point's own space."""
-    amounts = _amounts_in_space(values_QGBK[..., :n_amounts], space_G)
-    if n_amounts == values_QGBK.shape[-1]:
+    n_others = values_QGBK.shape[-1] - n_amounts
+    amounts, others = values_QGBK.split((n_amounts, n_others), -1)
+    amounts = _amounts_in_space(amounts, in_space)
+    if not others.shape[-1]:
         return amounts
-    others = values_QGBK[..., n_amounts:].expand(*amounts.shape[:-1], -1)
-    return torch.cat([amounts, others], -1)
+    return torch.cat([amounts, others.expand(*amounts.shape[:-1], -1)], -1)
 
 
-def _amounts_in_space(amounts_QGBA: Tensor, space_G: Tensor) -> Tensor:
-    spaces = list(SPACES.values())
-    used = space_G.unique().tolist()
-    if len(used) == 1:
-        return spaces[used[0]](amounts_QGBA)
-    index = space_G.view(-1, 1, 1)
+def _amounts_in_space(amounts_QGBA: Tensor, in_space: Mapping[str, Tensor]) -> Tensor:
+    (first, _), *others = in_space.items()
+    values = SPACES[first](amounts_QGBA)
     # every space that a point uses, for all points: a selection costs less than a loop over them
-    return sum(torch.where(index == i, spaces[i](amounts_QGBA), 0.0) for i in used)
-
-
-def smooth_l1(prediction: Tensor, truth: Tensor, beta: Tensor) -> Tensor:
-    """Elementwise: quadratic below beta, linear above. Girshick 2015, arXiv:1504.08083."""
-    error = (prediction - truth).abs()
-    return torch.where(error < beta, error.square() / (2 * beta), error - beta / 2)
+    for space, is_own_G11 in others:
+        values = torch.where(is_own_G11, SPACES[space](amounts_QGBA), values)
+    return values
 
 
 def spread(values_nK: np.ndarray, space: str) -> float:

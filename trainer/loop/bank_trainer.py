@@ -34,7 +34,8 @@ class BankTrainer:
     labels: Labels
     optimizer: BankOptimizer
     weights: LossWeights
-    best: dict[str, Tensor]
+    best_QGn: Tensor
+    """Each head's best averages so far, as the optimiser lays them out."""
     best_score_QG: np.ndarray
     best_epoch_QG: np.ndarray
     failed_QG: np.ndarray
@@ -42,10 +43,25 @@ class BankTrainer:
     is_whole: bool = True
     """False while a step or an epoch's end changes it: an exception then leaves no usable state."""
     n_batches: int = 0
-    losses_QG: list[np.ndarray] = field(default_factory=list)
-    """Of each batch of the epoch under way."""
+    losses_QG: list[Tensor] = field(default_factory=list)
+    """Of each batch of the epoch under way; on the device until they are `noted`."""
     errors_QG: list[np.ndarray] = field(default_factory=list)
     """Errors (`Score.split_errors`) on view 0 of what each split holds out, of every epoch."""
+
+    @property
+    def can_mix(self) -> bool:
+        """Whether any of its points mixes photographs."""
+        return any(config.augmentation.mixup.on for config in self.configs)
+
+    @property
+    def partners(self) -> str:
+        """How the partners that it mixes with are chosen."""
+        return "same_site" if self.mixup_kind == "same_site" else "any"
+
+    @property
+    def best(self) -> dict[str, Tensor]:
+        """Tensors of each head's best averages so far."""
+        return self.optimizer.layout.views(self.best_QGn)
 
     @property
     def averaged(self) -> Bank:
@@ -61,22 +77,21 @@ class BankTrainer:
         mixing: bool,
     ) -> Inputs:
         """A batch as this bank sees it: with its own partners, shares and dropout."""
-        share = self._share(batch, data) if mixing else None
-        partner_QB = batch.site_partner_QB if self.mixup_kind == "same_site" else batch.partner_QB
+        share = self._share(batch, data) if mixing and self.can_mix else None
         return replace(
             shared,
-            partner_QB=partner_QB,
+            partners=self.partners,
             share_QGB=share,
             mix_pooled=self.mixup_kind == "pooled",
             dropout_QGBTS=self._dropout(stream, place, shared.n_tiles, data.device),
         )
 
-    def loss(self, outputs: Outputs, inputs: Inputs, batch: Batch) -> Tensor:
+    def loss(self, outputs: Outputs, inputs: Inputs) -> Tensor:
         """(Q, G) losses of one batch; labels are mixed as the inputs are."""
-        labels = self.labels.take(torch.from_numpy(batch.images_QB))
+        labels = self.labels.take(inputs.samples.image_QB)
         if inputs.share_QGB is not None:
-            partner = torch.from_numpy(np.take_along_axis(batch.images_QB, inputs.partner_QB, 1))
-            labels = labels.mix(self.labels.take(partner), inputs.share_QGB)
+            partner = labels.partners(inputs.samples, inputs.partners)
+            labels = labels.mix(partner, inputs.share_QGB)
         return multi_task_loss(outputs, labels, self.weights)
 
     def held_out_loss(self, outputs: Outputs, batch: Batch) -> np.ndarray:
@@ -96,21 +111,32 @@ class BankTrainer:
     def step(self, loss_QG: Tensor, every: int, is_last: bool) -> None:
         """Add one batch's gradients; every so many batches, and at the last, step the optimiser."""
         self.is_whole = False
-        (loss_QG.sum() / every).backward()
-        loss_QG = loss_QG.detach().cpu().numpy()
-        self.losses_QG.append(loss_QG)
-        fails_QG = (self.failed_QG < 0) & ~np.isfinite(loss_QG)
-        self.failed_QG[fails_QG] = self.n_batches
+        # each head's loss alone moves it: the gradient of their sum
+        loss_QG.backward(torch.full_like(loss_QG, 1 / every))
+        self.losses_QG.append(loss_QG.detach())
         self.n_batches += 1
         if self.n_batches % every == 0 or is_last:
             self.optimizer.step()
         self.is_whole = True
 
-    def _share(self, batch: Batch, data: TrainingData) -> Tensor | None:
-        """(Q, G, B) share of a sample's own row by each point's mixup; None if nothing is mixed."""
+    def noted(self) -> np.ndarray:
+        """(n, Q, G) losses of the epoch's batches so far, on the host; notes the first batch of
+        each head whose loss is not finite.
+
+        The only wait for a device between two steps, so it is asked for at an epoch's end.
+        """
+        if not self.losses_QG:
+            return np.zeros((0, *self.failed_QG.shape))
+        losses_nQG = torch.stack(self.losses_QG).cpu().numpy()
+        is_bad_nQG = ~np.isfinite(losses_nQG)
+        first_QG = self.n_batches - len(losses_nQG) + is_bad_nQG.argmax(0)
+        fails_QG = (self.failed_QG < 0) & is_bad_nQG.any(0)
+        self.failed_QG[fails_QG] = first_QG[fails_QG]
+        return losses_nQG
+
+    def _share(self, batch: Batch, data: TrainingData) -> Tensor:
+        """(Q, G, B) share of a sample's own row by each point's mixup."""
         mixups = [config.augmentation.mixup for config in self.configs]
-        if not any(mixup.on for mixup in mixups):
-            return None
         # of a point without mixup beside points that mix, every sample is wholly its own row
         whole_QB = np.ones_like(batch.uniform_QB)
         shares = [
@@ -153,9 +179,7 @@ class BankTrainer:
         score_QG = scored.merit_QG if scored.loss_QG is None else -scored.loss_QG
         better_QG = (score_QG > self.best_score_QG) | np.isnan(self.best_score_QG)
         self.is_whole = False
-        for q, g in zip(*np.nonzero(better_QG), strict=True):
-            for name, average in self.optimizer.average.items():
-                self.best[name][q, g] = average[q, g]
+        self.optimizer.keep_best(self.best_QGn, torch.from_numpy(better_QG))
         self.best_score_QG[better_QG] = score_QG[better_QG]
         self.best_epoch_QG[better_QG] = len(self.errors_QG)
         self.errors_QG.append(scored.errors_QG)
@@ -254,15 +278,16 @@ def _new_trainer(
     every = configs[0].trainer.gradient_accumulation_steps
     n_steps = -(-n_batches // every)  # rounded up: the last batch always steps
     shape_QG = (len(splits), len(points))
+    optimizer = BankOptimizer(bank, configs, n_steps)
     return BankTrainer(
         bank=bank,
         points=points,
         configs=configs,
         mixup_kind=mixup_kind,
         labels=labels,
-        optimizer=BankOptimizer(bank, configs, n_steps),
+        optimizer=optimizer,
         weights=LossWeights.of(configs, labels, [split.train_N for split in splits]),
-        best={name: tensor.detach().clone() for name, tensor in bank.tensors.items()},
+        best_QGn=optimizer.averages(),
         best_score_QG=np.full(shape_QG, np.nan),
         best_epoch_QG=np.zeros(shape_QG, int),
         failed_QG=np.full(shape_QG, -1),

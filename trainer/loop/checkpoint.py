@@ -173,16 +173,16 @@ def _state(trainer: BankTrainer) -> dict[str, Tensor]:
     for part, tensors in _stacked(trainer).items():
         for name, tensor in tensors.items():
             state[f"{part}/{name}"] = tensor
-    for number, moments in trainer.optimizer.adamw.state_dict()["state"].items():
-        for key, tensor in moments.items():
-            state[f"adamw/{number}/{key}"] = tensor
+    for name, tensor in trainer.optimizer.moments().items():
+        state[f"adamw/{name}"] = tensor
     state["counts"] = torch.tensor([trainer.optimizer.n_done, trainer.n_batches])
+    # first: it notes which heads failed
+    state["losses"] = torch.from_numpy(trainer.noted())
     for name, array in _noted(trainer).items():
         state[name] = torch.from_numpy(array)
-    for name, values in _lists(trainer).items():
-        # with its axes even where it is empty
-        array = np.array(values).reshape(-1, *trainer.failed_QG.shape)
-        state[name] = torch.from_numpy(array)
+    # with its axes even where it is empty
+    errors_nQG = np.array(trainer.errors_QG).reshape(-1, *trainer.failed_QG.shape)
+    state["errors"] = torch.from_numpy(errors_nQG)
     return state
 
 
@@ -198,11 +198,8 @@ def _expected(trainers: Sequence[BankTrainer]) -> dict[str, Kept]:
         for name, dtype in (("losses", TYPES[trainer.labels.values_NK.dtype]), ("errors", "F64")):
             expected[f"{b}/{name}"] = dtype, (f"{b} {name}", *trainer.failed_QG.shape)
 
-        parameters = []
-        for group in trainer.optimizer.adamw.param_groups:
-            parameters += group["params"]
-        for number, parameter in enumerate(parameters):
-            kept = TYPES[parameter.dtype], tuple(parameter.shape)
+        for number, size in enumerate(trainer.optimizer.sizes()):
+            kept = TYPES[trainer.labels.values_NK.dtype], size
             expected[f"{b}/adamw/{number}/exp_avg"] = kept
             expected[f"{b}/adamw/{number}/exp_avg_sq"] = kept
             expected[f"{b}/adamw/{number}/step"] = ("F32", ())
@@ -218,28 +215,26 @@ def _noted(trainer: BankTrainer) -> dict[str, np.ndarray]:
     }
 
 
-def _lists(trainer: BankTrainer) -> dict[str, list[np.ndarray]]:
-    """The same of every batch of the epoch under way, and of every epoch."""
-    return {"losses": trainer.losses_QG, "errors": trainer.errors_QG}
-
-
 def _restore(trainer: BankTrainer, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for part, tensors in _stacked(trainer).items():
             for name, tensor in tensors.items():
                 # in place: the optimiser's slices share this storage
                 tensor.copy_(state[f"{part}/{name}"])
-    adamw = trainer.optimizer.adamw
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in state.items():
-        if name.startswith("adamw/"):
-            _, number, key = name.split("/")
-            moments.setdefault(int(number), {})[key] = tensor
-    adamw.load_state_dict({"state": moments, "param_groups": adamw.state_dict()["param_groups"]})
+    trainer.optimizer.load_moments(
+        {
+            name.removeprefix("adamw/"): tensor
+            for name, tensor in state.items()
+            if name.startswith("adamw/")
+        }
+    )
     trainer.optimizer.n_done, trainer.n_batches = state["counts"].tolist()
-    for name, noted in (_noted(trainer) | _lists(trainer)).items():
-        # a list would keep views of the mapped file, which may be cut later
-        noted[:] = state[name].numpy().copy()
+    for name, noted in _noted(trainer).items():
+        noted[:] = state[name].numpy()
+    # a list would keep views of the mapped file, which may be cut later
+    trainer.errors_QG[:] = state["errors"].numpy().copy()
+    losses = state["losses"].to(trainer.labels.values_NK, copy=True)
+    trainer.losses_QG[:] = losses.unbind()
 
 
 def _stacked(trainer: BankTrainer) -> dict[str, dict[str, Tensor]]:

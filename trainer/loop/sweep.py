@@ -193,18 +193,20 @@ def train_step(
     settings = sweep.base.trainer
     batch = stream.batch(epoch, step)
     rows = reader.step(batch.rows_U2)
-    shared = sweep.data.inputs(batch, rows, [trainer.bank for trainer in trainers])
+    disable_ratio = sweep.base.augmentation.mixup.disable_ratio
+    mixes = epoch < round((1 - disable_ratio) * settings.num_epochs)
+    banks = [trainer.bank for trainer in trainers]
+    partners = {trainer.partners for trainer in trainers if mixes and trainer.can_mix}
+    shared = sweep.data.inputs(batch, rows, banks, partners)
     if step + 1 < stream.n_steps:  # read ahead while this batch computes
         reader.expect(stream.batch(epoch, step + 1).rows_U2)
 
-    disable_ratio = sweep.base.augmentation.mixup.disable_ratio
-    mixes = epoch < round((1 - disable_ratio) * settings.num_epochs)
     is_last = epoch * stream.n_steps + step + 1 == sweep.n_batches
     for trainer in trainers:
         own = inputs_of(trainer.bank, shared)
         inputs = trainer.inputs(own, sweep.data, stream, batch, (epoch, step), mixes)
         outputs = trainer.bank(inputs)
-        loss_QG = trainer.loss(outputs, inputs, batch)
+        loss_QG = trainer.loss(outputs, inputs)
         trainer.step(loss_QG, settings.gradient_accumulation_steps, is_last)
 
 
@@ -238,7 +240,7 @@ def score_epoch(
             sweep.by, scored_GRNK, sweep.scored_truth_NK, sweep.splits, held_out_loss_QG
         )
         scored.append(each)
-        loss_QG = np.mean(trainer.losses_QG, 0)
+        loss_QG = trainer.noted().mean(0)
         for g, p in enumerate(trainer.points):
             records[p] = {
                 "loss": loss_QG[:, g].mean(),

@@ -37,7 +37,7 @@ class Attention(HeadKind):
         return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
-        weight = bank.tensors["attention.weight"]
+        weight = bank.tensor("attention.weight")
         if bank.moments:
             # into the weights: normalising every patch would be a pass over the tokens
             _, std = bank.moments["patch"]

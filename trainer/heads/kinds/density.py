@@ -37,8 +37,8 @@ class Density(HeadKind):
         return Outputs(inputs.late(values))
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
-        weight = bank.tensors["density.weight"]
-        bias = bank.tensors["density.bias"]
+        weight = bank.tensor("density.weight")
+        bias = bank.tensor("density.bias")
         # into the weights: normalising every patch would be a pass over the tokens
         if bank.moments:
             mean, std = bank.moments["patch"]

@@ -1,0 +1,150 @@
+"""What one training step asks of a device, counted on torch's meta device, which computes nothing:
+the branch of CUDA without a GPU.
+
+A fake CUDA device (FakeTensorMode) goes forward, but autograd's engine wants a real one to go back.
+Nothing can be copied from the meta device to the host: that raises.
+"""
+
+import sys
+from collections import Counter
+from dataclasses import fields, is_dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from sweeps import config, write_store
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from trainer.loop.bank_trainer import BankTrainer
+from trainer.loop.optimizer import BankOptimizer
+from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.sweep import train_step
+
+DEVICE = torch.device("meta")
+MOST = 200
+
+
+class Counted(TorchDispatchMode):
+    """Counts what would be launched on the device, and copies to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+        self.to_device = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {tensor.device.type for tensor in _tensors((args, kwargs))}
+        made = {tensor.device.type for tensor in _tensors(out)}
+        if "meta" not in made or _is_view(func):
+            return out
+        if func is torch.ops.aten._to_copy.default and given == {"cpu"}:
+            self.to_device += 1
+        self.operations[str(func)] += 1
+        return out
+
+
+def _tensors(tree) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _is_view(func) -> bool:
+    """Whether an operation launches nothing: a view, or memory that is not filled."""
+    name = func.name().removeprefix("aten::")
+    if name.startswith(("empty", "new_empty", "_unsafe_view")):
+        return True
+    returned = func._schema.returns
+    alias = returned[0].alias_info if returned else None
+    return alias is not None and not alias.is_write
+
+
+class RowsOnDevice:
+    """A reader whose rows lie on the device: what `Resident` gives once all have come."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.shape = sweep.data.store.patches.shape[2:]
+
+    def step(self, rows_U2: np.ndarray) -> dict[str, list[Tensor]]:
+        rows = [torch.empty(self.shape, dtype=torch.float16, device=DEVICE) for _ in rows_U2]
+        return {"": rows}
+
+    def expect(self, rows_U2: np.ndarray) -> None:
+        """Nothing is read ahead."""
+
+
+def moved(value):
+    """A copy whose tensors are on the meta device, through dataclasses, dicts and tuples."""
+    if isinstance(value, Tensor):
+        return value.detach().to(DEVICE)
+    if isinstance(value, dict):
+        return {key: moved(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(moved, value))
+    if is_dataclass(value):
+        own = {each.name: moved(getattr(value, each.name)) for each in fields(value) if each.init}
+        return replace(value, **own)
+    return value
+
+
+def on_device(trainer: BankTrainer, n_steps: int) -> BankTrainer:
+    """A trainer made on the CPU, as if it had been made on the meta device."""
+    bank = replace(
+        trainer.bank,
+        tensors=moved(trainer.bank.tensors),
+        rate_G=moved(trainer.bank.rate_G),
+        moments=moved(trainer.bank.moments),
+    )
+    optimizer = BankOptimizer(bank, trainer.configs, n_steps)
+    labels = replace(
+        trainer.labels,
+        values_NK=moved(trainer.labels.values_NK),
+        word_NC=moved(trainer.labels.word_NC),
+        interval_QNAI=moved(trainer.labels.interval_QNAI),
+    )
+    return replace(
+        trainer,
+        bank=bank,
+        optimizer=optimizer,
+        labels=labels,
+        weights=moved(trainer.weights),
+        best_QGn=optimizer.averages(),
+    )
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """A function that trains one step of 30 heads of a kind on the meta device, and counts."""
+    folder = tmp_path_factory.mktemp("operations")
+    store = write_store(folder / "store.h5")
+
+    def count(kind: str, **settings) -> Counted:
+        rates = "[3e-2, 1e-2, 3e-3]"
+        settings = {"kind": kind, "lr": rates, "decay": "[1e-2, 1e-3]", "n_folds": 5} | settings
+        sweep = prepare_sweep(config(folder, store, **settings), "cpu")
+        assert len(sweep.splits) * len(sweep.config.points) == 30
+        made = sweep.trainers(range(6))
+        there = replace(sweep, data=replace(sweep.data, device=DEVICE, half=True))
+        trainers = [on_device(each, sweep.n_batches) for each in made]
+        reader = RowsOnDevice(sweep)
+        train_step(there, trainers, reader, 0, 0)
+        with Counted() as counted:
+            train_step(there, trainers, reader, 0, 1)
+        return counted
+
+    return count
+
+
+@pytest.fixture(autouse=True)
+def fused_on_the_meta_device(monkeypatch):
+    """It has the fused AdamW's shapes; torch.optim asks for the device's name alone."""
+    of_torch = sys.modules["torch.optim.optimizer"]
+    monkeypatch.setattr(of_torch, "_get_fused_kernels_supported_devices", lambda: ["meta"])
+
+
+@pytest.mark.parametrize("mixup", ["patches", "pooled"])
+@pytest.mark.parametrize("kind", ["cls_gating", "density", "attention", "pooled_mlp"])
+def test_a_step_of_30_heads_is_few_operations_and_asks_the_host_nothing(counted, kind, mixup):
+    found = counted(kind, mixup=mixup)
+    assert found.operations.total() <= MOST, found.operations
