@@ -35,7 +35,10 @@ class ServiceError(Exception):
         self, kind: str, message: str, hint: str = "", headers: dict[str, str] | None = None
     ) -> None:
         super().__init__(message)
-        self.kind, self.message, self.hint, self.headers = kind, message, hint, headers or {}
+        self.kind = kind
+        self.message = message
+        self.hint = hint
+        self.headers = headers or {}
 
     @property
     def status(self) -> int:

@@ -41,7 +41,8 @@ class Opened:
     @functools.cached_property
     def objects(self) -> dict[str, tuple[Path, int]]:
         """File and bytes of every object of a Zarr store, by its key; only those of the format."""
-        root, layout = self.store.path, self.store.layout
+        root = self.store.path
+        layout = self.store.layout
         nodes = [root, root / "catalog", *(root / name for name in layout.extents)]
         files = {path / "zarr.json": 0 for path in nodes} | layout.sizes
         return {str(path.relative_to(root)): (path, n_bytes) for path, n_bytes in files.items()}
@@ -51,7 +52,8 @@ class Served:
     """A store under its name. `now()` gives it as it is on disk now."""
 
     def __init__(self, name: str, path: Path) -> None:
-        self.name, self.path = name, Path(os.path.abspath(path))
+        self.name = name
+        self.path = Path(os.path.abspath(path))
         self._lock = threading.Lock()
         self._opened: Opened | None = None
 
@@ -118,7 +120,8 @@ class Served:
         metadata = int(store.array("metadata_crc32c")[0])
         what = f"{store.spec.fingerprint};{metadata};{files}"
         generation = hashlib.sha256(what.encode()).hexdigest()[:16]
-        self._metadata, self._written = metadata, ()
+        self._metadata = metadata
+        self._written = ()
         return Opened(self.name, store, generation, generation)
 
     def _renew(self) -> None:
@@ -215,7 +218,8 @@ def _by_name(paths: Iterable[Path], naming: Callable[[Path], str]) -> Iterable[t
     taken: set[str] = set()
     for path in paths:
         stem = naming(path).encode(errors="replace").decode()  # an address holds UTF-8 alone
-        name, n = stem, 1
+        name = stem
+        n = 1
         while name in taken:
             n += 1
             name = f"{stem}-{n}"

@@ -143,7 +143,8 @@ class Relay:
             except BaseException:
                 ours.close()
                 raise
-        self._control, self._started = ours, time.monotonic()
+        self._control = ours
+        self._started = time.monotonic()
         self.n_starts += 1
 
     def _hand_over(self, connection: socket.socket) -> None:
@@ -178,7 +179,8 @@ class _Relayed(StreamingResponse):
 
     def __init__(self, relay: Relay, scope: Scope) -> None:
         super().__init__(())
-        self._relay, self._scope = relay, scope
+        self._relay = relay
+        self._scope = scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ServiceError `busy`, before anything waits, if MOST_REQUESTS are under way."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trainer.heads.pooling import attend, project
-from trainer.heads.samples import Samples
+from trainer.heads.step_index import StepIndex
 from trainer.heads.tokens import StepTokens
 
 Q, G, B, T, P, D, K = 2, 3, 4, 2, 6, 7, 5
@@ -30,18 +30,18 @@ def tokens(request, monkeypatch) -> StepTokens:
     return made
 
 
-def samples() -> Samples:
+def index() -> StepIndex:
     partners = {"any": np.array([[1, 0, 3, 2], [2, 3, 0, 1]])}
-    return Samples.of(OWN, len(ROWS), torch.device("cpu"), partners=partners)
+    return StepIndex.of(OWN, len(ROWS), torch.device("cpu"), partners=partners)
 
 
 def partner_rows() -> np.ndarray:
-    return np.take_along_axis(OWN, samples().partner_QB["any"].numpy(), 1)
+    return np.take_along_axis(OWN, index().partner_QB["any"].numpy(), 1)
 
 
 def test_attend_equals_einsum_forward_and_backward(tokens):
     w = torch.rand(Q, G, B, T, P, dtype=torch.float64, requires_grad=True)
-    y = attend(w, tokens, samples().pairs["any"])
+    y = attend(w, tokens, index().pairs["any"])
     both = torch.stack([dense(OWN), dense(partner_rows())], 2)
     expected = torch.einsum("qgbtp,qbstpd->qgbstd", w, both)
     assert torch.allclose(y, expected, rtol=1e-12)
@@ -53,7 +53,7 @@ def test_attend_equals_einsum_forward_and_backward(tokens):
 
 def test_project_equals_einsum_forward_and_backward(tokens):
     w = torch.rand(Q, G, D, K, dtype=torch.float64, requires_grad=True)
-    y = project(w, tokens, samples().own)
+    y = project(w, tokens, index().own)
     expected = torch.einsum("qbtpd,qgdk->qgbtpk", dense(OWN), w)
     assert torch.allclose(y, expected, rtol=1e-12)
     dy = torch.rand_like(y)

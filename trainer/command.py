@@ -25,7 +25,8 @@ class NamedStore(StorePath):
             return value
         name, equals, place = value.partition("=")
         if not equals or not re.fullmatch(NAME, name) or os.path.exists(value):
-            name, place = "", value
+            name = ""
+            place = value
         return name, super().convert(place, param, ctx)
 
 

@@ -16,7 +16,8 @@ from featurestore.explore.statistics import stats
 from featurestore.format.spec import POOLED
 from featurestore.read.reader import Reader
 
-CARD_THUMBS, CARD_THUMB_HEIGHT = 8, 60
+CARD_THUMBS = 8
+CARD_THUMB_HEIGHT = 60
 CARD_STATS_ROWS = 8  # of more, the table is folded
 
 
@@ -25,7 +26,8 @@ def facts(store: Reader) -> dict[str, str]:
 
     Only ids, states and seals are read, and no seal is checked.
     """
-    t, n = store.spec.tokens, store.n_images
+    t = store.spec.tokens
+    n = store.n_images
     rounded = "" if t.dtype == "float16" else f", patches rounded to {t.dtype}"
     rows = (
         f"1 + {t.grid[0]} x {t.grid[1]}" if store.spec.has_patches else f"1 + {len(POOLED)} pooled"

@@ -167,7 +167,8 @@ def check_store(path: Path | str) -> Check:
         from featurestore.read.open import open_reader
 
         with open_reader(path) as store:
-            n_sealed, n_skipped = len(store.sealed), len(store.skipped)
+            n_sealed = len(store.sealed)
+            n_skipped = len(store.skipped)
             n_open = store.n_images - n_sealed - n_skipped
             skipped = f", {n_skipped} skipped" if n_skipped else ""
             found = (

@@ -41,10 +41,8 @@ def check_packages() -> Iterator[Check]:
     try:
         from packaging.specifiers import SpecifierSet
 
-        allowed, needed = (
-            metadata.metadata(DISTRIBUTION)["Requires-Python"] or "",
-            requirements(DISTRIBUTION),
-        )
+        allowed = metadata.metadata(DISTRIBUTION)["Requires-Python"] or ""
+        needed = requirements(DISTRIBUTION)
     except ModuleNotFoundError as err:
         # also of importlib.metadata, for a package that is not installed
         yield Check(

@@ -27,7 +27,8 @@ def nearest(store: Reader, image: int | str, k: int = 5, view: int | str = 0) ->
     """
     if k < 1:
         raise UsageError(f"k {k}: number of images to return, 1 or more")
-    i, v = store.index(image), store.view_index(view)
+    i = store.index(image)
+    v = store.view_index(view)
     store.require(i)
     others_N = store.sealed[store.sealed != i]
     (direction_1D,) = direction_blocks(store, np.array([i]), v)
@@ -50,7 +51,8 @@ def direction_blocks(store: Reader, images_N: np.ndarray, view: int) -> Iterator
 
     Zero where a mean over tiles is zero.
     """
-    t, cls_NVTD = store.spec.tokens, store.array("cls")
+    t = store.spec.tokens
+    cls_NVTD = store.array("cls")
     block = max(1, BLOCK_BYTES // (4 * t.n_tiles * t.width))
     for start in range(0, len(images_N), block):
         yield _unit(

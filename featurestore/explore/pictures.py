@@ -33,7 +33,8 @@ def pca(store: Reader, image: int | str, view: int | str = 0, scale: int = 1) ->
     """
     if scale < 1:
         raise UsageError(f"scale {scale}: pixels along a patch, 1 or more")
-    i, v = store.index(image), store.view_index(view)
+    i = store.index(image)
+    v = store.view_index(view)
     grid_HWD = on_photograph(store.patches[i, v], store.spec.tokens, v)
     return colours(grid_HWD, photo_grid(store, i, v)).repeat(scale, 0).repeat(scale, 1)
 
@@ -151,7 +152,8 @@ def aspect(store: Reader, image: int) -> float:
         return columns * t.tile_width / (rows * t.tile_height)
     width, height = (float(store.array(f"catalog/{name}")[image]) for name in ("width", "height"))
     if not (width > 0 and height > 0):  # of imported tokens nobody may know
-        width, height = t.n_tiles * t.tile_width, t.tile_height
+        width = t.n_tiles * t.tile_width
+        height = t.tile_height
     # a catalog may say anything; a picture must stay a picture
     return min(max(width / height, 0.1), 10.0)
 

@@ -27,9 +27,11 @@ class StoredArray(BackendArray):
     """One array of a store behind xarray's lazy indexing; pickled as the store's path."""
 
     def __init__(self, store: Reader, name: str) -> None:
-        self._store, self._name = store, name
+        self._store = store
+        self._name = name
         array = store.layout.extents[name].array
-        self.shape, self.dtype = (store.n_images, *array.shape[1:]), np.dtype(array.dtype)
+        self.shape = (store.n_images, *array.shape[1:])
+        self.dtype = np.dtype(array.dtype)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
         return indexing.explicit_indexing_adapter(
@@ -100,7 +102,8 @@ def dataset(store: Reader) -> xr.Dataset:
 
 def _coordinates(store: Reader, images: slice | np.ndarray) -> dict[str, Any]:
     """Names of images, views, poolings and statistics; a patch's place; the catalog."""
-    t, catalog = store.spec.tokens, store.catalog.iloc[images]
+    t = store.spec.tokens
+    catalog = store.catalog.iloc[images]
     row, column = np.divmod(np.arange(t.n_patches), t.grid[1])
     own = {
         "image": catalog["image_id"].to_numpy(object),

@@ -157,14 +157,16 @@ def check_array(path: Path, array: Array, scheme: Scheme) -> None:
 
     The number of images in a chunk may differ. A chunk that is missing would read as zeros.
     """
-    node, where = read_metadata(path / array.name, "array"), f"{path / array.name}/zarr.json"
+    node = read_metadata(path / array.name, "array")
+    where = f"{path / array.name}/zarr.json"
     try:
         first = node["chunk_grid"]["configuration"]["chunk_shape"][0]  # images in a file
     except (KeyError, IndexError, TypeError) as err:
         raise StoreDamaged(f"{where}: no chunk grid of this format ({err})") from err
     if type(first) is not int or not 1 <= first <= scheme.n:
         raise StoreDamaged(f"{where}: chunks of {first} images, there are {scheme.n}")
-    chunk, shard = (1, 1, *array.row_shape), (first, *array.shape[1:])
+    chunk = (1, 1, *array.row_shape)
+    shard = (first, *array.shape[1:])
     expected = {
         "shape": list(array.shape),
         "data_type": np.dtype(array.dtype).name,

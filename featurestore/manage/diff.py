@@ -41,7 +41,8 @@ def diff_stores(a_path: Path | str, b_path: Path | str, tokens: bool = False) ->
         diff.lines += _row_lines(a, b, tokens)
         diff.lines += _thumb_lines(a, b)
         for key in {**a.spec.made_by, **b.spec.made_by}:
-            one, other = a.spec.made_by.get(key), b.spec.made_by.get(key)
+            one = a.spec.made_by.get(key)
+            other = b.spec.made_by.get(key)
             if one != other:
                 diff.notes.append(f"made by: {key} {one!r} | {other!r}")
         return diff
@@ -51,7 +52,8 @@ def _spec_lines(a: Reader, b: Reader) -> Iterator[str]:
     ours = a.spec.tokens.model_dump(mode="json")
     theirs = b.spec.tokens.model_dump(mode="json")
     for key in {**ours, **theirs}:
-        one, other = ours.get(key), theirs.get(key)
+        one = ours.get(key)
+        other = theirs.get(key)
         if one == other:
             continue
         if key == "views":
@@ -66,11 +68,13 @@ def _spec_lines(a: Reader, b: Reader) -> Iterator[str]:
 
 def _image_lines(a: Reader, b: Reader) -> Iterator[str]:
     for one, other in ((a, b), (b, a)):
-        ids, other_ids = set(one.catalog["image_id"]), set(other.catalog["image_id"])
+        ids = set(one.catalog["image_id"])
+        other_ids = set(other.catalog["image_id"])
         missing = sorted(ids - other_ids)
         if missing:
             yield f"images: {len(missing)} only in {one.path}:{list_some(missing, MOST)}"
-        sealed, other_sealed = _sealed_places(one).keys(), _sealed_places(other).keys()
+        sealed = _sealed_places(one).keys()
+        other_sealed = _sealed_places(other).keys()
         unsealed = sorted((sealed & other_ids) - other_sealed)
         if unsealed:
             yield f"images: {len(unsealed)} sealed only in {one.path}:{list_some(unsealed, MOST)}"
@@ -90,7 +94,8 @@ def _cell_lines(a: Reader, b: Reader) -> Iterator[str]:
         yield f"catalog: column {name!r} only in {a.path if name in one else b.path}"
     both = one.index.intersection(other.index, sort=False)
     for name in one.columns.intersection(other.columns, sort=False):
-        x, y = one.loc[both, name], other.loc[both, name]
+        x = one.loc[both, name]
+        y = other.loc[both, name]
         # an empty cell is NaN, which does not equal itself
         differs = ((x != y) & ~(x.isna() & y.isna())).to_numpy()
         if differs.any():
@@ -101,7 +106,8 @@ def _cell_lines(a: Reader, b: Reader) -> Iterator[str]:
 
 def _row_lines(a: Reader, b: Reader, tokens: bool) -> Iterator[str]:
     """Rows of images sealed in both, under views of the same name."""
-    places_a, places_b = _sealed_places(a), _sealed_places(b)
+    places_a = _sealed_places(a)
+    places_b = _sealed_places(b)
     pairs = [(places_a[name], j) for name, j in places_b.items() if name in places_a]
     views_b = b.view_names
     views = [(v, views_b.index(name)) for v, name in enumerate(a.view_names) if name in views_b]
@@ -135,7 +141,8 @@ def _thumb_lines(a: Reader, b: Reader) -> Iterator[str]:
     if not a.spec.thumb or a.spec.thumb != b.spec.thumb:
         return
     places = _sealed_places(b)
-    thumbs_a, thumbs_b = a.array("thumbs"), b.array("thumbs")
+    thumbs_a = a.array("thumbs")
+    thumbs_b = b.array("thumbs")
     ids = []
     for image_id, i in _sealed_places(a).items():
         if image_id in places and not np.array_equal(thumbs_a[i], thumbs_b[places[image_id]]):

@@ -34,7 +34,8 @@ def check_files(folder: Path, files: Sequence[Path]) -> tuple[int, int, int]:
     """
     if not files:
         raise InputError(f"{folder}: no .npz files; expected one an image, named by its id")
-    expected, bad = None, []
+    expected = None
+    bad = []
     for file in files:
         try:
             shapes = _shapes(file)

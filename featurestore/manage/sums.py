@@ -97,7 +97,8 @@ class RowSums:
             self.wrong |= dict.fromkeys(rows, f"values of {extent.array.name} are not finite")
 
     def _sum_patches(self, readers: Pool) -> None:
-        extent, n_views = self.store.layout.extents["patches"], self.crc_NV.shape[1]
+        extent = self.store.layout.extents["patches"]
+        n_views = self.crc_NV.shape[1]
         # what follows a row in Zarr, its own checksum and zeros, is read and checked too
         stride = extent.stride
         sizes = [min(PIECE, stride - at) for at in range(0, stride, PIECE)]
@@ -123,7 +124,8 @@ class RowSums:
 
         A piece's buffer is used again when the next one is taken.
         """
-        crc, tail = 0, b""
+        crc = 0
+        tail = b""
         for piece in pieces:
             if isinstance(piece, Exception):
                 self.wrong[row] = f"cannot be read: {piece}"
@@ -147,7 +149,8 @@ class RowSums:
 
         A few are read meanwhile; a buffer is used again.
         """
-        buffers, waiting = deque(np.empty(PIECE, np.uint8) for _ in range(AHEAD)), deque()
+        buffers = deque(np.empty(PIECE, np.uint8) for _ in range(AHEAD))
+        waiting = deque()
         for path, offset, size, n_values in places:
             waiting.append(
                 readers.submit(self._read_piece, path, buffers[0][:size], offset, n_values)
@@ -196,7 +199,8 @@ def _non_finite(values: np.ndarray) -> bool:
     Such bit patterns are the greatest of either sign.
     """
     info = np.finfo(values.dtype)
-    signed, unsigned = np.dtype(f"i{info.bits // 8}"), np.dtype(f"u{info.bits // 8}")
+    signed = np.dtype(f"i{info.bits // 8}")
+    unsigned = np.dtype(f"u{info.bits // 8}")
     infinity = int(np.array(np.inf, values.dtype).view(unsigned))
     return bool(values.size) and (
         int(values.view(signed).max()) >= infinity

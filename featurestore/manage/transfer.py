@@ -175,7 +175,8 @@ def _copy(
     else:
         check_free(out.parent, image_bytes(spec) * len(frame))
     with open_writer(out, spec, frame, reserve) as writer:
-        image_ids, pending = writer.image_ids, writer.pending()
+        image_ids = writer.image_ids
+        pending = writer.pending()
         for image in pending:
             try:
                 rows = checked_rows(*places[image_ids[image]])

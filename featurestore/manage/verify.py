@@ -158,7 +158,8 @@ def _row_faults(sums: RowSums) -> Iterator[Fault]:
 
 
 def _seal_faults(store: Reader) -> Iterator[Fault]:
-    seal_N, extent = store.array("seal"), store.layout.extents["seal"]
+    seal_N = store.array("seal")
+    extent = store.layout.extents["seal"]
     for image in np.setdiff1d(np.flatnonzero(seal_N[: store.n_images] != 0), store.sealed).tolist():
         path, offset, _ = extent.locate(image)
         yield Fault(

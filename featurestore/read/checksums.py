@@ -12,7 +12,9 @@ from featurestore.read.source import Row, Source
 
 AHEAD_BYTES = 512 << 20  # of rows that are to be compared, asked for ahead of the comparison
 # how much of a row has been compared: nothing, all but its patch tokens, all of it
-UNKNOWN, VECTORS, WHOLE = 0, 1, 2
+UNKNOWN = 0
+VECTORS = 1
+WHOLE = 2
 
 
 class Checksums:

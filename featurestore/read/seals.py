@@ -76,7 +76,8 @@ class Seals:
         with_seal = start + np.flatnonzero(self._source.array("seal")[start:end] != 0)
         if not len(with_seal):
             return
-        start, end = int(with_seal[0]), int(with_seal[-1]) + 1
+        start = int(with_seal[0])
+        end = int(with_seal[-1]) + 1
         seal_N = self._source.array("seal")[start:end].copy()
         matches_N = (seal_N != 0) & (seal_N == self.expected(start, end))
         self._right_N[start:end] = np.where(matches_N, seal_N, self._right_N[start:end])
@@ -90,7 +91,8 @@ class Seals:
 
     def refusal(self, image: int) -> Exception:
         """Why an image that is not sealed cannot be read, to be raised."""
-        path, array = self._source.path, self._source.array
+        path = self._source.path
+        array = self._source.array
         image_id = texts(array("catalog/image_id")[[image]])[0]
         status = texts(array("catalog/status")[[image]])[0]
         if status not in ("", "ok"):

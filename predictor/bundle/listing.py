@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from featurestore.errors import InputError
 
-FORMAT, FORMAT_VERSION = "biomass-bundle", 1
+FORMAT = "biomass-bundle"
+FORMAT_VERSION = 1
 LISTING = "bundle.json"
 # of a run in a bundle: where its spec.json says that the store lay
 BACKBONE_FOLDER = "../../backbone"

@@ -304,7 +304,8 @@ def _write_run(folder: Path, member: Member, folds: Sequence[int] | None) -> Non
 
 def _without_folders(config: PointConfig) -> PointConfig:
     """The config, its files by their names alone."""
-    store, folds = config.dataset.store, config.cv.folds
+    store = config.dataset.store
+    folds = config.cv.folds
     stores = {name: Path(Path(place).name) for name, place in config.dataset.stores.items()}
     dataset = config.dataset.model_copy(
         update={"store": Path(Path(store).name) if store else None, "stores": stores}

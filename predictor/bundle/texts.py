@@ -115,7 +115,8 @@ pd.read_csv(OUT).head(10)"""
 
 def notebook(wheel: str, wheel_sha256: str, targets: Targets) -> str:
     """predict.ipynb, which runs no other wheel than this one."""
-    about, output = ABOUT, "submission.csv"
+    about = ABOUT
+    output = "submission.csv"
     if not targets.preset:
         about = ABOUT_OTHERS.format(names=", ".join(target.name for target in targets.each))
         output = "predictions.csv"

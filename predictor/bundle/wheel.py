@@ -45,7 +45,8 @@ def write_wheel(folder: Path) -> Path:
     told = metadata()
     # as wheels spell a distribution's name
     name = f"{DISTRIBUTION.replace('-', '_')}-{told.version}"
-    info, path = f"{name}.dist-info", folder / f"{name}-{TAG}.whl"
+    info = f"{name}.dist-info"
+    path = folder / f"{name}-{TAG}.whl"
     content = {str(file.relative_to(ROOT)): file.read_bytes() for file in sources(told.packages)}
     content |= {
         f"{info}/{name}": text.encode()
@@ -65,7 +66,8 @@ def write_wheel(folder: Path) -> Path:
     with zipfile.ZipFile(path, "w") as wheel:  # stored, not deflated: zlibs differ
         for name, data in content.items():
             entry = zipfile.ZipInfo(name, TIME)
-            entry.create_system, entry.external_attr = 3, 0o100644 << 16
+            entry.create_system = 3
+            entry.external_attr = 0o100644 << 16
             wheel.writestr(entry, data)
     return path
 
@@ -90,7 +92,8 @@ def metadata() -> Metadata:
 def _of_checkout() -> Metadata:
     config = ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
-    about, options = config["metadata"], config["options"]
+    about = config["metadata"]
+    options = config["options"]
     return _metadata(
         about["version"],
         about["description"],

@@ -247,7 +247,8 @@ def regridded(map_HWM: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _overlap(n: int, m: int) -> np.ndarray:
     """(m, n): which share of each of n equal parts of a line lies in each of m."""
-    edge_n, edge_m = np.arange(n + 1) / n, np.arange(m + 1)[:, None] / m
+    edge_n = np.arange(n + 1) / n
+    edge_m = np.arange(m + 1)[:, None] / m
     inside = np.minimum(edge_m[1:], edge_n[1:]) - np.maximum(edge_m[:-1], edge_n[:-1])
     return np.maximum(inside, 0) * n
 
@@ -255,7 +256,8 @@ def _overlap(n: int, m: int) -> np.ndarray:
 def picture_names(image_ids: Sequence[str]) -> dict[str, str]:
     """A file name for each id that no other has, whatever the case, and that every file system
     takes; the id where it can be."""
-    names, taken = {}, set()
+    names = {}
+    taken = set()
     for image_id in image_ids:
         safe = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", image_id)).strip("._")
         safe = safe.encode()[:NAME_BYTES].decode(errors="ignore")

@@ -80,7 +80,8 @@ class Intervals:
         check_held_out(members, "--interval")
         if not members[0].targets.n_predicted:
             raise UsageError("--interval is of numbers, and these heads predict classes alone")
-        oof, weight_M = OutOfFold.of(members), number_shares(members)
+        oof = OutOfFold.of(members)
+        weight_M = number_shares(members)
         targets = oof.targets
         prediction_NK = oof.combined(weight_M)
         error_NK = np.abs(oof.truth_NK - prediction_NK)

@@ -17,13 +17,13 @@ LONGEST = 1200  # pixels of a photograph's longer side
 LEAST = 600  # smaller ones are enlarged: the words around them need room
 # grams over a photograph: if spread evenly, they have the last colour of a photograph with no more
 LEAST_G = 10.0
-MARGIN, GAP, BAR = 28, 20, 14
-INK, MUTED, PAPER, RULE = (
-    (24, 26, 27),
-    (92, 98, 102),
-    (255, 255, 255),
-    (216, 220, 222),
-)
+MARGIN = 28
+GAP = 20
+BAR = 14
+INK = (24, 26, 27)
+MUTED = (92, 98, 102)
+PAPER = (255, 255, 255)
+RULE = (216, 220, 222)
 WARNING = (170, 60, 20)
 # of the photograph's light and dark in a map: what grows there stays visible, and the colours near
 # the scale's
@@ -374,7 +374,8 @@ def _words(
     room: int,
 ) -> None:
     """One line of text, cut where it would leave its room."""
-    font, kept = _font(size), " ".join(text.split())[:400]
+    font = _font(size)
+    kept = " ".join(text.split())[:400]
     shown = kept
     while kept and font.getlength(shown) > room:
         kept = kept[:-1].rstrip()

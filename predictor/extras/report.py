@@ -74,10 +74,8 @@ class Entry:
         n_pictures: int,
     ) -> "Entry":
         for side, quality in SIZES:
-            image, buffer = (
-                draw_thumbnail(photograph, seen, side),
-                io.BytesIO(),
-            )
+            image = draw_thumbnail(photograph, seen, side)
+            buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=quality, optimize=True)
             text = base64.b64encode(buffer.getvalue()).decode()
             if len(text) <= min(LARGEST_BYTES, PAGE_BYTES / n_pictures):

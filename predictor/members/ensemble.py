@@ -21,8 +21,8 @@ from trainer.heads.fitted import numbers_and_words
 from trainer.heads.input_columns import InputColumns
 from trainer.heads.outputs import word_probabilities
 from trainer.heads.reads import vectors_of
-from trainer.heads.samples import Samples
 from trainer.heads.shape import HeadShape
+from trainer.heads.step_index import StepIndex
 from trainer.heads.tokens import StepTokens, in_half
 from trainer.judge.baselines import predict_numbers
 
@@ -99,8 +99,8 @@ class BankEnsemble:
             if self.bank.kind.reads_pooled:
                 pooled = pooled_as_stored(own, self.pooled_dtypes[name])[None]
             step_tokens = StepTokens(rows, torch.float32, self.half)
-            samples = Samples.of(np.arange(len(own))[None], len(own), cls_QBTD.device)
-            shared[name] = Inputs(step_tokens, samples, cls_QBTD, pooled)
+            index = StepIndex.of(np.arange(len(own))[None], len(own), cls_QBTD.device)
+            shared[name] = Inputs(step_tokens, index, cls_QBTD, pooled)
         return inputs_of(self.bank, shared)
 
 

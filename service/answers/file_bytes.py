@@ -51,9 +51,11 @@ def length(piece: Piece) -> int:
 
 def cut(pieces: list[Piece], start: int, end: int) -> list[Piece]:
     """The pieces of bytes [start, end) of what the pieces are together."""
-    found, at = [], 0
+    found = []
+    at = 0
     for piece in pieces:
-        a, b = max(start - at, 0), min(end - at, length(piece))
+        a = max(start - at, 0)
+        b = min(end - at, length(piece))
         if a < b:
             found.append(_cut_one(piece, a, b))
         at += length(piece)
@@ -97,7 +99,9 @@ class BytesResponse(Response):
     def __init__(
         self, layout: Layout, pieces: list[Piece], etag: str, headers: Mapping[str, str]
     ) -> None:
-        self.layout, self.pieces, self.etag = layout, pieces, etag
+        self.layout = layout
+        self.pieces = pieces
+        self.etag = etag
         self.given = {
             "Accept-Ranges": "bytes",
             "ETag": etag,

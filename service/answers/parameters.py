@@ -40,7 +40,8 @@ def opened_of(request: Request) -> Opened:
     `def` endpoint, or from an `async def` one by `await run_in_threadpool(opened_of, request)`.
     """
     if not hasattr(request.state, "opened"):
-        name, stores = name_of(request, "s"), library_of(request).stores
+        name = name_of(request, "s")
+        stores = library_of(request).stores
         if name not in stores:
             raise ServiceError(
                 "not-found", f"no store {name!r}", f"/v1/stores lists them: {', '.join(stores)}"
@@ -51,7 +52,8 @@ def opened_of(request: Request) -> Opened:
 
 def image_of(request: Request, opened: Opened) -> int:
     """Position of the image `{image}`, an id or `@N`, sealed or not; else `not-found`."""
-    raw, text = request.path_params["image"], name_of(request, "image")
+    raw = request.path_params["image"]
+    text = name_of(request, "image")
     position = POSITION.fullmatch(text)
     store = opened.store
     # an id that looks like a position comes as %40N

@@ -36,7 +36,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:
         self.n_now = 0
-        self.app, self.token, self.hosts = app, token, {host.strip("[]").lower() for host in hosts}
+        self.app = app
+        self.token = token
+        self.hosts = {host.strip("[]").lower() for host in hosts}
         # cookies know no port: servers of other tokens on this host must not overwrite ours
         self.cookie = f"biomass-{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
 
@@ -148,7 +150,9 @@ class _Answer:
     """Adds what every answer carries; sends no body to HEAD."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.scope, self._send, self.has_begun = scope, send, False
+        self.scope = scope
+        self._send = send
+        self.has_begun = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

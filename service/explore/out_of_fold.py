@@ -84,7 +84,8 @@ def _long(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
         words.append((true_N, _most_probable(target, share_NW)))
 
     names = [*targets.names, *(target.name for target in classes)]
-    n, k = len(wide), len(names)
+    n = len(wide)
+    k = len(names)
     about = wide[[name for name in ABOUT if name in wide]]
     true = np.column_stack(truths).astype(float).reshape(n * k)
     predicted = np.column_stack(values).astype(float).reshape(n * k)

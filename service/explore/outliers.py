@@ -12,7 +12,8 @@ FEWEST = 20  # sealed images; the spread of fewer says too little to call one of
 # normal images some 10 would be, by chance
 OUTLYING = 5.0
 # of a normal distribution, by its median and mean absolute deviation
-MAD_TO_SD, MEAN_TO_SD = 1.4826, 1.2533
+MAD_TO_SD = 1.4826
+MEAN_TO_SD = 1.2533
 HALF_STEP = 2.0**-11  # relative step of float16: tokens that differ by less do not differ
 
 

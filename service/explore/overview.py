@@ -24,7 +24,8 @@ GROUPS = ("State", "Sampling_Date")
 def overview(store: FeatureStore) -> dict[str, Any]:
     """Counts, grid, backbone, the number of outliers, and targets by groups of photographs."""
     t = store.spec.tokens
-    n_images, n_sealed = store.n_images, len(store.sealed)
+    n_images = store.n_images
+    n_sealed = len(store.sealed)
     counts = {
         "n_images": n_images,
         "n_sealed": n_sealed,
@@ -102,7 +103,9 @@ def first_target(catalog: pd.DataFrame) -> str | None:
 
 def _moments(values: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
     by_group = values.groupby(group)
-    count, mean, sd = by_group.count(), by_group.mean(), by_group.std()
+    count = by_group.count()
+    mean = by_group.mean()
+    sd = by_group.std()
 
     def in_order(text: str) -> tuple[list[int], str]:
         # 2015/9/30 before 2015/10/1, names by their letters

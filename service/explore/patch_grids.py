@@ -57,7 +57,8 @@ def similar(
     for image_id in others:
         other_HWD = on_grid(store, store.index(image_id), view).astype(np.float32)
         cosine_HW = cosines(other_HWD, token_D)
-        best, at = None, None
+        best = None
+        at = None
         if np.isfinite(cosine_HW).any():  # nanargmax takes no grid of NaN alone
             row, column = np.unravel_index(np.nanargmax(cosine_HW), cosine_HW.shape)
             at = [int(row), int(column)]

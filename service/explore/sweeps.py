@@ -133,8 +133,11 @@ def plan(sweep: Path) -> Plan:
 
 def _in_words(config: SweepConfig, n_points: int) -> dict[str, str]:
     """n_points : 0 where they are not known."""
-    base, points = config.base, ({"points": str(n_points)} if n_points else {})
-    cv, trainer, mixup = base.cv, base.trainer, base.augmentation.mixup
+    base = config.base
+    points = {"points": str(n_points)} if n_points else {}
+    cv = base.cv
+    trainer = base.trainer
+    mixup = base.augmentation.mixup
     axes = {f"grid: {key}": ", ".join(map(str, values)) for key, values in config.axes.items()}
     trained = f"only fold {cv.fold} of {cv.n_folds}" if cv.lone_fold else str(cv.n_folds)
     places = base.dataset.stores.values() or [base.dataset.store]

@@ -35,7 +35,8 @@ def row(request: Request) -> Response:
     P. `format=npy` gives a .npy file.
     """
     opened = opened_of(request)
-    image, view = sealed_image_of(request, opened), view_of(request, opened)
+    image = sealed_image_of(request, opened)
+    view = view_of(request, opened)
     tokens = choice_of(request, "tokens", PARTS)
     format = choice_of(request, "format", ("raw", "npy"))
     etag = row_etag(opened.store, image, view)
@@ -57,7 +58,8 @@ def row(request: Request) -> Response:
 @described("bytes")
 def array(request: Request) -> Response:
     """All bytes of an array other than `patches`, as they lie on disk, sealed or not."""
-    opened, name = opened_of(request), name_of(request, "name")
+    opened = opened_of(request)
+    name = name_of(request, "name")
     extent = opened.store.layout.extents.get(name)
     if extent is None or name == "patches":
         others = ", ".join(each for each in opened.store.layout.extents if each != "patches")
@@ -124,7 +126,8 @@ def _tokens(
         )
     )
     array = store.layout.extents[name].array
-    shape, span = array.shape[2:], Span(*parts[name])
+    shape = array.shape[2:]
+    span = Span(*parts[name])
     if "patch" not in request.query_params:
         return [span], shape, array.dtype
     a, b = _patch_span(request.query_params["patch"], shape[1])

@@ -37,7 +37,8 @@ def zarr_object(request: Request) -> Response:
     a row of patches each, which is refused with 409 while its image is not sealed, and about 1 MB
     of whole images of the other arrays.
     """
-    opened, key = opened_of(request), name_of(request, "key")
+    opened = opened_of(request)
+    key = name_of(request, "key")
     if opened.store.path in opened.store.layout.sizes:
         return _virtual(opened, key)
     return _own_file(opened, key)
@@ -88,7 +89,8 @@ def _indices(key: str, text: str, array: Array) -> tuple[int, ...]:
 
 
 def _chunk(opened: Opened, extent: Extent, indices: tuple[int, ...]) -> Response:
-    store, array = opened.store, extent.array
+    store = opened.store
+    array = extent.array
     shape = chunk_shape(array)
     headers = array_headers(shape, array.dtype)
     if array.name == "patches":

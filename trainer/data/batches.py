@@ -111,15 +111,14 @@ class MixupBatches(IterableDataset):
     ) -> None:
         self.device = choose_device(str(device))
         _check_usage(batch_size, alpha, dtype, pin_memory, lazy, self.device)
-        self.store, self.images_N = store, _positions_of(store, images, batch_size)
+        self.store = store
+        self.images_N = _positions_of(store, images, batch_size)
         self.views_V = _views_of(store, views)
-        self.alpha, self.mixup, self.lazy, self.pin_memory, self.dtype = (
-            alpha,
-            mixup,
-            lazy,
-            pin_memory,
-            dtype,
-        )
+        self.alpha = alpha
+        self.mixup = mixup
+        self.lazy = lazy
+        self.pin_memory = pin_memory
+        self.dtype = dtype
         self.check = check
         self._targets_NK = _targets_of(store, self.images_N, targets)
         # a sweep numbers its images without those its store's build skipped, and draws orders and
@@ -128,7 +127,9 @@ class MixupBatches(IterableDataset):
         own_N = np.searchsorted(self._used_M, self.images_N)
         self._stream = _stream_of(len(self._used_M), len(self.views_V), own_N, batch_size, seed)
         self._reader = TokenReader(store, self.device)
-        self._epoch, self._step, self._first = 0, 0, 0
+        self._epoch = 0
+        self._step = 0
+        self._first = 0
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -137,7 +138,9 @@ class MixupBatches(IterableDataset):
     def __iter__(self) -> Iterator[MixupBatch]:
         if get_worker_info() is not None:
             raise UsageError(NO_WORKERS)
-        epoch, first, self._first = self._epoch, self._first, 0
+        epoch = self._epoch
+        first = self._first
+        self._first = 0
         self._step = first
         batch = self._batch(epoch, first)
         for step in range(first, len(self)):
@@ -157,7 +160,9 @@ class MixupBatches(IterableDataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next iteration at this epoch's first batch."""
-        self._epoch, self._step, self._first = epoch, 0, 0
+        self._epoch = epoch
+        self._step = 0
+        self._first = 0
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch is, and what must be the same there."""
@@ -172,7 +177,8 @@ class MixupBatches(IterableDataset):
                     f"MixupBatches: {name} is {mine}, the state was saved with {state.get(name)}; "
                     "make them one"
                 )
-        self._epoch, self._step = state["epoch"], state["step"]
+        self._epoch = state["epoch"]
+        self._step = state["step"]
         self._first = self._step
 
     def _identity(self) -> dict[str, int]:
@@ -218,7 +224,8 @@ class MixupBatches(IterableDataset):
 
     def _mixed(self, own: np.ndarray, partner_B: np.ndarray, share_B: np.ndarray) -> Tensor:
         """(B, ...) of what is small, mixed in float64."""
-        own, share = torch.from_numpy(own).double(), torch.from_numpy(share_B)
+        own = torch.from_numpy(own).double()
+        share = torch.from_numpy(share_B)
         return torch.lerp(own[partner_B], own, _column(share, own)).to(self.device, self.dtype)
 
     def _mixed_rows(

@@ -23,7 +23,7 @@ from trainer.heads.bank import Bank, Inputs
 from trainer.heads.input_columns import InputColumns
 from trainer.heads.loss import Labels, labels_of
 from trainer.heads.reads import columns_of, widths_of
-from trainer.heads.samples import Samples
+from trainer.heads.step_index import StepIndex
 from trainer.heads.tokens import StepTokens, in_half
 
 
@@ -145,7 +145,7 @@ class TrainingData:
         StoreDamaged, before any of them learns from it, if a row is not what was committed.
         """
         columns = self._column_inputs(batch, banks)
-        samples = self._samples(batch, partners)
+        index = self._index(batch, partners)
         shared = {}
         for name in dict.fromkeys(store for bank in banks for store in bank.shape.stores):
             used = self.stores[name]
@@ -154,18 +154,18 @@ class TrainingData:
             reads_pooled = any(kind.reads_pooled for kind in reading)
             shared[name] = Inputs(
                 StepTokens(rows.get(name, ()), self.dtype, self.half),
-                samples,
-                self._own(used, "cls", batch, samples),
-                self._own(used, "pooled", batch, samples) if reads_pooled else None,
+                index,
+                self._own(used, "cls", batch, index),
+                self._own(used, "pooled", batch, index) if reads_pooled else None,
                 columns=columns,
             )
         return shared
 
-    def _samples(self, batch: Batch, ways: Collection[str]) -> Samples:
+    def _index(self, batch: Batch, ways: Collection[str]) -> StepIndex:
         of_way = {"any": batch.partner_QB, "same_site": batch.site_partner_QB}
         partners = {way: of_way[way] for way in dict.fromkeys(ways)}
         n_rows = len(batch.rows_U2)
-        return Samples.of(batch.own_QB, n_rows, self.device, batch.images_QB, partners)
+        return StepIndex.of(batch.own_QB, n_rows, self.device, batch.images_QB, partners)
 
     def _column_inputs(self, batch: Batch, banks: Collection[Bank]) -> dict[str, Tensor]:
         """(Q, B, C) each column that one of the banks reads, of each sample."""
@@ -178,10 +178,10 @@ class TrainingData:
             parts[name] = self._tensor(self._encoded[name][own_QB])
         return parts
 
-    def _own(self, used: UsedStore, name: str, batch: Batch, samples: Samples) -> Tensor:
+    def _own(self, used: UsedStore, name: str, batch: Batch, index: StepIndex) -> Tensor:
         """(Q, B, T, ...) class tokens or pooled vectors of each sample's own row."""
         rows_U = torch.from_numpy(used.rows(name, batch.rows_U2))
-        return rows_U.to(self.device, self.dtype)[samples.own_QB]
+        return rows_U.to(self.device, self.dtype)[index.own_QB]
 
     def features(self, vectors: Sequence[str], view: int, images_n: np.ndarray) -> np.ndarray:
         """(n, F) float64 features of some images for a regressor, averaged over tiles.

@@ -45,7 +45,8 @@ class TokenReader:
     def __init__(
         self, store: FeatureStore, device: torch.device, room_bytes: int | None = None
     ) -> None:
-        self.store, self.device = store, device
+        self.store = store
+        self.device = device
         self._place = _place(store, device, room_bytes)
         self.residency = self._place.residency
         self._step: StepRows | None = None
@@ -120,7 +121,9 @@ class Ahead:
     """
 
     def __init__(self, work: Callable[[list[Row]], Any], n_group: int, n_most: int) -> None:
-        self._work, self._n_group, self._n_most = work, n_group, n_most
+        self._work = work
+        self._n_group = n_group
+        self._n_most = n_most
         self._n_window = n_most  # of the step under way
         self._waiting: dict[Row, None] = {}  # in order
         self._begun: dict[Row, Future] = {}
@@ -130,7 +133,8 @@ class Ahead:
         """These rows are wanted now, in this order; others that were expected are forgotten."""
         wanted = set(rows)
         self._begun = {row: future for row, future in self._begun.items() if row in wanted}
-        self._n_window, self._waiting = min(self._n_most, max(1, len(rows))), {}
+        self._n_window = min(self._n_most, max(1, len(rows)))
+        self._waiting = {}
         self.expect(rows)
 
     def expect(self, rows: Iterable[Row]) -> None:
@@ -173,7 +177,8 @@ class Mapped:
     """
 
     def __init__(self, store: FeatureStore) -> None:
-        self._store, self._source = store, store.source
+        self._store = store
+        self._source = store.source
         self.n_bytes_read = 0
         one_file = len(store.layout.extents["patches"].paths) == 1
         # views cost nothing, but that each keeps the map of its file
@@ -198,7 +203,8 @@ class Mapped:
             self._rested += 1
             return
         self._n_rest = 0 if self._cold else min(2 * self._n_rest + 1, MOST_REST)
-        self._rested, self._cold = 0, False
+        self._rested = 0
+        self._cold = False
         self._ahead.begin(rows)
 
     def expect(self, rows: Sequence[Row]) -> None:
@@ -235,14 +241,17 @@ class Ring:
     held_bytes = HELD_BYTES
 
     def __init__(self, store: FeatureStore, device: torch.device) -> None:
-        self._store, self._device, self.n_bytes_read = store, device, 0
+        self._store = store
+        self._device = device
+        self.n_bytes_read = 0
         n_group = _count(store, GROUP_BYTES)
         self._buffers = itertools.cycle(
             [_Buffer(_host_rows(store, n_group, device)) for _ in range(N_BUFFERS)]
         )
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ahead = Ahead(self._fetch, n_group, max(n_group, _count(store, WINDOW_BYTES)))
-        self.begin, self.expect = self._ahead.begin, self._ahead.expect
+        self.begin = self._ahead.begin
+        self.expect = self._ahead.expect
         buffers = N_BUFFERS * n_group * _row_bytes(store)
         self.residency = (
             f"ring: {_gb(_all_bytes(store))} through {_gb(buffers)} of buffers to {device}"
@@ -286,7 +295,8 @@ class Resident:
     held_bytes = math.inf
 
     def __init__(self, store: FeatureStore, device: torch.device) -> None:
-        self._ring, self._n_views = Ring(store, device), len(store.view_names)
+        self._ring = Ring(store, device)
+        self._n_views = len(store.view_names)
         n = store.n_images * self._n_views
         self._tokens = torch.empty(
             (n, *store.patches.shape[2:]), dtype=torch.float16, device=device

@@ -21,9 +21,9 @@ from trainer.config.stores import split_vector
 from trainer.heads import kinds
 from trainer.heads.outputs import numbers_over_tiles, output_layers
 from trainer.heads.pooling import attend, project
-from trainer.heads.samples import Samples
 from trainer.heads.shape import COLUMN_SCALE, HeadShape
 from trainer.heads.spaces import SPACES
+from trainer.heads.step_index import StepIndex
 from trainer.heads.tokens import StepTokens
 
 
@@ -32,12 +32,12 @@ class Inputs:
     """One step as a bank sees it. Partners are used only where share_QGB says what to mix."""
 
     tokens: StepTokens
-    samples: Samples
+    index: StepIndex
     cls_QBTD: Tensor
     pooled_QBT5D: Tensor | None = None
     """Pooled rows (spec.POOLED), for kinds that read them."""
     partners: str = "any"
-    """Which partners of the samples."""
+    """How the partners of the index are chosen."""
     share_QGB: Tensor | None = None
     mix_pooled: bool = False
     """Mix what heads make of each photograph, not the patches it is made from."""
@@ -73,22 +73,22 @@ class Inputs:
         """(Q, G or 1, B, ...) values of each sample, mixed with its partner's."""
         if self.share_QGB is None:
             return own_QGB
-        partner_QGB = self.samples.partners_of(self.partners, own_QGB)
+        partner_QGB = self.index.partners_of(self.partners, own_QGB)
         n_more = own_QGB.dim() - 3
         share = self.share_QGB.reshape(*self.share_QGB.shape, *(1,) * n_more)
         return torch.lerp(partner_QGB, own_QGB, share)
 
     def project(self, weight_QGDK: Tensor) -> Tensor:
         """(Q, G, B, T, P, K): every patch of each sample's own photograph through linear maps."""
-        return project(weight_QGDK, self.tokens, self.samples.own)
+        return project(weight_QGDK, self.tokens, self.index.own)
 
     def attend(self, weight_QGBTP: Tensor) -> Tensor:
         """(Q, G, B, T, D): patches under each sample's weights, of the mixed photograph unless
         pooled results are mixed."""
         if self.share_QGB is None or self.mix_pooled:
-            return attend(weight_QGBTP, self.tokens, self.samples.own).squeeze(3)
+            return attend(weight_QGBTP, self.tokens, self.index.own).squeeze(3)
         # the same weights over own and partner's patches: mixing commutes with a linear map
-        y = attend(weight_QGBTP, self.tokens, self.samples.pairs[self.partners])
+        y = attend(weight_QGBTP, self.tokens, self.index.pairs[self.partners])
         n_maps = y.shape[1] // self.share_QGB.shape[1]  # of each head
         share = self.share_QGB.repeat_interleave(n_maps, 1)
         own, partner = y.unbind(3)

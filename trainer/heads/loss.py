@@ -14,7 +14,7 @@ from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads.bank import Outputs
 from trainer.heads.outputs import output_layers
-from trainer.heads.samples import Samples
+from trainer.heads.step_index import StepIndex
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Labels:
         image_Q1B = image_QB[:, None]
         return Labels(self.targets, self.values_NK[image_Q1B], self.word_NC[image_Q1B], intervals)
 
-    def partners(self, samples: Samples, way: str) -> "Labels":
+    def partners(self, index: StepIndex, way: str) -> "Labels":
         """Of labels taken, those of each sample's partner."""
         intervals = self.interval_QNAI
         if intervals is not None:
-            intervals = samples.partners_of(way, intervals)
-        values = samples.partners_of(way, self.values_NK)
-        return Labels(self.targets, values, samples.partners_of(way, self.word_NC), intervals)
+            intervals = index.partners_of(way, intervals)
+        values = index.partners_of(way, self.values_NK)
+        return Labels(self.targets, values, index.partners_of(way, self.word_NC), intervals)
 
     def of_split(self, q: int) -> "Labels":
         """Those of one split; axis Q stays, with length 1."""

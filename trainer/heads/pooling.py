@@ -8,7 +8,7 @@ small results, a mixed image never exists. Tokens get no gradient.
 import torch
 from torch import Tensor
 
-from trainer.heads.samples import Touches
+from trainer.heads.step_index import Touches
 from trainer.heads.tokens import StepTokens
 
 
@@ -63,7 +63,8 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy_QGBTPK: Tensor) -> tuple:
         touches: Touches = ctx.touches
-        g, k = ctx.g, dy_QGBTPK.shape[-1]
+        g = ctx.g
+        k = dy_QGBTPK.shape[-1]
         t, p, _ = ctx.tokens.shape
         dy = dy_QGBTPK.permute(0, 2, 3, 1, 5, 4)
         # of every place: (U, M, T, G, K, P)

@@ -88,9 +88,9 @@ class BankTrainer:
 
     def loss(self, outputs: Outputs, inputs: Inputs) -> Tensor:
         """(Q, G) losses of one batch; labels are mixed as the inputs are."""
-        labels = self.labels.take(inputs.samples.image_QB)
+        labels = self.labels.take(inputs.index.image_QB)
         if inputs.share_QGB is not None:
-            partner = labels.partners(inputs.samples, inputs.partners)
+            partner = labels.partners(inputs.index, inputs.partners)
             labels = labels.mix(partner, inputs.share_QGB)
         return multi_task_loss(outputs, labels, self.weights)
 

@@ -79,7 +79,8 @@ def _beside(folder: Path, member: str) -> Path:
 
 def _read(folder: Path) -> dict:
     told = read_json(folder / BLEND, "members", "shares")
-    members, shares = told["members"], told["shares"]
+    members = told["members"]
+    shares = told["shares"]
     are_shares = all(isinstance(share, int | float) and share >= 0 for share in shares)
     if len(members) != len(shares) or not are_shares or not sum(shares) > 0:
         raise InputError(

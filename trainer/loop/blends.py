@@ -16,7 +16,8 @@ from trainer.loop.prepare import Sweep
 from trainer.loop.results import PointResult, Prediction, scored_of
 from trainer.score.metrics import CLASS_SCORES, held_out_of
 
-EQUAL, FITTED = "blend_equal", "blend_fitted"
+EQUAL = "blend_equal"
+FITTED = "blend_fitted"
 
 
 @dataclass(frozen=True, eq=False)

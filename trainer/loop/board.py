@@ -27,7 +27,8 @@ def chosen_json(
     """
     if chosen is None:
         return None
-    members, shares = [chosen.name], [1.0]
+    members = [chosen.name]
+    shares = [1.0]
     if isinstance(chosen, Blend):
         members, shares = chosen.weighing()
     for name in beside:

@@ -193,7 +193,8 @@ class Sweep:
         truth_NK = self.data.truth_NK
         if not truth_NK.size or self.by.name not in ("contest", "r2"):
             return []
-        lowest, highest = np.nanmin(truth_NK), np.nanmax(truth_NK)
+        lowest = np.nanmin(truth_NK)
+        highest = np.nanmax(truth_NK)
         if lowest != highest:
             return []
         what = (

@@ -102,7 +102,8 @@ class Http:
     def _described(self) -> tuple[StoreSpec, int]:
         """Spec and room of the store, as the server tells them."""
         about = self._client.json()
-        spec, n = about.get("spec"), about.get("n_room")
+        spec = about.get("spec")
+        n = about.get("n_room")
         if not isinstance(spec, dict | str) or type(n) is not int or not 1 <= n <= MOST_IMAGES:
             found = f"spec {type(spec).__name__}, n_room {reprlib.repr(n)}"
             raise InputError(
@@ -231,7 +232,8 @@ class Http:
 
         Some are in flight at once, and no more.
         """
-        n_bytes, path = self.layout.extents[name].array.n_bytes, f"/arrays/{name}"
+        n_bytes = self.layout.extents[name].array.n_bytes
+        path = f"/arrays/{name}"
         spans = [(at, min(at + BLOCK_BYTES, n_bytes)) for at in range(0, n_bytes, BLOCK_BYTES)]
         if len(spans) < 2:
             yield 0, self._client.bytes(path, n_bytes)

@@ -45,7 +45,9 @@ class Cache:
 
     def __init__(self, root: Path, key: str, spec: StoreSpec, n: int, most_bytes: int) -> None:
         check_bound(spec.arrays(n), most_bytes)
-        self._held, self._most_bytes, self._pid = ExitStack(), most_bytes, os.getpid()
+        self._held = ExitStack()
+        self._most_bytes = most_bytes
+        self._pid = os.getpid()
         self._complete: dict[int, int] = {}
         try:
             self.path = _slot(root, key, self._held)
@@ -117,9 +119,11 @@ class Cache:
 
     def _empty(self, file: int) -> None:
         """Put a new sparse file in the place of one; whoever has the old one mapped keeps it."""
-        path, extent = self._patches.paths[file], self._patches
+        path = self._patches.paths[file]
+        extent = self._patches
         self.unseal(extent.images_in(file))
-        end, size = extent.rows_in(file) * extent.stride, self.layout.sizes[path]
+        end = extent.rows_in(file) * extent.stride
+        size = self.layout.sizes[path]
         partial = path.with_name(path.name + ".partial")
         with _in_use(self.path):
             partial.write_bytes(b"")
@@ -158,7 +162,8 @@ class Cache:
 
         Returns the same as `write_row`.
         """
-        extent, crc = self.layout.extents[name], 0
+        extent = self.layout.extents[name]
+        crc = 0
         emptied = []
         if name not in self._sums:  # else its room is taken already
             emptied = self._make_room(extent.array.n_bytes)

@@ -31,7 +31,8 @@ from featurestore.errors import (
 # before each further try: a server started again must end no training
 WAITS_S = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 30.0)
 MOST_WAIT_S = 30.0  # whatever Retry-After says
-CONNECT_S, READ_S = 10.0, 30.0
+CONNECT_S = 10.0
+READ_S = 30.0
 # bytes a second that an answer must come at, after READ_S: one that trickles is no answer
 LEAST_PACE = 20_000
 MOST_JSON = 16 << 20
@@ -53,14 +54,17 @@ class Client:
     """
 
     def __init__(self, url: str) -> None:
-        self.url, self.generation, self._reached = without_token(url), "", False
+        self.url = without_token(url)
+        self.generation = ""
+        self._reached = False
         token = token_for(self.url)
         # http.client decodes nothing, and tokens would hardly compress
         self._headers = {"Accept-Encoding": "identity"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._idle: list[HTTPConnection] = []
-        self._closed, self._lock = False, threading.Lock()
+        self._closed = False
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         with self._lock:
@@ -174,7 +178,8 @@ class Client:
         self.generation = generation or self.generation
 
     def _error(self, response: HTTPResponse, path: str) -> Exception:
-        status, where = response.status, f"{self.url}{path}"
+        status = response.status
+        where = f"{self.url}{path}"
         kind, said = _said(response, where)
         if status == 503:
             after = response.headers.get("Retry-After", "")  # a proxy may send a date instead
@@ -244,7 +249,8 @@ def _read_exactly(response: HTTPResponse, where: str, n_bytes: int) -> np.ndarra
     )
     if told not in (None, str(n_bytes)):
         raise wrong
-    whole, at = np.empty(n_bytes, np.uint8), 0
+    whole = np.empty(n_bytes, np.uint8)
+    at = 0
     for piece in _pieces(response, n_bytes):
         if at + len(piece) > n_bytes:
             raise wrong

@@ -52,7 +52,8 @@ class Mapped(Local):
 
 def array_of(extent: Extent, file: int, mapped: mmap.mmap) -> np.ndarray:
     """The rows of an array that lie in one file."""
-    row_shape, dtype = extent.array.row_shape, np.dtype(extent.array.dtype)
+    row_shape = extent.array.row_shape
+    dtype = np.dtype(extent.array.dtype)
     # bytes from one element to the next along each axis within a row, the last axis first
     within_row = [dtype.itemsize]
     for length in row_shape[:0:-1]:

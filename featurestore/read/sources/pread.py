@@ -58,7 +58,9 @@ class FileArray:
     """
 
     def __init__(self, layout: Layout, extent: Extent, file: int) -> None:
-        self._layout, self._extent, self._path = layout, extent, extent.paths[file]
+        self._layout = layout
+        self._extent = extent
+        self._path = extent.paths[file]
         self.shape = (extent.rows_in(file), *extent.array.row_shape)
         self.dtype = np.dtype(extent.array.dtype)
 
@@ -91,7 +93,8 @@ class FileArray:
         Neighbours that touch come in one read.
         """
         read = np.empty((len(rows), *shape), self.dtype)
-        stride, n_bytes = self._extent.stride, read.nbytes // max(1, len(rows))
+        stride = self._extent.stride
+        n_bytes = read.nbytes // max(1, len(rows))
         fd = self._layout.open_file(self._path)
         try:
             for at, n in _runs(rows, stride == n_bytes):

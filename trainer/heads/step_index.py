@@ -38,8 +38,8 @@ class Touches:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The samples of a step, (Q, B), by their places in its arrays; sent in one copy."""
+class StepIndex:
+    """Each sample of a step, (Q, B), and what it reads; sent in one copy."""
 
     own_QB: Tensor
     """Row of each; 0 where a split has fewer samples."""
@@ -63,7 +63,7 @@ class Samples:
         image_QB: np.ndarray | None = None,
         partners: Mapping[str, np.ndarray] | None = None,
     ) -> Self:
-        """Samples of n_rows rows; own_QB is -1 where a split has fewer.
+        """Of n_rows rows; own_QB is -1 where a split has fewer.
 
         partners : (Q, B) sample that each is mixed with, by the way they are chosen.
         """
