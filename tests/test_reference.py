@@ -76,9 +76,8 @@ def test_the_average_follows_that_decay(tmp_path, store):
     optimizer = BankOptimizer(trainer.bank, trainer.configs, 10)
     weight = next(iter(trainer.bank.tensors.values()))
     weight.data.zero_()
-    optimizer.average = {
-        name: tensor.detach().clone().fill_(1.0) for name, tensor in trainer.bank.tensors.items()
-    }
+    for average in optimizer.average.values():
+        average.fill_(1.0)
     optimizer.n_done = 5  # past the start of the average
     optimizer._update_average()
     assert next(iter(optimizer.average.values())).unique().item() == pytest.approx(0.01 ** (1 / 10))
