@@ -22,7 +22,7 @@ experiment: {{name: tiny, seed: 5}}
 dataset: {{store: {store}}}
 head: {{kind: {kind}, seed: {seed}, gate_hidden: 5, shared_hidden: 6, dropout: {dropout}, normalize: {normalize}}}
 loss: {{space: {space}, intervals: {intervals}}}
-trainer: {{num_epochs: {epochs}, batch_size: 8, gradient_accumulation_steps: {accumulate}}}
+trainer: {{num_epochs: {epochs}, batch_size: 8, gradient_accumulation_steps: {accumulate}, multiply: {multiply}}}
 optimization: {{lr: {lr}, weight_decay: {decay}, ema_decay: 0.9}}
 augmentation: {{mixup: {{enabled: true, kind: {mixup}, alpha: {alpha}, disable_ratio: 0.3}}}}
 inference: {{tta_indices: [0, 2], postprocess: {postprocess}}}
@@ -134,6 +134,7 @@ def config(tmp_path: Path, store: Path, **changes) -> SweepConfig:
         "normalize": "true",
         "epochs": 4,
         "accumulate": 1,
+        "multiply": "auto",
         "alpha": 1.0,
         "mixup": "patches",
         "seed": 0,

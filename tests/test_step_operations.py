@@ -125,7 +125,7 @@ def counted(tmp_path_factory):
         sweep = prepare_sweep(config(folder, store, **settings), "cpu")
         assert len(sweep.splits) * len(sweep.config.points) == 30
         made = sweep.trainers(range(6))
-        there = replace(sweep, data=replace(sweep.data, device=DEVICE, half=True))
+        there = replace(sweep, data=replace(sweep.data, device=DEVICE, multiply="float16"))
         trainers = [on_device(each, sweep.n_batches) for each in made]
         reader = RowsOnDevice(sweep)
         train_step(there, trainers, reader, 0, 0)

@@ -87,6 +87,12 @@ def usable_threads() -> Iterator[None]:
 
 @contextmanager
 def lone_threads() -> Iterator[Pool]:
+    """A pool of lone threads for a block, of no more than MOST."""
+    with lone_pool(min(MOST, usable_cpus())) as threads:
+        yield threads
+
+
+def lone_pool(n_threads: int) -> Pool:
     """Threads in which torch shares out no operation.
 
     Where it does, its helpers wait for each other, spinning, at the end of each: small operations
@@ -94,12 +100,23 @@ def lone_threads() -> Iterator[Pool]:
     """
     import torch
 
-    n = torch.get_num_threads()
+    before = torch.get_num_threads()
+    pool = Pool(n_threads)
+    all_begun = threading.Barrier(n_threads)
+
+    def begin() -> None:
+        # asked first: torch would set a thread's number anew when it is asked for the first time
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        all_begun.wait()
+
     try:
-        with Pool(
-            min(MOST, usable_cpus()), initializer=torch.set_num_threads, initargs=(1,)
-        ) as threads:
-            yield threads
-    finally:
-        # what threads that begin later take; this thread's own number never changed
-        torch.set_num_threads(n)
+        begun = [pool.submit(begin) for _ in range(n_threads)]
+    except NoThreadError:
+        all_begun.abort()
+        raise
+    for future in begun:
+        future.result()
+    # each thread keeps its own number; this one is also what threads begin with that start later
+    torch.set_num_threads(before)
+    return pool

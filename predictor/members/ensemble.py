@@ -23,7 +23,7 @@ from trainer.heads.outputs import word_probabilities
 from trainer.heads.reads import vectors_of
 from trainer.heads.shape import HeadShape
 from trainer.heads.step_index import StepIndex
-from trainer.heads.tokens import StepTokens, in_half
+from trainer.heads.tokens import Multiply, StepTokens, of_device
 from trainer.judge.baselines import predict_numbers
 
 
@@ -51,7 +51,7 @@ class BankEnsemble:
     """Trained heads as one bank."""
 
     bank: Bank
-    half: bool
+    multiply: Multiply
     pooled_dtypes: Mapping[str, str]
     """Of the stores that the heads learned on, by name."""
 
@@ -98,7 +98,7 @@ class BankEnsemble:
             pooled = None
             if self.bank.kind.reads_pooled:
                 pooled = pooled_as_stored(own, self.pooled_dtypes[name])[None]
-            step_tokens = StepTokens(rows, torch.float32, self.half)
+            step_tokens = StepTokens(rows, torch.float32, self.multiply)
             index = StepIndex.of(np.arange(len(own))[None], len(own), cls_QBTD.device)
             shared[name] = Inputs(step_tokens, index, cls_QBTD, pooled)
         return inputs_of(self.bank, shared)
@@ -139,10 +139,10 @@ def new_ensemble(
     """The ensemble of a run's saved heads; specs : of the stores they learned on, by name."""
     pooled_dtypes = {name: spec.pooled_dtype for name, spec in specs.items()}
     if kinds.load(config.head.kind).trained:
-        half = in_half(device, config.trainer.use_amp, torch.float32)
+        multiply = of_device(device, config.trainer.use_amp, torch.float32)
         tokens = {name: spec.tokens for name, spec in specs.items()}
         shape = HeadShape.of(config, tokens, targets, columns)
         bank = load_bank(shape, heads, device)
-        return BankEnsemble(bank, half, pooled_dtypes)
+        return BankEnsemble(bank, multiply, pooled_dtypes)
     fitted = [{name: tensor.numpy() for name, tensor in head.items()} for head in heads]
     return RegressorEnsemble(config, targets, pooled_dtypes, fitted)

@@ -168,7 +168,13 @@ class TrainerConfig(Section):
     """Batches whose gradients make one step of the optimiser."""
 
     use_amp: bool = True
-    """Multiply tokens in half precision on CUDA; sums stay in float32."""
+    """False: `multiply: auto` is float32 everywhere."""
+
+    multiply: Literal["auto", "float32", "float16", "bf16", "bf16x2"] = "auto"
+    """What tokens and the weights over them are multiplied in; sums stay in float32. A sweep keeps
+    what it began with. `auto`: float16 on CUDA; on a CPU with instructions for bf16 what a short
+    timed probe finds faster; else float32. `bf16x2`: a second product makes up for what the first
+    loses by rounding."""
 
     checkpoint_every: CountFromZero = 0
     """Epochs between checkpoints to resume from; 0 = only when a signal, KeyboardInterrupt or an

@@ -24,7 +24,7 @@ from trainer.heads.input_columns import InputColumns
 from trainer.heads.loss import Labels, labels_of
 from trainer.heads.reads import columns_of, widths_of
 from trainer.heads.step_index import StepIndex
-from trainer.heads.tokens import StepTokens, in_half
+from trainer.heads.tokens import Multiply, StepTokens
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class TrainingData:
     labels: Labels
     dtype: torch.dtype
     device: torch.device
-    half: bool
-    """Multiply tokens in half precision."""
+    multiply: Multiply = "float32"
+    """What tokens are multiplied in."""
     _encoded: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
     """Columns that heads read, as numbers, once one did."""
 
@@ -76,7 +76,6 @@ class TrainingData:
             labels_of(catalog, targets, dtype, device),
             dtype,
             device,
-            in_half(device, config.trainer.use_amp, dtype),
         )
 
     @property
@@ -106,6 +105,10 @@ class TrainingData:
     def targets(self) -> Targets:
         """With the words of each class."""
         return self.labels.targets
+
+    def as_predicted(self) -> "TrainingData":
+        """The same, multiplied as `biomass predict` does: bf16 is for training."""
+        return replace(self, multiply="float32") if "bf16" in self.multiply else self
 
     def columns_of(self, point: PointConfig) -> InputColumns:
         """What a point's heads read beside photographs. InputError for columns that cannot be."""
@@ -153,7 +156,7 @@ class TrainingData:
             used.check_rows(used.stored(batch.rows_U2), any(kind.reads_patches for kind in reading))
             reads_pooled = any(kind.reads_pooled for kind in reading)
             shared[name] = Inputs(
-                StepTokens(rows.get(name, ()), self.dtype, self.half),
+                StepTokens(rows.get(name, ()), self.dtype, self.multiply),
                 index,
                 self._own(used, "cls", batch, index),
                 self._own(used, "pooled", batch, index) if reads_pooled else None,

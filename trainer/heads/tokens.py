@@ -6,9 +6,12 @@ eight times as fast (2 weights: .07 ms a block, not .6), where they are many as 
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from trainer.heads.crew import spread
 
 BLOCK_BYTES = 2 << 20
 """Of a converted block of patches: it stays in the cache, a converted row (18 MB) does not."""
@@ -24,11 +27,15 @@ L1_TARGET = 6
 """In half precision weights are scaled to a sum of magnitudes in [32, 64), as a power of two: far
 from underflow and overflow."""
 
+Multiply = Literal["float32", "float16", "bf16", "bf16x2"]
+"""What tokens and weights are multiplied in; sums and results are float32. `bf16x2` computes what
+rounding a product to bf16 loses by a second one."""
 
-def in_half(device: torch.device, use_amp: bool, parameters: torch.dtype) -> bool:
-    """Whether tokens are multiplied in half precision: on CUDA; CPUs convert blocks of them faster
-    than they multiply halves."""
-    return device.type == "cuda" and use_amp and parameters == torch.float32
+
+def of_device(device: torch.device, use_amp: bool, parameters: torch.dtype) -> Multiply:
+    """What predictions are multiplied in, and sweeps that did not choose: halves on CUDA."""
+    in_half = device.type == "cuda" and use_amp and parameters == torch.float32
+    return "float16" if in_half else "float32"
 
 
 class StepTokens:
@@ -37,13 +44,17 @@ class StepTokens:
     On a device, and on a CPU where rows are small, they are gathered into one buffer, and one
     product serves all; full-size rows on a CPU are multiplied one after another, in blocks.
 
-    dtype : of weights and results; half: multiply in half precision, as rows are stored.
+    dtype : of weights and results; `float32` means this.
     """
 
-    def __init__(self, rows: Sequence[Tensor], dtype: torch.dtype, half: bool = False) -> None:
+    def __init__(
+        self, rows: Sequence[Tensor], dtype: torch.dtype, multiply: Multiply = "float32"
+    ) -> None:
         self._rows = rows
         self._dtype = dtype
-        self._half = half
+        self._multiply = multiply
+        factors = {"float32": dtype, "float16": torch.float16}
+        self._factor = factors.get(multiply, torch.bfloat16)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -61,13 +72,19 @@ class StepTokens:
         if self.is_gathered:
             parts = []
             for own, x_VPD in self._buffers():
-                parts.append(_product(w_UTMP[own].flatten(0, 1), x_VPD, self._half))
+                parts.append(_product(w_UTMP[own].flatten(0, 1), x_VPD, self._multiply))
             return _joined(parts).unflatten(0, w_UTMP.shape[:2])
 
         out_UTMD = w_UTMP.new_zeros(*w_UTMP.shape[:3], self.shape[2])
-        for u, m in enumerate(counts_U):
-            for tile, part, block in self._blocks(u):
-                out_UTMD[u, tile, :m].addmm_(w_UTMP[u, tile, :m, part], block)
+        w_UTMP = w_UTMP.to(self._factor)
+
+        def add(row: tuple[int, Tensor]) -> None:
+            u, row_TPD = row
+            m = counts_U[u]
+            for tile, part, block in self._blocks(row_TPD):
+                self._add_product(out_UTMD[u, tile, :m], w_UTMP[u, tile, :m, part], block)
+
+        spread(add, enumerate(self._rows))
         return out_UTMD
 
     def through(self, w_UTMD: Tensor, counts_U: Sequence[int]) -> Tensor:
@@ -76,19 +93,34 @@ class StepTokens:
             parts = []
             for own, x_VPD in self._buffers():
                 x_VDP = x_VPD.transpose(1, 2)
-                parts.append(_product(w_UTMD[own].flatten(0, 1), x_VDP, self._half))
+                parts.append(_product(w_UTMD[own].flatten(0, 1), x_VDP, self._multiply))
             return _joined(parts).unflatten(0, w_UTMD.shape[:2])
 
-        out_UTMP = w_UTMD.new_empty(*w_UTMD.shape[:3], self.shape[1])
-        for u, m in enumerate(counts_U):
-            for tile, part, block in self._blocks(u):
-                torch.mm(w_UTMD[u, tile, :m], block.T, out=out_UTMP[u, tile, :m, part])
+        out_UTMP = w_UTMD.new_zeros(*w_UTMD.shape[:3], self.shape[1])
+        w_UTMD = w_UTMD.to(self._factor)
+
+        def put(row: tuple[int, Tensor]) -> None:
+            u, row_TPD = row
+            m = counts_U[u]
+            for tile, part, block in self._blocks(row_TPD):
+                self._add_product(out_UTMP[u, tile, :m, part], w_UTMD[u, tile, :m], block.T)
+
+        spread(put, enumerate(self._rows))
         return out_UTMP
+
+    def _add_product(self, out_MK: Tensor, w_MN: Tensor, x_NK: Tensor) -> None:
+        if self._factor == out_MK.dtype:
+            out_MK.addmm_(w_MN, x_NK)
+            return
+        y_MK = torch.mm(w_MN, x_NK)
+        out_MK += y_MK
+        if self._multiply == "bf16x2":
+            out_MK += torch.addmm(y_MK, w_MN, x_NK, beta=-1)
 
     @cached_property
     def is_gathered(self) -> bool:
         """Whether one product serves all rows."""
-        if self._rows[0].device.type != "cpu" or self._half:
+        if self._rows[0].device.type != "cpu" or self._multiply == "float16":
             return True
         return self.shape.numel() * self._dtype.itemsize <= SMALL_BYTES
 
@@ -109,36 +141,46 @@ class StepTokens:
 
     def _gather(self, own: slice) -> Tensor:
         x_UTPD = torch.stack([self._rows[u] for u in range(len(self))[own]])
-        tiles = x_UTPD.flatten(0, 1)
-        return tiles if self._half else tiles.to(self._dtype)
+        return x_UTPD.flatten(0, 1).to(self._factor)
 
-    def _blocks(self, u: int) -> Iterator[tuple[int, slice, Tensor]]:
+    def _blocks(self, row_TPD: Tensor) -> Iterator[tuple[int, slice, Tensor]]:
         """Tile, patches and their tokens converted, in blocks that stay in the cache.
 
         A full-size row (3600 x 1280) under 48 weights took 5.4 and 4.0 ms forward and backward on
         two AVX2 cores, conversion included; converted whole it took 12 to 14 ms each way, and 8 for
         the conversion.
         """
-        row_TPD = self._rows[u]
         _, p, d = row_TPD.shape
         size = min(p, max(16, BLOCK_BYTES // (d * self._dtype.itemsize)))
         buffer = row_TPD.new_empty(size, d, dtype=self._dtype)
+        rounded = None
+        if self._factor != self._dtype:
+            rounded = row_TPD.new_empty(size, d, dtype=self._factor)
         for tile, tokens_PD in enumerate(row_TPD):
             for start in range(0, p, size):
                 part = slice(start, min(start + size, p))
-                block = buffer[: part.stop - start]
-                yield tile, part, block.copy_(tokens_PD[part])
+                block = buffer[: part.stop - start].copy_(tokens_PD[part])
+                if rounded is not None:
+                    # by way of float32: from float16 at once it takes five times as long
+                    block = rounded[: part.stop - start].copy_(block)
+                yield tile, part, block
 
 
-def _product(w_VMN: Tensor, x_VNK: Tensor, half: bool) -> Tensor:
-    """w @ x in w's dtype; in half precision rows of w are scaled by powers of two, which is
-    exact."""
-    if not half:
+def _product(w_VMN: Tensor, x_VNK: Tensor, multiply: Multiply) -> Tensor:
+    """w @ x in w's dtype; in float16 rows of w are scaled by powers of two, which is exact."""
+    if multiply == "float32":
         return torch.bmm(w_VMN, x_VNK)
-    size = torch.linalg.vector_norm(w_VMN, 1, 2, keepdim=True).clamp_min(1e-30)
-    scale = torch.exp2(L1_TARGET - torch.frexp(size).exponent)
-    scaled = torch.mul(w_VMN, scale, out=torch.empty_like(w_VMN, dtype=torch.float16))
-    return torch.bmm(scaled, x_VNK) / scale
+    if multiply == "float16":
+        size = torch.linalg.vector_norm(w_VMN, 1, 2, keepdim=True).clamp_min(1e-30)
+        scale = torch.exp2(L1_TARGET - torch.frexp(size).exponent)
+        scaled = torch.mul(w_VMN, scale, out=torch.empty_like(w_VMN, dtype=torch.float16))
+        return torch.bmm(scaled, x_VNK) / scale
+    rounded = w_VMN.to(torch.bfloat16)
+    y_VMK = torch.bmm(rounded, x_VNK)
+    if multiply == "bf16":
+        return y_VMK.to(w_VMN.dtype)
+    rest_VMK = torch.baddbmm(y_VMK, rounded, x_VNK, beta=-1)
+    return y_VMK.to(w_VMN.dtype) + rest_VMK
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,11 @@ from trainer.data.stream import Split, Stream, make_splits_of
 from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
 from trainer.heads.reads import columns_of, store_of
+from trainer.heads.tokens import Multiply, of_device
 from trainer.loop.bank_trainer import BankTrainer, new_trainers
 from trainer.loop.events import writer_class
 from trainer.loop.grid import SweepConfig
+from trainer.loop.multiply import choose_multiply
 from trainer.loop.plan import Plan, plan_sweep
 from trainer.loop.store_checks import check_stores
 from trainer.score.metrics import CLASS_SCORES, Score, class_columns
@@ -253,6 +255,7 @@ def prepare_sweep(
     dtype: torch.dtype = torch.float32,
     begun: bool = False,
     check: bool = True,
+    multiply: Multiply | None = None,
 ) -> Sweep:
     """Open the store, make or read the folds, and refuse all that can be refused before any step.
 
@@ -260,6 +263,7 @@ def prepare_sweep(
         now. Other folds may hold images that the store's build skipped. Masses that do not add up
         are then warned of, not refused.
     check : see TrainingData.
+    multiply : what a sweep that goes on began with; None chooses.
     """
     base = config.base
     if base.dataset.store is None and not base.dataset.stores:
@@ -279,10 +283,20 @@ def prepare_sweep(
         data.columns_of(point)  # refused here if they cannot be
     if base.trainer.tensorboard:
         writer_class()
+    data = replace(data, multiply=multiply or _chosen_multiply(config, data))
     config, folds = _with_folds(config, data, begun)
     if not begun:
         _warn_of_groups(config.base, data, folds)
     return Sweep.of(config, data, folds)
+
+
+def _chosen_multiply(config: SweepConfig, data: TrainingData) -> Multiply:
+    reading = [p for p in config.points if kinds.load(p.head.kind).reads_patches]
+    if not reading:
+        return of_device(data.device, config.base.trainer.use_amp, data.dtype)
+    tokens = data.tokens[store_of(reading[0])]
+    row_TPD = tokens.n_tiles, tokens.n_patches, tokens.width
+    return choose_multiply(config.base.trainer, data.device, data.dtype, row_TPD)
 
 
 def _with_folds(

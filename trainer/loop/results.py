@@ -90,9 +90,10 @@ def close_bank(
     every point of a bank."""
     banks = {"best": trainer.bank.with_tensors(trainer.best), "last": trainer.averaged}
     batch_size = sweep.base.trainer.batch_size
+    data = sweep.data.as_predicted()
     # both banks of a view in one pass over its rows
     by_view = [
-        predict_held_out(list(banks.values()), sweep.data, reader, sweep.splits, batch_size, view)
+        predict_held_out(list(banks.values()), data, reader, sweep.splits, batch_size, view)
         for view in sweep.views
     ]
     held_out = {which: HeldOut.mean([view[i] for view in by_view]) for i, which in enumerate(banks)}

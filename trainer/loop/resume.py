@@ -13,6 +13,7 @@ from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.fits import FitNote, baseline_alone
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity, check_facts, check_settings
+from trainer.loop.multiply import begun_multiply, remark_on_older
 from trainer.loop.places import Place, places_now
 from trainer.loop.plan import refit_costs, too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
@@ -56,7 +57,8 @@ def resume_sweep(
         # The folds as the sweep wrote them: they hold whatever made them. The configs of its runs
         # go on naming what did.
         own_folds = given.with_cv(folds=path / "folds.csv")
-        sweep = prepare_sweep(own_folds, plan["device"], begun=True, check=check)
+        multiply = begun_multiply(plan, own_folds.base.trainer.use_amp, file)
+        sweep = prepare_sweep(own_folds, plan["device"], begun=True, check=check, multiply=multiply)
         sweep = replace(sweep, config=sweep.config.with_cv(folds=given.base.cv.folds))
 
         # sweeps made before this was kept pooled in float32
@@ -74,6 +76,9 @@ def resume_sweep(
                 )
             _check_finished(sweep, folder, "labels" in plan)
         _check_checkpoints(sweep, folder, plan["passes"])
+        is_under_way = any(folder.checkpoint(points).exists() for points in plan["passes"])
+        if is_under_way and (remark := remark_on_older(plan)):
+            warnings.warn(f"{file}: {remark}", stacklevel=2)
         costs = sweep.plan(plan["passes"], refits)
         if folder.is_finished and (members := refit_members(sweep, folder)):
             costs = refit_costs(costs, [member.config for member in members], sweep.data)

@@ -78,6 +78,7 @@ def run_sweep(
         "passes": costs.passes,
         "device": device,
         "threads": torch.get_num_threads(),
+        "multiply": sweep.data.multiply,
         **sweep.facts,
     }
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
