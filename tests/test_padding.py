@@ -2,10 +2,12 @@
 and predict."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from commands import TINY, biomass
 from conftest import tiny_frame, tiny_spec
 from PIL import Image
@@ -15,14 +17,19 @@ from featurestore import FeatureStore
 from featurestore.errors import InputError
 from featurestore.explore.pictures import GRAY, photo_grid
 from featurestore.format.spec import TokenSpec
+from featurestore.manage.transfer import given_columns
 from featurestore.photos.crop import Crop, plan_crop
 from featurestore.photos.decode import decode
 from featurestore.photos.padding import photo_patches
 from featurestore.photos.picture import Picture
 from featurestore.photos.views import TRANSPOSES, VIEWS
+from featurestore.write.writer import open_writer
+from predictor.members.ensemble import Tokens
 from predictor.predictor import Predictor
 from service.explore import patch_grids
 from trainer import MixupBatches
+from trainer.heads import kinds
+from trainer.loop.runs import RunFolder
 
 SKY = 9, 90, 200
 
@@ -276,15 +283,21 @@ cv: {{n_folds: 2, groups: date}}
 """
 
 
+def swept(store, folder, chosen: str, more: str = ""):
+    """A sweep of some kinds over a store, one fold trained for an epoch or two."""
+    folder.mkdir()
+    config = folder / "sweep.yaml"
+    config.write_text(SWEEP.format(store=store, kinds=chosen) + more)
+    biomass("train", "--config", config, "--out", folder / "runs", "--device", "cpu")
+    (sweep,) = (folder / "runs").iterdir()
+    return sweep
+
+
 def test_heads_learn_and_predict_by_the_photograph_alone(phone, padded, tmp_path):
-    config = tmp_path / "sweep.yaml"
-    config.write_text(SWEEP.format(store=padded, kinds="[ridge, pooled_mlp]"))
-    biomass("train", "--config", config, "--out", tmp_path / "runs", "--device", "cpu")
-    (sweep,) = (tmp_path / "runs").iterdir()
+    sweep = swept(padded, tmp_path / "pooled", "[ridge, pooled_mlp]")
     for run in sorted(sweep.glob("00*")):
         test = "predict", "--data", phone, "--run", run, "--device", "cpu"
-        pictures = "--explain", tmp_path / run.name
-        biomass(*test, "--out", tmp_path / "s.csv", *pictures)
+        biomass(*test, "--out", tmp_path / "s.csv")
         assert np.isfinite(pd.read_csv(tmp_path / "s.csv")["target"]).all()
         # the training photographs' tokens and pooled vectors are made again, and agree
         biomass(*test, "--oof", "--out", tmp_path / "oof.csv")
@@ -301,13 +314,84 @@ def test_heads_learn_and_predict_by_the_photograph_alone(phone, padded, tmp_path
         assert np.array_equal(each.photo_TP, TextReader(padded).photo(0, view))
 
 
-def test_heads_that_would_read_padding_are_refused(padded, tmp_path):
+POOLED_MIXUP = "augmentation: {mixup: {enabled: true, kind: [none, pooled]}}\n"
+
+
+@pytest.fixture(scope="module")
+def patch_sweep(padded, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "one"
+    return swept(padded, folder, "[density, attention, cls_gating]", POOLED_MIXUP)
+
+
+def with_noise(padded, out):
+    """A copy of the store with other tokens in the padding."""
+    store = FeatureStore.open(padded)
+    frame = store.catalog[given_columns(store)]
+    with open_writer(out, store.spec, frame) as writer:
+        for image in writer.pending():
+            rows = store.rows(image)
+            patches_VTPD = np.array(rows.patches_VTPD)
+            for view in range(len(patches_VTPD)):
+                patches_VTPD[view][~store[image].photo(view)] = 50
+            writer.put(image, replace(rows, patches_VTPD=patches_VTPD))
+        writer.commit()
+
+
+def test_no_head_sees_what_is_in_padding(padded, patch_sweep, tmp_path):
+    """Other tokens in the padding leave every head's last bit as it was."""
+    noisy = tmp_path / "noisy.h5"
+    with_noise(padded, noisy)
+    assert (FeatureStore.open(noisy).patches[0] == 50).any()
+    other = swept(noisy, tmp_path / "other", "[density, attention, cls_gating]", POOLED_MIXUP)
+    runs = sorted(path.name for path in patch_sweep.glob("00*"))
+    assert len(runs) == 6
+    for run in runs:
+        heads = RunFolder(patch_sweep / run).heads("last")
+        for name, state in RunFolder(other / run).heads("last").items():
+            for key, tensor in state.items():
+                assert torch.equal(tensor, heads[name][key]), (run, key)
+
+
+def test_predicted_numbers_and_maps_are_of_the_photograph(phone, padded, patch_sweep, tmp_path):
+    store = FeatureStore.open(padded)
+    photo_TP = store[0].photo(1)
+    assert not photo_TP.all()
+    for run in sorted(patch_sweep.glob("00*")):
+        predictor = Predictor.load(run, device="cpu")
+        row = Tokens(
+            torch.tensor(store[0].cls(1)), torch.tensor(np.array(store[0].patches(1))), photo_TP
+        )
+        (map_TPM,) = predictor.ensemble.maps({"": [row]})
+        assert (map_TPM[~photo_TP] == 0).all() and (map_TPM[photo_TP] > 0).all()
+        if predictor.members[0].config.head.kind != "density":
+            assert np.allclose(map_TPM.sum(1), 1, atol=1e-5)
+            continue
+        state = next(iter(RunFolder(run).heads("last").values()))
+        weight, bias = state["density.weight"], state["density.bias"]
+        of_patch = row.patches_TPD[torch.from_numpy(photo_TP)].float() @ weight.T + bias
+        values_HVK, _ = predictor.ensemble({"": [row]}, np.empty(0))
+        by_hand_K = torch.nn.functional.softplus(of_patch).sum(0)
+        n_amounts = predictor.members[0].targets.n_amounts
+        by_hand_K[n_amounts:] /= len(of_patch)
+        assert np.allclose(values_HVK[0, 0], by_hand_K, rtol=1e-4)
+
+
+def test_a_density_head_predicts_its_own_photographs_again(phone, patch_sweep, tmp_path):
+    run = next(patch_sweep.glob("00*kind-density*"))
+    test = "predict", "--data", phone, "--run", run, "--device", "cpu"
+    biomass(*test, "--oof", "--out", tmp_path / "oof.csv")
+    biomass(*test, "--out", tmp_path / "s.csv", "--explain", tmp_path / "pictures")
+    assert (tmp_path / "pictures/report.html").exists()
+
+
+def test_patches_of_photographs_and_padding_are_not_mixed(padded, tmp_path):
     config = tmp_path / "sweep.yaml"
-    config.write_text(SWEEP.format(store=padded, kinds="[ridge, density]"))
+    mixed = "augmentation: {mixup: {enabled: true}}\n"
+    config.write_text(SWEEP.format(store=padded, kinds="[pooled_mlp, density]") + mixed)
     where = "--out", tmp_path / "runs", "--device", "cpu"
     said = biomass("train", "--config", config, *where, code=5).stderr
-    assert "built with --fit pad" in said and "head.kind density; choose among" in said
-    assert "pooled_mlp" in said and "--fit squash or crop" in said
+    assert "built with --fit pad, and mixup of kind patches" in said
+    assert "head.kind density; set augmentation.mixup.kind to pooled" in said
     with pytest.raises(InputError, match="padding would be mixed with photographs"):
         MixupBatches(FeatureStore.open(padded), batch_size=2)
 
@@ -316,3 +400,12 @@ def test_a_build_lists_photographs_whose_tiles_would_be_padding(phone, tmp_path)
     said = build(phone, tmp_path / "f.h5", "--crop", "grid:1x3", code=3).stderr
     assert said.count("to padding; build with a grid") == 3
     assert not (tmp_path / "f.h5").exists()
+
+
+def test_a_kind_that_does_not_leave_padding_out_is_refused(padded, tmp_path, monkeypatch):
+    monkeypatch.setattr(kinds.load("attention"), "leaves_padding_out", False)
+    config = tmp_path / "sweep.yaml"
+    config.write_text(SWEEP.format(store=padded, kinds="attention"))
+    where = "--out", tmp_path / "runs", "--device", "cpu"
+    said = biomass("train", "--config", config, *where, code=5).stderr
+    assert "head.kind attention does not leave padding out; choose another" in said

@@ -98,9 +98,13 @@ class BankEnsemble:
             pooled = None
             if self.bank.kind.reads_pooled:
                 pooled = pooled_as_stored(own, self.pooled_dtypes[name])[None]
+            photo_QBTP = None
+            if own[0].photo_TP is not None:
+                photo_BTP = np.stack([view.photo_TP for view in own])
+                photo_QBTP = torch.from_numpy(photo_BTP).to(cls_QBTD.device)[None]
             step_tokens = StepTokens(rows, torch.float32, self.multiply)
             index = StepIndex.of(np.arange(len(own))[None], len(own), cls_QBTD.device)
-            shared[name] = Inputs(step_tokens, index, cls_QBTD, pooled)
+            shared[name] = Inputs(step_tokens, index, cls_QBTD, pooled, photo_QBTP)
         return inputs_of(self.bank, shared)
 
 

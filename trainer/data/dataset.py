@@ -153,13 +153,19 @@ class TrainingData:
         for name in dict.fromkeys(store for bank in banks for store in bank.shape.stores):
             used = self.stores[name]
             reading = [bank.kind for bank in banks if name in bank.shape.stores]
-            used.check_rows(used.stored(batch.rows_U2), any(kind.reads_patches for kind in reading))
+            reads_patches = any(kind.reads_patches for kind in reading)
+            used.check_rows(used.stored(batch.rows_U2), reads_patches)
             reads_pooled = any(kind.reads_pooled for kind in reading)
+            photo_UTP = used.photo(batch.rows_U2) if reads_patches else None
+            photo_QBTP = None
+            if photo_UTP is not None:
+                photo_QBTP = torch.from_numpy(photo_UTP).to(self.device)[index.own_QB]
             shared[name] = Inputs(
                 StepTokens(rows.get(name, ()), self.dtype, self.multiply),
                 index,
                 self._own(used, "cls", batch, index),
                 self._own(used, "pooled", batch, index) if reads_pooled else None,
+                photo_QBTP,
                 columns=columns,
             )
         return shared

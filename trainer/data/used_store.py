@@ -3,6 +3,7 @@ moments of these."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from featurestore.errors import MismatchError, list_some
 from featurestore.format.spec import POOLED, TokenSpec
 from featurestore.photos.find import spelled_as
+from featurestore.photos.padding import photo_patches
 from featurestore.store import FeatureStore
 from trainer.data.stream import Split
 
@@ -59,6 +61,28 @@ class UsedStore:
         """(U, T, ...) class tokens ("cls") or pooled vectors ("pooled") of some rows."""
         images_U, views_U = self.stored(rows_U2).T
         return self.store.array(name)[images_U, views_U]
+
+    def photo(self, rows_U2: np.ndarray) -> np.ndarray | None:
+        """(U, T, P) bool: which patches of some rows hold any of the photograph; None: all do."""
+        t = self.tokens
+        if t.fit != "pad":
+            return None
+        photo_UTP = np.ones((len(rows_U2), t.n_tiles, t.n_patches), bool)
+        width_N = self.store.array("catalog/width")
+        height_N = self.store.array("catalog/height")
+        for u, (image, view) in enumerate(self.stored(rows_U2).tolist()):
+            key = width_N[image], height_N[image], view
+            if key not in self._photos:  # there are few sizes, and many rows
+                self._photos[key] = photo_patches(t, t.views[view], *key[:2])
+            photo_TP = self._photos[key]
+            if photo_TP is not None:
+                photo_UTP[u] = photo_TP
+        return photo_UTP
+
+    @cached_property
+    def _photos(self) -> dict[tuple, np.ndarray | None]:
+        """`photo_patches` by width, height and view."""
+        return {}
 
     def feature(self, name: str, view: int, images_n: np.ndarray) -> np.ndarray:
         """(n, D) float64 of some images, "cls" or a pooled vector, averaged over tiles."""

@@ -36,6 +36,8 @@ class Inputs:
     cls_QBTD: Tensor
     pooled_QBT5D: Tensor | None = None
     """Pooled rows (spec.POOLED), for kinds that read them."""
+    photo_QBTP: Tensor | None = None
+    """Which patches of each sample hold any of its photograph; None where none is padding."""
     partners: str = "any"
     """How the partners of the index are chosen."""
     share_QGB: Tensor | None = None
@@ -49,8 +51,7 @@ class Inputs:
     """The same step in each store by name; these are the inputs of one of them."""
 
     def vector(self, name: str) -> Tensor:
-        """(Q, 1, B, T, D) a vector of `head.features`, with its store where there are several, of
-        each sample's own photograph."""
+        """(Q, 1, B, T, D) of each sample's own photograph; name: as `head.features` has it."""
         store, vector = split_vector(name)
         own = self.stores[store] if store else self
         if vector == "cls":
@@ -141,6 +142,8 @@ class HeadKind:
     """It reads pooled rows; what needs no patches never causes a read of them."""
     reads_patches = True
     """False: it needs no patch tokens, and trains from a pooled store too."""
+    leaves_padding_out = False
+    """It asks `without_padding`, and so may read patches of stores with fit `pad`."""
     floats_per_patch = 8
     """Floats alive for each sample and patch of a step, to plan memory by."""
     maps_say: Literal["grams", "share"] | None = None

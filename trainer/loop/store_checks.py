@@ -12,9 +12,10 @@ from trainer.loop.grid import SweepConfig
 
 
 def check_stores(config: SweepConfig, data: TrainingData) -> None:
-    """MismatchError if a kind lacks patch tokens or would take padding for a photograph's, or
-    stores that are read together have other views or tiles."""
+    """MismatchError if a kind lacks patch tokens or would mix padding, or stores that are read
+    together have other views or tiles."""
     _check_patches(config, data.stores)
+    _check_padding(config, data.stores)
     if len(data.stores) == 1:
         return
     for point, name in zip(config.points, config.names, strict=True):
@@ -24,25 +25,42 @@ def check_stores(config: SweepConfig, data: TrainingData) -> None:
 
 
 def _check_patches(config: SweepConfig, stores: Mapping[str, UsedStore]) -> None:
-    """A kind that reads patch tokens finds none in a pooled store, and cannot leave padding out."""
+    """A kind that reads patch tokens finds none in a pooled store."""
     reading: dict[str, dict[str, None]] = {}  # kinds by store, each once and in order
     for point in config.points:
         if kinds.load(point.head.kind).reads_patches:
             reading.setdefault(store_of(point), {})[point.head.kind] = None
     for store, lacking in reading.items():
-        used = stores[store]
-        if used.store.spec.has_patches and used.tokens.fit != "pad":
+        if stores[store].store.spec.has_patches:
             continue
         fit = [kind for kind in kinds.names() if not kinds.load(kind).reads_patches]
-        why = "a pooled store, it holds no patch tokens for"
-        other = "with them"
-        if used.store.spec.has_patches:
-            why = "built with --fit pad, whose padding is left out of pooled vectors but not of"
-            other = "with --fit squash or crop"
         raise MismatchError(
-            f"{used.store.path}: {why} head.kind {', '.join(lacking)}; choose among "
-            f"{', '.join(fit)}, or build a store {other}"
+            f"{stores[store].store.path}: a pooled store, it holds no patch tokens for head.kind "
+            f"{', '.join(lacking)}; choose among {', '.join(fit)}, or build a store with them"
         )
+
+
+def _check_padding(config: SweepConfig, stores: Mapping[str, UsedStore]) -> None:
+    """Padding must not be read, and of two photographs mixed patch by patch no patch is padding or
+    none."""
+    for point in config.points:
+        kind = kinds.load(point.head.kind)
+        if not kind.reads_patches or stores[store_of(point)].tokens.fit != "pad":
+            continue
+        where = f"{stores[store_of(point)].store.path}: built with --fit pad"
+        other = "or build a store with --fit squash or crop"
+        if not kind.leaves_padding_out:
+            raise MismatchError(
+                f"{where}, and head.kind {point.head.kind} does not leave padding out; choose "
+                f"another, {other}"
+            )
+        mixup = point.augmentation.mixup
+        if mixup.on and mixup.kind != "pooled":
+            raise MismatchError(
+                f"{where}, and mixup of kind {mixup.kind} would mix padding with photographs for "
+                f"head.kind {point.head.kind}; set augmentation.mixup.kind to pooled, leave mixup "
+                f"out, {other}"
+            )
 
 
 def _check_views(point: PointConfig, name: str, stores: Mapping[str, UsedStore]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, trunk, trunk_tensors
+from trainer.heads.padding import without_padding
 from trainer.heads.shape import HeadShape
 
 
@@ -21,6 +22,7 @@ class Attention(HeadKind):
 
     settings = ("queries", "columns", "shared_hidden", "dropout", "normalize")
     floats_per_patch = 16
+    leaves_padding_out = True
     maps_say = "share"
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
@@ -42,7 +44,8 @@ class Attention(HeadKind):
             # into the weights: normalising every patch would be a pass over the tokens
             _, std = bank.moments["patch"]
             weight = weight / std[:, None, :, None]
-        return inputs.early(inputs.project(weight)).softmax(4)
+        scores = inputs.early(inputs.project(weight))
+        return without_padding(inputs, scores, -torch.inf).softmax(4)
 
 
 def _pooled(bank: Bank, inputs: Inputs, w_QGBTPM: Tensor) -> Tensor:

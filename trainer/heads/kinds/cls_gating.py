@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, linear_tensors, trunk, trunk_tensors
+from trainer.heads.padding import without_padding
 from trainer.heads.shape import HeadShape
 
 
@@ -15,6 +16,7 @@ class ClsGating(HeadKind):
     """
 
     settings = ("gate_hidden", "columns", "shared_hidden", "dropout", "normalize")
+    leaves_padding_out = True
     maps_say = "share"
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
@@ -29,19 +31,21 @@ class ClsGating(HeadKind):
 
     def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
         c = _cls(bank, inputs)
-        z = bank.normal("patch", inputs.attend(_weights(bank, c)))
+        z = bank.normal("patch", inputs.attend(_weights(bank, inputs, c)))
         return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
 
     def maps(self, bank: Bank, inputs: Inputs) -> Tensor:
-        return _weights(bank, _cls(bank, inputs))[..., None]
+        return _weights(bank, inputs, _cls(bank, inputs))[..., None]
 
 
 def _cls(bank: Bank, inputs: Inputs) -> Tensor:
     return bank.each_point(inputs.early(bank.own_cls(inputs)))
 
 
-def _weights(bank: Bank, c_QGBTD: Tensor) -> Tensor:
-    return bank.linear("gate_mlp.2", F.gelu(bank.linear("gate_mlp.0", c_QGBTD))).softmax(-1)
+def _weights(bank: Bank, inputs: Inputs, c_QGBTD: Tensor) -> Tensor:
+    scores_QGBTP = bank.linear("gate_mlp.2", F.gelu(bank.linear("gate_mlp.0", c_QGBTD)))
+    scores_QGBTP1 = without_padding(inputs, scores_QGBTP[..., None], -torch.inf)
+    return scores_QGBTP1[..., 0].softmax(-1)
 
 
 KIND = ClsGating()

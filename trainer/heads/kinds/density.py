@@ -5,6 +5,7 @@ from torch import Tensor
 
 from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, linear_tensors
 from trainer.heads.outputs import of_patches
+from trainer.heads.padding import share_of_photo, without_padding
 from trainer.heads.shape import HeadShape
 
 
@@ -18,6 +19,7 @@ class Density(HeadKind):
     normalizes = True
     has_trunk = False
     floats_per_patch = 24
+    leaves_padding_out = True
     maps_say = "grams"
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
@@ -52,7 +54,11 @@ class Density(HeadKind):
             own = [k for k in range(raw.shape[-1]) if kinds[k] == kind]
             if own:
                 part = raw[..., own[0] : own[-1] + 1]
-                parts.append(of_patches(kind, bank.shape.targets, part))
+                of_patch = of_patches(kind, bank.shape.targets, part)
+                of_patch = without_padding(inputs, of_patch, 0.0)
+                if kind != "amount":  # so that the mean over all is that over the photograph
+                    of_patch = of_patch / share_of_photo(inputs)
+                parts.append(of_patch)
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
