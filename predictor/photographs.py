@@ -15,7 +15,7 @@ import numpy as np
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
 from featurestore.format.spec import ViewSpec
-from featurestore.photos.decode import Decoded, decode_ahead
+from featurestore.photos.decode import Decoded, ahead_for, decode_ahead
 from predictor.extras.explain import Explainer
 from predictor.members.deadline import Clock
 from predictor.members.journal import Journal
@@ -67,7 +67,8 @@ class Pass:
         with ExitStack() as stack:
             decodings = []
             for crop in stage.crops:
-                decoding = decode_ahead(paths, crop, None, self.damaged, sealed)
+                ahead = ahead_for(stage.backbone.device)
+                decoding = decode_ahead(paths, crop, None, self.damaged, sealed, ahead)
                 # closed here: an error's traceback would keep the iterator, and its decoding
                 # threads
                 decodings.append(stack.enter_context(closing(decoding)))

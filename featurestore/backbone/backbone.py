@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from featurestore.backbone.device import PRECISIONS
 from featurestore.backbone.forward import Forward
+from featurestore.backbone.lane import Lane
 from featurestore.backbone.rounding import int8_rounded
 from featurestore.backbone.timm_model import short
 from featurestore.errors import InputError
@@ -67,6 +68,7 @@ class Backbone:
     spec: TokenSpec
     device: torch.device
     dtype: torch.dtype
+    lane: Lane
     batch: int
     """Crops that go through the model at once, always as many."""
     max_pixels: int = MAX_PIXELS
@@ -92,7 +94,7 @@ class Backbone:
 
     def on_device(self, tiles_THW3: Tensor) -> Tensor:
         """(T, H, W, 3) uint8, as `crop` gives them -> (T, 3, H, W) float32 in [0, 1], there."""
-        tiles_T3HW = tiles_THW3.to(self.device).permute(0, 3, 1, 2)
+        tiles_T3HW = self.lane.up(tiles_THW3).permute(0, 3, 1, 2)
         return tiles_T3HW.float().div_(255)
 
     def tokens(self, tiles_THW3: Tensor, image_id: str, view: ViewSpec) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from featurestore.backbone.backbone import Backbone
 from featurestore.backbone.device import PRECISIONS, choose_device
 from featurestore.backbone.forward import Forward
+from featurestore.backbone.lane import lane_of
 from featurestore.backbone.timm_model import (
     checked_layers,
     new_model,
@@ -287,7 +288,8 @@ def _on_device(
     _cast(model, dtype)
     model = model.to(place).eval().requires_grad_(False)
     batch = whole_rows(batch or spec.n_tiles, spec.n_tiles)
-    return Backbone(Forward(model, spec.layers, batch), spec, place, dtype, batch)
+    forward = Forward(model, spec.layers, batch)
+    return Backbone(forward, spec, place, dtype, lane_of(place), batch)
 
 
 def cast_backbone(backbone: Backbone, precision: str) -> Backbone:

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featurestore.format.spec import STATS
+
 
 def pool(patches_TPD: Tensor, photo_TP: np.ndarray | None = None) -> Tensor:
     """(T, 5, D) float32: per tile and channel mean, std, max, min and signed GeM(3) of patches.
@@ -30,32 +32,49 @@ def row_stats(
     if photo_TP is not None:  # tiles have different numbers of patches: all as one tile
         of_photo_1ND = patches_TPD[torch.from_numpy(photo_TP)][None]
         return row_stats(cls_TD, of_photo_1ND, pool(of_photo_1ND))
-    mean, std, greatest, least, _ = pooled_T5D.double().unbind(1)
-    n = patches_TPD.numel()
-    whole = mean.mean()
+    stats_S = finite_stats(cls_TD[None], patches_TPD[None], pooled_T5D[None])[0]
+    for kind, tokens in (("cls", cls_TD), ("patch", patches_TPD)):
+        # counted only when their norms say there are some
+        if not torch.isfinite(stats_S[STATS.index(f"{kind}_norm")]):
+            n = (~torch.isfinite(tokens)).sum()
+            stats_S[STATS.index(f"{kind}_non_finite")] = n
+    return stats_S
+
+
+def finite_stats(cls_RTD: Tensor, patches_RTPD: Tensor, pooled_RT5D: Tensor) -> Tensor:
+    """(R, 14) float64: `row_stats` of rows whose values are all finite.
+
+    On a device the host waits for nothing here.
+    """
+    mean, std, greatest, least, _ = pooled_RT5D.double().unbind(2)
+    whole_R11 = mean.mean((1, 2), keepdim=True)
     # M2 of all values from the channels' means and deviations (Chan et al. 1979): no second pass
-    m2 = (std.square() + (mean - whole).square()).sum() * patches_TPD.shape[1]
-    norms = torch.linalg.vector_norm(patches_TPD.float(), dim=-1).double().mean()
-    patch = [n, _non_finite(patches_TPD, norms), least.min(), greatest.max(), whole, m2, norms]
-    return torch.tensor(
-        [float(field) for field in (*_vector_stats(cls_TD), *patch)], dtype=torch.float64
-    )
+    of_channels = std.square() + (mean - whole_R11).square()
+    m2_R = of_channels.sum((1, 2)) * patches_RTPD.shape[2]
+    norm_RTP = torch.linalg.vector_norm(patches_RTPD.float(), dim=-1).double()
+    patch = [
+        torch.full_like(m2_R, patches_RTPD[0].numel()),
+        torch.zeros_like(m2_R),
+        least.amin((1, 2)),
+        greatest.amax((1, 2)),
+        whole_R11.flatten(),
+        m2_R,
+        norm_RTP.mean((1, 2)),
+    ]
+    return torch.stack([*_vector_stats(cls_RTD), *patch], 1)
 
 
-def _vector_stats(cls_TD: Tensor) -> tuple:
-    x = cls_TD.double()
-    norms = torch.linalg.vector_norm(x, dim=-1).mean()
-    return (
-        x.numel(),
-        _non_finite(x, norms),
-        x.min(),
-        x.max(),
-        x.mean(),
-        (x - x.mean()).square().sum(),
-        norms,
-    )
-
-
-def _non_finite(x: Tensor, norms: Tensor) -> int:
-    """How many values are not finite; counted only when their norms say there are some."""
-    return 0 if torch.isfinite(norms) else int((~torch.isfinite(x)).sum())
+def _vector_stats(cls_RTD: Tensor) -> list[Tensor]:
+    x = cls_RTD.double()
+    mean_R11 = x.mean((1, 2), keepdim=True)
+    m2_R = (x - mean_R11).square().sum((1, 2))
+    norm_RT = torch.linalg.vector_norm(x, dim=-1)
+    return [
+        torch.full_like(m2_R, x[0].numel()),
+        torch.zeros_like(m2_R),
+        x.amin((1, 2)),
+        x.amax((1, 2)),
+        mean_R11.flatten(),
+        m2_R,
+        norm_RT.mean(1),
+    ]

@@ -50,6 +50,7 @@ def decode_ahead(
     thumb: tuple[int, int] | None = None,
     damaged: Callable[[Hashable, InputError], None] | None = None,
     sealed: Collection[Hashable] = (),
+    ahead: int = AHEAD,
 ) -> Iterator[tuple[Hashable, Decoded]]:
     """(key, photograph) in the mapping's order, the next few being decoded meanwhile.
 
@@ -57,17 +58,18 @@ def decode_ahead(
         says. One that may not be read is always an error.
     sealed : keys of photographs whose tokens a store holds; of damage inside their pictures they
         are warned of alone.
+    ahead : how many are being decoded at once, see `ahead_for`.
     """
-    with Pool(min(AHEAD, usable_cpus())) as pool:
+    with Pool(min(ahead, usable_cpus())) as pool:
         todo = iter(paths.items())
-        ahead = [
+        waiting = [
             (key, pool.submit(decode, path, crop, thumb, key in sealed))
-            for key, path in islice(todo, AHEAD)
+            for key, path in islice(todo, ahead)
         ]
         try:
-            while ahead:
-                key, future = ahead.pop(0)
-                ahead += [
+            while waiting:
+                key, future = waiting.pop(0)
+                waiting += [
                     (k, pool.submit(decode, path, crop, thumb, k in sealed))
                     for k, path in islice(todo, 1)
                 ]
@@ -81,6 +83,12 @@ def decode_ahead(
                     yield key, decoded
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def ahead_for(device: torch.device) -> int:
+    """Photographs to decode at once: the backbone computes on a CPU itself, a device wants all of
+    its cores to feed it."""
+    return AHEAD if device.type == "cpu" else max(AHEAD, usable_cpus())
 
 
 def decode(

@@ -6,6 +6,7 @@ amounts are keyed by (store seed, image_id, view name): a view can be made again
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -149,7 +150,10 @@ _COLOUR_CHANGES = {
 
 def normalise(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(..., 3, H, W) from [0, 1] to what the backbone was trained on."""
-    shape = (3, 1, 1)
-    return (x - torch.tensor(mean, device=x.device).view(shape)) / torch.tensor(
-        std, device=x.device
-    ).view(shape)
+    return (x - _on(x.device, mean)) / _on(x.device, std)
+
+
+@lru_cache(maxsize=16)
+def _on(device: torch.device, values: tuple[float, ...]) -> Tensor:
+    """(3, 1, 1): made once, since the host waits for each copy to a device."""
+    return torch.tensor(values, device=device).view(3, 1, 1)

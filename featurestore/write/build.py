@@ -7,7 +7,7 @@ thread writes the last one. Tokens are held of two photographs, or of as many as
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ from featurestore.errors import InputError, list_some
 from featurestore.format.spec import POOLED, ROUNDING, STATS, StoreSpec
 from featurestore.photos.decode import (
     Unusable,
+    ahead_for,
     decode_ahead,
 )
 from featurestore.photos.sites import count_sites
@@ -155,7 +156,7 @@ def build_images(
     """
     image_ids = writer.image_ids
     n_held = min(n_images_in_hand(backbone), len(images))
-    free = [new_rows(writer.spec) for _ in range(n_held)]
+    free = [new_rows(writer.spec, backbone.lane.empty) for _ in range(n_held)]
     written: deque[tuple[Future, ImageRows]] = deque()
 
     def skip(image: int, err: InputError) -> None:
@@ -185,7 +186,8 @@ def build_images(
         return free.pop()
 
     encoding = Encoding(backbone, finished, keeps_places=known is None)
-    decoding = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed)
+    ahead = ahead_for(backbone.device)
+    decoding = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed, ahead)
     # closed here: an error's traceback would keep the iterator, and its decoding threads
     with bar, Pool(1) as writing, closing(decoding) as photographs:
         # one thread writes images while the backbone works on the next
@@ -201,16 +203,18 @@ def build_images(
             future.result()
 
 
-def new_rows(spec: StoreSpec) -> ImageRows:
+def new_rows(
+    spec: StoreSpec, empty: Callable[[Sequence[int], np.dtype], np.ndarray] = np.empty
+) -> ImageRows:
     """Buffers for one image's rows, without thumbnail and facts."""
     t = spec.tokens
+    half = np.dtype(np.float16)
     shape = (len(t.views), t.n_tiles)
-    patches = np.empty((*shape, t.n_patches, t.width), np.float16) if spec.has_patches else None
     return ImageRows(
-        np.empty((*shape, t.width), np.float16),
-        patches,
-        np.empty((*shape, len(POOLED), t.width), spec.pooled_dtype),
-        np.empty((shape[0], len(STATS))),
+        empty((*shape, t.width), half),
+        empty((*shape, t.n_patches, t.width), half) if spec.has_patches else None,
+        empty((*shape, len(POOLED), t.width), np.dtype(spec.pooled_dtype)),
+        empty((shape[0], len(STATS)), np.dtype(np.float64)),
     )
 
 

@@ -3,13 +3,17 @@
 A row has a place of its own in its batch, whatever else is in it.
 """
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from featurestore.backbone.backbone import Backbone, Row
-from featurestore.backbone.moments import pool, row_stats
+from featurestore.backbone.backbone import Backbone, Batch, Row
+from featurestore.backbone.lane import Arrived
+from featurestore.backbone.moments import finite_stats, pool, row_stats
 from featurestore.photos.decode import Decoded
 from featurestore.photos.padding import photo_patches
 from featurestore.read.rows import ImageRows
@@ -32,6 +36,18 @@ class Image:
     """Views whose tokens are still to come."""
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A batch whose tokens are on their way into images' buffers."""
+
+    made: Batch
+    images: list[Image]
+    """Of its rows, in order."""
+    is_finite_RL: Tensor
+    """On the host, once it has arrived."""
+    arrived: Arrived
+
+
 class Encoding:
     """Fills images' buffers, and tells of each image that is whole."""
 
@@ -45,13 +61,15 @@ class Encoding:
         self._keeps_places = keeps_places
         self._number = 0
         self._batch: dict[int, tuple[Image, int, Row]] = {}
+        self._sent: deque[_Sent] = deque()
 
     def add(self, image: Image, photograph: Decoded, known: KnownRows) -> None:
         """Put an image's views into batches, all but those that are known."""
         views = self._backbone.spec.views
         # first: the image is whole with the last of the others
         for v, row in known.items():
-            _fill(image.rows, v, row)
+            values = [None if value is None else torch.as_tensor(value) for value in row]
+            self._backbone.lane.down(_into(image.rows, v, values))()
         missing = [v for v in range(len(views)) if v not in known]
         image.n_left = len(missing)
         if not missing:
@@ -66,47 +84,90 @@ class Encoding:
             self._put(image, v, row)
 
     def finish(self) -> None:
-        """Compute the batch in hand, however many of its places are empty."""
-        batch, self._batch = self._batch, {}
-        if not batch:
-            return
-        n_rows = self._backbone.n_rows
-        rows = [None] * n_rows
-        for number, (_, _, row) in batch.items():
-            rows[number % n_rows] = row
-        made = self._backbone.encode(rows)
-        made.check(made.is_finite_RL)
-        for number, (image, v, row) in batch.items():
-            r = number % n_rows
-            cls_TD, patches_TPD = made.cls_RTD[r], made.patches_RTPD[r]
-            photo_TP = photo_patches(self._backbone.spec, row.view, *image.size)
-            pooled_T5D = pool(patches_TPD, photo_TP)
-            stats_S = row_stats(cls_TD, patches_TPD, pooled_T5D, photo_TP)
-            _fill(image.rows, v, (cls_TD, patches_TPD, pooled_T5D, stats_S))
-            image.n_left -= 1
-            if not image.n_left:
-                self._finished(image)
+        """Compute the batch in hand, however many of its places are empty, and receive all."""
+        self._send()
+        while self._sent:
+            self._receive()
 
     def _put(self, image: Image, v: int, row: Row) -> None:
         n_rows = self._backbone.n_rows
         first = next(iter(self._batch), self._number)
         # of another batch: rows in between are there already
         if self._number // n_rows != first // n_rows:
-            self.finish()
+            self._send()
         self._batch[self._number] = image, v, row
         self._number += 1
         if self._number % n_rows == 0:
-            self.finish()
+            self._send()
+
+    def _send(self) -> None:
+        """Compute the batch in hand, and begin to copy its tokens; receive what was sent before."""
+        batch, self._batch = self._batch, {}
+        if not batch:
+            return
+        n_rows, lane = self._backbone.n_rows, self._backbone.lane
+        rows = [None] * n_rows
+        sizes = [None] * n_rows
+        for number, (image, _, row) in batch.items():
+            rows[number % n_rows] = row
+            sizes[number % n_rows] = image.size
+        made = self._backbone.encode(rows)
+        pooled_RT5D, stats_RS = self._summed_up(made, sizes)
+
+        is_finite_RL = torch.from_numpy(lane.empty(made.is_finite_RL.shape, np.dtype(bool)))
+        pairs = [(made.is_finite_RL, is_finite_RL)]
+        for number, (image, v, _) in batch.items():
+            r = number % n_rows
+            values = made.cls_RTD[r], made.patches_RTPD[r], pooled_RT5D[r], stats_RS[r]
+            pairs += _into(image.rows, v, values)
+        images = [image for image, _, _ in batch.values()]
+        self._sent.append(_Sent(made, images, is_finite_RL, lane.down(pairs)))
+        while len(self._sent) > lane.n_behind:
+            self._receive()
+
+    def _receive(self) -> None:
+        """Wait for the oldest batch; images that it makes whole are finished."""
+        sent = self._sent.popleft()
+        sent.arrived()
+        sent.made.check(sent.is_finite_RL)
+        for image in sent.images:
+            image.n_left -= 1
+            if not image.n_left:
+                self._finished(image)
+
+    def _summed_up(self, made: Batch, sizes: list[tuple[int, int] | None]) -> tuple[Tensor, Tensor]:
+        """Pooled vectors (R, T, 5, D) and statistics (R, S) of a batch's rows."""
+        spec = self._backbone.spec
+        photos = []
+        for row, size in zip(made.rows, sizes, strict=True):
+            photos.append(photo_patches(spec, row.view, *size) if row else None)
+
+        pooled = pool(made.patches_RTPD.flatten(0, 1))
+        pooled_RT5D = pooled.unflatten(0, made.patches_RTPD.shape[:2])
+        stats_RS = finite_stats(made.cls_RTD, made.patches_RTPD, pooled_RT5D)
+        for r, photo_TP in enumerate(photos):
+            if photo_TP is None:
+                continue
+            # rare, so the host may wait here
+            cls_TD, patches_TPD = made.cls_RTD[r], made.patches_RTPD[r]
+            pooled_RT5D[r] = pool(patches_TPD, photo_TP)
+            stats_RS[r] = row_stats(cls_TD, patches_TPD, pooled_RT5D[r], photo_TP)
+        return pooled_RT5D, stats_RS
 
 
 def n_images_in_hand(backbone: Backbone) -> int:
-    """Most images that are not written yet: those of a batch, and one that is being written."""
+    """Most images that are not written yet: those of the batches in hand and on their way, and one
+    that is being written."""
+    n_rows = backbone.n_rows * (1 + backbone.lane.n_behind)
     n_views = len(backbone.spec.views)
-    return -(-(backbone.n_rows - 1) // n_views) + 2
+    return -(-(n_rows - 1) // n_views) + 2
 
 
-def _fill(rows: ImageRows, v: int, values: tuple) -> None:
+def _into(rows: ImageRows, v: int, values: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+    """Values of one view, each with the part of a buffer that it fills."""
     buffers = (rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS)
+    pairs = []
     for buffer, value in zip(buffers, values, strict=True):
-        if buffer is not None:  # the one copy: from the device to the buffer that is written
-            torch.from_numpy(buffer[v]).copy_(torch.as_tensor(value))
+        if buffer is not None:
+            pairs.append((value, torch.from_numpy(buffer[v])))
+    return pairs

@@ -12,6 +12,7 @@ import pandas as pd
 from featurestore.backbone.backbone import Backbone
 from featurestore.backbone.load import load_backbone
 from featurestore.backbone.precision import chosen_precision, fast_halves
+from featurestore.backbone.probe import probed
 from featurestore.backbone.weights import RANDOM, kept_weights
 from featurestore.disk import durable
 from featurestore.disk.messages import say
@@ -109,6 +110,8 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     if config.precision == "auto" and spec is None:
         usable = [path for path in todo if path not in unusable]
         backbone = _in_fast_half(backbone, usable[:LOOKED_AT])
+    if config.batch is None and spec is None:
+        backbone = probed(backbone)
     n_pending = len(todo) - len(unusable)
     if n_pending:  # else the backbone has nothing to do
         backbone.try_out()
