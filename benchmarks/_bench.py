@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -57,11 +58,15 @@ def context(config: dict, packages: Iterable[str]) -> dict:
 
 def beside(script: Path, before: Path, arguments: list[str], rounds: int) -> dict:
     """Seconds of a benchmark by another checkout and by this one, in turns, each round in processes
-    of its own; `now_to_before` is of each round's."""
+    of its own; `now_to_before` is of each round's.
+
+    `whole_cpu` are CPU seconds of whole processes, which busy neighbours change little.
+    """
     seconds: dict[str, dict[str, list[float]]] = {"before": {}, "now": {}}
     for _ in range(rounds):
         for name, root in (("before", before.resolve()), ("now", ROOT)):
             command = [sys.executable, root / "benchmarks" / script.name, *arguments]
+            cpu_s = _children_cpu_s()
             done = subprocess.run(
                 [*command, "--rounds", "1"],
                 env=os.environ | {"PYTHONPATH": str(root)},
@@ -70,6 +75,7 @@ def beside(script: Path, before: Path, arguments: list[str], rounds: int) -> dic
                 check=True,
             )
             told = json.loads(done.stdout.splitlines()[-1])["seconds"]
+            told["whole_cpu"] = {"median": _children_cpu_s() - cpu_s}
             for what, spread_s in told.items():
                 seconds[name].setdefault(what, []).append(spread_s["median"])
     ratios = {}
@@ -81,6 +87,11 @@ def beside(script: Path, before: Path, arguments: list[str], rounds: int) -> dic
         spreads[name] = {what: spread(values) for what, values in told.items()}
     config = {"script": script.name, "before": str(before), "arguments": arguments}
     return {"now_to_before": ratios, "seconds": spreads, **context(config, ["torch", "timm"])}
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def add_before(parser: argparse.ArgumentParser) -> None:
