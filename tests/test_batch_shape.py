@@ -104,6 +104,14 @@ def test_further_views_and_predicted_ones_have_the_same_bits(pasture, whole, tmp
     assert np.array_equal(found, np.array(whole.patches)[[5, 0, 3]].reshape(9, *found[0].shape))
 
 
+def test_another_kind_of_device_takes_a_photographs_tiles_at_once(whole):
+    """No bit could be the same there, and a CPU would compute many empty places."""
+    made_by = whole.spec.made_by | {"device": "cuda"}
+    spec = whole.spec.changed(made_by=made_by)
+    backbone = backbone_of_store(spec, None, [Path(whole.path).parent], "--weights", "cpu")
+    assert backbone.batch == 2
+
+
 def test_the_shape_is_told_where_it_is_not_a_photographs(whole, built):
     assert whole.spec.made_by["batch"] == "8" and whole.spec.batch == 8
     spec = FeatureStore.open(built).spec

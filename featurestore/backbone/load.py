@@ -185,8 +185,10 @@ def _restored(
     precision: str,
     believes: bool,
 ) -> Backbone:
-    tokens, batch = spec.tokens, spec.batch
-    choose_device(device)
+    tokens = spec.tokens
+    # a device of another kind gives other bits whatever its batches are
+    is_kind = choose_device(device).type in spec.made_by.get("device", "").split(AND)
+    batch = spec.batch if is_kind else None
     unknown = tokens.weights_sha256 == UNKNOWN_WEIGHTS
     if unknown:
         check_given(tokens.model, weights, option if believes else None)

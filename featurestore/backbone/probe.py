@@ -1,5 +1,6 @@
 """How many tiles a device should take at once: tried, and capped by its memory."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +10,7 @@ from featurestore.backbone.backbone import Backbone, Row
 from featurestore.backbone.forward import Forward
 from featurestore.backbone.lane import Streamed
 
-MOST = 512  # tiles
+MOST = 1024  # tiles
 GAIN = 1.05  # times as many tiles a second, or a batch of twice the size is not worth its memory
 SHARE = 0.5  # of the memory that is free
 
@@ -20,10 +21,12 @@ def with_batch(backbone: Backbone, batch: int) -> Backbone:
     return replace(backbone, forward=forward, batch=batch)
 
 
-def probed(backbone: Backbone) -> Backbone:
+def probed(backbone: Backbone, fits: Callable[[Backbone], bool]) -> Backbone:
     """The backbone with the batch that a device is fast with.
 
     On a CPU that is one photograph's tiles: more gain nothing there.
+
+    fits : whether the host has memory for the tokens of such a backbone's batches.
     """
     spec, lane = backbone.spec, backbone.lane
     if not isinstance(lane, Streamed):
@@ -36,6 +39,8 @@ def probed(backbone: Backbone) -> Backbone:
     best, most_a_second, batch = backbone, 0.0, spec.n_tiles
     while batch <= max(MOST, spec.n_tiles):
         tried = with_batch(backbone, batch)
+        if not fits(tried):
+            break
         rows = [row] * tried.n_rows
         try:
             seconds, n_bytes = lane.measure(partial(tried.encode, rows))

@@ -189,7 +189,7 @@ def build_images(
     ahead = ahead_for(backbone.device)
     decoding = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed, ahead)
     # closed here: an error's traceback would keep the iterator, and its decoding threads
-    with bar, Pool(1) as writing, closing(decoding) as photographs:
+    with bar, Pool(1) as writing, closing(decoding) as photographs, closing(encoding):
         # one thread writes images while the backbone works on the next
         for place, photograph in photographs:
             there = known(place, photograph.facts["sha256"]) if known else {}

@@ -89,6 +89,11 @@ class Encoding:
         while self._sent:
             self._receive()
 
+    def close(self) -> None:
+        """Wait for what is on its way: its buffers must not be given away before."""
+        while self._sent:
+            self._sent.popleft().arrived()
+
     def _put(self, image: Image, v: int, row: Row) -> None:
         n_rows = self._backbone.n_rows
         first = next(iter(self._batch), self._number)

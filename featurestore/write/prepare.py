@@ -16,6 +16,7 @@ from featurestore.backbone.probe import probed
 from featurestore.backbone.weights import RANDOM, kept_weights
 from featurestore.disk import durable
 from featurestore.disk.messages import say
+from featurestore.disk.usable import usable_memory
 from featurestore.errors import InputError, list_some
 from featurestore.format.choose import check_suffix
 from featurestore.format.spec import (
@@ -43,6 +44,8 @@ from featurestore.photos.views import choose_views
 from featurestore.read.open import open_reader
 from featurestore.write.columns import catalog_columns
 from featurestore.write.config import BuildConfig
+from featurestore.write.encoding import n_images_in_hand
+from featurestore.write.writer import image_bytes
 
 THUMB_SIDE = 192  # pixels of a thumbnail's long side
 LOOKED_AT = 4  # photographs whose tokens choose a precision
@@ -111,7 +114,9 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
         usable = [path for path in todo if path not in unusable]
         backbone = _in_fast_half(backbone, usable[:LOOKED_AT])
     if config.batch is None and spec is None:
-        backbone = probed(backbone)
+        each = image_bytes(_store_spec(config, backbone, frame, width, height))
+        most = usable_memory().n_bytes // 4
+        backbone = probed(backbone, lambda tried: n_images_in_hand(tried) * each <= most)
     n_pending = len(todo) - len(unusable)
     if n_pending:  # else the backbone has nothing to do
         backbone.try_out()
