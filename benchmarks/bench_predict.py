@@ -58,16 +58,16 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict:
     """Rounds of bare forward, then a prediction; the ratio of each to its own round's forward."""
-    predictor = trained(options, folder)
+    predictor, run = trained(options, folder)
     crops = ready_crops(
         predictor.backbone, test_photographs(folder / "data").items(), tta_views(options.tta)
     )
     forward(predictor.backbone, crops[:1])  # warm-up: the first call plans its kernels
-    predict(predictor, folder, options.tta)
+    predict(predictor, run, folder, options.tta)
     times: dict[str, list[float]] = {"forward": [], "predict": []}
     for _ in range(options.rounds):
         times["forward"].append(timed(lambda: forward(predictor.backbone, crops)))
-        times["predict"].append(timed(lambda: predict(predictor, folder, options.tta)))
+        times["predict"].append(timed(lambda: predict(predictor, run, folder, options.tta)))
     ratio = spread(p / f for p, f in zip(times["predict"], times["forward"], strict=True))
     for name, values in times.items():
         print(
@@ -90,8 +90,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     }
 
 
-def trained(options: argparse.Namespace, folder: Path) -> Predictor:
-    """Heads of one epoch, loaded: what they say does not matter here."""
+def trained(options: argparse.Namespace, folder: Path) -> tuple[Predictor, Path]:
+    """Heads of one epoch, loaded, and their run: what they say does not matter here."""
     draw_pasture(folder / "data", n_train=N_TRAIN, n_test=options.images)
     build_store(
         BuildConfig(
@@ -107,17 +107,14 @@ def trained(options: argparse.Namespace, folder: Path) -> Predictor:
     )
     (folder / "bench.yaml").write_text(CONFIG.format(kind=options.kind, repeats=options.repeats))
     config = SweepConfig.load(folder / "bench.yaml", {"dataset.store": folder / "features.h5"})
-    return Predictor.load(
-        best_run(run_sweep(config, folder / "runs", options.device).path), device=options.device
-    )
+    run = best_run(run_sweep(config, folder / "runs", options.device).path)
+    return Predictor.load(run, device=options.device), run
 
 
-def predict(predictor: Predictor, folder: Path, tta: int) -> None:
+def predict(predictor: Predictor, run: Path, folder: Path, tta: int) -> None:
     """`biomass predict` from its options to its files, but for loading."""
     with patch.object(Predictor, "load", lambda *_, **__: predictor):
-        predict_to_file(
-            folder / "data", folder / "submission.csv", say=print, run=[folder], tta=tta
-        )
+        predict_to_file(folder / "data", folder / "submission.csv", say=print, run=[run], tta=tta)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import _ridge
@@ -311,8 +312,15 @@ def reads_per_row(n_repeats: int) -> float:
     return round(float(np.median(counts)), 3)
 
 
-def make_store(options: argparse.Namespace, path: Path) -> FeatureStore:
-    """One view of each image: random tokens, labels of a mass each, ten sites."""
+def make_store(
+    options: argparse.Namespace,
+    path: Path,
+    draw: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+) -> FeatureStore:
+    """One view of each image: random tokens, labels of a mass each, ten sites.
+
+    draw : gives the float16 tokens of a shape.
+    """
     n, side = options.images, options.grid * 16
     rng = np.random.default_rng(0)
     green, dead, clover = rng.gamma(2, [[12], [6], [4]], (3, n))
@@ -346,7 +354,8 @@ def make_store(options: argparse.Namespace, path: Path) -> FeatureStore:
     )
     spec = StoreSpec(tokens=tokens, columns=catalog_columns(frame))
     shape = (1, 1, tokens.n_patches, tokens.width)
-    drawn = [rng.standard_normal(shape, np.float32).astype(np.float16) for _ in range(min(n, 128))]
+    draw = draw or (lambda shape: rng.standard_normal(shape, np.float32).astype(np.float16))
+    drawn = [draw(shape) for _ in range(min(n, 128))]
     with open_writer(path, spec, frame) as writer:
         for i in writer.pending():
             patches = drawn[i % len(drawn)]

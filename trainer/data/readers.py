@@ -12,12 +12,17 @@ from trainer.data.used_store import UsedStore
 class TokenReaders:
     """A token reader for each store that patches are read from, told rows as a sweep numbers them.
 
-    On CUDA half of the free memory is shared out evenly among them.
+    On CUDA half of the free memory is shared out evenly among them, unless room_bytes is given
+    (see `TokenReader`).
     """
 
-    def __init__(self, stores: Mapping[str, UsedStore], device: torch.device) -> None:
-        room_bytes = None
-        if device.type == "cuda" and len(stores) > 1:
+    def __init__(
+        self,
+        stores: Mapping[str, UsedStore],
+        device: torch.device,
+        room_bytes: int | None = None,
+    ) -> None:
+        if room_bytes is None and device.type == "cuda" and len(stores) > 1:
             free = torch.cuda.mem_get_info(device)[0]
             room_bytes = free // 2 // len(stores) - WINDOW_BYTES
         self._stores = stores

@@ -1,0 +1,92 @@
+"""benchmarks/gpu_day.py: a part that fails or runs on leaves the others; in small, each runs on the
+CPU."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import gpu_day  # noqa: E402
+
+OPTIONS = argparse.Namespace(device="cpu", small=True)
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """A function that puts a script of some lines in place of a part's process."""
+
+    def put(*lines: str) -> None:
+        path = tmp_path / "part.py"
+        path.write_text("\n".join(lines))
+        monkeypatch.setattr(gpu_day, "__file__", str(path))
+
+    return put
+
+
+def run(tmp_path: Path, left_s: float) -> dict:
+    return gpu_day.run_part("P", gpu_day.Part("p", 60), OPTIONS, tmp_path, left_s)
+
+
+def test_a_part_says_what_it_printed_last(script, tmp_path):
+    script("print('{\"n\": 1}')", "print('between')", 'print(\'{"n": 2, "told": ["two"]}\')')
+    found = run(tmp_path, 60)
+    assert found["state"] == "ok" and found["figures"] == {"n": 2, "told": ["two"]}
+    assert gpu_day.line_of("P", found).endswith("s\n    two")
+
+
+def test_a_part_that_fails_is_recorded_with_its_error(script, tmp_path):
+    script("print('{\"n\": 1}')", "raise ValueError('no such kernel')")
+    found = run(tmp_path, 60)
+    assert found["state"] == "failed" and found["figures"] == {"n": 1}
+    assert found["error"].startswith("exit code 1")
+    assert "ValueError: no such kernel" in found["error"]
+
+
+def test_a_part_that_runs_on_is_ended_with_what_it_started(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_day, "LEAST_S", 0)
+    script(
+        "import subprocess",
+        "print('{\"n\": 1}', flush=True)",
+        # it holds the pipe open: whoever reads it to the end waits for it
+        "subprocess.run(['sleep', '60'])",
+    )
+    found = run(tmp_path, 0.5)
+    assert found["state"] == "failed" and found["figures"] == {"n": 1}
+    assert "ran past its" in found["error"] and found["seconds"] < 30
+
+
+def test_a_part_without_time_is_left_out_and_said_to_be(script, tmp_path):
+    script("raise ValueError")
+    found = run(tmp_path, gpu_day.LEAST_S / 2)
+    assert found["state"] == "left out"
+    day = {
+        "parts": {"P": found},
+        "machine": {"cpu": "some", "cores": 2, "memory_gb": 8.0},
+        "versions": {"torch": "2", "timm": "1"},
+        "commit": "f" * 40,
+        "uncommitted": [],
+        "config": {},
+        "seconds": 1.0,
+    }
+    assert "P: no time was left for it" in gpu_day.page(day)
+
+
+@pytest.mark.system
+def test_every_part_runs_in_small_on_the_cpu(tmp_path):
+    command = [sys.executable, BENCHMARKS / "gpu_day.py", "--device", "cpu", "--small"]
+    done = subprocess.run([*command, "--out", tmp_path, "--dir", tmp_path], check=False)
+    day = json.loads((tmp_path / "gpu_day.json").read_text())
+    page = (tmp_path / "gpu_day.txt").read_text()
+    assert done.returncode == 0, page
+    assert list(day["parts"]) == list(gpu_day.PARTS)
+    for name, found in day["parts"].items():
+        assert found["state"] == "ok" and found["figures"]["told"], name
+        assert name in page
+    losses = [found["figures"]["losses"] for name, found in day["parts"].items() if "P10" in name]
+    assert losses[0] == losses[1] == losses[2]  # wherever the rows are
