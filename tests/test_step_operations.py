@@ -6,10 +6,10 @@ Nothing can be copied from the meta device to the host: that raises.
 """
 
 import sys
+import traceback
 from collections import Counter
 from dataclasses import fields, is_dataclass, replace
 
-import numpy as np
 import pytest
 import torch
 from sweeps import config, write_store
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainer.data.readers import TokenReaders
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.optimizer import BankOptimizer
 from trainer.loop.prepare import Sweep, prepare_sweep
@@ -24,15 +25,16 @@ from trainer.loop.sweep import train_step
 
 DEVICE = torch.device("meta")
 MOST = 200
+COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
 class Counted(TorchDispatchMode):
-    """Counts what would be launched on the device, and copies to it."""
+    """Counts what would be launched on the device, and copies to it that the host waits for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: Counter[str] = Counter()
-        self.to_device = 0
+        self.waits: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -40,10 +42,17 @@ class Counted(TorchDispatchMode):
         made = {tensor.device.type for tensor in _tensors(out)}
         if "meta" not in made or _is_view(func):
             return out
-        if func is torch.ops.aten._to_copy.default and given == {"cpu"}:
-            self.to_device += 1
+        if func in COPIES and "cpu" in given:
+            goes_on = (kwargs or {}).get("non_blocking", args[2:3] == (True,))
+            self.waits += [] if goes_on else [_where()]
         self.operations[str(func)] += 1
         return out
+
+
+def _where() -> str:
+    """The line of the project that is being run."""
+    own = [frame for frame in traceback.extract_stack() if "/trainer/" in frame.filename]
+    return f"{own[-1].filename}:{own[-1].lineno}"
 
 
 def _tensors(tree) -> list[Tensor]:
@@ -60,18 +69,11 @@ def _is_view(func) -> bool:
     return alias is not None and not alias.is_write
 
 
-class RowsOnDevice:
-    """A reader whose rows lie on the device: what `Resident` gives once all have come."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self.shape = sweep.data.store.patches.shape[2:]
-
-    def step(self, rows_U2: np.ndarray) -> dict[str, list[Tensor]]:
-        rows = [torch.empty(self.shape, dtype=torch.float16, device=DEVICE) for _ in rows_U2]
-        return {"": rows}
-
-    def expect(self, rows_U2: np.ndarray) -> None:
-        """Nothing is read ahead."""
+def rows_on_device(sweep: Sweep) -> TokenReaders:
+    """A reader all of whose rows have come to the device."""
+    readers = TokenReaders(sweep.data.stores, DEVICE, room_bytes=1 << 40)
+    readers._readers[""]._place._here_N[:] = True
+    return readers
 
 
 def moved(value):
@@ -127,7 +129,7 @@ def counted(tmp_path_factory):
         made = sweep.trainers(range(6))
         there = replace(sweep, data=replace(sweep.data, device=DEVICE, multiply="float16"))
         trainers = [on_device(each, sweep.n_batches) for each in made]
-        reader = RowsOnDevice(sweep)
+        reader = rows_on_device(sweep)
         train_step(there, trainers, reader, 0, 0)
         with Counted() as counted:
             train_step(there, trainers, reader, 0, 1)
@@ -148,3 +150,4 @@ def fused_on_the_meta_device(monkeypatch):
 def test_a_step_of_30_heads_is_few_operations_and_asks_the_host_nothing(counted, kind, mixup):
     found = counted(kind, mixup=mixup)
     assert found.operations.total() <= MOST, found.operations
+    assert found.waits == []

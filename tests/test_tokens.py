@@ -1,15 +1,18 @@
 """The same rows wherever they are: mapped, resident, through a ring; what is read ahead, and how
 much of it."""
 
+import contextlib
 import gc
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_rows, write_tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from featurestore import FeatureStore
 from featurestore.errors import InputError, StoreDamaged
@@ -95,6 +98,96 @@ def test_steps_larger_than_window_and_ring_are_read_in_any_order(store, room_byt
 def test_a_row_that_was_handed_out_stays_as_it_is(store, scarce):
     handed_out = list(read_steps(TokenReader(store, CPU, 0), True))
     assert all(torch.equal(tokens, row_of(store, row)) for tokens, row in handed_out)
+
+
+@PLACES
+@pytest.mark.parametrize("room", ["plenty", "scarce"])
+def test_rows_that_are_gathered_are_the_same(store, room_bytes, room, request):
+    if room == "scarce":
+        request.getfixturevalue("scarce")
+    reader = TokenReader(store, CPU, room_bytes)
+    for rows_U2, following_U2 in zip(STEPS, [*STEPS[1:], STEPS[0]], strict=True):
+        rows = reader.step(rows_U2)
+        reader.expect(following_U2)
+        assert rows.shape == (2, 6, 7)
+        for own in (slice(3), slice(1, 2), slice(None)):  # some of them again
+            expected = torch.stack([row_of(store, row) for row in rows_U2[own]])
+            assert torch.equal(rows.gathered(own), expected)
+        assert torch.equal(rows[1], row_of(store, rows_U2[1]))
+
+
+@pytest.mark.parametrize("room_bytes", [1 << 20, 0], ids=["resident", "ring"])
+def test_each_row_is_gathered_from_one_reading(store, room_bytes):
+    reader = TokenReader(store, CPU, room_bytes)
+    for rows_U2 in STEPS:
+        reader.step(rows_U2).gathered(slice(None))
+    n_rows = (
+        sum(map(len, STEPS)) if room_bytes == 0 else len(np.unique(np.concatenate(STEPS), axis=0))
+    )
+    assert reader.n_bytes_read == n_rows * ROW_BYTES
+
+
+class CpuAsCuda:
+    """What `Cuda` answers a ring; `log` has what computing waits for."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def stream(self) -> "CpuAsCuda":
+        return self
+
+    computing = stream
+
+    def on(self, stream: "CpuAsCuda") -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def record_event(self) -> SimpleNamespace:
+        return SimpleNamespace(synchronize=lambda: None)
+
+    def wait_event(self, event: SimpleNamespace) -> None:
+        self.log.append("waited for a group")
+
+    def empty_pinned(self, shape, dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype)
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view:
+            self.names.append(func.name().removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "room_bytes, launched",
+    [(1 << 20, ["cat", "index_copy_", "index_select"]), (0, ["cat"])],
+    ids=["resident", "ring"],
+)
+def test_a_group_is_waited_for_once_and_all_rows_come_in_few_launches(
+    store, room_bytes, launched, monkeypatch
+):
+    """Twelve rows in groups of three; before this each was waited for, recorded and copied."""
+    cuda = CpuAsCuda()
+    monkeypatch.setattr("trainer.data.tokens.cuda_of", lambda device: cuda)
+    record = lambda tensor, stream: cuda.log.append("recorded")  # noqa: E731
+    monkeypatch.setattr(torch.Tensor, "record_stream", record)
+    monkeypatch.setattr("trainer.data.tokens.GROUP_BYTES", 3 * ROW_BYTES)
+
+    reader = TokenReader(store, CPU, room_bytes)
+    rows = reader.step(np.array([(i, v) for i in range(4) for v in range(3)]))
+    with Launches() as launches:
+        first = rows.gathered(slice(None))
+    assert sorted(cuda.log) == ["recorded"] * 4 + ["waited for a group"] * 4
+    assert [name for name in launches.names if not name.startswith("_to_copy")] == launched
+
+    again = rows.gathered(slice(None))
+    assert torch.equal(first, again)
 
 
 def test_a_ring_keeps_few_rows(store, scarce):

@@ -23,6 +23,7 @@ from trainer.heads.bank import Bank, Inputs
 from trainer.heads.input_columns import InputColumns
 from trainer.heads.loss import Labels, labels_of
 from trainer.heads.reads import columns_of, widths_of
+from trainer.heads.sending import on_device
 from trainer.heads.step_index import StepIndex
 from trainer.heads.tokens import Multiply, StepTokens
 
@@ -159,7 +160,7 @@ class TrainingData:
             photo_UTP = used.photo(batch.rows_U2) if reads_patches else None
             photo_QBTP = None
             if photo_UTP is not None:
-                photo_QBTP = torch.from_numpy(photo_UTP).to(self.device)[index.own_QB]
+                photo_QBTP = on_device(torch.from_numpy(photo_UTP), self.device)[index.own_QB]
             shared[name] = Inputs(
                 StepTokens(rows.get(name, ()), self.dtype, self.multiply),
                 index,
@@ -190,7 +191,7 @@ class TrainingData:
     def _own(self, used: UsedStore, name: str, batch: Batch, index: StepIndex) -> Tensor:
         """(Q, B, T, ...) class tokens or pooled vectors of each sample's own row."""
         rows_U = torch.from_numpy(used.rows(name, batch.rows_U2))
-        return rows_U.to(self.device, self.dtype)[index.own_QB]
+        return on_device(rows_U.to(self.dtype), self.device)[index.own_QB]
 
     def features(self, vectors: Sequence[str], view: int, images_n: np.ndarray) -> np.ndarray:
         """(n, F) float64 features of some images for a regressor, averaged over tiles.
@@ -230,7 +231,7 @@ class TrainingData:
         return self._tensor(center_QC[:, None]), self._tensor(factor_QC[:, None])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.tensor(array, dtype=self.dtype, device=self.device)
+        return on_device(torch.tensor(array, dtype=self.dtype), self.device)
 
 
 def inputs_of(bank: Bank, shared: Mapping[str, Inputs]) -> Inputs:

@@ -7,20 +7,21 @@ is left to `pooling`.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from featurestore.backbone.lane import Cuda
 from featurestore.disk.durable import page_aligned
 from featurestore.disk.maps import most_maps
-from featurestore.disk.threads import Pool
 from featurestore.read.source import Row
 from featurestore.store import FeatureStore
+from trainer.data.ahead import Ahead
+from trainer.heads.sending import on_device
 
 # rows that are read ahead together: a hand-over to the other thread costs 25 us
 GROUP_BYTES = 64 << 20
@@ -59,7 +60,7 @@ class TokenReader:
 
     def step(self, rows_U2: np.ndarray) -> "StepRows":
         """The rows of a step; from the first one that is used, all are on their way."""
-        self._step = StepRows(_rows(rows_U2), self._place, self.begin)
+        self._step = StepRows(_rows(rows_U2), self, self._place)
         self._next = []
         return self._step
 
@@ -79,18 +80,24 @@ class TokenReader:
 class StepRows(Sequence):
     """The distinct rows of a step as stored: (T, P, D) float16, on the CPU views of the file.
 
-    begin : told all rows before the first one is read.
+    The reader is told all of them before the first one is read.
     """
 
-    def __init__(
-        self, rows: Sequence[Row], place: "Place", begin: Callable[[Sequence[Row]], None]
-    ) -> None:
+    dtype = torch.float16
+
+    def __init__(self, rows: Sequence[Row], reader: TokenReader, place: "Place") -> None:
         self._rows = rows
+        self._reader = reader
         self._place = place
-        self._begin = begin
         self._held: dict[int, Tensor] = {}
         self._latest: tuple[int, Tensor] | None = None
+        self.device = reader.device
         self.begun = False
+
+    @property
+    def shape(self) -> torch.Size:
+        """(T, P, D) of each row; reads none. InputError in a pooled store."""
+        return torch.Size(self._reader.store.patches.shape[2:])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -101,9 +108,7 @@ class StepRows(Sequence):
         if self._latest is None or self._latest[0] != u:
             # first: what is no row of this step ends a loop over it, and begins nothing
             row = self._rows[u]
-            if not self.begun:
-                self._begin(self._rows)  # raises for a row that may not be read, each time
-                self.begun = True
+            self._begin()
             self._latest = (u, self._place.row(row))
 
         tokens_TPD = self._latest[1]
@@ -111,61 +116,15 @@ class StepRows(Sequence):
             self._held[u] = tokens_TPD
         return tokens_TPD
 
+    def gathered(self, own: slice) -> Tensor:
+        """(U, T, P, D) some of the rows together, not to be written to; kept by whoever asked."""
+        self._begin()
+        return self._place.gathered(self._rows[own])
 
-class Ahead:
-    """Work on rows that is begun before they are asked for: in order, in groups, by one thread, so
-    many at a time.
-
-    work : takes the rows of a group.
-    n_most : rows begun and not yet asked for, at most; while a step has fewer rows, so many.
-    """
-
-    def __init__(self, work: Callable[[list[Row]], Any], n_group: int, n_most: int) -> None:
-        self._work = work
-        self._n_group = n_group
-        self._n_most = n_most
-        self._n_window = n_most  # of the step under way
-        self._waiting: dict[Row, None] = {}  # in order
-        self._begun: dict[Row, Future] = {}
-        self._pool = Pool(1, "read-ahead")
-
-    def begin(self, rows: Sequence[Row]) -> None:
-        """These rows are wanted now, in this order; others that were expected are forgotten."""
-        wanted = set(rows)
-        self._begun = {row: future for row, future in self._begun.items() if row in wanted}
-        self._n_window = min(self._n_most, max(1, len(rows)))
-        self._waiting = {}
-        self.expect(rows)
-
-    def expect(self, rows: Iterable[Row]) -> None:
-        """These come after the others."""
-        self._waiting |= {row: None for row in rows if row not in self._begun}
-        self._start()
-
-    def take(self, row: Row) -> Any:
-        """What work gave for the row's group, waited for; None for a row that was not begun. An
-        error of the work is raised."""
-        self._waiting.pop(row, None)
-        future = self._begun.pop(row, None)
-        self._start()
-        return None if future is None else future.result()
-
-    def at_once(self, rows: list[Row]) -> Any:
-        """The same work for rows that nobody expected, after what is under way."""
-        return self._pool.submit(self._work, rows).result()
-
-    def _start(self) -> None:
-        """Hand over whole groups while they fit the window, four a window or more; a hand-over for
-        each row would cost more."""
-        while self._waiting:
-            n = min(self._n_group, len(self._waiting), -(-self._n_window // 4))
-            if len(self._begun) + n > self._n_window:
-                return
-            group = list(itertools.islice(self._waiting, n))
-            future = self._pool.submit(self._work, group)
-            for row in group:
-                del self._waiting[row]
-                self._begun[row] = future
+    def _begin(self) -> None:
+        if not self.begun:
+            self._reader.begin(self._rows)  # raises for a row that may not be read, each time
+            self.begun = True
 
 
 class Mapped:
@@ -218,24 +177,30 @@ class Mapped:
         self.n_bytes_read += tokens_TPD.nbytes
         return tokens_TPD
 
+    def gathered(self, rows: Sequence[Row]) -> Tensor:
+        return torch.stack([self.row(row) for row in rows])
+
     def _ask(self, rows: list[Row]) -> None:
         # a step requires its rows when it begins; those of the next one are only a hint
         self._cold |= self._source.will_need(rows) > 0
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Arrived:
     """A group of rows on the device, or on the copying stream's way there."""
 
-    tokens: dict[Row, Tensor]
+    rows_NTPD: Tensor
+    places: dict[Row, int]
     copied: torch.cuda.Event | None
+    is_waited_for: bool = False
+    """By the stream that computes: what it is given from then on comes after the copy."""
 
 
 class Ring:
     """Rows copied to the device through pinned buffers, the next step's while this one computes.
 
-    Every row handed out is memory of its own, for as long as somebody holds it; only the buffers
-    are used again. On the CPU the same without pinning and streams.
+    Groups that are handed out are memory of their own, for as long as somebody holds a row of them;
+    only the buffers are used again. On the CPU the same without pinning and streams.
     """
 
     held_bytes = HELD_BYTES
@@ -243,29 +208,51 @@ class Ring:
     def __init__(self, store: FeatureStore, device: torch.device) -> None:
         self._store = store
         self._device = device
+        self._cuda = cuda_of(device)
         self.n_bytes_read = 0
-        n_group = _count(store, GROUP_BYTES)
-        self._buffers = itertools.cycle(
-            [_Buffer(_host_rows(store, n_group, device)) for _ in range(N_BUFFERS)]
-        )
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._ahead = Ahead(self._fetch, n_group, max(n_group, _count(store, WINDOW_BYTES)))
+        self._n_group = _count(store, GROUP_BYTES)
+        self._buffers = itertools.cycle([_Buffer(self._host_rows()) for _ in range(N_BUFFERS)])
+        self._stream = self._cuda.stream() if self._cuda else None
+        n_most = max(self._n_group, _count(store, WINDOW_BYTES))
+        self._ahead = Ahead(self._fetch, self._n_group, n_most)
         self.begin = self._ahead.begin
         self.expect = self._ahead.expect
-        buffers = N_BUFFERS * n_group * _row_bytes(store)
+        buffers = N_BUFFERS * self._n_group * _row_bytes(store)
         self.residency = (
             f"ring: {_gb(_all_bytes(store))} through {_gb(buffers)} of buffers to {device}"
         )
 
     def row(self, row: Row) -> Tensor:
         arrived = self._ahead.take(row) or self._ahead.at_once([row])
-        tokens_TPD = arrived.tokens[row]
-        if self._stream:
-            computing = torch.cuda.current_stream(self._device)
+        return self._ready(arrived)[arrived.places[row]]
+
+    def gathered(self, rows: Sequence[Row]) -> Tensor:
+        """In one copy: rows came in the order of a step, so most of a group lie side by side."""
+        unexpected = [row for row in rows if not self._ahead.knows(row)]
+        at_once: dict[Row, _Arrived] = {}
+        for start in range(0, len(unexpected), self._n_group):
+            group = unexpected[start : start + self._n_group]
+            at_once |= dict.fromkeys(group, self._ahead.at_once(group))
+
+        stretches: list[tuple[_Arrived, int, int]] = []
+        for row in rows:
+            arrived = at_once.get(row) or self._ahead.take(row)
+            first = place = arrived.places[row]
+            if stretches and stretches[-1][::2] == (arrived, place):
+                first = stretches.pop()[1]
+            stretches.append((arrived, first, place + 1))
+        parts = [self._ready(arrived)[first:end] for arrived, first, end in stretches]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _ready(self, arrived: _Arrived) -> Tensor:
+        """A group for what computes: its copy is waited for there, once, and not by the host."""
+        if self._cuda and not arrived.is_waited_for:
+            computing = self._cuda.computing()
             computing.wait_event(arrived.copied)
             # made on the copying stream: its memory must outlive what computes with it
-            tokens_TPD.record_stream(computing)
-        return tokens_TPD
+            arrived.rows_NTPD.record_stream(computing)
+            arrived.is_waited_for = True
+        return arrived.rows_NTPD
 
     def _fetch(self, rows: list[Row]) -> _Arrived:
         """Disk or page cache to buffer to device; in the thread that reads ahead."""
@@ -275,10 +262,17 @@ class Ring:
         host_NTPD = buffer.rows_NTPD[: len(rows)]
         self._store.take(rows, out=host_NTPD.numpy())
         self.n_bytes_read += host_NTPD.nbytes
-        with torch.cuda.stream(self._stream):  # None: no stream
-            tokens = host_NTPD.to(self._device, non_blocking=True, copy=True)
+        with self._cuda.on(self._stream) if self._cuda else nullcontext():
+            rows_NTPD = host_NTPD.to(self._device, non_blocking=True, copy=True)
         buffer.copied = self._stream.record_event() if self._stream else None
-        return _Arrived(dict(zip(rows, tokens.unbind(), strict=True)), buffer.copied)
+        places = {row: place for place, row in enumerate(rows)}
+        return _Arrived(rows_NTPD, places, buffer.copied)
+
+    def _host_rows(self) -> Tensor:
+        shape = (self._n_group, *self._store.patches.shape[2:])
+        if self._cuda:
+            return self._cuda.empty_pinned(shape, torch.float16)
+        return torch.from_numpy(page_aligned(shape, np.float16))
 
 
 @dataclass
@@ -296,6 +290,7 @@ class Resident:
 
     def __init__(self, store: FeatureStore, device: torch.device) -> None:
         self._ring = Ring(store, device)
+        self._device = device
         self._n_views = len(store.view_names)
         n = store.n_images * self._n_views
         self._tokens = torch.empty(
@@ -315,14 +310,26 @@ class Resident:
         self._ring.expect(self._missing(rows))
 
     def row(self, row: Row) -> Tensor:
-        n = self._number(row)
-        if not self._here_N[n]:
-            self._tokens[n].copy_(self._ring.row(row))
-            self._here_N[n] = True
-        return self._tokens[n]
+        self._bring([row])
+        return self._tokens[self._number(row)]
+
+    def gathered(self, rows: Sequence[Row]) -> Tensor:
+        self._bring(rows)
+        return self._tokens.index_select(0, self._numbers(rows))
+
+    def _bring(self, rows: Sequence[Row]) -> None:
+        """Rows that are not here yet, in one copy."""
+        missing = self._missing(rows)
+        if missing:
+            self._tokens.index_copy_(0, self._numbers(missing), self._ring.gathered(missing))
+            self._here_N[[self._number(row) for row in missing]] = True
 
     def _missing(self, rows: Iterable[Row]) -> list[Row]:
         return [row for row in rows if not self._here_N[self._number(row)]]
+
+    def _numbers(self, rows: Sequence[Row]) -> Tensor:
+        numbers = torch.tensor([self._number(row) for row in rows])
+        return on_device(numbers, self._device)
 
     def _number(self, row: Row) -> int:
         return row[0] * self._n_views + row[1]
@@ -350,6 +357,8 @@ class Nowhere:
         # InputError: the store says what it lacks
         return torch.from_dlpack(self._store.patches[row])
 
+    gathered = row
+
 
 Place = Mapped | Resident | Ring | Nowhere
 
@@ -365,11 +374,9 @@ def _place(store: FeatureStore, device: torch.device, room_bytes: int | None) ->
     return (Resident if _all_bytes(store) <= room_bytes else Ring)(store, device)
 
 
-def _host_rows(store: FeatureStore, n: int, device: torch.device) -> Tensor:
-    shape = (n, *store.patches.shape[2:])
-    if device.type == "cuda":
-        return torch.empty(shape, dtype=torch.float16, pin_memory=True)
-    return torch.from_numpy(page_aligned(shape, np.float16))
+def cuda_of(device: torch.device) -> Cuda | None:
+    """What a ring asks of CUDA; None elsewhere."""
+    return Cuda(device) if device.type == "cuda" else None
 
 
 def _rows(rows_U2: np.ndarray) -> list[Row]:

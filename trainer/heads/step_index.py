@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.heads.sending import on_device
+
 
 @dataclass(frozen=True)
 class Touches:
@@ -131,7 +133,7 @@ def _touch_arrays(
 def _send(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     """Arrays of integers on a device, in one copy."""
     joined = torch.from_numpy(np.concatenate([array.reshape(-1) for array in arrays.values()]))
-    parts = joined.to(device, non_blocking=True).split([array.size for array in arrays.values()])
+    parts = on_device(joined, device).split([array.size for array in arrays.values()])
     return {
         name: part.view(array.shape)
         for (name, array), part in zip(arrays.items(), parts, strict=True)

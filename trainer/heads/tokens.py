@@ -6,7 +6,7 @@ eight times as fast (2 weights: .07 ms a block, not .6), where they are many as 
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,12 +38,26 @@ def of_device(device: torch.device, use_amp: bool, parameters: torch.dtype) -> M
     return "float16" if in_half else "float32"
 
 
+@runtime_checkable
+class GatheredRows(Protocol):
+    """Rows that know best how they come together; (T, P, D) each."""
+
+    shape: torch.Size
+    """Of a row; it is known before any is read."""
+    dtype: torch.dtype
+    device: torch.device
+
+    def gathered(self, own: slice) -> Tensor:
+        """(U, T, P, D) some of them, in one tensor that is only read."""
+
+
 class StepTokens:
     """The distinct rows of a step, (T, P, D) each as stored, to be multiplied by weights.
 
     On a device, and on a CPU where rows are small, they are gathered into one buffer, and one
     product serves all; full-size rows on a CPU are multiplied one after another, in blocks.
 
+    rows : tensors, or `GatheredRows`.
     dtype : of weights and results; `float32` means this.
     """
 
@@ -62,7 +76,7 @@ class StepTokens:
     @cached_property
     def shape(self) -> torch.Size:
         """(T, P, D) of a row."""
-        return self._rows[0].shape
+        return self._like.shape
 
     def under(self, w_UTMP: Tensor, counts_U: Sequence[int]) -> Tensor:
         """(U, T, M, D) sums over the patches of each row and tile, under M weights.
@@ -120,27 +134,37 @@ class StepTokens:
     @cached_property
     def is_gathered(self) -> bool:
         """Whether one product serves all rows."""
-        if self._rows[0].device.type != "cpu" or self._multiply == "float16":
+        if self._like.device.type != "cpu" or self._multiply == "float16":
             return True
         return self.shape.numel() * self._dtype.itemsize <= SMALL_BYTES
 
+    @cached_property
+    def _like(self) -> GatheredRows | Tensor:
+        """Something of each row's shape, dtype and device."""
+        return self._rows if isinstance(self._rows, GatheredRows) else self._rows[0]
+
     def _buffers(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows gathered, and their tiles as (V, P, D): all, or some at a time."""
-        n_most = max(1, GATHERED_BYTES // self._rows[0].nbytes)
-        if len(self) <= n_most:
-            yield slice(len(self)), self._all_tiles
-            return
-        for start in range(0, len(self), n_most):
-            own = slice(start, start + n_most)
-            yield own, self._gather(own)
+        for start in range(0, len(self), self._n_most):
+            own = slice(start, start + self._n_most)
+            yield own, self._first_tiles if start == 0 else self._gather(own)
+
+    @property
+    def _n_most(self) -> int:
+        """Rows that are gathered at once."""
+        row_bytes = self.shape.numel() * self._like.dtype.itemsize
+        return max(1, GATHERED_BYTES // row_bytes)
 
     @cached_property
-    def _all_tiles(self) -> Tensor:
+    def _first_tiles(self) -> Tensor:
         """(U T, P, D), for all products of the step."""
-        return self._gather(slice(len(self)))
+        return self._gather(slice(self._n_most))
 
     def _gather(self, own: slice) -> Tensor:
-        x_UTPD = torch.stack([self._rows[u] for u in range(len(self))[own]])
+        if isinstance(self._rows, GatheredRows):
+            x_UTPD = self._rows.gathered(own)
+        else:
+            x_UTPD = torch.stack(self._rows[own])
         return x_UTPD.flatten(0, 1).to(self._factor)
 
     def _blocks(self, row_TPD: Tensor) -> Iterator[tuple[int, slice, Tensor]]:

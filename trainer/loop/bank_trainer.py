@@ -17,6 +17,7 @@ from trainer.heads import kinds
 from trainer.heads.bank import Bank, Inputs, Outputs
 from trainer.heads.initial import new_bank
 from trainer.heads.loss import Labels, LossWeights, initial_biases, multi_task_loss
+from trainer.heads.sending import on_device
 from trainer.heads.shape import HeadShape
 from trainer.loop.optimizer import BankOptimizer
 from trainer.score.constraints import constrained
@@ -142,7 +143,8 @@ class BankTrainer:
         shares = [
             mixup_share(batch.uniform_QB, mixup.alpha) if mixup.on else whole_QB for mixup in mixups
         ]
-        return torch.tensor(np.stack(shares, 1), dtype=data.dtype, device=data.device)
+        share_QGB = torch.tensor(np.stack(shares, 1), dtype=data.dtype)
+        return on_device(share_QGB, data.device)
 
     def _dropout(
         self, stream: Stream, place: tuple[int, int], n_tiles: int, device: torch.device
@@ -155,7 +157,8 @@ class BankTrainer:
         seeds = [config.head.seed for config in self.configs]
         draws = {}
         for seed in set(seeds):
-            draws[seed] = torch.from_numpy(stream.dropout(*place, shape, seed)).to(device)
+            uniforms = torch.from_numpy(stream.dropout(*place, shape, seed))
+            draws[seed] = on_device(uniforms, device)
         if len(draws) == 1:  # one axis of length 1 serves all points
             seeds = seeds[:1]
         return torch.stack([draws[seed] for seed in seeds], 1)

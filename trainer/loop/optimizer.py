@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from trainer.config.sections import PointConfig
 from trainer.heads.bank import Bank
 from trainer.heads.layout import HeadLayout
+from trainer.heads.sending import on_device
 
 
 class BankOptimizer:
@@ -28,6 +29,7 @@ class BankOptimizer:
         self._grad_QGn = torch.zeros_like(self._weights_QGn)
         self._average_QGn = self._weights_QGn.clone()
         self.average = self.layout.views(self._average_QGn)
+        self._average_by: list[float] = []
         # in place from here on: replacing a tensor would unhook it from the buffer
         for name, weight in self.layout.views(self._weights_QGn).items():
             bank.tensors[name] = weight.requires_grad_()
@@ -138,5 +140,9 @@ class BankOptimizer:
             start = settings.ema_start_ratio * self.n_steps + settings.ema_delay
             begun = settings.use_ema and self.n_done > start
             weights.append(1 - settings.average_decay(self.n_steps) if begun else 1.0)
-        weight_G1 = torch.tensor(weights, dtype=torch.float64)[:, None]
-        self._average_QGn.lerp_(self._weights_QGn, weight_G1.to(self._weights_QGn))
+        if weights != self._average_by:  # they hardly ever change: sent once
+            weight_G1 = torch.tensor(weights, dtype=torch.float64)[:, None]
+            weight_G1 = weight_G1.to(self._average_QGn.dtype)
+            self._weight_G1 = on_device(weight_G1, self._average_QGn.device)
+            self._average_by = weights
+        self._average_QGn.lerp_(self._weights_QGn, self._weight_G1)
