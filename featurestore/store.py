@@ -8,17 +8,18 @@ import os
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from featurestore.explore.photograph import ImageTokens
 from featurestore.read.open import open_reader
 from featurestore.read.reader import Reader
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from featurestore.manage.verify import VerifyReport
 
-# What needs Pillow, or writes stores, is imported when it is first used: opening a store needs
-# neither.
+# What needs pandas or Pillow, or writes stores, is imported when it is first used: opening a store
+# needs none of them.
 
 
 class FeatureStore(Reader):
@@ -60,7 +61,7 @@ class FeatureStore(Reader):
         return image_id in self.images.positions
 
     def __repr__(self) -> str:
-        from featurestore.explore.cards import store_text
+        from featurestore.explore.facts import store_text
 
         return store_text(self)
 
@@ -72,22 +73,24 @@ class FeatureStore(Reader):
     def _ipython_key_completions_(self) -> list[str]:
         return self.image_ids
 
-    def stats(self) -> pd.DataFrame:
+    def stats(self) -> "pd.DataFrame":
         """Count, mean, std, min, max, mean norm and non-finite values of all sealed images.
 
         A row per view and token kind; no token is read.
         """
+        import pandas as pd
+
         from featurestore.explore.statistics import stats
 
-        return stats(self)
+        return pd.DataFrame(stats(self))
 
     def to_json(self) -> str:
         """Spec, fingerprint and counts, for machines."""
-        from featurestore.explore.cards import store_json
+        from featurestore.explore.facts import store_json
 
         return store_json(self)
 
-    def nearest(self, image: int | str, k: int = 5, view: int | str = 0) -> pd.DataFrame:
+    def nearest(self, image: int | str, k: int = 5, view: int | str = 0) -> "pd.DataFrame":
         """The k sealed images most like this one by their class tokens.
 
         See featurestore.explore.neighbours.

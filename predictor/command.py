@@ -17,6 +17,7 @@ from featurestore.commands.options import (
     split_numbers,
 )
 from featurestore.commands.running import one_line_errors
+from featurestore.disk.imports import quick_imports
 
 
 # `python -m predictor` has no group above it that would say so
@@ -116,8 +117,9 @@ def predict(folds: str | None, out: Path | None, oof: bool, **options: Any) -> N
     NAME.predictions.csv, by default to predictions.csv.
     """
     with one_line_errors("with --resume the same command goes on from here"):
-        from featurestore.disk.messages import say
-        from predictor.end_to_end import predict_to_file
+        with quick_imports():
+            from featurestore.disk.messages import say
+            from predictor.end_to_end import predict_to_file
 
         code, written = predict_to_file(
             out=out, oof=oof, folds=split_numbers("--folds", folds, "0,2"), say=say, **options

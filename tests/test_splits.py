@@ -11,6 +11,7 @@ from sklearn.model_selection import GroupKFold
 from featurestore.errors import InputError
 from featurestore.photos.sites import joined_sites, site_of
 from trainer.data.splits import make_splits, read_splits, save_splits, shape_of
+from trainer.heads.group_parts import group_parts
 
 STRATA = ["Dry_Clover_g", "Dry_Dead_g"]
 
@@ -57,6 +58,17 @@ def test_group_kfold_is_scikit_learns():
     for fold, (_, held_out) in enumerate(parts):
         expected_N[held_out] = fold
     assert folds["r00"].tolist() == expected_N.tolist()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_parts_of_groups_are_scikit_learns(seed):
+    """Few sizes, so that groups and parts are often level."""
+    rng = np.random.default_rng(seed)
+    names_M = np.array([f"site {name}" for name in rng.permutation(12)])
+    group_N = rng.permutation(np.repeat(names_M, rng.integers(1, 4, 12)))
+    part_N = group_parts(group_N, 5)
+    for part, (_, held_out_n) in enumerate(GroupKFold(5).split(group_N, groups=group_N)):
+        assert np.flatnonzero(part_N == part).tolist() == held_out_n.tolist()
 
 
 def folds_per_group(folds, repeat="r00"):

@@ -5,7 +5,6 @@ A fake CUDA device (FakeTensorMode) goes forward, but autograd's engine wants a 
 Nothing can be copied from the meta device to the host: that raises.
 """
 
-import sys
 import traceback
 from collections import Counter
 from dataclasses import fields, is_dataclass, replace
@@ -136,13 +135,6 @@ def counted(tmp_path_factory):
         return counted
 
     return count
-
-
-@pytest.fixture(autouse=True)
-def fused_on_the_meta_device(monkeypatch):
-    """It has the fused AdamW's shapes; torch.optim asks for the device's name alone."""
-    of_torch = sys.modules["torch.optim.optimizer"]
-    monkeypatch.setattr(of_torch, "_get_fused_kernels_supported_devices", lambda: ["meta"])
 
 
 @pytest.mark.parametrize("mixup", ["patches", "pooled"])

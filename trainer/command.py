@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from featurestore.commands.options import ANY, FILE, FOLDER, StorePath, device_option, split_words
 from featurestore.commands.running import one_line_errors
+from featurestore.disk.imports import quick_imports
 from featurestore.errors import UsageError
 
 
@@ -102,11 +103,11 @@ def train(
     For example: `biomass train --config configs/demo.yaml --store features.h5`.
     """
     with one_line_errors():  # what goes on after a signal is known once there is a sweep's folder
-        from featurestore.errors import IN_PART, InputError
-        from trainer.loop.grid import SweepConfig
-        from trainer.loop.prepare import prepare_sweep
-        from trainer.loop.resume import resume_sweep
-        from trainer.loop.sweep import describe_plan, run_sweep
+        with quick_imports():
+            from featurestore.errors import IN_PART, InputError
+            from trainer.loop.grid import SweepConfig
+            from trainer.loop.prepare import prepare_sweep
+            from trainer.loop.sweep import describe_plan, run_sweep
 
         if (config is None) == (resume is None):
             raise UsageError(
@@ -132,6 +133,8 @@ def train(
             )
         named, store = _by_name(stores)
         if resume:
+            from trainer.loop.resume import resume_sweep
+
             result = resume_sweep(resume, fold, named or store, check=not no_check)
         else:
             overrides = {

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featurestore.disk.imports import quick_imports
 from featurestore.errors import InputError
 
 BY_FEATURES = ("Cait", "ConVit", "MultiScaleVit", "VOLO", "Xcit")
@@ -32,9 +33,10 @@ def new_model(model_name: str, arguments: dict[str, Any]) -> nn.Module:
 
     InputError for an unknown one, or one whose tokens cannot be read.
     """
-    import timm
+    with quick_imports():
+        import timm
 
-    import featurestore.backbone.demo.model  # noqa: F401  once it is imported, timm knows the demo's backbone too
+        import featurestore.backbone.demo.model  # noqa: F401  once it is imported, timm knows the demo's backbone too
 
     try:
         model = timm.create_model(model_name, num_classes=0, **arguments)

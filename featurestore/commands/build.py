@@ -19,6 +19,7 @@ from featurestore.commands.options import (
     skip_missing_option,
 )
 from featurestore.commands.running import one_line_errors
+from featurestore.disk.imports import quick_imports
 
 
 @click.command("build")
@@ -99,10 +100,11 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     For example: `biomass store build --data data --out features.h5`.
     """
     with one_line_errors("the same command goes on from here"):
-        from featurestore.disk.yaml import read_yaml
-        from featurestore.write.build import build_store
-        from featurestore.write.config import BuildConfig
-        from featurestore.write.plan import plan_build
+        with quick_imports():
+            from featurestore.disk.yaml import read_yaml
+            from featurestore.write.build import build_store
+            from featurestore.write.config import BuildConfig
+            from featurestore.write.plan import plan_build
 
         settings = read_yaml(config) if config else {}
         settings |= {key: value for key, value in options.items() if value is not None}

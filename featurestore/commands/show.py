@@ -7,6 +7,7 @@ import click
 
 from featurestore.commands.options import FOLDER, STORE, max_pixels_option
 from featurestore.commands.running import one_line_errors
+from featurestore.disk.imports import quick_imports
 
 
 @click.command("info")
@@ -18,8 +19,9 @@ def store_info(path: Path | str, as_json: bool) -> None:
     Images, views, grid, bytes and backbone.
     """
     with one_line_errors():
-        from featurestore.format.choose import is_archive
-        from featurestore.store import FeatureStore
+        with quick_imports():
+            from featurestore.format.choose import is_archive
+            from featurestore.store import FeatureStore
 
         if is_archive(path) and not as_json:
             from featurestore.manage.archive import Archive
@@ -39,10 +41,12 @@ def store_stats(path: Path | str, as_json: bool) -> None:
     Mean, std, min, max, norm and non-finite values. No token is read.
     """
     with one_line_errors():
-        from featurestore.store import FeatureStore
+        with quick_imports():
+            from featurestore.explore.statistics import stats_json, stats_text
+            from featurestore.store import FeatureStore
 
-        table = FeatureStore.open(path).stats()
-        click.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
+        opened = FeatureStore.open(path)
+        click.echo(stats_json(opened) if as_json else stats_text(opened))
 
 
 @click.command("verify")

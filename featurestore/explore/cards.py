@@ -1,8 +1,7 @@
-"""What a store or a photograph says of itself: text for a shell, a card for a notebook, JSON."""
+"""What a store or a photograph shows of itself in a notebook: a card."""
 
 import base64
 import io
-import json
 from collections.abc import Iterable
 from html import escape
 from typing import Any
@@ -11,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from featurestore.errors import BiomassError
+from featurestore.explore.facts import facts
 from featurestore.explore.pictures import SHOW_GAP, pictures, resized
 from featurestore.explore.statistics import stats
-from featurestore.format.spec import POOLED
 from featurestore.read.reader import Reader
 
 CARD_THUMBS = 8
@@ -21,73 +20,14 @@ CARD_THUMB_HEIGHT = 60
 CARD_STATS_ROWS = 8  # of more, the table is folded
 
 
-def facts(store: Reader) -> dict[str, str]:
-    """What one asks first of a store.
-
-    Only ids, states and seals are read, and no seal is checked.
-    """
-    t = store.spec.tokens
-    n = store.n_images
-    rounded = "" if t.dtype == "float16" else f", patches rounded to {t.dtype}"
-    rows = (
-        f"1 + {t.grid[0]} x {t.grid[1]}" if store.spec.has_patches else f"1 + {len(POOLED)} pooled"
-    )
-    # bytes are compared: to decode a million texts would take seconds
-    cells_NW = np.ascontiguousarray(store.array("catalog/status")[:n])
-    status_N = cells_NW.view(f"S{cells_NW.shape[1]}")[:, 0]
-    has_no_seal_N = store.array("seal")[:n] == 0
-    n_skipped = np.count_nonzero((status_N != b"") & (status_N != b"ok") & has_no_seal_N)
-    return {
-        "images": f"{n} images x {len(t.views)} views, {store.n_sealed} sealed / {n} total, "
-        f"{n_skipped} skipped, "
-        f"room for {store.layout.n}",
-        "tokens": f"{t.n_tiles} tile(s) x ({rows}) x {t.width} float16{rounded}"
-        + ("" if store.spec.has_patches else "; pooled only, no patch tokens"),
-        "size": _size_text(store.size_bytes),
-        "backbone": f"{t.model}, layers {list(t.layers)}",
-        "tiles": f"{t.crop_and_fit}, {t.tile_height} x {t.tile_width} pixels, "
-        f"{t.grid[0]} x {t.grid[1]} "
-        f"patches of {t.patch_size}"
-        + (f"; 16-bit photographs read as {t.bits} bits" if t.bits else ""),
-        "views": ", ".join(t.view_names),
-        "fingerprint": store.spec.fingerprint[:12],
-    }
-
-
-def store_text(store: Reader) -> str:
-    """The facts, one a line."""
-    return "\n".join(
-        [
-            f"FeatureStore {store.path}",
-            *(f"  {name:<11}  {text}" for name, text in facts(store).items()),
-        ]
-    )
-
-
-def store_json(store: Reader) -> str:
-    """Spec, fingerprint and counts, for machines."""
-    counts = {
-        "path": str(store.path),
-        "n_images": store.n_images,
-        "n_sealed": store.n_sealed,
-        "n_room": store.layout.n,
-    }
-    return json.dumps(counts | json.loads(store.spec.to_json()), indent=1, ensure_ascii=False)
-
-
-def _size_text(n_bytes: int) -> str:
-    unit = next((power for power in (9, 6, 3) if n_bytes >= 10**power), 0)
-    return f"{n_bytes / 10**unit:.3g} {({9: 'GB', 6: 'MB', 3: 'kB', 0: 'bytes'})[unit]}"
-
-
 def store_html(store: Reader) -> str:
     """A notebook's card: facts, some thumbnails, statistics.
 
     It needs nothing from outside and sets no colours.
     """
-    frame = stats(store)
-    table = _table(frame.columns, frame.to_numpy(object))
-    unfolded = " open" if len(frame) <= CARD_STATS_ROWS else ""
+    rows = stats(store)
+    table = _table(rows[0], [row.values() for row in rows])
+    unfolded = " open" if len(rows) <= CARD_STATS_ROWS else ""
     return _card(
         f"FeatureStore {store.path}",
         _facts_table(facts(store))

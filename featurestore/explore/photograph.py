@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from featurestore.read.reader import Reader
 
 if TYPE_CHECKING:
+    import pandas as pd
     from PIL.Image import Image
 
 
@@ -19,7 +19,7 @@ class ImageTokens:
         self._image = image
 
     @property
-    def labels(self) -> pd.Series:
+    def labels(self) -> "pd.Series":
         frame = self._store.catalog_rows(np.s_[self._image : self._image + 1])
         return frame.iloc[0].rename(self._image)
 

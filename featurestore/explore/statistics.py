@@ -1,16 +1,24 @@
-"""Statistics of a store's tokens, from what was stored with each row: no token is read."""
+"""Statistics of a store's tokens, from what was stored with each row: no token is read.
+
+No pandas, so that `store stats` answers at once.
+"""
+
+import json
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from featurestore.disk.json_values import json_value
 from featurestore.format.spec import STATS
 from featurestore.read.reader import Reader
 
+COUNTS = ("count", "non_finite")
 
-def stats(store: Reader) -> pd.DataFrame:
+
+def stats(store: Reader) -> list[dict[str, Any]]:
     """Count, mean, std, min, max, mean norm and non-finite values of all sealed images.
 
-    A row per view and token kind.
+    A row per view and token kind; NaN where no image is sealed.
     """
     kinds = ("cls", "patch") if store.spec.has_patches else ("cls",)
     sealed = store.sealed
@@ -19,7 +27,33 @@ def stats(store: Reader) -> pd.DataFrame:
         stats_NS = store.array("stats")[sealed, view]
         for kind in kinds:
             rows.append({"view": name, "tokens": kind, **merged(stats_NS, kind)})
-    return pd.DataFrame(rows)
+    return rows
+
+
+def stats_text(store: Reader) -> str:
+    """The same as a table for a shell."""
+    rows = stats(store)
+    table = [list(rows[0])]
+    for row in rows:
+        table.append([_cell(name, value) for name, value in row.items()])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for cells in table:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append(" ".join(padded))
+    return "\n".join(lines)
+
+
+def stats_json(store: Reader) -> str:
+    """The same for machines."""
+    return json.dumps(json_value(stats(store)))
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    digits = 0 if name in COUNTS else 6
+    return f"{value:.{digits}f}"
 
 
 def merged(stats_NS: np.ndarray, kind: str) -> dict[str, float]:

@@ -3,14 +3,17 @@
 import difflib
 from bisect import bisect
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from featurestore.errors import InputError
 from featurestore.format.spec import StoreSpec
 from featurestore.read.positions import bounded
 from featurestore.read.source import Source
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # difflib takes some 10 us a name: of more, only those that begin like the one that is not there are
 # compared
@@ -30,11 +33,11 @@ class Catalog:
         return count_images(self._source.array("catalog/image_id"))
 
     @cached_property
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row an image, in store order."""
         return self.rows(np.s_[: self.n_images])
 
-    def rows(self, images: slice | np.ndarray) -> pd.DataFrame:
+    def rows(self, images: slice | np.ndarray) -> "pd.DataFrame":
         """Some images alone, read anew."""
         cells = [self._source.array(column.node)[images] for column in self._spec.columns]
         return catalog_frame(self._spec, cells)
@@ -71,8 +74,10 @@ def count_images(ids_NW: np.ndarray) -> int:
     return len(used_N) if used_N.all() else int(np.argmin(used_N))
 
 
-def catalog_frame(spec: StoreSpec, cells: list[np.ndarray]) -> pd.DataFrame:
+def catalog_frame(spec: StoreSpec, cells: list[np.ndarray]) -> "pd.DataFrame":
     """One row an image, from the catalog's columns as stored."""
+    import pandas as pd  # not at the top: .2 s that what asks for no table need not wait
+
     columns = {}
     for column, values in zip(spec.columns, cells, strict=True):
         columns[column.name] = texts(values) if column.kind == "text" else np.array(values)

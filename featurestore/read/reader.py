@@ -6,10 +6,9 @@ source's. What was never committed is never seen.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from featurestore.disk.durable import page_aligned
 from featurestore.errors import InputError, MismatchError
@@ -21,6 +20,9 @@ from featurestore.read.positions import bounded, pairs_of
 from featurestore.read.rows import ImageRows, RowArray, require_patches
 from featurestore.read.seals import Seals
 from featurestore.read.source import Row, Source
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Reader(AbstractContextManager):
@@ -104,14 +106,14 @@ class Reader(AbstractContextManager):
         return [int(i) for i, text in zip(open_N, status, strict=True) if text not in ("", "ok")]
 
     @property
-    def catalog(self) -> pd.DataFrame:
+    def catalog(self) -> "pd.DataFrame":
         """One row an image, in store order.
 
         Columns are image_id, path, sha256, width, height, status, and the CSV's.
         """
         return self.images.frame
 
-    def catalog_rows(self, images: slice | np.ndarray) -> pd.DataFrame:
+    def catalog_rows(self, images: slice | np.ndarray) -> "pd.DataFrame":
         """The catalog of some images alone, by position.
 
         Of a million images all of it takes seconds.

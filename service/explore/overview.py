@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featurestore.explore.cards import facts
+from featurestore.explore.facts import facts
 from featurestore.explore.neighbours import nearest
 from featurestore.explore.pictures import aspect
 from featurestore.format.spec import STATS

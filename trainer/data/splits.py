@@ -23,6 +23,7 @@ from trainer.config.scoring import USUAL_FOLDS
 from trainer.data.groups import Groups, add_groups, check_count, sites_for, told
 from trainer.data.partition import Counts, Measure, draw
 from trainer.data.strata import stratum_of
+from trainer.heads.group_parts import group_parts
 
 KEYS = ["image_id", "site", "group"]
 
@@ -79,12 +80,7 @@ def make_splits(
         return folds
 
     if splitter == "group_kfold":
-        from sklearn.model_selection import GroupKFold
-
-        parts = GroupKFold(n_folds).split(group_N, groups=group_N)
-        folds["r00"] = 0
-        for fold, (_, held_out_n) in enumerate(parts):
-            folds.loc[held_out_n, "r00"] = fold
+        folds["r00"] = group_parts(group_N, n_folds)
         return folds
 
     counts = Counts.of(group_N, stratum_of(frame, strata, kinds), n_folds)

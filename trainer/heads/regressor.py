@@ -13,6 +13,7 @@ import numpy as np
 
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.errors import InputError
+from trainer.heads.group_parts import group_parts
 from trainer.heads.spaces import SPACES
 from trainer.heads.table import ReadTable, Table, finite
 
@@ -296,12 +297,12 @@ def inner_folds(group_N: np.ndarray) -> list[Fold]:
 
     Parts that leave one row to fit on are left out: of a handful of rows there may be none.
     """
-    from sklearn.model_selection import GroupKFold
-
     group_N = np.unique(group_N, return_inverse=True)[1]
     if group_N.max() == 0:
         group_N = np.arange(len(group_N))
-    folds = GroupKFold(min(INNER_PARTS, group_N.max() + 1)).split(group_N, groups=group_N)
+    n_parts = min(INNER_PARTS, group_N.max() + 1)
+    part_N = group_parts(group_N, n_parts)
+    folds = [(np.flatnonzero(part_N != i), np.flatnonzero(part_N == i)) for i in range(n_parts)]
     return [(train_n, held_m) for train_n, held_m in folds if len(train_n) > 1]
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
 from trainer.score.metrics import Score
 
@@ -130,6 +129,8 @@ def interval_levels(n_sites: int) -> tuple[float, float]:
     Source: Hesterberg 2015, What Teachers Should Know about the Bootstrap, The American
     Statistician 69(4).
     """
+    from scipy.special import ndtr, stdtrit  # not at the top: .2 s that no start need wait
+
     low = float(ndtr(np.sqrt(n_sites / (n_sites - 1)) * stdtrit(n_sites - 1, 0.025)))
     return low, 1 - low
 

@@ -112,8 +112,12 @@ class BankTrainer:
     def step(self, loss_QG: Tensor, every: int, is_last: bool) -> None:
         """Add one batch's gradients; every so many batches, and at the last, step the optimiser."""
         self.is_whole = False
-        # each head's loss alone moves it: the gradient of their sum
-        loss_QG.backward(torch.full_like(loss_QG, 1 / every))
+        # Each head's loss alone moves it: the gradient of their sum. Of a sum, because backward
+        # imports sympy (.7 s) where it is given a gradient to begin with.
+        loss = loss_QG.sum()
+        if every > 1:
+            loss = loss * (1 / every)
+        loss.backward()
         self.losses_QG.append(loss_QG.detach())
         self.n_batches += 1
         if self.n_batches % every == 0 or is_last:

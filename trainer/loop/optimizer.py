@@ -2,21 +2,57 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+# Not the class torch.optim.AdamW: to construct it imports torch's compiler, sympy and triton, which
+# takes as long as torch itself.
+from torch.optim.adamw import adamw
 
 from trainer.config.sections import PointConfig
 from trainer.heads.bank import Bank
 from trainer.heads.layout import HeadLayout
 from trainer.heads.sending import on_device
 
+BETAS = 0.9, 0.999
+EPSILON = 1e-8
+"""AdamW's, as torch has them."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What AdamW steps as one tensor: a head's stretch of the buffers, and its moments there."""
+
+    stretch: slice
+    weights_n: Tensor
+    grad_n: Tensor
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    """step, exp_avg and exp_avg_sq; none before the first step."""
+
+    def begin(self) -> None:
+        """Moments of no step yet."""
+        self.moments["step"] = self.weights_n.new_zeros(())
+        self.moments["exp_avg"] = torch.zeros_like(self.weights_n)
+        self.moments["exp_avg_sq"] = torch.zeros_like(self.weights_n)
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Parts of one rate and decay, which take one call."""
+
+    point: int
+    """One of those that have this rate."""
+    weight_decay: float
+    parts: list[_Part] = field(default_factory=list)
+
 
 class BankOptimizer:
     """Steps all heads of a bank, whose tensors it lays into one buffer.
 
-    A parameter of torch's AdamW is a head's stretch of that buffer, and a group holds those of one
-    rate and decay, so a step takes as many calls as there are groups.
+    A part is a head's stretch of that buffer, and a group holds those of one rate and decay, so a
+    step takes as many calls as there are groups.
     """
 
     def __init__(self, bank: Bank, points: Sequence[PointConfig], n_steps: int) -> None:
@@ -36,17 +72,17 @@ class BankOptimizer:
         for name, grad in self.layout.views(self._grad_QGn).items():
             bank.tensors[name].grad = grad
 
-        self._parameters: list[tuple[nn.Parameter, slice]] = []
-        groups: dict[tuple, dict] = {}
+        self._parts: list[_Part] = []
+        groups: dict[tuple, _Group] = {}
         for q in range(bank.n_splits):
             for g in range(len(points)):
                 for stretch, decay in self._stretches(g):
-                    parameter = nn.Parameter(self._weights_QGn[q, g, stretch])
-                    parameter.grad = self._grad_QGn[q, g, stretch]
-                    self._parameters.append((parameter, stretch))
-                    group = {"params": [], "point": g, "weight_decay": decay}
-                    groups.setdefault((self._schedule(g), decay), group)["params"].append(parameter)
-        self.adamw = torch.optim.AdamW(list(groups.values()), fused=True)
+                    weights_n = self._weights_QGn[q, g, stretch]
+                    part = _Part(stretch, weights_n, self._grad_QGn[q, g, stretch])
+                    self._parts.append(part)
+                    key = self._schedule(g), decay
+                    groups.setdefault(key, _Group(g, decay)).parts.append(part)
+        self._groups = list(groups.values())
 
     def _stretches(self, g: int) -> list[tuple[slice, float]]:
         """Parts of a head of point g, and the weight decay of each."""
@@ -65,12 +101,32 @@ class BankOptimizer:
 
     def step(self) -> None:
         """One step of every head, then of its moving average; gradients are zero afterwards."""
-        for group in self.adamw.param_groups:
-            group["lr"] = self.lr(group["point"])
-        self.adamw.step()
+        for group in self._groups:
+            self._step_group(group)
         self._grad_QGn.zero_()
         self.n_done += 1
         self._update_average()
+
+    def _step_group(self, group: _Group) -> None:
+        for part in group.parts:
+            if not part.moments:
+                part.begin()
+        adamw(
+            [part.weights_n for part in group.parts],
+            [part.grad_n for part in group.parts],
+            [part.moments["exp_avg"] for part in group.parts],
+            [part.moments["exp_avg_sq"] for part in group.parts],
+            [],
+            [part.moments["step"] for part in group.parts],
+            fused=True,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=self.lr(group.point),
+            weight_decay=group.weight_decay,
+            eps=EPSILON,
+            maximize=False,
+        )
 
     def lr(self, g: int) -> float:
         """Learning rate of point g at the coming step: linear warm-up, then half a cosine to 0.
@@ -99,38 +155,38 @@ class BankOptimizer:
         """AdamW's of every tensor of every head, as checkpoints name them; none before its first
         step."""
         found = {}
-        for number, (parameter, within, size) in enumerate(self._tensors()):
-            for key, values in self.adamw.state.get(parameter, {}).items():
+        for number, (part, within, size) in enumerate(self._tensors()):
+            for key, values in part.moments.items():
                 of_tensor = values.clone() if key == "step" else values[within].view(size)
                 found[f"{number}/{key}"] = of_tensor
         return found
 
     def load_moments(self, found: dict[str, Tensor]) -> None:
         """Put `moments` back."""
-        self.adamw.state.clear()
+        for part in self._parts:
+            part.moments.clear()
         if not found:
             return
-        for number, (parameter, within, size) in enumerate(self._tensors()):
-            state = self.adamw.state[parameter]
-            if not state:
-                state["step"] = found[f"{number}/step"].to(parameter.device, copy=True)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        for number, (part, within, size) in enumerate(self._tensors()):
+            if not part.moments:
+                part.begin()
+                part.moments["step"].copy_(found[f"{number}/step"])
             for key in ("exp_avg", "exp_avg_sq"):
-                state[key][within].view(size).copy_(found[f"{number}/{key}"])
+                part.moments[key][within].view(size).copy_(found[f"{number}/{key}"])
 
     def sizes(self) -> list[tuple[int, ...]]:
         """Of each tensor of `moments`, by its number."""
         return [size for _, _, size in self._tensors()]
 
-    def _tensors(self) -> Iterator[tuple[nn.Parameter, slice, tuple[int, ...]]]:
-        """Parameter, place within it and size of each tensor, numbered as checkpoints do: of each
+    def _tensors(self) -> Iterator[tuple[_Part, slice, tuple[int, ...]]]:
+        """Part, place within it and size of each tensor, numbered as checkpoints do: of each
         head those that decay, then the others."""
-        for parameter, stretch in self._parameters:
+        for part in self._parts:
+            stretch = part.stretch
             for name, size in self.layout.sizes.items():
                 start = self.layout.starts[name] - stretch.start
                 if 0 <= start < stretch.stop - stretch.start:
-                    yield parameter, slice(start, start + math.prod(size)), size
+                    yield part, slice(start, start + math.prod(size)), size
 
     def _update_average(self) -> None:
         """Move the average towards the weights; before its start, or if off, it equals them."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.photos.sites import joined_sites
@@ -340,6 +339,8 @@ def _over_repeats(
     Source: Student's t of the repeats' scores, of which those on the same partition count once:
     they tell nothing new.
     """
+    from scipy.special import stdtrit  # not at the top: .2 s that a sweep's start need not wait
+
     n = n_partitions(sweep.folds)
     if n < 2 or not np.isfinite(best.sd):
         return []
