@@ -29,6 +29,26 @@ inference: {{tta_indices: [0, 2], postprocess: {postprocess}}}
 cv: {{n_folds: {n_folds}, repeats: {repeats}}}
 """
 
+DEFAULTS = {
+    "kind": "[cls_gating, density]",
+    "lr": "[3e-2, 1e-2]",
+    "decay": "[0.01]",
+    "dropout": 0.2,
+    "normalize": "true",
+    "epochs": 4,
+    "accumulate": 1,
+    "multiply": "auto",
+    "alpha": 1.0,
+    "mixup": "patches",
+    "seed": 0,
+    "space": "raw",
+    "intervals": 0,
+    "postprocess": "[]",
+    "n_folds": 3,
+    "repeats": 1,
+}
+"""Of YAML, but for the store."""
+
 
 def train_epoch(
     sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReader, epoch: int
@@ -125,25 +145,7 @@ def as_found(file: Path) -> bytes:
 
 
 def config(tmp_path: Path, store: Path, **changes) -> SweepConfig:
-    values = {
-        "store": store,
-        "kind": "[cls_gating, density]",
-        "lr": "[3e-2, 1e-2]",
-        "decay": "[0.01]",
-        "dropout": 0.2,
-        "normalize": "true",
-        "epochs": 4,
-        "accumulate": 1,
-        "multiply": "auto",
-        "alpha": 1.0,
-        "mixup": "patches",
-        "seed": 0,
-        "space": "raw",
-        "intervals": 0,
-        "postprocess": "[]",
-        "n_folds": 3,
-        "repeats": 1,
-    } | changes
+    values = DEFAULTS | {"store": store} | changes
     path = tmp_path / "sweep.yaml"
     path.write_text(YAML.format(**values))
     return SweepConfig.load(path)

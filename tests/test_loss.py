@@ -18,6 +18,7 @@ from trainer.heads.loss import (
     labels_of,
     multi_task_loss,
 )
+from trainer.heads.outputs import softplus
 
 STATES = ["NSW", "Tas", "WA"]
 LOG = np.log
@@ -220,3 +221,14 @@ def test_where_no_height_is_known_it_starts_at_one():
     assert np.logaddexp(
         0, initial_biases(none, np.array([0, 1]), 2, 15)["height_head.bias"]
     ) == pytest.approx([1])
+
+
+@pytest.mark.parametrize("dtype, limit", [(torch.float32, 3e-7), (torch.float64, 1e-15)])
+def test_softplus_keeps_the_last_places_and_its_slope(dtype, limit):
+    """Against NumPy's logaddexp; from where exp(x) vanishes beside 1 to where 1 does beside it."""
+    x = torch.linspace(-80, 80, 40_001, dtype=dtype, requires_grad=True)
+    y = softplus(x)
+    exact = np.logaddexp(0, x.detach().double().numpy())
+    assert (np.abs(y.detach().double().numpy() - exact) / exact).max() < limit
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert torch.allclose(slope, torch.sigmoid(x.detach()), rtol=limit)

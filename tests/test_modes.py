@@ -7,7 +7,7 @@ import pytest
 import torch
 from commands import biomass
 from conftest import write_tiny
-from sweeps import YAML, write_store
+from sweeps import DEFAULTS, YAML, write_store
 
 from featurestore.backbone.weights import save_weights
 from featurestore.disk.tensor_file import save_tensors
@@ -57,22 +57,13 @@ def test_L6_copies_of_a_store_follow_the_umask(tmp_path):
 
 def test_L6_a_sweep_follows_the_umask(tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.loop.runs.SweepFolder.remove_checkpoints", lambda _: None)
-    values = {
+    values = DEFAULTS | {
         "store": write_store(tmp_path / "f.h5"),
         "kind": "[density, ridge]",
         "lr": 1e-2,
         "dropout": 0,
-        "normalize": "true",
         "epochs": 2,
-        "accumulate": 1,
-        "alpha": 1.0,
-        "mixup": "patches",
-        "seed": 0,
-        "space": "raw",
-        "intervals": 0,
-        "postprocess": "[]",
         "n_folds": 2,
-        "repeats": 1,
     }
     text = YAML.format(**values).replace("num_epochs", "checkpoint_every: 1, num_epochs")
     (tmp_path / "sweep.yaml").write_text(text)

@@ -17,7 +17,7 @@ from commands import biomass
 from conftest import tiny_frame, tiny_rows, write_tiny
 from safetensors.numpy import load_file
 from store_server import serving, spoilt
-from sweeps import YAML, write_store
+from sweeps import DEFAULTS, YAML, write_store
 
 from featurestore import FeatureStore
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
@@ -628,23 +628,7 @@ def labelled(tmp_path_factory) -> Path:
 
 def test_heads_trained_over_http_are_those_of_the_local_store(labelled, tmp_path):
     (tmp_path / "config.yaml").write_text(
-        YAML.format(
-            store="x",
-            kind="cls_gating",
-            lr="1e-2",
-            dropout=0.2,
-            normalize="true",
-            epochs=2,
-            accumulate=1,
-            alpha=1.0,
-            mixup="patches",
-            seed=0,
-            space="raw",
-            intervals=0,
-            postprocess="[]",
-            n_folds=2,
-            repeats=1,
-        )
+        YAML.format(**DEFAULTS | dict(store="x", kind="cls_gating", lr="1e-2", epochs=2, n_folds=2))
     )
     with served.serving(labelled, token=served.TOKEN) as address:
         for out, where in [

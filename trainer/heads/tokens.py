@@ -16,7 +16,7 @@ from trainer.heads.crew import spread
 BLOCK_BYTES = 2 << 20
 """Of a converted block of patches: it stays in the cache, a converted row (18 MB) does not."""
 
-SMALL_BYTES = 2 << 20
+SMALL_BYTES = 1 << 19
 """Of a converted row: smaller ones are gathered on a CPU too, where one call for all of them costs
 less than the copy."""
 
