@@ -12,6 +12,7 @@ from featurestore.commands import build, copy, show, weights
 from featurestore.commands.doctor import doctor
 from featurestore.commands.options import HELP
 from featurestore.disk.messages import secure_standard_streams
+from featurestore.disk.threads import wait_asleep
 from predictor.bundle.command import bundle
 from predictor.command import demo, predict
 from service.command import store_serve
@@ -19,10 +20,12 @@ from trainer.command import train
 
 
 class _Main(click.Group):
-    """All commands; a message that cannot be written ends none of them."""
+    """All commands; a message that cannot be written ends none of them, and threads that wait leave
+    the processor to others."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         secure_standard_streams()
+        wait_asleep()
         return super().main(*args, **options)
 
 

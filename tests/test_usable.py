@@ -394,3 +394,26 @@ def test_L5_a_limit_of_a_real_cgroup(tmp_path):
     finally:
         group.rmdir()
     assert 150_000_000 < int(done.stdout) < 200_000_000  # 300 MB of page cache do not count
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, None)],
+    ids=["nothing said", "how to wait", "how long to spin"],
+)
+def test_commands_let_waiting_threads_sleep_unless_told_otherwise(given, expected):
+    """Before torch is loaded, which reads it once."""
+    code = (
+        "import os, sys, cli; cli.main(['--version'], standalone_mode=False);"
+        "print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+    )
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_WAIT", "GOMP", "KMP"))}
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=plain | given,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.splitlines()[-1] == f"{expected} False"
