@@ -124,11 +124,14 @@ def flop_of_a_tile(backbone: Backbone) -> int:
 def forwards(
     day: Day, backbone: Backbone, tile_flop: int, batches: Sequence[int]
 ) -> dict[int, float]:
-    """TFLOP/s of the bare forward pass, by tiles at once."""
+    """TFLOP/s of the bare forward pass, by tiles at once; without those that do not fit."""
     found = {}
     for n in batches:
         x_B3HW = tiles(backbone, n)
-        rate = day.rate(lambda x=x_B3HW: backbone.model.forward_features(x), 1.0)
+        try:
+            rate = day.rate(lambda x=x_B3HW: backbone.model.forward_features(x), 1.0)
+        except torch.OutOfMemoryError:
+            break
         found[n] = round(n * tile_flop * rate / 1e12, 3)
     return found
 

@@ -135,9 +135,15 @@ def counted(day: Day, profiled: profile) -> dict:
         calls = Counter(each.name for each in outer)
         n_launches = calls.total()
     else:
-        on_device = [each for each in events if each.device_type.name == "CUDA"]
-        busy_us = sum(each.time_range.elapsed_us() for each in on_device)
-        calls = Counter(each.name for each in events if each.name.startswith(("cuda", "cu")))
+        busy_us = 0.0
+        calls = Counter()
+        for each in events:
+            is_there = each.device_type.name == "CUDA"
+            # the optimiser's own mark spans what it launched
+            if is_there and not getattr(each, "is_user_annotation", False):
+                busy_us += each.time_range.elapsed_us()
+            elif not is_there and each.name.startswith("cu"):
+                calls[each.name] += 1
         n_launches = sum(n for name, n in calls.items() if "Launch" in name)
     return {
         "launches": n_launches,

@@ -88,6 +88,18 @@ def test_rows_on_cuda_are_the_same(store, room_bytes, scarce):
             assert torch.equal(tokens.cpu(), row_of(store, row))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("room_bytes", [1 << 20, 0], ids=["resident", "ring"])
+def test_rows_gathered_on_cuda_are_the_same(store, room_bytes, scarce):
+    reader = TokenReader(store, torch.device("cuda"), room_bytes)
+    for rows_U2, following_U2 in 3 * list(zip(STEPS, [*STEPS[1:], STEPS[0]], strict=True)):
+        rows = reader.step(rows_U2)
+        reader.expect(following_U2)
+        expected = torch.stack([row_of(store, row) for row in rows_U2])
+        assert torch.equal(rows.gathered(slice(None)).cpu(), expected)
+
+
 @PLACES
 def test_steps_larger_than_window_and_ring_are_read_in_any_order(store, room_bytes, scarce):
     tokens = TokenReader(store, CPU, room_bytes).step(STEPS[0])
