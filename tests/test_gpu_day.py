@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,6 +76,33 @@ def test_a_part_without_time_is_left_out_and_said_to_be(script, tmp_path):
         "seconds": 1.0,
     }
     assert "P: no time was left for it" in gpu_day.page(day)
+
+
+def test_launches_copies_waits_and_busy_time_are_told_apart():
+    import _gpu_heads
+
+    def event(where: str, name: str, us: float = 1.0, is_mark: bool = False) -> SimpleNamespace:
+        device, span = SimpleNamespace(name=where), SimpleNamespace(elapsed_us=lambda: us)
+        return SimpleNamespace(
+            name=name, device_type=device, time_range=span, is_user_annotation=is_mark
+        )
+
+    events = [
+        event("CPU", "cudaLaunchKernel"),
+        event("CPU", "cuLaunchKernelEx"),
+        event("CUDA", "cutlass_80_tensorop", 300),
+        event("CPU", "cudaMemcpyAsync"),
+        event("CUDA", "Memcpy HtoD", 200),
+        event("CPU", "cudaStreamSynchronize"),
+        event("CPU", "cudaDeviceSynchronize"),  # the profiler's own
+        event("CPU", "aten::mm"),
+        event("CUDA", "Optimizer.step#AdamW.step", 9000, is_mark=True),
+    ]
+    profiled = SimpleNamespace(events=lambda: events, key_averages=list)
+    day = SimpleNamespace(place=SimpleNamespace(type="cuda"))
+    found = _gpu_heads.counted(day, profiled)
+    counts = {name: found[name] for name in ("launches", "copies", "n_waits", "busy_ms")}
+    assert counts == {"launches": 2, "copies": 1, "n_waits": 1, "busy_ms": 0.5}
 
 
 @pytest.mark.system
