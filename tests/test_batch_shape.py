@@ -48,7 +48,7 @@ def stopped(monkeypatch) -> type[Exception]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_neighbours_and_places_change_no_bit_of_a_row(precision):
+def test_B23_neighbours_and_places_change_no_bit_of_a_row(precision):
     backbone = load_backbone(
         "vit_demo_patch16_dinov3",
         None,
