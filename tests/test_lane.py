@@ -51,6 +51,7 @@ class CpuAsCuda:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.n_copies: list[int] = []
 
     def stream(self) -> Stream:
         return Stream()
@@ -85,7 +86,10 @@ class Reads(TorchDispatchMode):
 def cuda(monkeypatch) -> CpuAsCuda:
     cuda = CpuAsCuda()
     monkeypatch.setattr("featurestore.backbone.load.lane_of", lambda place: Streamed(cuda))
-    encode = Backbone.encode
+    encode, down = Backbone.encode, Streamed.down
+    monkeypatch.setattr(
+        Streamed, "down", lambda self, pairs: cuda.n_copies.append(len(pairs)) or down(self, pairs)
+    )
     monkeypatch.setattr(
         Backbone, "encode", lambda self, rows: cuda.log.append("computed") or encode(self, rows)
     )
@@ -112,6 +116,8 @@ def test_a_device_is_waited_for_once_a_batch_while_it_computes_the_next(
     steps = [step for step in cuda.log if step != "up"]
     first, others = ["computed", "sent"], ["computed", "sent", "waited"]
     assert steps == first + 4 * others + ["waited"]  # 18 rows, 4 a batch
+    # four arrays of each image's views, and the checks
+    assert cuda.n_copies == [9, 9, 9, 9, 5]
 
     monkeypatch.undo()
     build(pasture, tmp_path / "cpu.h5")

@@ -48,6 +48,10 @@ class _Sent:
     arrived: Arrived
 
 
+_Places = dict[int, tuple[Image, int, Row]]
+"""Image, view and row by their number, whose rest by the rows of a batch is a place in it."""
+
+
 class Encoding:
     """Fills images' buffers, and tells of each image that is whole."""
 
@@ -60,7 +64,7 @@ class Encoding:
         self._finished = finished
         self._keeps_places = keeps_places
         self._number = 0
-        self._batch: dict[int, tuple[Image, int, Row]] = {}
+        self._batch: _Places = {}
         self._sent: deque[_Sent] = deque()
 
     def add(self, image: Image, photograph: Decoded, known: KnownRows) -> None:
@@ -121,10 +125,14 @@ class Encoding:
 
         is_finite_RL = torch.from_numpy(lane.empty(made.is_finite_RL.shape, np.dtype(bool)))
         pairs = [(made.is_finite_RL, is_finite_RL)]
-        for number, (image, v, _) in batch.items():
-            r = number % n_rows
-            values = made.cls_RTD[r], made.patches_RTPD[r], pooled_RT5D[r], stats_RS[r]
-            pairs += _into(image.rows, v, values)
+        for image, views, places in _runs(batch, n_rows):
+            values = (
+                made.cls_RTD[places],
+                made.patches_RTPD[places],
+                pooled_RT5D[places],
+                stats_RS[places],
+            )
+            pairs += _into(image.rows, views, values)
         images = [image for image, _, _ in batch.values()]
         self._sent.append(_Sent(made, images, is_finite_RL, lane.down(pairs)))
         while len(self._sent) > lane.n_behind:
@@ -168,11 +176,27 @@ def n_images_in_hand(backbone: Backbone) -> int:
     return -(-(n_rows - 1) // n_views) + 2
 
 
-def _into(rows: ImageRows, v: int, values: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-    """Values of one view, each with the part of a buffer that it fills."""
+def _runs(batch: _Places, n_rows: int) -> list[tuple[Image, slice, slice]]:
+    """Views of an image that follow each other, and their places in a batch: one copy each."""
+    runs = []
+    for number, (image, v, _) in batch.items():
+        place = number % n_rows
+        if runs:
+            before, views, places = runs[-1]
+            if before is image and (views.stop, places.stop) == (v, place):
+                runs[-1] = image, slice(views.start, v + 1), slice(places.start, place + 1)
+                continue
+        runs.append((image, slice(v, v + 1), slice(place, place + 1)))
+    return runs
+
+
+def _into(
+    rows: ImageRows, views: int | slice, values: Sequence[Tensor | None]
+) -> list[tuple[Tensor, Tensor]]:
+    """Values of views, each with the part of a buffer that it fills."""
     buffers = (rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS)
     pairs = []
     for buffer, value in zip(buffers, values, strict=True):
         if buffer is not None:
-            pairs.append((value, torch.from_numpy(buffer[v])))
+            pairs.append((value, torch.from_numpy(buffer[views])))
     return pairs
