@@ -1,0 +1,211 @@
+"""A sweep's step against the same step of another checkout, in turn: full size, the demo's size,
+beside a busy process.
+
+Each checkout, and the plain torch loop of bench_sweep, is a process of its own that holds its sweep
+and trains one epoch when asked; so all share the machine's ups and downs. Seconds are per step.
+`--busy N` adds rounds beside N processes that never rest. P3 as a share of the machine's ceiling:
+the FLOP of the step's products at the rate that one large product reaches here.
+
+    python benchmarks/bench_step.py --against ../before --busy 1
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from _bench import ROOT, context, finish, spread, work_folder
+
+WORKER = """
+import sys
+from pathlib import Path
+checkout, folder, what, multiply = sys.argv[1:]
+sys.path[:0] = [checkout, checkout + "/benchmarks"]
+import bench_sweep
+from trainer.loop.grid import SweepConfig
+from trainer.loop.memory import keep_freed_memory
+from trainer.loop.prepare import prepare_sweep
+keep_freed_memory()
+sweep = prepare_sweep(SweepConfig.load(Path(folder) / f"{what}-{multiply}.yaml"), "cpu")
+run = bench_sweep.plain(sweep, 1) if what == "plain" else bench_sweep.ready(sweep)
+print(getattr(sweep.data, "multiply", "float32"), flush=True)
+for number, _ in enumerate(sys.stdin):
+    print(run(number), flush=True)
+"""
+YAML = """
+experiment: {{name: bench, seed: 0}}
+dataset: {{store: {store}}}
+head: {{kind: cls_gating}}
+trainer: {{num_epochs: 1000, batch_size: {batch}{multiply}}}
+optimization: {{lr: [2e-3, 1e-3, 1e-4], weight_decay: [1e-2, 1e-3]}}
+augmentation: {{mixup: {{enabled: true, disable_ratio: 0}}}}
+inference: {{tta_indices: [0]}}
+"""
+SIZES = {"full": (64, 60, 1280), "small": (120, 12, 96)}
+"""Images, patches on a side, channels."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--against", type=Path, help="another checkout of the project")
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--multiply", nargs="*", default=["auto"], help="ways of this checkout")
+    parser.add_argument("--busy", type=int, default=0, help="busy processes of further rounds")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
+    parser.add_argument("--dir", type=Path, help="where the store goes for the time being")
+    options = parser.parse_args()
+    with work_folder(options.dir) as folder:
+        finish(measure(options, folder))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict:
+    """Seconds a step of every way, quiet and beside busy processes."""
+    import bench_sweep
+
+    images, grid, width = SIZES[options.size]
+    of_store = argparse.Namespace(images=images, grid=grid, width=width)
+    store = bench_sweep.make_store(of_store, folder / "features.h5")
+    ways = {}
+    for multiply in options.multiply:
+        ways[f"now {multiply}"] = ROOT, "sweep", multiply
+    if options.against:
+        ways["before"] = options.against.resolve(), "sweep", "before"
+    if not options.no_plain:
+        ways["plain"] = ROOT, "plain", "before"
+    workers = {}
+    for name, (checkout, what, multiply) in ways.items():
+        chosen = "" if multiply == "before" else f", multiply: {multiply}"
+        text = YAML.format(store=store.path, batch=options.batch, multiply=chosen)
+        (folder / f"{what}-{multiply}.yaml").write_text(text)
+        arguments = [checkout, folder, what, multiply]
+        # as the commands of each checkout wait, and as a notebook does
+        waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if name.startswith("now") else {}
+        workers[name] = Worker([sys.executable, "-c", WORKER, *map(str, arguments)], waiting)
+        print(f"{name:14} multiplies in {workers[name].said}")
+
+    found = {}
+    for busy in dict.fromkeys([0, options.busy]):
+        times: dict[str, list[float]] = {name: [] for name in workers}
+        with busy_processes(busy):
+            for number in range(-1, options.rounds):
+                for name, worker in workers.items():
+                    seconds = worker.step()
+                    if number >= 0:  # the round before warms up
+                        times[name].append(seconds)
+        found[f"busy {busy}"] = times
+        for name, values in times.items():
+            print(f"busy {busy}  {name:14} {spread(values)['median']:.4f} s a step")
+    for worker in workers.values():
+        worker.end()
+
+    rate = flops_a_second()
+    result = {
+        "step_s": {
+            load: {name: spread(values) for name, values in times.items()}
+            for load, times in found.items()
+        },
+        "times_faster": ratios(found["busy 0"], "before"),
+        "product_gflops": round(rate / 1e9, 1),
+        "threads": torch.get_num_threads(),
+    }
+    if options.busy:
+        quiet = found["busy 0"]
+        result["slowdown"] = {
+            name: round(spread(values)["median"] / spread(quiet[name])["median"], 2)
+            for name, values in found[f"busy {options.busy}"].items()
+        }
+        print(f"slowdown beside load {result['slowdown']}")
+    if options.size == "full":
+        flop = flop_of_step(options.batch)
+        result["step_gflop"] = round(flop / 1e9, 1)
+        result["share_of_ceiling"] = {
+            name: round(flop / rate / spread(values)["median"], 3)
+            for name, values in found["busy 0"].items()
+            if name != "plain"
+        }
+        print(f"share of the ceiling {result['share_of_ceiling']}")
+    settings = {key: str(value) for key, value in vars(options).items()}
+    return result | context(settings, ["torch", "numpy"])
+
+
+class Worker:
+    """A process that trains one epoch when asked, and tells its seconds a step."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        environment = os.environ | environment
+        self._process = subprocess.Popen(command, **pipes, text=True, env=environment)
+        self.said = self._process.stdout.readline().strip()
+        if not self.said:
+            raise SystemExit(f"{command[-2]} of {command[-5]} could not begin")
+
+    def step(self) -> float:
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def end(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@contextmanager
+def busy_processes(n: int) -> Iterator[None]:
+    """So many processes that never rest, beside this block."""
+    command = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(command) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def ratios(times: dict[str, list[float]], base: str) -> dict[str, dict]:
+    """Times faster than a way, round by round."""
+    if base not in times:
+        return {}
+    return {
+        name: spread(b / own for b, own in zip(times[base], values, strict=True))
+        for name, values in times.items()
+        if name not in (base, "plain")
+    }
+
+
+def flop_of_step(batch: int) -> float:
+    """Of the products of 30 `cls_gating` heads in five folds at full size: pooling of own and
+    partner's patches and the dense layers, forward and backward."""
+    _, side, width = SIZES["full"]
+    patches = side**2
+    n_samples = 5 * batch * 6
+    pooling = 2 * n_samples * 2 * patches * width * 2
+    gate = width * (width // 4) + (width // 4) * patches
+    trunk = 2 * width * 512
+    # inputs of the first layers have no gradient
+    dense = 2 * n_samples * (3 * (gate + trunk) - width * (width // 4))
+    return pooling + dense
+
+
+def flops_a_second() -> float:
+    """Of float32 products of a block of patches and the weights of a row."""
+    a = torch.randn(48, 409)
+    b = torch.randn(409, 1280)
+    seconds = []
+    for _ in range(40):
+        start = time.perf_counter()
+        for _ in range(20):
+            a @ b
+        seconds.append((time.perf_counter() - start) / 20)
+    return 2 * 48 * 409 * 1280 / min(seconds)
+
+
+if __name__ == "__main__":
+    main()
