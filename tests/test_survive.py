@@ -46,7 +46,7 @@ trainer.loop.sweep.run_sweep(SweepConfig.load(Path(sys.argv[1])), Path(sys.argv[
 """
 POINTS = {
     "before the first step": "trainer.loop.sweep::train_step:1",
-    "in a step of the optimiser": "torch.optim:AdamW:step:5",
+    "in a step of the optimiser": "trainer.loop.optimizer::adamw:5",
     "in the second pass": "trainer.loop.sweep::train_step:18",
     "writing a checkpoint": "trainer.loop.checkpoint::save_tensors:2",
     "between two checkpoints": "trainer.loop.checkpoint::appears_whole:2",
