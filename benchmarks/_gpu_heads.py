@@ -89,11 +89,12 @@ def launches(day: Day) -> dict:
     """What a warm step of 30 heads asks of the device: launches, copies, waits, and its time."""
     steps = {}
     told = []
+    counting = "launches" if day.place.type == "cuda" else "operations, views among them"
     for kind, place in [*((kind, "resident") for kind in KINDS), ("cls_gating", "ring")]:
         each = step_of(day, Training.of(day, place, kind))
         steps[f"{kind}, {place}"] = each
         told.append(
-            f"{kind + ', ' + place:22} {each['launches']} launches (mark {MOST_OPERATIONS}), "
+            f"{kind + ', ' + place:22} {each['launches']} {counting} (mark {MOST_OPERATIONS}), "
             f"{each['copies']} copies, {each['n_waits']} waits; {each['step_ms']['median']:.2f} ms "
             f"a step, the device busy {each['busy_ms']:.2f}"
         )
