@@ -164,7 +164,7 @@ def _photographs(frame: pd.DataFrame, folder: Path, name: str, command: str, adv
             WARN,
             found,
             "build the store with --crop squash or center, with --crop whole if all are alike, or "
-            "with --fit crop",
+            "with --fit crop or pad",
         )
     return Check(
         name,

@@ -14,6 +14,7 @@ from trainer.data.stream import Split, Stream
 from trainer.heads import kinds
 from trainer.heads.reads import store_of
 from trainer.heads.shape import HeadShape
+from trainer.heads.tokens import GATHERED_BYTES
 from trainer.loop.grid import SweepConfig
 
 COPIES = 13
@@ -113,7 +114,8 @@ def plan_sweep(
     for name, used in data.stores.items():
         if used.store.spec.has_patches:
             row_bytes[name] = used.store.layout.extents["patches"].array.row_bytes
-    n_reads = sum(len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps))
+    rows_of_steps = [len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps)]
+    n_reads = sum(rows_of_steps)
     n_held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
     # view 0 after every epoch, all views of inference at the end
     n_closing = n_held_out * (len(base.inference.tta_indices) if base.cv.tta else 1)
@@ -123,6 +125,10 @@ def plan_sweep(
         of_pass = [config.points[p] for p in part]
         read = {store_of(each) for each in of_pass if kinds.load(each.head.kind).reads_patches}
         bytes_a_row += sum(row_bytes[name] for name in read)
+    # on a device the rows of a step are gathered, as many at once as fit
+    gathered = 0
+    if passes and data.device.type != "cpu":
+        gathered = min(GATHERED_BYTES, max(rows_of_steps) * max(row_bytes.values()))
     return Plan(
         passes=passes,
         n_regressors=len(fits),
@@ -131,7 +137,7 @@ def plan_sweep(
         n_epochs=base.trainer.num_epochs,
         bytes_read=rows_a_pass * bytes_a_row,
         reads_per_row=n_reads / data.n_images,
-        pass_bytes=max((sum(needs[p] for p in part) for part in passes), default=0),
+        pass_bytes=gathered + max((sum(needs[p] for p in part) for part in passes), default=0),
         fit_bytes=max(fits, default=0),
     )
 
