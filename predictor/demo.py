@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.backbone.demo.drawing import Photo, draw_pasture, plan_pasture
+from featurestore.disk.durations import duration
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
 from featurestore.photos.catalog import TARGETS, target_rows
@@ -231,6 +232,6 @@ def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) ->
         f"bundle       {out / 'bundle'}",
         f"by it alone  {out / 'offline' / 'submission.csv'}",
         f"pictures     {out / 'offline' / 'pictures' / 'report.html'}",
-        f"{seconds:.0f} s in all",
+        f"{duration(seconds)} in all",
     ]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.backbone.demo.fields import draw_fields
+from featurestore.disk.durations import duration
 from featurestore.errors import InputError
 from featurestore.store import FeatureStore
 from predictor.bundle.pack import BackboneChoice, make_bundle
@@ -110,6 +111,6 @@ def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) ->
         f"predictions  {out / 'predictions.csv'}",
         f"bundle       {out / 'bundle'}",
         f"by it alone  {out / 'offline' / 'predictions.csv'}",
-        f"{seconds:.0f} s in all",
+        f"{duration(seconds)} in all",
     ]
     return "\n".join(lines)

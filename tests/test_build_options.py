@@ -4,6 +4,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -106,7 +107,9 @@ def test_a_plan_says_bytes_memory_and_time_and_writes_nothing(pasture, tmp_path)
     )
     assert list(tmp_path.iterdir()) == []
     build(pasture, out)
-    assert "6 images of 2 sites, 0 to build" in build(pasture, out, "--plan").stdout
+    said = build(pasture, out, "--plan").stdout
+    assert "6 images of 2 sites, 0 to build" in said
+    assert re.search(r"time    0 s: \S+ m?s a view on cpu", said)
 
 
 def test_B27_photographs_outside_are_taken_only_when_allowed(data, tmp_path):

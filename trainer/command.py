@@ -78,7 +78,7 @@ def _by_name(
     help="Passes over the tokens.  [as few as trainer.memory_gb allows]",
 )
 @click.option(
-    "--plan", is_flag=True, help="Print heads, passes, bytes read, memory and hours, and stop."
+    "--plan", is_flag=True, help="Print heads, passes, bytes read, memory and time, and stop."
 )
 @click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
 @click.option(

@@ -93,7 +93,7 @@ from featurestore.disk.imports import quick_imports
     default=None,
     help="Keep the weights beside the store.  [save]",
 )
-@click.option("--plan", is_flag=True, help="Print images, bytes, memory and hours, and stop.")
+@click.option("--plan", is_flag=True, help="Print images, bytes, memory and time, and stop.")
 def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     """Turn photographs into tokens on disk; goes on where it stopped.
 

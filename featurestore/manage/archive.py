@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from featurestore.disk.durations import duration
 from featurestore.disk.maps import refuse_too_many
 from featurestore.errors import NoAccessError, StoreDamaged, list_some
 from featurestore.format.layout import read_spec
@@ -50,7 +51,7 @@ class ArchiveReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: {self.n_images} images in {self.seconds:.1f} s, "
+            f"{self.path}: {self.n_images} images in {duration(self.seconds)}, "
             f"{_kept(self.bytes_in, self.bytes_out)}, {_lost(self.codec, self.error)}"
         )
 

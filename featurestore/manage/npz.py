@@ -24,6 +24,7 @@ from featurestore.backbone.moments import pool, row_stats
 from featurestore.backbone.rounding import ErrorTally
 from featurestore.backbone.timm_model import patch_size_of
 from featurestore.disk import durable
+from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.messages import new_bar
 from featurestore.disk.threads import Pool, lone_threads
@@ -74,7 +75,7 @@ class ImportReport:
         )
         return (
             f"{self.path}: {self.n_images} images sealed, {self.n_imported} of them now in "
-            f"{self.seconds:.1f} s{rounding}"
+            f"{duration(self.seconds)}{rounding}"
         )
 
 

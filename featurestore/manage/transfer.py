@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.disk.durable import check_free, check_writable
+from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError, list_some
 from featurestore.format.choose import check_suffix, is_archive
@@ -48,7 +49,7 @@ class TransferReport:
         rate = f", {self.n_bytes / 1e9 / self.seconds:.2g} GB/s" if self.n_copied else ""
         return (
             f"{self.path}: {self.n_images} images, {self.n_copied} of them copied now in "
-            f"{self.seconds:.1f} s{rate}"
+            f"{duration(self.seconds)}{rate}"
         )
 
 

@@ -17,6 +17,7 @@ from featurestore.disk.durable import (
     locked,
     pread_into,
 )
+from featurestore.disk.durations import duration
 from featurestore.disk.urls import is_url
 from featurestore.errors import InputError, UsageError
 from featurestore.format.choose import metadata_crc
@@ -74,7 +75,7 @@ class VerifyReport:
         """How fast it went, and what set the pace."""
         limit = "the disk" if self.waited_s > self.seconds / 2 else "the checksum"
         return (
-            f"{self.n_bytes / 1e9:.3g} GB in {self.seconds:.2g} s, "
+            f"{self.n_bytes / 1e9:.3g} GB in {duration(self.seconds)}, "
             f"{self.n_bytes / 1e9 / max(self.seconds, 1e-9):.2g} GB/s, as fast as {limit} allows"
         )
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from featurestore.backbone.backbone import Backbone
 from featurestore.disk import durable
+from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.messages import new_bar
 from featurestore.disk.threads import Pool, usable_threads
@@ -57,7 +58,7 @@ class BuildReport:
         sites = f"; {self.n_sites} site{'s' if self.n_sites > 1 else ''}" if self.n_sites else ""
         return (
             f"{self.path}: {self.n_images} images sealed, {self.n_built} of them now in "
-            f"{self.seconds:.1f} s{rate}, {self.n_bytes / 1e9:.3g} GB{sites}"
+            f"{duration(self.seconds)}{rate}, {self.n_bytes / 1e9:.3g} GB{sites}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a build would take: images, bytes, memory and hours. Nothing is written."""
+"""What a build would take: images, bytes, memory and time. Nothing is written."""
 
 import resource
 import shutil
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.backbone.backbone import Row
+from featurestore.disk.durations import duration
 from featurestore.disk.threads import usable_threads
 from featurestore.disk.usable import usable_memory
 from featurestore.format.spec import StoreSpec
@@ -17,7 +18,6 @@ from featurestore.write.encoding import n_images_in_hand
 from featurestore.write.prepare import PreparedBuild, prepare_build
 from featurestore.write.writer import image_bytes
 
-LONG_H = 48  # hours that are told as days too
 AGAIN_S = 20.0  # a first view that took less is timed once more: it paid for what is done once
 
 
@@ -43,13 +43,12 @@ class BuildPlan:
     """Memory that this process may hold in all."""
 
     @property
-    def hours(self) -> float:
-        return self.view_s * self.n_pending * len(self.spec.tokens.views) / 3600
+    def seconds(self) -> float:
+        return self.view_s * self.n_pending * len(self.spec.tokens.views)
 
     def __str__(self) -> str:
         t, made_by = self.spec.tokens, self.spec.made_by
         left_out = f", {self.n_unusable} to be skipped" if self.n_unusable else ""
-        days = f" ({self.hours / 24:.2g} days)" if self.hours >= LONG_H else ""
         sites = f" of {self.n_sites} sites" if self.n_sites else ""
         rooms = "" if self.free_bytes >= self.pending_bytes else "  NOT ENOUGH"
         memory = "" if self.usable_bytes >= self.memory_bytes else "  NOT ENOUGH"
@@ -62,7 +61,7 @@ class BuildPlan:
             f"GB to write, {self.free_bytes / 1e9:.3g} GB free{rooms}\n"
             f"  memory  {self.memory_bytes / 1e9:.2g} GB, {self.usable_bytes / 1e9:.3g} GB "
             f"usable{memory}\n"
-            f"  time    {self.hours:.3g} h{days}: {self.view_s:.3g} s a view on "
+            f"  time    {duration(self.seconds)}: {duration(self.view_s)} a view on "
             f"{made_by['device']} in {made_by['precision']}"
         )
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from featurestore.disk.durations import duration
 from featurestore.disk.messages import say
 from featurestore.errors import UsageError
 from featurestore.format.spec import ViewSpec
@@ -52,8 +53,8 @@ class Clock:
         n = max(fits, default=1)
         if self._level and n < self._level:
             self.say(
-                f"{left_s:.0f} s left for {self.n_left} photographs at {view_s:.3g} s a view: {n} "
-                "views each from here on"
+                f"{duration(left_s)} left for {self.n_left} photographs "
+                f"at {duration(view_s)} a view: {n} views each from here on"
             )
         if not fits and self._level != 1:
             self.say("not even one view each fits the deadline; going on with one")

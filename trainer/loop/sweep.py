@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from featurestore.disk.durable import locked
+from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt, deferred_interrupts
 from featurestore.disk.messages import new_bar
 from featurestore.errors import InputError, list_some
@@ -312,7 +313,7 @@ def _addresses(stores: Mapping[str, UsedStore]) -> dict[str, Any]:
 
 
 def describe_plan(sweep: Sweep) -> str:
-    """Heads, passes, bytes, memory; hours by a step and by a fit of each regressor, timed here."""
+    """Heads, passes, bytes, memory; time by a step and by a fit of each regressor, timed here."""
     plan = sweep.plan()
     size = f"folds    {describe_folds(sweep.folds, sweep.groups)}\n{plan}"
     notes = "".join(f"\nnote     {remark}" for remark in sweep.remarks)
@@ -327,11 +328,12 @@ def describe_plan(sweep: Sweep) -> str:
         size += f"\ntokens   {reader.residency}"
         step_s = _time_step(sweep, plan.passes[0], reader)
         seconds = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size)
-        timed.append(f"a step takes {1000 * step_s:.0f} ms")
+        timed.append(f"a step takes {duration(step_s)}")
     for each in time_fits(sweep):
         seconds += each.n_fits * each.one_s
-        timed.append(f"a fit of {each.kind} {each.one_s:.2g} s")
-    return f"{size}\ntime     about {seconds / 3600:.2g} h: {', '.join(timed)} here{notes}"
+        timed.append(f"a fit of {each.kind} {duration(each.one_s)}")
+    total = duration(seconds)
+    return f"{size}\ntime     about {total}: {', '.join(timed)} here{notes}"
 
 
 def _time_step(sweep: Sweep, points: Sequence[int], reader: TokenReaders) -> float:
