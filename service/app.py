@@ -31,7 +31,8 @@ def create_app(
         must be computed; None computes it here, beside all else.
     """
     metrics = Metrics()
-    middleware = [Middleware(Counting, metrics), Middleware(Guard, token=token, hosts=hosts)]
+    guard = Middleware(Guard, token=token, hosts=hosts, entrance=page.ENTRANCE)
+    middleware = [Middleware(Counting, metrics), guard]
     # what is computed, decoded or made into tables; all else is read and sent as it is
     computed = [*stores.computed_routes(), *images.routes(), *sweeps.routes()]
     if relay is not None:

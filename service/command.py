@@ -39,6 +39,11 @@ from featurestore.commands.running import one_line_errors
     help="What requests must bring; better in BIOMASS_TOKEN.  [made up]",
 )
 @click.option(
+    "--token-file",
+    type=ANY,
+    help="File that keeps the token over restarts; made, for its owner alone, if not there.",
+)
+@click.option(
     "--no-token",
     is_flag=True,
     help="Answer everybody who can reach it; on loopback, else with --insecure.",

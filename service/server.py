@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import re
-import secrets
 import signal
 import socket
 import threading
@@ -19,10 +17,9 @@ from featurestore.disk.interrupts import COUNTED_ONCE, KILLING
 from featurestore.disk.maps import raise_file_limit
 from featurestore.disk.messages import open_missing_descriptors
 from featurestore.errors import BiomassError, InputError, UsageError
+from service.token_file import check_token, is_private, kept_token, new_token
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-TOKEN = re.compile(r"[\w-]{16,}", re.ASCII)
-
 
 PACKAGES = ("starlette", "uvicorn", "h11", "anyio", "prometheus_client")
 
@@ -56,6 +53,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
+    token_file: Path | None = None,
     no_token: bool = False,
     insecure: bool = False,
     allow_hosts: Sequence[str] = (),
@@ -68,24 +66,28 @@ def serve(
     set.
 
     token : what requests must bring; made up if None, unless `no_token`, which elsewhere than on
-        loopback needs `insecure`.
+        loopback needs `insecure`. token_file : keeps one over restarts; made if it is not there.
     port : 0 takes a free one. as_json : print {"url", "port", "token"} on stdout. say : takes the
         address for people.
 
-    Raises UsageError for no token without `insecure`, InputError for a port that is taken or an
-    address that is not ours, NotInstalled, and what `Library.require_all` raises.
+    Raises UsageError for no token without `insecure` and for a token beside `token_file`,
+    InputError for a port that is taken or an address that is not ours, NotInstalled, and what
+    `kept_token` and `Library.require_all` raise.
     """
     if no_token and host not in LOOPBACK and not insecure:
         raise UsageError(
             f"--no-token on {host}: everybody who reaches it could read; "
             "add --insecure if that is meant"
         )
-    if token and not TOKEN.fullmatch(token):
+    if token_file and no_token:
+        raise UsageError("--token-file and --no-token: choose one")
+    if token_file and token:
         raise UsageError(
-            "the token (--token or BIOMASS_TOKEN): 16 or more letters, digits, - or _ were "
-            "expected; without it one is made up"
+            "--token-file, and a token of --token or BIOMASS_TOKEN: choose one; `env -u "
+            "BIOMASS_TOKEN biomass store serve ...` leaves the variable out"
         )
-    token = None if no_token else token or secrets.token_urlsafe(24)
+    if token:
+        check_token(token)
     try:
         import uvicorn
 
@@ -103,6 +105,14 @@ def serve(
     open_missing_descriptors()
     library = Library(stores, sweeps, data, max_pixels)
     library.require_all()
+    if token_file:
+        token = kept_token(token_file)
+        if not is_private(token_file):
+            say(f"{token_file}: others may read or write the token; `chmod 600` keeps it yours")
+    elif no_token:
+        token = None
+    else:
+        token = token or new_token()
     listening = listen(host, port)
     raise_file_limit()  # a connection takes a descriptor, and so does each file that is being sent
     with closing(Relay(library)) as relay:

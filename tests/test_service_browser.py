@@ -163,5 +163,13 @@ def test_what_the_server_refuses_is_told_in_its_words(see):
     assert "nobody" in see("refused", "nobody")["told"]
 
 
+def test_an_old_bookmark_asks_for_the_token_and_opens_with_it(see):
+    seen = see("token")
+    assert "address" in seen["stale"] and seen["wrong"] == "That is not this server's token."
+    assert seen["found"] == [] and seen["beyond"] <= 0
+    assert seen["title"] == "Map"
+    assert seen["query"] == {"page": "map", "colour": "Dry_Dead_g"}
+
+
 def test_texts_of_a_catalog_stay_texts(see, hostile):
     assert see("text", hostile.stem)["found"] == [[0, True]] * 3

@@ -65,6 +65,34 @@ def test_s02_the_page_moves_the_token_into_a_cookie(client):
     assert client.get("/v1/stores").status_code == 200  # the client keeps cookies as a browser does
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize("query", ["", "?token=wrong", "?store=features"])
+def test_a_browser_without_the_token_gets_a_page_with_a_field_for_it(client, query):
+    answer = client.get(f"/{query}", headers=BROWSER)
+    assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert 'name="token"' in answer.text and "features" not in answer.text
+
+
+def test_programs_and_other_addresses_get_json(client):
+    for accept in ("*/*", "application/json", ""):
+        refused = client.get("/", headers={"Accept": accept})
+        assert error_of(refused) == (401, "unauthorized")
+    assert error_of(client.get("/v1/stores", headers=BROWSER)) == (401, "unauthorized")
+
+
+def test_static_files_alone_need_no_token(client):
+    for name in ("token.js", "style.css", "main.js"):
+        assert client.get(f"/static/{name}").status_code == 200
+    for address in ("/static/../v1/stores", "/static/..%2Fv1/stores", "/static/../guard.py"):
+        assert client.get(address).status_code in (401, 404)
+    for address in ("/openapi.json", "/metrics", "/static", f"{S}/images/@0/thumb.jpg"):
+        assert error_of(client.get(address)) == (401, "unauthorized")
+    assert error_of(client.get("/static/main.js", headers={"Host": "evil.example"}))[0] == 400
+
+
 def test_servers_of_other_tokens_have_other_cookies(client, path):
     client.get(f"/?token={TOKEN}")
     assert re.fullmatch(r"biomass-[0-9a-f]{8}", next(iter(client.cookies)))

@@ -117,6 +117,18 @@ def test_the_page_and_all_it_asks_for_lie_below_the_prefix(page, browser):
     } <= names and not outside
 
 
+def test_the_page_that_asks_for_the_token_lies_below_the_prefix_too(page):
+    url, outside = page
+    with pytest.raises(HTTPError, match="401") as refused:
+        build_opener().open(Request(url, headers={"Accept": "text/html"}))
+    links = links_of(url, refused.value.read().decode())
+    names = {link.removeprefix(f"{url}static/") for link in links}
+    assert names == {"icon.svg", "style.css", "token.js"}
+    for link in links:
+        build_opener().open(link).close()
+    assert not outside
+
+
 def test_tables_lead_on_below_the_prefix(page, browser):
     url, outside = page
     headers = {"Authorization": f"Bearer {TOKEN}"}

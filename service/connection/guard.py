@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from featurestore.errors import BiomassError
@@ -21,6 +21,7 @@ from service.errors import ServiceError
 MOST_URL_BYTES = 8192  # as nginx and Apache allow
 MOST_REQUESTS = 256  # under way at once; each may hold file_bytes.CHUNK_BYTES twice
 OPEN = ("/healthz",)  # without a token: a monitor has none
+STATIC = "/static/"  # nor has the page that asks for it; these files tell nothing of a store
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; object-src 'none'",
@@ -32,12 +33,18 @@ HEADERS = {
 
 
 class Guard:
-    """Lets allowed requests through, their addresses still percent-encoded; refuses others."""
+    """Lets allowed requests through, their addresses still percent-encoded; refuses others.
 
-    def __init__(self, app: ASGIApp, token: str | None, hosts: Sequence[str]) -> None:
+    entrance : the page that asks for the token, which a browser gets in place of the page itself.
+    """
+
+    def __init__(
+        self, app: ASGIApp, token: str | None, hosts: Sequence[str], entrance: bytes
+    ) -> None:
         self.n_now = 0
         self.app = app
         self.token = token
+        self.entrance = entrance
         self.hosts = {host.strip("[]").lower() for host in hosts}
         # cookies know no port: servers of other tokens on this host must not overwrite ours
         self.cookie = f"biomass-{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
@@ -91,7 +98,8 @@ class Guard:
                 )
             if scope["path"] in OPEN:
                 return None
-            if self.token and (response := self._check_token(scope, headers)):
+            is_static = scope["path"].startswith(STATIC)
+            if self.token and not is_static and (response := self._check_token(scope, headers)):
                 return response
             if self.n_now > MOST_REQUESTS:
                 raise ServiceError(
@@ -100,6 +108,9 @@ class Guard:
             return None
         except ServiceError as err:
             response = err.answer()
+            if err.kind == "unauthorized" and scope["path"] == "/" and _reads_html(headers):
+                fields = {"Cache-Control": "no-store", **err.headers}
+                response = HTMLResponse(self.entrance, err.status, fields)
             response.headers["Connection"] = "close"
             return response
 
@@ -166,6 +177,11 @@ class _Answer:
         elif self.scope["method"] == "HEAD":
             message = {**message, "body": b""}
         await self._send(message)
+
+
+def _reads_html(headers: Headers) -> bool:
+    """A browser that opens a page names HTML; a program takes what comes."""
+    return "text/html" in headers.get("accept", "")
 
 
 def _query(scope: Scope) -> list[tuple[str, str]]:

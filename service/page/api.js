@@ -35,8 +35,9 @@ async function ask(url, signal, tries = MOST_TRIES) {
     return ask(url, signal, tries - 1);
   }
   if (answer.ok) return answer.json();
-  const body = await answer.json().catch(() => ({}));
-  throw new ApiError(answer.status, body.error);
+  const body = await answer.json().catch(() => ({})),
+    hint = answer.status === 401 ? { hint: "Has the server been started anew? Reload to give it its new token." } : {};
+  throw new ApiError(answer.status, { ...body.error, ...hint });
 }
 
 /** Run when fewer than AT_ONCE others run. */

@@ -10,6 +10,7 @@ from starlette.staticfiles import StaticFiles
 from service.answers.openapi import described
 
 PAGE = Path(__file__).parent.parent / "page"
+ENTRANCE = (PAGE / "token.html").read_bytes()
 
 
 def routes() -> list[BaseRoute]:

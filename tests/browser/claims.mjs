@@ -19,14 +19,19 @@ const { origin } = new URL(url),
 const noise = [];
 
 async function open(browser, query, options = {}) {
+  const page = await listened(browser, options);
+  await page.goto(url); // a cookie for the token
+  await arrive(page, `/?${query}`);
+  return page;
+}
+
+/** A page that is at no address yet, and notes noise. */
+async function listened(browser, options = {}) {
   const context = await browser.newContext({ viewport: WIDE, ...options });
   context.on("request", request => new URL(request.url()).origin === origin || noise.push(`asked ${request.url()}`));
   context.on("console", message => noise.push(`${message.type()}: ${message.text()}`));
   context.on("weberror", error => noise.push(String(error.error())));
-  const page = await context.newPage();
-  await page.goto(url); // a cookie for the token
-  await arrive(page, `/?${query}`);
-  return page;
+  return context.newPage();
 }
 
 async function arrive(page, address) {
@@ -40,6 +45,16 @@ async function drawn(page) {
     return loaded && document.querySelector("main h1") && !document.querySelector("[aria-busy], .loading");
   });
   await page.waitForTimeout(100); // canvases are drawn in the next frame
+}
+
+/** Chromium notes every answer that is an error. */
+const expect = status => noise.splice(0, noise.length, ...noise.filter(line => !line.includes(String(status))));
+
+/** What axe-core finds on the page as it stands. */
+async function violations(page) {
+  await page.evaluate(await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8"));
+  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  return violations.filter(each => ["serious", "critical"].includes(each.impact));
 }
 
 const title = page => page.locator("main h1").textContent();
@@ -185,8 +200,7 @@ const CLAIMS = {
   },
 
   async axe(browser) {
-    const source = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8"),
-      found = [];
+    const found = [];
     for (const [viewport, colorScheme] of [
       [WIDE, "light"],
       [NARROW, "dark"],
@@ -194,9 +208,7 @@ const CLAIMS = {
       const page = await open(browser, "", { viewport, colorScheme });
       for (const view of VIEWS) {
         await arrive(page, `/?${view}`);
-        await page.evaluate(source);
-        const { violations } = await page.evaluate(() => globalThis.axe.run());
-        const serious = violations.filter(each => ["serious", "critical"].includes(each.impact));
+        const serious = await violations(page);
         found.push(...serious.map(each => `${view} ${colorScheme} ${each.id}: ${each.nodes.map(node => node.target).join(" ")}`));
         const beyond = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
         if (beyond > 0) found.push(`${view} ${colorScheme} is ${beyond} pixels wider than the window`);
@@ -208,8 +220,28 @@ const CLAIMS = {
   async refused(browser) {
     const page = await open(browser, `page=photograph&image=${encodeURIComponent(word)}`);
     const told = await page.locator("[role=alert]").textContent();
-    noise.splice(0, noise.length, ...noise.filter(line => !line.includes("404"))); // Chromium notes every 404
+    expect(404);
     return { told };
+  },
+
+  async token(browser) {
+    const page = await listened(browser, { viewport: NARROW, colorScheme: "dark" });
+    await page.goto(`${home}?page=map&token=old&colour=Dry_Dead_g`);
+    const field = page.getByLabel("Token"),
+      told = page.getByRole("alert"),
+      stale = await told.textContent();
+    const found = (await violations(page)).map(each => each.id),
+      beyond = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    await page.keyboard.type("not-the-right-one"); // the field has the focus
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(text => document.querySelector("[role=alert]").textContent !== text, stale);
+    const wrong = await told.textContent();
+    await field.fill(url); // as the server printed it
+    await page.keyboard.press("Enter");
+    await drawn(page);
+    expect(401);
+    const query = Object.fromEntries(new URL(page.url()).searchParams);
+    return { stale, wrong, found, beyond, title: await title(page), query };
   },
 
   async text(browser) {
