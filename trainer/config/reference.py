@@ -1,8 +1,11 @@
 """Every key of a sweep's YAML, its default and meaning; `python -m trainer.config.reference`."""
 
+import ast
+import inspect
 import json
+from itertools import pairwise
 
-from trainer.config.section import fields_of
+from trainer.config.section import Section, fields_of
 from trainer.config.sections import PointConfig
 
 HEAD = """# The keys of a sweep's YAML
@@ -27,11 +30,28 @@ trainer.config.reference` prints this page.
 def reference() -> str:
     """The page, Markdown."""
     page = HEAD
+    meant = meanings(PointConfig)
     for key, field in fields_of(PointConfig):
         default = "needed" if field.is_required() else f"`{json.dumps(field.default)}`"
-        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        meaning = " ".join(meant[key].split()).replace("|", "\\|")
         page += f"| `{key}` | {default} | {meaning} |\n"
     return page
+
+
+def meanings(section: type[Section], prefix: str = "") -> dict[str, str]:
+    """The text below each field in a section's source, by dotted key; "" for a field without."""
+    (source,) = ast.parse(inspect.getsource(section)).body
+    told = {}
+    for field, below in pairwise(source.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            told[field.target.id] = ast.literal_eval(below.value)
+
+    found = {}
+    for name, field in section.model_fields.items():
+        found[f"{prefix}{name}"] = told.get(name, "")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found |= meanings(field.annotation, f"{prefix}{name}.")
+    return found
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ CountFromZero = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """Frozen, nothing unknown, and strict: a bool is not a number, a number is not a string."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    # what a field means is read from its source where a page asks for it (`reference`): pydantic
+    # would read all sources at every start
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def fields_of(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

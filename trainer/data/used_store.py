@@ -12,7 +12,6 @@ import pandas as pd
 from featurestore.errors import MismatchError, list_some
 from featurestore.format.spec import POOLED, TokenSpec
 from featurestore.photos.find import spelled_as
-from featurestore.photos.padding import photo_patches
 from featurestore.store import FeatureStore
 from trainer.data.stream import Split
 
@@ -67,6 +66,8 @@ class UsedStore:
         t = self.tokens
         if t.fit != "pad":
             return None
+        from featurestore.photos.padding import photo_patches  # no Pillow where nothing is padded
+
         photo_UTP = np.ones((len(rows_U2), t.n_tiles, t.n_patches), bool)
         width_N = self.store.array("catalog/width")
         height_N = self.store.array("catalog/height")
