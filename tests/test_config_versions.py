@@ -36,7 +36,9 @@ TOLERANCE = 1e-4
 def resumed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("before")
     shutil.copytree(SAVED, folder / "sweep")
-    resume_sweep(folder / "sweep", store=write_store(folder / "features.h5"), progress=False)
+    store = write_store(folder / "features.h5")
+    with pytest.warns(UserWarning, match="sums are added in another order from here on"):
+        resume_sweep(folder / "sweep", store=store, progress=False)
     return folder / "sweep"
 
 
