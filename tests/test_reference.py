@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from commands import biomass
 
 from trainer.config.reference import reference
@@ -81,3 +82,16 @@ def test_the_average_follows_that_decay(tmp_path, store):
     optimizer.n_done = 5  # past the start of the average
     optimizer._update_average()
     assert next(iter(optimizer.average.values())).unique().item() == pytest.approx(0.01 ** (1 / 10))
+
+
+def test_steps_are_counted_in_float32_whatever_the_weights_are(tmp_path, store):
+    """AdamW's fused kernel takes no other count on a GPU, and checkpoints hold no other."""
+    (tmp_path / "least.yaml").write_text(LEAST.replace("density, ridge", "density"))
+    given = SweepConfig.load(
+        tmp_path / "least.yaml", {"dataset.store": store, "inference.tta_indices": [0]}
+    )
+    (trainer,) = prepare_sweep(given, "cpu", torch.float64).trainers([0])
+    trainer.optimizer.step()
+    moments = trainer.optimizer.moments()
+    assert moments["0/step"].dtype == torch.float32 and moments["0/step"] == 1
+    assert moments["0/exp_avg"].dtype == torch.float64

@@ -33,7 +33,8 @@ class _Part:
 
     def begin(self) -> None:
         """Moments of no step yet."""
-        self.moments["step"] = self.weights_n.new_zeros(())
+        # float32 whatever the weights are: the fused step takes no other on a GPU
+        self.moments["step"] = torch.zeros((), device=self.weights_n.device)
         self.moments["exp_avg"] = torch.zeros_like(self.weights_n)
         self.moments["exp_avg_sq"] = torch.zeros_like(self.weights_n)
 
