@@ -10,7 +10,7 @@ from preset import TARGETS, csiro
 from predictor.members.member import Member
 from trainer.loop.runs import RunFolder
 
-CONFIG = SimpleNamespace(score=None)
+CONFIG = SimpleNamespace(score=None, head=SimpleNamespace(kind="density"))
 
 
 def member(run: Path, table: pd.DataFrame, weight: float = 1.0) -> Member:
