@@ -133,6 +133,16 @@ def test_a_cpu_without_bf16_warns_that_it_emulates(stopped, monkeypatch):
         resume_sweep(stopped, progress=False)
 
 
+def test_halves_on_a_cpu_are_warned_of_too(stopped, monkeypatch):
+    """A sweep that began on a GPU."""
+    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: True)
+    change_plan(stopped, multiply="float16")
+    with pytest.warns(UserWarning, match="products in float16, which this CPU emulates"):
+        resume_sweep(stopped, progress=False)
+    with pytest.warns(UserWarning, match="multiply: float16: this CPU emulates it"):
+        choose_multiply(TrainerConfig(multiply="float16"), CPU, torch.float32, SMALL)
+
+
 def change_plan(path: Path, **changes) -> None:
     """Other values in sweep.json; None removes a key."""
     plan = json.loads((path / "sweep.json").read_text()) | changes

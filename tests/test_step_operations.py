@@ -148,7 +148,9 @@ def test_a_step_of_30_heads_is_few_operations_and_asks_the_host_nothing(counted,
 def test_a_plan_counts_the_rows_that_a_device_gathers(tmp_path):
     sweep = prepare_sweep(config(tmp_path, write_store(tmp_path / "store.h5")), "cpu")
     on_host = sweep.plan()
-    there = replace(sweep, data=replace(sweep.data, device=DEVICE)).plan()
+    there = replace(sweep, data=replace(sweep.data, device=DEVICE, multiply="float16")).plan()
     most = max(len(sweep.stream.batch(0, step).rows_U2) for step in range(sweep.stream.n_steps))
     row_bytes = sweep.data.store.patches[0, 0].nbytes
     assert there.pass_bytes - on_host.pass_bytes == most * row_bytes
+    converted = replace(sweep, data=replace(sweep.data, device=DEVICE)).plan()
+    assert converted.pass_bytes - on_host.pass_bytes == 3 * most * row_bytes

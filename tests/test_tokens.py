@@ -128,6 +128,20 @@ def test_rows_that_are_gathered_are_the_same(store, room_bytes, room, request):
         assert torch.equal(rows[1], row_of(store, rows_U2[1]))
 
 
+def test_steps_that_share_rows_are_gathered_where_both_exceed_the_window(store, scarce):
+    """What the last step had is not read ahead again: it waits while the window is full."""
+    first = np.array([(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)])
+    second = np.array([(0, 0), (0, 1), (1, 1), (2, 1), (3, 1), (4, 0)])
+    reader = TokenReader(store, CPU, room_bytes=0)
+    steps = [first, second, first]
+    for rows_U2, following_U2 in zip(steps, [*steps[1:], None], strict=True):
+        rows = reader.step(rows_U2)
+        if following_U2 is not None:
+            reader.expect(following_U2)
+        for found, row in zip(rows.gathered(slice(len(rows))), rows_U2, strict=True):
+            assert torch.equal(found, row_of(store, row))
+
+
 @pytest.mark.parametrize("room_bytes", [1 << 20, 0], ids=["resident", "ring"])
 def test_each_row_is_gathered_from_one_reading(store, room_bytes):
     reader = TokenReader(store, CPU, room_bytes)

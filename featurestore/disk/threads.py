@@ -126,6 +126,8 @@ def lone_pool(n_threads: int) -> Pool:
         begun = [pool.submit(begin) for _ in range(n_threads)]
     except NoThreadError:
         all_begun.abort()
+        pool.shutdown()
+        torch.set_num_threads(before)
         raise
     for future in begun:
         future.result()

@@ -39,9 +39,9 @@ class Ahead:
         self._waiting |= {row: None for row in rows if row not in self._begun}
         self._start()
 
-    def knows(self, row: Row) -> bool:
-        """Whether the row is begun, or will be."""
-        return row in self._begun or row in self._waiting
+    def has_begun(self, row: Row) -> bool:
+        """Whether the row was handed over; one that waits for room in the window was not."""
+        return row in self._begun
 
     def take(self, row: Row) -> Any:
         """What work gave for the row's group, waited for; None for a row that was not begun. An
@@ -52,7 +52,9 @@ class Ahead:
         return None if future is None else future.result()
 
     def at_once(self, rows: list[Row]) -> Any:
-        """The same work for rows that nobody expected, after what is under way."""
+        """The same work for rows that were not begun, after what is under way."""
+        for row in rows:
+            self._waiting.pop(row, None)
         return self._pool.submit(self._work, rows).result()
 
     def _start(self) -> None:

@@ -25,7 +25,7 @@ from trainer.heads.loss import Labels, labels_of
 from trainer.heads.reads import columns_of, widths_of
 from trainer.heads.sending import on_device
 from trainer.heads.step_index import StepIndex
-from trainer.heads.tokens import Multiply, StepTokens
+from trainer.heads.tokens import Multiply, StepTokens, of_device
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class TrainingData:
         """With the words of each class."""
         return self.labels.targets
 
-    def as_predicted(self) -> "TrainingData":
-        """The same, multiplied as `biomass predict` does: bf16 is for training."""
-        return replace(self, multiply="float32") if "bf16" in self.multiply else self
+    def as_predicted(self, use_amp: bool) -> "TrainingData":
+        """The same, multiplied as `biomass predict` does on this device."""
+        return replace(self, multiply=of_device(self.device, use_amp, self.dtype))
 
     def columns_of(self, point: PointConfig) -> InputColumns:
         """What a point's heads read beside photographs. InputError for columns that cannot be."""

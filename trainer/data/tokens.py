@@ -228,21 +228,24 @@ class Ring:
 
     def gathered(self, rows: Sequence[Row]) -> Tensor:
         """In one copy: rows came in the order of a step, so most of a group lie side by side."""
-        unexpected = [row for row in rows if not self._ahead.knows(row)]
         at_once: dict[Row, _Arrived] = {}
-        for start in range(0, len(unexpected), self._n_group):
-            group = unexpected[start : start + self._n_group]
-            at_once |= dict.fromkeys(group, self._ahead.at_once(group))
-
         stretches: list[tuple[_Arrived, int, int]] = []
-        for row in rows:
+        for i, row in enumerate(rows):
             arrived = at_once.get(row) or self._ahead.take(row)
+            if arrived is None:
+                # nobody expected it, or it waits behind a full window: with it come the next ones
+                group = [row, *self._not_begun(rows[i + 1 : i + self._n_group])]
+                arrived = self._ahead.at_once(group)
+                at_once |= dict.fromkeys(group, arrived)
             first = place = arrived.places[row]
             if stretches and stretches[-1][::2] == (arrived, place):
                 first = stretches.pop()[1]
             stretches.append((arrived, first, place + 1))
         parts = [self._ready(arrived)[first:end] for arrived, first, end in stretches]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _not_begun(self, rows: Sequence[Row]) -> list[Row]:
+        return [row for row in rows if not self._ahead.has_begun(row)]
 
     def _ready(self, arrived: _Arrived) -> Tensor:
         """A group for what computes: its copy is waited for there, once, and not by the host."""

@@ -26,6 +26,12 @@ def choose_multiply(
     """What `trainer.multiply` says; `auto` is float16 on CUDA, and on a CPU that multiplies bf16
     fast what a short timed probe of full-size rows finds faster."""
     if settings.multiply != "auto":
+        if is_emulated(settings.multiply, device):
+            warnings.warn(
+                f"trainer.multiply: {settings.multiply}: this CPU emulates it, which is slow; "
+                "leave it out, or say float32",
+                stacklevel=4,
+            )
         return settings.multiply
     if device.type != "cpu" or not settings.use_amp or dtype != torch.float32:
         return of_device(device, settings.use_amp, dtype)
@@ -44,13 +50,20 @@ def begun_multiply(plan: Mapping[str, Any], use_amp: bool, file: Path) -> Multip
     if multiply not in get_args(Multiply):
         known = ", ".join(get_args(Multiply))
         raise InputError(f"{file}: multiply {multiply!r}: expected one of {known}")
-    if multiply.startswith("bf16") and device.type == "cpu" and not has_fast_bf16():
+    if is_emulated(multiply, device):
         warnings.warn(
             f"{file}: the sweep began with products in {multiply}, which this CPU emulates: it is "
             "slow here, and the last bits may differ",
             stacklevel=4,
         )
     return multiply
+
+
+def is_emulated(multiply: Multiply, device: torch.device) -> bool:
+    """Whether a device has no instructions for products in this: a CPU for halves never has."""
+    if device.type != "cpu" or multiply == "float32":
+        return False
+    return multiply == "float16" or not has_fast_bf16()
 
 
 def remark_on_older(plan: Mapping[str, Any]) -> str:

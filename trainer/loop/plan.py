@@ -110,10 +110,7 @@ def plan_sweep(
     else:
         passes = _deal_into(needs, base.trainer.passes)
 
-    row_bytes = dict.fromkeys(data.stores, 0)
-    for name, used in data.stores.items():
-        if used.store.spec.has_patches:
-            row_bytes[name] = used.store.layout.extents["patches"].array.row_bytes
+    row_bytes = row_bytes_of(data)
     rows_of_steps = [len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps)]
     n_reads = sum(rows_of_steps)
     n_held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
@@ -125,10 +122,7 @@ def plan_sweep(
         of_pass = [config.points[p] for p in part]
         read = {store_of(each) for each in of_pass if kinds.load(each.head.kind).reads_patches}
         bytes_a_row += sum(row_bytes[name] for name in read)
-    # on a device the rows of a step are gathered, as many at once as fit
-    gathered = 0
-    if passes and data.device.type != "cpu":
-        gathered = min(GATHERED_BYTES, max(rows_of_steps) * max(row_bytes.values()))
+    gathered = gathered_bytes(data, max(rows_of_steps), row_bytes) if passes else 0
     return Plan(
         passes=passes,
         n_regressors=len(fits),
@@ -165,13 +159,36 @@ def too_large(plan: Plan, device: torch.device, begun: bool = False) -> str | No
     return None
 
 
+def row_bytes_of(data: TrainingData) -> dict[str, int]:
+    """Of the patch tokens of a row in each store, by its name."""
+    row_bytes = dict.fromkeys(data.stores, 0)
+    for name, used in data.stores.items():
+        if used.store.spec.has_patches:
+            row_bytes[name] = used.store.layout.extents["patches"].array.row_bytes
+    return row_bytes
+
+
+def gathered_bytes(data: TrainingData, n_rows: int, row_bytes: Mapping[str, int]) -> int:
+    """Memory of the rows that a step gathers: on a device all of them, or as many at once as
+    `GATHERED_BYTES`; beside them the same converted, where tokens are not multiplied as stored.
+
+    row_bytes : of each store. On a CPU small rows alone are gathered, which is little.
+    """
+    if data.device.type == "cpu":
+        return 0
+    copies = {"float32": 1 + data.dtype.itemsize // 2, "float16": 1}.get(data.multiply, 2)
+    return sum(copies * min(GATHERED_BYTES, n_rows * each) for each in row_bytes.values())
+
+
 def refit_costs(plan: Plan, points: Sequence[PointConfig], data: TrainingData) -> Plan:
     """The plan of a finished sweep of which the refit of some points is left, one after another."""
     passes = []
     fits = []
+    row_bytes = row_bytes_of(data)
     for point in points:
         if kinds.load(point.head.kind).trained:
-            passes.append(heads_bytes(point, data, 1))
+            gathered = gathered_bytes(data, point.trainer.batch_size, row_bytes)
+            passes.append(gathered + heads_bytes(point, data, 1))
         else:
             fits.append(fit_bytes(point, data, data.n_images))
     return replace(plan, pass_bytes=max(passes, default=0), fit_bytes=max(fits, default=0))

@@ -90,7 +90,7 @@ def close_bank(
     every point of a bank."""
     banks = {"best": trainer.bank.with_tensors(trainer.best), "last": trainer.averaged}
     batch_size = sweep.base.trainer.batch_size
-    data = sweep.data.as_predicted()
+    data = sweep.data.as_predicted(sweep.base.trainer.use_amp)
     # both banks of a view in one pass over its rows
     by_view = [
         predict_held_out(list(banks.values()), data, reader, sweep.splits, batch_size, view)
