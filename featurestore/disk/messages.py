@@ -13,8 +13,10 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
+from featurestore.disk.progress_lines import ProgressLines
+
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from featurestore.disk.bars import Bar
 
 READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
 # ValueError: closed; RuntimeError: in a handler, amid another write
@@ -38,14 +40,35 @@ def show_crashes() -> None:
             faulthandler.enable()
 
 
-def new_bar(title: str, total: int, unit: str, progress: bool = True, **options: Any) -> "tqdm":
-    """A bar on stderr, shown if `progress`; options as tqdm has them."""
-    from tqdm import tqdm
+def new_bar(
+    title: str, total: int, unit: str, progress: bool = True, **options: Any
+) -> "Bar | ProgressLines":
+    """Progress on stderr: a bar at a terminal and in a notebook, else a line a minute.
 
-    disable = not progress or sys.stderr is None
-    return tqdm(
-        desc=title, total=total, unit=unit, disable=disable, file=_Lossy(sys.stderr), **options
-    )
+    Options as tqdm has them. Nothing is shown without `progress` or where the environment has
+    TQDM_DISABLE=1.
+    """
+    # "0" would disable tqdm too, which is not what it says
+    is_wanted = progress and os.environ.get("TQDM_DISABLE", "") in ("", "0")
+    if not is_wanted or sys.stderr is None or not total:
+        return ProgressLines(_keep_quiet, title, total, unit, **options)
+    # a notebook's stream is no file, and shows bars
+    if isinstance(sys.stderr, io.TextIOWrapper) and not _is_terminal(sys.stderr):
+        return ProgressLines(say, title, total, unit, **options)
+    from featurestore.disk.bars import Bar  # imports tqdm
+
+    return Bar(desc=title, total=total, unit=unit, file=_Lossy(sys.stderr), **options)
+
+
+def _keep_quiet(_text: str) -> None:
+    pass
+
+
+def _is_terminal(file: TextIO) -> bool:
+    try:
+        return file.isatty()
+    except ValueError:  # it is closed
+        return False
 
 
 class _Lossy:

@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from featurestore.backbone.backbone import Backbone
 from featurestore.disk import durable
@@ -36,6 +36,10 @@ from featurestore.write.config import BuildConfig
 from featurestore.write.encoding import Encoding, Image, n_images_in_hand
 from featurestore.write.prepare import prepare_build
 from featurestore.write.writer import ImageRows, StoreWriter, image_bytes, open_writer
+
+if TYPE_CHECKING:
+    from featurestore.disk.bars import Bar
+    from featurestore.disk.progress_lines import ProgressLines
 
 Known = Callable[[int, str], dict[int, tuple]]
 """From an image and the sha256 of its photograph: rows that need no backbone, by view."""
@@ -96,7 +100,7 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     return finish_build(config.out, len(images) - len(skipped), reasons, start)
 
 
-def images_bar(title: str, n: int, n_todo: int, progress: bool) -> tqdm:
+def images_bar(title: str, n: int, n_todo: int, progress: bool) -> "Bar | ProgressLines":
     return new_bar(title, n, "image", progress, initial=n - n_todo)
 
 
@@ -142,7 +146,7 @@ def build_images(
     backbone: Backbone,
     writer: StoreWriter,
     images: dict[int, Path],
-    bar: tqdm,
+    bar: "Bar | ProgressLines",
     skipped: dict[int, Unusable] | None = None,
     known: Known | None = None,
     sealed: Collection[int] = (),

@@ -172,9 +172,10 @@ def train_pass(
 
                 # the score of whoever leads at this epoch, on view 0
                 known = [r["score"] for r in records.values() if not np.isnan(r["score"])]
-                leader = max(known, default=np.nan)
-                postfix = {"score": f"{leader:.4f}", "ms/step": f"{1000 * train_s / n_steps:.0f}"}
-                bar.set_postfix(postfix, refresh=False)
+                notes = {"ms/step": f"{1000 * train_s / n_steps:.0f}"}
+                if known:  # a refit holds nothing out
+                    notes = {"score": f"{max(known):.4f}", **notes}
+                bar.set_postfix(notes, refresh=False)
                 bar.update()
                 check_interrupt()
     except BaseException:
