@@ -234,7 +234,7 @@ class Ring:
             arrived = at_once.get(row) or self._ahead.take(row)
             if arrived is None:
                 # nobody expected it, or it waits behind a full window: with it come the next ones
-                group = [row, *self._not_begun(rows[i + 1 : i + self._n_group])]
+                group = [r for r in rows[i : i + self._n_group] if not self._ahead.has_begun(r)]
                 arrived = self._ahead.at_once(group)
                 at_once |= dict.fromkeys(group, arrived)
             first = place = arrived.places[row]
@@ -243,9 +243,6 @@ class Ring:
             stretches.append((arrived, first, place + 1))
         parts = [self._ready(arrived)[first:end] for arrived, first, end in stretches]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _not_begun(self, rows: Sequence[Row]) -> list[Row]:
-        return [row for row in rows if not self._ahead.has_begun(row)]
 
     def _ready(self, arrived: _Arrived) -> Tensor:
         """A group for what computes: its copy is waited for there, once, and not by the host."""
