@@ -41,12 +41,13 @@ def hostile(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(store, hostile, tmp_path_factory) -> str:
-    """Where a server of two small stores, and a sweep of two points and two repeats over the first,
-    listens."""
+    """Where a server of two small stores, and a sweep of two points and two repeats over the first
+    and its copy `again`, listens."""
     folder = tmp_path_factory.mktemp("sweep")
     sweep = run_sweep(
         config(folder, store, kind="[density]", repeats=2), folder / "runs", "cpu"
     ).path
+    shutil.copytree(sweep, folder / "again")
     command = [
         sys.executable,
         "-m",
@@ -57,6 +58,8 @@ def url(store, hostile, tmp_path_factory) -> str:
         hostile,
         "--sweep",
         sweep,
+        "--sweep",
+        folder / "again",
         "--port",
         "0",
         "--json",
@@ -161,6 +164,42 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_window(see):
 
 def test_what_the_server_refuses_is_told_in_its_words(see):
     assert "nobody" in see("refused", "nobody")["told"]
+
+
+UNKNOWN = {
+    "page=nix": "no page nix here",
+    "store=nix": "no store nix here",
+    "sweep=nix": "no sweep nix here",
+    "target=nix": "no target nix here",
+    "state=nix": "no state nix here",
+    "page=sweeps&run=nix": "no run nix here",
+    "page=sweeps&fold=7.7": "no fold 7.7 here",
+    "page=sweeps&target=nix": "no target nix here",
+    "page=photograph&image=nix": "no image 'nix'",
+    "page=photograph&view=nix": "no view nix here",
+    "page=photograph&layer=nix": "no layer nix here",
+    "page=photograph&patch=77,0": "no patch 77,0 here",
+    "page=map&method=nix": "no method nix here",
+    "page=map&colour=nix": "no colour nix here",
+    "page=map&colour=error:nix": "no colour error:nix here",
+    "page=map&colour=error:Dry_Dead_g&run=nix": "no run nix here",
+    "page=map&view=nix": "no view nix here",
+}
+
+
+def test_an_unknown_address_is_an_error_and_never_another_page(see):
+    seen = see("unknown", " ".join(UNKNOWN))
+    for (query, expected), told in zip(UNKNOWN.items(), seen["told"], strict=True):
+        assert len(told) == 1 and expected in told[0], query
+    assert seen["alerts"] == 0 and seen["query"] == "?page=map"
+
+
+def test_where_two_sweeps_are_served_tables_say_which_a_run_is_of(see):
+    seen = see("sweeps")
+    first, *others = seen["predictions"]
+    assert set(others) == {first, "again"}
+    assert seen["board"].startswith(f"Runs of {first}: out-of-fold")
+    assert seen["run"] == f" of {first}" and seen["map"] == 1
 
 
 def test_an_old_bookmark_asks_for_the_token_and_opens_with_it(see):

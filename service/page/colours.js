@@ -68,7 +68,7 @@ function byNumber(name, numbers, write, centred) {
   return {
     packed,
     legend: withMissing(legend, numbers.length - sorted.length),
-    text: i => (Number.isFinite(numbers[i]) ? write(numbers[i]) : "–"),
+    text: i => (Number.isFinite(numbers[i]) ? write(numbers[i]) : "not known"),
   };
 }
 
@@ -88,7 +88,7 @@ function byCategory(name, values) {
     empty = values.filter(value => !value).length;
   if (others) chips.push(chip(none, `${counts.size - names.length} others (${others})`));
   const legend = el("div", { class: "legend" }, el("span", { class: "legend-name" }, name), ...chips);
-  return { packed, legend: withMissing(legend, empty), text: i => values[i] || "–" };
+  return { packed, legend: withMissing(legend, empty), text: i => values[i] || "not known" };
 }
 
 function chip(packed, text) {

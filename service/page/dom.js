@@ -1,8 +1,10 @@
 // Elements and the few pieces every view is made of. Text comes in as text nodes only, so nothing needs escaping.
 
 import { here } from "./api.js";
+import { href } from "./state.js";
 
 const SVG = "http://www.w3.org/2000/svg",
+  UNKNOWN = "not known",
   LONG = 18; // letters of a fact that takes a line of its own where there is little room
 
 /** An element. Attributes that are functions are listeners (`onclick`); null and false are left out. */
@@ -23,9 +25,9 @@ export const say = text => {
   document.getElementById("status").textContent = text;
 };
 
-/** A number short enough to read; a dash for what is not there. */
+/** A number short enough to read. */
 export function num(value, digits = 4) {
-  if (value === null || value === undefined || value === "") return "–";
+  if (value === null || value === undefined || value === "") return UNKNOWN;
   if (typeof value !== "number") return String(value);
   if (!Number.isFinite(value)) return "not finite";
   const size = Math.abs(value);
@@ -45,14 +47,14 @@ export function alike(values, digits = 4) {
   return value => (Number.isFinite(value) ? fixed(value, most) : num(value));
 }
 
-export const fixed = (value, decimals) => (Number.isFinite(value) ? value.toFixed(decimals).replace("-", "−") : "–");
+export const fixed = (value, decimals) => (Number.isFinite(value) ? value.toFixed(decimals).replace("-", "−") : UNKNOWN);
 /** Of a target: grams, where its name ends so, to a tenth; what else there is to three digits, its unit is not known. */
 export const unitOf = name => (name.endsWith("_g") ? " g" : "");
 export const amount = (name, value) => (unitOf(name) ? fixed(value, 1) : num(value, 3));
-export const withUnit = (name, value) => `${amount(name, value)}${unitOf(name)}`;
+export const withUnit = (name, value) => `${amount(name, value)}${Number.isFinite(value) ? unitOf(name) : ""}`;
 export const axisOf = name => (unitOf(name) ? ", g" : "");
 export const signed = (name, value) =>
-  typeof value === "number" ? `${value < 0 ? "−" : "+"}${amount(name, Math.abs(value))}` : "–";
+  typeof value === "number" ? `${value < 0 ? "−" : "+"}${amount(name, Math.abs(value))}` : UNKNOWN;
 export const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 /** A column as people read it: without its unit, which stands with the numbers. */
 export const plain = name => name.replace(/_g$/, "").replace(/_/g, " ");
@@ -121,6 +123,7 @@ export function problem(err) {
     { class: "problem", role: "alert" },
     el("p", {}, el("strong", {}, err.message)),
     err.hint ? el("p", {}, err.hint) : null,
+    err.without ? el("p", {}, el("a", { href: href({ [err.without]: null }) }, `Open without this ${err.without}`)) : null,
   );
 }
 

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { el, problem, say, select } from "./dom.js";
-import { go, href, onChange, read } from "./state.js";
+import { given, go, href, onChange, read, refused } from "./state.js";
 import * as map from "./views/map.js";
 import * as overview from "./views/overview.js";
 import * as photograph from "./views/photograph.js";
@@ -21,13 +21,14 @@ async function show() {
   const { signal } = running,
     y = history.state?.y ?? 0,
     state = read(),
-    page = Object.hasOwn(VIEWS, state.page ?? "overview") ? (state.page ?? "overview") : "overview";
+    page = state.page || "overview";
   navigation(page);
   try {
+    given(state, "page", Object.keys(VIEWS));
     const { stores, sweeps: all, failing } = await get("/v1/stores", signal);
     if (!stores.length && failing.length) throw refused(failing[0].message, "");
-    const store = chosen(stores, state.store, "store"),
-      sweep = all.length ? chosen(all, state.sweep, "sweep") : null;
+    const store = chosen(stores, state, "store"),
+      sweep = chosen(all, state, "sweep");
     chooser(stores, store);
     const body = await VIEWS[page].show({ state, signal, store, sweep, sweeps: all, failing });
     if (signal.aborted) return;
@@ -35,7 +36,8 @@ async function show() {
     document.title = `${body.title} – biomass`;
   } catch (err) {
     if (err.name === "AbortError" || signal.aborted) return;
-    main.replaceChildren(el("h1", { tabindex: -1 }, NAMES[page]), problem(err));
+    main.replaceChildren(el("h1", { tabindex: -1 }, NAMES[page] ?? "Not found"), problem(err));
+    document.title = "Not found – biomass";
     if (!err.kind) console.error(err);
   }
   scrollBack(y, signal);
@@ -61,15 +63,12 @@ function arrive() {
   say(document.title);
 }
 
-/** The one of that name, or the first where no name is given. */
-function chosen(all, name, what) {
-  const found = name ? all.find(each => each.name === name) : all[0];
-  if (found) return found;
-  throw refused(`no ${what} ${name ?? ""} is served`, all.length ? `There is ${all.map(each => each.name).join(", ")}.` : "");
+/** The one that the address names, or the first where it names none; null where none is served. */
+function chosen(all, state, what) {
+  const names = all.map(each => each.name),
+    name = given(state, what, names) ?? names[0];
+  return all.find(each => each.name === name) ?? null;
 }
-
-/** An error that is told, as those of the server are. */
-const refused = (message, hint) => Object.assign(new Error(message), { kind: "not-found", hint });
 
 function navigation(page) {
   const links = Object.entries(NAMES).map(([key, text]) =>

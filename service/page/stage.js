@@ -5,7 +5,7 @@ import { photographLink } from "./cards.js";
 import { gradient, viridis } from "./colours.js";
 import { count, el, fixed, num, problem, say, section, select } from "./dom.js";
 import { drawHeat, ends, patchOf, placeCell } from "./heatmap.js";
-import { put } from "./state.js";
+import { given, put, refused } from "./state.js";
 
 const LAYERS = {
   pca: "principal components",
@@ -24,7 +24,9 @@ export class Stage {
     [this.rows, this.columns] = about.grid;
     Object.assign(this, { store, about, signal, view, others, turn: 0, values: null });
     this.patch = this.cursor = patchOf(state.patch, this.rows, this.columns);
-    this.layer = Object.hasOwn(LAYERS, state.layer ?? "") ? state.layer : this.patch ? "similar" : "pca";
+    if (state.patch && !this.patch)
+      throw refused(`there is no patch ${state.patch} here`, `There are ${this.rows} rows and ${this.columns} columns.`, "patch");
+    this.layer = given(state, "layer", Object.keys(LAYERS)) ?? (this.patch ? "similar" : "pca");
     this.fade = state.fade >= 0 && state.fade <= 1 ? Number(state.fade) : FADE;
     this.canvas = el("canvas", { class: "layer", "aria-hidden": "true" });
     this.cell = el("i", { class: "cell" });

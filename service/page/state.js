@@ -1,9 +1,23 @@
 // The address is the state: what is shown stands in the query, so that a bookmark shows it again.
 
-const follow = new Set();
+const follow = new Set(),
+  MOST_TOLD = 8; // names in an error
 
 /** The state as an object of strings. */
 export const read = () => Object.fromEntries(new URLSearchParams(location.search));
+
+/** An error that is told, as those of the server are. without: key of the state that one may leave out. */
+export const refused = (message, hint = "", without = null) =>
+  Object.assign(new Error(message), { kind: "not-found", hint, without });
+
+/** What the address gives for a key, which is one of `known`; undefined where it gives nothing, an error where it gives another. */
+export function given(state, key, known) {
+  const value = state[key];
+  if (!value || known.includes(value)) return value || undefined;
+  const some = known.slice(0, MOST_TOLD).join(", "),
+    others = known.length > MOST_TOLD ? ", …" : "";
+  throw refused(`there is no ${key} ${value} here`, some && `There is ${some}${others}.`, key);
+}
 
 /** The address of a state changed by `changes`; null takes a key out. Keys of other pages stay only if named in `keep`. */
 export function href(changes, keep = null) {

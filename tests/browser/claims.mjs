@@ -224,6 +224,30 @@ const CLAIMS = {
     return { told };
   },
 
+  async unknown(browser) {
+    const page = await open(browser, ""),
+      told = [];
+    for (const query of word.split(" ")) {
+      await arrive(page, `/?${query}`);
+      told.push(await page.locator("[role=alert]").allTextContents());
+    }
+    expect(404);
+    await page.locator("[role=alert] a").click(); // the way out
+    await drawn(page);
+    return { told, alerts: await page.locator("[role=alert]").count(), query: new URL(page.url()).search };
+  },
+
+  async sweeps(browser) {
+    const page = await open(browser, "page=photograph"),
+      tables = page.locator("table[aria-label^=Predicted]"),
+      predictions = await tables.locator("td.text").allTextContents();
+    await arrive(page, "/?page=sweeps");
+    const board = await page.locator("table").first().getAttribute("aria-label"),
+      run = await page.locator("h2 .muted").textContent();
+    await arrive(page, "/?page=map&colour=error:Dry_Dead_g");
+    return { predictions, board, run, map: await page.locator("label:has-text('Run of')").count() };
+  },
+
   async token(browser) {
     const page = await listened(browser, { viewport: NARROW, colorScheme: "dark" });
     await page.goto(`${home}?page=map&token=old&colour=Dry_Dead_g`);

@@ -5,22 +5,23 @@ import { hoverCard } from "../cards.js";
 import { dark, scale } from "../colours.js";
 import { count, el, plain, problem, select, signed, twins, unitOf } from "../dom.js";
 import { Scatter } from "../scatter.js";
-import { go, photographHref, put } from "../state.js";
+import { given, go, photographHref, put, refused } from "../state.js";
 
-const METHODS = [
-  ["pca", "PCA"],
-  ["umap", "UMAP"],
-  ["tsne", "t-SNE"],
-];
+const METHODS = { pca: "PCA", umap: "UMAP", tsne: "t-SNE" };
+const ERROR = "error:"; // and a target: the colour is what a run makes of it
 const NEVER = new Set(["image_id", "path", "sha256", "status"]); // columns that tell nothing as a colour
 const HINT = "drag to move, wheel, fingers or + and − to zoom; a click opens a photograph";
 
-export async function show({ state, signal, store, sweep }) {
+export async function show({ state, signal, store, sweep, sweeps }) {
   const about = sweep ? get(sweep.url, signal) : Promise.resolve({ runs: [] }); // the map does not wait for it
   const names = (await get(`${store.url}/catalog.json?limit=1`, signal)).columns;
-  const colour = state.colour ?? (await firstColour(store, names, signal));
-  const chosen = { method: state.method ?? "pca", view: state.view ?? store.views[0], colour, run: state.run };
-  const map = new PhotographMap({ signal, store, sweep, chosen, names, about });
+  const colour = state.colour ?? (await firstColour(store, names, signal)),
+    method = given(state, "method", Object.keys(METHODS)) ?? "pca",
+    view = given(state, "view", store.views) ?? store.views[0];
+  if (!colour.startsWith(ERROR)) given({ colour }, "colour", names);
+  const chosen = { method, view, colour, run: state.run },
+    among = sweeps.length > 1 ? sweep.name : null;
+  const map = new PhotographMap({ signal, store, sweep, among, chosen, names, about });
   map.draw(parsed(state.box));
   return { title: "Map", content: map.content };
 }
@@ -37,8 +38,8 @@ function parsed(text) {
 }
 
 class PhotographMap {
-  constructor({ signal, store, sweep, chosen, names, about }) {
-    Object.assign(this, { signal, store, sweep, chosen, names, turn: 0, ids: [], texts: () => [] });
+  constructor({ signal, store, sweep, among, chosen, names, about }) {
+    Object.assign(this, { signal, store, sweep, among, chosen, names, turn: 0, ids: [], texts: () => [] });
     this.note = el("div", { class: "map-note" });
     this.links = el("div");
     this.chart = new Scatter({
@@ -72,7 +73,7 @@ class PhotographMap {
     return el(
       "div",
       { class: "controls" },
-      select("Method", METHODS, chosen.method, method => this.#choose({ method, box: null })),
+      select("Method", Object.entries(METHODS), chosen.method, method => this.#choose({ method, box: null })),
       select(
         "View",
         store.views.map(name => [name, name]),
@@ -88,13 +89,14 @@ class PhotographMap {
   #offer(runs, best, learned = []) {
     const { chosen } = this,
       targets = this.names.filter(name => learned.includes(name)); // in the catalog's order
-    chosen.run = [chosen.run, best, runs[0]].find(name => runs.includes(name));
+    chosen.run = given(chosen, "run", runs) ?? [best, runs[0]].find(name => runs.includes(name));
+    if (this.#target) given(chosen, "colour", targets.map(target => `${ERROR}${target}`));
     if (!runs.length || !targets.length) return;
     const named = target => `${this.classes.includes(target) ? "probability of the true" : "error of"} ${plain(target)}`;
-    const option = target => el("option", { value: `error:${target}`, selected: target === this.#target }, named(target));
+    const option = target => el("option", { value: `${ERROR}${target}`, selected: target === this.#target }, named(target));
     this.colourField.querySelector("select").append(el("optgroup", { label: "Out of fold" }, targets.map(option)));
     this.runField = select(
-      "Run",
+      this.among ? `Run of ${this.among}` : "Run",
       runs.map(name => [name, name]),
       chosen.run,
       run => this.#choose({ run }),
@@ -112,7 +114,7 @@ class PhotographMap {
 
   /** The target whose error is the colour, if one's is. */
   get #target() {
-    return this.chosen.colour.startsWith("error:") ? this.chosen.colour.slice("error:".length) : null;
+    return this.chosen.colour.startsWith(ERROR) ? this.chosen.colour.slice(ERROR.length) : null;
   }
 
   /** Ask for what is chosen and draw it; an answer that another choice overtook is dropped. */
@@ -155,7 +157,7 @@ class PhotographMap {
 
   async #error(ids, target) {
     await this.ready;
-    if (!this.chosen.run) throw Object.assign(new Error("no served sweep has predictions out of fold"), { kind: "not-found" });
+    if (!this.chosen.run) throw refused("no served sweep has predictions out of fold");
     const oofs = `${this.sweep.url}/runs/${encodeURIComponent(this.chosen.run)}/oof.json`,
       url = withQuery(oofs, { averaged: 1, weights: "last" });
     const oof = await table(url, this.signal);

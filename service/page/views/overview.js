@@ -8,7 +8,7 @@ import { day, dayText, monthTicks } from "../dates.js";
 import { alike, amount, axisOf, bytes, unitOf, withUnit } from "../dom.js";
 import { el, facts, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { Scatter } from "../scatter.js";
-import { go, href, photographHref, put, read } from "../state.js";
+import { given, go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
 const MOST_ODD = 6;
@@ -116,10 +116,11 @@ async function targets(state, store, about, signal) {
   const targets = names.filter(name => targetsOf(about).includes(name)); // in the catalog's order
   if (!targets.length) return [byClass(about), twins(url, "Catalog")];
   const place = el("div", { class: "beside" });
-  let chosen = targets.includes(state.target) ? state.target : about.target;
+  let chosen = given(state, "target", targets) ?? about.target;
   const draw = async () => {
     const columns = ["image_id", "State", "Sampling_Date", chosen].filter(name => names.includes(name));
     const rows = await table(`${url}?columns=${columns.map(encodeURIComponent).join(",")}`, signal);
+    given(read(), "state", [...new Set(rows.column("State"))].filter(Boolean));
     const dates = byDate(store, about, rows, chosen),
       only = name => {
         put({ state: name }, { replace: true });

@@ -5,13 +5,14 @@ import { span, track } from "../bars.js";
 import { photographLink } from "../cards.js";
 import { alike, amount, el, facts, fixed, num, plain, problem, section, signed, twins, unitOf, withUnit } from "../dom.js";
 import { Stage } from "../stage.js";
-import { go, href, put } from "../state.js";
+import { given, go, href, put, refused } from "../state.js";
 import { sortable } from "../table.js";
 
 const OWN = ["path", "sha256", "width", "height", "status"]; // columns that a store adds to the catalog
 
-export async function show({ state, signal, store }) {
-  const id = state.image ?? (await firstId(store, signal));
+export async function show({ state, signal, store, sweeps }) {
+  const view = given(state, "view", store.views) ?? store.views[0],
+    id = state.image ?? (await firstId(store, signal));
   let about;
   try {
     about = await get(imageUrl(store, id), signal);
@@ -19,8 +20,7 @@ export async function show({ state, signal, store }) {
     if (!err.kind) throw err;
     return { title: id, content: [around({ previous: null, next: null }, "Other photographs"), problem(err)] };
   }
-  const others = el("div"),
-    view = store.views.includes(state.view) ? state.view : store.views[0];
+  const others = el("div");
   const stage = store.has_patches ? new Stage({ store, about, state, signal, view, others }) : picture(store, about);
   const near = about.nearest.map(each => photographLink(store, each.image_id, [`similarity ${fixed(each.similarity, 3)}`]));
   const left = el("div", {}, around(about, "Photographs in the store's order"), stage.root, others);
@@ -28,7 +28,7 @@ export async function show({ state, signal, store }) {
     title: about.image_id,
     content: [
       el("div", { class: "photograph" }, left, el("div", { class: "side" }, labels(about))),
-      predictions(store, about),
+      predictions(store, about, sweeps.length > 1),
       store.has_patches
         ? section(
             "Views",
@@ -49,7 +49,7 @@ export async function show({ state, signal, store }) {
 async function firstId(store, signal) {
   const rows = await get(`${store.url}/catalog.json?columns=image_id,sealed&limit=1000`, signal);
   const found = rows.rows.find(([, sealed]) => sealed) ?? rows.rows[0];
-  if (!found) throw Object.assign(new Error(`${store.name} has no photographs`), { kind: "not-found" });
+  if (!found) throw refused(`${store.name} has no photographs`);
   return found[0];
 }
 
@@ -132,7 +132,7 @@ function label(name, value) {
 }
 
 /** A row a run, a column a target: what was predicted while the photograph was held out, and how far that is off. */
-function predictions(store, about) {
+function predictions(store, about, severalSweeps) {
   const all = about.predictions;
   if (!all.length)
     return section("Predictions out of fold", el("p", { class: "muted" }, "No served sweep predicts this photograph."));
@@ -150,6 +150,7 @@ function predictions(store, about) {
       text: true,
       show: row => el("a", { class: "run", href: href({ page: "sweeps", sweep: row.sweep, run: row.run }, ["store"]) }, row.run),
     },
+    ...(severalSweeps ? [{ title: "Sweep", of: row => row.sweep, text: true }] : []),
     ...targets.map(target =>
       column(
         target,

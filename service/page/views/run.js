@@ -8,7 +8,7 @@ import { el, pending, plain, say, select, subsection, twins } from "../dom.js";
 import { lines } from "../lines.js";
 import { Scatter } from "../scatter.js";
 import { nameOfScore } from "../scores.js";
-import { go, photographHref, put } from "../state.js";
+import { given, go, photographHref, put } from "../state.js";
 import { sortable } from "../table.js";
 
 const FIRST_WORST = 12,
@@ -17,7 +17,7 @@ const CURVES_TOLD = `Thick: all folds together; thin, in its colour: each fold. 
   fold held out, the worst first, as the last epoch predicts them: of the others no predictions are kept.`;
 
 /** Elements of one run; each part loads, and fails, by itself: a sweep may still be training. */
-export function run({ state, signal, store, sweep, about, name }) {
+export function run({ state, signal, store, sweep, about, name, among }) {
   const url = `${sweep.url}/runs/${encodeURIComponent(name)}`,
     shown = { target: state.target, split: state.fold ?? "" };
   const view = { url, signal, store, about, shown, drawOof: () => {}, markCurves: () => {}, toWorst: () => {} };
@@ -30,7 +30,7 @@ export function run({ state, signal, store, sweep, about, name }) {
     await view.drawOof();
   };
   return [
-    el("h2", {}, name),
+    el("h2", {}, name, among ? el("span", { class: "muted" }, ` of ${among}`) : null),
     pending(() => curves(view), "Loading curves …"),
     pending(() => outOfFold(view), "Loading predictions …"),
   ];
@@ -53,8 +53,8 @@ async function outOfFold(view) {
   const there = new Set(all.map(row => row.target)),
     targets = about.targets.filter(target => there.has(target)),
     splits = await splitsOf(view, all);
-  if (!targets.includes(shown.target)) shown.target = targets.includes(about.target) ? about.target : targets[0];
-  if (!splits.includes(shown.split)) shown.split = "";
+  shown.target = given(shown, "target", targets) ?? (targets.includes(about.target) ? about.target : targets[0]);
+  given({ fold: shown.split }, "fold", splits);
   const tables = targets.filter(target => isClass(all, target)).map(target => confusion(all, target)),
     numbers = targets.filter(target => !isClass(all, target)).map(target => oofChart(store, all, target)),
     charts = [...numbers, ...tables],

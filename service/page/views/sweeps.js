@@ -4,7 +4,7 @@ import { get, table } from "../api.js";
 import { span, track } from "../bars.js";
 import { el, facts, fixed, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { nameOfScore } from "../scores.js";
-import { go, href } from "../state.js";
+import { given, go, href } from "../state.js";
 import { sortable } from "../table.js";
 import { run } from "./run.js";
 
@@ -17,7 +17,8 @@ export async function show({ state, signal, store, sweep, sweeps }) {
     return { title: "Sweeps", content: [el("p", {}, "No sweep is served. Start the service with --sweep DIR to see one here.")] };
   const about = await get(sweep.url, signal),
     names = about.runs.map(each => each.name);
-  const chosen = [state.run, about.best, names[0]].find(name => names.includes(name));
+  const chosen = given(state, "run", names) ?? [about.best, names[0]].find(name => names.includes(name)),
+    among = sweeps.length > 1 ? sweep.name : null;
   return {
     title: sweep.name,
     content: [
@@ -32,14 +33,15 @@ export async function show({ state, signal, store, sweep, sweeps }) {
       settings(about),
       section(
         "Leaderboard",
-        pending(() => board(sweep, about, chosen, signal)),
+        pending(() => board(sweep, about, chosen, among, signal)),
       ),
-      chosen ? el("section", {}, run({ state, signal, store, sweep, about, name: chosen })) : null,
+      chosen ? el("section", {}, run({ state, signal, store, sweep, about, name: chosen, among })) : null,
     ],
   };
 }
 
-async function board(sweep, about, chosen, signal) {
+/** among: name of the sweep where there are others. */
+async function board(sweep, about, chosen, among, signal) {
   const url = `${sweep.url}/leaderboard.json`;
   try {
     const found = await table(url, signal);
@@ -49,6 +51,7 @@ async function board(sweep, about, chosen, signal) {
         found.names,
         chosen,
         about,
+        among,
       ),
       twins(url, "Leaderboard"),
     ];
@@ -99,10 +102,12 @@ function partTitle(name) {
 
 const title = text => text[0].toUpperCase() + text.slice(1);
 
-const vsBest = ({ vs_best: difference, low, high }) =>
-  Number.isFinite(difference) ? `${fixed(difference, 4)} [${fixed(low, 3)}, ${fixed(high, 3)}]` : "–";
+function vsBest({ vs_best: difference, low, high }) {
+  const interval = [low, high].every(Number.isFinite) ? ` [${fixed(low, 3)}, ${fixed(high, 3)}]` : ", interval not known";
+  return Number.isFinite(difference) ? `${fixed(difference, 4)}${interval}` : "not known";
+}
 
-function leaderboard(rows, names, chosen, about) {
+function leaderboard(rows, names, chosen, about, among) {
   const runs = new Set(about.runs.map(({ name }) => name)); // a blend has no page of its own
   const first = about.chosen ?? about.best; // what the others are compared with
   const whisker = row => [row.score_last - (row.sd_last ?? 0), row.score_last + (row.sd_last ?? 0)];
@@ -155,7 +160,7 @@ function leaderboard(rows, names, chosen, about) {
       title: name.replace(/^.*\./, ""),
       of: row => row[name],
       text: rows.some(row => typeof row[name] === "string"),
-      show: row => num(row[name]),
+      show: row => (runs.has(row.name) ? num(row[name]) : "–"), // a baseline has no settings
     })),
     ...names
       .filter(name => PARTS.test(name) && name !== "score_last" && name !== "score_best")
@@ -167,6 +172,6 @@ function leaderboard(rows, names, chosen, about) {
   ];
   const what = spread ? "mean ± sd over repeats" : "of one repeat, so without ± sd";
   const direction = about.larger_is_better ? "" : ", smaller is better";
-  const told = `Out-of-fold ${score}${direction}, ${what}; pale: told apart from the best${marks.length ? `; upright lines: ${drawn.map(row => `${row.name} ${num(row.score_last, 3)}`).join(", ")}` : ""}`;
+  const told = `${among ? `Runs of ${among}: out` : "Out"}-of-fold ${score}${direction}, ${what}; pale: told apart from the best${marks.length ? `; upright lines: ${drawn.map(row => `${row.name} ${num(row.score_last, 3)}`).join(", ")}` : ""}`;
   return sortable(told, columns, rows, { mark: row => (row.name === chosen ? "chosen" : null) });
 }
