@@ -11,6 +11,7 @@ import click
 from featurestore.commands import build, copy, show, weights
 from featurestore.commands.doctor import doctor
 from featurestore.commands.options import HELP
+from featurestore.commands.running import WORDS
 from featurestore.disk.messages import secure_standard_streams
 from featurestore.disk.threads import wait_asleep
 from predictor.bundle.command import bundle
@@ -27,6 +28,10 @@ class _Main(click.Group):
         secure_standard_streams()
         wait_asleep()
         return super().main(*args, **options)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = list(args)
+        return super().parse_args(ctx, args)
 
 
 @click.group(cls=_Main, context_settings=HELP)

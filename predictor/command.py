@@ -16,7 +16,7 @@ from featurestore.commands.options import (
     precision_option,
     split_numbers,
 )
-from featurestore.commands.running import one_line_errors
+from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
 
 
@@ -116,7 +116,7 @@ def predict(folds: str | None, out: Path | None, oof: bool, **options: Any) -> N
     For example: `biomass predict --tta 4 --data data`. With --out NAME.csv the wide table goes to
     NAME.predictions.csv, by default to predictions.csv.
     """
-    with one_line_errors("with --resume the same command goes on from here"):
+    with one_line_errors(with_same_command("--resume")):
         with quick_imports():
             from featurestore.disk.messages import say
             from predictor.end_to_end import predict_to_file

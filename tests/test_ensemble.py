@@ -3,6 +3,7 @@ be used."""
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -416,7 +417,8 @@ def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path, pr
             assert process.poll() is None, process.stderr.read()
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 143
-        assert "with --resume the same command goes on" in process.stderr.read()
+        said = process.stderr.read()
+        assert re.search(r"go on with:\n(biomass predict|python -m predictor) .* --resume\n", said)
     assert not (tmp_path / "s.csv").exists()
 
 

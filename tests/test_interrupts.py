@@ -163,7 +163,7 @@ def test_L2_a_signal_ends_the_step_and_leaves_a_checkpoint(
             patch, module, "train_step", 3, lambda: [signal.raise_signal(number) for _ in range(3)]
         )
         said = biomass(*command, code=128 + number).stderr
-    assert said.count("stopping; biomass train --resume") == 1
+    assert said.count("go on with:\nbiomass train --resume") == 1
     (checkpoint,) = checkpoints(tmp_path / "runs")
     assert n_batches(checkpoint) == 3
     assert_goes_on(tmp_path / "runs", whole)
@@ -174,7 +174,8 @@ def test_L2_other_commands_end_at_once(built, tmp_path, keyboard, monkeypatch, n
     """What is copied so far is kept."""
     at_call(monkeypatch, Reader, "rows", 3, lambda: signal.raise_signal(number))
     said = biomass("store", "convert", built, tmp_path / "f.zarr", code=128 + number).stderr
-    assert "stopping; the same command goes on from here" in said
+    typed = f"biomass store convert {built} {tmp_path / 'f.zarr'}"
+    assert f"stopping; go on with:\n{typed}\n" in said
     assert FeatureStore.open(tmp_path / "f.zarr").n_sealed == 2
 
 
@@ -254,7 +255,7 @@ def test_L3_a_stopped_cell_leaves_a_checkpoint(given, whole, tmp_path, keyboard,
         run_sweep(given, tmp_path, "cpu", progress=False)
     (folder,) = tmp_path.iterdir()
     assert (
-        f"stopping after this step; biomass train --resume {folder} goes on from here"
+        f"stopping after this step, once more interrupts at once; go on with:\nbiomass train --resume {folder}\n"
         in capsys.readouterr().err
     )
     (checkpoint,) = checkpoints(tmp_path)

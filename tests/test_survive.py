@@ -143,7 +143,7 @@ def stopped(store, tmp_path_factory):
 
 def test_sigterm_sent_twice_leaves_a_checkpoint_and_143(stopped):
     folder, code, message = stopped
-    assert code == 143 and f"stopping; biomass train --resume {folder} goes on from here" in message
+    assert code == 143 and f"go on with:\nbiomass train --resume {folder}\n" in message
     assert list(folder.glob("checkpoints/*.safetensors")) and not (folder / "summary.json").exists()
 
 
@@ -175,7 +175,7 @@ def test_a_refit_asked_of_a_finished_sweep_is_gone_on_with_in_the_same_way(
         lambda *_: signal.raise_signal(signal.SIGINT) or check_interrupt(),
     )
     said = biomass("train", "--resume", folder, "--fold", "all", code=130).stderr
-    assert f"stopping; biomass train --resume '{folder}' --fold all goes on from here" in said
+    assert f"; go on with:\nbiomass train --resume '{folder}' --fold all\n" in said
 
 
 REPEATED = """

@@ -18,7 +18,7 @@ from featurestore.commands.options import (
     reserve_option,
     skip_missing_option,
 )
-from featurestore.commands.running import one_line_errors
+from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
 
 
@@ -99,7 +99,7 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
 
     For example: `biomass store build --data data --out features.h5`.
     """
-    with one_line_errors("the same command goes on from here"):
+    with one_line_errors(with_same_command()):
         with quick_imports():
             from featurestore.disk.yaml import read_yaml
             from featurestore.write.build import build_store
@@ -157,7 +157,7 @@ def store_import(folder: Path, **options: Any) -> None:
     FOLDER holds a file {image_id}.npz per image, with arrays cls_0, patches_0, cls_1, ... Goes on
     where it stopped.
     """
-    with one_line_errors("the same command goes on from here"):
+    with one_line_errors(with_same_command()):
         from featurestore.manage.npz import import_npz
 
         click.echo(import_npz(folder, **options))
@@ -195,7 +195,7 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
 
     Also with other labels. The backbone works on what is new alone.
     """
-    with one_line_errors("the same command goes on from here"):
+    with one_line_errors(with_same_command()):
         from featurestore.manage.extend import extend_store
 
         click.echo(extend_store(source, out, **options))

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from featurestore.commands.options import ANY, STORE, reserve_option, split_numbers, split_words
-from featurestore.commands.running import one_line_errors
+from featurestore.commands.running import one_line_errors, with_same_command
 
 
 @click.command("convert")
@@ -41,7 +41,7 @@ def store_convert(
 
     HDF5 to Zarr or back, some images, views or layers, or to an archive and back.
     """
-    after = "nothing is left of it" if options["codec"] else "the same command goes on from here"
+    after = "nothing is left of it" if options["codec"] else with_same_command()
     with one_line_errors(after):
         from featurestore.errors import UsageError
         from featurestore.manage.transfer import convert, open_store_or_archive
@@ -75,7 +75,7 @@ def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
 
     For example, of parts that were built on other machines. Takes all their sealed images.
     """
-    with one_line_errors("the same command goes on from here"):
+    with one_line_errors(with_same_command()):
         from featurestore.manage.transfer import merge
         from featurestore.store import FeatureStore
 

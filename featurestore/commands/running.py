@@ -1,5 +1,6 @@
 """How a command runs: errors become one line and an exit code, signals end it in order."""
 
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -7,10 +8,24 @@ from contextlib import contextmanager
 
 import click
 
-from featurestore.disk.interrupts import stopped_by_signals
+from featurestore.disk.interrupts import go_on_with, stopped_by_signals
 from featurestore.disk.messages import show_crashes
 from featurestore.disk.refusals import as_ours
 from featurestore.disk.threads import check_thread
+
+WORDS = "biomass.words"
+"""Key of click's `meta` under which the outermost command keeps the words that were typed."""
+
+
+def with_same_command(*more: str) -> str:
+    """A way on after a signal: what was typed, and options that it lacked."""
+    context = click.get_current_context().find_root()
+    words = context.meta.get(WORDS, sys.argv[1:])
+    lacking = [option for option in more if option not in words]
+    # as it was started, where that is no installed program
+    name = context.info_name or ""
+    program = name if name.startswith("python -m") else "biomass"
+    return go_on_with(f"{program} {shlex.join([*words, *lacking])}")
 
 
 @contextmanager

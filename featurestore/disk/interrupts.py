@@ -73,7 +73,7 @@ def patient_keyboard(way_on: str) -> Iterator[None]:
         global _stop
         _stop = KeyboardInterrupt
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        say(f"stopping after this step{_then(way_on)}; once more interrupts at once")
+        say(f"stopping after this step, once more interrupts at once{_then(way_on)}")
 
     signal.signal(signal.SIGINT, note)
     try:
@@ -136,10 +136,8 @@ class _Handler:
         if not is_first:
             return
         _stop = partial(SystemExit, 128 + number)
-        say(
-            f"stopping{_then(self._after or _way_on)}"
-            + (f"; once more after {GRACE_S} s kills" if _deferred else "")
-        )
+        kills = f", once more after {GRACE_S} s kills" if _deferred else ""
+        say(f"stopping{kills}{_then(self._after or _way_on)}")
         if not _deferred:
             check_interrupt()
 
@@ -150,6 +148,11 @@ class _Handler:
         elif now >= self._kills_from_s:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+
+def go_on_with(command: str) -> str:
+    """A way on: a command on a line of its own, to be pasted."""
+    return f"go on with:\n{command}"
 
 
 def _then(way_on: str) -> str:

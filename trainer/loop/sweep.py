@@ -17,7 +17,7 @@ import torch
 
 from featurestore.disk.durable import locked
 from featurestore.disk.durations import duration
-from featurestore.disk.interrupts import check_interrupt, deferred_interrupts
+from featurestore.disk.interrupts import check_interrupt, deferred_interrupts, go_on_with
 from featurestore.disk.messages import new_bar
 from featurestore.errors import InputError, list_some
 from trainer.data.dataset import inputs_of
@@ -96,7 +96,7 @@ def train_sweep(
     """
     keep_freed_memory()
     option = " --fold all" if refits and sweep.base.cv.fold != "all" else ""
-    way_on = f"biomass train --resume {shlex.quote(str(folder.path))}{option} goes on from here"
+    way_on = go_on_with(f"biomass train --resume {shlex.quote(str(folder.path))}{option}")
     with locked(folder.path / "sweep"), deferred_interrupts(way_on):
         reader = sweep.reader()
         if folder.is_finished:
