@@ -30,7 +30,10 @@ def hostile(tmp_path_factory) -> Path:
     """A store whose catalog has markup where names should be."""
     path = tmp_path_factory.mktemp("hostile") / "hostile.h5"
     frame = tiny_frame().assign(
-        image_id=[f"{MARKUP}{i}" for i in range(5)], State=MARKUP, Sampling_Date="2015/9/4"
+        image_id=[f"{MARKUP}{i}" for i in range(5)],
+        State=MARKUP,
+        Sampling_Date="2015/9/4",
+        Notes="",
     )
     spec = tiny_spec(frame)
     with open_writer(path, spec, frame) as writer:
@@ -200,6 +203,11 @@ def test_where_two_sweeps_are_served_tables_say_which_a_run_is_of(see):
     assert set(others) == {first, "again"}
     assert seen["board"].startswith(f"Runs of {first}: out-of-fold")
     assert seen["run"] == f" of {first}" and seen["map"] == 1
+
+
+def test_a_colour_that_nothing_tells_says_so_and_has_no_legend(see, hostile):
+    seen = see("gray", hostile.stem)
+    assert "The catalog tells no Notes." in seen["told"] and seen["ramps"] == 0
 
 
 def test_an_old_bookmark_asks_for_the_token_and_opens_with_it(see):

@@ -248,6 +248,11 @@ const CLAIMS = {
     return { predictions, board, run, map: await page.locator("label:has-text('Run of')").count() };
   },
 
+  async gray(browser) {
+    const page = await open(browser, `store=${word}&page=map&colour=Notes`);
+    return { told: await page.locator(".map-note").textContent(), ramps: await page.locator(".ramp").count() };
+  },
+
   async token(browser) {
     const page = await listened(browser, { viewport: NARROW, colorScheme: "dark" });
     await page.goto(`${home}?page=map&token=old&colour=Dry_Dead_g`);

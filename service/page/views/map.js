@@ -134,7 +134,7 @@ class PhotographMap {
     }
   }
 
-  #show(points, { name, values, from = [`${this.store.url}/catalog.json`, "Catalog"], ...how }, box, url) {
+  #show(points, { name, values, none = `The catalog tells no ${name}.`, from = [`${this.store.url}/catalog.json`, "Catalog"], ...how }, box, url) {
     const colour = scale(name, values, how),
       there = value => value ?? NaN;
     this.ids = points.column("image_id");
@@ -144,7 +144,8 @@ class PhotographMap {
     const [x, y] = ["x", "y"].map(axis => Float32Array.from(points.column(axis), there));
     this.chart.set({ x, y, colours: colour.packed, box });
     const told = points.n ? `${count(points.n, "photograph")}; ${HINT}` : "No photograph is sealed yet.";
-    this.note.replaceChildren(colour.legend, el("p", { class: "muted" }, told));
+    const isTold = !points.n || values.some(value => value !== null && value !== "");
+    this.note.replaceChildren(isTold ? colour.legend : el("p", {}, none), el("p", { class: "muted" }, told));
     this.links.replaceChildren(twins(url, "Map"), twins(...from));
   }
 
@@ -169,6 +170,7 @@ class PhotographMap {
     return {
       name: isClass ? `probability of the true ${plain(target)}` : `${plain(target)}, predicted − true`,
       values: ids.map(id => byId.get(id) ?? null),
+      none: `The run ${this.chosen.run} predicts no ${plain(target)}, so that every point is gray: choose another run or colour.`,
       centred: !isClass,
       unit: unitOf(target),
       from: [url, "Predictions out of fold"],
