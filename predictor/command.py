@@ -13,6 +13,8 @@ from featurestore.commands.options import (
     allow_outside_option,
     csv_option,
     max_pixels_option,
+    offered,
+    offered_devices,
     precision_option,
     split_numbers,
 )
@@ -55,7 +57,11 @@ from featurestore.disk.imports import quick_imports
     type=click.Choice(["best", "last"]),
     help="Which epoch's heads.  [last, or a bundle's own]",
 )
-@click.option("--tta", help="Views to average: 1, 2, 4 or 8, or names with commas.  [4]")
+@click.option(
+    "--tta",
+    shell_complete=offered("1", "2", "4", "8"),
+    help="Views to average: 1, 2, 4 or 8, or names with commas.  [4]",
+)
 @click.option(
     "--average", type=click.Choice(["mean", "median"]), help="Over views and heads.  [mean]"
 )
@@ -73,6 +79,7 @@ from featurestore.disk.imports import quick_imports
     "--device",
     default="auto",
     show_default=True,
+    shell_complete=offered_devices,
     help="auto, cpu, cuda, cuda:N; several with commas.",
 )
 @precision_option("Of the backbone.  [the store's]")

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 from commands import biomass
+
+from cli import main
 
 ROOT = Path(__file__).parent.parent
 ASK = {  # what a shell does when its TAB key is pressed after `biomass sto`
@@ -44,6 +47,9 @@ def environment(tmp_path) -> dict[str, str]:
         ("completion z", ["zsh"]),
         ("train --pl", ["--plan"]),
         ("nothing", []),
+        ("train --device c", ["cpu", "cuda"]),
+        ("store build --device a", ["auto"]),
+        ("predict --tta 4", ["4"]),
     ],
 )
 @pytest.mark.parametrize("shell", list(ASK))
@@ -96,3 +102,11 @@ def test_help_says_where_the_script_goes():
 
 def test_another_shell_is_a_usage_error():
     assert "tcsh" in biomass("completion", "tcsh", code=2).output
+
+
+def test_tab_after_bundle_offers_commands_and_paths():
+    asked = ShellComplete(main, {}, "biomass", "_BIOMASS_COMPLETE")
+    found = [(item.value, item.type) for item in asked.get_completions(["bundle"], "ma")]
+    assert found == [("make", "plain"), ("ma", "file")]
+    words = [item.value for item in asked.get_completions(["bundle", "SWEEP"], "--o")]
+    assert words == ["--out"]

@@ -14,6 +14,7 @@ from featurestore.commands.options import (
     csv_option,
     device_option,
     max_pixels_option,
+    offered_devices,
     precision_option,
     reserve_option,
     skip_missing_option,
@@ -47,7 +48,7 @@ from featurestore.disk.imports import quick_imports
 @click.option("--views", help="How many of the 20 views, or their names with commas.  [20]")
 @click.option("--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]")
 @click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
-@click.option("--device", help="auto, cpu, cuda, cuda:N.  [auto]")
+@click.option("--device", shell_complete=offered_devices, help="auto, cpu, cuda, cuda:N.  [auto]")
 @precision_option(
     "What the backbone computes in. auto: the store's, in a new one half where it is fast and "
     "near.  [auto]",

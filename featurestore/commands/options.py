@@ -39,6 +39,17 @@ class StorePath(click.Path):
         return value if is_url(value) else super().convert(value, param, ctx)
 
 
+def offered(*words: str) -> Callable[..., list[str]]:
+    """For an option's `shell_complete`: what the TAB key offers."""
+
+    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+offered_devices = offered("auto", "cpu", "cuda")
+
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 """Settings of the outermost command: its options for help, and the width of the text."""
 
@@ -60,7 +71,11 @@ max_pixels_option = click.option(
     help="The most pixels that a photograph may have.  [the store's, 80 million at first]",
 )
 device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N."
+    "--device",
+    default="auto",
+    show_default=True,
+    shell_complete=offered_devices,
+    help="auto, cpu, cuda, cuda:N.",
 )
 reserve_option = click.option(
     "--reserve",

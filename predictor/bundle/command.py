@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from featurestore.commands.options import ANY, FILE, split_numbers
 from featurestore.commands.running import one_line_errors
@@ -15,6 +16,13 @@ class MakeByDefault(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = {*self.commands, *self.get_help_option_names(ctx)}
         return super().parse_args(ctx, args if not args or args[0] in known else ["make", *args])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            return found
+        sources = self.commands["make"].params[0]
+        return found + sources.shell_complete(ctx, incomplete)
 
 
 @click.group(cls=MakeByDefault)
