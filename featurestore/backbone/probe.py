@@ -1,5 +1,6 @@
 """How many tiles a device should take at once: tried, and capped by its memory."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -43,7 +44,10 @@ def probed(backbone: Backbone, fits: Callable[[Backbone], bool]) -> Backbone:
             break
         rows = [row] * tried.n_rows
         try:
-            seconds, n_bytes = lane.measure(partial(tried.encode, rows))
+            with warnings.catch_warnings():
+                # a trial that is halved is given up: nothing goes on with it
+                warnings.simplefilter("ignore")
+                seconds, n_bytes = lane.measure(partial(tried.encode, rows))
         except torch.OutOfMemoryError:
             break
         # halved, it did not fit
