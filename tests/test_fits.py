@@ -143,7 +143,8 @@ def test_the_board_tells_which_spaces_were_chosen(tmp_path, store, count):
     ]
 
 
-def test_fits_have_a_bar(given, tmp_path, capsys):
+def test_fits_have_a_bar(given, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("featurestore.disk.messages._is_terminal", lambda file: True)
     run_sweep(given, tmp_path, "cpu")
     assert f"{N_FITS}/{N_FITS}" in capsys.readouterr().err
 
