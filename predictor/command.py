@@ -124,13 +124,13 @@ def predict(folds: str | None, out: Path | None, oof: bool, **options: Any) -> N
     NAME.predictions.csv, by default to predictions.csv.
     """
     with one_line_errors(with_same_command("--resume")):
+        only_folds = split_numbers("--folds", folds, "0,2")
+        # below the check: a mistake in the options must not wait for torch
         with quick_imports():
             from featurestore.disk.messages import say
             from predictor.end_to_end import predict_to_file
 
-        code, written = predict_to_file(
-            out=out, oof=oof, folds=split_numbers("--folds", folds, "0,2"), say=say, **options
-        )
+        code, written = predict_to_file(out=out, oof=oof, folds=only_folds, say=say, **options)
         click.echo(written)
         sys.exit(code)
 

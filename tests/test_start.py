@@ -54,6 +54,30 @@ def test_the_plan_of_a_sweep_needs_torch_and_no_more(store, tmp_path):
     assert not there & {"torch._dynamo", "torch._inductor", "sympy", "triton"}
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["train"],
+        ["train", "--resume", ".", "--passes", "2"],
+        ["predict", "--data", ".", "--folds", "x"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_in_the_options_does_not_wait_for_torch(mistake):
+    program = PROGRAM.replace("main(sys", "try:\n    main(sys").replace(
+        "print(*", "except SystemExit as end:\n    print(end.code, file=sys.stderr)\nprint(*"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *mistake],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.startswith("error: ") and done.stderr.splitlines()[-1] == "2"
+    assert "torch" not in set(done.stdout.splitlines()[-1].split())
+
+
 def test_cycles_are_collected_again_after_imports():
     with quick_imports():
         assert not gc.isenabled()

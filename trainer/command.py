@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from featurestore.commands.options import ANY, FILE, FOLDER, StorePath, device_option, split_words
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
-from featurestore.errors import UsageError
+from featurestore.errors import IN_PART, InputError, UsageError
 
 
 class NamedStore(StorePath):
@@ -103,12 +103,6 @@ def train(
     For example: `biomass train --config configs/demo.yaml --store features.h5`.
     """
     with one_line_errors():  # what goes on after a signal is known once there is a sweep's folder
-        with quick_imports():
-            from featurestore.errors import IN_PART, InputError
-            from trainer.loop.grid import SweepConfig
-            from trainer.loop.prepare import prepare_sweep
-            from trainer.loop.sweep import describe_plan, run_sweep
-
         if (config is None) == (resume is None):
             raise UsageError(
                 "give --config FILE to begin a sweep, or --resume SWEEP to go on with one"
@@ -132,6 +126,12 @@ def train(
                 "or a file with one a line"
             )
         named, store = _by_name(stores)
+        # below the checks: a mistake in the options must not wait for torch
+        with quick_imports():
+            from trainer.loop.grid import SweepConfig
+            from trainer.loop.prepare import prepare_sweep
+            from trainer.loop.sweep import describe_plan, run_sweep
+
         if resume:
             from trainer.loop.resume import resume_sweep
 
