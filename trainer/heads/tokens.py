@@ -4,7 +4,7 @@ Weights stand on the left, (M, N) @ (N, D): where they are few MKL multiplies fr
 eight times as fast (2 weights: .07 ms a block, not .6), where they are many as fast.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
 
@@ -84,10 +84,7 @@ class StepTokens:
         counts_U : weights that count of each row; what comes of the others is not defined.
         """
         if self.is_gathered:
-            parts = []
-            for own, x_VPD in self._buffers():
-                parts.append(_product(w_UTMP[own].flatten(0, 1), x_VPD, self._multiply))
-            return _joined(parts).unflatten(0, w_UTMP.shape[:2])
+            return self._of_all(w_UTMP, lambda x_VPD: x_VPD)
 
         out_UTMD = w_UTMP.new_zeros(*w_UTMP.shape[:3], self.shape[2])
         w_UTMP = w_UTMP.to(self._factor)
@@ -104,11 +101,7 @@ class StepTokens:
     def through(self, w_UTMD: Tensor, counts_U: Sequence[int]) -> Tensor:
         """(U, T, M, P) products of M weights with every patch of each row and tile; as `under`."""
         if self.is_gathered:
-            parts = []
-            for own, x_VPD in self._buffers():
-                x_VDP = x_VPD.transpose(1, 2)
-                parts.append(_product(w_UTMD[own].flatten(0, 1), x_VDP, self._multiply))
-            return _joined(parts).unflatten(0, w_UTMD.shape[:2])
+            return self._of_all(w_UTMD, lambda x_VPD: x_VPD.transpose(1, 2))
 
         out_UTMP = w_UTMD.new_zeros(*w_UTMD.shape[:3], self.shape[1])
         w_UTMD = w_UTMD.to(self._factor)
@@ -121,6 +114,18 @@ class StepTokens:
 
         spread(put, enumerate(self._rows))
         return out_UTMP
+
+    def _of_all(self, w_UTMN: Tensor, as_factor: Callable[[Tensor], Tensor]) -> Tensor:
+        """(U, T, M, K) products with the tiles of all rows together.
+
+        as_factor : what (V, P, D) tiles are multiplied as, (V, N, K).
+        """
+        parts = []
+        for own, x_VPD in self._buffers():
+            w_VMN = w_UTMN[own].flatten(0, 1)
+            parts.append(_product(w_VMN, as_factor(x_VPD), self._multiply))
+        y_VMK = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return y_VMK.unflatten(0, w_UTMN.shape[:2])
 
     def _add_product(self, out_MK: Tensor, w_MN: Tensor, x_NK: Tensor) -> None:
         if self._factor == out_MK.dtype:
@@ -205,7 +210,3 @@ def _product(w_VMN: Tensor, x_VNK: Tensor, multiply: Multiply) -> Tensor:
         return y_VMK.to(w_VMN.dtype)
     rest_VMK = torch.baddbmm(y_VMK, rounded, x_VNK, beta=-1)
     return y_VMK.to(w_VMN.dtype) + rest_VMK
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
