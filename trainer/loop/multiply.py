@@ -1,5 +1,6 @@
 """What a sweep multiplies tokens in: chosen once, when it begins, and kept in `sweep.json`."""
 
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ GAIN = 1.15
 """Least ratio of times for which `auto` leaves float32."""
 
 N_WEIGHTS = 48
-"""Of a row in the probe: 30 heads whose photographs are mixed, two splits of five."""
+"""Of a row in the probe: six points, in four of five splits, of own photograph and partner."""
 
 
 def choose_multiply(
@@ -35,8 +36,7 @@ def choose_multiply(
         return settings.multiply
     if device.type != "cpu" or not settings.use_amp or dtype != torch.float32:
         return of_device(device, settings.use_amp, dtype)
-    n_values = row_TPD[0] * row_TPD[1] * row_TPD[2]
-    if n_values * dtype.itemsize <= SMALL_BYTES or not has_fast_bf16():
+    if math.prod(row_TPD) * dtype.itemsize <= SMALL_BYTES or not has_fast_bf16():
         return "float32"
     return _fastest(row_TPD)
 
