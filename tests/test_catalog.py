@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from featurestore.errors import InputError
 from featurestore.photos.catalog import TARGETS, read_catalog, target_rows
 from featurestore.photos.find import find_photographs
+from featurestore.photos.tables import NUMBER, number_in, numbers_in
 
 LONG = """sample_id,image_path,Sampling_Date,State,Height_Ave_cm,target_name,target
 ID7__Dry_Clover_g,train/ID7.jpg,2015/9/4,Tas,4.5,Dry_Clover_g,0
@@ -126,6 +129,20 @@ def test_names_of_the_contest_mean_nothing_by_themselves(csv, text, columns):
 def test_long_tables_may_hold_other_targets_below_0(csv):
     text = LONG.replace("Dry_Dead_g", "growth").replace("31.9", "-31.9")
     assert read_catalog(csv(text))["growth"].tolist() == [-31.9, 20.0]
+
+
+CELLS = st.sampled_from(
+    ["", "NA", "NaN", "null", "nan", "inf", "-inf", "1e999", "007", "1_0", "1\n2", "3\n", "+.5"]
+) | st.from_regex(NUMBER, fullmatch=True)
+
+
+@given(st.lists(CELLS, max_size=4))
+def test_a_column_is_read_as_each_of_its_cells_is(cells):
+    each = [number_in(cell) for cell in cells]
+    column = numbers_in(cells)
+    assert (column is None) == (None in each)
+    if column is not None:
+        np.testing.assert_array_equal(column, each)
 
 
 def test_missing_numbers_are_nan(csv):

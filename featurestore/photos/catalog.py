@@ -16,7 +16,7 @@ from featurestore.errors import InputError
 from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.csv_file import LONG_COLUMNS, read_table
 from featurestore.photos.find import normalise_path
-from featurestore.photos.tables import error_listing, number_in
+from featurestore.photos.tables import error_listing, number_in, numbers_in
 from featurestore.photos.targets import CSIRO
 
 TARGETS = CSIRO.names
@@ -204,18 +204,16 @@ def _numbers(
 
     is_mass_N : whether a cell is one of the contest's masses, which are never negative.
     """
-    numbers = [number_in(cell) for cell in cells]
-    bad = [
-        f"line {line}: {owner}: {cell!r}"
-        for line, owner, cell, number, is_mass in zip(
-            cells.index, owners, cells, numbers, is_mass_N, strict=True
-        )
-        if number is None or (is_mass and number < 0)
-    ]
-    if bad:
-        limit = ", a mass 0 or more" if is_mass_N.any() else ""
-        raise error_listing(csv_path, f"{cells.name} must be a finite number{limit}", bad)
-    return np.array(numbers, np.float64)
+    number_N = numbers_in(cells)
+    if number_N is not None and not (is_mass_N.to_numpy() & (number_N < 0)).any():
+        return number_N
+    bad = []
+    for line, owner, cell, is_mass in zip(cells.index, owners, cells, is_mass_N, strict=True):
+        number = number_in(cell)
+        if number is None or (is_mass and number < 0):
+            bad.append(f"line {line}: {owner}: {cell!r}")
+    limit = ", a mass 0 or more" if is_mass_N.any() else ""
+    raise error_listing(csv_path, f"{cells.name} must be a finite number{limit}", bad)
 
 
 def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -263,12 +261,10 @@ def _assemble(ids: pd.Series, paths: pd.Series, metadata: pd.DataFrame) -> pd.Da
     )
 
 
-def _typed(cells: Iterable[str]) -> np.ndarray:
+def _typed(cells: pd.Series) -> np.ndarray:
     """float64 if every cell is a number or missing, else the str as they are.
 
     pandas would make strings its own type.
     """
-    numbers = [number_in(cell) for cell in cells]
-    if None in numbers:
-        return np.array(list(cells), object)
-    return np.array(numbers, np.float64)
+    number_N = numbers_in(cells)
+    return cells.to_numpy(object) if number_N is None else number_N

@@ -10,6 +10,7 @@ import io
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from featurestore.disk.messages import say
@@ -22,6 +23,13 @@ PATH_COLUMNS = ("image_path", "path")
 TEXT_COLUMNS = {"image_id", *LONG_COLUMNS, *PATH_COLUMNS}
 """Columns that are never numbers, whatever their cells look like."""
 
+BLOCK = 100
+"""Rows that become parts of columns at once.
+
+While a million lists of cells lived, Python looked for cycles among them for longer than it took to
+read them.
+"""
+
 
 def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """All cells as stripped str in object columns; the index is each row's last line.
@@ -30,21 +38,11 @@ def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     """
     text = _read_text(csv_path)
     separator = separator_of(csv_path, text, PATH_COLUMNS)
-    # not pandas' reader: it guesses types, so that 007 becomes 7, and gives no line numbers
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    lines, rows = [], []
-    try:
-        for row in reader:
-            if row:  # csv gives [] for a blank line
-                lines.append(reader.line_num)
-                rows.append([cell.strip() for cell in row])
-    except csv.Error as err:
-        raise InputError(f"{csv_path}: line {reader.line_num}: not CSV: {err}") from err
-    if len(rows) < (1 if may_be_empty else 2):
+    header, lines, columns = _read_columns(csv_path, text, separator)
+    if not may_be_empty and not lines:
         raise InputError(f"{csv_path}: no rows; expected a header line and at least one image")
-    _check_shape(csv_path, lines, rows, separator)
-
-    table = pd.DataFrame(rows[1:], index=lines[1:], columns=rows[0], dtype=object)
+    cells = {name: np.array(column, object) for name, column in zip(header, columns, strict=True)}
+    table = pd.DataFrame(cells, index=lines, dtype=object)
     table, had_commas = with_points(csv_path, table, separator, TEXT_COLUMNS)
     if separator != ",":
         decimals = " and decimal comma" if had_commas else ""
@@ -88,19 +86,63 @@ def _other_encoding(csv_path: Path, err: UnicodeDecodeError) -> InputError:
     )
 
 
-def _check_shape(csv_path: Path, lines: list[int], rows: list[list[str]], separator: str) -> None:
-    header = rows[0]
+def _read_columns(
+    csv_path: Path, text: str, separator: str
+) -> tuple[list[str], list[int], list[list[str]]]:
+    """The names of the columns, each row's last line, and the stripped cells of each column."""
+    # a stream of bytes: one of text would take four bytes a character
+    stream = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline="")
+    # not pandas' reader: it guesses types, so that 007 becomes 7, and gives no line numbers
+    reader = csv.reader(stream, delimiter=separator, strict=True)
+    # csv gives [] for a blank line
+    full_rows = filter(None, reader)
+    try:
+        header = [cell.strip() for cell in next(full_rows, [])]
+        _check_header(csv_path, header)
+        lines = []
+        columns = [[] for _ in header]
+        ragged = {}
+        block = []
+        for row in full_rows:
+            if len(row) != len(header):
+                ragged[reader.line_num] = [cell.strip() for cell in row]
+                continue
+            lines.append(reader.line_num)
+            block.append(row)
+            if len(block) == BLOCK:
+                _append(columns, block)
+                block = []
+        _append(columns, block)
+    except csv.Error as err:
+        raise InputError(f"{csv_path}: line {reader.line_num}: not CSV: {err}") from err
+    if ragged:
+        raise _uneven_rows(csv_path, header, ragged, separator)
+    return header, lines, columns
+
+
+def _append(columns: list[list[str]], block: list[list[str]]) -> None:
+    for column, cells in zip(columns, zip(*block, strict=True), strict=False):
+        column.extend(map(str.strip, cells))
+
+
+def _check_header(csv_path: Path, header: list[str]) -> None:
+    if not header:
+        raise InputError(f"{csv_path}: no rows; expected a header line and at least one image")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice or "" in header:
         problem = f"{', '.join(twice)} twice" if any(twice) else "a column without a name"
         raise InputError(f"{csv_path}: the header has {problem}; give each column its own name")
-    ragged = {line: row for line, row in zip(lines, rows, strict=True) if len(row) != len(header)}
-    if ragged:
-        problem = f"the header has {len(header)} cells, these rows do not"
-        if separator == "," and any(_has_split_number(row, header) for row in ragged.values()):
-            problem += " (with decimal commas, separate the cells with ; or write points)"
-        cells = [f"line {line}: {len(row)} cells" for line, row in ragged.items()]
-        raise error_listing(csv_path, problem, cells)
+
+
+def _uneven_rows(
+    csv_path: Path, header: list[str], ragged: dict[int, list[str]], separator: str
+) -> InputError:
+    """The error of rows, by their last line, that have more or fewer cells than the header."""
+    problem = f"the header has {len(header)} cells, these rows do not"
+    if separator == "," and any(_has_split_number(row, header) for row in ragged.values()):
+        problem += " (with decimal commas, separate the cells with ; or write points)"
+    cells = [f"line {line}: {len(row)} cells" for line, row in ragged.items()]
+    return error_listing(csv_path, problem, cells)
 
 
 def _has_split_number(row: list[str], header: list[str]) -> bool:
