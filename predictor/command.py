@@ -12,6 +12,7 @@ from featurestore.commands.options import (
     HELP,
     allow_outside_option,
     csv_option,
+    former_name,
     max_pixels_option,
     offered,
     offered_devices,
@@ -51,12 +52,15 @@ from featurestore.disk.imports import quick_imports
 @click.option(
     "--allow-partial", is_flag=True, help="Go without a bundle's heads that are missing or damaged."
 )
-@click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
+@click.option("--only-folds", help="Heads of these folds only, e.g. 0,2.  [all]")
+@former_name("--folds", "--only-folds", "only_folds")
 @click.option(
-    "--weights",
+    "--epoch",
+    "weights",
     type=click.Choice(["best", "last"]),
     help="Which epoch's heads.  [last, or a bundle's own]",
 )
+@former_name("--weights", "--epoch", "weights")
 @click.option(
     "--tta",
     shell_complete=offered("1", "2", "4", "8"),
@@ -92,8 +96,12 @@ from featurestore.disk.imports import quick_imports
 @max_pixels_option
 @click.option("--deadline", help="Time from now, e.g. 8h30m: fewer views rather than overrun.")
 @click.option(
-    "--resume", is_flag=True, help="Take up what a stopped prediction of this output had finished."
+    "--continue",
+    "resume",
+    is_flag=True,
+    help="Take up what a stopped prediction of this output had finished.",
 )
+@former_name("--resume", "--continue", "resume", is_flag=True)
 @click.option(
     "--interval",
     type=float,
@@ -117,20 +125,20 @@ from featurestore.disk.imports import quick_imports
     type=ANY,
     help="A folder for a picture per photograph, with maps, and report.html with all.",
 )
-def predict(folds: str | None, out: Path | None, oof: bool, **options: Any) -> None:
+def predict(only_folds: str | None, out: Path | None, oof: bool, **options: Any) -> None:
     """Predict the masses of photographs, end to end.
 
     For example: `biomass predict --tta 4 --data data`. With --out NAME.csv the wide table goes to
     NAME.predictions.csv, by default to predictions.csv.
     """
-    with one_line_errors(with_same_command("--resume")):
-        only_folds = split_numbers("--folds", folds, "0,2")
+    with one_line_errors(with_same_command("--continue")):
+        folds = split_numbers("--only-folds", only_folds, "0,2")
         # below the check: a mistake in the options must not wait for torch
         with quick_imports():
             from featurestore.disk.messages import say
             from predictor.end_to_end import predict_to_file
 
-        code, written = predict_to_file(out=out, oof=oof, folds=only_folds, say=say, **options)
+        code, written = predict_to_file(out=out, oof=oof, folds=folds, say=say, **options)
         click.echo(written)
         sys.exit(code)
 

@@ -126,7 +126,7 @@ def _known(predictor: Predictor, blend: Path | None) -> tuple[pd.DataFrame, Path
         return held_out_rows(_only(predictor)), first.run.path / "oof.csv"
     if any(member.weights != "last" for member in predictor.members):
         raise InputError(
-            f"{blend}: blends were scored by last weights alone; leave --weights best out, or "
+            f"{blend}: blends were scored by last weights alone; leave --epoch best out, or "
             "choose one run with --point"
         )
     _require_folds(first)

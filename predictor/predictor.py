@@ -340,7 +340,7 @@ def _check_finite(members: Sequence[Member], raws: Sequence[Raw], image_id: str)
             names = ", ".join(_split_name(member.splits[h]) for h in failed)
             raise InputError(
                 f"{member.name}: {len(failed)} heads say no finite number of {image_id}: {names}; "
-                "choose other --folds, or another run"
+                "choose other --only-folds, or another run"
             )
 
 

@@ -164,13 +164,13 @@ def test_B09_a_file_system_without_locks_needs_a_word(pasture, tmp_path, monkeyp
 def test_B28_an_edited_photograph_is_found_by_its_bytes(data, tmp_path):
     out = tmp_path / "f.h5"
     build(data, out)
-    assert "all as committed" in biomass("store", "verify", out, "--images", data).stdout
+    assert "all as committed" in biomass("store", "verify", out, "--data", data).stdout
     edited, gone, *_ = photographs(data)
     before = edited.stat()
     Image.open(edited).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(edited)
     os.utime(edited, ns=(before.st_atime_ns, before.st_mtime_ns))
     gone.unlink()
-    stderr = biomass("store", "verify", out, "--images", data, code=4).stderr
+    stderr = biomass("store", "verify", out, "--data", data, code=4).stderr
     assert f"{edited.stem} (all views): its photograph changed" in stderr
     assert f"{gone.stem} (all views): its photograph is missing" in stderr
     assert "2 faults" in stderr

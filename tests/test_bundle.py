@@ -230,16 +230,19 @@ def test_what_its_own_check_refuses_does_not_appear(sweep, tmp_path, monkeypatch
 def test_a_failed_head_is_said_and_the_other_folds_can_be_chosen(sweep, tmp_path):
     run = shutil.copytree(sweep / "002_small__kind-density", tmp_path / "run")
     (run / "weights/last_fold0.safetensors").unlink()  # a sweep saves no head that failed
-    assert "choose other --folds" in biomass("bundle", run, "--out", tmp_path / "b", code=3).stderr
-    biomass("bundle", run, "--folds", 1, "--out", tmp_path / "b")
+    assert (
+        "choose other --only-folds"
+        in biomass("bundle", run, "--out", tmp_path / "b", code=3).stderr
+    )
+    biomass("bundle", run, "--only-folds", 1, "--out", tmp_path / "b")
 
 
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
         (["--points", "007"], 3, "no point 007"),
-        (["--folds", 7], 3, "no last weights last_fold7.safetensors"),
-        (["--folds", "a"], 2, "numbers with commas"),
+        (["--only-folds", 7], 3, "no last weights last_fold7.safetensors"),
+        (["--only-folds", "a"], 2, "numbers with commas"),
         (["--backbone-weights", __file__], 2, "add that"),
     ],
 )

@@ -62,7 +62,7 @@ def test_a_blend_predicts_out_of_fold_what_the_board_scored(sweep, pasture, tmp_
     ours = pd.read_csv(out)
     assert ours["image_id"].tolist() == known["image_id"].tolist()
     np.testing.assert_allclose(ours[list(TARGETS)], known[list(TARGETS)], rtol=1e-4, atol=1e-3)
-    refused = biomass("predict", *given, "--weights", "best", code=3).stderr
+    refused = biomass("predict", *given, "--epoch", "best", code=3).stderr
     assert "scored by last weights alone" in refused
 
 
@@ -101,14 +101,14 @@ def test_intervals_and_pictures_of_a_chosen_blend(blended, pasture, tmp_path):
 
 
 def test_best_weights_of_a_blend_are_its_regressors_only_ones(blended, pasture, tmp_path):
-    predicted(pasture, tmp_path, "--sweep", blended, "--weights", "best")
+    predicted(pasture, tmp_path, "--sweep", blended, "--epoch", "best")
     regressor = blended / "005_small__kind-ridge"
-    best, _ = predicted(pasture, tmp_path, "--run", regressor, "--weights", "best")
+    best, _ = predicted(pasture, tmp_path, "--run", regressor, "--epoch", "best")
     assert best.equals(predicted(pasture, tmp_path, "--run", regressor)[0])
 
 
 def test_a_bundle_holds_what_was_chosen_with_its_shares(blended, pasture, tmp_path):
-    biomass("bundle", blended, "--weights", "best", "--out", tmp_path / "b")
+    biomass("bundle", blended, "--epoch", "best", "--out", tmp_path / "b")
     members = load_members(tmp_path / "b")
     assert [m.weight for m in members] == [pytest.approx(1 / 6)] * 6
     weights = {m.config.head.kind: m.weights for m in members}

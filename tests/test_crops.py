@@ -187,7 +187,7 @@ def test_a_store_of_version_2_is_copied_extended_and_compared(phone, tmp_path):
         phone,
     )
     assert FeatureStore.open(tmp_path / "more.h5").spec.format_version == 2
-    biomass("store", "verify", tmp_path / "more.h5", "--images", phone)
+    biomass("store", "verify", tmp_path / "more.h5", "--data", phone)
 
 
 @pytest.mark.parametrize("fit", ["crop", pytest.param("squash", marks=pytest.mark.system), "pad"])
@@ -205,7 +205,7 @@ def test_parts_of_version_2_merge_to_the_store_of_all(phone, tmp_path, fit):
     biomass("store", "merge", *parts, "--out", tmp_path / "merged.zarr")
     biomass("store", "diff", tmp_path / "whole.h5", tmp_path / "merged.zarr")
     assert TextReader(tmp_path / "merged.zarr").is_as_committed(5, 1)
-    biomass("store", "verify", tmp_path / "merged.zarr", "--images", phone)
+    biomass("store", "verify", tmp_path / "merged.zarr", "--data", phone)
     codec = "--codec", "zstd"
     biomass("store", "convert", tmp_path / "merged.zarr", tmp_path / "archive.zarr", *codec)
     biomass("store", "convert", tmp_path / "archive.zarr", tmp_path / "back.h5")

@@ -186,7 +186,7 @@ def test_L13_extend_and_verify_follow_the_store(data, twelve, tmp_path):
         12,
     )
     assert biomass("store", "diff", out, whole).stdout == "no difference\n"
-    assert "all as committed" in biomass("store", "verify", out, "--images", data).stdout
+    assert "all as committed" in biomass("store", "verify", out, "--data", data).stdout
 
 
 def test_L13_predict_makes_the_stores_tokens(data, run, tmp_path):

@@ -33,7 +33,7 @@ def test_each_difference_is_a_line(tmp_path):
     )
     write(tmp_path / "b.h5", [1, 2, 3, 4], frame, tokens_of={3: 9})
     lines = biomass(
-        "store", "diff", tmp_path / "a.h5", tmp_path / "b.h5", "--tokens", code=5
+        "store", "diff", tmp_path / "a.h5", tmp_path / "b.h5", "--compare-tokens", code=5
     ).stdout.splitlines()
     assert lines == [
         f"images: 1 only in {tmp_path / 'a.h5'}:",

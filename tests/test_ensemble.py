@@ -347,7 +347,7 @@ def test_a_killed_prediction_resumes_with_the_photographs_it_had(
     monkeypatch.setattr(
         Backbone, "encode", lambda self, rows: seen.append(rows[0].image_id) or encode(self, rows)
     )
-    biomass(*arguments, "--resume")
+    biomass(*arguments, "--continue")
     assert len(seen) == 2 and len(set(seen)) == 1
     resumed = out.read_bytes()
     biomass(*arguments)
@@ -418,7 +418,9 @@ def test_sigterm_while_predicting_says_how_to_go_on(sweep, pasture, tmp_path, pr
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 143
         said = process.stderr.read()
-        assert re.search(r"go on with:\n(biomass predict|python -m predictor) .* --resume\n", said)
+        assert re.search(
+            r"go on with:\n(biomass predict|python -m predictor) .* --continue\n", said
+        )
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -495,7 +497,7 @@ def test_two_devices_leave_no_thread_behind(sweep, pasture, monkeypatch):
 
 
 def test_a_journal_taken_over_is_there_throughout(sweep, pasture, tmp_path, monkeypatch):
-    """What a kill leaves at any moment of --resume has every photograph that was finished
+    """What a kill leaves at any moment of --continue has every photograph that was finished
     before."""
     predictor, path = Predictor.load(runs(sweep)[1], device="cpu"), tmp_path / "progress"
     predictor.raws(photographs_of(pasture), 1, False, kept=predictor.journal(path, 1, False))
@@ -572,7 +574,7 @@ def test_P03_a_head_that_says_no_number_ends_it_at_the_first_photograph(
         "fold 1" in said
     )
     assert "0/2" in said and not (tmp_path / "s.csv").exists()
-    biomass(*command(pasture, tmp_path / "s.csv", copy), "--tta", 1, "--folds", 0)
+    biomass(*command(pasture, tmp_path / "s.csv", copy), "--tta", 1, "--only-folds", 0)
 
 
 def test_P12_one_pixel_and_too_many(sweep, pasture, tmp_path):

@@ -309,7 +309,7 @@ def test_resume_keeps_maps_and_makes_missing_ones_again(sweep, pasture, tmp_path
         raise stop
 
     monkeypatch.setattr("predictor.extras.report.Entry.of", stopping)
-    arguments = ["--data", pasture, "--run", run_of(sweep, "density"), "--tta", 2, "--resume"]
+    arguments = ["--data", pasture, "--run", run_of(sweep, "density"), "--tta", 2, "--continue"]
     with pytest.raises(stop):
         explain(tmp_path, *arguments)
     assert (
@@ -396,7 +396,7 @@ def test_a_full_disk_while_drawing_keeps_the_submission(sweep, pasture, tmp_path
         and not list(tmp_path.rglob("*.partial"))
         and not list(tmp_path.rglob("*.png"))
     )
-    explain(tmp_path, *arguments, "--resume")
+    explain(tmp_path, *arguments, "--continue")
     assert len(list(tmp_path.rglob("*.png"))) == 2 and not list(tmp_path.rglob("*.progress"))
 
 

@@ -97,7 +97,7 @@ def test_rows_are_read_at_prediction_as_in_training(kind, data, sweep, tmp_path)
 def test_a_gap_is_the_mean_and_an_unknown_word_is_none(kind, data, sweep, tmp_path):
     """The mean is that of the images that the head learned from."""
     run = run_of(sweep, kind)
-    given = ["--run", run, "--data", data, "--folds", 0]
+    given = ["--run", run, "--data", data, "--only-folds", 0]
     plain = predicted(tmp_path / "a.csv", *given)
     train = read_catalog(data / "train.csv")
     fold = pd.read_csv(sweep / "folds.csv").set_index("image_id")["r00"]

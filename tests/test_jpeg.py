@@ -261,7 +261,7 @@ def test_L7_import_warns_of_a_photograph_whose_tokens_are_there(data, tmp_path):
 
 def test_L7_verify_lists_it(data, older):
     assert "all as committed" in biomass("store", "verify", older).stdout
-    stderr = biomass("store", "verify", older, "--images", data, code=4).stderr
+    stderr = biomass("store", "verify", older, "--data", data, code=4).stderr
     first = photographs(data, "train")[0]
     assert (
         f"{first.stem} (all views): its photograph is damaged inside the picture" in stderr

@@ -125,7 +125,7 @@ def test_one_cap_for_build_predict_and_verify(pasture, sweep, tmp_path):
     spec = FeatureStore.open(out).spec
     assert spec.made_by["max_pixels"] == str(PIXELS) and spec.max_pixels == PIXELS
     build(pasture, out)  # goes on with what the store has
-    biomass("store", "verify", out, "--images", pasture, "--max-pixels", PIXELS)
+    biomass("store", "verify", out, "--data", pasture, "--max-pixels", PIXELS)
 
     where = "--data", pasture, "--sweep", sweep, "--out", tmp_path / "s.csv", "--device", "cpu"
     said = biomass("predict", *where, "--max-pixels", PIXELS - 1, code=3).stderr

@@ -74,7 +74,7 @@ def check(
     which: str = "weights == weights",
 ):
     """That it is oof.csv again: the same rows, masses within the tolerance; returns them."""
-    table, said = oof(run, data, out, "--weights", weights, *options)
+    table, said = oof(run, data, out, "--epoch", weights, *options)
     known = (
         pd.read_csv(run / "oof.csv")
         .query("weights == @weights")
@@ -127,10 +127,10 @@ def test_a_run_of_one_fold_and_a_choice_of_folds(built, pasture, sweep, tmp_path
     assert set(check(run, pasture, tmp_path / "o.csv")["fold"]) == {1}
     run = next(sweep.glob("001*"))
     assert set(
-        check(run, pasture, tmp_path / "o.csv", "--folds", 0, which="fold == 0")["fold"]
+        check(run, pasture, tmp_path / "o.csv", "--only-folds", 0, which="fold == 0")["fold"]
     ) == {0}
     # a head is one head, however often it is named
-    check(run, pasture, tmp_path / "o.csv", "--folds", "1,0,0")
+    check(run, pasture, tmp_path / "o.csv", "--only-folds", "1,0,0")
 
 
 def test_the_default_output_is_no_submission(sweep, pasture, tmp_path, monkeypatch):
@@ -211,7 +211,7 @@ def test_what_the_run_says_by_itself_is_refused_by_name(sweep, pasture, tmp_path
 
 def test_a_bundle_says_its_runs_table_again(sweep, pasture, tmp_path):
     run = next(sweep.glob("002*"))
-    biomass("bundle", run, "--weights", "best", "--folds", 1, "--out", tmp_path / "b")
+    biomass("bundle", run, "--epoch", "best", "--only-folds", 1, "--out", tmp_path / "b")
     biomass(
         "predict",
         "--oof",
@@ -240,7 +240,7 @@ def test_it_goes_on_with_resume(sweep, pasture, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Backbone, "encode", lambda self, rows: made.append(rows) or encode(self, rows)
     )
-    check(next(sweep.glob("002*")), pasture, tmp_path / "o.csv", "--resume")
+    check(next(sweep.glob("002*")), pasture, tmp_path / "o.csv", "--continue")
     assert not made
 
 

@@ -162,8 +162,8 @@ def test_fewer_folds_are_fewer_heads(sweep, pasture):
     "arguments, code, message",
     [
         (["--tta", 3], 3, "choose 1 (plain), 2"),
-        (["--folds", "a"], 2, "numbers with commas"),
-        (["--folds", 9], 3, "no last weights"),
+        (["--only-folds", "a"], 2, "numbers with commas"),
+        (["--only-folds", 9], 3, "no last weights"),
         (["--deadline", "soon"], 2, "8h30m or 45m"),
         (["--out", "."], 2, "name a file"),
         (["--out", "predictions.csv"], 2, "name a file"),

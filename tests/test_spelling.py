@@ -66,7 +66,7 @@ def test_paths_by_windows_and_mac_make_one_store(tmp_path):
             "store", "build", "--data", data, "--out", tmp_path / "f.h5", "--views", "1", *TINY
         ).stdout
     )
-    assert biomass("store", "verify", tmp_path / "f.h5", "--images", data)
+    assert biomass("store", "verify", tmp_path / "f.h5", "--data", data)
 
 
 def test_a_store_keeps_ids_that_were_stems_of_paths_as_written():

@@ -59,7 +59,7 @@ def test_the_plan_of_a_sweep_needs_torch_and_no_more(store, tmp_path):
     [
         ["train"],
         ["train", "--resume", ".", "--passes", "2"],
-        ["predict", "--data", ".", "--folds", "x"],
+        ["predict", "--data", ".", "--only-folds", "x"],
     ],
     ids=" ".join,
 )

@@ -15,6 +15,7 @@ from featurestore.commands.options import (
     device_option,
     max_pixels_option,
     offered_devices,
+    out_place,
     precision_option,
     reserve_option,
     skip_missing_option,
@@ -166,7 +167,7 @@ def store_import(folder: Path, **options: Any) -> None:
 
 @click.command("extend")
 @click.argument("source", type=ANY)
-@click.argument("out", type=ANY)
+@out_place("The new store: NAME.h5 or NAME.zarr.")
 @click.option(
     "--data",
     type=FOLDER,

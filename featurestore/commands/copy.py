@@ -5,13 +5,20 @@ from typing import Any
 
 import click
 
-from featurestore.commands.options import ANY, STORE, reserve_option, split_numbers, split_words
+from featurestore.commands.options import (
+    ANY,
+    STORE,
+    out_place,
+    reserve_option,
+    split_numbers,
+    split_words,
+)
 from featurestore.commands.running import one_line_errors, with_same_command
 
 
 @click.command("convert")
 @click.argument("source", type=STORE, metavar="SOURCE|URL")
-@click.argument("out", type=ANY)
+@out_place("The new store, NAME.h5 or NAME.zarr, or archive.")
 @click.option(
     "--codec",
     type=click.Choice(["zstd", "int8"]),

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from featurestore.commands.running import typed_words
 from featurestore.disk.urls import is_url
 from featurestore.errors import InputError, NoAccessError, UsageError
 
@@ -119,6 +120,70 @@ def skip_missing_option(default: bool | None = False) -> Callable:
         default=default,
         help="Go without photographs that are missing or damaged.",
     )
+
+
+def former_name(former: str, option: str, name: str, **attributes: Any) -> Callable:
+    """A name that an option had before: it keeps working, hidden, and says what it is called now.
+
+    option, name : as it is typed today, and as the command's function calls it.
+    attributes : those of a flag, `is_flag=True`.
+    """
+
+    def hand_over(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if not value or ctx.resilient_parsing:  # the latter: a TAB
+            return
+        click.echo(f"note: {former} is called {option} now", err=True)
+        ctx.default_map = {**(ctx.default_map or {}), name: value}
+        # a command that is stopped shows how to go on
+        words = typed_words(ctx)
+        words[:] = [re.sub(f"^{former}(?==|$)", option, word) for word in words]
+
+    return click.option(
+        former,
+        f"former_{name}",
+        hidden=True,
+        help=f"Former name of {option}.",
+        expose_value=False,
+        is_eager=True,
+        callback=hand_over,
+        **attributes,
+    )
+
+
+def out_place(text: str, metavar: str = "OUT") -> Callable:
+    """What a command writes, as its last argument or by --out.
+
+    text : help of --out.
+    """
+
+    def keep(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
+        if value:
+            ctx.default_map = {**(ctx.default_map or {}), "out": value}
+
+    def check(ctx: click.Context, _param: click.Parameter, value: Path | None) -> Path:
+        if value is None:
+            raise click.UsageError(f"name what is written: --out {metavar}", ctx)
+        named = (ctx.default_map or {}).get("out", value)
+        if named != value:
+            raise click.UsageError(
+                f"both {value} and --out {named} would be written; give one", ctx
+            )
+        return value
+
+    option = click.option(
+        "--out",
+        "named_out",
+        type=ANY,
+        metavar=metavar,
+        expose_value=False,
+        is_eager=True,
+        callback=keep,
+        help=text,
+    )
+    argument = click.argument(
+        "out", type=ANY, required=False, metavar=f"[{metavar}]", callback=check
+    )
+    return lambda command: argument(option(command))
 
 
 def split_words(text: str | None) -> list[str] | None:

@@ -17,10 +17,15 @@ WORDS = "biomass.words"
 """Key of click's `meta` under which the outermost command keeps the words that were typed."""
 
 
+def typed_words(context: click.Context) -> list[str]:
+    """What followed the program's name."""
+    return context.meta.setdefault(WORDS, sys.argv[1:])
+
+
 def with_same_command(*more: str) -> str:
     """A way on after a signal: what was typed, and options that it lacked."""
     context = click.get_current_context().find_root()
-    words = context.meta.get(WORDS, sys.argv[1:])
+    words = typed_words(context)
     lacking = [option for option in more if option not in words]
     # as it was started, where that is no installed program
     name = context.info_name or ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from featurestore.commands.options import FOLDER, STORE, max_pixels_option
+from featurestore.commands.options import FOLDER, STORE, former_name, max_pixels_option
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
 
@@ -52,13 +52,14 @@ def store_stats(path: Path | str, as_json: bool) -> None:
 @click.command("verify")
 @click.argument("path", type=STORE, metavar="PATH")
 @click.option(
-    "--images", type=FOLDER, help="The data folder: find photographs that changed since, too."
+    "--data", type=FOLDER, help="The photographs' folder: find those that changed since, too."
 )
+@former_name("--images", "--data", "data")
 @max_pixels_option
 @click.option(
     "--repair", "mend", is_flag=True, help="Un-seal what is damaged: the next build makes it again."
 )
-def store_verify(path: Path, images: Path | None, max_pixels: int | None, mend: bool) -> None:
+def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bool) -> None:
     """Read every byte once and list every bad row.
 
     Exit code 4 if there is one.
@@ -69,9 +70,9 @@ def store_verify(path: Path, images: Path | None, max_pixels: int | None, mend: 
         from featurestore.manage.verify import repair, verify
         from featurestore.store import FeatureStore
 
-        if mend and images:
+        if mend and data:
             raise UsageError(
-                "give --images or --repair: a photograph that changed is no damage of the store"
+                "give --data or --repair: a photograph that changed is no damage of the store"
             )
         with (
             FeatureStore.open(path) as opened,
@@ -80,7 +81,7 @@ def store_verify(path: Path, images: Path | None, max_pixels: int | None, mend: 
             if mend:
                 report = repair(path, bar.update)
             else:
-                report = verify(opened, bar.update, images, max_pixels)
+                report = verify(opened, bar.update, data, max_pixels)
         click.echo(
             f"{path}: {report.n_sealed} of {report.n_images} images sealed; read {report.pace()}"
         )
@@ -97,9 +98,12 @@ def store_verify(path: Path, images: Path | None, max_pixels: int | None, mend: 
 @click.argument("a", type=STORE, metavar="A|URL")
 @click.argument("b", type=STORE, metavar="B|URL")
 @click.option(
-    "--tokens", is_flag=True, help="Read the tokens of rows that differ, and say by how much."
+    "--compare-tokens",
+    is_flag=True,
+    help="Read the tokens of rows that differ, and say by how much.",
 )
-def store_diff(a: Path | str, b: Path | str, tokens: bool) -> None:
+@former_name("--tokens", "--compare-tokens", "compare_tokens", is_flag=True)
+def store_diff(a: Path | str, b: Path | str, compare_tokens: bool) -> None:
     """Compare spec, images, labels and rows of two stores.
 
     Exit code 5 if anything differs.
@@ -108,6 +112,6 @@ def store_diff(a: Path | str, b: Path | str, tokens: bool) -> None:
         from featurestore.errors import MismatchError
         from featurestore.manage.diff import diff_stores
 
-        found = diff_stores(a, b, tokens)
+        found = diff_stores(a, b, compare_tokens)
         click.echo(str(found) if found or found.notes else "no difference")
         sys.exit(MismatchError.exit_code if found else 0)

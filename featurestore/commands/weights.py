@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from featurestore.commands.options import ANY, FILE, FOLDER, STORE
+from featurestore.commands.options import FILE, FOLDER, STORE, out_place
 from featurestore.commands.running import one_line_errors
 
 
 @click.command("convert")
 @click.argument("source", type=FILE, metavar="IN")
-@click.argument("out", type=ANY, metavar="OUT.safetensors")
+@out_place("The file that is made.", "OUT.safetensors")
 @click.option(
     "--memory",
     "memory_gb",

@@ -97,7 +97,7 @@ class Bundle:
         if weights and RunFolder(run).weights_for(weights) != listed.weights:
             raise InputError(
                 f"{self.path}: has {listed.weights} weights of {listed.name}, not {weights}; leave "
-                "--weights out"
+                "--epoch out"
             )
         without = {
             path.rpartition("/")[2]

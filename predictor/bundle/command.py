@@ -6,7 +6,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from featurestore.commands.options import ANY, FILE, split_numbers
+from featurestore.commands.options import ANY, FILE, former_name, split_numbers
 from featurestore.commands.running import one_line_errors
 
 
@@ -42,14 +42,17 @@ def bundle() -> None:
     show_default=True,
     help="Of sweeps: chosen, best, all, or rows of the board with commas.",
 )
-@click.option("--folds", help="Heads of these folds only, e.g. 0,2.  [all]")
+@click.option("--only-folds", help="Heads of these folds only, e.g. 0,2.  [all]")
+@former_name("--folds", "--only-folds", "only_folds")
 @click.option(
-    "--weights",
+    "--epoch",
+    "weights",
     type=click.Choice(["best", "last"]),
     default="last",
     show_default=True,
     help="Which epoch's heads.",
 )
+@former_name("--weights", "--epoch", "weights")
 @click.option(
     "--blend",
     type=click.Choice(["equal", "fitted"]),
@@ -65,7 +68,7 @@ def bundle() -> None:
 def bundle_make(
     sources: tuple[Path, ...],
     out: Path,
-    folds: str | None,
+    only_folds: str | None,
     with_backbone: bool,
     backbone_weights: Path | None,
     backbone_licence: Path | None,
@@ -85,7 +88,7 @@ def bundle_make(
             make_bundle(
                 sources,
                 out,
-                folds=split_numbers("--folds", folds, "0,2"),
+                folds=split_numbers("--only-folds", only_folds, "0,2"),
                 backbone=choice,
                 **options,
             )

@@ -3,7 +3,7 @@ drawn once that is written.
 
 Drawn last, so that pictures never stand between a deadline and the submission; until then a map is
 a small file, so memory does not grow with the photographs, and a prediction that goes on with
---resume finds those of before. How a picture looks is `picture`'s business, the page with all of
+--continue finds those of before. How a picture looks is `picture`'s business, the page with all of
 them is `report`'s.
 """
 

@@ -74,5 +74,5 @@ def can_write(path: Path, option: str = "--out") -> Iterator[None]:
     except OSError as err:
         raise InputError(
             f"{err.filename or path}: cannot be written ({err.strerror or err}); make room, or "
-            f"choose another place with {option} (--resume keeps what was finished)"
+            f"choose another place with {option} (--continue keeps what was finished)"
         ) from err

@@ -177,7 +177,7 @@ class RunFolder:
         if missing := [f.name for f in files if not f.is_file()]:
             raise InputError(
                 f"{self.path}: no {which} weights {', '.join(missing)}; the run is unfinished, a "
-                "head failed, or files were lost; choose other --folds or --weights"
+                "head failed, or files were lost; choose other --only-folds or --epoch"
             )
 
         # what the config makes of each tensor, before any is read; None: the kind does not say
