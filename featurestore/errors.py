@@ -3,6 +3,7 @@
 Anything else is a bug and stays a traceback.
 
     BiomassError                 exit code
+      PartFailed                 1     a part's process ends without a result, each time
       UsageError                 2     the command or call cannot mean anything
       InputError                 3     a photograph, CSV, config or weights file is wrong
         NoAccessError            3     this account may not read or write a file
@@ -24,6 +25,10 @@ IN_PART = 6
 class BiomassError(Exception):
     """Anything the user can put right; `exit_code` is what the command line returns for it."""
 
+    exit_code = 1
+
+
+class PartFailed(BiomassError):
     exit_code = 1
 
 
