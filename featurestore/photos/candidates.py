@@ -65,13 +65,11 @@ def known_cells(column: pd.Series) -> pd.Series:
 def _kind_of(cells: pd.Series) -> str | None:
     if cells.nunique() < 2 or are_dates(cells.map(tidy).unique()):
         return None
-    if pd.api.types.is_numeric_dtype(cells):
-        return _kind_of_numbers(cells.to_numpy(np.float64))
-    repeats = cells.nunique() <= len(cells) / 2
-    return "class" if repeats and cells.nunique() <= MOST_CLASSES else None
+    if not pd.api.types.is_numeric_dtype(cells):
+        repeats = cells.nunique() <= len(cells) / 2
+        return "class" if repeats and cells.nunique() <= MOST_CLASSES else None
 
-
-def _kind_of_numbers(value_N: np.ndarray) -> str | None:
+    value_N = cells.to_numpy(np.float64)
     has_fractions = (value_N % 1 != 0).any()
     if len(value_N) > 2 and not has_fractions and (np.diff(value_N) == 1).all():
         return None  # a running number

@@ -67,7 +67,15 @@ def read_test(csv_path: Path) -> ToPredict:
     if _is_long(table):
         table = _with_ids(csv_path, table)
         images = _from_long(csv_path, table)
-        _check_once(csv_path, table["sample_id"])
+        # as with a wide CSV's image_id: a submission would have a row of that name twice
+        twice = table["sample_id"][table["sample_id"].duplicated(keep=False)]
+        if len(twice):
+            raise error_listing(
+                csv_path,
+                "these rows come more than once, and each needs a sample_id of its own; "
+                "remove the copies",
+                [f"line {line}: {sample_id}" for line, sample_id in twice.items()],
+            )
         return ToPredict(images, table[columns].reset_index(drop=True), True)
     images = _from_wide(csv_path, table)
     rows = [
@@ -119,19 +127,6 @@ def _with_ids(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     if bad:
         raise error_listing(csv_path, "sample_id must be the image's id, `__` and target_name", bad)
     return table.assign(image_id=np.array(ids, object))
-
-
-def _check_once(csv_path: Path, sample_ids: pd.Series) -> None:
-    """As `_check_ids` of a wide CSV: a submission would have a row of that name twice."""
-    twice = sample_ids[sample_ids.duplicated(keep=False)]
-    if len(twice):
-        problem = (
-            "these rows come more than once, and each needs a sample_id of its own; "
-            "remove the copies"
-        )
-        raise error_listing(
-            csv_path, problem, [f"line {line}: {sample_id}" for line, sample_id in twice.items()]
-        )
 
 
 def _metadata(table: pd.DataFrame) -> list[str]:
@@ -224,12 +219,18 @@ def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     metadata = table.drop(columns=[path_column, "image_id"], errors="ignore")
     _check_names(csv_path, list(metadata.columns))
     paths = table[path_column]
-    ids = (
-        table["image_id"]
-        if "image_id" in table.columns
-        else paths.map(lambda path: PurePosixPath(normalise_path(path)).stem)
-    )
-    _check_ids(csv_path, ids, paths)
+    if "image_id" in table.columns:
+        ids = table["image_id"]
+    else:
+        ids = paths.map(lambda path: PurePosixPath(normalise_path(path)).stem)
+    bad = ids.duplicated(keep=False) | (ids == "")
+    if bad.any():
+        raise error_listing(
+            csv_path,
+            "each image needs an image_id of its own (without that column it is the file's stem)",
+            [f"line {line}: {ids[line]!r}: {paths[line]}" for line in ids.index[bad]],
+        )
+
     # with all five a table is the contest's; one of them alone may be anything, a difference too
     if set(TARGETS) <= set(metadata.columns):
         for name in TARGETS:
@@ -243,28 +244,13 @@ def _check_paths(csv_path: Path, table: pd.DataFrame) -> None:
         raise error_listing(csv_path, "rows without the path of a photograph", empty)
 
 
-def _check_ids(csv_path: Path, ids: pd.Series, paths: pd.Series) -> None:
-    bad = ids.duplicated(keep=False) | (ids == "")
-    if bad.any():
-        raise error_listing(
-            csv_path,
-            "each image needs an image_id of its own (without that column it is the file's stem)",
-            [f"line {line}: {ids[line]!r}: {paths[line]}" for line in ids.index[bad]],
-        )
-
-
 def _assemble(ids: pd.Series, paths: pd.Series, metadata: pd.DataFrame) -> pd.DataFrame:
     columns = {"image_id": ids.to_numpy(object), "path": paths.to_numpy(object)}
-    columns |= {name: _typed(metadata[name]) for name in metadata.columns}
+    for name in metadata.columns:
+        cells = metadata[name]
+        number_N = numbers_in(cells)
+        columns[name] = cells.to_numpy(object) if number_N is None else number_N
+    # with the type: pandas would make strings its own
     return pd.DataFrame(
         {name: pd.Series(cells, dtype=cells.dtype) for name, cells in columns.items()}
     )
-
-
-def _typed(cells: pd.Series) -> np.ndarray:
-    """float64 if every cell is a number or missing, else the str as they are.
-
-    pandas would make strings its own type.
-    """
-    number_N = numbers_in(cells)
-    return cells.to_numpy(object) if number_N is None else number_N

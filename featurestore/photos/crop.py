@@ -107,6 +107,7 @@ class Crop:
 
     def frame(self, width: int, height: int) -> Box:
         """The part of a photograph that the tiles show."""
+        # aspects are compared as products: integers do not round
         wide, high = self.frame_size
         if self.kind == "center":
             side = min(width, height)
@@ -151,6 +152,7 @@ class Crop:
         placed_left, placed_top, placed_right, placed_bottom = self.place(width, height)
         _, columns = crop_grid(self.kind)
 
+        # in integers, so that tiles that meet on their picture meet on the photograph too
         def x_of(pixel: int) -> int:
             return left + (pixel - placed_left) * (right - left) // (placed_right - placed_left)
 
@@ -229,6 +231,7 @@ class Crop:
         # as if tiles had no pixels: they may have no size yet
         n_across = columns * width * high / (height * wide)
         n_down = rows * height * wide / (width * high)
+        # it lies in the middle: inner tiles are full, and the two outer ones share the rest
         return all(
             n == 1 or shown >= n - 2 + 2 / LEAST_SHOWN
             for n, shown in ((columns, n_across), (rows, n_down))

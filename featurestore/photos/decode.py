@@ -3,6 +3,7 @@
 import threading
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -62,17 +63,19 @@ def decode_ahead(
     """
     with Pool(min(ahead, usable_cpus())) as pool:
         todo = iter(paths.items())
-        waiting = [
-            (key, pool.submit(decode, path, crop, thumb, key in sealed))
-            for key, path in islice(todo, ahead)
-        ]
+
+        def begun(n: int) -> list[tuple[Hashable, Future]]:
+            return [
+                (key, pool.submit(decode, path, crop, thumb, key in sealed))
+                for key, path in islice(todo, n)
+            ]
+
+        waiting = begun(ahead)
         try:
             while waiting:
                 key, future = waiting.pop(0)
-                waiting += [
-                    (k, pool.submit(decode, path, crop, thumb, k in sealed))
-                    for k, path in islice(todo, 1)
-                ]
+                # before this one is waited for: as many are decoded meanwhile as ever
+                waiting += begun(1)
                 try:
                     decoded = future.result()
                 except InputError as err:

@@ -68,13 +68,11 @@ def find_photographs(
     listings: dict[str, dict[str, str]] = {}
     found, astray = [], []
     for path in frame["path"]:
-        is_there = os.path.lexists(os.path.join(home, path))
-        spelled = path if is_there else normalise_path(path)
-        file = Path(
-            os.path.realpath(
-                os.path.join(home, path) if is_there else _composed(home, spelled, listings)
-            )
-        )
+        spelled, place = path, os.path.join(home, path)
+        if not os.path.lexists(place):
+            spelled = normalise_path(path)
+            place = _composed(home, spelled, listings)
+        file = Path(os.path.realpath(place))
         absolute = os.path.isabs(spelled) or PureWindowsPath(spelled).is_absolute()
         if absolute or ".." in PurePosixPath(spelled).parts or not file.is_relative_to(home):
             astray.append(f"{path} -> {file}")

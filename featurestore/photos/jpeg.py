@@ -99,7 +99,7 @@ def _flat_rows(pixels_HWC: np.ndarray) -> tuple[int, int]:
     change_HWC = np.abs(inner_HWC[:, BLOCK:] - inner_HWC[:, :-BLOCK])
     is_flat_H = change_HWC.reshape(len(pixels_HWC), -1).max(1) <= 1
     edges = np.flatnonzero(np.diff(is_flat_H, prepend=False, append=False))
-    runs = edges.reshape(-1, 2)
+    runs = edges.reshape(-1, 2)  # starts and stops take turns
     if not len(runs):
         return 0, 0
     start, stop = runs[np.argmax(runs[:, 1] - runs[:, 0])]

@@ -76,10 +76,21 @@ def opened(kind: str, file: BinaryIO) -> ImageFile:
     TIFF and HEIC pictures say their upright size, and are upright once decoded.
     """
     if kind == "HEIC":
-        return _opened_heic(file)
+        if not can_read_heic():
+            raise ValueError(
+                f"a HEIC photograph; `pip install {HEIF_PACKAGE}` lets it be read, or save it as "
+                "JPEG"
+            )
+        from pillow_heif import HeifImageFile
+
+        return HeifImageFile(file)
+
     image = DECODERS[kind](file)
     if kind == "TIFF":
-        _refuse_raw(image)
+        # many cameras' raw files are TIFFs, whose first picture is a preview
+        tags = image.tag_v2
+        if DNG_VERSION in tags or tags.get(NEW_SUBFILE_TYPE, 0) & PREVIEW:
+            raise ValueError(f"a camera's raw file, which holds a preview first; save it as {READ}")
     return image
 
 
@@ -89,7 +100,9 @@ def _known_kind(start: bytes) -> str | None:
     if start[4:8] == b"ftyp":
         return _brand_of(start)
     for magic, kind in MAGICS.items():
-        if start.lstrip().startswith(magic) if magic == b"<" else start.startswith(magic):
+        # HTML and XML may begin with blanks
+        found = start.lstrip() if magic == b"<" else start
+        if found.startswith(magic):
             return kind
     return None
 
@@ -103,20 +116,3 @@ def _brand_of(start: bytes) -> str:
         if brand in OTHER_BRANDS:
             return OTHER_BRANDS[brand]
     return "HEIC" if any(brand in HEIC_BRANDS for brand in brands) else "video"
-
-
-def _opened_heic(file: BinaryIO) -> ImageFile:
-    if not can_read_heic():
-        raise ValueError(
-            f"a HEIC photograph; `pip install {HEIF_PACKAGE}` lets it be read, or save it as JPEG"
-        )
-    from pillow_heif import HeifImageFile
-
-    return HeifImageFile(file)
-
-
-def _refuse_raw(image: TiffImageFile) -> None:
-    """ValueError for a camera's raw file, whose first picture is a preview."""
-    tags = image.tag_v2
-    if DNG_VERSION in tags or tags.get(NEW_SUBFILE_TYPE, 0) & PREVIEW:
-        raise ValueError(f"a camera's raw file, which holds a preview first; save it as {READ}")

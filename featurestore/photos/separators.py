@@ -48,7 +48,9 @@ def separator_of(csv_path: Path, text: str, names: Collection[str]) -> str:
 
 
 def _header(text: str, mark: str) -> list[str]:
-    reader = csv.reader(io.StringIO(text.lstrip("\r\n "), newline=""), delimiter=mark)
+    # blank lines may precede it, of which csv gives an empty row
+    text = text.lstrip("\r\n ")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
     try:
         return [cell.strip() for cell in next(reader, [])]
     except csv.Error:
@@ -103,14 +105,12 @@ def _marked_numbers(columns: dict[str, pd.Series], mark: str, least: float) -> d
             continue
         has_mark = cells.map(lambda cell: mark in cell)
         known = cells[~cells.isin(MISSING)]
-        is_number = known.map(_is_number)
+        is_number = known.map(
+            lambda cell: bool(NUMBER.fullmatch(cell) or WITH_COMMA.fullmatch(cell))
+        )
         if is_number.mean() >= least:
             found[name] = known[is_number & has_mark]
     return {name: cells for name, cells in found.items() if len(cells)}
-
-
-def _is_number(cell: str) -> bool:
-    return bool(NUMBER.fullmatch(cell) or WITH_COMMA.fullmatch(cell))
 
 
 def _refuse_thousands(csv_path: Path, marked: dict[str, pd.Series]) -> None:

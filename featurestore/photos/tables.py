@@ -24,6 +24,7 @@ def number_in(cell: str) -> float | None:
     """The finite number a cell holds, NaN for a missing one, None for text."""
     if cell in MISSING:
         return math.nan
+    # 1e999 is infinite too, and so no number that can be reckoned with
     number = float(cell) if NUMBER.fullmatch(cell) else math.inf
     return number if math.isfinite(number) else None
 

@@ -206,6 +206,7 @@ class Targets:
         """What each target that is a sum consists of, parts before wholes."""
         sums = {target.name: target.sum_of for target in self.each if target.sum_of}
         ordered: dict[str, tuple[str, ...]] = {}
+        # this ends: circles were refused when the targets were made
         while len(ordered) < len(sums):
             for name, parts in sums.items():
                 if all(part in ordered or part not in sums for part in parts):

@@ -27,10 +27,8 @@ COLOURS = {
 
 
 def _view(flip: str, colour: str | None, transpose: bool = False) -> ViewSpec:
-    name = (
-        "_".join(part for part in ("transpose" if transpose else "", flip, colour or "") if part)
-        or "plain"
-    )
+    parts = ("transpose" if transpose else "", flip, colour or "")
+    name = "_".join(part for part in parts if part) or "plain"
     hflip, vflip = FLIPS[flip]
     return ViewSpec(
         name=name,
@@ -91,11 +89,11 @@ def chosen_tta(tta: int | str | Sequence[ViewSpec]) -> tuple[ViewSpec, ...]:
         return tta_views(int(tta))
     known = {view.name: view for view in VIEWS + TRANSPOSES}
     names = [name.strip() for name in tta.split(",")]
-    if unknown := [name for name in names if name not in known] or [
-        name for name in names if names.count(name) > 1
-    ]:
+    unknown = [name for name in names if name not in known]
+    twice = [name for name in names if names.count(name) > 1]
+    if wrong := unknown or twice:
         raise InputError(
-            f"tta: {', '.join(map(repr, unknown))} unknown or twice; give 1, 2, 4, 8 or some of "
+            f"tta: {', '.join(map(repr, wrong))} unknown or twice; give 1, 2, 4, 8 or some of "
             f"{', '.join(known)}"
         )
     return tuple(known[name] for name in names)
