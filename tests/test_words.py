@@ -34,7 +34,7 @@ USE_INSTEAD = {
 NAMES_THAT_STAY = {
     # YAML loaders and classifiers are what the libraries call them
     "_PlainLoader",
-    "_without_classifier",
+    "without_classifier",
     "odd",  # the address odd.json is public
 }
 

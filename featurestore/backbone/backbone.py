@@ -134,7 +134,7 @@ class Backbone:
         cls, patches = self.forward(self._inputs(padded))
         is_finite = []
         for cls_BD, patches_BPD in zip(cls, patches, strict=True):
-            # halves cannot overflow the sum
+            # one number a row is enough: inf and NaN stay in a sum, and halves cannot overflow it
             patches_RX = patches_BPD.reshape(self.n_rows, -1)
             sum_R = patches_RX.sum(1, dtype=torch.float32)
             cls_RX = cls_BD.reshape(self.n_rows, -1)

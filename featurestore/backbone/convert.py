@@ -7,8 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,12 +53,18 @@ def convert(
         raise InputError(f"{out}: exists; choose another name, or --force to replace it")
     if not source.is_file():
         raise InputError(f"{source}: no such file")
-    check_torch(_installed_torch())
+    try:
+        check_torch(version("torch"))  # from its metadata: importing torch here takes seconds
+    except PackageNotFoundError as err:
+        raise InputError("torch is not installed") from err
 
     memory_bytes = memory_bytes or max(2 * GIB, 4 * source.stat().st_size)
-    with _writable(out), appears_whole(out) as partial:
-        told = _in_child(source, partial, memory_bytes)
-        n_bytes = partial.stat().st_size
+    try:
+        with appears_whole(out) as partial:
+            told = _in_child(source, partial, memory_bytes)
+            n_bytes = partial.stat().st_size
+    except OSError as err:
+        raise InputError(f"{out}: cannot be written ({err.strerror}); choose another") from err
     return Converted(
         told["n_tensors"],
         n_bytes,
@@ -81,21 +85,6 @@ def check_torch(torch_version: str) -> None:
         )
 
 
-def _installed_torch() -> str:
-    try:
-        return version("torch")
-    except PackageNotFoundError as err:
-        raise InputError("torch is not installed") from err
-
-
-@contextmanager
-def _writable(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as err:
-        raise InputError(f"{out}: cannot be written ({err.strerror}); choose another") from err
-
-
 def _in_child(source: Path, partial: Path, memory_bytes: int) -> dict:
     """What the child tells, once it has written `partial`."""
     # -P: the folder where this was started is not searched for packages
@@ -103,6 +92,7 @@ def _in_child(source: Path, partial: Path, memory_bytes: int) -> dict:
     with starting():
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     try:
+        # the last line: libraries may have printed before it
         told = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]

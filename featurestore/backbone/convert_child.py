@@ -18,7 +18,7 @@ from typing import Any
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of unshare(2)
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-ON_THE_OUTPUT = "open", "os.chmod", "os.utime"
+ON_THE_OUTPUT = "open", "os.chmod", "os.utime"  # events that writing our own file raises
 REFUSED = (
     "socket.",
     "subprocess.",
@@ -118,19 +118,20 @@ def limit_memory(n_bytes: int) -> None:
 
 def confine(output: Path) -> None:
     """Refuse sockets, processes and writing anything but the output, from here to the end."""
+    # an event gives a path as its caller spelled it
     allowed = {os.fspath(output), os.fspath(output).encode(), output}
 
     def refuse(event: str, arguments: tuple) -> None:
         if event in ON_THE_OUTPUT and arguments[0] in allowed:
             return
         if event == "open":
-            if not arguments[2] & WRITING:
+            if not arguments[2] & WRITING:  # (path, mode, flags)
                 return
             raise Refused(f"refused: reading it tried to write {arguments[0]!r}")
         if event.startswith(REFUSED):
             raise Refused(f"refused: reading it tried {event}{arguments!r:.200}")
 
-    sys.addaudithook(refuse)
+    sys.addaudithook(refuse)  # which nothing in Python can take away again
 
 
 def _load_what_is_needed() -> None:
@@ -151,7 +152,7 @@ def unwrapped(checkpoint: Any) -> tuple[dict[str, Any], list[str]]:
     import torch
 
     left_out: list[str] = []
-    for _ in WRAPPERS:
+    for _ in WRAPPERS:  # one may lie in another, but a dict that holds itself must end too
         if not isinstance(checkpoint, Mapping):
             break
         inner = [name for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping)]
@@ -201,6 +202,7 @@ def _separate(tensors: dict[str, Any]) -> dict[str, Any]:
 def _reason(err: Exception, memory_bytes: int) -> str:
     """Why torch does not read the file."""
     text = str(err)
+    # torch's allocator raises a RuntimeError that it "can't allocate memory"
     if isinstance(err, MemoryError) or "alloc" in text:
         return (
             f"more memory is needed than the {memory_bytes / 1e9:.3g} GB that reading may take; "

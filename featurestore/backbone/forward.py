@@ -35,7 +35,15 @@ class Forward:
                 if self.n_crops == 1:
                     raise
             # after the handler, whose error would keep the tensors that did not fit
-            self._halve(x_B3HW.device)
+            n, half = self.n_crops, -(-self.n_crops // 2)
+            warnings.warn(
+                f"{x_B3HW.device}: out of memory with {n} tiles at once; going on with {half}. "
+                "Rows from here on may differ in the last bit from what a device with more memory "
+                "gives",
+                stacklevel=3,
+            )
+            torch.cuda.empty_cache()
+            self.n_crops = half
 
         if len(parts) == 1:
             return parts[0]
@@ -50,25 +58,16 @@ class Forward:
             return cls, [layer_BPD.half() for layer_BPD in patches]
 
     def _padded(self, x_B3HW: Tensor) -> tuple[Layers, Layers]:
-        n_lacking = self.n_crops - len(x_B3HW)
+        n = len(x_B3HW)
+        n_lacking = self.n_crops - n
         if not n_lacking:
             return self.once(x_B3HW)
+        # another shape would be another kernel, and so other bits
         empty_B3HW = x_B3HW.new_zeros(n_lacking, *x_B3HW.shape[1:])
         cls, patches = self.once(torch.cat([x_B3HW, empty_B3HW]))
-        n = len(x_B3HW)
         cls = [layer_BD[:n] for layer_BD in cls]
         patches = [layer_BPD[:n] for layer_BPD in patches]
         return cls, patches
-
-    def _halve(self, device: torch.device) -> None:
-        n, half = self.n_crops, -(-self.n_crops // 2)
-        warnings.warn(
-            f"{device}: out of memory with {n} tiles at once; going on with {half}. Rows from here "
-            "on may differ in the last bit from what a device with more memory gives",
-            stacklevel=4,
-        )
-        torch.cuda.empty_cache()
-        self.n_crops = half
 
 
 def _joined(parts: Sequence[Layers]) -> Layers:

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from featurestore.backbone.timm_model import new_model
 from featurestore.backbone.transformers_names import is_theirs, renamed
 from featurestore.backbone.weights import weights_hash
-from featurestore.backbone.weights_file import load_state, model_with
+from featurestore.backbone.weights_file import load_state, model_with, shapes, without_classifier
 from featurestore.errors import InputError
-
-Shapes = dict[str, tuple[int, ...]]
 
 SIZES = {
     96: ("demo",),
@@ -119,11 +117,12 @@ def _candidates(state: Mapping[str, Tensor]) -> list[str]:
     if not patches:
         return []
     has_registers = any(REGISTERS.fullmatch(name) for name in state)
-    patch, words = f"_patch{patches[0][-1]}_", SIZES.get(width, ())
+    patch = f"_patch{patches[0][-1]}_"
+    words = SIZES.get(width, ())
     return [
         name
         for name in timm.list_models()
-        if patch in f"{name}_"
+        if patch in f"{name}_"  # a name may end with its patch size
         and any(f"_{word}_" in name for word in words)
         and has_registers == bool(WITH_REGISTERS.search(name))
     ]
@@ -139,28 +138,18 @@ def _resized(state: Mapping[str, Tensor], model: nn.Module) -> bool | None:
 
     For Meta's names, which timm converts when it loads, the number of blocks has to do.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = shapes(model.state_dict())
     if is_theirs(state):
         ours = renamed(state, model)
         if ours.missing or ours.left_over:
             return None
-        found = _shapes(ours.tensors)
+        found = shapes(ours.tensors)
     elif naming(state) == "timm":
-        heads = tuple(f"{name}." for name in _classifiers(model))
-        found = _shapes({name: t for name, t in state.items() if not name.startswith(heads)})
+        found = shapes(without_classifier(model, state))
     else:
         return False if _n_blocks(state) == _n_blocks(expected) else None
     positions = found.pop("pos_embed", None), expected.pop("pos_embed", None)
     return positions[0] != positions[1] if found == expected else None
-
-
-def _shapes(state: Mapping[str, Tensor]) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def _classifiers(model: nn.Module) -> tuple[str, ...]:
-    names = model.pretrained_cfg.get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _n_blocks(names: Iterable[str]) -> int:

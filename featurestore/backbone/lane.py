@@ -46,7 +46,7 @@ class Direct:
     def down(self, pairs: Pairs) -> Arrived:
         for source, buffer in pairs:
             buffer.copy_(source)
-        return _nothing
+        return lambda: None  # what is there need not be waited for
 
     def empty(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
         return np.empty(shape, dtype)
@@ -105,6 +105,7 @@ class Streamed:
         return self._cuda.pinned(tiles).to(self._cuda.device, non_blocking=True)
 
     def down(self, pairs: Pairs) -> Arrived:
+        # the device waits for the tokens, the host does not
         self._copying.wait_stream(self._cuda.computing())
         with self._cuda.on(self._copying):
             for source, buffer in pairs:
@@ -119,6 +120,7 @@ class Streamed:
         return arrived
 
     def empty(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        # torch has no public table of NumPy's dtypes
         torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
         return self._cuda.empty_pinned(shape, torch_dtype).numpy()
 
@@ -136,7 +138,3 @@ class Streamed:
 
 def lane_of(device: torch.device) -> Direct | Streamed:
     return Streamed(Cuda(device)) if device.type == "cuda" else Direct()
-
-
-def _nothing() -> None:
-    """What is there need not be waited for."""

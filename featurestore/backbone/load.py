@@ -322,6 +322,7 @@ def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: i
             f"{model_name}: random weights (seed {seed}); the tokens know nothing about images",
             stacklevel=3,
         )
+        # so that the caller's own draws go on as if this had drawn nothing
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return new_model(model_name, {"img_size": size})

@@ -22,6 +22,7 @@ def quantise(tokens_XD: Tensor) -> tuple[Tensor, Tensor]:
     scale nothing is lost: quantising what `dequantise` returned gives the same token again.
     """
     x = tokens_XD.float()
+    # as x.abs().amax(), without a copy of x
     greatest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
     # by a Python number, CUDA would multiply with a rounded 1/127
     scale = greatest / torch.full_like(greatest, LEVELS)

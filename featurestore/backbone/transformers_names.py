@@ -158,7 +158,9 @@ def renamed(state: Mapping[str, Tensor], model: nn.Module) -> Renamed:
     Tensors of other parts, as of a text tower or a classifier, are left out. Shapes are not
     compared: timm can resize position embeddings.
     """
-    prefix = _prefix(state)
+    # what stands before the names of the image tower, as `vit.` or `vision_model.`
+    prefixes = Counter(match[1] for name in state if (match := EMBEDDINGS.match(name)))
+    prefix = prefixes.most_common(1)[0][0]
     family = max(FAMILIES, key=lambda each: len(_parts(state, prefix, each)))
     parts = _parts(state, prefix, family)
     tensors: dict[str, Tensor] = {}
@@ -191,12 +193,6 @@ def renamed(state: Mapping[str, Tensor], model: nn.Module) -> Renamed:
 
     _fit_embeddings(tensors, model)
     return Renamed(family.title, tensors, n_expected, missing, left_over)
-
-
-def _prefix(names: Iterable[str]) -> str:
-    """What stands before the names of the image tower, as `vit.` or `vision_model.`."""
-    found = Counter(match[1] for name in names if (match := EMBEDDINGS.match(name)))
-    return found.most_common(1)[0][0]
 
 
 def _parts(names: Iterable[str], prefix: str, family: Family) -> dict[str, str]:

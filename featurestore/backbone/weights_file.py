@@ -7,7 +7,7 @@ Meta's. A file that does not fit is refused with what is missing or left over. N
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -41,11 +41,12 @@ def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
         state = _from_transformers(path, model_name, state, model)
     else:
         _refuse_lost_biases(path, model_name, state, expected)
-    if _shapes(state) == _shapes(expected):
+    if shapes(state) == shapes(expected):
         model.load_state_dict(state)
         return model
     found = list(state)  # timm's conversion may change the dict
-    overlay = {"state_dict": _without_classifier(model, state), "source": "", "num_classes": 0}
+    # timm then converts these tensors as it does those that it downloads
+    overlay = {"state_dict": without_classifier(model, state), "source": "", "num_classes": 0}
     arguments = {"img_size": size, "pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
         with redirect_stdout(io.StringIO()):  # timm prints where it leaves biases out
@@ -56,7 +57,7 @@ def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
         ) from err
 
 
-def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
@@ -150,11 +151,10 @@ def _check_activation(path: Path, model_name: str) -> None:
     quick = "quickgelu" in model_name
     if found not in ("gelu", "quick_gelu") or (found == "quick_gelu") == quick:
         return
-    other = (
-        model_name.replace("_quickgelu", "")
-        if quick
-        else model_name.replace("_clip_", "_clip_quickgelu_")
-    )
+    if quick:
+        other = model_name.replace("_quickgelu", "")
+    else:
+        other = model_name.replace("_clip_", "_clip_quickgelu_")
     raise InputError(
         f"{path}: its config.json says hidden_act {found}, which is not that of {model_name}; "
         f"give --backbone {other}"
@@ -189,14 +189,12 @@ def _misfit(model: nn.Module, found: Sequence[str], err: Exception) -> str:
     sizes = [line.strip().rstrip(".") for line in told.splitlines() if "size mismatch for" in line]
     # by timm's names, as its conversion left them; if it failed, by those of the file
     converted = "Error(s) in loading state_dict" in told
-    missing = (
-        _listed("Missing", told) if converted else [name for name in expected if name not in found]
-    )
-    left_over = (
-        _listed("Unexpected", told)
-        if converted
-        else [name for name in found if name not in expected]
-    )
+    if converted:
+        missing = _listed("Missing", told)
+        left_over = _listed("Unexpected", told)
+    else:
+        missing = [name for name in expected if name not in found]
+        left_over = [name for name in found if name not in expected]
     parts = [_counted(missing, left_over, len(expected))]
     if sizes:
         parts.append(f"{len(sizes)} have another shape ({_some(sizes, 2, '; ')})")
@@ -239,11 +237,12 @@ def _some(items: Sequence[str], most: int = 3, comma: str = ", ") -> str:
     return comma.join([*items[:most], *["..."] * (len(items) > most)])
 
 
-def _without_classifier(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_classifier(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state less its classifier, which we do not have.
 
     Only then does timm load strictly, so that a missing tensor is an error.
     """
     names = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    names = (names,) if isinstance(names, str) else names
+    heads = tuple(f"{name}." for name in names)
     return {key: tensor for key, tensor in state.items() if not key.startswith(heads)}

@@ -154,16 +154,13 @@ def plan_pasture(seed: int = 0, n_train: int = 120, n_test: int = 36) -> list[Ph
     numbers = iter(100_000_000 + rng.choice(2_000_000_000, n_train + n_test, replace=False))
     photos = []
     for split, n in (("train", n_train), ("test", n_test)):
-        for state, size in zip(itertools.cycle(STATES), _site_sizes(rng, n)):
+        # n draws are enough for n photographs; sites that begin behind the last one are empty
+        ends = np.minimum(rng.integers(1, 11, n).cumsum(), n)
+        sizes = np.diff(ends, prepend=0)
+        for state, size in zip(itertools.cycle(STATES), sizes[sizes > 0]):
             site = _plan_site(seed, state, int(next(days)))
             photos += [_plan_photo(seed, int(next(numbers)), split, site) for _ in range(size)]
     return sorted(photos, key=lambda photo: photo.image_id)
-
-
-def _site_sizes(rng: np.random.Generator, n: int) -> list[int]:
-    """1 to 10 photographs a site, n in all."""
-    ends = np.minimum(rng.integers(1, 11, n).cumsum(), n)
-    return [int(size) for size in np.diff(ends, prepend=0) if size]
 
 
 def _plan_site(seed: int, state: str, day: int) -> Site:
@@ -198,6 +195,7 @@ def _plan_photo(seed: int, number: int, split: str, site: Site) -> Photo:
 
 def _draw_photo(out: Path, seed: int, photo: Photo) -> dict[str, object]:
     """Draw one photograph into its file; its row of the wide table."""
+    # keyed by the photograph, so threads may draw them in any order
     rng = np.random.default_rng([seed, 3, int(photo.image_id[2:])])
     layers, picture = draw_photo(rng, photo)
     image_path = f"{photo.split}/{photo.image_id}.jpg"
@@ -217,7 +215,8 @@ def _draw_photo(out: Path, seed: int, photo: Photo) -> dict[str, object]:
 def draw_photo(rng: np.random.Generator, photo: Photo) -> tuple[dict[str, Layer], Image.Image]:
     """The leaves of one photograph, by target, and its picture as the camera sees it."""
     layers = sow_leaves(rng, photo)
-    return layers, expose(rng, paint(lay_soil(rng, photo.site), list(layers.values())), photo.site)
+    picture = paint(lay_soil(rng, photo.site), list(layers.values()))
+    return layers, expose(rng, picture, photo.site)
 
 
 def _blade_cm(photo: Photo) -> float:
@@ -242,9 +241,8 @@ def sow_leaves(rng: np.random.Generator, photo: Photo) -> dict[str, Layer]:
 
 def weigh(layers: dict[str, Layer]) -> dict[str, float]:
     """All five targets in grams."""
-    return with_sums(
-        {name: round(1e4 * G_PER_CM2 * area_cm2(layer)) for name, layer in layers.items()}
-    )
+    of_one_g = 1e4 * G_PER_CM2
+    return with_sums({name: round(of_one_g * area_cm2(layer)) for name, layer in layers.items()})
 
 
 def with_sums(units: dict[str, int]) -> dict[str, float]:
@@ -290,14 +288,17 @@ def sow_blades(
     levels: tuple[float, float],
 ) -> Layer:
     """Bent, tapering blades, about so much area of them in the frame."""
+    # 0.73 is the share of its length by width that a tapering blade covers
     n = _n_leaves(rng, sown_cm2, 0.73 * length_cm * width_cm)
     length_S = length_cm * rng.lognormal(-0.06, 0.35, n)  # of mean length_cm
     half_S = width_cm / 2 * rng.lognormal(-0.03, 0.25, n)
-    along_5, taper_5 = np.array([-0.5, -0.25, 0, 0.25, 0.5]), np.array([0.8, 1, 0.95, 0.65, 0])
+    along_5 = np.array([-0.5, -0.25, 0, 0.25, 0.5])
+    taper_5 = np.array([0.8, 1, 0.95, 0.65, 0])
     turn_S5 = rng.uniform(0, 2 * np.pi, (n, 1)) + rng.normal(0, 0.5, (n, 1)) * along_5
     way_S52 = np.stack([np.cos(turn_S5), np.sin(turn_S5)], -1)
     spine_S52 = scatter(rng, n)[:, None] + length_S[:, None, None] * along_5[:, None] * way_S52
     side_S52 = way_S52[..., ::-1] * [-1, 1] * (half_S[:, None] * taper_5)[..., None]
+    # up one side and down the other; the tip has no width, so it is there once
     outline_SE2 = np.concatenate([spine_S52 + side_S52, (spine_S52 - side_S52)[:, 3::-1]], 1)
     return Layer(outline_SE2, tint(rng, n, rgb), rng.uniform(*levels, n))
 
@@ -305,7 +306,7 @@ def sow_blades(
 def sow_clover(rng: np.random.Generator, sown_cm2: float, levels: tuple[float, float]) -> Layer:
     """Clover leaves of three leaflets each, about so much area of them in the frame."""
     n = _n_leaves(rng, sown_cm2, 3 * 0.525 * LEAFLET_CM**2)
-    size_S = LEAFLET_CM * rng.lognormal(-0.04, 0.2, n)
+    size_S = LEAFLET_CM * rng.lognormal(-0.04, 0.2, n)  # whose squares, the areas, have that mean
     turn_S3 = (
         rng.uniform(0, 2 * np.pi, (n, 1)) + np.radians([0, 120, 240]) + rng.normal(0, 0.1, (n, 3))
     )
@@ -313,9 +314,8 @@ def sow_clover(rng: np.random.Generator, sown_cm2: float, levels: tuple[float, f
     rotate_S322 = np.stack([cos_S3, -sin_S3, sin_S3, cos_S3], -1).reshape(n, 3, 2, 2)
     leaflet_S3E2 = np.einsum("slij,ej->slei", rotate_S322, LEAFLET_E2) * size_S[:, None, None, None]
     outline_SE2 = (leaflet_S3E2 + scatter(rng, n)[:, None, None]).reshape(-1, *LEAFLET_E2.shape)
-    return Layer(
-        outline_SE2, np.repeat(tint(rng, n, LEAFLET), 3, 0), np.repeat(rng.uniform(*levels, n), 3)
-    )
+    rgb_S3 = np.repeat(tint(rng, n, LEAFLET), 3, 0)  # one leaf's leaflets share it
+    return Layer(outline_SE2, rgb_S3, np.repeat(rng.uniform(*levels, n), 3))
 
 
 def _n_leaves(rng: np.random.Generator, sown_cm2: float, leaf_cm2: float) -> int:
@@ -330,7 +330,8 @@ def scatter(rng: np.random.Generator, n: int) -> np.ndarray:
     anywhere_S2 = rng.uniform(0, span, (n, 2))
     tussock_T2 = rng.uniform(0, span, (30, 2))
     near_S2 = tussock_T2[rng.integers(0, 30, n)] + rng.normal(0, 4, (n, 2))
-    return low + np.where(rng.random((n, 1)) < 0.85, anywhere_S2, near_S2 % span)
+    near_S2 %= span  # what falls out on one side comes in on the other
+    return low + np.where(rng.random((n, 1)) < 0.85, anywhere_S2, near_S2)
 
 
 def tint(rng: np.random.Generator, n: int, rgb: RGB) -> np.ndarray:
@@ -357,9 +358,8 @@ def paint(ground: Image.Image, layers: list[Layer]) -> Image.Image:
     """All leaves from the ground up, the low ones in shade; averaged down to the picture's size."""
     leaves = []
     for layer in layers:
-        n_numbers = (
-            2 * layer.outline_SE2.shape[1]
-        )  # x and y of each edge point, as Pillow takes them
+        # x and y of each edge point in one row, as Pillow takes them
+        n_numbers = 2 * layer.outline_SE2.shape[1]
         outline_SX = layer.outline_SE2.reshape(-1, n_numbers) * PIXELS_PER_CM
         # light falls in from above: what lies on the ground gets 80 % of it
         rgb_S3 = layer.rgb_S3 * (0.8 + 0.2 * layer.level_S[:, None])

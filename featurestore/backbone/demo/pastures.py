@@ -59,6 +59,7 @@ def draw_pastures(
     draw = partial(_draw, side=side, patch=patch, strange=strange)
     if workers == 1:
         return _stacked(map(draw, photos))
+    # not by fork, which would copy the locks of torch's threads, but not the threads
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         return _stacked(pool.map(draw, photos, chunksize=8))
 
@@ -74,16 +75,22 @@ def _draw(
     seed, photo = seed_and_photo
     rng = np.random.default_rng([seed, 4, int(photo.image_id[2:])])
     layers, picture = draw_photo(rng, made_strange(rng, photo) if strange else photo)
-    left, right = Crop("halves", side, side, "bicubic")(_as_jpeg(picture))
+
+    # through a file and back: the demo's photographs make that trip too, and lose as much
+    file = io.BytesIO()
+    picture.save(file, "jpeg", quality=JPEG_QUALITY)
+    photograph = np.asarray(Image.open(file).convert("RGB"))
+
+    left, right = Crop("halves", side, side, "bicubic")(photograph)
     cells = side // patch
-    return np.concatenate([left, right], 1), np.stack(
-        [grams_per_patch(layers[name], cells) for name in MASSES]
-    )
+    grams_Ghw = np.stack([grams_per_patch(layers[name], cells) for name in MASSES])
+    return np.concatenate([left, right], 1), grams_Ghw
 
 
 def made_strange(rng: np.random.Generator, photo: Photo) -> Photo:
     """The same kinds of plants, often more, on a soil, in a tint and a light that no demo has."""
-    site, masses_3 = photo.site, np.array([photo.clover_g, photo.dead_g, photo.green_g])
+    site = photo.site
+    masses_3 = np.array([photo.clover_g, photo.dead_g, photo.green_g])
     # the heaviest are the rarest
     clover_g, dead_g, green_g = masses_3 * min(rng.uniform(0.6, 2.2), 190 / masses_3.sum())
     return replace(
@@ -123,10 +130,3 @@ def grams_per_patch(layer: Layer, cells: int) -> np.ndarray:
         range=((0, QUADRAT_CM[1]), (0, QUADRAT_CM[0])),
     )
     return grid.astype(np.float32)
-
-
-def _as_jpeg(picture: Image.Image) -> np.ndarray:
-    """Pixels after the trip through a file that the demo's photographs make."""
-    file = io.BytesIO()
-    picture.save(file, "jpeg", quality=JPEG_QUALITY)
-    return np.asarray(Image.open(file).convert("RGB"))

@@ -137,7 +137,8 @@ def _loss(teacher: Teacher, x_B3HW: Tensor, grams_BP3: Tensor) -> Tensor:
     """
     patches_BP3, square_B3 = teacher(x_B3HW)
     n_patches = grams_BP3.shape[1]
-    dense = F.smooth_l1_loss(patches_BP3 * n_patches / SQUARE_G, grams_BP3 * n_patches / SQUARE_G)
+    found_BP3 = patches_BP3 * n_patches / SQUARE_G
+    dense = F.smooth_l1_loss(found_BP3, grams_BP3 * n_patches / SQUARE_G)
     truth_B3 = grams_BP3.sum(1)
     return dense + _square_loss(patches_BP3.sum(1), truth_B3) + _square_loss(square_B3, truth_B3)
 
@@ -158,9 +159,8 @@ def _batches(pastures: Pastures, recipe: Recipe) -> Iterator[tuple[Tensor, Tenso
             for n in rng.integers(0, len(pastures.pixels_NHW3), recipe.batch)
         ]
         x_B3HW = _unit(np.stack([pixels for pixels, _ in squares]))
-        grams_BP3 = (
-            torch.from_numpy(np.stack([grams for _, grams in squares])).flatten(2).transpose(1, 2)
-        )
+        grams_B3hw = torch.from_numpy(np.stack([grams for _, grams in squares]))
+        grams_BP3 = grams_B3hw.flatten(2).transpose(1, 2)
         yield _jitter(x_B3HW, rng), grams_BP3
 
 
@@ -168,7 +168,8 @@ def _square(pastures: Pastures, n: int, rng: np.random.Generator) -> tuple[np.nd
     """Pixels (H, W, 3) and grams (3, h, w) of a square that begins at any patch of photograph n."""
     cells = pastures.grams_NGhw.shape[2]
     patch = pastures.pixels_NHW3.shape[1] // cells
-    first, turns, mirror = rng.integers(0, cells + 1), rng.integers(4), rng.integers(2)
+    first = rng.integers(0, cells + 1)  # at whole patches: grams are known for those alone
+    turns, mirror = rng.integers(4), rng.integers(2)
     pixels_HW3 = pastures.pixels_NHW3[n, :, first * patch : (first + cells) * patch]
     grams_Ghw = pastures.grams_NGhw[n, :, :, first : first + cells]
     if mirror:
@@ -186,7 +187,8 @@ def _jitter(x_B3HW: Tensor, rng: np.random.Generator) -> Tensor:
     n = len(x_B3HW)
     gain = rng.uniform(0.94, 1.06, (n, 1, 1, 1)) * rng.uniform(0.98, 1.02, (n, 3, 1, 1))
     offset = rng.uniform(-0.03, 0.03, (n, 1, 1, 1))
-    return (x_B3HW * torch.from_numpy(gain).float() + torch.from_numpy(offset).float()).clamp(0, 1)
+    lit_B3HW = x_B3HW * torch.from_numpy(gain).float() + torch.from_numpy(offset).float()
+    return lit_B3HW.clamp(0, 1)
 
 
 @torch.inference_mode()
@@ -220,10 +222,8 @@ def save(model: nn.Module, path: Path) -> None:
     """The weights in half precision, as a file that appears whole."""
     from safetensors.torch import save as as_bytes
 
-    write_whole(
-        path,
-        as_bytes({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}),
-    )
+    halves = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(path, as_bytes(halves))
 
 
 def main() -> None:
