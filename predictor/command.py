@@ -21,6 +21,7 @@ from featurestore.commands.options import (
 )
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
+from featurestore.errors import UsageError
 
 
 # `python -m predictor` has no group above it that would say so
@@ -125,11 +126,33 @@ from featurestore.disk.imports import quick_imports
     type=ANY,
     help="A folder for a picture per photograph, with maps, and report.html with all.",
 )
-def predict(only_folds: str | None, out: Path | None, oof: bool, **options: Any) -> None:
+@click.option(
+    "--part",
+    metavar="N/OF",
+    help="Only this part of the photographs, counted from 0, e.g. 3/16; --out is the folder of all "
+    "parts.",
+)
+@click.option(
+    "--merge",
+    type=FOLDER,
+    metavar="PARTS",
+    help="Write what the parts in this folder predicted.",
+)
+def predict(
+    only_folds: str | None,
+    out: Path | None,
+    oof: bool,
+    part: str | None,
+    merge: Path | None,
+    **options: Any,
+) -> None:
     """Predict the masses of photographs, end to end.
 
     For example: `biomass predict --tta 4 --data data`. With --out NAME.csv the wide table goes to
     NAME.predictions.csv, by default to predictions.csv.
+
+    In parts, on one machine or many: `--part 0/16 --out P` to `--part 15/16 --out P`, then
+    `--merge P --data data`.
     """
     with one_line_errors(with_same_command("--continue")):
         folds = split_numbers("--only-folds", only_folds, "0,2")
@@ -138,7 +161,18 @@ def predict(only_folds: str | None, out: Path | None, oof: bool, **options: Any)
             from featurestore.disk.messages import say
             from predictor.end_to_end import predict_to_file
 
-        code, written = predict_to_file(out=out, oof=oof, folds=folds, say=say, **options)
+        options |= {"out": out, "oof": oof, "folds": folds, "say": say}
+        if part or merge:
+            from predictor.parts import merge_parts, predict_part
+
+            if part and merge:
+                raise UsageError("give --part or --merge: parts are predicted first, then merged")
+            if part:
+                click.echo(predict_part(part, **options))
+                return
+            code, written = merge_parts(merge, **options)
+        else:
+            code, written = predict_to_file(**options)
         click.echo(written)
         sys.exit(code)
 

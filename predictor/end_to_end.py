@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -82,7 +82,7 @@ def predict_to_file(
     tables = [data / "test.csv", data / "train.csv", *([csv] if csv else [])]
     if oof:
         out = out or Path("oof_predictions.csv")
-        _check_places(tables, runs, out, explain)
+        check_places(tables, runs, out, explain)
         _check_oof_alone(
             tta=tta,
             average=average,
@@ -103,11 +103,9 @@ def predict_to_file(
 
     # what cannot be followed or read is refused before anything heavy is loaded
     asked = read_test(csv or data / "test.csv")
-    targets = _targets_of(runs[0])
-    if out is None:
-        is_lone = targets is not None and not _has_submission(asked, targets)
-        out = Path("predictions.csv" if is_lone else "submission.csv")
-    _check_places(tables, runs, out, explain)
+    targets = targets_of(runs[0])
+    out = out or usual_output(asked, targets)
+    check_places(tables, runs, out, explain)
     unusable = _predict_test(
         data,
         csv or data / "test.csv",
@@ -128,11 +126,7 @@ def predict_to_file(
         allow_outside=allow_outside,
         **options,
     )
-    if not unusable:
-        return 0, out
-    reasons = list_some(list(unusable.values()), len(unusable))
-    say(f"the training mean stands for {len(unusable)} photographs:{reasons}")
-    return IN_PART, out
+    return code_of(unusable, say), out
 
 
 def _predict_test(
@@ -163,26 +157,21 @@ def _predict_test(
     """
     rows = None
     if targets:
-        rows = _rows_to_follow(test_csv, asked, targets, out)
+        rows = rows_to_follow(test_csv, asked, targets, out)
     paths = photographs_of(asked.images, data, takes_mean, allow_outside)
-
-    weigh = partial(weighed, how=blend, say=say) if blend else None
-    predictor = Predictor.load(
+    predictor = load_predictor(
         runs,
-        weigh=weigh,
+        test_csv,
+        say,
         average=average,
         constraints=constraints,
-        table=test_csv,
+        blend=blend,
+        takes_mean=takes_mean,
         **options,
     )
-    say_lone_folds(predictor.members, say)
-    if untold := predictor.combiner.untold:
-        say(untold)
     if not targets:
         targets = predictor.combiner.targets
-        rows = _rows_to_follow(test_csv, asked, targets, out)
-    if takes_mean:
-        check_held_out(predictor.members, "--on-error mean")
+        rows = rows_to_follow(test_csv, asked, targets, out)
     intervals = predictor.intervals(interval) if interval is not None else None
     explainer = predictor.explainer(explain, tta, list(paths.values())) if explain else None
     kept = predictor.journal(out.with_name(out.name + ".progress"), tta, resume)
@@ -213,7 +202,30 @@ def _predict_test(
     return unusable
 
 
-def _targets_of(run: Path) -> Targets | None:
+def load_predictor(
+    runs: Sequence[Path],
+    test_csv: Path,
+    say: Callable[[str], object],
+    *,
+    blend: Blend | None,
+    takes_mean: bool,
+    **options,
+) -> Predictor:
+    """The predictor of all heads; `say` is told what a person should know of them.
+
+    takes_mean : `--on-error mean`, which a refit is refused; options as `Predictor.load`.
+    """
+    weigh = partial(weighed, how=blend, say=say) if blend else None
+    predictor = Predictor.load(runs, weigh=weigh, table=test_csv, **options)
+    say_lone_folds(predictor.members, say)
+    if untold := predictor.combiner.untold:
+        say(untold)
+    if takes_mean:
+        check_held_out(predictor.members, "--on-error mean")
+    return predictor
+
+
+def targets_of(run: Path) -> Targets | None:
     """What a run or a blend predicts; None of a bundle, whose files are not yet checked."""
     if (run / LISTING).exists():
         return None
@@ -222,12 +234,27 @@ def _targets_of(run: Path) -> Targets | None:
     return folder.targets
 
 
+def usual_output(asked: ToPredict, targets: Targets | None) -> Path:
+    """Where the submission goes, or the wide table where it is alone."""
+    is_lone = targets is not None and not _has_submission(asked, targets)
+    return Path("predictions.csv" if is_lone else "submission.csv")
+
+
+def code_of(unusable: Mapping[str, str], say: Callable[[str], object]) -> int:
+    """The exit code of a prediction, 0 or IN_PART; `say` is told of the photographs left out."""
+    if not unusable:
+        return 0
+    reasons = list_some(list(unusable.values()), len(unusable))
+    say(f"the training mean stands for {len(unusable)} photographs:{reasons}")
+    return IN_PART
+
+
 def _has_submission(asked: ToPredict, targets: Targets) -> bool:
     """Whether a long table is asked for: by a long test.csv, and always by the preset."""
     return asked.is_long or targets.preset is not None
 
 
-def _rows_to_follow(
+def rows_to_follow(
     test_csv: Path, asked: ToPredict, targets: Targets, out: Path
 ) -> pd.DataFrame | None:
     """The rows of the submission; None where there is none.
@@ -287,18 +314,23 @@ def _check_oof_alone(**given: object) -> None:
         )
 
 
-def _check_places(
+def check_places(
     tables: Sequence[Path],
     runs: Sequence[Path],
     out: Path,
-    explain: Path | None,
+    explain: Path | None = None,
 ) -> None:
     """UsageError for an output that is also an input, or that lies in a bundle."""
     parts = [part.path for each in runs for part in shared_runs(each)]
     known = [folder / "oof.csv" for folder in [*runs, *parts]]
     check_output(out, [*tables, *known])
+    check_outside_bundles(runs, {"--out": out, "--explain": explain})
+
+
+def check_outside_bundles(runs: Sequence[Path], named: Mapping[str, Path | None]) -> None:
+    """UsageError for an output, by its option, that lies in a bundle."""
     bundles = [folder for folder in runs if (folder / LISTING).exists()]
-    for option, path in {"--out": out, "--explain": explain}.items():
+    for option, path in named.items():
         if path and any(
             Path(os.path.realpath(path)).is_relative_to(os.path.realpath(bundle))
             for bundle in bundles

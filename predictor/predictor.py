@@ -69,6 +69,7 @@ class Predictor:
         weigh: Callable[[list[Member]], list[Member]] | None = None,
         max_pixels: int | None = None,
         table: Path | None = None,
+        backbones: bool = True,
     ) -> "Predictor":
         """The predictor of a run's folder, of several, or of a bundle's, which is checked first.
 
@@ -87,6 +88,7 @@ class Predictor:
             do, and it lacks one.
         average : over heads and views, None is the mean; constraints : `order` or `clip`, None is
             the run's.
+        backbones : False loads none before it is needed, as to combine what was predicted before.
 
         Raises InputError or MismatchError if a folder lacks something or the weights are not those
         of the store.
@@ -108,7 +110,8 @@ class Predictor:
         )
         # members that do not go together are refused before a backbone is loaded
         predictor.combiner  # noqa: B018
-        predictor.stage(0, devices[0])
+        if backbones:
+            predictor.stage(0, devices[0])
         return predictor
 
     @property
@@ -252,9 +255,16 @@ class Predictor:
             )
         return Intervals.of(self.members, level)
 
-    def journal(self, path: Path, tta: int | str | Sequence[ViewSpec], resume: bool) -> Journal:
-        """Where finished photographs of such a prediction are kept until its output is written."""
-        return Journal(path, self._key([view.name for view in chosen_tta(tta)]), resume)
+    def journal(
+        self,
+        path: Path,
+        tta: int | str | Sequence[ViewSpec],
+        resume: bool,
+        earlier: Sequence[Path] = (),
+    ) -> Journal:
+        """Where finished photographs of such a prediction are kept until its output is written;
+        with `resume` those of earlier journals too."""
+        return Journal(path, self.key(tta), resume, earlier)
 
     def explainer(
         self, folder: Path, tta: int | str | Sequence[ViewSpec], photographs: Sequence[Path] = ()
@@ -268,10 +278,12 @@ class Predictor:
         names = [view.name for view in chosen_tta(tta)]
         first = self.members[0].spec
         crop = Crop.of(first.tokens, self._most_of(first))
-        return Explainer(folder, self.members, names, self._key(names), crop)
+        return Explainer(folder, self.members, names, self.key(tta), crop)
 
-    def _key(self, view_names: Sequence[str]) -> str:
-        return journal_key(self.members, view_names, self.precision, self.backbone_weights)
+    def key(self, tta: int | str | Sequence[ViewSpec]) -> str:
+        """sha256 of all that makes raw predictions what they are, besides the photographs."""
+        names = [view.name for view in chosen_tta(tta)]
+        return journal_key(self.members, names, self.precision, self.backbone_weights)
 
 
 def predict(

@@ -17,14 +17,16 @@ from trainer.heads.reads import vectors_of
 class Journal:
     """Raw predictions on disk, appended as they come; a torn last line is not believed."""
 
-    def __init__(self, path: Path, key: str, resume: bool) -> None:
+    def __init__(self, path: Path, key: str, resume: bool, earlier: Sequence[Path] = ()) -> None:
         """key : what a line depends on besides its photograph; lines of another key are dropped, as
-        all are without `resume`."""
+        all are without `resume`. earlier : other journals whose lines are taken too."""
         self.path, self._key = path, key
-        kept = list(self._lines()) if resume and path.exists() else []
-        self._done = {
-            (line["group"], line["image_id"], line["sha256"]): line["raw"] for line in kept
-        }
+        lines = {}
+        for source in (*earlier, path) if resume else ():
+            for line in self._lines(source):
+                lines[line["group"], line["image_id"], line["sha256"]] = line
+        kept = list(lines.values())
+        self._done = {photograph: line["raw"] for photograph, line in lines.items()}
         if kept:  # whole: a kill while a journal is taken over must not lose it
             with can_write(path):
                 write_whole(path, "".join(map(_text, kept)))
@@ -60,8 +62,12 @@ class Journal:
         """The output is written."""
         remove(self.path)
 
-    def _lines(self) -> Iterator[dict]:
-        for text in self.path.read_text(errors="replace").splitlines():
+    def _lines(self, path: Path) -> Iterator[dict]:
+        try:
+            texts = path.read_text(errors="replace").splitlines()
+        except FileNotFoundError:  # none yet, or whoever wrote it has finished
+            return
+        for text in texts:
             try:
                 line = json.loads(text)
             except ValueError:
