@@ -47,12 +47,12 @@ def crc32c_rows(*parts_NX: np.ndarray, start_N: np.ndarray | None = None) -> np.
     from google_crc32c import extend
 
     crc_N = np.empty(len(parts_NX[0]), np.uint32)
-    bytes_NX = [
-        part.reshape(len(crc_N), -1).view(np.uint8)
-        if part.flags.c_contiguous
-        else [row.reshape(-1).view(np.uint8) for row in part]
-        for part in parts_NX
-    ]
+    bytes_NX = []
+    for part in parts_NX:
+        if part.flags.c_contiguous:
+            bytes_NX.append(part.reshape(len(crc_N), -1).view(np.uint8))
+        else:  # every second row of an array, say: a row alone has no gaps
+            bytes_NX.append([row.reshape(-1).view(np.uint8) for row in part])
     for i, rows in enumerate(zip(*bytes_NX, strict=True)):
         crc = 0 if start_N is None else int(start_N[i])
         for row in rows:
@@ -72,12 +72,12 @@ def crc32c_append(n_bytes: int) -> Callable[[int, int], int]:
     """
     result, power, zero = [1 << bit for bit in range(32)], None, crc32c(bytes(1))
     while n_bytes:
-        power = (
-            [_times(power, column) for column in power]
-            if power
-            else [crc32c(bytes(1), start=1 << bit) ^ zero for bit in range(32)]
-        )
-        result = [_times(power, column) for column in result] if n_bytes & 1 else result
+        if power:
+            power = [_times(power, column) for column in power]
+        else:
+            power = [crc32c(bytes(1), start=1 << bit) ^ zero for bit in range(32)]
+        if n_bytes & 1:
+            result = [_times(power, column) for column in result]
         n_bytes >>= 1
     return lambda crc_a, crc_b: _times(result, crc_a) ^ crc_b
 
@@ -100,6 +100,7 @@ def file_sha256(path: Path) -> str:
 
 def page_aligned(shape: tuple[int, ...], dtype: "np.dtype | str") -> np.ndarray:
     """An uninitialised array that begins on a page."""
+    # a map of no file; where NumPy's own arrays begin is malloc's choice
     n = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
     return np.frombuffer(mmap.mmap(-1, n), dtype, math.prod(shape)).reshape(shape)
 
@@ -181,7 +182,7 @@ def appears_whole(path: Path, partial: Path | None = None) -> Iterator[Path]:
     try:
         yield partial
         publish(partial, path)
-    except BaseException:
+    except BaseException:  # a stop by Ctrl-C leaves nothing half-made either
         remove(partial)
         raise
 

@@ -51,17 +51,13 @@ def new_bar(
     # "0" would disable tqdm too, which is not what it says
     is_wanted = progress and os.environ.get("TQDM_DISABLE", "") in ("", "0")
     if not is_wanted or sys.stderr is None or not total:
-        return ProgressLines(_keep_quiet, title, total, unit, **options)
+        return ProgressLines(lambda _text: None, title, total, unit, **options)
     # a notebook's stream is no file, and shows bars
     if isinstance(sys.stderr, io.TextIOWrapper) and not _is_terminal(sys.stderr):
         return ProgressLines(say, title, total, unit, **options)
     from featurestore.disk.bars import Bar  # imports tqdm
 
     return Bar(desc=title, total=total, unit=unit, file=_Lossy(sys.stderr), **options)
-
-
-def _keep_quiet(_text: str) -> None:
-    pass
 
 
 def _is_terminal(file: TextIO) -> bool:

@@ -51,18 +51,18 @@ class ProgressLines:
         self._notes = notes
 
     def _line(self, passed_s: float) -> str:
+        if self._in_gb:
+            count = f"{self.n / 1e9:.3g} of {self.total / 1e9:.3g} GB"
+        else:
+            count = f"{self.n} of {self.total} {self._unit}s"
+        parts = [f"{self._title}: {count}", f"{duration(passed_s)} so far"]
+        # what was there at the start says nothing of the speed
         done = self.n - self._initial
         left = max(self.total - self.n, 0)
-        parts = [f"{self._title}: {self._count()}", f"{duration(passed_s)} so far"]
         if done > 0:
             parts.append(f"about {duration(passed_s / done * left)} to go")
         parts += [f"{name} {value}" for name, value in self._notes.items()]
         return ", ".join(parts)
-
-    def _count(self) -> str:
-        if self._in_gb:
-            return f"{self.n / 1e9:.3g} of {self.total / 1e9:.3g} GB"
-        return f"{self.n} of {self.total} {self._unit}s"
 
     def close(self) -> None:
         """Nothing is left to be closed."""

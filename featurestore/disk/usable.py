@@ -174,13 +174,12 @@ def mounts(mountinfo: str) -> list[Mount]:
     for line in filter(None, mountinfo.split("\n")):  # a path may hold other breaks of lines
         left, right = (part.split() for part in line.split(" - ", 1))
         fields = [*left[3:6], *right[:2], right[2] if len(right) > 2 else ""]
-        found.append(Mount(*map(_unescaped, fields)))
+        # blanks are written as \040
+        unescaped = [
+            re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field) for field in fields
+        ]
+        found.append(Mount(*unescaped))
     return found
-
-
-def _unescaped(field: str) -> str:
-    r"""A field of mountinfo, where blanks are written as \040."""
-    return re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field)
 
 
 def read(path: str | Path) -> str:
