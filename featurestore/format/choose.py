@@ -36,7 +36,9 @@ def create_store(path: Path, spec: StoreSpec, n: int) -> Layout:
     is whole.
     """
     check_suffix(path)
-    (zarr if path.suffix == ".zarr" else hdf5).create(path, spec, n)
+    chosen = zarr if path.suffix == ".zarr" else hdf5
+    chosen.create(path, spec, n)
+    # last, and written as rows are: libhdf5 and zarr-python do not open a store again
     layout = open_layout(path)
     file, offset, _ = layout.extents["metadata_crc32c"].locate(0)
     with open(file, "r+b", buffering=0) as handle:

@@ -82,6 +82,7 @@ def open_layout(path: Path) -> Layout:
 def metadata_crc(layout: Layout) -> int:
     """CRC-32C of all bytes of the file that belong to no array; they never change."""
     spans = sorted((extent.offset, extent.array.n_bytes) for extent in layout.extents.values())
+    # what lies before each array, and behind the last one up to the end of the file
     crc, at = 0, 0
     with open(layout.path, "rb") as file:
         for start, n_bytes in [*spans, (layout.sizes[layout.path], 0)]:
@@ -159,9 +160,12 @@ def _add_dataset(file, array: Array) -> None:
     import h5py
 
     dcpl = _untimed(h5py.h5p.DATASET_CREATE)
+    # early: every byte has its offset from now on; no fill: the file stays sparse
     dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     if array.row_axes == 2:
+        # a chunk a row; allocated early and of fixed size they get the implicit index, and lie one
+        # after another
         dcpl.set_chunk((1, 1, *array.row_shape))
     space = h5py.h5s.create_simple(array.shape)
     dtype = h5py.h5t.py_create(np.dtype(array.dtype))
@@ -182,9 +186,8 @@ def _dataset(file, name: str):
 
     group = file
     for part in name.split("/"):
-        if not isinstance(group, h5py.Group) or not isinstance(
-            group.get(part, getlink=True), h5py.HardLink
-        ):
+        link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
+        if not isinstance(link, h5py.HardLink):
             raise StoreDamaged(
                 f"{file.filename}: array {name!r} is missing or is a link to elsewhere"
             )
@@ -220,11 +223,12 @@ def _offset(path: Path, dataset, array: Array) -> int:
                 f"{path}: array {array.name!r} has no place in the file; build the store again"
             )
         return offset
+
+    # of the implicit index: where the ends are right, all chunks between them are
+    start = (0,) * len(array.shape)
     last = tuple(size - 1 for size in array.shape[:2]) + (0,) * len(array.row_shape)
-    first, end = (
-        dataset.id.get_chunk_info_by_coord(coord).byte_offset
-        for coord in ((0,) * len(array.shape), last)
-    )
+    first = dataset.id.get_chunk_info_by_coord(start).byte_offset
+    end = dataset.id.get_chunk_info_by_coord(last).byte_offset
     if (
         first is None
         or end is None

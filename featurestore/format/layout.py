@@ -81,8 +81,10 @@ class Layout:
             if name == "patches" and self.spec.has_patches:
                 parts.append(self.extents[name].locate_row(image, view))
             elif name != "patches":
-                path, offset, n_bytes = self.extents[name].locate(image)
-                parts.append((path, offset + view * (n_bytes // n_views), n_bytes // n_views))
+                # a row of these holds all views of an image
+                path, offset, of_views = self.extents[name].locate(image)
+                n_bytes = of_views // n_views
+                parts.append((path, offset + view * n_bytes, n_bytes))
         return parts
 
     def _below(self) -> set[str]:
@@ -129,6 +131,7 @@ class Layout:
             raise StoreDamaged(
                 f"{path}: gone since the store was opened; restore it or build the store again"
             ) from err
+        # of the descriptor: the name may lead to another file by now
         found = os.fstat(fd)
         if (found.st_dev, found.st_ino) == self.inodes[path] and found.st_size >= self.sizes[path]:
             return fd

@@ -202,6 +202,7 @@ class Column(Record):
     def node(self) -> str:
         """Path of the array; a byte outside [A-Za-z0-9_-] becomes ~ and two hex digits."""
         letters = (
+            # isalnum alone would keep letters of Latin-1
             chr(b) if chr(b).isalnum() and b < 128 or b in b"_-" else f"~{b:02x}"
             for b in self.name.encode()
         )
@@ -215,13 +216,12 @@ ROUNDING = ("precision", "device", "torch", "timm", "batch")
 
 def made_together(makers: Sequence[dict[str, str]]) -> dict[str, str]:
     """`made_by` of a store whose rows come from several; what differs is named side by side."""
-    keys = dict.fromkeys(key for maker in makers for key in maker)
-    return {
-        key: AND.join(
-            dict.fromkeys(word for maker in makers for word in maker.get(key, "unknown").split(AND))
-        )
-        for key in keys
-    }
+    together = {}
+    for key in dict.fromkeys(key for maker in makers for key in maker):
+        # split: a maker may be several itself
+        words = [word for maker in makers for word in maker.get(key, "unknown").split(AND)]
+        together[key] = AND.join(dict.fromkeys(words))  # each once, in the order of makers
+    return together
 
 
 class StoreSpec(Record):
@@ -263,9 +263,8 @@ class StoreSpec(Record):
     @cached_property
     def fingerprint(self) -> str:
         """sha256, in hex, of the canonical JSON of `tokens`."""
-        return hashlib.sha256(
-            canonical_json(self.tokens.model_dump(mode="json")).encode()
-        ).hexdigest()
+        text = canonical_json(self.tokens.model_dump(mode="json"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> str:
         return canonical_json({**self.model_dump(mode="json"), "fingerprint": self.fingerprint})
@@ -290,6 +289,7 @@ class StoreSpec(Record):
 
     def arrays(self, n: int) -> list["Array"]:
         """All arrays of a store with room for n images, in the order of the format text."""
+        # dtypes name their byte order: a file means the same on every machine
         t = self.tokens
         shape = (n, len(t.views), t.n_tiles)
         dims = ("image", "view", "tile")
@@ -382,9 +382,8 @@ def _column_array(column: Column, n: int) -> Array:
     if column.kind == "number":
         return Array(column.node, (n,), "<f8", ("image",))
     # ~b is followed by no hex digit, so this is the name of no other column
-    return Array(
-        column.node, (n, column.width), "|u1", ("image", f"{column.node.split('/')[1]}~byte")
-    )
+    of_byte = f"{column.node.split('/')[1]}~byte"
+    return Array(column.node, (n, column.width), "|u1", ("image", of_byte))
 
 
 def _first_line(err: Exception) -> str:

@@ -25,12 +25,13 @@ from featurestore.format.spec import FORMAT, Array, StoreSpec
 
 SHARD_BYTES = 256 << 20  # whole images up to this much in one file of patches
 CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
-ABSENT = np.uint64(2**64 - 1)
+ABSENT = np.uint64(2**64 - 1)  # offset and length of an inner chunk that is not there
 
 
 def create(path: Path, spec: StoreSpec, n: int) -> None:
     """Lay out an empty store for n images; every shard file is sparse and has its index already."""
     import zarr
+    from zarr.codecs import Crc32cCodec
 
     root = zarr.create_group(
         path,
@@ -44,7 +45,9 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
     root.create_group("catalog")
     for array in spec.arrays(n):
         chunk, shard = _grid(array)
-        _add_array(root, array, chunk, shard)
+        # of patches each row carries its own CRC-32C, which zarr-python then checks as it reads
+        compressors = [Crc32cCodec()] if array.row_axes == 2 else None
+        root.create_array(**array_settings(array, chunk, shard), compressors=compressors)
         _add_files(_extent(path, array, shard), chunk, shard)
 
 
@@ -64,9 +67,8 @@ def open_layout(path: Path) -> Layout:
         chunk, shard = grids[array.name] = _check_array(path, array)
         extent = extents[array.name] = _extent(path, array, shard)
         for file, file_path in enumerate(extent.paths):
-            sizes[file_path] = _index_offset(extent, chunk, file) + len(
-                _index(extent, chunk, shard, file)
-            )
+            index = _index(extent, chunk, shard, file)
+            sizes[file_path] = _index_offset(extent, chunk, file) + len(index)
     padding = []
     for name, extent in extents.items():
         # rows of patches are chunks of their own: what follows each is looked at with the row
@@ -86,7 +88,7 @@ def count_images(path: Path) -> int:
     if not (
         isinstance(shape, list)
         and len(shape) == 1
-        and type(shape[0]) is int
+        and type(shape[0]) is int  # JSON's true would be one by isinstance
         and 1 <= shape[0] <= MOST_IMAGES
     ):
         raise StoreDamaged(
@@ -106,12 +108,9 @@ def metadata_crc(layout: Layout) -> int:
 
     The root's comes first, the others follow in order of their array's name.
     """
-    files = [
-        layout.path,
-        layout.path / "catalog",
-        *(layout.path / name for name in sorted(layout.extents)),
-    ]
-    return crc32c(*((path / "zarr.json").read_bytes() for path in files))
+    folders = ["", "catalog", *sorted(layout.extents)]
+    files = [layout.path / folder / "zarr.json" for folder in folders]
+    return crc32c(*(file.read_bytes() for file in files))
 
 
 def _grid(array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -124,27 +123,21 @@ def _grid(array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
         per_file = max(1, min(array.shape[0], SHARD_BYTES // image_bytes))
         return (1, 1, *array.row_shape), (per_file, *array.shape[1:])
     per_chunk = max(1, min(array.shape[0], CHUNK_BYTES // array.row_bytes))
+    # rounded up: a shard holds whole chunks, the last of them with room to spare
     return (per_chunk, *array.row_shape), (round_up(array.shape[0], per_chunk), *array.row_shape)
 
 
 def _stride(array: Array) -> int:
+    # a row of patches begins on a page, and four bytes of CRC-32C follow it
     return round_up(array.row_bytes + 4) if array.row_axes == 2 else array.row_bytes
 
 
 def _extent(path: Path, array: Array, shard: tuple[int, ...]) -> Extent:
     per_file = math.prod(shard[: array.row_axes])
+    # shards are cut along the first axis alone, so all other numbers of a shard are 0
     folder, rest = path / array.name / "c", "/".join("0" for _ in array.shape[1:])
     paths = tuple(folder / str(i) / rest for i in range(-(-array.n_rows // per_file)))
     return Extent(array, paths, per_file, 0, _stride(array), row_crc=array.row_axes == 2)
-
-
-def _add_array(root, array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
-    from zarr.codecs import Crc32cCodec
-
-    root.create_array(
-        **array_settings(array, chunk, shard),
-        compressors=[Crc32cCodec()] if array.row_axes == 2 else None,
-    )
 
 
 def array_settings(array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> dict[str, Any]:
@@ -169,6 +162,7 @@ def _add_files(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
+            # behind the room for the rows: the file is then as long as it will ever be, and sparse
             pwrite(fd, [_index(extent, chunk, shard, file)], _index_offset(extent, chunk, file))
         finally:
             os.close(fd)
@@ -292,12 +286,10 @@ def _check_array(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, 
 
 
 def _sharding(array: Array, chunk: tuple[int, ...]) -> dict:
-    to_bytes = (
-        {"name": "bytes"}
-        if array.dtype == "|u1"
-        else {"name": "bytes", "configuration": {"endian": "little"}}
-    )
-    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    # of single bytes zarr-python names no order
+    to_bytes = {"name": "bytes"} if array.dtype == "|u1" else little
+    index = [little, {"name": "crc32c"}]
     inner = [to_bytes, {"name": "crc32c"}] if array.row_axes == 2 else [to_bytes]
     return {
         "name": "sharding_indexed",
