@@ -72,15 +72,11 @@ def _facts_table(pairs: dict[str, Any]) -> str:
 
 
 def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    lines = [
-        "".join(
-            f'<th style="text-align:right;padding:0 .6em">{escape(str(name))}</th>' for name in head
-        )
-    ]
-    lines += [
-        "".join(f'<td style="text-align:right;padding:0 .6em">{_cell(cell)}</td>' for cell in row)
-        for row in rows
-    ]
+    style = "text-align:right;padding:0 .6em"
+    lines = ["".join(f'<th style="{style}">{escape(str(name))}</th>' for name in head)]
+    for row in rows:
+        lines.append("".join(f'<td style="{style}">{_cell(cell)}</td>' for cell in row))
+    # without the stripes that notebooks give tables
     body = "".join(f'<tr style="background:none">{line}</tr>' for line in lines)
     return (
         f'<table style="border:none;margin:.3em 0;font-variant-numeric:tabular-nums">{body}</table>'
@@ -101,6 +97,7 @@ def _thumb_strip(store: Reader) -> str:
     """Thumbnails of some sealed images, spread over the store."""
     if not store.spec.thumb or not len(store.sealed):
         return ""
+    # unique: a small store has fewer than are shown of a large one
     some = np.unique(np.linspace(0, len(store.sealed) - 1, CARD_THUMBS).round().astype(int))
     images = [_thumb_image(store, image) for image in store.sealed[some].tolist()]
     return f'<div style="display:flex;flex-wrap:wrap;gap:4px;margin:.5em 0">{"".join(images)}</div>'

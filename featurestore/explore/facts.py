@@ -19,9 +19,9 @@ def facts(store: Reader) -> dict[str, str]:
     t = store.spec.tokens
     n = store.n_images
     rounded = "" if t.dtype == "float16" else f", patches rounded to {t.dtype}"
-    rows = (
-        f"1 + {t.grid[0]} x {t.grid[1]}" if store.spec.has_patches else f"1 + {len(POOLED)} pooled"
-    )
+    rows = f"1 + {len(POOLED)} pooled"
+    if store.spec.has_patches:
+        rows = f"1 + {t.grid[0]} x {t.grid[1]}"
     # bytes are compared: to decode a million texts would take seconds
     cells_NW = np.ascontiguousarray(store.array("catalog/status")[:n])
     status_N = cells_NW.view(f"S{cells_NW.shape[1]}")[:, 0]

@@ -36,14 +36,11 @@ def nearest(store: Reader, image: int | str, k: int = 5, view: int | str = 0) ->
     similarity_N = np.concatenate([np.empty(0, np.float32), *similar]).clip(-1, 1)
     best = np.argsort(-similarity_N, kind="stable")[:k]  # ties in store order
     found = store.catalog_rows(others_N[best]).assign(similarity=similarity_N[best].astype(float))
-    return found[["image_id", "similarity", "path", *_labels_in(store.catalog)]]
-
-
-def _labels_in(catalog: pd.DataFrame) -> list[str]:
-    """The preset's masses, or whatever could be a target."""
-    if has_preset(catalog.columns):
-        return list(CSIRO.names)
-    return [candidate.name for candidate in could_be_targets(catalog)]
+    if has_preset(store.catalog.columns):
+        labels = list(CSIRO.names)
+    else:
+        labels = [candidate.name for candidate in could_be_targets(store.catalog)]
+    return found[["image_id", "similarity", "path", *labels]]
 
 
 def direction_blocks(store: Reader, images_N: np.ndarray, view: int) -> Iterator[np.ndarray]:
@@ -55,10 +52,11 @@ def direction_blocks(store: Reader, images_N: np.ndarray, view: int) -> Iterator
     cls_NVTD = store.array("cls")
     block = max(1, BLOCK_BYTES // (4 * t.n_tiles * t.width))
     for start in range(0, len(images_N), block):
-        yield _unit(
-            _unit(cls_NVTD[images_N[start : start + block], view].astype(np.float32)).mean(1)
-        )
+        cls_nTD = cls_NVTD[images_N[start : start + block], view].astype(np.float32)
+        # of each tile first, so that no tile counts more for its longer token
+        yield _unit(_unit(cls_nTD).mean(1))
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return x / np.maximum(norm, np.finfo(np.float32).tiny)

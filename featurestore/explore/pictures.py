@@ -45,6 +45,7 @@ def on_photograph(patches_TPD: np.ndarray, tokens: TokenSpec, view: int) -> np.n
     Tiles are where the crop cut them; the view's flips and transpose are undone.
     """
     spec = tokens.views[view]
+    # as the view left them: a transpose exchanged rows and columns
     h, w = tokens.grid[:: -1 if spec.transpose else 1]
     grid_ThwD = patches_TPD.reshape(-1, h, w, patches_TPD.shape[-1])
     return tokens.laid_out(upright_grid(grid_ThwD, spec))
@@ -102,6 +103,7 @@ def components(x_ND: np.ndarray, extra: int = 8, rounds: int = 8) -> np.ndarray:
     n = min(3 + extra, *x_ND.shape)
     basis_Dn = np.random.default_rng(0).standard_normal((x_ND.shape[1], n)).astype(np.float32)
     for _ in range(rounds):
+        # orthogonal again each time, or all columns would turn to the first component
         basis_Dn = np.linalg.qr(basis_Dn)[0]
         basis_Dn = np.linalg.qr(x_ND.T @ (x_ND @ basis_Dn))[0]
     turn_nn = np.linalg.svd(x_ND @ basis_Dn, full_matrices=False)[2]
@@ -119,7 +121,14 @@ def show(store: Reader, image: int | str, view: int | str = 0) -> Image.Image:
     InputError if the store has neither, or the image is not sealed.
     """
     shown = pictures(store, store.index(image), store.view_index(view))
-    return _side_by_side(list(shown.values()))
+    parts = list(shown.values())  # of one height
+    width = sum(part.width + SHOW_GAP for part in parts) - SHOW_GAP
+    whole = Image.new("RGBA", (width, parts[0].height))  # any background shows through the gap
+    left = 0
+    for part in parts:
+        whole.paste(part, (left, 0))
+        left += part.width + SHOW_GAP
+    return whole
 
 
 def pictures(store: Reader, image: int, view: int) -> dict[str, Image.Image]:
@@ -165,15 +174,3 @@ def resized(
     method: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels_HW3)).resize((width, height), method)
-
-
-def _side_by_side(parts: list[Image.Image]) -> Image.Image:
-    """Pictures of one height, with a gap that any background shows through."""
-    whole = Image.new(
-        "RGBA", (sum(part.width + SHOW_GAP for part in parts) - SHOW_GAP, parts[0].height)
-    )
-    left = 0
-    for part in parts:
-        whole.paste(part, (left, 0))
-        left += part.width + SHOW_GAP
-    return whole

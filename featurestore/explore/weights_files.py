@@ -154,6 +154,7 @@ def as_json(value: object) -> str:
 def _walk(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         zarrs = sorted(name for name in folders if name.endswith(".zarr"))
+        # in place: os.walk goes into what is left there, and a store is not gone into
         folders[:] = sorted(n for n in folders if n not in zarrs and not n.startswith("."))
         for name in (*zarrs, *sorted(names)):
             yield Path(place) / name
@@ -171,20 +172,19 @@ def _described(path: Path) -> WeightsFile | None:
             parts = [path]
         else:
             return None
-        keys = {key for part in parts for key in _keys(part)}
+        keys = set()
+        for part in parts:
+            with readable_name(part) as name, safe_open(name, "pt") as file:
+                keys.update(file.keys())
         n_bytes = sum(part.stat().st_size for part in parts)
     except (BiomassError, SafetensorError, OSError):
         return None
     return WeightsFile(path, n_bytes, len(keys), naming(keys)) if is_backbone(keys) else None
 
 
-def _keys(path: Path) -> list[str]:
-    with readable_name(path) as name, safe_open(name, "pt") as file:
-        return list(file.keys())
-
-
 def _compare(file: WeightsFile, specs: dict[Path, StoreSpec]) -> None:
     """Add the stores that need a file; if none does, the models that it fits."""
+    # by model and size: many stores ask for the same, and each trial loads the weights
     tried: dict[tuple, Fit | None] = {}
     for store, spec in specs.items():
         key = spec.tokens.model, _size(spec)

@@ -68,7 +68,7 @@ def _outer(array: np.ndarray, key: Any) -> np.ndarray:
     axis = 0
     for k in key:
         if isinstance(k, np.ndarray):
-            array = array.take(k, axis)
+            array = array.take(k, axis)  # each axis by itself, as xarray's outer indexing wants
         # an integer's axis is gone already
         axis += not isinstance(k, int | np.integer)
     return array
@@ -93,10 +93,11 @@ def dataset(store: Reader) -> xr.Dataset:
         name: xr.Variable(dims, indexing.LazilyIndexedArray(StoredArray(store, name)))
         for name, dims in arrays.items()
     }
+    depends_on = store.spec.tokens.model_dump(mode="json", exclude={"views"})
     return xr.Dataset(
         {name: variable.isel(image=sealed) for name, variable in lazy.items()},
         _coordinates(store, sealed),
-        _attributes(store),
+        {"store": str(store.path), "fingerprint": store.spec.fingerprint, **depends_on},
     )
 
 
@@ -123,9 +124,3 @@ def _coordinates(store: Reader, images: slice | np.ndarray) -> dict[str, Any]:
         f"catalog_{name}" if name in taken else name: ("image", values)
         for name, values in columns.items()
     }
-
-
-def _attributes(store: Reader) -> dict[str, Any]:
-    """What a token depends on, as texts and numbers."""
-    tokens = store.spec.tokens.model_dump(mode="json", exclude={"views"})
-    return {"store": str(store.path), "fingerprint": store.spec.fingerprint, **tokens}
