@@ -20,6 +20,7 @@ from featurestore.commands.options import (
     reserve_option,
     skip_missing_option,
 )
+from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
 
@@ -96,6 +97,7 @@ from featurestore.disk.imports import quick_imports
     help="Keep the weights beside the store.  [save]",
 )
 @click.option("--plan", is_flag=True, help="Print images, bytes, memory and time, and stop.")
+@script_options
 def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     """Turn photographs into tokens on disk; goes on where it stopped.
 
@@ -111,7 +113,11 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
         settings = read_yaml(config) if config else {}
         settings |= {key: value for key, value in options.items() if value is not None}
         checked = BuildConfig.check(**settings)
-        click.echo(plan_build(checked) if plan else build_store(checked))
+        if plan:
+            found = plan_build(checked)
+            tell(found, found.values())
+        else:
+            tell(build_store(checked))
 
 
 @click.command("import")
@@ -153,6 +159,7 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
 @click.option(
     "--views", help="Names of the files' views, in order.  [the plain flips, then imported_04, ...]"
 )
+@script_options
 def store_import(folder: Path, **options: Any) -> None:
     """Make a store of an earlier experiment's .npz files.
 
@@ -162,7 +169,7 @@ def store_import(folder: Path, **options: Any) -> None:
     with one_line_errors(with_same_command()):
         from featurestore.manage.npz import import_npz
 
-        click.echo(import_npz(folder, **options))
+        tell(import_npz(folder, **options))
 
 
 @click.command("extend")
@@ -192,6 +199,7 @@ def store_import(folder: Path, **options: Any) -> None:
     is_flag=True,
     help="Take labels and columns of the table, whatever the old store has.",
 )
+@script_options
 def store_extend(source: Path, out: Path, **options: Any) -> None:
     """Copy a store to one with more images, views or room.
 
@@ -200,4 +208,4 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
     with one_line_errors(with_same_command()):
         from featurestore.manage.extend import extend_store
 
-        click.echo(extend_store(source, out, **options))
+        tell(extend_store(source, out, **options))

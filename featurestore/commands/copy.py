@@ -13,6 +13,7 @@ from featurestore.commands.options import (
     split_numbers,
     split_words,
 )
+from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 
 
@@ -35,6 +36,7 @@ from featurestore.commands.running import one_line_errors, with_same_command
 )
 @reserve_option
 @click.option("--skip-damaged", is_flag=True, help="Leave rotten images out instead of stopping.")
+@script_options
 def store_convert(
     source: Path | str,
     out: Path,
@@ -70,13 +72,14 @@ def store_convert(
             report = convert(
                 source, out, **chosen, patches=tokens == "all", progress=bar.update, **options
             )
-        click.echo(report)
+        tell(report)
 
 
 @click.command("merge")
 @click.argument("parts", nargs=-1, required=True, type=ANY)
 @click.option("--out", required=True, type=ANY, help="The new store: NAME.h5 or NAME.zarr.")
 @reserve_option
+@script_options
 def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
     """Make one store of several that hold the same tokens.
 
@@ -89,7 +92,8 @@ def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
         opened = [FeatureStore.open(path) for path in parts]
         n_images = sum(len(each.sealed) for each in opened)
         with _bytes_bar("store merge", opened[0].spec, n_images) as bar:
-            click.echo(merge(parts, out, reserve=reserve, progress=bar.update))
+            report = merge(parts, out, reserve=reserve, progress=bar.update)
+        tell(report)
 
 
 def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:

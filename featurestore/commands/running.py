@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import click
 
+from featurestore.commands.reporting import QUIET, is_set
 from featurestore.disk.interrupts import go_on_with, stopped_by_signals
-from featurestore.disk.messages import show_crashes
+from featurestore.disk.messages import quiet, show_crashes
 from featurestore.disk.refusals import as_ours
 from featurestore.disk.threads import check_thread
 
@@ -43,7 +44,7 @@ def one_line_errors(after: str = "", needs_threads: bool = True) -> Iterator[Non
     needs_threads : refuse at once where the system starts no thread.
     """
     show_crashes()
-    with stopped_by_signals(after), warnings.catch_warnings():
+    with quiet(is_set(QUIET)), stopped_by_signals(after), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
         try:
             if needs_threads:

@@ -1,11 +1,13 @@
 """The commands that read a store: info, stats, verify and diff."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from featurestore.commands.options import FOLDER, STORE, former_name, max_pixels_option
+from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
 
@@ -23,12 +25,12 @@ def store_info(path: Path | str, as_json: bool) -> None:
             from featurestore.format.choose import is_archive
             from featurestore.store import FeatureStore
 
-        if is_archive(path) and not as_json:
+        if is_archive(path):
             from featurestore.manage.archive import Archive
 
-            click.echo(repr(Archive.open(path)))
-            return
-        opened = FeatureStore.open(path)
+            opened = Archive.open(path)
+        else:
+            opened = FeatureStore.open(path)
         click.echo(opened.to_json() if as_json else repr(opened))
 
 
@@ -59,6 +61,7 @@ def store_stats(path: Path | str, as_json: bool) -> None:
 @click.option(
     "--repair", "mend", is_flag=True, help="Un-seal what is damaged: the next build makes it again."
 )
+@script_options
 def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bool) -> None:
     """Read every byte once and list every bad row.
 
@@ -82,16 +85,17 @@ def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bo
                 report = repair(path, bar.update)
             else:
                 report = verify(opened, bar.update, data, max_pixels)
-        click.echo(
-            f"{path}: {report.n_sealed} of {report.n_images} images sealed; read {report.pace()}"
-        )
+        told = f"{path}: {report.n_sealed} of {report.n_images} images sealed; read {report.pace()}"
+        if report:
+            told += "\nall as committed"
+        n_unsealed = len(report.damaged) if mend else 0
+        tell(told, {"path": path, **asdict(report), "n_unsealed": n_unsealed})
         if not report:
             done = ""
             if mend:
-                done = f"; un-sealed {len(report.damaged)} images, the next build makes them again"
+                done = f"; un-sealed {n_unsealed} images, the next build makes them again"
             faults = list_some(report.faults, 10_000)
             raise StoreDamaged(f"{path}: {len(report.faults)} faults{done}:{faults}")
-        click.echo("all as committed")
 
 
 @click.command("diff")
@@ -103,6 +107,7 @@ def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bo
     help="Read the tokens of rows that differ, and say by how much.",
 )
 @former_name("--tokens", "--compare-tokens", "compare_tokens", is_flag=True)
+@script_options
 def store_diff(a: Path | str, b: Path | str, compare_tokens: bool) -> None:
     """Compare spec, images, labels and rows of two stores.
 
@@ -113,5 +118,6 @@ def store_diff(a: Path | str, b: Path | str, compare_tokens: bool) -> None:
         from featurestore.manage.diff import diff_stores
 
         found = diff_stores(a, b, compare_tokens)
-        click.echo(str(found) if found or found.notes else "no difference")
+        told = found if found or found.notes else "no difference"
+        tell(told, {"differences": found.lines, "notes": found.notes})
         sys.exit(MismatchError.exit_code if found else 0)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from featurestore.commands.options import FILE, FOLDER, STORE, out_place
+from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 
 
@@ -18,6 +19,7 @@ from featurestore.commands.running import one_line_errors
     help="GB that reading may take.  [4 times the file, at least 2.15]",
 )
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+@script_options
 def weights_convert(source: Path, out: Path, memory_gb: float | None, force: bool) -> None:
     """Make a safetensors file of what torch.save wrote.
 
@@ -28,19 +30,20 @@ def weights_convert(source: Path, out: Path, memory_gb: float | None, force: boo
     """
     with one_line_errors():
         from featurestore.backbone.convert import convert
+        from featurestore.disk.messages import say
         from featurestore.errors import list_some
 
         memory_bytes = None if memory_gb is None else int(memory_gb * 1e9)
         done = convert(source, out, memory_bytes=memory_bytes, force=force)
         if not done.without_network:
-            click.echo(
+            say(
                 "note: this kernel gives no empty network namespace; sockets were refused by the "
-                "audit hook alone",
-                err=True,
+                "audit hook alone"
             )
-        click.echo(f"{out}: {done.n_tensors} tensors, {done.n_bytes / 1e6:.1f} MB")
+        told = f"{out}: {done.n_tensors} tensors, {done.n_bytes / 1e6:.1f} MB"
         if done.left_out:
-            click.echo(f"left out, for they are no weights:{list_some(list(done.left_out), 5)}")
+            told += f"\nleft out, for they are no weights:{list_some(list(done.left_out), 5)}"
+        tell(told, {"path": out, **vars(done)})
 
 
 @click.command("check")

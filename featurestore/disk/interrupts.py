@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from featurestore.disk.messages import say
+from featurestore.disk.messages import say_always
 
 KILLING = (signal.SIGINT, signal.SIGTERM)
 COUNTED_ONCE = (signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2)
@@ -73,7 +73,7 @@ def patient_keyboard(way_on: str) -> Iterator[None]:
         global _stop
         _stop = KeyboardInterrupt
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        say(f"stopping after this step, once more interrupts at once{_then(way_on)}")
+        say_always(f"stopping after this step, once more interrupts at once{_then(way_on)}")
 
     signal.signal(signal.SIGINT, note)
     try:
@@ -137,7 +137,7 @@ class _Handler:
             return
         _stop = partial(SystemExit, 128 + number)
         kills = f", once more after {GRACE_S} s kills" if _deferred else ""
-        say(f"stopping{kills}{_then(self._after or _way_on)}")
+        say_always(f"stopping{kills}{_then(self._after or _way_on)}")
         if not _deferred:
             check_interrupt()
 

@@ -10,7 +10,8 @@ import io
 import os
 import stat
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from featurestore.disk.progress_lines import ProgressLines
@@ -22,8 +23,28 @@ READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal th
 # ValueError: closed; RuntimeError: in a handler, amid another write
 LOST = (OSError, ValueError, RuntimeError)
 
+_is_quiet = False
+
+
+@contextmanager
+def quiet(wanted: bool) -> Iterator[None]:
+    """In this block no progress is shown and `say` keeps to what must be known."""
+    global _is_quiet
+    before = _is_quiet
+    _is_quiet = wanted
+    try:
+        yield
+    finally:
+        _is_quiet = before
+
 
 def say(text: str) -> None:
+    """One message on stderr; where `quiet` is wanted, warnings alone."""
+    if not _is_quiet or text.startswith("warning: "):
+        say_always(text)
+
+
+def say_always(text: str) -> None:
     """One message on stderr."""
     if sys.stderr is not None:  # print would take stdout
         with suppress(*LOST):
@@ -45,11 +66,11 @@ def new_bar(
 ) -> "Bar | ProgressLines":
     """Progress on stderr: a bar at a terminal and in a notebook, else a line a minute.
 
-    Options as tqdm has them. Nothing is shown without `progress` or where the environment has
-    TQDM_DISABLE=1.
+    Options as tqdm has them. Nothing is shown without `progress`, where `quiet` is wanted, or
+    where the environment has TQDM_DISABLE=1.
     """
     # "0" would disable tqdm too, which is not what it says
-    is_wanted = progress and os.environ.get("TQDM_DISABLE", "") in ("", "0")
+    is_wanted = progress and not _is_quiet and os.environ.get("TQDM_DISABLE", "") in ("", "0")
     if not is_wanted or sys.stderr is None or not total:
         return ProgressLines(lambda _text: None, title, total, unit, **options)
     # a notebook's stream is no file, and shows bars

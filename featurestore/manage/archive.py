@@ -5,6 +5,7 @@ Zarr v3 registry, so any client reads it. Which images and views go in, and maki
 again, is `convert`'s.
 """
 
+import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -206,6 +207,18 @@ class Archive:
                 f"{self.path / name}{what}: cannot be decoded ({str(err).splitlines()[0][:200]}); "
                 "take another copy of the archive"
             ) from err
+
+    def to_json(self) -> str:
+        """What `FeatureStore.to_json` says of a store, beside the codec and what it lost."""
+        known = {
+            "path": str(self.path),
+            "n_images": self.n_images,
+            "codec": self.codec,
+            "error": self.error,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+        }
+        return json.dumps(known | json.loads(self.spec.to_json()), indent=1, ensure_ascii=False)
 
     def __repr__(self) -> str:
         t = self.spec.tokens

@@ -3,8 +3,9 @@
 import resource
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from featurestore.backbone.backbone import Row
 from featurestore.disk.durations import duration
@@ -45,6 +46,23 @@ class BuildPlan:
     @property
     def seconds(self) -> float:
         return self.view_s * self.n_pending * len(self.spec.tokens.views)
+
+    def values(self) -> dict[str, Any]:
+        """The fields, for machines; of the spec what the tokens are."""
+        t = self.spec.tokens
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        del known["spec"]
+        return known | {
+            "seconds": self.seconds,
+            "model": t.model,
+            "views": t.view_names,
+            "n_tiles": t.n_tiles,
+            "grid": t.grid,
+            "width": t.width,
+            "has_patches": self.spec.has_patches,
+            "device": self.spec.made_by["device"],
+            "precision": self.spec.made_by["precision"],
+        }
 
     def __str__(self) -> str:
         t, made_by = self.spec.tokens, self.spec.made_by
