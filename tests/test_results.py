@@ -20,11 +20,12 @@ from predictor.bundle.pack import chosen_runs
 from trainer.loop import fits
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.chosen import best_run
+from trainer.loop.costs import measure_costs
 from trainer.loop.fits import FitNote, close_regressor
 from trainer.loop.grid import SweepConfig, load_point
 from trainer.loop.runs import RunFolder, SweepFolder
 from trainer.loop.summary import finish
-from trainer.loop.sweep import describe_plan, prepare_sweep, run_sweep, train_pass
+from trainer.loop.sweep import prepare_sweep, run_sweep, train_pass
 
 RULES = (
     "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, "
@@ -72,7 +73,7 @@ def test_averages_that_still_hold_the_first_weights_are_told(store, tmp_path, de
         remark.split(" in the averages")[0].removeprefix("optimization.")
         for remark in prepared.remarks
     ] == told
-    assert ("\nnote     optimization.ema_decay" in describe_plan(prepared)) == is_told
+    assert ("\nnote     optimization.ema_decay" in str(measure_costs(prepared))) == is_told
 
 
 def test_kinds_of_all_sorts_share_a_leaderboard(mixed):
@@ -298,7 +299,7 @@ def test_the_plan_times_each_regressor_and_the_ridge_beside(tmp_path, store, mon
     monkeypatch.setattr(fits, "fit_splits", slow)
     # 3 splits of pls, of ridge, of the ridge beside them
     said = "time     about 9 h: a fit of pls 60 min, a fit of ridge 60 min here"
-    assert said in describe_plan(sweep)
+    assert said in str(measure_costs(sweep))
 
 
 @pytest.mark.filterwarnings("ignore:.*more than one fold")

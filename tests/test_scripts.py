@@ -4,9 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from commands import TINY, biomass
 from conftest import write_tiny
+from sweeps import config
 
 from featurestore.disk import messages
 
@@ -105,3 +107,19 @@ def test_quiet_ends_with_its_command(pasture, tmp_path):
     quiet = biomass(*build, "--out", tmp_path / "a.h5", "--quiet")
     assert "images sealed" in quiet.stdout and "targets" not in quiet.stderr
     assert "targets" in biomass(*build, "--out", tmp_path / "b.h5").stderr
+
+
+def test_a_sweep_and_its_plan_tell_what_is_documented(store, tmp_path):
+    config(tmp_path, store, kind="[density, ridge]", lr="[1e-2]", epochs=1)
+    train = ["train", "--config", tmp_path / "sweep.yaml", "--out", tmp_path, "--device", "cpu"]
+    plan = printed(*train, "--plan")
+    assert set(plan) == documented("train --plan")
+    assert (plan["n_heads"], plan["n_passes"], plan["refused"]) == (3, 1, None)
+    assert set(plan["fit_s"]) == {"ridge"} and plan["seconds"] > plan["step_s"]
+
+    found = printed(*train)
+    told = documented("train") - {"name", "members", "shares", "summary", "predict"}
+    assert set(found) == told and found["refit"] is None
+    board = pd.read_csv(f"{found['path']}/summary.csv")
+    assert [row["name"] for row in found["board"]] == board["name"].tolist()
+    assert found["chosen"]["name"] == found["board"][0]["name"]

@@ -18,12 +18,13 @@ from featurestore.disk.usable import Memory
 from featurestore.errors import InputError, MismatchError
 from trainer.data.dataset import TrainingData
 from trainer.data.tokens import TokenReader
+from trainer.loop.costs import measure_costs
 from trainer.loop.evaluate import predict_held_out, score
 from trainer.loop.grid import SweepConfig
 from trainer.loop.plan import too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.resume import resume_sweep
-from trainer.loop.sweep import describe_plan, run_sweep
+from trainer.loop.sweep import run_sweep
 from trainer.score.metrics import weighted_r2
 
 
@@ -272,7 +273,7 @@ def test_a_pass_that_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=says):
         run_sweep(given, tmp_path / "runs", "cpu", progress=False)
     assert not (tmp_path / "runs").exists()
-    assert "refused  trainer.memory_gb" in describe_plan(prepare_sweep(given, "cpu"))
+    assert "refused  trainer.memory_gb" in str(measure_costs(prepare_sweep(given, "cpu")))
 
 
 def test_L5_with_a_memory_gb_below_what_is_usable_the_same_sweep_plans_within_it(

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from featurestore.commands.options import ANY, FILE, FOLDER, StorePath, device_option, split_words
+from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
 from featurestore.errors import IN_PART, InputError, UsageError
@@ -84,6 +85,7 @@ def _by_name(
 @click.option(
     "--no-check", is_flag=True, help="Use stored rows without comparing them with their checksums."
 )
+@script_options
 def train(
     config: Path | None,
     resume: Path | None,
@@ -130,7 +132,7 @@ def train(
         with quick_imports():
             from trainer.loop.grid import SweepConfig
             from trainer.loop.prepare import prepare_sweep
-            from trainer.loop.sweep import describe_plan, run_sweep
+            from trainer.loop.sweep import run_sweep
 
         if resume:
             from trainer.loop.resume import resume_sweep
@@ -153,13 +155,15 @@ def train(
                     "if that is meant, add --yes"
                 )
             if plan:
+                from trainer.loop.costs import measure_costs
+
                 # what it times is not kept
-                click.echo(describe_plan(prepare_sweep(sweep, device, check=False)))
+                costs = measure_costs(prepare_sweep(sweep, device, check=False))
+                tell(costs, costs.values())
                 return
             result = run_sweep(sweep, out, device, check=not no_check)
-        is_refitted = (result.path / "refit").exists() and "refit" not in result.failed
-        refitted = "\n" + str(result.path / "refit") if is_refitted else ""
-        click.echo(f"{result.table()}\n{result.path}{refitted}")
+        refitted = f"\n{result.refit}" if result.refit else ""
+        tell(f"{result.table()}\n{result.path}{refitted}", result.values())
         for name, why in result.failed.items():
             click.echo(f"warning: {name} failed: {why}", err=True)
         if result.failed:

@@ -18,7 +18,8 @@ from trainer.loop.places import Place, places_now
 from trainer.loop.plan import refit_costs, too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.refit import chosen_shares, refit_members
-from trainer.loop.runs import SweepFolder, SweepResult, read_json
+from trainer.loop.result import SweepResult
+from trainer.loop.runs import SweepFolder, read_json
 from trainer.loop.sweep import train_sweep
 from trainer.loop.threads import same_threads
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from trainer.heads.shape import HeadShape
 from trainer.judge.baselines import saved_arrays
 from trainer.loop.grid import load_point, safe_name
 from trainer.loop.places import moved_places
+from trainer.loop.result import SweepResult
 
 WEIGHTS = ("best", "last")
 STAMP = "%Y%m%d_%H%M%S"  # local time
@@ -226,46 +227,6 @@ class RunFolder:
         return [head_file(which, *split, cv.repeats) for split in self.splits(folds)]
 
 
-@dataclass(frozen=True)
-class SweepResult:
-    """Where a sweep's folder is and what it found, best point first."""
-
-    path: Path
-    summary: pd.DataFrame
-    best: str | None
-    """Name of the first point that can be saved; None if all failed, or are for reports only."""
-    notes: list[str]
-    """What a reader of the leaderboard has to know, a sentence each."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Names of the runs that failed, `refit` among them, and what happened at which step."""
-
-    @property
-    def all_failed(self) -> bool:
-        """No point can be used."""
-        # of the baselines beside them it says nothing
-        names = self.summary.dropna(subset="failed")["name"]
-        return all(name in self.failed for name in names)
-
-    def table(self) -> str:
-        """The leaderboard as text."""
-        columns = [
-            "name",
-            "score_last",
-            "sd_last",
-            "vs_best",
-            "low",
-            "high",
-            "score_best",
-            "best_epoch",
-        ]
-        # a sweep of regressors alone has no columns of the best epoch
-        there = [c for c in columns if c in self.summary]
-        filled = [c for c in there if self.summary[c].notna().any()]
-        shown = self.summary[filled]
-        rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
-        return "\n".join([rows, *self.notes])
-
-
 class SweepFolder:
     """The folder of a whole sweep, `STAMP_NAME`."""
 
@@ -317,6 +278,7 @@ class SweepFolder:
             self.path,
             pd.read_csv(self.path / "summary.csv"),
             summary["best"],
+            summary.get("chosen"),
             summary["notes"],
             failed,
         )

@@ -36,8 +36,9 @@ from trainer.loop.board import (
 )
 from trainer.loop.evaluate import Scores
 from trainer.loop.prepare import Sweep
+from trainer.loop.result import SweepResult
 from trainer.loop.results import PointResult, oof_of, score_mean, scored_of, scores_of
-from trainer.loop.runs import SUMMARY, SweepFolder, SweepResult
+from trainer.loop.runs import SUMMARY, SweepFolder
 from trainer.score.metrics import Score
 from trainer.score.postprocess import judge, rules_of
 
@@ -126,13 +127,14 @@ def finish(
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
     draw_leaderboard(summary, folder.path / "leaderboard.png", sweep.by, notes)
+    taken = chosen_json(chosen, joined)
     # last: a folder with it is finished
     folder.write_json(
         SUMMARY,
         {
             "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "best": best.name if best else None,
-            "chosen": chosen_json(chosen, joined),
+            "chosen": taken,
             "selected_by": "score_last: pooled out-of-fold score of the last epoch's moving "
             "averages",
             "notes": notes,
@@ -148,7 +150,7 @@ def finish(
         },
     )
     failed = {r.name: r.failure for r in results if r.failure}
-    return SweepResult(folder.path, summary, best.name if best else None, notes, failed)
+    return SweepResult(folder.path, summary, best.name if best else None, taken, notes, failed)
 
 
 def _scores(sweep: Sweep, row: Row) -> dict[str, Scores]:

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 
 from featurestore.disk.durable import locked
-from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt, deferred_interrupts, go_on_with
 from featurestore.disk.messages import new_bar
 from featurestore.errors import InputError, list_some
 from trainer.data.dataset import inputs_of
 from trainer.data.readers import TokenReaders
-from trainer.data.splits import describe_folds, save_splits
+from trainer.data.splits import save_splits
 from trainer.data.stream import Batch
 from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
@@ -32,19 +31,20 @@ from trainer.loop.baselines import completing
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.evaluate import pooled_score, predict_held_out
 from trainer.loop.events import Events
-from trainer.loop.fits import FitNote, close_baselines, close_regressor, save_regressor, time_fits
+from trainer.loop.fits import FitNote, close_baselines, close_regressor, save_regressor
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
 from trainer.loop.memory import keep_freed_memory
 from trainer.loop.plan import too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.refit import RefitMember, end_refit, refit_members
+from trainer.loop.result import SweepResult
 from trainer.loop.results import (
     close_bank,
     loss_failure,
     save_heads,
 )
-from trainer.loop.runs import RunFolder, SweepFolder, SweepResult
+from trainer.loop.runs import RunFolder, SweepFolder
 from trainer.loop.summary import finish
 
 
@@ -311,38 +311,3 @@ def _addresses(stores: Mapping[str, UsedStore]) -> dict[str, Any]:
     """Where the stores are, as `dataset.store` or `dataset.stores` says it."""
     places = {name: used.store.address for name, used in stores.items()}
     return {"store": places[""]} if "" in places else {"stores": places}
-
-
-def describe_plan(sweep: Sweep) -> str:
-    """Heads, passes, bytes, memory; time by a step and by a fit of each regressor, timed here."""
-    plan = sweep.plan()
-    size = f"folds    {describe_folds(sweep.folds, sweep.groups)}\n{plan}"
-    notes = "".join(f"\nnote     {remark}" for remark in sweep.remarks)
-    if refusal := too_large(plan, sweep.data.device):
-        return f"{size}\nrefused  {refusal}{notes}"
-
-    keep_freed_memory()
-    seconds = 0.0
-    timed = []
-    if plan.passes:
-        reader = sweep.reader()
-        size += f"\ntokens   {reader.residency}"
-        step_s = _time_step(sweep, plan.passes[0], reader)
-        seconds = plan.seconds(step_s, sweep.data.n_images, sweep.base.trainer.batch_size)
-        timed.append(f"a step takes {duration(step_s)}")
-    for each in time_fits(sweep):
-        seconds += each.n_fits * each.one_s
-        timed.append(f"a fit of {each.kind} {duration(each.one_s)}")
-    total = duration(seconds)
-    return f"{size}\ntime     about {total}: {', '.join(timed)} here{notes}"
-
-
-def _time_step(sweep: Sweep, points: Sequence[int], reader: TokenReaders) -> float:
-    """Seconds of a training step of these points."""
-    trainers = sweep.trainers(points)
-    times = []
-    for step in range(3):
-        start = time.monotonic()
-        train_step(sweep, trainers, reader, 0, step % sweep.stream.n_steps)
-        times.append(time.monotonic() - start)
-    return min(times[1:])  # the first one warms up

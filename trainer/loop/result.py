@@ -1,0 +1,67 @@
+"""What a finished sweep found, as text and as values."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Where a sweep's folder is and what it found, best point first."""
+
+    path: Path
+    summary: pd.DataFrame
+    best: str | None
+    """Name of the first point that can be saved; None if all failed, or are for reports only."""
+    chosen: dict[str, Any] | None
+    """What `predict` takes: its name on the board, members and shares; None if there is none."""
+    notes: list[str]
+    """What a reader of the leaderboard has to know, a sentence each."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Names of the runs that failed, `refit` among them, and what happened at which step."""
+
+    @property
+    def all_failed(self) -> bool:
+        """No point can be used."""
+        # of the baselines beside them it says nothing
+        names = self.summary.dropna(subset="failed")["name"]
+        return all(name in self.failed for name in names)
+
+    @property
+    def refit(self) -> Path | None:
+        """Folder of what was chosen, trained on every image, if it is there and did not fail."""
+        folder = self.path / "refit"
+        return folder if folder.exists() and "refit" not in self.failed else None
+
+    def values(self) -> dict[str, Any]:
+        """For machines: the board as rows of summary.csv, and where things are."""
+        return {
+            "path": self.path,
+            "refit": self.refit,
+            "best": self.best,
+            "chosen": self.chosen,
+            "board": self.summary.to_dict("records"),
+            "notes": self.notes,
+            "failed": self.failed,
+        }
+
+    def table(self) -> str:
+        """The leaderboard as text."""
+        columns = [
+            "name",
+            "score_last",
+            "sd_last",
+            "vs_best",
+            "low",
+            "high",
+            "score_best",
+            "best_epoch",
+        ]
+        # a sweep of regressors alone has no columns of the best epoch
+        there = [c for c in columns if c in self.summary]
+        filled = [c for c in there if self.summary[c].notna().any()]
+        shown = self.summary[filled]
+        rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
+        return "\n".join([rows, *self.notes])
