@@ -12,6 +12,7 @@ from featurestore.commands.options import (
     HELP,
     allow_outside_option,
     csv_option,
+    engine_option,
     former_name,
     max_pixels_option,
     offered,
@@ -138,12 +139,21 @@ from featurestore.errors import UsageError
     metavar="PARTS",
     help="Write what the parts in this folder predicted.",
 )
+@engine_option
+@click.option(
+    "--parts",
+    "n_parts",
+    type=click.IntRange(min=1),
+    help="With --engine: how many.  [one for each 1000 photographs, at least 8]",
+)
 def predict(
     only_folds: str | None,
     out: Path | None,
     oof: bool,
     part: str | None,
     merge: Path | None,
+    engine: str | None,
+    n_parts: int | None,
     **options: Any,
 ) -> None:
     """Predict the masses of photographs, end to end.
@@ -161,16 +171,27 @@ def predict(
             from featurestore.disk.messages import say
             from predictor.end_to_end import predict_to_file
 
+        if bool(part) + bool(merge) + bool(engine) > 1:
+            raise UsageError(
+                "give one of --part, --merge and --engine: parts are predicted first, then merged; "
+                "an engine does both"
+            )
+        if n_parts and not engine:
+            raise UsageError("--parts goes with --engine; without one give --part 0/16, and so on")
         options |= {"out": out, "oof": oof, "folds": folds, "say": say}
-        if part or merge:
-            from predictor.parts import merge_parts, predict_part
+        if engine:
+            from predictor.on_engine import predict_on_engine
 
-            if part and merge:
-                raise UsageError("give --part or --merge: parts are predicted first, then merged")
-            if part:
-                click.echo(predict_part(part, **options))
-                return
+            code, written = predict_on_engine(engine, n_parts, **options)
+        elif merge:
+            from predictor.parts import merge_parts
+
             code, written = merge_parts(merge, **options)
+            say(f"{merge}: all its parts are merged; it may be removed")
+        elif part:
+            from predictor.parts import predict_part
+
+            code, written = 0, predict_part(part, **options)
         else:
             code, written = predict_to_file(**options)
         click.echo(written)

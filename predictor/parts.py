@@ -44,12 +44,6 @@ from predictor.members.part_file import (
 from predictor.members.submission import write_predictions
 from predictor.predictor import Predictor, photographs_of
 
-WHOLE_ONLY = {
-    "explain": "report.html shows all photographs",
-    "oof": "it compares all photographs with oof.csv",
-}
-"""Options that cannot be had in parts, and why."""
-
 
 def predict_part(
     part: str,
@@ -72,6 +66,7 @@ def predict_part(
     resume: bool = True,  # noqa: ARG001  a part always goes on
     explain: Path | None = None,
     oof: bool = False,
+    progress: bool = True,
     **options,
 ) -> Path:
     """Predict a part of test.csv's photographs into the folder `out`; returns the part's file.
@@ -87,7 +82,7 @@ def predict_part(
     """
     start_s = time.monotonic()
     this = Part.parse(part)
-    _refuse("--part", WHOLE_ONLY, explain=explain, oof=oof)
+    refuse_whole_only("--part", explain, oof)
     if out is None:
         raise UsageError(f"--part {part}: name the folder of all parts with --out")
     if out.exists() and not out.is_dir():
@@ -153,6 +148,7 @@ def predict_part(
         predicted = predictor.predict(
             paths,
             tta,
+            progress,
             deadline_s=left_s,
             kept=kept,
             unusable=unusable if takes_mean else None,
@@ -175,6 +171,8 @@ def merge_parts(
     point: str | None = None,
     csv: Path | None = None,
     backbone_weights: str | None = None,
+    explain: Path | None = None,
+    oof: bool = False,
     **given,
 ) -> tuple[int, Path]:
     """Write what all parts in a folder predicted, as `predict_to_file` would have; returns the exit
@@ -187,7 +185,7 @@ def merge_parts(
     Raises InputError naming parts that are missing or damaged, MismatchError for parts of another
     table, other heads, options or number.
     """
-    _refuse("--merge", WHOLE_ONLY, **{name: given.pop(name, None) for name in WHOLE_ONLY})
+    refuse_whole_only("--merge", explain, oof)
     parts = parts_in(folder)
     check_complete(folder, parts)
     about = parts[0].about
@@ -239,7 +237,6 @@ def merge_parts(
     if chosen["interval"] is not None:
         wide = predictor.intervals(chosen["interval"]).added(wide, unusable)
     write_predictions(rows, wide, out, targets)
-    say(f"{folder}: all {len(parts)} parts are merged; it may be removed")
     return code_of(unusable, say), out
 
 
@@ -329,8 +326,15 @@ def _heads(predictor: Predictor, tta: int | str) -> str:
     return hashlib.sha256(json.dumps([predictor.key(tta), rules]).encode()).hexdigest()
 
 
-def _refuse(option: str, reasons: dict[str, str], **given: object) -> None:
-    """UsageError for options given that need the whole prediction."""
-    for name, value in given.items():
-        if value:
-            raise UsageError(f"--{name} does not go with {option}: {reasons[name]}; leave it out")
+def refuse_whole_only(option: str, explain: Path | None, oof: bool) -> None:
+    """UsageError for what needs all photographs at once, beside an option that makes parts."""
+    if explain:
+        raise UsageError(
+            f"--explain does not go with {option}: report.html shows all photographs; predict "
+            "those that you want to see with --csv and --explain"
+        )
+    if oof:
+        raise UsageError(
+            f"--oof does not go with {option}: it compares all photographs with oof.csv; leave "
+            "one of them out"
+        )

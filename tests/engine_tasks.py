@@ -45,3 +45,13 @@ def wait(folder: str, name: str, device: str) -> None:
 def kill_driver(device: str) -> None:
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
+
+
+def outlive(folder: str, name: str, device: str) -> str:
+    """Wait for ever where it is the first to begin; else say who came before."""
+    first = Path(folder) / f"{name}.first"
+    if first.exists():
+        return "after another"
+    first.write_text(str(os.getpid()))
+    time.sleep(1000)
+    return "not reached"

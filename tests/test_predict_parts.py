@@ -210,7 +210,7 @@ def test_runs_that_were_moved_are_named_again(data, run, parts, tmp_path):
         (["--part", "0/9"], "the table has 8 photographs"),
         (["--part", "0/3", "--explain", "d"], "--explain does not go with --part"),
         (["--part", "0/3", "--oof"], "--oof does not go with --part"),
-        (["--part", "0/3", "--merge", "."], "give --part or --merge"),
+        (["--part", "0/3", "--merge", "."], "give one of --part, --merge"),
         (["--merge", ".", "--explain", "d"], "--explain does not go with --merge"),
     ],
 )

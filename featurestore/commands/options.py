@@ -78,6 +78,13 @@ device_option = click.option(
     shell_complete=offered_devices,
     help="auto, cpu, cuda, cuda:N.",
 )
+engine_option = click.option(
+    "--engine",
+    metavar="ray[://HOST:PORT]",
+    shell_complete=offered("ray"),
+    help="Run the parts as Ray tasks, on all nodes of the cluster that this machine is in, or "
+    "whose head is named.",
+)
 reserve_option = click.option(
     "--reserve",
     default=0,

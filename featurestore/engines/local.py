@@ -17,10 +17,10 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
-from featurestore import errors
 from featurestore.disk.messages import say
 from featurestore.disk.threads import ASKED, Pool, starting
 from featurestore.engines.tries import Tries
+from featurestore.engines.worker import value_of
 
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
@@ -104,10 +104,9 @@ def _do(worker: "_Worker", name: str, item: Mapping[str, Any], counted: Tries) -
             counted.failed(name, str(err))
             say(f"{name}: its process on {worker.device} ended; it is started again")
             continue
-        if "error" in answer:
-            raise getattr(errors, answer["error"])(f"{name}: {answer['text']}")
+        value = value_of(name, answer)
         counted.finished(name)
-        return answer["answer"]
+        return value
 
 
 class _Died(Exception):

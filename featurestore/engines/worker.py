@@ -42,7 +42,7 @@ def main() -> None:
         function = getattr(import_module(module), name)
         while (item := items.get()) is not None:
             busy.set()
-            answer = _answer(function, item | {"device": device})
+            answer = answer_of(function, item | {"device": device})
             busy.clear()
             print(json.dumps(answer), file=answers, flush=True)
 
@@ -56,7 +56,7 @@ def _receive(lines: Iterable[bytes], items: SimpleQueue, busy: Event) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _answer(function: Any, arguments: dict) -> dict:
+def answer_of(function: Any, arguments: dict) -> dict:
     """What a task returned, or an error that a user can put right; a bug ends the process."""
     try:
         return {"answer": function(**arguments)}
@@ -66,3 +66,11 @@ def _answer(function: Any, arguments: dict) -> dict:
             raise
         ours = [kind.__name__ for kind in type(told).__mro__ if kind.__module__ == errors.__name__]
         return {"error": ours[0], "text": str(told)}
+
+
+def value_of(name: str, answer: dict) -> Any:
+    """What a task returned; its error is raised, under the item's name."""
+    if "error" in answer:
+        kind, text = getattr(errors, answer["error"]), answer["text"]
+        raise kind(text if kind is errors.PartFailed else f"{name}: {text}")
+    return answer["answer"]
