@@ -165,6 +165,25 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_window(see):
     assert see("axe")["found"] == []
 
 
+def test_the_weightiest_target_and_the_score_stand_first_at_every_width(see):
+    seen = see("first")
+    assert all(heads[:3] == ["Run", "Score", "R² Dry Total"] for heads in seen.values())
+    assert list(seen) == ["320", "390", "1280"]
+
+
+def test_columns_that_were_chosen_and_sorted_are_in_the_address(see):
+    for seen in see("columns")["found"]:
+        whole, chosen = seen["whole"], seen["chosen"]
+        others = ["Score by part", "Other scores"]
+        assert whole["groups"] == ["Out of fold", "Settings", "R² by target", *others]
+        assert chosen["groups"] == ["Out of fold", "Settings", *others]
+        assert len(whole["heads"]) - len(chosen["heads"]) == 5
+        assert chosen["sorted"] == ["lr"]
+        assert chosen["first"] != whole["first"]
+        assert chosen["open"] and seen["again"] == chosen
+        assert seen["axe"] == [] and seen["beyond"] <= 0
+
+
 def test_what_the_server_refuses_is_told_in_its_words(see):
     assert "nobody" in see("refused", "nobody")["told"]
 
@@ -182,6 +201,8 @@ UNKNOWN = {
     "page=photograph&view=nix": "no view nix here",
     "page=photograph&layer=nix": "no layer nix here",
     "page=photograph&patch=77,0": "no patch 77,0 here",
+    "page=sweeps&board.sort=nix": "no board.sort nix here",
+    "page=sweeps&board.columns=nix": "no board.columns nix here",
     "page=map&method=nix": "no method nix here",
     "page=map&colour=nix": "no colour nix here",
     "page=map&colour=error:nix": "no colour error:nix here",

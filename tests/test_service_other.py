@@ -95,6 +95,9 @@ def test_out_of_fold_rows_have_each_target_and_the_words_of_classes(client, fini
 def test_a_card_has_the_predictions_of_each_target_that_a_run_tells(client, finished):
     card = asked(client, f"{S}/images/ID7")
     told = pd.DataFrame(card["predictions"]).groupby("run")["target"].agg(list).to_dict()
+    # each baseline tells what it learns
+    assert told.pop("ridge") == NUMBERS
+    assert told.pop("logistic") == ["crop"]
     trained, fitted = sorted(told, key=lambda run: "pls" in run)
     assert told[trained] == [*NUMBERS, "crop"]
     assert told[fitted][: len(NUMBERS)] == NUMBERS

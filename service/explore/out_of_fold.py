@@ -22,6 +22,7 @@ from service.explore.sweeps import (
     targets_of_sweep,
     told_classes,
 )
+from trainer.loop.baselines import LOGISTIC
 
 # the leaderboard ranks by the last; the epoch of the best was chosen by the fold that scores it
 WEIGHTS = ("last", "best")
@@ -46,23 +47,31 @@ def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.Dat
         first = wide.groupby("image_id", sort=False)[["site"]].first()
         means = _means(wide, targets)
         wide = first.join(means).reset_index().assign(repeat=np.nan, fold=np.nan)
-    return _long(wide, targets)
+    long = _long(wide, targets)
+    if run.name == LOGISTIC:  # its numbers are the training means
+        return long[~long["target"].isin(targets.names)].reset_index(drop=True)
+    return long
 
 
 def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
     """Predictions for an image by heads that never saw it, averaged over repeats.
 
     Runs without an out-of-fold table, or without the image, are left out, and classes of runs that
-    tell none.
+    tell none; numbers of `logistic`, which are the training means, too.
     """
     table = _averaged(tuple(stamp(sweep / name / "oof.csv") for name in run_names(sweep)))
     if image_id not in table.index:
         return []
-    long = _long(table.loc[[image_id]].reset_index(), targets_of_sweep(sweep))
+    targets = targets_of_sweep(sweep)
+    long = _long(table.loc[[image_id]].reset_index(), targets)
+    long = long[(long["run"] != LOGISTIC) | ~long["target"].isin(targets.names)]
+    # of each run the weightiest target first
+    is_other = long["target"] != targets.foremost.name
+    long = long.assign(is_other=is_other).sort_values(["run", "is_other"], kind="stable")
     columns = ["run", "target", "true", "predicted"]
     if "predicted_word" in long:
         columns += ["true_word", "predicted_word"]
-        names = [target.name for target in told_classes(targets_of_sweep(sweep))]
+        names = [target.name for target in told_classes(targets)]
         long = long[~long["target"].isin(names) | (long["predicted_word"] != "")]
     return long[columns].to_dict("records")
 

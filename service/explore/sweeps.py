@@ -55,6 +55,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
             "parameters": parameters.get(name, {}),
             "score": scores.get(name),
             "has_oof": (sweep / name / "oof.csv").is_file(),
+            "baseline": name in BESIDE,
         }
         for name in run_names(sweep)
         if name != REFIT
@@ -108,10 +109,10 @@ def _score(sweep: Path, targets: Targets) -> Score:
 
 
 def run_names(sweep: Path) -> list[str]:
-    """Names of the runs of points that were begun, the refit last."""
-    begun = {file.parent.name for file in sweep.glob("*/config.yaml")}
-    names = sorted(begun.difference(BESIDE))
-    return sorted(names, key=lambda name: name == REFIT)
+    """Names of the runs that were begun: of points, of baselines that were kept, the refit last."""
+    names = sorted(file.parent.name for file in sweep.glob("*/config.yaml"))
+    last = (*BESIDE, REFIT)
+    return sorted(names, key=lambda name: last.index(name) + 1 if name in last else 0)
 
 
 def plan(sweep: Path) -> Plan:

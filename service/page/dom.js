@@ -59,6 +59,9 @@ export const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? 
 /** A column as people read it: without its unit, which stands with the numbers. */
 export const plain = name => name.replace(/_g$/, "").replace(/_/g, " ");
 
+/** The same names, this one first. */
+export const foremost = (names, first) => [...names.filter(name => name === first), ...names.filter(name => name !== first)];
+
 export function bytes(n) {
   const power = [12, 9, 6, 3].find(each => n >= 10 ** each) ?? 0;
   return `${Number((n / 10 ** power).toPrecision(3))} ${{ 12: "TB", 9: "GB", 6: "MB", 3: "kB", 0: "bytes" }[power]}`;

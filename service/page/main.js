@@ -23,6 +23,7 @@ async function show() {
     state = read(),
     page = state.page || "overview";
   navigation(page);
+  main.setAttribute("aria-busy", "true");
   try {
     given(state, "page", Object.keys(VIEWS));
     const { stores, sweeps: all, failing } = await get("/v1/stores", signal);
@@ -40,6 +41,7 @@ async function show() {
     document.title = "Not found – biomass";
     if (!err.kind) console.error(err);
   }
+  main.removeAttribute("aria-busy");
   scrollBack(y, signal);
   if (!first) arrive();
   first = false;

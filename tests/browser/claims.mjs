@@ -3,86 +3,16 @@
 // URL is the one `store serve` prints, token and all. `noise` is what no claim may leave behind: messages on the console, errors,
 // and requests to anywhere else.
 
-import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
+import { TABLES } from "./tables.mjs";
+import { beyond, drawn, expect, listened, noise, ontoPoint, open, arrive, pixels, title, violations } from "./tools.mjs";
+import { claim, FLAGS, home, NARROW, url, WIDE, word } from "./tools.mjs";
 
-// without these Chromium asks for its maker's hosts at every start
-const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
-const WIDE = { width: 1400, height: 900 },
-  NARROW = { width: 390, height: 844 };
 const VIEWS = ["", "page=map", "page=photograph&layer=similar&patch=1,1", "page=sweeps"];
 
-const [claim, url, word] = process.argv.slice(2);
-const { origin } = new URL(url),
-  home = new URL(".", url).href;
-const noise = [];
-
-async function open(browser, query, options = {}) {
-  const page = await listened(browser, options);
-  await page.goto(url); // a cookie for the token
-  await arrive(page, `/?${query}`);
-  return page;
-}
-
-/** A page that is at no address yet, and notes noise. */
-async function listened(browser, options = {}) {
-  const context = await browser.newContext({ viewport: WIDE, ...options });
-  context.on("request", request => new URL(request.url()).origin === origin || noise.push(`asked ${request.url()}`));
-  context.on("console", message => noise.push(`${message.type()}: ${message.text()}`));
-  context.on("weberror", error => noise.push(String(error.error())));
-  return context.newPage();
-}
-
-async function arrive(page, address) {
-  await page.goto(home + address.replace(/^\//, ""));
-  await drawn(page);
-}
-
-async function drawn(page) {
-  await page.waitForFunction(() => {
-    const loaded = [...document.images].every(image => image.complete || image.loading === "lazy");
-    return loaded && document.querySelector("main h1") && !document.querySelector("[aria-busy], .loading");
-  });
-  await page.waitForTimeout(100); // canvases are drawn in the next frame
-}
-
-/** Chromium notes every answer that is an error. */
-const expect = status => noise.splice(0, noise.length, ...noise.filter(line => !line.includes(String(status))));
-
-/** What axe-core finds on the page as it stands. */
-async function violations(page) {
-  await page.evaluate(await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8"));
-  const { violations } = await page.evaluate(() => globalThis.axe.run());
-  return violations.filter(each => ["serious", "critical"].includes(each.impact));
-}
-
-const title = page => page.locator("main h1").textContent();
-const pixels = (page, selector) =>
-  page
-    .locator(selector)
-    .first()
-    .evaluate(canvas => canvas.toDataURL());
-
-/** Move the mouse onto a point of the chart: the keyboard goes to one, and its card hangs at one of its corners beside it. */
-async function ontoPoint(page) {
-  await page.locator(".scatter").press("ArrowRight");
-  const { x, y, width, height } = await page.locator(".tip").boundingBox(),
-    named = await page.locator(".tip strong").textContent();
-  for (const at of [
-    [x - 14, y - 14],
-    [x + width + 14, y - 14],
-    [x - 14, y + height + 14],
-    [x + width + 14, y + height + 14],
-  ]) {
-    await page.mouse.move(...at);
-    if ((await page.locator(".on-point .tip strong").count()) && named === (await page.locator(".tip strong").textContent()))
-      return at;
-  }
-  throw new Error(`no point beside the card of ${named}`);
-}
-
 const CLAIMS = {
+  ...TABLES,
+
   async point(browser) {
     const page = await open(browser, "page=map"),
       at = await ontoPoint(page);
@@ -204,14 +134,15 @@ const CLAIMS = {
     for (const [viewport, colorScheme] of [
       [WIDE, "light"],
       [NARROW, "dark"],
+      [{ width: 320, height: 640 }, "light"],
     ]) {
       const page = await open(browser, "", { viewport, colorScheme });
       for (const view of VIEWS) {
         await arrive(page, `/?${view}`);
         const serious = await violations(page);
         found.push(...serious.map(each => `${view} ${colorScheme} ${each.id}: ${each.nodes.map(node => node.target).join(" ")}`));
-        const beyond = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-        if (beyond > 0) found.push(`${view} ${colorScheme} is ${beyond} pixels wider than the window`);
+        const wider = await beyond(page);
+        if (wider > 0) found.push(`${view} ${colorScheme} is ${wider} pixels wider than the window`);
       }
     }
     return { found };
@@ -260,7 +191,7 @@ const CLAIMS = {
       told = page.getByRole("alert"),
       stale = await told.textContent();
     const found = (await violations(page)).map(each => each.id),
-      beyond = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      wider = await beyond(page);
     await page.keyboard.type("not-the-right-one"); // the field has the focus
     await page.keyboard.press("Enter");
     await page.waitForFunction(text => document.querySelector("[role=alert]").textContent !== text, stale);
@@ -270,7 +201,7 @@ const CLAIMS = {
     await drawn(page);
     expect(401);
     const query = Object.fromEntries(new URL(page.url()).searchParams);
-    return { stale, wrong, found, beyond, title: await title(page), query };
+    return { stale, wrong, found, beyond: wider, title: await title(page), query };
   },
 
   async text(browser) {

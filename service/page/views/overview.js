@@ -6,7 +6,8 @@ import { hoverCard, photographLink } from "../cards.js";
 import { scale } from "../colours.js";
 import { day, dayText, monthTicks } from "../dates.js";
 import { alike, amount, axisOf, bytes, unitOf, withUnit } from "../dom.js";
-import { el, facts, num, pending, plain, problem, section, select, twins } from "../dom.js";
+import { el, facts, foremost, num, pending, plain, problem, section, select, twins } from "../dom.js";
+import { details } from "../kept.js";
 import { Scatter } from "../scatter.js";
 import { given, go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
@@ -88,19 +89,20 @@ async function odd(store, about, signal) {
   ];
   return [
     el("div", { class: "photos" }, cards),
-    el(
-      "details",
-      {},
-      el("summary", {}, `As a table (${found.total.toLocaleString("en")})`),
+    details(
+      "odd",
+      `As a table (${found.total.toLocaleString("en")})`,
       sortable(
         "Odd photographs, worst first",
         columns.map(([title, name], k) => ({
+          key: name,
           title,
           of: row => row[at[name]],
           text: k < 3,
           show: k ? null : row => el("a", { href: photographHref(row[at.image_id], { view: row[at.view] }) }, row[at.image_id]),
         })),
         found.rows,
+        { name: "odd" },
       ),
     ),
     twins(url, "Odd photographs"),
@@ -113,7 +115,8 @@ const targetsOf = about => about.targets.all.map(row => row.target);
 async function targets(state, store, about, signal) {
   const url = `${store.url}/catalog.json`,
     names = (await get(`${url}?limit=1`, signal)).columns;
-  const targets = names.filter(name => targetsOf(about).includes(name)); // in the catalog's order
+  const known = names.filter(name => targetsOf(about).includes(name)), // in the catalog's order
+    targets = foremost(known, about.target);
   if (!targets.length) return [byClass(about), twins(url, "Catalog")];
   const place = el("div", { class: "beside" });
   let chosen = given(state, "target", targets) ?? about.target;
@@ -167,7 +170,7 @@ function byClass(about) {
         { title: "Photographs", of: ([, n]) => n },
       ],
       Object.entries(counts),
-      { sort: 1, descending: true },
+      { name: `by.${column}`, sort: "Photographs", descending: true },
     ),
   );
   return tables.length
@@ -218,7 +221,7 @@ function ofColumn(about, column, target, only) {
       },
     ],
     found,
-    { sort: 2, descending: true },
+    { name: `by.${column}`, sort: "Mean", descending: true },
   );
   return made;
 }
@@ -312,5 +315,6 @@ function oneKind(kind, rows) {
     `${kind === "cls" ? "Class" : "Patch"} tokens by view; lines run from a column's least to its greatest; a view's name opens its map`,
     [{ title: "View", of: row => row.view, text: true, show: map }, ...columns, ...bad],
     rows,
+    { name: `tokens.${kind}` },
   );
 }

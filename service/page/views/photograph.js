@@ -145,12 +145,13 @@ function predictions(store, about, severalSweeps) {
   }
   const columns = [
     {
+      key: "run",
       title: "Run",
       of: row => row.run,
       text: true,
       show: row => el("a", { class: "run", href: href({ page: "sweeps", sweep: row.sweep, run: row.run }, ["store"]) }, row.run),
     },
-    ...(severalSweeps ? [{ title: "Sweep", of: row => row.sweep, text: true }] : []),
+    ...(severalSweeps ? [{ key: "sweep", title: "Sweep", of: row => row.sweep, text: true }] : []),
     ...targets.map(target =>
       column(
         target,
@@ -163,7 +164,7 @@ function predictions(store, about, severalSweeps) {
     told = `Predicted${grams}, and how far off; dot: predicted, upright line: true${classes}`;
   return section(
     "Predictions out of fold",
-    sortable(told, columns, [...rows.values()], { most: 12 }),
+    sortable(told, columns, [...rows.values()], { name: "predicted", most: 12 }),
     twins(imageUrl(store, about.image_id, "/predictions.json"), "Predictions out of fold"),
   );
 }
@@ -176,6 +177,7 @@ function column(target, all) {
   const error = each => (each === undefined || each.true === null || each.predicted === null ? null : each.predicted - each.true);
   const told = each => (each?.predicted_word ? `${each.predicted_word} ${num(each.predicted, 3)}` : amount(target, each?.predicted));
   return {
+    key: target,
     title: `${plain(target)}, true ${word ?? withUnit(target, truth)}`,
     of: row => row[target]?.predicted,
     show: row =>

@@ -4,7 +4,7 @@ import { table } from "../api.js";
 import { hoverCard, photographLink } from "../cards.js";
 import { category, css } from "../colours.js";
 import { amount, axisOf, count, fixed, num, signed, unitOf, withUnit } from "../dom.js";
-import { el, pending, plain, say, select, subsection, twins } from "../dom.js";
+import { el, foremost, pending, plain, say, select, subsection, twins } from "../dom.js";
 import { lines } from "../lines.js";
 import { Scatter } from "../scatter.js";
 import { nameOfScore } from "../scores.js";
@@ -51,7 +51,10 @@ async function outOfFold(view) {
   const { url, signal, store, about, shown } = view,
     all = rowsOf(await table(`${url}/oof.json?averaged=1&weights=last`, signal));
   const there = new Set(all.map(row => row.target)),
-    targets = about.targets.filter(target => there.has(target)),
+    targets = foremost(
+      about.targets.filter(target => there.has(target)),
+      about.target,
+    ),
     splits = await splitsOf(view, all);
   shown.target = given(shown, "target", targets) ?? (targets.includes(about.target) ? about.target : targets[0]);
   given({ fold: shown.split }, "fold", splits);
@@ -166,7 +169,11 @@ function confusion(all, target) {
       })),
     ];
     caption.textContent = `${plain(target)} · accuracy ${fixed(right / rows.length, 3)}`;
-    place.replaceChildren(sortable(`Photographs by ${plain(target)}: rows are true, columns predicted words`, columns, words));
+    place.replaceChildren(
+      sortable(`Photographs by ${plain(target)}: rows are true, columns predicted words`, columns, words, {
+        name: `words.${target}`,
+      }),
+    );
   };
   return { show, figure: el("figure", {}, caption, place) };
 }

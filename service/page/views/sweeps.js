@@ -10,6 +10,7 @@ import { run } from "./run.js";
 
 const BASELINES = ["mean", "ridge", "logistic"];
 const OF_TARGET = /^(r2|accuracy|f1)_(.*)$/; // of the leaderboard's columns
+const ALL = "Out of fold"; // the group of what ranks
 const PARTS = /^(r2|accuracy|f1|score)_.|^(r2|rmse|mae|log_loss|accuracy)$/; // by target, by State, other scores
 
 export async function show({ state, signal, store, sweep, sweeps }) {
@@ -94,10 +95,12 @@ function scoreRange(points, beside, larger_is_better) {
   return span([...points, ...near]);
 }
 
-/** Of a score of one target, of one State, or of all. */
-function partTitle(name) {
+/** { group, title } of a column with a score: of one target, of one State, or of all. */
+function partOf(name) {
   const [, score, target] = name.match(OF_TARGET) ?? [];
-  return target ? `${nameOfScore(score)} ${plain(target)}` : nameOfScore(name.replace(/^score_/, ""));
+  if (target) return { group: `${nameOfScore(score)} by target`, title: plain(target), score: nameOfScore(score) };
+  if (name.startsWith("score_")) return { group: "Score by part", title: name.replace(/^score_/, "") };
+  return { group: "Other scores", title: nameOfScore(name) };
 }
 
 const title = text => text[0].toUpperCase() + text.slice(1);
@@ -105,6 +108,20 @@ const title = text => text[0].toUpperCase() + text.slice(1);
 function vsBest({ vs_best: difference, low, high }) {
   const interval = [low, high].every(Number.isFinite) ? ` [${fixed(low, 3)}, ${fixed(high, 3)}]` : ", interval not known";
   return Number.isFinite(difference) ? `${fixed(difference, 4)}${interval}` : "not known";
+}
+
+function runCell({ name }, runs, chosen) {
+  const isBaseline = BASELINES.includes(name);
+  if (!runs.has(name)) return el("span", { class: "run" }, `${name} (${isBaseline ? "baseline" : "blend"})`);
+  const current = name === chosen ? "true" : null,
+    link = el("a", { class: "run", href: href({ run: name, fold: null }), "aria-current": current }, name);
+  return isBaseline ? el("span", {}, link, " (baseline)") : link;
+}
+
+/** Columns of a group beside each other. */
+function inGroups(columns) {
+  const groups = [...new Set(columns.map(column => column.group))];
+  return groups.flatMap(group => columns.filter(column => column.group === group));
 }
 
 function leaderboard(rows, names, chosen, about, among) {
@@ -124,23 +141,27 @@ function leaderboard(rows, names, chosen, about, among) {
   const spread = rows.some(row => Number.isFinite(row.sd_last));
   const settingNames = names.filter(name => name.includes("."));
   const score = nameOfScore(about.ranked_by);
+  const parts = names
+      .filter(name => PARTS.test(name) && name !== "score_last" && name !== "score_best")
+      .map(name => ({ key: name, ...partOf(name), of: row => row[name], show: row => fixed(row[name], 3) })),
+    isFirst = part => part.key.replace(OF_TARGET, "$2") === about.target;
   const columns = [
+    { key: "name", title: "Run", of: row => row.name, text: true, show: row => runCell(row, runs, chosen) },
     {
-      title: "Run",
-      of: row => row.name,
-      text: true,
-      show: row =>
-        runs.has(row.name)
-          ? el(
-              "a",
-              { class: "run", href: href({ run: row.name, fold: null }), "aria-current": row.name === chosen ? "true" : null },
-              row.name,
-            )
-          : `${row.name} (${BASELINES.includes(row.name) ? "baseline" : "blend"})`,
+      key: "score_last",
+      group: ALL,
+      title: title(score),
+      of: row => row.score_last,
+      show: row => (row.failed ? "failed" : fixed(row.score_last, 4)),
     },
-    { title: title(score), of: row => row.score_last, show: row => (row.failed ? "failed" : fixed(row.score_last, 4)) },
-    ...(spread ? [{ title: "± sd", of: row => row.sd_last, show: row => fixed(row.sd_last, 4) }] : []),
+    ...parts.filter(isFirst).map(part => ({ ...part, group: ALL, title: `${part.score} ${part.title}` })),
+    ...(spread
+      ? [{ key: "sd_last", group: ALL, title: "± sd", of: row => row.sd_last, show: row => fixed(row.sd_last, 4) }]
+      : []),
     {
+      key: "chart",
+      group: ALL,
+      title: "Chart",
       plain: true,
       show: row =>
         track(range, {
@@ -152,26 +173,25 @@ function leaderboard(rows, names, chosen, about, among) {
         }),
     },
     {
+      key: "vs_best",
+      group: ALL,
       title: "vs best [95 %]",
       of: row => row.vs_best,
       show: row => (row.name === first ? "best" : vsBest(row)),
     },
     ...settingNames.map(name => ({
+      key: name,
+      group: "Settings",
       title: name.replace(/^.*\./, ""),
       of: row => row[name],
       text: rows.some(row => typeof row[name] === "string"),
-      show: row => (runs.has(row.name) ? num(row[name]) : "–"), // a baseline has no settings
+      show: row => (runs.has(row.name) && !BASELINES.includes(row.name) ? num(row[name]) : "–"), // those of the grid
     })),
-    ...names
-      .filter(name => PARTS.test(name) && name !== "score_last" && name !== "score_best")
-      .map(name => ({
-        title: partTitle(name),
-        of: row => row[name],
-        show: row => fixed(row[name], 3),
-      })),
+    ...inGroups(parts.filter(part => !isFirst(part))),
   ];
   const what = spread ? "mean ± sd over repeats" : "of one repeat, so without ± sd";
   const direction = about.larger_is_better ? "" : ", smaller is better";
   const told = `${among ? `Runs of ${among}: out` : "Out"}-of-fold ${score}${direction}, ${what}; pale: told apart from the best${marks.length ? `; upright lines: ${drawn.map(row => `${row.name} ${num(row.score_last, 3)}`).join(", ")}` : ""}`;
-  return sortable(told, columns, rows, { mark: row => (row.name === chosen ? "chosen" : null) });
+  const mark = row => (row.name === chosen ? "chosen" : null);
+  return sortable(told, columns, rows, { name: "board", mark, choice: true });
 }
