@@ -2,6 +2,8 @@
 
 import gc
 import os
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import write_tiny
@@ -85,13 +87,41 @@ def test_no_file_or_folder_of_a_zarr_store_may_be_a_link_but_its_parents_may(tmp
     (tmp_path / "real").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / "real")
     write_tiny(tmp_path / "real/f.zarr")
-    layout = FeatureStore.open(tmp_path / "linked/f.zarr").layout
-    layout.check_sizes()
-    moved = tmp_path / "real/f.zarr/catalog"
-    moved.rename(tmp_path / "elsewhere")
-    moved.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreDamaged, match="catalog: a link"):
-        layout.check_sizes()
+    FeatureStore.open(tmp_path / "linked/f.zarr")
+    move_and_link(tmp_path / "real/f.zarr/catalog", tmp_path / "elsewhere")
+    with pytest.raises(StoreDamaged, match="catalog.*: a link"):
+        FeatureStore.open(tmp_path / "linked/f.zarr")
+
+
+def test_a_shard_in_a_linked_folder_is_refused_when_it_is_first_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 1)
+    write_tiny(tmp_path / "f.zarr")
+    store = FeatureStore.open(tmp_path / "f.zarr")
+    move_and_link(tmp_path / "f.zarr/patches/c/3", tmp_path / "elsewhere")
+    for opened in (store, FeatureStore.open(tmp_path / "f.zarr")):
+        with pytest.raises(StoreDamaged, match="patches/c/3: a link"):
+            opened.patches[3]
+
+
+def test_opening_asks_the_kernel_once_for_each_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 1)
+    write_tiny(tmp_path / "f.zarr")
+    asked = Counter()
+    of_file, open_file = os.lstat, os.open
+    monkeypatch.setattr(os, "lstat", lambda path: asked.update([path]) or of_file(path))
+    monkeypatch.setattr(
+        os, "open", lambda path, *how: asked.update([path]) or open_file(path, *how)
+    )
+    store = FeatureStore.open(tmp_path / "f.zarr")
+    shards = store.layout.extents["patches"].paths
+    assert [asked[path] for path in shards] == [2, 1, 1, 1, 1]
+    store.patches[3]
+    assert [asked[path] for path in shards] == [2, 1, 1, 2, 1]
+
+
+def move_and_link(folder: Path, to: Path) -> None:
+    folder.rename(to)
+    folder.symlink_to(to)
 
 
 @pytest.mark.parametrize(

@@ -469,7 +469,7 @@ ZARR_ATTACKS = {
     "the root's metadata elsewhere": linked("zarr.json", ""),
     "an array elsewhere": linked("cls", ""),
     "the catalog elsewhere": linked("catalog", ""),
-    "a folder of shards elsewhere": linked("patches/c/1", ""),
+    "all shards elsewhere": linked("patches/c", ""),
     "a shard elsewhere": linked("patches/c/1/0/0/0/0", ""),
     "attributes a list": edited("", r'(?s)"attributes": \{.*?\n  \}', '"attributes": []'),
 }
@@ -481,6 +481,17 @@ def test_R07_C5_foreign_zarr_is_refused_from_its_metadata(memory_path, child, at
     assert child(path)["status"] == 0
     attack(path)
     check_refused(child, path)
+
+
+def test_R07_a_folder_of_one_shard_elsewhere_is_refused_when_it_is_read(memory_path, child):
+    path = memory_path / "f.zarr"
+    assert child(path)["status"] == 0
+    linked("patches/c/1", "")(path)
+    died = child(path, act="read", room=ROOM)
+    assert died["status"] == 0
+    # a shard here holds two images
+    assert died["right"] == [0, 1, 4]
+    assert FeatureStore.open(path).verify().damaged == [2, 3]
 
 
 def test_R07_a_hierarchy_of_other_nodes_costs_nothing(tmp_path):

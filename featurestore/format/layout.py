@@ -1,6 +1,8 @@
 """Where the bytes of a store are: what reading, writing and verifying ask of both formats."""
 
 import os
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +70,10 @@ class Layout:
     inodes: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """Device and inode of each file as its size was checked: the store that was opened, whatever
     takes its name later."""
+    check_inside: Callable[[Path, int], None] | None = None
+    """Raises StoreDamaged where a file, given also as a descriptor, is not laid out as its format
+    says."""
+    _looked_at: set[Path] = field(default_factory=set)
 
     @property
     def n(self) -> int:
@@ -87,32 +93,21 @@ class Layout:
                 parts.append((path, offset + view * n_bytes, n_bytes))
         return parts
 
-    def _below(self) -> set[str]:
-        """All files and folders of a store that is a folder.
-
-        As text, since pathlib takes longer than the kernel.
-        """
-        root, found = str(self.path), set()
-        for file in self.sizes:
-            path = str(file)
-            while len(path) > len(root) and path not in found:
-                found.add(path)
-                path = os.path.dirname(path)
-        return found
-
     def check_sizes(self) -> None:
         """StoreDamaged if a file is missing, cut or a link.
 
         Mapping it would end in SIGBUS, read as zeros, or read elsewhere.
         """
-        for path in self._below():
-            if os.path.islink(path):
-                raise StoreDamaged(
-                    f"{path}: a link; a store's own files are not followed elsewhere"
-                )
         for path, size in self.sizes.items():
-            found = path.stat() if path.is_file() else None
-            if found is None or found.st_size != size:
+            try:
+                # only the store itself may be a link
+                found = os.stat(path) if path == self.path else os.lstat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                found = None
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                raise _link(path)
+            is_whole = found is not None and stat.S_ISREG(found.st_mode) and found.st_size == size
+            if not is_whole:
                 found_text = f"{found.st_size} bytes long" if found else "missing"
                 raise StoreDamaged(
                     f"{path}: {found_text}, {size} bytes expected; "
@@ -120,25 +115,49 @@ class Layout:
                 )
             self.inodes[path] = found.st_dev, found.st_ino
 
-    def open_file(self, path: Path) -> int:
-        """A descriptor to read one of the store's files.
+    def open_file(self, path: Path, access: int = os.O_RDONLY) -> int:
+        """A descriptor of one of the store's files.
 
-        StoreDamaged if it is not the file that was checked, or was cut.
+        StoreDamaged if it is not the file that was checked, or was cut; and when it is first
+        opened, if a folder above it is a link or it is not laid out as the format says: a store of
+        35,000 shards would take long to open otherwise.
         """
         try:
-            fd = with_room(path, lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            fd = with_room(path, lambda: os.open(path, access | os.O_CLOEXEC))
         except FileNotFoundError as err:
             raise StoreDamaged(
                 f"{path}: gone since the store was opened; restore it or build the store again"
             ) from err
-        # of the descriptor: the name may lead to another file by now
-        found = os.fstat(fd)
-        if (found.st_dev, found.st_ino) == self.inodes[path] and found.st_size >= self.sizes[path]:
-            return fd
-        os.close(fd)
-        raise StoreDamaged(
-            f"{path}: replaced or cut since the store was opened; open the store again"
-        )
+        try:
+            # of the descriptor: the name may lead to another file by now
+            found = os.fstat(fd)
+            is_same = (found.st_dev, found.st_ino) == self.inodes[path]
+            if not is_same or found.st_size < self.sizes[path]:
+                raise StoreDamaged(
+                    f"{path}: replaced or cut since the store was opened; open the store again"
+                )
+            if path not in self._looked_at:
+                self._check_folders(path)
+                if self.check_inside:
+                    self.check_inside(path, fd)
+                self._looked_at.add(path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _check_folders(self, path: Path) -> None:
+        """StoreDamaged if a folder of the store above one of its files is a link."""
+        # as text, since pathlib takes longer than the kernel
+        root, folder = str(self.path), os.path.dirname(path)
+        while len(folder) > len(root):
+            if os.path.islink(folder):
+                raise _link(folder)
+            folder = os.path.dirname(folder)
+
+
+def _link(path: Path | str) -> StoreDamaged:
+    return StoreDamaged(f"{path}: a link; a store's own files are not followed elsewhere")
 
 
 def check_format(path: Path, name: object, version: object) -> None:

@@ -75,10 +75,21 @@ def open_layout(path: Path) -> Layout:
         if name != "patches":
             end = _index_offset(extent, grids[name][0], 0)
             padding.append((extent.paths[0], extent.array.n_bytes, end - extent.array.n_bytes))
-    layout = Layout(path, spec, extents, sizes, tuple(padding))
+    places = {
+        file_path: (name, file)
+        for name, extent in extents.items()
+        for file, file_path in enumerate(extent.paths)
+    }
+
+    def check_index(file_path: Path, fd: int) -> None:
+        name, file = places[file_path]
+        _check_index(file_path, fd, extents[name], *grids[name], file)
+
+    layout = Layout(path, spec, extents, sizes, tuple(padding), check_inside=check_index)
     layout.check_sizes()
-    for name, extent in extents.items():
-        _check_indices(extent, *grids[name])
+    for extent in extents.values():
+        # of patches the first alone: there may be many, each is looked at when it is first read
+        os.close(layout.open_file(extent.paths[0]))
     return layout
 
 
@@ -204,16 +215,21 @@ def _index_of(n_chunks: int, n_present: int, stride: int, n_bytes: int) -> bytes
     return entries.tobytes() + crc32c(entries).to_bytes(4, "little")
 
 
-def _check_indices(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
-    for file, path in enumerate(extent.paths):
-        expected = _index(extent, chunk, shard, file)
-        with with_room(path, lambda path=path: open(path, "rb")) as handle:
-            handle.seek(_index_offset(extent, chunk, file))
-            if handle.read() != expected:
-                raise StoreDamaged(
-                    f"{path}: its shard index is not the one of this layout; "
-                    "restore it or build again"
-                )
+def _check_index(
+    path: Path,
+    fd: int,
+    extent: Extent,
+    chunk: tuple[int, ...],
+    shard: tuple[int, ...],
+    file: int,
+) -> None:
+    """StoreDamaged if an open shard ends in another index than `create` wrote."""
+    expected = _index(extent, chunk, shard, file)
+    found = os.pread(fd, len(expected), _index_offset(extent, chunk, file))
+    if found != expected:
+        raise StoreDamaged(
+            f"{path}: its shard index is not the one of this layout; restore it or build again"
+        )
 
 
 def read_metadata(path: Path, node_type: str) -> dict:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from featurestore.disk import durable
 from featurestore.disk.interrupts import patient_keyboard
-from featurestore.disk.maps import most_maps, with_room
+from featurestore.disk.maps import most_maps
 from featurestore.disk.refusals import write_errors
 from featurestore.errors import InputError, list_some
 from featurestore.format.choose import create_store
@@ -260,7 +260,7 @@ class StoreWriter:
 
     def _fd(self, path: Path) -> int:
         if path not in self._fds:
-            self._fds[path] = with_room(path, lambda: os.open(path, os.O_RDWR | os.O_CLOEXEC))
+            self._fds[path] = self._layout.open_file(path, os.O_RDWR)
         return self._fds[path]
 
     def _sync(self) -> None:
