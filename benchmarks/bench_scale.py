@@ -1,0 +1,170 @@
+"""What does a sweep over a million photographs cost, once their pooled vectors are stored?
+
+Processor and wall time and the greatest memory of whole commands, each a process of its own. The
+store is what `store build --tokens pooled --pooled-dtype float16 --no-thumbs` would write, with
+drawn vectors of which the masses are a noisy function, since so many photographs cannot be drawn
+here. Page cache warm.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from _bench import ROOT, context, finish, work_folder
+
+from featurestore import open_writer
+from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
+from featurestore.photos.targets import CSIRO
+from featurestore.read.rows import ImageRows
+from featurestore.write.columns import catalog_columns
+
+A_SITE = 200  # photographs
+YAML = """
+experiment: {{name: scale, seed: 0}}
+dataset: {{store: {store}}}
+head: {{kind: {kind}}}
+trainer: {{num_epochs: {epochs}, batch_size: 256}}
+optimization: {{lr: 1e-3, weight_decay: 1e-2}}
+cv: {{n_folds: 5}}
+inference: {{tta_indices: [0]}}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--width", type=int, default=64, help="of the tokens")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--dir", type=Path, help="where table, store and runs go")
+    options = parser.parse_args()
+    with work_folder(options.dir) as folder:
+        finish(measure(options, folder))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict:
+    """Of every command: seconds of the processor and the wall, and the greatest memory in GB."""
+    store = folder / "features.h5"
+    start = time.process_time()
+    write_store(store, options.images, options.width)
+    print(f"{'write store':20} {time.process_time() - start:8.2f} s of processor time", flush=True)
+
+    told = {}
+    for name, words in commands(store, options.epochs).items():
+        told[name] = run(words, folder)
+        print(
+            f"{name:20} {told[name]['cpu_s']:8.2f} s of processor time, "
+            f"{told[name]['wall_s']:8.2f} s, {told[name]['most_gb']:.2f} GB",
+            flush=True,
+        )
+    settings = {key: str(value) for key, value in vars(options).items()}
+    return {"commands": told, **context(settings, ["torch", "numpy", "pandas"])}
+
+
+def commands(store: Path, epochs: int) -> dict[str, list[str]]:
+    """The words after `biomass` of what is measured; configs lie beside the store."""
+    configs = {}
+    for kind in ("ridge", "pooled_mlp"):
+        configs[kind] = store.with_name(f"{kind}.yaml")
+        configs[kind].write_text(YAML.format(store=store, kind=kind, epochs=epochs))
+    runs = store.with_name("runs")
+    by_kind = {
+        f"train {kind}": ["train", "--config", str(config), "--out", str(runs / kind)]
+        for kind, config in configs.items()
+    }
+    return {
+        "store info": ["store", "info", str(store)],
+        "store stats": ["store", "stats", str(store)],
+        "train --plan": ["train", "--config", str(configs["ridge"]), "--plan"],
+        **by_kind,
+    }
+
+
+def run(words: list[str], folder: Path) -> dict[str, float]:
+    """Run one command of this checkout to its end."""
+    start, before = time.perf_counter(), children()
+    log = folder / "log.txt"
+    with open(log, "w") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "cli", *words],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        # wait4, because RUSAGE_CHILDREN tells the greatest memory of all children until now
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(words)}: exit code {child.returncode}\n{log.read_text()}")
+    after = children()
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "cpu_s": round(cpu_s, 2),
+        "wall_s": round(time.perf_counter() - start, 2),
+        "most_gb": round(used.ru_maxrss * 1024 / 1e9, 3),
+    }
+
+
+def children() -> resource.struct_rusage:
+    return resource.getrusage(resource.RUSAGE_CHILDREN)
+
+
+def write_store(path: Path, n_images: int, width: int) -> None:
+    """A pooled store in float16 of one view and one tile; visits of A_SITE photographs."""
+    rng = np.random.default_rng(0)
+    site = np.arange(n_images) // A_SITE
+    level_N3 = rng.gamma(2, 1, (n_images, 3)) * (rng.random((n_images, 3)) > 0.2)
+    green, dead, clover = (level_N3 * [12, 6, 4]).T
+    masses = green, dead, clover, green + clover, green + clover + dead
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"ID{i:09d}" for i in range(n_images)],
+            "path": [f"train/ID{i:09d}.jpg" for i in range(n_images)],
+            "State": np.array(["Tas", "Vic", "NSW", "WA"], object)[site % 4],
+            "Sampling_Date": [
+                f"{1990 + s // 336 % 30}/{1 + s // 28 % 12}/{1 + s % 28}" for s in site
+            ],
+            **dict(zip(CSIRO.names, masses, strict=True)),
+        }
+    )
+    tokens = TokenSpec(
+        model="drawn",
+        weights_sha256="0" * 64,
+        layers=(-1,),
+        crop="squash",
+        tile_height=224,
+        tile_width=224,
+        interpolation="bicubic",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        patch_size=16,
+        n_tiles=1,
+        width=width,
+        views=(ViewSpec(name="plain"),),
+        seed=0,
+    )
+    spec = StoreSpec(tokens=tokens, thumb=None, columns=catalog_columns(frame))
+    spec = spec.changed(has_patches=False, pooled_dtype="float16")
+    mix_3F = rng.normal(size=(3, (1 + len(POOLED)) * width))
+    with open_writer(path, spec, frame) as writer:
+        for image in writer.pending():
+            vector_F = level_N3[image] @ mix_3F + rng.normal(size=mix_3F.shape[1])
+            vectors_6D = vector_F.reshape(-1, width).astype(np.float16)
+            rows = ImageRows(
+                cls_VTD=vectors_6D[:1, None],
+                patches_VTPD=None,
+                pooled_VT5D=vectors_6D[None, None, 1:],
+                stats_VS=np.ones((1, len(STATS))),
+                facts={"sha256": f"{image:064x}", "width": 2000, "height": 1000, "status": "ok"},
+            )
+            writer.put(image, rows)
+            writer.commit_if_due()
+
+
+if __name__ == "__main__":
+    main()
