@@ -10,6 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from featurestore.disk.durable import check_writable
+from featurestore.disk.tables import find_table
 from featurestore.errors import IN_PART, InputError, UsageError, list_some
 from featurestore.photos.catalog import ToPredict, read_test
 from featurestore.photos.targets import Targets
@@ -322,7 +323,7 @@ def check_places(
 ) -> None:
     """UsageError for an output that is also an input, or that lies in a bundle."""
     parts = [part.path for each in runs for part in shared_runs(each)]
-    known = [folder / "oof.csv" for folder in [*runs, *parts]]
+    known = [find_table(folder / "oof.csv") for folder in [*runs, *parts]]
     check_output(out, [*tables, *known])
     check_outside_bundles(runs, {"--out": out, "--explain": explain})
 

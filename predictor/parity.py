@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.disk.durable import write_whole
+from featurestore.disk.tables import find_table
 from featurestore.errors import InputError, MismatchError, UsageError, list_some
 from featurestore.format.spec import ViewSpec
 from featurestore.photos.catalog import read_catalog
@@ -123,14 +124,14 @@ def _known(predictor: Predictor, blend: Path | None) -> tuple[pd.DataFrame, Path
     """The rows that a prediction is compared with, and the file they are in."""
     first = predictor.members[0]
     if blend is None:
-        return held_out_rows(_only(predictor)), first.run.path / "oof.csv"
+        return held_out_rows(_only(predictor)), find_table(first.run.path / "oof.csv")
     if any(member.weights != "last" for member in predictor.members):
         raise InputError(
             f"{blend}: blends were scored by last weights alone; leave --epoch best out, or "
             "choose one run with --point"
         )
     _require_folds(first)
-    path = blend / "oof.csv"
+    path = find_table(blend / "oof.csv")
     return _rows_of(first, read_oof(path, "last", first.targets)), path
 
 

@@ -19,6 +19,7 @@ from featurestore.backbone.load import backbone_of_store
 from featurestore.backbone.weights import UNKNOWN_WEIGHTS, is_random, saved_weights_path
 from featurestore.disk.durable import appears_whole, check_writable, file_sha256
 from featurestore.disk.messages import say
+from featurestore.disk.tables import find_table, read_text
 from featurestore.disk.tensor_file import save_tensors
 from featurestore.errors import InputError, NoAccessError, UsageError
 from predictor.bundle.bundle import Bundle, check_bundle, check_reach
@@ -295,11 +296,9 @@ def _write_run(folder: Path, member: Member, folds: Sequence[int] | None) -> Non
         stores = json.loads((run.path / "stores.json").read_bytes())
         others = {name: told | here for name, told in stores.items()}
         _write(folder / "stores.json", dump_json(others))
-    if (run.path / "oof.csv").exists():  # a refit has none
-        _write(
-            folder / "oof.csv",
-            _rows_of((run.path / "oof.csv").read_bytes().decode(), member.weights),
-        )
+    if member.has_oof:  # a refit has none
+        table = read_text(find_table(run.path / "oof.csv"))
+        _write(folder / "oof.csv", _rows_of(table, member.weights))
 
 
 def _without_folders(config: PointConfig) -> PointConfig:

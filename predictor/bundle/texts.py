@@ -239,6 +239,6 @@ def _tokens(specs: Sequence[StoreSpec], weights_sha256: str) -> str:
 
 def _score(member: Member) -> str:
     """Of the run's out-of-fold table, mean of its repeats."""
-    if not (member.run.path / "oof.csv").exists():
+    if not member.has_oof:
         return "learned on every image"
     return f"{score_of(member, member.oof):.4f}"

@@ -15,6 +15,7 @@ from featurestore.backbone.backbone import Backbone, Row
 from featurestore.backbone.device import choose_device
 from featurestore.backbone.load import backbone_of_store
 from featurestore.backbone.weights import UNKNOWN_WEIGHTS
+from featurestore.disk.tables import find_table
 from featurestore.errors import InputError, UsageError, list_some
 from featurestore.format.spec import StoreSpec, ViewSpec
 from featurestore.photos.crop import Crop
@@ -122,6 +123,12 @@ class Member:
         is_of_before = any(MEANS in head for head in self.heads)
         return is_of_before or kinds.tells_numbers(self.config.head.kind)
 
+    @property
+    def has_oof(self) -> bool:
+        """Whether the run has an out-of-fold table: a refit, which learned on every image, has
+        none."""
+        return find_table(self.run.path / "oof.csv").is_file()
+
     @cached_property
     def oof(self) -> pd.DataFrame:
         """The run's out-of-fold rows for these weights: repeat, image_id, site, fold, the targets,
@@ -156,6 +163,7 @@ def true_names(targets: Targets) -> list[str]:
 
 def read_oof(path: Path, weights: str, targets: Targets) -> pd.DataFrame:
     """The rows of an out-of-fold table for some weights; InputError if it cannot be read."""
+    path = find_table(path)
     if not path.is_file():
         raise InputError(
             f"{path}: missing, as for every refit, whose heads learned on all images; it holds "

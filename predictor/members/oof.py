@@ -67,7 +67,7 @@ class OutOfFold:
 
 def without_table(members: Sequence[Member]) -> list[str]:
     """Names of members that have no out-of-fold table: those of a refit."""
-    return [member.name for member in members if not (member.run.path / "oof.csv").is_file()]
+    return [member.name for member in members if not member.has_oof]
 
 
 def check_held_out(members: Sequence[Member], option: str) -> None:

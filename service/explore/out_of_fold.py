@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from featurestore.disk.tables import find_table
 from featurestore.errors import InputError
 from featurestore.photos.targets import Target, Targets
 from service.explore.sweeps import (
@@ -59,7 +60,9 @@ def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
     Runs without an out-of-fold table, or without the image, are left out, and classes of runs that
     tell none; numbers of `logistic`, which are the training means, too.
     """
-    table = _averaged(tuple(stamp(sweep / name / "oof.csv") for name in run_names(sweep)))
+    table = _averaged(
+        tuple(stamp(find_table(sweep / name / "oof.csv")) for name in run_names(sweep))
+    )
     if image_id not in table.index:
         return []
     targets = targets_of_sweep(sweep)
@@ -149,7 +152,7 @@ def _wide(run: Path, targets: Targets, weights: str | None) -> pd.DataFrame:
     texts += [f"true_{target.name}" for target in targets.classes]
     try:
         table = pd.read_csv(
-            run / "oof.csv",
+            find_table(run / "oof.csv"),
             dtype=dict.fromkeys(texts, str),
             keep_default_na=False,
             na_values=dict.fromkeys([*numbers, *shares], ["", "nan"]),

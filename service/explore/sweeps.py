@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from featurestore.disk.tables import find_table
 from featurestore.errors import BiomassError, InputError
 from featurestore.photos.targets import CSIRO, Target, Targets
 from trainer.config.scoring import CvConfig
@@ -54,7 +55,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
             "name": name,
             "parameters": parameters.get(name, {}),
             "score": scores.get(name),
-            "has_oof": (sweep / name / "oof.csv").is_file(),
+            "has_oof": find_table(sweep / name / "oof.csv").is_file(),
             "baseline": name in BESIDE,
         }
         for name in run_names(sweep)

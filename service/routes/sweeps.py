@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from featurestore.disk.json_values import json_value
+from featurestore.disk.tables import find_table
 from service.answers import computations
 from service.answers.openapi import described
 from service.answers.parameters import choice_of, library_of, name_of
@@ -58,7 +59,7 @@ async def oof(request: Request) -> Response:
     if "weights" in request.query_params:
         weights = choice_of(request, "weights", out_of_fold.WEIGHTS)
     averaged = choice_of(request, "averaged", ("0", "1")) == "1"
-    key = ("oof", sweeps.stamp(run / "oof.csv"), weights, averaged)
+    key = ("oof", sweeps.stamp(find_table(run / "oof.csv")), weights, averaged)
     frame = await computations.run(request, key, lambda: out_of_fold.oof(run, weights, averaged))
     return table_response(request, frame, name_of(request, "format"))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from featurestore.disk.durable import appears_whole, check_writable, remove, write_whole
 from featurestore.disk.json_values import json_value
+from featurestore.disk.tables import write_table
 from featurestore.disk.tensor_file import save_tensors
 from featurestore.errors import InputError, NoAccessError
 from featurestore.format.spec import StoreSpec
@@ -159,7 +160,7 @@ class RunFolder:
             file.write(json.dumps(json_value(record)) + "\n")
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
-        write_whole(self.path / name, table.to_csv(index=False))
+        write_table(self.path / name, table)
 
     def save_head(self, file: str, state: dict[str, Tensor]) -> None:
         with appears_whole(self.path / "weights" / file) as partial:
@@ -297,7 +298,7 @@ class SweepFolder:
         remove(self.path / "checkpoints")
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
-        write_whole(self.path / name, table.to_csv(index=False))
+        write_table(self.path / name, table)
 
     def write_json(self, name: str, value: Mapping) -> None:
         write_whole(self.path / name, dump_json(value))
