@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.disk.durable import check_writable, remove
+from featurestore.disk.messages import new_bar
 from featurestore.engines.choose import check_engine, run_items
 from featurestore.errors import UsageError
 from featurestore.photos.catalog import read_test
-from predictor.end_to_end import check_places, find_runs, targets_of, usual_output
+from predictor.end_to_end import (
+    check_places,
+    find_runs,
+    load_predictor,
+    targets_of,
+    usual_output,
+)
 from predictor.members.part_file import Part, parts_in
 from predictor.parts import merge_parts, predict_part, refuse_whole_only
-from predictor.predictor import photographs_of
+from predictor.predictor import Predictor, photographs_of
 
 PART_IMAGES = 1000
 """Photographs of a part, where there are many: minutes of work."""
@@ -83,14 +90,15 @@ def predict_on_engine(
         if part not in finished:
             items[f"part {number}"] = _as_json({**shared, "part": str(part)})
     if items:
-        run_items(
-            "predictor.on_engine:predict_item",
-            items,
-            engine=engine,
-            title="predict",
-            devices=device.split(","),
-            folder=folder,
-        )
+        with new_bar("predict", n_parts, "part", initial=n_parts - len(items)) as bar:
+            run_items(
+                "predictor.on_engine:predict_item",
+                items,
+                engine=engine,
+                bar=bar,
+                devices=device.split(","),
+                folder=folder,
+            )
     code, out = merge_parts(folder, data, out, say, run=runs, csv=csv, **options)
     remove(folder)
     return code, out
@@ -102,8 +110,24 @@ def predict_item(device: str, **item: Any) -> str:
         if item[name]:
             item[name] = Path(item[name])
     runs = [Path(run) for run in item.pop("run")]
-    path = predict_part(say=_keep_quiet, run=runs, device=device, progress=False, **item)
+    path = predict_part(
+        say=_keep_quiet, run=runs, device=device, progress=False, load=_kept_predictor, **item
+    )
     return str(path)
+
+
+_kept: dict[str, Predictor] = {}
+
+
+def _kept_predictor(
+    runs: Sequence[Path], test_csv: Path, say: Callable[[str], object], **options
+) -> Predictor:
+    """As `load_predictor`, once for all parts that a process does one after another."""
+    key = repr([runs, test_csv, sorted(options.items())])
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = load_predictor(runs, test_csv, say, **options)
+    return _kept[key]
 
 
 def _as_json(arguments: dict[str, Any]) -> dict[str, Any]:

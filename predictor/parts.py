@@ -67,6 +67,7 @@ def predict_part(
     explain: Path | None = None,
     oof: bool = False,
     progress: bool = True,
+    load: Callable[..., Predictor] = load_predictor,
     **options,
 ) -> Path:
     """Predict a part of test.csv's photographs into the folder `out`; returns the part's file.
@@ -76,6 +77,7 @@ def predict_part(
     appears whole.
 
     part : `3/16`, counted from 0; options as `predict_to_file`. A deadline is this part's own.
+    load : gives the predictor, as `load_predictor`.
 
     Raises UsageError for options that need all photographs, and MismatchError where the folder has
     parts of another prediction.
@@ -96,7 +98,7 @@ def predict_part(
     images = table.images[this.slice(len(table.images))]
 
     takes_mean = on_error == "mean"
-    predictor = load_predictor(
+    predictor = load(
         runs,
         test_csv,
         say,

@@ -1,10 +1,8 @@
 """Which engine runs items: processes of this machine, or the one that `--engine` names."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from featurestore.disk.messages import new_bar
 from featurestore.engines import local, ray
 from featurestore.errors import UsageError
 
@@ -27,25 +25,24 @@ def run_items(
     items: Mapping[str, Mapping[str, Any]],
     *,
     engine: str | None,
-    title: str,
-    devices: Sequence[str],
-    folder: Path,
-    threads: int | None = None,
-    unit: str = "part",
+    bar: Any,
+    sizes: Mapping[str, int] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Do all items, as `featurestore.engines.local.run`, with a bar of them, and of the nodes.
+    """Do all items, as `featurestore.engines.local.run`, whose options these are.
 
     engine : as `check_engine`; None is processes of this machine, one for each of the devices.
+    bar : of `new_bar`: counts items, or their sizes, and says how many nodes of an engine live.
     """
-    options = {"devices": devices, "folder": folder, "threads": threads}
-    with new_bar(title, len(items), unit) as bar:
+    if engine is None:
+        run = local.run
+    else:
+        run = ray.run
+        options["address"] = engine.partition("://")[2] or None
 
-        def finished(_name: str) -> None:
-            if engine:
-                bar.set_postfix({"nodes": ray.n_nodes()}, refresh=False)
-            bar.update()
+    def finished(name: str) -> None:
+        if engine:
+            bar.set_postfix({"nodes": ray.n_nodes()}, refresh=False)
+        bar.update(sizes[name] if sizes else 1)
 
-        if engine is None:
-            return local.run(task, items, progress=finished, **options)
-        address = engine.partition("://")[2] or None
-        return ray.run(task, items, progress=finished, address=address, **options)
+    return run(task, items, progress=finished, **options)

@@ -7,6 +7,7 @@ this leaves nothing but what the items leave: a driver that is killed is started
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,13 @@ from featurestore.disk.interrupts import KILLING, check_interrupt
 from featurestore.disk.threads import wait_asleep
 from featurestore.engines.tries import Tries
 from featurestore.engines.worker import answer_of, value_of
-from featurestore.errors import InputError, PartFailed, UsageError
+from featurestore.errors import InputError, LockedError, PartFailed, UsageError
 
 LOOK_S = 0.5
 """Between looks at signals."""
+LOCKED_S = 60
+"""An item that another process is at is tried again for so long: a process of a driver or a node
+that was killed may take a while to end."""
 
 
 def run(
@@ -86,14 +90,17 @@ def _do(task: str, name: str, item: dict, paths: list[str], tried: str, tries: i
     wait_asleep()
     sys.path += [path for path in paths if path not in sys.path]
     counted = Tries(Path(tried), tries)
-    module, function = task.split(":")
-
-    def begin(**arguments: Any) -> Any:
-        counted.begin(name)
-        return getattr(import_module(module), function)(**arguments)
-
+    has_had_all = answer_of(counted.begin, {"name": name})
+    if "error" in has_had_all:
+        return has_had_all
     try:
-        answer = answer_of(begin, item)
+        module, function = task.split(":")
+        do = getattr(import_module(module), function)
+        patient_until = time.monotonic() + LOCKED_S
+        answer = answer_of(do, item)
+        while answer.get("error") == LockedError.__name__ and time.monotonic() < patient_until:
+            time.sleep(1)
+            answer = answer_of(do, item)
     except Exception:
         counted.failed(name, traceback.format_exc())
         raise
@@ -121,16 +128,23 @@ def _kind(ray: Any, devices: Sequence[str]) -> str:
 
 def _needs(ray: Any, kind: str, threads: int | None) -> dict[str, int]:
     """What an item takes of its node; InputError where no node has it."""
+    cores = []
     shares = []
     for node in _alive(ray):
         there = node["Resources"]
         n_devices = int(there.get("GPU", 0)) if kind == "cuda" else 1
         if n_devices:
-            shares.append(max(1, int(there.get("CPU", 1)) // n_devices))
+            cores.append(int(there.get("CPU", 0)))
+            shares.append(max(1, cores[-1] // n_devices))
     if not shares:
         raise InputError("--engine ray: no node of the cluster has a GPU; choose --device cpu")
-    cores = threads or min(shares)
-    return {"num_cpus": cores, "num_gpus": 1} if kind == "cuda" else {"num_cpus": cores}
+    n_cores = threads or min(shares)
+    if n_cores > max(cores):
+        raise InputError(
+            f"--engine ray: an item takes {n_cores} cores, and the largest node has {max(cores)}; "
+            "begin again on a node like the others, or with a smaller OMP_NUM_THREADS"
+        )
+    return {"num_cpus": n_cores, "num_gpus": 1} if kind == "cuda" else {"num_cpus": n_cores}
 
 
 def _alive(ray: Any) -> list[dict]:
