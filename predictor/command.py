@@ -20,6 +20,7 @@ from featurestore.commands.options import (
     precision_option,
     split_numbers,
 )
+from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
 from featurestore.errors import UsageError
@@ -146,6 +147,7 @@ from featurestore.errors import UsageError
     type=click.IntRange(min=1),
     help="With --engine: how many.  [one for each 1000 photographs, at least 8]",
 )
+@script_options
 def predict(
     only_folds: str | None,
     out: Path | None,
@@ -170,6 +172,7 @@ def predict(
         with quick_imports():
             from featurestore.disk.messages import say
             from predictor.end_to_end import predict_to_file
+            from predictor.predicted import Predicted
 
         if bool(part) + bool(merge) + bool(engine) > 1:
             raise UsageError(
@@ -182,20 +185,20 @@ def predict(
         if engine:
             from predictor.on_engine import predict_on_engine
 
-            code, written = predict_on_engine(engine, n_parts, **options)
+            predicted = predict_on_engine(engine, n_parts, **options)
         elif merge:
             from predictor.parts import merge_parts
 
-            code, written = merge_parts(merge, **options)
+            predicted = merge_parts(merge, **options)
             say(f"{merge}: all its parts are merged; it may be removed")
         elif part:
             from predictor.parts import predict_part
 
-            code, written = 0, predict_part(part, **options)
+            predicted = Predicted(predict_part(part, **options))
         else:
-            code, written = predict_to_file(**options)
-        click.echo(written)
-        sys.exit(code)
+            predicted = predict_to_file(**options)
+        tell(predicted, predicted.values())
+        sys.exit(predicted.code)
 
 
 @click.command()

@@ -11,7 +11,7 @@ import pandas as pd
 
 from featurestore.disk.durable import check_writable
 from featurestore.disk.tables import find_table
-from featurestore.errors import IN_PART, InputError, UsageError, list_some
+from featurestore.errors import InputError, UsageError, list_some
 from featurestore.photos.catalog import ToPredict, read_test
 from featurestore.photos.targets import Targets
 from predictor.bundle.listing import LISTING
@@ -24,6 +24,7 @@ from predictor.members.oof import check_held_out
 from predictor.members.submission import check_targets, write_predictions
 from predictor.members.sweep_rows import completed, describe_row, row_of
 from predictor.parity import check_oof
+from predictor.predicted import Predicted
 from predictor.predictor import Predictor, photographs_of
 from trainer.loop.blend_folder import is_blend, shared_runs
 from trainer.loop.newest import newest_sweep
@@ -53,9 +54,9 @@ def predict_to_file(
     allow_outside: bool = False,
     csv: Path | None = None,
     **options,
-) -> tuple[int, Path]:
+) -> Predicted:
     """Predict test.csv of `data`, write `out` and the wide table (`submission.wide_path`); returns
-    the exit code, 0 or IN_PART, and the file written.
+    what was written.
 
     out : None is submission.csv, predictions.csv where there is one table alone, or
         oof_predictions.csv with `oof`.
@@ -100,14 +101,14 @@ def predict_to_file(
         say_lone_folds(predictor.members, say)
         blend = runs[0] if len(runs) == 1 and is_blend(runs[0]) else None
         check_oof(predictor, data, out, say, resume, allow_outside, blend, csv)
-        return 0, out
+        return Predicted(out)
 
     # what cannot be followed or read is refused before anything heavy is loaded
     asked = read_test(csv or data / "test.csv")
     targets = targets_of(runs[0])
     out = out or usual_output(asked, targets)
     check_places(tables, runs, out, explain)
-    unusable = _predict_test(
+    predicted = _predict_test(
         data,
         csv or data / "test.csv",
         asked,
@@ -127,7 +128,8 @@ def predict_to_file(
         allow_outside=allow_outside,
         **options,
     )
-    return code_of(unusable, say), out
+    say_unusable(predicted.unusable, say)
+    return predicted
 
 
 def _predict_test(
@@ -150,8 +152,8 @@ def _predict_test(
     explain: Path | None,
     allow_outside: bool,
     **options,
-) -> dict[str, str]:
-    """Predict test.csv and write all files; returns why photographs got the training mean, by id.
+) -> Predicted:
+    """Predict test.csv and write all files.
 
     targets : None of a bundle, whose files are not yet checked.
     takes_mean : `--on-error mean`; end_s : the deadline, by time.monotonic().
@@ -194,13 +196,15 @@ def _predict_test(
     )
     if intervals:
         table = intervals.added(table, unusable)
-    write_predictions(rows, table, out, targets)
+    wide = write_predictions(rows, table, out, targets)
 
     # pictures come last, so that they never stand between a deadline and the submission
+    report = None
     if explainer:
-        say(f"pictures: {explainer.report(paths, table, unusable, interval)}")
+        report = explainer.report(paths, table, unusable, interval)
+        say(f"pictures: {report}")
     kept.close()
-    return unusable
+    return Predicted(out, wide, len(table), unusable, report)
 
 
 def load_predictor(
@@ -241,13 +245,11 @@ def usual_output(asked: ToPredict, targets: Targets | None) -> Path:
     return Path("predictions.csv" if is_lone else "submission.csv")
 
 
-def code_of(unusable: Mapping[str, str], say: Callable[[str], object]) -> int:
-    """The exit code of a prediction, 0 or IN_PART; `say` is told of the photographs left out."""
-    if not unusable:
-        return 0
-    reasons = list_some(list(unusable.values()), len(unusable))
-    say(f"the training mean stands for {len(unusable)} photographs:{reasons}")
-    return IN_PART
+def say_unusable(unusable: Mapping[str, str], say: Callable[[str], object]) -> None:
+    """Name photographs that could not be used."""
+    if unusable:
+        reasons = list_some(list(unusable.values()), len(unusable))
+        say(f"warning: the training mean stands for {len(unusable)} photographs:{reasons}")
 
 
 def _has_submission(asked: ToPredict, targets: Targets) -> bool:

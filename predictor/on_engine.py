@@ -19,6 +19,7 @@ from predictor.end_to_end import (
 )
 from predictor.members.part_file import Part, parts_in
 from predictor.parts import merge_parts, predict_part, refuse_whole_only
+from predictor.predicted import Predicted
 from predictor.predictor import Predictor, photographs_of
 
 PART_IMAGES = 1000
@@ -44,7 +45,7 @@ def predict_on_engine(
     explain: Path | None = None,
     oof: bool = False,
     **options,
-) -> tuple[int, Path]:
+) -> Predicted:
     """As `predict_to_file`, its parts by an engine, in `OUT.parts` until they are merged; the same
     call goes on from there.
 
@@ -99,9 +100,9 @@ def predict_on_engine(
                 devices=device.split(","),
                 folder=folder,
             )
-    code, out = merge_parts(folder, data, out, say, run=runs, csv=csv, **options)
+    predicted = merge_parts(folder, data, out, say, run=runs, csv=csv, **options)
     remove(folder)
-    return code, out
+    return predicted
 
 
 def predict_item(device: str, **item: Any) -> str:

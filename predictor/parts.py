@@ -24,10 +24,10 @@ from predictor.end_to_end import (
     OnError,
     check_outside_bundles,
     check_places,
-    code_of,
     find_runs,
     load_predictor,
     rows_to_follow,
+    say_unusable,
     targets_of,
     usual_output,
 )
@@ -42,6 +42,7 @@ from predictor.members.part_file import (
     write_part,
 )
 from predictor.members.submission import write_predictions
+from predictor.predicted import Predicted
 from predictor.predictor import Predictor, photographs_of
 
 
@@ -176,9 +177,9 @@ def merge_parts(
     explain: Path | None = None,
     oof: bool = False,
     **given,
-) -> tuple[int, Path]:
-    """Write what all parts in a folder predicted, as `predict_to_file` would have; returns the exit
-    code and the file written.
+) -> Predicted:
+    """Write what all parts in a folder predicted, as `predict_to_file` would have; returns what was
+    written.
 
     run, sweep, bundle, point, backbone_weights : None are those that the parts name, where they
         were then.
@@ -238,8 +239,9 @@ def merge_parts(
     wide = pd.concat(tables, ignore_index=True)
     if chosen["interval"] is not None:
         wide = predictor.intervals(chosen["interval"]).added(wide, unusable)
-    write_predictions(rows, wide, out, targets)
-    return code_of(unusable, say), out
+    beside = write_predictions(rows, wide, out, targets)
+    say_unusable(unusable, say)
+    return Predicted(out, beside, len(wide), unusable)
 
 
 OF_HEADS = {

@@ -123,3 +123,21 @@ def test_a_sweep_and_its_plan_tell_what_is_documented(store, tmp_path):
     board = pd.read_csv(f"{found['path']}/summary.csv")
     assert [row["name"] for row in found["board"]] == board["name"].tolist()
     assert found["chosen"]["name"] == found["board"][0]["name"]
+
+
+def test_a_prediction_and_a_bundle_tell_what_is_documented(sweep, pasture, tmp_path):
+    run = next(sweep.glob("005_*"))
+    out = tmp_path / "s.csv"
+    given = ["--run", run, "--data", pasture, "--tta", 1, "--device", "cpu"]
+    predicted = printed("predict", *given, "--out", out)
+    assert set(predicted) == documented("predict")
+    assert predicted["wide"] == str(tmp_path / "s.predictions.csv")
+    assert (predicted["path"], predicted["n_photographs"], predicted["unusable"]) == (
+        str(out),
+        2,
+        {},
+    )
+
+    made = printed("bundle", run, "--out", tmp_path / "b", "--epoch", "best")
+    assert set(made) | set(made["members"][0]) == documented("bundle make")
+    assert printed("bundle", "check", tmp_path / "b") == made

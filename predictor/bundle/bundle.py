@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from featurestore.backbone.demo.model import NAME as PACKAGED
 from featurestore.backbone.weights import kept_weights
@@ -48,15 +49,29 @@ class Bundle:
     left_out: frozenset[str] = frozenset()
     """Heads that are missing or damaged, as paths in the bundle, where that was allowed."""
 
+    @property
+    def n_bytes(self) -> int:
+        """Of all files that are listed."""
+        return sum(file.size for file in self.listing.files.values())
+
+    def values(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "path": self.path,
+            "n_files": len(self.listing.files),
+            "n_bytes": self.n_bytes,
+            "members": [member.model_dump() for member in self.listing.members],
+            "sha256": self.sha256,
+        }
+
     def __str__(self) -> str:
         members = [
             f"\n  {m.name}: {m.weights} weights, folds {m.folds or 'all'}, share {m.weight:.3g}"
             for m in self.listing.members
         ]
-        files = self.listing.files
         return (
-            f"{self.path}: {len(files)} files, "
-            f"{sum(file.size for file in files.values()) / 1e6:.1f} MB, all as listed; "
+            f"{self.path}: {len(self.listing.files)} files, {self.n_bytes / 1e6:.1f} MB, "
+            "all as listed; "
             f"members:{''.join(members)}\nsha256 of {LISTING}: {self.sha256}"
         )
 

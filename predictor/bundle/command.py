@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from featurestore.commands.options import ANY, FILE, former_name, split_numbers
+from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 
 
@@ -65,6 +66,7 @@ def bundle() -> None:
     type=FILE,
     help="Text of their licence, which DINOv3's must have with them.",
 )
+@script_options
 def bundle_make(
     sources: tuple[Path, ...],
     out: Path,
@@ -84,20 +86,15 @@ def bundle_make(
         choice = BackboneChoice(
             with_backbone, backbone_weights and str(backbone_weights), backbone_licence
         )
-        click.echo(
-            make_bundle(
-                sources,
-                out,
-                folds=split_numbers("--only-folds", only_folds, "0,2"),
-                backbone=choice,
-                **options,
-            )
-        )
+        folds = split_numbers("--only-folds", only_folds, "0,2")
+        made = make_bundle(sources, out, folds=folds, backbone=choice, **options)
+        tell(made, made.values())
 
 
 @bundle.command("check")
 @click.argument("folder", type=ANY, metavar="DIR")
 @click.option("--sha256", help="Of bundle.json, as it was printed when the bundle was made.")
+@script_options
 def bundle_check(folder: Path, sha256: str | None) -> None:
     """Read every byte of a bundle and check what it holds.
 
@@ -106,4 +103,5 @@ def bundle_check(folder: Path, sha256: str | None) -> None:
     with one_line_errors():
         from predictor.bundle.bundle import check_bundle
 
-        click.echo(check_bundle(folder, sha256))
+        checked = check_bundle(folder, sha256)
+        tell(checked, checked.values())

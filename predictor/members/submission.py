@@ -50,20 +50,22 @@ def wide_path(out: Path) -> Path:
 
 def write_predictions(
     rows: pd.DataFrame | None, predictions: pd.DataFrame, out: Path, targets: Targets
-) -> None:
-    """Write `out` (long) and the wide table with spreads beside it: both or none.
+) -> Path | None:
+    """Write `out` (long) and the wide table with spreads beside it, whose path is returned: both or
+    none.
 
     rows : of test.csv; None where no submission is asked for: then `out` is the wide table.
     """
     if rows is None:
         with can_write(out), appears_whole(out) as partial:
             predictions.to_csv(partial, index=False, float_format="%.6f")
-        return
+        return None
     long = submission(rows, predictions, targets)
     wide = wide_path(out)
     with can_write(out), appears_whole(out) as partial, appears_whole(wide) as wide_partial:
         predictions.to_csv(wide_partial, index=False, float_format="%.6f")
         long.to_csv(partial, index=False)
+    return wide
 
 
 @contextmanager
