@@ -93,7 +93,7 @@ def parted(
             if name.startswith(f"{g}.")
         }
         places = tuple(own.pop(PLACES).tolist())
-        if places[0] >= targets.n_predicted:
+        if places[0] >= targets.n_predicted:  # of words, which stand behind all numbers
             yield FittedTogether(places, 0), own
         else:
             yield all_numbers(targets, places), own

@@ -54,6 +54,7 @@ def new_bank(
             address = (seed, split.repeat, split.fold)
             for own_seed, same in points_of_seed.items():
                 values = _initial(name, size, shape, address, own_seed)
+                # transposed: a bank's weights are (in, out), nn.Linear's (out, in)
                 tensor_QG[q, same] = torch.tensor(values.T, dtype=dtype, device=device)
             if name in biases[q]:
                 means = torch.tensor(biases[q][name], dtype=dtype, device=device)
@@ -79,6 +80,7 @@ def _initial(
     weight = shape.tensors()[f"{name.rsplit('.', 1)[0]}.weight"]
     if len(weight) == 1:
         return np.full(size, float(name.endswith("weight")))
+    # by the tensor's name: another layer beside it changes nothing of what is drawn here
     entropy = [*address, crc32(name.encode())]
     if own:  # seed 0 draws as heads did before there was `head.seed`
         entropy.append(own)

@@ -1,6 +1,6 @@
 """Columns of a table that heads read beside a photograph: which, and a row of them as numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,6 +114,7 @@ class InputColumns:
                 f"photographs ({KEY} of their config); add it, or choose heads without it"
             )
         parts = [column.encoded(frame, where) for column in self.each]
+        # with an empty one: without columns there would be nothing to stack
         return np.hstack([np.empty((len(frame), 0)), *parts])
 
     def scale(self, x_nC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +158,8 @@ def _column_of(
             f"{KEY}: {name} is a target, and heads would read what they are to tell; {remedy}"
         )
     if name not in catalog or name in OWN_COLUMNS:
-        there = _listed(each for each in catalog if each not in (*OWN_COLUMNS, *learned))
+        others = [each for each in catalog if each not in (*OWN_COLUMNS, *learned)]
+        there = ", ".join(others) or "no other"
         raise InputError(f"{KEY}: {where} has no column {name} to read; it has {there}")
     if known_cells(catalog[name]).empty:
         raise InputError(f"{KEY}: {where}: no photograph has a value of {name}; leave it out")
@@ -170,7 +172,3 @@ def _column_of(
             f"a class has {MOST_CLASSES} at most, and a number is a number in every row"
         )
     return InputColumn(name, tuple(words))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "no other"

@@ -75,6 +75,7 @@ class Labels:
         def blend(own: Tensor, other: Tensor) -> Tensor:
             trailing = (1,) * (own.dim() - share.dim())
             s = share.reshape(*share.shape, *trailing)
+            # a lerp takes a NaN over even where its share is 0
             return torch.where(s == 1, own, torch.lerp(other, own, s))
 
         intervals = None
@@ -224,19 +225,14 @@ def _in_space(values_QGBK: Tensor, in_space: Mapping[str, Tensor], n_amounts: in
     """Numbers, (Q, G or 1, B, K), the amounts among them in each point's own space."""
     n_others = values_QGBK.shape[-1] - n_amounts
     amounts, others = values_QGBK.split((n_amounts, n_others), -1)
-    amounts = _amounts_in_space(amounts, in_space)
-    if not others.shape[-1]:
-        return amounts
-    return torch.cat([amounts, others.expand(*amounts.shape[:-1], -1)], -1)
-
-
-def _amounts_in_space(amounts_QGBA: Tensor, in_space: Mapping[str, Tensor]) -> Tensor:
-    (first, _), *others = in_space.items()
-    values = SPACES[first](amounts_QGBA)
+    (first, _), *further = in_space.items()
+    values = SPACES[first](amounts)
     # every space that a point uses, for all points: a selection costs less than a loop over them
-    for space, is_own_G11 in others:
-        values = torch.where(is_own_G11, SPACES[space](amounts_QGBA), values)
-    return values
+    for space, is_own_G11 in further:
+        values = torch.where(is_own_G11, SPACES[space](amounts), values)
+    if not others.shape[-1]:
+        return values
+    return torch.cat([values, others.expand(*values.shape[:-1], -1)], -1)
 
 
 def spread(values_nK: np.ndarray, space: str) -> float:
@@ -266,9 +262,8 @@ def _units(labels: Labels, train_N: np.ndarray, point: PointConfig) -> np.ndarra
         units.append(float(known_n.std()) if len(known_n) else 0.0)
     units_K = np.array([unit or 1.0 for unit in units])
     if targets.preset:
-        units_K[: targets.n_predicted] = spread(
-            values_nK[:, : targets.n_predicted], point.loss.space
-        )
+        n_predicted = targets.n_predicted
+        units_K[:n_predicted] = spread(values_nK[:, :n_predicted], point.loss.space)
     return units_K
 
 
@@ -315,4 +310,5 @@ def _raw_of(targets: Targets, kind: str, mean_n: np.ndarray, n_parts: int) -> np
 def inverse_softplus(y: np.ndarray) -> np.ndarray:
     """x with log(1 + exp(x)) = y, for y from 1e-6 up."""
     y = np.maximum(y, 1e-6)
+    # y + log(1 - exp(-y)), which does not overflow as log(exp(y) - 1) does
     return y + np.log(-np.expm1(-y))

@@ -76,14 +76,9 @@ def numbers_over_tiles(targets: Targets, raw: Mapping[str, Sequence[Tensor]]) ->
     """
     numbers = []
     for kind, parts in raw.items():
-        numbers.append(_over_tiles(kind, targets, torch.cat(parts, -1)))
+        values_QGBTK = of_patches(kind, targets, torch.cat(parts, -1))
+        numbers.append(values_QGBTK.sum(3) if kind == "amount" else values_QGBTK.mean(3))
     return numbers[0] if len(numbers) == 1 else torch.cat(numbers, -1)
-
-
-def _over_tiles(kind: str, targets: Targets, raw_QGBTK: Tensor) -> Tensor:
-    if kind == "amount":
-        return softplus(raw_QGBTK).sum(3)
-    return of_patches(kind, targets, raw_QGBTK).mean(3)
 
 
 def softplus(x: Tensor) -> Tensor:

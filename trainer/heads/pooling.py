@@ -21,6 +21,7 @@ class _Attend(torch.autograd.Function):
         # of every place: (U, M, G, T, P)
         own = w_QGBTP.transpose(1, 2)[touches.split_UM, touches.sample_UM]
         w_UTMP = own.permute(0, 3, 1, 2, 4).reshape(len(tokens), t, -1, p)
+        # of each row the first so many count: its touches, and all points of each
         y_UTMD = tokens.under(w_UTMP, [m * g for m in touches.counts_U])
         y = y_UTMD.unflatten(2, (-1, g)).transpose(1, 2)
         y_QBSTGD = touches.without_missing(y[touches.row_QBS, touches.place_QBS])
@@ -39,6 +40,7 @@ class _Attend(torch.autograd.Function):
         dw_UTMP = ctx.tokens.through(dy_UTMD, [m * g for m in touches.counts_U])
         dw = dw_UTMP.unflatten(2, (-1, g)).transpose(1, 2)
         dw_QBSTGP = touches.without_missing(dw[touches.row_QBS, touches.place_QBS])
+        # over slots: own row and partner's were weighed alike
         return dw_QBSTGP.sum(2).permute(0, 3, 1, 2, 4), None, None
 
 
@@ -51,6 +53,7 @@ class _Project(torch.autograd.Function):
         t = tokens.shape[0]
         # of every place: (U, M, G, K, D)
         own = w_QGDK.transpose(2, 3)[touches.split_UM]
+        # all tiles go through the same maps: a view, no copy for each
         w_UTMD = own.reshape(len(tokens), 1, -1, d).expand(-1, t, -1, -1)
         y_UTMP = tokens.through(w_UTMD, [m * g * k for m in touches.counts_U])
         y = y_UTMP.unflatten(2, (-1, g, k)).transpose(1, 2)
@@ -73,6 +76,7 @@ class _Project(torch.autograd.Function):
         dw_UTMD = ctx.tokens.under(dy_UTMP, [m * g * k for m in touches.counts_U])
         dw = dw_UTMD.sum(1).unflatten(1, (-1, g, k))
         dw_QBSGKD = touches.without_missing(dw[touches.row_QBS, touches.place_QBS])
+        # over samples too: a head has one map for all of a batch
         return dw_QBSGKD.sum((1, 2)).transpose(2, 3), None, None
 
 

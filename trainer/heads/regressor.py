@@ -327,6 +327,7 @@ def choose(
 
 def moments(x_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(F,) mean and std over rows; a constant column has exactly its value and 0."""
+    # not by a std of 0: that of equal numbers may round to 1e-17, to divide by
     constant_F = x_NF.max(0) == x_NF.min(0)
     mean_F = np.where(constant_F, x_NF[0], x_NF.mean(0))
     std_F = np.where(constant_F, 0.0, x_NF.std(0))

@@ -85,11 +85,8 @@ class HeadShape:
 
     def saved(self) -> dict[str, tuple[int, ...]]:
         """The same, and what scales columns before the trunk reads them."""
-        return self.tensors() | dict.fromkeys(self._scales, (self.columns.width,))
-
-    @property
-    def _scales(self) -> tuple[str, ...]:
-        return COLUMN_SCALE if self.columns else ()
+        scales = COLUMN_SCALE if self.columns else ()
+        return self.tensors() | dict.fromkeys(scales, (self.columns.width,))
 
     @property
     def n_parameters(self) -> int:

@@ -62,6 +62,7 @@ class Paths:
         """(N, n) products of all rows with the training rows, both about the training rows'
         mean."""
         about_Nn = self._product_NN[:, train_n]
+        # (a - m)(b - m) = ab - am - (bm - mm): products with the mean row are means of products
         with_mean_N = about_Nn.mean(1)
         with_mean_n = with_mean_N[train_n]
         about_Nn -= with_mean_N[:, None]

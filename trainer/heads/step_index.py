@@ -108,12 +108,13 @@ def _touch_arrays(
 ) -> list[int]:
     """Add the arrays of `Touches` by name; touches of each row."""
     flat = row_QBS.reshape(-1)
+    # touches of one row follow each other; stable, so that sums are always in the same order
     order = np.argsort(flat, kind="stable")
     touching = order[flat[order] >= 0]
     rows = flat[touching]
     counts_U = np.bincount(rows, minlength=n_rows)
     starts_U = np.cumsum(counts_U) - counts_U
-    places = np.arange(len(rows)) - starts_U[rows]
+    places = np.arange(len(rows)) - starts_U[rows]  # of each touch among its row's
 
     touch_UM = np.zeros((n_rows, counts_U.max(initial=0)), int)
     touch_UM[rows, places] = touching
@@ -132,8 +133,9 @@ def _touch_arrays(
 
 def _send(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     """Arrays of integers on a device, in one copy."""
-    joined = torch.from_numpy(np.concatenate([array.reshape(-1) for array in arrays.values()]))
-    parts = on_device(joined, device).split([array.size for array in arrays.values()])
+    flat = [array.reshape(-1) for array in arrays.values()]
+    joined = torch.from_numpy(np.concatenate(flat))
+    parts = on_device(joined, device).split([len(each) for each in flat])
     return {
         name: part.view(array.shape)
         for (name, array), part in zip(arrays.items(), parts, strict=True)

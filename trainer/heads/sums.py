@@ -57,7 +57,7 @@ class Sums:
     def add(self, other: "Sums", sign: int = 1) -> None:
         """Take other rows in, or out where the sign is -1."""
         self.n += sign * other.n
-        for field in fields(self)[1:]:
+        for field in fields(self)[1:]:  # all but n are arrays, added to in place
             total = getattr(self, field.name)
             total += sign * getattr(other, field.name)
 
@@ -127,6 +127,7 @@ class SummedPaths:
         errors_AT = np.zeros((len(ALPHAS), n_targets))
         maps = {}
         for part, held_out in self._sums.items():
+            # out and in again: a copy of the total would be as large as it
             self._total.add(held_out, sign=-1)
             maps[part] = self._total.ridges(ALPHAS)
             self._total.add(held_out)

@@ -134,6 +134,7 @@ class StepTokens:
         y_MK = torch.mm(w_MN, x_NK)
         out_MK += y_MK
         if self._multiply == "bf16x2":
+            # the product less what it was rounded to: what rounding has lost
             out_MK += torch.addmm(y_MK, w_MN, x_NK, beta=-1)
 
     @cached_property
@@ -208,5 +209,6 @@ def _product(w_VMN: Tensor, x_VNK: Tensor, multiply: Multiply) -> Tensor:
     y_VMK = torch.bmm(rounded, x_VNK)
     if multiply == "bf16":
         return y_VMK.to(w_VMN.dtype)
+    # the product less what it was rounded to: what rounding has lost
     rest_VMK = torch.baddbmm(y_VMK, rounded, x_VNK, beta=-1)
     return y_VMK.to(w_VMN.dtype) + rest_VMK

@@ -34,7 +34,14 @@ class Attention(HeadKind):
         return {"attention": ["patch"], "shared_mlp.0": ["cls"] + ["patch"] * shape.queries}
 
     def forward(self, bank: Bank, inputs: Inputs) -> Outputs:
-        z = _pooled(bank, inputs, self.maps(bank, inputs))
+        w_QGBTPM = self.maps(bank, inputs)
+        q, g, b, t, p, m = w_QGBTPM.shape
+        # queries beside points, as if they were more heads
+        w_QHBTP = w_QGBTPM.permute(0, 1, 5, 2, 3, 4).reshape(q, g * m, b, t, p)
+        z_QHBTD = bank.normal("patch", inputs.attend(w_QHBTP))
+        # and back: what a head reads of a tile is one query's sum after another's
+        z_QGBTMD = z_QHBTD.view(q, g, m, b, t, -1).permute(0, 1, 3, 4, 2, 5)
+        z = z_QGBTMD.reshape(q, g, b, t, -1)
         c = bank.each_point(inputs.early(bank.own_cls(inputs)))
         return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))
 
@@ -46,16 +53,6 @@ class Attention(HeadKind):
             weight = weight / std[:, None, :, None]
         scores = inputs.early(inputs.project(weight))
         return without_padding(inputs, scores, -torch.inf).softmax(4)
-
-
-def _pooled(bank: Bank, inputs: Inputs, w_QGBTPM: Tensor) -> Tensor:
-    """(Q, G, B, T, M D): the patches under each query's weights."""
-    q, g, b, t, p, m = w_QGBTPM.shape
-    # queries beside points, as if they were more heads
-    flat = w_QGBTPM.permute(0, 1, 5, 2, 3, 4).reshape(q, g * m, b, t, p)
-    z = bank.normal("patch", inputs.attend(flat))
-    z_QGBTMD = z.view(q, g, m, b, t, -1).permute(0, 1, 3, 4, 2, 5)
-    return z_QGBTMD.reshape(q, g, b, t, -1)
 
 
 KIND = Attention()

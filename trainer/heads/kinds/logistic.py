@@ -45,6 +45,7 @@ class Logistic(Regressor):
 
     def _predict(self, state: Mapping[str, np.ndarray], x_NF: np.ndarray) -> np.ndarray:
         logit_NK = x_NF @ state["weight_FK"] + state["bias_K"]
+        # less the greatest, so that nothing overflows
         share_NK = np.exp(logit_NK - logit_NK.max(1, keepdims=True))
         return share_NK / share_NK.sum(1, keepdims=True)
 

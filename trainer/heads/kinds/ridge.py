@@ -108,6 +108,7 @@ class Ridge(Regressor):
         self, table: Table | ReadTable, each: Sequence[TrainingRows], scales: Sequence[Scale]
     ) -> Iterator[State]:
         """Several fits in one pass, or in two where they choose a space."""
+        # a function of its own: its sums are let go before those of the next fits are made
         masses = [checked(rows.rows_n, rows.y_nK, rows.group_n) for rows in each]
         together = [
             SummedPaths(rows.rows_n, self._targets(y_nK), inner_folds(rows.group_n), *scale)
@@ -196,6 +197,7 @@ def choose_spaces(guesses: Mapping[str, np.ndarray], y_NK: np.ndarray) -> list[s
         with np.errstate(over="ignore"):
             error_mK = in_grams[choice] - y_NK[held_N]
             errors_CK.append((error_mK**2).sum(0))
+    # inf - inf is NaN, which argmin would take for the least
     errors_CK = np.nan_to_num(errors_CK, nan=np.inf, posinf=np.inf)
     return [CHOICES[c] for c in errors_CK.argmin(0)]
 
