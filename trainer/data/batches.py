@@ -210,11 +210,13 @@ class MixupBatches(IterableDataset):
             share_B = np.ones(len(own_B))
         images_B, views_B = batch.rows_U2[own_B].T
         rows = [rows_UTPD[u] for u in own_B]
+        if self.lazy:
+            patches = [StoredRow.of(row) for row in rows]
+        else:
+            patches = self._mixed_rows(rows, partner_B, share_B)
         return MixupBatch(
             cls=self._mixed(self.store.raw.cls[images_B, views_B], partner_B, share_B),
-            patches=[StoredRow.of(row) for row in rows]
-            if self.lazy
-            else self._mixed_rows(rows, partner_B, share_B),
+            patches=patches,
             targets=self._mixed(self._targets_NK[images_B], partner_B, share_B),
             images=images_B,
             views=views_B,
@@ -242,16 +244,15 @@ class MixupBatches(IterableDataset):
         block = BLOCK if self.device.type == "cpu" else rows[0].numel()
         other = mixed.new_empty(block)
         for own, partner, share, out in zip(rows, partner_B, share_B, mixed, strict=True):
-            out.copy_(own) if share == 1 else _mix_row(own, rows[partner], float(share), out, other)
+            if share == 1:
+                out.copy_(own)
+                continue
+            # share * own + (1 - share) * partner, block by block
+            blocks = [x.reshape(-1).split(block) for x in (own, rows[partner], out)]
+            for a, b, mixed_ab in zip(*blocks, strict=True):
+                mixed_ab.copy_(a)
+                torch.lerp(other[: len(b)].copy_(b), mixed_ab, float(share), out=mixed_ab)
         return mixed
-
-
-def _mix_row(own: Tensor, partner: Tensor, share: float, out: Tensor, other: Tensor) -> None:
-    """out = share * own + (1 - share) * partner, block by block; `other` is room for one."""
-    blocks = [x.reshape(-1).split(len(other)) for x in (own, partner, out)]
-    for a, b, mixed in zip(*blocks, strict=True):
-        mixed.copy_(a)
-        torch.lerp(other[: len(b)].copy_(b), mixed, share, out=mixed)
 
 
 def _column(share_B: Tensor, like: Tensor) -> Tensor:
@@ -311,18 +312,16 @@ def _positions_of(
             "build one with --fit squash or crop"
         )
     given = used_images(store) if images is None else list(images)
+    # a mask would be taken for positions 0 and 1
     if any(isinstance(image, bool | np.bool_) for image in given):
         raise InputError(
             "images: true and false; give ids or positions, of a mask np.flatnonzero(mask)"
         )
-    positions, counts = np.unique(
-        [_numbered(store, "image", image) for image in given], return_counts=True
-    )
+    numbered = [_numbered(store, "image", image) for image in given]
+    positions, counts = np.unique(numbered, return_counts=True)
     if len(twice := positions[counts > 1]):
-        raise InputError(
-            f"images: {len(twice)} are given "
-            f"twice:{list_some(store.catalog['image_id'][twice].tolist())}"
-        )
+        ids = store.catalog["image_id"][twice].tolist()
+        raise InputError(f"images: {len(twice)} are given twice:{list_some(ids)}")
     if len(positions) < batch_size:
         raise InputError(
             f"images: {len(positions)}, fewer than batch_size {batch_size}; make it smaller or "

@@ -149,7 +149,10 @@ class TrainingData:
         StoreDamaged, before any of them learns from it, if a row is not what was committed.
         """
         columns = self._column_inputs(batch, banks)
-        index = self._index(batch, partners)
+        of_way = {"any": batch.partner_QB, "same_site": batch.site_partner_QB}
+        used_ways = {way: of_way[way] for way in dict.fromkeys(partners)}
+        n_rows = len(batch.rows_U2)
+        index = StepIndex.of(batch.own_QB, n_rows, self.device, batch.images_QB, used_ways)
         shared = {}
         for name in dict.fromkeys(store for bank in banks for store in bank.shape.stores):
             used = self.stores[name]
@@ -160,6 +163,7 @@ class TrainingData:
             photo_UTP = used.photo(batch.rows_U2) if reads_patches else None
             photo_QBTP = None
             if photo_UTP is not None:
+                # sent by row and spread there: several splits may show one row
                 photo_QBTP = on_device(torch.from_numpy(photo_UTP), self.device)[index.own_QB]
             shared[name] = Inputs(
                 StepTokens(rows.get(name, ()), self.dtype, self.multiply),
@@ -170,12 +174,6 @@ class TrainingData:
                 columns=columns,
             )
         return shared
-
-    def _index(self, batch: Batch, ways: Collection[str]) -> StepIndex:
-        of_way = {"any": batch.partner_QB, "same_site": batch.site_partner_QB}
-        partners = {way: of_way[way] for way in dict.fromkeys(ways)}
-        n_rows = len(batch.rows_U2)
-        return StepIndex.of(batch.own_QB, n_rows, self.device, batch.images_QB, partners)
 
     def _column_inputs(self, batch: Batch, banks: Collection[Bank]) -> dict[str, Tensor]:
         """(Q, B, C) each column that one of the banks reads, of each sample."""

@@ -108,14 +108,18 @@ def _greedy(counts: Counts, order_G: np.ndarray) -> np.ndarray:
     fold_G = np.empty(len(count_GK), np.int64)
     count_FK = np.zeros((n_folds, count_GK.shape[1]), np.int64)
     for n_dealt, g in enumerate(order_G):
-        square_FK = (count_FK**2).sum(0) + (2 * count_FK + count_GK[g]) * count_GK[g]
-        dealt_K = count_FK.sum(0) + count_GK[g]
+        # were g in each fold: of n and c more, (n + c)^2 is (2 n + c) c above n^2
+        own_K = count_GK[g]
+        square_FK = (count_FK**2).sum(0) + (2 * count_FK + own_K) * own_K
+        dealt_K = count_FK.sum(0) + own_K
+        # rounded: what is equal must be a tie, which the sizes decide
         strata_F = counts.imbalance(square_FK, dealt_K)[:, 0].round(12)
+        # no more groups are left than empty folds: each of them gets one
         empty_F = count_FK[:, -1] == 0
         if len(order_G) - n_dealt <= empty_F.sum():
             strata_F[~empty_F] = np.inf
         fold_G[g] = np.lexsort([count_FK[:, -1], strata_F])[0]  # of equal ones the smallest fold
-        count_FK[fold_G[g]] += count_GK[g]
+        count_FK[fold_G[g]] += own_K
     return fold_G
 
 
@@ -152,6 +156,7 @@ def _from_random_start(
             to_n = np.append(to_n, others_n)
             alone_nK = np.tile(count_GK[g], (len(others_n), 1))
             gone_nK = np.append(gone_nK, alone_nK, axis=0)
+        # (to + gone)^2 + (home - gone)^2 - to^2 - home^2
         square_nK = square_K + 2 * gone_nK * (count_FK[to_n] - count_FK[home] + gone_nK)
         excess_n = _excess(counts.imbalance(square_nK, total_K), enough_2)
         best = np.argmin(excess_n)

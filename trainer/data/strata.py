@@ -52,8 +52,10 @@ def stratum_of(frame: pd.DataFrame, strata: Sequence[str], kinds: Mapping[str, s
 def _codes(cells: pd.Series, kind: str | None) -> np.ndarray:
     """(N,) int, one for each part that a column is split into."""
     is_number = pd.api.types.is_numeric_dtype(cells)
-    if kind is None:
-        kind = _kind_of(cells) if is_number else "class"
+    if kind is None and is_number:
+        kind = "amount" if cells.min() == 0 else "level"
+    elif kind is None:
+        kind = "class"
     if kind == "class":
         part_N = np.unique(one_case(cells.map(tidy)), return_inverse=True)[1]
     elif is_number:
@@ -64,7 +66,3 @@ def _codes(cells: pd.Series, kind: str | None) -> np.ndarray:
             f"cv.strata: {cells.name} is text, expected the numbers of a target of kind {kind}"
         )
     return np.where(is_empty(cells), -1, part_N)
-
-
-def _kind_of(numbers: pd.Series) -> str:
-    return "amount" if numbers.min() == 0 else "level"

@@ -171,6 +171,7 @@ class Stream:
 
 def _shuffled_within(site_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
     """(B,) a permutation by the keys that leaves every sample within its site."""
+    # within a site, the first sample of the batch gets the first by key, and so on
     partner_B = np.empty(len(site_B), int)
     partner_B[np.argsort(site_B, kind="stable")] = np.lexsort([key_B, site_B])
     return partner_B

@@ -137,6 +137,7 @@ class UsedStore:
 
     def _vector(self, name: str, stored_n: np.ndarray) -> np.ndarray:
         """(n, V, T, D) one pooled vector."""
+        # the vector first, as a view: only then are rows read
         vector_NVTD = self.store.array("pooled")[..., POOLED.index(name), :]
         return vector_NVTD[stored_n].astype(np.float64)
 
