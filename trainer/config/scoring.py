@@ -81,6 +81,7 @@ class CvConfig(Section):
     """Train only this fold of each repeat; null = every one; all = every one, then the chosen point
     on all images."""
 
+    # not strict: YAML has texts, and no paths
     folds: Annotated[Path, Field(strict=False)] | None = None
     """A folds table (folds.csv), ours or another tool's, in place of new folds."""
 

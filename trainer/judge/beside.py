@@ -68,6 +68,7 @@ def class_report(
             continue
         right_V = counts_VV.diagonal()
         either_V = counts_VV.sum(0) + counts_VV.sum(1)
+        # 2 precision recall / (precision + recall), of words that are true or told somewhere
         f1_V = 2 * right_V[either_V > 0] / either_V[either_V > 0]
         report[target.name] = {
             "words": list(target.values),

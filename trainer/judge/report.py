@@ -126,5 +126,6 @@ def _figure(rows: int, columns: int, size: tuple[float, float]):
 
 
 def _save(figure, out: Path) -> None:
+    # without matplotlib's version in it, so that equal pictures are equal files
     with appears_whole(out) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})

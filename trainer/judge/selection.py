@@ -96,14 +96,11 @@ def honest_estimate(
 
 def other_folds(splits: Sequence[Split]) -> list[list[int]]:
     """Of each split, positions of the other folds of its repeat."""
-    return [
-        [
-            o
-            for o, other in enumerate(splits)
-            if other.repeat == split.repeat and other.fold != split.fold
-        ]
-        for split in splits
-    ]
+    others = []
+    for split in splits:
+        same_repeat = [q for q, other in enumerate(splits) if other.repeat == split.repeat]
+        others.append([q for q in same_repeat if splits[q].fold != split.fold])
+    return others
 
 
 def others_errors(errors_EGQ: np.ndarray, splits: Sequence[Split]) -> np.ndarray:
@@ -122,6 +119,7 @@ def _choices(
     choice_Q = np.full(len(splits), -1)
     for q, others in enumerate(other_folds(splits)):
         if others and not fails_EG.all():
+            # argmin takes the first of equals: the earlier epoch, then the earlier point
             choice_Q[q] = np.where(fails_EG, np.inf, others_EGQ[..., q]).argmin()
     return choice_Q
 
@@ -135,6 +133,7 @@ def _scores(
 ) -> np.ndarray:
     """(R,) score of each repeat where choice_Q[q] predicts split q; NaN where one is missing."""
     error_Q = errors_EGQ.reshape(-1, len(splits))[choice_Q, np.arange(len(splits))]
+    # without a choice, -1 took the last one
     error_Q = np.where(choice_Q < 0, np.nan, error_Q)
     repeat_Q = np.array([split.repeat for split in splits])
     scores = []

@@ -42,15 +42,11 @@ def constrained(raw_NK: np.ndarray, targets: Targets, how: str = "order") -> np.
             values_NK[..., k] = np.clip(values_NK[..., k], 0, 1)
         elif target.kind == "amount" and target.name not in targets.sums:
             values_NK[..., k] = np.maximum(values_NK[..., k], 0)
-    for root in _roots(targets):
-        _balance(values_NK, raw_NK, targets, root)
-    return values_NK
-
-
-def _roots(targets: Targets) -> list[str]:
-    """Sums that are no part of another."""
     parts = {part for sum_of in targets.sums.values() for part in sum_of}
-    return [name for name in targets.sums if name not in parts]
+    for name in targets.sums:
+        if name not in parts:  # each tree once, by its root
+            _balance(values_NK, raw_NK, targets, name)
+    return values_NK
 
 
 def _balance(values_NK: np.ndarray, raw_NK: np.ndarray, targets: Targets, root: str) -> None:
@@ -66,9 +62,8 @@ def _balance(values_NK: np.ndarray, raw_NK: np.ndarray, targets: Targets, root: 
 
     members = _members(targets, root)
     leaves = [name for name in members if name not in targets.sums]
-    sums_ML = np.array(
-        [[leaf in targets.parts_of(name) for leaf in leaves] for name in members], np.float64
-    )
+    rows = [[leaf in targets.parts_of(name) for leaf in leaves] for name in members]
+    sums_ML = np.array(rows, np.float64)
     places = [place[name] for name in members]
     leaves_NL = projected(raw_NK[..., places], sums_ML, _weights(targets, members))
     values_NK[..., [place[name] for name in leaves]] = leaves_NL
@@ -122,6 +117,7 @@ def projected(raw_NM: np.ndarray, sums_ML: np.ndarray, weight_M: Sequence[float]
     product_LL = sums_ML.T @ weighted_ML
     aim_NL = raw_NM @ weighted_ML
     parts_NL = np.zeros_like(aim_NL)
+    # about as large as parts can be: changes far below it are rounding
     largest = np.nanmax(np.abs(aim_NL), initial=0) / product_LL.diagonal().min()
     for _ in range(MOST_ROUNDS):
         change = 0.0

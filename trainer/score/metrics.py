@@ -150,7 +150,7 @@ class Score:
             value = np.sqrt(error)
         elif self.larger_is_better:
             value = 1 - error
-        return np.where(scored, value, np.nan)[()]
+        return np.where(scored, value, np.nan)[()]  # of an array without axes, its number
 
 
 def scored_classes(targets: Targets) -> list[Target]:
