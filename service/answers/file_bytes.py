@@ -6,7 +6,7 @@ It reads no faster than the client takes it.
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,9 @@ def cut(pieces: list[Piece], start: int, end: int) -> list[Piece]:
 def _cut_one(piece: Piece, a: int, b: int) -> Piece:
     if isinstance(piece, bytes):
         return piece[a:b]
-    return Span(piece.path, piece.offset + a, b - a) if isinstance(piece, Span) else Zeros(b - a)
+    if isinstance(piece, Span):
+        return Span(piece.path, piece.offset + a, b - a)
+    return Zeros(b - a)
 
 
 def file_etag(opened: Opened, *paths: Path) -> str:
@@ -115,7 +117,10 @@ class BytesResponse(Response):
             await response(scope, receive, send)
 
     def _response(self, method: str, request: Headers, files: ExitStack) -> Response:
-        if _matches(request.get("if-none-match"), self.etag):
+        # by weak comparison (RFC 9110, 13.1.2)
+        known = (request.get("if-none-match") or "").split(",")
+        known = [each.strip().removeprefix("W/") for each in known]
+        if known == ["*"] or self.etag in known:
             return Response(None, 304, self.given)
 
         n_bytes = sum(map(length, self.pieces))
@@ -144,13 +149,6 @@ class BytesResponse(Response):
         if method == "HEAD":
             return Response(None, status, headers)
         return StreamingResponse(_read(pieces, opened), status, headers)
-
-
-def _matches(header: str | None, etag: str) -> bool:
-    """Whether If-None-Match names the ETag, or any."""
-    # by weak comparison (RFC 9110, 13.1.2)
-    given = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
-    return given == ["*"] or etag in given
 
 
 def _partial(
@@ -182,23 +180,19 @@ async def _read(pieces: list[Piece], files: dict[Path, int]) -> AsyncIterator[by
 
     Threads read them: what is not in the page cache would hold up all other clients.
     """
-    for part in _chunks(pieces, CHUNK_BYTES):
-        if isinstance(part, Span):
-            yield await run_in_threadpool(_pread, files[part.path], part)
-        elif isinstance(part, Zeros):
-            yield bytes(part.n_bytes)
-        else:
-            yield part
-
-
-def _chunks(pieces: list[Piece], n_bytes: int) -> Iterator[Piece]:
-    """The pieces in parts of at most n_bytes."""
     for piece in pieces:
-        for start in range(0, length(piece), n_bytes):
-            yield _cut_one(piece, start, min(start + n_bytes, length(piece)))
+        for start in range(0, length(piece), CHUNK_BYTES):
+            part = _cut_one(piece, start, min(start + CHUNK_BYTES, length(piece)))
+            if isinstance(part, Span):
+                yield await run_in_threadpool(_pread, files[part.path], part)
+            elif isinstance(part, Zeros):
+                yield bytes(part.n_bytes)
+            else:
+                yield part
 
 
 def _pread(fd: int, span: Span) -> bytes:
+    # the kernel may give fewer at a time
     data = os.pread(fd, span.n_bytes, span.offset)
     while len(data) < span.n_bytes:
         more = os.pread(fd, span.n_bytes - len(data), span.offset + len(data))

@@ -98,10 +98,10 @@ def openapi(routes: Sequence[BaseRoute], library: Library) -> dict[str, Any]:
     except PackageNotFoundError:  # run from a checkout that is not installed
         ours = "0"
     described_routes = [route for route in routes if isinstance(route, Route)]
-    paths = {
-        route.path.replace(":path}", "}"): {"get": _operation(route, library)}
-        for route in described_routes
-    }
+    paths = {}
+    for route in described_routes:
+        path = route.path.replace(":path}", "}")  # Starlette's mark of a name that may hold slashes
+        paths[path] = {"get": _operation(route, library)}
     return {
         "openapi": "3.1.0",
         "info": {

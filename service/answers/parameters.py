@@ -105,21 +105,18 @@ def require_sealed(store: FeatureStore, image: int) -> None:
 
 def _named(store: FeatureStore, image: int) -> str:
     """An image for messages; a place that no image has taken yet has no id."""
-    ids = (
-        store.catalog_rows(slice(image, image + 1))["image_id"].tolist()
-        if image < store.n_images
-        else []
-    )
-    return f"image {image} ({''.join(ids)})"
+    name = ""
+    if image < store.n_images:
+        (name,) = store.catalog_rows(slice(image, image + 1))["image_id"]
+    return f"image {image} ({name})"
 
 
 def view_of(request: Request, opened: Opened) -> int:
     """Position of the view `{view}`, or `?view=`, by name or position; the first by default."""
-    name = (
-        name_of(request, "view")
-        if "view" in request.path_params
-        else request.query_params.get("view", "0")
-    )
+    if "view" in request.path_params:
+        name = name_of(request, "view")
+    else:
+        name = request.query_params.get("view", "0")
     names = opened.store.view_names
     if name in names:
         return names.index(name)

@@ -38,8 +38,10 @@ def requested_ranges(header: str | None, n_bytes: int) -> list[tuple[int, int]] 
 
 
 def _span(first: str, last: str, n_bytes: int) -> tuple[int, int] | None:
-    if not first:
+    if not first:  # -N: the last N bytes, or all where there are fewer
         return (max(0, n_bytes - int(last)), n_bytes) if int(last) and n_bytes else None
-    return (
-        (int(first), min(int(last or n_bytes), n_bytes - 1) + 1) if int(first) < n_bytes else None
-    )
+    start = int(first)
+    if start >= n_bytes:
+        return None
+    # both ends are meant to be sent: the last byte of A-B is B
+    return start, min(int(last or n_bytes), n_bytes - 1) + 1

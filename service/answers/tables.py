@@ -72,9 +72,8 @@ def _answer(
 ) -> Response:
     if len(part) <= BLOCK:  # at once: each step of a stream is a thread's turn
         return Response("".join(texts), headers=headers, media_type=media_type)
-    return StreamingResponse(
-        [] if request.method == "HEAD" else texts, headers=headers, media_type=media_type
-    )
+    body = [] if request.method == "HEAD" else texts
+    return StreamingResponse(body, headers=headers, media_type=media_type)
 
 
 def _columns(request: Request, frame: pd.DataFrame) -> list[str]:
@@ -94,7 +93,7 @@ def _json(part: pd.DataFrame, after: dict[str, Any]) -> Iterator[str]:
     yield f'{{"columns": {json.dumps(list(map(str, part.columns)))}, "rows": ['
     for start in range(0, len(part), BLOCK):
         rows = json.dumps(list(_rows(part.iloc[start : start + BLOCK])), allow_nan=False)
-        yield (", " if start else "") + rows[1:-1]
+        yield (", " if start else "") + rows[1:-1]  # without its own brackets
     yield f"], {json.dumps(after)[1:]}"
 
 

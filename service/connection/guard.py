@@ -108,7 +108,9 @@ class Guard:
             return None
         except ServiceError as err:
             response = err.answer()
-            if err.kind == "unauthorized" and scope["path"] == "/" and _reads_html(headers):
+            # a browser that opens a page names HTML; a program takes what comes
+            reads_html = "text/html" in headers.get("accept", "")
+            if err.kind == "unauthorized" and scope["path"] == "/" and reads_html:
                 fields = {"Cache-Control": "no-store", **err.headers}
                 response = HTMLResponse(self.entrance, err.status, fields)
             response.headers["Connection"] = "close"
@@ -177,11 +179,6 @@ class _Answer:
         elif self.scope["method"] == "HEAD":
             message = {**message, "body": b""}
         await self._send(message)
-
-
-def _reads_html(headers: Headers) -> bool:
-    """A browser that opens a page names HTML; a program takes what comes."""
-    return "text/html" in headers.get("accept", "")
 
 
 def _query(scope: Scope) -> list[tuple[str, str]]:

@@ -50,7 +50,8 @@ def image_map(store: FeatureStore, method: str = "pca", view: int = 0) -> pd.Dat
 
 def _pca(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     """(N, 2): by the first two principal components, the largest loading of each positive."""
-    some_N = images_N[np.linspace(0, len(images_N) - 1, min(len(images_N), SAMPLE)).astype(int)]
+    n = len(images_N)
+    some_N = images_N[np.linspace(0, n - 1, min(n, SAMPLE)).astype(int)]
     sample_MD = _directions(store, some_N, view)
     sample_MD = sample_MD[np.isfinite(sample_MD).all(1)]
     place_N2 = np.full((len(images_N), 2), np.nan, np.float32)
@@ -61,35 +62,33 @@ def _pca(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     axes_DC = components(sample_MD - mean_D)[:, :2]
     start = 0
     for block_nD in direction_blocks(store, images_N, view):
-        place_N2[start : start + len(block_nD)] = 0  # a store of one channel has one component
-        place_N2[start : start + len(block_nD), : axes_DC.shape[1]] = (block_nD - mean_D) @ axes_DC
-        start += len(block_nD)
+        own = slice(start, start + len(block_nD))
+        place_N2[own] = 0  # a store of one channel has one component
+        place_N2[own, : axes_DC.shape[1]] = (block_nD - mean_D) @ axes_DC
+        start = own.stop
     place_N2[~np.isfinite(place_N2).all(1)] = np.nan
     return place_N2
 
 
 def _tsne(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     tsne = _class("sklearn.manifold", "TSNE", "scikit-learn")
-    return _embedded(
-        store,
-        images_N,
-        view,
-        lambda x_ND: tsne(
-            2, perplexity=min(30.0, (len(x_ND) - 1) / 3), init="pca", random_state=0
-        ).fit_transform(x_ND),
-    )
+
+    def embed(x_ND: np.ndarray) -> np.ndarray:
+        perplexity = min(30.0, (len(x_ND) - 1) / 3)  # scikit-learn wants less than the photographs
+        return tsne(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(x_ND)
+
+    return _embedded(store, images_N, view, embed)
 
 
 def _umap(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     umap = _class("umap", "UMAP", "umap-learn")
-    return _embedded(
-        store,
-        images_N,
-        view,
-        lambda x_ND: umap(
-            n_neighbors=min(15, len(x_ND) - 1), metric="cosine", random_state=0, n_jobs=1
-        ).fit_transform(x_ND),
-    )
+
+    def embed(x_ND: np.ndarray) -> np.ndarray:
+        n = min(15, len(x_ND) - 1)
+        # one thread: with a seed umap takes no more, and warns of others
+        return umap(n_neighbors=n, metric="cosine", random_state=0, n_jobs=1).fit_transform(x_ND)
+
+    return _embedded(store, images_N, view, embed)
 
 
 METHODS = {"pca": _pca, "umap": _umap, "tsne": _tsne}

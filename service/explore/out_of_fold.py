@@ -151,6 +151,7 @@ def _wide(run: Path, targets: Targets, weights: str | None) -> pd.DataFrame:
     texts = ["weights", "image_id", "site", *(f"predicted_{each.name}" for each in targets.classes)]
     texts += [f"true_{target.name}" for target in targets.classes]
     try:
+        # a site or a word may be called NA: only numbers can be missing
         table = pd.read_csv(
             find_table(run / "oof.csv"),
             dtype=dict.fromkeys(texts, str),

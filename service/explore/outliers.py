@@ -40,12 +40,11 @@ def outliers(store: FeatureStore) -> pd.DataFrame:
     ]
     found = pd.concat(parts, ignore_index=True)
     found["image_id"] = store.catalog_rows(images_N[found.pop("row")])["image_id"].to_numpy()
-    order = np.lexsort(
-        [-found["value"].where(found["score"].isna(), 0), -found["score"].fillna(np.inf)]
-    )
-    return found.iloc[order].reset_index(drop=True)[
-        ["image_id", "view", "what", "value", "typical", "score"]
-    ]
+    # lexsort sorts by its last key first: by score, and what has none by how much is not finite
+    n_bad = found["value"].where(found["score"].isna(), 0)
+    order = np.lexsort([-n_bad, -found["score"].fillna(np.inf)])
+    columns = ["image_id", "view", "what", "value", "typical", "score"]
+    return found.iloc[order].reset_index(drop=True)[columns]
 
 
 def outlying_rows(stats_NS: np.ndarray, has_patches: bool = True) -> pd.DataFrame:

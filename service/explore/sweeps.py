@@ -49,7 +49,8 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     # a baseline that tells nothing of what ranks has no score
     scores = {} if table is None else table.set_index("name")["score_last"].dropna().to_dict()
     targets = targets_of_sweep(sweep)
-    score = _score(sweep, targets)
+    base = (_json(sweep / "sweep.json") or {}).get("base")
+    score = Score.of(base.get("score") if isinstance(base, dict) else None, targets)
     runs = [
         {
             "name": name,
@@ -100,13 +101,6 @@ def targets_of_sweep(sweep: Path) -> Targets:
 def told_classes(targets: Targets) -> tuple[Target, ...]:
     """Classes whose probabilities stand in tables out of fold; the preset's State does not."""
     return () if targets.preset else targets.classes
-
-
-def _score(sweep: Path, targets: Targets) -> Score:
-    """What ranks the sweep's points."""
-    base = (_json(sweep / "sweep.json") or {}).get("base")
-    name = base.get("score") if isinstance(base, dict) else None
-    return Score.of(name, targets)
 
 
 def run_names(sweep: Path) -> list[str]:
@@ -221,7 +215,11 @@ def _splits(run: Path) -> list[tuple[int, int]]:
         cv = load_point(run / "config.yaml").cv
     except BiomassError:
         return []
-    folds = [] if cv.fold == "all" else range(cv.n_folds) if cv.fold is None else [cv.fold]
+    folds = [cv.fold]
+    if cv.fold == "all":  # the refit
+        folds = []
+    elif cv.fold is None:
+        folds = range(cv.n_folds)
     return [(repeat, fold) for repeat in range(cv.repeats) for fold in folds]
 
 
@@ -234,7 +232,7 @@ def _log(run: Path) -> list[dict[str, Any]]:
         raise InputError(f"{where}: the server's account may not read its log; allow it") from err
     except OSError as err:
         raise InputError(f"{where} has no log yet; its first epoch is being trained") from err
-    whole = [line for line in lines if line.endswith(b"\n")]
+    whole = [line for line in lines if line.endswith(b"\n")]  # the last one may be under way
     try:
         return [dict(json.loads(line)) for line in whole]
     except (ValueError, TypeError) as err:
