@@ -75,7 +75,9 @@ def run_demo(
     chosen = chosen_run(result.path)
     predictor = Predictor.load(chosen, device="cpu")
     photographs = test_photographs(data)
-    intervals = _intervals(predictor)
+    # LEVEL, or the highest level that the sites of a smaller demo support
+    n_sites = predictor.members[0].oof["site"].nunique()
+    intervals = predictor.intervals(min(LEVEL, n_sites / (n_sites + 1)))
     predictions = intervals.added(predictor.predict(photographs, tta=4))
     rows = target_rows(data / "test.csv")
     write_predictions(rows, predictions, out / "submission.csv", CSIRO)
@@ -121,9 +123,8 @@ def _scores(
     ridge, names = kinds.load("ridge"), HeadConfig(kind="ridge").features
     known_NF = pooled_features(store.cls[:, 0], store.pooled[:, 0], names)
     fitted = ridge.fit(known_NF, train_N5, site_of(store.catalog).to_numpy(), 0)
-    by_ridge = ridge.predict(
-        fitted, pooled_features(*_pooled(predictor, photographs, store.spec.pooled_dtype), names)
-    )
+    pooled = _pooled(predictor, photographs, store.spec.pooled_dtype)
+    by_ridge = ridge.predict(fitted, pooled_features(*pooled, names))
     return {
         "what was chosen": weighted_r2(truth, predictions[list(TARGETS)].to_numpy()),
         "ridge": weighted_r2(truth, by_ridge),
@@ -173,12 +174,6 @@ def run_wheel(bundle: Path, *arguments: object) -> None:
         )
 
 
-def _intervals(predictor: Predictor) -> Intervals:
-    """At LEVEL, or the highest level that the sites of a smaller demo support."""
-    n_sites = predictor.members[0].oof["site"].nunique()
-    return predictor.intervals(min(LEVEL, n_sites / (n_sites + 1)))
-
-
 def _coverage(
     intervals: Intervals, predictions: pd.DataFrame, truth: pd.DataFrame, photos: list[Photo]
 ) -> str:
@@ -186,11 +181,9 @@ def _coverage(
     site_of_id = {photo.image_id: photo.site for photo in photos}
     truth_N5 = truth.loc[predictions["image_id"], list(TARGETS)].to_numpy()
     inside_N = within(predictions, truth_N5, intervals.targets).mean(1)
-    by_site = (
-        pd.Series(inside_N)
-        .groupby([site_of_id[image_id].date for image_id in predictions["image_id"]])
-        .mean()
-    )
+    # no two sites share a date
+    dates = [site_of_id[image_id].date for image_id in predictions["image_id"]]
+    by_site = pd.Series(inside_N).groupby(dates).mean()
     return (
         f"intervals at level {intervals.level:.2f}, from {intervals.n_sites} known sites: "
         f"{inside_N.mean():.3f} of the masses at {len(by_site)} unseen sites lie within, "
@@ -214,9 +207,8 @@ def _pooled(
         Tokens(*backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0]))
         for image_id, decoded in decode_ahead(photographs, backbone.crop)
     ]
-    return np.stack([view.cls_TD.numpy() for view in tokens]), pooled_as_stored(
-        tokens, dtype
-    ).numpy()
+    cls_NTD = np.stack([view.cls_TD.numpy() for view in tokens])
+    return cls_NTD, pooled_as_stored(tokens, dtype).numpy()
 
 
 def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) -> str:

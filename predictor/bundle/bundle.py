@@ -114,14 +114,10 @@ class Bundle:
                 f"{self.path}: has {listed.weights} weights of {listed.name}, not {weights}; leave "
                 "--epoch out"
             )
-        without = {
-            path.rpartition("/")[2]
-            for path in self.left_out
-            if path.startswith(f"runs/{listed.name}/")
-        }
-        return Member.load(run, folds or listed.folds, listed.weights, without).weighing(
-            listed.weight
-        )
+        own = [path for path in self.left_out if path.startswith(f"runs/{listed.name}/")]
+        without = {path.rpartition("/")[2] for path in own}
+        member = Member.load(run, folds or listed.folds, listed.weights, without)
+        return member.weighing(listed.weight)
 
 
 def load_members(
@@ -209,10 +205,10 @@ def check_bundle(path: Path, sha256: str | None = None, allow_partial: bool = Fa
         )
     listing = parse_listing(text, path / LISTING)
     try:
+        # names, kinds and sizes first: nothing that they do not allow is ever opened
         sizes = walk(path)
-        refuse(
-            path, "what no bundle holds", [*find_strange(sizes, listing), *find_misnamed(listing)]
-        )
+        strange = [*find_strange(sizes, listing), *find_misnamed(listing)]
+        refuse(path, "what no bundle holds", strange)
         left_out = find_damaged(path, listing, sizes)
     except PermissionError as err:
         raise NoAccessError.of(err, path) from err
@@ -220,11 +216,10 @@ def check_bundle(path: Path, sha256: str | None = None, allow_partial: bool = Fa
         raise InputError(
             f"{err.filename or path}: cannot be read ({err.strerror}); make it readable"
         ) from err
-    heads = (
-        {name for name in left_out if re.fullmatch(r"runs/[^/]+/weights/[^/]+", name)}
-        if allow_partial
-        else set()
-    )
+    # of heads alone some may be missing: the others predict all the same
+    heads = set()
+    if allow_partial:
+        heads = {name for name in left_out if re.fullmatch(r"runs/[^/]+/weights/[^/]+", name)}
     if lost := [f"{name}: {why}" for name, why in left_out.items() if name not in heads]:
         raise StoreDamaged(
             f"{path}: files are not as {LISTING} lists them; copy the bundle "
@@ -238,6 +233,7 @@ def check_bundle(path: Path, sha256: str | None = None, allow_partial: bool = Fa
 def _read_listing(path: Path) -> bytes:
     """Bytes of bundle.json, which is of a bounded size and not a link."""
     try:
+        # lstat: a link may lead out of the bundle, a pipe never ends
         found = os.lstat(path / LISTING)
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_LISTING:
             raise InputError(

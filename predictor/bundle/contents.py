@@ -112,8 +112,9 @@ def find_damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> d
     for name, file in listing.files.items():
         if name not in sizes:
             damaged[name] = "missing"
-        elif why := _pickled(path / name):
-            disguised.append(f"{name}: {why}")
+        # before its sha256: what is listed may be a pickle all the same. A wheel is a zip
+        elif not name.endswith(".whl") and (what := pickled(path / name)):
+            disguised.append(f"{name}: {what}, which is never read")
         elif sizes[name] != file.size:
             damaged[name] = f"changed, {sizes[name]} bytes instead of {file.size}"
         elif (found := file_sha256(path / name)) != file.sha256:
@@ -122,12 +123,6 @@ def find_damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> d
             disguised.append(f"{name}: {why}")
     refuse(path, "files that are not what their names say", disguised)
     return damaged
-
-
-def _pickled(path: Path) -> str | None:
-    """The kind of a file by its first bytes, if it can hold pickles; a wheel is a zip."""
-    what = None if path.suffix == ".whl" else pickled(path)
-    return what and f"{what}, which is never read"
 
 
 def _malformed(path: Path) -> str | None:

@@ -71,6 +71,7 @@ class BackboneChoice:
         """The licence; InputError for a file that is empty, large or no text."""
         try:
             with open(self.licence, encoding="utf-8") as file:
+                # no more: any file may have been given, one without end too
                 text = file.read(MAX_LICENCE)
         except PermissionError as err:
             raise NoAccessError.of(err, self.licence) from err
@@ -124,13 +125,8 @@ def make_bundle(
     try:
         with appears_whole(place) as partial:
             partial.mkdir()
-            _fill(
-                partial,
-                {names[member.run.path]: member for member in members},
-                folds,
-                backbone or BackboneChoice(),
-                say,
-            )
+            named = {names[member.run.path]: member for member in members}
+            _fill(partial, named, folds, backbone or BackboneChoice(), say)
             made = check_bundle(partial)  # what its own check refuses does not appear
     except PermissionError as err:
         raise NoAccessError.of(err, out, what="read or write") from err
@@ -208,9 +204,10 @@ def _names(runs: Sequence[Path]) -> dict[Path, str]:
     InputError for names that are still alike, or that no bundle may hold.
     """
     count = Counter(run.name for run in runs)
-    names = {
-        run: run.name if count[run.name] == 1 else f"{run.parent.name}__{run.name}" for run in runs
-    }
+    names = {}
+    for run in runs:
+        is_alone = count[run.name] == 1
+        names[run] = run.name if is_alone else f"{run.parent.name}__{run.name}"
     if twice := sorted(name for name, n in Counter(names.values()).items() if n > 1):
         raise InputError(
             f"runs of the same name, of sweeps of the same name: {', '.join(twice)}; rename a "
@@ -257,13 +254,11 @@ def _fill(
     targets = next(iter(members.values())).targets
     _write(folder / "predict.ipynb", notebook(wheel.name, file_sha256(wheel), targets))
     _write(folder / "README.md", readme(members, listed, backbones, wheel.name))
-    files = {
-        str(path.relative_to(folder)): ListedFile(
-            size=path.stat().st_size, sha256=file_sha256(path)
-        )
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    files = {}
+    for path in sorted(folder.rglob("*")):  # in one order: the same inputs give the same bytes
+        if path.is_file():
+            listed_file = ListedFile(size=path.stat().st_size, sha256=file_sha256(path))
+            files[str(path.relative_to(folder))] = listed_file
     listing = Listing(
         format=FORMAT,
         format_version=FORMAT_VERSION,
@@ -273,6 +268,7 @@ def _fill(
         files=files,
     )
     _write(folder / LISTING, dump_json(listing.model_dump()))
+    # behind the listing, and not in it: users put their names into these
     for name, text in zip(UPLOAD_FILES, (dataset_metadata(), kernel_metadata()), strict=True):
         _write(folder / name, text)
 
@@ -315,12 +311,12 @@ def _without_folders(config: PointConfig) -> PointConfig:
 
 def _rows_of(table: str, weights: str) -> str:
     """An out-of-fold table's rows of `best` or `last`, every number as it was written."""
+    # not pandas, which would write some numbers with other digits
     header, *rows = csv.reader(io.StringIO(table))
     which = header.index("weights")
+    own = [row for row in rows if row[which] == weights]
     chosen = io.StringIO()
-    csv.writer(chosen, lineterminator="\n").writerows(
-        [header, *(row for row in rows if row[which] == weights)]
-    )
+    csv.writer(chosen, lineterminator="\n").writerows([header, *own])
     return chosen.getvalue()
 
 

@@ -147,9 +147,10 @@ def _cell(name: str, text: str) -> dict:
         "metadata": {},
         "source": text.splitlines(keepends=True),
     }
-    return cell | (
-        {"cell_type": "markdown"} if name == "about" else {"execution_count": None, "outputs": []}
-    )
+    # by nbformat's schema, which refuses these two keys in a text
+    if name == "about":
+        return cell | {"cell_type": "markdown"}
+    return cell | {"execution_count": None, "outputs": []}
 
 
 def dataset_metadata() -> str:

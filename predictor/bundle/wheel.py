@@ -61,13 +61,17 @@ def write_wheel(folder: Path) -> Path:
             ("LICENSE", told.licence),
         )
     }
-    lines = [f"{name},sha256={_urlsafe(data)},{len(data)}\n" for name, data in content.items()]
+    lines = []
+    for name, data in content.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        lines.append(f"{name},sha256={digest},{len(data)}\n")
+    # its own line has neither: it cannot hold its own hash
     content[f"{info}/RECORD"] = "".join([*lines, f"{info}/RECORD,,\n"]).encode()
     with zipfile.ZipFile(path, "w") as wheel:  # stored, not deflated: zlibs differ
         for name, data in content.items():
             entry = zipfile.ZipInfo(name, TIME)
-            entry.create_system = 3
-            entry.external_attr = 0o100644 << 16
+            entry.create_system = 3  # Unix, whatever writes it
+            entry.external_attr = 0o100644 << 16  # a file, its mode whatever the umask is
             wheel.writestr(entry, data)
     return path
 
@@ -152,7 +156,3 @@ def _metadata(
     return Metadata(
         version, tuple(fields), f"[console_scripts]\n{script}\n", text, tuple(sorted(packages))
     )
-
-
-def _urlsafe(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -35,12 +35,16 @@ def blend_weights(members: Sequence[Member], how: Blend) -> tuple[list[float], s
     notes: list[str] = []
     oof = OutOfFold.of(members, notes.append)
     by = _score_of(members)
-    gram_SMM = _site_grams(by, oof)
+    weight_K = by.error_weights(oof.truth_NK)
+    grams = []
+    for site in np.unique(oof.site_N):
+        here = oof.site_N == site
+        grams.append(error_gram(oof.truth_NK[here], oof.prediction_MNK[:, here], weight_K))
+    gram_SMM = np.array(grams)
     fitted_M = simplex_weights(gram_SMM.sum(0))
     chosen_M = fitted_M if how == "fitted" else equal_M
-    return chosen_M.tolist(), "\n".join(
-        [_shares(members, chosen_M), *notes, _gain(by, oof, equal_M, fitted_M, gram_SMM)]
-    )
+    gain = _gain(by, oof, equal_M, fitted_M, gram_SMM)
+    return chosen_M.tolist(), "\n".join([_shares(members, chosen_M), *notes, gain])
 
 
 def weighed(members: Sequence[Member], how: Blend, say: Callable[[str], object]) -> list[Member]:
@@ -103,6 +107,7 @@ def _gain(
 
 def left_out(oof: OutOfFold, gram_SMM: np.ndarray) -> np.ndarray:
     """(N, K): each site's photographs combined by weights fitted on the other sites."""
+    # products of errors add up over sites: the others' are the total less the site's own
     total_MM = gram_SMM.sum(0)
     prediction_NK = np.empty_like(oof.truth_NK)
     for gram_MM, site in zip(gram_SMM, np.unique(oof.site_N), strict=True):
@@ -110,13 +115,3 @@ def left_out(oof: OutOfFold, gram_SMM: np.ndarray) -> np.ndarray:
         weight_M = simplex_weights(total_MM - gram_MM)
         prediction_NK[here] = oof.combined(weight_M)[here]
     return prediction_NK
-
-
-def _site_grams(by: Score, oof: OutOfFold) -> np.ndarray:
-    """(S, M, M) products of the members' errors, summed over each site."""
-    weight_K = by.error_weights(oof.truth_NK)
-    grams = []
-    for site in np.unique(oof.site_N):
-        here = oof.site_N == site
-        grams.append(error_gram(oof.truth_NK[here], oof.prediction_MNK[:, here], weight_K))
-    return np.array(grams)

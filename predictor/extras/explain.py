@@ -20,7 +20,6 @@ from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from featurestore.disk.durable import appears_whole, remove
 from featurestore.disk.interrupts import check_interrupt
@@ -76,6 +75,7 @@ class Explainer:
                 "name a folder for the pictures and report.html"
             )
         with self._can_write():
+            # tried now, not once all photographs are predicted
             self._maps.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=self.folder).close()
 
@@ -94,9 +94,8 @@ class Explainer:
     def shares(self) -> np.ndarray:
         """(M,) weight of each member's map; 0 where its kind says something else."""
         told_M = [kinds.load(member.config.head.kind).maps_say for member in self.members]
-        weight_M = np.array(
-            [m.weight * (told == self.unit) for m, told in zip(self.members, told_M, strict=True)]
-        )
+        says_M = np.array([told == self.unit for told in told_M])
+        weight_M = says_M * np.array([member.weight for member in self.members])
         return weight_M / weight_M.sum() if self.unit else np.zeros(len(self.members))
 
     def has(self, group: int, image_id: str, sha256: str) -> bool:
@@ -138,6 +137,7 @@ class Explainer:
                 appears_whole(self._path(group, image_id, sha256)) as partial,
                 open(partial, "wb") as file,
             ):
+                # by a handle: to the end of a name np.save would add .npy
                 np.save(file, summed(maps).astype(np.float32))
 
     def map(self, image_id: str, sha256: str) -> Map | None:
@@ -165,8 +165,15 @@ class Explainer:
 
         def entry(row: pd.Series) -> Entry:
             image_id = row["image_id"]
-            photograph, seen = self._look(image_id, paths[image_id])
-            why = _by_name(unusable.get(image_id, ""), paths[image_id])
+            path = paths[image_id]
+            try:
+                found = read_photograph(path, self.crop.bits, self.crop.max_pixels)
+            except InputError as err:
+                photograph, seen = blank(_by_name(f"no picture: {err}", path)), None
+            else:
+                photograph = fitted(self.crop.framed(found.picture))
+                seen = self.map(image_id, found.sha256)
+            why = _by_name(unusable.get(image_id, ""), path)
             with self._can_write(), appears_whole(self.folder / names[image_id]) as partial:
                 picture = draw_picture(
                     photograph,
@@ -188,13 +195,6 @@ class Explainer:
         remove(self._maps)
         return page
 
-    def _look(self, image_id: str, path: Path) -> tuple[Image.Image, Map | None]:
-        try:
-            photograph = read_photograph(path, self.crop.bits, self.crop.max_pixels)
-        except InputError as err:
-            return blank(_by_name(f"no picture: {err}", path)), None
-        return fitted(self.crop.framed(photograph.picture)), self.map(image_id, photograph.sha256)
-
     def _can_write(self) -> AbstractContextManager[None]:
         return can_write(self.folder, "--explain")
 
@@ -205,9 +205,9 @@ class Explainer:
 
     def _path(self, group: int, image_id: str, sha256: str) -> Path:
         """Where a map is; other heads, views or bytes of the photograph have another."""
-        address = hashlib.sha256(
-            "\0".join([self.key, str(self.shares), str(group), image_id, sha256]).encode()
-        ).hexdigest()
+        # a NUL between them, which none of them holds
+        parts = [self.key, str(self.shares), str(group), image_id, sha256]
+        address = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         return self._maps / f"{address[:32]}.npy"
 
 
@@ -229,6 +229,7 @@ def upright(maps_VTPM: np.ndarray, views: Sequence[ViewSpec], grid: tuple[int, i
 def summed(maps_HWM: Sequence[np.ndarray]) -> np.ndarray:
     """(H, W, M): all maps together, on the grid of the finest."""
     height, width = max((each.shape[:2] for each in maps_HWM), key=np.prod)
+    # left as they are where grids agree: resampling would round
     return sum(
         each if each.shape[:2] == (height, width) else regridded(each, height, width)
         for each in maps_HWM
@@ -260,7 +261,7 @@ def picture_names(image_ids: Sequence[str]) -> dict[str, str]:
     taken = set()
     for image_id in image_ids:
         safe = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", image_id)).strip("._")
-        safe = safe.encode()[:NAME_BYTES].decode(errors="ignore")
+        safe = safe.encode()[:NAME_BYTES].decode(errors="ignore")  # not amid a letter
         if not safe or safe != image_id or safe.casefold() in taken:
             safe = f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:16]}"
         taken.add(safe.casefold())

@@ -85,9 +85,8 @@ class Intervals:
         targets = oof.targets
         prediction_NK = oof.combined(weight_M)
         error_NK = np.abs(oof.truth_NK - prediction_NK)
-        mean_K = np.average(
-            [member.training_mean_sd[0] for member in members], axis=0, weights=weight_M
-        )
+        means = [member.training_mean_sd[0] for member in members]
+        mean_K = np.average(means, axis=0, weights=weight_M)
         n_sites = min(_check_sites(oof, k, level) for k in range(targets.n_predicted))
         return cls(
             level,
@@ -147,10 +146,8 @@ def _check_sites(oof: OutOfFold, k: int, level: float) -> int:
 
 def _quantiles(score_NK: np.ndarray, oof: OutOfFold, level: float) -> np.ndarray:
     """(K,) site quantile of each target's scores, where its truth is known."""
-    known_NK = ~np.isnan(oof.truth_NK)
-    return np.array(
-        [
-            site_quantile(score_NK[known, k], oof.site_N[known], level)
-            for k, known in enumerate(known_NK.T)
-        ]
-    )
+    quantiles = []
+    for score_N, truth_N in zip(score_NK.T, oof.truth_NK.T, strict=True):
+        known_N = ~np.isnan(truth_N)
+        quantiles.append(site_quantile(score_N[known_N], oof.site_N[known_N], level))
+    return np.array(quantiles)

@@ -126,11 +126,8 @@ class Map:
 def colours(share: np.ndarray) -> np.ndarray:
     """(..., 3) uint8 of shares in [0, 1] of a scale: black, purple, orange, yellow."""
     at = np.linspace(0, 1, len(_ANCHOR_A3))
-    return (
-        np.stack([np.interp(share, at, channel) for channel in _ANCHOR_A3.T], -1)
-        .round()
-        .astype(np.uint8)
-    )
+    channels = [np.interp(share, at, channel) for channel in _ANCHOR_A3.T]
+    return np.stack(channels, -1).round().astype(np.uint8)
 
 
 def overlay(
@@ -142,8 +139,10 @@ def overlay(
     share_HW = np.clip((layer_HW - bottom) / (top - bottom), 0, 1)
     painted = Image.fromarray(colours(share_HW)).resize(photograph.size, Image.Resampling.NEAREST)
     light_HW = np.asarray(ImageOps.autocontrast(photograph.convert("L"), 1), np.float32)
+    # about its mean: the whole stays as bright as its colours
     relief_HW1 = RELIEF * (light_HW - light_HW.mean())[..., None]
-    return Image.fromarray(np.clip(np.asarray(painted) + relief_HW1, 0, 255).astype(np.uint8))
+    pixels_HW3 = np.clip(np.asarray(painted) + relief_HW1, 0, 255)
+    return Image.fromarray(pixels_HW3.astype(np.uint8))
 
 
 def fitted(image: Image.Image) -> Image.Image:
@@ -151,11 +150,9 @@ def fitted(image: Image.Image) -> Image.Image:
     longer = max(image.size)
     ratio = min(max(longer, LEAST), LONGEST) / longer
     size = [max(1, round(side * ratio)) for side in image.size]
-    return image.resize(
-        size,
-        Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC,
-        reducing_gap=3.0,
-    )
+    method = Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC
+    # in two steps; from 3.0 on the result looks like that of one (Pillow's documentation)
+    return image.resize(size, method, reducing_gap=3.0)
 
 
 def blank(message: str) -> Image.Image:
@@ -195,13 +192,8 @@ def draw_picture(
     body = _beside(blocks) if tall else _below(blocks)
     if seen is not None and seen.unit == "grams":
         third = (body.width - 2 * GAP) // 3
-        small = photograph.resize(
-            (
-                third,
-                max(1, round(photograph.height * third / photograph.width)),
-            ),
-            reducing_gap=3.0,
-        )
+        high = max(1, round(photograph.height * third / photograph.width))
+        small = photograph.resize((third, high), reducing_gap=3.0)
         for i in range(0, len(shown.parts), 3):
             three = shown.parts[i : i + 3]
             told = [
@@ -225,10 +217,8 @@ def draw_thumbnail(photograph: Image.Image, seen: Map | None, side: int) -> Imag
     first = seen.shown.first
     both = Image.new("RGB", (2 * small.width, small.height))
     both.paste(small, (0, 0))
-    both.paste(
-        overlay(small, seen.layer(first.name if first else ""), seen.ends),
-        (small.width, 0),
-    )
+    layer_HW = seen.layer(first.name if first else "")
+    both.paste(overlay(small, layer_HW, seen.ends), (small.width, 0))
     return both
 
 
@@ -312,11 +302,7 @@ def _mapped(photograph: Image.Image, seen: Map, name: str, caption: str) -> Imag
     last = f"{top:.3g} {unit}".rstrip()
     if layer.max() > top:
         last += " or more"
-    scale = _scale(
-        min(painted.width, 420),
-        f"{bottom:.3g}",
-        last,
-    )
+    scale = _scale(min(painted.width, 420), f"{bottom:.3g}", last)
     return _below([painted, scale], 8)
 
 
@@ -375,7 +361,7 @@ def _words(
 ) -> None:
     """One line of text, cut where it would leave its room."""
     font = _font(size)
-    kept = " ".join(text.split())[:400]
+    kept = " ".join(text.split())[:400]  # more never fits, and each letter less is measured
     shown = kept
     while kept and font.getlength(shown) > room:
         kept = kept[:-1].rstrip()

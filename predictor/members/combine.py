@@ -184,6 +184,7 @@ class Combiner:
             self.targets.word_slices,
             strict=True,
         ):
+            # words that its training images did not have get nothing
             known = self.targets[theirs.name].values
             columns = [everyones.start + known.index(word) for word in theirs.values]
             placed[..., columns] = told[..., own.start : own.start + len(columns)]
@@ -193,6 +194,7 @@ class Combiner:
         """(..., K) numbers constrained, then ruled."""
         inference = self.members[0].config.inference
         how = self.constraints or inference.constraints
+        # one row, too, as a table: rules look along an axis of rows
         values_XK = constrained(np.atleast_2d(raw_XK), self.targets, how)
         word = None if word_XC is None else np.atleast_2d(word_XC)
         ruled = apply(rules_of(inference.postprocess), values_XK, word, self.targets)

@@ -42,14 +42,12 @@ class Clock:
         """As many of the views, in order, as the photographs left can have."""
         if self.budget_s is None or not self._views_s:
             return views
+        # the last ones alone: a machine gets slower when others use it too
         recent = self._views_s[-20:]
         view_s = sum(seconds for _, seconds in recent) / sum(n for n, _ in recent) / self.n_at_once
         left_s = (self.budget_s - (time.monotonic() - self.start)) * MARGIN
-        fits = [
-            n
-            for n in (len(views), *LEVELS)
-            if n <= len(views) and n * view_s * self.n_left <= left_s
-        ]
+        levels = [n for n in (len(views), *LEVELS) if n <= len(views)]
+        fits = [n for n in levels if n * view_s * self.n_left <= left_s]
         n = max(fits, default=1)
         if self._level and n < self._level:
             self.say(

@@ -84,11 +84,9 @@ class BankEnsemble:
         over softmaxes too."""
         maps_HVTPM = self.bank.kind.maps(self.bank, self._inputs(tokens))[0].double()
         mean_VTPM = maps_HVTPM.mean(0)
-        return (
-            (mean_VTPM.mean(-1, keepdim=True) if self.bank.kind.maps_say == "share" else mean_VTPM)
-            .cpu()
-            .numpy()
-        )
+        if self.bank.kind.maps_say == "share":
+            mean_VTPM = mean_VTPM.mean(-1, keepdim=True)
+        return mean_VTPM.cpu().numpy()
 
     def _inputs(self, tokens: Mapping[str, Sequence[Tokens]]) -> Inputs:
         shared = {}
@@ -102,6 +100,7 @@ class BankEnsemble:
             if own[0].photo_TP is not None:
                 photo_BTP = np.stack([view.photo_TP for view in own])
                 photo_QBTP = torch.from_numpy(photo_BTP).to(cls_QBTD.device)[None]
+            # views stand where a step has its samples; each reads its own row, and none is mixed
             step_tokens = StepTokens(rows, torch.float32, self.multiply)
             index = StepIndex.of(np.arange(len(own))[None], len(own), cls_QBTD.device)
             shared[name] = Inputs(step_tokens, index, cls_QBTD, pooled, photo_QBTP)

@@ -36,11 +36,9 @@ class Journal:
     def get(self, group: int, image_id: str, sha256: str) -> list[Raw] | None:
         """What members of a group said of a photograph with these bytes, if it was finished."""
         found = self._done.get((group, image_id, sha256))
-        return (
-            None
-            if found is None
-            else [Raw(*(None if x is None else np.array(x) for x in raw)) for raw in found]
-        )
+        if found is None:
+            return None
+        return [Raw(*(None if x is None else np.array(x) for x in raw)) for raw in found]
 
     def add(self, group: int, image_id: str, sha256: str, raws: Sequence[Raw]) -> None:
         """Keep a finished photograph: from here on a kill does not lose it."""
@@ -55,6 +53,7 @@ class Journal:
             "sha256": sha256,
             "raw": plain,
         }
+        # opened anew each time: closing it writes the line out
         with can_write(self.path), open(self.path, "a") as file:
             file.write(_text(line))
 

@@ -252,6 +252,8 @@ class Stage:
                 tiles_T3HW = backbone.on_device(decoded[backbone.crop].tiles_THW3)
                 rows += [Row(image_id, view, tiles_T3HW) for view in views]
 
+            # one iterator for all: a batch may begin with one photograph's views and end with
+            # another's
             of_rows = backbone.tokens_of(rows)
             for tokens, (_, decoded) in zip(made, photographs, strict=True):
                 size = decoded[backbone.crop].size
@@ -295,6 +297,7 @@ def by_spec(members: Sequence[Member]) -> list[list[int]]:
     for position, member in enumerate(members):
         reads = {spec.fingerprint for spec in member.specs.values()}
         positions = [position]
+        # it may join groups that had nothing in common so far
         for group in [group for group in groups if group[0] & reads]:
             groups.remove(group)
             reads |= group[0]

@@ -62,6 +62,7 @@ def write_predictions(
         return None
     long = submission(rows, predictions, targets)
     wide = wide_path(out)
+    # left in reverse order: whoever finds `out` finds the wide table beside it
     with can_write(out), appears_whole(out) as partial, appears_whole(wide) as wide_partial:
         predictions.to_csv(wide_partial, index=False, float_format="%.6f")
         long.to_csv(partial, index=False)
