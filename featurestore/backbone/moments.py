@@ -46,6 +46,19 @@ def finite_stats(cls_RTD: Tensor, patches_RTPD: Tensor, pooled_RT5D: Tensor) -> 
 
     On a device the host waits for nothing here.
     """
+    x = cls_RTD.double()
+    mean_R11 = x.mean((1, 2), keepdim=True)
+    m2_R = (x - mean_R11).square().sum((1, 2))
+    cls = [
+        torch.full_like(m2_R, x[0].numel()),
+        torch.zeros_like(m2_R),
+        x.amin((1, 2)),
+        x.amax((1, 2)),
+        mean_R11.flatten(),
+        m2_R,
+        torch.linalg.vector_norm(x, dim=-1).mean(1),
+    ]
+
     mean, std, greatest, least, _ = pooled_RT5D.double().unbind(2)
     whole_R11 = mean.mean((1, 2), keepdim=True)
     # M2 of all values from the channels' means and deviations (Chan et al. 1979): no second pass
@@ -61,20 +74,4 @@ def finite_stats(cls_RTD: Tensor, patches_RTPD: Tensor, pooled_RT5D: Tensor) -> 
         m2_R,
         norm_RTP.mean((1, 2)),
     ]
-    return torch.stack([*_vector_stats(cls_RTD), *patch], 1)
-
-
-def _vector_stats(cls_RTD: Tensor) -> list[Tensor]:
-    x = cls_RTD.double()
-    mean_R11 = x.mean((1, 2), keepdim=True)
-    m2_R = (x - mean_R11).square().sum((1, 2))
-    norm_RT = torch.linalg.vector_norm(x, dim=-1)
-    return [
-        torch.full_like(m2_R, x[0].numel()),
-        torch.zeros_like(m2_R),
-        x.amin((1, 2)),
-        x.amax((1, 2)),
-        mean_R11.flatten(),
-        m2_R,
-        norm_RT.mean(1),
-    ]
+    return torch.stack([*cls, *patch], 1)

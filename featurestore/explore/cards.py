@@ -99,23 +99,17 @@ def _thumb_strip(store: Reader) -> str:
         return ""
     # unique: a small store has fewer than are shown of a large one
     some = np.unique(np.linspace(0, len(store.sealed) - 1, CARD_THUMBS).round().astype(int))
-    images = [_thumb_image(store, image) for image in store.sealed[some].tolist()]
-    return f'<div style="display:flex;flex-wrap:wrap;gap:4px;margin:.5em 0">{"".join(images)}</div>'
-
-
-def _thumb_image(store: Reader, image: int) -> str:
-    """One <img>; the id shows under the mouse."""
     height, width = store.spec.thumb
-    small = resized(
-        store.array("thumbs")[image],
-        max(1, round(width * CARD_THUMB_HEIGHT / height)),
-        CARD_THUMB_HEIGHT,
-    )
-    name = escape(store.catalog_rows(np.array([image]))["image_id"].iloc[0])
-    return (
-        f'<img src="{_data_uri(small, "JPEG")}" alt="{name}" title="{name}" '
-        f'style="height:{CARD_THUMB_HEIGHT}px">'
-    )
+    small_width = max(1, round(width * CARD_THUMB_HEIGHT / height))
+    images = []
+    for image in store.sealed[some].tolist():
+        small = resized(store.array("thumbs")[image], small_width, CARD_THUMB_HEIGHT)
+        name = escape(store.catalog_rows(np.array([image]))["image_id"].iloc[0])
+        images.append(  # the id shows under the mouse
+            f'<img src="{_data_uri(small, "JPEG")}" alt="{name}" title="{name}" '
+            f'style="height:{CARD_THUMB_HEIGHT}px">'
+        )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:4px;margin:.5em 0">{"".join(images)}</div>'
 
 
 def _data_uri(picture: Image.Image, kind: str) -> str:

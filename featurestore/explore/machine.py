@@ -175,7 +175,7 @@ def _sparse_files(folder: Path) -> str:
     with _scratch(folder) as file:
         os.ftruncate(file.fileno(), HOLE_BYTES)
         os.pwrite(file.fileno(), b"\1", HOLE_BYTES - 1)
-        taken = 512 * os.fstat(file.fileno()).st_blocks
+        taken = 512 * os.fstat(file.fileno()).st_blocks  # which are of 512 bytes everywhere
     if taken > HOLE_BYTES // 2:
         raise OSError(
             0,

@@ -54,11 +54,16 @@ def rgb_of_bits(
     # to the nearest in integers; greatest is odd, so there are no ties
     rgb_HWC = (2 * 255 * colours_HWC.astype(np.uint32) + greatest) // (2 * greatest)
     rgb = Image.fromarray(np.broadcast_to(rgb_HWC, (*rgb_HWC.shape[:2], 3)).astype(np.uint8))
+    if values_HWC.shape[-1] in (2, 4):
+        return rgb, Image.fromarray((values_HWC[..., -1] >> 8).astype(np.uint8))
     key = None
     if isinstance(image, PngImageFile):
+        # opened anew: of `image` the key was cut to its high bytes
         key = PngImageFile(io.BytesIO(data)).info.get("transparency")
-    alpha_HW = _alpha(values_HWC, key)
-    return rgb, None if alpha_HW is None else Image.fromarray(alpha_HW)
+    if key is None:
+        return rgb, None
+    is_key_HW = (values_HWC == np.array(key)).all(-1)
+    return rgb, Image.fromarray(np.where(is_key_HW, 0, 255).astype(np.uint8))
 
 
 def _unpacked(png: bytes, rawmode: str) -> np.ndarray:
@@ -74,12 +79,3 @@ def _unpacked(png: bytes, rawmode: str) -> np.ndarray:
 def _colours(values_HWC: np.ndarray) -> np.ndarray:
     # without alpha, which is the second of two samples, or the fourth
     return values_HWC[..., : 1 if values_HWC.shape[-1] < 3 else 3]
-
-
-def _alpha(values_HWC: np.ndarray, key: int | tuple[int, ...] | None) -> np.ndarray | None:
-    """(H, W) uint8, from the alpha samples or the one transparent colour."""
-    if values_HWC.shape[-1] in (2, 4):
-        return (values_HWC[..., -1] >> 8).astype(np.uint8)
-    if key is None:
-        return None
-    return np.where((values_HWC == np.array(key)).all(-1), 0, 255).astype(np.uint8)
