@@ -6,7 +6,7 @@ from sweeps import config, write_store
 
 from trainer.heads.regressor import Regressor
 from trainer.judge import baselines
-from trainer.loop.sweep import prepare_sweep
+from trainer.loop.prepare import prepare_sweep
 
 
 class Spy(Regressor):

@@ -9,7 +9,8 @@ from sklearn.metrics import r2_score
 from sweeps import config
 
 from trainer.loop.bank_trainer import Scored
-from trainer.loop.sweep import prepare_sweep, train_step
+from trainer.loop.prepare import prepare_sweep
+from trainer.loop.sweep import train_step
 
 N_POINTS = 2
 

@@ -14,8 +14,9 @@ from trainer.heads import kinds
 from trainer.heads.bank import HeadKind
 from trainer.heads.kinds import density
 from trainer.heads.regressor import Regressor
+from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.runs import RunFolder
-from trainer.loop.sweep import Sweep, prepare_sweep, run_sweep
+from trainer.loop.sweep import run_sweep
 
 DOCS = (Path(__file__).parent.parent / "docs" / "sweep.md").read_text()
 

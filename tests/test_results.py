@@ -21,11 +21,13 @@ from trainer.loop import fits
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.chosen import best_run
 from trainer.loop.costs import measure_costs
-from trainer.loop.fits import FitNote, close_regressor
+from trainer.loop.fits import close_regressor
 from trainer.loop.grid import SweepConfig, load_point
+from trainer.loop.notes import Note
+from trainer.loop.prepare import prepare_sweep
 from trainer.loop.runs import RunFolder, SweepFolder
 from trainer.loop.summary import finish
-from trainer.loop.sweep import prepare_sweep, run_sweep, train_pass
+from trainer.loop.sweep import run_sweep, train_pass
 
 RULES = (
     "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, "
@@ -386,7 +388,7 @@ def test_sites_that_share_a_photograph_are_drawn_as_one(tmp_path, store):
     # ten sites in pairs
     catalog = sweep.data.catalog.assign(sha256=[f"{i // 2 if i < 10 else i:x}" for i in range(30)])
     sweep = replace(sweep, data=replace(sweep.data, catalog=catalog))
-    fitted = close_regressor(sweep, 0, folder.run("ridge"), FitNote(folder.fit_note(0)))
+    fitted = close_regressor(sweep, 0, folder.run("ridge"), Note(folder.fit_note(0)))
     result = finish(sweep, folder, [fitted], [])
     assert "5 sites are held out" in result.notes[0] and np.isnan(result.summary["low"][0])
 

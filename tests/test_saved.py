@@ -19,8 +19,9 @@ from trainer.heads import kinds
 from trainer.heads.saved import read_header
 from trainer.loop.checkpoint import Checkpoint, checksum
 from trainer.loop.identity import Identity
+from trainer.loop.prepare import prepare_sweep
 from trainer.loop.runs import RunFolder
-from trainer.loop.sweep import prepare_sweep, train_step
+from trainer.loop.sweep import train_step
 
 HEAD = "weights/last_fold0.safetensors"
 

@@ -151,7 +151,7 @@ def test_a_signal_before_there_is_a_sweep_promises_nothing(tmp_path, store, monk
     """With a folder's name it is tested above; here the store is being opened."""
     config(tmp_path, store)
     monkeypatch.setattr(
-        "trainer.loop.sweep.prepare_sweep", lambda *_, **__: signal.raise_signal(signal.SIGINT)
+        "trainer.loop.begin.prepare_sweep", lambda *_, **__: signal.raise_signal(signal.SIGINT)
     )
     said = biomass(
         "train",

@@ -67,17 +67,10 @@ class Checkpoint:
     def check(self, identity: Identity) -> None:
         """MismatchError if it was trained by other settings, or on other labels, folds or tokens.
 
-        Tensors are read only where something differs. Of files that cannot be read `load` says what
-        to do.
+        Of files that cannot be read `load` says what to do.
         """
         for path in (self.path, self.previous):
-            with suppress(SafetensorError, ValueError, KeyError, OSError), opened(path) as file:
-                try:
-                    check_identity(path, file.metadata() or {}, identity)
-                except (MismatchError, InputError):
-                    # a flipped bit of the settings is damage, not a difference: ValueError
-                    whole_metadata(file)
-                    raise
+            check_saved(path, identity)
 
     def load(self, trainers: Sequence[BankTrainer], identity: Identity) -> None:
         """Put fresh trainers where the newest whole checkpoint's were, if there is one.
@@ -102,6 +95,20 @@ class Checkpoint:
                 return
         if errors:
             raise StoreDamaged("; ".join(errors) + "; remove it to begin its pass again")
+
+
+def check_saved(path: Path, identity: Identity) -> None:
+    """MismatchError if a file is of another identity; one that cannot be read is passed over.
+
+    Tensors are read only where something differs.
+    """
+    with suppress(SafetensorError, ValueError, KeyError, OSError), opened(path) as file:
+        try:
+            check_identity(path, file.metadata() or {}, identity)
+        except (MismatchError, InputError):
+            # a flipped bit of the settings is damage, not a difference: ValueError
+            whole_metadata(file)
+            raise
 
 
 @contextmanager

@@ -1,36 +1,31 @@
 """Regressors of a sweep: one fit a split, noted when a point's fits end or are stopped, so that a
-resume goes on from there.
+resume goes on from there, and whoever finishes the sweep reads them.
 
-A note lies among the checkpoints of a sweep under way, one for each point. What ends the process at
-once, SIGKILL say, loses the fits of the point under way.
+What ends the process at once, SIGKILL say, loses the fits of the point under way.
 """
 
-import json
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from featurestore.disk.durable import appears_whole, crc32c, remove
-from featurestore.disk.tensor_file import save_tensors
-from featurestore.errors import InputError, MismatchError
+from featurestore.disk.durable import remove
+from featurestore.errors import InputError
 from featurestore.photos.targets import Targets
 from trainer.config.sections import PointConfig
 from trainer.heads import kinds
 from trainer.heads.fitted import numbers_and_words
 from trainer.judge.baselines import blank_values, fit_each, fit_splits, spaces_of
 from trainer.loop.baselines import completing, tells_ranked
-from trainer.loop.checkpoint import check_identity, checksum, opened, whole_metadata
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
+from trainer.loop.notes import Note, are_whole, head_crc32c
 from trainer.loop.prepare import Sweep
 from trainer.loop.results import (
     PointResult,
@@ -73,55 +68,11 @@ class Fits:
         }
 
 
-class FitNote:
-    """The fits of one point on disk, in a file that appears whole."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def save(self, fits: Fits, identity: Identity) -> None:
-        """InputError if it cannot be written."""
-        about = {name: value for name, value in vars(fits).items() if name != "raw_VRNK"}
-        text = identity.to_json()
-        state = {
-            "raw": torch.from_numpy(fits.raw_VRNK),
-            # as a tensor, so that the checksum sees a flipped bit
-            "about": torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8),
-        }
-        self.path.parent.mkdir(exist_ok=True)
-        try:
-            with appears_whole(self.path) as partial:
-                crc = checksum(sorted(state.items()), text)
-                save_tensors(state, partial, {"crc32c": crc, "identity": text})
-        except (OSError, SafetensorError) as err:
-            raise InputError(
-                f"{self.path}: cannot be written ({err}); make room, then --resume the sweep"
-            ) from err
-
-    def check(self, identity: Identity) -> None:
-        """MismatchError if it is of other settings, or of other labels, folds or tokens."""
-        self.load(identity)
-
-    def load(self, identity: Identity) -> Fits | None:
-        """What was noted; None if nothing was, or it is damaged: then all is fitted again."""
-        try:
-            with opened(self.path) as file:
-                metadata = whole_metadata(file)
-                if not check_identity(self.path, metadata, identity):
-                    return None
-                about = json.loads(file.get_tensor("about").numpy().tobytes())
-                return Fits(file.get_tensor("raw").numpy().copy(), **about)
-        except MismatchError:
-            raise
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-            return None
-
-
 def close_regressor(
     sweep: Sweep,
     p: int,
     run: RunFolder,
-    note: FitNote,
+    note: Note,
     after_each: Callable[[], object] = lambda: None,
 ) -> PointResult:
     """Fit a point's regressor in every split, save it, predict what is held out under TTA views.
@@ -183,7 +134,7 @@ def close_baselines(
     results = []
     for name in completing(sweep.data.targets, []):
         run = folder.run(name)
-        note = FitNote(folder.fit_note(name))
+        note = Note(folder.fit_note(name))
         try:
             result = close_regressor(baseline_alone(sweep, name), 0, run, note, after_each)
             failure = result.failure
@@ -208,7 +159,7 @@ def _fit_splits(
     sweep: Sweep,
     p: int,
     run: RunFolder,
-    note: FitNote,
+    note: Note,
     after_each: Callable[[], object],
 ) -> Fits:
     """The fits of a point, those that are noted as they are, the others made, saved and noted.
@@ -217,8 +168,8 @@ def _fit_splits(
     """
     config = sweep.config.points[p]
     identity = Identity.of(sweep, [p])
-    fits = note.load(identity)
-    if fits is None or not _are_whole(fits.files, run):
+    fits = _noted(note, identity)
+    if fits is None or not are_whole(fits.files, run):
         blank_RNK = blank_values(sweep.data, sweep.splits, config)
         fits = Fits(np.stack([blank_RNK for _ in _views(sweep)]))
     for _ in range(fits.n_done):
@@ -233,7 +184,7 @@ def _fit_splits(
             if state is not None:
                 file = head_file_of(sweep, "last", split)
                 run.save_head(file, _tensors(state))
-                fits.files[file] = _crc32c(run, file)
+                fits.files[file] = head_crc32c(run, file)
                 if spaces := spaces_of(config, sweep.data.targets, state):
                     fits.spaces.append(spaces)
             fits.raw_VRNK[:, split.repeat, split.val_N] = raw_VnK
@@ -243,8 +194,21 @@ def _fit_splits(
         fits.failure = str(err)
         fits.raw_VRNK[:] = np.nan
     finally:
-        note.save(fits, identity)
+        about = {name: value for name, value in vars(fits).items() if name != "raw_VRNK"}
+        note.save({"raw": fits.raw_VRNK}, about, identity)
     return fits
+
+
+def _noted(note: Note, identity: Identity) -> Fits | None:
+    """Fits as they were noted; None if none were, or the note is damaged: then all is fitted
+    again."""
+    noted = note.load(identity)
+    if noted is None:
+        return None
+    arrays, about = noted
+    with suppress(KeyError, TypeError):  # another program's
+        return Fits(arrays["raw"], **about)
+    return None
 
 
 @dataclass(frozen=True)
@@ -301,17 +265,6 @@ def _views(sweep: Sweep) -> list[int]:
     """What is predicted: the views of the score, and view 0, whose errors are compared with those
     of a bank."""
     return sorted({0, *sweep.views})
-
-
-def _are_whole(files: Mapping[str, int], run: RunFolder) -> bool:
-    """Whether heads that were noted are there as they were saved."""
-    with suppress(OSError):
-        return all(_crc32c(run, file) == crc for file, crc in files.items())
-    return False
-
-
-def _crc32c(run: RunFolder, file: str) -> int:
-    return crc32c((run.path / "weights" / file).read_bytes())
 
 
 def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -1,26 +1,29 @@
 """resume_sweep: a sweep that was stopped goes on, if nothing it depends on has changed."""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from featurestore.errors import InputError, MismatchError
+from featurestore.errors import InputError, MismatchError, UsageError
 from trainer.heads import kinds
 from trainer.loop.baselines import BASELINES, completing
+from trainer.loop.begin import FITS, Begun, Item
 from trainer.loop.checkpoint import Checkpoint
-from trainer.loop.fits import FitNote, baseline_alone
+from trainer.loop.fits import baseline_alone
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity, check_facts, check_settings
 from trainer.loop.multiply import begun_multiply, remark_on_older
+from trainer.loop.notes import Note
 from trainer.loop.places import Place, places_now
 from trainer.loop.plan import refit_costs, too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
 from trainer.loop.refit import chosen_shares, refit_members
 from trainer.loop.result import SweepResult
 from trainer.loop.runs import SweepFolder, read_json
-from trainer.loop.sweep import train_sweep
+from trainer.loop.sweep import train_alone, train_sweep
 from trainer.loop.threads import same_threads
 
 
@@ -49,8 +52,82 @@ def resume_sweep(
     MismatchError if tokens, labels, folds, or settings that move a number are no longer those it
     began with.
     """
+    plan = _plan_of(path)
+    with _reopened(path, plan, store, check) as begun:
+        sweep = begun.sweep
+        folder = begun.folder
+        refits = fold == "all" or sweep.base.cv.fold == "all"
+        if folder.is_finished:
+            if not refits or folder.is_refitted:
+                raise InputError(
+                    f"{path}: this sweep is finished, there is nothing to resume; --fold all "
+                    "refits what it chose on all images"
+                )
+            _check_finished(sweep, folder, "labels" in plan)
+        _check_checkpoints(begun)
+        costs = sweep.plan(begun.passes, refits)
+        if folder.is_finished and (members := refit_members(sweep, folder)):
+            costs = refit_costs(costs, [member.config for member in members], sweep.data)
+        if refusal := too_large(costs, sweep.data.device, begun=True):
+            raise InputError(f"{path}: {refusal}")
+        return train_sweep(begun, refits, progress)
+
+
+def resume_pass(
+    path: Path,
+    item: Item,
+    store: Place | Mapping[str, Place] | None = None,
+    progress: bool = True,
+    check: bool = True,
+) -> dict[str, str]:
+    """Train one pass of a sweep that was begun, while other processes may train others, and save
+    what it came to for `resume_sweep`, which finishes the sweep.
+
+    It goes on from the pass's checkpoint, and ends with the same bits as if one process had trained
+    them all. One that is trained stays as it is.
+
+    Parameters
+    ----------
+    item : number of the pass, from 0, or "fits": all regressors, with the baselines beside the
+        board.
+
+    Returns the points that failed, and why. Raises as `resume_sweep`, UsageError for a pass that
+    the sweep has not, and LockedError where another process is at it.
+    """
+    plan = _plan_of(path)
+    passes = plan["passes"]
+    if item != FITS and item not in range(len(passes)):
+        there = f"0 to {len(passes) - 1} and {FITS}" if passes else f"{FITS} alone"
+        raise UsageError(f"{path}: no pass {item} (--pass); there are {there}")
+    if SweepFolder(path).is_finished:
+        return {}
+
+    with _reopened(path, plan, store, check) as begun:
+        _check_checkpoints(begun)
+        if item == FITS:
+            costs = begun.sweep.plan([])
+        else:
+            costs = replace(begun.sweep.plan([passes[item]]), fit_bytes=0)
+        if refusal := too_large(costs, begun.sweep.data.device, begun=True):
+            raise InputError(f"{path}: {refusal}")
+        results = train_alone(begun, item, progress)
+        return {result.name: result.failure for result in results if result.failure}
+
+
+def _plan_of(path: Path) -> dict[str, Any]:
+    """What a sweep began with."""
+    return read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
+
+
+@contextmanager
+def _reopened(
+    path: Path,
+    plan: Mapping[str, Any],
+    store: Place | Mapping[str, Place] | None,
+    check: bool,
+) -> Iterator[Begun]:
+    """The sweep as it began, computing with its number of threads; errors as of `resume_sweep`."""
     file = path / "sweep.json"
-    plan = read_json(file, "base", "axes", "passes", "device", "fingerprint")
     with same_threads(plan.get("threads"), file):
         plan["base"]["dataset"] |= places_now(plan, path, store)
         given = SweepConfig.of(plan["base"], plan["axes"], file)
@@ -66,26 +143,7 @@ def resume_sweep(
         began = {"pooled_dtype": "float32", **plan}
         advice = "bring back that store and folds.csv, or begin a new sweep"
         check_facts(began, sweep.facts, f"{sweep.data.store.path}, {path / 'folds.csv'}", advice)
-
-        folder = SweepFolder(path)
-        refits = fold == "all" or sweep.base.cv.fold == "all"
-        if folder.is_finished:
-            if not refits or folder.is_refitted:
-                raise InputError(
-                    f"{path}: this sweep is finished, there is nothing to resume; --fold all "
-                    "refits what it chose on all images"
-                )
-            _check_finished(sweep, folder, "labels" in plan)
-        _check_checkpoints(sweep, folder, plan["passes"])
-        is_under_way = any(folder.checkpoint(points).exists() for points in plan["passes"])
-        if is_under_way and (remark := remark_on_older(plan)):
-            warnings.warn(f"{file}: {remark}", stacklevel=2)
-        costs = sweep.plan(plan["passes"], refits)
-        if folder.is_finished and (members := refit_members(sweep, folder)):
-            costs = refit_costs(costs, [member.config for member in members], sweep.data)
-        if refusal := too_large(costs, sweep.data.device, begun=True):
-            raise InputError(f"{path}: {refusal}")
-        return train_sweep(sweep, folder, plan["passes"], refits, progress)
+        yield Begun(sweep, SweepFolder(path), plan)
 
 
 def _check_finished(sweep: Sweep, folder: SweepFolder, has_digests: bool) -> None:
@@ -115,9 +173,12 @@ def _check_finished(sweep: Sweep, folder: SweepFolder, has_digests: bool) -> Non
         )
 
 
-def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]]) -> None:
-    """MismatchError, before regressors are fitted and their runs written, if a checkpoint is not of
-    these passes and settings."""
+def _check_checkpoints(begun: Begun) -> None:
+    """MismatchError, before regressors are fitted and their runs written, if a checkpoint or a note
+    is not of these passes and settings."""
+    sweep = begun.sweep
+    folder = begun.folder
+    passes = begun.passes
     plan = folder.path / "sweep.json"
     trained = {
         p for p, point in enumerate(sweep.config.points) if kinds.load(point.head.kind).trained
@@ -130,8 +191,8 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
 
     fitted = [p for p in range(len(sweep.config.points)) if p not in trained]
     refit = folder.checkpoint("refit")
-    notes = map(folder.fit_note, [*fitted, *BASELINES])
-    known = {refit, *map(folder.checkpoint, passes), *notes}
+    known = {refit, *map(folder.fit_note, [*fitted, *BASELINES])}
+    known |= {*map(folder.checkpoint, passes), *map(folder.pass_note, passes)}
     if folder.is_finished:
         known |= {member.checkpoint for member in refit_members(sweep, folder)}
     for file in sorted(refit.parent.glob("*.safetensors")):
@@ -141,9 +202,14 @@ def _check_checkpoints(sweep: Sweep, folder: SweepFolder, passes: Sequence[Seque
                 "checkpoint to train from the first epoch"
             )
     for points in passes:
-        Checkpoint(folder.checkpoint(points)).check(Identity.of(sweep, points))
+        identity = Identity.of(sweep, points)
+        Checkpoint(folder.checkpoint(points)).check(identity)
+        Note(folder.pass_note(points)).check(identity)
     for p in fitted:
-        FitNote(folder.fit_note(p)).check(Identity.of(sweep, [p]))
+        Note(folder.fit_note(p)).check(Identity.of(sweep, [p]))
     for name in completing(sweep.data.targets, []):
         with suppress(InputError):  # it does not fit in memory, and will be left out
-            FitNote(folder.fit_note(name)).check(Identity.of(baseline_alone(sweep, name), [0]))
+            Note(folder.fit_note(name)).check(Identity.of(baseline_alone(sweep, name), [0]))
+    is_under_way = any(folder.checkpoint(points).exists() for points in passes)
+    if is_under_way and (remark := remark_on_older(begun.plan)):
+        warnings.warn(f"{plan}: {remark}", stacklevel=3)

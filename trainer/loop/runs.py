@@ -289,8 +289,12 @@ class SweepFolder:
         name = points if isinstance(points, str) else f"points{min(points)}-{max(points)}"
         return self.path / "checkpoints" / f"{name}.safetensors"
 
+    def pass_note(self, points: Sequence[int]) -> Path:
+        """File of what that pass came to."""
+        return self.checkpoint(f"results{min(points)}-{max(points)}")
+
     def fit_note(self, point: int | str) -> Path:
-        """The same for a point that is fitted on pooled rows, or for a baseline."""
+        """The same of a point that is fitted on pooled rows, or for a baseline."""
         return self.checkpoint(f"fit{point}" if isinstance(point, int) else f"fit_{point}")
 
     def remove_checkpoints(self) -> None:

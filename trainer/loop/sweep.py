@@ -5,15 +5,13 @@ Every head of every point and fold learns from one read of the rows: `run_sweep`
 the banks that share a batch.
 """
 
-import shlex
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from featurestore.disk.durable import locked
 from featurestore.disk.interrupts import check_interrupt, deferred_interrupts, go_on_with
@@ -21,31 +19,27 @@ from featurestore.disk.messages import new_bar
 from featurestore.errors import InputError, list_some
 from trainer.data.dataset import inputs_of
 from trainer.data.readers import TokenReaders
-from trainer.data.splits import save_splits
 from trainer.data.stream import Batch
-from trainer.data.used_store import UsedStore
 from trainer.heads import kinds
 from trainer.heads.bank import Outputs
 from trainer.loop.bank_trainer import BankTrainer, Scored, can_go_on
 from trainer.loop.baselines import completing
+from trainer.loop.begin import FITS, Begun, Item, begin_sweep
 from trainer.loop.checkpoint import Checkpoint
 from trainer.loop.evaluate import pooled_score, predict_held_out
 from trainer.loop.events import Events
-from trainer.loop.fits import FitNote, close_baselines, close_regressor, save_regressor
+from trainer.loop.fits import close_baselines, close_regressor, save_regressor
 from trainer.loop.grid import SweepConfig
 from trainer.loop.identity import Identity
 from trainer.loop.memory import keep_freed_memory
-from trainer.loop.plan import too_large
-from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.notes import Note
+from trainer.loop.prepare import Sweep
 from trainer.loop.refit import RefitMember, end_refit, refit_members
 from trainer.loop.result import SweepResult
-from trainer.loop.results import (
-    close_bank,
-    loss_failure,
-    save_heads,
-)
+from trainer.loop.results import PointResult, close_bank, loss_failure, save_heads
 from trainer.loop.runs import RunFolder, SweepFolder
 from trainer.loop.summary import finish
+from trainer.loop.trained import load_results, save_results
 
 
 def run_sweep(
@@ -63,65 +57,94 @@ def run_sweep(
     does not fit in memory. StoreDamaged for a row that is not what was committed, before any head
     learns from it; the folder can be resumed.
     """
-    sweep = prepare_sweep(config, device, check=check)
-    costs = sweep.plan()
-    if refusal := too_large(costs, sweep.data.device):
-        raise InputError(refusal)
-
-    folder = SweepFolder.create(out, sweep.base.experiment.name)
-    save_splits(sweep.folds, folder.path / "folds.csv")
-    base = sweep.base.model_dump(mode="json")
-    base["dataset"] |= _addresses(sweep.data.stores)
-    plan = {
-        "base": base,
-        "axes": config.axes,
-        "runs": {name: config.settings(index) for index, name in enumerate(config.names)},
-        "passes": costs.passes,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "multiply": sweep.data.multiply,
-        **sweep.facts,
-    }
-    folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
-    return train_sweep(sweep, folder, costs.passes, sweep.base.cv.fold == "all", progress)
+    begun = begin_sweep(config, out, device, check)
+    return train_sweep(begun, begun.sweep.base.cv.fold == "all", progress)
 
 
-def train_sweep(
-    sweep: Sweep, folder: SweepFolder, passes: Sequence[Sequence[int]], refits: bool, progress: bool
-) -> SweepResult:
+def train_sweep(begun: Begun, refits: bool, progress: bool) -> SweepResult:
     """What is fitted on pooled rows, then every pass over the tokens, then the results; of a
-    finished sweep the refit alone.
+    finished sweep the refit alone. What is trained by now is read.
 
-    refits : train what the sweep chose on all images afterwards.
+    refits : train what the sweep chose on all images afterwards. LockedError where another process
+        is at the sweep or at one of its passes.
     """
     keep_freed_memory()
-    option = " --fold all" if refits and sweep.base.cv.fold != "all" else ""
-    way_on = go_on_with(f"biomass train --resume {shlex.quote(str(folder.path))}{option}")
-    with locked(folder.path / "sweep"), deferred_interrupts(way_on):
-        reader = sweep.reader()
+    sweep = begun.sweep
+    folder = begun.folder
+    options = ("--fold", "all") if refits and sweep.base.cv.fold != "all" else ()
+    way_on = go_on_with(begun.command(*options))
+    # opened where something is left to train: on a device it is every row of the store
+    reader = functools.cache(sweep.reader)
+    with locked(folder.path / "sweep"), begun.all_locked(), deferred_interrupts(way_on):
         if folder.is_finished:
             result = folder.result()
         else:
-            runs = {p: folder.run(name) for p, name in enumerate(sweep.config.names)}
-            fitted = [p for p in runs if not kinds.load(sweep.config.points[p].head.kind).trained]
-            n_beside = len(completing(sweep.data.targets, []))
-            n_fits = (n_beside + len(fitted)) * len(sweep.splits)
-            with new_bar("fit", n_fits, "fit", progress) as bar:
-                baselines = close_baselines(sweep, folder, bar.update)
-                results = []
-                for p in fitted:
-                    note = FitNote(folder.fit_note(p))
-                    results.append(close_regressor(sweep, p, runs[p], note, bar.update))
-            for points in passes:
-                checkpoint = Checkpoint(folder.checkpoint(points))
-                trainers = train_pass(sweep, points, runs, checkpoint, reader, progress)
-                while trainers:  # a bank is gone before the next pass makes its own
-                    results += close_bank(sweep, trainers.pop(0), reader, runs)
+            baselines, results = fit_points(begun, progress)
+            for points in begun.passes:
+                results += pass_results(begun, points, reader, progress)
             result = finish(sweep, folder, results, baselines)
-        if refits and (failure := _refit(sweep, folder, result, reader, progress)):
+        if refits and (failure := _refit(sweep, folder, result, reader(), progress)):
             result = replace(result, failed=result.failed | {"refit": failure})
         folder.remove_checkpoints()
         return result
+
+
+def train_alone(begun: Begun, item: Item, progress: bool) -> list[PointResult]:
+    """One pass, or what is fitted, while other processes are at others; what is trained by now is
+    read. Of a finished sweep nothing.
+
+    LockedError where another process is at it.
+    """
+    keep_freed_memory()
+    way_on = go_on_with(begun.command("--pass", item))
+    with locked(begun.lock(item)), deferred_interrupts(way_on):
+        if begun.folder.is_finished:
+            return []
+        if item == FITS:
+            baselines, results = fit_points(begun, progress)
+            return [*baselines, *results]
+        points = begun.passes[item]
+        return pass_results(begun, points, begun.sweep.reader, progress)
+
+
+def fit_points(begun: Begun, progress: bool) -> tuple[list[PointResult], list[PointResult]]:
+    """The baselines beside the board, and the points that are fitted on pooled rows."""
+    sweep = begun.sweep
+    folder = begun.folder
+    runs = begun.runs
+    fitted = [p for p in runs if not kinds.load(sweep.config.points[p].head.kind).trained]
+    n_beside = len(completing(sweep.data.targets, []))
+    n_fits = (n_beside + len(fitted)) * len(sweep.splits)
+    with new_bar("fit", n_fits, "fit", progress) as bar:
+        baselines = close_baselines(sweep, folder, bar.update)
+        results = []
+        for p in fitted:
+            note = Note(folder.fit_note(p))
+            results.append(close_regressor(sweep, p, runs[p], note, bar.update))
+    return baselines, results
+
+
+def pass_results(
+    begun: Begun, points: Sequence[int], reader: Callable[[], TokenReaders], progress: bool
+) -> list[PointResult]:
+    """What the points of a pass came to: as it was saved, or else trained now and saved."""
+    sweep = begun.sweep
+    folder = begun.folder
+    runs = begun.runs
+    note = Note(folder.pass_note(points))
+    identity = Identity.of(sweep, points)
+    results = load_results(note, sweep, runs, identity)
+    if results is not None:
+        return results
+
+    opened = reader()
+    checkpoint = Checkpoint(folder.checkpoint(points))
+    trainers = train_pass(sweep, points, runs, checkpoint, opened, progress)
+    results = []
+    while trainers:  # a bank is gone before the next pass makes its own
+        results += close_bank(sweep, trainers.pop(0), opened, runs)
+    save_results(note, results, runs, identity)
+    return results
 
 
 def train_pass(
@@ -305,9 +328,3 @@ def _refit_member(member: RefitMember, reader: TokenReaders, progress: bool) -> 
     # no head was saved, though its loss may have been finite: its last step spoilt the weights
     trainer.failed_QG[trainer.failed_QG < 0] = trainer.n_batches
     return loss_failure(trainer.failed_QG[:, 0], whole.n_batches)
-
-
-def _addresses(stores: Mapping[str, UsedStore]) -> dict[str, Any]:
-    """Where the stores are, as `dataset.store` or `dataset.stores` says it."""
-    places = {name: used.store.address for name, used in stores.items()}
-    return {"store": places[""]} if "" in places else {"stores": places}

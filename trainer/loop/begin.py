@@ -1,0 +1,103 @@
+"""A sweep's folder as it is laid out before the first step, and what of it can be trained alone."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featurestore.disk.durable import locked, remove
+from featurestore.errors import InputError
+from trainer.data.splits import save_splits
+from trainer.data.used_store import UsedStore
+from trainer.loop.grid import SweepConfig
+from trainer.loop.plan import too_large
+from trainer.loop.prepare import Sweep, prepare_sweep
+from trainer.loop.runs import RunFolder, SweepFolder
+
+FITS = "fits"
+"""Where passes have numbers: all regressors, with the baselines beside the board."""
+
+Item = int | str
+"""A pass, numbered from 0, or FITS: what one process trains while others are at others."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A sweep and its folder."""
+
+    sweep: Sweep
+    folder: SweepFolder
+    plan: Mapping[str, Any]
+    """What sweep.json says."""
+
+    @property
+    def passes(self) -> list[list[int]]:
+        """Points of each pass over the tokens."""
+        return self.plan["passes"]
+
+    @property
+    def runs(self) -> dict[int, RunFolder]:
+        """Folder of each point."""
+        return {p: self.folder.run(name) for p, name in enumerate(self.sweep.config.names)}
+
+    def command(self, *options: object) -> str:
+        """What a user types to go on with it."""
+        words = ["biomass", "train", "--resume", str(self.folder.path), *map(str, options)]
+        return shlex.join(words)
+
+    def lock(self, item: Item) -> Path:
+        """What `locked` takes: one process is at an item."""
+        return self.folder.path / (item if item == FITS else f"pass{item}")
+
+    @contextmanager
+    def all_locked(self) -> Iterator[None]:
+        """No other process is at any item; LockedError if one is. Locks of a sweep that is finished
+        by then are removed: whoever gets one looks for that first."""
+        locks = [self.lock(item) for item in (*range(len(self.passes)), FITS)]
+        with ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(locked(lock))
+            yield
+            if self.folder.is_finished:
+                for lock in locks:
+                    remove(lock.with_name(f"{lock.name}.lock"))
+
+
+def begin_sweep(
+    config: SweepConfig, out: Path = Path("runs"), device: str = "auto", check: bool = True
+) -> Begun:
+    """Lay a sweep out under `out`: its folder, folds.csv and sweep.json, which `--resume` needs.
+
+    Raises as `run_sweep` does before any step.
+    """
+    sweep = prepare_sweep(config, device, check=check)
+    costs = sweep.plan()
+    if refusal := too_large(costs, sweep.data.device):
+        raise InputError(refusal)
+
+    folder = SweepFolder.create(out, sweep.base.experiment.name)
+    save_splits(sweep.folds, folder.path / "folds.csv")
+    base = sweep.base.model_dump(mode="json")
+    base["dataset"] |= _addresses(sweep.data.stores)
+    plan = {
+        "base": base,
+        "axes": config.axes,
+        "runs": {name: config.settings(index) for index, name in enumerate(config.names)},
+        "passes": costs.passes,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "multiply": sweep.data.multiply,
+        **sweep.facts,
+    }
+    folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
+    return Begun(sweep, folder, plan)
+
+
+def _addresses(stores: Mapping[str, UsedStore]) -> dict[str, Any]:
+    """Where the stores are, as `dataset.store` or `dataset.stores` says it."""
+    places = {name: used.store.address for name, used in stores.items()}
+    return {"store": places[""]} if "" in places else {"stores": places}
