@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,21 @@ from featurestore.commands.options import ANY, FILE, FOLDER, StorePath, device_o
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
+from featurestore.disk.messages import say
 from featurestore.errors import IN_PART, InputError, UsageError
+
+
+class PassItem(click.ParamType):
+    """A pass's number, from 0, or `fits`."""
+
+    name = "pass"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "fits" or isinstance(value, int):
+            return value
+        if not value.isdecimal():
+            self.fail(f"{value!r}: expected the number of a pass, from 0, or fits", param, ctx)
+        return int(value)
 
 
 class NamedStore(StorePath):
@@ -81,6 +95,14 @@ def _by_name(
 @click.option(
     "--plan", is_flag=True, help="Print heads, passes, bytes read, memory and time, and stop."
 )
+@click.option("--begin", is_flag=True, help="Lay the sweep out, say what trains it, and stop.")
+@click.option(
+    "--pass",
+    "item",
+    type=PassItem(),
+    metavar="N",
+    help="With --resume: train this pass alone, from 0; fits: the regressors.",
+)
 @click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
 @click.option(
     "--no-check", is_flag=True, help="Use stored rows without comparing them with their checksums."
@@ -97,6 +119,8 @@ def train(
     device: str,
     passes: int | None,
     plan: bool,
+    begin: bool,
+    item: int | str | None,
     yes: bool,
     no_check: bool,
 ) -> None:
@@ -111,16 +135,20 @@ def train(
             )
         # defaults cannot be told from what was typed otherwise
         typed = click.get_current_context().get_parameter_source
-        fixed = ("folds", "images", "out", "device", "passes", "plan", "yes")
+        fixed = ("folds", "images", "out", "device", "passes", "plan", "begin", "yes")
         refused = [f"--{name}" for name in fixed if typed(name) is ParameterSource.COMMANDLINE]
-        if fold not in (None, "all"):
+        if fold is not None and (fold != "all" or item is not None):
             refused.append(f"--fold {fold}")
         if resume and refused:
             raise UsageError(
                 "--resume takes folds, images and passes from the sweep, and its place and device "
                 f"too; leave out {', '.join(refused)}, and give it alone or with --store, "
-                "--no-check or --fold all"
+                "--no-check, --pass or --fold all"
             )
+        if item is not None and not resume:
+            raise UsageError("--pass trains a part of a sweep that was begun: add --resume SWEEP")
+        if plan and begin:
+            raise UsageError("--plan leaves nothing behind, --begin lays the sweep out; give one")
         ids = split_words(images)
         if ids == []:
             raise InputError(
@@ -130,10 +158,19 @@ def train(
         named, store = _by_name(stores)
         # below the checks: a mistake in the options must not wait for torch
         with quick_imports():
+            from trainer.loop.begin import begin_sweep
             from trainer.loop.grid import SweepConfig
             from trainer.loop.prepare import prepare_sweep
             from trainer.loop.sweep import run_sweep
 
+        if item is not None:
+            from trainer.loop.resume import resume_pass
+
+            failed = resume_pass(resume, item, named or store, check=not no_check)
+            done = "regressors are fitted" if item == "fits" else f"pass {item} is trained"
+            tell(f"{resume}: {done}", {"path": resume, "pass": item, "failed": failed})
+            _warn_of(failed)
+            return
         if resume:
             from trainer.loop.resume import resume_sweep
 
@@ -161,10 +198,20 @@ def train(
                 costs = measure_costs(prepare_sweep(sweep, device, check=False))
                 tell(costs, costs.values())
                 return
+            if begin:
+                begun = begin_sweep(sweep, out, device, check=not no_check)
+                tell(begun.folder.path, begun.values())
+                say(begun.ways_on())
+                return
             result = run_sweep(sweep, out, device, check=not no_check)
         refitted = f"\n{result.refit}" if result.refit else ""
         tell(f"{result.table()}\n{result.path}{refitted}", result.values())
-        for name, why in result.failed.items():
-            click.echo(f"warning: {name} failed: {why}", err=True)
+        _warn_of(result.failed)
         if result.failed:
             sys.exit(InputError.exit_code if result.all_failed else IN_PART)
+
+
+def _warn_of(failed: Mapping[str, str]) -> None:
+    """Points that failed, and why."""
+    for name, why in failed.items():
+        click.echo(f"warning: {name} failed: {why}", err=True)

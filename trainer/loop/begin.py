@@ -21,6 +21,9 @@ from trainer.loop.runs import RunFolder, SweepFolder
 FITS = "fits"
 """Where passes have numbers: all regressors, with the baselines beside the board."""
 
+MOST_LISTED = 10
+"""Lines of commands that are printed; of more, those in the middle are left out."""
+
 Item = int | str
 """A pass, numbered from 0, or FITS: what one process trains while others are at others."""
 
@@ -49,6 +52,34 @@ class Begun:
         words = ["biomass", "train", "--resume", str(self.folder.path), *map(str, options)]
         return shlex.join(words)
 
+    @property
+    def items(self) -> list[Item]:
+        """All that can be trained alone."""
+        return [*range(len(self.passes)), FITS]
+
+    @property
+    def commands(self) -> list[str]:
+        """What trains each item."""
+        return [self.command("--pass", item) for item in self.items]
+
+    def values(self) -> dict[str, Any]:
+        """For machines: where it is, and what goes on with it."""
+        return {"path": self.folder.path, "commands": self.commands, "finish": self.command()}
+
+    def ways_on(self) -> str:
+        """The commands that train it, a line each."""
+        each = self.commands
+        if len(each) > MOST_LISTED:
+            each[MOST_LISTED - 3 : -2] = ["..."]
+        return "\n".join(
+            [
+                "each of these trains on its own, in any order, here or on other machines:",
+                *each,
+                "then finish with:",
+                self.command(),
+            ]
+        )
+
     def lock(self, item: Item) -> Path:
         """What `locked` takes: one process is at an item."""
         return self.folder.path / (item if item == FITS else f"pass{item}")
@@ -57,7 +88,7 @@ class Begun:
     def all_locked(self) -> Iterator[None]:
         """No other process is at any item; LockedError if one is. Locks of a sweep that is finished
         by then are removed: whoever gets one looks for that first."""
-        locks = [self.lock(item) for item in (*range(len(self.passes)), FITS)]
+        locks = [self.lock(item) for item in self.items]
         with ExitStack() as stack:
             for lock in locks:
                 stack.enter_context(locked(lock))

@@ -1,0 +1,227 @@
+"""Passes of a sweep that are trained on their own, by processes that share its folder alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import biomass
+from sweeps import as_found, config
+
+from featurestore.disk.durable import locked
+from featurestore.errors import LockedError
+from trainer.loop import sweep as loop
+from trainer.loop.runs import SweepFolder
+
+KINDS = "[cls_gating, density, ridge]"
+PASSES = [[0], [1], [2, 3]]
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def given(store, tmp_path_factory) -> Path:
+    """The YAML of four points to train and a regressor; checkpoints at every epoch."""
+    folder = tmp_path_factory.mktemp("given")
+    config(folder, store, kind=KINDS, epochs=3)
+    file = folder / "sweep.yaml"
+    file.write_text(file.read_text().replace("epochs: 3", "epochs: 3, checkpoint_every: 1"))
+    return file
+
+
+def train(*arguments: object, code: int = 0):
+    return biomass("train", *arguments, code=code)
+
+
+def begin(given: Path, out: Path) -> Path:
+    """A sweep's folder as it is laid out."""
+    said = train(
+        "--config", given, "--out", out, "--passes", len(PASSES), "--device", "cpu", "--begin"
+    )
+    return Path(said.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def whole(given, tmp_path_factory) -> Path:
+    """The same sweep by one process."""
+    out = tmp_path_factory.mktemp("whole")
+    train("--config", given, "--out", out, "--passes", len(PASSES), "--device", "cpu")
+    (folder,) = out.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def laid_out(given, tmp_path_factory) -> Path:
+    return begin(given, tmp_path_factory.mktemp("begun"))
+
+
+@pytest.fixture
+def begun(laid_out, tmp_path) -> Path:
+    return shutil.copytree(laid_out, tmp_path / "sweep")
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list:
+    """Points of each pass that is trained while a test runs, in order."""
+    passes = []
+    original = loop.train_pass
+
+    def counted(sweep, points, *arguments):
+        passes.append(list(points))
+        return original(sweep, points, *arguments)
+
+    monkeypatch.setattr(loop, "train_pass", counted)
+    return passes
+
+
+def contents(sweep: Path) -> dict[str, bytes]:
+    """All that a sweep left, but for times."""
+    found = {}
+    for path in sweep.rglob("*"):
+        name = str(path.relative_to(sweep))
+        if path.name == "metrics.jsonl":
+            records = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [record | {"train_s": None} for record in records]
+        elif path.is_file() and path.suffix != ".lock":
+            found[name] = as_found(path)
+    return found
+
+
+def test_begin_leaves_what_a_sweep_holds_before_its_first_step(given, tmp_path):
+    arguments = ["--config", given, "--out", tmp_path, "--passes", 2, "--device", "cpu", "--begin"]
+    said = train(*arguments)
+    (folder,) = tmp_path.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["folds.csv", "sweep.json"]
+    assert said.stdout == f"{folder}\n"
+    assert said.stderr.splitlines()[1:] == [
+        f"biomass train --resume {folder} --pass 0",
+        f"biomass train --resume {folder} --pass 1",
+        f"biomass train --resume {folder} --pass fits",
+        "then finish with:",
+        f"biomass train --resume {folder}",
+    ]
+
+
+def test_passes_trained_on_their_own_end_as_in_one_process(begun, whole, trained):
+    for item in (2, "fits", 0, 1):
+        train("--resume", begun, "--pass", item)
+    # one that is trained is read
+    train("--resume", begun, "--pass", 2)
+    assert trained == [PASSES[2], PASSES[0], PASSES[1]]
+    assert not (begun / "summary.json").exists()
+
+    train("--resume", begun)
+    assert len(trained) == len(PASSES)
+    assert contents(begun) == contents(whole)
+    assert [path.name for path in begun.glob("*.lock")] == ["sweep.lock"]
+
+
+def test_S03_resume_trains_the_passes_that_are_missing_then_finishes(begun, whole, trained):
+    train("--resume", begun, "--pass", 1)
+    train("--resume", begun)
+    assert trained == [PASSES[1], PASSES[0], PASSES[2]]
+    assert contents(begun) == contents(whole)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import trainer.loop.sweep as loop
+from trainer.loop.resume import resume_pass
+original, calls = loop.train_step, []
+def killed(*arguments):
+    calls.append(1)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+loop.train_step = killed
+resume_pass(Path(sys.argv[1]), 0, progress=False)
+"""
+
+
+def test_S01_a_killed_workers_pass_ends_in_the_same_bits(begun, whole):
+    command = [sys.executable, "-c", KILLED, begun]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert list(begun.glob("checkpoints/points*"))
+    assert not list(begun.glob("checkpoints/results*"))
+
+    train("--resume", begun, "--pass", 0)
+    (run,) = begun.glob("001*")
+    assert contents(run) == contents(whole / run.name)
+
+
+def test_S02_the_second_worker_at_a_pass_exits_75_and_others_go_on(begun, trained):
+    with locked(begun / "pass1"):
+        said = train("--resume", begun, "--pass", 1, code=75).stderr
+        train("--resume", begun, "--pass", 2)
+    assert f"{begun}/pass1: locked by" in said and "wait until it has ended" in said
+    assert trained == [PASSES[2]]
+
+
+@pytest.mark.parametrize("item", ["pass2", "fits"])
+def test_S04_resume_exits_75_where_another_process_is_at_a_pass(begun, trained, item):
+    with locked(begun / item):
+        said = train("--resume", begun, code=75).stderr
+    assert f"{begun}/{item}: locked by" in said
+    assert trained == []
+
+
+def test_S04_no_pass_is_begun_while_the_sweep_is_finished(begun, monkeypatch):
+    """What a finisher removes at the end must not be trained again."""
+    finish = loop.finish
+
+    def finish_beside_a_worker(*arguments):
+        with pytest.raises(LockedError), locked(begun / "pass1"):
+            pass
+        return finish(*arguments)
+
+    monkeypatch.setattr(loop, "finish", finish_beside_a_worker)
+    train("--resume", begun)
+
+
+def test_a_pass_that_is_trained_says_so(begun, whole, trained):
+    shutil.rmtree(begun)
+    finished = shutil.copytree(whole, begun)
+    assert train("--resume", finished, "--pass", 2).stdout == f"{finished}: pass 2 is trained\n"
+    assert contents(finished) == contents(whole)
+    assert trained == []
+
+
+@pytest.mark.parametrize("harm", ["a head", "the note"])
+def test_what_has_changed_of_a_pass_is_made_again_from_its_checkpoint(begun, whole, harm):
+    train("--resume", begun, "--pass", 2)
+    (head,) = begun.glob("004*/weights/best_fold1.safetensors")
+    note = SweepFolder(begun).pass_note(PASSES[2])
+    harmed = head if harm == "a head" else note
+    harmed.write_bytes(harmed.read_bytes()[:-1] + b"x")
+    train("--resume", begun, "--pass", 2)
+    expected = contents(whole)
+    assert head.read_bytes() == expected[str(head.relative_to(begun))]
+
+
+def test_K7_a_pass_of_other_settings_is_refused(begun):
+    train("--resume", begun, "--pass", 2)
+    for file in begun.glob("checkpoints/*points*"):
+        file.unlink()
+    plan = json.loads((begun / "sweep.json").read_text())
+    plan["base"]["trainer"]["num_epochs"] = 2
+    (begun / "sweep.json").write_text(json.dumps(plan))
+    said = train("--resume", begun, "--pass", 0, code=5).stderr
+    assert "results2-3.safetensors" in said
+    assert "trainer.num_epochs was 3 and is 2 now" in said
+
+
+def test_passes_that_are_not_there_are_refused(begun, given, tmp_path):
+    said = train("--resume", begun, "--pass", 3, code=2).stderr
+    assert "no pass 3 (--pass); there are 0 to 2 and fits" in said
+    assert "number of a pass" in train("--resume", begun, "--pass", "-1", code=2).stderr
+    assert "--fold all" in train("--resume", begun, "--pass", 0, "--fold", "all", code=2).stderr
+    assert "add --resume" in train("--config", given, "--pass", 0, code=2).stderr
+    arguments = ["--config", given, "--out", tmp_path / "runs", "--device", "cpu", "--begin"]
+    said = train(*arguments, "--passes", 5, code=3).stderr
+    assert "--passes) 5: there are 4 points to train" in said
+    assert not (tmp_path / "runs").exists()
