@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -20,6 +21,9 @@ from service.library import HIDDEN, Library
 from service.relay import Relay
 from service.routes import health, images, page, rows, stores, sweeps, zarr_objects
 
+TEXTS = ("json", "table", "html", "file")  # pictures are compressed as they are
+LEVEL = 6  # of 9, which takes twice as long for a hundredth less
+
 
 def create_app(
     library: Library, hosts: Sequence[str], token: str | None = None, relay: Relay | None = None
@@ -31,13 +35,15 @@ def create_app(
         must be computed; None computes it here, beside all else.
     """
     metrics = Metrics()
-    guard = Middleware(Guard, token=token, hosts=hosts, entrance=page.ENTRANCE)
+    guard = Middleware(Guard, token=token, hosts=hosts, entrance=page.FILES.entrance)
     middleware = [Middleware(Counting, metrics), guard]
     # what is computed, decoded or made into tables; all else is read and sent as it is
     computed = [*stores.computed_routes(), *images.routes(), *sweeps.routes()]
     if relay is not None:
         metrics.registry.register(relay)
-        computed = [relay.through(route) for route in computed]
+        computed = [relay.through(route) for route in computed]  # which compresses
+    else:
+        computed = [_compressed(route) for route in computed]
     app = Starlette(
         routes=[*_read(), *computed],
         middleware=middleware,
@@ -56,18 +62,24 @@ def create_app(
 
 
 def _read() -> list[BaseRoute]:
-    """What is read and sent as it is."""
+    """What is read and sent as it is; texts compressed, bytes of a store never."""
+    texts = [Route("/openapi.json", openapi.document), *stores.read_routes(), *page.routes()]
     return [
         Route("/healthz", health.healthz),
         Route("/metrics", health.metrics),
-        Route("/openapi.json", openapi.document),
-        *stores.read_routes(),
+        *(_compressed(route) for route in texts),
         Route("/v1/stores/{s}/rows/{image}/{view}", rows.row),
         Route("/v1/stores/{s}/arrays/{name:path}", rows.array),
         Route("/v1/stores/{s}/zarr/{key:path}", zarr_objects.zarr_object),
         Route("/v1/stores/{s}/file", rows.file),
-        *page.routes(),
     ]
+
+
+def _compressed(route: Route) -> Route:
+    """The same, compressed for who accepts it if it answers with text."""
+    if route.endpoint.described.answer in TEXTS:
+        route.app = GZipMiddleware(route.app, compresslevel=LEVEL)
+    return route
 
 
 def _answer(request: Request, err: ServiceError) -> Response:

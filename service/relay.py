@@ -231,7 +231,10 @@ async def _events(scope: Scope, connection: socket.socket) -> AsyncIterator[h11.
     target = scope["path"].encode("latin-1")
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
-    request = h11.Request(method=scope["method"], target=target, headers=[("Host", HOST)])
+    # it compresses for the client: that, too, takes time
+    accepted = [each for each in scope["headers"] if each[0] == b"accept-encoding"]
+    headers = [("Host", HOST), *accepted]
+    request = h11.Request(method=scope["method"], target=target, headers=headers)
     try:
         await loop.sock_sendall(connection, http.send(request) + http.send(h11.EndOfMessage()))
         while not isinstance(event, h11.EndOfMessage):

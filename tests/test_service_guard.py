@@ -9,7 +9,10 @@ from http.client import HTTPConnection
 import pytest
 from served import BEARER, TOKEN, client_of, error_of, serving, write_served
 
+from service.routes.page import FILES
+
 S = "/v1/stores/features"
+STATIC = f"/static/{FILES.folder}"
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +88,12 @@ def test_programs_and_other_addresses_get_json(client):
 
 def test_static_files_alone_need_no_token(client):
     for name in ("token.js", "style.css", "main.js"):
-        assert client.get(f"/static/{name}").status_code == 200
+        assert client.get(f"{STATIC}/{name}").status_code == 200
     for address in ("/static/../v1/stores", "/static/..%2Fv1/stores", "/static/../guard.py"):
         assert client.get(address).status_code in (401, 404)
     for address in ("/openapi.json", "/metrics", "/static", f"{S}/images/@0/thumb.jpg"):
         assert error_of(client.get(address)) == (401, "unauthorized")
-    assert error_of(client.get("/static/main.js", headers={"Host": "evil.example"}))[0] == 400
+    assert error_of(client.get(f"{STATIC}/main.js", headers={"Host": "evil.example"}))[0] == 400
 
 
 def test_servers_of_other_tokens_have_other_cookies(client, path):

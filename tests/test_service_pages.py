@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def test_the_page_and_its_files(client):
     assert "<main" in client.get("/").text and client.get("/").headers["content-type"].startswith(
         "text/html"
     )
-    assert "javascript" in client.get("/static/main.js").headers["content-type"]
+    (script,) = re.findall(r'src="([^"]*)"', client.get("/").text)
+    assert "javascript" in client.get(f"/{script}").headers["content-type"]
     for path in ("/static/../pages.py", "/static/%2e%2e/pages.py", "/static/"):
         assert client.get(path).status_code == 404
 

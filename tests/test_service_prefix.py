@@ -20,6 +20,7 @@ from conftest import tiny_rows
 from served import TOKEN, serving, write_served
 
 from featurestore import FeatureStore
+from service.routes.page import FILES
 
 PAGE = Path(__file__).parent.parent / "service" / "page"
 PREFIX = "/user/me/proxy/8571"
@@ -84,12 +85,8 @@ def browser():
 
 
 def links_of(url: str, text: str) -> set[str]:
-    """What a page or script leads to, as a browser resolves it."""
-    found = (
-        re.findall(r'(?:href|src)="([^"]*)"', text)
-        if url.endswith(("/", "html"))
-        else re.findall(r'from "(\.[^"]*)"', text)
-    )
+    """What a page leads to, as a browser resolves it."""
+    found = re.findall(r'(?:href|src)="([^"]*)"', text) if url.endswith("/") else []
     return {urljoin(url, each) for each in found if not each.startswith("#")}
 
 
@@ -107,14 +104,7 @@ def test_the_page_and_all_it_asks_for_lie_below_the_prefix(page, browser):
             assert answer.status == 200
             waiting |= links_of(address, answer.read().decode(errors="replace")) - seen
     names = {address.rsplit("/", 1)[1] for address in seen}
-    assert {
-        "main.js",
-        "api.js",
-        "style.css",
-        "icon.svg",
-        "stores",
-        "map.js",
-    } <= names and not outside
+    assert {"main.js", "style.css", "icon.svg", "stores"} <= names and not outside
 
 
 def test_the_page_that_asks_for_the_token_lies_below_the_prefix_too(page):
@@ -122,7 +112,7 @@ def test_the_page_that_asks_for_the_token_lies_below_the_prefix_too(page):
     with pytest.raises(HTTPError, match="401") as refused:
         build_opener().open(Request(url, headers={"Accept": "text/html"}))
     links = links_of(url, refused.value.read().decode())
-    names = {link.removeprefix(f"{url}static/") for link in links}
+    names = {link.removeprefix(f"{url}static/{FILES.folder}/") for link in links}
     assert names == {"icon.svg", "style.css", "token.js"}
     for link in links:
         build_opener().open(link).close()
@@ -161,9 +151,11 @@ def test_a_store_is_opened_through_the_prefix(page, tmp_path):
 
 
 def test_no_address_of_the_page_is_absolute():
-    """An address of the service that begins with / passes through `here` on its way to the
+    """An address of the service that begins with / passes through `here` or `ofState` on its way to the
     browser."""
     for file in PAGE.rglob("*"):
         text = file.read_text() if file.is_file() else ""
-        assert not re.search(r"""(href|src)\s*[=:]\s*["'`]/|fetch\((?!here\()""", text), file
+        assert not re.search(r"""(href|src)\s*[=:]\s*["'`]/|fetch\((?!here\(|ofState\()""", text), (
+            file
+        )
         assert file.suffix != ".css" or "url(/" not in text

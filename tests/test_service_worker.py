@@ -3,6 +3,7 @@ whatever happens to it."""
 
 import asyncio
 import errno
+import gzip
 import http.client
 import json
 import os
@@ -108,13 +109,22 @@ def once_it_is_back(port: int, address: str) -> tuple[int, dict[str, str], bytes
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("address", COMPUTED)
 def test_its_answers_are_the_application_s_own(server, path, address, method):
-    expected = client_of(path).request(method, address)
+    expected = client_of(path).request(method, address, headers={"Accept-Encoding": "identity"})
     status, headers, body = ask(server[1], address, method)
     assert (status, body) == (expected.status_code, expected.content)
     of_server = {"date", "transfer-encoding", "connection"}
     assert {k: v for k, v in headers.items() if k not in of_server} == dict(
         expected.headers.items()
     )
+
+
+def test_it_compresses_for_who_accepts_that(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server[1], timeout=30)
+    with closing(connection):
+        connection.request("GET", f"{S}/catalog.json", headers={"Accept-Encoding": "gzip"})
+        answer = connection.getresponse()
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(answer.read()) == ask(server[1], f"{S}/catalog.json")[2]
 
 
 def test_the_document_tells_the_same_of_all_addresses(server, path):

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from featurestore.about import DISTRIBUTION
 from service.answers.parameters import library_of
 from service.answers.tables import LIMIT, MOST_LIMIT
-from service.connection.guard import OPEN
+from service.connection.guard import OPEN, STATIC
 from service.errors import STATUS
 from service.library import Library
 
@@ -35,7 +35,8 @@ PATH = {
     "w": "A sweep's name.",
     "r": "A run's name.",
     "key": "Key of a Zarr object.",
-    "path": "Name of a file.",
+    "folder": "Hash of all files of the page, as the page names it.",
+    "file": "Name of a file.",
 }
 ANYWHERE = ("unauthorized", "too-long", "internal", "busy")  # errors of all addresses
 CONTENT = {
@@ -43,6 +44,7 @@ CONTENT = {
     "table": ["application/json", "text/csv"],
     "text": ["text/plain"],
     "html": ["text/html"],
+    "file": ["text/javascript", "text/css", "image/svg+xml"],
     "png": ["image/png"],
     "jpeg": ["image/jpeg"],
     "bytes": ["application/octet-stream"],
@@ -148,7 +150,7 @@ def _operation(route: Route, library: Library) -> dict[str, Any]:
         "description": doc,
         "parameters": parameters,
         "responses": _responses(what),
-    } | ({"security": []} if route.path in OPEN else {})
+    } | ({"security": []} if route.path.startswith((*OPEN, STATIC)) else {})
 
 
 def _path_schema(name: str, library: Library) -> dict[str, Any]:

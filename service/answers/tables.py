@@ -14,6 +14,7 @@ import pandas as pd
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from service.answers.kept import kept
 from service.answers.parameters import number_of
 from service.errors import ServiceError
 
@@ -26,12 +27,14 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 BLOCK = 500
 
 
-def table_response(request: Request, frame: pd.DataFrame, format: str) -> Response:
+def table_response(
+    request: Request, frame: pd.DataFrame, format: str, state: str | None = None
+) -> Response:
     """Rows `?offset=` to `offset + limit` and `?columns=` of a table, streamed.
 
     frame : any; its index is left out. Missing and infinite numbers become null, or empty cells.
-        Make it once
-    (`computations.run`) and answer any part of it. format : `json` or `csv`.
+        Make it once (`computations.run`) and answer any part of it. format : `json` or `csv`.
+    state : what all of it was made of, see service.answers.kept; None where it is not to be kept.
 
     ServiceError `not-found` for another format, `bad-request` for columns that are not there or a
     bad number.
@@ -58,9 +61,11 @@ def table_response(request: Request, frame: pd.DataFrame, format: str) -> Respon
     if format == "csv":
         # relative to the address asked for: behind a proxy that may be below some prefix
         headers = {"Link": f'<?{urlsplit(following).query}>; rel="next"'} if following else {}
-        return _answer(request, part, _csv(part), headers, "text/csv; charset=utf-8")
+        response = _answer(request, part, _csv(part), headers, "text/csv; charset=utf-8")
+        return kept(request, state, response)
     after = {"total": total, "offset": offset, "next": following}
-    return _answer(request, part, _json(part, after), {}, "application/json")
+    response = _answer(request, part, _json(part, after), {}, "application/json")
+    return kept(request, state, response)
 
 
 def _answer(

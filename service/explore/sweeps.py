@@ -4,6 +4,7 @@ Pure functions of folders that `biomass train` leaves (trainer.loop.runs). A fol
 something gives what there is, and InputError for what is not, by the sweep's and run's names.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from trainer.score.metrics import Score
 
 BESIDE = ("mean", *BASELINES)  # rows of summary.csv that are no points
 REFIT = "refit"
+SWEEP_FILES = ("sweep.json", "summary.json", "summary.csv", "comparisons.csv")
+RUN_FILES = ("config.yaml", "spec.json", "metrics.jsonl", "oof.csv")
 
 Stamp = tuple[str, int, int]
 Plan = tuple[dict[str, str], dict[str, dict[str, Any]]]
@@ -36,6 +39,19 @@ def stamp(path: Path) -> Stamp:
 
 
 # -- a sweep
+
+
+def best(sweep: Path) -> str | None:
+    """Name of the best run, of a sweep that is finished."""
+    return (_json(sweep / "summary.json") or {}).get("best")
+
+
+def state(sweep: Path) -> str:
+    """16 hex digits, others whenever a file changed that answers about the sweep are made from."""
+    stamps = [stamp(sweep / file) for file in SWEEP_FILES]
+    for name in run_names(sweep):
+        stamps += [stamp(find_table(sweep / name / file)) for file in RUN_FILES]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
 
 
 def describe(sweep: Path, plan: Plan) -> dict[str, Any]:

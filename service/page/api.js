@@ -2,10 +2,11 @@
 
 const KEPT_MS = 60_000,
   MOST_KEPT = 40; // going back must not ask again; a store being built must not look frozen
-const AT_ONCE = 2; // of long computations the server refuses a third: the page must not crowd itself out
+const AT_ONCE = 6; // as many connections as a browser has; the server lets that many wait for what it computes
 const MOST_TRIES = 8; // where others did
 const kept = new Map(),
-  running = new Set();
+  running = new Set(),
+  states = new Map(); // by the addresses of what is served
 
 export class ApiError extends Error {
   constructor(status, { kind = "internal", message = `the server answered ${status}`, hint = "" } = {}) {
@@ -17,15 +18,40 @@ export class ApiError extends Error {
 /** An address of the service, which begins with /, from where the page is: behind a proxy that may be below some prefix. */
 export const here = address => address.replace(/^\//, "");
 
-/** Parsed JSON of an address; ApiError with the server's message, hint and kind. */
-export async function get(url, signal) {
+/** What is served: { stores, sweeps, failing }. Their answers are then asked for as those of their present states. */
+export async function served(signal) {
+  const found = await get("/v1/stores", signal);
+  for (const each of [...found.stores, ...found.sweeps]) states.set(here(each.url), each.state);
+  return found;
+}
+
+/** An address that names the state of what it is about, so that the browser may keep the answer. */
+export function ofState(url) {
+  const about = here(url),
+    [, state] = [...states].find(([start]) => about === start || about.startsWith(`${start}/`)) ?? [];
+  return withQuery(about, { of: state });
+}
+
+/** Parsed JSON of an address, asked for once however often it is wanted; ApiError with the server's message, hint and kind. */
+export function get(url, signal) {
   const found = kept.get(url);
-  if (found && performance.now() - found.at < KEPT_MS) return found.value;
-  const value = await ask(url, signal);
+  if (found && performance.now() - found.at < KEPT_MS && !found.signal?.aborted) return found.answer;
+  const answer = ask(url, signal),
+    entry = { answer, signal, at: performance.now() };
+  answer.then(
+    () => (entry.signal = null), // whole: it no longer depends on who asked
+    () => kept.get(url) === entry && kept.delete(url),
+  );
   kept.delete(url);
-  kept.set(url, { value, at: performance.now() });
+  kept.set(url, entry);
   if (kept.size > MOST_KEPT) kept.delete(kept.keys().next().value);
-  return value;
+  return answer;
+}
+
+/** A question asked before its answer is needed: where it fails, that is told then. */
+export function early(answer) {
+  answer.catch(() => {});
+  return answer;
 }
 
 async function ask(url, signal, tries = MOST_TRIES) {
@@ -51,7 +77,7 @@ async function inTurn(question) {
 
 async function reach(url, signal) {
   try {
-    return await fetch(here(url), { signal, credentials: "same-origin", headers: { Accept: "application/json" } });
+    return await fetch(ofState(url), { signal, credentials: "same-origin", headers: { Accept: "application/json" } });
   } catch (err) {
     if (err.name === "AbortError") throw err;
     throw new ApiError(0, {

@@ -1,26 +1,38 @@
 // A photograph in small: the card under the mouse, and a figure that opens its page.
 
-import { imageUrl } from "./api.js";
+import { imageUrl, ofState } from "./api.js";
 import { el } from "./dom.js";
 import { photographHref } from "./state.js";
 
 const WAIT_MS = 40; // a mouse that sweeps over thousands of points must not ask for thousands of photographs
 
-export function thumb(store, id, alt = "") {
-  return el("img", {
-    src: imageUrl(store, id, "/thumb.jpg"),
-    alt,
-    loading: "lazy",
-    decoding: "async",
-    onerror: event => event.target.classList.add("absent"),
-  });
+const AHEAD = "300px"; // of the window's edges: a browser's own lazy pictures come from some screens away
+const near = new IntersectionObserver(
+  seen => {
+    for (const { target, isIntersecting } of seen) {
+      if (!isIntersecting) continue;
+      target.src = target.dataset.src;
+      near.unobserve(target);
+    }
+  },
+  { rootMargin: AHEAD },
+);
+
+/** A picture that is asked for where it comes near the window; one that is not there leaves its place empty. */
+export function picture(src, attributes = {}) {
+  const absent = event => event.target.classList.add("absent"),
+    image = el("img", { decoding: "async", onerror: absent, "data-src": ofState(src), ...attributes });
+  near.observe(image);
+  return image;
 }
+
+export const thumb = (store, id, alt = "") => picture(imageUrl(store, id, "/thumb.jpg"), { alt });
 
 /** What hovering shows: the photograph, its id, and lines of text. */
 export function hoverCard(store, id, texts) {
   const image = el("img", { alt: "", decoding: "async", onerror: event => event.target.remove() });
   setTimeout(() => {
-    if (image.isConnected) image.src = imageUrl(store, id, "/thumb.jpg");
+    if (image.isConnected) image.src = ofState(imageUrl(store, id, "/thumb.jpg"));
   }, WAIT_MS);
   return el(
     "div",

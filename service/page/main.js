@@ -1,6 +1,6 @@
 // Which view is shown, of which store and sweep; everything else is the views' own business.
 
-import { get } from "./api.js";
+import { served } from "./api.js";
 import { el, problem, say, select } from "./dom.js";
 import { given, go, href, onChange, read, refused } from "./state.js";
 import * as map from "./views/map.js";
@@ -23,10 +23,10 @@ async function show() {
     state = read(),
     page = state.page || "overview";
   navigation(page);
-  main.setAttribute("aria-busy", "true");
+  main.setAttribute("aria-busy", "true"); // what stands there is of before
   try {
     given(state, "page", Object.keys(VIEWS));
-    const { stores, sweeps: all, failing } = await get("/v1/stores", signal);
+    const { stores, sweeps: all, failing } = await served(signal);
     if (!stores.length && failing.length) throw refused(failing[0].message, "");
     const store = chosen(stores, state, "store"),
       sweep = chosen(all, state, "sweep");

@@ -1,6 +1,6 @@
 // The photograph with a layer over it that fades: principal components, norms, or likeness to the patch that was clicked.
 
-import { get, imageUrl } from "./api.js";
+import { get, imageUrl, ofState } from "./api.js";
 import { photographLink } from "./cards.js";
 import { gradient, viridis } from "./colours.js";
 import { count, el, fixed, num, problem, say, section, select } from "./dom.js";
@@ -162,7 +162,7 @@ export class Stage {
 
   async _pca() {
     const image = new Image();
-    image.src = this.#url("/pca.png");
+    image.src = ofState(this.#url("/pca.png"));
     await image
       .decode()
       .catch(() => Promise.reject(Object.assign(new Error("no picture of the principal components came"), { kind: "image" })));

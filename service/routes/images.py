@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from featurestore.disk.json_values import json_value
 from featurestore.explore.neighbours import nearest as nearest_images
+from service.answers.kept import OF, kept
 from service.answers.openapi import VIEW, described
 from service.answers.parameters import (
     library_of,
@@ -77,7 +78,7 @@ async def card(request: Request) -> Response:
     return await _of_image(request, opened, made)
 
 
-@described("table", errors=ERRORS, view=VIEW, k=NEAREST)
+@described("table", errors=ERRORS, of=OF, view=VIEW, k=NEAREST)
 async def nearest(request: Request) -> Response:
     """The nearest photographs by class token in a view, with their targets; most similar first."""
     opened = await run_in_threadpool(opened_of, request)
@@ -88,7 +89,7 @@ async def nearest(request: Request) -> Response:
         return nearest_images(opened.store, image, k, view).drop(columns="path")
 
     frame = await _of_image(request, opened, found)
-    return table_response(request, frame, name_of(request, "format"))
+    return table_response(request, frame, name_of(request, "format"), opened.state)
 
 
 @described("table", errors=ERRORS)
@@ -104,20 +105,21 @@ async def predictions(request: Request) -> Response:
     return table_response(request, frame, name_of(request, "format"))
 
 
-@described("table", errors=ERRORS)
+@described("table", errors=ERRORS, of=OF)
 async def views(request: Request) -> Response:
     """Its views: mean norms of class and patch tokens, and counts of non-finite values."""
     opened = await run_in_threadpool(opened_of, request)
     found = await _of_image(request, opened, partial(overview.view_norms, opened.store))
-    return table_response(request, pd.DataFrame(found), name_of(request, "format"))
+    frame = pd.DataFrame(found)
+    return table_response(request, frame, name_of(request, "format"), opened.state)
 
 
-@described("jpeg", errors=ERRORS)
+@described("jpeg", errors=ERRORS, of=OF)
 async def thumb(request: Request) -> Response:
     """The stored thumbnail."""
     opened = await run_in_threadpool(opened_of, request)
     body = await _of_image(request, opened, partial(pictures.thumb_jpeg, opened.store))
-    return Response(body, media_type="image/jpeg")
+    return kept(request, opened.state, Response(body, media_type="image/jpeg"))
 
 
 @described("jpeg", errors=ERRORS)
@@ -134,15 +136,16 @@ async def photograph(request: Request) -> Response:
     return Response(body, headers={"X-Photograph": state}, media_type="image/jpeg")
 
 
-@described("png", errors=ERRORS, view=VIEW)
+@described("png", errors=ERRORS, of=OF, view=VIEW)
 async def pca(request: Request) -> Response:
     """The patch tokens' principal components as colours, a patch a pixel, upright."""
     opened = await run_in_threadpool(opened_of, request)
     make = partial(pictures.pca_png, opened.store, view=view_of(request, opened))
-    return Response(await _of_image(request, opened, make), media_type="image/png")
+    body = await _of_image(request, opened, make)
+    return kept(request, opened.state, Response(body, media_type="image/png"))
 
 
-@described("json", errors=ERRORS, view=VIEW)
+@described("json", errors=ERRORS, of=OF, view=VIEW)
 async def norms(request: Request) -> Response:
     """Norm of each patch token on the photograph's grid."""
     opened = await run_in_threadpool(opened_of, request)
@@ -150,12 +153,13 @@ async def norms(request: Request) -> Response:
 
     # the text, too, is made in the thread: that of a large grid takes long
     def made(image: int) -> Response:
-        return JsonText(patch_grids.norms(opened.store, image, view))
+        found = JsonText(patch_grids.norms(opened.store, image, view))
+        return kept(request, opened.state, found)
 
     return await _of_image(request, opened, made)
 
 
-@described("json", errors=ERRORS, view=VIEW, k=NEAREST, patch=CELL)
+@described("json", errors=ERRORS, of=OF, view=VIEW, k=NEAREST, patch=CELL)
 async def similar(request: Request) -> Response:
     """Cosine of one patch with every patch of its photograph and of the nearest photographs."""
     opened = await run_in_threadpool(opened_of, request)
@@ -171,7 +175,8 @@ async def similar(request: Request) -> Response:
     patch = int(found[1]), int(found[2])
 
     def made(image: int) -> Response:
-        return JsonText(patch_grids.similar(opened.store, image, patch, view, k))
+        found = JsonText(patch_grids.similar(opened.store, image, patch, view, k))
+        return kept(request, opened.state, found)
 
     return await _of_image(request, opened, made)
 

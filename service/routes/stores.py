@@ -16,6 +16,7 @@ from starlette.routing import Route
 from featurestore.disk.json_values import json_value
 from featurestore.errors import BiomassError
 from service.answers import computations
+from service.answers.kept import OF, kept
 from service.answers.openapi import VIEW, described
 from service.answers.parameters import choice_of, library_of, name_of, opened_of, view_of
 from service.answers.tables import table_response
@@ -23,6 +24,7 @@ from service.errors import ServiceError, translated
 from service.explore import maps
 from service.explore.outliers import outliers
 from service.explore.overview import overview as overview_of
+from service.explore.sweeps import best, state
 from service.json_text import JsonText
 from service.library import Opened
 
@@ -75,23 +77,31 @@ def _sweep(name: str, folder: Path) -> dict[str, Any]:
         "name": name,
         "url": f"/v1/sweeps/{quote(name, safe='')}",
         "n_runs": sum(1 for _ in folder.glob("*/config.yaml")),
+        "best": best(folder),
+        "state": state(folder),
     }
 
 
 def describe(opened: Opened) -> dict[str, Any]:
     """A store in the list of stores."""
     store = opened.store
+    sealed_N = store.sealed
+    none = store.catalog_rows(slice(0, 0))
+    first = store.catalog_rows(sealed_N[:1])["image_id"].tolist()
     return {
         "name": opened.name,
         "url": f"/v1/stores/{quote(opened.name, safe='')}",
         "format": "hdf5" if store.path in store.layout.sizes else "zarr",
         "n_images": store.n_images,
-        "n_sealed": store.n_sealed,
+        "n_sealed": len(sealed_N),
         "n_room": store.layout.n,
         "views": list(store.view_names),
         "has_patches": store.spec.has_patches,
+        "columns": list(_with_ours(none, np.empty(0, bool))),
+        "first": first[0] if first else None,
         "fingerprint": store.spec.fingerprint,
         "generation": opened.generation,
+        "state": opened.state,
     }
 
 
@@ -116,19 +126,23 @@ def one(request: Request) -> Response:
     return JSONResponse(describe(opened) | more)
 
 
-@described("table")
+@described("table", of=OF)
 async def catalog(request: Request) -> Response:
     """The catalog, a row an image, with its position and whether it is sealed."""
     opened = await run_in_threadpool(opened_of, request)
     frame = await computations.run(request, (opened.state, "catalog"), lambda: catalog_of(opened))
-    return table_response(request, frame, name_of(request, "format"))
+    return table_response(request, frame, name_of(request, "format"), opened.state)
 
 
 def catalog_of(opened: Opened) -> pd.DataFrame:
     """The catalog as it is served."""
     store = opened.store
     sealed_N = np.bincount(store.sealed, minlength=store.n_images).astype(bool)
-    frame = store.catalog
+    return _with_ours(store.catalog, sealed_N)
+
+
+def _with_ours(frame: pd.DataFrame, sealed_N: np.ndarray) -> pd.DataFrame:
+    """A catalog with its columns `position` and `sealed` behind the id."""
     ours = {"position": np.arange(len(frame)), "sealed": sealed_N}
     rest = frame.rename(columns={name: f"{name} (catalog)" for name in ours if name in frame})
     return pd.concat(
@@ -136,34 +150,35 @@ def catalog_of(opened: Opened) -> pd.DataFrame:
     )
 
 
-@described("table")
+@described("table", of=OF)
 async def stats(request: Request) -> Response:
     """Statistics per view and kind of token, of all sealed images."""
     opened = await run_in_threadpool(opened_of, request)
     frame = await computations.run(request, (opened.state, "stats"), opened.store.stats)
-    return table_response(request, frame, name_of(request, "format"))
+    return table_response(request, frame, name_of(request, "format"), opened.state)
 
 
-@described("json", errors=("not-found", "store-damaged", "store-gone"))
+@described("json", errors=("not-found", "store-damaged", "store-gone"), of=OF)
 async def overview(request: Request) -> Response:
     """What the store is: counts, grid, backbone, number of outliers, targets by State and date."""
     opened = await run_in_threadpool(opened_of, request)
     key = (opened.state, "overview")
     found = await computations.run(request, key, lambda: overview_of(opened.store))
-    return JsonText(json_value(found))
+    return kept(request, opened.state, JsonText(json_value(found)))
 
 
-@described("table")
+@described("table", of=OF)
 async def odd(request: Request) -> Response:
     """Rows that are not finite, or far from the others of their view; worst first."""
     opened = await run_in_threadpool(opened_of, request)
     frame = await computations.run(request, (opened.state, "odd"), lambda: outliers(opened.store))
-    return table_response(request, frame, name_of(request, "format"))
+    return table_response(request, frame, name_of(request, "format"), opened.state)
 
 
 @described(
     "table",
     errors=("not-found", "not-installed", "store-damaged", "store-gone"),
+    of=OF,
     view=VIEW,
     method=(
         "How directions become points.",
@@ -180,4 +195,4 @@ async def image_map(request: Request) -> Response:
         (opened.state, "map", method, view),
         lambda: maps.image_map(opened.store, method, view),
     )
-    return table_response(request, frame, name_of(request, "format"))
+    return table_response(request, frame, name_of(request, "format"), opened.state)

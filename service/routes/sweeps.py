@@ -11,6 +11,7 @@ from starlette.routing import Route
 from featurestore.disk.json_values import json_value
 from featurestore.disk.tables import find_table
 from service.answers import computations
+from service.answers.kept import OF, kept
 from service.answers.openapi import described
 from service.answers.parameters import choice_of, library_of, name_of
 from service.answers.tables import table_response
@@ -27,28 +28,33 @@ def routes() -> list[Route]:
     ]
 
 
-@described("json", errors=("not-found",))
+@described("json", errors=("not-found",), of=OF)
 async def one_sweep(request: Request) -> Response:
     """Settings in words, runs with their parameters, baselines, the honest estimate."""
     folder = _sweep_of(request)
+    state = await run_in_threadpool(sweeps.state, folder)
     stamp = await run_in_threadpool(sweeps.stamp, folder / "sweep.json")
     plan = await computations.run(request, ("plan", stamp), lambda: sweeps.plan(folder))
     found = await run_in_threadpool(sweeps.describe, folder, plan)
     name = name_of(request, "w")
     url = f"/v1/sweeps/{quote(name, safe='')}"
-    return JsonText(json_value({"name": name, "url": url, **found}))
+    answer = JsonText(json_value({"name": name, "url": url, "state": state, **found}))
+    return kept(request, state, answer)
 
 
-@described("table", errors=("not-found",))
+@described("table", errors=("not-found",), of=OF)
 def leaderboard(request: Request) -> Response:
     """Every point's scores, ranked, and the baselines."""
-    frame = sweeps.leaderboard(_sweep_of(request))
-    return table_response(request, frame, name_of(request, "format"))
+    folder = _sweep_of(request)
+    state = sweeps.state(folder)
+    frame = sweeps.leaderboard(folder)
+    return table_response(request, frame, name_of(request, "format"), state)
 
 
 @described(
     "table",
     errors=("not-found",),
+    of=OF,
     weights=("Of which epoch.", {"type": "string", "enum": list(out_of_fold.WEIGHTS)}),
     averaged=("1: over repeats.", {"type": "integer", "enum": [0, 1], "default": 0}),
 )
@@ -59,15 +65,18 @@ async def oof(request: Request) -> Response:
     if "weights" in request.query_params:
         weights = choice_of(request, "weights", out_of_fold.WEIGHTS)
     averaged = choice_of(request, "averaged", ("0", "1")) == "1"
+    state = await run_in_threadpool(sweeps.state, run.parent)
     key = ("oof", sweeps.stamp(find_table(run / "oof.csv")), weights, averaged)
     frame = await computations.run(request, key, lambda: out_of_fold.oof(run, weights, averaged))
-    return table_response(request, frame, name_of(request, "format"))
+    return table_response(request, frame, name_of(request, "format"), state)
 
 
-@described("table", errors=("not-found",))
+@described("table", errors=("not-found",), of=OF)
 def curves(request: Request) -> Response:
     """Loss and held-out score of every epoch, all folds together and each."""
-    return table_response(request, sweeps.curves(_run_of(request)), name_of(request, "format"))
+    run = _run_of(request)
+    state = sweeps.state(run.parent)
+    return table_response(request, sweeps.curves(run), name_of(request, "format"), state)
 
 
 def _sweep_of(request: Request) -> Path:

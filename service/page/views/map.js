@@ -1,6 +1,6 @@
 // Every photograph as a point, alike ones close together.
 
-import { get, table, withQuery } from "../api.js";
+import { early, get, table, withQuery } from "../api.js";
 import { hoverCard } from "../cards.js";
 import { dark, scale } from "../colours.js";
 import { count, el, plain, problem, select, signed, twins, unitOf } from "../dom.js";
@@ -14,8 +14,8 @@ const HINT = "drag to move, wheel, fingers or + and − to zoom; a click opens a
 
 export async function show({ state, signal, store, sweep, sweeps }) {
   const about = sweep ? get(sweep.url, signal) : Promise.resolve({ runs: [] }); // the map does not wait for it
-  const names = (await get(`${store.url}/catalog.json?limit=1`, signal)).columns;
-  const colour = state.colour ?? (await firstColour(store, names, signal)),
+  const names = store.columns,
+    colour = state.colour ?? (await firstColour(store, names, signal)),
     method = given(state, "method", Object.keys(METHODS)) ?? "pca",
     view = given(state, "view", store.views) ?? store.views[0];
   if (!colour.startsWith(ERROR)) given({ colour }, "colour", names);
@@ -55,15 +55,16 @@ class PhotographMap {
     dark.addEventListener("change", () => this.draw(this.chart.box), { signal });
     this.content = [this.#controls(), this.chart.root, this.note, this.links];
     this.classes = []; // of the sweep's targets
-    this.ready = about.then(({ runs, best, targets, classes }) => {
-      this.classes = classes ?? [];
-      this.#offer(
-        runs.filter(run => run.has_oof).map(run => run.name),
-        best,
-        targets,
-      );
-    });
-    this.ready.catch(() => {}); // told when it is needed
+    this.ready = early(
+      about.then(({ runs, best, targets, classes }) => {
+        this.classes = classes ?? [];
+        this.#offer(
+          runs.filter(run => run.has_oof).map(run => run.name),
+          best,
+          targets,
+        );
+      }),
+    );
   }
 
   #controls() {
@@ -124,9 +125,9 @@ class PhotographMap {
       url = withQuery(`${this.store.url}/map.json`, { method, view });
     this.note.replaceChildren(el("p", { class: "loading" }, "Placing photographs …"));
     try {
-      const points = await table(url, this.signal),
+      const points = early(table(url, this.signal)),
         colour = await this.#colour(points);
-      if (turn === this.turn) this.#show(points, colour, box, url);
+      if (turn === this.turn) this.#show(await points, colour, box, url);
     } catch (err) {
       if (err.name === "AbortError" || turn !== this.turn) return;
       this.note.replaceChildren(problem(err));
@@ -149,14 +150,12 @@ class PhotographMap {
     this.links.replaceChildren(twins(url, "Map"), twins(...from));
   }
 
-  /** { name, values, ... } for a scale, a value a point. */
+  /** { name, values, ... } for a scale, a value a point of those that are under way. */
   #colour(points) {
-    return this.#target
-      ? this.#error(points.column("image_id"), this.#target)
-      : this.#column(points.column("position"), this.chosen.colour);
+    return this.#target ? this.#error(points, this.#target) : this.#column(points, this.chosen.colour);
   }
 
-  async #error(ids, target) {
+  async #error(points, target) {
     await this.ready;
     if (!this.chosen.run) throw refused("no served sweep has predictions out of fold");
     const oofs = `${this.sweep.url}/runs/${encodeURIComponent(this.chosen.run)}/oof.json`,
@@ -167,6 +166,7 @@ class PhotographMap {
       [of, targets, values] = ["image_id", "target", shown].map(name => oof.column(name)),
       byId = new Map();
     for (let i = 0; i < oof.n; i++) if (targets[i] === target) byId.set(of[i], values[i]);
+    const ids = (await points).column("image_id");
     return {
       name: isClass ? `probability of the true ${plain(target)}` : `${plain(target)}, predicted − true`,
       values: ids.map(id => byId.get(id) ?? null),
@@ -177,12 +177,13 @@ class PhotographMap {
     };
   }
 
-  async #column(positions, name) {
+  async #column(points, name) {
     const columns = `position,${name}`,
       catalog = await table(withQuery(`${this.store.url}/catalog.json`, { columns }), this.signal);
     const [at, values] = ["position", name].map(each => catalog.column(each)),
       byPosition = new Map();
     for (let i = 0; i < catalog.n; i++) byPosition.set(at[i], values[i]);
+    const positions = (await points).column("position");
     return {
       name: plain(name),
       values: positions.map(position => byPosition.get(position) ?? null),

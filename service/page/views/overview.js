@@ -1,6 +1,6 @@
 // What the store is: what is odd in it first, then counts, targets by groups and date, statistics per view.
 
-import { get, table } from "../api.js";
+import { early, get, table } from "../api.js";
 import { span, track } from "../bars.js";
 import { hoverCard, photographLink } from "../cards.js";
 import { scale } from "../colours.js";
@@ -22,7 +22,10 @@ const STATS = [
 ];
 
 export async function show({ state, signal, store, failing }) {
-  const about = await get(`${store.url}/overview.json`, signal);
+  const urls = { odd: `${store.url}/odd.json`, stats: `${store.url}/stats.json` },
+    oddRows = early(get(`${urls.odd}?limit=200`, signal)),
+    stats = early(table(urls.stats, signal)),
+    about = await get(`${store.url}/overview.json`, signal);
   return {
     title: store.name,
     content: [
@@ -30,7 +33,7 @@ export async function show({ state, signal, store, failing }) {
       what(store, about),
       section(
         "Odd photographs",
-        pending(() => odd(store, about, signal)),
+        pending(() => odd(store, about, urls.odd, oddRows)),
       ),
       section(
         targetsOf(about).length && targetsOf(about).every(unitOf) ? "Masses" : "Targets",
@@ -38,7 +41,7 @@ export async function show({ state, signal, store, failing }) {
       ),
       section(
         "Statistics of the tokens",
-        pending(() => statistics(store, signal)),
+        pending(() => statistics(urls.stats, stats)),
       ),
     ],
   };
@@ -62,10 +65,9 @@ function what(store, about) {
   ]);
 }
 
-async function odd(store, about, signal) {
-  const url = `${store.url}/odd.json`;
+async function odd(store, about, url, rows) {
   if (!about.odd) return el("p", {}, "None: every token is finite, and no photograph's statistics lie far from the others'.");
-  const found = await get(`${url}?limit=200`, signal);
+  const found = await rows;
   const at = Object.fromEntries(found.columns.map((name, i) => [name, i])),
     byImage = new Map();
   for (const row of found.rows) if (!byImage.has(row[at.image_id])) byImage.set(row[at.image_id], row);
@@ -114,7 +116,7 @@ const targetsOf = about => about.targets.all.map(row => row.target);
 
 async function targets(state, store, about, signal) {
   const url = `${store.url}/catalog.json`,
-    names = (await get(`${url}?limit=1`, signal)).columns;
+    names = store.columns;
   const known = names.filter(name => targetsOf(about).includes(name)), // in the catalog's order
     targets = foremost(known, about.target);
   if (!targets.length) return [byClass(about), twins(url, "Catalog")];
@@ -283,9 +285,8 @@ function whiskers(ctx, means, toX, toY, ink) {
   ctx.globalAlpha = 1;
 }
 
-async function statistics(store, signal) {
-  const url = `${store.url}/stats.json`,
-    found = await table(url, signal),
+async function statistics(url, stats) {
+  const found = await stats,
     all = Array.from({ length: found.n }, (_, i) => found.row(i));
   const kinds = [...new Set(all.map(row => row.tokens))];
   return [

@@ -1,8 +1,8 @@
 // One photograph: what its patch tokens say, which photographs are like it, what is known and predicted of it.
 
-import { get, imageUrl } from "../api.js";
+import { get, imageUrl, ofState } from "../api.js";
 import { span, track } from "../bars.js";
-import { photographLink } from "../cards.js";
+import { photographLink, picture } from "../cards.js";
 import { alike, amount, el, facts, fixed, num, plain, problem, section, signed, twins, unitOf, withUnit } from "../dom.js";
 import { Stage } from "../stage.js";
 import { given, go, href, put, refused } from "../state.js";
@@ -12,7 +12,9 @@ const OWN = ["path", "sha256", "width", "height", "status"]; // columns that a s
 
 export async function show({ state, signal, store, sweeps }) {
   const view = given(state, "view", store.views) ?? store.views[0],
-    id = state.image ?? (await firstId(store, signal));
+    id = state.image ?? store.first;
+  if (!id) throw refused(`${store.name} has no photographs yet`);
+  askForPictures(store, id, view);
   let about;
   try {
     about = await get(imageUrl(store, id), signal);
@@ -21,7 +23,7 @@ export async function show({ state, signal, store, sweeps }) {
     return { title: id, content: [around({ previous: null, next: null }, "Other photographs"), problem(err)] };
   }
   const others = el("div");
-  const stage = store.has_patches ? new Stage({ store, about, state, signal, view, others }) : picture(store, about);
+  const stage = store.has_patches ? new Stage({ store, about, state, signal, view, others }) : unlayered(store, about);
   const near = about.nearest.map(each => photographLink(store, each.image_id, [`similarity ${fixed(each.similarity, 3)}`]));
   const left = el("div", {}, around(about, "Photographs in the store's order"), stage.root, others);
   return {
@@ -46,11 +48,11 @@ export async function show({ state, signal, store, sweeps }) {
   };
 }
 
-async function firstId(store, signal) {
-  const rows = await get(`${store.url}/catalog.json?columns=image_id,sealed&limit=1000`, signal);
-  const found = rows.rows.find(([, sealed]) => sealed) ?? rows.rows[0];
-  if (!found) throw refused(`${store.name} has no photographs`);
-  return found[0];
+/** Both pictures come while the server still says what they show. */
+function askForPictures(store, id, view) {
+  const principal = `${imageUrl(store, id, "/pca.png")}?view=${encodeURIComponent(view)}`,
+    urls = [imageUrl(store, id, "/photograph.jpg"), store.has_patches && ofState(principal)];
+  for (const url of urls.filter(Boolean)) new Image().src = url;
 }
 
 /** The way to the photographs before and after, and to any by its id. */
@@ -84,7 +86,7 @@ function around(about, label) {
   );
 }
 
-function picture(store, about) {
+function unlayered(store, about) {
   const src = imageUrl(store, about.image_id, "/photograph.jpg"),
     told = el("figcaption", {}, "This store keeps no patch tokens.");
   const absent = event => event.target.replaceWith(el("p", { class: "muted" }, "No picture is kept either."));
@@ -108,7 +110,7 @@ function views(store, about, chosen, choose) {
     return el(
       "button",
       { type: "button", class: "photo", "aria-pressed": String(norms.view === chosen), onclick: press },
-      el("span", { class: "picture" }, el("img", { class: "pixels", src, alt: "", loading: "lazy" })),
+      el("span", { class: "picture" }, picture(src, { class: "pixels", alt: "" })),
       el("span", { class: "id" }, norms.view),
       told.map(([name, value]) => el("span", { class: "small" }, `${name.replace(/_/g, " ")} ${writes[name](value)}`)),
     );

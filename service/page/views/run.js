@@ -1,6 +1,6 @@
 // One run of a sweep: curves by fold, out-of-fold predictions against the truth, photographs by error.
 
-import { table } from "../api.js";
+import { early, table } from "../api.js";
 import { hoverCard, photographLink } from "../cards.js";
 import { category, css } from "../colours.js";
 import { amount, axisOf, count, fixed, num, signed, unitOf, withUnit } from "../dom.js";
@@ -16,13 +16,22 @@ const FIRST_WORST = 12,
 const CURVES_TOLD = `Thick: all folds together; thin, in its colour: each fold. A click on a point leads to the photographs that its
   fold held out, the worst first, as the last epoch predicts them: of the others no predictions are kept.`;
 
+const urlOf = (sweep, name) => `${sweep.url}/runs/${encodeURIComponent(name)}`,
+  curvesOf = url => `${url}/curves.json`,
+  oofOf = url => `${url}/oof.json?averaged=1&weights=last`;
+
+/** Ask for what a run's page shows before it is drawn. */
+export function askOfRun(sweep, name, signal) {
+  const url = urlOf(sweep, name);
+  for (const each of [curvesOf(url), oofOf(url)]) early(table(each, signal));
+}
+
 /** Elements of one run; each part loads, and fails, by itself: a sweep may still be training. */
 export function run({ state, signal, store, sweep, about, name, among }) {
-  const url = `${sweep.url}/runs/${encodeURIComponent(name)}`,
+  const url = urlOf(sweep, name),
     shown = { target: state.target, split: state.fold ?? "" };
   const view = { url, signal, store, about, shown, drawOof: () => {}, markCurves: () => {}, toWorst: () => {} };
-  view.curves = table(`${url}/curves.json`, signal);
-  view.curves.catch(() => {}); // told when it is needed
+  view.curves = early(table(curvesOf(url), signal));
   view.setSplit = async split => {
     shown.split = split;
     put({ fold: split || null });
@@ -49,7 +58,7 @@ function nameOf(split) {
 
 async function outOfFold(view) {
   const { url, signal, store, about, shown } = view,
-    all = rowsOf(await table(`${url}/oof.json?averaged=1&weights=last`, signal));
+    all = rowsOf(await table(oofOf(url), signal));
   const there = new Set(all.map(row => row.target)),
     targets = foremost(
       about.targets.filter(target => there.has(target)),

@@ -1,21 +1,26 @@
 // What a sweep found: the leaderboard, and of one run its curves and its errors, the worst photographs first.
 
-import { get, table } from "../api.js";
+import { early, get, table } from "../api.js";
 import { span, track } from "../bars.js";
 import { el, facts, fixed, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { nameOfScore } from "../scores.js";
 import { given, go, href } from "../state.js";
 import { sortable } from "../table.js";
-import { run } from "./run.js";
+import { askOfRun, run } from "./run.js";
 
 const BASELINES = ["mean", "ridge", "logistic"];
 const OF_TARGET = /^(r2|accuracy|f1)_(.*)$/; // of the leaderboard's columns
 const ALL = "Out of fold"; // the group of what ranks
 const PARTS = /^(r2|accuracy|f1|score)_.|^(r2|rmse|mae|log_loss|accuracy)$/; // by target, by State, other scores
 
+const leaderboardOf = sweep => `${sweep.url}/leaderboard.json`;
+
 export async function show({ state, signal, store, sweep, sweeps }) {
   if (!sweep)
     return { title: "Sweeps", content: [el("p", {}, "No sweep is served. Start the service with --sweep DIR to see one here.")] };
+  const first = state.run ?? sweep.best; // asked for before one knows more
+  early(table(leaderboardOf(sweep), signal));
+  if (first) askOfRun(sweep, first, signal);
   const about = await get(sweep.url, signal),
     names = about.runs.map(each => each.name);
   const chosen = given(state, "run", names) ?? [about.best, names[0]].find(name => names.includes(name)),
@@ -43,7 +48,7 @@ export async function show({ state, signal, store, sweep, sweeps }) {
 
 /** among: name of the sweep where there are others. */
 async function board(sweep, about, chosen, among, signal) {
-  const url = `${sweep.url}/leaderboard.json`;
+  const url = leaderboardOf(sweep);
   try {
     const found = await table(url, signal);
     return [

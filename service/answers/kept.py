@@ -1,0 +1,22 @@
+"""Answers that a browser keeps: their address says of which state of a store or sweep they are.
+
+Where a state is no longer the present one its answers are never asked for again, so that none that
+is kept needs to be asked for anew. Only what is made of that store or sweep alone may be kept.
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+OF = (
+    "The `state` that /v1/stores gives the store or sweep: of its present state the answer may be "
+    "kept.",
+    {"type": "string"},
+)
+KEPT = "private, max-age=86400, immutable"  # what a browser keeps outlives a token: not for long
+
+
+def kept(request: Request, state: str | None, response: Response) -> Response:
+    """The response, which may be kept if `?of=` names the state that it was made of."""
+    if state and request.query_params.get("of") == state:
+        response.headers["Cache-Control"] = KEPT
+    return response
