@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from featurestore.commands.next_steps import biomass, build_first, say_next
 from featurestore.commands.options import (
     ANY,
     FOLDER,
@@ -198,6 +199,7 @@ def predict(
         else:
             predicted = predict_to_file(**options)
         tell(predicted, predicted.values())
+        say_next(predicted.told(), label="written")
         sys.exit(predicted.code)
 
 
@@ -230,7 +232,16 @@ def demo(out: Path, seed: int, task: str) -> None:
             from predictor.other_demo import run_other_demo
 
             run_other_demo(out, seed, say=click.echo)
-            return
-        from predictor.demo import run_demo
+        else:
+            from predictor.demo import run_demo
 
-        run_demo(out, seed, say=click.echo)
+            run_demo(out, seed, say=click.echo)
+        _say_next(out)
+
+
+def _say_next(demo: Path) -> None:
+    """How to look at what a demo made, and how to begin with photographs of one's own."""
+    (sweep,) = (demo / "runs").iterdir()
+    serve = ["store", "serve", demo / "features.h5", "--sweep", sweep, "--data", demo / "data"]
+    say_next(biomass(*serve), label="look")
+    say_next(build_first("data"), label="with photographs of your own in data")

@@ -27,6 +27,16 @@ class Predicted:
         """The exit code: 0, or IN_PART where some photographs could not be used."""
         return IN_PART if self.unusable else 0
 
+    def told(self) -> str:
+        """What was written, in a line."""
+        files = [str(self.path)]
+        if self.wide:
+            files.append(str(self.wide))
+        if self.pictures:
+            files.append(str(self.pictures))
+        counted = f": {self.n_photographs} photographs" if self.n_photographs else ""
+        return f"{', '.join(files)}{counted}"
+
     def values(self) -> dict[str, Any]:
         """For machines."""
         return asdict(self)

@@ -33,7 +33,11 @@ def small(monkeypatch):
 
 
 def test_the_demo_walks_the_whole_path(tmp_path, small, rendered):
-    said = biomass("demo", "--out", tmp_path / "a").stdout
+    run = biomass("demo", "--out", tmp_path / "a")
+    said = run.stdout
+    look, own = run.stderr.splitlines()[-2:]
+    assert look.startswith(f"look: biomass store serve {tmp_path}/a/features.h5 --sweep")
+    assert own.startswith("with photographs of your own in data: biomass store build")
     assert SCORE.search(said)
     for word in (
         "leaderboard",

@@ -10,11 +10,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from featurestore.commands.next_steps import biomass, data_beside, same_without, say_next
 from featurestore.commands.options import ANY, FILE, FOLDER, StorePath, device_option, split_words
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
 from featurestore.disk.messages import say
+from featurestore.disk.urls import is_url
 from featurestore.errors import IN_PART, InputError, UsageError
 
 
@@ -197,6 +199,8 @@ def train(
                 # what it times is not kept
                 costs = measure_costs(prepare_sweep(sweep, device, check=False))
                 tell(costs, costs.values())
+                if not costs.refused:
+                    say_next(same_without("--plan"))
                 return
             if begin:
                 begun = begin_sweep(sweep, out, device, check=not no_check)
@@ -207,6 +211,8 @@ def train(
         refitted = f"\n{result.refit}" if result.refit else ""
         tell(f"{result.table()}\n{result.path}{refitted}", result.values())
         _warn_of(result.failed)
+        if result.chosen:
+            _say_next(result.path)
         if result.failed:
             sys.exit(InputError.exit_code if result.all_failed else IN_PART)
 
@@ -215,3 +221,25 @@ def _warn_of(failed: Mapping[str, str]) -> None:
     """Points that failed, and why."""
     for name, why in failed.items():
         click.echo(f"warning: {name} failed: {why}", err=True)
+
+
+def _say_next(sweep: Path) -> None:
+    """How to predict with a sweep, and how to look at it beside its stores."""
+    from trainer.loop.runs import read_json
+
+    dataset = read_json(sweep / "sweep.json", "base")["base"]["dataset"]
+    places = (dataset.get("stores") or {"": dataset["store"]}).values()
+    stores = [_shortened(each) for each in places]
+    data = data_beside(stores[0])
+    say_next(biomass("predict", "--sweep", sweep, "--data", data))
+    if not any(map(is_url, stores)):
+        serve = biomass("store", "serve", *stores, "--sweep", sweep, "--data", data)
+        say_next(serve, label="look")
+
+
+def _shortened(place: str) -> str:
+    """A store's path relative to this folder, if it lies below."""
+    if is_url(place):
+        return place
+    there = os.path.relpath(place)
+    return place if there.startswith("..") else there

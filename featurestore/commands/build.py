@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from featurestore.commands.next_steps import same_without, say_next, train_with
 from featurestore.commands.options import (
     ANY,
     FILE,
@@ -116,8 +117,10 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
         if plan:
             found = plan_build(checked)
             tell(found, found.values())
+            say_next(same_without("--plan"))
         else:
             tell(build_store(checked))
+            say_next(train_with(checked.out))
 
 
 @click.command("import")
@@ -170,6 +173,7 @@ def store_import(folder: Path, **options: Any) -> None:
         from featurestore.manage.npz import import_npz
 
         tell(import_npz(folder, **options))
+        say_next(train_with(options["out"]))
 
 
 @click.command("extend")
@@ -209,3 +213,4 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
         from featurestore.manage.extend import extend_store
 
         tell(extend_store(source, out, **options))
+        say_next(train_with(out))

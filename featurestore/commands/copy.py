@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from featurestore.commands.next_steps import biomass, say_next, train_with
 from featurestore.commands.options import (
     ANY,
     STORE,
@@ -73,6 +74,7 @@ def store_convert(
                 source, out, **chosen, patches=tokens == "all", progress=bar.update, **options
             )
         tell(report)
+        say_next(biomass("store", "info", out) if options["codec"] else train_with(out))
 
 
 @click.command("merge")
@@ -94,6 +96,7 @@ def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
         with _bytes_bar("store merge", opened[0].spec, n_images) as bar:
             report = merge(parts, out, reserve=reserve, progress=bar.update)
         tell(report)
+        say_next(train_with(out))
 
 
 def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:

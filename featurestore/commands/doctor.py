@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from featurestore.commands.next_steps import build_first, say_next
 from featurestore.commands.options import STORE
 from featurestore.commands.running import one_line_errors
 
@@ -30,5 +31,8 @@ def doctor(path: Path | str, as_json: bool) -> None:
 
         checks = examine(path)
         click.echo(to_json(checks) if as_json else table(checks))
-        if any(check.level == FAIL for check in checks):
+        is_sound = all(check.level != FAIL for check in checks)
+        if is_sound and not as_json and (Path(path) / "train.csv").is_file():
+            say_next(build_first(path))
+        if not is_sound:
             sys.exit(InputError.exit_code)

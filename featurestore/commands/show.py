@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from featurestore.commands.next_steps import biomass, say_next
 from featurestore.commands.options import FOLDER, STORE, former_name, max_pixels_option
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
+from featurestore.disk.urls import is_url
 
 
 @click.command("info")
@@ -29,9 +31,13 @@ def store_info(path: Path | str, as_json: bool) -> None:
             from featurestore.manage.archive import Archive
 
             opened = Archive.open(path)
+            following = biomass("store", "convert", path, "--out", "NAME.h5")
         else:
             opened = FeatureStore.open(path)
+            following = biomass("store", "serve", path)
         click.echo(opened.to_json() if as_json else repr(opened))
+        if not as_json and not is_url(path):
+            say_next(following)
 
 
 @click.command("stats")
@@ -92,10 +98,14 @@ def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bo
         tell(told, {"path": path, **asdict(report), "n_unsealed": n_unsealed})
         if not report:
             done = ""
+            advice = ""
             if mend:
                 done = f"; un-sealed {n_unsealed} images, the next build makes them again"
+            elif report.damaged:
+                repair_it = biomass("store", "verify", path, "--repair")
+                advice = f"\n`{repair_it}` un-seals them; the next build makes them again"
             faults = list_some(report.faults, 10_000)
-            raise StoreDamaged(f"{path}: {len(report.faults)} faults{done}:{faults}")
+            raise StoreDamaged(f"{path}: {len(report.faults)} faults{done}:{faults}{advice}")
 
 
 @click.command("diff")

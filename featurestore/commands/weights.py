@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from featurestore.commands.next_steps import biomass, say_next
 from featurestore.commands.options import FILE, FOLDER, STORE, out_place
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
@@ -44,6 +45,7 @@ def weights_convert(source: Path, out: Path, memory_gb: float | None, force: boo
         if done.left_out:
             told += f"\nleft out, for they are no weights:{list_some(list(done.left_out), 5)}"
         tell(told, {"path": out, **vars(done)})
+        say_next(biomass("weights", "check", out))
 
 
 @click.command("check")
@@ -70,6 +72,10 @@ def weights_check(
             raise UsageError("--image-size is that of --backbone; give both")
         found = check_weights(file, backbone, image_size, store)
         click.echo(as_json(found) if json else found)
+        if not json and not store:
+            backbone = found.fits[0].model
+            build = ("store", "build", "--data", "data", "--out", "features.h5")
+            say_next(biomass(*build, "--backbone", backbone, "--weights", file))
         if store and not found.needed_by:
             raise MismatchError(f"{store}: its tokens were made with other weights")
 

@@ -80,12 +80,20 @@ def describe_config(frame: pd.DataFrame) -> str:
     """What a config says for heads to learn of this table; empty where nothing could be learned."""
     if has_preset(frame.columns):
         return "a config without `targets:` learns the five masses, as configs/halves.yaml does"
+    example = targets_line(frame)
+    if not example:
+        return ""
+    return f"a config names what is to be learned, as configs/start.yaml does: `{example}`"
+
+
+def targets_line(frame: pd.DataFrame) -> str:
+    """A config's line for the first column that could be learned; empty where none could, and for
+    the preset, which is the default."""
     candidates = could_be_targets(frame)
-    if not candidates:
+    if has_preset(frame.columns) or not candidates:
         return ""
     numbers = [each for each in candidates if each.kind != "class"]
-    example = block_in_a_line((numbers or candidates)[0])
-    return f"a config names what is to be learned, as configs/start.yaml does: `{example}`"
+    return block_in_a_line((numbers or candidates)[0])
 
 
 def describe_groups(frame: pd.DataFrame) -> str:

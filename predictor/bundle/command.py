@@ -6,6 +6,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from featurestore.commands.next_steps import biomass, say_next
 from featurestore.commands.options import ANY, FILE, former_name, split_numbers
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
@@ -89,6 +90,7 @@ def bundle_make(
         folds = split_numbers("--only-folds", only_folds, "0,2")
         made = make_bundle(sources, out, folds=folds, backbone=choice, **options)
         tell(made, made.values())
+        say_next(_predict_with(out))
 
 
 @bundle.command("check")
@@ -105,3 +107,8 @@ def bundle_check(folder: Path, sha256: str | None) -> None:
 
         checked = check_bundle(folder, sha256)
         tell(checked, checked.values())
+        say_next(_predict_with(folder))
+
+
+def _predict_with(bundle: Path) -> str:
+    return biomass("predict", "--bundle", bundle, "--data", "data")
