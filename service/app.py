@@ -19,7 +19,7 @@ from service.connection.metrics import Counting, Metrics
 from service.errors import ServiceError, translated
 from service.library import HIDDEN, Library
 from service.relay import Relay
-from service.routes import health, images, page, rows, stores, sweeps, zarr_objects
+from service.routes import health, images, page, photographs, rows, stores, sweeps, zarr_objects
 
 TEXTS = ("json", "table", "html", "file")  # pictures are compressed as they are
 LEVEL = 6  # of 9, which takes twice as long for a hundredth less
@@ -38,7 +38,12 @@ def create_app(
     guard = Middleware(Guard, token=token, hosts=hosts, entrance=page.FILES.entrance)
     middleware = [Middleware(Counting, metrics), guard]
     # what is computed, decoded or made into tables; all else is read and sent as it is
-    computed = [*stores.computed_routes(), *images.routes(), *sweeps.routes()]
+    computed = [
+        *stores.computed_routes(),
+        *photographs.routes(),
+        *images.routes(),
+        *sweeps.routes(),
+    ]
     if relay is not None:
         metrics.registry.register(relay)
         computed = [relay.through(route) for route in computed]  # which compresses

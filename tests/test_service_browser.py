@@ -150,7 +150,7 @@ def test_a_state_shows_its_photographs_alone_and_a_bookmark_keeps_it(see):
     (pressed, told), none = seen["pressed"], seen["none"]
     assert (
         len(pressed) == 1
-        and f"photographs of {pressed[0]} alone" in told
+        and f"photographs of State {pressed[0]} alone" in told
         and seen["again"] == seen["pressed"]
     )
     assert none[0] == [] and "mean" in none[1]
@@ -184,6 +184,49 @@ def test_columns_that_were_chosen_and_sorted_are_in_the_address(see):
         assert seen["axe"] == [] and seen["beyond"] <= 0
 
 
+def test_one_filter_holds_on_every_page_and_in_the_address(see, store):
+    state = FeatureStore.open(store).catalog.set_index("image_id")["State"]
+    for seen in see("filter")["found"]:
+        assert set(seen["ofState"]) == set(state[state == "Tas"].index)
+        assert seen["focus"] == "in.State"
+        assert set(seen["shown"]) < set(seen["ofState"]) and len(seen["ofState"]) < seen["whole"]
+        n = len(seen["shown"])
+        words = "State Tas · too high, off by 1.5 or more"
+        assert seen["words"] == seen["reloaded"] == words
+        assert all(each["words"] == words for each in seen["told"].values())
+        assert f"{n} photographs of 30" in seen["told"]["Map"]["main"]
+        assert f"{n} photographs, by how far" in seen["told"]["Sweeps"]["main"]
+        assert f"the photographs of {words} alone" in seen["told"]["Overview"]["main"]
+        assert seen["kept"] == [] and seen["axe"] == [] and seen["wider"] <= 0
+
+
+def test_one_walks_from_error_to_error_and_back_to_where_one_was(see):
+    for seen in see("walk")["found"]:
+        first, second, *_ = seen["list"]
+        assert (seen["first"], seen["second"]) == (first, second)
+        assert f"1 of {len(seen['list'])}" in seen["place"] and seen["focus"] == "next"
+        assert seen["state"]["in.State"] == "Tas" and seen["state"]["fold"] == seen["back"]["fold"]
+        assert seen["back"]["id"] == second and seen["back"]["seen"] and seen["back"]["focused"]
+        assert seen["back"]["list"] == seen["list"] and seen["back"]["run"] == seen["run"]
+        assert seen["axe"] == [] and seen["wider"] <= 0
+
+
+def test_a_list_goes_on_by_keyboard_and_stays_as_long_as_it_was(see):
+    seen = see("more")
+    assert len(seen["list"]) == 30 and seen["begun"] == seen["list"][12]
+    assert seen["right"] == seen["list"][13] and seen["end"] == seen["opened"] == seen["list"][-1]
+    assert seen["below"] in seen["list"][2:12] and seen["again"] == seen["list"]
+
+
+def test_a_lasso_on_the_map_gives_the_photographs_within(see, store):
+    every = set(FeatureStore.open(store).catalog["image_id"])
+    for seen in see("lasso")["found"]:
+        assert seen["lasso"].startswith("pca,hflip,") and seen["words"] == "within a lasso"
+        assert 0 < len(seen["roped"]) < len(every) and set(seen["roped"]) < every
+        assert seen["at"].split(",")[0] in seen["inSight"] and set(seen["inSight"]) < every
+        assert seen["wider"] <= 0
+
+
 def test_what_the_server_refuses_is_told_in_its_words(see):
     assert "nobody" in see("refused", "nobody")["told"]
 
@@ -193,7 +236,8 @@ UNKNOWN = {
     "store=nix": "no store nix here",
     "sweep=nix": "no sweep nix here",
     "target=nix": "no target nix here",
-    "state=nix": "no state nix here",
+    "state=nix": "in.State: no photograph has 'nix'",  # of before
+    "in.Moon=full": "no such column",
     "page=sweeps&run=nix": "no run nix here",
     "page=sweeps&fold=7.7": "no fold 7.7 here",
     "page=sweeps&target=nix": "no target nix here",

@@ -130,7 +130,8 @@ def _moments(values: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
 def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> dict[str, Any]:
     """What the page shows of a sealed image.
 
-    Labels, norms of each view, the k nearest by class token in a view, who comes before and after.
+    Labels, norms of each view, the k nearest by class token in a view, who comes before and after
+    among all n sealed images.
     """
     store.require(image)
     labels = store[image].labels.to_dict()
@@ -148,6 +149,9 @@ def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> d
         "nearest": near[["image_id", "similarity"]].to_dict("records"),
         "previous": before,
         "next": after,
+        "at": at,
+        "n": len(sealed_N),
+        "row": None,
         "aspect": aspect(store, image),
         "grid": grid_on_photograph(store),
     }

@@ -108,6 +108,22 @@ def targets_of(run: Path) -> Targets:
     return Targets.told(about, f"run {run.name!r} of sweep {run.parent.name!r}: spec.json")
 
 
+def told_targets(run: Path) -> list[str]:
+    """Names of what its out-of-fold table tells."""
+    targets = targets_of(run)
+    return [*targets.names, *(target.name for target in told_classes(targets))]
+
+
+def first_run(sweep: Path) -> str | None:
+    """The run whose errors are shown first: the best, or the first that has an out-of-fold table.
+
+    None while there is none.
+    """
+    names = runs_with_oof(sweep)
+    first = best(sweep)
+    return first if first in names else next(iter(names), None)
+
+
 def targets_of_sweep(sweep: Path) -> Targets:
     """Of its first run: all learn the same."""
     names = run_names(sweep)
@@ -220,6 +236,19 @@ def curves(run: Path) -> pd.DataFrame:
         pd.to_numeric, errors="coerce"
     )
     return table.astype({"repeat": "Int64", "fold": "Int64", "loss": float, "score": float})
+
+
+def fold_names(run: Path) -> list[str]:
+    """Names of a run's folds: `2`, or of several repeats `1.2`."""
+    splits = _splits(run)
+    if len({repeat for repeat, _ in splits}) < 2:
+        return [str(fold) for _, fold in splits]
+    return [f"{repeat}.{fold}" for repeat, fold in splits]
+
+
+def runs_with_oof(sweep: Path) -> list[str]:
+    """Names of the runs that have an out-of-fold table."""
+    return [name for name in run_names(sweep) if find_table(sweep / name / "oof.csv").is_file()]
 
 
 def _splits(run: Path) -> list[tuple[int, int]]:

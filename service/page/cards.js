@@ -2,7 +2,7 @@
 
 import { imageUrl, ofState } from "./api.js";
 import { el } from "./dom.js";
-import { photographHref } from "./state.js";
+import { photographHref, read } from "./state.js";
 
 const WAIT_MS = 40; // a mouse that sweeps over thousands of points must not ask for thousands of photographs
 
@@ -43,11 +43,11 @@ export function hoverCard(store, id, texts) {
   );
 }
 
-/** A photograph as a link to its page, with a caption; `inside` lies over the picture. */
+/** A photograph as a link to its page, with a caption; `inside` lies over the picture. The one that one comes back from is marked. */
 export function photographLink(store, id, texts, { changes = {}, inside = null } = {}) {
   return el(
     "a",
-    { class: "photo", href: photographHref(id, changes) },
+    { class: "photo", href: photographHref(id, changes), "aria-current": read().at === id ? "true" : null },
     el("span", { class: "picture" }, thumb(store, id), inside),
     el("span", { class: "id" }, id),
     texts.map(text => el("span", { class: "small" }, text)),

@@ -86,8 +86,8 @@ export function twins(url, what) {
   );
 }
 
-/** A labelled <select>; options are [value, text], or [group, [[value, text], ...]]. */
-export function select(label, options, chosen, change) {
+/** A labelled <select>; options are [value, text], or [group, [[value, text], ...]]. stay: its name, if a choice shows the page anew. */
+export function select(label, options, chosen, change, stay = null) {
   const option = ([value, text]) => el("option", { value, selected: value === chosen }, text);
   const made = options.map(([value, text]) =>
     Array.isArray(text) ? el("optgroup", { label: value }, text.map(option)) : option([value, text]),
@@ -96,7 +96,7 @@ export function select(label, options, chosen, change) {
     "label",
     { class: "field" },
     el("span", {}, label),
-    el("select", { onchange: event => change(event.target.value) }, made),
+    el("select", { "data-stay": stay, onchange: event => change(event.target.value) }, made),
   );
 }
 

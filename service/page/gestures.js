@@ -1,10 +1,12 @@
-// Mouse, pen and fingers on a scatter plot: hover, click, drag, wheel, pinch.
+// Mouse, pen and fingers on a scatter plot: hover, click, drag, lasso, wheel, pinch.
 
-const CLICK_PX = 5;
+const CLICK_PX = 5,
+  ROPE_PX = 6; // between two corners of a lasso
 
 export function gestures(root, chart) {
   const fingers = new Map();
-  let moved = 0;
+  let moved = 0,
+    corner = null; // the last of a lasso, in pixels
   const at = event => {
     const box = root.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
@@ -25,6 +27,10 @@ export function gestures(root, chart) {
       return;
     }
     moved += Math.hypot(to[0] - from[0], to[1] - from[1]);
+    if (chart.lassoing && chart.scales) {
+      rope(from, to);
+      return;
+    }
     if (chart.zoom && chart.scales && moved > CLICK_PX) drag(event.pointerId, from, to);
     fingers.set(event.pointerId, to);
   });
@@ -33,6 +39,13 @@ export function gestures(root, chart) {
     const i = chart.under(...to);
     root.classList.toggle("on-point", i >= 0);
     chart.look(i);
+  }
+
+  function rope(from, to) {
+    if (!corner) chart.rope(...(corner = from), true);
+    if (Math.hypot(to[0] - corner[0], to[1] - corner[1]) < ROPE_PX) return;
+    corner = to;
+    chart.rope(...to, false);
   }
 
   function drag(id, from, to) {
@@ -52,14 +65,22 @@ export function gestures(root, chart) {
   }
 
   root.addEventListener("pointerup", event => {
-    const pressed = fingers.delete(event.pointerId),
-      i = chart.under(...at(event));
+    const pressed = fingers.delete(event.pointerId);
+    if (corner) {
+      corner = null;
+      chart.onlasso(chart.lasso);
+      return;
+    }
+    const i = chart.under(...at(event));
     if (!pressed || moved > CLICK_PX || i < 0) return;
     if (event.pointerType === "touch" && chart.at !== i)
       chart.look(i); // a finger has no hover: the first tap shows, the second opens
     else chart.open(i);
   });
-  root.addEventListener("pointercancel", event => fingers.delete(event.pointerId));
+  root.addEventListener("pointercancel", event => {
+    fingers.delete(event.pointerId);
+    corner = null;
+  });
   root.addEventListener("pointerleave", event => {
     if (!fingers.has(event.pointerId) && event.pointerType !== "touch") chart.look(-1);
   });

@@ -2,24 +2,28 @@
 
 import { served } from "./api.js";
 import { el, problem, say, select } from "./dom.js";
-import { given, go, href, onChange, read, refused } from "./state.js";
+import { FilterBar } from "./filter.js";
+import { AROUND, given, go, href, onChange, read, refused } from "./state.js";
 import * as map from "./views/map.js";
 import * as overview from "./views/overview.js";
 import * as photograph from "./views/photograph.js";
+import * as photographs from "./views/photographs.js";
 import * as sweeps from "./views/sweeps.js";
 
-const VIEWS = { overview, map, photograph, sweeps },
-  NAMES = { overview: "Overview", map: "Map", photograph: "Photograph", sweeps: "Sweeps" };
+const VIEWS = { overview, map, photographs, photograph, sweeps },
+  NAMES = { overview: "Overview", map: "Map", photographs: "Photographs", sweeps: "Sweeps" },
+  WITHIN = { photograph: "photographs" }; // pages that no link of the navigation opens
 const GROWS_MS = 3000; // what loads by itself is there by then
-const main = document.getElementById("main");
+const main = document.getElementById("main"),
+  filter = new FilterBar();
 let running = new AbortController(),
   first = true;
 
-async function show() {
+async function show({ stay = false } = {}) {
   running.abort();
   running = new AbortController();
   const { signal } = running,
-    y = history.state?.y ?? 0,
+    y = stay ? scrollY : (history.state?.y ?? 0),
     state = read(),
     page = state.page || "overview";
   navigation(page);
@@ -31,27 +35,38 @@ async function show() {
     const store = chosen(stores, state, "store"),
       sweep = chosen(all, state, "sweep");
     chooser(stores, store);
+    filter.show({ store, sweep, signal });
     const body = await VIEWS[page].show({ state, signal, store, sweep, sweeps: all, failing });
     if (signal.aborted) return;
     main.replaceChildren(el("h1", { tabindex: -1 }, body.title), ...body.content.flat().filter(Boolean));
     document.title = `${body.title} – biomass`;
   } catch (err) {
     if (err.name === "AbortError" || signal.aborted) return;
-    main.replaceChildren(el("h1", { tabindex: -1 }, NAMES[page] ?? "Not found"), problem(err));
+    main.replaceChildren(el("h1", { tabindex: -1 }, NAMES[WITHIN[page] ?? page] ?? "Not found"), problem(err));
     document.title = "Not found – biomass";
     if (!err.kind) console.error(err);
   }
   main.removeAttribute("aria-busy");
   scrollBack(y, signal);
-  if (!first) arrive();
+  if (!first) arrive(stay, signal);
   first = false;
 }
 
-/** Be as far down as when this was left, or at the top, while parts that load by themselves move it; a person's own hand wins. */
+/**
+ * Be as far down as when this was left, at the photograph one comes back from, or at the top, while parts that load by themselves
+ * move it; a person's own hand wins.
+ */
 function scrollBack(y, signal) {
+  const isBack = !y && "at" in read();
+  const there = () => {
+    if (!isBack) return scrollTo(0, y);
+    const card = main.querySelector(".photo[aria-current]");
+    card?.scrollIntoView({ block: "center" });
+    card?.focus({ preventScroll: true });
+  };
   scrollTo(0, y);
-  if (!y) return;
-  const grown = new ResizeObserver(() => scrollTo(0, y)),
+  if (!y && !isBack) return;
+  const grown = new ResizeObserver(there),
     stop = () => grown.disconnect();
   grown.observe(main);
   signal.addEventListener("abort", stop);
@@ -59,10 +74,23 @@ function scrollBack(y, signal) {
   setTimeout(stop, GROWS_MS);
 }
 
-/** As after loading a page: said, and read on from its heading. */
-function arrive() {
-  main.querySelector("h1").focus({ preventScroll: true });
+/** As after loading a page: said, and read on from its heading, or from what led here, which may load by itself. */
+function arrive(stay, signal) {
   say(document.title);
+  if (stay === true) return; // the focus is in the filter's bar
+  main.querySelector("h1").focus({ preventScroll: true });
+  if (!stay) return;
+  const seek = () => {
+    const found = main.querySelector(`[data-stay="${CSS.escape(stay)}"]`);
+    found?.focus({ preventScroll: true });
+    if (found) stop();
+  };
+  const grown = new MutationObserver(seek),
+    stop = () => grown.disconnect();
+  grown.observe(main, { childList: true, subtree: true });
+  signal.addEventListener("abort", stop);
+  setTimeout(stop, GROWS_MS);
+  seek();
 }
 
 /** The one that the address names, or the first where it names none; null where none is served. */
@@ -77,8 +105,8 @@ function navigation(page) {
     el(
       "a",
       {
-        href: href({ page: key === "overview" ? null : key }, ["store", "sweep", "image", "run", "view"]),
-        "aria-current": key === page ? "page" : null,
+        href: href({ page: key === "overview" ? null : key }, AROUND),
+        "aria-current": key === page ? "page" : key === WITHIN[page] ? "true" : null,
       },
       text,
     ),
@@ -102,5 +130,6 @@ function chooser(stores, store) {
   );
 }
 
+main.before(filter.root);
 onChange(show);
 show();

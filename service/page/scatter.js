@@ -20,6 +20,7 @@ export class Scatter {
    * label: what it shows, for ears. axes: { x: { label, format }, y } or null. equal: one scale for both. zoom: pan and zoom.
    * describe(i): a line; card(i): an element, or null; open(i): a click or Enter; onbox(box or null): zoomed to.
    * below(ctx, toX, toY): drawn under the points, above(...): over them, in CSS pixels.
+   * onlasso(corners): a line was drawn around points; `lassoing` says whether a drag draws one.
    */
   constructor(options) {
     Object.assign(
@@ -30,7 +31,7 @@ export class Scatter {
     this.canvases = ["under", "points", "over"].map(name => el("canvas", { class: name, "aria-hidden": "true" }));
     this.tip = el("div", { class: "tip", hidden: true });
     const keys = this.zoom
-      ? "arrow keys go from point to point, Enter opens, plus and minus zoom, 0 shows all"
+      ? "arrow keys go from point to point, with Shift they move the map, Enter opens, plus and minus zoom, 0 shows all"
       : "arrow keys go from point to point, Enter opens";
     this.root = el(
       "div",
@@ -49,6 +50,8 @@ export class Scatter {
     if (this.zoom) this.root.classList.add("zoomable");
     gestures(this.root, this);
     this.at = -1;
+    this.lassoing = false;
+    this.lasso = []; // corners [x, y], in data units
     new ResizeObserver(() => this.#resize()).observe(this.root);
     dark.addEventListener("change", () => this.redraw());
   }
@@ -67,6 +70,26 @@ export class Scatter {
     }
     this.order = Int32Array.from(x.keys()).filter(i => !shown || shown[i]);
     this.redraw();
+  }
+
+  /** Show no points. */
+  clear() {
+    const none = new Float32Array(0);
+    this.lasso = [];
+    this.set({ x: none, y: none, colours: new Uint32Array(0) });
+  }
+
+  /** Ring a point, as one that one comes back from; -1 rings none. */
+  mark(i) {
+    this.at = i;
+    this.redraw();
+  }
+
+  /** Draw the lasso on to a pixel. */
+  rope(px, py, begins) {
+    const corner = [this.scales.fromX(px), this.scales.fromY(py)];
+    this.lasso = begins ? [corner] : [...this.lasso, corner];
+    this.#drawOver();
   }
 
   /** Draw once before the next frame, however often it is asked for. */
@@ -191,12 +214,25 @@ export class Scatter {
     const ctx = this.#clear(this.canvases[2]),
       ink = this.#ink();
     this.above?.(ctx, this.scales.toX, this.scales.toY, ink);
+    this.#drawLasso(ctx, ink);
     if (this.at < 0) return;
     ctx.beginPath();
     ctx.arc(this.scales.toX(this.x[this.at]), this.scales.toY(this.y[this.at]), this.#radius() + 4, 0, 7);
     ctx.lineWidth = 2;
     ctx.strokeStyle = ink.ink;
     ctx.stroke();
+  }
+
+  #drawLasso(ctx, ink) {
+    if (!this.lasso.length) return;
+    ctx.beginPath();
+    for (const [x, y] of this.lasso) ctx.lineTo(this.scales.toX(x), this.scales.toY(y));
+    ctx.closePath();
+    ctx.lineWidth = 1.5;
+    ctx.setLineDash([5, 4]);
+    ctx.strokeStyle = ink.ink;
+    ctx.stroke();
+    ctx.setLineDash([]);
   }
 
   /** Look at a point, or at none (-1): ring and card. */
@@ -251,15 +287,20 @@ export class Scatter {
 
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const middle = [this.width / 2, this.height / 2];
+    const middle = this.at < 0 ? [this.width / 2, this.height / 2] : [this.scales.toX(this.x[this.at]), this.scales.toY(this.y[this.at])];
     const zoom = this.zoom ? { "+": 1.5, "=": 1.5, "-": 1 / 1.5 }[event.key] : undefined;
-    if (event.key in KEYS) this.#step(...KEYS[event.key]);
+    if (event.key in KEYS && event.shiftKey && this.zoom) this.#pan(...KEYS[event.key]);
+    else if (event.key in KEYS) this.#step(...KEYS[event.key]);
     else if (event.key === "Enter" && this.at >= 0) this.open(this.at);
     else if (event.key === "Escape") this.look(-1);
     else if (zoom) this.move(0, 0, zoom, ...middle);
     else if (event.key === "0" && this.zoom) this.reset();
     else return;
     event.preventDefault();
+  }
+
+  #pan(right, up) {
+    if (this.scales) this.move((-right * this.width) / 5, (up * this.height) / 5, 1, 0, 0);
   }
 
   #step(right, up) {

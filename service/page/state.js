@@ -3,8 +3,15 @@
 const follow = new Set(),
   MOST_TOLD = 8; // names in an error
 
+/** What stays with a reader from page to page: where they look, and which photographs they mean. A dot ends a beginning. */
+export const AROUND = ["store", "sweep", "run", "view", "target", "fold", "site", "from", "to", "sign", "off", "lasso", "in."];
+const stays = (key, keep) => keep.some(each => key === each || (each.endsWith(".") && key.startsWith(each)));
+
 /** The state as an object of strings. */
-export const read = () => Object.fromEntries(new URLSearchParams(location.search));
+export function read() {
+  const { state, ...others } = Object.fromEntries(new URLSearchParams(location.search));
+  return state ? { "in.State": state, ...others } : others; // a bookmark of before
+}
 
 /** An error that is told, as those of the server are. without: key of the state that one may leave out. */
 export const refused = (message, hint = "", without = null) =>
@@ -19,10 +26,10 @@ export function given(state, key, known) {
   throw refused(`there is no ${key} ${value} here`, some && `There is ${some}${others}.`, key);
 }
 
-/** The address of a state changed by `changes`; null takes a key out. Keys of other pages stay only if named in `keep`. */
+/** The address of a state changed by `changes`; null takes a key out. Keys of other pages stay only if `keep` has them. */
 export function href(changes, keep = null) {
   const was = read(),
-    start = keep ? Object.fromEntries(keep.filter(key => key in was).map(key => [key, was[key]])) : was;
+    start = Object.fromEntries(Object.entries(was).filter(([key]) => !keep || stays(key, keep)));
   const all = Object.entries({ ...start, ...changes }).filter(
     ([, value]) => value !== null && value !== undefined && value !== "",
   );
@@ -34,35 +41,66 @@ export function href(changes, keep = null) {
 export function put(changes, { replace = false } = {}) {
   const url = href(changes);
   if (new URL(url, location).href === location.href) return;
-  remember();
+  if (!replace) remember();
   history[replace ? "replaceState" : "pushState"](history.state, "", url);
+  dispatchEvent(new Event("noted"));
 }
 
 /** How far down one is goes with the entry of the history, for who comes back to it. */
 const remember = () => history.replaceState({ y: Math.round(scrollY) }, "");
 
-/** Go to another address of the page, and show it. */
-export function go(url) {
+/** Go to another address of the page, and show it. stay: the focus is where it should be. */
+export function go(url, { stay = false } = {}) {
+  const to = withWayBack(url);
   remember();
-  history.pushState(null, "", url);
-  follow.forEach(each => each());
+  history.pushState(null, "", to);
+  follow.forEach(each => each({ stay }));
 }
 
-/** Address of a photograph's page, from wherever one is. */
-export const photographHref = (id, changes = {}) =>
-  href({ page: "photograph", image: id, ...changes }, ["store", "sweep", "view"]);
+// From a list to a photograph and on to the next: `order` is the list's, `back` what the list's page was, but for AROUND.
+
+const own = state => Object.entries(state).filter(([key]) => !stays(key, AROUND) && key !== "at");
+
+/** The present page as a photograph's way back. */
+const wayBack = () => {
+  const state = read();
+  return new URLSearchParams([["page", state.page ?? "overview"], ...own(state).filter(([key]) => key !== "page")]).toString();
+};
+
+/** What is shown may have changed since a link to a photograph was made. */
+function withWayBack(url) {
+  const query = new URLSearchParams(url.split("?")[1]);
+  if (query.get("page") !== "photograph" || read().page === "photograph" || !query.has("back")) return url;
+  query.set("back", wayBack());
+  return `./?${query}`;
+}
+
+/** Address of a photograph's page, from wherever one is: from a photograph the list stays. */
+export function photographHref(id, changes = {}) {
+  const { page, order, back } = read(),
+    list = page === "photograph" ? { order, back } : { back: wayBack() };
+  return href({ page: "photograph", image: id, ...list, ...changes }, AROUND);
+}
+
+/** { page, href } of the list that a photograph was opened from, at this one; null where it was not opened from any. */
+export function listOf({ image, back }, at) {
+  if (!back) return null;
+  const was = Object.fromEntries(new URLSearchParams(back)),
+    n = at >= (was.n ?? 0) && at !== null ? at + 1 : was.n;
+  return { page: was.page, href: href({ ...was, n, at: image }, AROUND) };
+}
 
 /** Call `show` whenever another state is to be shown: links within the page, back and forward. */
 export function onChange(show) {
   follow.add(show);
   history.scrollRestoration = "manual"; // the browser's own would scroll before anything is drawn
   addEventListener("pagehide", remember);
-  addEventListener("popstate", show);
+  addEventListener("popstate", () => show({}));
   document.addEventListener("click", event => {
     const link = event.target.closest?.("a[href^='./?'], a[href='./']");
     if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)
       return;
     event.preventDefault();
-    go(link.getAttribute("href"));
+    go(link.getAttribute("href"), { stay: link.dataset.stay });
   });
 }

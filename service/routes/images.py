@@ -26,9 +26,10 @@ from service.answers.parameters import (
 )
 from service.answers.tables import table_response
 from service.errors import ServiceError
-from service.explore import out_of_fold, overview, patch_grids, pictures
+from service.explore import out_of_fold, overview, patch_grids, photographs, pictures
 from service.json_text import JsonText
 from service.library import Opened
+from service.routes import filters
 
 # requests about one image that are computed together, at some 100 MB each; others wait their turn
 AT_ONCE = 4
@@ -63,15 +64,24 @@ def routes() -> list[Route]:
     ]
 
 
-@described("json", errors=ERRORS, view=VIEW, k=NEAREST)
+@described("json", errors=ERRORS, view=VIEW, k=NEAREST, **filters.QUERY)
 async def card(request: Request) -> Response:
-    """Labels, norms, nearest photographs, and what the served sweeps predict for it out of fold."""
+    """Labels, norms, nearest photographs, and what the served sweeps predict for it out of fold.
+
+    Of a list that a filter names it tells who comes before and after.
+    """
     opened = await run_in_threadpool(opened_of, request)
     view = view_of(request, opened)
     k = number_of(request, "k", 12, patch_grids.MOST_SIMILAR, least=1)
+    listed = None
+    if filters.is_filtered(request):
+        listed = await filters.photographs_of(request, opened)
 
     def made(image: int) -> Response:
         found = overview.image_card(opened.store, image, k, view)
+        if listed is not None:
+            errors = filters.errors_of(request, opened)
+            found |= photographs.beside(listed, found["image_id"], errors.run, errors.target)
         predicted = _predictions(request, found["image_id"])
         return JsonText(json_value(found | {"predictions": predicted}))
 

@@ -27,6 +27,7 @@ from service.explore.overview import overview as overview_of
 from service.explore.sweeps import best, state
 from service.json_text import JsonText
 from service.library import Opened
+from service.routes import filters
 
 
 def read_routes() -> list[Route]:
@@ -190,9 +191,5 @@ async def image_map(request: Request) -> Response:
     opened = await run_in_threadpool(opened_of, request)
     view = view_of(request, opened)
     method = choice_of(request, "method", tuple(maps.METHODS))
-    frame = await computations.run(
-        request,
-        (opened.state, "map", method, view),
-        lambda: maps.image_map(opened.store, method, view),
-    )
+    frame = await filters.map_of(request, opened, method, view)
     return table_response(request, frame, name_of(request, "format"), opened.state)

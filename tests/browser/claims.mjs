@@ -7,11 +7,13 @@ import { chromium } from "playwright-core";
 import { TABLES } from "./tables.mjs";
 import { beyond, drawn, expect, listened, noise, ontoPoint, open, arrive, pixels, title, violations } from "./tools.mjs";
 import { claim, FLAGS, home, NARROW, url, WIDE, word } from "./tools.mjs";
+import { WALK } from "./walk.mjs";
 
-const VIEWS = ["", "page=map", "page=photograph&layer=similar&patch=1,1", "page=sweeps"];
+const VIEWS = ["", "page=map", "page=photographs&order=-off", "page=photograph&layer=similar&patch=1,1", "page=sweeps"];
 
 const CLAIMS = {
   ...TABLES,
+  ...WALK,
 
   async point(browser) {
     const page = await open(browser, "page=map"),
@@ -97,15 +99,17 @@ const CLAIMS = {
   async state(browser) {
     const page = await open(browser, ""),
       shown = async () => [
-        await page.locator(".link[aria-pressed=true]").allTextContents(),
+        await page.locator("main .link[aria-pressed=true]").allTextContents(),
         await page.locator("figcaption").first().textContent(),
       ];
-    await page.locator(".link").first().click();
+    await page.locator("main .link").first().click();
+    await drawn(page);
     const pressed = await shown();
     await page.reload();
     await drawn(page);
     const again = await shown();
-    await page.locator(".link[aria-pressed=true]").click();
+    await page.locator("main .link[aria-pressed=true]").click();
+    await drawn(page);
     return { pressed, again, none: await shown() };
   },
 

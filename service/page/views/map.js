@@ -3,13 +3,15 @@
 import { early, get, table, withQuery } from "../api.js";
 import { hoverCard } from "../cards.js";
 import { dark, scale } from "../colours.js";
-import { count, el, plain, problem, select, signed, twins, unitOf } from "../dom.js";
+import { count, el, plain, problem, say, select, signed, twins, unitOf } from "../dom.js";
+import { passing } from "../filter.js";
 import { Scatter } from "../scatter.js";
-import { given, go, photographHref, put, refused } from "../state.js";
+import { AROUND, given, go, href, photographHref, put, read, refused } from "../state.js";
 
 const METHODS = { pca: "PCA", umap: "UMAP", tsne: "t-SNE" };
 const ERROR = "error:"; // and a target: the colour is what a run makes of it
 const NEVER = new Set(["image_id", "path", "sha256", "status"]); // columns that tell nothing as a colour
+const MOST_CORNERS = 60; // of a lasso: it stands in the address
 const HINT = "drag to move, wheel, fingers or + and − to zoom; a click opens a photograph";
 
 export async function show({ state, signal, store, sweep, sweeps }) {
@@ -21,7 +23,9 @@ export async function show({ state, signal, store, sweep, sweeps }) {
   if (!colour.startsWith(ERROR)) given({ colour }, "colour", names);
   const chosen = { method, view, colour, run: state.run },
     among = sweeps.length > 1 ? sweep.name : null;
-  const map = new PhotographMap({ signal, store, sweep, among, chosen, names, about });
+  const ids = passing({ state, signal, store, sweep });
+  ids.catch(() => {}); // told when it is needed
+  const map = new PhotographMap({ state, ids, signal, store, sweep, among, chosen, names, about });
   map.draw(parsed(state.box));
   return { title: "Map", content: map.content };
 }
@@ -38,8 +42,8 @@ function parsed(text) {
 }
 
 class PhotographMap {
-  constructor({ signal, store, sweep, among, chosen, names, about }) {
-    Object.assign(this, { signal, store, sweep, among, chosen, names, turn: 0, ids: [], texts: () => [] });
+  constructor({ state, ids, signal, store, sweep, among, chosen, names, about }) {
+    Object.assign(this, { state, passing: ids, signal, store, sweep, among, chosen, names, turn: 0, ids: [], texts: () => [] });
     this.note = el("div", { class: "map-note" });
     this.links = el("div");
     this.chart = new Scatter({
@@ -51,7 +55,9 @@ class PhotographMap {
       onbox: box => put({ box: box?.map(value => Number(value.toPrecision(5))).join(",") ?? null }, { replace: true }),
       describe: i => [this.ids[i], ...this.texts(i)].join(", "),
       card: i => hoverCard(store, this.ids[i], this.texts(i)),
+      onlasso: corners => this.#gather(corners),
     });
+    this.chart.lasso = this.#lasso();
     dark.addEventListener("change", () => this.draw(this.chart.box), { signal });
     this.content = [this.#controls(), this.chart.root, this.note, this.links];
     this.classes = []; // of the sweep's targets
@@ -83,7 +89,47 @@ class PhotographMap {
       ),
       this.colourField,
       el("button", { type: "button", onclick: () => this.chart.reset() }, "Show all"),
+      el("button", { type: "button", "aria-pressed": "false", onclick: event => this.#rope(event.target) }, "Lasso"),
+      el("button", { type: "button", onclick: () => this.#gather(this.#inSight()) }, "Photographs in sight"),
     );
+  }
+
+  /** A drag draws a line around points, or moves the map. */
+  #rope(button) {
+    this.chart.lassoing = !this.chart.lassoing;
+    button.setAttribute("aria-pressed", String(this.chart.lassoing));
+    this.chart.root.classList.toggle("lassoing", this.chart.lassoing);
+    say(this.chart.lassoing ? "Draw a line around points; their photographs are shown then" : "A drag moves the map");
+  }
+
+  /** Corners of what the chart shows. */
+  #inSight() {
+    if (!this.chart.scales) return [];
+    const { fromX, fromY } = this.chart.scales,
+      { width, height } = this.chart;
+    return [
+      [0, 0],
+      [width, 0],
+      [width, height],
+      [0, height],
+    ].map(([x, y]) => [fromX(x), fromY(y)]);
+  }
+
+  /** Go to the photographs within a polygon. */
+  #gather(corners) {
+    if (corners.length < 3) return;
+    const every = Math.ceil(corners.length / MOST_CORNERS),
+      numbers = corners.filter((_, k) => k % every === 0).flat(),
+      { method, view } = this.chosen;
+    const lasso = [method, view, ...numbers.map(value => Number(value.toPrecision(4)))].join(",");
+    go(href({ page: "photographs", lasso }, AROUND));
+  }
+
+  /** The lasso of the filter, if it lies on this map. */
+  #lasso() {
+    const [method, view, ...numbers] = (this.state.lasso ?? "").split(",");
+    if (method !== this.chosen.method || view !== this.chosen.view) return [];
+    return Array.from({ length: numbers.length / 2 }, (_, k) => [Number(numbers[2 * k]), Number(numbers[2 * k + 1])]);
   }
 
   /** Add the errors of these runs to the colours. */
@@ -126,16 +172,19 @@ class PhotographMap {
     this.note.replaceChildren(el("p", { class: "loading" }, "Placing photographs …"));
     try {
       const points = early(table(url, this.signal)),
+        passing = early(this.passing),
         colour = await this.#colour(points);
-      if (turn === this.turn) this.#show(await points, colour, box, url);
+      if (turn === this.turn) this.#show(await points, colour, box, url, await passing);
     } catch (err) {
       if (err.name === "AbortError" || turn !== this.turn) return;
+      this.chart.clear(); // points of another choice
+      this.links.replaceChildren();
       this.note.replaceChildren(problem(err));
       if (!err.kind) console.error(err);
     }
   }
 
-  #show(points, { name, values, none = `The catalog tells no ${name}.`, from = [`${this.store.url}/catalog.json`, "Catalog"], ...how }, box, url) {
+  #show(points, { name, values, none = `The catalog tells no ${name}.`, from = [`${this.store.url}/catalog.json`, "Catalog"], ...how }, box, url, passing) {
     const colour = scale(name, values, how),
       there = value => value ?? NaN;
     this.ids = points.column("image_id");
@@ -143,8 +192,12 @@ class PhotographMap {
       error = i => `${signed(target, values[i])}${unitOf(target)}`;
     this.texts = i => [`${name}: ${how.centred && values[i] !== null ? error(i) : colour.text(i)}`];
     const [x, y] = ["x", "y"].map(axis => Float32Array.from(points.column(axis), there));
-    this.chart.set({ x, y, colours: colour.packed, box });
-    const told = points.n ? `${count(points.n, "photograph")}; ${HINT}` : "No photograph is sealed yet.";
+    const shown = passing && Uint8Array.from(this.ids, id => Number(passing.has(id)));
+    this.chart.lasso = this.#lasso();
+    this.chart.set({ x, y, colours: colour.packed, box, shown });
+    this.chart.mark(this.ids.indexOf(read().at));
+    const n = passing ? `${count(passing.size, "photograph")} of ${points.n.toLocaleString("en")}` : count(points.n, "photograph"),
+      told = points.n ? `${n}; ${HINT}` : "No photograph is sealed yet.";
     const isTold = !points.n || values.some(value => value !== null && value !== "");
     this.note.replaceChildren(isTold ? colour.legend : el("p", {}, none), el("p", { class: "muted" }, told));
     this.links.replaceChildren(twins(url, "Map"), twins(...from));

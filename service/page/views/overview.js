@@ -7,6 +7,7 @@ import { scale } from "../colours.js";
 import { day, dayText, monthTicks } from "../dates.js";
 import { alike, amount, axisOf, bytes, unitOf, withUnit } from "../dom.js";
 import { el, facts, foremost, num, pending, plain, problem, section, select, twins } from "../dom.js";
+import { inWords, isFiltered, passing } from "../filter.js";
 import { details } from "../kept.js";
 import { Scatter } from "../scatter.js";
 import { given, go, href, photographHref, put, read } from "../state.js";
@@ -21,11 +22,13 @@ const STATS = [
   ["norm", "mean norm"],
 ];
 
-export async function show({ state, signal, store, failing }) {
+export async function show({ state, signal, store, sweep, failing }) {
   const urls = { odd: `${store.url}/odd.json`, stats: `${store.url}/stats.json` },
-    oddRows = early(get(`${urls.odd}?limit=200`, signal)),
+    oddRows = early(get(`${urls.odd}?limit=${isFiltered(state) ? 10_000 : 200}`, signal)),
     stats = early(table(urls.stats, signal)),
-    about = await get(`${store.url}/overview.json`, signal);
+    passed = early(passing({ state, signal, store, sweep })), // of the filter
+    about = await get(`${store.url}/overview.json`, signal),
+    ids = await passed;
   return {
     title: store.name,
     content: [
@@ -33,11 +36,11 @@ export async function show({ state, signal, store, failing }) {
       what(store, about),
       section(
         "Odd photographs",
-        pending(() => odd(store, about, urls.odd, oddRows)),
+        pending(() => odd(store, about, ids, urls.odd, oddRows)),
       ),
       section(
         targetsOf(about).length && targetsOf(about).every(unitOf) ? "Masses" : "Targets",
-        pending(() => targets(state, store, about, signal)),
+        pending(() => targets({ state, store, sweep, about, signal, ids })),
       ),
       section(
         "Statistics of the tokens",
@@ -65,12 +68,15 @@ function what(store, about) {
   ]);
 }
 
-async function odd(store, about, url, rows) {
+/** ids: of the photographs that pass the filter; null where all do. */
+async function odd(store, about, ids, url, oddRows) {
   if (!about.odd) return el("p", {}, "None: every token is finite, and no photograph's statistics lie far from the others'.");
-  const found = await rows;
+  const found = await oddRows;
   const at = Object.fromEntries(found.columns.map((name, i) => [name, i])),
-    byImage = new Map();
-  for (const row of found.rows) if (!byImage.has(row[at.image_id])) byImage.set(row[at.image_id], row);
+    byImage = new Map(),
+    rows = ids ? found.rows.filter(row => ids.has(row[at.image_id])) : found.rows;
+  if (!rows.length) return [el("p", {}, "None of the photographs that pass the filter."), twins(url, "Odd photographs")];
+  for (const row of rows) if (!byImage.has(row[at.image_id])) byImage.set(row[at.image_id], row);
   const cards = [...byImage.values()]
     .slice(0, MOST_ODD)
     .map(row =>
@@ -93,7 +99,7 @@ async function odd(store, about, url, rows) {
     el("div", { class: "photos" }, cards),
     details(
       "odd",
-      `As a table (${found.total.toLocaleString("en")})`,
+      `As a table (${(ids ? rows.length : found.total).toLocaleString("en")})`,
       sortable(
         "Odd photographs, worst first",
         columns.map(([title, name], k) => ({
@@ -103,7 +109,7 @@ async function odd(store, about, url, rows) {
           text: k < 3,
           show: k ? null : row => el("a", { href: photographHref(row[at.image_id], { view: row[at.view] }) }, row[at.image_id]),
         })),
-        found.rows,
+        rows,
         { name: "odd" },
       ),
     ),
@@ -114,25 +120,19 @@ async function odd(store, about, url, rows) {
 /** Names of the targets there are. */
 const targetsOf = about => about.targets.all.map(row => row.target);
 
-async function targets(state, store, about, signal) {
+async function targets({ state, store, sweep, about, signal, ids }) {
   const url = `${store.url}/catalog.json`,
     names = store.columns;
   const known = names.filter(name => targetsOf(about).includes(name)), // in the catalog's order
     targets = foremost(known, about.target);
   if (!targets.length) return [byClass(about), twins(url, "Catalog")];
   const place = el("div", { class: "beside" });
-  let chosen = given(state, "target", targets) ?? about.target;
+  let chosen = await targetOf({ state, sweep, signal }, targets, about.target);
   const draw = async () => {
     const columns = ["image_id", "State", "Sampling_Date", chosen].filter(name => names.includes(name));
     const rows = await table(`${url}?columns=${columns.map(encodeURIComponent).join(",")}`, signal);
-    given(read(), "state", [...new Set(rows.column("State"))].filter(Boolean));
-    const dates = byDate(store, about, rows, chosen),
-      only = name => {
-        put({ state: name }, { replace: true });
-        dates.only(name);
-      };
-    dates?.only(read().state ?? "");
-    place.replaceChildren(...[...byGroup(about, chosen, dates && only), dates?.figure].filter(Boolean));
+    const dates = byDate(store, about, rows, chosen, ids);
+    place.replaceChildren(...[...byGroup(about, chosen), dates].filter(Boolean));
   };
   await draw();
   const change = name => {
@@ -154,6 +154,14 @@ async function targets(state, store, about, signal) {
     place,
     twins(url, "Catalog"),
   ];
+}
+
+/** The target of the address, if it is one here; the first where only the sweep has it: the filter is one for all pages. */
+async function targetOf({ state, sweep, signal }, own, first) {
+  if (!state.target || own.includes(state.target)) return state.target ?? first;
+  const others = sweep ? (await get(sweep.url, signal)).targets : [];
+  given(state, "target", [...own, ...others]);
+  return first;
 }
 
 /** [{ name, n, mean, sd }] of a target by a column of the catalog, as the server counts them. */
@@ -183,36 +191,37 @@ function byClass(about) {
 const onMap = (column, text) => el("a", { href: href({ page: "map", colour: column }, ["store", "sweep"]) }, text);
 
 /** A table for each column that groups photographs. */
-const byGroup = (about, target, only) =>
+const byGroup = (about, target) =>
   Object.keys(about.targets)
     .filter(column => column !== "all" && column !== "Sampling_Date")
-    .map(column => ofColumn(about, column, target, column === "State" ? only : null));
+    .map(column => ofColumn(about, column, target));
 
-/** only(name): show the photographs of that State alone, or of all (""); null where there is no chart of them. */
-function ofColumn(about, column, target, only) {
+/** A name narrows the filter to its photographs, and once more lets all pass again. */
+function ofColumn(about, column, target) {
   const found = groups(about, column, target);
   if (!found.length) return null;
   const range = span(
     found.flatMap(each => [each.mean - (each.sd ?? 0), each.mean + (each.sd ?? 0)]),
     true,
   );
-  const press = name => {
-    only(read().state === name ? "" : name);
-    for (const button of made.querySelectorAll("[aria-pressed]"))
-      button.setAttribute("aria-pressed", String(button.textContent === read().state));
-  };
-  const state = ({ name }) => {
+  const chosen = read()[`in.${column}`],
+    press = name => go(href({ [`in.${column}`]: name === chosen ? null : name }), { stay: `${column}.${name}` });
+  const word = ({ name }) => {
     if (!name) return "not known";
-    if (!only) return onMap(column, name);
-    const pressed = String(name === read().state);
-    return el("button", { type: "button", class: "link", "aria-pressed": pressed, onclick: () => press(name) }, name);
+    const pressed = String(name === chosen),
+      stay = `${column}.${name}`;
+    return el(
+      "button",
+      { type: "button", class: "link", "aria-pressed": pressed, "data-stay": stay, onclick: () => press(name) },
+      name,
+    );
   };
   const write = unitOf(target) ? value => amount(target, value) : alike(found.flatMap(each => [each.mean, each.sd]), 3);
-  const told = only ? "; a State's name shows its photographs alone" : "";
-  const made = sortable(
-    `${plain(target)}${unitOf(target) ? " in grams" : ""} by ${plain(column)}: mean ± standard deviation over photographs${told}`,
+  const told = "of all; a name shows its photographs alone, on every page";
+  return sortable(
+    `${plain(target)}${unitOf(target) ? " in grams" : ""} by ${plain(column)}: mean ± standard deviation over photographs ${told}`,
     [
-      { title: plain(column), of: row => row.name, text: true, show: state },
+      { title: plain(column), of: row => row.name, text: true, show: word },
       { title: "Photographs", of: row => row.n },
       { title: "Mean", of: row => row.mean, show: row => write(row.mean) },
       { title: "sd", of: row => row.sd, show: row => write(row.sd) },
@@ -225,10 +234,10 @@ function ofColumn(about, column, target, only) {
     found,
     { name: `by.${column}`, sort: "Mean", descending: true },
   );
-  return made;
 }
 
-function byDate(store, about, rows, target) {
+/** ids: of the photographs that are drawn; null for all. */
+function byDate(store, about, rows, target, drawn) {
   const dates = rows.column("Sampling_Date"),
     ids = rows.column("image_id"),
     values = rows.column(target);
@@ -251,20 +260,14 @@ function byDate(store, about, rows, target) {
     open: i => go(photographHref(ids[i])),
     card: i =>
       hoverCard(store, ids[i], [`${dates[i]} ${rows.column("State")?.[i] ?? ""}`, `${plain(target)} ${withUnit(target, values[i])}`]),
-    above: (ctx, toX, toY, ink) => alone || whiskers(ctx, means, toX, toY, ink),
+    above: (ctx, toX, toY, ink) => drawn || whiskers(ctx, means, toX, toY, ink),
   });
-  const states = rows.column("State"),
-    caption = el("figcaption");
-  let alone = "";
-  const only = name => {
-    alone = states?.includes(name) ? name : "";
-    const shown = alone ? Uint8Array.from(states, each => Number(each === alone)) : null;
-    const whole = "photographs as points, mean ± standard deviation of each day as a cross",
-      told = alone ? `the photographs of ${alone} alone` : whole;
-    caption.textContent = `${plain(target)} by date: ${told}`;
-    chart.set({ x, y, colours: colour.packed, shown });
-  };
-  return { figure: el("figure", {}, caption, chart.root, colour.legend), only };
+  const whole = "photographs as points, mean ± standard deviation of each day as a cross",
+    what = drawn ? `the photographs of ${inWords(read())} alone` : whole,
+    caption = el("figcaption", {}, `${plain(target)} by date: ${what}`);
+  chart.set({ x, y, colours: colour.packed, shown: drawn && Uint8Array.from(ids, id => Number(drawn.has(id))) });
+  chart.mark(ids.indexOf(read().at));
+  return el("figure", {}, caption, chart.root, colour.legend);
 }
 
 function whiskers(ctx, means, toX, toY, ink) {

@@ -4,33 +4,38 @@ import { get, imageUrl, ofState } from "../api.js";
 import { span, track } from "../bars.js";
 import { photographLink, picture } from "../cards.js";
 import { alike, amount, el, facts, fixed, num, plain, problem, section, signed, twins, unitOf, withUnit } from "../dom.js";
+import { filtered, isFiltered } from "../filter.js";
+import { told } from "../list.js";
 import { Stage } from "../stage.js";
-import { given, go, href, put, refused } from "../state.js";
+import { given, go, href, listOf, put, refused } from "../state.js";
 import { sortable } from "../table.js";
 
 const OWN = ["path", "sha256", "width", "height", "status"]; // columns that a store adds to the catalog
 
-export async function show({ state, signal, store, sweeps }) {
+const PAGES = { overview: "the overview", map: "the map", photographs: "the photographs", sweeps: "the run" }; // that one comes from
+
+export async function show({ state, signal, store, sweep, sweeps }) {
   const view = given(state, "view", store.views) ?? store.views[0],
-    id = state.image ?? store.first;
+    id = state.image ?? store.first,
+    asked = isFiltered(state) || state.order ? filtered("", { state, sweep }, { order: state.order }) : "";
   if (!id) throw refused(`${store.name} has no photographs yet`);
   askForPictures(store, id, view);
   let about;
   try {
-    about = await get(imageUrl(store, id), signal);
+    about = await get(imageUrl(store, id, asked), signal);
   } catch (err) {
     if (!err.kind) throw err;
-    return { title: id, content: [around({ previous: null, next: null }, "Other photographs"), problem(err)] };
+    return { title: id, content: [around({ at: null, n: 0, previous: null, next: null }, state), problem(err)] };
   }
   const others = el("div");
   const stage = store.has_patches ? new Stage({ store, about, state, signal, view, others }) : unlayered(store, about);
   const near = about.nearest.map(each => photographLink(store, each.image_id, [`similarity ${fixed(each.similarity, 3)}`]));
-  const left = el("div", {}, around(about, "Photographs in the store's order"), stage.root, others);
+  const left = el("div", {}, around(about, state), stage.root, others);
   return {
     title: about.image_id,
     content: [
       el("div", { class: "photograph" }, left, el("div", { class: "side" }, labels(about))),
-      predictions(store, about, sweeps.length > 1),
+      predictions(store, about, sweeps.length > 1, { sweep: sweep?.name, run: about.row?.run }),
       store.has_patches
         ? section(
             "Views",
@@ -55,10 +60,14 @@ function askForPictures(store, id, view) {
   for (const url of urls.filter(Boolean)) new Image().src = url;
 }
 
-/** The way to the photographs before and after, and to any by its id. */
-function around(about, label) {
-  const to = (id, text) =>
-    id ? el("a", { href: href({ image: id, patch: null }) }, text) : el("span", { class: "muted" }, text);
+/** The way back to the list, to the photographs before and after in it, and to any by its id. */
+function around(about, state) {
+  const { at, n, row } = about,
+    list = listOf(state, at);
+  const to = (id, text, stay) =>
+    id
+      ? el("a", { href: href({ image: id, patch: null }), "data-stay": stay }, text)
+      : el("span", { class: "muted", "data-stay": stay, tabindex: -1 }, text);
   const find = el("input", {
     type: "search",
     name: "image",
@@ -66,24 +75,28 @@ function around(about, label) {
     "aria-label": "Open photograph",
     autocomplete: "off",
   });
+  const open = event => {
+    event.preventDefault();
+    if (find.value.trim()) go(href({ image: find.value.trim(), patch: null }));
+  };
+  const place = at === null ? `not among these ${n.toLocaleString("en")}` : `${(at + 1).toLocaleString("en")} of ${n.toLocaleString("en")}`,
+    lines = row ? told(row.target, row) : [];
   return el(
     "nav",
-    { class: "around", "aria-label": label },
-    to(about.previous, "← Previous"),
-    to(about.next, "Next →"),
-    el(
-      "form",
-      {
-        role: "search",
-        onsubmit: event => {
-          event.preventDefault();
-          if (find.value.trim()) go(href({ image: find.value.trim(), patch: null }));
-        },
-      },
-      find,
-      el("button", { type: "submit" }, "Open"),
-    ),
+    { class: "around", "aria-label": "Photographs before and after" },
+    list ? el("a", { href: list.href }, `Back to ${PAGES[list.page] ?? "the list"}`) : null,
+    to(about.previous, "← Previous", "previous"),
+    to(about.next, "Next →", "next"),
+    el("span", {}, place),
+    el("form", { role: "search", onsubmit: open }, find, el("button", { type: "submit" }, "Open")),
+    lines.length ? el("p", { class: "row" }, [whose(row), ...lines, row.site].filter(Boolean).join(" · ")) : null,
   );
+}
+
+/** Whose error a list's row tells. */
+function whose({ target, run, fold }) {
+  if (!run) return null;
+  return `${plain(target)} by ${run}${fold && fold !== "all" ? `, fold ${fold}` : ""}`;
 }
 
 function unlayered(store, about) {
@@ -134,7 +147,7 @@ function label(name, value) {
 }
 
 /** A row a run, a column a target: what was predicted while the photograph was held out, and how far that is off. */
-function predictions(store, about, severalSweeps) {
+function predictions(store, about, severalSweeps, chosen) {
   const all = about.predictions;
   if (!all.length)
     return section("Predictions out of fold", el("p", { class: "muted" }, "No served sweep predicts this photograph."));
@@ -164,9 +177,10 @@ function predictions(store, about, severalSweeps) {
   const grams = targets.every(unitOf) ? " grams" : "",
     classes = all.some(each => each.predicted_word) ? "; of a class the probability of the true word" : "",
     told = `Predicted${grams}, and how far off; dot: predicted, upright line: true${classes}`;
+  const mark = row => (row.run === chosen.run && row.sweep === chosen.sweep ? "chosen" : null);
   return section(
     "Predictions out of fold",
-    sortable(told, columns, [...rows.values()], { name: "predicted", most: 12 }),
+    sortable(told, columns, [...rows.values()], { name: "predicted", most: 12, mark }),
     twins(imageUrl(store, about.image_id, "/predictions.json"), "Predictions out of fold"),
   );
 }

@@ -1,14 +1,16 @@
 // One run of a sweep: curves by fold, out-of-fold predictions against the truth, photographs by error.
 
 import { early, table } from "../api.js";
-import { hoverCard, photographLink } from "../cards.js";
+import { hoverCard } from "../cards.js";
 import { category, css } from "../colours.js";
-import { amount, axisOf, count, fixed, num, signed, unitOf, withUnit } from "../dom.js";
+import { axisOf, count, fixed, num, unitOf, withUnit } from "../dom.js";
 import { el, foremost, pending, plain, say, select, subsection, twins } from "../dom.js";
+import { inWords, passing } from "../filter.js";
 import { lines } from "../lines.js";
+import { photographList } from "../list.js";
 import { Scatter } from "../scatter.js";
 import { nameOfScore } from "../scores.js";
-import { given, go, photographHref, put } from "../state.js";
+import { given, go, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
 const FIRST_WORST = 12,
@@ -30,11 +32,11 @@ export function askOfRun(sweep, name, signal) {
 export function run({ state, signal, store, sweep, about, name, among }) {
   const url = urlOf(sweep, name),
     shown = { target: state.target, split: state.fold ?? "" };
-  const view = { url, signal, store, about, shown, drawOof: () => {}, markCurves: () => {}, toWorst: () => {} };
+  const view = { url, signal, store, sweep, name, state, about, shown, drawOof: () => {}, markCurves: () => {}, toWorst: () => {} };
   view.curves = early(table(curvesOf(url), signal));
   view.setSplit = async split => {
     shown.split = split;
-    put({ fold: split || null });
+    put({ fold: split || null, n: null });
     view.markCurves(split);
     await view.drawOof();
   };
@@ -65,7 +67,8 @@ async function outOfFold(view) {
       about.target,
     ),
     splits = await splitsOf(view, all);
-  shown.target = given(shown, "target", targets) ?? (targets.includes(about.target) ? about.target : targets[0]);
+  const first = targets.includes(about.target) ? about.target : targets[0];
+  shown.target = targetOf(view, targets, first);
   given({ fold: shown.split }, "fold", splits);
   const tables = targets.filter(target => isClass(all, target)).map(target => confusion(all, target)),
     numbers = targets.filter(target => !isClass(all, target)).map(target => oofChart(store, all, target)),
@@ -75,20 +78,27 @@ async function outOfFold(view) {
   const options = ["", ...splits].map(split => [split, split ? nameOf(split) : whole]);
   const splitField = select("Fold", options, shown.split, view.setSplit);
   let rows = all;
-  const drawWorst = () => place.replaceChildren(worst(store, rows, shown));
+  const drawWorst = async () => {
+    const { target, split } = shown,
+      made = await worst(view, rows);
+    if (target === shown.target && split === shown.split) place.replaceChildren(...made); // else another was chosen meanwhile
+  };
   view.drawOof = async () => {
+    place.setAttribute("aria-busy", "true");
     const { split } = shown,
-      found = await rowsOfSplit(view, all, split);
+      found = await rowsOfSplit(view, all, split),
+      ids = await passing({ ...view, state: { ...view.state, run: view.name, fold: split, target: shown.target } });
     if (split !== shown.split) return; // another was chosen meanwhile
-    rows = found;
+    rows = ids ? found.filter(row => ids.has(row.image_id)) : found;
     splitField.querySelector("select").value = split;
     charts.forEach(chart => chart.show(rows));
-    drawWorst();
+    await drawWorst();
+    place.removeAttribute("aria-busy");
   };
   await view.drawOof();
   const setTarget = target => {
     shown.target = target;
-    put({ target }, { replace: true });
+    put({ target, n: null }, { replace: true });
     drawWorst();
   };
   const folds = [...new Set(splits.map(foldOf))].sort((a, b) => a - b);
@@ -137,6 +147,13 @@ function rowsOf(oof) {
   return Array.from({ length: oof.n }, (_, i) => oof.row(i)).filter(
     row => typeof row.true === "number" && typeof row.predicted === "number",
   );
+}
+
+/** The target of the address, if this run has it; its first where only the store does: the filter is one for all pages. */
+function targetOf({ state, store }, own, first) {
+  if (!state.target || own.includes(state.target)) return state.target ?? first;
+  given(state, "target", [...own, ...store.columns]);
+  return first;
 }
 
 /** The splits there are: of several repeats the averaged rows tell none, the curves do. */
@@ -243,42 +260,21 @@ function foldLegend(folds) {
   return el("div", { class: "legend" }, folds.map(chip));
 }
 
-/** Two lines on how far a prediction is off. */
-function told(row) {
-  if (row.predicted_word)
-    return [`true ${row.true_word}, predicted ${row.predicted_word}`, `probability of the true word ${num(row.predicted, 3)}`];
-  const { target } = row;
-  return [
-    `error ${signed(target, row.error)}${unitOf(target)}`,
-    `true ${amount(target, row.true)}, predicted ${amount(target, row.predicted)}`,
-  ];
-}
-
-function worst(store, rows, { target, split }) {
-  const found = rows.filter(row => row.target === target).sort((a, b) => Math.abs(b.error) - Math.abs(a.error));
-  const place = el("div", { class: "photos" }),
-    card = row => photographLink(store, row.image_id, [...told(row), row.site ?? ""]);
-  const more = el(
-    "button",
-    {
-      type: "button",
-      class: "more",
-      onclick: () => {
-        place.append(...found.slice(place.children.length, place.children.length + 48).map(card));
-        more.hidden = place.children.length >= found.length;
-      },
-    },
-    "Show more",
-  );
-  place.append(...found.slice(0, FIRST_WORST).map(card));
-  more.hidden = found.length <= FIRST_WORST;
-  const held = split ? ` held out by ${nameOf(split)}` : "";
-  const unit = unitOf(target) ? "; grams" : "",
+/** By how far they are off, as the list of photographs has them. */
+async function worst(view, rows) {
+  const { store, sweep, name, state, shown, signal } = view,
+    { target, split } = shown,
+    asked = { ...state, ...read(), fold: split };
+  const list = await photographList({ store, sweep, state: asked, signal }, { order: "-off", target, run: name, first: FIRST_WORST });
+  const held = split ? ` held out by ${nameOf(split)}` : "",
+    unit = unitOf(target) ? "; grams" : "",
     order = isClass(rows, target)
       ? `the least probability of the true ${plain(target)} first`
       : `by how far ${plain(target)} is off${unit}`,
-    caption = `${count(found.length, "photograph")}${held}, ${order}`;
-  return el("div", {}, el("p", { class: "caption" }, caption), place, more);
+    narrowed = inWords({ ...asked, fold: null });
+  const caption = `${count(list.total, "photograph")}${held}, ${order}${narrowed && `; ${narrowed}`}`,
+    none = el("p", {}, `No photograph of ${store.name} that this run predicts passes the filter.`);
+  return [el("p", { class: "caption" }, caption), list.total ? list.root : none, twins(list.url, "Worst photographs")];
 }
 
 async function curveRows(view) {
