@@ -227,8 +227,9 @@ class MixupBatches(IterableDataset):
     def _mixed(self, own: np.ndarray, partner_B: np.ndarray, share_B: np.ndarray) -> Tensor:
         """(B, ...) of what is small, mixed in float64."""
         own = torch.from_numpy(own).double()
-        share = torch.from_numpy(share_B)
-        return torch.lerp(own[partner_B], own, _column(share, own)).to(self.device, self.dtype)
+        share = _column(torch.from_numpy(share_B), own)
+        mixed = torch.lerp(own[partner_B], own, share)
+        return mixed.to(self.device, self.dtype)
 
     def _mixed_rows(
         self, rows: Sequence[Tensor], partner_B: np.ndarray, share_B: np.ndarray
@@ -251,7 +252,8 @@ class MixupBatches(IterableDataset):
             blocks = [x.reshape(-1).split(block) for x in (own, rows[partner], out)]
             for a, b, mixed_ab in zip(*blocks, strict=True):
                 mixed_ab.copy_(a)
-                torch.lerp(other[: len(b)].copy_(b), mixed_ab, float(share), out=mixed_ab)
+                partners = other[: len(b)].copy_(b)
+                torch.lerp(partners, mixed_ab, float(share), out=mixed_ab)
         return mixed
 
 

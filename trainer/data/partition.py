@@ -81,7 +81,8 @@ class Measure:
         rng = np.random.default_rng(0)
         n_groups = len(counts.count_GK)
         n_orders = min(MOST_ORDERS, 1 + MOST_DEALT // n_groups)
-        orders = [np.arange(n_groups), *(rng.permutation(n_groups) for _ in range(n_orders - 1))]
+        orders = [np.arange(n_groups)]
+        orders += [rng.permutation(n_groups) for _ in range(n_orders - 1)]
         folds = [_greedy(counts, order_G) for order_G in orders]
         imbalances = [tuple(counts.imbalance_of(fold_G)) for fold_G in folds]
         return cls(np.min(imbalances, 0), folds[imbalances.index(min(imbalances))])

@@ -125,7 +125,8 @@ def read_splits(
         table = _of_another_tool(path, table, frame, groups)
 
     columns = list(table.columns)
-    expected = KEYS + [f"r{repeat:02d}" for repeat in range(max(1, len(columns) - len(KEYS)))]
+    n_repeats = max(1, len(columns) - len(KEYS))
+    expected = KEYS + [f"r{repeat:02d}" for repeat in range(n_repeats)]
     if columns != expected:
         raise InputError(
             f"{path}: columns are {', '.join(columns)}; expected {', '.join(expected)}"
@@ -188,6 +189,7 @@ def _of_another_tool(
         )
     ids = table["image_id"]
     sites = pd.Series(sites_for(frame, groups).to_numpy(), frame["image_id"].astype(str))
+    # of an id that no image has the site is empty; whoever called refuses the id
     ours = pd.DataFrame({"image_id": ids, "site": ids.map(sites).fillna(""), "group": ids})
     for number, column in enumerate(repeats):
         ours[f"r{number:02d}"] = table[column]

@@ -195,6 +195,7 @@ def validation_batches(
         for q, own in enumerate(held_out):
             own_QB[q, : len(own)] = np.searchsorted(images, own)
         rows_U2 = np.stack([images, np.full(len(images), view)], 1)
+        # nothing is mixed: any partner and draw will do
         batches.append(Batch(rows_U2, own_QB, np.zeros_like(own_QB), np.zeros(own_QB.shape)))
     return batches
 

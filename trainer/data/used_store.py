@@ -133,7 +133,8 @@ class UsedStore:
         else:
             mean = self._vector(part, stored_n)
         square = mean**2 + std**2
-        return np.stack([mean.mean((1, 2)), square.mean((1, 2))], 1)
+        over_image = [each.mean((1, 2)) for each in (mean, square)]
+        return np.stack(over_image, 1)
 
     def _vector(self, name: str, stored_n: np.ndarray) -> np.ndarray:
         """(n, V, T, D) one pooled vector."""

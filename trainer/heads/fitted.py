@@ -27,7 +27,8 @@ class FittedTogether:
         """Labels of the task's numbers -> those of these, amounts in a space."""
         y_nk = y_nK[:, list(self.places)]
         into, _ = SPACES[space]
-        both = np.hstack([into(y_nk[:, : self.n_amounts]), y_nk[:, self.n_amounts :]])
+        amounts, others = np.split(y_nk, [self.n_amounts], axis=1)
+        both = np.hstack([into(amounts), others])
         return np.ascontiguousarray(both)  # row by row: products of other orders round otherwise
 
     def from_space(self, space: str, z_nk: np.ndarray) -> np.ndarray:

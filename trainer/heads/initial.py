@@ -49,7 +49,8 @@ def new_bank(
     for name, size in shape.tensors().items():
         # contiguous: a fused AdamW walks weight, gradient and moments as plain memory, whatever
         # their strides say
-        tensor_QG = torch.empty(len(splits), len(points), *size[::-1], dtype=dtype, device=device)
+        shape_QG = len(splits), len(points), *size[::-1]
+        tensor_QG = torch.empty(shape_QG, dtype=dtype, device=device)
         for q, split in enumerate(splits):
             address = (seed, split.repeat, split.fold)
             for own_seed, same in points_of_seed.items():

@@ -143,7 +143,8 @@ def filled(x_NF: np.ndarray, mean_C: Sequence[float]) -> np.ndarray:
         return x_NF
     first = x_NF.shape[1] - len(mean_C)
     x_NC = x_NF[:, first:]
-    return np.hstack([x_NF[:, :first], np.where(np.isnan(x_NC), mean_C, x_NC)])
+    known_NC = np.where(np.isnan(x_NC), mean_C, x_NC)
+    return np.hstack([x_NF[:, :first], known_NC])
 
 
 def _column_of(

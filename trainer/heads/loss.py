@@ -232,7 +232,8 @@ def _in_space(values_QGBK: Tensor, in_space: Mapping[str, Tensor], n_amounts: in
         values = torch.where(is_own_G11, SPACES[space](amounts), values)
     if not others.shape[-1]:
         return values
-    return torch.cat([values, others.expand(*values.shape[:-1], -1)], -1)
+    others = others.expand(*values.shape[:-1], -1)  # of labels, which are the same for all points
+    return torch.cat([values, others], -1)
 
 
 def spread(values_nK: np.ndarray, space: str) -> float:

@@ -302,8 +302,13 @@ def inner_folds(group_N: np.ndarray) -> list[Fold]:
         group_N = np.arange(len(group_N))
     n_parts = min(INNER_PARTS, group_N.max() + 1)
     part_N = group_parts(group_N, n_parts)
-    folds = [(np.flatnonzero(part_N != i), np.flatnonzero(part_N == i)) for i in range(n_parts)]
-    return [(train_n, held_m) for train_n, held_m in folds if len(train_n) > 1]
+    folds = []
+    for part in range(n_parts):
+        train_n = np.flatnonzero(part_N != part)
+        held_m = np.flatnonzero(part_N == part)
+        if len(train_n) > 1:
+            folds.append((train_n, held_m))
+    return folds
 
 
 def choose(

@@ -162,7 +162,8 @@ class SiteSums:
         truth_NK = np.asarray(truth_NK, np.float64)
         prediction_GRNK = np.asarray(prediction_GRNK, np.float64)
         held_out_RN = ~np.isnan(prediction_GRNK).all((0, 3))
-        weight_RNK = np.where(held_out_RN[..., None] & ~np.isnan(truth_NK), by.weights, 0.0)
+        counts_RNK = held_out_RN[..., None] & ~np.isnan(truth_NK)
+        weight_RNK = np.where(counts_RNK, by.weights, 0.0)
         # 1 where an image is of a site, of sites whose images count: a product sums over sites
         sites_S = np.unique(np.asarray(site_N)[weight_RNK.any((0, 2))])
         member_NS = (np.asarray(site_N)[:, None] == sites_S).astype(np.float64)

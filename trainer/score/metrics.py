@@ -66,7 +66,8 @@ class Score:
         coefficient_K = self._coefficients(np.where(known, truth, np.nan))
         error_K = np.sum(self.elements(truth, prediction), -2, where=known)
         scored = coefficient_K > 0
-        return self.from_error(np.sum(coefficient_K * error_K, -1, where=scored), scored.any(-1))
+        error = np.sum(coefficient_K * error_K, -1, where=scored)
+        return self.from_error(error, scored.any(-1))
 
     def split_errors(
         self, truth_NK: np.ndarray, prediction_RNK: np.ndarray, splits: Sequence[Split]
@@ -255,7 +256,8 @@ def _r2(
     highest = truth.max(axis, initial=-np.inf, where=known)
     # nothing known, or all equal: replaced below
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.sum(weight * truth, axis, keepdims=True) / np.sum(weight, axis, keepdims=True)
+        total = np.sum(weight, axis, keepdims=True)
+        mean = np.sum(weight * truth, axis, keepdims=True) / total
         error = np.sum(weight * (truth - prediction) ** 2, axis, where=known)
         r2 = 1 - error / np.sum(weight * (truth - mean) ** 2, axis, where=known)
     return np.where(highest > lowest, r2, np.nan)[()]  # equal truths may miss their rounded mean
