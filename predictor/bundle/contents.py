@@ -102,7 +102,10 @@ def find_misnamed(listing: Listing) -> Iterator[str]:
 
 def _most_bytes(name: str) -> int:
     """Bound of a path in a bundle; 0 where no such file may be."""
-    return next((most for pattern, most in MAX_BYTES.items() if re.fullmatch(pattern, name)), 0)
+    for pattern, most in MAX_BYTES.items():
+        if re.fullmatch(pattern, name):
+            return most
+    return 0
 
 
 def find_damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> dict[str, str]:

@@ -129,7 +129,8 @@ class Explainer:
                 # levels and shares are means over patches: a part of them each, to sum to them
                 outputs = self.shown.targets.outputs[: whole.shape[-1]]
                 is_mean_M = [target.kind != "amount" for target in outputs]
-                whole = np.where(is_mean_M, whole / (whole.shape[0] * whole.shape[1]), whole)
+                n_patches = whole.shape[0] * whole.shape[1]
+                whole = np.where(is_mean_M, whole / n_patches, whole)
             maps.append(share_M[m] * whole)
         if maps:
             with (
@@ -250,8 +251,9 @@ def _overlap(n: int, m: int) -> np.ndarray:
     """(m, n): which share of each of n equal parts of a line lies in each of m."""
     edge_n = np.arange(n + 1) / n
     edge_m = np.arange(m + 1)[:, None] / m
-    inside = np.minimum(edge_m[1:], edge_n[1:]) - np.maximum(edge_m[:-1], edge_n[:-1])
-    return np.maximum(inside, 0) * n
+    first = np.maximum(edge_m[:-1], edge_n[:-1])
+    last = np.minimum(edge_m[1:], edge_n[1:])
+    return np.maximum(last - first, 0) * n  # parts that do not meet end before they begin
 
 
 def picture_names(image_ids: Sequence[str]) -> dict[str, str]:

@@ -310,10 +310,8 @@ def _scale(length: int, first: str, last: str) -> Image.Image:
     """Colours from 0 to the last one."""
     image = Image.new("RGB", (length, BAR + 24), PAPER)
     draw = ImageDraw.Draw(image)
-    image.paste(
-        Image.fromarray(np.tile(colours(np.linspace(0, 1, length)), (BAR, 1, 1))),
-        (0, 0),
-    )
+    row_W3 = colours(np.linspace(0, 1, length))
+    image.paste(Image.fromarray(np.tile(row_W3, (BAR, 1, 1))), (0, 0))
     draw.text((0, BAR + 3), first, MUTED, _font(15))
     draw.text((length, BAR + 3), last, MUTED, _font(15), anchor="ra")
     return image

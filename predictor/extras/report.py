@@ -103,7 +103,9 @@ def write_report(path: Path, about: About, table: pd.DataFrame, entries: Sequenc
     columns += ["Note"] * has_notes
 
     # the least certain comes first: there a look is worth the most
-    share_N = [min((share for _, share in each.values()), default=0.0) for each in words]
+    share_N = []
+    for each in words:
+        share_N.append(min((share for _, share in each.values()), default=0.0))
     order = np.argsort(share_N, kind="stable")
     tracks = [{}] * len(table)
     if first:
@@ -180,7 +182,8 @@ def _histogram(value_N: np.ndarray, shown: Shown) -> dict | None:
     unit = shown.unit(name)
     least = float(value_N.min()) if shown.first.kind == "level" else 0
     # all may be 0, and a histogram needs a range
-    n_B, edge_B = np.histogram(value_N, N_BINS, (least, max(float(value_N.max()), least + 1e-9)))
+    greatest = max(float(value_N.max()), least + 1e-9)
+    n_B, edge_B = np.histogram(value_N, N_BINS, (least, greatest))
     written = [f"{edge:.0f}" if unit else f"{edge:.3g}" for edge in edge_B]
     most = n_B.max()
     peak = int(n_B.argmax())

@@ -44,7 +44,8 @@ class Clock:
             return views
         # the last ones alone: a machine gets slower when others use it too
         recent = self._views_s[-20:]
-        view_s = sum(seconds for _, seconds in recent) / sum(n for n, _ in recent) / self.n_at_once
+        n_views = sum(n for n, _ in recent)
+        view_s = sum(seconds for _, seconds in recent) / n_views / self.n_at_once
         left_s = (self.budget_s - (time.monotonic() - self.start)) * MARGIN
         levels = [n for n in (len(views), *LEVELS) if n <= len(views)]
         fits = [n for n in levels if n * view_s * self.n_left <= left_s]

@@ -125,8 +125,10 @@ class RegressorEnsemble:
             cls_VTD = torch.stack([view.cls_TD for view in own]).cpu().numpy()
             stored[name] = cls_VTD, pooled_as_stored(own, self.pooled_dtypes[name]).cpu().numpy()
         vectors = [split_vector(vector) for vector in vectors_of(self.config)]
-        x_VF = np.hstack([pooled_features(*stored[store], [name]) for store, name in vectors])
-        x_VF = np.hstack([x_VF, np.tile(row_C, (len(x_VF), 1))])
+        parts = [pooled_features(*stored[store], [name]) for store, name in vectors]
+        # the photograph's columns behind them, the same for each of its views
+        parts.append(np.tile(row_C, (len(parts[0]), 1)))
+        x_VF = np.hstack(parts)
         told = [predict_numbers(self.config, self.targets, each, x_VF) for each in self.states]
         return numbers_and_words(np.stack(told), self.targets)
 

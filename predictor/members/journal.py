@@ -42,10 +42,10 @@ class Journal:
 
     def add(self, group: int, image_id: str, sha256: str, raws: Sequence[Raw]) -> None:
         """Keep a finished photograph: from here on a kill does not lose it."""
-        plain = [
-            [raw.values_HVK.tolist(), None if raw.word_HVC is None else raw.word_HVC.tolist()]
-            for raw in raws
-        ]
+        plain = []
+        for raw in raws:
+            words = None if raw.word_HVC is None else raw.word_HVC.tolist()
+            plain.append([raw.values_HVK.tolist(), words])
         line = {
             "key": self._key,
             "group": group,

@@ -86,7 +86,8 @@ def _averaged(member: Member) -> pd.DataFrame:
     names = list(member.targets.names)
     both = names + true_names(member.targets)
     numbers = oof[both].apply(pd.to_numeric)
-    if len(bad := oof["image_id"][~np.isfinite(numbers[names]).all(axis=1)]):
+    is_finite = np.isfinite(numbers[names]).all(axis=1)
+    if len(bad := oof["image_id"][~is_finite]):
         raise InputError(
             f"{member.name}: {len(bad)} out-of-fold predictions are not finite, a head failed; "
             f"choose another run:{list_some(bad.tolist())}"
@@ -140,5 +141,7 @@ def score_of(member: Member, table: pd.DataFrame) -> float:
     truths = true_names(targets)
     numbers = table[[*names, *truths]].apply(pd.to_numeric)
     by_repeat = numbers.groupby(table["repeat"])
-    scores = [by(each[truths].to_numpy(), each[names].to_numpy()) for _, each in by_repeat]
+    scores = []
+    for _, each in by_repeat:
+        scores.append(by(each[truths].to_numpy(), each[names].to_numpy()))
     return float(np.mean(scores))
