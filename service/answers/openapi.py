@@ -183,7 +183,8 @@ def _responses(what: Description) -> dict[str, Any]:
             "content": {**content, "multipart/byteranges": {}},
         }
         found["304"] = {"description": "The bytes are those of If-None-Match."}
-    for kind in (*ANYWHERE, *what.errors, *(["range"] if what.answer == "bytes" else [])):
+    of_bytes = ["range"] if what.answer == "bytes" else []
+    for kind in (*ANYWHERE, *what.errors, *of_bytes):
         error = {"$ref": "#/components/schemas/Error"}
         status = found.setdefault(
             str(STATUS[kind]),

@@ -17,10 +17,13 @@ def requested_ranges(header: str | None, n_bytes: int) -> list[tuple[int, int]] 
     """
     unit, _, text = (header or "").partition("=")
     specs = [RANGE.fullmatch(each.strip()) for each in text.split(",")]
-    if unit.strip().lower() != "bytes" or not all(specs) or any(spec[0] == "-" for spec in specs):
+    if unit.strip().lower() != "bytes" or not all(specs):
         return None
-    if any(spec[1] and spec[2] and int(spec[1]) > int(spec[2]) for spec in specs):
-        return None
+    for spec in specs:
+        first, last = spec.groups()
+        is_backwards = first and last and int(first) > int(last)
+        if spec[0] == "-" or is_backwards:
+            return None
     ranges = [span for spec in specs if (span := _span(spec[1], spec[2], n_bytes))]
     if (
         not ranges

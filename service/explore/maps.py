@@ -40,8 +40,8 @@ def image_map(store: FeatureStore, method: str = "pca", view: int = 0) -> pd.Dat
             f"method={method}: {len(images_N):,} sealed images, up to {MOST[method]:,} are drawn; "
             "use method=pca"
         )
-    # -0 is 0
-    place_N2 = METHODS[method](store, images_N, view).astype(np.float64).round(DIGITS) + 0.0
+    place_N2 = METHODS[method](store, images_N, view).astype(np.float64)
+    place_N2 = place_N2.round(DIGITS) + 0.0  # -0 is 0
     ids = store.catalog_rows(images_N)["image_id"]
     return pd.DataFrame(
         {"image_id": ids, "position": images_N, "x": place_N2[:, 0], "y": place_N2[:, 1]}

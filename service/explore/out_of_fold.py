@@ -137,7 +137,8 @@ def _means(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
     """Numbers by image_id, averaged over repeats, and the true words."""
     by_image = wide.groupby("image_id", sort=False)
     shares = [name for target in told_classes(targets) for name in _shares(target)]
-    means = by_image[[name for name in (*_numbers(targets), *shares) if name in wide]].mean()
+    there = [name for name in (*_numbers(targets), *shares) if name in wide]
+    means = by_image[there].mean()
     words = [f"true_{target.name}" for target in told_classes(targets)]
     words = [name for name in words if name in wide]
     return means.join(by_image[words].first()) if words else means

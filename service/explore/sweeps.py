@@ -225,13 +225,11 @@ def curves(run: Path) -> pd.DataFrame:
     splits = _splits(run)
     rows = []
     for record in _log(run):
-        rows.append((record.get("epoch"), None, None, record.get("loss"), record.get("score")))
+        epoch = record.get("epoch")
+        rows.append((epoch, None, None, record.get("loss"), record.get("score")))
         of_folds = [record.get(f"fold_{name}") for name in ("loss", "score")]
         if all(isinstance(values, list) and len(values) == len(splits) for values in of_folds):
-            rows += [
-                (record.get("epoch"), *split, *each)
-                for split, *each in zip(splits, *of_folds, strict=True)
-            ]
+            rows += [(epoch, *split, *each) for split, *each in zip(splits, *of_folds, strict=True)]
     table = pd.DataFrame(rows, columns=["epoch", "repeat", "fold", "loss", "score"]).apply(
         pd.to_numeric, errors="coerce"
     )
