@@ -171,20 +171,6 @@ def backbone_of_store(
     Raises InputError or MismatchError if the installed timm or the weights are not those of the
     store, MemoryShortError if they do not fit in memory.
     """
-    given = weights, folders, option, device, precision or spec.precision
-    found = _restored(spec, *given, believes)
-    return replace(found, max_pixels=max_pixels or spec.max_pixels)
-
-
-def _restored(
-    spec: StoreSpec,
-    weights: str | None,
-    folders: Sequence[Path],
-    option: str,
-    device: str,
-    precision: str,
-    believes: bool,
-) -> Backbone:
     tokens = spec.tokens
     # a device of another kind gives other bits whatever its batches are
     is_kind = choose_device(device).type in spec.made_by.get("device", "").split(AND)
@@ -193,15 +179,16 @@ def _restored(
     if unknown:
         check_given(tokens.model, weights, option if believes else None)
     source = weights or kept_weights(spec, folders)
+    given = device, precision or spec.precision, option, not unknown, batch
     try:
         _check_shapes(tokens)
-        if unknown:
-            return restore_backbone(tokens, source, device, precision, option, False, batch)
+        found = None
         cached = cached_weights(tokens.model) if source is None else None
         if cached:
             with suppress(InputError, MismatchError):  # it is of other weights of that model
-                return restore_backbone(tokens, cached, device, precision, option, batch=batch)
-        return restore_backbone(tokens, source, device, precision, option, batch=batch)
+                found = restore_backbone(tokens, cached, *given)
+        if found is None:
+            found = restore_backbone(tokens, source, *given)
     except NoDownload as err:
         places = list_some([str(folder) for folder in dict.fromkeys(folders) if folder.is_dir()])
         name = saved_weights_path(Path(), tokens.weights_sha256).name
@@ -213,6 +200,7 @@ def _restored(
         if advice := _newer_timm(spec.made_by):
             raise type(err)(f"{err} ({advice})") from err
         raise
+    return replace(found, max_pixels=max_pixels or spec.max_pixels)
 
 
 def restore_backbone(

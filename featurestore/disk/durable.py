@@ -70,7 +70,8 @@ def crc32c_append(n_bytes: int) -> Callable[[int, int], int]:
     CRC is linear over GF(2): appending n zero bytes is a 32 x 32 matrix of bits, made by squaring
     that of one byte (as zlib's crc32_combine does).
     """
-    result, power, zero = [1 << bit for bit in range(32)], None, crc32c(bytes(1))
+    result = [1 << bit for bit in range(32)]  # the identity
+    power, zero = None, crc32c(bytes(1))
     while n_bytes:
         if power:
             power = [_times(power, column) for column in power]
@@ -165,7 +166,10 @@ def publish(partial: Path, path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file or folder if it is there."""
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -173,7 +173,8 @@ def mounts(mountinfo: str) -> list[Mount]:
     found = []
     for line in filter(None, mountinfo.split("\n")):  # a path may hold other breaks of lines
         left, right = (part.split() for part in line.split(" - ", 1))
-        fields = [*left[3:6], *right[:2], right[2] if len(right) > 2 else ""]
+        super_options = right[2] if len(right) > 2 else ""
+        fields = [*left[3:6], *right[:2], super_options]
         # blanks are written as \040
         unescaped = [
             re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field) for field in fields

@@ -98,7 +98,8 @@ def _thumb_strip(store: Reader) -> str:
     if not store.spec.thumb or not len(store.sealed):
         return ""
     # unique: a small store has fewer than are shown of a large one
-    some = np.unique(np.linspace(0, len(store.sealed) - 1, CARD_THUMBS).round().astype(int))
+    spread = np.linspace(0, len(store.sealed) - 1, CARD_THUMBS)
+    some = np.unique(spread.round().astype(int))
     height, width = store.spec.thumb
     small_width = max(1, round(width * CARD_THUMB_HEIGHT / height))
     images = []

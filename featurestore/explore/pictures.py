@@ -36,7 +36,8 @@ def pca(store: Reader, image: int | str, view: int | str = 0, scale: int = 1) ->
     i = store.index(image)
     v = store.view_index(view)
     grid_HWD = on_photograph(store.patches[i, v], store.spec.tokens, v)
-    return colours(grid_HWD, photo_grid(store, i, v)).repeat(scale, 0).repeat(scale, 1)
+    rgb_HW3 = colours(grid_HWD, photo_grid(store, i, v))
+    return rgb_HW3.repeat(scale, 0).repeat(scale, 1)
 
 
 def on_photograph(patches_TPD: np.ndarray, tokens: TokenSpec, view: int) -> np.ndarray:

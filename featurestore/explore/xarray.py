@@ -55,7 +55,8 @@ class StoredArray(BackendArray):
         if self._name != "patches":
             return _outer(self._store.array(self._name), key)
         if not images:
-            return _outer(np.empty((0, *self.shape[1:]), self.dtype), (slice(None), *rest))
+            nothing = np.empty((0, *self.shape[1:]), self.dtype)
+            return _outer(nothing, (slice(None), *rest))
         views = views_of(tuple(rest), self.shape[1])
         source = self._store.source
         rows = [_outer(source.patches(each, views), rest) for each in images]
@@ -64,7 +65,8 @@ class StoredArray(BackendArray):
 
 def _outer(array: np.ndarray, key: Any) -> np.ndarray:
     """Apply integers and slices first, which read nothing; then arrays, views before channels."""
-    array = array[tuple(slice(None) if isinstance(k, np.ndarray) else k for k in key)]
+    first = [slice(None) if isinstance(k, np.ndarray) else k for k in key]
+    array = array[tuple(first)]
     axis = 0
     for k in key:
         if isinstance(k, np.ndarray):

@@ -190,8 +190,9 @@ class Crop:
         """(height, width, 3) uint8: what the tiles show, for people alone."""
         wide, high = self.frame_size
         left, top, right, bottom = self.place(*photograph.size)
-        size = (right - left) * width // wide, (bottom - top) * height // high
-        shown = photograph.small(self.frame(*photograph.size), (max(1, size[0]), max(1, size[1])))
+        small_width = max(1, (right - left) * width // wide)
+        small_height = max(1, (bottom - top) * height // high)
+        shown = photograph.small(self.frame(*photograph.size), (small_width, small_height))
         corner = left * width // wide, top * height // high
         return np.array(self._on_background(shown, corner, (width, height)))
 

@@ -210,9 +210,8 @@ def _decode(data: bytes, header: Header) -> Image.Image:
     key = image.info.get("transparency") if header.kind == "PNG" else None
     # Pillow 13 stretches the pixels, not the key
     if image.mode == "L" and header.bits < 8 and key is not None:
-        image.info["transparency"] = (
-            (key & (1 << header.bits) - 1) * 255 // ((1 << header.bits) - 1)
-        )
+        greatest = (1 << header.bits) - 1
+        image.info["transparency"] = (key & greatest) * 255 // greatest
     elif image.mode == "RGB" and header.bits == 16 and key is not None:
         # the byte Pillow keeps of each pixel
         image.info["transparency"] = tuple(k >> 8 for k in key)

@@ -86,7 +86,8 @@ def class_cells(frame: pd.DataFrame, target: Target) -> np.ndarray:
     column = frame[target.name]
     # of a table of numbers alone 20150721 is a float, and still a word of its own
     cells = column.map(lambda cell: tidy(cell) if isinstance(cell, float) else str(cell))
-    return cells.mask(column.isna() | cells.str.strip().isin(MISSING), "").to_numpy(object)
+    is_missing = column.isna() | cells.str.strip().isin(MISSING)
+    return cells.mask(is_missing, "").to_numpy(object)
 
 
 def _numbers(frame: pd.DataFrame, target: Target) -> np.ndarray:

@@ -208,7 +208,8 @@ def _may_be_one_state(a: str, b: str) -> bool:
 
     They differ in punctuation alone (N.S.W.), or one may abbreviate the other: Tas, WA, Qld.
     """
-    short, long = sorted((re.sub(r"[\W_]", "", name.casefold()) for name in (a, b)), key=len)
+    letters_alone = [re.sub(r"[\W_]", "", name.casefold()) for name in (a, b)]
+    short, long = sorted(letters_alone, key=len)
     if short == long:
         return True
     # letters of the short name in the order of the long one's: `in` takes them from the iterator.

@@ -53,7 +53,8 @@ def rgb_of_bits(
         )
     # to the nearest in integers; greatest is odd, so there are no ties
     rgb_HWC = (2 * 255 * colours_HWC.astype(np.uint32) + greatest) // (2 * greatest)
-    rgb = Image.fromarray(np.broadcast_to(rgb_HWC, (*rgb_HWC.shape[:2], 3)).astype(np.uint8))
+    rgb_HW3 = np.broadcast_to(rgb_HWC, (*rgb_HWC.shape[:2], 3))  # gray thrice
+    rgb = Image.fromarray(rgb_HW3.astype(np.uint8))
     if values_HWC.shape[-1] in (2, 4):
         return rgb, Image.fromarray((values_HWC[..., -1] >> 8).astype(np.uint8))
     key = None

@@ -185,7 +185,8 @@ def _unit(pixels_BHW3: np.ndarray) -> Tensor:
 def _jitter(x_B3HW: Tensor, rng: np.random.Generator) -> Tensor:
     """A little other light: gain of the whole and of each channel, and haze."""
     n = len(x_B3HW)
-    gain = rng.uniform(0.94, 1.06, (n, 1, 1, 1)) * rng.uniform(0.98, 1.02, (n, 3, 1, 1))
+    light = rng.uniform(0.94, 1.06, (n, 1, 1, 1))
+    gain = light * rng.uniform(0.98, 1.02, (n, 3, 1, 1))
     offset = rng.uniform(-0.03, 0.03, (n, 1, 1, 1))
     lit_B3HW = x_B3HW * torch.from_numpy(gain).float() + torch.from_numpy(offset).float()
     return lit_B3HW.clamp(0, 1)
@@ -214,7 +215,8 @@ def score(teacher: Teacher, pastures: Pastures) -> dict[str, float]:
 def _weighted_r2(truth_N5: Tensor, masses_N5: Tensor) -> float:
     """trainer.score.metrics.weighted_r2, which is a floor above."""
     mean = (truth_N5.mean(0) * WEIGHTS_5).sum()
-    errors, spread = ((truth_N5 - other).square().sum(0) @ WEIGHTS_5 for other in (masses_N5, mean))
+    errors = (truth_N5 - masses_N5).square().sum(0) @ WEIGHTS_5
+    spread = (truth_N5 - mean).square().sum(0) @ WEIGHTS_5
     return round(1 - float(errors / spread), 4)
 
 
