@@ -78,7 +78,7 @@ def check_given(model_name: str, weights: str | None, option: str | None) -> Non
     warnings.warn(
         f"{why}, so {weights} could not be compared with them, and predictions are wrong if it is "
         "another; `biomass predict --oof` compares predictions of the training photographs",
-        stacklevel=3,
+        stacklevel=2,
     )
 
 
