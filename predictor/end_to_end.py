@@ -22,7 +22,7 @@ from predictor.members.deadline import parse_duration
 from predictor.members.member import say_lone_folds
 from predictor.members.oof import check_held_out
 from predictor.members.submission import check_targets, write_predictions
-from predictor.members.sweep_rows import completed, describe_row, row_of
+from predictor.members.sweep_rows import completed, describe_row, outdone, row_of
 from predictor.parity import check_oof
 from predictor.predicted import Predicted
 from predictor.predictor import Predictor, photographs_of
@@ -304,6 +304,9 @@ def find_runs(
     folder, why = (sweep, "") if sweep else newest_sweep(Path("runs"))
     found = row_of(folder, point)
     say(f"heads of {describe_row(found, point)}" + (f": {why}" if why else ""))
+    rival = None if alone else outdone(folder, found)
+    if rival:
+        say(f"warning: {rival}")
     return [found] if alone else completed(folder, [found], say)
 
 

@@ -40,7 +40,7 @@ from predictor.bundle.wheel import metadata, write_wheel
 from predictor.extras.blend import Blend, weighed
 from predictor.members.combine import Combiner
 from predictor.members.member import Member, say_lone_folds
-from predictor.members.sweep_rows import completed, describe_row, row_names, row_of
+from predictor.members.sweep_rows import completed, describe_row, outdone, row_names, row_of
 from trainer.config.sections import PointConfig, dump_yaml
 from trainer.loop.blend_folder import SharedRun, is_blend, shared_runs
 from trainer.loop.runs import dump_json
@@ -171,6 +171,8 @@ def _of_sweep(sweep: Path, points: str, say: Callable[[str], object]) -> list[Pa
     if points in ("chosen", "best"):
         rows = [row_of(sweep, points)]
         say(f"heads of {describe_row(rows[0], points)}")
+        if rival := outdone(sweep, rows[0]):
+            say(f"warning: {rival}".replace("--point ", "--points "))
     elif points == "all":
         usable = _usable(sweep, say)
         rows = [sweep / name for name in row_names(sweep) if name in usable]

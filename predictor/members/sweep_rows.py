@@ -3,11 +3,16 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from featurestore.errors import InputError, list_some
+from trainer.heads import kinds
 from trainer.loop.baselines import BASELINES, completing
 from trainer.loop.blend_folder import is_blend, shared_runs
 from trainer.loop.chosen import best_run, chosen_run
 from trainer.loop.runs import RunFolder
+from trainer.score.metrics import Score
 
 
 def row_of(sweep: Path, name: str | None = None) -> Path:
@@ -68,3 +73,27 @@ def describe_row(found: Path, name: str | None = None) -> str:
         return f"{found}, {why}"
     parts = [f"{run.share:.3f} {run.path.name}" for run in shared_runs(found) if run.share > 0]
     return f"{found}, {why} ({', '.join(parts)})"
+
+
+def outdone(sweep: Path, found: Path) -> str | None:
+    """Which regressor of a sweep's board scored better than the row that predicts, in a sentence;
+    None where none did."""
+    board = pd.read_csv(sweep / "summary.csv")
+    scores = board.set_index("name")["score_last"].dropna().to_dict()
+    first = RunFolder(shared_runs(found)[0].path)
+    by = Score.of(first.config.score, first.targets)
+    own = by.merit(scores.get(found.name, np.nan))
+    better = [name for name, score in scores.items() if by.merit(score) > own]
+    for name in sorted(better, key=lambda name: -by.merit(scores[name])):
+        told = (
+            f"{name} scored better on this sweep's board: {scores[name]:.4f}, and "
+            f"{scores[found.name]:.4f} {found.name}"
+        )
+        run = RunFolder(sweep / name)
+        if (run.path / "config.yaml").exists():
+            kind = kinds.load(run.config.head.kind)
+            if not kind.trained and not kind.report_only:
+                return f"{told}; `--point {name}` takes it"
+        elif name in BASELINES:
+            return f"{told}; it was not kept, so train again to use it"
+    return None

@@ -78,6 +78,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
         for name in run_names(sweep)
         if name != REFIT
     ]
+    first = [summary["headline"]] if summary.get("headline") else []
     return {
         "finished": bool(summary),
         "settings": settings,
@@ -86,7 +87,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
         "chosen": (summary.get("chosen") or {}).get("name"),
         "baselines": {name: scores[name] for name in BESIDE if name in scores},
         "honest": summary.get("honest"),
-        "notes": summary.get("notes", []),
+        "notes": [*first, *summary.get("notes", [])],
         "refitted": (sweep / REFIT).is_dir(),
         "n_images": summary.get("n_images"),
         "targets": [*targets.names, *(target.name for target in told_classes(targets))],

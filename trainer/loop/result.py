@@ -17,6 +17,8 @@ class SweepResult:
     """Name of the first point that can be saved; None if all failed, or are for reports only."""
     chosen: dict[str, Any] | None
     """What `predict` takes: its name on the board, members and shares; None if there is none."""
+    headline: str | None
+    """What comes before the board: a regressor or a baseline beats the best trained head."""
     notes: list[str]
     """What a reader of the leaderboard has to know, a sentence each."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -43,12 +45,13 @@ class SweepResult:
             "best": self.best,
             "chosen": self.chosen,
             "board": self.summary.to_dict("records"),
+            "headline": self.headline,
             "notes": self.notes,
             "failed": self.failed,
         }
 
     def table(self) -> str:
-        """The leaderboard as text."""
+        """The leaderboard as text, below what is told first."""
         columns = [
             "name",
             "score_last",
@@ -64,4 +67,5 @@ class SweepResult:
         filled = [c for c in there if self.summary[c].notna().any()]
         shown = self.summary[filled]
         rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
-        return "\n".join([rows, *self.notes])
+        first = [self.headline] if self.headline else []
+        return "\n".join([*first, rows, *self.notes])

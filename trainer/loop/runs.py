@@ -280,6 +280,7 @@ class SweepFolder:
             pd.read_csv(self.path / "summary.csv"),
             summary["best"],
             summary.get("chosen"),
+            summary.get("headline"),
             summary["notes"],
             failed,
         )

@@ -10,13 +10,12 @@ import pandas as pd
 
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.photos.sites import joined_sites
-from trainer.data.groups import unit_of
-from trainer.data.splits import describe_folds, n_partitions
+from trainer.data.splits import describe_folds
 from trainer.heads import kinds
-from trainer.judge.compare import LEAST_SITES, Comparison, compare, compare_pairs
+from trainer.judge.compare import Comparison, compare, compare_pairs
 from trainer.judge.report import draw_leaderboard
 from trainer.judge.selection import honest_estimate, others_errors
-from trainer.loop.baselines import BASELINES, LOGISTIC, completing, tells_ranked
+from trainer.loop.baselines import completing, tells_ranked
 from trainer.loop.blend_folder import save_blend, split_name
 from trainer.loop.blends import (
     Blend,
@@ -39,10 +38,17 @@ from trainer.loop.prepare import Sweep
 from trainer.loop.result import SweepResult
 from trainer.loop.results import PointResult, oof_of, score_mean, scored_of, scores_of
 from trainer.loop.runs import SUMMARY, SweepFolder
+from trainer.loop.sentences import (
+    board_notes,
+    describe_beside,
+    describe_blend,
+    describe_level,
+    describe_repeats,
+    headline,
+)
 from trainer.score.metrics import Score
 from trainer.score.postprocess import judge, rules_of
 
-MOST_NOTED = 10  # failed points, and those that chose spaces, one a note
 MOST_PAIRED = 64  # points whose pairs are compared, from the top: 2016 pairs
 
 
@@ -95,15 +101,18 @@ def finish(
             rules, lambda some: scores_of(sweep, last.by_rules(some), last.word_RNC).mean
         )
 
-    notes = _notes(rows, _level(sweep, rows, site_N, chosen, comparisons), honest, judged)
-    notes += [_told(blend) for blend in blends]
+    level = describe_level(sweep, rows, site_N, chosen, comparisons)
+    notes = board_notes(rows, level, honest, judged)
+    notes += [describe_blend(blend) for blend in blends]
     notes.append(describe_folds(sweep.folds, sweep.groups))
     if chosen:
         kind = "blend" if isinstance(chosen, Blend) else "run" if chosen in beside else "point"
-        notes += _over_repeats(sweep, scores[chosen.name]["last"], kind)
+        notes += describe_repeats(sweep, scores[chosen.name]["last"], kind)
     joined = _beside_chosen(sweep, chosen, beside)
-    notes += [_joins(sweep, chosen, each) for each in joined]
+    notes += [describe_beside(sweep, chosen, each) for each in joined]
     notes += sweep.remarks
+    ranking = {name: by_weights["last"] for name, by_weights in scores.items()} | baselines
+    told_first = headline(sweep, results, beside, ranking, chosen)
 
     table = []
     points = []
@@ -126,7 +135,8 @@ def finish(
         _save_blend(sweep, folder, blend)
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
-    draw_leaderboard(summary, folder.path / "leaderboard.png", sweep.by, notes)
+    drawn = [told_first, *notes] if told_first else notes
+    draw_leaderboard(summary, folder.path / "leaderboard.png", sweep.by, drawn)
     taken = chosen_json(chosen, joined)
     # last: a folder with it is finished
     folder.write_json(
@@ -137,6 +147,7 @@ def finish(
             "chosen": taken,
             "selected_by": "score_last: pooled out-of-fold score of the last epoch's moving "
             "averages",
+            "headline": told_first,
             "notes": notes,
             "honest": honest,
             "postprocess": judged,
@@ -150,7 +161,9 @@ def finish(
         },
     )
     failed = {r.name: r.failure for r in results if r.failure}
-    return SweepResult(folder.path, summary, best.name if best else None, taken, notes, failed)
+    return SweepResult(
+        folder.path, summary, best.name if best else None, taken, told_first, notes, failed
+    )
 
 
 def _scores(sweep: Sweep, row: Row) -> dict[str, Scores]:
@@ -188,17 +201,6 @@ def _beside_chosen(
     return [each.name for each in beside if each.name in needed]
 
 
-def _joins(sweep: Sweep, chosen: Row, name: str) -> str:
-    """What a baseline predicts beside the chosen row, in a sentence."""
-    targets = sweep.data.targets
-    what = "numbers"
-    told = targets.names
-    if name == LOGISTIC:
-        what = "classes"
-        told = [target.name for target in targets.classes]
-    return f"{chosen.name} tells no {what}: predict takes {', '.join(told)} from {name}"
-
-
 def _rank(by: Score, row: Row, scores: Mapping[str, Scores]) -> tuple[bool, float]:
     """Those that failed last, then by score; one that is not defined stands behind all others."""
     return row.failed, -np.nan_to_num(by.merit(scores["last"].mean), nan=-np.inf)
@@ -222,13 +224,6 @@ def _save_blend(
     names = [split_name(split) for split in sweep.splits]
     by_split = dict(zip(names, blend.share_QM.tolist(), strict=True))
     save_blend(own.path, members, blend.share_M.tolist(), by_split)
-
-
-def _told(blend: Blend) -> str:
-    """Who is in a blend, in a sentence."""
-    members, shares = blend.weighing()
-    parts = [f"{share:.3f} {name}" for name, share in zip(members, shares, strict=True)]
-    return f"{blend.name}: {', '.join(parts)}"
 
 
 def _compare(
@@ -295,103 +290,3 @@ def _honest(
         "chosen_by_last": last.chosen_G,
         "chosen_with_epoch": noted.chosen_epoch_G,
     }
-
-
-def _level(
-    sweep: Sweep,
-    results: Sequence[Row],
-    site_N: np.ndarray,
-    best: Row | None,
-    comparisons: Sequence[Comparison],
-) -> str:
-    """How many rows cannot be told apart from the best, or why nobody knows."""
-    if best is None:
-        return "there is no best point: all failed, or are for reports only"
-    held_out = np.concatenate([split.val_N for split in sweep.splits])
-    n_sites = len(np.unique(site_N[held_out]))
-    unit = unit_of(sweep.groups)
-    if n_sites < LEAST_SITES:
-        return (
-            f"which points can be told apart from the best is not known: {n_sites} {unit}s are "
-            f"held out, too few for an interval, which takes {LEAST_SITES}"
-        )
-    others = [
-        c
-        for r, c in zip(results, comparisons, strict=True)
-        if r is not best and r.name not in BASELINES and not r.failed
-    ]
-    if not others:
-        return "there is no other point to compare the best with"
-    n_level = sum(not c.apart for c in others)
-    # what stands on the board
-    kind = "points and blends" if any(isinstance(r, Blend) for r in results) else "points"
-    some = f"{n_level} of {len(others)} other {kind} cannot"
-    if not n_level:
-        some = f"all {len(others)} other {kind} can"
-    return f"{some} be told apart from the best ({unit}-level bootstrap, 95 %)"
-
-
-def _over_repeats(
-    sweep: Sweep,
-    best: Scores,
-    kind: str,
-) -> list[str]:
-    """The interval of the chosen row's mean over repeats, if there is one, and what it covers.
-
-    Source: Student's t of the repeats' scores, of which those on the same partition count once:
-    they tell nothing new.
-    """
-    from scipy.special import stdtrit  # not at the top: .2 s that a sweep's start need not wait
-
-    n = n_partitions(sweep.folds)
-    if n < 2 or not np.isfinite(best.sd):
-        return []
-    half = float(-stdtrit(n - 1, 0.025)) * best.sd / np.sqrt(n)
-    units = f"{unit_of(sweep.groups)}s"
-    interval = f"{best.mean - half:.4f} to {best.mean + half:.4f}"
-    return [
-        f"best {kind}: the mean over {n} different regroupings is {best.mean:.4f}, 95 % interval "
-        f"{interval}; it covers the luck of grouping these {units}, not other {units}: "
-        "for those see low and high"
-    ]
-
-
-def _notes(
-    results: Sequence[Row],
-    level: str,
-    honest: Mapping[str, Any] | None,
-    judged: Mapping[str, float],
-) -> list[str]:
-    """The leaderboard in sentences."""
-    failed = [f"failed, not ranked: {r.name}: {r.failure}" for r in results if r.failed]
-    n_more = len(failed) - MOST_NOTED
-    if n_more > 0:
-        failed[MOST_NOTED:] = [f"failed, not ranked: {n_more} more, which summary.json names"]
-    if results[0].failed:
-        return ["every point failed", *failed]
-
-    notes = [level]
-    if honest and np.isfinite(honest["last"]):
-        notes.append(
-            f"selected {'row' if honest['blends'] else 'point'}: {honest['last']:.4f} where its "
-            f"choice never saw the reported fold ({'points alone, ' if honest['blends'] else ''}"
-            f"on the plain view alone {honest['plain']:.4f}; with the epoch chosen so too "
-            f"{honest['epoch']:.4f})"
-        )
-    notes += failed
-    choosing = [r for r in results if r.n_by_space]
-    notes += [_spaces_note(r) for r in choosing[:MOST_NOTED]]
-    if judged:
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in judged.items())
-        notes.append(f"post-processing: {scores}")
-    return notes
-
-
-def _spaces_note(result: PointResult) -> str:
-    """How often a point's fits chose each space, for every amount."""
-    n_fits = sum(next(iter(result.n_by_space.values())).values())
-    chosen = []
-    for name, n_by_space in result.n_by_space.items():
-        counts = ", ".join(f"{space} {n}" for space, n in n_by_space.items())
-        chosen.append(f"{name} {counts}")
-    return f"{result.name}: spaces that {n_fits} fits chose: {'; '.join(chosen)}"
