@@ -231,6 +231,16 @@ def test_what_the_server_refuses_is_told_in_its_words(see):
     assert "nobody" in see("refused", "nobody")["told"]
 
 
+def test_two_runs_are_compared_swapped_bookmarked_and_opened(see, store):
+    seen = see("compare")
+    (a, b), ids = seen["address"], set(FeatureStore.open(store).catalog["image_id"])
+    assert all(each.split("/")[1] in seen["first"] for each in (a, b))
+    assert a.split("/")[0] != b.split("/")[0]  # of the two sweeps that are served
+    assert seen["swapped"] != seen["first"] and seen["again"] == seen["swapped"]
+    assert seen["beyond"] <= 0 and seen["curves"] == 2
+    assert seen["worse"] in ids and seen["said"].startswith(f"{seen['opened']}, A ")
+
+
 UNKNOWN = {
     "page=nix": "no page nix here",
     "store=nix": "no store nix here",
@@ -248,6 +258,8 @@ UNKNOWN = {
     "page=sweeps&board.sort=nix": "no board.sort nix here",
     "page=sweeps&board.columns=nix": "no board.columns nix here",
     "page=map&method=nix": "no method nix here",
+    "page=compare&a=nix": "no sweep nix here",
+    "page=compare&target=nix": "no target nix here",
     "page=map&colour=nix": "no colour nix here",
     "page=map&colour=error:nix": "no colour error:nix here",
     "page=map&colour=error:Dry_Dead_g&run=nix": "no run nix here",

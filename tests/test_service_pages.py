@@ -309,3 +309,15 @@ def test_ids_that_look_like_missing_values_stay_ids(tmp_path):
     assert found["error"].isna().tolist() == [False, False, False, True, False] + [False] * 5
     (run / "config.yaml").touch()
     assert len(out_of_fold.predictions(tmp_path / "sweep", "NA")) == 5
+
+
+def test_two_runs_are_as_far_apart_as_the_sweep_says(client, finished):
+    pairs = pd.read_csv(finished / "comparisons.csv")
+    start = f"/v1/sweeps/{finished.name}/runs"
+    for pair in pairs.itertuples():
+        beside = f"{start}/{pair.better}/beside/{finished.name}/{pair.other}"
+        first = rows(asked(client, f"{beside}/scores.json")).iloc[0]
+        for name in ("difference", "low", "high", "sd"):
+            told, expected = first[name], getattr(pair, name)
+            assert told == pytest.approx(expected) or (pd.isna(told) and pd.isna(expected)), name
+        assert first["apart"] == pair.apart

@@ -22,6 +22,7 @@ from trainer.score.metrics import Score
 
 BESIDE = ("mean", *BASELINES)  # rows of summary.csv that are no points
 REFIT = "refit"
+BLEND = "blend.json"
 SWEEP_FILES = ("sweep.json", "summary.json", "summary.csv", "comparisons.csv")
 RUN_FILES = ("config.yaml", "spec.json", "metrics.jsonl", "oof.csv")
 
@@ -49,7 +50,7 @@ def best(sweep: Path) -> str | None:
 def state(sweep: Path) -> str:
     """16 hex digits, others whenever a file changed that answers about the sweep are made from."""
     stamps = [stamp(sweep / file) for file in SWEEP_FILES]
-    for name in run_names(sweep):
+    for name in (*run_names(sweep), *blend_names(sweep)):
         stamps += [stamp(find_table(sweep / name / file)) for file in RUN_FILES]
     return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
 
@@ -65,8 +66,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     # a baseline that tells nothing of what ranks has no score
     scores = {} if table is None else table.set_index("name")["score_last"].dropna().to_dict()
     targets = targets_of_sweep(sweep)
-    base = (_json(sweep / "sweep.json") or {}).get("base")
-    score = Score.of(base.get("score") if isinstance(base, dict) else None, targets)
+    score = score_of(sweep, targets)
     runs = [
         {
             "name": name,
@@ -79,10 +79,12 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
         if name != REFIT
     ]
     first = [summary["headline"]] if summary.get("headline") else []
+    blends = [{"name": name, "score": scores.get(name)} for name in blend_names(sweep)]
     return {
         "finished": bool(summary),
         "settings": settings,
         "runs": runs,
+        "blends": blends,
         "best": summary.get("best"),
         "chosen": (summary.get("chosen") or {}).get("name"),
         "baselines": {name: scores[name] for name in BESIDE if name in scores},
@@ -98,11 +100,31 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     }
 
 
+def score_of(sweep: Path, targets: Targets) -> Score:
+    """What ranks its points."""
+    return Score.of(_base(sweep).get("score"), targets)
+
+
+def seed_of(sweep: Path) -> int:
+    """What its draws began from; 0 where that is not known."""
+    experiment = _base(sweep).get("experiment")
+    seed = experiment.get("seed") if isinstance(experiment, dict) else None
+    return seed if isinstance(seed, int) and seed >= 0 else 0
+
+
+def _base(sweep: Path) -> Mapping[str, Any]:
+    """The config that its points have in common, as sweep.json tells it."""
+    base = (_json(sweep / "sweep.json") or {}).get("base")
+    return base if isinstance(base, dict) else {}
+
+
 def targets_of(run: Path) -> Targets:
     """What a run's heads learn; the preset's where its folder does not say, as runs of before.
 
-    InputError if what it says cannot be read.
+    A blend has learned what its sweep's runs did. InputError if what it says cannot be read.
     """
+    if (run / BLEND).is_file():
+        return targets_of_sweep(run.parent)
     about = _json(run / "spec.json") or {}
     if "targets" not in about:
         return CSIRO
@@ -141,6 +163,11 @@ def run_names(sweep: Path) -> list[str]:
     names = sorted(file.parent.name for file in sweep.glob("*/config.yaml"))
     last = (*BESIDE, REFIT)
     return sorted(names, key=lambda name: last.index(name) + 1 if name in last else 0)
+
+
+def blend_names(sweep: Path) -> list[str]:
+    """Names of the blends of its points: they have predictions, but no curves."""
+    return sorted(file.parent.name for file in sweep.glob(f"*/{BLEND}"))
 
 
 def plan(sweep: Path) -> Plan:
@@ -207,11 +234,11 @@ def leaderboard(sweep: Path) -> pd.DataFrame:
 
 
 def run_folder(sweep: Path, name: str) -> Path:
-    """The folder of a run, by its name among those that are there."""
-    if name not in run_names(sweep):
+    """The folder of a run or a blend, by its name among those that are there."""
+    names = [*run_names(sweep), *blend_names(sweep)]
+    if name not in names:
         raise InputError(
-            f"sweep {sweep.name!r} has no run {name!r}; it has "
-            f"{', '.join(run_names(sweep)[:5]) or 'none yet'}"
+            f"sweep {sweep.name!r} has no run {name!r}; it has {', '.join(names[:5]) or 'none yet'}"
         )
     return sweep / name
 

@@ -43,6 +43,22 @@ export function hoverCard(store, id, texts) {
   );
 }
 
+const FIRST = 12,
+  MORE = 48;
+
+/** Photographs of rows ({ image_id, ... }) in their order, the first ones and a button for more; texts(row): lines below one. */
+export function gallery(store, rows, texts) {
+  const place = el("div", { class: "photos" }),
+    more = el("button", { type: "button", class: "more", onclick: () => add(MORE) }, "Show more");
+  function add(n) {
+    const next = rows.slice(place.children.length, place.children.length + n);
+    place.append(...next.map(row => photographLink(store, row.image_id, texts(row))));
+    more.hidden = place.children.length >= rows.length;
+  }
+  add(FIRST);
+  return el("div", {}, place, more);
+}
+
 /** A photograph as a link to its page, with a caption; `inside` lies over the picture. The one that one comes back from is marked. */
 export function photographLink(store, id, texts, { changes = {}, inside = null } = {}) {
   return el(

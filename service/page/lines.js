@@ -18,9 +18,9 @@ let made = 0;
 /**
  * title: what it shows. series: [{ name, key, x: [], y: [], strong: bool, colour }]. from: the x whose y, and later ones, the axis
  * holds; what is lower before is cut off.
- * choose(key): a point of a curve was clicked. What comes back: { root, mark(key) }, which draws that curve in full.
+ * choose(key): a point of a curve was clicked; leads: to what that leads. What comes back: { root, mark(key) }, which draws that curve in full.
  */
-export function lines({ title, series, from = -Infinity, label = "epoch", choose, chosen = "" }) {
+export function lines({ title, series, from = -Infinity, label = "epoch", choose, chosen = "", leads = "the fold's photographs" }) {
   const xs = series.flatMap(each => each.x),
     late = series.flatMap(each => each.y.filter((y, i) => Number.isFinite(y) && each.x[i] >= from));
   const [x0, x1] = [least(xs), -least(xs.map(x => -x))],
@@ -127,7 +127,7 @@ export function lines({ title, series, from = -Infinity, label = "epoch", choose
   }
 
   const drawn = svg("svg", { class: "lines", "aria-hidden": "true" });
-  const keys = "left and right arrow keys go along, up and down from curve to curve, Enter leads to the fold's photographs";
+  const keys = `left and right arrow keys go along, up and down from curve to curve, Enter leads to ${leads}`;
   const plot = el(
     "div",
     {

@@ -4,14 +4,15 @@ import { served } from "./api.js";
 import { el, problem, say, select } from "./dom.js";
 import { FilterBar } from "./filter.js";
 import { AROUND, given, go, href, onChange, read, refused } from "./state.js";
+import * as compare from "./views/compare.js";
 import * as map from "./views/map.js";
 import * as overview from "./views/overview.js";
 import * as photograph from "./views/photograph.js";
 import * as photographs from "./views/photographs.js";
 import * as sweeps from "./views/sweeps.js";
 
-const VIEWS = { overview, map, photographs, photograph, sweeps },
-  NAMES = { overview: "Overview", map: "Map", photographs: "Photographs", sweeps: "Sweeps" },
+const VIEWS = { overview, map, photographs, photograph, sweeps, compare },
+  NAMES = { overview: "Overview", map: "Map", photographs: "Photographs", sweeps: "Sweeps", compare: "Compare" },
   WITHIN = { photograph: "photographs" }; // pages that no link of the navigation opens
 const GROWS_MS = 3000; // what loads by itself is there by then
 const main = document.getElementById("main"),

@@ -4,7 +4,7 @@ const follow = new Set(),
   MOST_TOLD = 8; // names in an error
 
 /** What stays with a reader from page to page: where they look, and which photographs they mean. A dot ends a beginning. */
-export const AROUND = ["store", "sweep", "run", "view", "target", "fold", "site", "from", "to", "sign", "off", "lasso", "in."];
+export const AROUND = ["store", "sweep", "run", "view", "target", "fold", "site", "from", "to", "sign", "off", "lasso", "a", "b", "in."];
 const stays = (key, keep) => keep.some(each => key === each || (each.endsWith(".") && key.startsWith(each)));
 
 /** The state as an object of strings. */

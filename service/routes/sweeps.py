@@ -1,8 +1,10 @@
 """Addresses of a sweep: what it is, its leaderboard, and a run's predictions and curves."""
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+import pandas as pd
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,8 +17,10 @@ from service.answers.kept import OF, kept
 from service.answers.openapi import described
 from service.answers.parameters import choice_of, library_of, name_of
 from service.answers.tables import table_response
-from service.explore import out_of_fold, sweeps
+from service.explore import beside, out_of_fold, sweeps
 from service.json_text import JsonText
+
+BESIDE = "/v1/sweeps/{w}/runs/{r}/beside/{w2}/{r2}"
 
 
 def routes() -> list[Route]:
@@ -25,6 +29,8 @@ def routes() -> list[Route]:
         Route("/v1/sweeps/{w}/leaderboard.{format}", leaderboard),
         Route("/v1/sweeps/{w}/runs/{r}/oof.{format}", oof),
         Route("/v1/sweeps/{w}/runs/{r}/curves.{format}", curves),
+        Route(f"{BESIDE}/scores.{{format}}", scores_beside),
+        Route(f"{BESIDE}/photographs.{{format}}", photographs_beside),
     ]
 
 
@@ -79,9 +85,34 @@ def curves(request: Request) -> Response:
     return table_response(request, sweeps.curves(run), name_of(request, "format"), state)
 
 
-def _sweep_of(request: Request) -> Path:
-    return library_of(request).sweep(name_of(request, "w"))
+@described("table", errors=("not-found",), of=OF)
+async def scores_beside(request: Request) -> Response:
+    """Scores of two runs on what both predicted, and their paired difference with its interval."""
+    return await _beside(request, beside.scores)
 
 
-def _run_of(request: Request) -> Path:
-    return sweeps.run_folder(_sweep_of(request), name_of(request, "r"))
+@described("table", errors=("not-found",), of=OF)
+async def photographs_beside(request: Request) -> Response:
+    """What two runs predict of each photograph and target, averaged over repeats."""
+    return await _beside(request, beside.photographs)
+
+
+async def _beside(request: Request, make: Callable[[Path, Path], pd.DataFrame]) -> Response:
+    """A table of the runs {r} of {w} and {r2} of {w2}; kept where both are of one sweep."""
+    a = await run_in_threadpool(_run_of, request)
+    b = await run_in_threadpool(_run_of, request, "w2", "r2")
+    state = None
+    if a.parent == b.parent:
+        state = await run_in_threadpool(sweeps.state, a.parent)
+    stamps = [sweeps.stamp(find_table(each / "oof.csv")) for each in (a, b)]
+    key = ("beside", make.__name__, *stamps)
+    frame = await computations.run(request, key, lambda: make(a, b))
+    return table_response(request, frame, name_of(request, "format"), state)
+
+
+def _sweep_of(request: Request, sweep: str = "w") -> Path:
+    return library_of(request).sweep(name_of(request, sweep))
+
+
+def _run_of(request: Request, sweep: str = "w", run: str = "r") -> Path:
+    return sweeps.run_folder(_sweep_of(request, sweep), name_of(request, run))

@@ -9,7 +9,7 @@ import { beyond, drawn, expect, listened, noise, ontoPoint, open, arrive, pixels
 import { claim, FLAGS, home, NARROW, url, WIDE, word } from "./tools.mjs";
 import { WALK } from "./walk.mjs";
 
-const VIEWS = ["", "page=map", "page=photographs&order=-off", "page=photograph&layer=similar&patch=1,1", "page=sweeps"];
+const VIEWS = ["", "page=map", "page=photographs&order=-off", "page=photograph&layer=similar&patch=1,1", "page=sweeps", "page=compare"];
 
 const CLAIMS = {
   ...TABLES,
@@ -150,6 +150,35 @@ const CLAIMS = {
       }
     }
     return { found };
+  },
+
+  async compare(browser) {
+    const page = await open(browser, "page=sweeps", { viewport: { width: 1280, height: 900 } });
+    await page.getByRole("link", { name: "Compare with another run" }).click();
+    await page.waitForFunction(() => location.search.includes("page=compare"));
+    await drawn(page);
+    const trained = await page.getByLabel("Run B").locator("option").evaluateAll(all => all.map(each => each.value).find(each => /^\d/.test(each)));
+    await page.getByLabel("Run B").selectOption(trained); // no blend, which has no curves
+    await page.waitForFunction(() => location.search.includes("b="));
+    await drawn(page);
+    const legend = () => page.locator("main .legend").first().textContent(),
+      first = await legend();
+    await page.getByRole("button", { name: "Swap A and B" }).click();
+    await page.waitForFunction(was => document.querySelector("main .legend").textContent !== was, first);
+    await drawn(page);
+    const swapped = await legend(),
+      state = new URL(page.url()).searchParams;
+    const other = await open(browser, new URL(page.url()).search.slice(1), { viewport: NARROW });
+    const beyond = await other.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    const curves = await page.locator(".plot").first().locator("path").count(),
+      worse = await page.locator(".photo .id").first().textContent();
+    await page.locator(".square-chart").press("ArrowRight");
+    const said = await page.locator("#status").textContent();
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => location.search.includes("page=photograph"));
+    await drawn(page);
+    const address = [state.get("a"), state.get("b")];
+    return { first, swapped, address, again: await other.locator("main .legend").first().textContent(), beyond, curves, worse, said, opened: await title(page) };
   },
 
   async refused(browser) {

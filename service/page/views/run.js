@@ -10,7 +10,7 @@ import { lines } from "../lines.js";
 import { photographList } from "../list.js";
 import { Scatter } from "../scatter.js";
 import { nameOfScore } from "../scores.js";
-import { given, go, photographHref, put, read } from "../state.js";
+import { given, go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
 const FIRST_WORST = 12,
@@ -42,6 +42,9 @@ export function run({ state, signal, store, sweep, about, name, among }) {
   };
   return [
     el("h2", {}, name, among ? el("span", { class: "muted" }, ` of ${among}`) : null),
+    about.runs.find(each => each.name === name)?.has_oof
+      ? el("p", {}, el("a", { href: href({ page: "compare", a: `${sweep.name}/${name}` }, ["store"]) }, "Compare with another run"))
+      : null,
     pending(() => curves(view), "Loading curves …"),
     pending(() => outOfFold(view), "Loading predictions …"),
   ];

@@ -4,6 +4,7 @@ import { early, get, table } from "../api.js";
 import { span, track } from "../bars.js";
 import { el, facts, fixed, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { nameOfScore } from "../scores.js";
+import { comparable } from "../sides.js";
 import { given, go, href } from "../state.js";
 import { sortable } from "../table.js";
 import { askOfRun, run } from "./run.js";
@@ -129,9 +130,13 @@ function inGroups(columns) {
   return groups.flatMap(group => columns.filter(column => column.group === group));
 }
 
+const toCompare = ({ name }, first, row) =>
+  el("a", { href: href({ page: "compare", a: `${name}/${first}`, b: `${name}/${row.name}` }, ["store"]) }, vsBest(row));
+
 function leaderboard(rows, names, chosen, about, among) {
   const runs = new Set(about.runs.map(({ name }) => name)); // a blend has no page of its own
   const first = about.chosen ?? about.best; // what the others are compared with
+  const compared = new Set(comparable(about));
   const whisker = row => [row.score_last - (row.sd_last ?? 0), row.score_last + (row.sd_last ?? 0)];
   const points = rows.filter(row => !BASELINES.includes(row.name)),
     beside = rows.filter(row => BASELINES.includes(row.name));
@@ -182,7 +187,7 @@ function leaderboard(rows, names, chosen, about, among) {
       group: ALL,
       title: "vs best [95 %]",
       of: row => row.vs_best,
-      show: row => (row.name === first ? "best" : vsBest(row)),
+      show: row => (row.name === first ? "best" : compared.has(row.name) ? toCompare(about, first, row) : vsBest(row)),
     },
     ...settingNames.map(name => ({
       key: name,

@@ -1,0 +1,274 @@
+// Two runs, of one sweep or of two: what differs in their settings, scores with the paired difference, curves on one another,
+// and error against error, a point a photograph.
+
+import { early, get, table } from "../api.js";
+import { span, track } from "../bars.js";
+import { gallery, hoverCard } from "../cards.js";
+import { category, css, scale } from "../colours.js";
+import { axisOf, count, fixed, num, plain, signed, unitOf } from "../dom.js";
+import { el, foremost, pending, section, select, subsection, twins } from "../dom.js";
+import { passing } from "../filter.js";
+import { lines } from "../lines.js";
+import { Scatter } from "../scatter.js";
+import { nameOfScore } from "../scores.js";
+import { besideUrl, chooseSides, sidesOf } from "../sides.js";
+import { given, go, href, photographHref, put } from "../state.js";
+import { sortable } from "../table.js";
+
+const COLOURS = [category(0), category(5)],
+  EARLY = 0.1; // of the epochs: their scores may be far below
+
+export async function show({ state, signal, store, sweep, sweeps }) {
+  if (!sweeps.length)
+    return { title: "Compare", content: [el("p", {}, "No sweep is served. Start the service with --sweep DIR to compare runs here.")] };
+  const sides = await sidesOf(state, sweeps, signal),
+    [a, b] = sides,
+    url = besideUrl(a, b);
+  const scores = early(table(`${url}/scores.json`, signal)),
+    photographs = early(table(`${url}/photographs.json`, signal));
+  const ids = early(passing({ state, signal, store, sweep }));
+  return {
+    title: "Compare",
+    content: [
+      chooseSides(sides, sweeps),
+      legend(sides),
+      section(
+        "Scores",
+        pending(() => scoreTable(scores, a, `${url}/scores.json`), "Comparing …"),
+      ),
+      section("Settings", settings(sides)),
+      section(
+        "Curves",
+        pending(() => curves(sides, signal)),
+      ),
+      section(
+        "Errors of the same photographs",
+        pending(() => errors({ state, store, a, url: `${url}/photographs.json`, rows: photographs, ids })),
+      ),
+    ],
+  };
+}
+
+function legend(sides) {
+  const chip = ({ letter, sweep, run, isBlend }, k) => {
+    const dot = el("i", { "aria-hidden": "true" });
+    dot.style.backgroundColor = css(COLOURS[k]);
+    const to = href({ page: "sweeps", sweep: sweep.name, run: isBlend ? null : run }, ["store"]);
+    return el("span", { class: "chip" }, dot, `${letter} `, el("a", { class: "run", href: to }, run), ` of ${sweep.name}`);
+  };
+  return el("div", { class: "legend" }, sides.map(chip));
+}
+
+// -- scores
+
+async function scoreTable(asked, a, url) {
+  const found = await asked,
+    rows = Array.from({ length: found.n }, (_, i) => found.row(i));
+  if (!rows.length) return el("p", {}, "They have no target in common.");
+  const ranges = new Map();
+  for (const kind of new Set(rows.map(kindOf)))
+    ranges.set(kind, span(rows.filter(row => kindOf(row) === kind).flatMap(row => [row.difference, row.low, row.high]), true));
+  const digits = row => (unitOf(row.target ?? "") && kindOf(row) !== "share" ? 2 : 4);
+  const columns = [
+    { title: "Score", of: nameOfRow, text: true, show: nameOfRow },
+    { title: "B − A [95 %]", of: row => row.difference, show: row => withInterval(row, digits(row)) },
+    {
+      plain: true,
+      show: row =>
+        track(ranges.get(kindOf(row)), {
+          value: row.difference,
+          low: row.low,
+          high: row.high,
+          marks: [{ value: 0, kind: "zero" }],
+          kind: row.apart ? "" : "pale",
+        }),
+    },
+    ...["a", "b"].map(key => ({ title: key.toUpperCase(), of: row => row[key], show: row => fixed(row[key], digits(row)) })),
+    { title: "Better", of: better, text: true },
+  ];
+  const { n_images, n_sites, n_repeats } = rows[0];
+  const told = `Out of fold, on ${count(n_images, "photograph")} of ${count(n_sites, "site")} that both predicted${n_repeats > 1 ? `, mean over ${n_repeats} repeats` : ""}; intervals by drawing sites anew, for both alike`;
+  return [el("p", {}, inWords(rows[0], digits(rows[0]))), sortable(told, columns, rows, { name: "scores" }), twins(url, "Scores")];
+}
+
+/** Scores that are drawn on one line: shares and amounts of grams have lines of their own. */
+const kindOf = ({ score, target }) => (["rmse", "mae"].includes(score) ? `${score} ${target ?? ""}` : score === "log_loss" ? score : "share");
+const nameOfRow = ({ score, target }) =>
+  target ? `${nameOfScore(score)} ${plain(target)}${["rmse", "mae"].includes(score) ? unitOf(target) && ", g" : ""}` : nameOfScore(score);
+
+function withInterval({ difference, low, high }, digits) {
+  if (!Number.isFinite(difference)) return "not known";
+  const sign = value => (value > 0 ? "+" : "") + fixed(value, digits),
+    known = [low, high].every(Number.isFinite);
+  return `${sign(difference)}${known ? ` [${sign(low)}, ${sign(high)}]` : ", interval not known"}`;
+}
+
+/** Whose score is better, as far as the interval tells. */
+function better({ difference, apart, larger_is_better: larger }) {
+  if (!Number.isFinite(difference)) return "not known";
+  return apart ? (difference > 0 === larger ? "B" : "A") : "not told apart";
+}
+
+function inWords(row, digits) {
+  const name = nameOfRow(row),
+    [first, other] = better(row) === "A" ? ["A", "B"] : ["B", "A"];
+  if (!Number.isFinite(row.difference)) return `How far apart they are in ${name} is not known.`;
+  if (!Number.isFinite(row.low)) return `With ${count(row.n_sites, "site")} no interval of the difference in ${name} can be told.`;
+  if (!row.apart) return `Their ${name}s cannot be told apart: on other sites either may be the better one.`;
+  return `The ${name} of ${first} is better than that of ${other}: B − A is ${withInterval(row, digits)}.`;
+}
+
+// -- settings
+
+/** What differs, in words of the sweeps and values of the runs. */
+function settings(sides) {
+  const all = sides.map(({ sweep, about, run }) => ({
+    sweep: sweep.name,
+    ...about.settings,
+    ...about.runs.find(each => each.name === run)?.parameters,
+  }));
+  const names = [...new Set(all.flatMap(Object.keys))].filter(name => name !== "name");
+  const rows = names.map(name => ({ name, a: all[0][name], b: all[1][name] })).filter(({ a, b }) => String(a) !== String(b));
+  if (!rows.length) return el("p", {}, "The sweep tells no setting in which they differ.");
+  const value = key => row => (row[key] === undefined ? "–" : num(row[key]));
+  return sortable(
+    "Settings that differ; all others are the same",
+    [
+      { title: "Setting", of: row => row.name, text: true },
+      { title: "A", of: row => row.a, text: true, show: value("a") },
+      { title: "B", of: row => row.b, text: true, show: value("b") },
+    ],
+    rows,
+  );
+}
+
+// -- curves
+
+async function curves(sides, signal) {
+  const found = await Promise.all(sides.map(side => curveOf(side, signal)));
+  const drawn = sides.map((side, k) => ({ ...side, k, ...found[k] })).filter(side => side.rows.length > 1);
+  if (!drawn.length) return el("p", { class: "muted" }, "Neither was trained over epochs: they have no curves.");
+  const missing = sides.filter((_, k) => found[k].rows.length < 2).map(({ letter }) => `${letter} was not trained over epochs.`);
+  const { about } = drawn[0],
+    epochs = drawn.flatMap(({ rows }) => rows.map(row => row.epoch));
+  const seriesOf = key =>
+    drawn.map(({ letter, rows, k }) => ({
+      name: letter,
+      key: letter,
+      x: rows.map(row => row.epoch),
+      y: rows.map(row => row[key] ?? NaN),
+      strong: true,
+      colour: css(COLOURS[k]),
+    }));
+  const choose = letter => {
+    const { sweep, run } = sides.find(side => side.letter === letter);
+    go(href({ page: "sweeps", sweep: sweep.name, run }, ["store"]));
+  };
+  const from = Math.ceil(EARLY * Math.max(...epochs));
+  const title = about.ranked_by === "contest" ? "held-out score" : `held-out ${nameOfScore(about.ranked_by)}`;
+  const chart = (key, name, from = 0) => lines({ title: name, from, series: seriesOf(key), choose, leads: "the run" }).root;
+  return [
+    el("p", { class: "caption" }, ["All folds of each together, A and B in their colours; a click opens the run.", ...missing].join(" ")),
+    el(
+      "div",
+      { class: "pair" },
+      chart("loss", "training loss"),
+      chart("score", title, about.larger_is_better ? from : 0),
+    ),
+    drawn.map(({ letter, url }) => twins(url, `Curves of ${letter}`)),
+  ].flat();
+}
+
+/** Rows of all folds together; none of what was fitted, or is a blend. */
+async function curveOf({ sweep, run, isBlend }, signal) {
+  const url = `${sweep.url}/runs/${encodeURIComponent(run)}/curves.json`;
+  if (isBlend) return { url, rows: [] };
+  const found = await table(url, signal).catch(err => {
+    if (err.kind === "not-found") return { n: 0 };
+    throw err;
+  });
+  return { url, rows: Array.from({ length: found.n }, (_, i) => found.row(i)).filter(row => row.fold === null) };
+}
+
+// -- errors
+
+async function errors({ state, store, a, url, rows: asked, ids }) {
+  const found = await asked,
+    passed = await ids,
+    all = Array.from({ length: found.n }, (_, i) => found.row(i)).filter(row => isTold(row) && (!passed || passed.has(row.image_id))),
+    there = new Set(all.filter(row => isNumber(row.true)).map(row => row.target)),
+    targets = foremost(
+      a.about.targets.filter(target => there.has(target)),
+      a.about.target,
+    );
+  if (!targets.length) return el("p", {}, `No photograph that both predicted${passed ? " and that passes the filter" : ""} has a known truth.`);
+  let target = given(state, "target", targets) ?? targets[0];
+  const place = el("div");
+  const draw = () => place.replaceChildren(...ofTarget(store, a, all, target));
+  const choose = name => {
+    target = name;
+    put({ target }, { replace: true });
+    draw();
+  };
+  draw();
+  const options = targets.map(name => [name, plain(name)]);
+  return [el("div", { class: "controls" }, select("Target", options, target, choose)), place, twins(url, "Errors of both")];
+}
+
+const isTold = row => isNumber(row.predicted_a) && isNumber(row.predicted_b);
+const isNumber = value => typeof value === "number";
+
+/** Chart and photographs of one target. */
+function ofTarget(store, a, all, target) {
+  const isClass = a.about.classes.includes(target),
+    rows = all.filter(row => row.target === target && isNumber(row.true)),
+    gain = row => (isClass ? row.predicted_b - row.predicted_a : Math.abs(row.error_a) - Math.abs(row.error_b));
+  const told = key => row =>
+    isClass
+      ? `${key.toUpperCase()} ${row[`predicted_word_${key}`]} ${num(row[`predicted_${key}`], 3)}`
+      : `${key.toUpperCase()} ${signed(target, row[`error_${key}`])}${unitOf(target)}`;
+  const texts = row => [told("a")(row), told("b")(row), isClass ? `true ${row.true_word}` : `true ${num(row.true, 3)}${unitOf(target)}`];
+  const x = Float64Array.from(rows, row => (isClass ? row.predicted_a : row.error_a)),
+    y = Float64Array.from(rows, row => (isClass ? row.predicted_b : row.error_b));
+  const most = Math.max(...x.map(Math.abs), ...y.map(Math.abs), 1e-9);
+  const colour = scale(isClass ? "B is surer of the truth by" : "B is nearer to the truth by", rows.map(gain), { centred: true, unit: unitOf(target) });
+  const what = isClass ? "probability of the true word" : "error";
+  const axis = letter => ({ label: `${what} of ${letter}${isClass ? "" : axisOf(target)}`, format: value => num(value, 3) });
+  const chart = new Scatter({
+    label: `${plain(target)}: ${what} of B against that of A`,
+    class: "square-chart",
+    axes: { x: axis("A"), y: axis("B") },
+    describe: i => [rows[i].image_id, ...texts(rows[i])].join(", "),
+    open: i => go(photographHref(rows[i].image_id)),
+    card: i => hoverCard(store, rows[i].image_id, texts(rows[i])),
+    below: (ctx, toX, toY, ink) => guides(ctx, toX, toY, ink, isClass ? [0, 1] : [-most, most], !isClass),
+  });
+  chart.extent = isClass ? [0, 1, 0, 1] : [-most, most, -most, most];
+  chart.set({ x, y, colours: colour.packed });
+  const nearer = rows.filter(row => gain(row) > 0).length;
+  const caption = `${plain(target)}: B is ${isClass ? "surer" : "nearer"} on ${nearer} of ${count(rows.length, "photograph")}${
+    isClass ? "" : "; between the diagonals, left and right of the middle"
+  }`;
+  const differ = [...rows].sort((p, q) => Math.abs(gain(q)) - Math.abs(gain(p)));
+  return [
+    el("figure", {}, el("figcaption", {}, caption), chart.root, colour.legend),
+    subsection("Photographs on which they differ most", gallery(store, differ, texts)),
+  ];
+}
+
+/** Where both are as far off, and of errors where either is right. */
+function guides(ctx, toX, toY, ink, [low, high], isError) {
+  const line = (...ends) => {
+    ctx.beginPath();
+    ends.forEach(([x, y], k) => (k ? ctx.lineTo(toX(x), toY(y)) : ctx.moveTo(toX(x), toY(y))));
+    ctx.stroke();
+  };
+  ctx.strokeStyle = ink.muted;
+  line([low, low], [high, high]);
+  if (!isError) return;
+  line([low, high], [high, low]);
+  ctx.setLineDash([3, 3]);
+  line([low, 0], [high, 0]);
+  line([0, low], [0, high]);
+  ctx.setLineDash([]);
+}
