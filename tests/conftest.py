@@ -155,6 +155,39 @@ def sweep(built, tmp_path_factory) -> Path:
     return next((folder / "runs").iterdir())
 
 
+@pytest.fixture(scope="session")
+def object_server():
+    """Object storage on loopback, one for all tests of a process."""
+    from buckets import object_server
+
+    with object_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(object_server, tmp_path, monkeypatch):
+    """The same without faults, with its credentials in the environment and quick new tries; its
+    `url` is a store's, another one for each test."""
+    from datetime import timedelta
+
+    for name, value in object_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "cache"))
+    # files of patches hold two tiny images
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 25_000)
+    quick = {
+        "max_retries": 2,
+        "retry_timeout": timedelta(seconds=5),
+        "backoff": {"init_backoff": timedelta(milliseconds=1)},
+    }
+    monkeypatch.setattr("featurestore.read.sources.object_client.RETRY", quick)
+    monkeypatch.setattr("featurestore.read.sources.object_client.WAITS_S", (0.0, 0.01))
+    object_server.url = f"s3://pasture/{tmp_path.name}/features.zarr"
+    object_server.asked.clear()
+    yield object_server
+    object_server.fault = None
+
+
 @pytest.fixture
 def no_network(monkeypatch) -> None:
     """Whoever opens a connection or looks a host up fails."""

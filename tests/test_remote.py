@@ -122,7 +122,7 @@ def test_rows_are_fetched_ahead_and_once(local, server, store):
 
 
 def test_large_arrays_come_in_several_requests(local, server, store, monkeypatch):
-    monkeypatch.setattr("featurestore.read.sources.http.BLOCK_BYTES", 100)
+    monkeypatch.setattr("featurestore.read.sources.fetched.BLOCK_BYTES", 100)
     assert np.array_equal(store.pooled, local.pooled)
     assert server.asked.count("/v1/stores/features/arrays/pooled") == -(-local.pooled.nbytes // 100)
 
@@ -295,7 +295,7 @@ def test_a_cache_that_is_removed_while_in_use_says_so(local, store):
 @pytest.fixture
 def tight(server, monkeypatch):
     """The same with room for about two of three files."""
-    monkeypatch.setattr("featurestore.read.sources.http_cache.LEAST_FILES", 1)
+    monkeypatch.setattr("featurestore.read.sources.cache.LEAST_FILES", 1)
     with FeatureStore.open(server.url) as store:
         used = sum(
             os.stat(path).st_blocks * 512
@@ -659,7 +659,7 @@ def test_heads_trained_over_http_are_those_of_the_local_store(labelled, tmp_path
 
 
 def test_the_service_is_read_like_its_store(local, monkeypatch):
-    monkeypatch.setattr("featurestore.read.sources.http.BLOCK_BYTES", 100)
+    monkeypatch.setattr("featurestore.read.sources.fetched.BLOCK_BYTES", 100)
     with served.serving(local.path) as address, FeatureStore.open(address) as store:
         for name in local.layout.extents.keys() - {"patches", "metadata_crc32c"}:
             assert np.array_equal(store.array(name), local.array(name)), name

@@ -220,7 +220,7 @@ def test_a_committed_value_that_is_not_finite_is_named_by_its_row(tmp_path, imag
 
 def test_rows_of_several_pieces_are_read_in_turn(store_path, monkeypatch):
     """Buffers are used again: a piece must not be overwritten before it is summed."""
-    monkeypatch.setattr("featurestore.manage.sums.PIECE", 64)
+    monkeypatch.setattr("featurestore.read.files.OpenFiles.piece_bytes", 64)
     write_tiny(store_path)
     assert FeatureStore.open(store_path).verify()
     path, offset, n_bytes = extents_of(store_path)["cls"].locate(4)

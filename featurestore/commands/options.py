@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from featurestore.commands.running import typed_words
-from featurestore.disk.urls import is_url
+from featurestore.disk.urls import is_elsewhere
 from featurestore.errors import InputError, NoAccessError, UsageError
 
 
@@ -37,7 +37,7 @@ class StorePath(click.Path):
     """A store's path, or its URL as it was typed."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if is_url(value) else super().convert(value, param, ctx)
+        return value if is_elsewhere(value) else super().convert(value, param, ctx)
 
 
 def offered(*words: str) -> Callable[..., list[str]]:

@@ -58,7 +58,7 @@ def store_stats(path: Path | str, as_json: bool) -> None:
 
 
 @click.command("verify")
-@click.argument("path", type=STORE, metavar="PATH")
+@click.argument("path", type=STORE, metavar="PATH|URL")
 @click.option(
     "--data", type=FOLDER, help="The photographs' folder: find those that changed since, too."
 )

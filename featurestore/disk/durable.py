@@ -13,6 +13,7 @@ import mmap
 import os
 import shutil
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -242,7 +243,11 @@ os.register_at_fork(after_in_child=_drop_locks_in_child)
 
 @contextmanager
 def locked(
-    path: Path, wait: bool = False, needed: bool = True, command: str | None = None
+    path: Path,
+    wait: bool = False,
+    needed: bool = True,
+    command: str | None = None,
+    shared: bool = False,
 ) -> Iterator[None]:
     """Hold the writer's lock of `path`, a kernel flock on `NAME.lock` beside it.
 
@@ -253,6 +258,7 @@ def locked(
     would keep every h5py reader out.
     needed : False goes on where the file system has no locks.
     command : what the user runs, if it has --wait and --no-lock to advise.
+    shared : beside others that share it, and nobody who does not.
     """
     path = Path(os.path.realpath(path))  # one lock for all names of a store
     lock = path.with_name(path.name + ".lock")
@@ -265,7 +271,7 @@ def locked(
         ) from err
     _held.add(fd)
     try:
-        _flock(fd, lock, wait, needed, command)
+        _flock(fd, lock, wait, needed, command, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         # who holds it is for people: a full disk must not keep a repair out
         with suppress(OSError):
             os.ftruncate(fd, 0)
@@ -278,10 +284,10 @@ def locked(
             os.close(fd)
 
 
-def _flock(fd: int, lock: Path, wait: bool, needed: bool, command: str | None) -> None:
+def _flock(fd: int, lock: Path, wait: bool, needed: bool, command: str | None, kind: int) -> None:
     try:
         # flock, not lockf: closing any other descriptor of the file would end a POSIX lock
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(fd, kind | (0 if wait else fcntl.LOCK_NB))
     except OSError as err:
         if err.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             if not needed:
@@ -297,3 +303,45 @@ def _flock(fd: int, lock: Path, wait: bool, needed: bool, command: str | None) -
             f"{lock.with_suffix('')}: locked by {holder}; stop it, or wait until it has ended"
             f"{waiting}"
         ) from err
+
+
+class Claims:
+    """What processes of this machine that share a folder agree on: who does what, and a number.
+
+    A claim ends with its process, however that ends. Threads of one process hold theirs together,
+    and so do not keep each other out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _held.add(self._fd)
+
+    def close(self) -> None:
+        if self._fd in _held:
+            _held.remove(self._fd)
+            os.close(self._fd)
+
+    @contextmanager
+    def claimed(self, what: int) -> Iterator[None]:
+        """Hold one claim, by a number from 0 on; wait while another process holds it."""
+        self._lock(fcntl.F_WRLCK, what)
+        try:
+            yield
+        finally:
+            self._lock(fcntl.F_UNLCK, what)
+
+    def _lock(self, kind: int, what: int) -> None:
+        # struct flock of 64-bit Linux. Of the open file: the kernel finds deadlocks among the other
+        # sort that are none, since it knows processes and not their threads
+        request = struct.pack("hhqqi4x", kind, os.SEEK_SET, what, 1, 0)
+        with suppress(OSError):  # without such locks processes do the same twice
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, request)
+
+    @property
+    def number(self) -> int:
+        """The number they share, 0 at first."""
+        return int.from_bytes(os.pread(self._fd, 8, 0), "little")
+
+    @number.setter
+    def number(self, value: int) -> None:
+        os.pwrite(self._fd, value.to_bytes(8, "little"), 0)

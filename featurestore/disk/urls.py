@@ -1,4 +1,4 @@
-"""A store's URL apart from the token that goes with it, and where its rows are kept."""
+"""A store's URL apart from what opens it to us, and where its rows are kept."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 from featurestore.errors import UsageError
 
 SCHEMES = ("http://", "https://")
+OBJECT_SCHEMES = ("s3://", "gs://", "az://")
 TOKEN = "BIOMASS_TOKEN"  # environment variable
 CACHE = "BIOMASS_CACHE"  # environment variable
 # by scheme and host, of URLs that this process was given: a handle that travels has none
@@ -24,6 +25,39 @@ def default_root() -> Path:
 def is_url(path: object) -> bool:
     """Whether it names a store by HTTP."""
     return isinstance(path, str) and path.lower().startswith(SCHEMES)
+
+
+def is_object_url(path: object) -> bool:
+    """Whether it names a store in object storage."""
+    return isinstance(path, str) and path.lower().startswith(OBJECT_SCHEMES)
+
+
+def is_elsewhere(path: object) -> bool:
+    """Whether a store is named by a URL of either sort, not by a path on this machine."""
+    return is_url(path) or is_object_url(path)
+
+
+def as_kept(url: str) -> str:
+    """A URL of either sort as it may be shown and kept: without a token, password or final `/`."""
+    return object_url(url) if is_object_url(url) else without_token(url)
+
+
+def object_url(url: str) -> str:
+    """A store's URL in object storage, as it may be shown and kept.
+
+    UsageError for one that holds more than names: credentials have no place in it.
+    """
+    scheme, _, rest = url.partition("://")
+    shown = f"{scheme.lower()}://{rest.partition('?')[0].rpartition('@')[2].rstrip('/')}"
+    bucket, _, key = shown.partition("://")[2].partition("/")
+    if set("?@#") & set(rest):
+        raise UsageError(
+            f"{shown}: behind a name, password or parameter in a URL; credentials are read from "
+            "the environment"
+        )
+    if not bucket or {"", ".", ".."} & set(key.split("/") if key else ()):
+        raise UsageError(f"{shown}: no store's URL; it looks like s3://bucket/features.zarr")
+    return shown
 
 
 def without_token(url: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from featurestore.checks import FAIL, OK, WARN, Check
-from featurestore.disk.urls import CACHE, default_root, is_url, without_token
+from featurestore.disk.urls import CACHE, as_kept, default_root, is_elsewhere
 from featurestore.disk.usable import (
     PROC,
     Mount,
@@ -65,7 +65,7 @@ def examine(path: Path | str) -> list[Check]:
         check_cpu(read(PROC / "cpuinfo"), n_cpus),
         check_threads(os.environ.get("OMP_NUM_THREADS"), n_cpus, n_cores),
         check_memory(meminfo(), usable_memory()),
-        *(check_served(path, mounted) if is_url(path) else check_place(path, mounted)),
+        *(check_served(path, mounted) if is_elsewhere(path) else check_place(path, mounted)),
     ]
 
 
@@ -179,7 +179,7 @@ def check_store(path: Path | str) -> Check:
         cause = MODIFIED if os.path.exists(path) else ""
         return Check("store", FAIL, " ".join(str(err).split()), cause)
     except Exception as err:  # what a package raises that does not load: anything
-        shown = without_token(path) if is_url(path) else path
+        shown = as_kept(path) if is_elsewhere(path) else path
         return Check(
             "store",
             FAIL,

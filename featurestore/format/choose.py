@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from featurestore.disk.durable import pwrite
-from featurestore.disk.urls import is_url
+from featurestore.disk.urls import is_elsewhere
 from featurestore.errors import InputError, NoAccessError
 from featurestore.format import hdf5, zarr
 from featurestore.format.layout import Layout
@@ -53,7 +53,7 @@ def metadata_crc(layout: Layout) -> int:
 
 def is_archive(path: Path | str) -> bool:
     """Whether there is an archive at path, to judge by its root's metadata."""
-    if is_url(path) or not os.path.isfile(path / "zarr.json"):
+    if is_elsewhere(path) or not os.path.isfile(path / "zarr.json"):
         return False
     return zarr.read_metadata(path, "group").get("attributes", {}).get("format") == ARCHIVE_FORMAT
 
@@ -71,7 +71,7 @@ def _format_of(path: Path) -> ModuleType:
         return zarr
     if path.is_file():
         return hdf5
-    if {"http:", "https:"} & set(path.parts):  # the Path that a URL became
+    if {"http:", "https:", "s3:", "gs:", "az:"} & set(path.parts):  # the Path that a URL became
         raise InputError(
             f"{path}: a URL where a file or folder is wanted; `biomass store convert URL OUT` "
             "copies what is served there; train, store info, stats and diff, and FeatureStore.open "

@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from featurestore.disk.maps import with_room
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.format.spec import ARCHIVE_FORMAT, FORMAT, FORMAT_VERSIONS, Array, StoreSpec
 
+OTHER_INDEX = "its shard index is not the one of this layout"
 # and so shards: metadata of somebody else's must not make us allocate without end
 MOST_IMAGES = 1 << 24
 
@@ -67,12 +67,11 @@ class Layout:
     """Bytes of each file."""
     padding: tuple[tuple[Path, int, int], ...] = ()
     """File, offset and length of bytes behind an array's last row that are zero."""
+    indices: dict[Path, tuple[int, bytes]] = field(default_factory=dict)
+    """Offset and bytes of what follows the rows of a Zarr shard: its index."""
     inodes: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """Device and inode of each file as its size was checked: the store that was opened, whatever
     takes its name later."""
-    check_inside: Callable[[Path, int], None] | None = None
-    """Raises StoreDamaged where a file, given also as a descriptor, is not laid out as its format
-    says."""
     _looked_at: set[Path] = field(default_factory=set)
 
     @property
@@ -138,8 +137,9 @@ class Layout:
                 )
             if path not in self._looked_at:
                 self._check_folders(path)
-                if self.check_inside:
-                    self.check_inside(path, fd)
+                offset, expected = self.indices.get(path, (0, b""))
+                if os.pread(fd, len(expected), offset) != expected:
+                    raise StoreDamaged(f"{path}: {OTHER_INDEX}; restore it or build again")
                 self._looked_at.add(path)
         except BaseException:
             os.close(fd)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from featurestore.format.spec import FORMAT, Array, StoreSpec
 SHARD_BYTES = 256 << 20  # whole images up to this much in one file of patches
 CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
 ABSENT = np.uint64(2**64 - 1)  # offset and length of an inner chunk that is not there
+
+Metadata = Callable[[Path, str], dict]
+"""Gives the zarr.json of the node at a path, of the type that is named."""
 
 
 def create(path: Path, spec: StoreSpec, n: int) -> None:
@@ -48,7 +52,7 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
         # of patches each row carries its own CRC-32C, which zarr-python then checks as it reads
         compressors = [Crc32cCodec()] if array.row_axes == 2 else None
         root.create_array(**array_settings(array, chunk, shard), compressors=compressors)
-        _add_files(_extent(path, array, shard), chunk, shard)
+        _add_files(_extent(path, array, shard), chunk)
 
 
 def open_layout(path: Path) -> Layout:
@@ -56,50 +60,46 @@ def open_layout(path: Path) -> Layout:
 
     Codecs, grids and shard indices must be exactly those that `create` writes.
     """
-    attributes = read_metadata(path, "group").get("attributes", {})
-    version = attributes.get("format_version")
-    check_format(path, attributes.get("format"), version)
-    spec = read_spec(path, attributes.get("spec"), version)
-    read_metadata(path / "catalog", "group")
-    n = count_images(path)
-    extents, sizes, grids = {}, {}, {}
-    for array in spec.arrays(n):
-        chunk, shard = grids[array.name] = _check_array(path, array)
-        extent = extents[array.name] = _extent(path, array, shard)
-        for file, file_path in enumerate(extent.paths):
-            index = _index(extent, chunk, shard, file)
-            sizes[file_path] = _index_offset(extent, chunk, file) + len(index)
-    padding = []
-    for name, extent in extents.items():
-        # rows of patches are chunks of their own: what follows each is looked at with the row
-        if name != "patches":
-            end = _index_offset(extent, grids[name][0], 0)
-            padding.append((extent.paths[0], extent.array.n_bytes, end - extent.array.n_bytes))
-    places = {
-        file_path: (name, file)
-        for name, extent in extents.items()
-        for file, file_path in enumerate(extent.paths)
-    }
-
-    def check_index(file_path: Path, fd: int) -> None:
-        name, file = places[file_path]
-        _check_index(file_path, fd, extents[name], *grids[name], file)
-
-    layout = Layout(path, spec, extents, sizes, tuple(padding), check_inside=check_index)
+    layout = laid_out(path, read_metadata)
     layout.check_sizes()
-    for extent in extents.values():
+    for extent in layout.extents.values():
         # of patches the first alone: there may be many, each is looked at when it is first read
         os.close(layout.open_file(extent.paths[0]))
     return layout
 
 
-def count_images(path: Path) -> int:
+def laid_out(path: Path, metadata: Metadata) -> Layout:
+    """Where everything lies, from metadata alone; no shard is looked at."""
+    attributes = metadata(path, "group").get("attributes", {})
+    version = attributes.get("format_version")
+    check_format(path, attributes.get("format"), version)
+    spec = read_spec(path, attributes.get("spec"), version)
+    metadata(path / "catalog", "group")
+    n = count_images(path, metadata)
+    extents, sizes, indices = {}, {}, {}
+    padding = []
+    for array in spec.arrays(n):
+        chunk, shard = _check_array(path, array, metadata(path / array.name, "array"))
+        extent = extents[array.name] = _extent(path, array, shard)
+        for file, file_path in enumerate(extent.paths):
+            index = _index(extent, chunk, file)
+            offset = _index_offset(extent, chunk, file)
+            indices[file_path] = offset, index
+            sizes[file_path] = offset + len(index)
+        # rows of patches are chunks of their own: what follows each is looked at with the row
+        if array.name != "patches":
+            offset, _ = indices[extent.paths[0]]
+            padding.append((extent.paths[0], array.n_bytes, offset - array.n_bytes))
+    return Layout(path, spec, extents, sizes, tuple(padding), indices=indices)
+
+
+def count_images(path: Path, metadata: Metadata | None = None) -> int:
     """Images that a store or an archive has room for, from the shape of its seals."""
-    shape = read_metadata(path / "seal", "array").get("shape")
+    shape = (metadata or read_metadata)(path / "seal", "array").get("shape")
     if not (
         isinstance(shape, list)
         and len(shape) == 1
-        and type(shape[0]) is int  # JSON's true would be one by isinstance
+        and type(shape[0]) is int
         and 1 <= shape[0] <= MOST_IMAGES
     ):
         raise StoreDamaged(
@@ -168,13 +168,13 @@ def array_settings(array: Array, chunk: tuple[int, ...], shard: tuple[int, ...])
     }
 
 
-def _add_files(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...]) -> None:
+def _add_files(extent: Extent, chunk: tuple[int, ...]) -> None:
     for file, path in enumerate(extent.paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             # behind the room for the rows: the file is then as long as it will ever be, and sparse
-            pwrite(fd, [_index(extent, chunk, shard, file)], _index_offset(extent, chunk, file))
+            pwrite(fd, [_index(extent, chunk, file)], _index_offset(extent, chunk, file))
         finally:
             os.close(fd)
 
@@ -191,7 +191,7 @@ def _index_offset(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
     return _chunks_in(extent, chunk, file) * _rows_per_chunk(extent, chunk) * extent.stride
 
 
-def _index(extent: Extent, chunk: tuple[int, ...], shard: tuple[int, ...], file: int) -> bytes:
+def _index(extent: Extent, chunk: tuple[int, ...], file: int) -> bytes:
     """The shard's index: (offset, length) of each inner chunk, then its CRC-32C.
 
     Chunks beyond the array are absent.
@@ -215,23 +215,6 @@ def _index_of(n_chunks: int, n_present: int, stride: int, n_bytes: int) -> bytes
     return entries.tobytes() + crc32c(entries).to_bytes(4, "little")
 
 
-def _check_index(
-    path: Path,
-    fd: int,
-    extent: Extent,
-    chunk: tuple[int, ...],
-    shard: tuple[int, ...],
-    file: int,
-) -> None:
-    """StoreDamaged if an open shard ends in another index than `create` wrote."""
-    expected = _index(extent, chunk, shard, file)
-    found = os.pread(fd, len(expected), _index_offset(extent, chunk, file))
-    if found != expected:
-        raise StoreDamaged(
-            f"{path}: its shard index is not the one of this layout; restore it or build again"
-        )
-
-
 def read_metadata(path: Path, node_type: str) -> dict:
     """The zarr.json of a node; only a Zarr v3 node of the type is accepted."""
     file = path / "zarr.json"
@@ -243,16 +226,25 @@ def read_metadata(path: Path, node_type: str) -> dict:
             )
         if file.stat().st_size > 1 << 24:
             raise StoreDamaged(f"{file}: {file.stat().st_size} bytes is no metadata of ours")
-        node = json.loads(with_room(file, file.read_bytes))
-        if node["zarr_format"] != 3 or node["node_type"] != node_type:
-            raise ValueError(f"not a Zarr v3 {node_type}")
-        if not isinstance(node.get("attributes", {}), dict):
-            raise ValueError("its attributes are no mapping")
+        data = with_room(file, file.read_bytes)
     except FileNotFoundError as err:
         raise InputError(f"{path}: not a Zarr v3 {node_type}: it has no zarr.json") from err
     except PermissionError as err:
         raise NoAccessError.of(err, file) from err
-    except (ValueError, KeyError, TypeError, RecursionError, OSError) as err:
+    except OSError as err:
+        raise StoreDamaged(f"{file}: unreadable metadata: {err}") from err
+    return parse_metadata(data, file, node_type)
+
+
+def parse_metadata(data: bytes, file: Path, node_type: str) -> dict:
+    """The node that a zarr.json describes; StoreDamaged unless it is of Zarr v3 and the type."""
+    try:
+        node = json.loads(data)
+        if node["zarr_format"] != 3 or node["node_type"] != node_type:
+            raise ValueError(f"not a Zarr v3 {node_type}")
+        if not isinstance(node.get("attributes", {}), dict):
+            raise ValueError("its attributes are no mapping")
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise StoreDamaged(f"{file}: unreadable metadata: {err}") from err
     return node
 
@@ -270,19 +262,14 @@ def _grid_of(node: dict, path: Path, array: Array) -> tuple[tuple[int, ...], tup
     return chunk, shard
 
 
-def _check_array(path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _check_array(path: Path, array: Array, node: dict) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Inner chunk and shard shape of an array; StoreDamaged unless `create` writes such."""
-    node = read_metadata(path / array.name, "array")
     chunk, shard = _grid_of(node, path, array)
     if shard[0] > round_up(array.shape[0], chunk[0]):
         raise StoreDamaged(
             f"{path / array.name}/zarr.json: a shard of {shard[0]} images for {array.shape[0]}"
         )
-    if (
-        (path / array.name).is_symlink()
-        or chunk[1:] != _grid(array)[0][1:]
-        or shard[1:] != _grid(array)[1][1:]
-    ):
+    if chunk[1:] != _grid(array)[0][1:] or shard[1:] != _grid(array)[1][1:]:
         raise StoreDamaged(
             f"{path / array.name}: chunk {chunk} in shard {shard} is not this format's grid"
         )

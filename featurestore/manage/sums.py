@@ -14,17 +14,13 @@ from featurestore.disk.durable import (
     crc32c,
     crc32c_append,
     crc32c_rows,
-    pread_into,
 )
 from featurestore.disk.threads import Pool
 from featurestore.errors import StoreDamaged
 from featurestore.format.layout import Extent
-from featurestore.read.files import OpenFiles
 from featurestore.read.reader import Reader
 
-PIECE = 1 << 20  # bytes read and summed at once: they stay in the CPU's cache between the two
-READERS = 2  # threads
-AHEAD = 6  # buffers that they read into
+AHEAD = 4  # buffers that are read into, beside one for each reader
 
 Progress = Callable[[int], object]
 
@@ -46,7 +42,8 @@ class RowSums:
 
     def __init__(self, store: Reader, progress: Progress) -> None:
         self.store = store
-        self.files = OpenFiles(store.layout)
+        self.files = store.source.files()
+        self._piece = self.files.piece_bytes
         self.n_bytes = 0
         self.waited_s = 0.0
         """Seconds that the checksum waited for bytes."""
@@ -57,7 +54,7 @@ class RowSums:
         """What is wrong with a row, other than its sum."""
 
     def run(self) -> None:
-        with Pool(READERS) as readers:
+        with Pool(self.files.n_readers) as readers:
             for name in ("cls", "patches", "pooled", "stats"):
                 if name == "patches" and self.store.spec.has_patches:
                     self._sum_patches(readers)
@@ -66,8 +63,8 @@ class RowSums:
 
     def _sum_small(self, name: str) -> None:
         """An array whose rows are small: as many images at once as make a piece."""
-        extent = self.store.layout.extents[name]
-        per_block = max(1, PIECE // extent.array.row_bytes)
+        extent = self.files.layout.extents[name]
+        per_block = max(1, self._piece // extent.array.row_bytes)
         for start in np.unique(self.sealed // per_block) * per_block:
             self._sum_block(extent, int(start), min(int(start) + per_block, self.store.n_images))
 
@@ -97,17 +94,18 @@ class RowSums:
             self.wrong |= dict.fromkeys(rows, f"values of {extent.array.name} are not finite")
 
     def _sum_patches(self, readers: Pool) -> None:
-        extent = self.store.layout.extents["patches"]
+        extent = self.files.layout.extents["patches"]
         n_views = self.crc_NV.shape[1]
         # what follows a row in Zarr, its own checksum and zeros, is read and checked too
         stride = extent.stride
-        sizes = [min(PIECE, stride - at) for at in range(0, stride, PIECE)]
+        piece = self._piece
+        sizes = [min(piece, stride - at) for at in range(0, stride, piece)]
         rows = [(int(i), v) for i in self.sealed for v in range(n_views)]
         places = (extent.locate_row(image, view)[:2] for image, view in rows)
         pieces = self._ahead(
             readers,
             (
-                (path, offset + n * PIECE, size, extent.array.row_bytes - n * PIECE)
+                (path, offset + n * piece, size, extent.array.row_bytes - n * piece)
                 for path, offset in places
                 for n, size in enumerate(sizes)
             ),
@@ -149,14 +147,15 @@ class RowSums:
 
         A few are read meanwhile; a buffer is used again.
         """
-        buffers = deque(np.empty(PIECE, np.uint8) for _ in range(AHEAD))
+        n_ahead = AHEAD + self.files.n_readers
+        buffers = deque(np.empty(self._piece, np.uint8) for _ in range(n_ahead))
         waiting = deque()
         for path, offset, size, n_values in places:
             waiting.append(
                 readers.submit(self._read_piece, path, buffers[0][:size], offset, n_values)
             )
             buffers.rotate(-1)
-            if len(waiting) == AHEAD - 1:
+            if len(waiting) == n_ahead - 1:
                 yield self._wait(waiting.popleft())
         while waiting:
             yield self._wait(waiting.popleft())
@@ -183,8 +182,7 @@ class RowSums:
         )
 
     def _pread(self, path: Path, buffer: np.ndarray, offset: int) -> np.ndarray:
-        with self.files.opened(path) as fd:
-            pread_into(fd, buffer, offset)
+        self.files.read_into(path, buffer, offset)
         return buffer
 
     def _count(self, n_bytes: int, waited_s: float) -> None:

@@ -15,19 +15,18 @@ import numpy as np
 from featurestore.disk.durable import (
     file_sha256,
     locked,
-    pread_into,
 )
 from featurestore.disk.durations import duration
-from featurestore.disk.urls import is_url
-from featurestore.errors import InputError, UsageError
-from featurestore.format.choose import metadata_crc
+from featurestore.disk.urls import is_elsewhere
+from featurestore.errors import BiomassError, InputError, UsageError
+from featurestore.format.layout import OTHER_INDEX, Layout
 from featurestore.manage.sums import Progress, RowSums
 from featurestore.photos.find import find_photographs
 from featurestore.photos.images import find_damage
 from featurestore.photos.jpeg import UNCHECKED, can_check
-from featurestore.read.files import OpenFiles
 from featurestore.read.open import open_reader
 from featurestore.read.reader import Reader
+from featurestore.read.source import Files
 from featurestore.write.writer import StoreWriter
 
 
@@ -95,10 +94,10 @@ def verify(
         inside, are faults too.
     max_pixels : the most that one of them may have, None is the store's.
     """
-    _refuse_remote(store.path)
-    store.refresh()
     start = time.perf_counter()
     sums = RowSums(store, progress)
+    store.source.distrust()  # arrays too are read where they lie
+    store.refresh()
     with closing(sums.files):
         sums.run()
         report = VerifyReport(
@@ -107,9 +106,10 @@ def verify(
         store.refresh()  # a builder may have added images meanwhile
         report.faults += [
             *_row_faults(sums),
-            *_seal_faults(store),
-            *_catalog_faults(store),
-            *_metadata_faults(store, sums.files),
+            *_seal_faults(store, sums.files.layout),
+            *_catalog_faults(store, sums.files.layout),
+            *_file_faults(sums.files),
+            *_metadata_faults(sums.files),
         ]
     report.seconds = time.perf_counter() - start
     if images:
@@ -125,23 +125,17 @@ def repair(path: Path, progress: Progress = lambda n_bytes: None) -> VerifyRepor
 
     Nothing else is changed. LockedError while a builder is at work.
     """
-    _refuse_remote(path)
+    if is_elsewhere(path):
+        raise UsageError(f"{path}: only a store on this machine can be repaired; copy it here")
     with locked(path), open_reader(path) as store:
         report = verify(store, progress)
         StoreWriter(store.layout, store).unseal(report.damaged)
     return report
 
 
-def _refuse_remote(path: Path | str) -> None:
-    if is_url(path):
-        raise UsageError(
-            f"{path}: verify reads files where they lie; run it on the server's machine. (Rows "
-            "that are fetched are compared with their checksums.)"
-        )
-
-
 def _row_faults(sums: RowSums) -> Iterator[Fault]:
     store = sums.store
+    layout = sums.files.layout
     # not of the others: holes are not touched
     differs_SV = sums.crc_NV[sums.sealed] != store.array("crc32c")[sums.sealed]
     differs = {
@@ -152,15 +146,15 @@ def _row_faults(sums: RowSums) -> Iterator[Fault]:
     for (image, view), what in sorted((differs | sums.wrong).items()):
         if image not in sealed:  # read along with its neighbours
             continue
-        path, offset, _ = store.layout.row_parts(image, view)[1 if store.spec.has_patches else 0]
+        path, offset, _ = layout.row_parts(image, view)[1 if store.spec.has_patches else 0]
         yield Fault(
             image, store.catalog["image_id"][image], store.view_names[view], str(path), offset, what
         )
 
 
-def _seal_faults(store: Reader) -> Iterator[Fault]:
+def _seal_faults(store: Reader, layout: Layout) -> Iterator[Fault]:
     seal_N = store.array("seal")
-    extent = store.layout.extents["seal"]
+    extent = layout.extents["seal"]
     for image in np.setdiff1d(np.flatnonzero(seal_N[: store.n_images] != 0), store.sealed).tolist():
         path, offset, _ = extent.locate(image)
         yield Fault(
@@ -183,13 +177,13 @@ def _seal_faults(store: Reader) -> Iterator[Fault]:
         )
 
 
-def _catalog_faults(store: Reader) -> Iterator[Fault]:
+def _catalog_faults(store: Reader, layout: Layout) -> Iterator[Fault]:
     """Places in use that have no path.
 
     A place in use always has one: a bit that flipped in a free place's id puts it in use.
     """
     for image in np.flatnonzero(store.array("catalog/path")[: store.n_images, 0] == 0).tolist():
-        path, offset, _ = store.layout.extents["catalog/image_id"].locate(image)
+        path, offset, _ = layout.extents["catalog/image_id"].locate(image)
         yield Fault(
             image,
             store.catalog["image_id"][image],
@@ -200,9 +194,28 @@ def _catalog_faults(store: Reader) -> Iterator[Fault]:
         )
 
 
-def _metadata_faults(store: Reader, files: OpenFiles) -> Iterator[Fault]:
-    path, offset, _ = store.layout.extents["metadata_crc32c"].locate(0)
-    if metadata_crc(store.layout) != store.array("metadata_crc32c")[0]:
+def _file_faults(files: Files) -> Iterator[Fault]:
+    """Files of another length, or whose index leads other clients elsewhere."""
+    for path, size in files.layout.sizes.items():
+        try:
+            found = files.size(path)
+            offset, expected = files.layout.indices.get(path, (0, b""))
+            index = np.empty(len(expected), np.uint8)
+            files.read_into(path, index, offset)
+        except (OSError, BiomassError):  # told of with its rows
+            continue
+        if found != size:
+            what = f"{found} bytes long, {size} expected"
+            yield Fault(None, "", None, str(path), min(found, size), what)
+        elif index.tobytes() != expected:
+            yield Fault(None, "", None, str(path), offset, OTHER_INDEX)
+
+
+def _metadata_faults(files: Files) -> Iterator[Fault]:
+    path, offset, _ = files.layout.extents["metadata_crc32c"].locate(0)
+    committed = np.empty(1, "<u4")
+    files.read_into(path, committed.view(np.uint8), offset)
+    if files.metadata_crc() != committed[0]:
         yield Fault(
             None,
             "",
@@ -212,10 +225,9 @@ def _metadata_faults(store: Reader, files: OpenFiles) -> Iterator[Fault]:
             "the metadata is not what was laid out, by rot or another program; no row suffers: "
             "`biomass store convert` makes a new store of them",
         )
-    for file, start, n_bytes in store.layout.padding:
+    for file, start, n_bytes in files.layout.padding:
         buffer = np.empty(n_bytes, np.uint8)
-        with files.opened(file) as fd:
-            pread_into(fd, buffer, start)
+        files.read_into(file, buffer, start)
         if buffer.any():
             yield Fault(
                 None,

@@ -3,7 +3,7 @@
 import os
 from typing import Literal, TypeVar
 
-from featurestore.disk.urls import is_url
+from featurestore.disk.urls import is_elsewhere, is_object_url
 from featurestore.read.reader import Reader
 from featurestore.read.source import Source
 from featurestore.read.sources.mapped import Mapped
@@ -29,9 +29,16 @@ def open_reader(
 def open_source(
     path: str | os.PathLike, cache: str | os.PathLike | None, cache_bytes: int | None
 ) -> Source:
-    if is_url(path):
-        # the client and its cache are of no use to local stores
-        from featurestore.read.sources.http import Http
+    if not is_elsewhere(path):
+        return Mapped.open(path)
 
-        return Http(path, cache, cache_bytes)
-    return Mapped.open(path)
+    # clients and their cache are of no use to local stores
+    from featurestore.read.sources.fetched import Fetched
+
+    if is_object_url(path):
+        from featurestore.read.sources.objects import Objects
+
+        return Fetched(Objects(path), cache, cache_bytes)
+    from featurestore.read.sources.http import Http
+
+    return Fetched(Http(path), cache, cache_bytes)

@@ -16,6 +16,29 @@ Row = tuple[int, int]
 """Position of an image, and of a view."""
 
 
+class Files(Protocol):
+    """A store's own files, each byte as it is now."""
+
+    layout: Layout
+    """Where everything lies in them."""
+    piece_bytes: int
+    """How much is best read at once."""
+    n_readers: int
+    """By how many threads."""
+
+    def read_into(self, path: Path, buffer: np.ndarray, offset: int) -> None:
+        """Fill a buffer from one of the layout's files; StoreDamaged if it is missing or cut."""
+
+    def size(self, path: Path) -> int:
+        """How long one of them is."""
+
+    def metadata_crc(self) -> int:
+        """CRC-32C of what is neither an array's bytes nor a shard's index."""
+
+    def close(self) -> None:
+        """Let go of them."""
+
+
 class Source(Protocol):
     """The bytes of one store, sealed or not; images and views by position.
 
@@ -55,6 +78,9 @@ class Source(Protocol):
 
     def place(self, image: int, view: int) -> str:
         """Where a row lies, for messages."""
+
+    def files(self) -> Files:
+        """The store's own files, to verify them; to be closed."""
 
     def refresh(self) -> None:
         """Look again at what a writer may have changed."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-from featurestore.disk.urls import is_url, without_token
+from featurestore.disk.urls import as_kept, is_elsewhere
 from featurestore.format.spec import POOLED
 
 VECTORS = ("cls", *POOLED)
@@ -21,8 +21,8 @@ def split_vector(name: str) -> tuple[str, str]:
 
 def _store_place(value: Any) -> Any:
     """A URL without its token, which must not get into a saved config; other text as a path."""
-    if is_url(value):
-        return without_token(value)
+    if is_elsewhere(value):
+        return as_kept(value)
     return Path(value) if isinstance(value, str) else value
 
 

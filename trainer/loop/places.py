@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featurestore.disk.urls import is_url
+from featurestore.disk.urls import is_elsewhere
 from featurestore.errors import BiomassError, InputError, UsageError
 from featurestore.store import FeatureStore
 
@@ -46,7 +46,7 @@ def places_now(
 
 def find_store(recorded: str, sweep: Path, fingerprint: str) -> str:
     """Where the sweep's store is: where it was, or at the same place beside the moved sweep."""
-    if is_url(recorded):
+    if is_elsewhere(recorded):
         return recorded
 
     was = Path(recorded)

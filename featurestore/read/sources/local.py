@@ -92,6 +92,9 @@ class Local:
         with self._files.opened(path) as fd:
             yield fd, offset
 
+    def files(self) -> OpenFiles:
+        return OpenFiles(self.layout)
+
     def refresh(self) -> None:
         """Nothing is kept: every read shows the files as they are."""
 

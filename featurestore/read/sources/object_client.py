@@ -1,0 +1,206 @@
+"""Objects below one URL of a bucket: read, listed, and created where there is none.
+
+Every error is one of the family, and tells no credential: those come from the environment, where
+obstore finds them, and go nowhere else.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from featurestore.disk.urls import object_url
+from featurestore.errors import InputError, NoAccessError, StoreDamaged, UsageError
+
+# a request is tried again for this long, with waits that grow; then a body that was cut, from its
+# beginning, after each of WAITS_S
+RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=2)}
+WAITS_S = (0.1, 1.0, 10.0)
+CLIENT = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1h"}
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+SECRET = re.compile(r"^(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL)")
+REFUSED = {
+    "AccessDenied",
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+STATUS = re.compile(r"status code: ((\d+)[A-Za-z ]*)")
+T = TypeVar("T")
+
+
+class NotThere(InputError):
+    """There is no such object, or bucket."""
+
+
+_process: list[int] = []  # in which obstore was used first; its threads do not outlive a fork
+
+
+@dataclass(frozen=True)
+class ObjectFacts:
+    """What a listing tells of an object."""
+
+    size: int
+    e_tag: str
+    version: str
+
+
+class ObjectClient:
+    """The objects whose keys begin with a URL. Safe to use from several threads."""
+
+    def __init__(self, url: str) -> None:
+        self.url = object_url(url)
+        try:
+            import obstore
+        except ImportError as err:
+            raise UsageError(
+                f"{self.url}: reading object storage needs the package obstore; install "
+                "`biomass-tokens[objects]`, or `pip install obstore`"
+            ) from err
+        if _process and _process[0] != os.getpid():
+            raise self._forked()
+        _process[:] = [os.getpid()]
+        self._obstore = obstore
+        options = dict(CLIENT)
+        endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
+        if endpoint.startswith("http://"):  # whoever wrote that knows that it is no TLS
+            options["allow_http"] = True
+        self._store = self._request(
+            "", lambda: obstore.store.from_url(self.url, client_options=options, retry_config=RETRY)
+        )
+
+    def get(self, key: str) -> tuple[bytes, ObjectFacts]:
+        def read() -> tuple[bytes, dict]:
+            found = self._obstore.get(self._store, key)
+            return bytes(found.bytes()), found.meta
+
+        content, told = self._request(key, read)
+        return content, _facts(told)
+
+    def get_range(self, key: str, start: int, end: int) -> np.ndarray:
+        """(end - start,) uint8; StoreDamaged for an object that ends before."""
+
+        def read() -> Any:
+            return self._obstore.get_range(self._store, key, start=start, end=end)
+
+        found = np.frombuffer(self._request(key, read), np.uint8)
+        if len(found) != end - start:
+            raise StoreDamaged(
+                f"{self.url}/{key}: it ends at byte {start + len(found)}, {end} bytes expected; "
+                "put the whole object there again"
+            )
+        return found
+
+    def facts(self, key: str) -> ObjectFacts:
+        return _facts(self._request(key, lambda: self._obstore.head(self._store, key)))
+
+    def list(self) -> dict[str, ObjectFacts]:
+        """All objects, by key."""
+
+        def read() -> list:
+            return [each for batch in self._obstore.list(self._store) for each in batch]
+
+        return {each["path"]: _facts(each) for each in self._request("", read)}
+
+    def create(self, key: str, content: Path | bytes) -> bool:
+        """Put an object where there is none; False, and nothing is changed, where there is one."""
+        from obstore.exceptions import AlreadyExistsError
+
+        def put() -> bool:
+            try:
+                self._obstore.put(self._store, key, content, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
+
+        return self._request(key, put)
+
+    def _request(self, key: str, ask: Callable[[], T]) -> T:
+        """What a request gives; a body that was cut is requested again."""
+        if os.getpid() != _process[0]:
+            raise self._forked()
+        where = f"{self.url}/{key}".rstrip("/")
+        for wait_s in (*WAITS_S, None):
+            refusal = None
+            try:
+                return ask()
+            except Exception as err:
+                # told after the block: the error it came from holds what nobody may read
+                refusal = _refusal(err, where)
+                if refusal is None:
+                    raise
+                may_pass = isinstance(refusal, InputError) and _is_cut(err)
+            if wait_s is None or not may_pass:
+                raise refusal
+            time.sleep(wait_s)
+        raise AssertionError("not reached")
+
+    def _forked(self) -> UsageError:
+        return UsageError(
+            f"{self.url}: object storage cannot be reached from a forked process; start processes "
+            "by multiprocessing's `spawn` or `forkserver`"
+        )
+
+
+def _facts(told: dict) -> ObjectFacts:
+    version = f"{told.get('version')} {told.get('last_modified')}"
+    return ObjectFacts(told["size"], told.get("e_tag") or "", version)
+
+
+def _is_cut(err: Exception) -> bool:
+    """Whether an answer began and did not come whole, which obstore does not try again."""
+    return "response body error" in str(err)
+
+
+def _refusal(err: Exception, where: str) -> Exception | None:
+    """What to tell the user, without what the environment or an answer holds of credentials.
+
+    None for what is no error of a request.
+    """
+    from obstore.exceptions import BaseError
+
+    text = str(err)
+    if not isinstance(err, BaseError | FileNotFoundError | PermissionError | ValueError):
+        return None
+    code = _element(text, "Code")
+    status = STATUS.search(text)
+    said = text.partition("\n")[0][:300]
+    if status:  # else nobody answered
+        said = f"{code}: {_element(text, 'Message')}" if code else status[1]
+    said = without_secrets(said)
+    if isinstance(err, FileNotFoundError) or code in ("NoSuchKey", "NoSuchBucket"):
+        return NotThere(f"{where}: not found ({code or 'no such object'})")
+    if code == "InvalidRange":
+        return StoreDamaged(f"{where}: shorter than expected; put the whole object there again")
+    # to HEAD a server says no more than its status
+    is_refused = status and status[2] in ("401", "403") or (status and not code and "400" in said)
+    if code in REFUSED or is_refused or "credential" in text.lower():
+        return NoAccessError(
+            f"{where}: no access ({said}); credentials are read from the environment: give valid "
+            "ones there, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and start again"
+        )
+    return InputError(f"{where}: no answer that could be used ({said}); try again later")
+
+
+def _element(text: str, name: str) -> str:
+    """Of an answer in XML."""
+    found = re.search(rf"<{name}>([^<]*)</{name}>", text)
+    return "".join(c if c.isprintable() else " " for c in found[1]) if found else ""
+
+
+def without_secrets(text: str) -> str:
+    """The text with the values of credentials in the environment struck out."""
+    for name, value in os.environ.items():
+        if SECRET.match(name) and len(value) >= 8:
+            text = text.replace(value, "...")
+    return text
