@@ -241,6 +241,12 @@ def test_two_runs_are_compared_swapped_bookmarked_and_opened(see, store):
     assert seen["worse"] in ids and seen["said"].startswith(f"{seen['opened']}, A ")
 
 
+def test_the_map_shows_which_of_two_runs_is_nearer_and_a_bookmark_keeps_it(see):
+    seen = see("nearer")
+    assert seen["told"].startswith("Dry Dead: B is nearer to the truth by")
+    assert (seen["others"], seen["changed"], seen["same"]) == (2, True, True)
+
+
 UNKNOWN = {
     "page=nix": "no page nix here",
     "store=nix": "no store nix here",
@@ -262,6 +268,8 @@ UNKNOWN = {
     "page=compare&target=nix": "no target nix here",
     "page=map&colour=nix": "no colour nix here",
     "page=map&colour=error:nix": "no colour error:nix here",
+    "page=map&colour=nearer:nix": "no colour nearer:nix here",
+    "page=map&colour=nearer:Dry_Dead_g&b=nix": "no sweep nix here",
     "page=map&colour=error:Dry_Dead_g&run=nix": "no run nix here",
     "page=map&view=nix": "no view nix here",
 }

@@ -181,6 +181,22 @@ const CLAIMS = {
     return { first, swapped, address, again: await other.locator("main .legend").first().textContent(), beyond, curves, worse, said, opened: await title(page) };
   },
 
+  async nearer(browser) {
+    const page = await open(browser, "page=map"),
+      known = () => page.locator(".map-note").textContent();
+    await page.getByLabel("Colour").selectOption("nearer:Dry_Dead_g");
+    await page.getByLabel("Run B").waitFor();
+    await drawn(page);
+    const [told, first] = [await known(), await pixels(page, "canvas.points")];
+    const others = await page.getByLabel("Run B").locator("optgroup").count();
+    await page.getByLabel("Run B").selectOption({ index: 1 });
+    await page.waitForFunction(() => location.search.includes("b="));
+    await drawn(page);
+    const then = await pixels(page, "canvas.points"),
+      again = await open(browser, new URL(page.url()).search.slice(1));
+    return { told, others, changed: first !== then, same: then === (await pixels(again, "canvas.points")) };
+  },
+
   async refused(browser) {
     const page = await open(browser, `page=photograph&image=${encodeURIComponent(word)}`);
     const told = await page.locator("[role=alert]").textContent();

@@ -5,27 +5,25 @@ import { hoverCard } from "../cards.js";
 import { dark, scale } from "../colours.js";
 import { count, el, plain, problem, say, select, signed, twins, unitOf } from "../dom.js";
 import { passing } from "../filter.js";
+import { RunColours, targetOf } from "../run_colours.js";
 import { Scatter } from "../scatter.js";
-import { AROUND, given, go, href, photographHref, put, read, refused } from "../state.js";
+import { AROUND, given, go, href, photographHref, put, read } from "../state.js";
 
 const METHODS = { pca: "PCA", umap: "UMAP", tsne: "t-SNE" };
-const ERROR = "error:"; // and a target: the colour is what a run makes of it
 const NEVER = new Set(["image_id", "path", "sha256", "status"]); // columns that tell nothing as a colour
 const MOST_CORNERS = 60; // of a lasso: it stands in the address
 const HINT = "drag to move, wheel, fingers or + and − to zoom; a click opens a photograph";
 
 export async function show({ state, signal, store, sweep, sweeps }) {
-  const about = sweep ? get(sweep.url, signal) : Promise.resolve({ runs: [] }); // the map does not wait for it
   const names = store.columns,
     colour = state.colour ?? (await firstColour(store, names, signal)),
     method = given(state, "method", Object.keys(METHODS)) ?? "pca",
     view = given(state, "view", store.views) ?? store.views[0];
-  if (!colour.startsWith(ERROR)) given({ colour }, "colour", names);
-  const chosen = { method, view, colour, run: state.run },
-    among = sweeps.length > 1 ? sweep.name : null;
+  if (!targetOf(colour)) given({ colour }, "colour", names);
+  const chosen = { method, view, colour, run: state.run, b: state.b };
   const ids = passing({ state, signal, store, sweep });
   ids.catch(() => {}); // told when it is needed
-  const map = new PhotographMap({ state, ids, signal, store, sweep, among, chosen, names, about });
+  const map = new PhotographMap({ state, ids, signal, store, sweep, sweeps, chosen, names });
   map.draw(parsed(state.box));
   return { title: "Map", content: map.content };
 }
@@ -42,8 +40,8 @@ function parsed(text) {
 }
 
 class PhotographMap {
-  constructor({ state, ids, signal, store, sweep, among, chosen, names, about }) {
-    Object.assign(this, { state, passing: ids, signal, store, sweep, among, chosen, names, turn: 0, ids: [], texts: () => [] });
+  constructor({ state, ids, signal, store, sweep, sweeps, chosen, names }) {
+    Object.assign(this, { state, passing: ids, signal, store, sweep, sweeps, chosen, names, turn: 0, ids: [], texts: () => [] });
     this.note = el("div", { class: "map-note" });
     this.links = el("div");
     this.chart = new Scatter({
@@ -60,23 +58,15 @@ class PhotographMap {
     this.chart.lasso = this.#lasso();
     dark.addEventListener("change", () => this.draw(this.chart.box), { signal });
     this.content = [this.#controls(), this.chart.root, this.note, this.links];
-    this.classes = []; // of the sweep's targets
-    this.ready = early(
-      about.then(({ runs, best, targets, classes }) => {
-        this.classes = classes ?? [];
-        this.#offer(
-          runs.filter(run => run.has_oof).map(run => run.name),
-          best,
-          targets,
-        );
-      }),
-    );
   }
 
   #controls() {
     const { chosen, store, names } = this,
       columns = names.filter(name => !NEVER.has(name)).map(name => [name, plain(name)]);
     this.colourField = select("Colour", [["Catalog", columns]], chosen.colour, colour => this.#choose({ colour }));
+    const { signal, sweep, sweeps } = this,
+      choose = changes => this.#choose(changes);
+    this.runs = new RunColours({ chosen, signal, sweep, sweeps, names, colourField: this.colourField, choose });
     return el(
       "div",
       { class: "controls" },
@@ -88,6 +78,7 @@ class PhotographMap {
         view => this.#choose({ view, box: null }),
       ),
       this.colourField,
+      this.runs.root,
       el("button", { type: "button", onclick: () => this.chart.reset() }, "Show all"),
       el("button", { type: "button", "aria-pressed": "false", onclick: event => this.#rope(event.target) }, "Lasso"),
       el("button", { type: "button", onclick: () => this.#gather(this.#inSight()) }, "Photographs in sight"),
@@ -132,36 +123,16 @@ class PhotographMap {
     return Array.from({ length: numbers.length / 2 }, (_, k) => [Number(numbers[2 * k]), Number(numbers[2 * k + 1])]);
   }
 
-  /** Add the errors of these runs to the colours. */
-  #offer(runs, best, learned = []) {
-    const { chosen } = this,
-      targets = this.names.filter(name => learned.includes(name)); // in the catalog's order
-    chosen.run = given(chosen, "run", runs) ?? [best, runs[0]].find(name => runs.includes(name));
-    if (this.#target) given(chosen, "colour", targets.map(target => `${ERROR}${target}`));
-    if (!runs.length || !targets.length) return;
-    const named = target => `${this.classes.includes(target) ? "probability of the true" : "error of"} ${plain(target)}`;
-    const option = target => el("option", { value: `${ERROR}${target}`, selected: target === this.#target }, named(target));
-    this.colourField.querySelector("select").append(el("optgroup", { label: "Out of fold" }, targets.map(option)));
-    this.runField = select(
-      this.among ? `Run of ${this.among}` : "Run",
-      runs.map(name => [name, name]),
-      chosen.run,
-      run => this.#choose({ run }),
-    );
-    this.runField.hidden = !this.#target;
-    this.colourField.after(this.runField);
-  }
-
   #choose(changes) {
     Object.assign(this.chosen, changes);
     put(changes);
-    if (this.runField) this.runField.hidden = !this.#target;
+    early(this.runs.show()); // what fails there fails in the drawing too
     this.draw("box" in changes ? null : this.chart.box);
   }
 
   /** The target whose error is the colour, if one's is. */
   get #target() {
-    return this.chosen.colour.startsWith(ERROR) ? this.chosen.colour.slice(ERROR.length) : null;
+    return targetOf(this.chosen.colour) ?? null;
   }
 
   /** Ask for what is chosen and draw it; an answer that another choice overtook is dropped. */
@@ -205,29 +176,7 @@ class PhotographMap {
 
   /** { name, values, ... } for a scale, a value a point of those that are under way. */
   #colour(points) {
-    return this.#target ? this.#error(points, this.#target) : this.#column(points, this.chosen.colour);
-  }
-
-  async #error(points, target) {
-    await this.ready;
-    if (!this.chosen.run) throw refused("no served sweep has predictions out of fold");
-    const oofs = `${this.sweep.url}/runs/${encodeURIComponent(this.chosen.run)}/oof.json`,
-      url = withQuery(oofs, { averaged: 1, weights: "last" });
-    const oof = await table(url, this.signal);
-    const isClass = this.classes.includes(target),
-      shown = isClass ? "predicted" : "error", // of a class, the probability of the true word
-      [of, targets, values] = ["image_id", "target", shown].map(name => oof.column(name)),
-      byId = new Map();
-    for (let i = 0; i < oof.n; i++) if (targets[i] === target) byId.set(of[i], values[i]);
-    const ids = (await points).column("image_id");
-    return {
-      name: isClass ? `probability of the true ${plain(target)}` : `${plain(target)}, predicted − true`,
-      values: ids.map(id => byId.get(id) ?? null),
-      none: `The run ${this.chosen.run} predicts no ${plain(target)}, so that every point is gray: choose another run or colour.`,
-      centred: !isClass,
-      unit: unitOf(target),
-      from: [url, "Predictions out of fold"],
-    };
+    return this.#target ? this.runs.values(points) : this.#column(points, this.chosen.colour);
   }
 
   async #column(points, name) {
