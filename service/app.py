@@ -19,7 +19,17 @@ from service.connection.metrics import Counting, Metrics
 from service.errors import ServiceError, translated
 from service.library import HIDDEN, Library
 from service.relay import Relay
-from service.routes import health, images, page, photographs, rows, stores, sweeps, zarr_objects
+from service.routes import (
+    health,
+    images,
+    page,
+    photographs,
+    predictions,
+    rows,
+    stores,
+    sweeps,
+    zarr_objects,
+)
 
 TEXTS = ("json", "table", "html", "file")  # pictures are compressed as they are
 LEVEL = 6  # of 9, which takes twice as long for a hundredth less
@@ -43,6 +53,7 @@ def create_app(
         *photographs.routes(),
         *images.routes(),
         *sweeps.routes(),
+        *predictions.routes(),
     ]
     if relay is not None:
         metrics.registry.register(relay)

@@ -10,7 +10,7 @@ from featurestore.commands.running import one_line_errors
 
 
 @click.command("serve")
-@click.argument("paths", nargs=-1, required=True, type=ANY, metavar="STORE...")
+@click.argument("paths", nargs=-1, type=ANY, metavar="[STORE...]")
 @click.option(
     "--sweep",
     "sweeps",
@@ -22,6 +22,16 @@ from featurestore.commands.running import one_line_errors
     "--data",
     type=FOLDER,
     help="The photographs' folder: the page shows them in place of thumbnails.",
+)
+@click.option(
+    "--predictions",
+    type=ANY,
+    help="A predictions.csv of new photographs to look at too, or alone.",
+)
+@click.option(
+    "--explain",
+    type=FOLDER,
+    help="The folder of its pictures, of `predict --explain`.",
 )
 @max_pixels_option
 @click.option(
@@ -57,7 +67,7 @@ from featurestore.commands.running import one_line_errors
 )
 @click.option("--json", "as_json", is_flag=True, help="Print url, port and token as JSON.")
 def store_serve(paths: tuple[Path, ...], **options: Any) -> None:
-    """Serve stores and sweeps over HTTP, with a page to look at them.
+    """Serve stores, sweeps and predictions over HTTP, with a page.
 
     It reads only; Ctrl-C ends it.
     """

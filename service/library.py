@@ -152,6 +152,7 @@ class Library:
 
     stores : Served by name. sweep_folders : folder of each sweep, by name. data : folder of the
         photographs, or None. max_pixels : the most that one may have, None is the store's.
+    predictions : a table of `biomass predict`, explain : the folder of its pictures, or None.
     """
 
     def __init__(
@@ -160,6 +161,8 @@ class Library:
         sweeps: Sequence[Path] = (),
         data: Path | None = None,
         max_pixels: int | None = None,
+        predictions: Path | None = None,
+        explain: Path | None = None,
     ) -> None:
         paths, folders = (
             [Path(os.path.abspath(path)) for path in given] for given in (stores, sweeps)
@@ -170,6 +173,8 @@ class Library:
         self.sweep_folders = dict(_by_name(folders, lambda path: path.name))
         self.data = data and Path(os.path.abspath(data))
         self.max_pixels = max_pixels
+        self.predictions = predictions and Path(os.path.abspath(predictions))
+        self.explain = explain and Path(os.path.abspath(explain))
 
     def require_all(self) -> None:
         """InputError or StoreDamaged unless all stores open and all sweeps have a sweep.json."""
@@ -201,6 +206,8 @@ class Library:
         known |= {str(path): name for name, path in self.sweep_folders.items()} | (
             {str(self.data): "data"} if self.data else {}
         )
+        if self.predictions:
+            known[str(self.predictions)] = self.predictions.name
         # the longest first: a store may lie below a sweep's folder
         for path in sorted(known, key=len, reverse=True):
             if path != "/":

@@ -62,6 +62,8 @@ class Relay:
                 [str(folder) for folder in library.sweep_folders.values()],
                 library.data and str(library.data),
                 library.max_pixels,
+                library.predictions and str(library.predictions),
+                library.explain and str(library.explain),
             ]
         )
         self.n_now = self.n_starts = 0

@@ -50,6 +50,8 @@ def serve(
     data: Path | None = None,
     *,
     max_pixels: int | None = None,
+    predictions: Path | None = None,
+    explain: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
@@ -67,6 +69,7 @@ def serve(
 
     token : what requests must bring; made up if None, unless `no_token`, which elsewhere than on
         loopback needs `insecure`. token_file : keeps one over restarts; made if it is not there.
+    predictions : a table of `biomass predict`; explain : the folder of its pictures.
     port : 0 takes a free one. as_json : print {"url", "port", "token"} on stdout. say : takes the
         address for people.
 
@@ -74,6 +77,10 @@ def serve(
     InputError for a port that is taken or an address that is not ours, NotInstalled, and what
     `kept_token` and `Library.require_all` raise.
     """
+    if not (stores or predictions):
+        raise UsageError("name a STORE to serve, or a table with --predictions FILE")
+    if explain and not predictions:
+        raise UsageError("--explain: its pictures are of a table; add --predictions FILE")
     if no_token and host not in LOOPBACK and not insecure:
         raise UsageError(
             f"--no-token on {host}: everybody who reaches it could read; "
@@ -93,6 +100,7 @@ def serve(
 
         from service.app import create_app
         from service.connection.time_limits import config_of
+        from service.explore.predicted import read
         from service.library import Library
         from service.relay import Relay
     except ModuleNotFoundError as err:
@@ -103,8 +111,10 @@ def serve(
             "project's folder installs it"
         ) from err
     open_missing_descriptors()
-    library = Library(stores, sweeps, data, max_pixels)
+    library = Library(stores, sweeps, data, max_pixels, predictions, explain)
     library.require_all()
+    if predictions:
+        read(predictions)
     if token_file:
         token = kept_token(token_file)
         if not is_private(token_file):

@@ -27,7 +27,8 @@ SWITCH_S = 5e-4
 def main(control: int, served: str) -> None:
     """Answer what comes over the socket `control` (see service.relay) until it closes.
 
-    served : stores, sweeps, folder of photographs and the most pixels of one, as JSON.
+    served : stores, sweeps, folder of photographs, the most pixels of one, predictions and the
+        folder of their pictures, as JSON.
     """
     secure_standard_streams()
     # they are the server's, which may want answers while it drains
@@ -35,9 +36,10 @@ def main(control: int, served: str) -> None:
         signal.signal(each, signal.SIG_IGN)
     os.nice(NICE)
     sys.setswitchinterval(SWITCH_S)
-    stores, sweeps, data, max_pixels = json.loads(served)
+    stores, sweeps, data, max_pixels, *predicted = json.loads(served)
     paths, folders = (list(map(Path, given)) for given in (stores, sweeps))
-    library = Library(paths, folders, data and Path(data), max_pixels)
+    predictions, explain = (given and Path(given) for given in predicted)
+    library = Library(paths, folders, data and Path(data), max_pixels, predictions, explain)
     app = create_app(library, hosts=[HOST])
     asyncio.run(_answer(socket.socket(fileno=control), app))
 

@@ -39,11 +39,13 @@ def app_of(
     *paths: Path,
     sweeps: Sequence[Path] = (),
     data: Path | None = None,
+    predictions: Path | None = None,
+    explain: Path | None = None,
     hosts: Sequence[str] = LOOPBACK,
     **options: Any,
 ) -> Starlette:
     """The application of a service of these stores, which computes by itself."""
-    library = Library(paths, sweeps, data)
+    library = Library(paths, sweeps, data, predictions=predictions, explain=explain)
     library.require_all()
     return create_app(library, hosts, **options)
 

@@ -19,10 +19,11 @@ from preset import MASSES, TARGETS, csiro
 from torch import nn
 
 from featurestore.backbone.backbone import Backbone
+from featurestore.disk.picture_names import picture_names
 from featurestore.photos.decode import decode
 from featurestore.photos.views import TRANSPOSES, VIEWS, make_view, tta_views, view_amounts
 from predictor.extras import report
-from predictor.extras.explain import picture_names, regridded, upright
+from predictor.extras.explain import regridded, upright
 from predictor.extras.picture import Map, colours, draw_picture, fitted, overlay
 from predictor.extras.report import PAGE_BYTES, About, Entry, write_report
 from predictor.members.ensemble import BankEnsemble, Tokens

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_frame, tiny_rows, tiny_spec
+from new_photographs import IDS, write_predictions
+from PIL import Image
 from sweeps import config
 
 from featurestore import FeatureStore, open_writer
+from featurestore.disk.picture_names import picture_names
 from trainer.loop.sweep import run_sweep
 
 BROWSER = Path(__file__).parent / "browser"
@@ -45,12 +48,15 @@ def hostile(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def url(store, hostile, tmp_path_factory) -> str:
     """Where a server of two small stores, and a sweep of two points and two repeats over the first
-    and its copy `again`, listens."""
+    and its copy `again`, and of predictions of three new photographs, listens."""
     folder = tmp_path_factory.mktemp("sweep")
     sweep = run_sweep(
         config(folder, store, kind="[density]", repeats=2), folder / "runs", "cpu"
     ).path
     shutil.copytree(sweep, folder / "again")
+    there = write_predictions(folder / "new")
+    for image_id in IDS[:2]:
+        Image.new("RGB", (60, 90), "red").save(there["explain"] / picture_names(IDS)[image_id])
     command = [
         sys.executable,
         "-m",
@@ -63,6 +69,7 @@ def url(store, hostile, tmp_path_factory) -> str:
         sweep,
         "--sweep",
         folder / "again",
+        *(word for name, path in there.items() for word in (f"--{name}", path)),
         "--port",
         "0",
         "--json",
@@ -227,6 +234,19 @@ def test_a_lasso_on_the_map_gives_the_photographs_within(see, store):
         assert seen["wider"] <= 0
 
 
+def test_predictions_of_new_photographs_show_intervals_maps_and_errors_of_ridge(see):
+    for seen in see("predictions")["found"]:
+        assert seen["list"] == [IDS[1], IDS[2], IDS[0]]  # the least certain first
+        assert seen["words"] == "51.0 g [42.0, 60.0]" and seen["pictures"] == 3
+        assert seen["heads"][:3] == ["Photograph", "predicted", "interval"]
+        assert seen["group"] == "Dry Total, g" and seen["interval"] == "42.0 to 60.0"
+        assert (seen["opened"], seen["next"]) == (IDS[1], IDS[2])
+        assert seen["maps"] == [True, False] and "has no picture" in seen["none"]
+        assert seen["back"] == IDS[2] and seen["ridge"].startswith("ridge")
+        assert "Worst photographs" in seen["errors"]
+        assert seen["axe"] == [] and seen["wider"] <= 0
+
+
 def test_what_the_server_refuses_is_told_in_its_words(see):
     assert "nobody" in see("refused", "nobody")["told"]
 
@@ -263,6 +283,9 @@ UNKNOWN = {
     "page=photograph&patch=77,0": "no patch 77,0 here",
     "page=sweeps&board.sort=nix": "no board.sort nix here",
     "page=sweeps&board.columns=nix": "no board.columns nix here",
+    "page=predictions&order=nix": "no order nix here",
+    "page=prediction&image=nix": "no photograph 'nix'",
+    "page=photographs&order=nix": "no order nix here",
     "page=map&method=nix": "no method nix here",
     "page=compare&a=nix": "no sweep nix here",
     "page=compare&target=nix": "no target nix here",

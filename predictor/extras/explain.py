@@ -9,8 +9,6 @@ them is `report`'s.
 
 import hashlib
 import os
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ import pandas as pd
 from featurestore.disk.durable import appears_whole, remove
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.messages import new_bar
+from featurestore.disk.picture_names import picture_names
 from featurestore.disk.threads import Pool
 from featurestore.disk.usable import usable_cpus
 from featurestore.errors import InputError, UsageError
@@ -41,7 +40,6 @@ from predictor.members.submission import can_write
 from trainer.heads import kinds
 
 PICTURE_S = 0.5  # to draw one of 1200 pixels on one core, of which a deadline must leave some
-NAME_BYTES = 120  # of a picture's name before its ending; file systems take 255
 
 
 @dataclass(frozen=True)
@@ -254,21 +252,6 @@ def _overlap(n: int, m: int) -> np.ndarray:
     first = np.maximum(edge_m[:-1], edge_n[:-1])
     last = np.minimum(edge_m[1:], edge_n[1:])
     return np.maximum(last - first, 0) * n  # parts that do not meet end before they begin
-
-
-def picture_names(image_ids: Sequence[str]) -> dict[str, str]:
-    """A file name for each id that no other has, whatever the case, and that every file system
-    takes; the id where it can be."""
-    names = {}
-    taken = set()
-    for image_id in image_ids:
-        safe = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", image_id)).strip("._")
-        safe = safe.encode()[:NAME_BYTES].decode(errors="ignore")  # not amid a letter
-        if not safe or safe != image_id or safe.casefold() in taken:
-            safe = f"{safe or 'image'}-{hashlib.sha256(image_id.encode()).hexdigest()[:16]}"
-        taken.add(safe.casefold())
-        names[image_id] = f"{safe}.png"
-    return names
 
 
 def _in_threads(work, items: Sequence) -> Iterator:

@@ -26,14 +26,18 @@ export function told(target, row) {
  * how many are. target: whose errors are told.
  */
 export async function photographList({ store, sweep, state, signal }, { order, target, run, first }) {
-  const url = filtered(`${store.url}/photographs.json`, { state: { ...state, target, run }, sweep }, { order }),
-    shown = Math.max(Number(read().n) || 0, first),
+  const url = filtered(`${store.url}/photographs.json`, { state: { ...state, target, run }, sweep }, { order });
+  const card = row =>
+    photographLink(store, row.image_id, [...told(target, row), row.site || row.date], { changes: { order } });
+  return pictureList({ url, signal, first, card });
+}
+
+/** The rows of a table as pictures, which card(row) makes: { root, total, url }. */
+export async function pictureList({ url, signal, first, card }) {
+  const shown = Math.max(Number(read().n) || 0, first),
     place = el("div", { class: "photos", onkeydown: event => walk(event, place) }),
     more = el("button", { type: "button", class: "more", onclick: showMore }, "Show more");
   let following = withQuery(url, { limit: shown });
-
-  const card = row =>
-    photographLink(store, row.image_id, [...told(target, row), row.site || row.date], { changes: { order } });
 
   async function load() {
     const { columns, rows, next, total } = await get(following, signal),

@@ -9,15 +9,28 @@ import * as map from "./views/map.js";
 import * as overview from "./views/overview.js";
 import * as photograph from "./views/photograph.js";
 import * as photographs from "./views/photographs.js";
+import * as prediction from "./views/prediction.js";
+import * as predictions from "./views/predictions.js";
 import * as sweeps from "./views/sweeps.js";
 
-const VIEWS = { overview, map, photographs, photograph, sweeps, compare },
-  NAMES = { overview: "Overview", map: "Map", photographs: "Photographs", sweeps: "Sweeps", compare: "Compare" },
-  WITHIN = { photograph: "photographs" }; // pages that no link of the navigation opens
+const VIEWS = { overview, map, photographs, photograph, sweeps, compare, predictions, prediction },
+  NAMES = {
+    overview: "Overview",
+    map: "Map",
+    photographs: "Photographs",
+    sweeps: "Sweeps",
+    compare: "Compare",
+    predictions: "Predictions",
+  },
+  WITHIN = { photograph: "photographs", prediction: "predictions" }, // pages that no link of the navigation opens
+  WITHOUT_STORE = ["predictions", "prediction"];
+const NO_STORE = ["no store is served", "Start the service with a STORE to see one here."],
+  NO_PREDICTIONS = ["no predictions are served", "Start the service with --predictions FILE to see some here."];
 const GROWS_MS = 3000; // what loads by itself is there by then
 const main = document.getElementById("main"),
   filter = new FilterBar();
 let running = new AbortController(),
+  offered = Object.keys(NAMES).filter(name => name !== "predictions"), // pages of what is served
   first = true;
 
 async function show({ stay = false } = {}) {
@@ -26,17 +39,20 @@ async function show({ stay = false } = {}) {
   const { signal } = running,
     y = stay ? scrollY : (history.state?.y ?? 0),
     state = read(),
-    page = state.page || "overview";
+    page = state.page || (offered.includes("overview") ? "overview" : offered[0]);
   navigation(page);
   main.setAttribute("aria-busy", "true"); // what stands there is of before
   try {
     given(state, "page", Object.keys(VIEWS));
-    const { stores, sweeps: all, failing } = await served(signal);
+    const { stores, sweeps: all, predictions, failing } = await served(signal);
     if (!stores.length && failing.length) throw refused(failing[0].message, "");
+    if (offer(stores, predictions) && !state.page) return show({ stay });
+    navigation(page);
+    if (!offered.includes(WITHIN[page] ?? page)) throw refused(...(WITHOUT_STORE.includes(page) ? NO_PREDICTIONS : NO_STORE));
     const store = chosen(stores, state, "store"),
       sweep = chosen(all, state, "sweep");
     chooser(stores, store);
-    filter.show({ store, sweep, signal });
+    filter.show({ store: WITHOUT_STORE.includes(page) ? null : store, sweep, signal });
     const body = await VIEWS[page].show({ state, signal, store, sweep, sweeps: all, failing });
     if (signal.aborted) return;
     main.replaceChildren(el("h1", { tabindex: -1 }, body.title), ...body.content.flat().filter(Boolean));
@@ -101,24 +117,34 @@ function chosen(all, state, what) {
   return all.find(each => each.name === name) ?? null;
 }
 
+/** Note which pages there are; whether these are others than before. */
+function offer(stores, predictions) {
+  const before = offered.join();
+  offered = Object.keys(NAMES).filter(name => (name === "predictions" ? predictions : stores.length));
+  return offered.join() !== before;
+}
+
 function navigation(page) {
-  const links = Object.entries(NAMES).map(([key, text]) =>
+  const links = offered.map(key =>
     el(
       "a",
       {
         href: href({ page: key === "overview" ? null : key }, AROUND),
         "aria-current": key === page ? "page" : key === WITHIN[page] ? "true" : null,
       },
-      text,
+      NAMES[key],
     ),
   );
-  document.querySelector("header nav").replaceChildren(...links);
+  const nav = document.querySelector("header nav");
+  nav.replaceChildren(...links);
+  const current = links.find(link => link.hasAttribute("aria-current")); // in sight, where the window is narrow
+  if (current) nav.scrollLeft = current.offsetLeft + current.offsetWidth - nav.offsetLeft - nav.clientWidth;
 }
 
 function chooser(stores, store) {
   const place = document.querySelector("header .chosen");
   if (stores.length < 2) {
-    place.replaceChildren(el("span", { class: "muted" }, store.name));
+    place.replaceChildren(el("span", { class: "muted" }, store?.name ?? ""));
     return;
   }
   place.replaceChildren(

@@ -59,6 +59,7 @@ export function go(url, { stay = false } = {}) {
 
 // From a list to a photograph and on to the next: `order` is the list's, `back` what the list's page was, but for AROUND.
 
+const OPENED = ["photograph", "prediction"]; // pages of one picture of a list
 const own = state => Object.entries(state).filter(([key]) => !stays(key, AROUND) && key !== "at");
 
 /** The present page as a photograph's way back. */
@@ -70,7 +71,7 @@ const wayBack = () => {
 /** What is shown may have changed since a link to a photograph was made. */
 function withWayBack(url) {
   const query = new URLSearchParams(url.split("?")[1]);
-  if (query.get("page") !== "photograph" || read().page === "photograph" || !query.has("back")) return url;
+  if (!OPENED.includes(query.get("page")) || OPENED.includes(read().page) || !query.has("back")) return url;
   query.set("back", wayBack());
   return `./?${query}`;
 }
@@ -78,7 +79,7 @@ function withWayBack(url) {
 /** Address of a photograph's page, from wherever one is: from a photograph the list stays. */
 export function photographHref(id, changes = {}) {
   const { page, order, back } = read(),
-    list = page === "photograph" ? { order, back } : { back: wayBack() };
+    list = OPENED.includes(page) ? { order, back } : { back: wayBack() };
   return href({ page: "photograph", image: id, ...list, ...changes }, AROUND);
 }
 

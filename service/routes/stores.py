@@ -49,7 +49,7 @@ def computed_routes() -> list[Route]:
 
 @described("json", ())
 def listing(request: Request) -> Response:
-    """All stores and sweeps served; those gone or damaged are named under `failing` instead."""
+    """All that is served; stores and sweeps gone or damaged are named under `failing` instead."""
     library = library_of(request)
     failing = []
 
@@ -69,7 +69,12 @@ def listing(request: Request) -> Response:
 
     stores = list(working(library.stores, lambda name: describe(library.stores[name].now())))
     sweeps = list(working(library.sweep_folders, lambda name: _sweep(name, library.sweep(name))))
-    return JSONResponse({"stores": stores, "sweeps": sweeps, "failing": failing})
+    predictions = library.predictions and {
+        "name": library.predictions.name,
+        "url": "/v1/predictions",
+    }
+    found = {"stores": stores, "sweeps": sweeps, "predictions": predictions, "failing": failing}
+    return JSONResponse(found)
 
 
 def _sweep(name: str, folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 // and requests to anywhere else.
 
 import { chromium } from "playwright-core";
+import { PREDICTIONS } from "./predictions.mjs";
 import { TABLES } from "./tables.mjs";
 import { beyond, drawn, expect, listened, noise, ontoPoint, open, arrive, pixels, title, violations } from "./tools.mjs";
 import { claim, FLAGS, home, NARROW, url, WIDE, word } from "./tools.mjs";
@@ -14,6 +15,7 @@ const VIEWS = ["", "page=map", "page=photographs&order=-off", "page=photograph&l
 const CLAIMS = {
   ...TABLES,
   ...WALK,
+  ...PREDICTIONS,
 
   async point(browser) {
     const page = await open(browser, "page=map"),

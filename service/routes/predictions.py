@@ -1,0 +1,146 @@
+"""Addresses of predictions of new photographs: the table, a photograph's row and pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from featurestore.disk.json_values import json_value
+from service.answers import computations
+from service.answers.openapi import described
+from service.answers.parameters import library_of, name_of
+from service.answers.tables import table_response
+from service.errors import ServiceError
+from service.explore import predicted, sweeps
+from service.json_text import JsonText
+
+ERRORS = ("not-found",)
+TEXT = {"type": "string"}
+ORDER = ("A column, or doubt; a minus before it turns it round.", TEXT)
+TARGET = ("Whose doubt orders; the weightiest without.", TEXT)
+
+
+def routes() -> list[Route]:
+    address = "/v1/predictions"
+    image = f"{address}/images/{{image}}"
+    return [
+        Route(address, about),
+        Route(f"{address}/table.{{format}}", table),
+        Route(image, card),
+        Route(f"{image}/thumb.jpg", thumb),
+        Route(f"{image}/photograph.jpg", photograph),
+        Route(f"{image}/explained.jpg", explained),
+    ]
+
+
+@described("json", errors=ERRORS)
+async def about(request: Request) -> Response:
+    """What is predicted of how many photographs, and what lies beside the table."""
+    frame = await _table_of(request)
+    library = library_of(request)
+    found = {
+        "name": library.predictions.name,
+        "n": len(frame),
+        "targets": predicted.targets(frame),
+        "target": await run_in_threadpool(_target_of, request, frame),
+        "has_photographs": library.data is not None,
+        "has_explained": library.explain is not None,
+    }
+    return JsonText(json_value(found))
+
+
+@described("table", errors=ERRORS, order=ORDER, target=TARGET)
+async def table(request: Request) -> Response:
+    """The table that `biomass predict` wrote, in an order."""
+    frame = await _ordered_of(request)
+    return table_response(request, frame, name_of(request, "format"))
+
+
+@described("json", errors=ERRORS, order=ORDER, target=TARGET)
+async def card(request: Request) -> Response:
+    """A photograph's row, its place in the order, and who comes before and after."""
+    frame = await _ordered_of(request)
+    return JsonText(json_value(predicted.beside(frame, name_of(request, "image"))))
+
+
+@described("jpeg", errors=ERRORS)
+async def thumb(request: Request) -> Response:
+    """The photograph in small."""
+    return await _photograph_of(request, predicted.THUMB_PX)
+
+
+@described("jpeg", errors=ERRORS)
+async def photograph(request: Request) -> Response:
+    """The photograph, from below the folder of --data."""
+    return await _photograph_of(request, predicted.MOST_PX)
+
+
+@described("jpeg", errors=ERRORS)
+async def explained(request: Request) -> Response:
+    """The picture that --explain drew of it."""
+    frame = await _table_of(request)
+    folder = library_of(request).explain
+    if folder is None:
+        raise ServiceError("not-found", "no pictures of --explain are served", "add --explain DIR")
+    image = _image_of(request, frame)
+    body = await run_in_threadpool(predicted.explained_jpeg, folder, image, frame)
+    return Response(body, media_type="image/jpeg")
+
+
+async def _table_of(request: Request) -> pd.DataFrame:
+    """The table, read again when its file has changed."""
+    path = library_of(request).predictions
+    if path is None:
+        raise ServiceError(
+            "not-found", "no predictions are served", "start with --predictions FILE"
+        )
+    key = ("predictions", sweeps.stamp(path))
+    return await computations.run(request, key, lambda: predicted.read(path))
+
+
+async def _ordered_of(request: Request) -> pd.DataFrame:
+    frame = await _table_of(request)
+
+    def made() -> pd.DataFrame:
+        target = request.query_params.get("target") or _target_of(request, frame)
+        return predicted.ordered(frame, request.query_params.get("order"), target)
+
+    return await run_in_threadpool(made)
+
+
+def _target_of(request: Request, frame: pd.DataFrame) -> str:
+    folders = library_of(request).sweep_folders.values()
+    weightiest = [sweeps.targets_of_sweep(folder).foremost.name for folder in folders]
+    return predicted.first_target(frame, next(iter(weightiest), None))
+
+
+def _image_of(request: Request, frame: pd.DataFrame) -> str:
+    image = name_of(request, "image")
+    if not (frame["image_id"] == image).any():
+        raise ServiceError("not-found", f"no photograph {image[:40]!r} is predicted")
+    return image
+
+
+async def _photograph_of(request: Request, most: int) -> Response:
+    frame = await _table_of(request)
+    image = _image_of(request, frame)
+    library = library_of(request)
+    if library.data is None:
+        raise ServiceError("not-found", "no photographs are served", "add --data DIR")
+    # files that come later are found once a table of them changes
+    stamps = [sweeps.stamp(library.data / name) for name in predicted.TABLES]
+    key = ("paths", *stamps)
+    paths = await computations.run(request, key, _paths_below(library.data))
+
+    def made() -> bytes:
+        return predicted.photograph_jpeg(image, paths, library.data, library.max_pixels, most)
+
+    return Response(await run_in_threadpool(made), media_type="image/jpeg")
+
+
+def _paths_below(data: Path) -> Callable[[], dict[str, str]]:
+    return lambda: predicted.photograph_paths(data)
