@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from featurestore.commands.checks import check_devices, check_weights_there
 from featurestore.commands.next_steps import biomass, build_first, say_next
 from featurestore.commands.options import (
     ANY,
@@ -23,8 +24,17 @@ from featurestore.commands.options import (
 )
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
+from featurestore.disk.durations import parse_duration
 from featurestore.disk.imports import quick_imports
 from featurestore.errors import UsageError
+from featurestore.photos.view_names import tta_names
+from predictor.checks import (
+    check_file_name,
+    check_level,
+    check_oof_alone,
+    check_sources,
+    parse_part,
+)
 
 
 # `python -m predictor` has no group above it that would say so
@@ -169,12 +179,6 @@ def predict(
     """
     with one_line_errors(with_same_command("--continue")):
         folds = split_numbers("--only-folds", only_folds, "0,2")
-        # below the check: a mistake in the options must not wait for torch
-        with quick_imports():
-            from featurestore.disk.messages import say
-            from predictor.end_to_end import predict_to_file
-            from predictor.predicted import Predicted
-
         if bool(part) + bool(merge) + bool(engine) > 1:
             raise UsageError(
                 "give one of --part, --merge and --engine: parts are predicted first, then merged; "
@@ -182,6 +186,16 @@ def predict(
             )
         if n_parts and not engine:
             raise UsageError("--parts goes with --engine; without one give --part 0/16, and so on")
+        if part:
+            parse_part(part)
+        is_whole = not (part or merge or engine)
+        _check(None if part else out, oof and is_whole, **options)
+        # below the checks: a mistake in the options must not wait for torch
+        with quick_imports():
+            from featurestore.disk.messages import say
+            from predictor.end_to_end import predict_to_file
+            from predictor.predicted import Predicted
+
         options |= {"out": out, "oof": oof, "folds": folds, "say": say}
         if engine:
             from predictor.on_engine import predict_on_engine
@@ -201,6 +215,31 @@ def predict(
         tell(predicted, predicted.values())
         say_next(predicted.told(), label="written")
         sys.exit(predicted.code)
+
+
+CHOSEN_BY_RUNS = (
+    *("tta", "average", "constraints", "on_error"),
+    *("deadline", "interval", "blend", "explain"),
+)
+"""Options that --oof takes from the run."""
+
+
+def _check(out: Path | None, oof: bool, **options: Any) -> None:
+    """All that can be seen of the options alone."""
+    sources = ("run", "sweep", "bundle", "point")
+    check_sources(*[options[name] for name in sources])
+    if oof:
+        chosen = {name: options[name] for name in CHOSEN_BY_RUNS}
+        check_oof_alone(**chosen)
+    else:
+        check_file_name(out)
+    if options["tta"]:
+        tta_names(options["tta"], "--tta")
+    if options["deadline"]:
+        parse_duration(options["deadline"])
+    check_level(options["interval"])
+    check_devices(options["device"])
+    check_weights_there("--backbone-weights", options["backbone_weights"])
 
 
 @click.command()

@@ -10,15 +10,16 @@ from typing import Literal
 import pandas as pd
 
 from featurestore.disk.durable import check_writable
+from featurestore.disk.durations import parse_duration
 from featurestore.disk.tables import find_table
-from featurestore.errors import InputError, UsageError, list_some
+from featurestore.errors import UsageError, list_some
 from featurestore.photos.catalog import ToPredict, read_test
 from featurestore.photos.targets import Targets
 from predictor.bundle.listing import LISTING
+from predictor.checks import check_file_name, check_oof_alone, check_sources
 from predictor.extras.blend import Blend, weighed
 from predictor.extras.explain import PICTURE_S
 from predictor.members.combine import Average
-from predictor.members.deadline import parse_duration
 from predictor.members.member import say_lone_folds
 from predictor.members.oof import check_held_out
 from predictor.members.submission import check_targets, write_predictions
@@ -85,7 +86,7 @@ def predict_to_file(
     if oof:
         out = out or Path("oof_predictions.csv")
         check_places(tables, runs, out, explain)
-        _check_oof_alone(
+        check_oof_alone(
             tta=tta,
             average=average,
             constraints=constraints,
@@ -288,17 +289,7 @@ def find_runs(
     point : a row of the sweep's board instead, or `best`, the best point of its grid.
     alone : without baselines.
     """
-    if bool(run) + bool(sweep) + bool(bundle) > 1:
-        raise UsageError(
-            "give one of --run, --sweep and --bundle: a sweep stands for what it chose, a bundle "
-            "for all runs in it"
-        )
-    if point and (run or bundle):
-        raise UsageError("--point names a row of a sweep's board: give --sweep, or neither")
-    if bundle and not (bundle / LISTING).exists():
-        raise InputError(
-            f"{bundle}: no bundle, it has no {LISTING}; `biomass bundle SWEEP --out DIR` makes one"
-        )
+    check_sources(run, sweep, bundle, point)
     if bundle or run:
         return [bundle] if bundle else list(run)
     folder, why = (sweep, "") if sweep else newest_sweep(Path("runs"))
@@ -308,16 +299,6 @@ def find_runs(
     if rival:
         say(f"warning: {rival}")
     return [found] if alone else completed(folder, [found], say)
-
-
-def _check_oof_alone(**given: object) -> None:
-    """UsageError for options given that --oof would have to ignore."""
-    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
-    if named:
-        raise UsageError(
-            "--oof predicts as the sweep scored its heads, with the run's own views, constraints "
-            f"and rules: leave {', '.join(named)} out, or --oof"
-        )
 
 
 def check_places(
@@ -350,8 +331,7 @@ def check_outside_bundles(runs: Sequence[Path], named: Mapping[str, Path | None]
 def check_output(out: Path, read: Sequence[Path] = ()) -> None:
     """UsageError or InputError unless the output can be written where it shall go, which is none of
     the files to be read."""
-    if out.is_dir():
-        raise UsageError(f"--out {out}: is a folder; name a file")
+    check_file_name(out)
     if os.path.realpath(out) in map(os.path.realpath, read):
         raise UsageError(
             f"--out {out}: is read to predict, and would be written over; name another file"

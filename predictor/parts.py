@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from featurestore.disk.durable import check_writable, file_sha256, remove
+from featurestore.disk.durations import parse_duration
 from featurestore.errors import InputError, MismatchError, UsageError
 from featurestore.photos.catalog import read_test
 from featurestore.photos.views import chosen_tta
@@ -33,7 +34,6 @@ from predictor.end_to_end import (
 )
 from predictor.extras.blend import Blend
 from predictor.members.combine import Average
-from predictor.members.deadline import parse_duration
 from predictor.members.part_file import (
     Part,
     check_complete,

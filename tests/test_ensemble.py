@@ -27,12 +27,13 @@ from featurestore import FeatureStore
 from featurestore.backbone.backbone import Backbone
 from featurestore.backbone.load import load_backbone
 from featurestore.backbone.timm_model import read_tokens
+from featurestore.disk.durations import parse_duration
 from featurestore.errors import InputError, UsageError
 from featurestore.format.spec import StoreSpec
 from featurestore.photos.views import VIEWS, chosen_tta, tta_views
 from predictor.extras.picture import draw_picture
 from predictor.members.combine import Combiner
-from predictor.members.deadline import Clock, parse_duration
+from predictor.members.deadline import Clock
 from predictor.members.journal import journal_key
 from predictor.members.member import Member, Raw
 from predictor.predictor import Predictor, predict

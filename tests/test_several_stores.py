@@ -233,7 +233,7 @@ def test_stores_are_named_on_the_command_line(tmp_path, pair):
 def test_names_on_the_command_line_go_before_those_of_the_config(tmp_path, pair):
     path = write_config(tmp_path, "kind: ridge", {"a": Path("gone.h5"), "b": pair["b"]})
     out = biomass("train", "--config", path, f"--store=a={pair['a']}", "--out", tmp_path / "runs")
-    (run,) = runs(Path(out.output.strip().splitlines()[-1]))
+    (run,) = runs(Path(out.stdout.strip().splitlines()[-1]))
     assert load_point(run / "config.yaml").dataset.stores == pair
 
 

@@ -53,7 +53,7 @@ def sweep(stores, tmp_path_factory) -> Path:
         CONFIG.replace("SMALL", str(stores["small"])).replace("LARGE", str(stores["large"]))
     )
     told = biomass("train", "--config", folder / "two.yaml", "--out", folder, "--device", "cpu")
-    return Path(told.output.strip().splitlines()[-1])
+    return Path(told.stdout.strip().splitlines()[-1])
 
 
 def runs_of(sweep: Path) -> dict[str, Path]:

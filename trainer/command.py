@@ -5,11 +5,12 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from featurestore.commands.checks import check_devices
 from featurestore.commands.next_steps import biomass, data_beside, same_without, say_next
 from featurestore.commands.options import ANY, FILE, FOLDER, StorePath, device_option, split_words
 from featurestore.commands.reporting import script_options, tell
@@ -18,6 +19,9 @@ from featurestore.disk.imports import quick_imports
 from featurestore.disk.messages import say
 from featurestore.disk.urls import is_url
 from featurestore.errors import IN_PART, InputError, UsageError
+
+if TYPE_CHECKING:
+    from trainer.loop.grid import SweepConfig
 
 
 class PassItem(click.ParamType):
@@ -158,10 +162,18 @@ def train(
                 "or a file with one a line"
             )
         named, store = _by_name(stores)
+        check_devices(device)
+        for place in [*named.values(), store]:
+            if isinstance(place, Path) and not place.exists():  # a URL is a text
+                raise InputError(
+                    f"{place}: no such store; `biomass store build --data DIR --out {place}` makes "
+                    "one"
+                )
+        if fold and fold != "all" and not fold.isdecimal():
+            raise UsageError(f"--fold {fold}: give a fold's number, from 0, or all")
         # below the checks: a mistake in the options must not wait for torch
         with quick_imports():
             from trainer.loop.begin import begin_sweep
-            from trainer.loop.grid import SweepConfig
             from trainer.loop.prepare import prepare_sweep
             from trainer.loop.sweep import run_sweep
 
@@ -187,7 +199,7 @@ def train(
                 "dataset.images": ids,
             }
             given = {key: value for key, value in overrides.items() if value is not None}
-            sweep = SweepConfig.load(config, given)
+            sweep = _load(config, given)
             if sweep.n_combinations > 1000 and not yes:
                 raise UsageError(
                     f"{config}: a grid of {sweep.n_combinations} points; "
@@ -215,6 +227,26 @@ def train(
             _say_next(result.path)
         if result.failed:
             sys.exit(InputError.exit_code if result.all_failed else IN_PART)
+
+
+def _load(config: Path, given: Mapping[str, Any]) -> "SweepConfig":
+    """The sweep; a mistake that an option made is said to be the option's, not the file's.
+
+    given : values of options by their key.
+    """
+    from trainer.loop.grid import SweepConfig
+
+    try:
+        return SweepConfig.load(config, given)
+    except InputError:
+        SweepConfig.load(config)  # what is wrong without the options is the file's
+        for key, value in given.items():
+            try:
+                SweepConfig.load(config, {key: value})
+            except InputError as err:
+                _, _, told = str(err).removeprefix(f"{config}: ").partition(": ")
+                raise InputError(f"--{key.rpartition('.')[2]} {value}: {told}") from err
+        raise
 
 
 def _warn_of(failed: Mapping[str, str]) -> None:

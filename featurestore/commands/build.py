@@ -5,6 +5,11 @@ from typing import Any
 
 import click
 
+from featurestore.commands.checks import (
+    check_devices,
+    check_store_name,
+    check_weights_there,
+)
 from featurestore.commands.next_steps import same_without, say_next, train_with
 from featurestore.commands.options import (
     ANY,
@@ -24,6 +29,7 @@ from featurestore.commands.options import (
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
+from featurestore.photos.view_names import chosen_names
 
 
 @click.command("build")
@@ -105,15 +111,19 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
     For example: `biomass store build --data data --out features.h5`.
     """
     with one_line_errors(with_same_command()):
-        with quick_imports():
-            from featurestore.disk.yaml import read_yaml
-            from featurestore.write.build import build_store
-            from featurestore.write.config import BuildConfig
-            from featurestore.write.plan import plan_build
+        from featurestore.disk.yaml import read_yaml
+        from featurestore.write.config import BuildConfig
 
         settings = read_yaml(config) if config else {}
-        settings |= {key: value for key, value in options.items() if value is not None}
-        checked = BuildConfig.check(**settings)
+        typed = {key: value for key, value in options.items() if value is not None}
+        checked = BuildConfig.check(config, typed, **settings | typed)
+        check_store_name(checked.out)
+        check_weights_there("--weights", checked.weights)
+        # below the checks: a mistake in the options must not wait for torch
+        with quick_imports():
+            from featurestore.write.build import build_store
+            from featurestore.write.plan import plan_build
+
         if plan:
             found = plan_build(checked)
             tell(found, found.values())
@@ -170,7 +180,10 @@ def store_import(folder: Path, **options: Any) -> None:
     where it stopped.
     """
     with one_line_errors(with_same_command()):
-        from featurestore.manage.npz import import_npz
+        check_store_name(options["out"])
+        check_weights_there("--weights", options["weights"])
+        with quick_imports():
+            from featurestore.manage.npz import import_npz
 
         tell(import_npz(folder, **options))
         say_next(train_with(options["out"]))
@@ -210,7 +223,13 @@ def store_extend(source: Path, out: Path, **options: Any) -> None:
     Also with other labels. The backbone works on what is new alone.
     """
     with one_line_errors(with_same_command()):
-        from featurestore.manage.extend import extend_store
+        check_store_name(out)
+        check_devices(options["device"])
+        check_weights_there("--weights", options["weights"])
+        if options["views"]:
+            chosen_names(options["views"], "--views")
+        with quick_imports():
+            from featurestore.manage.extend import extend_store
 
         tell(extend_store(source, out, **options))
         say_next(train_with(out))

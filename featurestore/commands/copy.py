@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from featurestore.commands.checks import check_store_name
 from featurestore.commands.next_steps import biomass, say_next, train_with
 from featurestore.commands.options import (
     ANY,
@@ -16,6 +17,7 @@ from featurestore.commands.options import (
 )
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
+from featurestore.disk.imports import quick_imports
 
 
 @click.command("convert")
@@ -53,15 +55,18 @@ def store_convert(
     """
     after = "nothing is left of it" if options["codec"] else with_same_command()
     with one_line_errors(after):
-        from featurestore.errors import UsageError
-        from featurestore.manage.transfer import convert, open_store_or_archive
-
-        opened = open_store_or_archive(source)
         chosen = {
             "images": split_words(images),
             "views": split_words(views),
             "layers": split_numbers("--layers", layers, "-4,-1", negative=True),
         }
+        if not options["codec"]:
+            check_store_name(out)
+        with quick_imports():
+            from featurestore.errors import UsageError
+            from featurestore.manage.transfer import convert, open_store_or_archive
+
+        opened = open_store_or_archive(source)
         if views and views.isdecimal():
             names = opened.spec.tokens.view_names
             if not 1 <= int(views) <= len(names):
@@ -88,8 +93,10 @@ def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
     For example, of parts that were built on other machines. Takes all their sealed images.
     """
     with one_line_errors(with_same_command()):
-        from featurestore.manage.transfer import merge
-        from featurestore.store import FeatureStore
+        check_store_name(out)
+        with quick_imports():
+            from featurestore.manage.transfer import merge
+            from featurestore.store import FeatureStore
 
         opened = [FeatureStore.open(path) for path in parts]
         n_images = sum(len(each.sealed) for each in opened)

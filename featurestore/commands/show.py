@@ -76,13 +76,15 @@ def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bo
     with one_line_errors():
         from featurestore.disk.messages import new_bar
         from featurestore.errors import StoreDamaged, UsageError, list_some
-        from featurestore.manage.verify import repair, verify
-        from featurestore.store import FeatureStore
 
         if mend and data:
             raise UsageError(
                 "give --data or --repair: a photograph that changed is no damage of the store"
             )
+        with quick_imports():
+            from featurestore.manage.verify import repair, verify
+            from featurestore.store import FeatureStore
+
         with (
             FeatureStore.open(path) as opened,
             new_bar("verify", opened.size_bytes, "B", unit_scale=True) as bar,

@@ -8,6 +8,7 @@ from featurestore.commands.next_steps import biomass, say_next
 from featurestore.commands.options import FILE, FOLDER, STORE, out_place
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
+from featurestore.disk.imports import quick_imports
 
 
 @click.command("convert")
@@ -64,12 +65,14 @@ def weights_check(
     """
     with one_line_errors():
         from featurestore.errors import MismatchError, UsageError
-        from featurestore.explore.weights_files import as_json, check_weights
 
         if store and (backbone or image_size):
             raise UsageError("--store says the backbone and its image size; give it alone")
         if image_size and not backbone:
             raise UsageError("--image-size is that of --backbone; give both")
+        with quick_imports():
+            from featurestore.explore.weights_files import as_json, check_weights
+
         found = check_weights(file, backbone, image_size, store)
         click.echo(as_json(found) if json else found)
         if not json and not store:

@@ -1,4 +1,8 @@
-"""Durations as a person would say them: 9 s, 12 min, 3.4 h, 2.5 days."""
+"""Durations as a person would say them, 9 s, 12 min, 3.4 h, 2.5 days, and types them, 8h30m."""
+
+import re
+
+from featurestore.errors import UsageError
 
 MS = 0.001
 MINUTE = 60
@@ -19,3 +23,12 @@ def duration(seconds: float) -> str:
         return f"{seconds / HOUR:.2g} h"
     days = seconds / DAY
     return f"{days:.2g} days" if days < 99.5 else f"{days:.0f} days"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `8h30m`, `45m`, `90s` or `1h`. UsageError for anything else."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    if not found or not any(found.groups()):
+        raise UsageError(f"--deadline {text!r}: give hours, minutes, seconds, e.g. 8h30m or 45m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return 3600.0 * hours + 60 * minutes + seconds

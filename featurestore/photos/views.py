@@ -13,90 +13,51 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from featurestore.errors import InputError
 from featurestore.format.spec import ViewSpec
+from featurestore.photos.view_names import (
+    COLOURS,
+    FLIPS,
+    chosen_names,
+    first_tta_names,
+    tta_names,
+    view_name,
+)
 
-FLIPS = {"": (False, False), "hflip": (True, False), "vflip": (False, True), "hvflip": (True, True)}
-COLOURS = {
-    None: (),
-    "brightness": (0.2,),  # factor 1 +- 0.2
-    "contrast": (0.2,),
-    "hsv": (10 / 180, 20 / 255, 20 / 255),  # added to hue (of a full circle), saturation and value
-    "gamma": (0.2,),  # exponent 1 +- 0.2
-}
 
-
-def _view(flip: str, colour: str | None, transpose: bool = False) -> ViewSpec:
-    parts = ("transpose" if transpose else "", flip, colour or "")
-    name = "_".join(part for part in parts if part) or "plain"
+def _view(flip: str, colour: str, transpose: bool = False) -> ViewSpec:
     hflip, vflip = FLIPS[flip]
     return ViewSpec(
-        name=name,
+        name=view_name(flip, colour, transpose),
         hflip=hflip,
         vflip=vflip,
         transpose=transpose,
-        colour=colour,
+        colour=colour or None,
         amounts=COLOURS[colour],
     )
 
 
 VIEWS = tuple(_view(flip, colour) for colour in COLOURS for flip in FLIPS)
 """The twenty views of the experiment this project starts from; the four plain flips come first."""
-TRANSPOSES = tuple(_view(flip, None, transpose=True) for flip in FLIPS)
+TRANSPOSES = tuple(_view(flip, "", transpose=True) for flip in FLIPS)
 """The other four symmetries of a square, for prediction with eight views."""
+_BY_NAME = {view.name: view for view in VIEWS + TRANSPOSES}
 
 
 def choose_views(text: str) -> tuple[ViewSpec, ...]:
-    """Views from what a user types: a number (the first so many), or names with commas.
-
-    InputError names them all.
-    """
-    if text.isdecimal() and 1 <= int(text) <= len(VIEWS):
-        return VIEWS[: int(text)]
-    known = {view.name: view for view in VIEWS}
-    names = [name.strip() for name in text.split(",")]
-    if wrong := [name for name in names if name not in known]:
-        raise InputError(
-            f"views: {', '.join(wrong)!r} unknown; give a number from 1 to {len(VIEWS)} or some of "
-            f"{', '.join(known)}"
-        )
-    if len(set(names)) < len(names):
-        raise InputError(f"views: {text!r} names a view twice")
-    return tuple(known[name] for name in names)
+    """Views from what a user types, as `chosen_names` reads it."""
+    return tuple(_BY_NAME[name] for name in chosen_names(text))
 
 
 def tta_views(n: int) -> tuple[ViewSpec, ...]:
-    """Views of test-time augmentation, by their number.
-
-    1 plain, 2 adds the horizontal flip, 4 all flips, 8 the transposes (square tiles).
-    """
-    if n not in (1, 2, 4, 8):
-        raise InputError(
-            f"tta {n}: "
-            "choose 1 (plain), 2 (and hflip), 4 (all flips) or 8 (all symmetries of a square)"
-        )
-    return (VIEWS[:4] + TRANSPOSES)[:n]
+    """Views of test-time augmentation, by their number, as in `first_tta_names`."""
+    return tuple(_BY_NAME[name] for name in first_tta_names(n))
 
 
 def chosen_tta(tta: int | str | Sequence[ViewSpec]) -> tuple[ViewSpec, ...]:
-    """Views of test-time augmentation from a number or from names with commas.
-
-    A number as in `tta_views`; names may be of transposes.
-    """
+    """Views of test-time augmentation from a number or from names, as `tta_names` reads them."""
     if not isinstance(tta, int | str):
         return tuple(tta)
-    if isinstance(tta, int) or tta.isdecimal():
-        return tta_views(int(tta))
-    known = {view.name: view for view in VIEWS + TRANSPOSES}
-    names = [name.strip() for name in tta.split(",")]
-    unknown = [name for name in names if name not in known]
-    twice = [name for name in names if names.count(name) > 1]
-    if wrong := unknown or twice:
-        raise InputError(
-            f"tta: {', '.join(map(repr, wrong))} unknown or twice; give 1, 2, 4, 8 or some of "
-            f"{', '.join(known)}"
-        )
-    return tuple(known[name] for name in names)
+    return tuple(_BY_NAME[name] for name in tta_names(tta))
 
 
 def view_amounts(view: ViewSpec, seed: int, image_id: str) -> list[float]:

@@ -1,12 +1,16 @@
 """Everything that `store build` can be told."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from featurestore.backbone.device_name import is_device
+from featurestore.disk.validation import explained
 from featurestore.errors import InputError, UsageError
 from featurestore.format.spec import Fit, named_crop
+from featurestore.photos.view_names import chosen_names
 
 
 class BuildConfig(BaseModel):
@@ -86,6 +90,22 @@ class BuildConfig(BaseModel):
     def _views_may_be_a_number(cls, value: object) -> object:
         return str(value) if type(value) is int else value
 
+    @field_validator("views")
+    @classmethod
+    def _views_are_known(cls, value: str) -> str:
+        try:
+            chosen_names(value)
+        except InputError as err:
+            raise ValueError(str(err).removeprefix("views: ")) from err
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, value: str) -> str:
+        if not is_device(value):
+            raise ValueError(f"found {value!r}, expected auto, cpu, cuda or cuda:N")
+        return value
+
     @field_validator("crop")
     @classmethod
     def _crop_by_its_name(cls, value: str) -> str:
@@ -99,12 +119,18 @@ class BuildConfig(BaseModel):
         return [value] if type(value) is int else value
 
     @classmethod
-    def check(cls, **values: object) -> "BuildConfig":
-        """The config, or InputError naming the key that is wrong."""
+    def check(
+        cls, config: Path | None = None, typed: Collection[str] = (), **values: object
+    ) -> "BuildConfig":
+        """The config, or InputError naming the option or key that is wrong.
+
+        config : the file that some of the values are from; typed : keys whose values were given as
+            options.
+        """
         try:
             return cls(**values)
         except ValidationError as err:
-            wrong = err.errors()
+            wrong = err.errors(include_url=False)
             missing = [f"--{each['loc'][0]}" for each in wrong if each["type"] == "missing"]
             if missing:
                 raise UsageError(
@@ -112,8 +138,11 @@ class BuildConfig(BaseModel):
                 ) from err
 
             first = wrong[0]
-            key = ".".join(map(str, first["loc"]))
-            known = ""
+            key = str(first["loc"][0])
+            where = f"{config}: {key}" if config else key
+            if key in typed:
+                where = f"--{key.replace('_', '-')}"
+            what = explained(first)
             if first["type"] == "extra_forbidden":
-                known = f"; known: {', '.join(cls.model_fields)}"
-            raise InputError(f"{key}: {first['msg']}{known}") from err
+                what = f"no such key; known: {', '.join(cls.model_fields)}"
+            raise InputError(f"{where}: {what}") from err

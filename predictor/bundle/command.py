@@ -10,6 +10,8 @@ from featurestore.commands.next_steps import biomass, say_next
 from featurestore.commands.options import ANY, FILE, former_name, split_numbers
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
+from featurestore.disk.imports import quick_imports
+from predictor.checks import check_backbone_choice, check_is_bundle, check_is_source, check_new
 
 
 class MakeByDefault(click.Group):
@@ -82,12 +84,18 @@ def bundle_make(
     The program is a wheel; a notebook is there too. The same inputs give the same bytes.
     """
     with one_line_errors():
-        from predictor.bundle.pack import BackboneChoice, make_bundle
+        folds = split_numbers("--only-folds", only_folds, "0,2")
+        check_backbone_choice(with_backbone, backbone_weights, backbone_licence)
+        check_new(out)
+        for source in sources:
+            check_is_source(source)
+        # below the checks: a mistake in the options must not wait for torch
+        with quick_imports():
+            from predictor.bundle.pack import BackboneChoice, make_bundle
 
         choice = BackboneChoice(
             with_backbone, backbone_weights and str(backbone_weights), backbone_licence
         )
-        folds = split_numbers("--only-folds", only_folds, "0,2")
         made = make_bundle(sources, out, folds=folds, backbone=choice, **options)
         tell(made, made.values())
         say_next(_predict_with(out))
@@ -103,7 +111,9 @@ def bundle_check(folder: Path, sha256: str | None) -> None:
     Nothing may be changed, missing, extra, too large, too deep, a link or a pickle.
     """
     with one_line_errors():
-        from predictor.bundle.bundle import check_bundle
+        check_is_bundle(folder)
+        with quick_imports():
+            from predictor.bundle.bundle import check_bundle
 
         checked = check_bundle(folder, sha256)
         tell(checked, checked.values())

@@ -37,6 +37,7 @@ from predictor.bundle.listing import (
 )
 from predictor.bundle.texts import dataset_metadata, kernel_metadata, notebook, readme
 from predictor.bundle.wheel import metadata, write_wheel
+from predictor.checks import check_backbone_choice, check_is_source, check_new
 from predictor.extras.blend import Blend, weighed
 from predictor.members.combine import Combiner
 from predictor.members.member import Member, say_lone_folds
@@ -60,10 +61,7 @@ class BackboneChoice:
     licence: Path | None = None
 
     def __post_init__(self) -> None:
-        if not self.included and (self.weights or self.licence):
-            raise UsageError(
-                "--backbone-weights and --backbone-licence are for --with-backbone; add that"
-            )
+        check_backbone_choice(self.included, self.weights, self.licence)
         if self.licence:
             self.licence_text()
 
@@ -109,8 +107,7 @@ def make_bundle(
     missing; MismatchError if the backbone's weights are others than those that made the tokens.
     """
     out, place = Path(out), Path(os.path.abspath(out))
-    if os.path.lexists(place):
-        raise InputError(f"{out}: exists; remove it or choose another --out")
+    check_new(out)
     folds = sorted(set(folds)) if folds else None
     runs = chosen_runs(sources, points, say)
     names = _names([run.path for run in runs])
@@ -148,16 +145,11 @@ def chosen_runs(
     """
     found: list[Path] = []
     for source in map(Path, sources):
-        is_run = (source / "config.yaml").exists() and (source / "weights").exists()
+        check_is_source(source)
         if (source / "summary.json").exists():
             found += _of_sweep(source, points, say)
-        elif is_run or is_blend(source):
-            found.append(source)
         else:
-            raise InputError(
-                f"{source}: neither a run's folder nor a finished sweep's; "
-                "`biomass train` makes both"
-            )
+            found.append(source)
     shares: dict[Path, float] = {}
     for folder in dict.fromkeys(path.resolve() for path in found):  # `.` has no name to go by
         for run in shared_runs(folder):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from featurestore.errors import InputError, UsageError
 from featurestore.photos.targets import Targets
+from predictor.checks import check_level
 from predictor.members.member import Member, number_shares
 from predictor.members.oof import OutOfFold, check_held_out
 
@@ -75,8 +76,7 @@ class Intervals:
         UsageError for a level outside (0, 1). InputError for one that the sites cannot support, or
         members that predict other photographs out of fold, or none.
         """
-        if not 0 < level < 1:
-            raise UsageError(f"--interval {level:g}: a level lies between 0 and 1, e.g. 0.9")
+        check_level(level)
         check_held_out(members, "--interval")
         if not members[0].targets.n_predicted:
             raise UsageError("--interval is of numbers, and these heads predict classes alone")

@@ -1,26 +1,15 @@
 """Time left, and views that fit into it: a late prediction takes fewer views, not none."""
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from featurestore.disk.durations import duration
 from featurestore.disk.messages import say
-from featurestore.errors import UsageError
 from featurestore.format.spec import ViewSpec
 
 MARGIN = 0.95  # of the time left is planned: writing, and the last photograph, take some too
 LEVELS = (8, 4, 2, 1)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `8h30m`, `45m`, `90s` or `1h`. UsageError for anything else."""
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
-    if not found or not any(found.groups()):
-        raise UsageError(f"--deadline {text!r}: give hours, minutes, seconds, e.g. 8h30m or 45m")
-    hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return 3600.0 * hours + 60 * minutes + seconds
 
 
 @dataclass

@@ -14,6 +14,7 @@ import pandas as pd
 from featurestore.disk.durable import write_whole
 from featurestore.disk.json_values import json_value
 from featurestore.errors import InputError, MismatchError, UsageError, list_some
+from predictor.checks import parse_part
 from predictor.members.submission import can_write
 
 SAME = {
@@ -37,14 +38,7 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Of `3/16`; UsageError for anything else."""
-        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        number, total = map(int, found.groups()) if found else (0, 0)
-        if number >= total:
-            raise UsageError(
-                f"--part {text}: give a part and how many there are, counted from 0: 0/16 is the "
-                "first of 16, 15/16 the last"
-            )
-        return cls(number, total)
+        return cls(*parse_part(text))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.total}"

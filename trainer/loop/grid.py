@@ -19,6 +19,7 @@ from typing import Any, Self
 import yaml
 from pydantic import ValidationError
 
+from featurestore.disk.validation import explained
 from featurestore.disk.yaml import read_yaml
 from featurestore.errors import InputError, list_some
 from trainer.config.section import Section, fields_of
@@ -368,9 +369,4 @@ def _validated(data: dict[str, Any], path: Path) -> PointConfig:
 
 def _explained(error: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "missing":
-        return f"{key}: missing, and it has no default"
-    if error["type"] == "value_error":  # ours: it says what was found
-        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
-    wanted = error["msg"].replace("Input should be", "expected").replace(" after validation", "")
-    return f"{key}: found {reprlib.repr(error['input'])}, {wanted}"
+    return f"{key}: {explained(error)}"
