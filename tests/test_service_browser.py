@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,29 @@ def test_predictions_of_new_photographs_show_intervals_maps_and_errors_of_ridge(
         assert seen["back"] == IDS[2] and seen["ridge"].startswith("ridge")
         assert "Worst photographs" in seen["errors"]
         assert seen["axe"] == [] and seen["wider"] <= 0
+
+
+def test_charts_are_saved_as_png_and_svg(see):
+    seen = see("saved")
+    assert {name: each["start"] for name, each in seen.items()} == {
+        "map PNG": "PNG",
+        "map SVG": "svg",
+        "curves PNG": "PNG",
+        "curves SVG": "svg",
+    }
+    chart, curves = seen["map SVG"], seen["curves SVG"]
+    assert chart["file"] == "map-of-photographs-by-class-token.svg"
+    assert chart["paths"] >= 30 + 3  # a point each, and the legend's
+    assert {"State", "Tas (12)", "Vic (9)", "NSW (9)"} <= set(chart["words"])
+    assert "epoch" in curves["words"] and curves["paths"] > 7  # six folds and all together
+
+
+@pytest.mark.skipif(find_spec("umap") is not None, reason="umap-learn is installed")
+def test_a_map_that_cannot_be_drawn_is_not_offered_and_shows_no_points(see):
+    seen = see("methods")
+    assert seen["offered"] == ["PCA", "t-SNE"]
+    assert "umap-learn" in seen["told"] and seen["isBlank"]
+    assert seen["again"] and seen["cleared"]
 
 
 def test_what_the_server_refuses_is_told_in_its_words(see):

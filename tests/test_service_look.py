@@ -184,6 +184,7 @@ def test_maps_that_cannot_be_made_say_what_to_do(tmp_path, monkeypatch):
         maps.image_map(store, "tsne")
     for found in (None, ModuleType("umap")):  # nothing, or a folder of that name
         monkeypatch.setitem(sys.modules, "umap", found)
+        assert maps.offered() == ["pca", "tsne"]
         with pytest.raises(ServiceError, match="needs umap-learn") as err:
             maps.image_map(store, "umap")
         assert err.value.status == 501 and "pip install umap-learn" in err.value.hint

@@ -4,6 +4,7 @@ A map to look at: like ones lie beside each other.
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 
 import numpy as np
@@ -92,6 +93,22 @@ def _umap(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
 
 
 METHODS = {"pca": _pca, "umap": _umap, "tsne": _tsne}
+PACKAGES = {"umap": "umap", "tsne": "sklearn"}
+"""What each needs beside this program."""
+
+
+def offered() -> list[str]:
+    """The methods whose packages are installed; none is imported."""
+    return [name for name in METHODS if name not in PACKAGES or _is_there(PACKAGES[name])]
+
+
+def _is_there(package: str) -> bool:
+    try:
+        found = importlib.util.find_spec(package)
+    except ValueError:
+        return False
+    # a folder of that name on the path is a package too, an empty one
+    return found is not None and found.origin is not None
 
 
 def _embedded(

@@ -105,7 +105,7 @@ function withMissing(legend, n) {
 /** A bar of colours with its two ends. */
 export function gradient(name, colours, [low, high]) {
   const bar = el("canvas", { width: 256, height: 1, class: "ramp", "aria-hidden": "true" }),
-    ctx = bar.getContext("2d");
+    ctx = bar.getContext("2d", { willReadFrequently: true }); // read once more where a chart is saved
   const pixels = ctx.createImageData(256, 1);
   new Uint32Array(pixels.data.buffer).set(colours);
   ctx.putImageData(pixels, 0, 0);

@@ -3,6 +3,7 @@
 
 import { ticks } from "./axes.js";
 import { el, num, say, svg } from "./dom.js";
+import { savers } from "./save.js";
 
 const HEIGHT = 260,
   LEFT = 50,
@@ -152,7 +153,54 @@ export function lines({ title, series, from = -Infinity, label = "epoch", choose
     chosen = key;
     if (width) draw();
   };
-  return { root: el("figure", {}, readout, plot), mark };
+
+  /** All of it, with a context: to be saved. */
+  function paint(ctx) {
+    const colours = getComputedStyle(drawn),
+      ink = name => colours.getPropertyValue(`--${name}`).trim();
+    const stroke = (points, colour, thick, alpha = 1) => {
+      ctx.beginPath();
+      points.forEach(([x, y], k) => (k ? ctx.lineTo(x, y) : ctx.moveTo(x, y)));
+      Object.assign(ctx, { strokeStyle: colour, lineWidth: thick, globalAlpha: alpha });
+      ctx.stroke();
+      ctx.globalAlpha = 1;
+    };
+    const word = (text, x, y, textAlign) => {
+      Object.assign(ctx, { font: "12px system-ui, sans-serif", fillStyle: ink("muted"), textAlign, textBaseline: "alphabetic" });
+      ctx.fillText(text, x, y);
+    };
+    for (const y of scale.ticks) {
+      const at = toY(y);
+      stroke([[LEFT, at], [width - RIGHT, at]], ink("rule"), 1);
+      word(num(y, 3), LEFT - 6, at + 4, "right");
+    }
+    for (const x of ticks(x0, x1, width / 80).filter(Number.isInteger)) word(num(x), toX(x), HEIGHT - BOTTOM + 17, "center");
+    word(label, (LEFT + width - RIGHT) / 2, HEIGHT - 6, "center");
+    for (const each of series) {
+      const full = each.strong || each.key === chosen,
+        colour = each.colour ?? ink(each.strong ? "ink" : "muted");
+      for (const piece of pieces(each, toX, toY, HEIGHT - BOTTOM)) stroke(piece, colour, full ? 2.25 : 1.25, full ? 1 : 0.7);
+    }
+  }
+  const chart = { size: () => [width, HEIGHT], paint };
+  return { root: el("figure", {}, readout, plot, savers(told, chart)), mark };
+}
+
+/** The pieces of a curve that lie above the height `floor`, as lists of [x, y]. */
+function pieces({ x, y }, toX, toY, floor) {
+  const found = [[]];
+  let last = null;
+  const cross = ([ax, ay], [bx, by]) => [ax + ((floor - ay) / (by - ay)) * (bx - ax), floor];
+  x.forEach((value, i) => {
+    const at = Number.isFinite(y[i]) ? [toX(value), toY(y[i])] : null,
+      [isIn, wasIn] = [at, last].map(point => point !== null && point[1] <= floor);
+    if (isIn && last && !wasIn) found.push([cross(last, at)]);
+    if (wasIn && at && !isIn) found.at(-1).push(cross(last, at));
+    if (isIn) found.at(-1).push(at);
+    else found.push([]);
+    last = at;
+  });
+  return found.filter(piece => piece.length > 1);
 }
 
 /** { share(y), ticks, log } of an axis: these ys lie within shares 0 and 1. */

@@ -3,7 +3,7 @@
 // Three canvases lie on each other: axes, points, and the ring around the point looked at, so that hovering redraws no point.
 
 import { drawAxes } from "./axes.js";
-import { dark, pack } from "./colours.js";
+import { css, dark, pack } from "./colours.js";
 import { el, say } from "./dom.js";
 import { bounds, GridIndex, towards } from "./grid.js";
 import { gestures } from "./gestures.js";
@@ -157,25 +157,38 @@ export class Scatter {
     const scales = (this.scales = this.#scales()),
       ink = this.#ink(),
       [under, points] = this.canvases;
-    const ctx = this.#clear(under);
-    if (this.axes)
-      drawAxes(
-        ctx,
-        this.axes,
-        [
-          scales.fromX(this.frame.left),
-          scales.fromX(this.frame.right),
-          scales.fromY(this.frame.bottom),
-          scales.fromY(this.frame.top),
-        ],
-        this.frame,
-        scales.toX,
-        scales.toY,
-        ink,
-      );
-    this.below?.(ctx, scales.toX, scales.toY, ink);
+    this.#drawUnder(this.#clear(under), scales, ink);
     this.#drawPoints(points, scales, ink);
     this.#drawOver();
+  }
+
+  #drawUnder(ctx, { fromX, fromY, toX, toY }, ink) {
+    const { left, right, top, bottom } = this.frame,
+      box = [fromX(left), fromX(right), fromY(bottom), fromY(top)];
+    if (this.axes) drawAxes(ctx, this.axes, box, this.frame, toX, toY, ink);
+    this.below?.(ctx, toX, toY, ink);
+  }
+
+  /** Width and height, and all of it drawn with a context that is no canvas of ours: to be saved. */
+  size() {
+    return this.scales ? [this.width, this.height] : [0, 0];
+  }
+  paint(ctx) {
+    const { scales } = this,
+      ink = this.#ink(),
+      radius = this.#radius();
+    this.#drawUnder(ctx, scales, ink);
+    for (const i of this.order) {
+      const x = scales.toX(this.x[i]),
+        y = scales.toY(this.y[i]);
+      if (!(x >= 0 && x <= this.width && y >= 0 && y <= this.height)) continue; // NaN fails too
+      ctx.beginPath();
+      ctx.arc(x, y, radius, 0, 7);
+      ctx.fillStyle = css(this.colours[i]);
+      ctx.fill();
+    }
+    this.above?.(ctx, scales.toX, scales.toY, ink);
+    this.#drawLasso(ctx, ink);
   }
 
   #drawPoints(canvas, { kx, ky, toX, toY }, ink) {

@@ -103,6 +103,7 @@ def describe(opened: Opened) -> dict[str, Any]:
         "n_room": store.layout.n,
         "views": list(store.view_names),
         "has_patches": store.spec.has_patches,
+        "map_methods": maps.offered(),
         "columns": list(_with_ours(none, np.empty(0, bool))),
         "first": first[0] if first else None,
         "fingerprint": store.spec.fingerprint,

@@ -4,6 +4,7 @@
 // and requests to anywhere else.
 
 import { chromium } from "playwright-core";
+import { CHARTS } from "./charts.mjs";
 import { PREDICTIONS } from "./predictions.mjs";
 import { TABLES } from "./tables.mjs";
 import { beyond, drawn, expect, listened, noise, ontoPoint, open, arrive, pixels, title, violations } from "./tools.mjs";
@@ -16,6 +17,7 @@ const CLAIMS = {
   ...TABLES,
   ...WALK,
   ...PREDICTIONS,
+  ...CHARTS,
 
   async point(browser) {
     const page = await open(browser, "page=map"),

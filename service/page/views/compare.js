@@ -9,6 +9,7 @@ import { axisOf, count, fixed, num, plain, signed, unitOf } from "../dom.js";
 import { el, foremost, pending, section, select, subsection, twins } from "../dom.js";
 import { passing } from "../filter.js";
 import { lines } from "../lines.js";
+import { savers } from "../save.js";
 import { Scatter } from "../scatter.js";
 import { nameOfScore } from "../scores.js";
 import { besideUrl, chooseSides, sidesOf } from "../sides.js";
@@ -251,7 +252,7 @@ function ofTarget(store, a, all, target) {
   }`;
   const differ = [...rows].sort((p, q) => Math.abs(gain(q)) - Math.abs(gain(p)));
   return [
-    el("figure", {}, el("figcaption", {}, caption), chart.root, colour.legend),
+    el("figure", {}, el("figcaption", {}, caption), chart.root, colour.legend, savers(caption, chart, () => colour.legend)),
     subsection("Photographs on which they differ most", gallery(store, differ, texts)),
   ];
 }

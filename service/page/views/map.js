@@ -6,6 +6,7 @@ import { dark, scale } from "../colours.js";
 import { count, el, plain, problem, say, select, signed, twins, unitOf } from "../dom.js";
 import { passing } from "../filter.js";
 import { RunColours, targetOf } from "../run_colours.js";
+import { savers } from "../save.js";
 import { Scatter } from "../scatter.js";
 import { AROUND, given, go, href, photographHref, put, read } from "../state.js";
 
@@ -33,6 +34,10 @@ async function firstColour(store, names, signal) {
   return (await get(`${store.url}/overview.json`, signal)).target ?? "position";
 }
 
+/** The methods whose packages the server has; one that an address names stands too, and the server says what is missing. */
+const methodsOf = (store, chosen) =>
+  Object.entries(METHODS).filter(([method]) => store.map_methods.includes(method) || method === chosen);
+
 /** "x0,x1,y0,y1" as numbers, or null. */
 function parsed(text) {
   const box = text?.split(",").map(Number) ?? [];
@@ -57,7 +62,8 @@ class PhotographMap {
     });
     this.chart.lasso = this.#lasso();
     dark.addEventListener("change", () => this.draw(this.chart.box), { signal });
-    this.content = [this.#controls(), this.chart.root, this.note, this.links];
+    const saved = savers("Map of photographs by class token", this.chart, () => this.note.querySelector(".legend"));
+    this.content = [this.#controls(), this.chart.root, this.note, saved, this.links];
   }
 
   #controls() {
@@ -70,7 +76,7 @@ class PhotographMap {
     return el(
       "div",
       { class: "controls" },
-      select("Method", Object.entries(METHODS), chosen.method, method => this.#choose({ method, box: null })),
+      select("Method", methodsOf(store, chosen.method), chosen.method, method => this.#choose({ method, box: null })),
       select(
         "View",
         store.views.map(name => [name, name]),

@@ -9,6 +9,7 @@ import { alike, amount, axisOf, bytes, unitOf, withUnit } from "../dom.js";
 import { el, facts, foremost, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { inWords, isFiltered, passing } from "../filter.js";
 import { details } from "../kept.js";
+import { savers } from "../save.js";
 import { Scatter } from "../scatter.js";
 import { given, go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
@@ -267,7 +268,7 @@ function byDate(store, about, rows, target, drawn) {
     caption = el("figcaption", {}, `${plain(target)} by date: ${what}`);
   chart.set({ x, y, colours: colour.packed, shown: drawn && Uint8Array.from(ids, id => Number(drawn.has(id))) });
   chart.mark(ids.indexOf(read().at));
-  return el("figure", {}, caption, chart.root, colour.legend);
+  return el("figure", {}, caption, chart.root, colour.legend, savers(caption.textContent, chart, () => colour.legend));
 }
 
 function whiskers(ctx, means, toX, toY, ink) {

@@ -12,7 +12,7 @@ import { sortable } from "../table.js";
 
 const OWN = ["path", "sha256", "width", "height", "status"]; // columns that a store adds to the catalog
 
-const PAGES = { overview: "the overview", map: "the map", photographs: "the photographs", sweeps: "the run" }; // that one comes from
+const PAGES = { overview: "the overview", map: "the map", photographs: "the photographs", sweeps: "the run", compare: "the comparison" }; // that one comes from
 
 export async function show({ state, signal, store, sweep, sweeps }) {
   const view = given(state, "view", store.views) ?? store.views[0],

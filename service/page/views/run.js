@@ -8,6 +8,7 @@ import { el, foremost, pending, plain, say, select, subsection, twins } from "..
 import { inWords, passing } from "../filter.js";
 import { lines } from "../lines.js";
 import { photographList } from "../list.js";
+import { savers } from "../save.js";
 import { Scatter } from "../scatter.js";
 import { nameOfScore } from "../scores.js";
 import { given, go, href, photographHref, put, read } from "../state.js";
@@ -242,7 +243,13 @@ function oofChart(store, all, target) {
       colours: Uint32Array.from(rows, row => category(Number(row.fold ?? 0))),
     });
   };
-  chart.figure = el("figure", {}, caption, chart.root);
+  chart.figure = el(
+    "figure",
+    {},
+    caption,
+    chart.root,
+    savers(() => caption.textContent, chart),
+  );
   return chart;
 }
 

@@ -1,0 +1,58 @@
+// Charts as files, and a map that cannot be drawn.
+
+import { readFile } from "node:fs/promises";
+import { drawn, expect, open, pixels } from "./tools.mjs";
+
+export const CHARTS = {
+  /** A scatter and a line chart, each saved as both kinds. */
+  async saved(browser) {
+    const found = {};
+    for (const [name, query, nth] of [
+      ["map", "page=map&colour=State", 0],
+      ["curves", "page=sweeps", 1],
+    ]) {
+      const page = await open(browser, query);
+      for (const kind of ["PNG", "SVG"]) {
+        const coming = page.waitForEvent("download");
+        await page.getByRole("button", { name: `Save this chart as ${kind}` }).nth(nth).press("Enter");
+        const file = await coming,
+          bytes = await readFile(await file.path());
+        found[`${name} ${kind}`] = {
+          file: file.suggestedFilename(),
+          start: bytes.subarray(1, 4).toString(),
+          circles: bytes.toString().split('a2').length - 1,
+          paths: bytes.toString().split("<path").length - 1,
+          words: [...bytes.toString().matchAll(/>([^<>]+)<\/text>/g)].map(match => match[1]),
+        };
+      }
+    }
+    return found;
+  },
+
+  /** A method that is not installed is not offered; its address tells why, and shows no other method's points. */
+  async methods(browser) {
+    const page = await open(browser, "page=map&colour=State"),
+      names = () => page.getByLabel("Method").locator("option").allTextContents();
+    const offered = await names(),
+      full = await pixels(page, "canvas.points");
+    await page.getByLabel("Method").selectOption("tsne");
+    await drawn(page);
+    await page.evaluate(() => history.pushState(null, "", `${location.search}&method=umap`.replace("method=tsne&", "")));
+    await page.reload();
+    await drawn(page);
+    expect(501);
+    const told = await page.locator("[role=alert]").textContent();
+    const isBlank = await page
+      .locator("canvas.points")
+      .evaluate(canvas => !canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean));
+    await page.getByLabel("Method").selectOption("pca");
+    await drawn(page);
+    const again = (await pixels(page, "canvas.points")) === full;
+    await page.getByLabel("Method").selectOption("umap");
+    await page.locator("[role=alert]").waitFor();
+    await page.waitForTimeout(100);
+    expect(501);
+    const cleared = (await pixels(page, "canvas.points")) !== full;
+    return { offered, told, isBlank, again, cleared };
+  },
+};
