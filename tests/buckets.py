@@ -1,5 +1,6 @@
 """Object storage on loopback: moto's S3 in a thread, and faults on demand."""
 
+import io
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -34,6 +35,15 @@ class Request:
             self.status, self.headers = status, list(headers)
 
         return b"".join(self._app(self._environ, begin))
+
+    def spoil_body(self) -> None:
+        """Turn a bit of what the client sent."""
+        body = bytearray(self._environ["wsgi.input"].read(int(self._environ["CONTENT_LENGTH"])))
+        body[len(body) // 2] ^= 1
+        self._environ["wsgi.input"] = io.BytesIO(body)
+
+    def drop_conditions(self) -> None:
+        self._environ.pop("HTTP_IF_NONE_MATCH", None)
 
     def reply(self, body: bytes, status: str = "", n_bytes: int | None = None) -> bool:
         """Answer; n_bytes : the length that the head tells."""

@@ -9,6 +9,7 @@ from featurestore.commands.checks import check_store_name
 from featurestore.commands.next_steps import biomass, say_next, train_with
 from featurestore.commands.options import (
     ANY,
+    FOLDER,
     STORE,
     out_place,
     reserve_option,
@@ -19,10 +20,16 @@ from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
 
+scratch_option = click.option(
+    "--scratch",
+    type=FOLDER,
+    help="Where a store is made that then goes to object storage.  [the system's temporary folder]",
+)
+
 
 @click.command("convert")
 @click.argument("source", type=STORE, metavar="SOURCE|URL")
-@out_place("The new store, NAME.h5 or NAME.zarr, or archive.")
+@out_place("The new store, NAME.h5, NAME.zarr or s3://BUCKET/NAME.zarr, or archive.", place=STORE)
 @click.option(
     "--codec",
     type=click.Choice(["zstd", "int8"]),
@@ -39,10 +46,11 @@ from featurestore.disk.imports import quick_imports
 )
 @reserve_option
 @click.option("--skip-damaged", is_flag=True, help="Leave rotten images out instead of stopping.")
+@scratch_option
 @script_options
 def store_convert(
     source: Path | str,
-    out: Path,
+    out: Path | str,
     images: str | None,
     views: str | None,
     layers: str | None,
@@ -84,10 +92,18 @@ def store_convert(
 
 @click.command("merge")
 @click.argument("parts", nargs=-1, required=True, type=ANY)
-@click.option("--out", required=True, type=ANY, help="The new store: NAME.h5 or NAME.zarr.")
+@click.option(
+    "--out",
+    required=True,
+    type=STORE,
+    help="The new store: NAME.h5, NAME.zarr or s3://BUCKET/NAME.zarr.",
+)
 @reserve_option
+@scratch_option
 @script_options
-def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
+def store_merge(
+    parts: tuple[Path, ...], out: Path | str, reserve: int, scratch: Path | None
+) -> None:
     """Make one store of several that hold the same tokens.
 
     For example, of parts that were built on other machines. Takes all their sealed images.
@@ -101,7 +117,7 @@ def store_merge(parts: tuple[Path, ...], out: Path, reserve: int) -> None:
         opened = [FeatureStore.open(path) for path in parts]
         n_images = sum(len(each.sealed) for each in opened)
         with _bytes_bar("store merge", opened[0].spec, n_images) as bar:
-            report = merge(parts, out, reserve=reserve, progress=bar.update)
+            report = merge(parts, out, reserve=reserve, scratch=scratch, progress=bar.update)
         tell(report)
         say_next(train_with(out))
 

@@ -157,10 +157,11 @@ def former_name(former: str, option: str, name: str, **attributes: Any) -> Calla
     )
 
 
-def out_place(text: str, metavar: str = "OUT") -> Callable:
+def out_place(text: str, metavar: str = "OUT", place: click.Path = ANY) -> Callable:
     """What a command writes, as its last argument or by --out.
 
     text : help of --out.
+    place : what it may be.
     """
 
     def keep(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
@@ -180,7 +181,7 @@ def out_place(text: str, metavar: str = "OUT") -> Callable:
     option = click.option(
         "--out",
         "named_out",
-        type=ANY,
+        type=place,
         metavar=metavar,
         expose_value=False,
         is_eager=True,
@@ -188,7 +189,7 @@ def out_place(text: str, metavar: str = "OUT") -> Callable:
         help=text,
     )
     argument = click.argument(
-        "out", type=ANY, required=False, metavar=f"[{metavar}]", callback=check
+        "out", type=place, required=False, metavar=f"[{metavar}]", callback=check
     )
     return lambda command: argument(option(command))
 

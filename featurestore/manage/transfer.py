@@ -4,10 +4,11 @@ Every row is checked against its CRC-32C as it leaves its source, so a new store
 had rotted in the old one.
 """
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ import pandas as pd
 from featurestore.disk.durable import check_free, check_writable
 from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
+from featurestore.disk.urls import is_object_url
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError, list_some
 from featurestore.format.choose import check_suffix, is_archive
 from featurestore.format.spec import OWN_COLUMNS, ROUNDING, Column, StoreSpec, made_together
 from featurestore.manage.archive import Archive, ArchiveReport
 from featurestore.manage.archive_writer import write_archive
+from featurestore.manage.publish import Publisher, scratch_store
 from featurestore.manage.selection import Selection
+from featurestore.manage.verify import verify
 from featurestore.photos.find import spelled_as
 from featurestore.read.open import open_reader
 from featurestore.read.reader import Reader
@@ -39,7 +43,7 @@ Progress = Callable[[int], object]
 class TransferReport:
     """What was copied into a store."""
 
-    path: Path
+    path: Path | str
     n_images: int
     n_copied: int
     seconds: float
@@ -55,7 +59,7 @@ class TransferReport:
 
 def convert(
     source_path: Path | str,
-    out: Path,
+    out: Path | str,
     *,
     codec: str | None = None,
     images: Sequence[str] | None = None,
@@ -64,6 +68,7 @@ def convert(
     patches: bool = True,
     reserve: int = 0,
     skip_damaged: bool = False,
+    scratch: Path | None = None,
     progress: Progress = lambda n_bytes: None,
 ) -> TransferReport | ArchiveReport:
     """Copy sealed images of a store or archive to a new store or archive; goes on where it stopped.
@@ -75,6 +80,8 @@ def convert(
     images, views, layers : ids, names and layer numbers to keep; None keeps all.
     patches : False leaves patch tokens out: a pooled store.
     skip_damaged : leave rotten images out, with a warning, rather than stop at the first.
+    scratch : where a store is made that is published, if `out` is a URL of object storage; None is
+        the system's folder for temporary files.
 
     Raises InputError for what the source lacks, StoreDamaged for rot, MismatchError if `out` holds
     something else.
@@ -83,6 +90,8 @@ def convert(
     chosen = _chosen(source, images)
     selection = Selection.of(source.spec, views, layers, patches)
     if codec:
+        if is_object_url(out):
+            raise UsageError(f"{out}: an archive in object storage cannot be read; name a file")
         if reserve or skip_damaged or not selection.is_all(source.spec):
             raise UsageError(
                 "an archive keeps all layers and tokens, grows no further and takes no damaged "
@@ -90,19 +99,29 @@ def convert(
             )
         return write_archive(source, out, codec, chosen, selection.views, progress)
     spec = selection.spec(source.spec)
+    is_part = images is not None or reserve or skip_damaged or spec != source.spec
+    if is_object_url(out) and not is_part and _is_publishable(source):
+        return _publish_as_it_is(source, out, progress)
     frame = source.catalog.iloc[chosen][given_columns(source)]
     places = {image_id: (source, i) for image_id, i in zip(frame["image_id"], chosen, strict=True)}
-    return _copy(places, out, spec, frame, reserve, selection, skip_damaged, progress)
+    return _copy(places, out, spec, frame, reserve, selection, skip_damaged, progress, scratch)
 
 
 def merge(
-    parts: Sequence[Path], out: Path, *, reserve: int = 0, progress: Progress = lambda n_bytes: None
+    parts: Sequence[Path],
+    out: Path | str,
+    *,
+    reserve: int = 0,
+    scratch: Path | None = None,
+    progress: Progress = lambda n_bytes: None,
 ) -> TransferReport:
     """One store of all sealed images of several with the same tokens; goes on where it stopped.
 
     Parts that were computed at another precision, on another device or by other versions are warned
     of, and named in `made_by`. An image may be in several parts if its rows and labels are the same
     there. MismatchError for other tokens (both values are given), or for an image that differs.
+
+    scratch : as for `convert`.
     """
     sources = [open_reader(path) for path in parts]
     first = sources[0]
@@ -130,9 +149,8 @@ def merge(
             f"{', '.join(map(str, parts))}: no image of them is sealed, there is nothing to merge"
         )
     frame = pd.concat(frames).drop_duplicates("image_id", ignore_index=True)
-    return _copy(
-        places, out, spec, frame, reserve, Selection.of(spec, None, None, True), False, progress
-    )
+    selection = Selection.of(spec, None, None, True)
+    return _copy(places, out, spec, frame, reserve, selection, False, progress, scratch)
 
 
 def open_store_or_archive(path: Path | str) -> StoreOrArchive:
@@ -155,6 +173,54 @@ def checked_rows(source: StoreOrArchive, image: int) -> ImageRows:
 
 
 def _copy(
+    places: dict[str, tuple[StoreOrArchive, int]],
+    out: Path | str,
+    spec: StoreSpec,
+    frame: pd.DataFrame,
+    reserve: int,
+    selection: Selection,
+    skip_damaged: bool,
+    progress: Progress,
+    scratch: Path | None,
+) -> TransferReport:
+    """Put the rows of each image into a store here, which is published if `out` is a URL."""
+    more = (spec, frame, reserve, selection, skip_damaged)
+    if not is_object_url(out):
+        return _copy_here(places, out, *more, progress)
+
+    publisher = Publisher(out)
+    ids = "\n".join(frame["image_id"])
+    with scratch_store(scratch, out, spec.to_json(), ids, str(reserve)) as folder:
+        report = _copy_here(places, folder, *more, lambda n_bytes: progress(n_bytes // 2))
+        publisher.publish(folder, lambda n_bytes: progress(n_bytes // 2))
+    return replace(report, path=publisher.url)
+
+
+def _is_publishable(source: StoreOrArchive) -> bool:
+    """Whether a store's own files are what a copy of it would be."""
+    is_zarr = isinstance(source, Reader) and os.path.isdir(source.path)
+    return is_zarr and len(source.sealed) == source.layout.n
+
+
+def _publish_as_it_is(source: Reader, url: str, progress: Progress) -> TransferReport:
+    """Publish a store's own files, every byte of which is looked at first."""
+    start = time.monotonic()
+    publisher = Publisher(url)
+    report = verify(source, lambda n_bytes: progress(n_bytes // 2))
+    if not report:
+        raise StoreDamaged(
+            f"{source.path}: {len(report.faults)} faults; leave such images out by "
+            f"--skip-damaged:{list_some([str(fault) for fault in report.faults])}"
+        )
+    n_put = publisher.publish(source.path, lambda n_bytes: progress(n_bytes // 2))
+    n_copied = source.n_images if n_put else 0
+    n_bytes = n_copied * image_bytes(source.spec)
+    return TransferReport(
+        publisher.url, source.n_images, n_copied, time.monotonic() - start, n_bytes
+    )
+
+
+def _copy_here(
     places: dict[str, tuple[StoreOrArchive, int]],
     out: Path,
     spec: StoreSpec,

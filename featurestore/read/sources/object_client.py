@@ -112,16 +112,19 @@ class ObjectClient:
 
         return {each["path"]: _facts(each) for each in self._request("", read)}
 
-    def create(self, key: str, content: Path | bytes) -> bool:
-        """Put an object where there is none; False, and nothing is changed, where there is one."""
+    def create(self, key: str, content: Path | bytes) -> str | None:
+        """Put an object where there is none, and tell its ETag.
+
+        None where there is one, and nothing is changed.
+        """
         from obstore.exceptions import AlreadyExistsError
 
-        def put() -> bool:
+        def put() -> str | None:
             try:
-                self._obstore.put(self._store, key, content, mode="create")
+                told = self._obstore.put(self._store, key, content, mode="create")
             except AlreadyExistsError:
-                return False
-            return True
+                return None
+            return told["e_tag"] or ""
 
         return self._request(key, put)
 
