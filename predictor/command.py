@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from featurestore.commands.checks import check_devices, check_weights_there
+from featurestore.commands.completion import offered, offered_devices
 from featurestore.commands.next_steps import biomass, build_first, say_next
 from featurestore.commands.options import (
     ANY,
@@ -17,8 +18,6 @@ from featurestore.commands.options import (
     engine_option,
     former_name,
     max_pixels_option,
-    offered,
-    offered_devices,
     precision_option,
     split_numbers,
 )

@@ -1,6 +1,7 @@
 """The TAB key, in the shells that are here: the printed script and the console entry together."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,8 @@ def environment(tmp_path) -> dict[str, str]:
         ("train --device c", ["cpu", "cuda"]),
         ("store build --device a", ["auto"]),
         ("predict --tta 4", ["4"]),
+        ("store build --backbone vit_demo", ["vit_demo_patch16_dinov3"]),
+        ("store build --views plain,vflip_h", ["plain,vflip_hsv"]),
     ],
 )
 @pytest.mark.parametrize("shell", list(ASK))
@@ -110,3 +113,41 @@ def test_tab_after_bundle_offers_commands_and_paths():
     assert found == [("make", "plain"), ("ma", "file")]
     words = [item.value for item in asked.get_completions(["bundle", "SWEEP"], "--ou")]
     assert words == ["--out"]
+
+
+def offered(*typed: str) -> list[tuple[str, str]]:
+    """What is offered for the last word, and whether a shell lists files or folders instead."""
+    asked = ShellComplete(main, {}, "biomass", "_BIOMASS_COMPLETE")
+    found = asked.get_completions(list(typed[:-1]), typed[-1])
+    return [(item.value, item.type) for item in found]
+
+
+def test_all_backbones_of_the_page_are_offered_and_ours():
+    usable = (ROOT / "docs/backbones.md").read_text().split("## Usable")[1]
+    listed = {*re.findall(r"`(\w+)`", usable), "vit_demo_patch16_dinov3"}
+    names = [value for value, _ in offered("store", "build", "--backbone", "")]
+    assert names == sorted(listed)
+
+
+def test_a_view_is_offered_once():
+    names = [value for value, _ in offered("store", "build", "--views", "plain,hflip,")]
+    assert len(names) == 18 and "plain,hflip,vflip" in names and "plain,hflip,plain" not in names
+
+
+def test_locks_are_not_offered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    for name in ("f.h5", "f.h5.lock", "g.h5", "deep/g.h5", "deep/g.h5.lock"):
+        (tmp_path / name).touch()
+    (tmp_path / "f.zarr").mkdir()
+    assert offered("store", "info", "f") == [("f.h5", "plain"), ("f.zarr", "plain")]
+    assert offered("train", "--store", "f.h") == [("f.h5", "plain")]
+    assert offered("store", "merge", "deep/g") == [("deep/g.h5", "plain")]
+    everything = [value for value, _ in offered("store", "info", "")]
+    assert everything == ["deep/", "f.h5", "f.zarr", "g.h5"]
+    # no lock is near: the shell's own list, which goes on into folders
+    for typed in ("g", "d", "~/", "none/f"):
+        assert offered("store", "info", typed) == [(typed, "file")]
+    # a name that a shell would have to quote
+    (tmp_path / "f g.h5").touch()
+    assert offered("store", "info", "f") == [("f", "file")]

@@ -1,5 +1,5 @@
 """Try every model of timm that has a class token, and write docs/backbones.md: which can be a
-backbone, and why others cannot.
+backbone, and why others cannot; and names.txt, which the TAB key offers.
 
     python tools/list_backbones.py                    # all models; long, at low priority
     python tools/list_backbones.py --only test_vit cait_xxs24_224
@@ -30,12 +30,14 @@ from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 
 from featurestore.backbone.backbone import Backbone
+from featurestore.backbone.demo.model import NAME as PACKAGED
 from featurestore.backbone.load import load_backbone, spec_without_weights
 from featurestore.backbone.timm_model import BY_FEATURES, CLASS_TOKEN, patch_size_of
 from featurestore.errors import InputError
 from featurestore.photos.views import VIEWS
 
 DOC = Path(__file__).parent.parent / "docs" / "backbones.md"
+NAMES = Path(__file__).parent.parent / "featurestore" / "backbone" / "names.txt"
 MOST = 10**9  # parameters of a model that is computed, not only tried on the meta device
 # patches of a small tile; better not square, so that rows cannot be taken for columns
 GRIDS = (3, 5), (3, 3)
@@ -339,6 +341,8 @@ def main() -> None:
         for each in found:
             each.resized = resized.get(each.name)
         DOC.write_text(page(found), encoding="utf-8")
+        usable = {PACKAGED, *(each.name for each in found if not each.why)}
+        NAMES.write_text("\n".join(sorted(usable)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

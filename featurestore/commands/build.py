@@ -10,6 +10,7 @@ from featurestore.commands.checks import (
     check_store_name,
     check_weights_there,
 )
+from featurestore.commands.completion import offered_backbones, offered_devices, offered_views
 from featurestore.commands.next_steps import same_without, say_next, train_with
 from featurestore.commands.options import (
     ANY,
@@ -20,7 +21,6 @@ from featurestore.commands.options import (
     csv_option,
     device_option,
     max_pixels_option,
-    offered_devices,
     out_place,
     precision_option,
     reserve_option,
@@ -40,7 +40,9 @@ from featurestore.photos.view_names import chosen_names
 @csv_option("train.csv")
 @click.option("--out", type=ANY, help="The store: NAME.h5 or NAME.zarr.")
 @click.option(
-    "--backbone", help="timm name of a vision transformer.  [vit_huge_plus_patch16_dinov3]"
+    "--backbone",
+    shell_complete=offered_backbones,
+    help="timm name of a vision transformer.  [vit_huge_plus_patch16_dinov3]",
 )
 @click.option("--image-size", type=int, help="Side of a tile in pixels.  [960]")
 @click.option(
@@ -54,7 +56,11 @@ from featurestore.photos.view_names import chosen_names
 )
 @bits_option
 @max_pixels_option
-@click.option("--views", help="How many of the 20 views, or their names with commas.  [20]")
+@click.option(
+    "--views",
+    shell_complete=offered_views,
+    help="How many of the 20 views, or their names with commas.  [20]",
+)
 @click.option("--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]")
 @click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
 @click.option("--device", shell_complete=offered_devices, help="auto, cpu, cuda, cuda:N.  [auto]")
@@ -148,6 +154,7 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
 @click.option(
     "--backbone",
     "model",
+    shell_complete=offered_backbones,
     default="vit_huge_plus_patch16_dinov3",
     show_default=True,
     help="timm name of the model that made the tokens.",
@@ -199,7 +206,9 @@ def store_import(folder: Path, **options: Any) -> None:
 )
 @csv_option("train.csv")
 @click.option(
-    "--views", help="Of the new store: how many of the 20, or names with commas.  [the old ones]"
+    "--views",
+    shell_complete=offered_views,
+    help="Of the new store: how many of the 20, or names with commas.  [the old ones]",
 )
 @reserve_option
 @click.option(

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from featurestore.commands.checks import check_store_name
+from featurestore.commands.completion import offered_views
 from featurestore.commands.next_steps import biomass, say_next, train_with
 from featurestore.commands.options import (
     ANY,
@@ -36,7 +37,11 @@ scratch_option = click.option(
     help="Write an archive: zstd loses nothing, int8 rounds tokens.",
 )
 @click.option("--images", help="Ids to keep, with commas, or a file with one a line.  [all]")
-@click.option("--views", help="How many of the views, or names with commas.  [all]")
+@click.option(
+    "--views",
+    shell_complete=offered_views,
+    help="How many of the views, or names with commas.  [all]",
+)
 @click.option("--layers", help="Layers to keep, with commas, e.g. -4,-1.  [all]")
 @click.option(
     "--tokens",

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from featurestore.commands.completion import NoLocks, offered, offered_devices
 from featurestore.commands.running import typed_words
 from featurestore.disk.urls import is_elsewhere
 from featurestore.errors import InputError, NoAccessError, UsageError
 
 
-class AnyPath(click.Path):
+class AnyPath(NoLocks):
     """A path; a folder that this account may not look into is named as the reason.
 
     click alone would say that the path does not exist.
@@ -33,23 +34,12 @@ class AnyPath(click.Path):
             raise
 
 
-class StorePath(click.Path):
+class StorePath(NoLocks):
     """A store's path, or its URL as it was typed."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if is_elsewhere(value) else super().convert(value, param, ctx)
 
-
-def offered(*words: str) -> Callable[..., list[str]]:
-    """For an option's `shell_complete`: what the TAB key offers."""
-
-    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-        return [word for word in words if word.startswith(incomplete)]
-
-    return complete
-
-
-offered_devices = offered("auto", "cpu", "cuda")
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 """Settings of the outermost command: its options for help, and the width of the text."""
@@ -58,7 +48,7 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 # Python
 FOLDER = AnyPath(exists=True, file_okay=False, readable=False, path_type=Path)
 FILE = AnyPath(exists=True, dir_okay=False, readable=False, path_type=Path)
-ANY = click.Path(path_type=Path)
+ANY = AnyPath(path_type=Path)
 STORE = StorePath(path_type=Path)
 
 bits_option = click.option(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from featurestore.commands.completion import offered_backbones
 from featurestore.commands.next_steps import biomass, say_next
 from featurestore.commands.options import FILE, FOLDER, STORE, out_place
 from featurestore.commands.reporting import script_options, tell
@@ -51,7 +52,11 @@ def weights_convert(source: Path, out: Path, memory_gb: float | None, force: boo
 
 @click.command("check")
 @click.argument("file", type=FILE)
-@click.option("--backbone", help="timm's name of the model.  [those it could be of]")
+@click.option(
+    "--backbone",
+    shell_complete=offered_backbones,
+    help="timm's name of the model.  [those it could be of]",
+)
 @click.option("--image-size", type=click.IntRange(min=1), help="Of --backbone.  [the model's own]")
 @click.option("--store", type=STORE, help="Compare with the weights that made its tokens.")
 @click.option("--json", is_flag=True, help="As JSON, for machines.")
