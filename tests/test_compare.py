@@ -208,3 +208,25 @@ def test_pairs_are_what_each_comparison_says():
     pairs = compare_pairs(truth_N5, points, site_N, seed=7)
     assert list(pairs) == [(a, b) for a in range(4) for b in range(a + 1, 4)]
     assert pairs[1, 3] == compare(truth_N5, points, site_N, 1, seed=7)[3]
+
+
+def test_of_many_sites_some_are_drawn_together(monkeypatch):
+    """The difference is the same, its interval nearly: groups are as independent as sites."""
+    truth, points, site = two_points(1, (6, 6.5), n_sites=900)
+    monkeypatch.setattr(comparing, "MOST_DRAWN", 300)
+    (_, grouped) = compare(truth, points, site, 0, seed=0)
+    monkeypatch.undo()
+    (_, alone) = compare(truth, points, site, 0, seed=0)
+    assert grouped.difference == pytest.approx(alone.difference, abs=1e-12)
+    widths = [each.high - each.low for each in (grouped, alone)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.15) and widths[0] != widths[1]
+
+
+def test_memory_does_not_grow_with_images_times_sites():
+    """A matrix of 100,000 images x 25,000 sites would have 20 GB."""
+    n = 100_000
+    truth_N5 = np.random.default_rng(0).gamma(2, 5, (n, 5))
+    points_GRN5 = np.stack([truth_N5 + 1, truth_N5 * 1.1])[:, None]
+    sums = SiteSums.of(BY, truth_N5, points_GRN5, np.arange(n) % 25_000)
+    assert sums.n_sites == comparing.MOST_DRAWN
+    np.testing.assert_allclose(sums.error_GRS[0].sum(), n * np.sum(BY.weights), rtol=1e-9)

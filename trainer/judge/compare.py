@@ -17,6 +17,9 @@ LEAST_SITES = 6
 """Fewer cannot reach 95 %: if all S sites favour one point, a sign test still gives it p = 2 / 2^S,
 .06 for five."""
 N_RESAMPLES = 2000
+MOST_DRAWN = 2000
+"""Of more sites some are drawn together, always the same ones: groups of sites are as independent
+as sites, and a million sites drawn 2000 times would be 16 GB of numbers."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,39 @@ def interval_levels(n_sites: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
+class _Sites:
+    """What is drawn: the sites of which some image counts, or groups of sites."""
+
+    place_N: np.ndarray
+    """Of each image's site among all sites."""
+    counts_A: np.ndarray
+    """Which of all sites are among them."""
+
+    @classmethod
+    def of(cls, site_N: np.ndarray, counts_N: np.ndarray) -> "_Sites":
+        sites_A, place_N = np.unique(np.asarray(site_N), return_inverse=True)
+        n_all = min(len(sites_A), MOST_DRAWN)
+        place_N = place_N % n_all
+        return cls(place_N, np.bincount(place_N[counts_N], minlength=n_all) > 0)
+
+    @property
+    def n(self) -> int:
+        return int(self.counts_A.sum())
+
+    def sums(self, values_N: np.ndarray) -> np.ndarray:
+        """(..., S) sums over each site's images, which are the last axis."""
+        n_all = len(self.counts_A)
+        rows = values_N.reshape(-1, values_N.shape[-1])
+        # a product with an images x sites matrix would need 40 GB for a million images
+        sums = [np.bincount(self.place_N, row, n_all)[self.counts_A] for row in rows]
+        return np.reshape(sums, (*values_N.shape[:-1], self.n))
+
+    def sums_NK(self, values_NK: np.ndarray) -> np.ndarray:
+        """(..., S, K) sums over each site's images, which are the last axis but one."""
+        return self.sums(values_NK.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+
+@dataclass(frozen=True)
 class SiteSums:
     """Sums over each site's images, R repeats x S sites: all that the contest's score of drawn
     sites needs."""
@@ -164,20 +200,18 @@ class SiteSums:
         held_out_RN = ~np.isnan(prediction_GRNK).all((0, 3))
         counts_RNK = held_out_RN[..., None] & ~np.isnan(truth_NK)
         weight_RNK = np.where(counts_RNK, by.weights, 0.0)
-        # 1 where an image is of a site, of sites whose images count: a product sums over sites
-        sites_S = np.unique(np.asarray(site_N)[weight_RNK.any((0, 2))])
-        member_NS = (np.asarray(site_N)[:, None] == sites_S).astype(np.float64)
+        sites = _Sites.of(site_N, weight_RNK.any((0, 2)))
         truth_NK = np.nan_to_num(truth_NK)
         powers_3RN = np.stack([(weight_RNK * truth_NK**power).sum(-1) for power in range(3)])
         failed_G = ~(np.isfinite(prediction_GRNK) | (weight_RNK == 0)).all((1, 2, 3))
-        error_GRS = np.zeros((len(prediction_GRNK), len(held_out_RN), member_NS.shape[1]))
+        error_GRS = np.zeros((len(prediction_GRNK), len(held_out_RN), sites.n))
         # one at a time: a thousand points' pairs at once would be gigabytes
         for g in np.flatnonzero(~failed_G):
             error_RNK = weight_RNK * (truth_NK - prediction_GRNK[g]) ** 2
             # what does not count may be NaN
             error_RN = np.where(weight_RNK > 0, error_RNK, 0.0).sum(-1)
-            error_GRS[g] = error_RN @ member_NS
-        return cls(error_GRS, powers_3RN @ member_NS, failed_G)
+            error_GRS[g] = sites.sums(error_RN)
+        return cls(error_GRS, sites.sums(powers_3RN), failed_G)
 
     def differences(self, counts_BS: np.ndarray, reference: int) -> np.ndarray:
         """(B, G): score less the reference's where site s counts counts_BS[b, s] times.
@@ -248,16 +282,15 @@ class TargetSums:
         held_out_RN = ~np.isnan(prediction_GRNK).all((0, 3))
         scored_K = np.array(by.weights) > 0
         counts_RNK = held_out_RN[..., None] & ~np.isnan(truth_NK) & scored_K
-        sites_S = np.unique(np.asarray(site_N)[counts_RNK.any((0, 2))])
-        member_SN = (sites_S[:, None] == np.asarray(site_N)).astype(np.float64)
+        sites = _Sites.of(site_N, counts_RNK.any((0, 2)))
         truth_NK = np.nan_to_num(truth_NK)
-        powers = [member_SN @ (counts_RNK * truth_NK**power) for power in range(3)]
+        powers = [sites.sums_NK(counts_RNK * truth_NK**power) for power in range(3)]
         failed_G = ~(np.isfinite(prediction_GRNK) | ~counts_RNK).all((1, 2, 3))
         n_points = len(prediction_GRNK)
         error_GRSK = np.zeros((n_points, *powers[0].shape))
         for g in np.flatnonzero(~failed_G):
             error_RNK = by.elements(truth_NK, prediction_GRNK[g])
-            error_GRSK[g] = member_SN @ np.where(counts_RNK, error_RNK, 0.0)
+            error_GRSK[g] = sites.sums_NK(np.where(counts_RNK, error_RNK, 0.0))
         return cls(by, error_GRSK, np.stack(powers), failed_G)
 
     def differences(self, counts_BS: np.ndarray, reference: int) -> np.ndarray:
