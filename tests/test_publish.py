@@ -105,8 +105,9 @@ def test_what_cannot_be_published_is_refused(bucket, folder, tmp_path):
     wrong = bucket.url.removesuffix(".zarr") + ".h5"
     assert "ends in .zarr" in biomass("store", "convert", folder, wrong, code=3).output
     words = ["--codec", "zstd"]
+    assert "only read from" in biomass("store", "convert", folder, "http://a/b", code=3).output
     assert (
-        "archive in object"
+        "archive is read on a disk"
         in biomass("store", "convert", folder, bucket.url, *words, code=2).output
     )
     write_tiny(tmp_path / "rotten.zarr")

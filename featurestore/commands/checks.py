@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from featurestore.backbone.device_name import check_device
+from featurestore.disk.urls import is_elsewhere, published_url
 from featurestore.errors import InputError
 
 
@@ -18,8 +19,11 @@ def check_weights_there(option: str, text: str | Path | None) -> None:
         raise InputError(f"{option} {text}: no such weights; give a .safetensors file")
 
 
-def check_store_name(out: Path) -> None:
+def check_store_name(out: Path | str) -> None:
     """InputError unless the name says which format is meant."""
+    if is_elsewhere(out):
+        published_url(out)
+        return
     from featurestore.format.choose import check_suffix  # imports numpy
 
     check_suffix(out)

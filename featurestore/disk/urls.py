@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-from featurestore.errors import UsageError
+from featurestore.errors import InputError, UsageError
 
 SCHEMES = ("http://", "https://")
 OBJECT_SCHEMES = ("s3://", "gs://", "az://")
@@ -57,6 +57,21 @@ def object_url(url: str) -> str:
         )
     if not bucket or {"", ".", ".."} & set(key.split("/") if key else ()):
         raise UsageError(f"{shown}: no store's URL; it looks like s3://bucket/features.zarr")
+    return shown
+
+
+def published_url(url: str) -> str:
+    """The URL that a store is published at; InputError for one where none can be."""
+    if is_url(url):
+        raise InputError(
+            f"{without_token(url)}: a server is only read from; name a file, a folder or a URL of "
+            "object storage"
+        )
+    shown = object_url(url)
+    if not shown.endswith(".zarr"):
+        raise InputError(
+            f"{shown}: a store in object storage is a Zarr store, whose name ends in .zarr"
+        )
     return shown
 
 

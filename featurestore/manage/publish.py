@@ -18,7 +18,7 @@ from pathlib import Path
 from featurestore.disk.durable import check_writable, remove
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.threads import Pool
-from featurestore.disk.urls import object_url
+from featurestore.disk.urls import object_url, published_url
 from featurestore.errors import InputError, MismatchError, StoreDamaged, list_some
 from featurestore.format.choose import open_layout
 from featurestore.format.layout import Layout
@@ -41,11 +41,7 @@ class Publisher:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = object_url(url)
-        if not self.url.endswith(".zarr"):
-            raise InputError(
-                f"{self.url}: a store in object storage is a Zarr store, whose name ends in .zarr"
-            )
+        self.url = published_url(url)
         self._client = ObjectClient(self.url)
         self._there = self._client.list()
         self._probe()

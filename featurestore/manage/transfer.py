@@ -17,7 +17,7 @@ import pandas as pd
 from featurestore.disk.durable import check_free, check_writable
 from featurestore.disk.durations import duration
 from featurestore.disk.interrupts import check_interrupt
-from featurestore.disk.urls import is_object_url
+from featurestore.disk.urls import as_kept, is_elsewhere, is_object_url
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError, list_some
 from featurestore.format.choose import check_suffix, is_archive
 from featurestore.format.spec import OWN_COLUMNS, ROUNDING, Column, StoreSpec, made_together
@@ -90,8 +90,8 @@ def convert(
     chosen = _chosen(source, images)
     selection = Selection.of(source.spec, views, layers, patches)
     if codec:
-        if is_object_url(out):
-            raise UsageError(f"{out}: an archive in object storage cannot be read; name a file")
+        if is_elsewhere(out):
+            raise UsageError(f"{as_kept(out)}: an archive is read on a disk; name a folder there")
         if reserve or skip_damaged or not selection.is_all(source.spec):
             raise UsageError(
                 "an archive keeps all layers and tokens, grows no further and takes no damaged "
@@ -185,7 +185,7 @@ def _copy(
 ) -> TransferReport:
     """Put the rows of each image into a store here, which is published if `out` is a URL."""
     more = (spec, frame, reserve, selection, skip_damaged)
-    if not is_object_url(out):
+    if not is_elsewhere(out):
         return _copy_here(places, out, *more, progress)
 
     publisher = Publisher(out)
