@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurestore.commands import build, copy, show, weights
+from featurestore.commands import build, copy, parts, show, weights
 from featurestore.commands.doctor import doctor
 from featurestore.commands.options import HELP
 from featurestore.commands.running import WORDS
@@ -48,6 +48,7 @@ def store() -> None:
 
 for command in (
     build.store_build,
+    parts.store_plan,
     build.store_import,
     build.store_extend,
     copy.store_convert,

@@ -1,5 +1,7 @@
 """The commands that make a store: build, import and extend."""
 
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,69 +34,97 @@ from featurestore.disk.imports import quick_imports
 from featurestore.photos.view_names import chosen_names
 
 
+def build_options(out_help: str, device_help: str) -> Callable[[Callable], Callable]:
+    """What is built, and of what: options of every command that begins a build."""
+    options = (
+        click.option(
+            "--config",
+            type=FILE,
+            help="YAML with any of these options, named alike (image_size: 960).",
+        ),
+        click.option("--data", type=FOLDER, help="Folder with train.csv and its photographs."),
+        csv_option("train.csv"),
+        click.option("--out", type=ANY, help=out_help),
+        click.option(
+            "--backbone",
+            shell_complete=offered_backbones,
+            help="timm name of a vision transformer.  [vit_huge_plus_patch16_dinov3]",
+        ),
+        click.option("--image-size", type=int, help="Side of a tile in pixels.  [960]"),
+        click.option(
+            "--crop",
+            help="How a photograph becomes tiles: squash, halves, grid:RxC, center or whole.  "
+            "[halves]",
+        ),
+        click.option(
+            "--fit",
+            type=click.Choice(["squash", "crop", "pad"]),
+            help="What becomes of an aspect that does not fit the crop.  [refused]",
+        ),
+        bits_option,
+        max_pixels_option,
+        click.option(
+            "--views",
+            shell_complete=offered_views,
+            help="How many of the 20 views, or their names with commas.  [20]",
+        ),
+        click.option(
+            "--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]"
+        ),
+        click.option("--weights", help="FILE.safetensors, or random.  [timm's download]"),
+        click.option("--device", shell_complete=offered_devices, help=device_help),
+        precision_option(
+            "What the backbone computes in. auto: the store's, in a new one half where it is fast "
+            "and near.  [auto]",
+            "auto",
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            help="Tiles that go through the backbone at once.  [one photograph's]",
+        ),
+        click.option("--seed", type=int, help="Keys the views' draws and random weights.  [0]"),
+        click.option(
+            "--tokens",
+            type=click.Choice(["all", "pooled"]),
+            help="pooled: no patch tokens; 0.3 % of the size at 960 pixels, 7 % at 192.  [all]",
+        ),
+        click.option(
+            "--pooled-dtype",
+            type=click.Choice(["float32", "float16"]),
+            help="Of the pooled vectors.  [float32]",
+        ),
+        click.option(
+            "--thumbs/--no-thumbs",
+            default=None,
+            help="Keep small pictures of the photographs.  [thumbs]",
+        ),
+        click.option("--reserve", type=int, help="Rows kept free for images to come.  [0]"),
+        skip_missing_option(default=None),
+        allow_outside_option(default=None),
+        click.option(
+            "--check-space/--no-check-space",
+            default=None,
+            help="Refuse to begin what the disk cannot hold.  [check]",
+        ),
+        click.option(
+            "--save-weights/--no-save-weights",
+            default=None,
+            help="Keep the weights beside the store.  [save]",
+        ),
+    )
+
+    def add(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @click.command("build")
-@click.option(
-    "--config", type=FILE, help="YAML with any of these options, named alike (image_size: 960)."
-)
-@click.option("--data", type=FOLDER, help="Folder with train.csv and its photographs.")
-@csv_option("train.csv")
-@click.option("--out", type=ANY, help="The store: NAME.h5 or NAME.zarr.")
-@click.option(
-    "--backbone",
-    shell_complete=offered_backbones,
-    help="timm name of a vision transformer.  [vit_huge_plus_patch16_dinov3]",
-)
-@click.option("--image-size", type=int, help="Side of a tile in pixels.  [960]")
-@click.option(
-    "--crop",
-    help="How a photograph becomes tiles: squash, halves, grid:RxC, center or whole.  [halves]",
-)
-@click.option(
-    "--fit",
-    type=click.Choice(["squash", "crop", "pad"]),
-    help="What becomes of an aspect that does not fit the crop.  [refused]",
-)
-@bits_option
-@max_pixels_option
-@click.option(
-    "--views",
-    shell_complete=offered_views,
-    help="How many of the 20 views, or their names with commas.  [20]",
-)
-@click.option("--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]")
-@click.option("--weights", help="FILE.safetensors, or random.  [timm's download]")
-@click.option("--device", shell_complete=offered_devices, help="auto, cpu, cuda, cuda:N.  [auto]")
-@precision_option(
-    "What the backbone computes in. auto: the store's, in a new one half where it is fast and "
-    "near.  [auto]",
-    "auto",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    help="Tiles that go through the backbone at once.  [one photograph's]",
-)
-@click.option("--seed", type=int, help="Keys the views' draws and random weights.  [0]")
-@click.option(
-    "--tokens",
-    type=click.Choice(["all", "pooled"]),
-    help="pooled: no patch tokens; 0.3 % of the size at 960 pixels, 7 % at 192.  [all]",
-)
-@click.option(
-    "--pooled-dtype",
-    type=click.Choice(["float32", "float16"]),
-    help="Of the pooled vectors.  [float32]",
-)
-@click.option(
-    "--thumbs/--no-thumbs", default=None, help="Keep small pictures of the photographs.  [thumbs]"
-)
-@click.option("--reserve", type=int, help="Rows kept free for images to come.  [0]")
-@skip_missing_option(default=None)
-@allow_outside_option(default=None)
-@click.option(
-    "--check-space/--no-check-space",
-    default=None,
-    help="Refuse to begin what the disk cannot hold.  [check]",
+@build_options(
+    "The store: NAME.h5 or NAME.zarr.", "auto, cpu, cuda, cuda:N; several with commas.  [auto]"
 )
 @click.option(
     "--wait", is_flag=True, default=None, help="Wait for another builder of this store to end."
@@ -104,27 +134,25 @@ from featurestore.photos.view_names import chosen_names
     default=None,
     help="Keep other builders out, where the file system can.  [lock]",
 )
-@click.option(
-    "--save-weights/--no-save-weights",
-    default=None,
-    help="Keep the weights beside the store.  [save]",
-)
+@click.option("--from", "planned", type=FOLDER, help="Build a part of the plan in this folder.")
+@click.option("--part", type=click.IntRange(min=0), help="Which part of it, from 0.")
 @click.option("--plan", is_flag=True, help="Print images, bytes, memory and time, and stop.")
 @script_options
-def store_build(config: Path | None, plan: bool, **options: Any) -> None:
+def store_build(
+    config: Path | None, plan: bool, planned: Path | None, part: int | None, **options: Any
+) -> None:
     """Turn photographs into tokens on disk; goes on where it stopped.
 
-    For example: `biomass store build --data data --out features.h5`.
+    For example: `biomass store build --data data --out features.h5`. With several devices
+    (`--device cuda:0,cuda:1`) each has a process that builds parts, which are then merged.
     """
+    given = {key: value for key, value in options.items() if value is not None}
     with one_line_errors(with_same_command()):
-        from featurestore.disk.yaml import read_yaml
-        from featurestore.write.config import BuildConfig
-
-        settings = read_yaml(config) if config else {}
-        typed = {key: value for key, value in options.items() if value is not None}
-        checked = BuildConfig.check(config, typed, **settings | typed)
+        if planned or part is not None:
+            _build_part(planned, part, {"config": config, "plan": plan or None} | given)
+            return
+        checked = build_config(config, given)
         check_store_name(checked.out)
-        check_weights_there("--weights", checked.weights)
         # below the checks: a mistake in the options must not wait for torch
         with quick_imports():
             from featurestore.write.build import build_store
@@ -134,9 +162,40 @@ def store_build(config: Path | None, plan: bool, **options: Any) -> None:
             found = plan_build(checked)
             tell(found, found.values())
             say_next(same_without("--plan"))
-        else:
-            tell(build_store(checked))
-            say_next(train_with(checked.out))
+            return
+        if "," in checked.device:
+            from featurestore.parts.devices import build_on_devices as build_store
+        tell(build_store(checked))
+        say_next(train_with(checked.out))
+
+
+def build_config(config: Path | None, given: dict[str, Any]) -> Any:
+    """The BuildConfig of a YAML file, if there is one, and of the options that were given."""
+    from featurestore.disk.yaml import read_yaml
+    from featurestore.write.config import BuildConfig
+
+    settings = read_yaml(config) if config else {}
+    checked = BuildConfig.check(config, given, **settings | given)
+    check_weights_there("--weights", checked.weights)
+    return checked
+
+
+def _build_part(planned: Path | None, part: int | None, given: dict[str, Any]) -> None:
+    from featurestore.errors import UsageError
+
+    if planned is None or part is None:
+        raise UsageError("--from and --part go together: the plan's folder, and which part, from 0")
+    call = {key: given.pop(key) for key in ("device", "wait", "lock") if key in given}
+    fixed = [f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None]
+    if fixed:
+        raise UsageError(f"{', '.join(fixed)}: the plan {planned} says it; leave it out")
+    with quick_imports():
+        from featurestore.parts.build import build_part
+
+    receipt, was_there = build_part(planned, part, **call)
+    told = "was finished before" if was_there else "is finished"
+    text = f"{planned}: part {part} {told}: {receipt}"
+    tell(text, {"path": planned, "was_there": was_there} | asdict(receipt))
 
 
 @click.command("import")

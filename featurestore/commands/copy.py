@@ -1,5 +1,6 @@
 """The commands that copy stores: convert and merge."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from featurestore.commands.options import (
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
+from featurestore.disk.urls import is_elsewhere
 
 scratch_option = click.option(
     "--scratch",
@@ -96,35 +98,77 @@ def store_convert(
 
 
 @click.command("merge")
-@click.argument("parts", nargs=-1, required=True, type=ANY)
+@click.argument("parts", nargs=-1, type=ANY)
+@click.option("--from", "planned", type=FOLDER, help="Merge all parts of the plan in this folder.")
 @click.option(
     "--out",
     required=True,
     type=STORE,
     help="The new store: NAME.h5, NAME.zarr or s3://BUCKET/NAME.zarr.",
 )
+@click.option("--remove-parts", is_flag=True, help="With --from: remove the parts afterwards.")
 @reserve_option
 @scratch_option
 @script_options
 def store_merge(
-    parts: tuple[Path, ...], out: Path | str, reserve: int, scratch: Path | None
+    parts: tuple[Path, ...],
+    planned: Path | None,
+    out: Path | str,
+    remove_parts: bool,
+    **options: Any,
 ) -> None:
     """Make one store of several that hold the same tokens.
 
-    For example, of parts that were built on other machines. Takes all their sealed images.
+    PART... are stores that were built on other machines, say: all their sealed images are taken.
+    --from takes the parts of `biomass store plan`, and makes the store that a build in one piece
+    would have made. A Zarr store gets their large files by links, without a copy.
     """
     with one_line_errors(with_same_command()):
-        check_store_name(out)
-        with quick_imports():
-            from featurestore.manage.transfer import merge
-            from featurestore.store import FeatureStore
+        from featurestore.errors import UsageError
 
-        opened = [FeatureStore.open(path) for path in parts]
-        n_images = sum(len(each.sealed) for each in opened)
-        with _bytes_bar("store merge", opened[0].spec, n_images) as bar:
-            report = merge(parts, out, reserve=reserve, scratch=scratch, progress=bar.update)
+        check_store_name(out)
+        if bool(parts) == bool(planned):
+            raise UsageError("name the stores to merge, or --from with the folder of a plan")
+        if remove_parts and not planned:
+            raise UsageError("--remove-parts: removes parts of a plan; give --from, too")
+        if planned:
+            report = _merge_planned(planned, out, remove_parts, **options)
+        else:
+            report = _merge(parts, out, **options)
         tell(report)
         say_next(train_with(out))
+
+
+def _merge(parts: Sequence[Path], out: Path | str, **options: Any) -> Any:
+    with quick_imports():
+        from featurestore.manage.transfer import merge
+        from featurestore.store import FeatureStore
+
+    opened = [FeatureStore.open(path) for path in parts]
+    n_images = sum(len(each.sealed) for each in opened)
+    with _bytes_bar("store merge", opened[0].spec, n_images) as bar:
+        return merge(parts, out, progress=bar.update, **options)
+
+
+def _merge_planned(
+    planned: Path, out: Path | str, remove_parts: bool, reserve: int, scratch: Path | None
+) -> Any:
+    from featurestore.errors import UsageError
+
+    if reserve:
+        raise UsageError("--reserve: the plan says it; leave it out")
+    if scratch or is_elsewhere(out):
+        raise UsageError(
+            f"{out}: parts of a plan become a store of this machine; `biomass store convert` "
+            "publishes that"
+        )
+    with quick_imports():
+        from featurestore.parts.merge import merge_parts
+        from featurestore.parts.plan import load_plan
+
+    plan = load_plan(planned)
+    with _bytes_bar("store merge", plan.spec, plan.n_images) as bar:
+        return merge_parts(planned, out, remove=remove_parts, progress=bar.update)
 
 
 def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:

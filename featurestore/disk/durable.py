@@ -198,6 +198,28 @@ def write_whole(path: Path, data: bytes | str) -> None:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file; the copy appears whole.
+
+    Onto itself, it gives a file that has other names bytes of its own.
+    """
+    with appears_whole(path) as partial:
+        shutil.copyfile(source, partial)
+
+
+def link_or_copy(source: Path, path: Path) -> bool:
+    """Give a file that never changes another name, or a copy on another file system; whether it
+    could be linked. Nothing happens to a file that is there."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return False
+    except OSError:  # another file system, or one without links
+        copy_whole(source, path)
+        return False
+    return True
+
+
 def check_free(folder: Path, n_bytes: int, instead: str = "") -> None:
     """InputError if the folder's file system cannot hold so many more bytes.
 

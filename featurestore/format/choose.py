@@ -27,17 +27,21 @@ def open_layout(path: Path) -> Layout:
         raise NoAccessError.of(err, path) from err
 
 
-def create_store(path: Path, spec: StoreSpec, n: int) -> Layout:
+def create_store(path: Path, spec: StoreSpec, n: int, shard_images: int | None = None) -> Layout:
     """Lay out an empty store with room for n images; the suffix says the format.
 
     It is sparse, and takes no room yet.
+
+    shard_images : of a Zarr store, images whose patches lie in one file; None is its own choice.
 
     Nothing is synced and the name is there at once; `writer.create_with_catalog` hides it until it
     is whole.
     """
     check_suffix(path)
-    chosen = zarr if path.suffix == ".zarr" else hdf5
-    chosen.create(path, spec, n)
+    if path.suffix == ".zarr":
+        zarr.create(path, spec, n, shard_images)
+    else:
+        hdf5.create(path, spec, n)
     # last, and written as rows are: libhdf5 and zarr-python do not open a store again
     layout = open_layout(path)
     file, offset, _ = layout.extents["metadata_crc32c"].locate(0)

@@ -32,8 +32,11 @@ Metadata = Callable[[Path, str], dict]
 """Gives the zarr.json of the node at a path, of the type that is named."""
 
 
-def create(path: Path, spec: StoreSpec, n: int) -> None:
-    """Lay out an empty store for n images; every shard file is sparse and has its index already."""
+def create(path: Path, spec: StoreSpec, n: int, shard_images: int | None = None) -> None:
+    """Lay out an empty store for n images; every shard file is sparse and has its index already.
+
+    shard_images : whose patches lie in one file; None is as many as SHARD_BYTES hold.
+    """
     import zarr
     from zarr.codecs import Crc32cCodec
 
@@ -48,7 +51,7 @@ def create(path: Path, spec: StoreSpec, n: int) -> None:
     )
     root.create_group("catalog")
     for array in spec.arrays(n):
-        chunk, shard = _grid(array)
+        chunk, shard = _grid(array, shard_images)
         # of patches each row carries its own CRC-32C, which zarr-python then checks as it reads
         compressors = [Crc32cCodec()] if array.row_axes == 2 else None
         root.create_array(**array_settings(array, chunk, shard), compressors=compressors)
@@ -109,6 +112,12 @@ def count_images(path: Path, metadata: Metadata | None = None) -> int:
     return shape[0]
 
 
+def images_per_shard(spec: StoreSpec) -> int:
+    """Images whose patches a new store of this spec keeps in one file."""
+    (patches,) = (array for array in spec.arrays(1) if array.name == "patches")
+    return max(1, SHARD_BYTES // (patches.shape[1] * _stride(patches)))
+
+
 def rows_per_file(array: Array) -> int:
     """Rows of an array that a new store keeps in one file."""
     return math.prod(_grid(array)[1][: array.row_axes])
@@ -124,14 +133,14 @@ def metadata_crc(layout: Layout) -> int:
     return crc32c(*(file.read_bytes() for file in files))
 
 
-def _grid(array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _grid(array: Array, shard_images: int | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Inner chunk and shard shape.
 
     Rows of patches are chunks of their own in files of whole images; all else is in one file.
     """
     if array.row_axes == 2:
         image_bytes = array.shape[1] * _stride(array)
-        per_file = max(1, min(array.shape[0], SHARD_BYTES // image_bytes))
+        per_file = max(1, min(array.shape[0], shard_images or SHARD_BYTES // image_bytes))
         return (1, 1, *array.row_shape), (per_file, *array.shape[1:])
     per_chunk = max(1, min(array.shape[0], CHUNK_BYTES // array.row_bytes))
     # rounded up: a shard holds whole chunks, the last of them with room to spare

@@ -150,6 +150,7 @@ def build_images(
     skipped: dict[int, Unusable] | None = None,
     known: Known | None = None,
     sealed: Collection[int] = (),
+    first: int = 0,
 ) -> None:
     """Decode ahead, compute, write behind.
 
@@ -158,6 +159,7 @@ def build_images(
     skipped : gets the images whose photographs are damaged; None stops at the first.
     known, sealed : rows that are there already, and images that have some: their photographs may be
         damaged inside.
+    first : of a part, see `Encoding`.
     """
     image_ids = writer.image_ids
     n_held = min(n_images_in_hand(backbone), len(images))
@@ -190,7 +192,7 @@ def build_images(
             free.append(rows)
         return free.pop()
 
-    encoding = Encoding(backbone, finished, keeps_places=known is None)
+    encoding = Encoding(backbone, finished, known is None, first)
     ahead = ahead_for(backbone.device)
     decoding = decode_ahead(images, backbone.crop, writer.spec.thumb, skip, sealed, ahead)
     # closed here: an error's traceback would keep the iterator, and its decoding threads

@@ -46,7 +46,7 @@ class BuildConfig(BaseModel):
     weights: str | None = None
     """FILE.safetensors, `random`, or nothing for timm's download."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda or cuda:N; of `build_on_devices` several with commas."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """What the backbone computes in; tokens are stored as float16. auto: what the store has; in a
     new one half precision, where the device multiplies it fast and tokens stay near those in fp32,
@@ -102,7 +102,7 @@ class BuildConfig(BaseModel):
     @field_validator("device")
     @classmethod
     def _device_is_known(cls, value: str) -> str:
-        if not is_device(value):
+        if not all(is_device(each) for each in value.split(",")):
             raise ValueError(f"found {value!r}, expected auto, cpu, cuda or cuda:N")
         return value
 

@@ -56,13 +56,19 @@ class Encoding:
     """Fills images' buffers, and tells of each image that is whole."""
 
     def __init__(
-        self, backbone: Backbone, finished: Callable[[Image], None], keeps_places: bool
+        self,
+        backbone: Backbone,
+        finished: Callable[[Image], None],
+        keeps_places: bool,
+        first: int = 0,
     ) -> None:
         """keeps_places : a view's place in a batch follows from its place in the store, so that a
-        build that went on from a stop puts it where it was; else rows are put one after another."""
+        build that went on from a stop puts it where it was; else rows are put one after another.
+        first : place of the store's first image in the store that it is a part of."""
         self._backbone = backbone
         self._finished = finished
         self._keeps_places = keeps_places
+        self._first = first
         self._number = 0
         self._batch: _Places = {}
         self._sent: deque[_Sent] = deque()
@@ -83,7 +89,7 @@ class Encoding:
         tiles_T3HW = self._backbone.on_device(photograph.tiles_THW3)
         for v in missing:
             if self._keeps_places:
-                self._number = image.place * len(views) + v
+                self._number = (self._first + image.place) * len(views) + v
             row = Row(image.image_id, views[v], tiles_T3HW)
             self._put(image, v, row)
 

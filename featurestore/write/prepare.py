@@ -173,6 +173,14 @@ def find_unusable(
     return size, {paths[i]: each for i, each in unusable.items()}
 
 
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that make tokens, as `made_by` has them."""
+    packages = ["torch", "timm", "numpy", "pillow"]
+    if can_check():
+        packages.append(CHECKED_BY)
+    return {name: version(name) for name in packages}
+
+
 def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool) -> Backbone:
     """The backbone; where a store is there and no weights are named, with those kept beside it."""
     weights = config.weights
@@ -238,10 +246,7 @@ def _batch(config: BuildConfig, spec: StoreSpec | None) -> int | None:
 def _store_spec(
     config: BuildConfig, backbone: Backbone, frame: pd.DataFrame, width: int, height: int
 ) -> StoreSpec:
-    packages = ["torch", "timm", "numpy", "pillow"]
-    if can_check():
-        packages.append(CHECKED_BY)
-    made_by = {name: version(name) for name in packages}
+    made_by = installed_versions()
     made_by["device"] = backbone.device.type
     made_by["precision"] = backbone.precision
     if config.weights == RANDOM:

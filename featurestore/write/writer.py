@@ -45,6 +45,8 @@ class StoreWriter:
         self._store = store
         self._fds: dict[Path, int] = {}
         self._seals: dict[int, int] = {}
+        is_zarr = layout.path.is_dir() and layout.spec.has_patches
+        self._shards = frozenset(layout.extents["patches"].paths if is_zarr else ())
         self._last_commit = time.monotonic()
         self._wanted: set[str] | None = None
         # one thread writes what another computes, and a signal may unwind the other at any time
@@ -260,6 +262,10 @@ class StoreWriter:
 
     def _fd(self, path: Path) -> int:
         if path not in self._fds:
+            # a shard that was merged is a file of its part's as well
+            if path in self._shards and os.stat(path).st_nlink > 1:
+                durable.copy_whole(path, path)
+                self._layout.accept(path)
             self._fds[path] = self._layout.open_file(path, os.O_RDWR)
         return self._fds[path]
 
@@ -280,12 +286,15 @@ def open_writer(
     reserve: int = 0,
     wait: bool = False,
     lock: bool = True,
+    shard_images: int | None = None,
 ) -> Iterator[StoreWriter]:
     """Hold the lock on a store, made if missing, its catalog holding at least the frame's images.
 
     MismatchError if the store at path has another fingerprint; LockedError if another builder is at
     work (unless told to wait). On leaving, also by an error, what was put is committed. In Python
     the first KeyboardInterrupt waits for the image in hand.
+
+    shard_images : of a store that is made, see `create_store`.
     """
     held = durable.locked(path, wait, command="biomass store build") if lock else nullcontext()
     advice = (
@@ -294,7 +303,7 @@ def open_writer(
     )
     with held, write_errors(path, advice):
         if not path.exists():
-            create_with_catalog(path, spec, frame, reserve)
+            create_with_catalog(path, spec, frame, reserve, shard_images)
         with open_reader(path) as store:
             if reserve and store.layout.n < max(store.n_images, len(frame)) + reserve:
                 warnings.warn(
@@ -313,13 +322,15 @@ def open_writer(
                     writer.commit()
 
 
-def create_with_catalog(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int) -> None:
+def create_with_catalog(
+    path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int, shard_images: int | None = None
+) -> None:
     """An empty store with its catalog; it appears under its name once that is filled."""
     # hidden, so that it is no name that somebody gave a store
     hidden = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     with (
         durable.appears_whole(path, hidden),
-        Reader(Mapped(create_store(hidden, spec, len(frame) + reserve))) as store,
+        Reader(Mapped(create_store(hidden, spec, len(frame) + reserve, shard_images))) as store,
     ):
         StoreWriter(store.layout, store).add_images(frame)
 
