@@ -14,6 +14,7 @@ import pandas as pd
 
 from featurestore.backbone.demo.drawing import Photo, draw_pasture, plan_pasture
 from featurestore.disk.durations import duration
+from featurestore.disk.terminal import terminal_width
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
 from featurestore.photos.catalog import TARGETS, target_rows
@@ -70,7 +71,7 @@ def run_demo(
     result = run_sweep(
         SweepConfig.load(out / "demo.yaml", {"dataset.store": store_path}), out / "runs", "cpu"
     )
-    say(result.table())
+    say(result.table(terminal_width()))
     say("4. predicting photographs of sites never seen in training, TTA 4")
     chosen = chosen_run(result.path)
     predictor = Predictor.load(chosen, device="cpu")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from featurestore.backbone.demo.fields import draw_fields
 from featurestore.disk.durations import duration
+from featurestore.disk.terminal import terminal_width
 from featurestore.errors import InputError
 from featurestore.store import FeatureStore
 from predictor.bundle.pack import BackboneChoice, make_bundle
@@ -61,7 +62,7 @@ def run_other_demo(
     config_path.write_text(CONFIG)
     config = SweepConfig.load(config_path, {"dataset.store": store_path})
     result = run_sweep(config, out / "runs", "cpu")
-    say(result.table())
+    say(result.table(terminal_width()))
 
     say("4. predicting photographs of farms never seen in training, TTA 4")
     n_farms = FeatureStore.open(store_path).catalog["farm"].nunique()

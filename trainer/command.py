@@ -17,6 +17,7 @@ from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
 from featurestore.disk.messages import say
+from featurestore.disk.terminal import terminal_width
 from featurestore.disk.urls import is_url
 from featurestore.errors import IN_PART, InputError, UsageError
 
@@ -210,7 +211,7 @@ def train(
 
                 # what it times is not kept
                 costs = measure_costs(prepare_sweep(sweep, device, check=False))
-                tell(costs, costs.values())
+                tell(costs, costs.values(), indent=9)
                 if not costs.refused:
                     say_next(same_without("--plan"))
                 return
@@ -221,7 +222,7 @@ def train(
                 return
             result = run_sweep(sweep, out, device, check=not no_check)
         refitted = f"\n{result.refit}" if result.refit else ""
-        tell(f"{result.table()}\n{result.path}{refitted}", result.values())
+        tell(f"{result.table(terminal_width())}\n{result.path}{refitted}", result.values())
         _warn_of(result.failed)
         if result.chosen:
             _say_next(result.path)

@@ -160,7 +160,7 @@ def store_build(
 
         if plan:
             found = plan_build(checked)
-            tell(found, found.values())
+            tell(found, found.values(), indent=10)
             say_next(same_without("--plan"))
             return
         if "," in checked.device:

@@ -8,6 +8,7 @@ import click
 from featurestore.commands.next_steps import build_first, say_next
 from featurestore.commands.options import STORE
 from featurestore.commands.running import one_line_errors
+from featurestore.disk.terminal import terminal_width
 
 
 @click.command()
@@ -30,7 +31,7 @@ def doctor(path: Path | str, as_json: bool) -> None:
         from featurestore.explore.doctor import FAIL, examine, table, to_json
 
         checks = examine(path)
-        click.echo(to_json(checks) if as_json else table(checks))
+        click.echo(to_json(checks) if as_json else table(checks, terminal_width()))
         is_sound = all(check.level != FAIL for check in checks)
         if is_sound and not as_json and (Path(path) / "train.csv").is_file():
             say_next(build_first(path))

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from featurestore.disk.terminal import hung, terminal_width
+
 JSON = "biomass.json"
 QUIET = "biomass.quiet"
 """Keys of click's `meta`, true where --json or --quiet was given."""
@@ -51,13 +53,17 @@ def is_set(key: str) -> bool:
     return context is not None and context.meta.get(key, False)
 
 
-def tell(report: object, values: Mapping[str, Any] | None = None) -> None:
+def tell(
+    report: object, values: Mapping[str, Any] | None = None, indent: int | None = None
+) -> None:
     """A command's result on stdout: its text, or with --json its values.
 
     values : None are the fields of the report, a dataclass.
+    indent : of what follows where a line is broken for a narrow terminal; None breaks none.
     """
     if not is_set(JSON):
-        click.echo(report)
+        text = str(report)
+        click.echo(text if indent is None else hung(text, terminal_width(), indent))
         return
     from featurestore.disk.json_values import json_value  # imports numpy
 

@@ -11,6 +11,7 @@ from featurestore.commands.options import FOLDER, STORE, former_name, max_pixels
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
+from featurestore.disk.terminal import terminal_width
 from featurestore.disk.urls import is_url
 
 
@@ -35,7 +36,10 @@ def store_info(path: Path | str, as_json: bool) -> None:
         else:
             opened = FeatureStore.open(path)
             following = biomass("store", "serve", path)
-        click.echo(opened.to_json() if as_json else repr(opened))
+        if as_json:
+            click.echo(opened.to_json())
+        else:
+            tell(repr(opened), indent=15)
         if not as_json and not is_url(path):
             say_next(following)
 
@@ -54,7 +58,7 @@ def store_stats(path: Path | str, as_json: bool) -> None:
             from featurestore.store import FeatureStore
 
         opened = FeatureStore.open(path)
-        click.echo(stats_json(opened) if as_json else stats_text(opened))
+        click.echo(stats_json(opened) if as_json else stats_text(opened, terminal_width()))
 
 
 @click.command("verify")

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from featurestore.checks import FAIL, OK, WARN, Check
+from featurestore.disk.terminal import hung
 from featurestore.disk.urls import CACHE, as_kept, default_root, is_elsewhere
 from featurestore.disk.usable import (
     PROC,
@@ -69,13 +70,18 @@ def examine(path: Path | str) -> list[Check]:
     ]
 
 
-def table(checks: list[Check]) -> str:
-    """The report for people, aligned."""
-    width = max(len(check.name) for check in checks)
-    return "\n".join(
-        f"{c.level:<4}  {c.name:<{width}}  {c.found}{'; ' if c.advice else ''}{c.advice}"
-        for c in checks
-    )
+def table(checks: list[Check], width: int | None = None) -> str:
+    """The report for people, aligned.
+
+    width : of the terminal; None breaks no line.
+    """
+    longest = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        advice = f"; {check.advice}" if check.advice else ""
+        line = f"{check.level:<4}  {check.name:<{longest}}  {check.found}{advice}"
+        lines.append(hung(line, width, longest + 8))
+    return "\n".join(lines)
 
 
 def to_json(checks: list[Check]) -> str:

@@ -4,11 +4,13 @@ No pandas, so that `store stats` answers at once.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from featurestore.disk.json_values import json_value
+from featurestore.disk.terminal import fitting
 from featurestore.format.spec import STATS
 from featurestore.read.reader import Reader
 
@@ -30,12 +32,19 @@ def stats(store: Reader) -> list[dict[str, Any]]:
     return rows
 
 
-def stats_text(store: Reader) -> str:
-    """The same as a table for a shell."""
+def stats_text(store: Reader, width: int | None = None) -> str:
+    """The same as a table for a shell; in a narrow terminal without some columns."""
     rows = stats(store)
-    table = [list(rows[0])]
+    dropped = ["count", "max", "min"]
+    if not any(row["non_finite"] > 0 for row in rows):
+        dropped.insert(0, "non_finite")
+    return fitting(list(rows[0]), dropped, width, lambda columns: _table(rows, columns))
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    table = [list(columns)]
     for row in rows:
-        table.append([_cell(name, value) for name, value in row.items()])
+        table.append([_cell(name, row[name]) for name in columns])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for cells in table:

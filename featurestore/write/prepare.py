@@ -16,6 +16,7 @@ from featurestore.backbone.probe import probed
 from featurestore.backbone.weights import RANDOM, kept_weights
 from featurestore.disk import durable
 from featurestore.disk.messages import say
+from featurestore.disk.terminal import hung, terminal_width
 from featurestore.disk.usable import usable_memory
 from featurestore.errors import InputError, list_some
 from featurestore.format.choose import check_suffix
@@ -78,7 +79,8 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     frame = read_catalog(config.table)
     warn_of_labels(frame, config.table)
     warn_of_sites(frame, config.table)
-    say(what_could_be_trained(frame, config.table))
+    found = what_could_be_trained(frame, config.table)
+    say(hung(found, terminal_width(is_stderr=True), 11))
 
     known, sealed, spec = read_existing(config.out)
     frame = in_spelling_of(frame, known)

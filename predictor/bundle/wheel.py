@@ -18,7 +18,7 @@ from featurestore.about import DISTRIBUTION
 from featurestore.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent  # the checkout, or site-packages
-KINDS = (".py", ".safetensors", ".md", ".html", ".css", ".js", ".svg")
+KINDS = (".py", ".safetensors", ".md", ".html", ".css", ".js", ".svg", ".txt")
 TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip can say
 TAG = "py3-none-any"
 

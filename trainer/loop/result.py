@@ -1,10 +1,17 @@
 """What a finished sweep found, as text and as values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from featurestore.disk.terminal import fitting, hung, shortened
+
+DROPPED = ("best_epoch", "score_best", "sd_last", "high", "low", "vs_best")
+"""Columns of a board that a narrow terminal goes without, the first one first."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,11 @@ class SweepResult:
             "failed": self.failed,
         }
 
-    def table(self) -> str:
-        """The leaderboard as text, below what is told first."""
+    def table(self, width: int | None = None) -> str:
+        """The leaderboard as text, below what is told first.
+
+        width : columns of a terminal; None shows all there is.
+        """
         columns = [
             "name",
             "score_last",
@@ -65,7 +75,17 @@ class SweepResult:
         # a sweep of regressors alone has no columns of the best epoch
         there = [c for c in columns if c in self.summary]
         filled = [c for c in there if self.summary[c].notna().any()]
-        shown = self.summary[filled]
-        rows = shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
-        first = [self.headline] if self.headline else []
-        return "\n".join([*first, rows, *self.notes])
+        rows = fitting(filled, DROPPED, width, partial(self._rows, self.summary))
+        too_many = max(map(len, rows.split("\n"))) - width if width else 0
+        if too_many > 0:
+            names = self.summary["name"].astype(str)
+            shown = names.map(partial(shortened, most=names.map(len).max() - too_many))
+            rows = self._rows(self.summary.assign(name=shown), ["name", "score_last"])
+        first = [hung(self.headline, width, 2)] if self.headline else []
+        notes = [hung(note, width, 2) for note in self.notes]
+        return "\n".join([*first, rows, *notes])
+
+    @staticmethod
+    def _rows(summary: pd.DataFrame, columns: Sequence[str]) -> str:
+        shown = summary[list(columns)]
+        return shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4f}")
