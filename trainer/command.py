@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,15 @@ from click.core import ParameterSource
 
 from featurestore.commands.checks import check_devices
 from featurestore.commands.next_steps import biomass, data_beside, same_without, say_next
-from featurestore.commands.options import ANY, FILE, FOLDER, StorePath, device_option, split_words
+from featurestore.commands.options import (
+    ANY,
+    FILE,
+    FOLDER,
+    StorePath,
+    device_option,
+    engine_option,
+    split_words,
+)
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors
 from featurestore.disk.imports import quick_imports
@@ -110,6 +119,7 @@ def _by_name(
     metavar="N",
     help="With --resume: train this pass alone, from 0; fits: the regressors.",
 )
+@engine_option
 @click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
 @click.option(
     "--no-check", is_flag=True, help="Use stored rows without comparing them with their checksums."
@@ -128,6 +138,7 @@ def train(
     plan: bool,
     begin: bool,
     item: int | str | None,
+    engine: str | None,
     yes: bool,
     no_check: bool,
 ) -> None:
@@ -156,6 +167,11 @@ def train(
             raise UsageError("--pass trains a part of a sweep that was begun: add --resume SWEEP")
         if plan and begin:
             raise UsageError("--plan leaves nothing behind, --begin lays the sweep out; give one")
+        if engine and (plan or begin or item is not None):
+            raise UsageError(
+                "--engine trains all passes and finishes the sweep; leave out --plan, --begin and "
+                "--pass"
+            )
         ids = split_words(images)
         if ids == []:
             raise InputError(
@@ -189,7 +205,12 @@ def train(
         if resume:
             from trainer.loop.resume import resume_sweep
 
-            result = resume_sweep(resume, fold, named or store, check=not no_check)
+            go_on = resume_sweep
+            if engine:
+                from trainer.loop.on_engine import resume_sweep_on_engine
+
+                go_on = partial(resume_sweep_on_engine, engine=engine)
+            result = go_on(resume, fold=fold, store=named or store, check=not no_check)
         else:
             overrides = {
                 "dataset.store": store,
@@ -220,7 +241,12 @@ def train(
                 tell(begun.folder.path, begun.values())
                 say(begun.ways_on())
                 return
-            result = run_sweep(sweep, out, device, check=not no_check)
+            run = run_sweep
+            if engine:
+                from trainer.loop.on_engine import run_sweep_on_engine
+
+                run = partial(run_sweep_on_engine, engine=engine)
+            result = run(sweep, out=out, device=device, check=not no_check)
         refitted = f"\n{result.refit}" if result.refit else ""
         tell(f"{result.table(terminal_width())}\n{result.path}{refitted}", result.values())
         _warn_of(result.failed)

@@ -52,7 +52,7 @@ def resume_sweep(
     MismatchError if tokens, labels, folds, or settings that move a number are no longer those it
     began with.
     """
-    plan = _plan_of(path)
+    plan = plan_of(path)
     with _reopened(path, plan, store, check) as begun:
         sweep = begun.sweep
         folder = begun.folder
@@ -94,7 +94,7 @@ def resume_pass(
     Returns the points that failed, and why. Raises as `resume_sweep`, UsageError for a pass that
     the sweep has not, and LockedError where another process is at it.
     """
-    plan = _plan_of(path)
+    plan = plan_of(path)
     passes = plan["passes"]
     if item != FITS and item not in range(len(passes)):
         there = f"0 to {len(passes) - 1} and {FITS}" if passes else f"{FITS} alone"
@@ -114,7 +114,7 @@ def resume_pass(
         return {result.name: result.failure for result in results if result.failure}
 
 
-def _plan_of(path: Path) -> dict[str, Any]:
+def plan_of(path: Path) -> dict[str, Any]:
     """What a sweep began with."""
     return read_json(path / "sweep.json", "base", "axes", "passes", "device", "fingerprint")
 
