@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from commands import biomass
+from commands import TINY, biomass
 from sweeps import as_found, config
 
 from trainer.loop.runs import SweepFolder
@@ -68,6 +68,19 @@ def test_what_an_engine_does_not_predict_is_refused(sweep, pasture, tmp_path, en
     ways = ["predict", "--sweep", sweep, "--data", pasture, "--out", tmp_path / "s.csv"]
     told = biomass(*ways, "--engine", "ray", *more, code=2)
     assert why in told.stderr and not engine.items
+
+
+@pytest.mark.parametrize("name", ["f.h5", "f.zarr"])
+def test_build_gives_its_parts_to_an_engine(pasture, tmp_path, engine, name):
+    ways = ["store", "build", "--data", pasture, "--views", 1, *TINY]
+    biomass(*ways, "--out", tmp_path / "whole" / name)
+    biomass(*ways, "--out", tmp_path / name, "--engine", "ray", "--parts", 3)
+    assert engine.items == ["part 0", "part 1", "part 2"] and engine.devices == ["cpu"]
+    if name.endswith(".h5"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    told = biomass("store", "diff", tmp_path / name, tmp_path / "whole" / name)
+    assert told.stdout == "no difference\n"
+    assert not (tmp_path / f"{name}.parts").exists()
 
 
 def test_train_gives_its_passes_to_an_engine(store, tmp_path, engine):

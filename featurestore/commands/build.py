@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from featurestore.commands.options import (
     bits_option,
     csv_option,
     device_option,
+    engine_option,
     max_pixels_option,
     out_place,
     precision_option,
@@ -31,6 +33,7 @@ from featurestore.commands.options import (
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
+from featurestore.errors import UsageError
 from featurestore.photos.view_names import chosen_names
 
 
@@ -134,23 +137,40 @@ def build_options(out_help: str, device_help: str) -> Callable[[Callable], Calla
     default=None,
     help="Keep other builders out, where the file system can.  [lock]",
 )
+@engine_option
+@click.option(
+    "--parts",
+    "n_parts",
+    type=click.IntRange(min=1),
+    help="With --engine: how many.  [one for each file of patches, from 8 to 64]",
+)
 @click.option("--from", "planned", type=FOLDER, help="Build a part of the plan in this folder.")
 @click.option("--part", type=click.IntRange(min=0), help="Which part of it, from 0.")
 @click.option("--plan", is_flag=True, help="Print images, bytes, memory and time, and stop.")
 @script_options
 def store_build(
-    config: Path | None, plan: bool, planned: Path | None, part: int | None, **options: Any
+    config: Path | None,
+    plan: bool,
+    planned: Path | None,
+    part: int | None,
+    engine: str | None,
+    n_parts: int | None,
+    **options: Any,
 ) -> None:
     """Turn photographs into tokens on disk; goes on where it stopped.
 
     For example: `biomass store build --data data --out features.h5`. With several devices
-    (`--device cuda:0,cuda:1`) each has a process that builds parts, which are then merged.
+    (`--device cuda:0,cuda:1`) each has a process that builds parts, which are then merged; with an
+    engine the nodes of a cluster do.
     """
     given = {key: value for key, value in options.items() if value is not None}
     with one_line_errors(with_same_command()):
         if planned or part is not None:
-            _build_part(planned, part, {"config": config, "plan": plan or None} | given)
+            of_all = {"config": config, "plan": plan or None, "engine": engine, "parts": n_parts}
+            _build_part(planned, part, of_all | given)
             return
+        if n_parts and not engine:
+            raise UsageError("--parts goes with --engine; `biomass store plan` cuts without one")
         checked = build_config(config, given)
         check_store_name(checked.out)
         # below the checks: a mistake in the options must not wait for torch
@@ -163,8 +183,10 @@ def store_build(
             tell(found, found.values(), indent=10)
             say_next(same_without("--plan"))
             return
-        if "," in checked.device:
-            from featurestore.parts.devices import build_on_devices as build_store
+        if engine or "," in checked.device:
+            from featurestore.parts.devices import build_on_devices
+
+            build_store = partial(build_on_devices, engine=engine, n_parts=n_parts)
         tell(build_store(checked))
         say_next(train_with(checked.out))
 
@@ -181,8 +203,6 @@ def build_config(config: Path | None, given: dict[str, Any]) -> Any:
 
 
 def _build_part(planned: Path | None, part: int | None, given: dict[str, Any]) -> None:
-    from featurestore.errors import UsageError
-
     if planned is None or part is None:
         raise UsageError("--from and --part go together: the plan's folder, and which part, from 0")
     call = {key: given.pop(key) for key in ("device", "wait", "lock") if key in given}

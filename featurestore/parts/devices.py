@@ -1,4 +1,5 @@
-"""A build by several devices of this machine: planned, built in parts and merged in one call."""
+"""A build by several devices, of this machine or of an engine's: planned, built in parts and merged
+in one call."""
 
 import os
 import time
@@ -11,7 +12,7 @@ from featurestore.disk import durable
 from featurestore.disk.messages import say
 from featurestore.disk.threads import ASKED
 from featurestore.disk.usable import usable_cpus
-from featurestore.engines.local import run
+from featurestore.engines.choose import check_engine, run_items
 from featurestore.errors import UsageError
 from featurestore.parts.build import finished_part
 from featurestore.parts.merge import is_merged, merge_parts
@@ -22,16 +23,28 @@ from featurestore.write.config import BuildConfig
 TASK = "featurestore.parts.build:part_task"
 PARTS_A_DEVICE = 4
 """So that a slow device holds the others up for a fourth of its work at most."""
+LEAST_PARTS, MOST_PARTS = 8, 64
+"""Of an engine, whose nodes may come and go."""
 
 
-def build_on_devices(config: BuildConfig, progress: bool = True) -> BuildReport:
+def build_on_devices(
+    config: BuildConfig,
+    progress: bool = True,
+    engine: str | None = None,
+    n_parts: int | None = None,
+) -> BuildReport:
     """`build_store` by several devices, one process each; goes on where it stopped.
 
     Parts are kept in NAME.parts beside the store until they are merged. A store that is there
     already is continued by the first device alone.
 
-    config : its device names several with commas, all CPUs ("cpu,cpu") or all CUDA.
+    config : its device names several with commas, all CPUs ("cpu,cpu") or all CUDA; with an engine
+        it names their kind, which this machine has too.
+    engine : as `check_engine`: has the parts done elsewhere; all see the files of this machine.
+    n_parts : with an engine; None is as many as there are shards, from LEAST_PARTS to MOST_PARTS.
     """
+    if engine:
+        check_engine(engine)
     start = time.monotonic()
     devices = config.device.split(",")
     kinds = {choose_device(device).type for device in devices}
@@ -52,17 +65,27 @@ def build_on_devices(config: BuildConfig, progress: bool = True) -> BuildReport:
     with held:
         n = len(devices)
         threads = _threads(n)
-        plan = plan_parts(one, n, folder, most=PARTS_A_DEVICE * n, threads=threads)
+        least, most = n, PARTS_A_DEVICE * n
+        if engine:
+            least, most = n_parts or LEAST_PARTS, None if n_parts else MOST_PARTS
+        plan = plan_parts(one, least, folder, most=most, threads=threads)
+        if engine:  # which of a node's devices is the engine's choice
+            devices = [plan.device]
+            threads = None
         n_built, skipped = 0, []
         if not (config.out.exists() and is_merged(plan, config.out)):
-            n_built, skipped = _build(plan, devices, threads, progress)
+            n_built, skipped = _build(plan, devices, threads, progress, engine)
         merge_parts(folder, config.out, remove=True, lock=False)
         _clear(folder)
     return finish_build(config.out, n_built, skipped, start)
 
 
 def _build(
-    plan: PartPlan, devices: Sequence[str], threads: int | None, progress: bool
+    plan: PartPlan,
+    devices: Sequence[str],
+    threads: int | None,
+    progress: bool,
+    engine: str | None,
 ) -> tuple[int, list[str]]:
     """Build the parts that are missing; how many images now, and why others have no tokens."""
     sizes = {}
@@ -76,13 +99,15 @@ def _build(
     bar = images_bar("store build", plan.n_images, n_todo, progress)
     threads = plan.threads or threads
     with bar:
-        run(
+        run_items(
             TASK,
             items,
+            engine=engine,
+            bar=bar,
+            sizes=sizes,
             devices=devices,
             folder=plan.folder,
             threads=threads,
-            progress=lambda name: bar.update(sizes[name]),
         )
     skipped = []
     n_built = n_todo
