@@ -1,6 +1,7 @@
 """Lists of photographs, asked over HTTP: what passes a filter, its order, who comes next in it."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,10 @@ def folder(store, tmp_path_factory):
         (folder / name / "config.yaml").touch()
         table = oof_of(catalog, repeats, seed=repeats)
         table.iloc[1:].to_csv(folder / name / "oof.csv", index=False)  # not of ID0's first
+    # a blend has predictions alone
+    (folder / "blend_equal").mkdir()
+    (folder / "blend_equal/blend.json").write_text("{}")
+    shutil.copy(folder / "001_one/oof.csv", folder / "blend_equal/oof.csv")
     (folder / "003_begun").mkdir()
     (folder / "003_begun/config.yaml").touch()
     (folder / "sweep.json").write_text("{}")
@@ -191,11 +196,18 @@ def test_a_run_without_a_table_leaves_errors_unknown(client):
     assert len(listed(client, "sweep=drawn&run=003_begun")) == 30
 
 
+def test_a_blend_is_listed_like_a_run_and_has_no_curves(client):
+    query = "sweep=drawn&order=-off&run="
+    assert listed(client, f"{query}blend_equal").equals(listed(client, f"{query}001_one"))
+    assert client.get(f"{S}/filters.json?{query}blend_equal").json()["run"] == "blend_equal"
+    assert client.get("/v1/sweeps/drawn/runs/blend_equal/curves.json").json()["rows"] == []
+
+
 def test_choices_are_what_the_store_and_the_run_have(client):
     found = client.get(f"{S}/filters.json?sweep=drawn").json()
     assert found["groups"] == {"State": {"NSW": 9, "Tas": 12, "Vic": 9}}
     assert (found["dates"], len(found["sites"])) == (["2015-09-01", "2015-09-10"], 10)
-    assert (found["run"], found["runs"]) == ("001_one", ["001_one", "002_two"])
+    assert (found["run"], found["runs"]) == ("001_one", ["001_one", "002_two", "blend_equal"])
     assert (found["target"], found["targets"]) == (TOTAL, list(CSIRO.names))
     alone = client.get(f"{S}/filters.json").json()
     assert (alone["runs"], alone["target"]) == ([], TOTAL)

@@ -248,11 +248,11 @@ def curves(run: Path) -> pd.DataFrame:
 
     A row for all has neither repeat nor fold.
 
-    A last line that is not whole yet is left out: the sweep is being trained.
+    A last line that is not whole yet is left out: the sweep is being trained. A blend has none.
     """
     splits = _splits(run)
     rows = []
-    for record in _log(run):
+    for record in [] if (run / BLEND).is_file() else _log(run):
         epoch = record.get("epoch")
         rows.append((epoch, None, None, record.get("loss"), record.get("score")))
         of_folds = [record.get(f"fold_{name}") for name in ("loss", "score")]
@@ -265,16 +265,18 @@ def curves(run: Path) -> pd.DataFrame:
 
 
 def fold_names(run: Path) -> list[str]:
-    """Names of a run's folds: `2`, or of several repeats `1.2`."""
-    splits = _splits(run)
+    """Names of a run's folds: `2`, or of several repeats `1.2`. A blend has those of the runs."""
+    names = run_names(run.parent)
+    splits = _splits(run if run.name in names else run.parent / names[0])
     if len({repeat for repeat, _ in splits}) < 2:
         return [str(fold) for _, fold in splits]
     return [f"{repeat}.{fold}" for repeat, fold in splits]
 
 
 def runs_with_oof(sweep: Path) -> list[str]:
-    """Names of the runs that have an out-of-fold table."""
-    return [name for name in run_names(sweep) if find_table(sweep / name / "oof.csv").is_file()]
+    """Names of the runs and blends that have an out-of-fold table."""
+    names = [*run_names(sweep), *blend_names(sweep)]
+    return [name for name in names if find_table(sweep / name / "oof.csv").is_file()]
 
 
 def _splits(run: Path) -> list[tuple[int, int]]:

@@ -88,7 +88,12 @@ function scrollBack(y, signal) {
   grown.observe(main);
   signal.addEventListener("abort", stop);
   ["wheel", "pointerdown", "keydown"].forEach(kind => addEventListener(kind, stop, { once: true, signal }));
-  setTimeout(stop, GROWS_MS);
+  whenGrown(stop);
+}
+
+/** Call once nothing loads any more, and some time has passed. */
+function whenGrown(stop) {
+  setTimeout(() => (main.querySelector("[aria-busy]") ? whenGrown(stop) : stop()), GROWS_MS);
 }
 
 /** As after loading a page: said, and read on from its heading, or from what led here, which may load by itself. */
@@ -106,7 +111,7 @@ function arrive(stay, signal) {
     stop = () => grown.disconnect();
   grown.observe(main, { childList: true, subtree: true });
   signal.addEventListener("abort", stop);
-  setTimeout(stop, GROWS_MS);
+  whenGrown(stop);
   seek();
 }
 

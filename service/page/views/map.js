@@ -54,7 +54,7 @@ class PhotographMap {
       class: "map-chart",
       zoom: true,
       equal: true,
-      open: i => go(photographHref(this.ids[i])),
+      open: i => go(photographHref(this.ids[i], this.#walk())),
       onbox: box => put({ box: box?.map(value => Number(value.toPrecision(5))).join(",") ?? null }, { replace: true }),
       describe: i => [this.ids[i], ...this.texts(i)].join(", "),
       card: i => hoverCard(store, this.ids[i], this.texts(i)),
@@ -110,6 +110,12 @@ class PhotographMap {
       [width, height],
       [0, height],
     ].map(([x, y]) => [fromX(x), fromY(y)]);
+  }
+
+  /** Where the colour is a run's error, the next photograph is the next worst. */
+  #walk() {
+    const target = this.#target;
+    return target && this.chosen.run ? { target, run: this.chosen.run, order: "-off" } : {};
   }
 
   /** Go to the photographs within a polygon. */

@@ -11,7 +11,7 @@ import { inWords, isFiltered, passing } from "../filter.js";
 import { details } from "../kept.js";
 import { savers } from "../save.js";
 import { Scatter } from "../scatter.js";
-import { given, go, href, photographHref, put, read } from "../state.js";
+import { AROUND, given, go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
 const MOST_ODD = 6;
@@ -39,6 +39,7 @@ export async function show({ state, signal, store, sweep, failing }) {
         "Odd photographs",
         pending(() => odd(store, about, ids, urls.odd, oddRows)),
       ),
+      sweep?.best ? section("Largest errors", worst(sweep.best)) : null,
       section(
         targetsOf(about).length && targetsOf(about).every(unitOf) ? "Masses" : "Targets",
         pending(() => targets({ state, store, sweep, about, signal, ids })),
@@ -49,6 +50,12 @@ export async function show({ state, signal, store, sweep, failing }) {
       ),
     ],
   };
+}
+
+/** The way to the errors of a run, the worst first. */
+function worst(run) {
+  const to = href({ page: "photographs", order: "-off" }, AROUND);
+  return el("p", {}, el("a", { href: to }, "All photographs, the worst errors first"), ` as ${read().run ?? run} predicts them out of fold`);
 }
 
 function what(store, about) {
@@ -218,9 +225,9 @@ function ofColumn(about, column, target) {
     );
   };
   const write = unitOf(target) ? value => amount(target, value) : alike(found.flatMap(each => [each.mean, each.sd]), 3);
-  const told = "of all; a name shows its photographs alone, on every page";
+  const told = "over all photographs; a name shows its photographs alone, on every page";
   return sortable(
-    `${plain(target)}${unitOf(target) ? " in grams" : ""} by ${plain(column)}: mean ± standard deviation over photographs ${told}`,
+    `${plain(target)}${unitOf(target) ? " in grams" : ""} by ${plain(column)}: mean ± standard deviation ${told}`,
     [
       { title: plain(column), of: row => row.name, text: true, show: word },
       { title: "Photographs", of: row => row.n },

@@ -9,7 +9,8 @@ import { nameOfScore } from "../scores.js";
 import { AROUND, given, go, href, photographHref, read } from "../state.js";
 import { sortable } from "../table.js";
 
-const FIRST = 24;
+const FIRST = 24,
+  MOST_ROWS = 2000; // of the table
 
 /** What is predicted of a target, in words: the value, its interval or spread, or how probable a word is. */
 export function inWords(target, row) {
@@ -32,7 +33,7 @@ export async function show({ state, signal, sweep }) {
   const orders = ordersOf(first),
     order = given(state, "order", Object.keys(orders)) ?? "";
   const tableUrl = withQuery(`${url}/table.json`, { order, target: first.name }),
-    whole = early(get(withQuery(tableUrl, { limit: 100_000 }), signal));
+    rows = early(get(withQuery(tableUrl, { limit: MOST_ROWS }), signal));
   const list = await pictureList({ url: tableUrl, signal, first: FIRST, card: row => card(row, first, order, about) });
   const reorder = changes => stay => go(href({ ...changes, n: null, at: null }), { stay });
   return {
@@ -54,7 +55,7 @@ export async function show({ state, signal, sweep }) {
       ),
       el("p", { class: "caption" }, `${count(list.total, "new photograph")} of ${about.name}, with ${plain(first.name)}${beside(first)}`),
       list.root,
-      section("All predictions", await table(whole, targets, order), twins(tableUrl, "Predictions")),
+      section("All predictions", await table(rows, targets, order), twins(tableUrl, "Predictions")),
       sweep ? await expected(sweep, signal) : null,
     ],
   };
@@ -92,8 +93,8 @@ function card(row, target, order, about) {
 }
 
 /** A row a photograph; a group of columns a target, the weightiest first. */
-async function table(whole, targets, order) {
-  const { columns: names, rows: values } = await whole,
+async function table(asked, targets, order) {
+  const { columns: names, rows: values, total } = await asked,
     rows = values.map(each => Object.fromEntries(each.map((value, k) => [names[k], value])));
   const name = {
     key: "image_id",
@@ -102,7 +103,8 @@ async function table(whole, targets, order) {
     text: true,
     show: row => el("a", { class: "run", href: predictionHref(row.image_id, { order }) }, row.image_id),
   };
-  const told = "Predictions; a line runs from an interval's end to its other, or over ± sd";
+  const some = total > rows.length ? `The first ${rows.length.toLocaleString("en")} predictions in this order; the CSV has all` : "Predictions",
+    told = `${some}; a line runs from an interval's end to its other, or over ± sd`;
   return sortable(told, [name, ...targets.flatMap(target => columnsOf(target, rows))], rows, { name: "predictions", choice: true });
 }
 

@@ -5,7 +5,7 @@ import { hoverCard } from "../cards.js";
 import { category, css } from "../colours.js";
 import { axisOf, count, fixed, num, unitOf, withUnit } from "../dom.js";
 import { el, foremost, pending, plain, say, select, subsection, twins } from "../dom.js";
-import { inWords, passing } from "../filter.js";
+import { inWords, isFiltered, passing } from "../filter.js";
 import { lines } from "../lines.js";
 import { photographList } from "../list.js";
 import { savers } from "../save.js";
@@ -128,6 +128,7 @@ async function outOfFold(view) {
   return [
     subsection(
       "Out of fold",
+      isFiltered({ ...view.state, fold: null }) ? el("p", { class: "caption" }, `Only photographs that pass the filter: ${inWords({ ...view.state, fold: null })}`) : null,
       splits.length > 1
         ? el("div", { class: "controls" }, splitField, all.some(row => row.fold !== null) ? foldLegend(folds) : null)
         : null,
@@ -224,7 +225,7 @@ function oofChart(store, all, target) {
       y: { label: `predicted${axisOf(target)}`, format: value => num(value, 3) },
     },
     describe: i => `${rows[i].image_id}, ${text(rows[i])}`,
-    open: i => go(photographHref(rows[i].image_id)),
+    open: i => go(photographHref(rows[i].image_id, { target, order: "-off" })), // and on to the next worst
     card: i => hoverCard(store, rows[i].image_id, [rows[i].site ?? "", text(rows[i])]),
     below: (ctx, toX, toY, ink) => diagonal(ctx, toX, toY, ink, start, end),
   });
@@ -293,8 +294,10 @@ async function curveRows(view) {
 }
 
 async function curves(view) {
-  const { url, about, shown } = view,
-    all = await curveRows(view);
+  const { url, about, shown, name } = view;
+  if (about.blends.some(blend => blend.name === name))
+    return el("p", { class: "muted" }, "A blend averages runs: it has no curves of its own.");
+  const all = await curveRows(view);
   if (new Set(all.map(row => row.epoch)).size < 2)
     return el("p", { class: "muted" }, "This run was fitted, not trained over epochs: it has no curves.");
   const choose = async split => {

@@ -23,7 +23,7 @@ export async function show({ state, signal, store, sweep, sweeps }) {
   early(table(leaderboardOf(sweep), signal));
   if (first) askOfRun(sweep, first, signal);
   const about = await get(sweep.url, signal),
-    names = about.runs.map(each => each.name);
+    names = [...about.runs, ...about.blends].map(each => each.name);
   const chosen = given(state, "run", names) ?? [about.best, names[0]].find(name => names.includes(name)),
     among = sweeps.length > 1 ? sweep.name : null;
   return {
@@ -116,12 +116,12 @@ function vsBest({ vs_best: difference, low, high }) {
   return Number.isFinite(difference) ? `${fixed(difference, 4)}${interval}` : "not known";
 }
 
-function runCell({ name }, runs, chosen) {
-  const isBaseline = BASELINES.includes(name);
-  if (!runs.has(name)) return el("span", { class: "run" }, `${name} (${isBaseline ? "baseline" : "blend"})`);
+function runCell({ name }, isBlend, runs, chosen) {
+  const kind = BASELINES.includes(name) ? " (baseline)" : isBlend ? " (blend)" : "";
+  if (!runs.has(name)) return el("span", { class: "run" }, `${name}${kind}`);
   const current = name === chosen ? "true" : null,
     link = el("a", { class: "run", href: href({ run: name, fold: null }), "aria-current": current }, name);
-  return isBaseline ? el("span", {}, link, " (baseline)") : link;
+  return kind ? el("span", {}, link, kind) : link;
 }
 
 /** Columns of a group beside each other. */
@@ -134,14 +134,16 @@ const toCompare = ({ name }, first, row) =>
   el("a", { href: href({ page: "compare", a: `${name}/${first}`, b: `${name}/${row.name}` }, ["store"]) }, vsBest(row));
 
 function leaderboard(rows, names, chosen, about, among) {
-  const runs = new Set(about.runs.map(({ name }) => name)); // a blend has no page of its own
+  const runs = new Set([...about.runs, ...about.blends].map(({ name }) => name)),
+    blends = new Set(about.blends.map(({ name }) => name)),
+    points = new Set(about.runs.filter(run => !run.baseline).map(({ name }) => name));
   const first = about.chosen ?? about.best; // what the others are compared with
   const compared = new Set(comparable(about));
   const whisker = row => [row.score_last - (row.sd_last ?? 0), row.score_last + (row.sd_last ?? 0)];
-  const points = rows.filter(row => !BASELINES.includes(row.name)),
+  const ranked = rows.filter(row => !BASELINES.includes(row.name)),
     beside = rows.filter(row => BASELINES.includes(row.name));
   const range = scoreRange(
-    points.flatMap(whisker).filter(Number.isFinite),
+    ranked.flatMap(whisker).filter(Number.isFinite),
     beside.map(row => row.score_last).filter(Number.isFinite), // one may tell nothing of what ranks
     about.larger_is_better,
   );
@@ -156,7 +158,7 @@ function leaderboard(rows, names, chosen, about, among) {
       .map(name => ({ key: name, ...partOf(name), of: row => row[name], show: row => fixed(row[name], 3) })),
     isFirst = part => part.key.replace(OF_TARGET, "$2") === about.target;
   const columns = [
-    { key: "name", title: "Run", of: row => row.name, text: true, show: row => runCell(row, runs, chosen) },
+    { key: "name", title: "Run", of: row => row.name, text: true, show: row => runCell(row, blends.has(row.name), runs, chosen) },
     {
       key: "score_last",
       group: ALL,
@@ -195,7 +197,7 @@ function leaderboard(rows, names, chosen, about, among) {
       title: name.replace(/^.*\./, ""),
       of: row => row[name],
       text: rows.some(row => typeof row[name] === "string"),
-      show: row => (runs.has(row.name) && !BASELINES.includes(row.name) ? num(row[name]) : "–"), // those of the grid
+      show: row => (points.has(row.name) ? num(row[name]) : "–"), // what is no point has no settings
     })),
     ...inGroups(parts.filter(part => !isFirst(part))),
   ];
