@@ -20,7 +20,21 @@ from service.command import store_serve
 from trainer.command import train
 
 
-class _Main(click.Group):
+class Group(click.Group):
+    """Its help says of each command a whole sentence, on several lines where the terminal is
+    narrow."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command and not command.hidden:
+                rows.append((name, command.get_short_help_str(limit=1000)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class _Main(Group):
     """All commands; a message that cannot be written ends none of them, and threads that wait leave
     the processor to others."""
 
@@ -37,11 +51,17 @@ class _Main(click.Group):
 @click.group(cls=_Main, context_settings=HELP)
 @click.version_option(package_name="biomass-tokens")
 def main() -> None:
-    """Frozen ViT tokens in a mapped store, every head of a sweep in one pass, prediction end to
-    end."""
+    """Predict numbers and classes from photographs.
+
+    A frozen vision transformer turns photographs into tokens, kept in a store; every head of a
+    sweep is trained on them in one pass.
+
+    To begin: `biomass demo` runs the whole path on drawn photographs; `biomass doctor DIR` looks at
+    a folder of your own and says what comes next.
+    """
 
 
-@main.group()
+@main.group(cls=Group)
 def store() -> None:
     """Make a feature store and look at it."""
 
@@ -62,7 +82,7 @@ for command in (
     store.add_command(command)
 
 
-@main.group("weights")
+@main.group("weights", cls=Group)
 def weights_group() -> None:
     """Look at files of backbone weights and convert them."""
 

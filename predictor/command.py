@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,6 +34,9 @@ from predictor.checks import (
     check_sources,
     parse_part,
 )
+
+if TYPE_CHECKING:
+    from predictor.predicted import Predicted
 
 
 # `python -m predictor` has no group above it that would say so
@@ -213,7 +216,23 @@ def predict(
             predicted = predict_to_file(**options)
         tell(predicted, predicted.values())
         say_next(predicted.told(), label="written")
+        if part:
+            whole = biomass("predict", "--merge", out, "--data", options["data"])
+            say_next(whole, label="when all parts are there")
+        elif predicted.n_photographs:
+            _say_look(predicted, options["data"])
         sys.exit(predicted.code)
+
+
+def _say_look(predicted: "Predicted", data: Path) -> None:
+    """How to look at predictions on the page; `python -m predictor` may be where there is none."""
+    name = click.get_current_context().find_root().info_name or ""
+    if name.startswith("python -m"):
+        return
+    serve = ["store", "serve", "--predictions", predicted.wide or predicted.path, "--data", data]
+    if predicted.pictures:
+        serve += ["--explain", predicted.pictures.parent]
+    say_next(biomass(*serve), label="look")
 
 
 CHOSEN_BY_RUNS = (

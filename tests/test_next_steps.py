@@ -81,7 +81,12 @@ def test_a_sweep_leads_to_predict_and_to_the_page(folder, store):
 def test_a_prediction_says_what_it_wrote_and_a_bundle_how_to_use_it(sweep, pasture):
     run = next(sweep.glob("005_*"))
     predict = ["predict", "--run", run, "--data", pasture, "--tta", 1, "--device", "cpu"]
-    assert steps(*predict)["written"] == "submission.csv, predictions.csv: 2 photographs"
+    said = steps(*predict)
+    assert said["written"] == "submission.csv, predictions.csv: 2 photographs"
+    serve = f"biomass store serve --predictions predictions.csv --data {pasture}"
+    assert said["look"] == serve
+    part = biomass(*predict, "--part", "0/2", "--out", "P").stderr
+    assert part.endswith(f"when all parts are there: biomass predict --merge P --data {pasture}\n")
     bundled = steps("bundle", run, "--out", "b")
     assert bundled["next"] == "biomass predict --bundle b --data data"
     assert steps("bundle", "check", "b") == bundled

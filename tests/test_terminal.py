@@ -97,3 +97,10 @@ def test_checks_go_on_below_themselves():
 def test_in_a_pipe_nothing_is_broken(built, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     assert widest(biomass("store", "stats", built).stdout) > 60
+
+
+def test_help_says_of_each_command_a_whole_sentence(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    for group in ([], ["store"], ["weights"]):
+        said = biomass(*group, "--help").stdout
+        assert "..." not in said and widest(said) <= 60
