@@ -103,3 +103,20 @@ def test_a_card_has_the_predictions_of_each_target_that_a_run_tells(client, fini
     assert told[fitted][: len(NUMBERS)] == NUMBERS
     table = rows(asked(client, f"{S}/images/ID7/predictions.json"))
     assert len(table) == len(card["predictions"])
+
+
+def test_errors_of_a_class_are_those_of_a_run_that_tells_it(client, finished):
+    url = f"{S}/photographs.json?sweep={finished.name}"
+    found = asked(client, f"{S}/filters.json?sweep={finished.name}&target=crop")
+    assert found["classes"] == ["crop"] and found["run"] != "logistic"
+    listed = rows(asked(client, f"{url}&target=crop&order=-off"))
+    known = pd.read_csv(finished / found["run"] / "oof.csv").query("weights == 'last'")
+    known = known.set_index("image_id")
+    true = [
+        known.loc[each, f"probability_crop_{known.loc[each, 'true_crop']}"]
+        for each in listed["image_id"]
+    ]
+    np.testing.assert_allclose(listed["error"], np.array(true) - 1)
+    assert listed["error"].is_monotonic_increasing and len(listed) == 29
+    alone = asked(client, f"{S}/filters.json?sweep={finished.name}&target=crop&run=logistic")
+    assert alone["run"] == "logistic"

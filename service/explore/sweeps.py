@@ -16,7 +16,7 @@ from featurestore.disk.tables import find_table
 from featurestore.errors import BiomassError, InputError
 from featurestore.photos.targets import CSIRO, Target, Targets
 from trainer.config.scoring import CvConfig
-from trainer.loop.baselines import BASELINES
+from trainer.loop.baselines import BASELINES, LOGISTIC
 from trainer.loop.grid import SweepConfig, load_point
 from trainer.score.metrics import Score
 
@@ -133,18 +133,37 @@ def targets_of(run: Path) -> Targets:
 
 def told_targets(run: Path) -> list[str]:
     """Names of what its out-of-fold table tells."""
-    targets = targets_of(run)
-    return [*targets.names, *(target.name for target in told_classes(targets))]
+    return [*targets_of(run).names, *told_class_names(run)]
 
 
-def first_run(sweep: Path) -> str | None:
-    """The run whose errors are shown first: the best, or the first that has an out-of-fold table.
+def told_class_names(run: Path) -> list[str]:
+    """Those of them that are classes."""
+    return [target.name for target in told_classes(targets_of(run))]
 
-    None while there is none.
+
+def first_run(sweep: Path, target: str | None = None) -> str | None:
+    """The run whose errors are shown first: the best, or the first that tells a target.
+
+    None while no run has an out-of-fold table.
     """
     names = runs_with_oof(sweep)
     first = best(sweep)
-    return first if first in names else next(iter(names), None)
+    ordered = sorted(names, key=lambda name: name != first)
+    telling = (name for name in ordered if _tells(sweep / name, target))
+    return next(telling, next(iter(ordered), None))
+
+
+def _tells(run: Path, target: str | None) -> bool:
+    """Whether a run predicts a target; classes are empty in tables of kinds that tell none."""
+    is_class = target in {each.name for each in targets_of(run).classes}
+    if not is_class:
+        return run.name != LOGISTIC
+    try:
+        head = pd.read_csv(find_table(run / "oof.csv"), nrows=1, dtype=str)
+    except (OSError, ValueError):
+        return False
+    column = f"predicted_{target}"
+    return column in head and bool(head[column].notna().any())
 
 
 def targets_of_sweep(sweep: Path) -> Targets:

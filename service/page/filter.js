@@ -102,7 +102,7 @@ export class FilterBar {
 const change = changes => go(href({ ...changes, at: null }), { stay: true });
 
 function fieldsOf(choices, state) {
-  const { groups, sites, dates, runs, folds, targets } = choices,
+  const { groups, sites, dates, runs, folds, targets, classes } = choices,
     any = [["", "any"]];
   const field = (name, label, options, value) =>
     named(
@@ -113,7 +113,8 @@ function fieldsOf(choices, state) {
     const input = { type: "date", min: dates[0], max: dates[1], value: state[name] ?? "" };
     return named(name, labelled(label, { ...input, onchange: event => change({ [name]: event.target.value || null }) }));
   };
-  const target = state.target ?? choices.target;
+  const target = state.target ?? choices.target,
+    isClass = classes.includes(target);
   const columns = Object.entries(groups).map(([column, counts]) => {
     const options = Object.entries(counts).map(([value, n]) => [value, `${value} (${n})`]);
     return field(`in.${column}`, plain(column), [...any, ...options], state[`in.${column}`] ?? "");
@@ -127,16 +128,18 @@ function fieldsOf(choices, state) {
     targets.length > 1 && field("target", "Target", targets.map(name => [name, plain(name)]), target),
     runs.length > 0 && field("run", "Run", pairs(runs), state.run ?? choices.run),
     folds.length > 1 && field("fold", "Fold", [...any, ...pairs(folds)], state.fold ?? ""),
-    runs.length > 0 && field("sign", "Predicted", [...any, ...Object.entries(SIGNS)], state.sign ?? ""),
-    runs.length > 0 && offBy(target, state),
+    runs.length > 0 && !isClass && field("sign", "Predicted", [...any, ...Object.entries(SIGNS)], state.sign ?? ""),
+    runs.length > 0 && offBy(target, isClass, state),
   ].filter(Boolean);
 }
 
-function offBy(target, state) {
+/** Of a class the error is what the probability of the true word lacks to 1. */
+function offBy(target, isClass, state) {
   const unit = unitOf(target ?? ""),
+    label = isClass ? "1 − probability of the true word, at least" : `Off by at least${unit && `,${unit}`}`,
     set = event => change({ off: event.target.value >= 0 ? event.target.value || null : null }),
     input = { type: "number", min: 0, step: "any", value: state.off ?? "", onchange: set };
-  return named("off", labelled(`Off by at least${unit && `,${unit}`}`, input));
+  return named("off", labelled(label, input));
 }
 
 const labelled = (label, input) => el("label", { class: "field" }, el("span", {}, label), el("input", input));

@@ -114,7 +114,7 @@ def errors_of(request: Request, opened: Opened, needs_errors: bool = False) -> E
         return without
     sweep = query["sweep"]
     folder = library_of(request).sweep(sweep)
-    name = query.get("run") or sweeps.first_run(folder)
+    name = query.get("run") or sweeps.first_run(folder, target)
     if name is None:
         if needs_errors or fold:
             raise ServiceError("not-found", f"no run of {sweep!r} has an out-of-fold table yet")

@@ -44,13 +44,14 @@ async def choices(request: Request) -> Response:
         errors = filters.errors_of(request, opened)
         if errors.run is None:
             targets = overview.target_columns(opened.store.catalog)
-            found |= {"run": None, "runs": [], "folds": [], "targets": targets}
+            found |= {"run": None, "runs": [], "folds": [], "targets": targets, "classes": []}
         else:
             found |= {
                 "run": errors.run.name,
                 "runs": sweeps.runs_with_oof(errors.run.parent),
                 "folds": sweeps.fold_names(errors.run),
                 "targets": sweeps.told_targets(errors.run),
+                "classes": sweeps.told_class_names(errors.run),
             }
         return JsonText(json_value(found | {"target": errors.target}))
 

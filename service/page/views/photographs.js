@@ -27,10 +27,16 @@ export async function show({ state, signal, store, sweep }) {
         select("Order", Object.entries(orders), order, reorder, "order"),
       ),
       el("p", { class: "caption" }, `${count(list.total, "photograph")}${whole}${errors}`),
-      list.total ? list.root : el("p", {}, "No photograph passes the filter."),
+      list.total ? list.root : el("p", {}, none(order, run, target)),
       twins(list.url, "These photographs"),
     ],
   };
+}
+
+/** Why the list is empty: an order by errors leaves out what has none. */
+function none(order, run, target) {
+  if (!(order in OF_ERRORS)) return "No photograph passes the filter.";
+  return `${run} predicts ${plain(target)} of no photograph that passes the filter. Choose another run, target or order.`;
 }
 
 const reorder = order => go(href({ order, n: null, at: null }), { stay: "order" });
