@@ -17,7 +17,8 @@ from pathlib import Path
 from _bench import ROOT, add_before, context, finish, spread, work_folder
 
 from featurestore.backbone.demo.drawing import draw_pasture
-from predictor.demo import BACKBONE, CONFIG, IMAGE_SIZE, VIEWS, build_demo_store
+from featurestore.write.build import build_store
+from predictor.demo import BACKBONE, CONFIG, IMAGE_SIZE, VIEWS, demo_store
 from trainer.loop.chosen import best_run
 from trainer.loop.grid import SweepConfig
 from trainer.loop.sweep import run_sweep
@@ -84,7 +85,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
 def make_demo(folder: Path) -> Path:
     """The demo's photographs, store and config, and a run to predict with, which is returned."""
     draw_pasture(folder / "data", n_train=N_TRAIN, n_test=1)
-    build_demo_store(folder / "data", folder / "features.h5", 0, IMAGE_SIZE, VIEWS)
+    build_store(demo_store(folder / "data", folder / "features.h5", 0, IMAGE_SIZE, VIEWS))
     (folder / "demo.yaml").write_text(CONFIG)
     # one photograph has a row for each of its targets
     head, *rows = (folder / "data/train.csv").read_text().splitlines(keepends=True)

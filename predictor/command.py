@@ -278,7 +278,13 @@ def _check(out: Path | None, oof: bool, **options: Any) -> None:
     show_default=True,
     help="The contest's five masses, or other targets: a yield, an NDVI and a crop.",
 )
-def demo(out: Path, seed: int, task: str) -> None:
+@click.option("--passes", type=click.IntRange(min=1), help="Passes of the sweep.  [one]")
+@click.option(
+    "--engine",
+    type=click.Choice(["ray"]),
+    help="Do it on three Ray nodes of this machine, two of which are killed at work, in 3 passes.",
+)
+def demo(out: Path, seed: int, task: str, passes: int | None, engine: str | None) -> None:
     """Run the whole path once on a drawn pasture, or on drawn fields.
 
     Draw photographs, build a store, train a sweep, predict unseen sites and score them; then again
@@ -286,13 +292,21 @@ def demo(out: Path, seed: int, task: str) -> None:
     """
     with one_line_errors():
         if task == "other":
+            if passes or engine:
+                raise UsageError("--passes and --engine go with --task pasture")
             from predictor.other_demo import run_other_demo
 
             run_other_demo(out, seed, say=click.echo)
         else:
             from predictor.demo import run_demo
 
-            run_demo(out, seed, say=click.echo)
+            if engine:
+                from predictor.demo_nodes import three_nodes
+
+                with three_nodes(click.echo) as nodes:
+                    run_demo(out, seed, say=click.echo, passes=passes or 3, nodes=nodes)
+            else:
+                run_demo(out, seed, say=click.echo, passes=passes)
         _say_next(out)
 
 

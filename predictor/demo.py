@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from featurestore.photos.decode import decode_ahead
 from featurestore.photos.sites import site_of
 from featurestore.photos.targets import CSIRO
 from featurestore.store import FeatureStore
-from featurestore.write.build import BuildReport, build_store
+from featurestore.write.build import build_store
 from featurestore.write.config import BuildConfig
 from predictor.bundle.pack import BackboneChoice, make_bundle
 from predictor.extras.intervals import Intervals, within
@@ -36,6 +37,9 @@ from trainer.loop.chosen import chosen_run
 from trainer.loop.grid import SweepConfig
 from trainer.loop.sweep import run_sweep
 from trainer.score.metrics import weighted_r2
+
+if TYPE_CHECKING:
+    from predictor.demo_nodes import ThreeNodes
 
 BACKBONE, IMAGE_SIZE, VIEWS = "vit_demo_patch16_dinov3", 192, "4"
 LEVEL = 0.9  # of the intervals
@@ -51,10 +55,20 @@ augmentation: {mixup: {enabled: false}}
 
 
 def run_demo(
-    out: Path, seed: int, say: Callable[[str], object], n_train: int = 120, n_test: int = 36
+    out: Path,
+    seed: int,
+    say: Callable[[str], object],
+    n_train: int = 120,
+    n_test: int = 36,
+    passes: int | None = None,
+    nodes: "ThreeNodes | None" = None,
 ) -> dict[str, float]:
     """Draw, build, train, predict and score; returns the scores on sites never seen in training.
-    `say` gets each line."""
+    `say` gets each line.
+
+    passes : of the sweep, None is as many as memory asks for; nodes : do the work, None is this
+        process.
+    """
     if out.exists():
         raise InputError(f"{out}: exists; remove it or choose another --out")
     start = time.monotonic()
@@ -65,12 +79,16 @@ def run_demo(
         f"2. store: {BACKBONE}, which learned on other pastures, halves of {IMAGE_SIZE} pixels, "
         f"{VIEWS} views"
     )
-    say(str(build_demo_store(data, store_path, seed, IMAGE_SIZE, VIEWS)))
-    say("3. sweep: every head of both kinds in one pass")
+    to_build = demo_store(data, store_path, seed, IMAGE_SIZE, VIEWS)
+    say(str(nodes.build(to_build) if nodes else build_store(to_build)))
+    in_passes = f"{passes} passes" if passes and passes > 1 else "one pass"
+    say(f"3. sweep: every head of both kinds in {in_passes}")
     (out / "demo.yaml").write_text(CONFIG)
-    result = run_sweep(
-        SweepConfig.load(out / "demo.yaml", {"dataset.store": store_path}), out / "runs", "cpu"
-    )
+    given = {"dataset.store": store_path}
+    if passes:
+        given["trainer.passes"] = passes
+    sweep = SweepConfig.load(out / "demo.yaml", given)
+    result = nodes.train(sweep, out / "runs") if nodes else run_sweep(sweep, out / "runs", "cpu")
     say(result.table(terminal_width()))
     say("4. predicting photographs of sites never seen in training, TTA 4")
     chosen = chosen_run(result.path)
@@ -79,9 +97,13 @@ def run_demo(
     # LEVEL, or the highest level that the sites of a smaller demo support
     n_sites = predictor.members[0].oof["site"].nunique()
     intervals = predictor.intervals(min(LEVEL, n_sites / (n_sites + 1)))
-    predictions = intervals.added(predictor.predict(photographs, tta=4))
-    rows = target_rows(data / "test.csv")
-    write_predictions(rows, predictions, out / "submission.csv", CSIRO)
+    submission = out / "submission.csv"
+    if nodes:
+        nodes.predict(data, submission, chosen, intervals.level, tta=4)
+    else:
+        predicted = intervals.added(predictor.predict(photographs, tta=4))
+        write_predictions(target_rows(data / "test.csv"), predicted, submission, CSIRO)
+    predictions = pd.read_csv(out / "predictions.csv")
     scores = _scores(data, FeatureStore.open(store_path), predictor, photographs, predictions)
     say(_coverage(intervals, predictions, _truth(data), plan_pasture(seed, n_train, n_test)))
     say(
@@ -94,20 +116,18 @@ def run_demo(
     return scores
 
 
-def build_demo_store(data: Path, out: Path, seed: int, image_size: int, views: str) -> BuildReport:
+def demo_store(data: Path, out: Path, seed: int, image_size: int, views: str) -> BuildConfig:
     """A store of drawn photographs, by the small backbone that comes with the package."""
-    return build_store(
-        BuildConfig(
-            data=data,
-            out=out,
-            backbone=BACKBONE,
-            image_size=image_size,
-            crop="halves",
-            views=views,
-            device="cpu",
-            precision="fp32",
-            seed=seed,
-        )
+    return BuildConfig(
+        data=data,
+        out=out,
+        backbone=BACKBONE,
+        image_size=image_size,
+        crop="halves",
+        views=views,
+        device="cpu",
+        precision="fp32",
+        seed=seed,
     )
 
 

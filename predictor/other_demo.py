@@ -13,8 +13,9 @@ from featurestore.disk.durations import duration
 from featurestore.disk.terminal import terminal_width
 from featurestore.errors import InputError
 from featurestore.store import FeatureStore
+from featurestore.write.build import build_store
 from predictor.bundle.pack import BackboneChoice, make_bundle
-from predictor.demo import BACKBONE, IMAGE_SIZE, LEVEL, build_demo_store, run_wheel
+from predictor.demo import BACKBONE, IMAGE_SIZE, LEVEL, demo_store, run_wheel
 from predictor.end_to_end import predict_to_file
 from trainer.loop.chosen import chosen_run
 from trainer.loop.grid import SweepConfig
@@ -55,7 +56,7 @@ def run_other_demo(
     draw_fields(data, seed, n_train, n_test)
 
     say(f"2. store: {BACKBONE}, halves of {IMAGE_SIZE} pixels, {VIEWS} views")
-    say(str(build_demo_store(data, store_path, seed, IMAGE_SIZE, VIEWS)))
+    say(str(build_store(demo_store(data, store_path, seed, IMAGE_SIZE, VIEWS))))
 
     say("3. sweep: every head of all kinds in one pass, folds by farm")
     config_path = out / "other.yaml"

@@ -4,6 +4,7 @@ Needs `pip install 'ray>=2.40'`; `make test-system` runs it.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from commands import biomass
+from sweeps import as_found
 
 from featurestore.engines.choose import check_engine
 from featurestore.engines.ray import run
@@ -193,3 +195,33 @@ def test_W21_a_driver_that_is_killed_and_started_again_takes_what_is_finished(
     assert not parts.exists()
     for name in ("submission.csv", "predictions.csv"):
         assert (tmp_path / name).read_bytes() == (whole.parent / name).read_bytes()
+
+
+def made_by_demo(out: Path) -> dict[str, bytes]:
+    """What a demo leaves, less times and what stands beside the results."""
+    (sweep,) = (out / "runs").iterdir()
+    found = {name: (out / name).read_bytes() for name in ("features.h5", "submission.csv")}
+    found["predictions.csv"] = (out / "predictions.csv").read_bytes()
+    for path in sweep.rglob("*"):
+        if path.suffix in (".csv", ".safetensors"):
+            found[str(path.relative_to(sweep))] = as_found(path)
+    return found
+
+
+@pytest.mark.system
+def test_W20_the_demo_ends_with_the_same_bytes_where_two_nodes_are_killed(tmp_path):
+    """Some three minutes; the scores that are printed are the same, too."""
+    pytest.importorskip("ray", reason="needs pip install 'ray>=2.40'")
+    said = {}
+    for name, options in {"plain": ["--passes", "3"], "ray": ["--engine", "ray"]}.items():
+        command = [sys.executable, "-m", "cli", "demo", "--out", tmp_path / name, *options]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        said[name] = done.stdout
+    assert "a node was killed while it built" in said["ray"]
+    assert "a node was killed while it trained a pass" in said["ray"]
+    score = re.compile("score on unseen sites.*")
+    assert score.search(said["ray"])[0] == score.search(said["plain"])[0]
+    plain, ray = (made_by_demo(tmp_path / name) for name in ("plain", "ray"))
+    assert plain.keys() == ray.keys() and len(plain) > 60
+    assert [name for name in plain if plain[name] != ray[name]] == []

@@ -22,16 +22,20 @@ STORE_BYTES = 80_000_000
 
 
 class LocalNodes:
-    """A cluster of nodes with one core each, which end with the block."""
+    """A cluster of nodes, which end with the block."""
 
-    def __init__(self, n: int) -> None:
-        """The first node is the head, which is not to be killed."""
+    def __init__(self, n: int, cores: int = 1) -> None:
+        """The first node is the head, which is not to be killed.
+
+        cores : of each node, as the cluster counts them.
+        """
         self._program = Path(sys.executable).with_name("ray")
         if not self._program.exists():
             raise UsageError(
                 "Ray is not installed: pip install 'biomass-tokens[ray]' in this environment"
             )
         self._n = n
+        self._cores = cores
         self._nodes: list[subprocess.Popen] = []
 
     def __enter__(self) -> Self:
@@ -69,7 +73,7 @@ class LocalNodes:
 
     def _start(self, options: list[str]) -> None:
         command = [
-            *(str(self._program), "start", "--block", "--num-cpus=1", "--num-gpus=0"),
+            *(str(self._program), "start", "--block", f"--num-cpus={self._cores}", "--num-gpus=0"),
             *(f"--node-ip-address={HOST}", f"--object-store-memory={STORE_BYTES}", *options),
         ]
         with starting():
