@@ -28,18 +28,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from featurestore.errors import BiomassError
+
 COUNTED = ("pwritev", "fdatasync", "fsync", "replace", "ftruncate", "unlink")
 ARRAYS = ("cls_VTD", "patches_VTPD", "pooled_VT5D", "stats_VS", "thumb_HW3")
 
 
 @contextmanager
-def builders() -> Iterator[Callable[..., dict]]:
+def builders(program: str = __file__) -> Iterator[Callable[..., dict]]:
     """A function (path, **request) that builds in a child of its own, and tells what became of
     it."""
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
     with subprocess.Popen(
-        [sys.executable, __file__],
+        [sys.executable, program],
         env=environment,
         text=True,
         stdin=subprocess.PIPE,
@@ -130,7 +132,7 @@ def run_child(request: dict, gate: int, out: int) -> None:
     os.read(gate, 1)
     restrict(request)
     try:
-        {"build": build, "read": read}[request.get("act", "build")](request, tell)
+        ACTS[request.get("act", "build")](request, tell)
     except BiomassError as err:
         tell(error=f"{type(err).__name__}: {err}")
     os._exit(0)
@@ -191,14 +193,9 @@ def serve(request: dict) -> dict:
     }
 
 
-if __name__ == "__main__":
-    import h5py  # noqa: F401  imported here once, not by every child
-    import numpy as np
+def serve_requests() -> None:
     import zarr
-    from conftest import tiny_frame, tiny_rows, tiny_spec
 
-    from featurestore import FeatureStore, open_writer
-    from featurestore.errors import BiomassError
     from featurestore.format import zarr as zarr_format
 
     # one thread writes its metadata: a tracer counts a thread's calls
@@ -207,3 +204,15 @@ if __name__ == "__main__":
     zarr_format.SHARD_BYTES, zarr_format.CHUNK_BYTES = 25_000, 200
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)
+
+
+ACTS = {"build": build, "read": read}
+
+if __name__ == "__main__":
+    import h5py  # noqa: F401  imported here once, not by every child
+    import numpy as np
+    from conftest import tiny_frame, tiny_rows, tiny_spec
+
+    from featurestore import FeatureStore, open_writer
+
+    serve_requests()

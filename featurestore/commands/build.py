@@ -179,7 +179,8 @@ def store_build(
             from featurestore.write.plan import plan_build
 
         if plan:
-            found = plan_build(checked)
+            one = checked.model_copy(update={"device": checked.device.split(",")[0]})
+            found = plan_build(one)
             tell(found, found.values(), indent=10)
             say_next(same_without("--plan"))
             return
