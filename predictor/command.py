@@ -220,11 +220,11 @@ def predict(
             whole = biomass("predict", "--merge", out, "--data", options["data"])
             say_next(whole, label="when all parts are there")
         elif predicted.n_photographs:
-            _say_look(predicted, options["data"])
+            _say_page(predicted, options["data"])
         sys.exit(predicted.code)
 
 
-def _say_look(predicted: "Predicted", data: Path) -> None:
+def _say_page(predicted: "Predicted", data: Path) -> None:
     """How to look at predictions on the page; `python -m predictor` may be where there is none."""
     name = click.get_current_context().find_root().info_name or ""
     if name.startswith("python -m"):
