@@ -45,6 +45,7 @@ START = (
 )
 """The worker's program: of the package that this module is of, wherever another is installed; -P:
 or lies where we are."""
+PASSED_ON = (b"accept-encoding", b"if-none-match")  # compressing, too, takes time
 # of the connection to the worker; our server says its own
 HOP = (b"connection", b"transfer-encoding", b"date")
 
@@ -233,9 +234,7 @@ async def _events(scope: Scope, connection: socket.socket) -> AsyncIterator[h11.
     target = scope["path"].encode("latin-1")
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
-    # it compresses for the client: that, too, takes time
-    accepted = [each for each in scope["headers"] if each[0] == b"accept-encoding"]
-    headers = [("Host", HOST), *accepted]
+    headers = [("Host", HOST), *(each for each in scope["headers"] if each[0] in PASSED_ON)]
     request = h11.Request(method=scope["method"], target=target, headers=headers)
     try:
         await loop.sock_sendall(connection, http.send(request) + http.send(h11.EndOfMessage()))

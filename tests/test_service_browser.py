@@ -8,6 +8,10 @@ import json
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from PIL import Image
 from sweeps import config
 
 from featurestore import FeatureStore, open_writer
+from featurestore.disk.durable import locked
 from featurestore.disk.picture_names import picture_names
 from trainer.loop.sweep import run_sweep
 
@@ -46,49 +51,48 @@ def hostile(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def url(store, hostile, tmp_path_factory) -> str:
-    """Where a server of two small stores, and a sweep of two points and two repeats over the first
-    and its copy `again`, and of predictions of three new photographs, listens."""
-    folder = tmp_path_factory.mktemp("sweep")
-    sweep = run_sweep(
-        config(folder, store, kind="[density]", repeats=2), folder / "runs", "cpu"
-    ).path
-    shutil.copytree(sweep, folder / "again")
-    there = write_predictions(folder / "new")
-    for image_id in IDS[:2]:
-        Image.new("RGB", (60, 90), "red").save(there["explain"] / picture_names(IDS)[image_id])
-    command = [
-        sys.executable,
-        "-m",
-        "cli",
-        "store",
-        "serve",
-        store,
-        hostile,
-        "--sweep",
-        sweep,
-        "--sweep",
-        folder / "again",
-        *(word for name, path in there.items() for word in (f"--{name}", path)),
-        "--port",
-        "0",
-        "--json",
-    ]
+@contextmanager
+def serving(*words: object) -> Iterator[str]:
+    """Where `biomass store serve` of these words listens, token and all."""
+    command = [sys.executable, "-m", "cli", "store", "serve", *words, "--port", "0", "--json"]
     with subprocess.Popen(
         [str(word) for word in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=BROWSER.parent.parent,
     ) as server:
-        printed = json.loads(server.stdout.readline())
-        yield f"{printed['url']}?token={printed['token']}"
-        server.terminate()
+        try:
+            printed = json.loads(server.stdout.readline())
+            yield f"{printed['url']}?token={printed['token']}"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def sweep(store, tmp_path_factory) -> Path:
+    """A sweep of two points and two repeats."""
+    folder = tmp_path_factory.mktemp("sweep")
+    settings = config(folder, store, kind="[density]", repeats=2)
+    return run_sweep(settings, folder / "runs", "cpu").path
+
+
+@pytest.fixture(scope="module")
+def url(store, hostile, sweep, tmp_path_factory) -> str:
+    """Where a server of two small stores, and a sweep over the first and its copy `again`, and of
+    predictions of three new photographs, listens."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(sweep, folder / "again")
+    there = write_predictions(folder / "new")
+    for image_id in IDS[:2]:
+        Image.new("RGB", (60, 90), "red").save(there["explain"] / picture_names(IDS)[image_id])
+    more = [word for name, path in there.items() for word in (f"--{name}", path)]
+    with serving(store, hostile, "--sweep", sweep, "--sweep", folder / "again", *more) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def see(url, pytestconfig):
-    """A function (claim, word) -> what browser/claims.mjs saw, once nothing was amiss on the
+    """A function (claim, word, url) -> what browser/claims.mjs saw, once nothing was amiss on the
     console or asked for elsewhere."""
     folder = pytestconfig.cache.mkdir("browser")
     done, lock = (
@@ -101,9 +105,9 @@ def see(url, pytestconfig):
         install = ["npm", "ci", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund"]
         subprocess.run(install, check=True, capture_output=True)
 
-    def run(claim: str, word: str = "") -> dict:
+    def run(claim: str, word: str = "", at: str = url) -> dict:
         ran = subprocess.run(
-            ["node", folder / "claims.mjs", claim, url, word],
+            ["node", folder / "claims.mjs", claim, at, word],
             capture_output=True,
             text=True,
             timeout=120,
@@ -289,6 +293,72 @@ def test_the_map_shows_which_of_two_runs_is_nearer_and_a_bookmark_keeps_it(see):
     seen = see("nearer")
     assert seen["told"].startswith("Dry Dead: B is nearer to the truth by")
     assert (seen["others"], seen["changed"], seen["same"]) == (2, True, True)
+
+
+@pytest.fixture
+def training(sweep, tmp_path) -> Path:
+    """The sweep as it was after three epochs of four."""
+    folder = tmp_path / "training"
+    shutil.copytree(sweep, folder)
+    (folder / "summary.json").unlink()
+    for log in folder.glob("*/metrics.jsonl"):
+        log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]))
+    return folder
+
+
+def test_a_sweep_shows_its_epochs_by_itself_until_it_is_finished(see, store, sweep, training):
+    runs = sorted(path.parent.name for path in training.glob("0*/metrics.jsonl"))
+    log = sweep / runs[0] / "metrics.jsonl"
+    line = log.read_text().splitlines(keepends=True)[3]
+    for name in runs[1:]:
+        shutil.copy(sweep / name / "metrics.jsonl", training / name / "metrics.jsonl")
+    word = {
+        "sweep": str(training),
+        "log": str(training / runs[0] / "metrics.jsonl"),
+        "line": line,
+        "summary": (sweep / "summary.json").read_text(),
+    }
+    with serving(store, "--sweep", training) as at, locked(training / "pass0"):
+        seen = see("live", json.dumps(word), at)
+    assert seen["first"].startswith("Epoch 3 of 4 · running, last epoch ")
+    assert seen["then"].startswith("Epoch 4 of 4 · running")
+    assert float(seen["score"]) < 1
+    assert seen["found"] == [] and seen["wider"] <= 0 and seen["progress"] == 0
+
+
+def test_a_sweep_that_stopped_says_so_and_how_it_goes_on(see, store, training):
+    with serving(store, "--sweep", training) as at:
+        seen = see("stopped", "", at)
+    assert seen["told"].startswith("Epoch 3 of 4 · stopped, last epoch ")
+    assert "biomass train --resume" in seen["advice"]
+
+
+def test_a_build_shows_how_many_are_sealed_by_itself(see, tmp_path):
+    frame = tiny_frame()
+    spec = tiny_spec(frame)
+    path = tmp_path / "growing.h5"
+    signals = [tmp_path / "seen", tmp_path / "seen2"]
+    with ExitStack() as building:
+        writer = building.enter_context(open_writer(path, spec, frame))
+        writer.put(0, tiny_rows(spec, 0))
+        writer.commit()
+        with serving(path) as at, ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(see, "building", str(signals[0]), at)
+            wait_for(signals[0], asked)
+            for image in (1, 2):
+                writer.put(image, tiny_rows(spec, image))
+            writer.commit()
+            wait_for(signals[1], asked)
+            building.close()
+            seen = asked.result()
+    assert "1 of 5 photographs sealed" in seen["first"] and seen["found"] == []
+    assert seen["facts"].startswith("3 of 5 sealed")
+
+
+def wait_for(signal: Path, asked: Future) -> None:
+    """Until a claim made the file; or until it failed, which its result tells."""
+    while not signal.exists() and not asked.done():
+        time.sleep(0.05)
 
 
 UNKNOWN = {

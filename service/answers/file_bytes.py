@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from featurestore.errors import StoreDamaged
 from featurestore.format.layout import Layout
+from service.answers.kept import matches
 from service.answers.ranges import requested_ranges
 from service.errors import ServiceError
 from service.library import SETTLED_S, Opened
@@ -117,10 +118,7 @@ class BytesResponse(Response):
             await response(scope, receive, send)
 
     def _response(self, method: str, request: Headers, files: ExitStack) -> Response:
-        # by weak comparison (RFC 9110, 13.1.2)
-        known = (request.get("if-none-match") or "").split(",")
-        known = [each.strip().removeprefix("W/") for each in known]
-        if known == ["*"] or self.etag in known:
+        if matches(request.get("if-none-match"), self.etag):
             return Response(None, 304, self.given)
 
         n_bytes = sum(map(length, self.pieces))

@@ -4,6 +4,8 @@ Where a state is no longer the present one its answers are never asked for again
 is kept needs to be asked for anew. Only what is made of that store or sweep alone may be kept.
 """
 
+import hashlib
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,3 +22,20 @@ def kept(request: Request, state: str | None, response: Response) -> Response:
     if state and request.query_params.get("of") == state:
         response.headers["Cache-Control"] = KEPT
     return response
+
+
+def tagged(request: Request, response: Response) -> Response:
+    """The response with the ETag of its body; 304 where If-None-Match names that."""
+    # weak: it may be compressed on its way
+    etag = f'W/"{hashlib.sha256(response.body).hexdigest()[:16]}"'
+    if matches(request.headers.get("if-none-match"), etag):
+        return Response(None, 304, {"ETag": etag})
+    response.headers["ETag"] = etag
+    return response
+
+
+def matches(header: str | None, etag: str) -> bool:
+    """Whether If-None-Match names the ETag, or any."""
+    # by weak comparison (RFC 9110, 13.1.2)
+    given = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
+    return given == ["*"] or etag.removeprefix("W/") in given

@@ -23,7 +23,8 @@ from trainer.score.metrics import Score
 BESIDE = ("mean", *BASELINES)  # rows of summary.csv that are no points
 REFIT = "refit"
 BLEND = "blend.json"
-SWEEP_FILES = ("sweep.json", "summary.json", "summary.csv", "comparisons.csv")
+SUMMARY = "summary.json"
+SWEEP_FILES = ("sweep.json", SUMMARY, "summary.csv", "comparisons.csv")
 RUN_FILES = ("config.yaml", "spec.json", "metrics.jsonl", "oof.csv")
 
 Stamp = tuple[str, int, int]
@@ -42,9 +43,13 @@ def stamp(path: Path) -> Stamp:
 # -- a sweep
 
 
+def is_finished(sweep: Path) -> bool:
+    return (sweep / SUMMARY).is_file()
+
+
 def best(sweep: Path) -> str | None:
     """Name of the best run, of a sweep that is finished."""
-    return (_json(sweep / "summary.json") or {}).get("best")
+    return (read_json(sweep / SUMMARY) or {}).get("best")
 
 
 def state(sweep: Path) -> str:
@@ -61,7 +66,7 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     plan : what `plan` made of this sweep.
     """
     settings, parameters = plan
-    summary = _json(sweep / "summary.json") or {}
+    summary = read_json(sweep / SUMMARY) or {}
     table = _summary(sweep)
     # a baseline that tells nothing of what ranks has no score
     scores = {} if table is None else table.set_index("name")["score_last"].dropna().to_dict()
@@ -102,19 +107,19 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
 
 def score_of(sweep: Path, targets: Targets) -> Score:
     """What ranks its points."""
-    return Score.of(_base(sweep).get("score"), targets)
+    return Score.of(base_of(sweep).get("score"), targets)
 
 
 def seed_of(sweep: Path) -> int:
     """What its draws began from; 0 where that is not known."""
-    experiment = _base(sweep).get("experiment")
+    experiment = base_of(sweep).get("experiment")
     seed = experiment.get("seed") if isinstance(experiment, dict) else None
     return seed if isinstance(seed, int) and seed >= 0 else 0
 
 
-def _base(sweep: Path) -> Mapping[str, Any]:
+def base_of(sweep: Path) -> Mapping[str, Any]:
     """The config that its points have in common, as sweep.json tells it."""
-    base = (_json(sweep / "sweep.json") or {}).get("base")
+    base = (read_json(sweep / "sweep.json") or {}).get("base")
     return base if isinstance(base, dict) else {}
 
 
@@ -125,7 +130,7 @@ def targets_of(run: Path) -> Targets:
     """
     if (run / BLEND).is_file():
         return targets_of_sweep(run.parent)
-    about = _json(run / "spec.json") or {}
+    about = read_json(run / "spec.json") or {}
     if "targets" not in about:
         return CSIRO
     return Targets.told(about, f"run {run.name!r} of sweep {run.parent.name!r}: spec.json")
@@ -196,7 +201,7 @@ def plan(sweep: Path) -> Plan:
     counts its points imports every kind, and torch with it; a sweep that was begun before they
     stood there tells none.
     """
-    found = _json(sweep / "sweep.json")
+    found = read_json(sweep / "sweep.json")
     try:
         config = SweepConfig.of(found["base"], found["axes"], sweep / "sweep.json")
         runs = found.get("runs", {})
@@ -334,7 +339,7 @@ def _log(run: Path) -> list[dict[str, Any]]:
 # -- files
 
 
-def _json(path: Path) -> Mapping[str, Any] | None:
+def read_json(path: Path) -> Mapping[str, Any] | None:
     """An object, or None if it is not there or not whole."""
     try:
         value = json.loads(path.read_bytes())

@@ -48,6 +48,9 @@ export function get(url, signal) {
   return answer;
 }
 
+/** Ask anew for what was answered before. */
+export const forget = () => kept.clear();
+
 /** A question asked before its answer is needed: where it fails, that is told then. */
 export function early(answer) {
   answer.catch(() => {});

@@ -57,6 +57,9 @@ export function go(url, { stay = false } = {}) {
   follow.forEach(each => each({ stay }));
 }
 
+/** Show the present address anew: something of it is another now. */
+export const again = () => follow.forEach(each => each({ stay: true }));
+
 // From a list to a photograph and on to the next: `order` is the list's, `back` what the list's page was, but for AROUND.
 
 const OPENED = ["photograph", "prediction"]; // pages of one picture of a list

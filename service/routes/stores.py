@@ -13,10 +13,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from featurestore.disk.held import is_held
 from featurestore.disk.json_values import json_value
 from featurestore.errors import BiomassError
 from service.answers import computations
-from service.answers.kept import OF, kept
+from service.answers.kept import OF, kept, tagged
 from service.answers.openapi import VIEW, described
 from service.answers.parameters import choice_of, library_of, name_of, opened_of, view_of
 from service.answers.tables import table_response
@@ -24,7 +25,7 @@ from service.errors import ServiceError, translated
 from service.explore import maps
 from service.explore.outliers import outliers
 from service.explore.overview import overview as overview_of
-from service.explore.sweeps import best, state
+from service.explore.sweeps import best, is_finished, state
 from service.json_text import JsonText
 from service.library import Opened
 from service.routes import filters
@@ -74,7 +75,7 @@ def listing(request: Request) -> Response:
         "url": "/v1/predictions",
     }
     found = {"stores": stores, "sweeps": sweeps, "predictions": predictions, "failing": failing}
-    return JSONResponse(found)
+    return tagged(request, JSONResponse(found))
 
 
 def _sweep(name: str, folder: Path) -> dict[str, Any]:
@@ -83,6 +84,7 @@ def _sweep(name: str, folder: Path) -> dict[str, Any]:
         "name": name,
         "url": f"/v1/sweeps/{quote(name, safe='')}",
         "n_runs": sum(1 for _ in folder.glob("*/config.yaml")),
+        "finished": is_finished(folder),
         "best": best(folder),
         "state": state(folder),
     }
@@ -101,6 +103,7 @@ def describe(opened: Opened) -> dict[str, Any]:
         "n_images": store.n_images,
         "n_sealed": len(sealed_N),
         "n_room": store.layout.n,
+        "being_built": is_held(store.path),
         "views": list(store.view_names),
         "has_patches": store.spec.has_patches,
         "map_methods": maps.offered(),

@@ -13,11 +13,12 @@ from starlette.routing import Route
 from featurestore.disk.json_values import json_value
 from featurestore.disk.tables import find_table
 from service.answers import computations
-from service.answers.kept import OF, kept
+from service.answers.kept import OF, kept, tagged
 from service.answers.openapi import described
 from service.answers.parameters import choice_of, library_of, name_of
 from service.answers.tables import table_response
 from service.explore import beside, out_of_fold, sweeps
+from service.explore.progress import progress as progress_of
 from service.json_text import JsonText
 
 BESIDE = "/v1/sweeps/{w}/runs/{r}/beside/{w2}/{r2}"
@@ -26,6 +27,7 @@ BESIDE = "/v1/sweeps/{w}/runs/{r}/beside/{w2}/{r2}"
 def routes() -> list[Route]:
     return [
         Route("/v1/sweeps/{w}", one_sweep),
+        Route("/v1/sweeps/{w}/progress.json", progress),
         Route("/v1/sweeps/{w}/leaderboard.{format}", leaderboard),
         Route("/v1/sweeps/{w}/runs/{r}/oof.{format}", oof),
         Route("/v1/sweeps/{w}/runs/{r}/curves.{format}", curves),
@@ -46,6 +48,13 @@ async def one_sweep(request: Request) -> Response:
     url = f"/v1/sweeps/{quote(name, safe='')}"
     answer = JsonText(json_value({"name": name, "url": url, "state": state, **found}))
     return kept(request, state, answer)
+
+
+@described("json", errors=("not-found",))
+def progress(request: Request) -> Response:
+    """Epochs of a sweep that is being trained, its scores so far, and whether it runs."""
+    found = progress_of(_sweep_of(request))
+    return tagged(request, JsonText(json_value(found)))
 
 
 @described("table", errors=("not-found",), of=OF)

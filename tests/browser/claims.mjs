@@ -6,6 +6,7 @@
 import { chromium } from "playwright-core";
 import { CHARTS } from "./charts.mjs";
 import { PREDICTIONS } from "./predictions.mjs";
+import { LIVE } from "./live.mjs";
 import { TABLES } from "./tables.mjs";
 import { beyond, drawn, expect, listened, noise, ontoPoint, open, arrive, pixels, title, violations } from "./tools.mjs";
 import { claim, FLAGS, home, NARROW, url, WIDE, word } from "./tools.mjs";
@@ -14,6 +15,7 @@ import { WALK } from "./walk.mjs";
 const VIEWS = ["", "page=map", "page=photographs&order=-off", "page=photograph&layer=similar&patch=1,1", "page=sweeps", "page=compare"];
 
 const CLAIMS = {
+  ...LIVE,
   ...TABLES,
   ...WALK,
   ...PREDICTIONS,

@@ -1,17 +1,18 @@
 // What the store is: what is odd in it first, then counts, targets by groups and date, statistics per view.
 
-import { early, get, table } from "../api.js";
+import { early, forget, get, table } from "../api.js";
 import { span, track } from "../bars.js";
 import { hoverCard, photographLink } from "../cards.js";
 import { scale } from "../colours.js";
 import { day, dayText, monthTicks } from "../dates.js";
-import { alike, amount, axisOf, bytes, unitOf, withUnit } from "../dom.js";
+import { alike, amount, axisOf, bytes, count, unitOf, withUnit } from "../dom.js";
 import { el, facts, foremost, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { inWords, isFiltered, passing } from "../filter.js";
 import { details } from "../kept.js";
+import { bar, watch } from "../live.js";
 import { savers } from "../save.js";
 import { Scatter } from "../scatter.js";
-import { AROUND, given, go, href, photographHref, put, read } from "../state.js";
+import { AROUND, again, given, go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
 const MOST_ODD = 6;
@@ -34,6 +35,7 @@ export async function show({ state, signal, store, sweep, failing }) {
     title: store.name,
     content: [
       ...failing.map(each => problem({ message: `${each.name}: ${each.message}` })),
+      beingBuilt(store, signal),
       what(store, about),
       section(
         "Odd photographs",
@@ -56,6 +58,28 @@ export async function show({ state, signal, store, sweep, failing }) {
 function worst(run) {
   const to = href({ page: "photographs", order: "-off" }, AROUND);
   return el("p", {}, el("a", { href: to }, "All photographs, the worst errors first"), ` as ${read().run ?? run} predicts them out of fold`);
+}
+
+/** How far a build is; null where none is under way. */
+function beingBuilt(store, signal) {
+  if (!store.being_built) return null;
+  const place = el("div", { class: "progress" });
+  const tell = ({ stores }) => {
+    const now = stores.find(each => each.name === store.name);
+    if (!now?.being_built) {
+      forget();
+      again();
+      return null;
+    }
+    const of = `${now.n_sealed.toLocaleString("en")} of ${count(now.n_images, "photograph")} sealed`;
+    place.replaceChildren(
+      el("p", { class: "told" }, el("strong", {}, "Being built"), ` · ${of}; below is what was sealed when this page was opened`),
+      bar(now.n_sealed, now.n_images, "Sealed photographs"),
+    );
+    return true;
+  };
+  watch("/v1/stores", signal, tell);
+  return place;
 }
 
 function what(store, about) {

@@ -19,14 +19,18 @@ const FIRST_WORST = 12,
 const CURVES_TOLD = `Thick: all folds together; thin, in its colour: each fold. A click on a point leads to the photographs that its
   fold held out, the worst first, as the last epoch predicts them: of the others no predictions are kept.`;
 
+const NO_CURVES = "Curves begin with the second epoch; what is fitted has none.";
+const NO_OOF = "It has no predictions out of fold: they come when the sweep is finished, and not to what learns from every photograph.";
+
 const urlOf = (sweep, name) => `${sweep.url}/runs/${encodeURIComponent(name)}`,
   curvesOf = url => `${url}/curves.json`,
   oofOf = url => `${url}/oof.json?averaged=1&weights=last`;
 
-/** Ask for what a run's page shows before it is drawn. */
-export function askOfRun(sweep, name, signal) {
+/** Ask for what a run's page shows before it is drawn; gives its curves. */
+export function askOfRun(sweep, name, signal, hasOof = false) {
   const url = urlOf(sweep, name);
-  for (const each of [curvesOf(url), oofOf(url)]) early(table(each, signal));
+  if (hasOof) early(table(oofOf(url), signal));
+  return early(table(curvesOf(url), signal));
 }
 
 /** Elements of one run; each part loads, and fails, by itself: a sweep may still be training. */
@@ -41,13 +45,14 @@ export function run({ state, signal, store, sweep, about, name, among }) {
     view.markCurves(split);
     await view.drawOof();
   };
+  const hasOof = about.runs.find(each => each.name === name)?.has_oof;
   return [
     el("h2", {}, name, among ? el("span", { class: "muted" }, ` of ${among}`) : null),
-    about.runs.find(each => each.name === name)?.has_oof
+    hasOof
       ? el("p", {}, el("a", { href: href({ page: "compare", a: `${sweep.name}/${name}` }, ["store"]) }, "Compare with another run"))
       : null,
     pending(() => curves(view), "Loading curves …"),
-    pending(() => outOfFold(view), "Loading predictions …"),
+    hasOof ? pending(() => outOfFold(view), "Loading predictions …") : el("p", { class: "muted" }, NO_OOF),
   ];
 }
 
@@ -299,7 +304,7 @@ async function curves(view) {
     return el("p", { class: "muted" }, "A blend averages runs: it has no curves of its own.");
   const all = await curveRows(view);
   if (new Set(all.map(row => row.epoch)).size < 2)
-    return el("p", { class: "muted" }, "This run was fitted, not trained over epochs: it has no curves.");
+    return el("p", { class: "muted" }, about.finished ? "This run was fitted, not trained over epochs: it has no curves." : NO_CURVES);
   const choose = async split => {
     await view.setSplit(split);
     view.toWorst();

@@ -1,12 +1,13 @@
 // What a sweep found: the leaderboard, and of one run its curves and its errors, the worst photographs first.
 
-import { early, get, table } from "../api.js";
+import { early, forget, get, served, table } from "../api.js";
 import { span, track } from "../bars.js";
 import { el, facts, fixed, num, pending, plain, problem, section, select, twins } from "../dom.js";
 import { nameOfScore } from "../scores.js";
 import { comparable } from "../sides.js";
-import { given, go, href } from "../state.js";
+import { given, go, href, read } from "../state.js";
 import { sortable } from "../table.js";
+import { progress } from "./progress.js";
 import { askOfRun, run } from "./run.js";
 
 const BASELINES = ["mean", "ridge", "logistic"];
@@ -20,12 +21,20 @@ export async function show({ state, signal, store, sweep, sweeps }) {
   if (!sweep)
     return { title: "Sweeps", content: [el("p", {}, "No sweep is served. Start the service with --sweep DIR to see one here.")] };
   const first = state.run ?? sweep.best; // asked for before one knows more
-  early(table(leaderboardOf(sweep), signal));
-  if (first) askOfRun(sweep, first, signal);
+  if (sweep.finished) early(table(leaderboardOf(sweep), signal));
+  if (first) askOfRun(sweep, first, signal, sweep.finished);
   const about = await get(sweep.url, signal),
     names = [...about.runs, ...about.blends].map(each => each.name);
   const chosen = given(state, "run", names) ?? [about.best, names[0]].find(name => names.includes(name)),
     among = sweeps.length > 1 ? sweep.name : null;
+  const place = el("section", {}, chosen ? run({ state, signal, store, sweep, about, name: chosen, among }) : null);
+  const renew = async () => {
+    if (place.contains(document.activeElement) || place.matches(":hover")) return; // somebody reads a curve there
+    forget();
+    await served(signal); // the browser keeps what is of the state before
+    await askOfRun(sweep, chosen, signal);
+    place.replaceChildren(...run({ state: read(), signal, store, sweep, about, name: chosen, among }).filter(Boolean));
+  };
   return {
     title: sweep.name,
     content: [
@@ -38,11 +47,13 @@ export async function show({ state, signal, store, sweep, sweeps }) {
           )
         : null,
       settings(about),
-      section(
-        "Leaderboard",
-        pending(() => board(sweep, about, chosen, among, signal)),
-      ),
-      chosen ? el("section", {}, run({ state, signal, store, sweep, about, name: chosen, among })) : null,
+      about.finished
+        ? section(
+            "Leaderboard",
+            pending(() => board(sweep, about, chosen, among, signal)),
+          )
+        : section("Training", progress({ sweep, about, chosen, among, signal, onEpoch: renew })),
+      place,
     ],
   };
 }
@@ -78,7 +89,7 @@ async function board(sweep, about, chosen, among, signal) {
 }
 
 function settings(about) {
-  const notes = about.finished === false ? ["This sweep is not finished.", ...about.notes] : about.notes;
+  const { notes } = about;
   return el(
     "div",
     { class: "settings" },

@@ -1,0 +1,94 @@
+"""How far a sweep is that is being trained: epochs, scores so far, and whether anybody trains it.
+
+No lock is taken, and of a log only its end is read.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featurestore.disk.held import is_held
+from service.explore.sweeps import base_of, is_finished, read_json
+
+TAIL_BYTES = 256 << 10
+
+
+def progress(sweep: Path) -> dict[str, Any]:
+    """Epochs that are trained of all, by pass and by run; and whether it runs.
+
+    running : None where that cannot be told, see featurestore.disk.held. last_epoch_at : seconds
+    since 1970 when a log was last written to; None before the first epoch. A run's score is that of
+    its last epoch, on what its heads hold out, by view 0.
+    """
+    told = read_json(sweep / "sweep.json") or {}
+    n_epochs = _whole(base_of(sweep).get("trainer"), "num_epochs")
+    names = list(told.get("runs") or [])
+    records = {name: last_record(sweep / name / "metrics.jsonl") for name in names}
+    done = {name: _whole(record, "epoch", -1) + 1 for name, record in records.items()}
+    passes = []
+    for number, points in enumerate(told.get("passes") or []):
+        own = [names[point] for point in points if point < len(names)]
+        epoch = min((done[name] for name in own), default=0)
+        about = {"pass": number, "n_runs": len(own), "epoch": epoch, "epochs": n_epochs}
+        passes.append({**about, "running": is_held(sweep / f"pass{number}")})
+    runs = [
+        {
+            "name": name,
+            "epoch": done[name],
+            "loss": (records[name] or {}).get("loss"),
+            "score": (records[name] or {}).get("score"),
+        }
+        for name in names
+    ]
+    return {
+        "finished": is_finished(sweep),
+        "running": _any(is_held(sweep / name) for name in _locks(len(passes))),
+        "epoch": sum(each["epoch"] for each in passes),
+        "epochs": n_epochs * len(passes),
+        "last_epoch_at": _last_written(sweep, names),
+        "passes": passes,
+        "runs": runs,
+    }
+
+
+def last_record(log: Path) -> Mapping[str, Any] | None:
+    """The last whole line of a log; None where there is none, or it cannot be read."""
+    try:
+        with open(log, "rb") as file:
+            n_bytes = file.seek(0, 2)
+            file.seek(max(0, n_bytes - TAIL_BYTES))
+            tail = file.read()
+        line = tail[: tail.rfind(b"\n") + 1].splitlines()[-1]
+        record = json.loads(line)
+    except (OSError, ValueError, IndexError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _locks(n_passes: int) -> list[str]:
+    """What a sweep's processes lock: all of it, its regressors, a pass."""
+    return ["sweep", "fits", *(f"pass{number}" for number in range(n_passes))]
+
+
+def _any(held: Any) -> bool | None:
+    """True if one is; None if none is known to be, and of one it is not known."""
+    found = list(held)
+    if True in found:
+        return True
+    return None if None in found else False
+
+
+def _last_written(sweep: Path, names: list[str]) -> float | None:
+    times = []
+    for name in names:
+        log = sweep / name / "metrics.jsonl"
+        if log.is_file() and log.stat().st_size:
+            times.append(log.stat().st_mtime)
+    return max(times, default=None)
+
+
+def _whole(record: Any, name: str, default: int = 0) -> int:
+    """A whole number of a record, which may be damaged."""
+    value = record.get(name) if isinstance(record, Mapping) else None
+    return value if isinstance(value, int) else default
