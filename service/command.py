@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from featurestore.commands.options import ANY, FOLDER, max_pixels_option
+from featurestore.commands.options import ANY, FOLDER, STORE, max_pixels_option
 from featurestore.commands.running import one_line_errors
 
 
 @click.command("serve")
-@click.argument("paths", nargs=-1, type=ANY, metavar="[STORE...]")
+@click.argument("paths", nargs=-1, type=STORE, metavar="[STORE...]")
 @click.option(
     "--sweep",
     "sweeps",
@@ -66,7 +66,7 @@ from featurestore.commands.running import one_line_errors
     help="Another name that requests may call the server by.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print url, port and token as JSON.")
-def store_serve(paths: tuple[Path, ...], **options: Any) -> None:
+def store_serve(paths: tuple[Path | str, ...], **options: Any) -> None:
     """Serve stores, sweeps and predictions over HTTP, with a page.
 
     It reads only; Ctrl-C ends it.

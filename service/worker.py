@@ -37,9 +37,9 @@ def main(control: int, served: str) -> None:
     os.nice(NICE)
     sys.setswitchinterval(SWITCH_S)
     stores, sweeps, data, max_pixels, *predicted = json.loads(served)
-    paths, folders = (list(map(Path, given)) for given in (stores, sweeps))
+    folders = list(map(Path, sweeps))
     predictions, explain = (given and Path(given) for given in predicted)
-    library = Library(paths, folders, data and Path(data), max_pixels, predictions, explain)
+    library = Library(stores, folders, data and Path(data), max_pixels, predictions, explain)
     app = create_app(library, hosts=[HOST])
     asyncio.run(_answer(socket.socket(fileno=control), app))
 

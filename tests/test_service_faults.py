@@ -19,7 +19,8 @@ from featurestore.disk.usable import Memory
 from service.answers import file_bytes
 from service.answers.computations import Computations
 from service.errors import ServiceError
-from service.library import HIDDEN, Library, Served
+from service.library import HIDDEN, Library
+from service.served import Served
 
 S = "/v1/stores/features"
 ROW = f"{S}/rows/@0/0"
@@ -155,7 +156,7 @@ def test_s20_appended_images_are_found_by_their_ids(store_path):
 
 def test_an_etag_of_bytes_just_written_holds_for_nothing_else(tmp_path, monkeypatch):
     # two requests may take longer than what is real
-    monkeypatch.setattr("service.answers.file_bytes.SETTLED_S", 60)
+    monkeypatch.setattr("service.served.SETTLED_S", 60)
     client = client_of(write_served(tmp_path, "h5"))
     first, second = (client.get(f"{S}/arrays/seal").headers["ETag"] for _ in range(2))
     assert first != second

@@ -5,10 +5,8 @@ It reads no faster than the client takes it.
 
 import os
 import secrets
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -21,68 +19,10 @@ from featurestore.format.layout import Layout
 from service.answers.kept import matches
 from service.answers.ranges import requested_ranges
 from service.errors import ServiceError
-from service.library import SETTLED_S, Opened
+from service.pieces import Piece, Span, Zeros, cut, cut_one, length
 
 # read and sent at once: what a client that does not read makes the server hold
 CHUNK_BYTES = 512 << 10
-
-
-@dataclass(frozen=True)
-class Span:
-    """n_bytes of one of the store's files."""
-
-    path: Path
-    offset: int
-    n_bytes: int
-
-
-@dataclass(frozen=True)
-class Zeros:
-    """Bytes of zero that lie in no file."""
-
-    n_bytes: int
-
-
-Piece = bytes | Span | Zeros
-
-
-def length(piece: Piece) -> int:
-    return len(piece) if isinstance(piece, bytes) else piece.n_bytes
-
-
-def cut(pieces: list[Piece], start: int, end: int) -> list[Piece]:
-    """The pieces of bytes [start, end) of what the pieces are together."""
-    found = []
-    at = 0
-    for piece in pieces:
-        a = max(start - at, 0)
-        b = min(end - at, length(piece))
-        if a < b:
-            found.append(_cut_one(piece, a, b))
-        at += length(piece)
-    return found
-
-
-def _cut_one(piece: Piece, a: int, b: int) -> Piece:
-    if isinstance(piece, bytes):
-        return piece[a:b]
-    if isinstance(piece, Span):
-        return Span(piece.path, piece.offset + a, b - a)
-    return Zeros(b - a)
-
-
-def file_etag(opened: Opened, *paths: Path) -> str:
-    """The ETag of bytes that a writer may still change: generation and modification times."""
-    try:
-        written = max(path.stat().st_mtime_ns for path in paths)
-    except OSError as err:
-        raise StoreDamaged(
-            f"{err.filename}: gone since the store was opened; restore it or build the store again"
-        ) from err
-    settled = time.time_ns() - written > SETTLED_S * 1e9
-    # a file may be written again within the same tick of the clock: such bytes match nothing
-    unsettled = "" if settled else f"-{secrets.token_hex(4)}"
-    return f'"{opened.generation}-{written:x}{unsettled}"'
 
 
 class BytesResponse(Response):
@@ -180,7 +120,7 @@ async def _read(pieces: list[Piece], files: dict[Path, int]) -> AsyncIterator[by
     """
     for piece in pieces:
         for start in range(0, length(piece), CHUNK_BYTES):
-            part = _cut_one(piece, start, min(start + CHUNK_BYTES, length(piece)))
+            part = cut_one(piece, start, min(start + CHUNK_BYTES, length(piece)))
             if isinstance(part, Span):
                 yield await run_in_threadpool(_pread, files[part.path], part)
             elif isinstance(part, Zeros):

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from featurestore.errors import InputError, StoreDamaged
 from featurestore.store import FeatureStore
 from service.errors import ServiceError
-from service.library import Library, Opened
+from service.library import Library
+from service.served import Opened
 
 POSITION = re.compile(r"@(\d{1,9})", re.ASCII)
 

@@ -18,7 +18,7 @@ from service.answers.parameters import choice_of, library_of
 from service.errors import ServiceError
 from service.explore import maps, overview, photographs, sweeps
 from service.explore.photographs import ORDERS, SIGNS, Filter
-from service.library import Opened
+from service.served import Opened
 
 GROUP = "in."  # before a column's name
 DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)

@@ -28,8 +28,8 @@ from service.answers.tables import table_response
 from service.errors import ServiceError
 from service.explore import out_of_fold, overview, patch_grids, photographs, pictures
 from service.json_text import JsonText
-from service.library import Opened
 from service.routes import filters
+from service.served import Opened
 
 # requests about one image that are computed together, at some 100 MB each; others wait their turn
 AT_ONCE = 4

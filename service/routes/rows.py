@@ -9,10 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from featurestore.store import FeatureStore
-from service.answers.file_bytes import BytesResponse, Piece, Span, file_etag, length
+from service.answers.file_bytes import BytesResponse
 from service.answers.openapi import described
 from service.answers.parameters import choice_of, name_of, opened_of, sealed_image_of, view_of
 from service.errors import ServiceError
+from service.pieces import Piece, Span, cut, length
+from service.served import Opened, file_etag
 
 PARTS = ("patches", "cls", "pooled", "row")
 
@@ -45,11 +47,13 @@ def row(request: Request) -> Response:
             raise ServiceError(
                 "bad-request", "tokens=row is several arrays: raw bytes, and all of them"
             )
-        pieces = [Span(*part) for part in opened.store.layout.row_parts(image, view)]
+        names = ("cls", "patches", "pooled", "stats")
+        there = [name for name in names if name in opened.store.layout.extents]
+        pieces = [opened.row_part(name, image, view) for name in there]
         return BytesResponse(
             opened.store.layout, pieces, etag, array_headers((sum(map(length, pieces)),), "|u1")
         )
-    pieces, shape, dtype = _tokens(request, opened.store, tokens, image, view)
+    pieces, shape, dtype = _tokens(request, opened, tokens, image, view)
     if format == "npy":
         pieces = [npy_header(shape, dtype), *pieces]
     return BytesResponse(opened.store.layout, pieces, etag, array_headers(shape, dtype))
@@ -68,9 +72,9 @@ def array(request: Request) -> Response:
             f"no array {name[:100]!r} here",
             f"there are {others}; patches are asked for by rows/",
         )
-    span = Span(extent.paths[0], extent.offset, extent.array.n_bytes)
+    piece = opened.array_part(name, 0, extent.array.n_bytes)
     headers = array_headers(extent.array.shape, extent.array.dtype)
-    return BytesResponse(opened.store.layout, [span], file_etag(opened, span.path), headers)
+    return BytesResponse(opened.store.layout, [piece], opened.etag_of(name), headers)
 
 
 @described("bytes")
@@ -84,7 +88,10 @@ def file(request: Request) -> Response:
             "not-found", f"{opened.name} is a Zarr folder, not a file", "zarr/ has its objects"
         )
     return BytesResponse(
-        opened.store.layout, [Span(path, 0, sizes[path])], file_etag(opened, path), {}
+        opened.store.layout,
+        [Span(path, 0, sizes[path])],
+        file_etag(opened.generation, path),
+        {},
     )
 
 
@@ -107,37 +114,31 @@ def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
 
 
 def _tokens(
-    request: Request, store: FeatureStore, name: str, image: int, view: int
+    request: Request, opened: Opened, name: str, image: int, view: int
 ) -> tuple[list[Piece], tuple[int, ...], str]:
     """Pieces, shape and dtype of one kind of a row's tokens."""
     if "patch" in request.query_params and name != "patches":
         raise ServiceError("bad-request", "patch=a:b cuts patches alone")
-    if name not in store.layout.extents:
+    extents = opened.store.layout.extents
+    if name not in extents:
         raise ServiceError(
             "not-found",
             "a pooled store, it holds no patch tokens",
             "ask for tokens=pooled or tokens=cls",
         )
-    parts = dict(
-        zip(
-            [n for n in ("cls", "patches", "pooled", "stats") if n in store.layout.extents],
-            store.layout.row_parts(image, view),
-            strict=True,
-        )
-    )
-    array = store.layout.extents[name].array
+    array = extents[name].array
     shape = array.shape[2:]
-    span = Span(*parts[name])
+    piece = opened.row_part(name, image, view)
     if "patch" not in request.query_params:
-        return [span], shape, array.dtype
+        return [piece], shape, array.dtype
     a, b = _patch_span(request.query_params["patch"], shape[1])
-    tile_bytes = span.n_bytes // shape[0]
+    tile_bytes = length(piece) // shape[0]
     token_bytes = math.prod(shape[2:]) * np.dtype(array.dtype).itemsize
-    cuts = [
-        Span(span.path, span.offset + t * tile_bytes + a * token_bytes, (b - a) * token_bytes)
-        for t in range(shape[0])
-    ]
-    return list(cuts), (shape[0], b - a, *shape[2:]), array.dtype
+    cuts: list[Piece] = []
+    for t in range(shape[0]):
+        start = t * tile_bytes
+        cuts += cut([piece], start + a * token_bytes, start + b * token_bytes)
+    return cuts, (shape[0], b - a, *shape[2:]), array.dtype
 
 
 def _patch_span(text: str, n: int) -> tuple[int, int]:

@@ -27,8 +27,8 @@ from service.explore.outliers import outliers
 from service.explore.overview import overview as overview_of
 from service.explore.sweeps import best, is_finished, state
 from service.json_text import JsonText
-from service.library import Opened
 from service.routes import filters
+from service.served import Opened
 
 
 def read_routes() -> list[Route]:

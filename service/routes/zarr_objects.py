@@ -17,12 +17,13 @@ from featurestore.errors import StoreDamaged
 from featurestore.format.layout import Extent
 from featurestore.format.spec import FORMAT, Array
 from featurestore.store import FeatureStore
-from service.answers.file_bytes import BytesResponse, Piece, Span, Zeros, file_etag
+from service.answers.file_bytes import BytesResponse
 from service.answers.openapi import described
 from service.answers.parameters import name_of, opened_of, require_sealed
 from service.errors import ServiceError
-from service.library import Opened
+from service.pieces import Piece, Span, Zeros
 from service.routes.rows import array_headers, row_etag
+from service.served import Opened, file_etag
 
 CHUNK_BYTES = 1 << 20
 MOST_METADATA_BYTES = 1 << 24
@@ -39,7 +40,7 @@ def zarr_object(request: Request) -> Response:
     """
     opened = opened_of(request)
     key = name_of(request, "key")
-    if opened.store.path in opened.store.layout.sizes:
+    if opened.is_virtual:
         return _virtual(opened, key)
     return _own_file(opened, key)
 
@@ -50,8 +51,10 @@ def _own_file(opened: Opened, key: str) -> Response:
     if path is None:
         raise _no_object(key)
     if path in layout.sizes:
-        return BytesResponse(layout, [Span(path, 0, n_bytes)], file_etag(opened, path), {})
-    return BytesResponse(layout, [_metadata_of(path)], file_etag(opened, path), {})
+        return BytesResponse(
+            layout, [Span(path, 0, n_bytes)], file_etag(opened.generation, path), {}
+        )
+    return BytesResponse(layout, [_metadata_of(path)], file_etag(opened.generation, path), {})
 
 
 def _metadata_of(path: Path) -> bytes:
@@ -97,15 +100,15 @@ def _chunk(opened: Opened, extent: Extent, indices: tuple[int, ...]) -> Response
         # absent, it would read as zeros: an error is what clients do not take for an empty chunk
         image, view = indices[:2]
         require_sealed(store, image)
-        span = Span(*extent.locate_row(image, view))
-        return BytesResponse(store.layout, [span], row_etag(store, image, view), headers)
+        piece = opened.row_part("patches", image, view)
+        return BytesResponse(store.layout, [piece], row_etag(store, image, view), headers)
     first = indices[0] * shape[0]
     n_rows = min(shape[0], array.n_rows - first)
-    path, offset, n_bytes = extent.locate(first)
-    pieces: list[Piece] = [Span(path, offset, n_rows * n_bytes)]
+    n_bytes = array.row_bytes
+    pieces: list[Piece] = [opened.array_part(array.name, first * n_bytes, n_rows * n_bytes)]
     if n_rows < shape[0]:
         pieces.append(Zeros((shape[0] - n_rows) * n_bytes))
-    return BytesResponse(store.layout, pieces, file_etag(opened, path), headers)
+    return BytesResponse(store.layout, pieces, opened.etag_of(array.name), headers)
 
 
 def _metadata(opened: Opened, node: dict[str, Any]) -> Response:
