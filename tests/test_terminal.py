@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from commands import biomass
 
+from cli import main
 from featurestore import FeatureStore
 from featurestore.disk.terminal import fitting, hung, shortened, terminal_width
 from featurestore.explore.doctor import Check, table
@@ -99,9 +101,8 @@ def test_in_a_pipe_nothing_is_broken(built, monkeypatch):
     assert widest(biomass("store", "stats", built).stdout) > 60
 
 
-def test_help_says_of_each_command_a_whole_sentence(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
+def test_help_says_of_each_command_a_whole_sentence():
     for group in ([], ["store"], ["weights"]):
-        said = biomass(*group, "--help").stdout
+        said = CliRunner().invoke(main, [*group, "--help"], terminal_width=60).stdout
         _, commands = said.split("Commands:\n")
         assert "..." not in commands and widest(said) <= 60
