@@ -407,6 +407,10 @@ def test_where_two_sweeps_are_served_tables_say_which_a_run_is_of(see):
     assert seen["run"] == f" of {first}" and seen["map"] == 1
 
 
+def test_a_blend_shows_its_predictions_and_no_curves(see):
+    assert see("blend")["parts"][:2] == ["Out of fold", "Worst photographs"]
+
+
 def test_a_colour_that_nothing_tells_says_so_and_has_no_legend(see, hostile):
     seen = see("gray", hostile.stem)
     assert "The catalog tells no Notes." in seen["told"] and seen["ramps"] == 0

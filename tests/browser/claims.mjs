@@ -234,6 +234,14 @@ const CLAIMS = {
     return { predictions, board, run, map: await page.locator("label:has-text('Run of')").count() };
   },
 
+  async blend(browser) {
+    const page = await open(browser, "page=sweeps");
+    await page.locator("tr:has-text('(blend)') a.run").first().click();
+    await page.waitForFunction(() => location.search.includes("run=blend"));
+    await drawn(page);
+    return { parts: await page.locator("h3").allTextContents() };
+  },
+
   async gray(browser) {
     const page = await open(browser, `store=${word}&page=map&colour=Notes`);
     return { told: await page.locator(".map-note").textContent(), ramps: await page.locator(".ramp").count() };

@@ -51,10 +51,10 @@ export async function show({ state, signal, store, sweep, sweeps }) {
 }
 
 function legend(sides) {
-  const chip = ({ letter, sweep, run, isBlend }, k) => {
+  const chip = ({ letter, sweep, run }, k) => {
     const dot = el("i", { "aria-hidden": "true" });
     dot.style.backgroundColor = css(COLOURS[k]);
-    const to = href({ page: "sweeps", sweep: sweep.name, run: isBlend ? null : run }, ["store"]);
+    const to = href({ page: "sweeps", sweep: sweep.name, run }, ["store"]);
     return el("span", { class: "chip" }, dot, `${letter} `, el("a", { class: "run", href: to }, run), ` of ${sweep.name}`);
   };
   return el("div", { class: "legend" }, sides.map(chip));

@@ -11,6 +11,7 @@ import { photographList } from "../list.js";
 import { savers } from "../save.js";
 import { Scatter } from "../scatter.js";
 import { nameOfScore } from "../scores.js";
+import { comparable } from "../sides.js";
 import { given, go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
@@ -45,7 +46,7 @@ export function run({ state, signal, store, sweep, about, name, among }) {
     view.markCurves(split);
     await view.drawOof();
   };
-  const hasOof = about.runs.find(each => each.name === name)?.has_oof;
+  const hasOof = comparable(about).includes(name);
   return [
     el("h2", {}, name, among ? el("span", { class: "muted" }, ` of ${among}`) : null),
     hasOof
