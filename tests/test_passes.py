@@ -6,15 +6,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from commands import biomass
 from sweeps import as_found, config
 
 from featurestore.disk.durable import locked
 from featurestore.errors import LockedError
 from trainer.loop import sweep as loop
+from trainer.loop.on_engine import pass_item
 from trainer.loop.runs import SweepFolder
 
 KINDS = "[cls_gating, density, ridge]"
@@ -130,7 +133,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import trainer.loop.sweep as loop
-from trainer.loop.resume import resume_pass
 original, calls = loop.train_step, []
 def killed(*arguments):
     calls.append(1)
@@ -225,3 +227,89 @@ def test_passes_that_are_not_there_are_refused(begun, given, tmp_path):
     said = train(*arguments, "--passes", 5, code=3).stderr
     assert "--passes) 5: there are 4 points to train" in said
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def engine(monkeypatch) -> list:
+    """An engine that does item after item in this process; the names that it was given."""
+    calls = []
+
+    def run_items(task, items, *, devices, bar, **_):
+        assert task == "trainer.loop.on_engine:pass_item"
+        calls.append((list(items), devices))
+        for item in json.loads(json.dumps(items)).values():
+            pass_item(**item, device=devices[-1])
+            bar.update()
+
+    monkeypatch.setattr("trainer.loop.on_engine.run_items", run_items)
+    # else processes share the threads, and sums are rounded otherwise
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    return calls
+
+
+def test_several_devices_train_a_pass_each_at_a_time(given, whole, tmp_path, engine):
+    arguments = ["--config", given, "--out", tmp_path, "--passes", len(PASSES)]
+    train(*arguments, "--device", "cpu,cpu")
+    assert engine == [(["pass 0", "pass 1", "pass 2", "fits"], ["cpu", "cpu"])]
+    (folder,) = tmp_path.iterdir()
+    plan = json.loads((folder / "sweep.json").read_text())
+    assert plan.pop("devices") == ["cpu", "cpu"]
+    found = contents(folder)
+    expected = contents(whole)
+    assert plan == json.loads(expected.pop("sweep.json"))
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_several_devices_need_several_passes_of_one_kind(given, tmp_path):
+    arguments = ["--config", given, "--out", tmp_path / "runs", "--device"]
+    said = train(*arguments, "cpu,cpu", "--passes", 1, code=2).stderr
+    assert "there is one pass in all; add --passes 2" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def n_epochs(out: Path) -> int:
+    """Lines of all logs, of which a restart drops some."""
+    return sum(len(log.read_text().splitlines()) for log in out.glob("*/0*/metrics.jsonl"))
+
+
+@pytest.mark.system
+def test_S01_workers_of_devices_that_are_killed_and_stopped_end_in_the_same_bits(given, tmp_path):
+    """Each worker is killed once; then the command is stopped, and goes on as it says."""
+    longer = tmp_path / "longer.yaml"
+    text = given.read_text().replace("epochs: 3, checkpoint_every: 1", "epochs: 70")
+    longer.write_text(text.replace("epochs: 70", "epochs: 70, checkpoint_every: 5"))
+    arguments = ["--config", longer, "--passes", 2]
+    train(*arguments, "--device", "cpu", "--out", tmp_path / "whole")
+    (whole,) = (tmp_path / "whole").iterdir()
+
+    out = tmp_path / "runs"
+    command = [sys.executable, "-m", "cli", "train", *map(str, arguments), "--out", str(out)]
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
+    driver = subprocess.Popen(
+        [*command, "--device", "cpu,cpu"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while n_epochs(out) < 40:  # each pass has a checkpoint
+        time.sleep(0.02)
+    # of all threads: the engine's start them
+    tasks = Path(f"/proc/{driver.pid}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    time.sleep(1)
+    before = n_epochs(out)
+    while n_epochs(out) <= before:
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGTERM)
+    _, said = driver.communicate()
+
+    (folder,) = out.iterdir()
+    assert len(children) == 2 and said.count("it is started again") == 2
+    assert driver.returncode == 143
+    assert f"go on with:\nbiomass train --resume {folder}\n" in said
+    train("--resume", folder)
+    expected = contents(whole)
+    del expected["sweep.json"]
+    found = contents(folder)
+    assert {name: found[name] for name in expected} == expected
+    assert not (folder / "tries").exists()

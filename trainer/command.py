@@ -18,8 +18,8 @@ from featurestore.commands.options import (
     FILE,
     FOLDER,
     StorePath,
-    device_option,
     engine_option,
+    offered_devices,
     split_words,
 )
 from featurestore.commands.reporting import script_options, tell
@@ -102,7 +102,13 @@ def _by_name(
     help="Ids of the images to use, with commas, or a file with one a line.  [all: dataset.images]",
 )
 @click.option("--out", default="runs", show_default=True, type=ANY, help="Where sweep folders go.")
-@device_option
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    shell_complete=offered_devices,
+    help="auto, cpu, cuda, cuda:N; several with commas train a pass each at a time.",
+)
 @click.option(
     "--passes",
     type=click.IntRange(min=1),
@@ -203,12 +209,11 @@ def train(
             _warn_of(failed)
             return
         if resume:
+            from trainer.loop.on_engine import has_devices, resume_sweep_on_engine
             from trainer.loop.resume import resume_sweep
 
             go_on = resume_sweep
-            if engine:
-                from trainer.loop.on_engine import resume_sweep_on_engine
-
+            if engine or has_devices(resume):
                 go_on = partial(resume_sweep_on_engine, engine=engine)
             result = go_on(resume, fold=fold, store=named or store, check=not no_check)
         else:
@@ -230,8 +235,9 @@ def train(
             if plan:
                 from trainer.loop.costs import measure_costs
 
+                first_device, _, _ = device.partition(",")
                 # what it times is not kept
-                costs = measure_costs(prepare_sweep(sweep, device, check=False))
+                costs = measure_costs(prepare_sweep(sweep, first_device, check=False))
                 tell(costs, costs.values(), indent=9)
                 if not costs.refused:
                     say_next(same_without("--plan"))
@@ -242,7 +248,7 @@ def train(
                 say(begun.ways_on())
                 return
             run = run_sweep
-            if engine:
+            if engine or "," in device:
                 from trainer.loop.on_engine import run_sweep_on_engine
 
                 run = partial(run_sweep_on_engine, engine=engine)

@@ -57,6 +57,17 @@ def deferred_interrupts(way_on: str = "") -> Iterator[None]:
 
 
 @contextmanager
+def told_way_on(way_on: str) -> Iterator[None]:
+    """In this block a stop comes at once, and says how to go on afterwards."""
+    global _way_on
+    _way_on = way_on
+    try:
+        yield
+    finally:
+        _way_on = ""
+
+
+@contextmanager
 def patient_keyboard(way_on: str) -> Iterator[None]:
     """The first KeyboardInterrupt waits for a `check_interrupt`, or the block's end.
 

@@ -1,5 +1,6 @@
 """A sweep's folder as it is laid out before the first step, and what of it can be trained alone."""
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,8 +10,10 @@ from typing import Any
 
 import torch
 
+from featurestore.backbone.device import choose_device
 from featurestore.disk.durable import locked, remove
-from featurestore.errors import InputError
+from featurestore.disk.threads import ASKED
+from featurestore.errors import InputError, UsageError
 from trainer.data.splits import save_splits
 from trainer.data.used_store import UsedStore
 from trainer.loop.grid import SweepConfig
@@ -103,12 +106,22 @@ def begin_sweep(
 ) -> Begun:
     """Lay a sweep out under `out`: its folder, folds.csv and sweep.json, which `--resume` needs.
 
-    Raises as `run_sweep` does before any step.
+    device : several with commas, all CPUs or all CUDA, train a pass each at a time.
+
+    Raises as `run_sweep` does before any step, UsageError for several devices and a single pass.
     """
-    sweep = prepare_sweep(config, device, check=check)
+    devices = [each.strip() for each in device.split(",")]
+    if len({choose_device(each).type for each in devices}) > 1:
+        raise UsageError(f"--device {device}: name devices of one kind, all cpu or all cuda")
+    sweep = prepare_sweep(config, devices[0], check=check)
     costs = sweep.plan()
     if refusal := too_large(costs, sweep.data.device):
         raise InputError(refusal)
+    if len(devices) > 1 and len(costs.passes) < 2:
+        raise UsageError(
+            f"--device {device}: each device trains a pass at a time, and there is one pass in "
+            f"all; add --passes {len(devices)}, or name one device"
+        )
 
     folder = SweepFolder.create(out, sweep.base.experiment.name)
     save_splits(sweep.folds, folder.path / "folds.csv")
@@ -119,11 +132,13 @@ def begin_sweep(
         "axes": config.axes,
         "runs": {name: config.settings(index) for index, name in enumerate(config.names)},
         "passes": costs.passes,
-        "device": device,
-        "threads": torch.get_num_threads(),
+        "device": devices[0],
+        "threads": _threads(len(devices)),
         "multiply": sweep.data.multiply,
         **sweep.facts,
     }
+    if len(devices) > 1:
+        plan["devices"] = devices
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
     return Begun(sweep, folder, plan)
 
@@ -132,3 +147,11 @@ def _addresses(stores: Mapping[str, UsedStore]) -> dict[str, Any]:
     """Where the stores are, as `dataset.store` or `dataset.stores` says it."""
     places = {name: used.store.address for name, used in stores.items()}
     return {"store": places[""]} if "" in places else {"stores": places}
+
+
+def _threads(n_processes: int) -> int:
+    """Of each process; what the environment asks for is not shared among them."""
+    threads = torch.get_num_threads()
+    if any(os.environ.get(name) for name in ASKED):
+        return threads
+    return max(1, threads // n_processes)

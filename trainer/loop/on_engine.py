@@ -2,11 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featurestore.disk.interrupts import deferred_interrupts, go_on_with
+from featurestore.disk.interrupts import deferred_interrupts, go_on_with, told_way_on
 from featurestore.disk.messages import new_bar
 from featurestore.disk.urls import is_elsewhere
 from featurestore.engines.choose import check_engine, run_items
@@ -20,7 +20,7 @@ from trainer.loop.runs import SweepFolder
 
 def run_sweep_on_engine(
     config: SweepConfig,
-    engine: str,
+    engine: str | None = None,
     out: Path = Path("runs"),
     device: str = "auto",
     check: bool = True,
@@ -28,26 +28,29 @@ def run_sweep_on_engine(
     """As `run_sweep`, its passes by an engine: begun here, trained there, finished here.
 
     engine : `ray` or `ray://HOST:PORT`; all its nodes see the files of this one at their places.
-    device : its kind counts; an engine says which of a node's.
+        None is processes of this machine, one for each device.
+    device : for Ray its kind counts, which says what a node gives; else several with commas.
     """
-    check_engine(engine)
-    begun = begin_sweep(config, out, device.partition(":")[0], check)
+    if engine:
+        check_engine(engine)
+        device = device.partition(":")[0]
+    begun = begin_sweep(config, out, device, check)
     return resume_sweep_on_engine(begun.folder.path, engine, check=check)
 
 
 def resume_sweep_on_engine(
     path: Path,
-    engine: str,
+    engine: str | None = None,
     fold: str | None = None,
     store: Place | Mapping[str, Place] | None = None,
     check: bool = True,
 ) -> SweepResult:
     """As `resume_sweep`, the passes that are missing by an engine."""
-    check_engine(engine)
+    if engine:
+        check_engine(engine)
     plan = plan_of(path)
-    numbers = range(len(plan["passes"]))
     items = {}
-    for item in [] if SweepFolder(path).is_finished else (*numbers, FITS):
+    for item in _missing(SweepFolder(path), plan["passes"]):
         name = item if item == FITS else f"pass {item}"
         items[name] = {
             "path": os.path.abspath(path),
@@ -55,28 +58,41 @@ def resume_sweep_on_engine(
             "store": _as_json(store),
             "check": check,
         }
-    command = shlex.join(["biomass", "train", "--resume", str(path), "--engine", engine])
+    options = ["--engine", engine] if engine else []
+    way_on = go_on_with(shlex.join(["biomass", "train", "--resume", str(path), *options]))
+    # Ray's driver looks for signals; that of processes is woken by them
+    stops = deferred_interrupts(way_on) if engine else told_way_on(way_on)
     if items:
         bar = new_bar("train", len(items), "pass")
-        with deferred_interrupts(go_on_with(command)), bar:
+        with stops, bar:
             run_items(
                 "trainer.loop.on_engine:pass_item",
                 items,
                 engine=engine,
                 bar=bar,
-                devices=[plan["device"]],
+                devices=plan.get("devices") or [plan["device"]],
                 folder=path / "checkpoints",
                 threads=plan.get("threads"),
             )
     return resume_sweep(path, fold, store, check=check)
 
 
-def pass_item(path: str, item: Item, store: Any, check: bool, device: str) -> dict[str, str]:  # noqa: ARG001
-    """A pass, by what its item says; an engine's task. Returns the points that failed, and why.
+def has_devices(path: Path) -> bool:
+    """Whether a sweep began with several devices."""
+    return "devices" in plan_of(path)
 
-    device : its kind, which the sweep knows.
-    """
-    return resume_pass(Path(path), item, store, progress=False, check=check)
+
+def pass_item(path: str, item: Item, store: Any, check: bool, device: str) -> dict[str, str]:
+    """A pass, by what its item says; an engine's task. Returns the points that failed, and why."""
+    return resume_pass(Path(path), item, store, progress=False, check=check, device=device)
+
+
+def _missing(folder: SweepFolder, passes: Sequence[Sequence[int]]) -> list[Item]:
+    """Passes that are not trained, and what is fitted; last, since it needs no device."""
+    if folder.is_finished:
+        return []
+    numbers = range(len(passes))
+    return [*(i for i in numbers if not folder.pass_note(passes[i]).exists()), FITS]
 
 
 def _as_json(store: Place | Mapping[str, Place] | None) -> Any:

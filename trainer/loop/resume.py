@@ -79,6 +79,7 @@ def resume_pass(
     store: Place | Mapping[str, Place] | None = None,
     progress: bool = True,
     check: bool = True,
+    device: str | None = None,
 ) -> dict[str, str]:
     """Train one pass of a sweep that was begun, while other processes may train others, and save
     what it came to for `resume_sweep`, which finishes the sweep.
@@ -90,11 +91,13 @@ def resume_pass(
     ----------
     item : number of the pass, from 0, or "fits": all regressors, with the baselines beside the
         board.
+    device : None is the sweep's, of several the first; another of its kind ends alike.
 
     Returns the points that failed, and why. Raises as `resume_sweep`, UsageError for a pass that
     the sweep has not, and LockedError where another process is at it.
     """
     plan = plan_of(path)
+    plan["device"] = device or plan["device"]
     passes = plan["passes"]
     if item != FITS and item not in range(len(passes)):
         there = f"0 to {len(passes) - 1} and {FITS}" if passes else f"{FITS} alone"
