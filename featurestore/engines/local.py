@@ -148,6 +148,8 @@ class _Worker:
 
         code = process.wait()
         self.close()
+        if self._is_stopped:
+            raise _Stopped
         end = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise _Died(f"{''.join(self._words)}(its process ended with {end})")
 
