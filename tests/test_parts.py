@@ -17,6 +17,7 @@ from test_writer import digest
 
 from featurestore import FeatureStore
 from featurestore.disk import durable
+from featurestore.engines import local
 from featurestore.errors import LockedError, MismatchError, StoreDamaged
 from featurestore.parts import build, devices, plan
 from featurestore.parts.build import build_part, part_folder, part_task
@@ -406,53 +407,53 @@ def fake_devices(monkeypatch) -> Engine:
             f"featurestore.{module}.choose_device", lambda _name: torch.device("cpu")
         )
     engine = Engine()
-    monkeypatch.setattr(devices, "run", engine)
+    monkeypatch.setattr(local, "run", engine)
     return engine
 
 
-def test_W10_eight_devices_build_the_bytes_of_one(fake_devices, photos, tmp_path):
+def test_W10_eight_devices_build_the_tokens_of_one(fake_devices, photos, whole, tmp_path):
+    """Seven photographs keep seven of them busy, in shards of one."""
     names = [f"cuda:{i}" for i in range(8)]
-    out = store_build(photos, tmp_path / "two.zarr", "--device", ",".join(names[:2]))
-    assert digest(out) == digest(store_build(photos, tmp_path / "one.zarr"))
-    assert [device for _, device in fake_devices.done] == ["cuda:0", "cuda:1"] * 2
-    fake_devices.done.clear()
-    # seven photographs keep seven busy; the shards are as small
-    out = store_build(photos, tmp_path / "eight.zarr", "--device", ",".join(names))
+    out = store_build(photos, tmp_path / "features.zarr", "--device", ",".join(names))
     assert sorted(device for _, device in fake_devices.done) == names[:7]
-    assert "no difference" in biomass("store", "diff", out, tmp_path / "one.zarr").stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        f"{name}.zarr{end}" for name in ("one", "two", "eight") for end in ("", ".lock")
-    )
+    assert "no difference" in biomass("store", "diff", out, whole).stdout
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["features.zarr", "features.zarr.lock"]
 
 
-def test_W04_a_build_by_devices_that_was_killed_goes_on(
-    fake_devices, photos, tmp_path, monkeypatch
+def test_W04_a_build_by_devices_that_was_killed_goes_on_to_the_bytes_of_one(
+    fake_devices, photos, whole, tmp_path, monkeypatch
 ):
-    out = tmp_path / "features.h5"
+    out = tmp_path / "features.zarr"
 
     def killed(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    config = dict(zip(OPTIONS[::2], OPTIONS[1::2], strict=False))
     monkeypatch.setattr(devices, "merge_parts", killed)
     settings = BuildConfig.check(
-        data=photos, out=out, views="plain,hsv", skip_missing=True, backbone=TINY[1],
-        image_size=64, weights="random", precision="fp32", device="cpu,cpu",
-    )  # fmt: skip
-    assert config
+        data=photos,
+        out=out,
+        views="plain,hsv",
+        skip_missing=True,
+        reserve=3,
+        backbone=TINY[1],
+        image_size=64,
+        weights="random",
+        precision="fp32",
+        device="cpu,cpu",
+    )
     with pytest.raises(KeyboardInterrupt):
         devices.build_on_devices(settings, progress=False)
-    n_done = len(fake_devices.done)
-    assert n_done == 7
+    assert len(fake_devices.done) == 4
     monkeypatch.setattr(devices, "merge_parts", merge_parts)
     with pytest.warns(UserWarning, match="2 photographs skipped"):
         report = devices.build_on_devices(settings, progress=False)
-    assert len(fake_devices.done) == n_done and (report.n_images, report.n_built) == (5, 0)
-    assert not (tmp_path / "features.h5.parts").exists()
+    assert len(fake_devices.done) == 4 and (report.n_images, report.n_built) == (5, 0)
+    assert digest(out) == digest(whole)
+    assert not (tmp_path / "features.zarr.parts").exists()
     # it is there: one device goes on with it
-    with pytest.warns(UserWarning, match="2 photographs skipped"):
-        again = devices.build_on_devices(settings, progress=False)
-    assert again.n_images == 5 and len(fake_devices.done) == n_done
+    monkeypatch.setattr(devices, "build_store", lambda config, _progress: config.device)
+    assert devices.build_on_devices(settings, progress=False) == "cpu"
 
 
 def test_devices_of_two_kinds_are_refused(photos, tmp_path, monkeypatch):

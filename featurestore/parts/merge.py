@@ -7,7 +7,7 @@ Shards of patches become files of the new store by a link, not by a copy. What c
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,11 +93,11 @@ def merge_parts(
     held = durable.locked(out) if lock else nullcontext()
     with held:
         if not (out.exists() and is_merged(plan, out)):
-            with _open_parts(plan) as opened:
-                if _can_link(plan, opened, out):
-                    n_linked, n_copied = _link(plan, opened, out, progress)
-                else:
-                    n_copied = _copy(plan, opened, out, progress)
+            _check_there(plan)
+            if _can_link(plan, out):
+                n_linked, n_copied = _link(plan, out, progress)
+            else:
+                n_copied = _copy(plan, out, progress)
         _keep_weights(plan, out.parent)
         with open_reader(out) as store:
             n_images = len(store.sealed)
@@ -130,9 +130,8 @@ def is_merged(plan: PartPlan, out: Path) -> bool:
         return len(store.sealed) + len(store.skipped) == n_images
 
 
-@contextmanager
-def _open_parts(plan: PartPlan) -> Iterator[list[Reader]]:
-    """All parts, each whole; errors name those that are not."""
+def _check_there(plan: PartPlan) -> None:
+    """Errors name the parts that are missing, or one that is of another plan."""
     missing = [part for part in range(plan.n_parts) if finished_part(plan, part) is None]
     if missing:
         raise InputError(
@@ -140,11 +139,13 @@ def _open_parts(plan: PartPlan) -> Iterator[list[Reader]]:
             f"{_ranges(missing)}; build each with `biomass store build --from {plan.folder} "
             "--part N`"
         )
-    with ExitStack() as opened:
-        yield [
-            opened.enter_context(open_reader(part_folder(plan, part) / STORE))
-            for part in range(plan.n_parts)
-        ]
+
+
+def _each_part(plan: PartPlan) -> Iterator[tuple[int, Reader]]:
+    """Every part with the place of its first image; one is open at a time."""
+    for part, first in enumerate(plan.bounds[:-1]):
+        with open_reader(part_folder(plan, part) / STORE) as reader:
+            yield first, reader
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -171,7 +172,7 @@ def _check_whole(part: Reader) -> np.ndarray:
     return sealed
 
 
-def _can_link(plan: PartPlan, parts: Sequence[Reader], out: Path) -> bool:
+def _can_link(plan: PartPlan, out: Path) -> bool:
     """Whether a new store can be put together from the parts' files."""
     if out.exists():  # a copy has begun
         return False
@@ -179,7 +180,8 @@ def _can_link(plan: PartPlan, parts: Sequence[Reader], out: Path) -> bool:
         return True
     if out.suffix != ".zarr":
         return False
-    shard = parts[0].layout.extents["patches"].paths[0]
+    with open_reader(part_folder(plan, 0) / STORE) as part:
+        shard = part.layout.extents["patches"].paths[0]
     tried = out.with_name(f".{out.stem}.linked")
     durable.remove(tried)
     try:
@@ -190,9 +192,7 @@ def _can_link(plan: PartPlan, parts: Sequence[Reader], out: Path) -> bool:
     return True
 
 
-def _link(
-    plan: PartPlan, parts: Sequence[Reader], out: Path, progress: Progress
-) -> tuple[int, int]:
+def _link(plan: PartPlan, out: Path, progress: Progress) -> tuple[int, int]:
     """Lay the store out, fill it part by part, and give it its name."""
     n_linked = n_copied = 0
     hidden = out.with_name(f".{out.stem}.unfinished{out.suffix}")
@@ -200,7 +200,7 @@ def _link(
     with durable.appears_whole(out, hidden):
         layout = create_store(hidden, plan.spec, n, plan.shard_images)
         with Reader(Mapped(layout)) as store:
-            for first, part in zip(plan.bounds[:-1], parts, strict=True):
+            for first, part in _each_part(plan):
                 sealed = _check_whole(part)
                 _put_small_arrays(layout, first, part)
                 if plan.spec.has_patches:
@@ -269,7 +269,7 @@ def _seal(store: Reader, images: np.ndarray) -> None:
             durable.pwrite(file.fileno(), [seal_N], store.layout.extents["seal"].locate(begin)[1])
 
 
-def _copy(plan: PartPlan, parts: Sequence[Reader], out: Path, progress: Progress) -> int:
+def _copy(plan: PartPlan, out: Path, progress: Progress) -> int:
     """Put every image that the store lacks; how many."""
     frame = plan.frame(0, plan.n_images)
     if not out.exists():
@@ -279,7 +279,7 @@ def _copy(plan: PartPlan, parts: Sequence[Reader], out: Path, progress: Progress
         out, plan.spec, frame, plan.config.reserve, lock=False, shard_images=plan.shard_images
     ) as writer:
         pending = set(writer.pending())
-        for first, part in zip(plan.bounds[:-1], parts, strict=True):
+        for first, part in _each_part(plan):
             sealed = set(_check_whole(part).tolist())
             status = part.catalog["status"]
             skipped = {}

@@ -22,7 +22,7 @@ from featurestore.format.spec import StoreSpec
 from featurestore.format.zarr import images_per_shard
 from featurestore.photos.decode import Unusable
 from featurestore.read.catalog import texts
-from featurestore.write.build import check_buffers
+from featurestore.write.build import check_buffers, warn_of_skipped
 from featurestore.write.columns import catalog_cells
 from featurestore.write.config import BuildConfig
 from featurestore.write.prepare import PreparedBuild, prepare_build
@@ -145,18 +145,23 @@ def plan_parts(
         raise UsageError(
             f"--parts {n_parts}: there are {n_images} photographs; give at most as many parts"
         )
-    if config.check_space:
-        advice = "fewer views, or go on all the same with --no-check-space"
-        durable.check_free(folder, prepared.n_pending * image_bytes(prepared.spec), advice)
     check_buffers(prepared.backbone, prepared.spec, prepared.n_pending)
-
     shard_images, unit = None, 1
     if prepared.spec.has_patches:
         shard_images = images_per_shard(prepared.spec)
     is_linked = shard_images is not None and config.out.suffix == ".zarr"
-    if most is not None:
+    n_copies = 1
+    if most is None:
+        warn_of_skipped([each.why for each in prepared.unusable.values()])
+    else:
         n_units = -(-n_images // shard_images) if is_linked else n_images
         n_parts = min(n_images, max(n_parts, min(most, n_units)))
+        # the same call merges, here: of what is not linked there are two for a while
+        n_copies = 1 if is_linked else 2
+    if config.check_space:
+        n_bytes = n_copies * prepared.n_pending * image_bytes(prepared.spec)
+        advice = "fewer views, or go on all the same with --no-check-space"
+        durable.check_free(folder, n_bytes, advice)
     if is_linked:
         unit = shard_images = _fitting_shards(n_images, n_parts, shard_images)
     with durable.locked(folder / PLAN, wait=True, needed=False):

@@ -106,11 +106,7 @@ def images_bar(title: str, n: int, n_todo: int, progress: bool) -> "Bar | Progre
 
 def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> BuildReport:
     """What a build did, and warnings of what a person should know about the store."""
-    if skipped:
-        warnings.warn(
-            f"{len(skipped)} photographs skipped; their images have no tokens:{list_some(skipped)}",
-            stacklevel=3,
-        )
+    warn_of_skipped(skipped)
     with open_reader(path) as store:
         sealed = store.catalog.iloc[store.sealed]
         same = sealed[sealed["sha256"].duplicated(keep=False) & (sealed["sha256"] != "")]
@@ -128,6 +124,14 @@ def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> 
             n_built=n_built,
             seconds=time.monotonic() - start,
             n_bytes=image_bytes(store.spec) * len(sealed),
+        )
+
+
+def warn_of_skipped(reasons: list[str]) -> None:
+    if reasons:
+        warnings.warn(
+            f"{len(reasons)} photographs skipped; their images have no tokens:{list_some(reasons)}",
+            stacklevel=4,
         )
 
 
