@@ -122,6 +122,18 @@ def test_parts_merge_to_the_bytes_of_one_build(parts, whole, tmp_path):
         assert store.verify()
 
 
+def test_parts_are_published_with_the_bytes_of_one_build(own, whole, bucket, monkeypatch):
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 70_000)
+    there = {path.name for path in own.iterdir()}
+    words = ["--from", own, "--out", bucket.url, "--remove-parts"]
+    said = biomass("store", "merge", *words).stdout
+    assert f"{bucket.url}: 5 images (2 more were skipped) of 3 parts; 3 shards linked" in said
+    found = [path for path in whole.rglob("*") if path.is_file()]
+    local = {str(path.relative_to(whole)): path.read_bytes() for path in found}
+    assert bucket.keys(bucket.url) == local
+    assert {path.name for path in own.iterdir()} == there - {"parts", "attempts"}
+
+
 def test_a_merge_to_hdf5_and_one_without_links_copy_the_same_bytes(
     parts, photos, whole, tmp_path, monkeypatch
 ):

@@ -157,18 +157,17 @@ def _merge_planned(
 
     if reserve:
         raise UsageError("--reserve: the plan says it; leave it out")
-    if scratch or is_elsewhere(out):
-        raise UsageError(
-            f"{out}: parts of a plan become a store of this machine; `biomass store convert` "
-            "publishes that"
-        )
     with quick_imports():
         from featurestore.parts.merge import merge_parts
         from featurestore.parts.plan import load_plan
+        from featurestore.parts.publish import publish_parts
 
     plan = load_plan(planned)
     with _bytes_bar("store merge", plan.spec, plan.n_images) as bar:
-        return merge_parts(planned, out, remove=remove_parts, progress=bar.update)
+        how = {"remove": remove_parts, "progress": bar.update}
+        if is_elsewhere(out):
+            return publish_parts(planned, out, scratch=scratch, **how)
+        return merge_parts(planned, out, **how)
 
 
 def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:

@@ -37,7 +37,7 @@ AT_ONCE = 4096
 class MergeReport:
     """What became of a plan's parts."""
 
-    path: Path
+    path: Path | str
     n_images: int
     """That have tokens."""
     n_skipped: int
@@ -102,8 +102,7 @@ def merge_parts(
         with open_reader(out) as store:
             n_images = len(store.sealed)
         if remove:
-            for each in (parts, plan.folder / "attempts"):
-                durable.remove(each)
+            remove_parts(plan)
     return MergeReport(
         out,
         n_images=n_images,
@@ -115,6 +114,12 @@ def merge_parts(
         n_bytes=image_bytes(plan.spec) * n_images,
         parts=parts if parts.exists() else None,
     )
+
+
+def remove_parts(plan: PartPlan) -> None:
+    """Remove all parts of a plan, finished or not."""
+    for folder in (part_folder(plan, 0).parent, plan.folder / "attempts"):
+        durable.remove(folder)
 
 
 def is_merged(plan: PartPlan, out: Path) -> bool:
