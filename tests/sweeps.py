@@ -12,10 +12,14 @@ from conftest import VIEWS, tiny_spec
 from featurestore import FeatureStore
 from featurestore.write.writer import ImageRows, open_writer
 from trainer.data.tokens import TokenReader
+from trainer.heads import kinds
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.grid import SweepConfig
 from trainer.loop.prepare import Sweep
 from trainer.loop.sweep import train_step
+
+TRAINED = [name for name in kinds.names() if kinds.load(name).trained]
+"""Kinds of heads, without regressors; a new file is one more."""
 
 YAML = """
 experiment: {{name: tiny, seed: 5}}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from commands import TINY, biomass
 from preset import TARGETS
-from sweeps import config, train_epoch
+from sweeps import TRAINED, config, train_epoch
 
 from featurestore import FeatureStore
 from featurestore.backbone.precision import LEAST_COSINE
@@ -27,7 +27,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
     pytest.mark.filterwarnings("default"),
 ]
-KINDS = ["cls_gating", "density", "attention", "pooled_mlp"]
 PLACES = pytest.mark.parametrize("room_bytes", [1 << 30, 0], ids=["resident", "ring"])
 
 
@@ -49,7 +48,7 @@ def learned(
 # their spread, float16 by 2e-4 and 3e-4.
 @PLACES
 @pytest.mark.parametrize("multiply, tolerance", [("float32", 2e-5), ("float16", 2e-3)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TRAINED)
 def test_heads_learn_what_they_learn_on_a_cpu(
     tmp_path, store, kind, multiply, tolerance, room_bytes
 ):
@@ -61,7 +60,7 @@ def test_heads_learn_what_they_learn_on_a_cpu(
 
 @PLACES
 @pytest.mark.parametrize("mixup", ["patches", "pooled", "same_site"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TRAINED)
 def test_a_step_never_waits_for_the_device(tmp_path, store, kind, mixup, room_bytes):
     sweep = prepare_sweep(config(tmp_path, store, kind=kind, mixup=mixup), CUDA)
     trainers = sweep.trainers(range(2))

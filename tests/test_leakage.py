@@ -6,13 +6,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sweeps import config, train_epoch, write_store
+from sweeps import TRAINED, config, train_epoch, write_store
 
 from trainer.data.stream import Split
 from trainer.judge.baselines import fit_splits
 from trainer.loop.prepare import Sweep, prepare_sweep
-
-KINDS = "[cls_gating, density, attention, pooled_mlp]"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +20,7 @@ def spoiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("leakage")
     write_store(folder / "clean.h5")
     changes = {
-        "kind": KINDS,
+        "kind": f"[{', '.join(TRAINED)}]",
         "lr": "[3e-2]",
         "normalize": "true",
         "intervals": 3,

@@ -10,6 +10,7 @@ from commands import biomass
 from sweeps import config, write_store
 
 from featurestore.disk.imports import quick_imports
+from featurestore.photos.view_names import VIEW_NAMES
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -77,12 +78,12 @@ MISTAKES = [
     "bundle check tests",
     "store build",
     "store build --data . --out new.npz",
-    "store build --data . --out new.h5 --views 21",
+    "store build --data . --out new.h5 --views 0",
     "store build --data . --out new.h5 --image-size 0",
     "store build --data . --out new.h5 --crop thirds",
     "store build --data . --out new.h5 --device gpu",
     "store build --data . --out new.h5 --weights none.safetensors",
-    "store extend none.h5 --out new.h5 --views 21",
+    "store extend none.h5 --out new.h5 --views 0",
     "store convert none.h5 --out new.npz",
     "store convert none.h5 --out new.h5 --layers x",
     "store merge none.h5 --out new.npz",
@@ -119,7 +120,11 @@ def test_a_mistake_in_the_options_does_not_wait_for_torch():
     "option, value, said",
     [
         ("--image-size", "0", "--image-size: found 0, expected greater than or equal to 1"),
-        ("--views", "21", "--views: '21' unknown; give a number from 1 to 20 or some of plain"),
+        (
+            "--views",
+            "0",
+            f"--views: '0' unknown; give a number from 1 to {len(VIEW_NAMES)} or some of",
+        ),
         ("--crop", "thirds", "--crop: crop 'thirds' is unknown; use squash"),
         ("--device", "gpu", "--device: found 'gpu', expected auto, cpu, cuda or cuda:N"),
     ],

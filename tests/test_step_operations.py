@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
-from sweeps import config, write_store
+from sweeps import TRAINED, config, write_store
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -138,7 +138,7 @@ def counted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mixup", ["patches", "pooled"])
-@pytest.mark.parametrize("kind", ["cls_gating", "density", "attention", "pooled_mlp"])
+@pytest.mark.parametrize("kind", TRAINED)
 def test_a_step_of_30_heads_is_few_operations_and_asks_the_host_nothing(counted, kind, mixup):
     found = counted(kind, mixup=mixup)
     assert found.operations.total() <= MOST, found.operations

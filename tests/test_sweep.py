@@ -12,7 +12,7 @@ import torch
 from commands import biomass
 from plain_heads import plain_masses
 from preset import BY, TARGETS, csiro
-from sweeps import as_found, config, train_epoch
+from sweeps import TRAINED, as_found, config, train_epoch
 
 from featurestore.disk.usable import Memory
 from featurestore.errors import InputError, MismatchError
@@ -44,7 +44,6 @@ def trained(sweep, points):
     return trainers
 
 
-HEADS = ["cls_gating", "density", "attention", "pooled_mlp"]
 EVERYTHING = {
     "mixup": "[patches, pooled, same_site, none]",
     "alpha": "[0.4]",
@@ -71,7 +70,7 @@ def assert_same_head(ours, theirs, q, g, q2, g2):
 
 
 # with cls_gating and attention on normalised tokens: test-system
-QUICK = [(kind, "false") for kind in HEADS] + [("density", "true"), ("pooled_mlp", "true")]
+QUICK = [(kind, "false") for kind in TRAINED] + [("density", "true"), ("pooled_mlp", "true")]
 LONG = [
     pytest.param(kind, "true", marks=pytest.mark.system) for kind in ("cls_gating", "attention")
 ]
@@ -98,7 +97,7 @@ def test_a_head_in_a_sweep_equals_the_same_head_alone(tmp_path, store, kind, nor
 
 def test_kinds_together_and_in_passes_give_the_same_heads(tmp_path, store):
     sweep = prepare_sweep(
-        config(tmp_path, store, kind=f"[{', '.join(HEADS)}]", mixup="[patches, pooled]"),
+        config(tmp_path, store, kind=f"[{', '.join(TRAINED)}]", mixup="[patches, pooled]"),
         "cpu",
         torch.float64,
     )
@@ -127,13 +126,13 @@ def test_a_saved_head_is_a_plain_torch_module_with_equal_output(
     tmp_path, store, normalize, intervals
 ):
     changes = {
-        "kind": f"[{', '.join(HEADS)}]",
+        "kind": f"[{', '.join(TRAINED)}]",
         "lr": "[1e-2]",
         "normalize": normalize,
         "intervals": intervals,
     }
     sweep = prepare_sweep(config(tmp_path, store, **changes), "cpu")
-    for trainer in trained(sweep, range(len(HEADS))):
+    for trainer in trained(sweep, range(len(TRAINED))):
         raw_GRN5 = predict_held_out(
             [trainer.averaged], sweep.data, sweep.reader(), sweep.splits, 8
         )[0].values_GRNK

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from featurestore.errors import InputError
+from featurestore.photos.view_names import COLOURS, VIEW_NAMES
 from featurestore.photos.views import (
     TRANSPOSES,
     VIEWS,
@@ -20,8 +21,10 @@ TILES = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
 
 
 def test_twenty_views_plain_flips_first():
-    assert len(VIEWS) == 20 and len({view.name for view in VIEWS}) == 20
-    assert [view.name for view in VIEWS[:5]] == ["plain", "hflip", "vflip", "hvflip", "brightness"]
+    names = [view.name for view in VIEWS]
+    assert names == list(VIEW_NAMES) and len({*names}) == len(names)
+    assert names[:5] == ["plain", "hflip", "vflip", "hvflip", "brightness"]
+    assert names[19] == "hvflip_gamma"  # new ones come behind it
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,7 @@ def test_flips_move_pixels_within_each_tile(name, expected):
     assert torch.equal(make_view(TILES, view, []), expected)
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "hsv", "gamma"])
+@pytest.mark.parametrize("name", [colour for colour in COLOURS if colour])
 def test_colour_views_change_colours_and_stay_in_range(name):
     view = next(view for view in VIEWS if view.name == name)
     x = make_view(TILES, view, view_amounts(view, 0, "ID1"))
@@ -82,7 +85,7 @@ def test_views_are_chosen_by_number_or_name(text, names):
     assert [view.name for view in choose_views(text)] == names
 
 
-@pytest.mark.parametrize("text", ["0", "21", "flip", "plain,plain", ""])
+@pytest.mark.parametrize("text", ["0", str(len(VIEWS) + 1), "flip", "plain,plain", ""])
 def test_views_that_are_not_there_are_refused(text):
     with pytest.raises(InputError, match="views"):
         choose_views(text)

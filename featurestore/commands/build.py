@@ -34,7 +34,7 @@ from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
 from featurestore.errors import UsageError
-from featurestore.photos.view_names import chosen_names
+from featurestore.photos.view_names import VIEW_NAMES, chosen_names
 
 
 def build_options(out_help: str, device_help: str) -> Callable[[Callable], Callable]:
@@ -69,7 +69,7 @@ def build_options(out_help: str, device_help: str) -> Callable[[Callable], Calla
         click.option(
             "--views",
             shell_complete=offered_views,
-            help="How many of the 20 views, or their names with commas.  [20]",
+            help=f"How many of the {len(VIEW_NAMES)} views, or their names with commas.  [20]",
         ),
         click.option(
             "--layers", help="Blocks whose tokens are kept, with commas, e.g. -4,-1.  [-1]"
@@ -288,7 +288,8 @@ def store_import(folder: Path, **options: Any) -> None:
 @click.option(
     "--views",
     shell_complete=offered_views,
-    help="Of the new store: how many of the 20, or names with commas.  [the old ones]",
+    help=f"Of the new store: how many of the {len(VIEW_NAMES)}, or names with commas.  "
+    "[the old ones]",
 )
 @reserve_option
 @click.option(

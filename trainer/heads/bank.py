@@ -19,7 +19,6 @@ from featurestore.errors import MismatchError
 from featurestore.format.spec import POOLED
 from trainer.config.stores import split_vector
 from trainer.heads import kinds
-from trainer.heads.outputs import numbers_over_tiles, output_layers
 from trainer.heads.pooling import attend, project
 from trainer.heads.shape import COLUMN_SCALE, HeadShape
 from trainer.heads.spaces import SPACES
@@ -325,61 +324,6 @@ def load_bank(
         tensors[name] = torch.stack(heads)[None].to(device)
     scale = tuple(tensors.pop(name) for name in COLUMN_SCALE) if shape.columns else None
     return Bank(shape, tensors, torch.zeros(len(states), device=device), column_scale=scale)
-
-
-def trunk_tensors(shape: HeadShape, n_in: int) -> dict[str, tuple[int, ...]]:
-    """Tensors of `trunk`, which reads n_in channels, and those of columns behind them."""
-    layers = {"shared_mlp.0": (shape.shared_hidden, n_in + shape.columns.width)}
-    for layer in output_layers(shape.targets):
-        layers[layer.name] = (layer.width, shape.shared_hidden)
-    if shape.n_intervals:
-        n_amounts = shape.targets.n_amounts
-        layers["interval_head"] = (n_amounts * shape.n_intervals, shape.shared_hidden)
-    return linear_tensors(layers) | {
-        f"shared_mlp.1.{part}": (shape.shared_hidden,) for part in ("weight", "bias")
-    }
-
-
-def linear_tensors(layers: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
-    """Weight and bias of nn.Linear layers given as (out, in)."""
-    tensors = {}
-    for name, (n_out, n_in) in layers.items():
-        tensors[f"{name}.weight"] = (n_out, n_in)
-        tensors[f"{name}.bias"] = (n_out,)
-    return tensors
-
-
-def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
-    """Shared layer (linear, LayerNorm, GELU, dropout), then a layer for each output.
-
-    Each tile reads the columns of its photograph behind its own channels.
-    """
-    if bank.shape.columns:
-        columns = bank.columns(inputs)[:, :, :, None]
-        columns = columns.expand(*x_QGBTI.shape[:4], -1)
-        x_QGBTI = torch.cat([x_QGBTI, columns], -1)
-    shared = bank.linear("shared_mlp.0", x_QGBTI)
-    scale = bank.tensor("shared_mlp.1.weight")[:, :, None, None]
-    shift = bank.tensor("shared_mlp.1.bias")[:, :, None, None]
-    normed = F.layer_norm(shared, shared.shape[-1:]) * scale + shift
-    features = F.gelu(normed)
-    if inputs.dropout_QGBTS is not None:  # training
-        rate = bank.rate_G.view(1, -1, 1, 1, 1)
-        features = features * ((inputs.dropout_QGBTS >= rate) / (1 - rate))
-
-    raw: dict[str, list[Tensor]] = {}
-    for layer in bank.shape.layers:
-        raw.setdefault(layer.kind, []).append(bank.linear(layer.name, features))
-    words = [of_layer.mean(3) for of_layer in raw.pop("class", [])]
-    if raw:
-        values = numbers_over_tiles(bank.shape.targets, raw)
-    else:  # classes alone
-        values = features.new_zeros(*features.shape[:3], 0)
-    word = torch.cat(words, -1) if words else None
-    if not bank.shape.n_intervals:
-        return Outputs(values, word)
-    intervals = bank.linear("interval_head", features).mean(3)
-    return Outputs(values, word, intervals.unflatten(-1, (-1, bank.shape.n_intervals)))
 
 
 def _fold(

@@ -7,9 +7,10 @@ backward), twice those of `cls_gating`.
 import torch
 from torch import Tensor
 
-from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, trunk, trunk_tensors
+from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs
 from trainer.heads.padding import without_padding
 from trainer.heads.shape import HeadShape
+from trainer.heads.trunk import trunk, trunk_tensors
 
 
 class Attention(HeadKind):

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, linear_tensors, trunk, trunk_tensors
+from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs
 from trainer.heads.padding import without_padding
 from trainer.heads.shape import HeadShape
+from trainer.heads.trunk import linear_tensors, trunk, trunk_tensors
 
 
 class ClsGating(HeadKind):

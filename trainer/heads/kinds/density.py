@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, linear_tensors
+from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs
 from trainer.heads.outputs import of_patches
 from trainer.heads.padding import share_of_photo, without_padding
 from trainer.heads.shape import HeadShape
+from trainer.heads.trunk import linear_tensors
 
 
 class Density(HeadKind):

@@ -6,8 +6,9 @@ vectors here, whatever its kind.
 
 import torch
 
-from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs, trunk, trunk_tensors
+from trainer.heads.bank import Bank, HeadKind, Inputs, Outputs
 from trainer.heads.shape import HeadShape
+from trainer.heads.trunk import trunk, trunk_tensors
 
 
 class PooledMlp(HeadKind):
