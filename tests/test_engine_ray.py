@@ -163,6 +163,28 @@ def test_W20_items_of_a_node_that_is_killed_are_done_by_another(tmp_path):
 
 
 @pytest.mark.system
+def test_a_driver_on_ray_that_is_stopped_has_the_exit_code_of_its_signal(nodes, tmp_path):
+    items = {name: {"folder": str(tmp_path), "name": name} for name in "abc"}
+    address = nodes.engine.removeprefix("ray://")
+    code = (
+        "from pathlib import Path; from featurestore.engines.ray import run\n"
+        "from featurestore.disk.interrupts import stopped_by_signals\n"
+        "with stopped_by_signals('go on so'):\n"
+        f"    run('engine_tasks:wait', {items!r}, devices=['cpu'], folder=Path({str(tmp_path)!r}), "
+        f"address={address!r})"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        wait_for(lambda: tmp_path.glob("?.[0-9]*"), driver)
+        driver.send_signal(signal.SIGTERM)
+        said = driver.communicate(timeout=120)[1]
+    assert driver.returncode == 128 + signal.SIGTERM
+    assert "stopping; go on so" in said
+
+
+@pytest.mark.system
 def test_W21_a_driver_that_is_killed_and_started_again_takes_what_is_finished(
     nodes, sweep, pasture, tmp_path
 ):

@@ -67,8 +67,10 @@ def run(
         answers = {}
         try:
             while running:
-                ready, _ = ray.wait(list(running), timeout=LOOK_S)
-                check_interrupt()
+                try:
+                    ready, _ = ray.wait(list(running), timeout=LOOK_S)
+                finally:  # what a signal raises in there Ray makes an exit with code 1
+                    check_interrupt()
                 for each in ready:
                     name = running.pop(each)
                     answers[name] = value_of(name, _got(ray, each, name))

@@ -17,6 +17,8 @@ from featurestore.errors import InputError, UsageError
 HOST = "127.0.0.2"
 """On 127.0.0.1 Ray 2.5x hung where the machine's name leads elsewhere."""
 STARTED = "Ray runtime started"
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+"""Ray asks for a token where this account has one, of some nodes and not of others."""
 STORE_BYTES = 80_000_000
 """Of memory for objects, which items do not use; less is refused."""
 
@@ -41,9 +43,9 @@ class LocalNodes:
     def __enter__(self) -> Self:
         # its sockets' paths must be short
         self._folder = TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
-        with socket.socket() as free:
-            free.bind((HOST, 0))
-            self._port = free.getsockname()[1]
+        self._port = _free_port()
+        self._before = {name: os.environ.get(name) for name in NO_TOKEN}
+        os.environ |= NO_TOKEN
         try:
             head = ["--head", f"--port={self._port}", f"--temp-dir={self._folder.name}"]
             self._start([*head, "--include-dashboard=false", "--disable-usage-stats"])
@@ -70,6 +72,11 @@ class LocalNodes:
         for place in reversed(range(len(self._nodes))):
             self.kill(place)
         self._folder.cleanup()
+        for name, value in self._before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
     def _start(self, options: list[str]) -> None:
         command = [
@@ -93,6 +100,16 @@ class LocalNodes:
                 Thread(target=_read_on, args=(node,), daemon=True).start()
                 return
         raise InputError(f"a Ray node did not start:\n{''.join(heard[-20:])}")
+
+
+def _free_port() -> int:
+    """One that neither the system nor Ray gives to others before the head has it."""
+    first = 20_000 + os.getpid() % 10_000
+    for port in range(first, first + 100):
+        with socket.socket() as free, suppress(OSError):
+            free.bind((HOST, port))
+            return port
+    raise InputError(f"{HOST}: no port from {first} to {first + 99} is free; try again")
 
 
 def _read_on(node: subprocess.Popen) -> None:
