@@ -230,6 +230,12 @@ def test_a_list_goes_on_by_keyboard_and_stays_as_long_as_it_was(see):
     assert seen["below"] in seen["list"][2:12] and seen["again"] == seen["list"]
 
 
+def test_next_goes_in_the_order_of_what_two_runs_differ_on(see):
+    seen = see("among")
+    assert [seen["opened"], seen["next"]] == seen["list"][1:3]
+    assert seen["back"] == "Compare" and seen["marked"] == seen["next"]
+
+
 def test_a_lasso_on_the_map_gives_the_photographs_within(see, store):
     every = set(FeatureStore.open(store).catalog["image_id"])
     for seen in see("lasso")["found"]:

@@ -146,6 +146,16 @@ def test_a_lasso_holds_the_photographs_within_it(client):
     assert found["image_id"].tolist() == expected.tolist() and 0 < len(found) < 30
 
 
+def test_a_list_of_ids_keeps_its_order_and_passes_the_filter(client):
+    among = "among=ID9,ID3,ID%252C,ID12"  # the third is none
+    assert listed(client, among)["image_id"].tolist() == ["ID9", "ID3", "ID12"]
+    assert listed(client, f"{among}&in.State=Tas")["image_id"].tolist() == ["ID9", "ID3"]
+    assert listed(client, f"{among}&in.State=Vic")["image_id"].tolist() == []
+    assert listed(client, f"{among}&order=-position")["image_id"].tolist() == ["ID12", "ID9", "ID3"]
+    card = client.get(f"{S}/images/ID3?{among}").json()
+    assert (card["previous"], card["next"], card["at"], card["n"]) == ("ID9", "ID12", 1, 3)
+
+
 def test_inside_is_the_area_of_a_shape_with_a_bay():
     place_N2 = np.random.default_rng(0).random((20_000, 2))
     corners = np.array([(0, 0), (1, 0), (1, 1), (0.5, 0.25), (0, 1)])  # 1 less a triangle of 3 / 8

@@ -44,6 +44,8 @@ class Filter:
     """The least size of the error, in the target's unit."""
     lasso: tuple[float, ...] = ()
     """x and y of each corner of a polygon on the map."""
+    among: tuple[str, ...] = ()
+    """Ids; these alone, in this order unless another is wanted."""
     order: str = "position"
     """One of ORDERS; a minus before it turns it round."""
 
@@ -146,7 +148,13 @@ def chosen(
         passes &= table["error"].abs() >= wanted.off
     if wanted.lasso:
         passes &= inside(place_N2, np.reshape(wanted.lasso, (-1, 2)))
-    return _ordered(table[passes], wanted.order).reset_index(drop=True)
+    if wanted.among:
+        passes &= table["image_id"].isin(wanted.among)
+    found = _ordered(table[passes], wanted.order)
+    if wanted.among and wanted.order == "position":
+        place = {image_id: k for k, image_id in enumerate(wanted.among)}
+        found = found.sort_values("image_id", key=lambda ids: ids.map(place))
+    return found.reset_index(drop=True)
 
 
 def _require(key: str, value: str, known: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 import { imageUrl, ofState } from "./api.js";
 import { el } from "./dom.js";
-import { photographHref, read } from "./state.js";
+import { listing, photographHref, read } from "./state.js";
 
 const WAIT_MS = 40; // a mouse that sweeps over thousands of points must not ask for thousands of photographs
 
@@ -52,7 +52,8 @@ export function gallery(store, rows, texts) {
     more = el("button", { type: "button", class: "more", onclick: () => add(MORE) }, "Show more");
   function add(n) {
     const next = rows.slice(place.children.length, place.children.length + n);
-    place.append(...next.map(row => photographLink(store, row.image_id, texts(row))));
+    const among = listing(next.map(row => row.image_id));
+    place.append(...next.map(row => photographLink(store, row.image_id, texts(row), { changes: { among } })));
     more.hidden = place.children.length >= rows.length;
   }
   add(FIRST);

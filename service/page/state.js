@@ -60,7 +60,13 @@ export function go(url, { stay = false } = {}) {
 /** Show the present address anew: something of it is another now. */
 export const again = () => follow.forEach(each => each({ stay: true }));
 
-// From a list to a photograph and on to the next: `order` is the list's, `back` what the list's page was, but for AROUND.
+// From a list to a photograph and on to the next: `order` is the list's, or `among` has its ids; `back` is what the list's page
+// was, but for AROUND.
+
+const MOST_AMONG = 40; // ids that an address holds
+
+/** These ids as the list that the next photograph is taken from. */
+export const listing = ids => ids.slice(0, MOST_AMONG).map(encodeURIComponent).join(",");
 
 const OPENED = ["photograph", "prediction"]; // pages of one picture of a list
 const own = state => Object.entries(state).filter(([key]) => !stays(key, AROUND) && key !== "at");
@@ -81,8 +87,8 @@ function withWayBack(url) {
 
 /** Address of a photograph's page, from wherever one is: from a photograph the list stays. */
 export function photographHref(id, changes = {}) {
-  const { page, order, back } = read(),
-    list = OPENED.includes(page) ? { order, back } : { back: wayBack() };
+  const { page, order, among, back } = read(),
+    list = OPENED.includes(page) ? { order, among, back } : { back: wayBack() };
   return href({ page: "photograph", image: id, ...list, ...changes }, AROUND);
 }
 

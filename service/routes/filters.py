@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ QUERY = {
     "sign": ("More or less is predicted than is true.", TEXT | {"enum": list(SIGNS)}),
     "off": ("The least size of the error.", {"type": "number", "minimum": 0}),
     "lasso": ("Method, view, then x and y of each corner of a polygon on that map.", TEXT),
+    "among": ("Ids with commas, each percent-encoded: these alone, in this order.", TEXT),
     "order": (
         "A column, or off: the size of the error; a minus before it turns it round.",
         TEXT | {"enum": [sign + name for name in ORDERS for sign in ("", "-")]},
@@ -143,6 +145,7 @@ def _filter_of(request: Request, opened: Opened) -> tuple[Filter, tuple[str, int
         sign=choice_of(request, "sign", SIGNS) if "sign" in query else None,
         off=_size_of(query.get("off")),
         lasso=corners,
+        among=tuple(map(unquote, query["among"].split(","))) if "among" in query else (),
         order=choice_of(request, "order", tuple(orders)),
     )
     return wanted, lasso_map

@@ -128,6 +128,19 @@ export const WALK = {
     return { list, begun, right, below, end, opened, again: await ids(page), all: await worst.count() };
   },
 
+  /** What two runs differ most on, in that order. */
+  async among(browser) {
+    const page = await open(browser, "page=compare"),
+      list = await ids(page);
+    await follow(page, page.locator(".photos .photo").nth(1));
+    const opened = await title(page);
+    await follow(page, page.locator("[data-stay=next]"));
+    const next = await title(page);
+    await follow(page, page.locator(".around a").first());
+    await page.locator(".photo[aria-current]").waitFor();
+    return { list, opened, next, back: await title(page), marked: await page.locator(".photo[aria-current] .id").textContent() };
+  },
+
   /** A line is drawn around points, or the map is zoomed by keyboard: their photographs. */
   async lasso(browser) {
     const found = [];

@@ -12,7 +12,7 @@ import { details } from "../kept.js";
 import { bar, watch } from "../live.js";
 import { savers } from "../save.js";
 import { Scatter } from "../scatter.js";
-import { AROUND, again, given, go, href, photographHref, put, read } from "../state.js";
+import { AROUND, again, given, go, href, listing, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
 const MOST_ODD = 6;
@@ -109,6 +109,7 @@ async function odd(store, about, ids, url, oddRows) {
     rows = ids ? found.rows.filter(row => ids.has(row[at.image_id])) : found.rows;
   if (!rows.length) return [el("p", {}, "None of the photographs that pass the filter."), twins(url, "Odd photographs")];
   for (const row of rows) if (!byImage.has(row[at.image_id])) byImage.set(row[at.image_id], row);
+  const among = listing([...byImage.keys()]);
   const cards = [...byImage.values()]
     .slice(0, MOST_ODD)
     .map(row =>
@@ -116,7 +117,7 @@ async function odd(store, about, ids, url, oddRows) {
         store,
         row[at.image_id],
         [`${row[at.what].replace(/_/g, " ")}, view ${row[at.view]}`, `${num(row[at.value])}, typically ${num(row[at.typical])}`],
-        { changes: { view: row[at.view] } },
+        { changes: { view: row[at.view], among } },
       ),
     );
   const columns = [
@@ -139,7 +140,7 @@ async function odd(store, about, ids, url, oddRows) {
           title,
           of: row => row[at[name]],
           text: k < 3,
-          show: k ? null : row => el("a", { href: photographHref(row[at.image_id], { view: row[at.view] }) }, row[at.image_id]),
+          show: k ? null : row => el("a", { href: photographHref(row[at.image_id], { view: row[at.view], among }) }, row[at.image_id]),
         })),
         rows,
         { name: "odd" },

@@ -17,7 +17,8 @@ const PAGES = { overview: "the overview", map: "the map", photographs: "the phot
 export async function show({ state, signal, store, sweep, sweeps }) {
   const view = given(state, "view", store.views) ?? store.views[0],
     id = state.image ?? store.first,
-    asked = isFiltered(state) || state.order ? filtered("", { state, sweep }, { order: state.order }) : "";
+    { order, among } = state,
+    asked = isFiltered(state) || order || among ? filtered("", { state, sweep }, { order, among }) : "";
   if (!id) throw refused(`${store.name} has no photographs yet`);
   askForPictures(store, id, view);
   let about;
