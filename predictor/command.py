@@ -30,6 +30,7 @@ from featurestore.photos.view_names import tta_names
 from predictor.checks import (
     check_file_name,
     check_level,
+    check_new,
     check_oof_alone,
     check_sources,
     parse_part,
@@ -291,9 +292,10 @@ def demo(out: Path, seed: int, task: str, passes: int | None, engine: str | None
     by a bundle, of the pasture with pictures.
     """
     with one_line_errors():
+        check_new(out)
+        if task == "other" and (passes or engine):
+            raise UsageError("--passes and --engine go with --task pasture")
         if task == "other":
-            if passes or engine:
-                raise UsageError("--passes and --engine go with --task pasture")
             from predictor.other_demo import run_other_demo
 
             run_other_demo(out, seed, say=click.echo)

@@ -62,6 +62,8 @@ MISTAKES = [
     "train --config setup.cfg --device gpu",
     "train --config setup.cfg --fold first",
     "train --config setup.cfg --store none.h5",
+    "train --resume tests",
+    "demo --out tests",
     "predict --data . --only-folds x",
     "predict --data . --tta 3",
     "predict --data . --deadline soon",

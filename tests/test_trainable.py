@@ -83,7 +83,8 @@ def test_a_plan_says_it_before_any_work(pasture, tmp_path):
     plan = biomass("store", "build", *data, *TINY, "--plan", "--views", "plain")
     assert f"{pasture / 'train.csv'}: 6 photographs\n  targets  csiro" in plan.stderr
     assert "6 to build" in plan.stdout
-    # the weights are not even looked for
-    none = ["--weights", tmp_path / "none.safetensors"]
-    stopped = biomass("store", "build", *data, *TINY, *none, code=3)
+    # the weights are not even read
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    bad = ["--weights", tmp_path / "bad.safetensors"]
+    stopped = biomass("store", "build", *data, *TINY, *bad, code=3)
     assert "  targets  csiro" in stopped.stderr

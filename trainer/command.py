@@ -192,6 +192,11 @@ def train(
                     f"{place}: no such store; `biomass store build --data DIR --out {place}` makes "
                     "one"
                 )
+        if resume and not (resume / "sweep.json").exists():
+            raise InputError(
+                f"{resume}: no sweep's folder, it has no sweep.json; `biomass train --config FILE` "
+                "makes one"
+            )
         if fold and fold != "all" and not fold.isdecimal():
             raise UsageError(f"--fold {fold}: give a fold's number, from 0, or all")
         # below the checks: a mistake in the options must not wait for torch
