@@ -307,7 +307,7 @@ def causes(err: BaseException | None) -> list[BaseException]:
     return [err, *causes(err.__cause__ or err.__context__)] if err else []
 
 
-@pytest.mark.parametrize("name", ["catalog/image_id", "crc32c", "cls", "pooled"])
+@pytest.mark.parametrize("name", ["catalog/image_id", "pooled"])
 def test_O01_an_array_that_was_spoilt_on_its_way_is_not_kept(bucket, local, name):
     def fault(request) -> bool:
         if f"/{name}/c/" not in request.key:

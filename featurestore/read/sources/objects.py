@@ -39,9 +39,10 @@ class Objects:
         """Read all metadata. A forked child goes on with its parent's: it can ask for nothing."""
         if self._layout is None:
             try:
-                root, facts = self._client.get(ROOT)
+                root, _ = self._client.get(ROOT)
                 self._metadata = {ROOT: root}
-                self._mark = facts, self._client.facts(SEALS)
+                # of the object that vouches for all others, and is put after them
+                self._mark = self._client.facts(SEALS)
             except NotThere as err:
                 raise InputError(
                     f"{self.url}: no store there, or not all of one yet ({err}); "
@@ -77,9 +78,6 @@ class Objects:
         file = path / ROOT
         return parse_metadata(self._metadata[str(file)], file, node_type)
 
-    def _now(self) -> tuple:
-        return self._client.facts(ROOT), self._client.facts(SEALS)
-
     def seals(self, n: int) -> np.ndarray:
         return self._seal_N
 
@@ -100,9 +98,9 @@ class Objects:
             raise
 
     def check_same(self) -> None:
-        """MismatchError if the store was replaced; objects are written once, its root last."""
+        """MismatchError if the store was replaced."""
         try:
-            same = self._now() == self._mark
+            same = self._client.facts(SEALS) == self._mark
         except NotThere:
             same = False
         if not same:
