@@ -308,8 +308,9 @@ def test_S01_workers_of_devices_that_are_killed_and_stopped_end_in_the_same_bits
     assert driver.returncode == 143
     assert f"go on with:\nbiomass train --resume {folder}\n" in said
     train("--resume", folder)
-    expected = contents(whole)
-    del expected["sweep.json"]
     found = contents(folder)
-    assert {name: found[name] for name in expected} == expected
+    for name, content in contents(whole).items():
+        # the workers render pictures
+        if name != "sweep.json" and not name.endswith(".png"):
+            assert found[name] == content, name
     assert not (folder / "tries").exists()
