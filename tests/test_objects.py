@@ -205,6 +205,7 @@ def test_O05_one_empties_a_file_that_another_has_mapped(bucket, local, monkeypat
         assert kept.verify() and kept.n_sealed > 0
 
 
+@pytest.mark.system
 def test_a_store_that_was_replaced_has_a_cache_of_its_own(bucket, store, tmp_path):
     store.patches[:]
     write_kind(tmp_path / "other.zarr", "whole")
@@ -369,6 +370,7 @@ def test_O04_verify_names_each_object_that_is_not_as_it_was(bucket, local):
     assert "ID001 (all views): its seal does not match" in output
 
 
+@pytest.mark.system
 def test_a_row_that_two_threads_want_comes_once_right(bucket, local, store):
     found = []
     threads = [threading.Thread(target=lambda: found.append(store.patches[2, 0])) for _ in range(4)]

@@ -92,6 +92,7 @@ def test_what_has_other_files_is_made_on_scratch_first(bucket, folder, tmp_path,
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.system
 def test_parts_are_merged_into_a_bucket(bucket, folder, tmp_path):
     for name, ids in (("a", "ID000,ID001"), ("b", "ID002,ID003,ID004")):
         biomass("store", "convert", folder, tmp_path / f"{name}.zarr", "--images", ids)
@@ -224,6 +225,7 @@ def test_O11_foreign_objects_are_named(bucket, folder):
         Publisher(bucket.url).publish(folder)
 
 
+@pytest.mark.system
 def test_O14_where_etags_are_no_checksums_bytes_are_compared(bucket, folder, monkeypatch):
     monkeypatch.setattr("featurestore.manage.publish.MD5", re.compile("never"))
     Publisher(bucket.url).publish(folder)
