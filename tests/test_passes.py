@@ -133,6 +133,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import trainer.loop.sweep as loop
+from trainer.loop.resume import resume_pass
 original, calls = loop.train_step, []
 def killed(*arguments):
     calls.append(1)
