@@ -99,6 +99,7 @@ const CLAIMS = {
     const opened = await title(page);
     await page.goBack();
     await drawn(page);
+    await page.waitForFunction(y => Math.round(scrollY) === y, left, { timeout: 9000 }).catch(() => {}); // pictures come near first
     return { said, told, opened, fold: new URL(page.url()).searchParams.get("fold"), left, back: await down() };
   },
 
