@@ -103,7 +103,7 @@ def test_K8_points_that_failed_are_not_counted_among_those_told_apart(tmp_path, 
 def test_K8_many_failures_are_counted_in_the_notes_and_named_in_the_summary(
     tmp_path, store, monkeypatch
 ):
-    monkeypatch.setattr("trainer.loop.summary.MOST_NOTED", 1)
+    monkeypatch.setattr("trainer.loop.sentences.MOST_NOTED", 1)
     result = run_sweep(
         config(tmp_path, store, kind="[density]", lr="[1e30, 2e30, 3e30]", epochs=1),
         tmp_path,
