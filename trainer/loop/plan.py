@@ -151,7 +151,10 @@ def too_large(plan: Plan, device: torch.device, begun: bool = False) -> str | No
         )
     main = usable_memory()  # regressors are fitted on the CPU
     if plan.fit_bytes > main.n_bytes:
-        smaller = "name fewer head.features, or leave the kind out"
+        smaller = (
+            "name fewer head.features, or leave the kind out (of kernel_ridge, svr and gpr it "
+            "grows with the square of the photographs)"
+        )
         return (
             f"head.features: the largest fit of a regressor needs {plan.fit_bytes / 1e9:.3g} GB, "
             f"and this process may use {main}; {elsewhere if begun else smaller}"
