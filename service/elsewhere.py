@@ -1,6 +1,7 @@
 """A store in object storage under its name: what is sent of it comes through its cache."""
 
 import hashlib
+import threading
 import time
 from dataclasses import dataclass
 
@@ -39,21 +40,36 @@ class ServedElsewhere(Served):
     def __init__(self, name: str, url: str) -> None:
         super().__init__(name, url)
         self._looked = 0.0
+        self._checking = threading.Lock()
 
     def now(self) -> Opened:
         """The store; ServiceError `store-gone` if it cannot be opened."""
+        self._check_same()
         with self._lock:
-            if self._opened is not None and time.monotonic() - self._looked > LOOK_S:
-                self._looked = time.monotonic()
-                try:
-                    self._opened.store.refresh()
-                except MismatchError:
-                    self._opened = None
-                except BiomassError:  # out of reach just now: what is in the cache holds
-                    pass
             if self._opened is None:
                 self._opened = self._open_again()
             return self._opened
+
+    def _check_same(self) -> None:
+        """Let go of a store that was replaced.
+
+        One request asks, which takes minutes while the bucket is out of reach; others go on.
+        """
+        opened = self._opened
+        is_due = opened is not None and time.monotonic() - self._looked > LOOK_S
+        if not is_due or not self._checking.acquire(blocking=False):
+            return
+        try:
+            opened.store.refresh()
+        except MismatchError:
+            with self._lock:
+                if self._opened is opened:
+                    self._opened = None
+        except BiomassError:  # out of reach just now: what is in the cache holds
+            pass
+        finally:
+            self._looked = time.monotonic()
+            self._checking.release()
 
     def _open_again(self) -> Opened:
         try:

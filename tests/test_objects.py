@@ -135,6 +135,14 @@ def test_what_is_no_url_of_a_store_is_refused(url, match):
     assert "hidden" not in str(refused.value)
 
 
+@pytest.mark.parametrize("server", ["localhost:9000", "http://me:hidden@localhost:9000", "a b"])
+def test_O02_an_endpoint_that_is_no_servers_url_is_refused_untold(bucket, monkeypatch, server):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL: no URL of a server") as refused:
+        FeatureStore.open(bucket.url)
+    assert "hidden" not in str(refused.value)
+
+
 def test_what_is_no_store_is_refused(bucket, local, tmp_path):
     with pytest.raises(InputError, match="no store there, or not all of one yet"):
         FeatureStore.open(bucket.url + "/other.zarr")
@@ -368,6 +376,16 @@ def test_O04_verify_names_each_object_that_is_not_as_it_was(bucket, local):
     assert "its shard index is not the one of this layout" in output
     assert "ID004 vflip: cannot be read" in output and "NoSuchKey" in output
     assert "ID001 (all views): its seal does not match" in output
+
+
+def test_O04_verify_does_not_pass_what_it_may_not_look_at(bucket, local):
+    bucket.fault = lambda request: (
+        request.method == "HEAD"
+        and "/patches/c/" in request.key
+        and request.refuse("403 Forbidden", "AccessDenied")
+    )
+    with FeatureStore.open(bucket.url) as store, pytest.raises(NoAccessError):
+        store.verify()
 
 
 @pytest.mark.system

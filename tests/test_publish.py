@@ -12,9 +12,9 @@ from commands import biomass
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 
 from featurestore import FeatureStore, open_writer
-from featurestore.errors import InputError, MismatchError, StoreDamaged
+from featurestore.errors import InputError, LockedError, MismatchError, StoreDamaged
 from featurestore.format.choose import open_layout
-from featurestore.manage.publish import Publisher, stages
+from featurestore.manage.publish import Publisher, scratch_store, stages
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def test_the_commit_comes_last(bucket, folder):
     assert shards == list(range(len(put) - 5, len(put) - 2)), "behind all small arrays"
 
 
-@pytest.mark.parametrize("source", ["h5", "part"])
+@pytest.mark.parametrize("source", ["h5", pytest.param("part", marks=pytest.mark.system)])
 def test_what_has_other_files_is_made_on_scratch_first(bucket, folder, tmp_path, source):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -124,7 +124,7 @@ def test_what_cannot_be_published_is_refused(bucket, folder, tmp_path):
 def test_O12_a_run_that_is_stopped_anywhere_is_completed(bucket, folder):
     """After each PUT in turn; no reader opens what is not all there."""
     n_files = len(files(folder))
-    for n_done in range(2, n_files + 1, 4):
+    for n_done in range(2, n_files + 1, 9):
         stop_after(bucket, n_done)
         with pytest.raises(InputError, match="later"):
             Publisher(bucket.url).publish(folder)
@@ -165,6 +165,16 @@ def test_O10_two_that_publish_one_store_at_once_end_with_its_bytes(bucket, folde
     assert bucket.keys(bucket.url) == files(folder)
     # each object was created by one of them, but for the probe's
     assert sum(n_put) == len(files(folder)) - 1
+
+
+def test_O10_two_runs_do_not_share_one_scratch(tmp_path):
+    """Else the first that is done would remove it under the other."""
+    place = (tmp_path, "s3://pasture/a.zarr", "spec")
+    with scratch_store(*place), pytest.raises(LockedError), scratch_store(*place):
+        pass
+    with scratch_store(*place):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def race(url: str, *folders: Path) -> list:
@@ -225,9 +235,12 @@ def test_O11_foreign_objects_are_named(bucket, folder):
         Publisher(bucket.url).publish(folder)
 
 
-@pytest.mark.system
-def test_O14_where_etags_are_no_checksums_bytes_are_compared(bucket, folder, monkeypatch):
-    monkeypatch.setattr("featurestore.manage.publish.MD5", re.compile("never"))
+@pytest.mark.parametrize("kind", [pytest.param("none", marks=pytest.mark.system), "encrypted"])
+def test_O14_where_etags_are_no_checksums_bytes_are_compared(bucket, folder, monkeypatch, kind):
+    if kind == "none":
+        monkeypatch.setattr("featurestore.manage.publish.MD5", re.compile("never"))
+    else:  # 32 digits as well, of something else
+        monkeypatch.setattr("featurestore.manage.publish._md5", lambda path: "0" * 32)
     Publisher(bucket.url).publish(folder)
     assert Publisher(bucket.url).publish(folder) == 0
     shard = bytearray(bucket.keys(bucket.url)["patches/c/0/0/0/0/0"])

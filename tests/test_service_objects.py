@@ -1,5 +1,7 @@
 """The service of a store in object storage: the same answers as of the store on the disk."""
 
+import threading
+
 import numpy as np
 import pytest
 from served import client_of, write_served
@@ -8,6 +10,7 @@ from stored import write_kind
 
 from featurestore import FeatureStore
 from featurestore.errors import InputError
+from service.elsewhere import ServedElsewhere
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,27 @@ def test_O03_a_store_that_was_replaced_is_opened_anew(bucket, there, tmp_path, m
         bucket.remove(bucket.url, key)
     gone = there.get("/v1/stores/features")
     assert gone.json()["error"]["kind"] == "store-gone" and bucket.url not in gone.text
+
+
+def test_O01_a_bucket_out_of_reach_holds_up_no_more_than_one_request(bucket, on_disk, monkeypatch):
+    bucket.upload(on_disk, bucket.url)
+    served = ServedElsewhere("features", bucket.url)
+    opened = served.now()
+    monkeypatch.setattr("service.elsewhere.LOOK_S", -1)
+    asked, answered = threading.Event(), threading.Event()
+
+    def fault(request) -> bool:
+        asked.set()
+        return answered.wait(20) and request.refuse("503 Slow Down", "SlowDown")
+
+    bucket.fault = fault
+    first = threading.Thread(target=served.now)
+    first.start()
+    assert asked.wait(20)
+    assert served.now() is opened and first.is_alive()
+    answered.set()
+    first.join()
+    assert served.now() is opened
 
 
 def test_O01_rows_that_come_damaged_are_an_error(bucket, there):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from featurestore.disk.durable import check_writable, remove
+from featurestore.disk.durable import check_writable, locked, remove
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.threads import Pool
 from featurestore.disk.urls import object_url, published_url
@@ -114,8 +114,7 @@ class Publisher:
             self._check_same(key, path, n_bytes, facts)
             return False, n_bytes
 
-        found = MD5.fullmatch(e_tag)
-        if found and found[1] != _md5(path):
+        if MD5.fullmatch(e_tag) and not self._is_same(key, path, e_tag):
             raise StoreDamaged(
                 f"{self.url}/{key}: its bytes changed on their way; remove the object and start "
                 "again"
@@ -125,19 +124,26 @@ class Publisher:
     def _check_same(self, key: str, path: Path, n_bytes: int, facts: ObjectFacts | None) -> None:
         """MismatchError unless the object that is there has the bytes of a file."""
         facts = facts or self._client.facts(key)
-        is_same = facts.size == n_bytes
-        if is_same and (found := MD5.fullmatch(facts.e_tag)):
-            is_same = found[1] == _md5(path)
-        elif is_same:  # of some servers an ETag is no checksum
-            is_same = all(
-                self._client.get_range(key, start, start + len(piece)).tobytes() == piece
-                for start, piece in _pieces(path)
-            )
+        is_same = facts.size == n_bytes and self._is_same(key, path, facts.e_tag)
         if not is_same:
             raise MismatchError(
                 f"{self.url}/{key}: other bytes than this store's; another store is published "
                 "there, or was begun: choose another name, or remove what is there"
             )
+
+    def _is_same(self, key: str, path: Path, e_tag: str) -> bool:
+        """Whether an object of a file's length has its bytes.
+
+        They are read where the ETag is not their MD5: it may look like one and be none, of objects
+        that the server encrypts (SSE-KMS) for instance.
+        """
+        found = MD5.fullmatch(e_tag)
+        if found and found[1] == _md5(path):
+            return True
+        return all(
+            self._client.get_range(key, start, start + len(piece)).tobytes() == piece
+            for start, piece in _pieces(path)
+        )
 
 
 def stages(layout: Layout) -> tuple[list[str], list[str], list[str]]:
@@ -163,7 +169,8 @@ def stages(layout: Layout) -> tuple[list[str], list[str], list[str]]:
 def scratch_store(folder: Path | None, url: str, *parts: str) -> Iterator[Path]:
     """Where a store is made before it is published: the same place for the same store.
 
-    It is removed once it was, and left after an error: the next run goes on from there.
+    It is removed once it was, and left after an error: the next run goes on from there. LockedError
+    while another run is at it, which would remove it under this one.
 
     folder : None is the system's for temporary files.
     parts : what tells this store from others that are to be published there.
@@ -172,9 +179,12 @@ def scratch_store(folder: Path | None, url: str, *parts: str) -> Iterator[Path]:
     check_writable(folder)
     name = hashlib.sha256("\n".join((object_url(url), *parts)).encode()).hexdigest()[:16]
     path = folder / f"biomass-{name}.zarr"
-    yield path
-    remove(path)
-    remove(path.with_name(path.name + ".lock"))
+    in_use = path.with_suffix(".scratch")
+    with locked(in_use, needed=False):
+        yield path
+        remove(path)
+        remove(path.with_name(path.name + ".lock"))
+        remove(in_use.with_name(in_use.name + ".lock"))
 
 
 def _empty_group() -> bytes:

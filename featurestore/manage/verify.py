@@ -18,7 +18,7 @@ from featurestore.disk.durable import (
 )
 from featurestore.disk.durations import duration
 from featurestore.disk.urls import is_elsewhere
-from featurestore.errors import BiomassError, InputError, UsageError
+from featurestore.errors import InputError, StoreDamaged, UsageError
 from featurestore.format.layout import OTHER_INDEX, Layout
 from featurestore.manage.sums import Progress, RowSums
 from featurestore.photos.find import find_photographs
@@ -202,7 +202,7 @@ def _file_faults(files: Files) -> Iterator[Fault]:
             offset, expected = files.layout.indices.get(path, (0, b""))
             index = np.empty(len(expected), np.uint8)
             files.read_into(path, index, offset)
-        except (OSError, BiomassError):  # told of with its rows
+        except (OSError, StoreDamaged):  # told of with its rows
             continue
         if found != size:
             what = f"{found} bytes long, {size} expected"

@@ -24,6 +24,7 @@ RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=2)}
 WAITS_S = (0.1, 1.0, 10.0)
 CLIENT = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1h"}
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+SERVER = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
 SECRET = re.compile(r"^(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL)")
 REFUSED = {
     "AccessDenied",
@@ -72,8 +73,8 @@ class ObjectClient:
         _process[:] = [os.getpid()]
         self._obstore = obstore
         options = dict(CLIENT)
-        endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
-        if endpoint.startswith("http://"):  # whoever wrote that knows that it is no TLS
+        # whoever wrote that knows that it is no TLS
+        if self.url.startswith("s3://") and _endpoint().startswith("http://"):
             options["allow_http"] = True
         self._store = self._request(
             "", lambda: obstore.store.from_url(self.url, client_options=options, retry_config=RETRY)
@@ -153,6 +154,22 @@ class ObjectClient:
             f"{self.url}: object storage cannot be reached from a forked process; start processes "
             "by multiprocessing's `spawn` or `forkserver`"
         )
+
+
+def _endpoint() -> str:
+    """The server that the environment names, or nothing.
+
+    UsageError for what is no server's URL, at which obstore panics, and for a password, which its
+    errors would tell.
+    """
+    name = next((each for each in ENDPOINTS if os.environ.get(each)), None)
+    endpoint = os.environ[name] if name else ""
+    if name and not SERVER.fullmatch(endpoint):
+        raise UsageError(
+            f"{name}: no URL of a server; it looks like http://localhost:9000, and holds no name "
+            "or password"
+        )
+    return endpoint
 
 
 def _facts(told: dict) -> ObjectFacts:

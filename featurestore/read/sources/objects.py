@@ -134,7 +134,10 @@ class ObjectFiles:
             raise StoreDamaged(str(err)) from err
 
     def size(self, path: Path) -> int:
-        return self._client.facts(str(path)).size
+        try:
+            return self._client.facts(str(path)).size
+        except NotThere as err:
+            raise StoreDamaged(str(err)) from err
 
     def metadata_crc(self) -> int:
         names = ["catalog", *sorted(self.layout.extents)]
