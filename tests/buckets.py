@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moto.s3.models import s3_backends
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.server import create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "pasture"
@@ -72,7 +72,7 @@ class ObjectServer:
     """`asked` lists method and key of all requests so far; `fault` meets each of them."""
 
     def __init__(self) -> None:
-        self._app = DomainDispatcherApplication(create_backend_app)
+        self._app = create_backend_app("s3")  # a dispatcher takes longer than the answer
         self._server = make_server(
             "127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet
         )
