@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from featurestore.disk.durable import check_writable, file_sha256, remove
+from featurestore.disk.durable import check_writable, file_sha256, locked, remove
 from featurestore.disk.durations import parse_duration
 from featurestore.errors import InputError, MismatchError, UsageError
 from featurestore.photos.catalog import read_test
@@ -157,7 +157,10 @@ def predict_part(
             unusable=unusable if takes_mean else None,
             say=say,
         )
-        write_part(path, about, predicted, unusable)
+        # a requeued attempt may end at the same moment, and would write the same partial file
+        with locked(out / "parts", wait=True, needed=False):
+            if not path.exists():
+                write_part(path, about, predicted, unusable)
     for done in out.glob(attempts):
         remove(done)
     return path

@@ -225,6 +225,23 @@ def test_a_plan_that_is_there_is_kept_and_another_one_refused(planned, photos, m
     assert (planned / "plan.json").read_bytes() == before
 
 
+def test_of_two_plans_for_one_folder_the_first_stays(photos, tmp_path, monkeypatch):
+    """The other one was made while this one prepared its own."""
+    asked = ["store", "plan", "--data", photos, "--out", tmp_path / "P", *OPTIONS]
+    prepare = plan.prepare_build
+
+    def overtaken(*given):
+        monkeypatch.setattr(plan, "prepare_build", prepare)
+        prepared = prepare(*given)
+        biomass(*asked, "--parts", 3)
+        return prepared
+
+    monkeypatch.setattr(plan, "prepare_build", overtaken)
+    said = biomass(*asked, "--parts", 2, code=5).stderr
+    assert "parts: there 3, asked 2" in said
+    assert load_plan(tmp_path / "P").n_parts == 3
+
+
 def test_a_finished_part_is_told_and_left(own, monkeypatch):
     before = digest(own / "parts")
     monkeypatch.setattr(build, "plan_backbone", None)

@@ -17,6 +17,7 @@ from commands import biomass
 from featurestore.errors import BiomassError, UsageError
 from predictor.members.journal import Journal
 from predictor.members.part_file import Part, PartFile, check_complete, parts_in, write_part
+from predictor.predictor import Predictor
 
 ROOT = Path(__file__).parent.parent
 TOTAL = 3
@@ -86,7 +87,7 @@ def test_merged_parts_have_the_bytes_of_one_prediction(sweep, data, tmp_path):
     for number in (2, 0, 1):
         told = biomass(*ways, "--part", f"{number}/{TOTAL}", "--out", parts)
         assert told.stdout.strip() == str(parts / f"part_{number:05d}_of_00003.jsonl")
-    assert len(list(parts.iterdir())) == TOTAL
+    assert len(list(parts.glob("*.jsonl"))) == TOTAL
     merging = ["predict", "--merge", parts, "--data", data, "--out", merged]
     told = biomass(*merging, code=6)
     assert "the training mean stands for 1 photographs" in told.stderr
@@ -151,6 +152,28 @@ def test_P14_two_attempts_at_a_part_do_not_disturb_each_other(data, run, parts, 
     biomass(*arguments)
     assert path.read_bytes() == before
     assert not list(parts.glob("*.progress"))
+
+
+def test_P14_an_attempt_that_ends_after_its_successor_leaves_its_part(
+    data, run, parts, monkeypatch
+):
+    path = parts / Part(0, TOTAL).name
+    before = path.read_bytes()
+    path.unlink()
+    arguments = [*command(data, run), "--part", "0/3", "--out", parts]
+    predict = Predictor.predict
+    found = []
+
+    def overtaken(self, *given, **options):
+        monkeypatch.setattr(Predictor, "predict", predict)
+        predicted = predict(self, *given, **options)
+        biomass(*arguments)
+        found.append(path.stat().st_ino)
+        return predicted
+
+    monkeypatch.setattr(Predictor, "predict", overtaken)
+    biomass(*arguments)
+    assert found == [path.stat().st_ino] and path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,8 @@ def plan_parts(
     if is_linked:
         unit = shard_images = _fitting_shards(n_images, n_parts, shard_images)
     with durable.locked(folder / PLAN, wait=True, needed=False):
+        if (folder / PLAN).exists():  # by another process, while this one prepared its own
+            return _planned_before(load_plan(folder), config, None if most else n_parts)
         _write_catalog(folder / CATALOG, prepared)
         told = {
             "format": FORMAT,
@@ -246,6 +248,9 @@ def _settings(config: BuildConfig) -> dict[str, Any]:
     for key in ("data", "csv", "out"):
         if settings[key] is not None:
             settings[key] = os.path.abspath(settings[key])
+    weights = config.weights
+    if weights is not None and os.path.isfile(weights):  # else a word, `random` say
+        settings["weights"] = os.path.abspath(weights)
     return settings | {"layers": list(config.layers)}
 
 
