@@ -268,6 +268,32 @@ def test_several_devices_need_several_passes_of_one_kind(given, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "rates", "advice"),
+    [
+        ("cls_gating", "[3e-2, 1e-2]", "one pass in all; add --passes 2, or name one device"),
+        ("cls_gating", "3e-2", "one pass in all; name one device"),
+        ("ridge", "3e-2", "no pass over the tokens; name one device"),
+    ],
+)
+def test_devices_are_advised_as_many_passes_as_there_are_points(
+    store, tmp_path, kind, rates, advice
+):
+    config(tmp_path, store, kind=kind, lr=rates)
+    said = train("--config", tmp_path / "sweep.yaml", "--device", "cpu,cpu,cpu", code=2).stderr
+    assert f"there is {advice}\n" in said
+
+
+def test_S04_a_second_command_starts_no_worker_at_a_sweep_that_has_some(given, tmp_path, engine):
+    """It would be turned away at a pass, and end the first one's count of tries."""
+    arguments = ["--config", given, "--passes", 3, "--device", "cpu,cpu", "--begin"]
+    folder = Path(train(*arguments, "--out", tmp_path).stdout.strip())
+    with locked(folder / "sweep"):
+        said = train("--resume", folder, code=75).stderr
+    assert f"{folder}/sweep: locked by" in said
+    assert engine == []
+
+
 def n_epochs(out: Path) -> int:
     """Lines of all logs, of which a restart drops some."""
     return sum(len(log.read_text().splitlines()) for log in out.glob("*/0*/metrics.jsonl"))

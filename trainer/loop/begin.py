@@ -118,9 +118,12 @@ def begin_sweep(
     if refusal := too_large(costs, sweep.data.device):
         raise InputError(refusal)
     if len(devices) > 1 and len(costs.passes) < 2:
+        there = "one pass in all" if costs.passes else "no pass over the tokens"
+        n_passes = min(len(devices), sum(map(len, costs.passes)))
+        more = f"add --passes {n_passes}, or " if n_passes > 1 else ""
         raise UsageError(
-            f"--device {device}: each device trains a pass at a time, and there is one pass in "
-            f"all; add --passes {len(devices)}, or name one device"
+            f"--device {device}: each device trains a pass at a time, and there is {there}; "
+            f"{more}name one device"
         )
 
     folder = SweepFolder.create(out, sweep.base.experiment.name)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featurestore.disk.durable import locked
 from featurestore.disk.interrupts import deferred_interrupts, go_on_with, told_way_on
 from featurestore.disk.messages import new_bar
 from featurestore.disk.urls import is_elsewhere
@@ -45,7 +46,10 @@ def resume_sweep_on_engine(
     store: Place | Mapping[str, Place] | None = None,
     check: bool = True,
 ) -> SweepResult:
-    """As `resume_sweep`, the passes that are missing by an engine."""
+    """As `resume_sweep`, the passes that are missing by an engine.
+
+    LockedError where another process has an engine at this sweep, or finishes it.
+    """
     if engine:
         check_engine(engine)
     plan = plan_of(path)
@@ -59,12 +63,15 @@ def resume_sweep_on_engine(
             "check": check,
         }
     options = ["--engine", engine] if engine else []
+    if fold:
+        options += ["--fold", fold]
     way_on = go_on_with(shlex.join(["biomass", "train", "--resume", str(path), *options]))
     # Ray's driver looks for signals; that of processes is woken by them
     stops = deferred_interrupts(way_on) if engine else told_way_on(way_on)
     if items:
         bar = new_bar("train", len(items), "pass")
-        with stops, bar:
+        # of two runs, one would end the other's: they count tries in one folder
+        with locked(path / "sweep"), stops, bar:
             run_items(
                 "trainer.loop.on_engine:pass_item",
                 items,
