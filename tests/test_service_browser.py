@@ -292,6 +292,7 @@ def test_two_runs_are_compared_swapped_bookmarked_and_opened(see, store):
     assert a.split("/")[0] != b.split("/")[0]  # of the two sweeps that are served
     assert seen["swapped"] != seen["first"] and seen["again"] == seen["swapped"]
     assert seen["beyond"] <= 0 and seen["curves"] == 2
+    assert "Choose a trained head as run A or B to see its curves." in seen["curveless"]
     assert seen["worse"] in ids and seen["said"].startswith(f"{seen['opened']}, A ")
 
 
@@ -299,6 +300,8 @@ def test_the_map_shows_which_of_two_runs_is_nearer_and_a_bookmark_keeps_it(see):
     seen = see("nearer")
     assert seen["told"].startswith("Dry Dead: B is nearer to the truth by")
     assert (seen["others"], seen["changed"], seen["same"]) == (2, True, True)
+    assert all(label == f"Run B of {sweep}" for label, sweep in seen["names"])
+    assert len({sweep for _, sweep in seen["names"]}) == 2  # one of each sweep, one after another
 
 
 @pytest.fixture

@@ -70,7 +70,8 @@ export class RunColours {
     const [, b] = await this.#sides(),
       abouts = await Promise.all(this.sweeps.map(sweep => get(sweep.url, this.signal)));
     const groups = this.sweeps.map(({ name }, k) => [name, comparable(abouts[k]).map(run => [`${name}/${run}`, run])]);
-    return select("Run B", groups, `${b.sweep.name}/${b.run}`, name => this.choose({ b: name }));
+    const label = this.sweeps.length > 1 ? `Run B of ${b.sweep.name}` : "Run B";
+    return select(label, groups, `${b.sweep.name}/${b.run}`, name => this.choose({ b: name }));
   }
 
   #sides() {

@@ -164,6 +164,8 @@ const CLAIMS = {
     await page.getByRole("link", { name: "Compare with another run" }).click();
     await page.waitForFunction(() => location.search.includes("page=compare"));
     await drawn(page);
+    const bare = await open(browser, "page=compare"),
+      curveless = await bare.locator("section", { has: bare.getByRole("heading", { name: "Curves" }) }).textContent();
     const trained = await page.getByLabel("Run B").locator("option").evaluateAll(all => all.map(each => each.value).find(each => /^\d/.test(each)));
     await page.getByLabel("Run B").selectOption(trained); // no blend, which has no curves
     await page.waitForFunction(() => location.search.includes("b="));
@@ -185,23 +187,27 @@ const CLAIMS = {
     await page.waitForFunction(() => location.search.includes("page=photograph"));
     await drawn(page);
     const address = [state.get("a"), state.get("b")];
-    return { first, swapped, address, again: await other.locator("main .legend").first().textContent(), beyond, curves, worse, said, opened: await title(page) };
+    return { first, swapped, address, curveless, again: await other.locator("main .legend").first().textContent(), beyond, curves, worse, said, opened: await title(page) };
   },
 
   async nearer(browser) {
     const page = await open(browser, "page=map"),
-      known = () => page.locator(".map-note").textContent();
+      known = () => page.locator(".map-note").textContent(),
+      named = () =>
+        page.getByLabel("Run B").evaluate(field => [field.labels[0].querySelector("span").textContent, field.value.split("/")[0]]);
     await page.getByLabel("Colour").selectOption("nearer:Dry_Dead_g");
     await page.getByLabel("Run B").waitFor();
     await drawn(page);
     const [told, first] = [await known(), await pixels(page, "canvas.points")];
+    const names = [await named()];
     const others = await page.getByLabel("Run B").locator("optgroup").count();
     await page.getByLabel("Run B").selectOption({ index: 1 });
     await page.waitForFunction(() => location.search.includes("b="));
     await drawn(page);
+    names.push(await named());
     const then = await pixels(page, "canvas.points"),
       again = await open(browser, new URL(page.url()).search.slice(1));
-    return { told, others, changed: first !== then, same: then === (await pixels(again, "canvas.points")) };
+    return { told, others, names, changed: first !== then, same: then === (await pixels(again, "canvas.points")) };
   },
 
   async refused(browser) {

@@ -17,7 +17,8 @@ import { given, go, href, photographHref, put } from "../state.js";
 import { sortable } from "../table.js";
 
 const COLOURS = [category(0), category(5)],
-  EARLY = 0.1; // of the epochs: their scores may be far below
+  EARLY = 0.1, // of the epochs: their scores may be far below
+  CHOOSE = "Choose a trained head as run A or B to see its curves.";
 
 export async function show({ state, signal, store, sweep, sweeps }) {
   if (!sweeps.length)
@@ -148,7 +149,7 @@ function settings(sides) {
 async function curves(sides, signal) {
   const found = await Promise.all(sides.map(side => curveOf(side, signal)));
   const drawn = sides.map((side, k) => ({ ...side, k, ...found[k] })).filter(side => side.rows.length > 1);
-  if (!drawn.length) return el("p", { class: "muted" }, "Neither was trained over epochs: they have no curves.");
+  if (!drawn.length) return el("p", { class: "muted" }, `Neither was trained over epochs: they have no curves. ${CHOOSE}`);
   const missing = sides.filter((_, k) => found[k].rows.length < 2).map(({ letter }) => `${letter} was not trained over epochs.`);
   const { about } = drawn[0],
     epochs = drawn.flatMap(({ rows }) => rows.map(row => row.epoch));
