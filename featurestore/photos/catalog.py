@@ -233,8 +233,9 @@ def _from_wide(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
     # with all five a table is the contest's; one of them alone may be anything, a difference too
     if set(TARGETS) <= set(metadata.columns):
-        for name in TARGETS:
-            _numbers(csv_path, metadata[name], ids, pd.Series(True, metadata.index))
+        all_are = pd.Series(True, metadata.index)
+        masses = {name: _numbers(csv_path, metadata[name], ids, all_are) for name in TARGETS}
+        metadata = metadata.assign(**masses)
     return _assemble(ids, paths, metadata)
 
 
@@ -248,6 +249,9 @@ def _assemble(ids: pd.Series, paths: pd.Series, metadata: pd.DataFrame) -> pd.Da
     columns = {"image_id": ids.to_numpy(object), "path": paths.to_numpy(object)}
     for name in metadata.columns:
         cells = metadata[name]
+        if cells.dtype == np.float64:  # masses, which were read for their check
+            columns[name] = cells.to_numpy()
+            continue
         number_N = numbers_in(cells)
         columns[name] = cells.to_numpy(object) if number_N is None else number_N
     # with the type: pandas would make strings its own
