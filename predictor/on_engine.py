@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from featurestore.backbone.weights import from_every_folder
 from featurestore.disk.durable import check_writable, remove
 from featurestore.disk.messages import new_bar
 from featurestore.engines.choose import check_engine, run_items
@@ -137,9 +138,7 @@ def _as_json(arguments: dict[str, Any]) -> dict[str, Any]:
     for name in PLACES:
         if ready[name]:
             ready[name] = os.path.abspath(ready[name])
-    weights = ready.get("backbone_weights")
-    if weights and Path(weights).exists():  # else it is the word random
-        ready["backbone_weights"] = os.path.abspath(weights)
+    ready["backbone_weights"] = from_every_folder(ready.get("backbone_weights"))
     return ready
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from featurestore.backbone.weights import from_every_folder
 from featurestore.disk.durable import check_writable, file_sha256, locked, remove
 from featurestore.disk.durations import parse_duration
 from featurestore.errors import InputError, MismatchError, UsageError
@@ -302,12 +303,10 @@ def _check_given(given: dict[str, Any], chosen: dict[str, Any], folder: Path) ->
 
 def _places(runs: Sequence[Path], csv: Path | None, **options) -> dict[str, Any]:
     """Where a part found what it read: the merge looks there first."""
-    weights = options.get("backbone_weights")
-    is_file = weights and Path(weights).exists()
     return {
         "runs": [os.path.abspath(run) for run in runs],
         "csv": str(csv) if csv else None,
-        "backbone_weights": os.path.abspath(weights) if is_file else weights,
+        "backbone_weights": from_every_folder(options.get("backbone_weights")),
     }
 
 

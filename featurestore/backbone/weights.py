@@ -40,6 +40,13 @@ def saved_weights_path(folder: Path, weights_sha256: str) -> Path:
     return folder / f"backbone-{weights_sha256[:16]}.safetensors"
 
 
+def from_every_folder(weights: str | None) -> str | None:
+    """What `--weights` names, good in another working directory: a file's whole path, a word such
+    as `random` as it is."""
+    is_there = weights is not None and Path(weights).exists()
+    return os.path.abspath(weights) if is_there else weights
+
+
 def is_random(spec: StoreSpec) -> bool:
     """Whether the weights that made a store were drawn, and can be drawn again."""
     return RANDOM in spec.made_by.get("weights", "").split(AND)

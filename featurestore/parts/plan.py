@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from featurestore.backbone.weights import from_every_folder
 from featurestore.disk import durable
 from featurestore.disk.threads import usable_threads
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
@@ -248,9 +249,7 @@ def _settings(config: BuildConfig) -> dict[str, Any]:
     for key in ("data", "csv", "out"):
         if settings[key] is not None:
             settings[key] = os.path.abspath(settings[key])
-    weights = config.weights
-    if weights is not None and os.path.isfile(weights):  # else a word, `random` say
-        settings["weights"] = os.path.abspath(weights)
+    settings["weights"] = from_every_folder(config.weights)
     return settings | {"layers": list(config.layers)}
 
 
