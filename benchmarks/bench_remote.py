@@ -26,23 +26,26 @@ AHEAD = 32  # rows, two batches of 16
 Rows = list[tuple[int, int]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options_of(title: str, room: str) -> tuple[argparse.Namespace, dict[str, str]]:
+    """What the command line says, and the same as texts; room : that --dir must have."""
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--images", type=int, default=24, help="images of the store (default 24)")
     parser.add_argument(
         "--views", type=int, default=4, help="views of each, 9.2 MB a view (default 4)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="five or more (default 5)")
     parser.add_argument(
-        "--dir", type=Path, help="where store and cache go for a while; twice the store's size"
+        "--dir", type=Path, help=f"where stores and cache go for a while; {room} a store's size"
     )
     args = parser.parse_args()
     if args.rounds < 5:
         parser.error("needs --rounds >= 5")
-    found = context(
-        {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-        ["numpy", "starlette", "uvicorn"],
-    )
+    return args, {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+
+
+def main() -> None:
+    args, config = options_of(__doc__.splitlines()[0], "twice")
+    found = context(config, ["numpy", "starlette", "uvicorn"])
     with work_folder(args.dir) as folder:
         path = folder / "features.h5"
         make_store(path, args.images, args.views, args.images)
