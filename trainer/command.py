@@ -153,31 +153,7 @@ def train(
     For example: `biomass train --config configs/demo.yaml --store features.h5`.
     """
     with one_line_errors():  # what goes on after a signal is known once there is a sweep's folder
-        if (config is None) == (resume is None):
-            raise UsageError(
-                "give --config FILE to begin a sweep, or --resume SWEEP to go on with one"
-            )
-        # defaults cannot be told from what was typed otherwise
-        typed = click.get_current_context().get_parameter_source
-        fixed = ("folds", "images", "out", "device", "passes", "plan", "begin", "yes")
-        refused = [f"--{name}" for name in fixed if typed(name) is ParameterSource.COMMANDLINE]
-        if fold is not None and (fold != "all" or item is not None):
-            refused.append(f"--fold {fold}")
-        if resume and refused:
-            raise UsageError(
-                "--resume takes folds, images and passes from the sweep, and its place and device "
-                f"too; leave out {', '.join(refused)}, and give it alone or with --store, "
-                "--no-check, --pass or --fold all"
-            )
-        if item is not None and not resume:
-            raise UsageError("--pass trains a part of a sweep that was begun: add --resume SWEEP")
-        if plan and begin:
-            raise UsageError("--plan leaves nothing behind, --begin lays the sweep out; give one")
-        if engine and (plan or begin or item is not None):
-            raise UsageError(
-                "--engine trains all passes and finishes the sweep; leave out --plan, --begin and "
-                "--pass"
-            )
+        _check(config, resume, fold, item, plan, begin, engine)
         ids = split_words(images)
         if ids == []:
             raise InputError(
@@ -186,17 +162,7 @@ def train(
             )
         named, store = _by_name(stores)
         check_devices(device)
-        for place in [*named.values(), store]:
-            if isinstance(place, Path) and not place.exists():  # a URL is a text
-                raise InputError(
-                    f"{place}: no such store; `biomass store build --data DIR --out {place}` makes "
-                    "one"
-                )
-        if resume and not (resume / "sweep.json").exists():
-            raise InputError(
-                f"{resume}: no sweep's folder, it has no sweep.json; `biomass train --config FILE` "
-                "makes one"
-            )
+        _check_there([*named.values(), store], resume)
         if fold and fold != "all" and not fold.isdecimal():
             raise UsageError(f"--fold {fold}: give a fold's number, from 0, or all")
         # below the checks: a mistake in the options must not wait for torch
@@ -265,6 +231,55 @@ def train(
             _say_next(result.path)
         if result.failed:
             sys.exit(InputError.exit_code if result.all_failed else IN_PART)
+
+
+def _check(
+    config: Path | None,
+    resume: Path | None,
+    fold: str | None,
+    item: int | str | None,
+    plan: bool,
+    begin: bool,
+    engine: str | None,
+) -> None:
+    """UsageError for options that do not go together."""
+    if (config is None) == (resume is None):
+        raise UsageError("give --config FILE to begin a sweep, or --resume SWEEP to go on with one")
+    # defaults cannot be told from what was typed otherwise
+    typed = click.get_current_context().get_parameter_source
+    fixed = ("folds", "images", "out", "device", "passes", "plan", "begin", "yes")
+    refused = [f"--{name}" for name in fixed if typed(name) is ParameterSource.COMMANDLINE]
+    if fold is not None and (fold != "all" or item is not None):
+        refused.append(f"--fold {fold}")
+    if resume and refused:
+        raise UsageError(
+            "--resume takes folds, images and passes from the sweep, and its place and device "
+            f"too; leave out {', '.join(refused)}, and give it alone or with --store, "
+            "--no-check, --pass or --fold all"
+        )
+    if item is not None and not resume:
+        raise UsageError("--pass trains a part of a sweep that was begun: add --resume SWEEP")
+    if plan and begin:
+        raise UsageError("--plan leaves nothing behind, --begin lays the sweep out; give one")
+    if engine and (plan or begin or item is not None):
+        raise UsageError(
+            "--engine trains all passes and finishes the sweep; leave out --plan, --begin and "
+            "--pass"
+        )
+
+
+def _check_there(stores: Sequence[Path | str | None], resume: Path | None) -> None:
+    """InputError for a store or a sweep that is not where an option says."""
+    for place in stores:
+        if isinstance(place, Path) and not place.exists():  # a URL is a text
+            raise InputError(
+                f"{place}: no such store; `biomass store build --data DIR --out {place}` makes one"
+            )
+    if resume and not (resume / "sweep.json").exists():
+        raise InputError(
+            f"{resume}: no sweep's folder, it has no sweep.json; `biomass train --config FILE` "
+            "makes one"
+        )
 
 
 def _load(config: Path, given: Mapping[str, Any]) -> "SweepConfig":
