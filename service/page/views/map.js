@@ -22,8 +22,7 @@ export async function show({ state, signal, store, sweep, sweeps }) {
     view = given(state, "view", store.views) ?? store.views[0];
   if (!targetOf(colour)) given({ colour }, "colour", names);
   const chosen = { method, view, colour, run: state.run, b: state.b };
-  const ids = passing({ state, signal, store, sweep });
-  ids.catch(() => {}); // told when it is needed
+  const ids = early(passing({ state, signal, store, sweep }));
   const map = new PhotographMap({ state, ids, signal, store, sweep, sweeps, chosen, names });
   map.draw(parsed(state.box));
   return { title: "Map", content: map.content };
@@ -155,9 +154,8 @@ class PhotographMap {
     this.note.replaceChildren(el("p", { class: "loading" }, "Placing photographs …"));
     try {
       const points = early(table(url, this.signal)),
-        passing = early(this.passing),
         colour = await this.#colour(points);
-      if (turn === this.turn) this.#show(await points, colour, box, url, await passing);
+      if (turn === this.turn) this.#show(await points, colour, box, url, await this.passing);
     } catch (err) {
       if (err.name === "AbortError" || turn !== this.turn) return;
       this.chart.clear(); // points of another choice
