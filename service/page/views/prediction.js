@@ -2,10 +2,10 @@
 
 import { get, withQuery } from "../api.js";
 import { span, track } from "../bars.js";
-import { amount, axisOf, el, foremost, plain, section } from "../dom.js";
+import { amount, axisOf, el, plain, section } from "../dom.js";
 import { href, listOf, refused } from "../state.js";
 import { sortable } from "../table.js";
-import { endsOf, inWords } from "./predictions.js";
+import { endsOf, inOrder, inWords } from "./predictions.js";
 
 export async function show({ state, signal }) {
   const about = await get("/v1/predictions", signal),
@@ -14,11 +14,6 @@ export async function show({ state, signal }) {
   const at = `v1/predictions/images/${encodeURIComponent(id)}`,
     { order, target } = state,
     found = await get(withQuery(`/${at}`, { order, target }), signal);
-  const names = foremost(
-      about.targets.map(({ name }) => name),
-      about.target,
-    ),
-    targets = names.map(name => about.targets.find(each => each.name === name));
   return {
     title: id,
     content: [
@@ -30,7 +25,7 @@ export async function show({ state, signal }) {
           "div",
           {},
           about.has_photographs ? shown(`${at}/photograph.jpg`, `Photograph ${id}`, NO_PHOTOGRAPH) : null,
-          section("Predicted", table(targets, found.row)),
+          section("Predicted", table(inOrder(about), found.row)),
         ),
         about.has_explained
           ? section("Maps of the prediction", shown(`${at}/explained.jpg`, `Maps of ${id}, as predict --explain drew them`, NO_MAPS))

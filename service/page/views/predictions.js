@@ -63,7 +63,8 @@ export async function show({ state, signal, sweep }) {
 
 const namesOf = about => about.targets.map(({ name }) => name);
 
-const inOrder = about =>
+/** Targets as they are shown: the weightiest first. */
+export const inOrder = about =>
   foremost(namesOf(about), about.target).map(name => about.targets.find(target => target.name === name));
 
 function beside(target) {
