@@ -91,7 +91,7 @@ async function reach(url, signal) {
   }
 }
 
-/** A whole table, all its pages, by columns: { names, n, column(name), row(i) }. */
+/** A whole table, all its pages, by columns: { names, n, column(name), rows() }. */
 export async function table(url, signal) {
   const parts = [];
   for (let next = withQuery(url, { limit: 100_000 }); next; next = parts.at(-1).next) parts.push(await get(next, signal));
@@ -101,15 +101,15 @@ export async function table(url, signal) {
   );
 }
 
-export function columnar(names, rows) {
+function columnar(names, rows) {
   const at = new Map(names.map((name, i) => [name, i])),
     made = new Map();
   const column = name => {
     if (!made.has(name)) made.set(name, at.has(name) ? rows.map(row => row[at.get(name)]) : null);
     return made.get(name);
   };
-  const row = i => Object.fromEntries(names.map((name, k) => [name, rows[i][k]]));
-  return { names, n: rows.length, column, row };
+  const named = values => Object.fromEntries(names.map((name, k) => [name, values[k]]));
+  return { names, n: rows.length, column, rows: () => rows.map(named) };
 }
 
 /** url with these query parameters; those that are null, undefined or "" are left out. */

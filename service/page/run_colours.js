@@ -125,6 +125,6 @@ const less = (value, other) => (value === null || other === null ? null : value 
 
 /** What rows tell of a target, by photograph. */
 function byIdOf(found, target, of) {
-  const rows = Array.from({ length: found.n }, (_, i) => found.row(i)).filter(row => row.target === target);
+  const rows = found.rows().filter(row => row.target === target);
   return new Map(rows.map(row => [row.image_id, of(row)]));
 }

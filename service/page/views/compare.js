@@ -65,7 +65,7 @@ function legend(sides) {
 
 async function scoreTable(asked, a, url) {
   const found = await asked,
-    rows = Array.from({ length: found.n }, (_, i) => found.row(i));
+    rows = found.rows();
   if (!rows.length) return el("p", {}, "They have no target in common.");
   const ranges = new Map();
   for (const kind of new Set(rows.map(kindOf)))
@@ -186,10 +186,10 @@ async function curveOf({ sweep, run, isBlend }, signal) {
   const url = `${sweep.url}/runs/${encodeURIComponent(run)}/curves.json`;
   if (isBlend) return { url, rows: [] };
   const found = await table(url, signal).catch(err => {
-    if (err.kind === "not-found") return { n: 0 };
+    if (err.kind === "not-found") return { rows: () => [] };
     throw err;
   });
-  return { url, rows: Array.from({ length: found.n }, (_, i) => found.row(i)).filter(row => row.fold === null) };
+  return { url, rows: found.rows().filter(row => row.fold === null) };
 }
 
 // -- errors
@@ -197,7 +197,7 @@ async function curveOf({ sweep, run, isBlend }, signal) {
 async function errors({ state, store, a, url, rows: asked, ids }) {
   const found = await asked,
     passed = await ids,
-    all = Array.from({ length: found.n }, (_, i) => found.row(i)).filter(row => isTold(row) && (!passed || passed.has(row.image_id))),
+    all = found.rows().filter(row => isTold(row) && (!passed || passed.has(row.image_id))),
     there = new Set(all.filter(row => isNumber(row.true)).map(row => row.target)),
     targets = foremost(
       a.about.targets.filter(target => there.has(target)),

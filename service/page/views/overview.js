@@ -323,7 +323,7 @@ function whiskers(ctx, means, toX, toY, ink) {
 
 async function statistics(url, stats) {
   const found = await stats,
-    all = Array.from({ length: found.n }, (_, i) => found.row(i));
+    all = found.rows();
   const kinds = [...new Set(all.map(row => row.tokens))];
   return [
     ...kinds.map(kind =>

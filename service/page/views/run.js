@@ -155,9 +155,7 @@ async function outOfFold(view) {
 }
 
 function rowsOf(oof) {
-  return Array.from({ length: oof.n }, (_, i) => oof.row(i)).filter(
-    row => typeof row.true === "number" && typeof row.predicted === "number",
-  );
+  return oof.rows().filter(row => typeof row.true === "number" && typeof row.predicted === "number");
 }
 
 /** The target of the address, if this run has it; its first where only the store does: the filter is one for all pages. */
@@ -296,7 +294,7 @@ async function worst(view, rows) {
 
 async function curveRows(view) {
   const found = await view.curves;
-  return Array.from({ length: found.n }, (_, i) => found.row(i));
+  return found.rows();
 }
 
 async function curves(view) {

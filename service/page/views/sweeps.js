@@ -64,13 +64,7 @@ async function board(sweep, about, chosen, among, signal) {
   try {
     const found = await table(url, signal);
     return [
-      leaderboard(
-        Array.from({ length: found.n }, (_, i) => found.row(i)),
-        found.names,
-        chosen,
-        about,
-        among,
-      ),
+      leaderboard(found.rows(), found.names, chosen, about, among),
       twins(url, "Leaderboard"),
     ];
   } catch (err) {
