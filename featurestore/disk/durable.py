@@ -208,8 +208,10 @@ def copy_whole(source: Path, path: Path) -> None:
 
 
 def link_or_copy(source: Path, path: Path) -> bool:
-    """Give a file that never changes another name, or a copy on another file system; whether it
-    could be linked. Nothing happens to a file that is there."""
+    """Give a file that never changes a second name, or copy it; whether it was linked.
+
+    It is copied where no link can be made, as to another file system. A file that is there stays.
+    """
     try:
         os.link(source, path)
     except FileExistsError:
