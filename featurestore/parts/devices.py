@@ -1,5 +1,7 @@
-"""A build by several devices, of this machine or of an engine's: planned, built in parts and merged
-in one call."""
+"""A build by several devices, of this machine or of an engine, in one call.
+
+It is planned, built in parts and merged.
+"""
 
 import os
 import time
