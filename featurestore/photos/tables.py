@@ -13,7 +13,8 @@ MISSING = ("", "NA", "NaN", "null")
 # 007 stays text, and so does an id of 16 digits or more, which a float64 would round
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,14})(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
-# one match over a whole column, ten times as fast as one a cell; `*+` keeps no way back
+# one match over a whole column: of a large table, one a cell took most of the time; `*+` keeps
+# no way back, which would need memory for each cell
 COLUMN_OF_NUMBERS = re.compile(
     rf"(?:(?:{NUMBER.pattern}|{'|'.join(MISSING)})\n)*+",
     re.ASCII,
