@@ -494,6 +494,29 @@ def test_R07_a_folder_of_one_shard_elsewhere_is_refused_when_it_is_read(memory_p
     assert FeatureStore.open(path).verify().damaged == [2, 3]
 
 
+def test_R07_a_shard_without_sealed_images_that_is_laid_out_otherwise_is_found(
+    tmp_path, monkeypatch
+):
+    """No row of it is read; a builder would be the first to open it."""
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 1)
+    frame = tiny_frame()
+    spec = tiny_spec(frame)
+    path = tmp_path / "f.zarr"
+    with open_writer(path, spec, frame) as writer:
+        for image in range(3):
+            writer.put(image, tiny_rows(spec, image))
+    assert FeatureStore.open(path).verify()
+
+    shard = FeatureStore.open(path).layout.extents["patches"].paths[4]
+    data = bytearray(shard.read_bytes())
+    data[-10] ^= 1
+    shard.write_bytes(data)
+    report = FeatureStore.open(path).verify()
+    (fault,) = report.faults
+    assert fault.path == str(shard) and "shard index" in fault.what
+    assert fault.image is None and report.damaged == []
+
+
 def test_R07_a_hierarchy_of_other_nodes_costs_nothing(tmp_path):
     path = tmp_path / "f.zarr"
     write_tiny(path)

@@ -104,11 +104,12 @@ def verify(
             store.n_images, len(sums.sealed), sums.n_bytes, waited_s=sums.waited_s
         )
         store.refresh()  # a builder may have added images meanwhile
+        report.faults += _row_faults(sums)
+        told = {fault.path for fault in report.faults}
         report.faults += [
-            *_row_faults(sums),
             *_seal_faults(store, sums.files.layout),
             *_catalog_faults(store, sums.files.layout),
-            *_file_faults(sums.files),
+            *_file_faults(sums.files, told),
             *_metadata_faults(sums.files),
         ]
     report.seconds = time.perf_counter() - start
@@ -194,15 +195,20 @@ def _catalog_faults(store: Reader, layout: Layout) -> Iterator[Fault]:
         )
 
 
-def _file_faults(files: Files) -> Iterator[Fault]:
-    """Files of another length, or whose index leads other clients elsewhere."""
+def _file_faults(files: Files, told: set[str]) -> Iterator[Fault]:
+    """Files of another length, or whose index leads other clients elsewhere.
+
+    told : files whose rows tell already that they cannot be read.
+    """
     for path, size in files.layout.sizes.items():
         try:
             found = files.size(path)
             offset, expected = files.layout.indices.get(path, (0, b""))
             index = np.empty(len(expected), np.uint8)
             files.read_into(path, index, offset)
-        except (OSError, StoreDamaged):  # told of with its rows
+        except (OSError, StoreDamaged) as err:
+            if str(path) not in told:  # no row of a sealed image lies there
+                yield Fault(None, "", None, str(path), 0, f"cannot be read: {err}")
             continue
         if found != size:
             what = f"{found} bytes long, {size} expected"
