@@ -25,6 +25,7 @@ GROUP = "in."  # before a column's name
 DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 MOST_CORNERS = 200
 TEXT = {"type": "string"}
+BOTH_WAYS = tuple(sign + name for name in ORDERS for sign in ("", "-"))
 QUERY = {
     "sweep": ("A sweep, whose errors stand beside.", TEXT),
     "run": ("A run of it; its best one without.", TEXT),
@@ -40,7 +41,7 @@ QUERY = {
     "among": ("Ids with commas, each percent-encoded: these alone, in this order.", TEXT),
     "order": (
         "A column, or off: the size of the error; a minus before it turns it round.",
-        TEXT | {"enum": [sign + name for name in ORDERS for sign in ("", "-")]},
+        TEXT | {"enum": list(BOTH_WAYS)},
     ),
 }
 
@@ -136,7 +137,6 @@ def _filter_of(request: Request, opened: Opened) -> tuple[Filter, tuple[str, int
     query = request.query_params
     pairs = [(name, value) for name, value in query.multi_items() if name.startswith(GROUP)]
     corners, lasso_map = _lasso_of(query.get("lasso"), opened)
-    orders = [sign + name for name in ORDERS for sign in ("", "-")]
     wanted = Filter(
         groups=tuple((name.removeprefix(GROUP), value) for name, value in pairs),
         site=query.get("site"),
@@ -146,7 +146,7 @@ def _filter_of(request: Request, opened: Opened) -> tuple[Filter, tuple[str, int
         off=_size_of(query.get("off")),
         lasso=corners,
         among=tuple(map(unquote, query["among"].split(","))) if "among" in query else (),
-        order=choice_of(request, "order", tuple(orders)),
+        order=choice_of(request, "order", BOTH_WAYS),
     )
     return wanted, lasso_map
 

@@ -114,8 +114,9 @@ async def _ordered_of(request: Request) -> pd.DataFrame:
 
 def _target_of(request: Request, frame: pd.DataFrame) -> str:
     folders = library_of(request).sweep_folders.values()
-    weightiest = [sweeps.targets_of_sweep(folder).foremost.name for folder in folders]
-    return predicted.first_target(frame, next(iter(weightiest), None))
+    folder = next(iter(folders), None)
+    weightiest = sweeps.targets_of_sweep(folder).foremost.name if folder else None
+    return predicted.first_target(frame, weightiest)
 
 
 def _image_of(request: Request, frame: pd.DataFrame) -> str:
