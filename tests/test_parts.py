@@ -122,6 +122,36 @@ def test_parts_merge_to_the_bytes_of_one_build(parts, whole, tmp_path):
         assert store.verify()
 
 
+def test_C3_all_of_a_part_is_synced_before_it_has_its_name(planned, tmp_path, monkeypatch):
+    """Its store by the writer, as it grew: nothing syncs the whole of it once more."""
+    folder = Path(shutil.copytree(planned, tmp_path / "P"))
+    unsynced = set()
+    at_rename = []
+
+    def writes(fd, *rest, call=os.pwritev):
+        unsynced.add(os.fstat(fd).st_ino)
+        return call(fd, *rest)
+
+    def syncs(fd, call=os.fsync):
+        synced.add(os.fstat(fd).st_ino)
+        unsynced.discard(os.fstat(fd).st_ino)
+        return call(fd)
+
+    def renames(old, new, call=os.replace):
+        if Path(new) == part_folder(load_plan(folder), 1):
+            for path in (Path(old), *Path(old).rglob("*")):
+                at_rename.append((path.stat().st_ino, path.name))
+        return call(old, new)
+
+    synced = set()
+    for name, replaced in (("pwritev", writes), ("fsync", syncs), ("replace", renames)):
+        monkeypatch.setattr(os, name, replaced)
+    monkeypatch.setattr(os, "fdatasync", syncs)
+    build_part(folder, 1, progress=False)
+    assert len(at_rename) > 40
+    assert [name for inode, name in at_rename if inode not in synced or inode in unsynced] == []
+
+
 def test_parts_are_published_with_the_bytes_of_one_build(own, whole, bucket, monkeypatch):
     monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 70_000)
     there = {path.name for path in own.iterdir()}

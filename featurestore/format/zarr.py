@@ -28,6 +28,8 @@ SHARD_BYTES = 256 << 20  # whole images up to this much in one file of patches
 CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
 ABSENT = np.uint64(2**64 - 1)  # offset and length of an inner chunk that is not there
 
+Grid = tuple[Array, tuple[int, ...], tuple[int, ...]]
+"""An array, the shape of its inner chunks, and that of its shards."""
 Metadata = Callable[[Path, str], dict]
 """Gives the zarr.json of the node at a path, of the type that is named."""
 
@@ -37,25 +39,34 @@ def create(path: Path, spec: StoreSpec, n: int, shard_images: int | None = None)
 
     shard_images : whose patches lie in one file; None is as many as SHARD_BYTES hold.
     """
+    grids = tuple((array, *_grid(array, shard_images)) for array in spec.arrays(n))
+    for key, content in _metadata(spec.to_json(), spec.format_version, grids).items():
+        file = path / key
+        os.makedirs(file.parent, exist_ok=True)
+        file.write_bytes(content)
+    for array, chunk, shard in grids:
+        _add_files(_extent(path, array, shard), chunk)
+
+
+# zarr-python takes 3 ms an array, and the parts that a worker builds are of two sizes at most
+@lru_cache(4)
+def _metadata(spec: str, format_version: int, grids: tuple[Grid, ...]) -> dict[str, bytes]:
+    """Every zarr.json by its key, as zarr-python writes it."""
     import zarr
     from zarr.codecs import Crc32cCodec
 
+    written = {}
     root = zarr.create_group(
-        path,
+        zarr.storage.MemoryStore(written),
         zarr_format=3,
-        attributes={
-            "format": FORMAT,
-            "format_version": spec.format_version,
-            "spec": spec.to_json(),
-        },
+        attributes={"format": FORMAT, "format_version": format_version, "spec": spec},
     )
     root.create_group("catalog")
-    for array in spec.arrays(n):
-        chunk, shard = _grid(array, shard_images)
+    for array, chunk, shard in grids:
         # of patches each row carries its own CRC-32C, which zarr-python then checks as it reads
         compressors = [Crc32cCodec()] if array.row_axes == 2 else None
         root.create_array(**array_settings(array, chunk, shard), compressors=compressors)
-        _add_files(_extent(path, array, shard), chunk)
+    return {key: content.to_bytes() for key, content in written.items()}
 
 
 def open_layout(path: Path) -> Layout:
@@ -179,7 +190,7 @@ def array_settings(array: Array, chunk: tuple[int, ...], shard: tuple[int, ...])
 
 def _add_files(extent: Extent, chunk: tuple[int, ...]) -> None:
     for file, path in enumerate(extent.paths):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(path.parent, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             # behind the room for the rows: the file is then as long as it will ever be, and sparse

@@ -50,14 +50,11 @@ def check_labels(store: Reader, frame: pd.DataFrame) -> None:
         f"labels are part of a store; `biomass store extend {store.path} NEW --data DIR --relabel` "
         "copies its tokens to one with these"
     )
-    known = store.catalog.iloc[store.sealed].set_index("image_id")
-    ours = frame.set_index("image_id")
-    ours = ours.loc[ours.index.isin(known.index)]
-    if missing := [name for name in ours.columns if name not in known.columns]:
+    kinds = {column.name: column.kind for column in store.spec.columns}
+    if missing := [name for name in frame.columns if name not in kinds]:
         raise MismatchError(
             f"{store.path}: the CSV has columns the store lacks: {', '.join(missing)}; {advice}"
         )
-    kinds = {column.name: column.kind for column in store.spec.columns}
     for name in frame.columns.drop("image_id"):
         # a column without values is of no kind: pandas takes it for numbers
         kind = "number" if pd.api.types.is_numeric_dtype(frame[name]) else "text"
@@ -65,6 +62,13 @@ def check_labels(store: Reader, frame: pd.DataFrame) -> None:
             raise MismatchError(
                 f"{store.path}: {name!r} is {kinds[name]} in the store, {kind} in the CSV; {advice}"
             )
+    # a new store has no cells that vouch for anything; a part of a build is always new
+    if not len(store.sealed):
+        return
+
+    known = store.catalog.iloc[store.sealed].set_index("image_id")
+    ours = frame.set_index("image_id")
+    ours = ours.loc[ours.index.isin(known.index)]
     for name in ours.columns:
         theirs = known.loc[ours.index, name]
         # a table put together of several has NaN where the store has nothing

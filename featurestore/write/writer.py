@@ -40,8 +40,10 @@ DROPPED = "dropped"  # the status of an image without tokens that is no longer a
 class StoreWriter:
     """The one writer of a store; made by `open_writer`, which holds the lock."""
 
-    def __init__(self, layout: Layout, store: Reader) -> None:
+    def __init__(self, layout: Layout, store: Reader, is_hidden: bool = False) -> None:
+        """is_hidden : the store has no name yet, and is synced whole before it gets one."""
         self._layout = layout
+        self._is_hidden = is_hidden
         self._store = store
         self._fds: dict[Path, int] = {}
         self._seals: dict[int, int] = {}
@@ -270,6 +272,8 @@ class StoreWriter:
         return self._fds[path]
 
     def _sync(self) -> None:
+        if self._is_hidden:
+            return
         for fd in self._fds.values():
             durable.datasync(fd)
 
@@ -332,7 +336,7 @@ def create_with_catalog(
         durable.appears_whole(path, hidden),
         Reader(Mapped(create_store(hidden, spec, len(frame) + reserve, shard_images))) as store,
     ):
-        StoreWriter(store.layout, store).add_images(frame)
+        StoreWriter(store.layout, store, is_hidden=True).add_images(frame)
 
 
 def row_crcs(rows: ImageRows, patch_crc_V: Sequence[int] | None = None) -> np.ndarray:
