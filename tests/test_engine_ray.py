@@ -182,6 +182,9 @@ def test_a_driver_on_ray_that_is_stopped_has_the_exit_code_of_its_signal(nodes, 
         said = driver.communicate(timeout=120)[1]
     assert driver.returncode == 128 + signal.SIGTERM
     assert "stopping; go on so" in said
+    # tasks were waited for: none began a try afterwards
+    assert not (tmp_path / "tries").exists()
+    assert len(list(tmp_path.glob("*.ended"))) == len(list(tmp_path.glob("?.*")))
 
 
 @pytest.mark.system

@@ -23,6 +23,8 @@ from featurestore.errors import InputError, LockedError, PartFailed, UsageError
 
 LOOK_S = 0.5
 """Between looks at signals."""
+CANCEL_S = 10
+"""How long the tasks of a run that ends early are waited for."""
 LOCKED_S = 60
 """An item that another process is at is tried again for so long: a process of a driver or a node
 that was killed may take a while to end."""
@@ -78,6 +80,9 @@ def run(
         finally:
             for each in running:
                 ray.cancel(each)
+            # a task that has not ended yet would count a try that the next run is then short of
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=CANCEL_S)
             Tries(tried, tries).forget()
         return answers
 
@@ -171,10 +176,10 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
             f"--engine ray: no cluster at {address or 'this machine'} ({err}); start one with "
             "`ray start --head`, and name its HOST:PORT"
         ) from err
-    # it takes signals for itself
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     try:
+        # it takes signals for itself
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         yield
     finally:
         ray.shutdown()
