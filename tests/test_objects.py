@@ -159,6 +159,7 @@ def test_what_is_no_store_is_refused(bucket, local, tmp_path):
     [
         ("zarr.json", b"{}", "features.zarr/zarr.json: unreadable metadata"),
         ("cls/zarr.json", b"{}", "features.zarr/cls/zarr.json: unreadable metadata"),
+        ("cls/zarr.json", bytes((1 << 24) + 1), "cls/zarr.json: 16777217 bytes is no metadata"),
         ("cls/zarr.json", b'{"zarr_format": 3, "node_type": "array"}', "cls/zarr.json: not a"),
     ],
 )

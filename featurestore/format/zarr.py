@@ -26,6 +26,7 @@ from featurestore.format.spec import FORMAT, Array, StoreSpec
 
 SHARD_BYTES = 256 << 20  # whole images up to this much in one file of patches
 CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
+MOST_METADATA = 1 << 24  # bytes of a zarr.json
 ABSENT = np.uint64(2**64 - 1)  # offset and length of an inner chunk that is not there
 
 Grid = tuple[Array, tuple[int, ...], tuple[int, ...]]
@@ -244,7 +245,7 @@ def read_metadata(path: Path, node_type: str) -> dict:
             raise StoreDamaged(
                 f"{file}: no file, or a link; a store's own files are not followed elsewhere"
             )
-        if file.stat().st_size > 1 << 24:
+        if file.stat().st_size > MOST_METADATA:
             raise StoreDamaged(f"{file}: {file.stat().st_size} bytes is no metadata of ours")
         data = with_room(file, file.read_bytes)
     except FileNotFoundError as err:

@@ -17,6 +17,7 @@ import numpy as np
 
 from featurestore.disk.urls import object_url
 from featurestore.errors import InputError, NoAccessError, StoreDamaged, UsageError
+from featurestore.format.zarr import MOST_METADATA
 
 # a request is tried again for this long, with waits that grow; then a body that was cut, from its
 # beginning, after each of WAITS_S
@@ -81,8 +82,14 @@ class ObjectClient:
         )
 
     def get(self, key: str) -> tuple[bytes, ObjectFacts]:
+        """An object of metadata; StoreDamaged for one that is too large to be any."""
+
         def read() -> tuple[bytes, dict]:
             found = self._obstore.get(self._store, key)
+            if found.meta["size"] > MOST_METADATA:  # its body has not been read yet
+                raise StoreDamaged(
+                    f"{self.url}/{key}: {found.meta['size']} bytes is no metadata of ours"
+                )
             return bytes(found.bytes()), found.meta
 
         content, told = self._request(key, read)
