@@ -66,7 +66,6 @@ class Fetched:
         In a forked child, a connection of its own, and a cache if processes do not share one.
         """
         self._lock = threading.RLock()
-        self._fetching = threading.RLock()
         weakref.finalize(self, self._origin.close)
         spec, n = self._origin.begin()
         self.path = self.address = self._origin.url
@@ -147,7 +146,7 @@ class Fetched:
                 self._kept.clear()
 
     def distrust(self) -> str:
-        with self._fetching, self._lock:
+        with self._lock:
             self._kept.clear()
             self._cache.forget_arrays(self.layout.extents)
         return f" ({self._origin.where}if all is well there, ask again: it is fetched anew)"
@@ -181,7 +180,7 @@ class Fetched:
             self._fetch_array(name)
         self._has_rotten_ids = self._lacks_ids()
         if self._has_rotten_ids:
-            with self._fetching, self._lock:
+            with self._lock:
                 self._kept.discard(name)
                 self._cache.forget_arrays([name])
 
@@ -194,7 +193,7 @@ class Fetched:
         return bool(self._seal_N[n:].any())
 
     def _fetch_array(self, name: str) -> None:
-        with self._fetching, self._lock:
+        with self._lock:
             if name in self._kept:
                 return
             stamp = self._stamp(name)
