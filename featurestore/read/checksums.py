@@ -29,6 +29,7 @@ class Checksums:
     def check(self, rows_B2: Any, patches: bool = True) -> None:
         """StoreDamaged unless rows are what was committed; see `Reader.check_rows`."""
         rows_B2 = pairs_of(rows_B2)
+
         self._source.array("crc32c")  # in a forked child a source begins anew with its first array
         if self._source.n_begun != self._n_begun:
             self._n_begun = self._source.n_begun
@@ -38,8 +39,10 @@ class Checksums:
         has_own_crc = self._spec.has_patches and self._source.layout.extents["patches"].row_crc
         level = VECTORS if has_own_crc and not patches else WHOLE
 
-        unchecked = rows_B2[self._level_NV[rows_B2[:, 0], rows_B2[:, 1]] < level]
-        rows = list(dict.fromkeys(map(tuple, unchecked.tolist())))
+        level_B = self._level_NV[rows_B2[:, 0], rows_B2[:, 1]]
+        unchecked = rows_B2[level_B < level].tolist()
+        rows = list(dict.fromkeys(map(tuple, unchecked)))  # each once, in the order of reading
+
         n_ahead = 0
         if level == WHOLE and self._spec.has_patches:
             row_bytes = self._source.layout.extents["patches"].array.row_bytes
@@ -48,7 +51,9 @@ class Checksums:
 
         for position, row in enumerate(rows):
             if n_ahead:
-                self._source.will_need(rows[position + n_ahead : position + n_ahead + 1])
+                # one more for each that is compared, so that as many stay on their way
+                last = position + n_ahead
+                self._source.will_need(rows[last : last + 1])
             committed = self._source.array("crc32c")[row]
             is_right = level == VECTORS and self._crc_of_vectors(row) == committed
             # of VECTORS it may be the patches' own sum that rotted
@@ -82,11 +87,14 @@ class Checksums:
 
 def crc_with(source: Source, patches_crc: int, image: int, view: int) -> int:
     """CRC-32C of a row whose patches have this one."""
-    append = crc32c_append(source.layout.extents["patches"].array.row_bytes)
+    # chained in the format's order: cls, patches, pooled, stats (docs/format.md, section 5)
     cls_crc = crc32c(vector(source, "cls", image, view))
+    append = crc32c_append(source.layout.extents["patches"].array.row_bytes)
+    so_far = append(cls_crc, patches_crc)
+
     pooled = vector(source, "pooled", image, view)
     stats = vector(source, "stats", image, view)
-    return crc32c(pooled, stats, start=append(cls_crc, patches_crc))
+    return crc32c(pooled, stats, start=so_far)
 
 
 def vector(source: Source, name: str, image: int, view: int) -> np.ndarray:

@@ -39,7 +39,7 @@ def bounded(index: Any, n: int, what: str) -> int:
     index = operator.index(index)
     if not -n <= index < n:
         raise IndexError(f"{what} {index} is out of bounds, there are {n}")
-    return index % n
+    return index % n  # as in numpy, -1 is the last
 
 
 def pairs_of(rows_B2: Any) -> np.ndarray:
@@ -48,6 +48,7 @@ def pairs_of(rows_B2: Any) -> np.ndarray:
         rows = np.asarray(rows_B2)
     except ValueError as err:  # of different lengths
         raise UsageError(f"rows: {err}; {PAIRS}") from err
+    # numpy makes one axis of floats of an empty list: no rows, and no mistake
     if rows.size == 0 and rows.dtype != bool:
         return np.empty((0, 2), int)
     if rows.dtype == bool:

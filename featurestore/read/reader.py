@@ -73,7 +73,9 @@ class Reader(AbstractContextManager):
         A builder has added images, committed some, or taken seals back.
         """
         self.source.refresh()
-        self.checksums.forget(self.seals.refresh())
+        # a row whose image was sealed anew may have other bytes than those that were compared
+        stale_N = self.seals.refresh()
+        self.checksums.forget(stale_N)
         self.images.forget()
 
     # -- what is in it
@@ -102,8 +104,10 @@ class Reader(AbstractContextManager):
     def skipped(self) -> list[int]:
         """Positions of images that a build left without tokens; their status says why."""
         open_N = self.seals.open_images()
-        status = texts(self.array("catalog/status")[open_N])
-        return [int(i) for i, text in zip(open_N, status, strict=True) if text not in ("", "ok")]
+        statuses = texts(self.array("catalog/status")[open_N])
+        of_image = dict(zip(open_N.tolist(), statuses, strict=True))
+        # "" is not built yet; "ok" without a seal was being built, or lost its seal
+        return [image for image, status in of_image.items() if status not in ("", "ok")]
 
     @property
     def catalog(self) -> "pd.DataFrame":
@@ -167,7 +171,8 @@ class Reader(AbstractContextManager):
         The patch tokens are not checked, see `check_rows`.
         """
         require_patches(self.source)
-        rows = [(self.index(i), self.view_index(v)) for i, v in pairs_of(rows_B2).tolist()]
+        pairs = pairs_of(rows_B2).tolist()
+        rows = [(self.index(image), self.view_index(view)) for image, view in pairs]
         for image, _ in rows:
             self.require(image, ())
         return rows
@@ -259,6 +264,7 @@ class Reader(AbstractContextManager):
         rows = self.require_rows(rows_B2)
         array = self.layout.extents["patches"].array
         shape = (len(rows), *array.row_shape)
+
         out = page_aligned(shape, array.dtype) if out is None else out
         if out.shape != shape or out.dtype != array.dtype or not out.flags.c_contiguous:
             raise InputError(
@@ -288,6 +294,7 @@ class RawArrays:
         self._source = source
 
     def __getattr__(self, name: str) -> np.ndarray:
+        # `_` first: copy and pickle ask for such names before there is a _source to look into
         if name.startswith("_") or name not in dir(self):
             raise AttributeError(name)
         return self._source.array(name)

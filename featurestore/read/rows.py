@@ -89,7 +89,9 @@ class RowArray:
         if is_integer(image):
             # one image, as if it were the only one: what numpy makes of the other indices is then
             # numpy's own
-            return self._image(bounded(image, len(self), "image"), rest)[None][(*before, 0, *rest)]
+            image = bounded(image, len(self), "image")
+            only_1VTPD = self._image(image, rest)[None]
+            return only_1VTPD[(*before, 0, *rest)]
 
         takes_rest = all(is_integer(k) or k is None or isinstance(k, _SLICES) for k in rest)
         if not isinstance(image, slice) or not takes_rest:
@@ -97,19 +99,25 @@ class RowArray:
                 "patches of several images take integers and slices; gather other rows with "
                 "store.take(rows)"
             )
+
         images = range(len(self))[image]
         if images:
             rows = np.stack([self._image(i, rest)[rest] for i in images])
         else:
-            rows = np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+            # np.stack takes no empty list, and the rest still says which shape there is
+            none_0VTPD = np.empty((0, *self.shape[1:]), self.dtype)
+            rows = none_0VTPD[(slice(None), *rest)]
+
+        # an Ellipsis among what comes before stands for no axis here: all axes are indexed then
         new_axes = [k for k in before if k is None]
         return rows[(*new_axes, ...)]
 
     def _parted(self, key: tuple) -> tuple[tuple, Any, tuple]:
         """A key as what comes before the image's index, that index, and what comes after."""
-        n = sum(
-            k is not None and k is not Ellipsis and not isinstance(k, bool | np.bool_) for k in key
-        )
+        # a bool adds an axis, as None does, and indexes none
+        of_no_axis = [k is None or k is Ellipsis or isinstance(k, bool | np.bool_) for k in key]
+        n = len(key) - sum(of_no_axis)
+        # these two messages are numpy's own words
         if n > self.ndim:
             raise IndexError(
                 "too many indices for array: "

@@ -40,12 +40,15 @@ class Seals:
         """Positions of all images whose seal matches."""
         n = self._catalog.n_images
         seal_N = self._seals()[:n]
-        unknown = np.flatnonzero((seal_N != 0) & (self._right_N[:n] != seal_N))
+        is_unknown_N = (seal_N != 0) & (self._right_N[:n] != seal_N)
+        unknown = np.flatnonzero(is_unknown_N)
         if len(unknown):
             end = int(unknown[-1]) + 1
             for start in range(int(unknown[0]), end, SEAL_BLOCK):
                 self._compare(start, min(start + SEAL_BLOCK, end))
-        return np.flatnonzero((seal_N != 0) & (self._right_N[:n] == seal_N))
+
+        is_right_N = (seal_N != 0) & (self._right_N[:n] == seal_N)
+        return np.flatnonzero(is_right_N)
 
     def _seals(self) -> np.ndarray:
         """The seals as they are; nothing counts as compared in a source that began anew."""
@@ -136,10 +139,13 @@ def seals(
     cells : their catalog columns, in order, as stored.
     """
     n = len(crc_NV)
+    # fingerprint and place are part of it: an image's bytes that were copied to another
+    # store, or to another place of this one, do not count as committed there
     print_NF = np.broadcast_to(np.frombuffer(spec.fingerprint.encode(), np.uint8), (n, 64))
     number_N8 = np.arange(start, start + n, dtype="<u8").view(np.uint8).reshape(n, 8)
     row_NB = np.concatenate([print_NF, number_N8, *map(as_bytes, cells)], 1)
     thumbs = [] if thumbs_NHW3 is None else [thumbs_NHW3]
+
     crc_N = crc32c_rows(row_NB, *thumbs, crc_NV)
     crc_N[crc_N == 0] = 1  # 0 means that there is no seal
     return crc_N

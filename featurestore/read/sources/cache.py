@@ -71,6 +71,7 @@ class Cache:
             self.layout, is_alone = take(root, key, spec, n, self._held)
             self.path = self.layout.path
             self._sums_path = self.path.with_suffix(".json")
+            # the number that its holders share is how many bytes of the disk the folder takes
             self._claims = Claims(self.path.with_suffix(".claims"))
             self._held.callback(self._claims.close)
             self._arrays = list(self.layout.extents)
@@ -92,6 +93,7 @@ class Cache:
 
         A forked child leaves it as it is.
         """
+        # seals are for others who open the folder: rows are found here by their checksums
         with self._held, suppress(OSError, InputError):
             if os.getpid() == self._pid:
                 self.seal()
@@ -161,16 +163,21 @@ class Cache:
         most = self._most_bytes - n_bytes
         while self._others and self._claims.number + sum(n for _, n in self._others) > most:
             drop(self._others.pop(0)[0])  # caches that nobody uses go before rows of this one
+        if self._claims.number <= most:
+            return []
+
+        # each row that is written adds to the number, one that was here before too: the files may
+        # hold less than it tells
+        self._count_anew()
+        if self._claims.number <= most:
+            return []
 
         emptied: list[int] = []
-        if self._claims.number > most:
-            self._count_anew()
-            enough = most - self._most_bytes // SPARE  # counting takes a system call a file
-            oldest = self._oldest_first() if self._claims.number > most else []
-            for file in oldest:
-                if self._claims.number > enough and file != kept:
-                    self._claims.number -= self._empty(file)
-                    emptied.append(file)
+        enough = most - self._most_bytes // SPARE  # counting takes a system call a file
+        for file in self._oldest_first():
+            if self._claims.number > enough and file != kept:
+                self._claims.number -= self._empty(file)
+                emptied.append(file)
         return emptied
 
     def _count_anew(self) -> None:
@@ -192,8 +199,10 @@ class Cache:
         """
         path = self._patches.paths[file]
         extent = self._patches
+        # before a row goes: a seal must not stand for a row that is not there
         self._forget_complete(file)
         self._unseal(extent.images_in(file))
+
         before = disk_bytes(path)
         end = extent.rows_in(file) * extent.stride
         size = self.layout.sizes[path]
@@ -285,6 +294,7 @@ class Cache:
         Their bytes are synced first.
         """
         with self._turn():
+            # what another process emptied meanwhile is complete no longer
             for image in list(self._complete):
                 self.replaced(image)
             if not self._complete:
@@ -320,13 +330,14 @@ def check_bound(arrays: list[Array], most_bytes: int) -> None:
 
     Nothing has been allocated yet.
     """
-    small = sum(array.n_bytes for array in arrays if array.name != "patches")
+    least = sum(array.n_bytes for array in arrays if array.name != "patches")
     patches = next((array for array in arrays if array.name == "patches"), None)
-    n_rows = min(patches.n_rows, LEAST_FILES * rows_per_file(patches)) if patches else 0
-    n_files = -(-patches.n_rows // rows_per_file(patches)) if patches else 0
-    least = (
-        small + n_files * FILE_BYTES + (n_rows * round_up(patches.row_bytes + 4) if patches else 0)
-    )
+    if patches:
+        per_file = rows_per_file(patches)
+        n_files = -(-patches.n_rows // per_file)
+        n_rows = min(patches.n_rows, LEAST_FILES * per_file)
+        row_bytes = round_up(patches.row_bytes + 4)  # its CRC-32C lies behind it
+        least += n_files * FILE_BYTES + n_rows * row_bytes
     if most_bytes < least:
         raise UsageError(
             f"cache_bytes {most_bytes}: less than the {least} bytes that this store's small arrays "

@@ -44,6 +44,7 @@ def take_shared(
     """The one folder for this key, which processes share; and whether nobody used it just now."""
     path = _named(root, key, 0)
     for _ in range(TRIES):
+        # alone first: only then may a folder that is not sound be made anew
         is_alone = False
         with suppress(LockedError), ExitStack() as alone:
             _enter(alone, path)

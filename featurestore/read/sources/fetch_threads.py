@@ -39,6 +39,7 @@ class FetchThreads:
                 with starting():
                     thread.start()
             except NoThreadError:
+                # fewer threads fetch more slowly, and no worse
                 if self._begun:
                     return
                 raise
@@ -49,6 +50,7 @@ class FetchThreads:
         with suppress(queue.Empty):
             while (task := self._tasks.get_nowait()) is not None:
                 task[0].cancel()
+        # one for each thread: whoever takes it ends
         for _ in range(self._n):
             self._tasks.put(None)
 

@@ -75,6 +75,7 @@ class Fetched:
         seal_N = self._origin.seals(n)
 
         folder, most_bytes = self._given
+        # what may still change is cached by each process for itself, as it found it
         key, take = cache_key(spec, n), take_own
         if not self._origin.grows:
             # seals vouch for the rest: processes that share a folder read the same bytes
@@ -116,6 +117,7 @@ class Fetched:
         Rows that were handed out stay as they are.
         """
         self._cached.close()
+        # a forked child that closes what it never used leaves its parent's threads and cache alone
         if self._cache is not None and os.getpid() == self._pid:
             self._threads.stop()
             with self._lock:
@@ -240,6 +242,7 @@ class Fetched:
             while flying:
                 offset, block = flying.popleft()
                 yield offset, block.result()
+                # one begins as one is taken: memory holds a few blocks, however long the array
                 flying.extend(map(begin, islice(rest, 1)))
         self._origin.check_same()  # before it counts as kept
 
@@ -249,6 +252,7 @@ class Fetched:
         """(V, T, P, D) float16, mapped from the cache: of it, these views are there."""
         self._ready()
         views = list(views)
+        # by the threads, several at once; a single view is fetched by whoever waits for it
         if len(views) > 1:
             self._fetch([(image, view) for view in views])
         while True:
@@ -284,9 +288,9 @@ class Fetched:
         with self._lock:
             for row in absent:
                 if row not in self._flying:
-                    self._flying[row] = self._threads.submit(
-                        weakref.WeakMethod(self._fetch_row), *row
-                    )
+                    # weak: a row that nobody waits for must not keep its store open
+                    fetch = weakref.WeakMethod(self._fetch_row)
+                    self._flying[row] = self._threads.submit(fetch, *row)
         return len(absent)
 
     def _need(self, image: int, view: int) -> None:
@@ -296,6 +300,7 @@ class Fetched:
         """
         while not self._is_here(image, view):
             future = self._flying.get((image, view))
+            # what no thread has begun is fetched here, ahead of what was asked for before it
             if future is None or future.cancel():
                 self._fetch_row(image, view)
             else:
@@ -349,6 +354,7 @@ class Fetched:
             if self._is_committed(patches_crc, image, view):
                 return tokens_TPD, patches_crc
 
+        # of a store that was replaced meanwhile the bytes are others, and nothing is damaged
         self._origin.check_same()
         name = row_name(self, image, view)
         # it may be cls, pooled or the checksum itself that came wrong, and is kept
@@ -383,5 +389,8 @@ def cache_key(spec: StoreSpec, n: int, seal_N: np.ndarray | None = None) -> str:
 
     seal_N : of a store that does not change, whose rows are then all the same.
     """
-    told = [spec.to_json(), n] if seal_N is None else [spec.to_json(), n, crc32c(seal_N)]
-    return hashlib.sha256(canonical_json(told).encode()).hexdigest()[:32]
+    told = [spec.to_json(), n]
+    if seal_N is not None:
+        told.append(crc32c(seal_N))
+    text = canonical_json(told)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

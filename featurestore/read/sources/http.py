@@ -44,6 +44,7 @@ class Http:
 
     def seals(self, n: int) -> np.ndarray:
         seal_N = self._client.bytes("/arrays/seal", 4 * n).view("<u4")
+        # a reader is handed this very array: it may write into it as little as into a map
         seal_N.flags.writeable = False
         return seal_N
 

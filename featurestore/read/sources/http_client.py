@@ -35,7 +35,7 @@ CONNECT_S = 10.0
 READ_S = 30.0
 # bytes a second that an answer must come at, after READ_S: one that trickles is no answer
 LEAST_PACE = 20_000
-MOST_JSON = 16 << 20
+MOST_JSON = 16 << 20  # bytes of an answer that is parsed whole
 PIECE = 256 << 10  # bytes that are read at once
 
 
@@ -132,7 +132,7 @@ class Client:
             connection = None
             return whole
         except (OSError, HTTPException, UnicodeError) as err:
-            # the server may have gone, and come back: they are all as old as this one
+            # the server may have gone, and come back: idle ones are all as old as this one
             self._close_idle()
             why = _printable(str(err)).strip() or type(err).__name__
             if response is None:

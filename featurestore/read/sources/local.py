@@ -25,7 +25,7 @@ class Local:
     """The part of a Source that `Mapped` and `Pread` share."""
 
     checks_rows = False
-    n_begun = 1
+    n_begun = 1  # maps and descriptors outlive a fork: a child begins nothing anew
     manner = "read where they lie in the file"
 
     def __init__(self, layout: Layout) -> None:

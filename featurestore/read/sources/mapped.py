@@ -26,11 +26,14 @@ class Mapped(Local):
 
     def patches(self, image: int, views: Sequence[int]) -> np.ndarray:
         file, within = self._patches.locate_image(image)
-        return self._in_file("patches", file)[within : within + self._n_views]
+        rows = self._in_file("patches", file)
+        # all views, whichever are asked for: a view of the map costs nothing until it is touched
+        return rows[within : within + self._n_views]
 
     def patches_crc(self, image: int, view: int) -> int:
         path, offset, n_bytes = self._patches.locate_row(image, view)
         end = offset + n_bytes
+        # a shard keeps the CRC-32C of a row behind it, as a u4
         return int.from_bytes(self._maps.get(path).map[end : end + 4], "little")
 
     def _in_file(self, name: str, file: int) -> np.ndarray:

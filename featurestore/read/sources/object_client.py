@@ -27,6 +27,7 @@ CLIENT = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1h"}
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 SERVER = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
 SECRET = re.compile(r"^(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL)")
+# S3's codes for what other credentials, or another clock, would mend
 REFUSED = {
     "AccessDenied",
     "AuthorizationHeaderMalformed",
@@ -228,6 +229,7 @@ def _element(text: str, name: str) -> str:
 def without_secrets(text: str) -> str:
     """The text with the values of credentials in the environment struck out."""
     for name, value in os.environ.items():
+        # a short value could be a common word, and striking that out would tell nothing any more
         if SECRET.match(name) and len(value) >= 8:
             text = text.replace(value, "...")
     return text

@@ -71,7 +71,9 @@ class Objects:
         try:
             self._layout = laid_out(Path(), self._node)
         except BiomassError as err:
-            raise type(err)(f"{self.url}/{str(err).removeprefix('.')}".replace("/:", ":")) from err
+            # it was laid out as if here: the URL takes the place of the path `.` in the message
+            told = f"{self.url}/{str(err).removeprefix('.')}".replace("/:", ":")
+            raise type(err)(told) from err
         self._seal_N = self._bytes("seal", 0, 4 * self._layout.n).view("<u4")
 
     def _node(self, path: Path, node_type: str) -> dict:
@@ -94,7 +96,7 @@ class Objects:
         try:
             return self._client.get_range(str(path), offset, offset + n_bytes)
         except (NotThere, StoreDamaged):
-            self.check_same()
+            self.check_same()  # a shard of a store that was replaced is not damaged
             raise
 
     def check_same(self) -> None:

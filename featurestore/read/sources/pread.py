@@ -6,6 +6,7 @@ One that is cut while it is read is an error, where a map ends in SIGBUS.
 import operator
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,15 +73,23 @@ class FileArray:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         first, *rest = index if isinstance(index, tuple) else (index,)
-        one = is_integer(first)
-        rows = [range(len(self))[operator.index(first)]] if one else _positions(first, len(self))
+        n = len(self)
+        is_one = is_integer(first)
+        if is_one:
+            rows = [range(n)[operator.index(first)]]  # a range refuses what is out of bounds
+        elif isinstance(first, slice):
+            rows = range(n)[first]
+        else:
+            rows = np.arange(n)[np.asarray(first)].tolist()
+
         if rest and is_integer(rest[0]) and self._part_bytes >= PART_BYTES:
+            # store.cls[i, v], say: of a row of all views the one that is meant
             part = range(self.shape[1])[operator.index(rest[0])]
             read = self._read(rows, self.shape[2:], part * self._part_bytes)
             rest = rest[1:]
         else:
             read = self._read(rows, self.shape[1:], 0)
-        return read[(0 if one else slice(None), *rest)]
+        return read[(0 if is_one else slice(None), *rest)]
 
     @property
     def _part_bytes(self) -> int:
@@ -95,17 +104,18 @@ class FileArray:
         read = np.empty((len(rows), *shape), self.dtype)
         stride = self._extent.stride
         n_bytes = read.nbytes // max(1, len(rows))
+        # only whole rows without padding between them lie as they will in the buffer
+        touching = stride == n_bytes
+
+        # opened for each read: so a file that was replaced or cut is found out
         fd = self._layout.open_file(self._path)
         try:
-            for at, n in _runs(rows, stride == n_bytes):
-                pread_into(fd, read[at : at + n], self._extent.offset + rows[at] * stride + skip)
+            for at, n in _runs(rows, touching):
+                offset = self._extent.offset + rows[at] * stride + skip
+                pread_into(fd, read[at : at + n], offset)
         finally:
             os.close(fd)
         return read
-
-
-def _positions(index: Any, n: int) -> "range | list[int]":
-    return range(n)[index] if isinstance(index, slice) else np.arange(n)[np.asarray(index)].tolist()
 
 
 def _runs(rows: "range | list[int]", touching: bool) -> list[tuple[int, int]]:
@@ -119,5 +129,7 @@ def _runs(rows: "range | list[int]", touching: bool) -> list[tuple[int, int]]:
         return [(0, len(rows))]
     if not touching:
         return [(at, 1) for at in range(len(rows))]
-    starts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
-    return [(a, b - a) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    starts = [0, *breaks.tolist(), len(rows)]
+    return [(start, end - start) for start, end in pairwise(starts)]
