@@ -69,7 +69,7 @@ class Archive:
         self.bytes_out: int = attributes["bytes_out"]
         self._scheme = scheme
         self._root = root
-        self._block: tuple[int, dict[str, np.ndarray]] = (-1, {})
+        self._block: tuple[int, dict[str, np.ndarray]] = (-1, {})  # its number, and its arrays
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Archive":
@@ -182,6 +182,7 @@ class Archive:
                 f"{self.spec.tokens.view_names[wrong[0]]!r}: its bytes are not those archived "
                 "(CRC-32C differs); take another copy of the archive"
             )
+        # and the seal: nothing else vouches for the catalog's cells and the thumbnail
         cells = [column[image : image + 1] for column in self._cells]
         thumb = None if rows.thumb_HW3 is None else rows.thumb_HW3[None]
         (expected,) = seals(self.spec, image, cells, thumb, self._crc_NV[image : image + 1])

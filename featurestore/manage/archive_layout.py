@@ -180,6 +180,7 @@ def check_array(path: Path, array: Array, scheme: Scheme) -> None:
         _check_sharding(node, where, chunk)
     else:
         _check_codecs(node.get("codecs"), where, ["bytes", "blosc", "crc32c"])
+    # a decoder makes room for a chunk by these numbers, before it has seen a byte of it
     unit = chunk if array.name == "patches" else shard
     if math.prod(unit) * np.dtype(array.dtype).itemsize > MOST_CHUNK_BYTES:
         raise StoreDamaged(f"{where}: chunks of {unit} are larger than any we write")

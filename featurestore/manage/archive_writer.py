@@ -161,6 +161,7 @@ def _write_rows(
         small = scheme.buffers(BLOCK_NAMES, len(block))
         for span in _spans(block.start, block.stop, scheme.per_file):
             large = scheme.buffers(("patches",), len(span))
+            # the span first: zip would take the next span's first image, and drop it
             for image, rows in zip(span, sources, strict=False):
                 parts, crc_NV[image] = _encoded(scheme.spec, rows, tally)
                 for name, values in parts.items():

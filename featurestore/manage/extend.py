@@ -153,12 +153,14 @@ def extend_store(
     if not out.exists():
         durable.check_free(out.parent, len(frame) * image_bytes(spec))
 
-    fresh = frame[[not extension.is_whole(image_id) for image_id in frame["image_id"]]]
+    is_fresh = [not extension.is_whole(image_id) for image_id in frame["image_id"]]
+    fresh = frame[is_fresh]
     if table is None:
         # an image that the old store lacks stays unbuilt: no new photographs were offered
         fresh = fresh[fresh["image_id"].isin(extension.image_of)]
     path_of = _photographs(fresh, data, allow_outside)
     paths = list(path_of.values())
+
     if max_pixels and max_pixels != spec.max_pixels:
         spec = spec.changed(made_by=spec.made_by | {"max_pixels": str(max_pixels)})
     most = spec.max_pixels
@@ -188,6 +190,7 @@ def extend_store(
         todo = {image: path_of[ids[image]] for image in writer.pending() if ids[image] in path_of}
         skipped = {image: unusable[path] for image, path in todo.items() if path in unusable}
         writer.skip({image: each.status for image, each in skipped.items()})
+
         if backbone:
             todo = {image: path for image, path in todo.items() if image not in skipped}
             bar = images_bar("store extend", len(ids), len(todo), progress)
@@ -198,6 +201,7 @@ def extend_store(
                 bar,
                 skipped if skip_missing else None,
                 lambda image, sha256: extension.known(ids[image], sha256),
+                # their tokens stay whatever their photographs are now: damage is warned of alone
                 sealed={image for image in todo if ids[image] in extension.image_of},
             )
         writer.commit()  # what was put last is pending until then
@@ -228,7 +232,7 @@ def _planned(
             f"{csv_path}: lacks {len(gone)} images that {source.path} holds; name old "
             f"and new ones (`biomass store convert --images` keeps some only):{list_some(gone)}"
         )
-    columns = catalog_columns(frame, 2.0 if reserve else 1.0)
+    columns = catalog_columns(frame, 2.0 if reserve else 1.0)  # texts to come may be longer
     return source.spec.changed(tokens=tokens, columns=columns), extension, frame
 
 

@@ -233,7 +233,7 @@ def _token_spec(
         "crop": crop,
         "image_size": image_size,
         "views": views,
-        "aspect": size[0] / size[1] if size else 2.0,
+        "aspect": size[0] / size[1] if size else 2.0,  # only `whole` looks at it, and has a size
         "bits": bits,
     }
     if weights:
@@ -278,7 +278,9 @@ def _rows(
 ) -> ImageRows:
     """One file as rows of the store, views side by side, and what its photograph says."""
     rows = new_rows(spec)
-    for each in threads.map(lambda view: _fill(file, view, rows), range(len(spec.tokens.views))):
+    views = range(len(spec.tokens.views))
+    # in the views' order, whichever thread is ready first: sums of floats then end the same
+    for each in threads.map(lambda view: _fill(file, view, rows), views):
         tally.merge(each)
     if photograph is None:
         unknown = {"sha256": "", "width": math.nan, "height": math.nan, "status": "ok"}
@@ -296,6 +298,7 @@ def _fill(file: Path, view: int, rows: ImageRows) -> ErrorTally:
     """Read one view, round it, and take its statistics; what rounding cost."""
     tally = ErrorTally()
     halves_TXD = {f"cls_{view}": rows.cls_VTD[view], f"patches_{view}": rows.patches_VTPD[view]}
+    # opened for each view: threads would share one open zip's position in the file
     with opened(file) as arrays:
         for key, half_TXD in halves_TXD.items():
             values = read_values(file, arrays, key, half_TXD[0].shape)

@@ -72,6 +72,7 @@ class Selection:
         tokens = t.changed(
             views=tuple(t.views[v] for v in self.views),
             layers=tuple(t.layers[k] for k in self.layers),
+            # layers lie one after another along the width
             width=t.width // len(t.layers) * len(self.layers),
         )
         return spec.changed(tokens=tokens, has_patches=self.patches)

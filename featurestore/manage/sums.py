@@ -65,8 +65,11 @@ class RowSums:
         """An array whose rows are small: as many images at once as make a piece."""
         extent = self.files.layout.extents[name]
         per_block = max(1, self._piece // extent.array.row_bytes)
-        for start in np.unique(self.sealed // per_block) * per_block:
-            self._sum_block(extent, int(start), min(int(start) + per_block, self.store.n_images))
+        # blocks without a sealed image are left: they may be holes of a sparse file
+        blocks = np.unique(self.sealed // per_block).tolist()
+        for start in [block * per_block for block in blocks]:
+            end = min(start + per_block, self.store.n_images)
+            self._sum_block(extent, start, end)
 
     def _sum_block(self, extent: Extent, start: int, end: int) -> None:
         shape = end - start, self.crc_NV.shape[1]
@@ -85,10 +88,11 @@ class RowSums:
             self.wrong |= dict.fromkeys(unread, f"cannot be read: {err}")
             return
         self._count(values.nbytes, time.perf_counter() - began)
+
+        # goes on from the arrays before this one: a row has one sum over all of its parts
         crc_NV = self.crc_NV[start:end]
-        crc_NV[...] = crc32c_rows(values.reshape(crc_NV.size, -1), start_N=crc_NV.ravel()).reshape(
-            shape
-        )
+        rows = values.reshape(crc_NV.size, -1)
+        crc_NV[...] = crc32c_rows(rows, start_N=crc_NV.ravel()).reshape(shape)
         if _non_finite(values):
             rows = [(start + i, v) for i, v in np.ndindex(shape) if _non_finite(values[i, v])]
             self.wrong |= dict.fromkeys(rows, f"values of {extent.array.name} are not finite")
@@ -155,6 +159,7 @@ class RowSums:
                 readers.submit(self._read_piece, path, buffers[0][:size], offset, n_values)
             )
             buffers.rotate(-1)
+            # one buffer is never read into: it holds the piece that the caller is still summing
             if len(waiting) == n_ahead - 1:
                 yield self._wait(waiting.popleft())
         while waiting:

@@ -34,8 +34,6 @@ from featurestore.write.agreement import check_same
 from featurestore.write.writer import image_bytes, open_writer, row_crcs
 
 StoreOrArchive = Reader | Archive
-
-
 Progress = Callable[[int], object]
 
 
@@ -98,10 +96,15 @@ def convert(
                 "images; convert to a store like that first"
             )
         return write_archive(source, out, codec, chosen, selection.views, progress)
+
     spec = selection.spec(source.spec)
     is_part = images is not None or reserve or skip_damaged or spec != source.spec
-    if is_object_url(out) and not is_part and _is_publishable(source):
+    # the files of a whole Zarr store are those of its copy: they go up without a copy on a disk
+    is_zarr = isinstance(source, Reader) and os.path.isdir(source.path)
+    is_whole = is_zarr and len(source.sealed) == source.layout.n
+    if is_object_url(out) and is_whole and not is_part:
         return _publish_as_it_is(source, out, progress)
+
     frame = source.catalog.iloc[chosen][given_columns(source)]
     places = {image_id: (source, i) for image_id, i in zip(frame["image_id"], chosen, strict=True)}
     return _copy(places, out, spec, frame, reserve, selection, skip_damaged, progress, scratch)
@@ -125,6 +128,7 @@ def merge(
     """
     sources = [open_reader(path) for path in parts]
     first = sources[0]
+    # all is compared before a byte is copied: a merge of terabytes must not fail at its end
     for other in sources[1:]:
         check_same(other, first.spec)
         if other.spec.thumb != first.spec.thumb:
@@ -135,12 +139,14 @@ def merge(
     _warn_of_other_making(sources)
     made_by = made_together([source.spec.made_by for source in sources])
     spec = first.spec.changed(columns=_merged_columns(sources), made_by=made_by)
+
     places: dict[str, tuple[StoreOrArchive, int]] = {}
     frames = []
     for source in sources:
         sealed = _sealed(source)
         frames.append(source.catalog.iloc[sealed][given_columns(source)])
         for image_id, i in zip(frames[-1]["image_id"], sealed.tolist(), strict=True):
+            # of an image in several parts the first one counts, here as in the frame below
             known = places.setdefault(image_id, (source, i))
             if known != (source, i):
                 _check_twin(image_id, known, (source, i))
@@ -148,6 +154,7 @@ def merge(
         raise InputError(
             f"{', '.join(map(str, parts))}: no image of them is sealed, there is nothing to merge"
         )
+
     frame = pd.concat(frames).drop_duplicates("image_id", ignore_index=True)
     selection = Selection.of(spec, None, None, True)
     return _copy(places, out, spec, frame, reserve, selection, False, progress, scratch)
@@ -188,18 +195,15 @@ def _copy(
     if not is_elsewhere(out):
         return _copy_here(places, out, *more, progress)
 
+    def half(n_bytes: int) -> None:
+        progress(n_bytes // 2)  # each byte is told of twice: when it is copied, and when it is put
+
     publisher = Publisher(out)
     ids = "\n".join(frame["image_id"])
     with scratch_store(scratch, out, spec.to_json(), ids, str(reserve)) as folder:
-        report = _copy_here(places, folder, *more, lambda n_bytes: progress(n_bytes // 2))
-        publisher.publish(folder, lambda n_bytes: progress(n_bytes // 2))
+        report = _copy_here(places, folder, *more, half)
+        publisher.publish(folder, half)
     return replace(report, path=publisher.url)
-
-
-def _is_publishable(source: StoreOrArchive) -> bool:
-    """Whether a store's own files are what a copy of it would be."""
-    is_zarr = isinstance(source, Reader) and os.path.isdir(source.path)
-    return is_zarr and len(source.sealed) == source.layout.n
 
 
 def _publish_as_it_is(source: Reader, url: str, progress: Progress) -> TransferReport:
@@ -232,7 +236,6 @@ def _copy_here(
 ) -> TransferReport:
     """Put the rows of each image from where it is; what `out` has already is left."""
     start = time.monotonic()
-    damaged = {}
     check_suffix(out)
     check_writable(out.parent)
     if any(source.path == out.absolute() for source, _ in places.values()):
@@ -240,7 +243,11 @@ def _copy_here(
     if out.exists():
         check_holds(out, places, selection)
     else:
+        # not of a copy that is gone on with: what it has takes its room already
         check_free(out.parent, image_bytes(spec) * len(frame))
+
+    damaged = {}
+    source_spec = source_of(places).spec
     with open_writer(out, spec, frame, reserve) as writer:
         image_ids = writer.image_ids
         pending = writer.pending()
@@ -252,11 +259,12 @@ def _copy_here(
                     raise
                 damaged[image] = str(err)
                 continue
-            writer.put(image, selection.rows(rows, source_of(places).spec))
+            writer.put(image, selection.rows(rows, source_spec))
             writer.commit_if_due()
             check_interrupt()
             progress(image_bytes(spec))
         writer.skip(dict.fromkeys(damaged, "damaged"))
+
     if damaged:
         reasons = list_some(list(damaged.values()))
         warnings.warn(f"{len(damaged)} images were left out:{reasons}", stacklevel=3)
@@ -319,7 +327,8 @@ def _same_rows(
 ) -> bool:
     """By their checksums where rows go over as they are, else by the photograph's."""
     if selection.is_all(source.spec):
-        return np.array_equal(store.array("crc32c")[image], source.row_crcs(place)[selection.views])
+        theirs_V = source.row_crcs(place)[selection.views]
+        return np.array_equal(store.array("crc32c")[image], theirs_V)
     return store.catalog["sha256"][image] == source.catalog["sha256"][place]
 
 
@@ -376,8 +385,11 @@ def _warn_of_other_making(sources: Sequence[Reader]) -> None:
 def _check_twin(image_id: str, one: tuple[Reader, int], other: tuple[Reader, int]) -> None:
     """MismatchError unless an image that two parts hold is the same in both."""
     (a, i), (b, j) = one, other
+    # seals hold for both, so equal checksums stand for equal bytes: no row is read
     same_rows = np.array_equal(a.array("crc32c")[i], b.array("crc32c")[j])
-    same_labels = a.catalog.iloc[i][given_columns(a)].equals(b.catalog.iloc[j][given_columns(b)])
+    labels_a = a.catalog.iloc[i][given_columns(a)]
+    labels_b = b.catalog.iloc[j][given_columns(b)]
+    same_labels = labels_a.equals(labels_b)
     if not (same_rows and same_labels):
         what = "labels" if same_rows else "tokens"
         raise MismatchError(

@@ -115,6 +115,7 @@ def verify(
     report.seconds = time.perf_counter() - start
     if images:
         report.faults += _photograph_faults(store, images, max_pixels or store.spec.max_pixels)
+    # those of the store itself first
     report.faults.sort(key=lambda fault: -1 if fault.image is None else fault.image)
     return report
 
@@ -128,6 +129,7 @@ def repair(path: Path, progress: Progress = lambda n_bytes: None) -> VerifyRepor
     """
     if is_elsewhere(path):
         raise UsageError(f"{path}: only a store on this machine can be repaired; copy it here")
+    # locked first: a builder could seal an image between the look at it and its un-sealing
     with locked(path), open_reader(path) as store:
         report = verify(store, progress)
         StoreWriter(store.layout, store).unseal(report.damaged)
@@ -147,7 +149,9 @@ def _row_faults(sums: RowSums) -> Iterator[Fault]:
     for (image, view), what in sorted((differs | sums.wrong).items()):
         if image not in sealed:  # read along with its neighbours
             continue
-        path, offset, _ = layout.row_parts(image, view)[1 if store.spec.has_patches else 0]
+        # of a row that lies in four places its largest part: patches, or cls in a pooled store
+        parts = layout.row_parts(image, view)
+        path, offset, _ = parts[1] if store.spec.has_patches else parts[0]
         yield Fault(
             image, store.catalog["image_id"][image], store.view_names[view], str(path), offset, what
         )
@@ -156,7 +160,8 @@ def _row_faults(sums: RowSums) -> Iterator[Fault]:
 def _seal_faults(store: Reader, layout: Layout) -> Iterator[Fault]:
     seal_N = store.array("seal")
     extent = layout.extents["seal"]
-    for image in np.setdiff1d(np.flatnonzero(seal_N[: store.n_images] != 0), store.sealed).tolist():
+    with_seal = np.flatnonzero(seal_N[: store.n_images] != 0)
+    for image in np.setdiff1d(with_seal, store.sealed).tolist():
         path, offset, _ = extent.locate(image)
         yield Fault(
             image,
@@ -166,7 +171,10 @@ def _seal_faults(store: Reader, layout: Layout) -> Iterator[Fault]:
             offset,
             "its seal does not match its catalog row, thumbnail and checksums",
         )
-    for image in (np.flatnonzero(seal_N[store.n_images :] != 0) + store.n_images).tolist():
+
+    # a catalog ends at its first empty id: seals behind that were committed before the id was lost
+    behind_the_end = store.n_images + np.flatnonzero(seal_N[store.n_images :] != 0)
+    for image in behind_the_end.tolist():
         path, offset, _ = extent.locate(image)
         yield Fault(
             image,
@@ -183,7 +191,8 @@ def _catalog_faults(store: Reader, layout: Layout) -> Iterator[Fault]:
 
     A place in use always has one: a bit that flipped in a free place's id puts it in use.
     """
-    for image in np.flatnonzero(store.array("catalog/path")[: store.n_images, 0] == 0).tolist():
+    is_empty_N = store.array("catalog/path")[: store.n_images, 0] == 0
+    for image in np.flatnonzero(is_empty_N).tolist():
         path, offset, _ = layout.extents["catalog/image_id"].locate(image)
         yield Fault(
             image,
@@ -231,6 +240,7 @@ def _metadata_faults(files: Files) -> Iterator[Fault]:
             "the metadata is not what was laid out, by rot or another program; no row suffers: "
             "`biomass store convert` makes a new store of them",
         )
+    # no checksum covers these bytes, but the format says what they are
     for file, start, n_bytes in files.layout.padding:
         buffer = np.empty(n_bytes, np.uint8)
         files.read_into(file, buffer, start)
@@ -254,9 +264,8 @@ def _photograph_faults(store: Reader, root: Path, max_pixels: int) -> Iterator[F
         warnings.warn(UNCHECKED, stacklevel=3)
     catalog = store.catalog.iloc[store.sealed]
     files = find_photographs(catalog, root, outside=True, missing=True)
-    for image, image_id, file, sha256 in zip(
-        catalog.index, catalog["image_id"], files, catalog["sha256"], strict=True
-    ):
+    rows = zip(catalog.index, catalog["image_id"], files, catalog["sha256"], strict=True)
+    for image, image_id, file, sha256 in rows:
         if not file.is_file():
             yield Fault(image, image_id, None, str(file), 0, "its photograph is missing", False)
         elif sha256 and file_sha256(file) != sha256:
