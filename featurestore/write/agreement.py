@@ -50,6 +50,7 @@ def check_labels(store: Reader, frame: pd.DataFrame) -> None:
         f"labels are part of a store; `biomass store extend {store.path} NEW --data DIR --relabel` "
         "copies its tokens to one with these"
     )
+
     kinds = {column.name: column.kind for column in store.spec.columns}
     if missing := [name for name in frame.columns if name not in kinds]:
         raise MismatchError(
@@ -69,6 +70,7 @@ def check_labels(store: Reader, frame: pd.DataFrame) -> None:
     known = store.catalog.iloc[store.sealed].set_index("image_id")
     ours = frame.set_index("image_id")
     ours = ours.loc[ours.index.isin(known.index)]
+
     for name in ours.columns:
         theirs = known.loc[ours.index, name]
         # a table put together of several has NaN where the store has nothing

@@ -76,6 +76,7 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     """
     start = time.monotonic()
     prepared = prepare_build(config)
+    # stores are sparse: a disk that is too small would be found out after hours
     if config.check_space:
         need = prepared.n_pending * image_bytes(prepared.spec)
         advice = "fewer views, or go on all the same with --no-check-space"
@@ -86,12 +87,15 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
         config.out, prepared.spec, prepared.frame, config.reserve, config.wait, config.lock
     ) as writer:
         _warn_of_other_precision(writer.spec, prepared.spec)
+        # places are the store's: it may have had other images, in another order, before these
         path_of = dict(zip(prepared.frame["image_id"], prepared.paths, strict=True))
         image_ids = writer.image_ids
         images = {image: path_of[image_ids[image]] for image in writer.pending()}
+
         unusable = prepared.unusable
         skipped = {image: unusable[path] for image, path in images.items() if path in unusable}
         writer.skip({image: each.status for image, each in skipped.items()})
+
         todo = {image: path for image, path in images.items() if image not in skipped}
         bar = images_bar("store build", len(image_ids), len(todo), progress)
         build_images(prepared.backbone, writer, todo, bar, skipped if config.skip_missing else None)
@@ -188,6 +192,7 @@ def build_images(
         bar.update()
 
     def free_buffer() -> ImageRows:
+        # then batches that are not full hold every buffer: they go as they are
         if not (free or written):
             encoding.finish()
         if not free:
@@ -204,8 +209,8 @@ def build_images(
         # one thread writes images while the backbone works on the next
         for place, photograph in photographs:
             there = known(place, photograph.facts["sha256"]) if known else {}
-            thumb_and_facts = {"thumb_HW3": photograph.thumb_HW3, "facts": photograph.facts}
-            rows = replace(free_buffer(), **thumb_and_facts)
+            buffer = free_buffer()
+            rows = replace(buffer, thumb_HW3=photograph.thumb_HW3, facts=photograph.facts)
             image = Image(place, image_ids[place], rows, photograph.size)
             encoding.add(image, photograph, there)
             check_interrupt()
@@ -221,11 +226,14 @@ def new_rows(
     t = spec.tokens
     half = np.dtype(np.float16)
     shape = (len(t.views), t.n_tiles)
+    patches_VTPD = None
+    if spec.has_patches:
+        patches_VTPD = empty((*shape, t.n_patches, t.width), half)
     return ImageRows(
-        empty((*shape, t.width), half),
-        empty((*shape, t.n_patches, t.width), half) if spec.has_patches else None,
-        empty((*shape, len(POOLED), t.width), np.dtype(spec.pooled_dtype)),
-        empty((shape[0], len(STATS)), np.dtype(np.float64)),
+        cls_VTD=empty((*shape, t.width), half),
+        patches_VTPD=patches_VTPD,
+        pooled_VT5D=empty((*shape, len(POOLED), t.width), np.dtype(spec.pooled_dtype)),
+        stats_VS=empty((len(t.views), len(STATS)), np.dtype(np.float64)),
     )
 
 

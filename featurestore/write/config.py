@@ -88,7 +88,7 @@ class BuildConfig(BaseModel):
     @field_validator("views", mode="before")
     @classmethod
     def _views_may_be_a_number(cls, value: object) -> object:
-        return str(value) if type(value) is int else value
+        return str(value) if type(value) is int else value  # YAML's 4; an option gives "4"
 
     @field_validator("views")
     @classmethod

@@ -79,7 +79,8 @@ class Encoding:
         # first: the image is whole with the last of the others
         for v, row in known.items():
             values = [None if value is None else torch.as_tensor(value) for value in row]
-            self._backbone.lane.down(_into(image.rows, v, values))()
+            arrived = self._backbone.lane.down(_into(image.rows, v, values))
+            arrived()
         missing = [v for v in range(len(views)) if v not in known]
         image.n_left = len(missing)
         if not missing:
@@ -120,6 +121,7 @@ class Encoding:
         batch, self._batch = self._batch, {}
         if not batch:
             return
+
         n_rows, lane = self._backbone.n_rows, self._backbone.lane
         rows = [None] * n_rows
         sizes = [None] * n_rows
@@ -139,6 +141,7 @@ class Encoding:
                 stats_RS[places],
             )
             pairs += _into(image.rows, views, values)
+
         images = [image for image, _, _ in batch.values()]
         self._sent.append(_Sent(made, images, is_finite_RL, lane.down(pairs)))
         while len(self._sent) > lane.n_behind:
@@ -148,6 +151,7 @@ class Encoding:
         """Wait for the oldest batch; images that it makes whole are finished."""
         sent = self._sent.popleft()
         sent.arrived()
+        # before an image is finished, and so written: no store holds a token that is not finite
         sent.made.check(sent.is_finite_RL)
         for image in sent.images:
             image.n_left -= 1
@@ -179,7 +183,9 @@ def n_images_in_hand(backbone: Backbone) -> int:
     that is being written."""
     n_rows = backbone.n_rows * (1 + backbone.lane.n_behind)
     n_views = len(backbone.spec.views)
-    return -(-(n_rows - 1) // n_views) + 2
+    # the most that rows in a line can be of: the first row is then its image's last view
+    n_encoding = 1 + -(-(n_rows - 1) // n_views)
+    return n_encoding + 1
 
 
 def _runs(batch: _Places, n_rows: int) -> list[tuple[Image, slice, slice]]:

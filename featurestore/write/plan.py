@@ -90,23 +90,27 @@ def plan_build(config: BuildConfig) -> BuildPlan:
 
     Errors as there.
     """
+    # before weights are loaded, which take from what is usable
     usable_bytes = usable_memory().n_bytes + _peak_bytes()
     prepared = prepare_build(config, save=False)
     view_s = _time_view(prepared)
-    each, n_images = image_bytes(prepared.spec), len(prepared.frame) + config.reserve
+    n_images = len(prepared.frame)
+    each = image_bytes(prepared.spec)
+    n_held = n_images_in_hand(prepared.backbone)
     return BuildPlan(
-        config.out,
-        prepared.spec,
-        len(prepared.frame),
-        count_sites(prepared.frame),
-        prepared.n_pending,
-        len(prepared.unusable),
-        view_s,
-        each * n_images,
-        each * prepared.n_pending,
-        shutil.disk_usage(config.out.parent).free,
-        _peak_bytes() + n_images_in_hand(prepared.backbone) * each,
-        usable_bytes,
+        path=config.out,
+        spec=prepared.spec,
+        n_images=n_images,
+        n_sites=count_sites(prepared.frame),
+        n_pending=prepared.n_pending,
+        n_unusable=len(prepared.unusable),
+        view_s=view_s,
+        store_bytes=each * (n_images + config.reserve),
+        pending_bytes=each * prepared.n_pending,
+        free_bytes=shutil.disk_usage(config.out.parent).free,
+        # the peak has the weights and one batch's activations in it: the view was timed
+        memory_bytes=_peak_bytes() + n_held * each,
+        usable_bytes=usable_bytes,
     )
 
 

@@ -55,7 +55,6 @@ installed_version = cache(version)
 THUMB_SIDE = 192  # pixels of a thumbnail's long side
 LOOKED_AT = 4  # photographs whose tokens choose a precision
 
-
 CHECKED_BY = "simplejpeg"
 """Key of `made_by` in stores whose photographs were checked for damage inside the picture."""
 
@@ -77,6 +76,7 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
 
     save : keep the weights beside the store.
     """
+    # in the order of what it costs to find a mistake: names, the table, photographs, the backbone
     check_suffix(config.out)
     durable.check_writable(config.out.parent)
 
@@ -92,6 +92,8 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     paths = find_photographs(
         frame, config.data, config.allow_outside, missing=True, allow="--allow-outside"
     )
+
+    # of sealed images no photograph is needed: it may be gone by now
     is_sealed = frame["image_id"].isin(sealed)
     todo = [path for path, is_done in zip(paths, is_sealed, strict=True) if not is_done]
     done = [path for path, is_done in zip(paths, is_sealed, strict=True) if is_done]
@@ -120,9 +122,11 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
         usable = [path for path in todo if path not in unusable]
         backbone = _in_fast_half(backbone, usable[:LOOKED_AT])
     if config.batch is None and spec is None:
-        each = image_bytes(_store_spec(config, backbone, frame, width, height))
+        new_spec = _store_spec(config, backbone, frame, width, height)
+        each = image_bytes(new_spec)
         most = usable_memory().n_bytes // 4
         backbone = probed(backbone, lambda tried: n_images_in_hand(tried) * each <= most)
+
     n_pending = len(todo) - len(unusable)
     if n_pending:  # else the backbone has nothing to do
         backbone.try_out()
@@ -139,7 +143,8 @@ def read_existing(out: Path) -> tuple[pd.DataFrame, set[str], StoreSpec | None]:
         return pd.DataFrame(columns=["image_id", "path"], dtype=object), set(), None
     with open_reader(out) as store:
         known = store.catalog[["image_id", "path"]].copy()
-        return known, set(known["image_id"].iloc[store.sealed]), store.spec
+        sealed = set(known["image_id"].iloc[store.sealed])
+        return known, sealed, store.spec
 
 
 def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:

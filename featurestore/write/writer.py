@@ -47,6 +47,7 @@ class StoreWriter:
         self._store = store
         self._fds: dict[Path, int] = {}
         self._seals: dict[int, int] = {}
+        # the files that a merge may have linked to its parts, which must keep their bytes
         is_zarr = layout.path.is_dir() and layout.spec.has_patches
         self._shards = frozenset(layout.extents["patches"].paths if is_zarr else ())
         self._last_commit = time.monotonic()
@@ -80,6 +81,8 @@ class StoreWriter:
         arrays = {"cls": rows.cls_VTD, "pooled": rows.pooled_VT5D, "stats": rows.stats_VS}
         if self._layout.spec.thumb:
             arrays["thumbs"] = rows.thumb_HW3
+
+        # all of it before the first byte is written
         if has_patches:
             self._check("patches", rows.patches_VTPD)
         for name, value in arrays.items():
@@ -117,7 +120,8 @@ class StoreWriter:
             for image, status in statuses.items():
                 cell = encode_column(column, [status])
                 # a build that changes nothing writes nothing
-                if self._store.array(column.node)[image].tobytes() != cell.tobytes():
+                stored = self._store.array(column.node)[image]
+                if stored.tobytes() != cell.tobytes():
                     self._write_columns(image, {"status": cell})
             self._sync()
 
@@ -137,7 +141,9 @@ class StoreWriter:
                 self._sync()
                 for image, seal in sorted(seals.items()):
                     self._write("seal", image, np.array([seal], "<u4"))
-                durable.datasync(self._fd(self._layout.extents["seal"].paths[0]))
+                # and the seals themselves: whoever is told of a commit may rely on it
+                seal_fd = self._fd(self._layout.extents["seal"].paths[0])
+                durable.datasync(seal_fd)
             self._close_files()
             self._last_commit = time.monotonic()
 
@@ -178,12 +184,14 @@ class StoreWriter:
 
         known = self._store.catalog["image_id"]
         open_N = self._unsealed()
-        is_stray = ~known.iloc[open_N].isin(frame["image_id"]).to_numpy()
-        kept, strays = open_N[~is_stray], open_N[is_stray]
-        new = frame[~frame["image_id"].isin(known)]
-        by_id = frame.set_index("image_id", drop=False)
+        is_asked_for = known.iloc[open_N].isin(frame["image_id"]).to_numpy()
+        kept, strays = open_N[is_asked_for], open_N[~is_asked_for]
+        is_new = ~frame["image_id"].isin(known)
+        new = frame[is_new]
 
+        by_id = frame.set_index("image_id", drop=False)
         self._rewrite(kept, by_id.loc[known.iloc[kept]])
+        # strays make room first: in a store that is full there is no other
         self._rewrite(strays[: len(new)], new.iloc[: len(strays)])
         if len(new) > len(strays):
             self.add_images(new.iloc[len(strays) :])
@@ -238,7 +246,8 @@ class StoreWriter:
 
         An id whose first byte was lost gets another one, since a catalog ends where an id is empty.
         """
-        used = np.flatnonzero(self._store.array("catalog/image_id")[:, 0] != 0)
+        first_bytes = self._store.array("catalog/image_id")[:, 0]
+        used = np.flatnonzero(first_bytes != 0)
         for image in images:
             self._write("seal", image, np.zeros(1, "<u4"))
             if len(used) and image < used[-1] and image not in used:
@@ -349,8 +358,9 @@ def row_crcs(rows: ImageRows, patch_crc_V: Sequence[int] | None = None) -> np.nd
         append = durable.crc32c_append(rows.patches_VTPD[0].nbytes)
         if patch_crc_V is None:
             patch_crc_V = [durable.crc32c(row) for row in rows.patches_VTPD]
-        both = zip(crc_V, patch_crc_V, strict=True)
-        crc_V = np.array([append(int(crc), patch_crc) for crc, patch_crc in both], np.uint32)
+        both = zip(crc_V.tolist(), patch_crc_V, strict=True)
+        crcs = [append(cls_crc, patch_crc) for cls_crc, patch_crc in both]
+        crc_V = np.array(crcs, np.uint32)
     return durable.crc32c_rows(rows.pooled_VT5D, rows.stats_VS, start_N=crc_V)
 
 
