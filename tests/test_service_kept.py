@@ -23,6 +23,7 @@ OWN = [
     "images/@0/nearest.json",
     "images/@0/views.csv",
     "images/@0/thumb.jpg",
+    "thumbs.json?image=ID0",
     "images/@0/pca.png",
     "images/@0/norms.json",
     "images/@0/similar.json?patch=0,0",

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from base64 import b64decode
 
 import numpy as np
 import pandas as pd
@@ -119,6 +120,23 @@ def test_pictures_and_heat_maps_of_an_image(client):
     similar = asked(client, f"{IMAGE}/similar.json?patch=1,4&k=3")
     assert similar["values"][1 * 6 + 4] == 1 and len(similar["others"]) == 3
     assert len(asked(client, f"{IMAGE}/norms.json")["values"]) == 12
+
+
+def test_several_thumbnails_come_at_once(client):
+    names = ["ID7", "nobody's", "ID3", "ID7"]
+    query = "&".join(f"image={name}" for name in names)
+    found = asked(client, f"{S}/thumbs.json?{query}")["thumbs"]
+    for name, thumb in zip(names, found, strict=True):
+        one = client.get(f"{S}/images/{name}/thumb.jpg")
+        assert one.status_code == (404 if thumb is None else 200)
+        assert thumb is None or b64decode(thumb) == one.content
+    assert found[1] is None and found[0] == found[3]
+
+
+@pytest.mark.parametrize("n", [0, 65])
+def test_as_many_thumbnails_come_at_once_as_the_page_asks_for(client, n):
+    query = "&".join(["image=ID7"] * n)
+    assert asked(client, f"{S}/thumbs.json?{query}", 400)["error"]["kind"] == "bad-request"
 
 
 @pytest.mark.parametrize(

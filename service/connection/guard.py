@@ -23,8 +23,9 @@ MOST_REQUESTS = 256  # under way at once; each may hold file_bytes.CHUNK_BYTES t
 OPEN = ("/healthz",)  # without a token: a monitor has none
 STATIC = "/static/"  # nor has the page that asks for it; these files tell nothing of a store
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; object-src 'none'",
+    # data: thumbnails come many at a time, as text
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; object-src 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",

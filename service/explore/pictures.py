@@ -1,12 +1,14 @@
 """Pictures of an image for a browser: photograph, thumbnail, patch tokens as colours."""
 
 import io
+from base64 import b64encode
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from featurestore.errors import InputError, NoAccessError
+from featurestore.errors import InputError, NoAccessError, StoreDamaged
 from featurestore.explore.pictures import colours, on_photograph, photo_grid
 from featurestore.photos.crop import Crop
 from featurestore.photos.find import find_photographs
@@ -22,6 +24,17 @@ def thumb_jpeg(store: FeatureStore, image: int) -> bytes:
     if not store.spec.thumb:
         raise InputError("the store keeps no thumbnails")
     return _encoded(store.array("thumbs")[image], "JPEG")
+
+
+def thumbs_base64(store: FeatureStore, images: Sequence[int]) -> list[str | None]:
+    """The thumbnails of images as JPEGs in base64; None for one that is not sealed."""
+    found = []
+    for image in images:
+        try:
+            found.append(b64encode(thumb_jpeg(store, image)).decode())
+        except (InputError, StoreDamaged):
+            found.append(None)
+    return found
 
 
 def photograph_jpeg(

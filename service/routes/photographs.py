@@ -6,14 +6,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from featurestore.disk.json_values import json_value
+from service.answers.kept import OF, kept
 from service.answers.openapi import described
 from service.answers.parameters import name_of, opened_of
 from service.answers.tables import table_response
-from service.explore import overview, photographs, sweeps
+from service.errors import ServiceError
+from service.explore import overview, photographs, pictures, sweeps
 from service.json_text import JsonText
 from service.routes import filters
 
 ERRORS = ("not-found", "not-installed", "store-damaged", "store-gone")
+MOST_THUMBS = 64
+IMAGES = (
+    f"An image_id of the catalog; given up to {MOST_THUMBS} times.",
+    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST_THUMBS},
+    True,
+)
 OF_RUN = {name: filters.QUERY[name] for name in ("sweep", "run", "target")}
 
 
@@ -22,6 +30,7 @@ def routes() -> list[Route]:
     return [
         Route(f"{address}/photographs.{{format}}", table),
         Route(f"{address}/filters.json", choices),
+        Route(f"{address}/thumbs.json", thumbs),
     ]
 
 
@@ -54,5 +63,28 @@ async def choices(request: Request) -> Response:
                 "classes": sweeps.told_class_names(errors.run),
             }
         return JsonText(json_value(found | {"target": errors.target}))
+
+    return await run_in_threadpool(made)
+
+
+@described("json", errors=ERRORS, of=OF, image=IMAGES)
+async def thumbs(request: Request) -> Response:
+    """Thumbnails of several photographs, each a JPEG in base64; null where there is none."""
+    opened = await run_in_threadpool(opened_of, request)
+    names = request.query_params.getlist("image")
+    if not 1 <= len(names) <= MOST_THUMBS:
+        raise ServiceError(
+            "bad-request",
+            f"{len(names)} photographs, 1 to {MOST_THUMBS} were expected",
+            "e.g. ?image=ID1&image=ID2",
+        )
+
+    def made() -> Response:
+        store = opened.store
+        known = [name for name in names if name in store]
+        found = pictures.thumbs_base64(store, [store.index(name) for name in known])
+        by_name = dict(zip(known, found, strict=True))
+        answer = JsonText({"thumbs": [by_name.get(name) for name in names]})
+        return kept(request, opened.state, answer)
 
     return await run_in_threadpool(made)
