@@ -196,32 +196,33 @@ def predict(
         # below the checks: a mistake in the options must not wait for torch
         with quick_imports():
             from featurestore.disk.messages import say
-            from predictor.end_to_end import predict_to_file
+            from predictor.end_to_end import predict_files
+            from predictor.options import PredictOptions
             from predictor.predicted import Predicted
 
-        options |= {"out": out, "oof": oof, "folds": folds, "say": say}
+        asked = PredictOptions(out=out, oof=oof, folds=folds, **options)
         if engine:
             from predictor.on_engine import predict_on_engine
 
-            predicted = predict_on_engine(engine, n_parts, **options)
+            predicted = predict_on_engine(engine, n_parts, asked, say)
         elif merge:
             from predictor.parts import merge_parts
 
-            predicted = merge_parts(merge, **options)
+            predicted = merge_parts(merge, asked, say)
             say(f"{merge}: all its parts are merged; it may be removed")
         elif part:
             from predictor.parts import predict_part
 
-            predicted = Predicted(predict_part(part, **options))
+            predicted = Predicted(predict_part(part, asked, say))
         else:
-            predicted = predict_to_file(**options)
+            predicted = predict_files(asked, say)
         tell(predicted, predicted.values())
         say_next(predicted.told(), label="written")
         if part:
-            whole = biomass("predict", "--merge", out, "--data", options["data"])
+            whole = biomass("predict", "--merge", out, "--data", asked.data)
             say_next(whole, label="when all parts are there")
         elif predicted.n_photographs:
-            _say_page(predicted, options["data"])
+            _say_page(predicted, asked.data)
         sys.exit(predicted.code)
 
 

@@ -14,6 +14,7 @@ from featurestore.parts.devices import build_on_devices
 from featurestore.write.build import BuildReport
 from featurestore.write.config import BuildConfig
 from predictor.on_engine import predict_on_engine
+from predictor.options import PredictOptions
 from trainer.loop.grid import SweepConfig
 from trainer.loop.on_engine import run_sweep_on_engine
 from trainer.loop.result import SweepResult
@@ -63,17 +64,8 @@ class ThreeNodes:
 
     def predict(self, data: Path, out: Path, run: Path, interval: float, **options: Any) -> None:
         """Write a submission and its wide table, with intervals at a level."""
-        predict_on_engine(
-            self._nodes.engine,
-            PREDICT_PARTS,
-            data,
-            out,
-            self._say,
-            run=[run],
-            interval=interval,
-            device="cpu",
-            **options,
-        )
+        asked = PredictOptions(data, out, run=[run], interval=interval, device="cpu", **options)
+        predict_on_engine(self._nodes.engine, PREDICT_PARTS, asked, self._say)
 
     @contextmanager
     def _losing(self, place: int, is_time: Callable[[], bool], what: str) -> Iterator[None]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 
@@ -17,13 +17,13 @@ from featurestore.photos.catalog import ToPredict, read_test
 from featurestore.photos.targets import Targets
 from predictor.bundle.listing import LISTING
 from predictor.checks import check_file_name, check_oof_alone, check_sources
-from predictor.extras.blend import Blend, weighed
+from predictor.extras.blend import weighed
 from predictor.extras.explain import PICTURE_S
-from predictor.members.combine import Average
 from predictor.members.member import say_lone_folds
 from predictor.members.oof import check_held_out
 from predictor.members.submission import check_targets, write_predictions
 from predictor.members.sweep_rows import completed, describe_row, outdone, row_of
+from predictor.options import PredictOptions
 from predictor.parity import check_oof
 from predictor.predicted import Predicted
 from predictor.predictor import Predictor, photographs_of
@@ -31,202 +31,148 @@ from trainer.loop.blend_folder import is_blend, shared_runs
 from trainer.loop.newest import newest_sweep
 from trainer.loop.runs import RunFolder
 
-OnError = Literal["fail", "mean"]
-
 
 def predict_to_file(
-    data: Path,
-    out: Path | None,
-    say: Callable[[str], object],
-    run: Sequence[Path] = (),
-    sweep: Path | None = None,
-    bundle: Path | None = None,
-    point: str | None = None,
-    tta: int | str | None = None,
-    average: Average | None = None,
-    constraints: str | None = None,
-    on_error: OnError | None = None,
-    deadline: str | None = None,
-    resume: bool = False,
-    interval: float | None = None,
-    blend: Blend | None = None,
-    oof: bool = False,
-    explain: Path | None = None,
-    allow_outside: bool = False,
-    csv: Path | None = None,
-    **options,
+    data: Path, out: Path | None, say: Callable[[str], object], **options: Any
 ) -> Predicted:
-    """Predict test.csv of `data`, write `out` and the wide table (`submission.wide_path`); returns
+    """As `predict_files`, of the options by name: what notebooks call."""
+    return predict_files(PredictOptions(data, out, **options), say)
+
+
+def predict_files(asked: PredictOptions, say: Callable[[str], object]) -> Predicted:
+    """Predict test.csv, write the submission and the wide table (`submission.wide_path`); returns
     what was written.
 
-    out : None is submission.csv, predictions.csv where there is one table alone, or
-        oof_predictions.csv with `oof`.
-
-    run : folders of runs, several as an ensemble. Without a run, sweep or bundle, what the newest
-        sweep under ./runs chose.
-    point : of the sweep, a row of its board; None is what it chose.
-    tta : views, None is 4.
-    on_error : None or `fail` lists all photographs that cannot be used before work starts; `mean`
-        writes the training mean.
-    deadline : `8h30m` from now; resume : take up what a stopped prediction of this output had
-        finished.
-    interval : level of the intervals in the wide table; blend : how an ensemble's members are
-        weighed, None as they say.
-    oof : the training photographs instead, see `check_oof`; all that the run says by itself cannot
-        be chosen then.
-    explain : folder for a picture of every photograph and report.html, drawn when the submission is
-        written.
-    allow_outside : also take photographs that are not below `data`.
-    csv : the table to read, instead of test.csv or with `oof` of train.csv.
-    say : told what a person should know; options as `Predictor.load`.
+    say : told what a person should know.
     """
     start_s = time.monotonic()
-    runs = find_runs(run, sweep, bundle, say, point, alone=oof)
+    runs = find_runs(asked, say, alone=asked.oof)
+    data, csv = asked.data, asked.csv
     tables = [data / "test.csv", data / "train.csv", *([csv] if csv else [])]
-    if oof:
-        out = out or Path("oof_predictions.csv")
-        check_places(tables, runs, out, explain)
-        check_oof_alone(
-            tta=tta,
-            average=average,
-            constraints=constraints,
-            on_error=on_error,
-            deadline=deadline,
-            interval=interval,
-            blend=blend,
-            explain=explain,
-        )
-        # members without a share too: they may have one in some fold
-        parts = [part.path for each in runs for part in shared_runs(each)]
-        predictor = Predictor.load(parts, table=csv or data / "train.csv", **options)
-        say_lone_folds(predictor.members, say)
-        blend = runs[0] if len(runs) == 1 and is_blend(runs[0]) else None
-        check_oof(predictor, data, out, say, resume, allow_outside, blend, csv)
+    if asked.oof:
+        out = asked.out or Path("oof_predictions.csv")
+        check_places(tables, runs, out, asked.explain)
+        _compare_out_of_fold(asked, runs, out, say)
         return Predicted(out)
 
     # what cannot be followed or read is refused before anything heavy is loaded
-    asked = read_test(csv or data / "test.csv")
+    table = read_test(asked.test_csv)
     targets = targets_of(runs[0])
-    out = out or usual_output(asked, targets)
-    check_places(tables, runs, out, explain)
-    predicted = _predict_test(
-        data,
-        csv or data / "test.csv",
-        asked,
-        targets,
-        out,
-        say,
-        runs,
-        tta=4 if tta is None else tta,
-        average=average,
-        constraints=constraints,
-        takes_mean=on_error == "mean",
-        end_s=start_s + parse_duration(deadline) if deadline else None,
-        resume=resume,
-        interval=interval,
-        blend=blend,
-        explain=explain,
-        allow_outside=allow_outside,
-        **options,
-    )
+    out = asked.out or usual_output(table, targets)
+    check_places(tables, runs, out, asked.explain)
+    end_s = start_s + parse_duration(asked.deadline) if asked.deadline else None
+    predicted = _predict_test(asked, runs, table, targets, out, say, end_s)
     say_unusable(predicted.unusable, say)
     return predicted
 
 
+def _compare_out_of_fold(
+    asked: PredictOptions, runs: Sequence[Path], out: Path, say: Callable[[str], object]
+) -> None:
+    """The training photographs by the heads that held them out, beside what the sweep wrote."""
+    check_oof_alone(
+        tta=asked.tta,
+        average=asked.average,
+        constraints=asked.constraints,
+        on_error=asked.on_error,
+        deadline=asked.deadline,
+        interval=asked.interval,
+        blend=asked.blend,
+        explain=asked.explain,
+    )
+    # members without a share too: they may have one in some fold
+    members = [part.path for each in runs for part in shared_runs(each)]
+    train_csv = asked.csv or asked.data / "train.csv"
+    predictor = Predictor.load(members, table=train_csv, **asked.of_heads())
+    say_lone_folds(predictor.members, say)
+
+    blend = runs[0] if len(runs) == 1 and is_blend(runs[0]) else None
+    check_oof(predictor, asked.data, out, say, asked.resume, asked.allow_outside, blend, asked.csv)
+
+
 def _predict_test(
-    data: Path,
-    test_csv: Path,
-    asked: ToPredict,
+    asked: PredictOptions,
+    runs: Sequence[Path],
+    table: ToPredict,
     targets: Targets | None,
     out: Path,
     say: Callable[[str], object],
-    runs: Sequence[Path],
-    *,
-    tta: int | str,
-    average: Average | None,
-    constraints: str | None,
-    takes_mean: bool,
     end_s: float | None,
-    resume: bool,
-    interval: float | None,
-    blend: Blend | None,
-    explain: Path | None,
-    allow_outside: bool,
-    **options,
 ) -> Predicted:
     """Predict test.csv and write all files.
 
+    table : what test.csv asks for.
     targets : None of a bundle, whose files are not yet checked.
-    takes_mean : `--on-error mean`; end_s : the deadline, by time.monotonic().
+    end_s : the deadline, by time.monotonic().
     """
     rows = None
     if targets:
-        rows = rows_to_follow(test_csv, asked, targets, out)
-    paths = photographs_of(asked.images, data, takes_mean, allow_outside)
-    predictor = load_predictor(
-        runs,
-        test_csv,
-        say,
-        average=average,
-        constraints=constraints,
-        blend=blend,
-        takes_mean=takes_mean,
-        **options,
-    )
+        rows = rows_to_follow(asked.test_csv, table, targets, out)
+    paths = photographs_of(table.images, asked.data, asked.takes_mean, asked.allow_outside)
+    predictor = load_predictor(asked, runs, say)
     if not targets:
         targets = predictor.combiner.targets
-        rows = rows_to_follow(test_csv, asked, targets, out)
-    intervals = predictor.intervals(interval) if interval is not None else None
-    explainer = predictor.explainer(explain, tta, list(paths.values())) if explain else None
-    kept = predictor.journal(out.with_name(out.name + ".progress"), tta, resume)
+        rows = rows_to_follow(asked.test_csv, table, targets, out)
+
+    # all that may refuse comes before the photographs, which may take hours
+    views = asked.views
+    intervals = None
+    if asked.interval is not None:
+        intervals = predictor.intervals(asked.interval)
+    explainer = None
+    if asked.explain:
+        explainer = predictor.explainer(asked.explain, views, list(paths.values()))
+    kept = predictor.journal(out.with_name(out.name + ".progress"), views, asked.resume)
 
     left_s = None
     if end_s is not None:
-        drawing_s = PICTURE_S * len(paths) if explain else 0
+        drawing_s = PICTURE_S * len(paths) if explainer else 0
         left_s = end_s - time.monotonic() - drawing_s
 
     unusable: dict[str, str] = {}
-    table = predictor.predict(
+    predicted = predictor.predict(
         paths,
-        tta,
+        views,
         deadline_s=left_s,
         kept=kept,
-        unusable=unusable if takes_mean else None,
+        unusable=unusable if asked.takes_mean else None,
         explainer=explainer,
         say=say,
     )
     if intervals:
-        table = intervals.added(table, unusable)
-    wide = write_predictions(rows, table, out, targets)
+        predicted = intervals.added(predicted, unusable)
+    wide = write_predictions(rows, predicted, out, targets)
 
     # pictures come last, so that they never stand between a deadline and the submission
     report = None
     if explainer:
-        report = explainer.report(paths, table, unusable, interval)
+        report = explainer.report(paths, predicted, unusable, asked.interval)
         say(f"pictures: {report}")
     kept.close()
-    return Predicted(out, wide, len(table), unusable, report)
+    return Predicted(out, wide, len(predicted), unusable, report)
 
 
 def load_predictor(
+    asked: PredictOptions,
     runs: Sequence[Path],
-    test_csv: Path,
     say: Callable[[str], object],
     *,
-    blend: Blend | None,
-    takes_mean: bool,
-    **options,
+    backbones: bool = True,
 ) -> Predictor:
     """The predictor of all heads; `say` is told what a person should know of them.
 
-    takes_mean : `--on-error mean`, which a refit is refused; options as `Predictor.load`.
+    backbones : False loads none before it is needed.
+
+    Raises InputError for a refit with `--on-error mean`: it has no out-of-fold table.
     """
-    weigh = partial(weighed, how=blend, say=say) if blend else None
-    predictor = Predictor.load(runs, weigh=weigh, table=test_csv, **options)
+    weigh = partial(weighed, how=asked.blend, say=say) if asked.blend else None
+    predictor = Predictor.load(
+        runs, weigh=weigh, table=asked.test_csv, backbones=backbones, **asked.of_heads()
+    )
     say_lone_folds(predictor.members, say)
     if untold := predictor.combiner.untold:
         say(untold)
-    if takes_mean:
+    if asked.takes_mean:
         check_held_out(predictor.members, "--on-error mean")
     return predictor
 
@@ -276,29 +222,28 @@ def rows_to_follow(
 
 
 def find_runs(
-    run: Sequence[Path],
-    sweep: Path | None,
-    bundle: Path | None,
-    say: Callable[[str], object],
-    point: str | None = None,
-    alone: bool = False,
+    asked: PredictOptions, say: Callable[[str], object], alone: bool = False
 ) -> list[Path]:
     """The folders of runs, blends or a bundle meant: those given, else what the sweep given chose,
     or the newest one under ./runs, with the sweep's baselines that tell targets which it does not.
 
-    point : a row of the sweep's board instead, or `best`, the best point of its grid.
+    A point is a row of the sweep's board instead, or `best`, the best point of its grid.
     alone : without baselines.
     """
-    check_sources(run, sweep, bundle, point)
-    if bundle or run:
-        return [bundle] if bundle else list(run)
-    folder, why = (sweep, "") if sweep else newest_sweep(Path("runs"))
-    found = row_of(folder, point)
-    say(f"heads of {describe_row(found, point)}" + (f": {why}" if why else ""))
-    rival = None if alone else outdone(folder, found)
-    if rival:
+    check_sources(asked.run, asked.sweep, asked.bundle, asked.point)
+    if asked.bundle:
+        return [asked.bundle]
+    if asked.run:
+        return list(asked.run)
+
+    folder, why = (asked.sweep, "") if asked.sweep else newest_sweep(Path("runs"))
+    found = row_of(folder, asked.point)
+    say(f"heads of {describe_row(found, asked.point)}" + (f": {why}" if why else ""))
+    if alone:
+        return [found]
+    if rival := outdone(folder, found):
         say(f"warning: {rival}")
-    return [found] if alone else completed(folder, [found], say)
+    return completed(folder, [found], say)
 
 
 def check_places(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from predictor.end_to_end import (
     usual_output,
 )
 from predictor.members.part_file import Part, parts_in
+from predictor.options import PredictOptions
 from predictor.parts import merge_parts, predict_part, refuse_whole_only
 from predictor.predicted import Predicted
 from predictor.predictor import Predictor, photographs_of
@@ -30,44 +32,27 @@ PLACES = ("data", "out", "csv")
 
 
 def predict_on_engine(
-    engine: str,
-    n_parts: int | None,
-    data: Path,
-    out: Path | None,
-    say: Callable[[str], object],
-    run: Sequence[Path] = (),
-    sweep: Path | None = None,
-    bundle: Path | None = None,
-    point: str | None = None,
-    csv: Path | None = None,
-    device: str = "auto",
-    allow_outside: bool = False,
-    deadline: str | None = None,
-    explain: Path | None = None,
-    oof: bool = False,
-    **options,
+    engine: str, n_parts: int | None, asked: PredictOptions, say: Callable[[str], object]
 ) -> Predicted:
-    """As `predict_to_file`, its parts by an engine, in `OUT.parts` until they are merged; the same
+    """As `predict_files`, its parts by an engine, in `OUT.parts` until they are merged; the same
     call goes on from there.
 
     engine : `ray` or `ray://HOST:PORT`; all its nodes see the files of this one at their places.
     n_parts : None is what is there of a call before, else one for each `PART_IMAGES` photographs.
     """
     check_engine(engine)
-    refuse_whole_only("--engine", explain, oof)
-    if deadline:
+    refuse_whole_only("--engine", asked)
+    if asked.deadline:
         raise UsageError(
             "--deadline does not go with --engine, whose parts begin one after another; leave it "
             "out, or predict with --part"
         )
-    runs = find_runs(run, sweep, bundle, say, point)
-    test_csv = csv or data / "test.csv"
-    table = read_test(test_csv)
-    out = out or usual_output(table, targets_of(runs[0]))
-    check_places([test_csv, data / "train.csv"], runs, out)
+    runs = find_runs(asked, say)
+    table = read_test(asked.test_csv)
+    out = asked.out or usual_output(table, targets_of(runs[0]))
+    check_places([asked.test_csv, asked.data / "train.csv"], runs, out)
     # all that are missing are listed here, not part by part
-    takes_mean = options.get("on_error") == "mean"
-    photographs_of(table.images, data, takes_mean, allow_outside)
+    photographs_of(table.images, asked.data, asked.takes_mean, asked.allow_outside)
 
     folder = out.with_name(out.name + ".parts")
     check_writable(folder)
@@ -77,20 +62,14 @@ def predict_on_engine(
     n_images = len(table.images)
     n_parts = n_parts or min(n_images, max(LEAST_PARTS, -(-n_images // PART_IMAGES)))
 
-    shared = {
-        **options,
-        "data": data,
-        "out": folder,
-        "csv": csv,
-        "run": [os.path.abspath(each) for each in runs],
-        "allow_outside": allow_outside,
-    }
+    # by these runs, not by what was asked: the newest sweep may be another one by the last part
+    asked = replace(asked, out=folder, run=runs, sweep=None, bundle=None, point=None)
     finished = {found.part for found in there}
     items = {}
     for number in range(n_parts):
         part = Part(number, n_parts)
         if part not in finished:
-            items[f"part {number}"] = _as_json({**shared, "part": str(part)})
+            items[f"part {number}"] = {**_as_json(asked), "part": str(part)}
     if items:
         with new_bar("predict", n_parts, "part", initial=n_parts - len(items)) as bar:
             run_items(
@@ -98,47 +77,49 @@ def predict_on_engine(
                 items,
                 engine=engine,
                 bar=bar,
-                devices=device.split(","),
+                devices=asked.device.split(","),
                 folder=folder,
             )
-    predicted = merge_parts(folder, data, out, say, run=runs, csv=csv, **options)
+    predicted = merge_parts(folder, replace(asked, out=out), say)
     remove(folder)
     return predicted
 
 
-def predict_item(device: str, **item: Any) -> str:
+def predict_item(device: str, part: str, **item: Any) -> str:
     """A part, by what its item says; an engine's task."""
     for name in PLACES:
         if item[name]:
             item[name] = Path(item[name])
-    runs = [Path(run) for run in item.pop("run")]
-    path = predict_part(
-        say=_keep_quiet, run=runs, device=device, progress=False, load=_kept_predictor, **item
-    )
-    return str(path)
+    item["run"] = [Path(run) for run in item["run"]]
+    asked = PredictOptions(**item, device=device)
+    return str(predict_part(part, asked, _keep_quiet, progress=False, load=_kept_predictor))
 
 
 _kept: dict[str, Predictor] = {}
 
 
 def _kept_predictor(
-    runs: Sequence[Path], test_csv: Path, say: Callable[[str], object], **options
+    asked: PredictOptions, runs: Sequence[Path], say: Callable[[str], object], **options: Any
 ) -> Predictor:
     """As `load_predictor`, once for all parts that a process does one after another."""
-    key = repr([runs, test_csv, sorted(options.items())])
+    key = repr([asked, runs, options])
     if key not in _kept:
+        # one at a time: two may not fit in memory
         _kept.clear()
-        _kept[key] = load_predictor(runs, test_csv, say, **options)
+        _kept[key] = load_predictor(asked, runs, say, **options)
     return _kept[key]
 
 
-def _as_json(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as JSON has them, their paths from the root."""
-    ready = dict(arguments)
+def _as_json(asked: PredictOptions) -> dict[str, Any]:
+    """Options as JSON has them, their paths from the root; without the device, which an engine
+    chooses for each part."""
+    ready = asdict(asked)
+    del ready["device"]
     for name in PLACES:
         if ready[name]:
             ready[name] = os.path.abspath(ready[name])
-    ready["backbone_weights"] = from_every_folder(ready.get("backbone_weights"))
+    ready["run"] = [os.path.abspath(run) for run in asked.run]
+    ready["backbone_weights"] = from_every_folder(asked.backbone_weights)
     return ready
 
 

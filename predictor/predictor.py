@@ -148,7 +148,11 @@ class Predictor:
         return stage.told(tokens, rows[image_id])[0]
 
     def predict(
-        self, paths: dict[str, Path], tta: int | str = 4, progress: bool = True, **options
+        self,
+        paths: dict[str, Path],
+        tta: int | str | Sequence[ViewSpec] = 4,
+        progress: bool = True,
+        **options,
     ) -> pd.DataFrame:
         """Predictions of photographs by id; options as `raws`.
 
