@@ -1,7 +1,7 @@
 """What a sweep found when all its points are in: ranking, comparisons, notes in sentences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -67,83 +67,52 @@ def finish(
         points if one of them can be chosen and their rules are its own; others stand below them.
     """
     check_interrupt()
-    scores = {r.name: _scores(sweep, r) for r in results}
-    results = sorted(results, key=lambda r: _rank(sweep.by, r, scores[r.name]))
-    choices = [r for r in results if not kinds.load(r.config.head.kind).report_only]
-    best = next((r for r in choices if not r.failed), None)
-
-    baselines = {"mean": score_mean(sweep)}
-    for each in beside:
-        scores[each.name] = _scores(sweep, _of_what_it_tells(each))
-        baselines[each.name] = scores[each.name]["last"]
-    ranked = None
-    for each in beside:
-        if tells_ranked(sweep.by, each.name):
-            ranked = each
-    members = blend_members(sweep, choices, ranked)
-    blends = form_blends(sweep, members)
-    rival = [ranked] if best and has_their_rules(sweep, ranked) else []
-    scores |= {blend.name: _scores(sweep, blend) for blend in blends}
-    rows = sorted([*results, *blends, *rival], key=lambda r: _rank(sweep.by, r, scores[r.name]))
-    can_be_chosen = [*choices, *blends, *rival]
-    chosen = next((r for r in rows if r in can_be_chosen and not r.failed), None)
+    board = _ranked(sweep, results, beside)
+    rows = board.rows
+    chosen = board.chosen
 
     site_N = joined_sites(sweep.folds["site"], sweep.data.catalog)
     reference = rows.index(chosen) if chosen else 0
     comparisons, pairs = _compare(sweep, rows, site_N, reference)
-    names = [blend.name for blend in blends]
-    honest = _honest(sweep, [*choices, *rival], members, names) if choices else None
-    rules = rules_of(sweep.base.inference.postprocess) if chosen else []
-    judged = {}
-    if rules:
-        last = chosen.held_out["last"]
-        judged = judge(
-            rules, lambda some: scores_of(sweep, last.by_rules(some), last.word_RNC).mean
-        )
+    honest = _honest(sweep, board) if board.choices else None
+    judged = _judged(sweep, chosen)
+    joined = _beside_chosen(sweep, chosen, beside)
 
     level = describe_level(sweep, rows, site_N, chosen, comparisons)
     notes = board_notes(rows, level, honest, judged)
-    notes += [describe_blend(blend) for blend in blends]
+    notes += [describe_blend(blend) for blend in board.blends]
     notes.append(describe_folds(sweep.folds, sweep.groups))
     if chosen:
         kind = "blend" if isinstance(chosen, Blend) else "run" if chosen in beside else "point"
-        notes += describe_repeats(sweep, scores[chosen.name]["last"], kind)
-    joined = _beside_chosen(sweep, chosen, beside)
+        notes += describe_repeats(sweep, board.scores[chosen.name]["last"], kind)
     notes += [describe_beside(sweep, chosen, each) for each in joined]
     notes += sweep.remarks
-    ranking = {name: by_weights["last"] for name, by_weights in scores.items()} | baselines
-    told_first = headline(sweep, results, beside, ranking, chosen)
+    ranking = {name: by_weights["last"] for name, by_weights in board.scores.items()}
+    told_first = headline(sweep, board.results, beside, ranking | board.baselines, chosen)
 
-    table = []
+    summary = _summary(sweep, board, comparisons)
     points = []
     about_blends = []
     for r, versus in zip(rows, comparisons, strict=True):
-        table.append(summary_row(sweep, r, scores[r.name], versus))
         if isinstance(r, Blend):
-            about_blends.append(blend_json(sweep, r, scores[r.name], versus))
+            about_blends.append(blend_json(sweep, r, board.scores[r.name], versus))
         elif r not in beside:
-            points.append(point_json(sweep, r, scores[r.name], versus))
-    for name, each in baselines.items():
-        if name in [r.name for r in rows]:
-            continue
-        table.append({"name": name, "score_last": each.mean, "sd_last": each.sd, **parts_of(each)})
-    summary = pd.DataFrame(table)
-    if sweep.data.targets.preset:  # behind the columns that it always had
-        summary = _last(summary, list(baselines["mean"].others))
+            points.append(point_json(sweep, r, board.scores[r.name], versus))
 
-    for blend in blends:
+    for blend in board.blends:
         _save_blend(sweep, folder, blend)
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
     drawn = [told_first, *notes] if told_first else notes
     draw_leaderboard(summary, folder.path / "leaderboard.png", sweep.by, drawn)
+    best = board.best.name if board.best else None
     taken = chosen_json(chosen, joined)
     # last: a folder with it is finished
     folder.write_json(
         SUMMARY,
         {
             "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "best": best.name if best else None,
+            "best": best,
             "chosen": taken,
             "selected_by": "score_last: pooled out-of-fold score of the last epoch's moving "
             "averages",
@@ -157,13 +126,86 @@ def finish(
             "fingerprint": sweep.data.store.spec.fingerprint,
             "points": points,
             "blends": about_blends,
-            "baselines": {name: scores_json(each) for name, each in baselines.items()},
+            "baselines": {name: scores_json(each) for name, each in board.baselines.items()},
         },
     )
-    failed = {r.name: r.failure for r in results if r.failure}
-    return SweepResult(
-        folder.path, summary, best.name if best else None, taken, told_first, notes, failed
-    )
+    failed = {r.name: r.failure for r in board.results if r.failure}
+    return SweepResult(folder.path, summary, best, taken, told_first, notes, failed)
+
+
+@dataclass(frozen=True)
+class _Board:
+    """Every row at its rank, and what may be chosen of them."""
+
+    results: list[PointResult]
+    """The points, as they rank among themselves."""
+    rows: list[Row]
+    """Points, blends and the baseline that is ranked with them."""
+    scores: dict[str, dict[str, Scores]]
+    """By name, then by weights; of baselines below the board too."""
+    baselines: dict[str, Scores]
+    choices: list[PointResult]
+    """Points that are not for reports only."""
+    members: list[PointResult]
+    """Whom the blends are of."""
+    blends: list[Blend]
+    rival: list[PointResult]
+    """The baseline among the rows, if there is one."""
+    best: PointResult | None
+    chosen: Row | None
+
+
+def _ranked(sweep: Sweep, results: Sequence[PointResult], beside: Sequence[PointResult]) -> _Board:
+    scores = {r.name: _scores(sweep, r) for r in results}
+    results = sorted(results, key=lambda r: _rank(sweep.by, r, scores[r.name]))
+    choices = [r for r in results if not kinds.load(r.config.head.kind).report_only]
+    best = next((r for r in choices if not r.failed), None)
+
+    baselines = {"mean": score_mean(sweep)}
+    ranked = None
+    for each in beside:
+        scores[each.name] = _scores(sweep, _of_what_it_tells(each))
+        baselines[each.name] = scores[each.name]["last"]
+        if tells_ranked(sweep.by, each.name):
+            ranked = each
+
+    members = blend_members(sweep, choices, ranked)
+    blends = form_blends(sweep, members)
+    scores |= {blend.name: _scores(sweep, blend) for blend in blends}
+
+    rival = [ranked] if best and has_their_rules(sweep, ranked) else []
+    rows = sorted([*results, *blends, *rival], key=lambda r: _rank(sweep.by, r, scores[r.name]))
+    can_be_chosen = [*choices, *blends, *rival]
+    chosen = next((r for r in rows if r in can_be_chosen and not r.failed), None)
+    return _Board(results, rows, scores, baselines, choices, members, blends, rival, best, chosen)
+
+
+def _summary(sweep: Sweep, board: _Board, comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """The table of the board: its rows, then baselines that are not among them."""
+    table = []
+    for r, versus in zip(board.rows, comparisons, strict=True):
+        table.append(summary_row(sweep, r, board.scores[r.name], versus))
+    names = [r.name for r in board.rows]
+    for name, each in board.baselines.items():
+        if name not in names:
+            about = {"name": name, "score_last": each.mean, "sd_last": each.sd}
+            table.append(about | parts_of(each))
+
+    summary = pd.DataFrame(table)
+    if sweep.data.targets.preset:  # behind the columns that it always had
+        others = list(board.baselines["mean"].others)
+        before = summary.columns.difference(others, sort=False)
+        summary = summary[[*before, *others]]
+    return summary
+
+
+def _judged(sweep: Sweep, chosen: Row | None) -> dict[str, Any]:
+    """What the score would be with one of the rules less or more, of the chosen row."""
+    rules = rules_of(sweep.base.inference.postprocess)
+    if not rules or not chosen:
+        return {}
+    last = chosen.held_out["last"]
+    return judge(rules, lambda some: scores_of(sweep, last.by_rules(some), last.word_RNC).mean)
 
 
 def _scores(sweep: Sweep, row: Row) -> dict[str, Scores]:
@@ -206,11 +248,6 @@ def _rank(by: Score, row: Row, scores: Mapping[str, Scores]) -> tuple[bool, floa
     return row.failed, -np.nan_to_num(by.merit(scores["last"].mean), nan=-np.inf)
 
 
-def _last(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The table with some columns behind all others."""
-    return table[[*table.columns.difference(names, sort=False), *names]]
-
-
 def _save_blend(
     sweep: Sweep,
     folder: SweepFolder,
@@ -246,12 +283,7 @@ def _compare(
     return compare(sweep.by, truth_NK, scored_GRNK, site_N, reference, seed), table
 
 
-def _honest(
-    sweep: Sweep,
-    results: Sequence[PointResult],
-    members: Sequence[PointResult],
-    blends: Sequence[str],
-) -> dict[str, Any]:
+def _honest(sweep: Sweep, board: _Board) -> dict[str, Any]:
     """What the selected row is worth, by choices that never saw the fold they are scored on.
 
     `last` is like score_last: points and blends chosen and scored by their last weights under all
@@ -259,10 +291,11 @@ def _honest(
     training: view 0, without rules; `plain` is the choice by the last epoch on that view, to
     compare with it.
     """
+    results = [*board.choices, *board.rival]
     truth_NK = sweep.scored_truth_NK
     scored_GRNK = np.stack([scored_of(sweep, r.held_out["last"]) for r in results])
     last_GQ = sweep.by.split_errors(truth_NK, scored_GRNK, sweep.splits)
-    formed = blend_errors(sweep, members, blends)
+    formed = blend_errors(sweep, board.members, [blend.name for blend in board.blends])
     others_GQ = others_errors(last_GQ, sweep.splits)
     last = honest_estimate(
         sweep.by,
