@@ -196,12 +196,13 @@ class MixupBatches(IterableDataset):
         """The stream's batch, its images and views by their numbers in the store."""
         batch = self._stream.batch(epoch, step)
         images_U, views_U = batch.rows_U2.T
+        # the stream counts images and views that are used, the store all that it has
         stored_U2 = np.stack([self._used_M[images_U], self.views_V[views_U]], 1)
         return replace(batch, rows_U2=stored_U2)
 
     def _made(self, batch: Batch, rows_UTPD: Sequence[Tensor]) -> MixupBatch:
         """Tokens and labels of a batch."""
-        own_B = batch.own_QB[0]
+        own_B = batch.own_QB[0]  # of the only split
         if self.mixup:
             partner_B = batch.partner_QB[0]
             share_B = mixup_share(batch.uniform_QB[0], self.alpha)
@@ -242,6 +243,7 @@ class MixupBatches(IterableDataset):
             device=self.device,
             pin_memory=self.pin_memory,
         )
+        # the cache is the CPU's concern: elsewhere one call serves a row
         block = BLOCK if self.device.type == "cpu" else rows[0].numel()
         other = mixed.new_empty(block)
         for own, partner, share, out in zip(rows, partner_B, share_B, mixed, strict=True):
@@ -269,7 +271,8 @@ def _stream_of(
 ) -> Stream:
     """A stream of one split, the first fold of a cross-validation by its address."""
     split = Split(0, 0, images_N, np.setdiff1d(np.arange(n_images), images_N))
-    stream = Stream(n_images, n_views, [split], 2, batch_size, seed)
+    n_folds = 2  # any number does: it decides about n_steps alone, which is set below
+    stream = Stream(n_images, n_views, [split], n_folds, batch_size, seed)
     # of these images alone: there are no other folds to keep step with
     stream.n_steps = len(images_N) // batch_size
     return stream

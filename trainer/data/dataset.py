@@ -65,6 +65,7 @@ class TrainingData:
         check_store(store, config)
         images_N = used_images(store, config.dataset.images)
         catalog = store.catalog.iloc[images_N].reset_index(drop=True)
+        # the first store decides which images there are; others are looked up by its catalog
         stores = {name: UsedStore(store, images_N, check)}
         for name, path in others:
             stores[name] = UsedStore.beside(path, catalog, check)
@@ -153,8 +154,11 @@ class TrainingData:
         used_ways = {way: of_way[way] for way in dict.fromkeys(partners)}
         n_rows = len(batch.rows_U2)
         index = StepIndex.of(batch.own_QB, n_rows, self.device, batch.images_QB, used_ways)
+        names: dict[str, None] = {}  # each once, in order
+        for bank in banks:
+            names |= dict.fromkeys(bank.shape.stores)
         shared = {}
-        for name in dict.fromkeys(store for bank in banks for store in bank.shape.stores):
+        for name in names:
             used = self.stores[name]
             reading = [bank.kind for bank in banks if name in bank.shape.stores]
             reads_patches = any(kind.reads_patches for kind in reading)
@@ -177,13 +181,16 @@ class TrainingData:
 
     def _column_inputs(self, batch: Batch, banks: Collection[Bank]) -> dict[str, Tensor]:
         """(Q, B, C) each column that one of the banks reads, of each sample."""
-        each = {column.name: column for bank in banks for column in bank.shape.columns.each}
+        each = {}
+        for bank in banks:
+            each |= {column.name: column for column in bank.shape.columns.each}
         own_QB = batch.rows_U2[:, 0][batch.own_QB]
         parts = {}
         for name, column in each.items():
             if name not in self._encoded:
                 self._encoded[name] = column.encoded(self.catalog, self.store.path)
-            parts[name] = self._tensor(self._encoded[name][own_QB])
+            own_rows = self._encoded[name][own_QB]
+            parts[name] = self._tensor(own_rows)
         return parts
 
     def _own(self, used: UsedStore, name: str, batch: Batch, index: StepIndex) -> Tensor:
@@ -260,6 +267,7 @@ def used_images(store: FeatureStore, ids: Sequence[str] = ()) -> np.ndarray:
 
     skipped = store.skipped
     images_N = np.setdiff1d(np.arange(store.n_images), skipped)
+    # raises for the first that is not built yet: it was not skipped, so it is still to come
     for image in np.setdiff1d(images_N, store.sealed):
         store.require(int(image))
     if not len(images_N):
@@ -290,6 +298,7 @@ def check_store(store: FeatureStore, config: PointConfig) -> None:
     for key, value in found.items():
         section, name = key.split(".")
         wanted = getattr(getattr(config, section), name)
+        # None: a config need not say what a store is
         if wanted not in (None, value):
             raise MismatchError(
                 f"{store.path}: {key} is {value!r}, the config says {wanted!r}; "

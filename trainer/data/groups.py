@@ -44,6 +44,7 @@ def add_groups(folds: pd.DataFrame, frame: pd.DataFrame, groups: Groups) -> None
     else:
         columns = COLUMNS[groups] if isinstance(groups, str) else groups
         label_N = shared_values(frame, columns, "cv.groups")
+    # whole dates or States are held out, yet photographs of one visit still err together
     visits_are_known = groups in ("date", "state") and has_sites(frame)
     site_N = site_of(frame) if visits_are_known else label_N
     folds["site"] = site_N.to_numpy()

@@ -24,6 +24,8 @@ class TokenReaders:
     ) -> None:
         if room_bytes is None and device.type == "cuda" and len(stores) > 1:
             free = torch.cuda.mem_get_info(device)[0]
+            # as TokenReader takes for a single store: half is the heads', and rows on their way
+            # through a ring need room beside those that stay
             room_bytes = free // 2 // len(stores) - WINDOW_BYTES
         self._stores = stores
         self._readers = {

@@ -65,4 +65,5 @@ def _codes(cells: pd.Series, kind: str | None) -> np.ndarray:
         raise InputError(
             f"cv.strata: {cells.name} is text, expected the numbers of a target of kind {kind}"
         )
+    # after the comparisons, which put NaN at or below every border
     return np.where(is_empty(cells), -1, part_N)

@@ -98,6 +98,7 @@ class Stream:
         self.batch_size = batch_size
         self.seed = seed
         self.site_N = None if site_N is None else np.unique(site_N, return_inverse=True)[1]
+        # without the ragged last batch: all folds, and so all heads, take equally many steps
         self.n_steps = max(1, int(n_images * (1 - 1 / n_folds)) // batch_size)
         self._epoch: tuple[int, list[np.ndarray], np.ndarray] | None = None
         self._made: dict[tuple[int, int], Batch] = {}
@@ -150,6 +151,7 @@ class Stream:
     def _order(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Each split's training images in this epoch's order, and the view of each image."""
         if self._epoch is None or self._epoch[0] != epoch:
+            # of no split's address: what one trains on changes nothing for the others
             rng = self.rng(PERMUTATION, epoch)
             order = rng.permutation(self.n_images)
             view_N = rng.integers(self.n_views, size=self.n_images)
@@ -205,7 +207,7 @@ def mixup_share(uniform: np.ndarray, alpha: float) -> np.ndarray:
 
     Source: Zhang et al. 2018, arXiv:1710.09412.
     """
-    if alpha == 1:
+    if alpha == 1:  # Beta(1, 1) is uniform
         return uniform
     from scipy.special import betaincinv  # not at the top: predictors run without scipy
 

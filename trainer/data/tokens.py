@@ -26,8 +26,7 @@ from trainer.heads.sending import on_device
 # rows that are read ahead together: a hand-over to the other thread costs 25 us
 GROUP_BYTES = 64 << 20
 WINDOW_BYTES = 512 << 20  # rows on their way at once, at most; and no more than a step has
-# rows of one step that stay on the device until the step is over; further ones are fetched at each
-# use
+# rows of one step that stay on the device; further ones are fetched at each use
 HELD_BYTES = 1 << 30
 MOST_REST = 31  # steps without asking, when all was in memory
 N_BUFFERS = 2  # pinned: one is filled while the other is copied from
@@ -161,6 +160,7 @@ class Mapped:
         if self._rested < self._n_rest:
             self._rested += 1
             return
+        # 0, 1, 3, 7, ...: as soon as one row was cold, every step asks again
         self._n_rest = 0 if self._cold else min(2 * self._n_rest + 1, MOST_REST)
         self._rested = 0
         self._cold = False

@@ -185,11 +185,12 @@ def _same_images(store: FeatureStore, catalog: pd.DataFrame) -> np.ndarray:
         )
     images_N = np.array([position[image_id] for image_id in ids])
     found = store.catalog["sha256"].iloc[images_N]
-    differ = [
-        f"{image_id}: sha256 {theirs or 'unknown'}, in the first store {ours or 'unknown'}"
-        for image_id, theirs, ours in zip(ids, found, catalog["sha256"], strict=True)
-        if theirs != ours
-    ]
+    # ids alone would not do: a photograph that was edited since keeps its id
+    differ = []
+    for image_id, theirs, ours in zip(ids, found, catalog["sha256"], strict=True):
+        if theirs != ours:
+            both = f"sha256 {theirs or 'unknown'}, in the first store {ours or 'unknown'}"
+            differ.append(f"{image_id}: {both}")
     if differ:
         raise MismatchError(
             f"{store.path}: {len(differ)} images are of other photographs than in the first store "

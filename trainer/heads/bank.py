@@ -205,6 +205,7 @@ class Bank:
     def head_state(self, q: int, g: int) -> dict[str, Tensor]:
         """One head as a plain module's state dict, float32, normalisation folded in."""
         state = {}
+        # float64, so that folding rounds once, at its end
         for name, tensor in self.tensors.items():
             state[name] = tensor[q, g].detach().double().cpu()
         if self.moments:
@@ -214,6 +215,7 @@ class Bank:
             _fold(state, self.kind.reads(self.shape), of_split)
         # nn.Linear's weights are (out, in)
         linear = {name: t.T if t.dim() == 2 else t for name, t in state.items()}
+        # one for all points of a split; without columns there is none, and nothing is added
         for name, scale in zip(COLUMN_SCALE, self.column_scale or (), strict=False):
             linear[name] = scale[q, 0].cpu()
         return {name: t.float().contiguous() for name, t in linear.items()}
@@ -253,6 +255,7 @@ class Bank:
         x_QBC = torch.cat([inputs.columns[name] for name in self.shape.columns.names], -1)
         center, factor = (scale[:, :, None] for scale in self.column_scale)
         z = (x_QBC[:, None] - center) * factor
+        # 0 is the mean of the training images: a gap says nothing
         return inputs.mixed(z.nan_to_num())
 
     def each_point(self, x_Q1BTD: Tensor) -> Tensor:
@@ -322,6 +325,7 @@ def load_bank(
                 )
             heads.append(state[name].T if state[name].dim() == 2 else state[name])
         tensors[name] = torch.stack(heads)[None].to(device)
+    # one set for each head, where a bank in training has one for each split
     scale = tuple(tensors.pop(name) for name in COLUMN_SCALE) if shape.columns else None
     return Bank(shape, tensors, torch.zeros(len(states), device=device), column_scale=scale)
 

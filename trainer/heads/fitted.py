@@ -52,9 +52,11 @@ def known_together(
     patterns: dict[bytes, list[int]] = {}
     for k in range(truth_NK.shape[1]):
         patterns.setdefault(is_known_NK[:, k].tobytes(), []).append(k)
-    return [
-        (all_numbers(targets, places), is_known_NK[:, places[0]]) for places in patterns.values()
-    ]
+    groups = []
+    for places in patterns.values():
+        is_known_N = is_known_NK[:, places[0]]  # as of all others of its group
+        groups.append((all_numbers(targets, places), is_known_N))
+    return groups
 
 
 def each_class(targets: Targets, true_NC: np.ndarray) -> list[tuple[FittedTogether, np.ndarray]]:
@@ -88,11 +90,10 @@ def parted(
         yield together, dict(state)
         return
     for g in range(sum(name.endswith(f".{PLACES}") for name in state)):
-        own = {
-            name.removeprefix(f"{g}."): array
-            for name, array in state.items()
-            if name.startswith(f"{g}.")
-        }
+        own = {}
+        for name, array in state.items():
+            if name.startswith(f"{g}."):
+                own[name.removeprefix(f"{g}.")] = array
         places = tuple(own.pop(PLACES).tolist())
         if places[0] >= targets.n_predicted:  # of words, which stand behind all numbers
             yield FittedTogether(places, 0), own

@@ -38,12 +38,14 @@ def new_bank(
     points_of_seed: dict[int, list[int]] = {}
     for g, point in enumerate(points):
         points_of_seed.setdefault(point.head.seed, []).append(g)
-    from_means = [
-        g for g, point in enumerate(points) if point.optimization.initial_biases == "means"
-    ]
-    from_zero = [
-        g for g, point in enumerate(points) if point.optimization.initial_weights == "zero"
-    ]
+    # places of points, since one bank may hold points that begin in either way
+    from_means = []
+    from_zero = []
+    for g, point in enumerate(points):
+        if point.optimization.initial_biases == "means":
+            from_means.append(g)
+        if point.optimization.initial_weights == "zero":
+            from_zero.append(g)
 
     tensors = {}
     for name, size in shape.tensors().items():

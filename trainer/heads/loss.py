@@ -62,7 +62,7 @@ class Labels:
         of_splits = []
         for train_N in trains:
             borders_IA = np.nanquantile(amounts_NA[train_N], share, axis=0)
-            # equal borders leave an interval empty
+            # equal borders leave an interval empty; NaN is above none, and is taken out below
             of_splits.append((amounts_NA[:, None] >= borders_IA).sum(1))
         one_hot = F.one_hot(torch.tensor(np.stack(of_splits)), n_intervals)
         one_hot = one_hot.to(self.values_NK)
@@ -291,6 +291,7 @@ def initial_biases(
             biases[f"{layer.name}.bias"] = _raw_of(targets, layer.kind, mean_K[own], n_tiles)
     if not targets.n_predicted:
         return biases
+    # in the order of `targets.outputs`, which density's one layer has too
     parts = []
     for kind in ("amount", "level", "share"):
         own = [k for k in range(targets.n_predicted) if targets.outputs[k].kind == kind]
@@ -303,8 +304,10 @@ def _raw_of(targets: Targets, kind: str, mean_n: np.ndarray, n_parts: int) -> np
     if kind == "amount":
         return inverse_softplus(mean_n / n_parts)
     if kind == "share":
+        # a mean of exactly 0 or 1 would ask for an infinite output
         inside_n = np.clip(mean_n, 1e-3, 1 - 1e-3)
         return np.log(inside_n / (1 - inside_n))
+    # the preset's only level is Height, behind a softplus; other levels may be negative
     return inverse_softplus(mean_n) if targets.preset else mean_n
 
 

@@ -211,9 +211,11 @@ class KernelRegressor(Regressor):
         support_NF = standardised(x_NF, center_F, scale_F).astype(np.float32)
         mean_K, std_K = unit_moments(y_NK)
         n_varying = max(1, np.count_nonzero(scale_F))
+        u_NK = (y_NK - mean_K) / std_K
         gamma_K, coef_NK, intercept_K = self.solve(
-            support_NF.astype(np.float64), (y_NK - mean_K) / std_K, n_varying, group_N
+            support_NF.astype(np.float64), u_NK, n_varying, group_N
         )
+        # rows that weigh nothing, as most do in a support vector fit, need not be saved
         used_N = coef_NK.any(axis=1)
         # a constant target leaves none; an empty array is trouble for whoever reads the file
         used_N[0] = True
@@ -326,7 +328,8 @@ def choose(
     for error_K, setting in zip(errors_GK, grid, strict=True):
         for train_n, held_m in folds:
             check_interrupt()
-            error_K += ((held_out(setting, train_n, held_m) - y_NK[held_m]) ** 2).sum(0)
+            difference_mK = held_out(setting, train_n, held_m) - y_NK[held_m]
+            error_K += (difference_mK**2).sum(0)
     return [grid[g] for g in errors_GK.argmin(0)]
 
 

@@ -60,6 +60,7 @@ def read_header(path: Path, most_bytes: int = MOST_HEADER) -> dict[str, Kept]:
     or has more bytes."""
     with open(path, "rb") as file:
         n_bytes = int.from_bytes(file.read(8), "little")
+        # before it is read: a foreign file's first bytes may be any number
         if n_bytes > most_bytes:
             raise ValueError(f"a header of {n_bytes} bytes, at most {most_bytes} are read")
         text = file.read(n_bytes)

@@ -73,6 +73,7 @@ class Sums:
 
     def squared_errors(self, coef_FT: np.ndarray, intercept_T: np.ndarray) -> np.ndarray:
         """(T,) sums over the rows of (y - z coef - intercept)^2."""
+        # sum of (z coef + intercept)^2, multiplied out
         off_T = (coef_FT * (self.zz_FF @ coef_FT)).sum(0)
         off_T += self.n * intercept_T**2
         off_T += 2 * intercept_T * (self.z_F @ coef_FT)

@@ -73,7 +73,9 @@ class Table:
         quantile_F3 = below_F3 + (place_3 - below_3) * step_F3
         low_F, center_F, high_F = quantile_F3.T
         range_F = high_F - low_F
-        scale_F = np.where(range_F < 10 * np.finfo(np.float64).eps, 1.0, range_F)
+        # what scikit-learn takes for constant too
+        is_constant_F = range_F < 10 * np.finfo(np.float64).eps
+        scale_F = np.where(is_constant_F, 1.0, range_F)
         return np.ascontiguousarray(center_F), scale_F
 
     def scaled(self, rows_n: np.ndarray, center_F: np.ndarray, scale_F: np.ndarray) -> np.ndarray:

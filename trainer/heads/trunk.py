@@ -55,6 +55,7 @@ def trunk(bank: Bank, inputs: Inputs, x_QGBTI: Tensor) -> Outputs:
     features = F.gelu(normed)
     if inputs.dropout_QGBTS is not None:  # training
         rate = bank.rate_G.view(1, -1, 1, 1, 1)
+        # the draws are shared, each point has its own rate; scaled, so that the mean stays
         features = features * ((inputs.dropout_QGBTS >= rate) / (1 - rate))
     return outputs_of(bank, features)
 

@@ -60,6 +60,7 @@ def fit_splits(
     fits = fit_each(data, folds, splits, config, list(raw))
     for split, (state, raw_VnK) in zip(splits, fits, strict=True):
         states.append(state)
+        # views are in the order in which they were asked for
         for raw_RNK, raw_nK in zip(raw.values(), raw_VnK, strict=True):
             raw_RNK[split.repeat, split.val_N] = raw_nK
         after_each()
@@ -87,6 +88,7 @@ def fit_each(
     group_N = joined_sites(folds["site"], data.catalog)
     pooled = _PooledRows(data, config, splits, views)
     parts = [_Part(config, *group, truth_NK, splits, group_N) for group in groups]
+    # side by side, split by split: whoever stops after one has all of its numbers
     states = [part.states(pooled) for part in parts]
     for q, s in enumerate(splits):
         check_interrupt()
@@ -255,9 +257,10 @@ class _PooledRows:
         """What fits may take that are made together, beside the features that are kept."""
 
         every_N = np.arange(data.n_images)
-        kept = {0, *views}
+        kept = {0, *views}  # view 0 is what is fitted on
         kept_bytes = 8 * data.n_images * self._n_features * (len(kept) + SORTING)
         need = kind.fit_bytes(max(n_rows), self._n_features) + kept_bytes
+        # a single fit, a refit say, reads each row once: keeping them would save nothing
         read_often = len(splits) > 1 or self.by_sums
         if read_often and need <= self.n_bytes:
             self.n_bytes -= kept_bytes

@@ -51,6 +51,7 @@ def simplex_weights(gram_MM: np.ndarray) -> np.ndarray:
     from scipy.optimize import nnls  # .24 s that a prediction without a blend need not wait
 
     n_members = len(gram_MM)
+    # errors of about 1, as the last equation has: neither is lost in the other's rounding
     scale = np.trace(gram_MM) / n_members
     if scale == 0:
         return np.full(n_members, 1 / n_members)

@@ -106,6 +106,7 @@ class BankTrainer:
             labels = self.labels.of_split(q).take(images_1B)
             weights = self.weights.of_split(q)
             loss_1G = multi_task_loss(outputs.of_split(q, held_out), labels, weights)
+            # a mean over images: times their number, since batches hold out unequal numbers
             sums_QG[q] = held_out.sum() * loss_1G[0].double().cpu().numpy()
         return sums_QG
 
@@ -134,6 +135,7 @@ class BankTrainer:
             return np.zeros((0, *self.failed_QG.shape))
         losses_nQG = torch.stack(self.losses_QG).cpu().numpy()
         is_bad_nQG = ~np.isfinite(losses_nQG)
+        # argmax of booleans is the first that holds; where none does, it is not used
         first_QG = self.n_batches - len(losses_nQG) + is_bad_nQG.argmax(0)
         fails_QG = (self.failed_QG < 0) & is_bad_nQG.any(0)
         self.failed_QG[fails_QG] = first_QG[fails_QG]
@@ -158,6 +160,7 @@ class BankTrainer:
         if not width or not any(config.head.dropout for config in self.configs):
             return None
         shape = (stream.batch_size, n_tiles, width)
+        # points of one seed drop by the same draws, so that they differ by their settings alone
         seeds = [config.head.seed for config in self.configs]
         draws = {}
         for seed in set(seeds):
@@ -184,6 +187,7 @@ class BankTrainer:
         score is not defined (one image, no spread) keeps its latest weights.
         """
         score_QG = scored.merit_QG if scored.loss_QG is None else -scored.loss_QG
+        # NaN is the best score before the first epoch, which any beats, even NaN
         better_QG = (score_QG > self.best_score_QG) | np.isnan(self.best_score_QG)
         self.is_whole = False
         self.optimizer.keep_best(self.best_QGn, torch.from_numpy(better_QG))
@@ -214,10 +218,10 @@ class Scored:
         loss_QG: np.ndarray | None = None,
     ) -> "Scored":
         """scored_GRNK : predictions as `Sweep.scored`."""
-        score_QG = [
-            [by(truth_NK[s.val_N], each_RNK[s.repeat, s.val_N]) for each_RNK in scored_GRNK]
-            for s in splits
-        ]
+        score_QG = []
+        for s in splits:
+            truth_nK = truth_NK[s.val_N]
+            score_QG.append([by(truth_nK, each_RNK[s.repeat, s.val_N]) for each_RNK in scored_GRNK])
         errors_QG = by.split_errors(truth_NK, scored_GRNK, splits).T
         return cls(by.merit(np.array(score_QG)), errors_QG, loss_QG)
 
@@ -273,6 +277,7 @@ def _new_trainer(
         initial_biases(labels, split.train_N, tokens.n_tiles, tokens.n_patches) for split in splits
     ]
     moments = None
+    # one config stands for the bank: whoever shares it agrees on this
     if configs[0].head.normalize:
         reads = kinds.load(shape.kind).reads(shape)
         parts = {part for parts in reads.values() for part in parts}

@@ -113,6 +113,7 @@ def begin_sweep(
     devices = [each.strip() for each in device.split(",")]
     if len({choose_device(each).type for each in devices}) > 1:
         raise UsageError(f"--device {device}: name devices of one kind, all cpu or all cuda")
+    # the first stands for all, which are of one kind
     sweep = prepare_sweep(config, devices[0], check=check)
     costs = sweep.plan()
     if refusal := too_large(costs, sweep.data.device):

@@ -130,6 +130,7 @@ def blend_errors(
         return BlendErrors(list(names), own_BQ, others_BQ)
 
     chosen_QM = _chosen_without(sweep, results, others)
+    # products of errors once for all splits, of the points that any split chose
     used = sorted(set().union(*chosen_QM))
     gram_QUU = _grams(sweep, [results[g] for g in used])
     for q, known in enumerate(others):
@@ -148,6 +149,7 @@ def blend_errors(
                 by_judge = _shares_without_each(gram_QMM, known)
 
             own_BQ[b, q] = _error(sweep, members, own_M, sweep.splits[q])
+            # inf stays where nothing can judge, so that such a blend is never chosen
             if by_judge:
                 others_BQ[b, q] = 0
             for o, share_M in by_judge.items():
@@ -171,6 +173,7 @@ def _chosen_without(
     chosen = []
     for known in others:
         error_G = errors_GQ[:, known].sum(1)
+        # stable: of equal errors the first on the board, on every machine
         ranked = np.argsort(error_G, kind="stable")
         by_kind = _by_kind([results[g] for g in ranked])
         chosen.append([position[result.name] for result in by_kind.values()])

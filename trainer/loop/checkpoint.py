@@ -40,6 +40,7 @@ class Checkpoint:
 
         InputError if it cannot be written; the one before it is then kept.
         """
+        # noted before it is tried: a disk that is full now would be full again a moment later
         self._tried = place_of(trainers[0])
         self.path.parent.mkdir(exist_ok=True)
         state = {}
@@ -119,11 +120,13 @@ def opened(path: Path) -> Iterator[safe_open]:
 
 def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> None:
     expected = _expected(trainers)
-    found = read_header(
-        path, MOST_HEADER + BYTES_A_TENSOR * len(expected) + 4 * len(identity.to_json())
-    )
+    # the identity is JSON within the header's JSON, where quotes take a backslash each
+    identity_bytes = 4 * len(identity.to_json())
+    most_bytes = MOST_HEADER + BYTES_A_TENSOR * len(expected) + identity_bytes
+    found = read_header(path, most_bytes)
     with opened(path) as file:
-        if not check_identity(path, whole_metadata(file), identity):  # before anything is restored
+        # before anything is restored
+        if not check_identity(path, whole_metadata(file), identity):
             warnings.warn(
                 f"{path}: made before checkpoints kept their settings and digests of labels, folds "
                 "and store; whether they are still the same is not known",
@@ -137,11 +140,11 @@ def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> No
         if faults := differences(found, expected):
             raise ValueError(f"{len(faults)} of its tensors are others: {faults[0]}")
         for b, trainer in enumerate(trainers):
-            state = {
-                name.split("/", 1)[1]: file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118
-                if name.startswith(f"{b}/")
-            }
+            state = {}
+            for name in file.keys():  # noqa: SIM118
+                bank, _, rest = name.partition("/")
+                if bank == str(b):
+                    state[rest] = file.get_tensor(name)
             _restore(trainer, state)
 
 
@@ -228,13 +231,11 @@ def _restore(trainer: BankTrainer, state: dict[str, Tensor]) -> None:
             for name, tensor in tensors.items():
                 # in place: the optimiser's slices share this storage
                 tensor.copy_(state[f"{part}/{name}"])
-    trainer.optimizer.load_moments(
-        {
-            name.removeprefix("adamw/"): tensor
-            for name, tensor in state.items()
-            if name.startswith("adamw/")
-        }
-    )
+    moments = {}
+    for name, tensor in state.items():
+        if name.startswith("adamw/"):
+            moments[name.removeprefix("adamw/")] = tensor
+    trainer.optimizer.load_moments(moments)
     trainer.optimizer.n_done, trainer.n_batches = state["counts"].tolist()
     for name, noted in _noted(trainer).items():
         noted[:] = state[name].numpy()

@@ -64,7 +64,7 @@ class HeldOut:
             if all_GRN is not None:
                 values = batch_QGB.double().cpu().numpy()
                 for q, split in enumerate(splits):
-                    held_out = batch.own_QB[q] >= 0
+                    held_out = batch.own_QB[q] >= 0  # -1 pads splits that hold out fewer
                     all_GRN[:, split.repeat, batch.images_QB[q][held_out]] = values[q][:, held_out]
 
 
@@ -140,6 +140,7 @@ def score(
     """
     truth_RNK = held_out_truth(truth_NK, prediction_RNK, splits)
     state = np.asarray(state_N)
+    # a catalog that tells no State has "" for each
     held_out = sorted(set(state[~np.isnan(truth_RNK).all((0, 2))]) - {""})
     per_repeat_R = np.asarray(by(truth_RNK, prediction_RNK))
     per_fold = {}

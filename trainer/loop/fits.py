@@ -102,6 +102,7 @@ def close_regressor(
             "it predicts numbers that are not finite; choose another loss.space, "
             "or leave the kind out"
         )
+    # no epochs to choose among, and no step to fail at, which is -1
     blank = np.zeros(len(sweep.splits), int)
     result = PointResult(
         p,
@@ -181,7 +182,7 @@ def _fit_splits(
     each_fit = fit_each(sweep.data, sweep.folds, left, config, _views(sweep))
     try:
         for split, (state, raw_VnK) in zip(left, each_fit, strict=True):
-            if state is not None:
+            if state is not None:  # a kind for reports only is not saved
                 file = head_file_of(sweep, "last", split)
                 run.save_head(file, _tensors(state))
                 fits.files[file] = head_crc32c(run, file)
@@ -192,6 +193,7 @@ def _fit_splits(
             after_each()
     except InputError as err:
         fits.failure = str(err)
+        # a score of the splits that could be fitted would be of other photographs than its rivals'
         fits.raw_VRNK[:] = np.nan
     finally:
         about = {name: value for name, value in vars(fits).items() if name != "raw_VRNK"}

@@ -97,6 +97,7 @@ class SweepConfig:
                 raise InputError(f"{path}: {key}: no such key to override; {hint}")
             _put(raw, key, value)
         first, axes = _split_axes(raw, path)
+        # what a user writes without a version is new; `of` takes what was saved without one for old
         config = cls.of(first, axes, path, missing_version=NEWEST)
         config._check_spaces(path)
         return config
@@ -204,6 +205,7 @@ def idle_keys(point: PointConfig) -> list[str]:
     patches = ("store",) if kind.reads_patches else ()
     read = ("kind", *patches, *kind.settings)
     idle = [f"head.{name}" for name in HeadConfig.model_fields if name not in read]
+    # no kind lists it: all that draw anything read it
     if kind.seeded:
         idle.remove("head.seed")
 

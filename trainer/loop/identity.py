@@ -82,6 +82,7 @@ def check_settings(before: PointConfig, now: PointConfig, where: str, advice: st
     if names[0] != names[1]:
         old, new = (", ".join(each) or "one store alone" for each in names)
         raise MismatchError(f"{where}: dataset.stores named {old} and names {new} now; {advice}")
+    # idle then and now: a key that either reads may move a number
     free = MOVE_NO_NUMBER | (set(idle_keys(before)) & set(idle_keys(now)))
     free |= {f"dataset.stores.{name}" for name in names[0]}
     was = dict(_leaves(before.model_dump(mode="json")))

@@ -16,5 +16,5 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_MMAP_MAX, 0)  # no buffer is a map of its own
+        mallopt(M_TRIM_THRESHOLD, -1)  # the end of the heap is never given back

@@ -88,6 +88,7 @@ def _fastest(row_TPD: tuple[int, ...]) -> Multiply:
 
     Of the processor, not of the clock: a busy neighbour must not choose.
     """
+    # one row is enough: rows of this size are multiplied one after another
     row = torch.zeros(row_TPD, dtype=torch.float16)
     n_tiles, n_patches, _ = row_TPD
     w_1TMP = torch.full((1, n_tiles, N_WEIGHTS, n_patches), 1 / n_patches)

@@ -62,6 +62,7 @@ def newest_sweep(out: Path) -> tuple[Path, str]:
     others = f"the only one under {out}"
     if len(finished) > 1:
         others = f"the newest of {len(finished)} under {out}; --sweep names another"
+    # told, since until then it hides every sweep that finishes after it
     ahead = ""
     if newest.when > datetime.now(UTC):
         ahead = "; that is in the future, so a clock was wrong"

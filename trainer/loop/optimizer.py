@@ -90,6 +90,7 @@ class BankOptimizer:
         settings = self.points[g].optimization
         if settings.decay_biases:
             return [(slice(0, self.layout.n), settings.weight_decay)]
+        # the layout has all weights in front, so what decays is one stretch
         weights = slice(0, self.layout.n_weights)
         others = slice(self.layout.n_weights, self.layout.n)
         parts = [(weights, settings.weight_decay), (others, 0.0)]
@@ -117,7 +118,7 @@ class BankOptimizer:
             [part.grad_n for part in group.parts],
             [part.moments["exp_avg"] for part in group.parts],
             [part.moments["exp_avg_sq"] for part in group.parts],
-            [],
+            [],  # the greatest exp_avg_sq so far, which AMSGrad alone has
             [part.moments["step"] for part in group.parts],
             fused=True,
             amsgrad=False,
@@ -138,6 +139,7 @@ class BankOptimizer:
         warm = settings.warmup_rate * self.n_steps
         if self.n_done < warm and settings.warmup_from_zero:
             return settings.lr * self.n_done / warm
+        # counted from 1: a first rate of 0 would spend a step on nothing
         if self.n_done < warm:
             return settings.lr * (self.n_done + 1) / (math.floor(warm) + 1)
         part = math.pi * (self.n_done - warm) / max(1, self.n_steps - warm)
@@ -171,6 +173,7 @@ class BankOptimizer:
         for number, (part, within, size) in enumerate(self._tensors()):
             if not part.moments:
                 part.begin()
+                # checkpoints keep a count for each tensor; those of a part step together
                 part.moments["step"].copy_(found[f"{number}/step"])
             for key in ("exp_avg", "exp_avg_sq"):
                 part.moments[key][within].view(size).copy_(found[f"{number}/{key}"])
@@ -196,6 +199,7 @@ class BankOptimizer:
             settings = point.optimization
             start = settings.ema_start_ratio * self.n_steps + settings.ema_delay
             begun = settings.use_ema and self.n_done > start
+            # a weight of 1 copies
             weights.append(1 - settings.average_decay(self.n_steps) if begun else 1.0)
         if weights != self._average_by:  # they hardly ever change: sent once
             weight_G1 = torch.tensor(weights, dtype=torch.float64)[:, None]

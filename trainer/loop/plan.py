@@ -49,9 +49,8 @@ class Plan:
     def seconds(self, step_s: float, n_images: int, batch_size: int) -> float:
         """About how long all passes take if a training step takes so long; validation only goes
         forward: a third of that."""
-        return (
-            len(self.passes) * self.n_epochs * step_s * (self.n_steps + n_images / batch_size / 3)
-        )
+        in_steps = n_images / batch_size / 3  # what validating an epoch takes
+        return len(self.passes) * self.n_epochs * step_s * (self.n_steps + in_steps)
 
     def __str__(self) -> str:
         n_points = sum(map(len, self.passes))
@@ -111,6 +110,7 @@ def plan_sweep(
         passes = _deal_into(needs, base.trainer.passes)
 
     row_bytes = row_bytes_of(data)
+    # of the first epoch, which stands for all: they differ by which rows the folds share
     rows_of_steps = [len(stream.batch(0, step).rows_U2) for step in range(stream.n_steps)]
     n_reads = sum(rows_of_steps)
     n_held_out = len(np.unique(np.concatenate([split.val_N for split in splits])))
@@ -179,6 +179,8 @@ def gathered_bytes(data: TrainingData, n_rows: int, row_bytes: Mapping[str, int]
     """
     if data.device.type == "cpu":
         return 0
+    # in sizes of the stored float16: the rows themselves, and beside them what they are converted
+    # to, which is twice as large in float32 and as large in bf16
     copies = {"float32": 1 + data.dtype.itemsize // 2, "float16": 1}.get(data.multiply, 2)
     return sum(copies * min(GATHERED_BYTES, n_rows * each) for each in row_bytes.values())
 

@@ -91,6 +91,7 @@ class Sweep:
             "labels": _sha256(labels),
             "folds": _sha256(self.folds),
         }
+        # left out where there are none, as in sweeps that were saved before there were any
         if columns := sorted({name for p in self.config.points for name in columns_of(p)}):
             facts["columns"] = _sha256(catalog[["image_id", *columns]])
         if "" not in self.data.stores:
@@ -111,6 +112,8 @@ class Sweep:
     def scored_truth_NK(self) -> np.ndarray:
         """What scores compare with: numbers in the order of tables, 0 for the scored classes."""
         true_NC = self.true_words_NC
+        # of the truth itself: NaN where it is not known. Predictions have their losses there, so
+        # what they are compared with is 0
         losses_NW = class_columns(self.by, self.data.targets, true_NC, true_NC)
         truth_NW = np.where(np.isnan(losses_NW), np.nan, 0.0)
         return np.hstack([self.data.truth_table_NK, truth_NW])
@@ -158,6 +161,7 @@ class Sweep:
                     f"the averages after all {n_steps} steps; lower it, to "
                     f"{forgetting(n_steps):.2g} say, or train longer"
                 )
+        # what was written, not what it came to: a default is nobody's mistake
         given = self.base.loss.model_fields_set
         if "beta" in given and "scale" not in given:
             remarks.append(
@@ -292,7 +296,7 @@ def prepare_sweep(
 
 def _chosen_multiply(config: SweepConfig, data: TrainingData) -> Multiply:
     reading = [p for p in config.points if kinds.load(p.head.kind).reads_patches]
-    if not reading:
+    if not reading:  # nothing large to multiply, so nothing to probe
         return of_device(data.device, config.base.trainer.use_amp, data.dtype)
     tokens = data.tokens[store_of(reading[0])]
     row_TPD = tokens.n_tiles, tokens.n_patches, tokens.width
@@ -308,6 +312,7 @@ def _with_folds(
     groups = decided_groups(cv.groups, data.catalog)
     strata = decided_strata(cv.strata, data.catalog)
     if cv.folds:
+        # of a sweep that goes on the folds hold its own images alone, and must
         without = [] if begun else data.store.catalog["image_id"].drop(data.images_N)
         ids = data.catalog["image_id"].tolist()
         folds = read_splits(cv.folds, ids, data.catalog, without, groups)

@@ -71,6 +71,7 @@ def refit_members(sweep: Sweep, folder: SweepFolder) -> list[RefitMember]:
 
     members = []
     for name, share in shares.items():
+        # a baseline is no point of the grid: it is the only one of a sweep of its own
         own = baseline_alone(sweep, name) if name in BASELINES else sweep
         p = 0 if name in BASELINES else sweep.config.names.index(name)
         run = folder.refit if is_of_before else RunFolder(folder.refit.path / name)

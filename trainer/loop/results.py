@@ -92,11 +92,13 @@ def close_bank(
     batch_size = sweep.base.trainer.batch_size
     data = sweep.data.as_predicted(sweep.base.trainer.use_amp)
     # both banks of a view in one pass over its rows
-    by_view = [
-        predict_held_out(list(banks.values()), data, reader, sweep.splits, batch_size, view)
-        for view in sweep.views
-    ]
-    held_out = {which: HeldOut.mean([view[i] for view in by_view]) for i, which in enumerate(banks)}
+    by_view = []
+    for view in sweep.views:
+        both = predict_held_out(list(banks.values()), data, reader, sweep.splits, batch_size, view)
+        by_view.append(both)
+    held_out = {}
+    for i, which in enumerate(banks):
+        held_out[which] = HeldOut.mean([both[i] for both in by_view])
 
     # a loss was finite at every batch, and the last step spoilt the weights: errors tell
     spoilt_QG = (trainer.failed_QG < 0) & ~np.isfinite(trainer.errors_QG[-1])
@@ -194,6 +196,7 @@ def frequencies(sweep: Sweep) -> np.ndarray:
     for split in sweep.splits:
         for own in sweep.data.targets.word_slices:
             n_V = true_NC[split.train_N][:, own].sum(0)
+            # 1 where no training image has a word: shares of 0, not of 0 / 0
             share_RNC[split.repeat, split.val_N, own] = n_V / max(n_V.sum(), 1)
     return share_RNC
 

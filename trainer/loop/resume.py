@@ -107,6 +107,7 @@ def resume_pass(
 
     with _reopened(path, plan, store, check) as begun:
         _check_checkpoints(begun)
+        # what this process will need, not what others do meanwhile
         if item == FITS:
             costs = begun.sweep.plan([])
         else:

@@ -67,6 +67,7 @@ class RunFolder:
         if others:
             further = {name: told[name] for name in others}
             write_whole(self.path / "stores.json", dump_json(further))
+        # later lines, a torn one among them, are of epochs that are trained again
         log = self.path / "metrics.jsonl"
         lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
         write_whole(log, "".join(lines[:n_epochs]))
@@ -75,6 +76,7 @@ class RunFolder:
     def config(self) -> PointConfig:
         """InputError if it cannot be read; it says so if the folder is a sweep's."""
         file = self.path / "config.yaml"
+        # told apart from a run that lost a file: a sweep's folder has no config.yaml of its own
         if (self.path / "sweep.json").exists() and not file.exists():
             raise InputError(
                 f"{self.path}: a sweep's folder, not a run's; give it as --sweep, "

@@ -103,11 +103,10 @@ def describe_level(
             f"which points can be told apart from the best is not known: {n_sites} {unit}s are "
             f"held out, too few for an interval, which takes {LEAST_SITES}"
         )
-    others = [
-        c
-        for r, c in zip(results, comparisons, strict=True)
-        if r is not best and r.name not in BASELINES and not r.failed
-    ]
+    others = []
+    for r, versus in zip(results, comparisons, strict=True):
+        if r is not best and r.name not in BASELINES and not r.failed:
+            others.append(versus)
     if not others:
         return "there is no other point to compare the best with"
     n_level = sum(not c.apart for c in others)
@@ -132,6 +131,7 @@ def describe_repeats(
     from scipy.special import stdtrit  # not at the top: .2 s that a sweep's start need not wait
 
     n = n_partitions(sweep.folds)
+    # one regrouping has no spread
     if n < 2 or not np.isfinite(best.sd):
         return []
     half = float(-stdtrit(n - 1, 0.025)) * best.sd / np.sqrt(n)

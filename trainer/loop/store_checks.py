@@ -71,6 +71,7 @@ def _check_views(point: PointConfig, name: str, stores: Mapping[str, UsedStore])
     first, *_ = stores
     scored = {0, *point.inference.tta_indices} if point.cv.tta else {0}
     for store in stores_of(point):
+        # by name and place: rows are numbers of views, and names alone might lie in another order
         ours = stores[first].store.view_names
         theirs = stores[store].store.view_names
         if not kinds.load(point.head.kind).trained:

@@ -98,6 +98,7 @@ def train_alone(begun: Begun, item: Item, progress: bool) -> list[PointResult]:
     keep_freed_memory()
     way_on = go_on_with(begun.command("--pass", item))
     with locked(begun.lock(item)), deferred_interrupts(way_on):
+        # asked under the lock: the sweep may have been finished while this process began
         if begun.folder.is_finished:
             return []
         if item == FITS:
@@ -219,6 +220,7 @@ def train_step(
     settings = sweep.base.trainer
     batch = stream.batch(epoch, step)
     rows = reader.step(batch.rows_U2)
+    # the last epochs train on unmixed photographs, as those to predict are
     disable_ratio = sweep.base.augmentation.mixup.disable_ratio
     mixes = epoch < round((1 - disable_ratio) * settings.num_epochs)
     banks = [trainer.bank for trainer in trainers]

@@ -19,6 +19,7 @@ def same_threads(began: Any, plan: Path) -> Iterator[None]:
         kept, changes nothing.
     plan : that file, for warnings.
     """
+    # of the whole process: a notebook that calls this gets its own number back
     before = torch.get_num_threads()
     if remark := _set_threads(began):
         warnings.warn(f"{plan}: {remark}", stacklevel=4)

@@ -60,6 +60,7 @@ def _balance(values_NK: np.ndarray, raw_NK: np.ndarray, targets: Targets, root: 
         values_NK[..., [first, rest, rest_of_middle, middle, whole]] = balanced_N5
         return
 
+    # heads tell sums as well as parts: all numbers pull at the leaves, which are what is solved for
     members = _members(targets, root)
     leaves = [name for name in members if name not in targets.sums]
     rows = [[leaf in targets.parts_of(name) for leaf in leaves] for name in members]
@@ -71,7 +72,8 @@ def _balance(values_NK: np.ndarray, raw_NK: np.ndarray, targets: Targets, root: 
     for name in targets.sums:
         if name in members:
             parts = [place[part] for part in targets.sums[name]]
-            values_NK[..., place[name]] = values_NK[..., parts].sum(-1)
+            of_parts_N = values_NK[..., parts].sum(-1)
+            values_NK[..., place[name]] = of_parts_N
 
 
 def _chain(targets: Targets, root: str) -> tuple[str, ...] | None:
@@ -123,9 +125,11 @@ def projected(raw_NM: np.ndarray, sums_ML: np.ndarray, weight_M: Sequence[float]
         change = 0.0
         for part in range(len(product_LL)):
             before_N = parts_NL[..., part]
+            # the best value of this part while others stay, which is a parabola's
             slope_N = aim_NL[..., part] - parts_NL @ product_LL[part]
             after_N = np.maximum(before_N + slope_N / product_LL[part, part], 0)
-            change = max(change, np.nanmax(np.abs(after_N - before_N), initial=0))
+            moved_N = np.abs(after_N - before_N)
+            change = max(change, np.nanmax(moved_N, initial=0))
             parts_NL[..., part] = after_N
         if change <= 1e-13 * largest:
             break
@@ -165,11 +169,15 @@ def order_constraint(
     gdm_green = gdm + w_green * (green - gdm) / (w_gdm + w_green)
     correction = w_gdm * (gdm - total) + w_green * (green - total)
     all_three = total + correction / (w_total + w_gdm + w_green)
+    # each is the least, over where its pool may begin, of the greatest, over where it may end
     from_total = np.maximum(total_gdm, all_three)
+    ordered_total = np.maximum(total, from_total)
+    ordered_gdm = np.minimum(from_total, np.maximum(gdm, gdm_green))
+    ordered_green = np.minimum(np.minimum(all_three, gdm_green), green)
     return _balanced(
-        np.maximum(np.maximum(total, from_total), 0),
-        np.maximum(np.minimum(from_total, np.maximum(gdm, gdm_green)), 0),
-        np.maximum(np.minimum(np.minimum(all_three, gdm_green), green), 0),
+        np.maximum(ordered_total, 0),
+        np.maximum(ordered_gdm, 0),
+        np.maximum(ordered_green, 0),
     )
 
 

@@ -139,6 +139,7 @@ class Score:
             sst_K = yy_K - y_K**2 / np.maximum(n_K, 1)
             # equal truths leave a rounding error
             of_K = np.where(sst_K > 1e-12 * yy_K, sst_K, 0.0)
+        # shared out anew among targets that have a score: one that does not vary takes none away
         weight_K = np.where(of_K > 0, self.weights, 0.0)
         total = weight_K.sum(-1, keepdims=True)
         shares = np.divide(weight_K, total, out=np.zeros_like(weight_K), where=total > 0)
@@ -181,6 +182,7 @@ def class_columns(
         loss_N = -np.log(np.maximum(share_N, LEAST_SHARE))
         if by.name == "accuracy":
             wrong_N = share_NV.argmax(-1) != true_NV.argmax(-1)
+            # argmax of NaN is the first word, which must not count as right
             loss_N = np.where(np.isnan(share_N), np.nan, wrong_N)
         losses.append(np.where(true_NV.any(-1), loss_N, np.nan))
     shape = (*share_NC.shape[:-1], len(scored))
@@ -239,7 +241,8 @@ def weighted_sst(truth_NK: np.ndarray, weights: Sequence[float] = CSIRO.weights)
     w = np.broadcast_to(weights, truth_NK.shape)[known_NK]
     if not y.size or y.min() == y.max():
         return float("nan")
-    return float(w @ (y - np.average(y, weights=w)) ** 2)
+    mean = np.average(y, weights=w)
+    return float(w @ (y - mean) ** 2)
 
 
 def _r2(
@@ -251,6 +254,7 @@ def _r2(
     truth, prediction, known = _alike(truth_NK, prediction_NK)
     known = known & (weight_K > 0)  # what does not count may be NaN
     weight = np.where(known, weight_K, 0.0)
+    # 0 and not NaN: a weight of 0 does not take a NaN out of a sum
     truth = np.where(known, truth, 0.0)
     lowest = truth.min(axis, initial=np.inf, where=known)
     highest = truth.max(axis, initial=-np.inf, where=known)
@@ -259,7 +263,8 @@ def _r2(
         total = np.sum(weight, axis, keepdims=True)
         mean = np.sum(weight * truth, axis, keepdims=True) / total
         error = np.sum(weight * (truth - prediction) ** 2, axis, where=known)
-        r2 = 1 - error / np.sum(weight * (truth - mean) ** 2, axis, where=known)
+        spread = np.sum(weight * (truth - mean) ** 2, axis, where=known)
+        r2 = 1 - error / spread
     return np.where(highest > lowest, r2, np.nan)[()]  # equal truths may miss their rounded mean
 
 

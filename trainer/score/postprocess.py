@@ -182,6 +182,7 @@ def _brought_to(
     share = np.where(nothing, whole_to_first, old / np.where(nothing, 1, total))
     changed_NK = values_NK.copy()
     changed_NK[..., parts] = share * wanted_N[..., None]
+    # what is there already keeps its bits: shares multiplied back might round
     there_N = wanted_N == values_NK[..., place[name]]
     return np.where(there_N[..., None], values_NK, summed(changed_NK, targets))
 
@@ -190,6 +191,7 @@ def summed(values_NK: np.ndarray, targets: Targets) -> np.ndarray:
     """(..., N, K) values, in the order of tables, with every sum added up anew from its parts."""
     place = {target: k for k, target in enumerate(targets.names)}
     values_NK = values_NK.copy()
+    # inner sums first; added one by one, so that the order, and with it the rounding, is one
     for name, sum_of in targets.sums.items():
         first, *others = (values_NK[..., place[part]] for part in sum_of)
         for other in others:

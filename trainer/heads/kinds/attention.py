@@ -27,9 +27,9 @@ class Attention(HeadKind):
     maps_say = "share"
 
     def tensors(self, shape: HeadShape) -> dict[str, tuple[int, ...]]:
-        return {"attention.weight": (shape.queries, shape.width)} | trunk_tensors(
-            shape, (1 + shape.queries) * shape.width
-        )
+        n_in = (1 + shape.queries) * shape.width  # the class token, and a sum for each query
+        queries = {"attention.weight": (shape.queries, shape.width)}
+        return queries | trunk_tensors(shape, n_in)
 
     def reads(self, shape: HeadShape) -> dict[str, list[str]]:
         return {"attention": ["patch"], "shared_mlp.0": ["cls"] + ["patch"] * shape.queries}

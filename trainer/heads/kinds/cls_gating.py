@@ -44,7 +44,9 @@ def _cls(bank: Bank, inputs: Inputs) -> Tensor:
 
 
 def _weights(bank: Bank, inputs: Inputs, c_QGBTD: Tensor) -> Tensor:
-    scores_QGBTP = bank.linear("gate_mlp.2", F.gelu(bank.linear("gate_mlp.0", c_QGBTD)))
+    hidden = F.gelu(bank.linear("gate_mlp.0", c_QGBTD))
+    scores_QGBTP = bank.linear("gate_mlp.2", hidden)
+    # -inf is a weight of exactly 0: padding has no part in the sum
     scores_QGBTP1 = without_padding(inputs, scores_QGBTP[..., None], -torch.inf)
     return scores_QGBTP1[..., 0].softmax(-1)
 

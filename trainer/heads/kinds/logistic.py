@@ -61,7 +61,9 @@ def _strength(x_NR: np.ndarray, word_N: np.ndarray, group_N: np.ndarray) -> floa
             coef_RK, bias_K = _solved(x_NR[train_n], word_N[train_n], word_N.max() + 1, strength)
             logit_mK = x_NR[held_m] @ coef_RK + bias_K
             share_mK = np.exp(logit_mK - logit_mK.max(1, keepdims=True))
-            right_m = share_mK[np.arange(len(held_m)), word_N[held_m]] / share_mK.sum(1)
+            of_word_m = share_mK[np.arange(len(held_m)), word_N[held_m]]
+            right_m = of_word_m / share_mK.sum(1)
+            # at least so much: a word that no training row has would outweigh all others
             losses[s] -= np.log(np.maximum(right_m, LEAST_SHARE)).sum()
     return STRENGTHS[losses.argmin()]
 
@@ -75,6 +77,7 @@ def _solved(
     from sklearn.linear_model import LogisticRegression
 
     coef_RK = np.zeros((x_NR.shape[1], n_words))
+    # exp(-700) is 1e-304: no probability worth the name, and a saved array must be finite
     bias_K = np.full(n_words, -700.0)
     there = np.unique(word_N)
     bias_K[there] = 0.0

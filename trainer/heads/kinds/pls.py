@@ -50,7 +50,9 @@ def _n_components(position_NR: np.ndarray, u_NK: np.ndarray, group_N: np.ndarray
     errors_C = np.zeros(MOST)
     for train_n, held_m in inner_folds(group_N):
         rotation_RC, loading_KC = _components(position_NR[train_n], u_NK[train_n])
-        score_mC = (position_NR[held_m] - position_NR[train_n].mean(0)) @ rotation_RC
+        # about the training rows' mean, as the fit was
+        about_mR = position_NR[held_m] - position_NR[train_n].mean(0)
+        score_mC = about_mR @ rotation_RC
         part_mCK = score_mC[:, :, None] * loading_KC.T
         # a fit with n components is the sum of the first n parts
         guess_mCK = np.cumsum(part_mCK, axis=1) + u_NK[train_n].mean(0)

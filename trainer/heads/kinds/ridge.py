@@ -65,6 +65,7 @@ class Ridge(Regressor):
         spaces = []
         for shares in zip(*(state[f"{space}_MK"].T for space in SPACES), strict=True):
             used = [space for space, share_M in zip(SPACES, shares, strict=True) if share_M.any()]
+            # a target that averages has a map in each of two spaces
             spaces.append("average" if len(used) > 1 else used[0])
         return spaces
 
