@@ -36,7 +36,10 @@ LEVEL = 6  # of 9, which takes twice as long for a hundredth less
 
 
 def create_app(
-    library: Library, hosts: Sequence[str], token: str | None = None, relay: Relay | None = None
+    library: Library,
+    hosts: Sequence[str],
+    token: str | None = None,
+    relay: Relay | None = None,
 ) -> Starlette:
     """The service as an ASGI application.
 
@@ -46,6 +49,7 @@ def create_app(
     """
     metrics = Metrics()
     guard = Middleware(Guard, token=token, hosts=hosts, entrance=page.FILES.entrance)
+    # counting is outermost, so that what the guard refuses is counted too
     middleware = [Middleware(Counting, metrics), guard]
     # what is computed, decoded or made into tables; all else is read and sent as it is
     computed = [

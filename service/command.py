@@ -41,7 +41,11 @@ from featurestore.commands.running import one_line_errors
     help="Address to listen on; 0.0.0.0 or :: for all.",
 )
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="0: a free one.",
 )
 @click.option(
     "--token",

@@ -32,7 +32,11 @@ class ServiceError(Exception):
     """
 
     def __init__(
-        self, kind: str, message: str, hint: str = "", headers: dict[str, str] | None = None
+        self,
+        kind: str,
+        message: str,
+        hint: str = "",
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -58,5 +62,6 @@ def translated(err: BiomassError, without_paths: str) -> ServiceError:
 
     without_paths : its message as anybody may read it.
     """
-    kind = next((kind for base, kind in KINDS.items() if isinstance(err, base)), "internal")
+    known = (kind for base, kind in KINDS.items() if isinstance(err, base))
+    kind = next(known, "internal")
     return ServiceError(kind, without_paths)

@@ -33,13 +33,14 @@ def page_files() -> PageFiles:
     """All files, read now."""
     static = {name: joined(PAGE / name).encode() for name in MODULES}
     static |= {name: (PAGE / name).read_bytes() for name in PLAIN}
-    folder = hashlib.sha256(repr(sorted(static.items())).encode()).hexdigest()[:16]
-    pages = [_naming(folder, PAGE / name) for name in ("index.html", "token.html")]
+    # one address for all: a page never mixes files of two versions
+    content = repr(sorted(static.items()))
+    folder = hashlib.sha256(content.encode()).hexdigest()[:16]
+    pages = []
+    for name in ("index.html", "token.html"):
+        page = (PAGE / name).read_bytes()
+        pages.append(page.replace(b'"static/', f'"static/{folder}/'.encode()))
     return PageFiles(folder, static, *pages)
-
-
-def _naming(folder: str, page: Path) -> bytes:
-    return page.read_bytes().replace(b'"static/', f'"static/{folder}/'.encode())
 
 
 def joined(entry: Path) -> str:
@@ -58,7 +59,10 @@ def joined(entry: Path) -> str:
 
 
 def _add(
-    module: Path, root: Path, exported: dict[Path, list[str] | None], parts: list[str]
+    module: Path,
+    root: Path,
+    exported: dict[Path, list[str] | None],
+    parts: list[str],
 ) -> None:
     """Append a module behind those that it imports.
 

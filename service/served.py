@@ -59,7 +59,10 @@ class Opened:
         layout = self.store.layout
         nodes = [root, root / "catalog", *(root / name for name in layout.extents)]
         files = {path / "zarr.json": 0 for path in nodes} | layout.sizes
-        return {str(path.relative_to(root)): (path, n_bytes) for path, n_bytes in files.items()}
+        objects = {}
+        for path, n_bytes in files.items():
+            objects[str(path.relative_to(root))] = path, n_bytes
+        return objects
 
 
 class Served:

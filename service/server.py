@@ -40,8 +40,52 @@ class Listening:
 
     @property
     def url(self) -> str:
+        # a browser cannot open the address that stands for all
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        if ":" in host:  # IPv6
+            host = f"[{host}]"
+        return f"http://{host}:{self.port}/"
+
+
+@dataclass(frozen=True)
+class Access:
+    """What requests must bring, as options say it."""
+
+    token: str | None
+    token_file: Path | None
+    no_token: bool
+
+    def check(self, host: str, insecure: bool) -> None:
+        """UsageError for options that do not go together, and for no token where it is unsafe."""
+        if self.no_token and host not in LOOPBACK and not insecure:
+            raise UsageError(
+                f"--no-token on {host}: everybody who reaches it could read; "
+                "add --insecure if that is meant"
+            )
+        if self.token_file and self.no_token:
+            raise UsageError("--token-file and --no-token: choose one")
+        if self.token_file and self.token:
+            raise UsageError(
+                "--token-file, and a token of --token or BIOMASS_TOKEN: choose one; `env -u "
+                "BIOMASS_TOKEN biomass store serve ...` leaves the variable out"
+            )
+        if self.token:
+            check_token(self.token)
+
+    def required(self, say: Callable[[str], None]) -> str | None:
+        """The token: the file's, which is made if it is not there, or the one given, or a new one;
+        None lets everybody in."""
+        if self.token_file:
+            kept = kept_token(self.token_file)
+            if not is_private(self.token_file):
+                say(
+                    f"{self.token_file}: others may read or write the token; "
+                    "`chmod 600` keeps it yours"
+                )
+            return kept
+        if self.no_token:
+            return None
+        return self.token or new_token()
 
 
 def serve(
@@ -81,20 +125,9 @@ def serve(
         raise UsageError("name a STORE to serve, or a table with --predictions FILE")
     if explain and not predictions:
         raise UsageError("--explain: its pictures are of a table; add --predictions FILE")
-    if no_token and host not in LOOPBACK and not insecure:
-        raise UsageError(
-            f"--no-token on {host}: everybody who reaches it could read; "
-            "add --insecure if that is meant"
-        )
-    if token_file and no_token:
-        raise UsageError("--token-file and --no-token: choose one")
-    if token_file and token:
-        raise UsageError(
-            "--token-file, and a token of --token or BIOMASS_TOKEN: choose one; `env -u "
-            "BIOMASS_TOKEN biomass store serve ...` leaves the variable out"
-        )
-    if token:
-        check_token(token)
+    access = Access(token, token_file, no_token)
+    access.check(host, insecure)
+    # here and not above: what is wrong with the options is said without these packages
     try:
         import uvicorn
 
@@ -114,23 +147,17 @@ def serve(
     library = Library(stores, sweeps, data, max_pixels, predictions, explain)
     library.require_all()
     if predictions:
-        read(predictions)
-    if token_file:
-        token = kept_token(token_file)
-        if not is_private(token_file):
-            say(f"{token_file}: others may read or write the token; `chmod 600` keeps it yours")
-    elif no_token:
-        token = None
-    else:
-        token = token or new_token()
+        read(predictions)  # what is no table is refused now, not at the first request
+    required = access.required(say)
+
     listening = listen(host, port)
     raise_file_limit()  # a connection takes a descriptor, and so does each file that is being sent
     with closing(Relay(library)) as relay:
-        app = create_app(library, (*names_of(host), *allow_hosts), token, relay)
+        app = create_app(library, (*names_of(host), *allow_hosts), required, relay)
         server = uvicorn.Server(config_of(app))
         # also before uvicorn listens, and when it raises them again at the end
         with _ended_by_signals(server.handle_exit):
-            announce(listening, token, as_json, say)
+            announce(listening, required, as_json, say)
             server.run([listening.socket])
 
 
@@ -139,6 +166,7 @@ def _ended_by_signals(handler: Callable[[int, FrameType | None], None]) -> Itera
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    # one that is ignored stays so: nohup ignores SIGHUP, and means it
     heard = [each for each in COUNTED_ONCE if signal.getsignal(each) is not signal.SIG_IGN]
     before = {each: signal.signal(each, handler) for each in (*KILLING, *heard)}
     try:
@@ -152,7 +180,10 @@ def listen(host: str, port: int) -> Listening:
     """A listening socket; InputError if the port is taken or the address is not this machine's."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host,
+            port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as err:
@@ -160,6 +191,7 @@ def listen(host: str, port: int) -> Listening:
             f"--host {host}: {err.strerror or err}; give an address of this machine"
         ) from err
     try:
+        # a restart must not wait until the last server's connections have timed out
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
@@ -193,11 +225,15 @@ def names_of(host: str) -> tuple[str, ...]:
 
 
 def announce(
-    listening: Listening, token: str | None, as_json: bool, say: Callable[[str], None]
+    listening: Listening,
+    token: str | None,
+    as_json: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Print the server's address once: with the token for people, in parts for programs."""
     if as_json:
         print(
             json.dumps({"url": listening.url, "port": listening.port, "token": token}), flush=True
         )
-    say(f"{listening.url}{f'?token={quote(token)}' if token else ''}")
+    query = f"?token={quote(token)}" if token else ""
+    say(f"{listening.url}{query}")

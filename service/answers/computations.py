@@ -87,6 +87,7 @@ class Computations:
         if done.cancelled() or done.exception():
             return
         self._kept[key] = done.result()
+        # those that were used longest ago go first: `run` moves what it finds to the end
         n_bytes = sum(size for _, size in self._kept.values())
         # the last one stays: who pages through a large table asks again at once
         while len(self._kept) > 1 and n_bytes > self.kept_bytes:

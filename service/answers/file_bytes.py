@@ -40,7 +40,11 @@ class BytesResponse(Response):
     """
 
     def __init__(
-        self, layout: Layout, pieces: list[Piece], etag: str, headers: Mapping[str, str]
+        self,
+        layout: Layout,
+        pieces: list[Piece],
+        etag: str,
+        headers: Mapping[str, str],
     ) -> None:
         self.layout = layout
         self.pieces = pieces
@@ -90,7 +94,9 @@ class BytesResponse(Response):
 
 
 def _partial(
-    pieces: list[Piece], ranges: list[tuple[int, int]], n_bytes: int
+    pieces: list[Piece],
+    ranges: list[tuple[int, int]],
+    n_bytes: int,
 ) -> tuple[list[Piece], dict[str, str]]:
     """Pieces and headers of one range, or of several as multipart/byteranges."""
     if len(ranges) == 1:
@@ -101,6 +107,7 @@ def _partial(
         }
         return cut(pieces, a, b), headers
 
+    # drawn, so that no bytes of a store can be made to hold it
     boundary = secrets.token_hex(16)
     parts: list[Piece] = []
     for a, b in ranges:

@@ -125,6 +125,7 @@ def openapi(routes: Sequence[BaseRoute], library: Library) -> dict[str, Any]:
 
 def _operation(route: Route, library: Library) -> dict[str, Any]:
     what = getattr(route.endpoint, "described", Description("json"))
+    # the first paragraph is the summary; wrapped lines of it are one
     doc = (route.endpoint.__doc__ or route.name).strip()
     parameters = [
         {
@@ -171,13 +172,11 @@ def _path_schema(name: str, library: Library) -> dict[str, Any]:
 
 
 def _responses(what: Description) -> dict[str, Any]:
-    schemas = {"table": {"application/json": "Table"}, "bytes": {}}.get(what.answer, {})
-    content = {
-        kind: {
-            "schema": {"$ref": f"#/components/schemas/{schemas[kind]}"} if kind in schemas else {}
-        }
-        for kind in CONTENT[what.answer]
-    }
+    schemas = {"application/json": "Table"} if what.answer == "table" else {}
+    content = {}
+    for kind in CONTENT[what.answer]:
+        schema = {"$ref": f"#/components/schemas/{schemas[kind]}"} if kind in schemas else {}
+        content[kind] = {"schema": schema}
     found: dict[str, Any] = {"200": {"description": "What was asked for.", "content": content}}
     if what.answer == "bytes":
         found["206"] = {
@@ -188,6 +187,7 @@ def _responses(what: Description) -> dict[str, Any]:
     of_bytes = ["range"] if what.answer == "bytes" else []
     for kind in (*ANYWHERE, *what.errors, *of_bytes):
         error = {"$ref": "#/components/schemas/Error"}
+        # several kinds share a status, and a document has one entry for it
         status = found.setdefault(
             str(STATUS[kind]),
             {"description": kind, "content": {"application/json": {"schema": error}}},

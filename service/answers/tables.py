@@ -28,7 +28,10 @@ BLOCK = 500
 
 
 def table_response(
-    request: Request, frame: pd.DataFrame, format: str, state: str | None = None
+    request: Request,
+    frame: pd.DataFrame,
+    format: str,
+    state: str | None = None,
 ) -> Response:
     """Rows `?offset=` to `offset + limit` and `?columns=` of a table, streamed.
 
@@ -50,11 +53,11 @@ def table_response(
     end = min(offset + limit, total)
     following = None
     if end < total:
-        others = [
-            (key, value)
-            for key, value in request.query_params.multi_items()
-            if key not in ("offset", "limit")
-        ]
+        # all else that was asked for goes along, a filter say
+        others = []
+        for key, value in request.query_params.multi_items():
+            if key not in ("offset", "limit"):
+                others.append((key, value))
         query = urlencode([*others, ("offset", end), ("limit", limit)])
         following = f"{request.scope['path']}?{query}"
     part = frame.iloc[offset:end][names]
@@ -97,7 +100,8 @@ def _columns(request: Request, frame: pd.DataFrame) -> list[str]:
 def _json(part: pd.DataFrame, after: dict[str, Any]) -> Iterator[str]:
     yield f'{{"columns": {json.dumps(list(map(str, part.columns)))}, "rows": ['
     for start in range(0, len(part), BLOCK):
-        rows = json.dumps(list(_rows(part.iloc[start : start + BLOCK])), allow_nan=False)
+        block = part.iloc[start : start + BLOCK]
+        rows = json.dumps(list(_rows(block)), allow_nan=False)
         yield (", " if start else "") + rows[1:-1]  # without its own brackets
     yield f"], {json.dumps(after)[1:]}"
 

@@ -40,7 +40,11 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, token: str | None, hosts: Sequence[str], entrance: bytes
+        self,
+        app: ASGIApp,
+        token: str | None,
+        hosts: Sequence[str],
+        entrance: bytes,
     ) -> None:
         self.n_now = 0
         self.app = app
@@ -189,7 +193,10 @@ def _query(scope: Scope) -> list[tuple[str, str]]:
 def _check_form(scope: Scope, headers: Headers) -> None:
     if scope["method"] not in ("GET", "HEAD"):
         raise ServiceError(
-            "method-not-allowed", "only GET and HEAD are answered", "", {"Allow": "GET, HEAD"}
+            "method-not-allowed",
+            "only GET and HEAD are answered",
+            "",
+            {"Allow": "GET, HEAD"},
         )
     if len(scope["path"]) + len(scope["query_string"]) > MOST_URL_BYTES:
         raise ServiceError("too-long", f"an address has at most {MOST_URL_BYTES} bytes")

@@ -29,9 +29,9 @@ def photographs(a: Path, b: Path) -> pd.DataFrame:
     both = _joined(a, b, averaged=True)
     columns = ["image_id", "site", "target", "true"]
     columns += ["predicted_a", "predicted_b", "error_a", "error_b"]
-    return both[columns + [name for name in (*WORDS, "predicted_word_b") if name in both]].rename(
-        columns={"predicted_word": "predicted_word_a"}
-    )
+    # classes may be told by one of them alone
+    columns += [name for name in (*WORDS, "predicted_word_b") if name in both]
+    return both[columns].rename(columns={"predicted_word": "predicted_word_a"})
 
 
 def scores(a: Path, b: Path) -> pd.DataFrame:
@@ -50,6 +50,7 @@ def scores(a: Path, b: Path) -> pd.DataFrame:
     rows = []
     for by, target, names in _wanted(a, set(both["target"])):
         truth_NK, prediction_GRNK = _arrays(both, images["image_id"], names, by)
+        # a is the reference, so what is said of b is its score less a's
         versus = compare(by, truth_NK, prediction_GRNK, sites_N, 0, seed)[1]
         held_out_RN = ~np.isnan(prediction_GRNK).all((0, 3))
         counts_N = held_out_RN.any(0) & ~np.isnan(truth_NK).all(1)
@@ -110,7 +111,10 @@ def _wanted(a: Path, known: set[str]) -> list[tuple[Score, str | None, list[str]
 
 
 def _arrays(
-    both: pd.DataFrame, images: pd.Series, names: list[str], by: Score
+    both: pd.DataFrame,
+    images: pd.Series,
+    names: list[str],
+    by: Score,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, K) truths and (2, R, N, K) predictions, NaN where there are none.
 
@@ -125,6 +129,7 @@ def _arrays(
         n_M = rows["image_id"].map(n_of).to_numpy()
         r_M = np.searchsorted(repeats, rows["repeat"])
         true_M = rows["true"].to_numpy(float)
+        # times 0, not 0: a truth that is not known stays NaN
         truth_NK[n_M, k] = true_M * 0 if by.name in CLASS_SCORES else true_M
         for g in range(2):
             prediction_GRNK[g, r_M, n_M, k] = _predicted(rows, by, "ab"[g])
@@ -144,7 +149,10 @@ def _predicted(rows: pd.DataFrame, by: Score, which: str) -> np.ndarray:
 
 
 def _mean(
-    by: Score, truth_NK: np.ndarray, prediction_RNK: np.ndarray, held_out_RN: np.ndarray
+    by: Score,
+    truth_NK: np.ndarray,
+    prediction_RNK: np.ndarray,
+    held_out_RN: np.ndarray,
 ) -> float:
     """A run's score, mean over the repeats that have one."""
     truth_RNK = np.where(held_out_RN[..., None], truth_NK, np.nan)

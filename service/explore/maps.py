@@ -52,7 +52,8 @@ def image_map(store: FeatureStore, method: str = "pca", view: int = 0) -> pd.Dat
 def _pca(store: FeatureStore, images_N: np.ndarray, view: int) -> np.ndarray:
     """(N, 2): by the first two principal components, the largest loading of each positive."""
     n = len(images_N)
-    some_N = images_N[np.linspace(0, n - 1, min(n, SAMPLE)).astype(int)]
+    spread = np.linspace(0, n - 1, min(n, SAMPLE)).astype(int)
+    some_N = images_N[spread]
     sample_MD = _directions(store, some_N, view)
     sample_MD = sample_MD[np.isfinite(sample_MD).all(1)]
     place_N2 = np.full((len(images_N), 2), np.nan, np.float32)
@@ -112,7 +113,10 @@ def _is_there(package: str) -> bool:
 
 
 def _embedded(
-    store: FeatureStore, images_N: np.ndarray, view: int, embed: Callable[[np.ndarray], np.ndarray]
+    store: FeatureStore,
+    images_N: np.ndarray,
+    view: int,
+    embed: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """(N, 2): what `embed` makes of all directions that are finite."""
     x_ND = _directions(store, images_N, view)

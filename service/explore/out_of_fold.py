@@ -60,14 +60,14 @@ def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
     Runs without an out-of-fold table, or without the image, are left out, and classes of runs that
     tell none; numbers of `logistic`, which are the training means, too.
     """
-    table = _averaged(
-        tuple(stamp(find_table(sweep / name / "oof.csv")) for name in run_names(sweep))
-    )
+    stamps = [stamp(find_table(sweep / name / "oof.csv")) for name in run_names(sweep)]
+    table = _averaged(tuple(stamps))
     if image_id not in table.index:
         return []
     targets = targets_of_sweep(sweep)
     long = _long(table.loc[[image_id]].reset_index(), targets)
-    long = long[(long["run"] != LOGISTIC) | ~long["target"].isin(targets.names)]
+    is_number = long["target"].isin(targets.names)
+    long = long[(long["run"] != LOGISTIC) | ~is_number]
     # of each run the weightiest target first
     is_other = long["target"] != targets.foremost.name
     long = long.assign(is_other=is_other).sort_values(["run", "is_other"], kind="stable")
@@ -92,12 +92,14 @@ def _long(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
         is_true_NW = true_N[:, None] == np.array(target.values, object)
         is_known_N = is_true_NW.any(1)
         truths.append(np.where(is_known_N, 1.0, np.nan))
-        values.append(np.where(is_known_N, (share_NW * is_true_NW).sum(1), np.nan))
+        of_true_N = (share_NW * is_true_NW).sum(1)
+        values.append(np.where(is_known_N, of_true_N, np.nan))
         words.append((true_N, _most_probable(target, share_NW)))
 
     names = [*targets.names, *(target.name for target in classes)]
     n = len(wide)
     k = len(names)
+    # by arrays, an image's targets one after another
     about = wide[[name for name in ABOUT if name in wide]]
     true = np.column_stack(truths).astype(float).reshape(n * k)
     predicted = np.column_stack(values).astype(float).reshape(n * k)
@@ -109,9 +111,9 @@ def _long(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
         error=predicted - true,
     )
     if classes:
-        true_words, predicted_words = (
-            np.column_stack(each).reshape(n * k) for each in zip(*words, strict=True)
-        )
+        of_true, of_predicted = zip(*words, strict=True)
+        true_words = np.column_stack(of_true).reshape(n * k)
+        predicted_words = np.column_stack(of_predicted).reshape(n * k)
         long = long.assign(true_word=true_words, predicted_word=predicted_words)
     return long
 

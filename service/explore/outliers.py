@@ -34,12 +34,14 @@ def outliers(store: FeatureStore) -> pd.DataFrame:
     """
     images_N = store.sealed
     stats_NVS = store.array("stats")[images_N]
-    parts = [
-        outlying_rows(stats_NVS[:, v], store.spec.has_patches).assign(view=name)
-        for v, name in enumerate(store.view_names)
-    ]
+    # view by view: what is usual of darker photographs is not of others
+    parts = []
+    for v, name in enumerate(store.view_names):
+        of_view = outlying_rows(stats_NVS[:, v], store.spec.has_patches)
+        parts.append(of_view.assign(view=name))
     found = pd.concat(parts, ignore_index=True)
-    found["image_id"] = store.catalog_rows(images_N[found.pop("row")])["image_id"].to_numpy()
+    rows = store.catalog_rows(images_N[found.pop("row")])
+    found["image_id"] = rows["image_id"].to_numpy()
     # lexsort sorts by its last key first: by score, and what has none by how much is not finite
     n_bad = found["value"].where(found["score"].isna(), 0)
     order = np.lexsort([-n_bad, -found["score"].fillna(np.inf)])

@@ -53,7 +53,8 @@ def overview(store: FeatureStore) -> dict[str, Any]:
 
 def grid_on_photograph(store: FeatureStore) -> list[int]:
     """Rows and columns of patches over a whole photograph."""
-    (h, w), (rows, columns) = store.spec.tokens.grid, store.spec.tokens.tile_grid
+    h, w = store.spec.tokens.grid
+    rows, columns = store.spec.tokens.tile_grid
     return [rows * h, columns * w]
 
 
@@ -66,11 +67,11 @@ def targets(catalog: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     names = target_columns(catalog)
     columns = [column for column in GROUPS if column in catalog]
     columns += class_columns(catalog)
-    groups = {column: catalog[column].astype(str) for column in dict.fromkeys(columns) if names}
-    everything = pd.Series("all", catalog.index)
-    return {
-        key: _moments(catalog[names], group) for key, group in {"all": everything, **groups}.items()
-    }
+    groups = {"all": pd.Series("all", catalog.index)}
+    if names:  # without a target there is nothing to group
+        for column in dict.fromkeys(columns):  # State may be among the classes too
+            groups[column] = catalog[column].astype(str)
+    return {key: _moments(catalog[names], group) for key, group in groups.items()}
 
 
 def classes(catalog: pd.DataFrame) -> dict[str, dict[str, int]]:
@@ -111,17 +112,18 @@ def _moments(values: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
         # 2015/9/30 before 2015/10/1, names by their letters
         return [int(number) for number in re.findall(r"\d+", text)], text
 
-    return [
-        {
-            "group": name,
-            "target": target,
-            "count": int(count.at[name, target]),
-            "mean": mean.at[name, target],
-            "sd": sd.at[name, target],
-        }
-        for name in sorted(count.index, key=in_order)
-        for target in values
-    ]
+    found = []
+    for name in sorted(count.index, key=in_order):
+        for target in values:
+            about = {
+                "group": name,
+                "target": target,
+                "count": int(count.at[name, target]),
+                "mean": mean.at[name, target],
+                "sd": sd.at[name, target],
+            }
+            found.append(about)
+    return found
 
 
 # -- an image
@@ -161,12 +163,12 @@ def view_norms(store: FeatureStore, image: int) -> list[dict[str, Any]]:
     """A view's mean norms of class and patch tokens, and the counts of non-finite values."""
     stats_VS = store.array("stats")[image]
     kinds = ("cls", "patch") if store.spec.has_patches else ("cls",)
-    return [
-        {"view": name}
-        | {
-            f"{kind}_{field}": float(stats_S[STATS.index(f"{kind}_{field}")])
-            for kind in kinds
-            for field in ("norm", "non_finite")
-        }
-        for name, stats_S in zip(store.view_names, stats_VS, strict=True)
-    ]
+    found = []
+    for name, stats_S in zip(store.view_names, stats_VS, strict=True):
+        of_view: dict[str, Any] = {"view": name}
+        for kind in kinds:
+            for field in ("norm", "non_finite"):
+                statistic = f"{kind}_{field}"
+                of_view[statistic] = float(stats_S[STATS.index(statistic)])
+        found.append(of_view)
+    return found

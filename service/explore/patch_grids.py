@@ -33,7 +33,11 @@ def norms(store: FeatureStore, image: int, view: int = 0) -> dict[str, Any]:
 
 
 def similar(
-    store: FeatureStore, image: int, patch: tuple[int, int], view: int = 0, k: int = 8
+    store: FeatureStore,
+    image: int,
+    patch: tuple[int, int],
+    view: int = 0,
+    k: int = 8,
 ) -> dict[str, Any]:
     """Cosine of one patch with all patches of its photograph, and of the k nearest ones.
 
@@ -63,11 +67,7 @@ def similar(
             row, column = np.unravel_index(np.nanargmax(cosine_HW), cosine_HW.shape)
             at = [int(row), int(column)]
             best = round(float(cosine_HW[row, column]), ROUND)
-        other = {
-            "image_id": image_id,
-            "best": best,
-            "at": at,
-        }
+        other = {"image_id": image_id, "best": best, "at": at}
         found.append(other | _as_grid(cosine_HW))
     return _as_grid(cosines(own_HWD, token_D)) | {"others": found}
 
@@ -75,7 +75,8 @@ def similar(
 def cosines(grid_HWD: np.ndarray, token_D: np.ndarray) -> np.ndarray:
     """(H, W) float32 in [-1, 1]; 0 where a token is, NaN where one is not finite."""
     x_PD = grid_HWD.reshape(-1, grid_HWD.shape[-1])
-    length_P = np.sqrt(np.einsum("pd,pd->p", x_PD, x_PD)) * np.linalg.norm(token_D)
+    own_P = np.sqrt(np.einsum("pd,pd->p", x_PD, x_PD))
+    length_P = own_P * np.linalg.norm(token_D)
     with np.errstate(invalid="ignore"):  # what is not finite becomes NaN, and is said so
         cosine_P = x_PD @ token_D / np.maximum(length_P, np.finfo(np.float32).tiny)
     return cosine_P.clip(-1, 1).reshape(grid_HWD.shape[:2])

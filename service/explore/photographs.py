@@ -55,7 +55,10 @@ class Filter:
 
 
 def listed(
-    store: FeatureStore, run: Path | None = None, target: str | None = None, fold: str | None = None
+    store: FeatureStore,
+    run: Path | None = None,
+    target: str | None = None,
+    fold: str | None = None,
 ) -> pd.DataFrame:
     """image_id, position, date, site, fold, true, predicted, error of every sealed image.
 
@@ -73,8 +76,9 @@ def listed(
             "site": _sites(catalog),
         }
     ).reset_index(drop=True)
-    is_number = target in catalog and pd.api.types.is_numeric_dtype(catalog[target])
-    true = pd.Series(catalog[target].to_numpy(float) if is_number else np.nan, table.index)
+    true = pd.Series(np.nan, table.index)
+    if target in catalog and pd.api.types.is_numeric_dtype(catalog[target]):
+        true = pd.Series(catalog[target].to_numpy(float), table.index)
     if run is None:
         return table.assign(fold="", true=true, predicted=np.nan, error=np.nan)
 
@@ -83,6 +87,7 @@ def listed(
     joined = table.join(predicted, on="image_id")
     texts = [name for name in ("fold", "true_word", "predicted_word") if name in joined]
     joined[texts] = joined[texts].fillna("")
+    # the catalog knows labels and sites of photographs that the run did not learn from
     joined["true"] = joined["true"].fillna(true)
     site = joined.pop("site_of_run")
     joined["site"] = site.where(site.notna(), joined["site"])
@@ -102,7 +107,8 @@ def _predicted(run: Path, target: str | None, fold: str | None) -> pd.DataFrame:
     name = rows["fold"].fillna(-1).astype(int).astype(str)
     if repeat is not None:
         name = f"{repeat}." + name
-    return rows.assign(fold=name.where(is_known, "all")).drop(columns=["target", "repeat"])
+    rows = rows.assign(fold=name.where(is_known, "all"))
+    return rows.drop(columns=["target", "repeat"])
 
 
 def _split(fold: str | None) -> tuple[int | None, int | None]:
@@ -140,6 +146,7 @@ def chosen(
         passes &= table["site"] == wanted.site
     if wanted.first is not None:
         passes &= table["date"] >= wanted.first
+    # no text is a day that is not known; it comes before every day, so the first day leaves it out
     if wanted.last is not None:
         passes &= (table["date"] <= wanted.last) & (table["date"] != "")
     if wanted.sign is not None:
@@ -167,7 +174,7 @@ def _ordered(table: pd.DataFrame, order: str) -> pd.DataFrame:
     name = order.removeprefix("-")
     keys = table["error"].abs() if name == "off" else table[name]
     if not pd.api.types.is_numeric_dtype(keys):
-        keys = keys.where(keys != "")
+        keys = keys.where(keys != "")  # missing ones come last, whichever way it is sorted
     if name in ("off", "error"):
         keys = keys.dropna()
     ascending = not order.startswith("-")
@@ -181,8 +188,9 @@ def inside(place_N2: np.ndarray, corner_C2: np.ndarray) -> np.ndarray:
     """
     x_N, y_N = place_N2.T
     is_in_N = np.zeros(len(place_N2), bool)
-    for (x0, y0), (x1, y1) in zip(corner_C2, np.roll(corner_C2, -1, 0), strict=True):
-        if y0 == y1:
+    following_C2 = np.roll(corner_C2, -1, 0)
+    for (x0, y0), (x1, y1) in zip(corner_C2, following_C2, strict=True):
+        if y0 == y1:  # a line to the right does not cross what is parallel to it
             continue
         spans_N = (y0 > y_N) != (y1 > y_N)
         crossing_N = x0 + (y_N - y0) * (x1 - x0) / (y1 - y0)
@@ -197,9 +205,12 @@ def choices(store: FeatureStore, table: pd.DataFrame) -> dict[str, Any]:
     """What a filter may ask for: photographs by group and value, sites, first and last day."""
     catalog = store.catalog_rows(store.sealed)
     known = table["date"][table["date"] != ""]
-    groups = {name: known_cells(catalog[name]).value_counts() for name in group_columns(catalog)}
+    groups = {}
+    for name in group_columns(catalog):
+        counts = known_cells(catalog[name]).value_counts()
+        groups[name] = counts.sort_index().to_dict()
     return {
-        "groups": {name: counts.sort_index().to_dict() for name, counts in groups.items()},
+        "groups": groups,
         "sites": sorted(set(table["site"]) - {""}),
         "dates": [known.min(), known.max()] if len(known) else [],
     }
@@ -212,8 +223,8 @@ def group_columns(catalog: pd.DataFrame) -> list[str]:
 
 def date_column(catalog: pd.DataFrame) -> str | None:
     """The column that tells days: the preset's, else the first that holds nothing but dates."""
-    names = sorted(catalog.columns.difference(OWN_COLUMNS, sort=False), key=_is_later)
-    for name in names:
+    others = catalog.columns.difference(OWN_COLUMNS, sort=False)
+    for name in sorted(others, key=lambda name: name != FIRST_DATE):
         if pd.api.types.is_numeric_dtype(catalog[name]):
             continue
         cells = known_cells(catalog[name])
@@ -222,16 +233,13 @@ def date_column(catalog: pd.DataFrame) -> str | None:
     return None
 
 
-def _is_later(name: str) -> bool:
-    return name != FIRST_DATE
-
-
 def dates(catalog: pd.DataFrame) -> np.ndarray:
     """(N,) the day of each image as 2015-07-21; no text where it is not known for certain."""
     column = date_column(catalog)
     if column is None:
         return np.full(len(catalog), "", object)
     written = catalog[column].fillna("").astype(str).map(tidy)
+    # each spelling once: there are few days, and many photographs
     days = {text: parse_date(text).day for text in written.unique()}
     iso = {text: day.isoformat() if day else "" for text, day in days.items()}
     return written.map(iso).to_numpy(object)
@@ -245,7 +253,10 @@ def _sites(catalog: pd.DataFrame) -> np.ndarray:
 
 
 def beside(
-    table: pd.DataFrame, image_id: str, run: Path | None, target: str | None
+    table: pd.DataFrame,
+    image_id: str,
+    run: Path | None,
+    target: str | None,
 ) -> Mapping[str, Any]:
     """Where an image stands in a list: at (None if it is not in it), n, previous, next and its row.
 

@@ -38,7 +38,10 @@ def thumbs_base64(store: FeatureStore, images: Sequence[int]) -> list[str | None
 
 
 def photograph_jpeg(
-    store: FeatureStore, image: int, data: Path | None, max_pixels: int | None = None
+    store: FeatureStore,
+    image: int,
+    data: Path | None,
+    max_pixels: int | None = None,
 ) -> tuple[bytes, str]:
     """The photograph below the folder `data`, or else the thumbnail; and which of them.
 
@@ -50,6 +53,7 @@ def photograph_jpeg(
     read. InputError where there is neither.
     """
     cells = store.catalog_rows(np.s_[image : image + 1])
+    # a page that shows the thumbnail is better than one that shows an error
     try:
         file = None if data is None else find_photographs(cells, data)[0]
     except InputError:

@@ -124,6 +124,7 @@ def photograph_paths(data: Path) -> dict[str, str]:
     files that are named by their id."""
     paths = {}
     for folder, folders, files in os.walk(data):
+        # os.walk goes into what is left in this list
         folders[:] = [name for name in folders if not name.startswith(".")]
         for file in files:
             stem = normalise_path(PurePath(file).stem)
@@ -134,12 +135,17 @@ def photograph_paths(data: Path) -> dict[str, str]:
             images = read_test(data / name).images
         except BiomassError:  # it is not there, or not of photographs
             continue
+        # a table knows better than a file's name, and test.csv, which comes last, best of all
         paths |= dict(zip(images["image_id"], images["path"], strict=True))
     return paths
 
 
 def photograph_jpeg(
-    image_id: str, paths: Mapping[str, str], data: Path, max_pixels: int | None, most: int = MOST_PX
+    image_id: str,
+    paths: Mapping[str, str],
+    data: Path,
+    max_pixels: int | None,
+    most: int = MOST_PX,
 ) -> bytes:
     """A photograph, `most` pixels wide or high at most; InputError where it is not there."""
     path = paths.get(image_id) or paths.get(normalise_path(image_id))

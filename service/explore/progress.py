@@ -4,7 +4,7 @@ No lock is taken, and of a log only its end is read.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,21 @@ def progress(sweep: Path) -> dict[str, Any]:
     passes = []
     for number, points in enumerate(told.get("passes") or []):
         own = [names[point] for point in points if point < len(names)]
+        # the least: a run's line is written after the epoch, and a look may fall between two
         epoch = min((done[name] for name in own), default=0)
         about = {"pass": number, "n_runs": len(own), "epoch": epoch, "epochs": n_epochs}
         passes.append({**about, "running": is_held(sweep / f"pass{number}")})
-    runs = [
-        {
-            "name": name,
-            "epoch": done[name],
-            "loss": (records[name] or {}).get("loss"),
-            "score": (records[name] or {}).get("score"),
-        }
-        for name in names
-    ]
+    runs = []
+    for name in names:
+        record = records[name] or {}
+        about = {"name": name, "epoch": done[name]}
+        runs.append({**about, "loss": record.get("loss"), "score": record.get("score")})
+    # what a sweep's processes lock: all of it, its regressors, a pass
+    held = [is_held(sweep / name) for name in ("sweep", "fits")]
+    held += [each["running"] for each in passes]
     return {
         "finished": is_finished(sweep),
-        "running": _any(is_held(sweep / name) for name in _locks(len(passes))),
+        "running": _any(held),
         "epoch": sum(each["epoch"] for each in passes),
         "epochs": n_epochs * len(passes),
         "last_epoch_at": _last_written(sweep, names),
@@ -56,7 +56,7 @@ def last_record(log: Path) -> Mapping[str, Any] | None:
     """The last whole line of a log; None where there is none, or it cannot be read."""
     try:
         with open(log, "rb") as file:
-            n_bytes = file.seek(0, 2)
+            n_bytes = file.seek(0, 2)  # the end
             file.seek(max(0, n_bytes - TAIL_BYTES))
             tail = file.read()
         line = tail[: tail.rfind(b"\n") + 1].splitlines()[-1]
@@ -66,17 +66,11 @@ def last_record(log: Path) -> Mapping[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _locks(n_passes: int) -> list[str]:
-    """What a sweep's processes lock: all of it, its regressors, a pass."""
-    return ["sweep", "fits", *(f"pass{number}" for number in range(n_passes))]
-
-
-def _any(held: Any) -> bool | None:
+def _any(held: Sequence[bool | None]) -> bool | None:
     """True if one is; None if none is known to be, and of one it is not known."""
-    found = list(held)
-    if True in found:
+    if True in held:
         return True
-    return None if None in found else False
+    return None if None in held else False
 
 
 def _last_written(sweep: Path, names: list[str]) -> float | None:

@@ -69,20 +69,23 @@ def describe(sweep: Path, plan: Plan) -> dict[str, Any]:
     summary = read_json(sweep / SUMMARY) or {}
     table = _summary(sweep)
     # a baseline that tells nothing of what ranks has no score
-    scores = {} if table is None else table.set_index("name")["score_last"].dropna().to_dict()
+    scores = {}
+    if table is not None:
+        scores = table.set_index("name")["score_last"].dropna().to_dict()
     targets = targets_of_sweep(sweep)
     score = score_of(sweep, targets)
-    runs = [
-        {
+    runs = []
+    for name in run_names(sweep):
+        if name == REFIT:
+            continue
+        about = {
             "name": name,
             "parameters": parameters.get(name, {}),
             "score": scores.get(name),
             "has_oof": find_table(sweep / name / "oof.csv").is_file(),
             "baseline": name in BESIDE,
         }
-        for name in run_names(sweep)
-        if name != REFIT
-    ]
+        runs.append(about)
     first = [summary["headline"]] if summary.get("headline") else []
     blends = [{"name": name, "score": scores.get(name)} for name in blend_names(sweep)]
     return {
@@ -186,7 +189,11 @@ def run_names(sweep: Path) -> list[str]:
     """Names of the runs that were begun: of points, of baselines that were kept, the refit last."""
     names = sorted(file.parent.name for file in sweep.glob("*/config.yaml"))
     last = (*BESIDE, REFIT)
-    return sorted(names, key=lambda name: last.index(name) + 1 if name in last else 0)
+
+    def place(name: str) -> int:
+        return last.index(name) + 1 if name in last else 0
+
+    return sorted(names, key=place)  # stable: points stay in the order of their numbers
 
 
 def blend_names(sweep: Path) -> list[str]:
@@ -218,7 +225,9 @@ def _in_words(config: SweepConfig, n_points: int) -> dict[str, str]:
     cv = base.cv
     trainer = base.trainer
     mixup = base.augmentation.mixup
-    axes = {f"grid: {key}": ", ".join(map(str, values)) for key, values in config.axes.items()}
+    axes = {}
+    for key, values in config.axes.items():
+        axes[f"grid: {key}"] = ", ".join(map(str, values))
     trained = f"only fold {cv.fold} of {cv.n_folds}" if cv.lone_fold else str(cv.n_folds)
     places = base.dataset.stores.values() or [base.dataset.store]
     return {
@@ -280,11 +289,13 @@ def curves(run: Path) -> pd.DataFrame:
         epoch = record.get("epoch")
         rows.append((epoch, None, None, record.get("loss"), record.get("score")))
         of_folds = [record.get(f"fold_{name}") for name in ("loss", "score")]
+        # a log of other folds than the config's is drawn without them
         if all(isinstance(values, list) and len(values) == len(splits) for values in of_folds):
-            rows += [(epoch, *split, *each) for split, *each in zip(splits, *of_folds, strict=True)]
-    table = pd.DataFrame(rows, columns=["epoch", "repeat", "fold", "loss", "score"]).apply(
-        pd.to_numeric, errors="coerce"
-    )
+            for split, *each in zip(splits, *of_folds, strict=True):
+                rows.append((epoch, *split, *each))
+    table = pd.DataFrame(rows, columns=["epoch", "repeat", "fold", "loss", "score"])
+    table = table.apply(pd.to_numeric, errors="coerce")
+    # whole numbers that may be missing, which numpy's integers cannot be
     return table.astype({"repeat": "Int64", "fold": "Int64", "loss": float, "score": float})
 
 

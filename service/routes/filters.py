@@ -64,6 +64,7 @@ class Errors:
 def is_filtered(request: Request) -> bool:
     """Whether the request names photographs, or an order of them."""
     names = request.query_params
+    # `view` and `k` say nothing of which photographs are meant
     return any(name.startswith(GROUP) or name in QUERY for name in names)
 
 
@@ -76,7 +77,8 @@ async def photographs_of(request: Request, opened: Opened) -> pd.DataFrame:
     table = await listed_of(request, opened, wanted.reads_errors)
     place_N2 = None
     if lasso_map:
-        place_N2 = await _places(request, opened, *lasso_map)
+        image_map = await map_of(request, opened, *lasso_map)
+        place_N2 = image_map[["x", "y"]].to_numpy(float)
     catalog = opened.store.catalog
     return await run_in_threadpool(photographs.chosen, table, catalog, wanted, place_N2)
 
@@ -135,17 +137,22 @@ def errors_of(request: Request, opened: Opened, needs_errors: bool = False) -> E
 def _filter_of(request: Request, opened: Opened) -> tuple[Filter, tuple[str, int] | None]:
     """The filter, and method and view of the map that its lasso lies on."""
     query = request.query_params
-    pairs = [(name, value) for name, value in query.multi_items() if name.startswith(GROUP)]
+    groups = []
+    for name, value in query.multi_items():
+        if name.startswith(GROUP):
+            groups.append((name.removeprefix(GROUP), value))
     corners, lasso_map = _lasso_of(query.get("lasso"), opened)
+    # split before they are decoded, so that an id may hold a comma
+    among = query["among"].split(",") if "among" in query else []
     wanted = Filter(
-        groups=tuple((name.removeprefix(GROUP), value) for name, value in pairs),
+        groups=tuple(groups),
         site=query.get("site"),
         first=_day_of(query.get("from"), "from"),
         last=_day_of(query.get("to"), "to"),
         sign=choice_of(request, "sign", SIGNS) if "sign" in query else None,
         off=_size_of(query.get("off")),
         lasso=corners,
-        among=tuple(map(unquote, query["among"].split(","))) if "among" in query else (),
+        among=tuple(map(unquote, among)),
         order=choice_of(request, "order", BOTH_WAYS),
     )
     return wanted, lasso_map
@@ -161,7 +168,7 @@ def _size_of(text: str | None) -> float | None:
     if text is None:
         return None
     size = _number(text)
-    if not size >= 0:
+    if not size >= 0:  # NaN is not either
         raise ServiceError("bad-request", f"off={text[:40]!r}: a number, 0 or more, was expected")
     return size
 
@@ -169,9 +176,11 @@ def _size_of(text: str | None) -> float | None:
 def _lasso_of(text: str | None, opened: Opened) -> tuple[tuple[float, ...], tuple[str, int] | None]:
     if text is None:
         return (), None
+    # two empty ones behind it: a text of fewer parts is refused below, and not by unpacking
     method, view, *rest = [*text.split(","), "", ""]
     corners = tuple(_number(each) for each in rest[:-2])
     views = opened.store.view_names
+    # x and y of each; what is left out makes it odd
     is_polygon = len(corners) % 2 == 0 and 6 <= len(corners) <= 2 * MOST_CORNERS
     is_known = method in maps.METHODS and view in views
     if not is_known or not is_polygon or not np.isfinite(corners).all():
@@ -189,12 +198,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-async def _places(request: Request, opened: Opened, method: str, view: int) -> np.ndarray:
-    """(N, 2) where the map has each sealed image."""
-    frame = await map_of(request, opened, method, view)
-    return frame[["x", "y"]].to_numpy(float)
 
 
 async def map_of(request: Request, opened: Opened, method: str, view: int) -> pd.DataFrame:

@@ -77,6 +77,7 @@ async def card(request: Request) -> Response:
     if filters.is_filtered(request):
         listed = await filters.photographs_of(request, opened)
 
+    # all in the thread: predictions are read, and the text is made, there too
     def made(image: int) -> Response:
         found = overview.image_card(opened.store, image, k, view)
         if listed is not None:
@@ -112,6 +113,7 @@ async def predictions(request: Request) -> Response:
         return pd.DataFrame(rows, columns=PREDICTION)
 
     frame = await _of_image(request, opened, found)
+    # no state: it is made of sweeps, not of the store alone, so no browser may keep it
     return table_response(request, frame, name_of(request, "format"))
 
 
@@ -192,11 +194,11 @@ async def similar(request: Request) -> Response:
 
 
 def _predictions(request: Request, image_id: str) -> list[dict[str, Any]]:
-    return [
-        {"sweep": name} | each
-        for name, folder in library_of(request).sweep_folders.items()
-        for each in out_of_fold.predictions(folder, image_id)
-    ]
+    found = []
+    for name, folder in library_of(request).sweep_folders.items():
+        for each in out_of_fold.predictions(folder, image_id):
+            found.append({"sweep": name} | each)
+    return found
 
 
 async def _of_image(request: Request, opened: Opened, function: Callable[[int], T]) -> T:
@@ -205,6 +207,7 @@ async def _of_image(request: Request, opened: Opened, function: Callable[[int], 
     AT_ONCE such requests are computed together, the others wait their turn.
     """
     state = request.app.state
+    # made by the first request: a limiter belongs to the event loop that it is made in
     if not hasattr(state, "images_at_once"):
         state.images_at_once = anyio.CapacityLimiter(AT_ONCE)
     return await anyio.to_thread.run_sync(

@@ -48,6 +48,7 @@ async def choices(request: Request) -> Response:
     opened = await run_in_threadpool(opened_of, request)
     frame = await filters.listed_of(request, opened)
 
+    # in a thread: words and days of every photograph are counted
     def made() -> Response:
         found = photographs.choices(opened.store, frame)
         errors = filters.errors_of(request, opened)

@@ -1,7 +1,6 @@
 """Addresses of predictions of new photographs: the table, a photograph's row and pictures."""
 
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import pandas as pd
 from starlette.concurrency import run_in_threadpool
@@ -98,6 +97,7 @@ async def _table_of(request: Request) -> pd.DataFrame:
         raise ServiceError(
             "not-found", "no predictions are served", "start with --predictions FILE"
         )
+    # by its time and size: a prediction that is written anew is another key
     key = ("predictions", sweeps.stamp(path))
     return await computations.run(request, key, lambda: predicted.read(path))
 
@@ -113,6 +113,7 @@ async def _ordered_of(request: Request) -> pd.DataFrame:
 
 
 def _target_of(request: Request, frame: pd.DataFrame) -> str:
+    # a table does not tell weights; the first sweep stands for the one that was predicted with
     folders = library_of(request).sweep_folders.values()
     folder = next(iter(folders), None)
     weightiest = sweeps.targets_of_sweep(folder).foremost.name if folder else None
@@ -128,6 +129,7 @@ def _image_of(request: Request, frame: pd.DataFrame) -> str:
 
 async def _photograph_of(request: Request, most: int) -> Response:
     frame = await _table_of(request)
+    # only of what is predicted: the folder of --data may hold others
     image = _image_of(request, frame)
     library = library_of(request)
     if library.data is None:
@@ -135,13 +137,10 @@ async def _photograph_of(request: Request, most: int) -> Response:
     # files that come later are found once a table of them changes
     stamps = [sweeps.stamp(library.data / name) for name in predicted.TABLES]
     key = ("paths", *stamps)
-    paths = await computations.run(request, key, _paths_below(library.data))
+    find = partial(predicted.photograph_paths, library.data)
+    paths = await computations.run(request, key, find)
 
     def made() -> bytes:
         return predicted.photograph_jpeg(image, paths, library.data, library.max_pixels, most)
 
     return Response(await run_in_threadpool(made), media_type="image/jpeg")
-
-
-def _paths_below(data: Path) -> Callable[[], dict[str, str]]:
-    return lambda: predicted.photograph_paths(data)

@@ -48,11 +48,12 @@ def row(request: Request) -> Response:
                 "bad-request", "tokens=row is several arrays: raw bytes, and all of them"
             )
         names = ("cls", "patches", "pooled", "stats")
+        # in the order of the checksum; a pooled store has no patches
         there = [name for name in names if name in opened.store.layout.extents]
         pieces = [opened.row_part(name, image, view) for name in there]
-        return BytesResponse(
-            opened.store.layout, pieces, etag, array_headers((sum(map(length, pieces)),), "|u1")
-        )
+        n_bytes = sum(map(length, pieces))
+        headers = array_headers((n_bytes,), "|u1")
+        return BytesResponse(opened.store.layout, pieces, etag, headers)
     pieces, shape, dtype = _tokens(request, opened, tokens, image, view)
     if format == "npy":
         pieces = [npy_header(shape, dtype), *pieces]
@@ -97,7 +98,8 @@ def file(request: Request) -> Response:
 
 def row_etag(store: FeatureStore, image: int, view: int) -> str:
     """What a row's bytes are: those of its checksum under this fingerprint, in whichever store."""
-    return f'"{store.spec.fingerprint[:16]}-{int(store.row_crcs(image)[view]):08x}"'
+    crc = int(store.row_crcs(image)[view])
+    return f'"{store.spec.fingerprint[:16]}-{crc:08x}"'
 
 
 def array_headers(shape: tuple[int, ...], dtype: str) -> dict[str, str]:
@@ -107,14 +109,17 @@ def array_headers(shape: tuple[int, ...], dtype: str) -> dict[str, str]:
 def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
     """What stands before the array's bytes in a .npy file of version 1."""
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        head, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)}
-    )
+    about = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(head, about)
     return head.getvalue()
 
 
 def _tokens(
-    request: Request, opened: Opened, name: str, image: int, view: int
+    request: Request,
+    opened: Opened,
+    name: str,
+    image: int,
+    view: int,
 ) -> tuple[list[Piece], tuple[int, ...], str]:
     """Pieces, shape and dtype of one kind of a row's tokens."""
     if "patch" in request.query_params and name != "patches":
@@ -134,6 +139,7 @@ def _tokens(
     a, b = _patch_span(request.query_params["patch"], shape[1])
     tile_bytes = length(piece) // shape[0]
     token_bytes = math.prod(shape[2:]) * np.dtype(array.dtype).itemsize
+    # a span of patches is one piece of each tile, whose patches lie one after another
     cuts: list[Piece] = []
     for t in range(shape[0]):
         start = t * tile_bytes
@@ -143,7 +149,11 @@ def _tokens(
 
 def _patch_span(text: str, n: int) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text, re.ASCII)
-    a, b = (int(found[1] or 0), min(int(found[2] or n), n)) if found else (0, 0)
+    a = b = 0
+    if found:
+        # as Python's slices: an end that is left out, or lies beyond, is the end of the patches
+        a = int(found[1] or 0)
+        b = min(int(found[2] or n), n)
     if not a < b:
         raise ServiceError(
             "bad-request", f"patch={text[:40]!r}: a:b with 0 <= a < b <= {n} was expected"

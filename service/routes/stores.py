@@ -60,16 +60,21 @@ def listing(request: Request) -> Response:
         for name in names:
             try:
                 yield describe_one(name)
+            # one that is gone must not take the list of all others with it
             except (ServiceError, BiomassError) as err:
-                error = (
-                    err
-                    if isinstance(err, ServiceError)
-                    else translated(err, library.without_paths(str(err)))
-                )
+                error = err
+                if not isinstance(err, ServiceError):
+                    error = translated(err, library.without_paths(str(err)))
                 failing.append({"name": name, "kind": error.kind, "message": error.message})
 
-    stores = list(working(library.stores, lambda name: describe(library.stores[name].now())))
-    sweeps = list(working(library.sweep_folders, lambda name: _sweep(name, library.sweep(name))))
+    def store_of(name: str) -> dict[str, Any]:
+        return describe(library.stores[name].now())
+
+    def sweep_of(name: str) -> dict[str, Any]:
+        return _sweep(name, library.sweep(name))
+
+    stores = list(working(library.stores, store_of))
+    sweeps = list(working(library.sweep_folders, sweep_of))
     predictions = library.predictions and {
         "name": library.predictions.name,
         "url": "/v1/predictions",
@@ -94,6 +99,7 @@ def describe(opened: Opened) -> dict[str, Any]:
     """A store in the list of stores."""
     store = opened.store
     sealed_N = store.sealed
+    # columns without rows, and one row: a catalog may have a million
     none = store.catalog_rows(slice(0, 0))
     first = store.catalog_rows(sealed_N[:1])["image_id"].tolist()
     return {
@@ -154,10 +160,11 @@ def catalog_of(opened: Opened) -> pd.DataFrame:
 def _with_ours(frame: pd.DataFrame, sealed_N: np.ndarray) -> pd.DataFrame:
     """A catalog with its columns `position` and `sealed` behind the id."""
     ours = {"position": np.arange(len(frame)), "sealed": sealed_N}
+    # a column of the user's that has such a name keeps its values under another
     rest = frame.rename(columns={name: f"{name} (catalog)" for name in ours if name in frame})
-    return pd.concat(
-        [rest[["image_id"]], pd.DataFrame(ours), rest.drop(columns="image_id")], axis=1
-    )
+    ids = rest[["image_id"]]
+    others = rest.drop(columns="image_id")
+    return pd.concat([ids, pd.DataFrame(ours), others], axis=1)
 
 
 @described("table", of=OF)

@@ -42,6 +42,7 @@ async def one_sweep(request: Request) -> Response:
     folder = _sweep_of(request)
     state = await run_in_threadpool(sweeps.state, folder)
     stamp = await run_in_threadpool(sweeps.stamp, folder / "sweep.json")
+    # kept by the file's stamp alone: `state` changes with every epoch of a sweep under way
     plan = await computations.run(request, ("plan", stamp), lambda: sweeps.plan(folder))
     found = await run_in_threadpool(sweeps.describe, folder, plan)
     name = name_of(request, "w")
@@ -110,6 +111,7 @@ async def _beside(request: Request, make: Callable[[Path, Path], pd.DataFrame]) 
     """A table of the runs {r} of {w} and {r2} of {w2}; kept where both are of one sweep."""
     a = await run_in_threadpool(_run_of, request)
     b = await run_in_threadpool(_run_of, request, "w2", "r2")
+    # an answer of two sweeps has no one state that says whether it still holds
     state = None
     if a.parent == b.parent:
         state = await run_in_threadpool(sweeps.state, a.parent)

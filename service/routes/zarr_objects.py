@@ -50,19 +50,18 @@ def _own_file(opened: Opened, key: str) -> Response:
     path, n_bytes = opened.objects.get(key, (None, 0))
     if path is None:
         raise _no_object(key)
-    if path in layout.sizes:
-        return BytesResponse(
-            layout, [Span(path, 0, n_bytes)], file_etag(opened.generation, path), {}
-        )
-    return BytesResponse(layout, [_metadata_of(path)], file_etag(opened.generation, path), {})
+    etag = file_etag(opened.generation, path)
+    # a zarr.json is no file of the layout, whose sizes and inodes say that it is the one opened
+    piece = Span(path, 0, n_bytes) if path in layout.sizes else _metadata_of(path)
+    return BytesResponse(layout, [piece], etag, {})
 
 
 def _metadata_of(path: Path) -> bytes:
     """A zarr.json; StoreDamaged if it is not there now, or a link, which may lead anywhere."""
+    # non-blocking: what was replaced by a pipe must not hold up a thread
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        with open(
-            os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
-        ) as file:
+        with open(os.open(path, flags), "rb") as file:
             return file.read(MOST_METADATA_BYTES)
     except OSError as err:
         raise StoreDamaged(f"{path}: {err.strerror}; restore it or build the store again") from err
@@ -70,6 +69,7 @@ def _metadata_of(path: Path) -> bytes:
 
 def _virtual(opened: Opened, key: str) -> Response:
     store = opened.store
+    # NAME/c/0/1 is a chunk, NAME/zarr.json what describes an array; NAME may hold slashes
     name, slash, rest = key.rpartition("/c/") if "/c/" in key else key.rpartition("zarr.json")
     name = name.rstrip("/") if rest == "" else name
     if key in ("zarr.json", "catalog/zarr.json"):
@@ -85,8 +85,12 @@ def _virtual(opened: Opened, key: str) -> Response:
 def _indices(key: str, text: str, array: Array) -> tuple[int, ...]:
     """A chunk's place on the grid; ServiceError `not-found` if there is none such."""
     indices = tuple(map(int, text.split("/"))) if CHUNK.fullmatch(text) else ()
-    grid = [-(-size // chunk) for size, chunk in zip(array.shape, chunk_shape(array), strict=True)]
-    if len(indices) != len(grid) or any(i >= n for i, n in zip(indices, grid, strict=True)):
+    grid = []
+    for size, chunk in zip(array.shape, chunk_shape(array), strict=True):
+        grid.append(-(-size // chunk))  # rounded up: the last chunk may stand out
+    if len(indices) != len(grid):
+        raise _no_object(key)
+    if any(i >= n for i, n in zip(indices, grid, strict=True)):
         raise _no_object(key)
     return indices
 
@@ -106,6 +110,7 @@ def _chunk(opened: Opened, extent: Extent, indices: tuple[int, ...]) -> Response
     n_rows = min(shape[0], array.n_rows - first)
     n_bytes = array.row_bytes
     pieces: list[Piece] = [opened.array_part(array.name, first * n_bytes, n_rows * n_bytes)]
+    # Zarr's last chunk is as large as the others, whatever the array holds of it
     if n_rows < shape[0]:
         pieces.append(Zeros((shape[0] - n_rows) * n_bytes))
     return BytesResponse(store.layout, pieces, opened.etag_of(array.name), headers)
@@ -113,7 +118,10 @@ def _chunk(opened: Opened, extent: Extent, indices: tuple[int, ...]) -> Response
 
 def _metadata(opened: Opened, node: dict[str, Any]) -> Response:
     return BytesResponse(
-        opened.store.layout, [json.dumps(node, indent=1).encode()], f'"{opened.generation}"', {}
+        opened.store.layout,
+        [json.dumps(node, indent=1).encode()],
+        f'"{opened.generation}"',
+        {},
     )
 
 
@@ -125,9 +133,9 @@ def group(store: FeatureStore, root: bool) -> dict[str, Any]:
     node = {"zarr_format": 3, "node_type": "group", "attributes": {}}
     if not root:
         return node
-    inner = {"catalog": node} | {
-        name: array_metadata(extent.array) for name, extent in store.layout.extents.items()
-    }
+    inner = {"catalog": node}
+    for name, extent in store.layout.extents.items():
+        inner[name] = array_metadata(extent.array)
     attributes = {
         "format": FORMAT,
         "format_version": store.spec.format_version,
@@ -143,11 +151,9 @@ def group(store: FeatureStore, root: bool) -> dict[str, Any]:
 def array_metadata(array: Array) -> dict[str, Any]:
     """zarr.json of an array."""
     dtype = np.dtype(array.dtype)
-    to_bytes = (
-        {"name": "bytes"}
-        if dtype.itemsize == 1
-        else {"name": "bytes", "configuration": {"endian": "little"}}
-    )
+    to_bytes: dict[str, Any] = {"name": "bytes"}
+    if dtype.itemsize > 1:  # a single byte has no order
+        to_bytes["configuration"] = {"endian": "little"}
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -169,7 +175,8 @@ def chunk_shape(array: Array) -> tuple[int, ...]:
     """A row of patches; of the other arrays about CHUNK_BYTES of whole images."""
     if array.row_axes == 2:
         return (1, 1, *array.row_shape)
-    return (max(1, min(array.n_rows, CHUNK_BYTES // max(1, array.row_bytes))), *array.row_shape)
+    n_images = min(array.n_rows, CHUNK_BYTES // max(1, array.row_bytes))
+    return (max(1, n_images), *array.row_shape)
 
 
 def _no_object(key: str) -> ServiceError:
