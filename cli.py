@@ -44,6 +44,7 @@ class _Main(Group):
         return super().main(*args, **options)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # as they were typed, before click takes them: a stopped command says how to go on with it
         ctx.meta[WORDS] = list(args)
         return super().parse_args(ctx, args)
 

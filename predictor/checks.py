@@ -11,7 +11,10 @@ LISTING = "bundle.json"  # as in bundle/listing.py, which imports more
 
 
 def check_sources(
-    run: Sequence[Path], sweep: Path | None, bundle: Path | None, point: str | None
+    run: Sequence[Path],
+    sweep: Path | None,
+    bundle: Path | None,
+    point: str | None,
 ) -> None:
     """UsageError for heads of several sorts, InputError for a folder that is no bundle."""
     if bool(run) + bool(sweep) + bool(bundle) > 1:

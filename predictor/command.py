@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 # `python -m predictor` has no group above it that would say so
 @click.command(context_settings=HELP)
 @click.option(
-    "--data", required=True, type=FOLDER, help="Folder with test.csv and its photographs."
+    "--data",
+    required=True,
+    type=FOLDER,
+    help="Folder with test.csv and its photographs.",
 )
 @csv_option("test.csv")
 @click.option(
@@ -53,7 +56,10 @@ if TYPE_CHECKING:
     "predictions.csv; with --oof oof_predictions.csv]",
 )
 @click.option(
-    "--run", multiple=True, type=FOLDER, help="A run's folder; given several times, an ensemble."
+    "--run",
+    multiple=True,
+    type=FOLDER,
+    help="A run's folder; given several times, an ensemble.",
 )
 @click.option(
     "--sweep",
@@ -271,7 +277,11 @@ def _check(out: Path | None, oof: bool, **options: Any) -> None:
     help="Where everything goes; must not exist.",
 )
 @click.option(
-    "--seed", default=0, show_default=True, type=int, help="Another seed, other photographs."
+    "--seed",
+    default=0,
+    show_default=True,
+    type=int,
+    help="Another seed, other photographs.",
 )
 @click.option(
     "--task",

@@ -196,7 +196,10 @@ def run_wheel(bundle: Path, *arguments: object) -> None:
 
 
 def _coverage(
-    intervals: Intervals, predictions: pd.DataFrame, truth: pd.DataFrame, photos: list[Photo]
+    intervals: Intervals,
+    predictions: pd.DataFrame,
+    truth: pd.DataFrame,
+    photos: list[Photo],
 ) -> str:
     """How many masses of unseen sites lie within, in a sentence."""
     site_of_id = {photo.image_id: photo.site for photo in photos}
@@ -220,14 +223,16 @@ def _truth(data: Path) -> pd.DataFrame:
 
 
 def _pooled(
-    predictor: Predictor, photographs: dict[str, Path], dtype: str
+    predictor: Predictor,
+    photographs: dict[str, Path],
+    dtype: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class tokens (N, T, D) and pooled patches (N, T, 5, D) of each photograph's plain view."""
     backbone = predictor.backbone
-    tokens = [
-        Tokens(*backbone.tokens(decoded.tiles_THW3, image_id, backbone.spec.views[0]))
-        for image_id, decoded in decode_ahead(photographs, backbone.crop)
-    ]
+    plain = backbone.spec.views[0]
+    tokens = []
+    for image_id, decoded in decode_ahead(photographs, backbone.crop):
+        tokens.append(Tokens(*backbone.tokens(decoded.tiles_THW3, image_id, plain)))
     cls_NTD = np.stack([view.cls_TD.numpy() for view in tokens])
     return cls_NTD, pooled_as_stored(tokens, dtype).numpy()
 

@@ -33,7 +33,10 @@ from trainer.loop.runs import RunFolder
 
 
 def predict_to_file(
-    data: Path, out: Path | None, say: Callable[[str], object], **options: Any
+    data: Path,
+    out: Path | None,
+    say: Callable[[str], object],
+    **options: Any,
 ) -> Predicted:
     """As `predict_files`, of the options by name: what notebooks call."""
     return predict_files(PredictOptions(data, out, **options), say)
@@ -67,7 +70,10 @@ def predict_files(asked: PredictOptions, say: Callable[[str], object]) -> Predic
 
 
 def _compare_out_of_fold(
-    asked: PredictOptions, runs: Sequence[Path], out: Path, say: Callable[[str], object]
+    asked: PredictOptions,
+    runs: Sequence[Path],
+    out: Path,
+    say: Callable[[str], object],
 ) -> None:
     """The training photographs by the heads that held them out, beside what the sweep wrote."""
     check_oof_alone(
@@ -167,7 +173,11 @@ def load_predictor(
     """
     weigh = partial(weighed, how=asked.blend, say=say) if asked.blend else None
     predictor = Predictor.load(
-        runs, weigh=weigh, table=asked.test_csv, backbones=backbones, **asked.of_heads()
+        runs,
+        weigh=weigh,
+        table=asked.test_csv,
+        backbones=backbones,
+        **asked.of_heads(),
     )
     say_lone_folds(predictor.members, say)
     if untold := predictor.combiner.untold:
@@ -205,7 +215,10 @@ def _has_submission(asked: ToPredict, targets: Targets) -> bool:
 
 
 def rows_to_follow(
-    test_csv: Path, asked: ToPredict, targets: Targets, out: Path
+    test_csv: Path,
+    asked: ToPredict,
+    targets: Targets,
+    out: Path,
 ) -> pd.DataFrame | None:
     """The rows of the submission; None where there is none.
 
@@ -222,7 +235,9 @@ def rows_to_follow(
 
 
 def find_runs(
-    asked: PredictOptions, say: Callable[[str], object], alone: bool = False
+    asked: PredictOptions,
+    say: Callable[[str], object],
+    alone: bool = False,
 ) -> list[Path]:
     """The folders of runs, blends or a bundle meant: those given, else what the sweep given chose,
     or the newest one under ./runs, with the sweep's baselines that tell targets which it does not.
@@ -254,6 +269,7 @@ def check_places(
 ) -> None:
     """UsageError for an output that is also an input, or that lies in a bundle."""
     parts = [part.path for each in runs for part in shared_runs(each)]
+    # a blend has a table of its own, and so has each of its members
     known = [find_table(folder / "oof.csv") for folder in [*runs, *parts]]
     check_output(out, [*tables, *known])
     check_outside_bundles(runs, {"--out": out, "--explain": explain})
@@ -277,6 +293,7 @@ def check_output(out: Path, read: Sequence[Path] = ()) -> None:
     """UsageError or InputError unless the output can be written where it shall go, which is none of
     the files to be read."""
     check_file_name(out)
+    # by the file, not its name: links lead to one file in many ways
     if os.path.realpath(out) in map(os.path.realpath, read):
         raise UsageError(
             f"--out {out}: is read to predict, and would be written over; name another file"

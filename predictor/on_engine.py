@@ -32,7 +32,10 @@ PLACES = ("data", "out", "csv")
 
 
 def predict_on_engine(
-    engine: str, n_parts: int | None, asked: PredictOptions, say: Callable[[str], object]
+    engine: str,
+    n_parts: int | None,
+    asked: PredictOptions,
+    say: Callable[[str], object],
 ) -> Predicted:
     """As `predict_files`, its parts by an engine, in `OUT.parts` until they are merged; the same
     call goes on from there.
@@ -57,6 +60,7 @@ def predict_on_engine(
     folder = out.with_name(out.name + ".parts")
     check_writable(folder)
     there = parts_in(folder)
+    # parts of another number are of another prediction, so a call that goes on keeps it
     if n_parts is None and there:
         n_parts = there[0].part.total
     n_images = len(table.images)
@@ -92,14 +96,21 @@ def predict_item(device: str, part: str, **item: Any) -> str:
             item[name] = Path(item[name])
     item["run"] = [Path(run) for run in item["run"]]
     asked = PredictOptions(**item, device=device)
-    return str(predict_part(part, asked, _keep_quiet, progress=False, load=_kept_predictor))
+
+    def keep_quiet(_text: str) -> None:
+        """What all parts would say is said once, at the merge."""
+
+    return str(predict_part(part, asked, keep_quiet, progress=False, load=_kept_predictor))
 
 
 _kept: dict[str, Predictor] = {}
 
 
 def _kept_predictor(
-    asked: PredictOptions, runs: Sequence[Path], say: Callable[[str], object], **options: Any
+    asked: PredictOptions,
+    runs: Sequence[Path],
+    say: Callable[[str], object],
+    **options: Any,
 ) -> Predictor:
     """As `load_predictor`, once for all parts that a process does one after another."""
     key = repr([asked, runs, options])
@@ -121,7 +132,3 @@ def _as_json(asked: PredictOptions) -> dict[str, Any]:
     ready["run"] = [os.path.abspath(run) for run in asked.run]
     ready["backbone_weights"] = from_every_folder(asked.backbone_weights)
     return ready
-
-
-def _keep_quiet(_text: str) -> None:
-    """What all parts would say is said once, at the merge."""

@@ -40,7 +40,11 @@ augmentation: {mixup: {enabled: false}}
 
 
 def run_other_demo(
-    out: Path, seed: int, say: Callable[[str], object], n_train: int = 90, n_test: int = 36
+    out: Path,
+    seed: int,
+    say: Callable[[str], object],
+    n_train: int = 90,
+    n_test: int = 36,
 ) -> dict[str, float]:
     """Draw, build, train, predict, pack and score; returns the scores on farms never seen in
     training: R2 of each number, and the accuracy of the class.

@@ -53,13 +53,13 @@ def check_oof(
     ours_NK, theirs_NK = (each[names].to_numpy(float) for each in (table, known))
     apart_K = np.abs(ours_NK - theirs_NK).max(0, initial=0)
     unit, unit_g = (" in grams", " g") if first.targets.preset else ("", "")
+    greatest = [f"{name} {apart:.2g}" for name, apart in zip(names, apart_K, strict=True)]
     say(
         f"{len(table)} rows of {table['image_id'].nunique()} photographs, "
-        f"{len(views)} views, beside "
-        f"{source}\ngreatest difference{unit}: "
-        + ", ".join(f"{name} {apart:.2g}" for name, apart in zip(names, apart_K, strict=True))
-        + f"\nscore: {score_of(first, table):.6f} predicted, "
-        + f"{score_of(first, known):.6f} in oof.csv"
+        f"{len(views)} views, beside {source}\n"
+        f"greatest difference{unit}: {', '.join(greatest)}\n"
+        f"score: {score_of(first, table):.6f} predicted, "
+        f"{score_of(first, known):.6f} in oof.csv"
     )
     if not np.allclose(ours_NK, theirs_NK, **TOLERANCE):
         raise MismatchError(
@@ -96,6 +96,7 @@ def out_of_fold(
     values = []
     for row in known.itertuples():
         split = (row.repeat, row.fold)
+        # of each split its own: a blend's shares were learned without what it holds out
         if split not in combiners:
             shares = shares_of(blend, *split) if blend else [1.0]
             weighing = []
@@ -106,7 +107,8 @@ def out_of_fold(
         by_head = []
         for member, raw in zip(members, raw_NM[row.image_id], strict=True):
             head = member.splits.index(split)
-            by_head.append(_by_head(raw, head))
+            word_1VC = None if raw.word_HVC is None else raw.word_HVC[[head]]
+            by_head.append(Raw(raw.values_HVK[[head]], word_1VC))
         values.append(combiners[split].values(by_head))
     names = members[0].targets.names
     columns = np.reshape(values, (-1, len(names))).T
@@ -156,7 +158,8 @@ def _rows_of(member: Member, oof: pd.DataFrame) -> pd.DataFrame:
 def scored_views(member: Member) -> list[ViewSpec]:
     """The stored views that the sweep averaged when it scored finished heads."""
     config, views = member.config, member.spec.tokens.views
-    return [views[v] for v in (config.inference.tta_indices if config.cv.tta else [0])]
+    numbers = config.inference.tta_indices if config.cv.tta else [0]
+    return [views[number] for number in numbers]
 
 
 def _only(predictor: Predictor) -> Member:
@@ -168,13 +171,11 @@ def _only(predictor: Predictor) -> Member:
     return predictor.members[0]
 
 
-def _by_head(raw: Raw, head: int) -> Raw:
-    """What a single head says."""
-    return Raw(raw.values_HVK[[head]], None if raw.word_HVC is None else raw.word_HVC[[head]])
-
-
 def _photographs(
-    data: Path, table: Path, known: pd.DataFrame, allow_outside: bool
+    data: Path,
+    table: Path,
+    known: pd.DataFrame,
+    allow_outside: bool,
 ) -> dict[str, Path]:
     """Photographs of the rows, by id; InputError listing those that the table does not have."""
     frame = read_catalog(table)

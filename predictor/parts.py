@@ -99,7 +99,14 @@ def predict_part(
     else:
         earlier = sorted(folder.glob(attempts))
         predicted, unusable = _attempt(
-            path, images, asked, predictor, earlier, end_s, progress, say
+            path,
+            images,
+            asked,
+            predictor,
+            earlier,
+            end_s,
+            progress,
+            say,
         )
         # a requeued attempt may end at the same moment, and would write the same partial file
         with locked(folder / "parts", wait=True, needed=False):
@@ -113,7 +120,10 @@ def predict_part(
 
 
 def _about(
-    part: Part, asked: PredictOptions, runs: Sequence[Path], predictor: Predictor
+    part: Part,
+    asked: PredictOptions,
+    runs: Sequence[Path],
+    predictor: Predictor,
 ) -> dict[str, Any]:
     """What a part's file says of itself: what it shares with all parts, and where the merge looks
     first."""
@@ -297,7 +307,8 @@ def _heads(predictor: Predictor, views: Sequence[ViewSpec]) -> str:
         # the last digits of a fitted share may be another processor's
         share = round(member.weight, 9)
         rules.append([share, member.config.inference.model_dump(mode="json")])
-    return hashlib.sha256(json.dumps([predictor.key(views), rules]).encode()).hexdigest()
+    text = json.dumps([predictor.key(views), rules])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def refuse_whole_only(option: str, asked: PredictOptions) -> None:

@@ -73,6 +73,7 @@ class Pass:
                 # threads
                 decodings.append(stack.enter_context(closing(decoding)))
             decoded = side_by_side(decodings, list(paths))
+            # views of several photographs fill one batch of the backbone
             n_together = stage.n_photographs(len(self.views))
             while together := list(islice(decoded, n_together)):
                 photographs = []
@@ -82,7 +83,9 @@ class Pass:
                 yield from self._predict(stage, photographs)
 
     def _predict(
-        self, stage: Stage, photographs: Sequence[tuple[str, Photograph]]
+        self,
+        stage: Stage,
+        photographs: Sequence[tuple[str, Photograph]],
     ) -> Iterator[Found]:
         """Photographs whose views are computed together, in their order: what the journal has, else
         as many views as the clock allows."""

@@ -95,7 +95,9 @@ class Predictor:
         """
         paths = [runs] if isinstance(runs, str | Path) else list(runs)
         chosen = folds, weights, backbone_weights, allow_partial
-        members = [member for path in paths for member in load_members(Path(path), *chosen)]
+        members = []
+        for path in paths:
+            members += load_members(Path(path), *chosen)
         members = weigh(members) if weigh else members
         devices = [str(choose_device(name)) for name in device.split(",")]
         predictor = cls(
@@ -133,6 +135,7 @@ class Predictor:
         since two may not fit."""
         key = (group, device)
         if key not in self._stages:
+            # before the new one is loaded, or both would be in memory for a moment
             for other in [each for each in self._stages if each[0] != key[0]]:
                 del self._stages[other]
             members = [self.members[m] for m in by_spec(self.members)[group]]
@@ -192,16 +195,19 @@ class Predictor:
         views = chosen_tta(tta)
         groups = by_spec(self.members)
         for group in groups:
-            specs = [spec for m in group for spec in self.members[m].specs.values()]
-            for spec in specs:
-                _check_views(views, spec.tokens)
-            for crop in dict.fromkeys(Crop.of(spec.tokens, self._most_of(spec)) for spec in specs):
+            crops: dict[Crop, None] = {}  # each way of cutting once: headers are read for each
+            for m in group:
+                for spec in self.members[m].specs.values():
+                    _check_views(views, spec.tokens)
+                    crops[Crop.of(spec.tokens, self._most_of(spec))] = None
+            for crop in crops:
                 _check_photographs(paths, crop, unusable)
         left_out = unusable or {}
         todo = {image_id: path for image_id, path in paths.items() if image_id not in left_out}
 
         all_specs = [spec for member in self.members for spec in member.specs.values()]
         takes_16_bits = any(spec.tokens.bits is None for spec in all_specs)
+        # a store that knows its depth was told; elsewhere dark pictures may be 12 bits in 16
         if takes_16_bits:
             most = max(self._most_of(spec) for spec in all_specs)
             remark = dark_remark(todo.values(), max_pixels=most)
@@ -225,6 +231,7 @@ class Predictor:
                 rows = self._rows(todo, positions)
                 work = Pass(group, views, clock, kept, explainer, damaged, sealed, rows)
                 for found in work.run(stages, todo):
+                    # before the journal: what is not finite must not be taken up again
                     _check_finite(members, found.raws, found.image_id)
                     if kept and found.n_views:
                         kept.add(group, found.image_id, found.read, found.raws)
@@ -233,6 +240,7 @@ class Predictor:
                         raw_NM[found.image_id][position] = raw
                     bar.update()
                     check_interrupt()
+        # damage may have shown only now, so None goes over what other groups said
         return raw_NM | dict.fromkeys(unusable or {})
 
     def _most_of(self, spec: StoreSpec) -> int:
@@ -353,15 +361,14 @@ def _check_finite(members: Sequence[Member], raws: Sequence[Raw], image_id: str)
     """InputError at the first number that is not finite, rather than after the last photograph."""
     for member, raw in zip(members, raws, strict=True):
         if len(failed := np.flatnonzero(~np.isfinite(raw.values_HVK).all((1, 2)))):
-            names = ", ".join(_split_name(member.splits[h]) for h in failed)
+            names = []
+            for h in failed:
+                split = member.splits[h]
+                names.append(f"repeat {split[0]} fold {split[1]}" if split else "the refit")
             raise InputError(
-                f"{member.name}: {len(failed)} heads say no finite number of {image_id}: {names}; "
-                "choose other --only-folds, or another run"
+                f"{member.name}: {len(failed)} heads say no finite number of {image_id}: "
+                f"{', '.join(names)}; choose other --only-folds, or another run"
             )
-
-
-def _split_name(split: tuple[int, int] | None) -> str:
-    return f"repeat {split[0]} fold {split[1]}" if split else "the refit"
 
 
 def _check_photographs(paths: dict[str, Path], crop: Crop, unusable: dict[str, str] | None) -> None:
@@ -371,6 +378,7 @@ def _check_photographs(paths: dict[str, Path], crop: Crop, unusable: dict[str, s
     elif paths:
         ids = list(paths)
         found = inspect_photographs(list(paths.values()), crop)[1]
+        # somebody else's mistake, easily mended: the training mean must not stand for it
         if unreadable := [each.why for each in found.values() if each.status == "unreadable"]:
             raise NoAccessError(
                 f"{len(unreadable)} of {len(ids)} photographs may not be "

@@ -85,11 +85,11 @@ class Bundle:
 
         Raises InputError if that is not here, or the backbone's weights are nowhere.
         """
-        loaded = [
-            member
-            for each in self.listing.members
-            if (member := self._member(each, folds, weights)).heads
-        ]
+        loaded = []
+        for each in self.listing.members:
+            member = self._member(each, folds, weights)
+            if member.heads:  # all of them may be among what is left out
+                loaded.append(member)
         if not loaded:
             raise StoreDamaged(
                 f"{self.path}: no head is left that is as listed; copy the bundle again"
@@ -106,7 +106,10 @@ class Bundle:
         return loaded
 
     def _member(
-        self, listed: ListedMember, folds: Sequence[int] | None, weights: str | None
+        self,
+        listed: ListedMember,
+        folds: Sequence[int] | None,
+        weights: str | None,
     ) -> Member:
         run = self.path / "runs" / listed.name
         if weights and RunFolder(run).weights_for(weights) != listed.weights:

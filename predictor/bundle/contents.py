@@ -118,6 +118,7 @@ def find_damaged(path: Path, listing: Listing, sizes: dict[str, int | str]) -> d
         # before its sha256: what is listed may be a pickle all the same. A wheel is a zip
         elif not name.endswith(".whl") and (what := pickled(path / name)):
             disguised.append(f"{name}: {what}, which is never read")
+        # sizes before sums: a file that is cut need not be read
         elif sizes[name] != file.size:
             damaged[name] = f"changed, {sizes[name]} bytes instead of {file.size}"
         elif (found := file_sha256(path / name)) != file.sha256:

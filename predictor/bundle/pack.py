@@ -136,7 +136,9 @@ def make_bundle(
 
 
 def chosen_runs(
-    sources: Sequence[Path], points: str = "chosen", say: Callable[[str], object] = say
+    sources: Sequence[Path],
+    points: str = "chosen",
+    say: Callable[[str], object] = say,
 ) -> list[SharedRun]:
     """The runs meant, each once, however it was spelled, with its share; InputError for a folder
     that is neither a run, a blend nor a sweep, or a sweep without such points.
@@ -207,11 +209,11 @@ def _names(runs: Sequence[Path]) -> dict[Path, str]:
             f"runs of the same name, of sweeps of the same name: {', '.join(twice)}; rename a "
             "sweep's folder"
         )
-    if bad := [
-        repr(name)
-        for name in names.values()
-        if not (re.fullmatch(NAME, name) and name.isprintable())
-    ]:
+    bad = []
+    for name in names.values():
+        if not (re.fullmatch(NAME, name) and name.isprintable()):
+            bad.append(repr(name))
+    if bad:
         raise InputError(f"folders whose names no bundle may hold: {', '.join(bad)}; rename them")
     # bundle.json would misspell them
     if sys.getfilesystemencoding() != "utf-8" and not all(map(str.isascii, names.values())):
@@ -234,6 +236,7 @@ def _fill(
     for name, member in members.items():
         _write_run(folder / "runs" / name, member, folds)
     backbones = _write_backbones(folder, list(members.values()), choice, say)
+    # of this very program: what predicts there must read what was written here
     (folder / "wheel").mkdir()
     wheel = write_wheel(folder / "wheel")
     listed = [
@@ -315,12 +318,16 @@ def _rows_of(table: str, weights: str) -> str:
 
 
 def _write_backbones(
-    folder: Path, members: Sequence[Member], choice: BackboneChoice, say: Callable[[str], object]
+    folder: Path,
+    members: Sequence[Member],
+    choice: BackboneChoice,
+    say: Callable[[str], object],
 ) -> list[ListedBackbone]:
     """The backbones that the members need, each once, with their weights if requested."""
     distinct = {}
     for member in members:
         for name, spec in member.specs.items():
+            # whichever member comes last: any store of these weights leads to them
             distinct[spec.tokens.model, spec.tokens.weights_sha256] = member, name
     if choice.weights and len(distinct) > 1:
         raise UsageError(
@@ -367,7 +374,12 @@ def _write_backbone(folder: Path, member: Member, name: str, choice: BackboneCho
             "only; give it with --backbone-licence FILE, or make the bundle without --with-backbone"
         )
     model = backbone_of_store(
-        spec, choice.weights, member.run.store_folders(name), "--backbone-weights", "cpu", "fp32"
+        spec,
+        choice.weights,
+        member.run.store_folders(name),
+        "--backbone-weights",
+        "cpu",
+        "fp32",
     ).model
     folder.mkdir(exist_ok=True)
     path = saved_weights_path(folder, tokens.weights_sha256)

@@ -188,8 +188,11 @@ def readme(
     wheel: str,
 ) -> str:
     """README.md, in the manner of a model card."""
-    about_members = [
-        {
+    about_members = []
+    specs = []
+    for (name, member), told in zip(members.items(), listed, strict=True):
+        specs += member.specs.values()
+        about = {
             "name": name,
             "kind": member.config.head.kind,
             "weights": told.weights,
@@ -198,19 +201,17 @@ def readme(
             "share": f"{told.weight:.3f}",
             "score": _score(member),
         }
-        for (name, member), told in zip(members.items(), listed, strict=True)
-    ]
-    specs = [spec for member in members.values() for spec in member.specs.values()]
-    about_backbones = [
-        {
+        about_members.append(about)
+    about_backbones = []
+    for each in backbones:
+        about = {
             "model": each.model,
             "tokens": _tokens(specs, each.weights_sha256),
             "file": each.file,
             "licence": each.licence,
             "weights_sha256": each.weights_sha256,
         }
-        for each in backbones
-    ]
+        about_backbones.append(about)
     # Markdown, in which nothing is escaped: what stands here is the maker's own
     targets = next(iter(members.values())).targets
     texts = Environment(loader=PackageLoader("predictor.bundle"), keep_trailing_newline=True)

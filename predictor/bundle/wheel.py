@@ -35,9 +35,8 @@ class Metadata:
     """Folders beside cli.py, in order of their names."""
 
     def __str__(self) -> str:
-        return "".join(
-            f"{name}: {value}\n" for name, value in (("Metadata-Version", "2.1"), *self.fields)
-        )
+        fields = [("Metadata-Version", "2.1"), *self.fields]
+        return "".join(f"{name}: {value}\n" for name, value in fields)
 
 
 def write_wheel(folder: Path) -> Path:
@@ -47,23 +46,22 @@ def write_wheel(folder: Path) -> Path:
     name = f"{DISTRIBUTION.replace('-', '_')}-{told.version}"
     info = f"{name}.dist-info"
     path = folder / f"{name}-{TAG}.whl"
-    content = {str(file.relative_to(ROOT)): file.read_bytes() for file in sources(told.packages)}
-    content |= {
-        f"{info}/{name}": text.encode()
-        for name, text in (
-            ("METADATA", str(told)),
-            (
-                "WHEEL",
-                f"Wheel-Version: 1.0\nGenerator: biomass\nRoot-Is-Purelib: true\nTag: {TAG}\n",
-            ),
-            ("entry_points.txt", told.scripts),
-            ("top_level.txt", "\n".join(["cli", *told.packages, ""])),
-            ("LICENSE", told.licence),
-        )
+    content = {}
+    for file in sources(told.packages):
+        content[str(file.relative_to(ROOT))] = file.read_bytes()
+    about = {
+        "METADATA": str(told),
+        "WHEEL": f"Wheel-Version: 1.0\nGenerator: biomass\nRoot-Is-Purelib: true\nTag: {TAG}\n",
+        "entry_points.txt": told.scripts,
+        "top_level.txt": "\n".join(["cli", *told.packages, ""]),
+        "LICENSE": told.licence,
     }
+    for file, text in about.items():
+        content[f"{info}/{file}"] = text.encode()
     lines = []
     for name, data in content.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        encoded = base64.urlsafe_b64encode(hashlib.sha256(data).digest())
+        digest = encoded.rstrip(b"=").decode()
         lines.append(f"{name},sha256={digest},{len(data)}\n")
     # its own line has neither: it cannot hold its own hash
     content[f"{info}/RECORD"] = "".join([*lines, f"{info}/RECORD,,\n"]).encode()
@@ -81,9 +79,8 @@ def sources(packages: Sequence[str]) -> Iterator[Path]:
     yield ROOT / "cli.py"
     for package in packages:
         for file in sorted((ROOT / package).rglob("*")):
-            hidden = any(
-                part.startswith((".", "__pycache__")) for part in file.relative_to(ROOT).parts
-            )
+            parts = file.relative_to(ROOT).parts
+            hidden = any(part.startswith((".", "__pycache__")) for part in parts)
             if file.suffix in KINDS and file.is_file() and not hidden:
                 yield file
 
@@ -154,5 +151,9 @@ def _metadata(
         *(("Requires-Dist", line) for line in requires),
     ]
     return Metadata(
-        version, tuple(fields), f"[console_scripts]\n{script}\n", text, tuple(sorted(packages))
+        version,
+        tuple(fields),
+        f"[console_scripts]\n{script}\n",
+        text,
+        tuple(sorted(packages)),
     )

@@ -87,7 +87,11 @@ def _shares(members: Sequence[Member], weight_M: np.ndarray) -> str:
 
 
 def _gain(
-    by: Score, oof: OutOfFold, equal_M: np.ndarray, fitted_M: np.ndarray, gram_SMM: np.ndarray
+    by: Score,
+    oof: OutOfFold,
+    equal_M: np.ndarray,
+    fitted_M: np.ndarray,
+    gram_SMM: np.ndarray,
 ) -> str:
     """Scores of both kinds of weights, and of weights fitted without the site they score."""
     equal = float(by(oof.truth_NK, oof.combined(equal_M)))

@@ -92,6 +92,7 @@ class Explainer:
     def shares(self) -> np.ndarray:
         """(M,) weight of each member's map; 0 where its kind says something else."""
         told_M = [kinds.load(member.config.head.kind).maps_say for member in self.members]
+        # grams and shares of attention do not add up: members that say the other have no part
         says_M = np.array([told == self.unit for told in told_M])
         weight_M = says_M * np.array([member.weight for member in self.members])
         return weight_M / weight_M.sum() if self.unit else np.zeros(len(self.members))
@@ -141,7 +142,8 @@ class Explainer:
 
     def map(self, image_id: str, sha256: str) -> Map | None:
         """All groups' maps of a photograph together, on their finest grid, or None."""
-        paths = [self._path(group, image_id, sha256) for group in range(len(by_spec(self.members)))]
+        n_groups = len(by_spec(self.members))
+        paths = [self._path(group, image_id, sha256) for group in range(n_groups)]
         maps = [np.load(path).astype(float) for path in paths if path.exists()]
         if not maps:
             return None
@@ -221,18 +223,20 @@ def upright(maps_VTPM: np.ndarray, views: Sequence[ViewSpec], grid: tuple[int, i
     turned = []
     for map_TPM, view in zip(maps_VTPM, views, strict=True):
         height, width = grid[::-1] if view.transpose else grid
-        turned.append(upright_grid(map_TPM.reshape(len(map_TPM), height, width, -1), view))
+        map_ThwM = map_TPM.reshape(len(map_TPM), height, width, -1)
+        turned.append(upright_grid(map_ThwM, view))
     return np.mean(turned, 0)
 
 
 def summed(maps_HWM: Sequence[np.ndarray]) -> np.ndarray:
     """(H, W, M): all maps together, on the grid of the finest."""
     height, width = max((each.shape[:2] for each in maps_HWM), key=np.prod)
-    # left as they are where grids agree: resampling would round
-    return sum(
-        each if each.shape[:2] == (height, width) else regridded(each, height, width)
-        for each in maps_HWM
-    )
+    resampled = []
+    for each in maps_HWM:
+        # left as they are where grids agree: resampling would round
+        is_alike = each.shape[:2] == (height, width)
+        resampled.append(each if is_alike else regridded(each, height, width))
+    return sum(resampled)
 
 
 def regridded(map_HWM: np.ndarray, height: int, width: int) -> np.ndarray:

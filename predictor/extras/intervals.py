@@ -41,6 +41,7 @@ def site_quantile(score_N: np.ndarray, site_N: np.ndarray, level: float) -> floa
     """
     _, of_N, n_S = np.unique(site_N, return_inverse=True, return_counts=True)
     order = np.argsort(score_N)
+    # + 1: the new site, whose score may lie beyond all
     below_N = np.cumsum(1 / n_S[of_N[order]]) / (len(n_S) + 1)
     reached = np.flatnonzero(below_N >= level - 1e-9)  # the sum's rounding
     return float(score_N[order][reached[0]]) if len(reached) else np.inf
@@ -87,6 +88,7 @@ class Intervals:
         error_NK = np.abs(oof.truth_NK - prediction_NK)
         means = [member.training_mean_sd[0] for member in members]
         mean_K = np.average(means, axis=0, weights=weight_M)
+        # the target that is known at the fewest sites limits the level of all
         n_sites = min(_check_sites(oof, k, level) for k in range(targets.n_predicted))
         return cls(
             level,
@@ -105,9 +107,10 @@ class Intervals:
         """
         targets = self.targets
         value_NK = table[list(targets.names)].to_numpy(float)
-        mean_N1 = np.array([image_id in stand_ins for image_id in table["image_id"]], bool)[:, None]
+        is_mean_N = np.array([image_id in stand_ins for image_id in table["image_id"]], bool)
         own_width_NK = self.quantile_K * scale(value_NK, targets)
-        width_NK = np.where(mean_N1, self.mean_width_K, own_width_NK)
+        # the training mean errs as it did out of fold, whatever a head would have said
+        width_NK = np.where(is_mean_N[:, None], self.mean_width_K, own_width_NK)
         kinds = [target.kind for target in targets.predicted]
         least_K = [-np.inf if kind == "level" else 0.0 for kind in kinds]
         most_K = [1.0 if kind == "share" else np.inf for kind in kinds]
@@ -115,26 +118,24 @@ class Intervals:
             "low": np.maximum(value_NK - width_NK, least_K),
             "high": np.minimum(value_NK + width_NK, most_K),
         }
-        columns = {
-            f"{name}_{end}": values[:, k]
-            for k, name in enumerate(targets.names)
-            for end, values in ends.items()
-        }
+        columns = {}
+        for k, name in enumerate(targets.names):
+            for end, values in ends.items():
+                columns[f"{name}_{end}"] = values[:, k]
         return table.assign(**columns)
 
 
 def within(table: pd.DataFrame, truth_NK: np.ndarray, targets: Targets) -> np.ndarray:
     """(N, K) bool, which truths lie within the intervals of a table that `Intervals.added` gave."""
-    low_NK, high_NK = (
-        table[[f"{name}_{end}" for name in targets.names]].to_numpy(float)
-        for end in ("low", "high")
-    )
+    low_NK = table[[f"{name}_low" for name in targets.names]].to_numpy(float)
+    high_NK = table[[f"{name}_high" for name in targets.names]].to_numpy(float)
     return (low_NK <= truth_NK) & (truth_NK <= high_NK)
 
 
 def _check_sites(oof: OutOfFold, k: int, level: float) -> int:
     """Number of sites where target k is known; InputError if they are too few for the level."""
-    n_sites = len(np.unique(oof.site_N[~np.isnan(oof.truth_NK[:, k])]))
+    is_known_N = ~np.isnan(oof.truth_NK[:, k])
+    n_sites = len(np.unique(oof.site_N[is_known_N]))
     if level > n_sites / (n_sites + 1):
         raise InputError(
             f"--interval {level:g}: {n_sites} {oof.unit}s with a known {oof.targets.names[k]} "

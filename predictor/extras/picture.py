@@ -131,7 +131,9 @@ def colours(share: np.ndarray) -> np.ndarray:
 
 
 def overlay(
-    photograph: Image.Image, layer_HW: np.ndarray, ends: tuple[float, float]
+    photograph: Image.Image,
+    layer_HW: np.ndarray,
+    ends: tuple[float, float],
 ) -> Image.Image:
     """A map's colours with the photograph's relief, every patch a rectangle where it lies; `ends`
     are the first and the last colour."""
@@ -195,13 +197,10 @@ def draw_picture(
         high = max(1, round(photograph.height * third / photograph.width))
         small = photograph.resize((third, high), reducing_gap=3.0)
         for i in range(0, len(shown.parts), 3):
-            three = shown.parts[i : i + 3]
-            told = [
-                f"{shown.titles[name]}, {shown.with_unit(name, seen.told(name))}" for name in three
-            ]
-            maps = [
-                _mapped(small, seen, name, text) for name, text in zip(three, told, strict=True)
-            ]
+            maps = []
+            for name in shown.parts[i : i + 3]:
+                told = shown.with_unit(name, seen.told(name))
+                maps.append(_mapped(small, seen, name, f"{shown.titles[name]}, {told}"))
             body = _below([body, _beside(maps)])
     head = _numbers(row, note, max(body.width, LEAST), shown)
     foot = _foot(seen, level, head.width, shown)
@@ -369,12 +368,12 @@ def _words(
 
 def _plain(text: str) -> str:
     """ASCII, as Pillow's font has little else: no accents, ? for other letters."""
-    letters = [
-        letter
-        for letter in unicodedata.normalize("NFKD", text)
-        if not unicodedata.combining(letter)
-    ]
-    return "".join(letter if letter.isascii() else "?" for letter in letters)
+    kept = []
+    # NFKD takes a letter with an accent apart
+    for letter in unicodedata.normalize("NFKD", text):
+        if not unicodedata.combining(letter):
+            kept.append(letter if letter.isascii() else "?")
+    return "".join(kept)
 
 
 @lru_cache

@@ -188,15 +188,10 @@ def _histogram(value_N: np.ndarray, shown: Shown) -> dict | None:
     most = n_B.max()
     peak = int(n_B.argmax())
     spans = [f"{written[i]} to {written[i + 1]} {unit}".rstrip() for i in range(N_BINS)]
-    bars = [
-        {
-            "x": 12 * i + 1,
-            "height": 80 * n / most,
-            "told": f"{spans[i]}: {n}",
-        }
-        for i, n in enumerate(n_B)
-        if n
-    ]
+    bars = []
+    for i, n in enumerate(n_B):
+        if n:
+            bars.append({"x": 12 * i + 1, "height": 80 * n / most, "told": f"{spans[i]}: {n}"})
     return {
         "width": 12 * N_BINS,
         "bars": bars,

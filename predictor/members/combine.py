@@ -120,12 +120,13 @@ class Combiner:
             parts.append(self._constrained(raw_XK, self._placed(m, raw, False)))
         shares = []
         for share, part in zip(self._shares, parts, strict=True):
-            # a member's share is spread evenly over its heads and views
+            # a member's share is spread evenly over its heads and views, however many it has
             n_parts = len(part)
             shares.append(np.full(n_parts, share / n_parts))
         share_X = np.concatenate(shares)
         all_XK = np.concatenate(parts)
-        return np.sqrt(share_X @ (all_XK - share_X @ all_XK) ** 2)
+        mean_K = share_X @ all_XK
+        return np.sqrt(share_X @ (all_XK - mean_K) ** 2)
 
     @functools.cached_property
     def _weights(self) -> np.ndarray:

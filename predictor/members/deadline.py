@@ -38,6 +38,7 @@ class Clock:
         left_s = (self.budget_s - (time.monotonic() - self.start)) * MARGIN
         levels = [n for n in (len(views), *LEVELS) if n <= len(views)]
         fits = [n for n in levels if n * view_s * self.n_left <= left_s]
+        # late rather than without a prediction: one view where not even that fits
         n = max(fits, default=1)
         if self._level and n < self._level:
             self.say(

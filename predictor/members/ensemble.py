@@ -43,6 +43,7 @@ def pooled_as_stored(tokens: Sequence[Tokens], dtype: str) -> Tensor:
     dtype : `pooled_dtype` of its spec.
     """
     pooled = [pool(view.patches_TPD, view.photo_TP) for view in tokens]
+    # to the store's type and back: heads learned on rounded vectors
     return torch.stack(pooled).to(getattr(torch, dtype)).float()
 
 
@@ -57,7 +58,9 @@ class BankEnsemble:
 
     @torch.inference_mode()
     def __call__(
-        self, tokens: Mapping[str, Sequence[Tokens]], row_C: np.ndarray
+        self,
+        tokens: Mapping[str, Sequence[Tokens]],
+        row_C: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Of V views' tokens by store: raw numbers (H, V, K) in the order of heads,
         and probabilities of each class's words (H, V, C) or None.
@@ -72,6 +75,7 @@ class BankEnsemble:
             inputs.columns = dict(zip(columns.names, parts, strict=True))
         out = self.bank(inputs)
         targets = self.bank.shape.targets
+        # the axis of splits has length 1: saved heads are loaded as points of one
         values_HVK = out.values_QGBK[0, ..., : targets.n_predicted].double().cpu().numpy()
         if out.word_QGBC is None:
             return values_HVK, None
@@ -82,7 +86,8 @@ class BankEnsemble:
     def maps(self, tokens: Mapping[str, Sequence[Tokens]]) -> np.ndarray:
         """(V, T, P, M), mean over heads of what its kind `maps_say`; M is 1 for shares, averaged
         over softmaxes too."""
-        maps_HVTPM = self.bank.kind.maps(self.bank, self._inputs(tokens))[0].double()
+        maps_QHVTPM = self.bank.kind.maps(self.bank, self._inputs(tokens))
+        maps_HVTPM = maps_QHVTPM[0].double()
         mean_VTPM = maps_HVTPM.mean(0)
         if self.bank.kind.maps_say == "share":
             mean_VTPM = mean_VTPM.mean(-1, keepdim=True)
@@ -117,13 +122,16 @@ class RegressorEnsemble:
     states: Sequence[Mapping[str, np.ndarray]]
 
     def __call__(
-        self, tokens: Mapping[str, Sequence[Tokens]], row_C: np.ndarray
+        self,
+        tokens: Mapping[str, Sequence[Tokens]],
+        row_C: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """As `BankEnsemble`."""
         stored = {}
         for name, own in tokens.items():
             cls_VTD = torch.stack([view.cls_TD for view in own]).cpu().numpy()
-            stored[name] = cls_VTD, pooled_as_stored(own, self.pooled_dtypes[name]).cpu().numpy()
+            pooled = pooled_as_stored(own, self.pooled_dtypes[name])
+            stored[name] = cls_VTD, pooled.cpu().numpy()
         vectors = [split_vector(vector) for vector in vectors_of(self.config)]
         parts = [pooled_features(*stored[store], [name]) for store, name in vectors]
         # the photograph's columns behind them, the same for each of its views

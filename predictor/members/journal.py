@@ -38,7 +38,10 @@ class Journal:
         found = self._done.get((group, image_id, sha256))
         if found is None:
             return None
-        return [Raw(*(None if x is None else np.array(x) for x in raw)) for raw in found]
+        raws = []
+        for values, words in found:
+            raws.append(Raw(np.array(values), None if words is None else np.array(words)))
+        return raws
 
     def add(self, group: int, image_id: str, sha256: str, raws: Sequence[Raw]) -> None:
         """Keep a finished photograph: from here on a kill does not lose it."""

@@ -84,11 +84,11 @@ class Member:
         chosen = None if folds is None else sorted(set(folds))
         weights = folder.weights_for(weights)
         files = folder.head_files(weights, chosen)
-        splits = [
-            split
-            for split, file in zip(folder.splits(chosen), files, strict=True)
-            if file not in without
-        ]
+        # beside the heads, one for one: files that are left out have no place in either
+        splits = []
+        for split, file in zip(folder.splits(chosen), files, strict=True):
+            if file not in without:
+                splits.append(split)
         return cls(
             folder,
             folder.config,
@@ -204,6 +204,7 @@ class Stage:
         backbones: dict[str, Backbone] = {}
         for member in members:
             for name, spec in member.specs.items():
+                # equal fingerprints are equal tokens, so members share what made them
                 if spec.fingerprint not in backbones:
                     folders = member.run.store_folders(name)
                     backbones[spec.fingerprint] = backbone_of_store(
@@ -239,7 +240,9 @@ class Stage:
         return max(1, n_rows // n_views)
 
     def tokens(
-        self, photographs: Sequence[tuple[str, Photograph]], views: Sequence[ViewSpec]
+        self,
+        photographs: Sequence[tuple[str, Photograph]],
+        views: Sequence[ViewSpec],
     ) -> list[StageTokens]:
         """Class and patch tokens of each view of each photograph by each backbone, once.
 
@@ -326,12 +329,15 @@ def check_alike(members: Sequence[Member]) -> None:
                 f"{', '.join(first.names)}, {member.name} {', '.join(member.targets.names)}, or "
                 "they differ in kinds, weights or sums"
             )
-    told = {
-        member.name: (member.config.inference.constraints, str(member.config.inference.postprocess))
-        for member in members
-    }
+    # they are applied once, to the average
+    told = {}
+    for member in members:
+        inference = member.config.inference
+        told[member.name] = inference.constraints, str(inference.postprocess)
     if len(set(told.values())) > 1:
-        some = list_some(
-            [f"{name}: constraints {c}, postprocess {rules}" for name, (c, rules) in told.items()]
+        some = []
+        for name, (how, rules) in told.items():
+            some.append(f"{name}: constraints {how}, postprocess {rules}")
+        raise InputError(
+            f"runs of one ensemble must have the same constraints and rules:{list_some(some)}"
         )
-        raise InputError(f"runs of one ensemble must have the same constraints and rules:{some}")

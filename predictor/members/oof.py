@@ -29,7 +29,9 @@ class OutOfFold:
 
     @classmethod
     def of(
-        cls, members: Sequence[Member], note: Callable[[str], object] | None = None
+        cls,
+        members: Sequence[Member],
+        note: Callable[[str], object] | None = None,
     ) -> "OutOfFold":
         """The members' tables on the same photographs.
 
@@ -46,7 +48,8 @@ class OutOfFold:
         for member, table in zip(members[1:], tables[1:], strict=True):
             _check_agree(members[0], tables[0], member, table)
         targets = members[0].targets
-        prediction_MNK = np.array([table[list(targets.names)].to_numpy(float) for table in tables])
+        names = list(targets.names)
+        prediction_MNK = np.array([table[names].to_numpy(float) for table in tables])
         truth_NK = tables[0][true_names(targets)].to_numpy(float)
         return cls(targets, shared, tables[0]["site"].to_numpy(), truth_NK, prediction_MNK)
 
@@ -92,7 +95,8 @@ def _averaged(member: Member) -> pd.DataFrame:
             f"{member.name}: {len(bad)} out-of-fold predictions are not finite, a head failed; "
             f"choose another run:{list_some(bad.tolist())}"
         )
-    by_image = pd.concat([oof[["image_id", "site"]], numbers], axis=1).groupby("image_id")
+    table = pd.concat([oof[["image_id", "site"]], numbers], axis=1)
+    by_image = table.groupby("image_id")
     return by_image[both].mean().join(by_image["site"].first())
 
 
@@ -105,11 +109,12 @@ def _check_shared(
     """InputError or a note where members predict different photographs out of fold."""
     if all(len(table) == len(shared) for table in tables) and shared:
         return
-    counts = ", ".join(
-        f"{member.name} {len(table)}" for member, table in zip(members, tables, strict=True)
-    )
+    counts = []
+    for member, table in zip(members, tables, strict=True):
+        counts.append(f"{member.name} {len(table)}")
     found = (
-        f"out-of-fold tables are of other photographs: {counts}, of which {len(shared)} are in all"
+        f"out-of-fold tables are of other photographs: {', '.join(counts)}, of which {len(shared)} "
+        "are in all"
     )
     if note is None or not shared:
         raise InputError(f"{found}; train the runs on the same images, with every fold")
@@ -120,8 +125,10 @@ def _check_agree(first: Member, known: pd.DataFrame, other: Member, table: pd.Da
     """InputError unless truths and sites of the same photographs are the same."""
     names = true_names(first.targets)
     tolerance = {"rtol": SAME_G, "atol": SAME_G, "equal_nan": True}
-    same = np.isclose(known[names], table[names], **tolerance).all(1)
-    differ = table.index[~(same & (known["site"] == table["site"]).to_numpy())]
+    same_truth = np.isclose(known[names], table[names], **tolerance).all(1)
+    # sites too: intervals, and what fitted weights gain, are counted by them
+    same_site = (known["site"] == table["site"]).to_numpy()
+    differ = table.index[~(same_truth & same_site)]
     if len(differ):
         raise InputError(
             f"{first.name} and {other.name} learned other truths or sites of {len(differ)} "

@@ -55,7 +55,10 @@ class Part:
                 f"--part {self}: the table has {n} photographs, and each part needs one; "
                 "make fewer parts"
             )
-        return slice(self.number * n // self.total, (self.number + 1) * n // self.total)
+        # by integers: the ends of neighbours are one, and sizes differ by one photograph at most
+        start = self.number * n // self.total
+        end = (self.number + 1) * n // self.total
+        return slice(start, end)
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,23 @@ class PartFile:
         if _sha256(text) != self.about["sha256"]:
             raise _damaged(self.path)
         told = json.loads(text)
-        columns = {name: _column(values) for name, values in told["columns"].items()}
+        columns = {}
+        for name, values in told["columns"].items():
+            # words as they are, else numbers, of which None is the one that is not known
+            has_words = any(isinstance(value, str) for value in values)
+            columns[name] = np.array(values, object if has_words else float)
         return pd.DataFrame(columns), told["unusable"]
 
 
 def write_part(
-    path: Path, about: Mapping[str, Any], table: pd.DataFrame, unusable: Mapping[str, str]
+    path: Path,
+    about: Mapping[str, Any],
+    table: pd.DataFrame,
+    unusable: Mapping[str, str],
 ) -> None:
     """Write a part, which appears whole: `about` as `PartFile` has it, without the checksum."""
     columns = {name: json_value(values.tolist()) for name, values in table.items()}
+    # JSON writes a float so that it is read back bit for bit, which a merge needs
     rows = json.dumps({"columns": columns, "unusable": unusable}) + "\n"
     first = json.dumps({**about, "sha256": _sha256(rows)}) + "\n"
     with can_write(path):
@@ -118,7 +129,11 @@ def check_same(found: PartFile, about: Mapping[str, Any], whose: object) -> None
         if theirs == ours:
             continue
         if key == "heads":  # a checksum tells nobody which
-            theirs, ours = (f"{_names(each)} ({each[key][:12]})" for each in (found.about, about))
+            told = []
+            for each in (found.about, about):
+                names = [Path(run).name for run in each["places"]["runs"]]
+                told.append(f"{', '.join(names)} ({each[key][:12]})")
+            theirs, ours = told
         raise MismatchError(
             f"{found.path}: is of another prediction than {whose}: {what} "
             f"{_difference(theirs, ours)}; remove the parts that are not wanted, or name another "
@@ -163,16 +178,6 @@ def _short(value: Any) -> str:
         return ",".join(map(str, value))
     text = "not given" if value is None else str(value)
     return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
-
-
-def _names(about: Mapping[str, Any]) -> str:
-    return ", ".join(Path(run).name for run in about["places"]["runs"])
-
-
-def _column(values: list) -> np.ndarray:
-    """Words as they are, else numbers, of which None is the one that is not known."""
-    has_words = any(isinstance(value, str) for value in values)
-    return np.array(values, object if has_words else float)
 
 
 def _sha256(text: str) -> str:

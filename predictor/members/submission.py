@@ -30,6 +30,7 @@ def submission(rows: pd.DataFrame, predictions: pd.DataFrame, targets: Targets) 
     """
     long = predictions.melt("image_id", list(targets.names), "target_name", "target")
     target_of = long.set_index(["image_id", "target_name"])["target"]
+    # by name, not by place: test.csv has rows in any order, and need not ask for every target
     names = list(zip(rows["image_id"], rows["target_name"], strict=True))
     target = target_of.loc[names].to_numpy()
     amounts = [each.name for each in targets.of_kind("amount")]
@@ -49,7 +50,10 @@ def wide_path(out: Path) -> Path:
 
 
 def write_predictions(
-    rows: pd.DataFrame | None, predictions: pd.DataFrame, out: Path, targets: Targets
+    rows: pd.DataFrame | None,
+    predictions: pd.DataFrame,
+    out: Path,
+    targets: Targets,
 ) -> Path | None:
     """Write `out` (long) and the wide table with spreads beside it, whose path is returned: both or
     none.

@@ -38,7 +38,9 @@ class Table:
         return cls(images, csv)
 
     def rows(
-        self, image_ids: Sequence[str], members: Sequence[Member]
+        self,
+        image_ids: Sequence[str],
+        members: Sequence[Member],
     ) -> dict[str, list[np.ndarray]]:
         """(C,) what each member reads beside each photograph; InputError for one without a row."""
         if self.images is None:
