@@ -233,7 +233,10 @@ class MixupBatches(IterableDataset):
         return mixed.to(self.device, self.dtype)
 
     def _mixed_rows(
-        self, rows: Sequence[Tensor], partner_B: np.ndarray, share_B: np.ndarray
+        self,
+        rows: Sequence[Tensor],
+        partner_B: np.ndarray,
+        share_B: np.ndarray,
     ) -> Tensor:
         """(B, T, P, D) mixed patches: one new buffer a batch. Each parent is converted into it, or
         into one small block, once."""
@@ -267,7 +270,11 @@ def _column(share_B: Tensor, like: Tensor) -> Tensor:
 
 
 def _stream_of(
-    n_images: int, n_views: int, images_N: np.ndarray, batch_size: int, seed: int
+    n_images: int,
+    n_views: int,
+    images_N: np.ndarray,
+    batch_size: int,
+    seed: int,
 ) -> Stream:
     """A stream of one split, the first fold of a cross-validation by its address."""
     split = Split(0, 0, images_N, np.setdiff1d(np.arange(n_images), images_N))
@@ -304,7 +311,9 @@ def _check_usage(
 
 
 def _positions_of(
-    store: FeatureStore, images: Sequence[str | int] | None, batch_size: int
+    store: FeatureStore,
+    images: Sequence[str | int] | None,
+    batch_size: int,
 ) -> np.ndarray:
     """(N,) positions in order; all sealed, none twice, a batch at least."""
     if not store.spec.has_patches:

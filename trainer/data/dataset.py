@@ -128,7 +128,8 @@ class TrainingData:
     @property
     def truth_NK(self) -> np.ndarray:
         """Labels of what is predicted, in the order of heads; NaN where one is not known."""
-        return self.labels.values_NK[:, : self.targets.n_predicted].double().cpu().numpy()
+        predicted_NK = self.labels.values_NK[:, : self.targets.n_predicted]
+        return predicted_NK.double().cpu().numpy()
 
     @property
     def truth_table_NK(self) -> np.ndarray:
@@ -213,7 +214,10 @@ class TrainingData:
         return x_nF
 
     def moments(
-        self, splits: Sequence[Split], parts: Collection[str], store: str | None = None
+        self,
+        splits: Sequence[Split],
+        parts: Collection[str],
+        store: str | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Per split, mean and std (Q, D) of every channel of "patch", "cls" or pooled vectors, over
         its training images alone.

@@ -78,7 +78,11 @@ def counted(groups: Groups, n: int) -> str:
 
 
 def check_count(
-    group: pd.Series, groups: Groups, n_folds: int, repeats: int, leaves_one_out: bool
+    group: pd.Series,
+    groups: Groups,
+    n_folds: int,
+    repeats: int,
+    leaves_one_out: bool,
 ) -> None:
     """InputError where the images' groups cannot be dealt into so many folds.
 

@@ -32,7 +32,9 @@ class Counts:
     @classmethod
     def of(cls, group_N: np.ndarray, stratum_N: np.ndarray, n_folds: int) -> "Counts":
         """group_N, stratum_N : (N,) int, positions of each image's group and stratum."""
-        count_GS = np.zeros((group_N.max() + 1, stratum_N.max() + 1), np.int64)
+        n_groups = group_N.max() + 1
+        n_strata = stratum_N.max() + 1
+        count_GS = np.zeros((n_groups, n_strata), np.int64)
         np.add.at(count_GS, (group_N, stratum_N), 1)
         count_GS = count_GS[:, count_GS.any(0)]
         return cls(np.column_stack([count_GS, count_GS.sum(1)]), n_folds)
@@ -105,7 +107,8 @@ def draw(counts: Counts, measure: Measure, rng: np.random.Generator) -> np.ndarr
 def _greedy(counts: Counts, order_G: np.ndarray) -> np.ndarray:
     count_GK = counts.count_GK
     n_folds = counts.n_folds
-    order_G = order_G[np.argsort(-count_GK[order_G, :-1].std(1), kind="stable")]
+    unevenness_G = count_GK[order_G, :-1].std(1)
+    order_G = order_G[np.argsort(-unevenness_G, kind="stable")]
     fold_G = np.empty(len(count_GK), np.int64)
     count_FK = np.zeros((n_folds, count_GK.shape[1]), np.int64)
     for n_dealt, g in enumerate(order_G):
@@ -125,7 +128,9 @@ def _greedy(counts: Counts, order_G: np.ndarray) -> np.ndarray:
 
 
 def _from_random_start(
-    counts: Counts, enough_2: np.ndarray, rng: np.random.Generator
+    counts: Counts,
+    enough_2: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray | None:
     """A random partition, made balanced enough; None where no single move or swap helps."""
     count_GK = counts.count_GK

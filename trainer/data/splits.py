@@ -65,7 +65,8 @@ def make_splits(
     (.008) was too small.
     """
     require_columns(frame, ["image_id"])
-    folds = pd.DataFrame({"image_id": frame["image_id"].astype(str)}).reset_index(drop=True)
+    ids = frame["image_id"].astype(str).reset_index(drop=True)
+    folds = pd.DataFrame({"image_id": ids})
     _refuse_twice(folds["image_id"])
 
     add_groups(folds, frame, groups)
@@ -178,7 +179,10 @@ def _warn_of_torn_copies(path: Path, folds: pd.DataFrame, frame: pd.DataFrame) -
 
 
 def _of_another_tool(
-    path: Path, table: pd.DataFrame, frame: pd.DataFrame, groups: Groups
+    path: Path,
+    table: pd.DataFrame,
+    frame: pd.DataFrame,
+    groups: Groups,
 ) -> pd.DataFrame:
     """Its folds in our columns, each image its own group: what it kept together is not known."""
     repeats = [column for column in table.columns if re.fullmatch("fold|r[0-9]{2,}", column)]
@@ -188,7 +192,8 @@ def _of_another_tool(
             "and fold or r00, r01, ..."
         )
     ids = table["image_id"]
-    sites = pd.Series(sites_for(frame, groups).to_numpy(), frame["image_id"].astype(str))
+    site_N = sites_for(frame, groups).to_numpy()
+    sites = pd.Series(site_N, frame["image_id"].astype(str))
     # of an id that no image has the site is empty; whoever called refuses the id
     ours = pd.DataFrame({"image_id": ids, "site": ids.map(sites).fillna(""), "group": ids})
     for number, column in enumerate(repeats):
@@ -207,8 +212,11 @@ def _of_another_tool(
 def n_partitions(folds: pd.DataFrame) -> int:
     """How many of a table's repeats are different partitions, however their folds are numbered."""
     # numbered by first appearance, equal partitions are equal arrays
-    renumbered = [pd.factorize(folds[repeat])[0] for repeat in folds.columns[len(KEYS) :]]
-    return len({fold_N.tobytes() for fold_N in renumbered})
+    partitions = set()
+    for repeat in folds.columns[len(KEYS) :]:
+        fold_N, _ = pd.factorize(folds[repeat])
+        partitions.add(fold_N.tobytes())
+    return len(partitions)
 
 
 def describe_folds(folds: pd.DataFrame, groups: Groups = "site") -> str:
@@ -229,7 +237,9 @@ def describe_folds(folds: pd.DataFrame, groups: Groups = "site") -> str:
 def shape_of(folds: pd.DataFrame) -> tuple[int, int]:
     """Folds of each repeat, and repeats, of a folds table. InputError if repeats have different
     numbers of folds."""
-    n_folds = {column: int(folds[column].max()) + 1 for column in folds.columns[len(KEYS) :]}
+    n_folds = {}
+    for column in folds.columns[len(KEYS) :]:
+        n_folds[column] = int(folds[column].max()) + 1
     if len(set(n_folds.values())) > 1:
         raise InputError(
             f"folds table: repeats have different numbers of folds ({n_folds}); "

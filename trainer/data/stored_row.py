@@ -54,7 +54,11 @@ class StoredRow(Tensor):
 
     @classmethod
     def __torch_dispatch__(
-        cls, func: Any, types: Any, args: Sequence = (), kwargs: Mapping[str, Any] | None = None
+        cls,
+        func: Any,
+        types: Any,
+        args: Sequence = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         written, gives_views = _effects(func)
@@ -105,7 +109,10 @@ class StoredRow(Tensor):
 
     @staticmethod
     def __tensor_unflatten__(
-        inner: Mapping[str, Tensor], meta: None, size: Any, stride: Any
+        inner: Mapping[str, Tensor],
+        meta: None,
+        size: Any,
+        stride: Any,
     ) -> "StoredRow":
         return StoredRow.of(inner["_plain"])
 

@@ -180,7 +180,10 @@ def _shuffled_within(site_B: np.ndarray, key_B: np.ndarray) -> np.ndarray:
 
 
 def validation_batches(
-    splits: list[Split], n_images: int, batch_size: int, view: int = 0
+    splits: list[Split],
+    n_images: int,
+    batch_size: int,
+    view: int = 0,
 ) -> list[Batch]:
     """Batches that show every held-out image once, in order, to the splits that hold it out.
 
@@ -189,7 +192,10 @@ def validation_batches(
     batches = []
     for start in range(0, n_images, batch_size):
         end = start + batch_size
-        held_out = [split.val_N[(split.val_N >= start) & (split.val_N < end)] for split in splits]
+        held_out = []
+        for split in splits:
+            is_here_N = (split.val_N >= start) & (split.val_N < end)
+            held_out.append(split.val_N[is_here_N])
         images = np.unique(np.concatenate(held_out))
         if not len(images):  # only one fold is trained, and it holds out none of these
             continue
@@ -198,7 +204,9 @@ def validation_batches(
             own_QB[q, : len(own)] = np.searchsorted(images, own)
         rows_U2 = np.stack([images, np.full(len(images), view)], 1)
         # nothing is mixed: any partner and draw will do
-        batches.append(Batch(rows_U2, own_QB, np.zeros_like(own_QB), np.zeros(own_QB.shape)))
+        partner_QB = np.zeros_like(own_QB)
+        uniform_QB = np.zeros(own_QB.shape)
+        batches.append(Batch(rows_U2, own_QB, partner_QB, uniform_QB))
     return batches
 
 

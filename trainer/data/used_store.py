@@ -48,7 +48,8 @@ class UsedStore:
 
     def stored(self, rows_U2: np.ndarray) -> np.ndarray:
         """The same rows, their images by position in the store."""
-        return np.stack([self.images_N[rows_U2[:, 0]], rows_U2[:, 1]], 1)
+        images_U, views_U = rows_U2.T
+        return np.stack([self.images_N[images_U], views_U], 1)
 
     def check_rows(self, stored_U2: np.ndarray, patches: bool) -> None:
         """StoreDamaged if a row about to be used is not what was committed; patches: its patch
@@ -161,14 +162,16 @@ def pooled_features(
     x_nMD = np.empty((len(images_n), len(names), cls_NTD.shape[-1]))
     for k, name in enumerate(names):
         for block in _blocks(len(images_n), cls_NTD[0].size if len(cls_NTD) else 1):
-            x_nMD[block, k] = vectors[name][images_n[block]].astype(np.float64).mean(1)
+            of_block_nTD = vectors[name][images_n[block]].astype(np.float64)
+            x_nMD[block, k] = of_block_nTD.mean(1)
     return x_nMD.reshape(len(images_n), -1)
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:
     """Spans of n images, each of `size` float64 numbers, that are converted at once."""
     step = max(1, BLOCK_BYTES // (8 * size))
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
 
 
 def _same_images(store: FeatureStore, catalog: pd.DataFrame) -> np.ndarray:

@@ -252,7 +252,8 @@ class Bank:
 
     def columns(self, inputs: Inputs) -> Tensor:
         """(Q, G or 1, B, C) columns of each sample: scaled, 0 where one is not known, mixed."""
-        x_QBC = torch.cat([inputs.columns[name] for name in self.shape.columns.names], -1)
+        parts = [inputs.columns[name] for name in self.shape.columns.names]
+        x_QBC = torch.cat(parts, -1)
         center, factor = (scale[:, :, None] for scale in self.column_scale)
         z = (x_QBC[:, None] - center) * factor
         # 0 is the mean of the training images: a gap says nothing
@@ -290,13 +291,18 @@ class _Linear(torch.autograd.Function):
         # leaves: kept as they are for their .grad
         ctx.weight = weight_QGIO
         ctx.bias = bias_QGO
-        return torch.baddbmm(bias_QGO.flatten(0, 1)[:, None], x_HMI, weight_QGIO.flatten(0, 1))
+        bias_H1O = bias_QGO.flatten(0, 1)[:, None]
+        weight_HIO = weight_QGIO.flatten(0, 1)
+        return torch.baddbmm(bias_H1O, x_HMI, weight_HIO)
 
     @staticmethod
     def backward(ctx, dy_HMO: Tensor) -> tuple:
         (x_HMI,) = ctx.saved_tensors
-        _grad_of(ctx.weight).flatten(0, 1).baddbmm_(x_HMI.transpose(1, 2), dy_HMO)
-        _grad_of(ctx.bias).flatten(0, 1).add_(dy_HMO.sum(1))
+        # views of the buffer of all gradients, so what is added lands there
+        dweight_HIO = _grad_of(ctx.weight).flatten(0, 1)
+        dweight_HIO.baddbmm_(x_HMI.transpose(1, 2), dy_HMO)
+        dbias_HO = _grad_of(ctx.bias).flatten(0, 1)
+        dbias_HO.add_(dy_HMO.sum(1))
         dx_HMI = None
         if ctx.needs_input_grad[0]:
             weight_HIO = ctx.weight.detach().flatten(0, 1)
@@ -311,7 +317,9 @@ def _grad_of(leaf: Tensor) -> Tensor:
 
 
 def load_bank(
-    shape: HeadShape, states: Sequence[Mapping[str, Tensor]], device: torch.device
+    shape: HeadShape,
+    states: Sequence[Mapping[str, Tensor]],
+    device: torch.device,
 ) -> Bank:
     """Saved heads as one bank of one split, to predict with."""
     tensors = {}

@@ -77,7 +77,11 @@ def _weighs_outputs(name: str, biases: Collection[str]) -> bool:
 
 
 def _initial(
-    name: str, size: tuple[int, ...], shape: HeadShape, address: tuple[int, ...], own: int
+    name: str,
+    size: tuple[int, ...],
+    shape: HeadShape,
+    address: tuple[int, ...],
+    own: int,
 ) -> np.ndarray:
     """Defaults of nn.Linear and nn.LayerNorm: uniform within 1 / sqrt(fan in); ones and zeros."""
     weight = shape.tensors()[f"{name.rsplit('.', 1)[0]}.weight"]

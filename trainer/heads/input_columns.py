@@ -148,7 +148,10 @@ def filled(x_NF: np.ndarray, mean_C: Sequence[float]) -> np.ndarray:
 
 
 def _column_of(
-    catalog: pd.DataFrame, name: str, targets: Targets, where: Path | str
+    catalog: pd.DataFrame,
+    name: str,
+    targets: Targets,
+    where: Path | str,
 ) -> InputColumn:
     learned = [target.name for target in targets.each]
     if name in learned:

@@ -117,7 +117,10 @@ class LossWeights:
 
     @classmethod
     def of(
-        cls, points: Sequence[PointConfig], labels: Labels, trains: Sequence[np.ndarray]
+        cls,
+        points: Sequence[PointConfig],
+        labels: Labels,
+        trains: Sequence[np.ndarray],
     ) -> "LossWeights":
         """The settings of a bank's points; trains : (Q,) images each split learns from."""
         dtype = labels.values_NK.dtype
@@ -171,7 +174,10 @@ SPACES = {
 
 
 def labels_of(
-    catalog: pd.DataFrame, targets: Targets, dtype: torch.dtype, device: torch.device
+    catalog: pd.DataFrame,
+    targets: Targets,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Labels:
     """Labels from a store's catalog. InputError names what is missing, or no number."""
     arrays = (values_of(catalog, targets), words_of(catalog, targets))
@@ -269,7 +275,10 @@ def _units(labels: Labels, train_N: np.ndarray, point: PointConfig) -> np.ndarra
 
 
 def initial_biases(
-    labels: Labels, train_N: np.ndarray, n_tiles: int, n_patches: int
+    labels: Labels,
+    train_N: np.ndarray,
+    n_tiles: int,
+    n_patches: int,
 ) -> dict[str, np.ndarray]:
     """Output biases at which every head starts from its training fold's means.
 

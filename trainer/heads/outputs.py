@@ -120,4 +120,5 @@ def of_patches(kind: str, targets: Targets, raw_K: Tensor) -> Tensor:
 
 def word_probabilities(targets: Targets, word_C: Tensor) -> Tensor:
     """(..., C) probabilities from logits, which sum to 1 over each class's words."""
-    return torch.cat([word_C[..., own].softmax(-1) for own in targets.word_slices], -1)
+    shares = [word_C[..., own].softmax(-1) for own in targets.word_slices]
+    return torch.cat(shares, -1)

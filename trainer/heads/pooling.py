@@ -20,7 +20,8 @@ class _Attend(torch.autograd.Function):
         _, g, _, t, p = w_QGBTP.shape
         # of every place: (U, M, G, T, P)
         own = w_QGBTP.transpose(1, 2)[touches.split_UM, touches.sample_UM]
-        w_UTMP = own.permute(0, 3, 1, 2, 4).reshape(len(tokens), t, -1, p)
+        by_tile = own.permute(0, 3, 1, 2, 4)
+        w_UTMP = by_tile.reshape(len(tokens), t, -1, p)
         # of each row the first so many count: its touches, and all points of each
         y_UTMD = tokens.under(w_UTMP, [m * g for m in touches.counts_U])
         y = y_UTMD.unflatten(2, (-1, g)).transpose(1, 2)
@@ -36,7 +37,8 @@ class _Attend(torch.autograd.Function):
         t, _, d = ctx.tokens.shape
         dy = dy_QGBSTD.permute(0, 2, 3, 1, 4, 5)
         own = dy[touches.split_UM, touches.sample_UM, touches.slot_UM]
-        dy_UTMD = own.permute(0, 3, 1, 2, 4).reshape(len(ctx.tokens), t, -1, d)
+        by_tile = own.permute(0, 3, 1, 2, 4)
+        dy_UTMD = by_tile.reshape(len(ctx.tokens), t, -1, d)
         dw_UTMP = ctx.tokens.through(dy_UTMD, [m * g for m in touches.counts_U])
         dw = dw_UTMP.unflatten(2, (-1, g)).transpose(1, 2)
         dw_QBSTGP = touches.without_missing(dw[touches.row_QBS, touches.place_QBS])
@@ -54,7 +56,8 @@ class _Project(torch.autograd.Function):
         # of every place: (U, M, G, K, D)
         own = w_QGDK.transpose(2, 3)[touches.split_UM]
         # all tiles go through the same maps: a view, no copy for each
-        w_UTMD = own.reshape(len(tokens), 1, -1, d).expand(-1, t, -1, -1)
+        w_U1MD = own.reshape(len(tokens), 1, -1, d)
+        w_UTMD = w_U1MD.expand(-1, t, -1, -1)
         y_UTMP = tokens.through(w_UTMD, [m * g * k for m in touches.counts_U])
         y = y_UTMP.unflatten(2, (-1, g, k)).transpose(1, 2)
         y_QBSTGKP = touches.without_missing(y[touches.row_QBS, touches.place_QBS])

@@ -140,7 +140,10 @@ def _by_factors(product_RR: np.ndarray, y_RT: np.ndarray, alphas: np.ndarray) ->
 
 
 def _along_axes(
-    size_R: np.ndarray, axis_RR: np.ndarray, y_RT: np.ndarray, alpha: float
+    size_R: np.ndarray,
+    axis_RR: np.ndarray,
+    y_RT: np.ndarray,
+    alpha: float,
 ) -> np.ndarray:
     """(R, T) the solution by eigenvalues, of which rounding may leave less than 0, and axes."""
     shifted_R = np.maximum(size_R, 0) + alpha

@@ -104,7 +104,10 @@ TOUCH_PARTS = ("split_UM", "sample_UM", "slot_UM", "row_QBS", "place_QBS", "miss
 
 
 def _touch_arrays(
-    way: str, row_QBS: np.ndarray, n_rows: int, arrays: dict[str, np.ndarray]
+    way: str,
+    row_QBS: np.ndarray,
+    n_rows: int,
+    arrays: dict[str, np.ndarray],
 ) -> list[int]:
     """Add the arrays of `Touches` by name; touches of each row."""
     flat = row_QBS.reshape(-1)

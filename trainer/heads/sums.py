@@ -106,7 +106,8 @@ class SummedPaths:
         self._part_n = np.full(len(rows_n), NO_FOLD)
         for part, (_, held_m) in enumerate(folds):
             self._part_n[held_m] = part
-        self._sums = {part: self._blank() for part in np.unique(self._part_n).tolist()}
+        parts = np.unique(self._part_n).tolist()
+        self._sums = {part: self._blank() for part in parts}
         self._guess_nT = np.full(y_nT.shape, np.nan)
         self._maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         """By part, each target's coefficients and intercept at its strength, of the other rows."""
@@ -167,7 +168,8 @@ class SummedPaths:
 
     def _own(self, start: int, x_bF: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """By part: which of the training rows lie in a block, and their scaled features."""
-        inside_n = np.flatnonzero((self.rows_n >= start) & (self.rows_n < start + len(x_bF)))
+        end = start + len(x_bF)
+        inside_n = np.flatnonzero((self.rows_n >= start) & (self.rows_n < end))
         part_n = self._part_n[inside_n]
         for part in np.unique(part_n).tolist():
             at_m = inside_n[part_n == part]

@@ -120,7 +120,9 @@ class ReadTable:
     def robust_scales(self, each_rows_n: Sequence[np.ndarray]) -> list[Scale]:
         """`Table.robust_scale` of several fits, from as many features at a time as fit in memory,
         each time in a pass over all rows."""
-        scales = [(np.empty(self.n_features), np.empty(self.n_features)) for _ in each_rows_n]
+        scales = []
+        for _ in each_rows_n:
+            scales.append((np.empty(self.n_features), np.empty(self.n_features)))
         n_at_once = max(1, self._n_bytes // (8 * (1 + SORTING) * self._n_rows))
         for first in range(0, self.n_features, n_at_once):
             some = slice(first, first + n_at_once)

@@ -62,7 +62,10 @@ class StepTokens:
     """
 
     def __init__(
-        self, rows: Sequence[Tensor], dtype: torch.dtype, multiply: Multiply = "float32"
+        self,
+        rows: Sequence[Tensor],
+        dtype: torch.dtype,
+        multiply: Multiply = "float32",
     ) -> None:
         self._rows = rows
         self._dtype = dtype
@@ -93,7 +96,8 @@ class StepTokens:
             u, row_TPD = row
             m = counts_U[u]
             for tile, part, block in self._blocks(row_TPD):
-                self._add_product(out_UTMD[u, tile, :m], w_UTMP[u, tile, :m, part], block)
+                w_MP = w_UTMP[u, tile, :m, part]
+                self._add_product(out_UTMD[u, tile, :m], w_MP, block)
 
         spread(add, enumerate(self._rows))
         return out_UTMD
@@ -110,7 +114,8 @@ class StepTokens:
             u, row_TPD = row
             m = counts_U[u]
             for tile, part, block in self._blocks(row_TPD):
-                self._add_product(out_UTMP[u, tile, :m, part], w_UTMD[u, tile, :m], block.T)
+                w_MD = w_UTMD[u, tile, :m]
+                self._add_product(out_UTMP[u, tile, :m, part], w_MD, block.T)
 
         spread(put, enumerate(self._rows))
         return out_UTMP

@@ -204,7 +204,11 @@ class _Part:
         return self.together.from_space(self._space, z_Vnk)
 
     def _predict(
-        self, pooled: "_PooledRows", state: State, view: int, images_n: np.ndarray
+        self,
+        pooled: "_PooledRows",
+        state: State,
+        view: int,
+        images_n: np.ndarray,
     ) -> np.ndarray:
         """(n, k) in the space of the fit; features of a block of images are in memory."""
         mean_C = state.get(COLUMN_MEANS, ())
@@ -302,7 +306,10 @@ class _PooledRows:
 
 
 def predict_numbers(
-    config: PointConfig, targets: Targets, state: Mapping[str, np.ndarray], x_NF: np.ndarray
+    config: PointConfig,
+    targets: Targets,
+    state: Mapping[str, np.ndarray],
+    x_NF: np.ndarray,
 ) -> np.ndarray:
     """(N, K) raw numbers of a saved regressor, in the order of heads; behind them probabilities of
     words where it tells them.
@@ -324,7 +331,9 @@ def predict_numbers(
 
 
 def spaces_of(
-    config: PointConfig, targets: Targets, state: Mapping[str, np.ndarray]
+    config: PointConfig,
+    targets: Targets,
+    state: Mapping[str, np.ndarray],
 ) -> list[str] | None:
     """The space that a saved fit chose for each number; None for a kind that chooses none."""
     spaces = [""] * targets.n_predicted
@@ -348,7 +357,10 @@ def of_config(config: PointConfig, together: FittedTogether) -> tuple[Regressor,
 
 
 def saved_arrays(
-    config: PointConfig, targets: Targets, n_pooled: int, n_beside: int
+    config: PointConfig,
+    targets: Targets,
+    n_pooled: int,
+    n_beside: int,
 ) -> dict[str, Kept] | None:
     """Type and shape of each array of a saved fit; None where several fits may stand together, or
     the kind does not say.
@@ -366,7 +378,9 @@ def saved_arrays(
 
 
 def blank_values(
-    data: TrainingData, splits: Sequence[Split], config: PointConfig | None = None
+    data: TrainingData,
+    splits: Sequence[Split],
+    config: PointConfig | None = None,
 ) -> np.ndarray:
     """(R, N, K) NaN: what nobody has predicted yet. config : of a regressor that may tell words."""
     n_repeats = max(split.repeat for split in splits) + 1

@@ -47,7 +47,9 @@ def other_scores(
 
 
 def class_report(
-    targets: Targets, true_NC: np.ndarray, share_RNC: np.ndarray | None
+    targets: Targets,
+    true_NC: np.ndarray,
+    share_RNC: np.ndarray | None,
 ) -> dict[str, dict[str, Any]]:
     """Of each class: its words, how often each true word (a row) is taken for each (a column), the
     accuracy and the macro F1, the mean over the words that there are.
@@ -61,9 +63,13 @@ def class_report(
         n_words = len(target.values)
         counts_VV = np.zeros((n_words, n_words), int)
         for share_NV in share_RNC[..., own]:
-            counts = true_NC[:, own].any(-1) & ~np.isnan(share_NV).any(-1)
-            true_n = true_NC[counts][:, own].argmax(-1)
-            np.add.at(counts_VV, (true_n, share_NV[counts].argmax(-1)), 1)
+            is_known_N = true_NC[:, own].any(-1)
+            is_told_N = ~np.isnan(share_NV).any(-1)
+            counts_N = is_known_N & is_told_N
+            true_n = true_NC[counts_N][:, own].argmax(-1)
+            told_n = share_NV[counts_N].argmax(-1)
+            # in place, pair by pair: an index that comes twice would count once by +=
+            np.add.at(counts_VV, (true_n, told_n), 1)
         if not counts_VV.sum():
             continue
         right_V = counts_VV.diagonal()

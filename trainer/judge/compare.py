@@ -96,7 +96,9 @@ def compare_pairs(
 
 
 def _against(
-    sums: "SiteSums | TargetSums", reference: int, drawn: Callable[[int], np.ndarray]
+    sums: "SiteSums | TargetSums",
+    reference: int,
+    drawn: Callable[[int], np.ndarray],
 ) -> list[Comparison]:
     """drawn : differences on resamples, by reference."""
     as_it_is = np.ones((1, sums.n_sites))
@@ -134,7 +136,9 @@ def interval_levels(n_sites: int) -> tuple[float, float]:
     """
     from scipy.special import ndtr, stdtrit  # not at the top: .2 s that no start need wait
 
-    low = float(ndtr(np.sqrt(n_sites / (n_sites - 1)) * stdtrit(n_sites - 1, 0.025)))
+    wider = np.sqrt(n_sites / (n_sites - 1))
+    student = stdtrit(n_sites - 1, 0.025)
+    low = float(ndtr(wider * student))
     return low, 1 - low
 
 
@@ -152,7 +156,8 @@ class _Sites:
         sites_A, place_N = np.unique(np.asarray(site_N), return_inverse=True)
         n_all = min(len(sites_A), MOST_DRAWN)
         place_N = place_N % n_all
-        return cls(place_N, np.bincount(place_N[counts_N], minlength=n_all) > 0)
+        n_images_A = np.bincount(place_N[counts_N], minlength=n_all)
+        return cls(place_N, n_images_A > 0)
 
     @property
     def n(self) -> int:
@@ -202,8 +207,10 @@ class SiteSums:
         weight_RNK = np.where(counts_RNK, by.weights, 0.0)
         sites = _Sites.of(site_N, weight_RNK.any((0, 2)))
         truth_NK = np.nan_to_num(truth_NK)
-        powers_3RN = np.stack([(weight_RNK * truth_NK**power).sum(-1) for power in range(3)])
-        failed_G = ~(np.isfinite(prediction_GRNK) | (weight_RNK == 0)).all((1, 2, 3))
+        powers = [(weight_RNK * truth_NK**power).sum(-1) for power in range(3)]
+        powers_3RN = np.stack(powers)
+        is_fine_GRNK = np.isfinite(prediction_GRNK) | (weight_RNK == 0)
+        failed_G = ~is_fine_GRNK.all((1, 2, 3))
         error_GRS = np.zeros((len(prediction_GRNK), len(held_out_RN), sites.n))
         # one at a time: a thousand points' pairs at once would be gigabytes
         for g in np.flatnonzero(~failed_G):
@@ -241,8 +248,10 @@ class SiteSums:
         if n_repeats < 2:
             return np.full(len(self.error_GRS), np.nan)
         sst_R = self._sst(np.ones((1, n_sites)))[0]
-        difference_GR = (self.error_GRS[reference] - self.error_GRS).sum(-1) / sst_R
-        return np.where(self._failed(reference), np.nan, difference_GR.std(1, ddof=1))
+        less_GRS = self.error_GRS[reference] - self.error_GRS
+        difference_GR = less_GRS.sum(-1) / sst_R
+        sd_G = difference_GR.std(1, ddof=1)
+        return np.where(self._failed(reference), np.nan, sd_G)
 
     def _sst(self, counts_BS: np.ndarray) -> np.ndarray:
         """(B, R) weighted sum of squares around the mean; NaN for unknown or equal truths."""
@@ -285,7 +294,8 @@ class TargetSums:
         sites = _Sites.of(site_N, counts_RNK.any((0, 2)))
         truth_NK = np.nan_to_num(truth_NK)
         powers = [sites.sums_NK(counts_RNK * truth_NK**power) for power in range(3)]
-        failed_G = ~(np.isfinite(prediction_GRNK) | ~counts_RNK).all((1, 2, 3))
+        is_fine_GRNK = np.isfinite(prediction_GRNK) | ~counts_RNK
+        failed_G = ~is_fine_GRNK.all((1, 2, 3))
         n_points = len(prediction_GRNK)
         error_GRSK = np.zeros((n_points, *powers[0].shape))
         for g in np.flatnonzero(~failed_G):
@@ -335,7 +345,10 @@ def _drawn_sums(counts_BS: np.ndarray, sum_RSK: np.ndarray) -> np.ndarray:
 
 
 def site_sums(
-    by: Score, truth_NK: np.ndarray, prediction_GRNK: np.ndarray, site_N: np.ndarray
+    by: Score,
+    truth_NK: np.ndarray,
+    prediction_GRNK: np.ndarray,
+    site_N: np.ndarray,
 ) -> SiteSums | TargetSums:
     """What a score of drawn sites needs."""
     kind = SiteSums if by.name == "contest" else TargetSums

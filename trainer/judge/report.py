@@ -54,17 +54,22 @@ def draw_curves(metrics: Path, out: Path, by: Score) -> None:
 
 
 def draw_leaderboard(
-    summary: pd.DataFrame, out: Path, by: Score, notes: Sequence[str] = ()
+    summary: pd.DataFrame,
+    out: Path,
+    by: Score,
+    notes: Sequence[str] = (),
 ) -> None:
     """Points by score, best at the top, with the sd over repeats; baselines as lines.
 
     Pale bars are told apart from the best.
     """
-    points = summary[~summary["name"].isin(BASELINES)].head(MOST_BARS).iloc[::-1]
+    points = summary[~summary["name"].isin(BASELINES)].head(MOST_BARS)
+    points = points.iloc[::-1]  # bars are drawn from the bottom up
     lines = []
     for note in notes:
         lines += textwrap.wrap(note, NOTE_CHARACTERS)
-    figure, ax = _figure(1, 1, (10, 1.6 + 0.34 * len(points) + 0.2 * len(lines)))
+    inches = 1.6 + 0.34 * len(points) + 0.2 * len(lines)
+    figure, ax = _figure(1, 1, (10, inches))
     height = np.arange(len(points))
     apart = points["apart"].to_numpy(bool) | points["failed"].to_numpy(bool)
     for these, colour, label in (
@@ -97,7 +102,8 @@ def draw_leaderboard(
         # inside the bar; a point that failed has none
         text, colour = (f" {value:.3f}", "white") if np.isfinite(value) else (" failed", "black")
         ax.text(0.004, y, text, va="center", fontsize=9, color=colour)
-    ax.set_yticks(height, points["name"].str.replace("__", "  ").tolist(), fontsize=8)
+    names = points["name"].str.replace("__", "  ").tolist()
+    ax.set_yticks(height, names, fontsize=8)
     told = f"{SCORE_NAMES[by.name]} over all images and targets"
     if not by.larger_is_better:
         told += "; smaller is better"

@@ -132,7 +132,8 @@ def _scores(
     splits: Sequence[Split],
 ) -> np.ndarray:
     """(R,) score of each repeat where choice_Q[q] predicts split q; NaN where one is missing."""
-    error_Q = errors_EGQ.reshape(-1, len(splits))[choice_Q, np.arange(len(splits))]
+    by_choice_XQ = errors_EGQ.reshape(-1, len(splits))
+    error_Q = by_choice_XQ[choice_Q, np.arange(len(splits))]
     # without a choice, -1 took the last one
     error_Q = np.where(choice_Q < 0, np.nan, error_Q)
     repeat_Q = np.array([split.repeat for split in splits])

@@ -10,7 +10,9 @@ import numpy as np
 
 
 def error_gram(
-    truth_NK: np.ndarray, prediction_MNK: np.ndarray, weight_K: np.ndarray
+    truth_NK: np.ndarray,
+    prediction_MNK: np.ndarray,
+    weight_K: np.ndarray,
 ) -> np.ndarray:
     """(M, M) products of M members' errors in some weights, summed over images: all that shares
     depend on.

@@ -153,7 +153,11 @@ class BankTrainer:
         return on_device(share_QGB, data.device)
 
     def _dropout(
-        self, stream: Stream, place: tuple[int, int], n_tiles: int, device: torch.device
+        self,
+        stream: Stream,
+        place: tuple[int, int],
+        n_tiles: int,
+        device: torch.device,
     ) -> Tensor | None:
         """(Q, G or 1, B, T, S) uniforms shared by points of a `head.seed`; None without dropout."""
         width = self.bank.shape.shared_hidden
@@ -252,8 +256,10 @@ def new_trainers(
     for p in points:
         mixup = configs[p].augmentation.mixup
         mixup_kind = mixup.kind if mixup.on else "patches"  # unmixed among mixed: its share is 1
-        shape = HeadShape.of(configs[p], data.tokens, data.targets, data.columns_of(configs[p]))
-        groups.setdefault((shape, configs[p].head.normalize, mixup_kind), []).append(p)
+        columns = data.columns_of(configs[p])
+        shape = HeadShape.of(configs[p], data.tokens, data.targets, columns)
+        key = (shape, configs[p].head.normalize, mixup_kind)
+        groups.setdefault(key, []).append(p)
 
     trainers = []
     for (shape, _, mixup_kind), members in groups.items():

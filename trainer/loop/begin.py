@@ -15,7 +15,6 @@ from featurestore.disk.durable import locked, remove
 from featurestore.disk.threads import ASKED
 from featurestore.errors import InputError, UsageError
 from trainer.data.splits import save_splits
-from trainer.data.used_store import UsedStore
 from trainer.loop.grid import SweepConfig
 from trainer.loop.plan import too_large
 from trainer.loop.prepare import Sweep, prepare_sweep
@@ -48,7 +47,8 @@ class Begun:
     @property
     def runs(self) -> dict[int, RunFolder]:
         """Folder of each point."""
-        return {p: self.folder.run(name) for p, name in enumerate(self.sweep.config.names)}
+        names = self.sweep.config.names
+        return {p: self.folder.run(name) for p, name in enumerate(names)}
 
     def command(self, *options: object) -> str:
         """What a user types to go on with it."""
@@ -102,7 +102,10 @@ class Begun:
 
 
 def begin_sweep(
-    config: SweepConfig, out: Path = Path("runs"), device: str = "auto", check: bool = True
+    config: SweepConfig,
+    out: Path = Path("runs"),
+    device: str = "auto",
+    check: bool = True,
 ) -> Begun:
     """Lay a sweep out under `out`: its folder, folds.csv and sweep.json, which `--resume` needs.
 
@@ -130,7 +133,9 @@ def begin_sweep(
     folder = SweepFolder.create(out, sweep.base.experiment.name)
     save_splits(sweep.folds, folder.path / "folds.csv")
     base = sweep.base.model_dump(mode="json")
-    base["dataset"] |= _addresses(sweep.data.stores)
+    # where the stores were found, whatever the config or an option called it
+    places = {name: used.store.address for name, used in sweep.data.stores.items()}
+    base["dataset"] |= {"store": places[""]} if "" in places else {"stores": places}
     plan = {
         "base": base,
         "axes": config.axes,
@@ -145,12 +150,6 @@ def begin_sweep(
         plan["devices"] = devices
     folder.write_json("sweep.json", plan)  # last: a folder with it can be resumed
     return Begun(sweep, folder, plan)
-
-
-def _addresses(stores: Mapping[str, UsedStore]) -> dict[str, Any]:
-    """Where the stores are, as `dataset.store` or `dataset.stores` says it."""
-    places = {name: used.store.address for name, used in stores.items()}
-    return {"store": places[""]} if "" in places else {"stores": places}
 
 
 def _threads(n_processes: int) -> int:

@@ -313,4 +313,5 @@ def _error(
     truth_NK = sweep.scored_truth_NK
     weight_K = sweep.by.error_weights(truth_NK[held_out_of(sweep.splits, split.repeat)])
     scored_1nK = sweep.scored(prediction.values_RNK, prediction.word_RNC, split.val_N)
-    return float(sweep.by.errors(truth_NK[split.val_N], scored_1nK[0], weight_K).sum())
+    error_n = sweep.by.errors(truth_NK[split.val_N], scored_1nK[0], weight_K)
+    return float(error_n.sum())

@@ -135,8 +135,10 @@ def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> No
         if not any("/adamw/" in name for name in found):  # saved before the optimiser's first step
             expected = {name: kept for name, kept in expected.items() if "/adamw/" not in name}
         for b in range(len(trainers)):
-            if found.get(f"{b}/losses", ("", (-1,)))[1][0] == 0:  # of no batch, so of no type
-                expected[f"{b}/losses"] = "F64", expected[f"{b}/losses"][1]
+            _, (n_losses, *_) = found.get(f"{b}/losses", ("", (-1,)))
+            if n_losses == 0:  # of no batch, so of no type
+                _, axes = expected[f"{b}/losses"]
+                expected[f"{b}/losses"] = "F64", axes
         if faults := differences(found, expected):
             raise ValueError(f"{len(faults)} of its tensors are others: {faults[0]}")
         for b, trainer in enumerate(trainers):
@@ -205,11 +207,12 @@ def _expected(trainers: Sequence[BankTrainer]) -> dict[str, Kept]:
             expected[f"{b}/{name}"] = TYPES[tensor.dtype], tuple(tensor.shape)
 
         # of any length: batches of an epoch under way, epochs so far
-        for name, dtype in (("losses", TYPES[trainer.labels.values_NK.dtype]), ("errors", "F64")):
+        own = TYPES[trainer.labels.values_NK.dtype]
+        for name, dtype in (("losses", own), ("errors", "F64")):
             expected[f"{b}/{name}"] = dtype, (f"{b} {name}", *trainer.failed_QG.shape)
 
         for number, size in enumerate(trainer.optimizer.sizes()):
-            kept = TYPES[trainer.labels.values_NK.dtype], size
+            kept = own, size
             expected[f"{b}/adamw/{number}/exp_avg"] = kept
             expected[f"{b}/adamw/{number}/exp_avg_sq"] = kept
             expected[f"{b}/adamw/{number}/step"] = ("F32", ())

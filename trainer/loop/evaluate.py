@@ -65,7 +65,8 @@ class HeldOut:
                 values = batch_QGB.double().cpu().numpy()
                 for q, split in enumerate(splits):
                     held_out = batch.own_QB[q] >= 0  # -1 pads splits that hold out fewer
-                    all_GRN[:, split.repeat, batch.images_QB[q][held_out]] = values[q][:, held_out]
+                    images_b = batch.images_QB[q][held_out]
+                    all_GRN[:, split.repeat, images_b] = values[q][:, held_out]
 
 
 @torch.inference_mode()
@@ -141,7 +142,8 @@ def score(
     truth_RNK = held_out_truth(truth_NK, prediction_RNK, splits)
     state = np.asarray(state_N)
     # a catalog that tells no State has "" for each
-    held_out = sorted(set(state[~np.isnan(truth_RNK).all((0, 2))]) - {""})
+    is_held_out_N = ~np.isnan(truth_RNK).all((0, 2))
+    held_out = sorted(set(state[is_held_out_N]) - {""})
     per_repeat_R = np.asarray(by(truth_RNK, prediction_RNK))
     per_fold = {}
     for s in splits:
@@ -159,7 +161,10 @@ def score(
 
 
 def pooled_score(
-    by: Score, truth_NK: np.ndarray, prediction_RNK: np.ndarray, splits: Sequence[Split]
+    by: Score,
+    truth_NK: np.ndarray,
+    prediction_RNK: np.ndarray,
+    splits: Sequence[Split],
 ) -> float:
     """The mean over repeats alone, `Scores.mean`, for every epoch of every point."""
     truth_RNK = held_out_truth(truth_NK, prediction_RNK, splits)
@@ -167,7 +172,9 @@ def pooled_score(
 
 
 def held_out_truth(
-    truth_NK: np.ndarray, prediction_RNK: np.ndarray, splits: Sequence[Split]
+    truth_NK: np.ndarray,
+    prediction_RNK: np.ndarray,
+    splits: Sequence[Split],
 ) -> np.ndarray:
     """(R, N, K) truth, NaN where a repeat's splits do not hold the image out."""
     truth_RNK = np.full(prediction_RNK.shape, np.nan)

@@ -86,7 +86,8 @@ def close_regressor(
 
     views = _views(sweep)
     targets = sweep.data.targets
-    mean_RNK = np.mean([fits.raw_VRNK[views.index(view)] for view in sweep.views], 0)
+    of_views = [fits.raw_VRNK[views.index(view)] for view in sweep.views]
+    mean_RNK = np.mean(of_views, 0)
     prediction = Prediction(*numbers_and_words(mean_RNK, targets), config, targets)
     own_RNK, own_RNC = numbers_and_words(fits.raw_VRNK[views.index(0)], targets)
     own_RNK = constrained(own_RNK, targets, config.inference.constraints)
@@ -247,7 +248,8 @@ def time_fits(sweep: Sweep) -> list[FitTime]:
             one_s = time.monotonic() - start
             if one_s > WARM_S:
                 break
-        times.append(FitTime(kind, (1 + len(others)) * len(sweep.splits), one_s))
+        n_fits = (1 + len(others)) * len(sweep.splits)
+        times.append(FitTime(kind, n_fits, one_s))
     return times
 
 

@@ -248,7 +248,9 @@ def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[s
     first: dict[str, Any] = {}
     axes: dict[str, list] = {}
     for key, annotation, value in _leaves(raw, PointConfig, "", path):
-        is_list_key = _takes_a_list(annotation)
+        # whether a list is a value of the key, alone or among others (`list[int] | None`)
+        choices = annotation, *typing.get_args(annotation)
+        is_list_key = any(typing.get_origin(choice) is list for choice in choices)
         holds_lists = isinstance(value, list) and any(isinstance(each, list) for each in value)
         if isinstance(value, list) and (holds_lists or not is_list_key):
             _check_axis(key, value, path)
@@ -258,14 +260,11 @@ def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[s
     return first, axes
 
 
-def _takes_a_list(annotation: Any) -> bool:
-    """Whether a list is a value of the key, alone or among others."""
-    choices = annotation, *typing.get_args(annotation)
-    return any(typing.get_origin(choice) is list for choice in choices)
-
-
 def _leaves(
-    raw: Any, section: type[Section], prefix: str, path: Path
+    raw: Any,
+    section: type[Section],
+    prefix: str,
+    path: Path,
 ) -> Iterator[tuple[str, Any, Any]]:
     """(dotted key, annotation, value) of every value, in the order of the file."""
     if not isinstance(raw, dict | None):
@@ -356,7 +355,10 @@ def _validated(data: dict[str, Any], path: Path) -> PointConfig:
     try:
         point = PointConfig.model_validate(data, context={"kinds": kinds.names()})
     except ValidationError as err:
-        wrong = [_explained(error) for error in err.errors(include_url=False)]
+        wrong = []
+        for error in err.errors(include_url=False):
+            key = ".".join(str(part) for part in error["loc"])
+            wrong.append(f"{key}: {explained(error)}")
         text = wrong[0] if len(wrong) == 1 else f"{len(wrong)} keys are wrong:" + list_some(wrong)
         raise InputError(f"{path}: {text}") from err
     if wrong := unknown_store(point):
@@ -367,8 +369,3 @@ def _validated(data: dict[str, Any], path: Path) -> PointConfig:
         except InputError as err:
             raise InputError(f"{path}: {err}") from err
     return point
-
-
-def _explained(error: Mapping[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    return f"{key}: {explained(error)}"

@@ -22,7 +22,10 @@ N_WEIGHTS = 48
 
 
 def choose_multiply(
-    settings: TrainerConfig, device: torch.device, dtype: torch.dtype, row_TPD: tuple[int, ...]
+    settings: TrainerConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    row_TPD: tuple[int, ...],
 ) -> Multiply:
     """What `trainer.multiply` says; `auto` is float16 on CUDA, and on a CPU that multiplies bf16
     fast what a short timed probe of full-size rows finds faster."""

@@ -30,14 +30,18 @@ class Note:
         self.path = path
 
     def save(
-        self, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any], identity: Identity
+        self,
+        arrays: Mapping[str, np.ndarray],
+        about: Mapping[str, Any],
+        identity: Identity,
     ) -> None:
         """InputError if it cannot be written. about : as JSON holds it."""
         state = {}
         for name, array in arrays.items():
             state[name] = torch.from_numpy(np.ascontiguousarray(array))
         # as a tensor, so that the checksum sees a flipped bit
-        state["about"] = torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8)
+        text_bytes = list(json.dumps(about).encode())
+        state["about"] = torch.tensor(text_bytes, dtype=torch.uint8)
         text = identity.to_json()
         self.path.parent.mkdir(exist_ok=True)
         try:

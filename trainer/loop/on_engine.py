@@ -98,8 +98,11 @@ def _missing(folder: SweepFolder, passes: Sequence[Sequence[int]]) -> list[Item]
     """Passes that are not trained, and what is fitted; last, since it needs no device."""
     if folder.is_finished:
         return []
-    numbers = range(len(passes))
-    return [*(i for i in numbers if not folder.pass_note(passes[i]).exists()), FITS]
+    missing: list[Item] = []
+    for number, points in enumerate(passes):
+        if not folder.pass_note(points).exists():
+            missing.append(number)
+    return [*missing, FITS]
 
 
 def _as_json(store: Place | Mapping[str, Place] | None) -> Any:

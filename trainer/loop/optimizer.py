@@ -76,13 +76,16 @@ class BankOptimizer:
         self._parts: list[_Part] = []
         groups: dict[tuple, _Group] = {}
         for q in range(bank.n_splits):
-            for g in range(len(points)):
+            for g, point in enumerate(points):
+                settings = point.optimization
+                schedule = settings.lr, settings.warmup_rate, settings.warmup_from_zero
                 for stretch, decay in self._stretches(g):
                     weights_n = self._weights_QGn[q, g, stretch]
                     part = _Part(stretch, weights_n, self._grad_QGn[q, g, stretch])
                     self._parts.append(part)
-                    key = self._schedule(g), decay
-                    groups.setdefault(key, _Group(g, decay)).parts.append(part)
+                    # one call takes one rate, which follows from the schedule, and one decay
+                    group = groups.setdefault((schedule, decay), _Group(g, decay))
+                    group.parts.append(part)
         self._groups = list(groups.values())
 
     def _stretches(self, g: int) -> list[tuple[slice, float]]:
@@ -95,11 +98,6 @@ class BankOptimizer:
         others = slice(self.layout.n_weights, self.layout.n)
         parts = [(weights, settings.weight_decay), (others, 0.0)]
         return [(stretch, decay) for stretch, decay in parts if stretch.start < stretch.stop]
-
-    def _schedule(self, g: int) -> tuple:
-        """What the learning rate of a point follows from; points of one share their groups."""
-        settings = self.points[g].optimization
-        return settings.lr, settings.warmup_rate, settings.warmup_from_zero
 
     def step(self) -> None:
         """One step of every head, then of its moving average; gradients are zero afterwards."""

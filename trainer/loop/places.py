@@ -15,7 +15,9 @@ Place = Path | str
 
 
 def places_now(
-    plan: Mapping[str, Any], path: Path, given: Place | Mapping[str, Place] | None
+    plan: Mapping[str, Any],
+    path: Path,
+    given: Place | Mapping[str, Place] | None,
 ) -> dict[str, Any]:
     """Where the sweep's stores are now, as `dataset.store` or `dataset.stores` says it."""
     dataset = plan["base"]["dataset"]

@@ -123,6 +123,7 @@ def plan_sweep(
         read = {store_of(each) for each in of_pass if kinds.load(each.head.kind).reads_patches}
         bytes_a_row += sum(row_bytes[name] for name in read)
     gathered = gathered_bytes(data, max(rows_of_steps), row_bytes) if passes else 0
+    of_passes = [sum(needs[p] for p in part) for part in passes]
     return Plan(
         passes=passes,
         n_regressors=len(fits),
@@ -131,7 +132,7 @@ def plan_sweep(
         n_epochs=base.trainer.num_epochs,
         bytes_read=rows_a_pass * bytes_a_row,
         reads_per_row=n_reads / data.n_images,
-        pass_bytes=gathered + max((sum(needs[p] for p in part) for part in passes), default=0),
+        pass_bytes=gathered + max(of_passes, default=0),
         fit_bytes=max(fits, default=0),
     )
 
@@ -259,6 +260,7 @@ def _deal_into(needs: Mapping[int, int], n_passes: int) -> list[list[int]]:
 
     while len(passes) < n_passes:  # fewer would do for this budget: halve the longest
         i = max(range(len(passes)), key=lambda i: len(passes[i]))
-        half = len(passes[i]) // 2
-        passes[i : i + 1] = [passes[i][:half], passes[i][half:]]
+        longest = passes[i]
+        half = len(longest) // 2
+        passes[i : i + 1] = [longest[:half], longest[half:]]
     return passes

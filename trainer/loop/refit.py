@@ -83,4 +83,6 @@ def refit_members(sweep: Sweep, folder: SweepFolder) -> list[RefitMember]:
 def end_refit(folder: SweepFolder, members: list[RefitMember]) -> None:
     """Say what belongs together; last, since a refit with it is whole."""
     if members[0].run.path != folder.refit.path:
-        save_blend(folder.refit.path, [m.name for m in members], [m.share for m in members])
+        names = [member.name for member in members]
+        shares = [member.share for member in members]
+        save_blend(folder.refit.path, names, shares)

@@ -79,7 +79,8 @@ class SweepResult:
         too_many = max(map(len, rows.split("\n"))) - width if width else 0
         if too_many > 0:
             names = self.summary["name"].astype(str)
-            shown = names.map(partial(shortened, most=names.map(len).max() - too_many))
+            longest = names.map(len).max()
+            shown = names.map(partial(shortened, most=longest - too_many))
             rows = self._rows(self.summary.assign(name=shown), ["name", "score_last"])
         first = [hung(self.headline, width, 2)] if self.headline else []
         notes = [hung(note, width, 2) for note in self.notes]

@@ -114,7 +114,10 @@ def close_bank(
         for which, each in held_out.items():
             word_RNC = None if each.word_GRNC is None else each.word_GRNC[g]
             predictions[which] = Prediction(
-                each.values_GRNK[g], word_RNC, config, sweep.data.targets
+                each.values_GRNK[g],
+                word_RNC,
+                config,
+                sweep.data.targets,
             )
         failed_Q = trainer.failed_QG[:, g]
         result = PointResult(

@@ -169,7 +169,10 @@ class RunFolder:
             save_tensors(state, partial)
 
     def heads(
-        self, which: str, folds: list[int] | None = None, without: Collection[str] = ()
+        self,
+        which: str,
+        folds: list[int] | None = None,
+        without: Collection[str] = (),
     ) -> dict[str, dict[str, Tensor]]:
         """File name and tensors of all heads or of some folds', less some files.
 

@@ -174,7 +174,8 @@ def _ranked(sweep: Sweep, results: Sequence[PointResult], beside: Sequence[Point
     scores |= {blend.name: _scores(sweep, blend) for blend in blends}
 
     rival = [ranked] if best and has_their_rules(sweep, ranked) else []
-    rows = sorted([*results, *blends, *rival], key=lambda r: _rank(sweep.by, r, scores[r.name]))
+    everyone = [*results, *blends, *rival]
+    rows = sorted(everyone, key=lambda r: _rank(sweep.by, r, scores[r.name]))
     can_be_chosen = [*choices, *blends, *rival]
     chosen = next((r for r in rows if r in can_be_chosen and not r.failed), None)
     return _Board(results, rows, scores, baselines, choices, members, blends, rival, best, chosen)

@@ -126,7 +126,10 @@ def fit_points(begun: Begun, progress: bool) -> tuple[list[PointResult], list[Po
 
 
 def pass_results(
-    begun: Begun, points: Sequence[int], reader: Callable[[], TokenReaders], progress: bool
+    begun: Begun,
+    points: Sequence[int],
+    reader: Callable[[], TokenReaders],
+    progress: bool,
 ) -> list[PointResult]:
     """What the points of a pass came to: as it was saved, or else trained now and saved."""
     sweep = begun.sweep
@@ -170,7 +173,8 @@ def train_pass(
     first = len(trainers[0].errors_QG)  # epochs that the checkpoint ended; all banks agree
     for p in points:
         runs[p].begin(sweep.run_config(p), sweep.data, first)
-    events = Events([runs[p].path for p in points] if settings.tensorboard else [], first)
+    told = [runs[p].path for p in points] if settings.tensorboard else []
+    events = Events(told, first)
     try:
         with new_bar("train", n_epochs, "epoch", progress, initial=first) as bar:
             for epoch in range(first, n_epochs):
@@ -195,7 +199,8 @@ def train_pass(
                     checkpoint.save(trainers, identity)
 
                 # the score of whoever leads at this epoch, on view 0
-                known = [r["score"] for r in records.values() if not np.isnan(r["score"])]
+                scores = [record["score"] for record in records.values()]
+                known = [score for score in scores if not np.isnan(score)]
                 notes = {"ms/step": f"{1000 * train_s / n_steps:.0f}"}
                 if known:  # a refit holds nothing out
                     notes = {"score": f"{max(known):.4f}", **notes}
@@ -213,7 +218,11 @@ def train_pass(
 
 
 def train_step(
-    sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReaders, epoch: int, step: int
+    sweep: Sweep,
+    trainers: Sequence[BankTrainer],
+    reader: TokenReaders,
+    epoch: int,
+    step: int,
 ) -> None:
     """One batch of every split, for every bank: its rows are read once and serve all of them."""
     stream = sweep.stream
@@ -239,7 +248,10 @@ def train_step(
 
 
 def score_epoch(
-    sweep: Sweep, trainers: Sequence[BankTrainer], reader: TokenReaders, train_s: float
+    sweep: Sweep,
+    trainers: Sequence[BankTrainer],
+    reader: TokenReaders,
+    train_s: float,
 ) -> tuple[dict[int, dict], list[Scored]]:
     """Score the averages of all heads on view 0 of what they hold out: what is to be logged of each
     point, and of each bank."""
@@ -254,7 +266,12 @@ def score_epoch(
             loss_sums[b] += trainers[b].held_out_loss(outputs, batch)
 
     predictions = predict_held_out(
-        averaged, sweep.data, reader, sweep.splits, batch_size, see=add_loss
+        averaged,
+        sweep.data,
+        reader,
+        sweep.splits,
+        batch_size,
+        see=add_loss,
     )
 
     n_held_out_Q1 = np.array([[len(split.val_N)] for split in sweep.splits])
@@ -265,7 +282,11 @@ def score_epoch(
         scored_GRNK = sweep.scored(values_GRNK, prediction.word_GRNC)
         held_out_loss_QG = sum_QG / n_held_out_Q1 if by_loss else None
         each = Scored.of(
-            sweep.by, scored_GRNK, sweep.scored_truth_NK, sweep.splits, held_out_loss_QG
+            sweep.by,
+            scored_GRNK,
+            sweep.scored_truth_NK,
+            sweep.splits,
+            held_out_loss_QG,
         )
         scored.append(each)
         loss_QG = trainer.noted().mean(0)
@@ -273,7 +294,10 @@ def score_epoch(
             records[p] = {
                 "loss": loss_QG[:, g].mean(),
                 "score": pooled_score(
-                    sweep.by, sweep.scored_truth_NK, scored_GRNK[g], sweep.splits
+                    sweep.by,
+                    sweep.scored_truth_NK,
+                    scored_GRNK[g],
+                    sweep.splits,
                 ),
                 "fold_loss": loss_QG[:, g].tolist(),
                 "fold_score": sweep.by.merit(each.merit_QG[:, g]).tolist(),
@@ -286,7 +310,11 @@ def score_epoch(
 
 
 def _refit(
-    sweep: Sweep, folder: SweepFolder, result: SweepResult, reader: TokenReaders, progress: bool
+    sweep: Sweep,
+    folder: SweepFolder,
+    result: SweepResult,
+    reader: TokenReaders,
+    progress: bool,
 ) -> str | None:
     """Train each member of what the sweep chose on every image, as many steps as the heads of each
     fold took; the estimate is the sweep's.
@@ -322,7 +350,12 @@ def _refit_member(member: RefitMember, reader: TokenReaders, progress: bool) -> 
 
     runs = {member.p: member.run}
     (trainer,) = train_pass(
-        whole, [member.p], runs, Checkpoint(member.checkpoint), reader, progress
+        whole,
+        [member.p],
+        runs,
+        Checkpoint(member.checkpoint),
+        reader,
+        progress,
     )
     save_heads(whole, trainer, runs, "last")
     if member.is_done:

@@ -13,15 +13,29 @@ from trainer.loop.runs import WEIGHTS, RunFolder
 
 
 def save_results(
-    note: Note, results: Sequence[PointResult], runs: Mapping[int, RunFolder], identity: Identity
+    note: Note,
+    results: Sequence[PointResult],
+    runs: Mapping[int, RunFolder],
+    identity: Identity,
 ) -> None:
     """Note what was predicted out of fold and by which heads; last, since a pass with it is
     trained. InputError if it cannot be written."""
     arrays = {}
     about = []
     for result in results:
-        for name, array in _arrays(result).items():
+        own = {
+            "errors": result.errors_EQ,
+            "best_epoch": result.best_epoch_Q,
+            "failed": result.failed_Q,
+        }
+        for which, prediction in result.held_out.items():
+            own[f"raw_{which}"] = prediction.raw_RNK
+            if prediction.word_RNC is not None:
+                own[f"word_{which}"] = prediction.word_RNC
+        for name, array in own.items():
             arrays[f"{result.index}/{name}"] = array
+
+        # heads that failed are not saved, so there may be fewer files than splits
         run = runs[result.index]
         heads = sorted(path.name for path in run.path.glob("weights/*.safetensors"))
         about.append(
@@ -35,7 +49,10 @@ def save_results(
 
 
 def load_results(
-    note: Note, sweep: Sweep, runs: Mapping[int, RunFolder], identity: Identity
+    note: Note,
+    sweep: Sweep,
+    runs: Mapping[int, RunFolder],
+    identity: Identity,
 ) -> list[PointResult] | None:
     """What `save_results` noted, in its order; None where a pass has no note, where that is
     damaged, or where a head's file is no longer as it was saved."""
@@ -52,21 +69,11 @@ def load_results(
     return results
 
 
-def _arrays(result: PointResult) -> dict[str, np.ndarray]:
-    arrays = {
-        "errors": result.errors_EQ,
-        "best_epoch": result.best_epoch_Q,
-        "failed": result.failed_Q,
-    }
-    for which, prediction in result.held_out.items():
-        arrays[f"raw_{which}"] = prediction.raw_RNK
-        if prediction.word_RNC is not None:
-            arrays[f"word_{which}"] = prediction.word_RNC
-    return arrays
-
-
 def _result(
-    sweep: Sweep, p: int, failure: str | None, arrays: Mapping[str, np.ndarray]
+    sweep: Sweep,
+    p: int,
+    failure: str | None,
+    arrays: Mapping[str, np.ndarray],
 ) -> PointResult:
     config = sweep.config.points[p]
     held_out = {}

@@ -120,7 +120,8 @@ def projected(raw_NM: np.ndarray, sums_ML: np.ndarray, weight_M: Sequence[float]
     aim_NL = raw_NM @ weighted_ML
     parts_NL = np.zeros_like(aim_NL)
     # about as large as parts can be: changes far below it are rounding
-    largest = np.nanmax(np.abs(aim_NL), initial=0) / product_LL.diagonal().min()
+    greatest_aim = np.nanmax(np.abs(aim_NL), initial=0)
+    largest = greatest_aim / product_LL.diagonal().min()
     for _ in range(MOST_ROUNDS):
         change = 0.0
         for part in range(len(product_LL)):

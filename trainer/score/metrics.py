@@ -70,7 +70,10 @@ class Score:
         return self.from_error(error, scored.any(-1))
 
     def split_errors(
-        self, truth_NK: np.ndarray, prediction_RNK: np.ndarray, splits: Sequence[Split]
+        self,
+        truth_NK: np.ndarray,
+        prediction_RNK: np.ndarray,
+        splits: Sequence[Split],
     ) -> np.ndarray:
         """(..., Q) what each split adds to the error of its repeat, from known pairs only; NaN
         where a head failed. The smaller, the better, whatever the score.
@@ -86,7 +89,10 @@ class Score:
         return np.stack(errors, -1)
 
     def errors(
-        self, truth_NK: np.ndarray, prediction_NK: np.ndarray, weight_K: np.ndarray
+        self,
+        truth_NK: np.ndarray,
+        prediction_NK: np.ndarray,
+        weight_K: np.ndarray,
     ) -> np.ndarray:
         """(..., N) weighted errors of each row, from known pairs only; NaN where a head failed."""
         counts_NK = ~np.isnan(truth_NK) & (np.array(self.weights) > 0)
@@ -125,7 +131,8 @@ class Score:
         if self.name != "r2":
             return self.coefficients(n_K, y.sum(-2), (y**2).sum(-2))
         # about the mean, which the sum of squares would drown; equal truths may miss it by rounding
-        mean = y.sum(-2, keepdims=True) / np.maximum(n_K, 1)[..., None, :]
+        n_1K = np.maximum(n_K, 1)[..., None, :]
+        mean = y.sum(-2, keepdims=True) / n_1K
         about = np.where(known, y - mean, 0.0)
         lowest = truth_NK.min(-2, initial=np.inf, where=known)
         highest = truth_NK.max(-2, initial=-np.inf, where=known)
@@ -161,7 +168,10 @@ def scored_classes(targets: Targets) -> list[Target]:
 
 
 def class_columns(
-    by: Score, targets: Targets, true_NC: np.ndarray, share_NC: np.ndarray | None
+    by: Score,
+    targets: Targets,
+    true_NC: np.ndarray,
+    share_NC: np.ndarray | None,
 ) -> np.ndarray:
     """(..., N, W) each photograph's own loss of each scored class: 1 where the most probable word
     is wrong for `accuracy`, else the negative log of the true word's probability. NaN where the

@@ -169,7 +169,10 @@ def most_probable(word_NC: np.ndarray, words: Sequence[str]) -> np.ndarray:
 
 
 def _brought_to(
-    values_NK: np.ndarray, targets: Targets, name: str, wanted_N: np.ndarray
+    values_NK: np.ndarray,
+    targets: Targets,
+    name: str,
+    wanted_N: np.ndarray,
 ) -> np.ndarray:
     """The values with a target's parts scaled until they add up to what is wanted."""
     place = {target: k for k, target in enumerate(targets.names)}

@@ -38,10 +38,12 @@ class Attention(HeadKind):
         w_QGBTPM = self.maps(bank, inputs)
         q, g, b, t, p, m = w_QGBTPM.shape
         # queries beside points, as if they were more heads
-        w_QHBTP = w_QGBTPM.permute(0, 1, 5, 2, 3, 4).reshape(q, g * m, b, t, p)
+        w_QGMBTP = w_QGBTPM.permute(0, 1, 5, 2, 3, 4)
+        w_QHBTP = w_QGMBTP.reshape(q, g * m, b, t, p)
         z_QHBTD = bank.normal("patch", inputs.attend(w_QHBTP))
         # and back: what a head reads of a tile is one query's sum after another's
-        z_QGBTMD = z_QHBTD.view(q, g, m, b, t, -1).permute(0, 1, 3, 4, 2, 5)
+        z_QGMBTD = z_QHBTD.view(q, g, m, b, t, -1)
+        z_QGBTMD = z_QGMBTD.permute(0, 1, 3, 4, 2, 5)
         z = z_QGBTMD.reshape(q, g, b, t, -1)
         c = bank.each_point(inputs.early(bank.own_cls(inputs)))
         return trunk(bank, inputs, inputs.late(torch.cat([c, z], -1)))

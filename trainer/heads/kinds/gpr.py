@@ -25,7 +25,11 @@ class Gpr(KernelRegressor):
     squares = 16
 
     def solve(
-        self, support_NF: np.ndarray, u_NK: np.ndarray, n_varying: int, group_N: np.ndarray
+        self,
+        support_NF: np.ndarray,
+        u_NK: np.ndarray,
+        n_varying: int,
+        group_N: np.ndarray,
     ) -> tuple[np.ndarray, ...]:
         # same distances in N columns, not 7,680: 0.6 s a target, not 3.6
         position_NN = np.linalg.qr(support_NF.T, mode="r").T
@@ -47,7 +51,8 @@ def _fit_one(position_NN: np.ndarray, u_N: np.ndarray, n_varying: int) -> Any:
     # starts at gamma = 0.5 / n_varying and as much noise as signal; three other starts found the
     # same for five drawn targets
     unit = np.sqrt(n_varying)
-    signal = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(unit, (0.1 * unit, 30 * unit))
+    amount = ConstantKernel(1.0, (1e-3, 1e3))
+    signal = amount * RBF(unit, (0.1 * unit, 30 * unit))
     kernel = signal + WhiteKernel(1.0, (LEAST_NOISE, 1e1))
     gpr = GaussianProcessRegressor(kernel, optimizer=_minimise)
     with warnings.catch_warnings():

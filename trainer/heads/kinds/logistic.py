@@ -69,7 +69,10 @@ def _strength(x_NR: np.ndarray, word_N: np.ndarray, group_N: np.ndarray) -> floa
 
 
 def _solved(
-    x_NR: np.ndarray, word_N: np.ndarray, n_words: int, strength: float
+    x_NR: np.ndarray,
+    word_N: np.ndarray,
+    n_words: int,
+    strength: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(R, K) coefficients and (K,) intercepts; those of a word that is not there are 0 and far
     below all others."""

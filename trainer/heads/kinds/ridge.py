@@ -96,7 +96,10 @@ class Ridge(Regressor):
         return _bytes_of_one(n_features) + _bytes_of_all(n_features)
 
     def fit_together(
-        self, table: Table | ReadTable, each: Sequence[TrainingRows], n_bytes: int
+        self,
+        table: Table | ReadTable,
+        each: Sequence[TrainingRows],
+        n_bytes: int,
     ) -> Iterator[State]:
         scales = table.robust_scales([rows.rows_n for rows in each])
         left = n_bytes - _bytes_of_all(table.n_features)
@@ -106,7 +109,10 @@ class Ridge(Regressor):
             yield from self._summed(table, each[some], scales[some])
 
     def _summed(
-        self, table: Table | ReadTable, each: Sequence[TrainingRows], scales: Sequence[Scale]
+        self,
+        table: Table | ReadTable,
+        each: Sequence[TrainingRows],
+        scales: Sequence[Scale],
     ) -> Iterator[State]:
         """Several fits in one pass, or in two where they choose a space."""
         # a function of its own: its sums are let go before those of the next fits are made
