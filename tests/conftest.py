@@ -2,7 +2,9 @@
 
 import errno
 import io
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,14 @@ def store_path(request, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 25_000)
     monkeypatch.setattr("featurestore.format.zarr.CHUNK_BYTES", 200)
     return tmp_path / f"features.{request.param}"
+
+
+@pytest.fixture
+def memory_path():
+    """A folder in memory where there is one, for what tests an order and not the disk."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)

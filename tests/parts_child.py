@@ -1,10 +1,14 @@
 """Parts of a plan without a backbone, built and merged in children that tests kill: the server of
-`writer_child`, whose requests know two more acts.
+`writer_child`, whose requests know three more acts.
 
 act : "part" builds part `part` of the plan at `path`; "merge" merges the plan at `plan` into
-    `path`.
+    `path`; "publish" publishes the plan at `path` where it says.
+
+Durable calls count objects that are created twice: before, and when the server has them.
 """
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,18 +18,28 @@ import writer_child
 from conftest import tiny_frame, tiny_rows, tiny_spec
 
 from featurestore import open_writer
-from featurestore.parts import build, plan
+from featurestore.parts import build, devices, plan
 from featurestore.parts.build import build_part
 from featurestore.parts.merge import merge_parts
-from featurestore.parts.plan import PartPlan, plan_parts
+from featurestore.parts.plan import PartPlan, load_plan, plan_parts
+from featurestore.parts.publish import publish_parts
+from featurestore.read.sources.object_client import ObjectClient
 from featurestore.write.config import BuildConfig
 from featurestore.write.prepare import installed_versions
 
 N_IMAGES = 5
 
 
-def plan_tiny(folder: Path, monkeypatch) -> PartPlan:
-    """The plan of two parts, of one shard and of two."""
+def plan_tiny(folder: Path, monkeypatch, n_parts: int = 2, url: str | None = None) -> PartPlan:
+    """The plan of two parts, of one shard and of two; or of more, or of one for a bucket."""
+    prepare_tiny(folder.parent, monkeypatch)
+    config = BuildConfig.check(data=folder.parent / "data", out=folder / "features.zarr")
+    folder.mkdir()
+    return plan_parts(config, n_parts, folder, url=url)
+
+
+def prepare_tiny(beside: Path, monkeypatch) -> SimpleNamespace:
+    """Have every build prepared without photographs and a backbone; `data` is made."""
     frame = tiny_frame(N_IMAGES)
     made_by = installed_versions() | {"device": "cpu", "precision": "fp32"}
     spec = tiny_spec(frame).changed(made_by=made_by)
@@ -43,13 +57,11 @@ def plan_tiny(folder: Path, monkeypatch) -> PartPlan:
         spec=spec,
         n_pending=N_IMAGES,
     )
-    folder.mkdir()
-    data = folder.parent / "data"
-    data.mkdir()
-    (data / "train.csv").touch()
-    monkeypatch.setattr(plan, "prepare_build", lambda _config: prepared)
-    config = BuildConfig.check(data=data, out=folder / "features.zarr")
-    return plan_parts(config, 2, folder)
+    (beside / "data").mkdir()
+    (beside / "data/train.csv").touch()
+    for module in (plan, devices):
+        monkeypatch.setattr(module, "prepare_build", lambda _config, save=True: prepared)
+    return prepared
 
 
 def put_rows(plan: PartPlan, part: int, _backbone: object, out: Path, _progress: bool) -> list:
@@ -64,9 +76,35 @@ def put_rows(plan: PartPlan, part: int, _backbone: object, out: Path, _progress:
     return []
 
 
+def count_calls(kill_at: int) -> list[int]:
+    calls = writer_child.count_calls(kill_at)
+    create = ObjectClient.create
+
+    def count() -> None:
+        calls[0] += 1
+        if calls[0] == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(client: ObjectClient, key: str, content: Path | bytes) -> str | None:
+        count()
+        e_tag = create(client, key, content)
+        count()
+        return e_tag
+
+    ObjectClient.create = counted
+    return calls
+
+
 def part(request: dict, tell: Callable[..., None]) -> None:
-    calls = writer_child.count_calls(request.get("kill_at", 0))
+    calls = count_calls(request.get("kill_at", 0))
     build_part(Path(request["path"]), request["part"], progress=False)
+    tell(calls=calls[0])
+
+
+def publish(request: dict, tell: Callable[..., None]) -> None:
+    calls = count_calls(request.get("kill_at", 0))
+    folder = Path(request["path"])
+    publish_parts(folder, load_plan(folder).url, remove=True)
     tell(calls=calls[0])
 
 
@@ -78,7 +116,7 @@ def merge(request: dict, tell: Callable[..., None]) -> None:
 
 if __name__ == "__main__":
     writer_child.COUNTED += ("link", "rmdir")
-    writer_child.ACTS |= {"part": part, "merge": merge}
+    writer_child.ACTS |= {"part": part, "merge": merge, "publish": publish}
     build._build = put_rows
     build.plan_backbone = lambda _plan, _device: None
     writer_child.serve_requests()

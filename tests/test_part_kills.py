@@ -1,8 +1,6 @@
 """Parts and their merge, killed anywhere: the next call ends at the same bytes, without litter."""
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import parts_child
@@ -23,14 +21,6 @@ def child():
     """A function (path, **request) that builds a part or merges in a child; see parts_child."""
     with builders(parts_child.__file__) as run:
         yield run
-
-
-@pytest.fixture
-def memory_path():
-    """A folder in memory where there is one: the kills test order, not the disk."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture

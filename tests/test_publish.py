@@ -240,7 +240,7 @@ def test_O14_where_etags_are_no_checksums_bytes_are_compared(bucket, folder, mon
     if kind == "none":
         monkeypatch.setattr("featurestore.manage.publish.MD5", re.compile("never"))
     else:  # 32 digits as well, of something else
-        monkeypatch.setattr("featurestore.manage.publish._md5", lambda path: "0" * 32)
+        monkeypatch.setattr("featurestore.manage.publish.file_md5", lambda path: "0" * 32)
     Publisher(bucket.url).publish(folder)
     assert Publisher(bucket.url).publish(folder) == 0
     shard = bytearray(bucket.keys(bucket.url)["patches/c/0/0/0/0/0"])

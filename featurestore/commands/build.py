@@ -1,7 +1,7 @@
 """The commands that make a store: build, import and extend."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from featurestore.commands.options import (
     ANY,
     FILE,
     FOLDER,
+    STORE,
     allow_outside_option,
     bits_option,
     csv_option,
@@ -28,17 +29,24 @@ from featurestore.commands.options import (
     out_place,
     precision_option,
     reserve_option,
+    scratch_option,
     skip_missing_option,
 )
 from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
+from featurestore.disk.urls import is_elsewhere, published_url
 from featurestore.errors import UsageError
 from featurestore.photos.view_names import VIEW_NAMES, chosen_names
 
 
-def build_options(out_help: str, device_help: str) -> Callable[[Callable], Callable]:
-    """What is built, and of what: options of every command that begins a build."""
+def build_options(
+    out_help: str, device_help: str, place: click.Path = ANY
+) -> Callable[[Callable], Callable]:
+    """What is built, and of what: options of every command that begins a build.
+
+    place : what --out may be.
+    """
     options = (
         click.option(
             "--config",
@@ -47,7 +55,7 @@ def build_options(out_help: str, device_help: str) -> Callable[[Callable], Calla
         ),
         click.option("--data", type=FOLDER, help="Folder with train.csv and its photographs."),
         csv_option("train.csv"),
-        click.option("--out", type=ANY, help=out_help),
+        click.option("--out", type=place, help=out_help),
         click.option(
             "--backbone",
             shell_complete=offered_backbones,
@@ -127,7 +135,9 @@ def build_options(out_help: str, device_help: str) -> Callable[[Callable], Calla
 
 @click.command("build")
 @build_options(
-    "The store: NAME.h5 or NAME.zarr.", "auto, cpu, cuda, cuda:N; several with commas.  [auto]"
+    "The store: NAME.h5, NAME.zarr or s3://BUCKET/NAME.zarr.",
+    "auto, cpu, cuda, cuda:N; several with commas.  [auto]",
+    place=STORE,
 )
 @click.option(
     "--wait", is_flag=True, default=None, help="Wait for another builder of this store to end."
@@ -142,8 +152,9 @@ def build_options(out_help: str, device_help: str) -> Callable[[Callable], Calla
     "--parts",
     "n_parts",
     type=click.IntRange(min=1),
-    help="With --engine: how many.  [one for each file of patches, from 8 to 64]",
+    help="With --engine or a URL: how many.  [one for each file of patches, 64 at most]",
 )
+@scratch_option("Where parts lie until they are in object storage.  [the plan's folder]")
 @click.option("--from", "planned", type=FOLDER, help="Build a part of the plan in this folder.")
 @click.option("--part", type=click.IntRange(min=0), help="Which part of it, from 0.")
 @click.option("--plan", is_flag=True, help="Print images, bytes, memory and time, and stop.")
@@ -155,23 +166,28 @@ def store_build(
     part: int | None,
     engine: str | None,
     n_parts: int | None,
+    scratch: Path | None,
     **options: Any,
 ) -> None:
     """Turn photographs into tokens on disk; goes on where it stopped.
 
     For example: `biomass store build --data data --out features.h5`. With several devices
     (`--device cuda:0,cuda:1`) each has a process that builds parts, which are then merged; with an
-    engine the nodes of a cluster do.
+    engine the nodes of a cluster do. Parts of a store at a URL are put there one by one.
     """
     given = {key: value for key, value in options.items() if value is not None}
     with one_line_errors(with_same_command()):
         if planned or part is not None:
             of_all = {"config": config, "plan": plan or None, "engine": engine, "parts": n_parts}
-            _build_part(planned, part, of_all | given)
+            _build_part(planned, part, scratch, of_all | given)
             return
-        if n_parts and not engine:
-            raise UsageError("--parts goes with --engine; `biomass store plan` cuts without one")
-        checked = build_config(config, given)
+        checked, url = _build_config_and_url(config, given)
+        if n_parts and not (engine or url):
+            raise UsageError(
+                "--parts goes with --engine or a URL; `biomass store plan` cuts without them"
+            )
+        if scratch and not url:
+            raise UsageError("--scratch goes with a URL: a store on a disk is built where it is")
         check_store_name(checked.out)
         # below the checks: a mistake in the options must not wait for torch
         with quick_imports():
@@ -181,15 +197,34 @@ def store_build(
         if plan:
             one = checked.model_copy(update={"device": checked.device.split(",")[0]})
             found = plan_build(one)
+            if url:
+                found = replace(found, path=url)
             tell(found, found.values(), indent=10)
             say_next(same_without("--plan"))
             return
-        if engine or "," in checked.device:
+        if url or engine or "," in checked.device:
             from featurestore.parts.devices import build_on_devices
 
-            build_store = partial(build_on_devices, engine=engine, n_parts=n_parts)
+            where = {"engine": engine, "n_parts": n_parts, "url": url, "scratch": scratch}
+            build_store = partial(build_on_devices, **where)
         tell(build_store(checked))
-        say_next(train_with(checked.out))
+        say_next(train_with(url or checked.out))
+
+
+def _build_config_and_url(config: Path | None, given: dict[str, Any]) -> tuple[Any, str | None]:
+    """As `build_config`; a URL that the store is to be published at is told apart.
+
+    The config then names what the store is called, which nothing on this machine will be.
+    """
+    out = given.get("out")
+    if out is None and config:
+        from featurestore.disk.yaml import read_yaml
+
+        out = read_yaml(config).get("out")
+    if not is_elsewhere(out):
+        return build_config(config, given), None
+    url = published_url(out)
+    return build_config(config, given | {"out": Path(url.rpartition("/")[2])}), url
 
 
 def build_config(config: Path | None, given: dict[str, Any]) -> Any:
@@ -203,7 +238,9 @@ def build_config(config: Path | None, given: dict[str, Any]) -> Any:
     return checked
 
 
-def _build_part(planned: Path | None, part: int | None, given: dict[str, Any]) -> None:
+def _build_part(
+    planned: Path | None, part: int | None, scratch: Path | None, given: dict[str, Any]
+) -> None:
     if planned is None or part is None:
         raise UsageError("--from and --part go together: the plan's folder, and which part, from 0")
     call = {key: given.pop(key) for key in ("device", "wait", "lock") if key in given}
@@ -213,7 +250,7 @@ def _build_part(planned: Path | None, part: int | None, given: dict[str, Any]) -
     with quick_imports():
         from featurestore.parts.build import build_part
 
-    receipt, was_there = build_part(planned, part, **call)
+    receipt, was_there = build_part(planned, part, **call, scratch=scratch)
     told = "was finished before" if was_there else "is finished"
     text = f"{planned}: part {part} {told}: {receipt}"
     tell(text, {"path": planned, "was_there": was_there} | asdict(receipt))

@@ -15,6 +15,7 @@ from featurestore.commands.options import (
     STORE,
     out_place,
     reserve_option,
+    scratch_option,
     split_numbers,
     split_words,
 )
@@ -23,10 +24,8 @@ from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
 from featurestore.disk.urls import is_elsewhere
 
-scratch_option = click.option(
-    "--scratch",
-    type=FOLDER,
-    help="Where a store is made that then goes to object storage.  [the system's temporary folder]",
+made_there_option = scratch_option(
+    "Where a store is made that then goes to object storage.  [the system's temporary folder]"
 )
 
 
@@ -53,7 +52,7 @@ scratch_option = click.option(
 )
 @reserve_option
 @click.option("--skip-damaged", is_flag=True, help="Leave rotten images out instead of stopping.")
-@scratch_option
+@made_there_option
 @script_options
 def store_convert(
     source: Path | str,
@@ -102,18 +101,17 @@ def store_convert(
 @click.option("--from", "planned", type=FOLDER, help="Merge all parts of the plan in this folder.")
 @click.option(
     "--out",
-    required=True,
     type=STORE,
-    help="The new store: NAME.h5, NAME.zarr or s3://BUCKET/NAME.zarr.",
+    help="The new store: NAME.h5, NAME.zarr or s3://BUCKET/NAME.zarr.  [where the plan says]",
 )
 @click.option("--remove-parts", is_flag=True, help="With --from: remove the parts afterwards.")
 @reserve_option
-@scratch_option
+@made_there_option
 @script_options
 def store_merge(
     parts: tuple[Path, ...],
     planned: Path | None,
-    out: Path | str,
+    out: Path | str | None,
     remove_parts: bool,
     **options: Any,
 ) -> None:
@@ -121,14 +119,19 @@ def store_merge(
 
     PART... are stores that were built on other machines, say: all their sealed images are taken.
     --from takes the parts of `biomass store plan`, and makes the store that a build in one piece
-    would have made. A Zarr store gets their large files by links, without a copy.
+    would have made. A Zarr store gets their large files by links, without a copy; one at the URL of
+    `store plan --publish` has them already.
     """
     with one_line_errors(with_same_command()):
         from featurestore.errors import UsageError
 
-        check_store_name(out)
         if bool(parts) == bool(planned):
             raise UsageError("name the stores to merge, or --from with the folder of a plan")
+        if planned:
+            out = _place_of(planned, out)
+        if out is None:
+            raise UsageError("name what is written: --out")
+        check_store_name(out)
         if remove_parts and not planned:
             raise UsageError("--remove-parts: removes parts of a plan; give --from, too")
         if planned:
@@ -148,6 +151,18 @@ def _merge(parts: Sequence[Path], out: Path | str, **options: Any) -> Any:
     n_images = sum(len(each.sealed) for each in opened)
     with _bytes_bar("store merge", opened[0].spec, n_images) as bar:
         return merge(parts, out, progress=bar.update, **options)
+
+
+def _place_of(planned: Path, out: Path | str | None) -> Path | str | None:
+    """Where the parts of a plan are merged: where it says, if it does."""
+    with quick_imports():
+        from featurestore.parts.plan import load_plan
+        from featurestore.parts.publish import check_place
+
+    plan = load_plan(planned)
+    if out is not None:
+        check_place(plan, out)
+    return plan.url or out
 
 
 def _merge_planned(

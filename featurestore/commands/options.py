@@ -93,6 +93,11 @@ def csv_option(table: str) -> Callable:
     )
 
 
+def scratch_option(text: str) -> Callable:
+    """text : its help: what lies there, and where without it."""
+    return click.option("--scratch", type=FOLDER, help=text)
+
+
 def precision_option(text: str, *more: str) -> Callable:
     """text : its help, which says where the default comes from; more : further choices."""
     choices = click.Choice([*more, "fp32", "bf16", "fp16"])

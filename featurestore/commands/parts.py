@@ -14,8 +14,14 @@ from featurestore.disk.imports import quick_imports
 @click.command("plan")
 @build_options("Folder of the plan, in which its parts come to lie.", "auto, cpu or cuda.  [auto]")
 @script_options
+@click.option(
+    "--publish",
+    metavar="URL",
+    help="Each part puts its patches into object storage, where the store comes to lie: "
+    "s3://BUCKET/NAME.zarr.  [parts stay in OUT]",
+)
 @click.option("--parts", required=True, type=click.IntRange(min=1), help="How many parts.")
-def store_plan(config: Path | None, parts: int, **options: Any) -> None:
+def store_plan(config: Path | None, parts: int, publish: str | None, **options: Any) -> None:
     """Cut a build into parts, for several machines.
 
     Checks what `store build` checks, once for all parts, and fixes what they have in common. Then
@@ -30,5 +36,5 @@ def store_plan(config: Path | None, parts: int, **options: Any) -> None:
         checked = build_config(config, given)
         folder = checked.out
         store = checked.model_copy(update={"out": folder / STORE})
-        plan = plan_parts(store, parts, folder)
+        plan = plan_parts(store, parts, folder, url=publish)
         tell(plan, plan.values())

@@ -130,6 +130,23 @@ def images_per_shard(spec: StoreSpec) -> int:
     return max(1, SHARD_BYTES // (patches.shape[1] * _stride(patches)))
 
 
+def files_of_patches(
+    spec: StoreSpec, n: int, shard_images: int | None, numbers: range
+) -> list[tuple[Path, int, bytes]]:
+    """Some files of patches of a store for n images.
+
+    Each one's path below the store, and offset and bytes of its index, with which it ends.
+    """
+    (patches,) = (array for array in spec.arrays(n) if array.name == "patches")
+    chunk, shard = _grid(patches, shard_images)
+    extent = _extent(Path(), patches, shard)
+    files = []
+    for number in numbers:
+        ends_in = _index_offset(extent, chunk, number), _index(extent, chunk, number)
+        files.append((extent.paths[number], *ends_in))
+    return files
+
+
 def rows_per_file(array: Array) -> int:
     """Rows of an array that a new store keeps in one file."""
     return math.prod(_grid(array)[1][: array.row_axes])

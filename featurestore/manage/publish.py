@@ -11,8 +11,9 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.disk.durable import check_writable, locked, remove
@@ -22,7 +23,7 @@ from featurestore.disk.urls import object_url, published_url
 from featurestore.errors import InputError, MismatchError, StoreDamaged, list_some
 from featurestore.format.choose import open_layout
 from featurestore.format.layout import Layout
-from featurestore.read.sources.object_client import ObjectClient, ObjectFacts
+from featurestore.read.sources.object_client import NotThere, ObjectClient, ObjectFacts
 
 ROOT = "zarr.json"
 PROBE = "catalog/zarr.json"  # the same bytes in every store
@@ -31,6 +32,15 @@ PIECE = 16 << 20
 MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class PutShard:
+    """A shard that was put before the rest of its store."""
+
+    e_tag: str
+    """Of its object, as the server told it then."""
+    md5: str
 
 
 class Publisher:
@@ -65,18 +75,33 @@ class Publisher:
             )
         self._there = self._client.list()
 
-    def publish(self, folder: Path, progress: Progress = lambda n_bytes: None) -> int:
+    def check_free(self) -> None:
+        """MismatchError if any object is there, but for what was put to try the server."""
+        self._refuse_others([PROBE])
+
+    def publish(
+        self,
+        folder: Path,
+        progress: Progress = lambda n_bytes: None,
+        put: Mapping[str, PutShard] | None = None,
+    ) -> int:
         """Put what is not there yet; how many objects that was.
 
-        MismatchError if other bytes or objects are there, StoreDamaged if one changed on its way.
+        put : all shards of patches, by key, where they are in the bucket already. Those of `folder`
+            count for their lengths alone.
+
+        MismatchError if other bytes or objects are there, StoreDamaged if one changed on its way,
+        or is gone.
         """
         layout = open_layout(folder)
         first, shards, seals = stages(layout)
         keys = [*first, *shards, *seals, ROOT]
         self._refuse_others(keys)
+        if put is not None:
+            self._check_put(folder, put)
 
         n_put = 0
-        for stage in (first[:1], first[1:], shards):
+        for stage in (first[:1], first[1:], shards if put is None else []):
             with Pool(N_THREADS) as pool:
                 for is_put, n_bytes in pool.map(lambda key: self._put(folder, key), stage):
                     n_put += is_put
@@ -90,6 +115,8 @@ class Publisher:
                 f"{self.url}: objects are gone that were there just now; stop what removes them "
                 f"and start again:{list_some(gone)}"
             )
+        if put is not None:
+            self._check_put(folder, put)
         for key in (*seals, ROOT):
             is_put, n_bytes = self._put(folder, key)
             n_put += is_put
@@ -102,6 +129,22 @@ class Publisher:
             raise MismatchError(
                 f"{self.url}: holds objects of something else; choose another name, or remove "
                 f"them:{list_some(others)}"
+            )
+
+    def _check_put(self, folder: Path, put: Mapping[str, PutShard]) -> None:
+        """StoreDamaged unless all shards that were put before are there, unchanged."""
+        wrong = []
+        for key, shard in put.items():
+            facts = self._there.get(key)
+            n_bytes = os.path.getsize(folder / key)
+            is_there = facts is not None and facts.size == n_bytes
+            if not (is_there and _is_still(self._client, key, facts, shard)):
+                wrong.append(key)
+        if wrong:
+            raise StoreDamaged(
+                f"{self.url}: objects are gone or changed since their parts put them; remove what "
+                "is left of them, and those parts' folders from the plan's `parts`, and build them "
+                f"again:{list_some(wrong)}"
             )
 
     def _put(self, folder: Path, key: str) -> tuple[bool, int]:
@@ -138,7 +181,7 @@ class Publisher:
         that the server encrypts (SSE-KMS) for instance.
         """
         found = MD5.fullmatch(e_tag)
-        if found and found[1] == _md5(path):
+        if found and found[1] == file_md5(path):
             return True
         return all(
             self._client.get_range(key, start, start + len(piece)).tobytes() == piece
@@ -163,6 +206,62 @@ def stages(layout: Layout) -> tuple[list[str], list[str], list[str]]:
     for paths in by_name.values():
         first += paths
     return first + metadata, shards, seals
+
+
+def put_shard(
+    client: ObjectClient,
+    key: str,
+    path: Path,
+    md5: str,
+    others: Callable[[], Collection[str]] = tuple,
+) -> PutShard:
+    """Create an object of a shard where there is none; what is there then.
+
+    md5 : of the file at path. others : those of other attempts at this shard, one of which may have
+        put it before.
+
+    Raises MismatchError for any other object, StoreDamaged if the shard changed on its way.
+    """
+    try:
+        facts = client.facts(key)
+    except NotThere:
+        facts = None
+    e_tag = None if facts else client.create(key, path)
+    if e_tag is not None:
+        put = PutShard(e_tag, md5)
+        if _md5_there(client, key, ObjectFacts(path.stat().st_size, e_tag, ""), {md5}) != md5:
+            raise StoreDamaged(
+                f"{client.url}/{key}: its bytes changed on their way; remove the object and start "
+                "again"
+            )
+        return put
+
+    facts = facts or client.facts(key)
+    known = {md5, *others()}
+    there = _md5_there(client, key, facts, known)
+    if there not in known:
+        raise MismatchError(
+            f"{client.url}/{key}: bytes that no attempt at this part has made; another store is "
+            "published there, or was begun: choose another name, or remove what is there"
+        )
+    return PutShard(facts.e_tag, there)
+
+
+def _is_still(client: ObjectClient, key: str, facts: ObjectFacts, shard: PutShard) -> bool:
+    """Whether an object of the right length is the one that was put, or has its bytes."""
+    is_same = facts.e_tag and facts.e_tag.strip('"') == shard.e_tag.strip('"')
+    return is_same or _md5_there(client, key, facts, {shard.md5}) == shard.md5
+
+
+def _md5_there(client: ObjectClient, key: str, facts: ObjectFacts, known: Collection[str]) -> str:
+    """MD5 of an object, which is read unless its ETag is one of those that are known."""
+    found = MD5.fullmatch(facts.e_tag)
+    if found and found[1] in known:
+        return found[1]
+    digest = hashlib.md5(usedforsecurity=False)
+    for start in range(0, facts.size, PIECE):
+        digest.update(client.get_range(key, start, min(start + PIECE, facts.size)))
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -196,7 +295,8 @@ def _empty_group() -> bytes:
         return Path(folder, ROOT).read_bytes()
 
 
-def _md5(path: Path) -> str:
+def file_md5(path: Path) -> str:
+    """Of a file's bytes, in hex: what most servers tell as the ETag of an object."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

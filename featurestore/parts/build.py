@@ -1,7 +1,8 @@
 """One part of a planned build: refused where it would not be the plan's, whole or not there at all.
 
 A part is a folder with a store and a receipt. It grows under a name of its attempt's own, and gets
-the part's name by one rename.
+the part's name by one rename. Where the plan publishes to a bucket the store's files of patches are
+there, and the rest is in a record (see `put`).
 """
 
 import errno
@@ -28,6 +29,7 @@ from featurestore.disk.durations import duration
 from featurestore.disk.usable import usable_cpus
 from featurestore.errors import MismatchError, UsageError
 from featurestore.parts.plan import STORE, PartPlan, load_plan
+from featurestore.parts.put import ATTEMPTS, put_part
 from featurestore.photos.decode import Unusable
 from featurestore.photos.find import find_photographs
 from featurestore.write.build import build_images, images_bar
@@ -59,6 +61,11 @@ def part_folder(plan: PartPlan, part: int) -> Path:
     return plan.folder / "parts" / f"{part:05d}"
 
 
+def scratch_folder(plan: PartPlan, scratch: Path) -> Path:
+    """Where parts of a plan lie that are being built elsewhere than in its folder."""
+    return scratch / f"biomass-{plan.id[:16]}"
+
+
 def finished_part(plan: PartPlan, part: int) -> Receipt | None:
     """What a finished part says; None if it is not there, MismatchError for one of another plan."""
     folder = part_folder(plan, part)
@@ -87,6 +94,7 @@ def build_part(
     lock: bool = True,
     progress: bool = True,
     load: "Load | None" = None,
+    scratch: Path | None = None,
 ) -> tuple[Receipt, bool]:
     """Build one part of a plan, where it is not there yet; its receipt, and whether it was.
 
@@ -99,6 +107,8 @@ def build_part(
     wait, lock : as in `build_store`, of other processes at this part. Without the lock several may
         be at it; the part is that of the first to end.
     load : makes the plan's backbone for a device.
+    scratch : where a part lies until it is in its bucket, on this machine say; None is the plan's
+        folder.
 
     Raises UsageError for no such part, MismatchError where this machine, the table or the weights
     are not those of the plan, LockedError for a part that another process builds; else as
@@ -108,6 +118,8 @@ def build_part(
     plan = load_plan(folder)
     if not 0 <= part < plan.n_parts:
         raise UsageError(f"--part {part}: {folder} has the parts 0 to {plan.n_parts - 1}")
+    if scratch and plan.url is None:
+        raise UsageError(f"--scratch: the parts of {folder} stay in it; leave it out")
     if receipt := finished_part(plan, part):
         return receipt, True
     device = _checked_device(plan, device)
@@ -115,35 +127,46 @@ def build_part(
 
     place = part_folder(plan, part)
     durable.check_writable(place.parent)
+    attempts = (scratch_folder(plan, scratch) if scratch else plan.folder) / ATTEMPTS
+    durable.check_writable(attempts)
     held = durable.locked(place, wait, command="biomass store build") if lock else nullcontext()
     with held:
         if receipt := finished_part(plan, part):
             return receipt, True
-        attempt = _attempt(plan, part, goes_on=lock)
+        attempt = _attempt(plan, part, attempts, goes_on=lock)
         backbone = (load or plan_backbone)(plan, device)
         with _same_threads(plan):
             skipped = _build(plan, part, backbone, attempt / STORE, progress)
         n_images = plan.bounds[part + 1] - plan.bounds[part]
         whose = plan.id, part, n_images, skipped
+        made = put_part(plan, part, attempt) if plan.url else attempt
         receipt = Receipt(*whose, round(time.monotonic() - start, 3), socket.gethostname())
-        durable.write_whole(attempt / RECEIPT, json.dumps(asdict(receipt)))
+        durable.write_whole(made / RECEIPT, json.dumps(asdict(receipt)))
         try:
             # durable already: the writer synced the store, which is most of a small part's time
-            durable.rename(attempt, place)
+            durable.rename(made, place)
         except OSError as err:
             if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             # another process, which no lock kept out, was faster
-            receipt = finished_part(plan, part)
+            durable.remove(made)
             durable.remove(attempt)
-            return receipt, True
+            return finished_part(plan, part), True
+        if plan.url:  # its shards are in the bucket, the rest in a record
+            durable.remove(attempt)
     return receipt, False
 
 
-def part_task(folder: str, part: int, device: str) -> int:
+def part_task(folder: str, part: int, device: str, scratch: str | None = None) -> int:
     """`build_part` as an engine calls it: how many images the part has, one way or another."""
     receipt, _ = build_part(
-        Path(folder), part, device, wait=True, progress=False, load=_kept_backbone
+        Path(folder),
+        part,
+        device,
+        wait=True,
+        progress=False,
+        load=_kept_backbone,
+        scratch=Path(scratch) if scratch else None,
     )
     return receipt.n_images
 
@@ -194,13 +217,11 @@ def _check_table(plan: PartPlan) -> None:
         )
 
 
-def _attempt(plan: PartPlan, part: int, goes_on: bool) -> Path:
-    """A folder for this attempt, with what a dead one had finished.
+def _attempt(plan: PartPlan, part: int, attempts: Path, goes_on: bool) -> Path:
+    """A folder for this attempt, among others, with what a dead one had finished.
 
     goes_on : the lock is held, so that all other attempts at this part are dead.
     """
-    attempts = plan.folder / "attempts"
-    attempts.mkdir(exist_ok=True)
     own = attempts / f"{part:05d}-{plan.id[:8]}-{socket.gethostname()}-{uuid4().hex[:8]}"
     left = []
     if goes_on:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from featurestore.format.layout import Layout
 from featurestore.manage.transfer import checked_rows
 from featurestore.parts.build import finished_part, part_folder
 from featurestore.parts.plan import STORE, PartPlan, load_plan
+from featurestore.parts.put import ATTEMPTS, RECORDS, records_of
 from featurestore.read.open import open_reader
 from featurestore.read.reader import Reader
 from featurestore.read.sources.mapped import Mapped
@@ -46,6 +48,8 @@ class MergeReport:
     """Shards."""
     n_copied: int
     """Images whose patches, if they have some, were copied."""
+    n_put: int
+    """Shards that parts have put into a bucket."""
     seconds: float
     n_bytes: int
     parts: Path | None
@@ -56,6 +60,8 @@ class MergeReport:
         how = "it was whole already"
         if self.n_linked or self.n_copied:
             how = f"{self.n_linked} shards linked, {self.n_copied} images copied"
+        if self.n_put:
+            how = f"{self.n_put} shards were there, the rest of {self.n_copied} images was put"
         lines = [
             f"{self.path}: {self.n_images} images{left_out} of {self.n_parts} parts; {how}, "
             f"in {duration(self.seconds)}"
@@ -76,6 +82,7 @@ def merge_parts(
     """One store of all parts of a plan, the same bytes as `build_store` writes of all images.
 
     A merge that was killed is begun again, one that copies goes on. One that is finished is told.
+    Where parts have put their shards into a bucket, those of the store are empty.
 
     remove : the parts, once the store is whole.
     lock : False where the caller holds the lock of `out`.
@@ -85,7 +92,6 @@ def merge_parts(
     """
     start = time.monotonic()
     plan = load_plan(folder)
-    parts = part_folder(plan, 0).parent
     check_suffix(out)
     if not out.parent.is_dir():  # else the lock says whether it can be written to
         durable.check_writable(out.parent)
@@ -93,16 +99,28 @@ def merge_parts(
     held = durable.locked(out) if lock else nullcontext()
     with held:
         if not (out.exists() and is_merged(plan, out)):
-            _check_there(plan)
-            if _can_link(plan, out):
+            check_there(plan)
+            if plan.url or _can_link(plan, out):
                 n_linked, n_copied = _link(plan, out, progress)
             else:
                 n_copied = _copy(plan, out, progress)
         _keep_weights(plan, out.parent)
-        with open_reader(out) as store:
-            n_images = len(store.sealed)
         if remove:
             remove_parts(plan)
+        return report_of(plan, out, start, n_linked, n_copied)
+
+
+def report_of(
+    plan: PartPlan,
+    out: Path | str,
+    start: float,
+    n_linked: int = 0,
+    n_copied: int = 0,
+) -> MergeReport:
+    """What became of the parts, once the store is whole; start : of `time.monotonic`."""
+    with open_reader(out) as store:
+        n_images = len(store.sealed)
+    parts = part_folder(plan, 0).parent
     return MergeReport(
         out,
         n_images=n_images,
@@ -110,6 +128,7 @@ def merge_parts(
         n_parts=plan.n_parts,
         n_linked=n_linked,
         n_copied=n_copied,
+        n_put=0,
         seconds=time.monotonic() - start,
         n_bytes=image_bytes(plan.spec) * n_images,
         parts=parts if parts.exists() else None,
@@ -118,11 +137,11 @@ def merge_parts(
 
 def remove_parts(plan: PartPlan) -> None:
     """Remove all parts of a plan, finished or not."""
-    for folder in (part_folder(plan, 0).parent, plan.folder / "attempts"):
+    for folder in (part_folder(plan, 0).parent, plan.folder / ATTEMPTS, plan.folder / RECORDS):
         durable.remove(folder)
 
 
-def is_merged(plan: PartPlan, out: Path) -> bool:
+def is_merged(plan: PartPlan, out: Path | str) -> bool:
     """Whether a store holds all images of a plan; MismatchError if it is no store of that plan."""
     with open_reader(out) as store:
         n_images = plan.n_images
@@ -135,7 +154,7 @@ def is_merged(plan: PartPlan, out: Path) -> bool:
         return len(store.sealed) + len(store.skipped) == n_images
 
 
-def _check_there(plan: PartPlan) -> None:
+def check_there(plan: PartPlan) -> None:
     """Errors name the parts that are missing, or one that is of another plan."""
     missing = [part for part in range(plan.n_parts) if finished_part(plan, part) is None]
     if missing:
@@ -146,11 +165,29 @@ def _check_there(plan: PartPlan) -> None:
         )
 
 
-def _each_part(plan: PartPlan) -> Iterator[tuple[int, Reader]]:
-    """Every part with the place of its first image; one is open at a time."""
-    for part, first in enumerate(plan.bounds[:-1]):
-        with open_reader(part_folder(plan, part) / STORE) as reader:
-            yield first, reader
+@dataclass(frozen=True)
+class _Piece:
+    """Images of a part that one store has: all of them, if it was not put into a bucket."""
+
+    store: Reader
+    first: int
+    """Place of the store's first image among all."""
+    images: range
+    """Positions in the store."""
+    sealed: np.ndarray
+    """Those of them that have tokens."""
+
+
+def _pieces(plan: PartPlan) -> Iterator[_Piece]:
+    """All parts, in order; one is open at a time. StoreDamaged for one that lacks images."""
+    for part, (first, end) in enumerate(pairwise(plan.bounds)):
+        folder = part_folder(plan, part)
+        stores = [(folder / STORE, range(end - first))]
+        if plan.url:
+            stores = records_of(plan, part, folder)
+        for path, images in stores:
+            with open_reader(path) as store:
+                yield _Piece(store, first, images, _check_whole(store, images, folder))
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -164,15 +201,15 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join("-".join(map(str, each)) for each in ranges)
 
 
-def _check_whole(part: Reader) -> np.ndarray:
-    """Positions of a part's sealed images; StoreDamaged unless the others were skipped."""
-    sealed = part.sealed
-    if len(sealed) + len(part.skipped) < part.n_images:
-        damaged = sorted(set(range(part.n_images)) - set(sealed.tolist()) - set(part.skipped))
-        ids = [part.image_ids[image] for image in damaged]
+def _check_whole(store: Reader, images: range, part: Path) -> np.ndarray:
+    """Positions of a part's images that are sealed; StoreDamaged unless the others were skipped."""
+    sealed = store.sealed[np.isin(store.sealed, images)]
+    damaged = sorted(set(images) - set(sealed.tolist()) - set(store.skipped))
+    if damaged:
+        ids = [store.image_ids[image] for image in damaged]
         raise StoreDamaged(
-            f"{part.path}: these images are no longer as they were built; remove "
-            f"{part.path.parent} and build that part again:{list_some(ids)}"
+            f"{store.path}: these images are no longer as they were built; remove {part} and build "
+            f"that part again:{list_some(ids)}"
         )
     return sealed
 
@@ -205,37 +242,37 @@ def _link(plan: PartPlan, out: Path, progress: Progress) -> tuple[int, int]:
     with durable.appears_whole(out, hidden):
         layout = create_store(hidden, plan.spec, n, plan.shard_images)
         with Reader(Mapped(layout)) as store:
-            for first, part in _each_part(plan):
-                sealed = _check_whole(part)
-                _put_small_arrays(layout, first, part)
-                if plan.spec.has_patches:
-                    linked = _link_shards(layout, first, part)
+            for piece in _pieces(plan):
+                _put_small_arrays(layout, piece)
+                if plan.url is None and plan.spec.has_patches:
+                    linked = _link_shards(layout, piece)
                     n_linked += len(linked)
-                    n_copied += _copy_others(store, first, part, sealed, linked)
+                    n_copied += _copy_others(store, piece, linked)
                 else:
-                    n_copied += len(sealed)
-                _seal(store, first + sealed)
-                progress(part.n_images * image_bytes(plan.spec))
+                    n_copied += len(piece.sealed)
+                _seal(store, piece.first + piece.sealed)
+                progress(len(piece.images) * image_bytes(plan.spec))
                 check_interrupt()
     return n_linked, n_copied
 
 
-def _put_small_arrays(layout: Layout, first: int, part: Reader) -> None:
+def _put_small_arrays(layout: Layout, piece: _Piece) -> None:
     """Everything but patches and seals, as it lies in the part. Rows bring their checksums."""
+    at = slice(piece.images.start, piece.images.stop)
     for name, extent in layout.extents.items():
         if name in ("patches", "seal", "metadata_crc32c"):
             continue
-        path, offset, _ = extent.locate(first)
+        path, offset, _ = extent.locate(piece.first + at.start)
         with open(path, "r+b", buffering=0) as file:
-            durable.pwrite(file.fileno(), [part.array(name)[: part.n_images]], offset)
+            durable.pwrite(file.fileno(), [piece.store.array(name)[at]], offset)
 
 
-def _link_shards(layout: Layout, first: int, part: Reader) -> list[range]:
+def _link_shards(layout: Layout, piece: _Piece) -> list[range]:
     """Give shards that the part has just so to the new store; the part's images in them."""
-    ours, theirs = layout.extents["patches"], part.layout.extents["patches"]
+    ours, theirs = layout.extents["patches"], piece.store.layout.extents["patches"]
     linked = []
     for number, path in enumerate(theirs.paths):
-        file, within = ours.locate_image(first + theirs.images_in(number).start)
+        file, within = ours.locate_image(piece.first + theirs.images_in(number).start)
         same_grid = ours.rows_per_file == theirs.rows_per_file and within == 0
         # a last one that is short may lie in the middle here
         if same_grid and ours.rows_in(file) == theirs.rows_in(number):
@@ -245,18 +282,16 @@ def _link_shards(layout: Layout, first: int, part: Reader) -> list[range]:
     return linked
 
 
-def _copy_others(
-    store: Reader, first: int, part: Reader, sealed: np.ndarray, linked: Sequence[range]
-) -> int:
+def _copy_others(store: Reader, piece: _Piece, linked: Sequence[range]) -> int:
     """Copy sealed images that lie in no shard that was linked; how many."""
-    is_other_N = np.zeros(part.n_images, bool)
-    is_other_N[sealed] = True
+    is_other_N = np.zeros(piece.store.n_images, bool)
+    is_other_N[piece.sealed] = True
     for images in linked:
         is_other_N[images.start : images.stop] = False
     others = np.flatnonzero(is_other_N).tolist()
     writer = StoreWriter(store.layout, store)
     for image in others:
-        writer.put(first + image, checked_rows(part, image))
+        writer.put(piece.first + image, checked_rows(piece.store, image))
         writer.commit_if_due()
     writer.commit()
     return len(others)
@@ -284,15 +319,16 @@ def _copy(plan: PartPlan, out: Path, progress: Progress) -> int:
         out, plan.spec, frame, plan.config.reserve, lock=False, shard_images=plan.shard_images
     ) as writer:
         pending = set(writer.pending())
-        for first, part in _each_part(plan):
-            sealed = set(_check_whole(part).tolist())
-            status = part.catalog["status"]
+        for piece in _pieces(plan):
+            sealed = set(piece.sealed.tolist())
+            status = piece.store.catalog["status"]
             skipped = {}
-            for image in range(part.n_images):
+            for image in piece.images:
+                place = piece.first + image
                 if image not in sealed:
-                    skipped[first + image] = status[image]
-                elif first + image in pending:
-                    writer.put(first + image, checked_rows(part, image))
+                    skipped[place] = status[image]
+                elif place in pending:
+                    writer.put(place, checked_rows(piece.store, image))
                     writer.commit_if_due()
                     n_copied += 1
                 progress(image_bytes(plan.spec))

@@ -18,9 +18,11 @@ import torch
 from featurestore.backbone.weights import from_every_folder
 from featurestore.disk import durable
 from featurestore.disk.threads import usable_threads
+from featurestore.disk.urls import published_url
 from featurestore.errors import InputError, MismatchError, StoreDamaged, UsageError
 from featurestore.format.spec import StoreSpec
 from featurestore.format.zarr import images_per_shard
+from featurestore.manage.publish import Publisher
 from featurestore.photos.decode import Unusable
 from featurestore.read.catalog import texts
 from featurestore.write.build import check_buffers, warn_of_skipped
@@ -31,6 +33,8 @@ from featurestore.write.writer import image_bytes
 
 FORMAT = "biomass-build-plan"
 VERSION = 1
+PUBLISHED_VERSION = 2
+"""Of a plan whose parts put their shards into a bucket, which older programs would keep."""
 PLAN = "plan.json"
 CATALOG = "catalog.npy"
 STORE = "features.zarr"
@@ -58,6 +62,8 @@ class PartPlan:
     table_sha256: str
     unusable: dict[int, Unusable]
     """Photographs that were skipped, by the image's place."""
+    url: str | None = None
+    """Where the store is published, whose files of patches each part puts there."""
 
     @property
     def n_parts(self) -> int:
@@ -100,19 +106,23 @@ class PartPlan:
             "shard_images": self.shard_images,
             "device": self.device,
             "precision": self.spec.made_by["precision"],
+            "url": self.url,
         }
 
     def __str__(self) -> str:
         sizes = np.diff(self.bounds)
         made_by = self.spec.made_by
         skipped = f", {len(self.unusable)} of them skipped" if self.unusable else ""
+        last = f"publish all:   biomass store merge --from {self.folder}"
+        if self.url is None:
+            last = f"then join all: biomass store merge --from {self.folder} --out features.zarr"
         return (
             f"{self.folder}: {self.n_parts} parts of {sizes.min()} to {sizes.max()} images, "
             f"{self.n_images} in all{skipped}; {self.n_bytes / 1e9:.3g} GB, made on {self.device} "
             f"in {made_by['precision']} by torch {made_by['torch']}\n"
             f"build each:    biomass store build --from {self.folder} --part N    "
             f"(N is 0 to {self.n_parts - 1})\n"
-            f"then join all: biomass store merge --from {self.folder} --out features.zarr"
+            f"{last}"
         )
 
 
@@ -124,6 +134,7 @@ def plan_parts(
     *,
     most: int | None = None,
     threads: int | None = None,
+    url: str | None = None,
 ) -> PartPlan:
     """Check all that `build_store` checks before it writes, and write the plan of so many parts.
 
@@ -135,11 +146,21 @@ def plan_parts(
     most : up to so many parts, if they can be cut without smaller shards; fewer than `n_parts` if
         there are not so many images. A plan that is there may have any number.
     threads : of torch in each part, on a CPU; None is their number now.
+    url : of object storage, where each part puts its files of patches. MismatchError if something
+        is there, InputError if this account or the server cannot create objects.
 
     Other errors as `build_store`.
     """
+    asked_parts = None if most else n_parts
+    url = url and published_url(url)
     if (folder / PLAN).exists():
-        return _planned_before(load_plan(folder), config, None if most else n_parts)
+        return _planned_before(load_plan(folder), config, asked_parts, url)
+    if url:
+        if config.reserve:
+            raise UsageError(
+                f"--reserve: nothing is added to a store in object storage; leave it out for {url}"
+            )
+        Publisher(url).check_free()
     prepared = prepare_build(config.model_copy(update={"out": folder / STORE}))
     n_images = len(prepared.frame)
     if most is None and n_parts > n_images:
@@ -159,7 +180,7 @@ def plan_parts(
         n_parts = min(n_images, max(n_parts, min(most, n_units)))
         # the same call merges, here: of what is not linked there are two for a while
         n_copies = 1 if is_linked else 2
-    if config.check_space:
+    if config.check_space and url is None:
         n_bytes = n_copies * prepared.n_pending * image_bytes(prepared.spec)
         advice = "fewer views, or go on all the same with --no-check-space"
         durable.check_free(folder, n_bytes, advice)
@@ -167,11 +188,11 @@ def plan_parts(
         unit = shard_images = _fitting_shards(n_images, n_parts, shard_images)
     with durable.locked(folder / PLAN, wait=True, needed=False):
         if (folder / PLAN).exists():  # by another process, while this one prepared its own
-            return _planned_before(load_plan(folder), config, None if most else n_parts)
+            return _planned_before(load_plan(folder), config, asked_parts, url)
         _write_catalog(folder / CATALOG, prepared)
         told = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": PUBLISHED_VERSION if url else VERSION,
             "config": _settings(config),
             "spec": json.loads(prepared.spec.to_json()),
             "bounds": _bounds(n_images, n_parts, unit),
@@ -181,6 +202,8 @@ def plan_parts(
             "catalog_sha256": durable.file_sha256(folder / CATALOG),
             "unusable": _unusable(prepared),
         }
+        if url:
+            told["url"] = url
         durable.write_whole(folder / PLAN, json.dumps(told, indent=1))
     return load_plan(folder)
 
@@ -196,8 +219,9 @@ def load_plan(folder: Path) -> PartPlan:
         ) from err
     try:
         told = json.loads(data)
-        if (told["format"], told["version"]) != (FORMAT, VERSION):
-            raise InputError(f"{path}: no {FORMAT} of version {VERSION}; use another biomass")
+        version = PUBLISHED_VERSION if "url" in told else VERSION
+        if (told["format"], told["version"]) != (FORMAT, version):
+            raise InputError(f"{path}: no {FORMAT} of version {version}; use another biomass")
         plan = PartPlan(
             folder=folder,
             id=hashlib.sha256(data).hexdigest(),
@@ -208,6 +232,7 @@ def load_plan(folder: Path) -> PartPlan:
             threads=told["threads"],
             table_sha256=told["table_sha256"],
             unusable={place: Unusable(status, why) for place, status, why in told["unusable"]},
+            url=told.get("url"),
         )
         catalog_sha256 = told["catalog_sha256"]
     except (ValueError, KeyError, TypeError) as err:
@@ -224,7 +249,9 @@ def load_plan(folder: Path) -> PartPlan:
     return plan
 
 
-def _planned_before(plan: PartPlan, config: BuildConfig, n_parts: int | None) -> PartPlan:
+def _planned_before(
+    plan: PartPlan, config: BuildConfig, n_parts: int | None, url: str | None
+) -> PartPlan:
     """The plan that is there; MismatchError unless it is of the same settings and table."""
     there, asked = _settings(plan.config), _settings(config)
     differing = []
@@ -233,6 +260,8 @@ def _planned_before(plan: PartPlan, config: BuildConfig, n_parts: int | None) ->
             differing.append(f"{key}: there {there[key]!r}, asked {asked[key]!r}")
     if n_parts not in (None, plan.n_parts):
         differing.append(f"parts: there {plan.n_parts}, asked {n_parts}")
+    if url != plan.url:
+        differing.append(f"published at: there {plan.url}, asked {url}")
     if durable.file_sha256(config.table) != plan.table_sha256:
         differing.append(f"{config.table} has changed")
     if differing:

@@ -49,7 +49,7 @@ Known = Callable[[int, str], dict[int, tuple]]
 class BuildReport:
     """What a build did."""
 
-    path: Path
+    path: Path | str
     n_images: int
     n_sites: int | None
     """None where the catalog does not tell State and date of every image."""
@@ -108,7 +108,7 @@ def images_bar(title: str, n: int, n_todo: int, progress: bool) -> "Bar | Progre
     return new_bar(title, n, "image", progress, initial=n - n_todo)
 
 
-def finish_build(path: Path, n_built: int, skipped: list[str], start: float) -> BuildReport:
+def finish_build(path: Path | str, n_built: int, skipped: list[str], start: float) -> BuildReport:
     """What a build did, and warnings of what a person should know about the store."""
     warn_of_skipped(skipped)
     with open_reader(path) as store:

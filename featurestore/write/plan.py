@@ -10,6 +10,7 @@ from typing import Any
 from featurestore.backbone.backbone import Row
 from featurestore.disk.durations import duration
 from featurestore.disk.threads import usable_threads
+from featurestore.disk.urls import is_elsewhere
 from featurestore.disk.usable import usable_memory
 from featurestore.format.spec import StoreSpec
 from featurestore.photos.decode import decode
@@ -29,7 +30,8 @@ class BuildPlan:
     Bytes are of the whole store, of what is to be written, and of memory.
     """
 
-    path: Path
+    path: Path | str
+    """A URL where the store is to be published."""
     spec: StoreSpec
     n_images: int
     n_sites: int | None
@@ -68,15 +70,24 @@ class BuildPlan:
         t, made_by = self.spec.tokens, self.spec.made_by
         left_out = f", {self.n_unusable} to be skipped" if self.n_unusable else ""
         sites = f" of {self.n_sites} sites" if self.n_sites else ""
-        rooms = "" if self.free_bytes >= self.pending_bytes else "  NOT ENOUGH"
+        disk = (
+            f"{self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} GB to "
+            f"write, {self.free_bytes / 1e9:.3g} GB free"
+        )
+        if is_elsewhere(self.path):
+            disk = (
+                f"{self.store_bytes / 1e9:.3g} GB in object storage; parts that are being built "
+                f"take room here, {self.free_bytes / 1e9:.3g} GB are free"
+            )
+        elif self.free_bytes < self.pending_bytes:
+            disk += "  NOT ENOUGH"
         memory = "" if self.usable_bytes >= self.memory_bytes else "  NOT ENOUGH"
         return (
             f"{self.path}: {self.n_images} images{sites}, {self.n_pending} to build{left_out}; "
             "nothing was written\n"
             f"  tokens  {len(t.views)} views x {t.n_tiles} tile(s) x (1 + {t.grid[0]} x "
             f"{t.grid[1]}) x {t.width}{'' if self.spec.has_patches else ', pooled only'}\n"
-            f"  disk    {self.store_bytes / 1e9:.3g} GB the store, {self.pending_bytes / 1e9:.3g} "
-            f"GB to write, {self.free_bytes / 1e9:.3g} GB free{rooms}\n"
+            f"  disk    {disk}\n"
             f"  memory  {self.memory_bytes / 1e9:.2g} GB, {self.usable_bytes / 1e9:.3g} GB "
             f"usable{memory}\n"
             f"  time    {duration(self.seconds)}: {duration(self.view_s)} a view on "
