@@ -17,12 +17,9 @@ from featurestore.backbone.demo.drawing import (
     FINE,
     HEIGHT,
     JPEG_QUALITY,
-    QUADRAT_CM,
-    RGB,
     SPECIES,
     STATES,
     WIDTH,
-    Layer,
     Photo,
     Site,
     draw_photographs,
@@ -30,13 +27,11 @@ from featurestore.backbone.demo.drawing import (
     lay_soil,
     mix,
     paint,
-    scatter,
-    sow_blades,
     sow_leaves,
-    tint,
     with_sums,
     write_tables,
 )
+from featurestore.backbone.demo.leaves import QUADRAT_CM, RGB, Layer, scatter, sow_blades, tint
 from featurestore.backbone.demo.pastures import MASSES
 
 CLOVER, DEAD, GREEN = MASSES

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from featurestore.backbone.demo.drawing import QUADRAT_CM, Layer
+from featurestore.backbone.demo.leaves import QUADRAT_CM, Layer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

@@ -7,13 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from featurestore.backbone.demo.drawing import (
-    QUADRAT_CM,
-    Layer,
-    area_cm2,
-    draw_pasture,
-    plan_pasture,
-)
+from featurestore.backbone.demo.drawing import draw_pasture, plan_pasture
+from featurestore.backbone.demo.leaves import QUADRAT_CM, Layer, area_cm2
 
 TARGETS = ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g"]
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from sklearn.linear_model import Ridge
 
-from featurestore.backbone.demo.drawing import G_PER_CM2, QUADRAT_CM, Layer
+from featurestore.backbone.demo.drawing import G_PER_CM2
+from featurestore.backbone.demo.leaves import QUADRAT_CM, Layer
 from featurestore.backbone.demo.model import NAME, PIXELS, WEIGHTS
 from featurestore.backbone.demo.pastures import draw_pastures, grams_per_patch
 from featurestore.backbone.demo.train import Recipe, train

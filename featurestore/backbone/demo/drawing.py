@@ -18,17 +18,22 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from featurestore.backbone.demo.leaves import (
+    QUADRAT_CM,
+    RGB,
+    Layer,
+    area_cm2,
+    sow_blades,
+    sow_clover,
+)
 from featurestore.disk.threads import Pool
 from featurestore.disk.usable import usable_cpus
 
 TARGETS = ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g"]
 WIDTH, HEIGHT = 768, 384
-# the contest's quadrat is 70 x 30 cm; ours fills the 2:1 picture
-QUADRAT_CM = np.array([70.0, 35.0])
 # leaves are drawn this much larger, then averaged down: Pillow draws without anti-aliasing
 FINE = 2
 PIXELS_PER_CM = WIDTH * FINE / QUADRAT_CM[0]
-MARGIN_CM = 4.0  # leaves are sown beyond the frame too: its edge is as dense as its middle
 JPEG_QUALITY = 90
 # of leaf; a pasture leaf has 0.003-0.006, the rest stands for stems, which are not drawn
 G_PER_CM2 = 0.015
@@ -49,21 +54,7 @@ SPECIES = {  # clover's share of the mass, length and width of a blade in cm
     "WhiteClover": (0.60, 7.0, 0.34),
     "SubcloverDalkeith": (0.40, 7.0, 0.34),
 }
-STRAW, LEAFLET = (206, 182, 132), (56, 128, 62)
-LEAFLET_CM = 1.2
-LEAFLET_E2 = np.array(  # a heart, from its stalk outwards, one unit long
-    [
-        [0, 0],
-        [0.45, -0.36],
-        [0.85, -0.42],
-        [1, -0.18],
-        [0.9, 0],
-        [1, 0.18],
-        [0.85, 0.42],
-        [0.45, 0.36],
-    ]
-)
-RGB = tuple[float, float, float]
+STRAW = (206, 182, 132)
 
 
 @dataclass(frozen=True)
@@ -99,18 +90,6 @@ class Photo:
     green_g: float
     dead_g: float
     clover_g: float
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Leaves of one kind.
-
-    Outlines (S, E, 2) in cm, colours (S, 3) in 0-255, level in the canopy (S,), 0 = ground.
-    """
-
-    outline_SE2: np.ndarray
-    rgb_S3: np.ndarray
-    level_S: np.ndarray
 
 
 def draw_pasture(
@@ -256,20 +235,6 @@ def with_sums(units: dict[str, int]) -> dict[str, float]:
     return {name: n / 1e4 for name, n in units.items()}
 
 
-def area_cm2(layer: Layer) -> float:
-    """Area of the leaves whose middle lies in the frame; hidden parts count."""
-    middle_S2 = layer.outline_SE2.mean(1)
-    inside_S = ((middle_S2 >= 0) & (middle_S2 < QUADRAT_CM)).all(1)
-    return float(leaf_cm2(layer.outline_SE2[inside_S]).sum())
-
-
-def leaf_cm2(outline_SE2: np.ndarray) -> np.ndarray:
-    """Area (S,) of each leaf, by the shoelace formula."""
-    x_SE, y_SE = np.moveaxis(outline_SE2, -1, 0)
-    doubled_S = (x_SE * np.roll(y_SE, -1, 1) - y_SE * np.roll(x_SE, -1, 1)).sum(1)
-    return np.abs(doubled_S) / 2
-
-
 def ndvi(rng: np.random.Generator, layers: dict[str, Layer]) -> float:
     """An NDVI: it rises with the green cover, saturates, and is as noisy as a hand-held sensor."""
     green_cm2 = area_cm2(layers["Dry_Green_g"]) + area_cm2(layers["Dry_Clover_g"])
@@ -277,67 +242,6 @@ def ndvi(rng: np.random.Generator, layers: dict[str, Layer]) -> float:
     # 0.2 over bare soil, 0.85 under a closed canopy
     index = 0.85 - 0.65 * np.exp(-leaf_area_index) + rng.normal(0, 0.05)
     return round(float(np.clip(index, 0.1, 0.92)), 2)
-
-
-def sow_blades(
-    rng: np.random.Generator,
-    sown_cm2: float,
-    length_cm: float,
-    width_cm: float,
-    rgb: RGB,
-    levels: tuple[float, float],
-) -> Layer:
-    """Bent, tapering blades, about so much area of them in the frame."""
-    # 0.73 is the share of its length by width that a tapering blade covers
-    n = _n_leaves(rng, sown_cm2, 0.73 * length_cm * width_cm)
-    length_S = length_cm * rng.lognormal(-0.06, 0.35, n)  # of mean length_cm
-    half_S = width_cm / 2 * rng.lognormal(-0.03, 0.25, n)
-    along_5 = np.array([-0.5, -0.25, 0, 0.25, 0.5])
-    taper_5 = np.array([0.8, 1, 0.95, 0.65, 0])
-    turn_S5 = rng.uniform(0, 2 * np.pi, (n, 1)) + rng.normal(0, 0.5, (n, 1)) * along_5
-    way_S52 = np.stack([np.cos(turn_S5), np.sin(turn_S5)], -1)
-    spine_S52 = scatter(rng, n)[:, None] + length_S[:, None, None] * along_5[:, None] * way_S52
-    side_S52 = way_S52[..., ::-1] * [-1, 1] * (half_S[:, None] * taper_5)[..., None]
-    # up one side and down the other; the tip has no width, so it is there once
-    outline_SE2 = np.concatenate([spine_S52 + side_S52, (spine_S52 - side_S52)[:, 3::-1]], 1)
-    return Layer(outline_SE2, tint(rng, n, rgb), rng.uniform(*levels, n))
-
-
-def sow_clover(rng: np.random.Generator, sown_cm2: float, levels: tuple[float, float]) -> Layer:
-    """Clover leaves of three leaflets each, about so much area of them in the frame."""
-    n = _n_leaves(rng, sown_cm2, 3 * 0.525 * LEAFLET_CM**2)
-    size_S = LEAFLET_CM * rng.lognormal(-0.04, 0.2, n)  # whose squares, the areas, have that mean
-    turn_S3 = (
-        rng.uniform(0, 2 * np.pi, (n, 1)) + np.radians([0, 120, 240]) + rng.normal(0, 0.1, (n, 3))
-    )
-    cos_S3, sin_S3 = np.cos(turn_S3), np.sin(turn_S3)
-    rotate_S322 = np.stack([cos_S3, -sin_S3, sin_S3, cos_S3], -1).reshape(n, 3, 2, 2)
-    leaflet_S3E2 = np.einsum("slij,ej->slei", rotate_S322, LEAFLET_E2) * size_S[:, None, None, None]
-    outline_SE2 = (leaflet_S3E2 + scatter(rng, n)[:, None, None]).reshape(-1, *LEAFLET_E2.shape)
-    rgb_S3 = np.repeat(tint(rng, n, LEAFLET), 3, 0)  # one leaf's leaflets share it
-    return Layer(outline_SE2, rgb_S3, np.repeat(rng.uniform(*levels, n), 3))
-
-
-def _n_leaves(rng: np.random.Generator, sown_cm2: float, leaf_cm2: float) -> int:
-    """Leaves to sow, frame and margin together."""
-    frame_and_margin = (QUADRAT_CM + 2 * MARGIN_CM).prod() / QUADRAT_CM.prod()
-    return rng.poisson(sown_cm2 * frame_and_margin / leaf_cm2)
-
-
-def scatter(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Places (n, 2) in cm, frame and margin: most anywhere, some around tussocks."""
-    low, span = -MARGIN_CM, QUADRAT_CM + 2 * MARGIN_CM
-    anywhere_S2 = rng.uniform(0, span, (n, 2))
-    tussock_T2 = rng.uniform(0, span, (30, 2))
-    near_S2 = tussock_T2[rng.integers(0, 30, n)] + rng.normal(0, 4, (n, 2))
-    near_S2 %= span  # what falls out on one side comes in on the other
-    return low + np.where(rng.random((n, 1)) < 0.85, anywhere_S2, near_S2)
-
-
-def tint(rng: np.random.Generator, n: int, rgb: RGB) -> np.ndarray:
-    """Colours (n, 3) around one: lighter or darker, yellower or bluer."""
-    light, yellow = rng.normal(1, 0.12, (n, 1)), rng.normal(0, 0.06, (n, 1))
-    return np.clip(np.array(rgb) * light * (1 + yellow * [1, 0.2, -1]), 0, 255)
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
@@ -350,8 +254,9 @@ def lay_soil(rng: np.random.Generator, site: Site) -> Image.Image:
     for cells, strength in ((24, 0.06), (96, 0.09), (WIDTH, 0.12)):
         noise = Image.fromarray(strength * rng.standard_normal((cells // 2, cells), np.float32))
         relief += np.asarray(noise.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
-    rgb = np.clip(np.array(site.soil_rgb, np.float32) * relief[..., None], 0, 255).astype(np.uint8)
-    return Image.fromarray(rgb).resize((WIDTH * FINE, HEIGHT * FINE), Image.Resampling.NEAREST)
+    rgb_HW3 = np.array(site.soil_rgb, np.float32) * relief[..., None]
+    soil = Image.fromarray(np.clip(rgb_HW3, 0, 255).astype(np.uint8))
+    return soil.resize((WIDTH * FINE, HEIGHT * FINE), Image.Resampling.NEAREST)
 
 
 def paint(ground: Image.Image, layers: list[Layer]) -> Image.Image:
@@ -389,6 +294,7 @@ def write_tables(out: Path, wide: pd.DataFrame) -> None:
     long = wide.melt(wide.columns.difference(TARGETS, sort=False), TARGETS, "target_name", "target")
     long = long.sort_values(["image_id", "target_name"])
     long.insert(0, "sample_id", long.pop("image_id") + "__" + long["target_name"])
+
     is_test = long["image_path"].str.startswith("test/")
     test = long[is_test]
     test[["sample_id", "image_path", "target_name"]].to_csv(out / "test.csv", index=False)

@@ -13,7 +13,6 @@ import numpy as np
 
 from featurestore.backbone.demo.drawing import (
     JPEG_QUALITY,
-    QUADRAT_CM,
     SPECIES,
     Photo,
     Site,
@@ -23,6 +22,7 @@ from featurestore.backbone.demo.drawing import (
     ndvi,
     weigh,
 )
+from featurestore.backbone.demo.leaves import QUADRAT_CM
 
 CROPS = {"Ryegrass": "ryegrass", "WhiteClover": "clover", "Ryegrass_Clover": "mixture"}
 """What the table calls a species of the pasture."""
@@ -55,6 +55,7 @@ def plan_fields(seed: int, n_train: int, n_test: int) -> list[Photo]:
 
     The farm stands in the image_id, before the underscore.
     """
+    # 6 and 7 are streams of draws that the pastures (0 to 4) and their training (5) do not use
     rng = np.random.default_rng([seed, 6])
     photos: list[Photo] = []
     n_farms = 0

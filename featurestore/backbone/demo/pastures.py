@@ -17,14 +17,11 @@ from PIL import Image
 from featurestore.backbone.demo.drawing import (
     G_PER_CM2,
     JPEG_QUALITY,
-    QUADRAT_CM,
-    RGB,
-    Layer,
     Photo,
     draw_photo,
-    leaf_cm2,
     plan_pasture,
 )
+from featurestore.backbone.demo.leaves import QUADRAT_CM, RGB, Layer, leaf_cm2
 from featurestore.photos.crop import Crop
 
 MASSES = ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"]

@@ -144,9 +144,9 @@ def _loss(teacher: Teacher, x_B3HW: Tensor, grams_BP3: Tensor) -> Tensor:
 
 
 def _square_loss(masses_B3: Tensor, truth_B3: Tensor) -> Tensor:
-    error_B5 = F.smooth_l1_loss(
-        masses_B3 @ TARGETS_35 / SQUARE_G, truth_B3 @ TARGETS_35 / SQUARE_G, reduction="none"
-    )
+    found_B5 = masses_B3 @ TARGETS_35 / SQUARE_G
+    wanted_B5 = truth_B3 @ TARGETS_35 / SQUARE_G
+    error_B5 = F.smooth_l1_loss(found_B5, wanted_B5, reduction="none")
     return (error_B5 @ WEIGHTS_5).mean()
 
 
@@ -154,10 +154,8 @@ def _batches(pastures: Pastures, recipe: Recipe) -> Iterator[tuple[Tensor, Tenso
     """Squares anywhere along the photographs, turned and under a jittered light; their grams."""
     rng = np.random.default_rng([recipe.seed, 5])
     for _ in range(recipe.steps):
-        squares = [
-            _square(pastures, int(n), rng)
-            for n in rng.integers(0, len(pastures.pixels_NHW3), recipe.batch)
-        ]
+        numbers = rng.integers(0, len(pastures.pixels_NHW3), recipe.batch)
+        squares = [_square(pastures, int(n), rng) for n in numbers]
         x_B3HW = _unit(np.stack([pixels for pixels, _ in squares]))
         grams_B3hw = torch.from_numpy(np.stack([grams for _, grams in squares]))
         grams_BP3 = grams_B3hw.flatten(2).transpose(1, 2)
