@@ -25,7 +25,7 @@ import numpy as np
 from featurestore.disk.threads import Pool
 from featurestore.errors import InputError, LockedError, StoreDamaged
 
-PAGE = 4096
+PAGE = 4096  # on which rows begin: the format's number, whatever this machine's pages are
 SYNCS_AT_ONCE = 8
 
 
@@ -79,6 +79,7 @@ def crc32c_append(n_bytes: int) -> Callable[[int, int], int]:
         if power:
             power = [_times(power, column) for column in power]
         else:
+            # a zero byte's CRC is linear in the CRC before it, once what it is from 0 is taken off
             power = [crc32c(bytes(1), start=1 << bit) ^ zero for bit in range(32)]
         if n_bytes & 1:
             result = [_times(power, column) for column in result]
@@ -131,7 +132,8 @@ def pread_into(fd: int, buffer: np.ndarray, offset: int) -> None:
                 f"file ends at byte {offset}, {len(view)} more were expected; "
                 "it was cut after opening"
             )
-        view, offset = view[n:], offset + n
+        view = view[n:]
+        offset += n
 
 
 def datasync(fd: int) -> None:
@@ -261,6 +263,7 @@ def check_writable(folder: Path) -> None:
     try:
         new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        # a store that is durable must not be lost with the folder that it was put into
         for each in new:
             sync_folder(each.parent)
         probe.write_bytes(b"")

@@ -21,7 +21,7 @@ from featurestore.disk.messages import say_always
 KILLING = (signal.SIGINT, signal.SIGTERM)
 COUNTED_ONCE = (signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2)
 """A closed terminal; a batch system's limits, of which the kernel repeats SIGXCPU every second."""
-GRACE_S = 10
+GRACE_S = 10  # in which a repeated signal is a scheduler's second copy of the same wish
 
 _stop: Callable[[], BaseException] | None = None
 _deferred = False
@@ -83,6 +83,7 @@ def patient_keyboard(way_on: str) -> Iterator[None]:
     def note(_number: int, _frame: object) -> None:
         global _stop
         _stop = KeyboardInterrupt
+        # a second one comes at once, and while the message is written too
         signal.signal(signal.SIGINT, signal.default_int_handler)
         say_always(f"stopping after this step, once more interrupts at once{_then(way_on)}")
 
@@ -114,7 +115,7 @@ def stopped_by_signals(after: str = "") -> Iterator[None]:
     handler = _Handler(after)
     taken = [*KILLING, *(each for each in COUNTED_ONCE if signal.getsignal(each) == signal.SIG_DFL)]
     before = {each: signal.signal(each, handler) for each in taken}
-    _forget()
+    _forget()  # nobody asked this command to stop yet
     try:
         yield
         check_interrupt()
@@ -140,7 +141,8 @@ class _Handler:
 
     def __call__(self, number: int, _frame: object) -> None:
         global _stop
-        is_first, self._asked = not self._asked, True
+        is_first = not self._asked
+        self._asked = True
         self._has_waited |= _deferred
         if number in KILLING:
             self._kill_if_repeated(number)
@@ -154,9 +156,11 @@ class _Handler:
 
     def _kill_if_repeated(self, number: int) -> None:
         now = time.monotonic()
+        # where nothing waits for a checkpoint the next signal kills at once
         if self._kills_from_s is None:
             self._kills_from_s = now + (GRACE_S if self._has_waited else 0)
         elif now >= self._kills_from_s:
+            # by the system's own action: a shell sees a process that the signal killed
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 

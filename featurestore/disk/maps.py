@@ -50,7 +50,9 @@ class Maps:
     """
 
     def __init__(self, open_file: Callable[[Path], int]) -> None:
-        self._open_file, self._number = open_file, next(_numbers)
+        self._open_file = open_file
+        # numbers are never given twice: an id of Python's would be, and find another store's maps
+        self._number = next(_numbers)
         weakref.finalize(self, _forget, self._number)
 
     def get(self, path: Path) -> MappedFile:
@@ -115,9 +117,9 @@ def raise_file_limit() -> bool:
     """Let this process open as many files as it may; whether that is more than before."""
     soft, hard = _file_limits()
     if soft < hard:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        )
+        # the hard limit stays as it is: whoever lowers it cannot raise it again
+        _, own_hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, own_hard))
     return soft < hard
 
 

@@ -20,6 +20,7 @@ PICKLED = {
     ".hdf5",
     ".keras",
 }
+# protocols 0 and 1, of Python 2, begin with no mark of their own: those go by their names
 MAGIC = {
     b"\x80\x02": "a pickle",
     b"\x80\x03": "a pickle",
@@ -29,7 +30,7 @@ MAGIC = {
     b"\x93NUMPY": "a NumPy file",
     b"\x89HDF": "an HDF5 file",
 }
-HEAD_BYTES = 9
+HEAD_BYTES = 9  # a safetensors file begins with a length of eight bytes and a {
 
 
 def pickled(path: Path) -> str | None:

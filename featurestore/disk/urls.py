@@ -16,10 +16,11 @@ _tokens: dict[str, str] = {}
 
 def default_root() -> Path:
     """BIOMASS_CACHE, or ~/.cache/biomass."""
-    return Path(
-        os.environ.get(CACHE)
-        or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "biomass")
-    ).expanduser()
+    given = os.environ.get(CACHE)
+    if given:
+        return Path(given).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches, "biomass").expanduser()
 
 
 def is_url(path: object) -> bool:
@@ -48,8 +49,10 @@ def object_url(url: str) -> str:
     UsageError for one that holds more than names: credentials have no place in it.
     """
     scheme, _, rest = url.partition("://")
-    shown = f"{scheme.lower()}://{rest.partition('?')[0].rpartition('@')[2].rstrip('/')}"
-    bucket, _, key = shown.partition("://")[2].partition("/")
+    place = rest.partition("?")[0].rpartition("@")[2].rstrip("/")
+    shown = f"{scheme.lower()}://{place}"
+    bucket, _, key = place.partition("/")
+    # a message shows the place alone: what stands beside it may be a secret
     if set("?@#") & set(rest):
         raise UsageError(
             f"{shown}: behind a name, password or parameter in a URL; credentials are read from "

@@ -52,9 +52,8 @@ def usable_memory(proc: Path = PROC) -> Memory:
             f"memory limit of {limit / 1e9:.3g} GB in {folder}, {taken / 1e9:.3g} GB of it taken"
         )
         bounds.append(Memory(max(0, limit - taken), bound))
-    return min(
-        bounds, key=lambda memory: memory.n_bytes, default=Memory(NO_LIMIT, "no bound is known")
-    )
+    unknown = Memory(NO_LIMIT, "no bound is known")
+    return min(bounds, key=lambda memory: memory.n_bytes, default=unknown)
 
 
 def give_back_freed_memory() -> None:
@@ -84,8 +83,10 @@ def usable_cpus(proc: Path = PROC) -> int:
 
     Quotas are rounded down.
     """
+    n_allowed = len(os.sched_getaffinity(0))
     quotas = [_quota(folder) for folder in cgroups(CPU, proc)]
-    return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
+    least = min([n_allowed, *quotas])
+    return max(1, int(least))
 
 
 def meminfo(proc: Path = PROC) -> dict[str, int]:
@@ -105,14 +106,11 @@ def cgroups(controller: str, proc: Path = PROC) -> Iterator[Path]:
     mounted = mounts(read(proc / "self/mountinfo"))
     for line in filter(None, read(proc / "self/cgroup").split("\n")):  # number:controllers:path
         _, controllers, path = line.split(":", 2)
-        if not controllers:
+        if not controllers:  # so version 2 writes its one hierarchy
             mine = [mount for mount in mounted if mount.kind == "cgroup2"]
         elif controller in controllers.split(","):
-            mine = [
-                m
-                for m in mounted
-                if m.kind == "cgroup" and controller in m.super_options.split(",")
-            ]
+            first = [mount for mount in mounted if mount.kind == "cgroup"]
+            mine = [mount for mount in first if controller in mount.super_options.split(",")]
         else:
             continue
         for mount in mine:
