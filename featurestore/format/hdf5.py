@@ -60,7 +60,7 @@ def open_layout(path: Path) -> Layout:
                 )
             n = seal.shape[0]
             extents = {array.name: _extent(path, file, array) for array in spec.arrays(n)}
-    except PermissionError:
+    except PermissionError:  # an OSError, which `choose` tells of in its own words
         raise
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:
         # libhdf5 complains by any of these
@@ -73,8 +73,11 @@ def open_layout(path: Path) -> Layout:
             f"{path}: not a readable HDF5 file: {str(err).splitlines()[0]}; if it was a store, "
             "restore it or build it again"
         ) from err
+
+    # a file that ends before its arrays do was cut; how much libhdf5 put behind them is its own
     end = max(extent.offset + extent.array.n_bytes for extent in extents.values())
-    layout = Layout(path, spec, extents, {path: max(path.stat().st_size, end)})
+    size = max(path.stat().st_size, end)
+    layout = Layout(path, spec, extents, {path: size})
     layout.check_sizes()
     return layout
 
@@ -147,12 +150,12 @@ def _add_dimension(file, name: str, size: int, number: int) -> None:
     dcpl.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
     dcpl.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     space = h5py.h5s.create_simple((size,))
-    dataset = h5py.Dataset(
-        h5py.h5d.create(file.id, name.encode(), h5py.h5t.IEEE_F32BE, space, dcpl)
-    )
-    h5py.h5ds.set_scale(
-        dataset.id, b"This is a netCDF dimension but not a netCDF variable. %10d" % size
-    )
+    of_type = h5py.h5t.IEEE_F32BE
+    dataset_id = h5py.h5d.create(file.id, name.encode(), of_type, space, dcpl)
+    dataset = h5py.Dataset(dataset_id)
+    # netCDF-4 tells such a dimension by this very text
+    text = b"This is a netCDF dimension but not a netCDF variable. %10d" % size
+    h5py.h5ds.set_scale(dataset_id, text)
     dataset.attrs.create("_Netcdf4Dimid", number, dtype="i4")
 
 
@@ -169,7 +172,8 @@ def _add_dataset(file, array: Array) -> None:
         dcpl.set_chunk((1, 1, *array.row_shape))
     space = h5py.h5s.create_simple(array.shape)
     dtype = h5py.h5t.py_create(np.dtype(array.dtype))
-    dataset = h5py.Dataset(h5py.h5d.create(file.id, array.name.encode(), dtype, space, dcpl))
+    dataset_id = h5py.h5d.create(file.id, array.name.encode(), dtype, space, dcpl)
+    dataset = h5py.Dataset(dataset_id)
     for axis, (dim, label) in enumerate(zip(dataset.dims, array.dims, strict=True)):
         dim.label = label
         h5py.h5ds.attach_scale(dataset.id, file[label].id, axis)
@@ -212,7 +216,8 @@ def _extent(path: Path, file, array: Array) -> Extent:
             f"{path}: array {array.name!r} is {dataset.dtype} {dataset.shape}, its spec says "
             f"{array.dtype} {array.shape}"
         )
-    return Extent(array, (path,), array.n_rows, _offset(path, dataset, array), array.row_bytes)
+    offset = _offset(path, dataset, array)
+    return Extent(array, (path,), array.n_rows, offset, array.row_bytes)
 
 
 def _offset(path: Path, dataset, array: Array) -> int:

@@ -73,6 +73,7 @@ class Layout:
     """Device and inode of each file as its size was checked: the store that was opened, whatever
     takes its name later."""
     _looked_at: set[Path] = field(default_factory=set)
+    """Files whose index and folders were checked, when they were first opened."""
 
     @property
     def n(self) -> int:
@@ -81,7 +82,8 @@ class Layout:
 
     def row_parts(self, image: int, view: int) -> list[tuple[Path, int, int]]:
         """File, offset and length of the parts of a row that its CRC-32C covers, in that order."""
-        n_views, parts = len(self.spec.tokens.views), []
+        n_views = len(self.spec.tokens.views)
+        parts = []
         for name in ("cls", "patches", "pooled", "stats"):
             if name == "patches" and self.spec.has_patches:
                 parts.append(self.extents[name].locate_row(image, view))

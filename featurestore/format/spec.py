@@ -36,12 +36,14 @@ Fit = Literal["squash", "crop", "pad"]
 """What becomes of a photograph whose aspect does not fit its crop."""
 DECODE_RULES = 1  # raised when featurestore.photos.images would give other pixels for the same file
 MAX_PIXELS = 80_000_000  # of a photograph, unless told: 320 MB as Pillow holds them
+# the places of `pooled` and `stats`, in this order by the format (docs/format.md, 1 and 3)
 POOLED = ("mean", "std", "max", "min", "gem3")
 STATS = tuple(
     f"{kind}_{field}"
     for kind in ("cls", "patch")
     for field in ("count", "non_finite", "min", "max", "mean", "m2", "norm")
 )
+# of the catalog: a build is given the first two, and finds the others as it reads photographs
 OWN_COLUMNS = ("image_id", "path", "sha256", "width", "height", "status")
 
 Count = Annotated[int, Field(ge=1)]
@@ -60,9 +62,8 @@ class Record(BaseModel):
 
         pydantic's own copy would keep a cached fingerprint.
         """
-        return type(self)(
-            **{name: getattr(self, name) for name in type(self).model_fields} | fields
-        )
+        kept = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**kept | fields)
 
 
 ANY_ASPECT = ("squash", "center")
@@ -160,7 +161,8 @@ class TokenSpec(Record):
         """(R h, C w, X): grids of tiles where they lie on the photograph."""
         rows, columns = self.tile_grid
         _, h, w, x = tiles_ThwX.shape
-        grid_RhCwX = tiles_ThwX.reshape(rows, columns, h, w, x).swapaxes(1, 2)
+        grid_RChwX = tiles_ThwX.reshape(rows, columns, h, w, x)
+        grid_RhCwX = grid_RChwX.swapaxes(1, 2)
         return grid_RhCwX.reshape(rows * h, columns * w, x)
 
     @property
@@ -201,11 +203,11 @@ class Column(Record):
     @cached_property
     def node(self) -> str:
         """Path of the array; a byte outside [A-Za-z0-9_-] becomes ~ and two hex digits."""
-        letters = (
+        letters = []
+        for byte in self.name.encode():
             # isalnum alone would keep letters of Latin-1
-            chr(b) if chr(b).isalnum() and b < 128 or b in b"_-" else f"~{b:02x}"
-            for b in self.name.encode()
-        )
+            is_kept = byte < 128 and chr(byte).isalnum() or byte in b"_-"
+            letters.append(chr(byte) if is_kept else f"~{byte:02x}")
         return "catalog/" + "".join(letters)
 
 
@@ -217,7 +219,8 @@ ROUNDING = ("precision", "device", "torch", "timm", "batch")
 def made_together(makers: Sequence[dict[str, str]]) -> dict[str, str]:
     """`made_by` of a store whose rows come from several; what differs is named side by side."""
     together = {}
-    for key in dict.fromkeys(key for maker in makers for key in maker):
+    keys = dict.fromkeys(key for maker in makers for key in maker)  # each once, in their order
+    for key in keys:
         # split: a maker may be several itself
         words = [word for maker in makers for word in maker.get(key, "unknown").split(AND)]
         together[key] = AND.join(dict.fromkeys(words))  # each once, in the order of makers
@@ -252,7 +255,8 @@ class StoreSpec(Record):
     def batch(self) -> int:
         """Tiles that the backbone takes at once; where nothing is told, those of one photograph."""
         told = self.made_by.get("batch", "").split(AND)
-        return max([int(each) for each in told if each.isdecimal()] or [self.tokens.n_tiles])
+        sizes = [int(each) for each in told if each.isdecimal()]
+        return max(sizes, default=self.tokens.n_tiles)
 
     @property
     def max_pixels(self) -> int:
@@ -277,7 +281,8 @@ class StoreSpec(Record):
             fingerprint = fields.pop("fingerprint")
             spec = cls.model_validate(fields)
             found = spec.fingerprint  # has no text for numbers that are not finite
-            if len({column.name for column in spec.columns}) < len(spec.columns):
+            names = [column.name for column in spec.columns]
+            if len(set(names)) < len(names):
                 raise ValueError("two columns have one name")
         except (ValueError, KeyError, AttributeError, RecursionError) as err:
             raise StoreDamaged(f"{where}: its spec cannot be read: {_first_line(err)}") from err

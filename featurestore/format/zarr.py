@@ -29,7 +29,10 @@ CHUNK_BYTES = 1 << 20  # what a client reads at once of the small arrays
 MOST_METADATA = 1 << 24  # bytes of a zarr.json
 ABSENT = np.uint64(2**64 - 1)  # offset and length of an inner chunk that is not there
 
-Grid = tuple[Array, tuple[int, ...], tuple[int, ...]]
+Shape = tuple[int, ...]
+Shapes = tuple[Shape, Shape]
+"""Of an inner chunk, and of a shard."""
+Grid = tuple[Array, Shape, Shape]
 """An array, the shape of its inner chunks, and that of its shards."""
 Metadata = Callable[[Path, str], dict]
 """Gives the zarr.json of the node at a path, of the type that is named."""
@@ -162,7 +165,7 @@ def metadata_crc(layout: Layout) -> int:
     return crc32c(*(file.read_bytes() for file in files))
 
 
-def _grid(array: Array, shard_images: int | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _grid(array: Array, shard_images: int | None = None) -> Shapes:
     """Inner chunk and shard shape.
 
     Rows of patches are chunks of their own in files of whole images; all else is in one file.
@@ -173,7 +176,8 @@ def _grid(array: Array, shard_images: int | None = None) -> tuple[tuple[int, ...
         return (1, 1, *array.row_shape), (per_file, *array.shape[1:])
     per_chunk = max(1, min(array.shape[0], CHUNK_BYTES // array.row_bytes))
     # rounded up: a shard holds whole chunks, the last of them with room to spare
-    return (per_chunk, *array.row_shape), (round_up(array.shape[0], per_chunk), *array.row_shape)
+    per_shard = round_up(array.shape[0], per_chunk)
+    return (per_chunk, *array.row_shape), (per_shard, *array.row_shape)
 
 
 def _stride(array: Array) -> int:
@@ -181,15 +185,17 @@ def _stride(array: Array) -> int:
     return round_up(array.row_bytes + 4) if array.row_axes == 2 else array.row_bytes
 
 
-def _extent(path: Path, array: Array, shard: tuple[int, ...]) -> Extent:
+def _extent(path: Path, array: Array, shard: Shape) -> Extent:
     per_file = math.prod(shard[: array.row_axes])
     # shards are cut along the first axis alone, so all other numbers of a shard are 0
-    folder, rest = path / array.name / "c", "/".join("0" for _ in array.shape[1:])
-    paths = tuple(folder / str(i) / rest for i in range(-(-array.n_rows // per_file)))
+    n_files = -(-array.n_rows // per_file)
+    folder = path / array.name / "c"
+    rest = "/".join("0" for _ in array.shape[1:])
+    paths = tuple(folder / str(file) / rest for file in range(n_files))
     return Extent(array, paths, per_file, 0, _stride(array), row_crc=array.row_axes == 2)
 
 
-def array_settings(array: Array, chunk: tuple[int, ...], shard: tuple[int, ...]) -> dict[str, Any]:
+def array_settings(array: Array, chunk: Shape, shard: Shape) -> dict[str, Any]:
     """What zarr-python's `create_array` takes for an array of ours, compressors apart."""
     from zarr.codecs import BytesCodec
 
@@ -206,42 +212,41 @@ def array_settings(array: Array, chunk: tuple[int, ...], shard: tuple[int, ...])
     }
 
 
-def _add_files(extent: Extent, chunk: tuple[int, ...]) -> None:
+def _add_files(extent: Extent, chunk: Shape) -> None:
     for file, path in enumerate(extent.paths):
         os.makedirs(path.parent, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             # behind the room for the rows: the file is then as long as it will ever be, and sparse
-            pwrite(fd, [_index(extent, chunk, file)], _index_offset(extent, chunk, file))
+            index = _index(extent, chunk, file)
+            pwrite(fd, [index], _index_offset(extent, chunk, file))
         finally:
             os.close(fd)
 
 
-def _rows_per_chunk(extent: Extent, chunk: tuple[int, ...]) -> int:
+def _rows_per_chunk(extent: Extent, chunk: Shape) -> int:
     return math.prod(chunk[: extent.array.row_axes])
 
 
-def _chunks_in(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
+def _chunks_in(extent: Extent, chunk: Shape, file: int) -> int:
     return -(-extent.rows_in(file) // _rows_per_chunk(extent, chunk))
 
 
-def _index_offset(extent: Extent, chunk: tuple[int, ...], file: int) -> int:
-    return _chunks_in(extent, chunk, file) * _rows_per_chunk(extent, chunk) * extent.stride
+def _index_offset(extent: Extent, chunk: Shape, file: int) -> int:
+    n_rows = _chunks_in(extent, chunk, file) * _rows_per_chunk(extent, chunk)
+    return n_rows * extent.stride
 
 
-def _index(extent: Extent, chunk: tuple[int, ...], file: int) -> bytes:
+def _index(extent: Extent, chunk: Shape, file: int) -> bytes:
     """The shard's index: (offset, length) of each inner chunk, then its CRC-32C.
 
     Chunks beyond the array are absent.
     """
     per_chunk = _rows_per_chunk(extent, chunk)
     n_bytes = per_chunk * extent.array.row_bytes + (4 if extent.row_crc else 0)
-    return _index_of(
-        extent.rows_per_file // per_chunk,
-        _chunks_in(extent, chunk, file),
-        per_chunk * extent.stride,
-        n_bytes,
-    )
+    n_chunks = extent.rows_per_file // per_chunk
+    n_present = _chunks_in(extent, chunk, file)
+    return _index_of(n_chunks, n_present, per_chunk * extent.stride, n_bytes)
 
 
 # all full shards of an array have one index: offsets count from the shard's own beginning
@@ -262,6 +267,7 @@ def read_metadata(path: Path, node_type: str) -> dict:
             raise StoreDamaged(
                 f"{file}: no file, or a link; a store's own files are not followed elsewhere"
             )
+        # read whole and parsed: ours have some kilobytes
         if file.stat().st_size > MOST_METADATA:
             raise StoreDamaged(f"{file}: {file.stat().st_size} bytes is no metadata of ours")
         data = with_room(file, file.read_bytes)
@@ -287,7 +293,7 @@ def parse_metadata(data: bytes, file: Path, node_type: str) -> dict:
     return node
 
 
-def _grid_of(node: dict, path: Path, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _grid_of(node: dict, path: Path, array: Array) -> Shapes:
     try:
         shard = tuple(map(int, node["chunk_grid"]["configuration"]["chunk_shape"]))
         chunk = tuple(map(int, node["codecs"][0]["configuration"]["chunk_shape"]))
@@ -300,14 +306,17 @@ def _grid_of(node: dict, path: Path, array: Array) -> tuple[tuple[int, ...], tup
     return chunk, shard
 
 
-def _check_array(path: Path, array: Array, node: dict) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _check_array(path: Path, array: Array, node: dict) -> Shapes:
     """Inner chunk and shard shape of an array; StoreDamaged unless `create` writes such."""
     chunk, shard = _grid_of(node, path, array)
+    # the index is made in memory, as long as a shard says that it is: no longer than it can be
     if shard[0] > round_up(array.shape[0], chunk[0]):
         raise StoreDamaged(
             f"{path / array.name}/zarr.json: a shard of {shard[0]} images for {array.shape[0]}"
         )
-    if chunk[1:] != _grid(array)[0][1:] or shard[1:] != _grid(array)[1][1:]:
+    # how many images are in a chunk and a shard is the writer's choice, all else is the format's
+    own_chunk, own_shard = _grid(array)
+    if chunk[1:] != own_chunk[1:] or shard[1:] != own_shard[1:]:
         raise StoreDamaged(
             f"{path / array.name}: chunk {chunk} in shard {shard} is not this format's grid"
         )
@@ -326,7 +335,7 @@ def _check_array(path: Path, array: Array, node: dict) -> tuple[tuple[int, ...],
     return chunk, shard
 
 
-def _sharding(array: Array, chunk: tuple[int, ...]) -> dict:
+def _sharding(array: Array, chunk: Shape) -> dict:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     # of single bytes zarr-python names no order
     to_bytes = {"name": "bytes"} if array.dtype == "|u1" else little
