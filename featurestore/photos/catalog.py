@@ -78,11 +78,9 @@ def read_test(csv_path: Path) -> ToPredict:
             )
         return ToPredict(images, table[columns].reset_index(drop=True), True)
     images = _from_wide(csv_path, table)
-    rows = [
-        (f"{image_id}__{target}", image_id, target)
-        for image_id in images["image_id"]
-        for target in TARGETS
-    ]
+    rows = []
+    for image_id in images["image_id"]:
+        rows += [(f"{image_id}__{target}", image_id, target) for target in TARGETS]
     return ToPredict(images, pd.DataFrame(rows, columns=columns, dtype=object), False)
 
 
@@ -159,7 +157,8 @@ def _from_long(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
 def _check_agreement(csv_path: Path, table: pd.DataFrame, name: str) -> None:
     """All rows of an image must say the same about it."""
     pairs = table[["image_id", name]].drop_duplicates()
-    torn = pairs[pairs["image_id"].duplicated(keep=False)].groupby("image_id", sort=False)[name]
+    several = pairs[pairs["image_id"].duplicated(keep=False)]
+    torn = several.groupby("image_id", sort=False)[name]
     if len(torn):
         raise error_listing(
             csv_path,

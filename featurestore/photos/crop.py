@@ -9,7 +9,7 @@ from featurestore.errors import InputError
 from featurestore.format.spec import ANY_ASPECT, MAX_PIXELS, TokenSpec, crop_grid, named_crop
 from featurestore.photos.picture import Box, Picture
 
-ASPECT_TOLERANCE = 0.05
+ASPECT_TOLERANCE = 0.05  # by the format (docs/format.md, section 4)
 INTERPOLATIONS = tuple(method.name.lower() for method in Image.Resampling)
 WAYS_OUT = {
     "whole": "use squash, or crop the photographs alike",
@@ -63,6 +63,7 @@ class Crop:
     @classmethod
     def unsized(cls, kind: str, fit: str | None, max_pixels: int) -> "Crop":
         """A crop that no backbone has given a size yet; see `sized_for`."""
+        # what has no size resizes nothing: the interpolation is not looked at
         return cls(kind, 0, 0, "bicubic", None, max_pixels, fit)
 
     def sized_for(self, width: int, height: int) -> "Crop":
@@ -138,13 +139,13 @@ class Crop:
         """Where the photograph lies in each tile, row by row, in pixels of the tile."""
         left, top, right, bottom = self.place(width, height)
         rows, columns = crop_grid(self.kind)
-        x = [_inside(left, right, column, self.width) for column in range(columns)]
-        y = [_inside(top, bottom, row, self.height) for row in range(rows)]
-        return [
-            (x[column][0], y[row][0], x[column][1], y[row][1])
-            for row in range(rows)
-            for column in range(columns)
-        ]
+        across = [_inside(left, right, column, self.width) for column in range(columns)]
+        down = [_inside(top, bottom, row, self.height) for row in range(rows)]
+        places = []
+        for top_in_tile, bottom_in_tile in down:
+            for left_in_tile, right_in_tile in across:
+                places.append((left_in_tile, top_in_tile, right_in_tile, bottom_in_tile))
+        return places
 
     def boxes(self, width: int, height: int) -> list[Box]:
         """The part of a photograph that each tile shows, row by row."""
@@ -161,9 +162,12 @@ class Crop:
 
         boxes = []
         for tile, (x0, y0, x1, y1) in enumerate(self.places(width, height)):
+            # the tile's own corner in the picture of all tiles
             x = tile % columns * self.width
             y = tile // columns * self.height
-            boxes.append((x_of(x + x0), y_of(y + y0), x_of(x + x1), y_of(y + y1)))
+            upper = x_of(x + x0), y_of(y + y0)
+            lower = x_of(x + x1), y_of(y + y1)
+            boxes.append((*upper, *lower))
         return boxes
 
     def __call__(self, photograph: Picture | np.ndarray) -> np.ndarray:

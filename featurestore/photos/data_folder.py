@@ -35,6 +35,7 @@ from featurestore.photos.trainable import (
     missing_masses,
 )
 
+# that of `store build`: write/config.py has it too, and lies above this room
 DEFAULT_CROP = "halves"
 
 

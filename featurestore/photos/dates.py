@@ -150,16 +150,16 @@ def _refuse_swappable(
             twins.append(f"{second}/{first}/{year}")
         if twins:
             beside[f"{first}/{second}/{year}"] = " and ".join(twins)
+
     if beside:
         of_text = defaultdict(list)
         for image_id, text, each in zip(ids_of(frame), written, parsed, strict=True):
             if str(each) in beside:
                 of_text[text, str(each)].append(image_id)
-        lines = [
-            f"{text} ({ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}) beside "
-            f"{beside[name]}"
-            for (text, name), ids in of_text.items()
-        ]
+        lines = []
+        for (text, name), ids in of_text.items():
+            more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+            lines.append(f"{text} ({ids[0]}{more}) beside {beside[name]}")
         raise InputError(
             f"{column}: day and month of these dates could be swapped, so one visit may be two "
             "sites; write all dates of train.csv as 2015-07-21 (a store that is there takes them "

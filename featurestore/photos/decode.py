@@ -102,6 +102,7 @@ def decode(
     Raises InputError as `read_photograph`, and for damage inside the picture; of a sealed one that
     is a warning.
     """
+    # from its header: the pixels themselves are what must not be in memory twice
     width, height = inspect_photograph(path, crop.max_pixels)
     if width * height <= LARGE:
         return _decode(path, crop, thumb, sealed)

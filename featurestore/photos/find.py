@@ -26,6 +26,7 @@ def spelled_as(ids: Iterable[str], known: Collection[str]) -> list[str]:
     Ids are often stems of paths, and were once taken from paths as written.
     """
     ids, known = list(ids), dict.fromkeys(known)
+    # an id that is here as it is stands for itself, and is no other one's spelling
     own = set(ids)
     other = {_normalise_id(each): each for each in known if each not in own}
     return [each if each in known else other.get(_normalise_id(each), each) for each in ids]
@@ -43,6 +44,7 @@ def in_spelling_of(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _normalise_id(image_id: str) -> str:
+    # ids were once stems as Linux sees them, to which a backslash is a letter: photos\IMG_1
     return normalise_path(image_id.rsplit("\\", 1)[-1])
 
 
@@ -65,13 +67,14 @@ def find_photographs(
         lie outside, and by which it goes without missing ones.
     """
     home = os.path.realpath(root)
-    listings: dict[str, dict[str, str]] = {}
+    listings: dict[str, dict[str, str]] = {}  # a folder of a million names is listed once
     found, astray = [], []
     for path in frame["path"]:
         spelled, place = path, os.path.join(home, path)
         if not os.path.lexists(place):
             spelled = normalise_path(path)
             place = _composed(home, spelled, listings)
+        # links are followed before it is judged where the file lies
         file = Path(os.path.realpath(place))
         absolute = os.path.isabs(spelled) or PureWindowsPath(spelled).is_absolute()
         if absolute or ".." in PurePosixPath(spelled).parts or not file.is_relative_to(home):

@@ -225,13 +225,14 @@ def _damage(data: bytes, header: Header) -> str | None:
     """
     if header.kind != "JPEG":
         return None
-    jpeg = b"".join(
-        [data[start:stop] for start, stop in header.spans if data[start + 1] not in COLOUR]
-    )
+    needed = [data[start:stop] for start, stop in header.spans if data[start + 1] not in COLOUR]
+    jpeg = b"".join(needed)
     warning = scan_warning(jpeg)
     if not warning:
         return None
-    return tell_damage(jpeg, warning, np.asarray(to_rgb(_decode(data, header))))
+    # only now, as few photographs are damaged
+    pixels_HW3 = np.asarray(to_rgb(_decode(data, header)))
+    return tell_damage(jpeg, warning, pixels_HW3)
 
 
 def _check_chunks(data: bytes, header: Header) -> None:

@@ -78,11 +78,13 @@ def _is_padding(jpeg: bytes, warning: str) -> bool:
     Never of a progressive JPEG: no camera writes those, and of zeros in its last scan the same is
     left.
     """
-    found, scan = LEFT_OVER.fullmatch(warning), jpeg.find(b"\xff\xda")
+    found = LEFT_OVER.fullmatch(warning)
+    scan = jpeg.find(b"\xff\xda")
     if not found or b"\xff\xc2" in jpeg[:scan]:
         return False
     end = jpeg.find(b"\xff\xd9", scan)
-    return len(set(jpeg[end - int(found[1]) : end])) == 1
+    left_over = jpeg[end - int(found[1]) : end]
+    return len(set(left_over)) == 1
 
 
 def _flat_rows(pixels_HWC: np.ndarray) -> tuple[int, int]:

@@ -94,8 +94,9 @@ def _numbers(frame: pd.DataFrame, target: Target) -> np.ndarray:
     """(N,) labels of a number, NaN where it is not known."""
     column = frame[target.name]
     value_N = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-    is_text_N = np.isnan(value_N) & ~column.isna().to_numpy()
-    is_text_N &= ~column.astype(str).str.strip().isin(MISSING).to_numpy()
+    # a text is refused, where a missing value is learned around
+    is_missing = column.isna() | column.astype(str).str.strip().isin(MISSING)
+    is_text_N = np.isnan(value_N) & ~is_missing.to_numpy()
     is_wrong_N = is_text_N | np.isinf(value_N)
     wanted = "a number"
     if target.kind == "amount":
@@ -127,8 +128,10 @@ def masses_of(frame: pd.DataFrame, names: Sequence[str] = TARGETS) -> np.ndarray
             "is a store, `biomass store extend STORE NEW --data DIR --relabel` copies its tokens "
             "to one with these labels)"
         )
-    masses_N5 = frame[list(names)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    bad = frame["image_id"][~(np.isfinite(masses_N5) & (masses_N5 >= 0)).all(1)]
+    numbers = frame[list(names)].apply(pd.to_numeric, errors="coerce")
+    masses_N5 = numbers.to_numpy(np.float64)
+    is_mass_N5 = np.isfinite(masses_N5) & (masses_N5 >= 0)
+    bad = frame["image_id"][~is_mass_N5.all(1)]
     if len(bad):
         raise InputError(
             f"{len(bad)} images lack a mass that is a number from 0:{list_some(list(bad))}"
@@ -157,12 +160,10 @@ def unbalanced(
         *parts_N, whole_N = numbers.to_numpy(np.float64).T
         sum_N = np.sum(parts_N, 0)
         allowed_N = np.maximum(grams, share * np.maximum(whole_N, sum_N))
-        for i in np.flatnonzero(np.abs(whole_N - sum_N) > allowed_N):  # of NaN nothing is true
-            found.append(
-                Imbalance(
-                    str(frame["image_id"].iloc[i]), whole, parts, float(whole_N[i]), float(sum_N[i])
-                )
-            )
+        is_off_N = np.abs(whole_N - sum_N) > allowed_N  # of NaN nothing is true
+        for i in np.flatnonzero(is_off_N):
+            image_id = str(frame["image_id"].iloc[i])
+            found.append(Imbalance(image_id, whole, parts, float(whole_N[i]), float(sum_N[i])))
     return found
 
 

@@ -26,9 +26,12 @@ def photo_patches(
         tile_hw[rows, columns] = True
     if view.transpose:
         photo_Thw = photo_Thw.swapaxes(1, 2)
-    flips = [axis for axis, flip in ((2, view.hflip), (1, view.vflip)) if flip]
-    flipped_Thw = np.ascontiguousarray(np.flip(photo_Thw, flips))  # torch takes no other
-    return flipped_Thw.reshape(len(places), -1)
+    if view.hflip:
+        photo_Thw = np.flip(photo_Thw, 2)
+    if view.vflip:
+        photo_Thw = np.flip(photo_Thw, 1)
+    contiguous_Thw = np.ascontiguousarray(photo_Thw)  # torch takes no other
+    return contiguous_Thw.reshape(len(places), -1)
 
 
 def _patches(start: int, end: int, size: int) -> slice:

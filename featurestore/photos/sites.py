@@ -149,9 +149,8 @@ def share_copies(group: Iterable[str], digests: Iterable[str]) -> list[str]:
     for name, digest in zip(group, digests, strict=True):
         # an image that was missing has no digest, and is no copy of another
         if isinstance(digest, str) and digest:
-            first, second = sorted(
-                [_root(parent, name), _root(parent, holder.setdefault(digest, name))]
-            )
+            twin = holder.setdefault(digest, name)
+            first, second = sorted([_root(parent, name), _root(parent, twin)])
             parent[second] = first
     return [_root(parent, name) for name in group]
 

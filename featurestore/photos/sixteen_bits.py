@@ -24,9 +24,12 @@ def deep_values(image: Image.Image, data: bytes) -> np.ndarray:
         raise ValueError("this kind of 16-bit TIFF cannot be read with --bits; save it as PNG")
     png = PngImageFile(io.BytesIO(data))
     if png.tile[0].args == "LA;16B":  # a pixel is as wide as one of 8-bit RGBA
-        return np.ascontiguousarray(_unpacked(data, "RGBA")).view(">u2").astype(np.uint16)
+        pixels_HW4 = np.ascontiguousarray(_unpacked(data, "RGBA"))
+        return pixels_HW4.view(">u2").astype(np.uint16)
+
     # Pillow keeps one byte of each sample of 16-bit colour; decoded twice, it gives both
-    high, low = (_unpacked(data, f"{png.mode};16{order}").astype(np.uint16) for order in "BL")
+    high = _unpacked(data, f"{png.mode};16B").astype(np.uint16)
+    low = _unpacked(data, f"{png.mode};16L").astype(np.uint16)
     return high << 8 | low
 
 
@@ -45,8 +48,10 @@ def rgb_of_bits(
     Raises ValueError for a sample beyond them: nothing is clipped.
     """
     values_HWC = deep_values(image, data)
-    colours_HWC, greatest = _colours(values_HWC), (1 << bits) - 1
-    if (found := int(colours_HWC.max())) > greatest:
+    colours_HWC = _colours(values_HWC)
+    greatest = (1 << bits) - 1
+    found = int(colours_HWC.max())
+    if found > greatest:
         raise ValueError(
             f"16-bit values up to {found}, more than the {greatest} of {bits} bits (--bits of "
             "`store build`); save it in the range of the other photographs"
@@ -55,8 +60,10 @@ def rgb_of_bits(
     rgb_HWC = (2 * 255 * colours_HWC.astype(np.uint32) + greatest) // (2 * greatest)
     rgb_HW3 = np.broadcast_to(rgb_HWC, (*rgb_HWC.shape[:2], 3))  # gray thrice
     rgb = Image.fromarray(rgb_HW3.astype(np.uint8))
+
     if values_HWC.shape[-1] in (2, 4):
-        return rgb, Image.fromarray((values_HWC[..., -1] >> 8).astype(np.uint8))
+        alpha_HW = values_HWC[..., -1] >> 8
+        return rgb, Image.fromarray(alpha_HW.astype(np.uint8))
     key = None
     if isinstance(image, PngImageFile):
         # opened anew: of `image` the key was cut to its high bytes
@@ -64,7 +71,8 @@ def rgb_of_bits(
     if key is None:
         return rgb, None
     is_key_HW = (values_HWC == np.array(key)).all(-1)
-    return rgb, Image.fromarray(np.where(is_key_HW, 0, 255).astype(np.uint8))
+    alpha_HW = np.where(is_key_HW, 0, 255)
+    return rgb, Image.fromarray(alpha_HW.astype(np.uint8))
 
 
 def _unpacked(png: bytes, rawmode: str) -> np.ndarray:

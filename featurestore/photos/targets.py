@@ -113,11 +113,11 @@ class Targets:
 
     def with_values(self, words: Mapping[str, Iterable[str]]) -> Self:
         """The same with the words of each class. A class without any is left as it is."""
-        each = tuple(
-            replace(target, values=tuple(words[target.name])) if target.name in words else target
-            for target in self.each
-        )
-        return replace(self, each=each)
+        each = []
+        for target in self.each:
+            known = words.get(target.name, target.values)
+            each.append(replace(target, values=tuple(known)))
+        return replace(self, each=tuple(each))
 
     def __getitem__(self, name: str) -> Target:
         return next(target for target in self.each if target.name == name)
@@ -145,6 +145,7 @@ class Targets:
     def outputs(self) -> tuple[Target, ...]:
         """All numbers in the order that heads compute them in; the first are `predicted`."""
         if self.preset:
+            # what the first heads were saved in: the main loss's three, then the rest
             return tuple(self[name] for name in CSIRO_OUTPUTS)
         return tuple(
             target for kind in ("amount", "level", "share") for target in self.of_kind(kind)
@@ -183,7 +184,8 @@ class Targets:
 
     def in_head_order(self, values_K: np.ndarray) -> np.ndarray:
         """(..., K) back again."""
-        return values_K[..., list(np.argsort(self._places))]
+        back = np.argsort(self._places)  # the inverse of a permutation
+        return values_K[..., list(back)]
 
     @functools.cached_property
     def _places(self) -> tuple[int, ...]:

@@ -66,7 +66,9 @@ def almost_numbers(frame: pd.DataFrame) -> list[str]:
         if pd.api.types.is_numeric_dtype(frame[name]):
             continue
         cells = known_cells(frame[name])
-        texts = cells[[number_in(cell) is None for cell in cells]]
+        is_text = [number_in(cell) is None for cell in cells]
+        texts = cells[is_text]
+        # where most cells are texts the column is meant as one
         if 0 < len(texts) <= len(cells) / 2:
             image_id = frame["image_id"][texts.index[0]]
             found.append(

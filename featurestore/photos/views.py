@@ -78,10 +78,18 @@ def make_view(tiles_T3HW: Tensor, view: ViewSpec, amounts: list[float]) -> Tenso
 
     Returns (T, 3, H, W) float32 in [0, 1], with H and W exchanged by a transpose.
     """
-    x = _COLOUR_CHANGES[view.colour](tiles_T3HW, *amounts) if view.colour else tiles_T3HW
+    x = tiles_T3HW
+    if view.colour:
+        x = _COLOUR_CHANGES[view.colour](x, *amounts)
+
+    # transposed before it is flipped, by the format: the other way round is another symmetry
     if view.transpose:
         x = x.transpose(-1, -2)
-    flips = [axis for axis, flip in ((-1, view.hflip), (-2, view.vflip)) if flip]
+    flips = []
+    if view.hflip:
+        flips.append(-1)
+    if view.vflip:
+        flips.append(-2)
     return x.flip(flips) if flips else x
 
 
@@ -92,13 +100,14 @@ def shift_hsv(x: Tensor, hue: float, saturation: float, value: float) -> Tensor:
     (Smith 1978), so S and V can be shifted without leaving RGB.
     """
     x = tv.adjust_hue(x, hue)
-    v, least = x.amax(-3, keepdim=True), x.amin(-3, keepdim=True)
-    chroma = v - least
+    v = x.amax(-3, keepdim=True)
+    chroma = v - x.amin(-3, keepdim=True)
     k = (v - x) / chroma.clamp_min(1e-6)  # of gray 0 / 1e-6: no hue comes up
     s = (chroma / v.clamp_min(1e-6) + saturation).clamp(0, 1)
     return (v + value).clamp(0, 1) * (1 - s * k)
 
 
+# amounts are drawn around 0, and torchvision's factors and exponents change nothing at 1
 _COLOUR_CHANGES = {
     "brightness": lambda x, amount: tv.adjust_brightness(x, 1 + amount),
     "contrast": lambda x, amount: tv.adjust_contrast(x, 1 + amount),
