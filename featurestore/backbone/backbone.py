@@ -144,6 +144,7 @@ class Backbone:
 
         patches_BPD = torch.cat(patches, -1)
         if self.spec.dtype == "int8":
+            # heads learned on tokens of an archive: predict must round as it did
             patches_BPD = int8_rounded(patches_BPD)
         cls_BD = torch.cat(cls, -1)
         tiles = (self.n_rows, -1)
@@ -165,6 +166,7 @@ class Backbone:
             amounts = view_amounts(row.view, self.spec.seed, row.image_id)
             x = make_view(row.tiles_T3HW, row.view, amounts)
             x = normalise(x, self.spec.mean, self.spec.std)
+            # in float32 up to here: a view's pixels are the same in every precision
             made.append(x.to(self.dtype))
         if len(made) == 1:
             return made[0]

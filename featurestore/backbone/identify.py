@@ -112,13 +112,13 @@ def _candidates(state: Mapping[str, Tensor]) -> list[str]:
 
     import featurestore.backbone.demo.model  # noqa: F401  then timm knows it too
 
-    width = next((t.numel() for name, t in state.items() if CLASS_TOKEN.fullmatch(name)), 0)
+    widths = [t.numel() for name, t in state.items() if CLASS_TOKEN.fullmatch(name)]
     patches = [t.shape for name, t in state.items() if PATCHES.fullmatch(name) and t.ndim == 4]
-    if not patches:
+    if not widths or not patches:
         return []
     has_registers = any(REGISTERS.fullmatch(name) for name in state)
     patch = f"_patch{patches[0][-1]}_"
-    words = SIZES.get(width, ())
+    words = SIZES.get(widths[0], ())
     return [
         name
         for name in timm.list_models()

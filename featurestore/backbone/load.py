@@ -93,7 +93,7 @@ def load_backbone(
             "try things out)"
         ) from err
     spec = _token_spec(model, model_name, weights_hash(model), planned, views, layers, seed, bits)
-    if keep_in:
+    if keep_in:  # before they are cast: the hash is of the weights as they came
         save_weights(model.state_dict(), spec.weights_sha256, keep_in)
     return _on_device(model, spec, device, precision, batch)
 
@@ -181,7 +181,7 @@ def backbone_of_store(
     source = weights or kept_weights(spec, folders)
     given = device, precision or spec.precision, option, not unknown, batch
     try:
-        _check_shapes(tokens)
+        _check_shapes(tokens)  # first: a download must not end in another width
         found = None
         cached = cached_weights(tokens.model) if source is None else None
         if cached:
@@ -258,6 +258,7 @@ def _newer_timm(made_by: Mapping[str, str]) -> str | None:
     """What to install, if tokens were made with a newer timm than is here."""
     import timm
 
+    # a merged store may have been made by several: the newest of them knows the model
     there = max(made_by.get("timm", "").split(AND), key=_numbers)
     if _numbers(there) <= _numbers(timm.__version__):
         return None
@@ -274,7 +275,8 @@ def _numbers(version: str) -> list[int]:
 def _on_device(
     model: nn.Module, spec: TokenSpec, device: str, precision: str, batch: int | None
 ) -> Backbone:
-    dtype, place = PRECISIONS[precision], choose_device(device)
+    dtype = PRECISIONS[precision]
+    place = choose_device(device)
     _cast(model, dtype)
     model = model.to(place).eval().requires_grad_(False)
     batch = whole_rows(batch or spec.n_tiles, spec.n_tiles)
@@ -284,7 +286,9 @@ def _on_device(
 
 def cast_backbone(backbone: Backbone, precision: str) -> Backbone:
     """A copy of a backbone that computes in another precision."""
-    model, dtype = copy.deepcopy(backbone.model), PRECISIONS[precision]
+    # of a copy: the caller compares the tokens of both
+    model = copy.deepcopy(backbone.model)
+    dtype = PRECISIONS[precision]
     _cast(model, dtype)
     forward = Forward(model, backbone.spec.layers, backbone.batch)
     return replace(backbone, forward=forward, dtype=dtype)
@@ -295,9 +299,8 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
         # takes half precision with its own numbers in float32, and not with some of each
         if isinstance(module, _BatchNorm):
             continue
-        biases = [
-            buffer for name, buffer in module.named_buffers(recurse=False) if name.endswith("bias")
-        ]
+        buffers = module.named_buffers(recurse=False)
+        biases = [buffer for name, buffer in buffers if name.endswith("bias")]
         # not the other buffers: rotary positions lose too much
         for tensor in [*module.parameters(recurse=False), *biases]:
             tensor.data = tensor.data.to(dtype)

@@ -16,13 +16,16 @@ def pool(patches_TPD: Tensor, photo_TP: np.ndarray | None = None) -> Tensor:
     channels count.
     """
     if photo_TP is not None:
+        # tile by tile, as each has a number of patches of its own
         tiles = zip(patches_TPD, torch.from_numpy(photo_TP), strict=True)
         return torch.cat([pool(tile_PD[photo_P][None]) for tile_PD, photo_P in tiles])
     x = patches_TPD.float()
-    std, mean = torch.std_mean(x, dim=1, correction=0)
+    std, mean = torch.std_mean(x, dim=1, correction=0)  # of n values, by the format
     cubes = (x * x).mul_(x).mean(1)
     gem = cubes.abs().pow(1 / 3) * cubes.sign()
-    return torch.stack([mean, std, x.amax(1), x.amin(1), gem], 1)
+    greatest = x.amax(1)
+    least = x.amin(1)
+    return torch.stack([mean, std, greatest, least, gem], 1)
 
 
 def row_stats(

@@ -72,9 +72,12 @@ def compare(exact: Backbone, other: Backbone, photographs: Sequence[Tensor]) -> 
 
     InputError where one of them is not finite.
     """
-    view, tally, least = exact.spec.views[0], ErrorTally(), 1.0
+    view = exact.spec.views[0]
+    tally = ErrorTally()
+    least = 1.0
     for number, tiles_THW3 in enumerate(photographs):
-        ours, theirs = (each.tokens(tiles_THW3, str(number), view) for each in (exact, other))
+        ours = exact.tokens(tiles_THW3, str(number), view)
+        theirs = other.tokens(tiles_THW3, str(number), view)
         for one_XD, other_XD in zip(ours, theirs, strict=True):
             tally.add(one_XD, other_XD)
             cosines = torch.cosine_similarity(one_XD.float(), other_XD.float(), dim=-1)

@@ -26,7 +26,8 @@ def quantise(tokens_XD: Tensor) -> tuple[Tensor, Tensor]:
     greatest = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
     # by a Python number, CUDA would multiply with a rounded 1/127
     scale = greatest / torch.full_like(greatest, LEVELS)
-    q = (x / torch.where(scale > 0, scale, 1)).round_().to(torch.int8)
+    divisor = torch.where(scale > 0, scale, 1)
+    q = (x / divisor).round_().to(torch.int8)
     return q, scale.squeeze(-1)
 
 
@@ -44,14 +45,16 @@ class ErrorTally:
     """What rounding cost, gathered over many tokens."""
 
     def __init__(self) -> None:
-        self._max = self._square = self._max_relative = self._square_relative = 0.0
+        self._max = self._max_relative = 0.0
+        self._square = self._square_relative = 0.0
         self._n_values = self._n_tokens = 0
 
     def add(self, tokens_XD: Tensor, rounded_XD: Tensor) -> None:
         """Tokens before and after."""
         tokens = tokens_XD.float()
         off = rounded_XD.float().sub_(tokens)
-        off_X, norm_X = (torch.linalg.vector_norm(x, dim=-1).double() for x in (off, tokens))
+        off_X = torch.linalg.vector_norm(off, dim=-1).double()
+        norm_X = torch.linalg.vector_norm(tokens, dim=-1).double()
         relative_X = off_X / torch.where(norm_X > 0, norm_X, 1)  # a token of zeros loses nothing
         self._max = max(self._max, float(off.max()), -float(off.min()))
         self._max_relative = max(self._max_relative, float(relative_X.max()))

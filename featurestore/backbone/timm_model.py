@@ -107,7 +107,10 @@ def read_tokens(
         return_prefix_tokens=True,
         intermediates_only=True,
     )
-    return [prefix[:, 0] for _, prefix in out], [patches for patches, _ in out]
+    # prefix tokens are the class token and then registers, if the model has some
+    cls = [prefix_TXD[:, 0] for _, prefix_TXD in out]
+    patches = [patches_TPD for patches_TPD, _ in out]
+    return cls, patches
 
 
 def patch_size(model: nn.Module) -> int:

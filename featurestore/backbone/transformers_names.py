@@ -161,6 +161,7 @@ def renamed(state: Mapping[str, Tensor], model: nn.Module) -> Renamed:
     # what stands before the names of the image tower, as `vit.` or `vision_model.`
     prefixes = Counter(match[1] for name in state if (match := EMBEDDINGS.match(name)))
     prefix = prefixes.most_common(1)[0][0]
+    # a file does not say whose it is: the family that knows the most of its names
     family = max(FAMILIES, key=lambda each: len(_parts(state, prefix, each)))
     parts = _parts(state, prefix, family)
     tensors: dict[str, Tensor] = {}
@@ -225,7 +226,9 @@ def _needed(name: str, parts: Mapping[str, str]) -> list[str]:
         return [block + part for part in JOINED[inner]]
     if inner in ("mlp.fc1.weight", "mlp.fc1.bias") and name not in parts:
         kind = inner.removeprefix("mlp.fc1.")
-        gate, up = (f"{block}mlp.{part}.{kind}" for part in ("fc1_g", "fc1_x"))
+        # of a gated MLP timm has one matrix, the gate's rows before the others
+        gate = f"{block}mlp.fc1_g.{kind}"
+        up = f"{block}mlp.fc1_x.{kind}"
         if up in parts:
             return [gate, up] if gate in parts else [up]
     return [name]

@@ -27,9 +27,8 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()
-        digest.update(
-            f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode()
-        )
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name} {dtype} {list(tensor.shape)}\n".encode())
         # as bytes: numpy has no bfloat16
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -37,6 +36,7 @@ def weights_hash(model: nn.Module) -> str:
 
 def saved_weights_path(folder: Path, weights_sha256: str) -> Path:
     """Where the weights of this hash are kept beside a store."""
+    # 16 digits for a name; whoever loads the file compares the whole hash
     return folder / f"backbone-{weights_sha256[:16]}.safetensors"
 
 

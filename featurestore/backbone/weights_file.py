@@ -37,6 +37,7 @@ def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
     state = load_state(path)
     model = new_model(model_name, {"img_size": size})
     expected = model.state_dict()
+
     if is_theirs(state):
         state = _from_transformers(path, model_name, state, model)
     else:
@@ -44,6 +45,7 @@ def model_with(model_name: str, path: Path, size: tuple[int, int]) -> nn.Module:
     if shapes(state) == shapes(expected):
         model.load_state_dict(state)
         return model
+
     found = list(state)  # timm's conversion may change the dict
     # timm then converts these tensors as it does those that it downloads
     overlay = {"state_dict": without_classifier(model, state), "source": "", "num_classes": 0}
@@ -97,6 +99,7 @@ def parts_of(index: Path) -> list[Path]:
         raise InputError(
             f"{index}: not the index of safetensors files: {short(err)}; copy it again"
         ) from err
+    # nothing outside of the folder is read, and no index that names an index
     strange = [name for name in names if Path(name).name != name or name.endswith(INDEX)]
     if strange:
         raise InputError(f"{index}: names {strange[0]!r}, which is no file beside it")
@@ -104,8 +107,10 @@ def parts_of(index: Path) -> list[Path]:
 
 
 def _refuse_pickles(path: Path) -> None:
-    what = f"is a {path.suffix} file" if path.suffix.lower() in PICKLED else None
-    if begins := None if what else pickled(path):
+    what = None
+    if path.suffix.lower() in PICKLED:
+        what = f"is a {path.suffix} file"
+    elif begins := pickled(path):
         what = f"begins as {begins}"
     if what:
         new = path.with_suffix(".safetensors").name
