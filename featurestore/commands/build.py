@@ -244,6 +244,7 @@ def _build_part(
     if planned is None or part is None:
         raise UsageError("--from and --part go together: the plan's folder, and which part, from 0")
     call = {key: given.pop(key) for key in ("device", "wait", "lock") if key in given}
+    # what is left decides what tokens are, and all parts of a store have it from the plan
     fixed = [f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None]
     if fixed:
         raise UsageError(f"{', '.join(fixed)}: the plan {planned} says it; leave it out")

@@ -55,6 +55,7 @@ def train_with(path: Path | str) -> str:
     with FeatureStore.open(path) as store:
         catalog = store.catalog
         kind = "density" if store.spec.has_patches else "pooled_mlp"
+    # a config that is there already is the user's: it is named, and never written over
     for name in CONFIGS:
         if _fits(Path(name), catalog.columns):
             return biomass("train", "--config", name, "--store", path)

@@ -27,18 +27,17 @@ def facts(store: Reader) -> dict[str, str]:
     status_N = cells_NW.view(f"S{cells_NW.shape[1]}")[:, 0]
     has_no_seal_N = store.array("seal")[:n] == 0
     n_skipped = np.count_nonzero((status_N != b"") & (status_N != b"ok") & has_no_seal_N)
+
+    pooled_only = "" if store.spec.has_patches else "; pooled only, no patch tokens"
+    bits = f"; 16-bit photographs read as {t.bits} bits" if t.bits else ""
     return {
         "images": f"{n} images x {len(t.views)} views, {store.n_sealed} sealed / {n} total, "
-        f"{n_skipped} skipped, "
-        f"room for {store.layout.n}",
-        "tokens": f"{t.n_tiles} tile(s) x ({rows}) x {t.width} float16{rounded}"
-        + ("" if store.spec.has_patches else "; pooled only, no patch tokens"),
+        f"{n_skipped} skipped, room for {store.layout.n}",
+        "tokens": f"{t.n_tiles} tile(s) x ({rows}) x {t.width} float16{rounded}{pooled_only}",
         "size": _size_text(store.size_bytes),
         "backbone": f"{t.model}, layers {list(t.layers)}",
         "tiles": f"{t.crop_and_fit}, {t.tile_height} x {t.tile_width} pixels, "
-        f"{t.grid[0]} x {t.grid[1]} "
-        f"patches of {t.patch_size}"
-        + (f"; 16-bit photographs read as {t.bits} bits" if t.bits else ""),
+        f"{t.grid[0]} x {t.grid[1]} patches of {t.patch_size}{bits}",
         "views": ", ".join(t.view_names),
         "fingerprint": store.spec.fingerprint[:12],
     }
@@ -66,5 +65,7 @@ def store_json(store: Reader) -> str:
 
 
 def _size_text(n_bytes: int) -> str:
-    unit = next((power for power in (9, 6, 3) if n_bytes >= 10**power), 0)
-    return f"{n_bytes / 10**unit:.3g} {({9: 'GB', 6: 'MB', 3: 'kB', 0: 'bytes'})[unit]}"
+    for unit, n_of_one in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n_bytes >= n_of_one:
+            return f"{n_bytes / n_of_one:.3g} {unit}"
+    return f"{n_bytes:.3g} bytes"

@@ -33,9 +33,13 @@ def nearest(store: Reader, image: int | str, k: int = 5, view: int | str = 0) ->
     others_N = store.sealed[store.sealed != i]
     (direction_1D,) = direction_blocks(store, np.array([i]), v)
     similar = [block_nD @ direction_1D[0] for block_nD in direction_blocks(store, others_N, v)]
-    similarity_N = np.concatenate([np.empty(0, np.float32), *similar]).clip(-1, 1)
+    # of no block at all there is no array to put together
+    none = np.empty(0, np.float32)
+    similarity_N = np.concatenate([none, *similar]).clip(-1, 1)
+
     best = np.argsort(-similarity_N, kind="stable")[:k]  # ties in store order
-    found = store.catalog_rows(others_N[best]).assign(similarity=similarity_N[best].astype(float))
+    found = store.catalog_rows(others_N[best])
+    found = found.assign(similarity=similarity_N[best].astype(float))
     if has_preset(store.catalog.columns):
         labels = list(CSIRO.names)
     else:
@@ -52,9 +56,11 @@ def direction_blocks(store: Reader, images_N: np.ndarray, view: int) -> Iterator
     cls_NVTD = store.array("cls")
     block = max(1, BLOCK_BYTES // (4 * t.n_tiles * t.width))
     for start in range(0, len(images_N), block):
-        cls_nTD = cls_NVTD[images_N[start : start + block], view].astype(np.float32)
+        some = images_N[start : start + block]
+        cls_nTD = cls_NVTD[some, view].astype(np.float32)
         # of each tile first, so that no tile counts more for its longer token
-        yield _unit(_unit(cls_nTD).mean(1))
+        mean_nD = _unit(cls_nTD).mean(1)
+        yield _unit(mean_nD)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

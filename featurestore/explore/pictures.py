@@ -68,8 +68,10 @@ def photo_grid(store: Reader, image: int, view: int) -> np.ndarray | None:
 
 def upright_grid(grid_ThwD: np.ndarray, view: ViewSpec) -> np.ndarray:
     """What `views.make_view` did to each tile, undone: flips came last."""
-    if flips := [axis for axis, flip in ((2, view.hflip), (1, view.vflip)) if flip]:
-        grid_ThwD = np.flip(grid_ThwD, flips)
+    if view.hflip:
+        grid_ThwD = np.flip(grid_ThwD, 2)
+    if view.vflip:
+        grid_ThwD = np.flip(grid_ThwD, 1)
     return grid_ThwD.swapaxes(1, 2) if view.transpose else grid_ThwD
 
 
@@ -77,8 +79,10 @@ def colours(grid_HWD: np.ndarray, photo_HW: np.ndarray | None = None) -> np.ndar
     """(H, W, 3) uint8 by principal components; see `pca`. photo_HW : where padding is not."""
     if photo_HW is not None:
         rgb_HW3 = np.full((*photo_HW.shape, 3), GRAY, np.uint8)
-        rgb_HW3[photo_HW] = colours(grid_HWD[photo_HW][None])[0]
+        of_photo_1ND = grid_HWD[photo_HW][None]  # as one row of patches
+        rgb_HW3[photo_HW] = colours(of_photo_1ND)[0]
         return rgb_HW3
+
     x_ND = grid_HWD.reshape(-1, grid_HWD.shape[-1])
     # the mean in float64 is exact, so what is constant becomes zero and not noise that would be
     # scaled up to colours
@@ -110,8 +114,10 @@ def components(x_ND: np.ndarray, extra: int = 8, rounds: int = 8) -> np.ndarray:
     turn_nn = np.linalg.svd(x_ND @ basis_Dn, full_matrices=False)[2]
     loadings_DC = basis_Dn @ turn_nn[:3].T
     # a singular vector's sign is arbitrary: the largest entry is made positive, on every machine
-    largest_C = loadings_DC[np.abs(loadings_DC).argmax(0), range(loadings_DC.shape[1])]
-    return loadings_DC * np.where(largest_C < 0, -1, 1).astype(np.float32)
+    place_C = np.abs(loadings_DC).argmax(0)
+    largest_C = loadings_DC[place_C, range(loadings_DC.shape[1])]
+    sign_C = np.where(largest_C < 0, -1, 1)
+    return loadings_DC * sign_C.astype(np.float32)
 
 
 def show(store: Reader, image: int | str, view: int | str = 0) -> Image.Image:

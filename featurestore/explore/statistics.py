@@ -44,7 +44,13 @@ def stats_text(store: Reader, width: int | None = None) -> str:
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     table = [list(columns)]
     for row in rows:
-        table.append([_cell(name, row[name]) for name in columns])
+        cells = []
+        for name in columns:
+            value = row[name]
+            digits = 0 if name in COUNTS else 6
+            cells.append(value if isinstance(value, str) else f"{value:.{digits}f}")
+        table.append(cells)
+
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for cells in table:
@@ -58,13 +64,6 @@ def stats_json(store: Reader) -> str:
     return json.dumps(json_value(stats(store)))
 
 
-def _cell(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    digits = 0 if name in COUNTS else 6
-    return f"{value:.{digits}f}"
-
-
 def merged(stats_NS: np.ndarray, kind: str) -> dict[str, float]:
     """One row's statistics of many rows' moments (Chan et al. 1979, parallel variance)."""
     fields = {}
@@ -75,8 +74,11 @@ def merged(stats_NS: np.ndarray, kind: str) -> dict[str, float]:
     count = fields["count"].sum()
     if not count:
         return dict.fromkeys(("count", "mean", "std", "min", "max", "norm", "non_finite"), np.nan)
+
     mean = (fields["count"] * fields["mean"]).sum() / count
-    m2 = (fields["m2"] + fields["count"] * (fields["mean"] - mean) ** 2).sum()
+    # within rows, and between them: no token is read again
+    between_N = fields["count"] * (fields["mean"] - mean) ** 2
+    m2 = (fields["m2"] + between_N).sum()
     return {
         "count": count,
         "mean": mean,

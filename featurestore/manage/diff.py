@@ -127,9 +127,11 @@ def _row_lines(a: Reader, b: Reader, tokens: bool) -> Iterator[str]:
             name = "patches" if a.spec.has_patches else "cls"
             array_a = a.patches if a.spec.has_patches else a.array("cls")
             array_b = b.patches if b.spec.has_patches else b.array("cls")
+            row_a = array_a[int(i_M[m]), int(v_W[k])]
+            row_b = array_b[int(j_M[m]), int(w_W[k])]
             # float16 would overflow in squares
-            x = np.asarray(array_a[int(i_M[m]), int(v_W[k])], np.float32)
-            y = np.asarray(array_b[int(j_M[m]), int(w_W[k])], np.float32)
+            x = np.asarray(row_a, np.float32)
+            y = np.asarray(row_b, np.float32)
             apart = np.abs(x - y)
             row += (
                 f": {name} at most {apart.max():.3g} apart, root mean square "

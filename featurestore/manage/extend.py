@@ -62,7 +62,8 @@ class Extension:
         sealed = source.sealed
         source.refresh()
         ids = source.catalog["image_id"].iloc[sealed]
-        return cls(source, view_of, len(views), dict(zip(ids, sealed.tolist(), strict=True)))
+        image_of = dict(zip(ids, sealed.tolist(), strict=True))
+        return cls(source, view_of, len(views), image_of)
 
     def is_whole(self, image_id: str) -> bool:
         """Whether the old store has every view of an image: its photograph is not needed."""
@@ -273,5 +274,9 @@ def _copy_whole(extension: Extension, writer: StoreWriter) -> None:
             writer.commit_if_due()
             check_interrupt()
     writer.commit()
-    left = {image: status.get(image_ids[image], "") for image in writer.pending()}
-    writer.skip({image: text for image, text in left.items() if text not in ("", "ok")})
+    skipped = {}
+    for image in writer.pending():
+        text = status.get(image_ids[image], "")
+        if text not in ("", "ok"):
+            skipped[image] = text
+    writer.skip(skipped)

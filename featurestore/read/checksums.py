@@ -8,7 +8,7 @@ from featurestore.disk.durable import crc32c, crc32c_append
 from featurestore.errors import StoreDamaged
 from featurestore.read.catalog import row_name
 from featurestore.read.positions import pairs_of
-from featurestore.read.source import Row, Source
+from featurestore.read.source import Source
 
 AHEAD_BYTES = 512 << 20  # of rows that are to be compared, asked for ahead of the comparison
 # how much of a row has been compared: nothing, all but its patch tokens, all of it
@@ -55,7 +55,11 @@ class Checksums:
                 last = position + n_ahead
                 self._source.will_need(rows[last : last + 1])
             committed = self._source.array("crc32c")[row]
-            is_right = level == VECTORS and self._crc_of_vectors(row) == committed
+            is_right = False
+            if level == VECTORS:
+                # of the patches only the checksum that lies beside them is read
+                patches_crc = self._source.patches_crc(*row)
+                is_right = crc_with(self._source, patches_crc, *row) == committed
             # of VECTORS it may be the patches' own sum that rotted
             if not is_right and self.of_row(*row) != committed:
                 name = row_name(self._source, *row)
@@ -75,10 +79,6 @@ class Checksums:
         pooled = vector(self._source, "pooled", image, view)
         stats = vector(self._source, "stats", image, view)
         return crc32c(cls, *patches, pooled, stats)
-
-    def _crc_of_vectors(self, row: Row) -> int:
-        """The same as `of_row`; of the patches only the checksum that lies beside them is read."""
-        return crc_with(self._source, self._source.patches_crc(*row), *row)
 
     def forget(self, images_N: np.ndarray) -> None:
         """Compare the rows of these images (a mask) again."""

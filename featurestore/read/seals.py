@@ -141,8 +141,10 @@ def seals(
     n = len(crc_NV)
     # fingerprint and place are part of it: an image's bytes that were copied to another
     # store, or to another place of this one, do not count as committed there
-    print_NF = np.broadcast_to(np.frombuffer(spec.fingerprint.encode(), np.uint8), (n, 64))
-    number_N8 = np.arange(start, start + n, dtype="<u8").view(np.uint8).reshape(n, 8)
+    print_F = np.frombuffer(spec.fingerprint.encode(), np.uint8)
+    print_NF = np.broadcast_to(print_F, (n, len(print_F)))
+    number_N = np.arange(start, start + n, dtype="<u8")
+    number_N8 = number_N.view(np.uint8).reshape(n, 8)
     row_NB = np.concatenate([print_NF, number_N8, *map(as_bytes, cells)], 1)
     thumbs = [] if thumbs_NHW3 is None else [thumbs_NHW3]
 

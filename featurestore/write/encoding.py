@@ -196,7 +196,9 @@ def _runs(batch: _Places, n_rows: int) -> list[tuple[Image, slice, slice]]:
         if runs:
             before, views, places = runs[-1]
             if before is image and (views.stop, places.stop) == (v, place):
-                runs[-1] = image, slice(views.start, v + 1), slice(places.start, place + 1)
+                longer_views = slice(views.start, v + 1)
+                longer_places = slice(places.start, place + 1)
+                runs[-1] = image, longer_views, longer_places
                 continue
         runs.append((image, slice(v, v + 1), slice(place, place + 1)))
     return runs

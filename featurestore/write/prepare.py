@@ -198,6 +198,10 @@ def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool
     if weights is None and spec and spec.tokens.model == config.backbone:
         kept = kept_weights(spec, [config.out.parent])
         weights = None if kept == RANDOM else kept
+    precision = config.precision
+    if precision == "auto":
+        # a new store's may become a half, once some photographs were tried in both
+        precision = spec.precision if spec else "fp32"
     # random ones are made again from the seed
     keep = save and config.save_weights and weights != RANDOM
     return load_backbone(
@@ -211,18 +215,11 @@ def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool
         layers=config.layers,
         seed=config.seed,
         device=config.device,
-        precision=_precision(config, spec),
+        precision=precision,
         keep_in=config.out.parent if keep else None,
         bits=config.bits,
         batch=_batch(config, spec),
     )
-
-
-def _precision(config: BuildConfig, spec: StoreSpec | None) -> str:
-    """What is asked for; else the store's, and fp32 at first in a new one."""
-    if config.precision != "auto":
-        return config.precision
-    return spec.precision if spec else "fp32"
 
 
 def _in_fast_half(backbone: Backbone, paths: list[Path]) -> Backbone:

@@ -151,7 +151,9 @@ class ObjectClient:
                 refusal = _refusal(err, where)
                 if refusal is None:
                     raise
-                may_pass = isinstance(refusal, InputError) and _is_cut(err)
+                # an answer that began and did not come whole: obstore does not try that again
+                is_cut = "response body error" in str(err)
+                may_pass = isinstance(refusal, InputError) and is_cut
             if wait_s is None or not may_pass:
                 raise refusal
             time.sleep(wait_s)
@@ -183,11 +185,6 @@ def _endpoint() -> str:
 def _facts(told: dict) -> ObjectFacts:
     version = f"{told.get('version')} {told.get('last_modified')}"
     return ObjectFacts(told["size"], told.get("e_tag") or "", version)
-
-
-def _is_cut(err: Exception) -> bool:
-    """Whether an answer began and did not come whole, which obstore does not try again."""
-    return "response body error" in str(err)
 
 
 def _refusal(err: Exception, where: str) -> Exception | None:
