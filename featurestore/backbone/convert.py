@@ -34,7 +34,11 @@ class Converted:
 
 
 def convert(
-    source: Path, out: Path, *, memory_bytes: int | None = None, force: bool = False
+    source: Path,
+    out: Path,
+    *,
+    memory_bytes: int | None = None,
+    force: bool = False,
 ) -> Converted:
     """Write the tensors of a torch checkpoint as a safetensors file, under the names they have.
 

@@ -273,7 +273,11 @@ def _numbers(version: str) -> list[int]:
 
 
 def _on_device(
-    model: nn.Module, spec: TokenSpec, device: str, precision: str, batch: int | None
+    model: nn.Module,
+    spec: TokenSpec,
+    device: str,
+    precision: str,
+    batch: int | None,
 ) -> Backbone:
     dtype = PRECISIONS[precision]
     place = choose_device(device)

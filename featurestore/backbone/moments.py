@@ -29,7 +29,10 @@ def pool(patches_TPD: Tensor, photo_TP: np.ndarray | None = None) -> Tensor:
 
 
 def row_stats(
-    cls_TD: Tensor, patches_TPD: Tensor, pooled_T5D: Tensor, photo_TP: np.ndarray | None = None
+    cls_TD: Tensor,
+    patches_TPD: Tensor,
+    pooled_T5D: Tensor,
+    photo_TP: np.ndarray | None = None,
 ) -> Tensor:
     """(14,) float64, the fields of spec.STATS, of cls and of patches; photo_TP as of `pool`."""
     if photo_TP is not None:  # tiles have different numbers of patches: all as one tile

@@ -90,7 +90,9 @@ def tried_model(model_name: str, size: tuple[int, int], layers: tuple[int, ...])
 
 
 def read_tokens(
-    model: nn.Module, layers: Sequence[int], x_T3HW: Tensor
+    model: nn.Module,
+    layers: Sequence[int],
+    x_T3HW: Tensor,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Class tokens (T, D) and patch tokens (T, P, D) of each layer, after the final norm.
 

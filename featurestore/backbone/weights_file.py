@@ -122,7 +122,10 @@ def _refuse_pickles(path: Path) -> None:
 
 
 def _from_transformers(
-    path: Path, model_name: str, state: dict[str, Tensor], model: nn.Module
+    path: Path,
+    model_name: str,
+    state: dict[str, Tensor],
+    model: nn.Module,
 ) -> dict[str, Tensor]:
     """The tensors under timm's names; InputError if some are missing or left over."""
     ours = renamed(state, model)
@@ -167,7 +170,10 @@ def _check_activation(path: Path, model_name: str) -> None:
 
 
 def _refuse_lost_biases(
-    path: Path, model_name: str, state: dict[str, Tensor], expected: dict[str, Tensor]
+    path: Path,
+    model_name: str,
+    state: dict[str, Tensor],
+    expected: dict[str, Tensor],
 ) -> None:
     """InputError where timm would silently leave out biases that are not zero.
 

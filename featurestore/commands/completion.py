@@ -47,7 +47,10 @@ class NoLocks(click.Path):
     """A path; beside `features.h5` its lock is not offered."""
 
     def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
+        self,
+        ctx: click.Context,
+        param: click.Parameter,
+        incomplete: str,
     ) -> list[CompletionItem]:
         by_the_shell = super().shell_complete(ctx, param, incomplete)
         folder, start = os.path.split(incomplete)

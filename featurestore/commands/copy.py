@@ -166,7 +166,11 @@ def _place_of(planned: Path, out: Path | str | None) -> Path | str | None:
 
 
 def _merge_planned(
-    planned: Path, out: Path | str, remove_parts: bool, reserve: int, scratch: Path | None
+    planned: Path,
+    out: Path | str,
+    remove_parts: bool,
+    reserve: int,
+    scratch: Path | None,
 ) -> Any:
     from featurestore.errors import UsageError
 

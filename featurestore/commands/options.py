@@ -207,7 +207,10 @@ def split_words(text: str | None) -> list[str] | None:
 
 
 def split_numbers(
-    option: str, text: str | None, example: str, negative: bool = False
+    option: str,
+    text: str | None,
+    example: str,
+    negative: bool = False,
 ) -> list[int] | None:
     """Whole numbers that a user gave with commas, from 0 unless `negative`; None stays None."""
     if text is None:

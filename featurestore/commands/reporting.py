@@ -54,7 +54,9 @@ def is_set(key: str) -> bool:
 
 
 def tell(
-    report: object, values: Mapping[str, Any] | None = None, indent: int | None = None
+    report: object,
+    values: Mapping[str, Any] | None = None,
+    indent: int | None = None,
 ) -> None:
     """A command's result on stdout: its text, or with --json its values.
 

@@ -61,7 +61,11 @@ def weights_convert(source: Path, out: Path, memory_gb: float | None, force: boo
 @click.option("--store", type=STORE, help="Compare with the weights that made its tokens.")
 @click.option("--json", is_flag=True, help="As JSON, for machines.")
 def weights_check(
-    file: Path, backbone: str | None, image_size: int | None, store: Path | None, json: bool
+    file: Path,
+    backbone: str | None,
+    image_size: int | None,
+    store: Path | None,
+    json: bool,
 ) -> None:
     """Say which backbone a file is whole for, and its hash.
 

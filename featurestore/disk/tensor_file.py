@@ -29,7 +29,9 @@ def readable_name(path: Path) -> Iterator[Path]:
 
 
 def save_tensors(
-    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Write a safetensors file with the mode of any other new file, 0666 less the umask.
 

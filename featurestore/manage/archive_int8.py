@@ -18,7 +18,9 @@ VALUES_AT_ONCE = 1 << 18
 
 
 def rounded_rows(
-    spec: StoreSpec, rows: ImageRows, tally: ErrorTally
+    spec: StoreSpec,
+    rows: ImageRows,
+    tally: ErrorTally,
 ) -> tuple[ImageRows, dict[str, np.ndarray]]:
     """An image's rows as an int8 archive gives them back, and the arrays that it keeps for that."""
     restored = replace(

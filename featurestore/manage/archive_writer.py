@@ -97,7 +97,10 @@ def check_archive_name(path: Path) -> None:
 
 
 def _check_request(
-    source: Reader | Archive, path: Path, codec: Codec, images: Sequence[int]
+    source: Reader | Archive,
+    path: Path,
+    codec: Codec,
+    images: Sequence[int],
 ) -> None:
     check_archive_name(path)
     if codec not in get_args(Codec):
@@ -124,7 +127,9 @@ def _check_request(
 
 
 def _sources(
-    source: Reader | Archive, images: Sequence[int], views: Sequence[int] | None
+    source: Reader | Archive,
+    images: Sequence[int],
+    views: Sequence[int] | None,
 ) -> Iterator[ImageRows]:
     """Rows of each image, its bytes checked."""
     if isinstance(source, Reader):
@@ -186,7 +191,9 @@ def _put(arrays: "dict[str, zarr.Array]", buffers: dict[str, np.ndarray], span: 
 
 
 def _encoded(
-    spec: StoreSpec, rows: ImageRows, tally: ErrorTally | None
+    spec: StoreSpec,
+    rows: ImageRows,
+    tally: ErrorTally | None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """An image's values by array of the archive, and its rows' CRC-32C (V,) when restored."""
     parts = {}
@@ -201,7 +208,10 @@ def _encoded(
 
 
 def _write_catalog(
-    arrays: "dict[str, zarr.Array]", scheme: Scheme, frame: pd.DataFrame, crc_NV: np.ndarray
+    arrays: "dict[str, zarr.Array]",
+    scheme: Scheme,
+    frame: pd.DataFrame,
+    crc_NV: np.ndarray,
 ) -> None:
     """The catalog, the checksums, and seals as they will be in the store of all these images."""
     cells = [encode_column(column, frame[column.name]) for column in scheme.spec.columns]

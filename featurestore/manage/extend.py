@@ -212,7 +212,11 @@ def extend_store(
 
 
 def _planned(
-    source: Reader, csv_path: Path | None, views: str | None, reserve: int, relabel: bool
+    source: Reader,
+    csv_path: Path | None,
+    views: str | None,
+    reserve: int,
+    relabel: bool,
 ) -> tuple[StoreSpec, Extension, pd.DataFrame]:
     """The new store's spec, what of it the old one has, and its catalog."""
     tokens = source.spec.tokens

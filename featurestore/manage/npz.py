@@ -274,7 +274,11 @@ def _made_by(tokens: TokenSpec, weights: Path | None) -> dict[str, str]:
 
 
 def _rows(
-    file: Path, spec: StoreSpec, threads: Pool, tally: ErrorTally, photograph: Path | None
+    file: Path,
+    spec: StoreSpec,
+    threads: Pool,
+    tally: ErrorTally,
+    photograph: Path | None,
 ) -> ImageRows:
     """One file as rows of the store, views side by side, and what its photograph says."""
     rows = new_rows(spec)

@@ -120,7 +120,10 @@ class RowSums:
             self.crc_NV[row] = append(int(self.crc_NV[row]), crc)
 
     def _sum_row(
-        self, row: tuple[int, int], extent: Extent, pieces: Iterator[Piece | Exception]
+        self,
+        row: tuple[int, int],
+        extent: Extent,
+        pieces: Iterator[Piece | Exception],
     ) -> int:
         """CRC-32C of one row's patches, from pieces as they come.
 
@@ -145,7 +148,9 @@ class RowSums:
         return crc
 
     def _ahead(
-        self, readers: Pool, places: Iterator[tuple[Path, int, int, int]]
+        self,
+        readers: Pool,
+        places: Iterator[tuple[Path, int, int, int]],
     ) -> Iterator[Piece | Exception]:
         """The piece at each place in turn, or why it cannot be had.
 

@@ -192,7 +192,10 @@ def _targets(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(
-    csv_path: Path, cells: pd.Series, owners: pd.Series, is_mass_N: pd.Series
+    csv_path: Path,
+    cells: pd.Series,
+    owners: pd.Series,
+    is_mass_N: pd.Series,
 ) -> np.ndarray:
     """Cells as float64, NaN for a missing one; `owners` name the rows in the error.
 

@@ -218,7 +218,10 @@ class Crop:
         return height * wide // high, height
 
     def _on_background(
-        self, shown: Image.Image, corner: tuple[int, int], size: tuple[int, int]
+        self,
+        shown: Image.Image,
+        corner: tuple[int, int],
+        size: tuple[int, int],
     ) -> Image.Image:
         """A picture of this size (width, height) with what is shown of a photograph."""
         if shown.size == size:

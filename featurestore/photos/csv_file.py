@@ -87,7 +87,9 @@ def _other_encoding(csv_path: Path, err: UnicodeDecodeError) -> InputError:
 
 
 def _read_columns(
-    csv_path: Path, text: str, separator: str
+    csv_path: Path,
+    text: str,
+    separator: str,
 ) -> tuple[list[str], list[int], list[list[str]]]:
     """The names of the columns, each row's last line, and the stripped cells of each column."""
     # a stream of bytes: one of text would take four bytes a character
@@ -135,7 +137,10 @@ def _check_header(csv_path: Path, header: list[str]) -> None:
 
 
 def _uneven_rows(
-    csv_path: Path, header: list[str], ragged: dict[int, list[str]], separator: str
+    csv_path: Path,
+    header: list[str],
+    ragged: dict[int, list[str]],
+    separator: str,
 ) -> InputError:
     """The error of rows, by their last line, that have more or fewer cells than the header."""
     problem = f"the header has {len(header)} cells, these rows do not"

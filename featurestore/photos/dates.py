@@ -132,7 +132,10 @@ def month_of(name: str) -> int:
 
 
 def _refuse_swappable(
-    frame: pd.DataFrame, column: str, written: pd.Series, parsed: pd.Series
+    frame: pd.DataFrame,
+    column: str,
+    written: pd.Series,
+    parsed: pd.Series,
 ) -> None:
     """InputError naming each date of which another spelling of the same day may be there."""
     dates = set(parsed)

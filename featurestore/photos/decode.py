@@ -95,7 +95,10 @@ def ahead_for(device: torch.device) -> int:
 
 
 def decode(
-    path: Path, crop: Crop, thumb: tuple[int, int] | None = None, sealed: bool = False
+    path: Path,
+    crop: Crop,
+    thumb: tuple[int, int] | None = None,
+    sealed: bool = False,
 ) -> Decoded:
     """One photograph, decoded and cropped; the same for building a store and for predicting.
 
@@ -159,7 +162,9 @@ def warn_of_all_sealed(paths: list[Path], max_pixels: int) -> None:
 
 
 def dark_remark(
-    paths: Iterable[Path], command: str = "build", max_pixels: int = MAX_PIXELS
+    paths: Iterable[Path],
+    command: str = "build",
+    max_pixels: int = MAX_PIXELS,
 ) -> str | None:
     """What to say where no 16-bit photograph uses an eighth of its range, else None.
 

@@ -78,7 +78,9 @@ def inspect_photograph(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, i
 
 
 def read_photograph(
-    path: Path, bits: int | None = None, max_pixels: int = MAX_PIXELS
+    path: Path,
+    bits: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Photograph:
     """Decode a photograph to upright 8-bit RGB; which formats, `kinds` says.
 

@@ -7,7 +7,10 @@ from featurestore.photos.crop import Crop
 
 
 def photo_patches(
-    tokens: TokenSpec, view: ViewSpec, width: float, height: float
+    tokens: TokenSpec,
+    view: ViewSpec,
+    width: float,
+    height: float,
 ) -> np.ndarray | None:
     """(T, P) bool: whether a patch of this view holds any of the photograph; None where all do.
 

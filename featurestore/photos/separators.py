@@ -58,7 +58,10 @@ def _header(text: str, mark: str) -> list[str]:
 
 
 def with_points(
-    csv_path: Path, table: pd.DataFrame, separator: str, texts: Collection[str]
+    csv_path: Path,
+    table: pd.DataFrame,
+    separator: str,
+    texts: Collection[str],
 ) -> tuple[pd.DataFrame, bool]:
     """The table with decimal points, and whether it had decimal commas.
 

@@ -39,7 +39,9 @@ def brightest(values_HWC: np.ndarray) -> int:
 
 
 def rgb_of_bits(
-    image: Image.Image, data: bytes, bits: int
+    image: Image.Image,
+    data: bytes,
+    bits: int,
 ) -> tuple[Image.Image, Image.Image | None]:
     """A 16-bit picture as 8-bit RGB, round(255 x / (2^bits - 1)), and its alpha if it has any.
 

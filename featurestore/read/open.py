@@ -27,7 +27,9 @@ def open_reader(
 
 
 def open_source(
-    path: str | os.PathLike, cache: str | os.PathLike | None, cache_bytes: int | None
+    path: str | os.PathLike,
+    cache: str | os.PathLike | None,
+    cache_bytes: int | None,
 ) -> Source:
     if not is_elsewhere(path):
         return Mapped.open(path)

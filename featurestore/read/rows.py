@@ -50,7 +50,10 @@ class RowArray:
     """
 
     def __init__(
-        self, source: Source, catalog: Catalog, require: Callable[[int, Sequence[int]], None]
+        self,
+        source: Source,
+        catalog: Catalog,
+        require: Callable[[int, Sequence[int]], None],
     ) -> None:
         self._source = source
         self._catalog = catalog

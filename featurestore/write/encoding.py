@@ -205,7 +205,9 @@ def _runs(batch: _Places, n_rows: int) -> list[tuple[Image, slice, slice]]:
 
 
 def _into(
-    rows: ImageRows, views: int | slice, values: Sequence[Tensor | None]
+    rows: ImageRows,
+    views: int | slice,
+    values: Sequence[Tensor | None],
 ) -> list[tuple[Tensor, Tensor]]:
     """Values of views, each with the part of a buffer that it fills."""
     buffers = (rows.cls_VTD, rows.patches_VTPD, rows.pooled_VT5D, rows.stats_VS)

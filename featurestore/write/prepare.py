@@ -160,7 +160,9 @@ def warn_of_removed(store: Path, ids: Collection[str], source: Path) -> None:
 
 
 def find_unusable(
-    paths: list[Path], crop: Crop, skip: bool
+    paths: list[Path],
+    crop: Crop,
+    skip: bool,
 ) -> tuple[tuple[int, int], dict[Path, Unusable]]:
     """Size of the first photograph that can be used, and those that cannot be.
 
@@ -252,7 +254,11 @@ def _batch(config: BuildConfig, spec: StoreSpec | None) -> int | None:
 
 
 def _store_spec(
-    config: BuildConfig, backbone: Backbone, frame: pd.DataFrame, width: int, height: int
+    config: BuildConfig,
+    backbone: Backbone,
+    frame: pd.DataFrame,
+    width: int,
+    height: int,
 ) -> StoreSpec:
     made_by = installed_versions()
     made_by["device"] = backbone.device.type

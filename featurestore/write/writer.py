@@ -336,7 +336,11 @@ def open_writer(
 
 
 def create_with_catalog(
-    path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int, shard_images: int | None = None
+    path: Path,
+    spec: StoreSpec,
+    frame: pd.DataFrame,
+    reserve: int,
+    shard_images: int | None = None,
 ) -> None:
     """An empty store with its catalog; it appears under its name once that is filled."""
     # hidden, so that it is no name that somebody gave a store

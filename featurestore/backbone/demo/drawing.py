@@ -93,7 +93,11 @@ class Photo:
 
 
 def draw_pasture(
-    out: Path, seed: int = 0, n_train: int = 120, n_test: int = 36, workers: int | None = None
+    out: Path,
+    seed: int = 0,
+    n_train: int = 120,
+    n_test: int = 36,
+    workers: int | None = None,
 ) -> None:
     """Draw photographs and tables under `out`, the tables last.
 
@@ -108,7 +112,10 @@ def draw_pasture(
 
 
 def draw_photographs(
-    out: Path, draw: Callable[[Any], Mapping], plan: Sequence, workers: int | None = None
+    out: Path,
+    draw: Callable[[Any], Mapping],
+    plan: Sequence,
+    workers: int | None = None,
 ) -> pd.DataFrame:
     """Draw what is planned in threads; the wide table.
 

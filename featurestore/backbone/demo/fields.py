@@ -33,7 +33,11 @@ WITHOUT_SENSOR = 7
 
 
 def draw_fields(
-    out: Path, seed: int = 0, n_train: int = 90, n_test: int = 36, workers: int | None = None
+    out: Path,
+    seed: int = 0,
+    n_train: int = 90,
+    n_test: int = 36,
+    workers: int | None = None,
 ) -> None:
     """Draw photographs and tables under `out`, the tables last; one seed gives one set of bytes.
 

@@ -42,7 +42,12 @@ class Pastures:
 
 
 def draw_pastures(
-    n: int, seed: int, side: int, patch: int, strange: bool, workers: int | None = None
+    n: int,
+    seed: int,
+    side: int,
+    patch: int,
+    strange: bool,
+    workers: int | None = None,
 ) -> Pastures:
     """Draw n photographs from `seed` on, in squares of `side` pixels.
 
@@ -66,7 +71,10 @@ def _stacked(drawn: Iterable[tuple[np.ndarray, np.ndarray]]) -> Pastures:
 
 
 def _draw(
-    seed_and_photo: tuple[int, Photo], side: int, patch: int, strange: bool
+    seed_and_photo: tuple[int, Photo],
+    side: int,
+    patch: int,
+    strange: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One photograph's pixels and grams."""
     seed, photo = seed_and_photo

@@ -64,7 +64,9 @@ class Teacher(nn.Module):
 
 
 def train(
-    recipe: Recipe, say: Callable[[str], object] = print, workers: int | None = None
+    recipe: Recipe,
+    say: Callable[[str], object] = print,
+    workers: int | None = None,
 ) -> tuple[nn.Module, dict[str, float]]:
     """A trained backbone, rounded to half precision, and its scores on unseen pastures."""
     import timm
@@ -102,7 +104,10 @@ def _repeatable(seed: int) -> Iterator[None]:
 
 
 def _fit(
-    teacher: Teacher, pastures: Pastures, recipe: Recipe, say: Callable[[str], object]
+    teacher: Teacher,
+    pastures: Pastures,
+    recipe: Recipe,
+    say: Callable[[str], object],
 ) -> None:
     # matrices decay; biases, norms, scales and single tokens do not. The class token is (1, 1, D)
     parameters = list(teacher.parameters())

@@ -231,7 +231,10 @@ class Cache:
         return crc == kept_crc
 
     def write_array(
-        self, name: str, blocks: Iterable[tuple[int, np.ndarray]], stamp: str
+        self,
+        name: str,
+        blocks: Iterable[tuple[int, np.ndarray]],
+        stamp: str,
     ) -> list[int]:
         """Keep an array that comes in blocks with their offsets, in order.
 

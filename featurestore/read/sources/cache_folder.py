@@ -39,7 +39,11 @@ def take_own(root: Path, key: str, spec: StoreSpec, n: int, held: ExitStack) -> 
 
 
 def take_shared(
-    root: Path, key: str, spec: StoreSpec, n: int, held: ExitStack
+    root: Path,
+    key: str,
+    spec: StoreSpec,
+    n: int,
+    held: ExitStack,
 ) -> tuple[Layout, bool]:
     """The one folder for this key, which processes share; and whether nobody used it just now."""
     path = _named(root, key, 0)
