@@ -70,6 +70,7 @@ def run_other_demo(
     say(result.table(terminal_width()))
 
     say("4. predicting photographs of farms never seen in training, TTA 4")
+    # LEVEL, or the highest level that the farms of a smaller demo support
     n_farms = FeatureStore.open(store_path).catalog["farm"].nunique()
     level = min(LEVEL, n_farms / (n_farms + 1))
     given = {"sweep": result.path, "interval": level, "device": "cpu"}

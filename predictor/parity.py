@@ -92,6 +92,7 @@ def out_of_fold(
     photographs = _photographs(data, csv or data / "train.csv", known, allow_outside)
     raw_NM = predictor.raws(photographs, scored_views(members[0]), sealed=True, **options)
 
+    # what all heads say was computed once; of each row the heads that held it out are picked
     combiners = {}
     values = []
     for row in known.itertuples():

@@ -199,8 +199,10 @@ def readme(
             "folds": "all" if told.folds is None else ", ".join(map(str, told.folds)),
             "n_heads": len(member.heads),
             "share": f"{told.weight:.3f}",
-            "score": _score(member),
+            "score": "learned on every image",
         }
+        if member.has_oof:  # the mean of its repeats
+            about["score"] = f"{score_of(member, member.oof):.4f}"
         about_members.append(about)
     about_backbones = []
     for each in backbones:
@@ -237,10 +239,3 @@ def _tokens(specs: Sequence[StoreSpec], weights_sha256: str) -> str:
         if spec.tokens.weights_sha256 == weights_sha256
     ]
     return "; ".join(dict.fromkeys(made_from))
-
-
-def _score(member: Member) -> str:
-    """Of the run's out-of-fold table, mean of its repeats."""
-    if not member.has_oof:
-        return "learned on every image"
-    return f"{score_of(member, member.oof):.4f}"

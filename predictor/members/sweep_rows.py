@@ -45,6 +45,7 @@ def completed(sweep: Path, rows: Sequence[Path], say: Callable[[str], object]) -
                 told.append(folder.config.head.kind)
 
     together = list(rows)
+    # of whichever run came last: all of a sweep learn the same targets
     for name in completing(folder.targets, told):
         beside = sweep / name
         if (beside / "config.yaml").exists():
@@ -55,6 +56,7 @@ def completed(sweep: Path, rows: Sequence[Path], say: Callable[[str], object]) -
 
 def row_names(sweep: Path) -> list[str]:
     """Names of a sweep's runs and blends, as they stand on its board."""
+    # a refit is what the sweep chose, trained once more, and no row of its board
     found = [path for path in sorted(sweep.iterdir()) if path.name != "refit"]
     return [path.name for path in found if (path / "config.yaml").exists() or is_blend(path)]
 
@@ -83,6 +85,7 @@ def outdone(sweep: Path, found: Path) -> str | None:
     first = RunFolder(shared_runs(found)[0].path)
     by = Score.of(first.config.score, first.targets)
     own = by.merit(scores.get(found.name, np.nan))
+    # the best one that can predict
     better = [name for name, score in scores.items() if by.merit(score) > own]
     for name in sorted(better, key=lambda name: -by.merit(scores[name])):
         told = (

@@ -34,7 +34,7 @@ class Table:
             )
         images = read_test(csv).images
         for member in reading:
-            member.columns.encoded(images, csv)
+            member.columns.encoded(images, csv)  # refused now, not at the first photograph
         return cls(images, csv)
 
     def rows(

@@ -33,11 +33,19 @@ def progress(sweep: Path) -> dict[str, Any]:
         epoch = min((done[name] for name in own), default=0)
         about = {"pass": number, "n_runs": len(own), "epoch": epoch, "epochs": n_epochs}
         passes.append({**about, "running": is_held(sweep / f"pass{number}")})
+
     runs = []
     for name in names:
         record = records[name] or {}
         about = {"name": name, "epoch": done[name]}
         runs.append({**about, "loss": record.get("loss"), "score": record.get("score")})
+
+    times = []
+    for name in names:
+        log = sweep / name / "metrics.jsonl"
+        if log.is_file() and log.stat().st_size:  # an empty log is of no epoch yet
+            times.append(log.stat().st_mtime)
+
     # what a sweep's processes lock: all of it, its regressors, a pass
     held = [is_held(sweep / name) for name in ("sweep", "fits")]
     held += [each["running"] for each in passes]
@@ -46,7 +54,7 @@ def progress(sweep: Path) -> dict[str, Any]:
         "running": _any(held),
         "epoch": sum(each["epoch"] for each in passes),
         "epochs": n_epochs * len(passes),
-        "last_epoch_at": _last_written(sweep, names),
+        "last_epoch_at": max(times, default=None),
         "passes": passes,
         "runs": runs,
     }
@@ -71,15 +79,6 @@ def _any(held: Sequence[bool | None]) -> bool | None:
     if True in held:
         return True
     return None if None in held else False
-
-
-def _last_written(sweep: Path, names: list[str]) -> float | None:
-    times = []
-    for name in names:
-        log = sweep / name / "metrics.jsonl"
-        if log.is_file() and log.stat().st_size:
-            times.append(log.stat().st_mtime)
-    return max(times, default=None)
 
 
 def _whole(record: Any, name: str, default: int = 0) -> int:

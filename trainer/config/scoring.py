@@ -43,6 +43,7 @@ def _groups(value: Any) -> Any:
     if value is None or value in ("site", "date", "state", "none"):
         return value
     columns = [value] if isinstance(value, str) else value
+    # what is no list, or an empty one, is refused below like a list of anything but texts
     if not columns or not isinstance(columns, list):
         columns = [None]
     if not all(isinstance(column, str) for column in columns):

@@ -69,6 +69,7 @@ def check_score(name: str | None, targets: Targets) -> None:
     scored = [target for target in targets.each if not target.auxiliary and target.weight]
     is_class = {target.kind == "class" for target in scored}
     of_classes = name in ("log_loss", "accuracy")
+    # one target of the kind is enough: those of the other kind weigh nothing in this score
     if of_classes not in is_class:
         kind = "classes" if of_classes else "numbers"
         raise InputError(f"score: {name} is of {kind}, and no target that is scored is one")
