@@ -73,7 +73,9 @@ if TYPE_CHECKING:
 )
 @click.option("--bundle", type=FOLDER, help="A bundle's folder, which is checked first.")
 @click.option(
-    "--allow-partial", is_flag=True, help="Go without a bundle's heads that are missing or damaged."
+    "--allow-partial",
+    is_flag=True,
+    help="Go without a bundle's heads that are missing or damaged.",
 )
 @click.option("--only-folds", help="Heads of these folds only, e.g. 0,2.  [all]")
 @former_name("--folds", "--only-folds", "only_folds")
@@ -90,7 +92,9 @@ if TYPE_CHECKING:
     help="Views to average: 1, 2, 4 or 8, or names with commas.  [4]",
 )
 @click.option(
-    "--average", type=click.Choice(["mean", "median"]), help="Over views and heads.  [mean]"
+    "--average",
+    type=click.Choice(["mean", "median"]),
+    help="Over views and heads.  [mean]",
 )
 @click.option(
     "--constraints",

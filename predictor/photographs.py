@@ -153,7 +153,8 @@ def _with_rows(sha256: str, rows: Sequence[np.ndarray]) -> str:
 
 
 def side_by_side(
-    decodings: Sequence[Iterator[tuple[str, Decoded]]], image_ids: Sequence[str]
+    decodings: Sequence[Iterator[tuple[str, Decoded]]],
+    image_ids: Sequence[str],
 ) -> Iterator[tuple[str, list[Decoded]]]:
     """Photographs that every decoding gives, in the order of their ids, which all keep; what is
     damaged for one of them is left out."""

@@ -70,7 +70,9 @@ class Library:
             raise ServiceError("not-found", f"no sweep {name!r}", f"served: {served}")
         if not (self.sweep_folders[name] / "sweep.json").is_file():
             raise ServiceError(
-                "not-found", f"sweep {name!r} is not there now", "ask again once it is back"
+                "not-found",
+                f"sweep {name!r} is not there now",
+                "ask again once it is back",
             )
         return self.sweep_folders[name]
 
@@ -86,7 +88,9 @@ class Library:
         for path in sorted(known, key=len, reverse=True):
             if path != "/":
                 text = re.sub(
-                    rf"{re.escape(path)}(?![^\s/:,;'\")])", lambda _, name=known[path]: name, text
+                    rf"{re.escape(path)}(?![^\s/:,;'\")])",
+                    lambda _, name=known[path]: name,
+                    text,
                 )
         return HIDDEN if ABSOLUTE.search(text) else text
 

@@ -88,10 +88,14 @@ class Relay:
     def collect(self) -> Iterator[Metric]:
         """The worker's counts, for a registry of prometheus_client."""
         yield GaugeMetricFamily(
-            "biomass_worker_requests_now", "Requests that the worker answers now.", self.n_now
+            "biomass_worker_requests_now",
+            "Requests that the worker answers now.",
+            self.n_now,
         )
         yield CounterMetricFamily(
-            "biomass_worker_starts", "How often the worker was started.", self.n_starts
+            "biomass_worker_starts",
+            "How often the worker was started.",
+            self.n_starts,
         )
         yield GaugeMetricFamily(
             "biomass_worker_resident_bytes",

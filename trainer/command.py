@@ -115,7 +115,9 @@ def _by_name(
     help="Passes over the tokens.  [as few as trainer.memory_gb allows]",
 )
 @click.option(
-    "--plan", is_flag=True, help="Print heads, passes, bytes read, memory and time, and stop."
+    "--plan",
+    is_flag=True,
+    help="Print heads, passes, bytes read, memory and time, and stop.",
 )
 @click.option("--begin", is_flag=True, help="Lay the sweep out, say what trains it, and stop.")
 @click.option(
@@ -128,7 +130,9 @@ def _by_name(
 @engine_option
 @click.option("--yes", is_flag=True, help="Train a grid of more than 1000 points too.")
 @click.option(
-    "--no-check", is_flag=True, help="Use stored rows without comparing them with their checksums."
+    "--no-check",
+    is_flag=True,
+    help="Use stored rows without comparing them with their checksums.",
 )
 @script_options
 def train(

@@ -94,7 +94,9 @@ def bundle_make(
             from predictor.bundle.pack import BackboneChoice, make_bundle
 
         choice = BackboneChoice(
-            with_backbone, backbone_weights and str(backbone_weights), backbone_licence
+            with_backbone,
+            backbone_weights and str(backbone_weights),
+            backbone_licence,
         )
         made = make_bundle(sources, out, folds=folds, backbone=choice, **options)
         tell(made, made.values())

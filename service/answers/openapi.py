@@ -82,7 +82,9 @@ def described(
     def note(endpoint: Callable) -> Callable:
         extra = TABLE_QUERY if answer == "table" else {}
         endpoint.described = Description(
-            answer, {**query, **extra}, sorted({*errors, "bad-request"})
+            answer,
+            {**query, **extra},
+            sorted({*errors, "bad-request"}),
         )
         return endpoint
 

@@ -30,7 +30,9 @@ def name_of(request: Request, parameter: str) -> str:
         return unquote(request.path_params[parameter], errors="strict")
     except UnicodeDecodeError as err:
         raise ServiceError(
-            "not-found", f"{parameter}: not UTF-8 behind the percent signs", "encode names as UTF-8"
+            "not-found",
+            f"{parameter}: not UTF-8 behind the percent signs",
+            "encode names as UTF-8",
         ) from err
 
 
@@ -45,7 +47,9 @@ def opened_of(request: Request) -> Opened:
         stores = library_of(request).stores
         if name not in stores:
             raise ServiceError(
-                "not-found", f"no store {name!r}", f"/v1/stores lists them: {', '.join(stores)}"
+                "not-found",
+                f"no store {name!r}",
+                f"/v1/stores lists them: {', '.join(stores)}",
             )
         request.state.opened = stores[name].now()
     return request.state.opened
@@ -61,14 +65,18 @@ def image_of(request: Request, opened: Opened) -> int:
     if position and (raw[0] == "@" or text not in store):
         if int(position[1]) >= store.n_images:
             raise ServiceError(
-                "not-found", f"no image {text}", f"{opened.name} has @0 to @{store.n_images - 1}"
+                "not-found",
+                f"no image {text}",
+                f"{opened.name} has @0 to @{store.n_images - 1}",
             )
         return int(position[1])
     try:
         return store.index(text)
     except InputError as err:
         raise ServiceError(
-            "not-found", str(err).split(": ", 1)[1], "ids are in catalog.json; @N asks by position"
+            "not-found",
+            str(err).split(": ", 1)[1],
+            "ids are in catalog.json; @N asks by position",
         ) from err
 
 

@@ -44,7 +44,9 @@ def table_response(
     """
     if format not in ("json", "csv"):
         raise ServiceError(
-            "not-found", f"no format {format[:20]!r}", "a table comes as .json or .csv"
+            "not-found",
+            f"no format {format[:20]!r}",
+            "a table comes as .json or .csv",
         )
     names = _columns(request, frame)
     total = len(frame)

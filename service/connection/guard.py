@@ -108,7 +108,9 @@ class Guard:
                 return response
             if self.n_now > MOST_REQUESTS:
                 raise ServiceError(
-                    "busy", f"{MOST_REQUESTS} requests are under way", "ask again in some seconds"
+                    "busy",
+                    f"{MOST_REQUESTS} requests are under way",
+                    "ask again in some seconds",
                 )
             return None
         except ServiceError as err:
@@ -154,7 +156,9 @@ class Guard:
         # relative, and a cookie without a path, which is the page's own: a proxy may have put it
         # below some prefix
         response = RedirectResponse(
-            f"./?{rest}" if rest else "./", 303, {"Cache-Control": "no-store"}
+            f"./?{rest}" if rest else "./",
+            303,
+            {"Cache-Control": "no-store"},
         )
         response.set_cookie(self.cookie, self.token, path=None, httponly=True, samesite="strict")
         return response

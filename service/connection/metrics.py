@@ -44,7 +44,9 @@ class Metrics:
         self.sent = Counter("biomass_sent_bytes", "Bytes of bodies sent.", registry=self.registry)
         self.now = Gauge("biomass_requests_now", "Requests under way.", registry=self.registry)
         resident = Gauge(
-            "biomass_resident_bytes", "Memory of the server's process.", registry=self.registry
+            "biomass_resident_bytes",
+            "Memory of the server's process.",
+            registry=self.registry,
         )
         resident.set_function(lambda: resident_bytes("self"))
 

@@ -114,7 +114,9 @@ def errors_of(request: Request, opened: Opened, needs_errors: bool = False) -> E
     if "sweep" not in query:
         if needs_errors or fold or "run" in query:
             raise ServiceError(
-                "bad-request", "errors and folds are those of a run", "add sweep=NAME"
+                "bad-request",
+                "errors and folds are those of a run",
+                "add sweep=NAME",
             )
         return without
     sweep = query["sweep"]

@@ -95,7 +95,9 @@ async def _table_of(request: Request) -> pd.DataFrame:
     path = library_of(request).predictions
     if path is None:
         raise ServiceError(
-            "not-found", "no predictions are served", "start with --predictions FILE"
+            "not-found",
+            "no predictions are served",
+            "start with --predictions FILE",
         )
     # by its time and size: a prediction that is written anew is another key
     key = ("predictions", sweeps.stamp(path))

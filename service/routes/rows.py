@@ -86,7 +86,9 @@ def file(request: Request) -> Response:
     path = opened.store.path
     if path not in sizes:
         raise ServiceError(
-            "not-found", f"{opened.name} is a Zarr folder, not a file", "zarr/ has its objects"
+            "not-found",
+            f"{opened.name} is a Zarr folder, not a file",
+            "zarr/ has its objects",
         )
     return BytesResponse(
         opened.store.layout,

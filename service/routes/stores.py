@@ -55,7 +55,8 @@ def listing(request: Request) -> Response:
     failing = []
 
     def working(
-        names: Iterable[str], describe_one: Callable[[str], dict[str, Any]]
+        names: Iterable[str],
+        describe_one: Callable[[str], dict[str, Any]],
     ) -> Iterator[dict[str, Any]]:
         for name in names:
             try:

@@ -45,7 +45,8 @@ def all_numbers(targets: Targets, places: Sequence[int] | None = None) -> Fitted
 
 
 def known_together(
-    targets: Targets, truth_NK: np.ndarray
+    targets: Targets,
+    truth_NK: np.ndarray,
 ) -> list[tuple[FittedTogether, np.ndarray]]:
     """Groups of numbers, and (N,) which images have their labels; one group where all are known."""
     is_known_NK = ~np.isnan(truth_NK)
@@ -80,7 +81,8 @@ def merged(states: Sequence[State], groups: Sequence[FittedTogether]) -> State:
 
 
 def parted(
-    state: Mapping[str, np.ndarray], targets: Targets
+    state: Mapping[str, np.ndarray],
+    targets: Targets,
 ) -> Iterator[tuple[FittedTogether, dict[str, np.ndarray]]]:
     """The groups of a saved state, and each one's own."""
     if f"0.{PLACES}" not in state:

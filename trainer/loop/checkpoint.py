@@ -174,7 +174,9 @@ def checksum(tensors: Iterable[tuple[str, Tensor]], identity: str) -> str:
     crc = crc32c(identity.encode()) if identity else 0
     for name, tensor in tensors:
         crc = crc32c(
-            f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.numpy(), start=crc
+            f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(),
+            tensor.numpy(),
+            start=crc,
         )
     return f"{crc:08x}"
 

@@ -279,7 +279,8 @@ def _r2(
 
 
 def _alike(
-    truth_NK: np.ndarray, prediction_NK: np.ndarray
+    truth_NK: np.ndarray,
+    prediction_NK: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both in float64 and of one shape, and where the truth is known."""
     truth = np.asarray(truth_NK, np.float64)

@@ -230,7 +230,8 @@ def _averaged(raw_NK: np.ndarray, log_NK: np.ndarray) -> np.ndarray:
 
 
 def _shares(
-    choices: Sequence[str], spaces: Sequence[str]
+    choices: Sequence[str],
+    spaces: Sequence[str],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Which columns of the fit are used, in order, and by space the share (M, K) of each in each
     target."""
