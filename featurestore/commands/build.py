@@ -140,7 +140,10 @@ def build_options(
     place=STORE,
 )
 @click.option(
-    "--wait", is_flag=True, default=None, help="Wait for another builder of this store to end."
+    "--wait",
+    is_flag=True,
+    default=None,
+    help="Wait for another builder of this store to end.",
 )
 @click.option(
     "--lock/--no-lock",

@@ -90,7 +90,12 @@ def store_convert(
         n_images = len(chosen["images"] or opened.sealed)
         with _bytes_bar("store convert", opened.spec, n_images) as bar:
             report = convert(
-                source, out, **chosen, patches=tokens == "all", progress=bar.update, **options
+                source,
+                out,
+                **chosen,
+                patches=tokens == "all",
+                progress=bar.update,
+                **options,
             )
         tell(report)
         say_next(biomass("store", "info", out) if options["codec"] else train_with(out))

@@ -184,7 +184,11 @@ def out_place(text: str, metavar: str = "OUT", place: click.Path = ANY) -> Calla
         help=text,
     )
     argument = click.argument(
-        "out", type=place, required=False, metavar=f"[{metavar}]", callback=check
+        "out",
+        type=place,
+        required=False,
+        metavar=f"[{metavar}]",
+        callback=check,
     )
     return lambda command: argument(option(command))
 

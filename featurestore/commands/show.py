@@ -69,7 +69,10 @@ def store_stats(path: Path | str, as_json: bool) -> None:
 @former_name("--images", "--data", "data")
 @max_pixels_option
 @click.option(
-    "--repair", "mend", is_flag=True, help="Un-seal what is damaged: the next build makes it again."
+    "--repair",
+    "mend",
+    is_flag=True,
+    help="Un-seal what is damaged: the next build makes it again.",
 )
 @script_options
 def store_verify(path: Path, data: Path | None, max_pixels: int | None, mend: bool) -> None:

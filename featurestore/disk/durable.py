@@ -106,8 +106,10 @@ def file_sha256(path: Path) -> str:
 def page_aligned(shape: tuple[int, ...], dtype: "np.dtype | str") -> np.ndarray:
     """An uninitialised array that begins on a page."""
     # a map of no file; where NumPy's own arrays begin is malloc's choice
-    n = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-    return np.frombuffer(mmap.mmap(-1, n), dtype, math.prod(shape)).reshape(shape)
+    n_values = math.prod(shape)
+    n_bytes = max(1, n_values * np.dtype(dtype).itemsize)  # there is no map of nothing
+    pages = mmap.mmap(-1, n_bytes)
+    return np.frombuffer(pages, dtype, n_values).reshape(shape)
 
 
 def pwrite(fd: int, buffers: list["np.ndarray | bytes"], offset: int) -> None:

@@ -96,7 +96,10 @@ def check_served(url: str, mounted: list[Mount]) -> Iterator[Check]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         yield Check(
-            "cache", FAIL, f"{folder}: {err.strerror}", f"choose another folder with {CACHE}"
+            "cache",
+            FAIL,
+            f"{folder}: {err.strerror}",
+            f"choose another folder with {CACHE}",
         )
         return
     yield from check_folder(folder, mounted, FAIL)
@@ -194,6 +197,9 @@ def check_store(path: Path | str) -> Check:
         )
     if n_open:
         return Check(
-            "store", WARN, found, "the `biomass store build` that began it goes on from there"
+            "store",
+            WARN,
+            found,
+            "the `biomass store build` that began it goes on from there",
         )
     return Check("store", OK, found)

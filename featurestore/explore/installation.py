@@ -53,7 +53,10 @@ def check_packages() -> Iterator[Check]:
         )
         return
     yield check_version(
-        "Python", platform.python_version(), SpecifierSet(allowed), f"use Python {allowed}"
+        "Python",
+        platform.python_version(),
+        SpecifierSet(allowed),
+        f"use Python {allowed}",
     )
     for each in needed:
         yield check_version(
@@ -156,7 +159,10 @@ def check_loading() -> Iterator[Check]:
     """
     try:  # -P: a torch.py in the current folder is not what `biomass` would import
         done = subprocess.run(
-            [sys.executable, "-P", "-c", LOAD], capture_output=True, text=True, timeout=LOAD_SECONDS
+            [sys.executable, "-P", "-c", LOAD],
+            capture_output=True,
+            text=True,
+            timeout=LOAD_SECONDS,
         )
     except subprocess.TimeoutExpired:
         yield Check(
@@ -179,7 +185,10 @@ def check_loading() -> Iterator[Check]:
         signal = f"signal {-done.returncode}: " if done.returncode < 0 else ""
         advice = SET_TMPDIR if NO_TEMPORARY in said[-1] else TOGETHER
         yield Check(
-            "torch loads", FAIL, f"torch and torchvision do not: {signal}{said[-1]}", advice
+            "torch loads",
+            FAIL,
+            f"torch and torchvision do not: {signal}{said[-1]}",
+            advice,
         )
         return
     yield Check("torch loads", OK, "torch and torchvision do")

@@ -106,7 +106,8 @@ def components(x_ND: np.ndarray, extra: int = 8, rounds: int = 8) -> np.ndarray:
     a tenth of an SVD's time.
     """
     n = min(3 + extra, *x_ND.shape)
-    basis_Dn = np.random.default_rng(0).standard_normal((x_ND.shape[1], n)).astype(np.float32)
+    start_Dn = np.random.default_rng(0).standard_normal((x_ND.shape[1], n))
+    basis_Dn = start_Dn.astype(np.float32)
     for _ in range(rounds):
         # orthogonal again each time, or all columns would turn to the first component
         basis_Dn = np.linalg.qr(basis_Dn)[0]

@@ -35,7 +35,10 @@ class StoredArray(BackendArray):
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
         return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.OUTER, self._read
+            key,
+            self.shape,
+            indexing.IndexingSupport.OUTER,
+            self._read,
         )
 
     def _read(self, key: tuple) -> np.ndarray:

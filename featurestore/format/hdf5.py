@@ -118,7 +118,8 @@ def _new_file(path: Path):
     fapl.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
     fapl.set_alignment(PAGE, PAGE)
     fcpl = _untimed(h5py.h5p.FILE_CREATE)
-    return h5py.File(h5py.h5f.create(bytes(path), h5py.h5f.ACC_EXCL, fcpl=fcpl, fapl=fapl))
+    file_id = h5py.h5f.create(bytes(path), h5py.h5f.ACC_EXCL, fcpl=fcpl, fapl=fapl)
+    return h5py.File(file_id)
 
 
 def _untimed(kind):

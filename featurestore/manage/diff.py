@@ -109,8 +109,10 @@ def _row_lines(a: Reader, b: Reader, tokens: bool) -> Iterator[str]:
     places_a = _sealed_places(a)
     places_b = _sealed_places(b)
     pairs = [(places_a[name], j) for name, j in places_b.items() if name in places_a]
-    views_b = b.view_names
-    views = [(v, views_b.index(name)) for v, name in enumerate(a.view_names) if name in views_b]
+    views = []
+    for v, name in enumerate(a.view_names):
+        if name in b.view_names:
+            views.append((v, b.view_names.index(name)))
     # rows of other shapes are other bytes in any case
     if not pairs or not views or _row_shape(a) != _row_shape(b):
         return

@@ -148,7 +148,15 @@ def import_npz(
             warnings.warn(remark, stacklevel=2)
 
     tokens = _token_spec(
-        model, weights, crop, image_size, _views(views, n_views), n_patches, width, size, bits
+        model,
+        weights,
+        crop,
+        image_size,
+        _views(views, n_views),
+        n_patches,
+        width,
+        size,
+        bits,
     )
     spec = StoreSpec(
         tokens=tokens,

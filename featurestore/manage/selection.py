@@ -79,7 +79,8 @@ class Selection:
 
     def rows(self, rows: ImageRows, spec: StoreSpec) -> ImageRows:
         """What is selected of an image's rows; statistics are taken again where channels go."""
-        if self.is_all(spec) and list(self.views) == list(range(len(spec.tokens.views))):
+        every_view = list(range(len(spec.tokens.views)))
+        if self.is_all(spec) and list(self.views) == every_view:
             return rows  # of the source's own map: picking views would copy every token
 
         has_all_layers = len(self.layers) == len(spec.tokens.layers)

@@ -94,7 +94,8 @@ class RowSums:
         rows = values.reshape(crc_NV.size, -1)
         crc_NV[...] = crc32c_rows(rows, start_N=crc_NV.ravel()).reshape(shape)
         if _non_finite(values):
-            rows = [(start + i, v) for i, v in np.ndindex(shape) if _non_finite(values[i, v])]
+            places = [place for place in np.ndindex(shape) if _non_finite(values[place])]
+            rows = [(start + i, view) for i, view in places]
             self.wrong |= dict.fromkeys(rows, f"values of {extent.array.name} are not finite")
 
     def _sum_patches(self, readers: Pool) -> None:
@@ -161,7 +162,7 @@ class RowSums:
         waiting = deque()
         for path, offset, size, n_values in places:
             waiting.append(
-                readers.submit(self._read_piece, path, buffers[0][:size], offset, n_values)
+                readers.submit(self._read_piece, path, buffers[0][:size], offset, n_values),
             )
             buffers.rotate(-1)
             # one buffer is never read into: it holds the piece that the caller is still summing

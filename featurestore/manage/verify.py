@@ -101,7 +101,10 @@ def verify(
     with closing(sums.files):
         sums.run()
         report = VerifyReport(
-            store.n_images, len(sums.sealed), sums.n_bytes, waited_s=sums.waited_s
+            store.n_images,
+            len(sums.sealed),
+            sums.n_bytes,
+            waited_s=sums.waited_s,
         )
         store.refresh()  # a builder may have added images meanwhile
         report.faults += _row_faults(sums)
@@ -153,7 +156,12 @@ def _row_faults(sums: RowSums) -> Iterator[Fault]:
         parts = layout.row_parts(image, view)
         path, offset, _ = parts[1] if store.spec.has_patches else parts[0]
         yield Fault(
-            image, store.catalog["image_id"][image], store.view_names[view], str(path), offset, what
+            image,
+            store.catalog["image_id"][image],
+            store.view_names[view],
+            str(path),
+            offset,
+            what,
         )
 
 

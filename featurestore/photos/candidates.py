@@ -99,5 +99,8 @@ def _as_yaml(candidate: Candidate, is_flow: bool | None) -> str:
     # PyYAML knows which names need quotes, e.g. `yes` or `Height: cm`
     block = {candidate.name: settings}
     return yaml.safe_dump(
-        block, default_flow_style=is_flow, allow_unicode=True, width=float("inf")
+        block,
+        default_flow_style=is_flow,
+        allow_unicode=True,
+        width=float("inf"),
     ).strip()

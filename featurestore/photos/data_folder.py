@@ -141,7 +141,10 @@ def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
 def _photographs(frame: pd.DataFrame, folder: Path, name: str, command: str, advice: str) -> Check:
     try:
         paths = find_photographs(
-            frame, folder, missing=True, allow=f"`biomass {command} --allow-outside`"
+            frame,
+            folder,
+            missing=True,
+            allow=f"`biomass {command} --allow-outside`",
         )
     except InputError as err:
         return Check(name, FAIL, _one_line(err))

@@ -88,7 +88,8 @@ def find_photographs(
             astray,
             most=len(astray),
         )
-    gone = [path for path, file in zip(frame["path"], found, strict=True) if not _is_file(file)]
+    pairs = zip(frame["path"], found, strict=True)
+    gone = [path for path, file in pairs if not _is_file(file)]
     if gone and not missing:
         raise error_listing(
             root,

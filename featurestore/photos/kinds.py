@@ -110,8 +110,10 @@ def _known_kind(start: bytes) -> str | None:
 def _brand_of(start: bytes) -> str:
     """Of a file in boxes (ISO/IEC 14496-12), whose first one names its brands."""
     length = int.from_bytes(start[:4], "big")
+    end = min(length, len(start))
+    # its major brand, a version that says nothing, then brands that it is compatible with
     brands = [start[8:12]]
-    brands += [start[at : at + 4] for at in range(16, min(length, len(start)), 4)]
+    brands += [start[at : at + 4] for at in range(16, end, 4)]
     for brand in brands:
         if brand in OTHER_BRANDS:
             return OTHER_BRANDS[brand]

@@ -198,7 +198,11 @@ def _may_be_one_day(a: str, b: str) -> bool:
     years = [re.findall(r"\d{4}", day) for day in (a, b)]
     if all(years) and years[0] != years[1]:
         return False
-    ways = {"certain" if parse_date(day).day else re.sub(r"\d+", "0", day) for day in (a, b)}
+
+    ways = set()
+    for day in (a, b):
+        is_certain = parse_date(day).day is not None
+        ways.add("certain" if is_certain else re.sub(r"\d+", "0", day))
     return len(ways) > 1
 
 

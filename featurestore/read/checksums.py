@@ -23,7 +23,8 @@ class Checksums:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._spec = source.layout.spec
-        self._level_NV = np.zeros((source.layout.n, len(self._spec.tokens.views)), np.uint8)
+        n_views = len(self._spec.tokens.views)
+        self._level_NV = np.zeros((source.layout.n, n_views), np.uint8)
         self._n_begun = source.n_begun
 
     def check(self, rows_B2: Any, patches: bool = True) -> None:

@@ -84,7 +84,12 @@ def build_store(config: BuildConfig, progress: bool = True) -> BuildReport:
     check_buffers(prepared.backbone, prepared.spec, prepared.n_pending)
 
     with open_writer(
-        config.out, prepared.spec, prepared.frame, config.reserve, config.wait, config.lock
+        config.out,
+        prepared.spec,
+        prepared.frame,
+        config.reserve,
+        config.wait,
+        config.lock,
     ) as writer:
         _warn_of_other_precision(writer.spec, prepared.spec)
         # places are the store's: it may have had other images, in another order, before these

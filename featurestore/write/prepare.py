@@ -90,7 +90,11 @@ def prepare_build(config: BuildConfig, save: bool = True) -> PreparedBuild:
     frame = in_spelling_of(frame, known)
     warn_of_removed(config.out, sealed - set(frame["image_id"]), config.table)
     paths = find_photographs(
-        frame, config.data, config.allow_outside, missing=True, allow="--allow-outside"
+        frame,
+        config.data,
+        config.allow_outside,
+        missing=True,
+        allow="--allow-outside",
     )
 
     # of sealed images no photograph is needed: it may be gone by now

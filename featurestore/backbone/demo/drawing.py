@@ -220,7 +220,12 @@ def sow_leaves(rng: np.random.Generator, photo: Photo) -> dict[str, Layer]:
         "Dry_Clover_g": sow_clover(rng, clover_cm2, (0.2, 0.9)),
         "Dry_Dead_g": sow_blades(rng, dead_cm2, 0.8 * blade_cm, 0.9 * width_cm, STRAW, (0, 0.85)),
         "Dry_Green_g": sow_blades(
-            rng, green_cm2, blade_cm, width_cm, photo.site.green_rgb, (0.1, 1)
+            rng,
+            green_cm2,
+            blade_cm,
+            width_cm,
+            photo.site.green_rgb,
+            (0.1, 1),
         ),
     }
 

@@ -73,10 +73,20 @@ def train(
 
     start = time.monotonic()
     pastures = draw_pastures(
-        recipe.n_photos, TRAIN_SEED, recipe.pixels, PATCH, strange=True, workers=workers
+        recipe.n_photos,
+        TRAIN_SEED,
+        recipe.pixels,
+        PATCH,
+        strange=True,
+        workers=workers,
     )
     test = draw_pastures(
-        recipe.n_test, TEST_SEED, recipe.pixels, PATCH, strange=False, workers=workers
+        recipe.n_test,
+        TEST_SEED,
+        recipe.pixels,
+        PATCH,
+        strange=False,
+        workers=workers,
     )
     say(
         f"{recipe.n_photos} + {recipe.n_test} photographs drawn in {time.monotonic() - start:.0f} s"
@@ -119,7 +129,10 @@ def _fit(
     ]
     optimizer = torch.optim.AdamW(groups, recipe.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, recipe.steps, pct_start=0.1
+        optimizer,
+        recipe.lr,
+        recipe.steps,
+        pct_start=0.1,
     )
     teacher.train()
     start, recent = time.monotonic(), []

@@ -33,7 +33,10 @@ class FetchThreads:
         """Start the threads, or as many as the system starts; NoThreadError if that is none."""
         for _ in range(self._n):
             thread = threading.Thread(
-                target=_work, args=(self._tasks,), name="fetch-rows", daemon=True
+                target=_work,
+                args=(self._tasks,),
+                name="fetch-rows",
+                daemon=True,
             )
             try:
                 with starting():

@@ -66,7 +66,8 @@ class Objects:
             names += [array.name for array in StoreSpec.from_json(spec, self.url).arrays(1)]
         keys = [f"{name}/{ROOT}" for name in names]
         with Pool(N_THREADS) as pool:
-            for key, (content, _) in zip(keys, pool.map(self._client.get, keys), strict=True):
+            answers = pool.map(self._client.get, keys)
+            for key, (content, _) in zip(keys, answers, strict=True):
                 self._metadata[key] = content
         try:
             self._layout = laid_out(Path(), self._node)
