@@ -33,6 +33,12 @@ def test_no_class_has_more_than_thirty_methods(measured):
 
 
 def test_density_and_helpers_get_no_worse(measured):
-    """About as reached; the marks are 8.5 tokens a line and 15 % of functions."""
-    assert measured["tokens_a_line"] <= 8.8
-    assert measured["single_caller_helpers_percent"] <= 21
+    """About as reached; the marks are 8.5 tokens a line, 4 comments per 100 and 15 % of functions.
+
+    Helpers stay above theirs: the rest are steps of a long command, checks or errors, each of which
+    says an idea.
+    """
+    assert measured["tokens_a_line"] <= 8.6
+    assert measured["comments_per_100_lines"] >= 4.1
+    assert measured["single_caller_helpers_percent"] <= 17
+    assert measured["wide_lines_percent"] <= 0.01
