@@ -75,10 +75,11 @@ def serving(checkout: Path, demo: Path) -> Iterator[str]:
     sweeps = [word for each in sorted((demo / "runs").iterdir()) for word in ("--sweep", each)]
     command = [
         *(sys.executable, "-m", "cli", "store", "serve", demo / "features.h5", *sweeps),
-        *("--predictions", demo / "submission.csv", "--data", demo / "data"),
+        *("--predictions", demo / "predictions.csv", "--data", demo / "data"),
         *("--port", "0", "--json"),
     ]
-    with subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True) as server:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=checkout, text=True, **pipes) as server:
         try:
             told = json.loads(server.stdout.readline())
             yield f"{told['url']}?token={told['token']}"

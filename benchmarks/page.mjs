@@ -10,7 +10,8 @@ const PAGES = ["overview", "map", "photographs", "photograph", "sweeps", "compar
 const home = new URL(".", url).href;
 const QUIET_MS = 400; // without a request: then all is there
 
-async function visit(page, address) {
+/** What loading an address takes of the connection; answers that the browser kept count for nothing. */
+async function visit(page, session, address) {
   const seen = { requests: 0, kilobytes: 0, milliseconds: 0 },
     started = performance.now();
   let open = 0,
@@ -19,7 +20,6 @@ async function visit(page, address) {
   const began = request => {
     if (request.url().startsWith("data:")) return;
     open++;
-    seen.requests++;
   };
   const ended = request => {
     if (request.url().startsWith("data:")) return;
@@ -27,9 +27,14 @@ async function visit(page, address) {
     last = performance.now();
     sizes.push(request.sizes().catch(() => null));
   };
+  const answered = ({ response }) => {
+    if (!response.url.startsWith("data:") && !response.fromDiskCache) seen.requests++;
+  };
+  session.on("Network.responseReceived", answered);
   page.on("request", began).on("requestfinished", ended).on("requestfailed", ended);
   await page.goto(address);
   while (open > 0 || performance.now() - last < QUIET_MS) await page.waitForTimeout(20);
+  session.off("Network.responseReceived", answered);
   page.off("request", began).off("requestfinished", ended).off("requestfailed", ended);
   const all = await Promise.all(sizes);
   seen.kilobytes = all.reduce((sum, each) => sum + (each ? each.responseBodySize + each.responseHeadersSize : 0), 0) / 1e3;
@@ -53,9 +58,9 @@ for (const name of PAGES) {
     uploadThroughput: -1,
   });
   const address = name === "overview" ? home : `${home}?page=${name}`;
-  const cold = await visit(page, address);
+  const cold = await visit(page, session, address);
   await page.goto("about:blank");
-  found[name] = { cold, warm: await visit(page, address) };
+  found[name] = { cold, warm: await visit(page, session, address) };
   await context.close();
 }
 await browser.close();
