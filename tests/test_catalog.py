@@ -1,6 +1,7 @@
 """Contest CSVs, long and wide, become one row an image; what contradicts itself is refused by line
 or image."""
 
+import os
 import re
 from pathlib import Path
 
@@ -322,6 +323,37 @@ def test_photographs_are_found_in_order(csv, tmp_path):
         tmp_path / "b/c.jpg",
         tmp_path / "a.jpg",
     ]
+
+
+def test_a_folder_of_many_photographs_is_resolved_once(csv, tmp_path, monkeypatch):
+    """Nine questions to the disk for each of a million photographs took a minute and a half."""
+    (tmp_path / "train").mkdir()
+    names = [f"train/{i}.jpg" for i in range(50)]
+    for name in names:
+        (tmp_path / name).touch()
+    frame = catalog_of(csv, *names)
+    realpath, asked = os.path.realpath, []
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "realpath", lambda path: asked.append(path) or realpath(path))
+        found = find_photographs(frame, tmp_path)
+    assert found == [tmp_path / name for name in names]
+    assert len(asked) == 2  # the root and the folder
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "up/x.jpg", "./a/x.jpg", "a//x.jpg"])
+def test_a_file_has_one_path_however_it_is_reached(csv, tmp_path, name):
+    """Links of folders are followed, too, where they stay below the root."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.jpg").touch()
+    (tmp_path / "x.jpg").symlink_to("a/x.jpg")
+    (tmp_path / "up").symlink_to("a")
+    assert find_photographs(catalog_of(csv, name), tmp_path) == [tmp_path / "a/x.jpg"]
+
+
+def test_a_folder_in_place_of_a_photograph_is_missing(csv, tmp_path):
+    (tmp_path / "a.jpg").mkdir()
+    with pytest.raises(InputError, match="1 of 1 photographs are missing"):
+        find_photographs(catalog_of(csv, "a.jpg"), tmp_path)
 
 
 def test_B15_every_missing_photograph_is_listed(csv, tmp_path):

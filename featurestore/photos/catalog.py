@@ -78,10 +78,11 @@ def read_test(csv_path: Path) -> ToPredict:
             )
         return ToPredict(images, table[columns].reset_index(drop=True), True)
     images = _from_wide(csv_path, table)
-    rows = []
-    for image_id in images["image_id"]:
-        rows += [(f"{image_id}__{target}", image_id, target) for target in TARGETS]
-    return ToPredict(images, pd.DataFrame(rows, columns=columns, dtype=object), False)
+    ids = images["image_id"].to_numpy()
+    sample_ids = [f"{image_id}__{target}" for image_id in ids for target in TARGETS]
+    cells = sample_ids, np.repeat(ids, len(TARGETS)), list(TARGETS) * len(ids)
+    rows = pd.DataFrame(dict(zip(columns, cells, strict=True)), dtype=object)
+    return ToPredict(images, rows, False)
 
 
 def target_rows(csv_path: Path) -> pd.DataFrame:

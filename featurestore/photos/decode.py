@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,8 @@ from featurestore.photos.images import (
 AHEAD = 4  # a slow file must not stop the backbone
 DARK = 1 << 13  # an eighth of the range of 16 bits
 LOOKED_AT = 100  # photographs that are decoded in vain before a build begins
+CHECKED_TOGETHER = 100
+"""Headers at most that a thread reads at one request, which costs as much as reading one."""
 LARGE = 40_000_000  # pixels, 160 MB as Pillow holds them, twice that while it turns them
 _turn = threading.Lock()
 
@@ -234,9 +236,14 @@ def inspect_photographs(
         except InputError as err:
             return err
 
-    # threads: on a network share the files' latency is what counts
+    def sizes_of(some: list[Path]) -> list[tuple[int, int] | InputError]:
+        return [size_of(path) for path in some]
+
+    # threads: on a network share the files' latency is what counts; few paths keep them all busy
+    n_together = max(1, min(CHECKED_TOGETHER, len(paths) // (4 * AHEAD)))
+    together = [paths[i : i + n_together] for i in range(0, len(paths), n_together)]
     with Pool(min(AHEAD, usable_cpus())) as pool:
-        found = list(pool.map(size_of, paths))
+        found = list(chain.from_iterable(pool.map(sizes_of, together)))
 
     first, unusable = None, {}
     for i, (path, size) in enumerate(zip(paths, found, strict=True)):

@@ -1,9 +1,12 @@
 """Which file each path of a catalog means, however its name is spelled."""
 
 import os
+import stat
 import unicodedata
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -67,19 +70,23 @@ def find_photographs(
         lie outside, and by which it goes without missing ones.
     """
     home = os.path.realpath(root)
+    folders: dict[str, _Folder] = {}
     listings: dict[str, dict[str, str]] = {}  # a folder of a million names is listed once
-    found, astray = [], []
+    found, astray, unsure = [], [], []
     for path in frame["path"]:
-        spelled, place = path, os.path.join(home, path)
-        if not os.path.lexists(place):
-            spelled = normalise_path(path)
-            place = _composed(home, spelled, listings)
-        # links are followed before it is judged where the file lies
-        file = Path(os.path.realpath(place))
-        absolute = os.path.isabs(spelled) or PureWindowsPath(spelled).is_absolute()
-        if absolute or ".." in PurePosixPath(spelled).parts or not file.is_relative_to(home):
-            astray.append(f"{path} -> {file}")
+        head, name = _split(path)
+        if head not in folders:
+            folders[head] = _Folder.of(home, head)
+        folder = folders[head]
+        if name and _is_plain_file(f"{folder.place}/{name}"):
+            # all else is known of its folder, and most folders hold many
+            file, is_astray = Path(folder.place, name), folder.is_astray
+        else:
+            file, is_astray = _resolved(home, path, listings)
+            unsure.append((path, file))
         found.append(file)
+        if is_astray:
+            astray.append(f"{path} -> {file}")
     if astray and not outside:
         raise error_listing(
             root,
@@ -88,8 +95,7 @@ def find_photographs(
             astray,
             most=len(astray),
         )
-    pairs = zip(frame["path"], found, strict=True)
-    gone = [path for path, file in pairs if not _is_file(file)]
+    gone = [path for path, file in unsure if not _is_file(file)]
     if gone and not missing:
         raise error_listing(
             root,
@@ -99,6 +105,54 @@ def find_photographs(
             most=len(gone),
         )
     return found
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder as paths of a catalog name it."""
+
+    place: str
+    """From the root, without links."""
+    is_astray: bool
+    """Its files lie outside, or are named in a way that may lead there."""
+
+    @classmethod
+    def of(cls, home: str, head: str) -> Self:
+        place = os.path.realpath(os.path.join(home, head))
+        return cls(place, _is_astray(home, head, Path(place)))
+
+
+def _split(path: str) -> tuple[str, str]:
+    """A path up to its last `/`, and the name behind that; no name where it may be none."""
+    at = path.rfind("/") + 1
+    name = path[at:]
+    is_name = name not in ("", ".", "..") and "\\" not in path
+    return path[:at], name if is_name else ""
+
+
+def _is_plain_file(place: str) -> bool:
+    """Whether a file lies there that is no link."""
+    try:
+        return stat.S_ISREG(os.lstat(place).st_mode)
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _resolved(home: str, path: str, listings: dict[str, dict[str, str]]) -> tuple[Path, bool]:
+    """The file that a path means, however it is spelled, and whether it lies outside."""
+    spelled, place = path, os.path.join(home, path)
+    if not os.path.lexists(place):
+        spelled = normalise_path(path)
+        place = _composed(home, spelled, listings)
+    # links are followed before it is judged where the file lies
+    file = Path(os.path.realpath(place))
+    return file, _is_astray(home, spelled, file)
+
+
+def _is_astray(home: str, spelled: str, file: Path) -> bool:
+    is_absolute = os.path.isabs(spelled) or PureWindowsPath(spelled).is_absolute()
+    has_parent = ".." in PurePosixPath(spelled).parts
+    return is_absolute or has_parent or not file.is_relative_to(home)
 
 
 def _is_file(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Prediction tables on their way out: wide and long, in test.csv's order, each a file that appears
 whole or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,11 +28,11 @@ def submission(rows: pd.DataFrame, predictions: pd.DataFrame, targets: Targets) 
     rows : of test.csv, as `target_rows`. InputError for a prediction that is not finite, or an
         amount below 0.
     """
-    long = predictions.melt("image_id", list(targets.names), "target_name", "target")
-    target_of = long.set_index(["image_id", "target_name"])["target"]
-    # by name, not by place: test.csv has rows in any order, and need not ask for every target
-    names = list(zip(rows["image_id"], rows["target_name"], strict=True))
-    target = target_of.loc[names].to_numpy()
+    # by name, not by place: test.csv has rows in any order, and need not ask for every target; an
+    # index of both names would take gigabytes at a million photographs
+    row_N = _places(predictions["image_id"], rows["image_id"])
+    column_N = _places(targets.names, rows["target_name"])
+    target = predictions[list(targets.names)].to_numpy()[row_N, column_N]
     amounts = [each.name for each in targets.of_kind("amount")]
     is_below = rows["target_name"].isin(amounts).to_numpy() & (target < 0)
     if len(bad := rows["sample_id"][~np.isfinite(target) | is_below]):
@@ -40,6 +40,14 @@ def submission(rows: pd.DataFrame, predictions: pd.DataFrame, targets: Targets) 
             f"{len(bad)} predictions are not finite, or below 0:{list_some(list(bad))}"
         )
     return pd.DataFrame({"sample_id": rows["sample_id"], "target": target})
+
+
+def _places(known: Sequence[str], wanted: pd.Series) -> np.ndarray:
+    """Where each of some names stands among those that are known."""
+    place_N = pd.Index(known).get_indexer(wanted)
+    if (place_N < 0).any():
+        raise KeyError(wanted[place_N < 0].iloc[0])
+    return place_N
 
 
 def wide_path(out: Path) -> Path:
