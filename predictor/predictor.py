@@ -157,18 +157,36 @@ class Predictor:
         progress: bool = True,
         **options,
     ) -> pd.DataFrame:
-        """Predictions of photographs by id; options as `raws`.
+        """Predictions of photographs by id; options as `tell`.
 
         Returns one row an image: image_id, the targets (averaged over views, heads and members,
         then constrained), and for each `TARGET_sd`, the spread of single heads and views, which are
         constrained on their own; see `Combiner.table`.
         """
-        return self.combiner.table(self.raws(paths, tta, progress, **options))
+        rows = self.combiner.rows(list(paths))
+        self.tell(paths, rows.put, tta, progress, **options)
+        return rows.table()
 
-    @usable_threads()
     def raws(
         self,
         paths: dict[str, Path],
+        tta: int | str | Sequence[ViewSpec] = 4,
+        progress: bool = True,
+        **options,
+    ) -> dict[str, list[Raw] | None]:
+        """What each member says of each photograph, by id; None of those that cannot be used.
+
+        Options as `tell`. It is all in memory, kilobytes a photograph.
+        """
+        raw_NM: dict[str, list[Raw] | None] = dict.fromkeys(paths)
+        self.tell(paths, raw_NM.__setitem__, tta, progress, **options)
+        return raw_NM
+
+    @usable_threads()
+    def tell(
+        self,
+        paths: dict[str, Path],
+        take: Callable[[str, list[Raw]], None],
         tta: int | str | Sequence[ViewSpec] = 4,
         progress: bool = True,
         deadline_s: float | None = None,
@@ -177,14 +195,16 @@ class Predictor:
         explainer: Explainer | None = None,
         sealed: bool = False,
         say: Callable[[str], object] = say,
-    ) -> dict[str, list[Raw] | None]:
-        """What each member says of each photograph, by id; one pass per backbone.
+    ) -> None:
+        """Hand over what all members say of a photograph as soon as they have said it; one pass
+        over the photographs per backbone.
 
+        take : gets id and what each member says, photographs in any order.
         tta : 1, 2, 4 or 8, names of views with commas, or views.
         deadline_s : seconds from now; views are left out rather than overrun, and `say` is told.
         kept : keeps finished photographs, and gives back what it has.
-        unusable : gets the photographs that cannot be used, and why, whose value is None then;
-            without it they are all listed in an InputError before work starts.
+        unusable : gets the photographs that cannot be used, and why, of which nothing is handed
+            over; without it they are all listed in an InputError before work starts.
         explainer : keeps maps of what heads see, to draw them later.
         sealed : a store holds tokens of all these photographs; damage inside their pictures is a
             warning then.
@@ -218,9 +238,8 @@ class Predictor:
             unusable[image_id] = str(err)
 
         damaged = None if unusable is None else note_damaged
-        raw_NM: dict[str, list[Raw] | None] = {
-            image_id: [None] * len(self.members) for image_id in paths
-        }
+        # what members of the backbones until now said
+        begun: dict[str, dict[int, Raw]] = {}
         clock = Clock(deadline_s, len(todo) * len(groups), say, len(self.devices), start)
         waits = patient_keyboard("the same call goes on from here") if kept else nullcontext()
         with waits, new_bar("predict", clock.n_left, "image", progress) as bar:
@@ -236,12 +255,14 @@ class Predictor:
                     if kept and found.n_views:
                         kept.add(group, found.image_id, found.read, found.raws)
                     clock.done(found.n_views, found.seconds)
-                    for position, raw in zip(positions, found.raws, strict=True):
-                        raw_NM[found.image_id][position] = raw
+                    told = begun.pop(found.image_id, {})
+                    told |= zip(positions, found.raws, strict=True)
+                    if len(told) == len(self.members):
+                        take(found.image_id, [told[m] for m in range(len(told))])
+                    else:
+                        begun[found.image_id] = told
                     bar.update()
                     check_interrupt()
-        # damage may have shown only now, so None goes over what other groups said
-        return raw_NM | dict.fromkeys(unusable or {})
 
     def _most_of(self, spec: StoreSpec) -> int:
         """The most pixels that a photograph may have for the tokens of a store."""

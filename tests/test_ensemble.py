@@ -513,6 +513,26 @@ def test_a_journal_taken_over_is_there_throughout(sweep, pasture, tmp_path, monk
     assert path.read_text() == whole
 
 
+def test_journals_are_gathered_and_read_from_disk(sweep, pasture, tmp_path):
+    """Each photograph's latest line, of whichever journal; once it is removed nothing is known."""
+    predictor, photographs = Predictor.load(runs(sweep)[1], device="cpu"), photographs_of(pasture)
+    paths = [tmp_path / name for name in ("one", "other", "third")]
+    told = {}
+    for path, (image_id, photograph) in zip(paths, photographs.items(), strict=False):
+        kept = predictor.journal(path, 1, False)
+        told |= predictor.raws({image_id: photograph}, 1, False, kept=kept)
+    lines = [path.read_bytes() for path in paths[:2]]
+    paths[1].write_bytes(lines[0].replace(b"[[[[", b"[[[[7") + lines[1])  # older, and of both
+    kept = predictor.journal(paths[2], 1, True, [paths[1], paths[0]])
+    assert sorted(paths[2].read_bytes().splitlines(True)) == sorted(lines)
+    for line in map(json.loads, lines):
+        (found,) = kept.get(0, line["image_id"], line["sha256"])
+        np.testing.assert_array_equal(found.values_HVK, told[line["image_id"]][0].values_HVK)
+    assert kept.get(0, "another", line["sha256"]) is None
+    kept.close()
+    assert kept.get(0, line["image_id"], line["sha256"]) is None
+
+
 @pytest.mark.parametrize("line", ["3", "[]", '{"key": 1}', "{", "\0\0"])
 def test_a_journal_of_anything_else_is_not_believed(sweep, pasture, tmp_path, line):
     predictor, path = Predictor.load(runs(sweep)[1], device="cpu"), tmp_path / "progress"

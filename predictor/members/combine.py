@@ -38,38 +38,15 @@ class Combiner:
         raw_NM : by image_id; None for a photograph that could not be used gives the training
             photographs' mean and spread, and no word.
         """
-        rows = []
-        for raw_M in raw_NM.values():
-            if raw_M is None:
-                rows.append(self._known)
-            else:
-                rows.append((self.values(raw_M), self.spread(raw_M)))
-        names = self.targets.names
-        both_N2K = np.array(rows).reshape(len(rows), 2, len(names))
-        columns = {}
-        spread = {}
-        for k, name in enumerate(names):
-            columns[name] = both_N2K[:, 0, k]
-            spread[f"{name}_sd"] = both_N2K[:, 1, k]
-        telling = [member for member in self.members if member.tells_words and member.weight > 0]
-        words = {}
-        if telling and not self.targets.preset:
-            words = self._words(list(raw_NM.values()))
-        return pd.DataFrame({"image_id": list(raw_NM), **columns, **spread, **words})
+        rows = self.rows(list(raw_NM))
+        for image_id, raw_M in raw_NM.items():
+            if raw_M is not None:
+                rows.put(image_id, raw_M)
+        return rows.table()
 
-    def _words(self, raw_NM: Sequence[Sequence[Raw] | None]) -> dict[str, np.ndarray]:
-        """Columns of classes: the most probable word, and its probability."""
-        n_words = self.targets.n_words
-        share_NC = np.full((len(raw_NM), n_words), np.nan)
-        for share_C, raw_M in zip(share_NC, raw_NM, strict=True):
-            told = None if raw_M is None else self._told(raw_M)
-            if told is not None:
-                share_C[:] = told
-        columns = {}
-        for target, own in zip(self.targets.classes, self.targets.word_slices, strict=True):
-            columns[target.name] = most_probable(share_NC[:, own], target.values)
-            columns[f"{target.name}_probability"] = share_NC[:, own].max(1)
-        return columns
+    def rows(self, image_ids: Sequence[str]) -> "Rows":
+        """A table to be filled photograph by photograph."""
+        return Rows(self, image_ids)
 
     @property
     def untold(self) -> str | None:
@@ -98,8 +75,8 @@ class Combiner:
             return f"no prediction of {classes}: {heads} tell no classes; add --run SWEEP/logistic"
         return None
 
-    @property
-    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+    @functools.cached_property
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and spread of the labels that the heads learned, by the members' shares."""
         both_M2K = np.array([member.training_mean_sd for member in self.members])
         mean_K, sd_K = np.tensordot(self._shares, both_M2K, 1)
@@ -109,7 +86,7 @@ class Combiner:
         """(K,) numbers in the order of tables: averaged over heads, views and members, then
         constrained."""
         raw_MK = np.array([self._averaged(raw.values_HVK) for raw in raw_M])
-        return self._constrained(self._shares @ raw_MK, self._told(raw_M))
+        return self._constrained(self._shares @ raw_MK, self.told(raw_M))
 
     def spread(self, raw_M: Sequence[Raw]) -> np.ndarray:
         """(K,) weighted standard deviation of single heads under single views, each constrained on
@@ -153,7 +130,7 @@ class Combiner:
         x_XK = _one_axis(x_HVK)
         return np.median(x_XK, 0) if self.average == "median" else x_XK.mean(0)
 
-    def _told(self, raw_M: Sequence[Raw]) -> np.ndarray | None:
+    def told(self, raw_M: Sequence[Raw]) -> np.ndarray | None:
         """(C,) probabilities averaged over the members that tell words; None if none does."""
         told = []
         telling = []
@@ -200,6 +177,52 @@ class Combiner:
         word = None if word_XC is None else np.atleast_2d(word_XC)
         ruled = apply(rules_of(inference.postprocess), values_XK, word, self.targets)
         return ruled.reshape(raw_XK.shape)
+
+
+class Rows:
+    """What a combiner makes of photographs, kept in their order until it is a table.
+
+    Of what heads say of a photograph nothing is kept: that is kilobytes.
+    """
+
+    def __init__(self, combiner: Combiner, image_ids: Sequence[str]) -> None:
+        self._combiner = combiner
+        self._place = {image_id: n for n, image_id in enumerate(image_ids)}
+        targets = combiner.targets
+        telling = [
+            member for member in combiner.members if member.tells_words and member.weight > 0
+        ]
+        self._has_words = bool(telling) and not targets.preset
+        n_words = targets.n_words if self._has_words else 0
+        self._is_told_N = np.zeros(len(image_ids), bool)
+        self._both_N2K = np.empty((len(image_ids), 2, len(targets.names)))
+        self._share_NC = np.full((len(image_ids), n_words), np.nan)
+
+    def put(self, image_id: str, raw_M: Sequence[Raw]) -> None:
+        """Keep the prediction of a photograph, of what the members say of it."""
+        n = self._place[image_id]
+        self._both_N2K[n] = self._combiner.values(raw_M), self._combiner.spread(raw_M)
+        told_C = self._combiner.told(raw_M) if self._has_words else None
+        if told_C is not None:
+            self._share_NC[n] = told_C
+        self._is_told_N[n] = True
+
+    def table(self) -> pd.DataFrame:
+        """As `Combiner.table`; photographs that were not put could not be used."""
+        if not self._is_told_N.all():
+            self._both_N2K[~self._is_told_N] = self._combiner.known
+        targets = self._combiner.targets
+        columns = {}
+        spread = {}
+        for k, name in enumerate(targets.names):
+            columns[name] = self._both_N2K[:, 0, k]
+            spread[f"{name}_sd"] = self._both_N2K[:, 1, k]
+        words = {}
+        if self._has_words:
+            for target, own in zip(targets.classes, targets.word_slices, strict=True):
+                words[target.name] = most_probable(self._share_NC[:, own], target.values)
+                words[f"{target.name}_probability"] = self._share_NC[:, own].max(1)
+        return pd.DataFrame({"image_id": list(self._place), **columns, **spread, **words})
 
 
 def _one_axis(x_HVK: np.ndarray) -> np.ndarray:

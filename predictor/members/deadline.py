@@ -1,6 +1,7 @@
 """Time left, and views that fit into it: a late prediction takes fewer views, not none."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from featurestore.format.spec import ViewSpec
 
 MARGIN = 0.95  # of the time left is planned: writing, and the last photograph, take some too
 LEVELS = (8, 4, 2, 1)
+RECENT = 20  # photographs, the last ones alone: a machine gets slower when others use it too
 
 
 @dataclass
@@ -24,17 +26,15 @@ class Clock:
     n_at_once: int = 1
     """Devices that work side by side."""
     start: float = field(default_factory=time.monotonic)
-    _views_s: list[tuple[int, float]] = field(default_factory=list)
+    _views_s: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
     _level: int = 0
 
     def views(self, views: Sequence[ViewSpec]) -> Sequence[ViewSpec]:
         """As many of the views, in order, as the photographs left can have."""
         if self.budget_s is None or not self._views_s:
             return views
-        # the last ones alone: a machine gets slower when others use it too
-        recent = self._views_s[-20:]
-        n_views = sum(n for n, _ in recent)
-        view_s = sum(seconds for _, seconds in recent) / n_views / self.n_at_once
+        n_views = sum(n for n, _ in self._views_s)
+        view_s = sum(seconds for _, seconds in self._views_s) / n_views / self.n_at_once
         left_s = (self.budget_s - (time.monotonic() - self.start)) * MARGIN
         levels = [n for n in (len(views), *LEVELS) if n <= len(views)]
         fits = [n for n in levels if n * view_s * self.n_left <= left_s]

@@ -4,11 +4,13 @@ when that is written."""
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from featurestore.disk.durable import file_sha256, remove, write_whole
+from featurestore.disk.durable import appears_whole, file_sha256, remove
 from predictor.members.member import Member, Raw
 from predictor.members.submission import can_write
 from trainer.heads.reads import vectors_of
@@ -21,25 +23,27 @@ class Journal:
         """key : what a line depends on besides its photograph; lines of another key are dropped, as
         all are without `resume`. earlier : other journals whose lines are taken too."""
         self.path, self._key = path, key
-        lines = {}
-        for source in (*earlier, path) if resume else ():
-            for line in self._lines(source):
-                lines[line["group"], line["image_id"], line["sha256"]] = line
-        kept = list(lines.values())
-        self._done = {photograph: line["raw"] for photograph, line in lines.items()}
-        if kept:  # whole: a kill while a journal is taken over must not lose it
-            with can_write(path):
-                write_whole(path, "".join(map(_text, kept)))
-        else:
+        # of the line of each photograph; the lines, kilobytes each, stay on disk
+        self._place: dict[bytes, int] = {}
+        sources = [each for each in (*earlier, path) if resume]
+        if not self._take(sources):
             remove(path)
 
     def get(self, group: int, image_id: str, sha256: str) -> list[Raw] | None:
         """What members of a group said of a photograph with these bytes, if it was finished."""
-        found = self._done.get((group, image_id, sha256))
-        if found is None:
+        place = self._place.get(_name(group, image_id, sha256))
+        if place is None:
+            return None
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(place)
+                line = json.loads(file.readline())
+        except (OSError, ValueError):  # another attempt at this part has finished, and removed it
+            return None
+        if (line["group"], line["image_id"], line["sha256"]) != (group, image_id, sha256):
             return None
         raws = []
-        for values, words in found:
+        for values, words in line["raw"]:
             raws.append(Raw(np.array(values), None if words is None else np.array(words)))
         return raws
 
@@ -58,28 +62,58 @@ class Journal:
         }
         # opened anew each time: closing it writes the line out
         with can_write(self.path), open(self.path, "a") as file:
-            file.write(_text(line))
+            file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         """The output is written."""
         remove(self.path)
 
-    def _lines(self, path: Path) -> Iterator[dict]:
-        try:
-            texts = path.read_text(errors="replace").splitlines()
-        except FileNotFoundError:  # none yet, or whoever wrote it has finished
-            return
-        for text in texts:
+    def _take(self, sources: Sequence[Path]) -> int:
+        """Gather the last line of each photograph; returns how many there are.
+
+        The file appears whole: a kill while a journal is taken over must not lose it.
+        """
+        with ExitStack() as stack:
+            files = []
+            for source in sources:
+                # none yet, or whoever wrote it has finished
+                with suppress(FileNotFoundError):
+                    files.append(stack.enter_context(open(source, "rb")))
+            last: dict[bytes, tuple[BinaryIO, int]] = {}
+            for file in files:
+                for name, place in self._lines(file):
+                    last[name] = file, place
+            if not last:
+                return 0
+            with (
+                can_write(self.path),
+                appears_whole(self.path) as partial,
+                open(partial, "wb") as gathered,
+            ):
+                for name, (file, place) in last.items():
+                    file.seek(place)
+                    self._place[name] = gathered.tell()
+                    gathered.write(file.readline())
+        return len(last)
+
+    def _lines(self, file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+        """Of each whole line of this journal's key: which photograph, and where it begins."""
+        place = 0
+        for text in file:
+            start, place = place, place + len(text)
+            if not text.endswith(b"\n"):
+                continue  # the one that was being written
             try:
                 line = json.loads(text)
             except ValueError:
-                continue  # the one that was being written
+                continue
             if isinstance(line, dict) and line.get("key") == self._key:
-                yield line
+                yield _name(line["group"], line["image_id"], line["sha256"]), start
 
 
-def _text(line: dict) -> str:
-    return json.dumps(line) + "\n"
+def _name(group: int, image_id: str, sha256: str) -> bytes:
+    """A photograph with its bytes, as a backbone's group reads them, in 16 bytes."""
+    return hashlib.sha256(f"{group} {sha256} {image_id}".encode()).digest()[:16]
 
 
 def journal_key(

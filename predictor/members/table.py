@@ -44,7 +44,7 @@ class Table:
     ) -> dict[str, list[np.ndarray]]:
         """(C,) what each member reads beside each photograph; InputError for one without a row."""
         if self.images is None:
-            return {image_id: [np.empty(0)] * len(members) for image_id in image_ids}
+            return dict.fromkeys(image_ids, [np.empty(0)] * len(members))
         known = spelled_as(self.images["image_id"], image_ids)
         place = {image_id: row for row, image_id in enumerate(known)}
         if absent := [image_id for image_id in image_ids if image_id not in place]:
