@@ -35,7 +35,7 @@ from predictor.members.combine import Average, Combiner
 from predictor.members.deadline import Clock
 from predictor.members.ensemble import BankEnsemble, RegressorEnsemble
 from predictor.members.journal import Journal, journal_key
-from predictor.members.member import Member, Raw, Stage, by_spec
+from predictor.members.member import Member, Raw, Stage, by_spec, check_finite
 from predictor.members.table import Table
 from predictor.photographs import Pass
 
@@ -251,7 +251,7 @@ class Predictor:
                 work = Pass(group, views, clock, kept, explainer, damaged, sealed, rows)
                 for found in work.run(stages, todo):
                     # before the journal: what is not finite must not be taken up again
-                    _check_finite(members, found.raws, found.image_id)
+                    check_finite(members, found.raws, found.image_id)
                     if kept and found.n_views:
                         kept.add(group, found.image_id, found.read, found.raws)
                     clock.done(found.n_views, found.seconds)
@@ -376,20 +376,6 @@ def _check_views(views: Sequence[ViewSpec], tokens: TokenSpec) -> None:
             f"transposed views need square tiles, these are {tokens.tile_height} x "
             f"{tokens.tile_width}; choose --tta 1, 2 or 4, or other views"
         )
-
-
-def _check_finite(members: Sequence[Member], raws: Sequence[Raw], image_id: str) -> None:
-    """InputError at the first number that is not finite, rather than after the last photograph."""
-    for member, raw in zip(members, raws, strict=True):
-        if len(failed := np.flatnonzero(~np.isfinite(raw.values_HVK).all((1, 2)))):
-            names = []
-            for h in failed:
-                split = member.splits[h]
-                names.append(f"repeat {split[0]} fold {split[1]}" if split else "the refit")
-            raise InputError(
-                f"{member.name}: {len(failed)} heads say no finite number of {image_id}: "
-                f"{', '.join(names)}; choose other --only-folds, or another run"
-            )
 
 
 def _check_photographs(paths: dict[str, Path], crop: Crop, unusable: dict[str, str] | None) -> None:

@@ -309,6 +309,20 @@ def by_spec(members: Sequence[Member]) -> list[list[int]]:
     return sorted(positions for _, positions in groups)
 
 
+def check_finite(members: Sequence[Member], raws: Sequence[Raw], image_id: str) -> None:
+    """InputError at the first number that is not finite, rather than after the last photograph."""
+    for member, raw in zip(members, raws, strict=True):
+        if len(failed := np.flatnonzero(~np.isfinite(raw.values_HVK).all((1, 2)))):
+            names = []
+            for h in failed:
+                split = member.splits[h]
+                names.append(f"repeat {split[0]} fold {split[1]}" if split else "the refit")
+            raise InputError(
+                f"{member.name}: {len(failed)} heads say no finite number of {image_id}: "
+                f"{', '.join(names)}; choose other --only-folds, or another run"
+            )
+
+
 def check_alike(members: Sequence[Member]) -> None:
     """InputError unless all members predict the same targets by the same constraints and rules, and
     read no more than one store of unknown weights: two need not be of one backbone."""
