@@ -78,7 +78,7 @@ def find_photographs(
         if head not in folders:
             folders[head] = _Folder.of(home, head)
         folder = folders[head]
-        if name and _is_plain_file(f"{folder.place}/{name}"):
+        if name and _is_regular(f"{folder.place}/{name}"):
             # all else is known of its folder, and most folders hold many
             file, is_astray = Path(folder.place, name), folder.is_astray
         else:
@@ -130,7 +130,7 @@ def _split(path: str) -> tuple[str, str]:
     return path[:at], name if is_name else ""
 
 
-def _is_plain_file(place: str) -> bool:
+def _is_regular(place: str) -> bool:
     """Whether a file lies there that is no link."""
     try:
         return stat.S_ISREG(os.lstat(place).st_mode)
