@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from featurestore.errors import InputError
+from featurestore.photos.columns import tidied, tidy
 from featurestore.photos.sites import count_sites, doubts_about_sites, site_of
 
 
@@ -196,3 +197,17 @@ def test_sites_are_counted_where_they_are_known():
     assert count_sites(visits("2015/7/21", "2015-07-21", "2015/7/22")) == 2
     assert count_sites(visits("2015/7/21").drop(columns="Sampling_Date")) is None
     assert count_sites(visits("2015/7/21", np.nan)) is None
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([" a  b", "a b", "1.0", "", "a b"], dtype=object),
+        pd.Series([1.0, np.nan, 2.5]),
+        pd.Series([1, "1", 1.0, True, None], dtype=object),
+    ],
+    ids=["texts", "numbers", "both"],
+)
+def test_a_column_is_tidied_as_each_of_its_cells_is(column):
+    """Texts once each; 1, 1.0 and True are one key of a dict, and other texts."""
+    assert tidied(column).tolist() == [tidy(cell) for cell in column]

@@ -337,7 +337,7 @@ def test_L5_tokens_that_do_not_fit_are_refused_before_a_store_is_laid_out(
 
 @pytest.mark.parametrize(
     "usable, kept",
-    [(1 << 40, 256 << 20), (400 << 20, 100 << 20)],
+    [(1 << 40, 1 << 30), (400 << 20, 100 << 20)],
     ids=["much", "a small container"],
 )
 def test_L5_a_server_keeps_at_most_a_quarter_of_what_is_usable(usable, kept, monkeypatch):

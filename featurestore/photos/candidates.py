@@ -63,7 +63,7 @@ def known_cells(column: pd.Series) -> pd.Series:
 
 
 def _kind_of(cells: pd.Series) -> str | None:
-    if cells.nunique() < 2 or are_dates(cells.map(tidy).unique()):
+    if cells.nunique() < 2 or are_dates(map(tidy, cells.unique())):
         return None
     if not pd.api.types.is_numeric_dtype(cells):
         repeats = cells.nunique() <= len(cells) / 2

@@ -49,6 +49,13 @@ def tidy(cell: object) -> str:
     return " ".join(str(cell).split())
 
 
+def tidied(cells: pd.Series) -> pd.Series:
+    """Each cell `tidy`; of a column of texts each text once, since most have few."""
+    if pd.api.types.infer_dtype(cells, skipna=False) != "string":
+        return cells.map(tidy)
+    return cells.map({text: tidy(text) for text in cells.unique()})
+
+
 def one_case(texts: pd.Series) -> pd.Series:
     """Texts that differ in letter case alone become the one of them that sorts first."""
     return texts.groupby(texts.str.casefold()).transform("min")

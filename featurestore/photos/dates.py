@@ -9,7 +9,7 @@ from datetime import date
 import pandas as pd
 
 from featurestore.errors import InputError, list_some
-from featurestore.photos.columns import ids_of, one_case, tidy
+from featurestore.photos.columns import ids_of, one_case, tidied
 
 MONTHS = (
     "january",
@@ -52,7 +52,7 @@ def dates_of(frame: pd.DataFrame, column: str) -> pd.Series:
     beside 2015/4/3 or 2015/3/4, or beside 4/3/2015 where some dates begin with the day and some
     with the month.
     """
-    written = frame[column].map(tidy)
+    written = tidied(frame[column])
     parsed = written.map({text: parse_date(text) for text in written.unique()})
     # one visit as two sites would put its photographs into two folds: better no folds at all
     _refuse_swappable(frame, column, written, parsed)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from featurestore.errors import InputError, list_some
 from featurestore.format.spec import OWN_COLUMNS
-from featurestore.photos.columns import is_empty, one_case, require_columns, tidy
+from featurestore.photos.columns import is_empty, one_case, require_columns, tidied
 from featurestore.photos.dates import are_dates, dates_of, month_of, parse_date
 
 SITE_COLUMNS = ("State", "Sampling_Date")
@@ -56,7 +56,7 @@ def shared_values(frame: pd.DataFrame, columns: Iterable[str], key: str = "folds
 
 
 def _values_of(frame: pd.DataFrame, column: str) -> pd.Series:
-    texts = frame[column].map(tidy)
+    texts = tidied(frame[column])
     if column == "Sampling_Date" or are_dates(texts.unique()):
         return dates_of(frame, column)
     return one_case(texts)

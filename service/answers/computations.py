@@ -20,7 +20,7 @@ SLOTS = 2
 WAITING = 8
 """More than a page requests at once when nothing is kept yet."""
 
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 1 << 30
 """Most bytes of results, unless usable memory / KEPT_SHARE is less."""
 
 KEPT_SHARE = 4

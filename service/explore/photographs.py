@@ -15,7 +15,7 @@ import pandas as pd
 from featurestore.errors import InputError, UsageError
 from featurestore.format.spec import OWN_COLUMNS
 from featurestore.photos.candidates import could_be_targets, known_cells
-from featurestore.photos.columns import tidy
+from featurestore.photos.columns import tidied, tidy
 from featurestore.photos.dates import are_dates, parse_date
 from featurestore.photos.sites import site_of
 from featurestore.store import FeatureStore
@@ -228,7 +228,7 @@ def date_column(catalog: pd.DataFrame) -> str | None:
         if pd.api.types.is_numeric_dtype(catalog[name]):
             continue
         cells = known_cells(catalog[name])
-        if len(cells) and are_dates(cells.map(tidy).unique()):
+        if len(cells) and are_dates(map(tidy, cells.unique())):
             return name
     return None
 
@@ -238,7 +238,7 @@ def dates(catalog: pd.DataFrame) -> np.ndarray:
     column = date_column(catalog)
     if column is None:
         return np.full(len(catalog), "", object)
-    written = catalog[column].fillna("").astype(str).map(tidy)
+    written = tidied(catalog[column].fillna("").astype(str))
     # each spelling once: there are few days, and many photographs
     days = {text: parse_date(text).day for text in written.unique()}
     iso = {text: day.isoformat() if day else "" for text, day in days.items()}

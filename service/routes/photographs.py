@@ -1,11 +1,14 @@
 """Addresses of lists of photographs: those that pass a filter, and what a filter may ask for."""
 
+from typing import Any
+
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from featurestore.disk.json_values import json_value
+from service.answers import computations
 from service.answers.kept import OF, kept
 from service.answers.openapi import described
 from service.answers.parameters import name_of, opened_of
@@ -48,22 +51,26 @@ async def choices(request: Request) -> Response:
     opened = await run_in_threadpool(opened_of, request)
     frame = await filters.listed_of(request, opened)
 
-    # in a thread: words and days of every photograph are counted
+    # of every photograph words and days are counted
+    def counted() -> dict[str, Any]:
+        return photographs.choices(opened.store, frame)
+
+    errors = await run_in_threadpool(filters.errors_of, request, opened)
+    found = await computations.run(request, (opened.state, "choices", *errors.key), counted)
+
     def made() -> Response:
-        found = photographs.choices(opened.store, frame)
-        errors = filters.errors_of(request, opened)
         if errors.run is None:
             targets = overview.target_columns(opened.store.catalog)
-            found |= {"run": None, "runs": [], "folds": [], "targets": targets, "classes": []}
+            of_run = {"run": None, "runs": [], "folds": [], "targets": targets, "classes": []}
         else:
-            found |= {
+            of_run = {
                 "run": errors.run.name,
                 "runs": sweeps.runs_with_oof(errors.run.parent),
                 "folds": sweeps.fold_names(errors.run),
                 "targets": sweeps.told_targets(errors.run),
                 "classes": sweeps.told_class_names(errors.run),
             }
-        return JsonText(json_value(found | {"target": errors.target}))
+        return JsonText(json_value(found | of_run | {"target": errors.target}))
 
     return await run_in_threadpool(made)
 
