@@ -167,7 +167,12 @@ class Backbone:
             x = make_view(row.tiles_T3HW, row.view, amounts)
             x = normalise(x, self.spec.mean, self.spec.std)
             # in float32 up to here: a view's pixels are the same in every precision
-            made.append(x.to(self.dtype))
+            x = x.to(self.dtype)
+            if len(rows) > 1:
+                # a hsv view has another order in memory, which torch would give its neighbours too;
+                # convolutions round by that order on some CPUs (Zen 3)
+                x = x.contiguous(memory_format=torch.channels_last)
+            made.append(x)
         if len(made) == 1:
             return made[0]
 
