@@ -115,20 +115,35 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-def single_caller_helpers(files: list[Source]) -> list[str]:
-    """Private functions and methods that one place of their file names."""
+def single_caller_helpers(files: list[Source], called: bool = False) -> list[str]:
+    """Private functions and methods that one place of their file names.
+
+    called : only those that are called there, and could be inlined; others are handed on as values
+        (a thread's target, an entry of a table) or are decorated.
+    """
     found = []
     for source in files:
         used = Counter()
+        calls = set()
         for node in ast.walk(source.tree):
-            if isinstance(node, ast.Name):
-                used[node.id] += 1
-            elif isinstance(node, ast.Attribute):
-                used[node.attr] += 1
+            name = name_of(node)
+            if name is not None:
+                used[name] += 1
+            elif isinstance(node, ast.Call):
+                calls.add(name_of(node.func))
         for function in functions(source.tree):
-            if is_private(function.name) and used[function.name] == 1:
+            is_helper = is_private(function.name) and used[function.name] == 1
+            can_be_inlined = function.name in calls and not function.decorator_list
+            if is_helper and (can_be_inlined or not called):
                 found.append(f"{source.module}.{function.name}")
     return found
+
+
+def name_of(node: ast.AST) -> str | None:
+    """What a name or an attribute names."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else None
 
 
 def largest_class(files: list[Source]) -> tuple[str, int]:
@@ -252,6 +267,7 @@ def measure() -> dict[str, object]:
     graph = import_graph(files)
     n_functions = sum(1 for source in files for _ in functions(source.tree))
     helpers = single_caller_helpers(files)
+    called = single_caller_helpers(files, called=True)
     name, n_methods = largest_class(files)
     long_files = {}
     for source in files:
@@ -262,6 +278,7 @@ def measure() -> dict[str, object]:
         **{key: round(value, 2) for key, value in density(files).items()},
         "single_caller_helpers_percent": round(100 * len(helpers) / n_functions, 1),
         "single_caller_helpers": helpers,
+        "of_them_called_percent": round(100 * len(called) / n_functions, 1),
         "largest_class": name,
         "largest_class_methods": n_methods,
         "cycles_of_files": cycles(graph),
