@@ -251,3 +251,19 @@ def test_what_a_filter_may_ask_for_is_counted_once(folder, store, monkeypatch):
     first, again = [[client.get(each).json() for each in asked] for _ in range(2)]
     assert first == again and first[0] != first[1]
     assert len(counted) == 2
+
+
+def test_every_so_many_are_the_same_of_each_table(client):
+    """What the map draws of a million photographs, and its colours."""
+    tables = [
+        f"{S}/map.json?method=pca&view=plain",
+        f"{S}/catalog.json?columns=image_id",
+        f"{LIST}?sweep=drawn&run=001_one",
+    ]
+    for address in tables:
+        rows = client.get(address).json()["rows"]
+        sign = "&" if "?" in address else "?"
+        some = client.get(f"{address}{sign}every=7").json()
+        assert some["rows"] == rows[::7] and some["total"] == len(rows[::7])
+        assert [row[0] for row in some["rows"]] == ["ID0", "ID7", "ID14", "ID21", "ID28"]
+    assert client.get(f"{S}/map.json?every=0").status_code == 400

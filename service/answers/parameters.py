@@ -14,6 +14,10 @@ from service.errors import ServiceError
 from service.library import Library
 from service.served import Opened
 
+EVERY = (
+    "Every so many of the sealed photographs alone, the same of each table.",
+    {"type": "integer", "minimum": 1, "default": 1},
+)
 POSITION = re.compile(r"@(\d{1,9})", re.ASCII)
 
 
@@ -145,6 +149,11 @@ def number_of(request: Request, parameter: str, default: int, most: int, least: 
             f"{parameter}={text[:40]!r}: a whole number, {least} or more, was expected",
         )
     return min(int(text), most)
+
+
+def every_of(request: Request, opened: Opened) -> int:
+    """`?every=`: of how many sealed photographs one is told."""
+    return number_of(request, "every", 1, max(1, opened.store.n_images), least=1)
 
 
 def choice_of(request: Request, parameter: str, choices: tuple[str, ...]) -> str:

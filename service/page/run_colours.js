@@ -14,8 +14,8 @@ const isOfTwo = colour => colour.startsWith(NEARER);
 
 export class RunColours {
   /** chosen: { colour, run, b }; names: columns of the catalog; colourField: where the colours are added; choose(changes): of chosen. */
-  constructor({ chosen, signal, sweep, sweeps, names, colourField, choose }) {
-    Object.assign(this, { chosen, signal, sweep, sweeps, names, colourField, choose });
+  constructor({ chosen, signal, store, every, sweep, sweeps, names, colourField, choose }) {
+    Object.assign(this, { chosen, signal, store, every, sweep, sweeps, names, colourField, choose });
     this.root = el("div", { class: "side-fields" });
     this.classes = []; // of the sweep's targets
     this.ready = early(this.#offer());
@@ -92,11 +92,12 @@ export class RunColours {
 
   async #ofOne(target, isClass) {
     const oofs = `${this.sweep.url}/runs/${encodeURIComponent(this.chosen.run)}/oof.json`,
-      url = withQuery(oofs, { averaged: 1, weights: "last" });
+      some = { sweep: this.sweep.name, run: this.chosen.run, target, every: this.every },
+      url = this.every ? withQuery(`${this.store.url}/photographs.json`, some) : withQuery(oofs, { averaged: 1, weights: "last" });
     const shown = isClass ? "predicted" : "error"; // of a class, the probability of the true word
     return {
       name: isClass ? `probability of the true ${plain(target)}` : `${plain(target)}, predicted − true`,
-      byId: byIdOf(await table(url, this.signal), target, row => row[shown]),
+      byId: byIdOf(await table(url, this.signal), this.every ? null : target, row => row[shown]),
       none: `The run ${this.chosen.run} predicts no ${plain(target)}, so that every point is gray: choose another run or colour.`,
       centred: !isClass,
       from: [url, "Predictions out of fold"],
@@ -123,8 +124,8 @@ export class RunColours {
 const size = value => (value === null ? null : Math.abs(value));
 const less = (value, other) => (value === null || other === null ? null : value - other);
 
-/** What rows tell of a target, by photograph. */
+/** What rows tell of a target, by photograph; null where they are of one alone. */
 function byIdOf(found, target, of) {
-  const rows = found.rows().filter(row => row.target === target);
+  const rows = found.rows().filter(row => !target || row.target === target);
   return new Map(rows.map(row => [row.image_id, of(row)]));
 }

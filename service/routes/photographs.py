@@ -11,7 +11,7 @@ from featurestore.disk.json_values import json_value
 from service.answers import computations
 from service.answers.kept import OF, kept
 from service.answers.openapi import described
-from service.answers.parameters import name_of, opened_of
+from service.answers.parameters import EVERY, every_of, name_of, opened_of
 from service.answers.tables import table_response
 from service.errors import ServiceError
 from service.explore import overview, photographs, pictures, sweeps
@@ -37,11 +37,12 @@ def routes() -> list[Route]:
     ]
 
 
-@described("table", errors=ERRORS, **filters.QUERY)
+@described("table", errors=ERRORS, every=EVERY, **filters.QUERY)
 async def table(request: Request) -> Response:
     """Sealed photographs that pass a filter, in an order, with a run's errors out of fold."""
     opened = await run_in_threadpool(opened_of, request)
     frame = await filters.photographs_of(request, opened)
+    frame = frame.iloc[:: every_of(request, opened)]
     return table_response(request, frame, name_of(request, "format"))
 
 

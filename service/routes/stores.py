@@ -19,7 +19,15 @@ from featurestore.errors import BiomassError
 from service.answers import computations
 from service.answers.kept import OF, kept, tagged
 from service.answers.openapi import VIEW, described
-from service.answers.parameters import choice_of, library_of, name_of, opened_of, view_of
+from service.answers.parameters import (
+    EVERY,
+    choice_of,
+    every_of,
+    library_of,
+    name_of,
+    opened_of,
+    view_of,
+)
 from service.answers.tables import table_response
 from service.errors import ServiceError, translated
 from service.explore import maps
@@ -143,11 +151,13 @@ def one(request: Request) -> Response:
     return JSONResponse(describe(opened) | more)
 
 
-@described("table", of=OF)
+@described("table", of=OF, every=EVERY)
 async def catalog(request: Request) -> Response:
     """The catalog, a row an image, with its position and whether it is sealed."""
     opened = await run_in_threadpool(opened_of, request)
     frame = await computations.run(request, (opened.state, "catalog"), lambda: catalog_of(opened))
+    if (every := every_of(request, opened)) > 1:
+        frame = frame.iloc[opened.store.sealed[::every]]
     return table_response(request, frame, name_of(request, "format"), opened.state)
 
 
@@ -197,6 +207,7 @@ async def odd(request: Request) -> Response:
     "table",
     errors=("not-found", "not-installed", "store-damaged", "store-gone"),
     of=OF,
+    every=EVERY,
     view=VIEW,
     method=(
         "How directions become points.",
@@ -209,4 +220,5 @@ async def image_map(request: Request) -> Response:
     view = view_of(request, opened)
     method = choice_of(request, "method", tuple(maps.METHODS))
     frame = await filters.map_of(request, opened, method, view)
+    frame = frame.iloc[:: every_of(request, opened)]
     return table_response(request, frame, name_of(request, "format"), opened.state)

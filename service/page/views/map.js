@@ -12,6 +12,8 @@ import { AROUND, given, go, href, photographHref, put, read } from "../state.js"
 
 const METHODS = { pca: "PCA", umap: "UMAP", tsne: "t-SNE" };
 const NEVER = new Set(["image_id", "path", "sha256", "status"]); // columns that tell nothing as a colour
+const MOST_DRAWN = 100_000, // of more photographs, some
+  SOME = 20_000;
 const MOST_CORNERS = 60; // of a lasso: it stands in the address
 const HINT = "drag to move, wheel, fingers or + and − to zoom; a click opens a photograph";
 
@@ -22,8 +24,9 @@ export async function show({ state, signal, store, sweep, sweeps }) {
     view = given(state, "view", store.views) ?? store.views[0];
   if (!targetOf(colour)) given({ colour }, "colour", names);
   const chosen = { method, view, colour, run: state.run, b: state.b };
+  const every = store.n_sealed > MOST_DRAWN ? Math.ceil(store.n_sealed / SOME) : null;
   const ids = early(passing({ state, signal, store, sweep }));
-  const map = new PhotographMap({ state, ids, signal, store, sweep, sweeps, chosen, names });
+  const map = new PhotographMap({ state, ids, signal, store, sweep, sweeps, chosen, names, every });
   map.draw(parsed(state.box));
   return { title: "Map", content: map.content };
 }
@@ -44,8 +47,8 @@ function parsed(text) {
 }
 
 class PhotographMap {
-  constructor({ state, ids, signal, store, sweep, sweeps, chosen, names }) {
-    Object.assign(this, { state, passing: ids, signal, store, sweep, sweeps, chosen, names, turn: 0, ids: [], texts: () => [] });
+  constructor({ state, ids, signal, store, sweep, sweeps, chosen, names, every }) {
+    Object.assign(this, { state, passing: ids, signal, store, sweep, sweeps, chosen, names, every, turn: 0, ids: [], texts: () => [] });
     this.note = el("div", { class: "map-note" });
     this.links = el("div");
     this.chart = new Scatter({
@@ -69,9 +72,9 @@ class PhotographMap {
     const { chosen, store, names } = this,
       columns = names.filter(name => !NEVER.has(name)).map(name => [name, plain(name)]);
     this.colourField = select("Colour", [["Catalog", columns]], chosen.colour, colour => this.#choose({ colour }));
-    const { signal, sweep, sweeps } = this,
+    const { signal, sweep, sweeps, every } = this,
       choose = changes => this.#choose(changes);
-    this.runs = new RunColours({ chosen, signal, sweep, sweeps, names, colourField: this.colourField, choose });
+    this.runs = new RunColours({ chosen, signal, store, every, sweep, sweeps, names, colourField: this.colourField, choose });
     return el(
       "div",
       { class: "controls" },
@@ -150,7 +153,7 @@ class PhotographMap {
   async draw(box = null) {
     const turn = ++this.turn,
       { method, view } = this.chosen,
-      url = withQuery(`${this.store.url}/map.json`, { method, view });
+      url = withQuery(`${this.store.url}/map.json`, { method, view, every: this.every });
     this.note.replaceChildren(el("p", { class: "loading" }, "Placing photographs …"));
     try {
       const points = early(table(url, this.signal)),
@@ -177,8 +180,10 @@ class PhotographMap {
     this.chart.lasso = this.#lasso();
     this.chart.set({ x, y, colours: colour.packed, box, shown });
     this.chart.mark(this.ids.indexOf(read().at));
-    const n = passing ? `${count(passing.size, "photograph")} of ${points.n.toLocaleString("en")}` : count(points.n, "photograph"),
-      told = points.n ? `${n}; ${HINT}` : "No photograph is sealed yet.";
+    const all = this.every ? this.store.n_sealed : points.n,
+      n = passing ? `${count(passing.size, "photograph")} of ${all.toLocaleString("en")}` : count(points.n, "photograph"),
+      some = this.every ? `${points.n.toLocaleString("en")} of ${count(all, "photograph")} shown, every ${this.every}th; ` : "",
+      told = points.n ? `${some}${some && !passing ? "" : `${n}; `}${HINT}` : "No photograph is sealed yet.";
     const isTold = !points.n || values.some(value => value !== null && value !== "");
     this.note.replaceChildren(isTold ? colour.legend : el("p", {}, none), el("p", { class: "muted" }, told));
     this.links.replaceChildren(twins(url, "Map"), twins(...from));
@@ -191,7 +196,7 @@ class PhotographMap {
 
   async #column(points, name) {
     const columns = `position,${name}`,
-      catalog = await table(withQuery(`${this.store.url}/catalog.json`, { columns }), this.signal);
+      catalog = await table(withQuery(`${this.store.url}/catalog.json`, { columns, every: this.every }), this.signal);
     const [at, values] = ["position", name].map(each => catalog.column(each)),
       byPosition = new Map();
     for (let i = 0; i < catalog.n; i++) byPosition.set(at[i], values[i]);
