@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from _bench import ROOT, context, finish, work_folder
+from _scale_page import measure_page
 
 from featurestore import open_writer
 from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=64, help="of the tokens")
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--page", action="store_true", help="what `store serve` takes, too")
     parser.add_argument("--dir", type=Path, help="where table, store and runs go")
     options = parser.parse_args()
     with work_folder(options.dir) as folder:
@@ -62,8 +64,12 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             f"{told[name]['wall_s']:8.2f} s, {told[name]['most_gb']:.2f} GB",
             flush=True,
         )
+    page = {}
+    if options.page:
+        (sweep,) = (folder / "runs/ridge").iterdir()
+        page = {"page": measure_page(store, sweep, folder)}
     settings = {key: str(value) for key, value in vars(options).items()}
-    return {"commands": told, **context(settings, ["torch", "numpy", "pandas"])}
+    return {"commands": told, **page, **context(settings, ["torch", "numpy", "pandas"])}
 
 
 def commands(store: Path, epochs: int) -> dict[str, list[str]]:
