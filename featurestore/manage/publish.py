@@ -279,9 +279,14 @@ def scratch_store(folder: Path | None, url: str, *parts: str) -> Iterator[Path]:
     name = hashlib.sha256("\n".join((object_url(url), *parts)).encode()).hexdigest()[:16]
     path = folder / f"biomass-{name}.zarr"
     in_use = path.with_suffix(".scratch")
+    gone = path.with_suffix(".gone")
     with locked(in_use, needed=False):
+        remove(gone)
         yield path
-        remove(path)
+        # under another name: half of it must not be taken for a store to go on with
+        if path.exists():
+            os.replace(path, gone)
+            remove(gone)
         remove(path.with_name(path.name + ".lock"))
         remove(in_use.with_name(in_use.name + ".lock"))
 

@@ -61,7 +61,7 @@ class MergeReport:
         if self.n_linked or self.n_copied:
             how = f"{self.n_linked} shards linked, {self.n_copied} images copied"
         if self.n_put:
-            how = f"{self.n_put} shards were there, the rest of {self.n_copied} images was put"
+            how = f"{self.n_put} shards were there, the rest was put"
         lines = [
             f"{self.path}: {self.n_images} images{left_out} of {self.n_parts} parts; {how}, "
             f"in {duration(self.seconds)}"
@@ -154,10 +154,14 @@ def is_merged(plan: PartPlan, out: Path | str) -> bool:
         return len(store.sealed) + len(store.skipped) == n_images
 
 
+def missing_parts(plan: PartPlan) -> list[int]:
+    """Parts that are not finished; MismatchError for one of another plan."""
+    return [part for part in range(plan.n_parts) if finished_part(plan, part) is None]
+
+
 def check_there(plan: PartPlan) -> None:
     """Errors name the parts that are missing, or one that is of another plan."""
-    missing = [part for part in range(plan.n_parts) if finished_part(plan, part) is None]
-    if missing:
+    if missing := missing_parts(plan):
         raise InputError(
             f"{plan.folder}: {len(missing)} of {plan.n_parts} parts are missing: "
             f"{_ranges(missing)}; build each with `biomass store build --from {plan.folder} "

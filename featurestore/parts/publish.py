@@ -15,6 +15,7 @@ from featurestore.parts.merge import (
     check_there,
     is_merged,
     merge_parts,
+    missing_parts,
     remove_parts,
     report_of,
 )
@@ -47,7 +48,9 @@ def publish_parts(
     plan = load_plan(folder)
     url = published_url(url)
     check_place(plan, url)
-    if plan.url and is_published(plan.url) and is_merged(plan, plan.url):
+    # with all parts at hand it is sealed once more, which removes what a run that was killed left
+    is_told = plan.url and missing_parts(plan) and is_published(plan.url)
+    if is_told and is_merged(plan, plan.url):
         report = report_of(plan, plan.url, start)
     elif plan.url:
         report = _seal(plan, scratch or folder, progress)
@@ -101,7 +104,9 @@ def _seal(plan: PartPlan, scratch: Path, progress: Progress) -> MergeReport:
     attempts = hashlib.sha256(b"".join(told)).hexdigest()
     with scratch_store(scratch, plan.url, plan.spec.to_json(), attempts) as place:
         report = merge_parts(plan.folder, _inner(place), progress=progress)
-        publisher.publish(report.path, put=shards)
+        n_new = publisher.publish(report.path, put=shards)
+    if not n_new:
+        return replace(report, path=plan.url, n_copied=0)
     return replace(report, path=plan.url, n_put=len(shards))
 
 
