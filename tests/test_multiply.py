@@ -28,6 +28,9 @@ from trainer.loop.runs import SweepFolder
 from trainer.loop.sweep import run_sweep
 from trainer.score.constraints import constrained
 
+# not every CPU has bf16: whether that is said is tested apart
+pytestmark = pytest.mark.filterwarnings("ignore:.*this CPU emulates it")
+
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
 LARGE = (1, 3600, 1280)
