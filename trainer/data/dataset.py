@@ -194,7 +194,13 @@ class TrainingData:
             parts[name] = self._tensor(own_rows)
         return parts
 
-    def _own(self, used: UsedStore, name: str, batch: Batch, index: StepIndex) -> Tensor:
+    def _own(
+        self,
+        used: UsedStore,
+        name: str,
+        batch: Batch,
+        index: StepIndex,
+    ) -> Tensor:
         """(Q, B, T, ...) class tokens or pooled vectors of each sample's own row."""
         rows_U = torch.from_numpy(used.rows(name, batch.rows_U2))
         return on_device(rows_U.to(self.dtype), self.device)[index.own_QB]

@@ -194,8 +194,13 @@ def _of_another_tool(
     ids = table["image_id"]
     site_N = sites_for(frame, groups).to_numpy()
     sites = pd.Series(site_N, frame["image_id"].astype(str))
-    # of an id that no image has the site is empty; whoever called refuses the id
-    ours = pd.DataFrame({"image_id": ids, "site": ids.map(sites).fillna(""), "group": ids})
+    columns = {
+        "image_id": ids,
+        # of an id that no image has the site is empty; whoever called refuses the id
+        "site": ids.map(sites).fillna(""),
+        "group": ids,
+    }
+    ours = pd.DataFrame(columns)
     for number, column in enumerate(repeats):
         ours[f"r{number:02d}"] = table[column]
         n_folds = table[column].groupby(ours["site"]).nunique()

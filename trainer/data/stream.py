@@ -160,7 +160,13 @@ class Stream:
             self._epoch = (epoch, orders, view_N)
         return self._epoch[1:]
 
-    def dropout(self, epoch: int, step: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    def dropout(
+        self,
+        epoch: int,
+        step: int,
+        shape: tuple[int, ...],
+        seed: int = 0,
+    ) -> np.ndarray:
         """(Q, *shape) float32 uniforms for one layer, compared with each point's rate; other draws
         for another head's seed."""
         more = [seed] if seed else []  # seed 0 has the address of before there were seeds

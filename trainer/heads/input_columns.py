@@ -101,7 +101,8 @@ class InputColumns:
     def is_number_C(self) -> np.ndarray:
         """Which channels are numbers; the others are words."""
         numbers = [not column.words for column in self.each]
-        return np.repeat(np.array(numbers, bool), [column.width for column in self.each])
+        widths = [column.width for column in self.each]
+        return np.repeat(np.array(numbers, bool), widths)
 
     def encoded(self, frame: pd.DataFrame, where: Path | str) -> np.ndarray:
         """(N, C) float64 rows of a table, as `InputColumn.encoded`, one column after another.

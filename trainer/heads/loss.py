@@ -308,7 +308,12 @@ def initial_biases(
     return biases | {"density.bias": np.concatenate(parts)}
 
 
-def _raw_of(targets: Targets, kind: str, mean_n: np.ndarray, n_parts: int) -> np.ndarray:
+def _raw_of(
+    targets: Targets,
+    kind: str,
+    mean_n: np.ndarray,
+    n_parts: int,
+) -> np.ndarray:
     """Raw outputs whose numbers are these means, of amounts in so many equal parts."""
     if kind == "amount":
         return inverse_softplus(mean_n / n_parts)

@@ -110,7 +110,13 @@ class Regressor:
         """Whether a fit needs sums over its rows alone, which `fit_together` adds up."""
         return False
 
-    def fit(self, x_NF: np.ndarray, y_NK: np.ndarray, group_N: np.ndarray, seed: int) -> State:
+    def fit(
+        self,
+        x_NF: np.ndarray,
+        y_NK: np.ndarray,
+        group_N: np.ndarray,
+        seed: int,
+    ) -> State:
         """What is to be saved: plain arrays, no larger than prediction needs.
 
         Parameters
@@ -366,8 +372,12 @@ def folded(
     coef_FK: np.ndarray, intercept_K: np.ndarray, center_F: np.ndarray, scale_F: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """weight_FK and bias_K with x @ weight + bias = standardised(x) @ coef + intercept."""
+    scale_F1 = scale_F[:, None]
     weight_FK = np.divide(
-        coef_FK, scale_F[:, None], out=np.zeros(coef_FK.shape), where=scale_F[:, None] > 0
+        coef_FK,
+        scale_F1,
+        out=np.zeros(coef_FK.shape),
+        where=scale_F1 > 0,
     )
     return weight_FK, intercept_K - center_F @ weight_FK
 

@@ -49,7 +49,10 @@ def read_head(path: Path, expected: Mapping[str, Kept] | None) -> dict[str, Tens
             tensors = load_file(name)
     except SafetensorError as err:
         raise _damaged(path, str(err)) from err
-    wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    wrong = []
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            wrong.append(name)
     if wrong:
         raise _damaged(path, f"values of {', '.join(wrong)} are not finite")
     return tensors

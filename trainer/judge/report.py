@@ -38,7 +38,8 @@ def draw_curves(metrics: Path, out: Path, by: Score) -> None:
     for ax, (key, title, label) in zip(axes, panels, strict=True):
         folds = np.array([line[f"fold_{key}"] for line in lines], float)
         ax.plot(folds, color=PALE, linewidth=0.8)
-        ax.plot([line[key] for line in lines], color=BLUE, linewidth=1.8, label=label)
+        pooled = [line[key] for line in lines]
+        ax.plot(pooled, color=BLUE, linewidth=1.8, label=label)
         ax.set(title=title, xlabel="epoch")
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)

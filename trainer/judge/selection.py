@@ -120,7 +120,8 @@ def _choices(
     for q, others in enumerate(other_folds(splits)):
         if others and not fails_EG.all():
             # argmin takes the first of equals: the earlier epoch, then the earlier point
-            choice_Q[q] = np.where(fails_EG, np.inf, others_EGQ[..., q]).argmin()
+            error_EG = np.where(fails_EG, np.inf, others_EGQ[..., q])
+            choice_Q[q] = error_EG.argmin()
     return choice_Q
 
 

@@ -52,8 +52,8 @@ class Begun:
 
     def command(self, *options: object) -> str:
         """What a user types to go on with it."""
-        words = ["biomass", "train", "--resume", str(self.folder.path), *map(str, options)]
-        return shlex.join(words)
+        resuming = ["biomass", "train", "--resume", str(self.folder.path)]
+        return shlex.join([*resuming, *map(str, options)])
 
     @property
     def items(self) -> list[Item]:

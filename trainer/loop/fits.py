@@ -228,7 +228,10 @@ def time_fits(sweep: Sweep) -> list[FitTime]:
 
     The baselines beside the board are counted in; what cannot be fitted takes no time.
     """
-    points = [point for point in sweep.config.points if not kinds.load(point.head.kind).trained]
+    points = []
+    for point in sweep.config.points:
+        if not kinds.load(point.head.kind).trained:
+            points.append(point)
     for name in completing(sweep.data.targets, []):
         with suppress(InputError):
             points.append(baseline_point(sweep, name))
@@ -260,7 +263,8 @@ def save_regressor(
 ) -> None:
     """Fit a point's regressor on every image and save it."""
     run.begin(sweep.run_config(p), sweep.data)
-    states, _ = fit_splits(sweep.data, sweep.folds, sweep.splits, sweep.config.points[p], [])
+    point = sweep.config.points[p]
+    states, _ = fit_splits(sweep.data, sweep.folds, sweep.splits, point, [])
     (state,) = states
     run.save_head(ALL_FILE.format(which="last"), _tensors(state))
 

@@ -115,7 +115,9 @@ class SweepConfig:
         missing_version : what a `base` without `config_version` is of; 1 for what was saved.
         """
         first = _validated(of_version(base, missing_version), where)
-        checked = {key: _axis_values(first, key, values, where) for key, values in axes.items()}
+        checked = {}
+        for key, values in axes.items():
+            checked[key] = _axis_values(first, key, values, where)
         return cls(first, checked)
 
     def _check_spaces(self, where: Path) -> None:
@@ -281,7 +283,12 @@ def _leaves(
             yield f"{prefix}{name}", annotation, value
 
 
-def _refuse_unknown(name: str, section: type[Section], prefix: str, path: Path) -> None:
+def _refuse_unknown(
+    name: str,
+    section: type[Section],
+    prefix: str,
+    path: Path,
+) -> None:
     if name not in section.model_fields:
         here = [f"{prefix}{field}" for field in section.model_fields]
         keys = [key for key, _ in fields_of(PointConfig)]

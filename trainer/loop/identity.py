@@ -61,7 +61,9 @@ class Identity:
         return cls(points, dict(saved["facts"]))
 
     def to_json(self) -> str:
-        points = {name: point.model_dump(mode="json") for name, point in self.points.items()}
+        points = {}
+        for name, point in self.points.items():
+            points[name] = point.model_dump(mode="json")
         return json.dumps({"points": points, "facts": self.facts})
 
     def check(self, saved: "Identity", where: str, advice: str) -> None:
@@ -71,12 +73,18 @@ class Identity:
                 f"{where}: holds {_listed(saved.points)}, and this pass trains "
                 f"{_listed(self.points)}; {advice}"
             )
-        for (name, now), before in zip(self.points.items(), saved.points.values(), strict=True):
+        pairs = zip(self.points.items(), saved.points.values(), strict=True)
+        for (name, now), before in pairs:
             check_settings(before, now, f"{where}: {name}", advice)
         check_facts(saved.facts, self.facts, where, advice)
 
 
-def check_settings(before: PointConfig, now: PointConfig, where: str, advice: str) -> None:
+def check_settings(
+    before: PointConfig,
+    now: PointConfig,
+    where: str,
+    advice: str,
+) -> None:
     """MismatchError with the first setting that moves a number and differs, and both its values."""
     names = before.dataset.store_names, now.dataset.store_names
     if names[0] != names[1]:
@@ -95,7 +103,12 @@ def check_settings(before: PointConfig, now: PointConfig, where: str, advice: st
             raise MismatchError(f"{where}: {key} was {old} and is {new} now; {advice}")
 
 
-def check_facts(before: Mapping[str, Any], now: Mapping[str, Any], where: str, advice: str) -> None:
+def check_facts(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    where: str,
+    advice: str,
+) -> None:
     """MismatchError with the first fact that differs, of those that were kept before."""
     kept = dict(_leaves(before))
     for name, value in _leaves(now):

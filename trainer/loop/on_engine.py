@@ -89,7 +89,13 @@ def has_devices(path: Path) -> bool:
     return "devices" in plan_of(path)
 
 
-def pass_item(path: str, item: Item, store: Any, check: bool, device: str) -> dict[str, str]:
+def pass_item(
+    path: str,
+    item: Item,
+    store: Any,
+    check: bool,
+    device: str,
+) -> dict[str, str]:
     """A pass, by what its item says; an engine's task. Returns the points that failed, and why."""
     return resume_pass(Path(path), item, store, progress=False, check=check, device=device)
 

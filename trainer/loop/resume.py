@@ -184,9 +184,10 @@ def _check_checkpoints(begun: Begun) -> None:
     folder = begun.folder
     passes = begun.passes
     plan = folder.path / "sweep.json"
-    trained = {
-        p for p, point in enumerate(sweep.config.points) if kinds.load(point.head.kind).trained
-    }
+    trained = set()
+    for p, point in enumerate(sweep.config.points):
+        if kinds.load(point.head.kind).trained:
+            trained.add(p)
     if {p for points in passes for p in points} != trained:
         raise MismatchError(
             f"{plan}: its passes train the points {list(passes)}, its grid has {sorted(trained)} "

@@ -246,7 +246,8 @@ def _beside_chosen(
 
 def _rank(by: Score, row: Row, scores: Mapping[str, Scores]) -> tuple[bool, float]:
     """Those that failed last, then by score; one that is not defined stands behind all others."""
-    return row.failed, -np.nan_to_num(by.merit(scores["last"].mean), nan=-np.inf)
+    merit = by.merit(scores["last"].mean)
+    return row.failed, -np.nan_to_num(merit, nan=-np.inf)
 
 
 def _save_blend(

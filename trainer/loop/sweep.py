@@ -113,7 +113,11 @@ def fit_points(begun: Begun, progress: bool) -> tuple[list[PointResult], list[Po
     sweep = begun.sweep
     folder = begun.folder
     runs = begun.runs
-    fitted = [p for p in runs if not kinds.load(sweep.config.points[p].head.kind).trained]
+    fitted = []
+    for p in runs:
+        head = sweep.config.points[p].head
+        if not kinds.load(head.kind).trained:
+            fitted.append(p)
     n_beside = len(completing(sweep.data.targets, []))
     n_fits = (n_beside + len(fitted)) * len(sweep.splits)
     with new_bar("fit", n_fits, "fit", progress) as bar:

@@ -49,7 +49,12 @@ def constrained(raw_NK: np.ndarray, targets: Targets, how: str = "order") -> np.
     return values_NK
 
 
-def _balance(values_NK: np.ndarray, raw_NK: np.ndarray, targets: Targets, root: str) -> None:
+def _balance(
+    values_NK: np.ndarray,
+    raw_NK: np.ndarray,
+    targets: Targets,
+    root: str,
+) -> None:
     """Write a tree of sums into the values."""
     place = {name: k for k, name in enumerate(targets.names)}
     if chain := _chain(targets, root):
@@ -200,4 +205,6 @@ def _float64(*arrays: np.ndarray) -> list[np.ndarray]:
 
 def _balanced(total_N: np.ndarray, gdm_N: np.ndarray, green_N: np.ndarray) -> np.ndarray:
     """(..., N, 5) Green, Dead, Clover, GDM, Total from three masses in order."""
-    return np.stack([green_N, total_N - gdm_N, gdm_N - green_N, gdm_N, total_N], axis=-1)
+    dead_N = total_N - gdm_N
+    clover_N = gdm_N - green_N
+    return np.stack([green_N, dead_N, clover_N, gdm_N, total_N], axis=-1)

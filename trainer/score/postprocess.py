@@ -37,7 +37,8 @@ class WaDeadZero:
         gdm_N = values_NK[..., GDM]
         total_N = values_NK[..., TOTAL]
         weights = targets.weights
-        mean_N = gdm_N + weights[TOTAL] * (total_N - gdm_N) / (weights[GDM] + weights[TOTAL])
+        weight_of_both = weights[GDM] + weights[TOTAL]
+        mean_N = gdm_N + weights[TOTAL] * (total_N - gdm_N) / weight_of_both
         changed_NK = _brought_to(values_NK, targets, targets.names[GDM], mean_N).copy()
         changed_NK[..., DEAD] *= 0  # not = 0: what is NaN stays NaN
         changes_N = (state_N == "WA") & (values_NK[..., DEAD] != 0)
@@ -62,7 +63,8 @@ class Clip:
 
     def __call__(self, values_NK: np.ndarray, targets: Targets, state_N: np.ndarray) -> np.ndarray:
         value_N = values_NK[..., targets.names.index(self.target)]
-        return _brought_to(values_NK, targets, self.target, np.clip(value_N, self.low, self.high))
+        clipped_N = np.clip(value_N, self.low, self.high)
+        return _brought_to(values_NK, targets, self.target, clipped_N)
 
     def __str__(self) -> str:
         return f"{self.name} {self.target} to {self.low:g}..{self.high:g}"

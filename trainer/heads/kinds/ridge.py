@@ -64,7 +64,10 @@ class Ridge(Regressor):
             return None
         spaces = []
         for shares in zip(*(state[f"{space}_MK"].T for space in SPACES), strict=True):
-            used = [space for space, share_M in zip(SPACES, shares, strict=True) if share_M.any()]
+            used = []
+            for space, share_M in zip(SPACES, shares, strict=True):
+                if share_M.any():
+                    used.append(space)
             # a target that averages has a map in each of two spaces
             spaces.append("average" if len(used) > 1 else used[0])
         return spaces
