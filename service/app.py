@@ -83,7 +83,11 @@ def create_app(
 
 def _read() -> list[BaseRoute]:
     """What is read and sent as it is; texts compressed, bytes of a store never."""
-    texts = [Route("/openapi.json", openapi.document), *stores.read_routes(), *page.routes()]
+    texts = [
+        Route("/openapi.json", openapi.document),
+        *stores.read_routes(),
+        *page.routes(),
+    ]
     return [
         Route("/healthz", health.healthz),
         Route("/metrics", health.metrics),

@@ -99,9 +99,11 @@ def _imported(module: Path, found: re.Match[str]) -> Path:
 
 def _taken(found: re.Match[str]) -> list[str]:
     """Names of an import: of `{ a, b as c }` a and b, of `* as c` none."""
-    names = (part.split(" as ")[0].strip() for part in (found[2] or "").split(","))
+    listed = found[2] or ""
+    names = (part.split(" as ")[0].strip() for part in listed.split(","))
     return [name for name in names if name]
 
 
 def _variable(module: Path, root: Path) -> str:
-    return "$" + re.sub(r"\W", "_", str(module.relative_to(root).with_suffix("")))
+    name = str(module.relative_to(root).with_suffix(""))
+    return "$" + re.sub(r"\W", "_", name)

@@ -232,8 +232,11 @@ def announce(
 ) -> None:
     """Print the server's address once: with the token for people, in parts for programs."""
     if as_json:
-        print(
-            json.dumps({"url": listening.url, "port": listening.port, "token": token}), flush=True
-        )
+        told = {
+            "url": listening.url,
+            "port": listening.port,
+            "token": token,
+        }
+        print(json.dumps(told), flush=True)
     query = f"?token={quote(token)}" if token else ""
     say(f"{listening.url}{query}")

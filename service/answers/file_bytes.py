@@ -80,7 +80,8 @@ class BytesResponse(Response):
         if ranges:
             status = 206
             pieces, headers = _partial(self.pieces, ranges, n_bytes)
-        headers = {**self.given, **headers, "Content-Length": str(sum(map(length, pieces)))}
+        n_sent = sum(map(length, pieces))
+        headers = {**self.given, **headers, "Content-Length": str(n_sent)}
 
         # opened for HEAD too: it tells the same errors as GET
         paths = {piece.path for piece in pieces if isinstance(piece, Span)}

@@ -37,5 +37,6 @@ def tagged(request: Request, response: Response) -> Response:
 def matches(header: str | None, etag: str) -> bool:
     """Whether If-None-Match names the ETag, or any."""
     # by weak comparison (RFC 9110, 13.1.2)
-    given = [each.strip().removeprefix("W/") for each in (header or "").split(",")]
+    listed = (header or "").split(",")
+    given = [each.strip().removeprefix("W/") for each in listed]
     return given == ["*"] or etag.removeprefix("W/") in given

@@ -149,8 +149,9 @@ def _operation(route: Route, library: Library) -> dict[str, Any]:
         }
         for name, (text, schema, *required) in what.query.items()
     ]
+    file_name = route.endpoint.__module__.rpartition(".")[2]
     return {
-        "operationId": f"{route.endpoint.__module__.rpartition('.')[2]}.{route.endpoint.__name__}",
+        "operationId": f"{file_name}.{route.endpoint.__name__}",
         "summary": " ".join(doc.partition("\n\n")[0].split()),
         "description": doc,
         "parameters": parameters,

@@ -136,7 +136,9 @@ def _inert(cell: Any) -> Any:
 
 
 def _rows(block: pd.DataFrame) -> Iterator[list[Any]]:
-    columns = [[_cell(value) for value in block[name].tolist()] for name in block.columns]
+    columns = []
+    for name in block.columns:
+        columns.append([_cell(value) for value in block[name].tolist()])
     return map(list, zip(*columns, strict=True))
 
 

@@ -96,6 +96,8 @@ def _address(scope: Scope) -> str:
 def resident_bytes(pid: int | str) -> int:
     """Memory of a process, shared pages included; 0 if it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
     except OSError:
         return 0
+    n_pages = int(fields[1])
+    return n_pages * os.sysconf("SC_PAGE_SIZE")

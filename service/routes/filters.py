@@ -202,7 +202,12 @@ def _number(text: str) -> float:
         return math.nan
 
 
-async def map_of(request: Request, opened: Opened, method: str, view: int) -> pd.DataFrame:
+async def map_of(
+    request: Request,
+    opened: Opened,
+    method: str,
+    view: int,
+) -> pd.DataFrame:
     """The map of a store's sealed images: see `maps.image_map`."""
 
     def made() -> Any:

@@ -62,7 +62,13 @@ async def choices(request: Request) -> Response:
     def made() -> Response:
         if errors.run is None:
             targets = overview.target_columns(opened.store.catalog)
-            of_run = {"run": None, "runs": [], "folds": [], "targets": targets, "classes": []}
+            of_run = {
+                "run": None,
+                "runs": [],
+                "folds": [],
+                "targets": targets,
+                "classes": [],
+            }
         else:
             of_run = {
                 "run": errors.run.name,

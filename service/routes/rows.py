@@ -105,7 +105,10 @@ def row_etag(store: FeatureStore, image: int, view: int) -> str:
 
 
 def array_headers(shape: tuple[int, ...], dtype: str) -> dict[str, str]:
-    return {"X-Shape": ",".join(map(str, shape)), "X-Dtype": np.dtype(dtype).str}
+    return {
+        "X-Shape": ",".join(map(str, shape)),
+        "X-Dtype": np.dtype(dtype).str,
+    }
 
 
 def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
