@@ -92,7 +92,8 @@ def check_torch(torch_version: str) -> None:
 def _in_child(source: Path, partial: Path, memory_bytes: int) -> dict:
     """What the child tells, once it has written `partial`."""
     # -P: the folder where this was started is not searched for packages
-    command = [sys.executable, "-P", "-c", START, str(source), str(partial), str(memory_bytes)]
+    arguments = [str(source), str(partial), str(memory_bytes)]
+    command = [sys.executable, "-P", "-c", START, *arguments]
     with starting():
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     try:

@@ -61,7 +61,9 @@ class Refused(Exception):
 
 def main() -> None:
     """Convert one file, and print a line of JSON: what was written, or the error."""
-    source, partial, memory_bytes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    source = sys.argv[1]
+    partial = Path(sys.argv[2])
+    memory_bytes = int(sys.argv[3])
     without_network = leave_network()
     try:
         told = _convert(source, partial, memory_bytes)

@@ -112,8 +112,13 @@ def _candidates(state: Mapping[str, Tensor]) -> list[str]:
 
     import featurestore.backbone.demo.model  # noqa: F401  then timm knows it too
 
-    widths = [t.numel() for name, t in state.items() if CLASS_TOKEN.fullmatch(name)]
-    patches = [t.shape for name, t in state.items() if PATCHES.fullmatch(name) and t.ndim == 4]
+    widths = []
+    patches = []
+    for name, tensor in state.items():
+        if CLASS_TOKEN.fullmatch(name):
+            widths.append(tensor.numel())
+        if PATCHES.fullmatch(name) and tensor.ndim == 4:
+            patches.append(tensor.shape)
     if not widths or not patches:
         return []
     has_registers = any(REGISTERS.fullmatch(name) for name in state)

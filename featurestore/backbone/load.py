@@ -190,7 +190,8 @@ def backbone_of_store(
         if found is None:
             found = restore_backbone(tokens, source, *given)
     except NoDownload as err:
-        places = list_some([str(folder) for folder in dict.fromkeys(folders) if folder.is_dir()])
+        there = [str(folder) for folder in dict.fromkeys(folders) if folder.is_dir()]
+        places = list_some(there)
         name = saved_weights_path(Path(), tokens.weights_sha256).name
         raise InputError(
             f"{err}; give the store's weights with {option} FILE.safetensors, or put {name} beside "
@@ -310,7 +311,12 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
-def _create(model_name: str, weights: str | None, size: tuple[int, int], seed: int) -> nn.Module:
+def _create(
+    model_name: str,
+    weights: str | None,
+    size: tuple[int, int],
+    seed: int,
+) -> nn.Module:
     """The model with its weights, on the CPU in float32."""
     if weights == RANDOM:
         warnings.warn(

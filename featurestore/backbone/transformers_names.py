@@ -240,7 +240,12 @@ def _split(name: str) -> tuple[str, str]:
     return match[1] or "", match[2]
 
 
-def _their_name(part: str, names: Iterable[str], prefix: str, family: Family) -> str:
+def _their_name(
+    part: str,
+    names: Iterable[str],
+    prefix: str,
+    family: Family,
+) -> str:
     """How a file would name a part that it lacks; timm's name if the family has no such part."""
     block, inner = _split(part)
     known = family.inside if block else family.outside

@@ -197,7 +197,10 @@ def _misfit(model: nn.Module, found: Sequence[str], err: Exception) -> str:
     """Which tensors are missing, left over or of another shape, and what to do."""
     expected = list(model.state_dict())
     told = str(err)
-    sizes = [line.strip().rstrip(".") for line in told.splitlines() if "size mismatch for" in line]
+    sizes = []
+    for line in told.splitlines():
+        if "size mismatch for" in line:
+            sizes.append(line.strip().rstrip("."))
     # by timm's names, as its conversion left them; if it failed, by those of the file
     converted = "Error(s) in loading state_dict" in told
     if converted:

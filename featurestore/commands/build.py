@@ -227,7 +227,8 @@ def _build_config_and_url(config: Path | None, given: dict[str, Any]) -> tuple[A
     if not is_elsewhere(out):
         return build_config(config, given), None
     url = published_url(out)
-    return build_config(config, given | {"out": Path(url.rpartition("/")[2])}), url
+    name = url.rpartition("/")[2]
+    return build_config(config, given | {"out": Path(name)}), url
 
 
 def build_config(config: Path | None, given: dict[str, Any]) -> Any:

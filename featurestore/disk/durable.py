@@ -322,7 +322,11 @@ def locked(
         # who holds it is for people: a full disk must not keep a repair out
         with suppress(OSError):
             os.ftruncate(fd, 0)
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
+            holder = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": time.ctime(),
+            }
             pwrite(fd, [json.dumps(holder).encode()], 0)
         yield
     finally:

@@ -35,7 +35,8 @@ def is_held(path: Path) -> bool | None:
         pid = fields[4]
         place, _, inode = fields[5].rpartition(":")
         # some file systems (btrfs, overlays) tell another device there than stat does
-        if inode == str(file.st_ino) and (place == device or pid == str(holder.get("pid"))):
+        is_there = place == device or pid == str(holder.get("pid"))
+        if is_there and inode == str(file.st_ino):
             return True
     return False
 

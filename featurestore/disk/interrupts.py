@@ -113,7 +113,8 @@ def stopped_by_signals(after: str = "") -> Iterator[None]:
         yield
         return
     handler = _Handler(after)
-    taken = [*KILLING, *(each for each in COUNTED_ONCE if signal.getsignal(each) == signal.SIG_DFL)]
+    unhandled = [each for each in COUNTED_ONCE if signal.getsignal(each) == signal.SIG_DFL]
+    taken = [*KILLING, *unhandled]
     before = {each: signal.signal(each, handler) for each in taken}
     _forget()  # nobody asked this command to stop yet
     try:

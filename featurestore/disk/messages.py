@@ -141,7 +141,8 @@ def secure_standard_streams() -> None:
         sys.stdout = _text(buffer, sys.stdout, line_buffering=sys.stdout.isatty())
     if given[1] in (None, sys.__stderr__):
         # no buffer, whose lock would refuse a signal handler that writes amid another write
-        sys.stderr = _text(_Lost(2, "w", closefd=False), sys.stderr, write_through=True)
+        unbuffered = _Lost(2, "w", closefd=False)
+        sys.stderr = _text(unbuffered, sys.stderr, write_through=True)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")
 

@@ -39,6 +39,7 @@ def save_tensors(
     """
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path, metadata)
     if stat.S_IMODE(path.stat().st_mode) != mode:
         path.chmod(mode)  # safetensors 0.8 renames a temporary file of mode 0600 to this name

@@ -58,7 +58,8 @@ def object_url(url: str) -> str:
             f"{shown}: behind a name, password or parameter in a URL; credentials are read from "
             "the environment"
         )
-    if not bucket or {"", ".", ".."} & set(key.split("/") if key else ()):
+    folders = key.split("/") if key else ()
+    if not bucket or {"", ".", ".."} & set(folders):
         raise UsageError(f"{shown}: no store's URL; it looks like s3://bucket/features.zarr")
     return shown
 
@@ -100,7 +101,9 @@ def without_token(url: str) -> str:
     if not usable or any(name != "token" for name, _ in query):
         raise refusal
     path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=")
-    shown = urlunsplit((parts.scheme.lower(), parts.netloc.lower(), path, "", ""))
+    scheme = parts.scheme.lower()
+    host = parts.netloc.lower()
+    shown = urlunsplit((scheme, host, path, "", ""))
     _tokens.update({origin(shown): token for _, token in query})
     return shown
 
@@ -117,7 +120,8 @@ def forget_token(url: str) -> None:
 
 def token_for(url: str) -> str:
     """The token that this URL was given with, or else BIOMASS_TOKEN; empty if there is none."""
-    token = (_tokens.get(origin(url)) or os.environ.get(TOKEN, "")).strip()
+    given = _tokens.get(origin(url)) or os.environ.get(TOKEN, "")
+    token = given.strip()
     if not (token.isascii() and token.isprintable()):  # http.client would refuse it, and tell it
         raise UsageError(
             f"{url}: the token holds what no header can; copy it again as the server prints it"

@@ -174,9 +174,9 @@ def mounts(mountinfo: str) -> list[Mount]:
         super_options = right[2] if len(right) > 2 else ""
         fields = [*left[3:6], *right[:2], super_options]
         # blanks are written as \040
-        unescaped = [
-            re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field) for field in fields
-        ]
+        unescaped = []
+        for field in fields:
+            unescaped.append(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), field))
         found.append(Mount(*unescaped))
     return found
 

@@ -94,7 +94,12 @@ def run(
     return answers
 
 
-def _do(worker: "_Worker", name: str, item: Mapping[str, Any], counted: Tries) -> Any:
+def _do(
+    worker: "_Worker",
+    name: str,
+    item: Mapping[str, Any],
+    counted: Tries,
+) -> Any:
     """A worker's answer for an item, which is tried again while its process dies."""
     while True:
         counted.begin(name)

@@ -92,7 +92,14 @@ def n_nodes() -> int:
     return len(_alive(_import()))
 
 
-def _do(task: str, name: str, item: dict, paths: list[str], tried: str, tries: int) -> dict:
+def _do(
+    task: str,
+    name: str,
+    item: dict,
+    paths: list[str],
+    tried: str,
+    tries: int,
+) -> dict:
     """What a node does: one item, counted before it begins."""
     wait_asleep()
     sys.path += [path for path in paths if path not in sys.path]

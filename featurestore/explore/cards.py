@@ -105,7 +105,8 @@ def _thumb_strip(store: Reader) -> str:
     images = []
     for image in store.sealed[some].tolist():
         small = resized(store.array("thumbs")[image], small_width, CARD_THUMB_HEIGHT)
-        name = escape(store.catalog_rows(np.array([image]))["image_id"].iloc[0])
+        row = store.catalog_rows(np.array([image]))
+        name = escape(row["image_id"].iloc[0])
         images.append(  # the id shows under the mouse
             f'<img src="{_data_uri(small, "JPEG")}" alt="{name}" title="{name}" '
             f'style="height:{CARD_THUMB_HEIGHT}px">'

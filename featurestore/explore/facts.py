@@ -61,7 +61,8 @@ def store_json(store: Reader) -> str:
         "n_sealed": store.n_sealed,
         "n_room": store.layout.n,
     }
-    return json.dumps(counts | json.loads(store.spec.to_json()), indent=1, ensure_ascii=False)
+    spec = json.loads(store.spec.to_json())
+    return json.dumps(counts | spec, indent=1, ensure_ascii=False)
 
 
 def _size_text(n_bytes: int) -> str:

@@ -121,7 +121,8 @@ def requirements(name: str) -> list[Any]:
     from packaging.requirements import Requirement
 
     found = [Requirement(text) for text in metadata.requires(name) or []]
-    return [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
+    no_extra = {"extra": ""}
+    return [each for each in found if each.marker is None or each.marker.evaluate(no_extra)]
 
 
 def version(name: str) -> str | None:
@@ -192,7 +193,9 @@ def check_loading() -> Iterator[Check]:
         )
         return
     yield Check("torch loads", OK, "torch and torchvision do")
-    yield check_cuda(json.loads(done.stdout.splitlines()[-1]), Path("/dev/nvidiactl").exists())
+    told = json.loads(done.stdout.splitlines()[-1])
+    has_driver = Path("/dev/nvidiactl").exists()
+    yield check_cuda(told, has_driver)
 
 
 def check_cuda(torch: dict[str, Any], has_driver: bool) -> Check:

@@ -14,7 +14,12 @@ from featurestore.read.reader import Reader
 BLOCK_BYTES = 4 << 20
 
 
-def nearest(store: Reader, image: int | str, k: int = 5, view: int | str = 0) -> pd.DataFrame:
+def nearest(
+    store: Reader,
+    image: int | str,
+    k: int = 5,
+    view: int | str = 0,
+) -> pd.DataFrame:
     """The k sealed images whose class tokens in a view point where this one's do, itself left out.
 
     A photograph's direction is the mean over tiles of their unit vectors: a quadrat has no left and

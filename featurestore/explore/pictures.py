@@ -17,7 +17,12 @@ GRAY = 128  # a colour that tells nothing
 PERCENTILES = (2, 98)
 
 
-def pca(store: Reader, image: int | str, view: int | str = 0, scale: int = 1) -> np.ndarray:
+def pca(
+    store: Reader,
+    image: int | str,
+    view: int | str = 0,
+    scale: int = 1,
+) -> np.ndarray:
     """The first three principal components of a photograph's patch tokens as red, green and blue.
 
     Tiles lie as in the photograph (halves: left | right), flips are undone, so pictures of all

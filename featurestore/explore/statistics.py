@@ -54,7 +54,9 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
     for cells in table:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        padded = []
+        for cell, width in zip(cells, widths, strict=True):
+            padded.append(cell.rjust(width))
         lines.append(" ".join(padded))
     return "\n".join(lines)
 
@@ -73,7 +75,8 @@ def merged(stats_NS: np.ndarray, kind: str) -> dict[str, float]:
 
     count = fields["count"].sum()
     if not count:
-        return dict.fromkeys(("count", "mean", "std", "min", "max", "norm", "non_finite"), np.nan)
+        names = ("count", "mean", "std", "min", "max", "norm", "non_finite")
+        return dict.fromkeys(names, np.nan)
 
     mean = (fields["count"] * fields["mean"]).sum() / count
     # within rows, and between them: no token is read again

@@ -91,9 +91,10 @@ def dataset(store: Reader) -> xr.Dataset:
     sealed = store.sealed
     if len(sealed) and len(sealed) == sealed[-1] + 1:
         sealed = slice(0, len(sealed))  # a slice of a map is a view
-    arrays = {
-        array.name: array.dims for array in store.spec.arrays(store.n_images) if array.name in NAMES
-    }
+    arrays = {}
+    for array in store.spec.arrays(store.n_images):
+        if array.name in NAMES:
+            arrays[array.name] = array.dims
     lazy = {
         name: xr.Variable(dims, indexing.LazilyIndexedArray(StoredArray(store, name)))
         for name, dims in arrays.items()

@@ -27,7 +27,12 @@ def open_layout(path: Path) -> Layout:
         raise NoAccessError.of(err, path) from err
 
 
-def create_store(path: Path, spec: StoreSpec, n: int, shard_images: int | None = None) -> Layout:
+def create_store(
+    path: Path,
+    spec: StoreSpec,
+    n: int,
+    shard_images: int | None = None,
+) -> Layout:
     """Lay out an empty store with room for n images; the suffix says the format.
 
     It is sparse, and takes no room yet.

@@ -84,7 +84,8 @@ def open_layout(path: Path) -> Layout:
 
 def metadata_crc(layout: Layout) -> int:
     """CRC-32C of all bytes of the file that belong to no array; they never change."""
-    spans = sorted((extent.offset, extent.array.n_bytes) for extent in layout.extents.values())
+    extents = layout.extents.values()
+    spans = sorted((extent.offset, extent.array.n_bytes) for extent in extents)
     # what lies before each array, and behind the last one up to the end of the file
     crc, at = 0, 0
     with open(layout.path, "rb") as file:
@@ -175,7 +176,8 @@ def _add_dataset(file, array: Array) -> None:
     dtype = h5py.h5t.py_create(np.dtype(array.dtype))
     dataset_id = h5py.h5d.create(file.id, array.name.encode(), dtype, space, dcpl)
     dataset = h5py.Dataset(dataset_id)
-    for axis, (dim, label) in enumerate(zip(dataset.dims, array.dims, strict=True)):
+    labelled = zip(dataset.dims, array.dims, strict=True)
+    for axis, (dim, label) in enumerate(labelled):
         dim.label = label
         h5py.h5ds.attach_scale(dataset.id, file[label].id, axis)
 
@@ -232,7 +234,8 @@ def _offset(path: Path, dataset, array: Array) -> int:
 
     # of the implicit index: where the ends are right, all chunks between them are
     start = (0,) * len(array.shape)
-    last = tuple(size - 1 for size in array.shape[:2]) + (0,) * len(array.row_shape)
+    last_row = tuple(size - 1 for size in array.shape[:2])
+    last = last_row + (0,) * len(array.row_shape)
     first = dataset.id.get_chunk_info_by_coord(start).byte_offset
     end = dataset.id.get_chunk_info_by_coord(last).byte_offset
     if (

@@ -38,7 +38,12 @@ Metadata = Callable[[Path, str], dict]
 """Gives the zarr.json of the node at a path, of the type that is named."""
 
 
-def create(path: Path, spec: StoreSpec, n: int, shard_images: int | None = None) -> None:
+def create(
+    path: Path,
+    spec: StoreSpec,
+    n: int,
+    shard_images: int | None = None,
+) -> None:
     """Lay out an empty store for n images; every shard file is sparse and has its index already.
 
     shard_images : whose patches lie in one file; None is as many as SHARD_BYTES hold.

@@ -60,7 +60,13 @@ class ArchiveReport:
 class Archive:
     """An archive open for reading; it has spec, catalog, sealed and rows(image), as a store."""
 
-    def __init__(self, path: Path, scheme: Scheme, attributes: dict, root: "zarr.Group") -> None:
+    def __init__(
+        self,
+        path: Path,
+        scheme: Scheme,
+        attributes: dict,
+        root: "zarr.Group",
+    ) -> None:
         self.path = path
         self.spec = scheme.spec
         self.codec = scheme.codec
@@ -185,7 +191,8 @@ class Archive:
         # and the seal: nothing else vouches for the catalog's cells and the thumbnail
         cells = [column[image : image + 1] for column in self._cells]
         thumb = None if rows.thumb_HW3 is None else rows.thumb_HW3[None]
-        (expected,) = seals(self.spec, image, cells, thumb, self._crc_NV[image : image + 1])
+        crc_1V = self._crc_NV[image : image + 1]
+        (expected,) = seals(self.spec, image, cells, thumb, crc_1V)
         if expected != self._seal_N[image]:
             raise StoreDamaged(
                 f"{self.path}: {self._name(image)}: its seal does not match its catalog row, "
@@ -219,7 +226,8 @@ class Archive:
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
         }
-        return json.dumps(known | json.loads(self.spec.to_json()), indent=1, ensure_ascii=False)
+        spec = json.loads(self.spec.to_json())
+        return json.dumps(known | spec, indent=1, ensure_ascii=False)
 
     def __repr__(self) -> str:
         t = self.spec.tokens

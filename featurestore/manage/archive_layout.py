@@ -184,8 +184,10 @@ def check_array(path: Path, array: Array, scheme: Scheme) -> None:
     unit = chunk if array.name == "patches" else shard
     if math.prod(unit) * np.dtype(array.dtype).itemsize > MOST_CHUNK_BYTES:
         raise StoreDamaged(f"{where}: chunks of {unit} are larger than any we write")
+    # a file spans all axes but the first
+    other_axes = ["0"] * len(array.shape[1:])
     for k in range(-(-scheme.n // first)):
-        file = path.joinpath(array.name, "c", str(k), *("0" for _ in array.shape[1:]))
+        file = path.joinpath(array.name, "c", str(k), *other_axes)
         if not file.is_file():
             raise StoreDamaged(f"{file}: missing; take another copy of the archive")
 

@@ -79,7 +79,8 @@ def write_archive(
         crc_NV = _write_rows(arrays, scheme, _sources(source, images, views), tally, progress)
         _write_catalog(arrays, scheme, source.catalog.iloc[list(images)], crc_NV)
         bytes_in = image_bytes(scheme.spec) * scheme.n
-        bytes_out = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+        files = [file for file in partial.rglob("*") if file.is_file()]
+        bytes_out = sum(file.stat().st_size for file in files)
         error = tally.error() if tally else None
         told = {"error": error, "bytes_in": bytes_in, "bytes_out": bytes_out}
         root.update_attributes(told | {"ratio": bytes_in / bytes_out})

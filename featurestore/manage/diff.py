@@ -83,7 +83,8 @@ def _image_lines(a: Reader, b: Reader) -> Iterator[str]:
 def _sealed_places(store: Reader) -> dict[str, int]:
     """Position of each sealed image, by id."""
     sealed = store.sealed
-    return dict(zip(store.catalog["image_id"].iloc[sealed], sealed.tolist(), strict=True))
+    image_ids = store.catalog["image_id"].iloc[sealed]
+    return dict(zip(image_ids, sealed.tolist(), strict=True))
 
 
 def _cell_lines(a: Reader, b: Reader) -> Iterator[str]:
@@ -97,9 +98,12 @@ def _cell_lines(a: Reader, b: Reader) -> Iterator[str]:
         x = one.loc[both, name]
         y = other.loc[both, name]
         # an empty cell is NaN, which does not equal itself
-        differs = ((x != y) & ~(x.isna() & y.isna())).to_numpy()
+        both_empty = x.isna() & y.isna()
+        differs = ((x != y) & ~both_empty).to_numpy()
         if differs.any():
-            pairs = zip(both[differs], x[differs].tolist(), y[differs].tolist(), strict=True)
+            ours = x[differs].tolist()
+            theirs = y[differs].tolist()
+            pairs = zip(both[differs], ours, theirs, strict=True)
             cells = [f"{image_id}: {one!r} | {other!r}" for image_id, one, other in pairs]
             yield f"catalog: {name!r} differs in {len(cells)} images:{list_some(cells, MOST)}"
 

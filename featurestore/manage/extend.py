@@ -188,7 +188,10 @@ def extend_store(
         # first what costs nothing: after a stop less is left to compute
         _copy_whole(extension, writer)
         ids = writer.image_ids
-        todo = {image: path_of[ids[image]] for image in writer.pending() if ids[image] in path_of}
+        todo = {}
+        for image in writer.pending():
+            if ids[image] in path_of:
+                todo[image] = path_of[ids[image]]
         skipped = {image: unusable[path] for image, path in todo.items() if path in unusable}
         writer.skip({image: each.status for image, each in skipped.items()})
 

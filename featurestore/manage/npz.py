@@ -165,7 +165,8 @@ def import_npz(
         made_by=_made_by(tokens, weights) | max_pixels_told(max_pixels),
     )
     warn_of_removed(out, sealed - set(frame["image_id"]), csv or folder)
-    durable.check_free(out.parent, len(set(frame["image_id"]) - sealed) * image_bytes(spec))
+    n_new = len(set(frame["image_id"]) - sealed)
+    durable.check_free(out.parent, n_new * image_bytes(spec))
 
     tally = ErrorTally()
     with open_writer(out, spec, frame) as writer, lone_threads() as threads:
@@ -177,7 +178,13 @@ def import_npz(
             writer.put(image, rows)
             writer.commit_if_due()
             check_interrupt()
-    return ImportReport(out, len(image_ids), len(pending), time.monotonic() - start, tally.error())
+    return ImportReport(
+        out,
+        len(image_ids),
+        len(pending),
+        time.monotonic() - start,
+        tally.error(),
+    )
 
 
 def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataFrame:
@@ -203,7 +210,8 @@ def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataF
 
 def _views(text: str | None, n_views: int) -> tuple[ViewSpec, ...]:
     """The files' views in order; only ours, and imported_NN, can be named."""
-    known = [view.name for view in VIEWS[:4]] + [f"imported_{v:02d}" for v in range(4, n_views)]
+    known = [view.name for view in VIEWS[:4]]
+    known += [f"imported_{v:02d}" for v in range(4, n_views)]
     names = [name.strip() for name in text.split(",")] if text else known[:n_views]
     imported = {name for name in names if re.fullmatch(r"imported_\d+", name)}
     if ours := [name for name in names if name not in imported]:
@@ -301,7 +309,12 @@ def _rows(
     found = read_photograph(photograph, spec.tokens.bits, spec.max_pixels)
     if found.damage:
         warn_of_sealed(photograph, found.damage)
-    facts = {"sha256": found.sha256, "width": found.width, "height": found.height, "status": "ok"}
+    facts = {
+        "sha256": found.sha256,
+        "width": found.width,
+        "height": found.height,
+        "status": "ok",
+    }
     thumb_HW3 = Crop.of(spec.tokens).thumbnail(found.picture, *spec.thumb)
     return replace(rows, thumb_HW3=thumb_HW3, facts=facts)
 

@@ -180,7 +180,13 @@ class RowSums:
         self._count(len(piece.values) + len(piece.tail), time.perf_counter() - began)
         return piece
 
-    def _read_piece(self, path: Path, buffer: np.ndarray, offset: int, n_values: int) -> Piece:
+    def _read_piece(
+        self,
+        path: Path,
+        buffer: np.ndarray,
+        offset: int,
+        n_values: int,
+    ) -> Piece:
         """Bytes of a file, of which the first n_values are tokens.
 
         Looked through here, beside the thread that sums.
@@ -188,9 +194,9 @@ class RowSums:
         self._pread(path, buffer, offset)
         # in Zarr a piece may begin behind the row's last token, in what follows the row
         values = buffer[: max(0, n_values)]
-        return Piece(
-            values, buffer[len(values) :].tobytes(), not _non_finite(values.view(np.float16))
-        )
+        tail = buffer[len(values) :].tobytes()
+        is_finite = not _non_finite(values.view(np.float16))
+        return Piece(values, tail, is_finite)
 
     def _pread(self, path: Path, buffer: np.ndarray, offset: int) -> np.ndarray:
         self.files.read_into(path, buffer, offset)

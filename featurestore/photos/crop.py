@@ -253,7 +253,12 @@ class Crop:
         return abs(width / height / (wide / high) - 1) <= ASPECT_TOLERANCE
 
 
-def _in_the_middle(width: int, height: int, inner_width: int, inner_height: int) -> Box:
+def _in_the_middle(
+    width: int,
+    height: int,
+    inner_width: int,
+    inner_height: int,
+) -> Box:
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
     return left, top, left + inner_width, top + inner_height
 

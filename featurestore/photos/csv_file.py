@@ -41,7 +41,9 @@ def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     header, lines, columns = _read_columns(csv_path, text, separator)
     if not may_be_empty and not lines:
         raise InputError(f"{csv_path}: no rows; expected a header line and at least one image")
-    cells = {name: np.array(column, object) for name, column in zip(header, columns, strict=True)}
+    cells = {}
+    for name, column in zip(header, columns, strict=True):
+        cells[name] = np.array(column, object)
     table = pd.DataFrame(cells, index=lines, dtype=object)
     table, had_commas = with_points(csv_path, table, separator, TEXT_COLUMNS)
     if separator != ",":
@@ -152,5 +154,7 @@ def _uneven_rows(
 
 def _has_split_number(row: list[str], header: list[str]) -> bool:
     """Whether a decimal comma may have made two cells of one."""
+    if len(row) <= len(header):
+        return False
     pairs = itertools.pairwise(row)
-    return len(row) > len(header) and any(a.isdigit() and b.isdigit() for a, b in pairs)
+    return any(a.isdigit() and b.isdigit() for a, b in pairs)

@@ -138,7 +138,13 @@ def check_sites(frame: pd.DataFrame) -> Iterator[Check]:
         yield Check("sites", WARN, _one_line(doubt))
 
 
-def _photographs(frame: pd.DataFrame, folder: Path, name: str, command: str, advice: str) -> Check:
+def _photographs(
+    frame: pd.DataFrame,
+    folder: Path,
+    name: str,
+    command: str,
+    advice: str,
+) -> Check:
     try:
         paths = find_photographs(
             frame,

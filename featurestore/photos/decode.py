@@ -118,7 +118,12 @@ def decode(
         return decoded
 
 
-def _decode(path: Path, crop: Crop, thumb: tuple[int, int] | None, sealed: bool) -> Decoded:
+def _decode(
+    path: Path,
+    crop: Crop,
+    thumb: tuple[int, int] | None,
+    sealed: bool,
+) -> Decoded:
     photograph = read_photograph(path, crop.bits, crop.max_pixels)
     if photograph.damage and sealed:
         warn_of_sealed(path, photograph.damage)

@@ -43,7 +43,10 @@ def in_spelling_of(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     for image_id, path in zip(ids, frame["path"], strict=True):
         there = path_of.get(image_id, path)
         paths.append(there if normalise_path(there) == normalise_path(path) else path)
-    return frame.assign(image_id=np.array(ids, object), path=np.array(paths, object))
+    return frame.assign(
+        image_id=np.array(ids, object),
+        path=np.array(paths, object),
+    )
 
 
 def _normalise_id(image_id: str) -> str:

@@ -227,7 +227,10 @@ def _damage(data: bytes, header: Header) -> str | None:
     """
     if header.kind != "JPEG":
         return None
-    needed = [data[start:stop] for start, stop in header.spans if data[start + 1] not in COLOUR]
+    needed = []
+    for start, stop in header.spans:
+        if data[start + 1] not in COLOUR:
+            needed.append(data[start:stop])
     jpeg = b"".join(needed)
     warning = scan_warning(jpeg)
     if not warning:

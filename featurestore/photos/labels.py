@@ -95,7 +95,8 @@ def _numbers(frame: pd.DataFrame, target: Target) -> np.ndarray:
     column = frame[target.name]
     value_N = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
     # a text is refused, where a missing value is learned around
-    is_missing = column.isna() | column.astype(str).str.strip().isin(MISSING)
+    texts = column.astype(str).str.strip()
+    is_missing = column.isna() | texts.isin(MISSING)
     is_text_N = np.isnan(value_N) & ~is_missing.to_numpy()
     is_wrong_N = is_text_N | np.isinf(value_N)
     wanted = "a number"
@@ -163,7 +164,15 @@ def unbalanced(
         is_off_N = np.abs(whole_N - sum_N) > allowed_N  # of NaN nothing is true
         for i in np.flatnonzero(is_off_N):
             image_id = str(frame["image_id"].iloc[i])
-            found.append(Imbalance(image_id, whole, parts, float(whole_N[i]), float(sum_N[i])))
+            found.append(
+                Imbalance(
+                    image_id,
+                    whole,
+                    parts,
+                    float(whole_N[i]),
+                    float(sum_N[i]),
+                )
+            )
     return found
 
 

@@ -304,7 +304,12 @@ class RawArrays:
         return [name for name in names if name != "patches" and "/" not in name]
 
 
-def _reopened(kind: type[Reader], source: Source, check: str, fingerprint: str) -> Reader:
+def _reopened(
+    kind: type[Reader],
+    source: Source,
+    check: str,
+    fingerprint: str,
+) -> Reader:
     """The reader that was pickled; MismatchError if another store has taken its place."""
     found = source.layout.spec.fingerprint
     if found != fingerprint:

@@ -130,7 +130,11 @@ class RowArray:
             raise IndexError("an index can only have a single ellipsis ('...')")
 
         at = 0
-        while at < len(key) and (key[at] is None or (key[at] is Ellipsis and n == self.ndim)):
+        while at < len(key):
+            # without an axis left to stand for, an ellipsis indexes none either
+            indexes_none = key[at] is None or (key[at] is Ellipsis and n == self.ndim)
+            if not indexes_none:
+                break
             at += 1
         if at == len(key):
             return key, slice(None), ()

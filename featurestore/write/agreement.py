@@ -76,7 +76,8 @@ def check_labels(store: Reader, frame: pd.DataFrame) -> None:
         # a table put together of several has NaN where the store has nothing
         if kinds[name] == "text":
             ours[name] = ours[name].fillna("")
-        differs = (ours[name] != theirs) & ~(ours[name].isna() & theirs.isna())
+        both_empty = ours[name].isna() & theirs.isna()
+        differs = (ours[name] != theirs) & ~both_empty
         if differs.any():
             raise MismatchError(
                 f"{store.path}: {name!r} in the CSV differs from the store's for "

@@ -113,14 +113,20 @@ def images_bar(title: str, n: int, n_todo: int, progress: bool) -> "Bar | Progre
     return new_bar(title, n, "image", progress, initial=n - n_todo)
 
 
-def finish_build(path: Path | str, n_built: int, skipped: list[str], start: float) -> BuildReport:
+def finish_build(
+    path: Path | str,
+    n_built: int,
+    skipped: list[str],
+    start: float,
+) -> BuildReport:
     """What a build did, and warnings of what a person should know about the store."""
     warn_of_skipped(skipped)
     with open_reader(path) as store:
         sealed = store.catalog.iloc[store.sealed]
         same = sealed[sealed["sha256"].duplicated(keep=False) & (sealed["sha256"] != "")]
         if len(same):
-            ids = [" = ".join(group) for _, group in same.groupby("sha256", sort=False)["image_id"]]
+            groups = same.groupby("sha256", sort=False)["image_id"]
+            ids = [" = ".join(group) for _, group in groups]
             warnings.warn(
                 "photographs with the same bytes under several ids; folds will keep them "
                 f"together:{list_some(ids)}",

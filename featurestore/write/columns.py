@@ -27,7 +27,8 @@ def catalog_columns(frame: pd.DataFrame, slack: float = 1.0) -> tuple[Column, ..
             columns.append(Column(name=name, kind="number"))
             continue
         longest = max((len(str(text).encode()) for text in cells), default=0)
-        width = fixed.get(name) or durable.round_up(max(1, int(longest * slack)), 8)
+        wanted = max(1, int(longest * slack))
+        width = fixed.get(name) or durable.round_up(wanted, 8)
         columns.append(Column(name=name, kind="text", width=width))
     return tuple(columns)
 
@@ -53,4 +54,5 @@ def encode_column(column: Column, values: Any) -> np.ndarray:
             f"{column.name}: {too_long[0].decode()!r} needs {len(too_long[0])} bytes, the store's "
             f"column has {column.width}; build another store"
         )
-    return np.array(encoded, f"S{column.width}").view(np.uint8).reshape(len(encoded), column.width)
+    padded = np.array(encoded, f"S{column.width}")
+    return padded.view(np.uint8).reshape(len(encoded), column.width)

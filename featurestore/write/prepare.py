@@ -198,7 +198,12 @@ def installed_versions() -> dict[str, str]:
     return {name: installed_version(name) for name in packages}
 
 
-def _load(config: BuildConfig, spec: StoreSpec | None, aspect: float, save: bool) -> Backbone:
+def _load(
+    config: BuildConfig,
+    spec: StoreSpec | None,
+    aspect: float,
+    save: bool,
+) -> Backbone:
     """The backbone; where a store is there and no weights are named, with those kept beside it."""
     weights = config.weights
     if weights is None and spec and spec.tokens.model == config.backbone:

@@ -174,9 +174,12 @@ def _plan_site(seed: int, state: str, day: int) -> Site:
 def _plan_photo(seed: int, number: int, split: str, site: Site) -> Photo:
     rng = np.random.default_rng([seed, 2, number])
     total_g = np.clip(site.total_g * rng.lognormal(0, 0.4), 1, 180)
-    dead_g = total_g * np.clip(site.dead_share * rng.lognormal(0, 0.3), 0, 0.8)
-    clover_g = (total_g - dead_g) * np.clip(site.clover_share * rng.lognormal(0, 0.3), 0, 0.95)
-    return Photo(f"ID{number}", split, site, total_g - dead_g - clover_g, dead_g, clover_g)
+    dead_share = np.clip(site.dead_share * rng.lognormal(0, 0.3), 0, 0.8)
+    dead_g = total_g * dead_share
+    clover_share = np.clip(site.clover_share * rng.lognormal(0, 0.3), 0, 0.95)
+    clover_g = (total_g - dead_g) * clover_share
+    green_g = total_g - dead_g - clover_g
+    return Photo(f"ID{number}", split, site, green_g, dead_g, clover_g)
 
 
 def _draw_photo(out: Path, seed: int, photo: Photo) -> dict[str, object]:

@@ -93,7 +93,12 @@ def _plan_farm(rng: np.random.Generator, species: str) -> Site:
     )
 
 
-def _plan_field(rng: np.random.Generator, image_id: str, split: str, site: Site) -> Photo:
+def _plan_field(
+    rng: np.random.Generator,
+    image_id: str,
+    split: str,
+    site: Site,
+) -> Photo:
     total_g = float(np.clip(site.total_g * rng.lognormal(0, 0.4), 2, 150))
     dead_g = total_g * site.dead_share
     clover_g = (total_g - dead_g) * site.clover_share

@@ -94,7 +94,8 @@ def sow_clover(rng: np.random.Generator, sown_cm2: float, levels: tuple[float, f
     size_S = LEAFLET_CM * rng.lognormal(-0.04, 0.2, n)  # whose squares, the areas, have that mean
 
     heading_S1 = rng.uniform(0, 2 * np.pi, (n, 1))
-    turn_S3 = heading_S1 + np.radians([0, 120, 240]) + rng.normal(0, 0.1, (n, 3))
+    apart_3 = np.radians([0, 120, 240])
+    turn_S3 = heading_S1 + apart_3 + rng.normal(0, 0.1, (n, 3))
     cos_S3 = np.cos(turn_S3)
     sin_S3 = np.sin(turn_S3)
     rotate_S34 = np.stack([cos_S3, -sin_S3, sin_S3, cos_S3], -1)

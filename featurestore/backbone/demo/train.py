@@ -25,7 +25,13 @@ from featurestore.photos.views import normalise
 TRAIN_SEED, TEST_SEED = 1_000_000, 2_000_000  # the demo's are small
 SQUARE_G = 20.0  # about the mass of a square; what the losses are measured in
 # clover, dead, green: and GDM, Total
-TARGETS_35 = torch.tensor([[1.0, 0, 0, 1, 1], [0, 1, 0, 0, 1], [0, 0, 1, 1, 1]])
+TARGETS_35 = torch.tensor(
+    [
+        [1.0, 0, 0, 1, 1],
+        [0, 1, 0, 0, 1],
+        [0, 0, 1, 1, 1],
+    ]
+)
 WEIGHTS_5 = torch.tensor([0.1, 0.1, 0.1, 0.2, 0.5])  # the contest's
 
 
@@ -185,12 +191,16 @@ def _square(pastures: Pastures, n: int, rng: np.random.Generator) -> tuple[np.nd
     cells = pastures.grams_NGhw.shape[2]
     patch = pastures.pixels_NHW3.shape[1] // cells
     first = rng.integers(0, cells + 1)  # at whole patches: grams are known for those alone
-    turns, mirror = rng.integers(4), rng.integers(2)
+    turns = rng.integers(4)
+    mirror = rng.integers(2)
     pixels_HW3 = pastures.pixels_NHW3[n, :, first * patch : (first + cells) * patch]
     grams_Ghw = pastures.grams_NGhw[n, :, :, first : first + cells]
     if mirror:
-        pixels_HW3, grams_Ghw = pixels_HW3[:, ::-1], grams_Ghw[:, :, ::-1]
-    return np.rot90(pixels_HW3, turns, (0, 1)), np.rot90(grams_Ghw, turns, (1, 2))
+        pixels_HW3 = pixels_HW3[:, ::-1]
+        grams_Ghw = grams_Ghw[:, :, ::-1]
+    turned_HW3 = np.rot90(pixels_HW3, turns, (0, 1))
+    turned_Ghw = np.rot90(grams_Ghw, turns, (1, 2))
+    return turned_HW3, turned_Ghw
 
 
 def _unit(pixels_BHW3: np.ndarray) -> Tensor:
@@ -240,7 +250,9 @@ def save(model: nn.Module, path: Path) -> None:
     """The weights in half precision, as a file that appears whole."""
     from safetensors.torch import save as as_bytes
 
-    halves = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    halves = {}
+    for name, tensor in model.state_dict().items():
+        halves[name] = tensor.half().contiguous()
     write_whole(path, as_bytes(halves))
 
 

@@ -146,7 +146,13 @@ class Cache:
         with in_use(self.path), with_room(path, lambda: open(path, "rb", buffering=0)) as file:
             return any(os.pread(file.fileno(), 4, offset + n_bytes))
 
-    def write_row(self, image: int, view: int, tokens_TPD: np.ndarray, crc: int) -> list[int]:
+    def write_row(
+        self,
+        image: int,
+        view: int,
+        tokens_TPD: np.ndarray,
+        crc: int,
+    ) -> list[int]:
         """Keep a row and its CRC-32C; numbers of the files that were emptied for it.
 
         Views of their maps stay as they are.
@@ -209,7 +215,8 @@ class Cache:
         partial = path.with_name(path.name + ".partial")
         partial.write_bytes(b"")
         with open(path, "rb", buffering=0) as old:  # what follows the rows is kept
-            self._write(partial, [os.pread(old.fileno(), size - end, end)], end)
+            tail = os.pread(old.fileno(), size - end, end)
+            self._write(partial, [tail], end)
         # neither synced nor durable: a cache that is torn is made anew
         os.replace(partial, path)
         found = os.stat(path)
@@ -227,7 +234,8 @@ class Cache:
         with in_use(self.path), open(extent.paths[0], "rb") as file:
             crc = 0
             for at in range(0, extent.array.n_bytes, 1 << 22):
-                crc = crc32c(file.read(min(1 << 22, extent.array.n_bytes - at)), start=crc)
+                n_left = extent.array.n_bytes - at
+                crc = crc32c(file.read(min(1 << 22, n_left)), start=crc)
         return crc == kept_crc
 
     def write_array(

@@ -23,7 +23,13 @@ SLOTS = 64  # processes that read the same store on this machine, each from a fo
 TRIES = 10  # to share a folder that others remove
 
 
-def take_own(root: Path, key: str, spec: StoreSpec, n: int, held: ExitStack) -> tuple[Layout, bool]:
+def take_own(
+    root: Path,
+    key: str,
+    spec: StoreSpec,
+    n: int,
+    held: ExitStack,
+) -> tuple[Layout, bool]:
     """The first folder for this key that no process uses, locked; and that nobody shares it."""
     for number in range(SLOTS):
         path = _named(root, key, number)
@@ -66,7 +72,12 @@ def _named(root: Path, key: str, number: int) -> Path:
     return Path(os.path.realpath(root)) / f"{key}-{number}.zarr"
 
 
-def _enter(held: ExitStack, path: Path, wait: bool = False, shared: bool = False) -> None:
+def _enter(
+    held: ExitStack,
+    path: Path,
+    wait: bool = False,
+    shared: bool = False,
+) -> None:
     try:
         held.enter_context(locked(path, wait, shared=shared))
     except InputError as err:
@@ -103,7 +114,9 @@ def other_caches(root: Path, own: Path) -> list[tuple[Path, int]]:
     found = [path for path in inside if OURS.fullmatch(path.name) and path != own]
     others = []
     for path in sorted(found, key=used_ns):
-        files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+        files = []
+        for folder, _, names in os.walk(path):
+            files += [Path(folder) / name for name in names]
         others.append((path, sum(map(disk_bytes, files))))
     return others
 

@@ -32,15 +32,16 @@ class Http:
         about = self._client.json()
         spec = about.get("spec")
         n = about.get("n_room")
-        if not isinstance(spec, dict | str) or type(n) is not int or not 1 <= n <= MOST_IMAGES:
+        is_room = type(n) is int and 1 <= n <= MOST_IMAGES
+        if not isinstance(spec, dict | str) or not is_room:
             found = f"spec {type(spec).__name__}, n_room {reprlib.repr(n)}"
             raise InputError(
                 f"{self.url}: the answer tells of no store ({found}); is this URL a store's, as "
                 "`biomass store serve` prints it?"
             )
         self._client.check_generation(str(about.get("generation", "")))
-        spec = StoreSpec.from_json(spec if isinstance(spec, str) else json.dumps(spec), self.url)
-        return spec, n
+        text = spec if isinstance(spec, str) else json.dumps(spec)
+        return StoreSpec.from_json(text, self.url), n
 
     def seals(self, n: int) -> np.ndarray:
         seal_N = self._client.bytes("/arrays/seal", 4 * n).view("<u4")

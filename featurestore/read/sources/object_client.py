@@ -220,7 +220,9 @@ def _refusal(err: Exception, where: str) -> Exception | None:
 def _element(text: str, name: str) -> str:
     """Of an answer in XML."""
     found = re.search(rf"<{name}>([^<]*)</{name}>", text)
-    return "".join(c if c.isprintable() else " " for c in found[1]) if found else ""
+    if not found:
+        return ""
+    return "".join(c if c.isprintable() else " " for c in found[1])
 
 
 def without_secrets(text: str) -> str:
