@@ -74,6 +74,7 @@ function inRequests(wanted) {
 }
 
 async function fetchThumbs(wanted) {
+  wanted.forEach(([image]) => image.setAttribute("aria-busy", "true"));
   const { store } = wanted[0][1],
     url = `${store.url}/thumbs.json?${wanted.map(asQuery).join("&")}`;
   try {
@@ -85,6 +86,8 @@ async function fetchThumbs(wanted) {
     });
   } catch {
     wanted.forEach(([image]) => leaveEmpty(image));
+  } finally {
+    wanted.forEach(([image]) => image.removeAttribute("aria-busy"));
   }
 }
 
