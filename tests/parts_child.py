@@ -18,6 +18,7 @@ import writer_child
 from conftest import tiny_frame, tiny_rows, tiny_spec
 
 from featurestore import open_writer
+from featurestore.format.spec import StoreSpec
 from featurestore.parts import build, devices, plan
 from featurestore.parts.build import build_part
 from featurestore.parts.merge import merge_parts
@@ -62,6 +63,14 @@ def prepare_tiny(beside: Path, monkeypatch) -> SimpleNamespace:
     for module in (plan, devices):
         monkeypatch.setattr(module, "prepare_build", lambda _config, save=True: prepared)
     return prepared
+
+
+def whole_store(path: Path, spec: StoreSpec) -> Path:
+    """The store that no parts were made for."""
+    with open_writer(path, spec, tiny_frame(N_IMAGES)) as writer:
+        for image in writer.pending():
+            writer.put(image, tiny_rows(spec, image))
+    return path
 
 
 def put_rows(plan: PartPlan, part: int, _backbone: object, out: Path, _progress: bool) -> list:

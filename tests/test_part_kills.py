@@ -5,12 +5,12 @@ from pathlib import Path
 
 import parts_child
 import pytest
-from conftest import tiny_frame, tiny_rows, tiny_spec
+from conftest import tiny_frame, tiny_spec
 from test_crash import SYSTEM_CALLS, needs_strace
 from test_writer import digest
 from writer_child import builders
 
-from featurestore import FeatureStore, open_writer
+from featurestore import FeatureStore
 
 pytestmark = pytest.mark.system
 CALLS = (*SYSTEM_CALLS, "linkat", "mkdirat")
@@ -44,13 +44,9 @@ def built(planned, memory_path, child) -> Path:
 
 def one_store(path: Path, folder: Path) -> Path:
     """The store that no parts were made for."""
-    frame = tiny_frame(parts_child.N_IMAGES)
     spec = FeatureStore.open(folder / "parts/00000/features.zarr").spec
-    assert spec.tokens == tiny_spec(frame).tokens
-    with open_writer(path, spec, frame) as writer:
-        for image in writer.pending():
-            writer.put(image, tiny_rows(spec, image))
-    return path
+    assert spec.tokens == tiny_spec(tiny_frame(parts_child.N_IMAGES)).tokens
+    return parts_child.whole_store(path, spec)
 
 
 def part_survives(child, planned: Path, clean: str, **kill) -> bool:

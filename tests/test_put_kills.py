@@ -6,11 +6,9 @@ from pathlib import Path
 
 import parts_child
 import pytest
-from conftest import tiny_frame, tiny_rows
 from test_publish import files
 from writer_child import builders
 
-from featurestore import open_writer
 from featurestore.parts.plan import PartPlan
 
 pytestmark = pytest.mark.system
@@ -35,11 +33,7 @@ def planned(bucket, memory_path, monkeypatch) -> PartPlan:
 
 @pytest.fixture
 def whole(planned, memory_path) -> dict[str, bytes]:
-    path = memory_path / "whole.zarr"
-    with open_writer(path, planned.spec, tiny_frame()) as writer:
-        for image in writer.pending():
-            writer.put(image, tiny_rows(planned.spec, image))
-    return files(path)
+    return files(parts_child.whole_store(memory_path / "whole.zarr", planned.spec))
 
 
 class Trial:

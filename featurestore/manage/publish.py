@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from featurestore.disk.durable import check_writable, locked, remove
+from featurestore.disk.durable import check_writable, locked, remove, rename
 from featurestore.disk.interrupts import check_interrupt
 from featurestore.disk.threads import Pool
 from featurestore.disk.urls import object_url, published_url
@@ -228,17 +228,17 @@ def put_shard(
         facts = None
     e_tag = None if facts else client.create(key, path)
     if e_tag is not None:
-        put = PutShard(e_tag, md5)
-        if _md5_there(client, key, ObjectFacts(path.stat().st_size, e_tag, ""), {md5}) != md5:
+        n_bytes = os.path.getsize(path)
+        if MD5.fullmatch(e_tag) and _md5_there(client, key, n_bytes, e_tag, {md5}) != md5:
             raise StoreDamaged(
                 f"{client.url}/{key}: its bytes changed on their way; remove the object and start "
                 "again"
             )
-        return put
+        return PutShard(e_tag, md5)
 
     facts = facts or client.facts(key)
     known = {md5, *others()}
-    there = _md5_there(client, key, facts, known)
+    there = _md5_there(client, key, facts.size, facts.e_tag, known)
     if there not in known:
         raise MismatchError(
             f"{client.url}/{key}: bytes that no attempt at this part has made; another store is "
@@ -249,18 +249,25 @@ def put_shard(
 
 def _is_still(client: ObjectClient, key: str, facts: ObjectFacts, shard: PutShard) -> bool:
     """Whether an object of the right length is the one that was put, or has its bytes."""
-    is_same = facts.e_tag and facts.e_tag.strip('"') == shard.e_tag.strip('"')
-    return is_same or _md5_there(client, key, facts, {shard.md5}) == shard.md5
+    if facts.e_tag and facts.e_tag.strip('"') == shard.e_tag.strip('"'):
+        return True
+    return _md5_there(client, key, facts.size, facts.e_tag, {shard.md5}) == shard.md5
 
 
-def _md5_there(client: ObjectClient, key: str, facts: ObjectFacts, known: Collection[str]) -> str:
+def _md5_there(
+    client: ObjectClient,
+    key: str,
+    n_bytes: int,
+    e_tag: str,
+    known: Collection[str],
+) -> str:
     """MD5 of an object, which is read unless its ETag is one of those that are known."""
-    found = MD5.fullmatch(facts.e_tag)
+    found = MD5.fullmatch(e_tag)
     if found and found[1] in known:
         return found[1]
     digest = hashlib.md5(usedforsecurity=False)
-    for start in range(0, facts.size, PIECE):
-        digest.update(client.get_range(key, start, min(start + PIECE, facts.size)))
+    for start in range(0, n_bytes, PIECE):
+        digest.update(client.get_range(key, start, min(start + PIECE, n_bytes)))
     return digest.hexdigest()
 
 
@@ -285,7 +292,7 @@ def scratch_store(folder: Path | None, url: str, *parts: str) -> Iterator[Path]:
         yield path
         # under another name: half of it must not be taken for a store to go on with
         if path.exists():
-            os.replace(path, gone)
+            rename(path, gone)
             remove(gone)
         remove(path.with_name(path.name + ".lock"))
         remove(in_use.with_name(in_use.name + ".lock"))
