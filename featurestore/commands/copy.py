@@ -132,13 +132,15 @@ def store_merge(
 
         if bool(parts) == bool(planned):
             raise UsageError("name the stores to merge, or --from with the folder of a plan")
+        if remove_parts and not planned:
+            raise UsageError("--remove-parts: removes parts of a plan; give --from, too")
+        # before the plan is read: a mistake in the options must not wait for torch
+        if out is not None:
+            check_store_name(out)
         if planned:
             out = _place_of(planned, out)
         if out is None:
             raise UsageError("name what is written: --out")
-        check_store_name(out)
-        if remove_parts and not planned:
-            raise UsageError("--remove-parts: removes parts of a plan; give --from, too")
         if planned:
             report = _merge_planned(planned, out, remove_parts, **options)
         else:
