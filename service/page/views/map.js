@@ -182,8 +182,8 @@ class PhotographMap {
     this.chart.mark(this.ids.indexOf(read().at));
     const all = this.every ? this.store.n_sealed : points.n,
       n = passing ? `${count(passing.size, "photograph")} of ${all.toLocaleString("en")}` : count(points.n, "photograph"),
-      some = this.every ? `${points.n.toLocaleString("en")} of ${count(all, "photograph")} shown, every ${this.every}th; ` : "",
-      told = points.n ? `${some}${some && !passing ? "" : `${n}; `}${HINT}` : "No photograph is sealed yet.";
+      some = this.every ? `${points.n.toLocaleString("en")} of ${count(all, "photograph")} shown, one in ${this.every}` : null,
+      told = points.n ? [some, some && !passing ? null : n, HINT].filter(Boolean).join("; ") : "No photograph is sealed yet.";
     const isTold = !points.n || values.some(value => value !== null && value !== "");
     this.note.replaceChildren(isTold ? colour.legend : el("p", {}, none), el("p", { class: "muted" }, told));
     this.links.replaceChildren(twins(url, "Map"), twins(...from));
