@@ -161,9 +161,8 @@ class RowSums:
         buffers = deque(np.empty(self._piece, np.uint8) for _ in range(n_ahead))
         waiting = deque()
         for path, offset, size, n_values in places:
-            waiting.append(
-                readers.submit(self._read_piece, path, buffers[0][:size], offset, n_values),
-            )
+            buffer = buffers[0][:size]
+            waiting.append(readers.submit(self._read_piece, path, buffer, offset, n_values))
             buffers.rotate(-1)
             # one buffer is never read into: it holds the piece that the caller is still summing
             if len(waiting) == n_ahead - 1:

@@ -143,7 +143,7 @@ def build_part(
         receipt = Receipt(*whose, round(time.monotonic() - start, 3), socket.gethostname())
         durable.write_whole(made / RECEIPT, json.dumps(asdict(receipt)))
         try:
-            # durable already: the writer synced the store, which is most of a small part's time
+            # nothing is synced once more: the writer did, as the store grew
             durable.rename(made, place)
         except OSError as err:
             if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):

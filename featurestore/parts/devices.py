@@ -21,6 +21,7 @@ from featurestore.parts.build import finished_part, scratch_folder
 from featurestore.parts.merge import is_merged, merge_parts
 from featurestore.parts.plan import CATALOG, PLAN, PartPlan, plan_parts
 from featurestore.parts.publish import is_published, publish_parts
+from featurestore.parts.put import ATTEMPTS, RECORDS
 from featurestore.read.open import open_reader
 from featurestore.write.agreement import check_labels, check_same
 from featurestore.write.build import BuildReport, build_store, finish_build, images_bar
@@ -28,7 +29,7 @@ from featurestore.write.config import BuildConfig
 from featurestore.write.prepare import prepare_build
 
 TASK = "featurestore.parts.build:part_task"
-MADE = ("parts", "attempts", "records", "tries")
+MADE = ("parts", ATTEMPTS, RECORDS, "tries")
 PARTS_A_DEVICE = 4
 """So that a slow device holds the others up for a fourth of its work at most."""
 LEAST_PARTS, MOST_PARTS = 8, 64

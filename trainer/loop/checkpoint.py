@@ -135,8 +135,8 @@ def _load(path: Path, trainers: Sequence[BankTrainer], identity: Identity) -> No
         if not any("/adamw/" in name for name in found):  # saved before the optimiser's first step
             expected = {name: kept for name, kept in expected.items() if "/adamw/" not in name}
         for b in range(len(trainers)):
-            _, (n_losses, *_) = found.get(f"{b}/losses", ("", (-1,)))
-            if n_losses == 0:  # of no batch, so of no type
+            _, shape = found.get(f"{b}/losses", ("", (-1,)))
+            if tuple(shape[:1]) == (0,):  # of no batch, so of no type
                 _, axes = expected[f"{b}/losses"]
                 expected[f"{b}/losses"] = "F64", axes
         if faults := differences(found, expected):
