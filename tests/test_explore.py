@@ -19,6 +19,7 @@ from sweeps import set_status, write_store
 
 from featurestore import FeatureStore, open_writer
 from featurestore.errors import InputError, UsageError
+from featurestore.explore.neighbours import Directions, directions, nearest
 from featurestore.explore.pictures import components
 
 EVIL = '<script>alert("1")</script>'
@@ -238,6 +239,22 @@ def test_nearest_is_the_cosine_of_tile_means(tiny, monkeypatch):
 def test_nearest_skips_what_is_not_sealed(store_path):
     write_tiny(store_path, seal=3)
     assert sorted(FeatureStore.open(store_path).nearest(0, k=9)["image_id"]) == ["ID001", "ID002"]
+
+
+def test_equal_photographs_stay_in_their_order_from_kept_directions_too(tmp_path):
+    def equal(rows, image):
+        rows.cls_VTD[:] = 1 if image != 2 else -1
+        return rows
+
+    store = write_rows(tmp_path / "a.h5", equal)
+    kept = directions(store, 0)
+    for k, found in (1, ["ID000"]), (2, ["ID000", "ID003"]), (3, ["ID000", "ID003", "ID002"]):
+        assert nearest(store, 1, k)["image_id"].tolist() == found
+        assert nearest(store, 1, k, kept=kept).equals(nearest(store, 1, k))
+    # of what was kept, not of what is there now
+    assert nearest(store, 1, kept=Directions(*(each[2:] for each in kept))).equals(
+        nearest(store, 1).iloc[1:].reset_index(drop=True)
+    )
 
 
 def test_a_zero_class_token_is_like_nothing(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.explore.facts import facts
-from featurestore.explore.neighbours import nearest
+from featurestore.explore.neighbours import Directions, most_similar
 from featurestore.explore.pictures import aspect
 from featurestore.format.spec import STATS
 from featurestore.photos.candidates import could_be_targets, known_cells
@@ -132,15 +132,24 @@ def _moments(values: pd.DataFrame, group: pd.Series) -> list[dict[str, Any]]:
 # -- an image
 
 
-def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> dict[str, Any]:
+def image_card(
+    store: FeatureStore,
+    image: int,
+    k: int = 12,
+    view: int = 0,
+    kept: Directions | None = None,
+) -> dict[str, Any]:
     """What the page shows of a sealed image.
 
     Labels, norms of each view, the k nearest by class token in a view, who comes before and after
     among all n sealed images.
+
+    kept : see `featurestore.explore.neighbours.nearest`.
     """
     store.require(image)
     labels = store[image].labels.to_dict()
-    near = nearest(store, image, k, view)
+    near_K, similarity_K = most_similar(store, image, k, view, kept)
+    near = store.catalog_rows(near_K)[["image_id"]].assign(similarity=similarity_K)
     # the sealed images next to it in the store
     sealed_N = store.sealed
     at = int(np.searchsorted(sealed_N, image))
@@ -151,7 +160,7 @@ def image_card(store: FeatureStore, image: int, k: int = 12, view: int = 0) -> d
         "position": image,
         "labels": labels,
         "views": view_norms(store, image),
-        "nearest": near[["image_id", "similarity"]].to_dict("records"),
+        "nearest": near.to_dict("records"),
         "previous": before,
         "next": after,
         "at": at,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import UsageError
-from featurestore.explore.neighbours import nearest
+from featurestore.explore.neighbours import Directions, most_similar
 from featurestore.explore.pictures import on_photograph, photo_grid
 from featurestore.store import FeatureStore
 
@@ -38,11 +38,12 @@ def similar(
     patch: tuple[int, int],
     view: int = 0,
     k: int = 8,
+    kept: Directions | None = None,
 ) -> dict[str, Any]:
     """Cosine of one patch with all patches of its photograph, and of the k nearest ones.
 
     patch : row and column on the photograph's grid. A row's tokens are in memory at a time, as
-        float32.
+        float32. kept : see `featurestore.explore.neighbours.nearest`.
     UsageError for a patch that is not there or a k out of 0 to MOST_SIMILAR.
     """
     if not 0 <= k <= MOST_SIMILAR:
@@ -55,11 +56,11 @@ def similar(
             "photograph's grid"
         )
     token_D = own_HWD[patch]
-    near = nearest(store, image, k, view) if k else None
-    others = [] if near is None else near["image_id"].tolist()
+    near = most_similar(store, image, k, view, kept)[0].tolist() if k else []
     found = []
-    for image_id in others:
-        other_HWD = on_grid(store, store.index(image_id), view).astype(np.float32)
+    ids = store.catalog_rows(np.array(near, int))["image_id"]
+    for other, image_id in zip(near, ids, strict=True):
+        other_HWD = on_grid(store, other, view).astype(np.float32)
         cosine_HW = cosines(other_HWD, token_D)
         best = None
         at = None

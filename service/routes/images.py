@@ -13,7 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from featurestore.disk.json_values import json_value
+from featurestore.explore.neighbours import Directions, directions
 from featurestore.explore.neighbours import nearest as nearest_images
+from service.answers import computations
 from service.answers.kept import OF, kept
 from service.answers.openapi import VIEW, described
 from service.answers.parameters import (
@@ -33,6 +35,8 @@ from service.served import Opened
 
 # requests about one image that are computed together, at some 100 MB each; others wait their turn
 AT_ONCE = 4
+# of what may be kept: the directions of one view; of more, each request goes through all tokens
+DIRECTIONS_SHARE = 2
 PATCH = re.compile(r"(\d{1,6}),(\d{1,6})", re.ASCII)
 CELL = (
     "Row and column on the photograph's grid: 3,14.",
@@ -76,10 +80,11 @@ async def card(request: Request) -> Response:
     listed = None
     if filters.is_filtered(request):
         listed = await filters.photographs_of(request, opened)
+    all_directions = await _directions(request, opened, view)
 
     # all in the thread: predictions are read, and the text is made, there too
     def made(image: int) -> Response:
-        found = overview.image_card(opened.store, image, k, view)
+        found = overview.image_card(opened.store, image, k, view, all_directions)
         if listed is not None:
             errors = filters.errors_of(request, opened)
             found |= photographs.beside(listed, found["image_id"], errors.run, errors.target)
@@ -95,9 +100,11 @@ async def nearest(request: Request) -> Response:
     opened = await run_in_threadpool(opened_of, request)
     view = view_of(request, opened)
     k = number_of(request, "k", 12, patch_grids.MOST_SIMILAR, least=1)
+    all_directions = await _directions(request, opened, view)
 
     def found(image: int) -> pd.DataFrame:
-        return nearest_images(opened.store, image, k, view).drop(columns="path")
+        near = nearest_images(opened.store, image, k, view, all_directions)
+        return near.drop(columns="path")
 
     frame = await _of_image(request, opened, found)
     return table_response(request, frame, name_of(request, "format"), opened.state)
@@ -185,12 +192,23 @@ async def similar(request: Request) -> Response:
             "e.g. ?patch=3,14",
         )
     patch = int(found[1]), int(found[2])
+    all_directions = await _directions(request, opened, view) if k else None
 
     def made(image: int) -> Response:
-        found = JsonText(patch_grids.similar(opened.store, image, patch, view, k))
-        return kept(request, opened.state, found)
+        similar_ones = patch_grids.similar(opened.store, image, patch, view, k, all_directions)
+        return kept(request, opened.state, JsonText(similar_ones))
 
     return await _of_image(request, opened, made)
+
+
+async def _directions(request: Request, opened: Opened, view: int) -> Directions | None:
+    """Directions of all sealed images, made once; None where they would take too much memory."""
+    store = opened.store
+    n_bytes = 4 * store.n_images * store.spec.tokens.width
+    if n_bytes > request.app.state.computations.kept_bytes // DIRECTIONS_SHARE:
+        return None
+    key = (opened.state, "directions", view)
+    return await computations.run(request, key, lambda: directions(store, view))
 
 
 def _predictions(request: Request, image_id: str) -> list[dict[str, Any]]:

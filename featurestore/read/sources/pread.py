@@ -80,7 +80,7 @@ class FileArray:
         elif isinstance(first, slice):
             rows = range(n)[first]
         else:
-            rows = np.arange(n)[np.asarray(first)].tolist()
+            rows = _in_order(np.asarray(first), n)
 
         if rest and is_integer(rest[0]) and self._part_bytes >= PART_BYTES:
             # store.cls[i, v], say: of a row of all views the one that is meant
@@ -116,6 +116,17 @@ class FileArray:
         finally:
             os.close(fd)
         return read
+
+
+def _in_order(index: np.ndarray, n: int) -> "range | list[int]":
+    """Rows that an array of positions, or a mask, chooses; a range where they are one run."""
+    is_plain = index.dtype.kind in "iu" and index.ndim == 1 and index.size
+    if not (is_plain and index.min() >= 0 and index.max() < n):
+        index = np.arange(n)[index]  # as numpy reads it, and refuses it
+    # most are all of a store, or a block of them: a list of a million rows takes long to look at
+    if index.ndim == 1 and index.size and (np.diff(index) == 1).all():
+        return range(int(index[0]), int(index[-1]) + 1)
+    return index.tolist()
 
 
 def _runs(rows: "range | list[int]", touching: bool) -> list[tuple[int, int]]:
