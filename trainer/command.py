@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,8 @@ from featurestore.errors import IN_PART, InputError, UsageError
 
 if TYPE_CHECKING:
     from trainer.loop.grid import SweepConfig
+    from trainer.loop.places import Place
+    from trainer.loop.result import SweepResult
 
 
 class PassItem(click.ParamType):
@@ -158,83 +159,127 @@ def train(
     """
     with one_line_errors():  # what goes on after a signal is known once there is a sweep's folder
         _check(config, resume, fold, item, plan, begin, engine)
-        ids = split_words(images)
-        if ids == []:
-            raise InputError(
-                f"--images {images!r}: names no image; give ids with commas, "
-                "or a file with one a line"
-            )
+        ids = _image_ids(images)
         named, store = _by_name(stores)
         check_devices(device)
         _check_there([*named.values(), store], resume)
-        if fold and fold != "all" and not fold.isdecimal():
-            raise UsageError(f"--fold {fold}: give a fold's number, from 0, or all")
         # below the checks: a mistake in the options must not wait for torch
         with quick_imports():
-            from trainer.loop.begin import begin_sweep
-            from trainer.loop.prepare import prepare_sweep
-            from trainer.loop.sweep import run_sweep
+            import trainer.loop.sweep  # noqa: F401
 
+        check = not no_check
         if item is not None:
-            from trainer.loop.resume import resume_pass
-
-            failed = resume_pass(resume, item, named or store, check=not no_check)
-            done = "regressors are fitted" if item == "fits" else f"pass {item} is trained"
-            tell(f"{resume}: {done}", {"path": resume, "pass": item, "failed": failed})
-            _warn_of(failed)
+            _train_pass(resume, item, named or store, check)
             return
         if resume:
-            from trainer.loop.on_engine import has_devices, resume_sweep_on_engine
-            from trainer.loop.resume import resume_sweep
+            _tell_result(_resume(resume, fold, named or store, engine, check))
+            return
 
-            go_on = resume_sweep
-            if engine or has_devices(resume):
-                go_on = partial(resume_sweep_on_engine, engine=engine)
-            result = go_on(resume, fold=fold, store=named or store, check=not no_check)
+        overrides = {
+            "dataset.store": store,
+            "dataset.stores": named or None,
+            "cv.fold": int(fold) if fold and fold.isdecimal() else fold,
+            "cv.folds": folds,
+            "trainer.passes": passes,
+            "dataset.images": ids,
+        }
+        given = {key: value for key, value in overrides.items() if value is not None}
+        sweep = _load(config, given)
+        if sweep.n_combinations > 1000 and not yes:
+            raise UsageError(
+                f"{config}: a grid of {sweep.n_combinations} points; if that is meant, add --yes"
+            )
+        if plan:
+            _tell_costs(sweep, device)
+        elif begin:
+            _begin(sweep, out, device, check)
         else:
-            overrides = {
-                "dataset.store": store,
-                "dataset.stores": named or None,
-                "cv.fold": int(fold) if fold and fold.isdecimal() else fold,
-                "cv.folds": folds,
-                "trainer.passes": passes,
-                "dataset.images": ids,
-            }
-            given = {key: value for key, value in overrides.items() if value is not None}
-            sweep = _load(config, given)
-            if sweep.n_combinations > 1000 and not yes:
-                raise UsageError(
-                    f"{config}: a grid of {sweep.n_combinations} points; "
-                    "if that is meant, add --yes"
-                )
-            if plan:
-                from trainer.loop.costs import measure_costs
+            _tell_result(_run(sweep, out, device, engine, check))
 
-                first_device, _, _ = device.partition(",")
-                # what it times is not kept
-                costs = measure_costs(prepare_sweep(sweep, first_device, check=False))
-                tell(costs, costs.values(), indent=9)
-                if not costs.refused:
-                    say_next(same_without("--plan"))
-                return
-            if begin:
-                begun = begin_sweep(sweep, out, device, check=not no_check)
-                tell(begun.folder.path, begun.values())
-                say(begun.ways_on())
-                return
-            run = run_sweep
-            if engine or "," in device:
-                from trainer.loop.on_engine import run_sweep_on_engine
 
-                run = partial(run_sweep_on_engine, engine=engine)
-            result = run(sweep, out=out, device=device, check=not no_check)
-        refitted = f"\n{result.refit}" if result.refit else ""
-        tell(f"{result.table(terminal_width())}\n{result.path}{refitted}", result.values())
-        _warn_of(result.failed)
-        if result.chosen:
-            _say_next(result.path)
-        if result.failed:
-            sys.exit(InputError.exit_code if result.all_failed else IN_PART)
+def _train_pass(
+    sweep: Path,
+    item: int | str,
+    places: "Mapping[str, Place] | Place | None",
+    check: bool,
+) -> None:
+    from trainer.loop.resume import resume_pass
+
+    failed = resume_pass(sweep, item, places, check=check)
+    done = "regressors are fitted" if item == "fits" else f"pass {item} is trained"
+    tell(f"{sweep}: {done}", {"path": sweep, "pass": item, "failed": failed})
+    _warn_of(failed)
+
+
+def _resume(
+    sweep: Path,
+    fold: str | None,
+    places: "Mapping[str, Place] | Place | None",
+    engine: str | None,
+    check: bool,
+) -> "SweepResult":
+    from trainer.loop.on_engine import has_devices, resume_sweep_on_engine
+    from trainer.loop.resume import resume_sweep
+
+    if engine or has_devices(sweep):
+        return resume_sweep_on_engine(sweep, engine, fold, places, check)
+    return resume_sweep(sweep, fold, places, check=check)
+
+
+def _tell_costs(sweep: "SweepConfig", device: str) -> None:
+    from trainer.loop.costs import measure_costs
+    from trainer.loop.prepare import prepare_sweep
+
+    first_device, _, _ = device.partition(",")
+    # what it times is not kept
+    costs = measure_costs(prepare_sweep(sweep, first_device, check=False))
+    tell(costs, costs.values(), indent=9)
+    if not costs.refused:
+        say_next(same_without("--plan"))
+
+
+def _begin(sweep: "SweepConfig", out: Path, device: str, check: bool) -> None:
+    from trainer.loop.begin import begin_sweep
+
+    begun = begin_sweep(sweep, out, device, check=check)
+    tell(begun.folder.path, begun.values())
+    say(begun.ways_on())
+
+
+def _run(
+    sweep: "SweepConfig",
+    out: Path,
+    device: str,
+    engine: str | None,
+    check: bool,
+) -> "SweepResult":
+    from trainer.loop.on_engine import run_sweep_on_engine
+    from trainer.loop.sweep import run_sweep
+
+    if engine or "," in device:
+        return run_sweep_on_engine(sweep, engine, out, device, check)
+    return run_sweep(sweep, out=out, device=device, check=check)
+
+
+def _tell_result(result: "SweepResult") -> None:
+    """The leaderboard and the way on; ends with the exit code of points that failed."""
+    refitted = f"\n{result.refit}" if result.refit else ""
+    tell(f"{result.table(terminal_width())}\n{result.path}{refitted}", result.values())
+    _warn_of(result.failed)
+    if result.chosen:
+        _say_next(result.path)
+    if result.failed:
+        sys.exit(InputError.exit_code if result.all_failed else IN_PART)
+
+
+def _image_ids(images: str | None) -> list[str] | None:
+    """Of --images: its words, or a file's lines."""
+    ids = split_words(images)
+    if ids == []:
+        raise InputError(
+            f"--images {images!r}: names no image; give ids with commas, or a file with one a line"
+        )
+    return ids
 
 
 def _check(
@@ -265,6 +310,8 @@ def _check(
         raise UsageError("--pass trains a part of a sweep that was begun: add --resume SWEEP")
     if plan and begin:
         raise UsageError("--plan leaves nothing behind, --begin lays the sweep out; give one")
+    if fold and fold != "all" and not fold.isdecimal():
+        raise UsageError(f"--fold {fold}: give a fold's number, from 0, or all")
     if engine and (plan or begin or item is not None):
         raise UsageError(
             "--engine trains all passes and finishes the sweep; leave out --plan, --begin and "
