@@ -22,7 +22,7 @@ from featurestore.format.spec import StoreSpec, ViewSpec, made_together
 from featurestore.manage.transfer import checked_rows, given_columns
 from featurestore.photos.catalog import read_catalog
 from featurestore.photos.crop import Crop
-from featurestore.photos.decode import dark_remark
+from featurestore.photos.decode import Unusable, dark_remark
 from featurestore.photos.find import find_photographs, in_spelling_of
 from featurestore.photos.labels import warn_of_labels
 from featurestore.photos.sites import warn_of_sites
@@ -160,19 +160,10 @@ def extend_store(
         # an image that the old store lacks stays unbuilt: no new photographs were offered
         fresh = fresh[fresh["image_id"].isin(extension.image_of)]
     path_of = _photographs(fresh, data, allow_outside)
-    paths = list(path_of.values())
 
     if max_pixels and max_pixels != spec.max_pixels:
         spec = spec.changed(made_by=spec.made_by | {"max_pixels": str(max_pixels)})
-    most = spec.max_pixels
-    crop = Crop.of(spec.tokens, most)
-    unusable = find_unusable(paths, crop, skip_missing)[1] if paths else {}
-    if spec.tokens.bits is None:
-        usable = [path for path in paths if path not in unusable]
-        remark = dark_remark(usable, max_pixels=most)
-        if remark:
-            warnings.warn(remark, stacklevel=2)
-
+    unusable = _unusable(list(path_of.values()), spec, skip_missing)
     backbone = None
     if path_of:
         if precision is not None:
@@ -197,12 +188,11 @@ def extend_store(
 
         if backbone:
             todo = {image: path for image, path in todo.items() if image not in skipped}
-            bar = images_bar("store extend", len(ids), len(todo), progress)
             build_images(
                 backbone,
                 writer,
                 todo,
-                bar,
+                images_bar("store extend", len(ids), len(todo), progress),
                 skipped if skip_missing else None,
                 lambda image, sha256: extension.known(ids[image], sha256),
                 # their tokens stay whatever their photographs are now: damage is warned of alone
@@ -254,6 +244,20 @@ def _photographs(fresh: pd.DataFrame, data: Path | None, allow_outside: bool) ->
 
     paths = find_photographs(fresh, data, allow_outside, missing=True, allow="--allow-outside")
     return dict(zip(fresh["image_id"], paths, strict=True))
+
+
+def _unusable(paths: list[Path], spec: StoreSpec, skip_missing: bool) -> dict[Path, Unusable]:
+    """Photographs that cannot be used, where they may be skipped; a warning of dark ones."""
+    if not paths:
+        return {}
+    crop = Crop.of(spec.tokens, spec.max_pixels)
+    _, unusable = find_unusable(paths, crop, skip_missing)
+    if spec.tokens.bits is None:
+        usable = [path for path in paths if path not in unusable]
+        remark = dark_remark(usable, max_pixels=spec.max_pixels)
+        if remark:
+            warnings.warn(remark, stacklevel=3)
+    return unusable
 
 
 def _made_in(spec: StoreSpec, precision: str) -> StoreSpec:

@@ -132,21 +132,9 @@ def import_npz(
     names = zip(frame["image_id"], named["image_id"], strict=True)
     files = {image_id: files[name] for image_id, name in names}
 
-    photographs = {}
-    if data:
-        paths = find_photographs(frame, data, allow_outside, missing=True, allow="--allow-outside")
-        if any(path.is_file() for path in paths):
-            # where there are some, a missing one is an error, which this says
-            paths = find_photographs(frame, data, allow_outside)
-            photographs = dict(zip(frame["image_id"], paths, strict=True))
     max_pixels = max_pixels or MAX_PIXELS
-    found = list(photographs.values())
-    size = check_photographs(found, Crop.unsized(crop, None, max_pixels)) if found else None
-    if bits is None:
-        remark = dark_remark(found, "import", max_pixels)
-        if remark:
-            warnings.warn(remark, stacklevel=2)
-
+    photographs = _photographs(frame, data, allow_outside)
+    size = _size(list(photographs.values()), crop, bits, max_pixels)
     tokens = _token_spec(
         model,
         weights,
@@ -206,6 +194,39 @@ def _catalog(folder: Path, csv: Path | None, files: dict[str, Path]) -> pd.DataF
             f"in the other alone:{list_some(without_row) or ' none'}"
         )
     return frame
+
+
+def _photographs(
+    frame: pd.DataFrame,
+    data: Path | None,
+    allow_outside: bool,
+) -> dict[str, Path]:
+    """Photographs by image id: none, or one of every image."""
+    if data is None:
+        return {}
+    paths = find_photographs(frame, data, allow_outside, missing=True, allow="--allow-outside")
+    if not any(path.is_file() for path in paths):
+        return {}
+    # where there are some, a missing one is an error, which this says
+    paths = find_photographs(frame, data, allow_outside)
+    return dict(zip(frame["image_id"], paths, strict=True))
+
+
+def _size(
+    photographs: list[Path],
+    crop: str,
+    bits: int | None,
+    max_pixels: int,
+) -> tuple[int, int] | None:
+    """Of the photographs, where there are any; a warning of dark ones, unless bits are known."""
+    if not photographs:
+        return None
+    size = check_photographs(photographs, Crop.unsized(crop, None, max_pixels))
+    if bits is None:
+        remark = dark_remark(photographs, "import", max_pixels)
+        if remark:
+            warnings.warn(remark, stacklevel=3)
+    return size
 
 
 def _views(text: str | None, n_views: int) -> tuple[ViewSpec, ...]:
