@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from featurestore.errors import InputError
 from featurestore.photos.catalog import TARGETS, read_catalog, target_rows
+from featurestore.photos.csv_file import BLOCK, read_table
 from featurestore.photos.find import find_photographs
 from featurestore.photos.tables import NUMBER, number_in, numbers_in
 
@@ -165,6 +166,27 @@ def test_missing_numbers_are_nan(csv):
 )
 def test_the_same_csv_written_otherwise_reads_the_same(csv, text):
     assert read_catalog(csv(text)).equals(read_catalog(csv(WIDE)))
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("cell", ["b", '"b"', '"b\nb"'], ids=["bare", "quoted", "two lines"])
+def test_a_row_is_known_by_its_last_line_however_far_down(csv, line_break, cell):
+    """Rows are read BLOCK at once."""
+    lines = ["path,x", *(f"{n}.jpg,{cell}" for n in range(2 * BLOCK))]
+    lines[BLOCK + 7 : BLOCK + 7] = ["", ""]  # blank ones, in the middle of a block
+    text = line_break.join(lines)
+    last_lines = []
+    at = 0
+    for line in lines:
+        at += 1 + line.count("\n")
+        last_lines += [at] if line else []
+    table = read_table(csv(text))
+    assert table.index.tolist() == last_lines[1:]
+    assert table["path"].tolist() == [f"{n}.jpg" for n in range(2 * BLOCK)]
+    assert set(table["x"]) == {cell.strip('"')}
+    torn = line_break.join([*lines, "", f"one cell in {cell}"])
+    with pytest.raises(InputError, match=f"line {at + 2 + cell.count(chr(10))}: 1 cells"):
+        read_table(csv(torn))
 
 
 def test_paths_keep_their_unicode_and_commas(csv):

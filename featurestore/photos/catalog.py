@@ -116,16 +116,27 @@ def _with_ids(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """A long table with the image_id that each sample_id starts with."""
     _need(csv_path, table, LONG_COLUMNS)
     _check_names(csv_path, [*_metadata(table), *table["target_name"].unique()])
-    rows = list(zip(table.index, table["sample_id"], table["target_name"], strict=True))
-    ids = [sample_id.removesuffix(f"__{target}") for _, sample_id, target in rows]
-    bad = [
-        f"line {line}: sample_id {sample_id!r}, target_name {target!r}"
-        for (line, sample_id, target), image_id in zip(rows, ids, strict=True)
-        if image_id in ("", sample_id) or not target
-    ]
-    if bad:
+    sample_id_N = table["sample_id"].to_numpy()
+    target_N = table["target_name"].to_numpy()
+    suffixes = {target: f"__{target}" for target in table["target_name"].unique()}
+    pairs = zip(sample_id_N, target_N, strict=True)
+    ids = (sample_id.removesuffix(suffixes[target]) for sample_id, target in pairs)
+    # one text for all rows of an image: copies of a million images' take .3 GB
+    known: dict[str, str] = {}
+    id_N = np.array([known.setdefault(image_id, image_id) for image_id in ids], object)
+    is_bad_N = (id_N == "") | (id_N == sample_id_N) | (target_N == "")
+    if is_bad_N.any():
+        bad = [
+            f"line {line}: sample_id {sample_id!r}, target_name {target!r}"
+            for line, sample_id, target in zip(
+                table.index[is_bad_N],
+                sample_id_N[is_bad_N],
+                target_N[is_bad_N],
+                strict=True,
+            )
+        ]
         raise error_listing(csv_path, "sample_id must be the image's id, `__` and target_name", bad)
-    return table.assign(image_id=np.array(ids, object))
+    return table.assign(image_id=id_N)
 
 
 def _metadata(table: pd.DataFrame) -> list[str]:
@@ -146,26 +157,29 @@ def _check_names(csv_path: Path, names: list[str]) -> None:
 def _from_long(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:
     _check_paths(csv_path, table)
     metadata = [name for name in _metadata(table) if name != "image_id"]
+    is_first_N = ~table["image_id"].duplicated().to_numpy()
+    first = table[is_first_N]
+    image_N = pd.Index(first["image_id"]).get_indexer(table["image_id"])
     for name in ("image_path", *metadata):
-        _check_agreement(csv_path, table, name)
-    first = table.drop_duplicates("image_id")
+        # compared with the image's first row: a table of pairs would be hashed once a column
+        if (first[name].to_numpy()[image_N] != table[name].to_numpy()).any():
+            raise _disagreement(csv_path, table, name)
     frame = _assemble(first["image_id"], first["image_path"], first[metadata])
     if "target" not in table.columns:
         return frame
     return frame.join(_targets(csv_path, table), on="image_id")
 
 
-def _check_agreement(csv_path: Path, table: pd.DataFrame, name: str) -> None:
-    """All rows of an image must say the same about it."""
+def _disagreement(csv_path: Path, table: pd.DataFrame, name: str) -> InputError:
+    """The error of images whose rows do not say the same."""
     pairs = table[["image_id", name]].drop_duplicates()
     several = pairs[pairs["image_id"].duplicated(keep=False)]
     torn = several.groupby("image_id", sort=False)[name]
-    if len(torn):
-        raise error_listing(
-            csv_path,
-            f"rows of the same image differ in {name}",
-            [f"{image_id}: {' | '.join(values)}" for image_id, values in torn],
-        )
+    return error_listing(
+        csv_path,
+        f"rows of the same image differ in {name}",
+        [f"{image_id}: {' | '.join(values)}" for image_id, values in torn],
+    )
 
 
 def _targets(csv_path: Path, table: pd.DataFrame) -> pd.DataFrame:

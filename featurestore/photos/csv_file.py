@@ -8,7 +8,11 @@ import csv
 import functools
 import io
 import itertools
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +43,7 @@ def read_table(csv_path: Path, may_be_empty: bool = False) -> pd.DataFrame:
     text = _read_text(csv_path)
     separator = separator_of(csv_path, text, PATH_COLUMNS)
     header, lines, columns = _read_columns(csv_path, text, separator)
-    if not may_be_empty and not lines:
+    if not may_be_empty and not len(lines):
         raise InputError(f"{csv_path}: no rows; expected a header line and at least one image")
     cells = {}
     for name, column in zip(header, columns, strict=True):
@@ -92,41 +96,70 @@ def _read_columns(
     csv_path: Path,
     text: str,
     separator: str,
-) -> tuple[list[str], list[int], list[list[str]]]:
+) -> tuple[list[str], np.ndarray, list[list[str]]]:
     """The names of the columns, each row's last line, and the stripped cells of each column."""
     # a stream of bytes: one of text would take four bytes a character
     stream = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline="")
     # not pandas' reader: it guesses types, so that 007 becomes 7, and gives no line numbers
     reader = csv.reader(stream, delimiter=separator, strict=True)
-    # csv gives [] for a blank line
-    full_rows = filter(None, reader)
     try:
-        header = [cell.strip() for cell in next(full_rows, [])]
+        # csv gives [] for a blank line
+        header = [cell.strip() for cell in next(filter(None, reader), [])]
         _check_header(csv_path, header)
-        lines = []
+        lines = array("q")
         columns = [[] for _ in header]
         ragged = {}
-        block = []
-        for row in full_rows:
-            if len(row) != len(header):
-                ragged[reader.line_num] = [cell.strip() for cell in row]
-                continue
-            lines.append(reader.line_num)
-            block.append(row)
-            if len(block) == BLOCK:
-                _append(columns, block)
-                block = []
-        _append(columns, block)
+        for numbers, rows in _blocks(reader, has_quotes='"' in text):
+            if set(map(len, rows)) != {len(header)}:
+                rows, numbers = _whole_rows(rows, numbers, len(header), ragged)
+            lines.extend(numbers)
+            _append(columns, rows)
     except csv.Error as err:
         raise InputError(f"{csv_path}: line {reader.line_num}: not CSV: {err}") from err
     if ragged:
         raise _uneven_rows(csv_path, header, ragged, separator)
-    return header, lines, columns
+    return header, np.array(lines), columns
+
+
+def _blocks(
+    reader: Any,
+    has_quotes: bool,
+) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
+    """Rows of a CSV, BLOCK at once, behind the line that each ends in."""
+    if has_quotes:  # a cell may have lines of its own
+        numbered = ((reader.line_num, row) for row in reader)
+        while block := list(islice(numbered, BLOCK)):
+            yield [number for number, _ in block], [row for _, row in block]
+        return
+    last = reader.line_num
+    while rows := list(islice(reader, BLOCK)):
+        yield range(last + 1, last + 1 + len(rows)), rows
+        last += len(rows)
+
+
+def _whole_rows(
+    rows: list[list[str]],
+    numbers: Sequence[int],
+    n_cells: int,
+    ragged: dict[int, list[str]],
+) -> tuple[list[list[str]], list[int]]:
+    """Rows of so many cells and their lines, without blank ones; the others go into `ragged`."""
+    whole = []
+    lines = []
+    for number, row in zip(numbers, rows, strict=True):
+        if len(row) == n_cells:
+            whole.append(row)
+            lines.append(number)
+        elif row:
+            ragged[number] = [cell.strip() for cell in row]
+    return whole, lines
 
 
 def _append(columns: list[list[str]], block: list[list[str]]) -> None:
     for column, cells in zip(columns, zip(*block, strict=True), strict=False):
-        column.extend(map(str.strip, cells))
+        stripped = list(map(str.strip, cells))
+        # a photograph's rows follow each other: one text for its path, not five
+        column.extend(map({}.setdefault, stripped, stripped))
 
 
 def _check_header(csv_path: Path, header: list[str]) -> None:

@@ -4,7 +4,6 @@ A spreadsheet of a country with decimal commas saves `;` between cells and `16,3
 """
 
 import csv
-import io
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -20,6 +19,8 @@ SEPARATORS = {",": "comma", ";": ";", "\t": "tab"}
 WITH_COMMA = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,14}),\d+|,\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 # 1,234 or 1.234: perhaps 1.234, perhaps 1234
 PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
+
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def separator_of(csv_path: Path, text: str, names: Collection[str]) -> str:
@@ -49,8 +50,10 @@ def separator_of(csv_path: Path, text: str, names: Collection[str]) -> str:
 
 def _header(text: str, mark: str) -> list[str]:
     # blank lines may precede it, of which csv gives an empty row
-    text = text.lstrip("\r\n ")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+    start = re.match(r"[\r\n ]*", text).end()
+    # line by line: a stream of text takes four bytes a character
+    lines = (line[0] for line in LINE.finditer(text, start))
+    reader = csv.reader(lines, delimiter=mark)
     try:
         return [cell.strip() for cell in next(reader, [])]
     except csv.Error:
