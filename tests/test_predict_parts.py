@@ -16,6 +16,7 @@ from commands import biomass
 
 from featurestore.errors import BiomassError, UsageError
 from predictor.members.journal import Journal
+from predictor.members.member import Raw
 from predictor.members.part_file import Part, PartFile, check_complete, parts_in, write_part
 from predictor.predictor import Predictor
 
@@ -342,3 +343,21 @@ def test_P13_a_killed_part_ends_with_the_same_bytes(data, run, parts, module, na
     assert sorted(each.name for each in parts.iterdir()) == [
         Part(number, TOTAL).name for number in range(TOTAL)
     ]
+
+
+def test_a_line_that_is_torn_inside_is_computed_again(tmp_path):
+    """Only the head of a line is read when a journal is taken up."""
+    path = tmp_path / "s.csv.progress"
+    raws = [Raw(np.array([[[1.5, -0.25]]]), np.array([[[0.25, 0.75]]]))]
+    journal = Journal(path, "k", resume=False)
+    for image_id in ("a", ', "raw": [', "c"):
+        journal.add(0, image_id, "5" * 64, raws)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20] + b"\n" + whole[:10])
+    again = Journal(path, "k", resume=True)
+    assert again.get(0, "c", "5" * 64) is None and again.get(0, "a", "6" * 64) is None
+    for image_id in ("a", ', "raw": ['):
+        (found,) = again.get(0, image_id, "5" * 64)
+        np.testing.assert_array_equal(found.values_HVK, raws[0].values_HVK)
+        np.testing.assert_array_equal(found.word_HVC, raws[0].word_HVC)
+    assert Journal(path, "other", resume=True).get(0, "a", "5" * 64) is None
