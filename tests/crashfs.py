@@ -209,9 +209,9 @@ class Disk:
         size = len(versions[rng.integers(len(versions))])
         padded = np.stack([np.frombuffer(v[:size].ljust(size, b"\0"), np.uint8) for v in versions])
         drawn = padded[-1].copy()
-        for start in range(0, size, SECTOR):
-            sectors = np.unique(padded[:, start : start + SECTOR], axis=0)
-            if len(sectors) > 1 and rng.random() >= kept:
+        in_doubt = np.flatnonzero((padded != padded[0]).any(0)) // SECTOR
+        for start in SECTOR * np.unique(in_doubt):
+            if rng.random() >= kept:
                 drawn[start : start + SECTOR] = padded[
                     rng.integers(len(versions) - 1), start : start + SECTOR
                 ]
