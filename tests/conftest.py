@@ -199,6 +199,12 @@ def bucket(object_server, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def torch_untried(monkeypatch) -> None:
+    """`doctor` does not try whether torch loads, which takes a process of some seconds."""
+    monkeypatch.setattr("featurestore.explore.doctor.check_loading", list)
+
+
+@pytest.fixture
 def no_network(monkeypatch) -> None:
     """Whoever opens a connection or looks a host up fails."""
     import socket

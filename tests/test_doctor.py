@@ -95,7 +95,7 @@ def test_a_sound_store_on_a_sound_machine(tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
-def test_a_served_store_and_the_folder_its_rows_are_kept_in(tmp_path, monkeypatch):
+def test_a_served_store_and_the_folder_its_rows_are_kept_in(tmp_path, torch_untried, monkeypatch):
     monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "kept"))
     (tmp_path / "file").touch()
     write_tiny(tmp_path / "features.h5")
@@ -133,7 +133,7 @@ def test_an_address_without_its_scheme_is_told_so(tmp_path):
     )
 
 
-def test_a_torchvision_made_for_another_torch(tmp_path, monkeypatch):
+def test_a_torchvision_made_for_another_torch(tmp_path, torch_untried, monkeypatch):
     install(
         tmp_path,
         "torchvision",
@@ -304,8 +304,7 @@ def test_memory(n_bytes, level):
     assert check.found == "9.0 GB in the machine; usable 4 GB (a limit)"
 
 
-def test_L5_doctor_tells_the_usable_memory_and_cpus(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "check_loading", list)  # takes seconds
+def test_L5_doctor_tells_the_usable_memory_and_cpus(tmp_path, torch_untried, monkeypatch):
     monkeypatch.setattr(doctor, "usable_cpus", lambda: 1)
     monkeypatch.setattr(doctor, "usable_memory", lambda: Memory(5 * 10**9, "a limit"))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

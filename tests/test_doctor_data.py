@@ -46,7 +46,7 @@ def relabelled(data: Path, **columns: object) -> Path:
     return data
 
 
-def test_a_sound_folder_by_its_name_or_its_tables(data):
+def test_a_sound_folder_by_its_name_or_its_tables(data, torch_untried):
     assert {(name, level) for name, level, _ in found(data) if name != "sites"} == {
         ("train.csv", OK),
         ("train photos", OK),
@@ -63,7 +63,7 @@ def test_a_sound_folder_by_its_name_or_its_tables(data):
     assert [each["found"] for each in checks if each["name"] == "train.csv"] == ["6 images"]
 
 
-def test_a_missing_and_a_damaged_photograph_are_named(data):
+def test_a_missing_and_a_damaged_photograph_are_named(data, torch_untried):
     first, second, *_ = sorted((data / "train").iterdir())
     first.unlink()
     second.write_text("<html>404</html>")

@@ -106,7 +106,7 @@ def test_L9_a_bundle_is_made_and_predicts_there(project):
 
 
 @pytest.mark.parametrize("suffix", ["h5", pytest.param("zarr", marks=pytest.mark.system)])
-def test_L9_stores_are_copied_and_examined_there(odd, suffix):
+def test_L9_stores_are_copied_and_examined_there(odd, torch_untried, suffix):
     source = odd / f"f.{suffix}"
     write_tiny(source)
     biomass("store", "convert", source, odd / "g.h5")
