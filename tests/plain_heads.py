@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import skip_init
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def plain_head(state: dict[str, Tensor]) -> nn.ModuleDict:
 
     def linear(name: str, bias: bool = True) -> nn.Linear:
         n_out, n_in = state[f"{name}.weight"].shape
-        return nn.Linear(n_in, n_out, bias)
+        return skip_init(nn.Linear, n_in, n_out, bias)
 
     layers: dict[str, nn.Module] = {}
     if "gate_mlp.0.weight" in state:

@@ -5,6 +5,7 @@ Imports nothing of the trainer. Addresses are those of docs/sweep.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,11 +18,11 @@ class PlainSplit:
     fold: int
     fold_N: np.ndarray
 
-    @property
+    @cached_property
     def train_N(self) -> np.ndarray:
         return np.flatnonzero(self.fold_N != self.fold)
 
-    @property
+    @cached_property
     def val_N(self) -> np.ndarray:
         return np.flatnonzero(self.fold_N == self.fold)
 
@@ -45,7 +46,7 @@ class PlainStream:
     def batch(self, split: PlainSplit, epoch: int, step: int) -> Mapping[str, np.ndarray]:
         """Image, view, both kinds of partner and uniform of every sample."""
         order, view_N = self._epoch(epoch)
-        kept = [image for image in order if image in set(split.train_N)]
+        kept = [image for image in order if split.fold_N[image] != split.fold]
         first = step * len(kept) // self.n_steps
         image_B = np.array([kept[(first + i) % len(kept)] for i in range(self.batch_size)])
 

@@ -17,6 +17,7 @@ import torch
 from plain_heads import PlainOutputs, plain_head, plain_outputs, read
 from plain_stream import PlainSplit, PlainStream
 from scipy.stats import beta
+from sklearn import config_context
 from sklearn.isotonic import isotonic_regression
 from sklearn.metrics import r2_score
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ class PlainTraining:
         means = self.point.optimization.initial_biases == "means"
         zero = self.point.optimization.initial_weights == "zero"
         state, biases = {}, self._starting_biases() if means else {}
-        for name, shape in self._shapes().items():
+        for name, shape in self._shapes.items():
             layer, part = name.rsplit(".", 1)
             if layer == "shared_mlp.1":
                 values = np.ones(shape) if part == "weight" else np.zeros(shape)
@@ -129,7 +130,7 @@ class PlainTraining:
             elif name in biases:
                 values = biases[name]
             else:
-                values = self._drawn(name, shape, fan_in=self._shapes()[f"{layer}.weight"][1])
+                values = self._drawn(name, shape, fan_in=self._shapes[f"{layer}.weight"][1])
             state[name] = torch.from_numpy(values)
         return state
 
@@ -139,6 +140,7 @@ class PlainTraining:
         bound = 1 / math.sqrt(fan_in)
         return np.random.default_rng(address).uniform(-1, 1, shape) * bound
 
+    @cached_property
     def _shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Of every tensor, as docs/sweep.md lists the modules."""
         head, (n_patches, width) = self.point.head, self.photos.patches_NVTPD.shape[-2:]
@@ -249,11 +251,12 @@ class PlainTraining:
             own = values[image_B]
             return _mix(share_B, own, own[partner_B])
 
-        p, interval_N5I = self.photos, self._intervals()
+        p, interval_N5I = self.photos, self._interval_N5I
         interval_B5I = None if interval_N5I is None else mixed(interval_N5I)
         return Labels(mixed(p.masses_N5), mixed(p.state_NC), mixed(p.height_N), interval_B5I)
 
-    def _intervals(self) -> Tensor | None:
+    @cached_property
+    def _interval_N5I(self) -> Tensor | None:
         """One-hot; an interval begins at its lower border, a quantile of the training masses."""
         n = self.point.loss.intervals
         if not n:
@@ -267,7 +270,7 @@ class PlainTraining:
     def _loss_of(self, out: PlainOutputs, labels: Labels) -> Tensor:
         settings = self.point.loss
         space = SPACES[settings.space]
-        mass_unit, height_unit = self._units()
+        mass_unit, height_unit = self._units
         guess_B5, truth_B5 = space(out.masses_5) / mass_unit, space(labels.masses_B5) / mass_unit
 
         def smooth_l1(guess: Tensor, truth: Tensor) -> Tensor:
@@ -289,6 +292,7 @@ class PlainTraining:
             loss = loss + settings.interval_weight * F.cross_entropy(logits, labels_BI)
         return loss
 
+    @cached_property
     def _units(self) -> tuple[float, float]:
         """Grams (in the loss's space) and centimetres that errors are counted in: the training
         rows' root mean square distance from each mass's mean, and of Height from its own."""
@@ -356,7 +360,10 @@ class PlainTraining:
         val_N = self.split.val_N
         x_BTI = read(head, *self._rows(val_N, np.zeros_like(val_N)))
         raw_n5 = plain_outputs(head, x_BTI).masses_5.numpy()
-        return np.stack([balanced(raw_5[:3], self.point.inference.constraints) for raw_5 in raw_n5])
+        # scikit-learn would look at its arguments longer than it computes
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            constraints = self.point.inference.constraints
+            return np.stack([balanced(raw_5[:3], constraints) for raw_5 in raw_n5])
 
 
 def balanced(total_gdm_green: np.ndarray, constraints: str) -> np.ndarray:
