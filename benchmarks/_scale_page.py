@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 from _bench import ROOT
 
+from featurestore.photos.targets import CSIRO
+
 TIMES = 3  # that an answer is asked for again
 PAUSE_S = 0.05  # between two questions after health
 
@@ -46,14 +48,28 @@ class Server:
     @property
     def memory_gb(self) -> float:
         """The greatest memory until now of the server and of its worker together."""
+        return sum(map(_most_gb, self._pids()))
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of the processor until now, of both."""
+        return sum(map(_cpu_s, self._pids()))
+
+    def _pids(self) -> list[int]:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return sum(_most_gb(int(pid)) for pid in [self.pid, *children])
+        return [self.pid, *map(int, children)]
 
 
 def _most_gb(pid: int) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e9
+
+
+def _cpu_s(pid: int) -> float:
+    _, fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)
+    user, system = fields.split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -98,15 +114,20 @@ def measured(server: Server, address: str) -> dict:
 
     health = threading.Thread(target=look)
     health.start()
+    cpu_s = [server.cpu_s]
     try:
         first_s, sizes = _all_parts(server, address)
     finally:
         is_over.set()
         health.join()
+    cpu_s.append(server.cpu_s)
     again_s = [_all_parts(server, address)[0] for _ in range(TIMES)]
+    cpu_s.append(server.cpu_s)
     return {
         "cold_s": round(first_s, 3),
+        "cold_cpu_s": round(cpu_s[1] - cpu_s[0], 2),
         "warm_s": round(statistics.median(again_s), 3),
+        "warm_cpu_s": round((cpu_s[2] - cpu_s[1]) / TIMES, 2),
         "parts": len(sizes),
         "mb": round(sum(text for text, _ in sizes) / 1e6, 3),
         "sent_mb": round(sum(sent for _, sent in sizes) / 1e6, 3),
@@ -139,6 +160,12 @@ def addresses(server: Server, store: str, sweep: str) -> dict[str, str]:
     of_sweep = f"sweep={sweep}"
     a, b = (f"{w}/runs/{name}" for name in ("001_scale", "ridge"))
     beside = f"{a}/beside/{sweep}/{Path(b).name}"
+    target = CSIRO.foremost.name
+    # of more than 100,000 points 20,000, as run.js and compare.js ask; five targets a photograph
+    of_five = f"&every={-(-5 * n_sealed // 20_000)}" if 5 * n_sealed > 100_000 else ""
+    of_run = "averaged=1&weights=last"
+    columns = "image_id%2Csite%2Cfold%2Ctarget%2Ctrue%2Cpredicted"
+    of_two = f"{s}/photographs.json?{of_sweep}&target={target}&columns=image_id%2Cerror{every}"
     return {
         "list of stores": "/v1/stores",
         "overview": f"{s}/overview.json",
@@ -154,7 +181,13 @@ def addresses(server: Server, store: str, sweep: str) -> dict[str, str]:
         "sweep": w,
         "leaderboard": f"{w}/leaderboard.json",
         "run's curves": f"{a}/curves.json",
-        "run's errors": f"{a}/oof.json?averaged=1&limit=100000",
+        "run's errors": f"{a}/errors.json?{of_run}",
+        "run's points": f"{a}/oof.json?{of_run}&columns={columns}{of_five}&limit=100000",
+        "run's errors of a state": f"{a}/errors.json?{of_run}&store={store}&in.State=Tas",
         "compare, scores": f"{beside}/scores.json",
-        "compare, photographs": f"{beside}/photographs.json?limit=100000",
+        "compare, errors": f"{beside}/errors.json?target={target}",
+        "compare, points": f"{beside}/photographs.json?target={target}{every}&limit=100000",
+        "compare, most apart": f"{beside}/photographs.json?target={target}&apart=1&limit=300",
+        "map by two, A": f"{of_two}&run=001_scale&limit=100000",
+        "map by two, B": f"{of_two}&run=ridge&limit=100000",
     }

@@ -22,6 +22,7 @@ from service.relay import Relay
 from service.routes import (
     health,
     images,
+    out_of_fold,
     page,
     photographs,
     predictions,
@@ -57,6 +58,7 @@ def create_app(
         *photographs.routes(),
         *images.routes(),
         *sweeps.routes(),
+        *out_of_fold.routes(),
         *predictions.routes(),
     ]
     if relay is not None:

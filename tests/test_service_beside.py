@@ -136,3 +136,53 @@ def test_it_is_kept_where_both_are_of_one_sweep(client):
     assert "immutable" in kept.headers["Cache-Control"]
     other = client.get(f"{start}/second/three/scores.json?of={state}")
     assert other.headers["Cache-Control"] == "private, no-cache"
+
+
+def test_of_one_target_some_are_drawn_and_figures_are_of_all(client):
+    """What the page asks for of a million photographs."""
+    url, target = "/v1/sweeps/first/runs/one/beside/first/two", NAMES[4]
+    both = table(client, "first/one", "first/two", "photographs")
+    some = client.get(f"{url}/photographs.json?every=9&columns=image_id,target").json()
+    assert some["rows"] == [[f"ID{n}", name] for n in range(0, N, 9) for name in NAMES]
+    both = both[both["target"] == target].reset_index(drop=True)
+    gain = both["error_a"].abs() - both["error_b"].abs()
+
+    drawn = client.get(f"{url}/photographs.json?target={target}&every=9").json()
+    assert drawn["rows"] == both[::9].values.tolist()
+    apart = client.get(f"{url}/photographs.json?target={target}&apart=1&limit=7").json()
+    furthest = gain.abs().sort_values(ascending=False).index
+    assert apart["rows"] == both.loc[furthest[:7]].values.tolist() and apart["total"] == N
+    assert client.get(f"{url}/errors.json").json() == {"targets": NAMES}
+    assert client.get(f"{url}/errors.json?target={target}").json() == {
+        "targets": NAMES,
+        "n": N,
+        "nearer": (gain > 0).sum(),
+        "most": pytest.approx(both[["error_a", "error_b"]].abs().to_numpy().max()),
+    }
+    assert client.get(f"{url}/photographs.json?apart=1").status_code == 400
+
+
+@pytest.mark.parametrize("fold", [None, "2", "1.2"])
+def test_figures_of_a_run_are_those_of_all_its_rows(client, fold):
+    """Of several repeats averages are of no fold, and 1.2 is fold 2 of repeat 1."""
+    url = "/v1/sweeps/first/runs/one"
+    rows = oof_of(1)
+    folds = [f"{repeat}.{fold}" for repeat in range(2) for fold in range(4)]
+    if fold == "1.2":
+        rows = rows[(rows["repeat"] == 1) & (rows["fold"] == 2)]
+    query = {} if fold is None else {"fold": fold}
+    found = client.get(f"{url}/errors.json", params=query).json()
+    if fold == "2":  # of both repeats
+        rows = rows[rows["fold"] == 2]
+    assert fold is not None or found["folds"] == folds
+    for each in found["targets"]:
+        true, predicted = rows[f"true_{each['target']}"], rows[each["target"]]
+        assert each["n"] == len(rows)
+        assert each["rmse"] == pytest.approx(np.sqrt(mean_squared_error(true, predicted)))
+        assert each["least"] == pytest.approx(min(true.min(), predicted.min()))
+        assert each["most"] == pytest.approx(max(true.max(), predicted.max()))
+    oof = client.get(f"{url}/oof.json", params=query | {"every": 4, "columns": "image_id"}).json()
+    ids = [id for id in rows["image_id"][::4] for _ in NAMES]
+    assert [row[0] for row in oof["rows"]] == ids
+    averaged = client.get(f"{url}/errors.json?averaged=1").json()
+    assert averaged["folds"] == [] and averaged["targets"][0]["n"] == N

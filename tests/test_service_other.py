@@ -92,6 +92,32 @@ def test_out_of_fold_rows_have_each_target_and_the_words_of_classes(client, fini
     assert pd.isna(crop.loc["ID5", "error"])  # its crop is not known
 
 
+def test_figures_of_a_class_are_counts_of_its_words_among_what_passes(client, finished):
+    run = next(finished.glob("*pooled_mlp"))
+    url = f"/v1/sweeps/{finished.name}/runs/{run.name}"
+    known = pd.read_csv(run / "oof.csv").query("weights == 'last'").dropna(subset="true_crop")
+    farm = FeatureStore.open(client.app.state.library.stores["features"].path).catalog["farm"][7]
+    narrow = f"store=features&in.farm={farm}"
+    catalog = rows(asked(client, f"{S}/catalog.json?columns=image_id,farm"))
+    ids = set(catalog["image_id"][catalog["farm"] == farm])
+    for query, table in (("", known), (narrow, known[known["image_id"].isin(ids)])):
+        (found,) = [
+            each
+            for each in asked(client, f"{url}/errors.json?{query}")["targets"]
+            if each["target"] == "crop"
+        ]
+        pairs = Counter(zip(table["true_crop"], table["predicted_crop"], strict=True))
+        for truth, counts in zip(found["words"], found["counts"], strict=True):
+            assert counts == [pairs[truth, word] for word in found["words"]]
+        assert found["n"] == len(table) < 30
+        right = (table["true_crop"] == table["predicted_crop"]).mean()
+        assert found["accuracy"] == pytest.approx(right)
+    listed = rows(asked(client, f"{url}/oof.json?{narrow}"))
+    assert set(listed["image_id"]) == ids
+    told = asked(client, f"{url}/errors.json?sweep={finished.name}&{narrow}&target=yield_t&off=1e9")
+    assert told["targets"] == []
+
+
 def test_a_card_has_the_predictions_of_each_target_that_a_run_tells(client, finished):
     card = asked(client, f"{S}/images/ID7")
     told = pd.DataFrame(card["predictions"]).groupby("run")["target"].agg(list).to_dict()

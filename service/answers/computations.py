@@ -98,7 +98,7 @@ class Computations:
 def _size(result: Any) -> int:
     """Bytes of a result, roughly."""
     if isinstance(result, pd.DataFrame):
-        return int(result.memory_usage(deep=True).sum())
+        return _frame_bytes(result)
     if isinstance(result, np.ndarray):
         return result.nbytes
     if isinstance(result, dict):
@@ -106,3 +106,12 @@ def _size(result: Any) -> int:
     if isinstance(result, list | tuple):
         return sum(map(_size, result))
     return sys.getsizeof(result)
+
+
+def _frame_bytes(frame: pd.DataFrame) -> int:
+    """A text that many cells hold is one object, and counts once."""
+    n_bytes = int(frame.memory_usage().sum())
+    for _, column in frame.items():
+        if not pd.api.types.is_numeric_dtype(column):
+            n_bytes += sum(map(sys.getsizeof, column.unique()))
+    return n_bytes

@@ -40,14 +40,15 @@ def name_of(request: Request, parameter: str) -> str:
         ) from err
 
 
-def opened_of(request: Request) -> Opened:
-    """The store `{s}`, the same for all of a request; its generation goes into the header.
+def opened_of(request: Request, name: str | None = None) -> Opened:
+    """The store `{s}`, or of a name, the same for all of a request; its generation goes into the
+    header.
 
     ServiceError `not-found`, `store-gone`, `store-damaged`. It asks the disk: call it from a plain
     `def` endpoint, or from an `async def` one by `await run_in_threadpool(opened_of, request)`.
     """
     if not hasattr(request.state, "opened"):
-        name = name_of(request, "s")
+        name = name_of(request, "s") if name is None else name
         stores = library_of(request).stores
         if name not in stores:
             raise ServiceError(

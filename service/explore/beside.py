@@ -3,6 +3,7 @@
 A photograph that only one of them predicted tells nothing of their difference, and is left out.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from featurestore.errors import InputError
 from service.explore import sweeps
-from service.explore.out_of_fold import oof
+from service.explore.out_of_fold import by_image, by_target
 from trainer.judge.compare import compare
 from trainer.score.metrics import CLASS_SCORES, LEAST_SHARE, Score, scored_classes
 
@@ -20,13 +21,20 @@ WORDS = ["true_word", "predicted_word"]
 OF_NUMBERS = ("r2", "rmse")
 
 
-def photographs(a: Path, b: Path) -> pd.DataFrame:
-    """What both predict of each photograph and target, averaged over repeats.
+def photographs(
+    a: Path,
+    b: Path,
+    target: str | None = None,
+    wides: Sequence[pd.DataFrame | None] = (None, None),
+) -> pd.DataFrame:
+    """What both predict of each photograph and target, averaged over repeats; or of one target.
+
+    wides : of each what `out_of_fold.by_image` made of it, averaged, where that is at hand.
 
     image_id, site, target, true, predicted_a, predicted_b, error_a, error_b, and where there are
     classes true_word, predicted_word_a and predicted_word_b.
     """
-    both = _joined(a, b, averaged=True)
+    both = _joined(a, b, True, target, wides)
     columns = ["image_id", "site", "target", "true"]
     columns += ["predicted_a", "predicted_b", "error_a", "error_b"]
     # classes may be told by one of them alone
@@ -43,7 +51,7 @@ def scores(a: Path, b: Path) -> pd.DataFrame:
 
     Source: trainer.judge.compare.
     """
-    both = _joined(a, b, averaged=False)
+    both = _joined(a, b, False)
     images = both.drop_duplicates("image_id")
     sites_N = images["site"].to_numpy(str)
     seed = sweeps.seed_of(a.parent)
@@ -70,9 +78,18 @@ def scores(a: Path, b: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _joined(a: Path, b: Path, averaged: bool) -> pd.DataFrame:
+def _joined(
+    a: Path,
+    b: Path,
+    averaged: bool,
+    target: str | None = None,
+    wides: Sequence[pd.DataFrame | None] = (None, None),
+) -> pd.DataFrame:
     """Rows that both tables have; columns of b alone end in _b."""
-    tables = [oof(each, averaged=averaged) for each in (a, b)]
+    tables = []
+    for run, wide in zip((a, b), wides, strict=True):
+        wide = by_image(run, averaged=averaged) if wide is None else wide
+        tables.append(by_target(run, wide, target))
     key = KEY if averaged else [*KEY, "repeat"]
     both = tables[0].merge(tables[1], on=key, suffixes=("", "_b"))
     if both.empty:

@@ -5,6 +5,7 @@ beside them.
 """
 
 import functools
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,12 @@ KEPT_SWEEPS = 4  # whose averaged predictions stay in memory
 ABOUT = ("run", "image_id", "site", "repeat", "fold")
 
 
-def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.DataFrame:
+def oof(
+    run: Path,
+    weights: str | None = None,
+    averaged: bool = False,
+    target: str | None = None,
+) -> pd.DataFrame:
     """Out-of-fold predictions, a row per repeat, image and target.
 
     image_id, site, repeat, fold, target, true, predicted, error; where there are classes also
@@ -39,19 +45,51 @@ def oof(run: Path, weights: str | None = None, averaged: bool = False) -> pd.Dat
 
     weights : whose rows, `best` or `last`; None takes `last` where there are some.
     averaged : over repeats; of several, repeat and fold are missing then.
+    target : of this one alone; None of all.
 
     error is predicted - true, in the target's unit; missing where the truth is.
     """
+    return by_target(run, by_image(run, weights, averaged), target)
+
+
+def by_image(run: Path, weights: str | None = None, averaged: bool = False) -> pd.DataFrame:
+    """The same with a row per repeat and image, a column a target, as the run's table has it."""
     targets = targets_of(run)
     wide = _wide(run, targets, weights)
     if averaged and wide["repeat"].nunique() > 1:
         first = wide.groupby("image_id", sort=False)[["site"]].first()
         means = _means(wide, targets)
         wide = first.join(means).reset_index().assign(repeat=np.nan, fold=np.nan)
-    long = _long(wide, targets)
+    return wide
+
+
+def by_target(run: Path, wide: pd.DataFrame, target: str | None = None) -> pd.DataFrame:
+    """What `oof` gives of rows of `by_image`."""
+    targets = targets_of(run)
+    long = _long(wide, targets, target)
     if run.name == LOGISTIC:  # its numbers are the training means
         return long[~long["target"].isin(targets.names)].reset_index(drop=True)
     return long
+
+
+def told(run: Path, wide: pd.DataFrame) -> list[str]:
+    """The targets of which a run tells the error of some photograph."""
+    targets = targets_of(run)
+    numbers = [] if run.name == LOGISTIC else targets.names
+    of_number = {name: [name, f"true_{name}"] for name in numbers}
+    of_class = {target.name: _shares(target) for target in told_classes(targets)}
+    found = []
+    for name, columns in (of_number | of_class).items():
+        if set(columns) <= set(wide) and wide[columns].notna().all(axis=1).any():
+            found.append(name)
+    return found
+
+
+def held_out(wide: pd.DataFrame, repeat: int | None, fold: int | None) -> pd.DataFrame:
+    """Rows of `by_image` that one fold held out; None is each."""
+    if repeat is not None:
+        wide = wide[wide["repeat"] == repeat]
+    return wide if fold is None else wide[wide["fold"] == fold]
 
 
 def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
@@ -79,13 +117,15 @@ def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
     return long[columns].to_dict("records")
 
 
-def _long(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
-    """The same with a row for each target."""
-    truths = [wide[f"true_{name}"] for name in targets.names]
-    values = [wide[name] for name in targets.names]
+def _long(wide: pd.DataFrame, targets: Targets, only: str | None = None) -> pd.DataFrame:
+    """The same with a row for each target, or for one alone."""
+    numbers = [name for name in targets.names if only in (None, name)]
+    truths = [wide[f"true_{name}"] for name in numbers]
+    values = [wide[name] for name in numbers]
     none = np.full(len(wide), "", object)
     words = [(none, none)] * len(values)
-    classes = [target for target in told_classes(targets) if set(_shares(target)) <= set(wide)]
+    told = [target for target in told_classes(targets) if set(_shares(target)) <= set(wide)]
+    classes = [target for target in told if only in (None, target.name)]
     for target in classes:
         share_NW = wide[_shares(target)].to_numpy(float)
         true_N = wide[f"true_{target.name}"].to_numpy(object)
@@ -96,13 +136,13 @@ def _long(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
         values.append(np.where(is_known_N, of_true_N, np.nan))
         words.append((true_N, _most_probable(target, share_NW)))
 
-    names = [*targets.names, *(target.name for target in classes)]
+    names = [*numbers, *(target.name for target in classes)]
     n = len(wide)
     k = len(names)
     # by arrays, an image's targets one after another
     about = wide[[name for name in ABOUT if name in wide]]
-    true = np.column_stack(truths).astype(float).reshape(n * k)
-    predicted = np.column_stack(values).astype(float).reshape(n * k)
+    true = _in_turn(truths, float, n)
+    predicted = _in_turn(values, float, n)
     long = about.loc[wide.index.repeat(k)].reset_index(drop=True)
     long = long.assign(
         target=np.tile(np.array(names, object), n),
@@ -110,12 +150,20 @@ def _long(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
         predicted=predicted,
         error=predicted - true,
     )
-    if classes:
-        of_true, of_predicted = zip(*words, strict=True)
-        true_words = np.column_stack(of_true).reshape(n * k)
-        predicted_words = np.column_stack(of_predicted).reshape(n * k)
+    if told:
+        of_true, of_predicted = zip(*words, strict=True) if words else ((), ())
+        true_words = _in_turn(of_true, object, n)
+        predicted_words = _in_turn(of_predicted, object, n)
         long = long.assign(true_word=true_words, predicted_word=predicted_words)
     return long
+
+
+def _in_turn(columns: Sequence[Any], kind: type, n: int) -> np.ndarray:
+    """(n * k,): of k columns an image's values one after another."""
+    values_NK = np.empty((n, len(columns)), kind)
+    for k, column in enumerate(columns):
+        values_NK[:, k] = column
+    return values_NK.reshape(-1)
 
 
 def _most_probable(target: Target, share_NW: np.ndarray) -> np.ndarray:
@@ -188,7 +236,7 @@ def _wide(run: Path, targets: Targets, weights: str | None) -> pd.DataFrame:
     which = weights or next(iter(kinds), "last")
     if weights and weights not in kinds:
         raise InputError(f"{where} has no {weights} weights; it has {', '.join(kinds) or 'none'}")
-    return table[table["weights"] == which].reset_index(drop=True)
+    return table[table.pop("weights") == which].reset_index(drop=True)
 
 
 @functools.lru_cache(KEPT_SWEEPS)

@@ -96,13 +96,9 @@ def listed(
 
 def _predicted(run: Path, target: str | None, fold: str | None) -> pd.DataFrame:
     """What a run predicts of a target: image_id, site, fold, true, predicted, error."""
-    repeat, number = _split(fold)
-    rows = out_of_fold.oof(run, averaged=repeat is None)
-    rows = rows[rows["target"] == target]
-    if repeat is not None:
-        rows = rows[rows["repeat"] == repeat]
-    if number is not None:
-        rows = rows[rows["fold"] == number]
+    repeat, number = split_of(fold)
+    wide = out_of_fold.by_image(run, averaged=repeat is None)
+    rows = out_of_fold.by_target(run, out_of_fold.held_out(wide, repeat, number), target)
     is_known = rows["fold"].notna()
     name = rows["fold"].fillna(-1).astype(int).astype(str)
     if repeat is not None:
@@ -111,7 +107,7 @@ def _predicted(run: Path, target: str | None, fold: str | None) -> pd.DataFrame:
     return rows.drop(columns=["target", "repeat"])
 
 
-def _split(fold: str | None) -> tuple[int | None, int | None]:
+def split_of(fold: str | None) -> tuple[int | None, int | None]:
     """Repeat and fold of `1.2`, or the fold alone of `2`."""
     if fold is None:
         return None, None

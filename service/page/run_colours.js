@@ -97,7 +97,7 @@ export class RunColours {
     const shown = isClass ? "predicted" : "error"; // of a class, the probability of the true word
     return {
       name: isClass ? `probability of the true ${plain(target)}` : `${plain(target)}, predicted − true`,
-      byId: byIdOf(await table(url, this.signal), this.every ? null : target, row => row[shown]),
+      byId: byIdOf(await table(url, this.signal), row => row[shown], this.every ? null : target),
       none: `The run ${this.chosen.run} predicts no ${plain(target)}, so that every point is gray: choose another run or colour.`,
       centred: !isClass,
       from: [url, "Predictions out of fold"],
@@ -106,26 +106,38 @@ export class RunColours {
 
   /** How much nearer B is than A. */
   async #ofTwo(target, isClass) {
-    const [a, b] = await this.#sides(),
-      url = `${besideUrl(a, b)}/photographs.json`;
-    const nearer = isClass
-      ? row => less(row.predicted_b, row.predicted_a)
-      : row => less(size(row.error_a), size(row.error_b));
+    const sides = await this.#sides(),
+      [a, b] = sides,
+      url = withQuery(`${besideUrl(a, b)}/photographs.json`, { target });
+    const nearer = isClass ? (p, q) => less(q, p) : (p, q) => less(size(p), size(q)),
+      told = isClass ? "predicted" : "error";
+    const byId = this.every
+      ? joined(await Promise.all(sides.map(side => this.#some(side, target, told))), nearer)
+      : byIdOf(await table(url, this.signal), row => nearer(row[`${told}_a`], row[`${told}_b`]));
     return {
       name: `${plain(target)}: B is ${isClass ? "surer of" : "nearer to"} the truth by`,
-      byId: byIdOf(await table(url, this.signal), target, nearer),
+      byId,
       none: `${a.run} and ${b.run} do not both predict ${plain(target)}: choose other runs or another colour.`,
       centred: true,
       from: [url, "Errors of both"],
     };
+  }
+
+  /** What a run tells of the photographs that the map draws, by their ids. */
+  async #some({ sweep, run }, target, told) {
+    const asked = { sweep: sweep.name, run, target, every: this.every, columns: `image_id,${told}` };
+    return byIdOf(await table(withQuery(`${this.store.url}/photographs.json`, asked), this.signal), row => row[told]);
   }
 }
 
 const size = value => (value === null ? null : Math.abs(value));
 const less = (value, other) => (value === null || other === null ? null : value - other);
 
-/** What rows tell of a target, by photograph; null where they are of one alone. */
-function byIdOf(found, target, of) {
+/** What rows tell, of a target where there are several, by photograph; null where they are of one alone. */
+function byIdOf(found, of, target = null) {
   const rows = found.rows().filter(row => !target || row.target === target);
   return new Map(rows.map(row => [row.image_id, of(row)]));
 }
+
+/** of(a, b) of each photograph of both. */
+const joined = ([a, b], of) => new Map([...a].map(([id, value]) => [id, of(value, b.get(id) ?? null)]));

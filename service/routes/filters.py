@@ -15,7 +15,7 @@ from starlette.requests import Request
 from featurestore.disk.tables import find_table
 from featurestore.errors import BiomassError
 from service.answers import computations
-from service.answers.parameters import choice_of, library_of
+from service.answers.parameters import choice_of, library_of, opened_of
 from service.errors import ServiceError
 from service.explore import maps, overview, photographs, sweeps
 from service.explore.photographs import ORDERS, SIGNS, Filter
@@ -44,6 +44,8 @@ QUERY = {
         TEXT | {"enum": list(BOTH_WAYS)},
     ),
 }
+
+OF_STORE = {"store": ("A store: its photographs that pass the filter alone.", TEXT), **QUERY}
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,16 @@ async def photographs_of(request: Request, opened: Opened) -> pd.DataFrame:
         place_N2 = image_map[["x", "y"]].to_numpy(float)
     catalog = opened.store.catalog
     return await run_in_threadpool(photographs.chosen, table, catalog, wanted, place_N2)
+
+
+async def ids_of(request: Request) -> pd.Series | None:
+    """Ids of the photographs of the store `?store=` that pass the filter; None without a store."""
+    name = request.query_params.get("store")
+    if name is None:
+        return None
+    opened = await run_in_threadpool(opened_of, request, name)
+    found = await photographs_of(request, opened)
+    return found["image_id"]
 
 
 async def listed_of(request: Request, opened: Opened, needs_errors: bool = False) -> pd.DataFrame:

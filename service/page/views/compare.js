@@ -1,13 +1,13 @@
 // Two runs, of one sweep or of two: what differs in their settings, scores with the paired difference, curves on one another,
 // and error against error, a point a photograph.
 
-import { early, get, table } from "../api.js";
+import { early, get, table, withQuery } from "../api.js";
 import { span, track } from "../bars.js";
 import { gallery, hoverCard } from "../cards.js";
 import { category, css, scale } from "../colours.js";
 import { axisOf, count, fixed, num, plain, signed, unitOf } from "../dom.js";
 import { el, foremost, pending, section, select, subsection, twins } from "../dom.js";
-import { passing } from "../filter.js";
+import { filtered, isFiltered } from "../filter.js";
 import { lines } from "../lines.js";
 import { savers } from "../save.js";
 import { Scatter } from "../scatter.js";
@@ -17,6 +17,9 @@ import { given, go, href, photographHref, put } from "../state.js";
 import { sortable } from "../table.js";
 
 const COLOURS = [category(0), category(5)],
+  MOST_DRAWN = 100_000, // points; of more, some
+  SOME = 20_000,
+  MOST_LISTED = 300, // photographs on which they differ most
   EARLY = 0.1, // of the epochs: their scores may be far below
   CHOOSE = "Choose a trained head as run A or B to see its curves.";
 
@@ -26,9 +29,7 @@ export async function show({ state, signal, store, sweep, sweeps }) {
   const sides = await sidesOf(state, sweeps, signal),
     [a, b] = sides,
     url = besideUrl(a, b);
-  const scores = early(table(`${url}/scores.json`, signal)),
-    photographs = early(table(`${url}/photographs.json`, signal));
-  const ids = early(passing({ state, signal, store, sweep }));
+  const scores = early(table(`${url}/scores.json`, signal));
   return {
     title: "Compare",
     content: [
@@ -45,7 +46,7 @@ export async function show({ state, signal, store, sweep, sweeps }) {
       ),
       section(
         "Errors of the same photographs",
-        pending(() => errors({ state, store, a, url: `${url}/photographs.json`, rows: photographs, ids })),
+        pending(() => errors({ state, signal, store, sweep, a, url })),
       ),
     ],
   };
@@ -194,36 +195,54 @@ async function curveOf({ sweep, run, isBlend }, signal) {
 
 // -- errors
 
-async function errors({ state, store, a, url, rows: asked, ids }) {
-  const found = await asked,
-    passed = await ids,
-    all = found.rows().filter(row => isTold(row) && (!passed || passed.has(row.image_id))),
-    there = new Set(all.filter(row => isNumber(row.true)).map(row => row.target)),
+async function errors({ state, signal, store, sweep, a, url }) {
+  const passed = isFiltered(state),
+    { targets: there } = await get(`${url}/errors.json`, signal),
     targets = foremost(
-      a.about.targets.filter(target => there.has(target)),
+      a.about.targets.filter(target => there.includes(target)),
       a.about.target,
     );
-  if (!targets.length) return el("p", {}, `No photograph that both predicted${passed ? " and that passes the filter" : ""} has a known truth.`);
+  if (!targets.length) return el("p", {}, NO_TRUTH);
   let target = given(state, "target", targets) ?? targets[0];
   const place = el("div");
-  const draw = () => place.replaceChildren(...ofTarget(store, a, all, target));
+  const draw = async () => {
+    const drawn = target;
+    place.setAttribute("aria-busy", "true");
+    const asked = passed ? filtered("", { state: { ...state, target }, sweep }, { store: store.name }) : withQuery("", { target }),
+      made = await ofTarget({ signal, store, a, url, asked, target });
+    if (drawn !== target) return; // another was chosen meanwhile
+    place.replaceChildren(...made);
+    place.removeAttribute("aria-busy");
+  };
   const choose = name => {
     target = name;
     put({ target }, { replace: true });
-    draw();
+    return draw();
   };
-  draw();
+  await draw();
   const options = targets.map(name => [name, plain(name)]);
-  return [el("div", { class: "controls" }, select("Target", options, target, choose)), place, twins(url, "Errors of both")];
+  return [
+    el("div", { class: "controls" }, select("Target", options, target, choose)),
+    place,
+    twins(`${url}/photographs.json`, "Errors of both"),
+  ];
 }
 
-const isTold = row => isNumber(row.predicted_a) && isNumber(row.predicted_b);
+const POINT = "image_id,true,predicted_a,predicted_b,error_a,error_b", // columns
+  WORDS = "true_word,predicted_word_a,predicted_word_b";
+const NO_TRUTH = "No photograph that both predicted has a known truth.";
 const isNumber = value => typeof value === "number";
 
-/** Chart and photographs of one target. */
-function ofTarget(store, a, all, target) {
+/** Chart and photographs of one target. asked: the query that says which photographs. */
+async function ofTarget({ signal, store, a, url, asked, target }) {
+  const { n, nearer, most: furthest } = await get(`${url}/errors.json${asked}`, signal),
+    every = n > MOST_DRAWN ? Math.ceil(n / SOME) : null;
+  if (!n) return [el("p", {}, "No photograph that both predicted and that passes the filter has a known truth.")];
   const isClass = a.about.classes.includes(target),
-    rows = all.filter(row => row.target === target && isNumber(row.true)),
+    columns = isClass ? `${POINT},${WORDS}` : POINT,
+    of = more => withQuery(`${url}/photographs.json${asked}`, { columns, ...more }),
+    [points, apart] = await Promise.all([table(of({ every }), signal), get(of({ apart: 1, limit: MOST_LISTED }), signal)]);
+  const rows = points.rows().filter(row => [row.predicted_a, row.predicted_b, row.true].every(isNumber)),
     gain = row => (isClass ? row.predicted_b - row.predicted_a : Math.abs(row.error_a) - Math.abs(row.error_b));
   const told = key => row =>
     isClass
@@ -232,7 +251,7 @@ function ofTarget(store, a, all, target) {
   const texts = row => [told("a")(row), told("b")(row), isClass ? `true ${row.true_word}` : `true ${num(row.true, 3)}${unitOf(target)}`];
   const x = Float64Array.from(rows, row => (isClass ? row.predicted_a : row.error_a)),
     y = Float64Array.from(rows, row => (isClass ? row.predicted_b : row.error_b));
-  const most = Math.max(...x.map(Math.abs), ...y.map(Math.abs), 1e-9);
+  const most = Math.max(furthest, 1e-9);
   const colour = scale(isClass ? "B is surer of the truth by" : "B is nearer to the truth by", rows.map(gain), { centred: true, unit: unitOf(target) });
   const what = isClass ? "probability of the true word" : "error";
   const axis = letter => ({ label: `${what} of ${letter}${isClass ? "" : axisOf(target)}`, format: value => num(value, 3) });
@@ -247,11 +266,10 @@ function ofTarget(store, a, all, target) {
   });
   chart.extent = isClass ? [0, 1, 0, 1] : [-most, most, -most, most];
   chart.set({ x, y, colours: colour.packed });
-  const nearer = rows.filter(row => gain(row) > 0).length;
-  const caption = `${plain(target)}: B is ${isClass ? "surer" : "nearer"} on ${nearer} of ${count(rows.length, "photograph")}${
-    isClass ? "" : "; between the diagonals, left and right of the middle"
-  }`;
-  const differ = [...rows].sort((p, q) => Math.abs(gain(q)) - Math.abs(gain(p)));
+  const caption = `${plain(target)}: B is ${isClass ? "surer" : "nearer"} on ${nearer.toLocaleString("en")} of ${count(n, "photograph")}${
+    every ? `, of which the chart draws one in ${every}` : ""
+  }${isClass ? "" : "; between the diagonals, left and right of the middle"}`;
+  const differ = apart.rows.map(values => Object.fromEntries(values.map((value, k) => [apart.columns[k], value])));
   return [
     el("figure", {}, el("figcaption", {}, caption), chart.root, colour.legend, savers(caption, chart, () => colour.legend)),
     subsection("Photographs on which they differ most", gallery(store, differ, texts)),

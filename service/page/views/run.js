@@ -1,11 +1,11 @@
 // One run of a sweep: curves by fold, out-of-fold predictions against the truth, photographs by error.
 
-import { early, table } from "../api.js";
+import { early, get, table, withQuery } from "../api.js";
 import { hoverCard } from "../cards.js";
 import { category, css } from "../colours.js";
 import { axisOf, count, fixed, num, unitOf, withUnit } from "../dom.js";
 import { el, foremost, pending, plain, say, select, subsection, twins } from "../dom.js";
-import { inWords, isFiltered, passing } from "../filter.js";
+import { filtered, inWords, isFiltered } from "../filter.js";
 import { lines } from "../lines.js";
 import { photographList } from "../list.js";
 import { savers } from "../save.js";
@@ -15,6 +15,8 @@ import { comparable } from "../sides.js";
 import { given, go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
+const MOST_DRAWN = 100_000, // points; of more, some
+  SOME = 20_000;
 const FIRST_WORST = 12,
   EARLY = 0.1; // of the epochs: their scores may be far below, and must not take the whole scale
 const CURVES_TOLD = `Thick: all folds together; thin, in its colour: each fold. A click on a point leads to the photographs that its
@@ -23,14 +25,16 @@ const CURVES_TOLD = `Thick: all folds together; thin, in its colour: each fold. 
 const NO_CURVES = "Curves begin with the second epoch; what is fitted has none.";
 const NO_OOF = "It has no predictions out of fold: they come when the sweep is finished, and not to what learns from every photograph.";
 
+const POINT = "image_id,site,fold,target,true,predicted"; // columns that a chart needs
+const OF_ALL = { averaged: 1, weights: "last" };
 const urlOf = (sweep, name) => `${sweep.url}/runs/${encodeURIComponent(name)}`,
   curvesOf = url => `${url}/curves.json`,
-  oofOf = url => `${url}/oof.json?averaged=1&weights=last`;
+  errorsOf = url => withQuery(`${url}/errors.json`, OF_ALL);
 
 /** Ask for what a run's page shows before it is drawn; gives its curves. */
 export function askOfRun(sweep, name, signal, hasOof = false) {
   const url = urlOf(sweep, name);
-  if (hasOof) early(table(oofOf(url), signal));
+  if (hasOof) early(get(errorsOf(url), signal));
   return early(table(curvesOf(url), signal));
 }
 
@@ -59,8 +63,6 @@ export function run({ state, signal, store, sweep, about, name, among }) {
 
 // A split is what one fold of one repeat held out: "2", or "1.2" (repeat 1, fold 2) of several repeats; "" is all of them.
 
-const several = rows => new Set(rows.map(row => row.repeat).filter(repeat => repeat !== null)).size > 1;
-const splitOf = (row, repeats) => (row.fold === null ? "" : repeats ? `${row.repeat}.${row.fold}` : String(row.fold));
 const foldOf = split => Number(split.split(".").at(-1));
 
 function nameOf(split) {
@@ -70,38 +72,41 @@ function nameOf(split) {
 
 async function outOfFold(view) {
   const { url, signal, store, about, shown } = view,
-    all = rowsOf(await table(oofOf(url), signal));
-  const there = new Set(all.map(row => row.target)),
+    all = await get(errorsOf(url), signal),
+    byTarget = figuresOf(all),
     targets = foremost(
-      about.targets.filter(target => there.has(target)),
+      about.targets.filter(target => byTarget.has(target)),
       about.target,
     ),
     splits = await splitsOf(view, all);
   const first = targets.includes(about.target) ? about.target : targets[0];
   shown.target = targetOf(view, targets, first);
   given({ fold: shown.split }, "fold", splits);
-  const tables = targets.filter(target => isClass(all, target)).map(target => confusion(all, target)),
-    numbers = targets.filter(target => !isClass(all, target)).map(target => oofChart(store, all, target)),
+  const isClass = target => byTarget.get(target).words !== undefined,
+    tables = targets.filter(isClass).map(target => confusion(byTarget.get(target))),
+    numbers = targets.filter(target => !isClass(target)).map(target => oofChart(store, byTarget.get(target))),
     charts = [...numbers, ...tables],
     place = el("div");
   const whole = splits[0]?.includes(".") ? "all, averaged over repeats" : "all";
   const options = ["", ...splits].map(split => [split, split ? nameOf(split) : whole]);
   const splitField = select("Fold", options, shown.split, view.setSplit);
-  let rows = all;
+  const drawn = el("p", { class: "muted", hidden: true });
   const drawWorst = async () => {
     const { target, split } = shown,
-      made = await worst(view, rows);
+      made = await worst(view, isClass(target));
     if (target === shown.target && split === shown.split) place.replaceChildren(...made); // else another was chosen meanwhile
   };
   view.drawOof = async () => {
     place.setAttribute("aria-busy", "true");
     const { split } = shown,
-      found = await rowsOfSplit(view, all, split),
-      ids = await passing({ ...view, state: { ...view.state, run: view.name, fold: split, target: shown.target } });
+      asked = askedOf(view),
+      told = figuresOf(await get(`${url}/errors.json?${asked}`, signal)),
+      points = await pointsOf(url, asked, numbers, told, signal);
     if (split !== shown.split) return; // another was chosen meanwhile
-    rows = ids ? found.filter(row => ids.has(row.image_id)) : found;
     splitField.querySelector("select").value = split;
-    charts.forEach(chart => chart.show(rows));
+    charts.forEach(chart => chart.show(told.get(chart.target), points.rows));
+    drawn.hidden = points.every === 1;
+    drawn.textContent = `The charts draw one in ${points.every} photographs; the errors above them are of all`;
     await drawWorst();
     place.removeAttribute("aria-busy");
   };
@@ -136,8 +141,9 @@ async function outOfFold(view) {
       "Out of fold",
       isFiltered({ ...view.state, fold: null }) ? el("p", { class: "caption" }, `Only photographs that pass the filter: ${inWords({ ...view.state, fold: null })}`) : null,
       splits.length > 1
-        ? el("div", { class: "controls" }, splitField, all.some(row => row.fold !== null) ? foldLegend(folds) : null)
+        ? el("div", { class: "controls" }, splitField, all.folds.length ? foldLegend(folds) : null)
         : null,
+      drawn,
       ...[
         ["small-charts", numbers],
         ["confusions", tables],
@@ -154,9 +160,26 @@ async function outOfFold(view) {
   ];
 }
 
-function rowsOf(oof) {
-  return oof.rows().filter(row => typeof row.true === "number" && typeof row.predicted === "number");
+const figuresOf = ({ targets }) => new Map(targets.map(each => [each.target, each]));
+
+/** What is shown of a run, as the query that the server knows it by: a fold, and what passes the filter. */
+function askedOf({ store, sweep, name, state, shown }) {
+  const fold = shown.split || null,
+    isNarrowed = isFiltered({ ...state, fold: null }),
+    narrowed = filtered("", { state: { ...state, run: name, fold, target: shown.target }, sweep }, { store: store.name });
+  return withQuery(isNarrowed ? narrowed : withQuery("", { fold }), OF_ALL).slice(1);
 }
+
+/** { rows, every }: what the charts of numbers draw, one in `every` photographs. */
+async function pointsOf(url, asked, charts, told, signal) {
+  const n = charts.reduce((sum, { target }) => sum + (told.get(target)?.n ?? 0), 0),
+    every = n > MOST_DRAWN ? Math.ceil(n / SOME) : 1;
+  if (!n) return { rows: [], every: 1 };
+  const found = await table(withQuery(`${url}/oof.json?${asked}`, { columns: POINT, every: every > 1 ? every : null }), signal);
+  return { rows: found.rows().filter(row => isNumber(row.true) && isNumber(row.predicted)), every };
+}
+
+const isNumber = value => typeof value === "number";
 
 /** The target of the address, if this run has it; its first where only the store does: the filter is one for all pages. */
 function targetOf({ state, store }, own, first) {
@@ -165,36 +188,25 @@ function targetOf({ state, store }, own, first) {
   return first;
 }
 
-/** The splits there are: of several repeats the averaged rows tell none, the curves do. */
+/** The splits there are: averages over repeats tell none, the curves do. */
 async function splitsOf(view, all) {
-  const told = all.some(row => row.fold !== null) ? all : await curveRows(view).catch(() => []),
+  if (all.folds.length) return all.folds;
+  const told = await curveRows(view).catch(() => []),
     repeats = several(told);
-  const order = new Intl.Collator(undefined, { numeric: true }).compare;
   return [...new Set(told.map(row => splitOf(row, repeats)))].filter(Boolean).sort(order);
 }
 
-/** What is predicted of the photographs that a split held out, by the heads of that split alone. */
-async function rowsOfSplit({ url, signal }, all, split) {
-  if (!split) return all;
-  const repeats = split.includes("."),
-    rows = repeats ? rowsOf(await table(`${url}/oof.json?weights=last`, signal)) : all;
-  return rows.filter(row => splitOf(row, repeats) === split);
-}
-
-/** Of a class the words stand beside the probability of the true one. */
-const isClass = (rows, target) => rows.some(row => row.target === target && row.predicted_word);
+const order = new Intl.Collator(undefined, { numeric: true }).compare;
+const several = rows => new Set(rows.map(row => row.repeat).filter(repeat => repeat !== null)).size > 1;
+const splitOf = (row, repeats) => (row.fold === null ? "" : repeats ? `${row.repeat}.${row.fold}` : String(row.fold));
 
 /** How many photographs of each true word are predicted as each word. */
-function confusion(all, target) {
-  const mine = rows => rows.filter(row => row.target === target),
-    order = new Intl.Collator(undefined, { numeric: true }).compare;
-  const words = [...new Set(mine(all).flatMap(row => [row.true_word, row.predicted_word]))].sort(order);
+function confusion({ target, words: all }) {
+  const words = [...all].sort(order);
   const caption = el("figcaption"),
     place = el("div");
-  const show = shown => {
-    const rows = mine(shown),
-      right = rows.filter(row => row.true_word === row.predicted_word).length;
-    const counted = (truth, word) => rows.filter(row => row.true_word === truth && row.predicted_word === word).length;
+  const show = ({ words: told, counts, accuracy } = { words: [] }) => {
+    const counted = (truth, word) => counts?.[told.indexOf(truth)]?.[told.indexOf(word)] ?? 0;
     const columns = [
       { title: "true", of: truth => truth, text: true },
       ...words.map(word => ({
@@ -203,24 +215,21 @@ function confusion(all, target) {
         show: truth => el(truth === word ? "strong" : "span", {}, String(counted(truth, word))),
       })),
     ];
-    caption.textContent = `${plain(target)} · accuracy ${fixed(right / rows.length, 3)}`;
+    caption.textContent = `${plain(target)} · accuracy ${fixed(accuracy, 3)}`;
     place.replaceChildren(
       sortable(`Photographs by ${plain(target)}: rows are true, columns predicted words`, columns, words, {
         name: `words.${target}`,
       }),
     );
   };
-  return { show, figure: el("figure", {}, caption, place) };
+  return { target, show, figure: el("figure", {}, caption, place) };
 }
 
-function oofChart(store, all, target) {
-  const mine = rows => rows.filter(row => row.target === target),
-    least = rows => rows.reduce((found, row) => Math.min(found, row.true, row.predicted), 0),
-    most = rows => rows.reduce((found, row) => Math.max(found, row.true, row.predicted), 1e-9),
-    text = row => `true ${withUnit(target, row.true)}, predicted ${withUnit(target, row.predicted)}`;
+function oofChart(store, { target, least, most }) {
+  const text = row => `true ${withUnit(target, row.true)}, predicted ${withUnit(target, row.predicted)}`;
   let rows = [],
-    start = least(mine(all)), // of a level, which may be below 0
-    end = most(mine(all));
+    start = Math.min(0, least), // of a level, which may be below 0
+    end = Math.max(most, 1e-9);
   const chart = new Scatter({
     label: `${plain(target)}: predicted against true`,
     class: "small-chart",
@@ -234,14 +243,14 @@ function oofChart(store, all, target) {
     below: (ctx, toX, toY, ink) => diagonal(ctx, toX, toY, ink, start, end),
   });
   const caption = el("figcaption");
-  chart.show = shown => {
-    rows = mine(shown);
-    start = Math.min(start, least(rows));
-    end = Math.max(end, most(rows));
+  chart.target = target;
+  chart.show = ({ rmse = NaN, ...told } = {}, points) => {
+    rows = points.filter(row => row.target === target);
+    start = Math.min(start, told.least ?? start); // a fold's heads may go further than their average
+    end = Math.max(end, told.most ?? end);
     chart.extent = [start, end, start, end];
-    const rmse = Math.sqrt(rows.reduce((sum, row) => sum + row.error ** 2, 0) / rows.length);
-    const told = unitOf(target) ? fixed(rmse, 2) : num(rmse, 3);
-    caption.textContent = `${plain(target)} · RMSE ${told}${unitOf(target)}`;
+    const written = unitOf(target) ? fixed(rmse, 2) : num(rmse, 3);
+    caption.textContent = `${plain(target)} · RMSE ${written}${unitOf(target)}`;
     chart.set({
       x: Float64Array.from(rows, row => row.true),
       y: Float64Array.from(rows, row => row.predicted),
@@ -276,14 +285,14 @@ function foldLegend(folds) {
 }
 
 /** By how far they are off, as the list of photographs has them. */
-async function worst(view, rows) {
+async function worst(view, isClass) {
   const { store, sweep, name, state, shown, signal } = view,
     { target, split } = shown,
     asked = { ...state, ...read(), fold: split };
   const list = await photographList({ store, sweep, state: asked, signal }, { order: "-off", target, run: name, first: FIRST_WORST });
   const held = split ? ` held out by ${nameOf(split)}` : "",
     unit = unitOf(target) ? "; grams" : "",
-    order = isClass(rows, target)
+    order = isClass
       ? `the least probability of the true ${plain(target)} first`
       : `by how far ${plain(target)} is off${unit}`,
     narrowed = inWords({ ...asked, fold: null });
