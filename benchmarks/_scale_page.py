@@ -163,7 +163,7 @@ def addresses(server: Server, store: str, sweep: str) -> dict[str, str]:
     target = CSIRO.foremost.name
     # of more than 100,000 points 20,000, as run.js and compare.js ask; five targets a photograph
     of_five = f"&every={-(-5 * n_sealed // 20_000)}" if 5 * n_sealed > 100_000 else ""
-    of_run = "averaged=1&weights=last"
+    of_run = "averaged=1"
     columns = "image_id%2Csite%2Cfold%2Ctarget%2Ctrue%2Cpredicted"
     of_two = f"{s}/photographs.json?{of_sweep}&target={target}&columns=image_id%2Cerror{every}"
     return {
@@ -184,10 +184,10 @@ def addresses(server: Server, store: str, sweep: str) -> dict[str, str]:
         "run's errors": f"{a}/errors.json?{of_run}",
         "run's points": f"{a}/oof.json?{of_run}&columns={columns}{of_five}&limit=100000",
         "run's errors of a state": f"{a}/errors.json?{of_run}&store={store}&in.State=Tas",
-        "compare, scores": f"{beside}/scores.json",
         "compare, errors": f"{beside}/errors.json?target={target}",
         "compare, points": f"{beside}/photographs.json?target={target}{every}&limit=100000",
         "compare, most apart": f"{beside}/photographs.json?target={target}&apart=1&limit=300",
         "map by two, A": f"{of_two}&run=001_scale&limit=100000",
         "map by two, B": f"{of_two}&run=ridge&limit=100000",
+        "compare, scores": f"{beside}/scores.json",
     }

@@ -47,8 +47,10 @@ def could_be_targets(frame: pd.DataFrame) -> list[Candidate]:
     """
     found = []
     for name in frame.columns:
+        if name in OWN_COLUMNS:
+            continue
         cells = known_cells(frame[name])
-        kind = None if name in OWN_COLUMNS else _kind_of(cells)
+        kind = _kind_of(cells)
         if kind:
             found.append(Candidate(name, kind, len(cells), len(frame), cells.nunique()))
     return found
@@ -58,7 +60,10 @@ def known_cells(column: pd.Series) -> pd.Series:
     """Cells that hold a value, texts without spaces around them."""
     if pd.api.types.is_numeric_dtype(column):
         return column[np.isfinite(column)]
-    cells = column.dropna().astype(str).str.strip()
+    cells = column.dropna().astype(str)
+    # each text once, since most columns have few
+    stripped = {text: text.strip() for text in cells.unique()}
+    cells = cells.map(stripped).astype(str)
     return cells[~cells.isin(MISSING)]
 
 

@@ -36,7 +36,11 @@ def require_names(frame: pd.DataFrame, columns: Iterable[str], key: str) -> None
 
 
 def is_empty(cells: pd.Series) -> pd.Series:
-    return cells.isna() | (cells.astype(str).str.strip() == "")
+    if pd.api.types.is_numeric_dtype(cells):
+        return cells.isna()
+    # each text once, since most columns have few
+    blank = [text for text in cells.dropna().unique() if not str(text).strip()]
+    return cells.isna() | cells.isin(blank)
 
 
 def tidy(cell: object) -> str:
@@ -58,7 +62,10 @@ def tidied(cells: pd.Series) -> pd.Series:
 
 def one_case(texts: pd.Series) -> pd.Series:
     """Texts that differ in letter case alone become the one of them that sorts first."""
-    return texts.groupby(texts.str.casefold()).transform("min")
+    first: dict[str, str] = {}
+    for text in sorted(texts.unique()):
+        first.setdefault(text.casefold(), text)
+    return texts.map({text: first[text.casefold()] for text in texts.unique()}).astype(str)
 
 
 def ids_of(frame: pd.DataFrame) -> pd.Series:

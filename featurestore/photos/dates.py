@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -53,10 +53,10 @@ def dates_of(frame: pd.DataFrame, column: str) -> pd.Series:
     with the month.
     """
     written = tidied(frame[column])
-    parsed = written.map({text: parse_date(text) for text in written.unique()})
+    parsed = {text: parse_date(text) for text in written.unique()}
     # one visit as two sites would put its photographs into two folds: better no folds at all
     _refuse_swappable(frame, column, written, parsed)
-    return one_case(parsed.map(str))
+    return one_case(written.map({text: str(each) for text, each in parsed.items()}).astype(str))
 
 
 def are_dates(texts: Iterable[str]) -> bool:
@@ -135,10 +135,10 @@ def _refuse_swappable(
     frame: pd.DataFrame,
     column: str,
     written: pd.Series,
-    parsed: pd.Series,
+    parsed: Mapping[str, ParsedDate],
 ) -> None:
     """InputError naming each date of which another spelling of the same day may be there."""
-    dates = set(parsed)
+    dates = set(parsed.values())
     certain = {each.day for each in dates if each.day}
     swappable = {each.swappable for each in dates if each.swappable}
     both_orders = {True, False} <= {each.day_first for each in dates}
@@ -156,9 +156,10 @@ def _refuse_swappable(
 
     if beside:
         of_text = defaultdict(list)
-        for image_id, text, each in zip(ids_of(frame), written, parsed, strict=True):
-            if str(each) in beside:
-                of_text[text, str(each)].append(image_id)
+        for image_id, text in zip(ids_of(frame), written, strict=True):
+            name = str(parsed[text])
+            if name in beside:
+                of_text[text, name].append(image_id)
         lines = []
         for (text, name), ids in of_text.items():
             more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""

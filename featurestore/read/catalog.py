@@ -2,6 +2,7 @@
 
 import difflib
 from bisect import bisect
+from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -88,8 +89,20 @@ def texts(cells_NW: np.ndarray) -> list[str]:
     """Cells of a text column, W bytes each, decoded."""
     width = cells_NW.shape[1]
     cells = np.ascontiguousarray(cells_NW).view(f"S{width}")[:, 0].tolist()
-    # a rotten byte must not keep the catalog from being read; the image's seal tells of it
-    return [cell.decode(errors="replace") for cell in cells]
+    different = set(cells)
+    if len(different) > len(cells) / 2:
+        return _decoded(cells)
+    # a text that many cells hold is decoded once, and one object
+    known = dict(zip(different, _decoded(different), strict=True))
+    return [known[cell] for cell in cells]
+
+
+def _decoded(cells: Collection[bytes]) -> list[str]:
+    try:
+        return list(map(bytes.decode, cells))
+    except UnicodeDecodeError:
+        # a rotten byte must not keep the catalog from being read; the image's seal tells of it
+        return [cell.decode(errors="replace") for cell in cells]
 
 
 def row_name(source: Source, image: int, view: int) -> str:

@@ -43,7 +43,7 @@ def image_map(store: FeatureStore, method: str = "pca", view: int = 0) -> pd.Dat
         )
     place_N2 = METHODS[method](store, images_N, view).astype(np.float64)
     place_N2 = place_N2.round(DIGITS) + 0.0  # -0 is 0
-    ids = store.catalog_rows(images_N)["image_id"]
+    ids = np.array(store.image_ids, object)[images_N]
     return pd.DataFrame(
         {"image_id": ids, "position": images_N, "x": place_N2[:, 0], "y": place_N2[:, 1]}
     )

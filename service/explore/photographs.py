@@ -59,15 +59,17 @@ def listed(
     run: Path | None = None,
     target: str | None = None,
     fold: str | None = None,
+    wide: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """image_id, position, date, site, fold, true, predicted, error of every sealed image.
 
     run : whose out-of-fold predictions stand beside, averaged over repeats. target : of the run, or
         without one a number of the catalog. fold : what one fold held out alone: `2`, or `1.2` of
-        repeat 1. Where there are classes also true_word and predicted_word. NaN, or no text, where
-        something is not known.
+        repeat 1. wide : of the run what `out_of_fold.by_image` made, averaged unless a fold names a
+        repeat; None reads it. Where there are classes also true_word and predicted_word. NaN, or no
+        text, where something is not known.
     """
-    catalog = store.catalog_rows(store.sealed)
+    catalog = _of_sealed(store)
     table = pd.DataFrame(
         {
             "image_id": catalog["image_id"],
@@ -82,7 +84,7 @@ def listed(
     if run is None:
         return table.assign(fold="", true=true, predicted=np.nan, error=np.nan)
 
-    predicted = _predicted(run, target, fold)
+    predicted = _predicted(run, target, fold, wide)
     predicted = predicted.rename(columns={"site": "site_of_run"}).set_index("image_id")
     joined = table.join(predicted, on="image_id")
     texts = [name for name in ("fold", "true_word", "predicted_word") if name in joined]
@@ -94,10 +96,21 @@ def listed(
     return joined[joined["fold"] != ""].reset_index(drop=True) if fold else joined
 
 
-def _predicted(run: Path, target: str | None, fold: str | None) -> pd.DataFrame:
+def _of_sealed(store: FeatureStore) -> pd.DataFrame:
+    """The catalog that the store has decoded already, of sealed images."""
+    return store.catalog.iloc[store.sealed].reset_index(drop=True)
+
+
+def _predicted(
+    run: Path,
+    target: str | None,
+    fold: str | None,
+    wide: pd.DataFrame | None,
+) -> pd.DataFrame:
     """What a run predicts of a target: image_id, site, fold, true, predicted, error."""
     repeat, number = split_of(fold)
-    wide = out_of_fold.by_image(run, averaged=repeat is None)
+    if wide is None:
+        wide = out_of_fold.by_image(run, averaged=repeat is None)
     rows = out_of_fold.by_target(run, out_of_fold.held_out(wide, repeat, number), target)
     is_known = rows["fold"].notna()
     name = rows["fold"].fillna(-1).astype(int).astype(str)
@@ -134,9 +147,11 @@ def chosen(
     for column, value in wanted.groups:
         if column not in catalog:
             raise InputError(f"in.{column}: the catalog has no such column")
-        cells = catalog[column].astype(str).str.strip()
-        _require(f"in.{column}", value, cells.unique())
-        passes &= cells.iloc[table["position"]].to_numpy() == value
+        cells = catalog[column].astype(str)
+        stripped = {text: text.strip() for text in cells.unique()}
+        _require(f"in.{column}", value, set(stripped.values()))
+        spelled = [text for text, word in stripped.items() if word == value]
+        passes &= cells.iloc[table["position"]].isin(spelled).to_numpy()
     if wanted.site is not None:
         _require("site", wanted.site, table["site"].unique())
         passes &= table["site"] == wanted.site
@@ -199,7 +214,7 @@ def inside(place_N2: np.ndarray, corner_C2: np.ndarray) -> np.ndarray:
 
 def choices(store: FeatureStore, table: pd.DataFrame) -> dict[str, Any]:
     """What a filter may ask for: photographs by group and value, sites, first and last day."""
-    catalog = store.catalog_rows(store.sealed)
+    catalog = _of_sealed(store)
     known = table["date"][table["date"] != ""]
     groups = {}
     for name in group_columns(catalog):
@@ -207,7 +222,7 @@ def choices(store: FeatureStore, table: pd.DataFrame) -> dict[str, Any]:
         groups[name] = counts.sort_index().to_dict()
     return {
         "groups": groups,
-        "sites": sorted(set(table["site"]) - {""}),
+        "sites": sorted(set(table["site"].unique()) - {""}),
         "dates": [known.min(), known.max()] if len(known) else [],
     }
 

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -17,7 +18,7 @@ from featurestore.errors import BiomassError
 from service.answers import computations
 from service.answers.parameters import choice_of, library_of, opened_of
 from service.errors import ServiceError
-from service.explore import maps, overview, photographs, sweeps
+from service.explore import maps, out_of_fold, overview, photographs, sweeps
 from service.explore.photographs import ORDERS, SIGNS, Filter
 from service.served import Opened
 
@@ -108,10 +109,27 @@ async def listed_of(request: Request, opened: Opened, needs_errors: bool = False
 
 
 async def _listed(request: Request, opened: Opened, errors: Errors) -> pd.DataFrame:
+    wide = None
+    if errors.run is not None:
+        repeat, _ = photographs.split_of(errors.fold)
+        wide, _ = await by_image_of(request, errors.run, averaged=repeat is None)
+
     def made() -> pd.DataFrame:
-        return photographs.listed(opened.store, errors.run, errors.target, errors.fold)
+        return photographs.listed(opened.store, errors.run, errors.target, errors.fold, wide)
 
     return await computations.run(request, (opened.state, "photographs", *errors.key), made)
+
+
+async def by_image_of(
+    request: Request,
+    run: Path,
+    weights: str | None = None,
+    averaged: bool = True,
+) -> tuple[pd.DataFrame, tuple]:
+    """A run's table, see `out_of_fold.by_image`, and what it is known by."""
+    key = (sweeps.stamp(find_table(run / "oof.csv")), weights, averaged)
+    make = partial(out_of_fold.by_image, run, weights, averaged)
+    return await computations.run(request, ("by image", *key), make), key
 
 
 def errors_of(request: Request, opened: Opened, needs_errors: bool = False) -> Errors:

@@ -99,7 +99,7 @@ async def _rows_of(request: Request, run: Path) -> tuple[pd.DataFrame, tuple | N
     repeat, fold = split_of(request.query_params.get("fold"))
     # an average over repeats tells no fold of one of them
     averaged = choice_of(request, "averaged", ("0", "1")) == "1" and repeat is None
-    wide, key = await _by_image(request, run, weights, averaged)
+    wide, key = await filters.by_image_of(request, run, weights, averaged)
     ids = await filters.ids_of(request)
     if fold is None and ids is None:
         return wide, key
@@ -109,18 +109,6 @@ async def _rows_of(request: Request, run: Path) -> tuple[pd.DataFrame, tuple | N
         return found if ids is None else found[found["image_id"].isin(ids)]
 
     return await run_in_threadpool(narrowed), None
-
-
-async def _by_image(
-    request: Request,
-    run: Path,
-    weights: str | None = None,
-    averaged: bool = True,
-) -> tuple[pd.DataFrame, tuple]:
-    """A run's table, and what it is known by."""
-    key = (sweeps.stamp(find_table(run / "oof.csv")), weights, averaged)
-    make = partial(out_of_fold.by_image, run, weights, averaged)
-    return await computations.run(request, ("by image", *key), make), key
 
 
 async def _state_of(request: Request, *runs: Path) -> str | None:
@@ -178,7 +166,7 @@ async def photographs_beside(request: Request) -> Response:
 async def errors_beside(request: Request) -> Response:
     """The targets of which both runs tell an error; of one: on how many photographs B is nearer."""
     a, b = await _two_of(request)
-    wides = [(await _by_image(request, run))[0] for run in (a, b)]
+    wides = [(await filters.by_image_of(request, run))[0] for run in (a, b)]
     in_both = [out_of_fold.told(run, wide) for run, wide in zip((a, b), wides, strict=True)]
     found: dict[str, Any] = {"targets": [name for name in in_both[0] if name in in_both[1]]}
     target = request.query_params.get("target")
@@ -192,7 +180,7 @@ async def errors_beside(request: Request) -> Response:
 async def _both_of(request: Request, a: Path, b: Path) -> pd.DataFrame:
     """What a request means of two runs, see `beside.photographs`."""
     target = request.query_params.get("target")
-    wides = [(await _by_image(request, run))[0] for run in (a, b)]
+    wides = [(await filters.by_image_of(request, run))[0] for run in (a, b)]
     key = ("beside", "photographs", *_stamps(a, b), target)
     make = partial(beside.photographs, a, b, target, wides)
     both = await computations.run(request, key, make)

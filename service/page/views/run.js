@@ -26,7 +26,7 @@ const NO_CURVES = "Curves begin with the second epoch; what is fitted has none."
 const NO_OOF = "It has no predictions out of fold: they come when the sweep is finished, and not to what learns from every photograph.";
 
 const POINT = "image_id,site,fold,target,true,predicted"; // columns that a chart needs
-const OF_ALL = { averaged: 1, weights: "last" };
+const OF_ALL = { averaged: 1 };
 const urlOf = (sweep, name) => `${sweep.url}/runs/${encodeURIComponent(name)}`,
   curvesOf = url => `${url}/curves.json`,
   errorsOf = url => withQuery(`${url}/errors.json`, OF_ALL);
