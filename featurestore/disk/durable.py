@@ -261,7 +261,7 @@ def check_free(folder: Path, n_bytes: int, instead: str = "") -> None:
 
 def check_writable(folder: Path) -> None:
     """InputError if nothing can be created in the folder; made if missing."""
-    probe = folder / f".biomass-probe-{os.getpid()}"
+    probe = folder / ".biomass-probe"  # one name: what a killed process left, the next removes
     try:
         new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,7 +269,7 @@ def check_writable(folder: Path) -> None:
         for each in new:
             sync_folder(each.parent)
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as err:
         raise InputError(
             f"{folder}: cannot write there ({err.strerror}); choose another place"
