@@ -120,6 +120,29 @@ def test_what_is_missing_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "url, environment, names",
+    [
+        ("az://pasture/a.zarr", {}, "e.g. AZURE_STORAGE_ACCOUNT_NAME"),
+        (
+            "gs://pasture/a.zarr",
+            {"GOOGLE_APPLICATION_CREDENTIALS": "/no/such.json"},
+            "e.g. GOOGLE_APPLICATION_CREDENTIALS",
+        ),
+    ],
+)
+def test_settings_of_other_providers_are_answered_with_their_variables(
+    url, environment, names, monkeypatch
+):
+    for name in [each for each in os.environ if each.startswith(("AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(NoAccessError, match=names) as refused:
+        FeatureStore.open(url)
+    assert "AWS_" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     "url, match",
     [
         ("s3://", "no store's URL"),

@@ -39,6 +39,11 @@ REFUSED = {
     "TokenRefreshRequired",
 }
 STATUS = re.compile(r"status code: ((\d+)[A-Za-z ]*)")
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 T = TypeVar("T")
 
 
@@ -78,9 +83,11 @@ class ObjectClient:
         # whoever wrote that knows that it is no TLS
         if self.url.startswith("s3://") and _endpoint().startswith("http://"):
             options["allow_http"] = True
-        self._store = self._request(
-            "", lambda: obstore.store.from_url(self.url, client_options=options, retry_config=RETRY)
-        )
+
+        def begin() -> Any:
+            return obstore.store.from_url(self.url, client_options=options, retry_config=RETRY)
+
+        self._store = self._request("", begin, asks_server=False)
 
     def get(self, key: str) -> tuple[bytes, ObjectFacts]:
         """An object of metadata; StoreDamaged for one that is too large to be any."""
@@ -137,7 +144,7 @@ class ObjectClient:
 
         return self._request(key, put)
 
-    def _request(self, key: str, ask: Callable[[], T]) -> T:
+    def _request(self, key: str, ask: Callable[[], T], asks_server: bool = True) -> T:
         """What a request gives; a body that was cut is requested again."""
         if os.getpid() != _process[0]:
             raise self._forked()
@@ -148,7 +155,7 @@ class ObjectClient:
                 return ask()
             except Exception as err:
                 # told after the block: the error it came from holds what nobody may read
-                refusal = _refusal(err, where)
+                refusal = _refusal(err, where, asks_server)
                 if refusal is None:
                     raise
                 # an answer that began and did not come whole: obstore does not try that again
@@ -187,7 +194,7 @@ def _facts(told: dict) -> ObjectFacts:
     return ObjectFacts(told["size"], told.get("e_tag") or "", version)
 
 
-def _refusal(err: Exception, where: str) -> Exception | None:
+def _refusal(err: Exception, where: str, asked_server: bool) -> Exception | None:
     """What to tell the user, without what the environment or an answer holds of credentials.
 
     None for what is no error of a request.
@@ -209,10 +216,12 @@ def _refusal(err: Exception, where: str) -> Exception | None:
         return StoreDamaged(f"{where}: shorter than expected; put the whole object there again")
     # to HEAD a server says no more than its status
     is_refused = status and status[2] in ("401", "403") or (status and not code and "400" in said)
-    if code in REFUSED or is_refused or "credential" in text.lower():
+    # what is wrong before any server is asked is what the environment says
+    if code in REFUSED or is_refused or not asked_server or "credential" in text.lower():
+        names = CREDENTIALS[where.partition(":")[0]]
         return NoAccessError(
             f"{where}: no access ({said}); credentials are read from the environment: give valid "
-            "ones there, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and start again"
+            f"ones there, e.g. {names}, and start again"
         )
     return InputError(f"{where}: no answer that could be used ({said}); try again later")
 
