@@ -1,5 +1,6 @@
 """`store build --out s3://...`: the objects are the files of a local build, by parts that are put."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,6 +81,15 @@ def test_a_build_goes_on_to_the_files_of_a_local_one_and_leaves_nothing(
     tiny.spec, tiny.frame = tiny_spec(tiny.frame), tiny.frame.iloc[:4]
     assert "holds other photographs" in store_build("data", bucket.url, code=5)
     assert sorted(path.name for path in here.iterdir()) == there
+
+
+def test_yaml_from_a_pipe_is_read_once(bucket, here, engine, tiny):
+    there, other_end = os.pipe()
+    os.write(other_end, f"data: data\nout: {bucket.url}\n".encode())
+    os.close(other_end)
+    biomass("store", "build", "--config", f"/dev/fd/{there}", *OPTIONS)
+    os.close(there)
+    assert is_published(bucket.url)
 
 
 @pytest.mark.system

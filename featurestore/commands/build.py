@@ -219,24 +219,27 @@ def _build_config_and_url(config: Path | None, given: dict[str, Any]) -> tuple[A
 
     The config then names what the store is called, which nothing on this machine will be.
     """
-    out = given.get("out")
-    if out is None and config:
-        from featurestore.disk.yaml import read_yaml
+    from featurestore.disk.yaml import read_yaml
 
-        out = read_yaml(config).get("out")
+    settings = read_yaml(config) if config else {}
+    out = given.get("out", settings.get("out"))
     if not is_elsewhere(out):
-        return build_config(config, given), None
+        return _checked(config, settings, given), None
     url = published_url(out)
     name = url.rpartition("/")[2]
-    return build_config(config, given | {"out": Path(name)}), url
+    return _checked(config, settings, given | {"out": Path(name)}), url
 
 
 def build_config(config: Path | None, given: dict[str, Any]) -> Any:
     """The BuildConfig of a YAML file, if there is one, and of the options that were given."""
     from featurestore.disk.yaml import read_yaml
+
+    return _checked(config, read_yaml(config) if config else {}, given)
+
+
+def _checked(config: Path | None, settings: dict[str, Any], given: dict[str, Any]) -> Any:
     from featurestore.write.config import BuildConfig
 
-    settings = read_yaml(config) if config else {}
     checked = BuildConfig.check(config, given, **settings | given)
     check_weights_there("--weights", checked.weights)
     return checked
