@@ -8,14 +8,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import biomass
+import torch
+from commands import TINY, biomass
 from sweeps import as_found
+from test_publish import files
 
+from featurestore import FeatureStore
 from featurestore.engines.choose import check_engine
 from featurestore.engines.ray import run
 from featurestore.engines.ray_nodes import LocalNodes
@@ -220,6 +224,56 @@ def test_W21_a_driver_that_is_killed_and_started_again_takes_what_is_finished(
     assert not parts.exists()
     for name in ("submission.csv", "predictions.csv"):
         assert (tmp_path / name).read_bytes() == (whole.parent / name).read_bytes()
+
+
+@pytest.mark.system
+def test_W20_a_build_into_a_bucket_ends_with_the_bytes_of_a_local_one(
+    bucket, pasture, tmp_path, monkeypatch
+):
+    """A node is killed while it puts a file of patches, which the bucket has all the same."""
+    pytest.importorskip("ray", reason="needs pip install 'ray>=2.40'")
+    asked = ["store", "build", "--data", pasture, "--views", "1", "--device", "cpu", *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr("featurestore.format.zarr.SHARD_BYTES", 1)  # a photograph, as a part has
+        biomass(*asked, "--out", tmp_path / "whole.zarr")
+    with FeatureStore.open(tmp_path / "whole.zarr") as store:
+        n_parts = store.n_images
+
+    put, killed = set(), threading.Event()
+
+    def hold(request) -> bool:
+        if request.method == "PUT" and "/patches/c/" in request.key:
+            put.add(request.key)
+            assert killed.wait(120)
+        return False
+
+    bucket.fault = hold
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    with LocalNodes(2) as nodes:
+        places = ["--out", bucket.url, "--scratch", scratch]
+        words = [*asked, *places, "--engine", nodes.engine, "--parts", n_parts]
+        with subprocess.Popen(
+            [sys.executable, "-m", "cli", *map(str, words)],
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as driver:
+            wait_for(lambda: [tmp_path] if len(put) == 2 else [], driver)
+            nodes.kill(1)
+            killed.set()
+            said = driver.communicate(timeout=300)[1]
+    assert driver.returncode == 0, said
+    assert len(put) == n_parts
+    assert bucket.keys(bucket.url) == files(tmp_path / "whole.zarr")
+    assert not (tmp_path / "features.zarr.parts").exists()
+    assert list(scratch.iterdir()) == []
 
 
 def made_by_demo(out: Path) -> dict[str, bytes]:
