@@ -105,9 +105,10 @@ def recorded(folder: Path, monkeypatch) -> Iterator[Recorder]:
     def snapshotted(create):
         def wrapper(path, *args):
             recorder.is_paused = True
-            create(path, *args)
+            layout = create(path, *args)
             recorder.is_paused = False
             recorder.snapshot(path)
+            return layout
 
         return wrapper
 

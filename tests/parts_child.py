@@ -77,7 +77,7 @@ def put_rows(plan: PartPlan, part: int, _backbone: object, out: Path, _progress:
     """In place of what makes tokens of photographs: rows that depend on the image alone."""
     first, end = plan.bounds[part : part + 2]
     frame = plan.frame(first, end)
-    options = {"lock": False, "shard_images": plan.shard_images}
+    options = {"lock": False, "shard_images": plan.shard_images, "appears_late": True}
     with open_writer(out, plan.spec, frame, **options) as writer:
         for image in writer.pending():
             writer.put(image, tiny_rows(plan.spec, first + image))

@@ -23,7 +23,8 @@ from featurestore.backbone.rounding import dequantise, int8_rounded, quantise
 from featurestore.errors import InputError, StoreDamaged, UsageError
 from featurestore.manage.archive import Archive
 from featurestore.manage.archive_writer import write_archive
-from featurestore.write.writer import open_writer, row_crcs
+from featurestore.read.rows import row_crcs
+from featurestore.write.writer import open_writer
 
 FIELDS = ("cls_VTD", "patches_VTPD", "pooled_VT5D", "stats_VS", "thumb_HW3")
 CODECS = ("zstd", "int8")

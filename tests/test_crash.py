@@ -213,11 +213,11 @@ def test_B02_C2_killed_at_200_random_times_nothing_acknowledged_is_lost(
 # -- power loss
 
 
-def build_noted(path: Path, acknowledge: Callable[[list[int]], None], n: int = 5) -> None:
+def build_noted(path: Path, acknowledge: Callable[[list[int]], None], late: bool = False) -> None:
     """Build in this process; images 2 and 3 share a commit group."""
-    frame = tiny_frame(n)
+    frame = tiny_frame(5)
     spec = tiny_spec(frame)
-    with open_writer(path, spec, frame, reserve=6 - n) as writer:
+    with open_writer(path, spec, frame, reserve=1, appears_late=late) as writer:
         group = []
         for image in writer.pending():
             writer.put(image, tiny_rows(spec, image))
@@ -226,6 +226,11 @@ def build_noted(path: Path, acknowledge: Callable[[list[int]], None], n: int = 5
                 writer.commit()
                 acknowledge(group)
                 group = []
+
+
+def build_late(path: Path, acknowledge: Callable[[list[int]], None]) -> None:
+    """As the store of a part is built."""
+    build_noted(path, acknowledge, late=True)
 
 
 def nothing(path: Path) -> None:
@@ -291,6 +296,7 @@ def unseal_two(path: Path, acknowledge: Callable[[list[int]], None]) -> None:
 KEPT = (0.5, 0, 0.9, 0.1, 1)  # share of what is in doubt that is there
 SCENARIOS = {
     "build": (nothing, build_noted),
+    "part": (nothing, build_late),
     "grow": (small_store, build_noted),
     "repair": (damaged_store, repair_and_build),
     "drop": (begun_store, drop_and_skip),

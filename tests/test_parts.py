@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from test_writer import digest
 from featurestore import FeatureStore
 from featurestore.disk import durable
 from featurestore.engines import local
-from featurestore.errors import LockedError, MismatchError, StoreDamaged
+from featurestore.errors import InputError, LockedError, MismatchError, StoreDamaged
 from featurestore.parts import build, devices, plan
 from featurestore.parts.build import build_part, part_folder, part_task
 from featurestore.parts.merge import merge_parts
-from featurestore.parts.plan import load_plan
+from featurestore.parts.plan import STORE, load_plan
 from featurestore.write.config import BuildConfig
 
 pytestmark = pytest.mark.filterwarnings("default:.*photographs skipped")
@@ -122,8 +123,8 @@ def test_parts_merge_to_the_bytes_of_one_build(parts, whole, tmp_path):
         assert store.verify()
 
 
-def test_C3_all_of_a_part_is_synced_before_it_has_its_name(planned, tmp_path, monkeypatch):
-    """Its store by the writer, as it grew: nothing syncs the whole of it once more."""
+def test_C3_all_of_a_part_is_synced_once_before_it_has_its_name(planned, tmp_path, monkeypatch):
+    """Not when its store is laid out, and again with its rows: each sync waits for the disk."""
     folder = Path(shutil.copytree(planned, tmp_path / "P"))
     unsynced = set()
     at_rename = []
@@ -133,23 +134,25 @@ def test_C3_all_of_a_part_is_synced_before_it_has_its_name(planned, tmp_path, mo
         return call(fd, *rest)
 
     def syncs(fd, call=os.fsync):
-        synced.add(os.fstat(fd).st_ino)
+        synced[os.fstat(fd).st_ino] += 1
         unsynced.discard(os.fstat(fd).st_ino)
         return call(fd)
 
     def renames(old, new, call=os.replace):
         if Path(new) == part_folder(load_plan(folder), 1):
             for path in (Path(old), *Path(old).rglob("*")):
-                at_rename.append((path.stat().st_ino, path.name))
+                at_rename.append((path.stat().st_ino, path.relative_to(old)))
         return call(old, new)
 
-    synced = set()
+    synced = Counter()
     for name, replaced in (("pwritev", writes), ("fsync", syncs), ("replace", renames)):
         monkeypatch.setattr(os, name, replaced)
     monkeypatch.setattr(os, "fdatasync", syncs)
     build_part(folder, 1, progress=False)
     assert len(at_rename) > 40
     assert [name for inode, name in at_rename if inode not in synced or inode in unsynced] == []
+    of_store = [inode for inode, name in at_rename if name.parts[:1] == (STORE,)]
+    assert len(of_store) > 40 and {synced[inode] for inode in of_store} == {1}
 
 
 def test_parts_are_published_with_the_bytes_of_one_build(own, whole, bucket, monkeypatch):
@@ -310,6 +313,24 @@ def test_W03_a_process_that_finishes_after_its_successor_leaves_its_part(
     _, was_there = build_part(folder, 1, lock=False, progress=False)
     assert was_there and left == [digest(folder / "parts")]
     assert list((folder / "attempts").iterdir()) == []
+
+
+def test_W03_a_process_that_finishes_after_all_parts_were_merged_says_so(
+    own, tmp_path, monkeypatch
+):
+    shutil.rmtree(own / "parts/00001")
+    slow = build._build
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(build, "_build", slow)
+        build_part(own, 1, lock=False, progress=False)
+        merge_parts(own, tmp_path / "features.zarr", remove=True)
+        return slow(*arguments)
+
+    monkeypatch.setattr(build, "_build", overtaken)
+    with pytest.raises(InputError, match="all parts were removed while it was built"):
+        build_part(own, 1, lock=False, progress=False)
+    assert list((own / "attempts").iterdir()) == [] and not (own / "parts").exists()
 
 
 def test_W09_a_part_that_died_goes_on_and_its_litter_is_removed(planned, tmp_path, monkeypatch):

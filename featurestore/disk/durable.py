@@ -15,7 +15,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -160,13 +160,15 @@ def sync_tree(path: Path) -> None:
         return
     # each waits for the disk: a new store's 100 files and folders took 150 ms one after another,
     # 20 ms so; their order does not matter, as none has its name yet
-    paths = [*path.rglob("*"), path]
+    paths = [path]
+    for folder, folders, files in os.walk(path):
+        paths += [os.path.join(folder, name) for name in folders + files]
     with Pool(SYNCS_AT_ONCE) as pool:
         for _ in pool.map(_sync, [paths[k::SYNCS_AT_ONCE] for k in range(SYNCS_AT_ONCE)]):
             pass
 
 
-def _sync(paths: list[Path]) -> None:
+def _sync(paths: Sequence[Path | str]) -> None:
     for path in paths:
         fd = os.open(path, os.O_RDONLY)
         try:

@@ -39,16 +39,17 @@ def create_store(
 
     shard_images : of a Zarr store, images whose patches lie in one file; None is its own choice.
 
-    Nothing is synced and the name is there at once; `writer.create_with_catalog` hides it until it
-    is whole.
+    Nothing is synced and the name is there at once; `writer.open_writer` hides it until it is
+    whole.
     """
     check_suffix(path)
+    path = Path(os.path.abspath(path))
     if path.suffix == ".zarr":
-        zarr.create(path, spec, n, shard_images)
+        layout = zarr.create(path, spec, n, shard_images)
     else:
         hdf5.create(path, spec, n)
+        layout = hdf5.open_layout(path)
     # last, and written as rows are: libhdf5 and zarr-python do not open a store again
-    layout = open_layout(path)
     file, offset, _ = layout.extents["metadata_crc32c"].locate(0)
     with open(file, "r+b", buffering=0) as handle:
         pwrite(handle.fileno(), [metadata_crc(layout).to_bytes(4, "little")], offset)

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from featurestore.disk.maps import with_room
@@ -147,6 +147,23 @@ class Layout:
             os.close(fd)
             raise
         return fd
+
+    def renamed(self, path: Path) -> "Layout":
+        """The layout of this store once its file or folder has another name."""
+        old, new = str(self.path), str(path)
+        name_of = {file: Path(new + str(file)[len(old) :]) for file in self.sizes}
+        extents = {}
+        for array, extent in self.extents.items():
+            extents[array] = replace(extent, paths=tuple(map(name_of.get, extent.paths)))
+        return Layout(
+            path,
+            self.spec,
+            extents,
+            {name_of[file]: size for file, size in self.sizes.items()},
+            tuple((name_of[file], *span) for file, *span in self.padding),
+            {name_of[file]: index for file, index in self.indices.items()},
+            {name_of[file]: inode for file, inode in self.inodes.items()},
+        )
 
     def accept(self, path: Path) -> None:
         """Take the file that has this name now for the store's: whoever writes it replaced it."""

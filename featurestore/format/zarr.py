@@ -11,7 +11,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def create(
     spec: StoreSpec,
     n: int,
     shard_images: int | None = None,
-) -> None:
+) -> Layout:
     """Lay out an empty store for n images; every shard file is sparse and has its index already.
 
     shard_images : whose patches lie in one file; None is as many as SHARD_BYTES hold.
@@ -53,8 +53,19 @@ def create(
         file = path / key
         os.makedirs(file.parent, exist_ok=True)
         file.write_bytes(content)
-    for array, chunk, shard in grids:
-        _add_files(_extent(path, array, shard), chunk)
+
+    # nothing of it is read back: these are the very grids and indices that a reader would find
+    layout = _layout(path, spec, grids)
+    for file, (offset, index) in layout.indices.items():
+        os.makedirs(file.parent, exist_ok=True)
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            # behind the room for the rows: the file is then as long as it will ever be, and sparse
+            pwrite(fd, [index], offset)
+        finally:
+            os.close(fd)
+    layout.check_sizes()
+    return layout
 
 
 # zarr-python takes 3 ms an array, and the parts that a worker builds are of two sizes at most
@@ -98,11 +109,17 @@ def laid_out(path: Path, metadata: Metadata) -> Layout:
     check_format(path, attributes.get("format"), version)
     spec = read_spec(path, attributes.get("spec"), version)
     metadata(path / "catalog", "group")
-    n = count_images(path, metadata)
+    grids = []
+    for array in spec.arrays(count_images(path, metadata)):
+        shapes = _check_array(path, array, metadata(path / array.name, "array"))
+        grids.append((array, *shapes))
+    return _layout(path, spec, grids)
+
+
+def _layout(path: Path, spec: StoreSpec, grids: Iterable[Grid]) -> Layout:
     extents, sizes, indices = {}, {}, {}
     padding = []
-    for array in spec.arrays(n):
-        chunk, shard = _check_array(path, array, metadata(path / array.name, "array"))
+    for array, chunk, shard in grids:
         extent = extents[array.name] = _extent(path, array, shard)
         for file, file_path in enumerate(extent.paths):
             index = _index(extent, chunk, file)
@@ -194,9 +211,10 @@ def _extent(path: Path, array: Array, shard: Shape) -> Extent:
     per_file = math.prod(shard[: array.row_axes])
     # shards are cut along the first axis alone, so all other numbers of a shard are 0
     n_files = -(-array.n_rows // per_file)
-    folder = path / array.name / "c"
-    rest = "/".join("0" for _ in array.shape[1:])
-    paths = tuple(folder / str(file) / rest for file in range(n_files))
+    folder = f"{path}/{array.name}/c"
+    rest = "/0" * len(array.shape[1:])
+    # each from one text: to join Paths takes twice as long, and there may be many
+    paths = tuple(Path(f"{folder}/{file}{rest}") for file in range(n_files))
     return Extent(array, paths, per_file, 0, _stride(array), row_crc=array.row_axes == 2)
 
 
@@ -215,18 +233,6 @@ def array_settings(array: Array, chunk: Shape, shard: Shape) -> dict[str, Any]:
         "serializer": BytesCodec(endian="little"),
         "dimension_names": array.dims,
     }
-
-
-def _add_files(extent: Extent, chunk: Shape) -> None:
-    for file, path in enumerate(extent.paths):
-        os.makedirs(path.parent, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            # behind the room for the rows: the file is then as long as it will ever be, and sparse
-            index = _index(extent, chunk, file)
-            pwrite(fd, [index], _index_offset(extent, chunk, file))
-        finally:
-            os.close(fd)
 
 
 def _rows_per_chunk(extent: Extent, chunk: Shape) -> int:

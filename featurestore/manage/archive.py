@@ -29,9 +29,8 @@ from featurestore.manage.archive_layout import (
 )
 from featurestore.read.catalog import catalog_frame
 from featurestore.read.positions import bounded
-from featurestore.read.rows import ImageRows
+from featurestore.read.rows import ImageRows, row_crcs
 from featurestore.read.seals import seals
-from featurestore.write.writer import row_crcs
 
 if TYPE_CHECKING:
     import zarr

@@ -22,10 +22,10 @@ from featurestore.manage.archive_layout import (
     Scheme,
 )
 from featurestore.read.reader import Reader
-from featurestore.read.rows import ImageRows
+from featurestore.read.rows import ImageRows, row_crcs
 from featurestore.read.seals import seals
 from featurestore.write.columns import encode_column
-from featurestore.write.writer import image_bytes, row_crcs
+from featurestore.write.writer import image_bytes
 
 if TYPE_CHECKING:
     import zarr

@@ -29,9 +29,9 @@ from featurestore.manage.verify import verify
 from featurestore.photos.find import spelled_as
 from featurestore.read.open import open_reader
 from featurestore.read.reader import Reader
-from featurestore.read.rows import ImageRows
+from featurestore.read.rows import ImageRows, row_crcs
 from featurestore.write.agreement import check_same
-from featurestore.write.writer import image_bytes, open_writer, row_crcs
+from featurestore.write.writer import image_bytes, open_writer
 
 StoreOrArchive = Reader | Archive
 Progress = Callable[[int], object]

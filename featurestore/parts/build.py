@@ -267,7 +267,8 @@ def _build(plan: PartPlan, part: int, backbone: Backbone, out: Path, progress: b
         frame, config.data, config.allow_outside, missing=True, allow="--allow-outside"
     )
     unusable = {k - first: each for k, each in plan.unusable.items() if first <= k < end}
-    with open_writer(out, plan.spec, frame, lock=False, shard_images=plan.shard_images) as writer:
+    how = {"lock": False, "shard_images": plan.shard_images, "appears_late": True}
+    with open_writer(out, plan.spec, frame, **how) as writer:
         pending = writer.pending()
         todo = {image: paths[image] for image in pending if image not in unusable}
         if config.check_space:

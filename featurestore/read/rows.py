@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from featurestore.disk import durable
 from featurestore.errors import InputError
 from featurestore.read.catalog import Catalog
 from featurestore.read.positions import bounded, is_integer, views_of
@@ -33,6 +34,22 @@ class ImageRows:
     def photo_size(self) -> tuple[float, float]:
         """Width and height of the photograph, as the catalog has them."""
         return self.facts["width"], self.facts["height"]
+
+
+def row_crcs(rows: ImageRows, patch_crc_V: Sequence[int] | None = None) -> np.ndarray:
+    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats.
+
+    patch_crc_V : those of the patches alone, if they are known.
+    """
+    crc_V = durable.crc32c_rows(rows.cls_VTD)
+    if rows.patches_VTPD is not None:
+        append = durable.crc32c_append(rows.patches_VTPD[0].nbytes)
+        if patch_crc_V is None:
+            patch_crc_V = [durable.crc32c(row) for row in rows.patches_VTPD]
+        both = zip(crc_V.tolist(), patch_crc_V, strict=True)
+        crcs = [append(cls_crc, patch_crc) for cls_crc, patch_crc in both]
+        crc_V = np.array(crcs, np.uint32)
+    return durable.crc32c_rows(rows.pooled_VT5D, rows.stats_VS, start_N=crc_V)
 
 
 class RowArray:

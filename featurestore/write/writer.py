@@ -2,7 +2,7 @@
 
 Order of a commit: the rows' bytes, catalog cells, thumbnail and crc rows -> fdatasync -> seals ->
 fdatasync. A seal is never durable before what it seals, so a reader that believes seals reads only
-whole images.
+whole images. A new store is synced whole before it gets its name, which comes with a commit.
 """
 
 import os
@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from featurestore.format.layout import Layout
 from featurestore.format.spec import Column, StoreSpec
 from featurestore.read.open import open_reader
 from featurestore.read.reader import Reader
-from featurestore.read.rows import ImageRows
+from featurestore.read.rows import ImageRows, row_crcs
 from featurestore.read.seals import as_bytes
 from featurestore.read.sources.mapped import Mapped
 from featurestore.write.agreement import check_labels, check_same
@@ -40,20 +40,22 @@ DROPPED = "dropped"  # the status of an image without tokens that is no longer a
 class StoreWriter:
     """The one writer of a store; made by `open_writer`, which holds the lock."""
 
-    def __init__(self, layout: Layout, store: Reader, is_hidden: bool = False) -> None:
-        """is_hidden : the store has no name yet, and is synced whole before it gets one."""
-        self._layout = layout
-        self._is_hidden = is_hidden
-        self._store = store
+    def __init__(self, layout: Layout, store: Reader, name: Path | None = None) -> None:
+        """name : of a store that is hidden until the next commit, and not synced before."""
+        self._take(layout, store)
+        self._name = name
         self._fds: dict[Path, int] = {}
         self._seals: dict[int, int] = {}
-        # the files that a merge may have linked to its parts, which must keep their bytes
-        is_zarr = layout.path.is_dir() and layout.spec.has_patches
-        self._shards = frozenset(layout.extents["patches"].paths if is_zarr else ())
         self._last_commit = time.monotonic()
         self._wanted: set[str] | None = None
         # one thread writes what another computes, and a signal may unwind the other at any time
         self._lock = threading.RLock()
+
+    def _take(self, layout: Layout, store: Reader) -> None:
+        self._layout, self._store = layout, store
+        # the files that a merge may have linked to its parts, which must keep their bytes
+        is_zarr = layout.path.is_dir() and layout.spec.has_patches
+        self._shards = frozenset(layout.extents["patches"].paths if is_zarr else ())
 
     @property
     def spec(self) -> StoreSpec:
@@ -62,15 +64,15 @@ class StoreWriter:
     @property
     def image_ids(self) -> list[str]:
         """Ids of all images of the catalog, in store order."""
-        return self._store.catalog["image_id"].tolist()
+        return self._store.image_ids
 
     def pending(self) -> list[int]:
         """Images to be put, in order: not sealed, and in the frame the writer was opened with."""
         open_N = self._unsealed()
         if self._wanted is None:
             return open_N.tolist()
-        ids = self._store.catalog["image_id"].iloc[open_N]
-        return open_N[ids.isin(self._wanted).to_numpy()].tolist()
+        ids = self._store.image_ids
+        return [image for image in open_N.tolist() if ids[image] in self._wanted]
 
     def _unsealed(self) -> np.ndarray:
         return np.setdiff1d(np.arange(self._store.n_images), self._store.sealed)
@@ -142,10 +144,28 @@ class StoreWriter:
                 for image, seal in sorted(seals.items()):
                     self._write("seal", image, np.array([seal], "<u4"))
                 # and the seals themselves: whoever is told of a commit may rely on it
-                seal_fd = self._fd(self._layout.extents["seal"].paths[0])
-                durable.datasync(seal_fd)
+                self._sync([self._layout.extents["seal"].paths[0]])
             self._close_files()
+            if self._name:
+                self._appear()
             self._last_commit = time.monotonic()
+
+    def _appear(self) -> None:
+        """Sync a hidden store, and give it its name."""
+        # never twice: a failed sync must not be tried again and believed
+        name, self._name = self._name, None
+        try:
+            durable.publish(self._layout.path, name)
+        except BaseException:
+            durable.remove(self._layout.path)
+            raise
+        self._store.close()
+        layout = self._layout.renamed(name)
+        self._take(layout, Reader(Mapped(layout)))
+
+    def close(self) -> None:
+        self._close_files()
+        self._store.close()
 
     def add_images(self, frame: pd.DataFrame) -> None:
         """Give images that the catalog lacks the next free rows; InputError if they do not fit."""
@@ -280,11 +300,12 @@ class StoreWriter:
             self._fds[path] = self._layout.open_file(path, os.O_RDWR)
         return self._fds[path]
 
-    def _sync(self) -> None:
-        if self._is_hidden:
+    def _sync(self, paths: Sequence[Path] | None = None) -> None:
+        """Make files durable, None is all that were written; of a hidden store when it appears."""
+        if self._name:
             return
-        for fd in self._fds.values():
-            durable.datasync(fd)
+        for path in self._fds if paths is None else paths:
+            durable.datasync(self._fds[path])
 
     def _close_files(self) -> None:
         while self._fds:
@@ -300,6 +321,7 @@ def open_writer(
     wait: bool = False,
     lock: bool = True,
     shard_images: int | None = None,
+    appears_late: bool = False,
 ) -> Iterator[StoreWriter]:
     """Hold the lock on a store, made if missing, its catalog holding at least the frame's images.
 
@@ -308,6 +330,8 @@ def open_writer(
     the first KeyboardInterrupt waits for the image in hand.
 
     shard_images : of a store that is made, see `create_store`.
+    appears_late : one that is made gets its name with the first commit, and not before: all of it
+        is then synced at once.
     """
     held = durable.locked(path, wait, command="biomass store build") if lock else nullcontext()
     advice = (
@@ -315,19 +339,13 @@ def open_writer(
         "disk is well"
     )
     with held, write_errors(path, advice):
-        if not path.exists():
-            create_with_catalog(path, spec, frame, reserve, shard_images)
-        with open_reader(path) as store:
-            if reserve and store.layout.n < max(store.n_images, len(frame)) + reserve:
-                warnings.warn(
-                    f"{path}: has room for {store.layout.n} images, which does not change; "
-                    "`biomass store extend --reserve` makes a store with more",
-                    stacklevel=3,
-                )
-            check_same(store, spec)
-            check_labels(store, frame)
-            writer = StoreWriter(store.layout, store)
-            writer.settle(frame)
+        if path.exists():
+            opened = _writer_of(path, spec, frame, reserve)
+        else:
+            opened = _writer_of_new(path, spec, frame, reserve, shard_images)
+        with closing(opened) as writer:
+            if not appears_late:
+                writer.commit()
             with patient_keyboard("the same call goes on from here"):
                 try:
                     yield writer
@@ -335,37 +353,45 @@ def open_writer(
                     writer.commit()
 
 
-def create_with_catalog(
+def _writer_of(path: Path, spec: StoreSpec, frame: pd.DataFrame, reserve: int) -> StoreWriter:
+    """A writer of the store that is there, once it is known to be of these tokens and labels."""
+    store = open_reader(path)
+    try:
+        if reserve and store.layout.n < max(store.n_images, len(frame)) + reserve:
+            warnings.warn(
+                f"{path}: has room for {store.layout.n} images, which does not change; "
+                "`biomass store extend --reserve` makes a store with more",
+                stacklevel=4,
+            )
+        check_same(store, spec)
+        check_labels(store, frame)
+        writer = StoreWriter(store.layout, store)
+        writer.settle(frame)
+    except BaseException:
+        store.close()
+        raise
+    return writer
+
+
+def _writer_of_new(
     path: Path,
     spec: StoreSpec,
     frame: pd.DataFrame,
     reserve: int,
-    shard_images: int | None = None,
-) -> None:
-    """An empty store with its catalog; it appears under its name once that is filled."""
+    shard_images: int | None,
+) -> StoreWriter:
+    """A writer of an empty store with its catalog, which appears under its name when committed."""
     # hidden, so that it is no name that somebody gave a store
     hidden = path.with_name(f".{path.stem}.unfinished{path.suffix}")
-    with (
-        durable.appears_whole(path, hidden),
-        Reader(Mapped(create_store(hidden, spec, len(frame) + reserve, shard_images))) as store,
-    ):
-        StoreWriter(store.layout, store, is_hidden=True).add_images(frame)
-
-
-def row_crcs(rows: ImageRows, patch_crc_V: Sequence[int] | None = None) -> np.ndarray:
-    """(V,) uint32: CRC-32C of each row's bytes in the order cls, patches, pooled, stats.
-
-    patch_crc_V : those of the patches alone, if they are known.
-    """
-    crc_V = durable.crc32c_rows(rows.cls_VTD)
-    if rows.patches_VTPD is not None:
-        append = durable.crc32c_append(rows.patches_VTPD[0].nbytes)
-        if patch_crc_V is None:
-            patch_crc_V = [durable.crc32c(row) for row in rows.patches_VTPD]
-        both = zip(crc_V.tolist(), patch_crc_V, strict=True)
-        crcs = [append(cls_crc, patch_crc) for cls_crc, patch_crc in both]
-        crc_V = np.array(crcs, np.uint32)
-    return durable.crc32c_rows(rows.pooled_VT5D, rows.stats_VS, start_N=crc_V)
+    durable.remove(hidden)  # of one that was killed
+    try:
+        layout = create_store(hidden, spec, len(frame) + reserve, shard_images)
+        writer = StoreWriter(layout, Reader(Mapped(layout)), Path(os.path.abspath(path)))
+        writer.add_images(frame)
+    except BaseException:
+        durable.remove(hidden)
+        raise
+    return writer
 
 
 def image_bytes(spec: StoreSpec) -> int:
