@@ -27,7 +27,7 @@ from featurestore.backbone.weights import kept_weights
 from featurestore.disk import durable
 from featurestore.disk.durations import duration
 from featurestore.disk.usable import usable_cpus
-from featurestore.errors import MismatchError, UsageError
+from featurestore.errors import InputError, MismatchError, UsageError
 from featurestore.parts.plan import STORE, PartPlan, load_plan
 from featurestore.parts.put import ATTEMPTS, put_part
 from featurestore.photos.decode import Unusable
@@ -141,11 +141,17 @@ def build_part(
         whose = plan.id, part, n_images, skipped
         made = put_part(plan, part, attempt) if plan.url else attempt
         receipt = Receipt(*whose, round(time.monotonic() - start, 3), socket.gethostname())
-        durable.write_whole(made / RECEIPT, json.dumps(asdict(receipt)))
         try:
+            durable.write_whole(made / RECEIPT, json.dumps(asdict(receipt)))
             # nothing is synced once more: the writer did, as the store grew
             durable.rename(made, place)
         except OSError as err:
+            if not place.parent.exists():
+                durable.remove(attempt)
+                raise InputError(
+                    f"{place}: all parts were removed while it was built, as a merge with "
+                    "--remove-parts does; another process had built it by then"
+                ) from err
             if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             # another process, which no lock kept out, was faster
