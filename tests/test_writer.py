@@ -12,6 +12,7 @@ from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from featurestore import FeatureStore, open_writer
 from featurestore.disk import durable
 from featurestore.errors import InputError, LockedError, MismatchError
+from featurestore.write.writer import StoreWriter
 
 
 def digest(path: Path) -> str:
@@ -232,3 +233,19 @@ def test_images_nobody_asks_for_any_more_are_dropped_and_may_come_back(store_pat
         FeatureStore.open(store_path).n_sealed == 5
         and FeatureStore.open(store_path).catalog["status"][2] == "ok"
     )
+
+
+def test_a_shard_of_two_names_is_copied_and_read_anew(tmp_path):
+    path = tmp_path / "features.zarr"
+    spec = write_tiny(path, n=3, seal=2)
+    rows = tiny_rows(spec, 2)
+    with FeatureStore.open(path) as store:
+        shard = store.layout.extents["patches"].paths[0]
+        os.link(shard, tmp_path / "of-a-part")
+        before = shard.read_bytes()
+        assert not store.source.patches(2, [0]).any()  # it is mapped
+        writer = StoreWriter(store.layout, store)
+        writer.put(2, rows)
+        writer.commit()
+        assert np.array_equal(store.patches[2], rows.patches_VTPD)
+    assert (tmp_path / "of-a-part").read_bytes() == before

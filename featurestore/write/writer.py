@@ -297,6 +297,7 @@ class StoreWriter:
             if path in self._shards and os.stat(path).st_nlink > 1:
                 durable.copy_whole(path, path)
                 self._layout.accept(path)
+                self._store.source.forget(path)
             self._fds[path] = self._layout.open_file(path, os.O_RDWR)
         return self._fds[path]
 
