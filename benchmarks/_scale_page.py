@@ -165,6 +165,8 @@ def addresses(server: Server, store: str, sweep: str) -> dict[str, str]:
     of_five = f"&every={-(-5 * n_sealed // 20_000)}" if 5 * n_sealed > 100_000 else ""
     of_run = "averaged=1"
     columns = "image_id%2Csite%2Cfold%2Ctarget%2Ctrue%2Cpredicted"
+    of_both = "image_id%2Ctrue%2Cpredicted_a%2Cpredicted_b%2Cerror_a%2Cerror_b"
+    of_target = f"{beside}/photographs.json?target={target}&columns={of_both}"
     of_two = f"{s}/photographs.json?{of_sweep}&target={target}&columns=image_id%2Cerror{every}"
     return {
         "list of stores": "/v1/stores",
@@ -185,8 +187,8 @@ def addresses(server: Server, store: str, sweep: str) -> dict[str, str]:
         "run's points": f"{a}/oof.json?{of_run}&columns={columns}{of_five}&limit=100000",
         "run's errors of a state": f"{a}/errors.json?{of_run}&store={store}&in.State=Tas",
         "compare, errors": f"{beside}/errors.json?target={target}",
-        "compare, points": f"{beside}/photographs.json?target={target}{every}&limit=100000",
-        "compare, most apart": f"{beside}/photographs.json?target={target}&apart=1&limit=300",
+        "compare, points": f"{of_target}{every}&limit=100000",
+        "compare, most apart": f"{of_target}&apart=1&limit=300",
         "map by two, A": f"{of_two}&run=001_scale&limit=100000",
         "map by two, B": f"{of_two}&run=ridge&limit=100000",
         "compare, scores": f"{beside}/scores.json",
