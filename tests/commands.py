@@ -22,6 +22,9 @@ TINY = [
     "fp32",
 ]
 
+# the model of the demo has 4 blocks, that of timm 12: for stores compared with none that TINY made
+SMALL = ["--backbone", "vit_demo_patch16_dinov3", *TINY[2:]]
+
 
 def biomass(*arguments: object, code: int = 0):
     """Run a command in this process; its result, once the exit code is the one expected."""
