@@ -7,17 +7,16 @@ here. Page cache warm.
 """
 
 import argparse
-import os
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _bench import ROOT, context, finish, work_folder
+from _bench import context, finish, work_folder
 from _scale_page import measure_page
+from _scale_plan import measure_plan
+from _scale_predict import measure_predict
+from _scale_run import run_all
 
 from featurestore import open_writer
 from featurestore.format.spec import POOLED, STATS, StoreSpec, TokenSpec, ViewSpec
@@ -43,10 +42,26 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="of the tokens")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="what `store serve` takes, too")
+    parser.add_argument(
+        "--predict", action="store_true", help="instead: parts, a merge and a journal of predict"
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="instead: a plan of 512 parts, one part, their merge"
+    )
     parser.add_argument("--dir", type=Path, help="where table, store and runs go")
     options = parser.parse_args()
     with work_folder(options.dir) as folder:
-        finish(measure(options, folder))
+        instead = {"predict": measure_predict, "plan": measure_plan}
+        asked = [name for name in instead if vars(options)[name]]
+        if not asked:
+            finish(measure(options, folder))
+            return
+        told = {}
+        for name in asked:
+            (folder / name).mkdir()
+            told[name] = instead[name](folder / name, options.images)
+        settings = {key: str(value) for key, value in vars(options).items()}
+        finish(told | context(settings, ["torch", "numpy", "pandas"]))
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict:
@@ -56,14 +71,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     write_store(store, options.images, options.width)
     print(f"{'write store':20} {time.process_time() - start:8.2f} s of processor time", flush=True)
 
-    told = {}
-    for name, words in commands(store, options.epochs).items():
-        told[name] = run(words, folder)
-        print(
-            f"{name:20} {told[name]['cpu_s']:8.2f} s of processor time, "
-            f"{told[name]['wall_s']:8.2f} s, {told[name]['most_gb']:.2f} GB",
-            flush=True,
-        )
+    told = run_all(commands(store, options.epochs), folder)
     page = {}
     if options.page:
         (sweep,) = (folder / "runs/ridge").iterdir()
@@ -89,35 +97,6 @@ def commands(store: Path, epochs: int) -> dict[str, list[str]]:
         "train --plan": ["train", "--config", str(configs["ridge"]), "--plan"],
         **by_kind,
     }
-
-
-def run(words: list[str], folder: Path) -> dict[str, float]:
-    """Run one command of this checkout to its end."""
-    start, before = time.perf_counter(), children()
-    log = folder / "log.txt"
-    with open(log, "w") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "cli", *words],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        # wait4, because RUSAGE_CHILDREN tells the greatest memory of all children until now
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{' '.join(words)}: exit code {child.returncode}\n{log.read_text()}")
-    after = children()
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {
-        "cpu_s": round(cpu_s, 2),
-        "wall_s": round(time.perf_counter() - start, 2),
-        "most_gb": round(used.ru_maxrss * 1024 / 1e9, 3),
-    }
-
-
-def children() -> resource.struct_rusage:
-    return resource.getrusage(resource.RUSAGE_CHILDREN)
 
 
 def write_store(path: Path, n_images: int, width: int) -> None:
