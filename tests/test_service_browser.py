@@ -260,17 +260,18 @@ def test_predictions_of_new_photographs_show_intervals_maps_and_errors_of_ridge(
 
 def test_charts_are_saved_as_png_and_svg(see):
     seen = see("saved")
-    assert {name: each["start"] for name, each in seen.items()} == {
-        "map PNG": "PNG",
-        "map SVG": "svg",
-        "curves PNG": "PNG",
-        "curves SVG": "svg",
-    }
+    starts = {(name.split()[-1], each["start"]) for name, each in seen.items()}
+    assert len(seen) == 10 and starts == {("PNG", "PNG"), ("SVG", "svg")}
     chart, curves = seen["map SVG"], seen["curves SVG"]
     assert chart["file"] == "map-of-photographs-by-class-token.svg"
     assert chart["paths"] >= 30 + 3  # a point each, and the legend's
     assert {"State", "Tas (12)", "Vic (9)", "NSW (9)"} <= set(chart["words"])
     assert "epoch" in curves["words"] and curves["paths"] > 7  # six folds and all together
+    for name in ("curves of two SVG", "errors of two SVG"):
+        named = [word for word in seen[name]["words"] if " of " in word]
+        assert [word[:2] for word in named if word[:2] in ("A ", "B ")] == ["A ", "B "]
+    title = seen["map of two SVG"]["words"][0]
+    assert title.startswith("Map of photographs by class token · A: ") and ", B: " in title
 
 
 @pytest.mark.skipif(find_spec("umap") is not None, reason="umap-learn is installed")

@@ -19,9 +19,9 @@ let made = 0;
 /**
  * title: what it shows. series: [{ name, key, x: [], y: [], strong: bool, colour }]. from: the x whose y, and later ones, the axis
  * holds; what is lower before is cut off.
- * choose(key): a point of a curve was clicked; leads: to what that leads. What comes back: { root, mark(key) }, which draws that curve in full.
+ * choose(key): a point of a curve was clicked; leads: to what that leads. legend: see `savers`. What comes back: { root, mark(key) }, which draws that curve in full.
  */
-export function lines({ title, series, from = -Infinity, label = "epoch", choose, chosen = "", leads = "the fold's photographs" }) {
+export function lines({ title, series, from = -Infinity, label = "epoch", choose, chosen = "", leads = "the fold's photographs", legend }) {
   const xs = series.flatMap(each => each.x),
     late = series.flatMap(each => each.y.filter((y, i) => Number.isFinite(y) && each.x[i] >= from));
   const [x0, x1] = [least(xs), -least(xs.map(x => -x))],
@@ -183,7 +183,7 @@ export function lines({ title, series, from = -Infinity, label = "epoch", choose
     }
   }
   const chart = { size: () => [width, HEIGHT], paint };
-  return { root: el("figure", {}, readout, plot, savers(told, chart)), mark };
+  return { root: el("figure", {}, readout, plot, savers(told, chart, legend)), mark };
 }
 
 /** The pieces of a curve that lie above the height `floor`, as lists of [x, y]. */

@@ -100,6 +100,7 @@ export class RunColours {
       byId: byIdOf(await table(url, this.signal), row => row[shown], this.every ? null : target),
       none: `The run ${this.chosen.run} predicts no ${plain(target)}, so that every point is gray: choose another run or colour.`,
       centred: !isClass,
+      runs: this.chosen.run,
       from: [url, "Predictions out of fold"],
     };
   }
@@ -119,6 +120,7 @@ export class RunColours {
       byId,
       none: `${a.run} and ${b.run} do not both predict ${plain(target)}: choose other runs or another colour.`,
       centred: true,
+      runs: `A: ${a.run}, B: ${b.run}`,
       from: [url, "Errors of both"],
     };
   }

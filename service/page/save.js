@@ -73,7 +73,8 @@ class SvgContext {
 
 const round = value => Number(value.toFixed(2));
 
-/** Links that save a chart: { size() -> [width, height], paint(context) }; title: a text, or what gives one; legend: an element. */
+/** Links that save a chart: { size() -> [width, height], paint(context) }; title: a text, or what gives one; legend: an element that is
+ *  shown, or several. */
 export function savers(title, chart, legend = () => null) {
   const named = () => (typeof title === "function" ? title() : title);
   const link = kind =>
@@ -137,8 +138,9 @@ async function asSvg([width, height], paint) {
 // A legend as the page has it: names, dots with words, and gradients between two ends.
 
 function partsOf(legend) {
-  if (!legend) return [];
-  const parts = [...legend.querySelectorAll(".legend-name, .chip")].map(each => {
+  const told = [legend].flat().filter(Boolean),
+    elements = told.flatMap(each => [...each.querySelectorAll(".legend-name, .chip")]);
+  const parts = elements.map(each => {
     const dot = each.querySelector("i"),
       ramp = each.querySelector("canvas");
     if (ramp) return { ends: [...each.querySelectorAll("span")].map(end => end.textContent), stops: stopsOf(ramp) };

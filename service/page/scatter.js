@@ -9,11 +9,16 @@ import { bounds, GridIndex, towards } from "./grid.js";
 import { gestures } from "./gestures.js";
 import { splat, Stamp } from "./splat.js";
 
+const MOST_DRAWN = 100_000, // points; of more, some
+  SOME_DRAWN = 20_000;
 const SOFT = 10_000; // points up to which edges are smooth: 100,000 must pan within a frame
 const HOVER_PX = 14,
   TIP_PX = 14,
   MARGIN = 0.05;
 const KEYS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+/** Of n points a chart draws one in so many; null: all of them. */
+export const everyOf = n => (n > MOST_DRAWN ? Math.ceil(n / SOME_DRAWN) : null);
 
 export class Scatter {
   /**

@@ -4,12 +4,15 @@ import { readFile } from "node:fs/promises";
 import { drawn, expect, open, pixels } from "./tools.mjs";
 
 export const CHARTS = {
-  /** A scatter and a line chart, each saved as both kinds. */
+  /** A scatter and a line chart of one run, and those of two, each saved as both kinds. */
   async saved(browser) {
     const found = {};
     for (const [name, query, nth] of [
       ["map", "page=map&colour=State", 0],
       ["curves", "page=sweeps", 1],
+      ["curves of two", "page=compare", 0],
+      ["errors of two", "page=compare", -1],
+      ["map of two", "page=map&colour=nearer:Dry_Dead_g", 0],
     ]) {
       const page = await open(browser, query);
       for (const kind of ["PNG", "SVG"]) {

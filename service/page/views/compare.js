@@ -10,15 +10,13 @@ import { el, foremost, pending, section, select, subsection, twins } from "../do
 import { filtered, isFiltered } from "../filter.js";
 import { lines } from "../lines.js";
 import { savers } from "../save.js";
-import { Scatter } from "../scatter.js";
+import { everyOf, Scatter } from "../scatter.js";
 import { nameOfScore } from "../scores.js";
 import { besideUrl, chooseSides, sidesOf } from "../sides.js";
 import { given, go, href, photographHref, put } from "../state.js";
 import { sortable } from "../table.js";
 
 const COLOURS = [category(0), category(5)],
-  MOST_DRAWN = 100_000, // points; of more, some
-  SOME = 20_000,
   MOST_LISTED = 300, // photographs on which they differ most
   EARLY = 0.1, // of the epochs: their scores may be far below
   CHOOSE = "Choose a trained head as run A or B to see its curves.";
@@ -28,13 +26,14 @@ export async function show({ state, signal, store, sweep, sweeps }) {
     return { title: "Compare", content: [el("p", {}, "No sweep is served. Start the service with --sweep DIR to compare runs here.")] };
   const sides = await sidesOf(state, sweeps, signal),
     [a, b] = sides,
-    url = besideUrl(a, b);
+    url = besideUrl(a, b),
+    named = legend(sides);
   const scores = early(table(`${url}/scores.json`, signal));
   return {
     title: "Compare",
     content: [
       chooseSides(sides, sweeps),
-      legend(sides),
+      named,
       section(
         "Scores",
         pending(() => scoreTable(scores, a, `${url}/scores.json`), "Comparing …"),
@@ -42,11 +41,11 @@ export async function show({ state, signal, store, sweep, sweeps }) {
       section("Settings", settings(sides)),
       section(
         "Curves",
-        pending(() => curves(sides, signal)),
+        pending(() => curves(sides, signal, named)),
       ),
       section(
         "Errors of the same photographs",
-        pending(() => errors({ state, signal, store, sweep, a, url })),
+        pending(() => errors({ state, signal, store, sweep, a, url, named })),
       ),
     ],
   };
@@ -147,7 +146,7 @@ function settings(sides) {
 
 // -- curves
 
-async function curves(sides, signal) {
+async function curves(sides, signal, named) {
   const found = await Promise.all(sides.map(side => curveOf(side, signal)));
   const drawn = sides.map((side, k) => ({ ...side, k, ...found[k] })).filter(side => side.rows.length > 1);
   if (!drawn.length) return el("p", { class: "muted" }, `Neither was trained over epochs: they have no curves. ${CHOOSE}`);
@@ -169,7 +168,7 @@ async function curves(sides, signal) {
   };
   const from = Math.ceil(EARLY * Math.max(...epochs));
   const title = about.ranked_by === "contest" ? "held-out score" : `held-out ${nameOfScore(about.ranked_by)}`;
-  const chart = (key, name, from = 0) => lines({ title: name, from, series: seriesOf(key), choose, leads: "the run" }).root;
+  const chart = (key, name, from = 0) => lines({ title: name, from, series: seriesOf(key), choose, leads: "the run", legend: () => named }).root;
   return [
     el("p", { class: "caption" }, ["All folds of each together, A and B in their colours; a click opens the run.", ...missing].join(" ")),
     el(
@@ -195,7 +194,7 @@ async function curveOf({ sweep, run, isBlend }, signal) {
 
 // -- errors
 
-async function errors({ state, signal, store, sweep, a, url }) {
+async function errors({ state, signal, store, sweep, a, url, named }) {
   const passed = isFiltered(state),
     { targets: there } = await get(`${url}/errors.json`, signal),
     targets = foremost(
@@ -209,7 +208,7 @@ async function errors({ state, signal, store, sweep, a, url }) {
     const drawn = target;
     place.setAttribute("aria-busy", "true");
     const asked = passed ? filtered("", { state: { ...state, target }, sweep }, { store: store.name }) : withQuery("", { target }),
-      made = await ofTarget({ signal, store, a, url, asked, target });
+      made = await ofTarget({ signal, store, a, url, asked, target, named });
     if (drawn !== target) return; // another was chosen meanwhile
     place.replaceChildren(...made);
     place.removeAttribute("aria-busy");
@@ -233,10 +232,10 @@ const POINT = "image_id,true,predicted_a,predicted_b,error_a,error_b", // column
 const NO_TRUTH = "No photograph that both predicted has a known truth.";
 const isNumber = value => typeof value === "number";
 
-/** Chart and photographs of one target. asked: the query that says which photographs. */
-async function ofTarget({ signal, store, a, url, asked, target }) {
+/** Chart and photographs of one target. asked: the query that says which photographs; named: which runs A and B are. */
+async function ofTarget({ signal, store, a, url, asked, target, named }) {
   const { n, nearer, most: furthest } = await get(`${url}/errors.json${asked}`, signal),
-    every = n > MOST_DRAWN ? Math.ceil(n / SOME) : null;
+    every = everyOf(n);
   if (!n) return [el("p", {}, "No photograph that both predicted and that passes the filter has a known truth.")];
   const isClass = a.about.classes.includes(target),
     columns = isClass ? `${POINT},${WORDS}` : POINT,
@@ -271,7 +270,7 @@ async function ofTarget({ signal, store, a, url, asked, target }) {
   }${isClass ? "" : "; between the diagonals, left and right of the middle"}`;
   const differ = apart.rows.map(values => Object.fromEntries(values.map((value, k) => [apart.columns[k], value])));
   return [
-    el("figure", {}, el("figcaption", {}, caption), chart.root, colour.legend, savers(caption, chart, () => colour.legend)),
+    el("figure", {}, el("figcaption", {}, caption), chart.root, colour.legend, savers(caption, chart, () => [colour.legend, named])),
     subsection("Photographs on which they differ most", gallery(store, differ, texts)),
   ];
 }

@@ -7,13 +7,11 @@ import { count, el, plain, problem, say, select, signed, twins, unitOf } from ".
 import { passing } from "../filter.js";
 import { RunColours, targetOf } from "../run_colours.js";
 import { savers } from "../save.js";
-import { Scatter } from "../scatter.js";
+import { everyOf, Scatter } from "../scatter.js";
 import { AROUND, given, go, href, photographHref, put, read } from "../state.js";
 
 const METHODS = { pca: "PCA", umap: "UMAP", tsne: "t-SNE" };
 const NEVER = new Set(["image_id", "path", "sha256", "status"]); // columns that tell nothing as a colour
-const MOST_DRAWN = 100_000, // of more photographs, some
-  SOME = 20_000;
 const MOST_CORNERS = 60; // of a lasso: it stands in the address
 const HINT = "drag to move, wheel, fingers or + and − to zoom; a click opens a photograph";
 
@@ -24,7 +22,7 @@ export async function show({ state, signal, store, sweep, sweeps }) {
     view = given(state, "view", store.views) ?? store.views[0];
   if (!targetOf(colour)) given({ colour }, "colour", names);
   const chosen = { method, view, colour, run: state.run, b: state.b };
-  const every = store.n_sealed > MOST_DRAWN ? Math.ceil(store.n_sealed / SOME) : null;
+  const every = everyOf(store.n_sealed);
   const ids = early(passing({ state, signal, store, sweep }));
   const map = new PhotographMap({ state, ids, signal, store, sweep, sweeps, chosen, names, every });
   map.draw(parsed(state.box));
@@ -64,7 +62,8 @@ class PhotographMap {
     });
     this.chart.lasso = this.#lasso();
     dark.addEventListener("change", () => this.draw(this.chart.box), { signal });
-    const saved = savers("Map of photographs by class token", this.chart, () => this.note.querySelector(".legend"));
+    const titled = () => `Map of photographs by class token${this.runsTold ? ` · ${this.runsTold}` : ""}`,
+      saved = savers(titled, this.chart, () => this.note.querySelector(".legend"));
     this.content = [this.#controls(), this.chart.root, this.note, saved, this.links];
   }
 
@@ -168,10 +167,11 @@ class PhotographMap {
     }
   }
 
-  #show(points, { name, values, none = `The catalog tells no ${name}.`, from = [`${this.store.url}/catalog.json`, "Catalog"], ...how }, box, url, passing) {
+  #show(points, { name, values, none = `The catalog tells no ${name}.`, from = [`${this.store.url}/catalog.json`, "Catalog"], runs = null, ...how }, box, url, passing) {
     const colour = scale(name, values, how),
       there = value => value ?? NaN;
     this.ids = points.column("image_id");
+    this.runsTold = runs;
     const target = this.#target,
       error = i => `${signed(target, values[i])}${unitOf(target)}`;
     this.texts = i => [`${name}: ${how.centred && values[i] !== null ? error(i) : colour.text(i)}`];

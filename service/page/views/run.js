@@ -9,14 +9,12 @@ import { filtered, inWords, isFiltered } from "../filter.js";
 import { lines } from "../lines.js";
 import { photographList } from "../list.js";
 import { savers } from "../save.js";
-import { Scatter } from "../scatter.js";
+import { everyOf, Scatter } from "../scatter.js";
 import { nameOfScore } from "../scores.js";
 import { comparable } from "../sides.js";
 import { given, go, href, photographHref, put, read } from "../state.js";
 import { sortable } from "../table.js";
 
-const MOST_DRAWN = 100_000, // points; of more, some
-  SOME = 20_000;
 const FIRST_WORST = 12,
   EARLY = 0.1; // of the epochs: their scores may be far below, and must not take the whole scale
 const CURVES_TOLD = `Thick: all folds together; thin, in its colour: each fold. A click on a point leads to the photographs that its
@@ -105,7 +103,7 @@ async function outOfFold(view) {
     if (split !== shown.split) return; // another was chosen meanwhile
     splitField.querySelector("select").value = split;
     charts.forEach(chart => chart.show(told.get(chart.target), points.rows));
-    drawn.hidden = points.every === 1;
+    drawn.hidden = points.every === null;
     drawn.textContent = `The charts draw one in ${points.every} photographs; the errors above them are of all`;
     await drawWorst();
     place.removeAttribute("aria-busy");
@@ -173,9 +171,9 @@ function askedOf({ store, sweep, name, state, shown }) {
 /** { rows, every }: what the charts of numbers draw, one in `every` photographs. */
 async function pointsOf(url, asked, charts, told, signal) {
   const n = charts.reduce((sum, { target }) => sum + (told.get(target)?.n ?? 0), 0),
-    every = n > MOST_DRAWN ? Math.ceil(n / SOME) : 1;
-  if (!n) return { rows: [], every: 1 };
-  const found = await table(withQuery(`${url}/oof.json?${asked}`, { columns: POINT, every: every > 1 ? every : null }), signal);
+    every = everyOf(n);
+  if (!n) return { rows: [], every };
+  const found = await table(withQuery(`${url}/oof.json?${asked}`, { columns: POINT, every }), signal);
   return { rows: found.rows().filter(row => isNumber(row.true) && isNumber(row.predicted)), every };
 }
 
