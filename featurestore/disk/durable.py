@@ -263,19 +263,19 @@ def check_free(folder: Path, n_bytes: int, instead: str = "") -> None:
 
 def check_writable(folder: Path) -> None:
     """InputError if nothing can be created in the folder; made if missing."""
-    probe = folder / ".biomass-probe"  # one name: what a killed process left, the next removes
+    probe = folder / ".biomass-probe"
     try:
         new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         # a store that is durable must not be lost with the folder that it was put into
         for each in new:
             sync_folder(each.parent)
+        probe.unlink(missing_ok=True)  # of one that was killed, perhaps somebody else's
         probe.write_bytes(b"")
         probe.unlink(missing_ok=True)
     except OSError as err:
-        raise InputError(
-            f"{folder}: cannot write there ({err.strerror}); choose another place"
-        ) from err
+        told = f"{folder}: cannot write there ({err.strerror}); choose another place"
+        raise InputError(told) from err
 
 
 _held: set[int] = set()  # descriptors of locks this process holds
