@@ -137,7 +137,14 @@ def report_of(
 
 def remove_parts(plan: PartPlan) -> None:
     """Remove all parts of a plan, finished or not."""
-    for folder in (part_folder(plan, 0).parent, plan.folder / ATTEMPTS, plan.folder / RECORDS):
+    parts = part_folder(plan, 0).parent
+    removed = plan.folder / ATTEMPTS / "removed"
+    if parts.exists():
+        # all at once: a part that a kill left half removed would be taken for another plan's
+        durable.remove(removed)
+        removed.parent.mkdir(exist_ok=True)
+        durable.rename(parts, removed)
+    for folder in (plan.folder / ATTEMPTS, plan.folder / RECORDS):
         durable.remove(folder)
 
 
