@@ -16,7 +16,7 @@ from featurestore.backbone.demo.drawing import draw_pasture
 from featurestore.photos.targets import CSIRO
 from featurestore.write.build import build_store
 from featurestore.write.config import BuildConfig
-from predictor.members.part_file import Part, PartFile, parts_in, write_part
+from predictor.members.part_file import Part, parts_in, write_part
 from predictor.predictor import Predictor
 from trainer.loop.chosen import best_run
 from trainer.loop.grid import SweepConfig
@@ -103,7 +103,6 @@ def _draw_parts(folder: Path, image_ids: list[str]) -> None:
             for name in CSIRO.names:
                 columns[name + ending] = rng.gamma(2, 10, len(ids))
         write_part(folder / part.name, shared | {"part": number}, pd.DataFrame(columns), {})
-    PartFile.open(folder / Part(PARTS - 1, PARTS).name)
 
 
 def _draw_journal(path: Path, data: Path, paths: list[str], run: Path) -> None:
