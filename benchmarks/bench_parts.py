@@ -68,7 +68,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
         cpu.setdefault(name, []).append(took[1])
         return took
 
-    def round_of(tokens: str, place: Path) -> None:
+    n = options.images
+
+    def round_of(tokens: str, place: Path) -> PartPlan:
         config = BuildConfig(
             data=folder / "data",
             out=place / "whole.zarr",
@@ -87,21 +89,26 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             plan = plan_parts(config, options.images, place / "P")
         _give(plan, backbone)
         parts = timed(f"{tokens} parts", lambda: build_parts(plan))
-        n = options.images
         for kept, of_parts, of_whole in zip((seconds, cpu), parts, whole, strict=True):
             kept.setdefault(f"{tokens} overhead a part", []).append((of_parts - of_whole) / n)
-        merge = timed(
-            f"{tokens} merge", lambda: merge_parts(plan.folder, place / "merged.zarr", remove=True)
-        )
+        return plan
+
+    def merge_of(tokens: str, plan: PartPlan) -> None:
+        merged = plan.folder.with_name("merged.zarr")
+        merge = timed(f"{tokens} merge", lambda: merge_parts(plan.folder, merged, remove=True))
         for kept, took in zip((seconds, cpu), merge, strict=True):
             kept.setdefault(f"{tokens} merge a part", []).append(took / n)
 
+    plans = []
     for number in range(options.rounds + 1):
         for tokens in ("all", "pooled"):
-            round_of(tokens, folder / f"{number}{tokens}")
+            plans.append((tokens, round_of(tokens, folder / f"{number}{tokens}")))
         if number == 0:  # warm-up
             seconds.clear()
             cpu.clear()
+    # last: for a while after parts are removed the kernel makes new files at half the pace
+    for tokens, plan in plans:
+        merge_of(tokens, plan)
 
     for name, values in seconds.items():
         print(
