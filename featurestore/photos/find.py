@@ -37,6 +37,8 @@ def spelled_as(ids: Iterable[str], known: Collection[str]) -> list[str]:
 
 def in_spelling_of(frame: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """The frame with ids and paths as a store's catalog spells them."""
+    if known.empty:
+        return frame
     ids = spelled_as(frame["image_id"], known["image_id"])
     path_of = dict(zip(known["image_id"], known["path"], strict=True))
     paths = []

@@ -66,8 +66,9 @@ def almost_numbers(frame: pd.DataFrame) -> list[str]:
         if pd.api.types.is_numeric_dtype(frame[name]):
             continue
         cells = known_cells(frame[name])
-        is_text = [number_in(cell) is None for cell in cells]
-        texts = cells[is_text]
+        # each text once, since most columns have few
+        no_numbers = [cell for cell in cells.unique() if number_in(cell) is None]
+        texts = cells[cells.isin(no_numbers)]
         # where most cells are texts the column is meant as one
         if 0 < len(texts) <= len(cells) / 2:
             image_id = frame["image_id"][texts.index[0]]
