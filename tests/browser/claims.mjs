@@ -92,6 +92,7 @@ const CLAIMS = {
     await page.waitForFunction(() => document.activeElement.textContent === "Worst photographs");
     const told = await page.locator("section:has(> h3:focus) .caption").textContent(),
       down = () => page.evaluate(() => Math.round(scrollY));
+    await drawn(page); // pictures that come make the page shorter
     const left = await down();
     await page.locator("section:has(> h3:focus) .photo").first().click();
     await page.waitForFunction(() => location.search.includes("page=photograph"));
