@@ -267,6 +267,8 @@ def test_charts_are_saved_as_png_and_svg(see):
     assert chart["paths"] >= 30 + 3  # a point each, and the legend's
     assert {"State", "Tas (12)", "Vic (9)", "NSW (9)"} <= set(chart["words"])
     assert "epoch" in curves["words"] and curves["paths"] > 7  # six folds and all together
+    assert "epoch" in seen["curves of two SVG"]["words"]
+    assert "error of A, g" in seen["errors of two SVG"]["words"]
     for name in ("curves of two SVG", "errors of two SVG"):
         named = [word for word in seen[name]["words"] if " of " in word]
         assert [word[:2] for word in named if word[:2] in ("A ", "B ")] == ["A ", "B "]

@@ -3,18 +3,29 @@
 import { readFile } from "node:fs/promises";
 import { drawn, expect, open, pixels } from "./tools.mjs";
 
+/** Compare two runs that have curves. */
+async function chooseTrained(page) {
+  for (const letter of ["A", "B"]) {
+    const field = page.getByLabel(`Run ${letter}`),
+      names = await field.locator("option").evaluateAll(all => all.map(each => each.value));
+    await field.selectOption(names.find(name => /^\d/.test(name)));
+    await drawn(page);
+  }
+}
+
 export const CHARTS = {
   /** A scatter and a line chart of one run, and those of two, each saved as both kinds. */
   async saved(browser) {
     const found = {};
-    for (const [name, query, nth] of [
+    for (const [name, query, nth, prepare] of [
       ["map", "page=map&colour=State", 0],
       ["curves", "page=sweeps", 1],
-      ["curves of two", "page=compare", 0],
+      ["curves of two", "page=compare", 0, chooseTrained],
       ["errors of two", "page=compare", -1],
       ["map of two", "page=map&colour=nearer:Dry_Dead_g", 0],
     ]) {
       const page = await open(browser, query);
+      await prepare?.(page);
       for (const kind of ["PNG", "SVG"]) {
         const coming = page.waitForEvent("download");
         await page.getByRole("button", { name: `Save this chart as ${kind}` }).nth(nth).press("Enter");
