@@ -101,7 +101,8 @@ export async function table(url, signal) {
   );
 }
 
-function columnar(names, rows) {
+/** Rows as the server sends them, by columns. */
+export function columnar(names, rows) {
   const at = new Map(names.map((name, i) => [name, i])),
     made = new Map();
   const column = name => {

@@ -1,12 +1,12 @@
 // Two runs, of one sweep or of two: what differs in their settings, scores with the paired difference, curves on one another,
 // and error against error, a point a photograph.
 
-import { early, get, table, withQuery } from "../api.js";
+import { columnar, early, get, table, withQuery } from "../api.js";
 import { span, track } from "../bars.js";
 import { gallery, hoverCard } from "../cards.js";
 import { category, css, scale } from "../colours.js";
 import { axisOf, count, fixed, num, plain, signed, unitOf } from "../dom.js";
-import { el, foremost, pending, section, select, subsection, twins } from "../dom.js";
+import { el, foremost, pending, problem, section, select, subsection, twins } from "../dom.js";
 import { filtered, isFiltered } from "../filter.js";
 import { lines } from "../lines.js";
 import { savers } from "../save.js";
@@ -213,10 +213,17 @@ async function errors({ state, signal, store, sweep, a, url, named }) {
     place.replaceChildren(...made);
     place.removeAttribute("aria-busy");
   };
-  const choose = name => {
+  const choose = async name => {
     target = name;
     put({ target }, { replace: true });
-    return draw();
+    try {
+      await draw();
+    } catch (err) {
+      if (err.name === "AbortError" || target !== name) return;
+      place.replaceChildren(problem(err));
+      place.removeAttribute("aria-busy");
+      if (!err.kind) console.error(err);
+    }
   };
   await draw();
   const options = targets.map(name => [name, plain(name)]);
@@ -268,7 +275,7 @@ async function ofTarget({ signal, store, a, url, asked, target, named }) {
   const caption = `${plain(target)}: B is ${isClass ? "surer" : "nearer"} on ${nearer.toLocaleString("en")} of ${count(n, "photograph")}${
     every ? `, of which the chart draws one in ${every}` : ""
   }${isClass ? "" : "; between the diagonals, left and right of the middle"}`;
-  const differ = apart.rows.map(values => Object.fromEntries(values.map((value, k) => [apart.columns[k], value])));
+  const differ = columnar(apart.columns, apart.rows).rows();
   return [
     el("figure", {}, el("figcaption", {}, caption), chart.root, colour.legend, savers(caption, chart, () => [colour.legend, named])),
     subsection("Photographs on which they differ most", gallery(store, differ, texts)),
