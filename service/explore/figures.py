@@ -31,7 +31,8 @@ def fold_names(wide: pd.DataFrame) -> list[str]:
 
 
 def _of_target(run: Path, wide: pd.DataFrame, target: str) -> dict[str, Any]:
-    rows = known(out_of_fold.by_target(run, wide, target))
+    rows = out_of_fold.by_target(run, wide, target)
+    rows = rows[np.isfinite(rows["true"]) & np.isfinite(rows["predicted"])]
     about = {"target": target, "n": len(rows)}
     if not len(rows):
         return about
@@ -43,11 +44,6 @@ def _of_target(run: Path, wide: pd.DataFrame, target: str) -> dict[str, Any]:
         "least": float(both.min(axis=None)),
         "most": float(both.max(axis=None)),
     }
-
-
-def known(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose truth and prediction are both known."""
-    return rows[np.isfinite(rows["true"]) & np.isfinite(rows["predicted"])]
 
 
 def _of_words(rows: pd.DataFrame) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def by_target(run: Path, wide: pd.DataFrame, target: str | None = None) -> pd.Da
     return long
 
 
-def told(run: Path, wide: pd.DataFrame) -> list[str]:
+def known_targets(run: Path, wide: pd.DataFrame) -> list[str]:
     """The targets of which a run tells the error of some photograph."""
     targets = targets_of(run)
     numbers = [] if run.name == LOGISTIC else targets.names
@@ -236,7 +236,8 @@ def _wide(run: Path, targets: Targets, weights: str | None) -> pd.DataFrame:
     which = weights or next(iter(kinds), "last")
     if weights and weights not in kinds:
         raise InputError(f"{where} has no {weights} weights; it has {', '.join(kinds) or 'none'}")
-    return table[table.pop("weights") == which].reset_index(drop=True)
+    is_wanted = table.pop("weights") == which
+    return table[is_wanted].reset_index(drop=True)
 
 
 @functools.lru_cache(KEPT_SWEEPS)

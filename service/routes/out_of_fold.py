@@ -143,7 +143,7 @@ async def scores_beside(request: Request) -> Response:
 async def photographs_beside(request: Request) -> Response:
     """What two runs predict of each photograph and target, averaged over repeats."""
     a, b = await _two_of(request)
-    both = await _both_of(request, a, b)
+    both = await _both_of(request, a, b, await _wides_of(request, a, b))
     target = request.query_params.get("target")
     is_apart = choice_of(request, "apart", ("0", "1")) == "1"
     if is_apart and target is None:
@@ -166,28 +166,41 @@ async def photographs_beside(request: Request) -> Response:
 async def errors_beside(request: Request) -> Response:
     """The targets of which both runs tell an error; of one: on how many photographs B is nearer."""
     a, b = await _two_of(request)
-    wides = [(await filters.by_image_of(request, run))[0] for run in (a, b)]
-    in_both = [out_of_fold.told(run, wide) for run, wide in zip((a, b), wides, strict=True)]
-    found: dict[str, Any] = {"targets": [name for name in in_both[0] if name in in_both[1]]}
+    wides = await _wides_of(request, a, b)
     target = request.query_params.get("target")
-    if target is not None:
-        both = await _both_of(request, a, b)
-        is_class = target in sweeps.told_class_names(a)
-        found |= await run_in_threadpool(figures.of_two, both, is_class)
+    both = None if target is None else await _both_of(request, a, b, wides)
+
+    def made() -> dict[str, Any]:
+        of_a, of_b = map(out_of_fold.known_targets, (a, b), wides)
+        found: dict[str, Any] = {"targets": [name for name in of_a if name in of_b]}
+        if both is not None:
+            found |= figures.of_two(both, target in sweeps.told_class_names(a))
+        return found
+
+    found = await run_in_threadpool(made)
     return kept(request, await _state_of(request, a, b), JsonText(json_value(found)))
 
 
-async def _both_of(request: Request, a: Path, b: Path) -> pd.DataFrame:
+async def _wides_of(request: Request, a: Path, b: Path) -> list[pd.DataFrame]:
+    """The tables of both runs, see `out_of_fold.by_image`, averaged."""
+    return [(await filters.by_image_of(request, run))[0] for run in (a, b)]
+
+
+async def _both_of(
+    request: Request,
+    a: Path,
+    b: Path,
+    wides: list[pd.DataFrame],
+) -> pd.DataFrame:
     """What a request means of two runs, see `beside.photographs`."""
     target = request.query_params.get("target")
-    wides = [(await filters.by_image_of(request, run))[0] for run in (a, b)]
     key = ("beside", "photographs", *_stamps(a, b), target)
     make = partial(beside.photographs, a, b, target, wides)
     both = await computations.run(request, key, make)
     ids = await filters.ids_of(request)
-    return (
-        both if ids is None else await run_in_threadpool(lambda: both[both["image_id"].isin(ids)])
-    )
+    if ids is None:
+        return both
+    return await run_in_threadpool(lambda: both[both["image_id"].isin(ids)])
 
 
 def _every_photograph(both: pd.DataFrame, every: int) -> pd.DataFrame:
