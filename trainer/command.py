@@ -165,7 +165,7 @@ def train(
         _check_there([*named.values(), store], resume)
         # below the checks: a mistake in the options must not wait for torch
         with quick_imports():
-            import trainer.loop.sweep  # noqa: F401
+            import trainer.loop.sweep  # noqa: F401  with torch; what one way alone needs comes there
 
         check = not no_check
         if item is not None:

@@ -219,9 +219,7 @@ def _build_config_and_url(config: Path | None, given: dict[str, Any]) -> tuple[A
 
     The config then names what the store is called, which nothing on this machine will be.
     """
-    from featurestore.disk.yaml import read_yaml
-
-    settings = read_yaml(config) if config else {}
+    settings = _settings_of(config)
     out = given.get("out", settings.get("out"))
     if not is_elsewhere(out):
         return _checked(config, settings, given), None
@@ -232,9 +230,13 @@ def _build_config_and_url(config: Path | None, given: dict[str, Any]) -> tuple[A
 
 def build_config(config: Path | None, given: dict[str, Any]) -> Any:
     """The BuildConfig of a YAML file, if there is one, and of the options that were given."""
+    return _checked(config, _settings_of(config), given)
+
+
+def _settings_of(config: Path | None) -> dict[str, Any]:
     from featurestore.disk.yaml import read_yaml
 
-    return _checked(config, read_yaml(config) if config else {}, given)
+    return read_yaml(config) if config else {}
 
 
 def _checked(config: Path | None, settings: dict[str, Any], given: dict[str, Any]) -> Any:

@@ -273,8 +273,14 @@ def _build(plan: PartPlan, part: int, backbone: Backbone, out: Path, progress: b
         frame, config.data, config.allow_outside, missing=True, allow="--allow-outside"
     )
     unusable = {k - first: each for k, each in plan.unusable.items() if first <= k < end}
-    how = {"lock": False, "shard_images": plan.shard_images, "appears_late": True}
-    with open_writer(out, plan.spec, frame, **how) as writer:
+    with open_writer(
+        out,
+        plan.spec,
+        frame,
+        lock=False,
+        shard_images=plan.shard_images,
+        appears_late=True,
+    ) as writer:
         pending = writer.pending()
         todo = {image: paths[image] for image in pending if image not in unusable}
         if config.check_space:
