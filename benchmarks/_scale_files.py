@@ -29,7 +29,7 @@ def write_photographs(data: Path, n_images: int) -> list[str]:
             name = f"ID{number:09d}.jpg"
             os.link(first, place / name)
             paths.append(f"photos/{folder:03d}/{name}")
-        first.unlink(missing_ok=True)
+        first.unlink()
     return paths
 
 
@@ -43,6 +43,15 @@ def write_test(data: Path, paths: list[str]) -> None:
             file.writelines(f"{stem}__{name},{path},{name}\n" for name in target_names)
 
 
+def site_columns(n_images: int) -> dict[str, object]:
+    """State and Sampling_Date of photographs, of which A_SITE that follow each other are a site."""
+    site = np.arange(n_images) // A_SITE
+    return {
+        "State": np.array(["Tas", "Vic", "NSW", "WA"], object)[site % 4],
+        "Sampling_Date": [f"{1990 + s // 336 % 30}/{1 + s // 28 % 12}/{1 + s % 28}" for s in site],
+    }
+
+
 def write_train(data: Path, paths: list[str]) -> None:
     """A wide train.csv of 12 columns."""
     rng = np.random.default_rng(0)
@@ -54,10 +63,7 @@ def write_train(data: Path, paths: list[str]) -> None:
         {
             "image_id": [Path(path).stem for path in paths],
             "image_path": paths,
-            "State": np.array(["Tas", "Vic", "NSW", "WA"], object)[site % 4],
-            "Sampling_Date": [
-                f"{1990 + s // 336 % 30}/{1 + s // 28 % 12}/{1 + s % 28}" for s in site
-            ],
+            **site_columns(n_images),
             "Species": np.array(["Ryegrass", "Clover", "Lucerne"], object)[site % 3],
             "Pre_GSHH_NDVI": rng.random(n_images).round(2),
             "Height_Ave_cm": rng.gamma(2, 4, n_images).round(4),

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from _scale_files import write_photographs, write_train
+from _scale_files import SIZE, write_photographs, write_train
 from _scale_run import run_all
 
 from featurestore import open_writer
@@ -53,6 +53,7 @@ def _draw_part(plan: PartPlan, part: int) -> None:
     made.mkdir()
     first, end = plan.bounds[part : part + 2]
     width = plan.spec.tokens.width
+    facts = {"width": SIZE[0], "height": SIZE[1], "status": "ok"}
     with open_writer(made / STORE, plan.spec, plan.frame(first, end), lock=False) as writer:
         for image in writer.pending():
             vectors_6D = rng.normal(size=(1 + len(POOLED), width)).astype(np.float16)
@@ -61,12 +62,7 @@ def _draw_part(plan: PartPlan, part: int) -> None:
                 patches_VTPD=None,
                 pooled_VT5D=vectors_6D[None, None, 1:],
                 stats_VS=np.ones((1, len(STATS))),
-                facts={
-                    "sha256": f"{first + image:064x}",
-                    "width": 128,
-                    "height": 64,
-                    "status": "ok",
-                },
+                facts=facts | {"sha256": f"{first + image:064x}"},
             )
             writer.put(image, rows)
     receipt = Receipt(plan.id, part, end - first, [], 1.0, "drawn")

@@ -41,7 +41,7 @@ def run(words: list[object], folder: Path) -> dict[str, float]:
     greatest memory in GB."""
     log = folder / "log.txt"
     with open(log, "w") as output:
-        # by a small process: the kernel counts the memory of whoever starts a command as its own
+        # by a small process: the kernel counts the memory of who starts a command as the command's
         done = subprocess.run(
             [sys.executable, "-S", "-c", MEASURED, sys.executable, "-m", "cli", *map(str, words)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from _bench import context, finish, work_folder
+from _scale_files import site_columns
 from _scale_page import measure_page
 from _scale_plan import measure_plan
 from _scale_predict import measure_predict
@@ -24,7 +25,6 @@ from featurestore.photos.targets import CSIRO
 from featurestore.read.rows import ImageRows
 from featurestore.write.columns import catalog_columns
 
-A_SITE = 200  # photographs
 YAML = """
 experiment: {{name: scale, seed: 0}}
 dataset: {{store: {store}}}
@@ -100,9 +100,8 @@ def commands(store: Path, epochs: int) -> dict[str, list[str]]:
 
 
 def write_store(path: Path, n_images: int, width: int) -> None:
-    """A pooled store in float16 of one view and one tile; visits of A_SITE photographs."""
+    """A pooled store in float16 of one view and one tile; sites as `site_columns` draws them."""
     rng = np.random.default_rng(0)
-    site = np.arange(n_images) // A_SITE
     level_N3 = rng.gamma(2, 1, (n_images, 3)) * (rng.random((n_images, 3)) > 0.2)
     green, dead, clover = (level_N3 * [12, 6, 4]).T
     masses = green, dead, clover, green + clover, green + clover + dead
@@ -110,10 +109,7 @@ def write_store(path: Path, n_images: int, width: int) -> None:
         {
             "image_id": [f"ID{i:09d}" for i in range(n_images)],
             "path": [f"train/ID{i:09d}.jpg" for i in range(n_images)],
-            "State": np.array(["Tas", "Vic", "NSW", "WA"], object)[site % 4],
-            "Sampling_Date": [
-                f"{1990 + s // 336 % 30}/{1 + s // 28 % 12}/{1 + s % 28}" for s in site
-            ],
+            **site_columns(n_images),
             **dict(zip(CSIRO.names, masses, strict=True)),
         }
     )
