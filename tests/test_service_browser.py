@@ -276,6 +276,10 @@ def test_charts_are_saved_as_png_and_svg(see):
     assert title.startswith("Map of photographs by class token · A: ") and ", B: " in title
 
 
+def test_a_comparison_that_fails_for_a_target_says_so_and_goes_on(see):
+    assert see("failing") == {"busy": 0, "alerts": 0}
+
+
 @pytest.mark.skipif(find_spec("umap") is not None, reason="umap-learn is installed")
 def test_a_map_that_cannot_be_drawn_is_not_offered_and_shows_no_points(see):
     seen = see("methods")

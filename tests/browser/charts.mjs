@@ -43,6 +43,22 @@ export const CHARTS = {
     return found;
   },
 
+  /** Two runs, and a target that the server fails at. */
+  async failing(browser) {
+    const page = await open(browser, "page=compare"),
+      target = page.getByLabel("Target"),
+      names = await target.locator("option").evaluateAll(all => all.map(each => each.value));
+    await page.route("**/errors.json?target=*", route => route.fulfill({ status: 503, body: "" }));
+    await target.selectOption(names[1]);
+    await page.locator("[role=alert]").waitFor();
+    expect(503);
+    const busy = await page.locator("main [aria-busy]").count();
+    await page.unroute("**/errors.json?target=*");
+    await target.selectOption(names[2]);
+    await page.locator(".square-chart").waitFor();
+    return { busy, alerts: await page.locator("[role=alert]").count() };
+  },
+
   /** A method that is not installed is not offered; its address tells why, and shows no other method's points. */
   async methods(browser) {
     const page = await open(browser, "page=map&colour=State"),
