@@ -4,7 +4,8 @@ beside a busy process.
 Each checkout, and the plain torch loop of bench_sweep, is a process of its own that holds its sweep
 and trains one epoch when asked; so all share the machine's ups and downs. Seconds are per step.
 `--busy N` adds rounds beside N processes that never rest. P3 as a share of the machine's ceiling:
-the FLOP of the step's products at the rate that one large product reaches here.
+the FLOP of the step's products at the rate that one large product reaches here; once by the clock,
+once by processor time, which a neighbour on the same cores hardly moves.
 
     python benchmarks/bench_step.py --against ../before --busy 1
 """
@@ -22,8 +23,9 @@ import torch
 from _bench import ROOT, context, finish, spread, work_folder
 
 WORKER = """
-import sys
+import sys, time
 from pathlib import Path
+import torch
 checkout, folder, what, multiply = sys.argv[1:]
 sys.path[:0] = [checkout, checkout + "/benchmarks"]
 import bench_sweep
@@ -32,10 +34,24 @@ from trainer.loop.memory import keep_freed_memory
 from trainer.loop.prepare import prepare_sweep
 keep_freed_memory()
 sweep = prepare_sweep(SweepConfig.load(Path(folder) / f"{what}-{multiply}.yaml"), "cpu")
-run = bench_sweep.plain(sweep, 1) if what == "plain" else bench_sweep.ready(sweep)
+is_plain = what == "plain"
+run = bench_sweep.plain(sweep, 1) if is_plain else bench_sweep.ready(sweep)
+n_steps = 1 if is_plain else sweep.stream.n_steps
 print(getattr(sweep.data, "multiply", "float32"), flush=True)
+a, b = torch.randn(48, 409), torch.randn(409, 1280)
 for number, _ in enumerate(sys.stdin):
-    print(run(number), flush=True)
+    before = time.process_time()
+    seconds = run(number)
+    core_s = (time.process_time() - before) / n_steps
+    # products on one core, right beside the steps
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    before = time.process_time()
+    for _ in range(200):
+        a @ b
+    rate = 200 * 2 * 48 * 409 * 1280 / (time.process_time() - before)
+    torch.set_num_threads(n_threads)
+    print(seconds, core_s, rate, flush=True)
 """
 YAML = """
 experiment: {{name: bench, seed: 0}}
@@ -91,14 +107,17 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
         print(f"{name:14} multiplies in {workers[name].said}")
 
     found = {}
+    core_shares: dict[str, list[float]] = {name: [] for name in workers}
+    flop = flop_of_step(options.batch)
     for busy in dict.fromkeys([0, options.busy]):
         times: dict[str, list[float]] = {name: [] for name in workers}
         with busy_processes(busy):
             for number in range(-1, options.rounds):
                 for name, worker in workers.items():
-                    seconds = worker.step()
+                    seconds, core_s, rate = worker.step()
                     if number >= 0:  # the round before warms up
                         times[name].append(seconds)
+                        core_shares[name].append(flop / rate / core_s)
         found[f"busy {busy}"] = times
         for name, values in times.items():
             print(f"busy {busy}  {name:14} {spread(values)['median']:.4f} s a step")
@@ -123,7 +142,6 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
         }
         print(f"slowdown beside load {result['slowdown']}")
     if options.size == "full":
-        flop = flop_of_step(options.batch)
         result["step_gflop"] = round(flop / 1e9, 1)
         result["share_of_ceiling"] = {
             name: round(flop / rate / spread(values)["median"], 3)
@@ -131,12 +149,17 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             if name != "plain"
         }
         print(f"share of the ceiling {result['share_of_ceiling']}")
+        result["share_of_ceiling_by_processor_time"] = {
+            name: spread(shares, 3) for name, shares in core_shares.items() if name != "plain"
+        }
+        print(f"by processor time {result['share_of_ceiling_by_processor_time']}")
     settings = {key: str(value) for key, value in vars(options).items()}
     return result | context(settings, ["torch", "numpy"])
 
 
 class Worker:
-    """A process that trains one epoch when asked, and tells its seconds a step."""
+    """A process that trains one epoch when asked, and tells its seconds a step, those of a core,
+    and FLOP a second of a core."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -146,10 +169,11 @@ class Worker:
         if not self.said:
             raise SystemExit(f"{command[-2]} of {command[-5]} could not begin")
 
-    def step(self) -> float:
+    def step(self) -> tuple[float, float, float]:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        seconds, core_s, rate = map(float, self._process.stdout.readline().split())
+        return seconds, core_s, rate
 
     def end(self) -> None:
         self._process.stdin.close()
