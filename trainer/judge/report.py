@@ -29,7 +29,9 @@ MOST_BARS = 40  # more cannot be read on a page
 def draw_curves(metrics: Path, out: Path, by: Score) -> None:
     """Loss and held-out score by epoch from metrics.jsonl, each fold pale, their mean in full."""
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
-    figure, axes = _figure(1, 2, (10, 3.6))
+    figure, axes = _figure(1, 2, (10, 3.6), None)
+    # to look for a layout takes as long as to draw, and there is a picture a point
+    figure.subplots_adjust(left=0.065, right=0.985, bottom=0.14, top=0.91, wspace=0.16)
     name = SCORE_NAMES[by.name]
     panels = (
         ("loss", "training loss", "mean"),
@@ -41,6 +43,7 @@ def draw_curves(metrics: Path, out: Path, by: Score) -> None:
         pooled = [line[key] for line in lines]
         ax.plot(pooled, color=BLUE, linewidth=1.8, label=label)
         ax.set(title=title, xlabel="epoch")
+        ax.ticklabel_format(axis="y", scilimits=(-3, 4))  # wider numbers do not fit
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
     # of the scores, which the loop above drew last
@@ -70,7 +73,7 @@ def draw_leaderboard(
     for note in notes:
         lines += textwrap.wrap(note, NOTE_CHARACTERS)
     inches = 1.6 + 0.34 * len(points) + 0.2 * len(lines)
-    figure, ax = _figure(1, 1, (10, inches))
+    figure, ax = _figure(1, 1, (10, inches), "constrained")
     height = np.arange(len(points))
     apart = points["apart"].to_numpy(bool) | points["failed"].to_numpy(bool)
     for these, colour, label in (
@@ -122,12 +125,12 @@ def draw_leaderboard(
     _save(figure, out)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]):
+def _figure(rows: int, columns: int, size: tuple[float, float], layout: str | None):
     """A figure outside pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(size, layout="constrained", dpi=110)
+    figure = Figure(size, layout=layout, dpi=110)
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns)
 
