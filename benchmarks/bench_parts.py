@@ -94,9 +94,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
         return plan
 
     def merge_of(tokens: str, plan: PartPlan) -> None:
-        merge = timed(
-            f"{tokens} merge", lambda: merge_parts(plan.folder, merged_of(plan), remove=True)
-        )
+        merge = timed(f"{tokens} merge", lambda: merge_parts(plan, merged_of(plan), remove=True))
         for kept, took in zip((seconds, cpu), merge, strict=True):
             kept.setdefault(f"{tokens} merge a part", []).append(took / n)
 
@@ -109,7 +107,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
             cpu.clear()
     # last: for a while after parts are removed the kernel makes new files at half the pace
     for _, plan in plans[:2]:  # the warm-up's, of both kinds
-        merge_parts(plan.folder, merged_of(plan), remove=True)
+        merge_parts(plan, merged_of(plan), remove=True)
     for tokens, plan in plans[2:]:
         merge_of(tokens, plan)
 

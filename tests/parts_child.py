@@ -112,14 +112,15 @@ def part(request: dict, tell: Callable[..., None]) -> None:
 
 def publish(request: dict, tell: Callable[..., None]) -> None:
     calls = count_calls(request.get("kill_at", 0))
-    folder = Path(request["path"])
-    publish_parts(folder, load_plan(folder).url, remove=True)
+    plan = load_plan(Path(request["path"]))
+    publish_parts(plan, plan.url, remove=True)
     tell(calls=calls[0])
 
 
 def merge(request: dict, tell: Callable[..., None]) -> None:
     calls = writer_child.count_calls(request.get("kill_at", 0))
-    merge_parts(Path(request["plan"]), Path(request["path"]), remove=request.get("remove", False))
+    plan = load_plan(Path(request["plan"]))
+    merge_parts(plan, Path(request["path"]), remove=request.get("remove", False))
     tell(calls=calls[0])
 
 

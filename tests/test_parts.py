@@ -157,6 +157,13 @@ def test_C3_all_of_a_part_is_synced_once_before_it_has_its_name(planned, tmp_pat
 
 def test_parts_are_published_with_the_bytes_of_one_build(own, whole, bucket, monkeypatch):
     monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 70_000)
+    read = []
+
+    def sha256(path, call=durable.file_sha256):
+        read.append(path.name)
+        return call(path)
+
+    monkeypatch.setattr(durable, "file_sha256", sha256)
     there = {path.name for path in own.iterdir()}
     words = ["--from", own, "--out", bucket.url, "--remove-parts"]
     said = biomass("store", "merge", *words).stdout
@@ -165,6 +172,7 @@ def test_parts_are_published_with_the_bytes_of_one_build(own, whole, bucket, mon
     local = {str(path.relative_to(whole)): path.read_bytes() for path in found}
     assert bucket.keys(bucket.url) == local
     assert {path.name for path in own.iterdir()} == there - {"parts", "attempts"}
+    assert read.count(plan.CATALOG) == 1  # the plan is read once
 
 
 def test_a_merge_to_hdf5_and_one_without_links_copy_the_same_bytes(
@@ -181,7 +189,7 @@ def test_a_merge_to_hdf5_and_one_without_links_copy_the_same_bytes(
         link(source, name)
 
     monkeypatch.setattr(os, "link", refuse)
-    report = merge_parts(parts, tmp_path / "copied.zarr")
+    report = merge_parts(load_plan(parts), tmp_path / "copied.zarr")
     assert (report.n_linked, report.n_copied) == (0, 5)
     assert digest(tmp_path / "copied.zarr") == digest(whole)
 
@@ -192,7 +200,7 @@ def test_a_pooled_store_is_cut_between_photographs(photos, tmp_path):
     biomass("store", "plan", "--data", photos, "--out", folder, "--parts", 4, *OPTIONS, *pooled)
     assert load_plan(folder).bounds == [0, 1, 3, 5, 7]
     build_all(folder)
-    merge_parts(folder, tmp_path / "merged.zarr")
+    merge_parts(load_plan(folder), tmp_path / "merged.zarr")
     whole = store_build(photos, tmp_path / "whole.zarr", *pooled)
     assert digest(tmp_path / "merged.zarr") == digest(whole)
 
@@ -324,7 +332,7 @@ def test_W03_a_process_that_finishes_after_all_parts_were_merged_says_so(
     def overtaken(*arguments):
         monkeypatch.setattr(build, "_build", slow)
         build_part(own, 1, lock=False, progress=False)
-        merge_parts(own, tmp_path / "features.zarr", remove=True)
+        merge_parts(load_plan(own), tmp_path / "features.zarr", remove=True)
         return slow(*arguments)
 
     monkeypatch.setattr(build, "_build", overtaken)
@@ -419,7 +427,7 @@ def test_a_part_with_a_damaged_image_is_not_merged(own, tmp_path):
         file.seek(offset)
         file.write(b"X")
     with pytest.raises(StoreDamaged, match="build that part again"):
-        merge_parts(own, tmp_path / "m.zarr")
+        merge_parts(load_plan(own), tmp_path / "m.zarr")
     assert not (tmp_path / "m.zarr").exists()
 
 
@@ -428,7 +436,7 @@ def test_W11_a_builder_copies_a_shard_that_is_a_parts_too(parts, photos, pasture
     folder = Path(shutil.copytree(parts, tmp_path / "P"))
     data = Path(shutil.copytree(photos, tmp_path / "data"))
     out = tmp_path / "merged.zarr"
-    merge_parts(folder, out)
+    merge_parts(load_plan(folder), out)
     before = digest(folder / "parts")
     shutil.copy(next((pasture / "test").iterdir()), data / "train/gone.jpg")
     shards = sorted((out / "patches/c").rglob("0"))
@@ -443,7 +451,7 @@ def test_W11_a_builder_copies_a_shard_that_is_a_parts_too(parts, photos, pasture
 
 def test_remove_parts_removes_them_once_the_store_is_whole(own, tmp_path):
     out = tmp_path / "m.zarr"
-    merge_parts(own, out)
+    merge_parts(load_plan(own), out)
     shutil.rmtree(own / "parts" / "00001")  # killed while it removed them
     said = biomass("store", "merge", "--from", own, "--out", out, "--remove-parts").stdout
     assert "it was whole already" in said and "may be removed" not in said
@@ -456,7 +464,7 @@ def test_a_store_that_is_not_of_the_plan_is_left(own, tmp_path):
     other = Path(shutil.copytree(own / "parts/00000/features.zarr", tmp_path / "other.zarr"))
     before = digest(other)
     with pytest.raises(MismatchError, match="is not of the plan"):
-        merge_parts(own, other, remove=True)
+        merge_parts(load_plan(own), other, remove=True)
     assert digest(other) == before and (own / "parts/00002").exists()
 
 

@@ -87,7 +87,7 @@ def test_parts_put_their_shards_and_the_rest_follows_when_all_are_there(bucket, 
     with pytest.raises(InputError, match="not all of one yet"):
         FeatureStore.open(bucket.url)
 
-    report = publish_parts(planned.folder, bucket.url, remove=True)
+    report = publish_parts(planned, bucket.url, remove=True)
     assert "3 shards were there, the rest was put" in str(report)
     assert bucket.keys(bucket.url) == whole
     left = {path.name for path in planned.folder.iterdir()}
@@ -110,7 +110,7 @@ def test_other_clients_read_it_unchanged(bucket, planned):
     obstore = pytest.importorskip("obstore")
     zarr = pytest.importorskip("zarr")
     build_parts(planned)
-    publish_parts(planned.folder, bucket.url)
+    publish_parts(planned, bucket.url)
     options = {"client_options": {"allow_http": True}}
     there = zarr.storage.ObjectStore(obstore.store.from_url(bucket.url, **options), read_only=True)
     patches = zarr.open_group(there, mode="r")["patches"][:]
@@ -121,7 +121,7 @@ def test_other_clients_read_it_unchanged(bucket, planned):
 def test_the_commit_comes_last(bucket, planned):
     build_parts(planned)
     bucket.asked.clear()
-    publish_parts(planned.folder, bucket.url)
+    publish_parts(planned, bucket.url)
     keys = [key.partition("features.zarr/")[2] for method, key in bucket.asked if method == "PUT"]
     assert keys[:3] == ["catalog/zarr.json", "catalog/zarr.json", "crc32c/c/0/0"]
     assert keys[-2:] == ["seal/c/0", "zarr.json"]
@@ -156,7 +156,7 @@ def test_a_part_can_lie_elsewhere_until_it_is_put(bucket, planned, whole, tmp_pa
     build_parts(planned, scratch=scratch)
     assert [name[:5] for name in seen] == ["00000", "00001", "00002"]
     assert not list((there / "attempts").iterdir())
-    publish_parts(planned.folder, bucket.url)
+    publish_parts(planned, bucket.url)
     assert bucket.keys(bucket.url) == whole
 
 
@@ -169,7 +169,7 @@ def test_a_plan_for_a_bucket_is_refused_where_something_is(bucket, tmp_path, mon
 
 def test_a_plan_is_for_one_place(planned, bucket, tmp_path):
     with pytest.raises(UsageError, match="are put at"):
-        publish_parts(planned.folder, "s3://pasture/other.zarr")
+        publish_parts(planned, "s3://pasture/other.zarr")
     told = json.loads((planned.folder / "plan.json").read_text())
     assert (told["version"], told["url"]) == (2, bucket.url), "older programs would keep shards"
     del told["url"]
@@ -222,7 +222,7 @@ def test_O12_death_between_small_arrays_shard_and_receipt(
     assert bool(finished_part(planned, 1)) == (when == "before its shards are removed")
 
     build_parts(planned)
-    publish_parts(planned.folder, bucket.url, remove=True)
+    publish_parts(planned, bucket.url, remove=True)
     assert bucket.keys(bucket.url) == whole
     assert len(list(planned.folder.iterdir())) == 3
 
@@ -232,11 +232,11 @@ def test_O12_a_sealer_that_is_stopped_anywhere_is_completed(bucket, planned, who
     for n_there in range(4, len(whole), 9):
         refuse_after(bucket, n_there)
         with pytest.raises(InputError, match="later"):
-            publish_parts(planned.folder, bucket.url)
+            publish_parts(planned, bucket.url)
         bucket.fault = None
         with pytest.raises(InputError, match="not all of one yet"):
             FeatureStore.open(bucket.url)
-    publish_parts(planned.folder, bucket.url)
+    publish_parts(planned, bucket.url)
     assert bucket.keys(bucket.url) == whole
 
 
@@ -261,7 +261,7 @@ def test_O01_shards_are_put_though_the_server_is_slow_to_take_them(bucket, plann
     build_parts(planned)
     assert len(refused) == 3
     bucket.fault = None
-    publish_parts(planned.folder, bucket.url)
+    publish_parts(planned, bucket.url)
     assert bucket.keys(bucket.url) == whole
 
 
@@ -279,7 +279,7 @@ def two_shards(bucket, tmp_path, monkeypatch, planned) -> PartPlan:
 
 def seal_and_check(plan: PartPlan, is_other: Callable[[int], bool]) -> None:
     """The store is whole, and each image has the rows of one attempt."""
-    publish_parts(plan.folder, plan.url)
+    publish_parts(plan, plan.url)
     with FeatureStore.open(plan.url) as store:
         assert store.verify() and len(store.sealed) == 5
         for image in range(5):
@@ -332,7 +332,7 @@ def test_O13_a_late_builder_beside_the_sealer_changes_nothing(two_shards, monkey
     def sealed_meanwhile(*given):
         monkeypatch.setattr(build, "_build", slow)
         build_parts(plan)
-        publish_parts(plan.folder, plan.url)
+        publish_parts(plan, plan.url)
         return other_rows(*given)
 
     monkeypatch.setattr(build, "_build", sealed_meanwhile)
@@ -348,7 +348,7 @@ def test_O10_two_sealers_end_with_one_store(bucket, planned, whole, tmp_path):
     def seal(scratch: Path) -> None:
         scratch.mkdir()
         ready.wait(20)
-        ended.append(publish_parts(planned.folder, bucket.url, scratch=scratch))
+        ended.append(publish_parts(planned, bucket.url, scratch=scratch))
 
     threads = [threading.Thread(target=seal, args=(tmp_path / name,)) for name in "ab"]
     for each in threads:
@@ -362,7 +362,7 @@ def test_W08_parts_that_are_missing_are_named_before_anything_is_put(bucket, pla
     build_parts(planned, 1)
     before = bucket.keys(bucket.url)
     with pytest.raises(InputError, match="2 of 3 parts are missing: 0,2; build each with"):
-        publish_parts(planned.folder, bucket.url)
+        publish_parts(planned, bucket.url)
     assert bucket.keys(bucket.url) == before
 
 
@@ -376,7 +376,7 @@ def test_O11_foreign_bytes_under_a_shards_key_are_not_taken_for_ours(bucket, pla
     build_parts(planned)
     bucket.put(bucket.url, "notes.txt", b"mine")
     with pytest.raises(MismatchError, match=r"something else.*\n  notes.txt"):
-        publish_parts(planned.folder, bucket.url)
+        publish_parts(planned, bucket.url)
 
 
 @pytest.mark.parametrize("how", [also("gone"), "changed"])
@@ -388,13 +388,13 @@ def test_O14_a_shard_that_changed_since_it_was_put_is_missed(bucket, planned, wh
     else:
         bucket.put(bucket.url, key, b"x" * len(whole[key]))
     with pytest.raises(StoreDamaged, match=f"gone or changed since.*\n  {key}"):
-        publish_parts(planned.folder, bucket.url)
+        publish_parts(planned, bucket.url)
     assert "crc32c/c/0/0" not in bucket.keys(bucket.url)
     # as the message advises
     bucket.remove(bucket.url, key)
     shutil.rmtree(part_folder(planned, 1))
     build_parts(planned)
-    publish_parts(planned.folder, bucket.url)
+    publish_parts(planned, bucket.url)
     assert bucket.keys(bucket.url) == whole
 
 
@@ -409,9 +409,9 @@ def test_O14_where_etags_are_no_checksums_bytes_are_compared(bucket, planned, wh
     spoilt = bytes([whole[key][0] ^ 4]) + whole[key][1:]
     bucket.put(bucket.url, key, spoilt)
     with pytest.raises(StoreDamaged, match="gone or changed"):
-        publish_parts(planned.folder, bucket.url)
+        publish_parts(planned, bucket.url)
     bucket.put(bucket.url, key, whole[key])
-    publish_parts(planned.folder, bucket.url)
+    publish_parts(planned, bucket.url)
     assert bucket.keys(bucket.url) == whole
 
 
@@ -419,7 +419,7 @@ def test_a_shard_is_not_read_back_where_etags_are_no_checksums(bucket, planned, 
     """Of terabytes in an encrypted bucket that would be a second transfer."""
     monkeypatch.setattr("featurestore.manage.publish.MD5", re.compile("never"))
     build_parts(planned)
-    publish_parts(planned.folder, bucket.url)
+    publish_parts(planned, bucket.url)
     assert bucket.rows == [] and bucket.keys(bucket.url) == whole
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from featurestore.commands.reporting import script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
 from featurestore.disk.imports import quick_imports
 from featurestore.disk.urls import is_elsewhere
+
+if TYPE_CHECKING:
+    from featurestore.parts.plan import PartPlan
 
 made_there_option = scratch_option(
     "Where a store is made that then goes to object storage.  [the system's temporary folder]"
@@ -137,12 +140,13 @@ def store_merge(
         # before the plan is read: a mistake in the options must not wait for torch
         if out is not None:
             check_store_name(out)
-        if planned:
-            out = _place_of(planned, out)
+        plan = _plan_of(planned, out) if planned else None
+        if plan and plan.url:
+            out = plan.url
         if out is None:
             raise UsageError("name what is written: --out")
-        if planned:
-            report = _merge_planned(planned, out, remove_parts, **options)
+        if plan:
+            report = _merge_planned(plan, out, remove_parts, **options)
         else:
             report = _merge(parts, out, **options)
         tell(report)
@@ -160,8 +164,8 @@ def _merge(parts: Sequence[Path], out: Path | str, **options: Any) -> Any:
         return merge(parts, out, progress=bar.update, **options)
 
 
-def _place_of(planned: Path, out: Path | str | None) -> Path | str | None:
-    """Where the parts of a plan are merged: where it says, if it does."""
+def _plan_of(planned: Path, out: Path | str | None) -> "PartPlan":
+    """The plan in a folder; UsageError where its parts cannot be merged at `out`."""
     with quick_imports():
         from featurestore.parts.plan import load_plan
         from featurestore.parts.publish import check_place
@@ -169,11 +173,11 @@ def _place_of(planned: Path, out: Path | str | None) -> Path | str | None:
     plan = load_plan(planned)
     if out is not None:
         check_place(plan, out)
-    return plan.url or out
+    return plan
 
 
 def _merge_planned(
-    planned: Path,
+    plan: "PartPlan",
     out: Path | str,
     remove_parts: bool,
     reserve: int,
@@ -185,15 +189,13 @@ def _merge_planned(
         raise UsageError("--reserve: the plan says it; leave it out")
     with quick_imports():
         from featurestore.parts.merge import merge_parts
-        from featurestore.parts.plan import load_plan
         from featurestore.parts.publish import publish_parts
 
-    plan = load_plan(planned)
     with _bytes_bar("store merge", plan.spec, plan.n_images) as bar:
         how = {"remove": remove_parts, "progress": bar.update}
         if is_elsewhere(out):
-            return publish_parts(planned, out, scratch=scratch, **how)
-        return merge_parts(planned, out, **how)
+            return publish_parts(plan, out, scratch=scratch, **how)
+        return merge_parts(plan, out, **how)
 
 
 def _bytes_bar(title: str, spec: Any, n_images: int) -> Any:

@@ -103,9 +103,9 @@ def build_on_devices(
         if not (_is_there(out) and is_merged(plan, out)):
             n_built, skipped = _build(plan, devices, threads, progress, engine, scratch)
         if url:
-            publish_parts(folder, url, remove=True)
+            publish_parts(plan, url, remove=True)
         else:
-            merge_parts(folder, config.out, remove=True, lock=False)
+            merge_parts(plan, config.out, remove=True, lock=False)
         _clear(folder)
         if scratch:
             durable.remove(scratch_folder(plan, scratch))

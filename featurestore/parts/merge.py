@@ -23,7 +23,7 @@ from featurestore.format.choose import check_suffix, create_store
 from featurestore.format.layout import Layout
 from featurestore.manage.transfer import checked_rows
 from featurestore.parts.build import finished_part, part_folder
-from featurestore.parts.plan import STORE, PartPlan, load_plan
+from featurestore.parts.plan import STORE, PartPlan
 from featurestore.parts.put import ATTEMPTS, RECORDS, records_of
 from featurestore.read.open import open_reader
 from featurestore.read.reader import Reader
@@ -72,7 +72,7 @@ class MergeReport:
 
 
 def merge_parts(
-    folder: Path,
+    plan: PartPlan,
     out: Path,
     *,
     remove: bool = False,
@@ -91,7 +91,6 @@ def merge_parts(
     and where `out` holds something else, StoreDamaged for a part with a damaged image.
     """
     start = time.monotonic()
-    plan = load_plan(folder)
     check_suffix(out)
     if not out.parent.is_dir():  # else the lock says whether it can be written to
         durable.check_writable(out.parent)

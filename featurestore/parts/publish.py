@@ -19,7 +19,7 @@ from featurestore.parts.merge import (
     remove_parts,
     report_of,
 )
-from featurestore.parts.plan import PartPlan, load_plan
+from featurestore.parts.plan import PartPlan
 from featurestore.parts.put import PUT, shards_put
 from featurestore.read.sources.object_client import NotThere, ObjectClient
 
@@ -27,7 +27,7 @@ Progress = Callable[[int], object]
 
 
 def publish_parts(
-    folder: Path,
+    plan: PartPlan,
     url: str,
     *,
     scratch: Path | None = None,
@@ -45,7 +45,6 @@ def publish_parts(
     Raises what `merge_parts` and `Publisher` raise, UsageError for another URL than the plan's.
     """
     start = time.monotonic()
-    plan = load_plan(folder)
     url = published_url(url)
     check_place(plan, url)
     # with all parts at hand it is sealed once more, which removes what a run that was killed left
@@ -53,9 +52,9 @@ def publish_parts(
     if is_told and is_merged(plan, plan.url):
         report = report_of(plan, plan.url, start)
     elif plan.url:
-        report = _seal(plan, scratch or folder, progress)
+        report = _seal(plan, scratch or plan.folder, progress)
     else:
-        report = _publish(plan, url, scratch or folder, progress)
+        report = _publish(plan, url, scratch or plan.folder, progress)
     if remove:
         remove_parts(plan)
     return replace(report, parts=None if remove else report.parts)
@@ -87,7 +86,7 @@ def _publish(plan: PartPlan, url: str, scratch: Path, progress: Progress) -> Mer
 
     publisher = Publisher(url)
     with scratch_store(scratch, url, plan.spec.to_json(), str(plan.n_images)) as place:
-        report = merge_parts(plan.folder, _inner(place), progress=half)
+        report = merge_parts(plan, _inner(place), progress=half)
         publisher.publish(report.path, half)
     return replace(report, path=publisher.url)
 
@@ -103,7 +102,7 @@ def _seal(plan: PartPlan, scratch: Path, progress: Progress) -> MergeReport:
     # of these very attempts: a part that was removed and built anew has other small arrays
     attempts = hashlib.sha256(b"".join(told)).hexdigest()
     with scratch_store(scratch, plan.url, plan.spec.to_json(), attempts) as place:
-        report = merge_parts(plan.folder, _inner(place), progress=progress)
+        report = merge_parts(plan, _inner(place), progress=progress)
         n_new = publisher.publish(report.path, put=shards)
     if not n_new:
         return replace(report, path=plan.url, n_copied=0)
