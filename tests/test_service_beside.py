@@ -48,6 +48,7 @@ def client(tmp_path_factory):
     second = write_sweep(
         folder / "second",
         three=oof_of(3, 1, range(5, N)),
+        shuffled=oof_of(2).sample(frac=1, random_state=0),
         other=oof_of(5, seed=9),
         none=oof_of(6, 1).replace({"image_id": r"^ID"}, {"image_id": "no"}, regex=True),
     )
@@ -95,6 +96,12 @@ def test_of_two_sweeps_what_both_predicted_counts(client):
     expected = [weighted_r2(rows[TRUE].to_numpy(), rows[NAMES].to_numpy()) for rows in (a, b)]
     # of run one the first repeat alone: the other has no second
     assert found[["a", "b"]].iloc[0].tolist() == pytest.approx(expected)
+
+
+def test_rows_of_a_table_may_stand_in_any_order(client):
+    for what in ("scores", "photographs"):
+        found = table(client, "first/one", "second/shuffled", what)
+        pd.testing.assert_frame_equal(found, table(client, "first/one", "first/two", what))
 
 
 def test_errors_of_each_photograph_are_averaged_over_repeats(client):

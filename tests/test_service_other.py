@@ -131,6 +131,24 @@ def test_a_card_has_the_predictions_of_each_target_that_a_run_tells(client, fini
     assert len(table) == len(card["predictions"])
 
 
+def test_two_runs_are_compared_on_the_class_that_both_tell(client, finished):
+    a = next(finished.glob("*pooled_mlp"))
+    url = f"/v1/sweeps/{finished.name}/runs/{a.name}/beside/{finished.name}/logistic"
+    found = rows(asked(client, f"{url}/scores.json")).set_index("score")
+    assert list(found.index) == ["log_loss", "accuracy"] and set(found["target"]) == {"crop"}
+    for letter, run in (("a", a), ("b", finished / "logistic")):
+        oof = pd.read_csv(run / "oof.csv", keep_default_na=False).query("true_crop != ''")
+        oof = oof[oof["weights"] == "last"]
+        words = sorted(set(oof["true_crop"]))
+        share_NW = oof[[f"probability_crop_{word}" for word in words]].to_numpy(float)
+        true_N = oof["true_crop"].map(words.index).to_numpy()
+        of_true_N = np.take_along_axis(share_NW, true_N[:, None], 1)
+        assert found[letter]["log_loss"] == pytest.approx(-np.log(of_true_N).mean())
+        assert found[letter]["accuracy"] == pytest.approx((share_NW.argmax(1) == true_N).mean())
+    told = rows(asked(client, f"{url}/photographs.json"))
+    assert set(told["target"]) == {"crop"} and {"true_word", "predicted_word_b"} <= set(told)
+
+
 def test_errors_of_a_class_are_those_of_a_run_that_tells_it(client, finished):
     url = f"{S}/photographs.json?sweep={finished.name}"
     found = asked(client, f"{S}/filters.json?sweep={finished.name}&target=crop")

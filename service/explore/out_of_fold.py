@@ -5,8 +5,9 @@ beside them.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ from trainer.loop.baselines import LOGISTIC
 WEIGHTS = ("last", "best")
 KEPT_SWEEPS = 4  # whose averaged predictions stay in memory
 ABOUT = ("run", "image_id", "site", "repeat", "fold")
+
+
+@dataclass(frozen=True)
+class Told:
+    """Truths and predictions of one target, a value a row of `by_image`."""
+
+    true_N: np.ndarray
+    predicted_N: np.ndarray
+    true_word_N: np.ndarray | None
+    """No text of a number; None where the table tells no class."""
+    predicted_word_N: np.ndarray | None
 
 
 def oof(
@@ -65,11 +77,16 @@ def by_image(run: Path, weights: str | None = None, averaged: bool = False) -> p
 
 def by_target(run: Path, wide: pd.DataFrame, target: str | None = None) -> pd.DataFrame:
     """What `oof` gives of rows of `by_image`."""
+    return _long(wide, told(run, wide, target))
+
+
+def told(run: Path, wide: pd.DataFrame, target: str | None = None) -> dict[str, Told]:
+    """By target what rows of `by_image` tell; or of one target alone."""
     targets = targets_of(run)
-    long = _long(wide, targets, target)
+    found = _told(wide, targets, target)
     if run.name == LOGISTIC:  # its numbers are the training means
-        return long[~long["target"].isin(targets.names)].reset_index(drop=True)
-    return long
+        return {name: each for name, each in found.items() if name not in targets.names}
+    return found
 
 
 def known_targets(run: Path, wide: pd.DataFrame) -> list[str]:
@@ -103,7 +120,8 @@ def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
     if image_id not in table.index:
         return []
     targets = targets_of_sweep(sweep)
-    long = _long(table.loc[[image_id]].reset_index(), targets)
+    rows = table.loc[[image_id]].reset_index()
+    long = _long(rows, _told(rows, targets))
     is_number = long["target"].isin(targets.names)
     long = long[(long["run"] != LOGISTIC) | ~is_number]
     # of each run the weightiest target first
@@ -117,53 +135,56 @@ def predictions(sweep: Path, image_id: str) -> list[dict[str, Any]]:
     return long[columns].to_dict("records")
 
 
-def _long(wide: pd.DataFrame, targets: Targets, only: str | None = None) -> pd.DataFrame:
-    """The same with a row for each target, or for one alone."""
-    numbers = [name for name in targets.names if only in (None, name)]
-    truths = [wide[f"true_{name}"] for name in numbers]
-    values = [wide[name] for name in numbers]
-    none = np.full(len(wide), "", object)
-    words = [(none, none)] * len(values)
-    told = [target for target in told_classes(targets) if set(_shares(target)) <= set(wide)]
-    classes = [target for target in told if only in (None, target.name)]
-    for target in classes:
+def _told(wide: pd.DataFrame, targets: Targets, only: str | None = None) -> dict[str, Told]:
+    """By target what rows of any run tell."""
+    with_shares = [each for each in told_classes(targets) if set(_shares(each)) <= set(wide)]
+    none_N = np.full(len(wide), "", object) if with_shares else None
+    found = {}
+    for name in targets.names:
+        if only in (None, name):
+            true_N = wide[f"true_{name}"].to_numpy(float)
+            found[name] = Told(true_N, wide[name].to_numpy(float), none_N, none_N)
+    for target in with_shares:
+        if only not in (None, target.name):
+            continue
         share_NW = wide[_shares(target)].to_numpy(float)
-        true_N = wide[f"true_{target.name}"].to_numpy(object)
-        is_true_NW = true_N[:, None] == np.array(target.values, object)
+        word_N = wide[f"true_{target.name}"].to_numpy(object)
+        is_true_NW = word_N[:, None] == np.array(target.values, object)
         is_known_N = is_true_NW.any(1)
-        truths.append(np.where(is_known_N, 1.0, np.nan))
         of_true_N = (share_NW * is_true_NW).sum(1)
-        values.append(np.where(is_known_N, of_true_N, np.nan))
-        words.append((true_N, _most_probable(target, share_NW)))
+        found[target.name] = Told(
+            true_N=np.where(is_known_N, 1.0, np.nan),
+            predicted_N=np.where(is_known_N, of_true_N, np.nan),
+            true_word_N=word_N,
+            predicted_word_N=_most_probable(target, share_NW),
+        )
+    return found
 
-    names = [*numbers, *(target.name for target in classes)]
-    n = len(wide)
-    k = len(names)
-    # by arrays, an image's targets one after another
-    about = wide[[name for name in ABOUT if name in wide]]
-    true = _in_turn(truths, float, n)
-    predicted = _in_turn(values, float, n)
-    long = about.loc[wide.index.repeat(k)].reset_index(drop=True)
-    long = long.assign(
-        target=np.tile(np.array(names, object), n),
-        true=true,
-        predicted=predicted,
-        error=predicted - true,
+
+def _long(wide: pd.DataFrame, told: Mapping[str, Told]) -> pd.DataFrame:
+    """The same with a row for each target."""
+    each_N = list(told.values())
+    long = with_targets(wide[[name for name in ABOUT if name in wide]], list(told))
+    true = in_turn([each.true_N for each in each_N])
+    predicted = in_turn([each.predicted_N for each in each_N])
+    long = long.assign(true=true, predicted=predicted, error=predicted - true)
+    if not each_N or each_N[0].true_word_N is None:
+        return long
+    return long.assign(
+        true_word=in_turn([each.true_word_N for each in each_N]),
+        predicted_word=in_turn([each.predicted_word_N for each in each_N]),
     )
-    if told:
-        of_true, of_predicted = zip(*words, strict=True) if words else ((), ())
-        true_words = _in_turn(of_true, object, n)
-        predicted_words = _in_turn(of_predicted, object, n)
-        long = long.assign(true_word=true_words, predicted_word=predicted_words)
-    return long
 
 
-def _in_turn(columns: Sequence[Any], kind: type, n: int) -> np.ndarray:
-    """(n * k,): of k columns an image's values one after another."""
-    values_NK = np.empty((n, len(columns)), kind)
-    for k, column in enumerate(columns):
-        values_NK[:, k] = column
-    return values_NK.reshape(-1)
+def with_targets(about: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Each row once for each target, a row's targets one after another."""
+    repeated = about.loc[about.index.repeat(len(names))].reset_index(drop=True)
+    return repeated.assign(target=np.tile(np.array(names, object), len(about)))
+
+
+def in_turn(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """(N * K,): of K columns of N values a row's values one after another."""
+    return np.stack(columns, 1).reshape(-1) if columns else np.empty(0)
 
 
 def _most_probable(target: Target, share_NW: np.ndarray) -> np.ndarray:
