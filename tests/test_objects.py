@@ -159,10 +159,16 @@ def test_what_is_no_url_of_a_store_is_refused(url, match):
 
 
 @pytest.mark.parametrize("server", ["localhost:9000", "http://me:hidden@localhost:9000", "a b"])
-def test_O02_an_endpoint_that_is_no_servers_url_is_refused_untold(bucket, monkeypatch, server):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL: no URL of a server") as refused:
-        FeatureStore.open(bucket.url)
+@pytest.mark.parametrize(
+    "scheme, name",
+    [("s3", "AWS_ENDPOINT_URL"), ("az", "AZURE_STORAGE_ENDPOINT"), ("gs", "GOOGLE_BASE_URL")],
+)
+def test_O02_an_endpoint_that_is_no_servers_url_is_refused_untold(
+    scheme, name, server, monkeypatch
+):
+    monkeypatch.setenv(name, server)
+    with pytest.raises(UsageError, match=f"{name}: no URL of a server") as refused:
+        FeatureStore.open(f"{scheme}://pasture/a.zarr")
     assert "hidden" not in str(refused.value)
 
 

@@ -24,12 +24,19 @@ from featurestore.format.zarr import MOST_METADATA
 RETRY = {"max_retries": 10, "retry_timeout": timedelta(minutes=2)}
 WAITS_S = (0.1, 1.0, 10.0)
 CLIENT = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "1h"}
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+# variables that name another server than the provider's own, the first one set counts
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
 SERVER = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
 SECRET = re.compile(r"^(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL)")
-# S3's codes for what other credentials, or another clock, would mend
+# codes of S3 and Azure for what other credentials, or another clock, would mend
 REFUSED = {
     "AccessDenied",
+    "AuthenticationFailed",
+    "AuthorizationFailure",
     "AuthorizationHeaderMalformed",
     "ExpiredToken",
     "InvalidAccessKeyId",
@@ -38,6 +45,7 @@ REFUSED = {
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
+MISSING = {"NoSuchKey", "NoSuchBucket", "BlobNotFound", "ContainerNotFound"}
 STATUS = re.compile(r"status code: ((\d+)[A-Za-z ]*)")
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -81,7 +89,7 @@ class ObjectClient:
         self._obstore = obstore
         options = dict(CLIENT)
         # whoever wrote that knows that it is no TLS
-        if self.url.startswith("s3://") and _endpoint().startswith("http://"):
+        if _endpoint(self.url).startswith("http://"):
             options["allow_http"] = True
 
         def begin() -> Any:
@@ -173,13 +181,14 @@ class ObjectClient:
         )
 
 
-def _endpoint() -> str:
-    """The server that the environment names, or nothing.
+def _endpoint(url: str) -> str:
+    """The server that the environment names for a URL's scheme, or nothing.
 
     UsageError for what is no server's URL, at which obstore panics, and for a password, which its
     errors would tell.
     """
-    name = next((each for each in ENDPOINTS if os.environ.get(each)), None)
+    names = ENDPOINTS[url.partition(":")[0]]
+    name = next((each for each in names if os.environ.get(each)), None)
     endpoint = os.environ[name] if name else ""
     if name and not SERVER.fullmatch(endpoint):
         raise UsageError(
@@ -210,7 +219,7 @@ def _refusal(err: Exception, where: str, asked_server: bool) -> Exception | None
     if status:  # else nobody answered
         said = f"{code}: {_element(text, 'Message')}" if code else status[1]
     said = without_secrets(said)
-    if isinstance(err, FileNotFoundError) or code in ("NoSuchKey", "NoSuchBucket"):
+    if isinstance(err, FileNotFoundError) or code in MISSING:
         return NotThere(f"{where}: not found ({code or 'no such object'})")
     if code == "InvalidRange":
         return StoreDamaged(f"{where}: shorter than expected; put the whole object there again")

@@ -1,10 +1,15 @@
-"""Object storage as a real server offers it: SeaweedFS on loopback."""
+"""Object storage as servers of their own offer it on loopback: SeaweedFS for S3, Azurite for Azure.
 
+Azurite comes from npm, which Debian has.
+"""
+
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from azurite import azurite, installed
 from commands import biomass
 from conftest import write_tiny
 from seaweed import BUCKET, seaweed
@@ -17,19 +22,29 @@ from featurestore.manage.publish import Publisher
 pytestmark = pytest.mark.system
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("seaweed")) as environment:
-        yield environment
+@pytest.fixture(scope="module", params=["s3", "az"])
+def server(request, tmp_path_factory, pytestconfig):
+    """The scheme of a server's URLs, and the environment it is read by."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "s3":
+        with seaweed(folder) as environment:
+            yield "s3", environment
+        return
+    if not shutil.which("npm"):
+        pytest.skip("npm not installed: apt-get install npm")
+    program = installed(pytestconfig.cache.mkdir("azurite"))
+    with azurite(program, folder, BUCKET) as environment:
+        yield "az", environment
 
 
 @pytest.fixture
 def url(server, tmp_path, monkeypatch) -> str:
-    for name, value in server.items():
+    scheme, environment = server
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("BIOMASS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 25_000)  # two images
-    return f"s3://{BUCKET}/{tmp_path.name}/features.zarr"
+    return f"{scheme}://{BUCKET}/{tmp_path.name}/features.zarr"
 
 
 @pytest.fixture
@@ -55,6 +70,24 @@ def test_a_published_store_is_the_local_one(url, folder):
         assert np.array_equal(store.patches[:], local.patches[:])
         assert store.catalog.equals(local.catalog)
     assert biomass("store", "diff", url, folder).output == "no difference\n"
+
+
+def test_what_is_not_there_is_said(url, folder, server):
+    scheme, environment = server
+    assert "no store there, or not all of one" in biomass("store", "info", url, code=3).output
+    other = url.replace(f"{scheme}://{BUCKET}", f"{scheme}://nobodys")
+    said = biomass("store", "convert", folder, other, code=3).output
+    assert "not found (NoSuchBucket)" in said or "not found (ContainerNotFound)" in said
+
+
+def test_another_key_is_refused_by_azure(url, folder, server, monkeypatch):
+    if server[0] != "az":
+        pytest.skip("SeaweedFS is asked without a key here")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "bm90IHRoZSBrZXkgb2YgdGhpcyBhY2NvdW50")
+    for arguments in (["info", url], ["convert", folder, url]):
+        said = biomass("store", *arguments, code=3).output
+        assert "no access (AuthorizationFailure" in said and "AZURE_STORAGE_ACCOUNT_KEY" in said
+        assert "bm90IHRo" not in said
 
 
 def test_O10_racing_runs_end_with_one_store(url, folder):
