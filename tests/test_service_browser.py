@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import tiny_frame, tiny_rows, tiny_spec
 from new_photographs import IDS, write_predictions
@@ -309,6 +310,19 @@ def test_the_map_shows_which_of_two_runs_is_nearer_and_a_bookmark_keeps_it(see):
     assert (seen["others"], seen["changed"], seen["same"]) == (2, True, True)
     assert all(label == f"Run B of {sweep}" for label, sweep in seen["names"])
     assert len({sweep for _, sweep in seen["names"]}) == 2  # one of each sweep, one after another
+
+
+def test_runs_whose_truths_differ_colour_no_map_however_large(see, store, sweep, tmp_path):
+    other = Path(shutil.copytree(sweep, tmp_path / "other"))
+    for path in other.glob("*/oof.csv"):
+        table = pd.read_csv(path)
+        table.assign(true_Dry_Dead_g=table["true_Dry_Dead_g"] + 1).to_csv(path, index=False)
+    run = sorted(path.parent.name for path in sweep.glob("*/oof.csv"))[0]
+    with serving(store, "--sweep", sweep, "--sweep", other) as url:
+        query = f"page=map&colour=nearer:Dry_Dead_g&run={run}&b=other/{run}"
+        (all_of_them, message), (some, same) = see("differing", query, url)["told"]
+    assert (all_of_them, some) == (None, "11")
+    assert message == same and "learned from other labels" in message
 
 
 @pytest.fixture

@@ -266,4 +266,10 @@ def test_every_so_many_are_the_same_of_each_table(client):
         some = client.get(f"{address}{sign}every=7").json()
         assert some["rows"] == rows[::7] and some["total"] == len(rows[::7])
         assert [row[0] for row in some["rows"]] == ["ID0", "ID7", "ID14", "ID21", "ID28"]
+    two = "/v1/sweeps/drawn/runs/001_one/beside/drawn/002_two/photographs.json"
+    among = "&among=ID9,ID3,ID4,ID1"  # the filter's order, not the tables'
+    # no run predicted ID0
+    for narrow, ids in (("", {"ID7", "ID14", "ID21", "ID28"}), (among, {"ID9"})):
+        some = client.get(f"{two}?store=features&every=7&columns=image_id{narrow}").json()
+        assert {image_id for (image_id,) in some["rows"]} == ids
     assert client.get(f"{S}/map.json?every=0").status_code == 400

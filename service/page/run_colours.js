@@ -109,26 +109,18 @@ export class RunColours {
   async #ofTwo(target, isClass) {
     const sides = await this.#sides(),
       [a, b] = sides,
-      url = withQuery(`${besideUrl(a, b)}/photographs.json`, { target });
+      some = this.every && { store: this.store.name, every: this.every }, // those that the map draws
+      url = withQuery(`${besideUrl(a, b)}/photographs.json`, { target, ...some });
     const nearer = isClass ? (p, q) => less(q, p) : (p, q) => less(size(p), size(q)),
       told = isClass ? "predicted" : "error";
-    const byId = this.every
-      ? joined(await Promise.all(sides.map(side => this.#some(side, target, told))), nearer)
-      : byIdOf(await table(url, this.signal), row => nearer(row[`${told}_a`], row[`${told}_b`]));
     return {
       name: `${plain(target)}: B is ${isClass ? "surer of" : "nearer to"} the truth by`,
-      byId,
+      byId: byIdOf(await table(url, this.signal), row => nearer(row[`${told}_a`], row[`${told}_b`])),
       none: `${a.run} and ${b.run} do not both predict ${plain(target)}: choose other runs or another colour.`,
       centred: true,
       runs: `A: ${a.run}, B: ${b.run}`,
       from: [url, "Errors of both"],
     };
-  }
-
-  /** What a run tells of the photographs that the map draws, by their ids. */
-  async #some({ sweep, run }, target, told) {
-    const asked = { sweep: sweep.name, run, target, every: this.every, columns: `image_id,${told}` };
-    return byIdOf(await table(withQuery(`${this.store.url}/photographs.json`, asked), this.signal), row => row[told]);
   }
 }
 
@@ -140,6 +132,3 @@ function byIdOf(found, of, target = null) {
   const rows = found.rows().filter(row => !target || row.target === target);
   return new Map(rows.map(row => [row.image_id, of(row)]));
 }
-
-/** of(a, b) of each photograph of both. */
-const joined = ([a, b], of) => new Map([...a].map(([id, value]) => [id, of(value, b.get(id) ?? null)]));

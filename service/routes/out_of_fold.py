@@ -142,9 +142,13 @@ async def scores_beside(request: Request) -> Response:
     **(filters.OF_STORE | {"target": TARGET}),
 )
 async def photographs_beside(request: Request) -> Response:
-    """What two runs predict of each photograph and target, averaged over repeats."""
+    """What two runs predict of each photograph and target, averaged over repeats.
+
+    Of a store `every` counts its photographs, as its map does.
+    """
     a, b = await _two_of(request)
     both = await _both_of(request, a, b, await _wides_of(request, a, b))
+    ids = await filters.ids_of(request)
     target = request.query_params.get("target")
     is_apart = choice_of(request, "apart", ("0", "1")) == "1"
     if is_apart and target is None:
@@ -152,11 +156,14 @@ async def photographs_beside(request: Request) -> Response:
     every = number_of(request, "every", 1, MOST_EVERY, least=1)
 
     def made() -> pd.DataFrame:
-        if not is_apart:
-            return both.iloc[::every] if target else _every_photograph(both, every)
-        size_N = np.abs(figures.gain(both, target in sweeps.told_class_names(a)))
-        furthest_first = np.argsort(-size_N, kind="stable")
-        return both.iloc[furthest_first[: np.isfinite(size_N).sum()]].iloc[::every]
+        if is_apart:
+            rows = _among(both, ids)
+            size_N = np.abs(figures.gain(rows, target in sweeps.told_class_names(a)))
+            furthest_first = np.argsort(-size_N, kind="stable")
+            return rows.iloc[furthest_first[: np.isfinite(size_N).sum()]].iloc[::every]
+        if ids is not None:
+            return _among(both, ids.iloc[::every])
+        return both.iloc[::every] if target else _every_photograph(both, every)
 
     frame = await run_in_threadpool(made)
     state = await _state_of(request, a, b)
@@ -169,13 +176,16 @@ async def errors_beside(request: Request) -> Response:
     a, b = await _two_of(request)
     wides = await _wides_of(request, a, b)
     target = request.query_params.get("target")
-    both = None if target is None else await _both_of(request, a, b, wides)
+    both = None
+    if target is not None:
+        both = await _both_of(request, a, b, wides)
+    ids = await filters.ids_of(request)
 
     def made() -> dict[str, Any]:
         of_a, of_b = map(out_of_fold.known_targets, (a, b), wides)
         found: dict[str, Any] = {"targets": [name for name in of_a if name in of_b]}
         if both is not None:
-            found |= figures.of_two(both, target in sweeps.told_class_names(a))
+            found |= figures.of_two(_among(both, ids), target in sweeps.told_class_names(a))
         return found
 
     found = await run_in_threadpool(made)
@@ -199,15 +209,16 @@ async def _both_of(
     b: Path,
     wides: list[pd.DataFrame],
 ) -> pd.DataFrame:
-    """What a request means of two runs, see `beside.photographs`."""
+    """What two runs tell of the target that a request names, see `beside.photographs`."""
     target = request.query_params.get("target")
     key = ("beside", "photographs", *_stamps(a, b), target)
     make = partial(beside.photographs, a, b, target, wides)
-    both = await computations.run(request, key, make)
-    ids = await filters.ids_of(request)
-    if ids is None:
-        return both
-    return await run_in_threadpool(lambda: both[both["image_id"].isin(ids)])
+    return await computations.run(request, key, make)
+
+
+def _among(both: pd.DataFrame, ids: pd.Series | None) -> pd.DataFrame:
+    """Rows of these photographs; None is all."""
+    return both if ids is None else both[both["image_id"].isin(ids)]
 
 
 def _every_photograph(both: pd.DataFrame, every: int) -> pd.DataFrame:

@@ -211,6 +211,26 @@ const CLAIMS = {
     return { told, others, names, changed: first !== then, same: then === (await pixels(again, "canvas.points")) };
   },
 
+  /** A map of few photographs, and one that takes them for many; word: its address. */
+  async differing(browser) {
+    const told = [];
+    for (const n_sealed of [null, 200_001]) {
+      const page = await listened(browser);
+      await page.goto(url);
+      if (n_sealed)
+        await page.route("**/v1/stores", async route => {
+          const response = await route.fetch(),
+            { stores, ...rest } = await response.json();
+          await route.fulfill({ response, json: { stores: stores.map(each => ({ ...each, n_sealed })), ...rest } });
+        });
+      const answered = page.waitForResponse(response => response.status() === 404);
+      await arrive(page, `/?${word}`);
+      told.push([new URL((await answered).url()).searchParams.get("every"), await page.locator("[role=alert] strong").textContent()]);
+    }
+    expect(404);
+    return { told };
+  },
+
   async refused(browser) {
     const page = await open(browser, `page=photograph&image=${encodeURIComponent(word)}`);
     const told = await page.locator("[role=alert]").textContent();
