@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,15 @@ def started(*arguments: Any) -> Iterator[tuple[subprocess.Popen, dict[str, Any]]
 def worker_of(server: subprocess.Popen) -> int:
     """Process id of a server's worker."""
     return int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text())
+
+
+def wait_for(something: Callable[[], Any]) -> Any:
+    """What something() returns once that is true."""
+    until = time.monotonic() + 60  # a worker starts in 2 s, in 20 where the machine is busy
+    while not (found := something()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return found
 
 
 def error_of(response: Any) -> tuple[int, str]:

@@ -11,16 +11,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import tiny_frame, tiny_spec
-from served import ROOT, TOKEN, client_of, started, worker_of, write_served
+from served import ROOT, TOKEN, client_of, started, wait_for, worker_of, write_served
 
 from featurestore.write.writer import open_writer
 from service.errors import ServiceError
@@ -91,15 +88,6 @@ def ask(port: int, address: str, method: str = "GET") -> tuple[int, dict[str, st
         )
 
 
-def wait_for(something: Callable[[], Any]) -> Any:
-    """What something() returns once that is true."""
-    until = time.monotonic() + 20
-    while not (found := something()):
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    return found
-
-
 def once_it_is_back(port: int, address: str) -> tuple[int, dict[str, str], bytes]:
     """As `ask`; a worker that was killed may take one more request before it is gone, and starts
     once a second."""
@@ -135,7 +123,7 @@ def test_the_document_tells_the_same_of_all_addresses(server, path):
 
 
 def test_a_long_table_comes_whole(tmp_path):
-    frame = tiny_frame(30_000)
+    frame = tiny_frame(30_000).assign(Note="n" * 400)
     with open_writer(tmp_path / "features.h5", tiny_spec(frame), frame):
         pass
     with started(tmp_path / "features.h5", "--no-token") as (process, said):
@@ -145,7 +133,7 @@ def test_a_long_table_comes_whole(tmp_path):
         assert status == 200 and json.loads(body)["rows"] == [
             [image_id, False] for image_id in frame["image_id"]
         ]
-        # 4 MB, which nothing between can hold
+        # 15 MB: what lies between, the kernel's 4 MB above all, cannot hold them
         with asking(said["port"], f"{S}/catalog.json?limit=100000") as answer:
             os.kill(worker_of(process), signal.SIGKILL)
             with pytest.raises(http.client.IncompleteRead):
