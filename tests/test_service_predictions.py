@@ -1,6 +1,7 @@
 """Predictions of new photographs, asked over HTTP: the table, its orders, photographs and maps."""
 
 import io
+from base64 import b64encode
 from urllib.parse import quote
 
 import pandas as pd
@@ -77,6 +78,10 @@ def test_photographs_are_found_by_the_table_or_by_their_name(client):
         (1600, 800),
     ]
     assert {sizes[each, "/thumb.jpg"] for each in IDS} == {(320, 160)}
+    several = client.get(f"{P}/thumbs.json", params={"image": [IDS[1], "unknown", IDS[0]]}).json()
+    singly = [b64encode(client.get(address(IDS[k], "/thumb.jpg")).content) for k in (1, 0)]
+    assert several == {"thumbs": [singly[0].decode(), None, singly[1].decode()]}
+    assert client.get(f"{P}/thumbs.json").status_code == 400
 
 
 def test_maps_are_those_of_explain(client):

@@ -18,6 +18,12 @@ EVERY = (
     "Every so many of the sealed photographs alone, the same of each table.",
     {"type": "integer", "minimum": 1, "default": 1},
 )
+MOST_IMAGES = 64
+IMAGES = (
+    f"An image_id; given up to {MOST_IMAGES} times.",
+    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST_IMAGES},
+    True,
+)
 POSITION = re.compile(r"@(\d{1,9})", re.ASCII)
 
 
@@ -38,6 +44,18 @@ def name_of(request: Request, parameter: str) -> str:
             f"{parameter}: not UTF-8 behind the percent signs",
             "encode names as UTF-8",
         ) from err
+
+
+def images_of(request: Request) -> list[str]:
+    """The names that IMAGES tells of; ServiceError `bad-request` for none or too many."""
+    names = request.query_params.getlist("image")
+    if not 1 <= len(names) <= MOST_IMAGES:
+        raise ServiceError(
+            "bad-request",
+            f"{len(names)} photographs, 1 to {MOST_IMAGES} were expected",
+            "e.g. ?image=ID1&image=ID2",
+        )
+    return names
 
 
 def opened_of(request: Request, name: str | None = None) -> Opened:

@@ -3,7 +3,9 @@ beside it: the photographs, and pictures of --explain."""
 
 import io
 import os
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -154,6 +156,21 @@ def photograph_jpeg(
     file = find_photographs(pd.DataFrame({"path": [path]}), data)[0]
     picture = read_photograph(file, max_pixels=max_pixels or MAX_PIXELS).picture
     return _jpeg(picture.cut((0, 0, *picture.size)), most)
+
+
+def thumbs_base64(
+    image_ids: Iterable[str],
+    paths: Mapping[str, str],
+    data: Path,
+    max_pixels: int | None,
+) -> dict[str, str]:
+    """Photographs in small as JPEGs in base64, of those that are there and can be read."""
+    found = {}
+    for image_id in image_ids:
+        with suppress(BiomassError):
+            jpeg = photograph_jpeg(image_id, paths, data, max_pixels, THUMB_PX)
+            found[image_id] = b64encode(jpeg).decode()
+    return found
 
 
 def explained_jpeg(folder: Path, image_id: str, table: pd.DataFrame) -> bytes:

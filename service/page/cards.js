@@ -31,7 +31,7 @@ const near = new IntersectionObserver(
 /** A picture that is asked for where it comes near the window; one that is not there leaves its place empty. */
 export const picture = (src, attributes = {}) => whenNear(ofState(src), attributes);
 
-/** A thumbnail, which is asked for together with others that come near the window at the same time. */
+/** A thumbnail, which is asked for together with others that come near the window at the same time; store: what has `thumbs.json`. */
 export const thumb = (store, id, alt = "") => whenNear({ store, id }, { alt });
 
 function whenNear(what, attributes) {
@@ -63,7 +63,7 @@ function inRequests(wanted) {
     const piece = pieces.at(-1),
       isOfStore = piece?.[0][1].store.url === each[1].store.url;
     letters += asQuery(each).length + 1;
-    if (isOfStore && piece.length < MOST_AT_ONCE && letters <= MOST_LETTERS) {
+    if (isOfStore && piece.length < (each[1].store.atOnce ?? MOST_AT_ONCE) && letters <= MOST_LETTERS) {
       piece.push(each);
     } else {
       pieces.push([each]);

@@ -11,20 +11,13 @@ from featurestore.disk.json_values import json_value
 from service.answers import computations
 from service.answers.kept import OF, kept
 from service.answers.openapi import described
-from service.answers.parameters import EVERY, every_of, name_of, opened_of
+from service.answers.parameters import EVERY, IMAGES, every_of, images_of, name_of, opened_of
 from service.answers.tables import table_response
-from service.errors import ServiceError
 from service.explore import overview, photographs, pictures, sweeps
 from service.json_text import JsonText
 from service.routes import filters
 
 ERRORS = ("not-found", "not-installed", "store-damaged", "store-gone")
-MOST_THUMBS = 64
-IMAGES = (
-    f"An image_id of the catalog; given up to {MOST_THUMBS} times.",
-    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST_THUMBS},
-    True,
-)
 OF_RUN = {name: filters.QUERY[name] for name in ("sweep", "run", "target")}
 
 
@@ -86,13 +79,7 @@ async def choices(request: Request) -> Response:
 async def thumbs(request: Request) -> Response:
     """Thumbnails of several photographs, each a JPEG in base64; null where there is none."""
     opened = await run_in_threadpool(opened_of, request)
-    names = request.query_params.getlist("image")
-    if not 1 <= len(names) <= MOST_THUMBS:
-        raise ServiceError(
-            "bad-request",
-            f"{len(names)} photographs, 1 to {MOST_THUMBS} were expected",
-            "e.g. ?image=ID1&image=ID2",
-        )
+    names = images_of(request)
 
     def made() -> Response:
         store = opened.store

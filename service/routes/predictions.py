@@ -1,6 +1,7 @@
 """Addresses of predictions of new photographs: the table, a photograph's row and pictures."""
 
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 from starlette.concurrency import run_in_threadpool
@@ -11,7 +12,7 @@ from starlette.routing import Route
 from featurestore.disk.json_values import json_value
 from service.answers import computations
 from service.answers.openapi import described
-from service.answers.parameters import library_of, name_of
+from service.answers.parameters import IMAGES, images_of, library_of, name_of
 from service.answers.tables import table_response
 from service.errors import ServiceError
 from service.explore import predicted, sweeps
@@ -29,6 +30,7 @@ def routes() -> list[Route]:
     return [
         Route(address, about),
         Route(f"{address}/table.{{format}}", table),
+        Route(f"{address}/thumbs.json", thumbs),
         Route(image, card),
         Route(f"{image}/thumb.jpg", thumb),
         Route(f"{image}/photograph.jpg", photograph),
@@ -64,6 +66,23 @@ async def card(request: Request) -> Response:
     """A photograph's row, its place in the order, and who comes before and after."""
     frame = await _ordered_of(request)
     return JsonText(json_value(predicted.beside(frame, name_of(request, "image"))))
+
+
+@described("json", errors=ERRORS, image=IMAGES)
+async def thumbs(request: Request) -> Response:
+    """Several photographs in small, each a JPEG in base64; null where there is none."""
+    frame = await _table_of(request)
+    names = images_of(request)
+    data, paths = await _photographs_of(request)
+    # only of what is predicted: the folder of --data may hold others
+    known = frame["image_id"][frame["image_id"].isin(names)].tolist()
+    max_pixels = library_of(request).max_pixels
+
+    def made() -> Response:
+        found = predicted.thumbs_base64(known, paths, data, max_pixels)
+        return JsonText({"thumbs": [found.get(name) for name in names]})
+
+    return await run_in_threadpool(made)
 
 
 @described("jpeg", errors=ERRORS)
@@ -133,16 +152,18 @@ async def _photograph_of(request: Request, most: int) -> Response:
     frame = await _table_of(request)
     # only of what is predicted: the folder of --data may hold others
     image = _image_of(request, frame)
-    library = library_of(request)
-    if library.data is None:
+    data, paths = await _photographs_of(request)
+    max_pixels = library_of(request).max_pixels
+    make = partial(predicted.photograph_jpeg, image, paths, data, max_pixels, most)
+    return Response(await run_in_threadpool(make), media_type="image/jpeg")
+
+
+async def _photographs_of(request: Request) -> tuple[Path, dict[str, str]]:
+    """The folder of --data, and where photographs lie below it."""
+    data = library_of(request).data
+    if data is None:
         raise ServiceError("not-found", "no photographs are served", "add --data DIR")
     # files that come later are found once a table of them changes
-    stamps = [sweeps.stamp(library.data / name) for name in predicted.TABLES]
-    key = ("paths", *stamps)
-    find = partial(predicted.photograph_paths, library.data)
-    paths = await computations.run(request, key, find)
-
-    def made() -> bytes:
-        return predicted.photograph_jpeg(image, paths, library.data, library.max_pixels, most)
-
-    return Response(await run_in_threadpool(made), media_type="image/jpeg")
+    stamps = [sweeps.stamp(data / name) for name in predicted.TABLES]
+    find = partial(predicted.photograph_paths, data)
+    return data, await computations.run(request, ("paths", *stamps), find)

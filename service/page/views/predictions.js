@@ -2,7 +2,7 @@
 
 import { early, get, withQuery } from "../api.js";
 import { span, track } from "../bars.js";
-import { picture } from "../cards.js";
+import { thumb } from "../cards.js";
 import { alike, amount, axisOf, count, el, fixed, foremost, num, plain, section, select, subsection, twins, unitOf } from "../dom.js";
 import { pictureList } from "../list.js";
 import { nameOfScore } from "../scores.js";
@@ -10,6 +10,7 @@ import { AROUND, given, go, href, photographHref, read } from "../state.js";
 import { sortable } from "../table.js";
 
 const FIRST = 24,
+  THUMBS = { url: "/v1/predictions", atOnce: 8 }, // each is decoded from its photograph: the first come early
   MOST_ROWS = 2000; // of the table
 
 /** What is predicted of a target, in words: the value, its interval or spread, or how probable a word is. */
@@ -82,12 +83,11 @@ function ordersOf(target) {
 
 function card(row, target, order, about) {
   const { image_id: id } = row,
-    href = predictionHref(id, { order, target: read().target }),
-    src = `v1/predictions/images/${encodeURIComponent(id)}/thumb.jpg`;
+    href = predictionHref(id, { order, target: read().target });
   return el(
     "a",
     { class: "photo", href, "aria-current": read().at === id ? "true" : null },
-    el("span", { class: "picture" }, about.has_photographs ? picture(src, { alt: "" }) : null),
+    el("span", { class: "picture" }, about.has_photographs ? thumb(THUMBS, id) : null),
     el("span", { class: "id" }, id),
     el("span", { class: "small" }, inWords(target, row)),
   );
