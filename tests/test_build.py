@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import TINY, biomass
+from commands import TIMM, TINY, biomass
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from test_writer import digest
@@ -26,12 +26,12 @@ from featurestore.photos.images import read_photograph
 
 def test_build_says_what_it_did_and_warns_of_random_weights(pasture, tmp_path):
     result = biomass(
-        "store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY
+        "store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TIMM
     )
     assert "6 images sealed, 6 of them now" in result.stdout
     assert "warning: vit_tiny_patch16_dinov3_qkvb: random weights (seed 0)" in result.stderr
     again = biomass(
-        "store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TINY
+        "store", "build", "--data", pasture, "--out", tmp_path / "f.zarr", "--views", 1, *TIMM
     )
     assert "6 images sealed, 0 of them now" in again.stdout
 
@@ -47,7 +47,7 @@ def test_stored_tokens_are_the_backbones(pasture, built):
     )
     assert np.array_equal(store.patches[image, 1], patches_TPD.numpy())
     assert np.array_equal(store.cls[image, 1], cls_TD.numpy())
-    assert patches_TPD.shape == (2, 16, 192)
+    assert patches_TPD.shape == (2, 16, 96)
     assert store.catalog["sha256"][image] == photograph.sha256
 
 
@@ -104,13 +104,13 @@ def test_photographs_of_another_aspect(tmp_path, crop, tiles, grid):
         *TINY,
     )
     store = FeatureStore.open(tmp_path / "f.h5")
-    assert store["china"].grid().shape == (tiles, *grid, 192)
+    assert store["china"].grid().shape == (tiles, *grid, 96)
     assert store.catalog["Dry_Total_g"].isna().tolist() == [False, True]
     assert store["flower"].thumb.shape == (128, 192, 3)
 
 
 def test_several_layers_lie_side_by_side(pasture, tmp_path):
-    for layers in ("-1", "3,-1"):
+    for layers in ("-1", "1,-1"):
         biomass(
             "store",
             "build",
@@ -124,16 +124,15 @@ def test_several_layers_lie_side_by_side(pasture, tmp_path):
             layers,
             *TINY,
         )
-    one, two = (FeatureStore.open(tmp_path / f"f{layers}.h5") for layers in ("-1", "3,-1"))
-    assert two.cls.shape[-1] == 384
-    assert np.array_equal(two.patches[1, 0][..., 192:], one.patches[1, 0])
+    one, two = (FeatureStore.open(tmp_path / f"f{layers}.h5") for layers in ("-1", "1,-1"))
+    assert two.cls.shape[-1] == 192
+    assert np.array_equal(two.patches[1, 0][..., 96:], one.patches[1, 0])
 
 
 def test_options_can_come_from_a_file_and_the_command_line_wins(pasture, tmp_path):
     config = tmp_path / "build.yaml"
     config.write_text(
-        f"data: {pasture}\nout: {tmp_path}/f.h5\nbackbone: "
-        "vit_tiny_patch16_dinov3_qkvb\nimage_size: 96\n"
+        f"data: {pasture}\nout: {tmp_path}/f.h5\nbackbone: {TINY[1]}\nimage_size: 96\n"
         "weights: random\nviews: hflip\n"
     )
     biomass("store", "build", "--config", config, "--image-size", 64)
@@ -157,7 +156,7 @@ BAD_CALLS = {
     "unknown model": (["--backbone", "vit_tyni"], "no such model; did you mean"),
     "unknown suffix": (["--out", "features.npz"], "ends in .h5"),
     "unknown view": (["--views", "upside_down"], "'upside_down' unknown"),
-    "unknown layer": (["--layers", "40"], "the model has 12"),
+    "unknown layer": (["--layers", "40"], "the model has 4"),
     "no such weights": (["--weights", "nothing.safetensors"], "no such weights"),
     "no such device": (["--device", "cuda:7"], "CUDA devices here"),
 }
@@ -267,7 +266,7 @@ def test_weights_from_a_file_are_kept_beside_the_store_and_checked(pasture, tmp_
     out = tmp_path / "store" / "f.h5"
     arguments = [
         "--backbone",
-        "vit_tiny_patch16_dinov3_qkvb",
+        TINY[1],
         "--image-size",
         64,
         "--device",

@@ -67,7 +67,7 @@ def test_a_pooled_store_holds_what_the_whole_one_pools(pasture, built, tmp_path,
         )
         / 6
     )
-    assert per_image == 2 * 2 * (1 + 5) * 192 * 2  # views, tiles, vectors, channels, bytes
+    assert per_image == 2 * 2 * (1 + 5) * 96 * 2  # views, tiles, vectors, channels, bytes
 
 
 def test_B15_skipped_photographs_have_a_status_and_no_tokens(data, tmp_path):

@@ -23,7 +23,7 @@ OPTIONS = ["--views", "plain,hsv", *TINY]
 @pytest.fixture
 def here(bucket, memory_path, monkeypatch) -> Path:
     """The folder that the command is typed in."""
-    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 70_000)  # two images
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 35_000)  # two images
     monkeypatch.chdir(memory_path)
     return memory_path
 

@@ -122,10 +122,11 @@ def test_a_bundle_holds_what_was_chosen_with_its_shares(blended, pasture, tmp_pa
 
 
 def test_a_refit_is_every_member_of_what_was_chosen_with_its_share(blended, pasture, tmp_path):
-    """Two members, to be quick: one by steps and one fitted; predicted with and bundled."""
+    """Two members, to be quick: one by steps and one fitted, of which no mass is negative;
+    predicted with and bundled."""
     folder = shutil.copytree(blended, tmp_path / "sweep")
     summary = json.loads((folder / "summary.json").read_text())
-    members = [name for name in summary["chosen"]["members"] if "density" in name or "gpr" in name]
+    members = [name for name in summary["chosen"]["members"] if "gating" in name or "gpr" in name]
     summary["chosen"] |= {"members": members, "shares": [0.25, 0.75]}
     (folder / "summary.json").write_text(json.dumps(summary))
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from commands import SMALL, biomass
+from commands import TINY, biomass
 from conftest import tiny_frame, tiny_spec
 from imported import MODEL, demo_backbone, write_tokens
 from PIL import Image
@@ -145,7 +145,7 @@ cv: {{n_folds: 2, groups: date}}
 
 def build(data, out, *more, code: int = 0):
     where = "--data", data, "--out", out, "--views", "plain,hflip"
-    return biomass("store", "build", *where, *SMALL, *more, code=code)
+    return biomass("store", "build", *where, *TINY, *more, code=code)
 
 
 @pytest.mark.parametrize("form", ["h5", "zarr"])

@@ -17,7 +17,7 @@ from sweeps import as_found, config, write_store
 
 from featurestore.disk.tensor_file import readable_name
 from predictor.predictor import predict
-from trainer.loop.chosen import best_run
+from trainer.loop.chosen import best_run, chosen_run
 from trainer.loop.grid import SweepConfig
 from trainer.loop.newest import newest_sweep
 from trainer.loop.resume import resume_sweep
@@ -88,7 +88,7 @@ def test_L9_train_and_predict_work_there(project, tmp_path):
         "cpu",
     )
     moved = shutil.copytree(project, tmp_path / "plain")
-    run = best_run(newest_sweep(moved / "runs")[0])
+    run = chosen_run(newest_sweep(moved / "runs")[0])
     predicted = predict(run, moved / "data", 1, progress=False, device="cpu")
     written = pd.read_csv(project / "s.predictions.csv")
     assert written["Dry_Total_g"].tolist() == pytest.approx(

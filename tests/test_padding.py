@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import SMALL, biomass
+from commands import TINY, biomass
 from conftest import tiny_frame, tiny_spec
 from PIL import Image
 from read_by_the_text import TextReader
@@ -167,7 +167,7 @@ def phone(pasture, tmp_path_factory):
 
 def build(data, out, *more, code: int = 0):
     where = "--data", data, "--out", out, "--views", VIEWS_BUILT
-    return biomass("store", "build", *where, *SMALL, "--fit", "pad", *more, code=code)
+    return biomass("store", "build", *where, *TINY, "--fit", "pad", *more, code=code)
 
 
 @pytest.fixture(scope="module")

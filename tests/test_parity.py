@@ -102,7 +102,8 @@ def test_kinds_with_states_two_repeats_and_the_rule_for_wa(built, pasture, tmp_p
     for run in runs:
         for weights in ("last", "best"):
             assert len(check(run, pasture, tmp_path / "o.csv", weights=weights)) == 12
-    ruled = pd.read_csv(runs[0] / "oof.csv").query("predicted_State == 'WA'")
+    oof = pd.concat(pd.read_csv(run / "oof.csv") for run in runs)
+    ruled = oof.query("predicted_State == 'WA'")
     # so the rule was asked, by the States of the same heads and views
     assert len(ruled) and (ruled["Dry_Dead_g"] == 0).all()
 

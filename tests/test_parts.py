@@ -45,8 +45,8 @@ def settings():
         return loaded[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featurestore.format.zarr.SHARD_BYTES", 70_000)
-        patch.setattr("featurestore.format.zarr.CHUNK_BYTES", 5000)
+        patch.setattr("featurestore.format.zarr.SHARD_BYTES", 35_000)
+        patch.setattr("featurestore.format.zarr.CHUNK_BYTES", 2500)
         patch.setattr(build, "plan_backbone", load_once)
         yield
 
@@ -156,7 +156,7 @@ def test_C3_all_of_a_part_is_synced_once_before_it_has_its_name(planned, tmp_pat
 
 
 def test_parts_are_published_with_the_bytes_of_one_build(own, whole, bucket, monkeypatch):
-    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 70_000)
+    monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 35_000)
     read = []
 
     def sha256(path, call=durable.file_sha256):

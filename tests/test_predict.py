@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import biomass
+from commands import TINY, biomass
 from plain_heads import plain_masses
 from preset import TARGETS, csiro
 
@@ -214,7 +214,7 @@ def test_other_backbone_weights_are_refused(sweep, pasture, tmp_path):
     from featurestore.photos.views import VIEWS
 
     other = load_backbone(
-        "vit_tiny_patch16_dinov3_qkvb",
+        TINY[1],
         "random",
         crop="halves",
         image_size=64,

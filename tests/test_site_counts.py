@@ -6,13 +6,13 @@ import shutil
 
 import pandas as pd
 import pytest
-from commands import SMALL, biomass
+from commands import TINY, biomass
 from sweeps import config, write_store
 
 from trainer.loop.prepare import prepare_sweep
 from trainer.loop.sweep import run_sweep
 
-BUILD = ["store", "build", *SMALL, "--views", 1, "--tokens", "pooled"]
+BUILD = ["store", "build", *TINY, "--views", 1, "--tokens", "pooled"]
 
 
 def photographs(pasture, folder, **columns):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from commands import SMALL, biomass
+from commands import TINY, biomass
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from test_store import flip_bit
 from test_writer import digest
@@ -130,7 +130,7 @@ def layered(pasture, tmp_path_factory):
             folder / f"{name}.h5",
             "--views",
             "plain,hsv",
-            *SMALL,
+            *TINY,
             *arguments,
         )
     return folder

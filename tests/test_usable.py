@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, biomass
+from commands import TIMM, TINY, biomass
 from served import write_served
 
 from featurestore.disk.threads import usable_threads
@@ -307,7 +307,7 @@ def test_L5_weights_that_do_not_fit_are_refused_before_anything_is_written(
     sweep, pasture, tmp_path, monkeypatch
 ):
     short(monkeypatch, 1_000_000)
-    build = ["store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TINY]
+    build = ["store", "build", "--data", pasture, "--out", tmp_path / "f.h5", *TIMM]
     assert "a copy of its weights needs 0.02" in biomass(*build, code=75).stderr
     predict = ["predict", "--sweep", sweep, "--data", pasture, "--out", tmp_path / "s.csv"]
     assert "usable are 0.001 GB (a limit)" in biomass(*predict, code=75).stderr
@@ -326,10 +326,10 @@ def test_L5_tokens_that_do_not_fit_are_refused_before_a_store_is_laid_out(
         pasture,
         "--out",
         tmp_path / "f.h5",
-        *TINY[:2],
+        *TIMM[:2],
         "--image-size",
         "640",
-        *TINY[4:],
+        *TIMM[4:],
     ]
     assert "holding the tokens of 2 photographs" in biomass(*build, code=75).stderr
     assert not (tmp_path / "f.h5").exists()

@@ -34,7 +34,7 @@ def spec(built) -> StoreSpec:
     "tokens, error",
     [
         ({"model": "vit_of_tomorrow"}, InputError),
-        ({"width": 96}, MismatchError),
+        ({"width": 192}, MismatchError),
         ({"weights_sha256": "1" * 64}, MismatchError),
     ],
     ids=["unknown model", "other width", "other weights"],
