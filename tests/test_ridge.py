@@ -1,5 +1,7 @@
 """trainer.heads.kinds.ridge: the space of each target, what is saved, and its equal by hand."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
@@ -35,6 +37,13 @@ def draw(f: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x[:N], y[:N], x[N:]
 
 
+@cache
+def all_by_hand(f: int) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Of each target that is drawn."""
+    x, y, new = draw(f)
+    return [by_hand(x, y_N, new) for y_N in y.T]
+
+
 def by_hand(x_NF, y_N, new_MF) -> tuple[str, dict[str, np.ndarray]]:
     """The space that scikit-learn's own cross-validation chooses, and predictions in each."""
     scaler = RobustScaler().fit(x_NF)
@@ -58,7 +67,7 @@ def test_each_target_is_fitted_in_the_space_that_sklearn_finds_best(f):
     x, y, new = draw(f)
     kind = kinds.load("ridge").in_space("chosen")
     state = kind.fit(x, y, SITES, 0)
-    chosen, guesses = zip(*(by_hand(x, y_N, new) for y_N in y.T), strict=True)
+    chosen, guesses = zip(*all_by_hand(f), strict=True)
     assert kind.spaces_of(state) == list(chosen) and len(set(chosen)) > 1
     wanted = np.stack([each[space] for space, each in zip(chosen, guesses, strict=True)], 1)
     np.testing.assert_allclose(kind.predict(state, new), wanted, rtol=1e-8, atol=1e-8)
@@ -70,7 +79,7 @@ def test_a_space_that_is_named_is_heeded(space, f):
     x, y, new = draw(f)
     kind = kinds.load("ridge").in_space(space)
     state = kind.fit(x, y, SITES, 0)
-    wanted = np.stack([by_hand(x, y_N, new)[1][space] for y_N in y.T], 1)
+    wanted = np.stack([guesses[space] for _, guesses in all_by_hand(f)], 1)
     np.testing.assert_allclose(kind.predict(state, new), wanted, rtol=1e-8, atol=1e-8)
     assert kind.spaces_of(state) is None
 
