@@ -21,6 +21,9 @@ from trainer.loop.sweep import train_step
 TRAINED = [name for name in kinds.names() if kinds.load(name).trained]
 """Kinds of heads, without regressors; a new file is one more."""
 
+GAMMAS, ALPHAS, MARGINS = (0.1, 1.0), (1.0, 0.1, 0.01), ((1.0, 0.3), (10.0, 0.1))
+"""What regressors try where a module has `small_searches`."""
+
 YAML = """
 experiment: {{name: tiny, seed: 5}}
 dataset: {{store: {store}}}

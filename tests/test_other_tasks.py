@@ -25,6 +25,7 @@ from trainer.loop.prepare import prepare_sweep
 from trainer.loop.resume import resume_sweep
 from trainer.loop.sweep import run_sweep
 
+pytestmark = pytest.mark.usefixtures("small_searches")
 TASK = """
 experiment: {{name: other, seed: 1}}
 dataset: {{store: {store}}}

@@ -30,6 +30,7 @@ from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import RunFolder
 from trainer.loop.sweep import run_sweep
 
+pytestmark = pytest.mark.usefixtures("small_searches")
 KINDS = "[pooled_mlp, ridge, kernel_ridge, svr, pls, gpr, hist_gbdt]"
 WITHOUT_PATCHES = [name for name in names() if not load(name).reads_patches]
 DTYPES = ["float32", "float16"]

@@ -19,31 +19,20 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import RobustScaler, StandardScaler
 from sklearn.svm import SVR
+from sweeps import ALPHAS, GAMMAS, MARGINS
 
 from featurestore.errors import InputError
 from trainer.heads import kinds
-from trainer.heads.kinds import hist_gbdt, kernel_ridge, svr
+from trainer.heads.kinds import kernel_ridge, svr
 from trainer.heads.regressor import Regressor, choose, inner_folds
 
+pytestmark = pytest.mark.usefixtures("small_searches")
 ROOT = Path(__file__).parent.parent
 SAVED = ("ridge", "kernel_ridge", "svr", "pls", "gpr")
 EVERY = (*SAVED, "hist_gbdt")
 N, M, F, K = 40, 30, 70, 3
 # alike in size, so that a mean over folds is a mean over rows
 SITES = np.repeat([f"site {i}" for i in range(8)], 5)
-GAMMAS, ALPHAS, MARGINS = (0.1, 1.0), (1.0, 0.1, 0.01), ((1.0, 0.3), (10.0, 0.1))
-
-
-@pytest.fixture(autouse=True)
-def small_grids(monkeypatch):
-    """The same search, and trees, in a tenth of the time."""
-    monkeypatch.setattr(hist_gbdt, "ROUNDS", 50)
-    for kind, penalties in (
-        (kernel_ridge.KernelRidge, tuple((alpha,) for alpha in ALPHAS)),
-        (svr.Svr, MARGINS),
-    ):
-        monkeypatch.setattr(kind, "gammas", GAMMAS)
-        monkeypatch.setattr(kind, "penalties", penalties)
 
 
 def draw(seed: int = 0, f: int = F) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
