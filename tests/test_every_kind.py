@@ -8,7 +8,7 @@ from commands import biomass
 from sweeps import config, write_store
 
 from trainer.heads import kinds
-from trainer.heads.kinds import hist_gbdt, kernel_ridge, svr
+from trainer.heads.kinds import gpr, hist_gbdt, kernel_ridge, logistic, svr
 from trainer.loop.runs import SweepFolder
 from trainer.loop.sweep import run_sweep
 
@@ -22,6 +22,8 @@ def twelve(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_searches(monkeypatch):
     monkeypatch.setattr(hist_gbdt, "ROUNDS", 5)
+    monkeypatch.setattr(logistic, "STRENGTHS", logistic.STRENGTHS[:1])
+    monkeypatch.setattr(gpr, "_minimise", lambda loss, first, bounds: (first, loss(first)[0]))
     for kind in (kernel_ridge.KernelRidge, svr.Svr):
         monkeypatch.setattr(kind, "gammas", kind.gammas[:1])
         monkeypatch.setattr(kind, "penalties", kind.penalties[:1])
