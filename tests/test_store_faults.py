@@ -605,15 +605,20 @@ def row_sum(store: FeatureStore, image: int) -> tuple[int, float]:
     )
 
 
+@pytest.fixture(scope="module", params=["fork", "spawn"])
+def pool(request):
+    """One for both formats: a spawned process imports for seconds."""
+    n_processes = 2 if request.param == "fork" else 1
+    with multiprocessing.get_context(request.param).Pool(n_processes) as pool:
+        yield pool
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_R09_other_processes_read_the_same(store_path, method):
+def test_R09_other_processes_read_the_same(store_path, pool):
     write_tiny(store_path)
     store = FeatureStore.open(store_path, check="first-touch")
     here = [row_sum(store, image)[1] for image in range(5)]
-    context = multiprocessing.get_context(method)
-    with context.Pool(2 if method == "fork" else 1) as pool:
-        there = pool.starmap(row_sum, [(store, image) for image in range(5)])
+    there = pool.starmap(row_sum, [(store, image) for image in range(5)])
     assert [value for _, value in there] == here
     assert os.getpid() not in {pid for pid, _ in there}
 
