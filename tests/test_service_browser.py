@@ -281,6 +281,11 @@ def test_a_comparison_that_fails_for_a_target_says_so_and_goes_on(see):
     assert see("failing") == {"busy": 0, "alerts": 0}
 
 
+def test_a_comparison_says_how_many_photographs_it_leaves_out(see):
+    none, some = see("listed")["told"]
+    assert none == 0 and some.startswith("30 of 12,345 photographs are listed")
+
+
 @pytest.mark.skipif(find_spec("umap") is not None, reason="umap-learn is installed")
 def test_a_map_that_cannot_be_drawn_is_not_offered_and_shows_no_points(see):
     seen = see("methods")

@@ -59,6 +59,21 @@ export const CHARTS = {
     return { busy, alerts: await page.locator("[role=alert]").count() };
   },
 
+  /** What stands over the photographs on which two runs differ most, where there are few, and where there are more than are listed. */
+  async listed(browser) {
+    const page = await open(browser, "page=compare"),
+      section = page.locator("section:has(> h3:text('differ most'))"),
+      told = [await section.locator(".caption").count()];
+    await page.route("**/photographs.json?*apart=1*", async route => {
+      const response = await route.fetch();
+      await route.fulfill({ response, json: { ...(await response.json()), total: 12_345 } });
+    });
+    await page.reload();
+    await drawn(page);
+    told.push(await section.locator(".caption").textContent());
+    return { told };
+  },
+
   /** A method that is not installed is not offered; its address tells why, and shows no other method's points. */
   async methods(browser) {
     const page = await open(browser, "page=map&colour=State"),

@@ -275,10 +275,16 @@ async function ofTarget({ signal, store, a, url, asked, target, named }) {
   const caption = `${plain(target)}: B is ${isClass ? "surer" : "nearer"} on ${nearer.toLocaleString("en")} of ${count(n, "photograph")}${
     every ? `, of which the chart draws one in ${every}` : ""
   }${isClass ? "" : "; between the diagonals, left and right of the middle"}`;
-  const differ = columnar(apart.columns, apart.rows).rows();
+  const differ = columnar(apart.columns, apart.rows).rows(),
+    [listed, all] = [differ.length, apart.total].map(number => number.toLocaleString("en")),
+    some = `${listed} of ${all} photographs are listed, from the largest difference on; the CSV has all.`;
   return [
     el("figure", {}, el("figcaption", {}, caption), chart.root, colour.legend, savers(caption, chart, () => [colour.legend, named])),
-    subsection("Photographs on which they differ most", gallery(store, differ, texts)),
+    subsection(
+      "Photographs on which they differ most",
+      differ.length < apart.total ? el("p", { class: "caption" }, some) : null,
+      gallery(store, differ, texts),
+    ),
   ];
 }
 
