@@ -21,8 +21,9 @@ from featurestore.commands.options import (
     precision_option,
     split_numbers,
 )
-from featurestore.commands.reporting import script_options, tell
+from featurestore.commands.reporting import JSON, QUIET, is_set, script_options, tell
 from featurestore.commands.running import one_line_errors, with_same_command
+from featurestore.disk import messages
 from featurestore.disk.durations import parse_duration
 from featurestore.disk.imports import quick_imports
 from featurestore.errors import UsageError
@@ -300,6 +301,7 @@ def _check(out: Path | None, oof: bool, **options: Any) -> None:
     type=click.Choice(["ray"]),
     help="Do it on three Ray nodes of this machine, two of which are killed at work, in 3 passes.",
 )
+@script_options
 def demo(out: Path, seed: int, task: str, passes: int | None, engine: str | None) -> None:
     """Run the whole path once on a drawn pasture, or on drawn fields.
 
@@ -310,20 +312,23 @@ def demo(out: Path, seed: int, task: str, passes: int | None, engine: str | None
         check_new(out)
         if task == "other" and (passes or engine):
             raise UsageError("--passes and --engine go with --task pasture")
+        # a person reads every step; a program wants the result alone
+        say = messages.say if is_set(JSON) or is_set(QUIET) else click.echo
         if task == "other":
             from predictor.other_demo import run_other_demo
 
-            run_other_demo(out, seed, say=click.echo)
+            report = run_other_demo(out, seed, say=say)
         else:
             from predictor.demo import run_demo
 
             if engine:
                 from predictor.demo_nodes import three_nodes
 
-                with three_nodes(click.echo) as nodes:
-                    run_demo(out, seed, say=click.echo, passes=passes or 3, nodes=nodes)
+                with three_nodes(say) as nodes:
+                    report = run_demo(out, seed, say=say, passes=passes or 3, nodes=nodes)
             else:
-                run_demo(out, seed, say=click.echo, passes=passes)
+                report = run_demo(out, seed, say=say, passes=passes)
+        tell(report, report.values())
         _say_next(out)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from featurestore.backbone.demo.drawing import Photo, draw_pasture, plan_pasture
-from featurestore.disk.durations import duration
+from featurestore.commands.reporting import QUIET, is_set
 from featurestore.disk.terminal import terminal_width
 from featurestore.disk.threads import starting
 from featurestore.errors import InputError
@@ -26,6 +26,7 @@ from featurestore.store import FeatureStore
 from featurestore.write.build import build_store
 from featurestore.write.config import BuildConfig
 from predictor.bundle.pack import BackboneChoice, make_bundle
+from predictor.demo_report import DemoReport
 from predictor.extras.intervals import Intervals, within
 from predictor.members.ensemble import Tokens, pooled_as_stored
 from predictor.members.submission import write_predictions
@@ -62,9 +63,8 @@ def run_demo(
     n_test: int = 36,
     passes: int | None = None,
     nodes: "ThreeNodes | None" = None,
-) -> dict[str, float]:
-    """Draw, build, train, predict and score; returns the scores on sites never seen in training.
-    `say` gets each line.
+) -> DemoReport:
+    """Draw, build, train, predict and score, on sites never seen in training. `say` gets each step.
 
     passes : of the sweep, None is as many as memory asks for; nodes : do the work, None is this
         process.
@@ -111,9 +111,23 @@ def run_demo(
         "with a picture of every photograph"
     )
     make_bundle([chosen], out / "bundle", backbone=BackboneChoice(included=True), say=say)
-    say(_from_bundle(out, intervals.level))
-    say(_report(out, result.path, scores, time.monotonic() - start))
-    return scores
+    apart_g = _from_bundle(out, intervals.level)
+    numbers = f"up to {apart_g:.2g} g from those numbers" if apart_g else "every number is the same"
+    say(f"by the bundle's own wheel: {numbers}")
+    made = {
+        "data": data,
+        "store": store_path,
+        "sweep": result.path,
+        "leaderboard": result.path / "leaderboard.png",
+        "chosen": chosen_run(result.path),
+        "submission": submission,
+        "predictions": out / "predictions.csv",
+        "bundle": out / "bundle",
+        "offline": out / "offline" / "submission.csv",
+        "pictures": out / "offline" / "pictures" / "report.html",
+    }
+    scored = "score on unseen sites (weighted R2)"
+    return DemoReport(scored, scores, not apart_g, made, time.monotonic() - start)
 
 
 def demo_store(data: Path, out: Path, seed: int, image_size: int, views: str) -> BuildConfig:
@@ -153,9 +167,9 @@ def _scores(
     }
 
 
-def _from_bundle(out: Path, level: float) -> str:
-    """Predict by the bundle's wheel into out/offline, with pictures; whether that gives the run's
-    numbers, in a sentence."""
+def _from_bundle(out: Path, level: float) -> float:
+    """Predict by the bundle's wheel into out/offline, with pictures; the largest difference in
+    grams from the run's numbers."""
     offline = out / "offline"
     run_wheel(
         out / "bundle",
@@ -165,9 +179,9 @@ def _from_bundle(out: Path, level: float) -> str:
     ours = pd.read_csv(out / "predictions.csv").set_index("image_id")
     theirs = pd.read_csv(offline / "predictions.csv").set_index("image_id")
     if ours.equals(theirs):
-        return "by the bundle's own wheel: every number is the same"
-    apart_g = float((ours - theirs).abs().to_numpy().max(initial=0))
-    return f"by the bundle's own wheel: up to {apart_g:.2g} g from those numbers"
+        return 0.0
+    # missing on one side alone is as far off as can be
+    return float((ours - theirs).abs().fillna(np.inf).to_numpy().max(initial=0))
 
 
 def run_wheel(bundle: Path, *arguments: object) -> None:
@@ -181,6 +195,8 @@ def run_wheel(bundle: Path, *arguments: object) -> None:
         zipfile.ZipFile(wheel).extractall(unpacked)
         # -P: the folder where this was started is not searched for packages
         command = [sys.executable, "-P", "-m", "predictor", "--bundle", bundle, *arguments]
+        if is_set(QUIET):
+            command.append("--quiet")
         with starting():
             done = subprocess.run(
                 [str(word) for word in command],
@@ -235,21 +251,3 @@ def _pooled(
         tokens.append(Tokens(*backbone.tokens(decoded.tiles_THW3, image_id, plain)))
     cls_NTD = np.stack([view.cls_TD.numpy() for view in tokens])
     return cls_NTD, pooled_as_stored(tokens, dtype).numpy()
-
-
-def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) -> str:
-    lines = [
-        "score on unseen sites (weighted R2): "
-        f"{', '.join(f'{name} {value:.3f}' for name, value in scores.items())}",
-        f"data         {out / 'data'}",
-        f"store        {out / 'features.h5'}",
-        f"sweep        {sweep}",
-        f"leaderboard  {sweep / 'leaderboard.png'}",
-        f"chosen       {chosen_run(sweep)}",
-        f"submission   {out / 'submission.csv'}, {out / 'predictions.csv'}",
-        f"bundle       {out / 'bundle'}",
-        f"by it alone  {out / 'offline' / 'submission.csv'}",
-        f"pictures     {out / 'offline' / 'pictures' / 'report.html'}",
-        f"{duration(seconds)} in all",
-    ]
-    return "\n".join(lines)

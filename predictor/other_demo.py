@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from featurestore.backbone.demo.fields import draw_fields
-from featurestore.disk.durations import duration
 from featurestore.disk.terminal import terminal_width
 from featurestore.errors import InputError
 from featurestore.store import FeatureStore
 from featurestore.write.build import build_store
 from predictor.bundle.pack import BackboneChoice, make_bundle
 from predictor.demo import BACKBONE, IMAGE_SIZE, LEVEL, demo_store, run_wheel
+from predictor.demo_report import DemoReport
 from predictor.end_to_end import predict_to_file
 from trainer.loop.chosen import chosen_run
 from trainer.loop.grid import SweepConfig
@@ -45,11 +45,11 @@ def run_other_demo(
     say: Callable[[str], object],
     n_train: int = 90,
     n_test: int = 36,
-) -> dict[str, float]:
-    """Draw, build, train, predict, pack and score; returns the scores on farms never seen in
-    training: R2 of each number, and the accuracy of the class.
+) -> DemoReport:
+    """Draw, build, train, predict, pack and score on farms never seen in training: R2 of each
+    number, and the accuracy of the class.
 
-    `say` gets each line.
+    `say` gets each step.
     """
     if out.exists():
         raise InputError(f"{out}: exists; remove it or choose another --out")
@@ -89,8 +89,17 @@ def run_other_demo(
     same = table_path.read_bytes() == by_bundle.read_bytes()
     say(f"by the bundle's own wheel: {'every number is the same' if same else 'other numbers'}")
 
-    say(_report(out, result.path, scores, time.monotonic() - start))
-    return scores
+    made = {
+        "data": data,
+        "store": store_path,
+        "config": config_path,
+        "sweep": result.path,
+        "chosen": chosen_run(result.path),
+        "predictions": table_path,
+        "bundle": out / "bundle",
+        "offline": by_bundle,
+    }
+    return DemoReport("on unseen farms", scores, same, made, time.monotonic() - start)
 
 
 def _scores(table: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
@@ -105,19 +114,3 @@ def _scores(table: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
         is_right = table[CROP].to_numpy() == truth[CROP].to_numpy()
         scores[f"accuracy of {CROP}"] = float(np.mean(is_right))
     return scores
-
-
-def _report(out: Path, sweep: Path, scores: dict[str, float], seconds: float) -> str:
-    lines = [
-        "on unseen farms: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()),
-        f"data         {out / 'data'}",
-        f"store        {out / 'features.h5'}",
-        f"config       {out / 'other.yaml'}",
-        f"sweep        {sweep}",
-        f"predicts     {chosen_run(sweep)}",
-        f"predictions  {out / 'predictions.csv'}",
-        f"bundle       {out / 'bundle'}",
-        f"by it alone  {out / 'offline' / 'predictions.csv'}",
-        f"{duration(seconds)} in all",
-    ]
-    return "\n".join(lines)

@@ -3,12 +3,14 @@ train, predict, bundle and page."""
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from commands import biomass
 from sklearn.metrics import accuracy_score, log_loss, r2_score
+from test_scripts import documented, printed
 
 from featurestore.backbone.demo.fields import draw_fields
 from predictor.other_demo import CONFIG, run_other_demo
@@ -19,7 +21,7 @@ COLUMNS = ["image_id", "yield_t_ha", "ndvi", "yield_t_ha_sd", "ndvi_sd"]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The demo's folder, and what it said."""
+    """The demo's folder, and what it told a program."""
     out = tmp_path_factory.mktemp("other") / "demo"
     small = CONFIG.replace("num_epochs: 60", "num_epochs: 2")
     small = small.replace("lr: [1e-2, 3e-3]", "lr: 1e-2")
@@ -31,8 +33,8 @@ def demo(tmp_path_factory):
         patch.setattr("predictor.other_demo.CONFIG", small)
         shrunk = partial(run_other_demo, n_train=16, n_test=6)
         patch.setattr("predictor.other_demo.run_other_demo", shrunk)
-        said = biomass("demo", "--task", "other", "--out", out).stdout
-    return out, said
+        told = printed("demo", "--task", "other", "--out", out)
+    return out, told
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def sweep(demo):
 
 
 def test_every_step_leaves_its_files(demo, sweep):
-    out, said = demo
+    out, told = demo
     train = pd.read_csv(out / "data/train.csv")
     assert list(train) == ["image_path", "farm", "date", "yield_t_ha", "ndvi", "crop"]
     assert train["ndvi"].isna().any() and train["yield_t_ha"].gt(0).all()
@@ -55,19 +57,20 @@ def test_every_step_leaves_its_files(demo, sweep):
     assert not (out / "submission.csv").exists()
     board = pd.read_csv(sweep / "summary.csv")
     assert {"ridge", "blend_equal"} <= set(board["name"])
-    assert "by the bundle's own wheel: every number is the same" in said
     biomass("bundle", "check", out / "bundle")
+    assert set(told) < documented("demo") and told["by_bundle"] is True
+    places = {Path(place) for place in told.values() if isinstance(place, str)}
+    assert len(places) == 8 and all(place.exists() for place in places)
 
 
 def test_the_scores_are_those_of_the_table(demo):
-    out, said = demo
+    out, told = demo
     table, truth = pd.read_csv(out / "predictions.csv"), pd.read_csv(out / "data/test_truth.csv")
     assert [f"test/{name}.jpg" for name in table["image_id"]] == list(truth["image_path"])
     scores = [r2_score(truth[name], table[name]) for name in ("yield_t_ha", "ndvi")]
     scores.append(accuracy_score(truth["crop"], table["crop"]))
     names = ["R2 of yield_t_ha", "R2 of ndvi", "accuracy of crop"]
-    told = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, scores, strict=True))
-    assert f"on unseen farms: {told}" in said
+    assert told["scores"] == pytest.approx(dict(zip(names, scores, strict=True)))
 
 
 def test_a_bundle_speaks_of_its_own_targets(demo):

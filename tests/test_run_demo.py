@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from commands import biomass
 from PIL import Image
+from test_scripts import documented, printed
 
 from featurestore.errors import InputError
 from predictor.demo import CONFIG, run_demo, run_wheel
@@ -67,9 +68,12 @@ def test_the_demo_walks_the_whole_path(tmp_path, small, rendered):
 
 @pytest.mark.system
 def test_the_demo_repeats_itself(tmp_path, small, monkeypatch):
-    monkeypatch.setattr("predictor.demo._from_bundle", lambda *_: "")
-    first, second = (biomass("demo", "--out", tmp_path / name).stdout for name in "ab")
-    assert SCORE.search(first)[0] == SCORE.search(second)[0]
+    monkeypatch.setattr("predictor.demo._from_bundle", lambda *_: 0.0)
+    said = biomass("demo", "--out", tmp_path / "a").stdout
+    told = printed("demo", "--out", tmp_path / "b")
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in told["scores"].items())
+    assert SCORE.search(said)[0].endswith(f": {scores}")
+    assert documented("demo") - set(told) == {"config"}
     tables = [(tmp_path / name / "submission.csv").read_bytes() for name in "ab"]
     assert tables[0] == tables[1]
 
