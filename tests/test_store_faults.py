@@ -349,12 +349,11 @@ def test_R06_C5_foreign_hdf5_is_refused_before_any_read(memory_path, child, atta
 
 
 def check_refused(child, path: Path) -> None:
-    """Opening is a typed error that names the store, quickly and within ROOM bytes of memory."""
-    began = time.perf_counter()
-    died = child(path, act="read", room=ROOM)
+    """Opening is a typed error that names the store, within ROOM bytes of memory and few seconds
+    of a CPU."""
+    died = child(path, act="read", room=ROOM, rlimits={"RLIMIT_CPU": 3})
     assert died["status"] == 0 and re.match("StoreDamaged|InputError", died.get("error", "")), died
     assert str(path) in died["error"]
-    assert time.perf_counter() - began < 5
 
 
 def test_R06_an_hdf5_file_that_says_it_is_huge_is_refused(memory_path, child):
@@ -960,7 +959,7 @@ def test_B08_repair_waits_for_no_builder(store_path):
 
 @FORMATS
 def test_B10_C4_ten_thousand_reads_of_a_growing_store_are_all_committed_rows(memory_path, suffix):
-    """The builder commits an image every few milliseconds in another process; each read is compared
+    """The builder, in another process, is one commit ahead of what was read; each read is compared
     with its row's CRC-32C."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -971,15 +970,22 @@ def test_B10_C4_ten_thousand_reads_of_a_growing_store_are_all_committed_rows(mem
         [crc32c(row) for row in tiny_rows(tiny_spec(tiny_frame()), image).patches_VTPD]
         for image in range(n)
     ]
-    with builders() as run, ThreadPoolExecutor(1) as pool:
+    os.mkfifo(fifo := memory_path / "pace")
+    with (
+        builders() as run,
+        ThreadPoolExecutor(1) as pool,
+        open(fifo, "r+b", buffering=0) as pace,
+    ):
         run(path, n=n, limit=1)
-        building = pool.submit(run, path, n=n, pause_s=0.005)
+        building = pool.submit(run, path, n=n, pace=str(fifo))
         store, seen, reads = FeatureStore.open(path), set(), 0
         while reads < 10_000 or not building.done():
             # compared first: flatnonzero of the map itself fails when the builder seals an image
             # between its two passes
             sealed = np.flatnonzero(store.array("seal")[:n] != 0)
-            seen.add(len(sealed))
+            if len(sealed) not in seen:
+                seen.add(len(sealed))
+                pace.write(b"+")
             for image in rng.choice(sealed, 100).tolist():
                 view = reads % 3
                 row = (
@@ -990,7 +996,8 @@ def test_B10_C4_ten_thousand_reads_of_a_growing_store_are_all_committed_rows(mem
                 assert crc32c(row) == truth[image][view], (image, view)
                 reads += 1
         assert building.result()["status"] == 0
-    assert len(seen) > 5 and store.sealed.tolist() == list(range(n))
+    assert len(seen) >= n - 2  # two images share a commit; another two may be seen at once
+    assert store.sealed.tolist() == list(range(n))
 
 
 # -- shapes of stores

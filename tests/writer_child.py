@@ -5,7 +5,7 @@ One server forks them all since importing takes a second and building takes mill
 is a line of JSON:
 act : "build" (if not given) or "read", that is: open, read every image on first touch, verify.
 path : the store. n, reserve : images of the catalog, free places. limit : build at most so many
-    images. pause_s : after a commit.
+    images. pace : a FIFO; a byte of it is awaited after each commit.
 room : bytes of memory the child may take beyond what it has. uid : whose rights it shall have.
 kill_at : die before that durable call of Python's (0: never). kill_after_s : be killed so long
     after the start.
@@ -77,7 +77,11 @@ def build(request: dict, tell: Callable[..., None]) -> None:
     calls = count_calls(request.get("kill_at", 0))
     frame = tiny_frame(request.get("n", 5))
     spec = tiny_spec(frame)
-    with open_writer(Path(request["path"]), spec, frame, request.get("reserve", 0)) as writer:
+    reserve = request.get("reserve", 0)
+    with (
+        open(request.get("pace", os.devnull), "rb", buffering=0) as pace,
+        open_writer(Path(request["path"]), spec, frame, reserve) as writer,
+    ):
         group = []
         for image in writer.pending()[: request.get("limit")]:
             # a repaired catalog may have another order
@@ -87,7 +91,7 @@ def build(request: dict, tell: Callable[..., None]) -> None:
                 writer.commit()
                 tell(acknowledged=group)
                 group = []
-                time.sleep(request.get("pause_s", 0))
+                pace.read(1)
     tell(acknowledged=group, calls=calls[0])
 
 
