@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import threading
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -136,19 +134,25 @@ def test_B04_the_space_check_can_be_overruled(data, tmp_path, monkeypatch):
     build(data, tmp_path / "f.h5", "--no-check-space")
 
 
-def test_B08_a_second_builder_may_wait(pasture, tmp_path):
-    out = tmp_path / "f.h5"
+def test_B08_a_second_builder_may_wait(pasture, tmp_path, monkeypatch):
+    out, waited, flock = tmp_path / "f.h5", [], fcntl.flock
+
+    def release(fd, kind):
+        """The first one ends as soon as the second waits."""
+        if kind == fcntl.LOCK_EX:
+            waited.append(out.exists())
+            flock(lock, fcntl.LOCK_UN)
+        flock(fd, kind)
+
     with open(f"{out}.lock", "w") as lock:
         lock.write(json.dumps({"pid": 1, "host": "elsewhere"}))
         lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setattr("featurestore.disk.durable.fcntl.flock", release)
         stderr = build(pasture, out, code=75).stderr
-        assert "elsewhere" in stderr and "--wait" in stderr
-        release = threading.Timer(0.5, fcntl.flock, (lock, fcntl.LOCK_UN))
-        release.start()
-        start = time.monotonic()
+        assert "elsewhere" in stderr and "--wait" in stderr and not waited
         build(pasture, out, "--wait")
-        assert time.monotonic() - start >= 0.4 and FeatureStore.open(out).n_sealed == 6
+    assert waited == [False] and FeatureStore.open(out).n_sealed == 6
 
 
 def test_B09_a_file_system_without_locks_needs_a_word(pasture, tmp_path, monkeypatch):
