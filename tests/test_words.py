@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import click
@@ -62,6 +63,7 @@ PUBLIC_COLUMNS_THAT_STAY = {
 }
 
 
+@cache
 def names() -> set[str]:
     """Names of functions, classes and files, the last with their suffix."""
     paths = [ROOT / "cli.py"]

@@ -38,7 +38,8 @@ class Source:
 
     path: Path
     text: str
-    tree: ast.Module
+    nodes: list[ast.AST]
+    """All nodes of its tree, as `ast.walk` has them."""
 
     @property
     def module(self) -> str:
@@ -61,17 +62,17 @@ def sources() -> list[Source]:
     found = []
     for path in paths:
         text = path.read_text("utf-8")
-        found.append(Source(path, text, ast.parse(text)))
+        found.append(Source(path, text, list(ast.walk(ast.parse(text)))))
     return found
 
 
 # -- lines
 
 
-def docstring_lines(tree: ast.Module) -> set[int]:
+def docstring_lines(source: Source) -> set[int]:
     """Lines of texts that stand alone: docstrings, and the texts below fields."""
     lines = set()
-    for node in ast.walk(tree):
+    for node in source.nodes:
         value = node.value if isinstance(node, ast.Expr) else None
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
             lines.update(range(node.lineno, node.end_lineno + 1))
@@ -83,7 +84,7 @@ def density(files: list[Source]) -> dict[str, float]:
     WIDTH."""
     n_tokens = n_lines = n_comments = n_wide = n_all = 0
     for source in files:
-        texts = docstring_lines(source.tree)
+        texts = docstring_lines(source)
         code_lines = set()
         for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
             if token.type == tokenize.COMMENT:
@@ -105,8 +106,8 @@ def density(files: list[Source]) -> dict[str, float]:
 # -- functions
 
 
-def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
-    for node in ast.walk(tree):
+def functions(source: Source) -> Iterator[ast.FunctionDef]:
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -125,13 +126,13 @@ def single_caller_helpers(files: list[Source], called: bool = False) -> list[str
     for source in files:
         used = Counter()
         calls = set()
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             name = name_of(node)
             if name is not None:
                 used[name] += 1
             elif isinstance(node, ast.Call):
                 calls.add(name_of(node.func))
-        for function in functions(source.tree):
+        for function in functions(source):
             is_helper = is_private(function.name) and used[function.name] == 1
             can_be_inlined = function.name in calls and not function.decorator_list
             if is_helper and (can_be_inlined or not called):
@@ -149,7 +150,7 @@ def name_of(node: ast.AST) -> str | None:
 def largest_class(files: list[Source]) -> tuple[str, int]:
     sizes = {}
     for source in files:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.ClassDef):
                 methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
                 sizes[f"{source.module}.{node.name}"] = len(methods)
@@ -162,7 +163,7 @@ def largest_class(files: list[Source]) -> tuple[str, int]:
 def imports(source: Source, modules: set[str]) -> set[str]:
     """Modules of the project that a file imports anywhere in it, lazily and for types included."""
     found = set()
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -233,7 +234,7 @@ def private_names_across_rooms(files: list[Source]) -> list[str]:
     modules = {source.module for source in files}
     found = []
     for source in files:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
                 continue
             if node.module.split(".")[0] not in PACKAGES or room_of(node.module) == room_of(
@@ -265,7 +266,7 @@ def calls_to_bytes() -> list[str]:
 def measure() -> dict[str, object]:
     files = sources()
     graph = import_graph(files)
-    n_functions = sum(1 for source in files for _ in functions(source.tree))
+    n_functions = sum(1 for source in files for _ in functions(source))
     helpers = single_caller_helpers(files)
     called = single_caller_helpers(files, called=True)
     name, n_methods = largest_class(files)
