@@ -4,12 +4,14 @@ there is room for."""
 import asyncio
 import os
 import shutil
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import tiny_frame, tiny_rows, tiny_spec, write_tiny
 from served import client_of, error_of, serving, write_served
@@ -211,15 +213,26 @@ def test_s09_other_computations_than_there_are_slots_for_are_busy():
     assert (answer.status_code, third, n_running) == (503, 3, 0) and answer.headers["Retry-After"]
 
 
-def test_results_are_kept_as_long_as_there_is_room(monkeypatch):
-    usable = Memory(10_000, "a limit")  # a quarter of it holds two results
+def table_of_texts() -> tuple[pd.DataFrame, int]:
+    """Ids, each an object of its own, and sites, of which many cells hold one; its bytes."""
+    ids = [f"ID{i:020d}" for i in range(30_000)]
+    names = [f"site {k}" for k in range(100)]
+    sites = [names[i % 100] for i in range(30_000)]
+    n_bytes = 2 * 8 * 30_000 + sum(map(sys.getsizeof, [*ids, *names]))
+    return pd.DataFrame({"image_id": ids, "site": sites}), n_bytes
+
+
+@pytest.mark.parametrize("kind", ["array", "table"])
+def test_results_are_kept_as_long_as_there_is_room(monkeypatch, kind):
+    result, n_bytes = (np.zeros(1000, np.uint8), 1000) if kind == "array" else table_of_texts()
+    usable = Memory(10 * n_bytes, "a limit")  # a quarter of it holds two results
     monkeypatch.setattr("service.answers.computations.usable_memory", lambda: usable)
 
     async def ask():
         heavy = Computations()
         made = []
         for key in "aabcba":
-            await heavy.run(key, lambda key=key: (made.append(key), np.zeros(1000, np.uint8))[1])
+            await heavy.run(key, lambda key=key: (made.append(key), result)[1])
         return made
 
     assert asyncio.run(ask()) == ["a", "b", "c", "a"]

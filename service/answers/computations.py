@@ -25,6 +25,9 @@ KEPT_BYTES = 1 << 30
 
 KEPT_SHARE = 4
 
+WEIGHED = 10_000
+"""Cells of a table's column whose texts are weighed, spread over it."""
+
 
 async def run(request: Request, key: Hashable, function: Callable[[], Any]) -> Any:
     """What function() returns: kept from before, or computed in a thread.
@@ -109,9 +112,18 @@ def _size(result: Any) -> int:
 
 
 def _frame_bytes(frame: pd.DataFrame) -> int:
-    """A text that many cells hold is one object, and counts once."""
+    """A text that many cells hold is one object, and counts once.
+
+    By some of the cells: of a catalog of a million photographs all of them took 4 s.
+    """
     n_bytes = int(frame.memory_usage().sum())
+    n = len(frame)
+    some = np.linspace(0, n - 1, min(n, WEIGHED)).astype(int)
     for _, column in frame.items():
-        if not pd.api.types.is_numeric_dtype(column):
-            n_bytes += sum(map(sys.getsizeof, column.unique()))
+        if pd.api.types.is_numeric_dtype(column):
+            continue
+        different = column.iloc[some].unique()
+        own = sum(map(sys.getsizeof, different))
+        is_each_its_own = 2 * len(different) > len(some)
+        n_bytes += own * n // len(some) if is_each_its_own else own
     return n_bytes
