@@ -167,7 +167,8 @@ def addresses(server: Server, store: str, sweep: str) -> dict[str, str]:
     columns = "image_id%2Csite%2Cfold%2Ctarget%2Ctrue%2Cpredicted"
     of_both = "image_id%2Ctrue%2Cpredicted_a%2Cpredicted_b%2Cerror_a%2Cerror_b"
     of_target = f"{beside}/photographs.json?target={target}&columns={of_both}"
-    of_two = f"{s}/photographs.json?{of_sweep}&target={target}&columns=image_id%2Cerror{every}"
+    # what run_colours.js asks of more than 100,000 photographs, and of fewer
+    of_map = f"&store={store}{every}&columns=image_id%2Cerror_a%2Cerror_b" if every else ""
     return {
         "list of stores": "/v1/stores",
         "overview": f"{s}/overview.json",
@@ -189,7 +190,6 @@ def addresses(server: Server, store: str, sweep: str) -> dict[str, str]:
         "compare, errors": f"{beside}/errors.json?target={target}",
         "compare, points": f"{of_target}{every}&limit=100000",
         "compare, most apart": f"{of_target}&apart=1&limit=300",
-        "map by two, A": f"{of_two}&run=001_scale&limit=100000",
-        "map by two, B": f"{of_two}&run=ridge&limit=100000",
+        "map by two": f"{beside}/photographs.json?target={target}{of_map}&limit=100000",
         "compare, scores": f"{beside}/scores.json",
     }

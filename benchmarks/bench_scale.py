@@ -140,7 +140,7 @@ def write_store(path: Path, n_images: int, width: int) -> None:
                 cls_VTD=vectors_6D[:1, None],
                 patches_VTPD=None,
                 pooled_VT5D=vectors_6D[None, None, 1:],
-                stats_VS=np.ones((1, len(STATS))),
+                stats_VS=np.array([[not name.endswith("non_finite") for name in STATS]], float),
                 facts={"sha256": f"{image:064x}", "width": 2000, "height": 1000, "status": "ok"},
             )
             writer.put(image, rows)

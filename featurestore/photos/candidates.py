@@ -3,7 +3,7 @@
 `store build` tells it of a new table, `train` of a catalog without targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,9 +50,10 @@ def could_be_targets(frame: pd.DataFrame) -> list[Candidate]:
         if name in OWN_COLUMNS:
             continue
         cells = known_cells(frame[name])
-        kind = _kind_of(cells)
+        different = cells.unique()
+        kind = _kind_of(cells, different)
         if kind:
-            found.append(Candidate(name, kind, len(cells), len(frame), cells.nunique()))
+            found.append(Candidate(name, kind, len(cells), len(frame), len(different)))
     return found
 
 
@@ -67,12 +68,13 @@ def known_cells(column: pd.Series) -> pd.Series:
     return cells[~cells.isin(MISSING)]
 
 
-def _kind_of(cells: pd.Series) -> str | None:
-    if cells.nunique() < 2 or are_dates(map(tidy, cells.unique())):
+def _kind_of(cells: pd.Series, different: Collection) -> str | None:
+    """different : values of the cells, each once."""
+    if len(different) < 2 or are_dates(map(tidy, different)):
         return None
     if not pd.api.types.is_numeric_dtype(cells):
-        repeats = cells.nunique() <= len(cells) / 2
-        return "class" if repeats and cells.nunique() <= MOST_CLASSES else None
+        repeats = len(different) <= len(cells) / 2
+        return "class" if repeats and len(different) <= MOST_CLASSES else None
 
     value_N = cells.to_numpy(np.float64)
     has_fractions = (value_N % 1 != 0).any()

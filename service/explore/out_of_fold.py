@@ -206,12 +206,14 @@ def _numbers(targets: Targets) -> list[str]:
 
 def _means(wide: pd.DataFrame, targets: Targets) -> pd.DataFrame:
     """Numbers by image_id, averaged over repeats, and the true words."""
-    by_image = wide.groupby("image_id", sort=False)
     shares = [name for target in told_classes(targets) for name in _shares(target)]
     there = [name for name in (*_numbers(targets), *shares) if name in wide]
-    means = by_image[there].mean()
     words = [f"true_{target.name}" for target in told_classes(targets)]
     words = [name for name in words if name in wide]
+    if wide["repeat"].nunique() < 2:
+        return wide.set_index("image_id")[[*there, *words]]
+    by_image = wide.groupby("image_id", sort=False)
+    means = by_image[there].mean()
     return means.join(by_image[words].first()) if words else means
 
 

@@ -40,8 +40,8 @@ def outliers(store: FeatureStore) -> pd.DataFrame:
         of_view = outlying_rows(stats_NVS[:, v], store.spec.has_patches)
         parts.append(of_view.assign(view=name))
     found = pd.concat(parts, ignore_index=True)
-    rows = store.catalog_rows(images_N[found.pop("row")])
-    found["image_id"] = rows["image_id"].to_numpy()
+    ids_N = np.array(store.image_ids, object)
+    found["image_id"] = ids_N[images_N[found.pop("row")]]
     # lexsort sorts by its last key first: by score, and what has none by how much is not finite
     n_bad = found["value"].where(found["score"].isna(), 0)
     order = np.lexsort([-n_bad, -found["score"].fillna(np.inf)])

@@ -229,7 +229,9 @@ def choices(store: FeatureStore, table: pd.DataFrame) -> dict[str, Any]:
 
 def group_columns(catalog: pd.DataFrame) -> list[str]:
     """Columns whose words could group photographs."""
-    return [each.name for each in could_be_targets(catalog) if each.kind == "class"]
+    # numbers are no classes: their values need not be counted
+    texts = catalog.select_dtypes(exclude="number")
+    return [each.name for each in could_be_targets(texts) if each.kind == "class"]
 
 
 def date_column(catalog: pd.DataFrame) -> str | None:

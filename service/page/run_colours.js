@@ -109,10 +109,10 @@ export class RunColours {
   async #ofTwo(target, isClass) {
     const sides = await this.#sides(),
       [a, b] = sides,
-      some = this.every && { store: this.store.name, every: this.every }, // those that the map draws
-      url = withQuery(`${besideUrl(a, b)}/photographs.json`, { target, ...some });
-    const nearer = isClass ? (p, q) => less(q, p) : (p, q) => less(size(p), size(q)),
-      told = isClass ? "predicted" : "error";
+      told = isClass ? "predicted" : "error",
+      drawn = { store: this.store.name, every: this.every, columns: `image_id,${told}_a,${told}_b` };
+    const url = withQuery(`${besideUrl(a, b)}/photographs.json`, { target, ...(this.every && drawn) });
+    const nearer = isClass ? (p, q) => less(q, p) : (p, q) => less(size(p), size(q));
     return {
       name: `${plain(target)}: B is ${isClass ? "surer of" : "nearer to"} the truth by`,
       byId: byIdOf(await table(url, this.signal), row => nearer(row[`${told}_a`], row[`${told}_b`])),
