@@ -99,16 +99,16 @@ def test_s10_a_file_cut_while_it_is_sent_ends_the_connection_early(tmp_path, mon
 
     def slow_pread(fd, span, read=file_bytes._pread):
         if first_sent.is_set():
-            cut.wait(10)
+            cut.wait(60)
         first_sent.set()
         return read(fd, span)
 
     monkeypatch.setattr("service.answers.file_bytes._pread", slow_pread)
     with serving(path) as url:
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
         connection.request("GET", f"{S}/file")
         answer = connection.getresponse()
-        first_sent.wait(10)
+        first_sent.wait(60)
         os.truncate(path, 1500)
         cut.set()
         with pytest.raises(http.client.IncompleteRead):

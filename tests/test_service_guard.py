@@ -178,7 +178,7 @@ def test_s04_names_are_looked_up_and_never_paths(served, name):
         "zarr/{}/zarr.json",
         "zarr/cls/c/{}",
     ):
-        connection = HTTPConnection(served, timeout=10)  # it sends an address as it is
+        connection = HTTPConnection(served, timeout=60)  # it sends an address as it is
         connection.request("GET", f"{S}/{below.format(name)}")
         answer = connection.getresponse()
         text = answer.read().decode()

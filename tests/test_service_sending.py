@@ -46,7 +46,7 @@ def test_a_connection_goes_on_after_a_row(store):
     ask = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % ROW.encode()
     with (
         serving(store.path) as url,
-        socket.create_connection(("127.0.0.1", urlsplit(url).port), 10) as client,
+        socket.create_connection(("127.0.0.1", urlsplit(url).port), 60) as client,
     ):
         client.sendall(ask + ask)  # pipelined, too
         got, n_bytes = b"", store.patches[3, 1].nbytes
@@ -66,7 +66,7 @@ def test_a_client_that_goes_while_a_part_is_read_is_no_failure(store, monkeypatc
 
     with (
         serving(store.path) as url,
-        socket.create_connection(("127.0.0.1", urlsplit(url).port), 10) as client,
+        socket.create_connection(("127.0.0.1", urlsplit(url).port), 60) as client,
     ):
         # closing resets the connection
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

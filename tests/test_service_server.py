@@ -36,7 +36,7 @@ def test_s15_s16_it_says_where_it_is_and_ends_well(path):
         with urllib.request.urlopen(request) as answer:
             assert json.load(answer)["stores"][0]["name"] == "features"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(25) == 0
         # once, and nothing else
         assert process.stderr.read() == f"{said['url']}?token={said['token']}\n"
 
@@ -48,7 +48,7 @@ def test_s16_connections_that_idle_do_not_hold_up_the_end(path):
         half.sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(10) == 0  # not by HEAD_S, which would drop them, too
         idle.close()
         half.close()
 
@@ -69,7 +69,7 @@ def test_s16_clients_that_do_not_take_and_long_computations_do_not_either(tmp_pa
             and b"Retry-After" in answer.title()
             and b"the server ends" in answer
         )
-        assert process.wait(15) == 0
+        assert process.wait(25) == 0
         for connection in waiting:
             connection.close()
 
@@ -127,11 +127,11 @@ def test_what_is_no_store_or_sweep_is_said(path, tmp_path):
 
 def _connected(url):
     host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def _healthy(url):
-    with urllib.request.urlopen(f"{url}/healthz", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/healthz", timeout=60) as answer:
         return answer.status == 200
 
 
@@ -285,7 +285,7 @@ def test_L2_a_closed_terminal_ends_the_server_well(path, number):
         os.kill(worker_of(process), number)  # sent to all of a job: it is the server's to act on
         process.send_signal(number)
         process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(25) == 0
         assert not process.stderr.read().splitlines()[1:]
 
 

@@ -201,7 +201,7 @@ def test_it_ends_when_the_server_does(path, how):
     with started(path) as (process, _):
         worker = worker_of(process)
         process.send_signal(how)
-        process.wait(10)
+        process.wait(25)
         wait_for(lambda: _has_ended(worker))
 
 
