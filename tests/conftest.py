@@ -205,7 +205,7 @@ def bucket(object_server, tmp_path, monkeypatch):
     monkeypatch.setattr("featurestore.format.zarr.SHARD_BYTES", 25_000)
     quick = {
         "max_retries": 2,
-        "retry_timeout": timedelta(seconds=5),
+        "retry_timeout": timedelta(minutes=1),
         "backoff": {"init_backoff": timedelta(milliseconds=1)},
     }
     monkeypatch.setattr("featurestore.read.sources.object_client.RETRY", quick)
