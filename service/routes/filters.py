@@ -127,16 +127,9 @@ async def by_image_of(
     averaged: bool = True,
 ) -> tuple[pd.DataFrame, tuple]:
     """A run's table, see `out_of_fold.by_image`, and what it is known by."""
-    stamp = sweeps.stamp(find_table(run / "oof.csv"))
-
-    async def made(averaged: bool) -> tuple[pd.DataFrame, tuple]:
-        key = (stamp, weights, averaged)
-        make = partial(out_of_fold.by_image, run, weights, averaged)
-        return await computations.run(request, ("by image", *key), make), key
-
-    found = await made(True)
-    # an average of a single repeat is that repeat's table
-    return found if averaged or found[0]["repeat"].notna().all() else await made(False)
+    key = (sweeps.stamp(find_table(run / "oof.csv")), weights, averaged)
+    make = partial(out_of_fold.by_image, run, weights, averaged)
+    return await computations.run(request, ("by image", *key), make), key
 
 
 def errors_of(request: Request, opened: Opened, needs_errors: bool = False) -> Errors:

@@ -126,7 +126,11 @@ async def _state_of(request: Request, *runs: Path) -> str | None:
 async def scores_beside(request: Request) -> Response:
     """Scores of two runs on what both predicted, and their paired difference with its interval."""
     a, b = await _two_of(request)
-    wides = await _wides_of(request, a, b, averaged=False)
+    wides = await _wides_of(request, a, b)
+    for k, run in enumerate((a, b)):
+        # an average of a single repeat is that repeat's table, which the page has asked for
+        if wides[k]["repeat"].isna().any():
+            wides[k], _ = await filters.by_image_of(request, run, averaged=False)
     key = ("beside", "scores", *_stamps(a, b))
     frame = await computations.run(request, key, partial(beside.scores, a, b, wides))
     state = await _state_of(request, a, b)
@@ -192,15 +196,9 @@ async def errors_beside(request: Request) -> Response:
     return kept(request, await _state_of(request, a, b), JsonText(json_value(found)))
 
 
-async def _wides_of(
-    request: Request,
-    a: Path,
-    b: Path,
-    averaged: bool = True,
-) -> list[pd.DataFrame]:
-    """The tables of both runs, see `out_of_fold.by_image`."""
-    found = [await filters.by_image_of(request, run, averaged=averaged) for run in (a, b)]
-    return [wide for wide, _ in found]
+async def _wides_of(request: Request, a: Path, b: Path) -> list[pd.DataFrame]:
+    """The tables of both runs, see `out_of_fold.by_image`, averaged."""
+    return [(await filters.by_image_of(request, run))[0] for run in (a, b)]
 
 
 async def _both_of(
