@@ -7,6 +7,7 @@ five masses are Total, GDM, Green, Dead, Clover.
 
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,7 @@ from scipy.stats import beta
 from sklearn import config_context
 from sklearn.isotonic import isotonic_regression
 from sklearn.metrics import r2_score
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 SCORED = [2, 3, 4, 1, 0]
@@ -74,6 +75,8 @@ class PlainTraining:
 
     def __post_init__(self) -> None:
         self.head = plain_head(self._initial())
+        # the head of the averages; to make modules takes as long as to train them
+        self.judged = deepcopy(self.head)
         self.average = {name: t.detach().clone() for name, t in self.head.state_dict().items()}
         self.best, self.best_epoch, self.best_merit = dict(self.average), -1, -math.inf
         self.loss_E: list[float] = []
@@ -332,8 +335,9 @@ class PlainTraining:
         """Predict what is held out with the averages, note errors and score, keep the best
         averages."""
         val_N, truth_N5 = self.split.val_N, self.photos.masses_N5.numpy()[:, SCORED]
+        self.judged.load_state_dict(self.average)
         held_out_N5 = np.full(truth_N5.shape, np.nan)
-        held_out_N5[val_N] = self.predict(self.average)
+        held_out_N5[val_N] = self._predict()
         score = score_of(truth_N5[val_N], held_out_N5[val_N])
         merit = -self._held_out_loss() if self.point.trainer.best_by == "loss" else score
         if merit > self.best_merit:
@@ -346,20 +350,19 @@ class PlainTraining:
     @torch.no_grad()
     def _held_out_loss(self) -> float:
         """The training's loss of the averages, without mixing or dropout, over what is held out."""
-        head: nn.ModuleDict = plain_head(dict(self.average))
         val_N = self.split.val_N
-        x_BTI = read(head, *self._rows(val_N, np.zeros_like(val_N)))
+        x_BTI = read(self.judged, *self._rows(val_N, np.zeros_like(val_N)))
         nobody_else = torch.ones(len(val_N), dtype=torch.float64)
         labels = self._labels(val_N, np.arange(len(val_N)), nobody_else)
-        return self._loss_of(plain_outputs(head, x_BTI), labels).item()
+        return self._loss_of(plain_outputs(self.judged, x_BTI), labels).item()
 
     @torch.no_grad()
-    def predict(self, weights: Mapping[str, Tensor]) -> np.ndarray:
-        """(n, 5) constrained masses of the plain view of what is held out, as they are scored."""
-        head: nn.ModuleDict = plain_head(dict(weights))
+    def _predict(self) -> np.ndarray:
+        """(n, 5) constrained masses of the plain view of what is held out, as they are scored, by
+        the averages."""
         val_N = self.split.val_N
-        x_BTI = read(head, *self._rows(val_N, np.zeros_like(val_N)))
-        raw_n5 = plain_outputs(head, x_BTI).masses_5.numpy()
+        x_BTI = read(self.judged, *self._rows(val_N, np.zeros_like(val_N)))
+        raw_n5 = plain_outputs(self.judged, x_BTI).masses_5.numpy()
         # scikit-learn would look at its arguments longer than it computes
         with config_context(assume_finite=True, skip_parameter_validation=True):
             constraints = self.point.inference.constraints
