@@ -98,21 +98,31 @@ def memory_path():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def rendering():
-    """A sweep's pictures are laid out and not rendered, which took most of a small sweep's time;
-    gives what renders them."""
+def drawing():
+    """A sweep's pictures are not drawn, which took most of a small sweep's time; gives what lays
+    them out, and what renders them."""
     from trainer.judge import report
 
-    save = report._save
+    laying_out = {name: getattr(report, name) for name in ("draw_curves", "draw_leaderboard")}
+    rendering = {"_save": report._save}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "_save", lambda _figure, out: out.write_bytes(b"no picture"))
-        yield save
+        for name in (*laying_out, *rendering):
+            patch.setattr(report, name, lambda _what, out, *_: out.write_bytes(b"no picture"))
+        yield laying_out, rendering
 
 
 @pytest.fixture
-def rendered(rendering, monkeypatch) -> None:
-    """A sweep's pictures are rendered."""
-    monkeypatch.setattr("trainer.judge.report._save", rendering)
+def laid_out(drawing, monkeypatch) -> None:
+    """A sweep's pictures are laid out and not rendered: for what may be odd about a sweep."""
+    for name, draw in drawing[0].items():
+        monkeypatch.setattr(f"trainer.judge.report.{name}", draw)
+
+
+@pytest.fixture
+def rendered(drawing, laid_out, monkeypatch) -> None:
+    """A sweep's pictures are drawn."""
+    for name, draw in drawing[1].items():
+        monkeypatch.setattr(f"trainer.judge.report.{name}", draw)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from trainer.loop.resume import resume_sweep
 from trainer.loop.runs import SweepFolder
 from trainer.loop.sweep import run_sweep
 
+pytestmark = pytest.mark.usefixtures("laid_out")
+
 
 def train(folder, store, *arguments, code, **changes):
     """What `biomass train` says, and the folder it leaves."""

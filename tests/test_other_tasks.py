@@ -25,7 +25,7 @@ from trainer.loop.prepare import prepare_sweep
 from trainer.loop.resume import resume_sweep
 from trainer.loop.sweep import run_sweep
 
-pytestmark = pytest.mark.usefixtures("small_searches")
+pytestmark = pytest.mark.usefixtures("small_searches", "laid_out")
 TASK = """
 experiment: {{name: other, seed: 1}}
 dataset: {{store: {store}}}

@@ -29,7 +29,7 @@ from trainer.loop.runs import RunFolder, SweepFolder
 from trainer.loop.summary import finish
 from trainer.loop.sweep import run_sweep, train_pass
 
-pytestmark = pytest.mark.usefixtures("small_searches")
+pytestmark = pytest.mark.usefixtures("small_searches", "laid_out")
 RULES = (
     "[{rule: wa_dead_zero}, {rule: clip, target: Dry_Total_g, high: 60}, {rule: factor, "
     "target: Dry_Clover_g, factor: 0.5}]"

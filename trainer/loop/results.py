@@ -13,9 +13,9 @@ from featurestore.photos.targets import Targets
 from trainer.config.sections import HeadConfig, LossConfig, PointConfig
 from trainer.data.readers import TokenReaders
 from trainer.data.stream import Split
+from trainer.judge import report
 from trainer.judge.baselines import mean_predictor
 from trainer.judge.beside import class_report, other_scores
-from trainer.judge.report import draw_curves
 from trainer.loop.bank_trainer import BankTrainer
 from trainer.loop.evaluate import (
     HeldOut,
@@ -131,7 +131,7 @@ def close_bank(
             loss_failure(failed_Q, sweep.n_batches),
         )
         folder = runs[p].path
-        draw_curves(folder / "metrics.jsonl", folder / "training_curves.png", sweep.by)
+        report.draw_curves(folder / "metrics.jsonl", folder / "training_curves.png", sweep.by)
         write_oof(sweep, result, runs[p])
         results.append(result)
     return results

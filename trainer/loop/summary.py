@@ -12,8 +12,8 @@ from featurestore.disk.interrupts import check_interrupt
 from featurestore.photos.sites import joined_sites
 from trainer.data.splits import describe_folds
 from trainer.heads import kinds
+from trainer.judge import report
 from trainer.judge.compare import Comparison, compare, compare_pairs
-from trainer.judge.report import draw_leaderboard
 from trainer.judge.selection import honest_estimate, others_errors
 from trainer.loop.baselines import completing, tells_ranked
 from trainer.loop.blend_folder import save_blend, split_name
@@ -104,7 +104,7 @@ def finish(
     folder.write_table("summary.csv", summary)
     folder.write_table("comparisons.csv", pairs)
     drawn = [told_first, *notes] if told_first else notes
-    draw_leaderboard(summary, folder.path / "leaderboard.png", sweep.by, drawn)
+    report.draw_leaderboard(summary, folder.path / "leaderboard.png", sweep.by, drawn)
     best = board.best.name if board.best else None
     taken = chosen_json(chosen, joined)
     # last: a folder with it is finished
