@@ -176,6 +176,30 @@ def sweep(built, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def shallow():
+    """timm's models have two blocks in a module's tests of what does not depend on how many."""
+    import timm
+
+    from featurestore.backbone.timm_model import tried_model
+
+    create = timm.create_model
+
+    def create_shallow(name: str, **options: object):
+        if name.startswith("convit"):  # the class token joins after ten blocks
+            return create(name, **options)
+        try:
+            return create(name, **{"depth": 2} | options)
+        except (AssertionError, TypeError, ValueError):  # how many is said otherwise
+            return create(name, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", create_shallow)
+        tried_model.cache_clear()
+        yield
+    tried_model.cache_clear()
+
+
+@pytest.fixture(scope="module")
 def small_searches():
     """Regressors of a module's tests search as they do, and grow trees, in a tenth of the time."""
     from sweeps import ALPHAS, GAMMAS, MARGINS

@@ -18,6 +18,7 @@ from featurestore.errors import InputError
 from featurestore.photos.views import VIEWS
 from tools.list_backbones import patch_order
 
+pytestmark = pytest.mark.usefixtures("shallow")
 BY_FEATURES = ["cait_xxs24_224", "convit_tiny", "volo_d1_224", "xcit_nano_12_p16_224"]
 SMALL = [
     "test_vit",

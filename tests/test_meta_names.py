@@ -11,6 +11,7 @@ from featurestore.backbone.weights import weights_hash
 from featurestore.backbone.weights_file import model_with
 from featurestore.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("shallow")
 SIZE = 112, 112  # a multiple of 14 and 16
 DINOV3 = (
     (r"^reg_token$", "storage_tokens"),
