@@ -175,9 +175,9 @@ def sweep(built, tmp_path_factory) -> Path:
     return next((folder / "runs").iterdir())
 
 
-@pytest.fixture(scope="module")
-def shallow():
-    """timm's models have two blocks in a module's tests of what does not depend on how many."""
+@pytest.fixture
+def shallow(monkeypatch):
+    """timm's models have two blocks, for what does not depend on how many."""
     import timm
 
     from featurestore.backbone.timm_model import tried_model
@@ -192,10 +192,9 @@ def shallow():
         except (AssertionError, TypeError, ValueError):  # how many is said otherwise
             return create(name, **options)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timm, "create_model", create_shallow)
-        tried_model.cache_clear()
-        yield
+    monkeypatch.setattr(timm, "create_model", create_shallow)
+    tried_model.cache_clear()
+    yield
     tried_model.cache_clear()
 
 
