@@ -374,7 +374,10 @@ def test_a_dumped_config_loads_again(tmp_path_factory, name, lr, store):
         }
     )
     path = tmp_path_factory.getbasetemp() / "config.yaml"
-    path.write_text(dump_yaml(point))
+    text = dump_yaml(point)
+    values = yaml.safe_load(text)
+    assert text == yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)
+    path.write_text(text)
     assert load_point(path) == resolved(point)
 
 

@@ -1,4 +1,4 @@
-"""Reading YAML that can only be data: no tags, aliases, dates or keys that are given twice."""
+"""YAML of plain values, written and read: no tags, aliases, dates or keys that are given twice."""
 
 import reprlib
 from pathlib import Path
@@ -40,6 +40,15 @@ class _PlainLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             lines[key.value] = line
         return super().construct_mapping(node, deep)
+
+
+def as_yaml(value: Any, **style: Any) -> str:
+    """The YAML of plain values, as `yaml.safe_dump` gives it."""
+    try:
+        # libyaml's, where PyYAML was built with it: the same text in a quarter of the time
+        return yaml.dump(value, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), **style)
+    except UnicodeEncodeError:  # a path that is not UTF-8, which PyYAML itself escapes
+        return yaml.safe_dump(value, **style)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

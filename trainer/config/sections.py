@@ -6,7 +6,6 @@ grids; whether a config fits a store is checked where one is opened.
 
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     Field,
@@ -16,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from featurestore.disk.yaml import as_yaml
 from featurestore.format.spec import POOLED
 from trainer.config.dataset import DatasetConfig
 from trainer.config.scoring import CvConfig, InferenceConfig
@@ -359,4 +359,4 @@ class PointConfig(Section):
 def dump_yaml(model: PointConfig) -> str:
     """The config as YAML, every default written out; `load_point` gives an equal config."""
     values = model.model_dump(mode="json")
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)
+    return as_yaml(values, sort_keys=False, default_flow_style=None, width=120)

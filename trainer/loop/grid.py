@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import ValidationError
 
 from featurestore.disk.validation import explained
-from featurestore.disk.yaml import read_yaml
+from featurestore.disk.yaml import as_yaml, read_yaml
 from featurestore.errors import InputError, list_some
 from trainer.config.section import Section, fields_of
 from trainer.config.sections import (
@@ -242,7 +241,7 @@ def _spoken(value: Any) -> str:
         return "-".join(_spoken(each) for each in value)
     if isinstance(value, float):
         return f"{value:g}".replace(".", "_")
-    return yaml.safe_dump(value).split("\n")[0]  # null, true, density: as in the file
+    return as_yaml(value).split("\n")[0]  # null, true, density: as in the file
 
 
 def _split_axes(raw: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, list]]:
