@@ -8,12 +8,13 @@ BIN = $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/biomass demo
 
-# one thread: the models are tiny, and two threads that wait for a busy core cost 20 x
+# one thread: the models are tiny, and two threads that wait for a busy core cost 20 x; bytecode is
+# kept, whatever the shell says: pytest and hundreds of child processes would compile all anew
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-system: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs -m "system or not system"
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs -m "system or not system"
 
 # changes in the code, one at a time: do the quick tests notice? 920 of them in 54 minutes on 2 cores
 mutants: $(VENV)/.installed-test
