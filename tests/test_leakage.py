@@ -12,6 +12,8 @@ from trainer.data.stream import Split
 from trainer.judge.baselines import fit_splits
 from trainer.loop.prepare import Sweep, prepare_sweep
 
+pytestmark = pytest.mark.usefixtures("small_searches")
+
 
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory):

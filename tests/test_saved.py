@@ -156,6 +156,7 @@ def test_K10_regressors_are_compared_as_well(sweep, tmp_path, kind, name):
         Member.load(run)
 
 
+@pytest.mark.usefixtures("small_searches")
 @pytest.mark.parametrize("name", ["ridge", "kernel_ridge", "svr", "pls", "gpr"])
 def test_K10_a_regressor_saves_what_it_says(name):
     rng = np.random.default_rng(0)
